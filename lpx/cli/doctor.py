@@ -1,0 +1,85 @@
+"""`lpx doctor`: what this machine can build and run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from lpx.engines.doctor import Finding, Target
+    from lpx.engines.machine import Machine
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
+def doctor(as_json: bool) -> None:
+    """Show what this machine can build and run, and how to get what is missing."""
+    from lpx.engines.doctor import examine, targets
+    from lpx.engines.machine import read_machine
+
+    machine = read_machine()
+    findings = examine(machine)
+    usable = targets(machine, findings)
+    if as_json:
+        report = {
+            "machine": dataclasses.asdict(machine),
+            "findings": [dataclasses.asdict(finding) for finding in findings],
+            "targets": {name: dataclasses.asdict(target) for name, target in usable.items()},
+        }
+        click.echo(json.dumps(report, indent=2))
+        return
+
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    console.print(_headline(machine))
+    console.print(_table(findings))
+    console.print(_closing(usable))
+
+
+def _headline(machine: Machine) -> str:
+    parts = [machine.os, machine.architecture, f"{machine.cpu} x {machine.cores}"]
+    if machine.jetson:
+        board = machine.jetson.board
+        parts.insert(0, f"Jetson, board {board}" if board.startswith("unknown") else board)
+    if machine.memory_mib:
+        parts.append(f"{machine.memory_mib / 1024:.1f} GiB memory")
+    return ", ".join(parts) + (" (in a container)" if machine.in_container else "")
+
+
+def _table(findings: tuple[Finding, ...]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("name", no_wrap=True)
+    table.add_column("found", overflow="fold", max_width=24)
+    table.add_column("what it enables, and advice", overflow="fold")
+    styles = {"ok": "green", "missing": "red", "warning": "yellow"}
+    for finding in findings:
+        found = Text(finding.found or finding.status, styles[finding.status])
+        enables = Text(finding.enables)
+        if finding.advice:
+            mark = "warning: " if finding.status == "warning" else ""
+            enables.append(f"\n{mark}{finding.advice}", styles[finding.status])
+        table.add_row(finding.name, found, enables)
+    return table
+
+
+def _closing(usable: dict[str, Target]) -> str:
+    run = [name for name, target in usable.items() if target.run]
+    build = [
+        f"build {name} but not run it ({target.reason})"
+        for name, target in usable.items()
+        if target.build and not target.run
+    ]
+    cannot = [f"{name} ({target.reason})" for name, target in usable.items() if not target.build]
+    can = [f"run {', '.join(run)}"] * bool(run) + build
+    closing = f"This machine can: {'; '.join(can) or 'nothing yet'}."
+    return f"{closing} Not here: {', '.join(cannot)}." if cannot else closing

@@ -1,0 +1,1 @@
+"""Face sets: data-set adapters, crops, decoding, batches, pseudo-fakes."""

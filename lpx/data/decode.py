@@ -1,0 +1,70 @@
+"""From an image file to RGB pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+"""An RGB image, uint8 [H, W, 3]."""
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+MAX_PIXELS = 64_000_000
+"""A larger image is refused: no face crop has 64 megapixels, and decoding one takes gigabytes."""
+
+
+class UnreadableImageError(Exception):
+    """An image file that holds no usable image; the message says why, without the path."""
+
+
+def read_image(path: Path) -> Image:
+    """Decode one image.
+
+    Grey becomes three equal channels, an alpha channel is dropped, 16 bits are scaled to 8, and the
+    EXIF orientation is applied.
+
+    Returns:
+        uint8 RGB [H, W, 3].
+
+    Raises:
+        UnreadableImageError: Missing, empty, truncated, too large or no image at all.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UnreadableImageError(error.strerror or "cannot be read") from error
+    if not data:
+        raise UnreadableImageError("file is empty")
+    try:
+        # OpenCV warns on standard error of what is raised here as an error.
+        level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error as error:
+        raise UnreadableImageError("not an image that OpenCV can decode") from error
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+    if decoded is None:
+        raise UnreadableImageError("not an image that OpenCV can decode")
+    if decoded.shape[0] * decoded.shape[1] > MAX_PIXELS:
+        raise UnreadableImageError(f"over {MAX_PIXELS // 1_000_000} megapixels")
+    return np.asarray(decoded, np.uint8)
+
+
+def fit(image: Image, size: int) -> Image:
+    """Resize a face crop to the square that a detector takes.
+
+    Args:
+        image: uint8 RGB [H, W, 3].
+        size: Side in pixels.
+
+    Returns:
+        uint8 RGB [size, size, 3]; area-averaged when shrinking, bilinear when enlarging.
+    """
+    height, width = image.shape[:2]
+    if (height, width) == (size, size):
+        return image
+    method = cv2.INTER_AREA if min(height, width) > size else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (size, size), interpolation=method), np.uint8)

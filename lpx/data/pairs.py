@@ -1,0 +1,80 @@
+"""Numbered pairs of a real face and a pseudo-fake, each a pure function of its number and seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from lpx.data.augment import augment
+from lpx.data.decode import Image, read_image
+from lpx.data.landmarked import LandmarkedFace
+from lpx.data.pseudo_fakes import forge
+from lpx.errors import LpxError
+
+
+@lru_cache(maxsize=1024)
+def _cached(path: Path) -> Image:
+    # A few hundred crops of 256 px: decoding each for every pair would cost as much as forging.
+    return read_image(path)
+
+
+@dataclass(frozen=True)
+class PairSource:
+    """An endless sequence of (real, fake) pairs made from real faces.
+
+    Both images of a pair are the same face under the same augmentation, so that quality, pose and
+    identity say nothing about the label.
+
+    Attributes:
+        faces: Landmarked real faces.
+        kinds: Kinds of pseudo-fake, drawn in turn; see `lpx.data.pseudo_fakes.KINDS`.
+        seed: Seed of everything.
+    """
+
+    faces: tuple[LandmarkedFace, ...]
+    kinds: tuple[str, ...]
+    seed: int
+
+    def __post_init__(self) -> None:
+        if "alpha" in self.kinds or "poisson" in self.kinds:
+            identities = {face.identity for face in self.faces}
+            if len(identities) < 2:
+                raise LpxError(
+                    "swaps need two identities, but there is only one: " + ", ".join(identities),
+                    "alpha and poisson put one person's face on another's head",
+                    "add faces, or use self-blending (sbi) only",
+                )
+
+    def kind(self, number: int) -> str:
+        """Kind of pseudo-fake of pair `number`."""
+        return self.kinds[number % len(self.kinds)]
+
+    def face(self, number: int) -> LandmarkedFace:
+        """The real face of pair `number`; every face comes up once before any comes up again."""
+        turn, place = divmod(number // len(self.kinds), len(self.faces))
+        order = np.random.default_rng((self.seed, turn)).permutation(len(self.faces))
+        return self.faces[order[place]]
+
+    def real(self, number: int) -> Image:
+        """The real image of pair `number`, uint8 RGB [H, W, 3]."""
+        return augment(_cached(self.face(number).path), self._rng(number, 1))
+
+    def fake(self, number: int) -> Image:
+        """The pseudo-fake of pair `number`, uint8 RGB [H, W, 3]."""
+        face = self.face(number)
+        rng = self._rng(number, 0)
+        source = face
+        if self.kind(number) != "sbi":
+            others = [f for f in self.faces if f.identity != face.identity]
+            source = others[int(rng.integers(len(others)))]
+        forgery = forge(
+            self.kind(number), _cached(face.path), face.points,
+            _cached(source.path), source.points, rng,
+        )  # fmt: skip
+        return augment(forgery.image, self._rng(number, 1))
+
+    def _rng(self, number: int, stream: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, number, stream))

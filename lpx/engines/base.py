@@ -1,0 +1,41 @@
+"""What every engine is: uint8 faces in, a Prediction out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Faces = NDArray[np.uint8]
+"""A batch of RGB face crops, uint8 [N, H, W, 3]."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a detector says of a batch of N faces; 1 = fake.
+
+    Attributes:
+        score: float32 [N] in [0, 1].
+        patch_map: float32 [N, h, w] in [0, 1], one value per classification unit.
+    """
+
+    score: NDArray[np.float32]
+    patch_map: NDArray[np.float32]
+
+
+class Engine(Protocol):
+    """A loaded model that scores faces; every target has the same one method."""
+
+    def infer(self, faces: Faces) -> Prediction:
+        """Score faces, uint8 RGB [N, H, W, 3].
+
+        Raises:
+            LpxError: `faces` has another dtype or shape than the engine takes.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release the device memory and sessions held."""
+        ...

@@ -1,0 +1,66 @@
+"""AUC and what surrounds it: ROC measures, intervals, videos, parity. NumPy arrays in, numbers out.
+
+Label 1 = fake; a higher score = more likely fake.
+"""
+
+from lpx.metrics.bootstrap import auc_difference_bootstrap
+from lpx.metrics.delong import auc_difference, auc_interval
+from lpx.metrics.grouping import (
+    MethodMetrics,
+    VideoScores,
+    per_method,
+    video_groups,
+    video_scores,
+)
+from lpx.metrics.intervals import Difference, Interval
+from lpx.metrics.parity import (
+    Flips,
+    MapAgreement,
+    ScoreDifference,
+    Verdict,
+    faces_needed,
+    flips,
+    map_agreement,
+    score_difference,
+    verdict,
+)
+from lpx.metrics.roc import (
+    RocCurve,
+    accuracy,
+    auc,
+    average_precision,
+    equal_error_rate,
+    roc_curve,
+    threshold_at_fpr,
+    tpr_at_fpr,
+)
+
+__all__ = [
+    "Difference",
+    "Flips",
+    "Interval",
+    "MapAgreement",
+    "MethodMetrics",
+    "RocCurve",
+    "ScoreDifference",
+    "Verdict",
+    "VideoScores",
+    "accuracy",
+    "auc",
+    "auc_difference",
+    "auc_difference_bootstrap",
+    "auc_interval",
+    "average_precision",
+    "equal_error_rate",
+    "faces_needed",
+    "flips",
+    "map_agreement",
+    "per_method",
+    "roc_curve",
+    "score_difference",
+    "threshold_at_fpr",
+    "tpr_at_fpr",
+    "verdict",
+    "video_groups",
+    "video_scores",
+]

@@ -1,0 +1,276 @@
+"""Checkpoints: one file `{format, card, state_dict}`, loaded without running anything in it."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lpx.card import ModelCard, card_from_dict
+from lpx.errors import LpxError
+from lpx.models.detector import LocalPredictionDetector, new_detector
+from lpx.models.receptive_field import analyse
+from lpx.models.state_dict import StateDict, check_keys, digest, to_lpx_names, unwrap
+from lpx.workspace import atomic_path
+
+FORMAT = "lpx-checkpoint/1"
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A model ready to run, in eval mode, with its card.
+
+    Attributes:
+        module: float32 [B, 3, H, W], normalised -> (score [B], patch_map [B, h, w]).
+        card: What the module wants and what it is.
+    """
+
+    module: nn.Module
+    card: ModelCard
+
+
+@dataclass(frozen=True)
+class ForeignModel:
+    """What the user says of weights that bring no card."""
+
+    architecture: str
+    cut: str = "whole"
+    aggregate: str = "mean_prob"
+    aggregate_parameter: float | None = None
+    bottleneck: int = 0
+    input_size: int = 256
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    channel_order: str = "RGB"
+
+
+def save_checkpoint(path: Path, module: nn.Module, card: ModelCard) -> ModelCard:
+    """Write a checkpoint atomically.
+
+    Returns:
+        The card as stored: with the weights' SHA-256 filled in.
+    """
+    state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    card = replace(card, weights_sha256=digest(state))
+    with atomic_path(path) as temporary:
+        torch.save({"format": FORMAT, "card": card.to_dict(), "state_dict": state}, temporary)
+    return card
+
+
+def load_checkpoint(path: Path, foreign: ForeignModel | None = None) -> Detector:
+    """Load an lpx checkpoint, or a plain state dict with what the user says of it.
+
+    Args:
+        path: Checkpoint file.
+        foreign: What the model is, for a file that brings no card; must be None for one that does.
+
+    Raises:
+        LpxError: Missing, truncated or unsafe file, weights that do not fit, a card that is missing
+            or contradicted.
+    """
+    content = _read(path)
+    if content.get("format") == FORMAT:
+        if foreign is not None:
+            raise LpxError(
+                f"{path} brings its own model card",
+                "--backbone, --cut and the like would contradict it",
+                "leave these options out",
+            )
+        return _from_card(path, content)
+    if foreign is None:
+        raise LpxError(
+            f"{path} holds weights but no lpx model card",
+            "lpx cannot guess the architecture and the preprocessing",
+            "say what it is: --backbone NAME --cut STAGE --aggregate NAME --input-size N "
+            "--mean R,G,B --std R,G,B, or --factory package.module:function",
+        )
+    return _from_foreign(path, _state_dict(content, path), foreign)
+
+
+def load_factory(spec: str, path: Path | None, foreign: ForeignModel) -> Detector:
+    """Call a user's `package.module:function`, and load `path` into what it returns.
+
+    Args:
+        spec: Importable from the current folder or the environment.
+        path: State dict to load into the module; None where the factory loads its own weights.
+        foreign: Input size and preprocessing.
+
+    Raises:
+        LpxError: Not importable, not a module, weights that do not fit, or outputs other than
+            score [B] or (score [B], map [B, h, w]).
+    """
+    module = _call_factory(spec)
+    if path is not None:
+        state = unwrap(_state_dict(_read(path), path))
+        check_keys(module.state_dict(), state, str(path))
+        module.load_state_dict(state, strict=False)
+    module = _Contract(module.eval()).eval()
+    grid = _check_contract(module, spec, foreign.input_size)
+    card = ModelCard(
+        architecture=spec,
+        cut="whole",
+        aggregate="own",
+        input_size=foreign.input_size,
+        mean=foreign.mean,
+        std=foreign.std,
+        channel_order="BGR" if foreign.channel_order == "BGR" else "RGB",
+        grid=grid,
+        weights_sha256=digest(module.inner.state_dict()),
+    )
+    try:
+        field = analyse(module, foreign.input_size)
+    except LpxError:
+        # A model that cannot be traced for analysis may still export; the field stays unknown.
+        return Detector(module, card)
+    return Detector(
+        module,
+        replace(
+            card,
+            receptive_field=field.size,
+            stride=field.stride,
+            strictly_local=field.strictly_local,
+        ),
+    )
+
+
+class _Contract(nn.Module):
+    """Gives a user's module the two outputs of a detector: a missing map becomes [B, 1, 1]."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        out = self.inner(x)
+        if isinstance(out, Tensor):
+            return out, out.reshape(-1, 1, 1)
+        score, patch_map = out
+        return score, patch_map
+
+
+def _call_factory(spec: str) -> nn.Module:
+    package, _, function = spec.partition(":")
+    fix = "give --factory package.module:function, importable from here, that returns an nn.Module"
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        module = getattr(importlib.import_module(package), function)()
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise LpxError(f"--factory {spec} cannot be called", str(error), fix) from error
+    if not isinstance(module, nn.Module):
+        raise LpxError(f"--factory {spec} returned a {type(module).__name__}", "", fix)
+    return module
+
+
+def _check_contract(module: nn.Module, spec: str, size: int) -> tuple[int, int]:
+    """Grid (h, w) of the map, after checking both outputs on two grey faces."""
+    wanted = "a score [B] in [0, 1], or (score [B], map [B, h, w]), of faces [B, 3, H, W]"
+    try:
+        with torch.no_grad():
+            score, patch_map = module(torch.zeros(2, 3, size, size))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise LpxError(
+            f"the model of --factory {spec} fails on faces of {size} px",
+            str(error).splitlines()[0],
+            f"it must return {wanted}; set --input-size to what it takes",
+        ) from error
+    shapes = f"{tuple(score.shape)} and {tuple(patch_map.shape)}"
+    if score.shape != (2,) or patch_map.ndim != 3 or patch_map.shape[0] != 2:
+        raise LpxError(f"the model of --factory {spec} returns {shapes} for 2 faces", f"it must return {wanted}")
+    if not (0 <= float(score.min()) and float(score.max()) <= 1):
+        raise LpxError(
+            f"the model of --factory {spec} returns a score of {float(score.max()):.3g}",
+            "scores are probabilities of fake, in [0, 1]",
+            "apply a sigmoid (or softmax) in the module",
+        )
+    return int(patch_map.shape[1]), int(patch_map.shape[2])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise LpxError(f"{path} does not exist", "", "name a checkpoint file, or run `lpx demo`")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
+            raise LpxError(
+                f"{path} holds pickled Python objects, not only weights",
+                "loading it would run code from the file",
+                "where it was made, save torch.save(model.state_dict(), ...) and use that",
+            ) from error
+        raise _broken(path, error) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise _broken(path, error) from error
+    if not isinstance(content, Mapping):
+        raise _broken(path, TypeError(f"it holds a {type(content).__name__}"))
+    return dict(content)
+
+
+def _broken(path: Path, error: Exception) -> LpxError:
+    return LpxError(
+        f"{path} is not a readable PyTorch checkpoint",
+        (str(error).strip().splitlines() or ["the file is damaged"])[0],
+        "the file is truncated or of another kind: copy it again",
+    )
+
+
+def _state_dict(content: dict[str, Any], path: Path) -> StateDict:
+    """The tensors of a plain state dict, or of one nested under a usual name."""
+    for key in ("state_dict", "model", "model_state_dict", "net", "ema"):
+        if isinstance(content.get(key), Mapping):
+            content = dict(content[key])
+            break
+    state = {k: v for k, v in content.items() if isinstance(v, Tensor)}
+    if not state:
+        raise LpxError(
+            f"{path} holds no tensors",
+            f"its keys: {', '.join(map(str, list(content)[:5])) or 'none'}",
+            "save the model's state dict with torch.save(model.state_dict(), ...)",
+        )
+    return state
+
+
+def _from_card(path: Path, content: dict[str, Any]) -> Detector:
+    card = card_from_dict(content.get("card", {}), str(path))
+    state: StateDict = content["state_dict"]
+    found = digest(state)
+    if found != card.weights_sha256:
+        raise LpxError(
+            f"{path}: the weights are not those that the model card describes",
+            f"SHA-256 {found[:12]} instead of {card.weights_sha256[:12]}",
+            "the file was edited or damaged: copy it again",
+        )
+    module = LocalPredictionDetector(card)
+    check_keys(module.state_dict(), state, str(path))
+    module.load_state_dict(state)
+    return Detector(module.eval(), card)
+
+
+def _from_foreign(path: Path, state: StateDict, foreign: ForeignModel) -> Detector:
+    module, card = new_detector(
+        foreign.architecture,
+        foreign.cut,
+        input_size=foreign.input_size,
+        aggregate_name=foreign.aggregate,
+        aggregate_parameter=foreign.aggregate_parameter,
+        bottleneck=foreign.bottleneck,
+    )
+    named = to_lpx_names(state)
+    check_keys(module.state_dict(), named, str(path))
+    module.load_state_dict(named, strict=False)
+    card = replace(
+        card,
+        mean=foreign.mean,
+        std=foreign.std,
+        channel_order="BGR" if foreign.channel_order == "BGR" else "RGB",
+        weights_sha256=digest(module.state_dict()),
+        provenance={"converted_from": path.name},
+    )
+    return Detector(module.eval(), card)

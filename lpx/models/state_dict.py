@@ -1,0 +1,132 @@
+"""Foreign state dicts: names of other training code, mapped to lpx's."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from lpx.errors import LpxError
+
+StateDict = dict[str, Tensor]
+
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "encoder.")
+_CLASSIFIERS = (
+    "head.classifier", "classifier.1", "classifier", "last_linear", "fc", "head.fc",
+    "backbone.last_linear", "backbone.fc", "backbone.classifier",
+)  # fmt: skip
+# Blocks per stage of EfficientNet-Lite0, to turn a running block number into stage and block.
+_LITE0_DEPTHS = (1, 2, 2, 3, 3, 4, 1)
+
+
+def digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, dtypes, shapes and bytes: the same for the same weights in any file."""
+    sha = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        sha.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def unwrap(state: Mapping[str, Tensor]) -> StateDict:
+    """Strip prefixes that wrappers put before every key (DataParallel, torch.compile, ...)."""
+    out = dict(state)
+    while prefix := next((p for p in _WRAPPERS if out and all(k.startswith(p) for k in out)), None):
+        out = {k.removeprefix(prefix): v for k, v in out.items()}
+    return out
+
+
+def to_lpx_names(state: Mapping[str, Tensor]) -> StateDict:
+    """Rename a torchvision-, timm- or DeepfakeBench-style state dict to `backbone.*`, `head.*`.
+
+    A linear classifier becomes the head's 1x1 convolution; one of two classes becomes a single
+    logit, fake minus real, which is what softmax over the two amounts to.
+    """
+    state = unwrap(state)
+    if any(k.startswith("_blocks.") for k in state):
+        state = {_lite0_name(k): v for k, v in state.items()}
+    out: StateDict = {}
+    for prefix in _CLASSIFIERS:
+        weight = state.pop(f"{prefix}.weight", None)
+        bias = state.pop(f"{prefix}.bias", None)
+        if weight is not None and weight.ndim in (2, 4) and weight.shape[0] in (1, 2):
+            bias = torch.zeros(weight.shape[0]) if bias is None else bias
+            if weight.shape[0] == 2:
+                weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
+            out["head.classifier.weight"] = weight.reshape(1, -1, 1, 1)
+            out["head.classifier.bias"] = bias
+            break
+    for key, value in state.items():
+        own = key.startswith(("backbone.", "head."))
+        out[key if own else f"backbone.{key}"] = value
+    return out
+
+
+def _lite0_name(key: str) -> str:
+    """timm's name of a key in the style of the original PyTorch port (`_blocks.3._bn1...`)."""
+    for old, new in {"_conv_stem.": "conv_stem.", "_bn0.": "bn1.", "_conv_head.": "conv_head.",
+                     "_bn1.": "bn2.", "_fc.": "classifier."}.items():  # fmt: skip
+        if key.startswith(old):
+            return new + key.removeprefix(old)
+    match = re.match(r"_blocks\.(\d+)\.(_\w+?)\.(.+)$", key)
+    if not match:
+        return key
+    number, layer, rest = int(match[1]), match[2], match[3]
+    stage = 0
+    while number >= _LITE0_DEPTHS[stage]:
+        number -= _LITE0_DEPTHS[stage]
+        stage += 1
+    if stage == 0:
+        names = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw",
+                 "_bn2": "bn2"}  # fmt: skip
+    else:
+        names = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw",
+                 "_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip
+    return f"blocks.{stage}.{number}.{names[layer]}.{rest}"
+
+
+def load_backbone_weights(backbone: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Start a truncated backbone from a whole network's weights; later stages are left out.
+
+    Raises:
+        LpxError: A parameter of the backbone is missing or has another shape.
+    """
+    named = to_lpx_names(state)
+    wanted = {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
+    check_keys(wanted, {k: v for k, v in named.items() if k in wanted}, source)
+    backbone.load_state_dict({k.removeprefix("backbone."): named[k] for k in wanted if k in named},
+                             strict=False)  # fmt: skip
+
+
+def check_keys(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) -> None:
+    """Compare names and shapes.
+
+    Raises:
+        LpxError: They differ; the first mismatches of each sort are named.
+    """
+    # Older checkpoints have no num_batches_tracked, and inference does not read it.
+    needed = {k for k in wanted if not k.endswith("num_batches_tracked")}
+    missing = [k for k in wanted if k in needed and k not in given]
+    unexpected = [k for k in given if k not in wanted]
+    shapes = [
+        f"{k} is {tuple(given[k].shape)}, expected {tuple(wanted[k].shape)}"
+        for k in wanted
+        if k in given and given[k].shape != wanted[k].shape
+    ]
+    if not (missing or unexpected or shapes):
+        return
+    parts = [
+        f"{len(found)} {label}: {', '.join(found[:3])}{' ...' if len(found) > 3 else ''}"
+        for label, found in (("missing", missing), ("unexpected", unexpected), ("misshapen", shapes))
+        if found
+    ]
+    raise LpxError(
+        f"{source}: the weights do not fit the model",
+        "; ".join(parts),
+        "name the architecture they were trained with: --backbone, --cut, --bottleneck, or bring "
+        "the model with --factory package.module:function",
+    )

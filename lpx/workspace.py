@@ -1,0 +1,165 @@
+"""Where artefacts lie, what made them, whether they still match.
+
+A workspace is a folder. Every artefact is written under a temporary name and renamed, so that it is
+either whole or absent; every artefact has a manifest beside it that names the SHA-256 of what it was
+made from; and one process at a time may write.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lpx.errors import LpxError
+
+DEFAULT = Path("lpx-out")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path in the same folder, renamed to `path` when the block ends well.
+
+    Raises:
+        LpxError: The folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise unwritable(path.parent, error) from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def unwritable(path: Path, error: OSError) -> LpxError:
+    """The error for a path that cannot be written."""
+    return LpxError(
+        f"{path} cannot be written",
+        error.strerror or str(error),
+        "choose another workspace with -w DIR or LPX_WORKSPACE, or make room",
+    )
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, readable by people."""
+    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path, remake: str) -> dict[str, Any]:
+    """Read a manifest.
+
+    Args:
+        path: The manifest.
+        remake: The command that makes it.
+
+    Raises:
+        LpxError: Missing or damaged.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LpxError(f"{path} does not exist", "", f"make it with `{remake}`") from None
+    except (OSError, ValueError) as error:
+        raise LpxError(
+            f"{path} cannot be read", str(error), f"make it again with `{remake}`"
+        ) from error
+    if not isinstance(value, dict):
+        raise LpxError(f"{path} is no manifest", "", f"make it again with `{remake}`")
+    return value
+
+
+class Workspace:
+    """The folder that `lpx export`, `build` and `bench` share.
+
+    Args:
+        root: The folder; made when something is first written.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def model(self) -> Path:
+        """The exported ONNX model; its manifest is `model.json`."""
+        return self.root / "model.onnx"
+
+    @property
+    def reference(self) -> Path:
+        """The PyTorch checkpoint that engines are compared with."""
+        return self.root / "reference.pt"
+
+    @property
+    def engines(self) -> Path:
+        """One folder per engine: `engine.onnx` or `engine.plan`, and `manifest.json`."""
+        return self.root / "engines"
+
+    @property
+    def scales(self) -> Path:
+        """Calibrated ranges."""
+        return self.root / "scales.json"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the workspace against other processes; released when this one ends, however.
+
+        Raises:
+            LpxError: Another process holds it, or the folder cannot be written.
+        """
+        path = self.root / ".lock"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            stream = path.open("a+")
+        except OSError as error:
+            raise unwritable(self.root, error) from error
+        with stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                stream.seek(0)
+                holder = stream.read().strip() or "unknown"
+                raise LpxError(
+                    f"workspace {self.root} is in use by process {holder}",
+                    "two processes would overwrite each other's artefacts",
+                    "wait for it, or work elsewhere with -w DIR",
+                ) from None
+            stream.seek(0)
+            stream.truncate()
+            stream.write(f"{os.getpid()}\n")
+            stream.flush()
+            yield

@@ -1,0 +1,215 @@
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
+from types import SimpleNamespace
+
+import pytest
+
+from lpx.engines import doctor
+from lpx.engines.doctor import Finding, Target, examine, targets
+from lpx.engines.machine import Gpu, Jetson, Machine
+
+PC = Machine(
+    os="Ubuntu 24.04",
+    architecture="x86_64",
+    cpu="AMD EPYC",
+    cores=8,
+    memory_mib=16384,
+    python="3.12.3",
+    python_isolated=True,
+    system_tensorrt=None,
+    gpus=(),
+    no_gpu_reason="nvidia-smi not found",
+    jetson=None,
+    in_container=False,
+)
+L4 = replace(PC, gpus=(Gpu("NVIDIA L4", "8.9", 23034, "550.54.15"),), no_gpu_reason="")
+H200 = replace(PC, gpus=(Gpu("NVIDIA H200", "9.0", 143771, "570.86"),), no_gpu_reason="")
+ORIN = replace(
+    PC,
+    architecture="aarch64",
+    python="3.10.12",
+    gpus=(Gpu("Orin (nvgpu)", "8.7", None, "540.4.0"),),
+    no_gpu_reason="",
+    jetson=Jetson("NVIDIA Jetson Orin Nano", "36.4.3", "6.2", "15W", clocks_locked=True),
+)
+CORE = {
+    "torch": "2.8.0",
+    "onnx": "1.19.0",
+    "onnxsim": "0.4.36",
+    "onnxruntime": "1.22.0",
+    "opencv-python-headless": "4.12.0.88",
+}
+MODULES = {
+    "onnxruntime-gpu": "onnxruntime",
+    "opencv-python-headless": "cv2",
+    "tensorrt-rtx-cu13-bindings": "tensorrt_rtx_bindings",
+    "cuda-bindings": "cuda.bindings.driver",
+}
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch):
+    """Pretend that just these distributions are installed."""
+
+    def use(versions: dict[str, str], modules: tuple[str, ...] = (), cuda: bool = False) -> None:
+        found = {MODULES.get(name, name) for name in versions} | set(modules)
+
+        def version(name: str) -> str:
+            if name not in versions:
+                raise PackageNotFoundError(name)
+            return versions[name]
+
+        monkeypatch.setattr(doctor.metadata, "version", version)
+        monkeypatch.setattr(
+            doctor.metadata,
+            "requires",
+            lambda name: ["torch>=2.8", "onnx>=1.18", 'tensorrt>=8.6; extra == "tensorrt"'],
+        )
+        monkeypatch.setattr(doctor, "_importable", found.__contains__)
+        providers = ["CUDAExecutionProvider"] * cuda + [
+            "AzureExecutionProvider",
+            "CPUExecutionProvider",
+        ]
+        runtime = SimpleNamespace(get_available_providers=lambda: providers)
+        loaded = {"onnxruntime": runtime, "tensorrt": SimpleNamespace(__version__="10.3.0")}
+        monkeypatch.setattr(doctor.importlib, "import_module", loaded.__getitem__)
+
+    return use
+
+
+def row(machine: Machine, name: str) -> Finding:
+    return next(finding for finding in examine(machine) if finding.name == name)
+
+
+def test_a_plain_machine(install) -> None:
+    install(CORE)
+    findings = examine(PC)
+    assert [finding.name for finding in findings if finding.status == "missing"] == [
+        *("NVIDIA GPU", "TensorRT", "TensorRT-RTX", "CUDA bindings", "lightning", "ray"),
+    ]
+    assert row(PC, "onnxruntime").found == "1.22.0 (CPU)"
+    assert row(PC, "TensorRT-RTX").advice == 'pip install "lpx[rtx]"'
+    assert row(PC, "NVIDIA GPU").advice == "nvidia-smi not found"
+    usable = targets(PC, findings)
+    assert usable["torch"] == usable["onnxruntime"] == Target(build=True, run=True)
+    assert usable["tensorrt"] == Target(
+        build=False, run=False, reason="no TensorRT, no NVIDIA GPU, no CUDA bindings"
+    )
+
+
+def test_nothing_installed_raises_nothing(install) -> None:
+    install({})
+    usable = targets(PC, examine(PC))
+    assert not any(target.build or target.run for target in usable.values())
+    assert row(PC, "onnxsim").advice == "pip install onnxsim"
+
+
+def test_tensorrt_rtx_builds_without_a_gpu_and_runs_on_rtx_gpus_only(install) -> None:
+    install(CORE | {"tensorrt-rtx-cu13-bindings": "1.7.1.116", "cuda-bindings": "13.0.1"})
+    assert targets(PC, examine(PC))["tensorrt-rtx"] == Target(True, False, "no NVIDIA GPU")
+    assert targets(L4, examine(L4))["tensorrt-rtx"] == Target(True, True)
+    assert targets(H200, examine(H200))["tensorrt-rtx"] == Target(
+        build=True, run=False, reason="NVIDIA H200 is no RTX GPU"
+    )
+
+
+def test_tensorrt_needs_cuda_bindings_to_run(install) -> None:
+    install(CORE | {"tensorrt": "10.13.0"})
+    assert targets(L4, examine(L4))["tensorrt"] == Target(True, False, "no CUDA bindings")
+    install(CORE | {"tensorrt": "10.13.0", "pycuda": "2025.1"})
+    assert targets(L4, examine(L4))["tensorrt"] == Target(True, True)
+    assert row(L4, "CUDA bindings").found == "pycuda 2025.1"
+
+
+def test_cuda_bindings_fit_the_driver(install) -> None:
+    install(CORE)
+    assert row(PC, "CUDA bindings").advice == "pip install cuda-python"
+    assert row(L4, "CUDA bindings").advice == 'pip install "cuda-python<13"'
+    install(CORE | {"cuda-bindings": "13.0.1"})
+    assert row(PC, "CUDA bindings").status == "ok"
+    assert "driver 580" in row(L4, "CUDA bindings").advice
+
+
+def test_jetson_environment_that_hides_tensorrt(install) -> None:
+    install(CORE)
+    hidden = replace(ORIN, system_tensorrt="/usr/lib/python3.10/dist-packages")
+    finding = row(hidden, "TensorRT")
+    assert finding.status == "missing"
+    assert "this virtual environment does not see" in finding.advice
+    assert "python3.10 -m venv --system-site-packages" in finding.advice
+    assert "this Python" in row(replace(hidden, python_isolated=False), "TensorRT").advice
+    assert "apt install python3-libnvinfer" in row(ORIN, "TensorRT").advice
+
+
+def test_tensorrt_without_metadata_tells_its_version(install) -> None:
+    install(CORE, modules=("tensorrt",))
+    assert row(ORIN, "TensorRT") == Finding(
+        "TensorRT", "ok", "10.3.0", "tensorrt engines, for this GPU model"
+    )
+
+
+def test_broken_onnxruntime_is_a_row(install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(CORE)
+
+    def broken(name: str) -> None:
+        raise ImportError("libcudart.so.12: cannot open shared object file")
+
+    monkeypatch.setattr(doctor.importlib, "import_module", broken)
+    finding = row(PC, "onnxruntime")
+    assert (finding.status, finding.found) == ("missing", "1.22.0")
+    assert finding.advice.startswith("does not import: libcudart.so.12")
+
+
+def test_onnxruntime_on_a_gpu(install) -> None:
+    install(CORE)
+    assert "onnxruntime-gpu" in row(L4, "onnxruntime").advice
+    assert row(ORIN, "onnxruntime").advice == ""
+    install(CORE | {"onnxruntime-gpu": "1.22.0"}, cuda=True)
+    both = row(L4, "onnxruntime")
+    assert (both.status, both.found) == ("warning", "1.22.0 (CUDA, CPU)")
+    assert "uninstall both" in both.advice
+
+
+def test_too_old_and_cpu_only_packages_are_warned_of(install) -> None:
+    install(CORE | {"torch": "2.7.1+cpu", "tensorrt": "8.5.2.2"})
+    assert row(PC, "torch").advice == 'lpx needs 2.8 or later: pip install "torch>=2.8"'
+    assert row(L4, "TensorRT").status == "warning"
+    install(CORE | {"torch": "2.10.0+cpu"})
+    assert row(PC, "torch").status == "ok"
+    assert row(L4, "torch").status == "warning"
+
+
+def test_jetson_rows(install) -> None:
+    install(CORE)
+    assert row(ORIN, "JetPack").found == "6.2, L4T 36.4.3"
+    assert row(ORIN, "clocks").status == "ok"
+    assert row(ORIN, "NVIDIA GPU").found == (
+        "Orin (nvgpu), compute capability 8.7, memory shared with the CPU, driver 540.4.0"
+    )
+    old = Jetson("Jetson AGX Orin", "35.4.1", "5.1.2", "unknown (nvpmodel not found)", None)
+    boxed = replace(ORIN, jetson=old, in_container=True)
+    rows = {finding.name: finding for finding in examine(boxed)}
+    assert "trtexec" in rows["JetPack"].advice
+    assert "trtexec" in rows["TensorRT"].advice
+    assert rows["power mode"].status == rows["clocks"].status == "warning"
+    assert "jetson_clocks" in rows["clocks"].advice
+
+
+def test_a_folder_of_the_same_name_is_no_package(tmp_path, monkeypatch) -> None:
+    (tmp_path / "not_really_tensorrt").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not doctor._importable("not_really_tensorrt")
+    assert not doctor._importable("not_really_cuda.bindings")
+    assert doctor._importable("json")
+
+
+def test_no_framework_is_imported() -> None:
+    code = (
+        "import sys; from lpx.engines.doctor import examine; "
+        "from lpx.engines.machine import read_machine; examine(read_machine()); "
+        "print({'torch', 'onnx', 'cv2', 'ray', 'lightning'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

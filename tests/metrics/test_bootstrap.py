@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from lpx.errors import LpxError
+from lpx.metrics import auc, auc_difference, auc_difference_bootstrap, bootstrap
+
+from .samples import binormal_pair, labelled
+
+
+def videos_of_faces(seed=5, reals=12, fakes=30, mixed=0, per_video=(1, 12)):
+    """Scores whose faces share their video's hardness; videos are real, fake, or of both."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(*per_video, size=reals + fakes + mixed)
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    kind = np.repeat([0.0, 1.0, 0.5], [reals, fakes, mixed])[groups]
+    labels = (rng.random(len(groups)) < kind).astype(int)
+    hardness = rng.standard_normal(len(sizes))[groups]
+    reference = labels + hardness + 0.5 * rng.standard_normal(len(groups))
+    drift = rng.standard_normal(len(sizes))[groups]
+    candidate = reference - 0.1 * labels + 0.3 * drift + 0.2 * rng.standard_normal(len(groups))
+    return labels, np.round(reference, 1), np.round(candidate, 1), groups
+
+
+def naive_bootstrap(labels, reference, candidate, groups, resamples, seed):
+    """Draw groups in a loop, concatenate their faces, and ask scikit-learn for the AUCs."""
+    rng = np.random.default_rng(seed)
+    faces = {group: np.flatnonzero(groups == group) for group in np.unique(groups)}
+    strata: dict[tuple[int, ...], list[int]] = {}
+    for group, members in faces.items():
+        strata.setdefault(tuple(np.unique(labels[members])), []).append(group)
+    differences = []
+    for _ in range(resamples):
+        drawn = [g for stratum in strata.values() for g in rng.choice(stratum, len(stratum))]
+        chosen = np.concatenate([faces[group] for group in drawn])
+        differences.append(
+            roc_auc_score(labels[chosen], candidate[chosen])
+            - roc_auc_score(labels[chosen], reference[chosen])
+        )
+    return np.array(differences)
+
+
+@pytest.mark.parametrize("mixed", [0, 10])
+def test_agrees_with_a_naive_loop_over_groups(mixed):
+    labels, reference, candidate, groups = videos_of_faces(mixed=mixed)
+    naive = naive_bootstrap(labels, reference, candidate, groups, resamples=600, seed=1)
+    difference = auc_difference_bootstrap(labels, reference, candidate, groups, resamples=8000)
+    error = naive.std(ddof=1)
+    assert difference.standard_error == pytest.approx(error, rel=0.1)
+    assert difference.low == pytest.approx(np.quantile(naive, 0.025), abs=0.3 * error)
+    assert difference.high == pytest.approx(np.quantile(naive, 0.975), abs=0.3 * error)
+    assert difference.estimate == pytest.approx(
+        auc(labels, candidate) - auc(labels, reference), abs=1e-12
+    )
+    assert difference.method == "bootstrap"
+
+
+@given(labelled(), st.randoms(use_true_random=False))
+def test_weighted_auc_is_the_auc_of_the_faces_repeated(sample, random):
+    labels, scores = sample
+    groups = np.array([random.randrange(4) for _ in labels])
+    counts = np.array([[random.randrange(1, 4) for _ in range(4)] for _ in range(3)])
+    weighted = bootstrap._rank(labels == 1, scores, groups).auc(counts.astype(float))
+    repeated = [
+        auc(np.repeat(labels, row[groups]), np.repeat(scores, row[groups])) for row in counts
+    ]
+    np.testing.assert_allclose(weighted, repeated, rtol=1e-14)
+
+
+def test_agrees_with_delong_where_every_face_is_its_own_group():
+    labels, reference, candidate = binormal_pair(np.random.default_rng(3), 400)
+    delong = auc_difference(labels, reference, candidate)
+    difference = auc_difference_bootstrap(labels, reference, candidate, np.arange(len(labels)))
+    assert difference.standard_error == pytest.approx(delong.standard_error, rel=0.06)
+    assert difference.low == pytest.approx(delong.low, abs=0.2 * delong.standard_error)
+    assert difference.high == pytest.approx(delong.high, abs=0.2 * delong.standard_error)
+
+
+def test_is_wider_than_delong_where_the_faces_of_a_video_err_together():
+    labels, reference, candidate, groups = videos_of_faces(per_video=(20, 30))
+    delong = auc_difference(labels, reference, candidate)
+    difference = auc_difference_bootstrap(labels, reference, candidate, groups)
+    assert difference.standard_error > 1.5 * delong.standard_error
+
+
+def test_identical_scores_give_a_point_at_zero():
+    labels, reference, _, groups = videos_of_faces()
+    difference = auc_difference_bootstrap(labels, reference, reference, groups)
+    assert (difference.estimate, difference.low, difference.high) == (0.0, 0.0, 0.0)
+    assert difference.standard_error == 0.0
+
+
+def test_one_seed_gives_one_interval_whatever_the_block(monkeypatch):
+    sample = videos_of_faces(mixed=3)
+    first = auc_difference_bootstrap(*sample, resamples=300, seed=7)
+    assert auc_difference_bootstrap(*sample, resamples=300, seed=7) == first
+    assert auc_difference_bootstrap(*sample, resamples=300, seed=8) != first
+    monkeypatch.setattr(bootstrap, "BLOCK_WEIGHTS", 1)
+    assert auc_difference_bootstrap(*sample, resamples=300, seed=7) == first
+
+
+def test_groups_may_be_names_or_objects():
+    labels, reference, candidate, groups = videos_of_faces()
+    expected = auc_difference_bootstrap(labels, reference, candidate, groups, resamples=50)
+    names = [f"{group:03d}.mp4" for group in groups]
+    for named in (names, np.array(names, dtype=object)):
+        result = auc_difference_bootstrap(labels, reference, candidate, named, resamples=50)
+        assert result == expected
+
+
+def test_few_groups_of_a_class_never_leave_a_resample_without_it():
+    labels, reference, candidate, groups = videos_of_faces(reals=2, fakes=40)
+    difference = auc_difference_bootstrap(labels, reference, candidate, groups)
+    assert np.isfinite([difference.low, difference.high, difference.standard_error]).all()
+
+
+@pytest.mark.parametrize(
+    ("labels", "groups", "named"),
+    [
+        ([0, 0, 1, 1, 1], ["r", "r", "a", "b", "b"], "real"),
+        ([0, 0, 0, 1, 1], ["r", "s", "s", "a", "a"], "fake"),
+        ([0, 1, 0, 1, 1], ["v", "v", "v", "v", "v"], "real"),
+    ],
+)
+def test_a_class_that_no_resample_would_vary_is_refused(labels, groups, named):
+    scores = [0.1, 0.2, 0.3, 0.4, 0.5]
+    with pytest.raises(LpxError, match=f"the {named} faces lie in 1 of"):
+        auc_difference_bootstrap(labels, scores, scores, groups)
+
+
+@pytest.mark.parametrize(
+    "parameter", [{"resamples": 1}, {"confidence": 1.5}, {"seed": -1}], ids=str
+)
+def test_parameters_out_of_range_are_refused(parameter):
+    with pytest.raises(LpxError, match=f"{next(iter(parameter))} is"):
+        auc_difference_bootstrap([0, 1], [0.1, 0.2], [0.1, 0.2], [0, 1], **parameter)
+
+
+def test_groups_of_another_length_are_refused():
+    with pytest.raises(LpxError, match="groups has 1 values"):
+        auc_difference_bootstrap([0, 1], [0.1, 0.2], [0.1, 0.2], [0])
