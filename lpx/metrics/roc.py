@@ -76,7 +76,7 @@ def roc_curve(labels: ArrayLike, scores: ArrayLike) -> RocCurve:
     """
     is_fake = checked_classes(labels)
     checked = checked_scores("scores", scores, len(is_fake))
-    fakes, reals, thresholds = _called_fake(is_fake, checked)
+    fakes, reals, thresholds = _counts_by_threshold(is_fake, checked)
     return RocCurve(
         fpr=reals / reals[-1],
         tpr=fakes / fakes[-1],
@@ -126,7 +126,7 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
     """
     is_fake = checked_classes(labels)
     checked = checked_scores("scores", scores, len(is_fake))
-    fakes, reals, _ = _called_fake(is_fake, checked)
+    fakes, reals, _ = _counts_by_threshold(is_fake, checked)
     precision = fakes[1:] / (fakes[1:] + reals[1:])
     return float(np.sum(np.diff(fakes) * precision) / fakes[-1])
 
@@ -215,7 +215,7 @@ def called_fake(scores: Floats, threshold: float) -> NDArray[np.bool_]:
     return np.asarray(scores >= scores.dtype.type(threshold), dtype=np.bool_)
 
 
-def _called_fake(
+def _counts_by_threshold(
     is_fake: NDArray[np.bool_], scores: Floats
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.floating[Any]]]:
     """Count fakes and reals at or above each distinct score, from the highest down.

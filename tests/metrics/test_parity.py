@@ -86,10 +86,10 @@ def test_as_many_faces_as_needed_decide(estimate, below, above, faces, margin):
 
 def test_faces_needed_agrees_with_measuring_that_many():
     few = auc_difference(*binormal_pair(np.random.default_rng(13), 500, correlation=0.95))
-    needed = faces_needed(few, 1000, margin=0.03)
-    assert verdict(few, margin=0.03) == "undecided"
+    needed = faces_needed(few, 1000, margin=0.04)
+    assert verdict(few, margin=0.04) == "undecided"
     many = auc_difference(*binormal_pair(np.random.default_rng(14), needed // 2, correlation=0.95))
-    reach = abs(few.estimate + 0.03)
+    reach = abs(few.estimate + 0.04)
     assert (many.high - many.low) / 2 == pytest.approx(reach, rel=0.1)
 
 

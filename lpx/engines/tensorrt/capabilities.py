@@ -1,0 +1,138 @@
+"""What the TensorRT release at hand can do, read once from its version and its names."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lpx.engines.tensorrt.library import Flavour
+
+Dialect = Literal["strongly-typed", "weakly-typed", "calibration-cache", "dla-explicit"]
+"""The form of ONNX graph a library takes; made from one calibration by lpx.graph's passes."""
+
+_STRONGLY_TYPED_FROM = (10, 3)
+_KNOWN_BAD: tuple[tuple[tuple[int, ...], str], ...] = (
+    ((10, 2, 0), "10.2.0: refused by a major exporter"),
+    ((10, 3), "10.3: numeric drift reported on JetPack 6.2"),
+    ((10, 4), "10.4: accuracy loss reported on vision transformers"),
+    ((10, 13, 3, 9), "10.13.3.9: plans with a maximum batch of 1 reported broken on Thor"),
+    ((10, 16, 2), "10.16.2: 'cannot infer DQ output type' around Reshape reported on Orin"),
+    ((11, 2, 1), "11.2.1: FP16 miscompile of conv + activation + residual with a strided concat"),
+)
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What one release can do. Every use of a name that some release lacks asks here first.
+
+    Attributes:
+        flavour: "tensorrt" or "tensorrt-rtx".
+        version: Version numbers, as (10, 13, 3, 9).
+        strongly_typed_only: Networks are always strongly typed; precision flags are gone.
+        strongly_typed_flag: Networks can be asked to be strongly typed.
+        explicit_batch_flag: `NetworkDefinitionCreationFlag.EXPLICIT_BATCH` exists.
+        fp16_flag: `BuilderFlag.FP16` exists.
+        int8_flag: `BuilderFlag.INT8` exists.
+        calibrators: The INT8 calibrator classes exist.
+        dla: The release can build for a DLA core; whether the board has one, the builder says.
+        debug_tensors: `INetworkDefinition.mark_debug` exists.
+        progress_monitor: A build reports its progress and can be cancelled.
+        timing_cache: A timing cache saves work; TensorRT for RTX ignores it.
+        timing_cache_editable: The timing cache can be edited.
+        error_on_timing_cache_miss: A build can be made to fail on a miss, and so be repeatable.
+        version_compatible: Plans that run on later releases can be built.
+        hardware_compatibility: Plans that run on other GPU models can be built.
+        set_compute_capability: Plans can be built for GPUs that are not in this machine.
+        parser_node_name: Parser errors name the node, not only its index.
+        builtin_cuda_graphs: The library captures CUDA graphs by itself.
+        inspector_io_key: Name of the inputs and outputs in the inspector's JSON.
+        dialect: The graph to give to the library for the GPU.
+        known_bad: Why this release is known to give wrong or no plans; None where it is not.
+    """
+
+    flavour: Flavour
+    version: tuple[int, ...]
+    strongly_typed_only: bool
+    strongly_typed_flag: bool
+    explicit_batch_flag: bool
+    fp16_flag: bool
+    int8_flag: bool
+    calibrators: bool
+    dla: bool
+    debug_tensors: bool
+    progress_monitor: bool
+    timing_cache: bool
+    timing_cache_editable: bool
+    error_on_timing_cache_miss: bool
+    version_compatible: bool
+    hardware_compatibility: bool
+    set_compute_capability: bool
+    parser_node_name: bool
+    builtin_cuda_graphs: bool
+    inspector_io_key: Literal["Bindings", "I/O Tensors"]
+    dialect: Dialect
+    known_bad: str | None
+
+    @property
+    def dla_dialect(self) -> Dialect | None:
+        """The INT8 graph to give to the library for a DLA core; None where there is no DLA."""
+        if not self.dla:
+            return None
+        return "calibration-cache" if self.calibrators else "dla-explicit"
+
+
+def capabilities_of(trt: Any, flavour: Flavour) -> Capabilities:
+    """Read the capabilities of an imported library; nothing native is called.
+
+    Args:
+        trt: The module that `library.load` returned.
+        flavour: Its flavour.
+    """
+    version = parse_version(trt.__version__)
+    rtx = flavour == "tensorrt-rtx"
+    strongly_typed_only = not hasattr(trt.BuilderFlag, "FP16")
+    # RTX still has the names of the next three, but refuses or ignores the setting.
+    return Capabilities(
+        flavour=flavour,
+        version=version,
+        strongly_typed_only=strongly_typed_only,
+        strongly_typed_flag=hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"),
+        explicit_batch_flag=hasattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH"),
+        fp16_flag=not strongly_typed_only,
+        int8_flag=hasattr(trt.BuilderFlag, "INT8"),
+        calibrators=hasattr(trt, "IInt8EntropyCalibrator2"),
+        dla=not rtx and not (10, 8) <= version < (11, 4, 1),
+        debug_tensors=hasattr(trt.INetworkDefinition, "mark_debug"),
+        progress_monitor=hasattr(trt, "IProgressMonitor"),
+        timing_cache=not rtx,
+        timing_cache_editable=not rtx and hasattr(trt.BuilderFlag, "EDITABLE_TIMING_CACHE"),
+        error_on_timing_cache_miss=(
+            not rtx and hasattr(trt.BuilderFlag, "ERROR_ON_TIMING_CACHE_MISS")
+        ),
+        version_compatible=not rtx and hasattr(trt.BuilderFlag, "VERSION_COMPATIBLE"),
+        hardware_compatibility=not rtx and hasattr(trt, "HardwareCompatibilityLevel"),
+        set_compute_capability=hasattr(trt, "ComputeCapability"),
+        parser_node_name=hasattr(trt.ParserError, "node_name"),
+        builtin_cuda_graphs=hasattr(trt, "CudaGraphStrategy"),
+        inspector_io_key="I/O Tensors" if rtx or version >= (11,) else "Bindings",
+        dialect="strongly-typed" if rtx or version >= _STRONGLY_TYPED_FROM else "weakly-typed",
+        known_bad=None if rtx else known_bad(version),
+    )
+
+
+def parse_version(text: str) -> tuple[int, ...]:
+    """Numbers of a version: "10.13.3.9" -> (10, 13, 3, 9); a suffix as in "8.6.2-1" is cut."""
+    match = re.match(r"\d+(?:\.\d+)*", text)
+    return tuple(int(number) for number in match.group().split(".")) if match else ()
+
+
+def known_bad(version: tuple[int, ...]) -> str | None:
+    """Why a TensorRT release is known to be bad; None where nothing is known.
+
+    A short entry stands for all its patch releases: (10, 4) covers 10.4.0.26.
+    """
+    for prefix, reason in _KNOWN_BAD:
+        if version[: len(prefix)] == prefix:
+            return f"TensorRT {reason}"
+    return None

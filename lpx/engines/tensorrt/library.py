@@ -1,0 +1,84 @@
+"""Find TensorRT and import it, only when something needs it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from lpx.errors import LpxError
+
+Flavour = Literal["tensorrt", "tensorrt-rtx"]
+"""Which library builds and runs a plan: a plan of one does not load in the other."""
+
+_MODULES: dict[Flavour, tuple[str, ...]] = {
+    "tensorrt": ("tensorrt",),
+    "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
+}
+_EXTRAS: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}
+_JETSON_MARK = Path("/etc/nv_tegra_release")
+
+
+def load(flavour: Flavour) -> Any:
+    """Import the library of a flavour.
+
+    Args:
+        flavour: "tensorrt" or "tensorrt-rtx".
+
+    Returns:
+        The Python module of the bindings, to be held in a variable called `trt`.
+
+    Raises:
+        LpxError: The flavour is unknown, or its library is absent or does not import.
+    """
+    trt, reason = _find(flavour)
+    if trt is None:
+        raise LpxError(f"{flavour} cannot be used here", why=reason, fix=_install(flavour))
+    return trt
+
+
+def available(flavour: Flavour) -> tuple[bool, str]:
+    """Say whether a flavour's library imports, without raising.
+
+    A library that imports can still lack a GPU: TensorRT builds and runs on the GPU of
+    this machine, TensorRT for RTX builds without one.
+
+    Args:
+        flavour: "tensorrt" or "tensorrt-rtx".
+
+    Returns:
+        (True, module and version), or (False, the reason and what to install).
+    """
+    trt, reason = _find(flavour)
+    return (True, reason) if trt is not None else (False, f"{reason}; {_install(flavour)}")
+
+
+def _find(flavour: Flavour) -> tuple[Any | None, str]:
+    if flavour not in _MODULES:
+        known = ", ".join(_MODULES)
+        raise LpxError(f"{flavour!r} is not a TensorRT flavour", why=f"lpx knows {known}")
+    reasons = []
+    for name in _MODULES[flavour]:
+        try:
+            trt = importlib.import_module(name)
+        except (ImportError, OSError) as problem:  # OSError: a shared library is missing
+            reasons.append(f"{name}: {problem}")
+            continue
+        if hasattr(trt, "Builder"):
+            return trt, f"{name} {trt.__version__}"
+        # A folder called tensorrt on the path imports as an empty namespace package.
+        reasons.append(f"{name}: imports, but holds no Builder")
+    return None, "; ".join(reasons)
+
+
+def _install(flavour: Flavour) -> str:
+    command = f"pip install 'lpx[{_EXTRAS[flavour]}]'"
+    if flavour != "tensorrt" or not _JETSON_MARK.exists():
+        return command
+    if sys.prefix == sys.base_prefix:
+        return "install JetPack's TensorRT: sudo apt install python3-libnvinfer"
+    return (
+        "JetPack's TensorRT is not seen from this virtual environment: "
+        "make it anew with python3 -m venv --system-site-packages"
+    )

@@ -1,0 +1,105 @@
+"""ONNX bytes to a TensorRT network with its profiles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lpx.engines.tensorrt.capabilities import Capabilities
+from lpx.engines.tensorrt.request import BatchRange, Request
+from lpx.errors import LpxError
+
+
+def create_network(trt: Any, builder: Any, capabilities: Capabilities, request: Request) -> Any:
+    """An empty network of the typing that the request and the release ask for."""
+    strongly_typed = request.strongly_typed(capabilities)
+    flags = 0
+    if capabilities.explicit_batch_flag:
+        flags |= 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
+    if capabilities.strongly_typed_flag and strongly_typed:
+        flags |= 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    return builder.create_network(flags)
+
+
+def parse(trt: Any, logger: Any, network: Any, capabilities: Capabilities, model: bytes) -> None:
+    """Fill a network from a serialized ONNX model.
+
+    Raises:
+        LpxError: TensorRT does not take the model; names the node and the parser's message.
+    """
+    parser = trt.OnnxParser(network, logger)
+    if parser.parse(model):
+        return
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    if not errors:
+        raise LpxError("TensorRT did not parse the ONNX model", why="it gave no reason")
+    first = errors[0]
+    more = f" (and {len(errors) - 1} more nodes)" if len(errors) > 1 else ""
+    raise LpxError(
+        f"TensorRT refused {_where(first, capabilities, model)}{more}",
+        why=_without_noise(first.desc()),
+        fix="export the model again, or build the graph dialect of this release: "
+        f"{capabilities.dialect}",
+    )
+
+
+def _where(parser_error: Any, capabilities: Capabilities, model: bytes) -> str:
+    if capabilities.parser_node_name:
+        name, operator = parser_error.node_name(), parser_error.node_operator()
+        return f"node {name!r} ({operator})" if operator else "the ONNX model"
+    return _node_by_index(model, parser_error.node())
+
+
+def _node_by_index(model: bytes, index: int) -> str:
+    import onnx
+
+    try:
+        node = onnx.load_from_string(model).graph.node[index]
+    except Exception:  # whatever is wrong with the bytes, the parser's own message tells it
+        return f"node {index}"
+    return f"node {node.name!r} ({node.op_type})"
+
+
+def _without_noise(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if "catchCudaError" not in line)
+
+
+def find_input(network: Any, name: str) -> Any:
+    """The network's input tensor of that name.
+
+    Raises:
+        LpxError: There is none, or a size other than the batch is not fixed.
+    """
+    tensors = [network.get_input(index) for index in range(network.num_inputs)]
+    for tensor in tensors:
+        if tensor.name == name:
+            if -1 in tuple(tensor.shape)[1:]:
+                raise LpxError(
+                    f"input {name!r} has shape {tuple(tensor.shape)}",
+                    why="only the batch may be dynamic: plans are tuned for one face size",
+                    fix="export the model with a fixed height and width",
+                )
+            return tensor
+    have = ", ".join(repr(tensor.name) for tensor in tensors)
+    raise LpxError(f"the ONNX model has no input {name!r}", why=f"its inputs are {have}")
+
+
+def add_profiles(builder: Any, config: Any, tensor: Any, request: Request) -> None:
+    """Give the builder configuration a profile for each batch range asked.
+
+    Raises:
+        LpxError: The model's batch is fixed, and another one is asked.
+    """
+    batch, *face = tuple(tensor.shape)
+    spans = request.spans()
+    if batch != -1:
+        if spans != (BatchRange(batch, batch, batch),):
+            raise LpxError(
+                f"batch sizes {request.batches} asked of a model with a fixed batch of {batch}",
+                fix=f"ask for batch {batch}, or export the model with a dynamic batch",
+            )
+        return
+    for span in spans:
+        profile = builder.create_optimization_profile()
+        sizes = (span.minimum, span.optimum, span.maximum)
+        profile.set_shape(tensor.name, *((size, *face) for size in sizes))
+        config.add_optimization_profile(profile)

@@ -1,0 +1,48 @@
+"""Report how far a build is, and cancel it on Ctrl-C."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lpx.engines.tensorrt.logger import Recorder
+
+Progress = Callable[[str, int, int], None]
+"""Called as (phase, steps done, steps in the phase); phases nest and come in TensorRT's order."""
+
+
+def monitor_for(trt: Any, report: Progress, recorder: Recorder) -> Any:
+    """A progress monitor that passes TensorRT's phases on to `report`.
+
+    It must live as long as the build. An exception in `report`, Ctrl-C among them, cancels
+    the build and is kept in the recorder, as an exception cannot pass through TensorRT.
+
+    Args:
+        trt: A library with `IProgressMonitor`.
+        report: What is called at the start of a phase, after each step and at its end.
+        recorder: Where an interrupt is kept.
+    """
+    steps: dict[str, int] = {}
+
+    def tell(phase: str, done: int) -> bool:
+        try:
+            report(phase, done, steps.get(phase, 0))
+        except BaseException as interrupt:
+            recorder.interrupt = recorder.interrupt or interrupt
+        return recorder.interrupt is None
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            steps[phase_name] = num_steps
+            tell(phase_name, 0)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return tell(phase_name, step + 1)
+
+        def phase_finish(self, phase_name: str) -> None:
+            tell(phase_name, steps.pop(phase_name, 0))
+
+    return Monitor()

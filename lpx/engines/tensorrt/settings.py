@@ -1,0 +1,116 @@
+"""The builder configuration of one attempt at a build."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lpx.engines.tensorrt.capabilities import Capabilities
+from lpx.engines.tensorrt.request import Request
+from lpx.errors import LpxError
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much memory and search a build may use; None leaves TensorRT's default.
+
+    Attributes:
+        workspace_bytes: Cap on the memory that a layer's kernel may use besides its tensors.
+        level: Builder optimisation level, 0 to 5.
+    """
+
+    workspace_bytes: int | None
+    level: int | None
+
+
+def make_config(
+    trt: Any, builder: Any, capabilities: Capabilities, request: Request, effort: Effort
+) -> Any:
+    """A builder configuration that holds all of a request but its profiles and callbacks."""
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or no precision per layer
+    if effort.workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, effort.workspace_bytes)
+    if effort.level is not None:
+        config.builder_optimization_level = effort.level
+    if not request.strongly_typed(capabilities):
+        _set_precision(trt, config, capabilities, request)
+    _set_reach(trt, config, capabilities, request)
+    if capabilities.set_compute_capability and request.compute_capabilities:
+        _set_compute_capabilities(trt, config, request.compute_capabilities)
+    if request.dla_core is not None:
+        _set_dla(trt, builder, config, request.dla_core)
+    if capabilities.timing_cache and request.timing_cache is not None:
+        cache = config.create_timing_cache(request.timing_cache)
+        config.set_timing_cache(cache, False)
+    return config
+
+
+def effort_used(trt: Any, config: Any) -> Effort:
+    """What a configuration allows, TensorRT's defaults filled in."""
+    return Effort(
+        workspace_bytes=config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
+        level=config.builder_optimization_level,
+    )
+
+
+def timing_cache_of(config: Any, capabilities: Capabilities) -> bytes | None:
+    """The timing cache after a build, serialized; None where the release has none."""
+    if not capabilities.timing_cache:
+        return None
+    cache = config.get_timing_cache()
+    return None if cache is None else bytes(cache.serialize())
+
+
+def _set_precision(trt: Any, config: Any, capabilities: Capabilities, request: Request) -> None:
+    """Weakly typed networks: what TensorRT may use beside FP32."""
+    if capabilities.fp16_flag and request.precision in ("fp16", "int8"):
+        config.set_flag(trt.BuilderFlag.FP16)
+    if capabilities.int8_flag and request.precision == "int8":
+        config.set_flag(trt.BuilderFlag.INT8)
+
+
+def _set_reach(trt: Any, config: Any, capabilities: Capabilities, request: Request) -> None:
+    """Where the plan runs besides this release on this GPU."""
+    if capabilities.version_compatible and request.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if capabilities.hardware_compatibility and request.hardware_compatible:
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+
+
+def _set_compute_capabilities(trt: Any, config: Any, asked: tuple[str, ...]) -> None:
+    known = {
+        _dotted(name): getattr(trt.ComputeCapability, name)
+        for name in dir(trt.ComputeCapability)
+        if name.startswith("SM")
+    }
+    unknown = [text for text in asked if text not in known]
+    if unknown:
+        raise LpxError(
+            f"compute capability {', '.join(unknown)}",
+            why=f"TensorRT for RTX builds for {', '.join(sorted(known, key=float))}",
+            fix="for another GPU, build for tensorrt on the machine that has it",
+        )
+    config.num_compute_capabilities = len(asked)
+    for index, text in enumerate(asked):
+        config.set_compute_capability(known[text], index)
+
+
+def _dotted(name: str) -> str:
+    """ "SM89" -> "8.9", "SM120" -> "12.0"."""
+    digits = name.removeprefix("SM")
+    return f"{digits[:-1]}.{digits[-1]}"
+
+
+def _set_dla(trt: Any, builder: Any, config: Any, core: int) -> None:
+    if core not in range(builder.num_DLA_cores):
+        raise LpxError(
+            f"DLA core {core}",
+            why=f"this machine has {builder.num_DLA_cores} DLA cores",
+            fix="count from 0, or build for the GPU",
+        )
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = core
+    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)

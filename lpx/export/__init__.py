@@ -1,0 +1,1 @@
+"""From a checkpoint to ONNX: preprocessing in the graph, simplified, checked, verified."""

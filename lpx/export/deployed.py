@@ -1,0 +1,37 @@
+"""The detector as it is deployed: uint8 pixels in, preprocessing inside."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lpx.card import ModelCard
+
+
+class Deployed(nn.Module):
+    """uint8 RGB faces [N, H, W, 3] -> (score float32 [N], patch_map float32 [N, h, w]).
+
+    The reference that every engine is compared with is this module in float32.
+    """
+
+    def __init__(self, detector: nn.Module, card: ModelCard) -> None:
+        super().__init__()
+        self.detector = detector
+        self.reverse = card.channel_order == "BGR"
+        offset, scale = card.normalisation()
+        self.register_buffer("offset", _per_channel(offset))
+        self.register_buffer("scale", _per_channel(scale))
+
+    def forward(self, faces: Tensor) -> tuple[Tensor, Tensor]:
+        """Score faces, uint8 RGB [N, H, W, 3]."""
+        # The cast comes first: TensorRT takes uint8 as a network input, and for nothing else.
+        pixels = faces.to(torch.float32).permute(0, 3, 1, 2)
+        if self.reverse:
+            pixels = torch.cat([pixels[:, 2:3], pixels[:, 1:2], pixels[:, 0:1]], dim=1)
+        score, patch_map = self.detector((pixels - self.offset) * self.scale)
+        return score, patch_map
+
+
+def _per_channel(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(values).reshape(1, 3, 1, 1)

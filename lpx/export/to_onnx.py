@@ -1,0 +1,133 @@
+"""Export a deployed detector to a simplified, checked ONNX model that carries its card."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+
+import onnx
+import onnx_ir as ir
+import torch
+
+from lpx.card import METADATA_KEY
+from lpx.errors import LpxError
+from lpx.export.deployed import Deployed
+from lpx.graph.lower_opset import OLDEST, lower_opset
+from lpx.graph.model_io import serialise
+from lpx.models.checkpoint import Detector
+
+OPSET = 20
+INPUT = "faces"
+OUTPUTS = ("score", "patch_map")
+
+
+def to_onnx(detector: Detector, opset: int = OPSET) -> bytes:
+    """Export with preprocessing in the graph and a dynamic batch.
+
+    Args:
+        detector: Model and card.
+        opset: ONNX opset, 17 to 20.
+
+    Returns:
+        The ONNX model: input `faces` uint8 [N, H, W, 3] RGB, outputs `score` float32 [N] and
+        `patch_map` float32 [N, h, w]; batch norms folded; the card in its metadata.
+
+    Raises:
+        LpxError: The exporter, the simplifier or the checker refuses the model.
+    """
+    if not OLDEST <= opset <= OPSET:
+        raise LpxError(f"opset {opset}", f"lpx exports opsets {OLDEST} to {OPSET}", f"--opset {OPSET}")
+    model = ir.serde.deserialize_model(_simplify(_trace(detector)))
+    _name_nodes(model)
+    if left := [n.name for n in model.graph if n.op_type == "BatchNormalization"]:
+        raise LpxError(
+            f"{len(left)} batch norms could not be folded, the first: {left[0]}",
+            "they do not follow a convolution directly, and INT8 needs them folded",
+            "fold or move them in the model",
+        )
+    lower_opset(model, opset)
+    model.metadata_props[METADATA_KEY] = detector.card.to_json()
+    model.producer_name, model.graph.name = "lpx", "detector"
+    return serialise(model)
+
+
+def _trace(detector: Detector) -> onnx.ModelProto:
+    module = Deployed(detector.module, detector.card).eval()
+    size = detector.card.input_size
+    # Two faces: a batch of one would let the tracer take the batch for a constant.
+    faces = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                module,
+                (faces,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=list(OUTPUTS),
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+    except Exception as error:
+        # The exporter wraps whatever went wrong in errors of its own; all mean the same here.
+        raise LpxError(
+            f"torch cannot export {detector.card.architecture} to ONNX",
+            str(error).strip().splitlines()[0],
+            "control flow that depends on data, or a batch size fixed in the code, are the usual "
+            "reasons",
+        ) from error
+    assert program is not None
+    return program.model_proto
+
+
+def _simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
+    import onnxsim
+
+    with _quiet():
+        simplified, valid = onnxsim.simplify(proto)
+    if not valid:
+        raise LpxError(
+            "onnxsim changed the model's result",
+            "simplified and plain graph disagree on random input",
+            "please report this with the checkpoint's backbone and cut",
+        )
+    result: onnx.ModelProto = simplified
+    return result
+
+
+def _name_nodes(model: ir.Model) -> None:
+    """Give every node a name that says its place, unique: decisions and errors refer to it."""
+    for index, node in enumerate(model.graph):
+        scope = _module_path(node)
+        node.name = f"{node.op_type}_{index}" + (f":{scope}" if scope else "")
+
+
+def _module_path(node: ir.Node) -> str:
+    """The submodule of the detector that a node came from, as the exporter recorded it."""
+    weight = node.inputs[1].name if len(node.inputs) > 1 and node.inputs[1] is not None else ""
+    if weight and weight.startswith("detector.") and weight.endswith(".weight"):
+        return weight.removeprefix("detector.").removesuffix(".weight")
+    return ""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress and its notes on packages that lpx does not use to itself."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,207 @@
+"""Insert QuantizeLinear / DequantizeLinear pairs where a placement says, with calibrated scales."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from lpx.errors import LpxError
+from lpx.graph.model_io import tensor
+from lpx.graph.placement import Placement
+
+# The smallest normal float16: a smaller scale would lose its bits, or become zero, in a half graph.
+_SMALLEST_SCALE = {ir.DataType.FLOAT: 1e-30, ir.DataType.FLOAT16: 6.2e-5}
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that an activation takes, after clipping outliers."""
+
+    low: float
+    high: float
+
+    @property
+    def peak(self) -> float:
+        """Largest magnitude."""
+        return max(abs(self.low), abs(self.high))
+
+
+@dataclass(frozen=True)
+class Style:
+    """How pairs are written, per dialect.
+
+    Attributes:
+        stored_weights: Store weights as int8 behind one DequantizeLinear, and biases as int32
+            (ONNX Runtime's integer kernels want it so). Otherwise weights stay float behind a full
+            pair, which every TensorRT release reads, and biases stay float.
+        unsigned: Quantise activations to uint8: with zero point 0 those that are never negative,
+            which doubles their resolution and absorbs the ReLU, with 128 (symmetric) the others.
+            Otherwise int8, symmetric, which is all that TensorRT knows.
+        at_source: Quantise a tensor once, for all its readers, instead of per use.
+    """
+
+    stored_weights: bool
+    unsigned: bool
+    at_source: bool
+
+
+TENSORRT = Style(stored_weights=False, unsigned=False, at_source=False)
+ONNXRUNTIME = Style(stored_weights=True, unsigned=True, at_source=True)
+
+
+def insert_qdq(
+    model: ir.Model, placement: Placement, ranges: Mapping[str, Range], style: Style
+) -> None:
+    """Insert Q/DQ pairs in place.
+
+    Before: the graph that `placement` was made from (its activations may have become float16; opset
+    >= 19 then). After: every tensor of `placement` reaches its readers through Q/DQ in `style`, with a
+    scale of the tensor's own type; weights symmetric, int8, per output channel.
+
+    Args:
+        model: The graph.
+        placement: Where.
+        ranges: Range of each tensor of `placement.tensors`.
+        style: How.
+
+    Raises:
+        LpxError: A tensor has no range.
+    """
+    if missing := [name for name in placement.tensors if name not in ranges]:
+        raise LpxError(
+            f"no calibrated range for {missing[0]} ({len(missing)} tensors in all)",
+            "the scales were made for another graph",
+            "calibrate again with `lpx build --int8 --recalibrate`",
+        )
+    _Inserter(model.graph, style).run(placement, ranges)
+
+
+class _Inserter:
+    def __init__(self, graph: ir.Graph, style: Style) -> None:
+        self.graph = graph
+        self.style = style
+        self.nodes = {node.name: node for node in graph}
+        self.values = {v.name: v for node in graph for v in (*node.inputs, *node.outputs) if v}
+        self.scale_of: dict[ir.Value, float] = {}
+
+    def run(self, placement: Placement, ranges: Mapping[str, Range]) -> None:
+        dequantised: dict[ir.Value, ir.Value] = {}
+        for name, node_name, index in placement.uses:
+            node = self.nodes[node_name]
+            # In a half graph a Cast may stand between the tensor of that name and its reader.
+            value = node.inputs[index]
+            assert value is not None
+            if value not in dequantised:
+                dequantised[value] = self._pair(value, ranges[name])
+            node.replace_input_with(index, dequantised[value])
+        if self.style.at_source:
+            for name in placement.outputs:
+                value = self.values[name]
+                if value not in dequantised:
+                    dequantised[value] = self._pair(value, ranges[name])
+            for value, replacement in dequantised.items():
+                self._redirect(value, replacement)
+        for node_name in placement.convolutions:
+            self._weight(self.nodes[node_name])
+
+    def _redirect(self, value: ir.Value, replacement: ir.Value) -> None:
+        """Let every reader but the pair itself read the dequantised tensor."""
+        for node, index in tuple(value.uses()):
+            if node.op_type != "QuantizeLinear":
+                node.replace_input_with(index, replacement)
+
+    def _pair(self, value: ir.Value, limits: Range) -> ir.Value:
+        positive = self.style.unsigned and limits.low >= 0
+        dtype = value.dtype or ir.DataType.FLOAT
+        step = max(limits.peak / (255 if positive else 127), _SMALLEST_SCALE[dtype])
+        scale = tensor(self.graph, f"{value.name}.scale", np.array(step, dtype.numpy()))
+        kind = np.uint8 if self.style.unsigned else np.int8
+        centre = 128 if self.style.unsigned and not positive else 0
+        zero = tensor(self.graph, f"{value.name}.zero_point", np.array(centre, kind))
+        output = self._q_dq(value, scale, zero)
+        self.scale_of[output] = float(np.array(step, dtype.numpy()))
+        return output
+
+    def _q_dq(self, value: ir.Value, scale: ir.Value, zero: ir.Value, axis: int | None = None) -> ir.Value:
+        attributes = {} if axis is None else {"axis": axis}
+        quantise = ir.node("QuantizeLinear", [value, scale, zero], attributes,
+                           name=f"{value.name}.quantize")  # fmt: skip
+        quantise.outputs[0].name = f"{value.name}.quantized"
+        quantise.outputs[0].type = ir.TensorType(zero.dtype)  # type: ignore[arg-type]
+        output = self._dequantise(quantise.outputs[0], scale, zero, value, axis)
+        producer = value.producer()
+        if producer is None:
+            self.graph.insert_before(self.graph[0], [quantise, output.producer()])  # type: ignore[list-item]
+        else:
+            self.graph.insert_after(producer, [quantise, output.producer()])  # type: ignore[list-item]
+        return output
+
+    def _dequantise(
+        self, value: ir.Value, scale: ir.Value, zero: ir.Value, original: ir.Value, axis: int | None
+    ) -> ir.Value:
+        attributes = {} if axis is None else {"axis": axis}
+        node = ir.node("DequantizeLinear", [value, scale, zero], attributes,
+                       name=f"{original.name}.dequantize")  # fmt: skip
+        node.outputs[0].name = f"{original.name}.dequantized"
+        node.outputs[0].type = original.type
+        node.outputs[0].shape = original.shape
+        return node.outputs[0]
+
+    def _weight(self, node: ir.Node) -> None:
+        weight = node.inputs[1]
+        assert weight is not None
+        assert weight.const_value is not None
+        array = weight.const_value.numpy().astype(np.float32)
+        axis = 1 if node.op_type == "ConvTranspose" else 0
+        steps = weight_scales(array, axis)
+        dtype = weight.dtype or ir.DataType.FLOAT
+        steps = np.maximum(steps, _SMALLEST_SCALE[dtype])
+        scale = tensor(self.graph, f"{weight.name}.scale", steps.astype(dtype.numpy()))
+        zero = tensor(self.graph, f"{weight.name}.zero_point", np.zeros(len(steps), np.int8))
+        if not self.style.stored_weights:
+            node.replace_input_with(1, self._q_dq(weight, scale, zero, axis))
+            return
+        shape = [-1 if i == axis else 1 for i in range(array.ndim)]
+        levels = np.clip(np.rint(array / steps.reshape(shape)), -128, 127).astype(np.int8)
+        stored = tensor(self.graph, f"{weight.name}.quantized", levels)
+        output = self._dequantise(stored, scale, zero, weight, axis)
+        self.graph.insert_before(node, output.producer())  # type: ignore[arg-type]
+        node.replace_input_with(1, output)
+        self._bias(node, steps)
+
+    def _bias(self, node: ir.Node, steps: NDArray[np.float32]) -> None:
+        """Store the bias as int32 in steps of input scale times weight scale."""
+        if len(node.inputs) < 3 or node.inputs[2] is None or node.inputs[2].const_value is None:
+            return
+        bias = node.inputs[2]
+        data_scale = self.scale_of[node.inputs[0]]  # type: ignore[index]
+        unit = (steps * data_scale).astype(np.float32)
+        limit = 2**31 - 1
+        levels = np.clip(np.rint(bias.const_value.numpy() / unit.astype(np.float64)), -limit, limit)  # type: ignore[union-attr]
+        name = f"{node.name}.bias"
+        scale = tensor(self.graph, f"{name}.scale", unit)
+        zero = tensor(self.graph, f"{name}.zero_point", np.zeros(len(unit), np.int32))
+        stored = tensor(self.graph, f"{name}.quantized", levels.astype(np.int32))
+        output = self._dequantise(stored, scale, zero, bias, 0)
+        output.name = f"{name}.dequantized"
+        self.graph.insert_before(node, output.producer())  # type: ignore[arg-type]
+        node.replace_input_with(2, output)
+
+
+def weight_scales(weight: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """Symmetric scale per output channel: largest magnitude / 127; 1 for a channel of zeros.
+
+    Args:
+        weight: Convolution weights, float32.
+        axis: The axis of output channels.
+
+    Returns:
+        float32 [output channels], all positive.
+    """
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    peak = np.abs(weight).max(axis=others)
+    return np.where(peak > 0, peak / 127, 1.0).astype(np.float32)

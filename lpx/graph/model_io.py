@@ -1,0 +1,61 @@
+"""ONNX models in and out of the form that passes work on."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from lpx.errors import LpxError
+
+
+def parse(data: bytes, source: str) -> ir.Model:
+    """Read an ONNX model from bytes.
+
+    Raises:
+        LpxError: The bytes are no ONNX model.
+    """
+    try:
+        return ir.serde.deserialize_model(onnx.load_model_from_string(data))
+    except Exception as error:
+        # protobuf's error type differs between its implementations.
+        raise LpxError(
+            f"{source} is not a readable ONNX model",
+            str(error).strip().splitlines()[0] if str(error).strip() else "damaged",
+            "export it again with `lpx export`",
+        ) from error
+
+
+def serialise(model: ir.Model) -> bytes:
+    """The model as bytes, without what no output needs, after ONNX's own checker with full type and shape inference.
+
+    Raises:
+        LpxError: The checker refuses the model (a bug of a pass, or of the exporter).
+    """
+    common.RemoveUnusedNodesPass()(model)
+    proto = ir.serde.serialize_model(model)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise LpxError(
+            "the transformed graph is not valid ONNX",
+            str(error).strip().splitlines()[0],
+            "please report this with the checkpoint's backbone and cut",
+        ) from error
+    data: bytes = proto.SerializeToString()
+    return data
+
+
+def tensor(graph: ir.Graph, name: str, array: object) -> ir.Value:
+    """A new initialiser holding a NumPy array."""
+    constant = ir.tensor(array, name=name)  # type: ignore[arg-type]
+    value = ir.Value(
+        name=name, shape=constant.shape, type=ir.TensorType(constant.dtype), const_value=constant
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def is_constant(value: ir.Value | None) -> bool:
+    """Whether a value is known before the model runs."""
+    return value is not None and (value.is_initializer() or value.const_value is not None)

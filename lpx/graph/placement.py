@@ -1,0 +1,182 @@
+"""Which convolutions are quantised, and where Q/DQ goes: the rules, with their reasons.
+
+The rules are TensorRT's guidance for explicit quantisation of convolutional networks: Q/DQ on the
+inputs of a convolution and never between it and its epilogue; on the skip input of a residual Add
+only, so that Conv+Add+ReLU stays one kernel; the head, where one logit decides, stays in float.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from lpx.graph.model_io import is_constant
+
+MIN_CHANNELS = 16
+"""Fewer channels do not fill an integer kernel's tile (the RGB stem apart)."""
+ACTIVATIONS = frozenset({"Relu", "Clip"})
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a node is quantised, and why."""
+
+    node: str
+    op_type: str
+    quantised: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where Q/DQ pairs go.
+
+    Attributes:
+        convolutions: Names of the nodes that compute in INT8.
+        uses: (tensor, node, input index) of every quantised activation input.
+        outputs: Tensors that integer kernels of ONNX Runtime want quantised at their source, beside
+            those in `uses`; empty in TensorRT's placement.
+        decisions: One per convolution, matrix product and Add, in graph order.
+    """
+
+    convolutions: tuple[str, ...]
+    uses: tuple[tuple[str, str, int], ...]
+    outputs: tuple[str, ...]
+    decisions: tuple[Decision, ...]
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Every activation that needs a scale, in graph order, once each."""
+        return tuple(dict.fromkeys([use[0] for use in self.uses] + list(self.outputs)))
+
+
+def place(model: ir.Model, *, depthwise: bool = True, integer_outputs: bool = False) -> Placement:
+    """Decide where Q/DQ goes.
+
+    Args:
+        model: A float graph with batch norms folded and every node named.
+        depthwise: Whether depthwise convolutions may be quantised.
+        integer_outputs: Quantise convolution outputs and both inputs of an Add too. ONNX Runtime's
+            integer kernels produce integers; TensorRT's convolutions fuse what follows instead.
+    """
+    decisions: list[Decision] = []
+    chosen: list[ir.Node] = []
+    uses: list[tuple[str, str, int]] = []
+    for node in model.graph:
+        if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+            quantised, reason = _judge(node, depthwise)
+            decisions.append(Decision(_name(node), node.op_type, quantised, reason))
+            if quantised:
+                chosen.append(node)
+                uses.append((_tensor(node, 0), _name(node), 0))
+    names = {_name(node) for node in chosen}
+    depth = _depths(model.graph)
+    outputs: list[str] = []
+    for node in model.graph:
+        if node.op_type == "Add" and not any(is_constant(v) for v in node.inputs):
+            indices, reason = _judge_add(node, names, depth, integer_outputs)
+            decisions.append(Decision(_name(node), "Add", bool(indices), reason))
+            uses += [(_tensor(node, index), _name(node), index) for index in indices]
+            if integer_outputs and indices:
+                outputs += _integer_output(node, names)
+    if integer_outputs:
+        for node in chosen:
+            outputs += _integer_output(node, names)
+    order = {_name(node): position for position, node in enumerate(model.graph)}
+    decisions.sort(key=lambda decision: order[decision.node])
+    uses.sort(key=lambda use: (order[use[1]], use[2]))
+    outputs = list(dict.fromkeys(outputs))
+    return Placement(tuple(_name(n) for n in chosen), tuple(uses), tuple(outputs), tuple(decisions))
+
+
+def _name(node: ir.Node) -> str:
+    assert node.name, "passes run on named nodes"
+    return node.name
+
+
+def _tensor(node: ir.Node, index: int) -> str:
+    value = node.inputs[index]
+    assert value is not None
+    assert value.name
+    return value.name
+
+
+def _judge(node: ir.Node, depthwise: bool) -> tuple[bool, str]:
+    if not is_constant(node.inputs[1]):
+        return False, "both operands are computed: no weight to quantise"
+    if node.op_type not in ("Conv", "ConvTranspose"):
+        return False, "a matrix product in the head: scores drift, and it costs next to nothing"
+    weight = node.inputs[1]
+    assert weight is not None
+    assert weight.shape is not None
+    axis_out = 1 if node.op_type == "ConvTranspose" else 0
+    outputs, inputs = int(weight.shape[axis_out]), int(weight.shape[1 - axis_out])  # type: ignore[arg-type]
+    groups = node.attributes.get_int("group", 1)
+    if groups == outputs and groups > 1:
+        if not depthwise:
+            return False, "depthwise: this target pads its channels in INT8, which costs more"
+        if outputs % 8:
+            return False, f"depthwise with {outputs} channels, not a multiple of 8"
+        return True, "depthwise with a multiple of 8 channels"
+    if groups > 1:
+        inputs *= groups
+    if outputs == 1:
+        return False, "the classifier: one logit per unit decides the score"
+    if inputs == 3:
+        return True, "the RGB stem"
+    if min(inputs, outputs) < MIN_CHANNELS:
+        return False, f"{inputs} -> {outputs} channels, under {MIN_CHANNELS}"
+    return True, f"{inputs} -> {outputs} channels"
+
+
+def _depths(graph: ir.Graph) -> dict[ir.Value, int]:
+    """Longest distance of each value from the inputs, in nodes."""
+    depth: dict[ir.Value, int] = {}
+    for node in graph:
+        reached = 1 + max((depth.get(v, 0) for v in node.inputs if v is not None), default=0)
+        depth |= dict.fromkeys(node.outputs, reached)
+    return depth
+
+
+def _judge_add(
+    node: ir.Node, quantised: set[str], depth: dict[ir.Value, int], both: bool
+) -> tuple[tuple[int, ...], str]:
+    """Indices of the inputs that get Q/DQ, and why."""
+    branches = [v for v in node.inputs if v is not None]
+    producers = [v.producer() for v in branches]
+    convolved = [p is not None and p.name in quantised for p in producers]
+    if not any(convolved):
+        return (), "no quantised convolution ends in it"
+    if both:
+        return (0, 1), "integer addition takes two integers"
+    # Only a convolution can take the Add into its epilogue; of two, the longer branch is the main.
+    main = max((0, 1), key=lambda i: (convolved[i], depth.get(branches[i], 0)))
+    kind = "identity" if _feeds(branches[1 - main], branches[main]) else "projection"
+    return (1 - main,), f"{kind} skip only: the other branch's convolution fuses the Add"
+
+
+def _feeds(value: ir.Value, later: ir.Value) -> bool:
+    """Whether `later` is computed from `value`."""
+    stack, seen = [later], set()
+    while stack:
+        current = stack.pop()
+        if current is value:
+            return True
+        producer = current.producer()
+        if producer is not None and producer not in seen:
+            seen.add(producer)
+            stack += [v for v in producer.inputs if v is not None]
+    return False
+
+
+def _integer_output(node: ir.Node, quantised: set[str]) -> list[str]:
+    """The tensor after `node` and its activation, where an integer node reads it."""
+    value = node.outputs[0]
+    consumers = value.consumers()
+    if len(consumers) == 1 and consumers[0].op_type in ACTIVATIONS:
+        value = consumers[0].outputs[0]
+        consumers = value.consumers()
+    readable = {"Add", "MaxPool"}
+    reads = any(c.name in quantised or c.op_type in readable for c in consumers)
+    return [value.name] if reads and value.name and not value.is_graph_output() else []
