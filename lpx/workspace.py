@@ -1,8 +1,8 @@
 """Where artefacts lie, what made them, whether they still match.
 
-A workspace is a folder. Every artefact is written under a temporary name and renamed, so that it is
-either whole or absent; every artefact has a manifest beside it that names the SHA-256 of what it was
-made from; and one process at a time may write.
+A workspace is a folder. Every artefact is written under a temporary name and renamed, so that it
+is either whole or absent; every artefact has a manifest beside it that names the SHA-256 of what it
+was made from; and one process at a time may write.
 """
 
 from __future__ import annotations

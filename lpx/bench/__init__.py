@@ -1,0 +1,1 @@
+"""The evidence: parity of AUC, latency, and the report."""

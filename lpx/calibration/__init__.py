@@ -1,0 +1,1 @@
+"""From a face set to ranges: one pass, bounded memory."""

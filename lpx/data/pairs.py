@@ -56,7 +56,7 @@ class PairSource:
         """The real face of pair `number`; every face comes up once before any comes up again."""
         turn, place = divmod(number // len(self.kinds), len(self.faces))
         order = np.random.default_rng((self.seed, turn)).permutation(len(self.faces))
-        return self.faces[order[place]]
+        return self.faces[int(order[place])]
 
     def real(self, number: int) -> Image:
         """The real image of pair `number`, uint8 RGB [H, W, 3]."""

@@ -1,10 +1,10 @@
 """Pseudo-fakes: forgeries made from real faces and their landmarks.
 
 `sbi`: self-blended images after Shiohara and Yamasaki, "Detecting Deepfakes with Self-Blended
-Images", CVPR 2022: a slightly changed copy of a face is blended back into itself through a softened
-hull mask, so that only the blending gives it away. `alpha` and `poisson`: another identity's face is
-warped onto the target by its landmarks, colour-matched, and blended. Own implementation from the
-papers' descriptions.
+Images", CVPR 2022: a slightly changed copy of a face is blended back into itself through a
+softened hull mask, so that only the blending gives it away. `alpha` and `poisson`: another
+identity's face is warped onto the target by its landmarks, colour-matched, and blended. Own
+implementation from the papers' descriptions.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def self_blend(face: Image, points: Landmarks, rng: Rng) -> Forgery:
     foreground, background = (changed, face) if rng.random() < 0.5 else (face, changed)
     foreground = _nudge(foreground, rng)
     mask = soft_hull(points, face.shape[0], rng)
-    mask *= rng.choice([0.25, 0.5, 0.75, 1.0, 1.0, 1.0])
+    mask *= np.float32(rng.choice([0.25, 0.5, 0.75, 1.0, 1.0, 1.0]))
     return Forgery(blend(foreground, background, mask), mask)
 
 
@@ -100,7 +100,7 @@ def swap(
 
 
 def blend(foreground: Image, background: Image, mask: NDArray[np.float32]) -> Image:
-    """mask * foreground + (1 - mask) * background, rounded to uint8."""
+    """Mask * foreground + (1 - mask) * background, rounded to uint8."""
     base = background.astype(np.float32)
     mixed = base + mask[..., None] * (foreground.astype(np.float32) - base)
     return np.asarray(np.clip(mixed + 0.5, 0, 255), np.uint8)
@@ -194,4 +194,4 @@ def _inside_frame(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
     out = mask.copy()
     out[[0, 1, -2, -1], :] = 0
     out[:, [0, 1, -2, -1]] = 0
-    return out
+    return np.asarray(out, np.uint8)

@@ -8,6 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lpx.errors import LpxError
+
 Faces = NDArray[np.uint8]
 """A batch of RGB face crops, uint8 [N, H, W, 3]."""
 
@@ -39,3 +41,19 @@ class Engine(Protocol):
     def close(self) -> None:
         """Release the device memory and sessions held."""
         ...
+
+
+def check_faces(faces: Faces, size: int) -> None:
+    """Refuse what an engine for crops of `size` pixels cannot take.
+
+    Raises:
+        LpxError: Another dtype, another shape, or no face at all.
+    """
+    if faces.dtype != np.uint8 or faces.ndim != 4 or faces.shape[1:] != (size, size, 3):
+        raise LpxError(
+            f"faces are {faces.dtype} {list(faces.shape)}",
+            f"this engine takes uint8 RGB [N, {size}, {size}, 3]",
+            "resize the crops, and do not normalise them: the engine does",
+        )
+    if not len(faces):
+        raise LpxError("there are no faces in the batch", "", "give it at least one")

@@ -15,6 +15,9 @@ class Deployed(nn.Module):
     The reference that every engine is compared with is this module in float32.
     """
 
+    offset: Tensor
+    scale: Tensor
+
     def __init__(self, detector: nn.Module, card: ModelCard) -> None:
         super().__init__()
         self.detector = detector

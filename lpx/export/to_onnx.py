@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 import onnx
 import onnx_ir as ir
@@ -39,7 +39,9 @@ def to_onnx(detector: Detector, opset: int = OPSET) -> bytes:
         LpxError: The exporter, the simplifier or the checker refuses the model.
     """
     if not OLDEST <= opset <= OPSET:
-        raise LpxError(f"opset {opset}", f"lpx exports opsets {OLDEST} to {OPSET}", f"--opset {OPSET}")
+        raise LpxError(
+            f"opset {opset}", f"lpx exports opsets {OLDEST} to {OPSET}", f"--opset {OPSET}"
+        )
     model = ir.serde.deserialize_model(_simplify(_trace(detector)))
     _name_nodes(model)
     if left := [n.name for n in model.graph if n.op_type == "BatchNormalization"]:

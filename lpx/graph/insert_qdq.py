@@ -59,8 +59,8 @@ def insert_qdq(
     """Insert Q/DQ pairs in place.
 
     Before: the graph that `placement` was made from (its activations may have become float16; opset
-    >= 19 then). After: every tensor of `placement` reaches its readers through Q/DQ in `style`, with a
-    scale of the tensor's own type; weights symmetric, int8, per output channel.
+    >= 19 then). After: every tensor of `placement` reaches its readers through Q/DQ in `style`,
+    with a scale of the tensor's own type; weights symmetric, int8, per output channel.
 
     Args:
         model: The graph.
@@ -75,7 +75,7 @@ def insert_qdq(
         raise LpxError(
             f"no calibrated range for {missing[0]} ({len(missing)} tensors in all)",
             "the scales were made for another graph",
-            "calibrate again with `lpx build --int8 --recalibrate`",
+            "remove scales.json and run `lpx build --int8` again",
         )
     _Inserter(model.graph, style).run(placement, ranges)
 
@@ -126,7 +126,9 @@ class _Inserter:
         self.scale_of[output] = float(np.array(step, dtype.numpy()))
         return output
 
-    def _q_dq(self, value: ir.Value, scale: ir.Value, zero: ir.Value, axis: int | None = None) -> ir.Value:
+    def _q_dq(
+        self, value: ir.Value, scale: ir.Value, zero: ir.Value, axis: int | None = None
+    ) -> ir.Value:
         attributes = {} if axis is None else {"axis": axis}
         quantise = ir.node("QuantizeLinear", [value, scale, zero], attributes,
                            name=f"{value.name}.quantize")  # fmt: skip

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from lpx.errors import LpxError
@@ -27,7 +30,9 @@ def parse(data: bytes, source: str) -> ir.Model:
 
 
 def serialise(model: ir.Model) -> bytes:
-    """The model as bytes, without what no output needs, after ONNX's own checker with full type and shape inference.
+    """The model as bytes, without what no output needs.
+
+    ONNX's own checker looks at it first, with full type and shape inference.
 
     Raises:
         LpxError: The checker refuses the model (a bug of a pass, or of the exporter).
@@ -46,11 +51,14 @@ def serialise(model: ir.Model) -> bytes:
     return data
 
 
-def tensor(graph: ir.Graph, name: str, array: object) -> ir.Value:
+def tensor(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
     """A new initialiser holding a NumPy array."""
-    constant = ir.tensor(array, name=name)  # type: ignore[arg-type]
+    constant = ir.tensor(array, name=name)
     value = ir.Value(
-        name=name, shape=constant.shape, type=ir.TensorType(constant.dtype), const_value=constant
+        name=name,
+        shape=ir.Shape(array.shape),
+        type=ir.TensorType(constant.dtype),
+        const_value=constant,
     )
     graph.register_initializer(value)
     return value

@@ -15,12 +15,12 @@ def to_fp16(model: ir.Model) -> None:
     """Convert in place.
 
     Before: a float32 graph. After: every node from the first to the last convolution (and matrix
-    product) computes in float16, its weights and biases are float16, and a Cast stands where a tensor
-    crosses between the two types. Inputs and outputs keep their types. Where there is no
+    product) computes in float16, its weights and biases are float16, and a Cast stands where a
+    tensor crosses between the two types. Inputs and outputs keep their types. Where there is no
     convolution, nothing changes.
 
-    Preprocessing stays in float32 because pixels minus mean lose bits in half precision and TensorRT
-    fuses it all the same; the aggregate, because a score is an average of many small numbers.
+    Preprocessing stays in float32 because pixels minus mean lose bits in half precision and
+    TensorRT fuses it all the same; the aggregate, because a score averages many small numbers.
     """
     graph = model.graph
     body = _body(graph)

@@ -7,6 +7,7 @@ non-linear aggregate makes the image-level label supervise regions indirectly; s
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 
 import torch
@@ -31,7 +32,8 @@ def lse(logits: Tensor, parameter: float) -> Tensor:
 
 def topk(logits: Tensor, parameter: float) -> Tensor:
     """sigmoid(mean of the k largest logits), k = ceil(`parameter` * N)."""
-    k = max(1, math.ceil(parameter * logits.shape[1]))
+    # 0.07 * 100 is a little over 7 in binary: without the margin k would be one too large.
+    k = max(1, math.ceil(parameter * logits.shape[1] - 1e-6))
     return torch.topk(logits, k, dim=1).values.mean(dim=1).sigmoid()
 
 
@@ -80,7 +82,8 @@ def check_aggregate(name: str, parameter: float | None) -> float:
             "name one of these with --aggregate",
         )
     value = DEFAULT_PARAMETER.get(name, 0.0) if parameter is None else parameter
-    if name == "lse" and value <= 0 or name == "topk" and not 0 < value <= 1:
+    largest = {"lse": sys.float_info.max, "topk": 1.0}.get(name)
+    if largest is not None and not 0 < value <= largest:
         raise LpxError(
             f"aggregate {name} with parameter {value:g}",
             "lse wants r > 0 (1 to 4 are usual), topk a fraction in (0, 1]",

@@ -15,12 +15,15 @@ from torch import Tensor, nn
 
 from lpx.card import ModelCard, card_from_dict
 from lpx.errors import LpxError
+from lpx.models.aggregates import check_aggregate
 from lpx.models.detector import LocalPredictionDetector, new_detector
 from lpx.models.receptive_field import analyse
 from lpx.models.state_dict import StateDict, check_keys, digest, to_lpx_names, unwrap
 from lpx.workspace import atomic_path
 
 FORMAT = "lpx-checkpoint/1"
+# What torch's reader says of a pickle that names something other than tensors and plain values.
+_CODE = ("GLOBAL", "call reduce", "Can only create", "Can only build")
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,21 @@ def save_checkpoint(path: Path, module: nn.Module, card: ModelCard) -> ModelCard
     with atomic_path(path) as temporary:
         torch.save({"format": FORMAT, "card": card.to_dict(), "state_dict": state}, temporary)
     return card
+
+
+def save_state(path: Path, detector: Detector) -> None:
+    """Write the weights alone, for a model that a factory makes; atomically."""
+    with atomic_path(path) as temporary:
+        torch.save(_inner(detector.module).state_dict(), temporary)
+
+
+def weights_digest(detector: Detector) -> str:
+    """SHA-256 of the weights, comparable with `ModelCard.weights_sha256`."""
+    return digest(_inner(detector.module).state_dict())
+
+
+def _inner(module: nn.Module) -> nn.Module:
+    return module.inner if isinstance(module, _Contract) else module
 
 
 def load_checkpoint(path: Path, foreign: ForeignModel | None = None) -> Detector:
@@ -108,8 +126,9 @@ def load_factory(spec: str, path: Path | None, foreign: ForeignModel) -> Detecto
     """
     module = _call_factory(spec)
     if path is not None:
-        state = unwrap(_state_dict(_read(path), path))
-        check_keys(module.state_dict(), state, str(path))
+        wanted = module.state_dict()
+        state = unwrap(_state_dict(_read(path), path), wanted)
+        check_keys(wanted, state, str(path))
         module.load_state_dict(state, strict=False)
     module = _Contract(module.eval()).eval()
     grid = _check_contract(module, spec, foreign.input_size)
@@ -162,34 +181,47 @@ def _call_factory(spec: str) -> nn.Module:
         sys.path.insert(0, "")
     try:
         module = getattr(importlib.import_module(package), function)()
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise LpxError(f"--factory {spec} cannot be called", str(error), fix) from error
+    except Exception as error:
+        # The user's code may raise anything, when imported and when called.
+        why = f"{type(error).__name__}: {error}"
+        raise LpxError(f"--factory {spec} cannot be called", why, fix) from error
     if not isinstance(module, nn.Module):
         raise LpxError(f"--factory {spec} returned a {type(module).__name__}", "", fix)
     return module
 
 
 def _check_contract(module: nn.Module, spec: str, size: int) -> tuple[int, int]:
-    """Grid (h, w) of the map, after checking both outputs on two grey faces."""
+    """Grid (h, w) of the map, after checking both outputs on two faces of noise."""
     wanted = "a score [B] in [0, 1], or (score [B], map [B, h, w]), of faces [B, 3, H, W]"
     try:
         with torch.no_grad():
-            score, patch_map = module(torch.zeros(2, 3, size, size))
-    except (RuntimeError, ValueError, TypeError) as error:
+            noise = torch.Generator().manual_seed(0)
+            score, patch_map = module(torch.randn(2, 3, size, size, generator=noise))
+    except Exception as error:
+        # As above: the user's code.
         raise LpxError(
             f"the model of --factory {spec} fails on faces of {size} px",
-            str(error).splitlines()[0],
+            (str(error).strip().splitlines() or [type(error).__name__])[0],
             f"it must return {wanted}; set --input-size to what it takes",
         ) from error
+    if not (isinstance(score, Tensor) and isinstance(patch_map, Tensor)):
+        raise LpxError(
+            f"the model of --factory {spec} returns no tensors", f"it must return {wanted}"
+        )
     shapes = f"{tuple(score.shape)} and {tuple(patch_map.shape)}"
     if score.shape != (2,) or patch_map.ndim != 3 or patch_map.shape[0] != 2:
-        raise LpxError(f"the model of --factory {spec} returns {shapes} for 2 faces", f"it must return {wanted}")
-    if not (0 <= float(score.min()) and float(score.max()) <= 1):
         raise LpxError(
-            f"the model of --factory {spec} returns a score of {float(score.max()):.3g}",
-            "scores are probabilities of fake, in [0, 1]",
-            "apply a sigmoid (or softmax) in the module",
+            f"the model of --factory {spec} returns {shapes} for 2 faces",
+            f"it must return {wanted}",
         )
+    for name, values in (("score", score), ("map", patch_map)):
+        low, high = float(values.min()), float(values.max())
+        if not (low >= 0 and high <= 1):
+            raise LpxError(
+                f"the {name} of --factory {spec} takes values from {low:.3g} to {high:.3g}",
+                "score and map are probabilities of fake, in [0, 1]",
+                "apply a sigmoid (or softmax) in the module",
+            )
     return int(patch_map.shape[1]), int(patch_map.shape[2])
 
 
@@ -198,15 +230,14 @@ def _read(path: Path) -> dict[str, Any]:
         raise LpxError(f"{path} does not exist", "", "name a checkpoint file, or run `lpx demo`")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
+    except Exception as error:
+        # Damaged bytes fail anywhere in torch's reader, with whatever error comes up there.
+        if isinstance(error, pickle.UnpicklingError) and any(w in str(error) for w in _CODE):
             raise LpxError(
                 f"{path} holds pickled Python objects, not only weights",
                 "loading it would run code from the file",
                 "where it was made, save torch.save(model.state_dict(), ...) and use that",
             ) from error
-        raise _broken(path, error) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise _broken(path, error) from error
     if not isinstance(content, Mapping):
         raise _broken(path, TypeError(f"it holds a {type(content).__name__}"))
@@ -214,9 +245,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _broken(path: Path, error: Exception) -> LpxError:
+    # What torch says of a failed unpickling is to load the file without safeguards.
+    said = [] if isinstance(error, pickle.UnpicklingError) else str(error).strip().splitlines()
     return LpxError(
         f"{path} is not a readable PyTorch checkpoint",
-        (str(error).strip().splitlines() or ["the file is damaged"])[0],
+        (said or ["the file is damaged"])[0],
         "the file is truncated or of another kind: copy it again",
     )
 
@@ -227,7 +260,7 @@ def _state_dict(content: dict[str, Any], path: Path) -> StateDict:
         if isinstance(content.get(key), Mapping):
             content = dict(content[key])
             break
-    state = {k: v for k, v in content.items() if isinstance(v, Tensor)}
+    state = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if not state:
         raise LpxError(
             f"{path} holds no tensors",
@@ -238,8 +271,12 @@ def _state_dict(content: dict[str, Any], path: Path) -> StateDict:
 
 
 def _from_card(path: Path, content: dict[str, Any]) -> Detector:
-    card = card_from_dict(content.get("card", {}), str(path))
-    state: StateDict = content["state_dict"]
+    values, state = content.get("card"), content.get("state_dict")
+    if not (isinstance(values, Mapping) and isinstance(state, Mapping)):
+        raise _broken(path, ValueError("its card or its weights are missing"))
+    card = card_from_dict(dict(values), str(path))
+    check_aggregate(card.aggregate, card.aggregate_parameter)
+    state = _state_dict({"state_dict": state}, path)
     found = digest(state)
     if found != card.weights_sha256:
         raise LpxError(

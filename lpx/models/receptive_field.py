@@ -71,22 +71,30 @@ class _Global:
 
 
 _ELEMENTWISE = {
-    "add", "mul", "sub", "div", "cat", "squeeze", "unsqueeze", "sigmoid", "relu", "relu6", "silu",
-    "gelu", "hardtanh", "hardswish", "leaky_relu", "clamp", "dropout", "feature_dropout",
-    "batch_norm", "alias", "to", "_to_copy", "contiguous", "clone", "detach",
+    "getitem", "add", "mul", "sub", "div", "squeeze", "unsqueeze", "sigmoid", "relu", "relu6", "silu",
+    "gelu", "hardtanh", "hardswish", "leaky_relu", "prelu", "elu", "tanh", "hardsigmoid", "mish", "softplus", "clamp", "dropout", "feature_dropout",
+    "alias", "to", "_to_copy", "contiguous", "clone", "detach",
 }  # fmt: skip
+
+
+_ALONG_A_DIMENSION = {"cat", "chunk", "split", "split_with_sizes"}
 
 
 def _square(values: Any) -> int:
     """The one number of a square kernel, stride or padding ([] and [n] mean the same for both)."""
     if len(set(values)) > 1:
-        raise LpxError(f"a kernel, stride or padding of {values}", "only square ones are analysed")
+        raise LpxError(
+            f"a kernel, stride or padding of {list(values)}", "only square ones are analysed"
+        )
     return int(values[0])
 
 
 def _call(node: fx.Node) -> tuple[str, dict[str, Any]]:
     """Name of an ATen operation without `aten.`, overload and in-place mark, and its arguments."""
-    schema = node.target._schema  # type: ignore[union-attr]
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        # Not an operation: Python's getitem on a tuple of tensors, or control flow.
+        return getattr(node.target, "__name__", str(node.target)), {}
     values: dict[str, Any] = {a.name: a.default_value for a in schema.arguments}
     values |= dict(zip(values, node.args, strict=False)) | dict(node.kwargs)
     return schema.name.removeprefix("aten::").removesuffix("_"), values
@@ -97,19 +105,27 @@ def _follow(node: fx.Node, field: _Field) -> _Field | _Global:
     name, values = _call(node)
     if name in _ELEMENTWISE:
         return field
+    if name == "batch_norm":
+        # Without running statistics it takes those of the batch, in eval mode too.
+        return _Global(f"{node.name}: {name} over the batch") if values["training"] else field
+    if name in _ALONG_A_DIMENSION:
+        rank = node.all_input_nodes[0].meta["val"].ndim
+        if values["dim"] % rank < rank - 2:
+            return field
     if name == "conv2d":
-        return field.window(
-            node.args[1].meta["val"].shape[-1],  # type: ignore[union-attr]
-            _square(values["stride"]),
-            _square(values["padding"]),
-            _square(values["dilation"]),
-        )
+        kernel = _square(node.args[1].meta["val"].shape[-2:])  # type: ignore[union-attr]
+        dilation = _square(values["dilation"])
+        padding = values["padding"]
+        if isinstance(padding, str):
+            padding = [(kernel - 1) * dilation // 2 if padding == "same" else 0]
+        return field.window(kernel, _square(values["stride"]), _square(padding), dilation)
     if name in ("max_pool2d", "avg_pool2d"):
         kernel = _square(values["kernel_size"])
         stride = _square(values["stride"]) if values["stride"] else kernel
-        return field.window(kernel, stride, _square(values["padding"]))
-    if name == "pad":
-        left, _, top, _ = values["pad"]
+        dilation = _square(values.get("dilation", [1]))
+        return field.window(kernel, stride, _square(values["padding"]), dilation)
+    if name == "pad" and values["mode"] != "circular":
+        left, _, top, *_ = [*values["pad"], 0, 0, 0]
         if left == top:
             shift = left * field.step
             return _Field(field.low - shift, field.high - shift, field.step)
@@ -136,18 +152,20 @@ def _macs(node: fx.Node) -> int:
 
 
 def _trace(module: nn.Module, input_size: int) -> fx.Graph:
+    modes = [(part, part.training) for part in module.modules()]
     try:
         faces = torch.zeros(1, 3, input_size, input_size)
-        training = module.training
         program = torch.export.export(module.eval(), (faces,), strict=False)
-        module.train(training)
     except Exception as error:
         # torch.export has no one error type; whatever it says, the user's model is the reason.
         raise LpxError(
             f"{type(module).__name__} cannot be traced at {input_size} px",
-            str(error).strip().splitlines()[0],
+            (str(error).strip().splitlines() or [type(error).__name__])[0],
             "use a larger --input-size, or a module that torch.export can trace",
         ) from error
+    finally:
+        for part, training in modes:
+            part.training = training
     return program.graph
 
 
@@ -169,7 +187,7 @@ def analyse(module: nn.Module, input_size: int) -> ReceptiveField:
     for node in graph.nodes:
         if node.name == faces:
             fields[node] = _Field(0, 0, 1)
-        elif node.op == "call_function" and isinstance(node.meta.get("val"), Tensor):
+        elif node.op == "call_function":
             macs += _macs(node)
             if inputs := [fields[a] for a in node.all_input_nodes if a in fields]:
                 joined = _join(inputs, node)

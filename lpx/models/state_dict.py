@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -32,10 +32,17 @@ def digest(state: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def unwrap(state: Mapping[str, Tensor]) -> StateDict:
-    """Strip prefixes that wrappers put before every key (DataParallel, torch.compile, ...)."""
+def unwrap(state: Mapping[str, Tensor], wanted: Collection[str] = ()) -> StateDict:
+    """Strip prefixes that wrappers put before every key (DataParallel, torch.compile, ...).
+
+    Args:
+        state: Any state dict.
+        wanted: The names of the module; a prefix that they have too is no wrapper's.
+    """
     out = dict(state)
     while prefix := next((p for p in _WRAPPERS if out and all(k.startswith(p) for k in out)), None):
+        if not out.keys().isdisjoint(wanted):
+            break
         out = {k.removeprefix(prefix): v for k, v in out.items()}
     return out
 
@@ -67,7 +74,7 @@ def to_lpx_names(state: Mapping[str, Tensor]) -> StateDict:
 
 
 def _lite0_name(key: str) -> str:
-    """timm's name of a key in the style of the original PyTorch port (`_blocks.3._bn1...`)."""
+    """Timm's name of a key in the style of the original PyTorch port (`_blocks.3._bn1...`)."""
     for old, new in {"_conv_stem.": "conv_stem.", "_bn0.": "bn1.", "_conv_head.": "conv_head.",
                      "_bn1.": "bn2.", "_fc.": "classifier."}.items():  # fmt: skip
         if key.startswith(old):
@@ -77,7 +84,7 @@ def _lite0_name(key: str) -> str:
         return key
     number, layer, rest = int(match[1]), match[2], match[3]
     stage = 0
-    while number >= _LITE0_DEPTHS[stage]:
+    while stage < len(_LITE0_DEPTHS) and number >= _LITE0_DEPTHS[stage]:
         number -= _LITE0_DEPTHS[stage]
         stage += 1
     if stage == 0:
@@ -86,6 +93,9 @@ def _lite0_name(key: str) -> str:
     else:
         names = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw",
                  "_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip
+    if stage == len(_LITE0_DEPTHS) or layer not in names:
+        # A larger EfficientNet, or squeeze-excite: the comparison of keys will say so.
+        return key
     return f"blocks.{stage}.{number}.{names[layer]}.{rest}"
 
 
@@ -121,7 +131,11 @@ def check_keys(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], source
         return
     parts = [
         f"{len(found)} {label}: {', '.join(found[:3])}{' ...' if len(found) > 3 else ''}"
-        for label, found in (("missing", missing), ("unexpected", unexpected), ("misshapen", shapes))
+        for label, found in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("misshapen", shapes),
+        )
         if found
     ]
     raise LpxError(

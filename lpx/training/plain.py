@@ -104,7 +104,9 @@ def train(
     detector = detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(detector).eval()
     optimiser = torch.optim.AdamW(_groups(detector, recipe.learning_rate), weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _cosine(step, recipe.steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: _cosine(step, recipe.steps)
+    )
     detector.train()
     started = time.perf_counter()
     for step, (images, labels) in enumerate(batches):
@@ -149,7 +151,9 @@ def _cosine(step: int, steps: int, warmup: int = 50) -> float:
 def _update_average(average: nn.Module, detector: nn.Module, step: int) -> None:
     # The decay grows with the step, so that the average forgets the start quickly.
     decay = min(EMA_DECAY, (1 + step) / (10 + step))
-    for slow, fast in zip(average.state_dict().values(), detector.state_dict().values(), strict=True):
+    for slow, fast in zip(
+        average.state_dict().values(), detector.state_dict().values(), strict=True
+    ):
         if slow.is_floating_point():
             slow.lerp_(fast, 1 - decay)
         else:

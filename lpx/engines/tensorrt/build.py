@@ -16,7 +16,7 @@ from lpx.engines.tensorrt.inspect import (
 from lpx.engines.tensorrt.library import Flavour, load
 from lpx.engines.tensorrt.logger import Recorder, recording
 from lpx.engines.tensorrt.network import add_profiles, create_network, find_input, parse
-from lpx.engines.tensorrt.progress import Progress, monitor_for
+from lpx.engines.tensorrt.progress import Progress, monitor_for, silent
 from lpx.engines.tensorrt.request import Batches, Precision, Request, check
 from lpx.engines.tensorrt.settings import (
     MIB,
@@ -153,7 +153,7 @@ class _Build:
         """Go down the ladder of smaller workspaces and lower levels while memory lacks."""
         asked = self.request.workspace_mib
         effort = Effort(asked * MIB if asked else None, self.request.optimisation_level)
-        for _ in range(_ATTEMPTS):
+        for left in reversed(range(_ATTEMPTS)):
             start = len(self.recorder.messages)
             built, used = self._attempt(effort)
             self.recorder.reraise()
@@ -161,11 +161,13 @@ class _Build:
                 return built
             if not self.recorder.out_of_memory(start):
                 raise self._failure("TensorRT did not build the plan")
+            if not left:
+                break
             effort = _lower(used)
             self.recorder.note(
                 f"out of memory with {_described(used)}; trying {_described(effort)}"
             )
-        raise self._failure("TensorRT ran out of memory")
+        raise self._failure(f"TensorRT ran out of memory, last with {_described(effort)}")
 
     def _attempt(self, effort: Effort) -> tuple[_Built | None, Effort]:
         trt, request, capabilities = self.trt, self.request, self.capabilities
@@ -175,8 +177,8 @@ class _Build:
         config = make_config(trt, builder, capabilities, request, effort)
         add_profiles(builder, config, find_input(network, request.input_name), request)
         # TensorRT does not keep its callbacks alive; these names do, while it builds.
-        if capabilities.progress_monitor and self.progress is not None:
-            monitor = monitor_for(trt, self.progress, self.recorder)
+        if capabilities.progress_monitor:
+            monitor = monitor_for(trt, self.progress or silent, self.recorder)
             config.progress_monitor = monitor
         if capabilities.calibrators and request.calibration_cache is not None:
             calibrator = calibrator_for(trt, request.calibration_cache)

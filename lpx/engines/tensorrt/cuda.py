@@ -254,11 +254,11 @@ class CudaPython:
 
     def pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """Allocate page-locked host memory as a C-contiguous array, not initialised."""
-        count = int(np.prod(shape))
-        nbytes = count * np.dtype(dtype).itemsize
+        nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         address = int(self._call("cudaMallocHost", nbytes))
         memory = (ctypes.c_uint8 * nbytes).from_address(address)
-        return np.frombuffer(memory, dtype=dtype, count=count).reshape(shape)
+        array: NDArray[Any] = np.ndarray(shape, dtype, buffer=memoryview(memory))
+        return array
 
     def free_pinned(self, array: NDArray[Any]) -> None:
         """Release what `pinned` returned; the array and its views must not be used after."""

@@ -140,33 +140,30 @@ def parse_inspector(text: str) -> LayerTable:
         LpxError: The text is not the inspector's JSON.
     """
     try:
-        layers = json.loads(text)["Layers"]
-    except (ValueError, KeyError, TypeError) as problem:
+        return LayerTable(tuple(_from_json(layer) for layer in json.loads(text)["Layers"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
         raise LpxError(
             "the engine inspector's answer is not as expected", why=f"{problem!r}: {text[:200]!r}"
         ) from problem
-    return LayerTable(tuple(_from_json(layer) for layer in layers))
 
 
 def _from_json(layer: str | dict[str, Any]) -> Layer:
     if isinstance(layer, str):
         return Layer(layer, _UNKNOWN, _UNKNOWN, convolution=False)
     kind = str(layer.get("LayerType", _UNKNOWN))
-    inputs = [_datatype(tensor) for tensor in layer.get("Inputs", ())]
-    outputs = [_datatype(tensor) for tensor in layer.get("Outputs", ())]
+    inputs = [_datatype(entry) for entry in layer.get("Inputs", ())]
+    outputs = [_datatype(entry) for entry in layer.get("Outputs", ())]
     weights = layer.get("Weights")
     stored = _datatype_in(str(weights.get("Type"))) if isinstance(weights, dict) else _UNKNOWN
-    return _layer(
-        str(layer.get("Name", "")), kind, str(layer.get("ParameterType", "")), inputs, outputs,
-        stored,
-    )  # fmt: skip
+    name, parameters = str(layer.get("Name", "")), str(layer.get("ParameterType", ""))
+    return _layer(name, kind, parameters, inputs, outputs, stored)
 
 
-def _datatype(tensor: str | dict[str, Any]) -> str:
-    if isinstance(tensor, str):
+def _datatype(entry: str | dict[str, Any]) -> str:
+    if isinstance(entry, str):
         return _UNKNOWN
     # Dynamic shapes hide it before 11: "N/A due to dynamic shapes".
-    return _datatype_in(str(tensor.get("Datatype") or tensor.get("Format/Datatype", "")))
+    return _datatype_in(str(entry.get("Datatype") or entry.get("Format/Datatype", "")))
 
 
 def _datatype_in(text: str) -> str:
@@ -208,22 +205,29 @@ def _from_line(match: re.Match[str]) -> Layer:
     return _layer(match["name"], match["type"], "", inputs, outputs, weights)
 
 
-def inspect_engine(trt: Any, engine: Any) -> LayerTable:
-    """Ask a loaded engine for its layers, at the optimum shape of its first profile.
+def inspect_engine(trt: Any, engine: Any, context: Any = None) -> LayerTable:
+    """Ask a loaded engine for its layers.
 
     Args:
         trt: The library.
         engine: An `ICudaEngine`.
+        context: An `IExecutionContext` whose input shapes are set: before 11, a plan of dynamic
+            shape tells its data types for a shape only. None makes one at the optimum shape of
+            the first profile.
 
     Raises:
         LpxError: The inspector's answer is not as expected.
     """
+    inspector = engine.create_engine_inspector()
+    inspector.execution_context = _at_optimum(trt, engine) if context is None else context
+    return parse_inspector(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def _at_optimum(trt: Any, engine: Any) -> Any:
     context = engine.create_execution_context()
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
         inward = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
         if inward and -1 in tuple(engine.get_tensor_shape(name)):
             context.set_input_shape(name, tuple(engine.get_tensor_profile_shape(name, 0)[1]))
-    inspector = engine.create_engine_inspector()
-    inspector.execution_context = context  # without it, dynamic shapes hide the data types
-    return parse_inspector(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+    return context

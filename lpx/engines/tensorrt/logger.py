@@ -1,7 +1,8 @@
 """TensorRT's messages, kept instead of printed.
 
 TensorRT keeps one logger a process: the first one given while any of its objects lives. So
-lpx has one logger a library, alive for good, and `recording` says who gets the messages.
+lpx has one logger a library, alive for good, and `recording` says who gets the messages. It is
+for one build or load at a time: of two at once in two threads, the later gets all messages.
 """
 
 from __future__ import annotations
@@ -84,6 +85,9 @@ def recording(trt: Any) -> Iterator[tuple[Any, Recorder]]:
 
     Yields:
         The logger to give to TensorRT's objects, and the recorder that fills.
+
+    Raises:
+        BaseException: What struck inside a callback during the block, such as Ctrl-C.
     """
     recorder = Recorder()
     _recorders.append(recorder)
@@ -91,6 +95,7 @@ def recording(trt: Any) -> Iterator[tuple[Any, Recorder]]:
         yield logger_for(trt), recorder
     finally:
         _recorders.remove(recorder)
+    recorder.reraise()
 
 
 def _make(trt: Any) -> Any:

@@ -32,11 +32,11 @@ def parse(trt: Any, logger: Any, network: Any, capabilities: Capabilities, model
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     if not errors:
         raise LpxError("TensorRT did not parse the ONNX model", why="it gave no reason")
-    first = errors[0]
+    parser_error = errors[0]
     more = f" (and {len(errors) - 1} more nodes)" if len(errors) > 1 else ""
     raise LpxError(
-        f"TensorRT refused {_where(first, capabilities, model)}{more}",
-        why=_without_noise(first.desc()),
+        f"TensorRT refused {_where(parser_error, capabilities, model)}{more}",
+        why=_without_noise(parser_error.desc()),
         fix="export the model again, or build the graph dialect of this release: "
         f"{capabilities.dialect}",
     )

@@ -11,6 +11,10 @@ Progress = Callable[[str, int, int], None]
 """Called as (phase, steps done, steps in the phase); phases nest and come in TensorRT's order."""
 
 
+def silent(phase: str, done: int, steps: int) -> None:
+    """Report nothing: for a build that is watched only so that Ctrl-C cancels it."""
+
+
 def monitor_for(trt: Any, report: Progress, recorder: Recorder) -> Any:
     """A progress monitor that passes TensorRT's phases on to `report`.
 
@@ -43,6 +47,7 @@ def monitor_for(trt: Any, report: Progress, recorder: Recorder) -> Any:
             return tell(phase_name, step + 1)
 
         def phase_finish(self, phase_name: str) -> None:
-            tell(phase_name, steps.pop(phase_name, 0))
+            tell(phase_name, steps.get(phase_name, 0))
+            steps.pop(phase_name, None)
 
     return Monitor()

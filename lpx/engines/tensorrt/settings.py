@@ -99,7 +99,7 @@ def _set_compute_capabilities(trt: Any, config: Any, asked: tuple[str, ...]) -> 
 
 
 def _dotted(name: str) -> str:
-    """ "SM89" -> "8.9", "SM120" -> "12.0"."""
+    """As users write it: SM89 is "8.9", SM120 is "12.0"."""
     digits = name.removeprefix("SM")
     return f"{digits[:-1]}.{digits[-1]}"
 

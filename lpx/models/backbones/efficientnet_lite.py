@@ -47,7 +47,9 @@ class Flavour:
     same_padding: bool
     eps: float
 
-    def conv(self, inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1) -> nn.Conv2d:
+    def conv(
+        self, inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1
+    ) -> nn.Conv2d:
         """A bias-free convolution padded as this flavour pads."""
         # SAME equals symmetric padding at stride 1, so only strided ones need the special form.
         if self.same_padding and stride > 1:
@@ -96,7 +98,7 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] -> [B, outputs, H / stride, W / stride]."""
-        y = self.act(self.bn1(self.conv_pw(x)))
+        y: Tensor = self.act(self.bn1(self.conv_pw(x)))
         y = self.act(self.bn2(self.conv_dw(y)))
         y = self.bn3(self.conv_pwl(y))
         return x + y if self.has_skip else y

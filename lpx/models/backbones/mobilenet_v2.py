@@ -22,7 +22,9 @@ PLAN = [
 STAGES = [f"features.{i}" for i in range(19)]
 
 
-def _conv_bn_relu6(inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1) -> nn.Module:
+def _conv_bn_relu6(
+    inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1
+) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outputs),

@@ -1,0 +1,115 @@
+"""Run a model over faces once, and keep the statistics of every tensor to be quantised."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpx.calibration.histogram import Histogram
+from lpx.calibration.scales import Scales, TensorScale
+from lpx.data.face_set import FaceSet, Skipped
+from lpx.errors import LpxError
+from lpx.graph.model_io import parse, serialise
+from lpx.graph.placement import place
+
+BATCH = 8
+"""Faces per forward pass: the activations of one batch are all the memory that grows with size."""
+
+Progress = Callable[[int, int], None]
+"""Called with faces done and faces in all."""
+
+
+def calibrate(
+    model: bytes, faces: FaceSet, size: int, *, warning: str = "", progress: Progress | None = None
+) -> Scales:
+    """Observe a float32 model on faces.
+
+    Args:
+        model: ONNX, input `faces` uint8 [N, S, S, 3].
+        faces: The calibration set.
+        size: S, pixels.
+        warning: Kept in the scales and in the manifest of every engine built with them.
+        progress: Told after each batch.
+
+    Raises:
+        LpxError: No face can be read, or an activation is NaN or infinite (tensor and face named).
+    """
+    started = time.perf_counter()
+    run, names = _observed(model)
+    histograms = {name: Histogram() for name in names}
+    skipped: list[Skipped] = []
+    done = 0
+    for batch in faces.stream(BATCH, size, skipped):
+        for name, values in zip(names, run(batch.pixels), strict=True):
+            if not histograms[name].add(values):
+                raise _not_finite(name, values, faces, batch.indices)
+        done += len(batch.indices)
+        if progress is not None:
+            progress(done, len(faces.faces))
+    if not done:
+        reason = f"{skipped[0].name}: {skipped[0].reason}" if skipped else "the set is empty"
+        raise LpxError(
+            f"no face of {faces.name} can be read", reason, "name another set with --faces"
+        )
+    if skipped:
+        unread = f"{len(skipped)} unreadable faces were left out, the first: {skipped[0].name}"
+        warning = f"{warning}; {unread}" if warning else unread
+    return Scales(
+        model_sha256=hashlib.sha256(model).hexdigest(),
+        faces=faces.name,
+        split=faces.split,
+        face_count=done,
+        faces_digest=faces.digest(),
+        identities=tuple(sorted({f.identity for f in faces.faces if f.identity})),
+        warning=warning,
+        seconds=round(time.perf_counter() - started, 3),
+        tensors={name: _statistics(histograms[name]) for name in names},
+    )
+
+
+def _statistics(histogram: Histogram) -> TensorScale:
+    peaks = {"max": max(abs(histogram.low), abs(histogram.high))}
+    for percent in (99.999, 99.99, 99.9):
+        peaks[f"percentile-{percent:g}"] = histogram.percentile(percent)
+    return TensorScale(histogram.low, histogram.high, histogram.count, peaks)
+
+
+def _observed(
+    model: bytes,
+) -> tuple[Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]], list[str]]:
+    """A forward pass that returns every tensor any dialect may quantise, and their names."""
+    import onnxruntime
+
+    graph = parse(model, "the exported model")
+    # The placement for integer kernels quantises all that any other placement does, and more.
+    names = list(place(graph, integer_outputs=True).tensors)
+    values = {v.name: v for node in graph.graph for v in node.outputs}
+    for name in names:
+        graph.graph.outputs.append(values[name])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        serialise(graph), options, providers=["CPUExecutionProvider"]
+    )
+
+    def run(pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        outputs: list[NDArray[np.float32]] = session.run(names, {"faces": pixels})
+        return outputs
+
+    return run, names
+
+
+def _not_finite(
+    name: str, values: NDArray[np.float32], faces: FaceSet, indices: NDArray[np.int64]
+) -> LpxError:
+    bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    face = faces.faces[int(indices[int(np.argmax(bad))])].name
+    return LpxError(
+        f"activation {name} is NaN or infinite on face {face}",
+        "no scale can represent it",
+        "check the checkpoint on that face with `lpx predict`",
+    )

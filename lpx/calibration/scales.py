@@ -1,0 +1,107 @@
+"""Calibrated ranges, every method side by side, and what they were made from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lpx.errors import LpxError
+from lpx.graph.insert_qdq import Range
+from lpx.workspace import read_json, write_json
+
+FORMAT = "lpx-scales/1"
+METHODS = ("max", "percentile-99.999", "percentile-99.99", "percentile-99.9")
+DEFAULT_METHOD = "percentile-99.999"
+
+
+@dataclass(frozen=True)
+class TensorScale:
+    """Statistics of one activation.
+
+    Attributes:
+        low: Smallest value seen.
+        high: Largest value seen.
+        count: Values seen.
+        peaks: Largest magnitude to represent, per method of `METHODS`.
+    """
+
+    low: float
+    high: float
+    count: int
+    peaks: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Scales:
+    """All tensors' statistics.
+
+    Attributes:
+        model_sha256: The ONNX model that was observed.
+        faces: Name of the face set.
+        split: Its split.
+        face_count: Faces used.
+        faces_digest: SHA-256 of their names, in order.
+        identities: Whose faces, sorted; empty where the set does not say.
+        warning: What must be said of this calibration; "" where nothing.
+        seconds: Wall time of the pass.
+        tensors: Per tensor name.
+    """
+
+    model_sha256: str
+    faces: str
+    split: str
+    face_count: int
+    faces_digest: str
+    identities: tuple[str, ...]
+    warning: str
+    seconds: float
+    tensors: dict[str, TensorScale]
+
+    def ranges(self, method: str) -> dict[str, Range]:
+        """The range of each tensor by one method.
+
+        Raises:
+            LpxError: Unknown method.
+        """
+        if method not in METHODS:
+            raise LpxError(
+                f"unknown calibration method {method!r}",
+                f"known methods: {', '.join(METHODS)}",
+                "name one of these with --method",
+            )
+        return {
+            name: Range(max(t.low, -t.peaks[method]), min(t.high, t.peaks[method]))
+            for name, t in self.tensors.items()
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """What an engine's manifest keeps of its calibration."""
+        values = asdict(self)
+        del values["tensors"]
+        return values
+
+
+def save_scales(path: Path, scales: Scales) -> None:
+    """Write scales atomically."""
+    write_json(path, {"format": FORMAT, **asdict(scales)})
+
+
+def load_scales(path: Path, model_sha256: str) -> Scales:
+    """Read scales, and check that they belong to a model.
+
+    Raises:
+        LpxError: Missing, damaged, of another format, or made from another model.
+    """
+    values = read_json(path, "lpx build --int8")
+    if values.pop("format", None) != FORMAT:
+        raise LpxError(f"{path} is of another format", f"expected {FORMAT}", "remove it")
+    if values["model_sha256"] != model_sha256:
+        raise LpxError(
+            f"{path} was calibrated on another model",
+            f"it names {values['model_sha256'][:12]}, the model is {model_sha256[:12]}",
+            "remove it and run `lpx build --int8` again",
+        )
+    tensors = {name: TensorScale(**t) for name, t in values.pop("tensors").items()}
+    values["identities"] = tuple(values["identities"])
+    return Scales(tensors=tensors, **values)

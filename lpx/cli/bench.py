@@ -1,0 +1,140 @@
+"""`lpx bench`: parity of AUC, and latency."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lpx.cli.options import json_option, workspace_option
+from lpx.workspace import Workspace
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from lpx.pipeline import Benched
+
+
+@click.command()
+@click.option("--dataset", required=True, metavar="NAME|DIR",
+              help="demo, folder:DIR, or DIR with real/ and fake/.")  # fmt: skip
+@click.option("--limit", type=int, help="Most faces, spread evenly over the set.")
+@click.option("--margin", default=0.005, show_default=True, help="AUC that an engine may lose.")
+@click.option(
+    "--latency-seconds",
+    default=2.0,
+    show_default=True,
+    help="Time to measure each engine for, per batch size; 0 leaves latency out.",
+)
+@workspace_option
+@json_option
+def bench(
+    dataset: str, limit: int | None, margin: float, latency_seconds: float,
+    workspace: Workspace, as_json: bool,
+) -> None:  # fmt: skip
+    """Measure every engine against the PyTorch checkpoint, on a labelled face set.
+
+    Exits with 0 where parity holds for every engine, and with 1 where it fails or is undecided.
+    """
+    from lpx import pipeline
+    from lpx.cli.console import ConsoleReporter
+
+    with ConsoleReporter() as report:
+        done = pipeline.bench(
+            workspace, dataset, limit=limit, margin=margin, latency_seconds=latency_seconds,
+            report=report,
+        )  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(done.report, indent=2))
+    else:
+        show(done)
+    sys.exit(0 if done.report["verdict"] == "holds" else 1)
+
+
+def show(done: Benched) -> None:
+    """Print the tables, the notes and the verdict."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    values = done.report
+    console.print(
+        f"{values['faces']} faces of {values['dataset']['name']} "
+        f"({values['real']} real, {values['fake']} fake)", markup=False,
+    )  # fmt: skip
+    console.print(_parity(values))
+    if values["reference"]["latency"]:
+        console.print(_latency(values))
+    for text in (values["dataset"]["note"], *_notes(values)):
+        if text:
+            console.print(f"note: {text}", markup=False)
+    console.print(sentence(values), style="bold", markup=False)
+    console.print(f"report: {done.html_path} (and {done.json_path.name})", markup=False)
+
+
+def sentence(values: dict[str, Any]) -> str:
+    """The verdict in one sentence."""
+    margin = values["margin"]
+    if values["verdict"] == "holds":
+        worst = min(c["auc_difference"]["low"] for c in values["candidates"])
+        lost = f"{max(0.0, -worst):.4f}"
+        return f"parity holds: no engine loses more than {lost} AUC (95 %), {margin:g} allowed"
+    bad = [c for c in values["candidates"] if c["verdict"] == values["verdict"]]
+    names = ", ".join(c["name"] for c in bad)
+    if values["verdict"] == "fails":
+        return f"parity fails: {names} loses more than {margin:g} AUC (95 %)"
+    needed = max((c["faces_needed"] or 0) for c in bad)
+    more = (
+        f"about {needed} faces would decide it" if needed else "the difference sits on the margin"
+    )
+    return f"parity undecided for {names}: {more}"
+
+
+def _notes(values: dict[str, Any]) -> list[str]:
+    notes = list(values["warnings"])
+    for candidate in values["candidates"]:
+        notes += [f"{candidate['name']}: {text}" for text in candidate["warnings"]]
+    notes += [f"{row['name']} was not run: {row['reason']}" for row in values["not_run"]]
+    return notes
+
+
+def _parity(values: dict[str, Any]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("engine", "AUC", "difference [95 %]", "max |ds|", "p99 |ds|", "flips", "parity"):
+        table.add_column(name, justify="left" if name in ("engine", "parity") else "right")
+    reference = values["reference"]
+    table.add_row("torch fp32", f"{reference['auc']:.4f}", "reference", "", "", "", "")
+    styles = {"holds": "green", "fails": "red", "undecided": "yellow"}
+    for c in values["candidates"]:
+        d, s = c["auc_difference"], c["score_difference"]
+        table.add_row(
+            c["name"], f"{c['auc']:.4f}",
+            f"{d['estimate']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]".replace("[", r"\["),
+            f"{s['max']:.4f}", f"{s['p99']:.4f}", str(c["flips"]),
+            f"[{styles[c['verdict']]}]{c['verdict']}[/]",
+        )  # fmt: skip
+    return table
+
+
+def _latency(values: dict[str, Any]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    headers = ("engine", "batch", "p50 ms/face", "p90", "p99", "us/patch", "faces/s", "vs torch")
+    for name in headers:
+        table.add_column(name, justify="left" if name == "engine" else "right")
+    slow = {row["batch"]: row["per_face_p50_ms"] for row in values["reference"]["latency_by_batch"]}
+    for entry in (values["reference"], *values["candidates"]):
+        for row in entry["latency_by_batch"]:
+            table.add_row(
+                entry["name"], str(row["batch"]), f"{row['per_face_p50_ms']:.2f}",
+                f"{row['per_face_p90_ms']:.2f}", f"{row['per_face_p99_ms']:.2f}",
+                f"{row['per_patch_p50_us']:.2f}", f"{row['faces_per_second']:.0f}",
+                f"{slow[row['batch']] / row['per_face_p50_ms']:.1f}x",
+            )  # fmt: skip
+    return table

@@ -1,0 +1,93 @@
+"""`lpx export`: checkpoint to ONNX."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from lpx.cli.options import json_option, workspace_option
+from lpx.workspace import Workspace
+
+
+def _triple(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    try:
+        numbers = tuple(float(part) for part in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter("three numbers, as 0.5,0.5,0.5") from error
+    if len(numbers) != 3:
+        raise click.BadParameter("three numbers, as 0.5,0.5,0.5")
+    return numbers
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
+@click.option("--opset", default=20, show_default=True, help="ONNX opset, 17 (TensorRT 8.6) to 20.")
+@click.option("--backbone", help="Architecture of a state dict that brings no card.")
+@click.option("--cut", help="Stage after which its backbone ends (whole).")
+@click.option("--bottleneck", type=int, help="Channels of its head's bottleneck (0).")
+@click.option("--aggregate", help="mean_prob, lse, topk or mean_logit (mean_prob).")
+@click.option("--aggregate-parameter", type=float, help="r of lse, fraction of topk.")
+@click.option("--input-size", type=int, help="Side of its face crops in pixels (256).")
+@click.option(
+    "--mean", callback=_triple, metavar="R,G,B", help="Channel means of [0, 1] pixels (ImageNet's)."
+)
+@click.option("--std", callback=_triple, metavar="R,G,B", help="Channel deviations (ImageNet's).")
+@click.option(
+    "--channel-order", type=click.Choice(["RGB", "BGR"]), help="Order its network wants (RGB)."
+)
+@click.option(
+    "--factory",
+    metavar="PKG.MOD:FUNC",
+    help="A callable that makes any nn.Module of faces [B,3,H,W] -> score, or (score, map).",
+)
+@workspace_option
+@json_option
+def export(
+    checkpoint: Path | None, opset: int, backbone: str | None, factory: str | None,
+    workspace: Workspace, as_json: bool, **foreign: object,
+) -> None:  # fmt: skip
+    """Export CHECKPOINT to ONNX, with preprocessing inside, and verify it on faces.
+
+    CHECKPOINT is an lpx checkpoint, or a plain state dict with --backbone and what else its
+    training chose, or weights of a model that --factory makes.
+    """
+    from lpx import pipeline
+    from lpx.cli.console import ConsoleReporter
+    from lpx.errors import LpxError
+    from lpx.models.checkpoint import ForeignModel
+
+    given = {name: value for name, value in foreign.items() if value is not None}
+    if given and backbone is None and factory is None:
+        raise LpxError(
+            f"--{next(iter(given)).replace('_', '-')} without --backbone or --factory",
+            "these options describe a model that brings no card",
+            "add --backbone NAME, or leave them out for an lpx checkpoint",
+        )
+    description = None
+    if backbone is not None or factory is not None:
+        description = ForeignModel(architecture=backbone or str(factory), **given)  # type: ignore[arg-type]
+    with ConsoleReporter() as report:
+        made = pipeline.export(
+            checkpoint, workspace, opset=opset, foreign=description, factory=factory, report=report
+        )
+    check = made.verification
+    if as_json:
+        values = {
+            "model": str(made.model), "model_sha256": made.model_sha256, "opset": made.opset,
+            "verification": asdict(check), "card": made.card.to_dict(),
+        }  # fmt: skip
+        click.echo(json.dumps(values, indent=2))
+        return
+    click.echo(f"{made.model}: opset {made.opset}, {made.model.stat().st_size / 2**20:.1f} MiB")
+    click.echo(
+        f"verified on {check.faces} faces: max |score difference| "
+        f"{check.max_score_difference:.1e}, max |map difference| {check.max_map_difference:.1e} (worst face {check.worst_face})"
+    )
+    click.echo("next: lpx build --int8")

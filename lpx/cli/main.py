@@ -1,0 +1,78 @@
+"""`lpx`: the command group, and what becomes of errors."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from lpx import __version__
+from lpx.errors import LpxError
+
+COMMANDS = {
+    "export": "Export a checkpoint to ONNX, verified on faces.",
+    "build": "Build FP32, FP16 and INT8 engines.",
+    "bench": "Prove parity of AUC, and measure latency.",
+    "predict": "Score face crops and draw heat maps.",
+    "demo": "Run all of it on material that ships with lpx.",
+    "doctor": "Show what this machine can build and run.",
+}
+"""In the order in which they are used; the help text is here so that listing imports nothing."""
+
+
+class _Group(click.Group):
+    """Imports a command's module only when it is called: `lpx --help` stays fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"lpx.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="lpx")
+def cli() -> None:
+    r"""Take a trained local-prediction deepfake detector to verified edge engines.
+
+    \b
+      lpx export ckpt.pt          checkpoint -> ONNX
+      lpx build --int8            ONNX -> engines, calibrated on faces
+      lpx bench --dataset demo    engines against PyTorch: AUC parity, latency
+
+    Each step leaves its artefacts in the workspace (./lpx-out, or -w DIR, or LPX_WORKSPACE), where
+    the next one finds them. `lpx demo` runs all three.
+
+    Exit codes: 0 done and parity holds, 1 parity does not hold, 2 user error, 3 internal error.
+    """
+
+
+def main() -> None:
+    """Run the command line; turn errors into messages and exit codes."""
+    try:
+        cli(standalone_mode=False)
+    except LpxError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        click.echo("internal error: please report the lines above", err=True)
+        sys.exit(3)

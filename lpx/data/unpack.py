@@ -1,0 +1,29 @@
+"""Write the demo's checkpoint and faces as ordinary files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from lpx.data.demo_set import CHECKPOINT, demo_set, folder
+from lpx.render import encode_png
+from lpx.workspace import write_bytes
+
+
+def unpack_demo(out: Path, progress: Callable[[int, int], None]) -> int:
+    """Write `ckpt.pt`, `real/`, `fake/<method>/` and `LICENSE.md` below `out`.
+
+    Returns:
+        Number of faces written.
+
+    Raises:
+        LpxError: `out` cannot be written.
+    """
+    write_bytes(out / "ckpt.pt", (folder() / CHECKPOINT).read_bytes())
+    write_bytes(out / "LICENSE.md", (folder() / "LICENSE.md").read_bytes())
+    faces = demo_set("test").faces
+    for index, face in enumerate(faces):
+        below = Path("fake") / face.method if face.label else Path("real")
+        write_bytes(out / below / f"{face.video}.png", encode_png(face.source.read()))
+        progress(index + 1, len(faces))
+    return len(faces)

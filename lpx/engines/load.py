@@ -1,0 +1,40 @@
+"""Load a built engine."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from lpx.engines.base import Engine
+from lpx.engines.manifest import read_manifest
+from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
+from lpx.errors import LpxError
+
+
+def load(folder: Path | str) -> Engine:
+    """Load the engine in `folder`, after checking it against its manifest.
+
+    Args:
+        folder: As `lpx build` made it: an engine file and `manifest.json`.
+
+    Raises:
+        LpxError: Missing or altered engine, or a library or GPU that it needs is not here.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    path = folder / manifest.file
+    if not path.is_file():
+        raise LpxError(f"{path} does not exist", "its manifest does", "run `lpx build` again")
+    data = path.read_bytes()
+    found = hashlib.sha256(data).hexdigest()
+    if found != manifest.engine_sha256:
+        raise LpxError(
+            f"{path} is not the engine that its manifest describes",
+            f"SHA-256 {found[:12]} instead of {manifest.engine_sha256[:12]}",
+            "it was altered or damaged: run `lpx build` again",
+        )
+    if manifest.target == "onnxruntime":
+        return OnnxRuntimeEngine(data, manifest.model_card().input_size)
+    from lpx.engines.tensorrt import TensorRTEngine
+
+    return TensorRTEngine(data, flavour=manifest.target)

@@ -1,0 +1,88 @@
+"""What lies beside every engine: what it is, what it was made from, and by what."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from lpx.card import ModelCard, card_from_dict
+from lpx.errors import LpxError
+from lpx.workspace import read_json, write_json
+
+FORMAT = "lpx-engine/1"
+FILE = "manifest.json"
+
+Target = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
+Precision = Literal["fp32", "fp16", "int8"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+@dataclass(frozen=True)
+class EngineManifest:
+    """An engine's identity card.
+
+    Attributes:
+        name: Folder name, `<target>-<precision>`.
+        target: What runs it.
+        precision: What its convolutions compute in.
+        dialect: How precision is written in the graph it was built from.
+        file: Name of the engine file, beside the manifest.
+        engine_sha256: SHA-256 of that file.
+        model_sha256: SHA-256 of the exported ONNX model.
+        card: The model card, as plain values.
+        batches: Largest batch per profile; empty where any batch runs.
+        compute_capabilities: GPUs that the engine was built for; empty where that does not apply.
+        calibration: Faces, method and counts, None for float engines.
+        placement: Per node: whether it is quantised, and why; empty for float engines.
+        convolutions: Number of convolutions per precision, as the runtime says it runs them.
+        versions: Of lpx and of the libraries that built it.
+        machine: Where it was built.
+        warnings: What the user must know of this engine.
+    """
+
+    name: str
+    target: Target
+    precision: Precision
+    dialect: str
+    file: str
+    engine_sha256: str
+    model_sha256: str
+    card: dict[str, Any]
+    batches: tuple[int, ...] = ()
+    compute_capabilities: tuple[str, ...] = ()
+    calibration: dict[str, Any] | None = None
+    placement: tuple[dict[str, Any], ...] = ()
+    convolutions: dict[str, int] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def model_card(self) -> ModelCard:
+        """The card of the model inside."""
+        return card_from_dict(self.card, f"manifest of {self.name}")
+
+
+def write_manifest(folder: Path, manifest: EngineManifest) -> None:
+    """Write the manifest atomically; it comes last, so that a folder with one is complete."""
+    write_json(folder / FILE, {"format": FORMAT, **asdict(manifest)})
+
+
+def read_manifest(folder: Path) -> EngineManifest:
+    """Read an engine's manifest.
+
+    Raises:
+        LpxError: Missing, damaged, or of another format.
+    """
+    path = folder / FILE
+    values = read_json(path, "lpx build")
+    if values.pop("format", None) != FORMAT:
+        raise LpxError(
+            f"{path} is of another format", f"expected {FORMAT}", "run `lpx build` again"
+        )
+    if unknown := values.keys() - {f.name for f in fields(EngineManifest)}:
+        raise LpxError(f"{path} has unknown fields: {', '.join(sorted(unknown))}", "", "update lpx")
+    for name in ("batches", "compute_capabilities", "placement", "warnings"):
+        values[name] = tuple(values[name])
+    return EngineManifest(**values)

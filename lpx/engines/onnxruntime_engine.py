@@ -1,0 +1,70 @@
+"""ONNX Runtime: the default engine of a machine without an NVIDIA GPU."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from lpx.engines.base import Faces, Prediction, check_faces
+from lpx.errors import LpxError
+
+PROVIDERS = ["CPUExecutionProvider"]
+_INTEGER = frozenset({"QLinearConv", "ConvInteger"})
+_FLOAT = frozenset({"Conv", "FusedConv", "NhwcFusedConv"})
+
+
+class OnnxRuntimeEngine:
+    """Runs an ONNX model on the CPU. `infer` may be called from several threads."""
+
+    def __init__(self, model: bytes, size: int) -> None:
+        import onnxruntime
+
+        self.size = size
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        try:
+            self.session = onnxruntime.InferenceSession(model, options, providers=PROVIDERS)
+        except Exception as error:
+            # Its errors share no base class but Exception.
+            raise LpxError(
+                "ONNX Runtime cannot load the model",
+                str(error).strip().splitlines()[0],
+                "build the engine again, or update onnxruntime",
+            ) from error
+
+    def infer(self, faces: Faces) -> Prediction:
+        """Score faces, uint8 RGB [N, S, S, 3]."""
+        check_faces(faces, self.size)
+        score, patch_map = self.session.run(
+            ("score", "patch_map"), {"faces": np.ascontiguousarray(faces)}
+        )
+        return Prediction(score, patch_map)
+
+    def close(self) -> None:
+        """Free the session."""
+        del self.session
+
+
+def count_convolutions(model: bytes) -> dict[str, int]:
+    """How many convolutions ONNX Runtime really runs in integers and in floats.
+
+    Read off the graph as its optimiser leaves it: a Q/DQ pattern that it does not recognise runs in
+    float between the pairs, silently.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimised.onnx"
+        options.optimized_model_filepath = str(path)
+        onnxruntime.InferenceSession(model, options, providers=PROVIDERS)
+        kinds = Counter(node.op_type for node in onnx.load(path).graph.node)
+    return {
+        "int8": sum(kinds[kind] for kind in _INTEGER),
+        "fp32": sum(kinds[kind] for kind in _FLOAT),
+    }

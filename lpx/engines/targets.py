@@ -1,0 +1,65 @@
+"""Which targets this machine can build for and run."""
+
+from __future__ import annotations
+
+from lpx.engines.machine import Machine
+from lpx.engines.manifest import TARGETS, EngineManifest, Target
+from lpx.engines.tensorrt import available
+from lpx.errors import LpxError
+
+
+def choose(asked: str, machine: Machine) -> tuple[Target, str]:
+    """The target to build for, and why.
+
+    Args:
+        asked: A target, or "auto".
+        machine: The machine at hand.
+
+    Raises:
+        LpxError: The target is unknown, or cannot be built for here (with what to install).
+    """
+    if asked == "auto":
+        usable, reason = can_build("tensorrt", machine)
+        if usable:
+            return "tensorrt", f"auto: {reason}"
+        return "onnxruntime", f"auto: tensorrt is out ({reason})"
+    for target in TARGETS:
+        if asked == target:
+            usable, reason = can_build(target, machine)
+            if not usable:
+                raise LpxError(
+                    f"target {target} cannot be built here",
+                    reason,
+                    "install it, or choose --target onnxruntime; `lpx doctor` shows what is there",
+                )
+            return target, "asked for"
+    raise LpxError(
+        f"unknown target {asked!r}",
+        f"known targets: auto, {', '.join(TARGETS)}",
+        "name one of these",
+    )
+
+
+def can_build(target: Target, machine: Machine) -> tuple[bool, str]:
+    """Whether engines of `target` can be built here, and why (not)."""
+    if target == "onnxruntime":
+        return True, "onnxruntime is always there"
+    if target == "tensorrt" and not machine.gpus:
+        return False, machine.no_gpu_reason or "no NVIDIA GPU"
+    return available(target)
+
+
+def can_run(manifest: EngineManifest, machine: Machine) -> tuple[bool, str]:
+    """Whether an engine runs on this machine, and why (not)."""
+    if manifest.target == "onnxruntime":
+        return True, "onnxruntime is always there"
+    if not machine.gpus:
+        return False, machine.no_gpu_reason or "no NVIDIA GPU"
+    usable, reason = available(manifest.target)
+    if not usable:
+        return False, reason
+    here = {gpu.compute_capability for gpu in machine.gpus if gpu.compute_capability}
+    built = set(manifest.compute_capabilities)
+    if built and here and not built & here:
+        return False, f"built for compute capability {', '.join(built)}, here is {', '.join(here)}"
+    return True, reason

@@ -1,0 +1,49 @@
+"""TensorRT and TensorRT for RTX: ONNX to a verified plan, a plan to predictions.
+
+The only package of lpx that names TensorRT. Importing it imports neither TensorRT nor CUDA:
+that happens when something is built, loaded or asked for. `library` finds the bindings,
+`capabilities` holds what their release can do, `build` makes a plan, `inspect` says which
+precision its layers got, `cuda` holds the few CUDA calls and `runtime` the engine.
+"""
+
+from __future__ import annotations
+
+from lpx.engines.tensorrt.build import Plan, build_plan
+from lpx.engines.tensorrt.capabilities import Capabilities, Dialect, capabilities_of
+from lpx.engines.tensorrt.cuda import CudaDriver, Device, open_driver
+from lpx.engines.tensorrt.inspect import (
+    Layer,
+    LayerTable,
+    assert_precision,
+    parse_build_log,
+    parse_inspector,
+)
+from lpx.engines.tensorrt.library import Flavour, available, load
+from lpx.engines.tensorrt.progress import Progress
+from lpx.engines.tensorrt.request import Batches, BatchRange, Precision
+from lpx.engines.tensorrt.runtime import TensorRTEngine, Timing
+
+__all__ = [
+    "BatchRange",
+    "Batches",
+    "Capabilities",
+    "CudaDriver",
+    "Device",
+    "Dialect",
+    "Flavour",
+    "Layer",
+    "LayerTable",
+    "Plan",
+    "Precision",
+    "Progress",
+    "TensorRTEngine",
+    "Timing",
+    "assert_precision",
+    "available",
+    "build_plan",
+    "capabilities_of",
+    "load",
+    "open_driver",
+    "parse_build_log",
+    "parse_inspector",
+]

@@ -1,0 +1,35 @@
+"""The reference: the exported detector, run by PyTorch in float32."""
+
+from __future__ import annotations
+
+import torch
+
+from lpx.engines.base import Faces, Prediction, check_faces
+from lpx.export.deployed import Deployed
+from lpx.models.checkpoint import Detector
+
+
+class TorchEngine:
+    """Runs a detector in float32 (no TF32), on the GPU where torch sees one.
+
+    Not thread-safe.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        self.size = detector.card.input_size
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # TF32 keeps 10 bits of mantissa: too few for a reference.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+        self.module = Deployed(detector.module, detector.card).eval().to(self.device)
+
+    def infer(self, faces: Faces) -> Prediction:
+        """Score faces, uint8 RGB [N, S, S, 3]."""
+        check_faces(faces, self.size)
+        with torch.inference_mode():
+            score, patch_map = self.module(torch.from_numpy(faces).to(self.device))
+        return Prediction(score.cpu().numpy(), patch_map.cpu().numpy())
+
+    def close(self) -> None:
+        """Free the model."""
+        del self.module

@@ -1,0 +1,30 @@
+"""The names of each TensorRT release claimed, read from tests/data/tensorrt_api."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+FOLDER = Path(__file__).parents[2] / "data" / "tensorrt_api"
+RELEASES = (
+    "tensorrt-8.6.1",
+    "tensorrt-10.3.0",
+    "tensorrt-10.7.0",
+    "tensorrt-10.13.3.9",
+    "tensorrt-10.16.1.11",
+    "tensorrt-11.4.0.106",
+    "tensorrt-rtx-1.7.1.116",
+)
+
+
+@cache
+def surface(release: str) -> dict[str, frozenset[str]]:
+    """Class name -> its public members."""
+    content = json.loads((FOLDER / f"{release}.json").read_text())
+    return {name: frozenset(members) for name, members in content["classes"].items()}
+
+
+@cache
+def version(release: str) -> str:
+    return str(json.loads((FOLDER / f"{release}.json").read_text())["version"])

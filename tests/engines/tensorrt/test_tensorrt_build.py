@@ -1,0 +1,487 @@
+"""What build_plan asks of each release, against fakes that have that release's names only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tensorrt_fakes import FakeLibrary, Spy
+from tensorrt_surfaces import RELEASES
+
+from lpx.engines.tensorrt.build import Plan, build_plan
+from lpx.engines.tensorrt.logger import recording
+from lpx.engines.tensorrt.request import BatchRange
+from lpx.errors import LpxError
+
+STRONG = [r for r in RELEASES if r != "tensorrt-8.6.1"]
+MODEL = b"onnx"
+MIB = 1 << 20
+LAYERS = {"int8": "Int8", "fp16": "Half", "fp32": "Float"}
+
+
+class Workshop:
+    """A fake library that builds. `outcomes` are what each build in turn gives or raises."""
+
+    def __init__(self, release: str, precision: str = "fp16") -> None:
+        self.library = FakeLibrary(release)
+        self.flavour = "tensorrt-rtx" if "rtx" in release else "tensorrt"
+        self.precision = precision
+        self.outcomes: list[Callable[[Any], bytes | None]] = []
+        self.errors: list[Spy] = []
+        self.shape: tuple[int, ...] = (-1, 8, 8, 3)
+        self.dla_cores = 2
+        self.loads = True
+        self.library.Builder = self._builder
+        self.library.OnnxParser = self._parser
+        self.library.Runtime = self._runtime
+        self.configs: list[Spy] = []
+
+    def build(self, **options: Any) -> Plan:
+        defaults: dict[str, Any] = {
+            "flavour": self.flavour,
+            "precision": self.precision,
+            "batches": BatchRange(1, 4, 8),
+        }
+        return build_plan(MODEL, **(defaults | options))
+
+    def set(self, name: str) -> list[Any]:
+        """The values that a member of the builder configuration was set to."""
+        return [call[1] for call in self.library.named(f"IBuilderConfig.{name} =")]
+
+    def flags(self) -> set[str]:
+        return {call[1].name for call in self.library.named("IBuilderConfig.set_flag")}
+
+    def network_flags(self) -> set[str]:
+        kinds = self.library.NetworkDefinitionCreationFlag
+        (call, *_) = self.library.named("Builder.create_network")
+        return {flag.name for flag in kinds if call[1] & (1 << int(flag))}
+
+    def profiles(self) -> list[tuple[Any, ...]]:
+        return [call[1:] for call in self.library.named("IOptimizationProfile.set_shape")]
+
+    def _builder(self, logger: Any) -> Spy:
+        self.logger = logger
+        library = self.library
+
+        def network(flags: int) -> Spy:
+            tensor = Spy("ITensor", library, name="faces", shape=self.shape)
+            return Spy("INetworkDefinition", library, num_inputs=1, get_input=lambda index: tensor)
+
+        def config() -> Spy:
+            found = Spy(
+                "IBuilderConfig",
+                library,
+                get_memory_pool_limit=lambda pool: self._workspace(),
+                builder_optimization_level=3,
+                create_timing_cache=lambda data: Spy(
+                    "ITimingCache", library, serialize=lambda: data
+                ),
+                get_timing_cache=lambda: Spy("ITimingCache", library, serialize=lambda: b"cache"),
+            )
+            self.configs.append(found)
+            return found
+
+        return Spy(
+            "Builder",
+            library,
+            create_network=network,
+            create_builder_config=config,
+            create_optimization_profile=lambda: Spy("IOptimizationProfile", library),
+            build_serialized_network=self._build,
+            num_DLA_cores=self.dla_cores,
+        )
+
+    def _workspace(self) -> int:
+        limits = self.library.named("IBuilderConfig.set_memory_pool_limit")
+        return limits[-1][2] if limits else 64 * MIB
+
+    def _build(self, network: Any, config: Any) -> bytes | None:
+        outcome = self.outcomes.pop(0) if self.outcomes else lambda workshop: b"plan"
+        data = outcome(self)
+        if data is not None and self.flavour == "tensorrt-rtx":
+            self.say("VERBOSE", _build_log(self.precision))
+        return data
+
+    def say(self, severity: str, message: str) -> None:
+        self.logger.log(getattr(self.library.ILogger, severity), message)
+
+    def _parser(self, network: Any, logger: Any) -> Spy:
+        return Spy(
+            "OnnxParser",
+            self.library,
+            parse=lambda model: not self.errors,
+            num_errors=len(self.errors),
+            get_error=lambda index: self.errors[index],
+        )
+
+    def _runtime(self, logger: Any) -> Spy:
+        library = self.library
+        text = json.dumps({"Layers": [_layer(self.precision)]})
+        engine = Spy(
+            "ICudaEngine",
+            library,
+            num_io_tensors=0,
+            create_execution_context=lambda: Spy("IExecutionContext", library),
+            create_engine_inspector=lambda: Spy(
+                "EngineInspector", library, get_engine_information=lambda form: text
+            ),
+        )
+        loaded = engine if self.loads else None
+        return Spy("Runtime", library, deserialize_cuda_engine=lambda data: loaded)
+
+
+def _layer(precision: str) -> dict[str, Any]:
+    kind = LAYERS[precision]
+    return {"Name": "conv", "LayerType": "CaskConvolution", "Inputs": [{"Datatype": kind}]}
+
+
+def _build_log(precision: str) -> str:
+    kind = LAYERS[precision]
+    return (
+        "Layers:\nName: conv, LayerType: correlation, Inputs: [ { Name: x, Datatype: "
+        f"{kind}, Format: any }}], Constants: [], Outputs: [], TacticName: t\n"
+    )
+
+
+@pytest.fixture
+def workshop(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Workshop]:
+    def make(release: str, precision: str = "fp16") -> Workshop:
+        made = Workshop(release, precision)
+        monkeypatch.setattr("lpx.engines.tensorrt.build.load", lambda flavour: made.library)
+        return made
+
+    return make
+
+
+Make = Callable[..., Workshop]
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_every_release_builds_with_its_own_names(
+    workshop: Make, release: str, precision: str
+) -> None:
+    shop = workshop(release, precision)
+    plan = shop.build(workspace_mib=256, optimisation_level=4, timing_cache=b"old")
+    assert plan.data == b"plan"
+    assert (plan.flavour, plan.version) == (shop.flavour, shop.library.__version__)
+    assert plan.layers is not None
+    assert plan.layers.share_of_convolutions() == {precision: 1.0}
+    assert plan.timing_cache == (None if "rtx" in release else b"cache")
+    assert shop.set("builder_optimization_level") == [4]
+    assert shop.set("profiling_verbosity") == [shop.library.ProfilingVerbosity.DETAILED]
+    assert shop.library.named("IBuilderConfig.set_memory_pool_limit")[0][2] == 256 * MIB
+
+
+@pytest.mark.parametrize("release", STRONG)
+def test_strongly_typed_releases_get_no_precision_flags(workshop: Make, release: str) -> None:
+    shop = workshop(release, "int8")
+    shop.build()
+    assert "STRONGLY_TYPED" in shop.network_flags()
+    assert shop.flags() == set()
+
+
+@pytest.mark.parametrize(
+    ("precision", "flags"), [("fp32", set()), ("fp16", {"FP16"}), ("int8", {"FP16", "INT8"})]
+)
+def test_8_6_gets_explicit_batch_and_precision_flags(
+    workshop: Make, precision: str, flags: set[str]
+) -> None:
+    shop = workshop("tensorrt-8.6.1", precision)
+    shop.build()
+    assert shop.network_flags() == {"EXPLICIT_BATCH"}
+    assert shop.flags() == flags
+
+
+def test_a_range_is_one_profile(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.3.0")
+    shop.build(batches=BatchRange(1, 4, 8))
+    assert shop.profiles() == [("faces", (1, 8, 8, 3), (4, 8, 8, 3), (8, 8, 8, 3))]
+
+
+def test_static_batches_are_a_profile_each(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.3.0")
+    shop.build(batches=(8, 1, 8))
+    assert shop.profiles() == [
+        ("faces", *[(1, 8, 8, 3)] * 3),
+        ("faces", *[(8, 8, 8, 3)] * 3),
+    ]
+    assert len(shop.library.named("IBuilderConfig.add_optimization_profile")) == 2
+
+
+def test_a_fixed_batch_takes_no_profile_and_no_other_batch(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.3.0")
+    shop.shape = (4, 8, 8, 3)
+    shop.build(batches=(4,))
+    assert shop.profiles() == []
+    with pytest.raises(LpxError, match="fixed batch of 4"):
+        shop.build(batches=(1, 4))
+
+
+def test_only_the_batch_may_be_dynamic(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.3.0")
+    shop.shape = (-1, -1, 8, 3)
+    with pytest.raises(LpxError, match="has shape"):
+        shop.build()
+
+
+def test_an_input_that_is_not_there_is_named_with_those_that_are(workshop: Make) -> None:
+    with pytest.raises(LpxError, match="no input 'images'") as caught:
+        workshop("tensorrt-10.3.0").build(input_name="images")
+    assert "'faces'" in caught.value.why
+
+
+def test_a_parse_error_names_the_node_and_the_message(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.3.0")
+    shop.errors = [
+        Spy(
+            "ParserError",
+            shop.library,
+            node_name=lambda: "conv_7",
+            node_operator=lambda: "Conv",
+            desc=lambda: "input is of type Half but bias is of type Float\n[catchCudaError] noise",
+        )
+    ] * 2
+    with pytest.raises(LpxError) as caught:
+        shop.build()
+    assert caught.value.what == "TensorRT refused node 'conv_7' (Conv) (and 1 more nodes)"
+    assert caught.value.why == "input is of type Half but bias is of type Float"
+
+
+def test_8_6_names_no_node_so_the_model_is_asked(
+    workshop: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onnx import parser
+
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[1] x) => (float[1] y) { y = Exp (x) }'
+    )
+    model.graph.node[0].name = "exp_0"
+    shop = workshop("tensorrt-8.6.1")
+    answers = {"node": lambda: 0, "desc": lambda: "no"}
+    shop.errors = [Spy("ParserError", shop.library, **answers)]
+    with pytest.raises(LpxError, match="node 0"):
+        shop.build()
+    monkeypatch.setattr(f"{__name__}.MODEL", model.SerializeToString())
+    with pytest.raises(LpxError, match=r"node 'exp_0' \(Exp\)"):
+        shop.build()
+
+
+def out_of_memory(shop: Workshop) -> None:
+    shop.say("WARNING", "Skipping tactic due to insufficient memory on requested size of 9")
+
+
+def broken(shop: Workshop) -> None:
+    shop.say("ERROR", "Could not find any implementation for node conv")
+
+
+def test_out_of_memory_halves_the_workspace_and_lowers_the_level(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.7.0")
+    shop.outcomes = [out_of_memory, out_of_memory]
+    plan = shop.build(workspace_mib=256, optimisation_level=3)
+    limits = shop.library.named("IBuilderConfig.set_memory_pool_limit")
+    assert [limit[2] // MIB for limit in limits] == [256, 128, 64]
+    assert shop.set("builder_optimization_level") == [3, 2, 1]
+    assert plan.log == (
+        "warning: Skipping tactic due to insufficient memory on requested size of 9 (2 times)",
+        "note: out of memory with a workspace of 256 MiB and optimisation level 3; "
+        "trying a workspace of 128 MiB and optimisation level 2",
+        "note: out of memory with a workspace of 128 MiB and optimisation level 2; "
+        "trying a workspace of 64 MiB and optimisation level 1",
+    )
+
+
+def test_the_ladder_starts_from_the_defaults_of_the_library(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.3.0")
+    shop.outcomes = [out_of_memory]
+    shop.build()
+    assert shop.library.named("IBuilderConfig.set_memory_pool_limit")[0][2] == 32 * MIB
+    assert shop.set("builder_optimization_level") == [2]
+
+
+def test_the_ladder_ends(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.3.0")
+    shop.outcomes = [out_of_memory] * 9
+    with pytest.raises(LpxError, match="ran out of memory, last with a workspace of 4 MiB"):
+        shop.build()
+    assert len(shop.outcomes) == 4
+
+
+def test_another_failure_is_not_tried_again(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.3.0")
+    shop.outcomes = [broken, broken]
+    with pytest.raises(LpxError, match="did not build") as caught:
+        shop.build()
+    assert caught.value.why == "Could not find any implementation for node conv"
+    assert len(shop.outcomes) == 1
+
+
+def test_a_plan_of_another_precision_is_an_error(workshop: Make) -> None:
+    with pytest.raises(LpxError, match="INT8 was asked for, but the plan computes in FP16"):
+        workshop("tensorrt-11.4.0.106", "fp16").build(precision="int8")
+
+
+def test_a_plan_that_does_not_load_here_is_kept_unverified(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.3.0")
+    shop.loads = False
+    plan = shop.build()
+    assert plan.layers is None
+    assert "not verified" in plan.log[-1]
+
+
+def test_a_known_bad_release_is_noted(workshop: Make) -> None:
+    plan = workshop("tensorrt-10.13.3.9").build()
+    assert plan.log[0].startswith("note: known-bad release: TensorRT 10.13.3.9")
+
+
+@pytest.mark.parametrize("release", [r for r in RELEASES if "rtx" not in r])
+def test_the_timing_cache_goes_in(workshop: Make, release: str) -> None:
+    shop = workshop(release)
+    shop.build(timing_cache=b"old")
+    assert ("IBuilderConfig.create_timing_cache", b"old") in shop.library.calls
+
+
+def test_a_release_without_progress_builds_in_silence(workshop: Make) -> None:
+    steps: list[Any] = []
+    workshop("tensorrt-8.6.1").build(progress=lambda *step: steps.append(step))
+    assert steps == []
+
+
+def test_progress_comes_through_the_monitor(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.3.0")
+
+    def build(made: Workshop) -> bytes:
+        monitor = made.configs[-1].progress_monitor
+        monitor.phase_start("tactics", None, 2)
+        assert monitor.step_complete("tactics", 0)
+        monitor.phase_finish("tactics")
+        return b"plan"
+
+    shop.outcomes = [build]
+    steps: list[Any] = []
+    shop.build(progress=lambda *step: steps.append(step))
+    assert steps == [("tactics", 0, 2), ("tactics", 1, 2), ("tactics", 2, 2)]
+
+
+@pytest.mark.parametrize("struck", ["progress", "logger"])
+def test_an_interrupt_in_a_callback_cancels_the_build_and_comes_out(
+    workshop: Make, monkeypatch: pytest.MonkeyPatch, struck: str
+) -> None:
+    shop = workshop("tensorrt-10.3.0")
+
+    def interrupt(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    def build(made: Workshop) -> bytes | None:
+        if struck == "logger":
+            monkeypatch.setattr("lpx.engines.tensorrt.logger._keep", interrupt)
+            made.say("VERBOSE", "anything")
+        goes_on = made.configs[-1].progress_monitor.step_complete("tactics", 0)
+        return b"plan" if goes_on else None
+
+    shop.outcomes = [build]
+    with pytest.raises(KeyboardInterrupt):
+        shop.build(progress=interrupt if struck == "progress" else None)
+
+
+def test_a_library_without_a_gpu_says_so(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.3.0")
+
+    def builder(logger: Any) -> Any:
+        logger.log(shop.library.ILogger.ERROR, "CUDA initialization failure with error: 35")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    shop.library.Builder = builder
+    with pytest.raises(LpxError, match="did not start") as caught:
+        shop.build()
+    assert "error: 35" in caught.value.why
+    assert "nvidia-smi" in caught.value.fix
+
+
+def test_reach_is_asked_of_releases_that_have_it(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.3.0")
+    shop.build(version_compatible=True, hardware_compatible=True)
+    assert shop.flags() == {"VERSION_COMPATIBLE"}
+    (level,) = shop.set("hardware_compatibility_level")
+    assert level.name == "AMPERE_PLUS"
+    assert ("Runtime.engine_host_code_allowed =", True) in shop.library.calls
+
+
+@pytest.mark.parametrize("release", ["tensorrt-8.6.1", "tensorrt-10.3.0", "tensorrt-10.7.0"])
+def test_dla_takes_a_weakly_typed_network_up_to_10_7(workshop: Make, release: str) -> None:
+    shop = workshop(release, "int8")
+    shop.build(dla_core=1, calibration_cache=b"TRT\nfaces: 3c010a14\n")
+    assert "STRONGLY_TYPED" not in shop.network_flags()
+    assert shop.flags() == {"FP16", "INT8", "GPU_FALLBACK"}
+    assert shop.set("DLA_core") == [1]
+    assert shop.set("default_device_type") == [shop.library.DeviceType.DLA]
+    (calibrator,) = shop.set("int8_calibrator")
+    assert calibrator.read_calibration_cache() == b"TRT\nfaces: 3c010a14\n"
+    assert (calibrator.get_batch_size(), calibrator.get_batch(["faces"])) == (1, None)
+
+
+def test_a_dla_core_that_is_not_there_is_an_error(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.3.0", "int8")
+    shop.dla_cores = 0
+    with pytest.raises(LpxError, match="DLA core 0") as caught:
+        shop.build(dla_core=0)
+    assert "0 DLA cores" in caught.value.why
+
+
+RTX = "tensorrt-rtx-1.7.1.116"
+
+
+def test_rtx_is_told_its_gpus(workshop: Make) -> None:
+    shop = workshop(RTX)
+    shop.build(compute_capabilities=("8.9", "12.0"))
+    assert shop.set("num_compute_capabilities") == [2]
+    chosen = shop.library.named("IBuilderConfig.set_compute_capability")
+    assert [(call[1].name, call[2]) for call in chosen] == [("SM89", 0), ("SM120", 1)]
+
+
+def test_an_unknown_gpu_is_an_error_with_the_known_ones(workshop: Make) -> None:
+    with pytest.raises(LpxError, match=r"compute capability 9\.0") as caught:
+        workshop(RTX).build(compute_capabilities=("8.9", "9.0"))
+    assert "7.5, 8.0, 8.6, 8.9, 12.0, 12.1" in caught.value.why
+
+
+@pytest.mark.parametrize(
+    ("release", "options", "what"),
+    [
+        ("tensorrt-10.3.0", {"compute_capabilities": ("8.9",)}, "compute capabilities 8.9"),
+        (RTX, {"version_compatible": True}, "no version-compatible plans"),
+        (RTX, {"hardware_compatible": True}, "no hardware-compatible plans"),
+        (RTX, {"dla_core": 0}, "DLA core 0"),
+        ("tensorrt-10.16.1.11", {"dla_core": 0}, "DLA core 0"),
+        ("tensorrt-11.4.0.106", {"calibration_cache": b""}, "a calibration cache"),
+        ("tensorrt-10.3.0", {"dla_core": 0, "precision": "fp32"}, "FP32 on a DLA core"),
+        ("tensorrt-10.3.0", {"precision": "fp8"}, "precision 'fp8'"),
+        ("tensorrt-10.3.0", {"batches": ()}, "batch sizes"),
+        ("tensorrt-10.3.0", {"batches": (0, 4)}, "batch sizes"),
+        ("tensorrt-10.3.0", {"batches": BatchRange(8, 4, 1)}, "batch sizes"),
+        ("tensorrt-10.3.0", {"workspace_mib": 0}, "a workspace of 0 MiB"),
+        ("tensorrt-10.3.0", {"optimisation_level": 6}, "optimisation level 6"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_built(
+    workshop: Make, release: str, options: dict[str, Any], what: str
+) -> None:
+    shop = workshop(release)
+    with pytest.raises(LpxError) as caught:
+        shop.build(**options)
+    assert what in caught.value.what
+    assert shop.library.calls == []
+
+
+def test_messages_go_to_the_innermost_recorder_and_nowhere_without_one() -> None:
+    library = FakeLibrary("tensorrt-10.3.0")
+    with recording(library) as (logger, outer):
+        logger.log(library.ILogger.WARNING, "one")
+        with recording(library) as (same, inner):
+            same.log(library.ILogger.ERROR, "two")
+            same.log(library.ILogger.INFO, "three")
+        assert same is logger
+    logger.log(library.ILogger.ERROR, "four")
+    assert (outer.lines(), inner.lines()) == (("warning: one",), ("error: two",))

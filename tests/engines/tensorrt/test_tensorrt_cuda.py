@@ -1,0 +1,382 @@
+"""The CUDA layer against fakes of both bindings, at the level of calls."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Iterator
+from enum import IntEnum
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lpx.engines.tensorrt import cuda
+from lpx.engines.tensorrt.cuda import CudaPython, PyCuda, available, open_driver
+from lpx.errors import LpxError
+
+SUCCESS = {
+    "cudaGetDevice": (0,),
+    "cudaMemGetInfo": (3, 8),
+    "cudaGetDeviceProperties": (SimpleNamespace(name=b"Orin\0\0"),),
+    "cudaDriverGetVersion": (12060,),
+    "cudaRuntimeGetVersion": (13050,),
+    "cudaStreamCreateWithFlags": (41,),
+    "cudaEventCreate": (42,),
+    "cudaEventElapsedTime": (1.5,),
+    "cudaMalloc": (4096,),
+    "cudaStreamEndCapture": ("graph",),
+    "cudaGraphInstantiate": ("executable",),
+}
+
+
+class Status(IntEnum):
+    cudaSuccess = 0  # noqa: N815
+    cudaErrorMemoryAllocation = 2  # noqa: N815
+    cudaErrorNoDevice = 100  # noqa: N815
+
+
+class FakeCudart(ModuleType):
+    """cuda-python: every call returns (status, values...)."""
+
+    def __init__(self) -> None:
+        super().__init__("cuda.bindings.runtime")
+        self.calls: list[tuple[Any, ...]] = []
+        self.failing: dict[str, Status] = {}
+        self.memory: list[Any] = []
+        self.cudaStreamNonBlocking = 1
+        self.cudaDeviceAttr = SimpleNamespace(
+            cudaDevAttrComputeCapabilityMajor="major", cudaDevAttrComputeCapabilityMinor="minor"
+        )
+        self.cudaMemcpyKind = SimpleNamespace(
+            cudaMemcpyHostToDevice="H2D", cudaMemcpyDeviceToHost="D2H"
+        )
+        self.cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal="thread")
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("cuda"):
+            raise AttributeError(name)
+
+        def call(*arguments: Any) -> tuple[Any, ...]:
+            self.calls.append((name, *arguments))
+            if name in self.failing:
+                return (self.failing[name], None)
+            if name == "cudaMallocHost":
+                self.memory.append(ctypes.create_string_buffer(arguments[0]))
+                return (Status.cudaSuccess, ctypes.addressof(self.memory[-1]))
+            if name == "cudaDeviceGetAttribute":
+                return (Status.cudaSuccess, {"major": 8, "minor": 7}[arguments[0]])
+            return (Status.cudaSuccess, *SUCCESS.get(name, ()))
+
+        return call
+
+
+@pytest.fixture
+def cudart() -> FakeCudart:
+    return FakeCudart()
+
+
+@pytest.fixture
+def no_bindings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("cuda", "cuda.bindings", "cuda.bindings.runtime", "cuda.cudart", "pycuda"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+
+
+def test_cuda_python_tells_the_device(cudart: FakeCudart) -> None:
+    device = CudaPython(cudart).device()
+    assert (device.name, device.compute_capability) == ("Orin", (8, 7))
+    assert (device.memory_free_bytes, device.memory_total_bytes) == (3, 8)
+    assert (device.driver_version, device.runtime_version) == ("12.6", "13.5")
+    assert device.binding == "cuda-python"
+
+
+def test_cuda_python_makes_each_call_with_its_arguments(cudart: FakeCudart) -> None:
+    driver = CudaPython(cudart)
+    cudart.calls.clear()
+    stream, event = driver.stream(), driver.event()
+    assert (driver.stream_address(stream), driver.malloc(12)) == (41, 4096)
+    driver.record(event, stream)
+    assert driver.elapsed_ms(event, event) == 1.5
+    driver.synchronize(stream)
+    driver.free(4096)
+    driver.destroy_event(event)
+    driver.destroy_stream(stream)
+    assert cudart.calls == [
+        ("cudaStreamCreateWithFlags", 1),
+        ("cudaEventCreate",),
+        ("cudaMalloc", 12),
+        ("cudaEventRecord", 42, 41),
+        ("cudaEventElapsedTime", 42, 42),
+        ("cudaStreamSynchronize", 41),
+        ("cudaFree", 4096),
+        ("cudaEventDestroy", 42),
+        ("cudaStreamDestroy", 41),
+    ]
+
+
+def test_cuda_python_pins_an_array_and_copies_parts_of_it(cudart: FakeCudart) -> None:
+    driver = CudaPython(cudart)
+    array = driver.pinned((4, 3), np.float32)
+    assert array.shape == (4, 3)
+    assert array.dtype == np.float32
+    array[:] = 7
+    address = ctypes.addressof(cudart.memory[0])
+    assert bytes(cudart.memory[0]) == array.tobytes()
+    driver.to_device(4096, array[:2], 41)
+    driver.to_host(array[:1], 4096, 41)
+    driver.free_pinned(array)
+    assert cudart.calls[-3:] == [
+        ("cudaMemcpyAsync", 4096, address, 24, "H2D", 41),
+        ("cudaMemcpyAsync", address, 4096, 12, "D2H", 41),
+        ("cudaFreeHost", address),
+    ]
+
+
+def test_cuda_python_captures_a_graph(cudart: FakeCudart) -> None:
+    driver = CudaPython(cudart)
+    cudart.calls.clear()
+    driver.begin_capture(41)
+    graph = driver.end_capture(41)
+    driver.launch(graph, 41)
+    driver.destroy_graph(graph)
+    assert driver.graphs
+    assert cudart.calls == [
+        ("cudaStreamBeginCapture", 41, "thread"),
+        ("cudaStreamEndCapture", 41),
+        ("cudaGraphInstantiate", "graph", 0),
+        ("cudaGraphDestroy", "graph"),
+        ("cudaGraphLaunch", "executable", 41),
+        ("cudaGraphExecDestroy", "executable"),
+    ]
+
+
+def test_a_graph_that_cannot_be_instantiated_is_still_released(cudart: FakeCudart) -> None:
+    driver = CudaPython(cudart)
+    cudart.failing["cudaGraphInstantiate"] = Status.cudaErrorMemoryAllocation
+    with pytest.raises(LpxError, match="cudaGraphInstantiate"):
+        driver.end_capture(41)
+    assert cudart.calls[-1] == ("cudaGraphDestroy", "graph")
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda driver: driver.malloc(1), "cudaMalloc"),
+        (lambda driver: driver.pinned((1,), np.uint8), "cudaMallocHost"),
+        (lambda driver: driver.stream(), "cudaStreamCreateWithFlags"),
+        (lambda driver: driver.synchronize(1), "cudaStreamSynchronize"),
+        (lambda driver: driver.launch(1, 1), "cudaGraphLaunch"),
+        (lambda driver: driver.device(), "cudaMemGetInfo"),
+    ],
+)
+def test_a_failing_call_raises_with_cudas_name_for_it(
+    cudart: FakeCudart, call: Any, name: str
+) -> None:
+    driver = CudaPython(cudart)
+    cudart.failing[name] = Status.cudaErrorMemoryAllocation
+    with pytest.raises(LpxError) as caught:
+        call(driver)
+    assert caught.value.what == f"CUDA's {name} failed: cudaErrorMemoryAllocation"
+    assert "smaller batches" in caught.value.fix
+
+
+def test_a_missing_gpu_is_found_on_opening(
+    cudart: FakeCudart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cudart.failing["cudaFree"] = Status.cudaErrorNoDevice
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cudart)
+    usable, reason = available()
+    assert not usable
+    assert "cudaErrorNoDevice" in reason
+    assert "nvidia-smi" in reason
+
+
+def test_a_missing_driver_library_is_an_lpx_error(
+    cudart: FakeCudart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_driver(*arguments: Any) -> Any:
+        raise RuntimeError("Failed to dlopen libcuda.so.1")
+
+    monkeypatch.setattr(cudart, "cudaFree", no_driver, raising=False)
+    with pytest.raises(LpxError, match="could not run") as caught:
+        CudaPython(cudart)
+    assert caught.value.why == "Failed to dlopen libcuda.so.1"
+
+
+@pytest.mark.parametrize("name", ["cuda.bindings.runtime", "cuda.cudart"])
+@pytest.mark.usefixtures("no_bindings")
+def test_cuda_python_is_found_under_its_new_and_its_old_name(
+    cudart: FakeCudart, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setitem(sys.modules, name, cudart)
+    assert isinstance(open_driver(), CudaPython)
+    assert available() == (True, "Orin through cuda-python")
+
+
+@pytest.mark.usefixtures("no_bindings")
+def test_without_a_binding_it_says_what_to_install() -> None:
+    with pytest.raises(LpxError) as caught:
+        open_driver()
+    assert "cuda-python" in caught.value.fix
+    assert available()[0] is False
+
+
+class FakeAllocation:
+    def __init__(self, calls: list[Any]) -> None:
+        self.calls = calls
+
+    def __int__(self) -> int:
+        return 4096
+
+    def free(self) -> None:
+        self.calls.append(("free",))
+
+
+class PinnedArray(np.ndarray):
+    """An array whose base is an allocation that can be freed, as pycuda's are."""
+
+    owner: Any = None
+
+    @property
+    def base(self) -> Any:
+        return self.owner
+
+
+@pytest.fixture
+def pycuda(monkeypatch: pytest.MonkeyPatch, no_bindings: None) -> Iterator[ModuleType]:
+    """pycuda: every call raises on failure."""
+    driver = ModuleType("pycuda.driver")
+    calls: list[Any] = []
+
+    class Error(Exception):
+        pass
+
+    class OutOfMemoryError(Error, MemoryError):
+        pass
+
+    class Stream:
+        handle = 41
+
+        def __init__(self, flags: int) -> None:
+            calls.append(("Stream", flags))
+
+        def synchronize(self) -> None:
+            calls.append(("synchronize",))
+
+    class Event:
+        def record(self, stream: Any) -> None:
+            calls.append(("record",))
+
+        def time_till(self, other: Any) -> float:
+            return 1.5
+
+    def pagelocked_empty(shape: Any, dtype: Any) -> Any:
+        array = np.zeros(shape, dtype).view(PinnedArray)
+        array.owner = FakeAllocation(calls)
+        return array
+
+    driver.calls = calls
+    driver.Error, driver.MemoryError = Error, OutOfMemoryError
+    driver.Stream, driver.Event = Stream, Event
+    driver.mem_alloc = lambda nbytes: FakeAllocation(calls)
+    driver.pagelocked_empty = pagelocked_empty
+    driver.memcpy_htod_async = lambda *arguments: calls.append(("h2d", *arguments))
+    driver.memcpy_dtoh_async = lambda *arguments: calls.append(("d2h", *arguments))
+    driver.mem_get_info = lambda: (3, 8)
+    driver.get_version = lambda: (12, 2, 0)
+    driver.get_driver_version = lambda: 12060
+    primary = ModuleType("pycuda.autoprimaryctx")
+    primary.device = SimpleNamespace(name=lambda: "Orin", compute_capability=lambda: (8, 7))
+    package = ModuleType("pycuda")
+    for name, module in (("", package), (".driver", driver), (".autoprimaryctx", primary)):
+        monkeypatch.setitem(sys.modules, f"pycuda{name}", module)
+    return driver
+
+
+def test_pycuda_is_the_second_choice(pycuda: ModuleType) -> None:
+    driver = open_driver()
+    assert isinstance(driver, PyCuda)
+    device = driver.device()
+    assert (device.name, device.compute_capability) == ("Orin", (8, 7))
+    assert (device.driver_version, device.runtime_version) == ("12.6", "12.2")
+    assert (device.memory_free_bytes, device.memory_total_bytes) == (3, 8)
+    assert device.binding == "pycuda"
+
+
+def test_pycuda_makes_each_call(pycuda: ModuleType) -> None:
+    driver = PyCuda()
+    stream, event = driver.stream(), driver.event()
+    address = driver.malloc(12)
+    array = driver.pinned((4, 3), np.float32)
+    assert (driver.stream_address(stream), address) == (41, 4096)
+    driver.to_device(address, array, stream)
+    driver.to_host(array, address, stream)
+    driver.record(event, stream)
+    driver.synchronize(stream)
+    assert driver.elapsed_ms(event, event) == 1.5
+    driver.free(address)
+    driver.free_pinned(array)
+    driver.destroy_event(event)
+    driver.destroy_stream(stream)
+    assert [call[0] for call in pycuda.calls] == [
+        "Stream",
+        "h2d",
+        "d2h",
+        "record",
+        "synchronize",
+        "free",
+        "free",
+    ]
+    assert pycuda.calls[0] == ("Stream", 1)
+    assert pycuda.calls[1][1:] == (address, array, stream)
+    assert pycuda.calls[2][1:] == (array, address, stream)
+
+
+def test_pycudas_exceptions_become_lpx_errors(
+    pycuda: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = PyCuda()
+
+    def out_of_memory(nbytes: int) -> Any:
+        raise pycuda.MemoryError("cuMemAlloc failed: out of memory")
+
+    def broken(*arguments: Any) -> Any:
+        raise pycuda.Error("cuMemcpyHtoDAsync failed: invalid argument")
+
+    monkeypatch.setattr(pycuda, "mem_alloc", out_of_memory)
+    monkeypatch.setattr(pycuda, "memcpy_htod_async", broken)
+    with pytest.raises(LpxError, match="CUDA_ERROR_OUT_OF_MEMORY"):
+        driver.malloc(1)
+    with pytest.raises(LpxError, match="cuMemcpyHtoDAsync failed: invalid argument"):
+        driver.to_device(4096, np.zeros(1), None)
+
+
+def test_pycuda_without_a_gpu_is_an_lpx_error(
+    pycuda: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = cuda.importlib.import_module
+
+    def import_module(name: str) -> Any:
+        if name == "pycuda.autoprimaryctx":
+            raise RuntimeError("make_default_context() wasn't able to create a context")
+        return real(name)
+
+    monkeypatch.setattr(cuda.importlib, "import_module", import_module)
+    with pytest.raises(LpxError, match="wasn't able to create a context"):
+        PyCuda()
+
+
+def test_pycuda_has_no_graphs(pycuda: ModuleType) -> None:
+    driver = PyCuda()
+    assert not driver.graphs
+    calls = (
+        lambda: driver.begin_capture(1),
+        lambda: driver.end_capture(1),
+        lambda: driver.launch(1, 1),
+        lambda: driver.destroy_graph(1),
+    )
+    for call in calls:
+        with pytest.raises(LpxError, match="no CUDA graphs"):
+            call()

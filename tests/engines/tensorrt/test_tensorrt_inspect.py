@@ -1,0 +1,259 @@
+"""Reading a plan's layers, and the error where the precision asked for is not in them.
+
+The JSON samples are written in the style of the engine inspector's answers, after NVIDIA's
+documentation; they were not recorded. `BUILD_LOG` was: it is a part of what TensorRT for RTX
+1.7.1 logs while it builds, which it does without a GPU.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tensorrt_fakes import FakeLibrary, Spy
+from tensorrt_surfaces import RELEASES
+
+from lpx.engines.tensorrt.inspect import (
+    Layer,
+    LayerTable,
+    assert_precision,
+    inspect_engine,
+    parse_build_log,
+    parse_inspector,
+)
+from lpx.errors import LpxError
+
+
+def entry(text: str, **more: Any) -> dict[str, Any]:
+    return {"Name": "t", "Location": "Device", "Dimensions": [1, 64, 8, 8], **more} | (
+        {"Format/Datatype": text} if text else {}
+    )
+
+
+BEFORE_11 = {
+    "Layers": [
+        {
+            "Name": "Reformatting CopyNode for Input Tensor 0 to conv1",
+            "LayerType": "Reformat",
+            "Inputs": [entry("Row major linear FP16 format")],
+            "Outputs": [entry("Thirty-two wide channel vectorized row major Int8 format")],
+            "ParameterType": "Reformat",
+            "Origin": "REFORMAT",
+        },
+        {
+            "Name": "conv1 + relu1",
+            "LayerType": "CaskConvolution",
+            "Inputs": [entry("Thirty-two wide channel vectorized row major Int8 format")],
+            "Outputs": [entry("Channel major FP16 format where channel % 8 == 0")],
+            "ParameterType": "Convolution",
+            "Weights": {"Type": "Int8", "Count": 36864},
+        },
+        {
+            "Name": "head",
+            "LayerType": "CaskGemmConvolution",
+            "Inputs": [entry("Half")],
+            "Outputs": [entry("Half")],
+            "ParameterType": "Convolution",
+            "Weights": {"Type": "Half", "Count": 64},
+        },
+        {
+            "Name": "PWN(sigmoid)",
+            "LayerType": "PointWiseV2",
+            "Inputs": [entry("Row major linear FP32")],
+            "Outputs": [entry("Row major linear FP32")],
+        },
+    ],
+    "Bindings": ["faces", "score", "patch_map"],
+}
+FROM_11 = {
+    "Layers": [
+        {
+            "Name": "conv1_myl0_1",
+            "LayerType": "correlation",
+            "Inputs": [entry("", Datatype="Int8", Format="(NHWC) Channel major format")],
+            "Outputs": [entry("", Datatype="Float", Format="(NHWC) Channel major format")],
+            "Metadata": "[ONNX Layer: conv1]",
+        },
+        {
+            "Name": "__myl_CorrCastSigm_myl0_2",
+            "LayerType": "runtime_fusion",
+            "Inputs": [entry("", Datatype="Half", Format="(NHWC) Channel major format")],
+            "Outputs": [entry("", Datatype="Float", Format="(NHWC) Channel major format")],
+        },
+        {"Name": "__mye1_0_myl0_0", "LayerType": "shape_call", "Inputs": [], "Outputs": []},
+    ],
+    "I/O Tensors": [{"Name": "faces", "IOMode": "Input", "DataType": "UInt8"}],
+}
+BUILD_LOG = """Layers:
+Name: __mye489_0_myl0_0, LayerType: shape_call, Inputs: [], Constants: [], Outputs: [], \
+TacticName: , StreamId: 0, Metadata:
+Name: __myl_MulMinMaxRounCast_myl0_3, LayerType: kgen, Inputs: [ { Name: relu.1_10_myl0, \
+Dimensions: [-1,64,16,16], Strides: [16384,1,1024,64], StrideOrder: [3,0,2,1], Datatype: Half, \
+Format: (NHWC) Channel major format }], Constants: [ { Name: __mye1_const_myl0, Dimensions: [1], \
+Strides: [1], StrideOrder: [0], Datatype: Half, Format: (Linear) Row major linear format }], \
+Outputs: [ { Name: conv.1_11_myl0, Dimensions: [-1,64,16,16], Strides: [16384,1,1024,64], \
+StrideOrder: [3,0,2,1], Datatype: Int8, Format: (NHWC) Channel major format }], \
+TacticName: __myl_MulMinMaxRounCast_0x3b6b, StreamId: 0, Metadata: [ONNX Layer: QuantizeLinear_14]
+Name: Conv_17_myl0_4, LayerType: correlation, Inputs: [ { Name: conv.1_11_myl0, \
+Dimensions: [-1,64,16,16], Strides: [16384,1,1024,64], StrideOrder: [3,0,2,1], Datatype: Int8, \
+Format: (NHWC) Channel major format }], Constants: [ { Name: __mye2_dconst_myl0, \
+Dimensions: [64,64,3,3], Strides: [576,1,192,64], StrideOrder: [3,0,2,1], Datatype: Int8, \
+Format: (NHWC) Channel major format }], Outputs: [ { Name: relu.2_12_myl0, \
+Dimensions: [-1,64,16,16], Strides: [16384,1,1024,64], StrideOrder: [3,0,2,1], Datatype: Half, \
+Format: (NHWC) Channel major format }], TacticName: __myelin_CASK_STUB, StreamId: 0, \
+Metadata: [ONNX Layer: Conv_17][ONNX Layer: Relu_18]
+
+I/O Tensors:
+ Name: faces, IOMode: Input, DataType: UInt8, Dimensions: [-1,32,32,3], Location: Device
+"""
+
+
+def test_the_json_before_11_is_read() -> None:
+    table = parse_inspector(json.dumps(BEFORE_11))
+    assert [(row.type, row.precision, row.convolution) for row in table.rows] == [
+        ("Reformat", "int8", False),
+        ("CaskConvolution", "int8", True),
+        ("CaskGemmConvolution", "fp16", True),
+        ("PointWiseV2", "fp32", False),
+    ]
+    assert table.share_of_layers() == {"int8": 0.5, "fp16": 0.25, "fp32": 0.25}
+    assert table.share_of_convolutions() == {"int8": 0.5, "fp16": 0.5}
+
+
+def test_the_json_from_11_on_is_read() -> None:
+    table = parse_inspector(json.dumps(FROM_11))
+    assert [(row.name, row.precision, row.convolution) for row in table.rows] == [
+        ("conv1_myl0_1", "int8", True),
+        ("__myl_CorrCastSigm_myl0_2", "fp16", True),
+        ("__mye1_0_myl0_0", "unknown", False),
+    ]
+    assert table.share_of_layers() == {"int8": 0.5, "fp16": 0.5}
+
+
+def test_names_alone_give_no_precision() -> None:
+    table = parse_inspector(json.dumps({"Layers": ["conv1 + relu1", "head"], "Bindings": []}))
+    assert [row.name for row in table.rows] == ["conv1 + relu1", "head"]
+    assert table.share_of_layers() == {}
+    with pytest.raises(LpxError, match="cannot tell"):
+        assert_precision(table, "int8")
+
+
+def test_where_dynamic_shapes_hide_the_type_the_weights_tell_it() -> None:
+    layer = BEFORE_11["Layers"][1] | {"Inputs": [entry("N/A due to dynamic shapes")]}
+    (row,) = parse_inspector(json.dumps({"Layers": [layer]})).rows
+    assert row.precision == "int8"
+
+
+def test_a_build_log_is_read() -> None:
+    assert parse_build_log(BUILD_LOG).rows == (
+        Layer("__mye489_0_myl0_0", "shape_call", "unknown", convolution=False),
+        Layer("__myl_MulMinMaxRounCast_myl0_3", "kgen", "int8", convolution=False),
+        Layer("Conv_17_myl0_4", "correlation", "int8", convolution=True),
+    )
+    assert parse_build_log("").rows == ()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", '{"layers": []}', "not JSON"])
+def test_another_answer_is_an_error(text: str) -> None:
+    with pytest.raises(LpxError, match="not as expected"):
+        parse_inspector(text)
+
+
+KEYS = ("Name", "LayerType", "Inputs", "Outputs", "Weights", "Datatype")
+ANY_JSON = st.recursive(
+    st.none() | st.text() | st.integers(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(KEYS), inner),
+)
+
+
+@given(ANY_JSON | st.fixed_dictionaries({"Layers": ANY_JSON | st.lists(ANY_JSON)}))
+def test_any_json_gives_a_table_or_an_lpx_error(content: Any) -> None:
+    try:
+        table = parse_inspector(json.dumps(content))
+    except LpxError:
+        return
+    assert isinstance(table, LayerTable)
+
+
+def table_of(*precisions: str, convolution: bool = True) -> LayerTable:
+    return LayerTable(
+        tuple(Layer(f"layer {i}", "type", p, convolution) for i, p in enumerate(precisions))
+    )
+
+
+@pytest.mark.parametrize(
+    ("precisions", "asked"),
+    [
+        (("int8", "fp16"), "int8"),
+        (("fp16", "fp32"), "fp16"),
+        (("fp32", "fp32"), "fp32"),
+        (("unknown", "int8"), "int8"),
+    ],
+)
+def test_the_precision_that_is_there_passes(precisions: tuple[str, ...], asked: Any) -> None:
+    assert_precision(table_of(*precisions), asked)
+
+
+@pytest.mark.parametrize(
+    ("precisions", "asked", "found"),
+    [
+        (("fp16", "fp16"), "int8", "FP16"),
+        (("fp32",), "fp16", "FP32"),
+        (("fp16", "fp32"), "fp32", "FP16, FP32"),
+        (("fp16", "int8"), "fp16", "FP16, INT8"),
+    ],
+)
+def test_a_precision_that_is_not_there_is_an_error_with_the_layers(
+    precisions: tuple[str, ...], asked: Any, found: str
+) -> None:
+    with pytest.raises(LpxError) as caught:
+        assert_precision(table_of(*precisions), asked)
+    assert caught.value.what.startswith(f"{asked.upper()} was asked for")
+    assert caught.value.what.endswith(found)
+    for index in range(len(precisions)):
+        assert f"layer {index}" in caught.value.why
+
+
+def test_int8_in_a_copy_is_no_int8_convolution() -> None:
+    rows = table_of("fp16").rows + table_of("int8", convolution=False).rows
+    with pytest.raises(LpxError, match="INT8 was asked for"):
+        assert_precision(LayerTable(rows), "int8")
+
+
+def test_without_convolutions_all_layers_count() -> None:
+    assert_precision(table_of("int8", convolution=False), "int8")
+
+
+def test_a_long_list_is_cut() -> None:
+    with pytest.raises(LpxError) as caught:
+        assert_precision(table_of(*["fp16"] * 40), "int8")
+    assert "and 28 more" in caught.value.why
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("given_context", [True, False])
+def test_the_inspector_is_asked_at_a_set_shape(release: str, given_context: bool) -> None:
+    library = FakeLibrary(release)
+    shapes: dict[str, Any] = {}
+    context = Spy("IExecutionContext", library, set_input_shape=shapes.__setitem__)
+    inspector = Spy(
+        "EngineInspector", library, get_engine_information=lambda form: json.dumps(FROM_11)
+    )
+    engine = Spy(
+        "ICudaEngine",
+        library,
+        num_io_tensors=2,
+        get_tensor_name=lambda index: ("faces", "score")[index],
+        get_tensor_mode=lambda name: library.TensorIOMode["INPUT" if name == "faces" else "OUTPUT"],
+        get_tensor_shape=lambda name: (-1, 4, 4, 3) if name == "faces" else (-1,),
+        get_tensor_profile_shape=lambda name, index: [(n, 4, 4, 3) for n in (1, 2, 3)],
+        create_execution_context=lambda: context,
+        create_engine_inspector=lambda: inspector,
+    )
+    table = inspect_engine(library, engine, context if given_context else None)
+    assert len(table.rows) == 3
+    assert shapes == ({} if given_context else {"faces": (2, 4, 4, 3)})
+    assert ("EngineInspector.execution_context =", context) in library.calls

@@ -1,0 +1,115 @@
+"""Finding the library: lazily, with the reason and what to install where it is absent."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from lpx.engines.tensorrt import library
+from lpx.engines.tensorrt.library import available, load
+from lpx.errors import LpxError
+
+
+@pytest.fixture
+def modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Modules that can be imported, by name; a value that is an exception is raised."""
+    found: dict[str, Any] = {}
+
+    def import_module(name: str) -> Any:
+        if name not in found:
+            raise ModuleNotFoundError(f"No module named {name!r}")
+        if isinstance(found[name], Exception):
+            raise found[name]
+        return found[name]
+
+    monkeypatch.setattr(library.importlib, "import_module", import_module)
+    return found
+
+
+def bindings(name: str, version: str = "10.3.0") -> ModuleType:
+    module = ModuleType(name)
+    module.__version__ = version
+    module.Builder = object
+    return module
+
+
+def test_importing_the_package_imports_no_library() -> None:
+    code = (
+        "import sys, lpx.engines.tensorrt; "
+        "print([m for m in sys.modules if m.split('.')[0] in "
+        "('tensorrt', 'tensorrt_rtx', 'tensorrt_rtx_bindings', 'cuda', 'pycuda')])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_tensorrt_is_found(modules: dict[str, Any]) -> None:
+    modules["tensorrt"] = bindings("tensorrt")
+    assert load("tensorrt") is modules["tensorrt"]
+    assert available("tensorrt") == (True, "tensorrt 10.3.0")
+
+
+@pytest.mark.parametrize("present", [("tensorrt_rtx",), ("tensorrt_rtx_bindings",)])
+def test_rtx_is_found_under_either_name(modules: dict[str, Any], present: tuple[str, ...]) -> None:
+    for name in present:
+        modules[name] = bindings(name, "1.7.1.116")
+    assert load("tensorrt-rtx") is modules[present[0]]
+    assert available("tensorrt-rtx") == (True, f"{present[0]} 1.7.1.116")
+
+
+def test_the_whole_rtx_package_comes_before_its_bindings(modules: dict[str, Any]) -> None:
+    for name in ("tensorrt_rtx_bindings", "tensorrt_rtx"):
+        modules[name] = bindings(name)
+    assert load("tensorrt-rtx") is modules["tensorrt_rtx"]
+
+
+@pytest.mark.parametrize(("flavour", "extra"), [("tensorrt", "tensorrt"), ("tensorrt-rtx", "rtx")])
+def test_an_absent_library_says_what_to_install(
+    modules: dict[str, Any], flavour: Any, extra: str
+) -> None:
+    usable, reason = available(flavour)
+    assert not usable
+    assert "No module named" in reason
+    assert f"pip install 'lpx[{extra}]'" in reason
+    with pytest.raises(LpxError) as caught:
+        load(flavour)
+    assert caught.value.fix == f"pip install 'lpx[{extra}]'"
+
+
+def test_a_missing_shared_library_is_a_reason_not_a_crash(modules: dict[str, Any]) -> None:
+    modules["tensorrt"] = OSError("libnvinfer.so.10: cannot open shared object file")
+    assert "libnvinfer.so.10" in available("tensorrt")[1]
+
+
+def test_an_empty_folder_of_that_name_is_not_the_library(modules: dict[str, Any]) -> None:
+    modules["tensorrt"] = ModuleType("tensorrt")
+    assert available("tensorrt")[0] is False
+
+
+@pytest.mark.parametrize(
+    ("prefix", "advice"), [("venv", "--system-site-packages"), ("base", "apt install")]
+)
+def test_on_jetson_the_advice_fits_the_environment(
+    modules: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    prefix: str,
+    advice: str,
+) -> None:
+    mark = tmp_path / "nv_tegra_release"
+    mark.touch()
+    monkeypatch.setattr(library, "_JETSON_MARK", mark)
+    monkeypatch.setattr(sys, "prefix", prefix)
+    monkeypatch.setattr(sys, "base_prefix", "base")
+    assert advice in available("tensorrt")[1]
+    assert "lpx[rtx]" in available("tensorrt-rtx")[1]
+
+
+def test_an_unknown_flavour_is_refused() -> None:
+    with pytest.raises(LpxError, match="tensorflow"):
+        load("tensorflow")  # type: ignore[arg-type]

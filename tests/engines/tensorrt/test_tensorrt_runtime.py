@@ -1,0 +1,312 @@
+"""The engine against a fake library and a fake GPU: order of calls, addresses, graphs, release."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from tensorrt_fakes import (
+    SIZE,
+    FakeDriver,
+    FakeGpu,
+    FakeLibrary,
+    loadable,
+    patch_maps_of,
+    scores_of,
+)
+from tensorrt_surfaces import RELEASES
+
+from lpx.engines.base import Engine
+from lpx.engines.tensorrt.request import BatchRange
+from lpx.engines.tensorrt.runtime import TensorRTEngine
+from lpx.errors import LpxError
+
+
+def faces_of(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
+
+
+class Bench:
+    """An engine with the fakes around it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, release: str, **options: Any) -> None:
+        self.gpu = FakeGpu()
+        driver = {key: options.pop(key) for key in ("graphs", "failing") if key in options}
+        loading = {
+            key: options.pop(key)
+            for key in ("spans", "refuse_capture", "tensors")
+            if key in options
+        }
+        self.library = loadable(FakeLibrary(release), self.gpu, **loading)
+        self.driver = FakeDriver(self.gpu, **driver)
+        monkeypatch.setattr("lpx.engines.tensorrt.runtime.load", lambda flavour: self.library)
+        self.flavour = "tensorrt-rtx" if "rtx" in release else "tensorrt"
+        self.options = options
+
+    def load(self, plan: bytes = b"plan") -> TensorRTEngine:
+        return TensorRTEngine(plan, flavour=self.flavour, driver=self.driver, **self.options)
+
+    def since(self, start: int) -> list[str]:
+        return [call[0] for call in self.gpu.calls[start:]]
+
+
+def assert_right(engine: TensorRTEngine, faces: np.ndarray) -> None:
+    prediction = engine.infer(faces)
+    np.testing.assert_array_equal(prediction.score, scores_of(faces))
+    np.testing.assert_array_equal(prediction.patch_map, patch_maps_of(faces))
+    assert prediction.score.dtype == prediction.patch_map.dtype == np.float32
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_every_release_infers_with_its_own_names(
+    monkeypatch: pytest.MonkeyPatch, release: str
+) -> None:
+    engine: Engine = Bench(monkeypatch, release).load()
+    for seed, count in enumerate((1, 8, 8, 3, 3, 3, 20, 0)):
+        assert_right(engine, faces_of(count, seed))
+    engine.close()
+
+
+def test_calls_come_in_order_with_the_events_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, "tensorrt-10.3.0", graphs=False)
+    engine = bench.load()
+    start = len(bench.gpu.calls)
+    engine.infer(faces_of(2))
+    assert bench.since(start) == [
+        "record",
+        "to_device",
+        "record",
+        "record",
+        "to_host",
+        "to_host",
+        "record",
+        "synchronize",
+    ]
+    timing = engine.last_timing
+    assert timing is not None
+    # The fake's events are numbered 1 to 4, and its times are ten times the first plus the second.
+    assert (timing.h2d_ms, timing.compute_ms, timing.d2h_ms) == (12.0, 23.0, 34.0)
+    assert timing.total_ms == 69.0
+
+
+def test_memory_is_allocated_once_for_the_largest_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, "tensorrt-10.3.0", spans=((1, 1, 1), (8, 8, 8), (2, 3, 4)))
+    engine = bench.load()
+    allocated = [call for call in bench.gpu.calls if call[0] in ("malloc", "pinned")]
+    assert allocated == [
+        ("pinned", (8, SIZE, SIZE, 3)),
+        ("malloc", 8 * SIZE * SIZE * 3),
+        ("pinned", (8,)),
+        ("malloc", 8 * 4),
+        ("pinned", (8, 2, 2)),
+        ("malloc", 8 * 2 * 2 * 4),
+    ]
+    set_addresses = bench.library.named("IExecutionContext.set_tensor_address")
+    assert len(set_addresses) == 3 * 3
+    assert {call[2] for call in set_addresses} == set(bench.gpu.memory)
+    for count in (1, 5, 30, 3):
+        assert_right(engine, faces_of(count, count))
+    assert [c for c in bench.gpu.calls if c[0] in ("malloc", "pinned")] == allocated
+
+
+def test_each_context_gets_its_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, "tensorrt-11.4.0.106", spans=((1, 1, 1), (8, 8, 8)))
+    engine = bench.load()
+    chosen = bench.library.named("IExecutionContext.set_optimization_profile_async")
+    assert [call[1] for call in chosen] == [0, 1]
+    assert engine.batches == (BatchRange(1, 1, 1), BatchRange(8, 8, 8))
+    assert engine.face_shape == (SIZE, SIZE, 3)
+
+
+def test_a_static_plan_pads_and_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = {
+        "faces": ("INPUT", "UINT8", (4, SIZE, SIZE, 3)),
+        "score": ("OUTPUT", "FLOAT", (4,)),
+        "patch_map": ("OUTPUT", "FLOAT", (4, 2, 2)),
+    }
+    bench = Bench(monkeypatch, "tensorrt-10.3.0", tensors=tensors)
+    engine = bench.load()
+    for count in (4, 2, 9):
+        assert_right(engine, faces_of(count, count))
+    assert bench.library.named("IExecutionContext.set_input_shape") == [
+        ("IExecutionContext.set_input_shape", "faces", (4, SIZE, SIZE, 3))
+    ]
+
+
+def test_a_graph_is_captured_at_the_second_run_of_a_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, "tensorrt-10.3.0")
+    engine = bench.load()
+    names = ("begin_capture", "end_capture", "launch", "destroy_graph")
+
+    def run(count: int, seed: int) -> list[str]:
+        start = len(bench.gpu.calls)
+        assert_right(engine, faces_of(count, seed))
+        return [name for name in bench.since(start) if name in names]
+
+    assert run(8, 1) == []
+    assert run(8, 2) == ["begin_capture", "end_capture", "launch"]
+    assert run(8, 3) == ["launch"]
+    # A graph dies with the shape it was captured at.
+    assert run(5, 4) == ["destroy_graph"]
+    assert run(5, 5) == ["begin_capture", "end_capture", "launch"]
+    assert engine.notes == []
+
+
+def test_capture_stands_outside_the_timed_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, "tensorrt-10.3.0")
+    engine = bench.load()
+    engine.infer(faces_of(1))
+    start = len(bench.gpu.calls)
+    engine.infer(faces_of(1))
+    assert bench.since(start)[:3] == ["begin_capture", "end_capture", "record"]
+
+
+@pytest.mark.parametrize(
+    ("options", "note"),
+    [
+        ({"refuse_capture": True}, "TensorRT refused to run while captured"),
+        ({"failing": ("end_capture",)}, "CUDA's end_capture failed"),
+        ({"failing": ("begin_capture",)}, "CUDA's begin_capture failed"),
+        ({"graphs": False}, "this CUDA binding has none"),
+    ],
+)
+def test_without_graphs_the_kernels_run_one_by_one_and_a_note_says_why(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], note: str
+) -> None:
+    bench = Bench(monkeypatch, "tensorrt-10.3.0", **options)
+    engine = bench.load()
+    for seed in range(4):
+        assert_right(engine, faces_of(8, seed))
+    (found,) = engine.notes
+    assert note in found
+    assert "launch" not in bench.since(0)
+    assert bench.since(0).count("begin_capture") <= 1
+    engine.close()
+    assert bench.driver.live.get("graph", 0) == 0
+
+
+def test_graphs_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, "tensorrt-10.3.0", cuda_graph=False)
+    engine = bench.load()
+    for seed in range(3):
+        assert_right(engine, faces_of(8, seed))
+    assert engine.notes == []
+    assert "begin_capture" not in bench.since(0)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "strategy"), [(True, "WHOLE_GRAPH_CAPTURE"), (False, "DISABLED")]
+)
+def test_rtx_captures_its_graphs_itself(
+    monkeypatch: pytest.MonkeyPatch, wanted: bool, strategy: str
+) -> None:
+    bench = Bench(monkeypatch, "tensorrt-rtx-1.7.1.116", cuda_graph=wanted)
+    engine = bench.load()
+    for seed in range(3):
+        assert_right(engine, faces_of(8, seed))
+    (call,) = bench.library.named("IRuntimeConfig.cuda_graph_strategy")
+    assert call[1].name == strategy
+    assert "begin_capture" not in bench.since(0)
+
+
+def test_close_releases_all_and_can_come_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, "tensorrt-10.3.0", spans=((1, 1, 1), (8, 8, 8)))
+    with bench.load() as engine:
+        for count in (1, 1, 8, 8):
+            engine.infer(faces_of(count))
+        assert bench.driver.live["graph"] == 2
+    engine.close()
+    assert set(bench.driver.live.values()) == {0}
+    assert bench.gpu.memory == {}
+    with pytest.raises(LpxError, match="closed"):
+        engine.infer(faces_of(1))
+    with pytest.raises(LpxError, match="closed"):
+        engine.layers()
+
+
+def test_a_failure_on_the_way_up_releases_what_was_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, "tensorrt-10.3.0", failing=("malloc",))
+    with pytest.raises(LpxError, match="malloc"):
+        bench.load()
+    assert set(bench.driver.live.values()) == {0}
+
+
+@pytest.mark.parametrize(
+    ("faces", "found"),
+    [
+        (np.zeros((2, SIZE, SIZE, 3), np.float32), "float32"),
+        (np.zeros((2, 3, SIZE, SIZE), np.uint8), "(2, 3, 4, 4)"),
+        (np.zeros((SIZE, SIZE, 3), np.uint8), "(4, 4, 3)"),
+        ([[1]], "list"),
+    ],
+)
+def test_wrong_faces_are_refused(monkeypatch: pytest.MonkeyPatch, faces: Any, found: str) -> None:
+    engine = Bench(monkeypatch, "tensorrt-10.3.0").load()
+    with pytest.raises(LpxError) as caught:
+        engine.infer(faces)
+    assert found in caught.value.what
+    assert "uint8 [N, 4, 4, 3]" in caught.value.why
+
+
+def test_faces_need_not_be_contiguous(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Bench(monkeypatch, "tensorrt-10.3.0").load()
+    assert_right(engine, faces_of(10)[::2, ::-1])
+
+
+def test_a_foreign_plan_tells_why_it_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(LpxError) as caught:
+        Bench(monkeypatch, "tensorrt-10.3.0").load(b"foreign")
+    assert caught.value.why == "the plan was built by another release"
+    assert "10.3.0" in caught.value.fix
+
+
+@pytest.mark.parametrize("allow", [True, False])
+def test_host_code_is_a_choice(monkeypatch: pytest.MonkeyPatch, allow: bool) -> None:
+    bench = Bench(monkeypatch, "tensorrt-10.3.0", allow_host_code=allow)
+    bench.load()
+    assert ("Runtime.engine_host_code_allowed =", allow) in bench.library.calls
+
+
+def test_a_dla_plan_is_told_its_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, "tensorrt-10.3.0", dla_core=1)
+    bench.load()
+    assert ("Runtime.DLA_core =", 1) in bench.library.calls
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"score": ("OUTPUT", "HALF", (-1,))},
+        {"faces": ("INPUT", "FLOAT", (-1, SIZE, SIZE, 3))},
+        {"score": ("OUTPUT", "FLOAT", (-1, 1))},
+        {"logits": ("OUTPUT", "FLOAT", (-1,))},
+    ],
+)
+def test_a_plan_with_other_tensors_is_refused(
+    monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    tensors = {
+        "faces": ("INPUT", "UINT8", (-1, SIZE, SIZE, 3)),
+        "score": ("OUTPUT", "FLOAT", (-1,)),
+        "patch_map": ("OUTPUT", "FLOAT", (-1, 2, 2)),
+    } | change
+    bench = Bench(monkeypatch, "tensorrt-10.3.0", tensors=tensors)
+    with pytest.raises(LpxError, match="the plan's tensors are") as caught:
+        bench.load()
+    assert next(iter(change)) in caught.value.what
+    assert set(bench.driver.live.values()) <= {0}
+
+
+def test_a_refused_context_says_that_memory_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, "tensorrt-10.3.0")
+    monkeypatch.setattr("tensorrt_fakes.FakeContext", _NoContext)
+    with pytest.raises(LpxError, match="no execution context"):
+        bench.load()
+
+
+class _NoContext:
+    spy = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        pass
