@@ -30,14 +30,13 @@ MAX_POINTS = 5_000
 """Faces drawn in one scatter plot; the faces that flip come on top."""
 MAX_VERTICES = 400
 """Points of one drawn curve: more than a screen shows."""
-NOISY = 0.2
-"""Coefficient of variation of a call's time from which the report warns."""
+NOISY = 1.3
+"""The 90th percentile of a call's time over its median, above which the report warns."""
 IMAGE_BYTES = 1_100_000
 """What all faces and heat maps of a report may take together, roughly."""
 
 _VERDICTS = ("holds", "undecided", "fails")
-_WIDTH = 400
-_SMALL = 320
+_WIDTH = 340
 _SERIES = 8
 _COLOURS = ("ink", "muted", "line", "real", "fake", *_VERDICTS, *(f"s{i}" for i in range(_SERIES)))
 # Matplotlib draws in these, and the page's CSS variables take their place in the SVG text.
@@ -132,13 +131,13 @@ def sentence(candidate: Mapping[str, Any], margin: float) -> str:
     name, found = candidate["name"], candidate["auc_difference"]
     low, high = (signed(found[end], margin) for end in ("low", "high"))
     if candidate["verdict"] == "fails":
-        return f"{name} loses at least {high[1:]} AUC (95 % interval); the margin is {margin:g}."
+        return f"{name} loses at least {high[1:]} AUC (95 % interval); the margin is {margin:g}."
     if candidate["verdict"] == "holds":
         if found["low"] == found["high"] == 0:
             return f"{name} has exactly the reference's AUC on these faces."
         if found["low"] >= 0:
-            return f"{name} loses no AUC (95 % interval {low} to {high}); the margin is {margin:g}."
-        return f"{name} loses at most {low[1:]} AUC (95 % interval); the margin is {margin:g}."
+            return f"{name} loses no AUC (95 % interval {low} to {high}); the margin is {margin:g}."
+        return f"{name} loses at most {low[1:]} AUC (95 % interval); the margin is {margin:g}."
     needed = candidate["faces_needed"]
     decide = (
         "the difference lies on the margin, so that more faces would hardly decide it."
@@ -146,7 +145,7 @@ def sentence(candidate: Mapping[str, Any], margin: float) -> str:
         else f"about {_rounded(needed):,} such faces would probably decide it."
     )
     return (
-        f"{name}: the AUC difference lies between {low} and {high} (95 % interval), on both sides of "
+        f"{name}: the AUC difference lies between {low} and {high} (95 % interval), on both sides of "
         f"the margin of −{margin:g}; {decide}"
     )
 
@@ -163,7 +162,8 @@ def headline(report: Mapping[str, Any]) -> str:
     share = f"{count} of {len(candidates)} engines"
     lead = {
         "holds": f"All {len(candidates)} engines keep the AUC. At worst, ",
-        "fails": f"{share} lose{'s' * (count == 1)} more AUC than allowed. At worst, ",
+        "fails": f"{share} lose{'s' if count == 1 else ''} more AUC than allowed. "
+        f"{'At worst, ' if count > 1 else ''}",
         "undecided": f"{report['faces']:,} faces are too few to judge {share}. ",
     }
     return lead[report["verdict"]] + said
@@ -215,15 +215,15 @@ def speed_notes(report: Mapping[str, Any]) -> list[str]:
     """Say in words where INT8 is no faster than FP32 or FP16, an engine than PyTorch, or how noisy."""
     notes: list[str] = []
     noisy = [
-        f"{entry['name']} {row['cov']:.0%} at batch {row['batch']}"
+        f"{entry['name']} {ratio:.2f} at batch {row['batch']}"
         for entry in _entries(report)
         for row in entry["latency_by_batch"]
-        if row["cov"] > NOISY
+        if (ratio := row["per_face_p90_ms"] / row["per_face_p50_ms"]) > NOISY
     ]
     if noisy:
         notes.append(
-            f"Times varied much from call to call (standard deviation over mean: "
-            f"{', '.join(noisy)}). Measure again on a quiet machine before comparing."
+            f"Times varied much from call to call: p90 over p50 was {', '.join(noisy)}. Measure "
+            "again on a quiet machine before comparing engines."
         )
     for entry in report["candidates"]:
         rivals = [report["reference"]]
@@ -287,19 +287,19 @@ def _columns(report: Mapping[str, Any]) -> list[Column]:
         Column("precision", "Precision", numeric=False),
         Column("verdict", "Parity", numeric=False),
         Column("auc", "AUC", "95 % interval"),
-        Column("difference", "AUC difference", "95 % interval"),
-        Column("score_max", "|Δ score|", "max, p99"),
-        Column("flips", "Flips", f"of {report['faces']:,} faces"),
-        Column("maps", "Map agreement", "rank corr., mean |Δ|"),
+        Column("difference", "Δ AUC", "95 % interval"),
+        Column("score_max", "Max |Δ|", "score, p99"),
+        Column("flips", "Flips", "to fake, real"),
+        Column("maps", "Map corr.", "mean |Δ|"),
     ]
     batches = sorted({r["batch"] for e in _entries(report) for r in e["latency_by_batch"]})
-    columns += [Column(f"batch{b}", f"ms/face, batch {b}", "p50, p99") for b in batches]
+    columns += [Column(f"batch{b}", f"Batch {b}", "ms/face, p99") for b in batches]
     if batches:
-        others = ", ".join(f"batch {b}" for b in batches)
+        lines = f"batch {', '.join(map(str, batches))}"
         columns += [
-            Column("patch", "µs/patch, p50", others),
-            Column("over_torch", "× torch", others),
-            Column("over_fp32", "× own FP32", others),
+            Column("patch", "µs/patch", lines),
+            Column("over_torch", "vs torch", lines),
+            Column("over_fp32", "vs FP32", lines),
         ]
     return columns
 
@@ -312,9 +312,7 @@ def _row(entry: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Cell]
     interval = entry["auc_interval"]
     row = {
         "engine": Cell(entry["name"], value=entry["name"]),
-        "precision": Cell(
-            entry["precision"].upper(), value=PRECISIONS.index(entry["precision"])
-        ),
+        "precision": Cell(entry["precision"].upper(), value=PRECISIONS.index(entry["precision"])),
         "verdict": Cell("reference", value=-1),
         "auc": Cell(
             auc(entry["auc"]), f"[{auc(interval['low'])}, {auc(interval['high'])}]", entry["auc"]
@@ -330,20 +328,16 @@ def _parity_cells(entry: Mapping[str, Any], margin: float) -> dict[str, Cell]:
     to_fake, to_real = entry["flips_real_to_fake"], entry["flips_fake_to_real"]
     return {
         "verdict": Cell(entry["verdict"], value=_VERDICTS.index(entry["verdict"])),
-        "difference": Cell(
-            signed(found["estimate"], margin), f"[{ends}]", found["estimate"]
-        ),
-        "score_max": Cell(
-            significant(scores["max"]), f"p99 {significant(scores['p99'])}", scores["max"]
-        ),
+        "difference": Cell(signed(found["estimate"], margin), f"[{ends}]", found["estimate"]),
+        "score_max": Cell(significant(scores["max"]), significant(scores["p99"]), scores["max"]),
         "flips": Cell(
             str(entry["flips"]),
-            f"{to_fake} to fake, {to_real} to real" if entry["flips"] else "",
+            f"{to_fake}, {to_real}",
             entry["flips"],
         ),
         "maps": Cell(
             f"{maps['rank_correlation']:.4f}",
-            f"|Δ| {significant(maps['mean_abs_difference'])}",
+            significant(maps["mean_abs_difference"]),
             maps["rank_correlation"],
         ),
     }
@@ -356,7 +350,7 @@ def _latency_cells(entry: Mapping[str, Any], report: Mapping[str, Any]) -> dict[
     cells = {
         f"batch{row['batch']}": Cell(
             significant(row["per_face_p50_ms"]),
-            f"p99 {significant(row['per_face_p99_ms'])}",
+            significant(row["per_face_p99_ms"]),
             row["per_face_p50_ms"],
         )
         for row in rows
@@ -438,7 +432,7 @@ def _forest(report: Mapping[str, Any]) -> Drawing:
     from matplotlib.ticker import MaxNLocator
 
     candidates, margin = report["candidates"], report["margin"]
-    figure, axes = _canvas(_WIDTH, 78 + 42 * len(candidates))
+    figure, axes = _canvas(78 + 42 * len(candidates))
     found = [c["auc_difference"] for c in candidates]
     left = min(-margin, *(f["low"] for f in found))
     right = max(0.0, *(f["high"] for f in found), margin / 5)
@@ -458,7 +452,9 @@ def _forest(report: Mapping[str, Any]) -> Drawing:
         for x, side, said in ((0, "left", candidate["name"]), (1, "right", text)):
             axes.text(x, y - 0.33, said, ha=side, transform=axes.get_yaxis_transform())
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:+.5g}".replace("-", "−") if value else "0")
+    axes.xaxis.set_major_formatter(
+        lambda value, _: f"{value:+.5g}".replace("-", "−") if value else "0"
+    )
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("AUC(engine) − AUC(reference)")
     return Drawing(
@@ -473,7 +469,7 @@ def _forest(report: Mapping[str, Any]) -> Drawing:
 
 def _roc(report: Mapping[str, Any], result: BenchResult) -> Drawing:
     labels, threshold = result.scored.labels, report["threshold"]
-    figure, axes = _canvas(_WIDTH, 370)
+    figure, axes = _canvas(325)
     axes.plot([0, 1], [0, 1], color=_PLACEHOLDERS["line"], linewidth=1)
     parts = []
     for index, (name, prediction) in enumerate(result.scored.predictions.items()):
@@ -504,7 +500,7 @@ def _scatter(
     name, threshold = candidate["name"], report["threshold"]
     x, y = (result.scored.predictions[engine].score for engine in (REFERENCE, name))
     labels = result.scored.labels
-    figure, axes = _canvas(_SMALL, 300)
+    figure, axes = _canvas(325)
     for at in (axes.axhline, axes.axvline):
         at(threshold, color=_PLACEHOLDERS["muted"], dashes=(3, 3), linewidth=0.8)
     axes.plot([0, 1], [0, 1], color=_PLACEHOLDERS["line"], linewidth=1)
@@ -536,13 +532,13 @@ def _scatter(
 
 
 def _latency(result: BenchResult) -> Drawing:
-    from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
+    from matplotlib.ticker import MaxNLocator, NullFormatter
 
     batch = min(size for _, size in result.times_ms)
     times = {n: np.sort(t) for (n, size), t in result.times_ms.items() if size == batch}
     edge = 1.1 * max(float(np.quantile(t, 0.99)) for t in times.values())
     beyond = sum(int((t > edge).sum()) for t in times.values())
-    figure, axes = _canvas(_WIDTH, 300)
+    figure, axes = _canvas(290)
     parts = []
     for index, name in enumerate(result.scored.predictions):
         if name not in times:
@@ -557,14 +553,18 @@ def _latency(result: BenchResult) -> Drawing:
         axes.set_xscale("log")
         ticks = [n * 10.0**e for e in range(-4, 6) for n in (1, 2, 5)]
         axes.set_xticks([t for t in ticks if 0.85 * start <= t <= edge])
-        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlim(0.85 * start, edge)
     else:
         axes.set_xlim(0, edge)
         axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set(ylim=(0, 1.01), xlabel="ms per call", ylabel="share of calls within")
-    cut = f" {beyond} calls took longer than {significant(edge)} ms and are not shown." if beyond else ""
+    cut = (
+        f" {beyond} calls took longer than {significant(edge)} ms and are not shown."
+        if beyond
+        else ""
+    )
     return Drawing(
         "latency",
         f"Latency, batch {batch}",
@@ -575,10 +575,10 @@ def _latency(result: BenchResult) -> Drawing:
     )
 
 
-def _canvas(width: int, height: int) -> tuple[Figure, Axes]:
+def _canvas(height: int) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width / 72, height / 72))
+    figure = Figure(figsize=(_WIDTH / 72, height / 72))
     return figure, figure.add_subplot()
 
 
@@ -694,7 +694,7 @@ def _show(example: Example, threshold: float, side: int) -> Shown:
             distance = np.abs(patch_map - truth)
             distances.append(float(distance.mean()))
             lines.append(
-                f"|Δ| mean {significant(distances[-1])}, max {significant(float(distance.max()))}"
+                f"|Δ| mean {significant(distances[-1])}, max {significant(float(distance.max()))}"
             )
         image = _data_uri(overlay(face, patch_map))
         alt = f"Heat map of {name} over the face; highest patch {patch_map.max():.2f}"

@@ -23,6 +23,32 @@ Progress = Callable[[int, int], None]
 """Called with faces done and faces in all."""
 
 
+class Observer:
+    """What is kept of one activation [N, C, ...]: a histogram, and the sum of each channel."""
+
+    def __init__(self) -> None:
+        self.histogram = Histogram()
+        self.sums: NDArray[np.float64] | float = 0.0
+
+    def add(self, values: NDArray[np.float32]) -> bool:
+        """Take in a batch; False, and nothing taken, where a value is not finite."""
+        if not self.histogram.add(values):
+            return False
+        others = (0, *range(2, values.ndim))
+        self.sums = self.sums + values.sum(axis=others, dtype=np.float64)
+        return True
+
+    def statistics(self) -> TensorScale:
+        """Range by every method, and channel means."""
+        seen = self.histogram
+        peaks = {"max": max(abs(seen.low), abs(seen.high))}
+        for percent in (99.999, 99.99, 99.9):
+            peaks[f"percentile-{percent:g}"] = seen.percentile(percent)
+        sums = np.atleast_1d(self.sums)
+        means = tuple(float(m) for m in sums / (seen.count / len(sums)))
+        return TensorScale(seen.low, seen.high, seen.count, peaks, means)
+
+
 def calibrate(
     model: bytes, faces: FaceSet, size: int, *, warning: str = "", progress: Progress | None = None
 ) -> Scales:
@@ -40,12 +66,12 @@ def calibrate(
     """
     started = time.perf_counter()
     run, names = _observed(model)
-    histograms = {name: Histogram() for name in names}
+    observers = {name: Observer() for name in names}
     skipped: list[Skipped] = []
     done = 0
     for batch in faces.stream(BATCH, size, skipped):
         for name, values in zip(names, run(batch.pixels), strict=True):
-            if not histograms[name].add(values):
+            if not observers[name].add(values):
                 raise _not_finite(name, values, faces, batch.indices)
         done += len(batch.indices)
         if progress is not None:
@@ -67,15 +93,8 @@ def calibrate(
         identities=tuple(sorted({f.identity for f in faces.faces if f.identity})),
         warning=warning,
         seconds=round(time.perf_counter() - started, 3),
-        tensors={name: _statistics(histograms[name]) for name in names},
+        tensors={name: observers[name].statistics() for name in names},
     )
-
-
-def _statistics(histogram: Histogram) -> TensorScale:
-    peaks = {"max": max(abs(histogram.low), abs(histogram.high))}
-    for percent in (99.999, 99.99, 99.9):
-        peaks[f"percentile-{percent:g}"] = histogram.percentile(percent)
-    return TensorScale(histogram.low, histogram.high, histogram.count, peaks)
 
 
 def _observed(

@@ -12,7 +12,7 @@ from lpx.workspace import read_json, write_json
 
 FORMAT = "lpx-scales/1"
 METHODS = ("max", "percentile-99.999", "percentile-99.99", "percentile-99.9")
-DEFAULT_METHOD = "percentile-99.999"
+DEFAULT_METHOD = "percentile-99.99"
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,14 @@ class TensorScale:
         high: Largest value seen.
         count: Values seen.
         peaks: Largest magnitude to represent, per method of `METHODS`.
+        means: Mean of each channel.
     """
 
     low: float
     high: float
     count: int
     peaks: dict[str, float]
+    means: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Scales:
                 "name one of these with --method",
             )
         return {
-            name: Range(max(t.low, -t.peaks[method]), min(t.high, t.peaks[method]))
+            name: Range(max(t.low, -t.peaks[method]), min(t.high, t.peaks[method]), t.means)
             for name, t in self.tensors.items()
         }
 
@@ -102,6 +104,9 @@ def load_scales(path: Path, model_sha256: str) -> Scales:
             f"it names {values['model_sha256'][:12]}, the model is {model_sha256[:12]}",
             "remove it and run `lpx build --int8` again",
         )
-    tensors = {name: TensorScale(**t) for name, t in values.pop("tensors").items()}
+    tensors = {
+        name: TensorScale(**{**t, "means": tuple(t["means"])})
+        for name, t in values.pop("tensors").items()
+    }
     values["identities"] = tuple(values["identities"])
     return Scales(tensors=tensors, **values)

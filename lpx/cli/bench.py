@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -100,41 +100,51 @@ def _notes(values: dict[str, Any]) -> list[str]:
 
 
 def _parity(values: dict[str, Any]) -> Table:
+    table = _table("engine", "AUC", "difference [95 %]", "max |ds|", "flips", parity="left")
+    reference = values["reference"]
+    table.add_row("torch fp32", f"{reference['auc']:.4f}", "the reference", "", "", "")
+    styles = {"holds": "green", "fails": "red", "undecided": "yellow"}
+    for c in values["candidates"]:
+        d = c["auc_difference"]
+        table.add_row(
+            c["name"],
+            f"{c['auc']:.4f}",
+            rf"{d['estimate']:+.4f} \[{d['low']:+.4f}, {d['high']:+.4f}]",
+            f"{c['score_difference']['max']:.4f}",
+            str(c["flips"]),
+            f"[{styles[c['verdict']]}]{c['verdict']}[/]",
+        )
+    return table
+
+
+def _table(first: str, *numbers: str, **texts: Literal["left"]) -> Table:
+    """A plain table that fits 80 columns: names to the left, numbers to the right."""
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("engine", "AUC", "difference [95 %]", "max |ds|", "p99 |ds|", "flips", "parity"):
-        table.add_column(name, justify="left" if name in ("engine", "parity") else "right")
-    reference = values["reference"]
-    table.add_row("torch fp32", f"{reference['auc']:.4f}", "reference", "", "", "", "")
-    styles = {"holds": "green", "fails": "red", "undecided": "yellow"}
-    for c in values["candidates"]:
-        d, s = c["auc_difference"], c["score_difference"]
-        table.add_row(
-            c["name"], f"{c['auc']:.4f}",
-            f"{d['estimate']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]".replace("[", r"\["),
-            f"{s['max']:.4f}", f"{s['p99']:.4f}", str(c["flips"]),
-            f"[{styles[c['verdict']]}]{c['verdict']}[/]",
-        )  # fmt: skip
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(first, no_wrap=True)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, side in texts.items():
+        table.add_column(name, justify=side, no_wrap=True)
     return table
 
 
 def _latency(values: dict[str, Any]) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    headers = ("engine", "batch", "p50 ms/face", "p90", "p99", "us/patch", "faces/s", "vs torch")
-    for name in headers:
-        table.add_column(name, justify="left" if name == "engine" else "right")
+    headers = ("batch", "ms/face p50", "p90", "p99", "us/patch", "faces/s", "speed")
+    table = _table("engine", *headers)
     slow = {row["batch"]: row["per_face_p50_ms"] for row in values["reference"]["latency_by_batch"]}
     for entry in (values["reference"], *values["candidates"]):
         for row in entry["latency_by_batch"]:
             table.add_row(
-                entry["name"], str(row["batch"]), f"{row['per_face_p50_ms']:.2f}",
-                f"{row['per_face_p90_ms']:.2f}", f"{row['per_face_p99_ms']:.2f}",
-                f"{row['per_patch_p50_us']:.2f}", f"{row['faces_per_second']:.0f}",
+                entry["name"],
+                str(row["batch"]),
+                f"{row['per_face_p50_ms']:.2f}",
+                f"{row['per_face_p90_ms']:.2f}",
+                f"{row['per_face_p99_ms']:.2f}",
+                f"{row['per_patch_p50_us']:.2f}",
+                f"{row['faces_per_second']:.0f}",
                 f"{slow[row['batch']] / row['per_face_p50_ms']:.1f}x",
-            )  # fmt: skip
+            )
     return table

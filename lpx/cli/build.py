@@ -24,7 +24,7 @@ from lpx.workspace import Workspace
     help="Faces to calibrate on; the demo faces, with a warning, where none are given.",
 )
 @click.option("--count", default=512, show_default=True, help="Most faces to calibrate on.")
-@click.option("--method", default="percentile-99.999", show_default=True,
+@click.option("--method", default="percentile-99.99", show_default=True,
               help="max, percentile-99.999, percentile-99.99 or percentile-99.9.")  # fmt: skip
 @click.option("--compute-capability", default="", metavar="8.6,8.9,...",
               help="GPUs to build for without having them (tensorrt-rtx).")  # fmt: skip

@@ -41,7 +41,7 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="lpx")
 def cli() -> None:
-    r"""Take a trained local-prediction deepfake detector to verified edge engines.
+    """Take a trained local-prediction deepfake detector to verified edge engines.
 
     \b
       lpx export ckpt.pt          checkpoint -> ONNX
@@ -52,7 +52,7 @@ def cli() -> None:
     the next one finds them. `lpx demo` runs all three.
 
     Exit codes: 0 done and parity holds, 1 parity does not hold, 2 user error, 3 internal error.
-    """
+    """  # noqa: D301 (click reads the escape: it keeps the block's lines)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from lpx.data.pseudo_fakes import KINDS
 SEED = 20211
 CROP = "square-1.75-landmarks"
 CHECKPOINT = "ckpt.pt"
-PAIRS = {"train": 64, "test": 240}
+PAIRS = {"train": 64, "test": 400}
 NOTE = (
     "The demo set is made of {count} portraits of {people} people, varied at random, and "
     "pseudo-fakes of them. It demonstrates the toolkit: its AUC says nothing about how the model "

@@ -26,6 +26,8 @@ class OnnxRuntimeEngine:
         self.size = size
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        # Idle threads would go on spinning after a call, on cores that the next engine needs.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self.session = onnxruntime.InferenceSession(model, options, providers=PROVIDERS)
         except Exception as error:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lpx.errors import LpxError
 from lpx.graph.model_io import tensor
 from lpx.graph.placement import Placement
+from lpx.graph.rounding import bias_shift, round_levels, weight_scales
 
 # The smallest normal float16: a smaller scale would lose its bits, or become zero, in a half graph.
 _SMALLEST_SCALE = {ir.DataType.FLOAT: 1e-30, ir.DataType.FLOAT16: 6.2e-5}
@@ -19,10 +20,17 @@ _SMALLEST_SCALE = {ir.DataType.FLOAT: 1e-30, ir.DataType.FLOAT16: 6.2e-5}
 
 @dataclass(frozen=True)
 class Range:
-    """The values that an activation takes, after clipping outliers."""
+    """The values that an activation takes.
+
+    Attributes:
+        low: Smallest value to represent.
+        high: Largest value to represent.
+        means: Mean of each channel.
+    """
 
     low: float
     high: float
+    means: tuple[float, ...]
 
     @property
     def peak(self) -> float:
@@ -105,8 +113,9 @@ class _Inserter:
                     dequantised[value] = self._pair(value, ranges[name])
             for value, replacement in dequantised.items():
                 self._redirect(value, replacement)
+        reads = {node: name for name, node, index in placement.uses if index == 0}
         for node_name in placement.convolutions:
-            self._weight(self.nodes[node_name])
+            self._weight(self.nodes[node_name], ranges[reads[node_name]].means)
 
     def _redirect(self, value: ir.Value, replacement: ir.Value) -> None:
         """Let every reader but the pair itself read the dequantised tensor."""
@@ -153,57 +162,63 @@ class _Inserter:
         node.outputs[0].shape = original.shape
         return node.outputs[0]
 
-    def _weight(self, node: ir.Node) -> None:
+    def _weight(self, node: ir.Node, means: tuple[float, ...]) -> None:
         weight = node.inputs[1]
         assert weight is not None
         assert weight.const_value is not None
+        assert weight.dtype is not None
         array = weight.const_value.numpy().astype(np.float32)
-        axis = 1 if node.op_type == "ConvTranspose" else 0
-        steps = weight_scales(array, axis)
-        dtype = weight.dtype or ir.DataType.FLOAT
-        steps = np.maximum(steps, _SMALLEST_SCALE[dtype])
-        scale = tensor(self.graph, f"{weight.name}.scale", steps.astype(dtype.numpy()))
+        steps = np.maximum(weight_scales(array), _SMALLEST_SCALE[weight.dtype])
+        steps = steps.astype(weight.dtype.numpy()).astype(np.float32)
+        levels = round_levels(array, steps)
+        rounded = levels.astype(np.float32) * steps.reshape(-1, 1, 1, 1)
+        scale = tensor(self.graph, f"{weight.name}.scale", steps.astype(weight.dtype.numpy()))
         zero = tensor(self.graph, f"{weight.name}.zero_point", np.zeros(len(steps), np.int8))
+        bias = self._bias(node, weight, bias_shift(array, rounded, np.array(means, np.float32)))
         if not self.style.stored_weights:
-            node.replace_input_with(1, self._q_dq(weight, scale, zero, axis))
+            # On the levels already, so that QuantizeLinear finds the same ones again.
+            name = f"{weight.name}.rounded"
+            exact = tensor(self.graph, name, rounded.astype(weight.dtype.numpy()))
+            node.replace_input_with(1, self._q_dq(exact, scale, zero, 0))
+            node.replace_input_with(2, tensor(self.graph, f"{node.name}.bias", bias))
             return
-        shape = [-1 if i == axis else 1 for i in range(array.ndim)]
-        levels = np.clip(np.rint(array / steps.reshape(shape)), -128, 127).astype(np.int8)
         stored = tensor(self.graph, f"{weight.name}.quantized", levels)
-        output = self._dequantise(stored, scale, zero, weight, axis)
+        output = self._dequantise(stored, scale, zero, weight, 0)
         self.graph.insert_before(node, output.producer())  # type: ignore[arg-type]
         node.replace_input_with(1, output)
-        self._bias(node, steps)
+        self._store_bias(node, weight, bias, steps)
 
-    def _bias(self, node: ir.Node, steps: NDArray[np.float32]) -> None:
+    def _bias(
+        self, node: ir.Node, weight: ir.Value, shift: NDArray[np.float32]
+    ) -> NDArray[np.floating]:
+        """The bias with `shift` added, in the weight's type; a convolution without one gets one."""
+        assert weight.dtype is not None
+        if len(node.inputs) < 3:
+            node.resize_inputs(3)
+        old = node.inputs[2]
+        if old is not None and old.const_value is not None:
+            shift = shift + old.const_value.numpy().astype(np.float32)
+        return shift.astype(weight.dtype.numpy())
+
+    def _store_bias(
+        self,
+        node: ir.Node,
+        weight: ir.Value,
+        bias: NDArray[np.floating],
+        steps: NDArray[np.float32],
+    ) -> None:
         """Store the bias as int32 in steps of input scale times weight scale."""
-        if len(node.inputs) < 3 or node.inputs[2] is None or node.inputs[2].const_value is None:
-            return
-        bias = node.inputs[2]
-        data_scale = self.scale_of[node.inputs[0]]  # type: ignore[index]
-        unit = (steps * data_scale).astype(np.float32)
+        data = node.inputs[0]
+        assert data is not None
+        unit = (steps * self.scale_of[data]).astype(np.float32)
         limit = 2**31 - 1
-        levels = np.clip(np.rint(bias.const_value.numpy() / unit.astype(np.float64)), -limit, limit)  # type: ignore[union-attr]
+        levels = np.clip(np.rint(bias / unit.astype(np.float64)), -limit, limit)
         name = f"{node.name}.bias"
         scale = tensor(self.graph, f"{name}.scale", unit)
         zero = tensor(self.graph, f"{name}.zero_point", np.zeros(len(unit), np.int32))
         stored = tensor(self.graph, f"{name}.quantized", levels.astype(np.int32))
-        output = self._dequantise(stored, scale, zero, bias, 0)
-        output.name = f"{name}.dequantized"
+        output = self._dequantise(stored, scale, zero, weight, 0)
+        output.name, output.shape = f"{name}.dequantized", ir.Shape([len(unit)])
+        output.producer().name = f"{name}.dequantize"  # type: ignore[union-attr]
         self.graph.insert_before(node, output.producer())  # type: ignore[arg-type]
         node.replace_input_with(2, output)
-
-
-def weight_scales(weight: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """Symmetric scale per output channel: largest magnitude / 127; 1 for a channel of zeros.
-
-    Args:
-        weight: Convolution weights, float32.
-        axis: The axis of output channels.
-
-    Returns:
-        float32 [output channels], all positive.
-    """
-    others = tuple(i for i in range(weight.ndim) if i != axis)
-    peak = np.abs(weight).max(axis=others)
-    return np.where(peak > 0, peak / 127, 1.0).astype(np.float32)

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from lpx.graph.model_io import is_constant
 
 MIN_CHANNELS = 16
-"""Fewer channels do not fill an integer kernel's tile (the RGB stem apart)."""
+"""Fewer channels do not fill an integer kernel's tile."""
 ACTIVATIONS = frozenset({"Relu", "Clip"})
 
 
@@ -105,13 +105,12 @@ def _tensor(node: ir.Node, index: int) -> str:
 def _judge(node: ir.Node, depthwise: bool) -> tuple[bool, str]:
     if not is_constant(node.inputs[1]):
         return False, "both operands are computed: no weight to quantise"
-    if node.op_type not in ("Conv", "ConvTranspose"):
-        return False, "a matrix product in the head: scores drift, and it costs next to nothing"
+    if node.op_type != "Conv":
+        return False, "not a convolution: the head's products are few, and scores drift"
     weight = node.inputs[1]
     assert weight is not None
     assert weight.shape is not None
-    axis_out = 1 if node.op_type == "ConvTranspose" else 0
-    outputs, inputs = int(weight.shape[axis_out]), int(weight.shape[1 - axis_out])  # type: ignore[arg-type]
+    outputs, inputs = int(weight.shape[0]), int(weight.shape[1])  # type: ignore[arg-type]
     groups = node.attributes.get_int("group", 1)
     if groups == outputs and groups > 1:
         if not depthwise:
@@ -124,7 +123,7 @@ def _judge(node: ir.Node, depthwise: bool) -> tuple[bool, str]:
     if outputs == 1:
         return False, "the classifier: one logit per unit decides the score"
     if inputs == 3:
-        return True, "the RGB stem"
+        return False, "the RGB stem: 8 bits of pixels minus mean lose their last bits"
     if min(inputs, outputs) < MIN_CHANNELS:
         return False, f"{inputs} -> {outputs} channels, under {MIN_CHANNELS}"
     return True, f"{inputs} -> {outputs} channels"

@@ -95,7 +95,7 @@ def test_large_logits_do_not_overflow(name, parameter, dtype, scale):
     assert ((scores >= 0) & (scores <= 1)).all()
     assert logits.grad.isfinite().all()
     expected = torch.tensor(scale, dtype=dtype).double().sigmoid()
-    assert float(scores[1]) == pytest.approx(float(expected), abs=1e-6)
+    assert scores[1].item() == pytest.approx(float(expected), abs=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

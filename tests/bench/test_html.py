@@ -1,0 +1,368 @@
+import copy
+import json
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import cv2
+import matplotlib
+import numpy as np
+import pytest
+
+from lpx.bench.html import MAX_POINTS, draw, render_html, sentence, signed, significant, speed_notes
+from lpx.bench.latency import summarise
+from lpx.bench.parity import compare
+from lpx.bench.run import BATCHES, BenchResult, Example, to_report
+from lpx.bench.score import Scored
+from lpx.card import ModelCard
+from lpx.data.face_set import FaceSet, Skipped
+from lpx.engines.base import Prediction
+from lpx.engines.manifest import EngineManifest
+from lpx.metrics import auc_interval
+
+EVIL = "real/<script>alert('face')</script>.png"
+NOISE = {"torch": 0.0, "onnxruntime-fp32": 1e-5, "onnxruntime-int8": 0.3}
+MS = {"torch": 20.0, "onnxruntime-fp32": 8.0, "onnxruntime-int8": 11.0}
+VOID = {"br", "img", "link", "meta"}
+CARD = ModelCard(
+    "tf_efficientnet_lite0", "stage3", "mean_prob", 64, grid=(4, 4), threshold=0.45,
+    provenance={"data": "<b>faces</b>", "auc": {"sbi": 0.9}},
+)  # fmt: skip
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    return (1 / (1 + np.exp(-logits))).astype(np.float32)
+
+
+def scored(count: int, noise: dict[str, float] = NOISE) -> Scored:
+    rng = np.random.default_rng(3)
+    labels = np.arange(count) % 2
+    logits = rng.normal(2.4 * labels - 1.2, 1.2)
+    maps = logits[:, None, None] + rng.normal(size=(count, 4, 4))
+    predictions = {
+        name: Prediction(
+            sigmoid(logits + spread * rng.normal(size=count)),
+            sigmoid(maps + spread * rng.normal(size=maps.shape)),
+        )
+        for name, spread in noise.items()
+    }
+    return Scored(np.arange(count), labels, predictions, (Skipped("real/broken.png", "no image"),))
+
+
+def manifest(name: str) -> EngineManifest:
+    target, precision = name.rsplit("-", 1)
+    int8 = precision == "int8"
+    return EngineManifest(
+        name, target, precision, "onnxruntime", "engine.onnx", "c" * 64, "e" * 64, CARD.to_dict(),
+        calibration={"method": "max", "faces": "mine", "split": "train", "face_count": 77,
+                     "identities": ["a"], "warning": "only 77 faces"} if int8 else None,
+        placement=({"node": "/head/Conv", "op_type": "Conv", "quantised": False,
+                    "reason": "the head stays in float"},) if int8 else (),
+        convolutions={"int8": 31, "fp32": 2} if int8 else {"int8": 0, "fp32": 33},
+        versions={"onnx": "1.19"}, machine={"os": "Ubuntu"}, warnings=("beware",) if int8 else (),
+    )  # fmt: skip
+
+
+def face(seed: int, size: int = 64) -> np.ndarray:
+    """An image about as hard to compress as a photograph."""
+    rng = np.random.default_rng(seed)
+    coarse = cv2.resize(rng.integers(0, 256, (6, 6, 3)).astype(np.uint8), (size, size))
+    return np.clip(coarse + rng.normal(0, 2, coarse.shape), 0, 255).astype(np.uint8)
+
+
+def result(count: int = 60, size: int = 64, noise: dict[str, float] = NOISE) -> BenchResult:
+    found = scored(count, noise)
+    truth = found.predictions["torch"]
+    names = [name for name in noise if name != "torch"]
+    rng = np.random.default_rng(5)
+    times = {
+        (name, batch): MS.get(name, 5.0) * batch**0.8 * (1 + 0.05 * rng.random(200))
+        for batch in BATCHES
+        for name in noise
+    }
+    return BenchResult(
+        scored=found,
+        reference_auc=auc_interval(found.labels, truth.score),
+        parity={
+            n: compare(found.labels, truth, found.predictions[n], CARD.threshold) for n in names
+        },
+        latency={
+            name: tuple(summarise(times[name, batch], batch, 16) for batch in BATCHES)
+            for name in noise
+        },
+        times_ms=times,
+        examples=tuple(
+            Example(
+                EVIL if i == 0 else f"face{i}.png", int(found.labels[i]), face(i, size),
+                {n: (p.patch_map[i], float(p.score[i])) for n, p in found.predictions.items()},
+            )
+            for i in range(6)
+        ),
+        candidates=tuple(map(manifest, names)),
+    )  # fmt: skip
+
+
+def report_of(bench: BenchResult, name: str = "folder:<i>mine</i>") -> dict[str, Any]:
+    faces = FaceSet(name, "all", "square", (), "A note on the set.")
+    return to_report(
+        bench, faces, CARD, margin=0.005, environment={"versions": {"torch": "2.9"}, "gpus": []},
+        not_run={"tensorrt-fp16": "no NVIDIA GPU"}, warnings=["a warning & more"],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bench() -> BenchResult:
+    return result()
+
+
+@pytest.fixture(scope="module")
+def report(bench: BenchResult) -> dict[str, Any]:
+    return report_of(bench)
+
+
+@pytest.fixture(scope="module")
+def page(bench: BenchResult, report: dict[str, Any]) -> str:
+    return render_html(report, bench)
+
+
+class Checker(HTMLParser):
+    """Collects ids, references and text, and complains about tags that do not match."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.references: list[str] = []
+        self.images_without_alt = 0
+        self.words: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        self.handle_startendtag(tag, attrs)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.ids += [values["id"]] if values.get("id") else []
+        self.references += [values[a] or "" for a in ("src", "href", "srcset", "data") if a in values]
+        self.images_without_alt += tag == "img" and not values.get("alt")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "script" not in self.open and "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+def test_the_page_is_well_formed_and_refers_to_nothing_outside(page: str) -> None:
+    found = Checker(page)
+    assert found.open == []
+    assert len(set(found.ids)) == len(found.ids)
+    assert found.images_without_alt == 0
+    assert all(r.startswith(("#", "data:")) for r in found.references)
+    assert {r[1:] for r in found.references if r.startswith("#")} <= set(found.ids)
+    assert all(to.startswith(("#", "data:")) for to in re.findall(r"url\(['\"]?([^)]*)\)", page))
+    assert "@import" not in page
+    assert page.lstrip().startswith("<!DOCTYPE html>")
+
+
+def test_the_page_says_what_was_found(page: str, report: dict[str, Any]) -> None:
+    text = Checker(page).text
+    for candidate in report["candidates"]:
+        assert sentence(candidate, 0.005).replace("\u00a0", " ") in text
+    for said in (
+        "A note on the set.", "a warning & more", "onnxruntime-int8: beware", "no NVIDIA GPU",
+        "30 real, 30 fake, 1 unreadable", "31 in INT8, 2 in FP32", "33 in FP32", "only 77 faces",
+        "onnxruntime-int8 is no faster than onnxruntime-fp32: 11", "tf_efficientnet_lite0",
+        "the head stays in float", f"{report['reference']['auc']:.4f}",
+    ):  # fmt: skip
+        assert said in text
+
+
+def test_names_are_escaped(page: str) -> None:
+    assert EVIL not in page
+    assert "&lt;script&gt;alert(&#39;face&#39;)&lt;/script&gt;" in page
+    assert "<i>mine" not in page
+    assert "<b>faces" not in page
+
+
+def test_latency_may_be_left_out(bench: BenchResult) -> None:
+    silent = replace(bench, latency={name: () for name in bench.latency}, times_ms={})
+    page = render_html(report_of(silent), silent)
+    found = Checker(page)
+    assert "Latency was not measured." in found.text
+    assert "figure-latency" not in found.ids
+    assert "over_torch" not in page
+
+
+def test_there_may_be_no_candidate_and_no_example(bench: BenchResult) -> None:
+    alone = replace(bench, parity={}, candidates=(), examples=())
+    found = Checker(render_html(report_of(alone), alone))
+    assert "No engine was measured." in found.text
+    assert "figure-forest" not in found.ids
+
+
+def test_the_users_matplotlib_settings_are_neither_used_nor_touched(
+    bench: BenchResult, report: dict[str, Any], page: str
+) -> None:
+    with matplotlib.rc_context({"text.usetex": True, "axes.grid": True, "svg.fonttype": "path"}):
+        before = dict(matplotlib.rcParams)
+        again = render_html(report, bench)
+        assert dict(matplotlib.rcParams) == before
+    assert again == page
+
+
+def test_figures_take_their_colours_from_the_page(bench: BenchResult, report: dict[str, Any]) -> None:
+    for figure in draw(report, bench):
+        assert not re.search(r"(fill|stroke): #", figure.svg)
+        assert "var(--" in figure.svg
+        assert figure.alt
+
+
+def test_the_report_of_500_faces_is_small() -> None:
+    many = result(500, size=224)
+    assert len(render_html(report_of(many), many)) < 2_000_000
+
+
+def test_points_are_thinned_but_flips_are_kept() -> None:
+    many = result(12_000, noise={"torch": 0.0, "onnxruntime-int8": 0.002})
+    report = report_of(many)
+    (scatter,) = (f for f in draw(report, many) if f.key.startswith("scatter"))
+    assert scatter.svg.count("h0") == MAX_POINTS
+    assert "5,000 of 12,000 faces" in scatter.caption
+    assert 0 < report["candidates"][0]["flips"] == scatter.svg.count("<use") - _ticks(scatter.svg)
+
+
+def _ticks(svg: str) -> int:
+    return len(re.findall(r'id="[^"]*[xy]tick_\d+"', svg))
+
+
+def candidate(low: float, high: float, verdict: str, needed: int | None = None) -> dict[str, Any]:
+    difference = {"estimate": (low + high) / 2, "low": low, "high": high}
+    return {"name": "x", "verdict": verdict, "auc_difference": difference, "faces_needed": needed}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (candidate(-0.0021, 0.001, "holds"), "x loses at most 0.0021 AUC"),
+        (candidate(-0.00499, 0.001, "holds"), "at most 0.00499 AUC"),
+        (candidate(0.001, 0.002, "holds"), "x loses no AUC"),
+        (candidate(0.0, 0.0, "holds"), "exactly the reference's AUC"),
+        (candidate(-0.03, -0.0123, "fails"), "x loses at least 0.0123 AUC"),
+        (candidate(-0.03, 0.01, "undecided", 1234), "about 1,300 such faces"),
+        (candidate(-0.02, 0.01, "undecided", None), "more faces would hardly decide it"),
+    ],
+)
+def test_sentence(values: dict[str, Any], said: str) -> None:
+    assert said in sentence(values, 0.005)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (1.5e-7, "1.5e−7"), (0.00123, "0.00123"), (8.567, "8.57"), (231.4, "231"),
+     (12345.6, "12,346")],
+)  # fmt: skip
+def test_significant(value: float, text: str) -> None:
+    assert significant(value) == text
+
+
+def test_signed_tells_a_bound_from_the_margin() -> None:
+    assert signed(-0.00001) == "0.0000"
+    assert signed(-0.0049999, 0.005) == "−0.0049999"
+    assert signed(-0.005, 0.005) == "−0.0050"
+    assert signed(0.0012, 0.005) == "+0.0012"
+
+
+def test_nothing_is_said_of_an_int8_engine_that_is_faster(report: dict[str, Any]) -> None:
+    fast = copy.deepcopy(report)
+    for row in fast["candidates"][1]["latency_by_batch"]:
+        row["per_face_p50_ms"] /= 4
+        row["per_face_p90_ms"] /= 4
+    assert speed_notes(fast) == []
+    assert len(speed_notes(report)) == 1
+
+
+def test_a_noisy_clock_is_told(report: dict[str, Any]) -> None:
+    noisy = copy.deepcopy(report)
+    noisy["reference"]["latency_by_batch"][0]["per_face_p90_ms"] = 60.0
+    assert "torch 2.9" in speed_notes(noisy)[0]
+
+
+CHROME = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
+PROBE = """<script>
+var seen = {ready: document.documentElement.dataset.ready, errors: document.documentElement.dataset.errors || ""};
+function order() {
+  return Array.from(document.querySelectorAll("#engines-table tbody tr"), function (r) { return r.dataset.engine; });
+}
+function head(key) { return document.querySelector("th[data-key=" + key + "]"); }
+seen.hash = order();
+head("batch1").querySelector("button").click();
+seen.up = order(); seen.ariaUp = head("batch1").getAttribute("aria-sort");
+head("batch1").querySelector("button").click();
+seen.down = order(); seen.ariaDown = head("batch1").getAttribute("aria-sort");
+head("difference").querySelector("button").click();
+seen.missing = order(); seen.sorted = document.querySelectorAll("[aria-sort]").length;
+seen.figures = Array.from(document.querySelectorAll(".figure [role=img] > svg"), function (s) {
+  var box = s.getBoundingClientRect(); return [box.width, box.height];
+});
+seen.images = Array.from(document.images, function (i) { return i.naturalWidth; });
+seen.overflow = document.documentElement.scrollWidth - innerWidth;
+seen.ink = {};
+["light", "dark"].forEach(function (theme) {
+  document.documentElement.dataset.theme = theme;
+  seen.ink[theme] = [getComputedStyle(document.querySelector(".figure svg text")).fill,
+                     getComputedStyle(document.body).backgroundColor];
+});
+var out = document.createElement("pre"); out.id = "probe"; out.textContent = JSON.stringify(seen);
+document.body.appendChild(out);
+</script>"""
+
+
+def look(page: str, folder: Path, width: int) -> tuple[dict[str, Any], str]:
+    """Open the page in a browser; return what the probe saw and the browser's log."""
+    path = folder / "report.html"
+    path.write_text(page.replace("</body>", PROBE + "</body>"), encoding="utf-8")
+    command = [
+        str(CHROME), "--headless", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        "--enable-logging=stderr", "--v=0", f"--user-data-dir={folder / 'profile'}",
+        f"--window-size={width},900", "--dump-dom", f"{path.as_uri()}#sort=auc:descending",
+    ]  # fmt: skip
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.insert(1, "--no-sandbox")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    (seen,) = re.findall(r'<pre id="probe">(.*?)</pre>', done.stdout, flags=re.S)
+    return json.loads(seen.replace("&lt;", "<").replace("&amp;", "&")), done.stderr
+
+
+@pytest.mark.skipif(CHROME is None, reason="no chromium or google-chrome on this machine")
+def test_in_a_browser(page: str, tmp_path: Path, report: dict[str, Any]) -> None:
+    seen, log = look(page, tmp_path, 1360)
+    assert (seen["ready"], seen["errors"]) == ("true", "")
+    assert "CONSOLE" not in log
+    entries = [report["reference"], *report["candidates"]]
+    by_auc = sorted(entries, key=lambda entry: -entry["auc"])
+    assert seen["hash"] == [entry["name"] for entry in by_auc]
+    assert seen["up"] == sorted(MS, key=MS.__getitem__)
+    assert seen["down"] == seen["up"][::-1]
+    assert (seen["ariaUp"], seen["ariaDown"]) == ("ascending", "descending")
+    assert (seen["missing"][-1], seen["sorted"]) == ("torch", 1)
+    assert len(seen["figures"]) == 5
+    assert all(width > 200 and height > 100 for width, height in seen["figures"])
+    assert len(seen["images"]) == 6 * 4 + 1
+    assert min(seen["images"]) > 0
+    assert seen["overflow"] <= 0
+    assert seen["ink"]["light"] != seen["ink"]["dark"]
