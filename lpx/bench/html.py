@@ -32,7 +32,7 @@ MAX_VERTICES = 400
 """Points of one drawn curve: more than a screen shows."""
 NOISY = 1.3
 """The 90th percentile of a call's time over its median, above which the report warns."""
-IMAGE_BYTES = 1_100_000
+IMAGE_BYTES = 1_400_000
 """What all faces and heat maps of a report may take together, roughly."""
 
 _VERDICTS = ("holds", "undecided", "fails")
@@ -145,16 +145,14 @@ def sentence(candidate: Mapping[str, Any], margin: float) -> str:
         else f"about {_rounded(needed):,} such faces would probably decide it."
     )
     return (
-        f"{name}: the AUC difference lies between {low} and {high} (95 % interval), on both sides of "
-        f"the margin of −{margin:g}; {decide}"
+        f"{name}: the AUC difference lies between {low} and {high} (95 % interval), on both sides"
+        f" of the margin of −{margin:g}; {decide}"
     )
 
 
 def headline(report: Mapping[str, Any]) -> str:
     """Say what the verdict means: that of the engine that decided it, and of how many."""
     candidates = report["candidates"]
-    if not candidates:
-        return "No engine was measured."
     said = sentence(_decisive(report), report["margin"])
     if len(candidates) == 1:
         return said
@@ -179,9 +177,8 @@ def _decisive(report: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _others(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Verdict and sentence of the candidates that the headline leaves out."""
-    candidates = report["candidates"]
-    said = _decisive(report) if candidates else None
-    return [(c["verdict"], sentence(c, report["margin"])) for c in candidates if c is not said]
+    others = (c for c in report["candidates"] if c is not _decisive(report))
+    return [(c["verdict"], sentence(c, report["margin"])) for c in others]
 
 
 def _rounded(count: int) -> int:
@@ -212,7 +209,10 @@ def _warnings(report: Mapping[str, Any]) -> list[str]:
 
 
 def speed_notes(report: Mapping[str, Any]) -> list[str]:
-    """Say in words where INT8 is no faster than FP32 or FP16, an engine than PyTorch, or how noisy."""
+    """Say in words how noisy times were, and which engines are slower than they should be.
+
+    Every engine should be faster than PyTorch, and INT8 than FP32 and FP16 of the same target.
+    """
     notes: list[str] = []
     noisy = [
         f"{entry['name']} {ratio:.2f} at batch {row['batch']}"
@@ -243,7 +243,7 @@ def speed_notes(report: Mapping[str, Any]) -> list[str]:
 
 
 def _is_float_of(candidate: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
-    return candidate["target"] == entry["target"] and candidate["precision"] != "int8"
+    return bool(candidate["target"] == entry["target"] and candidate["precision"] != "int8")
 
 
 # The table
@@ -420,8 +420,7 @@ def draw(report: Mapping[str, Any], result: BenchResult) -> list[Drawing]:
 
     # The default style first: what a user has set for their own plots does not reach the report.
     with matplotlib.style.context(["default", _STYLE]):
-        drawings = [_forest(report)] if report["candidates"] else []
-        drawings.append(_roc(report, result))
+        drawings = [_forest(report), _roc(report, result)]
         drawings += [_scatter(report, result, c) for c in report["candidates"]]
         if result.times_ms:
             drawings.append(_latency(result))
@@ -436,7 +435,7 @@ def _forest(report: Mapping[str, Any]) -> Drawing:
     found = [c["auc_difference"] for c in candidates]
     left = min(-margin, *(f["low"] for f in found))
     right = max(0.0, *(f["high"] for f in found), margin / 5)
-    pad = 0.07 * (right - left)
+    pad = 0.07 * (right - left) or 0.001
     axes.set(xlim=(left - pad, right + pad), ylim=(len(candidates) - 0.4, -0.75), yticks=[])
     axes.axvspan(left - pad, -margin, color=_PLACEHOLDERS["fails"], alpha=0.1, linewidth=0)
     axes.axvline(-margin, color=_PLACEHOLDERS["fails"], dashes=(5, 3), linewidth=1.2)
@@ -461,8 +460,8 @@ def _forest(report: Mapping[str, Any]) -> Drawing:
         "forest",
         "AUC difference",
         f"AUC difference with its 95 % interval: {'; '.join(parts)}. Margin {margin:g}.",
-        f"Difference to the reference with its 95 % interval. Parity holds where the whole interval "
-        f"lies right of the dashed line, the margin of −{margin:g}.",
+        f"Difference to the reference with its 95 % interval. Parity holds where the whole "
+        f"interval lies right of the dashed line, the margin of −{margin:g}.",
         _svg(figure, "forest"),
     )
 
@@ -510,15 +509,20 @@ def _scatter(
         _dots(axes, x[shown], y[shown], _PLACEHOLDERS[colour])
     flipped = np.flatnonzero(called_fake(x, threshold) != called_fake(y, threshold))
     flipped = flipped[_spread(len(flipped), MAX_VERTICES)]
-    ring = {"linestyle": "", "marker": "o", "markersize": 8, "markerfacecolor": "none"}
+    ring: dict[str, Any] = {
+        "linestyle": "",
+        "marker": "o",
+        "markersize": 8,
+        "markerfacecolor": "none",
+    }
     axes.plot(x[flipped], y[flipped], color=_PLACEHOLDERS["fails"], **ring)
     for at_x, at_y, side, said in ((0.03, 0.95, "left", "fake"), (0.97, 0.03, "right", "real")):
         said = f"flips to {said}"
-        place = {"ha": side, "transform": axes.transAxes}
+        place: dict[str, Any] = {"ha": side, "transform": axes.transAxes}
         axes.text(at_x, at_y, said, color=_PLACEHOLDERS["muted"], fontsize=9, **place)
     low, high = min(x.min(), y.min(), threshold), max(x.max(), y.max(), threshold)
-    ends = low - 0.04 * (high - low), high + 0.04 * (high - low)
-    axes.set(xlim=ends, ylim=ends, aspect="equal")
+    pad = 0.04 * (high - low) or 0.05
+    axes.set(xlim=(low - pad, high + pad), ylim=(low - pad, high + pad), aspect="equal")
     axes.set(xlabel="reference score", ylabel="engine score")
     drawn = f"{len(kept):,} of {len(labels):,}" if len(kept) < len(labels) else f"{len(labels):,}"
     return Drawing(

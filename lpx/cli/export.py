@@ -88,6 +88,7 @@ def export(
     click.echo(f"{made.model}: opset {made.opset}, {made.model.stat().st_size / 2**20:.1f} MiB")
     click.echo(
         f"verified on {check.faces} faces: max |score difference| "
-        f"{check.max_score_difference:.1e}, max |map difference| {check.max_map_difference:.1e} (worst face {check.worst_face})"
+        f"{check.max_score_difference:.1e}, max |map difference| {check.max_map_difference:.1e} "
+        f"(worst face {check.worst_face})"
     )
     click.echo("next: lpx build --int8")

@@ -117,7 +117,8 @@ def soft_hull(points: Landmarks, size: int, rng: Rng) -> NDArray[np.float32]:
     radius = int(rng.integers(0, 8) * unit)
     if radius:
         kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-        shape = cv2.erode(shape, kernel) if rng.random() < 0.7 else cv2.dilate(shape, kernel)
+        change = cv2.erode if rng.random() < 0.7 else cv2.dilate
+        shape = np.asarray(change(shape, kernel), np.uint8)
     sigma = float(rng.uniform(1.0, 8.0)) * unit
     soft = cv2.GaussianBlur(shape.astype(np.float32) / 255.0, (0, 0), sigma)
     return np.asarray(soft, np.float32)

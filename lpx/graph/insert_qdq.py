@@ -172,18 +172,21 @@ class _Inserter:
         steps = steps.astype(weight.dtype.numpy()).astype(np.float32)
         levels = round_levels(array, steps)
         rounded = levels.astype(np.float32) * steps.reshape(-1, 1, 1, 1)
-        scale = tensor(self.graph, f"{weight.name}.scale", steps.astype(weight.dtype.numpy()))
-        zero = tensor(self.graph, f"{weight.name}.zero_point", np.zeros(len(steps), np.int8))
+        # Named after the node: two convolutions may share a weight.
+        name = f"{node.name}.weight"
+        scale = tensor(self.graph, f"{name}.scale", steps.astype(weight.dtype.numpy()))
+        zero = tensor(self.graph, f"{name}.zero_point", np.zeros(len(steps), np.int8))
         bias = self._bias(node, weight, bias_shift(array, rounded, np.array(means, np.float32)))
         if not self.style.stored_weights:
             # On the levels already, so that QuantizeLinear finds the same ones again.
-            name = f"{weight.name}.rounded"
             exact = tensor(self.graph, name, rounded.astype(weight.dtype.numpy()))
             node.replace_input_with(1, self._q_dq(exact, scale, zero, 0))
             node.replace_input_with(2, tensor(self.graph, f"{node.name}.bias", bias))
             return
-        stored = tensor(self.graph, f"{weight.name}.quantized", levels)
+        stored = tensor(self.graph, f"{name}.quantized", levels)
         output = self._dequantise(stored, scale, zero, weight, 0)
+        output.name = f"{name}.dequantized"
+        output.producer().name = f"{name}.dequantize"  # type: ignore[union-attr]
         self.graph.insert_before(node, output.producer())  # type: ignore[arg-type]
         node.replace_input_with(1, output)
         self._store_bias(node, weight, bias, steps)

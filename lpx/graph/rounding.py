@@ -61,7 +61,7 @@ def _balance(levels: NDArray[np.float64], exact: NDArray[np.float64]) -> NDArray
     gain = error * sign
     rank = np.argsort(np.argsort(-gain, axis=-1, kind="stable"), axis=-1, kind="stable")
     flip = (rank < np.rint(np.abs(net))) & (gain > 0)
-    return levels - flip * sign
+    return np.asarray(levels - flip * sign, np.float64)
 
 
 def bias_shift(

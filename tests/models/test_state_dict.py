@@ -203,9 +203,10 @@ def test_lite0_names_map_one_to_one_onto_names_and_shapes(public):
     named = to_lpx_names(public)
     classifier = [name for name in public if name.startswith("_fc.")]
     assert len(named) == len(public) - len(classifier)
-    assert {name: value.shape for name, value in named.items()} == {
-        f"backbone.{name}": value.shape for name, value in backbone.items()
-    }
+    # As lists: both are in the order in which layers are applied, so no two are exchanged.
+    assert [(name, value.shape) for name, value in named.items()] == [
+        (f"backbone.{name}", value.shape) for name, value in backbone.items()
+    ]
 
 
 def test_lite0_weights_load_whole_and_into_their_places(public):
@@ -214,35 +215,20 @@ def test_lite0_weights_load_whole_and_into_their_places(public):
     loaded, named = backbone.state_dict(), to_lpx_names(public)
     assert all(torch.equal(loaded[name], named[f"backbone.{name}"]) for name in loaded)
 
-    # On photographs, every layer's activations agree with the statistics that ImageNet left in its
-    # batch norm; a layer in another's place, or wrong padding, breaks that from there on.
-    agreement = {}
-
-    def compare(name):
-        def hook(norm, inputs):
-            both = torch.stack([inputs[0].mean((0, 2, 3)), norm.running_mean])
-            agreement[name] = float(torch.corrcoef(both)[0, 1])
-
-        return hook
-
-    for name, part in backbone.named_modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.register_forward_pre_hook(compare(name))
+    # Two men in suits and ties: with a layer in another's place the network sees something else.
     with torch.no_grad():
-        backbone(photographs())
-    assert len(agreement) == 49
-    assert min(agreement.values()) > 0.5, agreement
+        z = backbone(portraits()).mean(dim=(2, 3))
+    logits = torch.nn.functional.linear(z, public["_fc.weight"], public["_fc.bias"])
+    suit, windsor_tie = 834, 906
+    for best in logits.topk(3).indices.tolist():
+        assert {suit, windsor_tie} <= set(best)
 
 
-def photographs():
-    folder = files("lpx") / "data" / "demo"
-    pixels = [
-        fit(read_image(Path(str(folder / name))), 224)
-        for name in ("collins.png", "obama_2012.png", "biden.png")
-    ]
-    faces = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 255
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    return (faces - mean[:, None, None]) / std[:, None, None]
+def portraits():
+    """Two demo faces, normalised as these weights want it: to [-1, 1]."""
+    folder = Path(str(files("lpx"))) / "data" / "demo"
+    pixels = [fit(read_image(folder / name), 256) for name in ("biden.png", "obama_2012.png")]
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 def test_lite0_weights_load_into_a_cut(public):
