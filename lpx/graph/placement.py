@@ -110,6 +110,10 @@ def _judge(node: ir.Node, depthwise: bool) -> tuple[bool, str]:
     weight = node.inputs[1]
     assert weight is not None
     assert weight.shape is not None
+    if len(weight.shape) != 4:
+        return False, "not a convolution over height and width"
+    if any(v is not None and not is_constant(v) for v in node.inputs[2:]):
+        return False, "the bias is computed: it cannot take up what rounding moves"
     outputs, inputs = int(weight.shape[0]), int(weight.shape[1])  # type: ignore[arg-type]
     groups = node.attributes.get_int("group", 1)
     if groups == outputs and groups > 1:

@@ -15,9 +15,11 @@ StateDict = dict[str, Tensor]
 
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "encoder.")
 _CLASSIFIERS = (
-    "head.classifier", "classifier.1", "classifier", "last_linear", "fc", "head.fc",
-    "backbone.last_linear", "backbone.fc", "backbone.classifier",
+    "head.classifier", "classifier.1", "classifier", "last_linear", "last_linear.1", "fc", "head.fc",
+    "backbone.last_linear", "backbone.last_linear.1", "backbone.fc", "backbone.classifier",
 )  # fmt: skip
+# DeepfakeBench's Xception carries this branch in every checkpoint, and uses it in other modes only.
+_UNUSED = ("adjust_channel.", "backbone.adjust_channel.")
 # Blocks per stage of EfficientNet-Lite0, to turn a running block number into stage and block.
 _LITE0_DEPTHS = (1, 2, 2, 3, 3, 4, 1)
 
@@ -53,7 +55,7 @@ def to_lpx_names(state: Mapping[str, Tensor]) -> StateDict:
     A linear classifier becomes the head's 1x1 convolution; one of two classes becomes a single
     logit, fake minus real, which is what softmax over the two amounts to.
     """
-    state = unwrap(state)
+    state = {k: v for k, v in unwrap(state).items() if not k.startswith(_UNUSED)}
     if any(k.startswith("_blocks.") for k in state):
         state = {_lite0_name(k): v for k, v in state.items()}
     out: StateDict = {}
