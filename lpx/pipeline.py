@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import math
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from lpx.bench.html import render_html
 from lpx.bench.parity import MARGIN
 from lpx.bench.run import Candidate, Watch, to_report
 from lpx.bench.run import bench as measure
+from lpx.bench.score import Scored, check_finite
 from lpx.calibration.calibrate import calibrate
 from lpx.calibration.scales import DEFAULT_METHOD, METHODS, Scales, load_scales, save_scales
 from lpx.card import ModelCard, card_from_dict
@@ -47,6 +49,8 @@ from lpx.workspace import Workspace, read_json, sha256, write_bytes, write_json
 
 EXPORT_FORMAT = "lpx-export/1"
 CALIBRATION_FACES = 512
+FEW_FACES = 30
+"""Faces of a class below which an interval of AUC is not to be relied on."""
 DEMO_CALIBRATION = (
     "calibrated on the demo faces, because no --faces were given: ranges of your own faces may "
     "differ, and INT8 accuracy with them"
@@ -160,6 +164,9 @@ class _Model:
     factory: str | None
 
 
+_READ_BACK = {"model_sha256", "card", "factory"}
+
+
 def _exported(workspace: Workspace) -> _Model:
     manifest_path = workspace.model.with_suffix(".json")
     if not workspace.model.is_file() or not manifest_path.is_file():
@@ -170,13 +177,19 @@ def _exported(workspace: Workspace) -> _Model:
             "with -w DIR",
         )
     manifest = read_json(manifest_path, "lpx export ckpt.pt")
+    if manifest.get("format") != EXPORT_FORMAT or not manifest.keys() >= _READ_BACK:
+        raise LpxError(
+            f"{manifest_path} is not what this version of lpx writes",
+            f"expected format {EXPORT_FORMAT}, with {', '.join(sorted(_READ_BACK))}",
+            "run `lpx export` again",
+        )
     data = workspace.model.read_bytes()
     found = hashlib.sha256(data).hexdigest()
-    if manifest.get("format") != EXPORT_FORMAT or found != manifest["model_sha256"]:
+    if found != manifest["model_sha256"]:
         raise LpxError(
             f"{workspace.model} is not the model that was exported",
-            f"its SHA-256 is {found[:12]}, {manifest_path.name} says "
-            f"{str(manifest.get('model_sha256'))[:12]}",
+            f"its SHA-256 begins with {found[:12]}, {manifest_path.name} says "
+            f"{manifest['model_sha256'][:12]}",
             "it was edited or replaced after the export: run `lpx export` again",
         )
     card = card_from_dict(manifest["card"], str(manifest_path))
@@ -214,17 +227,23 @@ def build(
     Raises:
         LpxError: No exported model, an unusable target, or faces that cannot be read.
     """
+    _check_at_least("--count", count, 1)
+    _check_at_least("--workspace-mib", workspace_mib, 1)
     machine = read_machine()
     chosen, reason = choose(target, machine)
     if method not in METHODS:
-        raise LpxError(f"unknown calibration method {method!r}", f"known: {', '.join(METHODS)}")
+        raise LpxError(
+            f"unknown calibration method {method!r}",
+            f"known methods: {', '.join(METHODS)}",
+            "name one of these with --method",
+        )
     if compute_capabilities and chosen != "tensorrt-rtx":
         raise LpxError(
             f"--compute-capability with target {chosen}",
             "only tensorrt-rtx builds for GPUs that are not here",
             "leave it out, or add --target tensorrt-rtx",
         )
-    report.say(f"target {chosen} ({reason})")
+    report.say(f"target {chosen}: {reason}")
     model = _exported(workspace)
     manifests = []
     with workspace.lock():
@@ -250,31 +269,47 @@ def _scales(
     workspace: Workspace, model: _Model, name: str | None, count: int, report: Reporter
 ) -> Scales:
     """Ranges for this model and these faces: those in the workspace if they fit, else new ones."""
-    faces = open_set(name or "demo", "train").first(count)
-    warning = DEMO_CALIBRATION if name is None else ""
-    if warning:
-        report.say(f"warning: {warning}")
-    if workspace.scales.is_file():
-        try:
-            stored = load_scales(workspace.scales, model.sha256)
-        except LpxError:
-            # Scales of an earlier export are no use, and cheap to make again.
-            stored = None
-        if stored is not None and (stored.faces, stored.faces_digest) == (
-            faces.name,
-            faces.digest(),
-        ):
-            report.say(f"reusing {workspace.scales} ({stored.face_count} faces)")
-            return stored
-    scales = calibrate(
-        model.data,
-        faces,
-        model.card.input_size,
-        warning=warning,
-        progress=report.progress(f"calibrating on {faces.name}"),
-    )
-    save_scales(workspace.scales, scales)
+    faces = _open(workspace, name or "demo", "train").first(count)
+    scales = _stored(workspace, model, faces)
+    if scales is not None:
+        report.say(f"reusing {workspace.scales} ({scales.face_count} faces of {scales.faces})")
+    else:
+        scales = calibrate(
+            model.data,
+            faces,
+            model.card.input_size,
+            progress=report.progress(f"calibrating on {faces.name}"),
+        )
+        save_scales(workspace.scales, scales)
+    # Whether faces were named is this build's affair, not that of the ranges, which are kept.
+    warnings = (DEMO_CALIBRATION if name is None else "", scales.warning)
+    scales = replace(scales, warning="; ".join(filter(None, warnings)))
+    if scales.warning:
+        report.say(f"warning: {scales.warning}")
     return scales
+
+
+def _stored(workspace: Workspace, model: _Model, faces: FaceSet) -> Scales | None:
+    """The scales in the workspace, where they are of this model and these faces."""
+    if not workspace.scales.is_file():
+        return None
+    try:
+        stored = load_scales(workspace.scales, model.sha256)
+    except LpxError:
+        # Scales of an earlier export are no use, and cheap to make again.
+        return None
+    same = (stored.faces, stored.faces_digest) == (faces.name, faces.digest())
+    return stored if same else None
+
+
+def _open(workspace: Workspace, name: str, split: str, out: Path | None = None) -> FaceSet:
+    """Open a face set; pictures that lpx itself drew into its folder are no faces."""
+    return open_set(name, split, skip=(workspace.root, out or workspace.predictions))
+
+
+def _check_at_least(option: str, value: int | None, least: int, why: str = "") -> None:
+    if value is not None and value < least:
+        raise LpxError(f"{option} {value} is too small", why, f"give a number of at least {least}")
 
 
 @dataclass(frozen=True)
@@ -308,7 +343,20 @@ def bench(
     Raises:
         LpxError: No engines, engines of another model, a set without labels or with one class.
     """
-    faces = open_set(dataset, "test").first(limit)
+    _check_at_least("--limit", limit, 4, "AUC and its interval need two real and two fake faces")
+    if not 0 <= margin <= 1:
+        raise LpxError(
+            f"--margin {margin:g} does not lie between 0 and 1",
+            "it is how much AUC an engine may lose",
+            f"give such a number, as --margin {MARGIN:g}",
+        )
+    if not 0 <= latency_seconds < math.inf:
+        raise LpxError(
+            f"--latency-seconds {latency_seconds:g} is no time",
+            "it is for how long each engine is measured",
+            "give a number of seconds, or 0 to leave latency out",
+        )
+    faces = _open(workspace, dataset, "test").first(limit)
     model = _exported(workspace)
     manifests, not_run = _runnable(workspace, model)
     with workspace.lock(), ExitStack() as stack:
@@ -337,7 +385,7 @@ def bench(
                 "versions": _versions("torch", "onnx", "onnxruntime", "numpy"),
             },
             not_run=not_run,
-            warnings=_warnings(manifests, faces, result.scored.skipped),
+            warnings=_warnings(manifests, faces, result.scored),
         )
         json_path, html_path = workspace.root / "report.json", workspace.root / "report.html"
         write_json(json_path, values)
@@ -346,8 +394,18 @@ def bench(
 
 
 def _reference(workspace: Workspace, model: _Model) -> Detector:
+    if not workspace.reference.is_file():
+        raise LpxError(
+            f"{workspace.reference} does not exist",
+            "it is the checkpoint that engines are compared with",
+            "run `lpx export` again",
+        )
     if model.factory is None:
-        detector = load_checkpoint(workspace.reference)
+        try:
+            detector = load_checkpoint(workspace.reference)
+        except LpxError as error:
+            # Its advice is for a file of the user's own; this one lpx makes.
+            raise LpxError(error.what, error.why, "run `lpx export` again") from error
     else:
         card = model.card
         foreign = ForeignModel(
@@ -378,7 +436,8 @@ def _runnable(workspace: Workspace, model: _Model) -> tuple[list[EngineManifest]
             raise LpxError(
                 f"engine {manifest.name} was built from another model than {workspace.model}",
                 f"it names {manifest.model_sha256[:12]}, the model is {model.sha256[:12]}",
-                f"build it again, or remove {folder}",
+                f"run `lpx build --{manifest.precision} --target {manifest.target}` again, or "
+                f"remove {folder}",
             )
         usable, reason = can_run(manifest, machine)
         if usable:
@@ -390,28 +449,50 @@ def _runnable(workspace: Workspace, model: _Model) -> tuple[list[EngineManifest]
         raise LpxError(
             f"workspace {workspace.root} has no engine that runs here",
             reasons or "none was built",
-            "run `lpx build --int8` (target onnxruntime runs everywhere)",
+            "run `lpx build --int8` (with --target onnxruntime, which runs everywhere)"
+            if not_run
+            else "run `lpx build --int8` first",
         )
     return manifests, not_run
 
 
-def _warnings(
-    manifests: list[EngineManifest], faces: FaceSet, skipped: tuple[Skipped, ...]
-) -> list[str]:
+def _warnings(manifests: list[EngineManifest], faces: FaceSet, scored: Scored) -> list[str]:
     warnings = []
-    if skipped:
+    if skipped := scored.skipped:
         names = ", ".join(f"{s.name} ({s.reason})" for s in skipped[:3])
-        warnings.append(f"{len(skipped)} faces could not be read: {names}")
-    benched = {face.identity for face in faces.faces if face.identity}
-    for manifest in manifests:
-        calibration = manifest.calibration or {}
-        if calibration.get("faces_digest") == faces.digest() and calibration["faces"] == faces.name:
-            warnings.append(f"{manifest.name} was calibrated on the very faces it is measured on")
-        elif shared := sorted(benched & set(calibration.get("identities", ()))):
-            warnings.append(
-                f"{manifest.name} was calibrated on faces of {shared[0]}, who is also measured"
-            )
-    return warnings
+        more = f" and {len(skipped) - 3} more, listed in report.json" * (len(skipped) > 3)
+        warnings.append(
+            f"{len(skipped)} of {len(faces.faces)} faces could not be read and are left out: "
+            f"{names}{more}"
+        )
+    fakes = int((scored.labels == 1).sum())
+    reals = len(scored.labels) - fakes
+    if min(reals, fakes) < FEW_FACES:
+        warnings.append(
+            f"{reals} real and {fakes} fake faces are few: intervals of AUC hold for large samples,"
+            f" and are too narrow below some {FEW_FACES} faces of each class"
+        )
+    digest = faces.digest()
+    overlaps = {m.name: _overlap(m.calibration or {}, faces, digest) for m in manifests}
+    return warnings + [
+        f"{name} was calibrated on {overlap}; its AUC on other faces may be lower"
+        for name, overlap in overlaps.items()
+        if overlap
+    ]
+
+
+def _overlap(calibration: dict[str, Any], faces: FaceSet, digest: str) -> str:
+    """What calibration and measurement share; "" where nothing, as far as is known."""
+    if calibration.get("faces_digest") == digest:
+        return "the very faces it is measured on"
+    if (calibration.get("faces"), calibration.get("split")) == (faces.name, faces.split):
+        return f"{calibration['face_count']} faces of {faces.name}, the set it is measured on"
+    measured = {face.identity for face in faces.faces if face.identity}
+    shared = sorted(measured & set(calibration.get("identities", ())))
+    if not shared:
+        return ""
+    more = f" and {len(shared) - 1} more" if len(shared) > 1 else ""
+    return f"faces of {shared[0]}{more}, who {'are' if more else 'is'} also measured"
 
 
 @dataclass(frozen=True)
@@ -439,6 +520,7 @@ class Predicted:
     threshold: float
     faces: tuple[FaceScore, ...]
     skipped: tuple[Skipped, ...]
+    scores: Path
 
 
 def predict(
@@ -462,16 +544,17 @@ def predict(
         LpxError: No images, none readable, or an engine that does not exist or run here.
     """
     model = _exported(workspace)
-    faces = _images(path)
+    out = out or workspace.predictions
+    faces = _images(workspace, path, out)
     name, loaded = _pick(workspace, model, engine)
     report.say(f"engine {name}, threshold {model.card.threshold:.3f}")
-    out = out or workspace.root / "predictions"
     tell = report.progress("scoring")
     skipped: list[Skipped] = []
     found: list[FaceScore] = []
     with closing(loaded):
         for batch in faces.stream(8, model.card.input_size, skipped):
             prediction = loaded.infer(batch.pixels)
+            check_finite(name, prediction, faces, batch.indices)
             for index, pixels, score, patch_map in zip(
                 batch.indices, batch.pixels, prediction.score, prediction.patch_map, strict=True
             ):
@@ -484,12 +567,17 @@ def predict(
                 found.append(FaceScore(face.name, float(score), fake, picture))
             tell(len(found) + len(skipped), len(faces.faces))
     if not found:
-        raise LpxError(f"no image of {path} can be read", f"{skipped[0].name}: {skipped[0].reason}")
-    write_bytes(out / "scores.csv", _csv(found))
-    return Predicted(name, model.card.threshold, tuple(found), tuple(skipped))
+        raise LpxError(
+            f"{path} holds no image that can be read",
+            f"{skipped[0].name}: {skipped[0].reason}",
+            "name an image, or a folder of images, of cropped faces",
+        )
+    scores = out / "scores.csv"
+    write_bytes(scores, _csv(found))
+    return Predicted(name, model.card.threshold, tuple(found), tuple(skipped), scores)
 
 
-def _images(path: Path) -> FaceSet:
+def _images(workspace: Workspace, path: Path, out: Path) -> FaceSet:
     if path.is_file():
         from lpx.data.face_set import Face, ImageFile
 
@@ -497,7 +585,7 @@ def _images(path: Path) -> FaceSet:
         return FaceSet(str(path), "all", "unknown", (face,))
     if not path.exists():
         raise LpxError(f"{path} does not exist", "", "name an image or a folder of face crops")
-    return open_set(f"folder:{path}", "all")
+    return _open(workspace, f"folder:{path}", "all", out)
 
 
 def _pick(workspace: Workspace, model: _Model, name: str | None) -> tuple[str, Engine]:
@@ -513,8 +601,9 @@ def _pick(workspace: Workspace, model: _Model, name: str | None) -> tuple[str, E
         return name, load(workspace.engines / name)
     raise LpxError(
         f"engine {name} {'does not run here' if name in not_run else 'does not exist'}",
-        not_run.get(name, f"engines here: torch, {', '.join(m.name for m in manifests)}"),
-        "name one that runs here, or leave --engine out",
+        not_run.get(name, f"{workspace.root} holds no engine of that name"),
+        f"engines that run here: torch, {', '.join(m.name for m in manifests)}; name one of these, "
+        "or leave --engine out",
     )
 
 

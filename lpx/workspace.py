@@ -63,10 +63,14 @@ def _umask() -> int:
 
 def unwritable(path: Path, error: OSError) -> LpxError:
     """The error for a path that cannot be written."""
+    why = error.strerror or str(error)
+    if isinstance(error, (FileExistsError, NotADirectoryError)):
+        why = "there is a file where a folder is needed"
     return LpxError(
         f"{path} cannot be written",
-        error.strerror or str(error),
-        "choose another workspace with -w DIR or LPX_WORKSPACE, or make room",
+        why,
+        "free the place, or choose another: a workspace with -w DIR or LPX_WORKSPACE, a folder for "
+        "predictions with --out DIR",
     )
 
 
@@ -133,6 +137,11 @@ class Workspace:
     def scales(self) -> Path:
         """Calibrated ranges."""
         return self.root / "scales.json"
+
+    @property
+    def predictions(self) -> Path:
+        """Where `lpx predict` puts its pictures by default."""
+        return self.root / "predictions"
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -26,6 +26,8 @@ from lpx.metrics import (
 
 MARGIN = 0.005
 """How much AUC a candidate may lose: non-inferiority by half a point."""
+VERDICTS: tuple[Verdict, ...] = ("holds", "undecided", "fails")
+"""Best first."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,10 @@ def compare(
 
 
 def overall(verdicts: list[Verdict]) -> Verdict:
-    """One verdict for all candidates: the worst."""
-    order: tuple[Verdict, ...] = ("fails", "undecided", "holds")
-    return next(v for v in order if v in verdicts)
+    """One verdict for all candidates: the worst.
+
+    Args:
+        verdicts: Of the candidates. It takes at least one to decide anything: without, the answer
+            is "undecided".
+    """
+    return max(verdicts, key=VERDICTS.index, default="undecided")

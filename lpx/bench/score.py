@@ -40,8 +40,8 @@ def score(
     """Decode each face once, and give it to every engine.
 
     Raises:
-        LpxError: A face has no label, only one class is there, no face can be read, or an engine
-            returns NaN (engine and face named).
+        LpxError: A face has no label, a class has fewer than two faces, no face can be read, or an
+            engine returns NaN (engine and face named).
     """
     labels = faces.labels()
     _check_labels(labels, faces)
@@ -52,25 +52,41 @@ def score(
         indices.append(batch.indices)
         for name, engine in engines.items():
             prediction = engine.infer(batch.pixels)
-            if not np.isfinite(prediction.score).all():
-                worst = batch.indices[int(np.argmin(np.isfinite(prediction.score)))]
-                raise LpxError(
-                    f"{name} returns NaN on face {faces.faces[worst].name}",
-                    "an AUC with NaN scores means nothing",
-                    "build the engine again; if it stays, look at the face with `lpx predict`",
-                )
+            check_finite(name, prediction, faces, batch.indices)
             parts[name].append(prediction)
         if progress is not None:
-            progress(sum(map(len, indices)), len(faces.faces))
+            progress(int(batch.indices[-1]) + 1, len(faces.faces))
     if not indices:
         raise LpxError(
             f"no face of {faces.name} can be read",
             f"{skipped[0].name}: {skipped[0].reason}" if skipped else "the set is empty",
             "name another data set",
         )
+    if progress is not None:
+        # The last faces may have been unreadable.
+        progress(len(faces.faces), len(faces.faces))
     order = np.concatenate(indices)
     _check_labels(labels[order], faces)
     return Scored(order, labels[order], {n: _join(p) for n, p in parts.items()}, tuple(skipped))
+
+
+def check_finite(
+    name: str, prediction: Prediction, faces: FaceSet, indices: NDArray[np.int64]
+) -> None:
+    """Refuse NaN and infinite scores.
+
+    Raises:
+        LpxError: The engine and the first such face.
+    """
+    finite = np.isfinite(prediction.score)
+    if not finite.all():
+        worst = faces.faces[int(indices[int(np.argmin(finite))])].name
+        raise LpxError(
+            f"{name} gives the score {prediction.score[int(np.argmin(finite))]} to face {worst}",
+            "a score is a probability; one that is no number makes every figure meaningless",
+            "see with `lpx predict FACE --engine torch` whether the checkpoint does so too; if it "
+            "does not, build the engine again, or in another precision",
+        )
 
 
 def _join(parts: list[Prediction]) -> Prediction:
@@ -85,14 +101,19 @@ def _check_labels(labels: NDArray[np.int64], faces: FaceSet) -> None:
         raise LpxError(
             f"{faces.name}: face {name} has no label",
             "AUC needs to know which faces are real and which fake",
-            "put the crops into real/ and fake/",
+            "put the crops into real/ and fake/ below one folder, and name that folder",
         )
-    found = {0: "real", 1: "fake"}
-    classes = np.unique(labels)
-    if len(classes) < 2:
-        only = found[int(classes[0])] if len(classes) else "no"
+    fakes = int((labels == 1).sum())
+    reals = len(labels) - fakes
+    if not (reals and fakes):
         raise LpxError(
-            f"{faces.name} holds {only} faces only",
+            f"{faces.name} holds {'real' if reals else 'fake'} faces only, {len(labels)} of them",
             "AUC compares real with fake and is undefined with one class",
-            "add faces of the other class, in real/ and fake/",
+            "add faces of the other class: real ones lie in real/, fake ones in fake/",
+        )
+    if min(reals, fakes) < 2:
+        raise LpxError(
+            f"{faces.name} holds {reals} real and {fakes} fake faces",
+            "the interval of an AUC needs two of each at the very least",
+            "add faces, or raise --limit",
         )

@@ -50,7 +50,7 @@ class Observer:
 
 
 def calibrate(
-    model: bytes, faces: FaceSet, size: int, *, warning: str = "", progress: Progress | None = None
+    model: bytes, faces: FaceSet, size: int, *, progress: Progress | None = None
 ) -> Scales:
     """Observe a float32 model on faces.
 
@@ -58,7 +58,6 @@ def calibrate(
         model: ONNX, input `faces` uint8 [N, S, S, 3].
         faces: The calibration set.
         size: S, pixels.
-        warning: Kept in the scales and in the manifest of every engine built with them.
         progress: Told after each batch.
 
     Raises:
@@ -75,15 +74,23 @@ def calibrate(
                 raise _not_finite(name, values, faces, batch.indices)
         done += len(batch.indices)
         if progress is not None:
-            progress(done, len(faces.faces))
+            progress(int(batch.indices[-1]) + 1, len(faces.faces))
+    if progress is not None:
+        # The last faces may have been unreadable.
+        progress(len(faces.faces), len(faces.faces))
     if not done:
         reason = f"{skipped[0].name}: {skipped[0].reason}" if skipped else "the set is empty"
         raise LpxError(
             f"no face of {faces.name} can be read", reason, "name another set with --faces"
         )
+    warning = ""
     if skipped:
-        unread = f"{len(skipped)} unreadable faces were left out, the first: {skipped[0].name}"
-        warning = f"{warning}; {unread}" if warning else unread
+        first = ", ".join(f"{s.name} ({s.reason})" for s in skipped[:3])
+        more = f" and {len(skipped) - 3} more" * (len(skipped) > 3)
+        warning = (
+            f"{len(skipped)} of {len(faces.faces)} calibration faces could not be read and were "
+            f"left out: {first}{more}"
+        )
     return Scales(
         model_sha256=hashlib.sha256(model).hexdigest(),
         faces=faces.name,

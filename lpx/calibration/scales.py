@@ -43,9 +43,9 @@ class Scales:
         faces: Name of the face set.
         split: Its split.
         face_count: Faces used.
-        faces_digest: SHA-256 of their names, in order.
+        faces_digest: SHA-256 of their names and file sizes, in order.
         identities: Whose faces, sorted; empty where the set does not say.
-        warning: What must be said of this calibration; "" where nothing.
+        warning: What must be said of this calibration, such as faces left out; "" where nothing.
         seconds: Wall time of the pass.
         tensors: Per tensor name.
     """
@@ -98,15 +98,20 @@ def load_scales(path: Path, model_sha256: str) -> Scales:
     values = read_json(path, "lpx build --int8")
     if values.pop("format", None) != FORMAT:
         raise LpxError(f"{path} is of another format", f"expected {FORMAT}", "remove it")
-    if values["model_sha256"] != model_sha256:
+    if values.get("model_sha256") != model_sha256:
         raise LpxError(
             f"{path} was calibrated on another model",
-            f"it names {values['model_sha256'][:12]}, the model is {model_sha256[:12]}",
+            f"it names {str(values.get('model_sha256'))[:12]}, the model is {model_sha256[:12]}",
             "remove it and run `lpx build --int8` again",
         )
-    tensors = {
-        name: TensorScale(**{**t, "means": tuple(t["means"])})
-        for name, t in values.pop("tensors").items()
-    }
-    values["identities"] = tuple(values["identities"])
-    return Scales(tensors=tensors, **values)
+    try:
+        tensors = {
+            name: TensorScale(**{**t, "means": tuple(t["means"])})
+            for name, t in values.pop("tensors").items()
+        }
+        values["identities"] = tuple(values["identities"])
+        return Scales(tensors=tensors, **values)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise LpxError(
+            f"{path} is damaged", f"{type(error).__name__}: {error}", "remove it"
+        ) from error

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from lpx.bench.wording import headline, warnings
 from lpx.cli.options import json_option, workspace_option
 from lpx.workspace import Workspace
 
@@ -58,45 +59,29 @@ def show(done: Benched) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
+
+    def say(text: str, style: str | None = None) -> None:
+        # Only a terminal wraps lines: a log is searched, and a path in it copied.
+        console.print(text, style=style, markup=False, soft_wrap=not console.is_terminal)
+
     values = done.report
-    console.print(
+    say(
         f"{values['faces']} faces of {values['dataset']['name']} "
-        f"({values['real']} real, {values['fake']} fake)", markup=False,
-    )  # fmt: skip
+        f"({values['real']} real, {values['fake']} fake)"
+    )
     console.print(_parity(values))
     if values["reference"]["latency"]:
         console.print(_latency(values))
     for text in (values["dataset"]["note"], *_notes(values)):
         if text:
-            console.print(f"note: {text}", markup=False)
-    console.print(sentence(values), style="bold", markup=False)
-    console.print(f"report: {done.html_path} (and {done.json_path.name})", markup=False)
-
-
-def sentence(values: dict[str, Any]) -> str:
-    """The verdict in one sentence."""
-    margin = values["margin"]
-    if values["verdict"] == "holds":
-        worst = min(c["auc_difference"]["low"] for c in values["candidates"])
-        lost = f"{max(0.0, -worst):.4f}"
-        return f"parity holds: no engine loses more than {lost} AUC (95 %), {margin:g} allowed"
-    bad = [c for c in values["candidates"] if c["verdict"] == values["verdict"]]
-    names = ", ".join(c["name"] for c in bad)
-    if values["verdict"] == "fails":
-        return f"parity fails: {names} loses more than {margin:g} AUC (95 %)"
-    needed = max((c["faces_needed"] or 0) for c in bad)
-    more = (
-        f"about {needed} faces would decide it" if needed else "the difference sits on the margin"
-    )
-    return f"parity undecided for {names}: {more}"
+            say(f"note: {text}")
+    say(f"parity {values['verdict']}: {headline(values)}", "bold")
+    say(f"report: {done.html_path} (and {done.json_path.name})")
 
 
 def _notes(values: dict[str, Any]) -> list[str]:
-    notes = list(values["warnings"])
-    for candidate in values["candidates"]:
-        notes += [f"{candidate['name']}: {text}" for text in candidate["warnings"]]
-    notes += [f"{row['name']} was not run: {row['reason']}" for row in values["not_run"]]
-    return notes
+    not_run = [f"{row['name']} was not run: {row['reason']}" for row in values["not_run"]]
+    return warnings(values) + not_run
 
 
 def _parity(values: dict[str, Any]) -> Table:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from lpx.cli.options import json_option, workspace_option
+from lpx.cli.options import following, json_option, workspace_option
 from lpx.workspace import Workspace
 
 
@@ -53,7 +53,7 @@ def build(
             faces=faces,
             count=count,
             method=method,
-            compute_capabilities=tuple(c for c in compute_capability.split(",") if c),
+            compute_capabilities=tuple(compute_capability.replace(",", " ").split()),
             workspace_mib=workspace_mib,
             report=report,
         )
@@ -70,4 +70,4 @@ def build(
                        f"{c['seconds']:.1f} s")  # fmt: skip
         for warning in manifest.warnings:
             click.echo(f"  note: {warning}")
-    click.echo("next: lpx bench --dataset demo")
+    click.echo(following("lpx bench --dataset demo", workspace))

@@ -35,9 +35,11 @@ class ConsoleReporter:
 
     def say(self, text: str) -> None:
         """Print one note."""
+        # Only a terminal wraps lines: a log is searched, and a path in it copied.
         self.console.print(
-            text, markup=False, style="yellow" if text.startswith("warning") else None
-        )
+            text, markup=False, style="yellow" if text.startswith("warning") else None,
+            soft_wrap=not self.console.is_terminal,
+        )  # fmt: skip
 
     def progress(self, label: str) -> Callable[[int, int], None]:
         """A bar, shown from the first call on; without a terminal, one line when it is full."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -37,9 +38,13 @@ def demo(unpack: Path | None, workspace: Workspace, as_json: bool) -> None:
 
         with ConsoleReporter() as report:
             count = unpack_demo(unpack, report.progress("writing faces"))
-        click.echo(f"{unpack}: ckpt.pt, and {count} faces in real/ and fake/")
-        click.echo(f"next: cd {unpack} && lpx export ckpt.pt && lpx build --int8 && "
-                   "lpx bench --dataset folder:.")  # fmt: skip
+        if as_json:
+            values = {"folder": str(unpack), "checkpoint": str(unpack / CHECKPOINT), "faces": count}
+            click.echo(json.dumps(values, indent=2))
+            return
+        click.echo(f"{unpack}: {CHECKPOINT}, and {count} faces in real/ and fake/")
+        steps = "lpx export ckpt.pt && lpx build --int8 && lpx bench --dataset folder:."
+        click.echo(f"next: cd {shlex.quote(str(unpack))} && {steps}")
         return
     with ConsoleReporter() as report:
         report.say("lpx export ckpt.pt")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from lpx.cli.options import json_option, workspace_option
+from lpx.cli.options import following, json_option, workspace_option
 from lpx.workspace import Workspace
 
 
@@ -23,7 +23,19 @@ def _triple(
         raise click.BadParameter("three numbers, as 0.5,0.5,0.5") from error
     if len(numbers) != 3:
         raise click.BadParameter("three numbers, as 0.5,0.5,0.5")
+    if not all(0 <= number <= 1 for number in numbers):
+        raise click.BadParameter("numbers from 0 to 1: divide values for pixels of 0..255 by 255")
+    if parameter.name == "std" and not all(numbers):
+        raise click.BadParameter("pixels are divided by it: it must not be 0")
     return numbers
+
+
+# What may be said of a model that a factory makes: how it wants its faces.
+_OF_A_FACTORY = ("input_size", "mean", "std", "channel_order")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 @click.command()
@@ -34,7 +46,9 @@ def _triple(
 @click.option("--bottleneck", type=int, help="Channels of its head's bottleneck (0).")
 @click.option("--aggregate", help="mean_prob, lse, topk or mean_logit (mean_prob).")
 @click.option("--aggregate-parameter", type=float, help="r of lse, fraction of topk.")
-@click.option("--input-size", type=int, help="Side of its face crops in pixels (256).")
+@click.option(
+    "--input-size", type=click.IntRange(1), help="Side of its face crops in pixels (256)."
+)
 @click.option(
     "--mean", callback=_triple, metavar="R,G,B", help="Channel means of [0, 1] pixels (ImageNet's)."
 )
@@ -66,9 +80,16 @@ def export(
     given = {name: value for name, value in foreign.items() if value is not None}
     if given and backbone is None and factory is None:
         raise LpxError(
-            f"--{next(iter(given)).replace('_', '-')} without --backbone or --factory",
+            f"{_flag(next(iter(given)))} without --backbone or --factory",
             "these options describe a model that brings no card",
             "add --backbone NAME, or leave them out for an lpx checkpoint",
+        )
+    described = [name for name in given if name not in _OF_A_FACTORY]
+    if factory is not None and (backbone is not None or described):
+        raise LpxError(
+            f"{'--backbone' if backbone is not None else _flag(described[0])} with --factory",
+            "the factory's model has an architecture of its own",
+            f"leave it out; beside --factory go {', '.join(map(_flag, _OF_A_FACTORY))}",
         )
     description = None
     if backbone is not None or factory is not None:
@@ -91,4 +112,4 @@ def export(
         f"{check.max_score_difference:.1e}, max |map difference| {check.max_map_difference:.1e} "
         f"(worst face {check.worst_face})"
     )
-    click.echo("next: lpx build --int8")
+    click.echo(following("lpx build --int8", workspace))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+import os
 import sys
 
 import click
@@ -11,6 +13,7 @@ from lpx import __version__
 from lpx.errors import LpxError
 
 COMMANDS = {
+    "train": "Train a detector on image-level labels.",
     "export": "Export a checkpoint to ONNX, verified on faces.",
     "build": "Build FP32, FP16 and INT8 engines.",
     "bench": "Prove parity of AUC, and measure latency.",
@@ -57,8 +60,13 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; turn errors into messages and exit codes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that lacks a character shows a question mark; it is no reason to fail.
+            stream.reconfigure(errors="replace")
     try:
-        cli(standalone_mode=False)
+        cli(prog_name="lpx", standalone_mode=False)
+        sys.stdout.flush()
     except LpxError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
@@ -70,9 +78,17 @@ def main() -> None:
         sys.exit(130)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
+    except BrokenPipeError:
+        # The reader has gone (`lpx ... | head`); the interpreter must not write to it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except Exception:
         import traceback
 
         traceback.print_exc()
-        click.echo("internal error: please report the lines above", err=True)
+        click.echo(
+            "internal error: this is a mistake in lpx, not yours. Please report the lines above, "
+            "the command, and what `lpx doctor` prints",
+            err=True,
+        )
         sys.exit(3)

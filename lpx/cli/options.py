@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +22,13 @@ def workspace_option(command: Command) -> Command:
         show_default=True, metavar="DIR", help="Where artefacts lie.",
         callback=lambda context, parameter, value: Workspace(Path(value)),
     )(command)  # fmt: skip
+
+
+def following(command: str, workspace: Workspace) -> str:
+    """The command to type next, with `-w` where this one needed it."""
+    if str(workspace.root) == os.environ.get("LPX_WORKSPACE", str(DEFAULT)):
+        return f"next: {command}"
+    return f"next: {command} -w {shlex.quote(str(workspace.root))}"
 
 
 def json_option(command: Command) -> Command:

@@ -42,6 +42,7 @@ def predict(
                 for f in found.faces
             ],
             "skipped": [{"file": s.name, "reason": s.reason} for s in found.skipped],
+            "scores": str(found.scores),
         }
         click.echo(json.dumps(values, indent=2))
         return
@@ -51,3 +52,4 @@ def predict(
         )
     for skipped in found.skipped:
         click.echo(f"skipped {skipped.name}: {skipped.reason}", err=True)
+    click.echo(f"scores: {found.scores}")

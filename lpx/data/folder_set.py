@@ -13,21 +13,27 @@ from lpx.errors import LpxError
 LABELS = {"real": 0, "fake": 1}
 
 
-def folder_set(folder: Path) -> FaceSet:
+def folder_set(folder: Path, skip: tuple[Path, ...] = ()) -> FaceSet:
     """All images below `folder`, in the order of their paths.
 
     Where there is a `real/` or a `fake/`, only images below these count: they are labelled so, and
     a folder below `fake/` names the method. Without these two, images have no label.
 
+    Args:
+        folder: Where to look.
+        skip: Folders not to look into, where they lie below.
+
     Raises:
         LpxError: The folder does not exist or holds no images.
     """
     if not folder.is_dir():
-        raise LpxError(f"{folder} is not a folder", "", "name a folder of face crops")
+        found = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise LpxError(f"{folder} {found}", "", "name a folder of face crops")
     labelled = [folder / name for name in LABELS if (folder / name).is_dir()]
     # Beside real/ and fake/ other pictures may lie, a workspace's heat maps for one.
     roots = sorted(labelled) or [folder]
-    faces = [_face(folder, path) for root in roots for path in _images(root)]
+    skipped = {path.resolve() for path in skip}
+    faces = [_face(folder, path) for root in roots for path in _images(root, skipped)]
     if not faces:
         raise LpxError(
             f"{folder} holds no images",
@@ -38,10 +44,10 @@ def folder_set(folder: Path) -> FaceSet:
     return FaceSet(f"folder:{folder}", "all", "unknown", tuple(faces))
 
 
-def _images(folder: Path) -> Iterator[Path]:
+def _images(folder: Path, skip: set[Path]) -> Iterator[Path]:
     # followlinks stays off: a link back to a parent would never end.
     for root, folders, files in os.walk(folder):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if Path(root, name).resolve() not in skip)
         for name in sorted(files):
             if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
                 yield Path(root) / name
@@ -53,5 +59,6 @@ def _face(folder: Path, path: Path) -> Face:
     method = {0: "real", 1: "fake", None: "unknown"}[label]
     if label == 1 and len(inside.parts) > 2:
         method = inside.parts[1]
-    name = inside.as_posix()
+    # A name in another encoding than UTF-8 could be neither printed nor written into a report.
+    name = inside.as_posix().encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return Face(name, label, method, name, "", ImageFile(path))

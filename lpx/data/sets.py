@@ -12,12 +12,13 @@ from lpx.errors import LpxError
 KNOWN = "demo, folder:DIR (face crops in DIR/real and DIR/fake), or just DIR"
 
 
-def open_set(name: str, split: str) -> FaceSet:
+def open_set(name: str, split: str, skip: tuple[Path, ...] = ()) -> FaceSet:
     """Open a data set.
 
     Args:
         name: "demo", "folder:DIR", or an existing folder.
         split: "train" or "test"; a folder has no splits and is taken whole.
+        skip: Folders not to look into, where they lie below the one that is opened.
 
     Raises:
         LpxError: Unknown name; the known ones are listed.
@@ -25,11 +26,11 @@ def open_set(name: str, split: str) -> FaceSet:
     if name == "demo":
         return demo_set(split)
     if name.startswith("folder:"):
-        return folder_set(Path(name.removeprefix("folder:")).expanduser())
+        return folder_set(Path(name.removeprefix("folder:")).expanduser(), skip)
     if Path(name).expanduser().is_dir():
-        return folder_set(Path(name).expanduser())
+        return folder_set(Path(name).expanduser(), skip)
     raise LpxError(
         f"unknown data set {name!r}",
-        f"known data sets: {KNOWN}",
-        "name one of these; to measure on another set now, crop its faces into real/ and fake/",
+        f"it is no folder either; known data sets: {KNOWN}",
+        "name one of these; for another set, crop its faces into DIR/real and DIR/fake",
     )

@@ -24,13 +24,17 @@ def load(folder: Path | str) -> Engine:
     manifest = read_manifest(folder)
     path = folder / manifest.file
     if not path.is_file():
-        raise LpxError(f"{path} does not exist", "its manifest does", "run `lpx build` again")
+        raise LpxError(
+            f"{path} does not exist",
+            "its manifest does, so it was removed",
+            "run `lpx build` again",
+        )
     data = path.read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if found != manifest.engine_sha256:
         raise LpxError(
             f"{path} is not the engine that its manifest describes",
-            f"SHA-256 {found[:12]} instead of {manifest.engine_sha256[:12]}",
+            f"its SHA-256 begins with {found[:12]}, not {manifest.engine_sha256[:12]}",
             "it was altered or damaged: run `lpx build` again",
         )
     if manifest.target == "onnxruntime":

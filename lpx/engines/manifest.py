@@ -81,8 +81,15 @@ def read_manifest(folder: Path) -> EngineManifest:
         raise LpxError(
             f"{path} is of another format", f"expected {FORMAT}", "run `lpx build` again"
         )
-    if unknown := values.keys() - {f.name for f in fields(EngineManifest)}:
+    known = {f.name for f in fields(EngineManifest)}
+    if unknown := values.keys() - known:
         raise LpxError(f"{path} has unknown fields: {', '.join(sorted(unknown))}", "", "update lpx")
+    if lacking := known - values.keys():
+        raise LpxError(
+            f"{path} lacks {', '.join(sorted(lacking))}",
+            "it was edited or damaged",
+            "run `lpx build` again",
+        )
     for name in ("batches", "compute_capabilities", "placement", "warnings"):
         values[name] = tuple(values[name])
     return EngineManifest(**values)

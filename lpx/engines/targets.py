@@ -21,18 +21,19 @@ def choose(asked: str, machine: Machine) -> tuple[Target, str]:
     if asked == "auto":
         usable, reason = can_build("tensorrt", machine)
         if usable:
-            return "tensorrt", f"auto: {reason}"
-        return "onnxruntime", f"auto: tensorrt is out ({reason})"
+            return "tensorrt", f"found {reason}"
+        return "onnxruntime", f"TensorRT cannot be used here ({reason})"
     for target in TARGETS:
         if asked == target:
             usable, reason = can_build(target, machine)
             if not usable:
                 raise LpxError(
-                    f"target {target} cannot be built here",
+                    f"target {target} cannot be built on this machine",
                     reason,
-                    "install it, or choose --target onnxruntime; `lpx doctor` shows what is there",
+                    "mend that, or choose --target onnxruntime, which builds everywhere; "
+                    "`lpx doctor` shows what this machine has",
                 )
-            return target, "asked for"
+            return target, "as asked for"
     raise LpxError(
         f"unknown target {asked!r}",
         f"known targets: auto, {', '.join(TARGETS)}",
@@ -45,8 +46,12 @@ def can_build(target: Target, machine: Machine) -> tuple[bool, str]:
     if target == "onnxruntime":
         return True, "onnxruntime is always there"
     if target == "tensorrt" and not machine.gpus:
-        return False, machine.no_gpu_reason or "no NVIDIA GPU"
+        return False, _no_gpu(machine)
     return available(target)
+
+
+def _no_gpu(machine: Machine) -> str:
+    return ": ".join(filter(None, ("no NVIDIA GPU is seen", machine.no_gpu_reason)))
 
 
 def can_run(manifest: EngineManifest, machine: Machine) -> tuple[bool, str]:
@@ -54,12 +59,15 @@ def can_run(manifest: EngineManifest, machine: Machine) -> tuple[bool, str]:
     if manifest.target == "onnxruntime":
         return True, "onnxruntime is always there"
     if not machine.gpus:
-        return False, machine.no_gpu_reason or "no NVIDIA GPU"
+        return False, _no_gpu(machine)
     usable, reason = available(manifest.target)
     if not usable:
         return False, reason
     here = {gpu.compute_capability for gpu in machine.gpus if gpu.compute_capability}
     built = set(manifest.compute_capabilities)
     if built and here and not built & here:
-        return False, f"built for compute capability {', '.join(built)}, here is {', '.join(here)}"
+        return False, (
+            f"built for compute capability {', '.join(sorted(built))}, here is "
+            f"{', '.join(sorted(here))}"
+        )
     return True, reason

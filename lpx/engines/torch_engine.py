@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from lpx.engines.base import Faces, Prediction, check_faces
@@ -27,7 +28,9 @@ class TorchEngine:
         """Score faces, uint8 RGB [N, S, S, 3]."""
         check_faces(faces, self.size)
         with torch.inference_mode():
-            score, patch_map = self.module(torch.from_numpy(faces).to(self.device))
+            score, patch_map = self.module(
+                torch.from_numpy(np.ascontiguousarray(faces)).to(self.device)
+            )
         return Prediction(score.cpu().numpy(), patch_map.cpu().numpy())
 
     def close(self) -> None:

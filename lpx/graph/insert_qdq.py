@@ -15,7 +15,10 @@ from lpx.graph.placement import Placement
 from lpx.graph.rounding import bias_shift, round_levels, weight_scales
 
 # The smallest normal float16: a smaller scale would lose its bits, or become zero, in a half graph.
-_SMALLEST_SCALE = {ir.DataType.FLOAT: 1e-30, ir.DataType.FLOAT16: 6.2e-5}
+# In float32 the product of two, which is the unit of a stored bias, must stay normal too.
+_SMALLEST_SCALE = {ir.DataType.FLOAT: 1e-15, ir.DataType.FLOAT16: 6.2e-5}
+_LARGEST_BIAS = 2**30
+"""Steps that a stored bias may take: half of int32, as rounding the weights moves it a little."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,8 @@ class _Inserter:
         assert weight.dtype is not None
         array = weight.const_value.numpy().astype(np.float32)
         steps = np.maximum(weight_scales(array), _SMALLEST_SCALE[weight.dtype])
+        if self.style.stored_weights:
+            steps = np.maximum(steps, self._least_step(node))
         steps = steps.astype(weight.dtype.numpy()).astype(np.float32)
         levels = round_levels(array, steps)
         rounded = levels.astype(np.float32) * steps.reshape(-1, 1, 1, 1)
@@ -190,6 +195,19 @@ class _Inserter:
         self.graph.insert_before(node, output.producer())  # type: ignore[arg-type]
         node.replace_input_with(1, output)
         self._store_bias(node, weight, bias, steps)
+
+    def _least_step(self, node: ir.Node) -> NDArray[np.float32] | float:
+        """Weight scale below which the bias would not fit into int32.
+
+        A channel that batch norm has all but switched off has tiny weights and an ordinary bias.
+        """
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        if bias is None or bias.const_value is None:
+            return 0.0
+        data = node.inputs[0]
+        assert data is not None
+        unit = np.abs(bias.const_value.numpy().astype(np.float64)) / _LARGEST_BIAS
+        return (unit / self.scale_of[data]).astype(np.float32)
 
     def _bias(
         self, node: ir.Node, weight: ir.Value, shift: NDArray[np.float32]

@@ -19,7 +19,11 @@ def parse(data: bytes, source: str) -> ir.Model:
         LpxError: The bytes are no ONNX model.
     """
     try:
-        return ir.serde.deserialize_model(onnx.load_model_from_string(data))
+        proto = onnx.load_model_from_string(data)
+        if not proto.graph.output:
+            # No bytes at all are a valid message, of an empty model.
+            raise ValueError("it holds no graph")
+        return ir.serde.deserialize_model(proto)
     except Exception as error:
         # protobuf's error type differs between its implementations.
         raise LpxError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pickle
 import sys
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from lpx.models.state_dict import StateDict, check_keys, digest, to_lpx_names, u
 from lpx.workspace import atomic_path
 
 FORMAT = "lpx-checkpoint/1"
+_ZIP = b"PK\x03\x04"
+"""How a file that torch.save wrote begins."""
 # What torch's reader says of a pickle that names something other than tensors and plain values.
 _CODE = ("GLOBAL", "call reduce", "Can only create", "Can only build")
 
@@ -102,6 +105,7 @@ def load_checkpoint(path: Path, foreign: ForeignModel | None = None) -> Detector
                 "leave these options out",
             )
         return _from_card(path, content)
+    state = _state_dict(content, path)
     if foreign is None:
         raise LpxError(
             f"{path} holds weights but no lpx model card",
@@ -109,7 +113,7 @@ def load_checkpoint(path: Path, foreign: ForeignModel | None = None) -> Detector
             "say what it is: --backbone NAME --cut STAGE --aggregate NAME --input-size N "
             "--mean R,G,B --std R,G,B, or --factory package.module:function",
         )
-    return _from_foreign(path, _state_dict(content, path), foreign)
+    return _from_foreign(path, state, foreign)
 
 
 def load_factory(spec: str, path: Path | None, foreign: ForeignModel) -> Detector:
@@ -227,7 +231,9 @@ def _check_contract(module: nn.Module, spec: str, size: int) -> tuple[int, int]:
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise LpxError(f"{path} does not exist", "", "name a checkpoint file, or run `lpx demo`")
+        found = "is a folder, not a file" if path.is_dir() else "does not exist"
+        fix = "name a checkpoint file; `lpx demo --unpack DIR` writes an example"
+        raise LpxError(f"{path} {found}", "", fix)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -245,13 +251,27 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _broken(path: Path, error: Exception) -> LpxError:
-    # What torch says of a failed unpickling is to load the file without safeguards.
-    said = [] if isinstance(error, pickle.UnpicklingError) else str(error).strip().splitlines()
     return LpxError(
         f"{path} is not a readable PyTorch checkpoint",
-        (said or ["the file is damaged"])[0],
+        _damage(path, error),
         "the file is truncated or of another kind: copy it again",
     )
+
+
+def _damage(path: Path, error: Exception) -> str:
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(len(_ZIP))
+    except OSError as unread:
+        return unread.strerror or str(unread)
+    if not head:
+        return "it is empty"
+    if head == _ZIP and not zipfile.is_zipfile(path):
+        return "its end is missing: it begins like a PyTorch file, but has no index at its end"
+    if isinstance(error, (LookupError, pickle.UnpicklingError)):
+        # What torch says of a failed unpickling is a number, or to load it without safeguards.
+        return "its bytes are not those of a PyTorch file"
+    return (str(error).strip().splitlines() or ["its bytes are damaged"])[0]
 
 
 def _state_dict(content: dict[str, Any], path: Path) -> StateDict:

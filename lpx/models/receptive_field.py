@@ -71,12 +71,11 @@ class _Global:
 
 
 _ELEMENTWISE = {
-    "getitem", "add", "mul", "sub", "div", "squeeze", "unsqueeze", "sigmoid", "relu", "relu6", "silu",
-    "gelu", "hardtanh", "hardswish", "leaky_relu", "prelu", "elu", "tanh", "hardsigmoid", "mish", "softplus", "clamp", "dropout", "feature_dropout",
-    "alias", "to", "_to_copy", "contiguous", "clone", "detach",
+    "add", "mul", "sub", "div", "sigmoid", "tanh", "relu", "relu6", "prelu", "leaky_relu", "elu",
+    "silu", "gelu", "mish", "softplus", "hardtanh", "hardswish", "hardsigmoid", "clamp", "dropout",
+    "feature_dropout", "alias", "to", "_to_copy", "contiguous", "clone", "detach", "squeeze",
+    "unsqueeze", "getitem",
 }  # fmt: skip
-
-
 _ALONG_A_DIMENSION = {"cat", "chunk", "split", "split_with_sizes"}
 
 
@@ -125,7 +124,8 @@ def _follow(node: fx.Node, field: _Field) -> _Field | _Global:
         dilation = _square(values.get("dilation", [1]))
         return field.window(kernel, stride, _square(values["padding"]), dilation)
     if name == "pad" and values["mode"] != "circular":
-        left, _, top, *_ = [*values["pad"], 0, 0, 0]
+        pads: list[int] = list(values["pad"])
+        left, _, top, *_ = [*pads, 0, 0, 0]
         if left == top:
             shift = left * field.step
             return _Field(field.low - shift, field.high - shift, field.step)
@@ -166,7 +166,8 @@ def _trace(module: nn.Module, input_size: int) -> fx.Graph:
     finally:
         for part, training in modes:
             part.training = training
-    return program.graph
+    graph: fx.Graph = program.graph
+    return graph
 
 
 def analyse(module: nn.Module, input_size: int) -> ReceptiveField:
@@ -198,7 +199,8 @@ def analyse(module: nn.Module, input_size: int) -> ReceptiveField:
 
 def _input_name(graph: fx.Graph) -> str:
     """Name of the placeholder of the faces: the last one, after parameters and buffers."""
-    return [node.name for node in graph.nodes if node.op == "placeholder"][-1]
+    names: list[str] = [node.name for node in graph.nodes if node.op == "placeholder"]
+    return names[-1]
 
 
 def _result(field: _Field | _Global | None, value: Tensor, gmac: float) -> ReceptiveField:

@@ -15,8 +15,9 @@ StateDict = dict[str, Tensor]
 
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "encoder.")
 _CLASSIFIERS = (
-    "head.classifier", "classifier.1", "classifier", "last_linear", "last_linear.1", "fc", "head.fc",
-    "backbone.last_linear", "backbone.last_linear.1", "backbone.fc", "backbone.classifier",
+    "head.classifier", "classifier.1", "classifier", "last_linear", "last_linear.1", "fc",
+    "head.fc", "backbone.last_linear", "backbone.last_linear.1", "backbone.fc",
+    "backbone.classifier",
 )  # fmt: skip
 # DeepfakeBench's Xception carries this branch in every checkpoint, and uses it in other modes only.
 _UNUSED = ("adjust_channel.", "backbone.adjust_channel.")

@@ -15,11 +15,13 @@ import matplotlib
 import numpy as np
 import pytest
 
-from lpx.bench.html import MAX_POINTS, draw, render_html, sentence, signed, significant, speed_notes
+from lpx.bench.figures import MAX_POINTS, draw
+from lpx.bench.html import render_html
 from lpx.bench.latency import summarise
 from lpx.bench.parity import compare
 from lpx.bench.run import BATCHES, BenchResult, Example, to_report
 from lpx.bench.score import Scored
+from lpx.bench.wording import sentence, signed, significant, speed_notes
 from lpx.card import ModelCard
 from lpx.data.face_set import FaceSet, Skipped
 from lpx.engines.base import Prediction

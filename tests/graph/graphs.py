@@ -44,7 +44,7 @@ def quantised(model: ir.Model, style: Style, *, ranges=None, **options) -> ir.Mo
     return model
 
 
-def assumed_range(model: ir.Model, name: str, peak: float = 4.0) -> Range:
+def assumed_range(model: ir.Model, name: str, peak: float = 8.0) -> Range:
     """[0, peak] after a Relu, else [-peak, peak]; channel means of zero."""
     values = {v.name: v for node in model.graph for v in (*node.inputs, *node.outputs) if v}
     maker = values[name].producer()

@@ -23,7 +23,7 @@ class Pattern:
     """
 
     text: str
-    weights: dict[str, tuple[int, ...]]
+    weights: dict[str, tuple[int, ...] | np.ndarray]
     tensorrt: set[str]
     tensorrt_activations: list[str]
     onnxruntime: set[str]
@@ -70,12 +70,11 @@ PATTERNS = {
     "conv-clip": Pattern(
         """g (float[N,16,8,8] x) => (float[N,16,8,8] z) {
             a = Conv<pads=[1,1,1,1]>(x, w)
-            low = Constant<value_float=0.0>()
-            high = Constant<value_float=6.0>()
             r = Clip(a, low, high)
             z = Conv<pads=[1,1,1,1]>(r, v)
         }""",
-        {"w": SQUARE, "v": SQUARE},
+        {"w": SQUARE, "v": SQUARE, "low": np.array(0, np.float32),
+         "high": np.array(6, np.float32)},
         convolutions("a", "z"), ["x", "r"],
         integer_convolutions("a", "z"), ["x", "r"],
     ),
@@ -279,7 +278,7 @@ PATTERNS = {
         {"w": (16, 16, 1, 1), "c": (16, 1, 1)},
         # No convolution ends in the second Add; the first adds a constant, as a bias does.
         convolutions("a"), ["x"],
-        integer_convolutions("a") | {"r.0"}, ["x"],
+        integer_convolutions("a") | {"r.0", "b.0"}, ["x", "a"],
         decisions={"a": True, "z": False},
     ),
     "shared-weight": Pattern(

@@ -1,4 +1,4 @@
-"""Property 1: a pixel outside a unit's box changes that unit's logit by nothing, one inside does."""
+"""Property 1: a pixel outside a unit's box changes its logit by nothing, one inside does."""
 
 from __future__ import annotations
 

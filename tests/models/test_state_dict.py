@@ -137,7 +137,10 @@ def test_prefix_that_the_module_has_too_is_kept():
 
 def test_own_names_pass_unchanged(backbone):
     own = {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
-    own |= {"head.classifier.weight": torch.ones(1, 64, 1, 1), "head.classifier.bias": torch.ones(1)}
+    own |= {
+        "head.classifier.weight": torch.ones(1, 64, 1, 1),
+        "head.classifier.bias": torch.ones(1),
+    }
     renamed = to_lpx_names(own)
     assert renamed.keys() == own.keys()
     assert all(torch.equal(renamed[name], own[name]) for name in own)

@@ -1,0 +1,146 @@
+"""The report's table of engines: a row for each, a cell for each of its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lpx.bench.parity import VERDICTS
+from lpx.bench.wording import auc, entries, median_ms, signed, significant
+from lpx.engines.manifest import PRECISIONS
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the engines' table.
+
+    Attributes:
+        key: Sorts by it: `#sort=key`.
+        title: Its header.
+        note: Below the header: unit, or what the cell's second line is.
+        numeric: Aligned right.
+    """
+
+    key: str
+    title: str
+    note: str = ""
+    numeric: bool = True
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the engines' table.
+
+    Attributes:
+        text: What it says.
+        detail: Its second line.
+        value: What it sorts by; None comes last in either direction.
+    """
+
+    text: str = "–"
+    detail: str = ""
+    value: float | str | None = None
+
+
+def columns(report: Mapping[str, Any]) -> list[Column]:
+    """The columns: those of latency only where it was measured."""
+    found = [
+        Column("engine", "Engine", numeric=False),
+        Column("precision", "Precision", numeric=False),
+        Column("verdict", "Parity", numeric=False),
+        Column("auc", "AUC", "95 % interval"),
+        Column("difference", "Δ AUC", "95 % interval"),
+        Column("score_max", "Max |Δ|", "score, p99"),
+        Column("flips", "Flips", "to fake, real"),
+        Column("maps", "Map corr.", "mean |Δ|"),
+    ]
+    batches = sorted({r["batch"] for e in entries(report) for r in e["latency_by_batch"]})
+    found += [Column(f"batch{b}", f"Batch {b}", "ms/face, p99") for b in batches]
+    if batches:
+        lines = f"batch {', '.join(map(str, batches))}"
+        found += [
+            Column("patch", "µs/patch", lines),
+            Column("over_torch", "vs torch", lines),
+            Column("over_fp32", "vs FP32", lines),
+        ]
+    return found
+
+
+def rows(report: Mapping[str, Any]) -> list[dict[str, Cell]]:
+    """A row for each engine, the reference first: the cells it has, by their column's key."""
+    return [_row(entry, report) for entry in entries(report)]
+
+
+def _row(entry: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Cell]:
+    interval = entry["auc_interval"]
+    row = {
+        "engine": Cell(entry["name"], value=entry["name"]),
+        "precision": Cell(entry["precision"].upper(), value=PRECISIONS.index(entry["precision"])),
+        "verdict": Cell("reference", value=-1),
+        "auc": Cell(
+            auc(entry["auc"]), f"[{auc(interval['low'])}, {auc(interval['high'])}]", entry["auc"]
+        ),
+    }
+    row |= _parity_cells(entry, report["margin"]) if "verdict" in entry else {}
+    return row | _latency_cells(entry, report)
+
+
+def _parity_cells(entry: Mapping[str, Any], margin: float) -> dict[str, Cell]:
+    found, scores, maps = entry["auc_difference"], entry["score_difference"], entry["patch_map"]
+    ends = ", ".join(signed(found[end], margin) for end in ("low", "high"))
+    to_fake, to_real = entry["flips_real_to_fake"], entry["flips_fake_to_real"]
+    return {
+        "verdict": Cell(entry["verdict"], value=VERDICTS.index(entry["verdict"])),
+        "difference": Cell(signed(found["estimate"], margin), f"[{ends}]", found["estimate"]),
+        "score_max": Cell(significant(scores["max"]), significant(scores["p99"]), scores["max"]),
+        "flips": Cell(
+            str(entry["flips"]),
+            f"{to_fake}, {to_real}",
+            entry["flips"],
+        ),
+        "maps": Cell(
+            f"{maps['rank_correlation']:.4f}",
+            significant(maps["mean_abs_difference"]),
+            maps["rank_correlation"],
+        ),
+    }
+
+
+def _latency_cells(entry: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Cell]:
+    measured = entry["latency_by_batch"]
+    if not measured:
+        return {}
+    cells = {
+        f"batch{row['batch']}": Cell(
+            significant(row["per_face_p50_ms"]),
+            significant(row["per_face_p99_ms"]),
+            row["per_face_p50_ms"],
+        )
+        for row in measured
+    }
+    patches = [row["per_patch_p50_us"] for row in measured]
+    cells["patch"] = Cell(
+        significant(patches[0]), ", ".join(map(significant, patches[1:])), patches[0]
+    )
+    own = [
+        c
+        for c in report["candidates"]
+        if (c["target"], c["precision"]) == (entry["target"], "fp32") and c is not entry
+    ]
+    for key, rivals in (("over_torch", [report["reference"]]), ("over_fp32", own)):
+        if rivals and rivals[0] is not entry:
+            cells[key] = _speed_up(entry, rivals[0])
+    return cells
+
+
+def _speed_up(entry: Mapping[str, Any], rival: Mapping[str, Any]) -> Cell:
+    ratios = [
+        its / mine
+        for row in entry["latency_by_batch"]
+        if (mine := row["per_face_p50_ms"]) and (its := median_ms(rival, row["batch"]))
+    ]
+    if not ratios:
+        return Cell()
+    texts = [f"{significant(ratio)}×" for ratio in ratios]
+    return Cell(texts[0], ", ".join(texts[1:]), ratios[0])

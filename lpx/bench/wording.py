@@ -1,0 +1,171 @@
+"""A report in words: its numbers, its verdict, its warnings and what its times say."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+NOISY = 1.3
+"""The 90th percentile of a call's time over its median, above which the report warns."""
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """Write a number of at least 0 with `digits` significant digits: 0.0123, 1.23, 12.3, 1,234."""
+    if not value:
+        return "0"
+    exponent = math.floor(math.log10(abs(value)))
+    if exponent < -4:
+        return re.sub(r"e-0?", "e−", f"{value:.1e}")
+    return f"{value:,.{max(0, digits - 1 - exponent)}f}"
+
+
+def auc(value: float) -> str:
+    """Write an AUC."""
+    return f"{value:.4f}"
+
+
+def signed(value: float, margin: float = 0.0) -> str:
+    """Write a difference of AUCs, with as many digits as it takes to tell it from -margin."""
+    places = 4
+    while margin and places < 8 and 0 < abs(value + margin) < 10.0**-places:
+        places += 1
+    text = f"{value:+.{places}f}"
+    return text[1:] if not float(text) else text.replace("-", "−")
+
+
+def sentence(candidate: Mapping[str, Any], margin: float) -> str:
+    """Say what a candidate's verdict means, with its numbers."""
+    name, found = candidate["name"], candidate["auc_difference"]
+    low, high = (signed(found[end], margin) for end in ("low", "high"))
+    if candidate["verdict"] == "fails":
+        return f"{name} loses at least {high[1:]} AUC (95 % interval); the margin is {margin:g}."
+    if candidate["verdict"] == "holds":
+        if found["low"] == found["high"] == 0:
+            return f"{name} has exactly the reference's AUC on these faces."
+        if found["low"] >= 0:
+            return f"{name} loses no AUC (95 % interval {low} to {high}); the margin is {margin:g}."
+        return f"{name} loses at most {low[1:]} AUC (95 % interval); the margin is {margin:g}."
+    needed = candidate["faces_needed"]
+    decide = (
+        "the difference lies on the margin, so that more faces would hardly decide it."
+        if needed is None
+        else f"about {_rounded(needed):,} such faces would probably decide it."
+    )
+    return (
+        f"{name}: the AUC difference lies between {low} and {high} (95 % interval), on both sides"
+        f" of the margin of −{margin:g}; {decide}"
+    )
+
+
+def headline(report: Mapping[str, Any]) -> str:
+    """Say what the verdict means: that of the engine that decided it, and of how many."""
+    candidates = report["candidates"]
+    said = sentence(_decisive(report), report["margin"])
+    if len(candidates) == 1:
+        return said
+    count = sum(c["verdict"] == report["verdict"] for c in candidates)
+    share = f"{count} of {len(candidates)} engines"
+    lead = {
+        "holds": f"All {len(candidates)} engines keep the AUC. At worst, ",
+        "fails": f"{share} lose{'s' if count == 1 else ''} more AUC than allowed. "
+        f"{'At worst, ' if count > 1 else ''}",
+        "undecided": f"{report['faces']:,} faces are too few to judge {share}. ",
+    }
+    return lead[report["verdict"]] + said
+
+
+def _decisive(report: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The candidate that does worst of those with the report's verdict."""
+    end = "high" if report["verdict"] == "fails" else "low"
+    alike = [c for c in report["candidates"] if c["verdict"] == report["verdict"]]
+    worst: Mapping[str, Any] = min(alike, key=lambda c: float(c["auc_difference"][end]))
+    return worst
+
+
+def others(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Verdict and sentence of the candidates that the headline leaves out."""
+    decisive, margin = _decisive(report), report["margin"]
+    rest = (c for c in report["candidates"] if c is not decisive)
+    return [(c["verdict"], sentence(c, margin)) for c in rest]
+
+
+def _rounded(count: int) -> int:
+    """Two significant digits, upwards: an estimate of faces knows no more."""
+    unit = 10 ** max(0, len(str(count)) - 2)
+    return int(-(-count // unit) * unit)
+
+
+def warnings(report: Mapping[str, Any]) -> list[str]:
+    """All that a reader must know, what the numbers themselves warn of first."""
+    found: list[str] = []
+    reference = report["reference"]
+    interval = reference["auc_interval"]
+    if interval["low"] <= 0.5:
+        found.append(
+            f"The reference itself is not shown to beat chance on these faces: AUC "
+            f"{auc(reference['auc'])}, 95 % interval {auc(interval['low'])} to "
+            f"{auc(interval['high'])}. Parity with it says little."
+        )
+    if reference["auc"] == 1.0:
+        found.append(
+            "The reference separates these faces perfectly. Its interval has no width, and parity "
+            "here says nothing of harder faces."
+        )
+    found += report["warnings"]
+    found += [f"{c['name']}: {text}" for c in report["candidates"] for text in c["warnings"]]
+    return list(dict.fromkeys(found))
+
+
+def speed_notes(report: Mapping[str, Any]) -> list[str]:
+    """Say in words how noisy times were, and which engines are slower than they should be.
+
+    Every engine should be faster than PyTorch, and INT8 than FP32 and FP16 of the same target.
+    """
+    notes: list[str] = []
+    noisy = [
+        f"{entry['name']} {ratio:.2f} at batch {row['batch']}"
+        for entry in entries(report)
+        for row in entry["latency_by_batch"]
+        if (ratio := row["per_face_p90_ms"] / row["per_face_p50_ms"]) > NOISY
+    ]
+    if noisy:
+        notes.append(
+            f"Times varied much from call to call: p90 over p50 was {', '.join(noisy)}. Measure "
+            "again on a quiet machine before comparing engines."
+        )
+    for entry in report["candidates"]:
+        rivals = [report["reference"]]
+        if entry["precision"] == "int8":
+            rivals += [c for c in report["candidates"] if _is_float_of(c, entry)]
+        for rival in rivals:
+            slower = [
+                f"{significant(mine)} ms against {significant(its)} ms per face at batch {batch}"
+                f" ({significant(mine / its)} times as long)"
+                for batch in (row["batch"] for row in entry["latency_by_batch"])
+                if (mine := median_ms(entry, batch))
+                and (its := median_ms(rival, batch))
+                and mine >= its
+            ]
+            if slower:
+                said = "; ".join(slower)
+                notes.append(f"{entry['name']} is no faster than {rival['name']}: {said}.")
+    return notes
+
+
+def _is_float_of(candidate: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    return bool(candidate["target"] == entry["target"] and candidate["precision"] != "int8")
+
+
+def entries(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The report's engines, the reference first."""
+    return [report["reference"], *report["candidates"]]
+
+
+def median_ms(entry: Mapping[str, Any], batch: int) -> float | None:
+    """Median milliseconds per face, None where it was not measured."""
+    for row in entry["latency_by_batch"]:
+        if row["batch"] == batch:
+            return float(row["per_face_p50_ms"])
+    return None

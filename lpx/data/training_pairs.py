@@ -1,0 +1,178 @@
+"""Where training finds its faces: pairs of real and fake, split without leaking an identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from lpx.data.augment import augment
+from lpx.data.decode import Image, UnreadableImageError
+from lpx.data.face_set import Face
+from lpx.data.folder_set import folder_set
+from lpx.data.landmarked import LandmarkedFace, load_landmarked, split_identities
+from lpx.data.pairs import PairSource
+from lpx.errors import LpxError
+
+SHARES = (0.6, 0.1, 0.3)
+"""Shares of identities that train, validate, and are held out."""
+
+
+class Pairs(Protocol):
+    """An endless sequence of (real, fake) pairs, each a pure function of its number."""
+
+    def real(self, number: int) -> Image:
+        """The real image of pair `number`, uint8 RGB [H, W, 3]."""
+        ...
+
+    def fake(self, number: int) -> Image:
+        """The fake image of pair `number`, uint8 RGB [H, W, 3]."""
+        ...
+
+
+@dataclass(frozen=True)
+class FilePairs:
+    """Real and fake faces on disk, each class shuffled and gone through in turn.
+
+    So both classes come up equally often, however many files there are of each.
+    """
+
+    reals: tuple[Face, ...]
+    fakes: tuple[Face, ...]
+    seed: int
+
+    def real(self, number: int) -> Image:
+        """A real face, augmented."""
+        return self._image(self.reals, number, 0)
+
+    def fake(self, number: int) -> Image:
+        """A fake face, augmented in the same way."""
+        return self._image(self.fakes, number, 1)
+
+    def _image(self, faces: tuple[Face, ...], number: int, label: int) -> Image:
+        turn, place = divmod(number, len(faces))
+        order = np.random.default_rng((self.seed, label, turn)).permutation(len(faces))
+        face = faces[int(order[place])]
+        try:
+            image = face.source.read()
+        except UnreadableImageError as error:
+            raise LpxError(
+                f"{face.name} cannot be read: {error}",
+                "training does not leave faces out silently",
+                "remove or mend the file",
+            ) from error
+        return augment(image, np.random.default_rng((self.seed, number, 1)))
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The splits of a training.
+
+    Attributes:
+        train: What is learnt from.
+        val: What chooses weights, threshold and temperature.
+        held_out: Landmarked faces that training never sees; empty where the data has none.
+        description: Counts, for the card.
+    """
+
+    train: Pairs
+    val: Pairs
+    held_out: tuple[LandmarkedFace, ...]
+    description: dict[str, int]
+
+
+def open_training_data(folder: Path, pseudo_fakes: tuple[str, ...], seed: int) -> TrainingData:
+    """Open a folder to train on.
+
+    Args:
+        folder: Landmarked real faces (`faces.csv`, `landmarks.npz`; see `lpx.data.landmarked`), or
+            `train/` and `val/` with `real/` and `fake/` in each.
+        pseudo_fakes: Kinds to make from landmarked faces.
+        seed: Of splits, order and augmentation.
+
+    Raises:
+        LpxError: No fakes and no pseudo-fakes, a missing split, or an identity in two splits.
+    """
+    if (folder / "faces.csv").is_file():
+        return _landmarked(folder, pseudo_fakes, seed)
+    if pseudo_fakes:
+        raise LpxError(
+            f"{folder} has no faces.csv, and --pseudo-fakes was given",
+            "pseudo-fakes are made from real faces with landmarks (faces.csv, landmarks.npz)",
+            "leave --pseudo-fakes out, or name a folder with landmarks",
+        )
+    splits = {name: _files(folder, name) for name in ("train", "val")}
+    train, val = (FilePairs(*splits[name], seed + i) for i, name in enumerate(("train", "val")))
+    counts = {
+        f"{split}_{kind}": len(faces)
+        for split, pair in splits.items()
+        for kind, faces in zip(("real", "fake"), pair, strict=True)
+    }
+    return TrainingData(train, val, (), counts)
+
+
+def _files(folder: Path, split: str) -> tuple[tuple[Face, ...], tuple[Face, ...]]:
+    if not (folder / split).is_dir():
+        raise LpxError(
+            f"{folder} has no {split}/",
+            "training wants train/ and val/, with real/ and fake/ in each, or faces.csv with "
+            "landmarks.npz",
+            "split the faces by identity (never by file), or name another folder",
+        )
+    faces = folder_set(folder / split).faces
+    reals = tuple(face for face in faces if face.label == 0)
+    fakes = tuple(face for face in faces if face.label == 1)
+    if not reals or not fakes:
+        raise LpxError(
+            f"{folder / split} has {len(reals)} real and {len(fakes)} fake faces",
+            "there are no fakes to learn from, and --pseudo-fakes needs landmarks"
+            if reals
+            else "there are no real faces",
+            "put faces into real/ and fake/, or add landmarks and use --pseudo-fakes sbi",
+        )
+    return reals, fakes
+
+
+def _landmarked(folder: Path, kinds: tuple[str, ...], seed: int) -> TrainingData:
+    if not kinds:
+        raise LpxError(
+            f"{folder} holds real faces only",
+            "a detector cannot learn from one class",
+            "make fakes of them with --pseudo-fakes sbi,alpha",
+        )
+    faces = load_landmarked(folder)
+    splits = _splits(faces, seed)
+    counts = {f"identities_{k}": len({f.identity for f in v}) for k, v in splits.items()}
+    return TrainingData(
+        train=PairSource(splits["train"], kinds, seed),
+        val=PairSource(splits["val"], kinds, seed + 1),
+        held_out=splits["test"],
+        description=counts,
+    )
+
+
+def _splits(faces: tuple[LandmarkedFace, ...], seed: int) -> dict[str, tuple[LandmarkedFace, ...]]:
+    """The splits that the folder names, or else splits by identity."""
+    if not any(face.split for face in faces):
+        return split_identities(faces, SHARES, seed)
+    splits = {
+        name: tuple(face for face in faces if face.split == name)
+        for name in ("train", "val", "test")
+    }
+    home: dict[str, str] = {}
+    for name, members in splits.items():
+        for face in members:
+            if home.setdefault(face.identity, name) != name:
+                raise LpxError(
+                    f"identity {face.identity} is in {home[face.identity]} and in {name}",
+                    "a detector that knows a face scores it for who it is",
+                    "put all faces of an identity into one split of faces.csv",
+                )
+    for name in ("train", "val"):
+        if not splits[name]:
+            raise LpxError(
+                f"no face of split {name!r} in faces.csv", "", "name splits for all faces"
+            )
+    return splits

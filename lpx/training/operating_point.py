@@ -1,0 +1,67 @@
+"""From a trained detector to a calibrated one: temperature, then threshold, on validation faces."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lpx.metrics import threshold_at_fpr
+from lpx.models.aggregates import aggregate
+from lpx.models.detector import LocalPredictionDetector
+
+CLAMP = 1e-6
+
+
+def score_loss(score: Tensor, label: Tensor) -> Tensor:
+    """Binary cross-entropy of aggregated scores, clamped to [1e-6, 1 - 1e-6], in float32."""
+    return F.binary_cross_entropy(score.float().clamp(CLAMP, 1 - CLAMP), label.float())
+
+
+def fit_temperature(detector: LocalPredictionDetector, logits: Tensor, labels: Tensor) -> float:
+    """The T that minimises the cross-entropy of scores aggregated from logits / T.
+
+    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, applied before the aggregate,
+    so that the map is scaled with the score.
+
+    Args:
+        detector: Names the aggregate.
+        logits: Unit logits [N, h, w] of validation faces.
+        labels: [N], 1 = fake.
+
+    Returns:
+        T in [0.05, 20], found on a logarithmic grid and refined.
+    """
+
+    def loss(temperature: float) -> float:
+        scaled = logits / temperature
+        score = aggregate(detector.aggregate, scaled, detector.aggregate_parameter)
+        return float(score_loss(score, labels))
+
+    low, high = np.log(0.05), np.log(20.0)
+    for _ in range(4):
+        grid = np.linspace(low, high, 21)
+        best = int(np.argmin([loss(float(np.exp(t))) for t in grid]))
+        low, high = grid[max(0, best - 1)], grid[min(20, best + 1)]
+    return float(np.exp(grid[best]))
+
+
+@torch.no_grad()
+def apply_temperature(detector: LocalPredictionDetector, temperature: float) -> None:
+    """Divide every unit logit by `temperature`, by scaling the classifier in place."""
+    classifier = detector.head.classifier
+    classifier.weight.div_(temperature)
+    assert classifier.bias is not None
+    classifier.bias.div_(temperature)
+
+
+def choose_threshold(scores: Tensor, labels: Tensor, fpr: float) -> float:
+    """The threshold at which `fpr` of the real validation faces are called fake.
+
+    Args:
+        scores: [N] in [0, 1].
+        labels: [N], 1 = fake.
+        fpr: False-positive rate.
+    """
+    return float(threshold_at_fpr(labels.numpy().astype(np.int64), scores.numpy(), fpr))

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lpx.errors import LpxError
+from lpx.workspace import (
+    Workspace,
+    atomic_path,
+    read_json,
+    sha256,
+    write_bytes,
+    write_json,
+)
+
+
+class Interrupted(Exception):
+    """What a block raises in the middle of writing."""
+
+
+def test_file_appears_whole_when_the_block_ends(tmp_path):
+    target = tmp_path / "new" / "folder" / "model.onnx"
+    with atomic_path(target) as temporary:
+        assert temporary.parent == target.parent
+        temporary.write_bytes(b"whole")
+        assert not target.exists()
+    assert target.read_bytes() == b"whole"
+    assert os.listdir(target.parent) == ["model.onnx"]
+
+
+@pytest.mark.parametrize("error", [Interrupted, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_nothing_half_written_is_left_when_the_block_raises(tmp_path, error, before):
+    target = tmp_path / "model.onnx"
+    if before is not None:
+        target.write_bytes(before)
+
+    def write():
+        with atomic_path(target) as temporary:
+            temporary.write_bytes(b"ha")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert os.listdir(tmp_path) == ([] if before is None else ["model.onnx"])
+    assert before is None or target.read_bytes() == before
+
+
+def test_block_that_cannot_write_is_a_users_error(tmp_path):
+    def write():
+        with atomic_path(tmp_path / "model.onnx"):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(LpxError, match="No space left on device"):
+        write()
+    assert os.listdir(tmp_path) == []
+
+
+def test_reader_sees_the_old_file_or_the_new_one(tmp_path):
+    target = tmp_path / "scales.json"
+    write_bytes(target, b"old")
+    with target.open("rb") as reader:
+        write_bytes(target, b"new")
+        assert reader.read() == b"old"
+    assert target.read_bytes() == b"new"
+
+
+def test_file_has_the_users_permissions_not_a_temporary_files(tmp_path):
+    mask = os.umask(0o027)
+    try:
+        write_bytes(tmp_path / "shared", b"")
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE((tmp_path / "shared").stat().st_mode) == 0o640
+
+
+def under_a_file(tmp_path):
+    """A path that not even root can write: its parent is a file."""
+    (tmp_path / "file").write_bytes(b"")
+    return tmp_path / "file" / "workspace"
+
+
+def test_unwritable_folder(tmp_path):
+    folder = under_a_file(tmp_path)
+    with pytest.raises(LpxError, match=r"workspace cannot be written") as caught:
+        write_bytes(folder / "model.onnx", b"")
+    assert "-w DIR" in caught.value.fix
+    with pytest.raises(LpxError, match="cannot be written"), Workspace(folder).lock():
+        pytest.fail("the lock is held in a folder that does not exist")
+
+
+def test_target_that_is_a_folder(tmp_path):
+    (tmp_path / "model.onnx").mkdir()
+    with pytest.raises(LpxError, match="cannot be written"):
+        write_bytes(tmp_path / "model.onnx", b"data")
+    assert os.listdir(tmp_path) == ["model.onnx"]
+
+
+def test_json_round_trip(tmp_path):
+    value = {"name": "Grüße", "list": [1, 2.5, None], "deep": {"a": True}}
+    write_json(tmp_path / "m.json", value)
+    assert read_json(tmp_path / "m.json", "lpx build") == value
+    assert (tmp_path / "m.json").read_text(encoding="utf-8").endswith("}\n")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_json_has_no_nan(tmp_path, value):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "m.json", {"auc": value})
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (None, "does not exist"),
+        (b"", "cannot be read"),
+        (b'{"a": ', "cannot be read"),
+        (b"\xff\xfe\x00", "cannot be read"),
+        (b"[1, 2]", "is no manifest"),
+        (b"3", "is no manifest"),
+    ],
+    ids=["missing", "empty", "truncated", "binary", "list", "number"],
+)
+def test_damaged_manifest(tmp_path, data, said):
+    if data is not None:
+        (tmp_path / "m.json").write_bytes(data)
+    with pytest.raises(LpxError, match=said) as caught:
+        read_json(tmp_path / "m.json", "lpx build --int8")
+    assert "`lpx build --int8`" in caught.value.fix
+
+
+def test_sha256(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert sha256(tmp_path / "abc") == (
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
+    # Longer than what is read at a time.
+    data = os.urandom((2 << 20) + 7)
+    (tmp_path / "large").write_bytes(data)
+    assert sha256(tmp_path / "large") == hashlib.sha256(data).hexdigest()
+
+
+HOLD = """
+import os, sys
+from pathlib import Path
+from lpx.workspace import Workspace
+with Workspace(Path(sys.argv[1])).lock():
+    print(os.getpid(), flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the workspace until it is told, or made, to end."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
+    with process:
+        assert int(process.stdout.readline()) == process.pid
+        yield process
+        process.kill()
+
+
+def test_lock_refuses_a_second_process_and_names_the_first(tmp_path, holder):
+    with pytest.raises(LpxError) as caught, Workspace(tmp_path).lock():
+        pytest.fail("two processes hold the workspace")
+    assert caught.value.what.endswith(f"is in use by process {holder.pid}")
+    assert str(tmp_path) in caught.value.what
+
+
+@pytest.mark.parametrize("end", ["ends", "killed"])
+def test_lock_is_free_again_when_its_holder_is_gone(tmp_path, holder, end):
+    if end == "ends":
+        holder.stdin.write("\n")
+        holder.stdin.flush()
+    else:
+        holder.kill()
+    holder.wait(timeout=20)
+    with Workspace(tmp_path).lock():
+        # Whoever comes now is told of this process, not of the one before.
+        assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_lock_is_free_again_after_an_error(tmp_path):
+    workspace = Workspace(tmp_path / "new")
+
+    def work():
+        with workspace.lock():
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        work()
+    with workspace.lock():
+        with pytest.raises(LpxError, match=f"in use by process {os.getpid()}"), workspace.lock():
+            pytest.fail("the workspace is held twice")
+
+
+def test_reading_does_not_make_the_workspace(tmp_path):
+    workspace = Workspace(tmp_path / "new")
+    paths = (workspace.model, workspace.reference, workspace.engines, workspace.scales)
+    assert all(path.parent == workspace.root for path in paths)
+    assert len(set(paths)) == 4
+    assert os.listdir(tmp_path) == []
