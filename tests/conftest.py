@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
 import pytest
+
+MAIN = "from lpx.cli.main import main; main()"
 
 
 @pytest.fixture(scope="session")
 def randomise():
     """A function that gives a module random weights and batch-norm statistics, and eval mode.
 
-    Fresh batch norms are the identity, so that a mistake in folding or ordering them would not show.
+    Fresh batch norms are the identity, so a mistake in folding or ordering them would not show.
     """
     import torch
     from torch import nn
@@ -31,3 +40,121 @@ def randomise():
         return module.eval()
 
     return apply
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def lpx(capsys, monkeypatch):
+    """Runs the command line in this process; `shell` runs it in another, which takes longer."""
+    from lpx.cli.main import main
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lpx", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as done:
+            code = done.code or 0
+        out, err = capsys.readouterr()
+        return Ran(code, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shell():
+    """Runs the command line in a process of its own, installed or not.
+
+    `before` is Python that runs there first; `encoding` is that of its streams.
+    """
+
+    def run(*arguments, cwd=None, before="", encoding="utf-8"):
+        done = subprocess.run(
+            [sys.executable, "-c", f"{before}\n{MAIN}", *map(str, arguments)],
+            cwd=cwd,
+            env=environment() | {"PYTHONIOENCODING": encoding},
+            capture_output=True,
+            encoding=encoding,
+            check=False,
+        )
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+def environment() -> dict[str, str]:
+    """This process's environment, without what would steer lpx, and with lpx importable."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("LPX_")}
+    return kept | {"PYTHONPATH": str(Path(__file__).parents[1]), "COLUMNS": "80"}
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """A workspace with the demo checkpoint exported, and built in FP32 and INT8; read only."""
+    from lpx import pipeline
+    from lpx.data.demo_set import CHECKPOINT, folder
+    from lpx.workspace import Workspace
+
+    made = Workspace(tmp_path_factory.mktemp("built") / "lpx-out")
+    pipeline.export(folder() / CHECKPOINT, made)
+    pipeline.build(made, ("fp32", "int8"), target="onnxruntime", faces="demo", count=16)
+    return made
+
+
+@pytest.fixture
+def workspace(built, tmp_path, monkeypatch):
+    """A copy of `built`, in `lpx-out` of a new current folder."""
+    from lpx.workspace import Workspace
+
+    shutil.copytree(built.root, tmp_path / "lpx-out")
+    monkeypatch.chdir(tmp_path)
+    for name in ("LPX_WORKSPACE", "LPX_FACES"):
+        monkeypatch.delenv(name, raising=False)
+    return Workspace(Path("lpx-out"))
+
+
+@pytest.fixture(scope="session")
+def drawn():
+    """Sixteen demo faces, decoded: (real, fake) pairs of uint8 RGB [H, W, 3]."""
+    from lpx.data.demo_set import demo_set
+
+    faces = demo_set("test").faces[:16]
+    images = [face.source.read() for face in faces]
+    return list(zip(images[::2], images[1::2], strict=True))
+
+
+@pytest.fixture
+def crops(drawn, tmp_path):
+    """A folder with eight real and eight fake crops, in `real/` and `fake/`."""
+    from lpx.render import encode_png
+
+    for number, pair in enumerate(drawn):
+        for label, image in zip(("real", "fake"), pair, strict=True):
+            path = tmp_path / "crops" / label / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode_png(image))
+    return tmp_path / "crops"
+
+
+@pytest.fixture
+def tree():
+    """A function that takes down a folder: every path below it, and what each file holds."""
+
+    def take_down(folder):
+        # Every command that writes leaves its process number in the lock.
+        return {
+            str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+            for path in sorted(Path(folder).rglob("*"))
+            if path.name != ".lock"
+        }
+
+    return take_down

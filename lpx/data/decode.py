@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,12 @@ Image = NDArray[np.uint8]
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 MAX_PIXELS = 64_000_000
 """A larger image is refused: no face crop has 64 megapixels, and decoding one takes gigabytes."""
+
+_SILENT = 0
+# OpenCV 5 moved it.
+_set_log_level: Callable[[int], int] = (
+    cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel
+)
 
 
 class UnreadableImageError(Exception):
@@ -38,14 +45,14 @@ def read_image(path: Path) -> Image:
         raise UnreadableImageError(error.strerror or "cannot be read") from error
     if not data:
         raise UnreadableImageError("file is empty")
+    # OpenCV warns on standard error of what is raised here as an error.
+    level = _set_log_level(_SILENT)
     try:
-        # OpenCV warns on standard error of what is raised here as an error.
-        level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:
         raise UnreadableImageError("not an image that OpenCV can decode") from error
     finally:
-        cv2.utils.logging.setLogLevel(level)
+        _set_log_level(level)
     if decoded is None:
         raise UnreadableImageError("not an image that OpenCV can decode")
     if decoded.shape[0] * decoded.shape[1] > MAX_PIXELS:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -48,10 +49,25 @@ def load_landmarked(folder: Path) -> tuple[LandmarkedFace, ...]:
                 "landmarks.npz (files, points)",
                 "name a folder that holds both",
             )
-    with np.load(points_file) as archive:
-        landmarks = dict(zip(archive["files"].tolist(), archive["points"], strict=True))
+    try:
+        with np.load(points_file) as archive:
+            landmarks = dict(zip(archive["files"].tolist(), archive["points"], strict=True))
+    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        raise LpxError(
+            f"{points_file} cannot be read",
+            str(error),
+            "save it with numpy.savez(path, files=names, points=landmarks)",
+        ) from error
     with table.open(newline="", encoding="utf-8-sig") as stream:
-        rows = list(csv.DictReader(stream))
+        reader = csv.DictReader(stream)
+        absent = {"file", "identity"} - set(reader.fieldnames or ())
+        rows = list(reader)
+    if absent:
+        raise LpxError(
+            f"{table} has no column {', '.join(sorted(absent))}",
+            "the first line names the columns: file, identity and optionally split",
+            "add the column",
+        )
     if missing := [row["file"] for row in rows if row["file"] not in landmarks]:
         raise LpxError(
             f"{points_file} has no landmarks of {missing[0]} ({len(missing)} faces in all)",

@@ -11,7 +11,7 @@ import numpy as np
 from lpx.data.augment import augment
 from lpx.data.decode import Image, read_image
 from lpx.data.landmarked import LandmarkedFace
-from lpx.data.pseudo_fakes import forge
+from lpx.data.pseudo_fakes import Forgery, forge
 from lpx.errors import LpxError
 
 
@@ -64,17 +64,20 @@ class PairSource:
 
     def fake(self, number: int) -> Image:
         """The pseudo-fake of pair `number`, uint8 RGB [H, W, 3]."""
+        return augment(self.forgery(number).image, self._rng(number, 1))
+
+    def forgery(self, number: int) -> Forgery:
+        """The pseudo-fake of pair `number` before augmentation, with its mask."""
         face = self.face(number)
         rng = self._rng(number, 0)
         source = face
         if self.kind(number) != "sbi":
             others = [f for f in self.faces if f.identity != face.identity]
             source = others[int(rng.integers(len(others)))]
-        forgery = forge(
+        return forge(
             self.kind(number), _cached(face.path), face.points,
             _cached(source.path), source.points, rng,
         )  # fmt: skip
-        return augment(forgery.image, self._rng(number, 1))
 
     def _rng(self, number: int, stream: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, number, stream))

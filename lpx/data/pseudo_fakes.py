@@ -95,7 +95,8 @@ def swap(
     region = _inside_frame(hull)
     x, y, width, height = cv2.boundingRect(region)
     centre = (x + width // 2, y + height // 2)
-    cloned = cv2.seamlessClone(matched, target, region, centre, cv2.NORMAL_CLONE)
+    # It writes into the mask that it is given.
+    cloned = cv2.seamlessClone(matched, target, region.copy(), centre, cv2.NORMAL_CLONE)
     return Forgery(np.asarray(cloned, np.uint8), (region > 0).astype(np.float32))
 
 
@@ -121,7 +122,8 @@ def soft_hull(points: Landmarks, size: int, rng: Rng) -> NDArray[np.float32]:
         shape = np.asarray(change(shape, kernel), np.uint8)
     sigma = float(rng.uniform(1.0, 8.0)) * unit
     soft = cv2.GaussianBlur(shape.astype(np.float32) / 255.0, (0, 0), sigma)
-    return np.asarray(soft, np.float32)
+    # The blur of ones is a few units in the last place above one.
+    return np.minimum(soft, 1).astype(np.float32)
 
 
 def _hull(points: Landmarks, size: int) -> NDArray[np.uint8]:

@@ -28,12 +28,16 @@ class Deployed(nn.Module):
 
     def forward(self, faces: Tensor) -> tuple[Tensor, Tensor]:
         """Score faces, uint8 RGB [N, H, W, 3]."""
+        score, patch_map = self.detector(self.normalised(faces))
+        return score, patch_map
+
+    def normalised(self, faces: Tensor) -> Tensor:
+        """What the network takes, float32 [N, 3, H, W], of faces uint8 RGB [N, H, W, 3]."""
         # The cast comes first: TensorRT takes uint8 as a network input, and for nothing else.
         pixels = faces.to(torch.float32).permute(0, 3, 1, 2)
         if self.reverse:
             pixels = torch.cat([pixels[:, 2:3], pixels[:, 1:2], pixels[:, 0:1]], dim=1)
-        score, patch_map = self.detector((pixels - self.offset) * self.scale)
-        return score, patch_map
+        return (pixels - self.offset) * self.scale
 
 
 def _per_channel(values: np.ndarray) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lpx.card import ModelCard
 from lpx.models.aggregates import aggregate, check_aggregate
 from lpx.models.backbones import build_backbone
-from lpx.models.receptive_field import analyse
+from lpx.models.receptive_field import ReceptiveField, analyse
 
 DROPOUT = 0.2
 
@@ -78,6 +78,11 @@ class _Units(nn.Module):
         return self.head(self.backbone(x))  # type: ignore[no-any-return]
 
 
+def analyse_detector(detector: LocalPredictionDetector, input_size: int) -> ReceptiveField:
+    """Receptive field of a detector's units, and its cost."""
+    return analyse(_Units(detector), input_size)
+
+
 def new_detector(
     backbone: str,
     cut: str,
@@ -109,7 +114,7 @@ def new_detector(
         input_size=input_size,
     )
     detector = LocalPredictionDetector(card)
-    field = analyse(_Units(detector), input_size)
+    field = analyse_detector(detector, input_size)
     card = replace(
         card,
         grid=field.grid,

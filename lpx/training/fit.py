@@ -33,8 +33,6 @@ from lpx.training.operating_point import apply_temperature, choose_threshold, fi
 from lpx.training.recipe import Recipe
 from lpx.workspace import read_json, sha256, unwritable, write_json
 
-HELD_OUT_PAIRS = 300
-
 
 @dataclass(frozen=True)
 class Trained:
@@ -132,8 +130,8 @@ def _resume_from(recipe: Recipe, run: Run) -> Path | None:
     stored = run.state / "recipe.json"
     last = run.state / "last.ckpt"
     if run.restart or not stored.is_file():
-        last.unlink(missing_ok=True)
         write_json(stored, recipe.to_dict())
+        last.unlink(missing_ok=True)
         return None
     if different := recipe.differences(read_json(stored, "lpx train --restart")):
         raise LpxError(
@@ -236,6 +234,7 @@ def _finish(
             "data": run.data_name,
             "counts": data.description,
             "recipe": recipe.to_dict(),
+            "command": recipe.command(),
             "initial_weights": weights.name if weights else "random",
             "validation_auc": round(val_auc, 4),
             "held_out_auc": held_out,
@@ -264,7 +263,7 @@ def _held_out(
     found: dict[str, Any] = {}
     for kind in KINDS:
         pairs = PairSource(data.held_out, (kind,), recipe.seed + 2)
-        loader = DataLoader(PairDataset(pairs, card, HELD_OUT_PAIRS), recipe.pairs)
+        loader = DataLoader(PairDataset(pairs, card, recipe.held_out_pairs), recipe.pairs)
         logits, labels = _logits(detector, loader)
         score = aggregate(detector.aggregate, logits, detector.aggregate_parameter)
         found[kind] = round(float(auc(labels.numpy().astype("int64"), score.numpy())), 4)

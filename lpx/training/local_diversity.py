@@ -13,8 +13,9 @@ and the mean taken over pairs r < q,
     gram:      L = mean of (Ê Ê^T - I)^2 over all entries
     margin_l2: L = mean of max(0, m - |ê_r - ê_q|)^2
 
-`closed` equals `hinge` where no product is below m, in O(R D). The first two are scale-free, lie in [0, 1] for features that are never negative, and are 0 exactly
-when regions use disjoint channels. Random non-negative features start near 2 / pi.
+`closed` equals `hinge` where no product is below m, in O(R D). With m = 0 and features never
+negative both are scale-free, lie in [0, 1], and are 0 exactly when regions use disjoint channels.
+Random non-negative features start near 2 / pi.
 """
 
 from __future__ import annotations

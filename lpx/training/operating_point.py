@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lpx.metrics import threshold_at_fpr
@@ -16,7 +15,10 @@ CLAMP = 1e-6
 
 def score_loss(score: Tensor, label: Tensor) -> Tensor:
     """Binary cross-entropy of aggregated scores, clamped to [1e-6, 1 - 1e-6], in float32."""
-    return F.binary_cross_entropy(score.float().clamp(CLAMP, 1 - CLAMP), label.float())
+    # torch's own function raises on NaN; here a diverged training shall reach its own error.
+    p = score.float().clamp(CLAMP, 1 - CLAMP)
+    y = label.float()
+    return -(y * p.log() + (1 - y) * (1 - p).log()).mean()
 
 
 def fit_temperature(detector: LocalPredictionDetector, logits: Tensor, labels: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -36,6 +37,7 @@ class Recipe:
         ema: Decay of the weight average that is validated and kept.
         patience: Validations without a better AUC before training stops; 0 never stops.
         validation_pairs: Pairs of real and fake per validation.
+        held_out_pairs: Pairs per kind of pseudo-fake for the final measurement.
         seed: Of weights, order, augmentation and pseudo-fakes.
         fpr: False-positive rate on the validation split at which the threshold is set.
         initial_weights_sha256: Of the file that the backbone starts from; "" for random.
@@ -58,6 +60,7 @@ class Recipe:
     ema: float = 0.998
     patience: int = 0
     validation_pairs: int = 100
+    held_out_pairs: int = 300
     seed: int = 0
     fpr: float = 0.1
     initial_weights_sha256: str = ""
@@ -80,9 +83,42 @@ class Recipe:
         """Number of stretches between validations."""
         return -(-self.steps // self.steps_per_epoch)
 
+    def command(self) -> str:
+        """The command line that trains this, with placeholders for the user's own paths."""
+        ld = self.diversity
+        options = {
+            "--data": "FACES",
+            "--out": "ckpt.pt",
+            "--pseudo-fakes": ",".join(self.pseudo_fakes),
+            "--weights": "FILE" if self.initial_weights_sha256 else "",
+            "--backbone": self.backbone,
+            "--cut": self.cut,
+            "--bottleneck": self.bottleneck,
+            "--aggregate": self.aggregate,
+            "--aggregate-parameter": self.aggregate_parameter,
+            "--supervision": self.supervision,
+            "--input-size": self.input_size,
+            "--ld": ld.weight,
+            "--ld-form": ld.form,
+            "--ld-on": ld.on,
+            "--ld-grid": ld.grid,
+            "--ld-margin": ld.margin,
+            "--steps": self.steps,
+            "--steps-per-epoch": self.steps_per_epoch,
+            "--pairs": self.pairs,
+            "--lr": self.learning_rate,
+            "--patience": self.patience,
+            "--validation-pairs": self.validation_pairs,
+            "--fpr": self.fpr,
+            "--seed": self.seed,
+        }
+        parts = [f"{name} {value}" for name, value in options.items() if value not in ("", None)]
+        return " ".join(["lpx train", *parts, *(["--ld-plain"] if not ld.evidence else [])])
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return asdict(self)
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return values
 
     def differences(self, other: dict[str, Any]) -> list[str]:
         """Names of the settings in which a stored recipe differs from this one."""

@@ -263,7 +263,7 @@ def test_operator_that_opset_17_lacks_is_refused():
     exported = Export(detector, 20, to_onnx(detector))
     for found, wanted in zip(exported.run(pixels), exported.run_torch(pixels), strict=True):
         assert np.abs(found - wanted).max() < 1e-5
-    with pytest.raises(LpxError, match="Gelu|Erf"):
+    with pytest.raises(LpxError, match=r"Gelu|Erf"):
         to_onnx(detector, 17)
 
 

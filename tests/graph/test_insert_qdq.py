@@ -151,7 +151,8 @@ def scales(model):
 @STYLES
 @pytest.mark.parametrize("limits", [(0.0, 0.0), (-1e-45, 1e-45), (-1e-12, 0.0), (0.0, 3e-5)])
 @pytest.mark.parametrize("spread", [0.0, 1e-42, 1e-9])
-def test_no_scale_is_zero(style, limits, spread):
+@pytest.mark.parametrize("bias", [0.0, 0.5])
+def test_no_scale_is_zero(style, limits, spread, bias):
     weight = np.full((24, 16, 3, 3), spread, np.float32)
     model = quantised(
         graph(CONV, w=weight, b=(24,)), style, ranges={"x": Range(*limits, (0.0,) * 16)}

@@ -256,6 +256,16 @@ PATTERNS = {
         convolutions("y", "c") | {"z.1"}, ["x", "y"],
         integer_convolutions("y", "c") | {"z.0", "z.1"}, ["x", "y", "c"],
     ),
+    "output-pooled": Pattern(
+        # A pooled tensor would be an integer in ONNX Runtime's style, were it not an output.
+        """g (float[N,16,8,8] x) => (float[N,16,8,8] y, float[N,16,4,4] z) {
+            y = Conv<pads=[1,1,1,1]>(x, w)
+            z = MaxPool<kernel_shape=[2,2], strides=[2,2]>(y)
+        }""",
+        {"w": SQUARE},
+        convolutions("y"), ["x"],
+        integer_convolutions("y"), ["x"],
+    ),
     "output-before-its-relu": Pattern(
         # a has two readers; in TensorRT's style Q/DQ is on the way to c, not on that to the Relu.
         """g (float[N,16,8,8] x) => (float[N,16,8,8] r, float[N,16,8,8] c) {

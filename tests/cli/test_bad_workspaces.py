@@ -1,0 +1,238 @@
+"""What commands say of a workspace that is incomplete, altered, or in use."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+
+from lpx.data.demo_set import CHECKPOINT, folder
+from lpx.models.checkpoint import load_checkpoint, save_checkpoint
+
+BENCH = ("bench", "--dataset", "demo", "--limit", 8, "--latency-seconds", 0)
+INT8 = Path("lpx-out/engines/onnxruntime-int8")
+
+
+@pytest.fixture
+def refused(lpx, tree, workspace):
+    """Runs a command that must fail as a user's error does, and returns what it said."""
+
+    def run(*arguments):
+        before = tree(".")
+        ran = lpx(*arguments)
+        assert ran.code == 2, ran.err
+        assert ran.out == ""
+        assert "Traceback" not in ran.err
+        assert "fix: " in ran.err
+        assert tree(".") == before, "something was left behind"
+        return ran.err
+
+    return run
+
+
+def edit(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize("line", [["build", "--int8"], BENCH, ["predict", "."]], ids=lambda a: a[0])
+def test_before_export(refused, line):
+    shutil.rmtree("lpx-out")
+    said = refused(*line)
+    assert "workspace lpx-out holds no exported model" in said
+    assert "`lpx export ckpt.pt`" in said
+
+
+@pytest.mark.parametrize("line", [BENCH, ["predict", "lpx-out"]], ids=lambda a: a[0])
+def test_before_build(refused, line):
+    shutil.rmtree("lpx-out/engines")
+    Path("lpx-out/face.png").write_bytes(b"looked at later")
+    said = refused(*line)
+    assert "workspace lpx-out has no engine that runs here" in said
+    assert "none was built" in said
+    assert "`lpx build --int8`" in said
+
+
+@pytest.mark.parametrize(
+    "line", [["build", "--fp32"], BENCH, ["predict", "."]], ids=lambda arguments: arguments[0]
+)
+def test_model_edited_after_export(refused, workspace, line):
+    data = bytearray(workspace.model.read_bytes())
+    data[len(data) // 2] ^= 1
+    workspace.model.write_bytes(data)
+    said = refused(*line)
+    assert "lpx-out/model.onnx is not the model that was exported" in said
+    assert "SHA-256" in said
+    assert "run `lpx export` again" in said
+
+
+def test_engine_altered(refused):
+    with (INT8 / "engine.onnx").open("ab") as stream:
+        stream.write(b"\0")
+    said = refused(*BENCH)
+    assert f"{INT8}/engine.onnx is not the engine that its manifest describes" in said
+    assert "run `lpx build` again" in said
+
+
+def test_engine_removed(refused):
+    (INT8 / "engine.onnx").unlink()
+    assert f"{INT8}/engine.onnx does not exist" in refused(*BENCH)
+
+
+def test_engine_of_another_model(refused):
+    edit(INT8 / "manifest.json", model_sha256="0" * 64)
+    said = refused(*BENCH)
+    assert "engine onnxruntime-int8 was built from another model than lpx-out/model.onnx" in said
+    assert "`lpx build --int8 --target onnxruntime`" in said
+    assert f"remove {INT8}" in said
+
+
+def test_engine_of_an_earlier_export(refused, workspace, lpx, monkeypatch):
+    """Train on and export again: the old engine is not compared with the new weights."""
+    changed = onnx.load(workspace.model)
+    changed.doc_string = "other weights"
+    monkeypatch.setattr("lpx.pipeline.to_onnx", lambda *_: changed.SerializeToString())
+    assert lpx("export", folder() / CHECKPOINT).code == 0
+    assert "was built from another model" in refused(*BENCH)
+    assert lpx("build", "--fp32", "--int8", "--target", "onnxruntime", "--count", 4).code == 0
+    assert lpx(*BENCH).code in (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("", "cannot be read"), ("{", "cannot be read"), ("[]", "is no manifest"),
+     ("{}", "is of another format"), ('{"format": "lpx-engine/9"}', "is of another format"),
+     ('{"format": "lpx-engine/1"}', "lacks batches")],
+)  # fmt: skip
+def test_damaged_manifest(refused, text, said):
+    (INT8 / "manifest.json").write_text(text)
+    assert f"{INT8}/manifest.json {said}" in refused(*BENCH)
+
+
+def test_manifest_of_a_newer_lpx(refused):
+    edit(INT8 / "manifest.json", sparsity="2:4")
+    said = refused(*BENCH)
+    assert "unknown fields: sparsity" in said
+    assert "update lpx" in said
+
+
+@pytest.mark.parametrize("lost", ["format", "model_sha256", "card", "factory"])
+def test_damaged_export_manifest(refused, lost):
+    path = Path("lpx-out/model.json")
+    values = json.loads(path.read_text())
+    del values[lost]
+    path.write_text(json.dumps(values))
+    assert "lpx-out/model.json is not what this version of lpx writes" in refused(*BENCH)
+
+
+def test_reference_replaced(refused, workspace):
+    detector = load_checkpoint(workspace.reference)
+    next(detector.module.parameters()).data += 0.01
+    save_checkpoint(workspace.reference, detector.module, detector.card)
+    said = refused(*BENCH)
+    assert "lpx-out/reference.pt is not the checkpoint that was exported" in said
+    assert "run `lpx export` again" in said
+
+
+def test_reference_damaged(refused, workspace):
+    workspace.reference.write_bytes(b"")
+    said = refused(*BENCH)
+    assert "lpx-out/reference.pt is not a readable PyTorch checkpoint" in said
+    assert "run `lpx export` again" in said
+
+
+def test_reference_missing(refused, workspace):
+    workspace.reference.unlink()
+    said = refused(*BENCH)
+    assert "lpx-out/reference.pt does not exist" in said
+    assert "run `lpx export` again" in said
+
+
+@pytest.mark.parametrize("line", [["build", "--fp32"], BENCH], ids=lambda arguments: arguments[0])
+def test_second_process_is_refused_and_told_which_is_first(refused, workspace, line):
+    hold = (
+        "import sys; from pathlib import Path; from lpx.workspace import Workspace\n"
+        "with Workspace(Path('lpx-out')).lock(): print('held', flush=True); sys.stdin.read()"
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={"PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    try:
+        assert first.stdout.readline() == "held\n"
+        said = refused(*line)
+    finally:
+        first.communicate("")
+    assert f"workspace lpx-out is in use by process {first.pid}" in said
+    assert "-w DIR" in said
+    with workspace.lock():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--target", "x"], "known targets: auto, onnxruntime, tensorrt, tensorrt-rtx"),
+        (["--int8", "--method", "x"], "known methods: max, percentile-99.999, percentile-99.99"),
+        (["--int8", "--faces", "x"], "known data sets: demo, folder:DIR"),
+        (["--int8", "--faces", "folder:x"], "x does not exist"),
+        (["--int8", "--faces", "lpx-out"], "lpx-out holds no images"),
+        (["--count", "0"], "--count 0 is too small"),
+        (["--count", "-2"], "--count -2 is too small"),
+        (["--workspace-mib", "-1"], "--workspace-mib -1 is too small"),
+        (["--target", "onnxruntime", "--compute-capability", "8.6"],
+         "only tensorrt-rtx builds for GPUs that are not here"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_build_options(refused, options, said):
+    assert said in refused("build", *options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--dataset", "x"], "unknown data set 'x'"),
+        (["--dataset", "x"], "known data sets: demo, folder:DIR"),
+        (["--dataset", "folder:x"], "x does not exist"),
+        (["--dataset", "folder:lpx-out/model.json"], "is a file, not a folder"),
+        (["--dataset", "lpx-out"], "lpx-out holds no images"),
+        (["--dataset", "demo", "--limit", "0"], "--limit 0 is too small"),
+        (["--dataset", "demo", "--limit", "3"], "two real and two fake faces"),
+        (["--dataset", "demo", "--limit", "-5"], "--limit -5 is too small"),
+        (["--dataset", "demo", "--margin", "-0.1"], "--margin -0.1 does not lie between 0 and 1"),
+        (["--dataset", "demo", "--margin", "nan"], "--margin nan does not lie between 0 and 1"),
+        (["--dataset", "demo", "--latency-seconds", "-1"], "--latency-seconds -1 is no time"),
+        (["--dataset", "demo", "--latency-seconds", "nan"], "--latency-seconds nan is no time"),
+        (["--dataset", "demo", "--latency-seconds", "inf"], "--latency-seconds inf is no time"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bench_options(refused, options, said):
+    assert said in refused("bench", *options)
+
+
+def test_tensorrt_without_a_gpu(refused, monkeypatch):
+    from lpx.engines.machine import read_machine
+
+    bare = replace(read_machine(), gpus=(), no_gpu_reason="nvidia-smi not found")
+    monkeypatch.setattr("lpx.pipeline.read_machine", lambda: bare)
+    said = refused("build", "--target", "tensorrt")
+    assert "target tensorrt cannot be built on this machine" in said
+    assert "no NVIDIA GPU is seen: nvidia-smi not found" in said
+    assert "--target onnxruntime" in said
+    assert "`lpx doctor`" in said
+
+
+def test_scales_that_cannot_be_written(refused, workspace):
+    workspace.scales.unlink()
+    workspace.scales.mkdir()
+    (workspace.scales / "x").touch()
+    assert "lpx-out/scales.json cannot be written" in refused(
+        "build", "--int8", "--target", "onnxruntime", "--count", 4
+    )

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lpx.data.demo_set import CHECKPOINT, PAIRS, folder
+
+
+@pytest.fixture(autouse=True)
+def fewer_faces(monkeypatch, tmp_path):
+    for split in PAIRS:
+        monkeypatch.setitem(PAIRS, split, 6)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_demo_runs_all_of_it(lpx, built, monkeypatch):
+    monkeypatch.setattr("lpx.pipeline.to_onnx", lambda *_: built.model.read_bytes())
+    monkeypatch.setattr("lpx.bench.latency.measure", lambda *_: {})
+    monkeypatch.setattr("lpx.bench.run.BATCHES", ())
+    ran = lpx("demo", "-w", "here", "--json")
+    report = json.loads(ran.out)
+    assert ran.code == (0 if report["verdict"] == "holds" else 1)
+    assert report["faces"] == 12
+    assert {"fp32", "int8"} == {c["precision"] for c in report["candidates"]}
+    said = [line for line in ran.err.splitlines() if line.startswith("lpx ")]
+    assert said == ["lpx export ckpt.pt", "lpx build --fp32 --int8 --faces demo",
+                    "lpx bench --dataset demo"]  # fmt: skip
+    assert "no --faces were given" not in ran.err
+    assert Path("here/report.html").is_file()
+
+
+def test_unpack_as_json(lpx):
+    ran = lpx("demo", "--unpack", "x", "--json")
+    assert json.loads(ran.out) == {"folder": "x", "checkpoint": "x/ckpt.pt", "faces": 12}
+
+
+def test_unpack_again_is_fine(lpx, tree):
+    assert lpx("demo", "--unpack", "x").code == 0
+    first = tree("x")
+    Path("x/real/test_0000.png").unlink()
+    assert lpx("demo", "--unpack", "x").code == 0
+    assert tree("x") == first
+
+
+@pytest.mark.parametrize("name", ["ckpt.pt", "real", "fake", "LICENSE.md"])
+def test_unpack_touches_nobodys_files(lpx, tree, name):
+    path = Path("mine") / name
+    path.parent.mkdir()
+    if path.suffix:
+        path.write_bytes(b"of my own")
+    else:
+        path.mkdir()
+    before = tree("mine")
+    ran = lpx("demo", "--unpack", "mine")
+    assert ran.code == 2
+    assert f"mine/{name} exists already" in ran.err
+    assert "name a new folder" in ran.err
+    assert tree("mine") == before
+
+
+def test_unpack_where_nothing_can_be_written(lpx):
+    Path("file").write_text("in the way")
+    ran = lpx("demo", "--unpack", "file/below")
+    assert ran.code == 2
+    assert "file/below cannot be written" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "said"),
+    [
+        (["-w", "a b"], None, "next: lpx bench --dataset demo -w 'a b'"),
+        (["-w", "a b"], "a b", "next: lpx bench --dataset demo"),
+        ([], "a b", "next: lpx bench --dataset demo"),
+        (["-w", "a b"], "other", "next: lpx bench --dataset demo -w 'a b'"),
+    ],
+)
+def test_next_line_finds_the_workspace(lpx, workspace, monkeypatch, options, environment, said):
+    workspace.root.rename("a b")
+    if environment:
+        monkeypatch.setenv("LPX_WORKSPACE", environment)
+    ran = lpx("build", "--fp32", "--target", "onnxruntime", *options)
+    assert ran.out.splitlines()[-1] == said
+
+
+def test_checkpoint_of_the_demo_is_readable():
+    from lpx.models.checkpoint import load_checkpoint
+
+    assert load_checkpoint(folder() / CHECKPOINT).card.provenance

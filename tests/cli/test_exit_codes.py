@@ -1,0 +1,111 @@
+"""Exit codes: 0 parity holds, 1 it does not, 2 user error, 3 internal error, 130 interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = ("bench", "--dataset", "demo", "--latency-seconds", 0)
+
+
+def test_parity_that_holds_exits_with_0(lpx, workspace):
+    ran = lpx(*BENCH, "--limit", 60, "--margin", 0.5)
+    assert ran.code == 0, ran.err
+    assert "parity holds: " in ran.out
+
+
+def test_parity_that_fails_exits_with_1(lpx, workspace):
+    """An engine whose ranges are far too small still runs, and tells nothing apart."""
+    values = json.loads(workspace.scales.read_text())
+    for tensor in values["tensors"].values():
+        tensor["peaks"] = {method: peak / 50 for method, peak in tensor["peaks"].items()}
+    workspace.scales.write_text(json.dumps(values))
+    built = lpx("build", "--int8", "--target", "onnxruntime", "--faces", "demo", "--count", 16)
+    assert "reusing lpx-out/scales.json (16 faces of demo)" in built.err
+    ran = lpx(*BENCH, "--limit", 160, "--json")
+    assert ran.code == 1
+    report = json.loads(ran.out)
+    verdicts = {entry["name"]: entry["verdict"] for entry in report["candidates"]}
+    assert verdicts == {"onnxruntime-fp32": "holds", "onnxruntime-int8": "fails"}
+    assert report["verdict"] == "fails"
+    assert Path("lpx-out/report.html").is_file()
+
+
+def test_parity_that_is_undecided_exits_with_1(lpx, workspace):
+    ran = lpx(*BENCH, "--limit", 24, "--margin", 0)
+    assert json.loads(Path("lpx-out/report.json").read_text())["verdict"] == "undecided"
+    assert ran.code == 1
+    assert "parity undecided: " in ran.out
+
+
+def test_interruption_exits_with_130_and_leaves_no_trace(workspace, tree):
+    # A shell that runs this in the background has made it, and what it starts, deaf to SIGINT.
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{listen}\nfrom lpx.cli.main import main; main()"
+    before = tree(".")
+    line = ("bench", "--dataset", "demo", "--limit", "8", "--latency-seconds", "600")
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *line], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    try:
+        assert process.stderr.readline() == "scoring demo: done\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert err.strip() == "interrupted"
+    assert out == ""
+    assert tree(".") == before
+    with workspace.lock():
+        pass
+
+
+def test_internal_error_exits_with_3_and_asks_for_a_report(lpx, workspace, monkeypatch, tree):
+    def fail(*arguments, **options):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("lpx.pipeline.measure", fail)
+    before = tree(".")
+    ran = lpx(*BENCH)
+    assert ran.code == 3
+    assert "Traceback" in ran.err
+    assert "RuntimeError: a bug" in ran.err
+    assert "Please report" in ran.err.splitlines()[-1]
+    assert "`lpx doctor`" in ran.err.splitlines()[-1]
+    assert ran.out == ""
+    assert tree(".") == before
+
+
+@pytest.mark.parametrize("line", [["--help"], ["doctor"], [*BENCH, "--limit", 8]])
+def test_reader_that_goes_away_is_no_internal_error(shell, workspace, line):
+    """As in `lpx doctor | head -1`."""
+    gone = "import os; read, write = os.pipe(); os.close(read); os.dup2(write, 1)"
+    ran = shell(*line, before=gone)
+    assert ran.code == 141
+    assert "Traceback" not in ran.err
+    assert "rror" not in ran.err
+
+
+def test_terminal_that_lacks_characters_is_no_internal_error(shell, workspace):
+    ran = shell(*BENCH, "--limit", 24, "--margin", 0, encoding="ascii")
+    assert ran.code == 1, ran.err
+    assert "parity undecided: " in ran.out
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("command", ["export", "build", "bench", "predict"])
+def test_users_errors_leave_standard_output_empty(lpx, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    ran = lpx(command, *(["nothing"] if command in ("export", "predict") else []), "--json",
+              *(["--dataset", "demo"] if command == "bench" else []))  # fmt: skip
+    assert ran.code == 2
+    assert ran.out == ""
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from lpx.data.decode import fit
+from lpx.engines import Prediction, load
+
+
+def test_one_image(lpx, workspace, crops):
+    ran = lpx("predict", "crops/real/0.png")
+    assert ran.code == 0, ran.err
+    first, last = ran.out.splitlines()
+    score, verdict, name, _, picture = first.split()
+    assert 0 <= float(score) <= 1
+    assert verdict in ("real", "FAKE")
+    assert (name, picture) == ("0.png", "lpx-out/predictions/0.png.png")
+    assert last == "scores: lpx-out/predictions/scores.csv"
+    assert "engine onnxruntime-int8, threshold 0." in ran.err
+
+
+def test_picture_shows_face_and_heat_map_side_by_side(lpx, workspace, crops):
+    lpx("predict", "crops/real/0.png")
+    picture = cv2.imread("lpx-out/predictions/0.png.png")
+    face = cv2.imread("crops/real/0.png")
+    size = picture.shape[0] - 28
+    shown = picture[28:, :size].astype(int)
+    assert np.abs(shown - cv2.resize(face, (size, size))).mean() < 10
+    assert picture.shape[1] > 2 * size
+
+
+def test_folder_with_scores_in_a_table(lpx, workspace, crops):
+    ran = lpx("predict", "crops", "--engine", "onnxruntime-fp32", "--out", "a place/maps", "--json")
+    found = json.loads(ran.out)
+    assert found["engine"] == "onnxruntime-fp32"
+    assert found["scores"] == "a place/maps/scores.csv"
+    rows = list(csv.DictReader(Path(found["scores"]).read_text().splitlines()))
+    assert len(rows) == len(found["faces"]) == 16
+    for row, face in zip(rows, found["faces"], strict=True):
+        assert row["file"] == face["file"]
+        assert float(row["score"]) == pytest.approx(face["score"], abs=1e-6)
+        assert (row["verdict"] == "fake") == face["fake"] == (face["score"] >= found["threshold"])
+        assert Path(face["picture"]).is_file()
+    assert not Path("lpx-out/predictions").exists()
+
+
+def test_scores_are_those_of_the_python_api(lpx, workspace, drawn, crops):
+    found = json.loads(lpx("predict", "crops/real", "--json").out)
+    faces = np.stack([fit(real, 160) for real, _ in drawn])
+    prediction = load("lpx-out/engines/onnxruntime-int8").infer(faces)
+    assert [face["score"] for face in found["faces"]] == prediction.score.tolist()
+
+
+def test_torch_is_an_engine_even_before_anything_is_built(lpx, workspace, crops):
+    for path in Path("lpx-out/engines").rglob("manifest.json"):
+        path.unlink()
+    assert json.loads(lpx("predict", "crops/fake", "--engine", "torch", "--json").out)[
+        "engine"
+    ] == "torch"  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "nowhere does not exist"),
+        (["lpx-out/model.json"], "lpx-out/model.json holds no image that can be read"),
+        (["crops/real/0.png", "--engine", "x"],
+         "engines that run here: torch, onnxruntime-fp32, onnxruntime-int8"),
+        (["crops/real/0.png", "--out", "lpx-out/model.json"],
+         "lpx-out/model.json cannot be written"),
+        (["crops/real/0.png", "--out", "lpx-out/model.json"], "--out DIR"),
+        (["empty"], "empty holds no images"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done(lpx, workspace, crops, tree, arguments, said):
+    Path("empty").mkdir()
+    before = tree(".")
+    ran = lpx("predict", *arguments)
+    assert ran.code == 2
+    assert said in ran.err
+    assert "fix: " in ran.err
+    assert ran.out == ""
+    assert tree(".") == before
+
+
+def test_engine_that_returns_nan_is_refused(lpx, workspace, crops, monkeypatch):
+    class Broken:
+        def infer(self, faces):
+            scores = np.full(len(faces), 0.5, np.float32)
+            scores[2] = np.nan
+            return Prediction(scores, np.full((len(faces), 20, 20), 0.5, np.float32))
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("lpx.pipeline.load", lambda folder: Broken())
+    ran = lpx("predict", "crops/real")
+    assert ran.code == 2
+    assert "onnxruntime-int8 gives the score nan to face 2.png" in ran.err
+    assert "--engine torch" in ran.err
+    assert not Path("lpx-out/predictions").exists()
