@@ -56,16 +56,11 @@ def bench(
 
 def show(done: Benched) -> None:
     """Print the tables, the notes and the verdict."""
-    from rich.console import Console
+    from lpx.cli.console import Output
 
-    console = Console(highlight=False)
-
-    def say(text: str, style: str | None = None) -> None:
-        # Only a terminal wraps lines: a log is searched, and a path in it copied.
-        console.print(text, style=style, markup=False, soft_wrap=not console.is_terminal)
-
+    console = Output()
     values = done.report
-    say(
+    console.say(
         f"{values['faces']} faces of {values['dataset']['name']} "
         f"({values['real']} real, {values['fake']} fake)"
     )
@@ -74,9 +69,9 @@ def show(done: Benched) -> None:
         console.print(_latency(values))
     for text in (values["dataset"]["note"], *_notes(values)):
         if text:
-            say(f"note: {text}")
-    say(f"parity {values['verdict']}: {headline(values)}", "bold")
-    say(f"report: {done.html_path} (and {done.json_path.name})")
+            console.say(f"note: {text}")
+    console.say(f"parity {values['verdict']}: {headline(values)}", "bold")
+    console.say(f"report: {done.html_path} (and {done.json_path.name})")
 
 
 def _notes(values: dict[str, Any]) -> list[str]:

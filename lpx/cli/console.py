@@ -9,6 +9,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
+class Output(Console):
+    """Results, on standard output."""
+
+    def __init__(self) -> None:
+        super().__init__(highlight=False)
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """Print text as it is; only a terminal wraps it: a log is searched, a path in it copied."""
+        self.print(text, style=style, markup=False, soft_wrap=not self.is_terminal)
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to `main`: rich would exit with 1, which says that parity does not hold."""
+        raise BrokenPipeError
+
+
 class ConsoleReporter:
     """Notes and progress bars on standard error. Use as a context manager."""
 
@@ -35,7 +50,6 @@ class ConsoleReporter:
 
     def say(self, text: str) -> None:
         """Print one note."""
-        # Only a terminal wraps lines: a log is searched, and a path in it copied.
         self.console.print(
             text, markup=False, style="yellow" if text.startswith("warning") else None,
             soft_wrap=not self.console.is_terminal,

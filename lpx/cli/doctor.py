@@ -34,12 +34,12 @@ def doctor(as_json: bool) -> None:
         click.echo(json.dumps(report, indent=2))
         return
 
-    from rich.console import Console
+    from lpx.cli.console import Output
 
-    console = Console(highlight=False, markup=False)
-    console.print(_headline(machine))
+    console = Output()
+    console.print(_headline(machine), markup=False)
     console.print(_table(findings))
-    console.print(_closing(usable))
+    console.print(_closing(usable), markup=False)
 
 
 def _headline(machine: Machine) -> str:

@@ -166,7 +166,7 @@ def _fit(module: LocalPrediction, run: Run, resume: Path | None) -> Path:
             default_root_dir=run.state,
             reload_dataloaders_every_n_epochs=1,
             num_sanity_val_steps=0,
-            log_every_n_steps=10,
+            log_every_n_steps=min(10, recipe.steps_per_epoch),
             enable_model_summary=False,
             enable_progress_bar=not run.quiet,
         )

@@ -60,8 +60,11 @@ def logits(backbone, head, faces):
         return head(backbone(faces).mean(dim=(2, 3)))
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("name", ["fc", "classifier", "classifier.1", "last_linear", "head.fc"])
+@pytest.mark.parametrize(
+    ("name", "bias"),
+    [("fc", True), ("fc", False), ("classifier", True), ("classifier.1", True),
+     ("last_linear", True), ("head.fc", True)],
+)  # fmt: skip
 def test_two_classes_become_one_logit_with_equal_probabilities(
     backbone, faces, tmp_path, name, bias
 ):

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import time
+from itertools import groupby
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lpx.bench import latency
+from lpx.bench.latency import measure, percentile, summarise
+from lpx.engines.base import Prediction
+
+FACES = np.zeros((4, 8, 8, 3), np.uint8)
+
+
+class Clock:
+    """A clock that moves only when an engine works."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def perf_counter(self):
+        return self.now
+
+
+class Recorded:
+    """An engine that takes so many milliseconds, and writes its name down at every call."""
+
+    def __init__(self, name, calls, milliseconds, clock):
+        self.name, self.calls, self.seconds, self.clock = name, calls, milliseconds / 1e3, clock
+
+    def infer(self, faces):
+        self.calls.append(self.name)
+        self.clock.now += self.seconds
+        return Prediction(
+            np.zeros(len(faces), np.float32), np.zeros((len(faces), 1, 1), np.float32)
+        )
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr(latency, "time", made)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("percent", "index"),
+    [(50, 4), (90, 8), (99, 9), (100, 9), (0, 0)],
+)
+def test_percentile_is_trtexecs(percent, index):
+    """By hand: sorted[10 - 1 - int((1 - p / 100) * 10)]; at 0 the index would fall out."""
+    times = np.arange(10, dtype=np.float64)
+    assert percentile(times, percent) == index
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 100, 1000])
+def test_percentile_of_99_leaves_out_a_whole_hundredth(count):
+    times = np.arange(count, dtype=np.float64)
+    assert percentile(times, 99) == count - 1 - count // 100
+    assert percentile(times, 100) == count - 1
+
+
+def test_summary_by_hand():
+    times = np.array([8.0, 4.0, 4.0, 16.0])
+    found = summarise(times, batch=4, units=50)
+    assert found.batch == 4
+    assert found.iterations == 4
+    assert found.per_face_p50_ms == 1.0  # sorted: 4 4 8 16, of which trtexec's median is the 2nd
+    assert found.per_face_p90_ms == 4.0
+    assert found.per_face_p99_ms == 4.0
+    assert found.per_patch_p50_us == pytest.approx(1000 * 4.0 / (4 * 50))
+    assert found.faces_per_second == pytest.approx(16 / 0.032)
+    assert found.cov == pytest.approx(np.std(times) / 8.0)
+
+
+@given(st.lists(st.floats(1e-3, 1e4), min_size=1, max_size=300), st.integers(1, 64),
+       st.integers(1, 400))  # fmt: skip
+def test_summary_is_consistent(times, batch, units):
+    found = summarise(np.array(times), batch, units)
+    assert found.per_face_p50_ms <= found.per_face_p90_ms <= found.per_face_p99_ms
+    assert min(times) / batch <= found.per_face_p50_ms
+    assert found.per_face_p99_ms <= max(times) / batch
+    assert found.per_patch_p50_us * units == pytest.approx(1e3 * found.per_face_p50_ms)
+
+
+def test_engines_take_turns_in_blocks(clock):
+    calls = []
+    engines = {n: Recorded(n, calls, ms, clock) for n, ms in (("a", 10), ("b", 20), ("c", 300))}
+    found = measure(engines, FACES, units=100, seconds=0.5)
+    warm_up = [latency.WARM_UP_SECONDS / engine.seconds for engine in engines.values()]
+    blocks = [(name, len(list(group))) for name, group in groupby(calls)]
+    assert [name for name, _ in blocks[:6]] == list("abcabc"), "warm-up, then the first round"
+    assert [count for _, count in blocks[:3]] == pytest.approx(warm_up, abs=1)
+    rounds = blocks[3:]
+    assert [name for name, _ in rounds] == list("abc") * (len(rounds) // 3)
+    for name, engine in engines.items():
+        timed = found[name][0].iterations
+        assert timed == sum(count - 1 for block, count in rounds if block == name)
+        assert timed >= latency.MIN_ITERATIONS
+        assert found[name][1].tolist() == pytest.approx([1e3 * engine.seconds] * timed)
+        assert found[name][0].per_face_p50_ms == pytest.approx(1e3 * engine.seconds / 4)
+        assert found[name][0].per_patch_p50_us == pytest.approx(1e6 * engine.seconds / 400)
+
+
+def test_time_asked_for_is_spent(clock):
+    calls = []
+    engines = {n: Recorded(n, calls, 10, clock) for n in "ab"}
+    found = measure(engines, FACES, units=1, seconds=2.0)
+    spent = sum(times.sum() for _, times in found.values()) / 1e3
+    assert spent == pytest.approx(4.0, abs=0.3)
+
+
+def test_progress_grows_to_one(clock):
+    told = []
+    measure({"a": Recorded("a", [], 10, clock)}, FACES, 1, 0.5, told.append)
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+
+
+def test_real_clock(monkeypatch):
+    class Sleeper:
+        def infer(self, faces):
+            time.sleep(2e-3)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(latency, "WARM_UP_SECONDS", 0.0)
+    monkeypatch.setattr(latency, "BLOCK_SECONDS", 0.01)
+    found, _ = measure({"a": Sleeper()}, FACES, 1, 1e-9)["a"]
+    assert found.iterations >= latency.MIN_ITERATIONS
+    assert found.per_face_p50_ms * 4 >= 2.0

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+import onnx
+import pytest
+
+from lpx.calibration import calibrate as module
+from lpx.calibration.calibrate import calibrate
+from lpx.calibration.scales import METHODS
+from lpx.data.decode import UnreadableImageError
+from lpx.data.face_set import Face, FaceSet
+from lpx.errors import LpxError
+
+SIZE = 8
+# Three convolutions: the second and the third are quantised, on what they read, "b" and "c".
+GRAPH = """
+<ir_version: 9, opset_import: ["" : 20]>
+detector (uint8[n, 8, 8, 3] faces) => (float[n] score, float[n, 8, 8] patch_map)
+{
+  x = Cast <to = 1> (faces)
+  t = Transpose <perm = [0, 3, 1, 2]> (x)
+  a = Conv (t, first)
+  b = Relu (a)
+  c = Conv (b, second)
+  d = Conv (c, third)
+  patch_map = ReduceMean <keepdims = 0> (d, channel)
+  score = ReduceMean <keepdims = 0> (d, all)
+}
+"""
+
+
+def model(scale=1 / 255, seed=0):
+    rng = np.random.default_rng(seed)
+    proto = onnx.parser.parse_model(GRAPH)
+    constants = {
+        "first": (rng.standard_normal((16, 3, 1, 1)) * scale).astype(np.float32),
+        "second": rng.standard_normal((16, 16, 1, 1)).astype(np.float32),
+        "third": rng.standard_normal((16, 16, 1, 1)).astype(np.float32),
+        "channel": np.array([1], np.int64),
+        "all": np.array([1, 2, 3], np.int64),
+    }
+    for name, value in constants.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    for node in proto.graph.node:
+        node.name = node.output[0]
+    return onnx.shape_inference.infer_shapes(proto).SerializeToString(), constants
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """A face from memory; None stands for one that cannot be read."""
+
+    values: np.ndarray | None
+
+    def read(self):
+        if self.values is None:
+            raise UnreadableImageError("broken")
+        return self.values
+
+
+def face_set(*images):
+    faces = tuple(
+        Face(f"{number}.png", None, "unknown", str(number), f"person {number % 3}", Pixels(image))
+        for number, image in zip(count(), images)
+    )
+    return FaceSet("made up", "train", "none", faces)
+
+
+def noise(faces, seed=1):
+    rng = np.random.default_rng(seed)
+    return list(rng.integers(0, 256, (faces, SIZE, SIZE, 3), dtype=np.uint8))
+
+
+def expected(images, constants):
+    """Activations b and c, float64 [N, 16, S, S]."""
+    pixels = np.stack(images).astype(np.float64)
+    b = np.maximum(np.einsum("nhwi,oi->nohw", pixels, constants["first"][..., 0, 0]), 0)
+    return {"b": b, "c": np.einsum("nihw,oi->nohw", b, constants["second"][..., 0, 0])}
+
+
+def test_statistics_are_those_of_the_activations():
+    data, constants = model()
+    images = noise(11)
+    scales = calibrate(data, face_set(*images), SIZE)
+    wanted = expected(images, constants)
+    assert set(scales.tensors) == {"b", "c"}
+    for name, values in wanted.items():
+        found = scales.tensors[name]
+        assert found.count == values.size
+        assert found.low == pytest.approx(values.min(), rel=1e-5, abs=1e-7)
+        assert found.high == pytest.approx(values.max(), rel=1e-5)
+        assert found.means == pytest.approx(values.mean(axis=(0, 2, 3)), rel=1e-5, abs=1e-6)
+        assert found.peaks["max"] == pytest.approx(np.abs(values).max(), rel=1e-5)
+        for method in METHODS[1:]:
+            percent = float(method.removeprefix("percentile-"))
+            exact = np.percentile(np.abs(values), percent, method="inverted_cdf")
+            assert found.peaks[method] == pytest.approx(exact, rel=1 / 128 + 1e-5)
+
+
+def test_batch_size_does_not_matter(monkeypatch):
+    data, _ = model()
+    faces = face_set(*noise(11))
+    results = []
+    for batch in (1, 4, 11):
+        monkeypatch.setattr(module, "BATCH", batch)
+        results.append(calibrate(data, faces, SIZE).tensors)
+    for other in results[1:]:
+        for name, found in results[0].items():
+            assert other[name].peaks == pytest.approx(found.peaks, rel=1e-6)
+            assert (other[name].low, other[name].high) == pytest.approx((found.low, found.high))
+            assert other[name].means == pytest.approx(found.means, rel=1e-6)
+
+
+def test_order_does_not_matter():
+    data, _ = model()
+    images = noise(16)
+    forwards, backwards = (calibrate(data, face_set(*f), SIZE) for f in (images, images[::-1]))
+    for name, found in forwards.tensors.items():
+        assert backwards.tensors[name].peaks == pytest.approx(found.peaks, rel=1e-6)
+        assert backwards.tensors[name].means == pytest.approx(found.means, rel=1e-6)
+    assert backwards.faces_digest == forwards.faces_digest  # the same names
+
+
+def test_what_it_was_made_from_is_kept():
+    data, _ = model()
+    faces = face_set(*noise(4))
+    scales = calibrate(data, faces, SIZE)
+    assert scales.model_sha256 == hashlib.sha256(data).hexdigest()
+    assert (scales.faces, scales.split, scales.face_count) == ("made up", "train", 4)
+    assert scales.faces_digest == faces.digest()
+    assert scales.identities == ("person 0", "person 1", "person 2")
+    assert scales.warning == ""
+    assert "tensors" not in scales.summary()
+
+
+def test_faces_that_cannot_be_read_are_left_out_and_named():
+    data, _ = model()
+    images = noise(3)
+    told = []
+    broken = face_set(images[0], None, *images[1:], None, None, None)
+    scales = calibrate(data, broken, SIZE, progress=lambda *done: told.append(done))
+    assert scales.face_count == 3
+    assert scales.warning == (
+        "4 of 7 calibration faces could not be read and were left out: "
+        "1.png (broken), 4.png (broken), 5.png (broken) and 1 more"
+    )
+    assert scales.tensors == calibrate(data, face_set(*images), SIZE).tensors
+    assert told[-1] == (7, 7)
+
+
+@pytest.mark.parametrize(("images", "why"), [([None, None], "0.png: broken"), ([], "is empty")])
+def test_no_face_at_all_is_an_error(images, why):
+    with pytest.raises(LpxError, match="no face of made up can be read") as caught:
+        calibrate(model()[0], face_set(*images), SIZE)
+    assert why in caught.value.why
+    assert "--faces" in caught.value.fix
+
+
+@pytest.mark.parametrize("scale", [3e37, -3e37])
+def test_activation_that_overflows_is_refused_with_tensor_and_face(scale):
+    data, _ = model(scale)
+    images = [np.zeros((SIZE, SIZE, 3), np.uint8) for _ in range(13)]
+    images[10] = np.full((SIZE, SIZE, 3), 255, np.uint8)
+    with pytest.raises(LpxError, match=r"activation [bc] is NaN or infinite on face 10\.png"):
+        calibrate(data, face_set(*images), SIZE)

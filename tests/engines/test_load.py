@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from lpx.data.decode import fit
+from lpx.engines import load
+from lpx.engines.torch_engine import TorchEngine
+from lpx.errors import LpxError
+from lpx.models.checkpoint import load_checkpoint
+
+ENGINES = ("onnxruntime-fp32", "onnxruntime-int8", "torch")
+
+
+@pytest.fixture(scope="module")
+def faces(drawn):
+    return np.stack([fit(image, 160) for pair in drawn for image in pair])
+
+
+@pytest.fixture
+def engine(request, built):
+    if request.param == "torch":
+        loaded = TorchEngine(load_checkpoint(built.reference))
+    else:
+        loaded = load(built.engines / request.param)
+    with closing(loaded):
+        yield loaded
+
+
+@pytest.mark.parametrize("engine", ENGINES, indirect=True)
+def test_prediction_is_float32_probabilities(engine, faces):
+    found = engine.infer(faces)
+    assert found.score.dtype == found.patch_map.dtype == np.float32
+    assert found.score.shape == (16,)
+    assert found.patch_map.shape == (16, 20, 20)
+    for values in (found.score, found.patch_map):
+        assert values.min() >= 0
+        assert values.max() <= 1
+
+
+@pytest.mark.parametrize("engine", ENGINES, indirect=True)
+def test_batch_does_not_matter(engine, faces):
+    together = engine.infer(faces)
+    alone = [engine.infer(faces[i : i + 1]) for i in range(len(faces))]
+    assert np.concatenate([p.score for p in alone]) == pytest.approx(together.score, abs=1e-5)
+    maps = np.concatenate([p.patch_map for p in alone])
+    assert np.abs(maps - together.patch_map).max() < 1e-4
+
+
+@pytest.mark.parametrize("engine", ENGINES, indirect=True)
+def test_any_memory_layout_will_do(engine, faces):
+    wanted = engine.infer(faces[::-1].copy())
+    assert engine.infer(faces[::-1]).score == pytest.approx(wanted.score, abs=1e-6)
+    mirrored = engine.infer(np.ascontiguousarray(faces[:, :, ::-1]))
+    assert engine.infer(faces[:, :, ::-1]).score == pytest.approx(mirrored.score, abs=1e-6)
+
+
+@pytest.mark.parametrize("engine", ENGINES, indirect=True)
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda f: f.astype(np.float32) / 255, r"faces are float32 \[16, 160, 160, 3\]"),
+        (lambda f: f[:, :100], r"faces are uint8 \[16, 100, 160, 3\]"),
+        (lambda f: f.transpose(0, 3, 1, 2), r"faces are uint8 \[16, 3, 160, 160\]"),
+        (lambda f: f[0], r"faces are uint8 \[160, 160, 3\]"),
+        (lambda f: f[:0], "no faces in the batch"),
+    ],
+)
+def test_faces_of_another_kind_are_refused(engine, faces, change, said):
+    with pytest.raises(LpxError, match=said):
+        engine.infer(change(faces))
+
+
+def test_engines_agree(built, faces):
+    torch, fp32, int8 = (
+        engine.infer(faces)
+        for engine in (
+            TorchEngine(load_checkpoint(built.reference)),
+            load(built.engines / "onnxruntime-fp32"),
+            load(str(built.engines / "onnxruntime-int8")),
+        )
+    )
+    assert np.abs(fp32.score - torch.score).max() < 1e-4
+    assert np.abs(fp32.patch_map - torch.patch_map).max() < 1e-4
+    assert 0 < np.abs(int8.score - torch.score).max() < 0.1
+
+
+def test_several_threads_may_share_an_engine(built, faces):
+    with closing(load(built.engines / "onnxruntime-int8")) as engine:
+        wanted = engine.infer(faces).score
+        with ThreadPoolExecutor(4) as pool:
+            for found in pool.map(lambda _: engine.infer(faces).score, range(8)):
+                assert (found == wanted).all()
+
+
+def test_bytes_altered(workspace):
+    folder = workspace.engines / "onnxruntime-int8"
+    data = bytearray((folder / "engine.onnx").read_bytes())
+    data[1000] ^= 1
+    (folder / "engine.onnx").write_bytes(data)
+    with pytest.raises(LpxError, match="is not the engine that its manifest describes") as caught:
+        load(folder)
+    assert "SHA-256" in caught.value.why
+
+
+def test_file_missing(workspace):
+    folder = workspace.engines / "onnxruntime-int8"
+    (folder / "engine.onnx").unlink()
+    with pytest.raises(LpxError, match=r"engine\.onnx does not exist"):
+        load(folder)
+
+
+def test_no_engine_there(tmp_path):
+    with pytest.raises(LpxError, match=r"manifest\.json does not exist"):
+        load(tmp_path / "nothing")
+
+
+def test_bytes_that_are_no_model(workspace):
+    """The manifest's hash fits, so that it is ONNX Runtime that refuses."""
+    import hashlib
+
+    folder = workspace.engines / "onnxruntime-int8"
+    (folder / "engine.onnx").write_bytes(b"no model")
+    values = json.loads((folder / "manifest.json").read_text())
+    values["engine_sha256"] = hashlib.sha256(b"no model").hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(LpxError, match="ONNX Runtime cannot load the model"):
+        load(folder)

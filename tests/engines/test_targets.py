@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import pytest
+
+from lpx.engines import targets
+from lpx.engines.machine import Gpu, Machine
+from lpx.engines.manifest import EngineManifest
+from lpx.engines.targets import can_build, can_run, choose
+from lpx.errors import LpxError
+
+NO_LIBRARY = "tensorrt: No module named 'tensorrt'; pip install 'lpx[tensorrt]'"
+
+
+def machine(*capabilities):
+    return Machine(
+        os="Linux", architecture="x86_64", cpu="some", cores=2, memory_mib=1024, python="3.11",
+        python_isolated=True, system_tensorrt=None,
+        gpus=tuple(Gpu("a GPU", capability, 8192, "580") for capability in capabilities),
+        no_gpu_reason="" if capabilities else "nvidia-smi not found", jetson=None,
+        in_container=False,
+    )  # fmt: skip
+
+
+def manifest(target, capabilities=()):
+    return EngineManifest(
+        name=f"{target}-int8", target=target, precision="int8", dialect="", file="",
+        engine_sha256="", model_sha256="", card={}, compute_capabilities=capabilities,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def libraries(monkeypatch):
+    """Says which TensorRT flavours import here, whatever is installed."""
+
+    def here(**reasons):
+        def available(flavour):
+            reason = reasons.get(flavour.replace("-", "_"), "")
+            return not reason, reason or f"{flavour} 10.9"
+
+        monkeypatch.setattr(targets, "available", available)
+
+    here()
+    return here
+
+
+def test_auto_is_tensorrt_where_it_can_be_built(libraries):
+    assert choose("auto", machine("8.9")) == ("tensorrt", "found tensorrt 10.9")
+
+
+def test_auto_is_onnxruntime_without_a_gpu_and_says_why(libraries):
+    target, reason = choose("auto", machine())
+    assert target == "onnxruntime"
+    assert "no NVIDIA GPU is seen: nvidia-smi not found" in reason
+
+
+def test_auto_is_onnxruntime_without_the_library_and_says_what_to_install(libraries):
+    libraries(tensorrt=NO_LIBRARY)
+    target, reason = choose("auto", machine("8.9"))
+    assert target == "onnxruntime"
+    assert "pip install 'lpx[tensorrt]'" in reason
+
+
+@pytest.mark.parametrize("target", targets.TARGETS)
+def test_target_asked_for_is_taken_where_it_can_be_built(libraries, target):
+    assert choose(target, machine("8.9"))[0] == target
+
+
+def test_tensorrt_without_a_gpu_is_refused_with_a_way_out(libraries):
+    with pytest.raises(LpxError, match="target tensorrt cannot be built on this machine") as caught:
+        choose("tensorrt", machine())
+    assert caught.value.why == "no NVIDIA GPU is seen: nvidia-smi not found"
+    assert "--target onnxruntime" in caught.value.fix
+
+
+def test_tensorrt_without_its_library_says_what_to_install(libraries):
+    libraries(tensorrt=NO_LIBRARY)
+    with pytest.raises(LpxError) as caught:
+        choose("tensorrt", machine("8.9"))
+    assert caught.value.why == NO_LIBRARY
+
+
+def test_rtx_is_built_without_a_gpu_but_not_run(libraries):
+    assert can_build("tensorrt-rtx", machine())[0]
+    assert can_run(manifest("tensorrt-rtx"), machine()) == (
+        False,
+        "no NVIDIA GPU is seen: nvidia-smi not found",
+    )
+
+
+def test_unknown_target_lists_the_known_ones(libraries):
+    with pytest.raises(LpxError, match="unknown target 'openvino'") as caught:
+        choose("openvino", machine())
+    assert caught.value.why == "known targets: auto, onnxruntime, tensorrt, tensorrt-rtx"
+
+
+def test_onnxruntime_runs_everywhere(libraries):
+    libraries(tensorrt="no", tensorrt_rtx="no")
+    assert can_build("onnxruntime", machine())[0]
+    assert can_run(manifest("onnxruntime"), machine())[0]
+
+
+@pytest.mark.parametrize(
+    ("built", "here", "runs"),
+    [
+        ((), ["8.9"], True),
+        (("8.6", "8.9"), ["8.9"], True),
+        (("8.6", "8.9"), ["12.0"], False),
+        (("8.6",), ["12.0", "8.6"], True),
+        (("8.6",), [None], True),  # a GPU whose capability nothing says: let the library decide
+    ],
+)
+def test_engine_runs_on_the_gpus_it_was_built_for(libraries, built, here, runs):
+    usable, reason = can_run(manifest("tensorrt-rtx", built), machine(*here))
+    assert usable == runs
+    if not runs:
+        assert reason == "built for compute capability 8.6, 8.9, here is 12.0"
+
+
+def test_engine_does_not_run_without_its_library(libraries):
+    libraries(tensorrt=NO_LIBRARY)
+    assert can_run(manifest("tensorrt"), machine("8.9")) == (False, NO_LIBRARY)

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lpx import pipeline
+from lpx.calibration.scales import load_scales
+from lpx.engines import load
+from lpx.errors import LpxError
+
+
+class Told:
+    """Keeps what a step says."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+    def progress(self, label):
+        return lambda done, total: None
+
+
+@pytest.fixture
+def build(workspace):
+    """Builds INT8 for ONNX Runtime; returns its manifest and what was said."""
+
+    def run(**options):
+        told = Told()
+        (manifest,) = pipeline.build(
+            workspace, ("int8",), target="onnxruntime", report=told, **options
+        )
+        return manifest, told.said
+
+    return run
+
+
+def reused(said):
+    return any(text.startswith("reusing ") for text in said)
+
+
+def test_scales_of_the_same_faces_are_used_again(build, workspace):
+    before = workspace.scales.read_bytes()
+    manifest, said = build(faces="demo", count=16)
+    assert reused(said)
+    assert workspace.scales.read_bytes() == before
+    assert manifest.calibration["face_count"] == 16
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda crops: (crops / "real/0.png").unlink(),
+        lambda crops: shutil.copy(crops / "real/0.png", crops / "real/new.png"),
+        lambda crops: shutil.copy(crops / "real/0.png", crops / "real/1.png"),
+    ],
+    ids=["one less", "one more", "another picture under an old name"],
+)
+def test_scales_of_other_faces_are_made_anew(build, crops, change):
+    build(faces="crops")
+    assert reused(build(faces="crops")[1])
+    change(crops)
+    assert not reused(build(faces="crops")[1])
+
+
+def test_scales_of_another_set_or_count_are_made_anew(build):
+    assert not reused(build(faces="demo", count=4)[1])
+    assert reused(build(faces="demo", count=4)[1])
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"format": "lpx-scales/1"}'])
+def test_damaged_scales_are_made_anew(build, workspace, text):
+    workspace.scales.write_text(text)
+    _, said = build(faces="demo", count=4)
+    assert not reused(said)
+    manifest = json.loads(Path("lpx-out/model.json").read_text())
+    assert load_scales(workspace.scales, manifest["model_sha256"]).face_count == 4
+
+
+def test_scales_of_another_export_are_made_anew(build, workspace):
+    values = json.loads(workspace.scales.read_text())
+    workspace.scales.write_text(json.dumps(values | {"model_sha256": "0" * 64}))
+    assert not reused(build(faces="demo", count=16)[1])
+
+
+def test_warning_is_that_of_this_build_not_of_the_one_that_calibrated(build):
+    """The ranges are kept; whether the user named faces is not a property of ranges."""
+    unnamed, said = build(count=4)
+    assert unnamed.warnings == (pipeline.DEMO_CALIBRATION,)
+    assert f"warning: {pipeline.DEMO_CALIBRATION}" in said
+    named, said = build(faces="demo", count=4)
+    assert reused(said)
+    assert named.warnings == ()
+    assert build(count=4)[0].warnings == (pipeline.DEMO_CALIBRATION,)
+
+
+def test_methods_share_one_calibration(build):
+    """Every method's range is kept side by side: only the first build looks at faces."""
+    engines = {}
+    for method in ("max", "percentile-99.9"):
+        manifest, said = build(faces="demo", count=16, method=method)
+        assert reused(said)
+        assert manifest.calibration["method"] == method
+        engines[method] = manifest.engine_sha256
+    assert len(set(engines.values())) == 2
+
+
+def test_same_request_gives_the_same_engine(build):
+    first, second = (build(faces="demo", count=16)[0] for _ in range(2))
+    assert first == second
+
+
+def test_manifest_says_how_each_node_is_computed(build):
+    manifest, _ = build(faces="demo", count=16)
+    assert all(decision["reason"] for decision in manifest.placement)
+    convolutions = [d for d in manifest.placement if d["op_type"] == "Conv"]
+    assert sum(manifest.convolutions.values()) == len(convolutions)
+    # What is asked for; ONNX Runtime takes fewer, where a float node reads what one makes.
+    quantised = sum(decision["quantised"] for decision in convolutions)
+    assert quantised - 1 <= manifest.convolutions["int8"] <= quantised
+
+
+def test_float_engines_need_no_faces(workspace, monkeypatch):
+    monkeypatch.setattr(pipeline, "open_set", lambda *_, **__: pytest.fail("no faces are needed"))
+    made = pipeline.build(workspace, ("fp32", "fp16"), target="onnxruntime", faces="nowhere")
+    assert [manifest.precision for manifest in made] == ["fp32", "fp16"]
+    assert all(manifest.calibration is None for manifest in made)
+
+
+def test_fp32_engine_is_the_exported_model(workspace):
+    pipeline.build(workspace, ("fp32",), target="onnxruntime")
+    engine = workspace.engines / "onnxruntime-fp32/engine.onnx"
+    assert engine.read_bytes() == workspace.model.read_bytes()
+
+
+def test_interrupted_build_leaves_the_old_engine_usable(build, workspace, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lpx.engines.build.make_graph", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        build(faces="demo", count=16)
+    faces = np.zeros((1, 160, 160, 3), np.uint8)
+    assert load(workspace.engines / "onnxruntime-int8").infer(faces).score.shape == (1,)
+
+
+def test_faces_of_a_folder_within_the_workspaces_folder(build, crops):
+    """The workspace lies beside real/ and fake/, as the README has it."""
+    manifest, _ = build(faces=str(crops.parent / "crops"))
+    assert manifest.calibration["face_count"] == 16
+
+
+def test_python_errors_are_lpx_errors(workspace):
+    with pytest.raises(LpxError, match="unknown target"):
+        pipeline.build(workspace, ("fp32",), target="x")
+    with pytest.raises(LpxError, match="--count 0"):
+        pipeline.build(workspace, ("int8",), target="onnxruntime", count=0)
