@@ -111,10 +111,10 @@ def card_from_dict(values: dict[str, Any], source: str) -> ModelCard:
             "it was written by a newer lpx or edited by hand",
             "update lpx, or export the checkpoint again",
         )
-    for name in ("mean", "std", "grid", "classes"):
-        if name in given:
-            given[name] = tuple(given[name])
     try:
+        for name in ("mean", "std", "grid", "classes"):
+            if name in given:
+                given[name] = tuple(given[name])
         return ModelCard(**given)
     except TypeError as error:
         raise LpxError(

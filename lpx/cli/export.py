@@ -49,10 +49,13 @@ def _flag(name: str) -> str:
 @click.option(
     "--input-size", type=click.IntRange(1), help="Side of its face crops in pixels (256)."
 )
+@click.option("--mean", callback=_triple, metavar="R,G,B", help="Channel means of [0, 1] pixels.")
 @click.option(
-    "--mean", callback=_triple, metavar="R,G,B", help="Channel means of [0, 1] pixels (ImageNet's)."
+    "--std",
+    callback=_triple,
+    metavar="R,G,B",
+    help="Channel deviations; those of the backbone's public weights by default.",
 )
-@click.option("--std", callback=_triple, metavar="R,G,B", help="Channel deviations (ImageNet's).")
 @click.option(
     "--channel-order", type=click.Choice(["RGB", "BGR"]), help="Order its network wants (RGB)."
 )

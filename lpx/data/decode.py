@@ -14,7 +14,7 @@ Image = NDArray[np.uint8]
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 MAX_PIXELS = 64_000_000
-"""A larger image is refused: no face crop has 64 megapixels, and decoding one takes gigabytes."""
+"""A larger image is refused: no face crop has 64 megapixels."""
 
 _SILENT = 0
 # OpenCV 5 moved it.

@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 from lpx.engines.base import Faces, Prediction, check_faces
 from lpx.errors import LpxError
@@ -57,6 +56,7 @@ def count_convolutions(model: bytes) -> dict[str, int]:
     Read off the graph as its optimiser leaves it: a Q/DQ pattern that it does not recognise runs in
     float between the pairs, silently.
     """
+    import onnx
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

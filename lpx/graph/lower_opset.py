@@ -11,10 +11,11 @@ OLDEST = 17
 
 # Operators that mean the same from opset 17 to 20; read off the ONNX changelog.
 _UNCHANGED = frozenset({
-    "Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear", "Div", "Exp",
-    "Flatten", "Gather", "Gemm", "GlobalAveragePool", "HardSigmoid", "Identity", "LeakyRelu", "Log",
-    "MatMul", "MaxPool", "Mul", "QuantizeLinear", "Relu", "Reshape", "Shape", "Sigmoid", "Slice",
-    "Softmax", "Squeeze", "Sub", "Tanh", "TopK", "Transpose", "Unsqueeze",
+    "Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "ConvTranspose", "DequantizeLinear",
+    "Div", "Exp", "Flatten", "Gather", "Gemm", "GlobalAveragePool", "GlobalMaxPool",
+    "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "MatMul", "MaxPool", "Mul",
+    "QuantizeLinear", "Relu", "Reshape", "Shape", "Sigmoid", "Slice", "Softmax", "Squeeze", "Sub",
+    "Tanh", "TopK", "Transpose", "Unsqueeze",
 })  # fmt: skip
 # From opset 18 their axes are an input, before it an attribute.
 _AXES_MOVED = frozenset({"ReduceMean", "ReduceMax", "ReduceMin"})

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lpx.card import ModelCard, card_from_dict
 from lpx.errors import LpxError
 from lpx.models.aggregates import check_aggregate
+from lpx.models.backbones import IMAGENET
 from lpx.models.detector import LocalPredictionDetector, new_detector
 from lpx.models.receptive_field import analyse
 from lpx.models.state_dict import StateDict, check_keys, digest, to_lpx_names, unwrap
@@ -44,7 +45,11 @@ class Detector:
 
 @dataclass(frozen=True)
 class ForeignModel:
-    """What the user says of weights that bring no card."""
+    """What the user says of weights that bring no card.
+
+    Without `mean` and `std` those of the backbone's public weights are taken, and ImageNet's for a
+    factory.
+    """
 
     architecture: str
     cut: str = "whole"
@@ -52,8 +57,8 @@ class ForeignModel:
     aggregate_parameter: float | None = None
     bottleneck: int = 0
     input_size: int = 256
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
     channel_order: str = "RGB"
 
 
@@ -141,8 +146,8 @@ def load_factory(spec: str, path: Path | None, foreign: ForeignModel) -> Detecto
         cut="whole",
         aggregate="own",
         input_size=foreign.input_size,
-        mean=foreign.mean,
-        std=foreign.std,
+        mean=foreign.mean or IMAGENET[0],
+        std=foreign.std or IMAGENET[1],
         channel_order="BGR" if foreign.channel_order == "BGR" else "RGB",
         grid=grid,
         weights_sha256=digest(module.inner.state_dict()),
@@ -324,8 +329,8 @@ def _from_foreign(path: Path, state: StateDict, foreign: ForeignModel) -> Detect
     module.load_state_dict(named, strict=False)
     card = replace(
         card,
-        mean=foreign.mean,
-        std=foreign.std,
+        mean=foreign.mean or card.mean,
+        std=foreign.std or card.std,
         channel_order="BGR" if foreign.channel_order == "BGR" else "RGB",
         weights_sha256=digest(module.state_dict()),
         provenance={"converted_from": path.name},

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lpx.card import ModelCard
 from lpx.models.aggregates import aggregate, check_aggregate
-from lpx.models.backbones import build_backbone
+from lpx.models.backbones import IMAGENET, NORMALISATION, build_backbone
 from lpx.models.receptive_field import ReceptiveField, analyse
 
 DROPOUT = 0.2
@@ -105,8 +105,11 @@ def new_detector(
     Raises:
         LpxError: Unknown backbone, cut or aggregate; a crop too small for one unit.
     """
+    mean, std = NORMALISATION.get(backbone, IMAGENET)
     card = ModelCard(
         architecture=backbone,
+        mean=mean,
+        std=std,
         cut=cut,
         aggregate=aggregate_name,
         aggregate_parameter=check_aggregate(aggregate_name, aggregate_parameter),

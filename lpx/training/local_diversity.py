@@ -15,7 +15,7 @@ and the mean taken over pairs r < q,
 
 `closed` equals `hinge` where no product is below m, in O(R D). With m = 0 and features never
 negative both are scale-free, lie in [0, 1], and are 0 exactly when regions use disjoint channels.
-Random non-negative features start near 2 / pi.
+Random non-negative features of single units start near 2 / pi, pooled ones nearer 1.
 """
 
 from __future__ import annotations

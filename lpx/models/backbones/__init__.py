@@ -23,6 +23,11 @@ BACKBONES: dict[str, Callable[[str], Backbone]] = {
 }
 """Builder of each backbone, called with the cut."""
 
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+NORMALISATION = {"xception": HALF, "tf_efficientnet_lite0": HALF}
+"""Mean and deviation that a backbone's public weights were trained with, where not ImageNet's."""
+
 
 def build_backbone(name: str, cut: str) -> Backbone:
     """A backbone truncated after stage `cut`, with freshly initialised weights.
