@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,train]"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[rtx]" \
 		|| echo "note: TensorRT for RTX cannot be installed here; its tests will be skipped"
 	touch $@

@@ -71,14 +71,22 @@ def save_checkpoint(path: Path, module: nn.Module, card: ModelCard) -> ModelCard
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
     card = replace(card, weights_sha256=digest(state))
     with atomic_path(path) as temporary:
-        torch.save({"format": FORMAT, "card": card.to_dict(), "state_dict": state}, temporary)
+        _save({"format": FORMAT, "card": card.to_dict(), "state_dict": state}, temporary)
     return card
+
+
+def _save(content: dict[str, Any], path: Path) -> None:
+    try:
+        torch.save(content, path)
+    except RuntimeError as error:
+        # torch reports a full disk as a RuntimeError of its writer.
+        raise OSError(str(error).strip().splitlines()[0]) from error
 
 
 def save_state(path: Path, detector: Detector) -> None:
     """Write the weights alone, for a model that a factory makes; atomically."""
     with atomic_path(path) as temporary:
-        torch.save(_inner(detector.module).state_dict(), temporary)
+        _save(_inner(detector.module).state_dict(), temporary)
 
 
 def weights_digest(detector: Detector) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -395,3 +396,29 @@ def test_factory_that_cannot_be_imported(factories, spec, said):
     with pytest.raises(LpxError, match=said) as caught:
         call(spec)
     assert "package.module:function" in caught.value.fix
+
+
+def test_full_disk_leaves_the_old_checkpoint(tmp_path):
+    """A limit on the size of files stands for a full disk: writing fails half-way."""
+    module, card = new_detector("resnet18", "layer1", input_size=48, bottleneck=0)
+    path = tmp_path / "ckpt.pt"
+    save_checkpoint(path, module, card)
+    before = path.read_bytes()
+    code = (
+        "import resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from lpx.errors import LpxError\n"
+        "from lpx.models.checkpoint import load_checkpoint, save_checkpoint\n"
+        "path = Path(sys.argv[1])\n"
+        "detector = load_checkpoint(path)\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "try:\n"
+        "    save_checkpoint(path, detector.module, detector.card)\n"
+        "except LpxError as error:\n"
+        "    sys.exit(17 if 'cannot be written' in error.what else 1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True)
+    assert done.returncode == 17, done.stderr.decode()
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

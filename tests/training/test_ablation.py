@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("lightning", reason="training needs lpx[train]")
+
+from lpx.bench.ablation import draw, summarise, to_markdown
+from lpx.training.ablation import Cell, Result, grid, run_grid
+from lpx.training.localisation import pixel_auc
+
+from .small import SMALL, write_faces
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    identities = [f"person{i % 12}" for i in range(12)]
+    return write_faces(tmp_path_factory.mktemp("data") / "faces", identities)
+
+
+def test_grid_holds_every_setting_once_per_seed():
+    cells = grid(("a", "b"), ("s1", "s2"), ("whole", "direct"), (0.0, 0.1), 3)
+    assert len(cells) == len(set(cells)) == 3 * 2 * (1 + 2) * 2
+    assert {c.cut for c in cells if c.variant == "whole"} == {"whole"}
+    assert [c.seed for c in cells] == sorted(c.seed for c in cells)
+
+
+def test_cells_change_what_they_name_and_nothing_else():
+    base = replace(SMALL, aggregate="lse", aggregate_parameter=3.0)
+    whole = Cell("whole", "resnet18", "whole", 0.0, 2).recipe(base)
+    assert (whole.aggregate, whole.supervision, whole.diversity.weight) == (
+        "mean_logit",
+        "indirect",
+        0.0,
+    )
+    direct = Cell("direct", "resnet18", "layer1", 0.3, 2).recipe(base)
+    assert (direct.aggregate, direct.supervision, direct.cut) == ("lse", "direct", "layer1")
+    assert direct.diversity == replace(base.diversity, weight=0.3)
+    assert (direct.seed, direct.steps, direct.input_size) == (2, base.steps, base.input_size)
+
+
+def test_grid_is_trained_once_and_read_again(faces, tmp_path):
+    base = replace(SMALL, steps=2, steps_per_epoch=2, input_size=32)
+    cells = grid(("efficientnet_lite0",), ("stage2",), ("direct", "indirect"), (0.1,), 1)
+    said: list[str] = []
+    first = run_grid(cells, base, faces, None, tmp_path, 0, said.append)
+    assert [r.cell for r in first] == list(cells)
+    assert all(r.receptive_field == 19 and 0 < r.gmac < 0.1 for r in first)
+    assert all(set(r.auc) == {"sbi", "alpha", "poisson"} for r in first)
+    assert all(0 <= r.localisation <= 1 for r in first)
+    assert run_grid(cells, base, faces, None, tmp_path, 0, said.append) == first
+    assert len(said) == 2
+
+
+def result(variant, ld, seed, value):
+    cell = Cell(variant, "resnet18", "layer2", ld, seed)
+    return Result(cell, 99, 0.5, {"sbi": value, "alpha": 0.5, "poisson": 0.6}, 0.7, 1.0)
+
+
+def test_table_holds_means_and_intervals():
+    results = [result("direct", 0.0, s, v) for s, v in enumerate((0.8, 0.9))]
+    rows = summarise([*results, result("indirect", 0.1, 0, 0.75)])
+    assert [r.seeds for r in rows] == [2, 1]
+    mean, half = rows[0].measures["sbi"]
+    # Student's t with one degree of freedom: 12.706 standard errors of 0.05.
+    assert (mean, half) == pytest.approx((0.85, 12.706 * 0.05), rel=1e-3)
+    table = to_markdown(rows, ("sbi",))
+    assert "poisson (unseen)" in table
+    assert "0.850 ± 0.635" in table
+    assert "| LP, indirect | layer2 | 99 | 0.500 | 0.1 | 1 | 0.750 |" in table
+    assert draw(rows).startswith(b"\x89PNG")
+
+
+def test_pixel_auc_of_the_mask_itself_is_one(faces):
+    import torch
+
+    from lpx.data.training_pairs import open_training_data
+    from lpx.models.detector import new_detector
+
+    _, card = new_detector("efficientnet_lite0", "stage2", input_size=64, bottleneck=0)
+    held_out = open_training_data(faces, ("sbi",), 0).held_out
+
+    class Knows(torch.nn.Module):
+        """Says where the middle of the crop is, which is where the faces of this test lie."""
+
+        def __init__(self, sign):
+            super().__init__()
+            axis = torch.linspace(-1, 1, 64)
+            self.map = torch.sigmoid(sign * (0.5 - (axis[:, None] ** 2 + axis[None] ** 2)))
+
+        def forward(self, x):
+            return x.mean(dim=(1, 2, 3)).sigmoid(), self.map.expand(len(x), 64, 64)
+
+    found = pixel_auc(Knows(5.0), card, held_out, "alpha", 6)
+    opposite = pixel_auc(Knows(-5.0), card, held_out, "alpha", 6)
+    assert found > 0.9
+    assert opposite == pytest.approx(1 - found, abs=1e-3)
