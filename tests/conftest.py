@@ -74,16 +74,16 @@ def lpx(capsys, monkeypatch):
 def shell():
     """Runs the command line in a process of its own, installed or not.
 
-    `before` is Python that runs there first; `encoding` is that of its streams.
+    `before` is Python that runs there first.
     """
 
-    def run(*arguments, cwd=None, before="", encoding="utf-8"):
+    def run(*arguments, cwd=None, before=""):
         done = subprocess.run(
             [sys.executable, "-c", f"{before}\n{MAIN}", *map(str, arguments)],
             cwd=cwd,
-            env=environment() | {"PYTHONIOENCODING": encoding},
+            env=environment(),
             capture_output=True,
-            encoding=encoding,
+            text=True,
             check=False,
         )
         return Ran(done.returncode, done.stdout, done.stderr)

@@ -44,8 +44,8 @@ def test_prediction_is_float32_probabilities(engine, faces):
 
 @pytest.mark.parametrize("engine", ENGINES, indirect=True)
 def test_batch_does_not_matter(engine, faces):
-    together = engine.infer(faces)
-    alone = [engine.infer(faces[i : i + 1]) for i in range(len(faces))]
+    together = engine.infer(faces[:4])
+    alone = [engine.infer(faces[i : i + 1]) for i in range(4)]
     assert np.concatenate([p.score for p in alone]) == pytest.approx(together.score, abs=1e-5)
     maps = np.concatenate([p.patch_map for p in alone])
     assert np.abs(maps - together.patch_map).max() < 1e-4
