@@ -7,7 +7,7 @@ only, so that Conv+Add+ReLU stays one kernel; the head, where one logit decides,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -82,12 +82,20 @@ def place(model: ir.Model, *, depthwise: bool = True, integer_outputs: bool = Fa
                 outputs += _integer_output(node, names)
     if integer_outputs:
         for node in chosen:
-            outputs += _integer_output(node, names)
+            found = _integer_output(node, names)
+            outputs += found
+            if not found:
+                decisions = [_weights_only(d) if d.node == node.name else d for d in decisions]
     order = {_name(node): position for position, node in enumerate(model.graph)}
     decisions.sort(key=lambda decision: order[decision.node])
     uses.sort(key=lambda use: (order[use[1]], use[2]))
     outputs = list(dict.fromkeys(outputs))
     return Placement(tuple(_name(n) for n in chosen), tuple(uses), tuple(outputs), tuple(decisions))
+
+
+def _weights_only(decision: Decision) -> Decision:
+    note = "only float nodes read it, so ONNX Runtime computes it in float with quantised weights"
+    return replace(decision, reason=f"{decision.reason}; {note}")
 
 
 def _name(node: ir.Node) -> str:
