@@ -33,7 +33,8 @@ def fit_temperature(detector: LocalPredictionDetector, logits: Tensor, labels: T
         labels: [N], 1 = fake.
 
     Returns:
-        T in [0.05, 20], found on a logarithmic grid and refined.
+        T in [1, 20], found on a logarithmic grid and refined. It never sharpens: logits times 8
+        are 8 times the rounding error of every engine of low precision, and ranks gain nothing.
     """
 
     def loss(temperature: float) -> float:
@@ -41,7 +42,7 @@ def fit_temperature(detector: LocalPredictionDetector, logits: Tensor, labels: T
         score = aggregate(detector.aggregate, scaled, detector.aggregate_parameter)
         return float(score_loss(score, labels))
 
-    low, high = np.log(0.05), np.log(20.0)
+    low, high = 0.0, np.log(20.0)
     for _ in range(4):
         grid = np.linspace(low, high, 21)
         best = int(np.argmin([loss(float(np.exp(t))) for t in grid]))

@@ -29,7 +29,7 @@ def test_parity_that_fails_exits_with_1(lpx, workspace):
     workspace.scales.write_text(json.dumps(values))
     built = lpx("build", "--int8", "--target", "onnxruntime", "--faces", "demo", "--count", 16)
     assert "reusing lpx-out/scales.json (16 faces of demo)" in built.err
-    ran = lpx(*BENCH, "--limit", 60, "--json")
+    ran = lpx(*BENCH, "--limit", 300, "--json")
     assert ran.code == 1
     report = json.loads(ran.out)
     verdicts = {entry["name"]: entry["verdict"] for entry in report["candidates"]}
