@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lpx.data.pseudo_fakes import KINDS
-from lpx.training.ablation import Cell, Result
+from lpx.training.ablation import Cell, Result, Variant
 
+_OTHERS = ("localisation", "similarity")
 LABELS = {"whole": "whole + GAP", "direct": "LP, direct", "indirect": "LP, indirect"}
 
 
@@ -45,9 +46,71 @@ def summarise(results: Iterable[Result]) -> tuple[Row, ...]:
 
 def _row(members: list[Result]) -> Row:
     first = members[0]
-    measures = {kind: _interval([m.auc[kind] for m in members]) for kind in first.auc}
-    measures["localisation"] = _interval([m.localisation for m in members])
+    each = [_measures(m) for m in members]
+    measures = {name: _interval([m[name] for m in each]) for name in each[0]}
     return Row(first.cell, first.receptive_field, first.gmac, len(members), measures)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """What one change adds, all else equal.
+
+    Attributes:
+        name: The change.
+        pairs: Pairs of trainings that differ in it alone (same seed, faces and pseudo-fakes).
+        measures: Mean difference and half-width of its 95 % interval over pairs, per measure.
+    """
+
+    name: str
+    pairs: int
+    measures: dict[str, tuple[float, float | None]]
+
+
+def contrasts(results: Iterable[Result]) -> tuple[Contrast, ...]:
+    """Local diversity on against off, indirect against direct, local against whole, pair by pair.
+
+    Trainings of one seed see the same faces, so pairs show a change that means over seeds hide.
+    """
+    found = list(results)
+    weights = sorted({r.cell.ld for r in found} - {0.0})
+    asked: list[tuple[str, Callable[[Cell], Cell | None]]] = [
+        (f"LD {ld:g} - LD off", _without_ld(ld)) for ld in weights
+    ]
+    asked += [
+        ("LP, indirect - LP, direct", _other_variant("indirect", "direct")),
+        ("LP, indirect - whole + GAP", _other_variant("indirect", "whole")),
+    ]
+    by_cell = {result.cell: result for result in found}
+    made = (_contrast(name, by_cell, other) for name, other in asked)
+    return tuple(contrast for contrast in made if contrast.pairs)
+
+
+def _without_ld(ld: float) -> Callable[[Cell], Cell | None]:
+    return lambda cell: replace(cell, ld=0.0) if cell.ld == ld else None
+
+
+def _other_variant(variant: Variant, other: Variant) -> Callable[[Cell], Cell | None]:
+    def counterpart(cell: Cell) -> Cell | None:
+        if cell.variant != variant:
+            return None
+        return replace(cell, variant=other, cut="whole" if other == "whole" else cell.cut)
+
+    return counterpart
+
+
+def _contrast(
+    name: str, by_cell: dict[Cell, Result], other: Callable[[Cell], Cell | None]
+) -> Contrast:
+    pairs = [(r, by_cell.get(other(cell))) for cell, r in by_cell.items()]  # type: ignore[arg-type]
+    changes = [(_measures(a), _measures(b)) for a, b in pairs if b is not None]
+    names = changes[0][0] if changes else {}
+    measures = {k: _interval([a[k] - b[k] for a, b in changes]) for k in names}
+    return Contrast(name, len(changes), measures)
+
+
+def _measures(result: Result) -> dict[str, float]:
+    extra = {"localisation": result.localisation, "similarity": result.similarity}
+    return {**result.auc, **extra}
 
 
 def _interval(values: list[float]) -> tuple[float, float | None]:
@@ -60,10 +123,10 @@ def _interval(values: list[float]) -> tuple[float, float | None]:
     return mean, float(t.ppf(0.975, len(values) - 1)) * error
 
 
-def to_markdown(rows: tuple[Row, ...], seen: tuple[str, ...]) -> str:
-    """A Markdown table; kinds of pseudo-fake that training did not see are marked."""
-    kinds = [f"{k}" if k in seen else f"{k} (unseen)" for k in KINDS]
-    names = ["backbone", "model", "cut", "RF px", "GMAC", "LD", "seeds", *kinds, "localisation"]
+def to_markdown(rows: tuple[Row, ...], changes: tuple[Contrast, ...], seen: tuple[str, ...]) -> str:
+    """Markdown tables of settings and of contrasts; kinds that training did not see are marked."""
+    measures = [k if k in seen else f"{k} (unseen)" for k in KINDS] + list(_OTHERS)
+    names = ["backbone", "model", "cut", "RF px", "GMAC", "LD", "seeds", *measures]
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     for row in rows:
         cell = row.cell
@@ -71,15 +134,21 @@ def to_markdown(rows: tuple[Row, ...], seen: tuple[str, ...]) -> str:
         cells = [
             cell.backbone, LABELS[cell.variant], cell.cut, field, f"{row.gmac:.3f}",
             f"{cell.ld:g}", str(row.seeds),
-            *(_cell(row.measures[k]) for k in (*KINDS, "localisation")),
+            *(_cell(row.measures[k], ".3f") for k in (*KINDS, *_OTHERS)),
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
+    if changes:
+        lines += ["", "| difference | pairs | " + " | ".join(measures) + " |"]
+        lines += ["|" + "---|" * (2 + len(measures))]
+    for change in changes:
+        cells = [_cell(change.measures[k], "+.3f") for k in (*KINDS, *_OTHERS)]
+        lines.append(f"| {change.name} | {change.pairs} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _cell(measure: tuple[float, float | None]) -> str:
+def _cell(measure: tuple[float, float | None], style: str) -> str:
     mean, half = measure
-    return f"{mean:.3f}" if half is None else f"{mean:.3f} ± {half:.3f}"
+    return f"{mean:{style}}" if half is None else f"{mean:{style}} ± {half:.3f}"
 
 
 def draw(rows: tuple[Row, ...]) -> bytes:

@@ -43,7 +43,7 @@ def ablate(
     grid that was stopped goes on when the command is given again.
     """
     with needs_training():
-        from lpx.bench.ablation import draw, summarise, to_markdown
+        from lpx.bench.ablation import contrasts, draw, summarise, to_markdown
         from lpx.training.ablation import VARIANTS, grid, run_grid
         from lpx.training.recipe import Recipe
     from lpx.errors import LpxError
@@ -66,7 +66,7 @@ def ablate(
         lambda text: click.echo(text, err=True),
     )  # fmt: skip
     rows = summarise(results)
-    table = to_markdown(rows, kinds)
+    table = to_markdown(rows, contrasts(results), kinds)
     values = {"base": base.to_dict(), "results": [asdict(r) for r in results]}
     write_json(out / "ablation.json", values)
     write_bytes(out / "ablation.md", table.encode())

@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lpx.data.training_pairs import open_training_data
+from lpx.errors import LpxError
 from lpx.models.checkpoint import load_checkpoint
 from lpx.models.detector import LocalPredictionDetector, analyse_detector
-from lpx.training.fit import Run, train
-from lpx.training.localisation import pixel_auc
+from lpx.training.fit import Run, train, with_weights
+from lpx.training.localisation import pixel_auc, region_similarity
 from lpx.training.recipe import Recipe
 from lpx.workspace import read_json, write_json
 
 Variant = Literal["whole", "direct", "indirect"]
 VARIANTS: tuple[Variant, ...] = ("whole", "direct", "indirect")
 """Whole backbone with average pooling; label on every unit; label on the aggregated score."""
-LOCALISATION_FAKES = 100
+HELD_OUT_FAKES = 100
+"""Pseudo-fakes for localisation, and pairs for similarity."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Result:
         gmac: Multiply-accumulates of one face, 1e9.
         auc: Per kind of pseudo-fake, on identities that training never saw.
         localisation: Pixel AUC of the map against the masks of alpha-blended swaps.
+        similarity: Mean cosine between a face's regions, as the local-diversity loss compares them.
         minutes: Wall time.
     """
 
@@ -67,6 +70,7 @@ class Result:
     gmac: float
     auc: dict[str, float]
     localisation: float
+    similarity: float
     minutes: float
 
 
@@ -113,35 +117,47 @@ def run_grid(
     """
     results = []
     for index, cell in enumerate(cells):
+        recipe = with_weights(cell.recipe(base), weights)
         place = out / cell.name / "result.json"
         if not place.is_file():
             tell(f"{index + 1}/{len(cells)} {cell.name}")
-            write_json(place, asdict(_run(cell, base, folder, weights, place.parent, workers)))
-        results.append(_read(place))
+            result = _run(cell, recipe, folder, weights, place.parent, workers)
+            write_json(place, {"recipe": recipe.to_dict(), **asdict(result)})
+        results.append(_read(place, recipe))
     return tuple(results)
 
 
 def _run(
-    cell: Cell, base: Recipe, folder: Path, weights: Path | None, out: Path, workers: int
+    cell: Cell, recipe: Recipe, folder: Path, weights: Path | None, out: Path, workers: int
 ) -> Result:
-    recipe = cell.recipe(base)
     run = Run(out / "ckpt.pt", workers=workers, quiet=True)
     trained = train(recipe, folder, weights, run)
     detector = load_checkpoint(run.out)
     assert isinstance(detector.module, LocalPredictionDetector)
     field = analyse_detector(detector.module, detector.card.input_size)
     held_out = open_training_data(folder, recipe.pseudo_fakes, recipe.seed).held_out
-    located = pixel_auc(detector.module, detector.card, held_out, "alpha", LOCALISATION_FAKES)
+    located = pixel_auc(detector.module, detector.card, held_out, "alpha", HELD_OUT_FAKES)
+    alike = region_similarity(
+        detector.module, detector.card, held_out, recipe.diversity, HELD_OUT_FAKES
+    )
     return Result(
         cell,
         field.size,
         round(field.gmac, 4),
         trained.held_out_auc,
         round(located, 4),
+        round(alike, 4),
         round(trained.minutes, 2),
     )
 
 
-def _read(path: Path) -> Result:
+def _read(path: Path, recipe: Recipe) -> Result:
+    """A stored result, which must be of this recipe: a grid of mixed settings compares nothing."""
     values: dict[str, Any] = read_json(path, "lpx ablate")
+    if different := recipe.differences(values.pop("recipe", {})):
+        raise LpxError(
+            f"{path} is of a training with other settings",
+            "; ".join(different[:4]),
+            "give the grid's own settings, or another --out",
+        )
     return Result(**{**values, "cell": Cell(**values["cell"])})

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from lpx.card import ModelCard
 from lpx.data.pairs import PairSource
 from lpx.data.pseudo_fakes import KINDS
-from lpx.data.training_pairs import TrainingData, open_training_data
+from lpx.data.training_pairs import open_training_data
 from lpx.errors import LpxError
 from lpx.metrics import auc
 from lpx.models.aggregates import aggregate
@@ -95,8 +95,7 @@ def train(recipe: Recipe, folder: Path, weights: Path | None, run: Run) -> Train
     Raises:
         LpxError: Unusable data or weights, NaN loss, a state of another recipe, a full disk.
     """
-    if weights is not None:
-        recipe = replace(recipe, initial_weights_sha256=_weights_sha256(weights))
+    recipe = with_weights(recipe, weights)
     data = open_training_data(folder, recipe.pseudo_fakes, recipe.seed)
     torch.manual_seed(recipe.seed)
     detector, card = new_detector(
@@ -119,10 +118,17 @@ def train(recipe: Recipe, folder: Path, weights: Path | None, run: Run) -> Train
     return _finish(best, module, run, weights, minutes)
 
 
-def _weights_sha256(weights: Path) -> str:
+def with_weights(recipe: Recipe, weights: Path | None) -> Recipe:
+    """The recipe with the hash of the weights to start from.
+
+    Raises:
+        LpxError: The file does not exist.
+    """
+    if weights is None:
+        return recipe
     if not weights.is_file():
         raise LpxError(f"{weights} does not exist", "", "name a state dict with --weights")
-    return sha256(weights)
+    return replace(recipe, initial_weights_sha256=sha256(weights))
 
 
 def _resume_from(recipe: Recipe, run: Run) -> Path | None:
@@ -224,7 +230,7 @@ def _finish(
     scores = aggregate(detector.aggregate, logits / temperature, detector.aggregate_parameter)
     threshold = choose_threshold(scores, labels, recipe.fpr)
     val_auc = float(auc(labels.numpy().astype("int64"), scores.numpy()))
-    held_out = _held_out(detector, module.card, data, recipe)
+    held_out = _held_out(detector, module)
     card = replace(
         module.card,
         crop=run.crop,
@@ -254,16 +260,16 @@ def _logits(
     return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
 
-def _held_out(
-    detector: LocalPredictionDetector, card: ModelCard, data: TrainingData, recipe: Recipe
-) -> dict[str, float]:
+def _held_out(detector: LocalPredictionDetector, module: LocalPrediction) -> dict[str, float]:
     """AUC per kind of pseudo-fake on held-out identities; empty where there are none."""
-    if len({face.identity for face in data.held_out}) < 2:
+    recipe, faces = module.recipe, module.data.held_out
+    if len({face.identity for face in faces}) < 2:
         return {}
     found: dict[str, Any] = {}
     for kind in KINDS:
-        pairs = PairSource(data.held_out, (kind,), recipe.seed + 2)
-        loader = DataLoader(PairDataset(pairs, card, recipe.held_out_pairs), recipe.pairs)
+        pairs = PairSource(faces, (kind,), recipe.seed + 2)
+        dataset = PairDataset(pairs, module.card, recipe.held_out_pairs)
+        loader = DataLoader(dataset, recipe.pairs, num_workers=module.workers)
         logits, labels = _logits(detector, loader)
         score = aggregate(detector.aggregate, logits, detector.aggregate_parameter)
         found[kind] = round(float(auc(labels.numpy().astype("int64"), score.numpy())), 4)

@@ -118,7 +118,8 @@ def test_names_are_escaped(page):
 def test_the_page_says_what_was_found(page, explained):
     text = Checker(page).text
     found = explained.findings
-    assert f"{found.mistakes} of 8 faces are called wrong at the threshold of {found.card.threshold:.3f}" in text
+    wrong = f"{found.mistakes} of 8 faces are called wrong"
+    assert f"{wrong} at the threshold of {found.card.threshold:.3f}" in text
     assert "1 image could not be read" in text
     assert "x<y.png file is empty" in text
     assert "Mean of real faces" in text

@@ -6,7 +6,8 @@ import pytest
 
 pytest.importorskip("lightning", reason="training needs lpx[train]")
 
-from lpx.bench.ablation import draw, summarise, to_markdown
+from lpx.bench.ablation import contrasts, draw, summarise, to_markdown
+from lpx.errors import LpxError
 from lpx.training.ablation import Cell, Result, grid, run_grid
 from lpx.training.localisation import pixel_auc
 
@@ -49,13 +50,17 @@ def test_grid_is_trained_once_and_read_again(faces, tmp_path):
     assert all(r.receptive_field == 19 and 0 < r.gmac < 0.1 for r in first)
     assert all(set(r.auc) == {"sbi", "alpha", "poisson"} for r in first)
     assert all(0 <= r.localisation <= 1 for r in first)
+    assert all(0 < r.similarity <= 1 for r in first)
     assert run_grid(cells, base, faces, None, tmp_path, 0, said.append) == first
     assert len(said) == 2
+    with pytest.raises(LpxError, match="other settings") as caught:
+        run_grid(cells, replace(base, steps=3), faces, None, tmp_path, 0, said.append)
+    assert "steps is 3, was 2" in caught.value.why
 
 
 def result(variant, ld, seed, value):
     cell = Cell(variant, "resnet18", "layer2", ld, seed)
-    return Result(cell, 99, 0.5, {"sbi": value, "alpha": 0.5, "poisson": 0.6}, 0.7, 1.0)
+    return Result(cell, 99, 0.5, {"sbi": value, "alpha": 0.5, "poisson": 0.6}, 0.7, value / 2, 1.0)
 
 
 def test_table_holds_means_and_intervals():
@@ -65,11 +70,26 @@ def test_table_holds_means_and_intervals():
     mean, half = rows[0].measures["sbi"]
     # Student's t with one degree of freedom: 12.706 standard errors of 0.05.
     assert (mean, half) == pytest.approx((0.85, 12.706 * 0.05), rel=1e-3)
-    table = to_markdown(rows, ("sbi",))
+    table = to_markdown(rows, (), ("sbi",))
     assert "poisson (unseen)" in table
     assert "0.850 ± 0.635" in table
     assert "| LP, indirect | layer2 | 99 | 0.500 | 0.1 | 1 | 0.750 |" in table
     assert draw(rows).startswith(b"\x89PNG")
+
+
+def test_contrasts_pair_trainings_that_differ_in_one_thing():
+    # Seeds differ by more than local diversity does: only pairs show it.
+    results = [result("direct", ld, s, 0.6 + 0.1 * s + ld / 10) for s in range(3) for ld in (0, 1)]
+    results += [result("indirect", 0, s, 0.65 + 0.1 * s) for s in range(2)]
+    made = {c.name: c for c in contrasts(results)}
+    assert set(made) == {"LD 1 - LD off", "LP, indirect - LP, direct"}
+    diversity, indirect = made["LD 1 - LD off"], made["LP, indirect - LP, direct"]
+    assert (diversity.pairs, indirect.pairs) == (3, 2)
+    assert diversity.measures["sbi"] == pytest.approx((0.1, 0), abs=1e-12)
+    assert diversity.measures["similarity"] == pytest.approx((0.05, 0), abs=1e-12)
+    assert indirect.measures["sbi"] == pytest.approx((0.05, 0), abs=1e-12)
+    table = to_markdown(summarise(results), contrasts(results), ("sbi",))
+    assert "| LD 1 - LD off | 3 | +0.100 ± 0.000 | +0.000 ± 0.000 |" in table
 
 
 def test_pixel_auc_of_the_mask_itself_is_one(faces):
