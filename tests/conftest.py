@@ -10,6 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says more of the machine's other work than of the code.
+settings.register_profile("lpx", deadline=None)
+settings.load_profile("lpx")
 
 MAIN = "from lpx.cli.main import main; main()"
 

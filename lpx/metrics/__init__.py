@@ -5,13 +5,8 @@ Label 1 = fake; a higher score = more likely fake.
 
 from lpx.metrics.bootstrap import auc_difference_bootstrap
 from lpx.metrics.delong import auc_difference, auc_interval
-from lpx.metrics.grouping import (
-    MethodMetrics,
-    VideoScores,
-    per_method,
-    video_groups,
-    video_scores,
-)
+from lpx.metrics.detection import DetectionMetrics, detection_metrics, per_method
+from lpx.metrics.grouping import VideoScores, video_groups, video_scores
 from lpx.metrics.intervals import Difference, Interval
 from lpx.metrics.parity import (
     Flips,
@@ -36,11 +31,11 @@ from lpx.metrics.roc import (
 )
 
 __all__ = [
+    "DetectionMetrics",
     "Difference",
     "Flips",
     "Interval",
     "MapAgreement",
-    "MethodMetrics",
     "RocCurve",
     "ScoreDifference",
     "Verdict",
@@ -51,6 +46,7 @@ __all__ = [
     "auc_difference_bootstrap",
     "auc_interval",
     "average_precision",
+    "detection_metrics",
     "equal_error_rate",
     "faces_needed",
     "flips",

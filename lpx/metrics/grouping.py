@@ -1,4 +1,4 @@
-"""From faces to videos, and from all fakes to one row per manipulation method."""
+"""From faces to videos."""
 
 from __future__ import annotations
 
@@ -9,13 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lpx.errors import LpxError
-from lpx.metrics.inputs import (
-    checked_classes,
-    checked_labels,
-    checked_scores,
-    group_codes,
-)
-from lpx.metrics.roc import auc, average_precision, equal_error_rate
+from lpx.metrics.inputs import checked_labels, checked_scores, group_codes
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,27 +29,6 @@ class VideoScores:
     methods: NDArray[Any]
     videos: NDArray[Any]
     faces: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class MethodMetrics:
-    """How well the fakes of one manipulation method are told from all reals.
-
-    Attributes:
-        method: The manipulation method.
-        fakes: How many fakes of this method (faces, or videos where videos were given).
-        reals: How many reals, the same in every row.
-        auc: Area under the ROC curve, in [0, 1].
-        equal_error_rate: In [0, 1].
-        average_precision: In [0, 1]; depends on the share of fakes.
-    """
-
-    method: str
-    fakes: int
-    reals: int
-    auc: float
-    equal_error_rate: float
-    average_precision: float
 
 
 def video_groups(methods: ArrayLike, videos: ArrayLike) -> NDArray[np.int64]:
@@ -122,43 +95,3 @@ def video_scores(
         videos=video_names[video_codes[first]],
         faces=faces.astype(np.int64),
     )
-
-
-def per_method(
-    scores: ArrayLike, labels: ArrayLike, methods: ArrayLike
-) -> tuple[MethodMetrics, ...]:
-    """Measure each manipulation method's fakes against all reals.
-
-    Takes faces, or the `scores`, `labels` and `methods` of `video_scores`.
-
-    Args:
-        scores: [N], higher = more likely fake.
-        labels: [N], 1 = fake, 0 = real.
-        methods: [N], the manipulation method; not read where the label is 0.
-
-    Returns:
-        One row per method that has fakes, ascending by name.
-
-    Raises:
-        LpxError: One class only, a label other than 0 and 1, a score that is not finite, or
-            lengths that differ.
-    """
-    is_fake = checked_classes(labels)
-    checked = checked_scores("scores", scores, len(is_fake))
-    names, codes = group_codes("methods", methods, len(is_fake))
-    rows = []
-    for code in np.unique(codes[is_fake]):
-        shown = ~is_fake | (codes == code)
-        row_labels, row_scores = is_fake[shown], checked[shown]
-        fakes = int(row_labels.sum())
-        rows.append(
-            MethodMetrics(
-                method=str(names[code]),
-                fakes=fakes,
-                reals=len(row_labels) - fakes,
-                auc=auc(row_labels, row_scores),
-                equal_error_rate=equal_error_rate(row_labels, row_scores),
-                average_precision=average_precision(row_labels, row_scores),
-            )
-        )
-    return tuple(rows)

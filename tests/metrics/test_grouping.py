@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lpx.errors import LpxError
-from lpx.metrics import auc, average_precision, per_method, video_groups, video_scores
+from lpx.metrics import auc, video_groups, video_scores
 
 LABELS = [1, 0, 1, 1, 0, 1]
 METHODS = ["FaceSwap", "real", "Deepfakes", "FaceSwap", "real", "Deepfakes"]
@@ -43,25 +43,6 @@ def test_video_groups_number_method_and_video():
 def test_a_video_of_both_labels_is_named():
     with pytest.raises(LpxError, match="video 7 of method swap has faces of both labels"):
         video_scores([0.1, 0.2, 0.3], [0, 1, 0], ["real", "swap", "swap"], ["7", "7", "7"])
-
-
-def test_one_row_per_method_against_all_reals():
-    rows = per_method(SCORES, LABELS, METHODS)
-    assert [(row.method, row.fakes, row.reals) for row in rows] == [
-        ("Deepfakes", 2, 2),
-        ("FaceSwap", 2, 2),
-    ]
-    reals = [0.5, 0.125]
-    for row, fakes in zip(rows, ([1.0, 0.5], [0.25, 0.75]), strict=True):
-        assert row.auc == auc([0, 0, 1, 1], reals + fakes)
-        assert row.average_precision == average_precision([0, 0, 1, 1], reals + fakes)
-    assert [row.auc for row in rows] == [0.875, 0.75]
-    assert [row.equal_error_rate for row in rows] == pytest.approx([0.25, 0.5])
-
-
-def test_reals_may_carry_a_methods_name():
-    rows = per_method([0.1, 0.2, 0.9], [0, 0, 1], ["swap", "", "swap"])
-    assert [(row.method, row.fakes, row.reals, row.auc) for row in rows] == [("swap", 1, 2, 1.0)]
 
 
 @pytest.mark.parametrize("name", ["methods", "videos"])

@@ -37,7 +37,7 @@ NEED_BOTH_CLASSES = {
     "bootstrap": lambda labels, scores: auc_difference_bootstrap(
         labels, scores, scores, np.arange(np.size(labels))
     ),
-    "per_method": lambda labels, scores: per_method(scores, labels, ["a"] * np.size(labels)),
+    "per_method": lambda labels, scores: per_method(scores, labels, ["a"] * np.size(labels), 0.5),
 }
 ALL = NEED_BOTH_CLASSES | {
     "accuracy": lambda labels, scores: accuracy(labels, scores, 0.5),

@@ -1,0 +1,124 @@
+"""How well a detector tells fake from real: one row of figures, over all and per method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lpx.metrics.inputs import Floats, checked_classes, checked_scores, group_codes
+from lpx.metrics.roc import caught_within, counts_by_threshold, crossing, curve_of, mean_precision
+
+FALSE_POSITIVE_RATES = (0.01, 0.05, 0.1)
+"""At which the share of fakes caught is given."""
+
+
+@dataclass(frozen=True)
+class DetectionMetrics:
+    """How well fakes are told from reals.
+
+    Attributes:
+        method: The manipulation method, or "all".
+        fakes: How many fakes (faces, or videos where videos were given).
+        reals: How many reals, the same in every row.
+        auc: Area under the ROC curve, in [0, 1].
+        equal_error_rate: In [0, 1].
+        average_precision: In [0, 1]; depends on the share of fakes.
+        tpr_at_fpr: Share of fakes caught while at most that share of reals is called fake, per
+            rate of `FALSE_POSITIVE_RATES`, written "0.01".
+        accuracy_at_half: Share called rightly at a threshold of 0.5.
+        accuracy: Share called rightly at the detector's own threshold.
+    """
+
+    method: str
+    fakes: int
+    reals: int
+    auc: float
+    equal_error_rate: float
+    average_precision: float
+    tpr_at_fpr: dict[str, float]
+    accuracy_at_half: float
+    accuracy: float
+
+
+def detection_metrics(
+    labels: ArrayLike, scores: ArrayLike, threshold: float, method: str = "all"
+) -> DetectionMetrics:
+    """Measure a detector; all figures are read off one sorting of the scores.
+
+    Args:
+        labels: [N], 1 = fake, 0 = real.
+        scores: [N], higher = more likely fake.
+        threshold: The detector's own; a score at or above it is called fake.
+        method: Name of the row.
+
+    Raises:
+        LpxError: One class only, a label other than 0 and 1, a score that is not finite, or
+            lengths that differ.
+    """
+    is_fake = checked_classes(labels)
+    return _measure(is_fake, checked_scores("scores", scores, len(is_fake)), threshold, method)
+
+
+def per_method(
+    scores: ArrayLike, labels: ArrayLike, methods: ArrayLike, threshold: float
+) -> tuple[DetectionMetrics, ...]:
+    """Measure each manipulation method's fakes against all reals.
+
+    Takes faces, or the `scores`, `labels` and `methods` of `video_scores`.
+
+    Args:
+        scores: [N], higher = more likely fake.
+        labels: [N], 1 = fake, 0 = real.
+        methods: [N], the manipulation method; not read where the label is 0.
+        threshold: The detector's own.
+
+    Returns:
+        One row per method that has fakes, ascending by name.
+
+    Raises:
+        LpxError: As `detection_metrics`.
+    """
+    is_fake = checked_classes(labels)
+    checked = checked_scores("scores", scores, len(is_fake))
+    names, codes = group_codes("methods", methods, len(is_fake))
+    rows = []
+    for code in np.unique(codes[is_fake]):
+        shown = ~is_fake | (codes == code)
+        rows.append(_measure(is_fake[shown], checked[shown], threshold, str(names[code])))
+    return tuple(rows)
+
+
+def _measure(
+    is_fake: NDArray[np.bool_], scores: Floats, threshold: float, method: str
+) -> DetectionMetrics:
+    fakes, reals, thresholds = counts_by_threshold(is_fake, scores)
+    curve = curve_of(fakes, reals, thresholds)
+    return DetectionMetrics(
+        method=method,
+        fakes=int(fakes[-1]),
+        reals=int(reals[-1]),
+        auc=_area(fakes, reals),
+        equal_error_rate=crossing(curve),
+        average_precision=mean_precision(fakes, reals),
+        tpr_at_fpr={f"{fpr:g}": caught_within(curve, fpr) for fpr in FALSE_POSITIVE_RATES},
+        accuracy_at_half=_accuracy(fakes, reals, thresholds, 0.5),
+        accuracy=_accuracy(fakes, reals, thresholds, threshold),
+    )
+
+
+def _area(fakes: NDArray[np.int64], reals: NDArray[np.int64]) -> float:
+    """AUC from counts in integers, exact but for the last division; equals `roc.auc`."""
+    # Each fake beats the reals below its score, and half of those that tie with it.
+    doubled = np.diff(fakes) * (2 * (reals[-1] - reals[1:]) + np.diff(reals))
+    return int(doubled.sum()) / (2 * int(fakes[-1]) * int(reals[-1]))
+
+
+def _accuracy(
+    fakes: NDArray[np.int64], reals: NDArray[np.int64], thresholds: Floats, threshold: float
+) -> float:
+    # Compared in the scores' own type, as an engine that returns them would.
+    called = int(np.count_nonzero(thresholds >= thresholds.dtype.type(threshold)))
+    right = int(fakes[called]) + int(reals[-1] - reals[called])
+    return right / int(fakes[-1] + reals[-1])
