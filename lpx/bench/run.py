@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lpx.bench.accuracy import accuracy
 from lpx.bench.latency import LatencyResult, measure
 from lpx.bench.parity import MARGIN, ParityResult, compare, overall
 from lpx.bench.score import Scored, score
@@ -57,6 +58,7 @@ class BenchResult:
     Attributes:
         scored: Labels and predictions.
         reference_auc: With DeLong's 95 % interval.
+        accuracy: Per engine, the reference too: see `lpx.bench.accuracy.accuracy`.
         parity: Per candidate.
         latency: Per engine, the reference too: one result per batch size.
         times_ms: Every call's time, per (engine, batch size).
@@ -66,6 +68,7 @@ class BenchResult:
 
     scored: Scored
     reference_auc: Interval
+    accuracy: dict[str, dict[str, Any]]
     parity: dict[str, ParityResult]
     latency: dict[str, tuple[LatencyResult, ...]]
     times_ms: dict[tuple[str, int], NDArray[np.float64]]
@@ -117,6 +120,7 @@ def bench(
     return BenchResult(
         scored=scored,
         reference_auc=auc_interval(scored.labels, truth.score),
+        accuracy=accuracy(scored, faces, card.threshold),
         parity=parity,
         latency=latency,
         times_ms=times,
@@ -221,6 +225,7 @@ def to_report(
             "precision": "fp32",
             "auc": result.reference_auc.estimate,
             "auc_interval": _interval(result.reference_auc),
+            "accuracy": result.accuracy[REFERENCE],
             **_latencies(result.latency[REFERENCE]),
         },
         "candidates": [_entry(result, manifest) for manifest in result.candidates],
@@ -246,6 +251,7 @@ def _entry(result: BenchResult, manifest: EngineManifest) -> dict[str, Any]:
             **_interval(parity.auc_difference),
             "method": parity.auc_difference.method,
         },
+        "accuracy": result.accuracy[manifest.name],
         "score_difference": asdict(parity.score_difference),
         "flips": parity.flips.total,
         "flips_real_to_fake": parity.flips.real_to_fake,

@@ -15,6 +15,7 @@ import matplotlib
 import numpy as np
 import pytest
 
+from lpx.bench.accuracy import accuracy
 from lpx.bench.figures import MAX_POINTS, draw
 from lpx.bench.html import render_html
 from lpx.bench.latency import summarise
@@ -23,7 +24,7 @@ from lpx.bench.run import BATCHES, BenchResult, Example, to_report
 from lpx.bench.score import Scored
 from lpx.bench.wording import sentence, signed, significant, speed_notes
 from lpx.card import ModelCard
-from lpx.data.face_set import FaceSet, Skipped
+from lpx.data.face_set import Face, FaceSet, ImageFile, Skipped
 from lpx.engines.base import Prediction
 from lpx.engines.manifest import EngineManifest
 from lpx.metrics import auc_interval
@@ -78,6 +79,17 @@ def face(seed: int, size: int = 64) -> np.ndarray:
     return np.clip(coarse + rng.normal(0, 2, coarse.shape), 0, 255).astype(np.uint8)
 
 
+def members(found: Scored) -> FaceSet:
+    """Two methods of fakes, and videos of five faces each."""
+    methods = ("real", "<b>swap</b>", "alpha")
+    source = ImageFile(Path("none"))
+    faces = tuple(
+        Face(f"{i}", int(y), methods[int(y) * (1 + i % 4 // 2)], f"video{i // 10}", "", source)
+        for i, y in enumerate(found.labels)
+    )
+    return FaceSet("mine", "all", "square", faces)
+
+
 def result(count: int = 60, size: int = 64, noise: dict[str, float] = NOISE) -> BenchResult:
     found = scored(count, noise)
     truth = found.predictions["torch"]
@@ -91,6 +103,7 @@ def result(count: int = 60, size: int = 64, noise: dict[str, float] = NOISE) -> 
     return BenchResult(
         scored=found,
         reference_auc=auc_interval(found.labels, truth.score),
+        accuracy=accuracy(found, members(found), CARD.threshold),
         parity={
             n: compare(found.labels, truth, found.predictions[n], CARD.threshold) for n in names
         },
@@ -126,6 +139,18 @@ def bench() -> BenchResult:
 @pytest.fixture(scope="module")
 def report(bench: BenchResult) -> dict[str, Any]:
     return report_of(bench)
+
+
+def test_detection_is_shown_per_method_and_video(page: str, report: dict[str, Any]) -> None:
+    found = report["candidates"][1]["accuracy"]
+    assert [row["method"] for row in found["methods"]] == ["<b>swap</b>", "alpha"]
+    assert found["face"]["fakes"] == sum(row["face"]["fakes"] for row in found["methods"]) == 30
+    assert found["video"]["fakes"] == 12
+    assert found["face"]["auc"] == pytest.approx(report["candidates"][1]["auc"])
+    table = page[page.index('id="detection"') :]
+    assert "&lt;b&gt;swap&lt;/b&gt;" in table
+    assert f"{found['methods'][1]['video']['auc']:.4f}" in table
+    assert f"{found['face']['tpr_at_fpr']['0.05']:.3f}" in table
 
 
 @pytest.fixture(scope="module")
