@@ -21,6 +21,7 @@ KNOWN: dict[str, DatasetInfo] = {
 """Data sets of videos by name; "deepfakebench" takes a file, as in "deepfakebench:FILE.json"."""
 WITH_FILE = "deepfakebench"
 _NAMED = 3
+_WORDS = ("real", "fake")
 
 
 def open_videos(
@@ -75,7 +76,7 @@ def open_videos(
             "with --strict nothing may be missing" if videos else "",
             f"download them: {info.obtained}",
         )
-    notes = (*listing.notes, *_notes(listing, split))
+    notes = (*listing.notes, *_notes(listing, split), *_one_sided(videos))
     return VideoSet(name, listing.root, videos, missing, " ".join(notes), listing.crop)
 
 
@@ -126,6 +127,12 @@ def _notes(listing: Listing, split: str | None) -> list[str]:
         named = ", ".join(shared[:_NAMED]) + (", ..." if len(shared) > _NAMED else "")
         notes.append(f"{len(shared)} identities are in train and in test: {named}.")
     return notes
+
+
+def _one_sided(videos: tuple[Video, ...]) -> list[str]:
+    """What to know where a whole class is missing: nothing can be told from anything then."""
+    held = {video.label for video in videos}
+    return [f"No {word} video is on disk." for label, word in enumerate(_WORDS) if label not in held]
 
 
 def _people(videos: tuple[Video, ...], split: str) -> set[str]:

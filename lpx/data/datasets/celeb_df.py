@@ -93,9 +93,9 @@ def list_videos(request: Request) -> Listing:
         held = _videos_in(root, folder)
         found |= held
         if len(held) != official:
-            notes.append(f"{folder} holds {len(held)} videos; officially {official}.")
+            notes.append(f"{folder}: {len(held)} videos, officially {official}.")
     if len(test) != LISTED:
-        notes.append(f"{LIST} lists {len(test)} videos; the official one lists {LISTED}.")
+        notes.append(f"{LIST}: {len(test)} videos, officially {LISTED}.")
     for_test = set(test)
     present = [
         _video(name, path, "test" if name in for_test else "train") for name, path in found.items()

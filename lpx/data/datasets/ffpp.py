@@ -110,7 +110,7 @@ def list_videos(request: Request, level: str) -> Listing:
     if ACTORS in methods:
         listed += _unpaired(root, level)
     notes = [
-        f"{split}.json lists {len(pairs[split])} pairs; the official one lists {PAIRS[split]}."
+        f"{split}.json: {len(pairs[split])} pairs, officially {PAIRS[split]}."
         for split in splits
         if len(pairs[split]) != PAIRS[split]
     ]
