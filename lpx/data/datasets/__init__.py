@@ -69,8 +69,7 @@ def open_videos(
     if missing and (strict or not videos):
         held = f"{len(videos)} videos of {name} are" if videos else f"no video of {name} is"
         raise LpxError(
-            f"{held} on disk, and {len(missing)} things that it should hold are missing below "
-            f"{listing.root}:"
+            f"{held} on disk; missing below {listing.root}, {len(missing)} in all:"
             + "".join(f"\n    {entry}" for entry in missing[:_NAMED])
             + (f"\n    and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""),
             "with --strict nothing may be missing" if videos else "",
@@ -98,11 +97,12 @@ def _check_names(name: str, listing: Listing) -> None:
 
 def _check_split(name: str, listing: Listing, split: str | None) -> None:
     """Every method that is meant has videos, on disk or not, in the split."""
-    if any(_is_in(home, split) for home, _ in listing.lost):
-        return  # It is the list that is missing, which is said elsewhere.
     homes: dict[str, set[str]] = {}
     for video in (*listing.present, *listing.absent):
         homes.setdefault(video.method, set()).add(video.split or "test")
+    lost = any(_is_in(home, split) for home, _ in listing.lost)
+    if lost and not any(_is_in(home, split) for splits in homes.values() for home in splits):
+        return  # It is the list itself that is missing, which is said elsewhere.
     without = [method for method, splits in homes.items() if split and split not in splits]
     if without or not homes:
         there = sorted({split for splits in homes.values() for split in splits}, key=SPLITS.index)
