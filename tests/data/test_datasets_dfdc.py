@@ -84,7 +84,7 @@ def test_a_test_set_without_labels_is_an_error_that_names_them(dfdc):
 @pytest.mark.parametrize("label", ["fake", 1, None])
 def test_a_train_label_of_another_form_is_named(dfdc, label):
     write(dfdc / "dfdc_train_part_2" / "metadata.json", {"ee.mp4": {"label": label}})
-    with pytest.raises(LpxError, match="'ee.mp4' has the label"):
+    with pytest.raises(LpxError, match=r"'ee\.mp4' has the label"):
         open_videos("dfdc", root=dfdc)
 
 
@@ -105,7 +105,7 @@ def test_a_damaged_csv_is_named(dfdc, text, what):
 
 def test_metadata_that_leaves_the_root_is_refused(dfdc):
     write(dfdc / "dfdc_train_part_2" / "metadata.json", {"/etc/x.mp4": METADATA["aa.mp4"]})
-    with pytest.raises(LpxError, match="'/etc/x.mp4' leaves the data set's root"):
+    with pytest.raises(LpxError, match=r"'/etc/x\.mp4' leaves the data set's root"):
         open_videos("dfdc", root=dfdc)
 
 

@@ -80,7 +80,7 @@ def test_a_byte_order_mark_and_crlf_do_no_harm(tmp_path):
 )
 def test_damaged_settings_are_named(tmp_path, text):
     (tmp_path / "lpx.toml").write_bytes(text)
-    with pytest.raises(LpxError, match="lpx.toml"):
+    with pytest.raises(LpxError, match=r"lpx\.toml"):
         data_roots()
 
 

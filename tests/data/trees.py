@@ -120,8 +120,9 @@ def ffpp_tree(
 
     Args:
         root: Where; made.
-        ids: Neighbours are a pair; the faces are those of three people in turn. The last pair is for testing, the one before for training, and
-            any more in front for validation; a split without a pair has an empty list.
+        ids: Neighbours are a pair; the faces are those of three people in turn. The last pair is
+            for testing, the one before for training, and any more in front for validation; a split
+            without a pair has an empty list.
         methods: Each has both fakes of every pair.
         compression: Name of the level's folder.
         frames: Per video.

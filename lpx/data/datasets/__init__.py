@@ -132,7 +132,8 @@ def _notes(listing: Listing, split: str | None) -> list[str]:
 def _one_sided(videos: tuple[Video, ...]) -> list[str]:
     """What to know where a whole class is missing: nothing can be told from anything then."""
     held = {video.label for video in videos}
-    return [f"No {word} video is on disk." for label, word in enumerate(_WORDS) if label not in held]
+    absent = [word for label, word in enumerate(_WORDS) if label not in held]
+    return [f"No {word} video is on disk." for word in absent]
 
 
 def _people(videos: tuple[Video, ...], split: str) -> set[str]:
