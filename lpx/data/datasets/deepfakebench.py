@@ -74,6 +74,14 @@ _BELOW = ("", "rgb", "datasets", "datasets/rgb")
 
 
 @dataclass(frozen=True)
+class _Folder:
+    """Listed files that lie in one folder, in order; a file lists hundreds of thousands."""
+
+    path: PurePosixPath
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class _Entry:
     """A video as the file lists it."""
 
@@ -81,8 +89,8 @@ class _Entry:
     label: str
     level: str
     split: str
-    frames: tuple[PurePosixPath, ...]
-    masks: tuple[PurePosixPath, ...]
+    frames: tuple[_Folder, ...]
+    masks: tuple[_Folder, ...]
 
 
 def list_videos(request: Request) -> Listing:
@@ -106,11 +114,12 @@ def list_videos(request: Request) -> Listing:
     unique, notes = _one_split_each(entries)
     listed = [(e, _video(e, frames)) for e in unique if LABELS[e.label] in methods]
     lost = tuple(
-        (entry.split, f"{entry.name}/{frame.name}")
+        (entry.split, f"{entry.name}/{name}")
         for entry, video in listed
         if video.frames
-        for frame in entry.frames
-        if not frames.is_held(frame)
+        for folder in entry.frames
+        for name in folder.names
+        if name not in frames.held(folder)
     )
     if stray:
         notes.append(f"{stray} entries of {path.name} name no video and were passed over.")
@@ -183,12 +192,23 @@ def _walk(path: Path) -> Iterator[tuple[tuple[str, str, str, str, str], Any]]:
                         yield (dataset, label, split, "", key), value
 
 
-def _paths(listed: Any, listed_in: str, bases: tuple[Path, ...]) -> tuple[PurePosixPath, ...]:
-    """Paths in the order of their frame numbers, each once."""
+def _paths(listed: Any, listed_in: str, bases: tuple[Path, ...]) -> tuple[_Folder, ...]:
+    """The folders that listed files lie in, and each folder's files in the order of their numbers.
+
+    A file that is listed twice counts once.
+    """
     if not isinstance(listed, list) or not all(isinstance(text, str) for text in listed):
         raise _damaged(f"{listed_in}: {str(listed)[:80]} is no list of paths")
-    paths = {_below(text, listed_in, bases) for text in listed}
-    return tuple(sorted(paths, key=_frame_order))
+    named: dict[str, tuple[str, set[str]]] = {}
+    for text in listed:
+        folder, _, name = text.replace("\\", "/").rpartition("/")
+        if not name.strip(". ") or "\0" in name:
+            raise _damaged(f"{listed_in}: {text!r} names no file")
+        named.setdefault(folder, (text, set()))[1].add(name)
+    return tuple(
+        _Folder(_below(text, listed_in, bases).parent, tuple(sorted(names, key=_frame_order)))
+        for _, (text, names) in sorted(named.items())
+    )
 
 
 def _below(text: str, listed_in: str, bases: tuple[Path, ...]) -> PurePosixPath:
@@ -199,8 +219,9 @@ def _below(text: str, listed_in: str, bases: tuple[Path, ...]) -> PurePosixPath:
     return relative_path(text, listed_in)
 
 
-def _frame_order(path: PurePosixPath) -> tuple[int, str]:
-    return (int(path.stem) if path.stem.isdecimal() else -1, str(path))
+def _frame_order(name: str) -> tuple[int, str]:
+    stem = name.partition(".")[0]
+    return (int(stem) if stem.isdecimal() else -1, name)
 
 
 def _choose_level(path: Path, asked: str, entries: list[_Entry]) -> tuple[str, list[str]]:
@@ -241,12 +262,12 @@ class _Frames:
     """
 
     def __init__(self, bases: tuple[Path, ...], entries: list[_Entry]) -> None:
-        folders = {entry.frames[0].parent for entry in entries if entry.frames}
+        folders = {folder.path for entry in entries for folder in entry.frames}
         # The folder of a video's frames itself is no prefix, even where it is the only one.
         steps = zip(*(folder.parts[:-1] for folder in folders), strict=False)
         common = len(list(takewhile(lambda step: len(set(step)) == 1, steps)))
         self.base, self._skip = self._find(bases, sorted(folders), common)
-        self._names: dict[Path, frozenset[str]] = {}
+        self._names: dict[PurePosixPath, frozenset[str]] = {}
 
     @staticmethod
     def _find(
@@ -263,17 +284,23 @@ class _Frames:
         """Where a listed path is on this disk."""
         return self.base.joinpath(*listed.parts[self._skip :])
 
-    def is_held(self, listed: PurePosixPath) -> bool:
-        """Whether a listed file is on disk; a folder is read once for all its frames."""
-        folder = self.place(listed).parent
-        if folder not in self._names:
-            self._names[folder] = frozenset(list_folder(folder) if folder.is_dir() else ())
-        return listed.name in self._names[folder]
+    def held(self, folder: _Folder) -> frozenset[str]:
+        """What a folder holds on disk; it is read once, not asked for every frame."""
+        if folder.path not in self._names:
+            place = self.place(folder.path)
+            names = frozenset(list_folder(place) if place.is_dir() else ())
+            self._names[folder.path] = names
+        return self._names[folder.path]
+
+    def files(self, folder: _Folder) -> list[Path]:
+        """The listed files that are on disk, in order."""
+        held, place = self.held(folder), self.place(folder.path)
+        return [place / name for name in folder.names if name in held]
 
 
 def _video(entry: _Entry, frames: _Frames) -> Video:
-    held = tuple(frames.place(path) for path in entry.frames if frames.is_held(path))
-    masks = [frames.place(path).parent for path in entry.masks if frames.is_held(path)]
+    held = tuple(path for folder in entry.frames for path in frames.files(folder))
+    masks = [path.parent for folder in entry.masks for path in frames.files(folder)[:1]]
     method = LABELS[entry.label]
     folder = held[0].parent if held else frames.base / entry.name
     identities = _IDENTITIES.get(entry.label.replace("-", "_").partition("_")[0])
