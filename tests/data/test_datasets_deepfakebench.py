@@ -125,6 +125,15 @@ def test_nothing_that_tells_methods_apart_is_taken_for_a_prefix(tmp_path):
         opened(path, method)
 
 
+def test_the_folder_of_a_lone_video_is_no_prefix(tmp_path):
+    """Or else any folder at all would do in its place."""
+    one = {"set": {"FF-DF": {"test": {"953_974": entry("FF-DF", "set/frames/953_974")}}}}
+    path = write(tmp_path / "lists" / "f.json", one)
+    touch(tmp_path / "crops", "000.png", "001.png", "002.png")
+    with pytest.raises(LpxError, match="DeepfakeBench's face crops was not found"):
+        opened(path, tmp_path / "crops")
+
+
 def test_an_absolute_path_must_lie_below_a_root(bench):
     path, root = bench
     write(path, ffpp(prefix=f"{root}/"))
