@@ -1,0 +1,130 @@
+"""DeeperForensics-1.0: actors' faces on the originals of FaceForensics++.
+
+    manipulated_videos/<11 variants>/<target>_<actor>.mp4
+    lists/splits/{train,val,test}.txt         names of manipulated videos, the same in each variant
+    source_videos/                            the actors
+
+The authors say: the actors' source videos are not the real part. The reals are the target videos,
+which are originals of FaceForensics++ at c23 and come with that set only.
+(github.com/EndlessSora/DeeperForensics-1.0, dataset/README.md, "Target videos".)
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from lpx.data.datasets import ffpp
+from lpx.data.datasets.adapter import (
+    SPLITS,
+    DatasetInfo,
+    Listing,
+    Request,
+    choose_methods,
+    find_root,
+    index_videos,
+    key,
+    name_of,
+    places,
+)
+from lpx.data.datasets.lists import read_lines, relative_path
+from lpx.data.videos import REAL, Video
+from lpx.errors import LpxError
+
+VARIANTS = (
+    "end_to_end",
+    *(f"end_to_end_level_{level}" for level in range(1, 6)),
+    *(f"end_to_end_mix_{count}_distortions" for count in range(2, 5)),
+    "end_to_end_random_level",
+    "reenact_postprocess",
+)
+_TARGETS = "original_sequences/youtube/c23/videos"
+_NAME = re.compile(r"(\d{3})_([MW]\d{3})")
+
+
+def identities(stem: str) -> tuple[str, ...]:
+    """(target of FaceForensics++, actor) of a manipulated video, else ()."""
+    people = _NAME.fullmatch(stem)
+    return people.groups() if people else ()
+
+
+def read_split(root: Path, split: str) -> tuple[str, ...]:
+    """The names, without suffix, of a split's manipulated videos.
+
+    Raises:
+        LpxError: The list is not there, or a line names no manipulated video.
+    """
+    path = root / "lists" / "splits" / f"{split}.txt"
+    if not path.is_file():
+        raise LpxError(
+            f"{path} does not exist",
+            "it tells which videos are in the split",
+            "unpack the lists that come with the data set",
+        )
+    stems = []
+    for number, line in read_lines(path):
+        stem = relative_path(line, f"{path}, line {number}").name.removesuffix(".mp4")
+        if not _NAME.fullmatch(stem):
+            raise LpxError(
+                f"{path}, line {number}: {line!r} names no manipulated video",
+                "a name is <target>_<actor>.mp4, such as 000_M101.mp4",
+                "unpack the list again",
+            )
+        stems.append(stem)
+    return tuple(dict.fromkeys(stems))
+
+
+def list_videos(request: Request) -> Listing:
+    """The target videos of each split, and each variant's fakes.
+
+    Raises:
+        LpxError: The set or a list is not on disk, a list is damaged, or a method is unknown.
+    """
+    variants = choose_methods(request.methods, VARIANTS)
+    root = find_root(INFO, request.roots)
+    splits = [split for split in SPLITS if request.split in (None, split)]
+    stems = {split: read_split(root, split) for split in splits}
+    videos: list[Video] = []
+    originals = _originals(request.roots, root)
+    for split in splits:
+        targets = dict.fromkeys(stem[:3] for stem in stems[split])
+        videos += [_target(originals, target, split) for target in targets]
+    for variant in variants:
+        folder = root / "manipulated_videos" / variant
+        found = index_videos(folder)
+        for split in splits:
+            for stem in stems[split]:
+                path = found.get(key(stem), folder / f"{stem}.mp4")
+                name = name_of(folder / stem, root)
+                videos.append(Video(name, path, 1, variant, identities(stem), split))
+    return Listing(
+        root,
+        tuple(video for video in videos if video.path.is_file()),
+        tuple(video for video in videos if not video.path.is_file()),
+        notes=(
+            "The reals of DeeperForensics-1.0 are originals of FaceForensics++ (c23): a model that "
+            "was trained on those has seen these faces.",
+        ),
+    )
+
+
+def _originals(roots: tuple[Path, ...], root: Path) -> Path:
+    """The folder of FaceForensics++'s originals; where it should be if it is not there."""
+    looked = places(ffpp.INFO["c23"], (root, *roots, root.parent))
+    return next((folder for p in looked if (folder := p / _TARGETS).is_dir()), root / _TARGETS)
+
+
+def _target(originals: Path, target: str, split: str) -> Video:
+    path = originals / f"{target}.mp4"
+    return Video(f"{_TARGETS}/{target}", path, 0, REAL, (target,), split)
+
+
+INFO = DatasetInfo(
+    title="DeeperForensics-1.0",
+    obtained="fill out the form that github.com/EndlessSora/DeeperForensics-1.0 links to (its "
+    "reals come with FaceForensics++ at c23)",
+    adapter=list_videos,
+    folders=("DeeperForensics-1.0", "DeeperForensics", "deeperforensics"),
+    marks=("manipulated_videos",),
+    methods=VARIANTS,
+)

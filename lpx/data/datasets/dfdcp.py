@@ -1,0 +1,89 @@
+"""The preview of the Deepfake Detection Challenge (DFDCP): another set than DFDC.
+
+    dataset.json     {"method_A/.../x.mp4": {"label": "fake", "set": "train", "target_id": ...,
+                      "swapped_id": ..., "augmentations": [...]}}
+
+Paths are relative to the root. Some copies put all videos of a method into `<method>/videos/`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from lpx.data.datasets.adapter import (
+    DatasetInfo,
+    Listing,
+    Request,
+    choose_methods,
+    find_root,
+    name_of,
+)
+from lpx.data.datasets.lists import read_json_table, relative_path
+from lpx.data.videos import REAL, Video
+from lpx.errors import LpxError
+
+LIST = "dataset.json"
+METHODS = ("method_A", "method_B")
+_LABELS = {"real": 0, "fake": 1}
+_SPLITS = ("train", "test")
+
+
+def list_videos(request: Request) -> Listing:
+    """The listed videos of the chosen methods.
+
+    Raises:
+        LpxError: The set or its list is not on disk, the list is damaged, or a method is unknown.
+    """
+    methods = choose_methods(request.methods, METHODS)
+    root = find_root(INFO, request.roots)
+    if not (root / LIST).is_file():
+        raise LpxError(
+            f"{root / LIST} does not exist",
+            "it tells labels and splits",
+            "copy it there; it comes with the data set",
+        )
+    table = read_json_table(root / LIST)
+    videos = [_video(root, name, entry) for name, entry in table.items()]
+    chosen = [video for video in videos if video.method in (REAL, *methods)]
+    return Listing(
+        root,
+        tuple(video for video in chosen if video.path.is_file()),
+        tuple(video for video in chosen if not video.path.is_file()),
+        notes=("DFDCP has no official validation split.",),
+    )
+
+
+def _video(root: Path, name: str, entry: dict[str, Any]) -> Video:
+    here = f"{root / LIST}: {name!r}"
+    inside = relative_path(name, str(root / LIST))
+    label, split = entry.get("label"), entry.get("set")
+    method = inside.parts[0] if label == "fake" else REAL
+    if label not in _LABELS or split not in _SPLITS or method not in (REAL, *METHODS):
+        raise LpxError(
+            f"{here} has label {label!r} and set {split!r}",
+            f"expected a label of {' or '.join(_LABELS)}, a set of {' or '.join(_SPLITS)}, and "
+            f"fakes in {' or '.join(METHODS)}",
+            "copy the list again from the data set",
+        )
+    people = (entry.get("target_id"), entry.get("swapped_id") if label == "fake" else None)
+    identities = tuple(str(person) for person in people if person is not None)
+    path = _place(root, inside)
+    listed = name_of(root / inside, root)
+    return Video(listed, path, _LABELS[label], method, identities, split)
+
+
+def _place(root: Path, inside: PurePosixPath) -> Path:
+    path = root / inside
+    gathered = root / inside.parts[0] / "videos" / inside.name
+    return gathered if not path.is_file() and gathered.is_file() else path
+
+
+INFO = DatasetInfo(
+    title="DFDCP (the preview of the Deepfake Detection Challenge)",
+    obtained="ai.meta.com/datasets/dfdc, the preview data set",
+    adapter=list_videos,
+    folders=("DFDCP", "dfdcp", "dfdc_preview_set", "DFDC_preview"),
+    marks=(*METHODS, "original_videos"),
+    methods=METHODS,
+)

@@ -1,0 +1,130 @@
+"""Reading the lists that data sets come with, whoever's editor they went through."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+import re
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from lpx.errors import LpxError
+
+_DRIVE = re.compile(r"[A-Za-z]:")
+_AGAIN = "copy it again from where the data set came from"
+
+
+def read_text(path: Path) -> str:
+    r"""The text of a list: UTF-8, or UTF-16 with its mark; no byte-order mark, "\n" as line end.
+
+    Raises:
+        LpxError: Unreadable, or in another encoding.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise LpxError(f"{path} cannot be read", error.strerror or str(error), _AGAIN) from error
+    # PowerShell's `>` writes UTF-16.
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise LpxError(
+            f"{path} is no text in UTF-8", str(error), "save it as UTF-8, or " + _AGAIN
+        ) from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """The lines of a list that are not blank, each with its number from 1 and without outer blanks.
+
+    Raises:
+        LpxError: As `read_text`.
+    """
+    lines = enumerate(read_text(path).split("\n"), start=1)
+    return [(number, line.strip()) for number, line in lines if line.strip()]
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        LpxError: As `read_text`, or it is not JSON.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise LpxError(f"{path} is not JSON", str(error), _AGAIN) from error
+
+
+def read_json_table(path: Path) -> dict[str, dict[str, Any]]:
+    """A JSON object whose values are objects.
+
+    Raises:
+        LpxError: As `read_json`, or it is shaped otherwise; the first such entry is named.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise LpxError(
+            f"{path} holds no JSON object", "it maps a video to what is known of it", _AGAIN
+        )
+    for key, entry in value.items():
+        if not isinstance(entry, dict):
+            raise LpxError(f"{path}: {key!r} holds {entry!r}", "an object was expected", _AGAIN)
+    return value
+
+
+def read_csv(path: Path, columns: tuple[str, ...]) -> list[tuple[int, tuple[str, ...]]]:
+    """Some columns of a CSV file with a header, each row with its line number.
+
+    Raises:
+        LpxError: As `read_text`, or a column or a field is missing.
+    """
+    reader = csv.DictReader(read_text(path).split("\n"))
+    if absent := [name for name in columns if name not in (reader.fieldnames or ())]:
+        raise LpxError(
+            f"{path} has no column {', '.join(absent)}",
+            f"its first line is to name the columns {', '.join(columns)}",
+            _AGAIN,
+        )
+    rows = []
+    for row in reader:
+        fields = tuple((row[name] or "").strip() for name in columns)
+        if not all(fields):
+            raise LpxError(
+                f"{path}, line {reader.line_num}: a field is missing",
+                f"every line gives {', '.join(columns)}",
+                _AGAIN,
+            )
+        rows.append((reader.line_num, fields))
+    return rows
+
+
+def relative_path(text: str, listed_in: str) -> PurePosixPath:
+    r"""A path as a list gives it, relative to the set's root; "\" counts as "/".
+
+    A drive letter is dropped with what follows it as the root: on this machine there is no drive,
+    so it is only a prefix that somebody else's disk had.
+
+    Args:
+        text: The path.
+        listed_in: The list and place in it, for the message.
+
+    Raises:
+        LpxError: It would leave the root, or names nothing.
+    """
+    plain = text.strip().replace("\\", "/")
+    if drive := _DRIVE.match(plain):
+        plain = plain[drive.end() :].lstrip("/")
+    path = PurePosixPath(plain)
+    if path.is_absolute() or ".." in path.parts or "\0" in plain:
+        raise LpxError(
+            f"{listed_in}: the path {text!r} leaves the data set's root",
+            "a list names files below the root, by relative paths without ..",
+            "mend the list, or " + _AGAIN,
+        )
+    if not path.parts:
+        raise LpxError(f"{listed_in}: an empty path", "", "mend the list, or " + _AGAIN)
+    return path
