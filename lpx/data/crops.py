@@ -103,13 +103,13 @@ def find_recipe(name: str) -> CropRecipe:
         raise LpxError(
             f"there is no crop recipe {name!r}",
             f"lpx knows {', '.join(RECIPES)}",
-            "use the one that the model card names: `crop` in `lpx doctor CHECKPOINT`",
+            "use the one that the model was trained on; its card names it",
         )
     return RECIPES[name]
 
 
 def square_of_box(image: Image, box: Box, mesh: Points | None = None) -> Crop:
-    """"square-1.3": the crop of FaceForensics++'s own code, in the image's resolution.
+    """ "square-1.3": the crop of FaceForensics++'s own code, in the image's resolution.
 
     With the box (x0, y0, x1, y1) rounded to whole pixels and W, H the image's size:
 
@@ -131,7 +131,7 @@ def square_of_box(image: Image, box: Box, mesh: Points | None = None) -> Crop:
 
 
 def square_of_landmarks(image: Image, box: Box, mesh: Points | None) -> Crop:
-    """"square-1.75-landmarks": a square around the landmarks, in the image's resolution.
+    """ "square-1.75-landmarks": a square around the landmarks, in the image's resolution.
 
     With the landmarks' bounding box (x0, y0, x1, y1), and W, H the image's size:
 
@@ -152,7 +152,7 @@ def square_of_landmarks(image: Image, box: Box, mesh: Points | None) -> Crop:
 
 
 def aligned(image: Image, box: Box, mesh: Points | None) -> Crop:
-    """"aligned-1.3-256": DeepfakeBench's crop, 256 x 256.
+    """ "aligned-1.3-256": DeepfakeBench's crop, 256 x 256.
 
     The similarity transform that brings five landmarks nearest to `ALIGNED_TARGETS` in the sense of
     least squares, sampled bilinearly; what lies outside the image is black. DeepfakeBench takes the

@@ -86,9 +86,7 @@ def letterbox(image: Image, side: int) -> tuple[Values, float, float, float]:
     return np.ascontiguousarray(tensor), scale, float(left), float(top)
 
 
-def decode(
-    raw: Values, logits: Values, centres: Values, min_score: float
-) -> tuple[Values, Values]:
+def decode(raw: Values, logits: Values, centres: Values, min_score: float) -> tuple[Values, Values]:
     """From the network's outputs to boxes and points.
 
     Args:
