@@ -109,7 +109,7 @@ def find_recipe(name: str) -> CropRecipe:
 
 
 def square_of_box(image: Image, box: Box, mesh: Points | None = None) -> Crop:
-    """ "square-1.3": the crop of FaceForensics++'s own code, in the image's resolution.
+    """FaceForensics++'s own crop, "square-1.3", in the image's resolution.
 
     With the box (x0, y0, x1, y1) rounded to whole pixels and W, H the image's size:
 
@@ -119,8 +119,9 @@ def square_of_box(image: Image, box: Box, mesh: Points | None = None) -> Crop:
         side   = min(side, W - left, H - top)
 
     So a square that reaches out to the left or above moves into the image, and one that reaches out
-    to the right or below gets smaller. The box there is dlib's frontal detector's; other detectors
-    draw other boxes.
+    to the right or below gets smaller. The box there is dlib's frontal detector's. Others draw
+    other boxes: on 68 studio faces, BlazeFace's was 1.11 times as wide as dlib's (standard
+    deviation 0.05) and had the same middle; CenterFace's 1.27 times (0.07), 6 % further up.
     """
     height, width = image.shape[:2]
     x0, y0, x1, y1 = (round(value) for value in box)
@@ -131,7 +132,7 @@ def square_of_box(image: Image, box: Box, mesh: Points | None = None) -> Crop:
 
 
 def square_of_landmarks(image: Image, box: Box, mesh: Points | None) -> Crop:
-    """ "square-1.75-landmarks": a square around the landmarks, in the image's resolution.
+    """A square around the landmarks, "square-1.75-landmarks", in the image's resolution.
 
     With the landmarks' bounding box (x0, y0, x1, y1), and W, H the image's size:
 
@@ -152,11 +153,13 @@ def square_of_landmarks(image: Image, box: Box, mesh: Points | None) -> Crop:
 
 
 def aligned(image: Image, box: Box, mesh: Points | None) -> Crop:
-    """ "aligned-1.3-256": DeepfakeBench's crop, 256 x 256.
+    """DeepfakeBench's crop, "aligned-1.3-256", 256 x 256.
 
     The similarity transform that brings five landmarks nearest to `ALIGNED_TARGETS` in the sense of
     least squares, sampled bilinearly; what lies outside the image is black. DeepfakeBench takes the
-    landmarks from dlib; here they are FaceMesh's nearest ones, `ALIGNED_LANDMARKS`.
+    landmarks from dlib; here they are FaceMesh's nearest ones, `ALIGNED_LANDMARKS`. On 68 studio
+    faces that made the face 1.6 % smaller (standard deviation 1.7 %), turned it by 0.7 degrees
+    (0.7) and moved it by 1.9 pixels of 256.
     """
     assert mesh is not None
     targets = np.array(ALIGNED_TARGETS) + _HALF_PIXEL

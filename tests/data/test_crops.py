@@ -122,7 +122,7 @@ def test_aligned_brings_landmarks_to_their_places(portraits):
         cut = crop("aligned-1.3-256", pixels, detection(0, 0, 9, 9), points)
         assert cut.pixels.shape == (256, 256, 3)
         placed = cut.map_points(points[list(ALIGNED_LANDMARKS)]) - 0.5
-        assert np.linalg.norm(placed - ALIGNED_TARGETS, axis=1).max() < 16
+        assert np.linalg.norm(placed - ALIGNED_TARGETS, axis=1).max() < 20
         assert placed.mean(axis=0) == pytest.approx(np.mean(ALIGNED_TARGETS, axis=0), abs=1e-3)
 
 

@@ -20,11 +20,14 @@ from lpx.data.detect import (
     MASK_OVERLAP,
     Detection,
     FaceMesh,
+    blazeface,
+    centerface,
     choose,
+    face_mesh,
     open_detector,
     rule_name,
+    session,
 )
-from lpx.data.detect import blazeface, centerface, face_mesh, session
 from lpx.data.detect.base import overlaps, suppress
 from lpx.data.landmarked import load_landmarked
 from lpx.errors import LpxError
@@ -103,7 +106,7 @@ def test_blazeface_finds_several_faces(portraits, detector):
     found = sorted(detector.detect(row), key=lambda face: face.box[0])
     assert len(found) == 3
     for number, (face, (_, points)) in enumerate(zip(found, portraits.values(), strict=True)):
-        assert iou(face.box, bounds(points + (256 * number, 0))) > 0.6
+        assert iou(face.box, bounds(points + np.float32([256 * number, 0]))) > 0.6
     scores = [face.score for face in detector.detect(row)]
     assert scores == sorted(scores, reverse=True)
 

@@ -22,8 +22,8 @@ SAME_FACE = 0.3
 """Boxes that overlap by more are one face's."""
 
 MOUTH_WIDTH = 0.87
-"""Between the corners of the mouth, in distances between the eyes: the mean of 102 neutral (0.81) and
-102 smiling (0.93) faces of the Face Research Lab London Set."""
+"""Between the corners of the mouth, in distances between the eyes: the mean over 102 neutral (0.81)
+and 102 smiling (0.93) faces of the Face Research Lab London Set."""
 
 _RAW_SCORE_LIMIT = 80.0
 """exp(-score) of more would overflow float32."""
@@ -56,7 +56,9 @@ class BlazeFace:
         rows, scores = decode(raw[0], logits[0, :, 0], self.anchors, self.min_score)
         rows, scores = suppress(rows, scores, SAME_FACE, average=True)
         # All columns are x and y in turn.
-        rows = (rows.reshape(len(rows), 8, 2) - np.float32([left, top])) / np.float32(scale)
+        rows = (rows.reshape(len(rows), 8, 2) - np.array([left, top], np.float32)) / np.float32(
+            scale
+        )
         return tuple(_detection(row, float(score)) for row, score in zip(rows, scores, strict=True))
 
 

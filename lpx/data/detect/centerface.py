@@ -52,8 +52,8 @@ class CenterFace:
     def detect(self, image: Image) -> tuple[Detection, ...]:
         """Find all faces in an image, uint8 RGB [H, W, 3]; the most certain first."""
         tensor, scale = prepare(image)
-        outputs = self.session.run(_OUTPUTS, {"input.1": tensor})
-        rows, scores = decode(*(output[0] for output in outputs), self.min_score)
+        heat, sizes, offsets, points = self.session.run(_OUTPUTS, {"input.1": tensor})
+        rows, scores = decode(heat[0], sizes[0], offsets[0], points[0], self.min_score)
         rows, scores = suppress(rows, scores, SAME_FACE, average=False)
         rows = rows.reshape(len(rows), 7, 2) / np.float32(scale)
         return tuple(_detection(row, float(score)) for row, score in zip(rows, scores, strict=True))
@@ -133,4 +133,4 @@ def _any_size(model: bytes) -> bytes:
         if value.name in ("input.1", *_OUTPUTS):
             for axis in (0, 2, 3):
                 value.type.tensor_type.shape.dim[axis].dim_param = f"{value.name}_{axis}"
-    return proto.SerializeToString()
+    return bytes(proto.SerializeToString())
