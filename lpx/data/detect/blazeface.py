@@ -37,6 +37,10 @@ class BlazeFace:
     against FaceMesh on 68 studio faces, eyes are off by 1.5 % of the face's width (root mean
     square), the nose by 4 %, the corners of the mouth by 5 %.
 
+    It sees the whole image at 192 pixels, so a face must not be too small in it: of studio faces
+    7 % as wide as the image's longer side 200 of 204 were found, at 5 % about two thirds, at 4 %
+    one in six.
+
     Args:
         threads: ONNX Runtime's, for one call.
         min_score: A face with a lower score is none.
