@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -27,6 +28,16 @@ class UnreadableImageError(Exception):
     """An image file that holds no usable image; the message says why, without the path."""
 
 
+@contextmanager
+def silent() -> Iterator[None]:
+    """Keep OpenCV from saying on standard error what is raised as an error."""
+    level = _set_log_level(_SILENT)
+    try:
+        yield
+    finally:
+        _set_log_level(level)
+
+
 def read_image(path: Path) -> Image:
     """Decode one image.
 
@@ -45,14 +56,11 @@ def read_image(path: Path) -> Image:
         raise UnreadableImageError(error.strerror or "cannot be read") from error
     if not data:
         raise UnreadableImageError("file is empty")
-    # OpenCV warns on standard error of what is raised here as an error.
-    level = _set_log_level(_SILENT)
     try:
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        with silent():
+            decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:
         raise UnreadableImageError("not an image that OpenCV can decode") from error
-    finally:
-        _set_log_level(level)
     if decoded is None:
         raise UnreadableImageError("not an image that OpenCV can decode")
     if decoded.shape[0] * decoded.shape[1] > MAX_PIXELS:

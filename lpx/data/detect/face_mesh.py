@@ -1,0 +1,84 @@
+"""FaceMesh: 468 landmarks of one face.
+
+Kartynnik et al., "Real-time Facial Surface Geometry from Monocular Video on Mobile GPUs", 2019.
+The region that the network sees is MediaPipe's.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lpx.data.decode import Image
+from lpx.data.detect.base import Box, Points
+from lpx.data.detect.session import open_session, read_model, shipped
+
+MODEL = "face_mesh.onnx"
+SHA256 = "72e57412a656db099af1178353ab6deff39c63096ed7c29739ac540cc157e97a"
+SIDE = 192
+COUNT = 468
+MARGIN = 1.5
+"""Side of the region, in longer sides of the box."""
+
+
+class Mesh(NamedTuple):
+    """Landmarks of one face.
+
+    Attributes:
+        points: float32 [468, 2], (x, y) in pixels of the image.
+        presence: In [0, 1], how sure FaceMesh is that there is a face; below 0.5 there is none.
+    """
+
+    points: Points
+    presence: float
+
+
+class FaceMesh:
+    """Finds the landmarks of a face whose box is known.
+
+    Args:
+        threads: ONNX Runtime's, for one call.
+    """
+
+    def __init__(self, threads: int = 1) -> None:
+        self.session = open_session(read_model(shipped(MODEL), SHA256), threads)
+
+    def landmarks(self, image: Image, box: Box, points: Points | None = None) -> Mesh:
+        """Find the landmarks of the face in `box`.
+
+        Args:
+            image: uint8 RGB [H, W, 3].
+            box: (x0, y0, x1, y1) in pixels.
+            points: The detection's; with them a tilted face is turned upright before the network
+                sees it, without them landmarks of a tilted face are off.
+        """
+        matrix = region(box, points)
+        # OpenCV puts a pixel's middle at whole numbers.
+        shifted = matrix.copy()
+        shifted[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
+        view = cv2.warpAffine(image, shifted, (SIDE, SIDE), flags=cv2.INTER_LINEAR)
+        tensor = view.astype(np.float32).transpose(2, 0, 1)[None] / np.float32(255)
+        flat, logit = self.session.run(None, {"input_1": np.ascontiguousarray(tensor)})
+        seen = flat.reshape(COUNT, 3)[:, :2]
+        back = cv2.invertAffineTransform(matrix)
+        found = seen @ back[:, :2].T + back[:, 2]
+        presence = 1 / (1 + np.exp(-np.clip(float(logit.item()), -80.0, 80.0)))
+        return Mesh(np.asarray(found, np.float32), float(presence))
+
+
+def region(box: Box, points: Points | None) -> NDArray[np.float64]:
+    """The 2x3 matrix from the image to FaceMesh's input.
+
+    The region is a square around the box's centre of `MARGIN` times its longer side, turned so that
+    the eyes are level.
+    """
+    x0, y0, x1, y1 = box
+    scale = SIDE / (MARGIN * max(x1 - x0, y1 - y0))
+    across = np.array([1.0, 0.0]) if points is None else np.float64(points[1] - points[0])
+    cos, sin = scale * across / max(float(np.hypot(*across)), 1e-9)
+    turn = np.array([[cos, sin], [-sin, cos]])
+    shift = SIDE / 2 - turn @ ((x0 + x1) / 2, (y0 + y1) / 2)
+    return np.column_stack([turn, shift])
