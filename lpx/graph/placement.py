@@ -105,11 +105,11 @@ def place(model: ir.Model, *, depthwise: bool = True, integer_outputs: bool = Fa
             outputs += found
             if not found:
                 decisions = [_weights_only(d) if d.node == node.name else d for d in decisions]
-    shared = {use[0] for use in uses} | set(outputs) if integer_outputs else set()
+    pairs = {use[0] for use in uses} | set(outputs)
     judged = {decision.node for decision in decisions}
     for node in model.graph:
         if name_of(node) not in judged:
-            quantised, reason = _judge_other(node, names, shared)
+            quantised, reason = _judge_other(node, names, pairs, integer_outputs)
             decisions.append(Decision(name_of(node), node.op_type, quantised, reason))
     order = {name_of(node): position for position, node in enumerate(model.graph)}
     decisions.sort(key=lambda decision: order[decision.node])
@@ -181,44 +181,50 @@ def judge(node: ir.Node, depthwise: bool, *, unbroken: bool = False) -> tuple[bo
     return True, f"{inputs} -> {outputs} channels"
 
 
-def _judge_other(node: ir.Node, quantised: set[str], shared: set[str]) -> tuple[bool, str]:
+def _judge_other(
+    node: ir.Node, quantised: set[str], pairs: set[str], at_source: bool
+) -> tuple[bool, str]:
     """Whether a node reads a dequantised tensor, and why; for nodes that need no pair themselves.
 
     Args:
         node: Any node but `COMPUTE` and an Add of two branches.
         quantised: Names of the convolutions that are.
-        shared: Tensors that are quantised at their source, for all their readers.
+        pairs: Tensors that some node reads through a pair.
+        at_source: Whether all readers of such a tensor do.
     """
-    kind = node.op_type
-    read = [v.name for v in node.inputs if v is not None and v.name in shared]
-    if read and not any(v is not None and v.is_graph_output() for v in node.inputs):
-        return True, f"reads {read[0]}, which is quantised at its source for all its readers"
-    maker = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
-    if kind in _POINTWISE and maker is not None and maker.name in quantised:
-        return False, f"fused behind {maker.name}: nothing goes between them"
-    if kind in _POINTWISE and maker is not None and adds_branches(maker):
-        return False, f"fused behind {maker.name}: nothing goes between them"
-    if kind == "MaxPool":
-        return False, _judge_pool(node, quantised)
-    if kind == "Concat":
-        return False, "left out: pairs of different scales would make it quantise again"
-    if kind in _MOVES:
-        return False, "only moves values: a pair here breaks builds on Orin"
-    if kind in _SCORES:
-        return False, "averages or squashes scores, which drift in 8 bits"
-    return False, f"{kind} is computed in float"
+    value = node.inputs[0] if node.inputs else None
+    maker = value.producer() if value is not None else None
+    if at_source and value is not None and value.name in pairs and not value.is_graph_output():
+        return True, f"reads {value.name}, which is quantised at its source for all its readers"
+    epilogue = maker is not None and (maker.name in quantised or adds_branches(maker))
+    if node.op_type in _POINTWISE and epilogue:
+        return False, f"fused behind {maker.name}: nothing goes between them"  # type: ignore[union-attr]
+    if node.op_type == "MaxPool":
+        before = _behind_activations(maker)
+        inside = before is not None and before.name in quantised and node.outputs[0].name in pairs
+        if inside:
+            return False, "between INT8 neighbours: the pair behind it can be moved to its front"
+        return False, "not between INT8 neighbours: pooled in the type of what it reads"
+    return False, float_reason(node)
 
 
-def _judge_pool(node: ir.Node, quantised: set[str]) -> str:
-    """Why TensorRT's placement has no pair in front of a MaxPool."""
-    maker = node.inputs[0].producer() if node.inputs[0] is not None else None
-    while maker is not None and maker.op_type in ACTIVATIONS:
-        maker = maker.inputs[0].producer() if maker.inputs[0] is not None else None
-    readers = node.outputs[0].consumers()
-    before = maker is not None and maker.name in quantised
-    if before and any(reader.name in quantised for reader in readers):
-        return "between INT8 neighbours: the pair behind it can be moved to its front"
-    return "not between INT8 convolutions: pooled in the type of what it reads"
+def _behind_activations(node: ir.Node | None) -> ir.Node | None:
+    """The node whose result reaches `node` through activations only."""
+    while node is not None and node.op_type in ACTIVATIONS:
+        value = node.inputs[0]
+        node = value.producer() if value is not None else None
+    return node
+
+
+def float_reason(node: ir.Node) -> str:
+    """Why a node that is no convolution, Add or pool stays in float."""
+    if node.op_type == "Concat":
+        return "left out: branches of different scales would be quantised again"
+    if node.op_type in _MOVES:
+        return "only moves values: a pair would save nothing, and has broken builds on Orin"
+    if node.op_type in _SCORES:
+        return "pools or squashes scores, which drift in 8 bits"
+    return f"{node.op_type} is computed in float"
 
 
 def _depths(graph: ir.Graph) -> dict[ir.Value, int]:

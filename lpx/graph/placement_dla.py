@@ -24,6 +24,7 @@ from lpx.graph.placement import (
     Decision,
     Placement,
     adds_branches,
+    float_reason,
     judge,
     name_of,
     place,
@@ -102,7 +103,7 @@ def _decide(node: ir.Node, inside: bool) -> Decision:
     elif kind in _LAYERS or adds_branches(node):
         reason = "not between INT8 convolutions"
     else:
-        reason = f"{kind} is computed in float"
+        reason = float_reason(node)
     return Decision(name_of(node), kind, inside, reason)
 
 
