@@ -33,7 +33,7 @@ _DIALECTS = (
     default="tensorrt",
     show_default=True,
     metavar="TARGET",
-    help="onnxruntime, tensorrt or tensorrt-rtx: what will run the engine; it need not be installed.",
+    help="onnxruntime, tensorrt or tensorrt-rtx; it need not be installed.",
 )
 @click.option(
     "--dialect",

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from lpx.graph.rounding import weight_scales
 
-_CANDIDATES = np.linspace(1.0, 0.4, 61)[1:]
-"""Clips to try, as a share of the largest magnitude; below 0.4 no error of a kernel was smaller."""
+_SHARES = np.linspace(1.0, 0.8, 81)[1:]
+"""Clips to try, as a share of the largest magnitude. Where one weight of N sticks out, the best is
+1 / (1 + N / (12 * 127**2)): 0.98 for 512 channels of 3x3, so in 8 bits never far below 1."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def mse_scales(weight: NDArray[np.float32]) -> NDArray[np.float32]:
     widest = weight_scales(weight)
     flat = weight.reshape(len(weight), -1).astype(np.float64)
     best, least = widest, squared_error(flat, widest)
-    for share in _CANDIDATES:
+    for share in _SHARES:
         # A product of zero would be no scale: such a channel has no bits left to win either.
         scales = np.maximum((widest * share).astype(np.float32), np.finfo(np.float32).tiny)
         error = squared_error(flat, scales)
