@@ -48,8 +48,10 @@ def require_float(model: ir.Model, source: str, *, requantise: bool = False) -> 
         if node.op_type == "DequantizeLinear":
             _undo(model.graph, node, source)
     for node in pairs:
-        # Nothing reads what they make: a reader of integers was refused above.
-        if any(output.uses() or output.is_graph_output() for output in node.outputs):
+        # What is left of a pair is read by its other half alone, or stood for integers.
+        readers = [reader for output in node.outputs for reader in output.consumers()]
+        stands = node.outputs[0].is_graph_output()
+        if stands or any(reader.op_type not in _PAIRS for reader in readers):
             raise _irreversible(node, source)
     model.graph.remove(list(reversed(pairs)), safe=True)
     return len(pairs)
