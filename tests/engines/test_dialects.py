@@ -134,20 +134,17 @@ def test_weakly_typed_equals_strongly_typed_within_rounding(case):
     scales, halves = pairs_of(weak), pairs_of(strong)
     assert scales.keys() == halves.keys()
     for place, scale in scales.items():
-        # Half precision has 11 bits; its smallest normal number is the least scale.
-        assert np.allclose(halves[place], scale, rtol=2**-11, atol=6.2e-5)
+        # The value and its scale are each rounded to 11 bits; the smallest normal half is the least
+        # scale, and a channel that batch norm has switched off has no weights left in half.
+        alive = scale * 127 > np.finfo(np.float16).smallest_normal
+        least = np.maximum(scale, 6.2e-5)
+        assert np.allclose(halves[place][alive], least[alive], rtol=2**-10)
     size = input_size(case)
     found, other, truth = (scores(proto, size) for proto in (weak, strong, case[0]))
-    faces = slice(0, FACES)
-    print("MEASURED", np.abs(found[faces] - other[faces]).max(), np.abs(found - other).mean(), np.abs(found - truth).mean(), np.abs(found[faces]-truth[faces]))
-    # Where half precision carries a value over a rounding border, it moves by one level.
+    assert np.abs(found[:FACES] - other[:FACES]).max() < 0.03
+    # Where half precision carries a value over a rounding border, it moves by one level: patch by
+    # patch the two differ about as much as each does from the float model, and not more.
     assert np.abs(found - other).mean() < 2 * np.abs(found - truth).mean()
-    print(
-        "MEASURED",
-        np.abs(found[faces] - other[faces]).max(),
-        np.abs(found - other).mean(),
-        np.abs(found - truth).mean(),
-    )
 
 
 @pytest.mark.parametrize("dialect", ["weakly-typed", "strongly-typed", "dla-explicit"])
