@@ -18,6 +18,7 @@ COMMANDS = {
     "bench": "Prove parity of AUC, and measure latency.",
     "predict": "Score face crops and draw heat maps.",
     "explain": "Show where a checkpoint looks, face by face.",
+    "explain-graph": "Show what INT8 would quantise, and why.",
     "train": "Train a detector on image-level labels.",
     "ablate": "Show what each part of the method adds.",
     "demo": "Run export, build and bench on material that ships with lpx.",
@@ -35,7 +36,8 @@ class _Group(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(f"lpx.cli.{cmd_name}"), cmd_name)
+        module = cmd_name.replace("-", "_")
+        command: click.Command = getattr(importlib.import_module(f"lpx.cli.{module}"), module)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

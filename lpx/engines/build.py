@@ -21,15 +21,27 @@ from lpx.engines.onnxruntime_engine import count_convolutions
 from lpx.engines.tensorrt import BatchRange, build_plan, capabilities_of
 from lpx.engines.tensorrt import load as load_library
 from lpx.errors import LpxError
-from lpx.graph.insert_qdq import ONNXRUNTIME, TENSORRT, insert_qdq
+from lpx.graph.insert_qdq import DLA, ONNXRUNTIME, TENSORRT, activation_scales, insert_qdq
 from lpx.graph.lower_opset import OLDEST, lower_opset
-from lpx.graph.model_io import parse, serialise
+from lpx.graph.model_io import name_nodes, parse, serialise
 from lpx.graph.placement import Placement, place
+from lpx.graph.placement_dla import place_dla
+from lpx.graph.prepare import prepare
 from lpx.graph.to_fp16 import to_fp16
+from lpx.graph.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.workspace import write_bytes
 
 DEFAULT_BATCHES = BatchRange(1, 8, 32)
 Progress = Callable[[str, int, int], None]
+_STYLES = {
+    "onnxruntime": ONNXRUNTIME,
+    "strongly-typed": TENSORRT,
+    "weakly-typed": TENSORRT,
+    "dla-explicit": DLA,
+}
+DIALECTS = (*_STYLES, "calibration-cache")
+_HALF_SCALES_FROM = 19
+"""Opset from which the scale of a QuantizeLinear may be float16."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,8 @@ class BuildRequest:
         compute_capabilities: GPUs to build for, "8.6"; tensorrt-rtx only.
         batches: Batch sizes of the TensorRT profile.
         workspace_mib: Cap on TensorRT's scratch memory, MiB; None for its default.
+        weights: What is done to weights, for int8.
+        requantise: Take out the Q/DQ pairs that the model has, instead of refusing it.
     """
 
     target: Target
@@ -53,6 +67,8 @@ class BuildRequest:
     compute_capabilities: tuple[str, ...] = ()
     batches: BatchRange = DEFAULT_BATCHES
     workspace_mib: int | None = None
+    weights: WeightOptions = DEFAULT_WEIGHTS
+    requantise: bool = False
 
     @property
     def name(self) -> str:
@@ -88,7 +104,11 @@ def build_engine(
     calibration = None
     warnings = made.warnings
     if request.precision == "int8" and request.scales is not None:
-        calibration = {"method": request.method, **request.scales.summary()}
+        calibration = {
+            "method": request.method,
+            **request.scales.summary(),
+            "weights": asdict(request.weights),
+        }
         warnings = (*warnings, *([request.scales.warning] if request.scales.warning else []))
     manifest = EngineManifest(
         name=request.name,
@@ -115,33 +135,102 @@ def build_engine(
 def make_graph(model: bytes, request: BuildRequest, dialect: str) -> tuple[bytes, Placement | None]:
     """The graph of a precision in a dialect, and where it is quantised.
 
+    Int8 in the dialect "calibration-cache" is the plain float32 graph; `cache_scales` makes the
+    scales that go beside it.
+
     Args:
         model: Float32 ONNX.
-        request: Precision, scales and target.
-        dialect: "onnxruntime", "strongly-typed" or "weakly-typed".
+        request: Precision, scales and target. The scales are those of
+            `prepare(model, equalised=request.weights.equalise)`.
+        dialect: One of `DIALECTS`.
+
+    Raises:
+        LpxError: The model is quantised already, its opset is too old for the dialect, or the
+            scales are of another model.
     """
-    graph = parse(model, "the exported model")
+    int8 = request.precision == "int8"
+    model, _ = prepare(
+        model, "the exported model",
+        equalised=int8 and request.weights.equalise, requantise=request.requantise,
+    )  # fmt: skip
     if request.precision == "fp32":
         return model, None
-    # A weakly typed network gets its float16 from a builder flag, and is float32 in the graph.
-    half = dialect == "strongly-typed" or (dialect == "onnxruntime" and request.precision == "fp16")
-    placement = None
-    if request.precision == "int8":
-        placement = _placement(graph, request.target)
-    if half:
+    graph = parse(model, "the exported model")
+    name_nodes(graph)
+    placement = placement_of(graph, request.target, dialect) if int8 else None
+    if _is_half(dialect, request.precision):
+        _check_opset(graph, dialect)
         to_fp16(graph)
-    if placement is not None:
-        assert request.scales is not None, "int8 is built from scales"
-        style = ONNXRUNTIME if dialect == "onnxruntime" else TENSORRT
-        insert_qdq(graph, placement, request.scales.ranges(request.method), style)
-    if dialect == "weakly-typed":
+    if placement is not None and dialect != "calibration-cache":
+        ranges = _scales_of(model, request).ranges(request.method)
+        insert_qdq(graph, placement, ranges, _STYLES[dialect], request.weights)
+    if dialect in ("weakly-typed", "calibration-cache"):
         lower_opset(graph, OLDEST)
     return serialise(graph), placement
 
 
-def _placement(graph: ir.Model, target: Target) -> Placement:
+def cache_scales(model: bytes, request: BuildRequest) -> dict[str, float]:
+    """Scale of every tensor of a TensorRT calibration cache, for `make_graph`'s plain graph.
+
+    Args:
+        model: Float32 ONNX.
+        request: Scales, method and weights.
+
+    Raises:
+        LpxError: As `make_graph`.
+    """
+    model, _ = prepare(
+        model, "the exported model",
+        equalised=request.weights.equalise, requantise=request.requantise,
+    )  # fmt: skip
+    graph = parse(model, "the exported model")
+    name_nodes(graph)
+    return activation_scales(place_dla(graph), _scales_of(model, request).ranges(request.method))
+
+
+def placement_of(graph: ir.Model, target: Target, dialect: str) -> Placement:
+    """Where a dialect quantises a float graph, and why.
+
+    Args:
+        graph: With every node named.
+        target: What will run the engine.
+        dialect: One of `DIALECTS`.
+    """
+    if dialect in ("dla-explicit", "calibration-cache"):
+        return place_dla(graph)
     # TensorRT for RTX pads a depthwise convolution's channels fourfold in INT8 (seen in its plans).
-    return place(graph, depthwise=target != "tensorrt-rtx", integer_outputs=target == "onnxruntime")
+    depthwise = target != "tensorrt-rtx"
+    return place(graph, depthwise=depthwise, integer_outputs=dialect == "onnxruntime")
+
+
+def _is_half(dialect: str, precision: Precision) -> bool:
+    """Whether float16 stands in the graph; where not, it comes from a builder flag."""
+    typed = dialect in ("strongly-typed", "dla-explicit")
+    return typed or (dialect == "onnxruntime" and precision == "fp16")
+
+
+def _check_opset(graph: ir.Model, dialect: str) -> None:
+    opset = graph.graph.opset_imports[""]
+    if dialect != "onnxruntime" and opset < _HALF_SCALES_FROM:
+        raise LpxError(
+            f"the model is of opset {opset}",
+            f"a {dialect} graph needs {_HALF_SCALES_FROM}: before, Q/DQ scales cannot be float16",
+            "run `lpx export` again without --opset",
+        )
+
+
+def _scales_of(model: bytes, request: BuildRequest) -> Scales:
+    """The request's scales, after checking that they were made from this very model."""
+    assert request.scales is not None, "int8 is built from scales"
+    digest = hashlib.sha256(model).hexdigest()
+    if request.scales.model_sha256 != digest:
+        raise LpxError(
+            f"the scales were calibrated on model {request.scales.model_sha256[:12]}, this is "
+            f"{digest[:12]}",
+            "ranges of another model, or of this one before equalisation, do not fit",
+            "calibrate again",
+        )
+    return request.scales
 
 
 def _dialect(request: BuildRequest) -> str:

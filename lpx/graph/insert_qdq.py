@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from lpx.errors import LpxError
 from lpx.graph.model_io import tensor
 from lpx.graph.placement import Placement
-from lpx.graph.rounding import bias_shift, round_levels, weight_scales
+from lpx.graph.rounding import bias_shift, nearest_levels, round_levels, weight_scales
+from lpx.graph.weights import DEFAULT_WEIGHTS, WeightOptions, mse_scales
 
 # The smallest normal float16: a smaller scale would lose its bits, or become zero, in a half graph.
 # In float32 the product of two, which is the unit of a stored bias, must stay normal too.
@@ -62,11 +63,13 @@ class Style:
 
 TENSORRT = Style(stored_weights=False, unsigned=False, at_source=False)
 ONNXRUNTIME = Style(stored_weights=True, unsigned=True, at_source=True)
+DLA = Style(stored_weights=False, unsigned=False, at_source=True)
 
 
 def insert_qdq(
-    model: ir.Model, placement: Placement, ranges: Mapping[str, Range], style: Style
-) -> None:
+    model: ir.Model, placement: Placement, ranges: Mapping[str, Range], style: Style,
+    weights: WeightOptions = DEFAULT_WEIGHTS,
+) -> None:  # fmt: skip
     """Insert Q/DQ pairs in place.
 
     Before: the graph that `placement` was made from (its activations may have become float16; opset
@@ -76,25 +79,54 @@ def insert_qdq(
     Args:
         model: The graph.
         placement: Where.
-        ranges: Range of each tensor of `placement.tensors`.
+        ranges: Range of each tensor of `placement.observed`.
         style: How.
+        weights: What is done to weights; `equalise` is done before, on the float model.
 
     Raises:
         LpxError: A tensor has no range.
     """
-    if missing := [name for name in placement.tensors if name not in ranges]:
+    _Inserter(model.graph, style, weights).run(placement, shared_ranges(placement, ranges))
+
+
+def shared_ranges(placement: Placement, ranges: Mapping[str, Range]) -> dict[str, Range]:
+    """The range of every tensor of a placement, where groups of tensors have one scale.
+
+    Raises:
+        LpxError: A tensor has no range.
+    """
+    if missing := [name for name in placement.observed if name not in ranges]:
         raise LpxError(
             f"no calibrated range for {missing[0]} ({len(missing)} tensors in all)",
             "the scales were made for another graph",
             "remove scales.json and run `lpx build --int8` again",
         )
-    _Inserter(model.graph, style).run(placement, ranges)
+    found = {name: ranges[name] for name in placement.observed}
+    for group in placement.shared:
+        known = [found[name] for name in group if name in found]
+        low, high = min(r.low for r in known), max(r.high for r in known)
+        for name in group:
+            means = found[name].means if name in found else ()
+            found[name] = Range(low, high, means)
+    return found
+
+
+def activation_scales(placement: Placement, ranges: Mapping[str, Range]) -> dict[str, float]:
+    """Symmetric int8 scale of every tensor of a placement, for a TensorRT calibration cache.
+
+    Raises:
+        LpxError: A tensor has no range.
+    """
+    found = shared_ranges(placement, ranges)
+    least = _SMALLEST_SCALE[ir.DataType.FLOAT]
+    return {name: max(found[name].peak / 127, least) for name in placement.tensors}
 
 
 class _Inserter:
-    def __init__(self, graph: ir.Graph, style: Style) -> None:
+    def __init__(self, graph: ir.Graph, style: Style, weights: WeightOptions) -> None:
         self.graph = graph
         self.style = style
+        self.weights = weights
         self.nodes = {node.name: node for node in graph}
         self.values = {v.name: v for node in graph for v in (*node.inputs, *node.outputs) if v}
         self.scale_of: dict[ir.Value, float] = {}
@@ -171,17 +203,22 @@ class _Inserter:
         assert weight.const_value is not None
         assert weight.dtype is not None
         array = weight.const_value.numpy().astype(np.float32)
-        steps = np.maximum(weight_scales(array), _SMALLEST_SCALE[weight.dtype])
+        scales_of = mse_scales if self.weights.clip == "mse" else weight_scales
+        steps = np.maximum(scales_of(array), _SMALLEST_SCALE[weight.dtype])
         if self.style.stored_weights:
             steps = np.maximum(steps, self._least_step(node))
         steps = steps.astype(weight.dtype.numpy()).astype(np.float32)
-        levels = round_levels(array, steps)
+        to_levels = nearest_levels if self.weights.rounding == "nearest" else round_levels
+        levels = to_levels(array, steps)
         rounded = levels.astype(np.float32) * steps.reshape(-1, 1, 1, 1)
         # Named after the node: two convolutions may share a weight.
         name = f"{node.name}.weight"
         scale = tensor(self.graph, f"{name}.scale", steps.astype(weight.dtype.numpy()))
         zero = tensor(self.graph, f"{name}.zero_point", np.zeros(len(steps), np.int8))
-        bias = self._bias(node, weight, bias_shift(array, rounded, np.array(means, np.float32)))
+        shift = np.zeros(len(steps), np.float32)
+        if self.weights.bias_correction:
+            shift = bias_shift(array, rounded, np.array(means, np.float32))
+        bias = self._bias(node, weight, shift)
         if not self.style.stored_weights:
             # On the levels already, so that QuantizeLinear finds the same ones again.
             exact = tensor(self.graph, name, rounded.astype(weight.dtype.numpy()))

@@ -71,3 +71,14 @@ def tensor(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
 def is_constant(value: ir.Value | None) -> bool:
     """Whether a value is known before the model runs."""
     return value is not None and (value.is_initializer() or value.const_value is not None)
+
+
+def name_nodes(model: ir.Model) -> None:
+    """Give a unique name to every node that has none, or that of another: passes refer to it."""
+    taken: set[str] = set()
+    for index, node in enumerate(model.graph):
+        name = node.name or f"{node.op_type}_{index}"
+        while name in taken:
+            name = f"{name}_{index}"
+        node.name = name
+        taken.add(name)

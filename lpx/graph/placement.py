@@ -16,6 +16,16 @@ from lpx.graph.model_io import is_constant
 MIN_CHANNELS = 16
 """Fewer channels do not fill an integer kernel's tile."""
 ACTIVATIONS = frozenset({"Relu", "Clip"})
+COMPUTE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_POINTWISE = ACTIVATIONS | {"LeakyRelu", "HardSwish", "Elu", "PRelu"}
+_MOVES = frozenset({
+    "Reshape", "Transpose", "Slice", "Squeeze", "Unsqueeze", "Flatten", "Gather", "Identity",
+    "Pad", "Split", "Expand",
+})  # fmt: skip
+_SCORES = frozenset({
+    "Sigmoid", "Softmax", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax",
+    "ReduceLogSumExp", "ReduceSum", "TopK", "Exp", "Log",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,18 +47,27 @@ class Placement:
         uses: (tensor, node, input index) of every quantised activation input.
         outputs: Tensors that integer kernels of ONNX Runtime want quantised at their source, beside
             those in `uses`; empty in TensorRT's placement.
-        decisions: One per convolution, matrix product and Add, in graph order.
+        decisions: One per node, in graph order.
+        shared: Groups of tensors that have one scale; empty but for a DLA.
+        derived: Tensors of a group that take its scale over, and need not be observed.
     """
 
     convolutions: tuple[str, ...]
     uses: tuple[tuple[str, str, int], ...]
     outputs: tuple[str, ...]
     decisions: tuple[Decision, ...]
+    shared: tuple[tuple[str, ...], ...] = ()
+    derived: frozenset[str] = frozenset()
 
     @property
     def tensors(self) -> tuple[str, ...]:
         """Every activation that needs a scale, in graph order, once each."""
         return tuple(dict.fromkeys([use[0] for use in self.uses] + list(self.outputs)))
+
+    @property
+    def observed(self) -> tuple[str, ...]:
+        """Those of `tensors` that calibration must have seen."""
+        return tuple(name for name in self.tensors if name not in self.derived)
 
 
 def place(model: ir.Model, *, depthwise: bool = True, integer_outputs: bool = False) -> Placement:
@@ -64,20 +83,20 @@ def place(model: ir.Model, *, depthwise: bool = True, integer_outputs: bool = Fa
     chosen: list[ir.Node] = []
     uses: list[tuple[str, str, int]] = []
     for node in model.graph:
-        if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-            quantised, reason = _judge(node, depthwise)
-            decisions.append(Decision(_name(node), node.op_type, quantised, reason))
+        if node.op_type in COMPUTE:
+            quantised, reason = judge(node, depthwise)
+            decisions.append(Decision(name_of(node), node.op_type, quantised, reason))
             if quantised:
                 chosen.append(node)
-                uses.append((_tensor(node, 0), _name(node), 0))
-    names = {_name(node) for node in chosen}
+                uses.append((tensor_of(node, 0), name_of(node), 0))
+    names = {name_of(node) for node in chosen}
     depth = _depths(model.graph)
     outputs: list[str] = []
     for node in model.graph:
-        if node.op_type == "Add" and not any(is_constant(v) for v in node.inputs):
+        if adds_branches(node):
             indices, reason = _judge_add(node, names, depth, integer_outputs)
-            decisions.append(Decision(_name(node), "Add", bool(indices), reason))
-            uses += [(_tensor(node, index), _name(node), index) for index in indices]
+            decisions.append(Decision(name_of(node), "Add", bool(indices), reason))
+            uses += [(tensor_of(node, index), name_of(node), index) for index in indices]
             if integer_outputs and indices:
                 outputs += _integer_output(node, names)
     if integer_outputs:
@@ -86,11 +105,18 @@ def place(model: ir.Model, *, depthwise: bool = True, integer_outputs: bool = Fa
             outputs += found
             if not found:
                 decisions = [_weights_only(d) if d.node == node.name else d for d in decisions]
-    order = {_name(node): position for position, node in enumerate(model.graph)}
+    pairs = {use[0] for use in uses} | set(outputs)
+    judged = {decision.node for decision in decisions}
+    for node in model.graph:
+        if name_of(node) not in judged:
+            quantised, reason = _judge_other(node, names, pairs, integer_outputs)
+            decisions.append(Decision(name_of(node), node.op_type, quantised, reason))
+    order = {name_of(node): position for position, node in enumerate(model.graph)}
     decisions.sort(key=lambda decision: order[decision.node])
     uses.sort(key=lambda use: (order[use[1]], use[2]))
     outputs = list(dict.fromkeys(outputs))
-    return Placement(tuple(_name(n) for n in chosen), tuple(uses), tuple(outputs), tuple(decisions))
+    chosen_names = tuple(name_of(node) for node in chosen)
+    return Placement(chosen_names, tuple(uses), tuple(outputs), tuple(decisions))
 
 
 def _weights_only(decision: Decision) -> Decision:
@@ -98,19 +124,33 @@ def _weights_only(decision: Decision) -> Decision:
     return replace(decision, reason=f"{decision.reason}; {note}")
 
 
-def _name(node: ir.Node) -> str:
+def name_of(node: ir.Node) -> str:
+    """The node's name, which every node of a graph under a pass has."""
     assert node.name, "passes run on named nodes"
     return node.name
 
 
-def _tensor(node: ir.Node, index: int) -> str:
+def adds_branches(node: ir.Node) -> bool:
+    """Whether a node is the Add of two computed tensors."""
+    return node.op_type == "Add" and not any(is_constant(v) for v in node.inputs)
+
+
+def tensor_of(node: ir.Node, index: int) -> str:
+    """Name of an input of a node."""
     value = node.inputs[index]
     assert value is not None
     assert value.name
     return value.name
 
 
-def _judge(node: ir.Node, depthwise: bool) -> tuple[bool, str]:
+def judge(node: ir.Node, depthwise: bool, *, unbroken: bool = False) -> tuple[bool, str]:
+    """Whether a convolution or matrix product is quantised, and why.
+
+    Args:
+        node: One of `COMPUTE`.
+        depthwise: Whether depthwise convolutions may be.
+        unbroken: Let no rule about speed make a gap: for a DLA, which takes INT8 regions whole.
+    """
     if not is_constant(node.inputs[1]):
         return False, "both operands are computed: no weight to quantise"
     if node.op_type != "Conv":
@@ -127,18 +167,64 @@ def _judge(node: ir.Node, depthwise: bool) -> tuple[bool, str]:
     if groups == outputs and groups > 1:
         if not depthwise:
             return False, "depthwise: this target pads its channels in INT8, which costs more"
-        if outputs % 8:
+        if outputs % 8 and not unbroken:
             return False, f"depthwise with {outputs} channels, not a multiple of 8"
-        return True, "depthwise with a multiple of 8 channels"
+        return True, f"depthwise with {outputs} channels"
     if groups > 1:
         inputs *= groups
     if outputs == 1:
         return False, "the classifier: one logit per unit decides the score"
     if inputs == 3:
         return False, "the RGB stem: 8 bits of pixels minus mean lose their last bits"
-    if min(inputs, outputs) < MIN_CHANNELS:
+    if min(inputs, outputs) < MIN_CHANNELS and not unbroken:
         return False, f"{inputs} -> {outputs} channels, under {MIN_CHANNELS}"
     return True, f"{inputs} -> {outputs} channels"
+
+
+def _judge_other(
+    node: ir.Node, quantised: set[str], pairs: set[str], at_source: bool
+) -> tuple[bool, str]:
+    """Whether a node reads a dequantised tensor, and why; for nodes that need no pair themselves.
+
+    Args:
+        node: Any node but `COMPUTE` and an Add of two branches.
+        quantised: Names of the convolutions that are.
+        pairs: Tensors that some node reads through a pair.
+        at_source: Whether all readers of such a tensor do.
+    """
+    value = node.inputs[0] if node.inputs else None
+    maker = value.producer() if value is not None else None
+    if at_source and value is not None and value.name in pairs and not value.is_graph_output():
+        return True, f"reads {value.name}, which is quantised at its source for all its readers"
+    epilogue = maker is not None and (maker.name in quantised or adds_branches(maker))
+    if node.op_type in _POINTWISE and epilogue:
+        return False, f"fused behind {maker.name}: nothing goes between them"  # type: ignore[union-attr]
+    if node.op_type == "MaxPool":
+        before = _behind_activations(maker)
+        inside = before is not None and before.name in quantised and node.outputs[0].name in pairs
+        if inside:
+            return False, "between INT8 neighbours: the pair behind it can be moved to its front"
+        return False, "not between INT8 neighbours: pooled in the type of what it reads"
+    return False, float_reason(node)
+
+
+def _behind_activations(node: ir.Node | None) -> ir.Node | None:
+    """The node whose result reaches `node` through activations only."""
+    while node is not None and node.op_type in ACTIVATIONS:
+        value = node.inputs[0]
+        node = value.producer() if value is not None else None
+    return node
+
+
+def float_reason(node: ir.Node) -> str:
+    """Why a node that is no convolution, Add or pool stays in float."""
+    if node.op_type == "Concat":
+        return "left out: branches of different scales would be quantised again"
+    if node.op_type in _MOVES:
+        return "only moves values: a pair would save nothing, and has broken builds on Orin"
+    if node.op_type in _SCORES:
+        return "pools or squashes scores, which drift in 8 bits"
+    return f"{node.op_type} is computed in float"
 
 
 def _depths(graph: ir.Graph) -> dict[ir.Value, int]:

@@ -29,8 +29,14 @@ def weight_scales(weight: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(peak > 0, peak / 127, 1.0).astype(np.float32)
 
 
+def nearest_levels(weight: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray[np.int8]:
+    """Integer levels of convolution weights, each the nearest; shapes as in `round_levels`."""
+    exact = weight.astype(np.float64) / scales.reshape(-1, 1, 1, 1)
+    return np.clip(np.rint(exact), -127, 127).astype(np.int8)
+
+
 def round_levels(weight: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray[np.int8]:
-    """Integer levels of convolution weights.
+    """Integer levels of convolution weights whose errors cancel.
 
     Args:
         weight: float32 [O, I, kh, kw].
@@ -41,6 +47,8 @@ def round_levels(weight: NDArray[np.float32], scales: NDArray[np.float32]) -> ND
     """
     outputs, inputs = weight.shape[:2]
     exact = (weight / scales.reshape(-1, 1, 1, 1)).astype(np.float64).reshape(outputs, inputs, -1)
+    # What a clip cuts off is the bias's to take up: flipping other weights for it would spoil them.
+    exact = np.clip(exact, -127, 127)
     levels = np.rint(exact)
     if exact.shape[2] > 1:
         levels = _balance(levels, exact)

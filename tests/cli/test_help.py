@@ -37,7 +37,9 @@ def test_help_fits_80_columns_and_explains_every_option(lpx, command, monkeypatc
 
 
 def test_help_lists_the_commands_in_the_order_of_use(lpx):
-    listed = re.findall(r"^  (\w+) {2,}\w", lpx("--help").out.split("Commands:")[1], re.MULTILINE)
+    listed = re.findall(
+        r"^  ([\w-]+) {2,}\w", lpx("--help").out.split("Commands:")[1], re.MULTILINE
+    )
     assert listed == list(COMMANDS)
 
 

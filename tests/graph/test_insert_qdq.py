@@ -206,6 +206,32 @@ def test_half_graph_computes_the_same_but_for_rounding():
     assert 1e-4 < np.abs(found - wanted).max() < 0.1
 
 
+def test_half_and_single_graph_are_equal_where_half_precision_is_exact():
+    # One weight of 127/128 per output and activations of 8 levels: no product and no sum needs more
+    # than the 11 bits of half precision. So the graph for TensorRT 10.3 is that for 8.6.
+    rng = np.random.default_rng(0)
+
+    def permutation(outputs):
+        weight = np.eye(16)[rng.permutation(16)[:outputs]] * rng.choice([1, -1], (outputs, 1))
+        return (weight * 127 / 128).astype(np.float32)[:, :, None, None]
+
+    text = TWO.replace("Conv<pads=[1,1,1,1]>", "Conv")
+    weights = {"w": permutation(16), "v": permutation(16), "b": np.zeros(16, np.float32),
+               "u": permutation(1)}  # fmt: skip
+    given = {name: Range(0.0, 127 / 8, (0.0,) * 16) for name in ("h", "r")}
+    x = rng.integers(-64, 65, (4, 16, 8, 8)).astype(np.float32) / 64
+    found = []
+    for halve in (False, True):
+        model = graph(text, **weights)
+        placement = place(model)
+        if halve:
+            to_fp16(model)
+        insert_qdq(model, placement, given, TENSORRT)
+        found.append(run(model, x)[0])
+    assert np.abs(found[0] - run(graph(text, **weights), x)[0]).max() > 1e-3, "nothing was rounded"
+    assert np.array_equal(*found)
+
+
 @pytest.mark.parametrize("limits", [(0.0, 0.0), (-1e-6, 1e-6), (0.0, 3e-5)])
 def test_no_scale_of_a_half_graph_is_zero_or_subnormal(limits):
     weight = np.full((16, 16, 3, 3), 1e-7, np.float32)

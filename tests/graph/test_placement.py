@@ -291,6 +291,61 @@ PATTERNS = {
         integer_convolutions("a") | {"r.0", "b.0"}, ["x", "a"],
         decisions={"a": True, "z": False},
     ),
+    "concat-read-by-two": Pattern(
+        # DenseNet: a goes into the Concat as it is, and through a pair into b.
+        """g (float[N,16,8,8] x) => (float[N,16,8,8] z) {
+            a = Conv(x, w)
+            b = Conv(a, v)
+            c = Concat<axis=1>(a, b)
+            z = Conv(c, u)
+        }""",
+        {"w": (16, 16, 1, 1), "v": (16, 16, 1, 1), "u": (16, 32, 1, 1)},
+        convolutions("a", "b", "z"), ["x", "a", "c"],
+        integer_convolutions("a", "b", "z") | {"c.0"}, ["x", "a", "c"],
+        decisions={"a": True, "b": True, "c": False, "z": True},
+    ),
+    "maxpool-of-floats": Pattern(
+        """g (float[N,3,8,8] x) => (float[N,16,4,4] z) {
+            a = Conv<pads=[1,1,1,1]>(x, w)
+            r = Relu(a)
+            m = MaxPool<kernel_shape=[2,2], strides=[2,2]>(r)
+            z = Conv<pads=[1,1,1,1]>(m, v)
+        }""",
+        {"w": (16, 3, 3, 3), "v": SQUARE},
+        convolutions("z"), ["m"],
+        integer_convolutions("z"), ["m"],
+        inputs=((2, 3, 8, 8),),
+        decisions={"a": False, "m": False, "z": True},
+    ),
+    "pooled-head": Pattern(
+        """g (float[N,16,8,8] x) => (float[N,2] z) {
+            a = Conv<pads=[1,1,1,1]>(x, w)
+            r = Relu(a)
+            p = GlobalAveragePool(r)
+            f = Flatten(p)
+            l = Gemm(f, v)
+            z = Softmax(l)
+        }""",
+        {"w": SQUARE, "v": (16, 2)},
+        convolutions("a"), ["x"],
+        integer_convolutions("a"), ["x"],
+        decisions={"a": True, "p": False, "f": False, "l": False, "z": False},
+    ),
+    "moves-between-convolutions": Pattern(
+        """g (float[N,16,8,8] x) => (float[N,16,8,8] z) {
+            a = Conv<pads=[1,1,1,1]>(x, w)
+            t = Transpose<perm=[0,1,3,2]>(a)
+            r = Reshape(t, shape)
+            s = Slice(r, start, end)
+            g = Sigmoid(s)
+            z = Conv<pads=[1,1,1,1]>(g, v)
+        }""",
+        {"w": SQUARE, "v": SQUARE, "shape": np.array([0, 16, 8, 8]),
+         "start": np.array([0, 0, 0, 0]), "end": np.array([2**31, 16, 8, 8])},
+        convolutions("a", "z"), ["x", "g"],
+        integer_convolutions("a", "z"), ["x", "g"],
+        decisions={"t": False, "r": False, "s": False, "g": False},
+    ),
     "shared-weight": Pattern(
         """g (float[N,16,8,8] x) => (float[N,16,8,8] z) {
             a = Conv<pads=[1,1,1,1]>(x, w, b)
@@ -352,6 +407,36 @@ def test_outputs_keep_names_types_and_makers(pattern, style):
         assert found[value.name] == makers[value.name]
 
 
+def test_tensorrt_style_never_quantises_what_it_fuses_or_moves(pattern):
+    model = quantised(pattern.graph(), TENSORRT)
+    never = {"Relu", "Clip", "Sigmoid", "Softmax", "Reshape", "Transpose", "Slice", "Flatten",
+             "MaxPool", "Concat", "GlobalAveragePool", "Gemm", "MatMul"}  # fmt: skip
+    kinds = {node.name: node.op_type for node in model.graph}
+    assert not never & {kinds[name.split(".")[0]] for name in dequantised_inputs(model)}
+
+
+def test_tensorrt_style_leaves_a_convolution_and_its_activation_together(pattern):
+    before = {n.name: n.inputs[0].producer() for n in pattern.graph().graph if n.inputs}
+    after = quantised(pattern.graph(), TENSORRT)
+    for node in after.graph:
+        if node.op_type in ("Relu", "Clip") and before[node.name] is not None:
+            assert node.inputs[0].producer().name == before[node.name].name
+
+
+@pytest.mark.parametrize("style", [TENSORRT, ONNXRUNTIME], ids=["tensorrt", "onnxruntime"])
+def test_decisions_say_what_the_graph_shows(pattern, style):
+    model = pattern.graph()
+    said = {d.node for d in place(model, integer_outputs=style.at_source).decisions if d.quantised}
+    shown = {name.split(".")[0] for name in dequantised_inputs(quantised(model, style))}
+    assert said == shown
+
+
+def test_every_node_has_one_decision(pattern):
+    model = pattern.graph()
+    names = [decision.node for decision in place(model).decisions]
+    assert sorted(names) == sorted(node.name for node in model.graph)
+
+
 def test_decisions_are_in_graph_order_and_give_a_reason(pattern):
     model = pattern.graph()
     placement = place(model)
@@ -394,6 +479,18 @@ def test_depthwise_can_be_left_out():
         ("projection-skip", "s", "projection skip only"),
         ("maxpool-ends-a-branch", "z", "projection skip only"),
         ("add-of-floats", "z", "no quantised convolution ends in it"),
+        ("conv-relu-maxpool", "r", "fused behind a: nothing goes between them"),
+        ("conv-relu-maxpool", "m", "between INT8 neighbours"),
+        ("maxpool-ends-a-branch", "m", "between INT8 neighbours"),
+        ("maxpool-of-floats", "m", "not between INT8 neighbours"),
+        ("identity-skip", "z", "fused behind s: nothing goes between them"),
+        ("concat", "c", "different scales"),
+        ("pooled-head", "p", "scores, which drift"),
+        ("pooled-head", "f", "only moves values"),
+        ("pooled-head", "l", "the head's products are few"),
+        ("pooled-head", "z", "scores, which drift"),
+        ("moves-between-convolutions", "t", "only moves values"),
+        ("moves-between-convolutions", "s", "only moves values"),
     ],
 )
 def test_reasons(name, node, said):

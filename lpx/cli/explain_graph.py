@@ -1,0 +1,133 @@
+"""`lpx explain-graph`: what would be quantised, and why."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lpx.cli.options import json_option, workspace_option
+from lpx.errors import LpxError
+from lpx.workspace import Workspace
+
+if TYPE_CHECKING:
+    from lpx.graph.equalise import Pair
+    from lpx.graph.placement import Placement
+
+_TARGETS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
+_DIALECTS = (
+    "onnxruntime", "strongly-typed", "weakly-typed", "calibration-cache", "dla-explicit"
+)  # fmt: skip
+
+
+@click.command("explain-graph")
+@click.argument("source", metavar="[MODEL.onnx|DIR]", required=False,
+                type=click.Path(path_type=Path))  # fmt: skip
+@click.option(
+    "--target",
+    type=click.Choice(_TARGETS),
+    default="tensorrt",
+    show_default=True,
+    metavar="TARGET",
+    help="onnxruntime, tensorrt or tensorrt-rtx; it need not be installed.",
+)
+@click.option(
+    "--dialect",
+    type=click.Choice(_DIALECTS),
+    metavar="DIALECT",
+    help="Form of the graph: strongly-typed (default), weakly-typed, calibration-cache or "
+    "dla-explicit; for onnxruntime its own.",
+)
+@click.option("--equalise", is_flag=True, help="Equalise channels first, and show what it did.")
+@click.option("--requantise", is_flag=True, help="Take out Q/DQ pairs that the model has.")
+@workspace_option
+@json_option
+def explain_graph(
+    source: Path | None, target: str, dialect: str | None, equalise: bool, requantise: bool,
+    workspace: Workspace, as_json: bool,
+) -> None:  # fmt: skip
+    """Show which nodes of a model INT8 would quantise, and why.
+
+    The model is an ONNX file, or the one exported into a workspace. Nothing is calibrated or
+    built; an engine's manifest.json says the same of the engine, under "placement".
+    """
+    from lpx.engines.build import placement_of
+    from lpx.graph.model_io import name_nodes, parse
+    from lpx.graph.prepare import prepare
+
+    path = _model(source, workspace)
+    data = path.read_bytes()
+    chosen = _dialect(target, dialect)
+    prepared, pairs = prepare(data, str(path), equalised=equalise, requantise=requantise)
+    graph = parse(prepared, str(path))
+    name_nodes(graph)
+    placement = placement_of(graph, target, chosen)  # type: ignore[arg-type]
+    if as_json:
+        values = {
+            "model": str(path),
+            "model_sha256": hashlib.sha256(data).hexdigest(),
+            "target": target,
+            "dialect": chosen,
+            **to_values(placement, pairs),
+        }
+        click.echo(json.dumps(values, indent=2))
+        return
+    click.echo(f"{path} for {target}, {chosen}")
+    _show(placement, pairs)
+
+
+def _model(source: Path | None, workspace: Workspace) -> Path:
+    path = workspace.model if source is None else source
+    if path.is_dir():
+        path = Workspace(path).model
+    if not path.is_file():
+        raise LpxError(
+            f"{path} does not exist",
+            "",
+            "name an ONNX file, or run `lpx export ckpt.pt` first",
+        )
+    return path
+
+
+def _dialect(target: str, dialect: str | None) -> str:
+    own = "onnxruntime" if target == "onnxruntime" else "strongly-typed"
+    if dialect is None:
+        return own
+    if (dialect == "onnxruntime") != (target == "onnxruntime") or (
+        target == "tensorrt-rtx" and dialect != own
+    ):
+        raise LpxError(
+            f"target {target} takes no {dialect} graph",
+            "TensorRT for RTX and ONNX Runtime take one dialect each, TensorRT any of the other "
+            "four",
+            f"leave --dialect out for {own}, or name another --target",
+        )
+    return dialect
+
+
+def to_values(placement: Placement, pairs: tuple[Pair, ...]) -> dict[str, Any]:
+    """What `--json` prints of a placement and of equalisation."""
+    return {
+        "nodes": [asdict(decision) for decision in placement.decisions],
+        "tensors": list(placement.tensors),
+        "shared_scales": [list(group) for group in placement.shared],
+        "equalisation": [asdict(pair) for pair in pairs],
+    }
+
+
+def _show(placement: Placement, pairs: tuple[Pair, ...]) -> None:
+    width = max(len(decision.node) for decision in placement.decisions)
+    for decision in placement.decisions:
+        mark = "int8 " if decision.quantised else "float"
+        click.echo(f"{mark}  {decision.node:<{width}}  {decision.reason}")
+    convolutions = sum(decision.op_type == "Conv" for decision in placement.decisions)
+    click.echo(f"{len(placement.convolutions)} of {convolutions} convolutions in INT8, "
+               f"{len(placement.tensors)} activations with a scale")  # fmt: skip
+    for pair in pairs:
+        done = f"{pair.scaled} of {pair.channels} channels scaled" if pair.second else "left alone"
+        to = f" -> {pair.second}" if pair.second else ""
+        click.echo(f"equalised  {pair.first}{to}: {done}" + f" ({pair.reason})" * bool(pair.reason))
