@@ -124,7 +124,7 @@ def test_the_page_says_what_was_found(page, explained):
     assert "x<y.png file is empty" in text
     assert "Mean of real faces" in text
     assert "Fake minus real" in text
-    assert "sees 67 × 67 px of the 128 × 128 px crop, 27 % of it" in text
+    assert "sees 67 × 67 px of the 160 × 160 px crop, 18 % of it" in text
     for row in found.explanations:
         assert f"local diversity: similarity {row.mean_similarity:.2f}" in text
 
@@ -179,7 +179,7 @@ def test_400_faces_stay_below_8_mb(explained, drawn):
     side = picture_side(400)
     assert picture_side(1) == picture_side(200) == 256 > side > picture_side(3000)
     sample = [
-        draw(found, pair[0][:128, :128], 4, side)
+        draw(found, pair[0][:160, :160], 4, side)
         for found, pair in zip(explained.findings.explanations, drawn, strict=False)
     ]
     pictures = sum(len(p.crop) + len(p.heat) + len(p.matrix) for p in sample) / len(sample)

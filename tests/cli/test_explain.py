@@ -40,13 +40,13 @@ def test_unreadable_images_are_named(lpx, crops):
 def test_json(lpx, crops):
     values = json.loads(lpx("explain", DEMO, crops, "--json").out)
     assert values["receptive_field"] == 67
-    assert values["grid"] == [16, 16]
+    assert values["grid"] == [20, 20]
     assert values["mistakes"] == sum(f["fake"] != f["label"] for f in values["faces"])
     assert [c["faces"] for c in values["classes"]] == [8, 8]
     for face in values["faces"]:
         x0, y0, x1, y1 = face["strongest"]["box"]
-        assert 0 <= x0 < x1 <= 128
-        assert 0 <= y0 < y1 <= 128
+        assert 0 <= x0 < x1 <= 160
+        assert 0 <= y0 < y1 <= 160
         assert 0 <= face["similarity"] <= 1
 
 

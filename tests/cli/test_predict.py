@@ -51,7 +51,7 @@ def test_folder_with_scores_in_a_table(lpx, workspace, crops):
 
 def test_scores_are_those_of_the_python_api(lpx, workspace, drawn, crops):
     found = json.loads(lpx("predict", "crops/real", "--json").out)
-    faces = np.stack([fit(real, 128) for real, _ in drawn])
+    faces = np.stack([fit(real, 160) for real, _ in drawn])
     prediction = load("lpx-out/engines/onnxruntime-int8").infer(faces)
     assert [face["score"] for face in found["faces"]] == prediction.score.tolist()
 
@@ -93,7 +93,7 @@ def test_engine_that_returns_nan_is_refused(lpx, workspace, crops, monkeypatch):
         def infer(self, faces):
             scores = np.full(len(faces), 0.5, np.float32)
             scores[2] = np.nan
-            return Prediction(scores, np.full((len(faces), 16, 16), 0.5, np.float32))
+            return Prediction(scores, np.full((len(faces), 20, 20), 0.5, np.float32))
 
         def close(self):
             pass

@@ -18,7 +18,7 @@ ENGINES = ("onnxruntime-fp32", "onnxruntime-int8", "torch")
 
 @pytest.fixture(scope="module")
 def faces(drawn):
-    return np.stack([fit(image, 128) for pair in drawn for image in pair])
+    return np.stack([fit(image, 160) for pair in drawn for image in pair])
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_prediction_is_float32_probabilities(engine, faces):
     found = engine.infer(faces)
     assert found.score.dtype == found.patch_map.dtype == np.float32
     assert found.score.shape == (16,)
-    assert found.patch_map.shape == (16, 16, 16)
+    assert found.patch_map.shape == (16, 20, 20)
     for values in (found.score, found.patch_map):
         assert values.min() >= 0
         assert values.max() <= 1
@@ -63,10 +63,10 @@ def test_any_memory_layout_will_do(engine, faces):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda f: f.astype(np.float32) / 255, r"faces are float32 \[16, 128, 128, 3\]"),
-        (lambda f: f[:, :100], r"faces are uint8 \[16, 100, 128, 3\]"),
-        (lambda f: f.transpose(0, 3, 1, 2), r"faces are uint8 \[16, 3, 128, 128\]"),
-        (lambda f: f[0], r"faces are uint8 \[128, 128, 3\]"),
+        (lambda f: f.astype(np.float32) / 255, r"faces are float32 \[16, 160, 160, 3\]"),
+        (lambda f: f[:, :100], r"faces are uint8 \[16, 100, 160, 3\]"),
+        (lambda f: f.transpose(0, 3, 1, 2), r"faces are uint8 \[16, 3, 160, 160\]"),
+        (lambda f: f[0], r"faces are uint8 \[160, 160, 3\]"),
         (lambda f: f[:0], "no faces in the batch"),
     ],
 )

@@ -24,7 +24,7 @@ def bench(workspace, dataset="demo", **options):
 def test_engines_in_python_give_what_bench_saw(workspace):
     report = bench(workspace, limit=24)
     faces = open_set("demo", "test").first(24)
-    pixels = np.stack([fit(face.source.read(), 128) for face in faces.faces])
+    pixels = np.stack([fit(face.source.read(), 160) for face in faces.faces])
     int8, fp32 = (
         load(workspace.engines / f"onnxruntime-{p}").infer(pixels).score for p in ("int8", "fp32")
     )

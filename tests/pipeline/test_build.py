@@ -145,7 +145,7 @@ def test_interrupted_build_leaves_the_old_engine_usable(build, workspace, monkey
     monkeypatch.setattr("lpx.engines.build.make_graph", interrupt)
     with pytest.raises(KeyboardInterrupt):
         build(faces="demo", count=16)
-    faces = np.zeros((1, 128, 128, 3), np.uint8)
+    faces = np.zeros((1, 160, 160, 3), np.uint8)
     assert load(workspace.engines / "onnxruntime-int8").infer(faces).score.shape == (1,)
 
 
