@@ -32,8 +32,8 @@ def image_size(data: bytes) -> Size | None:
             return _bmp(data)
         if data[:4] in _TIFF:
             return _tiff(data)
-    except struct.error:
-        # It ends within its header.
+    except (struct.error, OverflowError):
+        # It ends within its header, or points far beyond its end.
         return None
     return None
 

@@ -57,9 +57,9 @@ def test_what_is_written_is_read(tmp_path):
     write(tmp_path)
     faces = read_face_manifest(tmp_path)
     assert (faces.name, faces.split, faces.crop) == ("ffpp-c23", "all", "square-1.3")
-    assert [
-        (f.name, f.label, f.method, f.video, f.identities) for f in faces.faces
-    ] == [(r.file, r.label, r.method, r.video, r.identities) for r in ROWS]
+    assert [(f.name, f.label, f.method, f.video, f.identities) for f in faces.faces] == [
+        (r.file, r.label, r.method, r.video, r.identities) for r in ROWS
+    ]
     assert faces.faces[2].source.path == tmp_path / ROWS[2].file
     assert faces.splits() == ("train", "test", "")
     details = faces.faces.details
@@ -85,7 +85,9 @@ NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size
 PATHS = st.lists(NAMES.filter(lambda n: n != ".."), min_size=1, max_size=3).map("/".join)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     st.lists(
         st.builds(
@@ -99,9 +101,9 @@ PATHS = st.lists(NAMES.filter(lambda n: n != ".."), min_size=1, max_size=3).map(
 def test_any_rows_survive(tmp_path, rows):
     write(tmp_path, rows)
     faces = read_face_manifest(tmp_path).faces
-    assert [
-        (f.name, f.label, f.method, f.video, f.identities) for f in faces
-    ] == [(r.file, r.label, r.method, r.video, r.identities) for r in rows]
+    assert [(f.name, f.label, f.method, f.video, f.identities) for f in faces] == [
+        (r.file, r.label, r.method, r.video, r.identities) for r in rows
+    ]
     assert faces.details.frame.tolist() == [r.frame for r in rows]
 
 
@@ -148,7 +150,7 @@ def edit(folder, **changes):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"format": "lpx-faces/2"}, f"format 'lpx-faces/2'\n  why: this version of lpx reads {FORMAT}"),
+        ({"format": "lpx-faces/2"}, f"'lpx-faces/2'\n  why: this version of lpx reads {FORMAT}"),
         ({"format": "gone"}, "format None"),
         ({"crop": "gone"}, "is damaged\n  why: it does not hold what it should: 'crop'"),
         ({"skipped": [{"video": "a"}]}, "is damaged"),
@@ -247,7 +249,9 @@ def test_writing_twice_gives_the_same_bytes(tmp_path):
     write(tmp_path / "a")
     write(tmp_path / "b")
     assert table_file(tmp_path / "a").name == table_file(tmp_path / "b").name
-    assert (tmp_path / "a/manifest.json").read_bytes() == (tmp_path / "b/manifest.json").read_bytes()
+    assert (tmp_path / "a/manifest.json").read_bytes() == (
+        tmp_path / "b/manifest.json"
+    ).read_bytes()
 
 
 def test_a_part_of_a_table_can_be_written(tmp_path):
