@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -60,7 +61,7 @@ def read_image(path: Path) -> Image:
             f"{size[0]} x {size[1]} pixels are over the limit of {MAX_PIXELS / 1e6:g} megapixels"
         )
     # OpenCV warns on standard error of what is raised here as an error.
-    with _silence():
+    with silence():
         try:
             decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
         except cv2.error as error:
@@ -72,13 +73,12 @@ def read_image(path: Path) -> Image:
 
 def _read(path: Path) -> bytes:
     try:
-        with open(path, "rb", buffering=0, opener=_open_at_once) as stream:
-            status = os.fstat(stream.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise UnreadableImageError("not a regular file")
-            if status.st_size > MAX_BYTES:
-                raise UnreadableImageError(f"over the limit of {MAX_BYTES >> 20} MiB")
-            data = stream.read()
+        # Otherwise opening a pipe would wait for somebody to write into it.
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            data = _contents(file)
+        finally:
+            os.close(file)
     except OSError as error:
         raise UnreadableImageError(error.strerror or "cannot be read") from error
     if not data:
@@ -86,13 +86,25 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    # Opening a pipe would wait for somebody to write into it.
-    return os.open(path, flags | os.O_NONBLOCK)
+def _contents(file: int) -> bytes:
+    status = os.fstat(file)
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableImageError("not a regular file")
+    if status.st_size > MAX_BYTES:
+        raise UnreadableImageError(f"over the limit of {MAX_BYTES >> 20} MiB")
+    # One call where the system gives all at once, as it does but for very large files.
+    parts = []
+    left = status.st_size
+    while left and (part := os.read(file, left)):
+        parts.append(part)
+        left -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Keep OpenCV's log quiet while any thread is in here; the level before is put back."""
     global _quiet, _level_before
     with _quiet_lock:

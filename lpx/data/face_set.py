@@ -79,6 +79,10 @@ class LazyFaces(Sequence[Face]):
     columns: Columns
 
     @abstractmethod
+    def source(self, row: int) -> ImageSource:
+        """Where the pixels of the face in this row come from."""
+
+    @abstractmethod
     def take(self, rows: Rows) -> LazyFaces:
         """The faces in these rows."""
 
@@ -249,6 +253,8 @@ class FaceSet:
                 yield Batch(rows, pixels)
 
     def _read(self, row: int) -> Image:
+        if isinstance(self.faces, LazyFaces):
+            return self.faces.source(row).read()
         return self.faces[row].source.read()
 
 

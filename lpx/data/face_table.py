@@ -104,11 +104,15 @@ class FaceTable(LazyFaces):
             method=self.columns.method[row],
             video=_printable(self.columns.video[row]),
             identities=self.columns.identities[row],
-            source=ImageFile(self.root / os.fsdecode(raw)),
+            source=self.source(row),
         )
 
     def __iter__(self) -> Iterator[Face]:
         return (self[row] for row in range(len(self)))
+
+    def source(self, row: int) -> ImageFile:
+        """The file of the face in this row."""
+        return ImageFile(self.root / os.fsdecode(self.names.raw(row)))
 
     def take(self, rows: Rows) -> FaceTable:
         """The faces in these rows; blocks of text are shared, not copied."""
@@ -120,7 +124,7 @@ class FaceTable(LazyFaces):
         """Size of each file, int64 [N]: as recorded, or else as found; -1 where there is none."""
         sizes: NDArray[np.int64] = self.details.size_bytes.copy()
         for row in np.flatnonzero(sizes < 0).tolist():
-            sizes[row] = ImageFile(self.root / os.fsdecode(self.names.raw(row))).size_bytes()
+            sizes[row] = self.source(row).size_bytes()
         return sizes
 
 

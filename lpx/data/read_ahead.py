@@ -12,7 +12,7 @@ from threading import Event
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.data.decode import Image, UnreadableImageError, fit
+from lpx.data.decode import Image, UnreadableImageError, fit, silence
 
 MOST_READERS = 8
 TASK = 8
@@ -105,11 +105,12 @@ def _fill(
     read: Callable[[int], Image], rows: NDArray[np.int64], pixels: NDArray[np.uint8], stop: Event
 ) -> list[Unread]:
     unread = []
-    for row, place in zip(rows.tolist(), pixels, strict=True):
-        if stop.is_set():
-            break
-        try:
-            place[...] = fit(read(row), pixels.shape[1])
-        except UnreadableImageError as error:
-            unread.append(Unread(row, str(error)))
+    with silence():
+        for row, place in zip(rows.tolist(), pixels, strict=True):
+            if stop.is_set():
+                break
+            try:
+                place[...] = fit(read(row), pixels.shape[1])
+            except UnreadableImageError as error:
+                unread.append(Unread(row, str(error)))
     return unread
