@@ -187,6 +187,14 @@ class Columns:
         )
 
 
+def paired(outer: NDArray[np.int64], inner: NDArray[np.generic]) -> NDArray[np.int64]:
+    """A number for every pair of an outer and an inner code, from 0 without gaps."""
+    codes = inner.astype(np.int64)
+    pairs = outer * (int(codes.max()) + 1) + codes
+    found: NDArray[np.int64] = np.unique(pairs, return_inverse=True)[1].reshape(-1)
+    return found
+
+
 def _first_seen(codes: NDArray[np.int32]) -> NDArray[np.int32]:
     """The codes that occur, in the order of their first occurrence."""
     found, places = np.unique(codes, return_index=True)

@@ -19,7 +19,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.data.columns import Coded, Columns, Identities, Strings
+from lpx.data.columns import Coded, Columns, Identities, Strings, paired
 from lpx.data.face_set import FaceSet
 from lpx.data.face_table import Details, FaceTable, check_inside
 from lpx.errors import LpxError
@@ -147,14 +147,15 @@ def read_manifest_head(folder: Path) -> FaceManifest:
 
 def count_faces(columns: Columns) -> tuple[Count, ...]:
     """Faces and videos per split, method and label, in the order in which they first occur."""
-    kinds = np.stack([columns.split.codes, columns.method.codes, columns.label], axis=1)
-    if not len(kinds):
+    if not len(columns):
         return ()
-    _, rows, kind = np.unique(kinds, axis=0, return_index=True, return_inverse=True)
-    kind = kind.reshape(-1)
+    split = columns.split.codes.astype(np.int64)
+    kind = paired(paired(split, columns.method.codes), columns.label + 1)
+    _, rows = np.unique(kind, return_index=True)
     faces = np.bincount(kind)
-    pairs = np.unique(np.stack([kind, columns.video.codes], axis=1), axis=0)
-    videos = np.bincount(pairs[:, 0])
+    # A row of each pair of a kind and a video.
+    _, firsts = np.unique(paired(kind, columns.video.codes), return_index=True)
+    videos = np.bincount(kind[firsts])
     return tuple(
         Count(
             columns.split[row],

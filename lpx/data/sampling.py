@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.data.columns import Columns, Rows
+from lpx.data.columns import Columns, Rows, paired
 
 Stratum = Literal["label", "method", "split"]
 
@@ -33,8 +33,8 @@ def stratified(columns: Columns, count: int, by: Sequence[Stratum], seed: int) -
     """
     chance = np.random.default_rng(seed).permutation(len(columns))
     stratum = _strata(columns, by)
-    video = _within(stratum, columns.video.codes)
-    person = _within(stratum, _people(columns))
+    video = paired(stratum, columns.video.codes)
+    person = paired(stratum, _people(columns))
     # Videos of a person are drawn in an order of their own, and so are frames of a video.
     frame_turn = _rank(video, chance)
     leader = _leaders(video, chance)
@@ -86,21 +86,13 @@ def _strata(columns: Columns, by: Sequence[Stratum]) -> NDArray[np.int64]:
     }
     stratum = np.zeros(len(columns), np.int64)
     for name in by:
-        stratum = _within(stratum, known[name])
+        stratum = paired(stratum, known[name])
     return stratum
 
 
 def _people(columns: Columns) -> NDArray[np.int64]:
     first = columns.identities.first()
     return np.where(first >= 0, first, len(columns.identities.people) + columns.video.codes)
-
-
-def _within(outer: NDArray[np.int64], inner: NDArray[np.generic]) -> NDArray[np.int64]:
-    """A number for every pair of an outer and an inner code, from 0 without gaps."""
-    codes = inner.astype(np.int64)
-    pairs = outer * (int(codes.max()) + 1) + codes
-    found: NDArray[np.int64] = np.unique(pairs, return_inverse=True)[1].reshape(-1)
-    return found
 
 
 def _rank(group: NDArray[np.int64], chance: Rows) -> Rows:
