@@ -487,8 +487,7 @@ def _overlap(calibration: dict[str, Any], faces: FaceSet, digest: str) -> str:
         return "the very faces it is measured on"
     if (calibration.get("faces"), calibration.get("split")) == (faces.name, faces.split):
         return f"{calibration['face_count']} faces of {faces.name}, the set it is measured on"
-    measured = {face.identity for face in faces.faces if face.identity}
-    shared = sorted(measured & set(calibration.get("identities", ())))
+    shared = sorted(set(faces.identities()) & set(calibration.get("identities", ())))
     if not shared:
         return ""
     more = f" and {len(shared) - 1} more" if len(shared) > 1 else ""
@@ -581,7 +580,7 @@ def _images(workspace: Workspace, path: Path, out: Path) -> FaceSet:
     if path.is_file():
         from lpx.data.face_set import Face, ImageFile
 
-        face = Face(path.name, None, "unknown", path.name, "", ImageFile(path))
+        face = Face(path.name, None, "unknown", path.name, (), ImageFile(path))
         return FaceSet(str(path), "all", "unknown", (face,))
     if not path.exists():
         raise LpxError(f"{path} does not exist", "", "name an image or a folder of face crops")

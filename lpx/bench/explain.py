@@ -140,7 +140,7 @@ def open_faces(source: str, skip: tuple[Path, ...] = ()) -> FaceSet:
     """
     path = Path(source).expanduser()
     if path.is_file():
-        face = Face(path.name, None, "unknown", path.name, "", ImageFile(path))
+        face = Face(path.name, None, "unknown", path.name, (), ImageFile(path))
         return FaceSet(path.name, "all", "unknown", (face,))
     if path.suffix.lower() in SUFFIXES and not path.exists():
         raise LpxError(

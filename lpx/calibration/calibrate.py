@@ -97,7 +97,7 @@ def calibrate(
         split=faces.split,
         face_count=done,
         faces_digest=faces.digest(),
-        identities=tuple(sorted({f.identity for f in faces.faces if f.identity})),
+        identities=faces.identities(),
         warning=warning,
         seconds=round(time.perf_counter() - started, 3),
         tensors={name: observers[name].statistics() for name in names},

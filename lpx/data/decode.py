@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from lpx.data.image_header import image_size
 
 Image = NDArray[np.uint8]
 """An RGB image, uint8 [H, W, 3]."""
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 MAX_PIXELS = 64_000_000
-"""A larger image is refused: no face crop has 64 megapixels."""
+"""A larger image is refused, by what its header says: no face crop has 64 megapixels."""
+MAX_BYTES = 512 * 1024 * 1024
+"""A larger file is refused: it is more than 64 megapixels take without compression."""
 
+_NO_IMAGE = "not an image that OpenCV can decode"
 _SILENT = 0
 # OpenCV 5 moved it.
 _set_log_level: Callable[[int], int] = (
     cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel
 )
+_quiet_lock = Lock()
+_quiet = 0
+_level_before = 0
 
 
 class UnreadableImageError(Exception):
     """An image file that holds no usable image; the message says why, without the path."""
-
-
-@contextmanager
-def silent() -> Iterator[None]:
-    """Keep OpenCV from saying on standard error what is raised as an error."""
-    level = _set_log_level(_SILENT)
-    try:
-        yield
-    finally:
-        _set_log_level(level)
 
 
 def read_image(path: Path) -> Image:
@@ -50,22 +52,72 @@ def read_image(path: Path) -> Image:
     Raises:
         UnreadableImageError: Missing, empty, truncated, too large or no image at all.
     """
+    data = _read(path)
+    size = image_size(data)
+    if size is None:
+        raise UnreadableImageError(_NO_IMAGE)
+    if size[0] * size[1] > MAX_PIXELS:
+        raise UnreadableImageError(
+            f"{size[0]} x {size[1]} pixels are over the limit of {MAX_PIXELS / 1e6:g} megapixels"
+        )
+    # OpenCV warns on standard error of what is raised here as an error.
+    with silence():
+        try:
+            decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        except cv2.error as error:
+            raise UnreadableImageError(_NO_IMAGE) from error
+    if decoded is None:
+        raise UnreadableImageError(_NO_IMAGE)
+    return np.asarray(decoded, np.uint8)
+
+
+def _read(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        # Otherwise opening a pipe would wait for somebody to write into it.
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            data = _contents(file)
+        finally:
+            os.close(file)
     except OSError as error:
         raise UnreadableImageError(error.strerror or "cannot be read") from error
     if not data:
         raise UnreadableImageError("file is empty")
+    return data
+
+
+def _contents(file: int) -> bytes:
+    status = os.fstat(file)
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableImageError("not a regular file")
+    if status.st_size > MAX_BYTES:
+        raise UnreadableImageError(f"over the limit of {MAX_BYTES >> 20} MiB")
+    # One call where the system gives all at once, as it does but for very large files.
+    parts = []
+    left = status.st_size
+    while left and (part := os.read(file, left)):
+        parts.append(part)
+        left -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep OpenCV's log quiet while any thread is in here; the level before is put back."""
+    global _quiet, _level_before
+    with _quiet_lock:
+        if not _quiet:
+            _level_before = _set_log_level(_SILENT)
+        _quiet += 1
     try:
-        with silent():
-            decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    except cv2.error as error:
-        raise UnreadableImageError("not an image that OpenCV can decode") from error
-    if decoded is None:
-        raise UnreadableImageError("not an image that OpenCV can decode")
-    if decoded.shape[0] * decoded.shape[1] > MAX_PIXELS:
-        raise UnreadableImageError(f"over {MAX_PIXELS // 1_000_000} megapixels")
-    return np.asarray(decoded, np.uint8)
+        yield
+    finally:
+        with _quiet_lock:
+            _quiet -= 1
+            if not _quiet:
+                _set_log_level(_level_before)
 
 
 def fit(image: Image, size: int) -> Image:

@@ -58,7 +58,7 @@ def demo_set(split: str) -> FaceSet:
             label=int(fake),
             method=label,
             video=f"{split}_{number:04d}",
-            identity=source.face(number).identity,
+            identities=source.identities(number) if fake else (source.face(number).identity,),
             source=PairImage(source, number, fake),
         )
         for number in range(PAIRS[split])

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.data.decode import Image, UnreadableImageError, fit, read_image
-
-DECODERS = 2
-"""Threads that decode ahead of the consumer; OpenCV releases the interpreter while it works."""
+from lpx.data.columns import Columns, Rows, Strings, encode, encode_identities, pack
+from lpx.data.decode import Image, read_image
+from lpx.data.read_ahead import read_ahead
+from lpx.data.sampling import Stratum, stratified
+from lpx.errors import LpxError
 
 
 class ImageSource(Protocol):
@@ -42,6 +42,13 @@ class ImageFile:
         """Decode the file."""
         return read_image(self.path)
 
+    def size_bytes(self) -> int:
+        """Size of the file; -1 where there is none to be read."""
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return -1
+
 
 @dataclass(frozen=True)
 class Face:
@@ -52,7 +59,8 @@ class Face:
         label: 1 = fake, 0 = real, None = not known.
         method: "real", or the kind of manipulation.
         video: The video it is a frame of; the name itself for a single image.
-        identity: Whose face, "" where not known.
+        identities: Whose face: nobody known, one person, or, for a fake made of two, both, the one
+            whose head it is first.
         source: Where its pixels come from.
     """
 
@@ -60,8 +68,27 @@ class Face:
     label: int | None
     method: str
     video: str
-    identity: str
+    identities: tuple[str, ...]
     source: ImageSource
+
+
+class LazyFaces(Sequence[Face]):
+    """Faces kept as columns, and made one by one when they are asked for."""
+
+    names: Strings
+    columns: Columns
+
+    @abstractmethod
+    def source(self, row: int) -> ImageSource:
+        """Where the pixels of the face in this row come from."""
+
+    @abstractmethod
+    def take(self, rows: Rows) -> LazyFaces:
+        """The faces in these rows."""
+
+    @abstractmethod
+    def sizes_bytes(self) -> NDArray[np.int64]:
+        """Size of each file, int64 [N]; -1 where there is none."""
 
 
 @dataclass(frozen=True)
@@ -93,87 +120,182 @@ class FaceSet:
         name: As the user named it.
         split: Which part: "train", "val", "test", or "all".
         crop: The rule by which faces were cropped, "unknown" where not said.
-        faces: The faces, in a fixed order.
+        faces: The faces, in a fixed order: a tuple, or a table that makes them when asked.
         note: What a reader of results must know of this set; "" where nothing.
     """
 
     name: str
     split: str
     crop: str
-    faces: tuple[Face, ...]
+    faces: Sequence[Face]
     note: str = ""
+
+    @cached_property
+    def columns(self) -> Columns:
+        """Labels, methods, videos, splits and identities of all faces."""
+        if isinstance(self.faces, LazyFaces):
+            return self.faces.columns
+        return Columns(
+            np.array([-1 if f.label is None else f.label for f in self.faces], np.int8),
+            encode(f.method for f in self.faces),
+            encode(f.video for f in self.faces),
+            encode("" if self.split == "all" else self.split for _ in self.faces),
+            encode_identities(f.identities for f in self.faces),
+        )
 
     def labels(self) -> NDArray[np.int64]:
         """Labels int64 [N]; -1 where not known."""
-        return np.array([-1 if f.label is None else f.label for f in self.faces], np.int64)
+        return self.columns.label.astype(np.int64)
+
+    def methods(self) -> tuple[str, ...]:
+        """The methods that occur, "real" among them, in the order in which they first do."""
+        return self.columns.method.present()
+
+    def videos(self) -> tuple[str, ...]:
+        """The videos that occur, in the order in which they first do."""
+        return self.columns.video.present()
+
+    def splits(self) -> tuple[str, ...]:
+        """The splits that occur, in the order in which they first do; "" stands for none."""
+        return self.columns.split.present()
+
+    def identities(self) -> tuple[str, ...]:
+        """The people who occur, sorted; empty where the set does not say."""
+        return tuple(sorted(self.columns.identities.present()))
 
     def digest(self) -> str:
         """SHA-256 of names and file sizes in order: tells two lists of faces apart.
 
         Crops that were made again under their old names differ in size, bar a few.
         """
-        lines = (f"{face.name}\t{_bytes_on_disk(face.source)}\n" for face in self.faces)
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        if isinstance(self.faces, LazyFaces):
+            names, sizes = self.faces.names, self.faces.sizes_bytes()
+        else:
+            names = pack(face.name for face in self.faces)
+            sizes = np.array([_bytes_on_disk(face.source) for face in self.faces], np.int64)
+        digest = hashlib.sha256(sizes.astype("<i8").tobytes())
+        digest.update((names.stop - names.start).astype("<i8").tobytes())
+        for chunk in names.chunks():
+            digest.update(chunk)
+        return digest.hexdigest()
+
+    def take(self, rows: Rows) -> FaceSet:
+        """The faces in these rows, in the order of the rows."""
+        if isinstance(self.faces, LazyFaces):
+            return replace(self, faces=self.faces.take(rows))
+        return replace(self, faces=tuple(self.faces[row] for row in rows.tolist()))
 
     def first(self, count: int | None) -> FaceSet:
         """`count` faces spread evenly over the set, in order; all where None or too many."""
         if count is None or count >= len(self.faces):
             return self
-        chosen = np.linspace(0, len(self.faces) - 1, count).round().astype(int)
-        return FaceSet(
-            self.name, self.split, self.crop, tuple(self.faces[i] for i in chosen), self.note
-        )
+        return self.take(np.linspace(0, len(self.faces) - 1, count).round().astype(np.int64))
+
+    def sample(
+        self, count: int, by: Sequence[Stratum] = ("method", "label"), seed: int = 0
+    ) -> FaceSet:
+        """`count` faces, every stratum in proportion, from as many videos and people as there are.
+
+        See `lpx.data.sampling.stratified`. The order of the set is kept; all faces where the set
+        has no more than `count`.
+
+        Raises:
+            LpxError: `count` is less than 1.
+        """
+        if count < 1:
+            raise LpxError(f"a sample of {count} faces", "", "ask for one at least")
+        if count >= len(self.faces):
+            return self
+        return self.take(stratified(self.columns, count, by, seed))
+
+    def select(self, split: str | None = None, methods: Sequence[str] | None = None) -> FaceSet:
+        """The faces of a split, of some methods, or of both, in order.
+
+        Args:
+            split: A split that occurs; None for all.
+            methods: Manipulations that occur; None for all. Real faces stay: there is no AUC
+                without them.
+
+        Raises:
+            LpxError: There is no such split or method (those there are listed), or no face is in
+                both.
+        """
+        keep = np.ones(len(self.faces), np.bool_)
+        if split is not None:
+            _check_known(self.name, "split", (split,), self.splits())
+            keep &= self.columns.split.where((split,))
+        if methods is not None:
+            _check_known(self.name, "method", methods, self.methods())
+            keep &= self.columns.method.where(methods) | (self.columns.label == 0)
+        if not keep.any():
+            wanted = ", ".join(filter(None, (split, *(methods or ()))))
+            raise LpxError(f"{self.name} has no faces of {wanted}", "", "select less narrowly")
+        return replace(self.take(np.flatnonzero(keep)), split=split or self.split)
 
     def stream(self, batch_size: int, size: int, skipped: list[Skipped]) -> Iterator[Batch]:
         """Decode in order, ahead of the consumer, in bounded memory.
 
         Args:
-            batch_size: Faces per batch; the last may hold fewer.
+            batch_size: Faces per batch. The last may hold fewer, and so does one some of whose
+                faces cannot be read; no batch is empty.
             size: Side to resize to, pixels.
             skipped: Receives every face that cannot be read; it is in no batch.
 
         Yields:
             Batches in the set's order.
         """
-        indices: list[int] = []
-        images: list[Image] = []
-        for index, decoded in self._decoded(2 * batch_size, size):
-            if isinstance(decoded, Skipped):
-                skipped.append(decoded)
-                continue
-            indices.append(index)
-            images.append(decoded)
-            if len(images) == batch_size:
-                yield Batch(np.array(indices), np.stack(images))
-                indices, images = [], []
-        if images:
-            yield Batch(np.array(indices), np.stack(images))
+        for rows, pixels, unread in read_ahead(self._read, len(self.faces), batch_size, size):
+            skipped += [Skipped(self.faces[u.row].name, u.reason) for u in unread]
+            if unread:
+                good = ~np.isin(rows, [u.row for u in unread])
+                rows, pixels = rows[good], pixels[good]
+            if len(rows):
+                yield Batch(rows, pixels)
 
-    def _decoded(self, ahead: int, size: int) -> Iterator[tuple[int, Image | Skipped]]:
-        waiting: deque[Future[Image | Skipped]] = deque()
-        rest = iter(self.faces)
-        with ThreadPoolExecutor(DECODERS) as pool:
-            try:
-                for index in range(len(self.faces)):
-                    for face in islice(rest, ahead - len(waiting)):
-                        waiting.append(pool.submit(_decode, face, size))
-                    yield index, waiting.popleft().result()
-            finally:
-                # A consumer that stops early must not wait for faces it will never see.
-                for future in waiting:
-                    future.cancel()
+    def _read(self, row: int) -> Image:
+        if isinstance(self.faces, LazyFaces):
+            return self.faces.source(row).read()
+        return self.faces[row].source.read()
+
+
+def assert_disjoint(a: FaceSet, b: FaceSet, by: Literal["identity", "video"] = "identity") -> None:
+    """Check that two sets share nobody, or no video; names are compared, across data sets too.
+
+    Faces whose identity is not known are taken to be nobody's.
+
+    Raises:
+        LpxError: They overlap; the first few that are in both are named, and all counted.
+    """
+    mine, theirs = (
+        (a.identities(), b.identities()) if by == "identity" else (a.videos(), b.videos())
+    )
+    shared = sorted(set(mine) & set(theirs))
+    if not shared:
+        return
+    kind = {"identity": ("identity", "identities"), "video": ("video", "videos")}[by]
+    more = f" and {len(shared) - 5} more" * (len(shared) > 5)
+    raise LpxError(
+        f"{_titled(a)} and {_titled(b)} share {len(shared)} {kind[len(shared) > 1]}: "
+        f"{', '.join(shared[:5])}{more}",
+        "a detector that has seen a face scores it for who it is, so figures come out too good",
+        "take splits that are disjoint, as the official ones of a data set mostly are",
+    )
+
+
+def _titled(faces: FaceSet) -> str:
+    return faces.name if faces.split == "all" else f"{faces.name} ({faces.split})"
+
+
+def _check_known(name: str, what: str, wanted: Sequence[str], known: Sequence[str]) -> None:
+    if absent := [value for value in wanted if value not in known]:
+        listed = ", ".join(filter(None, known))
+        raise LpxError(
+            f"{name} has no {what} {absent[0]!r}",
+            f"it has {listed}" if listed else f"its faces name no {what}",
+            f"name a {what} that it has",
+        )
 
 
 def _bytes_on_disk(source: ImageSource) -> int:
     """Size of the file; -1 where there is none to be read, or pixels do not come from one."""
-    try:
-        return source.path.stat().st_size if isinstance(source, ImageFile) else -1
-    except OSError:
-        return -1
-
-
-def _decode(face: Face, size: int) -> Image | Skipped:
-    try:
-        return fit(face.source.read(), size)
-    except UnreadableImageError as error:
-        return Skipped(face.name, str(error))
+    return source.size_bytes() if isinstance(source, ImageFile) else -1

@@ -1,4 +1,4 @@
-"""A folder of face crops: `real/` and `fake/` below it, or images without labels."""
+"""A folder of face crops: `real/` and `fake/` below it, a `faces.csv`, or images without labels."""
 
 from __future__ import annotations
 
@@ -7,41 +7,49 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lpx.data.decode import SUFFIXES
-from lpx.data.face_set import Face, FaceSet, ImageFile
+from lpx.data.face_csv import FILE, has_labels, read_face_csv
+from lpx.data.face_set import FaceSet
+from lpx.data.face_table import FaceRow, make_table
 from lpx.errors import LpxError
 
 LABELS = {"real": 0, "fake": 1}
 
 
 def folder_set(folder: Path, skip: tuple[Path, ...] = ()) -> FaceSet:
-    """All images below `folder`, in the order of their paths.
+    """The faces that `faces.csv` lists, in its order; else all images below, in order of paths.
 
-    Where there is a `real/` or a `fake/`, only images below these count: they are labelled so, and
-    a folder below `fake/` names the method. Without these two, images have no label.
+    Without a `faces.csv` that names labels or methods (see `lpx.data.face_csv`): where there is a
+    `real/` or a `fake/`, only images below these count: they are labelled so, and a folder below
+    `fake/` names the method. Without these two, images have no label.
 
     Args:
         folder: Where to look.
         skip: Folders not to look into, where they lie below.
 
     Raises:
-        LpxError: The folder does not exist or holds no images.
+        LpxError: The folder does not exist or holds no images, or its `faces.csv` is wrong.
     """
     if not folder.is_dir():
         found = "is a file, not a folder" if folder.exists() else "does not exist"
         raise LpxError(f"{folder} {found}", "", "name a folder of face crops")
+    # A faces.csv without labels tells the identities of real faces to train on.
+    if has_labels(folder / FILE):
+        table, note = read_face_csv(folder)
+        return FaceSet(f"folder:{folder}", "all", "unknown", table, note)
     labelled = [folder / name for name in LABELS if (folder / name).is_dir()]
     # Beside real/ and fake/ other pictures may lie, a workspace's heat maps for one.
     roots = sorted(labelled) or [folder]
     skipped = {path.resolve() for path in skip}
-    faces = [_face(folder, path) for root in roots for path in _images(root, skipped)]
-    if not faces:
+    inside = (path.relative_to(folder) for root in roots for path in _images(root, skipped))
+    table = make_table(folder, map(_row, inside))
+    if not len(table):
         raise LpxError(
             f"{folder} holds no images",
             f"images are files that end in {', '.join(sorted(SUFFIXES))}",
             "put face crops there, in real/ and fake/ where their labels are known; "
             "`lpx demo --unpack DIR` writes an example",
         )
-    return FaceSet(f"folder:{folder}", "all", "unknown", tuple(faces))
+    return FaceSet(f"folder:{folder}", "all", "unknown", table)
 
 
 def _images(folder: Path, skip: set[Path]) -> Iterator[Path]:
@@ -53,12 +61,9 @@ def _images(folder: Path, skip: set[Path]) -> Iterator[Path]:
                 yield Path(root) / name
 
 
-def _face(folder: Path, path: Path) -> Face:
-    inside = path.relative_to(folder)
+def _row(inside: Path) -> FaceRow:
     label = LABELS.get(inside.parts[0]) if len(inside.parts) > 1 else None
     method = {0: "real", 1: "fake", None: "unknown"}[label]
     if label == 1 and len(inside.parts) > 2:
         method = inside.parts[1]
-    # A name in another encoding than UTF-8 could be neither printed nor written into a report.
-    name = inside.as_posix().encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return Face(name, label, method, name, "", ImageFile(path))
+    return FaceRow(inside.as_posix(), label, method, inside.as_posix())

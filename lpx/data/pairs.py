@@ -68,16 +68,25 @@ class PairSource:
 
     def forgery(self, number: int) -> Forgery:
         """The pseudo-fake of pair `number` before augmentation, with its mask."""
-        face = self.face(number)
-        rng = self._rng(number, 0)
-        source = face
-        if self.kind(number) != "sbi":
-            others = [f for f in self.faces if f.identity != face.identity]
-            source = others[int(rng.integers(len(others)))]
+        face, source, rng = self._cast(number)
         return forge(
             self.kind(number), _cached(face.path), face.points,
             _cached(source.path), source.points, rng,
         )  # fmt: skip
+
+    def identities(self, number: int) -> tuple[str, ...]:
+        """Who is in the pseudo-fake of pair `number`: whose head it is, and whose face if other."""
+        face, source, _ = self._cast(number)
+        return tuple(dict.fromkeys((face.identity, source.identity)))
+
+    def _cast(self, number: int) -> tuple[LandmarkedFace, LandmarkedFace, np.random.Generator]:
+        """The face, the face that is put on it, and what else is drawn for pair `number`."""
+        face = self.face(number)
+        rng = self._rng(number, 0)
+        if self.kind(number) == "sbi":
+            return face, face, rng
+        others = [f for f in self.faces if f.identity != face.identity]
+        return face, others[int(rng.integers(len(others)))], rng
 
     def _rng(self, number: int, stream: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, number, stream))

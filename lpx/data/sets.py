@@ -9,7 +9,7 @@ from lpx.data.face_set import FaceSet
 from lpx.data.folder_set import folder_set
 from lpx.errors import LpxError
 
-KNOWN = "demo, folder:DIR (face crops in DIR/real and DIR/fake), or just DIR"
+KNOWN = "demo, folder:DIR (face crops in DIR/real and DIR/fake, or a DIR/faces.csv), or just DIR"
 
 
 def open_set(name: str, split: str, skip: tuple[Path, ...] = ()) -> FaceSet:
@@ -17,7 +17,8 @@ def open_set(name: str, split: str, skip: tuple[Path, ...] = ()) -> FaceSet:
 
     Args:
         name: "demo", "folder:DIR", or an existing folder.
-        split: "train" or "test"; a folder has no splits and is taken whole.
+        split: "train" or "test", or "all"; a folder is taken whole, unless its faces.csv names
+            splits.
         skip: Folders not to look into, where they lie below the one that is opened.
 
     Raises:
@@ -26,11 +27,17 @@ def open_set(name: str, split: str, skip: tuple[Path, ...] = ()) -> FaceSet:
     if name == "demo":
         return demo_set(split)
     if name.startswith("folder:"):
-        return folder_set(Path(name.removeprefix("folder:")).expanduser(), skip)
+        return _part(folder_set(Path(name.removeprefix("folder:")).expanduser(), skip), split)
     if Path(name).expanduser().is_dir():
-        return folder_set(Path(name).expanduser(), skip)
+        return _part(folder_set(Path(name).expanduser(), skip), split)
     raise LpxError(
         f"unknown data set {name!r}",
         f"it is no folder either; known data sets: {KNOWN}",
         "name one of these; for another set, crop its faces into DIR/real and DIR/fake",
     )
+
+
+def _part(faces: FaceSet, split: str) -> FaceSet:
+    if split == "all" or faces.splits() == ("",):
+        return faces
+    return faces.select(split=split)

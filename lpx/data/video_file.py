@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.data.decode import SUFFIXES, Image, UnreadableImageError, read_image, silent
+from lpx.data.decode import SUFFIXES, Image, UnreadableImageError, read_image, silence
 
 MAX_FRAME_PIXELS = 36_000_000
 """A video of larger frames is refused; 8192 x 4320 pixels are less."""
@@ -199,7 +199,7 @@ def _video(path: Path, wanted: int, threads: int) -> FrameReader:
 def _open(path: Path, settings: list[int]) -> cv2.VideoCapture:
     # FFmpeg alone: OpenCV's reader of image sequences would take a digit in a name for a counter.
     # An absolute path: FFmpeg takes what stands before a colon for a protocol.
-    with silent():
+    with silence():
         return cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG, settings)
 
 

@@ -42,7 +42,7 @@ class Pixels:
 def face_set(*images, labels=None):
     labels = labels or [None] * len(images)
     faces = tuple(
-        Face(f"{number}.png", label, "", "", "", Pixels(image))
+        Face(f"{number}.png", label, "", "", (), Pixels(image))
         for number, (image, label) in enumerate(zip(images, labels, strict=True))
     )
     return FaceSet("mine", "all", "unknown", faces)

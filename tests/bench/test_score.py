@@ -43,7 +43,7 @@ class Brightness:
 
 def face_set(values, labels):
     faces = tuple(
-        Face(f"{number}.png", label, "", "", "", Grey(value))
+        Face(f"{number}.png", label, "", "", (), Grey(value))
         for number, (value, label) in enumerate(zip(values, labels, strict=True))
     )
     return FaceSet("greys", "test", "none", faces)

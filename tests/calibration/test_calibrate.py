@@ -64,8 +64,8 @@ class Pixels:
 
 def face_set(*images):
     faces = tuple(
-        Face(f"{number}.png", None, "unknown", str(number), f"person {number % 3}", Pixels(image))
-        for number, image in zip(count(), images)
+        Face(f"{n}.png", None, "unknown", str(n), (f"person {n % 3}",), Pixels(image))
+        for n, image in zip(count(), images)
     )
     return FaceSet("made up", "train", "none", faces)
 

@@ -72,9 +72,9 @@ def test_calibrating_on_some_of_the_faces_that_are_benched_is_reported(workspace
 @pytest.mark.parametrize(
     ("measured", "said"),
     [
-        (["Eve", ""], []),
-        (["Ada", "Eve"], ["faces of Ada, who is also measured"]),
-        (["Cy", "Ada", "Bo", ""], ["faces of Ada and 2 more, who are also measured"]),
+        ([("Eve",), ()], []),
+        ([("Ada", "Eve")], ["faces of Ada, who is also measured"]),
+        ([("Cy",), ("Ada",), ("Cy", "Bo"), ()], ["faces of Ada and 2 more, who are also measured"]),
     ],
 )
 def test_shared_identities_are_reported(built, measured, said):

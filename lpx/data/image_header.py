@@ -1,0 +1,113 @@
+"""The size of an image, from the first bytes of its file: before memory is taken for its pixels.
+
+Formats: PNG (ISO/IEC 15948), JPEG (ITU-T T.81, B.2.2), WebP (RFC 9649), BMP and TIFF 6.0 with
+BigTIFF.
+"""
+
+from __future__ import annotations
+
+import struct
+
+Size = tuple[int, int]
+"""Width and height, pixels."""
+
+
+def image_size(data: bytes) -> Size | None:
+    """Width and height that the header states, turned or not as the file stores them.
+
+    Args:
+        data: The whole file.
+
+    Returns:
+        None where it is no PNG, JPEG, WebP, BMP or TIFF, or ends before its size is stated.
+    """
+    try:
+        if data[:8] == b"\x89PNG\r\n\x1a\n":
+            return struct.unpack_from(">II", data, 16)
+        if data[:2] == b"\xff\xd8":
+            return _jpeg(data)
+        if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+            return _webp(data)
+        if data[:2] == b"BM":
+            return _bmp(data)
+        if data[:4] in _TIFF:
+            return _tiff(data)
+    except (struct.error, OverflowError):
+        # It ends within its header, or points far beyond its end.
+        return None
+    return None
+
+
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""JPEG markers that begin a frame; the three left out define tables, or are reserved."""
+_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
+"""JPEG markers that no segment follows."""
+
+
+def _jpeg(data: bytes) -> Size | None:
+    place = 2
+    while True:
+        # Anything between segments is passed over, as libjpeg does.
+        place = data.find(b"\xff", place)
+        if place < 0:
+            return None
+        while data[place : place + 1] == b"\xff":
+            place += 1
+        if place >= len(data):
+            return None
+        marker = data[place]
+        place += 1
+        if marker in _FRAMES:
+            height, width = struct.unpack_from(">HH", data, place + 3)
+            return width, height
+        if marker != 0 and marker not in _ALONE:
+            place += struct.unpack_from(">H", data, place)[0]
+
+
+def _webp(data: bytes) -> Size | None:
+    kind = data[12:16]
+    if kind == b"VP8X":
+        low, high = data[24:27], data[27:30]
+        if len(high) < 3:
+            return None
+        return int.from_bytes(low, "little") + 1, int.from_bytes(high, "little") + 1
+    if kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    return None
+
+
+def _bmp(data: bytes) -> Size:
+    (header,) = struct.unpack_from("<I", data, 14)
+    if header == 12:
+        return struct.unpack_from("<HH", data, 18)
+    width, height = struct.unpack_from("<ii", data, 18)
+    # A negative height means rows from top to bottom.
+    return abs(width), abs(height)
+
+
+_TIFF = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
+_WIDTH, _LENGTH = 256, 257
+_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
+
+
+def _tiff(data: bytes) -> Size | None:
+    order = _TIFF[data[:4]]
+    big = b"+" in data[:4]
+    start, count, entry = ("Q", "Q", 20) if big else ("I", "H", 12)
+    (place,) = struct.unpack_from(order + start, data, 8 if big else 4)
+    (entries,) = struct.unpack_from(order + count, data, place)
+    place += struct.calcsize(order + count)
+    found: dict[int, int] = {}
+    for at in range(place, min(place + entries * entry, len(data)), entry):
+        tag, kind = struct.unpack_from(order + "HH", data, at)
+        if tag in (_WIDTH, _LENGTH) and kind in _TYPES:
+            value = struct.unpack_from(order + _TYPES[kind], data, at + (12 if big else 8))[0]
+            # Of a tag that stands twice, readers differ in which they believe.
+            found[tag] = max(value, found.get(tag, 0))
+    if len(found) < 2:
+        return None
+    return found[_WIDTH], found[_LENGTH]
