@@ -30,14 +30,26 @@ def edges() -> NDArray[np.float64]:
     return np.append(bits.view(np.float32).astype(np.float64), 2.0**128)
 
 
+_EVERY_OTHER = np.tile(np.array([0, _SIGN], np.uint16), 1 << 16)
+BLOCK = len(_EVERY_OTHER)
+"""Values to encode at once: half a MiB, which a core's cache holds from one step to the next."""
+
+
 def encode(values: NDArray[np.float32], codes: Codes) -> None:
     """Write each value's code, which is the upper half of its bits, into `codes`.
+
+    Every other sign is flipped. It is dropped anyhow, and so the zeros of a ReLU, one after the
+    other, are counted in two places in turn: a processor waits long to count twice in one place.
 
     Args:
         values: float32 [N], contiguous.
         codes: uint16 [N].
     """
-    np.right_shift(values.view(np.uint32), _SHIFT, out=codes, casting="unsafe")
+    for start in range(0, len(values), BLOCK):
+        part = codes[start : start + BLOCK]
+        bits = values[start : start + BLOCK].view(np.uint32)
+        np.right_shift(bits, _SHIFT, out=part, casting="unsafe")
+        np.bitwise_xor(part, _EVERY_OTHER[: len(part)], out=part)
 
 
 class Histogram:
@@ -74,7 +86,7 @@ class Histogram:
 
         Args:
             codes: uint16 [N], contiguous, from `encode`.
-            low: The smallest of the values.
+            low: The smallest of the values; NaN where one is.
             high: The largest.
 
         Returns:
@@ -83,15 +95,12 @@ class Histogram:
         # Imported here: it takes longer than all else that reading scales needs.
         import cv2
 
-        seen = np.zeros(2 * _SIGN, np.int64)
+        if not (np.isfinite(low) and np.isfinite(high)):
+            return False
         for start in range(0, len(codes), _MOST):
             part = codes[start : start + _MOST].reshape(1, -1)
             found = cv2.calcHist([part], [0], None, [2 * _SIGN], [0, 2 * _SIGN])
-            seen += found.reshape(-1).astype(np.int64)
-        magnitudes = seen[:_SIGN] + seen[_SIGN:]
-        if magnitudes[BINS:].any():
-            return False
-        self.counts += magnitudes[:BINS]
+            self.counts += found.reshape(2, _SIGN).sum(axis=0, dtype=np.int64)[:BINS]
         self.low, self.high = min(self.low, low), max(self.high, high)
         return True
 

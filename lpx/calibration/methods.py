@@ -34,8 +34,10 @@ def mse(seen: Histogram) -> float:
     """
     if seen.peak == 0:
         return 0.0
-    used = np.flatnonzero(seen.counts)
     bounds = edges()
+    # What is smaller becomes zero with every candidate, and makes the same error with each.
+    least = seen.peak * 2.0 ** -(_OCTAVES + 1) / (LEVELS + 1)
+    used = np.flatnonzero((seen.counts > 0) & (bounds[1:] > least))
     low, high = bounds[used], np.minimum(bounds[used + 1], np.nextafter(seen.peak, np.inf))
     density = seen.counts[used] / np.maximum(high - low, np.finfo(np.float64).tiny)
     peaks = seen.peak * 2.0 ** (-_OCTAVES * np.arange(_CANDIDATES) / _CANDIDATES)

@@ -8,12 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpx.calibration.exact_mean import ExactMean
-from lpx.calibration.histogram import Codes, Histogram, encode
+from lpx.calibration.histogram import BLOCK, Codes, Histogram, encode
 from lpx.calibration.methods import PEAKS
 from lpx.calibration.scales import TensorScale
-
-BLOCK = 1 << 17
-"""Values looked at together: half a MiB, which a core's cache holds from one step to the next."""
 
 _scratch = threading.local()
 

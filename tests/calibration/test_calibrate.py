@@ -95,7 +95,7 @@ def test_statistics_are_those_of_the_activations():
         assert found.high == pytest.approx(values.max(), rel=1e-5)
         assert found.means == pytest.approx(values.mean(axis=(0, 2, 3)), rel=1e-5, abs=1e-6)
         assert found.peaks["max"] == pytest.approx(np.abs(values).max(), rel=1e-5)
-        for method in METHODS[1:]:
+        for method in METHODS[1:4]:
             percent = float(method.removeprefix("percentile-"))
             exact = np.percentile(np.abs(values), percent, method="inverted_cdf")
             assert found.peaks[method] == pytest.approx(exact, rel=1 / 128 + 1e-5)
@@ -106,22 +106,17 @@ def test_batch_size_does_not_matter(monkeypatch):
     faces = face_set(*noise(11))
     results = []
     for batch in (1, 4, 11):
-        monkeypatch.setattr(module, "BATCH", batch)
+        monkeypatch.setattr(module, "LARGEST_BATCH", batch)
         results.append(calibrate(data, faces, SIZE).tensors)
-    for other in results[1:]:
-        for name, found in results[0].items():
-            assert other[name].peaks == pytest.approx(found.peaks, rel=1e-6)
-            assert (other[name].low, other[name].high) == pytest.approx((found.low, found.high))
-            assert other[name].means == pytest.approx(found.means, rel=1e-6)
+    assert results[1] == results[0]
+    assert results[2] == results[0]
 
 
 def test_order_does_not_matter():
     data, _ = model()
     images = noise(16)
     forwards, backwards = (calibrate(data, face_set(*f), SIZE) for f in (images, images[::-1]))
-    for name, found in forwards.tensors.items():
-        assert backwards.tensors[name].peaks == pytest.approx(found.peaks, rel=1e-6)
-        assert backwards.tensors[name].means == pytest.approx(found.means, rel=1e-6)
+    assert backwards.tensors == forwards.tensors
     assert backwards.faces_digest == forwards.faces_digest  # the same names
 
 
