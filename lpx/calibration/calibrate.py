@@ -155,9 +155,7 @@ class _Pass:
         for name, shape in zip(self.model.names, shapes, strict=True):
             self.observers.setdefault(name, Observer(shape[0]))
 
-    def _observe(
-        self, name: str, values: NDArray[np.float32], indices: NDArray[np.int64]
-    ) -> None:
+    def _observe(self, name: str, values: NDArray[np.float32], indices: NDArray[np.int64]) -> None:
         if self.observers[name].add(values):
             return
         bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)

@@ -8,8 +8,10 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lpx.calibration.observer import Observer
 from lpx.data.face_set import Skipped
@@ -48,7 +50,7 @@ def save_progress(path: Path, key: Mapping[str, str], progress: Progress) -> Non
         "skipped": [[s.name, s.reason] for s in progress.skipped],
         "tensors": list(progress.observers),
     }
-    arrays = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
+    arrays: dict[str, NDArray[Any]] = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
     for number, observer in enumerate(progress.observers.values()):
         seen, mean = observer.histogram, observer.mean
         arrays[f"counts{number}"] = seen.counts

@@ -10,7 +10,7 @@ import pytest
 
 from lpx.calibration import calibrate as module
 from lpx.calibration.calibrate import calibrate
-from lpx.calibration.scales import METHODS
+from lpx.calibration.methods import METHODS
 from lpx.data.decode import UnreadableImageError
 from lpx.data.face_set import Face, FaceSet
 from lpx.errors import LpxError

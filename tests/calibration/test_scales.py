@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from lpx.calibration.scales import METHODS, Scales, TensorScale, load_scales, save_scales
+from lpx.calibration.methods import METHODS
+from lpx.calibration.scales import Scales, TensorScale, load_scales, save_scales
 from lpx.errors import LpxError
 from lpx.graph.insert_qdq import Range
 
