@@ -86,8 +86,8 @@ class Histogram:
 
         Args:
             codes: uint16 [N], contiguous, from `encode`.
-            low: The smallest of the values; NaN where one is.
-            high: The largest.
+            low: The smallest of the values.
+            high: The largest; neither is looked at where a value is not finite.
 
         Returns:
             Whether all were finite; if not, none is counted.
@@ -95,12 +95,15 @@ class Histogram:
         # Imported here: it takes longer than all else that reading scales needs.
         import cv2
 
-        if not (np.isfinite(low) and np.isfinite(high)):
-            return False
+        seen = np.zeros(_SIGN, np.int64)
         for start in range(0, len(codes), _MOST):
             part = codes[start : start + _MOST].reshape(1, -1)
             found = cv2.calcHist([part], [0], None, [2 * _SIGN], [0, 2 * _SIGN])
-            self.counts += found.reshape(2, _SIGN).sum(axis=0, dtype=np.int64)[:BINS]
+            seen += found.reshape(2, _SIGN).sum(axis=0, dtype=np.int64)
+        # Infinity and NaN have bins too, past those of finite magnitudes.
+        if seen[BINS:].any():
+            return False
+        self.counts += seen[:BINS]
         self.low, self.high = min(self.low, low), max(self.high, high)
         return True
 

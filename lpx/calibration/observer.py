@@ -24,27 +24,26 @@ class Observer:
 
     def add(self, values: NDArray[np.float32]) -> bool:
         """Take in a batch; False, and nothing taken, where a value is not finite."""
+        # Its reductions are several times as fast as NumPy's, and sums are in float64.
+        import cv2
+
         faces, channels = values.shape[:2]
         planes = values.reshape(faces * channels, -1)
-        codes = _codes(planes.size)
-        means = np.empty(len(planes), np.float32)
-        lows, highs = [], []
         width = planes.shape[1]
+        codes = _codes(planes.size)
+        sums = np.empty(len(planes), np.float64)
+        low, high = np.inf, -np.inf
         step = max(1, BLOCK // width)
         for start in range(0, len(planes), step):
             block = planes[start : start + step]
             encode(block.reshape(-1), codes[start * width : start * width + block.size])
-            lows.append(block.min())
-            highs.append(block.max())
-            with np.errstate(over="ignore", invalid="ignore"):
-                means[start : start + step] = block.sum(axis=1) / np.float32(width)
-        low, high = float(min(lows)), float(max(highs))
+            least, most = cv2.minMaxLoc(block)[:2]
+            low, high = min(low, least), max(high, most)
+            rows = cv2.reduce(block, 1, cv2.REDUCE_SUM, dtype=cv2.CV_64F)
+            sums[start : start + step] = rows[:, 0]
         if not self.histogram.add_codes(codes, low, high):
             return False
-        if not np.isfinite(means).all():
-            # Finite values whose float32 sum is not: rare, and worth a slower sum.
-            rows = [plane.sum(dtype=np.float64) / width for plane in planes]
-            means = np.array(rows, np.float32)
+        means = (sums / width).astype(np.float32)
         self.mean.add(means.reshape(faces, channels))
         return True
 

@@ -30,7 +30,7 @@ def hold_out(groups: Sequence[Hashable], share: float, most: int, seed: int = 0)
     members: dict[Hashable, list[int]] = {}
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
-    wanted = min(round(len(groups) * share), most)
+    wanted = max(1, min(round(len(groups) * share), most))
     order = list(members)
     np.random.default_rng(seed).shuffle(order)
     chosen: list[int] = []

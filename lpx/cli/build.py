@@ -34,8 +34,9 @@ from lpx.workspace import Workspace
 @workspace_option
 @json_option
 def build(
-    fp32: bool, fp16: bool, int8: bool, target: str, faces: str | None, count: int, method: str | None,
-    compute_capability: str, workspace_mib: int | None, workspace: Workspace, as_json: bool,
+    fp32: bool, fp16: bool, int8: bool, target: str, faces: str | None, count: int,
+    method: str | None, compute_capability: str, workspace_mib: int | None, workspace: Workspace,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Build engines of the exported model.
 
