@@ -31,7 +31,10 @@ def test_cache_as_tensorrt_writes_it():
 
 
 def test_scale_is_big_endian_float32():
-    assert write_cache({"x": 127 * 0.5}, "8501").splitlines()[1] == f"x: {struct.pack('>f', 0.5).hex()}"
+    assert (
+        write_cache({"x": 127 * 0.5}, "8501").splitlines()[1]
+        == f"x: {struct.pack('>f', 0.5).hex()}"
+    )
 
 
 @pytest.mark.parametrize(
