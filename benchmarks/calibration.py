@@ -59,9 +59,11 @@ class Repeated:
         self.pixels, self.count = pixels, count
 
     def face(self, index: int) -> np.ndarray:
+        """One face, uint8 [S, S, 3]."""
         return self.pixels[index % len(self.pixels)]
 
     def batch(self, start: int) -> np.ndarray:
+        """The faces from `start` on, uint8 [N, S, S, 3]."""
         stop = min(start + BATCH, self.count)
         return np.stack([self.face(index) for index in range(start, stop)])
 
@@ -140,7 +142,7 @@ print(json.dumps({"seconds": time.perf_counter() - started,
 
 
 def run_child(tool: str, model: Path, pixels: Path, count: int) -> None:
-    """Runs in a process of its own: one tool, on one number of faces."""
+    """In a process of its own: one tool, on one number of faces."""
     faces = Repeated(np.load(pixels, mmap_mode="r"), count)
     # Before and after: another process may come or go in the meantime.
     before = forward_seconds(model, faces)

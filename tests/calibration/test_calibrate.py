@@ -9,6 +9,7 @@ from lpx.calibration import calibrate as module
 from lpx.calibration.calibrate import calibrate
 from lpx.calibration.methods import METHODS
 from lpx.errors import LpxError
+
 from .nets import SIZE, expected, face_set, model, noise
 
 

@@ -12,6 +12,7 @@ import pytest
 from lpx.calibration import calibrate as module
 from lpx.calibration.calibrate import calibrate
 from lpx.calibration.checkpoint import load_progress
+
 from .nets import SIZE, face_set, model, noise
 
 KILLED = """
