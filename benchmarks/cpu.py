@@ -26,7 +26,7 @@ import numpy as np
 
 from lpx.bench.latency import measure
 from lpx.calibration.calibrate import calibrate
-from lpx.calibration.scales import DEFAULT_METHOD
+from lpx.calibration.methods import DEFAULT_METHOD
 from lpx.data.demo_set import CHECKPOINT, demo_set, folder
 from lpx.engines.build import BuildRequest, make_graph
 from lpx.engines.machine import read_machine

@@ -20,7 +20,8 @@ from lpx.bench.run import Candidate, Watch, to_report
 from lpx.bench.run import bench as measure
 from lpx.bench.score import Scored, check_finite
 from lpx.calibration.calibrate import calibrate
-from lpx.calibration.scales import DEFAULT_METHOD, METHODS, Scales, load_scales, save_scales
+from lpx.calibration.methods import METHODS
+from lpx.calibration.scales import Scales, load_scales, save_scales
 from lpx.card import ModelCard, card_from_dict
 from lpx.data.decode import fit
 from lpx.data.face_set import FaceSet, Skipped
@@ -49,6 +50,8 @@ from lpx.workspace import Workspace, read_json, sha256, write_bytes, write_json
 
 EXPORT_FORMAT = "lpx-export/1"
 CALIBRATION_FACES = 512
+PARTIAL = "calibration.partial.npz"
+"""Where a calibration writes down how far it has come."""
 FEW_FACES = 30
 """Faces of a class below which an interval of AUC is not to be relied on."""
 DEMO_CALIBRATION = (
@@ -203,7 +206,7 @@ def build(
     target: str = "auto",
     faces: str | None = None,
     count: int = CALIBRATION_FACES,
-    method: str = DEFAULT_METHOD,
+    method: str | None = None,
     compute_capabilities: tuple[str, ...] = (),
     workspace_mib: int | None = None,
     report: Reporter = SILENT,
@@ -214,9 +217,11 @@ def build(
         workspace: Holds `model.onnx`; receives `scales.json` and `engines/<name>/`.
         precisions: "fp32", "fp16", "int8".
         target: "auto", "onnxruntime", "tensorrt" or "tensorrt-rtx".
-        faces: Face set to calibrate on, for int8; None takes the demo faces, with a warning.
+        faces: Face set to calibrate on, for int8; None takes what `lpx calibrate` left, else the
+            demo faces, with a warning.
         count: Most faces to calibrate on.
-        method: Calibration method, for int8.
+        method: Calibration method, for int8; None takes the one that `lpx calibrate` chose, else
+            the default.
         compute_capabilities: GPUs to build for; tensorrt-rtx only.
         workspace_mib: Cap on TensorRT's scratch memory, MiB.
         report: Told what happens.
@@ -231,7 +236,7 @@ def build(
     _check_at_least("--workspace-mib", workspace_mib, 1)
     machine = read_machine()
     chosen, reason = choose(target, machine)
-    if method not in METHODS:
+    if method is not None and method not in METHODS:
         raise LpxError(
             f"unknown calibration method {method!r}",
             f"known methods: {', '.join(METHODS)}",
@@ -255,7 +260,7 @@ def build(
                 target=chosen,
                 precision=precision,
                 scales=scales,
-                method=method if precision == "int8" else "",
+                method=(method or scales.method) if scales and precision == "int8" else "",
                 compute_capabilities=compute_capabilities,
                 workspace_mib=workspace_mib,
             )
@@ -269,8 +274,9 @@ def _scales(
     workspace: Workspace, model: _Model, name: str | None, count: int, report: Reporter
 ) -> Scales:
     """Ranges for this model and these faces: those in the workspace if they fit, else new ones."""
-    faces = _open(workspace, name or "demo", "train").first(count)
-    scales = _stored(workspace, model, faces)
+    pool = _open(workspace, name or "demo", "train")
+    faces = pool.first(count)
+    scales = _stored(workspace, model, pool, faces, named=name is not None)
     if scales is not None:
         report.say(f"reusing {workspace.scales} ({scales.face_count} faces of {scales.faces})")
     else:
@@ -279,18 +285,26 @@ def _scales(
             faces,
             model.card.input_size,
             progress=report.progress(f"calibrating on {faces.name}"),
+            resume=workspace.root / PARTIAL,
         )
         save_scales(workspace.scales, scales)
     # Whether faces were named is this build's affair, not that of the ranges, which are kept.
-    warnings = (DEMO_CALIBRATION if name is None else "", scales.warning)
+    unnamed = name is None and scales.faces == "demo"
+    warnings = (DEMO_CALIBRATION if unnamed else "", scales.warning)
     scales = replace(scales, warning="; ".join(filter(None, warnings)))
     if scales.warning:
         report.say(f"warning: {scales.warning}")
     return scales
 
 
-def _stored(workspace: Workspace, model: _Model, faces: FaceSet) -> Scales | None:
-    """The scales in the workspace, where they are of this model and these faces."""
+def _stored(
+    workspace: Workspace, model: _Model, pool: FaceSet, faces: FaceSet, *, named: bool
+) -> Scales | None:
+    """The scales in the workspace, where they are of this model and these faces.
+
+    Those that `lpx calibrate` made are of faces that it chose from a set: they fit whoever names
+    that set, or none.
+    """
     if not workspace.scales.is_file():
         return None
     try:
@@ -298,6 +312,9 @@ def _stored(workspace: Workspace, model: _Model, faces: FaceSet) -> Scales | Non
     except LpxError:
         # Scales of an earlier export are no use, and cheap to make again.
         return None
+    if stored.set_digest:
+        same_set = (stored.faces, stored.set_digest) == (pool.name, pool.digest())
+        return stored if same_set or not named else None
     same = (stored.faces, stored.faces_digest) == (faces.name, faces.digest())
     return stored if same else None
 
@@ -328,6 +345,7 @@ def bench(
     limit: int | None = None,
     margin: float = MARGIN,
     latency_seconds: float = 2.0,
+    allow_overlap: bool = False,
     report: Reporter = SILENT,
 ) -> Benched:
     """Measure every engine of the workspace that runs here against the checkpoint.
@@ -338,10 +356,12 @@ def bench(
         limit: Most faces, spread evenly over the set; None for all.
         margin: AUC that a candidate may lose.
         latency_seconds: Time to measure each engine for, per batch size; 0 leaves latency out.
+        allow_overlap: Measure, with a warning, on faces that an engine was calibrated on.
         report: Told what happens.
 
     Raises:
-        LpxError: No engines, engines of another model, a set without labels or with one class.
+        LpxError: No engines, engines of another model, engines calibrated on faces of the set, a
+            set without labels or with one class.
     """
     _check_at_least("--limit", limit, 4, "AUC and its interval need two real and two fake faces")
     if not 0 <= margin <= 1:
@@ -359,6 +379,8 @@ def bench(
     faces = _open(workspace, dataset, "test").first(limit)
     model = _exported(workspace)
     manifests, not_run = _runnable(workspace, model)
+    if not allow_overlap:
+        _check_disjoint(manifests, faces)
     with workspace.lock(), ExitStack() as stack:
         reference = stack.enter_context(closing(TorchEngine(_reference(workspace, model))))
         candidates = {
@@ -472,13 +494,32 @@ def _warnings(manifests: list[EngineManifest], faces: FaceSet, scored: Scored) -
             f"{reals} real and {fakes} fake faces are few: intervals of AUC hold for large samples,"
             f" and are too narrow below some {FEW_FACES} faces of each class"
         )
-    digest = faces.digest()
-    overlaps = {m.name: _overlap(m.calibration or {}, faces, digest) for m in manifests}
     return warnings + [
         f"{name} was calibrated on {overlap}; its AUC on other faces may be lower"
-        for name, overlap in overlaps.items()
-        if overlap
+        for name, overlap in _overlaps(manifests, faces).items()
     ]
+
+
+def _check_disjoint(manifests: list[EngineManifest], faces: FaceSet) -> None:
+    """Refuse to measure an engine on what it was calibrated on.
+
+    Raises:
+        LpxError: The first such engine, and what is shared.
+    """
+    for name, overlap in _overlaps(manifests, faces).items():
+        raise LpxError(
+            f"{name} was calibrated on {overlap}",
+            "its AUC on other faces may be lower than what would be measured",
+            "bench on another set or split, build with other --faces, or measure all the same "
+            "with --allow-overlap",
+        )
+
+
+def _overlaps(manifests: list[EngineManifest], faces: FaceSet) -> dict[str, str]:
+    """What was calibrated on and is measured too, by the name of the engine."""
+    digest = faces.digest()
+    found = {m.name: _overlap(m.calibration or {}, faces, digest) for m in manifests}
+    return {name: overlap for name, overlap in found.items() if overlap}
 
 
 def _overlap(calibration: dict[str, Any], faces: FaceSet, digest: str) -> str:
@@ -487,6 +528,12 @@ def _overlap(calibration: dict[str, Any], faces: FaceSet, digest: str) -> str:
         return "the very faces it is measured on"
     if (calibration.get("faces"), calibration.get("split")) == (faces.name, faces.split):
         return f"{calibration['face_count']} faces of {faces.name}, the set it is measured on"
+    if calibration.get("faces") == faces.name:
+        # Two sets may use one name for different videos; two splits of one set do not.
+        videos = set(faces.videos()) & set(calibration.get("videos", ()))
+        if videos:
+            more = f" and {len(videos) - 1} more" if len(videos) > 1 else ""
+            return f"frames of video {min(videos)}{more}, which {'are' if more else 'is'} measured"
     shared = sorted(set(faces.identities()) & set(calibration.get("identities", ())))
     if not shared:
         return ""

@@ -3,54 +3,41 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.calibration.histogram import Histogram
-from lpx.calibration.scales import Scales, TensorScale
-from lpx.data.face_set import FaceSet, Skipped
+from lpx.calibration.checkpoint import Progress, load_progress, save_progress
+from lpx.calibration.forward import Activations, ObservedModel
+from lpx.calibration.observer import Observer
+from lpx.calibration.scales import Scales
+from lpx.data.face_set import Batch, FaceSet, Skipped
 from lpx.errors import LpxError
-from lpx.graph.model_io import parse, serialise
-from lpx.graph.placement import place
 
-BATCH = 8
-"""Faces per forward pass: the activations of one batch are all the memory that grows with size."""
+ROOM = 1 << 25
+"""Values of one batch's activations, at most: 128 MiB, of which there are two."""
+LARGEST_BATCH = 8
+SHARD = 256
+"""Faces between two writings of the progress."""
 
-Progress = Callable[[int, int], None]
+Tell = Callable[[int, int], None]
 """Called with faces done and faces in all."""
 
 
-class Observer:
-    """What is kept of one activation [N, C, ...]: a histogram, and the sum of each channel."""
-
-    def __init__(self) -> None:
-        self.histogram = Histogram()
-        self.sums: NDArray[np.float64] | float = 0.0
-
-    def add(self, values: NDArray[np.float32]) -> bool:
-        """Take in a batch; False, and nothing taken, where a value is not finite."""
-        if not self.histogram.add(values):
-            return False
-        others = (0, *range(2, values.ndim))
-        self.sums = self.sums + values.sum(axis=others, dtype=np.float64)
-        return True
-
-    def statistics(self) -> TensorScale:
-        """Range by every method, and channel means."""
-        seen = self.histogram
-        peaks = {"max": max(abs(seen.low), abs(seen.high))}
-        for percent in (99.999, 99.99, 99.9):
-            peaks[f"percentile-{percent:g}"] = seen.percentile(percent)
-        sums = np.atleast_1d(self.sums)
-        means = tuple(float(m) for m in sums / (seen.count / len(sums)))
-        return TensorScale(seen.low, seen.high, seen.count, peaks, means)
-
-
 def calibrate(
-    model: bytes, faces: FaceSet, size: int, *, progress: Progress | None = None
+    model: bytes,
+    faces: FaceSet,
+    size: int,
+    *,
+    progress: Tell | None = None,
+    resume: Path | None = None,
 ) -> Scales:
     """Observe a float32 model on faces.
 
@@ -59,83 +46,138 @@ def calibrate(
         faces: The calibration set.
         size: S, pixels.
         progress: Told after each batch.
+        resume: Where to write down how far the pass has come, and to look for an earlier one of
+            the same model and faces to go on with; removed at the end. None keeps nothing.
 
     Raises:
         LpxError: No face can be read, or an activation is NaN or infinite (tensor and face named).
     """
     started = time.perf_counter()
-    run, names = _observed(model)
-    observers = {name: Observer() for name in names}
-    skipped: list[Skipped] = []
-    done = 0
-    for batch in faces.stream(BATCH, size, skipped):
-        for name, values in zip(names, run(batch.pixels), strict=True):
-            if not observers[name].add(values):
-                raise _not_finite(name, values, faces, batch.indices)
-        done += len(batch.indices)
+    digest = hashlib.sha256(model).hexdigest()
+    key = {"model": digest, "faces": faces.digest(), "size": str(size)}
+    earlier = load_progress(resume, key) if resume is not None else None
+    done = _Pass(model, faces, size, earlier)
+    for position in done.run():
         if progress is not None:
-            progress(int(batch.indices[-1]) + 1, len(faces.faces))
-    if progress is not None:
-        # The last faces may have been unreadable.
-        progress(len(faces.faces), len(faces.faces))
-    if not done:
+            progress(position, len(faces.faces))
+        if resume is not None and position < len(faces.faces) and done.due():
+            save_progress(resume, key, done.progress())
+    if not done.observers:
+        skipped = done.skipped
         reason = f"{skipped[0].name}: {skipped[0].reason}" if skipped else "the set is empty"
         raise LpxError(
             f"no face of {faces.name} can be read", reason, "name another set with --faces"
         )
-    warning = ""
-    if skipped:
-        first = ", ".join(f"{s.name} ({s.reason})" for s in skipped[:3])
-        more = f" and {len(skipped) - 3} more" * (len(skipped) > 3)
-        warning = (
-            f"{len(skipped)} of {len(faces.faces)} calibration faces could not be read and were "
-            f"left out: {first}{more}"
-        )
+    if progress is not None:
+        # The last faces may have been unreadable.
+        progress(len(faces.faces), len(faces.faces))
+    if resume is not None:
+        resume.unlink(missing_ok=True)
     return Scales(
-        model_sha256=hashlib.sha256(model).hexdigest(),
+        model_sha256=digest,
         faces=faces.name,
         split=faces.split,
-        face_count=done,
-        faces_digest=faces.digest(),
+        face_count=len(faces.faces) - len(done.skipped),
+        faces_digest=key["faces"],
         identities=faces.identities(),
-        warning=warning,
+        videos=tuple(sorted(faces.videos())),
+        warning=_warning(done.skipped, faces),
         seconds=round(time.perf_counter() - started, 3),
-        tensors={name: observers[name].statistics() for name in names},
+        pass_seconds=round(done.seconds, 3),
+        tensors={name: observer.statistics() for name, observer in done.observers.items()},
     )
 
 
-def _observed(
-    model: bytes,
-) -> tuple[Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]], list[str]]:
-    """A forward pass that returns every tensor any dialect may quantise, and their names."""
-    import onnxruntime
+class _Pass:
+    """One pass over the faces: while a batch is observed, the next one goes through the model."""
 
-    graph = parse(model, "the exported model")
-    # The placement for integer kernels quantises all that any other placement does, and more.
-    names = list(place(graph, integer_outputs=True).tensors)
-    values = {v.name: v for node in graph.graph for v in node.outputs}
-    for name in names:
-        graph.graph.outputs.append(values[name])
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        serialise(graph), options, providers=["CPUExecutionProvider"]
-    )
+    def __init__(self, model: bytes, faces: FaceSet, size: int, earlier: Progress | None) -> None:
+        self.model = ObservedModel(model)
+        self.faces, self.size = faces, size
+        self.position = earlier.position if earlier else 0
+        self.written = self.position
+        self.skipped = list(earlier.skipped) if earlier else []
+        self.observers = dict(earlier.observers) if earlier else {}
+        self.rooms: list[Activations] = []
+        self.busy: list[Future[None]] = []
+        self.seconds = 0.0
 
-    def run(pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        outputs: list[NDArray[np.float32]] = session.run(names, {"faces": pixels})
-        return outputs
+    def run(self) -> Iterator[int]:
+        """Observe all faces that are left; yields how many have been dealt with."""
+        rest = replace(self.faces, faces=self.faces.faces[self.position :])
+        first, earlier = self.position, list(self.skipped)
+        skipped: list[Skipped] = []
+        observed = 0
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            for batch in rest.stream(LARGEST_BATCH, self.size, skipped):
+                started = time.perf_counter()
+                self._take(batch, first, pool)
+                self.seconds += time.perf_counter() - started
+                observed += len(batch.indices)
+                self.position = first + int(batch.indices[-1]) + 1
+                # In the order of the set; decoding may be further on than this batch.
+                self.skipped = earlier + skipped[: self.position - first - observed]
+                yield self.position
+            self._wait()
+        self.position, self.skipped = len(self.faces.faces), earlier + skipped
 
-    return run, names
+    def due(self) -> bool:
+        """Whether it is time to write down the progress."""
+        return self.position - self.written >= SHARD
+
+    def progress(self) -> Progress:
+        """What has been seen so far."""
+        self._wait()
+        self.written = self.position
+        return Progress(self.position, tuple(self.skipped), self.observers)
+
+    def _take(self, batch: Batch, first: int, pool: ThreadPoolExecutor) -> None:
+        if not self.rooms:
+            self._prepare(batch.pixels[:1])
+        step = len(self.rooms[0][0])
+        for start in range(0, len(batch.pixels), step):
+            activations = self.model.run(batch.pixels[start : start + step], self.rooms[0])
+            # One observer takes one batch at a time.
+            self._wait()
+            indices = first + batch.indices[start : start + step]
+            tensors = zip(self.model.names, activations, strict=True)
+            # The largest first, so that no thread is left with one at the end.
+            self.busy = [
+                pool.submit(self._observe, name, values, indices)
+                for name, values in sorted(tensors, key=lambda tensor: -tensor[1].size)
+            ]
+            self.rooms.reverse()
+
+    def _prepare(self, pixels: NDArray[np.uint8]) -> None:
+        shapes = self.model.shapes(pixels)
+        faces = max(1, min(LARGEST_BATCH, ROOM // sum(math.prod(shape) for shape in shapes)))
+        self.rooms = [[np.zeros((faces, *s), np.float32) for s in shapes] for _ in range(2)]
+        for name, shape in zip(self.model.names, shapes, strict=True):
+            self.observers.setdefault(name, Observer(shape[0]))
+
+    def _observe(self, name: str, values: NDArray[np.float32], indices: NDArray[np.int64]) -> None:
+        if self.observers[name].add(values):
+            return
+        bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+        face = self.faces.faces[int(indices[int(np.argmax(bad))])].name
+        raise LpxError(
+            f"activation {name} is NaN or infinite on face {face}",
+            "no scale can represent it",
+            "check the checkpoint on that face with `lpx predict`",
+        )
+
+    def _wait(self) -> None:
+        for future in self.busy:
+            future.result()
+        self.busy = []
 
 
-def _not_finite(
-    name: str, values: NDArray[np.float32], faces: FaceSet, indices: NDArray[np.int64]
-) -> LpxError:
-    bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
-    face = faces.faces[int(indices[int(np.argmax(bad))])].name
-    return LpxError(
-        f"activation {name} is NaN or infinite on face {face}",
-        "no scale can represent it",
-        "check the checkpoint on that face with `lpx predict`",
+def _warning(skipped: Sequence[Skipped], faces: FaceSet) -> str:
+    if not skipped:
+        return ""
+    first = ", ".join(f"{s.name} ({s.reason})" for s in skipped[:3])
+    more = f" and {len(skipped) - 3} more" * (len(skipped) > 3)
+    return (
+        f"{len(skipped)} of {len(faces.faces)} calibration faces could not be read and were "
+        f"left out: {first}{more}"
     )

@@ -6,13 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lpx.calibration.methods import DEFAULT_METHOD, METHODS
 from lpx.errors import LpxError
 from lpx.graph.insert_qdq import Range
 from lpx.workspace import read_json, write_json
 
-FORMAT = "lpx-scales/1"
-METHODS = ("max", "percentile-99.999", "percentile-99.99", "percentile-99.9")
-DEFAULT_METHOD = "percentile-99.99"
+FORMAT = "lpx-scales/2"
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,15 @@ class Scales:
         face_count: Faces used.
         faces_digest: SHA-256 of their names and file sizes, in order.
         identities: Whose faces, sorted; empty where the set does not say.
+        videos: Which videos they are frames of, sorted.
         warning: What must be said of this calibration, such as faces left out; "" where nothing.
-        seconds: Wall time of the pass.
+        seconds: Wall time of the pass, decoding included.
+        pass_seconds: Time for the forward pass and for observing it.
         tensors: Per tensor name.
+        set_digest: Digest of the whole set that `lpx calibrate` chose from; "" where all of the
+            faces named were taken.
+        method: The method to use where none is named.
+        candidates: What was measured of each method on held-out faces.
     """
 
     model_sha256: str
@@ -56,9 +61,14 @@ class Scales:
     face_count: int
     faces_digest: str
     identities: tuple[str, ...]
+    videos: tuple[str, ...]
     warning: str
     seconds: float
+    pass_seconds: float
     tensors: dict[str, TensorScale]
+    set_digest: str = ""
+    method: str = DEFAULT_METHOD
+    candidates: tuple[dict[str, Any], ...] = ()
 
     def ranges(self, method: str) -> dict[str, Range]:
         """The range of each tensor by one method.
@@ -80,7 +90,8 @@ class Scales:
     def summary(self) -> dict[str, Any]:
         """What an engine's manifest keeps of its calibration."""
         values = asdict(self)
-        del values["tensors"]
+        # The method is for the manifest to say: another one may have been asked for.
+        del values["tensors"], values["method"]
         return values
 
 
@@ -109,7 +120,8 @@ def load_scales(path: Path, model_sha256: str) -> Scales:
             name: TensorScale(**{**t, "means": tuple(t["means"])})
             for name, t in values.pop("tensors").items()
         }
-        values["identities"] = tuple(values["identities"])
+        for name in ("identities", "videos", "candidates"):
+            values[name] = tuple(values[name])
         return Scales(tensors=tensors, **values)
     except (KeyError, TypeError, AttributeError) as error:
         raise LpxError(

@@ -29,10 +29,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="Time to measure each engine for, per batch size; 0 leaves latency out.",
 )
+@click.option("--allow-overlap", is_flag=True,
+              help="Measure even on faces that an engine was calibrated on.")  # fmt: skip
 @workspace_option
 @json_option
 def bench(
-    dataset: str, limit: int | None, margin: float, latency_seconds: float,
+    dataset: str, limit: int | None, margin: float, latency_seconds: float, allow_overlap: bool,
     workspace: Workspace, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure every engine against the PyTorch checkpoint, on a labelled face set.
@@ -45,7 +47,7 @@ def bench(
     with ConsoleReporter() as report:
         done = pipeline.bench(
             workspace, dataset, limit=limit, margin=margin, latency_seconds=latency_seconds,
-            report=report,
+            allow_overlap=allow_overlap, report=report,
         )  # fmt: skip
     if as_json:
         click.echo(json.dumps(done.report, indent=2))

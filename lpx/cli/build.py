@@ -21,19 +21,22 @@ from lpx.workspace import Workspace
     "--faces",
     envvar="LPX_FACES",
     metavar="DIR|DATASET",
-    help="Faces to calibrate on; the demo faces, with a warning, where none are given.",
+    help="Faces to calibrate on. Where none are given: those of `lpx calibrate`, else the demo "
+    "faces, with a warning.",
 )
 @click.option("--count", default=512, show_default=True, help="Most faces to calibrate on.")
-@click.option("--method", default="percentile-99.99", show_default=True,
-              help="max, percentile-99.999, percentile-99.99 or percentile-99.9.")  # fmt: skip
+@click.option("--method", metavar="METHOD",
+              help="max, percentile-99.999, percentile-99.99, percentile-99.9, mse or entropy; by "
+              "default what `lpx calibrate` chose, else percentile-99.99.")  # fmt: skip
 @click.option("--compute-capability", default="", metavar="8.6,8.9,...",
               help="GPUs to build for without having them (tensorrt-rtx).")  # fmt: skip
 @click.option("--workspace-mib", type=int, help="Cap on TensorRT's scratch memory, in MiB.")
 @workspace_option
 @json_option
 def build(
-    fp32: bool, fp16: bool, int8: bool, target: str, faces: str | None, count: int, method: str,
-    compute_capability: str, workspace_mib: int | None, workspace: Workspace, as_json: bool,
+    fp32: bool, fp16: bool, int8: bool, target: str, faces: str | None, count: int,
+    method: str | None, compute_capability: str, workspace_mib: int | None, workspace: Workspace,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Build engines of the exported model.
 

@@ -14,6 +14,7 @@ from lpx.errors import LpxError
 
 COMMANDS = {
     "export": "Export a checkpoint to ONNX, verified on faces.",
+    "calibrate": "Choose faces, observe them, and find the method that serves best.",
     "build": "Build FP32, FP16 and INT8 engines.",
     "bench": "Prove parity of AUC, and measure latency.",
     "predict": "Score face crops and draw heat maps.",

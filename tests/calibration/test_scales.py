@@ -5,11 +5,19 @@ from dataclasses import replace
 
 import pytest
 
-from lpx.calibration.scales import METHODS, Scales, TensorScale, load_scales, save_scales
+from lpx.calibration.methods import METHODS
+from lpx.calibration.scales import Scales, TensorScale, load_scales, save_scales
 from lpx.errors import LpxError
 from lpx.graph.insert_qdq import Range
 
-PEAKS = {"max": 4.0, "percentile-99.999": 3.0, "percentile-99.99": 2.0, "percentile-99.9": 1.0}
+PEAKS = {
+    "max": 4.0,
+    "percentile-99.999": 3.0,
+    "percentile-99.99": 2.0,
+    "percentile-99.9": 1.0,
+    "mse": 3.5,
+    "entropy": 2.5,
+}
 SCALES = Scales(
     model_sha256="a" * 64,
     faces="folder:faces",
@@ -17,8 +25,10 @@ SCALES = Scales(
     face_count=3,
     faces_digest="b" * 64,
     identities=("Ada", "Bo"),
+    videos=("a", "b"),
     warning="of three faces only",
     seconds=0.5,
+    pass_seconds=0.25,
     tensors={
         "relu": TensorScale(0.0, 4.0, 100, PEAKS, (0.5, 1.5)),
         "conv": TensorScale(-4.0, 2.5, 100, PEAKS, (-0.5,)),
@@ -45,8 +55,8 @@ def test_ranges_clip_what_lies_outside_the_peak():
 
 
 def test_unknown_method_lists_the_known_ones():
-    with pytest.raises(LpxError, match="unknown calibration method 'entropy'") as caught:
-        SCALES.ranges("entropy")
+    with pytest.raises(LpxError, match="unknown calibration method 'kurtosis'") as caught:
+        SCALES.ranges("kurtosis")
     assert caught.value.why == f"known methods: {', '.join(METHODS)}"
     assert "--method" in caught.value.fix
 

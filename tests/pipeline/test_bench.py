@@ -51,9 +51,13 @@ def test_same_faces_give_the_same_report(workspace):
 def test_calibrating_on_the_faces_that_are_benched_is_reported(workspace, crops):
     pipeline.build(workspace, ("int8",), target="onnxruntime", faces="crops")
     overlap = "onnxruntime-int8 was calibrated on the very faces it is measured on"
-    assert any(text.startswith(overlap) for text in bench(workspace, "folder:crops")["warnings"])
+    with pytest.raises(LpxError, match=overlap) as caught:
+        bench(workspace, "folder:crops")
+    assert "--allow-overlap" in caught.value.fix
+    allowed = bench(workspace, "folder:crops", allow_overlap=True)["warnings"]
+    assert any(text.startswith(overlap) for text in allowed)
     # By another name they are the same faces still.
-    absolute = bench(workspace, str(crops))
+    absolute = bench(workspace, str(crops), allow_overlap=True)
     assert any(text.startswith(overlap) for text in absolute["warnings"])
     assert not any("calibrated" in text for text in bench(workspace, limit=8)["warnings"])
 
@@ -65,8 +69,10 @@ def test_calibrating_on_some_of_the_faces_that_are_benched_is_reported(workspace
         "onnxruntime-int8 was calibrated on 10 faces of folder:crops, the set it is measured on; "
         "its AUC on other faces may be lower"
     )
-    assert said in bench(workspace, "crops")["warnings"]
-    assert said in bench(workspace, "crops", limit=8)["warnings"]
+    with pytest.raises(LpxError, match="10 faces of folder:crops"):
+        bench(workspace, "crops")
+    assert said in bench(workspace, "crops", allow_overlap=True)["warnings"]
+    assert said in bench(workspace, "crops", limit=8, allow_overlap=True)["warnings"]
 
 
 @pytest.mark.parametrize(

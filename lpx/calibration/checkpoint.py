@@ -1,0 +1,86 @@
+"""A calibration that was interrupted goes on where it last wrote down what it had seen."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpx.calibration.observer import Observer
+from lpx.data.face_set import Skipped
+from lpx.workspace import write_bytes
+
+_FORMAT = "lpx-calibration/1"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a calibration has come.
+
+    Attributes:
+        position: Faces of the set dealt with, from its start.
+        skipped: Those of them that could not be read.
+        observers: What the others have shown, per tensor.
+    """
+
+    position: int
+    skipped: tuple[Skipped, ...]
+    observers: dict[str, Observer]
+
+
+def save_progress(path: Path, key: Mapping[str, str], progress: Progress) -> None:
+    """Write progress atomically.
+
+    Args:
+        path: The file.
+        key: What is being calibrated on what; `load_progress` asks for the same.
+        progress: What to keep.
+    """
+    about = {
+        "format": _FORMAT,
+        "key": dict(key),
+        "position": progress.position,
+        "skipped": [[s.name, s.reason] for s in progress.skipped],
+        "tensors": list(progress.observers),
+    }
+    arrays: dict[str, NDArray[Any]] = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
+    for number, observer in enumerate(progress.observers.values()):
+        seen, mean = observer.histogram, observer.mean
+        arrays[f"counts{number}"] = seen.counts
+        arrays[f"limits{number}"] = np.array([seen.low, seen.high], np.float64)
+        arrays[f"sums{number}"] = mean.sums
+        arrays[f"faces{number}"] = np.array(mean.count, np.int64)
+    data = io.BytesIO()
+    np.savez(data, **arrays)  # type: ignore[arg-type]
+    write_bytes(path, data.getvalue())
+
+
+def load_progress(path: Path, key: Mapping[str, str]) -> Progress | None:
+    """Read progress; None where there is none, or it is of something else, or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            about = json.loads(stored["about"].tobytes())
+            if about["format"] != _FORMAT or about["key"] != dict(key):
+                return None
+            observers = {}
+            for number, name in enumerate(about["tensors"]):
+                sums = stored[f"sums{number}"]
+                observer = Observer(len(sums))
+                observer.histogram.counts += stored[f"counts{number}"]
+                low, high = stored[f"limits{number}"]
+                observer.histogram.low, observer.histogram.high = float(low), float(high)
+                observer.mean.sums += sums
+                observer.mean.count = int(stored[f"faces{number}"])
+                observers[name] = observer
+            skipped = tuple(Skipped(name, reason) for name, reason in about["skipped"])
+            return Progress(int(about["position"]), skipped, observers)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        # What is lost is a part of one pass, and the pass makes it again.
+        return None

@@ -1,0 +1,121 @@
+"""`lpx calibrate`: faces to ranges, and the method that serves the model best."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lpx.cli.options import following, json_option, workspace_option
+from lpx.workspace import Workspace
+
+if TYPE_CHECKING:
+    from lpx.calibrating import Calibrated
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path), required=False)
+@click.option("--faces", envvar="LPX_FACES", metavar="DIR|DATASET",
+              help="Faces to choose from; the demo faces where none are given.")  # fmt: skip
+@click.option("--count", default=512, show_default=True, help="Most faces to calibrate on.")
+@click.option("--select", default="stratified", show_default=True,
+              help="stratified (by label and method, identities balanced), random, or coverage "
+              "(the faces that widen the ranges).")  # fmt: skip
+@click.option("--method", default="auto", show_default=True,
+              help="auto (by what each does to held-out faces), max, percentile-99.999, "
+              "percentile-99.99, percentile-99.9, mse or entropy.")  # fmt: skip
+@click.option("--seed", default=0, show_default=True, help="Of the choice of faces.")
+@click.option("--curve", is_flag=True, help="Draw the error by number of faces.")
+@click.option("--cache", type=click.Path(path_type=Path), metavar="FILE",
+              help="Write the ranges as a calibration cache of TensorRT too.")  # fmt: skip
+@workspace_option
+@json_option
+def calibrate(
+    model: Path | None, faces: str | None, count: int, select: str, method: str, seed: int,
+    curve: bool, cache: Path | None, workspace: Workspace, as_json: bool,
+) -> None:  # fmt: skip
+    """Calibrate the exported model (or MODEL), and judge every method by held-out faces.
+
+    Leaves scales.json and calibration-faces.json in the workspace, for `lpx build --int8`.
+    """
+    from lpx import calibrating
+    from lpx.calibration.cache import write_cache
+    from lpx.cli.console import ConsoleReporter
+    from lpx.workspace import write_bytes
+
+    with ConsoleReporter() as report:
+        done = calibrating.calibrate(
+            workspace, faces, model_path=model, count=count, select=select, method=method,
+            seed=seed, curve=curve, report=report,
+        )  # fmt: skip
+    written = [workspace.scales, workspace.root / "calibration-faces.json"]
+    if curve:
+        written.append(workspace.root / "calibration-curve.png")
+        calibrating.draw_curve(done.curve, done.scales.method, written[-1])
+    if cache is not None:
+        ranges = done.scales.ranges(done.scales.method)
+        text = write_cache({name: limits.peak for name, limits in ranges.items()})
+        write_bytes(cache, text.encode())
+        written.append(cache)
+    if as_json:
+        click.echo(json.dumps(to_json(done), indent=2))
+        return
+    show(done)
+    for path in written:
+        click.echo(f"written: {path}")
+    click.echo(following("lpx build --int8", workspace))
+
+
+def to_json(done: Calibrated) -> dict[str, Any]:
+    """The one object that `--json` prints."""
+    scales = done.scales
+    return {
+        "faces": scales.face_count,
+        "held_out_faces": done.held_out,
+        "set": scales.faces,
+        "forward_seconds": done.forward_seconds,
+        "calibration_seconds": scales.pass_seconds,
+        "wall_seconds": scales.seconds,
+        "peak_rss_mib": round(done.peak_rss_mib, 1),
+        "method": scales.method,
+        "methods": {c.method: asdict(c) for c in done.candidates},
+        "curve": [{"faces": p.faces, **asdict(p.evidence)} for p in done.curve],
+        "warning": scales.warning,
+        "notes": list(done.notes),
+    }
+
+
+def show(done: Calibrated) -> None:
+    """Print the table of methods, best first, and what there is to say."""
+    from rich import box
+    from rich.table import Table
+
+    from lpx.cli.console import Output
+
+    console = Output()
+    scales = done.scales
+    console.say(
+        f"{scales.face_count} faces of {scales.faces} in {scales.pass_seconds:.1f} s (float32 "
+        f"alone: {done.forward_seconds:.1f} s), peak memory {done.peak_rss_mib:.0f} MiB"
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("method", no_wrap=True)
+    for name in ("mean |ds|", "max |ds|", "mean |dmap|", "AUC", "loss"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for c in done.candidates:
+        table.add_row(
+            c.method + (" *" if c.method == scales.method else ""),
+            f"{c.score_error_mean:.5f}",
+            f"{c.score_error_max:.5f}",
+            f"{c.map_error_mean:.5f}",
+            "" if c.auc is None else f"{c.auc:.4f}",
+            "" if c.auc_loss is None else f"{c.auc_loss:+.4f}",
+        )
+    console.print(table)
+    console.say(f"* chosen; measured on {done.held_out} held-out faces, in ONNX Runtime")
+    for text in (scales.warning, *done.notes):
+        if text:
+            console.say(f"note: {text}")

@@ -1,0 +1,78 @@
+"""A small network, and faces from memory, for tests of calibration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+import onnx
+
+from lpx.data.decode import UnreadableImageError
+from lpx.data.face_set import Face, FaceSet
+
+SIZE = 8
+# Three convolutions: the second and the third are quantised, on what they read, "b" and "c".
+GRAPH = """
+<ir_version: 9, opset_import: ["" : 20]>
+detector (uint8[n, 8, 8, 3] faces) => (float[n] score, float[n, 8, 8] patch_map)
+{
+  x = Cast <to = 1> (faces)
+  t = Transpose <perm = [0, 3, 1, 2]> (x)
+  a = Conv (t, first)
+  b = Relu (a)
+  c = Conv (b, second)
+  d = Conv (c, third)
+  patch_map = ReduceMean <keepdims = 0> (d, channel)
+  score = ReduceMean <keepdims = 0> (d, all)
+}
+"""
+
+
+def model(scale=1 / 255, seed=0):
+    rng = np.random.default_rng(seed)
+    proto = onnx.parser.parse_model(GRAPH)
+    constants = {
+        "first": (rng.standard_normal((16, 3, 1, 1)) * scale).astype(np.float32),
+        "second": rng.standard_normal((16, 16, 1, 1)).astype(np.float32),
+        "third": rng.standard_normal((16, 16, 1, 1)).astype(np.float32),
+        "channel": np.array([1], np.int64),
+        "all": np.array([1, 2, 3], np.int64),
+    }
+    for name, value in constants.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    for node in proto.graph.node:
+        node.name = node.output[0]
+    return onnx.shape_inference.infer_shapes(proto).SerializeToString(), constants
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """A face from memory; None stands for one that cannot be read."""
+
+    values: np.ndarray | None
+
+    def read(self):
+        if self.values is None:
+            raise UnreadableImageError("broken")
+        return self.values
+
+
+def face_set(*images):
+    faces = tuple(
+        Face(f"{n}.png", None, "unknown", str(n), (f"person {n % 3}",), Pixels(image))
+        for n, image in zip(count(), images)
+    )
+    return FaceSet("made up", "train", "none", faces)
+
+
+def noise(faces, seed=1):
+    rng = np.random.default_rng(seed)
+    return list(rng.integers(0, 256, (faces, SIZE, SIZE, 3), dtype=np.uint8))
+
+
+def expected(images, constants):
+    """Activations b and c, float64 [N, 16, S, S]."""
+    pixels = np.stack(images).astype(np.float64)
+    b = np.maximum(np.einsum("nhwi,oi->nohw", pixels, constants["first"][..., 0, 0]), 0)
+    return {"b": b, "c": np.einsum("nihw,oi->nohw", b, constants["second"][..., 0, 0])}

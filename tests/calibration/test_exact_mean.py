@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lpx.calibration.exact_mean import ExactMean
+
+FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+def mean_of(*batches, channels=1):
+    seen = ExactMean(channels)
+    for batch in batches:
+        seen.add(np.asarray(batch, np.float32).reshape(-1, channels))
+    return seen
+
+
+@given(st.lists(FINITE, min_size=1, max_size=40))
+def test_mean_is_the_exact_one(values):
+    exact = sum(map(Fraction, np.asarray(values, np.float32).tolist())) / len(values)
+    assert mean_of(values).means() == (float(exact),)
+
+
+@given(st.lists(FINITE, min_size=2, max_size=40), st.integers(1, 39), st.randoms())
+def test_neither_order_nor_batches_nor_shards_matter(values, cut, shuffler):
+    shuffled = list(values)
+    shuffler.shuffle(shuffled)
+    cut = min(cut, len(values) - 1)
+    whole, batches = mean_of(values), mean_of(shuffled[:cut], shuffled[cut:])
+    merged = mean_of(shuffled[:cut])
+    merged.merge(mean_of(shuffled[cut:]))
+    for other in (batches, merged):
+        assert (other.sums == whole.sums).all()
+        assert other.count == whole.count
+
+
+def test_a_float_sum_would_lose_what_this_keeps():
+    values = [1e30, 1.0, -1e30]
+    assert mean_of(values).means() == (1 / 3,)
+
+
+def test_channels_are_kept_apart():
+    assert mean_of([[1, -4], [3, 8]], channels=2).means() == (2.0, 2.0)
+
+
+def test_mean_of_nothing():
+    with pytest.raises(ValueError, match="of nothing"):
+        ExactMean(3).means()

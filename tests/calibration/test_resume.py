@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lpx.calibration import calibrate as module
+from lpx.calibration.calibrate import calibrate
+from lpx.calibration.checkpoint import load_progress
+
+from .nets import SIZE, face_set, model, noise
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from lpx.calibration import calibrate as module
+from nets import SIZE, face_set, model, noise
+module.SHARD, module.LARGEST_BATCH = 8, 4
+images = noise(40)
+images[3] = images[17] = None
+def die(done, total):
+    if done >= 28:
+        os.kill(os.getpid(), signal.SIGKILL)
+module.calibrate(model()[0], face_set(*images), SIZE, resume=Path(sys.argv[1]), progress=die)
+"""
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(module, "SHARD", 8)
+    monkeypatch.setattr(module, "LARGEST_BATCH", 4)
+
+
+@pytest.fixture
+def faces():
+    images = noise(40)
+    images[3] = images[17] = None
+    return face_set(*images)
+
+
+def same(one, other):
+    """But for the time they took."""
+    return replace(one, seconds=0, pass_seconds=0) == replace(other, seconds=0, pass_seconds=0)
+
+
+def test_killed_calibration_goes_on_and_equals_an_uninterrupted_one(tmp_path, small, faces):
+    path = tmp_path / "partial.npz"
+    folders = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False,
+                            env=os.environ | {"PYTHONPATH": folders})  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL
+    left = path.read_bytes()
+    told = []
+    data, _ = model()
+    resumed = calibrate(data, faces, SIZE, resume=path, progress=lambda *done: told.append(done[0]))
+    assert told[0] > 8  # it did not begin at the beginning
+    whole = calibrate(data, faces, SIZE)
+    assert same(resumed, whole)
+    assert whole.face_count == 38
+    assert not path.exists()
+    # Nothing of it is left behind half written.
+    assert list(tmp_path.iterdir()) == []
+    for damage in (b"", left[: len(left) // 2], b"no zip at all"):
+        path.write_bytes(damage)
+        assert same(calibrate(data, faces, SIZE, resume=path), whole)
+
+
+def test_progress_of_another_model_or_other_faces_is_not_used(tmp_path, small, faces):
+    path = tmp_path / "partial.npz"
+
+    def stop(done, total):
+        if done >= 28:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(model()[0], faces, SIZE, resume=path, progress=stop)
+    assert path.exists()
+    other, _ = model(seed=1)
+    assert same(calibrate(other, faces, SIZE, resume=path), calibrate(other, faces, SIZE))
+
+
+def test_missing_progress(tmp_path):
+    assert load_progress(tmp_path / "none.npz", {}) is None

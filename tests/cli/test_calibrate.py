@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+
+from lpx.calibration.cache import read_cache
+from lpx.calibration.methods import METHODS
+
+
+@pytest.fixture
+def calibrate(lpx, workspace):
+    def run(*arguments):
+        return lpx("calibrate", "-w", workspace.root, *arguments)
+
+    return run
+
+
+@pytest.mark.parametrize("select", ["stratified", "random", "coverage"])
+def test_json_and_what_is_left_in_the_workspace(calibrate, workspace, crops, select):
+    ran = calibrate("--faces", crops, "--count", "8", "--select", select, "--json")
+    assert ran.code == 0, ran.err
+    found = json.loads(ran.out)
+    assert found["faces"] == 8
+    assert set(found["methods"]) == set(METHODS)
+    for key in ("forward_seconds", "calibration_seconds", "peak_rss_mib"):
+        assert found[key] > 0
+    assert all(m["score_error_mean"] >= 0 for m in found["methods"].values())
+    scales = json.loads(workspace.scales.read_text())
+    assert scales["method"] == found["method"] == next(iter(found["methods"]))
+    assert [c["method"] for c in scales["candidates"]] == list(found["methods"])
+    listed = json.loads((workspace.root / "calibration-faces.json").read_text())
+    assert (listed["select"], len(listed["faces"])) == (select, 8)
+    for face in listed["faces"]:
+        assert face["sha256"] == hashlib.sha256((crops / face["name"]).read_bytes()).hexdigest()
+    if select == "stratified":
+        assert sum(face["label"] for face in listed["faces"]) == 4
+
+
+def test_build_uses_the_scales_and_the_method(calibrate, workspace, crops, lpx):
+    calibrate("--faces", crops, "--count", "8", "--method", "mse")
+    before = workspace.scales.read_bytes()
+    for faces in ((), ("--faces", crops)):
+        ran = lpx(
+            "build", "--int8", "--target", "onnxruntime", "-w", workspace.root, "--json", *faces
+        )
+        assert ran.code == 0, ran.err
+        assert "reusing" in ran.err
+        (engine,) = json.loads(ran.out)["engines"]
+        calibration = engine["calibration"]
+        assert calibration["method"] == "mse"
+        assert {c["method"] for c in calibration["candidates"]} == set(METHODS)
+        assert engine["warnings"] == []
+    assert workspace.scales.read_bytes() == before
+    ran = lpx("build", "--int8", "--target", "onnxruntime", "-w", workspace.root, "--faces", "demo",
+              "--count", "4")  # fmt: skip
+    assert "reusing" not in ran.err
+
+
+def test_bench_refuses_the_faces_unless_told(calibrate, workspace, crops, lpx):
+    calibrate("--faces", crops, "--count", "8")
+    lpx("build", "--int8", "--target", "onnxruntime", "-w", workspace.root)
+    bench = ("bench", "--dataset", crops, "-w", workspace.root, "--latency-seconds", "0")
+    refused = lpx(*bench)
+    assert refused.code == 2
+    assert f"was calibrated on 8 faces of folder:{crops}" in refused.err
+    allowed = lpx(*bench, "--allow-overlap")
+    assert allowed.code in (0, 1)
+    assert "was calibrated on 8 faces" in allowed.out
+
+
+def test_curve_and_cache(calibrate, workspace, crops, tmp_path):
+    cache = tmp_path / "model.cache"
+    ran = calibrate("--faces", crops, "--count", "6", "--curve", "--cache", cache, "--json")
+    curve = json.loads(ran.out)["curve"]
+    assert [point["faces"] for point in curve] == [4, 6]
+    assert (workspace.root / "calibration-curve.png").read_bytes().startswith(b"\x89PNG")
+    peaks = read_cache(cache.read_text(), "cache")
+    scales = json.loads(workspace.scales.read_text())
+    for name, tensor in scales["tensors"].items():
+        assert peaks[name] == pytest.approx(tensor["peaks"][scales["method"]], rel=1e-6)
+
+
+def test_one_class_is_enough_and_said(calibrate, crops):
+    ran = calibrate("--faces", f"folder:{crops / 'real'}", "--count", "4")
+    assert ran.code == 0, ran.err
+    assert "no AUC: it takes two held-out faces of each class" in ran.out
+
+
+def test_table_marks_the_method_chosen(calibrate, crops):
+    ran = calibrate("--faces", crops, "--count", "4", "--method", "max")
+    assert "max *" in ran.out
+    assert all(method in ran.out for method in METHODS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--method", "magic"), "unknown calibration method 'magic'"),
+        (("--select", "magic"), "unknown selection 'magic'"),
+        (("--count", "0"), "--count 0 is too small"),
+        (("nowhere.onnx",), "nowhere.onnx cannot be read"),
+    ],
+)
+def test_mistakes(calibrate, arguments, said):
+    ran = calibrate(*arguments)
+    assert ran.code == 2
+    assert said in ran.err
+
+
+def test_no_faces(calibrate, tmp_path):
+    (tmp_path / "none").mkdir()
+    ran = calibrate("--faces", tmp_path / "none")
+    assert ran.code == 2
+    assert "none" in ran.err
