@@ -112,7 +112,7 @@ def show(done: Calibrated) -> None:
             f"{c.score_error_max:.5f}",
             f"{c.map_error_mean:.5f}",
             "" if c.auc is None else f"{c.auc:.4f}",
-            "" if c.auc_loss is None else f"{c.auc_loss:+.4f}",
+            "" if c.auc_loss is None else f"{round(c.auc_loss, 4) + 0.0:+.4f}",
         )
     console.print(table)
     console.say(f"* chosen; measured on {done.held_out} held-out faces, in ONNX Runtime")
