@@ -59,7 +59,7 @@ def _options() -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     # x86-64 without VNNI adds two products of uint8 and int8 in 16 bits, and saturates: scores of
-    # the demo model were off by 0.06 on average. This keeps to kernels that are exact there.
+    # the demo model were off by 0.07 on average. This keeps to kernels that are exact there.
     options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
