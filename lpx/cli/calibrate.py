@@ -13,7 +13,7 @@ from lpx.cli.options import following, json_option, workspace_option
 from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
-    from lpx.calibrating import Calibrated
+    from lpx.pipeline.calibrating import Calibrated
 
 
 @click.command()
@@ -41,9 +41,9 @@ def calibrate(
 
     Leaves scales.json and calibration-faces.json in the workspace, for `lpx build --int8`.
     """
-    from lpx import calibrating
     from lpx.calibration.cache import write_cache
     from lpx.cli.console import ConsoleReporter
+    from lpx.pipeline import calibrating
     from lpx.workspace import write_bytes
 
     with ConsoleReporter() as report:

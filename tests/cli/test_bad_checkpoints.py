@@ -147,8 +147,8 @@ def test_unknown_names_list_the_known_ones(refused, tmp_path, options, said):
 def test_workspace_that_cannot_be_made(refused, monkeypatch, place):
     # Root may write anywhere, but not below a file.
     Path("file").write_text("in the way")
-    monkeypatch.setattr("lpx.pipeline.to_onnx", lambda detector, opset: b"")
-    monkeypatch.setattr("lpx.pipeline.verify", lambda *arguments: None)
+    monkeypatch.setattr("lpx.pipeline.exporting.to_onnx", lambda detector, opset: b"")
+    monkeypatch.setattr("lpx.pipeline.exporting.verify", lambda *arguments: None)
     said = refused("export", DEMO, "-w", place)
     assert f"{place} cannot be written" in said
     assert "there is a file where a folder is needed" in said
@@ -157,7 +157,9 @@ def test_workspace_that_cannot_be_made(refused, monkeypatch, place):
 
 def test_export_that_differs_from_its_checkpoint_is_refused(refused, built, monkeypatch):
     """A model that depends on the batch, say: the file is not written."""
-    monkeypatch.setattr("lpx.pipeline.to_onnx", lambda detector, opset: built.model.read_bytes())
+    monkeypatch.setattr(
+        "lpx.pipeline.exporting.to_onnx", lambda detector, opset: built.model.read_bytes()
+    )
     monkeypatch.setattr("lpx.export.verify.TOLERANCE", -1.0)
     said = refused("export", DEMO)
     assert "the exported model differs from the checkpoint by" in said

@@ -96,7 +96,7 @@ def test_engine_of_an_earlier_export(refused, workspace, lpx, monkeypatch):
     """Train on and export again: the old engine is not compared with the new weights."""
     changed = onnx.load(workspace.model)
     changed.doc_string = "other weights"
-    monkeypatch.setattr("lpx.pipeline.to_onnx", lambda *_: changed.SerializeToString())
+    monkeypatch.setattr("lpx.pipeline.exporting.to_onnx", lambda *_: changed.SerializeToString())
     assert lpx("export", folder() / CHECKPOINT).code == 0
     assert "was built from another model" in refused(*BENCH)
     assert lpx("build", "--fp32", "--int8", "--target", "onnxruntime", "--count", 4).code == 0
@@ -221,7 +221,7 @@ def test_tensorrt_without_a_gpu(refused, monkeypatch):
     from lpx.engines.machine import read_machine
 
     bare = replace(read_machine(), gpus=(), no_gpu_reason="nvidia-smi not found")
-    monkeypatch.setattr("lpx.pipeline.read_machine", lambda: bare)
+    monkeypatch.setattr("lpx.pipeline.building.read_machine", lambda: bare)
     said = refused("build", "--target", "tensorrt")
     assert "target tensorrt cannot be built on this machine" in said
     assert "no NVIDIA GPU is seen: nvidia-smi not found" in said

@@ -16,7 +16,7 @@ def fewer_faces(monkeypatch, tmp_path):
 
 
 def test_demo_runs_all_of_it(lpx, built, monkeypatch):
-    monkeypatch.setattr("lpx.pipeline.to_onnx", lambda *_: built.model.read_bytes())
+    monkeypatch.setattr("lpx.pipeline.exporting.to_onnx", lambda *_: built.model.read_bytes())
     monkeypatch.setattr("lpx.bench.latency.measure", lambda *_: {})
     monkeypatch.setattr("lpx.bench.run.BATCHES", ())
     ran = lpx("demo", "-w", "here", "--json")

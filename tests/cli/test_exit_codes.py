@@ -73,7 +73,7 @@ def test_internal_error_exits_with_3_and_asks_for_a_report(lpx, workspace, monke
     def fail(*arguments, **options):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("lpx.pipeline.measure", fail)
+    monkeypatch.setattr("lpx.pipeline.benching.measure", fail)
     before = tree(".")
     ran = lpx(*BENCH)
     assert ran.code == 3

@@ -98,7 +98,7 @@ def test_engine_that_returns_nan_is_refused(lpx, workspace, crops, monkeypatch):
         def close(self):
             pass
 
-    monkeypatch.setattr("lpx.pipeline.load", lambda folder: Broken())
+    monkeypatch.setattr("lpx.pipeline.runnable.load", lambda folder: Broken())
     ran = lpx("predict", "crops/real")
     assert ran.code == 2
     assert "onnxruntime-int8 gives the score nan to face 2.png" in ran.err

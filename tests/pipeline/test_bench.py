@@ -15,6 +15,7 @@ from lpx.engines import load
 from lpx.engines.manifest import read_manifest
 from lpx.errors import LpxError
 from lpx.metrics import auc
+from lpx.pipeline import benching, runnable
 
 
 def bench(workspace, dataset="demo", **options):
@@ -91,7 +92,7 @@ def test_shared_identities_are_reported(built, measured, said):
         tuple(Face(f"{i}.png", i % 2, "", "", who, None) for i, who in enumerate(measured)),
     )  # fmt: skip
     labels = np.arange(100) % 2
-    found = pipeline._warnings(
+    found = benching._warnings(
         [replace(manifest, calibration=calibration)], faces, Scored(labels, labels, {}, ())
     )
     assert [text.split("calibrated on ")[1].split(";")[0] for text in found] == said
@@ -100,8 +101,8 @@ def test_shared_identities_are_reported(built, measured, said):
 def test_few_faces_are_warned_of(workspace, monkeypatch):
     (said,) = bench(workspace, limit=8)["warnings"]
     assert said.startswith("4 real and 4 fake faces are few")
-    assert f"below some {pipeline.FEW_FACES} faces of each class" in said
-    monkeypatch.setattr(pipeline, "FEW_FACES", 4)
+    assert f"below some {benching.FEW_FACES} faces of each class" in said
+    monkeypatch.setattr(benching, "FEW_FACES", 4)
     assert bench(workspace, limit=8)["warnings"] == []
 
 
@@ -109,14 +110,14 @@ def test_engines_that_do_not_run_here_are_named_and_left_out(workspace, monkeypa
     def can_run(manifest, machine):
         return manifest.precision == "int8", "no float here"
 
-    monkeypatch.setattr(pipeline, "can_run", can_run)
+    monkeypatch.setattr(runnable, "can_run", can_run)
     report = bench(workspace, limit=8)
     assert [entry["name"] for entry in report["candidates"]] == ["onnxruntime-int8"]
     assert report["not_run"] == [{"name": "onnxruntime-fp32", "reason": "no float here"}]
 
 
 def test_no_engine_that_runs_here_is_an_error_with_the_reasons(workspace, monkeypatch):
-    monkeypatch.setattr(pipeline, "can_run", lambda manifest, machine: (False, "no GPU"))
+    monkeypatch.setattr(runnable, "can_run", lambda manifest, machine: (False, "no GPU"))
     with pytest.raises(LpxError, match="has no engine that runs here") as caught:
         bench(workspace, limit=8)
     assert caught.value.why == "onnxruntime-fp32: no GPU; onnxruntime-int8: no GPU"

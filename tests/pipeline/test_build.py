@@ -11,6 +11,7 @@ from lpx import pipeline
 from lpx.calibration.scales import load_scales
 from lpx.engines import load
 from lpx.errors import LpxError
+from lpx.pipeline import building, exported
 
 
 class Told:
@@ -91,12 +92,12 @@ def test_scales_of_another_export_are_made_anew(build, workspace):
 def test_warning_is_that_of_this_build_not_of_the_one_that_calibrated(build):
     """The ranges are kept; whether the user named faces is not a property of ranges."""
     unnamed, said = build(count=4)
-    assert unnamed.warnings == (pipeline.DEMO_CALIBRATION,)
-    assert f"warning: {pipeline.DEMO_CALIBRATION}" in said
+    assert unnamed.warnings == (building.DEMO_CALIBRATION,)
+    assert f"warning: {building.DEMO_CALIBRATION}" in said
     named, said = build(faces="demo", count=4)
     assert reused(said)
     assert named.warnings == ()
-    assert build(count=4)[0].warnings == (pipeline.DEMO_CALIBRATION,)
+    assert build(count=4)[0].warnings == (building.DEMO_CALIBRATION,)
 
 
 def test_methods_share_one_calibration(build):
@@ -126,7 +127,7 @@ def test_manifest_says_how_each_node_is_computed(build):
 
 
 def test_float_engines_need_no_faces(workspace, monkeypatch):
-    monkeypatch.setattr(pipeline, "open_set", lambda *_, **__: pytest.fail("no faces are needed"))
+    monkeypatch.setattr(exported, "open_set", lambda *_, **__: pytest.fail("no faces are needed"))
     made = pipeline.build(workspace, ("fp32", "fp16"), target="onnxruntime", faces="nowhere")
     assert [manifest.precision for manifest in made] == ["fp32", "fp16"]
     assert all(manifest.calibration is None for manifest in made)

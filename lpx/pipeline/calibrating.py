@@ -28,7 +28,9 @@ from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
 from lpx.errors import LpxError
 from lpx.graph.model_io import parse
 from lpx.metrics import auc, auc_difference, map_agreement, score_difference
-from lpx.pipeline import PARTIAL, SILENT, Reporter, _exported, _open
+from lpx.pipeline.building import PARTIAL
+from lpx.pipeline.exported import open_faces, read_exported
+from lpx.pipeline.reporter import SILENT, Reporter
 from lpx.workspace import Workspace, sha256, write_json
 
 FACES_FORMAT = "lpx-calibration-faces/1"
@@ -129,7 +131,7 @@ def calibrate(
     if count < 1:
         raise LpxError(f"--count {count} is too small", "", "give a number of at least 1")
     data, card = _model(workspace, model_path)
-    pool = _open(workspace, faces or "demo", "train")
+    pool = open_faces(workspace, faces or "demo", "train")
     with workspace.lock():
         chosen, held_out, notes = choose(data, card, pool, count, select, seed, report)
         scales = observe(
@@ -162,7 +164,7 @@ def calibrate(
 
 def _model(workspace: Workspace, path: Path | None) -> tuple[bytes, ModelCard]:
     if path is None:
-        exported = _exported(workspace)
+        exported = read_exported(workspace)
         return exported.data, exported.card
     try:
         data = path.read_bytes()

@@ -1,0 +1,22 @@
+"""export(), calibrate(), build(), bench(), predict(): the public Python API."""
+
+from lpx.pipeline.benching import Benched, bench
+from lpx.pipeline.building import build
+from lpx.pipeline.calibrating import Calibrated, calibrate
+from lpx.pipeline.exporting import Exported, export
+from lpx.pipeline.predicting import Predicted, predict
+from lpx.pipeline.reporter import SILENT, Reporter
+
+__all__ = [
+    "SILENT",
+    "Benched",
+    "Calibrated",
+    "Exported",
+    "Predicted",
+    "Reporter",
+    "bench",
+    "build",
+    "calibrate",
+    "export",
+    "predict",
+]

@@ -1,0 +1,146 @@
+"""build(): ONNX to engines, calibrated on faces."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lpx.calibration.calibrate import calibrate
+from lpx.calibration.methods import METHODS
+from lpx.calibration.scales import Scales, load_scales, save_scales
+from lpx.data.face_set import FaceSet
+from lpx.engines.build import BuildRequest, build_engine
+from lpx.engines.machine import read_machine
+from lpx.engines.manifest import EngineManifest, Precision
+from lpx.engines.targets import choose
+from lpx.errors import LpxError
+from lpx.pipeline.exported import ExportedModel, check_at_least, open_faces, read_exported
+from lpx.pipeline.reporter import SILENT, Reporter
+from lpx.workspace import Workspace
+
+CALIBRATION_FACES = 512
+PARTIAL = "calibration.partial.npz"
+"""Where a calibration writes down how far it has come."""
+DEMO_CALIBRATION = (
+    "calibrated on the demo faces, because no --faces were given: ranges of your own faces may "
+    "differ, and INT8 accuracy with them"
+)
+
+
+def build(
+    workspace: Workspace,
+    precisions: tuple[Precision, ...],
+    *,
+    target: str = "auto",
+    faces: str | None = None,
+    count: int = CALIBRATION_FACES,
+    method: str | None = None,
+    compute_capabilities: tuple[str, ...] = (),
+    workspace_mib: int | None = None,
+    report: Reporter = SILENT,
+) -> tuple[EngineManifest, ...]:
+    """Build engines of the exported model.
+
+    Args:
+        workspace: Holds `model.onnx`; receives `scales.json` and `engines/<name>/`.
+        precisions: "fp32", "fp16", "int8".
+        target: "auto", "onnxruntime", "tensorrt" or "tensorrt-rtx".
+        faces: Face set to calibrate on, for int8; None takes what `lpx calibrate` left, else the
+            demo faces, with a warning.
+        count: Most faces to calibrate on.
+        method: Calibration method, for int8; None takes the one that `lpx calibrate` chose, else
+            the default.
+        compute_capabilities: GPUs to build for; tensorrt-rtx only.
+        workspace_mib: Cap on TensorRT's scratch memory, MiB.
+        report: Told what happens.
+
+    Returns:
+        The manifests, in the order asked.
+
+    Raises:
+        LpxError: No exported model, an unusable target, or faces that cannot be read.
+    """
+    check_at_least("--count", count, 1)
+    check_at_least("--workspace-mib", workspace_mib, 1)
+    machine = read_machine()
+    chosen, reason = choose(target, machine)
+    if method is not None and method not in METHODS:
+        raise LpxError(
+            f"unknown calibration method {method!r}",
+            f"known methods: {', '.join(METHODS)}",
+            "name one of these with --method",
+        )
+    if compute_capabilities and chosen != "tensorrt-rtx":
+        raise LpxError(
+            f"--compute-capability with target {chosen}",
+            "only tensorrt-rtx builds for GPUs that are not here",
+            "leave it out, or add --target tensorrt-rtx",
+        )
+    report.say(f"target {chosen}: {reason}")
+    model = read_exported(workspace)
+    manifests = []
+    with workspace.lock():
+        scales = None
+        if "int8" in precisions:
+            scales = _scales(workspace, model, faces, count, report)
+        for precision in precisions:
+            request = BuildRequest(
+                target=chosen,
+                precision=precision,
+                scales=scales,
+                method=(method or scales.method) if scales and precision == "int8" else "",
+                compute_capabilities=compute_capabilities,
+                workspace_mib=workspace_mib,
+            )
+            folder = workspace.engines / request.name
+            report.say(f"building {request.name}")
+            manifests.append(build_engine(model.data, model.card, request, folder, machine))
+    return tuple(manifests)
+
+
+def _scales(
+    workspace: Workspace, model: ExportedModel, name: str | None, count: int, report: Reporter
+) -> Scales:
+    """Ranges for this model and these faces: those in the workspace if they fit, else new ones."""
+    pool = open_faces(workspace, name or "demo", "train")
+    faces = pool.first(count)
+    scales = _stored(workspace, model, pool, faces, named=name is not None)
+    if scales is not None:
+        report.say(f"reusing {workspace.scales} ({scales.face_count} faces of {scales.faces})")
+    else:
+        scales = calibrate(
+            model.data,
+            faces,
+            model.card.input_size,
+            progress=report.progress(f"calibrating on {faces.name}"),
+            resume=workspace.root / PARTIAL,
+        )
+        save_scales(workspace.scales, scales)
+    # Whether faces were named is this build's affair, not that of the ranges, which are kept.
+    unnamed = name is None and scales.faces == "demo"
+    warnings = (DEMO_CALIBRATION if unnamed else "", scales.warning)
+    scales = replace(scales, warning="; ".join(filter(None, warnings)))
+    if scales.warning:
+        report.say(f"warning: {scales.warning}")
+    return scales
+
+
+def _stored(
+    workspace: Workspace, model: ExportedModel, pool: FaceSet, faces: FaceSet, *, named: bool
+) -> Scales | None:
+    """The scales in the workspace, where they are of this model and these faces.
+
+    Those that `lpx calibrate` made are of faces that it chose from a set: they fit whoever names
+    that set, or none.
+    """
+    if not workspace.scales.is_file():
+        return None
+    try:
+        stored = load_scales(workspace.scales, model.sha256)
+    except LpxError:
+        # Scales of an earlier export are no use, and cheap to make again.
+        return None
+    if stored.set_digest:
+        same_set = (stored.faces, stored.set_digest) == (pool.name, pool.digest())
+        return stored if same_set or not named else None
+    same = (stored.faces, stored.faces_digest) == (faces.name, faces.digest())
+    return stored if same else None

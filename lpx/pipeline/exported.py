@@ -1,0 +1,128 @@
+"""What the steps share: the exported model in a workspace, its reference, and face sets."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import lpx
+from lpx.card import ModelCard, card_from_dict
+from lpx.data.face_set import FaceSet
+from lpx.data.sets import open_set
+from lpx.errors import LpxError
+from lpx.models.checkpoint import (
+    Detector,
+    ForeignModel,
+    load_checkpoint,
+    load_factory,
+    weights_digest,
+)
+from lpx.workspace import Workspace, read_json
+
+EXPORT_FORMAT = "lpx-export/1"
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """The exported model, after checking it against its manifest."""
+
+    data: bytes
+    sha256: str
+    card: ModelCard
+    factory: str | None
+
+
+_READ_BACK = {"model_sha256", "card", "factory"}
+
+
+def read_exported(workspace: Workspace) -> ExportedModel:
+    """The model that `export` left in a workspace.
+
+    Raises:
+        LpxError: There is none, or it is not the one that its manifest describes.
+    """
+    manifest_path = workspace.model.with_suffix(".json")
+    if not workspace.model.is_file() or not manifest_path.is_file():
+        raise LpxError(
+            f"workspace {workspace.root} holds no exported model",
+            "",
+            "run `lpx export ckpt.pt` first (or `lpx demo` for a tour), or name the workspace "
+            "with -w DIR",
+        )
+    manifest = read_json(manifest_path, "lpx export ckpt.pt")
+    if manifest.get("format") != EXPORT_FORMAT or not manifest.keys() >= _READ_BACK:
+        raise LpxError(
+            f"{manifest_path} is not what this version of lpx writes",
+            f"expected format {EXPORT_FORMAT}, with {', '.join(sorted(_READ_BACK))}",
+            "run `lpx export` again",
+        )
+    data = workspace.model.read_bytes()
+    found = hashlib.sha256(data).hexdigest()
+    if found != manifest["model_sha256"]:
+        raise LpxError(
+            f"{workspace.model} is not the model that was exported",
+            f"its SHA-256 begins with {found[:12]}, {manifest_path.name} says "
+            f"{manifest['model_sha256'][:12]}",
+            "it was edited or replaced after the export: run `lpx export` again",
+        )
+    card = card_from_dict(manifest["card"], str(manifest_path))
+    return ExportedModel(data, found, card, manifest["factory"])
+
+
+def read_reference(workspace: Workspace, model: ExportedModel) -> Detector:
+    """The checkpoint that a model was exported from: what engines are compared with.
+
+    Raises:
+        LpxError: It is gone, damaged, or its weights are not those of the model.
+    """
+    if not workspace.reference.is_file():
+        raise LpxError(
+            f"{workspace.reference} does not exist",
+            "it is the checkpoint that engines are compared with",
+            "run `lpx export` again",
+        )
+    if model.factory is None:
+        try:
+            detector = load_checkpoint(workspace.reference)
+        except LpxError as error:
+            # Its advice is for a file of the user's own; this one lpx makes.
+            raise LpxError(error.what, error.why, "run `lpx export` again") from error
+    else:
+        card = model.card
+        foreign = ForeignModel(
+            architecture=model.factory,
+            input_size=card.input_size,
+            mean=card.mean,
+            std=card.std,
+            channel_order=card.channel_order,
+        )
+        detector = load_factory(model.factory, workspace.reference, foreign)
+    if weights_digest(detector) != model.card.weights_sha256:
+        raise LpxError(
+            f"{workspace.reference} is not the checkpoint that was exported",
+            "its weights differ from those in the model card",
+            "run `lpx export` again",
+        )
+    return detector
+
+
+def open_faces(workspace: Workspace, name: str, split: str, out: Path | None = None) -> FaceSet:
+    """Open a face set; pictures that lpx itself drew into its folder are no faces."""
+    return open_set(name, split, skip=(workspace.root, out or workspace.predictions))
+
+
+def check_at_least(option: str, value: int | None, least: int, why: str = "") -> None:
+    """Refuse a number given on the command line that is too small.
+
+    Raises:
+        LpxError: It is; None is not.
+    """
+    if value is not None and value < least:
+        raise LpxError(f"{option} {value} is too small", why, f"give a number of at least {least}")
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of lpx and of these installed packages."""
+    return {"lpx": lpx.__version__, **{name: metadata.version(name) for name in packages}}

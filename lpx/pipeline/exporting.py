@@ -1,0 +1,95 @@
+"""export(): a checkpoint to ONNX, verified on faces."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lpx.card import ModelCard
+from lpx.data.sets import open_set
+from lpx.errors import LpxError
+from lpx.export.to_onnx import OPSET, to_onnx
+from lpx.export.verify import Verification, verify
+from lpx.models.checkpoint import (
+    Detector,
+    ForeignModel,
+    load_checkpoint,
+    load_factory,
+    save_checkpoint,
+    save_state,
+)
+from lpx.pipeline.exported import EXPORT_FORMAT, versions
+from lpx.pipeline.reporter import SILENT, Reporter
+from lpx.workspace import Workspace, sha256, write_bytes, write_json
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` made."""
+
+    model: Path
+    model_sha256: str
+    card: ModelCard
+    verification: Verification
+    opset: int
+
+
+def export(
+    checkpoint: Path | None,
+    workspace: Workspace,
+    *,
+    opset: int = OPSET,
+    foreign: ForeignModel | None = None,
+    factory: str | None = None,
+    report: Reporter = SILENT,
+) -> Exported:
+    """Export a checkpoint to `model.onnx` in the workspace, verified on faces.
+
+    Args:
+        checkpoint: An lpx checkpoint, or a state dict; None where a factory loads its own weights.
+        workspace: Receives `model.onnx`, `model.json` and `reference.pt`.
+        opset: ONNX opset, 17 to 20.
+        foreign: What a state dict without a card is.
+        factory: `package.module:function` that makes the model.
+        report: Told what happens.
+
+    Raises:
+        LpxError: The checkpoint cannot be loaded or exported, or the export differs from it.
+    """
+    detector = _load(checkpoint, foreign, factory)
+    card = detector.card
+    report.say(f"{card.architecture} cut at {card.cut}, {card.aggregate}, {card.input_size} px, "
+               f"grid {card.grid[0]}x{card.grid[1]}")  # fmt: skip
+    model = to_onnx(detector, opset)
+    verification = verify(model, detector, open_set("demo", "test"))
+    digest = hashlib.sha256(model).hexdigest()
+    with workspace.lock():
+        if factory is None:
+            save_checkpoint(workspace.reference, detector.module, card)
+        else:
+            save_state(workspace.reference, detector)
+        write_bytes(workspace.model, model)
+        write_json(
+            workspace.model.with_suffix(".json"),
+            {
+                "format": EXPORT_FORMAT,
+                "checkpoint": None if checkpoint is None else str(checkpoint),
+                "checkpoint_sha256": None if checkpoint is None else sha256(checkpoint),
+                "factory": factory,
+                "model_sha256": digest,
+                "opset": opset,
+                "card": card.to_dict(),
+                "verification": asdict(verification),
+                "versions": versions("torch", "onnx", "onnxscript", "onnxsim"),
+            },
+        )
+    return Exported(workspace.model, digest, card, verification, opset)
+
+
+def _load(checkpoint: Path | None, foreign: ForeignModel | None, factory: str | None) -> Detector:
+    if factory is not None:
+        return load_factory(factory, checkpoint, foreign or ForeignModel(architecture=factory))
+    if checkpoint is None:
+        raise LpxError("no checkpoint was named", "", "lpx export ckpt.pt, or --factory")
+    return load_checkpoint(checkpoint, foreign)

@@ -1,0 +1,74 @@
+"""Engines of a workspace that run on this machine."""
+
+from __future__ import annotations
+
+from lpx.engines.base import Engine
+from lpx.engines.load import load
+from lpx.engines.machine import read_machine
+from lpx.engines.manifest import FILE, EngineManifest, read_manifest
+from lpx.engines.targets import can_run
+from lpx.engines.torch_engine import TorchEngine
+from lpx.errors import LpxError
+from lpx.pipeline.exported import ExportedModel, read_reference
+from lpx.workspace import Workspace
+
+
+def runnable(
+    workspace: Workspace, model: ExportedModel
+) -> tuple[list[EngineManifest], dict[str, str]]:
+    """Engines of this model that run here; names and reasons of those that do not.
+
+    Raises:
+        LpxError: None runs here, or one was built from another model.
+    """
+    machine = read_machine()
+    manifests: list[EngineManifest] = []
+    not_run: dict[str, str] = {}
+    for folder in sorted(p.parent for p in workspace.engines.glob(f"*/{FILE}")):
+        manifest = read_manifest(folder)
+        if manifest.model_sha256 != model.sha256:
+            raise LpxError(
+                f"engine {manifest.name} was built from another model than {workspace.model}",
+                f"it names {manifest.model_sha256[:12]}, the model is {model.sha256[:12]}",
+                f"run `lpx build --{manifest.precision} --target {manifest.target}` again, or "
+                f"remove {folder}",
+            )
+        usable, reason = can_run(manifest, machine)
+        if usable:
+            manifests.append(manifest)
+        else:
+            not_run[manifest.name] = reason
+    if not manifests:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in not_run.items())
+        raise LpxError(
+            f"workspace {workspace.root} has no engine that runs here",
+            reasons or "none was built",
+            "run `lpx build --int8` (with --target onnxruntime, which runs everywhere)"
+            if not_run
+            else "run `lpx build --int8` first",
+        )
+    return manifests, not_run
+
+
+def pick_engine(workspace: Workspace, model: ExportedModel, name: str | None) -> tuple[str, Engine]:
+    """An engine by its name, or "torch"; where none is named, the fastest that runs here.
+
+    Raises:
+        LpxError: It does not exist, or does not run here.
+    """
+    if name == "torch":
+        return name, TorchEngine(read_reference(workspace, model))
+    manifests, not_run = runnable(workspace, model)
+    order = ("int8", "fp16", "fp32")
+    if name is None:
+        # TensorRT's engines come before ONNX Runtime's, whose name sorts first.
+        manifests.sort(key=lambda m: (m.target == "onnxruntime", order.index(m.precision)))
+        return manifests[0].name, load(workspace.engines / manifests[0].name)
+    if name in {m.name for m in manifests}:
+        return name, load(workspace.engines / name)
+    raise LpxError(
+        f"engine {name} {'does not run here' if name in not_run else 'does not exist'}",
+        not_run.get(name, f"{workspace.root} holds no engine of that name"),
+        f"engines that run here: torch, {', '.join(m.name for m in manifests)}; name one of these, "
+        "or leave --engine out",
+    )
