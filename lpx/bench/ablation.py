@@ -5,13 +5,20 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from lpx.data.pseudo_fakes import KINDS
 from lpx.training.ablation import Cell, Result, Variant
 
-_OTHERS = ("localisation", "similarity")
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+
+_OTHERS = ("localisation", "over real", "similarity")
+_FILLS: tuple[Literal["none", "bottom", "full"], ...] = ("none", "bottom", "full")
+"""Of markers, by weight of local diversity, 0 first."""
 LABELS = {"whole": "whole + GAP", "direct": "LP, direct", "indirect": "LP, indirect"}
 
 
@@ -109,7 +116,11 @@ def _contrast(
 
 
 def _measures(result: Result) -> dict[str, float]:
-    extra = {"localisation": result.localisation, "similarity": result.similarity}
+    extra = {
+        "localisation": result.localisation,
+        "over real": result.localisation_over_real,
+        "similarity": result.similarity,
+    }
     return {**result.auc, **extra}
 
 
@@ -157,9 +168,10 @@ def draw(rows: tuple[Row, ...]) -> bytes:
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
+    weights = sorted({0.0, *(row.cell.ld for row in rows)})
     for style, (variant, label) in zip("osD", LABELS.items(), strict=True):
-        for ld, fill in ((False, "none"), (True, None)):
-            chosen = [r for r in rows if r.cell.variant == variant and bool(r.cell.ld) == ld]
+        for ld in weights:
+            chosen = [r for r in rows if r.cell.variant == variant and r.cell.ld == ld]
             for axes, key in ((left, "receptive_field"), (right, "gmac")):
                 points = [r for r in chosen if getattr(r, key) is not None]
                 if not points:
@@ -167,15 +179,24 @@ def draw(rows: tuple[Row, ...]) -> bytes:
                 mean = [float(np.mean([r.measures[k][0] for k in KINDS])) for r in points]
                 axes.plot(
                     [getattr(r, key) for r in points], mean, style, color=f"C{'osD'.index(style)}",
-                    fillstyle="none" if fill == "none" else "full",
-                    label=f"{label}, LD {'on' if ld else 'off'}",
+                    fillstyle=_FILLS[min(weights.index(ld), len(_FILLS) - 1)],
+                    label=f"{label}, LD {f'{ld:g}' if ld else 'off'}",
                 )  # fmt: skip
     left.set(xlabel="receptive field, px", ylabel="mean AUC over kinds, unseen identities")
-    left.set_xscale("log")
     right.set(xlabel="GMAC per face")
-    right.legend(fontsize=8, loc="best")
+    figure.legend(*_all_labels(left, right), fontsize=8, loc="outside right upper")
     for axes in (left, right):
         axes.grid(alpha=0.3)
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=130)
     return data.getvalue()
+
+
+def _all_labels(*axes: Axes) -> tuple[list[Artist], list[str]]:
+    """Of every series once: what has no receptive field stands in one of the two plots only."""
+    found = {
+        label: handle
+        for one in axes
+        for handle, label in zip(*one.get_legend_handles_labels(), strict=True)
+    }
+    return list(found.values()), list(found)

@@ -12,7 +12,7 @@ from lpx.errors import LpxError
 from lpx.models.checkpoint import load_checkpoint
 from lpx.models.detector import LocalPredictionDetector, analyse_detector
 from lpx.training.fit import Run, train, with_weights
-from lpx.training.localisation import pixel_auc, region_similarity
+from lpx.training.localisation import localise, region_similarity
 from lpx.training.recipe import Recipe
 from lpx.workspace import read_json, write_json
 
@@ -61,6 +61,8 @@ class Result:
         gmac: Multiply-accumulates of one face, 1e9.
         auc: Per kind of pseudo-fake, on identities that training never saw.
         localisation: Pixel AUC of the map against the masks of alpha-blended swaps.
+        localisation_over_real: The same of what the map shows beyond its mean over real faces; see
+            `lpx.training.localisation.Localisation`.
         similarity: Mean cosine between a face's regions, as the local-diversity loss compares them.
         minutes: Wall time.
     """
@@ -70,6 +72,7 @@ class Result:
     gmac: float
     auc: dict[str, float]
     localisation: float
+    localisation_over_real: float
     similarity: float
     minutes: float
 
@@ -136,7 +139,7 @@ def _run(
     assert isinstance(detector.module, LocalPredictionDetector)
     field = analyse_detector(detector.module, detector.card.input_size)
     held_out = open_training_data(folder, recipe.pseudo_fakes, recipe.seed).held_out
-    located = pixel_auc(detector.module, detector.card, held_out, "alpha", HELD_OUT_FAKES)
+    located = localise(detector.module, detector.card, held_out, "alpha", HELD_OUT_FAKES)
     alike = region_similarity(
         detector.module, detector.card, held_out, recipe.diversity, HELD_OUT_FAKES
     )
@@ -145,7 +148,8 @@ def _run(
         field.size,
         round(field.gmac, 4),
         trained.held_out_auc,
-        round(located, 4),
+        round(located.raw, 4),
+        round(located.over_real, 4),
         round(alike, 4),
         round(trained.minutes, 2),
     )

@@ -9,7 +9,7 @@ pytest.importorskip("lightning", reason="training needs lpx[train]")
 from lpx.bench.ablation import contrasts, draw, summarise, to_markdown
 from lpx.errors import LpxError
 from lpx.training.ablation import Cell, Result, grid, run_grid
-from lpx.training.localisation import pixel_auc
+from lpx.training.localisation import localise
 
 from .small import SMALL, write_faces
 
@@ -50,6 +50,7 @@ def test_grid_is_trained_once_and_read_again(faces, tmp_path):
     assert all(r.receptive_field == 19 and 0 < r.gmac < 0.1 for r in first)
     assert all(set(r.auc) == {"sbi", "alpha", "poisson"} for r in first)
     assert all(0 <= r.localisation <= 1 for r in first)
+    assert all(0 <= r.localisation_over_real <= 1 for r in first)
     assert all(0 < r.similarity <= 1 for r in first)
     assert run_grid(cells, base, faces, None, tmp_path, 0, said.append) == first
     assert len(said) == 2
@@ -60,7 +61,9 @@ def test_grid_is_trained_once_and_read_again(faces, tmp_path):
 
 def result(variant, ld, seed, value):
     cell = Cell(variant, "resnet18", "layer2", ld, seed)
-    return Result(cell, 99, 0.5, {"sbi": value, "alpha": 0.5, "poisson": 0.6}, 0.7, value / 2, 1.0)
+    return Result(
+        cell, 99, 0.5, {"sbi": value, "alpha": 0.5, "poisson": 0.6}, 0.7, 0.8, value / 2, 1.0
+    )
 
 
 def test_table_holds_means_and_intervals():
@@ -112,7 +115,37 @@ def test_pixel_auc_of_the_mask_itself_is_one(faces):
         def forward(self, x):
             return x.mean(dim=(1, 2, 3)).sigmoid(), self.map.expand(len(x), 64, 64)
 
-    found = pixel_auc(Knows(5.0), card, held_out, "alpha", 6)
-    opposite = pixel_auc(Knows(-5.0), card, held_out, "alpha", 6)
-    assert found > 0.9
-    assert opposite == pytest.approx(1 - found, abs=1e-3)
+    found = localise(Knows(5.0), card, held_out, "alpha", 6)
+    opposite = localise(Knows(-5.0), card, held_out, "alpha", 6)
+    assert found.raw > 0.9
+    assert opposite.raw == pytest.approx(1 - found.raw, abs=1e-3)
+    # It says the same of every face: nothing is left of that beyond its mean over real ones.
+    assert found.over_real == pytest.approx(0.5, abs=1e-3)
+
+
+def test_what_a_map_shows_beyond_real_faces_is_free_of_each_units_constant(faces):
+    import torch
+
+    from lpx.data.training_pairs import open_training_data
+    from lpx.models.detector import new_detector
+
+    _, card = new_detector("efficientnet_lite0", "stage2", input_size=64, bottleneck=0)
+    held_out = open_training_data(faces, ("sbi",), 0).held_out
+    torch.manual_seed(0)
+    constants = 2 * torch.randn(8, 8)
+
+    class Sees(torch.nn.Module):
+        """Brightness of each patch, the patches' constants apart."""
+
+        def __init__(self, constants):
+            super().__init__()
+            self.constants = constants
+
+        def forward(self, x):
+            patches = torch.nn.functional.avg_pool2d(x.mean(dim=1), 8)
+            return patches.mean(dim=(1, 2)).sigmoid(), (patches + self.constants).sigmoid()
+
+    plain = localise(Sees(torch.zeros(8, 8)), card, held_out, "alpha", 6)
+    shifted = localise(Sees(constants), card, held_out, "alpha", 6)
+    assert shifted.raw != pytest.approx(plain.raw, abs=0.02)
+    assert shifted.over_real == pytest.approx(plain.over_real, abs=1e-3)
