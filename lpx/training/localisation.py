@@ -28,7 +28,7 @@ class Localisation:
     """Pixel AUC against masks: 0.5 knows nothing of them, 1 orders all pixels rightly.
 
     Attributes:
-        raw: Of the patch map as it is.
+        raw: Of the patch map as it is (its logit, as for the other).
         over_real: Of the map's logit less its mean over real faces, unit by unit. Training on
             image labels leaves a unit's constant open: where no face ever shows evidence, a plain
             background say, its score means nothing, and what it means is the change.
