@@ -323,7 +323,7 @@ def _lay_heat(image: Image, mark: Mark, across: float, down: float) -> None:
     coloured = cv2.applyColorMap((warped * 255).round().astype(np.uint8), cv2.COLORMAP_CIVIDIS)
     part = image[top:bottom, left:right]
     grey = cv2.cvtColor(part, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
-    heat = (inside * (0.25 + 0.45 * warped))[..., None]
+    heat = (inside * (0.2 + 0.35 * warped))[..., None]
     plain = part + inside[..., None] * (grey - part)
     part[...] = (plain + heat * (coloured[..., ::-1] - plain)).round().astype(np.uint8)
 
@@ -379,7 +379,8 @@ def score_strip(
                     thick, cv2.LINE_AA)  # fmt: skip
 
     def long(words: str) -> int:
-        return int(cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, scale, thick)[0][0])
+        (size, _), _ = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, scale, thick)
+        return int(size)
 
     put(left, pad)
     put(right, width - pad - long(right))

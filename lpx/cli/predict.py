@@ -28,7 +28,7 @@ def _frames(context: click.Context, parameter: click.Parameter, value: str) -> i
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--crops", is_flag=True,
-              help="Pictures are face crops already, framed as in the model's training.")  # fmt: skip
+              help="Pictures are face crops already, framed as the model wants.")  # fmt: skip
 @click.option("--frames", default="32", show_default=True, metavar="N|all", callback=_frames,
               help="Frames of each video, evenly spaced.")  # fmt: skip
 @click.option("--detector", default="blazeface", show_default=True,
@@ -114,7 +114,9 @@ def _show(found: Predicted) -> None:
         click.echo(f"{score}  {word}  {file.name}{_counts(file)}{where}")
         if file.kind == "image" and len(file.faces) > 1:
             for face in file.faces:
-                click.echo(f"  face {face.face}: {face.score:.3f}  {'FAKE' if face.fake else 'real'}")
+                click.echo(
+                    f"  face {face.face}: {face.score:.3f}  {'FAKE' if face.fake else 'real'}"
+                )
         if file.note:
             click.echo(f"warning: {file.name}: {file.note}", err=True)
     for skipped in found.skipped:

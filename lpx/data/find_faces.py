@@ -85,4 +85,4 @@ def _inside(image: Image, face: Detection) -> bool:
     height, width = image.shape[:2]
     x0, y0, x1, y1 = face.box
     across, down = min(x1, width) - max(x0, 0), min(y1, height) - max(y0, 0)
-    return across >= _LEAST_SIDE and down >= _LEAST_SIDE
+    return bool(min(across, down) >= _LEAST_SIDE)

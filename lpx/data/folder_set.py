@@ -39,7 +39,9 @@ def folder_set(folder: Path, skip: tuple[Path, ...] = ()) -> FaceSet:
     # Beside real/ and fake/ other pictures may lie, a workspace's heat maps for one.
     roots = sorted(labelled) or [folder]
     skipped = {path.resolve() for path in skip}
-    inside = (path.relative_to(folder) for root in roots for path in walk_files(root, SUFFIXES, skipped))
+    inside = (
+        path.relative_to(folder) for root in roots for path in walk_files(root, SUFFIXES, skipped)
+    )
     table = make_table(folder, map(_row, inside))
     if not len(table):
         raise LpxError(

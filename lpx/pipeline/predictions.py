@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -158,11 +159,9 @@ class Journal:
             return
         self._torn = bool(data) and not data.endswith(b"\n")
         for line in data.splitlines():
-            try:
+            with suppress(ValueError, KeyError, TypeError):
                 entry = json.loads(line)
                 self._lines[entry["result"]["name"]] = entry
-            except (ValueError, KeyError, TypeError):
-                continue
 
     def find(self, name: str, path: Path) -> FileScore | None:
         """The result of a file that was scored with the same settings and did not change."""
@@ -227,7 +226,7 @@ FRAMES_HEADER = (
 
 def write_scores(path: Path, files: Iterable[FileScore], skipped: Iterable[Skipped]) -> None:
     """A CSV file with a row per file; of those that could not be read the note says why."""
-    rows = [
+    rows: list[tuple[object, ...]] = [
         (file.name, file.kind, _number(file.score, 6), verdict(file.fake), file.frames,
          len(file.faceless), len(file.faces), file.picture or "", file.note)
         for file in files
@@ -273,4 +272,3 @@ def picture_name(name: str, suffix: str) -> Path:
     path = Path(name)
     end = f"-{path.suffix[1:]}" if path.suffix else ""
     return path.with_name(f"{path.stem}{end}-overlay{suffix}")
-
