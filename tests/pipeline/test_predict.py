@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -13,16 +14,36 @@ import pytest
 from lpx import pipeline
 from lpx.data.crops import RECIPES
 from lpx.data.decode import fit, read_image
+from lpx.data.demo_set import folder
 from lpx.data.detect import FaceMesh, open_detector
 from lpx.data.find_faces import cut_faces, find_faces
+from lpx.data.video_writer import VideoWriter
 from lpx.engines import load
 from lpx.errors import LpxError
 from lpx.pipeline.file_scorer import FileScorer
 from lpx.pipeline.predictions import Journal, picture_name
 from lpx.render import encode_png
-from tests.data.trees import portrait, write_video
 
 ENGINE = "onnxruntime-fp32"
+PEOPLE = ("biden", "collins", "obama_2012")
+
+
+@lru_cache
+def portrait(number):
+    """uint8 RGB [216, 216, 3] of one of three people."""
+    image = read_image(folder() / f"{PEOPLE[number]}.png")
+    return cv2.resize(image, (216, 216), interpolation=cv2.INTER_AREA)
+
+
+def write_video(path, picture, frames):
+    """A picture [216, 216, 3] that moves over grey, at 25 Hz."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = VideoWriter(path, 25, 320, 240)
+    for index in range(frames):
+        frame = np.full((240, 320, 3), 100, np.uint8)
+        frame[12:228, 40 + index : 256 + index] = picture
+        writer.write(frame)
+    writer.close()
 
 
 def photo(path, *numbers, size=(240, 640)):
@@ -85,7 +106,7 @@ def test_all_frames(workspace):
 
 
 def test_no_face_is_no_score(lpx, workspace):
-    write_video(Path("v/empty.mp4"), np.zeros((216, 216), np.uint8), frames=3)
+    write_video(Path("v/empty.mp4"), np.zeros((216, 216, 3), np.uint8), frames=3)
     ran = lpx("predict", "v/empty.mp4")
     assert ran.code == 0
     assert "  -    none  empty.mp4  (3 frames, 3 without a face)" in ran.out
