@@ -379,8 +379,8 @@ def score_strip(
                     thick, cv2.LINE_AA)  # fmt: skip
 
     def long(words: str) -> int:
-        size: tuple[int, int] = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, scale, thick)[0]
-        return size[0]
+        (across, _), _ = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, scale, thick)
+        return int(across)
 
     put(left, pad)
     put(right, width - pad - long(right))

@@ -51,7 +51,7 @@ def photo(path, *numbers, size=(240, 640)):
     image = np.full((*size, 3), 120, np.uint8)
     for place, number in enumerate(numbers):
         left = 40 + place * 300
-        image[12:228, left : left + 216] = portrait(number)[0]
+        image[12:228, left : left + 216] = portrait(number)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode_png(image))
     return image
@@ -83,7 +83,7 @@ def test_every_face_of_a_photograph_has_its_own_crops_score(workspace):
 
 
 def test_videos_score_is_the_mean_of_its_frames(workspace):
-    write_video(Path("clip.mp4"), portrait(0)[0], frames=12)
+    write_video(Path("clip.mp4"), portrait(0), frames=12)
     found = predict(workspace, "clip.mp4", frames=5)
     (file,) = found.files
     assert [face.frame for face in file.faces] == [0, 3, 6, 8, 11]
@@ -98,7 +98,7 @@ def test_videos_score_is_the_mean_of_its_frames(workspace):
 
 
 def test_all_frames(workspace):
-    write_video(Path("clip.mp4"), portrait(0)[0], frames=11)
+    write_video(Path("clip.mp4"), portrait(0), frames=11)
     (file,) = predict(workspace, "clip.mp4", frames=None, overlay=False).files
     assert [face.frame for face in file.faces] == list(range(11))
     assert file.picture is None
@@ -120,7 +120,7 @@ def test_no_face_is_no_score(lpx, workspace):
 def mixed(workspace):
     photo(Path("in/a/x.png"), 0)
     shutil.copy("in/a/x.png", "in/a/x.jpg")
-    write_video(Path("in/clip.mp4"), portrait(1)[0], frames=3)
+    write_video(Path("in/clip.mp4"), portrait(1), frames=3)
     Path("in/bad.mp4").write_bytes(b"no video")
     Path("in/bad.png").touch()
     return workspace
@@ -215,7 +215,7 @@ def test_names_of_pictures_do_not_clash():
 
 
 def test_faces_outside_the_image_are_left_out():
-    image = portrait(0)[0]
+    image = portrait(0)
     (face,) = open_detector().detect(image)
     for shift in (500, -500):
         x0, y0, x1, y1 = face.box
