@@ -405,7 +405,7 @@ def _chart(
     bar = max(2, round(3 * unit))
 
     def x_of(place: float) -> int:
-        return round(place * (wide - bar))
+        return int(place * (wide - bar) + 0.5)
 
     for place, score in scores:
         x = x_of(place)
