@@ -40,7 +40,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        # Some writers go by what a name ends in.
+        handle, name = tempfile.mkstemp(path.suffix, f".{path.name}.", path.parent)
     except OSError as error:
         raise unwritable(path.parent, error) from error
     os.close(handle)

@@ -1,55 +1,138 @@
-"""`lpx predict`: score face crops."""
+"""`lpx predict`: score the faces in images and videos."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lpx.cli.options import json_option, workspace_option
 from lpx.workspace import Workspace
 
+if TYPE_CHECKING:
+    from lpx.pipeline import FileScore, Predicted
+
+
+def _frames(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
+    if value == "all":
+        return None
+    try:
+        return int(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number nor 'all'") from None
+
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option("--crops", is_flag=True,
+              help="Pictures are face crops already, framed as the model wants.")  # fmt: skip
+@click.option("--frames", default="32", show_default=True, metavar="N|all", callback=_frames,
+              help="Frames of each video, evenly spaced.")  # fmt: skip
+@click.option("--detector", default="blazeface", show_default=True,
+              metavar="blazeface|centerface", help="What finds faces.")  # fmt: skip
+@click.option("--crop", metavar="RECIPE",
+              help="How to cut faces out; as the model's card says by default.")  # fmt: skip
+@click.option("--overlay/--no-overlay", default=True, help="Draw heat maps, or scores only.")
 @click.option(
     "--engine",
     metavar="NAME",
     help="Engine of the workspace, or torch; the fastest that runs here by default.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for heat maps and scores.csv.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for pictures and tables.")
 @workspace_option
 @json_option
 def predict(
-    path: Path, engine: str | None, out: Path | None, workspace: Workspace, as_json: bool
-) -> None:
-    """Score the face crop PATH, or all crops of folder PATH, and draw a heat map of each.
+    path: Path, crops: bool, frames: int | None, detector: str, crop: str | None, overlay: bool,
+    engine: str | None, out: Path | None, workspace: Workspace, as_json: bool,
+) -> None:  # fmt: skip
+    """Score every face in the image or video PATH, or in all of those below folder PATH.
 
-    PATH holds cropped faces, framed as in the model's training.
+    Pictures are taken for whole photographs: faces are found in them, and cut out as in the model's
+    training. Of pictures that are face crops already, say so with --crops; lpx does not guess.
+
+    A face's score is its probability of fake, a frame's that of its highest face, a video's the
+    mean over its frames with a face. Without any face there is no score.
+
+    Writes scores.csv (a row per file), frames.csv (a row per face of each frame) and an overlay of
+    each file. A run that was cut off goes on where it stopped; files that were scored with the same
+    model and options are not scored again.
     """
     from lpx import pipeline
     from lpx.cli.console import ConsoleReporter
 
     with ConsoleReporter() as report:
-        found = pipeline.predict(workspace, path, engine=engine, out=out, report=report)
+        found = pipeline.predict(
+            workspace, path, engine=engine, out=out, crops=crops, frames=frames,
+            detector=detector, crop=crop, overlay=overlay, report=report,
+        )  # fmt: skip
     if as_json:
-        values = {
-            "engine": found.engine,
-            "threshold": found.threshold,
-            "faces": [
-                {"file": f.name, "score": f.score, "fake": f.fake, "picture": str(f.picture)}
-                for f in found.faces
-            ],
-            "skipped": [{"file": s.name, "reason": s.reason} for s in found.skipped],
-            "scores": str(found.scores),
-        }
-        click.echo(json.dumps(values, indent=2))
-        return
-    for face in found.faces:
-        click.echo(
-            f"{face.score:.3f}  {'FAKE' if face.fake else 'real'}  {face.name}  -> {face.picture}"
-        )
+        click.echo(json.dumps(_values(found), indent=2))
+    else:
+        _show(found)
+
+
+def _values(found: Predicted) -> dict[str, Any]:
+    from lpx.pipeline.predictions import RULE
+
+    return {
+        "engine": found.engine,
+        "threshold": found.threshold,
+        "crop": found.crop,
+        "detector": found.detector,
+        "rule": RULE,
+        "ms_per_frame": _ms_per_frame(found),
+        "files": [_file(file) for file in found.files],
+        "skipped": [{"file": s.name, "reason": s.reason} for s in found.skipped],
+        "resumed": found.resumed,
+        "scores": str(found.scores),
+        "frames": str(found.frames),
+    }
+
+
+def _file(file: FileScore) -> dict[str, Any]:
+    values = asdict(file)
+    del values["seconds"]
+    picture = None if file.picture is None else str(file.picture)
+    return {"file": values.pop("name"), **values, "picture": picture}
+
+
+def _ms_per_frame(found: Predicted) -> dict[str, float] | None:
+    seconds, frames = found.seconds()
+    if not frames:
+        return None
+    return {step: 1e3 * value / frames for step, value in asdict(seconds).items()}
+
+
+def _show(found: Predicted) -> None:
+    for file in found.files:
+        where = f" -> {file.picture}" if file.picture else ""
+        score = "  -  " if file.score is None else f"{file.score:.3f}"
+        word = {None: "none", True: "FAKE", False: "real"}[file.fake]
+        click.echo(f"{score}  {word}  {file.name}{_counts(file)}{where}")
+        if file.kind == "image" and len(file.faces) > 1:
+            for face in file.faces:
+                click.echo(
+                    f"  face {face.face}: {face.score:.3f}  {'FAKE' if face.fake else 'real'}"
+                )
+        if file.note:
+            click.echo(f"warning: {file.name}: {file.note}", err=True)
     for skipped in found.skipped:
         click.echo(f"skipped {skipped.name}: {skipped.reason}", err=True)
+    if times := _ms_per_frame(found):
+        said = ", ".join(f"{step} {ms:.1f}" for step, ms in times.items())
+        click.echo(f"ms per frame: {said}")
     click.echo(f"scores: {found.scores}")
+    if found.crop is not None:
+        click.echo(f"frames: {found.frames}")
+
+
+def _counts(file: FileScore) -> str:
+    if file.kind == "video":
+        without = f", {len(file.faceless)} without a face" if file.faceless else ""
+        return f"  ({file.frames} frames{without})"
+    if file.kind == "image" and len(file.faces) != 1:
+        return f"  ({len(file.faces)} faces)" if file.faces else "  (no face)"
+    return ""

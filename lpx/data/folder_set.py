@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from lpx.data.decode import SUFFIXES
 from lpx.data.face_csv import FILE, has_labels, read_face_csv
 from lpx.data.face_set import FaceSet
 from lpx.data.face_table import FaceRow, make_table
+from lpx.data.walk import walk_files
 from lpx.errors import LpxError
 
 LABELS = {"real": 0, "fake": 1}
@@ -40,7 +39,9 @@ def folder_set(folder: Path, skip: tuple[Path, ...] = ()) -> FaceSet:
     # Beside real/ and fake/ other pictures may lie, a workspace's heat maps for one.
     roots = sorted(labelled) or [folder]
     skipped = {path.resolve() for path in skip}
-    inside = (path.relative_to(folder) for root in roots for path in _images(root, skipped))
+    inside = (
+        path.relative_to(folder) for root in roots for path in walk_files(root, SUFFIXES, skipped)
+    )
     table = make_table(folder, map(_row, inside))
     if not len(table):
         raise LpxError(
@@ -50,15 +51,6 @@ def folder_set(folder: Path, skip: tuple[Path, ...] = ()) -> FaceSet:
             "`lpx demo --unpack DIR` writes an example",
         )
     return FaceSet(f"folder:{folder}", "all", "unknown", table)
-
-
-def _images(folder: Path, skip: set[Path]) -> Iterator[Path]:
-    # followlinks stays off: a link back to a parent would never end.
-    for root, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if Path(root, name).resolve() not in skip)
-        for name in sorted(files):
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
-                yield Path(root) / name
 
 
 def _row(inside: Path) -> FaceRow:

@@ -71,22 +71,24 @@ class FrameReader(Iterator[Frame]):
             raise
 
 
-def frame_indices(count: int, wanted: int) -> NDArray[np.int64]:
+def frame_indices(count: int, wanted: int | None) -> NDArray[np.int64]:
     """Evenly spaced frames, the first and the last among them.
 
     Args:
         count: Frames that there are.
-        wanted: Frames to take, at least 1; all where there are fewer.
+        wanted: Frames to take, at least 1; all where there are fewer, or for None.
 
     Returns:
         int64 [min(count, wanted)], rising: linspace(0, count - 1, wanted), rounded.
     """
+    if wanted is None:
+        return np.arange(count, dtype=np.int64)
     if wanted < 1:
         raise ValueError(f"wanted is {wanted}, at least 1 frame must be")
     return np.unique(np.linspace(0, max(count - 1, 0), wanted).round().astype(np.int64))[:count]
 
 
-def read_frames(path: Path, wanted: int, threads: int = 1) -> FrameReader:
+def read_frames(path: Path, wanted: int | None, threads: int = 1) -> FrameReader:
     """Read evenly spaced frames of a video.
 
     Where a frame does not decode, the next one that does takes its place. What decodes of a
@@ -173,7 +175,7 @@ class _VideoSource:
         self.capture.release()
 
 
-def _video(path: Path, wanted: int, threads: int) -> FrameReader:
+def _video(path: Path, wanted: int | None, threads: int) -> FrameReader:
     capture = _open(path, [cv2.CAP_PROP_N_THREADS, threads])
     if not capture.isOpened():
         raise UnreadableVideoError(
@@ -243,7 +245,7 @@ class _FolderSource:
         pass
 
 
-def _folder(path: Path, wanted: int) -> FrameReader:
+def _folder(path: Path, wanted: int | None) -> FrameReader:
     try:
         files = [f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file()]
     except OSError as error:

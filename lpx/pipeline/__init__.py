@@ -4,7 +4,8 @@ from lpx.pipeline.benching import Benched, bench
 from lpx.pipeline.building import build
 from lpx.pipeline.calibrating import Calibrated, calibrate
 from lpx.pipeline.exporting import Exported, export
-from lpx.pipeline.predicting import Predicted, predict
+from lpx.pipeline.predicting import predict
+from lpx.pipeline.predictions import FaceScore, FileScore, Predicted
 from lpx.pipeline.reporter import SILENT, Reporter
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "Benched",
     "Calibrated",
     "Exported",
+    "FaceScore",
+    "FileScore",
     "Predicted",
     "Reporter",
     "bench",

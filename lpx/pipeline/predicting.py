@@ -1,50 +1,41 @@
-"""predict(): scores and heat maps of faces."""
+"""predict(): scores and heat maps of the faces in images and videos."""
 
 from __future__ import annotations
 
-import csv
-import io
+import os
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 from lpx.bench.score import check_finite
-from lpx.data.decode import fit
-from lpx.data.face_set import FaceSet, Skipped
+from lpx.card import ModelCard
+from lpx.data.crops import RECIPES, CropRecipe, find_recipe
+from lpx.data.decode import UnreadableImageError, fit
+from lpx.data.detect import FaceMesh, open_detector
+from lpx.data.face_set import Face, FaceSet, ImageFile, Skipped
+from lpx.data.media import MediaFile, find_media
+from lpx.data.video_file import UnreadableVideoError
+from lpx.engines.base import Engine
+from lpx.engines.manifest import read_manifest
 from lpx.errors import LpxError
-from lpx.pipeline.exported import open_faces, read_exported
+from lpx.pipeline.exported import ExportedModel, check_at_least, open_faces, read_exported, versions
+from lpx.pipeline.file_scorer import BATCH, FileScorer
+from lpx.pipeline.predictions import (
+    FaceScore,
+    FileScore,
+    Journal,
+    Predicted,
+    picture_name,
+    write_frames,
+    write_scores,
+)
 from lpx.pipeline.reporter import SILENT, Reporter
 from lpx.pipeline.runnable import pick_engine
 from lpx.render import encode_png, explained
 from lpx.workspace import Workspace, write_bytes
 
-
-@dataclass(frozen=True)
-class FaceScore:
-    """What the detector says of one face.
-
-    Attributes:
-        name: Path relative to what was asked.
-        score: Probability of fake, in [0, 1].
-        fake: Whether the score reaches the threshold.
-        picture: The heat map's path.
-    """
-
-    name: str
-    score: float
-    fake: bool
-    picture: Path
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """What `predict` found."""
-
-    engine: str
-    threshold: float
-    faces: tuple[FaceScore, ...]
-    skipped: tuple[Skipped, ...]
-    scores: Path
+FRAMES = 32
+SCORES, TABLE, JOURNAL = "scores.csv", "frames.csv", "results.jsonl"
 
 
 def predict(
@@ -53,70 +44,199 @@ def predict(
     *,
     engine: str | None = None,
     out: Path | None = None,
+    crops: bool = False,
+    frames: int | None = FRAMES,
+    detector: str = "blazeface",
+    crop: str | None = None,
+    overlay: bool = True,
     report: Reporter = SILENT,
 ) -> Predicted:
-    """Score face crops, and draw where the detector sees forgery.
+    """Score the faces in images and videos, and draw where the detector sees forgery.
+
+    Files are scored one after the other, and each result is written down at once; files that an
+    earlier run scored with the same model and options are not scored again, if they are unchanged.
 
     Args:
         workspace: Holds the engines.
-        path: An image, or a folder of images, of cropped faces.
+        path: An image, a video, or a folder of these.
         engine: Name of an engine, or "torch"; None takes the fastest that runs here.
-        out: Folder for the pictures and `scores.csv`; `predictions` in the workspace by default.
+        out: Folder for pictures and tables; `predictions` in the workspace by default.
+        crops: Pictures are face crops already: nothing is detected, and nothing resumed.
+        frames: To take of each video, evenly spaced; None takes all.
+        detector: A key of `lpx.data.detect.DETECTORS`.
+        crop: Recipe to cut faces by; None takes the model card's.
+        overlay: Whether to draw.
         report: Told what happens.
 
     Raises:
-        LpxError: No images, none readable, or an engine that does not exist or run here.
+        LpxError: Nothing there to score or nothing readable, an engine, detector or crop recipe
+            that does not exist or run here, or an engine that returns NaN.
     """
-    model = read_exported(workspace)
+    check_at_least("--frames", frames, 1)
     out = out or workspace.predictions
-    faces = _images(workspace, path, out)
-    name, loaded = pick_engine(workspace, model, engine)
-    report.say(f"engine {name}, threshold {model.card.threshold:.3f}")
-    tell = report.progress("scoring")
-    skipped: list[Skipped] = []
-    found: list[FaceScore] = []
-    with closing(loaded):
-        for batch in faces.stream(8, model.card.input_size, skipped):
-            prediction = loaded.infer(batch.pixels)
-            check_finite(name, prediction, faces, batch.indices)
-            for index, pixels, score, patch_map in zip(
-                batch.indices, batch.pixels, prediction.score, prediction.patch_map, strict=True
-            ):
-                face = faces.faces[index]
-                fake = bool(score >= model.card.threshold)
-                picture = out / f"{face.name}.png"
-                verdict = "FAKE" if fake else "real"
-                caption = f"{verdict}  score {score:.3f}  threshold {model.card.threshold:.3f}"
-                write_bytes(picture, encode_png(explained(fit(pixels, 256), patch_map, caption)))
-                found.append(FaceScore(face.name, float(score), fake, picture))
-            tell(len(found) + len(skipped), len(faces.faces))
-    if not found:
+    model = read_exported(workspace)
+    if path.is_dir() and out.resolve() == path.resolve():
         raise LpxError(
-            f"{path} holds no image that can be read",
-            f"{skipped[0].name}: {skipped[0].reason}",
-            "name an image, or a folder of images, of cropped faces",
+            f"{out} would hold both what is scored and its pictures",
+            "the next run would take the pictures for photographs",
+            "choose another folder with --out DIR",
         )
-    scores = out / "scores.csv"
-    write_bytes(scores, _csv(found))
-    return Predicted(name, model.card.threshold, tuple(found), tuple(skipped), scores)
+    if crops:
+        return _score_crops(workspace, model, path, engine, out, overlay, report)
+    recipe = _recipe(model.card, crop, report)
+    files = find_media(path, skip=(workspace.root, out))
+    threads = len(os.sched_getaffinity(0))
+    finder = open_detector(detector, threads)
+    mesh = FaceMesh(threads) if recipe.needs_landmarks else None
+    name, loaded = pick_engine(workspace, model, engine)
+    report.say(
+        f"engine {name}, threshold {model.card.threshold:.3f}, faces by {detector}, "
+        f"crop {recipe.name}"
+    )
+    settings = {
+        "engine": name, "sha256": _digest(workspace, model, name), "model_sha256": model.sha256,
+        "threshold": model.card.threshold, "detector": detector, "crop": recipe.name,
+        "frames": frames, "overlay": overlay, **versions(),
+    }  # fmt: skip
+    journal = Journal(out / JOURNAL, settings)
+    scorer = FileScorer(name, loaded, model.card, finder, mesh, recipe, frames)
+    found: list[FileScore] = []
+    skipped: list[Skipped] = []
+    resumed = 0
+    with closing(loaded):
+        try:
+            resumed = _score_files(scorer, files, journal, out, overlay, found, skipped, report)
+        except KeyboardInterrupt:
+            if found:
+                _write_tables(out, found, skipped)
+            raise
+    if not found:
+        raise _nothing(path, skipped)
+    scores, table = _write_tables(out, found, skipped)
+    return Predicted(
+        name, model.card.threshold, recipe.name, detector, tuple(found), tuple(skipped), resumed,
+        scores, table,
+    )  # fmt: skip
 
 
-def _images(workspace: Workspace, path: Path, out: Path) -> FaceSet:
+def _score_files(
+    scorer: FileScorer, files: Sequence[MediaFile], journal: Journal, out: Path, overlay: bool,
+    found: list[FileScore], skipped: list[Skipped], report: Reporter,
+) -> int:  # fmt: skip
+    resumed = 0
+    tell = report.progress("scoring")
+    for number, file in enumerate(files):
+        if done := journal.find(file.name, file.path):
+            resumed += 1
+            found.append(done)
+        else:
+            suffix = ".png" if file.kind == "image" else ".mp4"
+            picture = out / picture_name(file.name, suffix) if overlay else None
+            # A folder's bar counts files; one file's counts frames.
+            within = (lambda a, b: None) if len(files) > 1 else tell
+            try:
+                result = scorer.score(file, picture, within)
+            except (UnreadableImageError, UnreadableVideoError) as error:
+                skipped.append(Skipped(file.name, str(error)))
+            else:
+                journal.add(result, file.path)
+                found.append(result)
+        if len(files) > 1:
+            tell(number + 1, len(files))
+    if resumed:
+        report.say(f"{resumed} of {len(files)} files were scored by an earlier run")
+    return resumed
+
+
+def _recipe(card: ModelCard, named: str | None, report: Reporter) -> CropRecipe:
+    if named is not None:
+        recipe = find_recipe(named)
+        if card.crop in RECIPES and card.crop != named:
+            report.say(
+                f"warning: the model was trained on crops by {card.crop}, not {named}: scores of "
+                "others can be far off"
+            )
+        return recipe
+    if card.crop in RECIPES:
+        return RECIPES[card.crop]
+    raise LpxError(
+        f"how faces were cropped for this model's training is not known: its card says "
+        f"{card.crop!r}",
+        f"a model judges faces cut as in its training only; lpx cuts by {', '.join(RECIPES)}",
+        "name the recipe with --crop RECIPE; or cut the faces yourself and add --crops",
+    )
+
+
+def _digest(workspace: Workspace, model: ExportedModel, engine: str) -> str:
+    if engine == "torch":
+        return model.card.weights_sha256
+    return read_manifest(workspace.engines / engine).engine_sha256
+
+
+def _write_tables(
+    out: Path, found: Sequence[FileScore], skipped: Sequence[Skipped]
+) -> tuple[Path, Path]:
+    write_frames(out / TABLE, found)
+    write_scores(out / SCORES, found, skipped)
+    return out / SCORES, out / TABLE
+
+
+def _nothing(path: Path, skipped: Sequence[Skipped]) -> LpxError:
+    return LpxError(
+        f"{path} holds nothing that can be read",
+        f"{skipped[0].name}: {skipped[0].reason}",
+        "name an image, a video, or a folder of these",
+    )
+
+
+def _score_crops(
+    workspace: Workspace, model: ExportedModel, path: Path, engine: str | None, out: Path,
+    overlay: bool, report: Reporter,
+) -> Predicted:  # fmt: skip
+    faces = _crops(workspace, path, out)
+    name, loaded = pick_engine(workspace, model, engine)
+    report.say(f"engine {name}, threshold {model.card.threshold:.3f}, pictures are face crops")
+    skipped: list[Skipped] = []
+    with closing(loaded):
+        found = _crop_scores(name, loaded, model.card, faces, out, overlay, skipped, report)
+    if not found:
+        raise _nothing(path, skipped)
+    scores, table = _write_tables(out, found, skipped)
+    return Predicted(
+        name, model.card.threshold, None, None, tuple(found), tuple(skipped), 0, scores, table
+    )
+
+
+def _crop_scores(
+    name: str, engine: Engine, card: ModelCard, faces: FaceSet, out: Path, overlay: bool,
+    skipped: list[Skipped], report: Reporter,
+) -> list[FileScore]:  # fmt: skip
+    found: list[FileScore] = []
+    tell = report.progress("scoring")
+    for batch in faces.stream(BATCH, card.input_size, skipped):
+        prediction = engine.infer(batch.pixels)
+        check_finite(name, prediction, faces, batch.indices)
+        for index, pixels, value, patch_map in zip(
+            batch.indices, batch.pixels, prediction.score, prediction.patch_map, strict=True
+        ):
+            file, score, fake = faces.faces[index].name, float(value), bool(value >= card.threshold)
+            picture = out / picture_name(file, ".png") if overlay else None
+            if picture is not None:
+                caption = (
+                    f"{'FAKE' if fake else 'real'}  score {score:.3f}  "
+                    f"threshold {card.threshold:.3f}"
+                )
+                write_bytes(picture, encode_png(explained(fit(pixels, 256), patch_map, caption)))
+            face = FaceScore(0, None, 1, None, None, score, fake)
+            found.append(FileScore(file, "crop", score, fake, 1, (face,), picture=picture))
+        tell(len(found) + len(skipped), len(faces.faces))
+    return found
+
+
+def _crops(workspace: Workspace, path: Path, out: Path) -> FaceSet:
     if path.is_file():
-        from lpx.data.face_set import Face, ImageFile
-
         face = Face(path.name, None, "unknown", path.name, (), ImageFile(path))
         return FaceSet(str(path), "all", "unknown", (face,))
     if not path.exists():
         raise LpxError(f"{path} does not exist", "", "name an image or a folder of face crops")
     return open_faces(workspace, f"folder:{path}", "all", out)
-
-
-def _csv(found: list[FaceScore]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "score", "verdict", "picture"])
-    for face in found:
-        verdict = "fake" if face.fake else "real"
-        writer.writerow([face.name, f"{face.score:.6f}", verdict, face.picture])
-    return text.getvalue().encode()

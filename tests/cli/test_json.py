@@ -86,9 +86,12 @@ def test_bench_without_latency(parsed, workspace):
 
 
 def test_predict(parsed, workspace, crops):
-    value, code = parsed("predict", "crops")
+    value, code = parsed("predict", "--crops", "crops")
     assert code == 0
-    assert value.keys() == {"engine", "threshold", "faces", "skipped", "scores"}
+    assert value.keys() == {
+        "engine", "threshold", "crop", "detector", "rule", "ms_per_frame", "files", "skipped",
+        "resumed", "scores", "frames",
+    }  # fmt: skip
 
 
 def test_doctor(parsed):

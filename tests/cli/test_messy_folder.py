@@ -54,10 +54,10 @@ def mess(crops):
 
 
 def test_predict_scores_what_it_can_read_and_names_the_rest(lpx, workspace, mess):
-    ran = lpx("predict", "crops")
+    ran = lpx("predict", "--crops", "crops")
     assert ran.code == 0, ran.err
     table = Path("lpx-out/predictions/scores.csv").read_text(encoding="utf-8")
-    rows = list(csv.DictReader(table.splitlines()))
+    rows = [row for row in csv.DictReader(table.splitlines()) if row["score"]]
     scores = {row["file"]: float(row["score"]) for row in rows}
     assert len(scores) == 23
     assert all(Path(row["picture"]).stat().st_size for row in rows)
@@ -71,8 +71,8 @@ def test_predict_scores_what_it_can_read_and_names_the_rest(lpx, workspace, mess
 
 
 def test_predict_json_names_what_was_skipped(lpx, workspace, mess):
-    found = json.loads(lpx("predict", "crops", "--json").out)
-    assert len(found["faces"]) == 23
+    found = json.loads(lpx("predict", "--crops", "crops", "--json").out)
+    assert len(found["files"]) == 23
     assert {skipped["file"]: skipped["reason"] for skipped in found["skipped"]} == UNREADABLE
 
 
@@ -105,8 +105,8 @@ def test_build_calibrates_on_what_it_can_read_and_names_the_rest(lpx, workspace,
 
 @pytest.mark.parametrize(
     "line",
-    [["build", "--int8", "--target", "onnxruntime", "--faces", "bad"], ["predict", "bad"],
-     ["bench", "--dataset", "bad", "--latency-seconds", 0]],
+    [["build", "--int8", "--target", "onnxruntime", "--faces", "bad"],
+     ["predict", "--crops", "bad"], ["bench", "--dataset", "bad", "--latency-seconds", 0]],
     ids=lambda line: line[0],
 )  # fmt: skip
 def test_nothing_readable_is_an_error_that_says_why(lpx, workspace, tree, line):
@@ -165,10 +165,13 @@ def test_what_lpx_drew_is_no_face(lpx, workspace, crops, monkeypatch):
     monkeypatch.chdir(crops / "real")
     Path("../../lpx-out").rename("lpx-out")
     for out in ((), ("--out", "maps")):
-        counts = [len(json.loads(lpx("predict", ".", "--json", *out).out)["faces"]) for _ in "12"]
+        counts = [
+            len(json.loads(lpx("predict", "--crops", ".", "--json", *out).out)["files"])
+            for _ in "12"
+        ]
         assert counts == [8, 8]
         for path in Path("maps").glob("*"):
             path.unlink()
-    assert len(list(Path("lpx-out/predictions").iterdir())) == 9
+    assert len(list(Path("lpx-out/predictions").iterdir())) == 10
     ran = lpx("build", "--int8", "--target", "onnxruntime", "--faces", ".")
     assert "calibrated on 8 faces of folder:." in ran.out

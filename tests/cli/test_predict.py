@@ -13,20 +13,20 @@ from lpx.engines import Prediction, load
 
 
 def test_one_image(lpx, workspace, crops):
-    ran = lpx("predict", "crops/real/0.png")
+    ran = lpx("predict", "--crops", "crops/real/0.png")
     assert ran.code == 0, ran.err
     first, last = ran.out.splitlines()
     score, verdict, name, _, picture = first.split()
     assert 0 <= float(score) <= 1
     assert verdict in ("real", "FAKE")
-    assert (name, picture) == ("0.png", "lpx-out/predictions/0.png.png")
+    assert (name, picture) == ("0.png", "lpx-out/predictions/0-png-overlay.png")
     assert last == "scores: lpx-out/predictions/scores.csv"
     assert "engine onnxruntime-int8, threshold 0." in ran.err
 
 
 def test_picture_shows_face_and_heat_map_side_by_side(lpx, workspace, crops):
-    lpx("predict", "crops/real/0.png")
-    picture = cv2.imread("lpx-out/predictions/0.png.png")
+    lpx("predict", "--crops", "crops/real/0.png")
+    picture = cv2.imread("lpx-out/predictions/0-png-overlay.png")
     face = cv2.imread("crops/real/0.png")
     size = picture.shape[0] - 28
     shown = picture[28:, :size].astype(int)
@@ -35,13 +35,22 @@ def test_picture_shows_face_and_heat_map_side_by_side(lpx, workspace, crops):
 
 
 def test_folder_with_scores_in_a_table(lpx, workspace, crops):
-    ran = lpx("predict", "crops", "--engine", "onnxruntime-fp32", "--out", "a place/maps", "--json")
+    ran = lpx(
+        "predict",
+        "--crops",
+        "crops",
+        "--engine",
+        "onnxruntime-fp32",
+        "--out",
+        "a place/maps",
+        "--json",
+    )
     found = json.loads(ran.out)
     assert found["engine"] == "onnxruntime-fp32"
     assert found["scores"] == "a place/maps/scores.csv"
     rows = list(csv.DictReader(Path(found["scores"]).read_text().splitlines()))
-    assert len(rows) == len(found["faces"]) == 16
-    for row, face in zip(rows, found["faces"], strict=True):
+    assert len(rows) == len(found["files"]) == 16
+    for row, face in zip(rows, found["files"], strict=True):
         assert row["file"] == face["file"]
         assert float(row["score"]) == pytest.approx(face["score"], abs=1e-6)
         assert (row["verdict"] == "fake") == face["fake"] == (face["score"] >= found["threshold"])
@@ -50,16 +59,16 @@ def test_folder_with_scores_in_a_table(lpx, workspace, crops):
 
 
 def test_scores_are_those_of_the_python_api(lpx, workspace, drawn, crops):
-    found = json.loads(lpx("predict", "crops/real", "--json").out)
+    found = json.loads(lpx("predict", "--crops", "crops/real", "--json").out)
     faces = np.stack([fit(real, 160) for real, _ in drawn])
     prediction = load("lpx-out/engines/onnxruntime-int8").infer(faces)
-    assert [face["score"] for face in found["faces"]] == prediction.score.tolist()
+    assert [face["score"] for face in found["files"]] == prediction.score.tolist()
 
 
 def test_torch_is_an_engine_even_before_anything_is_built(lpx, workspace, crops):
     for path in Path("lpx-out/engines").rglob("manifest.json"):
         path.unlink()
-    assert json.loads(lpx("predict", "crops/fake", "--engine", "torch", "--json").out)[
+    assert json.loads(lpx("predict", "--crops", "crops/fake", "--engine", "torch", "--json").out)[
         "engine"
     ] == "torch"  # fmt: skip
 
@@ -68,7 +77,7 @@ def test_torch_is_an_engine_even_before_anything_is_built(lpx, workspace, crops)
     ("arguments", "said"),
     [
         (["nowhere"], "nowhere does not exist"),
-        (["lpx-out/model.json"], "lpx-out/model.json holds no image that can be read"),
+        (["lpx-out/model.json"], "lpx-out/model.json holds nothing that can be read"),
         (["crops/real/0.png", "--engine", "x"],
          "engines that run here: torch, onnxruntime-fp32, onnxruntime-int8"),
         (["crops/real/0.png", "--out", "lpx-out/model.json"],
@@ -80,7 +89,7 @@ def test_torch_is_an_engine_even_before_anything_is_built(lpx, workspace, crops)
 def test_what_cannot_be_done(lpx, workspace, crops, tree, arguments, said):
     Path("empty").mkdir()
     before = tree(".")
-    ran = lpx("predict", *arguments)
+    ran = lpx("predict", "--crops", *arguments)
     assert ran.code == 2
     assert said in ran.err
     assert "fix: " in ran.err
@@ -99,7 +108,7 @@ def test_engine_that_returns_nan_is_refused(lpx, workspace, crops, monkeypatch):
             pass
 
     monkeypatch.setattr("lpx.pipeline.runnable.load", lambda folder: Broken())
-    ran = lpx("predict", "crops/real")
+    ran = lpx("predict", "--crops", "crops/real")
     assert ran.code == 2
     assert "onnxruntime-int8 gives the score nan to face 2.png" in ran.err
     assert "--engine torch" in ran.err

@@ -1,0 +1,88 @@
+"""From an image to the crops of all faces in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lpx.data.crops import Crop, CropRecipe
+from lpx.data.decode import Image
+from lpx.data.detect.base import Detection, FaceDetector, Points
+from lpx.data.detect.face_mesh import FaceMesh
+
+MIN_PRESENCE = 0.5
+"""Where FaceMesh is less sure of a face there is none, says its documentation."""
+
+_LEAST_SIDE = 2.0
+"""Pixels of the image that a box must cover in each direction to be cut out of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class FoundFace:
+    """A face of an image.
+
+    Attributes:
+        detection: Where it is.
+        crop: Cut out by a recipe.
+        mesh: FaceMesh's landmarks, float32 [468, 2]; None where the recipe needs none.
+    """
+
+    detection: Detection
+    crop: Crop
+    mesh: Points | None
+
+
+def find_faces(
+    image: Image, detector: FaceDetector, mesh: FaceMesh | None, recipe: CropRecipe
+) -> tuple[FoundFace, ...]:
+    """Find and cut out all faces of an image, see `cut_faces`.
+
+    Args:
+        image: uint8 RGB [H, W, 3].
+        detector: Finds the boxes.
+        mesh: Finds landmarks; may be None where the recipe needs none.
+        recipe: How to cut.
+    """
+    return cut_faces(image, detector.detect(image), mesh, recipe)
+
+
+def cut_faces(
+    image: Image, detections: Iterable[Detection], mesh: FaceMesh | None, recipe: CropRecipe
+) -> tuple[FoundFace, ...]:
+    """Cut faces out of an image.
+
+    A face outside the image is left out; so is one that FaceMesh does not recognise, where the
+    recipe needs landmarks: a crop by landmarks that are not there would show anything.
+
+    Args:
+        image: uint8 RGB [H, W, 3].
+        detections: Its faces.
+        mesh: Finds landmarks; may be None where the recipe needs none.
+        recipe: How to cut.
+
+    Returns:
+        From left to right, by the middle of the box.
+
+    Raises:
+        ValueError: The recipe needs landmarks and `mesh` is None.
+    """
+    if recipe.needs_landmarks and mesh is None:
+        raise ValueError(f"crop recipe {recipe.name} needs landmarks")
+    found = []
+    for face in sorted(detections, key=lambda face: face.box[0] + face.box[2]):
+        if not _inside(image, face):
+            continue
+        points = None
+        if mesh is not None and recipe.needs_landmarks:
+            points, presence = mesh.landmarks(image, face.box, face.points)
+            if presence < MIN_PRESENCE:
+                continue
+        found.append(FoundFace(face, recipe.cut(image, face.box, points), points))
+    return tuple(found)
+
+
+def _inside(image: Image, face: Detection) -> bool:
+    height, width = image.shape[:2]
+    x0, y0, x1, y1 = face.box
+    across, down = min(x1, width) - max(x0, 0), min(y1, height) - max(y0, 0)
+    return bool(min(across, down) >= _LEAST_SIDE)

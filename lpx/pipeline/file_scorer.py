@@ -1,0 +1,250 @@
+"""Score the faces of one image or video."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpx.card import ModelCard
+from lpx.data.crops import CropRecipe
+from lpx.data.decode import fit, read_image
+from lpx.data.detect import FaceDetector, FaceMesh
+from lpx.data.find_faces import FoundFace, cut_faces
+from lpx.data.media import MediaFile
+from lpx.data.video_file import Frame, FrameReader, read_frames
+from lpx.data.video_writer import VideoWriter
+from lpx.engines.base import Engine, Prediction
+from lpx.errors import LpxError
+from lpx.pipeline.predictions import FacelessFrame, FaceScore, FileScore, Seconds, verdict
+from lpx.render import Image, Mark, drawn_size, encode_png, marked, score_strip
+from lpx.workspace import atomic_path, write_bytes
+
+BATCH = 8
+"""Frames that are held at a time, and faces given to the engine at a time."""
+SLOWEST_HZ = 2.0
+"""An overlay of few frames of a long video keeps its pace, but no frame stays longer."""
+
+Progress = Callable[[int, int], None]
+
+
+class _Clock:
+    """Sums up where time goes."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(("decode", "detect", "crop", "infer", "draw"), 0.0)
+
+    @contextmanager
+    def time(self, step: str) -> Iterator[None]:
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[step] += perf_counter() - start
+
+
+@dataclass
+class _Scored:
+    """What is known of a file so far; `line` is the timeline: (place in [0, 1], score)."""
+
+    count: int
+    rate_hz: float
+    faces: list[FaceScore] = field(default_factory=list)
+    faceless: list[FacelessFrame] = field(default_factory=list)
+    line: list[tuple[float, float | None]] = field(default_factory=list)
+
+    def time_of(self, frame: int) -> float | None:
+        return frame / self.rate_hz if self.rate_hz > 0 else None
+
+
+@dataclass(frozen=True)
+class FileScorer:
+    """Everything that scoring a file needs.
+
+    Attributes:
+        name: The engine's, for errors.
+        engine: Scores crops.
+        card: Of the model.
+        detector: Finds faces.
+        mesh: Finds landmarks; None where the recipe needs none.
+        recipe: Cuts faces out.
+        frames: To take of a video, evenly spaced; None for all.
+    """
+
+    name: str
+    engine: Engine
+    card: ModelCard
+    detector: FaceDetector
+    mesh: FaceMesh | None
+    recipe: CropRecipe
+    frames: int | None
+
+    def score(self, file: MediaFile, picture: Path | None, tell: Progress) -> FileScore:
+        """Score all faces, eight frames at a time.
+
+        Args:
+            file: An image or a video.
+            picture: Where to draw; None draws nothing. Nothing is left there where this raises.
+            tell: Told (frames done, frames in all).
+
+        Raises:
+            UnreadableImageError: The image does not decode.
+            UnreadableVideoError: No frame of the video does.
+            LpxError: A score is no number, or the picture cannot be written.
+        """
+        clock = _Clock()
+        if file.kind == "image":
+            with clock.time("decode"):
+                pixels = read_image(file.path)
+            seen = _Scored(1, 0.0)
+            found = self._scored(file, [Frame(0, pixels)], seen, clock)
+            if picture is not None:
+                with clock.time("draw"):
+                    drawn = self._draw(*found[0], seen, timeline=False)
+                    write_bytes(picture, encode_png(drawn))
+            tell(1, 1)
+            return self._result(file, seen, picture, "", clock)
+        with clock.time("decode"):
+            reader = read_frames(file.path, self.frames, threads=0)
+        seen = _Scored(reader.count, reader.frames_per_second)
+        place: AbstractContextManager[Path | None] = (
+            nullcontext() if picture is None else atomic_path(picture)
+        )
+        with place as temporary:
+            self._play(file, reader, seen, temporary, clock, tell)
+        return self._result(file, seen, picture, reader.note, clock)
+
+    def _play(
+        self, file: MediaFile, reader: FrameReader, seen: _Scored, path: Path | None,
+        clock: _Clock, tell: Progress,
+    ) -> None:  # fmt: skip
+        writer = None
+        wanted = min(reader.count, self.frames or reader.count)
+        rate_hz = (reader.frames_per_second or 25.0) * wanted / reader.count
+        while True:
+            with clock.time("decode"):
+                frames = list(islice(reader, BATCH))
+            if not frames:
+                break
+            found = self._scored(file, frames, seen, clock)
+            if path is not None:
+                done = len(seen.line) - len(frames)
+                with clock.time("draw"):
+                    for place, (frame, marks) in enumerate(found, done + 1):
+                        drawn = self._draw(frame, marks, seen, timeline=True, upto=place)
+                        if writer is None:
+                            height, width = drawn.shape[:2]
+                            rate_hz = max(rate_hz, min(SLOWEST_HZ, reader.frames_per_second or 25))
+                            writer = VideoWriter(path, rate_hz, width, height)
+                        writer.write(drawn)
+            tell(min(len(seen.line), wanted - 1), wanted)
+        if writer is not None:
+            with clock.time("draw"):
+                writer.close()
+        tell(wanted, wanted)
+
+    def _scored(
+        self, file: MediaFile, frames: list[Frame], seen: _Scored, clock: _Clock
+    ) -> list[tuple[Frame, list[Mark]]]:
+        """Add the scores of some frames to `seen`; returns what to draw on each."""
+        found: list[tuple[FoundFace, ...]] = []
+        crops: list[NDArray[np.uint8]] = []
+        reasons: list[str] = []
+        for frame in frames:
+            with clock.time("detect"):
+                boxes = self.detector.detect(frame.pixels)
+            with clock.time("crop"):
+                faces = cut_faces(frame.pixels, boxes, self.mesh, self.recipe)
+                crops += [fit(face.crop.pixels, self.card.input_size) for face in faces]
+            found.append(faces)
+            reasons.append(
+                f"the detector found {len(boxes)}, none with landmarks that fit a face"
+                if boxes else "the detector found no face"
+            )  # fmt: skip
+        with clock.time("infer"):
+            scores, maps = self._infer(crops)
+        at = 0
+        drawn = []
+        for frame, faces, reason in zip(frames, found, reasons, strict=True):
+            here = slice(at, at := at + len(faces))
+            self._check(file, frame, scores[here])
+            drawn.append((frame, self._keep(frame, faces, scores[here], maps[here], reason, seen)))
+        return drawn
+
+    def _infer(self, crops: list[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], ...]:
+        parts: list[Prediction] = [
+            self.engine.infer(np.stack(crops[start : start + BATCH]))
+            for start in range(0, len(crops), BATCH)
+        ]
+        if not parts:
+            return np.zeros(0, np.float32), np.zeros((0, 1, 1), np.float32)
+        return np.concatenate([p.score for p in parts]), np.concatenate(
+            [p.patch_map for p in parts]
+        )
+
+    def _check(self, file: MediaFile, frame: Frame, scores: NDArray[np.float32]) -> None:
+        if not np.isfinite(scores).all():
+            raise LpxError(
+                f"{self.name} gives the score {scores[~np.isfinite(scores)][0]} to a face in "
+                f"{file.name}, frame {frame.index}",
+                "a score is a probability; one that is no number makes every figure meaningless",
+                "see with --engine torch whether the checkpoint does so too; if it does not, "
+                "build the engine again, or in another precision",
+            )
+
+    def _keep(
+        self, frame: Frame, faces: tuple[FoundFace, ...], scores: NDArray[np.float32],
+        maps: NDArray[np.float32], reason: str, seen: _Scored,
+    ) -> list[Mark]:  # fmt: skip
+        time, marks = seen.time_of(frame.index), []
+        for number, (face, score, patch_map) in enumerate(zip(faces, scores, maps, strict=True), 1):
+            fake = bool(score >= self.card.threshold)
+            box = face.detection.box
+            seen.faces.append(
+                FaceScore(frame.index, time, number, box, face.detection.score, float(score), fake)
+            )
+            label = f"{number}: {score:.2f}" if len(faces) > 1 else f"{score:.2f}"
+            height, width = face.crop.pixels.shape[:2]
+            marks.append(Mark(box, face.crop.matrix, (width, height), patch_map,
+                              f"{label} {verdict(fake)}", fake))  # fmt: skip
+        if not faces:
+            seen.faceless.append(FacelessFrame(frame.index, time, reason))
+        top = float(scores.max()) if len(scores) else None
+        seen.line.append((frame.index / max(seen.count - 1, 1), top))
+        return marks
+
+    def _draw(
+        self, frame: Frame, marks: list[Mark], seen: _Scored, *, timeline: bool,
+        upto: int | None = None,
+    ) -> Image:  # fmt: skip
+        height, width = frame.pixels.shape[:2]
+        size = drawn_size(width, height)
+        line = seen.line[:upto]
+        score = line[-1][1]
+        said = (
+            "no face" if score is None
+            else f"score {score:.2f} {verdict(score >= self.card.threshold)}"
+        )  # fmt: skip
+        left = f"{len(marks)} face{'' if len(marks) == 1 else 's'}"
+        if timeline:
+            time = seen.time_of(frame.index)
+            left = f"frame {frame.index}" + ("" if time is None else f"  {time:.2f} s")
+        strip = score_strip(size[0], left, said, self.card.threshold, line if timeline else ())
+        return np.vstack([marked(frame.pixels, marks, size), strip])
+
+    def _result(
+        self, file: MediaFile, seen: _Scored, picture: Path | None, note: str, clock: _Clock
+    ) -> FileScore:
+        scores = [score for _, score in seen.line if score is not None]
+        mean = float(np.mean(scores)) if scores else None
+        fake = None if mean is None else mean >= self.card.threshold
+        return FileScore(
+            file.name, file.kind, mean, fake, len(seen.line), tuple(seen.faces),
+            tuple(seen.faceless), picture, note, Seconds(**clock.seconds),
+        )  # fmt: skip

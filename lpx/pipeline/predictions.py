@@ -1,0 +1,274 @@
+"""What `predict` finds, and how it is kept: typed results, a journal, and two tables."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lpx.data.detect.base import Box
+from lpx.data.face_set import Skipped
+from lpx.workspace import atomic_path, unwritable
+
+RULE = (
+    "a face's score is its probability of fake; a frame's is its highest face's; "
+    "a video's is the mean of its frames', those without a face left out"
+)
+
+
+@dataclass(frozen=True)
+class FaceScore:
+    """What the detector says of one face.
+
+    Attributes:
+        frame: Number of the frame, from 0; 0 for an image.
+        time_seconds: Of the frame, at the video's mean rate; None where unknown, and for images.
+        face: From 1, counted from left to right in its frame.
+        box: In pixels of the frame; None where the picture was a crop already.
+        detector_score: The face detector's, in [0, 1]; None where the picture was a crop already.
+        score: Probability of fake, in [0, 1].
+        fake: Whether the score reaches the threshold.
+    """
+
+    frame: int
+    time_seconds: float | None
+    face: int
+    box: Box | None
+    detector_score: float | None
+    score: float
+    fake: bool
+
+
+@dataclass(frozen=True)
+class FacelessFrame:
+    """A frame in which no face was scored, and why."""
+
+    frame: int
+    time_seconds: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Time that steps took, summed over frames.
+
+    Attributes:
+        decode: From the file to pixels.
+        detect: The face detector.
+        crop: Landmarks, where the recipe needs them, and cutting out.
+        infer: The engine.
+        draw: Pictures, or the overlay video.
+    """
+
+    decode: float = 0.0
+    detect: float = 0.0
+    crop: float = 0.0
+    infer: float = 0.0
+    draw: float = 0.0
+
+    def __add__(self, other: Seconds) -> Seconds:
+        mine, its = asdict(self), asdict(other)
+        return Seconds(**{step: mine[step] + its[step] for step in mine})
+
+
+@dataclass(frozen=True)
+class FileScore:
+    """What the detector says of an image or a video.
+
+    Attributes:
+        name: Path relative to what was asked.
+        kind: "crop" where the picture was a face crop already.
+        score: See `RULE`; None where there is no face.
+        fake: Whether the score reaches the threshold; None where there is no face.
+        frames: How many were looked at.
+        faces: In order of frames.
+        faceless: Frames without a face.
+        picture: The heat map, overlay or overlay video; None where none was asked for.
+        note: What of the file is damaged; "" where nothing is.
+        seconds: Where time went; None for crops.
+    """
+
+    name: str
+    kind: Literal["image", "video", "crop"]
+    score: float | None
+    fake: bool | None
+    frames: int
+    faces: tuple[FaceScore, ...]
+    faceless: tuple[FacelessFrame, ...] = ()
+    picture: Path | None = None
+    note: str = ""
+    seconds: Seconds | None = None
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What `predict` found.
+
+    Attributes:
+        engine: Its name.
+        threshold: Score at or above which a face, a frame or a file is called fake.
+        crop: The recipe that faces were cut by; None where pictures were crops already.
+        detector: The face detector's name; None where pictures were crops already.
+        files: What was scored, and files without a face.
+        skipped: Files that could not be read.
+        resumed: How many of `files` an earlier run had scored.
+        scores: The table with a row per file.
+        frames: The table with a row per face of each frame, and per frame without one.
+    """
+
+    engine: str
+    threshold: float
+    crop: str | None
+    detector: str | None
+    files: tuple[FileScore, ...]
+    skipped: tuple[Skipped, ...]
+    resumed: int
+    scores: Path
+    frames: Path
+
+    def seconds(self) -> tuple[Seconds, int]:
+        """Where time went, in all, and over how many frames; crops are not counted."""
+        timed = [(file.seconds, file.frames) for file in self.files if file.seconds]
+        total = sum((seconds for seconds, _ in timed), Seconds())
+        return total, sum(frames for _, frames in timed)
+
+
+@dataclass
+class Journal:
+    """One line for each file that is done, written as soon as it is: what a second run skips.
+
+    Args:
+        path: The file; made with the first line.
+        settings: Whatever results depend on, apart from the file that is scored.
+    """
+
+    path: Path
+    settings: dict[str, Any]
+    _lines: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _torn: bool = False
+
+    def __post_init__(self) -> None:
+        """Read what an earlier run wrote; a line that was not finished counts for nothing."""
+        try:
+            data = self.path.read_bytes()
+        except OSError:
+            return
+        self._torn = bool(data) and not data.endswith(b"\n")
+        for line in data.splitlines():
+            with suppress(ValueError, KeyError, TypeError):
+                entry = json.loads(line)
+                self._lines[entry["result"]["name"]] = entry
+
+    def find(self, name: str, path: Path) -> FileScore | None:
+        """The result of a file that was scored with the same settings and did not change."""
+        entry = self._lines.get(name)
+        if entry is None or entry.get("key") != self._key(path):
+            return None
+        try:
+            result = _from_dict(entry["result"])
+        except (KeyError, TypeError, ValueError):
+            return None
+        return result if result.picture is None or result.picture.is_file() else None
+
+    def add(self, result: FileScore, path: Path) -> None:
+        """Write a result down.
+
+        Raises:
+            LpxError: The file cannot be written.
+        """
+        entry = {"key": self._key(path), "result": asdict(result)}
+        line = json.dumps(entry, default=str) + "\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write("\n" + line if self._torn else line)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+        self._torn = False
+
+    def _key(self, path: Path) -> dict[str, Any]:
+        status = path.stat()
+        file = [ascii(str(path.resolve())), status.st_size, status.st_mtime_ns]
+        return {**self.settings, "file": file}
+
+
+def _from_dict(values: dict[str, Any]) -> FileScore:
+    faces = [
+        FaceScore(**{**face, "box": None if face["box"] is None else tuple(face["box"])})
+        for face in values["faces"]
+    ]
+    return FileScore(**{
+        **values,
+        "faces": tuple(faces),
+        "faceless": tuple(FacelessFrame(**frame) for frame in values["faceless"]),
+        "picture": None if values["picture"] is None else Path(values["picture"]),
+        "seconds": None if values["seconds"] is None else Seconds(**values["seconds"]),
+    })  # fmt: skip
+
+
+def verdict(fake: bool | None) -> str:
+    """The word for tables; "" where there is no face."""
+    return "" if fake is None else "fake" if fake else "real"
+
+
+SCORES_HEADER = (
+    "file", "kind", "score", "verdict", "frames", "frames_without_face", "faces", "picture", "note",
+)  # fmt: skip
+FRAMES_HEADER = (
+    "file", "frame", "time_seconds", "face", "x0", "y0", "x1", "y1", "detector_score", "score",
+    "verdict", "reason",
+)  # fmt: skip
+
+
+def write_scores(path: Path, files: Iterable[FileScore], skipped: Iterable[Skipped]) -> None:
+    """A CSV file with a row per file; of those that could not be read the note says why."""
+    rows: list[tuple[object, ...]] = [
+        (file.name, file.kind, _number(file.score, 6), verdict(file.fake), file.frames,
+         len(file.faceless), len(file.faces), file.picture or "", file.note)
+        for file in files
+    ]  # fmt: skip
+    rows += [(f.name, "", "", "", 0, 0, 0, "", f"not read: {f.reason}") for f in skipped]
+    _write_csv(path, SCORES_HEADER, rows)
+
+
+def write_frames(path: Path, files: Iterable[FileScore]) -> None:
+    """A CSV file with a row per face of each frame, and per frame without one."""
+    _write_csv(path, FRAMES_HEADER, (row for file in files for row in _frame_rows(file)))
+
+
+def _frame_rows(file: FileScore) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = [
+        (file.name, face.frame, _number(face.time_seconds, 3), face.face,
+         *([_number(value, 1) for value in face.box] if face.box else [""] * 4),
+         _number(face.detector_score, 3), _number(face.score, 6), verdict(face.fake), "")
+        for face in file.faces
+    ]  # fmt: skip
+    return rows + [
+        (file.name, frame.frame, _number(frame.time_seconds, 3), *[""] * 8, frame.reason)
+        for frame in file.faceless
+    ]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[Iterable[object]]) -> None:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def picture_name(name: str, suffix: str) -> Path:
+    """Where the picture of a file lies: `a/x.jpg` -> `a/x-jpg-overlay.png`.
+
+    Two files of different names have different pictures, and none has a name of its source.
+    """
+    path = Path(name)
+    end = f"-{path.suffix[1:]}" if path.suffix else ""
+    return path.with_name(f"{path.stem}{end}-overlay{suffix}")
