@@ -103,9 +103,7 @@ def measure_energy(
             source = sources[name]
             if name not in failed and not isinstance(source, Unavailable):
                 try:
-                    found[name].append(
-                        _window(engine, source, faces, window_seconds, idle_seconds)
-                    )
+                    found[name].append(_window(engine, source, faces, window_seconds, idle_seconds))
                 except EnergySourceError as error:
                     failed[name] = Unavailable(str(error))
             if progress is not None:
@@ -117,9 +115,7 @@ def measure_energy(
     }  # fmt: skip
 
 
-def summarise(
-    windows: list[Window], source: EnergySource, batch: int, units: int
-) -> EnergyResult:
+def summarise(windows: list[Window], source: EnergySource, batch: int, units: int) -> EnergyResult:
     """Means over windows, with intervals.
 
     Args:
@@ -162,8 +158,8 @@ def _window(
     source.start()
     began = time.monotonic()
     time.sleep(idle_seconds)
-    idle_j = source.stop()
-    idle_w = idle_j / (time.monotonic() - began)
+    ended = time.monotonic()
+    idle_w = source.stop() / (ended - began)
     engine.infer(faces)  # the first call after a pause wakes threads and clocks
     source.start()
     began = now = time.monotonic()

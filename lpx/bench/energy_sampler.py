@@ -39,9 +39,9 @@ def main(arguments: list[str]) -> None:
 def _watts(pairs: list[tuple[int, int]]) -> float:
     try:
         # A file of sysfs is made anew by each read from its start.
-        return sum(
-            int(os.pread(volt, 32, 0)) * int(os.pread(amp, 32, 0)) for volt, amp in pairs
-        ) / 1e6
+        return (
+            sum(int(os.pread(volt, 32, 0)) * int(os.pread(amp, 32, 0)) for volt, amp in pairs) / 1e6
+        )
     except (OSError, ValueError):
         return float("nan")
 

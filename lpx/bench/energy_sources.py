@@ -237,19 +237,24 @@ def _open_rapl(root: Path) -> EnergySource | Unavailable:
             "no RAPL in /sys/class/powercap (a virtual machine or container hides it; else: "
             "sudo modprobe intel_rapl_msr)"
         )
-    for zone in used:
-        try:
-            (zone / "energy_uj").read_text()
-        except PermissionError:
-            return Unavailable(f"{zone.name}/energy_uj may be read by root only: {_READABLE}")
-        except OSError as error:
-            return Unavailable(f"{zone.name}/energy_uj: {error.strerror or error}")
+    if refused := next(filter(None, map(_refusal, used)), ""):
+        return Unavailable(refused)
     limits = [read_number(zone / "max_energy_range_uj") or 0 for zone in used]
     names = " + ".join(sorted(used.values()))
     return Counters(
         f"rapl: {names}", "the processor, its memory only where named", lambda: _rapl_uj(used),
         limits, 1e-6,
     )  # fmt: skip
+
+
+def _refusal(zone: Path) -> str:
+    try:
+        (zone / "energy_uj").read_text()
+    except PermissionError:
+        return f"{zone.name}/energy_uj may be read by root only: {_READABLE}"
+    except OSError as error:
+        return f"{zone.name}/energy_uj: {error.strerror or error}"
+    return ""
 
 
 def _rapl_uj(zones: dict[Path, str]) -> list[int]:
