@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from lpx.bench.latency import Samples
 
@@ -92,11 +93,9 @@ def signed_rank(logs: NDArray[np.float64]) -> Comparison:
 
 @lru_cache
 def _cumulative(count: int) -> NDArray[np.float64]:
-    """P(T <= t) of the signed-rank statistic of `count` pairs, for t = 0 to count (count + 1) / 2."""
+    """P(T <= t) of the signed-rank statistic T of `count` pairs, for t from 0 to its largest."""
     most = count * (count + 1) // 2
     if count > _EXACT_UP_TO:
-        from scipy import stats
-
         spread = math.sqrt(count * (count + 1) * (2 * count + 1) / 24)
         cumulative: NDArray[np.float64] = stats.norm.cdf(
             (np.arange(most + 1) + 0.5 - most / 2) / spread

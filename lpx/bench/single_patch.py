@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 
 from lpx.card import ModelCard
 from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
@@ -78,6 +79,22 @@ def resize_input(graph: bytes, size: int) -> bytes:
         faces.type.tensor_type.shape.dim[place].dim_value = size
     for value in model.graph.output:
         if value.name == _MAP:
-            for place, name in ((1, "rows"), (2, "columns")):
-                value.type.tensor_type.shape.dim[place].dim_param = name
-    return model.SerializeToString()
+            rows, columns = value.type.tensor_type.shape.dim[1:3]
+            _free_flattening(model, rows.dim_value * columns.dim_value)
+            rows.dim_param, columns.dim_param = "rows", "columns"
+    made: bytes = model.SerializeToString()
+    return made
+
+
+def _free_flattening(model: onnx.ModelProto, units: int) -> None:
+    """Let a reshape to [faces, units] take any number of units."""
+    targets = {node.input[1] for node in model.graph.node if node.op_type == "Reshape"}
+    constants = [value for value in model.graph.initializer if value.name in targets]
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.output[0] in targets:
+            constants += [field.t for field in node.attribute if field.name == "value"]
+    for constant in constants:
+        if onnx.numpy_helper.to_array(constant).tolist() == [-1, units]:
+            # 0 keeps the number of faces.
+            freed = onnx.numpy_helper.from_array(np.array([0, -1], np.int64), constant.name)
+            constant.CopyFrom(freed)

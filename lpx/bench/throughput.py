@@ -12,8 +12,8 @@ from lpx.bench.latency import Samples, sample
 from lpx.engines.base import Engine, Faces
 
 OpenEngine = Callable[[], AbstractContextManager[Engine]]
-"""Gives a thread its engine: `lambda: closing(load(folder))`, or `lambda: nullcontext(engine)` where
-one engine serves several threads."""
+"""Gives a thread its engine: `lambda: closing(load(folder))`, or, where one engine serves several
+threads, `lambda: nullcontext(engine)`."""
 _WARM_UP_CALLS = 3
 
 
