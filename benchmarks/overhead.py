@@ -6,8 +6,8 @@
 The same session is called raw and through `infer`, in alternating calls of one run, on a graph that
 computes next to nothing (where the overhead is all there is) and on one of some 5 ms. Each pair of
 calls gives a difference; the median of them is the overhead, with its 95 % interval by order
-statistics. The last column is what `lpx.bench.latency.sample`, the clock of `lpx bench`, says of the
-same engine.
+statistics. The last column is what the clock of `lpx bench`, `lpx.bench.latency.sample`, says of
+the same engine. On a machine that others use, the interval at 5 ms is wide.
 """
 
 from __future__ import annotations
