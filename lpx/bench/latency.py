@@ -79,11 +79,11 @@ class LatencyResult:
     per_patch_p50_us: float
     faces_per_second: float
     cov: float
-    per_face_p95_ms: float = float("nan")
-    intervals_ms: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
-    device: DeviceTime | None = None
-    warm_up_seconds: float = 0.0
-    warnings: tuple[str, ...] = ()
+    per_face_p95_ms: float
+    intervals_ms: dict[str, tuple[float | None, float | None]]
+    device: DeviceTime | None
+    warm_up_seconds: float
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)

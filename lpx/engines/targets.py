@@ -64,6 +64,6 @@ def can_run(manifest: EngineManifest, machine: Machine) -> tuple[bool, str]:
     usable, reason = available(manifest.target)
     if not usable:
         return False, reason
-    if refused := refusal(manifest, machine):
+    if refused := refusal(manifest, machine, reason):
         return False, refused
     return True, "; ".join((reason, *differences(manifest, machine)))

@@ -12,7 +12,7 @@ from lpx.engines import targets
 from lpx.engines.conditions import changes, read_conditions
 from lpx.engines.ina3221 import find_rails, whole_board
 from lpx.engines.jetson import temperatures_c
-from lpx.engines.machine import Machine, read_machine
+from lpx.engines.machine import Gpu, Machine, read_machine
 from lpx.engines.manifest import EngineManifest
 from lpx.engines.negotiate import differences, refusal
 from lpx.engines.targets import can_run
@@ -128,6 +128,46 @@ def test_plan_of_another_board_is_refused_with_the_command(tmp_path, monkeypatch
     usable, reason = can_run(manifest(built), here)
     assert not usable
     assert reason.startswith("built for compute capability 8.7, here is 11.0; build it again here")
+
+
+@pytest.mark.parametrize(
+    ("built", "library", "refused"),
+    [
+        ("10.3.0", "tensorrt 10.3.0", False),
+        ("10.3.0", "tensorrt 10.3.0.26", False),
+        ("10.3.0", "tensorrt 10.13.3", True),
+        ("10.3.0", "", False),
+        ("", "tensorrt 10.13.3", False),
+    ],
+)
+def test_plan_of_another_release_is_refused(tmp_path, built, library, refused):
+    machine = plant(tmp_path, "orin_nano")
+    plan = replace(manifest(machine), versions={"tensorrt": built} if built else {})
+    reason = refusal(plan, machine, library)
+    assert bool(reason) == refused
+    if refused:
+        assert reason.startswith(f"built by TensorRT {built}, here is 10.13.3; build it again here")
+        assert refusal(plan, machine, library, version_compatible=True) == ""
+    rtx = replace(plan, target="tensorrt-rtx")
+    assert refusal(rtx, machine, library) == "", "TensorRT for RTX decides by itself"
+
+
+def test_hardware_compatible_plan_is_not_refused(tmp_path):
+    built, here = plant(tmp_path / "a", "orin_nano"), plant(tmp_path / "b", "thor")
+    assert refusal(manifest(built), here, hardware_compatible=True) == ""
+
+
+def test_another_gpu_of_the_same_capability_is_said(tmp_path):
+    board = plant(tmp_path, "orin_nano")
+    h100, h200 = (
+        replace(board, jetson=None, gpus=(Gpu(f"NVIDIA {name}", "9.0", 80_000, "580"),))
+        for name in ("H100", "H200")
+    )
+    assert refusal(manifest(h100), h200) == ""
+    (difference,) = differences(manifest(h100), h200)
+    assert "was built on NVIDIA H100, here it is NVIDIA H200" in difference
+    assert differences(manifest(h100), h100) == ()
+    assert differences(manifest(h100), replace(h100, gpus=h200.gpus + h100.gpus)) == ()
 
 
 def test_conditions_of_a_board(tmp_path):
