@@ -67,7 +67,7 @@ class LatencyResult:
         intervals_ms: 95 % interval of each percentile, "p50" to "p99", per face; an end that the
             number of calls does not allow is None.
         device: Of engines that time themselves, else None.
-        warm_up_seconds: Time until calls were steady.
+        warm_up_seconds: Time until calls no longer became faster.
         warnings: Why not to rely on these figures.
     """
 
@@ -94,8 +94,8 @@ class Samples:
         times_ms: Wall time, float64 [N].
         rounds: In which turn of all engines the call was, int64 [N], ascending from 0.
         parts_ms: Of engines that time themselves: float64 [N] per name in `PARTS`; else empty.
-        warm_up_seconds: Time until calls were steady.
-        steady: Whether they became steady in `WARM_UP_MOST_SECONDS`.
+        warm_up_seconds: Time until calls no longer became faster.
+        steady: Whether that was reached in `WARM_UP_MOST_SECONDS`.
     """
 
     times_ms: NDArray[np.float64]
@@ -234,7 +234,9 @@ def summarise(samples: Samples | NDArray[np.float64], batch: int, units: int) ->
 def _warnings(cov: float, device: DeviceTime | None, samples: Samples) -> tuple[str, ...]:
     found = []
     if not samples.steady:
-        found.append(f"calls were not steady after {samples.warm_up_seconds:.1f} s of warm-up")
+        found.append(
+            f"calls were still becoming faster after {samples.warm_up_seconds:.1f} s of warm-up"
+        )
     spread, of = (cov, "calls") if device is None else (device.compute_cov, "compute")
     if spread > UNSTABLE_COV:
         found.append(
@@ -303,17 +305,19 @@ def _join(blocks: list[_Block], warm_up_seconds: float, steady: bool) -> Samples
 
 
 def _warm_up(engine: Engine, faces: Faces) -> tuple[float, bool]:
-    """Call until the medians of two halves of `WARM_UP_SECONDS` agree.
+    """Call until one half of `WARM_UP_SECONDS` is no faster than the one before, by medians.
+
+    A machine that slows down again is no reason to wait: that shows in the calls' variation.
 
     Returns:
-        Seconds spent, and whether they agreed before `WARM_UP_MOST_SECONDS`.
+        Seconds spent, and whether that was reached before `WARM_UP_MOST_SECONDS`.
     """
     began = time.perf_counter()
     before = _half(engine, faces)
     while True:
         after = _half(engine, faces)
         spent = time.perf_counter() - began
-        if abs(after - before) <= UNSTABLE_COV * before:
+        if after >= (1 - UNSTABLE_COV) * before:
             return spent, True
         if spent >= WARM_UP_MOST_SECONDS:
             return spent, False

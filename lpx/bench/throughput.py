@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 
 from lpx.bench.latency import Samples, sample
@@ -19,14 +19,14 @@ _WARM_UP_CALLS = 3
 
 @dataclass(frozen=True)
 class ThroughputResult:
-    """Faces scored by several threads / wall time.
+    """Faces scored by several threads that each have a batch at work.
 
     Attributes:
         batch: Faces per call.
-        in_flight: Threads, each with one batch at work.
-        seconds: Wall time measured.
-        calls: Calls that began and ended in it.
-        faces_per_second: batch * calls / seconds.
+        in_flight: Threads.
+        seconds: Wall time until the last thread's last call ended.
+        calls: Calls of all threads.
+        faces_per_second: Sum over threads of (faces / time until that thread's last call ended).
     """
 
     batch: int
@@ -54,7 +54,7 @@ def measure_throughput(
     """
     ready = threading.Barrier(in_flight + 1)
     stop = threading.Event()
-    calls = [0] * in_flight
+    calls, ended = [0] * in_flight, [0.0] * in_flight
     errors: list[BaseException] = []
 
     def work(number: int) -> None:
@@ -63,10 +63,11 @@ def measure_throughput(
                 for _ in range(_WARM_UP_CALLS):
                     engine.infer(faces)
                 ready.wait()
-                while not stop.is_set():
+                began = time.perf_counter()
+                while not (calls[number] and stop.is_set()):
                     engine.infer(faces)
-                    # A call that ends after the time is up does not count.
-                    calls[number] += not stop.is_set()
+                    calls[number] += 1
+                ended[number] = time.perf_counter() - began
         except threading.BrokenBarrierError:
             pass  # another thread failed, and says why
         except BaseException as error:  # handed to the caller below
@@ -77,21 +78,27 @@ def measure_throughput(
     for thread in threads:
         thread.start()
     try:
-        ready.wait()
-        began = time.perf_counter()
-        while not errors and (left := began + seconds - time.perf_counter()) > 0:
-            time.sleep(min(left, 0.05))
-        spent, counted = time.perf_counter() - began, sum(calls)
-    except threading.BrokenBarrierError:
-        spent, counted = seconds, 0
+        _wait(ready, seconds, errors)
+    except BaseException:  # an interrupt: threads at the barrier would wait for ever
+        ready.abort()
+        raise
     finally:
         stop.set()
         for thread in threads:
             thread.join()
     if errors:
         raise errors[0]
-    rate = len(faces) * counted / spent
-    return ThroughputResult(len(faces), in_flight, spent, counted, rate)
+    rate = sum(len(faces) * n / spent for n, spent in zip(calls, ended, strict=True))
+    return ThroughputResult(len(faces), in_flight, max(ended), sum(calls), rate)
+
+
+def _wait(ready: threading.Barrier, seconds: float, errors: list[BaseException]) -> None:
+    """Wait until all threads are warm and `seconds` have passed, or until one has failed."""
+    with suppress(threading.BrokenBarrierError):
+        ready.wait()
+        end = time.perf_counter() + seconds
+        while not errors and (left := end - time.perf_counter()) > 0:
+            time.sleep(min(left, 0.05))
 
 
 def sweep(

@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-from lpx.bench import latency
+from lpx.bench import latency, throughput
 from lpx.bench.latency import Samples
 from lpx.bench.like_trtexec import like_trtexec
 from lpx.bench.single_patch import open_single_patch
@@ -76,9 +76,21 @@ def test_failure_of_one_thread_ends_all(after):
                 if len(calls) == after + 1:
                     raise LpxError("CUDA is lost")
 
+    before = threading.active_count()
     with pytest.raises(LpxError, match="CUDA is lost"):
         measure_throughput(lambda: nullcontext(Failing()), FACES, 2, 5.0)
-    assert threading.active_count() < 10
+    assert threading.active_count() == before
+
+
+def test_interrupt_ends_the_threads(monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(throughput, "_wait", interrupted)
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        measure_throughput(lambda: nullcontext(Device()), FACES, 2, 5.0)
+    assert threading.active_count() == before
 
 
 def test_sweep_times_each_batch_size(monkeypatch):
