@@ -9,7 +9,8 @@ from importlib import metadata
 from importlib.util import find_spec
 from typing import Literal
 
-from lpx.engines.machine import Gpu, Jetson, Machine
+from lpx.engines.jetson import Jetson
+from lpx.engines.machine import Gpu, Machine
 
 Status = Literal["ok", "missing", "warning"]
 
@@ -217,14 +218,46 @@ def _jetson(jetson: Jetson | None, in_container: bool) -> tuple[Finding, ...]:
     elif in_container:
         advice = "read in a container: may be the image's release, not the board's"
         jetpack = replace(jetpack, advice=advice)
+    return jetpack, _power_mode(jetson), _clocks(jetson), _rails(jetson), _thermal_zones(jetson)
+
+
+def _power_mode(jetson: Jetson) -> Finding:
     power = Finding("power mode", "ok", jetson.power_mode, "engines and timings hold for one mode")
     if jetson.power_mode.startswith("unknown"):
-        power = replace(power, status="warning", advice="on the board itself: sudo nvpmodel -q")
+        return replace(power, status="warning", advice="on the board itself: sudo nvpmodel -q")
+    if not jetson.power_mode.startswith("MAXN"):
+        advice = (
+            "not the fastest: bench in the mode you will ship in; for full speed see the modes in "
+            "/etc/nvpmodel.conf, then sudo nvpmodel -m N and build again"
+        )
+        return replace(power, advice=advice)
+    return power
+
+
+def _clocks(jetson: Jetson) -> Finding:
     locked = {True: "locked", False: "not locked", None: "unknown (sysfs does not show them)"}
     clocks = Finding("clocks", "ok", locked[jetson.clocks_locked], "steady timings")
     if not jetson.clocks_locked:
-        clocks = replace(clocks, status="warning", advice="before a bench: sudo jetson_clocks")
-    return jetpack, power, clocks
+        return replace(clocks, status="warning", advice="before a bench: sudo jetson_clocks")
+    return clocks
+
+
+def _rails(jetson: Jetson) -> Finding:
+    """Whether energy can be measured."""
+    enables = "energy per face and per patch"
+    if not jetson.rails:
+        return Finding("power rails", "missing", "", enables, jetson.no_rails_reason)
+    others = len(jetson.rails) - len(jetson.board_power)
+    found = " + ".join(jetson.board_power) + (f" (and {others} parts of it)" if others else "")
+    return Finding("power rails", "ok", found, enables)
+
+
+def _thermal_zones(jetson: Jetson) -> Finding:
+    enables = "temperature before and after a bench"
+    if not jetson.thermal_zones:
+        advice = "/sys/class/thermal shows no zone: in a container, mount the host's /sys"
+        return Finding("thermal zones", "missing", "", enables, advice)
+    return Finding("thermal zones", "ok", ", ".join(jetson.thermal_zones), enables)
 
 
 def _tensorrt(machine: Machine) -> Finding:

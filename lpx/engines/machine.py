@@ -7,12 +7,11 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-Run = Callable[[Sequence[str]], str]
-"""Runs a command and returns what it printed; OSError or SubprocessError where it fails."""
+from lpx.engines.jetson import Jetson, integrated_gpu, read_jetson
+from lpx.engines.probe import Run, failure, read_text, run_command
 
 _GPU_QUERY = (
     "nvidia-smi",
@@ -20,21 +19,6 @@ _GPU_QUERY = (
     "--format=csv,noheader,nounits",
 )
 
-# Jetson Linux (L4T) -> JetPack, exact releases only, from NVIDIA's archives of both.
-_JETPACK = {
-    **{"35.1": "5.0.2", "35.2.1": "5.1", "35.3.1": "5.1.1", "35.4.1": "5.1.2", "35.5": "5.1.3"},
-    **{"35.6": "5.1.4", "35.6.1": "5.1.5", "35.6.2": "5.1.5"},
-    **{"36.2": "6.0 DP", "36.3": "6.0", "36.4": "6.1", "36.4.3": "6.2", "36.4.4": "6.2.1"},
-    **{"36.4.7": "6.2.1", "36.5": "6.2.2"},
-    **{"38.2": "7.0", "38.2.1": "7.0", "38.4": "7.1", "39.2": "7.2", "39.2.1": "7.2.1"},
-}
-_BOARD_CAPABILITY = {"Thor": "11.0", "Orin": "8.7", "Xavier": "7.2"}
-_BOARD_FILES = (
-    "proc/device-tree/model",
-    "sys/devices/soc0/machine",  # Docker hides the device tree, not this one
-    "tmp/nv_jetson_model",  # where jetson-containers mounts the board's name
-)
-_JETSON_GPU_NODES = ("dev/nvhost-gpu", "dev/nvgpu", "dev/nvidia0")
 # ARM kernels name no CPU model: (implementer, part) of /proc/cpuinfo.
 _ARM_CPU = {
     ("0x41", "0xd42"): "Cortex-A78AE",
@@ -44,7 +28,6 @@ _ARM_CPU = {
     ("0x41", "0xd4f"): "Neoverse-V2",
     ("0x4e", "0x004"): "Carmel",
 }
-_GPU_CLOCKS = ("*.gpu", "*.ga10b", "17000000.*", "gpu-gpc-0", "gpu-nvd-0")
 
 
 @dataclass(frozen=True)
@@ -62,25 +45,6 @@ class Gpu:
     compute_capability: str | None
     memory_mib: int | None
     driver_version: str | None
-
-
-@dataclass(frozen=True)
-class Jetson:
-    """What is particular to a Jetson board.
-
-    Attributes:
-        board: The device tree's model, or "unknown (reason)".
-        l4t: The Jetson Linux release, as "36.4.3", or "unknown (reason)".
-        jetpack: The JetPack release, as "6.2", or "unknown (L4T x.y)".
-        power_mode: nvpmodel's name of the mode, as "15W", or "unknown (reason)".
-        clocks_locked: Whether GPU and CPU clocks are held (jetson_clocks); None where unreadable.
-    """
-
-    board: str
-    l4t: str
-    jetpack: str
-    power_mode: str
-    clocks_locked: bool | None
 
 
 @dataclass(frozen=True)
@@ -116,17 +80,6 @@ class Machine:
     in_container: bool
 
 
-def run_command(command: Sequence[str]) -> str:
-    """Run a command for at most 10 s and return its standard output.
-
-    Raises:
-        OSError: There is no such command, or it cannot be started.
-        subprocess.SubprocessError: It failed or took too long.
-    """
-    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    return done.stdout
-
-
 def read_machine(root: Path = Path("/"), run: Run = run_command) -> Machine:
     """Read the machine at hand; what cannot be read is said to be unknown, nothing is raised.
 
@@ -135,13 +88,13 @@ def read_machine(root: Path = Path("/"), run: Run = run_command) -> Machine:
         run: Runs nvidia-smi and, on a Jetson, nvpmodel.
     """
     in_container = _in_container(root)
-    jetson = _read_jetson(root, run, in_container)
+    jetson = read_jetson(root, run, in_container=in_container)
     gpus, no_gpu_reason = _read_gpus(run)
     if jetson and not gpus:
         gpus, no_gpu_reason = _jetson_gpu(root, jetson)
-    cpuinfo = _read(root / "proc/cpuinfo")
-    distribution = re.search(r'^PRETTY_NAME="?(.*?)"?$', _read(root / "etc/os-release"), re.M)
-    memory = re.search(r"^MemTotal:\s*(\d+) kB", _read(root / "proc/meminfo"), re.M)
+    cpuinfo = read_text(root / "proc/cpuinfo")
+    distribution = re.search(r'^PRETTY_NAME="?(.*?)"?$', read_text(root / "etc/os-release"), re.M)
+    memory = re.search(r"^MemTotal:\s*(\d+) kB", read_text(root / "proc/meminfo"), re.M)
     tensorrt = sorted(root.glob("usr/lib/python3*/dist-packages/tensorrt/__init__.py"))
     return Machine(
         os=distribution[1] if distribution else f"{platform.system()} {platform.release()}",
@@ -159,14 +112,6 @@ def read_machine(root: Path = Path("/"), run: Run = run_command) -> Machine:
     )
 
 
-def _read(path: Path) -> str:
-    """Return a file's text without the device tree's closing NUL, "" where it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
-    except OSError:
-        return ""
-
-
 def _cpu_model(cpuinfo: str) -> str:
     def field(name: str) -> str:
         found = re.search(rf"^{name}\s*:\s*(.+)$", cpuinfo, re.M)
@@ -179,32 +124,21 @@ def _cpu_model(cpuinfo: str) -> str:
 def _in_container(root: Path) -> bool:
     if any((root / mark).exists() for mark in (".dockerenv", "run/.containerenv")):
         return True
-    return bool(re.search(r"docker|kubepods|containerd|lxc", _read(root / "proc/1/cgroup")))
+    return bool(re.search(r"docker|kubepods|containerd|lxc", read_text(root / "proc/1/cgroup")))
 
 
 def _isolated(prefix: Path, base_prefix: Path) -> bool:
     if prefix == base_prefix:
         return False
     shares = r"^include-system-site-packages\s*=\s*true"
-    return not re.search(shares, _read(prefix / "pyvenv.cfg"), re.M | re.I)
-
-
-def _failure(error: OSError | subprocess.SubprocessError, command: str) -> str:
-    if isinstance(error, FileNotFoundError):
-        return f"{command} not found"
-    if isinstance(error, subprocess.TimeoutExpired):
-        return f"{command} gave no answer in {error.timeout:g} s"
-    if isinstance(error, subprocess.CalledProcessError):
-        said = f"{error.stdout or ''}\n{error.stderr or ''}".split("\n")
-        return next((line.strip() for line in said if line.strip()), f"{command} failed")
-    return f"{command}: {error}"
+    return not re.search(shares, read_text(prefix / "pyvenv.cfg"), re.M | re.I)
 
 
 def _read_gpus(run: Run) -> tuple[tuple[Gpu, ...], str]:
     try:
         listing = run(_GPU_QUERY)
     except (OSError, subprocess.SubprocessError) as error:
-        return (), _failure(error, "nvidia-smi")
+        return (), failure(error, "nvidia-smi")
     rows = [[cell.strip() for cell in line.split(",")] for line in listing.splitlines()]
     gpus = tuple(
         Gpu(
@@ -220,56 +154,5 @@ def _read_gpus(run: Run) -> tuple[tuple[Gpu, ...], str]:
 
 def _jetson_gpu(root: Path, jetson: Jetson) -> tuple[tuple[Gpu, ...], str]:
     """Return the integrated GPU, which nvidia-smi does not list before JetPack 6."""
-    if not any((root / node).exists() for node in _JETSON_GPU_NODES):
-        return (), "the GPU's device nodes are absent: start the container with --runtime nvidia"
-    family = next((name for name in _BOARD_CAPABILITY if name in jetson.board), None)
-    capability = _BOARD_CAPABILITY[family] if family else None
-    return (Gpu(f"{family or 'Jetson'} (integrated)", capability, None, None),), ""
-
-
-def _read_jetson(root: Path, run: Run, in_container: bool) -> Jetson | None:
-    release = _read(root / "etc/nv_tegra_release")
-    board = next(filter(None, (_read(root / path) for path in _BOARD_FILES)), "")
-    if not release and "Jetson" not in board:
-        return None
-    found = re.search(r"R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)", release)
-    l4t = re.sub(r"\.0$", "", f"{found[1]}.{found[2]}") if found else ""
-    hidden = "the container hides the device tree" if in_container else "no device-tree model"
-    return Jetson(
-        board=board or f"unknown ({hidden})",
-        l4t=l4t or "unknown (no /etc/nv_tegra_release)",
-        jetpack=_JETPACK.get(l4t, f"unknown (L4T {l4t})" if l4t else "unknown"),
-        power_mode=_power_mode(run, in_container),
-        clocks_locked=_clocks_locked(root),
-    )
-
-
-def _power_mode(run: Run, in_container: bool) -> str:
-    try:
-        answer = run(("nvpmodel", "-q"))
-    except (OSError, subprocess.SubprocessError) as error:
-        where = ", the container hides it" if in_container else ""
-        return f"unknown ({_failure(error, 'nvpmodel')}{where})"
-    mode = re.search(r"Power Mode:[ \t]*(\S+)", answer)
-    return mode[1] if mode else f"unknown (nvpmodel names no mode: {answer.strip()[:60]!r})"
-
-
-def _clocks_locked(root: Path) -> bool | None:
-    """Compare the lowest and highest clock of GPU and CPUs, which needs no root."""
-    devfreq, cpus = root / "sys/class/devfreq", root / "sys/devices/system/cpu"
-    gpu = {node for pattern in _GPU_CLOCKS for node in devfreq.glob(pattern)}
-    held = [
-        [_same(node / "min_freq", node / "max_freq") for node in gpu],
-        [
-            _same(node / "scaling_min_freq", node / "scaling_max_freq")
-            for node in cpus.glob("cpu[0-9]*/cpufreq")
-        ],
-    ]
-    if any(False in group for group in held):
-        return False
-    return True if all(group and None not in group for group in held) else None
-
-
-def _same(low: Path, high: Path) -> bool | None:
-    lowest, highest = _read(low), _read(high)
-    return lowest == highest if lowest and highest else None
+    name, capability, reason = integrated_gpu(root, jetson)
+    return ((Gpu(name, capability, None, None),), "") if name else ((), reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lpx.engines.machine import Machine
 from lpx.engines.manifest import TARGETS, EngineManifest, Target
+from lpx.engines.negotiate import differences, refusal
 from lpx.engines.tensorrt import available
 from lpx.errors import LpxError
 
@@ -63,11 +64,6 @@ def can_run(manifest: EngineManifest, machine: Machine) -> tuple[bool, str]:
     usable, reason = available(manifest.target)
     if not usable:
         return False, reason
-    here = {gpu.compute_capability for gpu in machine.gpus if gpu.compute_capability}
-    built = set(manifest.compute_capabilities)
-    if built and here and not built & here:
-        return False, (
-            f"built for compute capability {', '.join(sorted(built))}, here is "
-            f"{', '.join(sorted(here))}"
-        )
-    return True, reason
+    if refused := refusal(manifest, machine, reason):
+        return False, refused
+    return True, "; ".join((reason, *differences(manifest, machine)))

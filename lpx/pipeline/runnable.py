@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lpx.engines.base import Engine
 from lpx.engines.load import load
 from lpx.engines.machine import read_machine
 from lpx.engines.manifest import FILE, EngineManifest, read_manifest
+from lpx.engines.negotiate import differences
 from lpx.engines.targets import can_run
 from lpx.engines.torch_engine import TorchEngine
 from lpx.errors import LpxError
@@ -35,7 +38,8 @@ def runnable(
             )
         usable, reason = can_run(manifest, machine)
         if usable:
-            manifests.append(manifest)
+            noted = (*manifest.warnings, *differences(manifest, machine))
+            manifests.append(replace(manifest, warnings=noted))
         else:
             not_run[manifest.name] = reason
     if not manifests:

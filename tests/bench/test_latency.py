@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from itertools import groupby
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lpx.bench import latency
-from lpx.bench.latency import measure, percentile, summarise
+from lpx.bench.latency import (
+    Samples,
+    measure,
+    percentile,
+    percentile_interval,
+    sample,
+    summarise,
+)
 from lpx.engines.base import Prediction
 
 FACES = np.zeros((4, 8, 8, 3), np.uint8)
@@ -96,7 +104,8 @@ def test_engines_take_turns_in_blocks(clock):
     warm_up = [latency.WARM_UP_SECONDS / engine.seconds for engine in engines.values()]
     blocks = [(name, len(list(group))) for name, group in groupby(calls)]
     assert [name for name, _ in blocks[:6]] == list("abcabc"), "warm-up, then the first round"
-    assert [count for _, count in blocks[:3]] == pytest.approx(warm_up, abs=1)
+    # Two halves, each with the call that begins before it is over.
+    assert [count for _, count in blocks[:3]] == pytest.approx(warm_up, abs=2)
     rounds = blocks[3:]
     assert [name for name, _ in rounds] == list("abc") * (len(rounds) // 3)
     for name, engine in engines.items():
@@ -136,3 +145,104 @@ def test_real_clock(monkeypatch):
     found, _ = measure({"a": Sleeper()}, FACES, 1, 1e-9)["a"]
     assert found.iterations >= latency.MIN_ITERATIONS
     assert found.per_face_p50_ms * 4 >= 2.0
+
+
+def test_interval_of_a_median_by_hand():
+    """Of ten calls: P(X <= 1) = 11/1024 <= 0.025 of Bin(10, 1/2), P(X <= 2) is more: 2nd to 9th."""
+    times = np.arange(1, 11, dtype=np.float64)
+    assert percentile_interval(times, 50) == (2.0, 9.0)
+    assert percentile_interval(times, 99) == (9.0, None), "ten calls do not bound p99 from above"
+    assert percentile_interval(times[:3], 50) == (None, None)
+
+
+@pytest.mark.parametrize("percent", [50, 90, 99])
+def test_intervals_hold_the_true_percentile_as_often_as_they_say(percent):
+    random = np.random.default_rng(7)
+    calls = np.sort(random.lognormal(0, 0.3, (400, 800)), axis=1)
+    truth = np.exp(0.3 * {50: 0.0, 90: 1.281552, 99: 2.326348}[percent])
+    ends = [percentile_interval(row, percent) for row in calls]
+    held = np.mean([low <= truth and (high is None or truth <= high) for low, high in ends])
+    assert 0.93 <= held <= 0.99, "discrete ranks: somewhat more than 95 %"
+
+
+@given(st.integers(1, 600), st.sampled_from([50, 90, 95, 99]))
+def test_interval_surrounds_its_percentile(count, percent):
+    times = np.arange(count, dtype=np.float64)
+    low, high = percentile_interval(times, percent)
+    assert low is None or low <= percentile(times, percent)
+    assert high is None or percentile(times, percent) <= high
+
+
+def test_warm_up_goes_on_until_calls_are_steady(clock):
+    class Warming(Recorded):
+        """Slow at first, as with clocks that rise: 10 % less a call, down to 10 ms."""
+
+        def infer(self, faces):
+            self.seconds = max(0.01, self.seconds * 0.9)
+            return super().infer(faces)
+
+    engine = Warming("a", [], 100, clock)
+    found = sample({"a": engine}, FACES, 0.1)["a"]
+    assert found.steady
+    assert 0.5 < found.warm_up_seconds < latency.WARM_UP_MOST_SECONDS
+    assert found.times_ms == pytest.approx(10.0)
+
+
+def test_engine_that_never_steadies_is_said_to_be_so(clock):
+    class Warming(Recorded):
+        """3 % faster with every call, without end."""
+
+        def infer(self, faces):
+            self.seconds *= 0.97
+            return super().infer(faces)
+
+    found = sample({"a": Warming("a", [], 100, clock)}, FACES, 0.01)["a"]
+    assert not found.steady
+    text = " ".join(summarise(found, 1, 1).warnings)
+    assert "still becoming faster after 3." in text
+
+
+def test_device_times_and_their_warnings(clock):
+    class Timed(Recorded):
+        last_timing = None
+
+        def infer(self, faces):
+            super().infer(faces)
+            jitter = 1 + 0.1 * (len(self.calls) % 2)
+            self.last_timing = SimpleNamespace(
+                h2d_ms=1.0, compute_ms=4.0 * jitter, d2h_ms=0.5, enqueue_ms=3.8
+            )
+
+    found = sample({"a": Timed("a", [], 10, clock)}, FACES, 0.3)["a"]
+    assert set(found.parts_ms) == set(latency.PARTS)
+    result = summarise(found, 4, 1)
+    assert result.device.h2d_ms == 1.0
+    assert result.device.d2h_ms == 0.5
+    assert result.device.total_ms == pytest.approx(result.device.compute_ms + 1.5, abs=0.3)
+    assert result.cov == pytest.approx(0.0, abs=1e-9)
+    unstable, host_bound = result.warnings
+    assert unstable.startswith("unstable: the time of compute varies by 4.8 %")
+    assert host_bound.startswith("host-bound: handing the work over takes")
+    plain = sample({"a": Recorded("a", [], 10, clock)}, FACES, 0.3)["a"]
+    assert summarise(plain, 4, 1).device is None
+    assert summarise(plain, 4, 1).warnings == ()
+
+
+def test_rounds_of_samples(clock):
+    engines = {n: Recorded(n, [], ms, clock) for n, ms in (("a", 10), ("b", 30))}
+    found = sample(engines, FACES, 0.5)
+    for samples in found.values():
+        assert isinstance(samples, Samples)
+        assert len(samples.rounds) == len(samples.times_ms)
+        assert (np.diff(samples.rounds) >= 0).all()
+    assert found["a"].rounds.max() == found["b"].rounds.max()
+
+
+def test_result_can_be_serialised():
+    import json
+    from dataclasses import asdict
+
+    result = summarise(np.array([1.0, 2.0, 3.0]), 1, 10)
+    values = json.loads(json.dumps(asdict(result)))
+    assert values["per_face_p95_ms"] == 3.0
+    assert values["intervals_ms"]["p50"] == [None, None]

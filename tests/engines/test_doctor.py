@@ -8,7 +8,8 @@ import pytest
 
 from lpx.engines import doctor
 from lpx.engines.doctor import Finding, Target, examine, targets
-from lpx.engines.machine import Gpu, Jetson, Machine
+from lpx.engines.jetson import Jetson
+from lpx.engines.machine import Gpu, Machine
 
 PC = Machine(
     os="Ubuntu 24.04",
@@ -195,6 +196,28 @@ def test_jetson_rows(install) -> None:
     assert "trtexec" in rows["TensorRT"].advice
     assert rows["power mode"].status == rows["clocks"].status == "warning"
     assert "jetson_clocks" in rows["clocks"].advice
+    assert rows["power rails"].status == rows["thermal zones"].status == "missing"
+
+
+def test_jetson_rows_of_power(install) -> None:
+    install(CORE)
+    assert "nvpmodel -m" in row(ORIN, "power mode").advice, "15W is not the fastest mode"
+    measured = replace(
+        ORIN.jetson,
+        power_mode="MAXN_SUPER",
+        rails=("VDD_IN", "VDD_SOC", "VDD_CPU_GPU_CV"),
+        board_power=("VDD_IN",),
+        thermal_zones=("cpu-thermal", "gpu-thermal"),
+    )
+    board = replace(ORIN, jetson=measured)
+    assert row(board, "power mode").advice == ""
+    assert row(board, "power rails").found == "VDD_IN (and 2 parts of it)"
+    assert row(board, "thermal zones").found == "cpu-thermal, gpu-thermal"
+    boxed = replace(ORIN, jetson=replace(measured, rails=(), no_rails_reason="mount /sys"))
+    assert (row(boxed, "power rails").status, row(boxed, "power rails").advice) == (
+        "missing",
+        "mount /sys",
+    )
 
 
 def test_a_folder_of_the_same_name_is_no_package(tmp_path, monkeypatch) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from lpx.engines import jetson as jetson_module
 from lpx.engines import machine as module
 from lpx.engines.machine import Gpu, Machine, read_machine
 
@@ -85,7 +86,7 @@ def test_unlisted_release_is_not_guessed(tmp_path: Path) -> None:
 def test_locked_gpu_with_unreadable_cpus_is_unknown(tmp_path: Path) -> None:
     node = "sys/class/devfreq/17000000.gpu"
     plant(tmp_path, {f"{node}/min_freq": "1\n", f"{node}/max_freq": "1\n"})
-    assert module._clocks_locked(tmp_path) is None
+    assert jetson_module._clocks_locked(tmp_path) is None
 
 
 def test_workstation_with_two_gpus(tmp_path: Path) -> None:

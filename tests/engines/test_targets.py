@@ -113,7 +113,8 @@ def test_engine_runs_on_the_gpus_it_was_built_for(libraries, built, here, runs):
     usable, reason = can_run(manifest("tensorrt-rtx", built), machine(*here))
     assert usable == runs
     if not runs:
-        assert reason == "built for compute capability 8.6, 8.9, here is 12.0"
+        assert reason.startswith("built for compute capability 8.6, 8.9, here is 12.0; ")
+        assert "`lpx build --int8 --target tensorrt-rtx`" in reason
 
 
 def test_engine_does_not_run_without_its_library(libraries):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -30,15 +31,17 @@ class Timing:
         h2d_ms: Copy of the faces to the device.
         compute_ms: The network.
         d2h_ms: Copy of scores and patch maps to the host.
+        enqueue_ms: Time on the host to hand the network over to the GPU.
     """
 
     h2d_ms: float
     compute_ms: float
     d2h_ms: float
+    enqueue_ms: float = 0.0
 
     @property
     def total_ms(self) -> float:
-        """All three."""
+        """H2D, compute and D2H."""
         return self.h2d_ms + self.compute_ms + self.d2h_ms
 
     def __add__(self, other: Timing) -> Timing:
@@ -46,6 +49,7 @@ class Timing:
             self.h2d_ms + other.h2d_ms,
             self.compute_ms + other.compute_ms,
             self.d2h_ms + other.d2h_ms,
+            self.enqueue_ms + other.enqueue_ms,
         )
 
 
@@ -278,7 +282,9 @@ class TensorRTEngine:
         driver.record(start, stream)
         driver.to_device(source.device, source.host[:count], stream)
         driver.record(copied, stream)
+        began = time.perf_counter()
         self._compute(lane)
+        enqueue_ms = (time.perf_counter() - began) * 1e3
         driver.record(computed, stream)
         driver.to_host(score.host[:count], score.device, stream)
         driver.to_host(patch_map.host[:count], patch_map.device, stream)
@@ -289,6 +295,7 @@ class TensorRTEngine:
             h2d_ms=driver.elapsed_ms(start, copied),
             compute_ms=driver.elapsed_ms(copied, computed),
             d2h_ms=driver.elapsed_ms(computed, end),
+            enqueue_ms=enqueue_ms,
         )
 
     def _set_batch(self, lane: _Lane, batch: int) -> None:

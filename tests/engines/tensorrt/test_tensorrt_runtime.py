@@ -88,6 +88,7 @@ def test_calls_come_in_order_with_the_events_between(monkeypatch: pytest.MonkeyP
     # The fake's events are numbered 1 to 4, and its times are ten times the first plus the second.
     assert (timing.h2d_ms, timing.compute_ms, timing.d2h_ms) == (12.0, 23.0, 34.0)
     assert timing.total_ms == 69.0
+    assert timing.enqueue_ms > 0.0, "time on the host, by its own clock"
 
 
 def test_memory_is_allocated_once_for_the_largest_batch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,156 @@
+"""Rate of `lpx bench`'s scoring: decoding and inference overlapped, against each of them alone.
+
+    python benchmarks/pipeline.py
+    python benchmarks/pipeline.py --seconds 20 --json out.json
+
+Crops on disk are scored by `lpx.bench.score.score`, and beside it, in turns of one run, decoded
+only, and inferred only (from memory, the same batches). Perfect overlap runs at the rate of the
+slower of the two. Two kinds of engine:
+
+device: waits for so long as decoding takes, and leaves the CPU alone, as a GPU does. Overlap can be
+perfect.
+cpu: ONNX Runtime on the demo's model. Decoding and inference want the same cores, and inference
+alone already fills them: then no order of work is faster than one after the other, which the column
+"one after the other" gives.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import cv2
+import numpy as np
+
+from lpx.bench.score import BATCH, score
+from lpx.data.demo_set import CHECKPOINT, demo_set, folder
+from lpx.data.face_set import FaceSet
+from lpx.data.sets import open_set
+from lpx.engines.base import Engine, Faces, Prediction
+from lpx.engines.machine import read_machine
+from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
+from lpx.export.to_onnx import to_onnx
+from lpx.models.checkpoint import load_checkpoint
+
+SIDE = 317
+"""Side of the crops on disk: DeepfakeBench's are of some 256 to 320 px."""
+FILES = 480
+TARGET = 0.9
+
+
+class Device:
+    """An engine whose work is done elsewhere, in a time that does not depend on the CPU."""
+
+    def __init__(self, seconds_per_face: float) -> None:
+        self.seconds_per_face = seconds_per_face
+
+    def infer(self, faces: Faces) -> Prediction:
+        """Wait, and call every face half fake."""
+        time.sleep(self.seconds_per_face * len(faces))
+        half = np.full(len(faces), 0.5, np.float32)
+        return Prediction(half, np.repeat(half, 4).reshape(-1, 2, 2))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def write_crops(root: Path) -> None:
+    """JPEG crops below real/ and fake/, made from the demo's faces."""
+    sources = demo_set("test").faces
+    for name in ("real", "fake"):
+        (root / name).mkdir()
+    for number in range(FILES):
+        face = sources[number % len(sources)]
+        image = cv2.resize(face.source.read(), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        path = root / ("real", "fake")[number % 2] / f"{number:04d}.jpg"
+        cv2.imwrite(str(path), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+
+
+def rate(work: Callable[[], object], faces: int) -> float:
+    """Faces per second of `work`."""
+    started = time.perf_counter()
+    work()
+    return faces / (time.perf_counter() - started)
+
+
+def turns(engine: Engine, faces: FaceSet, size: int, seconds: float) -> dict[str, Any]:
+    """Rates of decoding, of inference and of both, in turns, and the median of their ratios."""
+    batches = [batch.pixels for batch in faces.stream(BATCH, size, [])]
+
+    def decode() -> None:
+        for _ in faces.stream(BATCH, size, []):
+            pass
+
+    def infer() -> None:
+        for pixels in batches:
+            engine.infer(pixels)
+
+    def both() -> None:
+        score({"engine": engine}, faces, size)
+
+    works = {"decode": decode, "infer": infer, "both": both}
+    for work in works.values():
+        work()
+    found: dict[str, list[float]] = {name: [] for name in works}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(found["both"]) < 3:
+        for name, work in works.items():
+            found[name].append(rate(work, len(faces.faces)))
+    ratios, serial = [], []
+    for d, i, b in zip(*found.values(), strict=True):
+        ratios.append(b / min(d, i))
+        serial.append(1 / (1 / d + 1 / i) / min(d, i))
+    rates = {f"{name}_per_s": statistics.median(found[name]) for name in works}
+    return {
+        **rates,
+        "ratio": statistics.median(ratios),
+        "ratio_least": min(ratios),
+        "ratio_greatest": max(ratios),
+        "one_after_the_other": statistics.median(serial),
+        "turns": len(ratios),
+    }
+
+
+@click.command()
+@click.option("--seconds", default=10.0, show_default=True, help="Per engine.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path))
+def main(seconds: float, json_path: Path | None) -> None:
+    detector = load_checkpoint(folder() / CHECKPOINT)
+    size = detector.card.input_size
+    with tempfile.TemporaryDirectory() as scratch:
+        write_crops(Path(scratch))
+        faces = open_set(f"folder:{scratch}", "test")
+        decoded = rate(lambda: list(faces.stream(BATCH, size, [])), len(faces.faces))
+        engines = {
+            "device": Device(1 / decoded),
+            "cpu": OnnxRuntimeEngine(to_onnx(detector), size),
+        }
+        rows = {name: turns(engine, faces, size, seconds) for name, engine in engines.items()}
+    machine = read_machine()
+    print(f"{machine.cpu}, {machine.cores} cores, load {os.getloadavg()[0]:.1f}; {FILES} JPEGs of "
+          f"{SIDE} px, scored at {size} px; faces/s")  # fmt: skip
+    print("| engine | decode alone | infer alone | both | of the slower [least, greatest] | "
+          "one after the other | |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|")
+    for name, r in rows.items():
+        verdict = "held" if r["ratio"] >= TARGET else "missed"
+        print(
+            f"| {name} | {r['decode_per_s']:.0f} | {r['infer_per_s']:.0f} | {r['both_per_s']:.0f} "
+            f"| {r['ratio']:.2f} [{r['ratio_least']:.2f}, {r['ratio_greatest']:.2f}] | "
+            f"{r['one_after_the_other']:.2f} | {TARGET:g}: {verdict} |"
+        )
+    if json_path:
+        result = {"cpu": machine.cpu, "cores": machine.cores, "size": size, "rows": rows}
+        json_path.write_text(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

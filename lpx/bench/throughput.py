@@ -1,0 +1,132 @@
+"""Throughput with several batches in flight, and latency over a range of batch sizes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+
+from lpx.bench.latency import Samples, sample
+from lpx.engines.base import Engine, Faces
+
+OpenEngine = Callable[[], AbstractContextManager[Engine]]
+"""Gives a thread its engine: `lambda: closing(load(folder))`, or, where one engine serves several
+threads, `lambda: nullcontext(engine)`."""
+_WARM_UP_CALLS = 3
+
+
+@dataclass(frozen=True)
+class ThroughputResult:
+    """Faces scored by several threads that each have a batch at work.
+
+    Attributes:
+        batch: Faces per call.
+        in_flight: Threads.
+        seconds: Wall time until the last thread's last call ended.
+        calls: Calls of all threads.
+        faces_per_second: Sum over threads of (faces / time until that thread's last call ended).
+    """
+
+    batch: int
+    in_flight: int
+    seconds: float
+    calls: int
+    faces_per_second: float
+
+
+def measure_throughput(
+    open_engine: OpenEngine, faces: Faces, in_flight: int, seconds: float
+) -> ThroughputResult:
+    """Keep `in_flight` batches at work for `seconds`.
+
+    Engines are opened, warmed up and closed in the thread that uses them, as TensorRT's need.
+
+    Args:
+        open_engine: Called once in each thread.
+        faces: uint8 RGB [B, S, S, 3], the batch to repeat.
+        in_flight: Threads.
+        seconds: Wall time to measure.
+
+    Raises:
+        Exception: What the first engine that failed raised.
+    """
+    ready = threading.Barrier(in_flight + 1)
+    stop = threading.Event()
+    calls, ended = [0] * in_flight, [0.0] * in_flight
+    errors: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            with open_engine() as engine:
+                for _ in range(_WARM_UP_CALLS):
+                    engine.infer(faces)
+                ready.wait()
+                began = time.perf_counter()
+                while not (calls[number] and stop.is_set()):
+                    engine.infer(faces)
+                    calls[number] += 1
+                ended[number] = time.perf_counter() - began
+        except threading.BrokenBarrierError:
+            pass  # another thread failed, and says why
+        except BaseException as error:  # handed to the caller below
+            errors.append(error)
+            ready.abort()
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(in_flight)]
+    for thread in threads:
+        thread.start()
+    try:
+        _wait(ready, seconds, errors)
+    except BaseException:  # an interrupt: threads at the barrier would wait for ever
+        ready.abort()
+        raise
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    if errors:
+        raise errors[0]
+    rate = sum(len(faces) * n / spent for n, spent in zip(calls, ended, strict=True))
+    return ThroughputResult(len(faces), in_flight, max(ended), sum(calls), rate)
+
+
+def _wait(ready: threading.Barrier, seconds: float, errors: list[BaseException]) -> None:
+    """Wait until all threads are warm and `seconds` have passed, or until one has failed."""
+    with suppress(threading.BrokenBarrierError):
+        ready.wait()
+        end = time.perf_counter() + seconds
+        while not errors and (left := end - time.perf_counter()) > 0:
+            time.sleep(min(left, 0.05))
+
+
+def sweep(
+    engines: Mapping[str, Engine],
+    pixels: Callable[[int], Faces],
+    batches: Sequence[int],
+    seconds: float,
+    progress: Callable[[float], None] | None = None,
+) -> dict[str, dict[int, Samples]]:
+    """Time every engine at every batch size; engines take turns within a size.
+
+    Args:
+        engines: By name.
+        pixels: Gives uint8 RGB [B, S, S, 3] for a batch size B.
+        batches: Batch sizes, as (1, 8, 32).
+        seconds: Time per engine and batch size.
+        progress: Told the share done, in [0, 1].
+
+    Returns:
+        Samples per engine and batch size; `lpx.bench.latency.summarise` makes results of them.
+    """
+    found: dict[str, dict[int, Samples]] = {name: {} for name in engines}
+    for index, batch in enumerate(batches):
+
+        def tell(share: float, index: int = index) -> None:
+            if progress is not None:
+                progress((index + share) / len(batches))
+
+        for name, samples in sample(engines, pixels(batch), seconds, tell).items():
+            found[name][batch] = samples
+    return found

@@ -1,0 +1,96 @@
+"""What of the machine an engine was built on differs from the one at hand."""
+
+from __future__ import annotations
+
+from lpx.engines.machine import Machine
+from lpx.engines.manifest import EngineManifest
+
+
+def refusal(
+    manifest: EngineManifest,
+    machine: Machine,
+    library: str = "",
+    *,
+    version_compatible: bool = False,
+    hardware_compatible: bool = False,
+) -> str:
+    """Why a plan cannot run here, before TensorRT aborts; "" where nothing speaks against it.
+
+    Args:
+        manifest: Of an engine with a plan.
+        machine: The machine at hand.
+        library: Module and version here, as "tensorrt 10.3.0"; "" leaves the version out.
+        version_compatible: The plan was built to be loaded by other releases.
+        hardware_compatible: The plan was built to be loaded on other GPUs.
+    """
+    was, now = manifest.versions.get(manifest.target, ""), library.rpartition(" ")[2]
+    # TensorRT for RTX decides by itself which of its releases' plans it takes.
+    bound = manifest.target == "tensorrt" and not version_compatible
+    if bound and was and now and _release(was) != _release(now):
+        return f"built by TensorRT {was}, here is {now}; {rebuild(manifest)}"
+    here = {gpu.compute_capability for gpu in machine.gpus if gpu.compute_capability}
+    built = set(manifest.compute_capabilities) or _built_on(manifest, "compute_capability")
+    if built and here and not built & here and not hardware_compatible:
+        return (
+            f"built for compute capability {', '.join(sorted(built))}, here is "
+            f"{', '.join(sorted(here))}; {rebuild(manifest)}"
+        )
+    return ""
+
+
+def differences(manifest: EngineManifest, machine: Machine) -> tuple[str, ...]:
+    """What may make an engine that runs here slower than where it was built, or fail.
+
+    A Jetson's power mode switches off parts of the GPU: a plan that was built in another mode had
+    its kernels chosen for another chip. What is unknown on either side is not compared.
+
+    Args:
+        manifest: Of the engine.
+        machine: The machine at hand.
+    """
+    if manifest.target not in ("tensorrt", "tensorrt-rtx"):
+        return ()
+    pairs = _on_jetson(manifest, machine)
+    gpus = _built_on(manifest, "name")
+    if gpus and machine.gpus and not pairs and not manifest.compute_capabilities:
+        pairs.append(("on", " and ".join(sorted(gpus)), _shared_name(gpus, machine)))
+    found = []
+    for what, was, now in pairs:
+        known = was and not was.startswith("unknown") and not now.startswith("unknown")
+        if known and was != now:
+            found.append(
+                f"{manifest.name} was built {what} {was}, here it is {now}: it may be slower "
+                f"than it could be, or fail; {rebuild(manifest)}"
+            )
+    return tuple(found)
+
+
+def rebuild(manifest: EngineManifest) -> str:
+    """The command that makes the engine anew."""
+    return f"build it again here: `lpx build --{manifest.precision} --target {manifest.target}`"
+
+
+def _on_jetson(manifest: EngineManifest, machine: Machine) -> list[tuple[str, str, str]]:
+    """(How it is said, then, now) of what a board's plan depends on."""
+    built = manifest.machine.get("jetson")
+    if not built or machine.jetson is None:
+        return []
+    return [
+        ("in power mode", built.get("power_mode", ""), machine.jetson.power_mode),
+        ("on", built.get("board", ""), machine.jetson.board),
+        ("with L4T", built.get("l4t", ""), machine.jetson.l4t),
+    ]
+
+
+def _shared_name(built: set[str], machine: Machine) -> str:
+    here = [gpu.name for gpu in machine.gpus]
+    return " and ".join(sorted(built)) if built & set(here) else here[0]
+
+
+def _built_on(manifest: EngineManifest, name: str) -> set[str]:
+    """A property of the GPUs of the machine that built the engine."""
+    return {str(gpu[name]) for gpu in manifest.machine.get("gpus", ()) if gpu.get(name)}
+
+
+def _release(version: str) -> tuple[str, ...]:
+    return tuple(version.split(".")[:3])

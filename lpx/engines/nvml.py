@@ -1,0 +1,116 @@
+"""NVIDIA's management library: energy, clock, temperature and throttling of one GPU.
+
+Called through ctypes: the driver brings libnvidia-ml.so.1 wherever there is a discrete GPU, so that
+no package is needed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any
+
+LIBRARY = "libnvidia-ml.so.1"
+_GRAPHICS_CLOCK = 0
+_GPU_SENSOR = 0
+_NAME_BYTES = 96
+# nvml.h, nvmlClocksThrottleReason*: those that slow a program down. Idle (1) and clocks set by the
+# user (2, 0x100) are no throttling.
+_THROTTLE = {
+    0x4: "power cap (software)",
+    0x8: "hardware slowdown",
+    0x20: "heat (software)",
+    0x40: "heat (hardware)",
+    0x80: "power brake",
+}
+
+
+class NvmlError(Exception):
+    """NVML is absent or refuses; the message says what it answered."""
+
+
+class Nvml:
+    """One GPU, as the driver sees it: the first that CUDA programs of this process may use.
+
+    Args:
+        library: Stands in for the driver's library; None loads it.
+
+    Attributes:
+        name: The GPU's name.
+
+    Raises:
+        NvmlError: There is no driver or no GPU.
+    """
+
+    def __init__(self, library: Any = None) -> None:
+        try:
+            self._library = ctypes.CDLL(LIBRARY) if library is None else library
+        except OSError as error:
+            raise NvmlError(f"no NVIDIA driver ({LIBRARY} is not found)") from error
+        self._call("nvmlInit_v2")
+        self._device = ctypes.c_void_p()
+        selector = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() or "0"
+        if selector.isdecimal():
+            index = ctypes.c_uint(int(selector))
+            self._call("nvmlDeviceGetHandleByIndex_v2", index, ctypes.byref(self._device))
+        else:
+            uuid = selector.encode()
+            self._call("nvmlDeviceGetHandleByUUID", uuid, ctypes.byref(self._device))
+        name = ctypes.create_string_buffer(_NAME_BYTES)
+        self._call("nvmlDeviceGetName", self._device, name, ctypes.c_uint(_NAME_BYTES))
+        self.name = name.value.decode(errors="replace")
+
+    def energy_mj(self) -> int:
+        """Energy since the driver was loaded, in mJ.
+
+        Raises:
+            NvmlError: The GPU has no such counter (older than Volta, or integrated).
+        """
+        energy = ctypes.c_ulonglong()
+        self._call("nvmlDeviceGetTotalEnergyConsumption", self._device, ctypes.byref(energy))
+        return energy.value
+
+    def clock_mhz(self) -> float | None:
+        """Clock of the graphics engine, MHz; None where the driver does not say."""
+        clock = ctypes.c_uint()
+        return self._or_none("nvmlDeviceGetClockInfo", ctypes.c_uint(_GRAPHICS_CLOCK), clock)
+
+    def temperature_c(self) -> float | None:
+        """Temperature of the chip, degrees Celsius; None where the driver does not say."""
+        heat = ctypes.c_uint()
+        return self._or_none("nvmlDeviceGetTemperature", ctypes.c_uint(_GPU_SENSOR), heat)
+
+    def throttle_reasons(self) -> tuple[str, ...]:
+        """Why the driver holds the clock back at this moment."""
+        mask = ctypes.c_ulonglong()
+        try:
+            self._call(
+                "nvmlDeviceGetCurrentClocksThrottleReasons", self._device, ctypes.byref(mask)
+            )
+        except NvmlError:
+            return ()
+        return tuple(name for bit, name in _THROTTLE.items() if mask.value & bit)
+
+    def _or_none(self, function: str, selector: ctypes.c_uint, out: ctypes.c_uint) -> float | None:
+        try:
+            self._call(function, self._device, selector, ctypes.byref(out))
+        except NvmlError:
+            return None
+        return float(out.value)
+
+    def _call(self, function: str, *arguments: Any) -> None:
+        code = getattr(self._library, function)(*arguments)
+        if code:
+            describe = self._library.nvmlErrorString
+            describe.restype = ctypes.c_char_p
+            text = describe(code)
+            said = text.decode(errors="replace") if text else f"error {code}"
+            raise NvmlError(f"NVML: {said} ({function})")
+
+
+def open_nvml() -> Nvml | None:
+    """The GPU's driver, or None where there is none."""
+    try:
+        return Nvml()
+    except NvmlError:
+        return None

@@ -1,0 +1,47 @@
+"""Read what a machine says of itself: small files, and commands that print something."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+Run = Callable[[Sequence[str]], str]
+"""Runs a command and returns what it printed; OSError or SubprocessError where it fails."""
+
+
+def run_command(command: Sequence[str]) -> str:
+    """Run a command for at most 10 s and return its standard output.
+
+    Raises:
+        OSError: There is no such command, or it cannot be started.
+        subprocess.SubprocessError: It failed or took too long.
+    """
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout
+
+
+def failure(error: OSError | subprocess.SubprocessError, command: str) -> str:
+    """Say in a few words why `run_command` failed."""
+    if isinstance(error, FileNotFoundError):
+        return f"{command} not found"
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"{command} gave no answer in {error.timeout:g} s"
+    if isinstance(error, subprocess.CalledProcessError):
+        said = f"{error.stdout or ''}\n{error.stderr or ''}".split("\n")
+        return next((line.strip() for line in said if line.strip()), f"{command} failed")
+    return f"{command}: {error}"
+
+
+def read_text(path: Path) -> str:
+    """Return a file's text without the device tree's closing NUL, "" where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
+    except OSError:
+        return ""
+
+
+def read_number(path: Path) -> int | None:
+    """Return the whole number that a file of sysfs holds, None where there is none."""
+    text = read_text(path)
+    return int(text) if text.lstrip("-").isdecimal() else None
