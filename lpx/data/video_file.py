@@ -86,15 +86,20 @@ def frame_indices(count: int, wanted: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, max(count - 1, 0), wanted).round().astype(np.int64))[:count]
 
 
-def read_frames(path: Path, wanted: int, threads: int = 1) -> FrameReader:
-    """Read evenly spaced frames of a video.
+Wanted = int | NDArray[np.int64]
+"""How many frames, evenly spaced; or the numbers of those to take, rising."""
+
+
+def read_frames(path: Path, wanted: Wanted, threads: int = 1) -> FrameReader:
+    """Read evenly spaced frames of a video, or those of certain numbers.
 
     Where a frame does not decode, the next one that does takes its place. What decodes of a
     damaged video is given, and the reader's `note` says so.
 
     Args:
         path: A video file, or a folder of images in the order of the numbers in their names.
-        wanted: Frames to take, see `frame_indices`.
+        wanted: How many frames to take, see `frame_indices`; or int64 [W], the numbers of those to
+            take, rising, of which a shorter video gives those that it has.
         threads: The decoder's; 1 where several processes share the cores.
 
     Raises:
@@ -173,7 +178,7 @@ class _VideoSource:
         self.capture.release()
 
 
-def _video(path: Path, wanted: int, threads: int) -> FrameReader:
+def _video(path: Path, wanted: Wanted, threads: int) -> FrameReader:
     capture = _open(path, [cv2.CAP_PROP_N_THREADS, threads])
     if not capture.isOpened():
         raise UnreadableVideoError(
@@ -192,7 +197,7 @@ def _video(path: Path, wanted: int, threads: int) -> FrameReader:
     if not count:
         raise UnreadableVideoError("it has no frames that decode")
     note = f"its header names {said} frames, {count} are there" if count < said else ""
-    frames = _frames(_VideoSource(capture), count, frame_indices(count, wanted), note)
+    frames = _frames(_VideoSource(capture), count, _numbers_of(count, wanted), note)
     return FrameReader(count, rate, frames)
 
 
@@ -243,7 +248,7 @@ class _FolderSource:
         pass
 
 
-def _folder(path: Path, wanted: int) -> FrameReader:
+def _folder(path: Path, wanted: Wanted) -> FrameReader:
     try:
         files = [f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file()]
     except OSError as error:
@@ -253,8 +258,12 @@ def _folder(path: Path, wanted: int) -> FrameReader:
         raise UnreadableVideoError("the folder holds no images")
     source = _FolderSource(files)
     return FrameReader(
-        len(files), 0.0, _frames(source, len(files), frame_indices(len(files), wanted), "")
+        len(files), 0.0, _frames(source, len(files), _numbers_of(len(files), wanted), "")
     )
+
+
+def _numbers_of(count: int, wanted: Wanted) -> NDArray[np.int64]:
+    return frame_indices(count, wanted) if isinstance(wanted, int) else wanted[wanted < count]
 
 
 def _numbers(path: Path) -> tuple[list[int], str]:
