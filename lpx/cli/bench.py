@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--dataset", required=True, metavar="NAME|DIR",
-              help="demo, folder:DIR, DIR with real/ and fake/, or a public data set as ffpp-c23.")  # fmt: skip
+              help="demo, folder:DIR, DIR with real/ and fake/, or a public data set, as "
+              "ffpp-c23.")  # fmt: skip
 @click.option("--limit", type=int, help="Most faces, spread evenly over the set.")
 @click.option("--margin", default=0.005, show_default=True, help="AUC that an engine may lose.")
 @click.option(

@@ -37,8 +37,8 @@ from lpx.workspace import Workspace
 @json_option
 def build(
     fp32: bool, fp16: bool, int8: bool, target: str, faces: str | None, count: int,
-    method: str | None, compute_capability: str, workspace_mib: int | None, places: DataPlaces, workspace: Workspace,
-    as_json: bool,
+    method: str | None, compute_capability: str, workspace_mib: int | None, places: DataPlaces,
+    workspace: Workspace, as_json: bool,
 ) -> None:  # fmt: skip
     """Build engines of the exported model.
 

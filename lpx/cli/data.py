@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,8 @@ from lpx.data.roots import DataPlaces
 from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
+    from lpx.data.info import SetInfo
     from lpx.data.prepare import Prepared
-    from lpx.pipeline.data_info import SetInfo
 
 
 @click.group()
@@ -54,11 +55,10 @@ def prepare(
     """
     from lpx.cli.console import ConsoleReporter
     from lpx.data import prepare as preparing
-    from lpx.pipeline.exported import recipe_for, try_card
 
     with ConsoleReporter() as report:
         if crop is None:
-            crop, why = recipe_for(try_card(workspace))
+            crop, why = preparing.recipe_for(preparing.exported_card(workspace))
             report.say(f"crop {crop}: {why}")
         done = preparing.prepare(
             name, places=places, split=split, methods=tuple(m for m in methods.split(",") if m),
@@ -96,9 +96,11 @@ def _prepared(done: Prepared) -> dict[str, Any]:
     }
 
 
-def _tell_skipped(reasons: dict[str, int]) -> None:
+def _tell_skipped(reasons: Mapping[str, int]) -> None:
     for reason, count in reasons.items():
         click.echo(f"without a face: {count} x {reason}")
+    if reasons:
+        click.echo("each of these is named in the set's manifest.json")
 
 
 def _tell_missing(missing: tuple[str, ...]) -> None:
@@ -120,7 +122,7 @@ def info(
 
     Of a public data set that was not prepared, the videos on disk are shown.
     """
-    from lpx.pipeline.data_info import read_info, write_sheet
+    from lpx.data.info import read_info, write_sheet
 
     found = read_info(source, places)
     if contact_sheet is not None:
@@ -159,12 +161,11 @@ def _show(found: SetInfo) -> None:
         )
     _tell_skipped(found.skipped_by_reason)
     _tell_missing(found.missing)
-    for overlap in found.overlaps:
-        people = overlap.identities
-        more = ", ..." if len(people) > 3 else ""
+    for (one, other), shared in found.overlaps:
+        more = ", ..." if len(shared) > 3 else ""
         console.say(
-            f"warning: {len(people)} identities are in {overlap.splits[0]} and in "
-            f"{overlap.splits[1]}: {', '.join(people[:3])}{more}"
+            f"warning: {len(shared)} identities are in {one} and in {other}: "
+            f"{', '.join(shared[:3])}{more}"
         )
     for note in found.notes:
         console.say(f"note: {note}")

@@ -7,7 +7,7 @@ import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -32,7 +32,7 @@ def data_options(command: Command) -> Command:
     def passing(*given: Any, data_root: Path | None, store: Path | None, **options: Any) -> Any:
         return command(*given, places=DataPlaces(data_root, store), **options)
 
-    wrapped: Any = functools.update_wrapper(passing, command)
+    wrapped = cast(Command, functools.update_wrapper(passing, command))
     for option in (
         click.option("--store", type=click.Path(path_type=Path), metavar="DIR",
                      help="Prepared faces; else LPX_FACE_STORE, lpx.toml, ./lpx-faces."),

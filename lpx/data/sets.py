@@ -12,7 +12,7 @@ from lpx.data.face_manifest import missing_note, read_face_manifest
 from lpx.data.face_set import FaceSet
 from lpx.data.face_table import FaceRow, make_table
 from lpx.data.folder_set import folder_set
-from lpx.data.prepare.preparing import RECIPE
+from lpx.data.prepare.recipe import RECIPE
 from lpx.data.prepare.record import home
 from lpx.data.prepare.store import find_prepared, is_prepared, listed, open_prepared, prepared_sets
 from lpx.data.roots import DataPlaces, face_store

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 
-from lpx.data.columns import paired
+from lpx.data.datasets import SPLITS
 from lpx.data.decode import Image, UnreadableImageError, fit
 from lpx.data.face_manifest import count_faces
 from lpx.data.face_set import FaceSet
@@ -58,7 +57,7 @@ class Overlap(NamedTuple):
 
 
 def parts(faces: FaceSet) -> tuple[Part, ...]:
-    """Counts per split, method and label, in the order in which they first occur."""
+    """Counts per split, method and label: splits in their usual order, real before fake."""
     columns = faces.columns
     found = []
     for count in count_faces(columns):
@@ -68,7 +67,13 @@ def parts(faces: FaceSet) -> tuple[Part, ...]:
         found.append(
             Part(count.split, count.method, count.label, count.faces, count.videos, len(people))
         )
-    return tuple(found)
+    return tuple(sorted(found, key=order))
+
+
+def order(part: Part) -> tuple[int, int, str]:
+    """Sorts parts: train, val, test, then what has no split; real first."""
+    place = SPLITS.index(part.split) if part.split in SPLITS else len(SPLITS)
+    return place, part.label or 0, part.method
 
 
 def sizes(faces: FaceSet) -> Sizes | None:
@@ -103,13 +108,11 @@ def sheet(faces: FaceSet) -> Image:
         uint8 RGB [H, W, 3]; a face that cannot be read is grey.
     """
     columns = faces.columns
-    kinds = paired(columns.split.codes.astype(np.int64), columns.method.codes)
-    totals = Counter(kinds.tolist())
     rows = []
-    for kind in dict.fromkeys(kinds.tolist()):
-        some = faces.take(np.flatnonzero(kinds == kind)).first(SHEET_COLUMNS)
-        split, method = some.splits()[0], some.methods()[0]
-        title = f"{split}  {method}  {totals[kind]} faces".strip()
+    for split, method in dict.fromkeys((part.split, part.method) for part in parts(faces)):
+        kind = columns.split.where((split,)) & columns.method.where((method,))
+        some = faces.take(np.flatnonzero(kind)).first(SHEET_COLUMNS)
+        title = f"{split}  {method}  {int(kind.sum())} faces".strip()
         rows.append((title, [_picture(some, row) for row in range(len(some.faces))]))
     return contact_sheet(rows, SHEET_SIDE, SHEET_COLUMNS)
 

@@ -11,7 +11,7 @@ import lpx
 from lpx.card import ModelCard, card_from_dict
 from lpx.data.crops import RECIPES
 from lpx.data.face_set import FaceSet
-from lpx.data.prepare import RECIPE, find_prepared, prepare
+from lpx.data.prepare import find_prepared, prepare, recipe_for
 from lpx.data.roots import DataPlaces, face_store
 from lpx.data.sets import is_crops, is_video_set, open_set
 from lpx.errors import LpxError
@@ -152,24 +152,6 @@ def open_faces(
     if card and name != "demo":
         _check_crop(faces, card, report)
     return faces
-
-
-def try_card(workspace: Workspace) -> ModelCard | None:
-    """The card of the exported model; None where a workspace holds no model.
-
-    Raises:
-        LpxError: The model is not the one that its manifest describes.
-    """
-    return read_exported(workspace).card if workspace.model.is_file() else None
-
-
-def recipe_for(card: ModelCard | None) -> tuple[str, str]:
-    """The crop recipe to prepare faces by, and why that one."""
-    if card is None:
-        return RECIPE, "the usual one; no exported model is here to ask"
-    if card.crop in RECIPES:
-        return card.crop, "the model's card names it"
-    return RECIPE, f"the usual one; the model's card says {card.crop!r}, which names no recipe"
 
 
 def _check_crop(faces: FaceSet, card: ModelCard, report: Reporter) -> None:

@@ -1,6 +1,7 @@
 """From the videos of a data set to face crops on disk, and back to them by name."""
 
-from lpx.data.prepare.preparing import FRAMES, RECIPE, Prepared, prepare, reasons
+from lpx.data.prepare.preparing import FRAMES, Prepared, prepare, reasons
+from lpx.data.prepare.recipe import RECIPE, exported_card, recipe_for
 from lpx.data.prepare.store import (
     PreparedSet,
     find_prepared,
@@ -15,6 +16,7 @@ __all__ = [
     "RECIPE",
     "Prepared",
     "PreparedSet",
+    "exported_card",
     "find_prepared",
     "is_prepared",
     "listed",
@@ -22,4 +24,5 @@ __all__ = [
     "prepare",
     "prepared_sets",
     "reasons",
+    "recipe_for",
 ]

@@ -28,6 +28,7 @@ from lpx.data.face_manifest import (
 from lpx.data.face_table import check_inside, make_table
 from lpx.data.prepare.cutting import STAGES, DiskFullError, Settings, is_full
 from lpx.data.prepare.journal import Journal, open_journal
+from lpx.data.prepare.recipe import RECIPE
 from lpx.data.prepare.record import VideoRecord, crop_folder
 from lpx.data.prepare.store import folder_name
 from lpx.data.prepare.workers import cut_videos
@@ -36,7 +37,6 @@ from lpx.data.videos import VideoSet
 from lpx.errors import LpxError
 
 FRAMES = 32
-RECIPE = "square-1.3"
 Progress = Callable[[int, int], None]
 
 
@@ -225,6 +225,9 @@ def _write(settings: Settings, journal: Journal, found: VideoSet, part: dict[str
         )
     same = (part["split"], part["methods"])
     others = [p for p in _told(settings.folder) if (p["split"], p["methods"]) != same]
+    for other in others:
+        # They may have been downloaded since, and prepared with other methods.
+        other["missing"] = [name for name in other["missing"] if name not in journal.records]
     parts = sorted([*others, part], key=lambda p: (p["split"] or "", p["methods"]))
     missing = dict.fromkeys(name for p in parts for name in p["missing"])
     manifest = FaceManifest(
@@ -234,7 +237,7 @@ def _write(settings: Settings, journal: Journal, found: VideoSet, part: dict[str
         detector=settings.detector,
         several_faces=_rule(records),
         skipped=skipped,
-        missing=tuple(name for name in missing if name not in journal.records),
+        missing=tuple(missing),
         note=" ".join(dict.fromkeys(note for p in parts for note in p["notes"])),
         versions={
             "lpx": lpx.__version__,

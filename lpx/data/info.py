@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from lpx.data.face_set import FaceSet
 from lpx.data.prepare import is_prepared, listed, open_prepared, prepared_sets, reasons
 from lpx.data.roots import DataPlaces, face_store
 from lpx.data.sets import is_crops, is_video_set, open_set, prepare_command
-from lpx.data.summary import Overlap, Part, Sizes, overlaps, parts, sheet, sizes
+from lpx.data.summary import Overlap, Part, Sizes, order, overlaps, parts, sheet, sizes
 from lpx.data.videos import Video
 from lpx.errors import LpxError
 from lpx.render import encode_png
@@ -44,7 +44,7 @@ class SetInfo:
     crop: str = ""
     sizes: Sizes | None = None
     overlaps: tuple[Overlap, ...] = ()
-    skipped_by_reason: Mapping[str, int] | None = None
+    skipped_by_reason: Mapping[str, int] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     faces: FaceSet | None = None
@@ -58,7 +58,7 @@ class SetInfo:
             "parts": [asdict(part) for part in self.parts],
             "sizes_px": self.sizes._asdict() if self.sizes else None,
             "overlaps": [one._asdict() for one in self.overlaps],
-            "skipped_by_reason": dict(self.skipped_by_reason or {}),
+            "skipped_by_reason": dict(self.skipped_by_reason),
             "missing": list(self.missing),
             "notes": list(self.notes),
         }
@@ -112,7 +112,9 @@ def write_sheet(found: SetInfo, path: Path) -> None:
 
 
 def _of_faces(faces: FaceSet, where: str, manifest: FaceManifest | None) -> SetInfo:
-    notes = [faces.note] if faces.note else []
+    # Missing videos are listed of their own.
+    note = manifest.note if manifest else faces.note
+    notes = [note] if note else []
     if manifest and manifest.detector:
         several = manifest.about.get("frames_with_several_faces", 0)
         notes.append(
@@ -128,7 +130,7 @@ def _of_faces(faces: FaceSet, where: str, manifest: FaceManifest | None) -> SetI
         crop=faces.crop,
         sizes=sizes(faces),
         overlaps=overlaps(faces),
-        skipped_by_reason=reasons(manifest.skipped) if manifest else None,
+        skipped_by_reason=reasons(manifest.skipped if manifest else ()),
         missing=manifest.missing if manifest else (),
         notes=tuple(notes),
         faces=faces,
@@ -150,8 +152,13 @@ def _of_videos(name: str, places: DataPlaces) -> SetInfo:
         name=name,
         where=f"videos in {found.root}; faces were not cut out yet ({command})",
         parts=tuple(
-            Part(split, method, label, 0, len(videos), len(_people(videos)))
-            for (split, method, label), videos in groups.items()
+            sorted(
+                (
+                    Part(split, method, label, 0, len(videos), len(_people(videos)))
+                    for (split, method, label), videos in groups.items()
+                ),
+                key=order,
+            )
         ),
         overlaps=tuple(one for one in shared if one.identities),
         missing=found.missing,
