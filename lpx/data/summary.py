@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lpx.data.datasets import SPLITS
+from lpx.data.datasets.adapter import SPLITS
 from lpx.data.decode import Image, UnreadableImageError, fit
 from lpx.data.face_manifest import count_faces
 from lpx.data.face_set import FaceSet

@@ -91,7 +91,8 @@ def _read(stream: BinaryIO) -> list[Any]:
             break
         values.append(json.loads(text))
         end += len(line)
-    stream.truncate(end)
+    if end < stream.tell():
+        stream.truncate(end)
     return values
 
 

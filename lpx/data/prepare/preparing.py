@@ -167,8 +167,9 @@ def _cut(
     done = 0
     try:
         with closing(cut_videos(settings, todo, processes or usable_cores())) as cuts:  # type: ignore[type-var]
-            for done, cut in enumerate(cuts, 1):
+            for cut in cuts:
                 journal.append(cut.record)
+                done += 1
                 for stage, value in cut.seconds.items():
                     seconds[stage] += value
                 progress(before + done, total)
