@@ -119,3 +119,12 @@ def test_a_card_that_names_no_recipe_only_warns(lpx, built, source, here):
     faces = open_faces(workspace, "ffpp-c23", "test", places=places, card=unknown, report=Heard())
     assert len(faces.faces) == 4
     assert said[0].startswith("warning: the faces of ffpp-c23 are cropped by square-1.3")
+
+
+@pytest.mark.parametrize("command", ["prepare", "info"])
+def test_help_fits_80_columns(lpx, command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    ran = lpx("data", command, "--help")
+    assert ran.code == 0
+    assert max(map(len, ran.out.splitlines())) <= 80
+    assert "--json" in ran.out

@@ -20,7 +20,7 @@ from lpx.data.crops import crop
 from lpx.data.decode import read_image
 from lpx.data.detect import open_detector
 from lpx.data.face_manifest import read_face_manifest, read_manifest_head
-from lpx.data.prepare import cutting, journal, prepare, store, workers
+from lpx.data.prepare import cutting, journal, prepare, preparing, store, workers
 from lpx.data.prepare.journal import open_journal
 from lpx.data.prepare.record import CutFace, VideoRecord
 from lpx.data.roots import DataPlaces
@@ -542,8 +542,26 @@ def test_strict_wants_every_video(tree):
 
 def test_a_store_that_cannot_be_written(tree):
     Path("store").write_text("a file")
-    with pytest.raises(LpxError, match="cannot be written"):
+    with pytest.raises(LpxError, match="cannot be written") as caught:
         run(tree)
+    assert caught.value.why == "there is a file where a folder is needed"
+    assert caught.value.fix == "choose another place with --store DIR"
+
+
+def test_a_manifest_that_could_not_be_written_is_written_by_the_next_run(tree, whole, monkeypatch):
+    write_manifest = preparing.write_manifest
+
+    def full(folder, *_):
+        raise unwritable(folder, error) from error
+
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(preparing, "write_manifest", full)
+    with pytest.raises(LpxError, match="No space left"):
+        run(tree)
+    monkeypatch.setattr(preparing, "write_manifest", write_manifest)
+    done = run(tree)
+    assert done.done_now == 0
+    assert contents(done.folder) == contents(whole.folder)
 
 
 def record(name, **values):

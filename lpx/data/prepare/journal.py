@@ -18,7 +18,6 @@ from typing import Any, BinaryIO
 
 from lpx.data.prepare.record import VideoRecord
 from lpx.errors import LpxError
-from lpx.workspace import unwritable
 
 FILE = "journal.jsonl"
 FORMAT = "lpx-journal/1"
@@ -51,18 +50,13 @@ def open_journal(folder: Path, settings: Mapping[str, Any]) -> Iterator[Journal]
     """Open or begin the journal of the set that is prepared in `folder`.
 
     Raises:
-        LpxError: The folder cannot be written, another process prepares this set, or it was
-            prepared with other settings.
-        OSError: There is no room to begin one.
+        LpxError: Another process prepares this set, or it was prepared with other settings.
+        OSError: The folder cannot be written.
     """
     path = folder / FILE
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Unbuffered: what a write could not place must not be tried again at the end.
-        stream = path.open("a+b", buffering=0)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    with stream:
+    folder.mkdir(parents=True, exist_ok=True)
+    # Unbuffered: what a write could not place must not be tried again at the end.
+    with path.open("a+b", buffering=0) as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

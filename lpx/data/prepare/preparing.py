@@ -35,6 +35,7 @@ from lpx.data.prepare.workers import cut_videos
 from lpx.data.roots import DataPlaces, face_store
 from lpx.data.videos import VideoSet
 from lpx.errors import LpxError
+from lpx.workspace import unwritable
 
 FRAMES = 32
 Progress = Callable[[int, int], None]
@@ -309,6 +310,5 @@ def _unwritten(folder: Path, error: OSError) -> LpxError:
             "there is not even room to write down what is done",
             "free some, and give the command again; or choose another disk with --store DIR",
         )
-    return LpxError(
-        f"{folder} cannot be written", error.strerror or str(error), "choose another: --store DIR"
-    )
+    told = unwritable(folder, error)
+    return LpxError(told.what, told.why, "choose another place with --store DIR")
