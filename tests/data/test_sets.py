@@ -164,6 +164,7 @@ def test_crops_of_deepfakebench_open_where_they_lie(tmp_path):
     faces = open_set(name, "test", places=DataPlaces(None, tmp_path / "store"))
     assert (faces.crop, faces.labels().tolist()) == ("aligned-1.3-256", [0, 0, 1, 1])
     assert faces.faces.details.frame.tolist() == [0, 10, 0, 10]
+    assert faces.splits() == ("test",)
     assert faces.faces[0].source.read().shape == (216, 216, 3)
     assert "2 videos that the set's lists name were not on disk" in faces.note
     assert not (tmp_path / "store").exists()
