@@ -1,9 +1,14 @@
-"""Face sets: how fast a manifest opens, and how fast crops load beside plain OpenCV.
+"""Face sets: how fast faces are cut, a manifest opens, and crops load beside plain OpenCV.
 
-    python benchmarks/data.py                       # both parts
+    python benchmarks/data.py                       # all parts
+    python benchmarks/data.py --only prepare
     python benchmarks/data.py --only manifest
     python benchmarks/data.py --only loading --json out.json
 
+prepare: faces of videos of 300 frames of 1280 x 720 pixels, 32 a video, through `prepare` in one
+process, and through a plain loop over the same videos: `cv2.VideoCapture`, the same detector, a
+slice, `cv2.imwrite`. Both in turns; frames per second are crops written per second of one core, and
+shares say where `prepare` spends them. Last, `prepare` with two processes.
 manifest: a million faces, written, then opened in a new process: seconds, and what resident memory
 grows by; after it labels, digest, a stratified sample, and one batch.
 loading: crops of 256 px through `FaceSet.stream`, and through `cv2.imread`, `cv2.cvtColor` and
@@ -31,9 +36,13 @@ import cv2
 import numpy as np
 
 from lpx.data.demo_set import demo_set
+from lpx.data.detect import open_detector
 from lpx.data.face_manifest import FaceManifest, read_face_manifest, write_manifest
 from lpx.data.face_set import FaceSet
 from lpx.data.face_table import FaceRow, make_table
+from lpx.data.prepare import prepare
+from lpx.data.roots import DataPlaces
+from lpx.data.video_file import frame_indices
 from lpx.engines.machine import read_machine
 
 SIDE = 256
@@ -80,6 +89,12 @@ assert count == int(sys.argv[2])
 # Not ru_maxrss: a child begins with its parent's.
 print(int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split("kB")[0]) / 1024)
 """
+
+
+VIDEO_FRAMES = 300
+VIDEO_WIDTH, VIDEO_HEIGHT = 1280, 720
+FACE_SIDE = 420
+"""Of the portrait in a video, pixels; the face is half as wide."""
 
 
 Turn = tuple["Clocked", "Clocked"]
@@ -202,6 +217,110 @@ def loading(turns: int) -> list[dict[str, Any]]:
     return rows
 
 
+def write_videos(root: Path, count: int) -> list[Path]:
+    """A FaceForensics++ of reals whose videos show a portrait that moves over noise."""
+    portraits = [face.source.read() for face in demo_set("test").faces[:count]]
+    rng = np.random.default_rng(0)
+    wall = cv2.resize(rng.integers(60, 200, (45, 80, 3), np.uint8), (VIDEO_WIDTH, VIDEO_HEIGHT))
+    folder = root / "original_sequences" / "youtube" / "c23" / "videos"
+    folder.mkdir(parents=True)
+    ids = [f"{number:03d}" for number in range(count)]
+    pairs = list(zip(ids[::2], ids[1::2], strict=True))
+    for split, listed in (("train", []), ("val", []), ("test", pairs)):
+        (root / f"{split}.json").write_text(json.dumps(listed))
+    paths = []
+    for name, portrait in zip(ids, portraits, strict=True):
+        face = cv2.resize(portrait, (FACE_SIDE, FACE_SIDE), interpolation=cv2.INTER_AREA)
+        path = folder / f"{name}.mp4"
+        fourcc = cv2.VideoWriter.fourcc(*"mp4v")
+        writer = cv2.VideoWriter(str(path), fourcc, 25, (VIDEO_WIDTH, VIDEO_HEIGHT))
+        for index in range(VIDEO_FRAMES):
+            frame = wall.copy()
+            left = 400 + round(200 * np.sin(index / 40))
+            top = 120 + round(60 * np.cos(index / 25))
+            frame[top : top + FACE_SIDE, left : left + FACE_SIDE] = face[..., ::-1]
+            writer.write(frame)
+        writer.release()
+        paths.append(path)
+    return paths
+
+
+def plain_prepare(paths: list[Path], out: Path) -> None:
+    """What one writes without lpx: read on, detect in 32 frames, slice, write."""
+    detector = open_detector()
+    for path in paths:
+        capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+        due = set(frame_indices(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), FRAMES).tolist())
+        for index in range(max(due) + 1):
+            done, frame = capture.read()
+            if not done or index not in due:
+                continue
+            found = detector.detect(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+            if not found:
+                continue
+            x0, y0, x1, y1 = map(int, found[0].box)
+            half = int(0.65 * max(x1 - x0, y1 - y0))
+            x, y = max((x0 + x1) // 2 - half, 0), max((y0 + y1) // 2 - half, 0)
+            cv2.imwrite(str(out / f"{path.stem}_{index:03d}.png"),
+                        frame[y : y + 2 * half, x : x + 2 * half])  # fmt: skip
+        capture.release()
+
+
+def preparing(turns: int, videos: int) -> list[dict[str, Any]]:
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        paths = write_videos(root / "ffpp", videos)
+        for recipe in ("square-1.3", "aligned-1.3-256"):
+            made = [prepare_turn(root, paths, recipe, number) for number in range(turns + 1)][1:]
+            rows.append({"recipe": recipe, "videos": videos, **summed(made, FRAMES * videos)})
+    return rows
+
+
+def prepare_turn(
+    root: Path, paths: list[Path], recipe: str, number: int
+) -> tuple[Clocked, Clocked, Clocked, dict[str, float]]:
+    """The plain loop, `prepare` in one process and in two, and the seconds of its stages."""
+    out = root / f"plain-{recipe}-{number}"
+    out.mkdir()
+    theirs = clock(lambda: plain_prepare(paths, out))
+    seconds: dict[str, float] = {}
+
+    def ours(processes: int) -> None:
+        store = root / f"store-{recipe}-{number}-{processes}"
+        done = prepare(
+            "ffpp-c23", places=DataPlaces(root / "ffpp", store), recipe=recipe,
+            processes=processes,
+        )  # fmt: skip
+        assert done.faces == FRAMES * len(paths), done.reasons()
+        seconds.update(done.seconds if processes == 1 else {})
+
+    return theirs, clock(lambda: ours(1)), clock(lambda: ours(2)), seconds
+
+
+def summed(
+    turns: list[tuple[Clocked, Clocked, Clocked, dict[str, float]]], faces: int
+) -> dict[str, Any]:
+    quiet = [t for t in turns if max(one.others / one.wall for one in t[:2]) < QUIET]
+    chosen = quiet or turns
+    ratios = [theirs.wall / mine.wall for theirs, mine, _, _ in chosen]
+    total = sum(sum(seconds.values()) for *_, seconds in chosen)
+    return {
+        "turns": len(turns),
+        "turns_quiet": len(quiet),
+        "ratio_median": statistics.median(ratios),
+        "ratio_least": min(ratios),
+        "ratio_greatest": max(ratios),
+        "plain_frames_per_s": faces / statistics.median(t[0].own for t in chosen),
+        "lpx_frames_per_s_core": faces / statistics.median(t[1].own for t in chosen),
+        "two_processes_speedup": statistics.median(t[1].wall / t[2].wall for t in chosen),
+        "shares": {
+            stage: sum(seconds[stage] for *_, seconds in chosen) / total
+            for stage in chosen[0][3]
+        },
+    }  # fmt: skip
+
+
 def row(suffix: str, size: int, turns: list[Turn], count: int) -> dict[str, Any]:
     quiet = [t for t in turns if max(one.others / one.wall for one in t) < QUIET]
     pairs = quiet or turns
@@ -222,11 +341,16 @@ def row(suffix: str, size: int, turns: list[Turn], count: int) -> dict[str, Any]
 
 
 @click.command()
-@click.option("--only", type=click.Choice(["manifest", "loading"]))
+@click.option("--only", type=click.Choice(["prepare", "manifest", "loading"]))
 @click.option("--faces", default=1_000_000, show_default=True, help="Faces in the manifest.")
 @click.option("--turns", default=15, show_default=True, help="Turns of the loading comparison.")
+@click.option("--videos", default=4, show_default=True, help="Videos to prepare; even.")
+@click.option("--prepare-turns", default=5, show_default=True, help="Turns of preparing them.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path))
-def main(only: str | None, faces: int, turns: int, json_path: Path | None) -> None:
+def main(
+    only: str | None, faces: int, turns: int, videos: int, prepare_turns: int,
+    json_path: Path | None,
+) -> None:  # fmt: skip
     # Two cores, wherever this runs; threads inherit it.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
     cv2.setNumThreads(2)
@@ -235,6 +359,20 @@ def main(only: str | None, faces: int, turns: int, json_path: Path | None) -> No
         f"{result['cpu']}, {len(os.sched_getaffinity(0))} cores, load {result['load_before']:.1f}"
     )
     print(f"OpenCV {cv2.__version__}, NumPy {np.__version__}, Python {sys.version.split()[0]}")
+    if only in (None, "prepare"):
+        # One core per process, as shares and frames per second of one core say.
+        cv2.setNumThreads(1)
+        result["prepare"] = preparing(prepare_turns, videos)
+        cv2.setNumThreads(2)
+        for r in result["prepare"]:
+            shares = ", ".join(f"{stage} {share:.0%}" for stage, share in r["shares"].items())
+            print(
+                f"prepare {r['recipe']}: {r['lpx_frames_per_s_core']:.0f} frames/s of one core "
+                f"({shares}); plain loop {r['plain_frames_per_s']:.0f}: {r['ratio_median']:.2f}x "
+                f"(from {r['ratio_least']:.2f} to {r['ratio_greatest']:.2f}, {r['turns_quiet']} "
+                f"of {r['turns']} turns with the machine to itself); two processes "
+                f"{r['two_processes_speedup']:.2f}x"
+            )
     if only in (None, "manifest"):
         result["manifest"] = manifest(faces)
         print(", ".join(f"{key} {value:.3g}" for key, value in result["manifest"].items()))

@@ -129,6 +129,23 @@ def _titled(title: str, picture: Image) -> Image:
     return framed
 
 
+def contact_sheet(rows: Sequence[tuple[str, Sequence[Image]]], side: int, columns: int) -> Image:
+    """Pictures in rows, each under its title.
+
+    Args:
+        rows: Titles, and uint8 RGB [side, side, 3] each; more than `columns` go into further lines.
+        side: Of a picture, pixels.
+        columns: Pictures in a line.
+    """
+    sheet = []
+    for title, pictures in rows:
+        blank = np.full((side, side, 3), 255, np.uint8)
+        padded = [*pictures, *[blank] * (-len(pictures) % columns)]
+        lines = [np.hstack(padded[i : i + columns]) for i in range(0, len(padded), columns)]
+        sheet.append(_titled(title, np.vstack(lines)))
+    return np.vstack(sheet)
+
+
 def field_box(face: Image, box: Box, *, faint: bool = False) -> Image:
     """Draw what a unit sees as a box, with a dark halo so that it shows on every skin.
 

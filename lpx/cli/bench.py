@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from lpx.bench.wording import headline, warnings
-from lpx.cli.options import json_option, workspace_option
+from lpx.cli.options import data_options, json_option, workspace_option
+from lpx.data.roots import DataPlaces
 from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--dataset", required=True, metavar="NAME|DIR",
-              help="demo, folder:DIR, or DIR with real/ and fake/.")  # fmt: skip
+              help="demo, folder:DIR, DIR with real/ and fake/, or a public data set, as "
+              "ffpp-c23.")  # fmt: skip
 @click.option("--limit", type=int, help="Most faces, spread evenly over the set.")
 @click.option("--margin", default=0.005, show_default=True, help="AUC that an engine may lose.")
 @click.option(
@@ -31,11 +33,12 @@ if TYPE_CHECKING:
 )
 @click.option("--allow-overlap", is_flag=True,
               help="Measure even on faces that an engine was calibrated on.")  # fmt: skip
+@data_options
 @workspace_option
 @json_option
 def bench(
     dataset: str, limit: int | None, margin: float, latency_seconds: float, allow_overlap: bool,
-    workspace: Workspace, as_json: bool,
+    places: DataPlaces, workspace: Workspace, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure every engine against the PyTorch checkpoint, on a labelled face set.
 
@@ -47,7 +50,7 @@ def bench(
     with ConsoleReporter() as report:
         done = pipeline.bench(
             workspace, dataset, limit=limit, margin=margin, latency_seconds=latency_seconds,
-            allow_overlap=allow_overlap, report=report,
+            allow_overlap=allow_overlap, places=places, report=report,
         )  # fmt: skip
     if as_json:
         click.echo(json.dumps(done.report, indent=2))

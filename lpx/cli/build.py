@@ -7,7 +7,8 @@ from dataclasses import asdict
 
 import click
 
-from lpx.cli.options import following, json_option, workspace_option
+from lpx.cli.options import data_options, following, json_option, workspace_option
+from lpx.data.roots import DataPlaces
 from lpx.workspace import Workspace
 
 
@@ -31,12 +32,13 @@ from lpx.workspace import Workspace
 @click.option("--compute-capability", default="", metavar="8.6,8.9,...",
               help="GPUs to build for without having them (tensorrt-rtx).")  # fmt: skip
 @click.option("--workspace-mib", type=int, help="Cap on TensorRT's scratch memory, in MiB.")
+@data_options
 @workspace_option
 @json_option
 def build(
     fp32: bool, fp16: bool, int8: bool, target: str, faces: str | None, count: int,
-    method: str | None, compute_capability: str, workspace_mib: int | None, workspace: Workspace,
-    as_json: bool,
+    method: str | None, compute_capability: str, workspace_mib: int | None, places: DataPlaces,
+    workspace: Workspace, as_json: bool,
 ) -> None:  # fmt: skip
     """Build engines of the exported model.
 
@@ -58,6 +60,7 @@ def build(
             method=method,
             compute_capabilities=tuple(compute_capability.replace(",", " ").split()),
             workspace_mib=workspace_mib,
+            places=places,
             report=report,
         )
     if as_json:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpx.cli.options import following, json_option, workspace_option
+from lpx.cli.options import data_options, following, json_option, workspace_option
+from lpx.data.roots import DataPlaces
 from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -31,11 +32,12 @@ if TYPE_CHECKING:
 @click.option("--curve", is_flag=True, help="Draw the error by number of faces.")
 @click.option("--cache", type=click.Path(path_type=Path), metavar="FILE",
               help="Write the ranges as a calibration cache of TensorRT too.")  # fmt: skip
+@data_options
 @workspace_option
 @json_option
 def calibrate(
     model: Path | None, faces: str | None, count: int, select: str, method: str, seed: int,
-    curve: bool, cache: Path | None, workspace: Workspace, as_json: bool,
+    curve: bool, cache: Path | None, places: DataPlaces, workspace: Workspace, as_json: bool,
 ) -> None:  # fmt: skip
     """Calibrate the exported model (or MODEL), and judge every method by held-out faces.
 
@@ -49,7 +51,7 @@ def calibrate(
     with ConsoleReporter() as report:
         done = calibrating.calibrate(
             workspace, faces, model_path=model, count=count, select=select, method=method,
-            seed=seed, curve=curve, report=report,
+            seed=seed, curve=curve, places=places, report=report,
         )  # fmt: skip
     written = [workspace.scales, workspace.root / "calibration-faces.json"]
     if curve:

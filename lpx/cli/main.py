@@ -13,6 +13,7 @@ from lpx import __version__
 from lpx.errors import LpxError
 
 COMMANDS = {
+    "data": "Cut faces out of data sets, and show what a set holds.",
     "export": "Export a checkpoint to ONNX, verified on faces.",
     "calibrate": "Choose faces, observe them, and find the method that serves best.",
     "build": "Build FP32, FP16 and INT8 engines.",

@@ -132,7 +132,7 @@ def read_face_manifest(folder: Path) -> FaceSet:
     table = _read_table(folder, values)
     if sum(count.faces for count in manifest.counts) != len(table):
         raise _damaged(folder / FILE, "its counts do not add up to its number of faces")
-    parts = (manifest.note, _missing(manifest.missing))
+    parts = (manifest.note, missing_note(manifest.missing))
     return FaceSet(manifest.name, "all", manifest.crop, table, " ".join(filter(None, parts)))
 
 
@@ -165,6 +165,17 @@ def count_faces(columns: Columns) -> tuple[Count, ...]:
             int(videos[number]),
         )
         for row, number in sorted(zip(rows.tolist(), range(len(rows)), strict=True))
+    )
+
+
+def missing_note(missing: tuple[str, ...]) -> str:
+    """What to say of videos that were not on disk; "" where none is missing."""
+    if not missing:
+        return ""
+    more = f" and {len(missing) - 3} more" * (len(missing) > 3)
+    return (
+        f"{len(missing)} videos that the set's lists name were not on disk and are left out: "
+        f"{', '.join(missing[:3])}{more}."
     )
 
 
@@ -299,16 +310,6 @@ def _check_offsets(name: str, offsets: NDArray[Any], end: int) -> None:
         raise ValueError(f"column {name} is no list of offsets")
     if offsets[0] != 0 or offsets[-1] != end or (offsets[1:] < offsets[:-1]).any():
         raise ValueError(f"column {name} does not divide what it should")
-
-
-def _missing(missing: tuple[str, ...]) -> str:
-    if not missing:
-        return ""
-    more = f" and {len(missing) - 3} more" * (len(missing) > 3)
-    return (
-        f"{len(missing)} videos that the set's lists name were not on disk and are left out: "
-        f"{', '.join(missing[:3])}{more}."
-    )
 
 
 def _damaged(path: Path, why: str) -> LpxError:

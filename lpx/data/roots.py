@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from lpx.errors import LpxError
@@ -24,6 +25,19 @@ else:
 SETTINGS = "lpx.toml"
 DEFAULT_STORE = Path("lpx-faces")
 _KEYS = ("root", "store")
+
+
+@dataclass(frozen=True)
+class DataPlaces:
+    """What the command line says of where data lie; environment and lpx.toml come after it.
+
+    Attributes:
+        root: `--data-root`, see `data_roots`.
+        store: `--store`, see `face_store`.
+    """
+
+    root: Path | None = None
+    store: Path | None = None
 
 
 def data_roots(given: Path | None = None) -> tuple[Path, ...]:

@@ -88,15 +88,20 @@ def frame_indices(count: int, wanted: int | None) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, max(count - 1, 0), wanted).round().astype(np.int64))[:count]
 
 
-def read_frames(path: Path, wanted: int | None, threads: int = 1) -> FrameReader:
-    """Read evenly spaced frames of a video.
+Wanted = int | NDArray[np.int64] | None
+"""How many frames, evenly spaced; or the numbers of those to take, rising; None for all."""
+
+
+def read_frames(path: Path, wanted: Wanted, threads: int = 1) -> FrameReader:
+    """Read evenly spaced frames of a video, or those of certain numbers.
 
     Where a frame does not decode, the next one that does takes its place. What decodes of a
     damaged video is given, and the reader's `note` says so.
 
     Args:
         path: A video file, or a folder of images in the order of the numbers in their names.
-        wanted: Frames to take, see `frame_indices`.
+        wanted: How many frames to take, see `frame_indices`; or int64 [W], the numbers of those to
+            take, rising, of which a shorter video gives those that it has.
         threads: The decoder's; 1 where several processes share the cores.
 
     Raises:
@@ -175,7 +180,7 @@ class _VideoSource:
         self.capture.release()
 
 
-def _video(path: Path, wanted: int | None, threads: int) -> FrameReader:
+def _video(path: Path, wanted: Wanted, threads: int) -> FrameReader:
     capture = _open(path, [cv2.CAP_PROP_N_THREADS, threads])
     if not capture.isOpened():
         raise UnreadableVideoError(
@@ -194,7 +199,7 @@ def _video(path: Path, wanted: int | None, threads: int) -> FrameReader:
     if not count:
         raise UnreadableVideoError("it has no frames that decode")
     note = f"its header names {said} frames, {count} are there" if count < said else ""
-    frames = _frames(_VideoSource(capture), count, frame_indices(count, wanted), note)
+    frames = _frames(_VideoSource(capture), count, _numbers_of(count, wanted), note)
     return FrameReader(count, rate, frames)
 
 
@@ -245,7 +250,7 @@ class _FolderSource:
         pass
 
 
-def _folder(path: Path, wanted: int | None) -> FrameReader:
+def _folder(path: Path, wanted: Wanted) -> FrameReader:
     try:
         files = [f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file()]
     except OSError as error:
@@ -255,8 +260,14 @@ def _folder(path: Path, wanted: int | None) -> FrameReader:
         raise UnreadableVideoError("the folder holds no images")
     source = _FolderSource(files)
     return FrameReader(
-        len(files), 0.0, _frames(source, len(files), frame_indices(len(files), wanted), "")
+        len(files), 0.0, _frames(source, len(files), _numbers_of(len(files), wanted), "")
     )
+
+
+def _numbers_of(count: int, wanted: Wanted) -> NDArray[np.int64]:
+    if wanted is None or isinstance(wanted, int):
+        return frame_indices(count, wanted)
+    return wanted[wanted < count]
 
 
 def _numbers(path: Path) -> tuple[list[int], str]:

@@ -14,6 +14,7 @@ from lpx.bench.run import Candidate, Watch, to_report
 from lpx.bench.run import bench as measure
 from lpx.bench.score import Scored
 from lpx.data.face_set import FaceSet
+from lpx.data.roots import DataPlaces
 from lpx.engines.load import load
 from lpx.engines.machine import read_machine
 from lpx.engines.manifest import EngineManifest
@@ -51,6 +52,7 @@ def bench(
     margin: float = MARGIN,
     latency_seconds: float = 2.0,
     allow_overlap: bool = False,
+    places: DataPlaces = DataPlaces(),  # noqa: B008 (frozen)
     report: Reporter = SILENT,
 ) -> Benched:
     """Measure every engine of the workspace that runs here against the checkpoint.
@@ -62,6 +64,7 @@ def bench(
         margin: AUC that a candidate may lose.
         latency_seconds: Time to measure each engine for, per batch size; 0 leaves latency out.
         allow_overlap: Measure, with a warning, on faces that an engine was calibrated on.
+        places: Where the videos and prepared faces of public data sets lie.
         report: Told what happens.
 
     Raises:
@@ -81,8 +84,10 @@ def bench(
             "it is for how long each engine is measured",
             "give a number of seconds, or 0 to leave latency out",
         )
-    faces = open_faces(workspace, dataset, "test").first(limit)
     model = read_exported(workspace)
+    faces = open_faces(
+        workspace, dataset, "test", places=places, card=model.card, report=report
+    ).first(limit)
     manifests, not_run = runnable(workspace, model)
     if not allow_overlap:
         _check_disjoint(manifests, faces)

@@ -8,6 +8,7 @@ from lpx.calibration.calibrate import calibrate
 from lpx.calibration.methods import METHODS
 from lpx.calibration.scales import Scales, load_scales, save_scales
 from lpx.data.face_set import FaceSet
+from lpx.data.roots import DataPlaces
 from lpx.engines.build import BuildRequest, build_engine
 from lpx.engines.machine import read_machine
 from lpx.engines.manifest import EngineManifest, Precision
@@ -36,6 +37,7 @@ def build(
     method: str | None = None,
     compute_capabilities: tuple[str, ...] = (),
     workspace_mib: int | None = None,
+    places: DataPlaces = DataPlaces(),  # noqa: B008 (frozen)
     report: Reporter = SILENT,
 ) -> tuple[EngineManifest, ...]:
     """Build engines of the exported model.
@@ -51,6 +53,7 @@ def build(
             the default.
         compute_capabilities: GPUs to build for; tensorrt-rtx only.
         workspace_mib: Cap on TensorRT's scratch memory, MiB.
+        places: Where the videos and prepared faces of public data sets lie.
         report: Told what happens.
 
     Returns:
@@ -81,7 +84,7 @@ def build(
     with workspace.lock():
         scales = None
         if "int8" in precisions:
-            scales = _scales(workspace, model, faces, count, report)
+            scales = _scales(workspace, model, faces, count, places, report)
         for precision in precisions:
             request = BuildRequest(
                 target=chosen,
@@ -98,10 +101,17 @@ def build(
 
 
 def _scales(
-    workspace: Workspace, model: ExportedModel, name: str | None, count: int, report: Reporter
+    workspace: Workspace,
+    model: ExportedModel,
+    name: str | None,
+    count: int,
+    places: DataPlaces,
+    report: Reporter,
 ) -> Scales:
     """Ranges for this model and these faces: those in the workspace if they fit, else new ones."""
-    pool = open_faces(workspace, name or "demo", "train")
+    pool = open_faces(
+        workspace, name or "demo", "train", places=places, card=model.card, report=report
+    )
     faces = pool.first(count)
     scales = _stored(workspace, model, pool, faces, named=name is not None)
     if scales is not None:

@@ -22,6 +22,7 @@ from lpx.calibration.ranges import face_ranges
 from lpx.calibration.scales import Scales, save_scales
 from lpx.card import METADATA_KEY, ModelCard, card_from_dict
 from lpx.data.face_set import FaceSet, ImageFile, Skipped
+from lpx.data.roots import DataPlaces
 from lpx.engines.base import Prediction
 from lpx.engines.build import BuildRequest, make_graph
 from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
@@ -106,6 +107,7 @@ def calibrate(
     method: str = "auto",
     seed: int = 0,
     curve: bool = False,
+    places: DataPlaces = DataPlaces(),  # noqa: B008 (frozen)
     report: Reporter = SILENT,
 ) -> Calibrated:
     """Calibrate an exported model, and keep the method that serves it best.
@@ -119,6 +121,7 @@ def calibrate(
         method: "auto", or the method that `lpx build` shall use.
         seed: Of the choice of faces.
         curve: Measure too how the error falls with the number of faces.
+        places: Where the videos and prepared faces of public data sets lie.
         report: Told what happens.
 
     Raises:
@@ -131,7 +134,7 @@ def calibrate(
     if count < 1:
         raise LpxError(f"--count {count} is too small", "", "give a number of at least 1")
     data, card = _model(workspace, model_path)
-    pool = open_faces(workspace, faces or "demo", "train")
+    pool = open_faces(workspace, faces or "demo", "train", places=places, card=card, report=report)
     with workspace.lock():
         chosen, held_out, notes = choose(data, card, pool, count, select, seed, report)
         scales = observe(

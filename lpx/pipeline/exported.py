@@ -9,8 +9,11 @@ from pathlib import Path
 
 import lpx
 from lpx.card import ModelCard, card_from_dict
+from lpx.data.crops import RECIPES
 from lpx.data.face_set import FaceSet
-from lpx.data.sets import open_set
+from lpx.data.prepare import find_prepared, prepare, recipe_for
+from lpx.data.roots import DataPlaces, face_store
+from lpx.data.sets import is_crops, is_video_set, open_set
 from lpx.errors import LpxError
 from lpx.models.checkpoint import (
     Detector,
@@ -19,6 +22,7 @@ from lpx.models.checkpoint import (
     load_factory,
     weights_digest,
 )
+from lpx.pipeline.reporter import SILENT, Reporter
 from lpx.workspace import Workspace, read_json
 
 EXPORT_FORMAT = "lpx-export/1"
@@ -108,9 +112,63 @@ def read_reference(workspace: Workspace, model: ExportedModel) -> Detector:
     return detector
 
 
-def open_faces(workspace: Workspace, name: str, split: str, out: Path | None = None) -> FaceSet:
-    """Open a face set; pictures that lpx itself drew into its folder are no faces."""
-    return open_set(name, split, skip=(workspace.root, out or workspace.predictions))
+def open_faces(
+    workspace: Workspace,
+    name: str,
+    split: str,
+    out: Path | None = None,
+    *,
+    places: DataPlaces = DataPlaces(),  # noqa: B008 (frozen)
+    card: ModelCard | None = None,
+    report: Reporter = SILENT,
+) -> FaceSet:
+    """Open a face set; a public data set is prepared first, where it was not.
+
+    Args:
+        workspace: Pictures that lpx itself drew into it are no faces.
+        name: As `lpx.data.sets.open_set` takes it.
+        split: "train", "val", "test" or "all".
+        out: Where such pictures lie too.
+        places: Where the videos and prepared faces of public data sets lie.
+        card: Of the model that is to see the faces: they must be cropped as it was trained.
+        report: Told what is prepared, and why so.
+
+    Raises:
+        LpxError: There is no such set, or its faces are cropped otherwise.
+    """
+    skip = (workspace.root, out or workspace.predictions)
+    crop = card.crop if card and card.crop in RECIPES else None
+    if is_video_set(name) and not is_crops(name):
+        store = face_store(places.store)
+        if find_prepared(store, name, split, crop) is None:
+            recipe, why = recipe_for(card)
+            report.say(f"{name} ({split}) was not prepared yet: cutting its faces by {recipe} "
+                       f"({why}) into {store}")  # fmt: skip
+            prepare(
+                name, places=places, split=None if split == "all" else split, recipe=recipe,
+                progress=report.progress(f"preparing {name}, videos"),
+            )  # fmt: skip
+    faces = open_set(name, split, skip, places=places, crop=crop)
+    if card and name != "demo":
+        _check_crop(faces, card, report)
+    return faces
+
+
+def _check_crop(faces: FaceSet, card: ModelCard, report: Reporter) -> None:
+    """Compare the recipe of a set with that of the model; where one is not known, only say so."""
+    if faces.crop in ("unknown", card.crop):
+        return
+    if faces.crop in RECIPES and card.crop in RECIPES:
+        raise LpxError(
+            f"the faces of {faces.name} are cropped by {faces.crop}, the model was trained on "
+            f"{card.crop}",
+            "a detector judges crops that are cut otherwise wrongly",
+            f"prepare them with `lpx data prepare NAME --crop {card.crop}`, or use other faces",
+        )
+    report.say(
+        f"warning: the faces of {faces.name} are cropped by {faces.crop}; the model's card says "
+        f"{card.crop!r}, so nobody can tell whether it was trained on such crops"
+    )
 
 
 def check_at_least(option: str, value: int | None, least: int, why: str = "") -> None:

@@ -1,0 +1,171 @@
+"""`lpx data`: faces out of data sets, and what a set holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lpx.cli.options import data_options, json_option, workspace_option
+from lpx.data.roots import DataPlaces
+from lpx.workspace import Workspace
+
+if TYPE_CHECKING:
+    from lpx.data.info import SetInfo
+    from lpx.data.prepare import Prepared
+
+
+@click.group()
+def data() -> None:
+    """Cut faces out of data sets, and show what a set holds.
+
+    Both commands take --json.
+    """
+
+
+@data.command()
+@click.argument("name", metavar="SET")
+@click.option("--split", metavar="NAME", help="train, val or test; all where none is named.")
+@click.option("--methods", default="", metavar="A,B,...",
+              help="Manipulations; the set's usual ones where none are named. Reals always come "
+              "with them.")  # fmt: skip
+@click.option("--frames", default=32, show_default=True,
+              help="Frames of each video, evenly spaced.")  # fmt: skip
+@click.option("--crop", metavar="RECIPE",
+              help="square-1.3, aligned-1.3-256 or square-1.75-landmarks; by default the one that "
+              "the card of the workspace's model names, else square-1.3.")  # fmt: skip
+@click.option("--detector", default="blazeface", show_default=True, metavar="NAME",
+              help="blazeface or centerface.")  # fmt: skip
+@click.option("--processes", type=int, help="At most so many at once; one per core by default.")
+@click.option("--strict", is_flag=True, help="A video that is not on disk is an error.")
+@data_options
+@workspace_option
+@json_option
+def prepare(
+    name: str, split: str | None, methods: str, frames: int, crop: str | None, detector: str,
+    processes: int | None, strict: bool, places: DataPlaces, workspace: Workspace, as_json: bool,
+) -> None:  # fmt: skip
+    """Cut the faces out of the videos of SET, once.
+
+    SET is ffpp-raw, ffpp-c23, ffpp-c40, celeb-df-v2, dfdc, dfdcp or deeperforensics. A run that was
+    stopped goes on where it was when the command is given again; what is done is not done again.
+    """
+    from lpx.cli.console import ConsoleReporter
+    from lpx.data import prepare as preparing
+
+    with ConsoleReporter() as report:
+        if crop is None:
+            crop, why = preparing.recipe_for(preparing.exported_card(workspace))
+            report.say(f"crop {crop}: {why}")
+        done = preparing.prepare(
+            name, places=places, split=split, methods=tuple(m for m in methods.split(",") if m),
+            frames=frames, recipe=crop, detector=detector, processes=processes, strict=strict,
+            progress=report.progress(f"preparing {name}, videos"),
+        )  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(_prepared(done), indent=2))
+        return
+    if not done.done_now:
+        click.echo(f"nothing to do: all {done.videos} videos were done before")
+    click.echo(f"{done.folder}: {done.faces} faces of {done.videos} videos, crop {done.crop}")
+    _tell_skipped(done.reasons())
+    _tell_missing(done.missing)
+    for note in done.notes:
+        click.echo(f"note: {note}")
+    if total := sum(done.seconds.values()):
+        shares = (f"{stage} {value / total:.0%}" for stage, value in done.seconds.items() if value)
+        click.echo(f"time: {total:.0f} s of one core: {', '.join(shares)}")
+
+
+def _prepared(done: Prepared) -> dict[str, Any]:
+    return {
+        "folder": str(done.folder),
+        "crop": done.crop,
+        "frames_per_video": done.frames_per_video,
+        "videos": done.videos,
+        "done_now": done.done_now,
+        "faces": done.faces,
+        "skipped": [vars(one) for one in done.skipped],
+        "skipped_by_reason": done.reasons(),
+        "missing": list(done.missing),
+        "notes": list(done.notes),
+        "seconds": dict(done.seconds),
+    }
+
+
+def _tell_skipped(reasons: Mapping[str, int]) -> None:
+    for reason, count in reasons.items():
+        click.echo(f"without a face: {count} x {reason}")
+    if reasons:
+        click.echo("each of these is named in the set's manifest.json")
+
+
+def _tell_missing(missing: tuple[str, ...]) -> None:
+    if missing:
+        more = f" and {len(missing) - 3} more" * (len(missing) > 3)
+        click.echo(f"not on disk: {len(missing)} videos: {', '.join(missing[:3])}{more}")
+
+
+@data.command()
+@click.argument("source", metavar="SET|FOLDER")
+@click.option("--contact-sheet", type=click.Path(path_type=Path), metavar="FILE.png",
+              help="Draw some faces of each split and method.")  # fmt: skip
+@data_options
+@json_option
+def info(
+    source: str, contact_sheet: Path | None, places: DataPlaces, as_json: bool
+) -> None:  # fmt: skip
+    """Show what SET or FOLDER holds.
+
+    Of a public data set that was not prepared, the videos on disk are shown.
+    """
+    from lpx.data.info import read_info, write_sheet
+
+    found = read_info(source, places)
+    if contact_sheet is not None:
+        write_sheet(found, contact_sheet)
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+        return
+    _show(found)
+    if contact_sheet is not None:
+        click.echo(f"written: {contact_sheet}")
+
+
+def _show(found: SetInfo) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from lpx.cli.console import Output
+
+    console = Output()
+    console.say(f"{found.name}: {found.where}")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("split", "method"):
+        table.add_column(name)
+    for name in ("label", "videos", "people", "faces"):
+        table.add_column(name, justify="right")
+    for part in found.parts:
+        label = {0: "real", 1: "fake", None: "?"}[part.label]
+        people, faces = (str(n) if n else "-" for n in (part.identities, part.faces))
+        table.add_row(part.split or "-", part.method, label, str(part.videos), people, faces)
+    console.print(table)
+    if found.crop:
+        console.say(f"crop {found.crop}")
+    if s := found.sizes:
+        console.say(
+            f"crops are {s.least} to {s.greatest} pixels wide, half of them up to {s.median}"
+        )
+    _tell_skipped(found.skipped_by_reason)
+    _tell_missing(found.missing)
+    for (one, other), shared in found.overlaps:
+        more = ", ..." if len(shared) > 3 else ""
+        console.say(
+            f"warning: {len(shared)} identities are in {one} and in {other}: "
+            f"{', '.join(shared[:3])}{more}"
+        )
+    for note in found.notes:
+        console.say(f"note: {note}")

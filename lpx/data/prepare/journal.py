@@ -1,0 +1,129 @@
+"""Which videos are done: a file that only grows, so that a run may end at any moment.
+
+Each line is a checksum and one JSON value: the settings first, then a `VideoRecord` per video, the
+last of a video counting. A line that a killed run left unfinished fails its checksum; it and what
+follows it are cut off, and those videos are done again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from lpx.data.prepare.record import VideoRecord
+from lpx.errors import LpxError
+
+FILE = "journal.jsonl"
+FORMAT = "lpx-journal/1"
+
+
+class Journal:
+    """The journal of a prepared set, held against other processes.
+
+    Attributes:
+        records: Every video that is done, by name.
+    """
+
+    def __init__(self, stream: BinaryIO, records: dict[str, VideoRecord]) -> None:
+        self.records = records
+        self._stream = stream
+        self._end = stream.seek(0, os.SEEK_END)
+
+    def append(self, record: VideoRecord) -> None:
+        """Note that a video is done.
+
+        Raises:
+            OSError: There is no room; the journal is as it was before.
+        """
+        self._end = _append(self._stream, self._end, record.to_dict())
+        self.records[record.video] = record
+
+
+@contextmanager
+def open_journal(folder: Path, settings: Mapping[str, Any]) -> Iterator[Journal]:
+    """Open or begin the journal of the set that is prepared in `folder`.
+
+    Raises:
+        LpxError: Another process prepares this set, or it was prepared with other settings.
+        OSError: The folder cannot be written.
+    """
+    path = folder / FILE
+    folder.mkdir(parents=True, exist_ok=True)
+    # Unbuffered: what a write could not place must not be tried again at the end.
+    with path.open("a+b", buffering=0) as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LpxError(
+                f"{folder} is being prepared by another process",
+                "two would overwrite each other's crops",
+                "wait for it, or prepare elsewhere with --store DIR",
+            ) from None
+        values = _read(stream)
+        head = {"format": FORMAT, **settings}
+        if not values:
+            _append(stream, 0, head)
+        elif values[0] != head:
+            raise _other_settings(folder, values[0], head)
+        records = [_record(path, value) for value in values[1:]]
+        yield Journal(stream, {record.video: record for record in records})
+
+
+def _read(stream: BinaryIO) -> list[Any]:
+    """The values of all whole lines; the file is cut off behind the last of them."""
+    stream.seek(0)
+    values, end = [], 0
+    for line in stream.read().splitlines(keepends=True):
+        checksum, _, text = line.partition(b" ")
+        if not line.endswith(b"\n") or checksum != _checksum(text):
+            break
+        values.append(json.loads(text))
+        end += len(line)
+    if end < stream.tell():
+        stream.truncate(end)
+    return values
+
+
+def _append(stream: BinaryIO, end: int, value: Any) -> int:
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    line = _checksum(text) + b" " + text
+    written = 0
+    try:
+        while written < len(line):
+            written += stream.write(line[written:])
+    except OSError:
+        stream.truncate(end)
+        raise
+    return end + len(line)
+
+
+def _checksum(text: bytes) -> bytes:
+    return f"{zlib.crc32(text):08x}".encode()
+
+
+def _record(path: Path, value: Any) -> VideoRecord:
+    try:
+        return VideoRecord.from_dict(value)
+    except (KeyError, TypeError, ValueError) as error:
+        raise LpxError(
+            f"{path} is damaged",
+            f"it does not hold what it should: {error}",
+            f"remove {path.parent} and prepare the set again",
+        ) from error
+
+
+def _other_settings(folder: Path, found: Any, asked: Mapping[str, Any]) -> LpxError:
+    found = found if isinstance(found, dict) else {}
+    keys = [key for key in asked if found.get(key) != asked[key]] or sorted(set(found) - set(asked))
+    differ = ", ".join(f"{key} {found.get(key)!r}, not {asked.get(key)!r}" for key in keys)
+    return LpxError(
+        f"{folder} was prepared otherwise",
+        f"with {differ}",
+        f"prepare elsewhere with --store DIR, or remove {folder}",
+    )

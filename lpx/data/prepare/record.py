@@ -1,0 +1,141 @@
+"""What became of one video: the faces that were cut from it, and the frames that gave none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lpx.data.face_manifest import SkippedFrame
+from lpx.data.face_table import FaceRow
+from lpx.data.videos import Video
+
+FACES = "faces"
+"""The folder, below that of a prepared set, in which crops lie: a folder per video."""
+UNREADABLE = -1
+
+
+class CutFace(NamedTuple):
+    """A crop that was written.
+
+    Attributes:
+        frame: Number of its frame, from 0.
+        width: Pixels.
+        height: Pixels.
+        size_bytes: Of the file.
+    """
+
+    frame: int
+    width: int
+    height: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class VideoRecord:
+    """One video, done.
+
+    Attributes:
+        video: Its name.
+        label: 1 = fake, 0 = real.
+        method: "real", or the manipulation.
+        identities: Whose faces.
+        split: "train", "val" or "test".
+        source_bytes: Size of what was read, see `source_bytes`; another size means another video.
+        faces: In the order of their frames.
+        skipped: Frames without a face, each with the reason; frame None for the whole video.
+        note: What of the video is damaged; "" where nothing is.
+        rule: How one face was chosen among several, see `lpx.data.detect.rule_name`.
+        several: Number of frames that showed several faces.
+    """
+
+    video: str
+    label: int
+    method: str
+    identities: tuple[str, ...]
+    split: str
+    source_bytes: int
+    faces: tuple[CutFace, ...]
+    skipped: tuple[tuple[int | None, str], ...]
+    note: str
+    rule: str
+    several: int
+
+    def is_of(self, video: Video) -> bool:
+        """Whether this is what one would get of this video now."""
+        mine = (self.video, self.label, self.method, self.identities, self.split)
+        asked = (video.name, video.label, video.method, video.identities, home(video))
+        return mine == asked and self.source_bytes == source_bytes(video.path)
+
+    def is_whole(self, folder: Path) -> bool:
+        """Whether every crop lies below `folder`, that of the prepared set, as it was written."""
+        try:
+            return all(
+                (folder / row.file).stat().st_size == row.size_bytes for row in self.face_rows()
+            )
+        except OSError:
+            return False
+
+    def face_rows(self) -> Iterator[FaceRow]:
+        """The faces, as rows of a table."""
+        for face in self.faces:
+            yield FaceRow(
+                crop_file(self.video, face.frame), self.label, self.method, self.video,
+                self.identities, self.split, *face,
+            )  # fmt: skip
+
+    def skipped_frames(self) -> Iterator[SkippedFrame]:
+        """The frames without a face, as a manifest lists them."""
+        for frame, reason in self.skipped:
+            yield SkippedFrame(self.video, frame, reason)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return asdict(self) | {"faces": [list(face) for face in self.faces]}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> VideoRecord:
+        """Read back what `to_dict` made.
+
+        Raises:
+            TypeError: It is not that.
+            ValueError: It is not that.
+            KeyError: It is not that.
+        """
+        lists = {
+            "identities": tuple(values["identities"]),
+            "faces": tuple(CutFace(*face) for face in values["faces"]),
+            "skipped": tuple((frame, reason) for frame, reason in values["skipped"]),
+        }
+        return cls(**values | lists)
+
+
+def home(video: Video) -> str:
+    """The split that a video counts for: what has no official one is never trained on."""
+    return video.split or "test"
+
+
+def crop_folder(video: str) -> str:
+    """Where the crops of a video lie below the prepared set's folder."""
+    return f"{FACES}/{video}"
+
+
+def crop_file(video: str, frame: int) -> str:
+    """Path of a crop below the prepared set's folder."""
+    return f"{crop_folder(video)}/{frame:06d}.png"
+
+
+def source_bytes(path: Path) -> int:
+    """Size of a video file, or number of files in a folder of frames; -1 where not readable.
+
+    Tells that a video was downloaded again, or made readable. Not the time of its last change,
+    which copying a data set to another disk alters.
+    """
+    try:
+        if path.is_dir():
+            return len(os.listdir(path))
+        return path.stat().st_size if os.access(path, os.R_OK) else UNREADABLE
+    except OSError:
+        return UNREADABLE

@@ -1,0 +1,626 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lpx.data.crops import crop
+from lpx.data.decode import read_image
+from lpx.data.detect import open_detector
+from lpx.data.face_manifest import read_face_manifest, read_manifest_head
+from lpx.data.prepare import cutting, journal, prepare, preparing, store, workers
+from lpx.data.prepare.journal import open_journal
+from lpx.data.prepare.record import CutFace, VideoRecord
+from lpx.data.roots import DataPlaces
+from lpx.data.video_file import read_frames
+from lpx.errors import LpxError
+from lpx.workspace import unwritable
+from tests.conftest import environment
+from tests.data.trees import ffpp_tree, portrait, scene, write, write_video
+
+REALS = "original_sequences/youtube/c23/videos"
+FAKES = "manipulated_sequences/Deepfakes/c23/videos"
+OPTIONS = {"methods": ("Deepfakes",), "frames": 3, "processes": 1}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """FaceForensics++ of two pairs, with masks, whose videos have four frames."""
+    return ffpp_tree(tmp_path_factory.mktemp("videos") / "ffpp", masks=True)
+
+
+@pytest.fixture
+def tree(source, tmp_path, monkeypatch):
+    """A copy to be spoilt, in a current folder of its own."""
+    for name in ("LPX_DATA", "LPX_FACE_STORE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(source, tmp_path / "ffpp")
+    return tmp_path / "ffpp"
+
+
+@pytest.fixture(scope="module")
+def whole(source, tmp_path_factory):
+    """What an undisturbed run leaves."""
+    places = DataPlaces(source, tmp_path_factory.mktemp("whole"))
+    return prepare("ffpp-c23", places=places, **OPTIONS)
+
+
+def run(tree, **options):
+    return prepare("ffpp-c23", places=DataPlaces(tree, Path("store")), **OPTIONS | options)
+
+
+def contents(folder):
+    """Every file of a prepared set but its journal, whose order is that of the work."""
+    files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.*")
+             if p.is_file() and p.name != journal.FILE}  # fmt: skip
+    assert not [name for name in files if Path(name).name.startswith(".")]
+    return files
+
+
+def lines_of(folder):
+    return (folder / journal.FILE).read_bytes().count(b"\n")
+
+
+def test_faces_are_cut_by_the_recipe_once_and_told_in_order(whole, source):
+    assert whole.folder.name == "ffpp-c23-square-1.3-3"
+    assert (whole.videos, whole.done_now, whole.faces) == (8, 8, 24)
+    faces = read_face_manifest(whole.folder)
+    assert (faces.name, faces.crop, len(faces.faces)) == ("ffpp-c23", "square-1.3", 24)
+    assert faces.labels().tolist() == [1] * 12 + [0] * 12
+    assert set(faces.identities()) == {"000", "001", "002", "003"}
+    detector = open_detector()
+    frames = list(read_frames(source / REALS / "000.mp4", 3))
+    assert [frame.index for frame in frames] == [0, 2, 3]
+    for frame in frames:
+        # Lossless: the very pixels that the recipe cuts.
+        path = whole.folder / "faces" / REALS / "000" / f"{frame.index:06d}.png"
+        expected = crop("square-1.3", frame.pixels, detector.detect(frame.pixels)[0]).pixels
+        assert np.array_equal(read_image(path), expected)
+    details = faces.select("train").faces.details
+    sizes = [read_image(face.source.path).shape[:2] for face in faces.select("train").faces]
+    assert sizes == list(zip(details.height.tolist(), details.width.tolist(), strict=True))
+    assert details.frame.tolist() == [0, 2, 3] * 4
+    assert details.size_bytes.tolist() == [
+        face.source.path.stat().st_size for face in faces.select("train").faces
+    ]
+    assert set(whole.seconds) == set(cutting.STAGES)
+    assert whole.seconds["detect"] > 0
+    assert whole.seconds["landmarks"] == 0
+
+
+def test_the_manifest_says_how(whole):
+    manifest = read_manifest_head(whole.folder)
+    assert manifest.detector == "blazeface"
+    assert manifest.several_faces == "mask-overlap where there is a mask, largest elsewhere"
+    assert manifest.frames_per_video == 3
+    assert manifest.skipped == ()
+    assert manifest.missing == ()
+    assert "officially 360" in manifest.note
+    assert set(manifest.versions) == {"lpx", "opencv", "onnxruntime"}
+    assert {count.split for count in manifest.counts} == {"train", "test"}
+
+
+def test_a_second_run_does_nothing(whole, source, monkeypatch):
+    before = {p: p.stat().st_mtime_ns for p in whole.folder.rglob("*")}
+    monkeypatch.setattr(cutting.Cutter, "cut", lambda *_: pytest.fail("it was done before"))
+    told = []
+    places = DataPlaces(source, whole.folder.parent)
+    again = prepare("ffpp-c23", places=places, **OPTIONS, progress=lambda *at: told.append(at))
+    assert again.done_now == 0
+    assert (again.faces, again.videos) == (24, 8)
+    assert told == []
+    assert {p: p.stat().st_mtime_ns for p in whole.folder.rglob("*")} == before
+
+
+def test_several_processes_leave_the_same(tree, whole):
+    told = []
+    done = run(tree, processes=2, progress=lambda *at: told.append(at))
+    assert contents(done.folder) == contents(whole.folder)
+    assert told == [(n, 8) for n in range(9)]
+
+
+def test_splits_join_in_one_folder(tree, whole):
+    first = run(tree, split="test")
+    assert (first.videos, first.faces) == (4, 12)
+    assert read_face_manifest(first.folder).splits() == ("test",)
+    second = run(tree, split="train")
+    assert (second.done_now, second.folder) == (4, first.folder)
+    # The table does not know in how many runs it came about.
+    table = next(whole.folder.glob("faces-*.npz"))
+    assert (first.folder / table.name).read_bytes() == table.read_bytes()
+    asked = read_manifest_head(first.folder).about["prepared"]
+    assert [part["split"] for part in asked] == ["test", "train"]
+
+
+@pytest.mark.parametrize("recipe", ["aligned-1.3-256", "square-1.75-landmarks"])
+def test_recipes_with_landmarks_have_folders_of_their_own(tree, recipe):
+    done = run(tree, recipe=recipe, split="test")
+    assert done.folder.name == f"ffpp-c23-{recipe}-3"
+    assert done.faces == 12
+    assert done.seconds["landmarks"] > 0
+    assert read_face_manifest(done.folder).crop == recipe
+
+
+def test_a_frame_without_landmarks_is_skipped(tree, monkeypatch):
+    from lpx.data.detect import FaceMesh, Mesh
+
+    shown = np.zeros((468, 2), np.float32)
+    monkeypatch.setattr(FaceMesh, "landmarks", lambda *_: Mesh(shown, 0.49))
+    with pytest.raises(LpxError, match="no face was found in 4 videos") as caught:
+        run(tree, recipe="aligned-1.3-256", split="test")
+    assert caught.value.why == "12 x its landmarks are unsure"
+
+
+def test_what_gives_no_face_is_counted_and_named(tree):
+    write_video(tree / REALS / "000.mp4", np.zeros((216, 216, 3), np.uint8))
+    cut = tree / REALS / "001.mp4"
+    cut.write_bytes(cut.read_bytes()[:2000])
+    (tree / REALS / "002.mp4").write_bytes(b"")
+    (tree / FAKES / "002_003.mp4").write_text("a text, and no video")
+    done = run(tree)
+    assert done.faces == 4 * 3
+    assert done.reasons()["no face was found"] == 3
+    unreadable = {one.video: one.reason for one in done.skipped if one.frame is None}
+    assert set(unreadable) == {f"{REALS}/001", f"{REALS}/002", f"{FAKES}/002_003"}
+    assert unreadable[f"{REALS}/002"] == "file is empty"
+    assert set(read_manifest_head(done.folder).skipped) == set(done.skipped)
+    assert [one.frame for one in done.skipped if one.video == f"{REALS}/000"] == [0, 2, 3]
+
+
+def test_a_video_that_was_downloaded_again_is_done_again(tree, whole):
+    path = tree / REALS / "001.mp4"
+    good = path.read_bytes()
+    path.write_bytes(good[:2000])
+    assert run(tree).faces == 21
+    path.write_bytes(good)
+    done = run(tree)
+    assert (done.done_now, done.faces) == (1, 24)
+    assert contents(done.folder) == contents(whole.folder)
+
+
+def test_a_crop_that_is_gone_is_made_again(tree, whole):
+    done = run(tree)
+    crops = sorted((done.folder / "faces").rglob("*.png"))
+    crops[0].unlink()
+    crops[-1].write_bytes(b"damaged")
+    assert run(tree).done_now == 2
+    assert contents(done.folder) == contents(whole.folder)
+
+
+def test_an_avi_that_was_cut_off_gives_what_is_there_and_a_note(tree):
+    (tree / REALS / "000.mp4").unlink()
+    path = write_video(tree / REALS / "000.avi", portrait(0)[0], frames=12)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    done = run(tree)
+    assert done.faces == 24
+    damaged = read_manifest_head(done.folder).about["damaged"]
+    assert list(damaged) == [f"{REALS}/000"]
+    assert "names 12 frames" in damaged[f"{REALS}/000"]
+
+
+def test_a_wrong_extension_does_not_matter(tree, whole):
+    path = tree / REALS / "000.mp4"
+    path.rename(path.with_suffix(".avi"))
+    assert run(tree).faces == whole.faces
+
+
+def test_names_in_other_scripts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "Zoë – видео 1"
+    for part in ("method_A/a b", "original_videos"):
+        write_video(tmp_path / "dfdcp" / part / f"{name}.mp4", portrait(0)[0])
+    listed = {
+        f"method_A/a b/{name}.mp4": {"label": "fake", "set": "test", "target_id": 1,
+                                     "swapped_id": 2, "augmentations": []},
+        f"original_videos/{name}.mp4": {"label": "real", "set": "test", "augmentations": []},
+    }  # fmt: skip
+    write(tmp_path / "dfdcp" / "dataset.json", listed)
+    done = prepare(
+        "dfdcp", places=DataPlaces(Path("dfdcp"), Path("s")), frames=2, processes=1,
+        methods=("method_A",),
+    )  # fmt: skip
+    assert done.faces == 4
+    faces = read_face_manifest(done.folder)
+    assert all(name in face.video for face in faces.faces)
+    assert {read_image(face.source.path).shape[2] for face in faces.faces} == {3}
+
+
+def two_faces(index):
+    """Two portraits of one size side by side, uint8 [240, 480, 3]; the left one is larger."""
+    large = cv2.resize(portrait(0)[0], (230, 230))
+    small = cv2.resize(portrait(2)[0], (170, 170))
+    frame = np.full((240, 480, 3), 110, np.uint8)
+    frame[5:235, 5:235] = large
+    frame[40 + index : 210 + index, 280:450] = small
+    return frame
+
+
+def save(path, frames):
+    size = frames[0].shape[1::-1]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25, size)
+    for frame in frames:
+        writer.write(np.ascontiguousarray(frame[..., ::-1]))
+    writer.release()
+
+
+def test_of_several_faces_the_one_that_was_manipulated_is_taken(tree):
+    frames = [two_faces(index) for index in range(4)]
+    mask = np.zeros((240, 480, 3), np.uint8)
+    mask[60:190, 300:430] = 255
+    for stem in ("000_001", "001_000"):
+        save(tree / FAKES / f"{stem}.mp4", frames)
+    masks = tree / "manipulated_sequences" / "Deepfakes" / "masks" / "videos"
+    # Masks may come in another size, and as many as there are frames.
+    save(masks / "000_001.mp4", [cv2.resize(mask, (240, 120))] * 4)
+    (masks / "001_000.mp4").unlink()
+    done = run(tree, split="train")
+    faces = read_face_manifest(done.folder)
+    detector = open_detector()
+    for stem, right in (("000_001", True), ("001_000", False)):
+        rows = faces.columns.video.where((f"{FAKES}/{stem}",))
+        widths = faces.faces.details.width[rows]
+        boxes = [
+            sorted(detector.detect(frame.pixels), key=lambda face: face.box[0])[-1 if right else 0]
+            for frame in read_frames(tree / FAKES / f"{stem}.mp4", 3)
+        ]
+        expected = [
+            crop("square-1.3", frames[0], box).pixels.shape[1] for box in boxes
+        ]  # fmt: skip
+        assert widths.tolist() == expected
+    assert read_manifest_head(done.folder).about["frames_with_several_faces"] == 6
+
+
+def test_a_mask_of_another_length_is_read_at_the_same_frames():
+    class Told:
+        pixels = np.zeros((4, 6, 3), np.uint8)
+
+        def __init__(self, index):
+            self.index = index
+
+    masks = cutting._Masks(None, np.array([0, 2]))
+    masks._frames = iter([Told(0), Told(2), Told(4)])
+    assert [masks.at(Told(i)) is not None for i in (0, 1, 2, 3, 4, 5)] == [
+        True, False, True, False, True, False,
+    ]  # fmt: skip
+
+
+def test_frames_of_certain_numbers(source):
+    path = source / REALS / "000.mp4"
+    assert [f.index for f in read_frames(path, np.array([1, 3, 9]))] == [1, 3]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from lpx.data.prepare import cutting, prepare
+from lpx.data.roots import DataPlaces
+real, count = cutting.write_bytes, 0
+def write_bytes(path, data):
+    global count
+    count += 1
+    if count == 11:
+        path.write_bytes(data[:100])
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(path, data)
+cutting.write_bytes = write_bytes
+prepare("ffpp-c23", places=DataPlaces(Path("ffpp"), Path("store")), methods=("Deepfakes",),
+        frames=3, processes=1)
+"""
+
+
+def script(text, **options):
+    return subprocess.Popen(
+        [sys.executable, "-c", text], env=environment(), stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+def test_a_run_that_was_killed_goes_on_and_leaves_the_same(tree, whole):
+    killed = script(KILLED)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    folder = Path("store") / whole.folder.name
+    assert lines_of(folder) == 1 + 3
+    assert not (folder / "manifest.json").exists()
+    # A line that was being written.
+    with (folder / journal.FILE).open("ab") as stream:
+        stream.write(b'12345678 {"video": "half a li')
+    told = []
+    done = run(tree, progress=lambda *at: told.append(at))
+    assert told[0] == (3, 8)
+    assert done.done_now == 5
+    assert contents(folder) == contents(whole.folder)
+
+
+GROUP = """
+import os, signal, sys
+from pathlib import Path
+from lpx.data.prepare import journal, prepare, workers
+from lpx.data.roots import DataPlaces
+from lpx.cli import main
+def append(self, record):
+    print(*[child.pid for child in __import__("multiprocessing").active_children()], flush=True)
+    {act}
+if __name__ == "__main__":
+    journal.Journal.append = append
+    sys.argv = ["lpx", "data", "prepare", "ffpp-c23", "--data-root", "ffpp", "--store", "store",
+                "--processes", "2", "--frames", "3", "--methods", "Deepfakes"]
+    main.main()
+"""
+
+
+def is_running(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.parametrize(
+    ("act", "code"),
+    [
+        ("os.killpg(0, signal.SIGINT)", 130),
+        ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
+    ],
+)
+def test_no_worker_outlives_its_parent(tree, act, code):
+    process = script(GROUP.format(act=act), start_new_session=True)
+    out, err = process.communicate()
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    assert ("interrupted" in err) == (code == 130)
+    pids = [int(pid) for pid in out.splitlines()[0].split()]
+    assert len(pids) == 2
+    for _ in range(100):
+        if not any(map(is_running, pids)):
+            break
+        time.sleep(0.1)
+    assert not any(map(is_running, pids))
+    assert run(tree).faces == 24
+
+
+def test_a_worker_that_is_killed_is_an_error_that_says_so(tree, whole, monkeypatch):
+    give = workers._Worker.give
+    given = []
+
+    def kill_third(self, video):
+        given.append(video.name)
+        if len(given) == 3:
+            self.process.kill()
+            self.process.join()
+        give(self, video)
+
+    monkeypatch.setattr(workers._Worker, "give", kill_third)
+    with pytest.raises(LpxError, match="a worker died at video") as caught:
+        run(tree, processes=2)
+    assert given[2] in caught.value.what
+    assert "memory" in caught.value.why
+    assert "--processes" in caught.value.fix
+    monkeypatch.undo()
+    monkeypatch.chdir(tree.parent)
+    assert contents(run(tree).folder) == contents(whole.folder)
+
+
+@pytest.mark.parametrize(("code", "said"), [(-11, "by signal 11"), (7, "with exit code 7")])
+def test_a_decoder_that_crashes_names_the_video(code, said):
+    worker = workers._Worker.__new__(workers._Worker)
+    worker.process = type("Dead", (), {"exitcode": code, "join": lambda *_: None})()
+    worker.video = type("V", (), {"name": "a/b"})()
+    death = worker.death()
+    assert death.what == "a worker died at video a/b"
+    assert said in death.why
+    assert "download it anew" in death.fix
+
+
+def test_a_mistake_in_a_worker_is_shown_with_its_trace():
+    with pytest.raises(RuntimeError, match="Traceback"):
+        workers._checked("a/b\nTraceback ...")
+
+
+def test_a_full_disk_says_what_to_free_and_the_next_run_goes_on(tree, whole, monkeypatch):
+    write_bytes, count = cutting.write_bytes, 0
+
+    def full(path, data):
+        nonlocal count
+        count += 1
+        if count > 11:
+            raise unwritable(path, error) from error
+        write_bytes(path, data)
+
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(cutting, "write_bytes", full)
+    with pytest.raises(LpxError, match="is full") as caught:
+        run(tree)
+    assert caught.value.why == "3 of 8 videos are done, and are kept"
+    assert "GiB for the 5 videos that are left" in caught.value.fix
+    folder = Path("store") / whole.folder.name
+    # What was begun is removed: it would only take room.
+    assert len(list(folder.rglob("*.png"))) == 9
+    monkeypatch.setattr(cutting, "write_bytes", write_bytes)
+    done = run(tree)
+    assert done.done_now == 5
+    assert contents(folder) == contents(whole.folder)
+
+
+class FullStream:
+    """A file with room for `room` more bytes, as a full disk gives: first less, then an error."""
+
+    def __init__(self, stream, room):
+        self.stream, self.room = stream, room
+
+    def write(self, data):
+        if not self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        part = bytes(data[: self.room])
+        self.room -= len(part)
+        return self.stream.write(part)
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+
+def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path):
+    with open_journal(tmp_path, {"name": "x"}) as held:
+        held.append(record("a"))
+        before = (tmp_path / journal.FILE).read_bytes()
+        held._stream = FullStream(held._stream, 20)
+        with pytest.raises(OSError, match="No space"):
+            held.append(record("b"))
+    assert (tmp_path / journal.FILE).read_bytes() == before
+    with open_journal(tmp_path, {"name": "x"}) as held:
+        assert list(held.records) == ["a"]
+
+
+def test_a_disk_that_fills_with_the_journal_is_the_same_error(tree, monkeypatch):
+    def full(self, record):
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(journal.Journal, "append", full)
+    with pytest.raises(LpxError, match="is full") as caught:
+        run(tree)
+    assert caught.value.why == "0 of 8 videos are done, and are kept"
+
+
+def test_another_process_at_work_is_told_of(tree, whole):
+    with (
+        open_journal(Path("store") / whole.folder.name, {"name": "x"}),
+        pytest.raises(LpxError, match="is being prepared by another process"),
+    ):
+        run(tree)
+
+
+def test_a_folder_that_was_prepared_otherwise_is_refused(tree):
+    folder = run(tree, split="test").folder
+    other = {"name": "ffpp-c23", "crop": "x", "frames": 3, "detector": "blazeface"}
+    with (
+        pytest.raises(LpxError, match="prepared otherwise") as caught,
+        open_journal(folder, other),
+    ):
+        pass
+    assert "'square-1.3', not 'x'" in caught.value.why
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"frames": 0}, "--frames 0"),
+        ({"processes": 0}, "--processes 0"),
+        ({"recipe": "round"}, "no crop recipe 'round'"),
+        ({"detector": "eyes"}, "no face detector 'eyes'"),
+        ({"split": "tset"}, "unknown split 'tset'"),
+        ({"methods": ("Deepfake",)}, "unknown method 'Deepfake'"),
+    ],
+)
+def test_mistakes_are_told_before_any_work(tree, options, said):
+    with pytest.raises(LpxError, match=said):
+        run(tree, **options)
+    assert not Path("store").exists()
+
+
+def test_strict_wants_every_video(tree):
+    (tree / REALS / "000.mp4").unlink()
+    with pytest.raises(LpxError, match="missing below"):
+        run(tree, strict=True)
+    done = run(tree)
+    assert done.missing == (f"{REALS}/000",)
+    assert read_manifest_head(done.folder).missing == done.missing
+
+
+def test_a_store_that_cannot_be_written(tree):
+    Path("store").write_text("a file")
+    with pytest.raises(LpxError, match="cannot be written") as caught:
+        run(tree)
+    assert caught.value.why == "there is a file where a folder is needed"
+    assert caught.value.fix == "choose another place with --store DIR"
+
+
+def test_a_manifest_that_could_not_be_written_is_written_by_the_next_run(tree, whole, monkeypatch):
+    write_manifest = preparing.write_manifest
+
+    def full(folder, *_):
+        raise unwritable(folder, error) from error
+
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(preparing, "write_manifest", full)
+    with pytest.raises(LpxError, match="No space left"):
+        run(tree)
+    monkeypatch.setattr(preparing, "write_manifest", write_manifest)
+    done = run(tree)
+    assert done.done_now == 0
+    assert contents(done.folder) == contents(whole.folder)
+
+
+def record(name, **values):
+    known = {
+        "video": name, "label": 1, "method": "m", "identities": ("a", "b"), "split": "test",
+        "source_bytes": 5, "faces": (CutFace(0, 10, 10, 99),), "skipped": ((1, "no"), (None, "n")),
+        "note": "", "rule": "largest", "several": 0,
+    }  # fmt: skip
+    return VideoRecord(**known | values)
+
+
+@given(st.lists(st.text(max_size=8), max_size=6), st.integers(0, 400))
+def test_a_journal_cut_off_anywhere_keeps_what_was_whole(tmp_path_factory, names, cut):
+    folder = tmp_path_factory.mktemp("journal")
+    with open_journal(folder, {"name": "x"}) as held:
+        for number, name in enumerate(names):
+            held.append(record(name, several=number))
+    path = folder / journal.FILE
+    data = path.read_bytes()
+    path.write_bytes(data[:cut])
+    whole_lines = data[:cut].count(b"\n")
+    with open_journal(folder, {"name": "x"}) as held:
+        kept = names[: max(whole_lines - 1, 0)]
+        assert held.records == {
+            name: record(name, several=number) for number, name in enumerate(kept)
+        }
+
+
+def test_a_damaged_line_and_what_follows_are_done_again(tmp_path):
+    with open_journal(tmp_path, {"name": "x"}) as held:
+        for name in "abc":
+            held.append(record(name))
+    path = tmp_path / journal.FILE
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], lines[2].replace(b"99", b"98"), lines[3]]))
+    with open_journal(tmp_path, {"name": "x"}) as held:
+        assert list(held.records) == ["a"]
+
+
+def test_folder_names_say_what_is_in_them():
+    assert store.folder_name("ffpp-c23", "square-1.3", 32, "blazeface") == "ffpp-c23-square-1.3-32"
+    assert store.folder_name("dfdc", "square-1.3", 8, "centerface").endswith("-8-centerface")
+    assert "/" not in store.folder_name("x:../y/z.json", "square-1.3", 8, "blazeface")
+
+
+def test_a_frame_dump_is_prepared_as_a_video_is(tree):
+    (tree / REALS / "000.mp4").unlink()
+    folder = tree / "original_sequences" / "youtube" / "c23" / "images" / "000"
+    folder.mkdir(parents=True)
+    for index in range(4):
+        cv2.imwrite(str(folder / f"{index:04d}.png"), scene(portrait(0)[0], index)[..., ::-1])
+    done = run(tree, split="train")
+    assert (done.faces, done.missing) == (12, ())
+
+
+def test_the_journal_is_json_after_its_checksums(whole):
+    lines = (whole.folder / journal.FILE).read_text().splitlines()
+    assert json.loads(lines[0].partition(" ")[2]) == {
+        "format": "lpx-journal/1", "name": "ffpp-c23", "crop": "square-1.3", "frames": 3,
+        "detector": "blazeface",
+    }  # fmt: skip
+    assert len(lines) == 9
