@@ -119,14 +119,16 @@ class LayerError:
 
     Attributes:
         layer: The layer.
-        precision: What its result is rounded to: "int8", "fp16" or "fp32".
+        computes_in: "int8", "fp16" or "fp32".
+        stored_in: What its result is rounded to, one of the same.
         total: As the engine runs: with what it inherits from the layers before.
         own: The layer alone, given the reference's tensors to read; None where not measured.
         effect: What `own` does to the score; None where not measured.
     """
 
     layer: Layer
-    precision: str
+    computes_in: str
+    stored_in: str
     total: TensorError
     own: TensorError | None
     effect: Effect | None = None
@@ -288,7 +290,9 @@ class _Run:
         self.alone = None
         if isolate:
             self.alone = OnnxRuntimeEngine(cut(lowered, "the engine's graph", found), size)
-            self.fed = {i.name: i.type == "tensor(float16)" for i in self.alone.session.get_inputs()}
+            self.fed = {
+                i.name: i.type == "tensor(float16)" for i in self.alone.session.get_inputs()
+            }
         self.sensitivity = sensitivity and isolate
         self.total = [ErrorSum() for _ in found]
         self.own = [ErrorSum() for _ in found]
@@ -346,7 +350,8 @@ class _Run:
         errors = tuple(
             LayerError(
                 place.layer,
-                place.precision,
+                place.computes_in,
+                place.stored_in,
                 total.result(),
                 own.result() if self.alone is not None else None,
                 self._effect(place.layer.tensor),

@@ -43,12 +43,14 @@ class Place:
     Attributes:
         layer: The layer.
         read_as: The tensor that its readers see: behind the Q/DQ pair where there is one.
-        precision: "int8" where that pair is there, else the tensor's own type.
+        computes_in: "int8" where the node reads through Q/DQ pairs, else the type of its result.
+        stored_in: "int8" where such a pair stands behind it, else the type of its result.
     """
 
     layer: Layer
     read_as: str
-    precision: str
+    computes_in: str
+    stored_in: str
 
 
 def read_named(model: bytes, source: str) -> ir.Model:
@@ -92,19 +94,24 @@ def _activation_behind(node: ir.Node) -> ir.Node | None:
 
 def places(layers: Sequence[Layer], lowered: ir.Model) -> tuple[Place, ...]:
     """Where a lowered graph computes each layer; those that it has not are left out."""
-    values = _values(lowered)
+    values, nodes = _values(lowered), {name_of(node): node for node in lowered.graph}
     found = []
     for layer in layers:
         value = values.get(layer.tensor)
         if value is None or value.dtype not in _FLOATS:
             continue
+        own = "fp16" if value.dtype == ir.DataType.FLOAT16 else "fp32"
         read = _chain(value)[-1]
-        half = value.dtype == ir.DataType.FLOAT16
-        precision = "int8" if read.producer() is not value.producer() else "fp32"
-        if precision == "fp32" and half:
-            precision = "fp16"
-        found.append(Place(layer, str(read.name), precision))
+        node = nodes.get(layer.name) or value.producer()
+        computes_in = "int8" if node is not None and _reads_pairs(node) else own
+        stored_in = "int8" if read is not value else own
+        found.append(Place(layer, str(read.name), computes_in, stored_in))
     return tuple(found)
+
+
+def _reads_pairs(node: ir.Node) -> bool:
+    makers = [value.producer() for value in node.inputs if value is not None]
+    return any(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers)
 
 
 def _values(model: ir.Model) -> dict[str, ir.Value]:
