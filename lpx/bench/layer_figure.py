@@ -24,7 +24,7 @@ def draw_layers(found: Comparison, verdict: Verdict, tolerance: float, title: st
     """Draw the errors of all layers, first to last from top to bottom; PNG.
 
     A bar is a layer's own error; a line goes through the errors as the engine runs; the colour is
-    what the layer computes in. The first layer beyond the tolerance and the culprit are named in red.
+    what the layer computes in. The first layer beyond the tolerance and the culprit are red.
     """
     import matplotlib.style
     from matplotlib.figure import Figure

@@ -140,10 +140,13 @@ def _pick(
         return (found[-1] if added else found[0]) if found else None
     if added:
         found = [i for i in window if any(True for _ in calls[i].module.children())]
-        return found[0] if found else None
-    following = start + 1
-    normed = following < end and isinstance(calls[following].module, _NORMS)
-    return following if normed else start
+        return found[-1] if found else None
+    for i in window:
+        if isinstance(calls[i].module, _ACTIVATION_MODULES):
+            break
+        if isinstance(calls[i].module, _NORMS):
+            return i
+    return start
 
 
 def _module_path(graph: ir.Model, layer: Layer) -> str:

@@ -39,8 +39,8 @@ from lpx.pipeline.reporter import SILENT, Reporter
 from lpx.workspace import Workspace, write_bytes, write_json
 
 FACES = 16
-TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 0.02, "int8": 0.15}
-"""Relative error that a layer may have by default: about three times what the demo model shows."""
+TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 0.02, "int8": 0.25}
+"""Relative error that a layer may have by default: three to four times what the demo model shows."""
 Against = Literal["onnx", "torch"]
 
 
@@ -222,14 +222,8 @@ def _notes(found: Comparison, against: Against, skipped: list[Skipped]) -> list[
     seen = found.watched
     same = seen.integer_convolutions == seen.integer_convolutions_unwatched
     if seen.score_difference > 1e-5 or not same:
-        left = (
-            ""
-            if same
-            else (
-                f", and {seen.integer_convolutions} of {seen.integer_convolutions_unwatched} integer "
-                "convolutions were left"
-            )
-        )
+        left = f"{seen.integer_convolutions} of {seen.integer_convolutions_unwatched}"
+        left = "" if same else f", and {left} integer convolutions were left"
         notes.append(
             "looking at tensors stops fusions of ONNX Runtime: the score moved by up to "
             f"{seen.score_difference:.2g}{left}; what is shown holds to about that much"
