@@ -203,6 +203,12 @@ def judge(comparison: Comparison, tolerance: float) -> Verdict:
     return Verdict(first, max(sources, key=lambda e: e.own.relative if e.own else 0.0), beyond)
 
 
+def unexplained(verdict: Verdict, tolerance: float) -> bool:
+    """Whether a layer is beyond the tolerance, and none is when it is run alone."""
+    culprit = verdict.culprit
+    return culprit is not None and culprit.own is not None and culprit.own.relative <= tolerance
+
+
 class Reference(Protocol):
     """What computes the right tensors."""
 
@@ -232,7 +238,8 @@ class FloatGraph:
 
 def compare(
     lowered: bytes, model: bytes, batches: Sequence[Pixels], size: int, *,
-    reference: Reference | None = None, sensitivity: bool = False, progress: Tell | None = None,
+    reference: Reference | None = None, sensitivity: bool = False, as_written: bool = False,
+    progress: Tell | None = None,
 ) -> Comparison:  # fmt: skip
     """Compare each layer of a lowered graph with the float32 graph, on the same faces.
 
@@ -244,6 +251,7 @@ def compare(
         reference: Computes the right tensors in place of `model`; layers that it does not know are
             left out, and `own` is not measured.
         sensitivity: Measure `LayerError.effect`.
+        as_written: Run the lowered graph without ONNX Runtime's graph optimiser.
         progress: Told of batches done.
 
     Raises:
@@ -256,7 +264,10 @@ def compare(
     truth = reference or FloatGraph(model, size, [p.layer.tensor for p in found])
     known = truth.run(batches[0][:1])
     found = tuple(p for p in found if p.layer.tensor in known)
-    run = _Run(lowered, model, size, found, isolate=isolate, sensitivity=sensitivity)
+    run = _Run(
+        lowered, model, size, found, isolate=isolate, sensitivity=sensitivity,
+        as_written=as_written,
+    )  # fmt: skip
     for index, pixels in enumerate(batches):
         run.add(pixels, truth.run(pixels))
         if progress is not None:
@@ -280,16 +291,19 @@ class _Run:
 
     def __init__(
         self, lowered: bytes, model: bytes, size: int, found: tuple[Place, ...], *,
-        isolate: bool, sensitivity: bool,
+        isolate: bool, sensitivity: bool, as_written: bool,
     ) -> None:  # fmt: skip
         self.found, self.size, self.model = found, size, model
         seen = watched(lowered, "the engine's graph", [p.read_as for p in found])
-        self.plain = OnnxRuntimeEngine(lowered, size)
-        self.seen = OnnxRuntimeEngine(seen, size)
-        self.counts = [count_convolutions(data)["int8"] for data in (seen, lowered)]
+        self.plain = OnnxRuntimeEngine(lowered, size, as_written=as_written)
+        self.seen = OnnxRuntimeEngine(seen, size, as_written=as_written)
+        # As written, every convolution stands between Q/DQ pairs and computes in float.
+        counted = () if as_written else (seen, lowered)
+        self.counts = [count_convolutions(data)["int8"] for data in counted] or [0, 0]
         self.alone = None
         if isolate:
-            self.alone = OnnxRuntimeEngine(cut(lowered, "the engine's graph", found), size)
+            alone = cut(lowered, "the engine's graph", found)
+            self.alone = OnnxRuntimeEngine(alone, size, as_written=as_written)
             self.fed = {
                 i.name: i.type == "tensor(float16)" for i in self.alone.session.get_inputs()
             }

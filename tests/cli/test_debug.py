@@ -71,6 +71,7 @@ def test_errors_that_add_up(lpx, workspace):
     ran = lpx("debug", ENGINE, "--count", 2, "--tolerance", 0.04)
     assert ran.code == 1
     assert "no layer alone is beyond, the errors of many add up" in ran.out
+    assert "the error lies in the graph, not in fused kernels" in ran.out
 
 
 def test_tensorrt_engine_is_looked_into_by_its_graph(lpx, workspace):
