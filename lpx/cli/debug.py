@@ -99,8 +99,8 @@ def headline(done: Debugged) -> str:
         cause = "by its own doing" if culprit is first else f"caused by {culprit.layer.name}"
         return f"{said}, {cause}"
     return (
-        f"{said}; no layer alone is beyond, the errors of many add up, that of "
-        f"{culprit.layer.name} is the largest ({culprit.own.relative:.2g} alone)"
+        f"{said}; no layer alone is beyond, the largest error alone is "
+        f"{culprit.own.relative:.2g}, in {culprit.layer.name}"
     )
 
 
