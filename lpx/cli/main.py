@@ -18,6 +18,7 @@ COMMANDS = {
     "calibrate": "Choose faces, observe them, and find the method that serves best.",
     "build": "Build FP32, FP16 and INT8 engines.",
     "bench": "Prove parity of AUC, and measure latency.",
+    "debug": "Name the layer where an engine leaves the float32 graph.",
     "predict": "Score face crops and draw heat maps.",
     "explain": "Show where a checkpoint looks, face by face.",
     "explain-graph": "Show what INT8 would quantise, and why.",

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from lpx.engines.base import Engine
-from lpx.engines.manifest import read_manifest
+from lpx.engines.manifest import EngineManifest, read_manifest
 from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
 from lpx.errors import LpxError
 
@@ -20,7 +20,20 @@ def load(folder: Path | str) -> Engine:
     Raises:
         LpxError: Missing or altered engine, or a library or GPU that it needs is not here.
     """
-    folder = Path(folder)
+    manifest, data = read_engine(Path(folder))
+    if manifest.target == "onnxruntime":
+        return OnnxRuntimeEngine(data, manifest.model_card().input_size)
+    from lpx.engines.tensorrt import TensorRTEngine
+
+    return TensorRTEngine(data, flavour=manifest.target)
+
+
+def read_engine(folder: Path) -> tuple[EngineManifest, bytes]:
+    """The manifest of the engine in `folder`, and the engine's bytes, which fit it.
+
+    Raises:
+        LpxError: Missing or altered engine.
+    """
     manifest = read_manifest(folder)
     path = folder / manifest.file
     if not path.is_file():
@@ -37,8 +50,4 @@ def load(folder: Path | str) -> Engine:
             f"its SHA-256 begins with {found[:12]}, not {manifest.engine_sha256[:12]}",
             "it was altered or damaged: run `lpx build` again",
         )
-    if manifest.target == "onnxruntime":
-        return OnnxRuntimeEngine(data, manifest.model_card().input_size)
-    from lpx.engines.tensorrt import TensorRTEngine
-
-    return TensorRTEngine(data, flavour=manifest.target)
+    return manifest, data

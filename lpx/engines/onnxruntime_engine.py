@@ -21,13 +21,22 @@ _FLOAT = frozenset({"Conv", "FusedConv", "NhwcFusedConv"})
 
 
 class OnnxRuntimeEngine:
-    """Runs an ONNX model on the CPU. `infer` may be called from several threads."""
+    """Runs an ONNX model on the CPU. `infer` may be called from several threads.
 
-    def __init__(self, model: bytes, size: int) -> None:
+    Args:
+        model: ONNX.
+        size: Side of a face, pixels.
+        as_written: Compute every node as it stands, without ONNX Runtime's graph optimiser.
+    """
+
+    def __init__(self, model: bytes, size: int, *, as_written: bool = False) -> None:
         import onnxruntime
 
         self.size = size
         options = _options()
+        if as_written:
+            level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            options.graph_optimization_level = level
         # Idle threads would go on spinning after a call, on cores that the next engine needs.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:

@@ -1,0 +1,170 @@
+"""`lpx debug`: the layer where an engine leaves the float32 graph."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lpx.cli.options import json_option, workspace_option
+from lpx.workspace import Workspace
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from lpx.bench.layer_errors import LayerError
+    from lpx.pipeline.debugging import Debugged
+
+_WORST = 10
+
+
+@click.command()
+@click.argument("engine")
+@click.option("--faces", envvar="LPX_FACES", metavar="DIR|DATASET",
+              help="Faces to compare on; the demo faces where none are given.")  # fmt: skip
+@click.option("--count", default=16, show_default=True, help="Most faces.")
+@click.option("--tolerance", type=float, metavar="REL",
+              help="Largest ||d|| / ||x|| of a layer; by default 0.001 for fp32, 0.02 for fp16, "
+              "0.25 for int8.")  # fmt: skip
+@click.option("--against", type=click.Choice(("onnx", "torch")), default="onnx", show_default=True,
+              help="The exported graph, or the checkpoint's modules.")  # fmt: skip
+@click.option("--sensitivity", is_flag=True,
+              help="Show what each layer alone does to the score.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+              help="Where layers.json and layers.png go.  [default: debug/ENGINE in the "
+              "workspace]")  # fmt: skip
+@workspace_option
+@json_option
+def debug(
+    engine: str, faces: str | None, count: int, tolerance: float | None, against: str,
+    sensitivity: bool, out: Path | None, workspace: Workspace, as_json: bool,
+) -> None:  # fmt: skip
+    """Compare every layer of ENGINE, as onnxruntime-int8, with the float32 graph.
+
+    Names the first layer beyond the tolerance, and the layer that causes it: each is also run
+    alone, on the float32 graph's tensors, which tells its own error from what it inherits.
+    Exits with 0 within tolerance, and with 1 beyond it.
+    """
+    from lpx.cli.console import ConsoleReporter
+    from lpx.pipeline import debugging
+
+    with ConsoleReporter() as report:
+        done = debugging.debug(
+            workspace, engine, faces=faces, count=count, tolerance=tolerance,
+            against=against,  # type: ignore[arg-type]
+            sensitivity=sensitivity, out=out, report=report,
+        )  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(debugging.to_values(done), indent=2))
+    else:
+        show(done)
+    sys.exit(0 if done.verdict.first is None else 1)
+
+
+def show(done: Debugged) -> None:
+    """Print the worst layers, the notes and the verdict."""
+    from lpx.cli.console import Output
+
+    console = Output()
+    found = done.comparison
+    console.say(
+        f"{done.engine} against {done.against}: {len(found.layers)} layers on {done.count} faces "
+        f"of {done.faces}; score differs by {found.score_mean:.2g} on average, "
+        f"{found.score_max:.2g} at most"
+    )
+    console.print(_table(done))
+    console.say(_caption(done))
+    for note in done.notes:
+        console.say(f"note: {note}")
+    console.say(headline(done), "bold red" if done.verdict.first else "bold green")
+    console.say(f"written: {done.picture} and {done.table.name}")
+
+
+def headline(done: Debugged) -> str:
+    """The verdict in one sentence."""
+    first, culprit = done.verdict.first, done.verdict.culprit
+    if first is None:
+        worst = max(done.comparison.layers, key=lambda e: e.total.relative)
+        return (
+            f"within tolerance: no layer is off by more than {done.tolerance:g}; the most is "
+            f"{worst.total.relative:.2g} in {worst.layer.name}"
+        )
+    said = f"first layer beyond {done.tolerance:g}: {first.layer.name}, off by {_off(first)}"
+    if culprit is None or culprit.own is None:
+        return said
+    if not culprit.own.relative <= done.tolerance:
+        cause = "by its own doing" if culprit is first else f"caused by {culprit.layer.name}"
+        return f"{said}, {cause}"
+    return (
+        f"{said}; no layer alone is beyond, the largest error alone is "
+        f"{culprit.own.relative:.2g}, in {culprit.layer.name}"
+    )
+
+
+def _off(error: LayerError) -> str:
+    if error.total.not_finite:
+        return f"{error.total.not_finite} values that are NaN or infinite"
+    return f"{error.total.relative:.2g}"
+
+
+def _caption(done: Debugged) -> str:
+    by = "score" if _effects(done) else "alone" if _alone(done) else "total"
+    shown = len(_rows(done))
+    text = f"{shown} of {len(done.comparison.layers)} layers, the worst by '{by}'; errors are "
+    text += "||d|| / ||x||; 'total': as the engine runs"
+    if _alone(done):
+        text += "; 'alone': the layer given the float32 graph's tensors"
+    if _effects(done):
+        text += "; 'score': mean and largest |score difference| where just this layer is lowered"
+    return text
+
+
+def _alone(done: Debugged) -> bool:
+    return all(e.own is not None for e in done.comparison.layers)
+
+
+def _effects(done: Debugged) -> bool:
+    return all(e.effect is not None for e in done.comparison.layers)
+
+
+def _rows(done: Debugged) -> list[LayerError]:
+    """The worst layers, and those that the verdict names, in graph order."""
+
+    def badness(error: LayerError) -> tuple[float, ...]:
+        effect = error.effect.score_mean if error.effect else 0.0
+        own = error.own.relative if error.own else 0.0
+        return effect, own, error.total.relative
+
+    layers = done.comparison.layers
+    chosen = sorted(layers, key=badness, reverse=True)[:_WORST]
+    named = (done.verdict.first, done.verdict.culprit)
+    return [e for e in layers if e in chosen or e in named]
+
+
+def _table(done: Debugged) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    alone, effects = _alone(done), _effects(done)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("layer", overflow="fold")
+    table.add_column("in", no_wrap=True)
+    columns = ["total", *["alone"] * alone]
+    columns += ["score", "max"] if effects else [*["SQNR dB"] * alone, "max |d|"]
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for error in _rows(done):
+        total, own, effect = error.total, error.own, error.effect
+        cells = [f"{total.relative:.2g}"]
+        cells += [f"{own.relative:.2g}"] if own else []
+        if effect is not None:
+            cells += [f"{effect.score_mean:.2g}", f"{effect.score_max:.2g}"]
+        else:
+            cells += [f"{own.sqnr_db:.1f}"] if own else []
+            cells += [f"{total.max_abs:.2g}"]
+        named = error in (done.verdict.first, done.verdict.culprit)
+        table.add_row(error.layer.name, error.computes_in, *cells, style="red" if named else None)
+    return table
