@@ -129,24 +129,22 @@ def _coloured(verdict: str) -> str:
 
 def _stages(values: dict[str, Any]) -> Table:
     """Stage by stage, of the engines whose parity does not hold."""
-    headers = ("against torch [95 %]", "max |ds|")
-    table = _table("engine", *headers, stage="left", parity="left")
+    table = _table("stage of", "against torch [95 %]", "max |ds|", parity="left")
     for candidate in values["candidates"]:
         if not candidate["breaks_at"]:
             continue
+        table.add_row(f"[bold]{candidate['name']}[/]")
         for row in candidate["stages"]:
             found = row["against_torch"]
-            first = row["kind"] == candidate["breaks_at"]
-            name = candidate["name"] if row is candidate["stages"][0] else ""
             if found is None:
-                table.add_row(name, "", "", row["kind"], "not run")
+                table.add_row(f"  {row['kind']}", "", "", "not run")
                 continue
             d = found["auc_difference"]
+            first = row["kind"] == candidate["breaks_at"]
             table.add_row(
-                name,
+                f"  {row['kind']}",
                 rf"{d['estimate']:+.4f} \[{d['low']:+.4f}, {d['high']:+.4f}]",
                 f"{found['score_difference']['max']:.4f}",
-                row["kind"],
                 _coloured(found["verdict"]) + " <- first" * first,
             )
     return table
@@ -157,7 +155,7 @@ def _table(first: str, *numbers: str, **texts: Literal["left"]) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     table.add_column(first, no_wrap=True)
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)

@@ -17,6 +17,7 @@ COMMANDS = {
     "calibrate": "Choose faces, observe them, and find the method that serves best.",
     "build": "Build FP32, FP16 and INT8 engines.",
     "bench": "Prove parity of AUC, and measure latency.",
+    "compare": "Flag what became worse from one report to another.",
     "predict": "Score face crops and draw heat maps.",
     "explain": "Show where a checkpoint looks, face by face.",
     "explain-graph": "Show what INT8 would quantise, and why.",
