@@ -17,6 +17,11 @@ SLOWER = 0.05
 """Share by which a median may grow: two runs on one machine differ by as much."""
 REMAKE = "lpx bench --dataset NAME"
 
+_NEEDED = {
+    "reference", "candidates", "failed", "not_run", "margin", "dataset", "faces", "environment",
+    "model",
+}  # fmt: skip
+
 Kind = Literal["verdict", "auc", "latency", "engine"]
 
 
@@ -77,6 +82,9 @@ def read_report(path: Path) -> dict[str, Any]:
     report = read_json(path, REMAKE)
     found = report.get("schema")
     if found == SCHEMA:
+        if lacking := _NEEDED - report.keys():
+            raise LpxError(f"{path} lacks {', '.join(sorted(lacking))}", "it was edited or damaged",
+                           f"make it again with `{REMAKE}`")  # fmt: skip
         return report
     if isinstance(found, str) and found.startswith("lpx-report/"):
         raise LpxError(
@@ -131,6 +139,8 @@ def _figures(
     lost = old["auc"] - new["auc"]
     note = f"lost more than the margin of {margin:g}" if lost > margin else ""
     yield Change(name, "auc", "AUC", old["auc"], new["auc"], lost > margin, note)
+    if "verdict" not in new:
+        return  # how fast PyTorch is says nothing of the engines
     rows = {row["batch"]: row for row in old["latency_by_batch"]}
     for row in new["latency_by_batch"]:
         if row["batch"] in rows:

@@ -78,6 +78,12 @@ def _judged(candidate: Mapping[str, Any], margin: float) -> str:
     )
 
 
+def interval_kinds(report: Mapping[str, Any]) -> str:
+    """Say where the intervals that decide come from."""
+    kinds = dict.fromkeys(c["auc_difference"]["method"] for c in report["candidates"])
+    return "; ".join(INTERVALS[kind] for kind in kinds) or "none"
+
+
 def breaking(candidate: Mapping[str, Any]) -> str:
     """Say at which stage parity is lost first; "" where it holds, or stages were left out."""
     kind = candidate["breaks_at"]

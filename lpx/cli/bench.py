@@ -78,7 +78,7 @@ def bench(
 
 def show(done: Benched) -> None:
     """Print the tables, the notes and the verdict."""
-    from lpx.bench.wording import INTERVALS, failure, headline, warnings
+    from lpx.bench.wording import failure, headline, interval_kinds, warnings
     from lpx.cli.console import Output
 
     console = Output()
@@ -88,9 +88,7 @@ def show(done: Benched) -> None:
         f"({values['real']} real, {values['fake']} fake)"
     )
     console.print(_parity(values))
-    methods = dict.fromkeys(c["auc_difference"]["method"] for c in values["candidates"])
-    if methods:
-        console.say(f"95 % intervals: {'; '.join(INTERVALS[method] for method in methods)}")
+    console.say(f"95 % intervals: {interval_kinds(values)}")
     if any(c["breaks_at"] and len(c["stages"]) > 1 for c in values["candidates"]):
         console.print(_stages(values))
     if values["reference"]["latency"]:
