@@ -24,7 +24,7 @@ class Failure:
 
     Attributes:
         name: Of the engine.
-        during: "loading", "scoring" or "timing".
+        during: "scoring" or "timing".
         reason: What it said, with the face where it was one.
     """
 
