@@ -27,7 +27,10 @@ def validator(schema):
 
 
 @pytest.fixture
-def report(workspace):
+def report(workspace, monkeypatch):
+    monkeypatch.setattr("lpx.bench.latency.MIN_ITERATIONS", 2)
+    monkeypatch.setattr("lpx.bench.latency.BLOCK_SECONDS", 0.01)
+    monkeypatch.setattr("lpx.bench.latency.WARM_UP_SECONDS", 0)
     done = pipeline.bench(workspace, "demo", limit=24, latency_seconds=0.01)
     return json.loads(done.json_path.read_text())
 
