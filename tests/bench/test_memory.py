@@ -5,7 +5,9 @@ from lpx.bench.memory import read_memory
 
 def test_what_the_kernel_says(tmp_path):
     status = tmp_path / "status"
-    status.write_text("Name:\tpython\nVmPeak:\t 9999 kB\nVmHWM:\t    4096 kB\nVmRSS:\t    2048 kB\n")
+    status.write_text(
+        "Name:\tpython\nVmPeak:\t 9999 kB\nVmHWM:\t    4096 kB\nVmRSS:\t    2048 kB\n"
+    )
     assert read_memory(status) == {"process_rss_mib": 2.0, "process_peak_mib": 4.0}
 
 
