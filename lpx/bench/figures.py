@@ -1,4 +1,4 @@
-"""The report's figures: AUC differences, ROC, scores against the reference's, latency."""
+"""The report's figures: differences, ROC, latency, AUC against it, scores of each engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lpx.bench.run import REFERENCE, BenchResult
 from lpx.bench.svg import COLOURS, STYLE, canvas, dots, line, to_svg
-from lpx.bench.wording import signed, significant
+from lpx.bench.wording import entries, signed, significant
 from lpx.metrics import roc_curve
 from lpx.metrics.roc import called_fake
 
@@ -45,40 +45,68 @@ class Drawing:
 
 
 def draw(report: Mapping[str, Any], result: BenchResult) -> list[Drawing]:
-    """Draw the figures: AUC differences, ROC, scores of each candidate, latency."""
+    """Draw the figures: differences, ROC, latency, AUC against it, per method, scores."""
     import matplotlib.style
 
     # The default style first: what a user has set for their own plots does not reach the report.
     with matplotlib.style.context(["default", STYLE]):
-        drawings = [_forest(report), _roc(report, result)]
-        drawings += [_scatter(report, result, c) for c in report["candidates"]]
+        drawings = [_forest(report)] if report["candidates"] else []
+        drawings.append(_roc(report, result))
         if result.times_ms:
-            drawings.append(_latency(result))
+            drawings += [_latency(result), _pareto(report)]
+        drawings += filter(None, (_per_method(report, c) for c in report["candidates"]))
+        drawings += [_scatter(report, result, c) for c in report["candidates"]]
     return drawings
 
 
+@dataclass(frozen=True)
+class _Row:
+    """A line of a forest plot."""
+
+    name: str
+    difference: Mapping[str, Any]
+    verdict: str
+
+
 def _forest(report: Mapping[str, Any]) -> Drawing:
+    rows = [_Row(c["name"], c["auc_difference"], c["verdict"]) for c in report["candidates"]]
+    return _intervals("forest", "AUC difference", rows, report["margin"])
+
+
+def _per_method(report: Mapping[str, Any], candidate: Mapping[str, Any]) -> Drawing | None:
+    """The differences of a candidate per method, over faces and over videos; None without any."""
+    parts = [part for part in candidate["parts"] if part["auc_difference"]]
+    if not parts:
+        return None
+    rows = [_Row("all, faces", candidate["auc_difference"], candidate["verdict"])]
+    rows += [
+        _Row(f"{p['method']}, {p['level']}s", p["auc_difference"], p["verdict"]) for p in parts
+    ]
+    key = f"methods-{_slug(candidate['name'])}"
+    return _intervals(key, f"AUC difference of {candidate['name']}", rows, report["margin"])
+
+
+def _intervals(key: str, title: str, rows: list[_Row], margin: float) -> Drawing:
+    """A forest plot: a line per row, its interval against the margin."""
     from matplotlib.ticker import MaxNLocator
 
-    candidates, margin = report["candidates"], report["margin"]
-    figure, axes = canvas(78 + 42 * len(candidates))
-    found = [c["auc_difference"] for c in candidates]
-    left = min(-margin, *(f["low"] for f in found))
-    right = max(0.0, *(f["high"] for f in found), margin / 5)
+    figure, axes = canvas(78 + 42 * len(rows))
+    left = min([-margin, *(row.difference["low"] for row in rows)])
+    right = max([0.0, margin / 5, *(row.difference["high"] for row in rows)])
     pad = 0.07 * (right - left) or 0.001
-    axes.set(xlim=(left - pad, right + pad), ylim=(len(candidates) - 0.4, -0.75), yticks=[])
+    axes.set(xlim=(left - pad, right + pad), ylim=(len(rows) - 0.4, -0.75), yticks=[])
     axes.axvspan(left - pad, -margin, color=COLOURS["fails"], alpha=0.1, linewidth=0)
     axes.axvline(-margin, color=COLOURS["fails"], dashes=(5, 3), linewidth=1.2)
     axes.axvline(0, color=COLOURS["muted"], linewidth=0.8)
     parts = []
-    for y, (candidate, difference) in enumerate(zip(candidates, found, strict=True)):
-        colour = COLOURS[candidate["verdict"]]
-        low, high, estimate = (difference[key] for key in ("low", "high", "estimate"))
+    for y, row in enumerate(rows):
+        colour = COLOURS[row.verdict]
+        low, high, estimate = (row.difference[key] for key in ("low", "high", "estimate"))
         axes.plot([low, high], [y, y], color=colour, linewidth=2, marker="|", markersize=9)
         axes.plot([estimate], [y], color=colour, marker="o", markersize=6)
         text = f"{signed(estimate)} [{signed(low, margin)}, {signed(high, margin)}]"
-        parts.append(f"{candidate['name']} {text}, {candidate['verdict']}")
-        for x, side, said in ((0, "left", candidate["name"]), (1, "right", text)):
+        parts.append(f"{row.name} {text}, {row.verdict}")
+        for x, side, said in ((0, "left", row.name), (1, "right", text)):
             axes.text(x, y - 0.33, said, ha=side, transform=axes.get_yaxis_transform())
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(
@@ -87,12 +115,47 @@ def _forest(report: Mapping[str, Any]) -> Drawing:
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("AUC(engine) − AUC(reference)")
     return Drawing(
-        "forest",
-        "AUC difference",
+        key,
+        title,
         f"AUC difference with its 95 % interval: {'; '.join(parts)}. Margin {margin:g}.",
         f"Difference to the reference with its 95 % interval. Parity holds where the whole "
         f"interval lies right of the dashed line, the margin of −{margin:g}.",
-        to_svg(figure, "forest"),
+        to_svg(figure, key),
+    )
+
+
+def _pareto(report: Mapping[str, Any]) -> Drawing:
+    """AUC against the time of a face: what is left of and above another engine beats it."""
+    from matplotlib.ticker import MaxNLocator
+
+    shown = [entry for entry in entries(report) if entry["latency"]]
+    times = np.array([entry["latency"]["per_face_p50_ms"] for entry in shown])
+    aucs = np.array([entry["auc"] for entry in shown])
+    figure, axes = canvas(290)
+    best = [
+        i for i in np.argsort(times)
+        if not any((times < times[i]) & (aucs >= aucs[i]) | (times == times[i]) & (aucs > aucs[i]))
+    ]  # fmt: skip
+    axes.plot(times[best], aucs[best], color=COLOURS["muted"], linewidth=1, dashes=(4, 3))
+    parts = []
+    for index, (entry, x, y) in enumerate(zip(shown, times, aucs, strict=True)):
+        colour = line(index)["color"]
+        low, high = (entry["auc_interval"][end] for end in ("low", "high"))
+        axes.plot([x, x], [low, high], color=colour, linewidth=1.2, alpha=0.5)
+        axes.plot([x], [y], color=colour, marker="o", markersize=7, linestyle="")
+        parts.append(f"{entry['name']} {significant(float(x))} ms, AUC {y:.4f}")
+    axes.set_xlim(0, 1.12 * float(times.max()))
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.set(xlabel=f"ms per face, batch {shown[0]['latency']['batch']} (median)", ylabel="AUC")
+    return Drawing(
+        "pareto",
+        "AUC against latency",
+        f"AUC against the median time per face: {'; '.join(parts)}.",
+        "Up and to the left is better; the dashed line joins the engines that no other beats in "
+        "both. Bars are each AUC's own 95 % interval: engines see the same faces, so overlapping "
+        "bars do not mean parity.",
+        to_svg(figure, "pareto"),
+        tuple(entry["name"] for entry in shown),
     )
 
 

@@ -11,14 +11,25 @@ from lpx.bench.images import examples, ramp
 from lpx.bench.run import BenchResult
 from lpx.bench.svg import mark
 from lpx.bench.table import columns, rows
-from lpx.bench.wording import auc, headline, others, signed, significant, speed_notes, warnings
+from lpx.bench.wording import (
+    STAGES,
+    auc,
+    failure,
+    headline,
+    interval_kinds,
+    others,
+    signed,
+    significant,
+    speed_notes,
+    warnings,
+)
 
 
 def render_html(report: dict[str, Any], result: BenchResult) -> str:
     """Render a report for a browser.
 
     Args:
-        report: What `lpx.bench.run.to_report` made of `result`.
+        report: What `lpx.bench.report.to_report` made of `result`.
         result: Scores, times and example faces for the figures.
 
     Returns:
@@ -47,4 +58,7 @@ def render_html(report: dict[str, Any], result: BenchResult) -> str:
         examples=examples(report, result),
         ramp=ramp(),
         manifests=result.candidates,
+        stages=STAGES,
+        intervals=interval_kinds(report),
+        failures=[failure(row) for row in report["failed"]],
     )

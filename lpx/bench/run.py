@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lpx.bench.accuracy import accuracy
+from lpx.bench.breakdown import Part, breakdown, members_of
 from lpx.bench.latency import LatencyResult, measure
-from lpx.bench.parity import MARGIN, ParityResult, compare, overall
-from lpx.bench.score import Scored, score
+from lpx.bench.parity import MARGIN, ParityResult, compare
+from lpx.bench.partial import ScoreStore
+from lpx.bench.score import Failure, Scored, said, score
+from lpx.bench.stages import Graphs, Stage, graph_of, stages_of
 from lpx.card import ModelCard
 from lpx.data.face_set import FaceSet
-from lpx.engines.base import Engine, Faces
+from lpx.engines.base import DeviceMemory, Engine, Faces
 from lpx.engines.manifest import EngineManifest
 from lpx.metrics import Interval, auc_interval
 
 REFERENCE = "torch"
-SCHEMA = "lpx-report/1"
 BATCHES = (1, 8)
 EXAMPLES = 6
 """Faces shown in the report: those on which maps agree least."""
@@ -56,24 +58,32 @@ class BenchResult:
     """Everything a report is made from.
 
     Attributes:
-        scored: Labels and predictions.
+        scored: Labels and predictions of the reference and of the candidates, in that order.
         reference_auc: With DeLong's 95 % interval.
         accuracy: Per engine, the reference too: see `lpx.bench.accuracy.accuracy`.
         parity: Per candidate.
+        parts: Per candidate: the difference per method and over videos.
+        stages: Per candidate; empty where stages were left out.
         latency: Per engine, the reference too: one result per batch size.
         times_ms: Every call's time, per (engine, batch size).
         examples: Faces to show.
-        candidates: Manifests of the engines measured.
+        candidates: Manifests of the engines that scored every face.
+        device_memory: Per engine, the reference too.
+        failed: Engines that failed, those that did so while timed among them.
     """
 
     scored: Scored
     reference_auc: Interval
     accuracy: dict[str, dict[str, Any]]
     parity: dict[str, ParityResult]
+    parts: dict[str, tuple[Part, ...]]
+    stages: dict[str, tuple[Stage, ...]]
     latency: dict[str, tuple[LatencyResult, ...]]
     times_ms: dict[tuple[str, int], NDArray[np.float64]]
     examples: tuple[Example, ...]
     candidates: tuple[EngineManifest, ...]
+    device_memory: dict[str, DeviceMemory]
+    failed: tuple[Failure, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,6 +102,8 @@ def bench(
     *,
     margin: float = MARGIN,
     latency_seconds: float = 2.0,
+    graphs: Graphs | None = None,
+    store: ScoreStore | None = None,
     watch: Watch = Watch(),
 ) -> BenchResult:
     """Measure candidates against the reference.
@@ -103,6 +115,8 @@ def bench(
         card: Size, grid and threshold.
         margin: AUC that a candidate may lose.
         latency_seconds: Time to measure each engine for, per batch size; 0 leaves latency out.
+        graphs: What to run between checkpoint and engine; None leaves the stages out.
+        store: Where scores are kept as they come.
         watch: Progress.
 
     Raises:
@@ -110,32 +124,64 @@ def bench(
     """
     engines: dict[str, Engine] = {REFERENCE: reference}
     engines |= {name: candidate.engine for name, candidate in candidates.items()}
-    scored = score(engines, faces, card.input_size, watch.scoring)
-    truth = scored.predictions[REFERENCE]
+    between = graphs.engines() if graphs else {}
+    everything = score(
+        engines | between, faces, card.input_size, watch.scoring, needed=(REFERENCE,), store=store
+    )
+    failed = [failure for failure in everything.failed if failure.name in engines]
+    scored = replace(
+        everything,
+        predictions={n: p for n, p in everything.predictions.items() if n in engines},
+        failed=tuple(failed),
+    )
+    running = {name: engine for name, engine in engines.items() if name in scored.predictions}
+    latency, times, broke = _latency(running, faces, card, latency_seconds, watch)
+    truth, labels = scored.predictions[REFERENCE], scored.labels
+    members = members_of(faces, scored.indices)
+    videos = members.groups if members.shared else None
+    names = [name for name in candidates if name in running]
     parity = {
-        name: compare(scored.labels, truth, scored.predictions[name], card.threshold, margin)
-        for name in candidates
+        n: compare(labels, truth, scored.predictions[n], card.threshold, margin, videos)
+        for n in names
     }
-    latency, times = _latency(engines, faces, card, latency_seconds, watch)
+    reasons = {f.name: f.reason for f in everything.failed}
+    reasons |= {graph_of(n): why for n, why in graphs.missing.items()} if graphs else {}
     return BenchResult(
         scored=scored,
-        reference_auc=auc_interval(scored.labels, truth.score),
+        reference_auc=auc_interval(labels, truth.score),
         accuracy=accuracy(scored, faces, card.threshold),
         parity=parity,
+        parts={
+            n: breakdown(labels, truth.score, scored.predictions[n].score, members, margin)
+            for n in names
+        },
+        stages={
+            n: stages_of(n, parity[n], labels, truth, everything.predictions, reasons,
+                         card.threshold, margin, videos) if graphs else ()
+            for n in names
+        },
         latency=latency,
         times_ms=times,
         examples=_examples(scored, faces, card.input_size),
-        candidates=tuple(c.manifest for c in candidates.values()),
-    )
+        candidates=tuple(candidates[name].manifest for name in names),
+        device_memory={name: engine.device_memory for name, engine in running.items()},
+        failed=(*failed, *broke),
+    )  # fmt: skip
 
 
 def _latency(
     engines: Mapping[str, Engine], faces: FaceSet, card: ModelCard, seconds: float, watch: Watch
-) -> tuple[dict[str, tuple[LatencyResult, ...]], dict[tuple[str, int], NDArray[np.float64]]]:
+) -> tuple[
+    dict[str, tuple[LatencyResult, ...]],
+    dict[tuple[str, int], NDArray[np.float64]],
+    list[Failure],
+]:
+    """Time all engines at each batch size; one that fails is timed no further."""
     results: dict[str, tuple[LatencyResult, ...]] = {name: () for name in engines}
     times: dict[tuple[str, int], NDArray[np.float64]] = {}
+    failed: list[Failure] = []
     if seconds <= 0:
-        return results, times
+        return results, times, failed
     units = card.grid[0] * card.grid[1]
     for index, batch in enumerate(BATCHES):
         pixels = _some_pixels(faces, card.input_size, batch)
@@ -144,10 +190,41 @@ def _latency(
             if watch.timing is not None:
                 watch.timing(round(100 * (index + share)), 100 * len(BATCHES))
 
-        for name, (result, samples) in measure(engines, pixels, units, seconds, tell).items():
+        timed = None
+        while timed is None:
+            gone = {failure.name for failure in failed}
+            left = {name: engine for name, engine in engines.items() if name not in gone}
+            try:
+                timed = measure(left, pixels, units, seconds, tell)
+            except Exception:
+                broken = _broken(left, pixels, batch)
+                if not broken:
+                    raise
+                failed += broken
+        for name, (result, samples) in timed.items():
             results[name] = (*results[name], result)
             times[name, batch] = samples
-    return results, times
+    return results, times, failed
+
+
+def _broken(engines: Mapping[str, Engine], pixels: Faces, batch: int) -> list[Failure]:
+    """The candidates that cannot score a batch; what the reference raises is raised."""
+    errors = {name: _error(engine, pixels) for name, engine in engines.items()}
+    if (error := errors.pop(REFERENCE, None)) is not None:
+        raise error
+    return [
+        Failure(name, "timing", f"{said(error)} (batch {batch})")
+        for name, error in errors.items()
+        if error is not None
+    ]
+
+
+def _error(engine: Engine, pixels: Faces) -> Exception | None:
+    try:
+        engine.infer(pixels)
+    except Exception as error:
+        return error
+    return None
 
 
 def _some_pixels(faces: FaceSet, size: int, batch: int) -> Faces:
@@ -179,96 +256,3 @@ def _examples(scored: Scored, faces: FaceSet, size: int) -> tuple[Example, ...]:
         )
         for face, pixels, i in zip(picked, batch.pixels, chosen, strict=True)
     )
-
-
-def to_report(
-    result: BenchResult,
-    faces: FaceSet,
-    card: ModelCard,
-    *,
-    margin: float,
-    environment: dict[str, Any],
-    not_run: dict[str, str],
-    warnings: list[str],
-) -> dict[str, Any]:
-    """The report as plain values, units in the names.
-
-    Args:
-        result: What was measured.
-        faces: On what.
-        card: Of which model.
-        margin: AUC that a candidate may lose.
-        environment: Machine and versions.
-        not_run: Engines of the workspace that do not run here, and why.
-        warnings: What a reader must know.
-    """
-    labels = result.scored.labels
-    return {
-        "schema": SCHEMA,
-        "verdict": overall([p.verdict for p in result.parity.values()]),
-        "margin": margin,
-        "faces": len(labels),
-        "real": int((labels == 0).sum()),
-        "fake": int((labels == 1).sum()),
-        "dataset": {
-            "name": faces.name,
-            "split": faces.split,
-            "crop": faces.crop,
-            "note": faces.note,
-            "skipped": [asdict(s) for s in result.scored.skipped],
-        },
-        "threshold": card.threshold,
-        "threshold_source": card.threshold_source,
-        "reference": {
-            "name": REFERENCE,
-            "target": "torch",
-            "precision": "fp32",
-            "auc": result.reference_auc.estimate,
-            "auc_interval": _interval(result.reference_auc),
-            "accuracy": result.accuracy[REFERENCE],
-            **_latencies(result.latency[REFERENCE]),
-        },
-        "candidates": [_entry(result, manifest) for manifest in result.candidates],
-        "not_run": [{"name": name, "reason": reason} for name, reason in not_run.items()],
-        "model": card.to_dict(),
-        "environment": environment,
-        "warnings": warnings,
-    }
-
-
-def _entry(result: BenchResult, manifest: EngineManifest) -> dict[str, Any]:
-    parity = result.parity[manifest.name]
-    return {
-        "name": manifest.name,
-        "target": manifest.target,
-        "precision": manifest.precision,
-        "dialect": manifest.dialect,
-        "verdict": parity.verdict,
-        "faces_needed": parity.faces_needed,
-        "auc": parity.auc.estimate,
-        "auc_interval": _interval(parity.auc),
-        "auc_difference": {
-            **_interval(parity.auc_difference),
-            "method": parity.auc_difference.method,
-        },
-        "accuracy": result.accuracy[manifest.name],
-        "score_difference": asdict(parity.score_difference),
-        "flips": parity.flips.total,
-        "flips_real_to_fake": parity.flips.real_to_fake,
-        "flips_fake_to_real": parity.flips.fake_to_real,
-        "patch_map": asdict(parity.maps),
-        "convolutions": manifest.convolutions,
-        "calibration": manifest.calibration,
-        "warnings": list(manifest.warnings),
-        **_latencies(result.latency[manifest.name]),
-    }
-
-
-def _interval(interval: Interval | Any) -> dict[str, float]:
-    return {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
-
-
-def _latencies(results: tuple[LatencyResult, ...]) -> dict[str, Any]:
-    """`latency` is that of single faces; `latency_by_batch` holds every batch size."""
-    rows = [asdict(result) for result in results]
-    return {"latency": rows[0] if rows else None, "latency_by_batch": rows}

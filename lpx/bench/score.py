@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lpx.bench.partial import ScoreStore, Stored
 from lpx.data.face_set import FaceSet, Skipped
 from lpx.engines.base import Engine, Prediction
 from lpx.errors import LpxError
@@ -15,6 +16,21 @@ from lpx.errors import LpxError
 BATCH = 16
 
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An engine that could not be measured.
+
+    Attributes:
+        name: Of the engine.
+        during: "scoring" or "timing".
+        reason: What it said, with the face where it was one.
+    """
+
+    name: str
+    during: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -26,37 +42,50 @@ class Scored:
         labels: int64 [N], 1 = fake.
         predictions: Per engine, in the order of `indices`.
         skipped: Faces that could not be read.
+        failed: Engines that failed on the way; they are not in `predictions`.
     """
 
     indices: NDArray[np.int64]
     labels: NDArray[np.int64]
     predictions: dict[str, Prediction]
     skipped: tuple[Skipped, ...]
+    failed: tuple[Failure, ...] = ()
 
 
 def score(
-    engines: Mapping[str, Engine], faces: FaceSet, size: int, progress: Progress | None = None
+    engines: Mapping[str, Engine],
+    faces: FaceSet,
+    size: int,
+    progress: Progress | None = None,
+    *,
+    needed: Collection[str] | None = None,
+    store: ScoreStore | None = None,
 ) -> Scored:
     """Decode each face once, and give it to every engine.
 
+    Args:
+        engines: By name.
+        faces: Labelled faces.
+        size: Side of a face, pixels.
+        progress: Told how many faces are done, and of how many.
+        needed: Engines without which nothing can be said: their errors are raised. Another that
+            fails, or gives NaN, is left out from there on, and noted. None needs all.
+        store: Where scores are kept as they come; what it holds is not scored again.
+
     Raises:
-        LpxError: A face has no label, a class has fewer than two faces, no face can be read, or an
-            engine returns NaN (engine and face named).
+        LpxError: A face has no label, a class has fewer than two faces, no face can be read, or a
+            needed engine returns NaN (engine and face named).
     """
     labels = faces.labels()
     _check_labels(labels, faces)
-    skipped: list[Skipped] = []
-    indices: list[NDArray[np.int64]] = []
-    parts: dict[str, list[Prediction]] = {name: [] for name in engines}
-    for batch in faces.stream(BATCH, size, skipped):
-        indices.append(batch.indices)
-        for name, engine in engines.items():
-            prediction = engine.infer(batch.pixels)
-            check_finite(name, prediction, faces, batch.indices)
-            parts[name].append(prediction)
-        if progress is not None:
-            progress(int(batch.indices[-1]) + 1, len(faces.faces))
-    if not indices:
+    parts: dict[str, list[Stored]] = {n: store.read(n) if store else [] for n in engines}
+    skipped: list[Skipped] = store.skipped() if store else []
+    failed = _score_rest(engines, faces, size, progress, needed, store, parts, skipped)
+    running = [name for name in engines if name not in {f.name for f in failed}]
+    batches = parts[running[0]] if running else []
+    # A face at which a bench was killed is noted twice.
+    skipped = list(dict.fromkeys(skipped))
+    if not batches:
         raise LpxError(
             f"no face of {faces.name} can be read",
             f"{skipped[0].name}: {skipped[0].reason}" if skipped else "the set is empty",
@@ -65,9 +94,66 @@ def score(
     if progress is not None:
         # The last faces may have been unreadable.
         progress(len(faces.faces), len(faces.faces))
-    order = np.concatenate(indices)
+    order = np.concatenate([indices for indices, _ in batches])
     _check_labels(labels[order], faces, skipped)
-    return Scored(order, labels[order], {n: _join(p) for n, p in parts.items()}, tuple(skipped))
+    predictions = {name: _join([p for _, p in parts[name]]) for name in running}
+    return Scored(order, labels[order], predictions, tuple(skipped), tuple(failed))
+
+
+def _score_rest(
+    engines: Mapping[str, Engine], faces: FaceSet, size: int, progress: Progress | None,
+    needed: Collection[str] | None, store: ScoreStore | None, parts: dict[str, list[Stored]],
+    skipped: list[Skipped],
+) -> list[Failure]:  # fmt: skip
+    """Score the faces that `parts` lacks, into `parts` and `skipped`; who failed."""
+    failed: list[Failure] = []
+    done = {name: _next_row(batches) for name, batches in parts.items()}
+    start = min(done.values(), default=0)
+    # A batch begins at a multiple of BATCH here too: its faces, and so its scores, are the same.
+    rest = faces.take(np.arange(start, len(faces.faces))) if start else faces
+    noted = len(skipped)
+    for batch in rest.stream(BATCH, size, skipped):
+        indices = batch.indices + start
+        if store is not None:
+            store.skip(skipped[noted:])
+            noted = len(skipped)
+        for name, engine in engines.items():
+            if done[name] > indices[0] or name in {f.name for f in failed}:
+                continue
+            try:
+                prediction = engine.infer(batch.pixels)
+                check_finite(name, prediction, faces, indices)
+            except Exception as error:
+                if needed is None or name in needed:
+                    raise
+                failed.append(Failure(name, "scoring", _reason(error, faces, indices)))
+                continue
+            parts[name].append((indices, prediction))
+            if store is not None:
+                store.add(name, indices, prediction)
+        if progress is not None:
+            progress(int(indices[-1]) + 1, len(faces.faces))
+    return failed
+
+
+def _next_row(batches: list[Stored]) -> int:
+    """The row at which the batch after the last one begins."""
+    return (int(batches[-1][0][-1]) // BATCH + 1) * BATCH if batches else 0
+
+
+def _reason(error: Exception, faces: FaceSet, indices: NDArray[np.int64]) -> str:
+    if isinstance(error, LpxError):
+        return said(error)
+    first, last = (faces.faces[int(indices[at])].name for at in (0, -1))
+    return f"{said(error)} (at faces {first} to {last})"
+
+
+def said(error: Exception) -> str:
+    """What an engine's error says, in one line."""
+    if isinstance(error, LpxError):
+        return ": ".join(filter(None, (error.what, error.why)))
+    lines = str(error).strip().splitlines()
+    return ": ".join(filter(None, (type(error).__name__, lines[0] if lines else "")))
 
 
 def check_finite(

@@ -7,8 +7,23 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from lpx.bench.parity import overall
+
 NOISY = 1.3
 """The 90th percentile of a call's time over its median, above which the report warns."""
+
+
+STAGES = {
+    "onnx": "exported model in ONNX Runtime",
+    "graph": "its graph in ONNX Runtime",
+    "engine": "the engine itself",
+}
+"""A stage on the way from checkpoint to engine, by its kind."""
+INTERVALS = {
+    "bootstrap": "2,000 resamples of whole videos",
+    "delong": "DeLong's, for independent faces",
+}
+"""Where an interval comes from, by its method."""
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -36,17 +51,21 @@ def signed(value: float, margin: float = 0.0) -> str:
 
 
 def sentence(candidate: Mapping[str, Any], margin: float) -> str:
-    """Say what a candidate's verdict means, with its numbers."""
+    """Say what a candidate's verdict means, with its numbers, and where parity is lost first."""
+    return _judged(candidate, margin) + breaking(candidate)
+
+
+def _judged(candidate: Mapping[str, Any], margin: float) -> str:
     name, found = candidate["name"], candidate["auc_difference"]
     low, high = (signed(found[end], margin) for end in ("low", "high"))
     if candidate["verdict"] == "fails":
-        return f"{name} loses at least {high[1:]} AUC (95 % interval); the margin is {margin:g}."
+        return f"{name} loses at least {high[1:]} AUC (95 % interval); the margin is {margin:g}."
     if candidate["verdict"] == "holds":
         if found["low"] == found["high"] == 0:
             return f"{name} has exactly the reference's AUC on these faces."
         if found["low"] >= 0:
-            return f"{name} loses no AUC (95 % interval {low} to {high}); the margin is {margin:g}."
-        return f"{name} loses at most {low[1:]} AUC (95 % interval); the margin is {margin:g}."
+            return f"{name} loses no AUC (95 % interval {low} to {high}); the margin is {margin:g}."
+        return f"{name} loses at most {low[1:]} AUC (95 % interval); the margin is {margin:g}."
     needed = candidate["faces_needed"]
     decide = (
         "the difference lies on the margin, so that more faces would hardly decide it."
@@ -54,38 +73,67 @@ def sentence(candidate: Mapping[str, Any], margin: float) -> str:
         else f"about {_rounded(needed):,} such faces would probably decide it."
     )
     return (
-        f"{name}: the AUC difference lies between {low} and {high} (95 % interval), on both sides"
+        f"{name}: the AUC difference lies between {low} and {high} (95 % interval), on both sides"
         f" of the margin of −{margin:g}; {decide}"
     )
 
 
+def interval_kinds(report: Mapping[str, Any]) -> str:
+    """Say where the intervals that decide come from."""
+    kinds = dict.fromkeys(c["auc_difference"]["method"] for c in report["candidates"])
+    return "; ".join(INTERVALS[kind] for kind in kinds) or "none"
+
+
+def breaking(candidate: Mapping[str, Any]) -> str:
+    """Say at which stage parity is lost first; "" where it holds, or stages were left out."""
+    kind = candidate["breaks_at"]
+    if kind is None or not any(stage["kind"] != "engine" for stage in candidate["stages"]):
+        return ""
+    lacking = [STAGES[s["kind"]] for s in candidate["stages"] if s["against_torch"] is None]
+    unless = f" (not run: {', '.join(lacking)})" if lacking else ""
+    return f" The first stage that shows it: {STAGES[kind]}{unless}."
+
+
+def failure(row: Mapping[str, Any]) -> str:
+    """Say of an engine that it failed, when, and why."""
+    return f"{row['name']} failed while {row['during']}: {row['reason']}"
+
+
 def headline(report: Mapping[str, Any]) -> str:
     """Say what the verdict means: that of the engine that decided it, and of how many."""
-    candidates = report["candidates"]
+    candidates, failed = report["candidates"], sorted({row["name"] for row in report["failed"]})
+    lost = f"{', '.join(failed)} failed. " if failed else ""
+    if not candidates:
+        return f"{lost}No engine could be measured."
     said = sentence(_decisive(report), report["margin"])
     if len(candidates) == 1:
-        return said
-    count = sum(c["verdict"] == report["verdict"] for c in candidates)
+        return lost + said
+    verdict = _decisive(report)["verdict"]
+    count = sum(c["verdict"] == verdict for c in candidates)
     share = f"{count} of {len(candidates)} engines"
     lead = {
-        "holds": f"All {len(candidates)} engines keep the AUC. At worst, ",
+        "holds": f"All {len(candidates)} engines {'that ran ' * bool(lost)}keep the AUC. At worst,"
+        " ",
         "fails": f"{share} lose{'s' if count == 1 else ''} more AUC than allowed. "
         f"{'At worst, ' if count > 1 else ''}",
         "undecided": f"{report['faces']:,} faces are too few to judge {share}. ",
     }
-    return lead[report["verdict"]] + said
+    return lost + lead[verdict] + said
 
 
 def _decisive(report: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The candidate that does worst of those with the report's verdict."""
-    end = "high" if report["verdict"] == "fails" else "low"
-    alike = [c for c in report["candidates"] if c["verdict"] == report["verdict"]]
+    """The candidate that does worst of those with the worst verdict."""
+    worst_verdict = overall([c["verdict"] for c in report["candidates"]])
+    end = "high" if worst_verdict == "fails" else "low"
+    alike = [c for c in report["candidates"] if c["verdict"] == worst_verdict]
     worst: Mapping[str, Any] = min(alike, key=lambda c: float(c["auc_difference"][end]))
     return worst
 
 
 def others(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Verdict and sentence of the candidates that the headline leaves out."""
+    if not report["candidates"]:
+        return []
     decisive, margin = _decisive(report), report["margin"]
     rest = (c for c in report["candidates"] if c is not decisive)
     return [(c["verdict"], sentence(c, margin)) for c in rest]

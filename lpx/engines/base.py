@@ -27,8 +27,29 @@ class Prediction:
     patch_map: NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class DeviceMemory:
+    """What an engine holds on its device.
+
+    Attributes:
+        bytes: Weights, activations and tensors; None where it cannot tell.
+        reason: Why it cannot, or what the figure leaves out; "" where nothing.
+    """
+
+    bytes: int | None
+    reason: str = ""
+
+
+ON_THE_CPU = DeviceMemory(None, "it runs on the CPU, in the memory of the process")
+
+
 class Engine(Protocol):
     """A loaded model that scores faces; every target has the same one method."""
+
+    @property
+    def device_memory(self) -> DeviceMemory:
+        """What it holds on its device."""
+        ...
 
     def infer(self, faces: Faces) -> Prediction:
         """Score faces, uint8 RGB [N, H, W, 3].

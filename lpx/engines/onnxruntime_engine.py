@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lpx.engines.base import Faces, Prediction, check_faces
+from lpx.engines.base import ON_THE_CPU, DeviceMemory, Faces, Prediction, check_faces
 from lpx.errors import LpxError
 
 if TYPE_CHECKING:
@@ -48,6 +48,11 @@ class OnnxRuntimeEngine:
                 str(error).strip().splitlines()[0],
                 "build the engine again, or update onnxruntime",
             ) from error
+
+    @property
+    def device_memory(self) -> DeviceMemory:
+        """None of its own."""
+        return ON_THE_CPU
 
     def infer(self, faces: Faces) -> Prediction:
         """Score faces, uint8 RGB [N, S, S, 3]."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lpx.engines.base import Faces, Prediction, check_faces
+from lpx.engines.base import ON_THE_CPU, DeviceMemory, Faces, Prediction, check_faces
 from lpx.export.deployed import Deployed
 from lpx.models.checkpoint import Detector
 
@@ -23,6 +23,16 @@ class TorchEngine:
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
         self.module = Deployed(detector.module, detector.card).eval().to(self.device)
+
+    @property
+    def device_memory(self) -> DeviceMemory:
+        """Weights on the GPU; activations come from a cache that all of PyTorch shares."""
+        if self.device.type == "cpu":
+            return ON_THE_CPU
+        tensors = (*self.module.parameters(), *self.module.buffers())
+        return DeviceMemory(
+            sum(t.numel() * t.element_size() for t in tensors), "weights only, not activations"
+        )
 
     def infer(self, faces: Faces) -> Prediction:
         """Score faces, uint8 RGB [N, S, S, 3]."""

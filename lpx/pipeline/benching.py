@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lpx.bench.html import render_html
+from lpx.bench.markdown import render_markdown
+from lpx.bench.memory import read_memory
 from lpx.bench.parity import MARGIN
-from lpx.bench.run import Candidate, Watch, to_report
+from lpx.bench.partial import FOLDER, ScoreStore
+from lpx.bench.report import to_report
+from lpx.bench.run import REFERENCE, BenchResult, Candidate, Watch
 from lpx.bench.run import bench as measure
-from lpx.bench.score import Scored
+from lpx.bench.score import BATCH, Scored, said
+from lpx.bench.stages import MODEL, Graphs, graph_of
 from lpx.data.face_set import FaceSet
 from lpx.data.roots import DataPlaces
+from lpx.engines.base import Engine
 from lpx.engines.load import load
 from lpx.engines.machine import read_machine
 from lpx.engines.manifest import EngineManifest
+from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
 from lpx.engines.torch_engine import TorchEngine
 from lpx.errors import LpxError
 from lpx.pipeline.exported import (
+    ExportedModel,
     check_at_least,
     open_faces,
     read_exported,
@@ -42,6 +52,7 @@ class Benched:
     report: dict[str, Any]
     json_path: Path
     html_path: Path
+    markdown_path: Path
 
 
 def bench(
@@ -49,20 +60,31 @@ def bench(
     dataset: str,
     *,
     limit: int | None = None,
+    methods: Sequence[str] | None = None,
+    candidates: Sequence[str] | None = None,
     margin: float = MARGIN,
     latency_seconds: float = 2.0,
+    stages: bool = True,
     allow_overlap: bool = False,
     places: DataPlaces = DataPlaces(),  # noqa: B008 (frozen)
     report: Reporter = SILENT,
 ) -> Benched:
     """Measure every engine of the workspace that runs here against the checkpoint.
 
+    Scores are kept in `bench.partial/` of the workspace as they come, until the report is written:
+    a bench that was killed goes on where it stopped.
+
     Args:
-        workspace: Holds the reference and the engines; receives `report.json` and `report.html`.
+        workspace: Holds the reference and the engines; receives `report.json`, `report.html` and
+            `report.md`.
         dataset: A labelled data set; its test split where it has splits.
         limit: Most faces, spread evenly over the set; None for all.
+        methods: Manipulations to keep, against all reals; None for all.
+        candidates: Engines to measure, by name; None for all.
         margin: AUC that a candidate may lose.
         latency_seconds: Time to measure each engine for, per batch size; 0 leaves latency out.
+        stages: Run the exported model and each engine's graph too, in ONNX Runtime, so that the
+            stage that loses AUC is named.
         allow_overlap: Measure, with a warning, on faces that an engine was calibrated on.
         places: Where the videos and prepared faces of public data sets lie.
         report: Told what happens.
@@ -71,6 +93,72 @@ def bench(
         LpxError: No engines, engines of another model, engines calibrated on faces of the set, a
             set without labels or with one class.
     """
+    _check_options(limit, margin, latency_seconds)
+    model = read_exported(workspace)
+    faces = open_faces(workspace, dataset, "test", places=places, card=model.card, report=report)
+    if methods is not None:
+        faces = faces.select(methods=methods)
+    faces = faces.first(limit)
+    manifests, not_run = _chosen(*runnable(workspace, model), candidates)
+    if not allow_overlap:
+        _check_disjoint(manifests, faces)
+    with workspace.lock(), ExitStack() as stack:
+        reference = stack.enter_context(closing(TorchEngine(read_reference(workspace, model))))
+        loaded = {
+            m.name: Candidate(m, stack.enter_context(closing(load(workspace.engines / m.name))))
+            for m in manifests
+        }
+        graphs = _graphs(workspace, model, manifests, stack) if stages else None
+        store = _store(workspace, model, faces, manifests, graphs)
+        if store.folder.is_dir():
+            report.say(f"going on with the bench that was stopped ({store.folder})")
+        watch = Watch(report.progress(f"scoring {faces.name}"), report.progress("timing"))
+        try:
+            result = measure(
+                reference,
+                loaded,
+                faces,
+                model.card,
+                margin=margin,
+                latency_seconds=latency_seconds,
+                graphs=graphs,
+                store=store,
+                watch=watch,
+            )
+        except LpxError:
+            # A user's mistake is mended by another bench, not by going on with this one.
+            store.remove()
+            raise
+        values = to_report(
+            result,
+            faces,
+            model.card,
+            margin=margin,
+            environment={
+                "machine": asdict(read_machine()),
+                "versions": versions("torch", "onnx", "onnxruntime", "numpy"),
+            },
+            not_run=not_run,
+            warnings=_warnings(manifests, faces, result.scored),
+            memory=read_memory(),
+            methods=methods,
+        )
+        done = _write(workspace, values, result)
+        store.remove()
+    return done
+
+
+def _write(workspace: Workspace, values: dict[str, Any], result: BenchResult) -> Benched:
+    """Write the report in its three forms."""
+    stem = workspace.root / "report"
+    done = Benched(values, *(stem.with_suffix(f".{end}") for end in ("json", "html", "md")))
+    write_json(done.json_path, values)
+    write_bytes(done.html_path, render_html(values, result).encode())
+    write_bytes(done.markdown_path, render_markdown(values).encode())
+    return done
+
+
+def _check_options(limit: int | None, margin: float, latency_seconds: float) -> None:
     check_at_least("--limit", limit, 4, "AUC and its interval need two real and two fake faces")
     if not 0 <= margin <= 1:
         raise LpxError(
@@ -84,45 +172,85 @@ def bench(
             "it is for how long each engine is measured",
             "give a number of seconds, or 0 to leave latency out",
         )
-    model = read_exported(workspace)
-    faces = open_faces(
-        workspace, dataset, "test", places=places, card=model.card, report=report
-    ).first(limit)
-    manifests, not_run = runnable(workspace, model)
-    if not allow_overlap:
-        _check_disjoint(manifests, faces)
-    with workspace.lock(), ExitStack() as stack:
-        reference = stack.enter_context(closing(TorchEngine(read_reference(workspace, model))))
-        candidates = {
-            m.name: Candidate(m, stack.enter_context(closing(load(workspace.engines / m.name))))
-            for m in manifests
-        }
-        watch = Watch(report.progress(f"scoring {faces.name}"), report.progress("timing"))
-        result = measure(
-            reference,
-            candidates,
-            faces,
-            model.card,
-            margin=margin,
-            latency_seconds=latency_seconds,
-            watch=watch,
+
+
+def _chosen(
+    manifests: list[EngineManifest], not_run: dict[str, str], names: Sequence[str] | None
+) -> tuple[list[EngineManifest], dict[str, str]]:
+    """The engines that were named, and which of these do not run here; all where None.
+
+    Raises:
+        LpxError: There is no engine of a name, or none of them runs here.
+    """
+    if names is None:
+        return manifests, not_run
+    known = [m.name for m in manifests]
+    for name in names:
+        if name not in known and name not in not_run:
+            raise LpxError(
+                f"there is no engine {name!r}",
+                f"engines of the workspace: {', '.join([*known, *not_run])}",
+                "name some of these, by commas, with --candidates",
+            )
+    chosen = [m for m in manifests if m.name in names]
+    left_out = {name: reason for name, reason in not_run.items() if name in names}
+    if not chosen:
+        raise LpxError(
+            f"none of {', '.join(names)} runs here",
+            "; ".join(f"{name}: {reason}" for name, reason in left_out.items()),
+            f"engines that run here: {', '.join(known)}",
         )
-        values = to_report(
-            result,
-            faces,
-            model.card,
-            margin=margin,
-            environment={
-                "machine": asdict(read_machine()),
-                "versions": versions("torch", "onnx", "onnxruntime", "numpy"),
-            },
-            not_run=not_run,
-            warnings=_warnings(manifests, faces, result.scored),
-        )
-        json_path, html_path = workspace.root / "report.json", workspace.root / "report.html"
-        write_json(json_path, values)
-        write_bytes(html_path, render_html(values, result).encode())
-    return Benched(values, json_path, html_path)
+    return chosen, left_out
+
+
+def _graphs(
+    workspace: Workspace, model: ExportedModel, manifests: list[EngineManifest], stack: ExitStack
+) -> Graphs:
+    """What runs between checkpoint and engine; an engine of ONNX Runtime is its own graph."""
+
+    def opened(data: bytes) -> Engine:
+        # ONNX Runtime's optimiser miscomputes some float16 graphs with Q/DQ pairs; and what shall
+        # be seen here is the graph, not what ONNX Runtime makes of it.
+        engine = OnnxRuntimeEngine(data, model.card.input_size, as_written=True)
+        return stack.enter_context(closing(engine))
+
+    graphs: dict[str, Engine] = {}
+    missing: dict[str, str] = {}
+    digests = {MODEL: model.sha256}
+    for manifest in manifests:
+        if manifest.target == "onnxruntime":
+            continue
+        path = workspace.engines / manifest.name / "graph.onnx"
+        try:
+            data = path.read_bytes()
+            graphs[manifest.name] = opened(data)
+        except OSError:
+            missing[manifest.name] = f"{path} is not there"
+        except LpxError as error:
+            missing[manifest.name] = said(error)
+        else:
+            digests[graph_of(manifest.name)] = hashlib.sha256(data).hexdigest()
+    return Graphs(opened(model.data), graphs, missing, digests)
+
+
+def _store(
+    workspace: Workspace,
+    model: ExportedModel,
+    faces: FaceSet,
+    manifests: list[EngineManifest],
+    graphs: Graphs | None,
+) -> ScoreStore:
+    """The scores of these faces that an earlier bench left, if it was killed."""
+    of = {
+        "faces": faces.digest(),
+        "count": len(faces.faces),
+        "size": model.card.input_size,
+        "batch": BATCH,
+        "versions": versions("torch", "onnxruntime", "numpy"),
+    }
+    engines = {m.name: m.engine_sha256 for m in manifests}
+    between = dict(graphs.digests) if graphs else {}
+    return ScoreStore(workspace.root / FOLDER, of, {REFERENCE: model.sha256} | engines | between)
 
 
 def _warnings(manifests: list[EngineManifest], faces: FaceSet, scored: Scored) -> list[str]:

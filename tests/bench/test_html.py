@@ -16,16 +16,20 @@ import numpy as np
 import pytest
 
 from lpx.bench.accuracy import accuracy
+from lpx.bench.breakdown import breakdown, members_of
 from lpx.bench.figures import MAX_POINTS, draw
 from lpx.bench.html import render_html
 from lpx.bench.latency import summarise
+from lpx.bench.markdown import render_markdown
 from lpx.bench.parity import compare
-from lpx.bench.run import BATCHES, BenchResult, Example, to_report
-from lpx.bench.score import Scored
+from lpx.bench.report import to_report
+from lpx.bench.run import BATCHES, BenchResult, Example
+from lpx.bench.score import Failure, Scored
+from lpx.bench.stages import MODEL, graph_of, stages_of
 from lpx.bench.wording import sentence, signed, significant, speed_notes
 from lpx.card import ModelCard
 from lpx.data.face_set import Face, FaceSet, ImageFile, Skipped
-from lpx.engines.base import Prediction
+from lpx.engines.base import ON_THE_CPU, Prediction
 from lpx.engines.manifest import EngineManifest
 from lpx.metrics import auc_interval
 
@@ -100,13 +104,29 @@ def result(count: int = 60, size: int = 64, noise: dict[str, float] = NOISE) -> 
         for batch in BATCHES
         for name in noise
     }
+    faces = members(found)
+    where = members_of(faces, found.indices)
+    parity = {
+        n: compare(found.labels, truth, found.predictions[n], CARD.threshold, videos=where.groups)
+        for n in names
+    }
     return BenchResult(
         scored=found,
         reference_auc=auc_interval(found.labels, truth.score),
-        accuracy=accuracy(found, members(found), CARD.threshold),
-        parity={
-            n: compare(found.labels, truth, found.predictions[n], CARD.threshold) for n in names
+        accuracy=accuracy(found, faces, CARD.threshold),
+        parity=parity,
+        parts={
+            n: breakdown(found.labels, truth.score, found.predictions[n].score, where, 0.005)
+            for n in names
         },
+        stages={
+            n: stages_of(
+                n, parity[n], found.labels, truth, found.predictions | {MODEL: truth},
+                {graph_of(n): "no such graph"}, CARD.threshold, videos=where.groups,
+            )
+            for n in names
+        },
+        device_memory=dict.fromkeys(noise, ON_THE_CPU),
         latency={
             name: tuple(summarise(times[name, batch], batch, 16) for batch in BATCHES)
             for name in noise
@@ -228,12 +248,72 @@ def test_names_are_escaped(page: str) -> None:
     assert "<b>faces" not in page
 
 
+def test_stages_are_shown_and_the_first_that_breaks_is_marked(
+    page: str, report: dict[str, Any]
+) -> None:
+    broken = report["candidates"][1]
+    assert (broken["verdict"], broken["breaks_at"]) == ("undecided", "engine")
+    rows = page[page.index('id="stages-table"') : page.index('id="detection"')].split("<tr>")
+    marked = [row for row in rows if "first that shows it" in row]
+    assert len(marked) == 1
+    assert "onnxruntime-int8" in marked[0]
+    assert "the engine itself" in marked[0]
+    assert sum("not run: no such graph" in row for row in rows) == 2
+    assert "The first stage that shows it: the engine itself (not run: its graph" in page
+
+
+def test_differences_are_shown_per_method_and_level(page: str, report: dict[str, Any]) -> None:
+    parts = report["candidates"][1]["parts"]
+    assert [(part["level"], part["method"]) for part in parts] == [
+        ("face", "<b>swap</b>"), ("face", "alpha"), ("video", "all"), ("video", "<b>swap</b>"),
+        ("video", "alpha"),
+    ]  # fmt: skip
+    assert all(part["auc_difference"]["method"] == "bootstrap" for part in parts[:2])
+    assert all(part["auc_difference"]["method"] == "delong" for part in parts[2:])
+    table = page[page.index('id="methods-table"') : page.index('id="figures"')]
+    assert table.count("<tr>") == 1 + 2 * len(parts)
+    assert "2,000 resamples of whole videos" in page
+
+
+def test_engines_that_failed_are_told_first_and_nothing_holds(bench: BenchResult) -> None:
+    gone = Failure("tensorrt-int8", "scoring", "RuntimeError: <b>out of memory</b>")
+    report = report_of(replace(bench, failed=(gone,)))
+    assert report["verdict"] == "undecided"
+    page = render_html(report, replace(bench, failed=(gone,)))
+    said = "tensorrt-int8 failed while scoring: RuntimeError: <b>out of memory</b>"
+    assert said in Checker(page).text
+    assert Checker(page).text.index("tensorrt-int8 failed.") < Checker(page).text.index(said)
+
+
+def test_all_may_have_failed(bench: BenchResult) -> None:
+    gone = Failure("onnxruntime-int8", "scoring", "RuntimeError: no memory")
+    left = replace(
+        bench, candidates=(), parity={}, parts={}, stages={}, failed=(gone,), times_ms={},
+        latency={"torch": ()},
+    )  # fmt: skip
+    report = report_of(left)
+    assert report["verdict"] == "undecided"
+    assert "No engine could be measured." in Checker(render_html(report, left)).text
+    assert "No engine could be measured." in render_markdown(report)
+
+
+def test_markdown_says_the_same(report: dict[str, Any]) -> None:
+    text = render_markdown(report)
+    assert text.startswith("## ❔ AUC parity undecided\n")
+    assert "the engine itself | undecided ← first" in text
+    assert "<script>" not in text
+    assert "<b>" not in text.replace("<details>", "").replace("<summary>", "")
+    tables = [line.count(" | ") for line in text.splitlines() if line.startswith("| onnxruntime")]
+    assert set(tables) == {5, 6}
+
+
 def test_latency_may_be_left_out(bench: BenchResult) -> None:
     silent = replace(bench, latency={name: () for name in bench.latency}, times_ms={})
     page = render_html(report_of(silent), silent)
     found = Checker(page)
     assert "Latency was not measured." in found.text
     assert "figure-latency" not in found.ids
+    assert "figure-pareto" not in found.ids
     assert "over_torch" not in page
 
 
@@ -280,7 +360,10 @@ def _ticks(svg: str) -> int:
 
 def candidate(low: float, high: float, verdict: str, needed: int | None = None) -> dict[str, Any]:
     difference = {"estimate": (low + high) / 2, "low": low, "high": high}
-    return {"name": "x", "verdict": verdict, "auc_difference": difference, "faces_needed": needed}
+    return {
+        "name": "x", "verdict": verdict, "auc_difference": difference, "faces_needed": needed,
+        "stages": [], "breaks_at": None,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -347,6 +430,15 @@ head("batch1").querySelector("button").click();
 seen.down = order(); seen.ariaDown = head("batch1").getAttribute("aria-sort");
 head("difference").querySelector("button").click();
 seen.missing = order(); seen.sorted = document.querySelectorAll("[aria-sort]").length;
+seen.tables = {};
+document.querySelectorAll("table.sortable").forEach(function (table) {
+  function names() {
+    return Array.from(table.tBodies[0].rows, function (row) { return row.cells[0].textContent; });
+  }
+  var button = table.tHead.rows[0].cells[0].querySelector("button");
+  button.click(); var up = names(); button.click();
+  seen.tables[table.id] = [up, names()];
+});
 seen.figures = Array.from(document.querySelectorAll(".figure [role=img] > svg"), function (s) {
   var box = s.getBoundingClientRect(); return [box.width, box.height];
 });
@@ -405,7 +497,13 @@ def test_on_a_desktop(page: str, tmp_path: Path, report: dict[str, Any]) -> None
     assert seen["down"] == seen["up"][::-1]
     assert (seen["ariaUp"], seen["ariaDown"]) == ("ascending", "descending")
     assert (seen["missing"][-1], seen["sorted"]) == ("torch", 1)
-    assert len(seen["figures"]) == 5
+    assert len(seen["figures"]) == 8
+    assert seen["tables"].keys() == {
+        "engines-table", "stages-table", "detection-table", "methods-table"
+    }  # fmt: skip
+    for up, down in seen["tables"].values():
+        assert (up, down) == (sorted(up), sorted(up, reverse=True))
+        assert len(set(up)) > 1
     assert all(width > 200 and height > 100 for width, height in seen["figures"])
     assert len(seen["images"]) == 6 * 4 + 1
     assert min(seen["images"]) > 0

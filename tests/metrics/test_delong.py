@@ -69,6 +69,21 @@ def test_swapping_reference_and_candidate_mirrors_the_interval():
     assert (back.low, back.high) == (-forth.high, -forth.low)
 
 
+def test_agrees_with_a_published_example():
+    """109 CT images rated from 1 to 5 by one reader: Hanley and McNeil, Radiology 143 (1982).
+
+    AUC, DeLong's standard error and interval are those that Stata's manual prints for these data
+    ([R] roctab).
+    """
+    ratings = np.arange(1, 6)
+    normal, abnormal = np.repeat(ratings, [33, 6, 6, 11, 2]), np.repeat(ratings, [3, 2, 2, 11, 33])
+    labels = np.repeat([0, 1], [len(normal), len(abnormal)])
+    found = auc_interval(labels, np.concatenate([normal, abnormal]).astype(float))
+    assert found.estimate == pytest.approx(0.8932, abs=5e-5)
+    assert found.standard_error == pytest.approx(0.0307, abs=5e-5)
+    assert (found.low, found.high) == pytest.approx((0.83295, 0.95339), abs=5e-6)
+
+
 def test_intervals_cover_the_truth_as_often_as_they_say():
     """1,000 paired sets from a binormal model whose AUCs are known."""
     rng = np.random.default_rng(2024)

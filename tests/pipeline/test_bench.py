@@ -1,7 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,7 +52,12 @@ def test_report_is_what_is_written(workspace):
 
 def test_same_faces_give_the_same_report(workspace):
     first, second = (bench(workspace, limit=8) for _ in range(2))
-    assert first == second
+    assert settled(first) == settled(second)
+
+
+def settled(report):
+    """A report without what differs from process to process."""
+    return {key: value for key, value in report.items() if key != "memory"}
 
 
 def test_calibrating_on_the_faces_that_are_benched_is_reported(workspace, crops):
@@ -128,3 +139,188 @@ def test_limit_spreads_over_the_set_and_keeps_both_classes(workspace):
     report = bench(workspace, limit=5)
     assert report["faces"] == 5
     assert min(report["real"], report["fake"]) >= 2
+
+
+def test_stages_of_an_engine_that_is_its_own_graph(workspace):
+    report = bench(workspace, limit=24)
+    for candidate in report["candidates"]:
+        assert [stage["kind"] for stage in candidate["stages"]] == ["onnx", "engine"]
+        onnx, engine = candidate["stages"]
+        # The exported model is within 1e-4 of PyTorch; INT8 is not.
+        assert onnx["against_torch"]["score_difference"]["max"] < 1e-4
+        assert engine["against_torch"]["score_difference"] == candidate["score_difference"]
+    assert all(c["stages"] == [] for c in bench(workspace, limit=8, stages=False)["candidates"])
+
+
+def test_the_graph_of_a_tensorrt_engine_is_a_stage(workspace, monkeypatch):
+    """Stood in for by the engines of ONNX Runtime: the INT8 graph, and an engine in FP32."""
+    from lpx.engines.manifest import write_manifest
+
+    source = workspace.engines / "onnxruntime-int8"
+    for name in ("tensorrt-int8", "tensorrt-fp32"):
+        folder = workspace.engines / name
+        folder.mkdir()
+        shutil.copy(workspace.engines / "onnxruntime-fp32" / "engine.onnx", folder)
+        manifest = read_manifest(workspace.engines / "onnxruntime-fp32")
+        write_manifest(folder, replace(manifest, name=name, target="tensorrt"))
+    shutil.copy(source / "engine.onnx", workspace.engines / "tensorrt-int8" / "graph.onnx")
+    runs = load
+    monkeypatch.setattr(runnable, "can_run", lambda manifest, machine: (True, ""))
+    monkeypatch.setattr(
+        benching, "load",
+        lambda folder: runs(workspace.engines / folder.name.replace("tensorrt", "onnxruntime")),
+    )  # fmt: skip
+    monkeypatch.setattr(benching, "_check_disjoint", lambda manifests, faces: None)
+    names = ("tensorrt-int8", "tensorrt-fp32")
+    found = {c["name"]: c for c in bench(workspace, limit=24, candidates=names)["candidates"]}
+    onnx, graph, engine = found["tensorrt-int8"]["stages"]
+    assert [s["kind"] for s in (onnx, graph, engine)] == ["onnx", "graph", "engine"]
+    assert graph["against_torch"]["score_difference"]["max"] > 1e-4
+    assert engine["against_previous"]["score_difference"]["max"] < 1e-6
+    _, missing, _ = found["tensorrt-fp32"]["stages"]
+    assert missing["reason"].endswith("tensorrt-fp32/graph.onnx is not there")
+    assert missing["against_torch"] is None
+
+
+def test_candidates_are_chosen_by_name(workspace, monkeypatch):
+    report = bench(workspace, limit=8, candidates=["onnxruntime-int8"])
+    assert [c["name"] for c in report["candidates"]] == ["onnxruntime-int8"]
+    with pytest.raises(LpxError, match="there is no engine 'int8'") as caught:
+        bench(workspace, limit=8, candidates=["int8"])
+    assert caught.value.why.endswith("onnxruntime-fp32, onnxruntime-int8")
+    monkeypatch.setattr(
+        runnable, "can_run", lambda manifest, machine: (manifest.precision == "int8", "no float")
+    )
+    with pytest.raises(LpxError, match="none of onnxruntime-fp32 runs here") as caught:
+        bench(workspace, limit=8, candidates=["onnxruntime-fp32"])
+    assert caught.value.why == "onnxruntime-fp32: no float"
+
+
+def test_methods_are_chosen_by_name(workspace):
+    report = bench(workspace, limit=24, methods=["sbi"])
+    assert report["dataset"]["methods"] == ["sbi"]
+    (row,) = report["reference"]["accuracy"]["methods"]
+    assert row["method"] == "sbi"
+    with pytest.raises(LpxError, match="demo has no method 'swap'"):
+        bench(workspace, methods=["swap"])
+
+
+@pytest.mark.parametrize("bad", ["raises", "nan"])
+def test_an_engine_that_breaks_is_reported_and_the_others_go_on(workspace, monkeypatch, bad):
+    class Breaking:
+        def __init__(self, engine):
+            self.engine, self.device_memory = engine, engine.device_memory
+
+        def infer(self, faces):
+            if bad == "raises":
+                raise RuntimeError("CUDA error: out of memory")
+            found = self.engine.infer(faces)
+            found.score[3] = np.nan
+            return found
+
+        def close(self):
+            self.engine.close()
+
+    def opened(folder):
+        engine = load(folder)
+        return Breaking(engine) if folder.name.endswith("int8") else engine
+
+    monkeypatch.setattr(benching, "load", opened)
+    report = bench(workspace, limit=24, margin=0.5)
+    assert [c["name"] for c in report["candidates"]] == ["onnxruntime-fp32"]
+    assert report["candidates"][0]["verdict"] == "holds"
+    (failed,) = report["failed"]
+    assert (failed["name"], failed["during"]) == ("onnxruntime-int8", "scoring")
+    said = "CUDA error" if bad == "raises" else "gives the score nan to face "
+    assert said in failed["reason"]
+    assert report["verdict"] == "undecided"
+
+
+def test_an_engine_that_breaks_at_a_batch_size_keeps_its_parity(workspace, monkeypatch):
+    monkeypatch.setattr("lpx.bench.latency.MIN_ITERATIONS", 2)
+    monkeypatch.setattr("lpx.bench.latency.BLOCK_SECONDS", 0.01)
+    monkeypatch.setattr("lpx.bench.latency.WARM_UP_SECONDS", 0)
+
+    def opened(folder):
+        engine = load(folder)
+        infer = engine.infer
+
+        def infer_few(faces):
+            if len(faces) == 8:
+                raise RuntimeError("no kernel for 8")
+            return infer(faces)
+
+        if folder.name.endswith("int8"):
+            engine.infer = infer_few
+        return engine
+
+    monkeypatch.setattr(benching, "load", opened)
+    report = pipeline.bench(workspace, "demo", limit=16, latency_seconds=0.01).report
+    fp32, int8 = report["candidates"]
+    assert [row["batch"] for row in fp32["latency_by_batch"]] == [1, 8]
+    assert [row["batch"] for row in int8["latency_by_batch"]] == [1]
+    (failed,) = report["failed"]
+    assert failed["during"] == "timing"
+    assert failed["reason"] == "RuntimeError: no kernel for 8 (batch 8)"
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from lpx import pipeline
+from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
+from lpx.workspace import Workspace
+infer, calls = OnnxRuntimeEngine.infer, 0
+def slowly(self, faces):
+    global calls
+    calls += 1
+    if calls == 8:
+        print("stuck", flush=True)
+        time.sleep(600)
+    return infer(self, faces)
+OnnxRuntimeEngine.infer = slowly
+pipeline.bench(Workspace(Path("lpx-out")), "demo", limit=60, latency_seconds=0)
+"""
+
+
+def test_a_bench_that_was_killed_goes_on_and_says_the_same(workspace, monkeypatch):
+    whole = bench(workspace, limit=60)
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(root)},
+    )  # fmt: skip
+    try:
+        assert process.stdout.readline() == "stuck\n"
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=60)
+    finally:
+        process.kill()
+    kept = workspace.root / "bench.partial"
+    assert len(list(kept.glob("*.scores"))) == 4
+    from lpx.engines.torch_engine import TorchEngine
+
+    infer, seen = TorchEngine.infer, []
+    monkeypatch.setattr(
+        TorchEngine, "infer", lambda self, faces: seen.append(len(faces)) or infer(self, faces)
+    )
+    again = bench(workspace, limit=60)
+    # Of four batches the reference had scored three before the kill.
+    assert seen == [12]
+    assert settled(again) == settled(whole)
+    assert not kept.exists()
+
+
+def test_a_users_error_keeps_nothing(workspace, crops):
+    for path in (crops / "fake").iterdir():
+        path.write_bytes(b"broken")
+    with pytest.raises(LpxError, match="holds real faces only"):
+        bench(workspace, "crops")
+    assert not (workspace.root / "bench.partial").exists()
+
+
+def test_memory_is_told(workspace):
+    report = bench(workspace, limit=8)
+    assert 0 < report["memory"]["process_rss_mib"] <= report["memory"]["process_peak_mib"]
+    assert report["reference"]["device_memory_bytes"] is None
+    assert "on the CPU" in report["reference"]["device_memory_reason"]

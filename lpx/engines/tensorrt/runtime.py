@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from lpx.engines.base import Faces, Prediction
+from lpx.engines.base import DeviceMemory, Faces, Prediction
 from lpx.engines.tensorrt.capabilities import capabilities_of
 from lpx.engines.tensorrt.cuda import CudaDriver, Handle, open_driver
 from lpx.engines.tensorrt.inspect import LayerTable, inspect_engine
@@ -117,6 +117,7 @@ class TensorRTEngine:
     ) -> None:
         self.last_timing: Timing | None = None
         self.notes: list[str] = []
+        self._plan_bytes = len(plan)
         self._trt = load(flavour)
         self._capabilities = capabilities_of(self._trt, flavour)
         self._driver = open_driver() if driver is None else driver
@@ -147,6 +148,23 @@ class TensorRTEngine:
     def batches(self) -> tuple[BatchRange, ...]:
         """The batch sizes of each profile."""
         return self._spans
+
+    @property
+    def device_memory(self) -> DeviceMemory:
+        """Activations of every context, the tensors, and weights by the size of the plan."""
+        if self._engine is None:
+            return DeviceMemory(None, "the engine is closed")
+        # TensorRT 10.1 renamed it; both count one context's activations.
+        scratch = getattr(self._engine, "device_memory_size_v2", None)
+        if scratch is None:
+            scratch = getattr(self._engine, "device_memory_size", None)
+        if not isinstance(scratch, int):
+            return DeviceMemory(None, f"{self._trt.__name__} does not tell")
+        tensors = sum(buffer.host.nbytes for buffer in self._buffers.values())
+        return DeviceMemory(
+            scratch * len(self._lanes) + tensors + self._plan_bytes,
+            "weights taken to be as large as the plan; without CUDA's own context",
+        )
 
     def layers(self) -> LayerTable:
         """The plan's layers and the precision each computes in.

@@ -311,3 +311,24 @@ class _NoContext:
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         pass
+
+
+@pytest.mark.parametrize("name", ["device_memory_size_v2", "device_memory_size"])
+def test_device_memory_counts_every_context_the_tensors_and_the_plan(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    bench = Bench(monkeypatch, "tensorrt-10.3.0", spans=((1, 1, 1), (2, 3, 4)))
+    engine = bench.load(b"plan" * 25)
+
+    class Tells:
+        pass
+
+    setattr(Tells, name, 1000)
+    monkeypatch.setattr(engine, "_engine", Tells())
+    tensors = 4 * (SIZE * SIZE * 3 + 4 + 2 * 2 * 4)
+    assert engine.device_memory.bytes == 2 * 1000 + tensors + 100
+    monkeypatch.setattr(engine, "_engine", object())
+    assert engine.device_memory.bytes is None
+    assert "does not tell" in engine.device_memory.reason
+    engine.close()
+    assert engine.device_memory.reason == "the engine is closed"

@@ -1,0 +1,245 @@
+"""What became worse from one report to another of the same faces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lpx.bench.parity import VERDICTS
+from lpx.bench.report import SCHEMA
+from lpx.bench.wording import entries
+from lpx.errors import LpxError
+from lpx.workspace import read_json
+
+SLOWER = 0.05
+"""Share by which a median may grow: two runs on one machine differ by as much."""
+REMAKE = "lpx bench --dataset NAME"
+
+_NEEDED = {
+    "reference", "candidates", "failed", "not_run", "margin", "dataset", "faces", "environment",
+    "model",
+}  # fmt: skip
+
+Kind = Literal["verdict", "auc", "latency", "engine"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One figure of one engine, before and after.
+
+    Attributes:
+        engine: Its name.
+        kind: What the figure is.
+        figure: Its name for a reader, with its unit.
+        before: None where the engine or the figure was not there.
+        after: None where it is not there any more.
+        regression: It became worse by more than is tolerated.
+        note: Why it is (not) one, or "".
+    """
+
+    engine: str
+    kind: Kind
+    figure: str
+    before: float | str | None
+    after: float | str | None
+    regression: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two reports side by side.
+
+    Attributes:
+        environment: What differs in machine, power mode and versions: (what, before, after).
+        same_machine: Latencies may be compared.
+        changes: Per engine and figure.
+    """
+
+    environment: tuple[tuple[str, str, str], ...]
+    same_machine: bool
+    changes: tuple[Change, ...]
+
+    @property
+    def regressions(self) -> tuple[Change, ...]:
+        """The changes for the worse."""
+        return tuple(change for change in self.changes if change.regression)
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Read `report.json`, or that of a workspace.
+
+    Args:
+        path: The file, or the folder that holds it.
+
+    Raises:
+        LpxError: It is missing, damaged, no report, or one of another version of lpx.
+    """
+    if path.is_dir():
+        path /= "report.json"
+    report = read_json(path, REMAKE)
+    found = report.get("schema")
+    if found == SCHEMA:
+        if lacking := _NEEDED - report.keys():
+            raise LpxError(f"{path} lacks {', '.join(sorted(lacking))}", "it was edited or damaged",
+                           f"make it again with `{REMAKE}`")  # fmt: skip
+        return report
+    if isinstance(found, str) and found.startswith("lpx-report/"):
+        raise LpxError(
+            f"{path} is a report of another version, {found}",
+            f"this lpx reads {SCHEMA}",
+            f"make it again with this version: `{REMAKE}`",
+        )
+    raise LpxError(f"{path} is no report of lpx bench", f"a report names its schema, {SCHEMA}",
+                   f"make one with `{REMAKE}`")  # fmt: skip
+
+
+def compare_reports(
+    before: Mapping[str, Any], after: Mapping[str, Any], slower: float = SLOWER
+) -> Comparison:
+    """Compare two reports.
+
+    Args:
+        before: The report to compare with, as `read_report` gives it.
+        after: The new one.
+        slower: Share by which a median latency may grow before it is a regression.
+
+    Raises:
+        LpxError: They are of different faces, so that AUCs cannot be compared.
+    """
+    _check_same_faces(before, after)
+    environment, same_machine = _environment(before, after)
+    old, new = ({e["name"]: e for e in entries(report)} for report in (before, after))
+    broken = {row["name"]: f"failed: {row['reason']}" for row in after["failed"]}
+    broken |= {row["name"]: f"not run: {row['reason']}" for row in after["not_run"]}
+    changes: list[Change] = []
+    for name in dict.fromkeys((*old, *new)):
+        if name in broken and name in old:
+            changes.append(Change(name, "engine", "engine", "ran", None, True, broken[name]))
+        elif name not in new:
+            changes.append(
+                Change(name, "engine", "engine", "ran", None, True, "it is not measured any more")
+            )
+        elif name not in old:
+            changes.append(Change(name, "engine", "engine", None, "ran", False, "it is new"))
+        if name in old and name in new:
+            changes += _figures(old[name], new[name], after["margin"], slower, same_machine)
+    return Comparison(tuple(environment), same_machine, tuple(changes))
+
+
+def _figures(
+    old: Mapping[str, Any], new: Mapping[str, Any], margin: float, slower: float, judged: bool
+) -> Iterator[Change]:
+    name = new["name"]
+    if "verdict" in old and "verdict" in new:
+        worse = VERDICTS.index(new["verdict"]) > VERDICTS.index(old["verdict"])
+        yield Change(name, "verdict", "AUC parity", old["verdict"], new["verdict"], worse)
+    lost = old["auc"] - new["auc"]
+    note = f"lost more than the margin of {margin:g}" if lost > margin else ""
+    yield Change(name, "auc", "AUC", old["auc"], new["auc"], lost > margin, note)
+    if "verdict" not in new:
+        return  # how fast PyTorch is says nothing of the engines
+    rows = {row["batch"]: row for row in old["latency_by_batch"]}
+    for row in new["latency_by_batch"]:
+        if row["batch"] in rows:
+            yield _latency(name, rows[row["batch"]], row, slower, judged)
+
+
+def _latency(
+    name: str, old: Mapping[str, Any], new: Mapping[str, Any], slower: float, judged: bool
+) -> Change:
+    """A median; worse where it grew by more than `slower` and its interval, if any, moved too."""
+    before, after = old["per_face_p50_ms"], new["per_face_p50_ms"]
+    apart = _low(new) > _high(old)
+    worse = apart and after > before * (1 + slower)
+    note = f"{after / before:.2f} times as long" if worse else ""
+    if worse and not judged:
+        note += ", not judged: another machine or power mode"
+    figure = f"ms per face, batch {new['batch']}"
+    return Change(name, "latency", figure, before, after, worse and judged, note)
+
+
+def _low(row: Mapping[str, Any]) -> float:
+    return float(row.get("per_face_p50_low_ms", row["per_face_p50_ms"]))
+
+
+def _high(row: Mapping[str, Any]) -> float:
+    return float(row.get("per_face_p50_high_ms", row["per_face_p50_ms"]))
+
+
+def _check_same_faces(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    old, new = (
+        (r["dataset"]["name"], r["dataset"]["split"], r["dataset"]["digest"], r["faces"])
+        for r in (before, after)
+    )
+    # The folder may have another name on another machine; names and sizes of files tell.
+    if old[1:] != new[1:]:
+        raise LpxError(
+            f"the reports are of different faces: {old[3]:,} of {old[0]} (split {old[1]}) and "
+            f"{new[3]:,} of {new[0]} (split {new[1]})",
+            "AUCs of different faces differ for that reason alone",
+            "bench both on the same set, with the same --limit and --method",
+        )
+
+
+def _environment(
+    before: Mapping[str, Any], after: Mapping[str, Any]
+) -> tuple[list[tuple[str, str, str]], bool]:
+    old, new = (_flat(report["environment"]) for report in (before, after))
+    found = []
+    for key in dict.fromkeys((*old, *new)):
+        pair = old.get(key, "–"), new.get(key, "–")
+        if pair[0] != pair[1]:
+            found.append((key.replace("_", " "), *pair))
+    weights = [r["model"]["weights_sha256"][:12] for r in (before, after)]
+    if weights[0] != weights[1]:
+        found.append(("model weights", *weights))
+    found.sort(key=lambda row: not row[0].startswith("machine"))
+    hardware = ("machine cpu", "machine cores", "machine gpus", "machine jetson", "machine arch")
+    return found, not any(row[0].startswith(hardware) for row in found)
+
+
+def _flat(value: Any, path: str = "") -> dict[str, str]:
+    """Nested values by the words on the way to them."""
+    if isinstance(value, Mapping):
+        parts = value.items()
+    elif isinstance(value, list):
+        parts = ((str(index), part) for index, part in enumerate(value))  # type: ignore[assignment]
+    else:
+        return {path: str(value)}
+    found: dict[str, str] = {}
+    for key, part in parts:
+        found |= _flat(part, f"{path} {key}".strip())
+    return found
+
+
+def render_comparison(found: Comparison) -> str:
+    """Render a comparison in Markdown, for a pull request."""
+    from lpx.bench.markdown import table
+
+    count = len(found.regressions)
+    blocks = [f"## {'❌' if count else '✅'} {summary(found)}"]
+    if found.environment:
+        warned = "" if found.same_machine else "**The machine differs: latencies are not judged.** "
+        blocks += [f"{warned}Environment:", table(("what", "before", "after"), found.environment)]
+    rows = [
+        [c.engine, c.figure, shown(c.before), shown(c.after), "❌" * c.regression, c.note]
+        for c in found.changes
+    ]
+    blocks.append(table(("engine", "figure", "before", "after", "", "note"), rows, names=6))
+    return "\n\n".join(blocks) + "\n"
+
+
+def summary(found: Comparison) -> str:
+    """How many regressions there are."""
+    count = len(found.regressions)
+    return f"{count} regression{'s' * (count > 1)}" if count else "no regression"
+
+
+def shown(value: float | str | None) -> str:
+    """A figure as a reader sees it."""
+    if value is None:
+        return "–"
+    return value if isinstance(value, str) else f"{value:.4g}"

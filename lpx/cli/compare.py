@@ -1,0 +1,69 @@
+"""`lpx compare`: what became worse from one report to another."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lpx.cli.options import json_option
+
+if TYPE_CHECKING:
+    from lpx.bench.regressions import Comparison
+
+
+@click.command()
+@click.argument("before", type=click.Path(path_type=Path))
+@click.argument("after", type=click.Path(path_type=Path))
+@click.option("--slower", default=0.05, show_default=True, metavar="SHARE",
+              help="By how much a median latency may grow.")  # fmt: skip
+@click.option("--markdown", is_flag=True, help="Print Markdown, for a pull request.")
+@json_option
+def compare(before: Path, after: Path, slower: float, markdown: bool, as_json: bool) -> None:
+    """Compare the reports BEFORE and AFTER of two benches on the same faces.
+
+    Each is a report.json, or the workspace that holds it. A regression is an AUC that fell by more
+    than the margin, a verdict that became worse, an engine that no longer runs, and, on the same
+    machine, a median latency that grew by more than --slower and whose intervals do not overlap.
+
+    Exits with 1 where there is a regression.
+    """
+    from lpx.bench.regressions import compare_reports, read_report, render_comparison
+    from lpx.errors import LpxError
+
+    if not slower >= 0:
+        raise LpxError(f"--slower {slower:g} is no share", "", "give 0 or more, as --slower 0.05")
+    found = compare_reports(read_report(before), read_report(after), slower)
+    if as_json:
+        values = {"regressions": len(found.regressions), **asdict(found)}
+        click.echo(json.dumps(values, indent=2))
+    elif markdown:
+        click.echo(render_comparison(found), nl=False)
+    else:
+        _show(found)
+    sys.exit(1 if found.regressions else 0)
+
+
+def _show(found: Comparison) -> None:
+    from lpx.bench.regressions import shown, summary
+    from lpx.cli.console import Output
+
+    console = Output()
+    if not found.same_machine:
+        console.say("warning: the machine or its power mode differs: latencies are not judged",
+                    "yellow")  # fmt: skip
+    for what, old, new in found.environment:
+        console.say(f"  {what}: {old} -> {new}")
+    for change in found.changes:
+        mark = "REGRESSION  " if change.regression else "            "
+        note = f"  ({change.note})" if change.note else ""
+        console.say(
+            f"{mark}{change.engine}  {change.figure}: {shown(change.before)} -> "
+            f"{shown(change.after)}{note}",
+            "red" if change.regression else None,
+        )
+    console.say(summary(found), "bold")
