@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,8 @@ class Scales:
             faces named were taken.
         method: The method to use where none is named.
         candidates: What was measured of each method on held-out faces.
+        weights: What was done to weights when the candidates were measured, as plain values;
+            empty where nothing was measured.
     """
 
     model_sha256: str
@@ -69,6 +71,7 @@ class Scales:
     set_digest: str = ""
     method: str = DEFAULT_METHOD
     candidates: tuple[dict[str, Any], ...] = ()
+    weights: dict[str, Any] = field(default_factory=dict)
 
     def ranges(self, method: str) -> dict[str, Range]:
         """The range of each tensor by one method.

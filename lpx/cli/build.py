@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
-from lpx.cli.options import following, json_option, workspace_option
+from lpx.cli.options import following, json_option, weight_options, workspace_option
 from lpx.workspace import Workspace
+
+if TYPE_CHECKING:
+    from lpx.graph.weights import WeightOptions
 
 
 @click.command()
@@ -31,12 +35,13 @@ from lpx.workspace import Workspace
 @click.option("--compute-capability", default="", metavar="8.6,8.9,...",
               help="GPUs to build for without having them (tensorrt-rtx).")  # fmt: skip
 @click.option("--workspace-mib", type=int, help="Cap on TensorRT's scratch memory, in MiB.")
+@weight_options
 @workspace_option
 @json_option
 def build(
     fp32: bool, fp16: bool, int8: bool, target: str, faces: str | None, count: int,
-    method: str | None, compute_capability: str, workspace_mib: int | None, workspace: Workspace,
-    as_json: bool,
+    method: str | None, compute_capability: str, workspace_mib: int | None,
+    weights: WeightOptions, requantise: bool, workspace: Workspace, as_json: bool,
 ) -> None:  # fmt: skip
     """Build engines of the exported model.
 
@@ -58,6 +63,8 @@ def build(
             method=method,
             compute_capabilities=tuple(compute_capability.replace(",", " ").split()),
             workspace_mib=workspace_mib,
+            weights=weights,
+            requantise=requantise,
             report=report,
         )
     if as_json:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpx.cli.options import following, json_option, workspace_option
+from lpx.cli.options import following, json_option, weight_flags, weight_options, workspace_option
 from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
+    from lpx.graph.weights import WeightOptions
     from lpx.pipeline.calibrating import Calibrated
 
 
@@ -31,11 +32,13 @@ if TYPE_CHECKING:
 @click.option("--curve", is_flag=True, help="Draw the error by number of faces.")
 @click.option("--cache", type=click.Path(path_type=Path), metavar="FILE",
               help="Write the ranges as a calibration cache of TensorRT too.")  # fmt: skip
+@weight_options
 @workspace_option
 @json_option
 def calibrate(
     model: Path | None, faces: str | None, count: int, select: str, method: str, seed: int,
-    curve: bool, cache: Path | None, workspace: Workspace, as_json: bool,
+    curve: bool, cache: Path | None, weights: WeightOptions, requantise: bool,
+    workspace: Workspace, as_json: bool,
 ) -> None:  # fmt: skip
     """Calibrate the exported model (or MODEL), and judge every method by held-out faces.
 
@@ -49,7 +52,7 @@ def calibrate(
     with ConsoleReporter() as report:
         done = calibrating.calibrate(
             workspace, faces, model_path=model, count=count, select=select, method=method,
-            seed=seed, curve=curve, report=report,
+            seed=seed, curve=curve, weights=weights, requantise=requantise, report=report,
         )  # fmt: skip
     written = [workspace.scales, workspace.root / "calibration-faces.json"]
     if curve:
@@ -66,7 +69,8 @@ def calibrate(
     show(done)
     for path in written:
         click.echo(f"written: {path}")
-    click.echo(following("lpx build --int8", workspace))
+    flags = weight_flags(weights, requantise)
+    click.echo(following(f"lpx build --int8{flags}", workspace))
 
 
 def to_json(done: Calibrated) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import hashlib
+from dataclasses import asdict, replace
 
 from lpx.calibration.calibrate import calibrate
 from lpx.calibration.methods import METHODS
@@ -13,11 +14,17 @@ from lpx.engines.machine import read_machine
 from lpx.engines.manifest import EngineManifest, Precision
 from lpx.engines.targets import choose
 from lpx.errors import LpxError
+from lpx.graph.prepare import prepare
+from lpx.graph.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.pipeline.exported import ExportedModel, check_at_least, open_faces, read_exported
 from lpx.pipeline.reporter import SILENT, Reporter
 from lpx.workspace import Workspace
 
 CALIBRATION_FACES = 512
+OTHER_WEIGHTS = (
+    "the calibration method was chosen with other weight options than these: run `lpx calibrate` "
+    "with them to judge the methods anew"
+)
 PARTIAL = "calibration.partial.npz"
 """Where a calibration writes down how far it has come."""
 DEMO_CALIBRATION = (
@@ -36,6 +43,8 @@ def build(
     method: str | None = None,
     compute_capabilities: tuple[str, ...] = (),
     workspace_mib: int | None = None,
+    weights: WeightOptions = DEFAULT_WEIGHTS,
+    requantise: bool = False,
     report: Reporter = SILENT,
 ) -> tuple[EngineManifest, ...]:
     """Build engines of the exported model.
@@ -51,6 +60,8 @@ def build(
             the default.
         compute_capabilities: GPUs to build for; tensorrt-rtx only.
         workspace_mib: Cap on TensorRT's scratch memory, MiB.
+        weights: What is done to weights, for int8.
+        requantise: Take out the Q/DQ pairs that the model has, instead of refusing it.
         report: Told what happens.
 
     Returns:
@@ -81,7 +92,7 @@ def build(
     with workspace.lock():
         scales = None
         if "int8" in precisions:
-            scales = _scales(workspace, model, faces, count, report)
+            scales = _scales(workspace, model, faces, count, weights, requantise, report)
         for precision in precisions:
             request = BuildRequest(
                 target=chosen,
@@ -90,6 +101,8 @@ def build(
                 method=(method or scales.method) if scales and precision == "int8" else "",
                 compute_capabilities=compute_capabilities,
                 workspace_mib=workspace_mib,
+                weights=weights,
+                requantise=requantise,
             )
             folder = workspace.engines / request.name
             report.say(f"building {request.name}")
@@ -97,15 +110,31 @@ def build(
     return tuple(manifests)
 
 
+def _prepared(
+    model: ExportedModel, weights: WeightOptions, requantise: bool, report: Reporter
+) -> ExportedModel:
+    """The float model that calibration must observe: equalised where the build will be."""
+    data, pairs = prepare(
+        model.data, "the exported model", equalised=weights.equalise, requantise=requantise
+    )
+    if weights.equalise:
+        scaled = sum(bool(pair.scaled) for pair in pairs)
+        report.say(f"equalised channels between {scaled} pairs of convolutions")
+    return replace(model, data=data, sha256=hashlib.sha256(data).hexdigest())
+
+
 def _scales(
-    workspace: Workspace, model: ExportedModel, name: str | None, count: int, report: Reporter
-) -> Scales:
+    workspace: Workspace, model: ExportedModel, name: str | None, count: int,
+    weights: WeightOptions, requantise: bool, report: Reporter,
+) -> Scales:  # fmt: skip
     """Ranges for this model and these faces: those in the workspace if they fit, else new ones."""
     pool = open_faces(workspace, name or "demo", "train")
     faces = pool.first(count)
+    model = _prepared(model, weights, requantise, report)
     scales = _stored(workspace, model, pool, faces, named=name is not None)
     if scales is not None:
         report.say(f"reusing {workspace.scales} ({scales.face_count} faces of {scales.faces})")
+        scales = _with_evidence_of(scales, weights)
     else:
         scales = calibrate(
             model.data,
@@ -124,6 +153,14 @@ def _scales(
     return scales
 
 
+def _with_evidence_of(scales: Scales, weights: WeightOptions) -> Scales:
+    """The same ranges, without what was measured of methods under other weight options."""
+    if not scales.candidates or scales.weights == asdict(weights):
+        return scales
+    warnings = (scales.warning, OTHER_WEIGHTS)
+    return replace(scales, candidates=(), weights={}, warning="; ".join(filter(None, warnings)))
+
+
 def _stored(
     workspace: Workspace, model: ExportedModel, pool: FaceSet, faces: FaceSet, *, named: bool
 ) -> Scales | None:
@@ -137,7 +174,7 @@ def _stored(
     try:
         stored = load_scales(workspace.scales, model.sha256)
     except LpxError:
-        # Scales of an earlier export are no use, and cheap to make again.
+        # Scales of an earlier export, or of it equalised otherwise, are cheap to make again.
         return None
     if stored.set_digest:
         same_set = (stored.faces, stored.set_digest) == (pool.name, pool.digest())

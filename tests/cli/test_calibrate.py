@@ -114,3 +114,19 @@ def test_no_faces(calibrate, tmp_path):
     ran = calibrate("--faces", tmp_path / "none")
     assert ran.code == 2
     assert "none" in ran.err
+
+
+def test_weight_options_are_judged_and_passed_on(calibrate, workspace, crops, lpx):
+    options = ("--equalise", "--weight-clip", "mse")
+    ran = calibrate("--faces", crops, "--count", "8", *options)
+    assert ran.code == 0, ran.err
+    assert ran.out.splitlines()[-1].startswith(
+        "next: lpx build --int8 --weight-clip mse --equalise"
+    )
+    built = lpx("build", "--int8", "--target", "onnxruntime", "-w", workspace.root, *options,
+                "--json")  # fmt: skip
+    assert "reusing" in built.err, built.err
+    calibration = json.loads(built.out)["engines"][0]["calibration"]
+    assert calibration["candidates"]
+    assert calibration["weights"]["equalise"]
+    assert calibration["weights"]["clip"] == "mse"
