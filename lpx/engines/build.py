@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,24 @@ from typing import Any
 import onnx_ir as ir
 
 import lpx
+from lpx.calibration.cache import header_version, write_cache
+from lpx.calibration.methods import LEVELS
 from lpx.calibration.scales import Scales
 from lpx.card import ModelCard
 from lpx.engines.machine import Machine
 from lpx.engines.manifest import EngineManifest, Precision, Target, write_manifest
 from lpx.engines.onnxruntime_engine import count_convolutions
-from lpx.engines.tensorrt import BatchRange, build_plan, capabilities_of
+from lpx.engines.repeat import build_repeatedly, measured
+from lpx.engines.tensorrt import (
+    Batches,
+    BatchRange,
+    Plan,
+    build_plan,
+    capabilities_of,
+    spans_of_batches,
+)
 from lpx.engines.tensorrt import load as load_library
+from lpx.engines.timing_cache import read_timing_cache, timing_cache_path
 from lpx.errors import LpxError
 from lpx.graph.insert_qdq import DLA, ONNXRUNTIME, TENSORRT, activation_scales, insert_qdq
 from lpx.graph.lower_opset import OLDEST, lower_opset
@@ -54,10 +66,16 @@ class BuildRequest:
         scales: Calibrated ranges, needed for int8.
         method: Calibration method, for int8.
         compute_capabilities: GPUs to build for, "8.6"; tensorrt-rtx only.
-        batches: Batch sizes of the TensorRT profile.
+        batches: Batch sizes of TensorRT's profiles: a range, or sizes that get a profile each.
         workspace_mib: Cap on TensorRT's scratch memory, MiB; None for its default.
         weights: What is done to weights, for int8.
         requantise: Take out the Q/DQ pairs that the model has, instead of refusing it.
+        optimisation_level: TensorRT's search, 0 (fast build) to 5 (long); None for its default.
+        version_compatible: Let later TensorRT releases load the plan; it then carries host code.
+        hardware_compatible: Let other GPU models, Ampere and later, load the plan.
+        dla_core: DLA core that shall run it, with the GPU for what it cannot do.
+        frozen_timing_cache: Take no kernel times but those of an earlier build.
+        builds: Build this often, keep a typical plan, and record the spread.
     """
 
     target: Target
@@ -65,20 +83,27 @@ class BuildRequest:
     scales: Scales | None = None
     method: str = ""
     compute_capabilities: tuple[str, ...] = ()
-    batches: BatchRange = DEFAULT_BATCHES
+    batches: Batches = DEFAULT_BATCHES
     workspace_mib: int | None = None
     weights: WeightOptions = DEFAULT_WEIGHTS
     requantise: bool = False
+    optimisation_level: int | None = None
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    dla_core: int | None = None
+    frozen_timing_cache: bool = False
+    builds: int = 1
 
     @property
     def name(self) -> str:
         """Name of the engine and of its folder."""
-        return f"{self.target}-{self.precision}"
+        core = "" if self.dla_core is None else f"-dla{self.dla_core}"
+        return f"{self.target}-{self.precision}{core}"
 
 
 def build_engine(
     model: bytes, card: ModelCard, request: BuildRequest, folder: Path, machine: Machine,
-    progress: Progress | None = None,
+    progress: Progress | None = None, timing_caches: Path | None = None,
 ) -> EngineManifest:  # fmt: skip
     """Build an engine into `folder`.
 
@@ -89,6 +114,7 @@ def build_engine(
         folder: Receives the engine file, for TensorRT the graph it was built from, the manifest.
         machine: Recorded in the manifest.
         progress: Told of TensorRT's phases.
+        timing_caches: Folder where TensorRT's timing caches lie between builds; None keeps none.
 
     Raises:
         LpxError: The library refuses, or the engine does not compute in the precision asked for.
@@ -98,7 +124,11 @@ def build_engine(
     if request.target == "onnxruntime":
         made = _onnxruntime(graph, request)
     else:
-        made = _tensorrt(graph, request, progress)
+        cache = None
+        if dialect == "calibration-cache":
+            cache = _calibration_cache(model, request)
+            write_bytes(folder / "calibration.cache", cache)
+        made = _tensorrt(graph, request, machine, cache, progress, timing_caches)
         write_bytes(folder / "graph.onnx", graph)
     write_bytes(folder / made.file, made.data)
     calibration = None
@@ -119,7 +149,7 @@ def build_engine(
         engine_sha256=hashlib.sha256(made.data).hexdigest(),
         model_sha256=hashlib.sha256(model).hexdigest(),
         card=card.to_dict(),
-        batches=() if request.target == "onnxruntime" else (request.batches.maximum,),
+        batches=made.batches,
         compute_capabilities=request.compute_capabilities,
         calibration=calibration,
         placement=tuple(asdict(d) for d in placement.decisions) if placement else (),
@@ -127,6 +157,7 @@ def build_engine(
         versions=made.versions,
         machine=asdict(machine),
         warnings=warnings,
+        options={"requantised": request.requantise, **made.options},
     )
     write_manifest(folder, manifest)
     return manifest
@@ -237,7 +268,12 @@ def _dialect(request: BuildRequest) -> str:
     if request.target == "onnxruntime":
         return "onnxruntime"
     trt = load_library(request.target)
-    return str(capabilities_of(trt, request.target).dialect)
+    capabilities = capabilities_of(trt, request.target)
+    if request.dla_core is None or capabilities.dla_dialect is None:
+        return capabilities.dialect  # a core that is asked of a library without DLA, it refuses
+    if request.precision == "int8":
+        return capabilities.dla_dialect
+    return "strongly-typed" if capabilities.strongly_typed_only else "weakly-typed"
 
 
 @dataclass(frozen=True)
@@ -249,6 +285,8 @@ class _Made:
     convolutions: dict[str, int]
     versions: dict[str, str]
     warnings: tuple[str, ...] = ()
+    batches: tuple[int, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 def _onnxruntime(graph: bytes, request: BuildRequest) -> _Made:
@@ -269,22 +307,110 @@ def _onnxruntime(graph: bytes, request: BuildRequest) -> _Made:
     return _Made(graph, "engine.onnx", counts, versions, warnings)
 
 
-def _tensorrt(graph: bytes, request: BuildRequest, progress: Progress | None) -> _Made:
+def _tensorrt(
+    graph: bytes, request: BuildRequest, machine: Machine, calibration_cache: bytes | None,
+    progress: Progress | None, timing_caches: Path | None,
+) -> _Made:  # fmt: skip
     assert request.target != "onnxruntime"
-    plan = build_plan(
-        graph,
-        flavour=request.target,
-        precision=request.precision,
-        batches=request.batches,
-        compute_capabilities=request.compute_capabilities,
-        workspace_mib=request.workspace_mib,
-        progress=progress,
-    )
+    capabilities = capabilities_of(load_library(request.target), request.target)
+    version = ".".join(map(str, capabilities.version))
+    path = None
+    if timing_caches is not None and capabilities.timing_cache:
+        path = timing_cache_path(timing_caches, version, machine)
+    used = read_timing_cache(path, frozen=request.frozen_timing_cache) if path else None
+
+    def make() -> Plan:
+        assert request.target != "onnxruntime"
+        return build_plan(
+            graph,
+            flavour=request.target,
+            precision=request.precision,
+            batches=request.batches,
+            compute_capabilities=request.compute_capabilities,
+            workspace_mib=request.workspace_mib,
+            optimisation_level=request.optimisation_level,
+            timing_cache=used,
+            calibration_cache=calibration_cache,
+            progress=progress,
+            version_compatible=request.version_compatible,
+            hardware_compatible=request.hardware_compatible,
+            dla_core=request.dla_core,
+            frozen_timing_cache=request.frozen_timing_cache,
+        )
+
+    spans = spans_of_batches(request.batches)
+    measure = partial(
+        measured, span=spans[-1], allow_host_code=request.version_compatible,
+        dla_core=request.dla_core,
+    )  # fmt: skip
+    plan, spread = build_repeatedly(make, request.builds, measure if machine.gpus else None)
+    if path and plan.timing_cache is not None and not request.frozen_timing_cache:
+        write_bytes(path, plan.timing_cache)
     counts: Counter[str] = Counter()
     if plan.layers is not None:
         counts.update(layer.precision for layer in plan.layers.convolutions)
-    versions = {**_versions("onnx"), request.target: plan.version}
-    return _Made(plan.data, "engine.plan", dict(counts), versions, plan.log)
+    options = {
+        "profiles": [asdict(span) for span in spans],
+        "workspace_mib": request.workspace_mib,
+        "optimisation_level": request.optimisation_level,
+        "version_compatible": request.version_compatible,
+        "hardware_compatible": request.hardware_compatible,
+        "dla_core": request.dla_core,
+        "gpu_fallback": _beside_dla(plan, request),
+        "layers": plan.layers.share_of_layers() if plan.layers else {},
+        "timing_cache": path and _timing_cache(path, used, plan, request.frozen_timing_cache),
+        "builds": asdict(spread),
+    }
+    return _Made(
+        plan.data,
+        "engine.plan",
+        dict(counts),
+        {**_versions("onnx"), request.target: plan.version},
+        (*plan.log, *_notes(request)),
+        tuple(span.maximum for span in spans),
+        options,
+    )
+
+
+def _notes(request: BuildRequest) -> tuple[str, ...]:
+    """What a user must know of options that reach beyond this GPU and release."""
+    notes = []
+    if request.version_compatible:
+        notes.append(
+            "version-compatible: the plan carries code that runs in the process that loads it, so "
+            "load it only if you trust who built it (lpx does so only when told to)"
+        )
+    if request.hardware_compatible:
+        notes.append(
+            "hardware-compatible: it runs on other GPUs of Ampere and later, and may be slower "
+            "than one that is built for the GPU"
+        )
+    return tuple(notes)
+
+
+def _beside_dla(plan: Plan, request: BuildRequest) -> list[str]:
+    if request.dla_core is None or plan.layers is None:
+        return []
+    return list(plan.layers.beside_dla)
+
+
+def _timing_cache(path: Path, used: bytes | None, plan: Plan, frozen: bool) -> dict[str, Any]:
+    """What the manifest says: the file, what was read from it, and what was left in it."""
+    left = used if frozen else plan.timing_cache
+    return {
+        "file": path.name,
+        "frozen": frozen,
+        "used_sha256": used and hashlib.sha256(used).hexdigest(),
+        "left_sha256": left and hashlib.sha256(left).hexdigest(),
+    }
+
+
+def _calibration_cache(model: bytes, request: BuildRequest) -> bytes:
+    """The text of a calibration cache for the release at hand, which refuses another one's."""
+    version = capabilities_of(load_library("tensorrt"), "tensorrt").version
+    scales = cache_scales(model, request)
+    peaks = {name: scale * LEVELS for name, scale in scales.items()}
+    return write_cache(peaks, header_version(version)).encode()
 
 
 def _versions(*packages: str) -> dict[str, str]:

@@ -11,11 +11,13 @@ from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
 from lpx.errors import LpxError
 
 
-def load(folder: Path | str) -> Engine:
+def load(folder: Path | str, *, allow_host_code: bool = False) -> Engine:
     """Load the engine in `folder`, after checking it against its manifest.
 
     Args:
         folder: As `lpx build` made it: an engine file and `manifest.json`.
+        allow_host_code: Load a version-compatible plan, which carries code that runs in this
+            process. Only for engines whose origin you trust.
 
     Raises:
         LpxError: Missing or altered engine, or a library or GPU that it needs is not here.
@@ -41,4 +43,9 @@ def load(folder: Path | str) -> Engine:
         return OnnxRuntimeEngine(data, manifest.model_card().input_size)
     from lpx.engines.tensorrt import TensorRTEngine
 
-    return TensorRTEngine(data, flavour=manifest.target)
+    return TensorRTEngine(
+        data,
+        flavour=manifest.target,
+        allow_host_code=allow_host_code,
+        dla_core=manifest.options.get("dla_core"),
+    )

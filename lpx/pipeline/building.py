@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import asdict, replace
 
 from lpx.calibration.calibrate import calibrate
 from lpx.calibration.methods import METHODS
-from lpx.calibration.scales import Scales, load_scales, save_scales
+from lpx.calibration.scales import IMPORTED, Scales, load_scales, save_scales
 from lpx.data.face_set import FaceSet
-from lpx.engines.build import BuildRequest, build_engine
+from lpx.engines.build import DEFAULT_BATCHES, BuildRequest, build_engine
 from lpx.engines.machine import read_machine
 from lpx.engines.manifest import EngineManifest, Precision
 from lpx.engines.targets import choose
+from lpx.engines.tensorrt import Batches
 from lpx.errors import LpxError
 from lpx.graph.prepare import prepare
 from lpx.graph.weights import DEFAULT_WEIGHTS, WeightOptions
@@ -27,6 +29,18 @@ OTHER_WEIGHTS = (
 )
 PARTIAL = "calibration.partial.npz"
 """Where a calibration writes down how far it has come."""
+TIMING_CACHES = "timing-caches"
+"""Where TensorRT's kernel times lie between builds."""
+_TENSORRT_ONLY = {
+    "batches": "--batch",
+    "workspace_mib": "--workspace-mib",
+    "optimisation_level": "--optimisation-level",
+    "version_compatible": "--version-compatible",
+    "hardware_compatible": "--hardware-compatible",
+    "dla_core": "--dla",
+    "frozen_timing_cache": "--frozen-timing-cache",
+    "builds": "--builds",
+}
 DEMO_CALIBRATION = (
     "calibrated on the demo faces, because no --faces were given: ranges of your own faces may "
     "differ, and INT8 accuracy with them"
@@ -45,6 +59,13 @@ def build(
     workspace_mib: int | None = None,
     weights: WeightOptions = DEFAULT_WEIGHTS,
     requantise: bool = False,
+    batches: Batches | None = None,
+    optimisation_level: int | None = None,
+    version_compatible: bool = False,
+    hardware_compatible: bool = False,
+    dla_core: int | None = None,
+    frozen_timing_cache: bool = False,
+    builds: int = 1,
     report: Reporter = SILENT,
 ) -> tuple[EngineManifest, ...]:
     """Build engines of the exported model.
@@ -62,6 +83,13 @@ def build(
         workspace_mib: Cap on TensorRT's scratch memory, MiB.
         weights: What is done to weights, for int8.
         requantise: Take out the Q/DQ pairs that the model has, instead of refusing it.
+        batches: TensorRT's profiles: a range, or sizes that get a profile each; None for 1 to 32.
+        optimisation_level: TensorRT's search for kernels, 0 (fast build) to 5 (long).
+        version_compatible: Let later TensorRT releases load the plan; it then carries host code.
+        hardware_compatible: Let other GPU models, Ampere and later, load the plan.
+        dla_core: DLA core that shall run it, with the GPU for what it cannot do.
+        frozen_timing_cache: Take no kernel times but those of an earlier build.
+        builds: Build this often, keep a typical plan, and record the spread.
         report: Told what happens.
 
     Returns:
@@ -72,9 +100,11 @@ def build(
     """
     check_at_least("--count", count, 1)
     check_at_least("--workspace-mib", workspace_mib, 1)
+    check_at_least("--builds", builds, 1)
+    check_at_least("--dla", dla_core, 0)
     machine = read_machine()
     chosen, reason = choose(target, machine)
-    if method is not None and method not in METHODS:
+    if method is not None and method not in (*METHODS, IMPORTED):
         raise LpxError(
             f"unknown calibration method {method!r}",
             f"known methods: {', '.join(METHODS)}",
@@ -86,6 +116,22 @@ def build(
             "only tensorrt-rtx builds for GPUs that are not here",
             "leave it out, or add --target tensorrt-rtx",
         )
+    template = BuildRequest(
+        target=chosen,
+        precision="fp32",
+        compute_capabilities=compute_capabilities,
+        batches=batches or DEFAULT_BATCHES,
+        workspace_mib=workspace_mib,
+        weights=weights,
+        requantise=requantise,
+        optimisation_level=optimisation_level,
+        version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible,
+        dla_core=dla_core,
+        frozen_timing_cache=frozen_timing_cache,
+        builds=builds,
+    )
+    _check_tensorrt_only(template)
     report.say(f"target {chosen}: {reason}")
     model = read_exported(workspace)
     manifests = []
@@ -94,20 +140,49 @@ def build(
         if "int8" in precisions:
             scales = _scales(workspace, model, faces, count, weights, requantise, report)
         for precision in precisions:
-            request = BuildRequest(
-                target=chosen,
+            request = replace(
+                template,
                 precision=precision,
                 scales=scales,
                 method=(method or scales.method) if scales and precision == "int8" else "",
-                compute_capabilities=compute_capabilities,
-                workspace_mib=workspace_mib,
-                weights=weights,
-                requantise=requantise,
             )
             folder = workspace.engines / request.name
             report.say(f"building {request.name}")
-            manifests.append(build_engine(model.data, model.card, request, folder, machine))
+            manifests.append(
+                build_engine(
+                    model.data, model.card, request, folder, machine,
+                    _outermost(report.progress(f"building {request.name}")),
+                    workspace.root / TIMING_CACHES,
+                )
+            )  # fmt: skip
     return tuple(manifests)
+
+
+def _check_tensorrt_only(request: BuildRequest) -> None:
+    """Refuse what ONNX Runtime would silently leave out."""
+    if request.target != "onnxruntime":
+        return
+    default = BuildRequest(request.target, request.precision)
+    for name, option in _TENSORRT_ONLY.items():
+        if getattr(request, name) != getattr(default, name):
+            raise LpxError(
+                f"{option} with target {request.target}",
+                "it is an option of TensorRT's builder; ONNX Runtime runs the graph as it is",
+                "leave it out, or name --target tensorrt or tensorrt-rtx",
+            )
+
+
+def _outermost(tell: Callable[[int, int], None]) -> Callable[[str, int, int], None]:
+    """Show the phase that holds all others: TensorRT starts with it."""
+    outermost = ""
+
+    def progress(phase: str, done: int, steps: int) -> None:
+        nonlocal outermost
+        outermost = outermost or phase
+        if phase == outermost and steps:
+            tell(done, steps)
+
+    return progress
 
 
 def _prepared(
@@ -167,7 +242,7 @@ def _stored(
     """The scales in the workspace, where they are of this model and these faces.
 
     Those that `lpx calibrate` made are of faces that it chose from a set: they fit whoever names
-    that set, or none.
+    that set, or none. Those that it imported fit who names none.
     """
     if not workspace.scales.is_file():
         return None
@@ -176,6 +251,8 @@ def _stored(
     except LpxError:
         # Scales of an earlier export, or of it equalised otherwise, are cheap to make again.
         return None
+    if stored.method == IMPORTED:
+        return None if named else stored
     if stored.set_digest:
         same_set = (stored.faces, stored.set_digest) == (pool.name, pool.digest())
         return stored if same_set or not named else None

@@ -136,7 +136,7 @@ def calibrate(
         raise _unknown("selection", select, selection.SELECTIONS, "--select")
     if count < 1:
         raise LpxError(f"--count {count} is too small", "", "give a number of at least 1")
-    data, card = _model(workspace, model_path)
+    data, card = read_model(workspace, model_path)
     source = str(model_path or workspace.model)
     observed, _ = prepare(data, source, equalised=weights.equalise, requantise=requantise)
     pool = open_faces(workspace, faces or "demo", "train")
@@ -170,7 +170,12 @@ def calibrate(
     )
 
 
-def _model(workspace: Workspace, path: Path | None) -> tuple[bytes, ModelCard]:
+def read_model(workspace: Workspace, path: Path | None) -> tuple[bytes, ModelCard]:
+    """The workspace's model, or another one that lpx exported, and its card.
+
+    Raises:
+        LpxError: There is none, or it is not lpx's.
+    """
     if path is None:
         exported = read_exported(workspace)
         return exported.data, exported.card
