@@ -28,6 +28,8 @@ class Workshop:
         self.shape: tuple[int, ...] = (-1, 8, 8, 3)
         self.dla_cores = 2
         self.loads = True
+        self.layers: list[dict[str, Any]] = []
+        """What the inspector says; one convolution of the precision where empty."""
         self.library.Builder = self._builder
         self.library.OnnxParser = self._parser
         self.library.Runtime = self._runtime
@@ -113,7 +115,7 @@ class Workshop:
 
     def _runtime(self, logger: Any) -> Spy:
         library = self.library
-        text = json.dumps({"Layers": [_layer(self.precision)]})
+        text = json.dumps({"Layers": self.layers or [_layer(self.precision)]})
         engine = Spy(
             "ICudaEngine",
             library,

@@ -136,7 +136,7 @@ def test_8_6_names_no_node_so_the_model_is_asked(
     shop.errors = [Spy("ParserError", shop.library, **answers)]
     with pytest.raises(LpxError, match="node 0"):
         shop.build()
-    monkeypatch.setattr(f"{__name__}.MODEL", model.SerializeToString())
+    monkeypatch.setattr("tensorrt_workshop.MODEL", model.SerializeToString())
     with pytest.raises(LpxError, match=r"node 'exp_0' \(Exp\)"):
         shop.build()
 
@@ -284,6 +284,7 @@ def test_reach_is_asked_of_releases_that_have_it(workshop: Make) -> None:
 @pytest.mark.parametrize("release", ["tensorrt-8.6.1", "tensorrt-10.3.0", "tensorrt-10.7.0"])
 def test_dla_takes_a_weakly_typed_network_up_to_10_7(workshop: Make, release: str) -> None:
     shop = workshop(release, "int8")
+    shop.layers = [{"Name": "all", "LayerType": "DLA"}]
     shop.build(dla_core=1, calibration_cache=b"TRT\nfaces: 3c010a14\n")
     assert "STRONGLY_TYPED" not in shop.network_flags()
     assert shop.flags() == {"FP16", "INT8", "GPU_FALLBACK"}
