@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lpx.cli.options import following, json_option, weight_options, workspace_option
-from lpx.workspace import Workspace
+from lpx.workspace import Workspace, read_json
 
 if TYPE_CHECKING:
     from lpx.graph.weights import WeightOptions
@@ -87,6 +88,11 @@ def _range(text: str | None) -> tuple[int, int, int] | None:
 @click.option("--dla", "dla_core", type=int, metavar="CORE",
               help="Build for a DLA core of a Jetson, with the GPU for what it cannot do (FP16, "
               "INT8).")  # fmt: skip
+@click.option("--emit", type=click.Choice(("trtexec",)),
+              help="Build nothing: write graphs, and scripts that build and time engines with "
+              "trtexec, for machines without Python.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
+              help="Folder for --emit; by default trtexec in the workspace.")  # fmt: skip
 @weight_options
 @workspace_option
 @json_option
@@ -96,7 +102,8 @@ def build(
     batch: tuple[int, ...] | None, batch_range: tuple[int, int, int] | None,
     optimisation_level: int | None, builds: int, frozen_timing_cache: bool,
     version_compatible: bool, hardware_compatible: bool, dla_core: int | None,
-    weights: WeightOptions, requantise: bool, workspace: Workspace, as_json: bool,
+    emit: str | None, out: Path | None, weights: WeightOptions, requantise: bool,
+    workspace: Workspace, as_json: bool,
 ) -> None:  # fmt: skip
     """Build engines of the exported model.
 
@@ -104,6 +111,7 @@ def build(
     """
     from lpx import pipeline
     from lpx.cli.console import ConsoleReporter
+    from lpx.engines.build import DEFAULT_BATCHES, BuildRequest
     from lpx.engines.manifest import PRECISIONS
     from lpx.engines.tensorrt import BatchRange
 
@@ -112,6 +120,28 @@ def build(
 
     asked = dict(zip(PRECISIONS, (fp32, fp16, int8), strict=True))
     precisions = tuple(p for p in PRECISIONS if asked[p]) or ("fp32", "int8")
+    batches = BatchRange(*batch_range) if batch_range else batch
+    if emit:
+        _refuse_with_emit(
+            ("--target", target not in ("auto", "tensorrt")), ("--builds", builds != 1),
+            ("--frozen-timing-cache", frozen_timing_cache),
+            ("--compute-capability", compute_capability),
+        )  # fmt: skip
+        template = BuildRequest(
+            "tensorrt", "fp32", batches=batches or DEFAULT_BATCHES, workspace_mib=workspace_mib,
+            weights=weights, requantise=requantise, optimisation_level=optimisation_level,
+            version_compatible=version_compatible, hardware_compatible=hardware_compatible,
+            dla_core=dla_core,
+        )  # fmt: skip
+        with ConsoleReporter() as report:
+            folder = pipeline.emit(
+                workspace, precisions, template, out=out, faces=faces, count=count, method=method,
+                report=report,
+            )  # fmt: skip
+        _show_emitted(folder, as_json)
+        return
+    if out is not None:
+        raise click.UsageError("--out goes with --emit: engines lie in the workspace (-w DIR)")
     with ConsoleReporter() as report:
         manifests = pipeline.build(
             workspace,
@@ -124,7 +154,7 @@ def build(
             workspace_mib=workspace_mib,
             weights=weights,
             requantise=requantise,
-            batches=BatchRange(*batch_range) if batch_range else batch,
+            batches=batches,
             optimisation_level=optimisation_level,
             version_compatible=version_compatible,
             hardware_compatible=hardware_compatible,
@@ -151,6 +181,23 @@ def build(
         for warning in manifest.warnings:
             click.echo(f"  note: {warning}")
     click.echo(following("lpx bench --dataset demo", workspace))
+
+
+def _refuse_with_emit(*options: tuple[str, object]) -> None:
+    for name, given in options:
+        if given:
+            raise click.UsageError(f"{name} says nothing to --emit trtexec: leave it out")
+
+
+def _show_emitted(folder: Path, as_json: bool) -> None:
+    manifest = read_json(folder / "manifest.json", "lpx build --emit trtexec")
+    if as_json:
+        click.echo(json.dumps({"folder": str(folder), **manifest}, indent=2))
+        return
+    click.echo(f"written: {folder}")
+    for name in ("README.txt", *manifest["scripts"], *(g["file"] for g in manifest["graphs"])):
+        click.echo(f"  {name}")
+    click.echo("next: copy the folder to the machine, and run there the script of its TensorRT")
 
 
 def _show_options(options: dict[str, Any]) -> None:

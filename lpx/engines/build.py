@@ -52,6 +52,8 @@ _STYLES = {
     "dla-explicit": DLA,
 }
 DIALECTS = (*_STYLES, "calibration-cache")
+_LOWERED = ("weakly-typed", "calibration-cache")
+"""Dialects of releases that know no newer opset than 17."""
 _HALF_SCALES_FROM = 19
 """Opset from which the scale of a QuantizeLinear may be float16."""
 
@@ -184,7 +186,7 @@ def make_graph(model: bytes, request: BuildRequest, dialect: str) -> tuple[bytes
         model, "the exported model",
         equalised=int8 and request.weights.equalise, requantise=request.requantise,
     )  # fmt: skip
-    if request.precision == "fp32":
+    if request.precision == "fp32" and dialect not in _LOWERED:
         return model, None
     graph = parse(model, "the exported model")
     name_nodes(graph)
@@ -195,7 +197,7 @@ def make_graph(model: bytes, request: BuildRequest, dialect: str) -> tuple[bytes
     if placement is not None and dialect != "calibration-cache":
         ranges = _scales_of(model, request).ranges(request.method)
         insert_qdq(graph, placement, ranges, _STYLES[dialect], request.weights)
-    if dialect in ("weakly-typed", "calibration-cache"):
+    if dialect in _LOWERED:
         lower_opset(graph, OLDEST)
     return serialise(graph), placement
 

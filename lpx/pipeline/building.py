@@ -104,12 +104,7 @@ def build(
     check_at_least("--dla", dla_core, 0)
     machine = read_machine()
     chosen, reason = choose(target, machine)
-    if method is not None and method not in (*METHODS, IMPORTED):
-        raise LpxError(
-            f"unknown calibration method {method!r}",
-            f"known methods: {', '.join(METHODS)}",
-            "name one of these with --method",
-        )
+    check_method(method)
     if compute_capabilities and chosen != "tensorrt-rtx":
         raise LpxError(
             f"--compute-capability with target {chosen}",
@@ -138,7 +133,7 @@ def build(
     with workspace.lock():
         scales = None
         if "int8" in precisions:
-            scales = _scales(workspace, model, faces, count, weights, requantise, report)
+            scales = scales_for(workspace, model, faces, count, weights, requantise, report)
         for precision in precisions:
             request = replace(
                 template,
@@ -156,6 +151,20 @@ def build(
                 )
             )  # fmt: skip
     return tuple(manifests)
+
+
+def check_method(method: str | None) -> None:
+    """Refuse a calibration method that there is not.
+
+    Raises:
+        LpxError: There is not; None is the default.
+    """
+    if method is not None and method not in (*METHODS, IMPORTED):
+        raise LpxError(
+            f"unknown calibration method {method!r}",
+            f"known methods: {', '.join(METHODS)}",
+            "name one of these with --method",
+        )
 
 
 def _check_tensorrt_only(request: BuildRequest) -> None:
@@ -198,7 +207,7 @@ def _prepared(
     return replace(model, data=data, sha256=hashlib.sha256(data).hexdigest())
 
 
-def _scales(
+def scales_for(
     workspace: Workspace, model: ExportedModel, name: str | None, count: int,
     weights: WeightOptions, requantise: bool, report: Reporter,
 ) -> Scales:  # fmt: skip
