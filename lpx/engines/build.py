@@ -21,10 +21,12 @@ from lpx.card import ModelCard
 from lpx.engines.machine import Machine
 from lpx.engines.manifest import EngineManifest, Precision, Target, write_manifest
 from lpx.engines.onnxruntime_engine import count_convolutions
+from lpx.engines.onnxruntime_gpu import PROVIDERS, provider_options
 from lpx.engines.repeat import build_repeatedly, measured
 from lpx.engines.tensorrt import (
     Batches,
     BatchRange,
+    Flavour,
     Plan,
     build_plan,
     capabilities_of,
@@ -125,6 +127,8 @@ def build_engine(
     graph, placement = make_graph(model, request, dialect)
     if request.target == "onnxruntime":
         made = _onnxruntime(graph, request)
+    elif request.target in PROVIDERS:
+        made = _onnxruntime_gpu(graph, request, card.input_size)
     else:
         cache = None
         if dialect == "calibration-cache":
@@ -267,10 +271,12 @@ def _scales_of(model: bytes, request: BuildRequest) -> Scales:
 
 
 def _dialect(request: BuildRequest) -> str:
-    if request.target == "onnxruntime":
+    if request.target == "onnxruntime" or request.target == "onnxruntime-cuda":
         return "onnxruntime"
-    trt = load_library(request.target)
-    capabilities = capabilities_of(trt, request.target)
+    if request.target == "onnxruntime-tensorrt":
+        return "strongly-typed"
+    flavour = _flavour(request.target)
+    capabilities = capabilities_of(load_library(flavour), flavour)
     if request.dla_core is None or capabilities.dla_dialect is None:
         return capabilities.dialect  # a core that is asked of a library without DLA, it refuses
     if request.precision == "int8":
@@ -309,12 +315,66 @@ def _onnxruntime(graph: bytes, request: BuildRequest) -> _Made:
     return _Made(graph, "engine.onnx", counts, versions, warnings)
 
 
+def _onnxruntime_gpu(graph: bytes, request: BuildRequest, size: int) -> _Made:
+    if request.target == "onnxruntime-cuda" and request.precision == "int8":
+        raise LpxError(
+            "INT8 with target onnxruntime-cuda",
+            "ONNX Runtime's CUDA provider has no integer convolutions: it would compute in floats "
+            "between Q/DQ pairs, slower than FP16",
+            "build --fp16 for it, or --int8 for onnxruntime-tensorrt, tensorrt or onnxruntime",
+        )
+    spans = spans_of_batches(request.batches)
+    if len(spans) > 1:
+        raise LpxError(
+            f"{len(spans)} batch sizes with target {request.target}",
+            "ONNX Runtime takes one range",
+            "give --batch-range MIN:BEST:MAX",
+        )
+    provider = provider_options(
+        request.target, request.precision, spans[0], size, request.workspace_mib,
+        request.optimisation_level,
+    )  # fmt: skip
+    warnings: tuple[str, ...] = ()
+    counts: dict[str, int] = {}
+    if request.target == "onnxruntime-cuda":
+        # Its kernels compute in the type of their tensors.
+        nodes = parse(graph, "the graph").graph
+        counts = {request.precision: sum(node.op_type == "Conv" for node in nodes)}
+    else:
+        warnings = (
+            "ONNX Runtime builds TensorRT's engine when this one is first run, which takes "
+            "minutes, and does not tell which precision its layers got: --target tensorrt does",
+        )
+    return _Made(
+        graph,
+        "engine.onnx",
+        counts,
+        {**_versions("onnx"), "onnxruntime": _onnxruntime_version()},
+        warnings,
+        (spans[0].maximum,),
+        {"profiles": [asdict(spans[0])], "provider": provider},
+    )
+
+
+def _flavour(target: Target) -> Flavour:
+    """The library of a target that is TensorRT's."""
+    assert target == "tensorrt" or target == "tensorrt-rtx"
+    return target
+
+
+def _onnxruntime_version() -> str:
+    import onnxruntime
+
+    # The distribution may be onnxruntime, onnxruntime-gpu or a vendor's.
+    return str(onnxruntime.__version__)
+
+
 def _tensorrt(
     graph: bytes, request: BuildRequest, machine: Machine, calibration_cache: bytes | None,
     progress: Progress | None, timing_caches: Path | None,
 ) -> _Made:  # fmt: skip
-    assert request.target != "onnxruntime"
-    capabilities = capabilities_of(load_library(request.target), request.target)
+    flavour = _flavour(request.target)
+    capabilities = capabilities_of(load_library(flavour), flavour)
     version = ".".join(map(str, capabilities.version))
     path = None
     if timing_caches is not None and capabilities.timing_cache:
@@ -322,10 +382,9 @@ def _tensorrt(
     used = read_timing_cache(path, frozen=request.frozen_timing_cache) if path else None
 
     def make() -> Plan:
-        assert request.target != "onnxruntime"
         return build_plan(
             graph,
-            flavour=request.target,
+            flavour=flavour,
             precision=request.precision,
             batches=request.batches,
             compute_capabilities=request.compute_capabilities,

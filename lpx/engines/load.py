@@ -8,6 +8,7 @@ from pathlib import Path
 from lpx.engines.base import Engine
 from lpx.engines.manifest import read_manifest
 from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
+from lpx.engines.onnxruntime_gpu import OnnxRuntimeGpuEngine
 from lpx.errors import LpxError
 
 
@@ -41,6 +42,15 @@ def load(folder: Path | str, *, allow_host_code: bool = False) -> Engine:
         )
     if manifest.target == "onnxruntime":
         return OnnxRuntimeEngine(data, manifest.model_card().input_size)
+    if manifest.target == "onnxruntime-cuda" or manifest.target == "onnxruntime-tensorrt":
+        return OnnxRuntimeGpuEngine(
+            data,
+            manifest.model_card().input_size,
+            manifest.target,
+            manifest.options["provider"],
+            folder / "cache",
+            max(manifest.batches),
+        )
     from lpx.engines.tensorrt import TensorRTEngine
 
     return TensorRTEngine(

@@ -13,7 +13,9 @@ from lpx.workspace import read_json, write_json
 FORMAT = "lpx-engine/1"
 FILE = "manifest.json"
 
-Target = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
+Target = Literal[
+    "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx"
+]  # fmt: skip
 Precision = Literal["fp32", "fp16", "int8"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)

@@ -41,6 +41,7 @@ _TENSORRT_ONLY = {
     "frozen_timing_cache": "--frozen-timing-cache",
     "builds": "--builds",
 }
+_PROVIDER_TAKES = ("batches", "workspace_mib", "optimisation_level")
 DEMO_CALIBRATION = (
     "calibrated on the demo faces, because no --faces were given: ranges of your own faces may "
     "differ, and INT8 accuracy with them"
@@ -73,7 +74,7 @@ def build(
     Args:
         workspace: Holds `model.onnx`; receives `scales.json` and `engines/<name>/`.
         precisions: "fp32", "fp16", "int8".
-        target: "auto", "onnxruntime", "tensorrt" or "tensorrt-rtx".
+        target: "auto", or one of `lpx.engines.manifest.TARGETS`.
         faces: Face set to calibrate on, for int8; None takes what `lpx calibrate` left, else the
             demo faces, with a warning.
         count: Most faces to calibrate on.
@@ -169,10 +170,12 @@ def check_method(method: str | None) -> None:
 
 def _check_tensorrt_only(request: BuildRequest) -> None:
     """Refuse what ONNX Runtime would silently leave out."""
-    if request.target != "onnxruntime":
+    if request.target in ("tensorrt", "tensorrt-rtx"):
         return
     default = BuildRequest(request.target, request.precision)
     for name, option in _TENSORRT_ONLY.items():
+        if request.target == "onnxruntime-tensorrt" and name in _PROVIDER_TAKES:
+            continue
         if getattr(request, name) != getattr(default, name):
             raise LpxError(
                 f"{option} with target {request.target}",
