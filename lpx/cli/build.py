@@ -112,8 +112,8 @@ def build(
     """
     from lpx import pipeline
     from lpx.cli.console import ConsoleReporter
-    from lpx.engines.build import DEFAULT_BATCHES, BuildRequest
     from lpx.engines.manifest import PRECISIONS
+    from lpx.engines.request import DEFAULT_BATCHES, BuildRequest
     from lpx.engines.tensorrt import BatchRange
 
     if batch and batch_range:

@@ -15,8 +15,9 @@ from typing import Literal
 from lpx.calibration.cache import write_cache
 from lpx.calibration.methods import LEVELS
 from lpx.card import ModelCard
-from lpx.engines.build import BuildRequest, cache_scales, make_graph
+from lpx.engines.build import cache_scales, make_graph
 from lpx.engines.manifest import Precision
+from lpx.engines.request import BuildRequest
 from lpx.engines.tensorrt import BatchRange, spans_of_batches
 from lpx.workspace import atomic_path, write_bytes, write_json
 

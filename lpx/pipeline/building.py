@@ -10,9 +10,10 @@ from lpx.calibration.calibrate import calibrate
 from lpx.calibration.methods import METHODS
 from lpx.calibration.scales import IMPORTED, Scales, load_scales, save_scales
 from lpx.data.face_set import FaceSet
-from lpx.engines.build import DEFAULT_BATCHES, BuildRequest, build_engine
+from lpx.engines.build import build_engine
 from lpx.engines.machine import read_machine
 from lpx.engines.manifest import EngineManifest, Precision
+from lpx.engines.request import DEFAULT_BATCHES, BuildRequest
 from lpx.engines.targets import choose
 from lpx.engines.tensorrt import Batches
 from lpx.errors import LpxError

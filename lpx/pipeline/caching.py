@@ -7,7 +7,8 @@ from pathlib import Path
 from lpx.calibration.cache import read_cache, write_cache
 from lpx.calibration.methods import LEVELS
 from lpx.calibration.scales import Scales, imported_scales, save_scales
-from lpx.engines.build import BuildRequest, cache_scales
+from lpx.engines.build import cache_scales
+from lpx.engines.request import BuildRequest
 from lpx.errors import LpxError
 from lpx.graph.model_io import parse
 from lpx.graph.placement_dla import place_dla

@@ -23,8 +23,9 @@ from lpx.calibration.scales import Scales, save_scales
 from lpx.card import METADATA_KEY, ModelCard, card_from_dict
 from lpx.data.face_set import FaceSet, ImageFile, Skipped
 from lpx.engines.base import Prediction
-from lpx.engines.build import BuildRequest, make_graph
+from lpx.engines.build import make_graph
 from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
+from lpx.engines.request import BuildRequest
 from lpx.errors import LpxError
 from lpx.graph.model_io import parse
 from lpx.graph.prepare import prepare

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from lpx.engines.build import BuildRequest
 from lpx.engines.manifest import Precision
+from lpx.engines.request import BuildRequest
 from lpx.engines.trtexec import emit_trtexec
 from lpx.pipeline.building import CALIBRATION_FACES, check_method, scales_for
 from lpx.pipeline.exported import check_at_least, read_exported

@@ -19,10 +19,11 @@ from lpx.calibration.calibrate import calibrate
 from lpx.calibration.methods import LEVELS
 from lpx.card import ModelCard
 from lpx.data.demo_set import demo_set
-from lpx.engines.build import BuildRequest, build_engine, cache_scales
+from lpx.engines.build import build_engine, cache_scales
 from lpx.engines.machine import Gpu, Jetson, Machine
 from lpx.engines.manifest import EngineManifest, read_manifest
 from lpx.engines.repeat import build_repeatedly
+from lpx.engines.request import BuildRequest
 from lpx.engines.tensorrt import BatchRange, Layer, LayerTable, Plan
 from lpx.engines.timing_cache import timing_cache_path
 from lpx.errors import LpxError
@@ -57,9 +58,9 @@ Build = Callable[..., EngineManifest]
 def shops(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Workshop]:
     def make(release: str, precision: str = "int8") -> Workshop:
         shop = Workshop(release, precision)
-        for module in ("lpx.engines.tensorrt.build.load", "lpx.engines.build.load_library"):
-            monkeypatch.setattr(module, lambda flavour: shop.library)
-        monkeypatch.setattr("lpx.engines.build.measured", lambda *_, **__: 1.0)
+        for name in ("tensorrt.build.load", "build.load_library", "makers.load_library"):
+            monkeypatch.setattr(f"lpx.engines.{name}", lambda flavour: shop.library)
+        monkeypatch.setattr("lpx.engines.makers.measured", lambda *_, **__: 1.0)
         return shop
 
     return make
@@ -263,3 +264,12 @@ def test_manifest_with_all_options_is_read_back(shops: Any, build: Build, tmp_pa
 )
 def test_header_of_a_calibration_cache(version: tuple[int, ...], header: str) -> None:
     assert header_version(version) == header
+
+
+def test_fp32_for_8_6_is_of_an_opset_that_it_knows(
+    shops: Any, build: Build, tmp_path: Path
+) -> None:
+    for release, newest in (("tensorrt-8.6.1", 17), ("tensorrt-10.3.0", 20)):
+        assert build(shops(release, "fp32")).convolutions == {"fp32": 1}
+        graph = onnx.load(tmp_path / "engine/graph.onnx")
+        assert [o.version for o in graph.opset_import if not o.domain] == [newest]
