@@ -196,7 +196,7 @@ def _show_emitted(folder: Path, as_json: bool) -> None:
         click.echo(json.dumps({"folder": str(folder), **manifest}, indent=2))
         return
     click.echo(f"written: {folder}")
-    for name in ("README.txt", *manifest["scripts"], *(g["file"] for g in manifest["graphs"])):
+    for name in ("README.txt", *manifest["files"], *(g["file"] for g in manifest["graphs"])):
         click.echo(f"  {name}")
     click.echo("next: copy the folder to the machine, and run there the script of its TensorRT")
 

@@ -146,9 +146,12 @@ def emit_trtexec(
         write_bytes(folder / name, graph)
     first = requests[0]
     calibrated = next((r for r in requests if r.precision == "int8"), None)
+    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in scripts}
     if calibrated and first.dla_core is not None:
         peaks = {n: scale * LEVELS for n, scale in cache_scales(model, calibrated).items()}
-        write_bytes(folder / CACHE, write_cache(peaks).encode())
+        text = write_cache(peaks)
+        write_bytes(folder / CACHE, text.encode())
+        files[CACHE] = hashlib.sha256(text.encode()).hexdigest()
     dla = "" if first.dla_core is None else _DLA.format(core=first.dla_core)
     write_bytes(folder / "README.txt", _README.format(size=card.input_size, dla=dla).encode())
     manifest = {
@@ -159,7 +162,7 @@ def emit_trtexec(
         "profiles": [asdict(span) for span in spans_of_batches(first.batches)],
         "graphs": described,
         "calibration": None,
-        "scripts": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in scripts},
+        "files": files,
     }
     if calibrated and calibrated.scales:
         manifest["calibration"] = {

@@ -169,10 +169,11 @@ def test_missing_trtexec_is_told(emit, run):
     assert "no trtexec on PATH" in said
 
 
-def test_manifest_names_every_file_with_its_hash(emit):
-    folder = emit("--fp32", "--int8", "--equalise")
+@pytest.mark.parametrize("dla", [(), ("--dla", "0")])
+def test_manifest_names_every_file_with_its_hash(emit, dla):
+    folder = emit("--fp16", "--int8", "--equalise", *dla)
     manifest = json.loads((folder / "manifest.json").read_text())
-    hashes = {g["file"]: g["sha256"] for g in manifest["graphs"]} | manifest["scripts"]
+    hashes = {g["file"]: g["sha256"] for g in manifest["graphs"]} | manifest["files"]
     assert {p.name for p in folder.iterdir()} == {*hashes, "README.txt", "manifest.json"}
     for name, digest in hashes.items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
