@@ -28,9 +28,10 @@ from lpx.bench.latency import measure
 from lpx.calibration.calibrate import calibrate
 from lpx.calibration.methods import DEFAULT_METHOD
 from lpx.data.demo_set import CHECKPOINT, demo_set, folder
-from lpx.engines.build import BuildRequest, make_graph
+from lpx.engines.build import make_graph
 from lpx.engines.machine import read_machine
 from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine, count_convolutions
+from lpx.engines.request import BuildRequest
 from lpx.engines.torch_engine import TorchEngine
 from lpx.export.to_onnx import to_onnx
 from lpx.metrics import auc_difference

@@ -37,6 +37,15 @@ def write_cache(peaks: Mapping[str, float], version: str = "8501") -> str:
     return "\n".join(lines) + "\n"
 
 
+def header_version(version: tuple[int, ...]) -> str:
+    """A TensorRT version as its caches' header has it: (8, 6, 1) is "8601", (10, 3, 0) "100300".
+
+    It is NvInferVersion.h's NV_TENSORRT_VERSION, whose major counts 10000 from 10 on.
+    """
+    major, minor, patch = (*version, 0, 0)[:3]
+    return str(major * (10_000 if major >= 10 else 1000) + minor * 100 + patch)
+
+
 def read_cache(text: str, source: str, tensors: Collection[str] | None = None) -> dict[str, float]:
     """Largest magnitude to represent, per tensor, from a cache that lpx or TensorRT wrote.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from lpx.graph.insert_qdq import Range
 from lpx.workspace import read_json, write_json
 
 FORMAT = "lpx-scales/2"
+IMPORTED = "imported"
+"""The method of ranges that were read from a calibration cache."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,9 @@ class TensorScale:
         low: Smallest value seen.
         high: Largest value seen.
         count: Values seen.
-        peaks: Largest magnitude to represent, per method of `METHODS`.
-        means: Mean of each channel.
+        peaks: Largest magnitude to represent, per method of `METHODS`; where it was imported, of
+            `IMPORTED` alone.
+        means: Mean of each channel; empty where it was imported.
     """
 
     low: float
@@ -53,6 +57,8 @@ class Scales:
             faces named were taken.
         method: The method to use where none is named.
         candidates: What was measured of each method on held-out faces.
+        weights: What was done to weights when the candidates were measured, as plain values;
+            empty where nothing was measured.
     """
 
     model_sha256: str
@@ -69,6 +75,7 @@ class Scales:
     set_digest: str = ""
     method: str = DEFAULT_METHOD
     candidates: tuple[dict[str, Any], ...] = ()
+    weights: dict[str, Any] = field(default_factory=dict)
 
     def ranges(self, method: str) -> dict[str, Range]:
         """The range of each tensor by one method.
@@ -76,11 +83,13 @@ class Scales:
         Raises:
             LpxError: Unknown method.
         """
-        if method not in METHODS:
+        known = (IMPORTED,) if self.method == IMPORTED else METHODS
+        if method not in known:
             raise LpxError(
-                f"unknown calibration method {method!r}",
-                f"known methods: {', '.join(METHODS)}",
-                "name one of these with --method",
+                f"unknown calibration method {method!r}"
+                + " of ranges that were imported" * (self.method == IMPORTED),
+                f"known methods: {', '.join(known)}",
+                "name one of these with --method, or calibrate on --faces",
             )
         return {
             name: Range(max(t.low, -t.peaks[method]), min(t.high, t.peaks[method]), t.means)
@@ -93,6 +102,33 @@ class Scales:
         # The method is for the manifest to say: another one may have been asked for.
         del values["tensors"], values["method"]
         return values
+
+
+def imported_scales(
+    model_sha256: str, source: str, peaks: Mapping[str, float], warning: str
+) -> Scales:
+    """Scales of ranges that another tool calibrated.
+
+    Args:
+        model_sha256: The ONNX model that they are of.
+        source: The file that they were read from.
+        peaks: Largest magnitude to represent, per tensor.
+        warning: What must be said of them.
+    """
+    return Scales(
+        model_sha256=model_sha256,
+        faces=source,
+        split="",
+        face_count=0,
+        faces_digest="",
+        identities=(),
+        videos=(),
+        warning=warning,
+        seconds=0.0,
+        pass_seconds=0.0,
+        tensors={n: TensorScale(-p, p, 0, {IMPORTED: p}, ()) for n, p in peaks.items()},
+        method=IMPORTED,
+    )
 
 
 def save_scales(path: Path, scales: Scales) -> None:

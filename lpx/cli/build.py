@@ -3,13 +3,44 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpx.cli.options import data_options, following, json_option, workspace_option
+from lpx.cli.options import data_options, following, json_option, weight_options, workspace_option
 from lpx.data.roots import DataPlaces
-from lpx.workspace import Workspace
+from lpx.workspace import Workspace, read_json
+
+if TYPE_CHECKING:
+    from lpx.graph.weights import WeightOptions
+
+
+def _sizes(text: str | None) -> tuple[int, ...] | None:
+    """The sizes of `--batch 1,8,32`."""
+    if text is None:
+        return None
+    try:
+        sizes = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
+        raise click.BadParameter(f"{text!r} is not a list of batch sizes such as 1,8,32")
+    return sizes
+
+
+def _range(text: str | None) -> tuple[int, int, int] | None:
+    """The sizes of `--batch-range 1:8:32`."""
+    if text is None:
+        return None
+    parts = text.split(":")
+    if len(parts) == 3 and all(part.isdecimal() for part in parts):
+        least, best, most = map(int, parts)
+        if 1 <= least <= best <= most:
+            return least, best, most
+    raise click.BadParameter(f"{text!r} is not a range such as 1:8:32, smallest first")
 
 
 @click.command()
@@ -17,7 +48,8 @@ from lpx.workspace import Workspace
 @click.option("--fp16", is_flag=True, help="Build a float16 engine.")
 @click.option("--int8", is_flag=True, help="Build an INT8 engine, calibrated on --faces.")
 @click.option("--target", default="auto", show_default=True, metavar="TARGET",
-              help="auto, onnxruntime, tensorrt or tensorrt-rtx.")  # fmt: skip
+              help="auto, onnxruntime (CPU), onnxruntime-cuda, onnxruntime-tensorrt, tensorrt or "
+              "tensorrt-rtx.")  # fmt: skip
 @click.option(
     "--faces",
     envvar="LPX_FACES",
@@ -33,11 +65,48 @@ from lpx.workspace import Workspace
               help="GPUs to build for without having them (tensorrt-rtx).")  # fmt: skip
 @click.option("--workspace-mib", type=int, help="Cap on TensorRT's scratch memory, in MiB.")
 @data_options
+@click.option("--batch", metavar="1,8,32", callback=lambda _, __, value: _sizes(value),
+              help="Batch sizes that get a TensorRT profile each: fastest at these, others are "
+              "padded.")  # fmt: skip
+@click.option("--batch-range", metavar="MIN:BEST:MAX", callback=lambda _, __, value: _range(value),
+              help="One TensorRT profile for all of these, tuned for BEST; by default "
+              "1:8:32.")  # fmt: skip
+@click.option("--optimisation-level", type=click.IntRange(0, 5),
+              help="TensorRT's search for kernels, from 0 (fast build) to 5 (long).")  # fmt: skip
+@click.option(
+    "--builds",
+    default=1,
+    show_default=True,
+    help="Build this often, keep a typical plan, report the spread (TensorRT).",
+)
+@click.option("--frozen-timing-cache", is_flag=True,
+              help="Fail where a kernel's time is not in the workspace's timing cache: repeatable "
+              "builds, TensorRT 10 and later.")  # fmt: skip
+@click.option("--version-compatible", is_flag=True,
+              help="Let later TensorRT releases load the plan. It then carries code that runs in "
+              "the process that loads it: share it only with those who trust you.")  # fmt: skip
+@click.option("--hardware-compatible", is_flag=True,
+              help="Let other GPU models, Ampere and later, load the plan; may be "
+              "slower.")  # fmt: skip
+@click.option("--dla", "dla_core", type=int, metavar="CORE",
+              help="Build for a DLA core of a Jetson, with the GPU for what it cannot do (FP16, "
+              "INT8).")  # fmt: skip
+@click.option("--emit", type=click.Choice(("trtexec",)),
+              help="Build nothing: write graphs, and scripts that build and time engines with "
+              "trtexec, for machines without Python.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
+              help="Folder for --emit; by default trtexec in the workspace.")  # fmt: skip
+@weight_options
 @workspace_option
 @json_option
 def build(
     fp32: bool, fp16: bool, int8: bool, target: str, faces: str | None, count: int,
-    method: str | None, compute_capability: str, workspace_mib: int | None, places: DataPlaces,
+    method: str | None, compute_capability: str, workspace_mib: int | None,
+    batch: tuple[int, ...] | None, batch_range: tuple[int, int, int] | None,
+    optimisation_level: int | None, builds: int, frozen_timing_cache: bool,
+    version_compatible: bool, hardware_compatible: bool, dla_core: int | None,
+    emit: str | None, out: Path | None, weights: WeightOptions, requantise: bool,
+    places: DataPlaces,
     workspace: Workspace, as_json: bool,
 ) -> None:  # fmt: skip
     """Build engines of the exported model.
@@ -47,9 +116,36 @@ def build(
     from lpx import pipeline
     from lpx.cli.console import ConsoleReporter
     from lpx.engines.manifest import PRECISIONS
+    from lpx.engines.request import DEFAULT_BATCHES, BuildRequest
+    from lpx.engines.tensorrt import BatchRange
+
+    if batch and batch_range:
+        raise click.UsageError("--batch and --batch-range say the same thing: give one")
 
     asked = dict(zip(PRECISIONS, (fp32, fp16, int8), strict=True))
     precisions = tuple(p for p in PRECISIONS if asked[p]) or ("fp32", "int8")
+    batches = BatchRange(*batch_range) if batch_range else batch
+    if emit:
+        _refuse_with_emit(
+            ("--target", target not in ("auto", "tensorrt")), ("--builds", builds != 1),
+            ("--frozen-timing-cache", frozen_timing_cache),
+            ("--compute-capability", compute_capability),
+        )  # fmt: skip
+        template = BuildRequest(
+            "tensorrt", "fp32", batches=batches or DEFAULT_BATCHES, workspace_mib=workspace_mib,
+            weights=weights, requantise=requantise, optimisation_level=optimisation_level,
+            version_compatible=version_compatible, hardware_compatible=hardware_compatible,
+            dla_core=dla_core,
+        )  # fmt: skip
+        with ConsoleReporter() as report:
+            folder = pipeline.emit(
+                workspace, precisions, template, out=out, faces=faces, count=count, method=method,
+                places=places, report=report,
+            )  # fmt: skip
+        _show_emitted(folder, as_json)
+        return
+    if out is not None:
+        raise click.UsageError("--out goes with --emit: engines lie in the workspace (-w DIR)")
     with ConsoleReporter() as report:
         manifests = pipeline.build(
             workspace,
@@ -61,6 +157,15 @@ def build(
             compute_capabilities=tuple(compute_capability.replace(",", " ").split()),
             workspace_mib=workspace_mib,
             places=places,
+            weights=weights,
+            requantise=requantise,
+            batches=batches,
+            optimisation_level=optimisation_level,
+            version_compatible=version_compatible,
+            hardware_compatible=hardware_compatible,
+            dla_core=dla_core,
+            frozen_timing_cache=frozen_timing_cache,
+            builds=builds,
             report=report,
         )
     if as_json:
@@ -72,8 +177,53 @@ def build(
         click.echo(f"{file}: {file.stat().st_size / 2**20:.1f} MiB, convolutions: {runs}")
         if manifest.calibration:
             c = manifest.calibration
-            click.echo(f"  calibrated on {c['face_count']} faces of {c['faces']}, {c['method']}, "
-                       f"{c['seconds']:.1f} s")  # fmt: skip
+            if c["face_count"]:
+                click.echo(f"  calibrated on {c['face_count']} faces of {c['faces']}, "
+                           f"{c['method']}, {c['seconds']:.1f} s")  # fmt: skip
+            else:
+                click.echo(f"  ranges imported from {c['faces']}")
+        _show_options(manifest.options)
         for warning in manifest.warnings:
             click.echo(f"  note: {warning}")
     click.echo(following("lpx bench --dataset demo", workspace))
+
+
+def _refuse_with_emit(*options: tuple[str, object]) -> None:
+    for name, given in options:
+        if given:
+            raise click.UsageError(f"{name} says nothing to --emit trtexec: leave it out")
+
+
+def _show_emitted(folder: Path, as_json: bool) -> None:
+    manifest = read_json(folder / "manifest.json", "lpx build --emit trtexec")
+    if as_json:
+        click.echo(json.dumps({"folder": str(folder), **manifest}, indent=2))
+        return
+    click.echo(f"written: {folder}")
+    for name in ("README.txt", *manifest["files"], *(g["file"] for g in manifest["graphs"])):
+        click.echo(f"  {name}")
+    click.echo("next: copy the folder to the machine, and run there the script of its TensorRT")
+
+
+def _show_options(options: dict[str, Any]) -> None:
+    spread = options.get("builds")
+    if spread and len(spread["seconds"]) > 1:
+        found = {
+            "s": spread["seconds"],
+            "MiB": [size / 2**20 for size in spread["sizes"]],
+            "layers": spread["layers"],
+            "ms": spread["latency_ms"],
+        }
+        ranges = ", ".join(_between(values, unit) for unit, values in found.items() if values)
+        click.echo(f"  {len(spread['seconds'])} builds gave {spread['distinct']} different plans: "
+                   f"{ranges}; kept number {spread['kept'] + 1}")  # fmt: skip
+    if options.get("dla_core") is not None:
+        beside = options["gpu_fallback"]
+        click.echo(f"  {len(beside)} layers beside DLA core {options['dla_core']}, on the GPU"
+                   + f": {', '.join(beside[:5])}" * bool(beside)
+                   + ", ..." * (len(beside) > 5))  # fmt: skip
+
+
+def _between(values: Sequence[float], unit: str) -> str:
+    low, high = (f"{value:.4g}" for value in (min(values), max(values)))
+    return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"

@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpx.cli.options import data_options, following, json_option, workspace_option
+from lpx.cli.options import (
+    data_options,
+    following,
+    json_option,
+    weight_flags,
+    weight_options,
+    workspace_option,
+)
 from lpx.data.roots import DataPlaces
 from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
+    from lpx.graph.weights import WeightOptions
     from lpx.pipeline.calibrating import Calibrated
 
 
@@ -30,44 +38,73 @@ if TYPE_CHECKING:
               "percentile-99.99, percentile-99.9, mse or entropy.")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, help="Of the choice of faces.")
 @click.option("--curve", is_flag=True, help="Draw the error by number of faces.")
-@click.option("--cache", type=click.Path(path_type=Path), metavar="FILE",
-              help="Write the ranges as a calibration cache of TensorRT too.")  # fmt: skip
+@click.option("--export-cache", type=click.Path(path_type=Path), metavar="FILE",
+              help="Write the scales as a calibration cache of TensorRT too.")  # fmt: skip
+@click.option("--import-cache", type=click.Path(path_type=Path), metavar="FILE",
+              help="Take the scales from a calibration cache of TensorRT, instead of "
+              "calibrating.")  # fmt: skip
+@weight_options
 @data_options
 @workspace_option
 @json_option
 def calibrate(
     model: Path | None, faces: str | None, count: int, select: str, method: str, seed: int,
-    curve: bool, cache: Path | None, places: DataPlaces, workspace: Workspace, as_json: bool,
+    curve: bool, export_cache: Path | None, import_cache: Path | None, weights: WeightOptions,
+    requantise: bool, places: DataPlaces, workspace: Workspace, as_json: bool,
 ) -> None:  # fmt: skip
     """Calibrate the exported model (or MODEL), and judge every method by held-out faces.
 
     Leaves scales.json and calibration-faces.json in the workspace, for `lpx build --int8`.
     """
-    from lpx.calibration.cache import write_cache
     from lpx.cli.console import ConsoleReporter
-    from lpx.pipeline import calibrating
-    from lpx.workspace import write_bytes
+    from lpx.pipeline import caching, calibrating
 
+    if import_cache is not None:
+        _import(workspace, import_cache, model, as_json)
+        return
     with ConsoleReporter() as report:
         done = calibrating.calibrate(
             workspace, faces, model_path=model, count=count, select=select, method=method,
-            seed=seed, curve=curve, places=places, report=report,
+            seed=seed, curve=curve, weights=weights, requantise=requantise, places=places,
+            report=report,
         )  # fmt: skip
     written = [workspace.scales, workspace.root / "calibration-faces.json"]
     if curve:
         written.append(workspace.root / "calibration-curve.png")
         calibrating.draw_curve(done.curve, done.scales.method, written[-1])
-    if cache is not None:
-        ranges = done.scales.ranges(done.scales.method)
-        text = write_cache({name: limits.peak for name, limits in ranges.items()})
-        write_bytes(cache, text.encode())
-        written.append(cache)
+    if export_cache is not None:
+        data, _ = calibrating.read_model(workspace, model)
+        caching.export_cache(data, done.scales, export_cache, weights, requantise)
+        written.append(export_cache)
     if as_json:
         click.echo(json.dumps(to_json(done), indent=2))
         return
     show(done)
     for path in written:
         click.echo(f"written: {path}")
+    flags = weight_flags(weights, requantise)
+    click.echo(following(f"lpx build --int8{flags}", workspace))
+
+
+def _import(workspace: Workspace, cache: Path, model: Path | None, as_json: bool) -> None:
+    from lpx.cli.console import ConsoleReporter
+    from lpx.pipeline import caching
+
+    source = click.get_current_context().get_parameter_source("faces")
+    if source is click.core.ParameterSource.COMMANDLINE or model is not None:
+        raise click.UsageError(
+            "--import-cache takes neither --faces nor MODEL: the cache stands in for faces, and "
+            "must be of the workspace's model"
+        )
+    with ConsoleReporter() as report:
+        scales = caching.import_cache(workspace, cache, report)
+    if as_json:
+        values = {"imported": str(cache), "tensors": len(scales.tensors), "method": scales.method,
+                  "warning": scales.warning}  # fmt: skip
+        click.echo(json.dumps(values, indent=2))
+        return
+    click.echo(f"{len(scales.tensors)} scales imported from {cache}")
+    click.echo(f"written: {workspace.scales}")
     click.echo(following("lpx build --int8", workspace))
 
 

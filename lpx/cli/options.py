@@ -7,12 +7,15 @@ import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from lpx.data.roots import DataPlaces
 from lpx.workspace import DEFAULT, Workspace
+
+if TYPE_CHECKING:
+    from lpx.graph.weights import WeightOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -55,3 +58,48 @@ def json_option(command: Command) -> Command:
     return click.option(
         "--json", "as_json", is_flag=True, help="Print one JSON object; progress goes to stderr."
     )(command)
+
+
+def weight_options(command: Command) -> Command:
+    """What is done to weights of INT8 graphs: passes `weights`, and `requantise`."""
+
+    @functools.wraps(command)
+    def packed(
+        *arguments: Any, weight_clip: Any, weight_rounding: Any, bias_correction: bool,
+        equalise: bool, **rest: Any,
+    ) -> Any:  # fmt: skip
+        from lpx.graph.weights import WeightOptions
+
+        weights = WeightOptions(weight_clip, weight_rounding, bias_correction, equalise)
+        return command(*arguments, weights=weights, **rest)
+
+    options = (
+        click.option("--weight-clip", type=click.Choice(("max", "mse")), default="max",
+                     show_default=True,
+                     help="Clip a channel's weights at their largest, or where the squared error "
+                     "is least."),
+        click.option("--weight-rounding", type=click.Choice(("squant", "nearest")),
+                     default="squant", show_default=True,
+                     help="Round weights so that the errors of a kernel cancel, or to nearest."),
+        click.option("--bias-correction/--no-bias-correction", default=True, show_default=True,
+                     help="Move what rounding does to a channel's mean into the bias."),
+        click.option("--equalise/--no-equalise", default=False, show_default=True,
+                     help="Even out channels between layers first (for depthwise networks)."),
+        click.option("--requantise", is_flag=True,
+                     help="Take out Q/DQ pairs that the model has, instead of refusing it."),
+    )  # fmt: skip
+    for option in reversed(options):
+        packed = option(packed)
+    return packed  # type: ignore[return-value]
+
+
+def weight_flags(weights: WeightOptions, requantise: bool) -> str:
+    """The options that say the same to another command; "" for the defaults."""
+    flags = {
+        f" --weight-clip {weights.clip}": weights.clip != "max",
+        f" --weight-rounding {weights.rounding}": weights.rounding != "squant",
+        " --no-bias-correction": not weights.bias_correction,
+        " --equalise": weights.equalise,
+        " --requantise": requantise,
+    }
+    return "".join(flag for flag, given in flags.items() if given)

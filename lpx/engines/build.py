@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from importlib import metadata
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 
-import lpx
+from lpx.calibration.cache import header_version, write_cache
+from lpx.calibration.methods import LEVELS
 from lpx.calibration.scales import Scales
 from lpx.card import ModelCard
 from lpx.engines.machine import Machine
+from lpx.engines.makers import (
+    flavour_of,
+    make_for_gpu_provider,
+    make_for_onnxruntime,
+    make_for_tensorrt,
+)
 from lpx.engines.manifest import EngineManifest, Precision, Target, write_manifest
-from lpx.engines.onnxruntime_engine import count_convolutions
-from lpx.engines.tensorrt import BatchRange, build_plan, capabilities_of
+from lpx.engines.onnxruntime_gpu import PROVIDERS
+from lpx.engines.request import BuildRequest
+from lpx.engines.tensorrt import (
+    Progress,
+    capabilities_of,
+)
 from lpx.engines.tensorrt import load as load_library
 from lpx.errors import LpxError
 from lpx.graph.insert_qdq import DLA, ONNXRUNTIME, TENSORRT, activation_scales, insert_qdq
@@ -28,11 +35,8 @@ from lpx.graph.placement import Placement, place
 from lpx.graph.placement_dla import place_dla
 from lpx.graph.prepare import prepare
 from lpx.graph.to_fp16 import to_fp16
-from lpx.graph.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.workspace import write_bytes
 
-DEFAULT_BATCHES = BatchRange(1, 8, 32)
-Progress = Callable[[str, int, int], None]
 _STYLES = {
     "onnxruntime": ONNXRUNTIME,
     "strongly-typed": TENSORRT,
@@ -40,45 +44,15 @@ _STYLES = {
     "dla-explicit": DLA,
 }
 DIALECTS = (*_STYLES, "calibration-cache")
+_LOWERED = ("weakly-typed", "calibration-cache")
+"""Dialects of releases that know no newer opset than 17."""
 _HALF_SCALES_FROM = 19
 """Opset from which the scale of a QuantizeLinear may be float16."""
 
 
-@dataclass(frozen=True)
-class BuildRequest:
-    """What to build.
-
-    Attributes:
-        target: What will run the engine.
-        precision: What its convolutions compute in.
-        scales: Calibrated ranges, needed for int8.
-        method: Calibration method, for int8.
-        compute_capabilities: GPUs to build for, "8.6"; tensorrt-rtx only.
-        batches: Batch sizes of the TensorRT profile.
-        workspace_mib: Cap on TensorRT's scratch memory, MiB; None for its default.
-        weights: What is done to weights, for int8.
-        requantise: Take out the Q/DQ pairs that the model has, instead of refusing it.
-    """
-
-    target: Target
-    precision: Precision
-    scales: Scales | None = None
-    method: str = ""
-    compute_capabilities: tuple[str, ...] = ()
-    batches: BatchRange = DEFAULT_BATCHES
-    workspace_mib: int | None = None
-    weights: WeightOptions = DEFAULT_WEIGHTS
-    requantise: bool = False
-
-    @property
-    def name(self) -> str:
-        """Name of the engine and of its folder."""
-        return f"{self.target}-{self.precision}"
-
-
 def build_engine(
     model: bytes, card: ModelCard, request: BuildRequest, folder: Path, machine: Machine,
-    progress: Progress | None = None,
+    progress: Progress | None = None, timing_caches: Path | None = None,
 ) -> EngineManifest:  # fmt: skip
     """Build an engine into `folder`.
 
@@ -89,6 +63,7 @@ def build_engine(
         folder: Receives the engine file, for TensorRT the graph it was built from, the manifest.
         machine: Recorded in the manifest.
         progress: Told of TensorRT's phases.
+        timing_caches: Folder where TensorRT's timing caches lie between builds; None keeps none.
 
     Raises:
         LpxError: The library refuses, or the engine does not compute in the precision asked for.
@@ -96,9 +71,15 @@ def build_engine(
     dialect = _dialect(request)
     graph, placement = make_graph(model, request, dialect)
     if request.target == "onnxruntime":
-        made = _onnxruntime(graph, request)
+        made = make_for_onnxruntime(graph, request)
+    elif request.target in PROVIDERS:
+        made = make_for_gpu_provider(graph, request, card.input_size)
     else:
-        made = _tensorrt(graph, request, progress)
+        cache = None
+        if dialect == "calibration-cache":
+            cache = _calibration_cache(model, request)
+            write_bytes(folder / "calibration.cache", cache)
+        made = make_for_tensorrt(graph, request, machine, cache, progress, timing_caches)
         write_bytes(folder / "graph.onnx", graph)
     write_bytes(folder / made.file, made.data)
     calibration = None
@@ -119,7 +100,7 @@ def build_engine(
         engine_sha256=hashlib.sha256(made.data).hexdigest(),
         model_sha256=hashlib.sha256(model).hexdigest(),
         card=card.to_dict(),
-        batches=() if request.target == "onnxruntime" else (request.batches.maximum,),
+        batches=made.batches,
         compute_capabilities=request.compute_capabilities,
         calibration=calibration,
         placement=tuple(asdict(d) for d in placement.decisions) if placement else (),
@@ -127,6 +108,7 @@ def build_engine(
         versions=made.versions,
         machine=asdict(machine),
         warnings=warnings,
+        options={"requantised": request.requantise, **made.options},
     )
     write_manifest(folder, manifest)
     return manifest
@@ -153,7 +135,7 @@ def make_graph(model: bytes, request: BuildRequest, dialect: str) -> tuple[bytes
         model, "the exported model",
         equalised=int8 and request.weights.equalise, requantise=request.requantise,
     )  # fmt: skip
-    if request.precision == "fp32":
+    if request.precision == "fp32" and dialect not in _LOWERED:
         return model, None
     graph = parse(model, "the exported model")
     name_nodes(graph)
@@ -164,7 +146,7 @@ def make_graph(model: bytes, request: BuildRequest, dialect: str) -> tuple[bytes
     if placement is not None and dialect != "calibration-cache":
         ranges = _scales_of(model, request).ranges(request.method)
         insert_qdq(graph, placement, ranges, _STYLES[dialect], request.weights)
-    if dialect in ("weakly-typed", "calibration-cache"):
+    if dialect in _LOWERED:
         lower_opset(graph, OLDEST)
     return serialise(graph), placement
 
@@ -234,61 +216,22 @@ def _scales_of(model: bytes, request: BuildRequest) -> Scales:
 
 
 def _dialect(request: BuildRequest) -> str:
-    if request.target == "onnxruntime":
+    if request.target == "onnxruntime" or request.target == "onnxruntime-cuda":
         return "onnxruntime"
-    trt = load_library(request.target)
-    return str(capabilities_of(trt, request.target).dialect)
+    if request.target == "onnxruntime-tensorrt":
+        return "strongly-typed"
+    flavour = flavour_of(request.target)
+    capabilities = capabilities_of(load_library(flavour), flavour)
+    if request.dla_core is None or capabilities.dla_dialect is None:
+        return capabilities.dialect  # a core that is asked of a library without DLA, it refuses
+    if request.precision == "int8":
+        return capabilities.dla_dialect
+    return "strongly-typed" if capabilities.strongly_typed_only else "weakly-typed"
 
 
-@dataclass(frozen=True)
-class _Made:
-    """An engine, before its manifest."""
-
-    data: bytes
-    file: str
-    convolutions: dict[str, int]
-    versions: dict[str, str]
-    warnings: tuple[str, ...] = ()
-
-
-def _onnxruntime(graph: bytes, request: BuildRequest) -> _Made:
-    counts = count_convolutions(graph)
-    if request.precision == "int8" and not counts["int8"]:
-        raise LpxError(
-            "ONNX Runtime runs no convolution of this INT8 engine in integers",
-            f"{counts['fp32']} convolutions run in float32 between Q/DQ pairs",
-            "please report this with the checkpoint's backbone and cut",
-        )
-    warnings: tuple[str, ...] = ()
-    if request.precision == "fp16":
-        warnings = (
-            "ONNX Runtime's CPU computes float16 graphs in float32 with extra casts: this engine "
-            "shows FP16's rounding of weights and activations, not its speed",
-        )
-    versions = _versions("onnx", "onnxruntime")
-    return _Made(graph, "engine.onnx", counts, versions, warnings)
-
-
-def _tensorrt(graph: bytes, request: BuildRequest, progress: Progress | None) -> _Made:
-    assert request.target != "onnxruntime"
-    plan = build_plan(
-        graph,
-        flavour=request.target,
-        precision=request.precision,
-        batches=request.batches,
-        compute_capabilities=request.compute_capabilities,
-        workspace_mib=request.workspace_mib,
-        progress=progress,
-    )
-    counts: Counter[str] = Counter()
-    if plan.layers is not None:
-        counts.update(layer.precision for layer in plan.layers.convolutions)
-    versions = {**_versions("onnx"), request.target: plan.version}
-    return _Made(plan.data, "engine.plan", dict(counts), versions, plan.log)
-
-
-def _versions(*packages: str) -> dict[str, str]:
-    known: dict[str, Any] = {"lpx": lpx.__version__}
-    for package in packages:
-        known[package] = metadata.version(package)
-    return known
+def _calibration_cache(model: bytes, request: BuildRequest) -> bytes:
+    """The text of a calibration cache for the release at hand, which refuses another one's."""
+    version = capabilities_of(load_library("tensorrt"), "tensorrt").version
+    scales = cache_scales(model, request)
+    peaks = {name: scale * LEVELS for name, scale in scales.items()}
+    return write_cache(peaks, header_version(version)).encode()

@@ -8,24 +8,42 @@ from pathlib import Path
 from lpx.engines.base import Engine
 from lpx.engines.manifest import EngineManifest, read_manifest
 from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
+from lpx.engines.onnxruntime_gpu import OnnxRuntimeGpuEngine
 from lpx.errors import LpxError
 
 
-def load(folder: Path | str) -> Engine:
+def load(folder: Path | str, *, allow_host_code: bool = False) -> Engine:
     """Load the engine in `folder`, after checking it against its manifest.
 
     Args:
         folder: As `lpx build` made it: an engine file and `manifest.json`.
+        allow_host_code: Load a version-compatible plan, which carries code that runs in this
+            process. Only for engines whose origin you trust.
 
     Raises:
         LpxError: Missing or altered engine, or a library or GPU that it needs is not here.
     """
-    manifest, data = read_engine(Path(folder))
+    folder = Path(folder)
+    manifest, data = read_engine(folder)
     if manifest.target == "onnxruntime":
         return OnnxRuntimeEngine(data, manifest.model_card().input_size)
+    if manifest.target == "onnxruntime-cuda" or manifest.target == "onnxruntime-tensorrt":
+        return OnnxRuntimeGpuEngine(
+            data,
+            manifest.model_card().input_size,
+            manifest.target,
+            manifest.options["provider"],
+            folder / "cache",
+            max(manifest.batches),
+        )
     from lpx.engines.tensorrt import TensorRTEngine
 
-    return TensorRTEngine(data, flavour=manifest.target)
+    return TensorRTEngine(
+        data,
+        flavour=manifest.target,
+        allow_host_code=allow_host_code,
+        dla_core=manifest.options.get("dla_core"),
+    )
 
 
 def read_engine(folder: Path) -> tuple[EngineManifest, bytes]:

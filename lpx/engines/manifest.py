@@ -13,7 +13,9 @@ from lpx.workspace import read_json, write_json
 FORMAT = "lpx-engine/1"
 FILE = "manifest.json"
 
-Target = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
+Target = Literal[
+    "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx"
+]  # fmt: skip
 Precision = Literal["fp32", "fp16", "int8"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -24,7 +26,7 @@ class EngineManifest:
     """An engine's identity card.
 
     Attributes:
-        name: Folder name, `<target>-<precision>`.
+        name: Folder name, `<target>-<precision>`, and `-dla<core>` where that runs it.
         target: What runs it.
         precision: What its convolutions compute in.
         dialect: How precision is written in the graph it was built from.
@@ -39,6 +41,8 @@ class EngineManifest:
         convolutions: Number of convolutions per precision, as the runtime says it runs them.
         versions: Of lpx and of the libraries that built it.
         machine: Where it was built.
+        options: What else was asked of the build, and what came of it: profiles, optimisation
+            level, timing cache, DLA core, repeated builds.
         warnings: What the user must know of this engine.
     """
 
@@ -58,6 +62,7 @@ class EngineManifest:
     versions: dict[str, str] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
 
     def model_card(self) -> ModelCard:
         """The card of the model inside."""

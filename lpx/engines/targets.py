@@ -5,6 +5,7 @@ from __future__ import annotations
 from lpx.engines.machine import Machine
 from lpx.engines.manifest import TARGETS, EngineManifest, Target
 from lpx.engines.negotiate import differences, refusal
+from lpx.engines.onnxruntime_gpu import provider_available
 from lpx.engines.tensorrt import available
 from lpx.errors import LpxError
 
@@ -46,9 +47,15 @@ def can_build(target: Target, machine: Machine) -> tuple[bool, str]:
     """Whether engines of `target` can be built here, and why (not)."""
     if target == "onnxruntime":
         return True, "onnxruntime is always there"
-    if target == "tensorrt" and not machine.gpus:
+    if target != "tensorrt-rtx" and not machine.gpus:
         return False, _no_gpu(machine)
-    return available(target)
+    return _library(target)
+
+
+def _library(target: Target) -> tuple[bool, str]:
+    if target == "tensorrt" or target == "tensorrt-rtx":
+        return available(target)
+    return provider_available(target)
 
 
 def _no_gpu(machine: Machine) -> str:
@@ -61,9 +68,13 @@ def can_run(manifest: EngineManifest, machine: Machine) -> tuple[bool, str]:
         return True, "onnxruntime is always there"
     if not machine.gpus:
         return False, _no_gpu(machine)
-    usable, reason = available(manifest.target)
+    usable, reason = _library(manifest.target)
     if not usable:
         return False, reason
-    if refused := refusal(manifest, machine, reason):
+    compatible = {
+        name: bool(manifest.options.get(name))
+        for name in ("version_compatible", "hardware_compatible")
+    }
+    if refused := refusal(manifest, machine, reason, **compatible):
         return False, refused
     return True, "; ".join((reason, *differences(manifest, machine)))

@@ -29,7 +29,7 @@ class Range:
     Attributes:
         low: Smallest value to represent.
         high: Largest value to represent.
-        means: Mean of each channel.
+        means: Mean of each channel; empty where nothing knows it: then biases are not corrected.
     """
 
     low: float
@@ -216,7 +216,7 @@ class _Inserter:
         scale = tensor(self.graph, f"{name}.scale", steps.astype(weight.dtype.numpy()))
         zero = tensor(self.graph, f"{name}.zero_point", np.zeros(len(steps), np.int8))
         shift = np.zeros(len(steps), np.float32)
-        if self.weights.bias_correction:
+        if self.weights.bias_correction and means:
             shift = bias_shift(array, rounded, np.array(means, np.float32))
         bias = self._bias(node, weight, shift)
         if not self.style.stored_weights:

@@ -2,25 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, replace
 
 from lpx.calibration.calibrate import calibrate
 from lpx.calibration.methods import METHODS
-from lpx.calibration.scales import Scales, load_scales, save_scales
+from lpx.calibration.scales import IMPORTED, Scales, load_scales, save_scales
 from lpx.data.face_set import FaceSet
 from lpx.data.roots import DataPlaces
-from lpx.engines.build import BuildRequest, build_engine
+from lpx.engines.build import build_engine
 from lpx.engines.machine import read_machine
 from lpx.engines.manifest import EngineManifest, Precision
+from lpx.engines.request import DEFAULT_BATCHES, BuildRequest
 from lpx.engines.targets import choose
+from lpx.engines.tensorrt import Batches
 from lpx.errors import LpxError
+from lpx.graph.prepare import prepare
+from lpx.graph.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.pipeline.exported import ExportedModel, check_at_least, open_faces, read_exported
 from lpx.pipeline.reporter import SILENT, Reporter
 from lpx.workspace import Workspace
 
 CALIBRATION_FACES = 512
+OTHER_WEIGHTS = (
+    "the calibration method was chosen with other weight options than these: run `lpx calibrate` "
+    "with them to judge the methods anew"
+)
 PARTIAL = "calibration.partial.npz"
 """Where a calibration writes down how far it has come."""
+TIMING_CACHES = "timing-caches"
+"""Where TensorRT's kernel times lie between builds."""
+_TENSORRT_ONLY = {
+    "batches": "--batch",
+    "workspace_mib": "--workspace-mib",
+    "optimisation_level": "--optimisation-level",
+    "version_compatible": "--version-compatible",
+    "hardware_compatible": "--hardware-compatible",
+    "dla_core": "--dla",
+    "frozen_timing_cache": "--frozen-timing-cache",
+    "builds": "--builds",
+}
+_PROVIDER_TAKES = ("batches", "workspace_mib", "optimisation_level")
 DEMO_CALIBRATION = (
     "calibrated on the demo faces, because no --faces were given: ranges of your own faces may "
     "differ, and INT8 accuracy with them"
@@ -38,6 +61,15 @@ def build(
     compute_capabilities: tuple[str, ...] = (),
     workspace_mib: int | None = None,
     places: DataPlaces = DataPlaces(),  # noqa: B008 (frozen)
+    weights: WeightOptions = DEFAULT_WEIGHTS,
+    requantise: bool = False,
+    batches: Batches | None = None,
+    optimisation_level: int | None = None,
+    version_compatible: bool = False,
+    hardware_compatible: bool = False,
+    dla_core: int | None = None,
+    frozen_timing_cache: bool = False,
+    builds: int = 1,
     report: Reporter = SILENT,
 ) -> tuple[EngineManifest, ...]:
     """Build engines of the exported model.
@@ -45,7 +77,7 @@ def build(
     Args:
         workspace: Holds `model.onnx`; receives `scales.json` and `engines/<name>/`.
         precisions: "fp32", "fp16", "int8".
-        target: "auto", "onnxruntime", "tensorrt" or "tensorrt-rtx".
+        target: "auto", or one of `lpx.engines.manifest.TARGETS`.
         faces: Face set to calibrate on, for int8; None takes what `lpx calibrate` left, else the
             demo faces, with a warning.
         count: Most faces to calibrate on.
@@ -54,6 +86,15 @@ def build(
         compute_capabilities: GPUs to build for; tensorrt-rtx only.
         workspace_mib: Cap on TensorRT's scratch memory, MiB.
         places: Where the videos and prepared faces of public data sets lie.
+        weights: What is done to weights, for int8.
+        requantise: Take out the Q/DQ pairs that the model has, instead of refusing it.
+        batches: TensorRT's profiles: a range, or sizes that get a profile each; None for 1 to 32.
+        optimisation_level: TensorRT's search for kernels, 0 (fast build) to 5 (long).
+        version_compatible: Let later TensorRT releases load the plan; it then carries host code.
+        hardware_compatible: Let other GPU models, Ampere and later, load the plan.
+        dla_core: DLA core that shall run it, with the GPU for what it cannot do.
+        frozen_timing_cache: Take no kernel times but those of an earlier build.
+        builds: Build this often, keep a typical plan, and record the spread.
         report: Told what happens.
 
     Returns:
@@ -64,58 +105,129 @@ def build(
     """
     check_at_least("--count", count, 1)
     check_at_least("--workspace-mib", workspace_mib, 1)
+    check_at_least("--builds", builds, 1)
+    check_at_least("--dla", dla_core, 0)
     machine = read_machine()
     chosen, reason = choose(target, machine)
-    if method is not None and method not in METHODS:
-        raise LpxError(
-            f"unknown calibration method {method!r}",
-            f"known methods: {', '.join(METHODS)}",
-            "name one of these with --method",
-        )
+    check_method(method)
     if compute_capabilities and chosen != "tensorrt-rtx":
         raise LpxError(
             f"--compute-capability with target {chosen}",
             "only tensorrt-rtx builds for GPUs that are not here",
             "leave it out, or add --target tensorrt-rtx",
         )
+    template = BuildRequest(
+        target=chosen,
+        precision="fp32",
+        compute_capabilities=compute_capabilities,
+        batches=batches or DEFAULT_BATCHES,
+        workspace_mib=workspace_mib,
+        weights=weights,
+        requantise=requantise,
+        optimisation_level=optimisation_level,
+        version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible,
+        dla_core=dla_core,
+        frozen_timing_cache=frozen_timing_cache,
+        builds=builds,
+    )
+    _check_tensorrt_only(template)
     report.say(f"target {chosen}: {reason}")
     model = read_exported(workspace)
     manifests = []
     with workspace.lock():
         scales = None
         if "int8" in precisions:
-            scales = _scales(workspace, model, faces, count, places, report)
+            scales = scales_for(workspace, model, faces, count, weights, requantise, places, report)
         for precision in precisions:
-            request = BuildRequest(
-                target=chosen,
+            request = replace(
+                template,
                 precision=precision,
                 scales=scales,
                 method=(method or scales.method) if scales and precision == "int8" else "",
-                compute_capabilities=compute_capabilities,
-                workspace_mib=workspace_mib,
             )
             folder = workspace.engines / request.name
             report.say(f"building {request.name}")
-            manifests.append(build_engine(model.data, model.card, request, folder, machine))
+            manifests.append(
+                build_engine(
+                    model.data, model.card, request, folder, machine,
+                    _outermost(report.progress(f"building {request.name}")),
+                    workspace.root / TIMING_CACHES,
+                )
+            )  # fmt: skip
     return tuple(manifests)
 
 
-def _scales(
-    workspace: Workspace,
-    model: ExportedModel,
-    name: str | None,
-    count: int,
-    places: DataPlaces,
-    report: Reporter,
-) -> Scales:
+def check_method(method: str | None) -> None:
+    """Refuse a calibration method that there is not.
+
+    Raises:
+        LpxError: There is not; None is the default.
+    """
+    if method is not None and method not in (*METHODS, IMPORTED):
+        raise LpxError(
+            f"unknown calibration method {method!r}",
+            f"known methods: {', '.join(METHODS)}",
+            "name one of these with --method",
+        )
+
+
+def _check_tensorrt_only(request: BuildRequest) -> None:
+    """Refuse what ONNX Runtime would silently leave out."""
+    if request.target in ("tensorrt", "tensorrt-rtx"):
+        return
+    default = BuildRequest(request.target, request.precision)
+    for name, option in _TENSORRT_ONLY.items():
+        if request.target == "onnxruntime-tensorrt" and name in _PROVIDER_TAKES:
+            continue
+        if getattr(request, name) != getattr(default, name):
+            raise LpxError(
+                f"{option} with target {request.target}",
+                "it is an option of TensorRT's builder; ONNX Runtime runs the graph as it is",
+                "leave it out, or name --target tensorrt or tensorrt-rtx",
+            )
+
+
+def _outermost(tell: Callable[[int, int], None]) -> Callable[[str, int, int], None]:
+    """Show the phase that holds all others: TensorRT starts with it."""
+    outermost = ""
+
+    def progress(phase: str, done: int, steps: int) -> None:
+        nonlocal outermost
+        outermost = outermost or phase
+        if phase == outermost and steps:
+            tell(done, steps)
+
+    return progress
+
+
+def _prepared(
+    model: ExportedModel, weights: WeightOptions, requantise: bool, report: Reporter
+) -> ExportedModel:
+    """The float model that calibration must observe: equalised where the build will be."""
+    data, pairs = prepare(
+        model.data, "the exported model", equalised=weights.equalise, requantise=requantise
+    )
+    if weights.equalise:
+        scaled = sum(bool(pair.scaled) for pair in pairs)
+        report.say(f"equalised channels between {scaled} pairs of convolutions")
+    return replace(model, data=data, sha256=hashlib.sha256(data).hexdigest())
+
+
+def scales_for(
+    workspace: Workspace, model: ExportedModel, name: str | None, count: int,
+    weights: WeightOptions, requantise: bool, places: DataPlaces, report: Reporter,
+) -> Scales:  # fmt: skip
     """Ranges for this model and these faces: those in the workspace if they fit, else new ones."""
     pool = open_faces(
         workspace, name or "demo", "train", places=places, card=model.card, report=report
     )
     faces = pool.first(count)
+    model = _prepared(model, weights, requantise, report)
     scales = _stored(workspace, model, pool, faces, named=name is not None)
     if scales is not None:
         report.say(f"reusing {workspace.scales} ({scales.face_count} faces of {scales.faces})")
+        scales = _with_evidence_of(scales, weights)
     else:
         scales = calibrate(
             model.data,
@@ -134,21 +246,31 @@ def _scales(
     return scales
 
 
+def _with_evidence_of(scales: Scales, weights: WeightOptions) -> Scales:
+    """The same ranges, without what was measured of methods under other weight options."""
+    if not scales.candidates or scales.weights == asdict(weights):
+        return scales
+    warnings = (scales.warning, OTHER_WEIGHTS)
+    return replace(scales, candidates=(), weights={}, warning="; ".join(filter(None, warnings)))
+
+
 def _stored(
     workspace: Workspace, model: ExportedModel, pool: FaceSet, faces: FaceSet, *, named: bool
 ) -> Scales | None:
     """The scales in the workspace, where they are of this model and these faces.
 
     Those that `lpx calibrate` made are of faces that it chose from a set: they fit whoever names
-    that set, or none.
+    that set, or none. Those that it imported fit who names none.
     """
     if not workspace.scales.is_file():
         return None
     try:
         stored = load_scales(workspace.scales, model.sha256)
     except LpxError:
-        # Scales of an earlier export are no use, and cheap to make again.
+        # Scales of an earlier export, or of it equalised otherwise, are cheap to make again.
         return None
+    if stored.method == IMPORTED:
+        return None if named else stored
     if stored.set_digest:
         same_set = (stored.faces, stored.set_digest) == (pool.name, pool.digest())
         return stored if same_set or not named else None

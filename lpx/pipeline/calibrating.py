@@ -24,10 +24,13 @@ from lpx.card import METADATA_KEY, ModelCard, card_from_dict
 from lpx.data.face_set import FaceSet, ImageFile, Skipped
 from lpx.data.roots import DataPlaces
 from lpx.engines.base import Prediction
-from lpx.engines.build import BuildRequest, make_graph
+from lpx.engines.build import make_graph
 from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
+from lpx.engines.request import BuildRequest
 from lpx.errors import LpxError
 from lpx.graph.model_io import parse
+from lpx.graph.prepare import prepare
+from lpx.graph.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.metrics import auc, auc_difference, map_agreement, score_difference
 from lpx.pipeline.building import PARTIAL
 from lpx.pipeline.exported import open_faces, read_exported
@@ -108,6 +111,8 @@ def calibrate(
     seed: int = 0,
     curve: bool = False,
     places: DataPlaces = DataPlaces(),  # noqa: B008 (frozen)
+    weights: WeightOptions = DEFAULT_WEIGHTS,
+    requantise: bool = False,
     report: Reporter = SILENT,
 ) -> Calibrated:
     """Calibrate an exported model, and keep the method that serves it best.
@@ -122,6 +127,8 @@ def calibrate(
         seed: Of the choice of faces.
         curve: Measure too how the error falls with the number of faces.
         places: Where the videos and prepared faces of public data sets lie.
+        weights: What is done to weights of the INT8 graphs that are judged.
+        requantise: Take out the Q/DQ pairs that the model has, instead of refusing it.
         report: Told what happens.
 
     Raises:
@@ -133,25 +140,27 @@ def calibrate(
         raise _unknown("selection", select, selection.SELECTIONS, "--select")
     if count < 1:
         raise LpxError(f"--count {count} is too small", "", "give a number of at least 1")
-    data, card = _model(workspace, model_path)
+    data, card = read_model(workspace, model_path)
+    source = str(model_path or workspace.model)
+    observed, _ = prepare(data, source, equalised=weights.equalise, requantise=requantise)
     pool = open_faces(workspace, faces or "demo", "train", places=places, card=card, report=report)
     with workspace.lock():
-        chosen, held_out, notes = choose(data, card, pool, count, select, seed, report)
+        chosen, held_out, notes = choose(observed, card, pool, count, select, seed, report)
         scales = observe(
-            data, chosen, card.input_size,
+            observed, chosen, card.input_size,
             progress=report.progress(f"calibrating on {pool.name}"),
             resume=workspace.root / PARTIAL,
         )  # fmt: skip
-        judge = Judge(data, card, held_out)
+        judge = Judge(data, card, held_out, weights, requantise)
         candidates = judge.rank(scales, METHODS, report)
         best = candidates[0].method if method == "auto" else method
         if candidates[0].auc is None:
             notes += ("no AUC: it takes two held-out faces of each class at least",)
         scales = replace(
             scales, set_digest=pool.digest(), method=best,
-            candidates=tuple(asdict(c) for c in candidates),
+            candidates=tuple(asdict(c) for c in candidates), weights=asdict(weights),
         )  # fmt: skip
-        points = _curve(data, chosen, judge, best, seed, report) if curve else ()
+        points = _curve(observed, chosen, judge, best, seed, report) if curve else ()
         write_json(workspace.root / "calibration-faces.json", _face_list(chosen, select, seed))
         save_scales(workspace.scales, scales)
     return Calibrated(
@@ -165,7 +174,12 @@ def calibrate(
     )
 
 
-def _model(workspace: Workspace, path: Path | None) -> tuple[bytes, ModelCard]:
+def read_model(workspace: Workspace, path: Path | None) -> tuple[bytes, ModelCard]:
+    """The workspace's model, or another one that lpx exported, and its card.
+
+    Raises:
+        LpxError: There is none, or it is not lpx's.
+    """
     if path is None:
         exported = read_exported(workspace)
         return exported.data, exported.card
@@ -253,10 +267,16 @@ class Judge:
         model: The float32 model.
         card: Its card.
         faces: Held-out faces.
+        weights: What is done to weights of the INT8 graphs.
+        requantise: Take out the Q/DQ pairs that the model has.
     """
 
-    def __init__(self, model: bytes, card: ModelCard, faces: FaceSet) -> None:
+    def __init__(
+        self, model: bytes, card: ModelCard, faces: FaceSet,
+        weights: WeightOptions = DEFAULT_WEIGHTS, requantise: bool = False,
+    ) -> None:  # fmt: skip
         self.model, self.card, self.faces = model, card, faces
+        self.weights, self.requantise = weights, requantise
         self.skipped: list[Skipped] = []
         self.seconds_per_face = 0.0
         self.indices, self.reference = self._reference()
@@ -265,7 +285,8 @@ class Judge:
         indices: list[NDArray[np.int64]] = []
         parts: list[Prediction] = []
         seconds = 0.0
-        with closing(OnnxRuntimeEngine(self.model, self.card.input_size)) as engine:
+        model, _ = prepare(self.model, "the exported model", requantise=self.requantise)
+        with closing(OnnxRuntimeEngine(model, self.card.input_size)) as engine:
             for batch in self.faces.stream(_BATCH, self.card.input_size, self.skipped):
                 if not parts:
                     engine.infer(batch.pixels)  # the first call is slower
@@ -290,7 +311,10 @@ class Judge:
         """Evidence for each method on the held-out faces, best first as by `best_first`."""
         engines = {}
         for method in methods:
-            request = BuildRequest("onnxruntime", "int8", scales, method)
+            request = BuildRequest(
+                "onnxruntime", "int8", scales, method,
+                weights=self.weights, requantise=self.requantise,
+            )  # fmt: skip
             graph, _ = make_graph(self.model, request, "onnxruntime")
             engines[method] = OnnxRuntimeEngine(graph, self.card.input_size)
         parts: dict[str, list[Prediction]] = {method: [] for method in methods}

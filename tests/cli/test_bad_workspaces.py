@@ -177,7 +177,7 @@ def test_second_process_is_refused_and_told_which_is_first(refused, workspace, l
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--target", "x"], "known targets: auto, onnxruntime, tensorrt, tensorrt-rtx"),
+        (["--target", "x"], "known targets: auto, onnxruntime, onnxruntime-cuda"),
         (["--int8", "--method", "x"], "known methods: max, percentile-99.999, percentile-99.99"),
         (["--int8", "--faces", "x"], "known data sets: demo, folder:DIR"),
         (["--int8", "--faces", "folder:x"], "x does not exist"),

@@ -7,6 +7,9 @@ import pytest
 
 from lpx.calibration.cache import read_cache
 from lpx.calibration.methods import METHODS
+from lpx.calibration.scales import load_scales
+from lpx.graph.insert_qdq import Range
+from lpx.workspace import sha256
 
 
 @pytest.fixture
@@ -72,14 +75,22 @@ def test_bench_refuses_the_faces_unless_told(calibrate, workspace, crops, lpx):
 
 def test_curve_and_cache(calibrate, workspace, crops, tmp_path):
     cache = tmp_path / "model.cache"
-    ran = calibrate("--faces", crops, "--count", "6", "--curve", "--cache", cache, "--json")
+    ran = calibrate("--faces", crops, "--count", "6", "--curve", "--export-cache", cache,
+                    "--json")  # fmt: skip
     curve = json.loads(ran.out)["curve"]
     assert [point["faces"] for point in curve] == [4, 6]
     assert (workspace.root / "calibration-curve.png").read_bytes().startswith(b"\x89PNG")
     peaks = read_cache(cache.read_text(), "cache")
     scales = json.loads(workspace.scales.read_text())
-    for name, tensor in scales["tensors"].items():
-        assert peaks[name] == pytest.approx(tensor["peaks"][scales["method"]], rel=1e-6)
+    shared = 0
+    for name, peak in peaks.items():
+        if name not in scales["tensors"]:
+            shared += 1  # takes another one's scale over
+            continue
+        own = scales["tensors"][name]["peaks"][scales["method"]]
+        shared += peak > own * (1 + 1e-6)  # of a group that has one scale
+        assert peak >= own * (1 - 1e-6)
+    assert shared < len(peaks) / 2
 
 
 def test_one_class_is_enough_and_said(calibrate, crops):
@@ -114,3 +125,82 @@ def test_no_faces(calibrate, tmp_path):
     ran = calibrate("--faces", tmp_path / "none")
     assert ran.code == 2
     assert "none" in ran.err
+
+
+def test_weight_options_are_judged_and_passed_on(calibrate, workspace, crops, lpx):
+    options = ("--equalise", "--weight-clip", "mse")
+    ran = calibrate("--faces", crops, "--count", "8", *options)
+    assert ran.code == 0, ran.err
+    assert ran.out.splitlines()[-1].startswith(
+        "next: lpx build --int8 --weight-clip mse --equalise"
+    )
+    built = lpx("build", "--int8", "--target", "onnxruntime", "-w", workspace.root, *options,
+                "--json")  # fmt: skip
+    assert "reusing" in built.err, built.err
+    calibration = json.loads(built.out)["engines"][0]["calibration"]
+    assert calibration["candidates"]
+    assert calibration["weights"]["equalise"]
+    assert calibration["weights"]["clip"] == "mse"
+
+
+@pytest.fixture
+def cache(calibrate, crops, tmp_path):
+    """A calibration cache for the workspace's model."""
+    path = tmp_path / "trt.cache"
+    ran = calibrate("--faces", crops, "--count", "4", "--method", "max", "--export-cache", path)
+    assert ran.code == 0, ran.err
+    return path
+
+
+def test_imported_cache_becomes_scales_that_build_takes(calibrate, workspace, cache, lpx):
+    peaks = read_cache(cache.read_text(), "cache")
+    workspace.scales.unlink()
+    ran = calibrate("--import-cache", cache)
+    assert ran.code == 0, ran.err
+    assert f"{len(peaks)} scales imported from {cache}" in ran.out
+    assert "warning: ranges come from the calibration cache trt.cache" in ran.err
+    assert load_scales(workspace.scales, sha256(workspace.model)).ranges("imported") == {
+        name: Range(-peak, peak, ()) for name, peak in peaks.items()
+    }
+    build = ("build", "--int8", "--target", "onnxruntime", "-w", workspace.root)
+    built = lpx(*build)
+    assert built.code == 0, built.err
+    assert "ranges imported from trt.cache" in built.out
+    assert "reusing" in built.err
+    refused = lpx(*build, "--method", "mse")
+    assert refused.code == 2
+    assert "unknown calibration method 'mse' of ranges that were imported" in refused.err
+    assert "reusing" not in lpx(*build, "--faces", "demo", "--count", "2").err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda lines: [*lines, "sigmoid 3f800000"], ": line {n} is no entry"),
+        (lambda lines: [lines[0], lines[1][:-8] + "0" * 8], ": line 2 gives {first} the scale 0"),
+        (lambda lines: [*lines, "nowhere: 3f800000"], ": line {n} names nowhere, which is no "),
+        (lambda lines: [lines[0], *lines[2:]], "has no scale for {first} (1 tensors in all)"),
+        (lambda lines: lines[1:], "is no calibration cache of TensorRT"),
+    ],
+    ids=["bad line", "scale 0", "unknown tensor", "tensor lacking", "no header"],
+)  # fmt: skip
+def test_bad_caches_name_line_and_tensor(calibrate, workspace, cache, change, said):
+    before = workspace.scales.read_bytes()
+    lines = cache.read_text().splitlines()
+    cache.write_text("\n".join(change(lines)) + "\n")
+    ran = calibrate("--import-cache", cache)
+    assert ran.code == 2
+    first = lines[1].rsplit(": ", 1)[0]
+    assert f"{cache}" in ran.err
+    assert said.format(n=len(lines) + 1, first=first) in ran.err
+    assert workspace.scales.read_bytes() == before
+
+
+def test_cache_stands_in_for_faces(calibrate, cache, crops, tmp_path):
+    for arguments in (("--faces", crops), (tmp_path / "other.onnx",)):
+        ran = calibrate("--import-cache", cache, *arguments)
+        assert ran.code == 2
+        assert "takes neither --faces nor MODEL" in ran.err
+    ran = calibrate("--import-cache", tmp_path / "nowhere.cache")
+    assert ran.code == 2
+    assert "nowhere.cache cannot be read" in ran.err

@@ -13,7 +13,8 @@ from onnx import TensorProto
 
 from lpx.calibration.calibrate import calibrate
 from lpx.data.demo_set import CHECKPOINT, demo_set, folder
-from lpx.engines.build import DIALECTS, BuildRequest, cache_scales, make_graph
+from lpx.engines.build import DIALECTS, cache_scales, make_graph
+from lpx.engines.request import BuildRequest
 from lpx.errors import LpxError
 from lpx.export.to_onnx import to_onnx
 from lpx.graph.prepare import prepare

@@ -10,8 +10,9 @@ import pytest
 
 from lpx.calibration.calibrate import calibrate
 from lpx.data.sets import open_set
-from lpx.engines.build import BuildRequest, build_engine
+from lpx.engines.build import build_engine
 from lpx.engines.machine import read_machine
+from lpx.engines.request import BuildRequest
 from lpx.engines.tensorrt import available
 from lpx.export.to_onnx import to_onnx
 from lpx.models.checkpoint import Detector

@@ -38,6 +38,7 @@ def libraries(monkeypatch):
             return not reason, reason or f"{flavour} 10.9"
 
         monkeypatch.setattr(targets, "available", available)
+        monkeypatch.setattr(targets, "provider_available", available)
 
     here()
     return here
@@ -90,7 +91,10 @@ def test_rtx_is_built_without_a_gpu_but_not_run(libraries):
 def test_unknown_target_lists_the_known_ones(libraries):
     with pytest.raises(LpxError, match="unknown target 'openvino'") as caught:
         choose("openvino", machine())
-    assert caught.value.why == "known targets: auto, onnxruntime, tensorrt, tensorrt-rtx"
+    assert caught.value.why == (
+        "known targets: auto, onnxruntime, onnxruntime-cuda, onnxruntime-tensorrt, tensorrt, "
+        "tensorrt-rtx"
+    )
 
 
 def test_onnxruntime_runs_everywhere(libraries):
@@ -120,3 +124,14 @@ def test_engine_runs_on_the_gpus_it_was_built_for(libraries, built, here, runs):
 def test_engine_does_not_run_without_its_library(libraries):
     libraries(tensorrt=NO_LIBRARY)
     assert can_run(manifest("tensorrt"), machine("8.9")) == (False, NO_LIBRARY)
+
+
+@pytest.mark.parametrize("target", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
+def test_gpu_providers_need_a_gpu_and_the_provider(libraries, target):
+    assert can_build(target, machine()) == (False, "no NVIDIA GPU is seen: nvidia-smi not found")
+    assert not can_run(manifest(target), machine())[0]
+    libraries(**{target.replace("-", "_"): "has CPUExecutionProvider"})
+    with pytest.raises(LpxError, match=f"target {target} cannot be built") as caught:
+        choose(target, machine("8.9"))
+    assert caught.value.why == "has CPUExecutionProvider"
+    assert can_run(manifest(target), machine("8.9")) == (False, "has CPUExecutionProvider")

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from lpx import pipeline
 from lpx.calibration.scales import load_scales
 from lpx.engines import load
 from lpx.errors import LpxError
+from lpx.graph.weights import WeightOptions
 from lpx.pipeline import building, exported
 
 
@@ -161,3 +164,63 @@ def test_python_errors_are_lpx_errors(workspace):
         pipeline.build(workspace, ("fp32",), target="x")
     with pytest.raises(LpxError, match="--count 0"):
         pipeline.build(workspace, ("int8",), target="onnxruntime", count=0)
+
+
+def test_equalised_engines_are_of_ranges_of_the_equalised_model(build, workspace):
+    """Equalisation changes activations: other ranges are needed, and kept apart by their model."""
+    plain, _ = build(faces="demo", count=4)
+    plain_model = json.loads(workspace.scales.read_text())["model_sha256"]
+    equalised, said = build(faces="demo", count=4, weights=WeightOptions(equalise=True))
+    assert not reused(said)
+    assert any(text.startswith("equalised channels between ") for text in said)
+    assert json.loads(workspace.scales.read_text())["model_sha256"] != plain_model
+    assert equalised.calibration["weights"]["equalise"]
+    assert equalised.model_sha256 == plain.model_sha256 == plain_model
+    assert equalised.engine_sha256 != plain.engine_sha256
+    assert reused(build(faces="demo", count=4, weights=WeightOptions(equalise=True))[1])
+    assert not reused(build(faces="demo", count=4)[1])
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        WeightOptions(clip="mse"),
+        WeightOptions(rounding="nearest"),
+        WeightOptions(bias_correction=False),
+    ],
+)
+def test_weight_options_change_the_engine_but_not_the_ranges(build, weights):
+    plain, _ = build(faces="demo", count=16)
+    other, said = build(faces="demo", count=16, weights=weights)
+    assert reused(said)
+    assert other.engine_sha256 != plain.engine_sha256
+    assert other.calibration["weights"] == asdict(weights)
+
+
+def test_evidence_of_other_weights_is_not_that_of_this_engine(build, workspace):
+    pipeline.calibrate(workspace, "demo", count=4, method="mse")
+    kept, _ = build()
+    assert kept.calibration["candidates"]
+    assert building.OTHER_WEIGHTS not in " ".join(kept.warnings)
+    other, said = build(weights=WeightOptions(clip="mse"))
+    assert reused(said)
+    assert other.calibration["method"] == "mse"
+    assert other.calibration["candidates"] == ()
+    assert building.OTHER_WEIGHTS in " ".join(other.warnings)
+
+
+def test_quantised_model_is_refused_or_stripped(build, workspace):
+    """A model that was exported with Q/DQ pairs: a checkpoint trained with them, say."""
+    before, _ = build(faces="demo", count=4, weights=WeightOptions(rounding="nearest"))
+    quantised = (workspace.engines / "onnxruntime-int8/engine.onnx").read_bytes()
+    workspace.model.write_bytes(quantised)
+    path = workspace.model.with_suffix(".json")
+    values = json.loads(path.read_text()) | {"model_sha256": hashlib.sha256(quantised).hexdigest()}
+    path.write_text(json.dumps(values))
+    for precision in ("fp32", "int8"):
+        with pytest.raises(LpxError, match="is quantised already"):
+            pipeline.build(workspace, (precision,), target="onnxruntime", faces="demo", count=4)
+    after, said = build(faces="demo", count=4, requantise=True)
+    assert not reused(said)
+    assert after.convolutions == before.convolutions
+    assert reused(build(faces="demo", count=4, requantise=True)[1])

@@ -20,7 +20,7 @@ from lpx.engines.tensorrt.inspect import (
 )
 from lpx.engines.tensorrt.library import Flavour, available, load
 from lpx.engines.tensorrt.progress import Progress
-from lpx.engines.tensorrt.request import Batches, BatchRange, Precision
+from lpx.engines.tensorrt.request import Batches, BatchRange, Precision, spans_of_batches
 from lpx.engines.tensorrt.runtime import TensorRTEngine, Timing
 
 __all__ = [
@@ -46,4 +46,5 @@ __all__ = [
     "open_driver",
     "parse_build_log",
     "parse_inspector",
+    "spans_of_batches",
 ]

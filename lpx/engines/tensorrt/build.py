@@ -9,6 +9,7 @@ from lpx.engines.tensorrt.calibrator import calibrator_for
 from lpx.engines.tensorrt.capabilities import Capabilities, capabilities_of
 from lpx.engines.tensorrt.inspect import (
     LayerTable,
+    assert_on_dla,
     assert_precision,
     inspect_engine,
     parse_build_log,
@@ -67,6 +68,7 @@ def build_plan(
     version_compatible: bool = False,
     hardware_compatible: bool = False,
     dla_core: int | None = None,
+    frozen_timing_cache: bool = False,
 ) -> Plan:
     """Build a plan and make sure that it computes in the precision asked for.
 
@@ -92,6 +94,8 @@ def build_plan(
         version_compatible: Let later releases load the plan; it then carries host code.
         hardware_compatible: Let other GPU models, Ampere and later, load the plan.
         dla_core: DLA core to build for, with the GPU for what it cannot do.
+        frozen_timing_cache: Fail where a kernel's time is not in the timing cache, so that the same
+            build gives the same plan.
 
     Raises:
         LpxError: The library is absent or cannot do what is asked; the model is refused, with
@@ -113,6 +117,7 @@ def build_plan(
         version_compatible=version_compatible,
         hardware_compatible=hardware_compatible,
         dla_core=dla_core,
+        frozen_timing_cache=frozen_timing_cache,
     )
     check(request, capabilities)
     with recording(trt) as (logger, recorder):
@@ -120,7 +125,10 @@ def build_plan(
             recorder.note(f"known-bad release: {capabilities.known_bad}")
         built = _Build(trt, capabilities, request, logger, recorder, progress).run()
         layers = _layers(trt, capabilities, request, logger, recorder, built.data)
-    if layers is not None:
+    if layers is not None and dla_core is not None:
+        # What lies inside a DLA's loadable, the inspector does not tell.
+        assert_on_dla(layers)
+    elif layers is not None:
         assert_precision(layers, precision)
     return Plan(
         data=built.data,

@@ -59,6 +59,11 @@ class Layer:
     precision: str
     convolution: bool
 
+    @property
+    def dla(self) -> bool:
+        """Whether it is a loadable of a DLA core: many nodes of the graph in one layer."""
+        return self.type.upper() == "DLA"
+
 
 @dataclass(frozen=True)
 class LayerTable:
@@ -70,6 +75,11 @@ class LayerTable:
     def convolutions(self) -> tuple[Layer, ...]:
         """The layers that convolve."""
         return tuple(row for row in self.rows if row.convolution)
+
+    @property
+    def beside_dla(self) -> tuple[str, ...]:
+        """Names of the layers that fall back to the GPU in a plan for a DLA core."""
+        return tuple(row.name for row in self.rows if not row.dla)
 
     def share_of_layers(self) -> dict[str, float]:
         """Share of layers per precision, in [0, 1]; layers of unknown precision are left out."""
@@ -117,6 +127,22 @@ def assert_precision(table: LayerTable, asked: Precision) -> None:
         f"{', '.join(sorted(p.upper() for p in present))}",
         why="its layers are\n    " + "\n    ".join(lines),
         fix=_fix(asked),
+    )
+
+
+def assert_on_dla(table: LayerTable) -> None:
+    """Make sure that a plan for a DLA core leaves something to it.
+
+    Raises:
+        LpxError: All layers run on the GPU; lists them.
+    """
+    if any(row.dla for row in table.rows):
+        return
+    lines = [f"{row.type:<16} {row.name}" for row in table.rows[:_SHOWN]]
+    raise LpxError(
+        "a DLA core was asked for, but the whole plan runs on the GPU",
+        why="its layers are\n    " + "\n    ".join(lines),
+        fix="build for the GPU, which runs INT8 faster than a plan that changes hands",
     )
 
 

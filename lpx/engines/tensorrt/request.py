@@ -43,6 +43,7 @@ class Request:
     version_compatible: bool = False
     hardware_compatible: bool = False
     dla_core: int | None = None
+    frozen_timing_cache: bool = False
 
     def strongly_typed(self, capabilities: Capabilities) -> bool:
         """Whether the network is strongly typed.
@@ -56,9 +57,14 @@ class Request:
 
     def spans(self) -> tuple[BatchRange, ...]:
         """The profiles, smallest batch first."""
-        if isinstance(self.batches, BatchRange):
-            return (self.batches,)
-        return tuple(BatchRange(size, size, size) for size in sorted(set(self.batches)))
+        return spans_of_batches(self.batches)
+
+
+def spans_of_batches(batches: Batches) -> tuple[BatchRange, ...]:
+    """The profiles that batch sizes stand for, smallest batch first."""
+    if isinstance(batches, BatchRange):
+        return (batches,)
+    return tuple(BatchRange(size, size, size) for size in sorted(set(batches)))
 
 
 def check(request: Request, capabilities: Capabilities) -> None:
@@ -86,6 +92,12 @@ def check(request: Request, capabilities: Capabilities) -> None:
         raise LpxError(
             f"DLA core {request.dla_core} asked of {name}",
             why=why or "DLA is in TensorRT up to 10.7 and from 11.4.1 on",
+        )
+    if request.frozen_timing_cache and not capabilities.error_on_timing_cache_miss:
+        raise LpxError(
+            f"a frozen timing cache asked of {name}",
+            why="it keeps no timing cache" if rtx else "TensorRT can fail on a miss from 10 on",
+            fix="leave the option out",
         )
     if request.calibration_cache is not None and not capabilities.calibrators:
         raise LpxError(

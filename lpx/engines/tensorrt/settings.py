@@ -45,6 +45,8 @@ def make_config(
     if capabilities.timing_cache and request.timing_cache is not None:
         cache = config.create_timing_cache(request.timing_cache)
         config.set_timing_cache(cache, False)
+    if capabilities.error_on_timing_cache_miss and request.frozen_timing_cache:
+        config.set_flag(trt.BuilderFlag.ERROR_ON_TIMING_CACHE_MISS)
     return config
 
 

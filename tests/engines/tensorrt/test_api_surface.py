@@ -34,6 +34,7 @@ CLASS_OF = {
 }
 
 GUARDED = {
+    "BuilderFlag.ERROR_ON_TIMING_CACHE_MISS": "error_on_timing_cache_miss",
     "BuilderFlag.FP16": "fp16_flag",
     "BuilderFlag.INT8": "int8_flag",
     "ComputeCapability": "set_compute_capability",

@@ -1,0 +1,249 @@
+"""Graph to engine, for each target."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import lpx
+from lpx.engines.machine import Machine
+from lpx.engines.manifest import Target
+from lpx.engines.onnxruntime_engine import count_convolutions
+from lpx.engines.onnxruntime_gpu import provider_options
+from lpx.engines.repeat import build_repeatedly, measured
+from lpx.engines.request import BuildRequest
+from lpx.engines.tensorrt import (
+    Flavour,
+    Plan,
+    Progress,
+    build_plan,
+    capabilities_of,
+    spans_of_batches,
+)
+from lpx.engines.tensorrt import load as load_library
+from lpx.engines.timing_cache import read_timing_cache, timing_cache_path
+from lpx.errors import LpxError
+from lpx.graph.model_io import parse
+from lpx.workspace import write_bytes
+
+
+@dataclass(frozen=True)
+class Made:
+    """An engine, before its manifest."""
+
+    data: bytes
+    file: str
+    convolutions: dict[str, int]
+    versions: dict[str, str]
+    warnings: tuple[str, ...] = ()
+    batches: tuple[int, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def make_for_onnxruntime(graph: bytes, request: BuildRequest) -> Made:
+    """An engine for ONNX Runtime's CPU provider: the graph, and how its convolutions run.
+
+    Raises:
+        LpxError: None of an INT8 graph's convolutions runs in integers.
+    """
+    counts = count_convolutions(graph)
+    if request.precision == "int8" and not counts["int8"]:
+        raise LpxError(
+            "ONNX Runtime runs no convolution of this INT8 engine in integers",
+            f"{counts['fp32']} convolutions run in float32 between Q/DQ pairs",
+            "please report this with the checkpoint's backbone and cut",
+        )
+    warnings: tuple[str, ...] = ()
+    if request.precision == "fp16":
+        warnings = (
+            "ONNX Runtime's CPU computes float16 graphs in float32 with extra casts: this engine "
+            "shows FP16's rounding of weights and activations, not its speed",
+        )
+    versions = _versions("onnx", "onnxruntime")
+    return Made(graph, "engine.onnx", counts, versions, warnings)
+
+
+def make_for_gpu_provider(graph: bytes, request: BuildRequest, size: int) -> Made:
+    """An engine for ONNX Runtime's CUDA or TensorRT provider: the graph and its options.
+
+    Args:
+        graph: ONNX, in the request's dialect.
+        request: What to build.
+        size: Side of a face, pixels.
+
+    Raises:
+        LpxError: The provider cannot do what is asked.
+    """
+    if request.target == "onnxruntime-cuda" and request.precision == "int8":
+        raise LpxError(
+            "INT8 with target onnxruntime-cuda",
+            "ONNX Runtime's CUDA provider has no integer convolutions: it would compute in floats "
+            "between Q/DQ pairs, slower than FP16",
+            "build --fp16 for it, or --int8 for onnxruntime-tensorrt, tensorrt or onnxruntime",
+        )
+    spans = spans_of_batches(request.batches)
+    if len(spans) > 1:
+        raise LpxError(
+            f"{len(spans)} batch sizes with target {request.target}",
+            "ONNX Runtime takes one range",
+            "give --batch-range MIN:BEST:MAX",
+        )
+    provider = provider_options(
+        request.target, request.precision, spans[0], size, request.workspace_mib,
+        request.optimisation_level,
+    )  # fmt: skip
+    warnings: tuple[str, ...] = ()
+    counts: dict[str, int] = {}
+    if request.target == "onnxruntime-cuda":
+        # Its kernels compute in the type of their tensors.
+        nodes = parse(graph, "the graph").graph
+        counts = {request.precision: sum(node.op_type == "Conv" for node in nodes)}
+    else:
+        warnings = (
+            "ONNX Runtime builds TensorRT's engine when this one is first run, which takes "
+            "minutes, and does not tell which precision its layers got: --target tensorrt does",
+        )
+    return Made(
+        graph,
+        "engine.onnx",
+        counts,
+        {**_versions("onnx"), "onnxruntime": _onnxruntime_version()},
+        warnings,
+        (spans[0].maximum,),
+        {"profiles": [asdict(spans[0])], "provider": provider},
+    )
+
+
+def flavour_of(target: Target) -> Flavour:
+    """The library of a target that is TensorRT's."""
+    assert target == "tensorrt" or target == "tensorrt-rtx"
+    return target
+
+
+def _onnxruntime_version() -> str:
+    import onnxruntime
+
+    # The distribution may be onnxruntime, onnxruntime-gpu or a vendor's.
+    return str(onnxruntime.__version__)
+
+
+def make_for_tensorrt(
+    graph: bytes, request: BuildRequest, machine: Machine, calibration_cache: bytes | None,
+    progress: Progress | None, timing_caches: Path | None,
+) -> Made:  # fmt: skip
+    """A plan of TensorRT or TensorRT for RTX, verified, and what its build did.
+
+    Args:
+        graph: ONNX, in the request's dialect.
+        request: What to build.
+        machine: The machine at hand.
+        calibration_cache: Scales beside a plain graph; None for all other graphs.
+        progress: Told of TensorRT's phases.
+        timing_caches: Folder where timing caches lie between builds; None keeps none.
+
+    Raises:
+        LpxError: TensorRT refuses, or the plan does not compute in the precision asked for.
+    """
+    flavour = flavour_of(request.target)
+    capabilities = capabilities_of(load_library(flavour), flavour)
+    version = ".".join(map(str, capabilities.version))
+    path = None
+    if timing_caches is not None and capabilities.timing_cache:
+        path = timing_cache_path(timing_caches, version, machine)
+    used = read_timing_cache(path, frozen=request.frozen_timing_cache) if path else None
+
+    def make() -> Plan:
+        return build_plan(
+            graph,
+            flavour=flavour,
+            precision=request.precision,
+            batches=request.batches,
+            compute_capabilities=request.compute_capabilities,
+            workspace_mib=request.workspace_mib,
+            optimisation_level=request.optimisation_level,
+            timing_cache=used,
+            calibration_cache=calibration_cache,
+            progress=progress,
+            version_compatible=request.version_compatible,
+            hardware_compatible=request.hardware_compatible,
+            dla_core=request.dla_core,
+            frozen_timing_cache=request.frozen_timing_cache,
+        )
+
+    spans = spans_of_batches(request.batches)
+    measure = partial(
+        measured, span=spans[-1], allow_host_code=request.version_compatible,
+        dla_core=request.dla_core,
+    )  # fmt: skip
+    plan, spread = build_repeatedly(make, request.builds, measure if machine.gpus else None)
+    if path and plan.timing_cache is not None and not request.frozen_timing_cache:
+        write_bytes(path, plan.timing_cache)
+    counts: Counter[str] = Counter()
+    if plan.layers is not None:
+        counts.update(layer.precision for layer in plan.layers.convolutions)
+    options = {
+        "profiles": [asdict(span) for span in spans],
+        "workspace_mib": request.workspace_mib,
+        "optimisation_level": request.optimisation_level,
+        "version_compatible": request.version_compatible,
+        "hardware_compatible": request.hardware_compatible,
+        "dla_core": request.dla_core,
+        "gpu_fallback": _beside_dla(plan, request),
+        "layers": plan.layers.share_of_layers() if plan.layers else {},
+        "timing_cache": path and _timing_cache(path, used, plan, request.frozen_timing_cache),
+        "builds": asdict(spread),
+    }
+    return Made(
+        plan.data,
+        "engine.plan",
+        dict(counts),
+        {**_versions("onnx"), request.target: plan.version},
+        (*plan.log, *_notes(request)),
+        tuple(span.maximum for span in spans),
+        options,
+    )
+
+
+def _notes(request: BuildRequest) -> tuple[str, ...]:
+    """What a user must know of options that reach beyond this GPU and release."""
+    notes = []
+    if request.version_compatible:
+        notes.append(
+            "version-compatible: the plan carries code that runs in the process that loads it, so "
+            "load it only if you trust who built it (lpx does so only when told to)"
+        )
+    if request.hardware_compatible:
+        notes.append(
+            "hardware-compatible: it runs on other GPUs of Ampere and later, and may be slower "
+            "than one that is built for the GPU"
+        )
+    return tuple(notes)
+
+
+def _beside_dla(plan: Plan, request: BuildRequest) -> list[str]:
+    if request.dla_core is None or plan.layers is None:
+        return []
+    return list(plan.layers.beside_dla)
+
+
+def _timing_cache(path: Path, used: bytes | None, plan: Plan, frozen: bool) -> dict[str, Any]:
+    """What the manifest says: the file, what was read from it, and what was left in it."""
+    left = used if frozen else plan.timing_cache
+    return {
+        "file": path.name,
+        "frozen": frozen,
+        "used_sha256": used and hashlib.sha256(used).hexdigest(),
+        "left_sha256": left and hashlib.sha256(left).hexdigest(),
+    }
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    known: dict[str, Any] = {"lpx": lpx.__version__}
+    for package in packages:
+        known[package] = metadata.version(package)
+    return known

@@ -1,0 +1,198 @@
+"""ONNX Runtime's providers for NVIDIA GPUs: CUDA, and TensorRT through ONNX Runtime.
+
+A provider that does not start is no error to ONNX Runtime: it runs on the CPU instead, and every
+figure measured is of another processor. Here it is an error.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lpx.engines.base import DeviceMemory, Faces, Prediction, check_faces
+from lpx.engines.manifest import Precision, Target
+from lpx.engines.tensorrt import BatchRange
+from lpx.errors import LpxError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+PROVIDERS: dict[Target, str] = {
+    "onnxruntime-cuda": "CUDAExecutionProvider",
+    "onnxruntime-tensorrt": "TensorrtExecutionProvider",
+}
+_CUDA = PROVIDERS["onnxruntime-cuda"]
+_INSTALL = (
+    "put the wheel onnxruntime-gpu in onnxruntime's place (pip uninstall onnxruntime; pip install "
+    "onnxruntime-gpu); on a Jetson, NVIDIA's own wheel for its JetPack"
+)
+
+
+def provider_available(target: Target) -> tuple[bool, str]:
+    """Whether the installed ONNX Runtime has a target's provider, and what it has.
+
+    That it has it does not say that it starts: CUDA's or TensorRT's libraries may lack.
+    """
+    import onnxruntime
+
+    names = onnxruntime.get_available_providers()
+    if PROVIDERS[target] in names:
+        return True, f"onnxruntime {onnxruntime.__version__} with {PROVIDERS[target]}"
+    return False, (
+        f"onnxruntime {onnxruntime.__version__} has {', '.join(names)}, and no "
+        f"{PROVIDERS[target]}: {_INSTALL}"
+    )
+
+
+def provider_options(
+    target: Target, precision: Precision, span: BatchRange, size: int,
+    workspace_mib: int | None, optimisation_level: int | None,
+) -> dict[str, str]:  # fmt: skip
+    """The options of a target's provider, all but the folder of its engine cache.
+
+    Args:
+        target: One of `PROVIDERS`.
+        precision: What convolutions shall compute in.
+        span: Batch sizes of TensorRT's profile: without one, each new size is a new build.
+        size: Side of a face, pixels.
+        workspace_mib: Cap on TensorRT's scratch memory, MiB; None for the provider's default.
+        optimisation_level: TensorRT's, 0 to 5; None for the provider's default.
+    """
+    if target == "onnxruntime-cuda":
+        return {"cudnn_conv_algo_search": "EXHAUSTIVE"}
+    options = {
+        "trt_engine_cache_enable": "1",
+        "trt_timing_cache_enable": "1",
+        # Flags say what a kernel may compute in; what it does, the types and Q/DQ pairs say.
+        "trt_fp16_enable": str(int(precision != "fp32")),
+        "trt_int8_enable": str(int(precision == "int8")),
+    }
+    ends = (("min", span.minimum), ("opt", span.optimum), ("max", span.maximum))
+    for end, batch in ends:
+        options[f"trt_profile_{end}_shapes"] = f"faces:{batch}x{size}x{size}x3"
+    if workspace_mib is not None:
+        options["trt_max_workspace_size"] = str(workspace_mib << 20)
+    if optimisation_level is not None:
+        options["trt_builder_optimization_level"] = str(optimisation_level)
+    return options
+
+
+class OnnxRuntimeGpuEngine:
+    """Runs an ONNX model by a GPU provider, with its tensors held on the GPU.
+
+    Not thread-safe: the tensors are shared between calls.
+
+    Args:
+        model: ONNX.
+        size: Side of a face, pixels.
+        target: One of `PROVIDERS`.
+        options: As `provider_options` gives them.
+        cache: Folder for TensorRT's engines; they are built when first needed.
+        largest: Largest batch to run at once; more faces are cut up.
+
+    Raises:
+        LpxError: The provider is not there, does not start, or leaves nodes to the CPU.
+    """
+
+    def __init__(
+        self, model: bytes, size: int, target: Target, options: dict[str, str], cache: Path,
+        largest: int,
+    ) -> None:  # fmt: skip
+        self.size, self.largest = size, largest
+        self.session = _session(model, target, options, cache)
+        self.tensors: dict[int, dict[str, Any]] = {}
+
+    @property
+    def device_memory(self) -> DeviceMemory:
+        """Not known: the provider does not tell."""
+        return DeviceMemory(None, "ONNX Runtime does not tell what its GPU providers hold")
+
+    def infer(self, faces: Faces) -> Prediction:
+        """Score faces, uint8 RGB [N, S, S, 3]."""
+        check_faces(faces, self.size)
+        parts = [
+            self._run(np.ascontiguousarray(faces[start : start + self.largest]))
+            for start in range(0, len(faces), self.largest)
+        ]
+        return Prediction(
+            np.concatenate([part.score for part in parts]),
+            np.concatenate([part.patch_map for part in parts]),
+        )
+
+    def close(self) -> None:
+        """Free the session and the tensors."""
+        self.tensors.clear()
+        del self.session
+
+    def _run(self, faces: Faces) -> Prediction:
+        held = self.tensors.get(len(faces))
+        if held is None:
+            held = self.tensors[len(faces)] = self._allocate(len(faces))
+        held["faces"].update_inplace(faces)
+        binding = self.session.io_binding()
+        binding.bind_ortvalue_input("faces", held["faces"])
+        binding.bind_ortvalue_output("score", held["score"])
+        binding.bind_ortvalue_output("patch_map", held["patch_map"])
+        self.session.run_with_iobinding(binding)
+        return Prediction(held["score"].numpy(), held["patch_map"].numpy())
+
+    def _allocate(self, batch: int) -> dict[str, Any]:
+        """Tensors of one batch size, on the GPU."""
+        import onnxruntime
+
+        cells = tuple(self.session.get_outputs()[1].shape[1:])
+        shapes = {
+            "faces": ((batch, self.size, self.size, 3), np.uint8),
+            "score": ((batch,), np.float32),
+            "patch_map": ((batch, *cells), np.float32),
+        }
+        return {
+            name: onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, "cuda", 0)
+            for name, (shape, dtype) in shapes.items()
+        }
+
+
+def _session(
+    model: bytes, target: Target, options: dict[str, str], cache: Path
+) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
+    usable, reason = provider_available(target)
+    if not usable:
+        raise LpxError(f"{target} cannot be used here", reason, "or build for another target")
+    if hasattr(onnxruntime, "preload_dlls"):
+        # CUDA and cuDNN from pip's wheels, where they are not the system's.
+        onnxruntime.preload_dlls()
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    providers: list[tuple[str, dict[str, str]]] = [(_CUDA, {})]
+    if target == "onnxruntime-tensorrt":
+        cache.mkdir(parents=True, exist_ok=True)
+        paths = ("trt_engine_cache_path", "trt_timing_cache_path")
+        options = {**options, **dict.fromkeys(paths, str(cache))}
+        providers.insert(0, (PROVIDERS[target], options))
+    else:
+        providers = [(_CUDA, options)]
+    try:
+        # Without enable_fallback=0 a provider that fails gives a session on the CPU.
+        session = onnxruntime.InferenceSession(
+            model, settings, providers=providers, enable_fallback=0
+        )
+    except Exception as error:  # its errors share no base class but Exception
+        raise LpxError(
+            f"ONNX Runtime cannot load the model for {target}",
+            str(error).strip().splitlines()[0],
+            "`lpx doctor` shows what this machine has; ONNX Runtime's documentation says which "
+            "CUDA, cuDNN and TensorRT its release needs",
+        ) from error
+    if session.get_providers()[:1] != [PROVIDERS[target]]:
+        raise LpxError(
+            f"ONNX Runtime does not run the model by {PROVIDERS[target]}",
+            f"it fell back to {', '.join(session.get_providers())}: a library that the provider "
+            "needs lacks",
+            "install the CUDA, cuDNN and TensorRT that this release of ONNX Runtime needs",
+        )
+    return session

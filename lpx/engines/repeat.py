@@ -1,0 +1,87 @@
+"""Build one plan several times: TensorRT's choice of kernels differs from run to run."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from lpx.engines.tensorrt import BatchRange, Plan, TensorRTEngine
+from lpx.errors import LpxError
+
+_WARM, _TIMED = 10, 50
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What several builds of one request gave.
+
+    Attributes:
+        seconds: Time of each build.
+        sizes: Bytes of each plan.
+        layers: Number of layers of each plan; -1 where TensorRT does not tell.
+        distinct: How many of the plans differ.
+        latency_ms: Median time of computing the optimum batch with each plan, by CUDA events;
+            empty where plans cannot be run.
+        kept: Index of the plan that was kept: the one of median latency where that is known,
+            else the first.
+    """
+
+    seconds: tuple[float, ...]
+    sizes: tuple[int, ...]
+    layers: tuple[int, ...]
+    distinct: int
+    latency_ms: tuple[float, ...]
+    kept: int
+
+
+def build_repeatedly(
+    make: Callable[[], Plan], count: int, measure: Callable[[Plan], float] | None
+) -> tuple[Plan, Spread]:
+    """Build `count` times, and keep a typical plan.
+
+    Args:
+        make: Builds the plan.
+        count: How often, at least 1.
+        measure: Gives a plan's latency in ms; None where plans cannot be run here.
+    """
+    plans, seconds = [], []
+    for _ in range(count):
+        started = time.perf_counter()
+        plans.append(make())
+        seconds.append(round(time.perf_counter() - started, 3))
+    latency = tuple(measure(plan) for plan in plans) if measure and count > 1 else ()
+    # The lower median: a plan that was built, not the mean of two.
+    kept = latency.index(statistics.median_low(latency)) if latency else 0
+    spread = Spread(
+        seconds=tuple(seconds),
+        sizes=tuple(len(plan.data) for plan in plans),
+        layers=tuple(-1 if plan.layers is None else len(plan.layers.rows) for plan in plans),
+        distinct=len({hashlib.sha256(plan.data).digest() for plan in plans}),
+        latency_ms=latency,
+        kept=kept,
+    )
+    return plans[kept], spread
+
+
+def measured(plan: Plan, span: BatchRange, *, allow_host_code: bool, dla_core: int | None) -> float:
+    """Median time of computing the optimum batch of a profile, ms.
+
+    Raises:
+        LpxError: The plan does not load or run here.
+    """
+    with TensorRTEngine(
+        plan.data, flavour=plan.flavour, allow_host_code=allow_host_code, dla_core=dla_core
+    ) as engine:
+        faces = np.zeros((span.optimum, *engine.face_shape), np.uint8)
+        times = []
+        for _ in range(_WARM + _TIMED):
+            engine.infer(faces)
+            if engine.last_timing is None:
+                raise LpxError("the engine tells no times")
+            times.append(engine.last_timing.compute_ms)
+    return round(statistics.median(times[_WARM:]), 4)

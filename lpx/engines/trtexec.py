@@ -1,0 +1,239 @@
+"""A folder from which trtexec builds and times engines, on machines without Python.
+
+The precision lies in the graph or in flags, depending on the release, so there is a script per
+TensorRT major: 8 takes weakly typed graphs and precision flags, 10 strongly typed graphs and
+--stronglyTyped, 11 nothing else, and has no such flag.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from lpx.calibration.cache import write_cache
+from lpx.calibration.methods import LEVELS
+from lpx.card import ModelCard
+from lpx.engines.build import cache_scales, make_graph
+from lpx.engines.manifest import Precision
+from lpx.engines.request import BuildRequest
+from lpx.engines.tensorrt import BatchRange, spans_of_batches
+from lpx.workspace import atomic_path, write_bytes, write_json
+
+FORMAT = "lpx-trtexec/1"
+Major = Literal[8, 10, 11]
+MAJORS: tuple[Major, ...] = (8, 10, 11)
+CACHE = "int8.cache"
+_SCRIPT = """\
+#!/bin/sh
+# Builds engines with TensorRT {major} and times them; made by lpx. Run it on the machine that shall
+# run the engines. TRTEXEC names another trtexec, OUT another folder for what is made.
+set -eu
+cd "$(dirname "$0")"
+out=${{OUT:-tensorrt{major}}}
+trtexec=${{TRTEXEC:-trtexec}}
+if ! command -v "$trtexec" >/dev/null 2>&1; then
+    # Where JetPack and NVIDIA's packages put it.
+    trtexec=/usr/src/tensorrt/bin/trtexec
+fi
+if ! command -v "$trtexec" >/dev/null 2>&1; then
+    echo "error: no trtexec on PATH, nor $trtexec: install TensorRT, or set TRTEXEC" >&2
+    exit 2
+fi
+version=$("$trtexec" --help 2>&1 |
+    sed -n 's/.*\\[TensorRT v\\([0-9][0-9]*\\)\\].*/\\1/p' | head -n 1)
+if [ -n "$version" ]; then
+    if [ "$version" -ge 10000 ]; then major=$((version / 10000)); else major=$((version / 1000)); fi
+    if [ "$major" -ne {major} ]; then
+        echo "error: $trtexec is of TensorRT $major, this script is for {major}: run the other" >&2
+        exit 2
+    fi
+fi
+mkdir -p "$out"
+{cache}
+build() {{
+    name=$1
+    shift
+    echo "$name: building and timing, see $out/$name.log"
+    if ! "$trtexec" "$@" --saveEngine="$out/$name.plan" --exportTimes="$out/$name.times.json" \\
+        --exportLayerInfo="$out/$name.layers.json" --profilingVerbosity=detailed \\
+        --timingCacheFile="$out/timing.cache" --useCudaGraph --useSpinWait --duration=10 \\
+        >"$out/$name.log" 2>&1; then
+        echo "error: trtexec failed on $name; the end of $out/$name.log:" >&2
+        tail -n 5 "$out/$name.log" >&2
+        exit 1
+    fi
+}}
+
+{builds}
+echo "done: engines and times are in $out"
+"""
+_REWRITE = """\
+# TensorRT refuses a calibration cache that another release wrote.
+if [ -n "$version" ]; then
+    sed "1s/.*/TRT-$version-EntropyCalibration2/" {cache} >"$out/{cache}"
+else
+    cp {cache} "$out/{cache}"
+fi
+"""
+_README = """\
+Engines of a deepfake detector, to be built with trtexec where there is no Python.
+
+Run the script of your TensorRT on the machine that shall run the engines:
+
+  sh build-tensorrt8.sh    TensorRT 8.5 and 8.6 (JetPack 5 and 6.0)
+  sh build-tensorrt10.sh   TensorRT 10.3 and later (JetPack 6.1 to 7.2)
+  sh build-tensorrt11.sh   TensorRT 11
+
+Each engine takes faces, uint8 RGB [N, {size}, {size}, 3], and gives score, float32 [N], the
+probability of fake, and patch_map, float32 [N, h, w].
+
+What is made: NAME.plan, the engine; NAME.times.json, the time of each inference, which
+`lpx bench --import-trtexec NAME.times.json` reads; NAME.layers.json, the layers. See in it that
+convolutions got the precision asked for: trtexec does not check that.
+{dla}"""
+_DLA = """
+These engines are for DLA core {core}. DLA is in TensorRT up to 10.7 and from 11.4.1 on; with
+releases between, trtexec fails.
+"""
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What one engine of a release is built from."""
+
+    graph: str
+    dialect: str
+    flags: tuple[str, ...]
+
+
+def emit_trtexec(
+    model: bytes, card: ModelCard, requests: tuple[BuildRequest, ...], folder: Path
+) -> tuple[Path, ...]:
+    """Write graphs, a script per TensorRT major, a README and a manifest.
+
+    Args:
+        model: The exported ONNX model, float32.
+        card: Its card.
+        requests: One per precision, target "tensorrt", otherwise alike.
+        folder: Receives all files.
+
+    Returns:
+        The scripts.
+
+    Raises:
+        LpxError: As `make_graph`; the folder cannot be written.
+    """
+    graphs: dict[str, bytes] = {}
+    described = []
+    scripts = []
+    for major in MAJORS:
+        lines = []
+        for request in requests:
+            recipe = _recipe(request, major)
+            if recipe.graph not in graphs:
+                graphs[recipe.graph], _ = make_graph(model, request, recipe.dialect)
+                described.append(_described(recipe, graphs[recipe.graph]))
+            lines += _builds(request, major, recipe, card.input_size)
+        cached = any(CACHE in line for line in lines)
+        text = _SCRIPT.format(
+            major=major, builds="\n".join(lines), cache=_REWRITE.format(cache=CACHE) * cached
+        )
+        scripts.append(folder / f"build-tensorrt{major}.sh")
+        _write_script(scripts[-1], text)
+    for name, graph in graphs.items():
+        write_bytes(folder / name, graph)
+    first = requests[0]
+    calibrated = next((r for r in requests if r.precision == "int8"), None)
+    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in scripts}
+    if calibrated and first.dla_core is not None:
+        peaks = {n: scale * LEVELS for n, scale in cache_scales(model, calibrated).items()}
+        text = write_cache(peaks)
+        write_bytes(folder / CACHE, text.encode())
+        files[CACHE] = hashlib.sha256(text.encode()).hexdigest()
+    dla = "" if first.dla_core is None else _DLA.format(core=first.dla_core)
+    write_bytes(folder / "README.txt", _README.format(size=card.input_size, dla=dla).encode())
+    manifest = {
+        "format": FORMAT,
+        "model_sha256": hashlib.sha256(model).hexdigest(),
+        "card": card.to_dict(),
+        "precisions": [request.precision for request in requests],
+        "profiles": [asdict(span) for span in spans_of_batches(first.batches)],
+        "graphs": described,
+        "calibration": None,
+        "files": files,
+    }
+    if calibrated and calibrated.scales:
+        manifest["calibration"] = {
+            "method": calibrated.method,
+            **calibrated.scales.summary(),
+            "weights": asdict(calibrated.weights),
+        }
+    write_json(folder / "manifest.json", manifest)
+    return tuple(scripts)
+
+
+def _described(recipe: _Recipe, graph: bytes) -> dict[str, str]:
+    digest = hashlib.sha256(graph).hexdigest()
+    return {"file": recipe.graph, "sha256": digest, "dialect": recipe.dialect}
+
+
+def _write_script(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    path.chmod(path.stat().st_mode | 0o111)
+
+
+def _recipe(request: BuildRequest, major: Major) -> _Recipe:
+    """Which graph a release takes for a precision, and the flags that say the rest."""
+    precision, dla = request.precision, request.dla_core is not None
+    weak_flags = {"fp32": (), "fp16": ("--fp16",), "int8": ("--fp16", "--int8")}[precision]
+    if major == 11:
+        dialect = "dla-explicit" if dla and precision == "int8" else "strongly-typed"
+        return _Recipe(_name(precision, dialect), dialect, ())
+    if dla and precision == "int8":
+        # Q/DQ nodes do not run on a DLA core before 11: its scales come beside the graph.
+        flags = (*weak_flags, f'--calib="$out/{CACHE}"')
+        return _Recipe(_name(precision, "calibration-cache"), "calibration-cache", flags)
+    if major == 8 or dla:
+        return _Recipe(_name(precision, "weakly-typed"), "weakly-typed", weak_flags)
+    return _Recipe(_name(precision, "strongly-typed"), "strongly-typed", ("--stronglyTyped",))
+
+
+def _name(precision: Precision, dialect: str) -> str:
+    if dialect == "weakly-typed" and precision != "int8":
+        return "float-weakly-typed.onnx"  # one graph for both: a flag tells them apart
+    return f"{precision}-{dialect}.onnx"
+
+
+def _builds(request: BuildRequest, major: Major, recipe: _Recipe, size: int) -> list[str]:
+    """A line for each engine: trtexec takes one profile in all releases, so one per batch size."""
+    common = [f"--onnx={recipe.graph}", *recipe.flags]
+    if request.workspace_mib is not None:
+        common.append(f"--memPoolSize=workspace:{request.workspace_mib}")
+    if request.optimisation_level is not None:
+        common.append(f"--builderOptimizationLevel={request.optimisation_level}")
+    if request.version_compatible:
+        common.append("--versionCompatible")
+    if request.hardware_compatible:
+        common.append("--hardwareCompatibilityLevel=ampere+")
+    if request.dla_core is not None:
+        common += [f"--useDLACore={request.dla_core}", "--allowGPUFallback"]
+    lines = []
+    for span in spans_of_batches(request.batches):
+        name = f"{replace(request, target='tensorrt').name}-{_span_name(span)}"
+        shapes = [
+            f"--{option}Shapes=faces:{batch}x{size}x{size}x3"
+            for option, batch in
+            (("min", span.minimum), ("opt", span.optimum), ("max", span.maximum))
+        ]  # fmt: skip
+        run = f"--shapes=faces:{span.optimum}x{size}x{size}x3"
+        lines.append(" \\\n    ".join([f"build {name}", *common, *shapes, run]))
+    return lines
+
+
+def _span_name(span: BatchRange) -> str:
+    if span.minimum == span.maximum:
+        return f"batch{span.maximum}"
+    return f"batch{span.minimum}to{span.maximum}"

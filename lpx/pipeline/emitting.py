@@ -1,0 +1,76 @@
+"""emit(): what a machine without Python builds engines from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from lpx.data.roots import DataPlaces
+from lpx.engines.manifest import Precision
+from lpx.engines.request import BuildRequest
+from lpx.engines.trtexec import emit_trtexec
+from lpx.pipeline.building import CALIBRATION_FACES, check_method, scales_for
+from lpx.pipeline.exported import check_at_least, read_exported
+from lpx.pipeline.reporter import SILENT, Reporter
+from lpx.workspace import Workspace
+
+
+def emit(
+    workspace: Workspace,
+    precisions: tuple[Precision, ...],
+    template: BuildRequest,
+    *,
+    out: Path | None = None,
+    faces: str | None = None,
+    count: int = CALIBRATION_FACES,
+    method: str | None = None,
+    places: DataPlaces = DataPlaces(),  # noqa: B008 (frozen)
+    report: Reporter = SILENT,
+) -> Path:
+    """Write a folder of graphs and scripts for trtexec, calibrated as an engine would be.
+
+    Args:
+        workspace: Holds `model.onnx`; receives `scales.json`.
+        precisions: "fp32", "fp16", "int8".
+        template: Batch sizes, weight options and options of TensorRT's builder.
+        out: The folder; None takes `trtexec` in the workspace.
+        faces: As for `build`.
+        count: As for `build`.
+        method: As for `build`.
+        places: As for `build`.
+        report: Told what happens.
+
+    Returns:
+        The folder.
+
+    Raises:
+        LpxError: No exported model, faces that cannot be read, or a folder that cannot be written.
+    """
+    check_at_least("--count", count, 1)
+    check_method(method)
+    model = read_exported(workspace)
+    folder = out or workspace.root / "trtexec"
+    with workspace.lock():
+        scales = None
+        if "int8" in precisions:
+            scales = scales_for(
+                workspace,
+                model,
+                faces,
+                count,
+                template.weights,
+                template.requantise,
+                places,
+                report,
+            )
+        requests = tuple(
+            replace(
+                template,
+                precision=precision,
+                scales=scales,
+                method=(method or scales.method) if scales and precision == "int8" else "",
+            )
+            for precision in precisions
+        )
+        emit_trtexec(model.data, model.card, requests, folder)
+    return folder

@@ -1,0 +1,69 @@
+"""`lpx build`'s options of TensorRT's builder, as a user types them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lpx.engines.tensorrt import available
+from lpx.pipeline.building import _outermost
+
+USABLE, REASON = available("tensorrt-rtx")
+
+
+@pytest.mark.skipif(not USABLE, reason=REASON)
+def test_profiles_level_and_repeated_builds_by_tensorrt_rtx(lpx, workspace):
+    build = ("build", "--fp16", "--target", "tensorrt-rtx", "--compute-capability", "8.9",
+             "--batch", "1,8", "--optimisation-level", "0", "--builds", "2")  # fmt: skip
+    ran = lpx(*build, "--json")
+    assert ran.code == 0, ran.err
+    assert "building tensorrt-rtx-fp16: done" in ran.err
+    (engine,) = json.loads(ran.out)["engines"]
+    assert engine["batches"] == [1, 8]
+    options = engine["options"]
+    assert options["optimisation_level"] == 0
+    assert options["timing_cache"] is None
+    assert "fp16" in options["layers"]
+    spread = options["builds"]
+    assert len(spread["seconds"]) == len(spread["sizes"]) == 2
+    assert spread["sizes"][0] == (workspace.engines / engine["name"] / "engine.plan").stat().st_size
+    shown = lpx(*build).out
+    assert "2 builds gave " in shown
+    assert "; kept number 1" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--batch", "1,many"), "'1,many' is not a list of batch sizes"),
+        (("--batch", "0,8"), "'0,8' is not a list of batch sizes"),
+        (("--batch-range", "1:8"), "'1:8' is not a range"),
+        (("--batch-range", "8:1:32"), "'8:1:32' is not a range"),
+        (("--batch", "1", "--batch-range", "1:2:3"), "give one"),
+        (("--optimisation-level", "6"), "6 is not in the range 0<=x<=5"),
+        (("--builds", "0"), "--builds 0 is too small"),
+        (("--dla", "-1"), "--dla -1 is too small"),
+        (("--out", "x"), "--out goes with --emit"),
+        (("--weight-clip", "none"), "'none' is not one of 'max', 'mse'"),
+        (("--batch", "1,8"), "--batch with target onnxruntime"),
+        (("--workspace-mib", "64"), "--workspace-mib with target onnxruntime"),
+        (("--version-compatible",), "--version-compatible with target onnxruntime"),
+        (("--frozen-timing-cache",), "--frozen-timing-cache with target onnxruntime"),
+        (("--dla", "0"), "--dla with target onnxruntime"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_built(lpx, workspace, tree, options, said):
+    before = tree(workspace.root)
+    ran = lpx("build", "--fp32", "--target", "onnxruntime", *options)
+    assert ran.code == 2
+    assert said in ran.err
+    assert tree(workspace.root) == before
+
+
+def test_bar_is_that_of_the_outermost_phase():
+    told = []
+    progress = _outermost(lambda done, total: told.append((done, total)))
+    for phase, done in (("build", 0), ("tactics", 3), ("build", 1), ("tactics", 4), ("build", 2)):
+        progress(phase, done, 2 if phase == "build" else 9)
+    assert told == [(0, 2), (1, 2), (2, 2)]

@@ -1,0 +1,247 @@
+"""ONNX Runtime's GPU providers: by a stand-in for its session, and for real where a GPU is."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from lpx import pipeline
+from lpx.data.demo_set import demo_set
+from lpx.engines import load
+from lpx.engines.machine import Gpu, read_machine
+from lpx.engines.onnxruntime_gpu import (
+    PROVIDERS,
+    OnnxRuntimeGpuEngine,
+    provider_available,
+    provider_options,
+)
+from lpx.engines.tensorrt import BatchRange
+from lpx.errors import LpxError
+
+CPU = "CPUExecutionProvider"
+CUDA, TENSORRT = PROVIDERS["onnxruntime-cuda"], PROVIDERS["onnxruntime-tensorrt"]
+
+
+class Value:
+    """An OrtValue on the GPU."""
+
+    made: list[tuple[int, ...]] = []  # noqa: RUF012
+
+    def __init__(self, shape, dtype):
+        self.array = np.zeros(shape, dtype)
+
+    @staticmethod
+    def ortvalue_from_shape_and_type(shape, dtype, device, index):
+        assert (device, index) == ("cuda", 0)
+        Value.made.append(tuple(shape))
+        return Value(shape, dtype)
+
+    def update_inplace(self, array):
+        assert (array.shape, array.dtype) == (self.array.shape, self.array.dtype)
+        assert array.flags.c_contiguous
+        self.array[...] = array
+
+    def numpy(self):
+        return self.array.copy()
+
+
+class Binding:
+    def __init__(self):
+        self.bound = {}
+
+    def bind_ortvalue_input(self, name, value):
+        self.bound[name] = value
+
+    bind_ortvalue_output = bind_ortvalue_input
+
+
+class Session:
+    """A session that scores a face by its mean. `granted` are the providers it gives."""
+
+    granted: tuple[str, ...] | None = None
+    problem: str = ""
+    last: Session
+
+    def __init__(self, model, options, providers, enable_fallback):
+        if Session.problem:
+            raise RuntimeError(Session.problem)
+        self.options, self.providers, self.enable_fallback = options, providers, enable_fallback
+        Session.last = self
+
+    def get_providers(self):
+        return list(Session.granted or [name for name, _ in self.providers])
+
+    def get_outputs(self):
+        class Output:
+            shape = ("N", 2, 2)
+
+        return [None, Output]
+
+    def io_binding(self):
+        return Binding()
+
+    def run_with_iobinding(self, binding):
+        faces = binding.bound["faces"].array
+        binding.bound["score"].array[...] = faces.mean(axis=(1, 2, 3)) / 255
+        binding.bound["patch_map"].array[...] = faces[:, :2, :2, 0] / 255
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Puts ONNX Runtime with these providers in place of the one installed."""
+
+    def apply(*names, granted=None, problem=""):
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [*names, CPU])
+        monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+        monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+        monkeypatch.setattr(onnxruntime, "OrtValue", Value)
+        monkeypatch.setattr(Session, "granted", granted)
+        monkeypatch.setattr(Session, "problem", problem)
+        monkeypatch.setattr(Value, "made", [])
+
+    return apply
+
+
+def opened(target, tmp_path, largest=8):
+    return OnnxRuntimeGpuEngine(b"model", 4, target, {"option": "1"}, tmp_path / "cache", largest)
+
+
+def test_provider_that_the_wheel_lacks_is_named_with_the_wheel(fake, tmp_path):
+    fake(TENSORRT)
+    assert provider_available("onnxruntime-tensorrt")[0]
+    usable, reason = provider_available("onnxruntime-cuda")
+    assert not usable
+    assert f"has {TENSORRT}, {CPU}, and no {CUDA}" in reason
+    assert "onnxruntime-gpu" in reason
+    with pytest.raises(LpxError, match="onnxruntime-cuda cannot be used here"):
+        opened("onnxruntime-cuda", tmp_path)
+
+
+@pytest.mark.parametrize("target", PROVIDERS)
+def test_fallback_to_the_cpu_is_an_error(fake, tmp_path, target):
+    fake(CUDA, TENSORRT, granted=(CPU,))
+    with pytest.raises(LpxError, match=f"does not run the model by {PROVIDERS[target]}") as caught:
+        opened(target, tmp_path)
+    assert f"fell back to {CPU}" in caught.value.why
+
+
+def test_tensorrt_that_falls_back_to_cuda_is_an_error(fake, tmp_path):
+    fake(CUDA, TENSORRT, granted=(CUDA, CPU))
+    with pytest.raises(LpxError, match=f"by {TENSORRT}"):
+        opened("onnxruntime-tensorrt", tmp_path)
+
+
+def test_session_that_fails_is_a_users_error(fake, tmp_path):
+    fake(CUDA, problem="libcudnn.so.9: cannot open\nstack trace")
+    with pytest.raises(LpxError, match="cannot load the model for onnxruntime-cuda") as caught:
+        opened("onnxruntime-cuda", tmp_path)
+    assert caught.value.why == "libcudnn.so.9: cannot open"
+
+
+def test_sessions_may_not_fall_back(fake, tmp_path):
+    fake(CUDA, TENSORRT)
+    opened("onnxruntime-tensorrt", tmp_path)
+    session = Session.last
+    assert not session.enable_fallback
+    assert session.options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
+    (first, options), (second, _) = session.providers
+    assert (first, second) == (TENSORRT, CUDA)
+    assert options["option"] == "1"
+    assert options["trt_engine_cache_path"] == str(tmp_path / "cache")
+    assert (tmp_path / "cache").is_dir()
+    opened("onnxruntime-cuda", tmp_path)
+    assert Session.last.providers == [(CUDA, {"option": "1"})]
+
+
+def test_faces_are_cut_up_and_tensors_made_once_a_batch_size(fake, tmp_path):
+    fake(CUDA)
+    faces = np.random.default_rng(0).integers(0, 256, (11, 4, 4, 3), np.uint8)
+    with closing(opened("onnxruntime-cuda", tmp_path, largest=4)) as engine:
+        for _ in range(2):
+            found = engine.infer(faces[::-1])
+            wanted = faces[::-1]
+            np.testing.assert_allclose(found.score, wanted.mean(axis=(1, 2, 3)) / 255, rtol=1e-6)
+            np.testing.assert_allclose(found.patch_map, wanted[:, :2, :2, 0] / 255, rtol=1e-6)
+        assert sorted(shape[0] for shape in Value.made) == [3, 3, 3, 4, 4, 4]
+        with pytest.raises(LpxError, match="faces are float32"):
+            engine.infer(faces.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("precision", "half", "integer"), [("fp32", "0", "0"), ("fp16", "1", "0"), ("int8", "1", "1")]
+)
+def test_tensorrt_options(precision, half, integer):
+    found = provider_options(
+        "onnxruntime-tensorrt", precision, BatchRange(1, 8, 32), 160, 64, 4
+    )  # fmt: skip
+    assert (found["trt_fp16_enable"], found["trt_int8_enable"]) == (half, integer)
+    assert found["trt_profile_opt_shapes"] == "faces:8x160x160x3"
+    assert found["trt_max_workspace_size"] == str(64 << 20)
+    assert found["trt_builder_optimization_level"] == "4"
+    assert all(isinstance(value, str) for value in found.values())
+
+
+@pytest.fixture
+def gpu(monkeypatch, fake):
+    """A machine with a GPU and ONNX Runtime's GPU wheel, none of which is real."""
+    fake(CUDA, TENSORRT)
+    machine = read_machine(Path("/"), lambda command: "")
+    with_gpu = type(machine)(**{**vars(machine), "gpus": (Gpu("a GPU", "8.9", 8192, "580"),)})
+    monkeypatch.setattr("lpx.pipeline.building.read_machine", lambda: with_gpu)
+
+
+def test_build_writes_options_and_load_takes_them(workspace, gpu):
+    (made,) = pipeline.build(
+        workspace, ("fp16",), target="onnxruntime-tensorrt", batches=BatchRange(1, 4, 16)
+    )
+    assert (made.name, made.dialect) == ("onnxruntime-tensorrt-fp16", "strongly-typed")
+    assert made.batches == (16,)
+    folder = workspace.engines / made.name
+    engine = load(folder)
+    assert engine.largest == 16
+    options = Session.last.providers[0][1]
+    assert options["trt_profile_max_shapes"] == "faces:16x160x160x3"
+    assert options["trt_engine_cache_path"] == str(folder / "cache")
+    assert options.items() >= made.options["provider"].items()
+
+
+def test_precisions_of_cuda(workspace, gpu):
+    fp32, fp16 = pipeline.build(workspace, ("fp32", "fp16"), target="onnxruntime-cuda")
+    assert list(fp32.convolutions) == ["fp32"]
+    assert fp16.convolutions == {"fp16": fp32.convolutions["fp32"]}
+    with pytest.raises(LpxError, match="INT8 with target onnxruntime-cuda"):
+        pipeline.build(workspace, ("int8",), target="onnxruntime-cuda", faces="demo", count=16)
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "said"),
+    [
+        ("onnxruntime-cuda", {"workspace_mib": 64}, "--workspace-mib with target onnxruntime-cuda"),
+        ("onnxruntime-tensorrt", {"builds": 2}, "--builds with target onnxruntime-tensorrt"),
+        ("onnxruntime-tensorrt", {"batches": (1, 8)}, "2 batch sizes with target"),
+    ],
+)
+def test_options_that_a_provider_does_not_take(workspace, gpu, target, options, said):
+    with pytest.raises(LpxError, match=said):
+        pipeline.build(workspace, ("fp32",), target=target, **options)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("target", PROVIDERS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_scores_on_a_gpu_are_those_of_the_cpu(workspace, target, precision):
+    usable, reason = provider_available(target)
+    if not usable or not read_machine().gpus:
+        pytest.skip(reason if not usable else "no NVIDIA GPU")
+    (made,) = pipeline.build(workspace, (precision,), target=target)
+    batch = next(iter(demo_set("test").first(8).stream(8, 160, [])))
+    with (
+        closing(load(workspace.engines / made.name)) as here,
+        closing(load(workspace.engines / "onnxruntime-fp32")) as cpu,
+    ):
+        found, wanted = here.infer(batch.pixels), cpu.infer(batch.pixels)
+    np.testing.assert_allclose(found.score, wanted.score, atol=0.02)
