@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from lpx.card import ModelCard
 from lpx.data.crops import CropRecipe
+from lpx.data.cut_faces import FoundFace, cut_faces
 from lpx.data.decode import fit, read_image
 from lpx.data.detect import FaceDetector, FaceMesh
-from lpx.data.find_faces import FoundFace, cut_faces
 from lpx.data.media import MediaFile
 from lpx.data.video_file import Frame, FrameReader, read_frames
 from lpx.data.video_writer import VideoWriter

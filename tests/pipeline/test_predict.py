@@ -13,10 +13,10 @@ import pytest
 
 from lpx import pipeline
 from lpx.data.crops import RECIPES
+from lpx.data.cut_faces import cut_faces
 from lpx.data.decode import fit, read_image
 from lpx.data.demo_set import folder
 from lpx.data.detect import FaceMesh, open_detector
-from lpx.data.find_faces import cut_faces, find_faces
 from lpx.data.video_writer import VideoWriter
 from lpx.engines import load
 from lpx.errors import LpxError
@@ -70,7 +70,7 @@ def test_every_face_of_a_photograph_has_its_own_crops_score(workspace):
     found = predict(workspace, "two.png")
     (file,) = found.files
     recipe = RECIPES["square-1.75-landmarks"]
-    faces = find_faces(image, open_detector(), FaceMesh(), recipe)
+    faces = cut_faces(image, open_detector().detect(image), FaceMesh(), recipe)
     crops = np.stack([fit(face.crop.pixels, 160) for face in faces])
     expected = load(workspace.engines / ENGINE).infer(crops).score
     assert [face.score for face in file.faces] == pytest.approx(expected.tolist(), abs=1e-4)

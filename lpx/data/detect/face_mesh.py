@@ -23,6 +23,9 @@ COUNT = 468
 MARGIN = 1.5
 """Side of the region, in longer sides of the box."""
 
+_MIN_PRESENCE = 0.5
+"""Given in FaceMesh's documentation."""
+
 
 class Mesh(NamedTuple):
     """Landmarks of one face.
@@ -34,6 +37,11 @@ class Mesh(NamedTuple):
 
     points: Points
     presence: float
+
+    @property
+    def is_face(self) -> bool:
+        """Whether FaceMesh is sure enough: landmarks of no face may lie anywhere."""
+        return self.presence >= _MIN_PRESENCE
 
 
 class FaceMesh:

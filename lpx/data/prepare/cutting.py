@@ -40,8 +40,6 @@ from lpx.errors import LpxError
 from lpx.render import encode_png
 from lpx.workspace import write_bytes
 
-MIN_PRESENCE = 0.5
-"""Of FaceMesh; below it there is no face in the box."""
 NO_FACE = "no face was found"
 NO_LANDMARKS = "its landmarks are unsure"
 OUTSIDE = "the face lies outside the image"
@@ -171,7 +169,7 @@ class _Work:
             return None, True
         with self.timed("landmarks"):
             mesh = self.cutter.mesh.landmarks(image, face.box, face.points)
-        return mesh.points, mesh.presence >= MIN_PRESENCE
+        return mesh.points, mesh.is_face
 
     def write(self, index: int, pixels: Image) -> None:
         # PNG, and nothing else: a lossy format would add traces of its own to the very detail that

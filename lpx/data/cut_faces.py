@@ -1,4 +1,4 @@
-"""From an image to the crops of all faces in it."""
+"""The crops of all faces of an image."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ from dataclasses import dataclass
 
 from lpx.data.crops import Crop, CropRecipe
 from lpx.data.decode import Image
-from lpx.data.detect.base import Detection, FaceDetector, Points
+from lpx.data.detect.base import Detection, Points
 from lpx.data.detect.face_mesh import FaceMesh
-
-MIN_PRESENCE = 0.5
-"""Where FaceMesh is less sure of a face there is none, says its documentation."""
 
 _LEAST_SIDE = 2.0
 """Pixels of the image that a box must cover in each direction to be cut out of it."""
@@ -30,20 +27,6 @@ class FoundFace:
     detection: Detection
     crop: Crop
     mesh: Points | None
-
-
-def find_faces(
-    image: Image, detector: FaceDetector, mesh: FaceMesh | None, recipe: CropRecipe
-) -> tuple[FoundFace, ...]:
-    """Find and cut out all faces of an image, see `cut_faces`.
-
-    Args:
-        image: uint8 RGB [H, W, 3].
-        detector: Finds the boxes.
-        mesh: Finds landmarks; may be None where the recipe needs none.
-        recipe: How to cut.
-    """
-    return cut_faces(image, detector.detect(image), mesh, recipe)
 
 
 def cut_faces(
@@ -74,9 +57,10 @@ def cut_faces(
             continue
         points = None
         if mesh is not None and recipe.needs_landmarks:
-            points, presence = mesh.landmarks(image, face.box, face.points)
-            if presence < MIN_PRESENCE:
+            landmarks = mesh.landmarks(image, face.box, face.points)
+            if not landmarks.is_face:
                 continue
+            points = landmarks.points
         found.append(FoundFace(face, recipe.cut(image, face.box, points), points))
     return tuple(found)
 
