@@ -160,7 +160,7 @@ def _energy(report: Mapping[str, Any]) -> CostTable:
 
 def _trtexec(report: Mapping[str, Any]) -> CostTable:
     rows = [
-        (_word(name), _word(f"lpx, as trtexec {found['release']} would say"),
+        (_word(name), _word(f"lpx, as release {found['release']}"),
          *_spread(found["latency"]))
         for name, found in _measured(report, "like_trtexec")
     ]  # fmt: skip

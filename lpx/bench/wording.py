@@ -192,17 +192,16 @@ def speed_notes(report: Mapping[str, Any]) -> list[str]:
 
 
 def _unsteady(timed: list[tuple[str, dict[str, Any]]]) -> list[str]:
-    varied = [
-        f"{name} {100 * _variation(row):.0f} % at batch {row['batch']}"
-        for name, row in timed
-        if any(text.startswith(UNSTABLE) for text in row["warnings"])
-    ]
-    if not varied:
+    most: dict[str, float] = {}
+    for name, row in timed:
+        if any(text.startswith(UNSTABLE) for text in row["warnings"]):
+            most[name] = max(most.get(name, 0.0), _variation(row))
+    if not most:
         return []
+    found = ", ".join(f"{100 * share:.0f} % ({name})" for name, share in most.items())
     return [
-        f"Times varied from call to call, by more than {100 * UNSTABLE_COV:g} %: "
-        f"{', '.join(varied)}. Lock the clocks and leave the machine alone before relying on small "
-        "differences."
+        f"Times varied from call to call by more than {100 * UNSTABLE_COV:g} %, by up to {found}. "
+        "Lock the clocks and leave the machine alone before relying on small differences."
     ]
 
 
@@ -215,10 +214,12 @@ def _no_faster(
 ) -> str:
     (rival,) = (e for e in entries(report) if e["name"] == found["against"])
     mine, its = (median_ms(e, found["batch"]) for e in (entry, rival))
-    low, high = ("–" if found[end] is None else significant(found[end]) for end in ("low", "high"))
+    bounds = "too few rounds for an interval: raise --latency-seconds"
+    if None not in (found["low"], found["high"]):
+        bounds = f"95 % interval {significant(found['low'])} to {significant(found['high'])}"
     return (
         f"{significant(mine)} ms against {significant(its)} ms per face at batch {found['batch']} "
-        f"({significant(found['ratio'])} times as long, 95 % interval {low} to {high})"
+        f"({significant(found['ratio'])} times as long, {bounds})"
     )
 
 

@@ -420,7 +420,7 @@ def test_a_noisy_clock_is_told(report: dict[str, Any]) -> None:
     row["cov"] = 0.3
     row["warnings"] = ["unstable: the time of calls varies by 30.0 %", "host-bound: so it is"]
     unsteady, bound, _ = speed_notes(noisy)
-    assert "by more than 2.5 %: torch 30 % at batch 1." in unsteady
+    assert "by more than 2.5 %, by up to 30 % (torch)." in unsteady
     assert bound == "torch, batch 1: host-bound: so it is."
 
 
