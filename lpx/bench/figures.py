@@ -315,7 +315,7 @@ def _latency(result: BenchResult) -> Drawing:
         axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set(ylim=(0, 1.01), xlabel="ms per call", ylabel="share of calls within")
     cut = (
-        f" {beyond} calls took longer than {significant(edge)} ms and are not shown."
+        f" {beyond} call{'s' * (beyond > 1)} longer than {significant(edge)} ms not shown."
         if beyond
         else ""
     )

@@ -230,8 +230,9 @@ def _sources(
         if isinstance(source, Unavailable):
             report.say(f"warning: energy is {source}")
     if measured:
-        minutes = energy_seconds_of(measured, plan.energy_seconds) / 60
-        report.say(f"energy of {measured} engines will take about {minutes:.1f} minutes")
+        seconds = energy_seconds_of(measured, plan.energy_seconds)
+        time = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+        report.say(f"measuring the energy of {measured} engines will take about {time}")
     return found
 
 

@@ -92,8 +92,8 @@ def test_how_long_energy_takes_is_said_first(lpx, workspace, monkeypatch):
             pass
 
     monkeypatch.setattr(benching, "open_source", lambda device: Source())
-    ran = lpx(*BENCH, "--latency-seconds", 0.02, "--energy", "--energy-seconds", 0.04)
-    assert "energy of 3 engines will take about 0.0 minutes" in ran.err
+    ran = lpx(*BENCH, "--latency-seconds", 0.02, "--energy", "--energy-seconds", 0.06)
+    assert "measuring the energy of 3 engines will take about 1 seconds" in ran.err
     assert "measured by fake: the board; batch 1" in ran.out
     assert (
         "In AUC, latency and energy together none beats " in Path("lpx-out/report.html").read_text()
