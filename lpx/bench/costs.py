@@ -24,7 +24,6 @@ from lpx.card import ModelCard
 from lpx.engines.base import Engine, Faces
 from lpx.engines.conditions import Conditions, read_conditions
 from lpx.engines.nvml import open_nvml
-from lpx.errors import LpxError
 
 BATCHES = (1, 8)
 Tell = Callable[[float], None]
@@ -347,7 +346,7 @@ def _patches(
                 continue
             try:
                 opened[name] = open_single_patch(candidate.graph, card)
-            except LpxError as error:
+            except Exception as error:  # a graph from elsewhere may be of any form
                 found[name] = Unavailable(said(error))
             else:
                 stack.enter_context(closing(opened[name].engine))
