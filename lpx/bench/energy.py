@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,13 +142,6 @@ def summarise(windows: list[Window], source: EnergySource, batch: int, units: in
         load_w=_estimate(joules / seconds),
         idle_w=_estimate(idle_w),
     )
-
-
-def to_values(result: EnergyResult | Unavailable) -> dict[str, Any]:
-    """As plain values for a report; {"unavailable": reason} where there is no figure."""
-    if isinstance(result, Unavailable):
-        return {"unavailable": result.reason}
-    return asdict(result)
 
 
 def _window(

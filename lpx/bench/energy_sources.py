@@ -27,7 +27,7 @@ _READABLE = "sudo chmod a+r /sys/class/powercap/*/energy_uj (until the next star
 
 @dataclass(frozen=True)
 class Unavailable:
-    """Energy cannot be measured; `str` gives "unavailable: reason"."""
+    """Something cannot be measured; `str` gives "unavailable: reason"."""
 
     reason: str
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from lpx.bench.run import REFERENCE, BenchResult
+from lpx.bench.candidate import REFERENCE
+from lpx.bench.run import BenchResult
 from lpx.bench.svg import COLOURS, STYLE, canvas, dots, line, to_svg
 from lpx.bench.wording import entries, signed, significant
 from lpx.metrics import roc_curve
@@ -52,8 +53,10 @@ def draw(report: Mapping[str, Any], result: BenchResult) -> list[Drawing]:
     with matplotlib.style.context(["default", STYLE]):
         drawings = [_forest(report)] if report["candidates"] else []
         drawings.append(_roc(report, result))
-        if result.times_ms:
-            drawings += [_latency(result), _pareto(report)]
+        if result.costs.times_ms:
+            drawings += [_latency(result), _pareto(report, _LATENCY)]
+        if sum(_ENERGY.of(entry) is not None for entry in entries(report)) > 1:
+            drawings.append(_pareto(report, _ENERGY))
         drawings += filter(None, (_per_method(report, c) for c in report["candidates"]))
         drawings += [_scatter(report, result, c) for c in report["candidates"]]
     return drawings
@@ -124,39 +127,93 @@ def _intervals(key: str, title: str, rows: list[_Row], margin: float) -> Drawing
     )
 
 
-def _pareto(report: Mapping[str, Any]) -> Drawing:
-    """AUC against the time of a face: what is left of and above another engine beats it."""
+@dataclass(frozen=True)
+class _Cost:
+    """A cost to draw AUC against.
+
+    Attributes:
+        key: Of the figure.
+        title: Of the figure.
+        axis: What the figure's axis says.
+        unit: Of a value.
+        of: The cost of an engine; None where it was not measured.
+    """
+
+    key: str
+    title: str
+    axis: str
+    unit: str
+    of: Callable[[Mapping[str, Any]], float | None]
+
+
+def _latency_of(entry: Mapping[str, Any]) -> float | None:
+    return float(entry["latency"]["per_face_p50_ms"]) if entry["latency"] else None
+
+
+def _energy_of(entry: Mapping[str, Any]) -> float | None:
+    found = entry["energy"]
+    measured = found is not None and "unavailable" not in found
+    return float(found["gross_j_per_face"]["mean"]) if measured else None
+
+
+_LATENCY = _Cost("pareto", "AUC against latency", "ms per face, median", "ms", _latency_of)
+_ENERGY = _Cost(
+    "pareto-energy", "AUC against energy", "J per face, idle power included", "J", _energy_of
+)
+
+
+def _pareto(report: Mapping[str, Any], cost: _Cost) -> Drawing:
+    """AUC against a cost of a face: what is left of and above another engine beats it."""
     from matplotlib.ticker import MaxNLocator
 
-    shown = [entry for entry in entries(report) if entry["latency"]]
-    times = np.array([entry["latency"]["per_face_p50_ms"] for entry in shown])
-    aucs = np.array([entry["auc"] for entry in shown])
+    measured = [(i, e, c) for i, e in enumerate(entries(report)) if (c := cost.of(e)) is not None]
+    costs = np.array([c for _, _, c in measured])
+    aucs = np.array([entry["auc"] for _, entry, _ in measured])
     figure, axes = canvas(290)
-    best = [
-        i for i in np.argsort(times)
-        if not any((times < times[i]) & (aucs >= aucs[i]) | (times == times[i]) & (aucs > aucs[i]))
-    ]  # fmt: skip
-    axes.plot(times[best], aucs[best], color=COLOURS["muted"], linewidth=1, dashes=(4, 3))
+    best = [i for i in np.argsort(costs) if not _beaten(i, costs[:, None], aucs)]
+    axes.plot(costs[best], aucs[best], color=COLOURS["muted"], linewidth=1, dashes=(4, 3))
     parts = []
-    for index, (entry, x, y) in enumerate(zip(shown, times, aucs, strict=True)):
+    for (index, entry, x), y in zip(measured, aucs, strict=True):
         colour = line(index)["color"]
         low, high = (entry["auc_interval"][end] for end in ("low", "high"))
         axes.plot([x, x], [low, high], color=colour, linewidth=1.2, alpha=0.5)
         axes.plot([x], [y], color=colour, marker="o", markersize=7, linestyle="")
-        parts.append(f"{entry['name']} {significant(float(x))} ms, AUC {y:.4f}")
-    axes.set_xlim(0, 1.12 * float(times.max()))
+        parts.append(f"{entry['name']} {significant(x)} {cost.unit}, AUC {y:.4f}")
+    axes.set_xlim(0, 1.12 * float(costs.max()))
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.set(xlabel=f"ms per face, batch {shown[0]['latency']['batch']} (median)", ylabel="AUC")
+    axes.set(xlabel=cost.axis, ylabel="AUC")
     return Drawing(
-        "pareto",
-        "AUC against latency",
-        f"AUC against the median time per face: {'; '.join(parts)}.",
+        cost.key,
+        cost.title,
+        f"{cost.title}, {cost.axis}: {'; '.join(parts)}.",
         "Up and to the left is better; the dashed line joins the engines that no other beats in "
-        "both. Bars are each AUC's own 95 % interval: engines see the same faces, so overlapping "
-        "bars do not mean parity.",
-        to_svg(figure, "pareto"),
-        tuple(entry["name"] for entry in shown),
+        f"both.{_best_in_all(report)} Bars are each AUC's own 95 % interval: engines see the same "
+        "faces, so overlapping bars do not mean parity.",
+        to_svg(figure, cost.key),
+        tuple(entry["name"] for _, entry, _ in measured),
     )
+
+
+def _best_in_all(report: Mapping[str, Any]) -> str:
+    """Who is beaten by none in AUC, latency and energy together; "" where one is not known."""
+    known = [
+        (e["name"], e["auc"], c)
+        for e in entries(report)
+        if None not in (c := (_LATENCY.of(e), _ENERGY.of(e)))
+    ]
+    if len(known) < 2:
+        return ""
+    costs = np.array([c for _, _, c in known], np.float64)
+    aucs = np.array([auc for _, auc, _ in known])
+    best = [name for i, (name, _, _) in enumerate(known) if not _beaten(i, costs, aucs)]
+    return f" In AUC, latency and energy together none beats {', '.join(best)}."
+
+
+def _beaten(index: int, costs: NDArray[np.float64], aucs: NDArray[np.float64]) -> bool:
+    """Whether another is as good in AUC float64 [N] and all costs [N, K], and better in one."""
+    good = (costs <= costs[index]).all(axis=1) & (aucs >= aucs[index])
+    better = (costs < costs[index]).any(axis=1) | (aucs > aucs[index])
+    return bool((good & better).any())
 
 
 def _roc(report: Mapping[str, Any], result: BenchResult) -> Drawing:
@@ -231,8 +288,8 @@ def _scatter(
 def _latency(result: BenchResult) -> Drawing:
     from matplotlib.ticker import MaxNLocator, NullFormatter
 
-    batch = min(size for _, size in result.times_ms)
-    times = {n: np.sort(t) for (n, size), t in result.times_ms.items() if size == batch}
+    batch = min(size for _, size in result.costs.times_ms)
+    times = {n: np.sort(t) for (n, size), t in result.costs.times_ms.items() if size == batch}
     edge = 1.1 * max(float(np.quantile(t, 0.99)) for t in times.values())
     beyond = sum(int((t > edge).sum()) for t in times.values())
     figure, axes = canvas(290)
@@ -258,7 +315,7 @@ def _latency(result: BenchResult) -> Drawing:
         axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set(ylim=(0, 1.01), xlabel="ms per call", ylabel="share of calls within")
     cut = (
-        f" {beyond} calls took longer than {significant(edge)} ms and are not shown."
+        f" {beyond} call{'s' * (beyond > 1)} longer than {significant(edge)} ms not shown."
         if beyond
         else ""
     )

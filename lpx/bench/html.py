@@ -6,6 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from lpx.bench.cost_tables import cost_tables
 from lpx.bench.figures import draw
 from lpx.bench.images import examples, ramp
 from lpx.bench.run import BenchResult
@@ -51,6 +52,7 @@ def render_html(report: dict[str, Any], result: BenchResult) -> str:
         others=others(report),
         warnings=warnings(report),
         speed=speed_notes(report),
+        costs=cost_tables(report),
         columns=columns(report),
         rows=rows(report),
         marks={name: mark(index) for index, name in enumerate(names)},

@@ -11,7 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from lpx.bench.run import REFERENCE, BenchResult, Example
+from lpx.bench.candidate import REFERENCE
+from lpx.bench.run import BenchResult, Example
 from lpx.bench.wording import significant
 from lpx.metrics.roc import called_fake
 from lpx.render import Image, encode_png, heat_map, overlay

@@ -23,6 +23,8 @@ MIN_ITERATIONS = 20
 BLOCK_SECONDS = 0.1
 UNSTABLE_COV = 0.025
 """Coefficient of variation above which trtexec warns."""
+UNSTABLE = "unstable"
+"""How such a warning begins."""
 HOST_BOUND_SHARE = 0.8
 """Time to enqueue / time to compute above which trtexec warns."""
 LEVEL = 0.95
@@ -240,7 +242,7 @@ def _warnings(cov: float, device: DeviceTime | None, samples: Samples) -> tuple[
     spread, of = (cov, "calls") if device is None else (device.compute_cov, "compute")
     if spread > UNSTABLE_COV:
         found.append(
-            f"unstable: the time of {of} varies by {100 * spread:.1f} % (above "
+            f"{UNSTABLE}: the time of {of} varies by {100 * spread:.1f} % (above "
             f"{100 * UNSTABLE_COV:.1f} %): lock the clocks, and leave the machine alone"
         )
     if device is not None and device.enqueue_ms is not None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lpx.bench.latency import Samples, percentile
+from lpx.engines.trtexec_times import read_times
 
 SECONDS = 3.0
 """trtexec measures for at least this long, after 200 ms of warm-up, and at least 10 times."""
@@ -81,15 +83,64 @@ def like_trtexec(samples: Samples, release: Release) -> LikeTrtexec:
         release=release,
         cuda_graph=release == 11,
         transfers=transfers,
-        latency=_spread(latency),
-        compute=_spread(parts["compute_ms"]) if "compute_ms" in parts else None,
-        enqueue=_spread(parts["enqueue_ms"]) if "enqueue_ms" in parts else None,
+        latency=spread(latency),
+        compute=spread(parts["compute_ms"]) if "compute_ms" in parts else None,
+        enqueue=spread(parts["enqueue_ms"]) if "enqueue_ms" in parts else None,
         throughput_qps=len(samples.times_ms) / seconds,
         notes=tuple(notes),
     )
 
 
-def _spread(times_ms: NDArray[np.float64]) -> Spread:
+@dataclass(frozen=True)
+class TrtexecRow:
+    """What trtexec itself measured of an engine, from a file of its times.
+
+    Attributes:
+        name: What the user calls the engine, or the file's name.
+        file: Where the times were read.
+        iterations: Inferences, without the warm-up.
+        latency: H2D + compute + D2H, without waiting.
+        h2d: Copy to the GPU.
+        compute: On the GPU's clock.
+        d2h: Copy back.
+        enqueue: Of the host; None where the file does not say.
+    """
+
+    name: str
+    file: str
+    iterations: int
+    latency: Spread
+    h2d: Spread
+    compute: Spread
+    d2h: Spread
+    enqueue: Spread | None
+
+
+def read_trtexec(path: Path, name: str | None = None) -> TrtexecRow:
+    """Read what `trtexec --exportTimes` wrote.
+
+    Args:
+        path: The file.
+        name: Of the engine; None takes the file's name.
+
+    Raises:
+        LpxError: See `lpx.engines.trtexec_times.read_times`.
+    """
+    times = read_times(path)
+    return TrtexecRow(
+        name=name or path.stem,
+        file=str(path),
+        iterations=len(times.compute_ms),
+        latency=spread(times.latency_ms),
+        h2d=spread(times.h2d_ms),
+        compute=spread(times.compute_ms),
+        d2h=spread(times.d2h_ms),
+        enqueue=spread(times.enqueue_ms) if len(times.enqueue_ms) else None,
+    )
+
+
+def spread(times_ms: NDArray[np.float64]) -> Spread:
+    """Trtexec's figures of times in ms, float64 [N]."""
     ordered = np.sort(times_ms)
     return Spread(
         min_ms=float(ordered[0]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from lpx.bench.cost_tables import CostTable, cost_tables, line
 from lpx.bench.wording import (
     STAGES,
     auc,
@@ -13,6 +14,7 @@ from lpx.bench.wording import (
     headline,
     signed,
     significant,
+    speed_notes,
     warnings,
 )
 
@@ -35,6 +37,8 @@ def render_markdown(report: Mapping[str, Any]) -> str:
         _engines(report),
         *(_stages(c, report["margin"]) for c in report["candidates"] if c["breaks_at"]),
         _parts(report),
+        *map(_costs, cost_tables(report)),
+        _bullets("Speed", speed_notes(report)),
         _bullets("Failed", (failure(row) for row in report["failed"])),
         _bullets("Not run", (f"{row['name']}: {row['reason']}" for row in report["not_run"])),
         _bullets("Warnings", [*filter(None, [data["note"]]), *warnings(report)]),
@@ -116,6 +120,16 @@ def _parts(report: Mapping[str, Any]) -> str:
     heads = ("engine", "level", "method", "fakes", "difference [95 %]", "parity")
     inner = table(heads, rows, names=3)
     return f"<details><summary>Per method and video</summary>\n\n{inner}\n\n</details>"
+
+
+def _costs(found: CostTable) -> str:
+    blocks = [found.lead]
+    if found.rows:
+        rows = [[line(cell) for cell in row] for row in found.rows]
+        blocks.append(table(found.heads, rows, names=found.names))
+    blocks += [f"- {escaped(note)}" for note in found.notes]
+    inner = "\n\n".join(blocks)
+    return f"<details><summary>{found.title}</summary>\n\n{inner}\n\n</details>"
 
 
 def _bullets(title: str, texts: Iterable[str]) -> str:

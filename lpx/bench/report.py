@@ -7,12 +7,19 @@ from dataclasses import asdict
 from typing import Any
 
 from lpx.bench.breakdown import Part
+from lpx.bench.candidate import REFERENCE
+from lpx.bench.costs import PatchCost
+from lpx.bench.energy import EnergyResult
+from lpx.bench.energy_sources import Unavailable
 from lpx.bench.latency import LatencyResult
+from lpx.bench.like_trtexec import LikeTrtexec, TrtexecRow
 from lpx.bench.parity import PairedDifference, ParityResult, overall
-from lpx.bench.run import REFERENCE, BenchResult
+from lpx.bench.run import BenchResult
 from lpx.bench.stages import Stage, breaks_at
+from lpx.bench.throughput import ThroughputResult
 from lpx.card import ModelCard
 from lpx.data.face_set import FaceSet
+from lpx.engines.conditions import Conditions, changes
 from lpx.engines.manifest import EngineManifest
 from lpx.metrics import Difference, Interval, Verdict
 
@@ -30,6 +37,7 @@ def to_report(
     warnings: list[str],
     memory: dict[str, float | None] | None = None,
     methods: Sequence[str] | None = None,
+    trtexec: Sequence[TrtexecRow] = (),
 ) -> dict[str, Any]:
     """The report as plain values, units in the names.
 
@@ -43,11 +51,14 @@ def to_report(
         warnings: What a reader must know.
         memory: Of the process, as `lpx.bench.memory.read_memory` gives it.
         methods: The manipulations that were asked for; None for all.
+        trtexec: What trtexec measured of engines.
     """
     labels = result.scored.labels
     notes = [f"{name}: {p.note}" for name, p in result.parity.items() if p.note]
     # Nothing was shown of an engine that failed: parity cannot hold for all.
     unseen: list[Verdict] = ["undecided"] if result.failed else []
+    conditions = _conditions(result.costs.conditions)
+    changed = conditions["changes"] if conditions else []
     return {
         "schema": SCHEMA,
         "verdict": overall([p.verdict for p in result.parity.values()] + unseen),
@@ -81,7 +92,9 @@ def to_report(
         "model": card.to_dict(),
         "memory": memory,
         "environment": environment,
-        "warnings": warnings + notes,
+        "conditions": conditions,
+        "trtexec": [asdict(row) for row in trtexec],
+        "warnings": [*warnings, *notes, *(f"while latency was measured: {c}" for c in changed)],
     }
 
 
@@ -113,12 +126,39 @@ def _entry(result: BenchResult, manifest: EngineManifest) -> dict[str, Any]:
 
 def _cost(result: BenchResult, name: str) -> dict[str, Any]:
     """Memory, latency and energy of an engine; None where they were not measured."""
-    held = result.device_memory[name]
+    held, costs = result.device_memory[name], result.costs
     return {
         "device_memory_bytes": held.bytes,
         "device_memory_reason": held.reason,
-        **_latencies(result.latency[name]),
-        "energy": None,
+        **_latencies(costs.latency[name]),
+        "speed": [
+            {"batch": s.batch, "against": s.against, **asdict(s.found)}
+            for s in costs.speed.get(name, ())
+        ],
+        "throughput": _measured(costs.throughput.get(name)),
+        "like_trtexec": _measured(costs.like.get(name)),
+        "single_patch": _measured(costs.single_patch.get(name)),
+        "energy": _measured(costs.energy.get(name)),
+    }
+
+
+def _measured(
+    found: ThroughputResult | LikeTrtexec | PatchCost | EnergyResult | Unavailable | None,
+) -> dict[str, Any] | None:
+    """A figure as plain values, or why there is none; None where it was not asked for."""
+    if isinstance(found, Unavailable):
+        return {"unavailable": found.reason}
+    return None if found is None else asdict(found)
+
+
+def _conditions(found: tuple[Conditions, Conditions] | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    before, after = found
+    return {
+        "before": asdict(before),
+        "after": asdict(after),
+        "changes": list(changes(before, after)),
     }
 
 

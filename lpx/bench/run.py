@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,12 @@ from numpy.typing import NDArray
 
 from lpx.bench.accuracy import accuracy
 from lpx.bench.breakdown import Part, breakdown, members_of
-from lpx.bench.latency import LatencyResult, measure
+from lpx.bench.candidate import REFERENCE, Candidate
+from lpx.bench.costs import CostPlan, Costs, measure_costs
+from lpx.bench.energy_sources import EnergySource, Unavailable
 from lpx.bench.parity import MARGIN, ParityResult, compare
 from lpx.bench.partial import ScoreStore
-from lpx.bench.score import Failure, Scored, said, score
+from lpx.bench.score import Failure, Scored, score
 from lpx.bench.stages import Graphs, Stage, graph_of, stages_of
 from lpx.card import ModelCard
 from lpx.data.face_set import FaceSet
@@ -22,18 +25,8 @@ from lpx.engines.base import DeviceMemory, Engine, Faces
 from lpx.engines.manifest import EngineManifest
 from lpx.metrics import Interval, auc_interval
 
-REFERENCE = "torch"
-BATCHES = (1, 8)
 EXAMPLES = 6
 """Faces shown in the report: those on which maps agree least."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """An engine that runs here, with its manifest."""
-
-    manifest: EngineManifest
-    engine: Engine
 
 
 @dataclass(frozen=True)
@@ -64,12 +57,11 @@ class BenchResult:
         parity: Per candidate.
         parts: Per candidate: the difference per method and over videos.
         stages: Per candidate; empty where stages were left out.
-        latency: Per engine, the reference too: one result per batch size.
-        times_ms: Every call's time, per (engine, batch size).
+        costs: Latency, energy and the like.
         examples: Faces to show.
         candidates: Manifests of the engines that scored every face.
         device_memory: Per engine, the reference too.
-        failed: Engines that failed, those that did so while timed among them.
+        failed: Engines that failed: while loaded, scoring, timed, or energy was measured.
     """
 
     scored: Scored
@@ -78,8 +70,7 @@ class BenchResult:
     parity: dict[str, ParityResult]
     parts: dict[str, tuple[Part, ...]]
     stages: dict[str, tuple[Stage, ...]]
-    latency: dict[str, tuple[LatencyResult, ...]]
-    times_ms: dict[tuple[str, int], NDArray[np.float64]]
+    costs: Costs
     examples: tuple[Example, ...]
     candidates: tuple[EngineManifest, ...]
     device_memory: dict[str, DeviceMemory]
@@ -92,6 +83,7 @@ class Watch:
 
     scoring: Callable[[int, int], None] | None = None
     timing: Callable[[int, int], None] | None = None
+    energy: Callable[[int, int], None] | None = None
 
 
 def bench(
@@ -101,7 +93,8 @@ def bench(
     card: ModelCard,
     *,
     margin: float = MARGIN,
-    latency_seconds: float = 2.0,
+    plan: CostPlan = CostPlan(),  # noqa: B008 (frozen)
+    sources: Mapping[str, EnergySource | Unavailable] | None = None,
     graphs: Graphs | None = None,
     store: ScoreStore | None = None,
     watch: Watch = Watch(),
@@ -114,7 +107,8 @@ def bench(
         faces: Labelled faces.
         card: Size, grid and threshold.
         margin: AUC that a candidate may lose.
-        latency_seconds: Time to measure each engine for, per batch size; 0 leaves latency out.
+        plan: What of the engines' costs to measure.
+        sources: What measures each engine's energy; None where the plan leaves energy out.
         graphs: What to run between checkpoint and engine; None leaves the stages out.
         store: Where scores are kept as they come.
         watch: Progress.
@@ -135,7 +129,16 @@ def bench(
         failed=tuple(failed),
     )
     running = {name: engine for name, engine in engines.items() if name in scored.predictions}
-    latency, times, broke = _latency(running, faces, card, latency_seconds, watch)
+    costs = measure_costs(
+        running,
+        candidates,
+        partial(_some_pixels, faces, card.input_size),
+        card,
+        plan,
+        sources or {},
+        timing=_of_a_hundred(watch.timing),
+        energy=_of_a_hundred(watch.energy),
+    )
     truth, labels = scored.predictions[REFERENCE], scored.labels
     members = members_of(faces, scored.indices)
     videos = members.groups if members.shared else None
@@ -160,71 +163,16 @@ def bench(
                          card.threshold, margin, videos) if graphs else ()
             for n in names
         },
-        latency=latency,
-        times_ms=times,
+        costs=costs,
         examples=_examples(scored, faces, card.input_size),
         candidates=tuple(candidates[name].manifest for name in names),
         device_memory={name: engine.device_memory for name, engine in running.items()},
-        failed=(*failed, *broke),
+        failed=(*failed, *costs.failed),
     )  # fmt: skip
 
 
-def _latency(
-    engines: Mapping[str, Engine], faces: FaceSet, card: ModelCard, seconds: float, watch: Watch
-) -> tuple[
-    dict[str, tuple[LatencyResult, ...]],
-    dict[tuple[str, int], NDArray[np.float64]],
-    list[Failure],
-]:
-    """Time all engines at each batch size; one that fails is timed no further."""
-    results: dict[str, tuple[LatencyResult, ...]] = {name: () for name in engines}
-    times: dict[tuple[str, int], NDArray[np.float64]] = {}
-    failed: list[Failure] = []
-    if seconds <= 0:
-        return results, times, failed
-    units = card.grid[0] * card.grid[1]
-    for index, batch in enumerate(BATCHES):
-        pixels = _some_pixels(faces, card.input_size, batch)
-
-        def tell(share: float, index: int = index) -> None:
-            if watch.timing is not None:
-                watch.timing(round(100 * (index + share)), 100 * len(BATCHES))
-
-        timed = None
-        while timed is None:
-            gone = {failure.name for failure in failed}
-            left = {name: engine for name, engine in engines.items() if name not in gone}
-            try:
-                timed = measure(left, pixels, units, seconds, tell)
-            except Exception:
-                broken = _broken(left, pixels, batch)
-                if not broken:
-                    raise
-                failed += broken
-        for name, (result, samples) in timed.items():
-            results[name] = (*results[name], result)
-            times[name, batch] = samples
-    return results, times, failed
-
-
-def _broken(engines: Mapping[str, Engine], pixels: Faces, batch: int) -> list[Failure]:
-    """The candidates that cannot score a batch; what the reference raises is raised."""
-    errors = {name: _error(engine, pixels) for name, engine in engines.items()}
-    if (error := errors.pop(REFERENCE, None)) is not None:
-        raise error
-    return [
-        Failure(name, "timing", f"{said(error)} (batch {batch})")
-        for name, error in errors.items()
-        if error is not None
-    ]
-
-
-def _error(engine: Engine, pixels: Faces) -> Exception | None:
-    try:
-        engine.infer(pixels)
-    except Exception as error:
-        return error
-    return None
+def _of_a_hundred(tell: Callable[[int, int], None] | None) -> Callable[[float], None] | None:
+    return None if tell is None else lambda share: tell(round(100 * share), 100)
 
 
 def _some_pixels(faces: FaceSet, size: int, batch: int) -> Faces:

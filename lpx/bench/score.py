@@ -24,7 +24,7 @@ class Failure:
 
     Attributes:
         name: Of the engine.
-        during: "scoring" or "timing".
+        during: "loading", "scoring", "timing" or "measuring energy".
         reason: What it said, with the face where it was one.
     """
 

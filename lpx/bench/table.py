@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lpx.bench.parity import VERDICTS
-from lpx.bench.wording import auc, entries, median_ms, signed, significant
+from lpx.bench.wording import auc, entries, signed, significant
 from lpx.engines.manifest import PRECISIONS
 
 
@@ -62,7 +62,7 @@ def columns(report: Mapping[str, Any]) -> list[Column]:
         found += [
             Column("patch", "µs/patch", lines),
             Column("over_torch", "vs torch", lines),
-            Column("over_fp32", "vs FP32", lines),
+            Column("over_float", "vs float", lines),
         ]
     return found
 
@@ -83,7 +83,7 @@ def _row(entry: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Cell]
         ),
     }
     row |= _parity_cells(entry, report["margin"]) if "verdict" in entry else {}
-    return row | _latency_cells(entry, report)
+    return row | _latency_cells(entry)
 
 
 def _parity_cells(entry: Mapping[str, Any], margin: float) -> dict[str, Cell]:
@@ -107,7 +107,7 @@ def _parity_cells(entry: Mapping[str, Any], margin: float) -> dict[str, Cell]:
     }
 
 
-def _latency_cells(entry: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Cell]:
+def _latency_cells(entry: Mapping[str, Any]) -> dict[str, Cell]:
     measured = entry["latency_by_batch"]
     if not measured:
         return {}
@@ -123,24 +123,15 @@ def _latency_cells(entry: Mapping[str, Any], report: Mapping[str, Any]) -> dict[
     cells["patch"] = Cell(
         significant(patches[0]), ", ".join(map(significant, patches[1:])), patches[0]
     )
-    own = [
-        c
-        for c in report["candidates"]
-        if (c["target"], c["precision"]) == (entry["target"], "fp32") and c is not entry
-    ]
-    for key, rivals in (("over_torch", [report["reference"]]), ("over_fp32", own)):
-        if rivals and rivals[0] is not entry:
-            cells[key] = _speed_up(entry, rivals[0])
+    for key, speeds in (
+        ("over_torch", [f for f in entry["speed"] if f["against"] == "torch"]),
+        ("over_float", [f for f in entry["speed"] if f["against"] != "torch"]),
+    ):
+        if speeds:
+            cells[key] = _speed_up(speeds)
     return cells
 
 
-def _speed_up(entry: Mapping[str, Any], rival: Mapping[str, Any]) -> Cell:
-    ratios = [
-        its / mine
-        for row in entry["latency_by_batch"]
-        if (mine := row["per_face_p50_ms"]) and (its := median_ms(rival, row["batch"]))
-    ]
-    if not ratios:
-        return Cell()
-    texts = [f"{significant(ratio)}×" for ratio in ratios]
-    return Cell(texts[0], ", ".join(texts[1:]), ratios[0])
+def _speed_up(speeds: list[dict[str, Any]]) -> Cell:
+    texts = [f"{significant(1 / found['ratio'])}×" for found in speeds]
+    return Cell(texts[0], ", ".join(texts[1:]), 1 / speeds[0]["ratio"])

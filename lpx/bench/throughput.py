@@ -1,14 +1,13 @@
-"""Throughput with several batches in flight, and latency over a range of batch sizes."""
+"""Throughput with several batches in flight."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 
-from lpx.bench.latency import Samples, sample
 from lpx.engines.base import Engine, Faces
 
 OpenEngine = Callable[[], AbstractContextManager[Engine]]
@@ -99,34 +98,3 @@ def _wait(ready: threading.Barrier, seconds: float, errors: list[BaseException])
         end = time.perf_counter() + seconds
         while not errors and (left := end - time.perf_counter()) > 0:
             time.sleep(min(left, 0.05))
-
-
-def sweep(
-    engines: Mapping[str, Engine],
-    pixels: Callable[[int], Faces],
-    batches: Sequence[int],
-    seconds: float,
-    progress: Callable[[float], None] | None = None,
-) -> dict[str, dict[int, Samples]]:
-    """Time every engine at every batch size; engines take turns within a size.
-
-    Args:
-        engines: By name.
-        pixels: Gives uint8 RGB [B, S, S, 3] for a batch size B.
-        batches: Batch sizes, as (1, 8, 32).
-        seconds: Time per engine and batch size.
-        progress: Told the share done, in [0, 1].
-
-    Returns:
-        Samples per engine and batch size; `lpx.bench.latency.summarise` makes results of them.
-    """
-    found: dict[str, dict[int, Samples]] = {name: {} for name in engines}
-    for index, batch in enumerate(batches):
-
-        def tell(share: float, index: int = index) -> None:
-            if progress is not None:
-                progress((index + share) / len(batches))
-
-        for name, samples in sample(engines, pixels(batch), seconds, tell).items():
-            found[name][batch] = samples
-    return found

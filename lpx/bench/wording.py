@@ -7,11 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from lpx.bench.latency import UNSTABLE, UNSTABLE_COV
 from lpx.bench.parity import overall
-
-NOISY = 1.3
-"""The 90th percentile of a call's time over its median, above which the report warns."""
-
 
 STAGES = {
     "onnx": "exported model in ONNX Runtime",
@@ -167,43 +164,63 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
 
 
 def speed_notes(report: Mapping[str, Any]) -> list[str]:
-    """Say in words how noisy times were, and which engines are slower than they should be.
+    """Say in words how far times are to be relied on, and which engines are no faster.
 
-    Every engine should be faster than PyTorch, and INT8 than FP32 and FP16 of the same target.
+    Every engine should be faster than PyTorch, and INT8 than the fastest float engine.
     """
-    notes: list[str] = []
-    noisy = [
-        f"{entry['name']} {ratio:.2f} at batch {row['batch']}"
-        for entry in entries(report)
-        for row in entry["latency_by_batch"]
-        if (ratio := row["per_face_p90_ms"] / row["per_face_p50_ms"]) > NOISY
+    timed = [(entry["name"], row) for entry in entries(report) for row in entry["latency_by_batch"]]
+    notes = _unsteady(timed) + [
+        f"{name}, batch {row['batch']}: {text}."
+        for name, row in timed
+        for text in row["warnings"]
+        if not text.startswith(UNSTABLE)
     ]
-    if noisy:
-        notes.append(
-            f"Times varied much from call to call: p90 over p50 was {', '.join(noisy)}. Measure "
-            "again on a quiet machine before comparing engines."
-        )
     for entry in report["candidates"]:
-        rivals = [report["reference"]]
+        rivals = ["torch"]
         if entry["precision"] == "int8":
-            rivals += [c for c in report["candidates"] if _is_float_of(c, entry)]
-        for rival in rivals:
-            slower = [
-                f"{significant(mine)} ms against {significant(its)} ms per face at batch {batch}"
-                f" ({significant(mine / its)} times as long)"
-                for batch in (row["batch"] for row in entry["latency_by_batch"])
-                if (mine := median_ms(entry, batch))
-                and (its := median_ms(rival, batch))
-                and mine >= its
+            rivals += [f["against"] for f in entry["speed"]]
+        for rival in dict.fromkeys(rivals):
+            found = [
+                f for f in entry["speed"] if f["against"] == rival and f["verdict"] != "faster"
             ]
-            if slower:
-                said = "; ".join(slower)
-                notes.append(f"{entry['name']} is no faster than {rival['name']}: {said}.")
+            if found:
+                slower = any(f["verdict"] == "slower" for f in found)
+                verb = "is no" if slower else "is not shown to be"
+                said = "; ".join(_no_faster(report, entry, f) for f in found)
+                notes.append(f"{entry['name']} {verb} faster than {rival}: {said}.")
     return notes
 
 
-def _is_float_of(candidate: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
-    return bool(candidate["target"] == entry["target"] and candidate["precision"] != "int8")
+def _unsteady(timed: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    most: dict[str, float] = {}
+    for name, row in timed:
+        if any(text.startswith(UNSTABLE) for text in row["warnings"]):
+            most[name] = max(most.get(name, 0.0), _variation(row))
+    if not most:
+        return []
+    found = ", ".join(f"{100 * share:.0f} % ({name})" for name, share in most.items())
+    return [
+        f"Times varied from call to call by more than {100 * UNSTABLE_COV:g} %, by up to {found}. "
+        "Lock the clocks and leave the machine alone before relying on small differences."
+    ]
+
+
+def _variation(row: Mapping[str, Any]) -> float:
+    return float(row["device"]["compute_cov"] if row["device"] else row["cov"])
+
+
+def _no_faster(
+    report: Mapping[str, Any], entry: Mapping[str, Any], found: Mapping[str, Any]
+) -> str:
+    (rival,) = (e for e in entries(report) if e["name"] == found["against"])
+    mine, its = (median_ms(e, found["batch"]) for e in (entry, rival))
+    bounds = "too few rounds for an interval: raise --latency-seconds"
+    if None not in (found["low"], found["high"]):
+        bounds = f"95 % interval {significant(found['low'])} to {significant(found['high'])}"
+    return (
+        f"{significant(mine)} ms against {significant(its)} ms per face at batch {found['batch']} "
+        f"({significant(found['ratio'])} times as long, {bounds})"
+    )
 
 
 def entries(report: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -211,9 +228,8 @@ def entries(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [report["reference"], *report["candidates"]]
 
 
-def median_ms(entry: Mapping[str, Any], batch: int) -> float | None:
-    """Median milliseconds per face, None where it was not measured."""
-    for row in entry["latency_by_batch"]:
-        if row["batch"] == batch:
-            return float(row["per_face_p50_ms"])
-    return None
+def median_ms(entry: Mapping[str, Any], batch: int) -> float:
+    """Median milliseconds per face at a batch size that was measured."""
+    return next(
+        float(row["per_face_p50_ms"]) for row in entry["latency_by_batch"] if row["batch"] == batch
+    )

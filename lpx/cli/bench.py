@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from lpx.cli.options import data_options, json_option, workspace_option
+from lpx.cli.options import data_options, host_code_option, json_option, workspace_option
 from lpx.data.roots import DataPlaces
+from lpx.errors import LpxError
 from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from lpx.bench.like_trtexec import Release
     from lpx.pipeline import Benched
+
+_RELEASES: dict[str, Release] = {"10": 10, "11": 11}
 
 
 def by_commas(
@@ -28,6 +32,27 @@ def by_commas(
     if not names:
         raise click.BadParameter("it names nothing")
     return names
+
+
+def sizes(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
+    """Batch sizes between commas."""
+    try:
+        return tuple(int(size) for size in by_commas(context, parameter, value) or ())
+    except ValueError:
+        raise click.BadParameter(f"{value!r} are no whole numbers, as 1,8") from None
+
+
+def times_of(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> list[tuple[Path, str | None]]:
+    """Files of times, and what to call their engines; None where that is not said."""
+    found: list[tuple[Path, str | None]] = []
+    for value in values:
+        path, sign, name = value.rpartition("=")
+        # A file's name may hold "=" too.
+        named = bool(sign) and not Path(value).exists()
+        found.append((Path(path), name) if named else (Path(value), None))
+    return found
 
 
 @click.command()
@@ -46,17 +71,35 @@ def by_commas(
     show_default=True,
     help="Time to measure each engine for, per batch size; 0 leaves latency out.",
 )
+@click.option("--batches", default="1,8", show_default=True, metavar="SIZES", callback=sizes,
+              help="Faces per call, by commas; the smallest is that of --energy, --in-flight and "
+              "--like-trtexec.")  # fmt: skip
+@click.option("--in-flight", type=int, default=0, metavar="N",
+              help="Measure throughput with N batches at work at a time.")  # fmt: skip
+@click.option("--energy", is_flag=True,
+              help="Measure energy, five windows per engine; takes minutes.")  # fmt: skip
+@click.option("--energy-seconds", default=10.0, show_default=True,
+              help="Length of such a window; shorter ones are less exact.")  # fmt: skip
+@click.option("--like-trtexec", type=click.Choice(("10", "11")),
+              help="Put latency in the terms of this release of trtexec too.")  # fmt: skip
+@click.option("--import-trtexec", "trtexec_times", metavar="FILE[=NAME]", multiple=True,
+              callback=times_of, help="Show times of trtexec --exportTimes=FILE; may be given "
+              "again.")  # fmt: skip
 @click.option("--no-stages", is_flag=True,
               help="Leave out ONNX and graph on the way to each engine.")  # fmt: skip
 @click.option("--allow-overlap", is_flag=True,
               help="Measure even on faces that an engine was calibrated on.")  # fmt: skip
+@host_code_option
 @data_options
 @workspace_option
 @json_option
 def bench(
     dataset: str, limit: int | None, methods: tuple[str, ...] | None,
-    candidates: tuple[str, ...] | None, margin: float, latency_seconds: float, no_stages: bool,
-    allow_overlap: bool, places: DataPlaces, workspace: Workspace, as_json: bool,
+    candidates: tuple[str, ...] | None, margin: float, latency_seconds: float,
+    batches: tuple[int, ...], in_flight: int, energy: bool, energy_seconds: float,
+    like_trtexec: str | None, trtexec_times: list[tuple[Path, str | None]], no_stages: bool,
+    allow_overlap: bool, allow_host_code: bool, places: DataPlaces, workspace: Workspace,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Measure every engine against the PyTorch checkpoint, on a labelled face set.
 
@@ -66,11 +109,16 @@ def bench(
     from lpx import pipeline
     from lpx.cli.console import ConsoleReporter
 
+    if energy:
+        _check_window(energy_seconds)
     with ConsoleReporter() as report:
         done = pipeline.bench(
             workspace, dataset, limit=limit, methods=methods, candidates=candidates, margin=margin,
-            latency_seconds=latency_seconds, stages=not no_stages, allow_overlap=allow_overlap,
-            places=places, report=report,
+            latency_seconds=latency_seconds, batches=batches, in_flight=in_flight,
+            energy_seconds=energy_seconds if energy else 0.0,
+            like_trtexec=_RELEASES[like_trtexec] if like_trtexec else None,
+            trtexec_times=trtexec_times, stages=not no_stages, allow_overlap=allow_overlap,
+            allow_host_code=allow_host_code, places=places, report=report,
         )  # fmt: skip
     if as_json:
         click.echo(json.dumps(done.report, indent=2))
@@ -79,9 +127,20 @@ def bench(
     sys.exit(0 if done.report["verdict"] == "holds" else 1)
 
 
+def _check_window(seconds: float) -> None:
+    if not 0 < seconds < math.inf:
+        raise LpxError(
+            f"--energy-seconds {seconds:g} is no time",
+            "it is how long one of the five windows of an engine lasts",
+            "give a number of seconds, as --energy-seconds 10",
+        )
+
+
 def show(done: Benched) -> None:
     """Print the tables, the notes and the verdict."""
-    from lpx.bench.wording import failure, headline, interval_kinds, warnings
+    from lpx.bench.cost_tables import cost_tables
+    from lpx.bench.wording import failure, headline, interval_kinds, speed_notes, warnings
+    from lpx.cli import bench_tables as tables
     from lpx.cli.console import Output
 
     console = Output()
@@ -90,95 +149,23 @@ def show(done: Benched) -> None:
         f"{values['faces']} faces of {values['dataset']['name']} "
         f"({values['real']} real, {values['fake']} fake)"
     )
-    console.print(_parity(values))
+    console.print(tables.parity(values))
     console.say(f"95 % intervals: {interval_kinds(values)}")
     if any(c["breaks_at"] and len(c["stages"]) > 1 for c in values["candidates"]):
-        console.print(_stages(values))
+        console.print(tables.stages(values))
     if values["reference"]["latency"]:
-        console.print(_latency(values))
+        console.print(tables.latency(values))
+    notes = speed_notes(values)
+    for found in cost_tables(values):
+        if found.rows:
+            console.say(f"{found.title.lower()}:")
+            console.print(tables.costs(found))
+        notes += found.notes
     for row in values["failed"]:
         console.say(failure(row), "red")
     not_run = [f"{row['name']} was not run: {row['reason']}" for row in values["not_run"]]
-    for text in (values["dataset"]["note"], *warnings(values), *not_run):
+    for text in (values["dataset"]["note"], *notes, *warnings(values), *not_run):
         if text:
             console.say(f"note: {text}")
     console.say(f"parity {values['verdict']}: {headline(values)}", "bold")
     console.say(f"report: {done.html_path} (and {done.json_path.name}, {done.markdown_path.name})")
-
-
-def _parity(values: dict[str, Any]) -> Table:
-    table = _table("engine", "AUC", "difference [95 %]", "max |ds|", "flips", parity="left")
-    reference = values["reference"]
-    table.add_row("torch fp32", f"{reference['auc']:.4f}", "the reference", "", "", "")
-    for c in values["candidates"]:
-        d = c["auc_difference"]
-        table.add_row(
-            c["name"],
-            f"{c['auc']:.4f}",
-            rf"{d['estimate']:+.4f} \[{d['low']:+.4f}, {d['high']:+.4f}]",
-            f"{c['score_difference']['max']:.4f}",
-            str(c["flips"]),
-            _coloured(c["verdict"]),
-        )
-    return table
-
-
-def _coloured(verdict: str) -> str:
-    style = {"holds": "green", "fails": "red", "undecided": "yellow"}[verdict]
-    return f"[{style}]{verdict}[/]"
-
-
-def _stages(values: dict[str, Any]) -> Table:
-    """Stage by stage, of the engines whose parity does not hold."""
-    table = _table("stage of", "against torch [95 %]", "max |ds|", parity="left")
-    for candidate in values["candidates"]:
-        if not candidate["breaks_at"]:
-            continue
-        table.add_row(f"[bold]{candidate['name']}[/]")
-        for row in candidate["stages"]:
-            found = row["against_torch"]
-            if found is None:
-                table.add_row(f"  {row['kind']}", "", "", "not run")
-                continue
-            d = found["auc_difference"]
-            first = row["kind"] == candidate["breaks_at"]
-            table.add_row(
-                f"  {row['kind']}",
-                rf"{d['estimate']:+.4f} \[{d['low']:+.4f}, {d['high']:+.4f}]",
-                f"{found['score_difference']['max']:.4f}",
-                _coloured(found["verdict"]) + " <- first" * first,
-            )
-    return table
-
-
-def _table(first: str, *numbers: str, **texts: Literal["left"]) -> Table:
-    """A plain table that fits 80 columns: names to the left, numbers to the right."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
-    table.add_column(first, no_wrap=True)
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
-    for name, side in texts.items():
-        table.add_column(name, justify=side, no_wrap=True)
-    return table
-
-
-def _latency(values: dict[str, Any]) -> Table:
-    headers = ("batch", "ms/face p50", "p90", "p99", "us/patch", "faces/s", "speed")
-    table = _table("engine", *headers)
-    slow = {row["batch"]: row["per_face_p50_ms"] for row in values["reference"]["latency_by_batch"]}
-    for entry in (values["reference"], *values["candidates"]):
-        for row in entry["latency_by_batch"]:
-            table.add_row(
-                entry["name"],
-                str(row["batch"]),
-                f"{row['per_face_p50_ms']:.2f}",
-                f"{row['per_face_p90_ms']:.2f}",
-                f"{row['per_face_p99_ms']:.2f}",
-                f"{row['per_patch_p50_us']:.2f}",
-                f"{row['faces_per_second']:.0f}",
-                f"{slow[row['batch']] / row['per_face_p50_ms']:.1f}x",
-            )
-    return table

@@ -60,6 +60,14 @@ def json_option(command: Command) -> Command:
     )(command)
 
 
+def host_code_option(command: Command) -> Command:
+    """`--allow-host-code`: passes `allow_host_code`."""
+    return click.option(
+        "--allow-host-code", is_flag=True,
+        help="Load version-compatible plans, which carry code that runs here: trust their origin.",
+    )(command)  # fmt: skip
+
+
 def weight_options(command: Command) -> Command:
     """What is done to weights of INT8 graphs: passes `weights`, and `requantise`."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpx.cli.options import json_option, workspace_option
+from lpx.cli.options import host_code_option, json_option, workspace_option
 from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -42,11 +42,13 @@ def _frames(context: click.Context, parameter: click.Parameter, value: str) -> i
     help="Engine of the workspace, or torch; the fastest that runs here by default.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for pictures and tables.")
+@host_code_option
 @workspace_option
 @json_option
 def predict(
     path: Path, crops: bool, frames: int | None, detector: str, crop: str | None, overlay: bool,
-    engine: str | None, out: Path | None, workspace: Workspace, as_json: bool,
+    engine: str | None, out: Path | None, allow_host_code: bool, workspace: Workspace,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Score every face in the image or video PATH, or in all of those below folder PATH.
 
@@ -66,7 +68,8 @@ def predict(
     with ConsoleReporter() as report:
         found = pipeline.predict(
             workspace, path, engine=engine, out=out, crops=crops, frames=frames,
-            detector=detector, crop=crop, overlay=overlay, report=report,
+            detector=detector, crop=crop, overlay=overlay,
+            allow_host_code=allow_host_code, report=report,
         )  # fmt: skip
     if as_json:
         click.echo(json.dumps(_values(found), indent=2))

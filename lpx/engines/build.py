@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
@@ -12,6 +13,7 @@ from lpx.calibration.cache import header_version, write_cache
 from lpx.calibration.methods import LEVELS
 from lpx.calibration.scales import Scales
 from lpx.card import ModelCard
+from lpx.engines.load import GRAPH
 from lpx.engines.machine import Machine
 from lpx.engines.makers import (
     flavour_of,
@@ -70,6 +72,7 @@ def build_engine(
     """
     dialect = _dialect(request)
     graph, placement = make_graph(model, request, dialect)
+    noted: dict[str, Any] = {"requantised": request.requantise}
     if request.target == "onnxruntime":
         made = make_for_onnxruntime(graph, request)
     elif request.target in PROVIDERS:
@@ -80,7 +83,8 @@ def build_engine(
             cache = _calibration_cache(model, request)
             write_bytes(folder / "calibration.cache", cache)
         made = make_for_tensorrt(graph, request, machine, cache, progress, timing_caches)
-        write_bytes(folder / "graph.onnx", graph)
+        write_bytes(folder / GRAPH, graph)
+        noted["graph_sha256"] = hashlib.sha256(graph).hexdigest()
     write_bytes(folder / made.file, made.data)
     calibration = None
     warnings = made.warnings
@@ -108,7 +112,7 @@ def build_engine(
         versions=made.versions,
         machine=asdict(machine),
         warnings=warnings,
-        options={"requantised": request.requantise, **made.options},
+        options={**noted, **made.options},
     )
     write_manifest(folder, manifest)
     return manifest

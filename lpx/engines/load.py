@@ -11,14 +11,18 @@ from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
 from lpx.engines.onnxruntime_gpu import OnnxRuntimeGpuEngine
 from lpx.errors import LpxError
 
+GRAPH = "graph.onnx"
+"""What a TensorRT engine was built from, beside it."""
 
-def load(folder: Path | str, *, allow_host_code: bool = False) -> Engine:
+
+def load(folder: Path | str, *, allow_host_code: bool = False, cuda_graph: bool = True) -> Engine:
     """Load the engine in `folder`, after checking it against its manifest.
 
     Args:
         folder: As `lpx build` made it: an engine file and `manifest.json`.
         allow_host_code: Load a version-compatible plan, which carries code that runs in this
             process. Only for engines whose origin you trust.
+        cuda_graph: Run TensorRT's engines by CUDA graphs where they can be.
 
     Raises:
         LpxError: Missing or altered engine, or a library or GPU that it needs is not here.
@@ -42,6 +46,7 @@ def load(folder: Path | str, *, allow_host_code: bool = False) -> Engine:
         data,
         flavour=manifest.target,
         allow_host_code=allow_host_code,
+        cuda_graph=cuda_graph,
         dla_core=manifest.options.get("dla_core"),
     )
 
@@ -69,3 +74,35 @@ def read_engine(folder: Path) -> tuple[EngineManifest, bytes]:
             "it was altered or damaged: run `lpx build` again",
         )
     return manifest, data
+
+
+def read_graph(folder: Path, manifest: EngineManifest) -> bytes:
+    """The ONNX graph of the engine in `folder`: what it was built from, or what it is.
+
+    Args:
+        folder: The engine's.
+        manifest: The engine's.
+
+    Raises:
+        LpxError: Missing or altered.
+    """
+    if manifest.target.startswith("onnxruntime"):
+        return read_engine(folder)[1]
+    path = folder / GRAPH
+    if not path.is_file():
+        raise LpxError(
+            f"{path} does not exist",
+            "what lies inside a TensorRT plan cannot be read from it: this graph is looked into",
+            "run `lpx build` again",
+        )
+    data = path.read_bytes()
+    found = hashlib.sha256(data).hexdigest()
+    # Engines of before this was noted are taken as they are.
+    built_from = manifest.options.get("graph_sha256", found)
+    if found != built_from:
+        raise LpxError(
+            f"{path} is not the graph that {manifest.name} was built from",
+            f"its SHA-256 begins with {found[:12]}, not {built_from[:12]}",
+            "it was altered or damaged: run `lpx build` again",
+        )
+    return data

@@ -42,7 +42,7 @@ class EngineManifest:
         versions: Of lpx and of the libraries that built it.
         machine: Where it was built.
         options: What else was asked of the build, and what came of it: profiles, optimisation
-            level, timing cache, DLA core, repeated builds.
+            level, timing cache, DLA core, repeated builds, SHA-256 of the graph.
         warnings: What the user must know of this engine.
     """
 

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lpx.bench.candidate import REFERENCE, Candidate
+from lpx.bench.costs import BATCHES, CostPlan
+from lpx.bench.costs import energy_seconds as energy_seconds_of
+from lpx.bench.energy_sources import Device, EnergySource, Unavailable, open_source
 from lpx.bench.html import render_html
+from lpx.bench.like_trtexec import Release, read_trtexec
 from lpx.bench.markdown import render_markdown
 from lpx.bench.memory import read_memory
 from lpx.bench.parity import MARGIN
 from lpx.bench.partial import FOLDER, ScoreStore
 from lpx.bench.report import to_report
-from lpx.bench.run import REFERENCE, BenchResult, Candidate, Watch
+from lpx.bench.run import BenchResult, Watch
 from lpx.bench.run import bench as measure
-from lpx.bench.score import BATCH, Scored, said
+from lpx.bench.score import BATCH, Failure, Scored, said
 from lpx.bench.stages import MODEL, Graphs, graph_of
 from lpx.data.face_set import FaceSet
 from lpx.data.roots import DataPlaces
-from lpx.engines.base import Engine
-from lpx.engines.load import load
+from lpx.engines.base import ON_THE_CPU, Engine
+from lpx.engines.load import load, read_graph
 from lpx.engines.machine import read_machine
 from lpx.engines.manifest import EngineManifest
 from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
@@ -64,8 +70,14 @@ def bench(
     candidates: Sequence[str] | None = None,
     margin: float = MARGIN,
     latency_seconds: float = 2.0,
+    batches: Sequence[int] = BATCHES,
+    in_flight: int = 0,
+    like_trtexec: Release | None = None,
+    trtexec_times: Sequence[tuple[Path, str | None]] = (),
+    energy_seconds: float = 0.0,
     stages: bool = True,
     allow_overlap: bool = False,
+    allow_host_code: bool = False,
     places: DataPlaces = DataPlaces(),  # noqa: B008 (frozen)
     report: Reporter = SILENT,
 ) -> Benched:
@@ -83,9 +95,16 @@ def bench(
         candidates: Engines to measure, by name; None for all.
         margin: AUC that a candidate may lose.
         latency_seconds: Time to measure each engine for, per batch size; 0 leaves latency out.
+        batches: Faces per call to measure latency at; of the smallest, energy and throughput too.
+        in_flight: Batches at work at a time for throughput; 0 leaves it out.
+        like_trtexec: Put latency in the terms of this release of trtexec too.
+        trtexec_times: Files of `trtexec --exportTimes` to show, and what to call each engine.
+        energy_seconds: Length of a window in which energy is measured, of five per engine; 0 leaves
+            energy out.
         stages: Run the exported model and each engine's graph too, in ONNX Runtime, so that the
             stage that loses AUC is named.
         allow_overlap: Measure, with a warning, on faces that an engine was calibrated on.
+        allow_host_code: Load version-compatible plans, which carry code that runs in this process.
         places: Where the videos and prepared faces of public data sets lie.
         report: Told what happens.
 
@@ -93,7 +112,11 @@ def bench(
         LpxError: No engines, engines of another model, engines calibrated on faces of the set, a
             set without labels or with one class.
     """
-    _check_options(limit, margin, latency_seconds)
+    plan = CostPlan(
+        tuple(sorted(set(batches))), latency_seconds, in_flight, like_trtexec, energy_seconds
+    )
+    _check_options(limit, margin, plan)
+    trtexec = [read_trtexec(path, name) for path, name in trtexec_times]
     model = read_exported(workspace)
     faces = open_faces(workspace, dataset, "test", places=places, card=model.card, report=report)
     if methods is not None:
@@ -104,15 +127,16 @@ def bench(
         _check_disjoint(manifests, faces)
     with workspace.lock(), ExitStack() as stack:
         reference = stack.enter_context(closing(TorchEngine(read_reference(workspace, model))))
-        loaded = {
-            m.name: Candidate(m, stack.enter_context(closing(load(workspace.engines / m.name))))
-            for m in manifests
-        }
+        loaded, broken = _load(workspace, manifests, stack, allow_host_code)
         graphs = _graphs(workspace, model, manifests, stack) if stages else None
         store = _store(workspace, model, faces, manifests, graphs)
         if store.folder.is_dir():
             report.say(f"going on with the bench that was stopped ({store.folder})")
-        watch = Watch(report.progress(f"scoring {faces.name}"), report.progress("timing"))
+        watch = Watch(
+            report.progress(f"scoring {faces.name}"), report.progress("timing"),
+            report.progress("measuring energy"),
+        )  # fmt: skip
+        engines = {REFERENCE: reference, **{name: c.engine for name, c in loaded.items()}}
         try:
             result = measure(
                 reference,
@@ -120,7 +144,8 @@ def bench(
                 faces,
                 model.card,
                 margin=margin,
-                latency_seconds=latency_seconds,
+                plan=plan,
+                sources=_sources(engines, plan, stack, report),
                 graphs=graphs,
                 store=store,
                 watch=watch,
@@ -129,6 +154,7 @@ def bench(
             # A user's mistake is mended by another bench, not by going on with this one.
             store.remove()
             raise
+        result = replace(result, failed=(*broken, *result.failed))
         values = to_report(
             result,
             faces,
@@ -142,10 +168,72 @@ def bench(
             warnings=_warnings(manifests, faces, result.scored),
             memory=read_memory(),
             methods=methods,
+            trtexec=trtexec,
         )
         done = _write(workspace, values, result)
         store.remove()
     return done
+
+
+def _load(
+    workspace: Workspace, manifests: list[EngineManifest], stack: ExitStack, allow_host_code: bool
+) -> tuple[dict[str, Candidate], list[Failure]]:
+    """Load engines; those that break while they are loaded take no other with them.
+
+    Raises:
+        LpxError: An engine is altered, or lacks what it needs.
+    """
+    loaded: dict[str, Candidate] = {}
+    broken: list[Failure] = []
+    for manifest in manifests:
+        folder = workspace.engines / manifest.name
+        try:
+            engine = load(folder, allow_host_code=allow_host_code)
+        except LpxError:
+            raise
+        except Exception as error:
+            broken.append(Failure(manifest.name, "loading", said(error)))
+            continue
+        stack.enter_context(closing(engine))
+        graph = read_graph(folder, manifest) if manifest.target == "onnxruntime" else None
+        opened = partial(_opened, manifest, engine, folder, allow_host_code)
+        loaded[manifest.name] = Candidate(manifest, engine, opened, graph)
+    return loaded, broken
+
+
+def _opened(
+    manifest: EngineManifest, engine: Engine, folder: Path, allow_host_code: bool, cuda_graph: bool
+) -> AbstractContextManager[Engine]:
+    """ONNX Runtime's engine on the CPU serves several threads; another is loaded for each."""
+    if manifest.target == "onnxruntime":
+        return nullcontext(engine)
+    return closing(load(folder, allow_host_code=allow_host_code, cuda_graph=cuda_graph))
+
+
+def _sources(
+    engines: Mapping[str, Engine], plan: CostPlan, stack: ExitStack, report: Reporter
+) -> dict[str, EnergySource | Unavailable]:
+    """What measures each engine's energy; none where energy is left out."""
+    if not plan.energy_seconds:
+        return {}
+    devices: dict[str, Device] = {
+        name: "cpu" if engine.device_memory == ON_THE_CPU else "gpu"
+        for name, engine in engines.items()
+    }
+    opened = {device: open_source(device) for device in set(devices.values())}
+    for source in opened.values():
+        if not isinstance(source, Unavailable):
+            stack.enter_context(closing(source))
+    found = {name: opened[device] for name, device in devices.items()}
+    measured = sum(not isinstance(source, Unavailable) for source in found.values())
+    for source in opened.values():
+        if isinstance(source, Unavailable):
+            report.say(f"warning: energy is {source}")
+    if measured:
+        seconds = energy_seconds_of(measured, plan.energy_seconds)
+        time = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+        report.say(f"measuring the energy of {measured} engines will take about {time}")
+    return found
 
 
 def _write(workspace: Workspace, values: dict[str, Any], result: BenchResult) -> Benched:
@@ -158,7 +246,7 @@ def _write(workspace: Workspace, values: dict[str, Any], result: BenchResult) ->
     return done
 
 
-def _check_options(limit: int | None, margin: float, latency_seconds: float) -> None:
+def _check_options(limit: int | None, margin: float, plan: CostPlan) -> None:
     check_at_least("--limit", limit, 4, "AUC and its interval need two real and two fake faces")
     if not 0 <= margin <= 1:
         raise LpxError(
@@ -166,11 +254,28 @@ def _check_options(limit: int | None, margin: float, latency_seconds: float) -> 
             "it is how much AUC an engine may lose",
             f"give such a number, as --margin {MARGIN:g}",
         )
-    if not 0 <= latency_seconds < math.inf:
+    if not plan.batches or plan.batches[0] < 1:
         raise LpxError(
-            f"--latency-seconds {latency_seconds:g} is no time",
-            "it is for how long each engine is measured",
-            "give a number of seconds, or 0 to leave latency out",
+            f"--batches {','.join(map(str, plan.batches))} are no batch sizes",
+            "they are the numbers of faces per call that latency is measured at",
+            "give numbers of at least 1, as --batches 1,8",
+        )
+    for option, seconds, what in (
+        ("--latency-seconds", plan.latency_seconds, "each engine is measured"),
+        ("--energy-seconds", plan.energy_seconds, "one of five windows of energy lasts"),
+    ):
+        if not 0 <= seconds < math.inf:
+            raise LpxError(
+                f"{option} {seconds:g} is no time",
+                f"it is for how long {what}",
+                "give a number of seconds, or 0 to leave it out",
+            )
+    check_at_least("--in-flight", plan.in_flight, 0, "it is how many batches are at work at a time")
+    if not plan.latency_seconds and (plan.in_flight or plan.like):
+        raise LpxError(
+            f"{'--in-flight' if plan.in_flight else '--like-trtexec'} with --latency-seconds 0",
+            "nothing is timed then",
+            "leave one of them out",
         )
 
 
@@ -220,12 +325,9 @@ def _graphs(
     for manifest in manifests:
         if manifest.target == "onnxruntime":
             continue
-        path = workspace.engines / manifest.name / "graph.onnx"
         try:
-            data = path.read_bytes()
+            data = read_graph(workspace.engines / manifest.name, manifest)
             graphs[manifest.name] = opened(data)
-        except OSError:
-            missing[manifest.name] = f"{path} is not there"
         except LpxError as error:
             missing[manifest.name] = said(error)
         else:

@@ -23,7 +23,7 @@ from lpx.bench.layer_errors import (
 )
 from lpx.bench.layer_figure import draw_layers
 from lpx.data.face_set import FaceSet, Skipped
-from lpx.engines.load import read_engine
+from lpx.engines.load import read_graph
 from lpx.engines.manifest import FILE, EngineManifest, Precision, read_manifest
 from lpx.engines.torch_layers import TorchLayers
 from lpx.errors import LpxError
@@ -200,20 +200,13 @@ def _manifest(workspace: Workspace, model: ExportedModel, name: str) -> EngineMa
 
 def _graph(workspace: Workspace, manifest: EngineManifest) -> tuple[bytes, tuple[str, ...]]:
     """The graph to look into, and what must be said of it."""
-    folder = workspace.engines / manifest.name
+    graph = read_graph(workspace.engines / manifest.name, manifest)
     if manifest.target == "onnxruntime":
-        return read_engine(folder)[1], ()
-    path = folder / "graph.onnx"
-    if not path.is_file():
-        raise LpxError(
-            f"{path} does not exist",
-            "what lies inside a TensorRT plan cannot be read from it: this graph is looked into",
-            "run `lpx build` again",
-        )
-    return path.read_bytes(), (
-        f"this ran {path.name}, which {manifest.target} built {manifest.name} from, in ONNX "
-        "Runtime: rounding of weights and activations shows, faults of TensorRT's own kernels do "
-        "not; `lpx bench` measures those by the score",
+        return graph, ()
+    return graph, (
+        f"this ran the graph that {manifest.target} built {manifest.name} from, in ONNX Runtime: "
+        "rounding of weights and activations shows, faults of TensorRT's own kernels do not; "
+        "`lpx bench` measures those by the score",
     )
 
 

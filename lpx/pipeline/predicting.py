@@ -49,6 +49,7 @@ def predict(
     detector: str = "blazeface",
     crop: str | None = None,
     overlay: bool = True,
+    allow_host_code: bool = False,
     report: Reporter = SILENT,
 ) -> Predicted:
     """Score the faces in images and videos, and draw where the detector sees forgery.
@@ -66,6 +67,7 @@ def predict(
         detector: A key of `lpx.data.detect.DETECTORS`.
         crop: Recipe to cut faces by; None takes the model card's.
         overlay: Whether to draw.
+        allow_host_code: Load a version-compatible plan, which carries code that runs here.
         report: Told what happens.
 
     Raises:
@@ -82,13 +84,15 @@ def predict(
             "choose another folder with --out DIR",
         )
     if crops:
-        return _score_crops(workspace, model, path, engine, out, overlay, report)
+        faces = _crops(workspace, path, out)
+        picked = pick_engine(workspace, model, engine, allow_host_code=allow_host_code)
+        return _score_crops(*picked, model, path, faces, out, overlay, report)
     recipe = _recipe(model.card, crop, report)
     files = find_media(path, skip=(workspace.root, out))
     threads = len(os.sched_getaffinity(0))
     finder = open_detector(detector, threads)
     mesh = FaceMesh(threads) if recipe.needs_landmarks else None
-    name, loaded = pick_engine(workspace, model, engine)
+    name, loaded = pick_engine(workspace, model, engine, allow_host_code=allow_host_code)
     report.say(
         f"engine {name}, threshold {model.card.threshold:.3f}, faces by {detector}, "
         f"crop {recipe.name}"
@@ -190,11 +194,9 @@ def _nothing(path: Path, skipped: Sequence[Skipped]) -> LpxError:
 
 
 def _score_crops(
-    workspace: Workspace, model: ExportedModel, path: Path, engine: str | None, out: Path,
+    name: str, loaded: Engine, model: ExportedModel, path: Path, faces: FaceSet, out: Path,
     overlay: bool, report: Reporter,
 ) -> Predicted:  # fmt: skip
-    faces = _crops(workspace, path, out)
-    name, loaded = pick_engine(workspace, model, engine)
     report.say(f"engine {name}, threshold {model.card.threshold:.3f}, pictures are face crops")
     skipped: list[Skipped] = []
     with closing(loaded):

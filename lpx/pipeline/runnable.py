@@ -54,8 +54,16 @@ def runnable(
     return manifests, not_run
 
 
-def pick_engine(workspace: Workspace, model: ExportedModel, name: str | None) -> tuple[str, Engine]:
+def pick_engine(
+    workspace: Workspace, model: ExportedModel, name: str | None, *, allow_host_code: bool = False
+) -> tuple[str, Engine]:
     """An engine by its name, or "torch"; where none is named, the fastest that runs here.
+
+    Args:
+        workspace: Holds the engines.
+        model: What they must have been built from.
+        name: Of the engine.
+        allow_host_code: Load a version-compatible plan, which carries code that runs here.
 
     Raises:
         LpxError: It does not exist, or does not run here.
@@ -67,9 +75,9 @@ def pick_engine(workspace: Workspace, model: ExportedModel, name: str | None) ->
     if name is None:
         # TensorRT's engines come before ONNX Runtime's, whose name sorts first.
         manifests.sort(key=lambda m: (m.target == "onnxruntime", order.index(m.precision)))
-        return manifests[0].name, load(workspace.engines / manifests[0].name)
+        name = manifests[0].name
     if name in {m.name for m in manifests}:
-        return name, load(workspace.engines / name)
+        return name, load(workspace.engines / name, allow_host_code=allow_host_code)
     raise LpxError(
         f"engine {name} {'does not run here' if name in not_run else 'does not exist'}",
         not_run.get(name, f"{workspace.root} holds no engine of that name"),

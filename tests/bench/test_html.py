@@ -17,13 +17,14 @@ import pytest
 
 from lpx.bench.accuracy import accuracy
 from lpx.bench.breakdown import breakdown, members_of
+from lpx.bench.costs import BATCHES, Costs, summarised
 from lpx.bench.figures import MAX_POINTS, draw
 from lpx.bench.html import render_html
-from lpx.bench.latency import summarise
+from lpx.bench.latency import Samples
 from lpx.bench.markdown import render_markdown
 from lpx.bench.parity import compare
 from lpx.bench.report import to_report
-from lpx.bench.run import BATCHES, BenchResult, Example
+from lpx.bench.run import BenchResult, Example
 from lpx.bench.score import Failure, Scored
 from lpx.bench.stages import MODEL, graph_of, stages_of
 from lpx.bench.wording import sentence, signed, significant, speed_notes
@@ -99,11 +100,17 @@ def result(count: int = 60, size: int = 64, noise: dict[str, float] = NOISE) -> 
     truth = found.predictions["torch"]
     names = [name for name in noise if name != "torch"]
     rng = np.random.default_rng(5)
-    times = {
-        (name, batch): MS.get(name, 5.0) * batch**0.8 * (1 + 0.05 * rng.random(200))
-        for batch in BATCHES
+    timed = {
+        name: {
+            batch: Samples(
+                MS.get(name, 5.0) * batch**0.8 * (1 + 0.05 * rng.random(200)),
+                np.repeat(np.arange(20), 10),
+            )
+            for batch in BATCHES
+        }
         for name in noise
     }
+    precisions = {name: name.rsplit("-", 1)[1] for name in names}
     faces = members(found)
     where = members_of(faces, found.indices)
     parity = {
@@ -127,11 +134,7 @@ def result(count: int = 60, size: int = 64, noise: dict[str, float] = NOISE) -> 
             for n in names
         },
         device_memory=dict.fromkeys(noise, ON_THE_CPU),
-        latency={
-            name: tuple(summarise(times[name, batch], batch, 16) for batch in BATCHES)
-            for name in noise
-        },
-        times_ms=times,
+        costs=summarised(timed, precisions, 16),
         examples=tuple(
             Example(
                 EVIL if i == 0 else f"face{i}.png", int(found.labels[i]), face(i, size),
@@ -288,8 +291,8 @@ def test_engines_that_failed_are_told_first_and_nothing_holds(bench: BenchResult
 def test_all_may_have_failed(bench: BenchResult) -> None:
     gone = Failure("onnxruntime-int8", "scoring", "RuntimeError: no memory")
     left = replace(
-        bench, candidates=(), parity={}, parts={}, stages={}, failed=(gone,), times_ms={},
-        latency={"torch": ()},
+        bench, candidates=(), parity={}, parts={}, stages={}, failed=(gone,),
+        costs=Costs({"torch": ()}),
     )  # fmt: skip
     report = report_of(left)
     assert report["verdict"] == "undecided"
@@ -304,11 +307,11 @@ def test_markdown_says_the_same(report: dict[str, Any]) -> None:
     assert "<script>" not in text
     assert "<b>" not in text.replace("<details>", "").replace("<summary>", "")
     tables = [line.count(" | ") for line in text.splitlines() if line.startswith("| onnxruntime")]
-    assert set(tables) == {5, 6}
+    assert set(tables) == {4, 5, 6}
 
 
 def test_latency_may_be_left_out(bench: BenchResult) -> None:
-    silent = replace(bench, latency={name: () for name in bench.latency}, times_ms={})
+    silent = replace(bench, costs=Costs({name: () for name in bench.costs.latency}))
     page = render_html(report_of(silent), silent)
     found = Checker(page)
     assert "Latency was not measured." in found.text
@@ -400,17 +403,25 @@ def test_signed_tells_a_bound_from_the_margin() -> None:
 
 def test_nothing_is_said_of_an_int8_engine_that_is_faster(report: dict[str, Any]) -> None:
     fast = copy.deepcopy(report)
-    for row in fast["candidates"][1]["latency_by_batch"]:
-        row["per_face_p50_ms"] /= 4
-        row["per_face_p90_ms"] /= 4
+    for found in fast["candidates"][1]["speed"]:
+        found["verdict"] = "faster"
     assert speed_notes(fast) == []
-    assert len(speed_notes(report)) == 1
+    (said,) = speed_notes(report)
+    assert said.startswith("onnxruntime-int8 is no faster than onnxruntime-fp32: ")
+    assert "(1.38 times as long, 95 % interval 1.3" in said
+    fast["candidates"][0]["speed"][0]["verdict"] = "undecided"
+    (said,) = speed_notes(fast)
+    assert said.startswith("onnxruntime-fp32 is not shown to be faster than torch: 8.")
 
 
 def test_a_noisy_clock_is_told(report: dict[str, Any]) -> None:
     noisy = copy.deepcopy(report)
-    noisy["reference"]["latency_by_batch"][0]["per_face_p90_ms"] = 60.0
-    assert "torch 2.9" in speed_notes(noisy)[0]
+    row = noisy["reference"]["latency_by_batch"][0]
+    row["cov"] = 0.3
+    row["warnings"] = ["unstable: the time of calls varies by 30.0 %", "host-bound: so it is"]
+    unsteady, bound, _ = speed_notes(noisy)
+    assert "by more than 2.5 %, by up to 30 % (torch)." in unsteady
+    assert bound == "torch, batch 1: host-bound: so it is."
 
 
 BROWSERS = ("chromium", "google-chrome", "chromium-browser")
@@ -499,7 +510,7 @@ def test_on_a_desktop(page: str, tmp_path: Path, report: dict[str, Any]) -> None
     assert (seen["missing"][-1], seen["sorted"]) == ("torch", 1)
     assert len(seen["figures"]) == 8
     assert seen["tables"].keys() == {
-        "engines-table", "stages-table", "detection-table", "methods-table"
+        "engines-table", "stages-table", "detection-table", "methods-table", "speed-table"
     }  # fmt: skip
     for up, down in seen["tables"].values():
         assert (up, down) == (sorted(up), sorted(up, reverse=True))

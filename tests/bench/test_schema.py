@@ -10,7 +10,9 @@ import jsonschema
 import pytest
 
 from lpx import pipeline
+from lpx.bench.energy_sources import Unavailable
 from lpx.bench.report import SCHEMA
+from lpx.pipeline import benching
 
 PATH = Path(__file__).parents[2] / "docs" / "report.schema.json"
 
@@ -31,7 +33,15 @@ def report(workspace, monkeypatch):
     monkeypatch.setattr("lpx.bench.latency.MIN_ITERATIONS", 2)
     monkeypatch.setattr("lpx.bench.latency.BLOCK_SECONDS", 0.01)
     monkeypatch.setattr("lpx.bench.latency.WARM_UP_SECONDS", 0)
-    done = pipeline.bench(workspace, "demo", limit=24, latency_seconds=0.01)
+    monkeypatch.setattr("lpx.bench.costs.SECONDS", 0.01)
+    monkeypatch.setattr(benching, "open_source", lambda device: Unavailable("no rails"))
+    times = {"startComputeMs": 300, "h2dMs": 1, "computeMs": 2, "d2hMs": 1, "latencyMs": 4}
+    path = workspace.root / "times.json"
+    path.write_text(json.dumps([times]))
+    done = pipeline.bench(
+        workspace, "demo", limit=24, latency_seconds=0.01, batches=(2, 1), in_flight=2,
+        like_trtexec=10, energy_seconds=0.01, trtexec_times=[(path, "mine")],
+    )  # fmt: skip
     return json.loads(done.json_path.read_text())
 
 
@@ -41,11 +51,17 @@ def test_it_is_of_the_version_that_is_written(schema):
 
 def test_what_is_written_fits(validator, report):
     validator.validate(report)
+    assert [row["batch"] for row in report["reference"]["latency_by_batch"]] == [1, 2]
+    assert report["trtexec"][0]["name"] == "mine"
+    assert report["candidates"][0]["energy"] == {"unavailable": "no rails"}
     for path, value in (
         (("verdict",), "maybe"),
         (("candidates", 0, "breaks_at"), "kernel"),
         (("candidates", 0, "stages", 0, "against_torch", "auc"), 1.5),
         (("candidates", 0, "undescribed"), 1),
+        (("candidates", 0, "latency", "intervals_ms", "p50"), [1.0]),
+        (("candidates", 0, "throughput", "in_flight"), 0),
+        (("candidates", 0, "energy"), {}),
         (("dataset", "digest"), None),
     ):
         wrong = copy.deepcopy(report)

@@ -10,11 +10,11 @@ import onnx
 import pytest
 import torch
 
-from lpx.bench import latency, throughput
+from lpx.bench import throughput
 from lpx.bench.latency import Samples
 from lpx.bench.like_trtexec import like_trtexec
 from lpx.bench.single_patch import open_single_patch
-from lpx.bench.throughput import measure_throughput, sweep
+from lpx.bench.throughput import measure_throughput
 from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
 from lpx.engines.torch_engine import TorchEngine
 from lpx.errors import LpxError
@@ -91,33 +91,6 @@ def test_interrupt_ends_the_threads(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         measure_throughput(lambda: nullcontext(Device()), FACES, 2, 5.0)
     assert threading.active_count() == before
-
-
-def test_sweep_times_each_batch_size(monkeypatch):
-    monkeypatch.setattr(latency, "WARM_UP_SECONDS", 0.01)
-    monkeypatch.setattr(latency, "BLOCK_SECONDS", 0.02)
-    monkeypatch.setattr(latency, "MIN_ITERATIONS", 3)
-    seen, told = [], []
-
-    class Sized:
-        def infer(self, faces):
-            seen.append(len(faces))
-            time.sleep(len(faces) * 1e-3)
-
-        def close(self):
-            pass
-
-    def pixels(batch):
-        return np.zeros((batch, 8, 8, 3), np.uint8)
-
-    found = sweep({"a": Sized(), "b": Sized()}, pixels, (1, 4), 0.05, told.append)
-    assert set(found) == {"a", "b"}
-    assert set(seen) == {1, 4}
-    for by_batch in found.values():
-        assert np.median(by_batch[1].times_ms) >= 1.0
-        assert np.median(by_batch[4].times_ms) >= 4.0
-    assert told == sorted(told)
-    assert told[-1] == 1.0
 
 
 def timed_samples():

@@ -22,8 +22,7 @@ def made(built, tmp_path_factory):
     report = pipeline.bench(Workspace(root), "demo", limit=24, latency_seconds=0).report
     for entry in (report["reference"], *report["candidates"]):
         entry["latency_by_batch"] = [
-            {"batch": batch, "per_face_p50_ms": 10.0, "per_face_p50_low_ms": 9.0,
-             "per_face_p50_high_ms": 10.2}
+            {"batch": batch, "per_face_p50_ms": 10.0, "intervals_ms": {"p50": [9.0, 10.2]}}
             for batch in (1, 8)
         ]  # fmt: skip
         entry["verdict" if "dialect" in entry else "name"] = (
@@ -64,7 +63,7 @@ def verdict_falls(report):
 
 def slower(report):
     row = report["candidates"][0]["latency_by_batch"][1]
-    row |= {"per_face_p50_ms": 11.0, "per_face_p50_low_ms": 10.3, "per_face_p50_high_ms": 11.4}
+    row |= {"per_face_p50_ms": 11.0, "intervals_ms": {"p50": [10.3, 11.4]}}
 
 
 def engine_is_gone(report):
@@ -107,21 +106,28 @@ def small_loss(report):
 
 def overlapping(report):
     row = report["candidates"][0]["latency_by_batch"][1]
-    row |= {"per_face_p50_ms": 11.0, "per_face_p50_low_ms": 10.1, "per_face_p50_high_ms": 12.0}
+    row |= {"per_face_p50_ms": 11.0, "intervals_ms": {"p50": [10.1, 12.0]}}
 
 
 def hardly_slower(report):
     row = report["candidates"][0]["latency_by_batch"][1]
-    row |= {"per_face_p50_ms": 10.4, "per_face_p50_low_ms": 10.3, "per_face_p50_high_ms": 10.5}
+    row |= {"per_face_p50_ms": 10.4, "intervals_ms": {"p50": [10.3, 10.5]}}
 
 
 def torch_slower(report):
     report["reference"]["latency_by_batch"][0] |= {
-        "per_face_p50_ms": 20.0, "per_face_p50_low_ms": 19.0
+        "per_face_p50_ms": 20.0, "intervals_ms": {"p50": [19.0, 21.0]}
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("change", [small_loss, overlapping, hardly_slower, torch_slower])
+def unbounded(report):
+    slower(report)
+    report["candidates"][0]["latency_by_batch"][1]["intervals_ms"]["p50"] = [None, 11.4]
+
+
+@pytest.mark.parametrize(
+    "change", [small_loss, overlapping, hardly_slower, torch_slower, unbounded]
+)
 def test_what_is_within_bounds_is_none(compared, change):
     ran = compared(change)
     assert ran.code == 0, ran.out

@@ -87,6 +87,11 @@ def test_tensorrt_engine_is_looked_into_by_its_graph(lpx, workspace):
     ran = lpx("debug", folder.name, "--count", 2)
     assert ran.code == 0, ran.err
     assert "faults of TensorRT's own kernels do not" in ran.out
+    manifest["options"]["graph_sha256"] = "0" * 64
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    ran = lpx("debug", folder.name, "--count", 2)
+    assert ran.code == 2
+    assert "graph.onnx is not the graph that tensorrt-rtx-int8 was built from" in ran.err
 
 
 @pytest.mark.parametrize(

@@ -107,9 +107,21 @@ def test_engine_that_returns_nan_is_refused(lpx, workspace, crops, monkeypatch):
         def close(self):
             pass
 
-    monkeypatch.setattr("lpx.pipeline.runnable.load", lambda folder: Broken())
+    monkeypatch.setattr("lpx.pipeline.runnable.load", lambda folder, **options: Broken())
     ran = lpx("predict", "--crops", "crops/real")
     assert ran.code == 2
     assert "onnxruntime-int8 gives the score nan to face 2.png" in ran.err
     assert "--engine torch" in ran.err
     assert not Path("lpx-out/predictions").exists()
+
+
+def test_host_code_is_allowed_where_the_user_says_so(lpx, workspace, crops, monkeypatch):
+    from lpx.pipeline import runnable
+
+    seen, load = [], runnable.load
+    monkeypatch.setattr(
+        runnable, "load", lambda folder, **options: seen.append(options) or load(folder)
+    )
+    for more in ((), ("--allow-host-code",)):
+        assert lpx("predict", crops, "--crops", "--no-overlay", *more).code == 0
+    assert seen == [{"allow_host_code": False}, {"allow_host_code": True}]

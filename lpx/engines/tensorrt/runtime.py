@@ -374,7 +374,8 @@ def _deserialize(
     raise LpxError(
         "the plan does not load",
         why=why,
-        fix="it carries host code: allow that if you trust where it comes from"
+        fix="it carries host code: allow that, if you trust where it comes from, with "
+        "--allow-host-code"
         if host_code
         else f"a plan runs on the release and the GPU model it was built for; this is "
         f"{trt.__name__} {trt.__version__}: build it again here",

@@ -81,7 +81,7 @@ def build(model: tuple[bytes, ModelCard, BuildRequest], tmp_path: Path) -> Build
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_sizes_get_a_profile_each_and_stand_in_the_manifest(
-    shops: Any, build: Build, release: str
+    shops: Any, build: Build, release: str, tmp_path: Path
 ) -> None:
     shop = shops(release)
     made = build(shop, optimisation_level=4)
@@ -90,6 +90,8 @@ def test_sizes_get_a_profile_each_and_stand_in_the_manifest(
     assert [profile[1][0] for profile in shop.profiles()] == [1, 8]
     assert shop.set("builder_optimization_level") == [4]
     assert made.options["optimisation_level"] == 4
+    graph = (tmp_path / "engine/graph.onnx").read_bytes()
+    assert made.options["graph_sha256"] == hashlib.sha256(graph).hexdigest()
     assert build(shop, batches=BatchRange(2, 3, 4)).batches == (4,)
 
 
