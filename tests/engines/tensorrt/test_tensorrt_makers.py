@@ -129,7 +129,9 @@ def test_two_processes_lose_nothing_of_one_timing_cache(tmp_path: Path) -> None:
     writers = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(tmp_path), letter],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
             cwd=Path(__file__).parents[3],
         )  # fmt: skip
         for letter in "ab"
