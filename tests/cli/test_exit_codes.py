@@ -1,4 +1,6 @@
-"""Exit codes: 0 parity holds, 1 it or the precision does not, 2 user error, 3 internal error, 130 interrupted."""
+"""Exit codes: 0 parity holds, 1 it or the precision does not, 2 user error, 3 internal error,
+130 interrupted.
+"""
 
 from __future__ import annotations
 

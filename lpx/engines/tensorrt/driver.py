@@ -113,7 +113,7 @@ class CudaDriver(Protocol):
         """Where the GPU sees what `mapped` returned."""
 
     def free_pinned(self, array: NDArray[Any]) -> None:
-        """Release what `pinned` or `mapped` returned; the array and its views must not be used after."""
+        """Release what `pinned` or `mapped` returned; the array must not be used after."""
 
     def to_device(self, address: int, array: NDArray[Any], stream: Handle) -> None:
         """Start a copy of a contiguous pinned array to the device."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -298,10 +298,8 @@ class Slot:
 
 
 def _unless_lost(release: Callable[[Any], None], held: Any) -> None:
-    try:
+    with suppress(CudaLostError):
         release(held)
-    except CudaLostError:
-        pass
 
 
 def _context(shared: Shared) -> Any:

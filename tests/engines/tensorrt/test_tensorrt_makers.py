@@ -133,7 +133,7 @@ def test_two_processes_lose_nothing_of_one_timing_cache(tmp_path: Path) -> None:
             stdout=subprocess.PIPE,
             text=True,
             cwd=Path(__file__).parents[3],
-        )  # fmt: skip
+        )
         for letter in "ab"
     ]
     for writer in writers:

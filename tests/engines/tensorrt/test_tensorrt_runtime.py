@@ -272,7 +272,7 @@ def test_cuda_lost_in_the_middle_closes_the_engine_and_says_so(
         engine.infer(faces_of(20))
     bench.driver.lost = True
     start = len(bench.gpu.calls)
-    with pytest.raises(CudaLostError, match="CUDA was lost: .*cudaErrorIllegalAddress") as caught:
+    with pytest.raises(CudaLostError, match=r"CUDA was lost: .*cudaErrorIllegalAddress") as caught:
         engine.infer(faces_of(20))
     assert "new process" in caught.value.fix
     # Every release was tried, though the lost GPU refuses each.
