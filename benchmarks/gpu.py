@@ -1,13 +1,14 @@
 """Latency on an NVIDIA GPU: every way to run a detector, in one run, beside what the GPU allows.
 
 For each backbone and batch: PyTorch eager in FP32 and in FP16 channels-last, torch.compile, a CUDA
-graph of PyTorch's, ONNX Runtime's CUDA provider, and TensorRT or TensorRT for RTX in FP16 and INT8,
-with CUDA graphs and without. They take turns, so that a GPU that warms up hits all alike. Time is
-the host's, from uint8 faces in memory to scores in memory. What cannot run is listed with its error.
+graph of PyTorch's, ONNX Runtime's CUDA provider, and TensorRT or TensorRT for RTX in FP16 and in
+INT8, with CUDA graphs and without. They take turns, so that a GPU that warms up hits all alike.
+Time is the host's, from uint8 faces in memory to scores in memory. What cannot run is listed with
+its error.
 
 Two floors stand beside each row, from a copy and matrix products timed on this GPU in this run:
-the larger of (weights, faces and results) / bandwidth and operations / rate; and the same for each
-layer by itself, summed, where every layer reads its input and writes its output.
+the larger of (weights and faces) / bandwidth and operations / rate; and the same for each layer by
+itself, summed, where every layer reads its input and writes its output.
 
     python benchmarks/gpu.py --json gpu.json --markdown gpu.md
     python benchmarks/gpu.py --dry-run --only resnet18 --batches 1   # this script on a CPU
@@ -19,10 +20,8 @@ from __future__ import annotations
 
 import datetime
 import json
-import statistics
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -35,6 +34,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from gpu_limits import BYTES, Limits, costs, floors_ms, limits, words
 from torch import Tensor, nn
 
 from lpx.bench.latency import measure
@@ -65,7 +65,6 @@ NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,driver_version,clocks.sm,power.lim
               "--format=csv,noheader")  # fmt: skip
 LIBRARIES = ("lpx", "torch", "triton", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt",
              "tensorrt-rtx", "tensorrt-rtx-cu13-bindings", "cuda-bindings", "pycuda")  # fmt: skip
-BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 
 
 class Half(nn.Module):
@@ -77,6 +76,7 @@ class Half(nn.Module):
         self.deployed.detector.half().to(memory_format=torch.channels_last)
 
     def forward(self, faces: Tensor) -> tuple[Tensor, Tensor]:
+        """Score faces, uint8 RGB [N, H, W, 3]; results float32."""
         x = self.deployed.normalised(faces).half().contiguous(memory_format=torch.channels_last)
         score, patch_map = self.deployed.detector(x)
         return score.float(), patch_map.float()
@@ -96,11 +96,13 @@ class TorchVariant:
         self.run, self.device = run, device
 
     def infer(self, faces: np.ndarray) -> Prediction:
+        """As `Engine.infer`."""
         with torch.inference_mode():
             score, patch_map = self.run(torch.from_numpy(faces).to(self.device))
             return Prediction(score.cpu().numpy(), patch_map.cpu().numpy())
 
     def close(self) -> None:
+        """Let go of the module."""
         del self.run
 
 
@@ -160,6 +162,7 @@ class Subject:
 
     @property
     def size(self) -> int:
+        """Side of a face, pixels."""
         return self.detector.card.input_size
 
 
@@ -211,112 +214,18 @@ def contenders(subject: Subject, faces: np.ndarray, device: str) -> dict[str, Ca
             for graph in (False, True):
                 name = f"{flavour} {precision}" + " cuda-graph" * graph
                 found[name] = partial(tensorrt, flavour, precision, graph)
-    first = "torch eager fp32"
-    return {n: m if n == first else partial(needs_gpu, m) for n, m in found.items()}
+    anywhere = ("torch eager fp32", "torch fp16 channels-last")
+    return {n: m if n in anywhere else partial(needs_gpu, m) for n, m in found.items()}
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What the device reaches, measured here: GB/s of a copy, 10^12 operations/s of a GEMM."""
-
-    gigabytes_per_second: float
-    tera_operations_per_second: dict[str, float]
-    not_measured: dict[str, str]
-
-
-def limits(device: str) -> Limits:
-    """Time a copy (read and write counted) and a square matrix product in each precision."""
-    gpu = device == "cuda"
-    source = torch.zeros((1 << 28) if gpu else (1 << 24), dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    bandwidth = 2 * source.numel() / _seconds(lambda: target.copy_(source), gpu) / 1e9
-    side = 8192 if gpu else 512
-    rates, reasons = {}, {}
-    for precision in BYTES:
-        try:
-            rates[precision] = 2 * side**3 / _seconds(_product(precision, side, device), gpu) / 1e12
-        except Exception as error:  # whatever this device cannot do is told, not hidden
-            reasons[precision] = _words(error)
-    return Limits(bandwidth, rates, reasons)
-
-
-def _product(precision: str, side: int, device: str) -> Callable[[], Any]:
-    if precision == "int8":
-        a = torch.ones((side, side), dtype=torch.int8, device=device)
-        b = a.clone().t()
-        return lambda: torch._int_mm(a, b)
-    x = torch.ones((side, side), device=device)
-    x = x.half() if precision == "fp16" else x
-    return lambda: x @ x
-
-
-def _seconds(run: Callable[[], Any], gpu: bool) -> float:
-    wait = torch.cuda.synchronize if gpu else lambda: None
-    times = []
-    for _ in range(13):
-        wait()
-        began = time.perf_counter()
-        run()
-        wait()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times[3:])
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a layer, or all of a detector, moves and computes for one face.
-
-    Values are numbers of elements, to be multiplied by a precision's width; operations count a
-    multiplication and an addition as two.
-    """
-
-    weights: int
-    values: int
-    operations: int
-
-
-def costs(detector: Detector) -> list[Cost]:
-    """The cost of every convolution, by running one face through it on the CPU."""
-    found: list[Cost] = []
-
-    def hook(module: nn.Conv2d, given: tuple[Tensor, ...], made: Tensor) -> None:
-        weights = module.weight.numel()
-        operations = 2 * made[0, 0].numel() * weights
-        found.append(Cost(weights, given[0].numel() + made.numel(), operations))
-
-    handles = [
-        module.register_forward_hook(hook)
-        for module in detector.module.modules()
-        if isinstance(module, nn.Conv2d)
-    ]
-    size = detector.card.input_size
-    with torch.inference_mode():
-        detector.module.cpu()(torch.zeros(1, 3, size, size))
-    for handle in handles:
-        handle.remove()
-    return found
-
-
-def floors_ms(
-    layers: list[Cost], batch: int, precision: str, found: Limits, size: int
-) -> tuple[float | None, float | None]:
-    """(floor, floor layer by layer) of a batch, ms; None where the rate was not measured."""
-    rate = found.tera_operations_per_second.get(precision)
-    if rate is None:
-        return None, None
-    bandwidth, width = found.gigabytes_per_second * 1e9, BYTES[precision]
-
-    def bound(moved: float, operations: float) -> float:
-        return 1e3 * max(moved / bandwidth, operations / (rate * 1e12))
-
-    weights = sum(layer.weights for layer in layers) * width
-    operations = batch * sum(layer.operations for layer in layers)
-    whole = bound(weights + batch * size * size * 3, operations)
-    single = sum(
-        bound(width * (layer.weights + batch * layer.values), batch * layer.operations)
-        for layer in layers
-    )
-    return whole, single
+def started(make: Callable[[], Any], faces: np.ndarray) -> tuple[Any | None, str]:
+    """(an engine that has run once, ""), or (None, why there is none)."""
+    try:
+        engine = make()
+        engine.infer(faces)  # compilers and lazy libraries fail here, not in the measurement
+    except Exception as error:  # each contender that cannot run is told with its reason
+        return None, words(error)
+    return engine, ""
 
 
 def rows_of(
@@ -328,12 +237,11 @@ def rows_of(
     faces = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     engines, failed = {}, {}
     for name, make in contenders(subject, faces, device).items():
-        try:
-            engine = make()
-            engine.infer(faces)  # compilers and lazy libraries fail here, not in the measurement
+        engine, reason = started(make, faces)
+        if engine is None:
+            failed[name] = reason
+        else:
             engines[name] = engine
-        except Exception as error:  # each contender that cannot run is told with its reason
-            failed[name] = _words(error)
     units = card.grid[0] * card.grid[1]
     timed = measure(engines, faces, units, seconds)
     rows = []
@@ -360,25 +268,14 @@ def _per(value: float | None, batch: int) -> float | None:
     return None if value is None else value / batch
 
 
-def _words(error: Exception) -> str:
-    """An exception on one line."""
-    parts = [error.what, error.why] if isinstance(error, LpxError) else [str(error)]
-    text = " ".join(": ".join(filter(None, parts)).split())
-    return text if isinstance(error, LpxError) else f"{type(error).__name__}: {text[:400]}"
-
-
 def describe(device: str) -> dict[str, Any]:
     """Device, driver, date and versions."""
-    versions = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
+    installed = {d.metadata["Name"]: d.version for d in metadata.distributions()}
+    versions = {name: installed[name] for name in LIBRARIES if name in installed}
     try:
         listing = subprocess.run(NVIDIA_SMI, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.SubprocessError) as error:
-        listing = f"unknown ({_words(error)})"
+        listing = f"unknown ({words(error)})"
     machine = read_machine()
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else machine.cpu,
@@ -403,8 +300,9 @@ def markdown(about: dict[str, Any], found: Limits, rows: list[dict[str, Any]]) -
     if about["dry_run"]:
         lines += ["", "**A dry run on a CPU: these are no figures of a GPU.**"]
     lines += [f"- {p} matrix product: {why}" for p, why in found.not_measured.items()]
-    lines += ["", "| model | batch | contender | ms per face, p50 | p99 | µs per patch | "
-              "floor, ms | layer by layer, ms | times the latter |", "|---|" + "---|" * 8]  # fmt: skip
+    head = ("model", "batch", "contender", "ms per face, p50", "p99", "µs per patch", "floor, ms",
+            "layer by layer, ms", "times the latter")  # fmt: skip
+    lines += ["", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
         if row["cannot_run"]:
             continue

@@ -61,12 +61,15 @@ class CudaPython:
         return LpxError(what, why, FIXES.get(error, ""))
 
     def _versions(self) -> str:
-        # Both answer without a GPU, and 0 stands for no driver at all.
+        # Both answer without a GPU; 0 stands for no driver at all.
         supported, needed = (
-            dotted(getattr(self._cudart, name)()[1])
+            getattr(self._cudart, name)()[1]
             for name in ("cudaDriverGetVersion", "cudaRuntimeGetVersion")
         )
-        return f"the driver supports CUDA {supported}, cuda-python is made for CUDA {needed}"
+        here = (
+            f"the driver supports CUDA {dotted(supported)}" if supported else "there is no driver"
+        )
+        return f"{here}, cuda-python is made for CUDA {dotted(needed)}"
 
     def device(self) -> Device:
         """The GPU and its versions."""

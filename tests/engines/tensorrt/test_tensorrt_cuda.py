@@ -184,6 +184,16 @@ def test_a_driver_too_old_is_named_with_both_versions(cudart: FakeCudart) -> Non
     assert "driver" in caught.value.fix
 
 
+def test_no_driver_at_all_is_not_called_an_old_one(
+    cudart: FakeCudart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cudart.failing["cudaFree"] = Status.cudaErrorInsufficientDriver
+    monkeypatch.setitem(SUCCESS, "cudaDriverGetVersion", (0,))
+    with pytest.raises(LpxError) as caught:
+        CudaPython(cudart)
+    assert caught.value.why == "there is no driver, cuda-python is made for CUDA 13.5"
+
+
 def test_cuda_python_captures_a_graph(cudart: FakeCudart) -> None:
     driver = CudaPython(cudart)
     cudart.calls.clear()
