@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lpx.cli.options import json_option, workspace_option
+from lpx.engines.manifest import TARGETS
 from lpx.errors import LpxError
 from lpx.workspace import Workspace
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from lpx.graph.equalise import Pair
     from lpx.graph.placement import Placement
 
-_TARGETS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
 _DIALECTS = (
     "onnxruntime", "strongly-typed", "weakly-typed", "calibration-cache", "dla-explicit"
 )  # fmt: skip
@@ -29,11 +29,11 @@ _DIALECTS = (
                 type=click.Path(path_type=Path))  # fmt: skip
 @click.option(
     "--target",
-    type=click.Choice(_TARGETS),
+    type=click.Choice(TARGETS),
     default="tensorrt",
     show_default=True,
     metavar="TARGET",
-    help="onnxruntime, tensorrt or tensorrt-rtx; it need not be installed.",
+    help=f"{', '.join(TARGETS[:-1])} or {TARGETS[-1]}; it need not be installed.",
 )
 @click.option(
     "--dialect",
@@ -56,9 +56,11 @@ def explain_graph(
     built; an engine's manifest.json says the same of the engine, under "placement".
     """
     from lpx.engines.build import placement_of
+    from lpx.engines.onnxruntime_gpu import check_int8
     from lpx.graph.model_io import name_nodes, parse
     from lpx.graph.prepare import prepare
 
+    check_int8(target)  # type: ignore[arg-type]
     path = _model(source, workspace)
     data = path.read_bytes()
     chosen = _dialect(target, dialect)
@@ -97,16 +99,13 @@ def _dialect(target: str, dialect: str | None) -> str:
     own = "onnxruntime" if target == "onnxruntime" else "strongly-typed"
     if dialect is None:
         return own
-    if (dialect == "onnxruntime") != (target == "onnxruntime") or (
-        target == "tensorrt-rtx" and dialect != own
-    ):
-        raise LpxError(
-            f"target {target} takes no {dialect} graph",
-            "TensorRT for RTX and ONNX Runtime take one dialect each, TensorRT any of the other "
-            "four",
-            f"leave --dialect out for {own}, or name another --target",
-        )
-    return dialect
+    if dialect == own or (target == "tensorrt" and dialect != "onnxruntime"):
+        return dialect
+    raise LpxError(
+        f"target {target} takes no {dialect} graph",
+        "TensorRT takes any dialect but onnxruntime's, every other target takes one",
+        f"leave --dialect out for {own}, or name another --target",
+    )
 
 
 def to_values(placement: Placement, pairs: tuple[Pair, ...]) -> dict[str, Any]:

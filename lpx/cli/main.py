@@ -62,7 +62,8 @@ def cli() -> None:
     Each step leaves its artefacts in the workspace (./lpx-out, or -w DIR, or LPX_WORKSPACE), where
     the next one finds them. `lpx demo` runs all three.
 
-    Exit codes: 0 done and parity holds, 1 parity does not hold, 2 user error, 3 internal error.
+    Exit codes: 0 done and parity holds, 1 parity does not hold or an engine does not compute in
+    the precision asked for, 2 user error, 3 internal error.
     """  # noqa: D301 (click reads the escape: it keeps the block's lines)
 
 
@@ -81,7 +82,7 @@ def main() -> None:
             sys.stdout.flush()
     except LpxError as error:
         click.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(2)

@@ -100,13 +100,24 @@ def targets(machine: Machine, findings: tuple[Finding, ...]) -> dict[str, Target
         for gpu in machine.gpus
         if gpu.compute_capability not in _RTX_CAPABILITIES
     ]
+    no_gpu = lacking("NVIDIA GPU")
     rtx = lacking("NVIDIA GPU", "CUDA bindings") + unfit * (len(unfit) == len(machine.gpus))
     return {
         "torch": target(lacking("torch"), []),
         "onnxruntime": target(lacking("onnx", "onnxruntime"), []),
+        "onnxruntime-cuda": target(_lacking_provider("CUDA", findings) + no_gpu, []),
+        "onnxruntime-tensorrt": target(_lacking_provider("Tensorrt", findings) + no_gpu, []),
         "tensorrt-rtx": target(lacking("onnx", "TensorRT-RTX"), rtx),
         "tensorrt": target(lacking("onnx", "TensorRT", "NVIDIA GPU"), lacking("CUDA bindings")),
     }
+
+
+def _lacking_provider(name: str, findings: tuple[Finding, ...]) -> list[str]:
+    """Why ONNX Runtime's provider cannot be used, as a list; none where it is there."""
+    listed = " ".join(
+        f.found for f in findings if f.name == "onnxruntime" and f.status != "missing"
+    )
+    return [] if name in re.findall(r"\w+", listed) else [f"onnxruntime has no {name} provider"]
 
 
 def _versions(distributions: tuple[str, ...]) -> dict[str, str]:

@@ -112,6 +112,12 @@ def read_machine(root: Path = Path("/"), run: Run = run_command) -> Machine:
     )
 
 
+def available_memory_mib(root: Path = Path("/")) -> int | None:
+    """Memory that programs can still take, MemAvailable, MiB; None where unreadable."""
+    found = re.search(r"^MemAvailable:\s*(\d+) kB", read_text(root / "proc/meminfo"), re.M)
+    return int(found[1]) // 1024 if found else None
+
+
 def _cpu_model(cpuinfo: str) -> str:
     def field(name: str) -> str:
         found = re.search(rf"^{name}\s*:\s*(.+)$", cpuinfo, re.M)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import lpx
-from lpx.engines.machine import Machine
+from lpx.engines.machine import Machine, available_memory_mib
 from lpx.engines.manifest import Target
 from lpx.engines.onnxruntime_engine import count_convolutions
-from lpx.engines.onnxruntime_gpu import provider_options
+from lpx.engines.onnxruntime_gpu import check_int8, provider_options
 from lpx.engines.repeat import build_repeatedly, measured
 from lpx.engines.request import BuildRequest
 from lpx.engines.tensorrt import (
@@ -27,7 +27,7 @@ from lpx.engines.tensorrt import (
 )
 from lpx.engines.tensorrt import load as load_library
 from lpx.engines.timing_cache import read_timing_cache, timing_cache_path
-from lpx.errors import LpxError
+from lpx.errors import LpxError, NotAsAskedError
 from lpx.graph.model_io import parse
 from lpx.workspace import write_bytes
 
@@ -49,11 +49,11 @@ def make_for_onnxruntime(graph: bytes, request: BuildRequest) -> Made:
     """An engine for ONNX Runtime's CPU provider: the graph, and how its convolutions run.
 
     Raises:
-        LpxError: None of an INT8 graph's convolutions runs in integers.
+        NotAsAskedError: None of an INT8 graph's convolutions runs in integers.
     """
     counts = count_convolutions(graph)
     if request.precision == "int8" and not counts["int8"]:
-        raise LpxError(
+        raise NotAsAskedError(
             "ONNX Runtime runs no convolution of this INT8 engine in integers",
             f"{counts['fp32']} convolutions run in float32 between Q/DQ pairs",
             "please report this with the checkpoint's backbone and cut",
@@ -79,13 +79,8 @@ def make_for_gpu_provider(graph: bytes, request: BuildRequest, size: int) -> Mad
     Raises:
         LpxError: The provider cannot do what is asked.
     """
-    if request.target == "onnxruntime-cuda" and request.precision == "int8":
-        raise LpxError(
-            "INT8 with target onnxruntime-cuda",
-            "ONNX Runtime's CUDA provider has no integer convolutions: it would compute in floats "
-            "between Q/DQ pairs, slower than FP16",
-            "build --fp16 for it, or --int8 for onnxruntime-tensorrt, tensorrt or onnxruntime",
-        )
+    if request.precision == "int8":
+        check_int8(request.target)
     spans = spans_of_batches(request.batches)
     if len(spans) > 1:
         raise LpxError(
@@ -147,7 +142,8 @@ def make_for_tensorrt(
         timing_caches: Folder where timing caches lie between builds; None keeps none.
 
     Raises:
-        LpxError: TensorRT refuses, or the plan does not compute in the precision asked for.
+        NotAsAskedError: The plan does not compute in the precision asked for.
+        LpxError: TensorRT refuses.
     """
     flavour = flavour_of(request.target)
     capabilities = capabilities_of(load_library(flavour), flavour)
@@ -156,6 +152,7 @@ def make_for_tensorrt(
     if timing_caches is not None and capabilities.timing_cache:
         path = timing_cache_path(timing_caches, version, machine)
     used = read_timing_cache(path, frozen=request.frozen_timing_cache) if path else None
+    workspace_mib, workspace_from = _workspace(request, machine)
 
     def make() -> Plan:
         return build_plan(
@@ -164,7 +161,7 @@ def make_for_tensorrt(
             precision=request.precision,
             batches=request.batches,
             compute_capabilities=request.compute_capabilities,
-            workspace_mib=request.workspace_mib,
+            workspace_mib=workspace_mib,
             optimisation_level=request.optimisation_level,
             timing_cache=used,
             calibration_cache=calibration_cache,
@@ -188,7 +185,8 @@ def make_for_tensorrt(
         counts.update(layer.precision for layer in plan.layers.convolutions)
     options = {
         "profiles": [asdict(span) for span in spans],
-        "workspace_mib": request.workspace_mib,
+        "workspace_mib": workspace_mib,
+        "workspace_from": workspace_from,
         "optimisation_level": request.optimisation_level,
         "version_compatible": request.version_compatible,
         "hardware_compatible": request.hardware_compatible,
@@ -207,6 +205,21 @@ def make_for_tensorrt(
         tuple(span.maximum for span in spans),
         options,
     )
+
+
+def _workspace(request: BuildRequest, machine: Machine) -> tuple[int | None, str]:
+    """Cap on TensorRT's scratch memory in MiB, None for its own, and where it comes from.
+
+    TensorRT's own is all memory of the device. A Jetson's GPU shares the memory of the system, so
+    that a build which takes it all ends with the kernel's out-of-memory killer, not with an error
+    that the next lower step could answer.
+    """
+    if request.workspace_mib is not None:
+        return request.workspace_mib, "as asked for"
+    free = available_memory_mib() if machine.jetson and request.target == "tensorrt" else None
+    if free is None:
+        return None, "TensorRT's default"
+    return max(free // 2, 1), f"half of the {free} MiB that were free on the board"
 
 
 def _notes(request: BuildRequest) -> tuple[str, ...]:

@@ -46,6 +46,21 @@ def provider_available(target: Target) -> tuple[bool, str]:
     )
 
 
+def check_int8(target: Target) -> None:
+    """Refuse INT8 where a provider would not compute in it.
+
+    Raises:
+        LpxError: The target is onnxruntime-cuda.
+    """
+    if target == "onnxruntime-cuda":
+        raise LpxError(
+            "INT8 with target onnxruntime-cuda",
+            "ONNX Runtime's CUDA provider has no integer convolutions: it would compute in floats "
+            "between Q/DQ pairs, slower than FP16",
+            "take FP16 for it, or INT8 for onnxruntime-tensorrt, tensorrt or onnxruntime",
+        )
+
+
 def provider_options(
     target: Target, precision: Precision, span: BatchRange, size: int,
     workspace_mib: int | None, optimisation_level: int | None,

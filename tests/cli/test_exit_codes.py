@@ -1,4 +1,6 @@
-"""Exit codes: 0 parity holds, 1 it does not, 2 user error, 3 internal error, 130 interrupted."""
+"""Exit codes: 0 parity holds, 1 it or the precision does not, 2 user error, 3 internal error,
+130 interrupted.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +45,20 @@ def test_parity_that_is_undecided_exits_with_1(lpx, workspace):
     assert json.loads(Path("lpx-out/report.json").read_text())["verdict"] == "undecided"
     assert ran.code == 1
     assert "parity undecided: " in ran.out
+
+
+def test_an_engine_of_another_precision_than_asked_for_exits_with_1(lpx, workspace, monkeypatch):
+    from lpx.engines.tensorrt import Layer, LayerTable, assert_precision
+
+    def build_engine(*arguments):
+        layer = Layer("Conv_3", "CaskConvolution", "fp32", convolution=True)
+        assert_precision(LayerTable((layer,)), "fp16")
+
+    monkeypatch.setattr("lpx.pipeline.building.build_engine", build_engine)
+    ran = lpx("build", "--fp16", "--target", "onnxruntime")
+    assert ran.code == 1
+    assert "error: FP16 was asked for, but the plan computes in FP32" in ran.err
+    assert "fp32  CaskConvolution  Conv_3" in ran.err
 
 
 def test_interruption_exits_with_130_and_leaves_only_the_scores(workspace, tree):

@@ -42,6 +42,15 @@ def test_depthwise_convolutions_stay_float_for_rtx(lpx, workspace):
     assert found == {"tensorrt": {True}, "tensorrt-rtx": {False}}
 
 
+def test_a_provider_of_onnxruntime_gets_the_graph_of_what_lies_behind_it(lpx, workspace):
+    found = {}
+    for target in ("tensorrt", "onnxruntime-tensorrt"):
+        values = json.loads(lpx("explain-graph", "--target", target, "--json").out)
+        found[target] = (values["dialect"], values["nodes"])
+    assert found["tensorrt"] == found["onnxruntime-tensorrt"]
+    assert found["tensorrt"][0] == "strongly-typed"
+
+
 def test_dla_and_equalisation(lpx, workspace):
     ran = lpx("explain-graph", "--dialect", "dla-explicit", "--equalise", "--json")
     values = json.loads(ran.out)
@@ -62,6 +71,12 @@ def test_dla_and_equalisation(lpx, workspace):
         (("--target", "tensorrt-rtx", "--dialect", "weakly-typed"), "takes no weakly-typed"),
         (("--target", "onnxruntime", "--dialect", "dla-explicit"), "takes no dla-explicit"),
         (("--dialect", "onnxruntime"), "takes no onnxruntime graph"),
+        (
+            ("--target", "onnxruntime-tensorrt", "--dialect", "weakly-typed"),
+            "takes no weakly-typed",
+        ),
+        (("--target", "onnxruntime-cuda"), "has no integer convolutions"),
+        (("--target", "openvino"), "'openvino' is not one of"),
         (("--dialect", "latin"), "'latin' is not one of"),
     ],
 )

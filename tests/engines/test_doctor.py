@@ -116,6 +116,20 @@ def test_tensorrt_rtx_builds_without_a_gpu_and_runs_on_rtx_gpus_only(install) ->
     )
 
 
+def test_providers_of_onnxruntime_are_targets_where_it_has_them(install) -> None:
+    install(CORE)
+    assert targets(L4, examine(L4))["onnxruntime-cuda"] == Target(
+        build=False, run=False, reason="onnxruntime has no CUDA provider"
+    )
+    assert targets(PC, examine(PC))["onnxruntime-tensorrt"] == Target(
+        build=False, run=False, reason="onnxruntime has no Tensorrt provider, no NVIDIA GPU"
+    )
+    found = Finding("onnxruntime", "ok", "1.22.0 (Tensorrt, CUDA, CPU)", "")
+    gpu = Finding("NVIDIA GPU", "ok", "L4", "")
+    usable = targets(L4, (found, gpu))
+    assert usable["onnxruntime-cuda"] == usable["onnxruntime-tensorrt"] == Target(True, True)
+
+
 def test_tensorrt_needs_cuda_bindings_to_run(install) -> None:
     install(CORE | {"tensorrt": "10.13.0"})
     assert targets(L4, examine(L4))["tensorrt"] == Target(True, False, "no CUDA bindings")

@@ -3,14 +3,16 @@
 The only package of lpx that names TensorRT. Importing it imports neither TensorRT nor CUDA:
 that happens when something is built, loaded or asked for. `library` finds the bindings,
 `capabilities` holds what their release can do, `build` makes a plan, `inspect` says which
-precision its layers got, `cuda` holds the few CUDA calls and `runtime` the engine.
+precision its layers got, `driver` names the few CUDA calls that `cuda` opens, `runtime` is the
+engine and `slot` what one batch in flight needs.
 """
 
 from __future__ import annotations
 
 from lpx.engines.tensorrt.build import Plan, build_plan
 from lpx.engines.tensorrt.capabilities import Capabilities, Dialect, capabilities_of
-from lpx.engines.tensorrt.cuda import CudaDriver, Device, open_driver
+from lpx.engines.tensorrt.cuda import open_driver
+from lpx.engines.tensorrt.driver import CudaDriver, CudaLostError, Device
 from lpx.engines.tensorrt.inspect import (
     Layer,
     LayerTable,
@@ -21,13 +23,15 @@ from lpx.engines.tensorrt.inspect import (
 from lpx.engines.tensorrt.library import Flavour, available, load
 from lpx.engines.tensorrt.progress import Progress
 from lpx.engines.tensorrt.request import Batches, BatchRange, Precision, spans_of_batches
-from lpx.engines.tensorrt.runtime import TensorRTEngine, Timing
+from lpx.engines.tensorrt.runtime import TensorRTEngine
+from lpx.engines.tensorrt.slot import Timing
 
 __all__ = [
     "BatchRange",
     "Batches",
     "Capabilities",
     "CudaDriver",
+    "CudaLostError",
     "Device",
     "Dialect",
     "Flavour",

@@ -98,9 +98,9 @@ def build_plan(
             build gives the same plan.
 
     Raises:
+        NotAsAskedError: The plan does not compute in `precision`, or not on the DLA core.
         LpxError: The library is absent or cannot do what is asked; the model is refused, with
-            the node and the parser's message; the build fails; the plan does not compute in
-            `precision`.
+            the node and the parser's message; the build fails.
     """
     trt = load(flavour)
     capabilities = capabilities_of(trt, flavour)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lpx.engines.tensorrt.request import Precision
-from lpx.errors import LpxError
+from lpx.errors import LpxError, NotAsAskedError
 
 _UNKNOWN = "unknown"
 _DATATYPE = re.compile(
@@ -106,8 +106,8 @@ def assert_precision(table: LayerTable, asked: Precision) -> None:
         asked: The precision asked for.
 
     Raises:
-        LpxError: The precision is absent, a narrower one is there, or the table does not tell;
-            lists the layers.
+        NotAsAskedError: The precision is absent, or a narrower one is there; lists the layers.
+        LpxError: The table does not tell.
     """
     rows = [r for r in table.convolutions or table.rows if r.precision != _UNKNOWN]
     if not rows:
@@ -122,7 +122,7 @@ def assert_precision(table: LayerTable, asked: Precision) -> None:
     lines = [f"{row.precision:<5} {row.type:<16} {row.name}" for row in rows[:_SHOWN]]
     if len(rows) > _SHOWN:
         lines.append(f"... and {len(rows) - _SHOWN} more")
-    raise LpxError(
+    raise NotAsAskedError(
         f"{asked.upper()} was asked for, but the plan computes in "
         f"{', '.join(sorted(p.upper() for p in present))}",
         why="its layers are\n    " + "\n    ".join(lines),
@@ -134,12 +134,12 @@ def assert_on_dla(table: LayerTable) -> None:
     """Make sure that a plan for a DLA core leaves something to it.
 
     Raises:
-        LpxError: All layers run on the GPU; lists them.
+        NotAsAskedError: All layers run on the GPU; lists them.
     """
     if any(row.dla for row in table.rows):
         return
     lines = [f"{row.type:<16} {row.name}" for row in table.rows[:_SHOWN]]
-    raise LpxError(
+    raise NotAsAskedError(
         "a DLA core was asked for, but the whole plan runs on the GPU",
         why="its layers are\n    " + "\n    ".join(lines),
         fix="build for the GPU, which runs INT8 faster than a plan that changes hands",

@@ -2,77 +2,24 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from lpx.engines.base import DeviceMemory, Faces, Prediction
 from lpx.engines.tensorrt.capabilities import capabilities_of
-from lpx.engines.tensorrt.cuda import CudaDriver, Handle, open_driver
+from lpx.engines.tensorrt.cuda import open_driver
+from lpx.engines.tensorrt.driver import CudaDriver, CudaLostError
 from lpx.engines.tensorrt.inspect import LayerTable, inspect_engine
 from lpx.engines.tensorrt.library import Flavour, load
 from lpx.engines.tensorrt.logger import recording
-from lpx.engines.tensorrt.profiles import Chunk, chunks, spans_of
+from lpx.engines.tensorrt.profiles import chunks, spans_of
 from lpx.engines.tensorrt.request import BatchRange
+from lpx.engines.tensorrt.slot import FACES, PATCH_MAP, SCORE, Shared, Slot, Timing
 from lpx.errors import LpxError
-
-FACES, SCORE, PATCH_MAP = "faces", "score", "patch_map"
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Time on the GPU of one call of `infer`, by CUDA events, summed over its runs.
-
-    Attributes:
-        h2d_ms: Copy of the faces to the device.
-        compute_ms: The network.
-        d2h_ms: Copy of scores and patch maps to the host.
-        enqueue_ms: Time on the host to hand the network over to the GPU.
-    """
-
-    h2d_ms: float
-    compute_ms: float
-    d2h_ms: float
-    enqueue_ms: float = 0.0
-
-    @property
-    def total_ms(self) -> float:
-        """H2D, compute and D2H."""
-        return self.h2d_ms + self.compute_ms + self.d2h_ms
-
-    def __add__(self, other: Timing) -> Timing:
-        return Timing(
-            self.h2d_ms + other.h2d_ms,
-            self.compute_ms + other.compute_ms,
-            self.d2h_ms + other.d2h_ms,
-            self.enqueue_ms + other.enqueue_ms,
-        )
-
-
-@dataclass(frozen=True)
-class _Buffer:
-    """A tensor's memory for the largest batch: page-locked on the host, and on the device."""
-
-    host: NDArray[Any]
-    device: int
-
-
-@dataclass
-class _Lane:
-    """A profile's execution context, the batch it is set to, and the graph captured of it.
-
-    A graph is only good for the state its context had at capture: a lane holds one at most,
-    and drops it when the batch changes.
-    """
-
-    context: Any
-    batch: int = 0
-    warm: bool = False
-    graph: Handle | None = None
 
 
 class TensorRTEngine:
@@ -84,8 +31,8 @@ class TensorRTEngine:
     in place of the single kernels; where a graph cannot be captured, the kernels are launched
     one by one and `notes` says why. TensorRT for RTX captures graphs by itself.
 
-    Not thread-safe: buffers, stream and contexts are shared between calls. Use one engine a
-    thread, in the thread that made it.
+    Not thread-safe: buffers, streams and contexts are shared between calls. Use one engine a
+    thread, in the thread that made it. Where CUDA is lost in the middle, the engine closes itself.
 
     Args:
         plan: The plan's bytes.
@@ -95,6 +42,10 @@ class TensorRTEngine:
             host. Only for plans whose origin you trust.
         cuda_graph: Use CUDA graphs.
         dla_core: DLA core that runs a plan built for DLA.
+        in_flight: Batches that the GPU has at once when `infer` is given more faces than one takes:
+            the next is copied while one computes. Each has contexts and memory of its own.
+        zero_copy: Keep tensors in host memory that the GPU uses in place, where it shares the
+            host's memory, as on a Jetson; there the copies take no time.
 
     Attributes:
         last_timing: Time of the last call of `infer`; None before the first.
@@ -114,6 +65,8 @@ class TensorRTEngine:
         allow_host_code: bool = False,
         cuda_graph: bool = True,
         dla_core: int | None = None,
+        in_flight: int = 1,
+        zero_copy: bool = True,
     ) -> None:
         self.last_timing: Timing | None = None
         self.notes: list[str] = []
@@ -121,20 +74,33 @@ class TensorRTEngine:
         self._trt = load(flavour)
         self._capabilities = capabilities_of(self._trt, flavour)
         self._driver = open_driver() if driver is None else driver
-        self._graphs = cuda_graph and self._driver.graphs
-        if cuda_graph and not self._driver.graphs and not self._capabilities.builtin_cuda_graphs:
+        builtin = self._capabilities.builtin_cuda_graphs
+        if cuda_graph and not self._driver.graphs and not builtin:
             self.notes.append("no CUDA graphs: this CUDA binding has none; install cuda-python")
-        self._buffers: dict[str, _Buffer] = {}
-        self._events: list[Handle] = []
-        self._lanes: list[_Lane] = []
-        self._stream: Handle | None = None
+        if in_flight > 1 and not self._capabilities.profile_sharing:
+            self.notes.append("one batch in flight: before TensorRT 10 a profile serves one")
+            in_flight = 1
+        self._slots: list[Slot] = []
         self._runtime, self._engine = _deserialize(
             self._trt, plan, allow_host_code=allow_host_code, dla_core=dla_core
         )
         try:
             self._face_shape = _checked_face_shape(self._trt, self._engine)
             self._spans = spans_of(self._engine, FACES)
-            self._prepare(builtin_graphs=cuda_graph)
+            shared = Shared(
+                trt=self._trt,
+                capabilities=self._capabilities,
+                driver=self._driver,
+                engine=self._engine,
+                spans=self._spans,
+                face_shape=self._face_shape,
+                graphs=cuda_graph and self._driver.graphs and not builtin,
+                builtin_graphs=cuda_graph,
+                zero_copy=zero_copy and self._driver.integrated(),
+                notes=self.notes,
+            )
+            while len(self._slots) < in_flight:
+                self._slots.append(Slot(shared))
         except BaseException:
             self.close()
             raise
@@ -160,9 +126,10 @@ class TensorRTEngine:
             scratch = getattr(self._engine, "device_memory_size", None)
         if not isinstance(scratch, int):
             return DeviceMemory(None, f"{self._trt.__name__} does not tell")
-        tensors = sum(buffer.host.nbytes for buffer in self._buffers.values())
+        tensors = sum(slot.nbytes for slot in self._slots)
+        contexts = len(self._slots) * len(self._spans)
         return DeviceMemory(
-            scratch * len(self._lanes) + tensors + self._plan_bytes,
+            scratch * contexts + tensors + self._plan_bytes,
             "weights taken to be as large as the plan; without CUDA's own context",
         )
 
@@ -174,9 +141,8 @@ class TensorRTEngine:
         """
         if self._engine is None:
             raise LpxError("the engine is closed", fix="load it again")
-        lane = self._lanes[0]
-        self._set_batch(lane, lane.batch or self._spans[0].optimum)
-        return inspect_engine(self._trt, self._engine, lane.context)
+        context = self._slots[0].context_for_inspection()
+        return inspect_engine(self._trt, self._engine, context)
 
     def infer(self, faces: Faces) -> Prediction:
         """Score faces.
@@ -193,33 +159,24 @@ class TensorRTEngine:
         self._check(faces)
         count = len(faces)
         score = np.empty(count, np.float32)
-        patch_map = np.empty((count, *self._buffers[PATCH_MAP].host.shape[1:]), np.float32)
-        timing = Timing(0.0, 0.0, 0.0)
-        for chunk in chunks(count, self._spans):
-            part = slice(chunk.start, chunk.start + chunk.faces)
-            timing += self._run(chunk, faces[part])
-            score[part] = self._buffers[SCORE].host[: chunk.faces]
-            patch_map[part] = self._buffers[PATCH_MAP].host[: chunk.faces]
-        self.last_timing = timing
+        patch_map = np.empty((count, *self._slots[0].cells), np.float32)
+        try:
+            self.last_timing = self._run(faces, score, patch_map)
+        except CudaLostError:
+            self.close()
+            raise
+        except BaseException:
+            for slot in self._slots:
+                slot.abandon()
+            raise
         return Prediction(score=score, patch_map=patch_map)
 
     def close(self) -> None:
-        """Release device memory, pinned memory, events and stream; a second call does nothing."""
-        driver = self._driver
-        for lane in self._lanes:
-            self._drop_graph(lane)
+        """Release device memory, pinned memory, events and streams; a second call does nothing."""
         # Contexts before the engine, the engine before its runtime: TensorRT asks for that.
-        self._lanes.clear()
-        for buffer in self._buffers.values():
-            driver.free(buffer.device)
-            driver.free_pinned(buffer.host)
-        self._buffers.clear()
-        for event in self._events:
-            driver.destroy_event(event)
-        self._events.clear()
-        if self._stream is not None:
-            driver.destroy_stream(self._stream)
-            self._stream = None
+        with ExitStack() as releases:
+            while self._slots:
+                releases.callback(self._slots.pop().close)
         self._engine = None
         self._runtime = None
 
@@ -234,49 +191,6 @@ class TensorRTEngine:
     ) -> None:
         self.close()
 
-    def _prepare(self, *, builtin_graphs: bool) -> None:
-        """Make stream, events, contexts and buffers: all that is ever allocated."""
-        self._stream = self._driver.stream()
-        self._address = self._driver.stream_address(self._stream)
-        self._events = [self._driver.event() for _ in range(4)]
-        for index in range(len(self._spans)):
-            context = self._context(builtin_graphs=builtin_graphs)
-            _demand(
-                context.set_optimization_profile_async(index, self._address), f"profile {index}"
-            )
-            self._lanes.append(_Lane(context))
-        largest = max(range(len(self._spans)), key=lambda index: self._spans[index].maximum)
-        self._set_batch(self._lanes[largest], self._spans[largest].maximum)
-        shapes = self._lanes[largest].context
-        for name, dtype in ((FACES, np.uint8), (SCORE, np.float32), (PATCH_MAP, np.float32)):
-            self._buffers[name] = self._allocate(tuple(shapes.get_tensor_shape(name)), dtype)
-        for lane in self._lanes:
-            for name, buffer in self._buffers.items():
-                _demand(lane.context.set_tensor_address(name, buffer.device), f"address of {name}")
-        self._driver.synchronize(self._stream)
-
-    def _context(self, *, builtin_graphs: bool) -> Any:
-        if self._capabilities.builtin_cuda_graphs:
-            self._graphs = False
-            context = _self_graphing_context(self._trt, self._engine, wanted=builtin_graphs)
-        else:
-            context = self._engine.create_execution_context()
-        if context is None:
-            raise LpxError(
-                "TensorRT made no execution context",
-                why="most often the GPU lacks memory for the plan's activations",
-                fix="build with smaller batches, or close other programs on the GPU",
-            )
-        return context
-
-    def _allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> _Buffer:
-        host = self._driver.pinned(shape, dtype)
-        try:
-            return _Buffer(host, self._driver.malloc(host.nbytes))
-        except LpxError:
-            self._driver.free_pinned(host)
-            raise
-
     def _check(self, faces: Faces) -> None:
         if self._engine is None:
             raise LpxError("the engine is closed", fix="load it again")
@@ -287,75 +201,18 @@ class TensorRTEngine:
         if faces.ndim != 4 or faces.shape[1:] != self._face_shape:
             raise LpxError(f"faces of shape {faces.shape}", why=f"the engine takes {expected}")
 
-    def _run(self, chunk: Chunk, faces: Faces) -> Timing:
-        """Run one chunk; its results lie in the host buffers afterwards."""
-        driver, stream, count = self._driver, self._stream, chunk.faces
-        lane = self._lanes[chunk.profile]
-        self._set_batch(lane, chunk.batch)
-        if self._graphs and lane.warm and lane.graph is None:
-            self._capture(lane)
-        source, score, patch_map = (self._buffers[n] for n in (FACES, SCORE, PATCH_MAP))
-        start, copied, computed, end = self._events
-        np.copyto(source.host[:count], faces)
-        driver.record(start, stream)
-        driver.to_device(source.device, source.host[:count], stream)
-        driver.record(copied, stream)
-        began = time.perf_counter()
-        self._compute(lane)
-        enqueue_ms = (time.perf_counter() - began) * 1e3
-        driver.record(computed, stream)
-        driver.to_host(score.host[:count], score.device, stream)
-        driver.to_host(patch_map.host[:count], patch_map.device, stream)
-        driver.record(end, stream)
-        driver.synchronize(stream)
-        lane.warm = True
-        return Timing(
-            h2d_ms=driver.elapsed_ms(start, copied),
-            compute_ms=driver.elapsed_ms(copied, computed),
-            d2h_ms=driver.elapsed_ms(computed, end),
-            enqueue_ms=enqueue_ms,
-        )
-
-    def _set_batch(self, lane: _Lane, batch: int) -> None:
-        if lane.batch == batch:
-            return
-        self._drop_graph(lane)
-        shape = (batch, *self._face_shape)
-        _demand(lane.context.set_input_shape(FACES, shape), f"input shape {shape}")
-        lane.batch, lane.warm = batch, False
-
-    def _compute(self, lane: _Lane) -> None:
-        if lane.graph is not None:
-            self._driver.launch(lane.graph, self._stream)
-        else:
-            _demand(lane.context.execute_async_v3(self._address), "the run")
-
-    def _capture(self, lane: _Lane) -> None:
-        """Capture the lane's graph; on failure go on without graphs, for good, and say so.
-
-        The lane must have run once since its batch was set: TensorRT does in that run what
-        cannot be captured.
-        """
-        try:
-            self._driver.begin_capture(self._stream)
-            try:
-                accepted = lane.context.execute_async_v3(self._address)
-            finally:
-                graph = self._driver.end_capture(self._stream)
-            if accepted:
-                lane.graph = graph
-                return
-            self._driver.destroy_graph(graph)
-            reason = "TensorRT refused to run while captured"
-        except LpxError as error:
-            reason = error.what
-        self._graphs = False
-        self.notes.append(f"no CUDA graphs: {reason}")
-
-    def _drop_graph(self, lane: _Lane) -> None:
-        if lane.graph is not None:
-            self._driver.destroy_graph(lane.graph)
-            lane.graph = None
+    def _run(
+        self, faces: Faces, score: NDArray[np.float32], patch_map: NDArray[np.float32]
+    ) -> Timing:
+        """Run all faces through the slots in turn; each is emptied before it is filled again."""
+        timing = Timing(0.0, 0.0, 0.0)
+        for index, chunk in enumerate(chunks(len(faces), self._spans)):
+            slot = self._slots[index % len(self._slots)]
+            timing += slot.finish(score, patch_map)
+            slot.start(chunk, faces[chunk.start : chunk.start + chunk.faces])
+        for slot in self._slots:
+            timing += slot.finish(score, patch_map)
+        return timing
 
 
 def _deserialize(
@@ -412,17 +269,3 @@ def _checked_face_shape(trt: Any, engine: Any) -> tuple[int, int, int]:
         )
     _, height, width, channels = tuple(engine.get_tensor_shape(FACES))
     return height, width, channels
-
-
-def _self_graphing_context(trt: Any, engine: Any, *, wanted: bool) -> Any:
-    """TensorRT for RTX compiles kernels while it runs, and knows when a graph is worth it."""
-    runtime_config = engine.create_runtime_config()
-    runtime_config.cuda_graph_strategy = (
-        trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE if wanted else trt.CudaGraphStrategy.DISABLED
-    )
-    return engine.create_execution_context(runtime_config)
-
-
-def _demand(accepted: bool, what: str) -> None:
-    if not accepted:
-        raise LpxError(f"TensorRT refused {what}", fix="build the plan again here")

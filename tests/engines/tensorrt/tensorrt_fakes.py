@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from tensorrt_surfaces import surface, version
 
-from lpx.engines.tensorrt.cuda import Device
+from lpx.engines.tensorrt.driver import CudaLostError, Device
 from lpx.errors import LpxError
 
 SIZE = 4
@@ -91,12 +91,19 @@ class FakeGpu:
 class FakeDriver:
     """A CudaDriver whose device memory is NumPy's. `failing` names the calls that fail."""
 
-    def __init__(self, gpu: FakeGpu, *, graphs: bool = True, failing: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, gpu: FakeGpu, *, graphs: bool = True, failing: tuple[str, ...] = (),
+        shares_memory: bool = False,
+    ) -> None:  # fmt: skip
         self.gpu, self.graphs, self.failing = gpu, graphs, failing
+        self.shares_memory, self.lost = shares_memory, False
+        self.mapped_at: dict[int, int] = {}
         self.live: dict[str, int] = {}
 
     def _log(self, name: str, *details: Any) -> None:
         self.gpu.calls.append((name, *details))
+        if self.lost:
+            raise CudaLostError(f"CUDA's {name} failed: cudaErrorIllegalAddress")
         if name in self.failing:
             raise LpxError(f"CUDA's {name} failed: cudaErrorUnknown")
 
@@ -118,6 +125,7 @@ class FakeDriver:
         self._log("synchronize")
 
     def destroy_stream(self, stream: Any) -> None:
+        self._log("destroy_stream")
         self._count("stream", -1)
 
     def event(self) -> Any:
@@ -131,6 +139,7 @@ class FakeDriver:
         return 10.0 * start + end
 
     def destroy_event(self, event: Any) -> None:
+        self._log("destroy_event")
         self._count("event", -1)
 
     def malloc(self, nbytes: int) -> int:
@@ -141,6 +150,7 @@ class FakeDriver:
         return self.gpu.next_address
 
     def free(self, address: int) -> None:
+        self._log("free", address)
         self._count("device", -1)
         del self.gpu.memory[address]
 
@@ -149,8 +159,24 @@ class FakeDriver:
         self._count("pinned", 1)
         return np.zeros(shape, dtype)
 
+    def integrated(self) -> bool:
+        return self.shares_memory
+
+    def mapped(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        array = self.pinned(shape, dtype)
+        self.gpu.next_address += 1
+        # The same bytes, as the GPU sees them.
+        self.gpu.memory[self.gpu.next_address] = array.reshape(-1).view(np.uint8)
+        self.mapped_at[array.ctypes.data] = self.gpu.next_address
+        return array
+
+    def mapped_address(self, array: Any) -> int:
+        return self.mapped_at[array.ctypes.data]
+
     def free_pinned(self, array: Any) -> None:
+        self._log("free_pinned")
         self._count("pinned", -1)
+        self.gpu.memory.pop(self.mapped_at.pop(array.ctypes.data, 0), None)
 
     def to_device(self, address: int, array: Any, stream: Any) -> None:
         self._log("to_device", address, len(array))

@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 
 from lpx.engines.tensorrt import cuda
-from lpx.engines.tensorrt.cuda import CudaPython, PyCuda, available, open_driver
+from lpx.engines.tensorrt.cuda import available, open_driver
+from lpx.engines.tensorrt.cuda_pycuda import PyCuda
+from lpx.engines.tensorrt.cuda_python import CudaPython
+from lpx.engines.tensorrt.driver import CudaLostError
 from lpx.errors import LpxError
 
 SUCCESS = {
@@ -26,6 +29,7 @@ SUCCESS = {
     "cudaEventCreate": (42,),
     "cudaEventElapsedTime": (1.5,),
     "cudaMalloc": (4096,),
+    "cudaHostGetDevicePointer": (8192,),
     "cudaStreamEndCapture": ("graph",),
     "cudaGraphInstantiate": ("executable",),
 }
@@ -34,7 +38,9 @@ SUCCESS = {
 class Status(IntEnum):
     cudaSuccess = 0  # noqa: N815
     cudaErrorMemoryAllocation = 2  # noqa: N815
+    cudaErrorInsufficientDriver = 35  # noqa: N815
     cudaErrorNoDevice = 100  # noqa: N815
+    cudaErrorIllegalAddress = 700  # noqa: N815
 
 
 class FakeCudart(ModuleType):
@@ -47,8 +53,11 @@ class FakeCudart(ModuleType):
         self.memory: list[Any] = []
         self.cudaStreamNonBlocking = 1
         self.cudaDeviceAttr = SimpleNamespace(
-            cudaDevAttrComputeCapabilityMajor="major", cudaDevAttrComputeCapabilityMinor="minor"
-        )
+            cudaDevAttrComputeCapabilityMajor="major", cudaDevAttrComputeCapabilityMinor="minor",
+            cudaDevAttrIntegrated="integrated", cudaDevAttrCanMapHostMemory="maps",
+        )  # fmt: skip
+        self.attributes = {"major": 8, "minor": 7, "integrated": 1, "maps": 1}
+        self.cudaHostAllocMapped = 2
         self.cudaMemcpyKind = SimpleNamespace(
             cudaMemcpyHostToDevice="H2D", cudaMemcpyDeviceToHost="D2H"
         )
@@ -62,11 +71,11 @@ class FakeCudart(ModuleType):
             self.calls.append((name, *arguments))
             if name in self.failing:
                 return (self.failing[name], None)
-            if name == "cudaMallocHost":
+            if name in ("cudaMallocHost", "cudaHostAlloc"):
                 self.memory.append(ctypes.create_string_buffer(arguments[0]))
                 return (Status.cudaSuccess, ctypes.addressof(self.memory[-1]))
             if name == "cudaDeviceGetAttribute":
-                return (Status.cudaSuccess, {"major": 8, "minor": 7}[arguments[0]])
+                return (Status.cudaSuccess, self.attributes[arguments[0]])
             return (Status.cudaSuccess, *SUCCESS.get(name, ()))
 
         return call
@@ -132,6 +141,57 @@ def test_cuda_python_pins_an_array_and_copies_parts_of_it(cudart: FakeCudart) ->
         ("cudaMemcpyAsync", address, 4096, 12, "D2H", 41),
         ("cudaFreeHost", address),
     ]
+
+
+def test_cuda_python_maps_an_array(cudart: FakeCudart) -> None:
+    driver = CudaPython(cudart)
+    array = driver.mapped((4, 3), np.float32)
+    array[:] = 7
+    address = ctypes.addressof(cudart.memory[0])
+    assert bytes(cudart.memory[0]) == array.tobytes()
+    assert driver.mapped_address(array) == 8192
+    driver.free_pinned(array)
+    assert cudart.calls[-3:] == [
+        ("cudaHostAlloc", 48, 2),
+        ("cudaHostGetDevicePointer", address, 0),
+        ("cudaFreeHost", address),
+    ]
+
+
+@pytest.mark.parametrize("lacking", [None, "integrated", "maps"])
+def test_cuda_python_tells_whether_memory_is_shared(
+    cudart: FakeCudart, lacking: str | None
+) -> None:
+    if lacking:
+        cudart.attributes[lacking] = 0
+    assert CudaPython(cudart).integrated() is (lacking is None)
+
+
+def test_an_error_that_stays_is_told_apart(cudart: FakeCudart) -> None:
+    driver = CudaPython(cudart)
+    cudart.failing["cudaStreamSynchronize"] = Status.cudaErrorIllegalAddress
+    with pytest.raises(CudaLostError) as caught:
+        driver.synchronize(41)
+    assert "cudaStreamSynchronize failed: cudaErrorIllegalAddress" in caught.value.what
+    assert "new process" in caught.value.fix
+
+
+def test_a_driver_too_old_is_named_with_both_versions(cudart: FakeCudart) -> None:
+    cudart.failing["cudaFree"] = Status.cudaErrorInsufficientDriver
+    with pytest.raises(LpxError) as caught:
+        CudaPython(cudart)
+    assert caught.value.why == "the driver supports CUDA 12.6, cuda-python is made for CUDA 13.5"
+    assert "driver" in caught.value.fix
+
+
+def test_no_driver_at_all_is_not_called_an_old_one(
+    cudart: FakeCudart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cudart.failing["cudaFree"] = Status.cudaErrorInsufficientDriver
+    monkeypatch.setitem(SUCCESS, "cudaDriverGetVersion", (0,))
+    with pytest.raises(LpxError) as caught:
+        CudaPython(cudart)
+    assert caught.value.why == "there is no driver, cuda-python is made for CUDA 13.5"
 
 
 def test_cuda_python_captures_a_graph(cudart: FakeCudart) -> None:
@@ -233,6 +293,9 @@ class FakeAllocation:
     def free(self) -> None:
         self.calls.append(("free",))
 
+    def get_device_pointer(self) -> int:
+        return 8192
+
 
 class PinnedArray(np.ndarray):
     """An array whose base is an allocation that can be freed, as pycuda's are."""
@@ -272,12 +335,17 @@ def pycuda(monkeypatch: pytest.MonkeyPatch, no_bindings: None) -> Iterator[Modul
         def time_till(self, other: Any) -> float:
             return 1.5
 
-    def pagelocked_empty(shape: Any, dtype: Any) -> Any:
+    def pagelocked_empty(shape: Any, dtype: Any, mem_flags: int = 0) -> Any:
+        if mem_flags:
+            calls.append(("pagelocked_empty", mem_flags))
         array = np.zeros(shape, dtype).view(PinnedArray)
         array.owner = FakeAllocation(calls)
         return array
 
     driver.calls = calls
+    driver.device_attribute = SimpleNamespace(INTEGRATED="integrated", CAN_MAP_HOST_MEMORY="maps")
+    driver.host_alloc_flags = SimpleNamespace(DEVICEMAP=2)
+    driver.attributes = {"integrated": 1, "maps": 1}
     driver.Error, driver.MemoryError = Error, OutOfMemoryError
     driver.Stream, driver.Event = Stream, Event
     driver.mem_alloc = lambda nbytes: FakeAllocation(calls)
@@ -288,7 +356,10 @@ def pycuda(monkeypatch: pytest.MonkeyPatch, no_bindings: None) -> Iterator[Modul
     driver.get_version = lambda: (12, 2, 0)
     driver.get_driver_version = lambda: 12060
     primary = ModuleType("pycuda.autoprimaryctx")
-    primary.device = SimpleNamespace(name=lambda: "Orin", compute_capability=lambda: (8, 7))
+    primary.device = SimpleNamespace(
+        name=lambda: "Orin", compute_capability=lambda: (8, 7),
+        get_attribute=lambda name: driver.attributes[name],
+    )  # fmt: skip
     package = ModuleType("pycuda")
     for name, module in (("", package), (".driver", driver), (".autoprimaryctx", primary)):
         monkeypatch.setitem(sys.modules, f"pycuda{name}", module)
@@ -332,6 +403,29 @@ def test_pycuda_makes_each_call(pycuda: ModuleType) -> None:
     assert pycuda.calls[0] == ("Stream", 1)
     assert pycuda.calls[1][1:] == (address, array, stream)
     assert pycuda.calls[2][1:] == (array, address, stream)
+
+
+def test_pycuda_maps_an_array(pycuda: ModuleType) -> None:
+    driver = PyCuda()
+    assert driver.integrated() is True
+    array = driver.mapped((4, 3), np.float32)
+    assert driver.mapped_address(array) == 8192
+    driver.free_pinned(array)
+    assert pycuda.calls == [("pagelocked_empty", 2), ("free",)]
+    pycuda.attributes["maps"] = 0
+    assert driver.integrated() is False
+
+
+def test_pycuda_tells_an_error_that_stays(
+    pycuda: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any) -> Any:
+        raise pycuda.Error("cuStreamSynchronize failed: an illegal memory access was encountered")
+
+    driver = PyCuda()
+    monkeypatch.setattr(pycuda, "memcpy_dtoh_async", broken)
+    with pytest.raises(CudaLostError, match="illegal memory access"):
+        driver.to_host(np.zeros(1), 4096, None)
 
 
 def test_pycudas_exceptions_become_lpx_errors(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +17,7 @@ from lpx.engines.base import Prediction
 from lpx.engines.tensorrt import cuda
 from lpx.engines.tensorrt.build import build_plan
 from lpx.engines.tensorrt.capabilities import capabilities_of
+from lpx.engines.tensorrt.driver import Device
 from lpx.engines.tensorrt.library import Flavour, available, load
 from lpx.engines.tensorrt.request import BatchRange
 from lpx.engines.tensorrt.runtime import TensorRTEngine
@@ -25,7 +30,7 @@ TOLERANCE = {"fp32": 2e-3, "fp16": 5e-3, "int8": 3e-2}  # fp32: TensorRT uses TF
 
 
 @pytest.fixture(scope="module")
-def gpu() -> cuda.Device:
+def gpu() -> Device:
     usable, reason = cuda.available()
     if not usable:
         pytest.skip(reason)
@@ -33,7 +38,7 @@ def gpu() -> cuda.Device:
 
 
 @pytest.fixture(params=["tensorrt", "tensorrt-rtx"])
-def flavour(request: pytest.FixtureRequest, gpu: cuda.Device) -> Flavour:
+def flavour(request: pytest.FixtureRequest, gpu: Device) -> Flavour:
     usable, reason = available(request.param)
     if not usable:
         pytest.skip(reason)
@@ -104,6 +109,132 @@ def test_a_batch_that_is_cut_up_gives_the_same_scores(engine: TensorRTEngine) ->
     whole = engine.infer(faces)
     single = [engine.infer(faces[i : i + 1]).score[0] for i in range(len(faces))]
     np.testing.assert_allclose(whole.score, single, atol=1e-3)
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 3])
+def test_several_batches_in_flight_give_the_same_scores(flavour: Flavour, in_flight: int) -> None:
+    model = model_of("fp16", flavour)
+    plan, faces = plan_of(model, "fp16", flavour, BatchRange(1, 4, 8)), faces_of(61)
+    with TensorRTEngine(plan, flavour=flavour, in_flight=in_flight) as engine:
+        for _ in range(3):  # the later rounds launch CUDA graphs
+            found = engine.infer(faces)
+            expected = reference(model, faces)
+            np.testing.assert_allclose(found.score, expected.score, atol=TOLERANCE["fp16"])
+
+
+def test_a_graph_is_captured_for_real(flavour: Flavour) -> None:
+    plan = plan_of(model_of("fp16", flavour), "fp16", flavour, BatchRange(1, 4, 8))
+    driver = cuda.open_driver()
+    if not driver.graphs or capabilities_of(load(flavour), flavour).builtin_cuda_graphs:
+        pytest.skip("this binding has no graphs, or the library captures its own")
+    launched = []
+    launch = driver.launch
+    driver.launch = lambda graph, stream: (launched.append(graph), launch(graph, stream))  # type: ignore[method-assign, assignment, func-returns-value]
+    with TensorRTEngine(plan, flavour=flavour, driver=driver) as engine:
+        for _ in range(3):
+            engine.infer(faces_of(8))
+        assert engine.notes == []
+    assert len(launched) == 2
+
+
+def test_nothing_is_allocated_while_it_runs(engine: TensorRTEngine) -> None:
+    driver = cuda.open_driver()
+    for count in (8, 8, 8, 5, 21):
+        engine.infer(faces_of(count))
+    before = driver.device().memory_free_bytes
+    for _ in range(50):
+        engine.infer(faces_of(21))
+    assert driver.device().memory_free_bytes == before
+
+
+def test_mapped_memory_gives_the_scores_that_copies_give(flavour: Flavour) -> None:
+    if not cuda.open_driver().integrated():
+        pytest.skip("this GPU has memory of its own")
+    plan = plan_of(model_of("fp16", flavour), "fp16", flavour, BatchRange(1, 4, 8))
+    faces = faces_of(19)
+    with TensorRTEngine(plan, flavour=flavour, zero_copy=False) as copying:
+        expected = copying.infer(faces)
+    with TensorRTEngine(plan, flavour=flavour) as engine:
+        for _ in range(3):
+            np.testing.assert_array_equal(engine.infer(faces).score, expected.score)
+
+
+@pytest.mark.parametrize(
+    "faces",
+    [
+        np.zeros((2, SIZE, SIZE, 3), np.float32),
+        np.zeros((2, SIZE + 1, SIZE, 3), np.uint8),
+        np.zeros((SIZE, SIZE, 3), np.uint8),
+    ],
+)
+def test_wrong_faces_are_refused_and_the_next_batch_runs(
+    engine: TensorRTEngine, faces: Any
+) -> None:
+    with pytest.raises(LpxError, match="faces of"):
+        engine.infer(faces)
+    assert engine.infer(faces_of(3)).score.shape == (3,)
+
+
+def test_cuda_lost_in_the_middle_is_said_and_the_engine_closed(flavour: Flavour) -> None:
+    """In a process of its own: the GPU does not come back to one that lost it."""
+    plan = plan_of(model_of("fp16", flavour), "fp16", flavour, BatchRange(1, 4, 8))
+    done = subprocess.run(
+        [sys.executable, "-c", LOSE, flavour], input=plan, capture_output=True,
+        cwd=Path(__file__).parents[3], timeout=300,
+    )  # fmt: skip
+    assert done.stdout.decode().split() == ["lost", "closed"], done.stderr.decode()
+
+
+LOSE = f"""
+import sys
+import numpy as np
+from lpx.engines.tensorrt import CudaLostError, TensorRTEngine
+from lpx.errors import LpxError
+engine = TensorRTEngine(sys.stdin.buffer.read(), flavour=sys.argv[1])
+faces = np.zeros((8, {SIZE}, {SIZE}, 3), np.uint8)
+engine.infer(faces)
+# A kernel that gets an address which is nobody's: the error that stays.
+for slot in engine._slots:
+    for lane in slot._lanes:
+        lane.context.set_tensor_address("faces", 1 << 46)
+        lane.warm = False
+try:
+    engine.infer(faces)
+except CudaLostError:
+    print("lost")
+try:
+    engine.infer(faces)
+except LpxError as error:
+    print("closed" if error.what == "the engine is closed" else error)
+"""
+
+
+@pytest.mark.parametrize("damage", ["cut", "altered", "empty"])
+def test_a_damaged_plan_is_refused(flavour: Flavour, damage: str) -> None:
+    plan = bytearray(plan_of(model_of("fp16", flavour), "fp16", flavour, BatchRange(1, 4, 8)))
+    if damage == "altered":
+        plan[: len(plan) // 2] = bytes(len(plan) // 2)
+    else:
+        del plan[len(plan) // 2 if damage == "cut" else 0 :]
+    with pytest.raises(LpxError, match="does not load"):
+        TensorRTEngine(bytes(plan), flavour=flavour)
+
+
+def test_this_machine_takes_the_plan_and_another_gpu_would_not(gpu: Device) -> None:
+    from lpx.engines.machine import read_machine
+    from lpx.engines.manifest import EngineManifest
+    from lpx.engines.negotiate import refusal
+
+    machine = read_machine()
+    manifest = EngineManifest(
+        name="tensorrt-fp16", target="tensorrt", precision="fp16", dialect="", file="",
+        engine_sha256="", model_sha256="", card={}, machine=asdict(machine),
+    )  # fmt: skip
+    assert refusal(manifest, machine) == ""
+    here = ".".join(map(str, gpu.compute_capability))
+    assert here in {found.compute_capability for found in machine.gpus}
+    other = replace(machine, gpus=tuple(replace(g, compute_capability="1.0") for g in machine.gpus))
+    assert "built for compute capability" in refusal(manifest, other)
 
 
 def test_the_gpu_keeps_time(engine: TensorRTEngine) -> None:

@@ -18,6 +18,7 @@ from tensorrt_fakes import (
 from tensorrt_surfaces import RELEASES
 
 from lpx.engines.base import Engine
+from lpx.engines.tensorrt.driver import CudaLostError
 from lpx.engines.tensorrt.request import BatchRange
 from lpx.engines.tensorrt.runtime import TensorRTEngine
 from lpx.errors import LpxError
@@ -32,7 +33,11 @@ class Bench:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, release: str, **options: Any) -> None:
         self.gpu = FakeGpu()
-        driver = {key: options.pop(key) for key in ("graphs", "failing") if key in options}
+        driver = {
+            key: options.pop(key)
+            for key in ("graphs", "failing", "shares_memory")
+            if key in options
+        }
         loading = {
             key: options.pop(key)
             for key in ("spans", "refuse_capture", "tensors")
@@ -185,6 +190,107 @@ def test_without_graphs_the_kernels_run_one_by_one_and_a_note_says_why(
     assert bench.since(0).count("begin_capture") <= 1
     engine.close()
     assert bench.driver.live.get("graph", 0) == 0
+
+
+@pytest.mark.parametrize("in_flight", [2, 3])
+def test_the_next_batch_is_handed_over_while_one_computes(
+    monkeypatch: pytest.MonkeyPatch, in_flight: int
+) -> None:
+    bench = Bench(monkeypatch, "tensorrt-10.3.0", graphs=False, in_flight=in_flight)
+    engine = bench.load()
+    start = len(bench.gpu.calls)
+    faces = faces_of(40)
+    assert_right(engine, faces)
+    names = [name for name in bench.since(start) if name in ("to_device", "synchronize")]
+    waited_at = names.index("synchronize")
+    assert names[:waited_at] == ["to_device"] * in_flight
+    assert names.count("to_device") == names.count("synchronize") == 5
+    assert engine.last_timing is not None
+    for seed, count in enumerate((1, 8, 17, 40, 0, 40)):
+        assert_right(engine, faces_of(count, seed))
+    engine.close()
+    assert set(bench.driver.live.values()) == {0}
+    assert bench.gpu.memory == {}
+
+
+def test_each_batch_in_flight_captures_a_graph_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, "tensorrt-10.3.0", in_flight=2)
+    engine = bench.load()
+    for seed in range(3):
+        assert_right(engine, faces_of(32, seed))
+    assert bench.since(0).count("begin_capture") == 2
+    engine.close()
+    assert bench.driver.live["graph"] == 0
+
+
+def test_before_10_one_batch_is_in_flight_and_a_note_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(monkeypatch, "tensorrt-8.6.1", in_flight=2)
+    engine = bench.load()
+    assert_right(engine, faces_of(40))
+    assert bench.driver.live["stream"] == 1
+    assert engine.notes == ["one batch in flight: before TensorRT 10 a profile serves one"]
+
+
+def test_a_failed_batch_does_not_come_back_as_the_next_ones_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(monkeypatch, "tensorrt-10.3.0", in_flight=2, graphs=False)
+    engine = bench.load()
+    bench.driver.failing = ("to_host",)
+    with pytest.raises(LpxError, match="to_host"):
+        engine.infer(faces_of(40))
+    bench.driver.failing = ()
+    assert_right(engine, faces_of(20, 1))
+
+
+def test_a_gpu_that_shares_memory_gets_no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, "tensorrt-10.3.0", shares_memory=True)
+    engine = bench.load()
+    for seed, count in enumerate((1, 8, 8, 8, 20)):
+        assert_right(engine, faces_of(count, seed))
+    assert not {"malloc", "to_device", "to_host"} & set(bench.since(0))
+    engine.close()
+    assert set(bench.driver.live.values()) == {0}
+    assert bench.gpu.memory == {}
+
+
+def test_zero_copy_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, "tensorrt-10.3.0", shares_memory=True, zero_copy=False)
+    assert_right(bench.load(), faces_of(8))
+    assert "to_device" in bench.since(0)
+
+
+@pytest.mark.parametrize("in_flight", [1, 2])
+def test_cuda_lost_in_the_middle_closes_the_engine_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, in_flight: int
+) -> None:
+    bench = Bench(monkeypatch, "tensorrt-10.3.0", in_flight=in_flight)
+    engine = bench.load()
+    for _ in range(2):
+        engine.infer(faces_of(20))
+    bench.driver.lost = True
+    start = len(bench.gpu.calls)
+    with pytest.raises(CudaLostError, match=r"CUDA was lost: .*cudaErrorIllegalAddress") as caught:
+        engine.infer(faces_of(20))
+    assert "new process" in caught.value.fix
+    # Every release was tried, though the lost GPU refuses each.
+    tried = bench.since(start)
+    assert tried.count("free") == tried.count("free_pinned") == 3 * in_flight
+    assert tried.count("destroy_stream") == in_flight
+    with pytest.raises(LpxError, match="the engine is closed"):
+        engine.infer(faces_of(1))
+    engine.close()
+
+
+def test_one_release_that_fails_does_not_keep_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, "tensorrt-10.3.0", failing=("destroy_event",))
+    engine = bench.load()
+    with pytest.raises(LpxError, match="destroy_event"):
+        engine.close()
+    assert bench.gpu.memory == {}
+    assert bench.driver.live["pinned"] == bench.driver.live["stream"] == 0
 
 
 def test_graphs_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

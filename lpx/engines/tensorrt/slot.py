@@ -1,0 +1,331 @@
+"""One batch in flight: its stream, its events, its contexts and its memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from lpx.engines.base import Faces
+from lpx.engines.tensorrt.capabilities import Capabilities
+from lpx.engines.tensorrt.driver import CudaDriver, CudaLostError, Handle
+from lpx.engines.tensorrt.profiles import Chunk
+from lpx.engines.tensorrt.request import BatchRange
+from lpx.errors import LpxError
+
+FACES, SCORE, PATCH_MAP = "faces", "score", "patch_map"
+_TYPES: dict[str, DTypeLike] = {FACES: np.uint8, SCORE: np.float32, PATCH_MAP: np.float32}
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Time on the GPU of one call of `infer`, by CUDA events, summed over its runs.
+
+    Attributes:
+        h2d_ms: Copy of the faces to the device.
+        compute_ms: The network.
+        d2h_ms: Copy of scores and patch maps to the host.
+        enqueue_ms: Time on the host to hand the network over to the GPU.
+    """
+
+    h2d_ms: float
+    compute_ms: float
+    d2h_ms: float
+    enqueue_ms: float = 0.0
+
+    @property
+    def total_ms(self) -> float:
+        """H2D, compute and D2H."""
+        return self.h2d_ms + self.compute_ms + self.d2h_ms
+
+    def __add__(self, other: Timing) -> Timing:
+        return Timing(
+            self.h2d_ms + other.h2d_ms,
+            self.compute_ms + other.compute_ms,
+            self.d2h_ms + other.d2h_ms,
+            self.enqueue_ms + other.enqueue_ms,
+        )
+
+
+@dataclass(frozen=True)
+class _Buffer:
+    """A tensor's memory for the largest batch: page-locked on the host, and where the GPU has it.
+
+    In place of a copy on the device, `shared` memory is the host's own.
+    """
+
+    host: NDArray[Any]
+    device: int
+    shared: bool
+
+
+@dataclass
+class _Lane:
+    """A profile's execution context, the batch it is set to, and the graph captured of it.
+
+    A graph is only good for the state its context had at capture: a lane holds one at most,
+    and drops it when the batch changes.
+    """
+
+    context: Any
+    batch: int = 0
+    warm: bool = False
+    graph: Handle | None = None
+
+
+@dataclass
+class Shared:
+    """What the slots of an engine have in common.
+
+    Attributes:
+        trt: The library.
+        capabilities: What it can do.
+        driver: CUDA.
+        engine: An `ICudaEngine`.
+        spans: The batch range of each profile.
+        face_shape: (H, W, 3).
+        graphs: Whether CUDA graphs are captured; off for good once that has failed.
+        builtin_graphs: Whether TensorRT for RTX captures its own.
+        zero_copy: Whether tensors lie in host memory that the GPU uses in place.
+        notes: Receives what differs from what was asked, and why.
+    """
+
+    trt: Any
+    capabilities: Capabilities
+    driver: CudaDriver
+    engine: Any
+    spans: tuple[BatchRange, ...]
+    face_shape: tuple[int, int, int]
+    graphs: bool
+    builtin_graphs: bool
+    zero_copy: bool
+    notes: list[str] = field(default_factory=list)
+
+
+class Slot:
+    """What one batch runs in. `start` returns while the GPU works; `finish` waits for it.
+
+    Args:
+        shared: What all slots of the engine have in common.
+
+    Raises:
+        LpxError: Memory lacks, or TensorRT refuses a profile.
+    """
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._driver = shared.driver
+        self._lanes: list[_Lane] = []
+        self._buffers: dict[str, _Buffer] = {}
+        self._running: tuple[Chunk, _Lane, float] | None = None
+        self._held = ExitStack()
+        try:
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the tensors, bytes."""
+        return sum(buffer.host.nbytes for buffer in self._buffers.values())
+
+    @property
+    def cells(self) -> tuple[int, ...]:
+        """(h, w) of a patch map."""
+        return self._buffers[PATCH_MAP].host.shape[1:]
+
+    def context_for_inspection(self) -> Any:
+        """The first profile's context, its batch set."""
+        lane = self._lanes[0]
+        self._set_batch(lane, lane.batch or self._shared.spans[0].optimum)
+        return lane.context
+
+    def start(self, chunk: Chunk, faces: Faces) -> None:
+        """Hand a chunk to the GPU: the faces are copied away before this returns.
+
+        Args:
+            chunk: Which profile runs it, at which batch size.
+            faces: Its faces.
+
+        Raises:
+            LpxError: CUDA or TensorRT fails.
+        """
+        driver, stream, count = self._driver, self._stream, chunk.faces
+        lane = self._lanes[chunk.profile]
+        self._set_batch(lane, chunk.batch)
+        if self._shared.graphs and lane.warm and lane.graph is None:
+            self._capture(lane)
+        source, score, patch_map = (self._buffers[n] for n in (FACES, SCORE, PATCH_MAP))
+        start, copied, computed, end = self._events
+        np.copyto(source.host[:count], faces)
+        driver.record(start, stream)
+        if not source.shared:
+            driver.to_device(source.device, source.host[:count], stream)
+        driver.record(copied, stream)
+        began = time.perf_counter()
+        self._compute(lane)
+        enqueue_ms = (time.perf_counter() - began) * 1e3
+        driver.record(computed, stream)
+        for made in (score, patch_map):
+            if not made.shared:
+                driver.to_host(made.host[:count], made.device, stream)
+        driver.record(end, stream)
+        self._running = (chunk, lane, enqueue_ms)
+
+    def finish(self, score: NDArray[np.float32], patch_map: NDArray[np.float32]) -> Timing:
+        """Wait for what was started; nothing to do where nothing was.
+
+        Args:
+            score: Receives the scores at the chunk's faces, float32 [N].
+            patch_map: The same, float32 [N, h, w].
+
+        Raises:
+            LpxError: The GPU failed.
+        """
+        if self._running is None:
+            return Timing(0.0, 0.0, 0.0)
+        (chunk, lane, enqueue_ms), self._running = self._running, None
+        driver = self._driver
+        driver.synchronize(self._stream)
+        lane.warm = True
+        part = slice(chunk.start, chunk.start + chunk.faces)
+        score[part] = self._buffers[SCORE].host[: chunk.faces]
+        patch_map[part] = self._buffers[PATCH_MAP].host[: chunk.faces]
+        start, copied, computed, end = self._events
+        return Timing(
+            h2d_ms=driver.elapsed_ms(start, copied),
+            compute_ms=driver.elapsed_ms(copied, computed),
+            d2h_ms=driver.elapsed_ms(computed, end),
+            enqueue_ms=enqueue_ms,
+        )
+
+    def abandon(self) -> None:
+        """Wait for what was started, and throw it away."""
+        if self._running is not None:
+            self._running = None
+            self._driver.synchronize(self._stream)
+
+    def close(self) -> None:
+        """Release all; a second call does nothing. Where one release fails the others are done.
+
+        A GPU that is lost has nothing left to release, and says so to every call.
+        """
+        for lane in self._lanes:
+            if lane.graph is not None:
+                self._held.callback(_unless_lost, self._driver.destroy_graph, lane.graph)
+        # Contexts before the engine: TensorRT asks for that.
+        self._lanes.clear()
+        self._buffers.clear()
+        self._held.close()
+
+    def _prepare(self) -> None:
+        """Make stream, events, contexts and buffers: all that is ever allocated."""
+        shared, driver = self._shared, self._driver
+        self._stream = self._keep(driver.stream(), driver.destroy_stream)
+        self._address = driver.stream_address(self._stream)
+        self._events = [self._keep(driver.event(), driver.destroy_event) for _ in range(4)]
+        for index in range(len(shared.spans)):
+            context = _context(shared)
+            accepted = context.set_optimization_profile_async(index, self._address)
+            _demand(accepted, f"profile {index}")
+            self._lanes.append(_Lane(context))
+        largest = max(range(len(shared.spans)), key=lambda index: shared.spans[index].maximum)
+        self._set_batch(self._lanes[largest], shared.spans[largest].maximum)
+        context = self._lanes[largest].context
+        for name, dtype in _TYPES.items():
+            self._buffers[name] = self._allocate(tuple(context.get_tensor_shape(name)), dtype)
+        for lane in self._lanes:
+            for name, buffer in self._buffers.items():
+                _demand(lane.context.set_tensor_address(name, buffer.device), f"address of {name}")
+        driver.synchronize(self._stream)
+
+    def _keep(self, made: Any, release: Callable[[Any], None]) -> Any:
+        """Note how a thing is released."""
+        self._held.callback(_unless_lost, release, made)
+        return made
+
+    def _allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> _Buffer:
+        driver = self._driver
+        if self._shared.zero_copy:
+            host = self._keep(driver.mapped(shape, dtype), driver.free_pinned)
+            return _Buffer(host, driver.mapped_address(host), shared=True)
+        host = self._keep(driver.pinned(shape, dtype), driver.free_pinned)
+        return _Buffer(host, self._keep(driver.malloc(host.nbytes), driver.free), shared=False)
+
+    def _set_batch(self, lane: _Lane, batch: int) -> None:
+        if lane.batch == batch:
+            return
+        if lane.graph is not None:
+            self._driver.destroy_graph(lane.graph)
+            lane.graph = None
+        shape = (batch, *self._shared.face_shape)
+        _demand(lane.context.set_input_shape(FACES, shape), f"input shape {shape}")
+        lane.batch, lane.warm = batch, False
+
+    def _compute(self, lane: _Lane) -> None:
+        if lane.graph is not None:
+            self._driver.launch(lane.graph, self._stream)
+        else:
+            _demand(lane.context.execute_async_v3(self._address), "the run")
+
+    def _capture(self, lane: _Lane) -> None:
+        """Capture the lane's graph; on failure go on without graphs, for good, and say so.
+
+        The lane must have run once since its batch was set: TensorRT does in that run what
+        cannot be captured.
+        """
+        try:
+            self._driver.begin_capture(self._stream)
+            try:
+                accepted = lane.context.execute_async_v3(self._address)
+            finally:
+                graph = self._driver.end_capture(self._stream)
+            if accepted:
+                lane.graph = graph
+                return
+            self._driver.destroy_graph(graph)
+            reason = "TensorRT refused to run while captured"
+        except LpxError as error:
+            reason = error.what
+        self._shared.graphs = False
+        self._shared.notes.append(f"no CUDA graphs: {reason}")
+
+
+def _unless_lost(release: Callable[[Any], None], held: Any) -> None:
+    with suppress(CudaLostError):
+        release(held)
+
+
+def _context(shared: Shared) -> Any:
+    engine, capabilities = shared.engine, shared.capabilities
+    if capabilities.builtin_cuda_graphs:
+        context = _self_graphing_context(shared.trt, engine, wanted=shared.builtin_graphs)
+    else:
+        context = engine.create_execution_context()
+    if context is None:
+        raise LpxError(
+            "TensorRT made no execution context",
+            why="most often the GPU lacks memory for the plan's activations",
+            fix="build with smaller batches, or close other programs on the GPU",
+        )
+    return context
+
+
+def _self_graphing_context(trt: Any, engine: Any, *, wanted: bool) -> Any:
+    """TensorRT for RTX compiles kernels while it runs, and knows when a graph is worth it."""
+    runtime_config = engine.create_runtime_config()
+    runtime_config.cuda_graph_strategy = (
+        trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE if wanted else trt.CudaGraphStrategy.DISABLED
+    )
+    return engine.create_execution_context(runtime_config)
+
+
+def _demand(accepted: bool, what: str) -> None:
+    if not accepted:
+        raise LpxError(f"TensorRT refused {what}", fix="build the plan again here")
