@@ -185,7 +185,9 @@ def main(
     rows = [row for case in cases for row in measure(case)]
     for case in cases:
         of = next(r for r in rows if r.model == case.name)
-        print(f"\n{case.name}: {of.faces} held-out faces, AUC of the float model {of.auc_float:.4f}")
+        print(
+            f"\n{case.name}: {of.faces} held-out faces, AUC of the float model {of.auc_float:.4f}"
+        )
     if json_path:
         json_path.write_text(json.dumps([asdict(r) for r in rows], indent=2))
 
