@@ -2,7 +2,8 @@
 
 Each runs in a process of its own on the same faces and the same float32 model. Printed are its time
 over that of the plain float32 forward pass in the same process (ONNX Runtime, all cores, batches of
-8), by the clock and in processor time, and the largest memory that the process had. lpx reads off all six methods at once.
+8), by the clock and in processor time, and the largest memory that the process had. lpx reads off
+all six methods at once.
 
     python benchmarks/calibration.py                        # both models
     python benchmarks/calibration.py --models xception --faces 64,256,4096
@@ -83,6 +84,7 @@ class Clock:
         self.wall, self.cpu = time.perf_counter(), time.process_time()
 
     def spent(self, factor: float = 1.0) -> Spent:
+        """Since then, times `factor`."""
         wall, cpu = time.perf_counter() - self.wall, time.process_time() - self.cpu
         return Spent(wall * factor, cpu * factor)
 

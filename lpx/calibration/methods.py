@@ -109,7 +109,7 @@ def _divergences(linear: Floats) -> Floats:
     differences of running sums. Only the last bin, which takes what was clipped, is apart.
     """
     bounds = np.arange(_TENSORRT_LEVELS + 1) * _SIZES[:, None] // _TENSORRT_LEVELS
-    filled = linear > 0
+    filled = (linear > 0).astype(np.float64)
     running = np.cumsum(linear)
     total, quantised = running[-1], running[_SIZES - 1]
     if total == 0:
@@ -137,7 +137,7 @@ def _between(values: Floats, bounds: NDArray[np.int64]) -> Floats:
 
 
 def _times_log(values: Floats, of: Floats) -> Floats:
-    """values * log(of), 0 where `of` is 0."""
+    """`values` times the logarithm of `of`, 0 where that is 0."""
     return values * np.log(np.where(of > 0, of, 1.0))
 
 
