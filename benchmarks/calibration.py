@@ -2,7 +2,8 @@
 
 Each runs in a process of its own on the same faces and the same float32 model. Printed are its time
 over that of the plain float32 forward pass in the same process (ONNX Runtime, all cores, batches of
-8), and the largest memory that the process had. lpx reads off all six methods at once.
+8), by the clock and in processor time, and the largest memory that the process had. lpx reads off
+all six methods at once.
 
     python benchmarks/calibration.py                        # both models
     python benchmarks/calibration.py --models xception --faces 64,256,4096
@@ -68,7 +69,27 @@ class Repeated:
         return np.stack([self.face(index) for index in range(start, stop)])
 
 
-def forward_seconds(model: Path, faces: Repeated) -> float:
+@dataclass(frozen=True)
+class Spent:
+    """What something took: by the clock, and on processors, which other work disturbs less."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+class Clock:
+    """Measures from when it is made."""
+
+    def __init__(self) -> None:
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+
+    def spent(self, factor: float = 1.0) -> Spent:
+        """Since then, times `factor`."""
+        wall, cpu = time.perf_counter() - self.wall, time.process_time() - self.cpu
+        return Spent(wall * factor, cpu * factor)
+
+
+def forward(model: Path, faces: Repeated) -> Spent:
     """The plain pass over at most 64 of the faces, for as many as there are."""
     import onnxruntime
 
@@ -77,12 +98,12 @@ def forward_seconds(model: Path, faces: Repeated) -> float:
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     session.run(None, {"faces": faces.batch(0)})
     some = range(0, min(faces.count, 64), BATCH)
-    started = time.perf_counter()
+    clock = Clock()
     done = sum(len(session.run(None, {"faces": faces.batch(start)})[0]) for start in some)
-    return (time.perf_counter() - started) * faces.count / done
+    return clock.spent(faces.count / done)
 
 
-def lpx_pass(model: Path, faces: Repeated) -> float:
+def lpx_pass(model: Path, faces: Repeated) -> Spent:
     from lpx.calibration.calibrate import calibrate
     from lpx.data.face_set import Face, FaceSet
 
@@ -95,12 +116,12 @@ def lpx_pass(model: Path, faces: Repeated) -> float:
 
     listed = tuple(Face(str(i), None, "unknown", str(i), "", Pixels(i)) for i in range(faces.count))
     data = model.read_bytes()
-    started = time.perf_counter()
+    clock = Clock()
     calibrate(data, FaceSet("repeated", "all", "none", listed), faces.pixels.shape[1])
-    return time.perf_counter() - started
+    return clock.spent()
 
 
-def onnxruntime_pass(model: Path, faces: Repeated, method: str) -> float:
+def onnxruntime_pass(model: Path, faces: Repeated, method: str) -> Spent:
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
     from onnxruntime.quantization.calibrate import create_calibrator
 
@@ -115,7 +136,7 @@ def onnxruntime_pass(model: Path, faces: Repeated, method: str) -> float:
             return {"faces": faces.batch(start)}
 
     with tempfile.TemporaryDirectory() as scratch:
-        started = time.perf_counter()
+        clock = Clock()
         calibrator = create_calibrator(
             model, ["Conv", "Add", "Relu", "Clip", "MaxPool"],
             augmented_model_path=str(Path(scratch) / "augmented.onnx"),
@@ -123,7 +144,7 @@ def onnxruntime_pass(model: Path, faces: Repeated, method: str) -> float:
         )  # fmt: skip
         calibrator.collect_data(Reader())
         calibrator.compute_data()
-        return time.perf_counter() - started
+        return clock.spent()
 
 
 MODELOPT = """
@@ -133,10 +154,11 @@ from modelopt.onnx.quantization import quantize
 model, pixels, count, method, output = sys.argv[1:]
 faces = np.load(pixels)
 data = {"faces": faces[np.arange(int(count)) % len(faces)]}
-started = time.perf_counter()
+started, cpu = time.perf_counter(), time.process_time()
 quantize(model, quantize_mode="int8", calibration_data=data, calibration_method=method,
          calibration_eps=["cpu"], output_path=output, log_level="ERROR")
 print(json.dumps({"seconds": time.perf_counter() - started,
+                  "cpu_seconds": time.process_time() - cpu,
                   "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 """
 
@@ -145,14 +167,18 @@ def run_child(tool: str, model: Path, pixels: Path, count: int) -> None:
     """In a process of its own: one tool, on one number of faces."""
     faces = Repeated(np.load(pixels, mmap_mode="r"), count)
     # Before and after: another process may come or go in the meantime.
-    before = forward_seconds(model, faces)
+    before = forward(model, faces)
     if tool == "lpx":
-        seconds = lpx_pass(model, faces)
+        spent = lpx_pass(model, faces)
     else:
-        seconds = onnxruntime_pass(model, faces, tool.removeprefix("onnxruntime-"))
-    forward = (before + forward_seconds(model, faces)) / 2
+        spent = onnxruntime_pass(model, faces, tool.removeprefix("onnxruntime-"))
+    after = forward(model, faces)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": seconds, "forward": forward, "peak_mib": peak}))
+    print(json.dumps({
+        "seconds": spent.seconds, "cpu_seconds": spent.cpu_seconds,
+        "forward": (before.seconds + after.seconds) / 2,
+        "cpu_forward": (before.cpu_seconds + after.cpu_seconds) / 2, "peak_mib": peak,
+    }))  # fmt: skip
 
 
 def in_process(command: list[str]) -> dict[str, Any] | None:
@@ -179,11 +205,12 @@ def measure(
         tools = ["lpx", "onnxruntime-MinMax"]
         if count <= peer_faces:
             tools += ["onnxruntime-Percentile", "onnxruntime-Entropy"]
-        forward = None
+        plain: dict[str, float] = {}
         for tool in tools:
             command = [sys.executable, __file__, "--child", tool, str(model), str(pixels)]
             found = in_process([*command, str(count)])
-            forward = forward or (found and found["forward"])
+            if found and not plain:
+                plain = {key: found[key] for key in ("forward", "cpu_forward")}
             add(tool, count, found)
         if modelopt:
             output = str(model.with_suffix(".modelopt.onnx"))
@@ -191,7 +218,7 @@ def measure(
                 found = in_process([modelopt, "-c", MODELOPT, str(model), str(pixels), str(count),
                                     method, output])  # fmt: skip
                 # Another environment: the forward pass is the one lpx was measured beside.
-                add(f"modelopt-{method}", count, found and {**found, "forward": forward})
+                add(f"modelopt-{method}", count, found and {**found, **plain})
     return rows
 
 
@@ -199,8 +226,11 @@ def line(row: dict[str, Any]) -> str:
     start = f"{row['model']:9} {row['tool']:23} {row['faces']:5} faces  "
     if "failed" in row:
         return start + "failed or was killed"
-    ratio = f"{row['seconds'] / row['forward']:6.2f}" if row["forward"] else "     ?"
-    return start + f"{row['seconds']:8.2f} s  {ratio} x forward  {row['peak_mib']:6.0f} MiB"
+    ratios = "      ?             "
+    if row.get("forward"):
+        wall, cpu = row["seconds"] / row["forward"], row["cpu_seconds"] / row["cpu_forward"]
+        ratios = f"{wall:6.2f} x forward ({cpu:5.2f} x its processor time)"
+    return start + f"{row['seconds']:8.2f} s  {ratios}  {row['peak_mib']:6.0f} MiB"
 
 
 @click.command()

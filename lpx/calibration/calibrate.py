@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lpx.calibration.checkpoint import Progress, load_progress, save_progress
 from lpx.calibration.forward import Activations, ObservedModel
 from lpx.calibration.observer import Observer
-from lpx.calibration.scales import Scales
+from lpx.calibration.scales import Scales, TensorScale
 from lpx.data.face_set import Batch, FaceSet, Skipped
 from lpx.errors import LpxError
 
@@ -84,7 +84,7 @@ def calibrate(
         warning=_warning(done.skipped, faces),
         seconds=round(time.perf_counter() - started, 3),
         pass_seconds=round(done.seconds, 3),
-        tensors={name: observer.statistics() for name, observer in done.observers.items()},
+        tensors=done.statistics(),
     )
 
 
@@ -130,6 +130,12 @@ class _Pass:
         self._wait()
         self.written = self.position
         return Progress(self.position, tuple(self.skipped), self.observers)
+
+    def statistics(self) -> dict[str, TensorScale]:
+        """What all faces have shown, per tensor."""
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            found = pool.map(Observer.statistics, self.observers.values())
+            return dict(zip(self.observers, found, strict=True))
 
     def _take(self, batch: Batch, first: int, pool: ThreadPoolExecutor) -> None:
         if not self.rooms:

@@ -73,7 +73,7 @@ def load_progress(path: Path, key: Mapping[str, str]) -> Progress | None:
             for number, name in enumerate(about["tensors"]):
                 sums = stored[f"sums{number}"]
                 observer = Observer(len(sums))
-                observer.histogram.counts += stored[f"counts{number}"]
+                observer.histogram.counts[:] += stored[f"counts{number}"]
                 low, high = stored[f"limits{number}"]
                 observer.histogram.low, observer.histogram.high = float(low), float(high)
                 observer.mean.sums += sums

@@ -11,6 +11,9 @@ of a ReLU's output is zero stands in the first bin.
 
 from __future__ import annotations
 
+import sys
+import threading
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,7 +22,7 @@ _SIGN = 1 << 15
 BINS = 0x7F80_0000 >> _SHIFT
 """Number of bins: all finite magnitudes; the first one past them would hold infinity."""
 _MOST = 1 << 24
-"""Codes counted at once: OpenCV hands its counts back as float32, exact up to here."""
+"""Codes whose counts are float32, as OpenCV hands them back; exact up to here."""
 
 Codes = NDArray[np.uint16]
 
@@ -30,9 +33,11 @@ def edges() -> NDArray[np.float64]:
     return np.append(bits.view(np.float32).astype(np.float64), 2.0**128)
 
 
-_EVERY_OTHER = np.tile(np.array([0, _SIGN], np.uint16), 1 << 16)
-BLOCK = len(_EVERY_OTHER)
+BLOCK = 1 << 17
 """Values to encode at once: half a MiB, which a core's cache holds from one step to the next."""
+_EVERY_OTHER = np.tile(np.array([0, _SIGN], np.uint16), BLOCK // 2)
+_UPPER = int(sys.byteorder == "little")
+_scratch = threading.local()
 
 
 def encode(values: NDArray[np.float32], codes: Codes) -> None:
@@ -43,12 +48,20 @@ def encode(values: NDArray[np.float32], codes: Codes) -> None:
 
     Args:
         values: float32 [N], contiguous.
-        codes: uint16 [N].
+        codes: uint16 [N], contiguous.
     """
+    # Imported here: it takes longer than all else that reading scales needs.
+    import cv2
+
+    lower: Codes | None = getattr(_scratch, "lower", None)
+    if lower is None:
+        lower = _scratch.lower = np.empty(BLOCK, np.uint16)
+    halves = values.view(np.uint16).reshape(1, -1, 2)
     for start in range(0, len(values), BLOCK):
         part = codes[start : start + BLOCK]
-        bits = values[start : start + BLOCK].view(np.uint32)
-        np.right_shift(bits, _SHIFT, out=part, casting="unsafe")
+        # Faster than a shift, though the lower halves are written for nothing.
+        planes = [lower[: len(part)].reshape(1, -1), part.reshape(1, -1)]
+        cv2.split(halves[:, start : start + BLOCK], planes if _UPPER else planes[::-1])
         np.bitwise_xor(part, _EVERY_OTHER[: len(part)], out=part)
 
 
@@ -56,9 +69,23 @@ class Histogram:
     """Counts of |x| in logarithmic bins, with exact minimum, maximum and count."""
 
     def __init__(self) -> None:
-        self.counts: NDArray[np.int64] = np.zeros(BINS, np.int64)
         self.low = np.inf
         self.high = -np.inf
+        self._counts: NDArray[np.int64] = np.zeros(BINS, np.int64)
+        # What was counted last, by code, as OpenCV counts it: adding that up in its own type is
+        # much cheaper than sorting it into bins after every batch.
+        self._recent: NDArray[np.float32] = np.zeros(2 * _SIGN, np.float32)
+        self._recent_count = 0
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Values seen per bin, int64 [BINS]; the histogram's own, to be changed in place."""
+        if self._recent_count:
+            by_sign = self._recent.reshape(2, _SIGN)[:, :BINS]
+            self._counts += by_sign.sum(axis=0, dtype=np.int64)
+            self._recent[:] = 0
+            self._recent_count = 0
+        return self._counts
 
     @property
     def count(self) -> int:
@@ -77,39 +104,36 @@ class Histogram:
             Whether all were finite; if not, none is counted.
         """
         flat = np.ascontiguousarray(values, np.float32).reshape(-1)
+        low, high = float(flat.min()), float(flat.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
+            return False
         codes = np.empty(flat.size, np.uint16)
         encode(flat, codes)
-        return self.add_codes(codes, float(flat.min()), float(flat.max()))
+        self.add_codes(codes, low, high)
+        return True
 
-    def add_codes(self, codes: Codes, low: float, high: float) -> bool:
+    def add_codes(self, codes: Codes, low: float, high: float) -> None:
         """Count values by their codes.
 
         Args:
-            codes: uint16 [N], contiguous, from `encode`.
+            codes: uint16 [N], contiguous, from `encode`, of finite values.
             low: The smallest of the values.
-            high: The largest; neither is looked at where a value is not finite.
-
-        Returns:
-            Whether all were finite; if not, none is counted.
+            high: The largest.
         """
-        # Imported here: it takes longer than all else that reading scales needs.
         import cv2
 
-        seen = np.zeros(_SIGN, np.int64)
         for start in range(0, len(codes), _MOST):
             part = codes[start : start + _MOST].reshape(1, -1)
+            if self._recent_count + part.size > _MOST:
+                _ = self.counts
             found = cv2.calcHist([part], [0], None, [2 * _SIGN], [0, 2 * _SIGN])
-            seen += found.reshape(2, _SIGN).sum(axis=0, dtype=np.int64)
-        # Infinity and NaN have bins too, past those of finite magnitudes.
-        if seen[BINS:].any():
-            return False
-        self.counts += seen[:BINS]
+            self._recent += found.reshape(-1)
+            self._recent_count += part.size
         self.low, self.high = min(self.low, low), max(self.high, high)
-        return True
 
     def merge(self, other: Histogram) -> None:
         """Take in what another histogram has seen; the same as if this one had seen it."""
-        self.counts += other.counts
+        self.counts[:] += other.counts
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
 
     def percentile(self, percent: float) -> float:

@@ -41,8 +41,10 @@ class Observer:
             low, high = min(low, least), max(high, most)
             rows = cv2.reduce(block, 1, cv2.REDUCE_SUM, dtype=cv2.CV_64F)
             sums[start : start + step] = rows[:, 0]
-        if not self.histogram.add_codes(codes, low, high):
+        # A sum of finite float32 is finite in float64; of anything else it never is.
+        if not np.isfinite(sums).all():
             return False
+        self.histogram.add_codes(codes, low, high)
         means = (sums / width).astype(np.float32)
         self.mean.add(means.reshape(faces, channels))
         return True

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpx.calibration.histogram import BINS, Histogram
+from lpx.calibration import histogram as module
+from lpx.calibration.histogram import BINS, BLOCK, Histogram
 
 BIN = 1 / 128  # relative width of the widest bins
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -63,6 +64,23 @@ def test_every_finite_value_has_its_bin(value):
     low, high = edges.view(np.float32)
     assert low <= abs(np.float32(value)) < high
     assert seen.counts.shape == (BINS,)
+
+
+@pytest.mark.parametrize("most", [1, 7, 64, 1 << 24])
+def test_counts_are_whole_however_many_fit_float32(monkeypatch, most):
+    monkeypatch.setattr(module, "_MOST", most)
+    values = np.random.default_rng(0).standard_normal(100).astype(np.float32)
+    seen = histogram(*(values[start : start + 10] for start in range(0, 100, 10)))
+    assert (seen.counts == np.bincount(values.view(np.uint32) << 1 >> 17, minlength=BINS)).all()
+
+
+@pytest.mark.parametrize("size", [1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3])
+def test_codes_are_the_upper_halves_with_every_other_sign_flipped(size):
+    values = np.random.default_rng(0).standard_normal(size).astype(np.float32)
+    codes = np.empty(size, np.uint16)
+    module.encode(values, codes)
+    wanted = (values.view(np.uint32) >> 16) ^ (np.arange(size) % 2 << 15)
+    assert (codes == wanted).all()
 
 
 def test_sign_does_not_matter():

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lpx.calibration.histogram import Histogram
-from lpx.calibration.methods import LEVELS, METHODS, PEAKS, entropy, mse
+from lpx.calibration.methods import LEVELS, METHODS, PEAKS, _divergences, entropy, mse
 
 
 def histogram(values):
@@ -59,26 +59,40 @@ def test_entropy_does_not_mind_how_many_zeros_there_are():
     assert entropy(histogram(more)) == entropy(histogram(values))
 
 
+def textbook_divergence(counts, size):
+    """Of the first bins from themselves at 128 levels, bin by bin."""
+    p = counts[:size].copy()
+    p[-1] += counts[size:].sum()
+    q = np.zeros(size)
+    for level in range(128):
+        part = slice(level * size // 128, (level + 1) * size // 128)
+        used = counts[part] > 0
+        if used.any():
+            q[part][used] = counts[part].sum() / used.sum()
+    if not q.any():
+        return np.inf
+    p, q = p / p.sum(), q / q.sum()
+    where = p > 0
+    return (p[where] * np.log(p[where] / np.maximum(q[where], 1e-12))).sum()
+
+
 def reference_entropy(values):
     """The textbook loop, on a linear histogram of the values themselves."""
     magnitudes = np.abs(values)
     counts = np.histogram(magnitudes, 2048, (0, magnitudes.max()))[0].astype(float)
     counts[0] = counts[1]
-    best = (np.inf, 0)
-    for size in range(128, 2049, 16):
-        p = counts[:size].copy()
-        p[-1] += counts[size:].sum()
-        q = np.zeros(size)
-        for level in range(128):
-            part = slice(level * size // 128, (level + 1) * size // 128)
-            used = counts[part] > 0
-            if used.any():
-                q[part][used] = counts[part].sum() / used.sum()
-        p, q = p / p.sum(), q / q.sum()
-        where = p > 0
-        divergence = (p[where] * np.log(p[where] / np.maximum(q[where], 1e-12))).sum()
-        best = min(best, (divergence, size))
+    best = min((textbook_divergence(counts, size), size) for size in range(128, 2049, 16))
     return magnitudes.max() * best[1] / 2048
+
+
+@given(seed=st.integers(0, 1000), filled=st.sampled_from([0.001, 0.05, 0.5, 1.0]),
+       spread=st.floats(0, 6))  # fmt: skip
+def test_divergences_are_the_textbooks(seed, filled, spread):
+    rng = np.random.default_rng(seed)
+    counts = 10.0 ** rng.uniform(0, spread, 2048) * (rng.uniform(size=2048) < filled)
+    counts[-1] += 1  # the largest value has its bin
+    wanted = [textbook_divergence(counts, size) for size in range(128, 2049, 16)]
+    assert _divergences(counts) == pytest.approx(wanted, rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["normal", "laplace", "relu"])
