@@ -20,7 +20,7 @@ COMMANDS = {
     "bench": "Prove parity of AUC, and measure latency.",
     "debug": "Name the layer where an engine leaves the float32 graph.",
     "compare": "Flag what became worse from one report to another.",
-    "predict": "Score face crops and draw heat maps.",
+    "predict": "Score the faces in images and videos, and draw heat maps.",
     "explain": "Show where a checkpoint looks, face by face.",
     "explain-graph": "Show what INT8 would quantise, and why.",
     "train": "Train a detector on image-level labels.",
