@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpx.graph.model_io import parse, serialise
-from lpx.graph.placement import place
+from lpx.graph.placement_dla import tensors_to_observe
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -28,8 +28,7 @@ class ObservedModel:
     def __init__(self, model: bytes, names: Sequence[str] | None = None) -> None:
         graph = parse(model, "the exported model")
         if names is None:
-            # The placement for integer kernels quantises all that any other does, and more.
-            names = place(graph, integer_outputs=True).tensors
+            names = tensors_to_observe(graph)
         self.names = tuple(names)
         values = {v.name: v for node in graph.graph for v in node.outputs}
         for name in self.names:

@@ -29,13 +29,13 @@ detector (uint8[n, 8, 8, 3] faces) => (float[n] score, float[n, 8, 8] patch_map)
 """
 
 
-def model(scale=1 / 255, seed=0):
+def model(scale=1 / 255, seed=0, narrow=16):
     rng = np.random.default_rng(seed)
     proto = onnx.parser.parse_model(GRAPH)
     constants = {
         "first": (rng.standard_normal((16, 3, 1, 1)) * scale).astype(np.float32),
         "second": rng.standard_normal((16, 16, 1, 1)).astype(np.float32),
-        "third": rng.standard_normal((16, 16, 1, 1)).astype(np.float32),
+        "third": rng.standard_normal((narrow, 16, 1, 1)).astype(np.float32),
         "channel": np.array([1], np.int64),
         "all": np.array([1, 2, 3], np.int64),
     }

@@ -9,6 +9,9 @@ from lpx.calibration import calibrate as module
 from lpx.calibration.calibrate import calibrate
 from lpx.calibration.methods import METHODS
 from lpx.errors import LpxError
+from lpx.graph.model_io import parse
+from lpx.graph.placement import place
+from lpx.graph.placement_dla import place_dla
 
 from .nets import SIZE, expected, face_set, model, noise
 
@@ -30,6 +33,15 @@ def test_statistics_are_those_of_the_activations():
             percent = float(method.removeprefix("percentile-"))
             exact = np.percentile(np.abs(values), percent, method="inverted_cdf")
             assert found.peaks[method] == pytest.approx(exact, rel=1 / 128 + 1e-5)
+
+
+def test_tensors_that_only_a_dla_quantises_are_observed_too():
+    """A DLA takes narrow convolutions as well, the kernels of a GPU or CPU do not."""
+    data, _ = model(narrow=8)
+    graph = parse(data, "the model")
+    assert "c" not in place(graph, integer_outputs=True).tensors
+    scales = calibrate(data, face_set(*noise(4)), SIZE)
+    assert set(scales.ranges("max")) >= set(place_dla(graph).observed) == {"b", "c"}
 
 
 def test_batch_size_does_not_matter(monkeypatch):
