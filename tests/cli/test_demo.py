@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from lpx import pipeline
 from lpx.data.demo_set import CHECKPOINT, PAIRS, folder
 
 
@@ -17,8 +19,7 @@ def fewer_faces(monkeypatch, tmp_path):
 
 def test_demo_runs_all_of_it(lpx, built, monkeypatch):
     monkeypatch.setattr("lpx.pipeline.exporting.to_onnx", lambda *_: built.model.read_bytes())
-    monkeypatch.setattr("lpx.bench.latency.measure", lambda *_: {})
-    monkeypatch.setattr("lpx.bench.run.BATCHES", ())
+    monkeypatch.setattr(pipeline, "bench", partial(pipeline.bench, latency_seconds=0))
     ran = lpx("demo", "-w", "here", "--json")
     report = json.loads(ran.out)
     assert ran.code == (0 if report["verdict"] == "holds" else 1)
