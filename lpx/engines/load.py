@@ -58,21 +58,12 @@ def read_engine(folder: Path) -> tuple[EngineManifest, bytes]:
         LpxError: Missing or altered engine.
     """
     manifest = read_manifest(folder)
-    path = folder / manifest.file
-    if not path.is_file():
-        raise LpxError(
-            f"{path} does not exist",
-            "its manifest does, so it was removed",
-            "run `lpx build` again",
-        )
-    data = path.read_bytes()
-    found = hashlib.sha256(data).hexdigest()
-    if found != manifest.engine_sha256:
-        raise LpxError(
-            f"{path} is not the engine that its manifest describes",
-            f"its SHA-256 begins with {found[:12]}, not {manifest.engine_sha256[:12]}",
-            "it was altered or damaged: run `lpx build` again",
-        )
+    data = _read(
+        folder / manifest.file,
+        manifest.engine_sha256,
+        "the engine that its manifest describes",
+        "its manifest does, so it was removed",
+    )
     return manifest, data
 
 
@@ -88,21 +79,25 @@ def read_graph(folder: Path, manifest: EngineManifest) -> bytes:
     """
     if manifest.target.startswith("onnxruntime"):
         return read_engine(folder)[1]
-    path = folder / GRAPH
+    return _read(
+        folder / GRAPH,
+        # Engines of before this was noted are taken as they are.
+        manifest.options.get("graph_sha256"),
+        f"the graph that {manifest.name} was built from",
+        "what lies inside a TensorRT plan cannot be read from it: this graph is looked into",
+    )
+
+
+def _read(path: Path, digest: str | None, what: str, why_needed: str) -> bytes:
+    """The bytes of a file of an engine, after checking them where their SHA-256 is known."""
     if not path.is_file():
-        raise LpxError(
-            f"{path} does not exist",
-            "what lies inside a TensorRT plan cannot be read from it: this graph is looked into",
-            "run `lpx build` again",
-        )
+        raise LpxError(f"{path} does not exist", why_needed, "run `lpx build` again")
     data = path.read_bytes()
     found = hashlib.sha256(data).hexdigest()
-    # Engines of before this was noted are taken as they are.
-    built_from = manifest.options.get("graph_sha256", found)
-    if found != built_from:
+    if digest is not None and found != digest:
         raise LpxError(
-            f"{path} is not the graph that {manifest.name} was built from",
-            f"its SHA-256 begins with {found[:12]}, not {built_from[:12]}",
+            f"{path} is not {what}",
+            f"its SHA-256 begins with {found[:12]}, not {digest[:12]}",
             "it was altered or damaged: run `lpx build` again",
         )
     return data
