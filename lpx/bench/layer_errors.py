@@ -397,5 +397,5 @@ def _check_finite(layer: Layer, truth: NDArray[np.float32]) -> None:
         raise LpxError(
             f"the reference itself gives NaN or infinity in layer {layer.name}",
             f"tensor {layer.tensor}: there is nothing to compare an engine with",
-            "see with `lpx predict FACE --engine torch` whether the checkpoint does so too",
+            "see with `lpx predict --crops FACE --engine torch` whether the checkpoint does so too",
         )

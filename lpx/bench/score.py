@@ -170,8 +170,8 @@ def check_finite(
         raise LpxError(
             f"{name} gives the score {prediction.score[int(np.argmin(finite))]} to face {worst}",
             "a score is a probability; one that is no number makes every figure meaningless",
-            "see with `lpx predict FACE --engine torch` whether the checkpoint does so too; if it "
-            "does not, build the engine again, or in another precision",
+            "see with `lpx predict --crops FACE --engine torch` whether the checkpoint does so "
+            "too; if it does not, build the engine again, or in another precision",
         )
 
 

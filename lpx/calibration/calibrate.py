@@ -169,7 +169,7 @@ class _Pass:
         raise LpxError(
             f"activation {name} is NaN or infinite on face {face}",
             "no scale can represent it",
-            "check the checkpoint on that face with `lpx predict`",
+            "check the checkpoint on that face with `lpx predict --crops`",
         )
 
     def _wait(self) -> None:
