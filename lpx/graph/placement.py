@@ -7,6 +7,7 @@ only, so that Conv+Add+ReLU stays one kernel; the head, where one logit decides,
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
@@ -48,7 +49,7 @@ class Placement:
         outputs: Tensors that integer kernels of ONNX Runtime want quantised at their source, beside
             those in `uses`; empty in TensorRT's placement.
         decisions: One per node, in graph order.
-        shared: Groups of tensors that have one scale; empty but for a DLA.
+        shared: Groups of tensors that have one scale.
         derived: Tensors of a group that take its scale over, and need not be observed.
     """
 
@@ -115,8 +116,37 @@ def place(model: ir.Model, *, depthwise: bool = True, integer_outputs: bool = Fa
     decisions.sort(key=lambda decision: order[decision.node])
     uses.sort(key=lambda use: (order[use[1]], use[2]))
     outputs = list(dict.fromkeys(outputs))
-    chosen_names = tuple(name_of(node) for node in chosen)
-    return Placement(chosen_names, tuple(uses), tuple(outputs), tuple(decisions))
+    pooled = [
+        node for node in model.graph if pooled_alone(node, pairs) and tensor_of(node, 0) in pairs
+    ]
+    return Placement(
+        tuple(name_of(node) for node in chosen),
+        tuple(uses),
+        tuple(outputs),
+        tuple(decisions),
+        tuple((tensor_of(node, 0), str(node.outputs[0].name)) for node in pooled),
+        frozenset(tensor_of(node, 0) for node in pooled),
+    )
+
+
+def pooled_alone(node: ir.Node, names: Collection[str]) -> bool:
+    """Whether a node is a MaxPool whose input can have its output's scale, and lose nothing.
+
+    Rounding and clipping keep the order of values, so the largest of rounded values is the largest
+    value, rounded. What the scale of the output clips at the input is in no output, then; if
+    nothing else reads it, it need not be seen in calibration either.
+
+    Args:
+        node: Any node.
+        names: Tensors that get a scale.
+    """
+    return node.op_type == "MaxPool" and node.outputs[0].name in names and only_reader(node)
+
+
+def only_reader(node: ir.Node) -> bool:
+    """Whether nothing but `node` needs its first input."""
+    value = node.inputs[0]
+    return value is not None and len(value.uses()) == 1 and not value.is_graph_output()
 
 
 def _weights_only(decision: Decision) -> Decision:

@@ -27,7 +27,9 @@ from lpx.graph.placement import (
     float_reason,
     judge,
     name_of,
+    only_reader,
     place,
+    pooled_alone,
     tensor_of,
 )
 
@@ -59,8 +61,9 @@ def place_dla(model: ir.Model) -> Placement:
         for index in _data_inputs(node)
     ]
     names = {use[0] for use in uses}
-    cut = [node for node in region if node.op_type in ACTIVATIONS and _sole_reader(node)]
+    cut = [node for node in region if node.op_type in ACTIVATIONS and only_reader(node)]
     derived = {tensor_of(node, 0) for node in cut if node.outputs[0].name in names}
+    derived |= {tensor_of(node, 0) for node in region if pooled_alone(node, names)}
     return Placement(
         convolutions=tuple(name_of(node) for node in chosen),
         uses=tuple(uses),
@@ -116,12 +119,6 @@ def _data_inputs(node: ir.Node) -> list[int]:
     ]
 
 
-def _sole_reader(node: ir.Node) -> bool:
-    """Whether nothing else needs the values that an activation cuts off."""
-    value = node.inputs[0]
-    return value is not None and len(value.uses()) == 1 and not value.is_graph_output()
-
-
 def _groups(region: list[ir.Node], names: set[str]) -> tuple[tuple[str, ...], ...]:
     """Tensors joined by layers that keep their input's scale, in graph order."""
     leader: dict[str, str] = {}
@@ -133,7 +130,7 @@ def _groups(region: list[ir.Node], names: set[str]) -> tuple[tuple[str, ...], ..
 
     for node in region:
         keeps = node.op_type in _KEEP_SCALE and (
-            node.op_type not in ACTIVATIONS or _sole_reader(node)
+            node.op_type not in ACTIVATIONS or only_reader(node)
         )
         output = node.outputs[0].name
         if keeps and output in names:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
 import pytest
 
-from lpx.graph.insert_qdq import ONNXRUNTIME, TENSORRT
+from lpx.graph.insert_qdq import ONNXRUNTIME, TENSORRT, Range, insert_qdq
 from lpx.graph.model_io import serialise
 from lpx.graph.placement import place
 
-from .graphs import dequantised_inputs, graph, quantised, quantised_tensors, run
+from .graphs import assumed_range, dequantised_inputs, graph, quantised, quantised_tensors, run
 
 
 @dataclass(frozen=True)
@@ -405,6 +405,42 @@ def test_outputs_keep_names_types_and_makers(pattern, style):
     for value in after.graph.output:
         assert value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
         assert found[value.name] == makers[value.name]
+
+
+@pytest.mark.parametrize("name", ["conv-relu-maxpool", "maxpool-ends-a-branch"])
+def test_tensor_that_is_pooled_alone_has_the_pools_scale_in_integers(name):
+    pooled = {"conv-relu-maxpool": ("r", "m"), "maxpool-ends-a-branch": ("c", "m")}[name]
+    model = PATTERNS[name].graph()
+    placement = place(model, integer_outputs=True)
+    assert placement.shared == (pooled,)
+    assert placement.derived == {pooled[0]}
+    assert set(placement.observed) == set(placement.tensors) - placement.derived
+    assert not place(model).shared
+
+
+@pytest.mark.parametrize("name", ["output-pooled", "maxpool-of-floats"])
+def test_pool_outside_integers_gives_no_scale(name):
+    placement = place(PATTERNS[name].graph(), integer_outputs=True)
+    assert not placement.shared
+    assert not placement.derived
+
+
+@pytest.mark.parametrize("peak", [0.05, 0.5, 5.0])
+@pytest.mark.parametrize("low", [-1.0, 0.0])
+def test_what_the_scale_of_a_pools_output_clips_is_in_no_output(peak, low):
+    pattern = PATTERNS["maxpool-ends-a-branch"]
+    x = np.random.default_rng(0).standard_normal(pattern.inputs[0]).astype(np.float32)
+    found = []
+    for outputs in (None, ()):
+        model = pattern.graph()
+        placement = place(model, integer_outputs=True)
+        known = {name: assumed_range(model, name) for name in placement.observed}
+        known["m"] = Range(low * peak, peak, ())
+        if outputs is not None:
+            placement = replace(placement, outputs=outputs, shared=(), derived=frozenset())
+        insert_qdq(model, placement, known, ONNXRUNTIME)
+        found.append(run(model, x)[0])
+    assert np.array_equal(*found)
 
 
 def test_tensorrt_style_never_quantises_what_it_fuses_or_moves(pattern):

@@ -66,9 +66,9 @@ def test_activations_and_pools_keep_the_scale_and_an_add_has_three():
         r=Range(0.0, 2.0, ()), m=Range(0.0, 1.0, (0.0,) * 16), c=Range(-3.0, 1.0, ()),
         t=Range(0.0, 4.0, (0.0,) * 16),
     )  # fmt: skip
-    # a, r and m have one scale, by the largest range of the three.
+    # a, r and m have one scale, that of m: what is beyond it at r is in no pool's output.
     one = [scale_before(model, *place) for place in (("r",), ("m",), ("c",), ("s", 1))]
-    assert np.allclose(one, 2 / 127)
+    assert np.allclose(one, 1 / 127)
     assert np.isclose(scale_before(model, "s", 0), 3 / 127)
     assert np.isclose(scale_before(model, "t"), 4 / 127)
     assert np.isclose(scale_before(model, "n"), 4 / 127)
@@ -95,6 +95,21 @@ def test_pair_before_an_activation_costs_nothing():
         insert_qdq(model, placement, ranges(model, placement, r=Range(0.0, 1.0, (0.0,) * 16)), DLA)
         found.append(run(model, x)[0])
     assert np.array_equal(*found)
+
+
+def test_pool_takes_its_outputs_scale_backwards_unless_another_reads_its_input():
+    placement = place_dla(PATTERNS["conv-relu-maxpool"].graph())
+    assert placement.derived == {"a", "r"}
+    both = """g (float[N,16,8,8] x) => (float[N,16,8,8] y, float[N,16,4,4] z) {
+        a = Conv(x, w)
+        m = MaxPool<kernel_shape=[2,2], strides=[2,2]>(a)
+        y = Conv(a, v)
+        z = Conv(m, u)
+    }"""
+    square = (16, 16, 1, 1)
+    placement = place_dla(graph(both, w=square, v=square, u=square))
+    assert not placement.derived
+    assert [sorted(group) for group in placement.shared] == [["a", "m"]]
 
 
 def test_concat_has_one_scale():
@@ -169,7 +184,7 @@ def test_scales_of_a_calibration_cache():
     given = ranges(model, placement, r=Range(0.0, 2.0, ()), m=Range(0.0, 1.0, (0.0,) * 16))
     found = activation_scales(placement, given)
     assert list(found) == list(placement.tensors)
-    assert found["a"] == found["r"] == found["m"] == 2 / 127
+    assert found["a"] == found["r"] == found["m"] == 1 / 127
     assert found["x"] == 8 / 127
     assert "e" not in found
     dead = activation_scales(placement, given | {"c": Range(0.0, 0.0, ())})
