@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpx.calibration.checkpoint import Progress, load_progress, save_progress
-from lpx.calibration.forward import Activations, ObservedModel
+from lpx.calibration.forward import Activation, ObservedModel
 from lpx.calibration.observer import Observer
 from lpx.calibration.scales import Scales, TensorScale
 from lpx.data.face_set import Batch, FaceSet, Skipped
@@ -98,7 +97,7 @@ class _Pass:
         self.written = self.position
         self.skipped = list(earlier.skipped) if earlier else []
         self.observers = dict(earlier.observers) if earlier else {}
-        self.rooms: list[Activations] = []
+        self.rooms: list[list[Activation]] = []
         self.busy: list[Future[None]] = []
         self.seconds = 0.0
 
@@ -139,8 +138,8 @@ class _Pass:
 
     def _take(self, batch: Batch, first: int, pool: ThreadPoolExecutor) -> None:
         if not self.rooms:
-            self._prepare(batch.pixels[:1])
-        step = len(self.rooms[0][0])
+            self._prepare()
+        step = len(self.rooms[0][0].values)
         for start in range(0, len(batch.pixels), step):
             activations = self.model.run(batch.pixels[start : start + step], self.rooms[0])
             # One observer takes one batch at a time.
@@ -149,22 +148,21 @@ class _Pass:
             tensors = zip(self.model.names, activations, strict=True)
             # The largest first, so that no thread is left with one at the end.
             self.busy = [
-                pool.submit(self._observe, name, values, indices)
-                for name, values in sorted(tensors, key=lambda tensor: -tensor[1].size)
+                pool.submit(self._observe, name, activation, indices)
+                for name, activation in sorted(tensors, key=lambda tensor: -tensor[1].values.size)
             ]
             self.rooms.reverse()
 
-    def _prepare(self, pixels: NDArray[np.uint8]) -> None:
-        shapes = self.model.shapes(pixels)
-        faces = max(1, min(LARGEST_BATCH, ROOM // sum(math.prod(shape) for shape in shapes)))
-        self.rooms = [[np.zeros((faces, *s), np.float32) for s in shapes] for _ in range(2)]
-        for name, shape in zip(self.model.names, shapes, strict=True):
-            self.observers.setdefault(name, Observer(shape[0]))
+    def _prepare(self) -> None:
+        faces = max(1, min(LARGEST_BATCH, ROOM // self.model.values_per_face))
+        self.rooms = [self.model.room(faces) for _ in range(2)]
+        for name, activation in zip(self.model.names, self.rooms[0], strict=True):
+            self.observers.setdefault(name, Observer(activation.means.shape[1]))
 
-    def _observe(self, name: str, values: NDArray[np.float32], indices: NDArray[np.int64]) -> None:
-        if self.observers[name].add(values):
+    def _observe(self, name: str, activation: Activation, indices: NDArray[np.int64]) -> None:
+        if self.observers[name].add(activation.values, activation.means):
             return
-        bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+        bad = ~np.isfinite(activation.means).all(axis=1)
         face = self.faces.faces[int(indices[int(np.argmax(bad))])].name
         raise LpxError(
             f"activation {name} is NaN or infinite on face {face}",

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import tempfile
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from lpx.graph.model_io import parse, serialise
@@ -14,59 +20,185 @@ from lpx.graph.placement_dla import tensors_to_observe
 if TYPE_CHECKING:
     import onnxruntime
 
-Activations = list[NDArray[np.float32]]
+
+@dataclass(frozen=True)
+class Activation:
+    """A tensor on a batch of faces.
+
+    Attributes:
+        values: float32 [N, ...]: all values of each face, in the order of the runtime's own layout.
+        means: float32 [N, channels]: the mean of each face and channel.
+    """
+
+    values: NDArray[np.float32]
+    means: NDArray[np.float32]
+
+    def first(self, faces: int) -> Activation:
+        """That many faces of it, as views."""
+        return Activation(self.values[:faces], self.means[:faces])
 
 
 class ObservedModel:
     """Runs a model, and hands out what lies between its nodes.
 
+    Statistics do not depend on the order of values. So a tensor is handed out as ONNX Runtime lays
+    it out for itself, in blocks of channels: to bring it into ONNX's order takes as long as to
+    count it. Means of channels, which do depend on it, are nodes of the graph.
+
     Args:
         model: ONNX, input `faces` uint8 [N, S, S, 3].
-        names: The tensors to hand out; by default all that any dialect may quantise.
     """
 
-    def __init__(self, model: bytes, names: Sequence[str] | None = None) -> None:
+    def __init__(self, model: bytes) -> None:
         graph = parse(model, "the exported model")
-        if names is None:
-            names = tensors_to_observe(graph)
-        self.names = tuple(names)
-        values = {v.name: v for node in graph.graph for v in node.outputs}
-        for name in self.names:
-            graph.graph.outputs.append(values[name])
-        self.session = session(serialise(graph))
+        self.names = tensors_to_observe(graph)
+        self._outputs = [*self.names, *_hand_out(graph, self.names)]
+        observed = serialise(graph)
+        reordered = set(self.names)
+        while True:
+            self.session = _open(observed, reordered)
+            self._shapes = self._run_one()
+            padded = self._padded() & reordered
+            if not padded:
+                break
+            # Blocks that are not full hold zeros that are none of the tensor's.
+            reordered -= padded
 
-    def shapes(self, pixels: NDArray[np.uint8]) -> list[tuple[int, ...]]:
-        """Shapes of the activations of one face, without the batch: faces uint8 [1, S, S, 3]."""
-        outputs = self.session.run(self.names, {"faces": pixels})
-        return [output.shape[1:] for output in outputs]
+    @property
+    def values_per_face(self) -> int:
+        """Values of all tensors."""
+        return sum(math.prod(shape) for shape in self._shapes[: len(self.names)])
 
-    def run(self, pixels: NDArray[np.uint8], into: Activations) -> Activations:
+    def room(self, faces: int) -> list[Activation]:
+        """Memory for the activations of that many faces."""
+        arrays = [np.zeros((faces, *shape), np.float32) for shape in self._shapes]
+        values, means = arrays[: len(self.names)], arrays[len(self.names) :]
+        flat = [mean.reshape(faces, -1) for mean in means]
+        return [Activation(*pair) for pair in zip(values, flat, strict=True)]
+
+    def run(self, pixels: NDArray[np.uint8], into: Sequence[Activation]) -> list[Activation]:
         """Activations of a batch, written into memory that is there already.
 
         Fresh memory for them would cost a tenth of the pass.
 
         Args:
             pixels: uint8 [N, S, S, 3].
-            into: float32 [at least N, ...] per tensor; overwritten.
+            into: From `room`, for at least N faces; overwritten.
 
         Returns:
-            float32 [N, ...] per tensor: views of `into`.
+            One per name: views of `into`.
         """
-        views = [room[: len(pixels)] for room in into]
+        faces = len(pixels)
+        views = [activation.first(faces) for activation in into]
+        arrays = [view.values for view in views] + [view.means for view in views]
         binding = self.session.io_binding()
         binding.bind_cpu_input("faces", np.ascontiguousarray(pixels))
-        for name, view in zip(self.names, views, strict=True):
-            binding.bind_output(name, "cpu", 0, np.float32, view.shape, view.ctypes.data)
+        for name, array, shape in zip(self._outputs, arrays, self._shapes, strict=True):
+            place = array.ctypes.data
+            binding.bind_output(name, "cpu", 0, np.float32, (faces, *shape), place)
         self.session.run_with_iobinding(binding)
         return views
 
+    def _run_one(self) -> list[tuple[int, ...]]:
+        """Shapes of all outputs, without the batch."""
+        (faces,) = self.session.get_inputs()
+        black = np.zeros((1, *faces.shape[1:]), np.uint8)
+        return [output.shape[1:] for output in self.session.run(self._outputs, {"faces": black})]
 
-def session(model: bytes) -> onnxruntime.InferenceSession:
-    """A session of ONNX Runtime on the CPU whose threads rest between calls."""
+    def _padded(self) -> set[str]:
+        """Tensors that have come with more channels than they have means."""
+        values, means = self._shapes[: len(self.names)], self._shapes[len(self.names) :]
+        shapes = zip(self.names, values, means, strict=True)
+        return {name for name, value, mean in shapes if value[0] != mean[0]}
+
+
+def _hand_out(model: ir.Model, names: Sequence[str]) -> list[str]:
+    """Make tensors outputs, and means of their channels; returns the names of the means."""
+    values = {v.name: v for node in model.graph for v in node.outputs}
+    found = [values[name] for name in names]
+    nodes = [_mean(value) for value in found]
+    model.graph.extend(nodes)
+    means = [node.outputs[0] for node in nodes]
+    model.graph.outputs.extend([*found, *means])
+    return [str(mean.name) for mean in means]
+
+
+def _mean(value: ir.Value) -> ir.Node:
+    """A node that gives the means of the channels of a tensor [N, channels, ...]."""
+    assert value.shape is not None
+    name = f"{value.name}.mean"
+    # ONNX Runtime has no other mean that reads its own layout.
+    kind = "GlobalAveragePool" if len(value.shape) > 2 else "Identity"
+    node = ir.node(kind, [value], name=name)
+    mean = node.outputs[0]
+    mean.name, mean.type = name, ir.TensorType(ir.DataType.FLOAT)
+    mean.shape = ir.Shape([*value.shape[:2], *[1] * (len(value.shape) - 2)])
+    return node
+
+
+def session(model: bytes, *, optimised: bool = False) -> onnxruntime.InferenceSession:
+    """A session of ONNX Runtime on the CPU whose threads rest between calls.
+
+    Args:
+        model: ONNX.
+        optimised: Whether ONNX Runtime's optimiser has made it.
+    """
+    import onnxruntime
+
+    options = _options()
+    if optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _options() -> onnxruntime.SessionOptions:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     # Else they spin on the cores that observing needs.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return options
+
+
+def _open(model: bytes, names: Collection[str]) -> onnxruntime.InferenceSession:
+    """A session that gives tensors in ONNX Runtime's own layout, where it has one for them."""
+    if not names:
+        return session(model)
+    own = _optimise(model)
+    if not _leave_in_blocks(own.graph, names):
+        return session(model)
+    return session(own.SerializeToString(), optimised=True)
+
+
+def _optimise(model: bytes) -> onnx.ModelProto:
+    """The model as ONNX Runtime runs it on this machine."""
+    import onnxruntime
+
+    options = _options()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimised.onnx"
+        options.optimized_model_filepath = str(path)
+        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return onnx.load(path)
+
+
+def _leave_in_blocks(graph: onnx.GraphProto, names: Collection[str]) -> bool:
+    """Take out the nodes that bring tensors into ONNX's order just to hand them out."""
+    read = {name for node in graph.node for name in node.input}
+    last = [
+        node
+        for node in graph.node
+        if node.op_type == "ReorderOutput" and node.output[0] in set(names) - read
+    ]
+    renamed = {node.input[0]: node.output[0] for node in last}
+    for node in last:
+        graph.node.remove(node)
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+    for output in graph.output:
+        if output.name in renamed.values():
+            # The number of channels may be a larger one there.
+            output.type.tensor_type.ClearField("shape")
+    return bool(last)

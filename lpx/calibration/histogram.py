@@ -17,12 +17,14 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
-_SHIFT = 16  # keeps the sign, 8 exponent bits and 7 of the 23 mantissa bits
-_SIGN = 1 << 15
+_SHIFT = 16  # keeps 8 exponent bits and 7 of the 23 mantissa bits, and the sign, which is masked
+_MAGNITUDE = np.uint16(0x7FFF)
 BINS = 0x7F80_0000 >> _SHIFT
 """Number of bins: all finite magnitudes; the first one past them would hold infinity."""
+_USUAL = np.array([2.0**-80, 2.0**32], np.float32).view(np.uint32) >> _SHIFT
+"""Bins from 2**-80 to 2**32, where all but zeros lies as a rule."""
 _MOST = 1 << 24
-"""Codes whose counts are float32, as OpenCV hands them back; exact up to here."""
+"""Codes to count at once: counts are float32, as OpenCV hands them back; exact up to here."""
 
 Codes = NDArray[np.uint16]
 
@@ -35,16 +37,12 @@ def edges() -> NDArray[np.float64]:
 
 BLOCK = 1 << 17
 """Values to encode at once: half a MiB, which a core's cache holds from one step to the next."""
-_EVERY_OTHER = np.tile(np.array([0, _SIGN], np.uint16), BLOCK // 2)
 _UPPER = int(sys.byteorder == "little")
 _scratch = threading.local()
 
 
 def encode(values: NDArray[np.float32], codes: Codes) -> None:
-    """Write each value's code, which is the upper half of its bits, into `codes`.
-
-    Every other sign is flipped. It is dropped anyhow, and so the zeros of a ReLU, one after the
-    other, are counted in two places in turn: a processor waits long to count twice in one place.
+    """Write each value's code, which is the upper half of its magnitude's bits, into `codes`.
 
     Args:
         values: float32 [N], contiguous.
@@ -62,30 +60,22 @@ def encode(values: NDArray[np.float32], codes: Codes) -> None:
         # Faster than a shift, though the lower halves are written for nothing.
         planes = [lower[: len(part)].reshape(1, -1), part.reshape(1, -1)]
         cv2.split(halves[:, start : start + BLOCK], planes if _UPPER else planes[::-1])
-        np.bitwise_xor(part, _EVERY_OTHER[: len(part)], out=part)
+        np.bitwise_and(part, _MAGNITUDE, out=part)
 
 
 class Histogram:
-    """Counts of |x| in logarithmic bins, with exact minimum, maximum and count."""
+    """Counts of |x| in logarithmic bins, with exact minimum, maximum and count.
+
+    Attributes:
+        low: Smallest value seen; infinite where none was.
+        high: Largest value seen.
+        counts: Values seen per bin, int64 [BINS].
+    """
 
     def __init__(self) -> None:
         self.low = np.inf
         self.high = -np.inf
-        self._counts: NDArray[np.int64] = np.zeros(BINS, np.int64)
-        # What was counted last, by code, as OpenCV counts it: adding that up in its own type is
-        # much cheaper than sorting it into bins after every batch.
-        self._recent: NDArray[np.float32] = np.zeros(2 * _SIGN, np.float32)
-        self._recent_count = 0
-
-    @property
-    def counts(self) -> NDArray[np.int64]:
-        """Values seen per bin, int64 [BINS]; the histogram's own, to be changed in place."""
-        if self._recent_count:
-            by_sign = self._recent.reshape(2, _SIGN)[:, :BINS]
-            self._counts += by_sign.sum(axis=0, dtype=np.int64)
-            self._recent[:] = 0
-            self._recent_count = 0
-        return self._counts
+        self.counts: NDArray[np.int64] = np.zeros(BINS, np.int64)
 
     @property
     def count(self) -> int:
@@ -120,16 +110,24 @@ class Histogram:
             low: The smallest of the values.
             high: The largest.
         """
+        for start in range(0, len(codes), _MOST):
+            self._count(codes[start : start + _MOST].reshape(1, -1))
+        self.low, self.high = min(self.low, low), max(self.high, high)
+
+    def _count(self, codes: Codes) -> None:
         import cv2
 
-        for start in range(0, len(codes), _MOST):
-            part = codes[start : start + _MOST].reshape(1, -1)
-            if self._recent_count + part.size > _MOST:
-                _ = self.counts
-            found = cv2.calcHist([part], [0], None, [2 * _SIGN], [0, 2 * _SIGN])
-            self._recent += found.reshape(-1)
-            self._recent_count += part.size
-        self.low, self.high = min(self.low, low), max(self.high, high)
+        # Few bins are several times as cheap as all of them, and the zeros of a ReLU are out of
+        # them: a processor waits long to count twice, one after the other, in one place.
+        first, end = (int(bound) for bound in _USUAL)
+        usual = cv2.calcHist([codes], [0], None, [end - first], [first, end]).reshape(-1)
+        nonzero = cv2.countNonZero(codes)
+        if int(usual.sum(dtype=np.float64)) == nonzero:
+            self.counts[first:end] += usual.astype(np.int64)
+            self.counts[0] += codes.size - nonzero
+        else:
+            whole = cv2.calcHist([codes], [0], None, [BINS], [0, BINS]).reshape(-1)
+            self.counts += whole.astype(np.int64)
 
     def merge(self, other: Histogram) -> None:
         """Take in what another histogram has seen; the same as if this one had seen it."""

@@ -16,37 +16,35 @@ _scratch = threading.local()
 
 
 class Observer:
-    """Statistics of one activation, float32 [N, channels, ...]."""
+    """Statistics of one activation."""
 
     def __init__(self, channels: int) -> None:
         self.histogram = Histogram()
         self.mean = ExactMean(channels)
 
-    def add(self, values: NDArray[np.float32]) -> bool:
-        """Take in a batch; False, and nothing taken, where a value is not finite."""
-        # Its reductions are several times as fast as NumPy's, and sums are in float64.
+    def add(self, values: NDArray[np.float32], means: NDArray[np.float32]) -> bool:
+        """Take in a batch; False, and nothing taken, where a value is not finite.
+
+        Args:
+            values: float32 of any shape, in any order.
+            means: Their mean per face and channel, float32 [N, channels]: not finite where one of
+                the values is not.
+        """
+        if not np.isfinite(means).all():
+            return False
+        # Its reductions are several times as fast as NumPy's.
         import cv2
 
-        faces, channels = values.shape[:2]
-        planes = values.reshape(faces * channels, -1)
-        width = planes.shape[1]
-        codes = _codes(planes.size)
-        sums = np.empty(len(planes), np.float64)
+        flat = values.reshape(1, -1)
+        codes = _codes(flat.size)
         low, high = np.inf, -np.inf
-        step = max(1, BLOCK // width)
-        for start in range(0, len(planes), step):
-            block = planes[start : start + step]
-            encode(block.reshape(-1), codes[start * width : start * width + block.size])
+        for start in range(0, flat.size, BLOCK):
+            block = flat[:, start : start + BLOCK]
+            encode(block[0], codes[start : start + BLOCK])
             least, most = cv2.minMaxLoc(block)[:2]
             low, high = min(low, least), max(high, most)
-            rows = cv2.reduce(block, 1, cv2.REDUCE_SUM, dtype=cv2.CV_64F)
-            sums[start : start + step] = rows[:, 0]
-        # A sum of finite float32 is finite in float64; of anything else it never is.
-        if not np.isfinite(sums).all():
-            return False
         self.histogram.add_codes(codes, low, high)
-        means = (sums / width).astype(np.float32)
-        self.mean.add(means.reshape(faces, channels))
+        self.mean.add(means)
         return True
 
     def merge(self, other: Observer) -> None:

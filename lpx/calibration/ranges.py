@@ -27,18 +27,16 @@ def face_ranges(
         [n, tensors].
     """
     observed = ObservedModel(model)
-    rooms: list[NDArray[np.float32]] = []
+    room = observed.room(1)
     indices: list[int] = []
     lows: list[list[float]] = []
     highs: list[list[float]] = []
     skipped: list[Skipped] = []
     for batch in faces.stream(1, size, skipped):
-        if not rooms:
-            rooms = [np.zeros((1, *s), np.float32) for s in observed.shapes(batch.pixels)]
-        activations = observed.run(batch.pixels, rooms)
+        activations = observed.run(batch.pixels, room)
         indices.append(int(batch.indices[0]))
-        lows.append([float(a.min()) for a in activations])
-        highs.append([float(a.max()) for a in activations])
+        lows.append([float(a.values.min()) for a in activations])
+        highs.append([float(a.values.max()) for a in activations])
         if progress is not None:
             progress(indices[-1] + 1, len(faces.faces))
     shape = (len(indices), len(observed.names))
