@@ -1,0 +1,124 @@
+"""Activations are those of the model, whatever layout the runtime keeps them in."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from lpx.calibration import forward as module
+from lpx.calibration.forward import ObservedModel
+
+SIZE = 9
+GRAPH = """
+<ir_version: 9, opset_import: ["" : 20]>
+detector (uint8[n, 9, 9, 3] faces) => (float[n] score, float[n, 9, 9] patch_map)
+{
+  x = Cast <to = 1> (faces)
+  t = Transpose <perm = [0, 3, 1, 2]> (x)
+  a = Conv <pads = [1, 1, 1, 1]> (t, first)
+  b = Relu (a)
+  c = Conv <pads = [1, 1, 1, 1]> (b, second)
+  s = Add (c, b)
+  d = Relu (s)
+  e = Conv (d, third)
+  patch_map = ReduceMean <keepdims = 0> (e, channel)
+  score = ReduceMean <keepdims = 0> (e, all)
+}
+"""
+
+
+def net(width):
+    rng = np.random.default_rng(0)
+    proto = onnx.parser.parse_model(GRAPH)
+    constants = {
+        "first": (rng.standard_normal((width, 3, 3, 3)) / 255).astype(np.float32),
+        "second": (rng.standard_normal((width, width, 3, 3)) / 9).astype(np.float32),
+        "third": rng.standard_normal((16, width, 1, 1)).astype(np.float32),
+        "channel": np.array([1], np.int64),
+        "all": np.array([1, 2, 3], np.int64),
+    }
+    for name, value in constants.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    for node in proto.graph.node:
+        node.name = node.output[0]
+    return onnx.shape_inference.infer_shapes(proto).SerializeToString()
+
+
+def plain(data, names, pixels):
+    """The tensors in ONNX's order, every node computed as it is written."""
+    proto = onnx.load_model_from_string(data)
+    known = {value.name: value for value in proto.graph.value_info}
+    proto.graph.output.extend(known[name] for name in names)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return session.run(names, {"faces": pixels})
+
+
+def faces(count):
+    return np.random.default_rng(1).integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def in_order(values):
+    """Each face's values from the smallest to the largest."""
+    return np.sort(values.reshape(len(values), -1), axis=1)
+
+
+# 20 channels fill no whole number of blocks, whether of 8 or of 16; 24 fill blocks of 8.
+@pytest.mark.parametrize("width", [16, 17, 20, 24, 64])
+def test_values_and_means_are_the_models(width):
+    data = net(width)
+    observed = ObservedModel(data)
+    assert set(observed.names) >= {"b", "d"}
+    pixels = faces(5)
+    found = observed.run(pixels, observed.room(7))
+    wanted = plain(data, observed.names, pixels)
+    for activation, truth in zip(found, wanted, strict=True):
+        assert activation.values.shape[0] == 5
+        assert activation.values.size == truth.size
+        largest = np.abs(truth).max()
+        np.testing.assert_allclose(
+            in_order(activation.values), in_order(truth), rtol=1e-5, atol=1e-6 * largest
+        )
+        np.testing.assert_allclose(
+            activation.means, truth.mean(axis=(2, 3)), rtol=1e-5, atol=1e-6 * largest
+        )
+
+
+def test_memory_is_used_again():
+    observed = ObservedModel(net(16))
+    room = observed.room(4)
+    assert sum(a.values[0].size for a in room) == observed.values_per_face
+    first = observed.run(faces(4), room)[0]
+    assert np.shares_memory(first.values, room[0].values)
+    before = first.values.copy()
+    observed.run(faces(4)[::-1], room)
+    assert (first.values == before[::-1]).all()
+
+
+@pytest.mark.parametrize("blocks", [True, False])
+def test_runtime_without_a_layout_of_its_own(monkeypatch, blocks):
+    """Both ways give one result; the second is that of processors without such kernels."""
+    if not blocks:
+        monkeypatch.setattr(module, "_leave_in_blocks", lambda *_: False)
+    data = net(32)
+    observed = ObservedModel(data)
+    (found, *_) = observed.run(faces(2), observed.room(2))
+    (truth, *_) = plain(data, observed.names, faces(2))
+    np.testing.assert_allclose(in_order(found.values), in_order(truth), rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_is_brought_into_order_just_to_be_seen(monkeypatch):
+    graphs = []
+    opened = module.session
+    monkeypatch.setattr(module, "session", lambda m, **k: graphs.append(m) or opened(m, **k))
+    names = set(ObservedModel(net(64)).names)
+    (used,) = graphs
+    kinds = {n.output[0]: n.op_type for n in onnx.load_model_from_string(used).graph.node}
+    if "ReorderOutput" not in kinds.values():
+        pytest.skip("this processor's ONNX Runtime has no layout of its own")
+    assert "ReorderOutput" not in {kinds[name] for name in names}
