@@ -19,7 +19,7 @@ STAGES = {
 INTERVALS = {
     "bootstrap": "2,000 resamples of whole videos",
     "delong": "DeLong's, for independent faces",
-    "exact": "exact, as no order of a real and a fake face changed",
+    "one pair": "no real and fake changed places: as if one pair had",
 }
 """Where an interval comes from, by its method."""
 

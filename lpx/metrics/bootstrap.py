@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lpx.errors import LpxError
-from lpx.metrics.exact import unvaried
 from lpx.metrics.inputs import (
     Floats,
     check_between,
@@ -23,6 +22,7 @@ from lpx.metrics.inputs import (
     group_codes,
 )
 from lpx.metrics.intervals import Difference, same_scores
+from lpx.metrics.unvaried import one_pair_reach
 
 BLOCK_WEIGHTS = 1 << 16
 """Weights held at once, resamples times faces: bounds the memory and stays near the cache."""
@@ -45,8 +45,8 @@ def auc_difference_bootstrap(
     faces only, and of both. Each resample thus holds as many groups of each kind as the data,
     and no resample can lack a class. Reference and candidate see the same resamples. As any
     percentile interval it is somewhat too narrow where a class has few groups, below about 50.
-    Where no resample differs from another although scores do, the interval is the exact one of
-    `lpx.metrics.exact`, for as many pairs of a fake and a real as there are in groups apart.
+    Where no resample differs from another although scores do, the interval is the one of
+    `lpx.metrics.unvaried`, as if the faces of one pair of groups had changed places.
 
     Args:
         labels: [N], 1 = fake, 0 = real.
@@ -59,7 +59,7 @@ def auc_difference_bootstrap(
 
     Returns:
         The difference on the faces themselves, the percentile interval and the standard
-        deviation over the resamples, method "bootstrap", or "exact" where nothing varies.
+        deviation over the resamples, method "bootstrap", or "one pair" where nothing varies.
 
     Raises:
         LpxError: One class only, a label other than 0 and 1, a score that is not finite,
@@ -85,9 +85,9 @@ def auc_difference_bootstrap(
     estimate = float((ranked[1].auc(once) - ranked[0].auc(once))[0])
     drawn = np.concatenate(differences)
     if (drawn == estimate).all() and not same_scores(reference, candidate):
-        pairs = _pairs(is_fake, codes, len(names))
-        ends = unvaried(estimate, pairs, confidence, least=-1.0, greatest=1.0)
-        return Difference(estimate, *ends, 0.0, method="exact")
+        fakes, reals = (int(has.sum()) for has in _members(is_fake, codes, len(names)))
+        reach = one_pair_reach(fakes, reals, confidence)
+        return Difference(estimate, estimate - reach, estimate + reach, 0.0, method="one pair")
     return _summarise(estimate, drawn, confidence)
 
 
@@ -145,12 +145,6 @@ def _members(
     """Which groups have fakes, and which reals."""
     has_fake = np.bincount(codes, weights=is_fake, minlength=groups) > 0
     return has_fake, np.bincount(codes, weights=~is_fake, minlength=groups) > 0
-
-
-def _pairs(is_fake: NDArray[np.bool_], codes: Codes, groups: int) -> int:
-    """Pairs of a fake and a real of different groups, no group in two of them."""
-    has_fake, has_real = _members(is_fake, codes, groups)
-    return min(int(has_fake.sum()), int(has_real.sum()), groups // 2)
 
 
 def _strata(is_fake: NDArray[np.bool_], codes: Codes, groups: int) -> list[Codes]:

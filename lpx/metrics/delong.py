@@ -5,8 +5,8 @@ IEEE Signal Processing Letters 21 (2014). Faces are taken to be independent: whe
 from one video the interval is too narrow, and `auc_difference_bootstrap` is the one to trust.
 
 Where nothing varies, as with a perfect separation, the variance is 0 and says nothing of faces not
-seen: the interval is that of `lpx.metrics.exact` then. Two engines that score every face alike but
-for rounding are one detector, whatever the faces, and their difference is 0.
+seen: the interval is that of `lpx.metrics.unvaried` then. Two engines that score every face alike
+but for rounding are one detector, whatever the faces, and their difference is 0.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lpx.errors import LpxError
-from lpx.metrics.exact import unvaried
 from lpx.metrics.inputs import Floats, check_between, checked_classes, checked_scores
 from lpx.metrics.intervals import Difference, Interval, same_scores
 from lpx.metrics.ranks import doubled_placements
+from lpx.metrics.unvaried import exact_ends, one_pair_reach
 
 
 def auc_interval(labels: ArrayLike, scores: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -45,7 +45,8 @@ def auc_interval(labels: ArrayLike, scores: ArrayLike, confidence: float = 0.95)
     placed = _place(is_fake, checked_scores("scores", scores, len(is_fake)))
     error = _standard_error(placed.of_fakes, placed.of_reals)
     if not error:
-        ends = unvaried(placed.auc, placed.pairs, confidence, least=0.0, greatest=1.0)
+        pairs = min(len(placed.of_fakes), len(placed.of_reals))
+        ends = exact_ends(placed.auc, pairs, confidence)
         return Interval(placed.auc, *ends, error, method="exact")
     reach = _quantile(confidence) * error
     return Interval(
@@ -72,8 +73,8 @@ def auc_difference(
         confidence: The interval's nominal coverage, in (0, 1).
 
     Returns:
-        The difference and its interval, method "delong", or "exact" where nothing varies although
-        scores differ.
+        The difference and its interval, method "delong", or "one pair" where nothing varies
+        although scores differ.
 
     Raises:
         LpxError: Fewer than two faces of a class, a label other than 0 and 1, a score that is
@@ -91,8 +92,8 @@ def auc_difference(
         candidate.of_fakes - reference.of_fakes, candidate.of_reals - reference.of_reals
     )
     if not error and not same_scores(before, after):
-        ends = unvaried(estimate, reference.pairs, confidence, least=-1.0, greatest=1.0)
-        return Difference(estimate, *ends, error, method="exact")
+        reach = one_pair_reach(len(reference.of_fakes), len(reference.of_reals), confidence)
+        return Difference(estimate, estimate - reach, estimate + reach, error, method="one pair")
     reach = _quantile(confidence) * error
     return Difference(estimate, estimate - reach, estimate + reach, error, method="delong")
 
@@ -104,11 +105,6 @@ class _Placed:
     auc: float
     of_fakes: NDArray[np.float64]
     of_reals: NDArray[np.float64]
-
-    @property
-    def pairs(self) -> int:
-        """Pairs of a fake and a real that share no face."""
-        return min(len(self.of_fakes), len(self.of_reals))
 
 
 def _place(is_fake: NDArray[np.bool_], scores: Floats) -> _Placed:

@@ -41,7 +41,7 @@ class Difference:
         low: The interval's lower end.
         high: The interval's upper end.
         standard_error: Of the estimate, in units of AUC; 0 where nothing varies.
-        method: How the interval was made: "delong", "bootstrap" or "exact".
+        method: How the interval was made: "delong", "bootstrap" or "one pair".
     """
 
     estimate: float

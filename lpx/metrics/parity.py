@@ -92,9 +92,9 @@ def faces_needed(difference: Difference, faces: int, margin: float = 0.005) -> i
     """Estimate how many faces in all would decide the verdict.
 
     The estimate is taken to stay where it is and the interval to shrink about it with
-    1/sqrt(faces), or, where nothing varies, as the exact one does. The new faces have to be like
-    the old ones, with as many per video and the same share of fakes: more frames of the same videos
-    do not count.
+    1/sqrt(faces), or with 1/faces^2 where it is that of one pair. The new faces have to be like the
+    old ones, with as many per video and the same share of fakes: more frames of the same videos do
+    not count.
 
     Args:
         difference: AUC(candidate) - AUC(reference) with its interval.
@@ -103,8 +103,7 @@ def faces_needed(difference: Difference, faces: int, margin: float = 0.005) -> i
 
     Returns:
         The number of faces; `faces` itself where the verdict is decided already; None where
-        the estimate lies on the margin, which no number of faces decides, or where nothing varies
-        but the AUCs differ.
+        the estimate lies on the margin, which no number of faces decides.
 
     Raises:
         LpxError: `margin` lies outside [0, 1], or `faces` is below 1.
@@ -112,22 +111,14 @@ def faces_needed(difference: Difference, faces: int, margin: float = 0.005) -> i
     check_between("faces", faces, 1, math.inf, closed=True)
     if verdict(difference, margin) != "undecided":
         return faces
-    if difference.method == "exact":
-        return _faces_needed_unvaried(difference, faces, margin)
     distance = difference.estimate + margin
     # A difference of AUCs is rounded: on the margin means but for the last digits.
     if math.isclose(difference.estimate, -margin, rel_tol=1e-9, abs_tol=1e-12):
         return None
     above = distance > 0
     reach = difference.estimate - difference.low if above else difference.high - difference.estimate
-    return math.floor(faces * (reach / distance) ** 2) + 1
-
-
-def _faces_needed_unvaried(difference: Difference, faces: int, margin: float) -> int | None:
-    """The lower end is share - 1, and the share's logarithm shrinks with 1/faces."""
-    if difference.estimate or difference.low <= -1.0 or margin in (0.0, 1.0):
-        return None
-    return math.floor(faces * math.log1p(difference.low) / math.log1p(-margin)) + 1
+    power = 0.5 if difference.method == "one pair" else 2
+    return math.floor(faces * abs(reach / distance) ** power) + 1
 
 
 def score_difference(ref: ArrayLike, cand: ArrayLike) -> ScoreDifference:

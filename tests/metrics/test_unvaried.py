@@ -16,7 +16,7 @@ from lpx.metrics import (
     faces_needed,
     verdict,
 )
-from lpx.metrics.exact import unvaried
+from lpx.metrics.unvaried import exact_ends, one_pair_reach
 
 from .samples import binormal_auc
 
@@ -67,7 +67,7 @@ def exponential(rng, sets, faces, area):
 def test_bound_misses_the_truth_in_no_more_than_it_says(draw, faces):
     """A true AUC just below the bound: perfect separation, which would miss it, has to be rare."""
     rng = np.random.default_rng(faces)
-    low, _ = unvaried(1.0, faces, 0.95, 0.0, 1.0)
+    low, _ = exact_ends(1.0, faces, 0.95)
     reals, fakes = draw(rng, 20_000, faces, low - 1e-9)
     missed = (reals.max(axis=1) < fakes.min(axis=1)).mean()
     assert missed <= 0.025 + 3 * math.sqrt(0.025 / 20_000)
@@ -94,30 +94,60 @@ def test_intervals_of_few_well_separated_faces_cover_the_truth():
     assert np.mean(covers) > 0.85
 
 
-def test_a_loss_beyond_the_margin_is_hardly_ever_called_parity():
-    """An engine that loses one face in a hundred, benched on 50 a class that hold none mostly."""
+def test_reach_of_one_pair_is_delongs_where_one_pair_changed():
+    """The two whose scores meet change places, and DeLong's interval is that wide then."""
+    labels, reference = separated(30, 40)
+    candidate = reference.copy()
+    candidate[[29, 30]] = reference[[30, 29]]
+    found = auc_difference(labels, reference, candidate)
+    assert (found.estimate, found.method) == (pytest.approx(-1 / 1200), "delong")
+    assert found.high - found.estimate == pytest.approx(one_pair_reach(30, 40, 0.95), rel=1e-6)
+
+
+def test_fewer_changes_make_no_worse_verdict():
+    labels, reference = separated(60, 60)
+    moved = reference + 0.01 * labels
+    swapped = moved.copy()
+    swapped[[59, 60]] = moved[[60, 59]]
+    none, one = (auc_difference(labels, reference, scores) for scores in (moved, swapped))
+    assert none.method == "one pair"
+    assert none.low >= one.low
+    assert verdict(none) == verdict(one) == "holds"
+
+
+def test_few_videos_that_none_passes_decide_nothing():
+    """Six videos a class, of which the engine passes one in twenty: mostly none is seen."""
     rng = np.random.default_rng(4)
-    labels, reference = separated(50, 50)
-    held = []
-    for _ in range(500):
-        lost = (rng.random(100) < 0.01) & (labels == 1)
-        candidate = np.where(lost, -1.0, reference + 0.01)
-        held.append(verdict(auc_difference(labels, reference, candidate)) == "holds")
-        grouped = auc_difference_bootstrap(labels, reference, candidate, np.arange(100) // 2, 40)
-        held.append(verdict(grouped) == "holds")
-    assert np.mean(held) <= 0.025
+    labels, reference = separated(6, 6)
+    held = unchanged = 0
+    for _ in range(400):
+        lost = (rng.random(12) < 0.05) & (labels == 1)
+        found = auc_difference(labels, reference, np.where(lost, -1.0, reference + 0.01))
+        unchanged += found.estimate == 0
+        held += verdict(found) == "holds"
+    assert unchanged > 200
+    assert held == 0
 
 
-def test_unchanged_order_holds_where_there_are_enough_faces():
-    for faces, expected in ((735, "undecided"), (736, "holds")):
-        labels, reference = separated(faces, faces + 100)
+def test_enough_faces_decide():
+    # 1.96 sqrt(2) / 0.005 is 554.4.
+    for reals, fakes, expected in ((22, 25, "undecided"), (23, 25, "holds")):
+        labels, reference = separated(reals, fakes)
         found = auc_difference(labels, reference, reference + 0.01 * labels)
-        assert (found.estimate, found.method) == (0.0, "exact")
+        assert (found.estimate, found.method) == (0.0, "one pair")
         assert verdict(found) == expected
-    labels, reference = separated(40, 60)
-    few = auc_difference(labels, reference, reference + 0.01 * labels)
-    # Of 100 faces, 40 are of the smaller class; 736 of that have to be.
-    assert faces_needed(few, 100) == pytest.approx(736 * 100 / 40, rel=0.01)
+
+
+@given(st.integers(2, 20), st.integers(1, 4))
+def test_as_many_faces_as_needed_decide(reals, times):
+    labels, reference = separated(reals, times * reals)
+    found = auc_difference(labels, reference, reference + 0.01 * labels)
+    needed = faces_needed(found, len(labels))
+    scale = needed / len(labels)
+    shrunk = one_pair_reach(reals, times * reals, 0.95) / scale**2
+    assert (shrunk < 0.005) or verdict(found) == "holds"
+    if verdict(found) == "undecided":
+        assert one_pair_reach(reals, times * reals, 0.95) / (scale - 2 / len(labels)) ** 2 > 0.005
 
 
 def test_rounding_makes_no_other_detector():
@@ -131,42 +161,34 @@ def test_rounding_makes_no_other_detector():
         assert verdict(found) == "holds"
 
 
-def test_a_difference_that_all_pairs_show_is_bounded_too():
+def test_a_difference_that_all_pairs_show_is_no_point():
     labels = [0, 0, 1, 1]
     found = auc_difference(labels, [0.5, 0.5, 0.5, 0.5], [0.1, 0.1, 0.9, 0.9])
-    same = math.sqrt(0.025)
-    assert found.estimate == 0.5
-    assert (found.low, found.high) == pytest.approx((1.5 * same - 1, 1 - same / 2))
-    assert verdict(found) == "undecided"
-    assert faces_needed(found, 4) is None
+    reach = one_pair_reach(2, 2, 0.95)
+    assert (found.low, found.estimate, found.high) == (0.5 - reach, 0.5, 0.5 + reach)
 
 
 @pytest.mark.parametrize(
-    ("groups", "pairs"),
+    ("groups", "fakes", "reals"),
     [
-        ([0, 1, 2, 3, 4, 5, 6, 7], 4),  # every face for itself
-        ([0, 0, 1, 1, 2, 2, 3, 3], 2),  # two videos of each class
-        ([0, 1, 2, 3, 0, 1, 2, 3], 2),  # four videos of both: a pair takes two
-        ([0, 1, 2, 3, 0, 0, 1, 1], 2),
+        ([0, 1, 2, 3, 4, 5, 6, 7], 4, 4),  # every face for itself
+        ([0, 0, 1, 1, 2, 2, 3, 3], 2, 2),  # two videos of each class
+        ([0, 1, 2, 3, 0, 1, 2, 3], 4, 4),  # four videos of both
+        ([0, 1, 2, 3, 0, 0, 1, 1], 2, 4),
     ],
 )
-def test_faces_of_one_group_count_once(groups, pairs):
+def test_faces_of_one_group_count_once(groups, fakes, reals):
     labels, reference = separated(4, 4)
     found = auc_difference_bootstrap(labels, reference, reference + 0.1 * labels, groups, 50)
-    assert found.method == "exact"
-    assert (found.low, found.high) == unvaried(0.0, pairs, 0.95, -1.0, 1.0)
+    reach = one_pair_reach(fakes, reals, 0.95)
+    assert (found.low, found.high, found.method) == (-reach, reach, "one pair")
 
 
-def test_no_pair_bounds_nothing():
-    assert unvaried(0.0, 0, 0.95, -1.0, 1.0) == (-1.0, 1.0)
-
-
-@given(st.integers(1, 10_000), st.floats(-1, 1), st.floats(0.5, 0.999))
-def test_bounds_hold_the_estimate_and_shrink(pairs, value, confidence):
-    low, high = unvaried(value, pairs, confidence, -1.0, 1.0)
-    assert -1 - 1e-12 <= low <= value + 1e-12
-    assert value - 1e-12 <= high <= 1 + 1e-12
-    more = unvaried(value, pairs + 1, confidence, -1.0, 1.0)
+@given(st.integers(1, 10_000), st.sampled_from([0.0, 0.5, 1.0]), st.floats(0.5, 0.999))
+def test_exact_ends_hold_the_estimate_and_close_in(pairs, value, confidence):
+    low, high = exact_ends(value, pairs, confidence)
+    assert 0 <= low <= value <= high <= 1
+    more = exact_ends(value, pairs + 1, confidence)
     assert more[1] - more[0] < high - low
 
 
