@@ -533,3 +533,15 @@ def test_on_a_phone(page: str, tmp_path: Path) -> None:
     assert seen["width"] == 375
     assert seen["overflow"] <= 0
     assert all(width > 250 and height > 100 for width, height in seen["figures"])
+
+
+def test_headers_of_the_engines_break_only_between_their_parts(page: str) -> None:
+    """The table fits a window of 1,200 pixels: long headers break, but not within "|Δ|"."""
+    head = page[page.index('id="engines-table"') :]
+    head = head[: head.index("</thead>")]
+    assert (
+        '<small><span class="whole">ms/face,</span> <span class="whole">p99</span></small>' in head
+    )
+    assert '<span class="whole">mean\N{NO-BREAK SPACE}|Δ|</span>' in head
+    assert ".whole { white-space: nowrap; }" in page
+    assert ".engines thead .number, .engines thead small { white-space: normal; }" in page
