@@ -8,10 +8,11 @@ only, and inferred only (from memory, the same batches). Perfect overlap runs at
 slower of the two. Two kinds of engine:
 
 device: waits for so long as decoding takes, and leaves the CPU alone, as a GPU does. Overlap can be
-perfect.
-cpu: ONNX Runtime on the demo's model. Decoding and inference want the same cores, and inference
-alone already fills them: then no order of work is faster than one after the other, which the column
-"one after the other" gives.
+perfect, and the target is 0.9 of the slower.
+cpu: ONNX Runtime on the demo's model. Decoding and inference want the same cores, and each alone
+fills them: then no order of work is faster than one after the other, but for what either leaves
+idle. The target is 0.97 of that. Scoring takes the session that `lpx bench` scores with, inference
+alone the one that it times.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from lpx.models.checkpoint import load_checkpoint
 SIDE = 317
 """Side of the crops on disk: DeepfakeBench's are of some 256 to 320 px."""
 FILES = 480
-TARGET = 0.9
+TARGETS = {"device": ("of_slower", 0.9), "cpu": ("of_one_after_the_other", 0.97)}
 
 
 class Device:
@@ -81,8 +82,10 @@ def rate(work: Callable[[], object], faces: int) -> float:
     return faces / (time.perf_counter() - started)
 
 
-def turns(engine: Engine, faces: FaceSet, size: int, seconds: float) -> dict[str, Any]:
-    """Rates of decoding, of inference and of both, in turns, and the median of their ratios."""
+def turns(
+    alone: Engine, scoring: Engine, faces: FaceSet, size: int, seconds: float
+) -> dict[str, Any]:
+    """Rates of decoding, of inference and of both, in turns, and ratios of them."""
     batches = [batch.pixels for batch in faces.stream(BATCH, size, [])]
 
     def decode() -> None:
@@ -91,10 +94,10 @@ def turns(engine: Engine, faces: FaceSet, size: int, seconds: float) -> dict[str
 
     def infer() -> None:
         for pixels in batches:
-            engine.infer(pixels)
+            alone.infer(pixels)
 
     def both() -> None:
-        score({"engine": engine}, faces, size)
+        score({"engine": scoring}, faces, size)
 
     works = {"decode": decode, "infer": infer, "both": both}
     for work in works.values():
@@ -104,19 +107,23 @@ def turns(engine: Engine, faces: FaceSet, size: int, seconds: float) -> dict[str
     while time.perf_counter() < end or len(found["both"]) < 3:
         for name, work in works.items():
             found[name].append(rate(work, len(faces.faces)))
-    ratios, serial = [], []
-    for d, i, b in zip(*found.values(), strict=True):
-        ratios.append(b / min(d, i))
-        serial.append(1 / (1 / d + 1 / i) / min(d, i))
-    rates = {f"{name}_per_s": statistics.median(found[name]) for name in works}
+    rows = list(zip(*found.values(), strict=True))
     return {
-        **rates,
-        "ratio": statistics.median(ratios),
-        "ratio_least": min(ratios),
-        "ratio_greatest": max(ratios),
-        "one_after_the_other": statistics.median(serial),
-        "turns": len(ratios),
+        **{f"{name}_per_s": statistics.median(found[name]) for name in works},
+        "of_slower": spread([b / min(d, i) for d, i, b in rows]),
+        "of_one_after_the_other": spread([b * (1 / d + 1 / i) for d, i, b in rows]),
+        "turns": len(rows),
     }
+
+
+def spread(ratios: Sequence[float]) -> dict[str, float]:
+    """Median and quartiles: a machine that others use has outliers."""
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return {"median": middle, "low": low, "high": high}
+
+
+def shown(ratio: dict[str, float]) -> str:
+    return f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
 
 
 @click.command()
@@ -129,23 +136,28 @@ def main(seconds: float, json_path: Path | None) -> None:
         write_crops(Path(scratch))
         faces = open_set(f"folder:{scratch}", "test")
         decoded = rate(lambda: list(faces.stream(BATCH, size, [])), len(faces.faces))
-        engines = {
-            "device": Device(1 / decoded),
-            "cpu": OnnxRuntimeEngine(to_onnx(detector), size),
+        device, model = Device(1 / decoded), to_onnx(detector)
+        engines: dict[str, tuple[Engine, Engine]] = {
+            "device": (device, device),
+            "cpu": (
+                OnnxRuntimeEngine(model, size),
+                OnnxRuntimeEngine(model, size, shares_cores=True),
+            ),
         }
-        rows = {name: turns(engine, faces, size, seconds) for name, engine in engines.items()}
+        rows = {name: turns(*pair, faces, size, seconds) for name, pair in engines.items()}
     machine = read_machine()
     print(f"{machine.cpu}, {machine.cores} cores, load {os.getloadavg()[0]:.1f}; {FILES} JPEGs of "
           f"{SIDE} px, scored at {size} px; faces/s")  # fmt: skip
-    print("| engine | decode alone | infer alone | both | of the slower [least, greatest] | "
-          "one after the other | |")  # fmt: skip
+    print("| engine | decode alone | infer alone | both | of the slower [quartiles] | "
+          "of one after the other [quartiles] | target |")  # fmt: skip
     print("|---|---|---|---|---|---|---|")
     for name, r in rows.items():
-        verdict = "held" if r["ratio"] >= TARGET else "missed"
+        of, target = TARGETS[name]
+        verdict = "held" if r[of]["median"] >= target else "missed"
         print(
             f"| {name} | {r['decode_per_s']:.0f} | {r['infer_per_s']:.0f} | {r['both_per_s']:.0f} "
-            f"| {r['ratio']:.2f} [{r['ratio_least']:.2f}, {r['ratio_greatest']:.2f}] | "
-            f"{r['one_after_the_other']:.2f} | {TARGET:g}: {verdict} |"
+            f"| {shown(r['of_slower'])} | {shown(r['of_one_after_the_other'])} | {target:g} "
+            f"{of.replace('_', ' ')}: {verdict} |"
         )
     if json_path:
         result = {"cpu": machine.cpu, "cores": machine.cores, "size": size, "rows": rows}

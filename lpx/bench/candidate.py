@@ -23,9 +23,12 @@ class Candidate:
         opened: Gives the engine to another thread, or anew, with CUDA graphs or without where its
             runtime has them.
         graph: ONNX that is the engine; None where the engine is something else.
+        scoring: Gives what scores faces while others are decoded, where that is another than
+            `engine`, which is timed alone.
     """
 
     manifest: EngineManifest
     engine: Engine
     opened: Callable[[bool], AbstractContextManager[Engine]]
     graph: bytes | None = None
+    scoring: Callable[[], AbstractContextManager[Engine]] | None = None

@@ -16,6 +16,8 @@ from lpx.workspace import read_json
 
 SLOWER = 0.05
 """Share by which a median may grow: two runs on one machine differ by as much."""
+MORE_ENERGY = 0.05
+"""Share by which energy may grow."""
 REMAKE = "lpx bench --dataset NAME"
 
 _NEEDED = {
@@ -23,7 +25,9 @@ _NEEDED = {
     "model",
 }  # fmt: skip
 
-Kind = Literal["verdict", "auc", "latency", "engine"]
+Kind = Literal["verdict", "auc", "latency", "energy", "engine"]
+
+_ENERGIES = {"gross": "gross_j_per_face", "net": "net_j_per_face"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Comparison:
 
     Attributes:
         environment: What differs in machine, power mode and versions: (what, before, after).
-        same_machine: Latencies may be compared.
+        same_machine: Latencies and energies may be compared.
         changes: Per engine and figure.
     """
 
@@ -98,7 +102,10 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def compare_reports(
-    before: Mapping[str, Any], after: Mapping[str, Any], slower: float = SLOWER
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    slower: float = SLOWER,
+    more_energy: float = MORE_ENERGY,
 ) -> Comparison:
     """Compare two reports.
 
@@ -106,6 +113,7 @@ def compare_reports(
         before: The report to compare with, as `read_report` gives it.
         after: The new one.
         slower: Share by which a median latency may grow before it is a regression.
+        more_energy: Share by which the energy of a face may, gross or net.
 
     Raises:
         LpxError: They are of different faces, so that AUCs cannot be compared.
@@ -127,6 +135,8 @@ def compare_reports(
             changes.append(Change(name, "engine", "engine", None, "ran", False, "it is new"))
         if name in old and name in new:
             changes += _figures(old[name], new[name], after["margin"], slower, same_machine)
+            if "verdict" in new[name]:
+                changes += _energies(old[name], new[name], more_energy, same_machine)
     return Comparison(tuple(environment), same_machine, tuple(changes))
 
 
@@ -160,6 +170,60 @@ def _latency(
         note += ", not judged: another machine or power mode"
     figure = f"ms per face, batch {new['batch']}"
     return Change(name, "latency", figure, before, after, worse and judged, note)
+
+
+def _energies(
+    old: Mapping[str, Any], new: Mapping[str, Any], more: float, judged: bool
+) -> Iterator[Change]:
+    """Energy of a face, gross and net of what the idle machine draws."""
+    name, before, after = new["name"], old["energy"], new["energy"]
+    if not (_measured(before) or _measured(after)):
+        return
+    if not (_measured(before) and _measured(after)):
+        lacking, when = (before, "before") if _measured(after) else (after, "now")
+        why = f"unavailable {when}: {lacking['unavailable']}" if lacking else f"not measured {when}"
+        values = _gross(before), _gross(after)
+        yield Change(name, "energy", "J per face, gross", *values, False, f"not judged: {why}")
+        return
+    other = [
+        f"{what} was {before[key]}, is {after[key]}"
+        for key, what in (("batch", "batch"), ("source", "what measured it"))
+        if before[key] != after[key]
+    ]
+    if not judged:
+        other.append("another machine or power mode")
+    for kind, key in _ENERGIES.items():
+        figure = f"J per face, {kind}, batch {after['batch']}"
+        yield _energy(name, figure, before[key], after[key], more, other)
+
+
+def _energy(
+    name: str, figure: str, old: Mapping[str, Any], new: Mapping[str, Any], more: float,
+    unlike: list[str],
+) -> Change:  # fmt: skip
+    """A mean over windows; worse where it grew by more than `more` and the intervals are apart."""
+    before, after = old["mean"], new["mean"]
+    # Net energy is a difference, and near 0 on a noisy machine: no ratio can be formed then.
+    worse = _apart(old, new) and after - before > more * abs(before)
+    note = ""
+    if worse:
+        note = f"{after / before:.2f} times as much" if before > 0 else "more"
+    if unlike and worse:
+        note += f", not judged: {'; '.join(unlike)}"
+    return Change(name, "energy", figure, before, after, worse and not unlike, note)
+
+
+def _apart(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """The new interval lies above the old one; a single window has none, and tells nothing."""
+    return None not in (old["high"], new["low"]) and bool(new["low"] > old["high"])
+
+
+def _measured(energy: Mapping[str, Any] | None) -> bool:
+    return energy is not None and "unavailable" not in energy
+
+
+def _gross(energy: Mapping[str, Any] | None) -> float | None:
+    return energy["gross_j_per_face"]["mean"] if energy and _measured(energy) else None
 
 
 def _low(row: Mapping[str, Any]) -> float:
@@ -229,7 +293,11 @@ def render_comparison(found: Comparison) -> str:
     count = len(found.regressions)
     blocks = [f"## {'❌' if count else '✅'} {summary(found)}"]
     if found.environment:
-        warned = "" if found.same_machine else "**The machine differs: latencies are not judged.** "
+        warned = (
+            ""
+            if found.same_machine
+            else ("**The machine differs: latencies and energies are not judged.** ")
+        )
         blocks += [f"{warned}Environment:", table(("what", "before", "after"), found.environment)]
     rows = [
         [c.engine, c.figure, shown(c.before), shown(c.after), "❌" * c.regression, c.note]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -119,9 +120,12 @@ def bench(
     engines: dict[str, Engine] = {REFERENCE: reference}
     engines |= {name: candidate.engine for name, candidate in candidates.items()}
     between = graphs.engines() if graphs else {}
-    everything = score(
-        engines | between, faces, card.input_size, watch.scoring, needed=(REFERENCE,), store=store
-    )
+    with ExitStack() as stack:
+        scoring = {n: stack.enter_context(c.scoring()) for n, c in candidates.items() if c.scoring}
+        everything = score(
+            engines | scoring | between, faces, card.input_size, watch.scoring,
+            needed=(REFERENCE,), store=store,
+        )  # fmt: skip
     failed = [failure for failure in everything.failed if failure.name in engines]
     scored = replace(
         everything,

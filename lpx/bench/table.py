@@ -17,8 +17,8 @@ class Column:
 
     Attributes:
         key: Sorts by it: `#sort=key`.
-        title: Its header.
-        note: Below the header: unit, or what the cell's second line is.
+        title: Its header; it may break into lines at spaces, though not at no-break spaces.
+        note: Below the header: unit, or what the cell's second line is; likewise.
         numeric: Aligned right.
     """
 
@@ -49,22 +49,27 @@ def columns(report: Mapping[str, Any]) -> list[Column]:
         Column("engine", "Engine", numeric=False),
         Column("precision", "Precision", numeric=False),
         Column("verdict", "Parity", numeric=False),
-        Column("auc", "AUC", "95 % interval"),
-        Column("difference", "Δ AUC", "95 % interval"),
+        Column("auc", "AUC", _unbroken("95 % interval")),
+        Column("difference", _unbroken("Δ AUC"), _unbroken("95 % interval")),
         Column("score_max", "Max |Δ|", "score, p99"),
         Column("flips", "Flips", "to fake, real"),
-        Column("maps", "Map corr.", "mean |Δ|"),
+        Column("maps", "Map corr.", _unbroken("mean |Δ|")),
     ]
     batches = sorted({r["batch"] for e in entries(report) for r in e["latency_by_batch"]})
-    found += [Column(f"batch{b}", f"Batch {b}", "ms/face, p99") for b in batches]
+    found += [Column(f"batch{b}", _unbroken(f"Batch {b}"), "ms/face, p99") for b in batches]
     if batches:
-        lines = f"batch {', '.join(map(str, batches))}"
+        lines = _unbroken(f"batch {', '.join(map(str, batches))}")
         found += [
-            Column("patch", "µs/patch", lines),
+            Column("patch", "Patch", f"µs, {lines}"),
             Column("over_torch", "vs torch", lines),
             Column("over_float", "vs float", lines),
         ]
     return found
+
+
+def _unbroken(text: str) -> str:
+    """The text with spaces that do not break."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def rows(report: Mapping[str, Any]) -> list[dict[str, Cell]]:

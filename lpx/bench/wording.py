@@ -19,6 +19,7 @@ STAGES = {
 INTERVALS = {
     "bootstrap": "2,000 resamples of whole videos",
     "delong": "DeLong's, for independent faces",
+    "one pair": "no real and fake changed places: as if one pair had",
 }
 """Where an interval comes from, by its method."""
 
@@ -155,8 +156,8 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
         )
     if reference["auc"] == 1.0:
         found.append(
-            "The reference separates these faces perfectly. Its interval has no width, and parity "
-            "here says nothing of harder faces."
+            "The reference separates these faces perfectly: parity here says nothing of harder "
+            "faces."
         )
     found += report["warnings"]
     found += [f"{c['name']}: {text}" for c in report["candidates"] for text in c["warnings"]]

@@ -21,23 +21,31 @@ if TYPE_CHECKING:
 @click.argument("after", type=click.Path(path_type=Path))
 @click.option("--slower", default=0.05, show_default=True, metavar="SHARE",
               help="By how much a median latency may grow.")  # fmt: skip
+@click.option("--more-energy", default=0.05, show_default=True, metavar="SHARE",
+              help="By how much the energy of a face may grow.")  # fmt: skip
 @click.option("--markdown", is_flag=True, help="Print Markdown, for a pull request.")
 @json_option
-def compare(before: Path, after: Path, slower: float, markdown: bool, as_json: bool) -> None:
+def compare(
+    before: Path, after: Path, slower: float, more_energy: float, markdown: bool, as_json: bool
+) -> None:
     """Compare the reports BEFORE and AFTER of two benches on the same faces.
 
     Each is a report.json, or the workspace that holds it. A regression is an AUC that fell by more
     than the margin, a verdict that became worse, an engine that no longer runs, and, on the same
-    machine, a median latency that grew by more than --slower and whose intervals do not overlap.
+    machine, a median latency that grew by more than --slower, or energy of a face (gross or net)
+    that grew by more than --more-energy, where the intervals do not overlap.
 
     Exits with 1 where there is a regression.
     """
     from lpx.bench.regressions import compare_reports, read_report, render_comparison
     from lpx.errors import LpxError
 
-    if not slower >= 0:
-        raise LpxError(f"--slower {slower:g} is no share", "", "give 0 or more, as --slower 0.05")
-    found = compare_reports(read_report(before), read_report(after), slower)
+    for option, share in (("--slower", slower), ("--more-energy", more_energy)):
+        if not share >= 0:
+            raise LpxError(
+                f"{option} {share:g} is no share", "", f"give 0 or more, as {option} 0.05"
+            )
+    found = compare_reports(read_report(before), read_report(after), slower, more_energy)
     if as_json:
         values = {"regressions": len(found.regressions), **asdict(found)}
         click.echo(json.dumps(values, indent=2))
@@ -54,8 +62,8 @@ def _show(found: Comparison) -> None:
 
     console = Output()
     if not found.same_machine:
-        console.say("warning: the machine or its power mode differs: latencies are not judged",
-                    "yellow")  # fmt: skip
+        console.say("warning: the machine or its power mode differs: latencies and energies are "
+                    "not judged", "yellow")  # fmt: skip
     for what, old, new in found.environment:
         console.say(f"  {what}: {old} -> {new}")
     for change in found.changes:

@@ -41,8 +41,9 @@ def read_ahead(
 ) -> Iterator[Read]:
     """Read rows 0 to `count` - 1.
 
-    What is read goes straight to its place in the batch. At most three batches exist at a time, or
-    as many as keep all threads at work where batches are small.
+    What is read goes straight to its place in the batch. At most four batches exist at a time: one
+    that the consumer leaves, one that it gets, and two ahead, so that threads do not wait for a
+    consumer that is slower now and then. Where batches are small, as many as keep them at work.
 
     Args:
         read: Gives the image of a row, or raises UnreadableImageError; called from several threads.
@@ -59,7 +60,7 @@ def read_ahead(
     with ThreadPoolExecutor(threads, "lpx-read") as pool:
         try:
             while True:
-                while len(waiting) < ahead and (start := next(starts, None)) is not None:
+                while len(waiting) <= ahead and (start := next(starts, None)) is not None:
                     rows = np.arange(start, min(start + batch_size, count), dtype=np.int64)
                     waiting.append(_Pending(pool, read, rows, size, task, stop))
                 if not waiting:

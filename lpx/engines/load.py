@@ -15,7 +15,13 @@ GRAPH = "graph.onnx"
 """What a TensorRT engine was built from, beside it."""
 
 
-def load(folder: Path | str, *, allow_host_code: bool = False, cuda_graph: bool = True) -> Engine:
+def load(
+    folder: Path | str,
+    *,
+    allow_host_code: bool = False,
+    cuda_graph: bool = True,
+    shares_cores: bool = False,
+) -> Engine:
     """Load the engine in `folder`, after checking it against its manifest.
 
     Args:
@@ -23,6 +29,7 @@ def load(folder: Path | str, *, allow_host_code: bool = False, cuda_graph: bool 
         allow_host_code: Load a version-compatible plan, which carries code that runs in this
             process. Only for engines whose origin you trust.
         cuda_graph: Run TensorRT's engines by CUDA graphs where they can be.
+        shares_cores: Faces are decoded while it runs: see `OnnxRuntimeEngine`.
 
     Raises:
         LpxError: Missing or altered engine, or a library or GPU that it needs is not here.
@@ -30,7 +37,8 @@ def load(folder: Path | str, *, allow_host_code: bool = False, cuda_graph: bool 
     folder = Path(folder)
     manifest, data = read_engine(folder)
     if manifest.target == "onnxruntime":
-        return OnnxRuntimeEngine(data, manifest.model_card().input_size)
+        size = manifest.model_card().input_size
+        return OnnxRuntimeEngine(data, size, shares_cores=shares_cores)
     if manifest.target == "onnxruntime-cuda" or manifest.target == "onnxruntime-tensorrt":
         return OnnxRuntimeGpuEngine(
             data,

@@ -21,7 +21,8 @@ from lpx.metrics.inputs import (
     checked_scores,
     group_codes,
 )
-from lpx.metrics.intervals import Difference
+from lpx.metrics.intervals import Difference, same_scores
+from lpx.metrics.unvaried import one_pair_reach
 
 BLOCK_WEIGHTS = 1 << 16
 """Weights held at once, resamples times faces: bounds the memory and stays near the cache."""
@@ -44,6 +45,8 @@ def auc_difference_bootstrap(
     faces only, and of both. Each resample thus holds as many groups of each kind as the data,
     and no resample can lack a class. Reference and candidate see the same resamples. As any
     percentile interval it is somewhat too narrow where a class has few groups, below about 50.
+    Where no resample differs from another although scores do, the interval is the one of
+    `lpx.metrics.unvaried`, as if the faces of one pair of groups had changed places.
 
     Args:
         labels: [N], 1 = fake, 0 = real.
@@ -56,7 +59,7 @@ def auc_difference_bootstrap(
 
     Returns:
         The difference on the faces themselves, the percentile interval and the standard
-        deviation over the resamples, method "bootstrap".
+        deviation over the resamples, method "bootstrap", or "one pair" where nothing varies.
 
     Raises:
         LpxError: One class only, a label other than 0 and 1, a score that is not finite,
@@ -79,11 +82,13 @@ def auc_difference_bootstrap(
         for counts in _draw(strata, len(names), resamples, rows_per_block, seed)
     ]
     once = np.ones((1, len(names)))
-    return _summarise(
-        float((ranked[1].auc(once) - ranked[0].auc(once))[0]),
-        np.concatenate(differences),
-        confidence,
-    )
+    estimate = float((ranked[1].auc(once) - ranked[0].auc(once))[0])
+    drawn = np.concatenate(differences)
+    if (drawn == estimate).all() and not same_scores(reference, candidate):
+        fakes, reals = (int(has.sum()) for has in _members(is_fake, codes, len(names)))
+        reach = one_pair_reach(fakes, reals, confidence)
+        return Difference(estimate, estimate - reach, estimate + reach, 0.0, method="one pair")
+    return _summarise(estimate, drawn, confidence)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,10 +139,17 @@ def _rank(is_fake: NDArray[np.bool_], scores: Floats, codes: Codes) -> _Ranked:
     )
 
 
+def _members(
+    is_fake: NDArray[np.bool_], codes: Codes, groups: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which groups have fakes, and which reals."""
+    has_fake = np.bincount(codes, weights=is_fake, minlength=groups) > 0
+    return has_fake, np.bincount(codes, weights=~is_fake, minlength=groups) > 0
+
+
 def _strata(is_fake: NDArray[np.bool_], codes: Codes, groups: int) -> list[Codes]:
     """Split the groups into those of reals only, of fakes only, and of both."""
-    has_fake = np.bincount(codes, weights=is_fake, minlength=groups) > 0
-    has_real = np.bincount(codes, weights=~is_fake, minlength=groups) > 0
+    has_fake, has_real = _members(is_fake, codes, groups)
     masks = (has_real & ~has_fake, has_fake & ~has_real, has_real & has_fake)
     strata: list[Codes] = [np.flatnonzero(mask) for mask in masks if mask.any()]
     for name, has in (("real", has_real), ("fake", has_fake)):

@@ -4,8 +4,9 @@ DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988), computed from ranks as 
 IEEE Signal Processing Letters 21 (2014). Faces are taken to be independent: where several come
 from one video the interval is too narrow, and `auc_difference_bootstrap` is the one to trust.
 
-Where nothing varies, as with identical scores or with two perfect separations, the variance is
-0 and the interval is one point.
+Where nothing varies, as with a perfect separation, the variance is 0 and says nothing of faces not
+seen: the interval is that of `lpx.metrics.unvaried` then. Two engines that score every face alike
+but for rounding are one detector, whatever the faces, and their difference is 0.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from lpx.errors import LpxError
 from lpx.metrics.inputs import Floats, check_between, checked_classes, checked_scores
-from lpx.metrics.intervals import Difference, Interval
+from lpx.metrics.intervals import Difference, Interval, same_scores
 from lpx.metrics.ranks import doubled_placements
+from lpx.metrics.unvaried import exact_ends, one_pair_reach
 
 
 def auc_interval(labels: ArrayLike, scores: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Return the AUC with DeLong's normal interval, cut off at 0 and 1.
+    """Return the AUC with DeLong's normal interval, cut off at 0 and 1; at 0 or 1 with the exact.
 
     Args:
         labels: [N], 1 = fake, 0 = real; at least two of each.
@@ -32,7 +34,7 @@ def auc_interval(labels: ArrayLike, scores: ArrayLike, confidence: float = 0.95)
         confidence: The interval's nominal coverage, in (0, 1).
 
     Returns:
-        The AUC and its interval, method "delong".
+        The AUC and its interval, method "delong", or "exact" where nothing varies.
 
     Raises:
         LpxError: Fewer than two faces of a class, a label other than 0 and 1, a score that is
@@ -42,6 +44,10 @@ def auc_interval(labels: ArrayLike, scores: ArrayLike, confidence: float = 0.95)
     is_fake = _checked_pairs_of_classes(labels)
     placed = _place(is_fake, checked_scores("scores", scores, len(is_fake)))
     error = _standard_error(placed.of_fakes, placed.of_reals)
+    if not error:
+        pairs = min(len(placed.of_fakes), len(placed.of_reals))
+        ends = exact_ends(placed.auc, pairs, confidence)
+        return Interval(placed.auc, *ends, error, method="exact")
     reach = _quantile(confidence) * error
     return Interval(
         estimate=placed.auc,
@@ -67,7 +73,8 @@ def auc_difference(
         confidence: The interval's nominal coverage, in (0, 1).
 
     Returns:
-        The difference and its interval, method "delong".
+        The difference and its interval, method "delong", or "one pair" where nothing varies
+        although scores differ.
 
     Raises:
         LpxError: Fewer than two faces of a class, a label other than 0 and 1, a score that is
@@ -75,14 +82,18 @@ def auc_difference(
     """
     check_between("confidence", confidence, 0.0, 1.0, closed=False)
     is_fake = _checked_pairs_of_classes(labels)
-    reference = _place(is_fake, checked_scores("reference_scores", reference_scores, len(is_fake)))
-    candidate = _place(is_fake, checked_scores("candidate_scores", candidate_scores, len(is_fake)))
+    before = checked_scores("reference_scores", reference_scores, len(is_fake))
+    after = checked_scores("candidate_scores", candidate_scores, len(is_fake))
+    reference, candidate = _place(is_fake, before), _place(is_fake, after)
     estimate = candidate.auc - reference.auc
     # The variance of the differences is the contrast (-1, 1) of DeLong's covariance matrix,
     # without the cancellation of subtracting its nearly equal entries.
     error = _standard_error(
         candidate.of_fakes - reference.of_fakes, candidate.of_reals - reference.of_reals
     )
+    if not error and not same_scores(before, after):
+        reach = one_pair_reach(len(reference.of_fakes), len(reference.of_reals), confidence)
+        return Difference(estimate, estimate - reach, estimate + reach, error, method="one pair")
     reach = _quantile(confidence) * error
     return Difference(estimate, estimate - reach, estimate + reach, error, method="delong")
 

@@ -92,8 +92,9 @@ def faces_needed(difference: Difference, faces: int, margin: float = 0.005) -> i
     """Estimate how many faces in all would decide the verdict.
 
     The estimate is taken to stay where it is and the interval to shrink about it with
-    1/sqrt(faces). The new faces have to be like the old ones, with as many per video and the
-    same share of fakes: more frames of the same videos do not count.
+    1/sqrt(faces), or with 1/faces^2 where it is that of one pair. The new faces have to be like the
+    old ones, with as many per video and the same share of fakes: more frames of the same videos do
+    not count.
 
     Args:
         difference: AUC(candidate) - AUC(reference) with its interval.
@@ -116,7 +117,8 @@ def faces_needed(difference: Difference, faces: int, margin: float = 0.005) -> i
         return None
     above = distance > 0
     reach = difference.estimate - difference.low if above else difference.high - difference.estimate
-    return math.floor(faces * (reach / distance) ** 2) + 1
+    power = 0.5 if difference.method == "one pair" else 2
+    return math.floor(faces * abs(reach / distance) ** power) + 1
 
 
 def score_difference(ref: ArrayLike, cand: ArrayLike) -> ScoreDifference:

@@ -195,9 +195,12 @@ def _load(
             broken.append(Failure(manifest.name, "loading", said(error)))
             continue
         stack.enter_context(closing(engine))
-        graph = read_graph(folder, manifest) if manifest.target == "onnxruntime" else None
         opened = partial(_opened, manifest, engine, folder, allow_host_code)
-        loaded[manifest.name] = Candidate(manifest, engine, opened, graph)
+        graph, scoring = None, None
+        if manifest.target == "onnxruntime":
+            graph = read_graph(folder, manifest)
+            scoring = partial(_sharing_cores, folder)
+        loaded[manifest.name] = Candidate(manifest, engine, opened, graph, scoring)
     return loaded, broken
 
 
@@ -208,6 +211,10 @@ def _opened(
     if manifest.target == "onnxruntime":
         return nullcontext(engine)
     return closing(load(folder, allow_host_code=allow_host_code, cuda_graph=cuda_graph))
+
+
+def _sharing_cores(folder: Path) -> AbstractContextManager[Engine]:
+    return closing(load(folder, shares_cores=True))
 
 
 def _sources(
@@ -316,7 +323,7 @@ def _graphs(
     def opened(data: bytes) -> Engine:
         # ONNX Runtime's optimiser miscomputes some float16 graphs with Q/DQ pairs; and what shall
         # be seen here is the graph, not what ONNX Runtime makes of it.
-        engine = OnnxRuntimeEngine(data, model.card.input_size, as_written=True)
+        engine = OnnxRuntimeEngine(data, model.card.input_size, as_written=True, shares_cores=True)
         return stack.enter_context(closing(engine))
 
     graphs: dict[str, Engine] = {}

@@ -77,7 +77,9 @@ def pick_engine(
         manifests.sort(key=lambda m: (m.target == "onnxruntime", order.index(m.precision)))
         name = manifests[0].name
     if name in {m.name for m in manifests}:
-        return name, load(workspace.engines / name, allow_host_code=allow_host_code)
+        # Whoever picks one reads images or videos while it runs.
+        folder = workspace.engines / name
+        return name, load(folder, allow_host_code=allow_host_code, shares_cores=True)
     raise LpxError(
         f"engine {name} {'does not run here' if name in not_run else 'does not exist'}",
         not_run.get(name, f"{workspace.root} holds no engine of that name"),

@@ -272,7 +272,10 @@ def test_differences_are_shown_per_method_and_level(page: str, report: dict[str,
         ("video", "alpha"),
     ]  # fmt: skip
     assert all(part["auc_difference"]["method"] == "bootstrap" for part in parts[:2])
-    assert all(part["auc_difference"]["method"] == "delong" for part in parts[2:])
+    of_videos = [part["auc_difference"] for part in parts[2:]]
+    assert {found["method"] for found in of_videos} <= {"delong", "one pair"}
+    # Where no two videos changed places the interval is no point.
+    assert all(found["low"] < found["high"] for found in of_videos)
     table = page[page.index('id="methods-table"') : page.index('id="figures"')]
     assert table.count("<tr>") == 1 + 2 * len(parts)
     assert "2,000 resamples of whole videos" in page
@@ -530,3 +533,15 @@ def test_on_a_phone(page: str, tmp_path: Path) -> None:
     assert seen["width"] == 375
     assert seen["overflow"] <= 0
     assert all(width > 250 and height > 100 for width, height in seen["figures"])
+
+
+def test_headers_of_the_engines_break_only_between_their_parts(page: str) -> None:
+    """The table fits a window of 1,200 pixels: long headers break, but not within "|Δ|"."""
+    head = page[page.index('id="engines-table"') :]
+    head = head[: head.index("</thead>")]
+    assert (
+        '<small><span class="whole">ms/face,</span> <span class="whole">p99</span></small>' in head
+    )
+    assert '<span class="whole">mean\N{NO-BREAK SPACE}|Δ|</span>' in head
+    assert ".whole { white-space: nowrap; }" in page
+    assert ".engines thead .number, .engines thead small { white-space: normal; }" in page

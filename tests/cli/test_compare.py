@@ -10,6 +10,18 @@ import pytest
 from lpx import pipeline
 
 
+def estimate(mean, half):
+    return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
+def energy(gross=2.0, net=0.5, half=0.05):
+    """An energy that was not measured but written in."""
+    return {
+        "source": "ina3221: VDD_IN", "covers": "the board", "batch": 1, "windows": 5, "faces": 50,
+        "gross_j_per_face": estimate(gross, half), "net_j_per_face": estimate(net, half),
+    }  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def made(built, tmp_path_factory):
     """A report with latencies that were not measured but written in."""
@@ -25,6 +37,7 @@ def made(built, tmp_path_factory):
             {"batch": batch, "per_face_p50_ms": 10.0, "intervals_ms": {"p50": [9.0, 10.2]}}
             for batch in (1, 8)
         ]  # fmt: skip
+        entry["energy"] = energy()
         entry["verdict" if "dialect" in entry else "name"] = (
             "holds" if "dialect" in entry else "torch"
         )
@@ -66,6 +79,14 @@ def slower(report):
     row |= {"per_face_p50_ms": 11.0, "intervals_ms": {"p50": [10.3, 11.4]}}
 
 
+def more_gross_energy(report):
+    report["candidates"][1]["energy"] = energy(gross=2.3)
+
+
+def more_net_energy(report):
+    report["candidates"][1]["energy"] = energy(gross=2.05, net=0.75)
+
+
 def engine_is_gone(report):
     del report["candidates"][1]
 
@@ -83,6 +104,14 @@ def engine_fails(report):
         (auc_falls, "onnxruntime-int8  AUC: "),
         (verdict_falls, "onnxruntime-fp32  AUC parity: holds -> undecided"),
         (slower, "onnxruntime-fp32  ms per face, batch 8: 10 -> 11  (1.10 times as long)"),
+        (
+            more_gross_energy,
+            "onnxruntime-int8  J per face, gross, batch 1: 2 -> 2.3  (1.15 times as much)",
+        ),
+        (
+            more_net_energy,
+            "onnxruntime-int8  J per face, net, batch 1: 0.5 -> 0.75  (1.50 times as much)",
+        ),
         (engine_is_gone, "onnxruntime-int8  engine: ran -> –  (it is not measured any more)"),
         (engine_fails, "onnxruntime-int8  engine: ran -> –  (failed: RuntimeError: no memory)"),
     ],
@@ -125,9 +154,28 @@ def unbounded(report):
     report["candidates"][0]["latency_by_batch"][1]["intervals_ms"]["p50"] = [None, 11.4]
 
 
+def energies_overlap(report):
+    report["candidates"][1]["energy"] = energy(gross=2.3, half=0.26)
+
+
+def hardly_more_energy(report):
+    report["candidates"][1]["energy"] = energy(gross=2.09, half=0.01)
+
+
+def one_window(report):
+    report["candidates"][1]["energy"] = energy(gross=9.0)
+    report["candidates"][1]["energy"]["gross_j_per_face"] |= {"low": None, "high": None}
+
+
+def torch_needs_more_energy(report):
+    report["reference"]["energy"] = energy(gross=9.0)
+
+
 @pytest.mark.parametrize(
-    "change", [small_loss, overlapping, hardly_slower, torch_slower, unbounded]
-)
+    "change",
+    [small_loss, overlapping, hardly_slower, torch_slower, unbounded, energies_overlap,
+     hardly_more_energy, one_window, torch_needs_more_energy],
+)  # fmt: skip
 def test_what_is_within_bounds_is_none(compared, change):
     ran = compared(change)
     assert ran.code == 0, ran.out
@@ -138,9 +186,58 @@ def test_slower_is_what_the_user_says(compared):
     assert compared(slower, "--slower", 0.2).code == 0
 
 
+def test_more_energy_is_what_the_user_says(compared):
+    assert compared(hardly_more_energy, "--more-energy", 0.04).code == 1
+    assert compared(more_gross_energy, "--more-energy", 0.2).code == 0
+    assert "--more-energy -1 is no share" in compared(more_gross_energy, "--more-energy", -1).err
+
+
+def test_net_energy_below_nothing_is_compared_without_a_ratio(made):
+    from lpx.bench.regressions import compare_reports
+
+    before, after = copy.deepcopy(made), copy.deepcopy(made)
+    before["candidates"][0]["energy"] = energy(net=-0.1, half=0.01)
+    after["candidates"][0]["energy"] = energy(net=0.1, half=0.01)
+    (worse,) = compare_reports(before, after).regressions
+    assert (worse.kind, worse.before, worse.after, worse.note) == ("energy", -0.1, 0.1, "more")
+    assert not compare_reports(after, before).regressions
+
+
+@pytest.mark.parametrize(
+    ("energy_now", "said"),
+    [
+        ({"unavailable": "no rails"}, "J per face, gross: 2 -> –  (not judged: unavailable now: no "
+                                      "rails)"),
+        (None, "J per face, gross: 2 -> –  (not judged: not measured now)"),
+        (energy(9.0) | {"batch": 8}, "J per face, gross, batch 8: 2 -> 9  (4.50 times as much, not "
+                                     "judged: batch was 1, is 8)"),
+        (energy(9.0) | {"source": "nvml"}, "2 -> 9  (4.50 times as much, not judged: what measured "
+                                           "it was ina3221: VDD_IN, is nvml)"),
+    ],
+)  # fmt: skip
+def test_energy_that_cannot_be_judged_is_told_and_no_regression(compared, energy_now, said):
+    ran = compared(lambda report: report["candidates"][0].update(energy=energy_now))
+    assert ran.code == 0, ran.out
+    assert said in ran.out
+
+
+def test_energy_that_came_to_be_measured_is_told(made):
+    from lpx.bench.regressions import compare_reports
+
+    before = copy.deepcopy(made)
+    before["candidates"][0]["energy"] = {"unavailable": "no rails"}
+    before["candidates"][1]["energy"] = None
+    notes = [c.note for c in compare_reports(before, made).changes if c.kind == "energy"]
+    assert notes == ["not judged: unavailable before: no rails", "not judged: not measured before"]
+    for report in (before, neither := copy.deepcopy(before)):
+        report["candidates"][0]["energy"] = None
+    assert not [c for c in compare_reports(before, neither).changes if c.kind == "energy"]
+
+
 def test_another_machine_is_told_first_and_latencies_are_not_judged(compared):
     def change(report):
         slower(report)
+        more_gross_energy(report)
         report["environment"]["machine"]["jetson"] = {"power_mode": "15W"}
 
     ran = compared(change)
@@ -148,6 +245,7 @@ def test_another_machine_is_told_first_and_latencies_are_not_judged(compared):
     assert ran.out.startswith("warning: the machine or its power mode differs")
     assert "machine jetson power mode: – -> 15W" in ran.out
     assert "1.10 times as long, not judged" in ran.out
+    assert "1.15 times as much, not judged: another machine or power mode" in ran.out
     assert "**The machine differs" in compared(change, "--markdown").out
 
 

@@ -124,4 +124,4 @@ def test_host_code_is_allowed_where_the_user_says_so(lpx, workspace, crops, monk
     )
     for more in ((), ("--allow-host-code",)):
         assert lpx("predict", crops, "--crops", "--no-overlay", *more).code == 0
-    assert seen == [{"allow_host_code": False}, {"allow_host_code": True}]
+    assert [options["allow_host_code"] for options in seen] == [False, True]

@@ -137,6 +137,23 @@ def test_stream_is_bounded(batch_size):
     assert max(ahead) <= max(2 * batch_size, 2 * read_ahead.readers())
 
 
+def test_two_batches_are_read_while_the_consumer_works():
+    read = []
+
+    class Counted:
+        def read(self):
+            read.append(1)
+            return np.zeros((SIDE, SIDE, 3), np.uint8)
+
+    stream = greys([Counted()] * 160).stream(16, SIDE, [])
+    next(stream)
+    deadline = time.monotonic() + 5
+    while len(read) < 48 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert len(read) == 48
+    stream.close()
+
+
 def test_several_threads_read():
     seen = set()
 

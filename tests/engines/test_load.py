@@ -51,6 +51,18 @@ def test_batch_does_not_matter(engine, faces):
     assert np.abs(maps - together.patch_map).max() < 1e-4
 
 
+@pytest.mark.parametrize("name", ENGINES[:2])
+def test_sharing_cores_changes_no_bit(built, faces, name):
+    engines = [load(built.engines / name, shares_cores=shares) for shares in (False, True)]
+    alone, beside = (engine.infer(faces) for engine in engines)
+    assert np.array_equal(alone.score, beside.score)
+    assert np.array_equal(alone.patch_map, beside.patch_map)
+    options = engines[1].session.get_session_options()
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    for engine in engines:
+        engine.close()
+
+
 @pytest.mark.parametrize("engine", ENGINES, indirect=True)
 def test_any_memory_layout_will_do(engine, faces):
     wanted = engine.infer(faces[::-1].copy())

@@ -321,7 +321,8 @@ def test_host_code_is_allowed_where_the_user_says_so(workspace, monkeypatch):
     seen = []
 
     def opened(folder, **options):
-        seen.append(options["allow_host_code"])
+        if "allow_host_code" in options:  # what scores is ONNX Runtime's, and holds none
+            seen.append(options["allow_host_code"])
         return load(folder)
 
     monkeypatch.setattr(benching, "load", opened)
@@ -334,6 +335,27 @@ def test_host_code_is_allowed_where_the_user_says_so(workspace, monkeypatch):
     for allow in (False, True):
         runnable.pick_engine(workspace, model, None, allow_host_code=allow)
     assert seen == [False, True]
+
+
+def test_what_scores_beside_decoding_shares_the_cores_and_what_is_timed_does_not(
+    workspace, monkeypatch
+):
+    calls = []
+
+    def opened(folder, *, shares_cores=False, **options):
+        engine = load(folder, shares_cores=shares_cores, **options)
+        infer = engine.infer
+        engine.infer = lambda faces: calls.append(shares_cores) or infer(faces)
+        return engine
+
+    monkeypatch.setattr(benching, "load", opened)
+    monkeypatch.setattr("lpx.bench.latency.MIN_ITERATIONS", 2)
+    monkeypatch.setattr("lpx.bench.latency.BLOCK_SECONDS", 0.01)
+    monkeypatch.setattr("lpx.bench.latency.WARM_UP_SECONDS", 0)
+    pipeline.bench(workspace, "demo", limit=32, latency_seconds=0.01, batches=(1,))
+    # Two batches of each of two engines.
+    assert calls[:4] == [True] * 4
+    assert set(calls[4:]) == {False}
 
 
 def test_an_engine_that_breaks_at_a_batch_size_keeps_its_parity(workspace, monkeypatch):
