@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -119,7 +120,7 @@ def scores(engine: OnnxRuntimeEngine, batches: list[NDArray[np.uint8]]) -> NDArr
     return found.astype(np.float64)
 
 
-def measure(case: Case) -> list[Row]:
+def measure(case: Case, names: Sequence[str]) -> list[Row]:
     prepared = {on: prepare(case.model, case.name, equalised=on)[0] for on in (False, True)}
     scales = {on: calibrate(m, case.calibration, case.size) for on, m in prepared.items()}
     batches = [b.pixels for b in case.held_out.stream(BATCH, case.size, [])]
@@ -128,7 +129,8 @@ def measure(case: Case) -> list[Row]:
     truth = scores(OnnxRuntimeEngine(case.model, case.size), batches)
     rows: list[Row] = []
     usual: NDArray[np.float64] | None = None
-    for name, options in OPTIONS.items():
+    for name in names:
+        options = OPTIONS[name]
         request = BuildRequest(
             "onnxruntime", "int8", scales[options.equalise], DEFAULT_METHOD, weights=options
         )
@@ -173,16 +175,19 @@ def line(r: Row) -> str:
 @click.option("--trained", "trained", nargs=2, multiple=True, type=click.Path(path_type=Path),
               metavar="CKPT FACES", help="Checkpoint of `lpx train`, and its faces.")  # fmt: skip
 @click.option("--demo/--no-demo", default=True, show_default=True)
+@click.option("--only-default", is_flag=True, help="Leave the other options for weights out.")
 @click.option("--pairs", default=400, show_default=True, help="Held-out pairs of --trained.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path))
 def main(
-    trained: tuple[tuple[Path, Path], ...], demo: bool, pairs: int, json_path: Path | None
-) -> None:
+    trained: tuple[tuple[Path, Path], ...], demo: bool, only_default: bool, pairs: int,
+    json_path: Path | None,
+) -> None:  # fmt: skip
     warnings.simplefilter("ignore")
     cases = [demo_case()] if demo else []
     cases += [trained_case(checkpoint, faces, pairs) for checkpoint, faces in trained]
     print(HEADER)
-    rows = [row for case in cases for row in measure(case)]
+    names = ["default"] if only_default else list(OPTIONS)
+    rows = [row for case in cases for row in measure(case, names)]
     for case in cases:
         of = next(r for r in rows if r.model == case.name)
         print(
