@@ -54,8 +54,8 @@ def draw_layers(
             axes.plot(total[row], row, "o", color=colour, markersize=5, markeredgecolor="black")
             if error.own is not None and error.own.relative > low:
                 axes.barh(row, min(error.own.relative, high), height=0.7, color=colour, alpha=0.7)
-            if error.runtime is not None:
-                apart = float(np.clip(error.runtime.relative, low, high))
+            if error.runtime is not None and error.runtime.relative > low:
+                apart = min(error.runtime.relative, high)
                 axes.plot(apart, row, "D", color="white", markersize=4, markeredgecolor="black")
             if error.total.not_finite:
                 axes.annotate("not finite ", (high, row), ha="right", va="center", fontsize=7)

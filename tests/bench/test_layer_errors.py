@@ -385,7 +385,7 @@ def test_overflow_that_stands_in_the_graph_is_not_the_runtimes(half, batches):
 
 def test_nan_that_only_the_runtime_gives_is_the_runtimes(model, batches):
     typed, _ = make_graph(model, BuildRequest("tensorrt", "fp16"), "strongly-typed")
-    broken = edited(typed, scaled("detector.head.bottleneck.0.weight", np.nan))
+    broken = edited(typed, scaled("detector.head.bottleneck.0.weight.half", np.nan))
     found = compare(
         typed, model, batches[:1], SIZE, inside=inside(broken, typed, model), as_written=True
     )
