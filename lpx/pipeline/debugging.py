@@ -116,19 +116,7 @@ def debug(
         LpxError: No such engine, no face that can be read, a tolerance that is no positive number,
             a reference that gives NaN, or TensorRT was asked for and cannot be used.
     """
-    check_at_least("--count", count, 1)
-    if tolerance is not None and not 0 < tolerance < math.inf:
-        raise LpxError(
-            f"--tolerance {tolerance:g} is no bound",
-            "it is the relative error, ||d|| / ||x||, that a layer may have",
-            f"give a positive number, as --tolerance {TOLERANCE['int8']:g}, or leave it out",
-        )
-    if sensitivity and against == "torch":
-        raise LpxError(
-            "--sensitivity with --against torch",
-            "it puts an engine's layers into the float32 ONNX graph one at a time",
-            "leave --against out",
-        )
+    _check(count, tolerance, against, sensitivity=sensitivity)
     model = read_exported(workspace)
     manifest = _manifest(workspace, model, engine)
     lowered = read_graph(workspace.engines / manifest.name, manifest)
@@ -138,16 +126,7 @@ def debug(
     pool = open_faces(workspace, faces or "demo", "test", out).first(count)
     target, size = _target(model, manifest), model.card.input_size
     batches, skipped = _decode(pool, batch_size(target), size)
-    reference: TensorSource | None = None
-    if against == "torch":
-        if _equalised(manifest):
-            raise LpxError(
-                f"engine {manifest.name} was equalised",
-                "its channels are scaled, and have no counterpart in the checkpoint",
-                "leave --against out",
-            )
-        graph = read_named(target, "the float model")
-        reference = TorchLayers(read_reference(workspace, model), graph, layers_of(graph))
+    reference = _checkpoint(workspace, model, manifest, target) if against == "torch" else None
     report.say(f"comparing {manifest.name} with {against} on {sum(map(len, batches))} faces")
     # ONNX Runtime's optimiser is no part of a TensorRT engine.
     as_written = manifest.target != "onnxruntime"
@@ -188,6 +167,36 @@ def debug(
     write_bytes(done.picture, draw_layers(found, verdict, bound, title, NAMES[ran_in]))
     write_json(done.table, to_values(done))
     return done
+
+
+def _check(count: int, tolerance: float | None, against: Against, *, sensitivity: bool) -> None:
+    check_at_least("--count", count, 1)
+    if tolerance is not None and not 0 < tolerance < math.inf:
+        raise LpxError(
+            f"--tolerance {tolerance:g} is no bound",
+            "it is the relative error, ||d|| / ||x||, that a layer may have",
+            f"give a positive number, as --tolerance {TOLERANCE['int8']:g}, or leave it out",
+        )
+    if sensitivity and against == "torch":
+        raise LpxError(
+            "--sensitivity with --against torch",
+            "it puts an engine's layers into the float32 ONNX graph one at a time",
+            "leave --against out",
+        )
+
+
+def _checkpoint(
+    workspace: Workspace, model: ExportedModel, manifest: EngineManifest, target: bytes
+) -> TensorSource:
+    """The checkpoint's modules, matched with the layers of the float graph."""
+    if _equalised(manifest):
+        raise LpxError(
+            f"engine {manifest.name} was equalised",
+            "its channels are scaled, and have no counterpart in the checkpoint",
+            "leave --against out",
+        )
+    graph = read_named(target, "the float model")
+    return TorchLayers(read_reference(workspace, model), graph, layers_of(graph))
 
 
 def _optimiser(verdict: Verdict, plain: Verdict) -> str:

@@ -104,10 +104,17 @@ def open_inside(
         f"building {manifest.name} again with {len(names)} tensors handed out, as a finished plan "
         "shows none; the engine itself stays as it is"
     )
-    plan = build_watched(
-        folder, manifest, names, workspace.root / TIMING_CACHES,
-        outermost(report.progress(f"building {manifest.name}, watched")),
-    )  # fmt: skip
+    try:
+        plan = build_watched(
+            folder, manifest, names, workspace.root / TIMING_CACHES,
+            outermost(report.progress(f"building {manifest.name}, watched")),
+        )  # fmt: skip
+    except LpxError as error:
+        raise LpxError(
+            f"{manifest.name} was not built again with its tensors handed out: {error.what}",
+            error.why,
+            "look into its graph instead, with --in onnxruntime",
+        ) from error
     seen = held.enter_context(open_watched(plan, manifest, names))
     unwatched = manifest.convolutions.get("int8", 0)
     counted = unwatched

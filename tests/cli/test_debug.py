@@ -13,6 +13,7 @@ import pytest
 from lpx.bench.layer_errors import OnnxRuntimeTensors
 from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
 from lpx.engines.tensorrt import LayerTable, Plan
+from lpx.errors import LpxError
 from lpx.pipeline import inside
 
 ENGINE = "onnxruntime-int8"
@@ -217,6 +218,20 @@ def test_what_stands_beside_the_graph_is_said(lpx, tensorrt, precision, dialect,
     assert found["tolerance"] == tolerance
     assert any("from a flag" in note for note in found["notes"]) is bool(said)
     assert said in " ".join(found["notes"])
+
+
+def test_watched_plan_that_is_not_built_leaves_the_graph_to_look_into(lpx, tensorrt, monkeypatch):
+    tensorrt()
+
+    def refused(*what):
+        raise LpxError("TensorRT did not build the plan", "no kernel")
+
+    monkeypatch.setattr(inside, "build_watched", refused)
+    ran = lpx("debug", PLAN, "--count", 1)
+    assert ran.code == 2
+    assert "handed out: TensorRT did not build the plan" in " ".join(ran.err.split())
+    assert "--in onnxruntime" in ran.err
+    assert CLOSED == ["engine"]
 
 
 def test_tensorrt_that_is_asked_for_and_not_there_is_an_error(lpx, tensorrt, monkeypatch):
