@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lpx.bench.tensor_error import ErrorSum, TensorError
+from lpx.engines.base import Engine
 from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine, count_convolutions
 from lpx.errors import LpxError
 from lpx.graph.layers import (
@@ -29,75 +31,9 @@ from lpx.graph.layers import (
 ROOM = 1 << 25
 """Values of one batch's tensors, at most: 128 MiB of float32; one face where it has more."""
 LARGEST_BATCH = 8
-Tensors = Mapping[str, NDArray[np.float32]]
+Tensors = Mapping[str, NDArray[np.floating]]
 Pixels = NDArray[np.uint8]
 Tell = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class TensorError:
-    """How far a tensor is from the reference, over all faces.
-
-    Attributes:
-        max_abs: Largest |d|.
-        mean_abs: Mean |d|.
-        relative: ||d|| / ||x||; infinite where the engine gives NaN or infinity, or x is all zero
-            and d is not.
-        cosine: Cosine of the two tensors; 1 where both are zero.
-        not_finite: Values that are NaN or infinite in the engine.
-    """
-
-    max_abs: float
-    mean_abs: float
-    relative: float
-    cosine: float
-    not_finite: int
-
-    @property
-    def sqnr_db(self) -> float:
-        """Signal to quantisation noise, 20 log10(||x|| / ||d||), dB; infinite where d is zero."""
-        if self.relative == 0:
-            return math.inf
-        return -20 * math.log10(self.relative) if math.isfinite(self.relative) else -math.inf
-
-
-class ErrorSum:
-    """Sums over batches that a `TensorError` is made from."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.not_finite = 0
-        self.max_abs = 0.0
-        self.abs = self.difference = self.truth = self.other = self.product = 0.0
-
-    def add(self, truth: NDArray[np.float32], found: NDArray[np.floating]) -> None:
-        """Take in a batch: two arrays of one shape; values that are not finite count apart."""
-        x, y = truth.astype(np.float64).ravel(), found.astype(np.float64).ravel()
-        finite = np.isfinite(y)
-        if not finite.all():
-            self.not_finite += int(np.count_nonzero(~finite))
-            x, y = x[finite], y[finite]
-        if not len(x):
-            return
-        d = np.abs(y - x)
-        self.count += len(x)
-        self.max_abs = max(self.max_abs, float(d.max()))
-        self.abs += float(d.sum())
-        self.difference += float(d @ d)
-        self.truth += float(x @ x)
-        self.other += float(y @ y)
-        self.product += float(x @ y)
-
-    def result(self) -> TensorError:
-        """The error over all that was taken in."""
-        if self.not_finite or (self.difference and not self.truth):
-            relative = math.inf
-        else:
-            relative = math.sqrt(self.difference / self.truth) if self.truth else 0.0
-        norms = math.sqrt(self.truth * self.other)
-        cosine = min(1.0, self.product / norms) if norms else float(not self.difference)
-        mean = self.abs / self.count if self.count else 0.0
-        return TensorError(self.max_abs, mean, relative, cosine, self.not_finite)
 
 
 @dataclass(frozen=True)
@@ -124,6 +60,8 @@ class LayerError:
         total: As the engine runs: with what it inherits from the layers before.
         own: The layer alone, given the reference's tensors to read; None where not measured.
         effect: What `own` does to the score; None where not measured.
+        runtime: As the engine runs against ONNX Runtime, both with the engine's graph: what the
+            engine's runtime adds to what stands in its graph; None where ONNX Runtime runs it.
     """
 
     layer: Layer
@@ -132,6 +70,7 @@ class LayerError:
     total: TensorError
     own: TensorError | None
     effect: Effect | None = None
+    runtime: TensorError | None = None
 
 
 @dataclass(frozen=True)
@@ -181,11 +120,14 @@ class Verdict:
         culprit: The layer that causes it: `first` itself if it is beyond by its own doing, else the
             layer before it that adds most; None where that is not known.
         beyond: All layers beyond, in graph order.
+        by_runtime: The error is not in the engine's graph: its runtime computes something else.
+            `culprit` is then the first layer where that is beyond the tolerance.
     """
 
     first: LayerError | None
     culprit: LayerError | None
     beyond: tuple[LayerError, ...]
+    by_runtime: bool = False
 
 
 def judge(comparison: Comparison, tolerance: float) -> Verdict:
@@ -194,52 +136,86 @@ def judge(comparison: Comparison, tolerance: float) -> Verdict:
     if not beyond:
         return Verdict(None, None, ())
     first = beyond[0]
+    before = comparison.parents[first.layer.tensor] | {first.layer.tensor}
+    sources = [e for e in comparison.layers if e.layer.tensor in before]
+    if first.runtime is not None and not first.runtime.relative <= tolerance:
+        apart = (e for e in sources if e.runtime and not e.runtime.relative <= tolerance)
+        return Verdict(first, next(apart), beyond, by_runtime=True)
     if first.own is None:
         return Verdict(first, None, beyond)
     if not first.own.relative <= tolerance:
         return Verdict(first, first, beyond)
-    before = comparison.parents[first.layer.tensor] | {first.layer.tensor}
-    sources = [e for e in comparison.layers if e.layer.tensor in before]
     return Verdict(first, max(sources, key=lambda e: e.own.relative if e.own else 0.0), beyond)
 
 
 def unexplained(verdict: Verdict, tolerance: float) -> bool:
     """Whether a layer is beyond the tolerance, and none is when it is run alone."""
     culprit = verdict.culprit
-    return culprit is not None and culprit.own is not None and culprit.own.relative <= tolerance
+    if culprit is None or culprit.own is None or verdict.by_runtime:
+        return False
+    return culprit.own.relative <= tolerance
 
 
-class Reference(Protocol):
-    """What computes the right tensors."""
+class TensorSource(Protocol):
+    """What computes the tensors of a network: the right ones, or an engine's."""
 
     def run(self, pixels: Pixels) -> Tensors:
-        """Tensors of a batch, by name: float32, "score" among them."""
+        """Tensors of a batch, by name: all of its faces each, "score" among them."""
         ...
 
 
-class FloatGraph:
-    """The float32 ONNX graph, run by ONNX Runtime.
+class OnnxRuntimeTensors:
+    """An ONNX graph, run by ONNX Runtime.
 
     Args:
         model: ONNX.
+        source: What the model is called in errors.
         size: Side of a face, pixels.
         names: The tensors to hand out.
+        as_written: Run it without ONNX Runtime's graph optimiser.
     """
 
-    def __init__(self, model: bytes, size: int, names: Sequence[str]) -> None:
+    def __init__(
+        self, model: bytes, source: str, size: int, names: Sequence[str], *,
+        as_written: bool = False,
+    ) -> None:  # fmt: skip
         self.names = list(dict.fromkeys([*names, "score"]))
-        self.engine = OnnxRuntimeEngine(watched(model, "the float model", self.names), size)
+        self.model = watched(model, source, self.names)
+        self.engine = OnnxRuntimeEngine(self.model, size, as_written=as_written)
 
     def run(self, pixels: Pixels) -> Tensors:
-        """As `Reference.run`."""
+        """As `TensorSource.run`."""
         outputs = self.engine.session.run(self.names, {"faces": pixels})
         return dict(zip(self.names, outputs, strict=True))
 
 
+@dataclass(frozen=True)
+class Inside:
+    """An engine that its own runtime looks into, and not ONNX Runtime.
+
+    Attributes:
+        seen: Gives the tensors of `tensors_to_watch`, or as many of them as it can.
+        plain: The engine as it runs unwatched.
+        integer_convolutions: Convolutions that `seen` computes in integers.
+        integer_convolutions_unwatched: The same of `plain`.
+    """
+
+    seen: TensorSource
+    plain: Engine
+    integer_convolutions: int
+    integer_convolutions_unwatched: int
+
+
+def tensors_to_watch(lowered: bytes, model: bytes) -> tuple[str, ...]:
+    """Tensors of an engine's graph that `compare` asks for."""
+    layers = layers_of(read_named(model, "the float model"))
+    return tuple(p.read_as for p in places(layers, read_named(lowered, "the engine's graph")))
+
+
 def compare(
     lowered: bytes, model: bytes, batches: Sequence[Pixels], size: int, *,
-    reference: Reference | None = None, sensitivity: bool = False, as_written: bool = False,
-    progress: Tell | None = None,
+    reference: TensorSource | None = None, inside: Inside | None = None, sensitivity: bool = False,
+    as_written: bool = False, progress: Tell | None = None,
 ) -> Comparison:  # fmt: skip
     """Compare each layer of a lowered graph with the float32 graph, on the same faces.
 
@@ -250,6 +226,9 @@ def compare(
         size: S, pixels.
         reference: Computes the right tensors in place of `model`; layers that it does not know are
             left out, and `own` is not measured.
+        inside: Computes the engine's tensors in place of `lowered`; layers whose tensor it does not
+            give, as its runtime fused them away, are left out. `lowered` then tells what stands in
+            the graph: `LayerError.own` and `LayerError.runtime`.
         sensitivity: Measure `LayerError.effect`.
         as_written: Run the lowered graph without ONNX Runtime's graph optimiser.
         progress: Told of batches done.
@@ -261,11 +240,15 @@ def compare(
     layers = layers_of(graph)
     found = places(layers, read_named(lowered, "the engine's graph"))
     isolate = reference is None
-    truth = reference or FloatGraph(model, size, [p.layer.tensor for p in found])
+    tensors = [p.layer.tensor for p in found]
+    truth = reference or OnnxRuntimeTensors(model, "the float model", size, tensors)
     known = truth.run(batches[0][:1])
     found = tuple(p for p in found if p.layer.tensor in known)
+    if inside is not None:
+        given = inside.seen.run(batches[0][:1])
+        found = tuple(p for p in found if p.read_as in given)
     run = _Run(
-        lowered, model, size, found, isolate=isolate, sensitivity=sensitivity,
+        lowered, model, size, found, inside=inside, isolate=isolate, sensitivity=sensitivity,
         as_written=as_written,
     )  # fmt: skip
     for index, pixels in enumerate(batches):
@@ -291,15 +274,15 @@ class _Run:
 
     def __init__(
         self, lowered: bytes, model: bytes, size: int, found: tuple[Place, ...], *,
-        isolate: bool, sensitivity: bool, as_written: bool,
+        inside: Inside | None, isolate: bool, sensitivity: bool, as_written: bool,
     ) -> None:  # fmt: skip
         self.found, self.size, self.model = found, size, model
-        seen = watched(lowered, "the engine's graph", [p.read_as for p in found])
-        self.plain = OnnxRuntimeEngine(lowered, size, as_written=as_written)
-        self.seen = OnnxRuntimeEngine(seen, size, as_written=as_written)
-        # As written, every convolution stands between Q/DQ pairs and computes in float.
-        counted = () if as_written else (seen, lowered)
-        self.counts = [count_convolutions(data)["int8"] for data in counted] or [0, 0]
+        names = [p.read_as for p in found]
+        graph = OnnxRuntimeTensors(
+            lowered, "the engine's graph", size, names, as_written=as_written
+        )
+        self.graph = graph if inside is not None else None
+        self.inside = inside or _in_onnxruntime(graph, lowered, size, as_written=as_written)
         self.alone = None
         if isolate:
             alone = cut(lowered, "the engine's graph", found)
@@ -310,6 +293,7 @@ class _Run:
         self.sensitivity = sensitivity and isolate
         self.total = [ErrorSum() for _ in found]
         self.own = [ErrorSum() for _ in found]
+        self.runtime = [ErrorSum() for _ in found]
         self.effects: dict[str, list[NDArray[np.float32]]] = {p.layer.tensor: [] for p in found}
         self.resumed: dict[str, OnnxRuntimeEngine] = {}
         self.scores: list[NDArray[np.float32]] = []
@@ -319,12 +303,14 @@ class _Run:
         names = [p.read_as for p in self.found]
         for place in self.found:
             _check_finite(place.layer, truth[place.layer.tensor])
-        outputs = self.seen.session.run(["score", *names], {"faces": pixels})
-        undisturbed = self.plain.session.run(["score"], {"faces": pixels})[0]
-        self.disturbed = max(self.disturbed, _largest(outputs[0], undisturbed))
+        seen = self.inside.seen.run(pixels)
+        undisturbed = self.inside.plain.infer(pixels).score
+        self.disturbed = max(self.disturbed, _largest(seen["score"], undisturbed))
         self.scores.append(np.abs(undisturbed - truth["score"]))
-        for place, sum_, output in zip(self.found, self.total, outputs[1:], strict=True):
-            sum_.add(truth[place.layer.tensor], output)
+        for place, sum_ in zip(self.found, self.total, strict=True):
+            sum_.add(truth[place.layer.tensor], seen[place.read_as])
+        if self.graph is not None:
+            self._add_runtime(seen, self.graph.run(pixels))
         if self.alone is None:
             return
         feeds = {name: self._feed(name, half, truth, pixels) for name, half in self.fed.items()}
@@ -334,6 +320,13 @@ class _Run:
             if self.sensitivity:
                 score = self._score_with(place.layer.tensor, output, pixels, truth)
                 self.effects[place.layer.tensor].append(np.abs(score - truth["score"]))
+
+    def _add_runtime(self, seen: Tensors, graph: Tensors) -> None:
+        for place, sum_ in zip(self.found, self.runtime, strict=True):
+            there = graph[place.read_as]
+            # Where the graph itself gives NaN or infinity, no runtime can do better.
+            finite = np.isfinite(there)
+            sum_.add(there[finite], seen[place.read_as][finite])
 
     def _feed(self, name: str, half: bool, truth: Tensors, pixels: Pixels) -> NDArray[Any]:
         prefix = fed_name("", half)
@@ -369,14 +362,20 @@ class _Run:
                 total.result(),
                 own.result() if self.alone is not None else None,
                 self._effect(place.layer.tensor),
+                runtime.result() if self.graph is not None else None,
             )
-            for place, total, own in zip(self.found, self.total, self.own, strict=True)
+            for place, total, own, runtime in zip(
+                self.found, self.total, self.own, self.runtime, strict=True
+            )
         )
         scores = np.concatenate(self.scores)
-        return Comparison(
-            errors, unmatched, Watched(self.disturbed, *self.counts), float(scores.mean()),
-            float(scores.max()), before,
-        )  # fmt: skip
+        seen = Watched(
+            self.disturbed,
+            self.inside.integer_convolutions,
+            self.inside.integer_convolutions_unwatched,
+        )
+        mean, largest = float(scores.mean()), float(scores.max())
+        return Comparison(errors, unmatched, seen, mean, largest, before)
 
     def _effect(self, tensor: str) -> Effect | None:
         if not self.sensitivity:
@@ -385,14 +384,24 @@ class _Run:
         return Effect(float(scores.mean()), float(scores.max()))
 
 
-def _largest(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+def _in_onnxruntime(
+    graph: OnnxRuntimeTensors, lowered: bytes, size: int, *, as_written: bool
+) -> Inside:
+    """An engine that ONNX Runtime runs, and looks into."""
+    # As written, every convolution stands between Q/DQ pairs and computes in float.
+    counted = () if as_written else (graph.model, lowered)
+    counts = [count_convolutions(data)["int8"] for data in counted] or [0, 0]
+    return Inside(graph, OnnxRuntimeEngine(lowered, size, as_written=as_written), *counts)
+
+
+def _largest(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
     """Largest |a - b|; infinite where just one of the two is finite."""
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     with np.errstate(invalid="ignore"):
         return float(np.nan_to_num(np.where(same, 0.0, np.abs(a - b)), nan=np.inf).max())
 
 
-def _check_finite(layer: Layer, truth: NDArray[np.float32]) -> None:
+def _check_finite(layer: Layer, truth: NDArray[np.floating]) -> None:
     if not np.isfinite(truth).all():
         raise LpxError(
             f"the reference itself gives NaN or infinity in layer {layer.name}",

@@ -20,11 +20,21 @@ _LEAST = 1e-7
 """Relative errors below are float32 rounding."""
 
 
-def draw_layers(found: Comparison, verdict: Verdict, tolerance: float, title: str) -> bytes:
+def draw_layers(
+    found: Comparison, verdict: Verdict, tolerance: float, title: str, runtime: str = ""
+) -> bytes:
     """Draw the errors of all layers, first to last from top to bottom; PNG.
 
     A bar is a layer's own error; a line goes through the errors as the engine runs; the colour is
-    what the layer computes in. The first layer beyond the tolerance and the culprit are red.
+    what the layer computes in. Where it is known, a white diamond is what the engine's runtime adds
+    to its graph. The first layer beyond the tolerance and the culprit are red.
+
+    Args:
+        found: What to draw.
+        verdict: Of `found`.
+        tolerance: Largest relative error allowed.
+        title: Stands on top.
+        runtime: Name of what ran the engine, as "TensorRT".
     """
     import matplotlib.style
     from matplotlib.figure import Figure
@@ -44,6 +54,9 @@ def draw_layers(found: Comparison, verdict: Verdict, tolerance: float, title: st
             axes.plot(total[row], row, "o", color=colour, markersize=5, markeredgecolor="black")
             if error.own is not None and error.own.relative > low:
                 axes.barh(row, min(error.own.relative, high), height=0.7, color=colour, alpha=0.7)
+            if error.runtime is not None and error.runtime.relative > low:
+                apart = min(error.runtime.relative, high)
+                axes.plot(apart, row, "D", color="white", markersize=4, markeredgecolor="black")
             if error.total.not_finite:
                 axes.annotate("not finite ", (high, row), ha="right", va="center", fontsize=7)
         axes.axvline(tolerance, color=_RED, linestyle="--", linewidth=1)
@@ -51,7 +64,7 @@ def draw_layers(found: Comparison, verdict: Verdict, tolerance: float, title: st
                  xlabel="relative error  ||d|| / ||x||", title=title)  # fmt: skip
         axes.grid(axis="x", alpha=0.3)
         _name_rows(axes, layers, verdict)
-        _explain(axes, layers, tolerance)
+        _explain(axes, layers, tolerance, runtime)
         data = io.BytesIO()
         figure.savefig(data, format="png", dpi=120)
     return data.getvalue()
@@ -59,7 +72,8 @@ def draw_layers(found: Comparison, verdict: Verdict, tolerance: float, title: st
 
 def _limits(layers: tuple[LayerError, ...], tolerance: float) -> tuple[float, float]:
     """Ends of the axis of errors: all that are finite and no mere float32 rounding lie between."""
-    errors = [e.total.relative for e in layers] + [e.own.relative for e in layers if e.own]
+    known = [error for e in layers for error in (e.total, e.own, e.runtime) if error]
+    errors = [error.relative for error in known]
     shown = [e for e in errors if math.isfinite(e) and e > _LEAST] + [tolerance]
     return min(shown) / 3, max(shown) * 3
 
@@ -72,7 +86,7 @@ def _name_rows(axes: Axes, layers: tuple[LayerError, ...], verdict: Verdict) -> 
             label.set_fontweight("bold")
 
 
-def _explain(axes: Axes, layers: tuple[LayerError, ...], tolerance: float) -> None:
+def _explain(axes: Axes, layers: tuple[LayerError, ...], tolerance: float, runtime: str) -> None:
     from matplotlib.artist import Artist
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -85,6 +99,11 @@ def _explain(axes: Axes, layers: tuple[LayerError, ...], tolerance: float) -> No
     ]  # fmt: skip
     if any(e.own is not None for e in layers):
         handles.append(Patch(facecolor="white", edgecolor="black", label="layer alone"))
+    if any(e.runtime is not None for e in layers):
+        handles.append(
+            Line2D([], [], color="white", marker="D", markersize=4, markeredgecolor="black",
+                   linestyle="", label=f"what {runtime} adds to the graph")
+        )  # fmt: skip
     used = {e.computes_in for e in layers}
     handles += [Patch(color=c, label=f"computes in {p}") for p, c in _COLOURS.items() if p in used]
     axes.figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lpx.cli.options import json_option, workspace_option
+from lpx.cli.options import host_code_option, json_option, workspace_option
 from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -27,25 +27,35 @@ _WORST = 10
               help="Faces to compare on; the demo faces where none are given.")  # fmt: skip
 @click.option("--count", default=16, show_default=True, help="Most faces.")
 @click.option("--tolerance", type=float, metavar="REL",
-              help="Largest ||d|| / ||x|| of a layer; by default 0.001 for fp32, 0.02 for fp16, "
-              "0.25 for int8.")  # fmt: skip
+              help="Largest ||d|| / ||x|| of a layer; by default 0.001 for fp32 (0.02 in "
+              "TensorRT), 0.02 for fp16, 0.25 for int8.")  # fmt: skip
 @click.option("--against", type=click.Choice(("onnx", "torch")), default="onnx", show_default=True,
               help="The exported graph, or the checkpoint's modules.")  # fmt: skip
 @click.option("--sensitivity", is_flag=True,
               help="Show what each layer alone does to the score.")  # fmt: skip
+@click.option("--in", "ran_in", type=click.Choice(("onnxruntime", "tensorrt")),
+              help="What computes the engine's tensors.  [default: TensorRT for its engines where "
+              "they run, else ONNX Runtime]")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="Where layers.json and layers.png go.  [default: debug/ENGINE in the "
               "workspace]")  # fmt: skip
+@host_code_option
 @workspace_option
 @json_option
 def debug(
     engine: str, faces: str | None, count: int, tolerance: float | None, against: str,
-    sensitivity: bool, out: Path | None, workspace: Workspace, as_json: bool,
+    sensitivity: bool, ran_in: str | None, out: Path | None, allow_host_code: bool,
+    workspace: Workspace, as_json: bool,
 ) -> None:  # fmt: skip
     """Compare every layer of ENGINE, as onnxruntime-int8, with the float32 graph.
 
     Names the first layer beyond the tolerance, and the layer that causes it: each is also run
     alone, on the float32 graph's tensors, which tells its own error from what it inherits.
+
+    An engine of TensorRT is built again so that it hands out its tensors, which takes as long as
+    the build did; the engine itself stays as it is. What TensorRT adds to its graph is told apart
+    from what stands in the graph. Where it does not run, its graph is looked into by ONNX Runtime.
+
     Exits with 0 within tolerance, and with 1 beyond it.
     """
     from lpx.cli.console import ConsoleReporter
@@ -55,7 +65,8 @@ def debug(
         done = debugging.debug(
             workspace, engine, faces=faces, count=count, tolerance=tolerance,
             against=against,  # type: ignore[arg-type]
-            sensitivity=sensitivity, out=out, report=report,
+            sensitivity=sensitivity, ran_in=ran_in,  # type: ignore[arg-type]
+            allow_host_code=allow_host_code, out=out, report=report,
         )  # fmt: skip
     if as_json:
         click.echo(json.dumps(debugging.to_values(done), indent=2))
@@ -71,8 +82,8 @@ def show(done: Debugged) -> None:
     console = Output()
     found = done.comparison
     console.say(
-        f"{done.engine} against {done.against}: {len(found.layers)} layers on {done.count} faces "
-        f"of {done.faces}; score differs by {found.score_mean:.2g} on average, "
+        f"{done.engine}{_by(done)} against {done.against}: {len(found.layers)} layers on "
+        f"{done.count} faces of {done.faces}; score differs by {found.score_mean:.2g} on average, "
         f"{found.score_max:.2g} at most"
     )
     console.print(_table(done))
@@ -93,6 +104,14 @@ def headline(done: Debugged) -> str:
             f"{worst.total.relative:.2g} in {worst.layer.name}"
         )
     said = f"first layer beyond {done.tolerance:g}: {first.layer.name}, off by {_off(first)}"
+    if done.verdict.by_runtime:
+        assert culprit is not None
+        return (
+            f"{said}; TensorRT computes something else than the engine's graph says, from "
+            f"{culprit.layer.name} on"
+        )
+    if first.runtime is not None:
+        said += f" (TensorRT is off the engine's graph by just {first.runtime.relative:.2g})"
     if culprit is None or culprit.own is None:
         return said
     if not culprit.own.relative <= done.tolerance:
@@ -104,6 +123,10 @@ def headline(done: Debugged) -> str:
     )
 
 
+def _by(done: Debugged) -> str:
+    return " in TensorRT" if done.ran_in == "tensorrt" else ""
+
+
 def _off(error: LayerError) -> str:
     if error.total.not_finite:
         return f"{error.total.not_finite} values that are NaN or infinite"
@@ -112,11 +135,14 @@ def _off(error: LayerError) -> str:
 
 def _caption(done: Debugged) -> str:
     by = "score" if _effects(done) else "alone" if _alone(done) else "total"
+    by += "' or 'TensorRT" if _apart(done) and not _effects(done) else ""
     shown = len(_rows(done))
     text = f"{shown} of {len(done.comparison.layers)} layers, the worst by '{by}'; errors are "
     text += "||d|| / ||x||; 'total': as the engine runs"
     if _alone(done):
         text += "; 'alone': the layer given the float32 graph's tensors"
+    if _apart(done):
+        text += "; 'TensorRT': the engine against ONNX Runtime, both with the engine's graph"
     if _effects(done):
         text += "; 'score': mean and largest |score difference| where just this layer is lowered"
     return text
@@ -124,6 +150,10 @@ def _caption(done: Debugged) -> str:
 
 def _alone(done: Debugged) -> bool:
     return all(e.own is not None for e in done.comparison.layers)
+
+
+def _apart(done: Debugged) -> bool:
+    return all(e.runtime is not None for e in done.comparison.layers)
 
 
 def _effects(done: Debugged) -> bool:
@@ -135,8 +165,8 @@ def _rows(done: Debugged) -> list[LayerError]:
 
     def badness(error: LayerError) -> tuple[float, ...]:
         effect = error.effect.score_mean if error.effect else 0.0
-        own = error.own.relative if error.own else 0.0
-        return effect, own, error.total.relative
+        parts = [part.relative for part in (error.own, error.runtime) if part]
+        return effect, max(parts, default=0.0), error.total.relative
 
     layers = done.comparison.layers
     chosen = sorted(layers, key=badness, reverse=True)[:_WORST]
@@ -148,18 +178,18 @@ def _table(done: Debugged) -> Table:
     from rich import box
     from rich.table import Table
 
-    alone, effects = _alone(done), _effects(done)
+    alone, apart, effects = _alone(done), _apart(done), _effects(done)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("layer", overflow="fold")
     table.add_column("in", no_wrap=True)
-    columns = ["total", *["alone"] * alone]
+    columns = ["total", *["alone"] * alone, *["TensorRT"] * apart]
     columns += ["score", "max"] if effects else [*["SQNR dB"] * alone, "max |d|"]
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     for error in _rows(done):
         total, own, effect = error.total, error.own, error.effect
         cells = [f"{total.relative:.2g}"]
-        cells += [f"{own.relative:.2g}"] if own else []
+        cells += [f"{part.relative:.2g}" for part in (own, error.runtime) if part]
         if effect is not None:
             cells += [f"{effect.score_mean:.2g}", f"{effect.score_max:.2g}"]
         else:

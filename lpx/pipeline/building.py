@@ -151,7 +151,7 @@ def build(
             manifests.append(
                 build_engine(
                     model.data, model.card, request, folder, machine,
-                    _outermost(report.progress(f"building {request.name}")),
+                    outermost(report.progress(f"building {request.name}")),
                     workspace.root / TIMING_CACHES,
                 )
             )  # fmt: skip
@@ -188,7 +188,7 @@ def _check_tensorrt_only(request: BuildRequest) -> None:
             )
 
 
-def _outermost(tell: Callable[[int, int], None]) -> Callable[[str, int, int], None]:
+def outermost(tell: Callable[[int, int], None]) -> Callable[[str, int, int], None]:
     """Show the phase that holds all others: TensorRT starts with it."""
     outermost = ""
 

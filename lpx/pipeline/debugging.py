@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +14,7 @@ from numpy.typing import NDArray
 from lpx.bench.layer_errors import (
     Comparison,
     LayerError,
-    Reference,
-    TensorError,
+    TensorSource,
     Verdict,
     batch_size,
     compare,
@@ -22,6 +22,7 @@ from lpx.bench.layer_errors import (
     unexplained,
 )
 from lpx.bench.layer_figure import draw_layers
+from lpx.bench.tensor_error import TensorError
 from lpx.data.face_set import FaceSet, Skipped
 from lpx.engines.load import read_graph
 from lpx.engines.manifest import FILE, EngineManifest, Precision, read_manifest
@@ -36,12 +37,15 @@ from lpx.pipeline.exported import (
     read_exported,
     read_reference,
 )
+from lpx.pipeline.inside import NAMES, Runtime, choose_runtime, open_inside
 from lpx.pipeline.reporter import SILENT, Reporter
 from lpx.workspace import Workspace, write_bytes, write_json
 
 FACES = 16
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 0.02, "int8": 0.25}
 """Relative error that a layer may have by default: about four times the demo model's."""
+TF32_TOLERANCE = TOLERANCE["fp16"]
+"""As above for float32 in TensorRT, which multiplies in TF32: with float16's ten bits."""
 Against = Literal["onnx", "torch"]
 
 
@@ -52,6 +56,7 @@ class Debugged:
     Attributes:
         engine: Name of the engine.
         against: What it was compared with.
+        ran_in: What computed its tensors: its own runtime, or ONNX Runtime its graph.
         faces: Name of the face set.
         count: Faces compared.
         skipped: Faces that could not be read.
@@ -65,6 +70,7 @@ class Debugged:
 
     engine: str
     against: Against
+    ran_in: Runtime
     faces: str
     count: int
     skipped: tuple[Skipped, ...]
@@ -85,6 +91,8 @@ def debug(
     tolerance: float | None = None,
     against: Against = "onnx",
     sensitivity: bool = False,
+    ran_in: Runtime | None = None,
+    allow_host_code: bool = False,
     out: Path | None = None,
     report: Reporter = SILENT,
 ) -> Debugged:
@@ -92,19 +100,76 @@ def debug(
 
     Args:
         workspace: Holds the engine; receives `debug/<engine>/layers.json` and `layers.png`.
-        engine: Its name. Of a TensorRT engine, the graph that it was built from is looked into.
+        engine: Its name.
         faces: Face set; None for the demo faces.
         count: Most faces, spread evenly over the set.
         tolerance: Largest relative error of a layer; None for the precision's `TOLERANCE`.
         against: "onnx", the exported graph, or "torch", the checkpoint.
         sensitivity: Measure what each layer alone does to the score; with "onnx" only.
+        ran_in: What computes the engine's tensors. None for TensorRT where the engine is one of
+            TensorRT's and runs here, and its graph in ONNX Runtime else.
+        allow_host_code: Load a version-compatible TensorRT plan, which carries code that runs here.
         out: Folder to write to.
         report: Told what happens.
 
     Raises:
         LpxError: No such engine, no face that can be read, a tolerance that is no positive number,
-            or a reference that gives NaN.
+            a reference that gives NaN, or TensorRT was asked for and cannot be used.
     """
+    _check(count, tolerance, against, sensitivity=sensitivity)
+    model = read_exported(workspace)
+    manifest = _manifest(workspace, model, engine)
+    lowered = read_graph(workspace.engines / manifest.name, manifest)
+    ran_in, note = choose_runtime(manifest, ran_in)
+    notes = [note] if note else []
+    out = out or workspace.root / "debug" / manifest.name
+    pool = open_faces(workspace, faces or "demo", "test", out).first(count)
+    target, size = _target(model, manifest), model.card.input_size
+    batches, skipped = _decode(pool, batch_size(target), size)
+    reference = _checkpoint(workspace, model, manifest, target) if against == "torch" else None
+    report.say(f"comparing {manifest.name} with {against} on {sum(map(len, batches))} faces")
+    # ONNX Runtime's optimiser is no part of a TensorRT engine.
+    as_written = manifest.target != "onnxruntime"
+    with ExitStack() as held:
+        inside = None
+        if ran_in == "tensorrt":
+            inside = open_inside(
+                workspace, manifest, target, lowered, held,
+                allow_host_code=allow_host_code, report=report,
+            )  # fmt: skip
+        found = compare(
+            lowered, target, batches, size, reference=reference, inside=inside,
+            sensitivity=sensitivity, as_written=as_written,
+            progress=report.progress("comparing layers"),
+        )  # fmt: skip
+    bound = _default_tolerance(manifest, ran_in) if tolerance is None else tolerance
+    verdict = judge(found, bound)
+    if unexplained(verdict, bound) and not as_written:
+        plain = judge(compare(lowered, target, batches, size, as_written=True), bound)
+        notes.append(_optimiser(verdict, plain))
+    done = Debugged(
+        engine=manifest.name,
+        against=against,
+        ran_in=ran_in,
+        faces=pool.name,
+        count=sum(map(len, batches)),
+        skipped=tuple(skipped),
+        tolerance=bound,
+        comparison=found,
+        verdict=verdict,
+        notes=(*notes, *_notes(found, against, ran_in, skipped)),
+        picture=out / "layers.png",
+        table=out / "layers.json",
+    )
+    title = (
+        f"{done.engine} in {NAMES[ran_in]} against {against}, {done.count} faces of {done.faces}"
+    )
+    write_bytes(done.picture, draw_layers(found, verdict, bound, title, NAMES[ran_in]))
+    write_json(done.table, to_values(done))
+    return done
+
+
+def _check(count: int, tolerance: float | None, against: Against, *, sensitivity: bool) -> None:
     check_at_least("--count", count, 1)
     if tolerance is not None and not 0 < tolerance < math.inf:
         raise LpxError(
@@ -118,52 +183,20 @@ def debug(
             "it puts an engine's layers into the float32 ONNX graph one at a time",
             "leave --against out",
         )
-    model = read_exported(workspace)
-    manifest = _manifest(workspace, model, engine)
-    lowered, notes = _graph(workspace, manifest)
-    out = out or workspace.root / "debug" / manifest.name
-    pool = open_faces(workspace, faces or "demo", "test", out).first(count)
-    target, size = _target(model, manifest), model.card.input_size
-    batches, skipped = _decode(pool, batch_size(target), size)
-    reference: Reference | None = None
-    if against == "torch":
-        if _equalised(manifest):
-            raise LpxError(
-                f"engine {manifest.name} was equalised",
-                "its channels are scaled, and have no counterpart in the checkpoint",
-                "leave --against out",
-            )
-        graph = read_named(target, "the float model")
-        reference = TorchLayers(read_reference(workspace, model), graph, layers_of(graph))
-    report.say(f"comparing {manifest.name} with {against} on {sum(map(len, batches))} faces")
-    # ONNX Runtime's optimiser is no part of a TensorRT engine.
-    as_written = manifest.target != "onnxruntime"
-    found = compare(
-        lowered, target, batches, size, reference=reference, sensitivity=sensitivity,
-        as_written=as_written, progress=report.progress("comparing layers"),
-    )  # fmt: skip
-    bound = TOLERANCE[manifest.precision] if tolerance is None else tolerance
-    verdict = judge(found, bound)
-    if unexplained(verdict, bound) and not as_written:
-        plain = judge(compare(lowered, target, batches, size, as_written=True), bound)
-        notes = (*notes, _optimiser(verdict, plain))
-    done = Debugged(
-        engine=manifest.name,
-        against=against,
-        faces=pool.name,
-        count=sum(map(len, batches)),
-        skipped=tuple(skipped),
-        tolerance=bound,
-        comparison=found,
-        verdict=verdict,
-        notes=(*notes, *_notes(found, against, skipped)),
-        picture=out / "layers.png",
-        table=out / "layers.json",
-    )
-    title = f"{done.engine} against {against}, {done.count} faces of {done.faces}"
-    write_bytes(done.picture, draw_layers(found, verdict, bound, title))
-    write_json(done.table, to_values(done))
-    return done
+
+
+def _checkpoint(
+    workspace: Workspace, model: ExportedModel, manifest: EngineManifest, target: bytes
+) -> TensorSource:
+    """The checkpoint's modules, matched with the layers of the float graph."""
+    if _equalised(manifest):
+        raise LpxError(
+            f"engine {manifest.name} was equalised",
+            "its channels are scaled, and have no counterpart in the checkpoint",
+            "leave --against out",
+        )
+    graph = read_named(target, "the float model")
+    return TorchLayers(read_reference(workspace, model), graph, layers_of(graph))
 
 
 def _optimiser(verdict: Verdict, plain: Verdict) -> str:
@@ -198,16 +231,10 @@ def _manifest(workspace: Workspace, model: ExportedModel, name: str) -> EngineMa
     return manifest
 
 
-def _graph(workspace: Workspace, manifest: EngineManifest) -> tuple[bytes, tuple[str, ...]]:
-    """The graph to look into, and what must be said of it."""
-    graph = read_graph(workspace.engines / manifest.name, manifest)
-    if manifest.target == "onnxruntime":
-        return graph, ()
-    return graph, (
-        f"this ran the graph that {manifest.target} built {manifest.name} from, in ONNX Runtime: "
-        "rounding of weights and activations shows, faults of TensorRT's own kernels do not; "
-        "`lpx bench` measures those by the score",
-    )
+def _default_tolerance(manifest: EngineManifest, ran_in: Runtime) -> float:
+    if ran_in == "tensorrt" and manifest.precision == "fp32":
+        return TF32_TOLERANCE
+    return TOLERANCE[manifest.precision]
 
 
 def _equalised(manifest: EngineManifest) -> bool:
@@ -231,7 +258,9 @@ def _decode(faces: FaceSet, batch: int, size: int) -> tuple[list[NDArray[np.uint
     return batches, skipped
 
 
-def _notes(found: Comparison, against: Against, skipped: list[Skipped]) -> list[str]:
+def _notes(
+    found: Comparison, against: Against, ran_in: Runtime, skipped: list[Skipped]
+) -> list[str]:
     notes = []
     seen = found.watched
     same = seen.integer_convolutions == seen.integer_convolutions_unwatched
@@ -239,7 +268,7 @@ def _notes(found: Comparison, against: Against, skipped: list[Skipped]) -> list[
         left = f"{seen.integer_convolutions} of {seen.integer_convolutions_unwatched}"
         left = "" if same else f", and {left} integer convolutions were left"
         notes.append(
-            "looking at tensors stops fusions of ONNX Runtime: the score moved by up to "
+            f"looking at tensors stops fusions of {NAMES[ran_in]}: the score moved by up to "
             f"{seen.score_difference:.2g}{left}; what is shown holds to about that much"
         )
     if against == "torch":
@@ -253,7 +282,10 @@ def _notes(found: Comparison, against: Against, skipped: list[Skipped]) -> list[
         )
     elif found.unmatched:
         names = ", ".join(layer.name for layer in found.unmatched[:3])
-        notes.append(f"{len(found.unmatched)} layers are not in the engine's graph: {names}")
+        where = "are not in the engine's graph"
+        if ran_in == "tensorrt":
+            where = "were fused away by TensorRT, or are not in the engine's graph"
+        notes.append(f"{len(found.unmatched)} layers {where}, and are left out: {names}")
     if skipped:
         notes.append(f"{len(skipped)} faces could not be read, the first: {skipped[0].name} "
                      f"({skipped[0].reason})")  # fmt: skip
@@ -266,6 +298,7 @@ def to_values(done: Debugged) -> dict[str, Any]:
     return {
         "engine": done.engine,
         "against": done.against,
+        "ran_in": done.ran_in,
         "faces": done.faces,
         "count": done.count,
         "skipped": [asdict(s) for s in done.skipped],
@@ -273,6 +306,7 @@ def to_values(done: Debugged) -> dict[str, Any]:
         "within_tolerance": verdict.first is None,
         "first_beyond": verdict.first.layer.name if verdict.first else None,
         "culprit": verdict.culprit.layer.name if verdict.culprit else None,
+        "by_runtime": verdict.by_runtime,
         "beyond": [e.layer.name for e in verdict.beyond],
         "score_difference": {"mean": _finite(found.score_mean), "max": _finite(found.score_max)},
         "watched": {k: _finite(v) for k, v in asdict(found.watched).items()},
@@ -292,6 +326,7 @@ def _layer_values(error: LayerError) -> dict[str, Any]:
         "total": _error_values(error.total),
         "own": _error_values(error.own) if error.own else None,
         "effect": {k: _finite(v) for k, v in asdict(effect).items()} if effect else None,
+        "runtime": _error_values(error.runtime) if error.runtime else None,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -13,11 +14,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from lpx.bench.layer_errors import ErrorSum, batch_size, compare, judge
+from lpx.bench.layer_errors import (
+    Inside,
+    OnnxRuntimeTensors,
+    batch_size,
+    compare,
+    judge,
+    tensors_to_watch,
+    unexplained,
+)
 from lpx.bench.layer_figure import draw_layers
+from lpx.bench.tensor_error import ErrorSum
 from lpx.calibration.scales import load_scales
 from lpx.data.demo_set import demo_set
 from lpx.engines.build import BuildRequest, make_graph
+from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
 from lpx.engines.torch_layers import TorchLayers
 from lpx.errors import LpxError
 from lpx.export.to_onnx import to_onnx
@@ -276,3 +287,115 @@ def test_modules_are_matched_with_the_graph(randomise, backbone, cut):
     kinds = {layer.op_type.split("+")[0] for layer in found.unmatched}
     assert not kinds & {"Conv", "Add"}
     assert all(e.own is None for e in found.layers)
+
+
+class Withholding:
+    """A runtime that fuses some tensors away."""
+
+    def __init__(self, source, names):
+        self.source, self.names = source, names
+
+    def run(self, pixels):
+        found = self.source.run(pixels)
+        return {name: found[name] for name in found.keys() - self.names}
+
+
+def inside(ran, lowered, model, withheld=()):
+    """As if another runtime computed an engine's tensors: those of the graph `ran`."""
+    names = tensors_to_watch(lowered, model)
+    seen = OnnxRuntimeTensors(ran, "what ran", SIZE, names, as_written=True)
+    plain = OnnxRuntimeEngine(ran, SIZE, as_written=True)
+    return Inside(Withholding(seen, set(withheld)), plain, 9, 10)
+
+
+@pytest.fixture(scope="module")
+def typed(built, model):
+    """The INT8 graph that TensorRT is given."""
+    scales = load_scales(built.scales, onnx_digest(model))
+    request = BuildRequest("tensorrt", "int8", scales, scales.method or "max")
+    return make_graph(model, request, "strongly-typed")[0]
+
+
+ALTERED = "hardtanh_3.scale"
+
+
+def test_runtime_that_does_what_the_graph_says_adds_nothing(typed, model, batches):
+    found = compare(
+        typed, model, batches[:1], SIZE, inside=inside(typed, typed, model), as_written=True
+    )
+    plain = compare(typed, model, batches[:1], SIZE, as_written=True)
+    assert all(e.runtime.relative == 0 for e in found.layers)
+    assert [e.total for e in found.layers] == [e.total for e in plain.layers]
+    assert [e.own for e in found.layers] == [e.own for e in plain.layers]
+    assert all(e.runtime is None for e in plain.layers)
+    seen = found.watched
+    assert (seen.integer_convolutions, seen.integer_convolutions_unwatched) == (9, 10)
+    assert judge(found, TOLERANCE).first is None
+
+
+@pytest.fixture(scope="module")
+def of_runtime(typed, model, batches):
+    """A sound graph in a runtime that computes another one."""
+    broken = edited(typed, scaled(ALTERED, 1 / 50))
+    return compare(
+        typed, model, batches[:1], SIZE, inside=inside(broken, typed, model), as_written=True
+    )
+
+
+def test_fault_of_the_runtime_is_told_from_one_of_the_graph(of_runtime, typed, model, batches):
+    verdict = judge(of_runtime, TOLERANCE)
+    tensor = ALTERED.removesuffix(".scale")
+    assert verdict.by_runtime
+    assert verdict.first.layer.tensor == verdict.culprit.layer.tensor == tensor
+    assert verdict.culprit.own.relative < TOLERANCE, "the graph's own layer is sound"
+    assert not unexplained(verdict, TOLERANCE)
+    assert of_runtime.score_mean > 0
+    broken = edited(typed, scaled(ALTERED, 1 / 50))
+    of_graph = compare(
+        broken, model, batches[:1], SIZE, inside=inside(broken, broken, model), as_written=True
+    )
+    verdict = judge(of_graph, TOLERANCE)
+    assert not verdict.by_runtime
+    assert verdict.culprit.layer.tensor == tensor
+    assert verdict.culprit.own.relative > 0.5
+
+
+def test_tensors_that_a_runtime_fused_away_are_unmatched(typed, model, batches):
+    names = tensors_to_watch(typed, model)
+    hidden = names[3]
+    found = compare(
+        typed, model, batches[:1], SIZE, inside=inside(typed, typed, model, [hidden]),
+        as_written=True,
+    )  # fmt: skip
+    (unmatched,) = found.unmatched
+    assert hidden.startswith(unmatched.tensor)
+    assert len(found.layers) == len(names) - 1
+
+
+def test_overflow_that_stands_in_the_graph_is_not_the_runtimes(half, batches):
+    model, lowered = half
+    found = compare(
+        lowered, model, batches[:1], SIZE, inside=inside(lowered, lowered, model), as_written=True
+    )
+    verdict = judge(found, 0.02)
+    assert not verdict.by_runtime
+    assert verdict.culprit.layer.name == "Conv_7:backbone.blocks.0.0.conv_pw"
+    assert verdict.first.runtime.relative == 0
+
+
+def test_nan_that_only_the_runtime_gives_is_the_runtimes(model, batches):
+    typed, _ = make_graph(model, BuildRequest("tensorrt", "fp16"), "strongly-typed")
+    broken = edited(typed, scaled("detector.head.bottleneck.0.weight.half", np.nan))
+    found = compare(
+        typed, model, batches[:1], SIZE, inside=inside(broken, typed, model), as_written=True
+    )
+    verdict = judge(found, 1e9)
+    assert verdict.by_runtime
+    assert verdict.culprit.layer.name == "Conv_30:head.bottleneck.0"
+    assert verdict.culprit.runtime.not_finite > 0
+
+
+def test_figure_shows_what_the_runtime_adds(of_runtime):
+    drawn = draw_layers(of_runtime, judge(of_runtime, TOLERANCE), TOLERANCE, "t", "TensorRT")
+    bare = replace(of_runtime, layers=tuple(replace(e, runtime=None) for e in of_runtime.layers))
+    assert drawn != draw_layers(bare, judge(bare, TOLERANCE), TOLERANCE, "t", "TensorRT")

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from lpx.engines.tensorrt import available
-from lpx.pipeline.building import _outermost
+from lpx.pipeline.building import outermost
 
 USABLE, REASON = available("tensorrt-rtx")
 
@@ -61,9 +61,9 @@ def test_mistakes_are_told_before_anything_is_built(lpx, workspace, tree, option
     assert tree(workspace.root) == before
 
 
-def test_bar_is_that_of_the_outermost_phase():
+def test_bar_is_that_of_theoutermost_phase():
     told = []
-    progress = _outermost(lambda done, total: told.append((done, total)))
+    progress = outermost(lambda done, total: told.append((done, total)))
     for phase, done in (("build", 0), ("tactics", 3), ("build", 1), ("tactics", 4), ("build", 2)):
         progress(phase, done, 2 if phase == "build" else 9)
     assert told == [(0, 2), (1, 2), (2, 2)]

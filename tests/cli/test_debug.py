@@ -10,6 +10,12 @@ import numpy as np
 import onnx
 import pytest
 
+from lpx.bench.layer_errors import OnnxRuntimeTensors
+from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
+from lpx.engines.tensorrt import LayerTable, Plan
+from lpx.errors import LpxError
+from lpx.pipeline import inside
+
 ENGINE = "onnxruntime-int8"
 
 
@@ -23,12 +29,13 @@ def rewrite(engine, data):
 
 
 def broken(engine):
+    """An engine's graph with a scale that is too small."""
     proto = onnx.load(Path("lpx-out/engines") / engine / "engine.onnx")
     for entry in proto.graph.initializer:
         if entry.name == "hardtanh_1.scale":
             scale = onnx.numpy_helper.to_array(entry) / np.float32(50)
             entry.CopyFrom(onnx.numpy_helper.from_array(scale, entry.name))
-    rewrite(engine, proto.SerializeToString())
+    return proto.SerializeToString()
 
 
 def test_healthy_engine(lpx, workspace):
@@ -41,7 +48,7 @@ def test_healthy_engine(lpx, workspace):
 
 
 def test_fault_is_named_and_ends_in_1(lpx, workspace, crops):
-    broken(ENGINE)
+    rewrite(ENGINE, broken(ENGINE))
     ran = lpx("debug", ENGINE, "--faces", "crops", "--count", 2, "--sensitivity", "--out", "found",
               "--json")  # fmt: skip
     assert ran.code == 1
@@ -86,7 +93,12 @@ def test_tensorrt_engine_is_looked_into_by_its_graph(lpx, workspace):
     (folder / "graph.onnx").write_bytes((source / "engine.onnx").read_bytes())
     ran = lpx("debug", folder.name, "--count", 2)
     assert ran.code == 0, ran.err
-    assert "faults of TensorRT's own kernels do not" in ran.out
+    said = " ".join(ran.out.split())
+    assert "faults of kernels of its own runtime do not" in said
+    assert "(TensorRT cannot show them here: its manifest does not say how it was built" in said
+    assert json.loads(Path(f"lpx-out/debug/{folder.name}/layers.json").read_text())["ran_in"] == (
+        "onnxruntime"
+    )
     manifest["options"]["graph_sha256"] = "0" * 64
     (folder / "manifest.json").write_text(json.dumps(manifest))
     ran = lpx("debug", folder.name, "--count", 2)
@@ -94,9 +106,149 @@ def test_tensorrt_engine_is_looked_into_by_its_graph(lpx, workspace):
     assert "graph.onnx is not the graph that tensorrt-rtx-int8 was built from" in ran.err
 
 
+class Tensors(OnnxRuntimeTensors):
+    """A runtime of its own, for the lack of a GPU: it computes `graph`."""
+
+    def __init__(self, graph, names):
+        super().__init__(graph, "what ran", 160, names, as_written=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        CLOSED.append("watched")
+
+
+class Engine(OnnxRuntimeEngine):
+    def close(self):
+        CLOSED.append("engine")
+        super().close()
+
+
+CLOSED = []
+PLAN = "tensorrt-int8"
+
+
+@pytest.fixture
+def tensorrt(workspace, monkeypatch):
+    """A TensorRT engine that runs here; the function given makes its kernels compute a graph."""
+    source, folder = Path("lpx-out/engines") / ENGINE, Path("lpx-out/engines") / PLAN
+    manifest = json.loads((source / "manifest.json").read_text())
+    manifest |= {"name": PLAN, "target": "tensorrt", "file": "engine.plan"}
+    manifest["options"] = {"profiles": []}
+    graph = (source / "engine.onnx").read_bytes()
+    folder.mkdir()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "graph.onnx").write_bytes(graph)
+    CLOSED.clear()
+
+    def computes(ran=graph):
+        monkeypatch.setattr(inside, "can_run", lambda manifest, machine: (True, "here"))
+        monkeypatch.setattr(inside, "load", lambda folder, **how: Engine(ran, 160, as_written=True))
+        monkeypatch.setattr(inside, "build_watched", lambda *what: Plan(
+            b"", "tensorrt", "10.3.0", LayerTable(()), None, ()))  # fmt: skip
+        monkeypatch.setattr(inside, "open_watched", lambda plan, manifest, names: Tensors(
+            ran, names))  # fmt: skip
+
+    return computes
+
+
+def test_tensorrt_engine_is_looked_into_by_tensorrt(lpx, tensorrt, tree):
+    tensorrt()
+    before = tree(Path("lpx-out/engines"))
+    ran = lpx("debug", PLAN, "--count", 2)
+    assert ran.code == 0, ran.err
+    assert f"{PLAN} in TensorRT against onnx: 27 layers on 2 faces" in ran.out
+    assert "building tensorrt-int8 again with 27 tensors handed out" in ran.err
+    assert "the worst by 'alone' or 'TensorRT'" in ran.out
+    said = " ".join(ran.out.split())
+    assert "the engine against ONNX Runtime, both with the engine's graph" in said
+    # The plan says of no convolution that it is computed in integers, the manifest of some.
+    assert "stops fusions of TensorRT: the score moved by up to 0, and 0 of" in said
+    found = json.loads(Path(f"lpx-out/debug/{PLAN}/layers.json").read_text())
+    assert found["ran_in"] == "tensorrt"
+    assert not found["by_runtime"]
+    assert {layer["runtime"]["relative"] for layer in found["layers"]} == {0}
+    assert CLOSED == ["watched", "engine"]
+    assert tree(Path("lpx-out/engines")) == before
+
+
+def test_fault_of_tensorrts_kernels_is_named(lpx, tensorrt):
+    tensorrt(broken(ENGINE))
+    ran = lpx("debug", PLAN, "--count", 2)
+    assert ran.code == 1
+    name = "Conv_5:backbone.blocks.0.0.conv_dw"
+    said = " ".join(ran.out.split())
+    assert f"first layer beyond 0.25: {name}, off by 0.9" in said
+    assert f"TensorRT computes something else than the engine's graph says, from {name} on" in said
+    plain = lpx("debug", PLAN, "--count", 2, "--in", "onnxruntime", "--json")
+    found = json.loads(plain.out)
+    assert plain.code == 0, "its graph is sound"
+    assert found["ran_in"] == "onnxruntime"
+    assert all(layer["runtime"] is None for layer in found["layers"])
+
+
+def test_fault_of_the_graph_is_not_put_down_to_tensorrt(lpx, tensorrt):
+    graph = broken(ENGINE)
+    (Path("lpx-out/engines") / PLAN / "graph.onnx").write_bytes(graph)
+    tensorrt(graph)
+    ran = lpx("debug", PLAN, "--count", 2)
+    assert ran.code == 1
+    said = " ".join(ran.out.split())
+    assert "(TensorRT is off the engine's graph by just 0), by its own doing" in said
+
+
+@pytest.mark.parametrize(
+    ("precision", "dialect", "tolerance", "said"),
+    [
+        ("fp32", "strongly-typed", 0.02, ""),
+        ("fp32", "weakly-typed", 0.02, ""),
+        ("fp16", "weakly-typed", 0.02, "takes FP16 from a flag"),
+        ("int8", "calibration-cache", 0.25, "takes INT8 from a flag"),
+        ("int8", "strongly-typed", 0.25, ""),
+    ],
+)
+def test_what_stands_beside_the_graph_is_said(lpx, tensorrt, precision, dialect, tolerance, said):
+    tensorrt()
+    path = Path("lpx-out/engines") / PLAN / "manifest.json"
+    manifest = json.loads(path.read_text()) | {"precision": precision, "dialect": dialect}
+    path.write_text(json.dumps(manifest))
+    ran = lpx("debug", PLAN, "--count", 1, "--json")
+    found = json.loads(ran.out)
+    assert found["tolerance"] == tolerance
+    assert any("from a flag" in note for note in found["notes"]) is bool(said)
+    assert said in " ".join(found["notes"])
+
+
+def test_watched_plan_that_is_not_built_leaves_the_graph_to_look_into(lpx, tensorrt, monkeypatch):
+    tensorrt()
+
+    def refused(*what):
+        raise LpxError("TensorRT did not build the plan", "no kernel")
+
+    monkeypatch.setattr(inside, "build_watched", refused)
+    ran = lpx("debug", PLAN, "--count", 1)
+    assert ran.code == 2
+    assert "handed out: TensorRT did not build the plan" in " ".join(ran.err.split())
+    assert "--in onnxruntime" in ran.err
+    assert CLOSED == ["engine"]
+
+
+def test_tensorrt_that_is_asked_for_and_not_there_is_an_error(lpx, tensorrt, monkeypatch):
+    monkeypatch.setattr(inside, "can_run", lambda manifest, machine: (False, "no NVIDIA GPU"))
+    ran = lpx("debug", PLAN, "--count", 1, "--in", "tensorrt")
+    assert ran.code == 2
+    assert "cannot be looked into by TensorRT here" in ran.err
+    assert "no NVIDIA GPU" in ran.err
+    left = lpx("debug", PLAN, "--count", 1)
+    assert left.code == 0
+    assert "(TensorRT cannot show them here: no NVIDIA GPU)" in " ".join(left.out.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        ([ENGINE, "--in", "tensorrt"], "onnxruntime runs it"),
         (["nothing"], "lpx-out holds onnxruntime-fp32, onnxruntime-int8"),
         ([ENGINE, "--tolerance", "0"], "--tolerance 0 is no bound"),
         ([ENGINE, "--tolerance", "nan"], "--tolerance nan is no bound"),

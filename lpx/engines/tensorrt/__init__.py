@@ -4,7 +4,7 @@ The only package of lpx that names TensorRT. Importing it imports neither Tensor
 that happens when something is built, loaded or asked for. `library` finds the bindings,
 `capabilities` holds what their release can do, `build` makes a plan, `inspect` says which
 precision its layers got, `driver` names the few CUDA calls that `cuda` opens, `runtime` is the
-engine and `slot` what one batch in flight needs.
+engine and `slot` what one batch in flight needs; `tensors` looks into a plan while it runs.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from lpx.engines.tensorrt.progress import Progress
 from lpx.engines.tensorrt.request import Batches, BatchRange, Precision, spans_of_batches
 from lpx.engines.tensorrt.runtime import TensorRTEngine
 from lpx.engines.tensorrt.slot import Timing
+from lpx.engines.tensorrt.tensors import TensorRTTensors
 
 __all__ = [
     "BatchRange",
@@ -41,6 +42,7 @@ __all__ = [
     "Precision",
     "Progress",
     "TensorRTEngine",
+    "TensorRTTensors",
     "Timing",
     "assert_precision",
     "available",

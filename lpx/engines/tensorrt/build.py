@@ -16,7 +16,13 @@ from lpx.engines.tensorrt.inspect import (
 )
 from lpx.engines.tensorrt.library import Flavour, load
 from lpx.engines.tensorrt.logger import Recorder, recording
-from lpx.engines.tensorrt.network import add_profiles, create_network, find_input, parse
+from lpx.engines.tensorrt.network import (
+    add_profiles,
+    create_network,
+    find_input,
+    parse,
+    watch_tensors,
+)
 from lpx.engines.tensorrt.progress import Progress, monitor_for, silent
 from lpx.engines.tensorrt.request import Batches, Precision, Request, check
 from lpx.engines.tensorrt.settings import (
@@ -69,6 +75,7 @@ def build_plan(
     hardware_compatible: bool = False,
     dla_core: int | None = None,
     frozen_timing_cache: bool = False,
+    watch: tuple[str, ...] = (),
 ) -> Plan:
     """Build a plan and make sure that it computes in the precision asked for.
 
@@ -96,6 +103,8 @@ def build_plan(
         dla_core: DLA core to build for, with the GPU for what it cannot do.
         frozen_timing_cache: Fail where a kernel's time is not in the timing cache, so that the same
             build gives the same plan.
+        watch: Tensors that the plan shall hand out while `TensorRTTensors` runs it. Its layers
+            differ from those of a plan that is not watched, and are not verified.
 
     Raises:
         NotAsAskedError: The plan does not compute in `precision`, or not on the DLA core.
@@ -118,6 +127,7 @@ def build_plan(
         hardware_compatible=hardware_compatible,
         dla_core=dla_core,
         frozen_timing_cache=frozen_timing_cache,
+        watch=watch,
     )
     check(request, capabilities)
     with recording(trt) as (logger, recorder):
@@ -125,11 +135,13 @@ def build_plan(
             recorder.note(f"known-bad release: {capabilities.known_bad}")
         built = _Build(trt, capabilities, request, logger, recorder, progress).run()
         layers = _layers(trt, capabilities, request, logger, recorder, built.data)
-    if layers is not None and dla_core is not None:
-        # What lies inside a DLA's loadable, the inspector does not tell.
-        assert_on_dla(layers)
-    elif layers is not None:
-        assert_precision(layers, precision)
+    # Watching may stop fusions, and change precisions with them: who watches compares.
+    if layers is not None and not watch:
+        if dla_core is not None:
+            # What lies inside a DLA's loadable, the inspector does not tell.
+            assert_on_dla(layers)
+        else:
+            assert_precision(layers, precision)
     return Plan(
         data=built.data,
         flavour=flavour,
@@ -182,6 +194,7 @@ class _Build:
         builder = self._builder()
         network = create_network(trt, builder, capabilities, request)
         parse(trt, self.logger, network, capabilities, request.onnx_model)
+        watch_tensors(network, capabilities, request.watch)
         config = make_config(trt, builder, capabilities, request, effort)
         add_profiles(builder, config, find_input(network, request.input_name), request)
         # TensorRT does not keep its callbacks alive; these names do, while it builds.

@@ -79,6 +79,11 @@ class PyCuda:
         with self._raised("cuStreamSynchronize"):
             stream.synchronize()
 
+    def synchronize_device(self) -> None:
+        """Wait for all work on all streams."""
+        with self._raised("cuCtxSynchronize"):
+            self._driver.Context.synchronize()
+
     def destroy_stream(self, stream: Handle) -> None:
         """Nothing to do: pycuda releases a stream with its last reference."""
 

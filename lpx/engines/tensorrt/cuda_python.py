@@ -105,6 +105,10 @@ class CudaPython:
         """Wait for all work on a stream."""
         self._call("cudaStreamSynchronize", stream)
 
+    def synchronize_device(self) -> None:
+        """Wait for all work on all streams."""
+        self._call("cudaDeviceSynchronize")
+
     def destroy_stream(self, stream: Handle) -> None:
         """Release a stream."""
         self._call("cudaStreamDestroy", stream)

@@ -79,6 +79,9 @@ class CudaDriver(Protocol):
     def synchronize(self, stream: Handle) -> None:
         """Wait for all work on a stream."""
 
+    def synchronize_device(self) -> None:
+        """Wait for all work on all streams."""
+
     def destroy_stream(self, stream: Handle) -> None:
         """Release a stream."""
 

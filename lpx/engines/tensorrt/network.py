@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from lpx.engines.tensorrt.capabilities import Capabilities
@@ -103,3 +104,27 @@ def add_profiles(builder: Any, config: Any, tensor: Any, request: Request) -> No
         sizes = (span.minimum, span.optimum, span.maximum)
         profile.set_shape(tensor.name, *((size, *face) for size in sizes))
         config.add_optimization_profile(profile)
+
+
+def watch_tensors(network: Any, capabilities: Capabilities, names: Collection[str]) -> None:
+    """Have the plan hand out tensors between its layers, as debug tensors or as outputs.
+
+    An output must be written to memory, so it stops fusions. A debug tensor need not be where
+    nobody listens: TensorRT for RTX 1.7 makes the demo model 36 layers in INT8 and 21 in FP16
+    with all 27 tensors marked, as with none; as outputs they make it 37 and 39.
+
+    Args:
+        network: Parsed.
+        capabilities: What the library can do; before TensorRT 10 there are only outputs.
+        names: The tensors. Those that the network lacks, or gives out anyway, are passed over.
+    """
+    for index in range(network.num_layers if names else 0):
+        network_layer = network.get_layer(index)
+        for number in range(network_layer.num_outputs):
+            tensor = network_layer.get_output(number)
+            if tensor.name not in names or tensor.is_network_output:
+                continue
+            if capabilities.debug_tensors:
+                network.mark_debug(tensor)
+            else:
+                network.mark_output(tensor)

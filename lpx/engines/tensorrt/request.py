@@ -44,6 +44,7 @@ class Request:
     hardware_compatible: bool = False
     dla_core: int | None = None
     frozen_timing_cache: bool = False
+    watch: tuple[str, ...] = ()
 
     def strongly_typed(self, capabilities: Capabilities) -> bool:
         """Whether the network is strongly typed.

@@ -81,7 +81,7 @@ class TensorRTEngine:
             self.notes.append("one batch in flight: before TensorRT 10 a profile serves one")
             in_flight = 1
         self._slots: list[Slot] = []
-        self._runtime, self._engine = _deserialize(
+        self._runtime, self._engine = deserialize(
             self._trt, plan, allow_host_code=allow_host_code, dla_core=dla_core
         )
         try:
@@ -215,9 +215,14 @@ class TensorRTEngine:
         return timing
 
 
-def _deserialize(
+def deserialize(
     trt: Any, plan: bytes, *, allow_host_code: bool, dla_core: int | None
 ) -> tuple[Any, Any]:
+    """Load a plan; returns the runtime, which must outlive the engine, and the engine.
+
+    Raises:
+        LpxError: It does not load.
+    """
     with recording(trt) as (logger, recorder):
         runtime = trt.Runtime(logger)
         runtime.engine_host_code_allowed = allow_host_code

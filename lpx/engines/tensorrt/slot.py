@@ -218,7 +218,7 @@ class Slot:
         """
         for lane in self._lanes:
             if lane.graph is not None:
-                self._held.callback(_unless_lost, self._driver.destroy_graph, lane.graph)
+                self._held.callback(unless_lost, self._driver.destroy_graph, lane.graph)
         # Contexts before the engine: TensorRT asks for that.
         self._lanes.clear()
         self._buffers.clear()
@@ -231,9 +231,11 @@ class Slot:
         self._address = driver.stream_address(self._stream)
         self._events = [self._keep(driver.event(), driver.destroy_event) for _ in range(4)]
         for index in range(len(shared.spans)):
-            context = _context(shared)
+            context = create_context(
+                shared.trt, shared.capabilities, shared.engine, graphs=shared.builtin_graphs
+            )
             accepted = context.set_optimization_profile_async(index, self._address)
-            _demand(accepted, f"profile {index}")
+            demand(accepted, f"profile {index}")
             self._lanes.append(_Lane(context))
         largest = max(range(len(shared.spans)), key=lambda index: shared.spans[index].maximum)
         self._set_batch(self._lanes[largest], shared.spans[largest].maximum)
@@ -242,12 +244,12 @@ class Slot:
             self._buffers[name] = self._allocate(tuple(context.get_tensor_shape(name)), dtype)
         for lane in self._lanes:
             for name, buffer in self._buffers.items():
-                _demand(lane.context.set_tensor_address(name, buffer.device), f"address of {name}")
+                demand(lane.context.set_tensor_address(name, buffer.device), f"address of {name}")
         driver.synchronize(self._stream)
 
     def _keep(self, made: Any, release: Callable[[Any], None]) -> Any:
         """Note how a thing is released."""
-        self._held.callback(_unless_lost, release, made)
+        self._held.callback(unless_lost, release, made)
         return made
 
     def _allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> _Buffer:
@@ -265,14 +267,14 @@ class Slot:
             self._driver.destroy_graph(lane.graph)
             lane.graph = None
         shape = (batch, *self._shared.face_shape)
-        _demand(lane.context.set_input_shape(FACES, shape), f"input shape {shape}")
+        demand(lane.context.set_input_shape(FACES, shape), f"input shape {shape}")
         lane.batch, lane.warm = batch, False
 
     def _compute(self, lane: _Lane) -> None:
         if lane.graph is not None:
             self._driver.launch(lane.graph, self._stream)
         else:
-            _demand(lane.context.execute_async_v3(self._address), "the run")
+            demand(lane.context.execute_async_v3(self._address), "the run")
 
     def _capture(self, lane: _Lane) -> None:
         """Capture the lane's graph; on failure go on without graphs, for good, and say so.
@@ -297,15 +299,26 @@ class Slot:
         self._shared.notes.append(f"no CUDA graphs: {reason}")
 
 
-def _unless_lost(release: Callable[[Any], None], held: Any) -> None:
+def unless_lost(release: Callable[[Any], None], held: Any) -> None:
+    """Release a thing; a GPU that is lost has nothing left to release."""
     with suppress(CudaLostError):
         release(held)
 
 
-def _context(shared: Shared) -> Any:
-    engine, capabilities = shared.engine, shared.capabilities
+def create_context(trt: Any, capabilities: Capabilities, engine: Any, *, graphs: bool) -> Any:
+    """An execution context of an engine.
+
+    Args:
+        trt: The library.
+        capabilities: What it can do.
+        engine: An `ICudaEngine`.
+        graphs: Whether TensorRT for RTX captures CUDA graphs of its own.
+
+    Raises:
+        LpxError: Memory lacks.
+    """
     if capabilities.builtin_cuda_graphs:
-        context = _self_graphing_context(shared.trt, engine, wanted=shared.builtin_graphs)
+        context = _self_graphing_context(trt, engine, wanted=graphs)
     else:
         context = engine.create_execution_context()
     if context is None:
@@ -326,6 +339,7 @@ def _self_graphing_context(trt: Any, engine: Any, *, wanted: bool) -> Any:
     return engine.create_execution_context(runtime_config)
 
 
-def _demand(accepted: bool, what: str) -> None:
+def demand(accepted: bool, what: str) -> None:
+    """Make an error of TensorRT's "no"."""
     if not accepted:
         raise LpxError(f"TensorRT refused {what}", fix="build the plan again here")

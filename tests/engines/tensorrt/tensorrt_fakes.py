@@ -85,6 +85,8 @@ class FakeGpu:
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     memory: dict[int, np.ndarray] = field(default_factory=dict)
     captured: list[Callable[[], None]] | None = None
+    elsewhere: list[Callable[[], None]] = field(default_factory=list)
+    """Work on streams that are not lpx's, done when the device is waited for."""
     next_address: int = 1000
 
 
@@ -123,6 +125,11 @@ class FakeDriver:
 
     def synchronize(self, stream: Any) -> None:
         self._log("synchronize")
+
+    def synchronize_device(self) -> None:
+        self._log("synchronize_device")
+        while self.gpu.elsewhere:
+            self.gpu.elsewhere.pop(0)()
 
     def destroy_stream(self, stream: Any) -> None:
         self._log("destroy_stream")

@@ -28,6 +28,8 @@ class Workshop:
         self.shape: tuple[int, ...] = (-1, 8, 8, 3)
         self.dla_cores = 2
         self.loads = True
+        self.tensors: list[Spy] = []
+        """What the network's layers make, one each."""
         self.layers: list[dict[str, Any]] = []
         """What the inspector says; one convolution of the precision where empty."""
         self.library.Builder = self._builder
@@ -64,7 +66,16 @@ class Workshop:
 
         def network(flags: int) -> Spy:
             tensor = Spy("ITensor", library, name="faces", shape=self.shape)
-            return Spy("INetworkDefinition", library, num_inputs=1, get_input=lambda index: tensor)
+            return Spy(
+                "INetworkDefinition",
+                library,
+                num_inputs=1,
+                get_input=lambda index: tensor,
+                num_layers=len(self.tensors),
+                get_layer=lambda index: Spy(
+                    "ILayer", library, num_outputs=1, get_output=lambda output: self.tensors[index]
+                ),
+            )
 
         def config() -> Spy:
             found = Spy(

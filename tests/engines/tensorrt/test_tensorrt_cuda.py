@@ -109,6 +109,7 @@ def test_cuda_python_makes_each_call_with_its_arguments(cudart: FakeCudart) -> N
     driver.record(event, stream)
     assert driver.elapsed_ms(event, event) == 1.5
     driver.synchronize(stream)
+    driver.synchronize_device()
     driver.free(4096)
     driver.destroy_event(event)
     driver.destroy_stream(stream)
@@ -119,6 +120,7 @@ def test_cuda_python_makes_each_call_with_its_arguments(cudart: FakeCudart) -> N
         ("cudaEventRecord", 42, 41),
         ("cudaEventElapsedTime", 42, 42),
         ("cudaStreamSynchronize", 41),
+        ("cudaDeviceSynchronize",),
         ("cudaFree", 4096),
         ("cudaEventDestroy", 42),
         ("cudaStreamDestroy", 41),
@@ -353,6 +355,7 @@ def pycuda(monkeypatch: pytest.MonkeyPatch, no_bindings: None) -> Iterator[Modul
     driver.memcpy_htod_async = lambda *arguments: calls.append(("h2d", *arguments))
     driver.memcpy_dtoh_async = lambda *arguments: calls.append(("d2h", *arguments))
     driver.mem_get_info = lambda: (3, 8)
+    driver.Context = SimpleNamespace(synchronize=lambda: calls.append(("synchronize_device",)))
     driver.get_version = lambda: (12, 2, 0)
     driver.get_driver_version = lambda: 12060
     primary = ModuleType("pycuda.autoprimaryctx")
@@ -386,6 +389,7 @@ def test_pycuda_makes_each_call(pycuda: ModuleType) -> None:
     driver.to_host(array, address, stream)
     driver.record(event, stream)
     driver.synchronize(stream)
+    driver.synchronize_device()
     assert driver.elapsed_ms(event, event) == 1.5
     driver.free(address)
     driver.free_pinned(array)
@@ -397,6 +401,7 @@ def test_pycuda_makes_each_call(pycuda: ModuleType) -> None:
         "d2h",
         "record",
         "synchronize",
+        "synchronize_device",
         "free",
         "free",
     ]

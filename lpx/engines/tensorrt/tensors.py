@@ -1,0 +1,232 @@
+"""Look into a plan: the tensors between its layers, handed out while it runs."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Collection
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpx.engines.base import Faces
+from lpx.engines.tensorrt.capabilities import capabilities_of
+from lpx.engines.tensorrt.cuda import open_driver
+from lpx.engines.tensorrt.driver import CudaDriver, Handle
+from lpx.engines.tensorrt.library import Flavour, load
+from lpx.engines.tensorrt.profiles import Chunk, chunks, spans_of
+from lpx.engines.tensorrt.runtime import deserialize
+from lpx.engines.tensorrt.slot import FACES, create_context, demand, unless_lost
+from lpx.errors import LpxError
+
+Tensors = dict[str, NDArray[np.float32]]
+
+
+class TensorRTTensors:
+    """A plan that was built with `build_plan(watch=...)`, and the tensors that it hands out.
+
+    It allocates for each run and waits for each tensor: it is made to be looked into, not to be
+    fast. Not thread-safe.
+
+    Args:
+        plan: The plan's bytes.
+        flavour: The library that built it.
+        names: The tensors asked for; those that are outputs, such as "score", come too.
+        driver: CUDA; None opens the binding at hand.
+        allow_host_code: Load a version-compatible plan, which carries code that runs here.
+        dla_core: DLA core that runs a plan built for DLA.
+
+    Raises:
+        LpxError: The library or CUDA is absent, or the plan does not load.
+    """
+
+    def __init__(
+        self,
+        plan: bytes,
+        *,
+        flavour: Flavour,
+        names: Collection[str],
+        driver: CudaDriver | None = None,
+        allow_host_code: bool = False,
+        dla_core: int | None = None,
+    ) -> None:
+        self._trt = load(flavour)
+        self._names = frozenset(names)
+        self._driver = open_driver() if driver is None else driver
+        self._held = ExitStack()
+        self._context: Any = None
+        self._listener: Any = None
+        self._runtime, self._engine = deserialize(
+            self._trt, plan, allow_host_code=allow_host_code, dla_core=dla_core
+        )
+        try:
+            self._prepare(flavour)
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, pixels: Faces) -> Tensors:
+        """The tensors of a batch, by name.
+
+        Args:
+            pixels: uint8 RGB [N, H, W, 3], N from 1 on.
+
+        Returns:
+            float32 [N, ...] each, new arrays, in the order of the network's outputs and then of
+            computation. A tensor that TensorRT does not hand out, as it fused it away, is not
+            among them.
+
+        Raises:
+            LpxError: TensorRT refuses, or CUDA fails.
+            BaseException: What struck inside a callback, such as Ctrl-C.
+        """
+        parts = [
+            self._run(chunk, pixels[chunk.start : chunk.start + chunk.faces])
+            for chunk in chunks(len(pixels), self._spans)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def close(self) -> None:
+        """Release the context, the engine and the stream; a second call does nothing."""
+        self._context = self._engine = self._runtime = None
+        self._held.close()
+
+    def __enter__(self) -> TensorRTTensors:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _prepare(self, flavour: Flavour) -> None:
+        trt, driver, engine = self._trt, self._driver, self._engine
+        capabilities = capabilities_of(trt, flavour)
+        self._face_shape = tuple(engine.get_tensor_shape(FACES))[1:]
+        self._spans = spans_of(engine, FACES)
+        self._stream = driver.stream()
+        self._held.callback(unless_lost, driver.destroy_stream, self._stream)
+        self._context = context = create_context(trt, capabilities, engine, graphs=False)
+        if capabilities.debug_tensors:
+            # TensorRT does not keep it alive.
+            self._listener = _listener(trt, driver, self._stream, self._names)
+            demand(context.set_debug_listener(self._listener), "a listener for debug tensors")
+            demand(context.set_all_tensors_debug_state(True), "to hand out debug tensors")
+
+    def _run(self, chunk: Chunk, faces: Faces) -> Tensors:
+        driver, stream, context = self._driver, self._stream, self._context
+        address = driver.stream_address(stream)
+        demand(
+            context.set_optimization_profile_async(chunk.profile, address),
+            f"profile {chunk.profile}",
+        )
+        shape = (chunk.batch, *self._face_shape)
+        demand(context.set_input_shape(FACES, shape), f"input shape {shape}")
+        with ExitStack() as held:
+            outputs: dict[str, tuple[NDArray[Any], int]] = {}
+            for name in self._io_names():
+                host, device = self._allocate(name, held)
+                demand(context.set_tensor_address(name, device), f"address of {name}")
+                if name == FACES:
+                    host[: chunk.faces], host[chunk.faces :] = faces, 0
+                    driver.to_device(device, host, stream)
+                else:
+                    outputs[name] = host, device
+            debug = self._execute(address)
+            for host, device in outputs.values():
+                driver.to_host(host, device, stream)
+            driver.synchronize(stream)
+            found = {name: host.astype(np.float32) for name, (host, _) in outputs.items()}
+        return {name: tensor[: chunk.faces] for name, tensor in (found | debug).items()}
+
+    def _io_names(self) -> list[str]:
+        engine = self._engine
+        return [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+
+    def _allocate(self, name: str, held: ExitStack) -> tuple[NDArray[Any], int]:
+        """Memory for an input or output of the shape that it has now, on host and device."""
+        kind = self._engine.get_tensor_dtype(name)
+        dtype = _numpy_types(self._trt).get(kind)
+        if dtype is None:
+            raise LpxError(f"the plan gives {name} as {kind}", "lpx reads float32 and float16")
+        host = self._driver.pinned(tuple(self._context.get_tensor_shape(name)), dtype)
+        held.callback(unless_lost, self._driver.free_pinned, host)
+        device = self._driver.malloc(host.nbytes)
+        held.callback(unless_lost, self._driver.free, device)
+        return host, device
+
+    def _execute(self, address: int) -> Tensors:
+        """Run; returns the debug tensors."""
+        listener = self._listener
+        if listener is not None:
+            listener.start()
+        accepted = self._context.execute_async_v3(address)
+        try:
+            # Memory is released behind this, so the GPU must be done with it.
+            self._driver.synchronize(self._stream)
+        finally:
+            # What struck in a callback came first.
+            if listener is not None and listener.struck is not None:
+                raise listener.struck
+        demand(accepted, "the run")
+        return dict(listener.found) if listener is not None else {}
+
+
+def _numpy_types(trt: Any) -> dict[Any, Any]:
+    types = trt.DataType
+    return {types.UINT8: np.uint8, types.FLOAT: np.float32, types.HALF: np.float16}
+
+
+def _listener(trt: Any, driver: CudaDriver, stream: Handle, names: Collection[str]) -> Any:
+    """A debug listener that copies the tensors of these names to the host, as float32.
+
+    TensorRT's binding prints what its callbacks raise, and goes on: so it is kept in `struck`.
+    """
+    types = _numpy_types(trt)
+    on_the_host = trt.TensorLocation.HOST
+
+    class Listener(trt.IDebugListener):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IDebugListener.__init__(self)
+            self.start()
+
+        def start(self) -> None:
+            self.found: Tensors = {}
+            self.struck: BaseException | None = None
+
+        def process_debug_tensor(
+            self, address: int, location: Any, kind: Any, shape: Any, name: str, on_stream: int
+        ) -> bool:
+            # A type of another kind holds no values without its scales.
+            if self.struck is None and name in names and kind in types:
+                try:
+                    host = location == on_the_host
+                    self.found[name] = self._copied(address, tuple(shape), types[kind], host=host)
+                except BaseException as struck:
+                    self.struck = struck
+            return True
+
+        def _copied(
+            self, address: int, shape: tuple[int, ...], dtype: Any, *, host: bool
+        ) -> NDArray[np.float32]:
+            """The memory is good while the callback runs, on whichever stream it was written."""
+            driver.synchronize_device()
+            if host:
+                nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+                memory = (ctypes.c_uint8 * nbytes).from_address(address)
+                return np.frombuffer(memory, dtype).reshape(shape).astype(np.float32)
+            with ExitStack() as held:
+                copy = driver.pinned(shape, dtype)
+                held.callback(unless_lost, driver.free_pinned, copy)
+                driver.to_host(copy, address, stream)
+                driver.synchronize(stream)
+                single = copy.astype(np.float32)
+            return single
+
+    return Listener()

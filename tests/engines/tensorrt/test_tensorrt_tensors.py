@@ -1,0 +1,298 @@
+"""Tensors between the layers of a plan, on fakes: marked at the build, copied while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorrt_fakes
+from tensorrt_fakes import (
+    CELLS,
+    SIZE,
+    FakeContext,
+    FakeDriver,
+    FakeGpu,
+    FakeLibrary,
+    Spy,
+    loadable,
+    patch_maps_of,
+    scores_of,
+)
+from tensorrt_surfaces import RELEASES
+from tensorrt_workshop import Workshop
+
+from lpx.engines.tensorrt.driver import CudaLostError
+from lpx.engines.tensorrt.tensors import TensorRTTensors
+from lpx.errors import LpxError, NotAsAskedError
+
+WITH_DEBUG_TENSORS = tuple(release for release in RELEASES if "8.6" not in release)
+
+
+@dataclass
+class Hidden:
+    """A tensor between the layers of the fake engine: `scale` times the faces."""
+
+    kind: str = "FLOAT"
+    scale: float = 0.5
+    host: bool = False
+
+    def values(self, library: FakeLibrary, faces: np.ndarray) -> np.ndarray:
+        types = {"FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8}
+        return np.ascontiguousarray(faces * self.scale).astype(types[self.kind])
+
+
+@dataclass
+class Bench:
+    """A watched plan with the fakes around it."""
+
+    monkeypatch: pytest.MonkeyPatch
+    release: str = "tensorrt-10.3.0"
+    hidden: dict[str, Hidden] = field(default_factory=lambda: {"relu": Hidden()})
+    names: tuple[str, ...] = ("relu", "fused")
+    spans: tuple[tuple[int, int, int], ...] = ((1, 4, 8),)
+    before: Callable[[str], None] = lambda name: None
+    """Called before each tensor that is handed out."""
+    accepts: bool = True
+
+    def __post_init__(self) -> None:
+        self.gpu = FakeGpu()
+        self.driver = FakeDriver(self.gpu)
+        self.library = FakeLibrary(self.release)
+        self.debug = self.release in WITH_DEBUG_TENSORS
+        shape = (-1, SIZE, SIZE, 3)
+        tensors = {
+            "faces": ("INPUT", "UINT8", shape),
+            "score": ("OUTPUT", "FLOAT", (-1,)),
+            "patch_map": ("OUTPUT", "FLOAT", (-1, CELLS, CELLS)),
+        }
+        if not self.debug:
+            tensors |= {name: ("OUTPUT", h.kind, shape) for name, h in self.hidden.items()}
+        loadable(self.library, self.gpu, self.spans, tensors=tensors)
+        self.monkeypatch.setattr("lpx.engines.tensorrt.tensors.load", lambda _: self.library)
+
+        def context(library: FakeLibrary, gpu: FakeGpu, **options: Any) -> WatchedContext:
+            return WatchedContext(self, library, gpu, **options)
+
+        self.monkeypatch.setattr(tensorrt_fakes, "FakeContext", context)
+
+    def load(self) -> TensorRTTensors:
+        flavour = "tensorrt-rtx" if "rtx" in self.release else "tensorrt"
+        return TensorRTTensors(b"plan", flavour=flavour, names=self.names, driver=self.driver)
+
+
+class WatchedContext(FakeContext):
+    """Also hands out what is hidden: to a listener, or at addresses where there is no such."""
+
+    def __init__(self, bench: Bench, library: FakeLibrary, gpu: FakeGpu, **options: Any) -> None:
+        super().__init__(library, gpu, **options)
+        self.bench, self.library, self.listener, self.on = bench, library, None, False
+        vars(self.spy)["_answers"] |= {
+            "set_debug_listener": self.set_debug_listener,
+            "set_all_tensors_debug_state": self.set_state,
+        }
+
+    def set_debug_listener(self, listener: Any) -> bool:
+        self.listener = listener
+        return self.bench.accepts
+
+    def set_state(self, on: bool) -> bool:
+        self.on = on
+        return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.shape if name in self.bench.hidden else super().get_tensor_shape(name)
+
+    def compute(self) -> None:
+        super().compute()
+        faces = self.gpu.memory[self.addresses["faces"]][: int(np.prod(self.shape))]
+        for name, hidden in self.bench.hidden.items():
+            values = hidden.values(self.library, faces.reshape(self.shape))
+            if not self.bench.debug:
+                data = values.view(np.uint8).ravel()
+                self.gpu.memory[self.addresses[name]][: data.size] = data
+            elif self.listener is not None and self.on:
+                self._hand_out(name, hidden, values)
+
+    def _hand_out(self, name: str, hidden: Hidden, values: np.ndarray) -> None:
+        """The memory is there for the time of the call, and written by another stream."""
+        self.bench.before(name)
+        address = values.ctypes.data
+        if not hidden.host:
+            self.gpu.next_address += 1
+            address = self.gpu.next_address
+            memory = self.gpu.memory[address] = np.zeros(values.nbytes, np.uint8)
+            self.gpu.elsewhere.append(lambda: memory.__setitem__(slice(None), as_bytes(values)))
+        locations, kinds = self.library.TensorLocation, self.library.DataType
+        location = locations.HOST if hidden.host else locations.DEVICE
+        listener: Any = self.listener
+        # As the binding does it: by position, and what it answers does not count.
+        listener.process_debug_tensor(
+            address, location, kinds[hidden.kind], list(values.shape), name, tensorrt_fakes.STREAM
+        )
+        values[...] = 0
+        self.gpu.elsewhere.clear()
+        self.gpu.memory.pop(address, None)
+
+
+def as_bytes(values: np.ndarray) -> np.ndarray:
+    return values.view(np.uint8).ravel()
+
+
+def faces_of(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("spans", [((1, 4, 8),), ((4, 4, 4),), ((1, 1, 1), (8, 8, 8))])
+def test_every_release_hands_tensors_out(
+    monkeypatch: pytest.MonkeyPatch, release: str, spans: Any
+) -> None:
+    bench = Bench(monkeypatch, release, spans=spans)
+    with bench.load() as tensors:
+        for seed, count in enumerate((3, 1, 8, 21)):
+            faces = faces_of(count, seed)
+            found = tensors.run(faces)
+            assert set(found) == {"score", "patch_map", "relu"}, "what was fused away is not there"
+            np.testing.assert_array_equal(found["relu"], np.float32(0.5) * faces)
+            np.testing.assert_array_equal(found["score"], scores_of(faces))
+            np.testing.assert_array_equal(found["patch_map"], patch_maps_of(faces))
+    assert set(bench.driver.live.values()) == {0}
+    assert bench.gpu.memory == {}
+    tensors.close()
+
+
+@pytest.mark.parametrize("release", ["tensorrt-8.6.1", "tensorrt-11.4.0.106"])
+def test_float16_becomes_float32(monkeypatch: pytest.MonkeyPatch, release: str) -> None:
+    bench = Bench(monkeypatch, release, {"relu": Hidden("HALF", 0.1)})
+    faces = faces_of(4)
+    found = bench.load().run(faces)["relu"]
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, (faces * 0.1).astype(np.float16))
+
+
+def test_a_tensor_in_host_memory_is_read_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, hidden={"relu": Hidden("HALF", host=True)})
+    faces = faces_of(2)
+    np.testing.assert_array_equal(bench.load().run(faces)["relu"], np.float32(0.5) * faces)
+
+
+def test_what_was_not_asked_for_or_holds_no_values_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hidden = {"other": Hidden(), "relu": Hidden("INT8", 0.1), "fused": Hidden()}
+    found = Bench(monkeypatch, hidden=hidden).load().run(faces_of(2))
+    assert set(found) == {"score", "patch_map", "fused"}
+
+
+def test_tensors_of_the_run_before_do_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, hidden={"relu": Hidden(), "fused": Hidden()})
+    tensors = bench.load()
+    assert {"relu", "fused"} <= set(tensors.run(faces_of(2)))
+    del bench.hidden["fused"]
+    assert "fused" not in tensors.run(faces_of(2))
+
+
+@pytest.mark.parametrize("struck", [KeyboardInterrupt(), MemoryError("host"), LpxError("said")])
+def test_what_strikes_in_the_callback_is_raised_behind_the_run(
+    monkeypatch: pytest.MonkeyPatch, struck: BaseException
+) -> None:
+    bench = Bench(monkeypatch, hidden={"relu": Hidden(), "fused": Hidden()})
+    tensors, copied = bench.load(), []
+
+    def synchronize_device() -> None:
+        copied.append(1)
+        raise struck
+
+    monkeypatch.setattr(bench.driver, "synchronize_device", synchronize_device)
+    with pytest.raises(type(struck)) as caught:
+        tensors.run(faces_of(2))
+    assert caught.value is struck
+    assert copied == [1], "none is tried behind it"
+    tensors.close()
+    assert set(bench.driver.live.values()) == {0}
+
+
+def test_cuda_lost_in_the_callback_is_said_and_every_release_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(monkeypatch)
+    tensors = bench.load()
+    bench.before = lambda name: setattr(bench.driver, "lost", True)
+    with pytest.raises(CudaLostError, match="synchronize_device failed: cudaErrorIllegalAddress"):
+        tensors.run(faces_of(2))
+    tensors.close()
+    tried = [call[0] for call in bench.gpu.calls]
+    assert tried.count("free") == tried.count("free_pinned") == 3
+    assert tried.count("destroy_stream") == 1
+
+
+def test_a_failed_run_leaves_nothing_held_and_the_next_one_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(monkeypatch)
+    tensors = bench.load()
+    bench.driver.failing = ("to_host",)
+    with pytest.raises(LpxError, match="to_host"):
+        tensors.run(faces_of(2))
+    assert bench.gpu.memory == {}
+    bench.driver.failing = ()
+    assert "relu" in tensors.run(faces_of(2))
+
+
+def test_a_refused_listener_is_an_error_that_releases_the_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(monkeypatch, accepts=False)
+    with pytest.raises(LpxError, match="refused a listener for debug tensors"):
+        bench.load()
+    assert set(bench.driver.live.values()) == {0}
+
+
+def test_an_output_of_a_type_without_values_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, "tensorrt-8.6.1", {"relu": Hidden("INT8", 0.1)})
+    with pytest.raises(LpxError, match="the plan gives relu as"):
+        bench.load().run(faces_of(2))
+    assert bench.gpu.memory == {}
+
+
+def watching(release: str, precision: str = "fp16") -> Workshop:
+    workshop = Workshop(release, precision)
+    workshop.tensors = [
+        Spy("ITensor", workshop.library, name=name, is_network_output=name == "score")
+        for name in ("relu", "other", "score", "relu_1")
+    ]
+    return workshop
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_build_marks_the_tensors_that_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, release: str
+) -> None:
+    workshop = watching(release)
+    monkeypatch.setattr("lpx.engines.tensorrt.build.load", lambda flavour: workshop.library)
+    workshop.build(watch=("relu", "relu_1", "score", "nowhere"))
+    debug = workshop.library.named("INetworkDefinition.mark_debug")
+    outputs = workshop.library.named("INetworkDefinition.mark_output")
+    marked, none = (debug, outputs) if release in WITH_DEBUG_TENSORS else (outputs, debug)
+    assert [call[1].name for call in marked] == ["relu", "relu_1"]
+    assert none == []
+
+
+def test_a_build_that_is_not_watched_marks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    workshop = watching("tensorrt-10.3.0")
+    monkeypatch.setattr("lpx.engines.tensorrt.build.load", lambda flavour: workshop.library)
+    workshop.build()
+    assert workshop.library.named("INetworkDefinition.mark_") == []
+
+
+def test_a_watched_plan_may_have_lost_its_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    workshop = watching("tensorrt-10.3.0", "fp32")
+    monkeypatch.setattr("lpx.engines.tensorrt.build.load", lambda flavour: workshop.library)
+    with pytest.raises(NotAsAskedError):
+        workshop.build(precision="fp16")
+    layers = workshop.build(precision="fp16", watch=("relu",)).layers
+    assert layers is not None
+    assert layers.share_of_convolutions() == {"fp32": 1.0}

@@ -1,0 +1,208 @@
+"""An engine built again to be watched: the request of its manifest, and real plans."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lpx.calibration.scales import load_scales
+from lpx.engines import makers, watched
+from lpx.engines.build import build_engine
+from lpx.engines.machine import Machine, read_machine
+from lpx.engines.manifest import EngineManifest
+from lpx.engines.request import BuildRequest
+from lpx.engines.tensorrt import BatchRange, Plan, build_plan
+from lpx.engines.tensorrt import build as builder
+from lpx.engines.tensorrt.library import available
+from lpx.engines.watched import build_watched, open_watched
+from lpx.workspace import Workspace
+
+USABLE, REASON = available("tensorrt-rtx")
+rtx = pytest.mark.skipif(not USABLE, reason=REASON)
+NAMES = ("hardtanh", "add_228")
+
+
+class Recorded:
+    """Stands for `build_plan`: takes down what it is asked, and gives a plan of a few bytes."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+
+    def __call__(self, graph: bytes, **options: Any) -> Plan:
+        self.asked.append({"graph": graph, **options})
+        return Plan(b"plan", options["flavour"], "1.7.1", None, b"cache", ())
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
+    found = Recorded()
+    monkeypatch.setattr(makers, "build_plan", found)
+    monkeypatch.setattr(watched, "build_plan", found)
+    return found
+
+
+def engine(
+    built: Workspace, request: BuildRequest, folder: Path, caches: Path | None = None
+) -> EngineManifest:
+    from lpx.pipeline.exported import read_exported
+
+    model = read_exported(built)
+    scales = load_scales(built.scales, hashlib.sha256(model.data).hexdigest())
+    request = replace(request, scales=scales, method=scales.method or "max")
+    machine: Machine = read_machine()
+    return build_engine(model.data, model.card, request, folder, machine, None, caches)
+
+
+@rtx
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"batches": BatchRange(2, 3, 4), "workspace_mib": 64, "optimisation_level": 1},
+        {"batches": (8, 1), "compute_capabilities": ("8.6", "8.9")},
+        {"batches": (4,)},
+    ],
+)
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_same_is_asked_again_and_the_tensors(
+    built: Workspace, tmp_path: Path, recorded: Recorded, options: dict[str, Any], precision: Any
+) -> None:
+    manifest = engine(built, BuildRequest("tensorrt-rtx", precision, **options), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    build_watched(tmp_path, manifest, NAMES, tmp_path / "nowhere")
+    first, again = recorded.asked
+    assert again.pop("watch") == NAMES
+    assert first.pop("frozen_timing_cache") is False
+    # One static batch is the range of just that batch.
+    for asked in (first, again):
+        asked["batches"] = builder.Request("", "fp16", asked["batches"], "").spans()  # type: ignore[arg-type]
+    assert again == first
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_timing_cache_and_the_calibration_cache_are_taken(
+    built: Workspace, tmp_path: Path, recorded: Recorded, there: bool
+) -> None:
+    graph = (built.engines / "onnxruntime-int8" / "engine.onnx").read_bytes()
+    (tmp_path / "graph.onnx").write_bytes(graph)
+    (tmp_path / "calibration.cache").write_bytes(b"scales")
+    caches = tmp_path / "timing-caches"
+    caches.mkdir()
+    if there:
+        (caches / "a.timing").write_bytes(b"times")
+    manifest = EngineManifest(
+        name="tensorrt-int8-dla0", target="tensorrt", precision="int8", file="engine.plan",
+        dialect="calibration-cache", engine_sha256="", model_sha256="", card={},
+        options={
+            "profiles": [{"minimum": 1, "optimum": 1, "maximum": 1},
+                         {"minimum": 8, "optimum": 8, "maximum": 8}],
+            "workspace_mib": 32, "optimisation_level": 4, "version_compatible": True,
+            "hardware_compatible": False, "dla_core": 0,
+            "timing_cache": {"file": "a.timing", "frozen": True},
+        },
+    )  # fmt: skip
+    build_watched(tmp_path, manifest, NAMES, caches)
+    (asked,) = recorded.asked
+    assert asked["graph"] == graph
+    assert asked["batches"] == (1, 8)
+    assert asked["calibration_cache"] == b"scales"
+    assert asked["timing_cache"] == (b"times" if there else None)
+    assert (asked["dla_core"], asked["version_compatible"]) == (0, True)
+    assert not asked.get("frozen_timing_cache"), "what is watched has layers of its own"
+    assert [path.name for path in caches.iterdir()] == ["a.timing"] * there
+
+
+def test_a_watched_plan_is_loaded_as_its_engine_is(
+    monkeypatch: pytest.MonkeyPatch, recorded: Recorded
+) -> None:
+    loaded: list[Any] = []
+    monkeypatch.setattr(watched, "TensorRTTensors", lambda plan, **how: loaded.append((plan, how)))
+    manifest = EngineManifest(
+        name="", target="tensorrt", precision="int8", file="", dialect="", engine_sha256="",
+        model_sha256="", card={}, options={"version_compatible": True, "dla_core": 1},
+    )  # fmt: skip
+    open_watched(recorded(b"", flavour="tensorrt"), manifest, NAMES)
+    how = {"flavour": "tensorrt", "names": NAMES, "allow_host_code": True, "dla_core": 1}
+    assert loaded == [(b"plan", how)]
+
+
+@rtx
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_every_layer_of_the_demo_model_is_marked_and_no_fusion_lost(
+    built: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Any
+) -> None:
+    """A real build: the parser keeps the tensors' names, and the plan keeps its layers."""
+    from lpx.bench.layer_errors import tensors_to_watch
+
+    manifest = engine(built, BuildRequest("tensorrt-rtx", precision), tmp_path)
+    model, graph = built.model.read_bytes(), (tmp_path / "graph.onnx").read_bytes()
+    names = tensors_to_watch(graph, model)
+    marked: set[str] = set()
+    mark = builder.watch_tensors
+
+    def noting(network: Any, capabilities: Any, watch: Any) -> None:
+        mark(network, capabilities, watch)
+        for index in range(network.num_layers):
+            layer = network.get_layer(index)
+            tensors = [layer.get_output(output) for output in range(layer.num_outputs)]
+            marked.update(t.name for t in tensors if network.is_debug_tensor(t))
+
+    monkeypatch.setattr(builder, "watch_tensors", noting)
+    plan = build_watched(tmp_path, manifest, names, tmp_path / "nowhere")
+    outputs = {"score", "patch_map"}
+    assert marked | outputs == {*names} | outputs
+    assert len(marked) > 20
+    unwatched = build_plan(
+        graph, flavour="tensorrt-rtx", precision=precision, batches=BatchRange(1, 8, 32)
+    )
+    assert plan.layers is not None
+    assert unwatched.layers is not None
+    assert len(plan.layers.rows) == len(unwatched.layers.rows)
+    assert plan.layers.share_of_convolutions() == unwatched.layers.share_of_convolutions()
+    assert plan.data != unwatched.data
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_debug_looks_inside_on_a_gpu(
+    built: Workspace, tmp_path: Path, flavour: Any, precision: Any
+) -> None:
+    """The whole: build, build again watched, run both, compare with ONNX Runtime."""
+    import shutil
+
+    from lpx import pipeline
+    from lpx.engines.targets import can_run
+    from lpx.pipeline import debugging
+
+    machine = read_machine()
+    usable, reason = available(flavour)
+    if not machine.gpus or not usable:
+        pytest.skip(reason if machine.gpus else machine.no_gpu_reason)
+    if flavour == "tensorrt-rtx" and machine.gpus[0].compute_capability not in RTX_GPUS:
+        pytest.skip("TensorRT for RTX does not run on this GPU")
+    shutil.copytree(built.root, tmp_path / "lpx-out")
+    workspace = Workspace(tmp_path / "lpx-out")
+    (manifest,) = pipeline.build(workspace, (precision,), target=flavour, faces="demo", count=16)
+    assert can_run(manifest, machine)[0]
+    done = debugging.debug(workspace, manifest.name, count=8, ran_in="tensorrt")
+    assert done.ran_in == "tensorrt"
+    found = done.comparison
+    assert len(found.layers) > 10, "most tensors come out"
+    assert done.verdict.first is None, done.notes
+    for error in found.layers:
+        assert error.runtime is not None
+        assert error.runtime.relative <= done.tolerance
+    # It ran for real: no other library rounds to the last bit as TensorRT does.
+    assert any(e.runtime and e.runtime.relative > 0 for e in found.layers)
+    assert found.watched.score_difference < 0.05
+    assert np.isfinite(found.score_max)
+
+
+RTX_GPUS = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
