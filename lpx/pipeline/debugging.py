@@ -268,7 +268,7 @@ def _notes(
         left = f"{seen.integer_convolutions} of {seen.integer_convolutions_unwatched}"
         left = "" if same else f", and {left} integer convolutions were left"
         notes.append(
-            f"looking at tensors stops fusions of {NAMES[ran_in]}: the score moved by up to "
+            f"handing tensors out changes how {NAMES[ran_in]} runs: the score moved by up to "
             f"{seen.score_difference:.2g}{left}; what is shown holds to about that much"
         )
     if against == "torch":
