@@ -316,7 +316,8 @@ class Judge:
                 weights=self.weights, requantise=self.requantise,
             )  # fmt: skip
             graph, _ = make_graph(self.model, request, "onnxruntime")
-            engines[method] = OnnxRuntimeEngine(graph, self.card.input_size)
+            size = self.card.input_size
+            engines[method] = OnnxRuntimeEngine(graph, size, shares_cores=True)
         parts: dict[str, list[Prediction]] = {method: [] for method in methods}
         tell = report.progress("judging by held-out faces")
         for batch in self.faces.stream(_BATCH, self.card.input_size, []):
