@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
-from collections.abc import Collection, Sequence
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from lpx.data.face_set import Batch
 from lpx.graph.model_io import parse, serialise
 from lpx.graph.placement_dla import tensors_to_observe
 
 if TYPE_CHECKING:
     import onnxruntime
+
+ROOM = 1 << 26
+"""Values of all activations that are held at a time, at most: 256 MiB."""
+LARGEST_BATCH = 8
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,34 +57,88 @@ class ObservedModel:
     it out for itself, in blocks of channels: to bring it into ONNX's order takes as long as to
     count it. Means of channels, which do depend on it, are nodes of the graph.
 
+    Several batches go through at a time, each on as few threads as can be: threads of one run wait
+    for each other at every layer, and those of several runs do not.
+
     Args:
         model: ONNX, input `faces` uint8 [N, S, S, 3].
+
+    Attributes:
+        names: The tensors.
+        at_once: Batches that go through at a time, as many as there is memory for.
+        batch_size: Faces of each.
+        seconds: Time that `run_all` took, were batches there at once: without that of decoding.
     """
 
     def __init__(self, model: bytes) -> None:
         graph = parse(model, "the exported model")
         self.names = tensors_to_observe(graph)
+        cores, values = os.cpu_count() or 1, max(1, _values_per_face(graph, self.names))
+        self.at_once = max(1, min(cores, ROOM // values))
+        self.batch_size = max(1, min(LARGEST_BATCH, ROOM // self.at_once // values))
+        self.seconds = 0.0
+        threads = max(1, cores // self.at_once)
         self._outputs = [*self.names, *_hand_out(graph, self.names)]
         observed = serialise(graph)
-        self.session = _open(observed, self.names)
+        self.session = _open(observed, self.names, threads)
         self._shapes = self._run_one()
         if self._padded():
             # ONNX Runtime 1.32 takes no mean of blocks that are not full, and so leaves those
             # tensors in order. Should another do so: what fills them must not be counted.
-            self.session = session(observed)
+            self.session = session(observed, threads)
             self._shapes = self._run_one()
 
     @property
-    def values_per_face(self) -> int:
-        """Values of all tensors."""
-        return sum(math.prod(shape) for shape in self._shapes[: len(self.names)])
+    def channels(self) -> list[int]:
+        """How many channels each tensor has."""
+        return [shape[0] for shape in self._shapes[len(self.names) :]]
 
-    def room(self, faces: int) -> list[Activation]:
-        """Memory for the activations of that many faces."""
-        arrays = [np.zeros((faces, *shape), np.float32) for shape in self._shapes]
+    def room(self) -> list[Activation]:
+        """Memory for the activations of a batch."""
+        arrays = [np.zeros((self.batch_size, *shape), np.float32) for shape in self._shapes]
         values, means = arrays[: len(self.names)], arrays[len(self.names) :]
-        flat = [mean.reshape(faces, -1) for mean in means]
+        flat = [mean.reshape(len(mean), -1) for mean in means]
         return [Activation(*pair) for pair in zip(values, flat, strict=True)]
+
+    def run_all(
+        self, batches: Iterable[Batch], take: Callable[[Batch, list[Activation]], T]
+    ) -> Iterator[tuple[Batch, T]]:
+        """Run batches, `at_once` at a time.
+
+        Args:
+            batches: At most `batch_size` faces each.
+            take: Given a batch and its activations, one per name, which are overwritten when it
+                returns; called from several threads.
+
+        Yields:
+            Each batch and what `take` gave of it, in their order.
+        """
+        own = threading.local()
+        spent: list[float] = []
+
+        def work(batch: Batch) -> T:
+            started = time.perf_counter()
+            if not hasattr(own, "room"):
+                own.room = self.room()
+            result = take(batch, self.run(batch.pixels, own.room))
+            spent.append(time.perf_counter() - started)
+            return result
+
+        waiting: deque[tuple[Batch, Future[T]]] = deque()
+        with ThreadPoolExecutor(self.at_once, "lpx-calibrate") as pool:
+            try:
+                for batch in batches:
+                    waiting.append((batch, pool.submit(work, batch)))
+                    # One more than there are threads, so that none waits for this one.
+                    if len(waiting) > self.at_once:
+                        first, done = waiting.popleft()
+                        yield first, done.result()
+                while waiting:
+                    first, done = waiting.popleft()
+                    yield first, done.result()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+        self.seconds += sum(spent) / max(1, min(self.at_once, len(spent)))
 
     def run(self, pixels: NDArray[np.uint8], into: Sequence[Activation]) -> list[Activation]:
         """Activations of a batch, written into memory that is there already.
@@ -81,7 +147,7 @@ class ObservedModel:
 
         Args:
             pixels: uint8 [N, S, S, 3].
-            into: From `room`, for at least N faces; overwritten.
+            into: From `room`; overwritten.
 
         Returns:
             One per name: views of `into`.
@@ -109,6 +175,13 @@ class ObservedModel:
         return any(value[0] != mean[0] for value, mean in zip(values, means, strict=True))
 
 
+def _values_per_face(model: ir.Model, names: Sequence[str]) -> int:
+    """Values of tensors on one face; all dimensions but the batch are known."""
+    values = {v.name: v for node in model.graph for v in node.outputs}
+    shapes = [values[name].shape or () for name in names]
+    return sum(math.prod(d for d in shape[1:] if isinstance(d, int)) for shape in shapes)
+
+
 def _hand_out(model: ir.Model, names: Sequence[str]) -> list[str]:
     """Make tensors outputs, and means of their channels; returns the names of the means."""
     values = {v.name: v for node in model.graph for v in node.outputs}
@@ -133,16 +206,19 @@ def _mean(value: ir.Value) -> ir.Node:
     return node
 
 
-def session(model: bytes, *, optimised: bool = False) -> onnxruntime.InferenceSession:
-    """A session of ONNX Runtime on the CPU whose threads rest between calls.
+def session(model: bytes, threads: int, *, optimised: bool = False) -> onnxruntime.InferenceSession:
+    """A session of ONNX Runtime on the CPU that leaves cores to others while it waits.
 
     Args:
         model: ONNX.
-        optimised: Whether ONNX Runtime's optimiser has made it.
+        threads: Threads of one run.
+        optimised: Whether ONNX Runtime's optimiser has made the model.
     """
     import onnxruntime
 
     options = _options()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -153,17 +229,15 @@ def _options() -> onnxruntime.SessionOptions:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # Else they spin on the cores that observing needs.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 
 
-def _open(model: bytes, names: Collection[str]) -> onnxruntime.InferenceSession:
+def _open(model: bytes, names: Collection[str], threads: int) -> onnxruntime.InferenceSession:
     """A session that gives tensors in ONNX Runtime's own layout, where it has one for them."""
     own = _optimise(model)
     if not _leave_in_blocks(own.graph, names):
-        return session(model)
-    return session(own.SerializeToString(), optimised=True)
+        return session(model, threads)
+    return session(own.SerializeToString(), threads, optimised=True)
 
 
 def _optimise(model: bytes) -> onnx.ModelProto:

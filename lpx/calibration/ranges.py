@@ -7,41 +7,48 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.calibration.forward import ObservedModel
-from lpx.data.face_set import FaceSet, Skipped
+from lpx.calibration.forward import Activation, ObservedModel
+from lpx.data.face_set import Batch, FaceSet, Skipped
+
+Floats = NDArray[np.float32]
 
 
 def face_ranges(
     model: bytes, faces: FaceSet, size: int, progress: Callable[[int, int], None] | None = None
-) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-    """Run the model over the faces, one at a time, and keep two numbers per face and tensor.
+) -> tuple[NDArray[np.int64], Floats, Floats]:
+    """Run the model over the faces, and keep two numbers per face and tensor.
 
     Args:
         model: ONNX, input `faces` uint8 [N, S, S, 3].
         faces: The faces to choose from.
         size: S, pixels.
-        progress: Told after each face.
+        progress: Told after each batch.
 
     Returns:
         int64 [n], the faces that can be read; their smallest and largest values, float32
         [n, tensors].
     """
     observed = ObservedModel(model)
-    room = observed.room(1)
     indices: list[int] = []
-    lows: list[list[float]] = []
-    highs: list[list[float]] = []
+    lows: list[Floats] = []
+    highs: list[Floats] = []
     skipped: list[Skipped] = []
-    for batch in faces.stream(1, size, skipped):
-        activations = observed.run(batch.pixels, room)
-        indices.append(int(batch.indices[0]))
-        lows.append([float(a.values.min()) for a in activations])
-        highs.append([float(a.values.max()) for a in activations])
+    batches = faces.stream(observed.batch_size, size, skipped)
+    for batch, (low, high) in observed.run_all(batches, _extremes):
+        indices += batch.indices.tolist()
+        lows.append(low)
+        highs.append(high)
         if progress is not None:
             progress(indices[-1] + 1, len(faces.faces))
-    shape = (len(indices), len(observed.names))
+    none = np.empty((0, len(observed.names)), np.float32)
     return (
         np.array(indices, np.int64),
-        np.array(lows, np.float32).reshape(shape),
-        np.array(highs, np.float32).reshape(shape),
+        np.concatenate([none, *lows]),
+        np.concatenate([none, *highs]),
     )
+
+
+def _extremes(_: Batch, activations: list[Activation]) -> tuple[Floats, Floats]:
+    """Smallest and largest values of each face and tensor, [N, tensors] each."""
+    flat = [a.values.reshape(len(a.values), -1) for a in activations]
+    return np.stack([v.min(axis=1) for v in flat], 1), np.stack([v.max(axis=1) for v in flat], 1)

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from lpx.calibration import calibrate as module
+from lpx.calibration import forward
 from lpx.calibration.calibrate import calibrate
 from lpx.calibration.methods import METHODS
 from lpx.errors import LpxError
@@ -49,7 +49,7 @@ def test_batch_size_does_not_matter(monkeypatch):
     faces = face_set(*noise(11))
     results = []
     for batch in (1, 4, 11):
-        monkeypatch.setattr(module, "LARGEST_BATCH", batch)
+        monkeypatch.setattr(forward, "LARGEST_BATCH", batch)
         results.append(calibrate(data, faces, SIZE).tensors)
     assert results[1] == results[0]
     assert results[2] == results[0]

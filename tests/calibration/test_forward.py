@@ -86,7 +86,7 @@ def test_values_and_means_are_the_models(width):
     # g and h have no height and width: a DLA would run the Add that reads them.
     assert set(observed.names) >= {"b", "d", "g", "h", "m"}
     pixels = faces(5)
-    found = observed.run(pixels, observed.room(7))
+    found = observed.run(pixels, observed.room())
     wanted = plain(data, observed.names, pixels)
     for activation, truth in zip(found, wanted, strict=True):
         assert activation.values.shape[0] == 5
@@ -105,8 +105,8 @@ def test_values_and_means_are_the_models(width):
 
 def test_memory_is_used_again():
     observed = ObservedModel(net(16))
-    room = observed.room(4)
-    assert sum(a.values[0].size for a in room) == observed.values_per_face
+    room = observed.room()
+    assert [a.means.shape[1] for a in room] == observed.channels
     first = observed.run(faces(4), room)[0]
     assert np.shares_memory(first.values, room[0].values)
     before = first.values.copy()
@@ -129,7 +129,7 @@ def opened(monkeypatch):
     """The graphs that sessions are opened on."""
     graphs = []
     real = module.session
-    monkeypatch.setattr(module, "session", lambda m, **k: graphs.append(m) or real(m, **k))
+    monkeypatch.setattr(module, "session", lambda m, *a, **k: graphs.append(m) or real(m, *a, **k))
     return graphs
 
 
@@ -156,7 +156,7 @@ def test_tensors_in_order_give_the_same(monkeypatch, opened, why):
         monkeypatch.setattr(ObservedModel, "_padded", lambda _: True)
     after = ObservedModel(data)
     assert "ReorderOutput" not in makers(opened[-1]).values()
-    pairs = zip(*(m.run(faces(3), m.room(3)) for m in (before, after)), strict=True)
+    pairs = zip(*(m.run(faces(3), m.room()) for m in (before, after)), strict=True)
     for one, other in pairs:
         np.testing.assert_allclose(in_order(one.values), in_order(other.values), rtol=1e-5)
         np.testing.assert_allclose(one.means, other.means, rtol=1e-5)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lpx.calibration import calibrate as module
+from lpx.calibration import forward
 from lpx.calibration.calibrate import calibrate
 from lpx.calibration.checkpoint import load_progress
 
@@ -18,9 +19,9 @@ from .nets import SIZE, face_set, model, noise
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from lpx.calibration import calibrate as module
+from lpx.calibration import calibrate as module, forward
 from nets import SIZE, face_set, model, noise
-module.SHARD, module.LARGEST_BATCH = 8, 4
+module.SHARD, forward.LARGEST_BATCH = 8, 4
 images = noise(40)
 images[3] = images[17] = None
 def die(done, total):
@@ -33,7 +34,7 @@ module.calibrate(model()[0], face_set(*images), SIZE, resume=Path(sys.argv[1]), 
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(module, "SHARD", 8)
-    monkeypatch.setattr(module, "LARGEST_BATCH", 4)
+    monkeypatch.setattr(forward, "LARGEST_BATCH", 4)
 
 
 @pytest.fixture
