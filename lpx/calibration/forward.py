@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 ROOM = 1 << 26
 """Values of all activations that are held at a time, at most: 256 MiB."""
+BATCH_ROOM = 1 << 24
+"""Values of one batch's; larger batches of large faces are not faster."""
 LARGEST_BATCH = 8
 
 T = TypeVar("T")
@@ -74,8 +76,8 @@ class ObservedModel:
         graph = parse(model, "the exported model")
         self.names = tensors_to_observe(graph)
         cores, values = os.cpu_count() or 1, max(1, _values_per_face(graph, self.names))
-        self.at_once = max(1, min(cores, ROOM // values))
-        self.batch_size = max(1, min(LARGEST_BATCH, ROOM // self.at_once // values))
+        self.batch_size = max(1, min(LARGEST_BATCH, BATCH_ROOM // values))
+        self.at_once = max(1, min(cores, ROOM // (self.batch_size * values)))
         self.seconds = 0.0
         threads = max(1, cores // self.at_once)
         self._outputs = [*self.names, *_hand_out(graph, self.names)]
@@ -87,6 +89,10 @@ class ObservedModel:
             # tensors in order. Should another do so: what fills them must not be counted.
             self.session = session(observed, threads)
             self._shapes = self._run_one()
+        # Kept from one pass to the next: memory would grow while threads come and go.
+        self._rooms: SimpleQueue[list[Activation]] = SimpleQueue()
+        for _ in range(self.at_once):
+            self._rooms.put(self.room())
 
     @property
     def channels(self) -> list[int]:
@@ -113,16 +119,16 @@ class ObservedModel:
         Yields:
             Each batch and what `take` gave of it, in their order.
         """
-        own = threading.local()
         spent: list[float] = []
 
         def work(batch: Batch) -> T:
             started = time.perf_counter()
-            if not hasattr(own, "room"):
-                own.room = self.room()
-            result = take(batch, self.run(batch.pixels, own.room))
-            spent.append(time.perf_counter() - started)
-            return result
+            room = self._rooms.get()
+            try:
+                return take(batch, self.run(batch.pixels, room))
+            finally:
+                self._rooms.put(room)
+                spent.append(time.perf_counter() - started)
 
         waiting: deque[tuple[Batch, Future[T]]] = deque()
         with ThreadPoolExecutor(self.at_once, "lpx-calibrate") as pool:
