@@ -20,6 +20,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from lpx.data.face_set import Batch
+from lpx.errors import LpxError
 from lpx.graph.model_io import parse, serialise
 from lpx.graph.placement_dla import tensors_to_observe
 
@@ -70,11 +71,21 @@ class ObservedModel:
         at_once: Batches that go through at a time, as many as there is memory for.
         batch_size: Faces of each.
         seconds: Time that `run_all` took, were batches there at once: without that of decoding.
+
+    Raises:
+        LpxError: No tensor of the model may be quantised.
     """
 
     def __init__(self, model: bytes) -> None:
         graph = parse(model, "the exported model")
         self.names = tensors_to_observe(graph)
+        if not self.names:
+            raise LpxError(
+                "nothing in this model is quantised",
+                "no convolution of it is one that gains by INT8: `lpx explain-graph` says why, "
+                "node by node",
+                "build it with --fp16",
+            )
         cores, values = os.cpu_count() or 1, max(1, _values_per_face(graph, self.names))
         self.batch_size = max(1, min(LARGEST_BATCH, BATCH_ROOM // values))
         self.at_once = max(1, min(cores, ROOM // (self.batch_size * values)))

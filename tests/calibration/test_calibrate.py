@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import onnx
 import pytest
 
 from lpx.calibration import forward
@@ -105,3 +106,14 @@ def test_activation_that_overflows_is_refused_with_tensor_and_face(scale):
     images[10] = np.full((SIZE, SIZE, 3), 255, np.uint8)
     with pytest.raises(LpxError, match=r"activation [bc] is NaN or infinite on face 10\.png"):
         calibrate(data, face_set(*images), SIZE)
+
+
+def test_model_without_anything_to_quantise_is_refused():
+    data, _ = model()
+    graph = onnx.load_model_from_string(data)
+    for node in graph.graph.node:
+        if node.op_type == "Conv":
+            node.op_type = "ConvTranspose"
+    with pytest.raises(LpxError, match="nothing in this model is quantised") as caught:
+        calibrate(graph.SerializeToString(), face_set(*noise(2)), SIZE)
+    assert caught.value.fix == "build it with --fp16"
