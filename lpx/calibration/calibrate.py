@@ -91,6 +91,8 @@ class _Pass:
     def __init__(self, model: bytes, faces: FaceSet, size: int, earlier: Progress | None) -> None:
         self.model = ObservedModel(model)
         self.faces, self.size = faces, size
+        if earlier is not None and tuple(earlier.observers) != self.model.names:
+            earlier = None  # of another release of lpx, which observed other tensors
         self.position = earlier.position if earlier else 0
         self.skipped = list(earlier.skipped) if earlier else []
         self.observers = earlier.observers if earlier else self._new()

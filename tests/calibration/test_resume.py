@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -12,7 +13,8 @@ import pytest
 from lpx.calibration import calibrate as module
 from lpx.calibration import forward
 from lpx.calibration.calibrate import calibrate
-from lpx.calibration.checkpoint import load_progress
+from lpx.calibration.checkpoint import Progress, load_progress, save_progress
+from lpx.calibration.observer import Observer
 
 from .nets import SIZE, face_set, model, noise
 
@@ -83,6 +85,15 @@ def test_progress_of_another_model_or_other_faces_is_not_used(tmp_path, small, f
     assert path.exists()
     other, _ = model(seed=1)
     assert same(calibrate(other, faces, SIZE, resume=path), calibrate(other, faces, SIZE))
+
+
+def test_progress_on_other_tensors_is_not_used(tmp_path, small, faces):
+    path = tmp_path / "partial.npz"
+    data, _ = model()
+    key = {"model": hashlib.sha256(data).hexdigest(), "faces": faces.digest(), "size": str(SIZE)}
+    save_progress(path, key, Progress(24, (), {"b": Observer(16)}))
+    assert load_progress(path, key) is not None
+    assert same(calibrate(data, faces, SIZE, resume=path), calibrate(data, faces, SIZE))
 
 
 def test_missing_progress(tmp_path):
