@@ -109,6 +109,7 @@ def build(model, *, timing_cache, **options):
     return t.plan(before + sys.argv[2].encode())
 
 t.makers.build_plan = build
+print("ready", flush=True)
 sys.stdin.readline()
 while done < 20:
     try:
@@ -136,6 +137,10 @@ def test_two_processes_lose_nothing_of_one_timing_cache(tmp_path: Path) -> None:
         )
         for letter in "ab"
     ]
+    for writer in writers:
+        # Else one is done before the other has imported what it needs.
+        assert writer.stdout
+        assert writer.stdout.readline() == "ready\n"
     for writer in writers:
         assert writer.stdin
         writer.stdin.write("\n")
