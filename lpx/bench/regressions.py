@@ -296,7 +296,7 @@ def render_comparison(found: Comparison) -> str:
         warned = (
             ""
             if found.same_machine
-            else ("**The machine differs: latencies and energies are not judged.** ")
+            else "**The machine differs: latencies and energies are not judged.** "
         )
         blocks += [f"{warned}Environment:", table(("what", "before", "after"), found.environment)]
     rows = [

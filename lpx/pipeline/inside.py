@@ -115,7 +115,7 @@ def open_inside(
             error.why,
             "look into its graph instead, with --in onnxruntime",
         ) from error
-    seen = held.enter_context(open_watched(plan, manifest, names))
+    seen = held.enter_context(closing(open_watched(plan, manifest, names)))
     unwatched = manifest.convolutions.get("int8", 0)
     counted = unwatched
     if plan.layers is not None:

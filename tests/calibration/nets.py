@@ -31,7 +31,6 @@ detector (uint8[n, 8, 8, 3] faces) => (float[n] score, float[n, 8, 8] patch_map)
 
 def model(scale=1 / 255, seed=0, narrow=16):
     rng = np.random.default_rng(seed)
-    proto = onnx.parser.parse_model(GRAPH)
     constants = {
         "first": (rng.standard_normal((16, 3, 1, 1)) * scale).astype(np.float32),
         "second": rng.standard_normal((16, 16, 1, 1)).astype(np.float32),
@@ -39,11 +38,17 @@ def model(scale=1 / 255, seed=0, narrow=16):
         "channel": np.array([1], np.int64),
         "all": np.array([1, 2, 3], np.int64),
     }
+    return built(GRAPH, constants), constants
+
+
+def built(text, constants):
+    """The model of a text, with its initialisers; nodes are named after their first output."""
+    proto = onnx.parser.parse_model(text)
     for name, value in constants.items():
         proto.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
     for node in proto.graph.node:
         node.name = node.output[0]
-    return onnx.shape_inference.infer_shapes(proto).SerializeToString(), constants
+    return onnx.shape_inference.infer_shapes(proto).SerializeToString()
 
 
 @dataclass(frozen=True)

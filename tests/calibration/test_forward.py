@@ -10,6 +10,8 @@ import pytest
 from lpx.calibration import forward as module
 from lpx.calibration.forward import ObservedModel
 
+from .nets import built
+
 SIZE = 9
 GRAPH = """
 <ir_version: 9, opset_import: ["" : 20]>
@@ -38,7 +40,6 @@ detector (uint8[n, 9, 9, 3] faces) => (float[n] score, float[n, 9, 9] patch_map)
 
 def net(width):
     rng = np.random.default_rng(0)
-    proto = onnx.parser.parse_model(GRAPH)
     constants = {
         "first": (rng.standard_normal((width, 3, 3, 3)) / 255).astype(np.float32),
         "second": (rng.standard_normal((width, width, 3, 3)) / 9).astype(np.float32),
@@ -49,11 +50,7 @@ def net(width):
         "channel": np.array([1], np.int64),
         "all": np.array([1, 2, 3], np.int64),
     }
-    for name, value in constants.items():
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
-    for node in proto.graph.node:
-        node.name = node.output[0]
-    return onnx.shape_inference.infer_shapes(proto).SerializeToString()
+    return built(GRAPH, constants)
 
 
 def plain(data, names, pixels):

@@ -6,7 +6,6 @@ import ctypes
 import math
 from collections.abc import Collection
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -93,17 +92,6 @@ class TensorRTTensors:
         """Release the context, the engine and the stream; a second call does nothing."""
         self._context = self._engine = self._runtime = None
         self._held.close()
-
-    def __enter__(self) -> TensorRTTensors:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _prepare(self, flavour: Flavour) -> None:
         trt, driver, engine = self._trt, self._driver, self._engine

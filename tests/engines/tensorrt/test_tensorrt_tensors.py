@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -151,7 +152,7 @@ def test_every_release_hands_tensors_out(
     monkeypatch: pytest.MonkeyPatch, release: str, spans: Any
 ) -> None:
     bench = Bench(monkeypatch, release, spans=spans)
-    with bench.load() as tensors:
+    with closing(bench.load()) as tensors:
         for seed, count in enumerate((3, 1, 8, 21)):
             faces = faces_of(count, seed)
             found = tensors.run(faces)
