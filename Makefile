@@ -20,7 +20,7 @@ lint: $(STAMP)
 
 # torch goes first, and alone: what depends on it must find it rather than choose a build.
 # TensorRT for RTX has wheels for x86-64 only, and only tests of it are skipped without.
-$(STAMP): pyproject.toml setup.py constraints.txt
+$(STAMP): pyproject.toml setup.py lpx/calibration/tally.c constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch

@@ -139,10 +139,10 @@ class _Pass:
         indices: NDArray[np.int64],
     ) -> None:  # fmt: skip
         for name, activation in zip(self.model.names, activations, strict=True):
-            if observers[name].add(activation.values, activation.means):
+            if observers[name].add(activation.values, activation.block):
                 continue
-            bad = ~np.isfinite(activation.means).all(axis=1)
-            face = self.faces.faces[int(indices[int(np.argmax(bad))])].name
+            finite = np.isfinite(activation.values).reshape(len(indices), -1).all(axis=1)
+            face = self.faces.faces[int(indices[int(np.argmin(finite))])].name
             raise LpxError(
                 f"activation {name} is NaN or infinite on face {face}",
                 "no scale can represent it",

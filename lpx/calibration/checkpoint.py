@@ -17,7 +17,7 @@ from lpx.calibration.observer import Observer
 from lpx.data.face_set import Skipped
 from lpx.workspace import write_bytes
 
-_FORMAT = "lpx-calibration/1"
+_FORMAT = "lpx-calibration/2"
 
 
 @dataclass(frozen=True)

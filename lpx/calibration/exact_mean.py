@@ -7,14 +7,13 @@ holds 2**24 addends, and sums of integers are exact.
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import numpy as np
 from numpy.typing import NDArray
 
-_LEAST = -149  # exponent of float32's last bit
+_FRACTION = 23  # bits of a float32's fraction, below its 8 of exponent
+_LEAST = -149  # exponent of the last bit of the smallest float32
 _WIDTH = 16
-_BINS = (128 - _LEAST) // _WIDTH + 1
+_BINS = 255 // _WIDTH + 1
 
 
 class ExactMean:
@@ -26,13 +25,15 @@ class ExactMean:
 
     def add(self, rows: NDArray[np.float32]) -> None:
         """Take in rows, float32 [N, channels], all finite."""
-        fraction, exponent = np.frexp(rows)
-        integer = np.ldexp(fraction, 24).astype(np.int64)
-        # A value is integer * 2**(exponent - 24); the least exponent float32 has is -148.
-        power = np.maximum(exponent - _LEAST - 1, 0)
-        channels = np.arange(rows.shape[1])
-        for number, where in zip(integer << (power % _WIDTH), power // _WIDTH, strict=True):
-            self.sums[channels, where] += number
+        bits = np.ascontiguousarray(rows).view(np.int32).astype(np.int64)
+        exponent = bits >> _FRACTION & 0xFF
+        integer = (bits & (1 << _FRACTION) - 1) | (exponent > 0).astype(np.int64) << _FRACTION
+        # A value is integer * 2**(power + _LEAST).
+        power = np.maximum(exponent, 1) - 1
+        addend = np.where(rows < 0, -integer, integer) << power % _WIDTH
+        where = power // _WIDTH
+        for place in np.unique(where):
+            self.sums[:, place] += np.where(where == place, addend, 0).sum(axis=0)
         self.count += len(rows)
 
     def merge(self, other: ExactMean) -> None:
@@ -44,9 +45,9 @@ class ExactMean:
         """The mean of each channel, correctly rounded."""
         if not self.count:
             raise ValueError("the mean of nothing")
-        unit = Fraction(2) ** (_LEAST + 1 - 24)
-        totals = (
-            sum(int(part) << (_WIDTH * place) for place, part in enumerate(row) if part)
-            for row in self.sums
+        # Python divides integers of any size with one rounding.
+        divisor = self.count << -_LEAST
+        return tuple(
+            sum(part << _WIDTH * place for place, part in enumerate(row) if part) / divisor
+            for row in self.sums.tolist()
         )
-        return tuple(float(total * unit / self.count) for total in totals)

@@ -47,29 +47,37 @@ def mse(seen: Histogram) -> float:
     density = seen.counts[first:last] / np.maximum(width, np.finfo(np.float64).tiny)
     # Errors are in units of the peak, whose cube need not be a number.
     x, density = bounds / seen.peak, density * seen.peak
+    # The integral over a bin is a difference between its edges; so an edge adds its integral up to
+    # there times the difference between the densities on either side.
+    step_down = -np.diff(density, prepend=0.0, append=0.0)
     peaks = 2.0 ** (-_OCTAVES * np.arange(_CANDIDATES) / _CANDIDATES)
     errors = [
-        np.diff(_error_up_to(x, peaks[start : start + _AT_ONCE])) @ density
+        _errors(x, step_down, peaks[start : start + _AT_ONCE])
         for start in range(0, _CANDIDATES, _AT_ONCE)
     ]
     return float(seen.peak * peaks[int(np.argmin(np.concatenate(errors)))])
 
 
-def _error_up_to(x: Floats, peaks: Floats) -> Floats:
-    """Integrals of the squared error from 0 to x, with levels up to each peak, [peaks, x]."""
-    step = peaks[:, None] / LEVELS
-    # Clipping is rounding to the last level from afar, and has the same integral.
-    off = x / step
+def _errors(x: Floats, step_down: Floats, peaks: Floats) -> Floats:
+    """Sums of squared errors with levels up to each peak, float64 [peaks].
+
+    Args:
+        x: Edges of bins, [n].
+        step_down: Density below each edge less that above it, [n].
+        peaks: [peaks].
+    """
+    step = peaks / LEVELS
+    # Clipping is rounding to the last level from afar, and has the same integral: from 0 to x it is
+    # (off**3 / 3 + level / 12) * step**3, where x is level + off steps.
+    off = x / step[:, None]
     level = np.rint(off)
     np.minimum(level, LEVELS, out=level)
     off -= level
-    error = off * off
-    error *= off
-    error /= 3
-    level /= 12
-    error += level
-    error *= step**3
-    return error
+    integral = off * off
+    integral *= off
+    level /= 4
+    integral += level
+    return np.asarray(integral @ step_down * (step**3 / 3), np.float64)
 
 
 def entropy(seen: Histogram) -> float:

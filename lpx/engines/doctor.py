@@ -9,6 +9,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from typing import Literal
 
+from lpx.calibration.tally import compiled
 from lpx.engines.jetson import Jetson
 from lpx.engines.machine import Gpu, Machine
 
@@ -70,6 +71,7 @@ def examine(machine: Machine) -> tuple[Finding, ...]:
         _package("onnxsim", ("onnxsim",), "onnxsim", "simplifies the exported graph"),
         _onnxruntime(machine),
         _package("OpenCV", _OPENCV, "cv2", "decodes faces and video"),
+        _kernel(),
         _gpu(machine),
         *_jetson(machine.jetson, machine.in_container),
         _tensorrt(machine),
@@ -203,6 +205,17 @@ def _onnxruntime(machine: Machine) -> Finding:
         return replace(finding, status="warning", advice=advice)
     if finding.status == "ok" and machine.gpus and not machine.jetson and "CUDA" not in names:
         return replace(finding, advice="for CUDA: put onnxruntime-gpu in onnxruntime's place")
+    return finding
+
+
+def _kernel() -> Finding:
+    finding = Finding("C kernel", "ok", "compiled", "calibration at full speed")
+    if compiled() is None:
+        advice = (
+            "calibration takes 1.5 to 2 times as long: install a C compiler (sudo apt install gcc),"
+            " then lpx again"
+        )
+        return replace(finding, status="missing", found="", advice=advice)
     return finding
 
 

@@ -11,7 +11,7 @@ from lpx.calibration.methods import LEVELS, METHODS, PEAKS, _divergences, entrop
 
 def histogram(values):
     seen = Histogram()
-    assert seen.add(np.asarray(values, np.float32))
+    assert seen.add(np.asarray(values, np.float32).reshape(1, 1, -1)) is not None
     return seen
 
 

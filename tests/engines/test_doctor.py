@@ -69,6 +69,7 @@ def install(monkeypatch: pytest.MonkeyPatch):
             lambda name: ["torch>=2.8", "onnx>=1.18", 'tensorrt>=8.6; extra == "tensorrt"'],
         )
         monkeypatch.setattr(doctor, "_importable", found.__contains__)
+        monkeypatch.setattr(doctor, "compiled", object)
         providers = ["CUDAExecutionProvider"] * cuda + [
             "AzureExecutionProvider",
             "CPUExecutionProvider",
@@ -98,6 +99,15 @@ def test_a_plain_machine(install) -> None:
     assert usable["tensorrt"] == Target(
         build=False, run=False, reason="no TensorRT, no NVIDIA GPU, no CUDA bindings"
     )
+
+
+def test_installed_without_a_compiler(install, monkeypatch) -> None:
+    install(CORE)
+    assert row(PC, "C kernel").status == "ok"
+    monkeypatch.setattr(doctor, "compiled", lambda: None)
+    assert row(PC, "C kernel").status == "missing"
+    assert "install a C compiler" in row(PC, "C kernel").advice
+    assert targets(PC, examine(PC))["onnxruntime"] == Target(build=True, run=True)
 
 
 def test_nothing_installed_raises_nothing(install) -> None:
