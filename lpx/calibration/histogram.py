@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.calibration.tally import BINS, SHIFT, tally
+from lpx.calibration.tally import BINS, SHIFT
 
 
 def edges() -> NDArray[np.float64]:
@@ -47,27 +47,14 @@ class Histogram:
         """Exact largest magnitude."""
         return max(abs(self.low), abs(self.high))
 
-    def add(self, values: NDArray[np.float32], block: int = 1) -> NDArray[np.float32] | None:
-        """Count values.
-
-        Args:
-            values: float32 [N, channels, ...], contiguous.
-            block: Channels that alternate in memory, as for `lpx.calibration.tally.tally`.
-
-        Returns:
-            Their means per face and channel, float32 [N, channels]; None where one of the values
-            is not finite, and none was counted.
-        """
-        found = tally(values, block, self.counts)
-        if found is None:
-            return None
-        self.low, self.high = min(self.low, found.low), max(self.high, found.high)
-        return found.means
+    def extend(self, low: float, high: float) -> None:
+        """Take in the extremes of values that are counted."""
+        self.low, self.high = min(self.low, low), max(self.high, high)
 
     def merge(self, other: Histogram) -> None:
         """Take in what another histogram has seen; the same as if this one had seen it."""
         self.counts[:] += other.counts
-        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        self.extend(other.low, other.high)
 
     def percentile(self, percent: float) -> float:
         """Smallest bin edge that at least `percent` of the magnitudes do not exceed.

@@ -9,6 +9,7 @@ from lpx.calibration.exact_mean import ExactMean
 from lpx.calibration.histogram import Histogram
 from lpx.calibration.methods import PEAKS
 from lpx.calibration.scales import TensorScale
+from lpx.calibration.tally import tally
 
 
 class Observer:
@@ -25,10 +26,11 @@ class Observer:
             values: float32 [N, channels, ...], contiguous.
             block: Channels that alternate in memory, as for `lpx.calibration.tally.tally`.
         """
-        means = self.histogram.add(values, block)
-        if means is None:
+        extremes = tally(values, block, self.histogram.counts, self.mean.sums)
+        if extremes is None:
             return False
-        self.mean.add(means)
+        self.histogram.extend(*extremes)
+        self.mean.count += len(values)
         return True
 
     def merge(self, other: Observer) -> None:

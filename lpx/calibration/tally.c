@@ -18,6 +18,10 @@ enum {
        sum of floats to be good. */
     CHUNK = 1 << 12,
     ABREAST = 16, /* as many as any vector holds */
+    FRACTION = 23, /* bits of a float's fraction, below its 8 of exponent */
+    /* Powers of two of an exact sum that share an integer, and such integers: see exact_mean.py. */
+    POWERS = 16,
+    PARTS = 16,
 };
 
 typedef struct {
@@ -77,12 +81,28 @@ static int all_finite(const double *sums)
     return zero == 0;
 }
 
-static inline uint32_t code(float value)
+static inline uint32_t bits_of(float value)
 {
     uint32_t bits;
 
     memcpy(&bits, &value, sizeof bits);
-    return bits >> 16 & (CODES - 1);
+    return bits;
+}
+
+static void add_exactly(float value, int64_t sum[PARTS])
+{
+    uint32_t bits = bits_of(value);
+    int exponent = bits >> FRACTION & 0xff;
+    int64_t fraction = bits & ((1 << FRACTION) - 1);
+    int power = exponent ? exponent - 1 : 0;
+    int64_t addend = (fraction | (int64_t)(exponent > 0) << FRACTION) << power % POWERS;
+
+    sum[power / POWERS] += bits >> 31 ? -addend : addend;
+}
+
+static inline uint32_t code(float value)
+{
+    return bits_of(value) >> 16 & (CODES - 1);
 }
 
 static void tally(const float *values, size_t count, uint32_t tables[TURNS][CODES])
@@ -126,47 +146,51 @@ static void clear(uint32_t tables[TURNS][CODES], int64_t *counts)
 /* Entries that `tables` must have. */
 const int32_t lpx_tables = TURNS * CODES;
 
-/* Tally an activation; returns 0, and adds nothing to the counts, where a value is not finite.
+/* Tally an activation; returns 0, and adds nothing to anything, where a value is not finite.
  *
- * values: [groups][plane][block], fewer than 2^32, at least 1.
- * groups: of all faces; each is of `block` channels.
+ * values: [faces][groups][plane][block], at least 1 and fewer than 2^32.
+ * groups: each is of `block` channels.
  * block: 1, 2, 4, 8 or 16.
  * counts: [BINS], added to.
  * range: [2], becomes the smallest and the largest value.
- * means: [groups][block], becomes the mean of each channel of each face.
+ * sums: [groups][block][PARTS], to which the mean of each channel of each face is added.
+ * means: [faces][groups][block], becomes those means.
  * tables: [lpx_tables], all zero, and so again afterwards; of this thread alone.
  */
-int lpx_tally(const float *values, size_t groups, size_t plane, int block, int64_t *counts,
-              float *range, float *means, uint32_t *tables)
+int lpx_tally(const float *values, size_t faces, size_t groups, size_t plane, int block,
+              int64_t *counts, float *range, int64_t *sums, float *means, uint32_t *tables)
 {
     uint32_t (*turns)[CODES] = (uint32_t (*)[CODES])tables;
-    const size_t size = plane * block;
+    const size_t size = plane * block, channels = groups * block;
     Extremes extremes;
 
     for (int lane = 0; lane < ABREAST; lane++)
         extremes.lows[lane] = extremes.highs[lane] = values[0];
-    for (size_t group = 0; group < groups; group++, values += size, means += block) {
-        double sums[ABREAST] = {0};
+    for (size_t group = 0; group < faces * groups; group++) {
+        const float *part = values + group * size;
+        double added[ABREAST] = {0};
 
         for (size_t start = 0; start < size; start += CHUNK) {
             size_t count = size - start < CHUNK ? size - start : CHUNK;
 
-            extend(values + start, count, &extremes);
-            add(values + start, count, block, sums);
-            tally(values + start, count, turns);
+            extend(part + start, count, &extremes);
+            add(part + start, count, block, added);
+            tally(part + start, count, turns);
         }
-        if (!all_finite(sums))
-            add_again(values, size, block, sums);
+        if (!all_finite(added))
+            add_again(part, size, block, added);
         for (int lane = 0; lane < block; lane++)
-            means[lane] = (float)(sums[lane] / (double)plane);
+            means[group * block + lane] = (float)(added[lane] / (double)plane);
     }
     if (any_not_finite(turns)) {
         clear(turns, NULL);
         return 0;
     }
     clear(turns, counts);
+    for (size_t i = 0; i < faces * channels; i++)
+        add_exactly(means[i], sums + i % channels * PARTS);
     /* Whether a zero is negative would depend on the order of the values: none is. */
-    range[0] = range[1] = values[-1] + 0.0f;
+    range[0] = range[1] = values[0] + 0.0f;
     for (int lane = 0; lane < ABREAST; lane++) {
         float low = extremes.lows[lane] + 0.0f, high = extremes.highs[lane] + 0.0f;
 

@@ -13,10 +13,11 @@ import sys
 import threading
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import find_spec
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lpx.calibration.exact_mean import add_exactly
 
 SHIFT = 16
 """A value's code is its magnitude's bits without this many: exponent, 7 bits of mantissa."""
@@ -31,44 +32,31 @@ _AT_ONCE = 1 << 17  # intermediate results stay in a core's cache
 _own = threading.local()
 
 
-class Tally(NamedTuple):
-    """What an activation has shown besides counts.
-
-    Attributes:
-        low: Smallest value.
-        high: Largest value.
-        means: float32 [N, channels], of each face and channel.
-    """
-
-    low: float
-    high: float
-    means: NDArray[np.float32]
-
-
-def tally(values: NDArray[np.float32], block: int, counts: NDArray[np.int64]) -> Tally | None:
-    """Count values by their codes, unless one is not finite.
+def tally(
+    values: NDArray[np.float32], block: int, counts: NDArray[np.int64], sums: NDArray[np.int64]
+) -> tuple[float, float] | None:
+    """Count values by their codes and add means of channels up, unless a value is not finite.
 
     Args:
         values: float32 [N, channels, ...], contiguous, at least one and fewer than 2**32; what
             memory holds is [N, channels / block, ..., block].
         block: One of `BLOCKS`, which divides the channels; 1 is ONNX's order.
         counts: int64 [BINS], one for each code of a finite value; added to.
+        sums: int64 [channels, PARTS], exact sums to which each face's means are added.
 
     Returns:
-        None where a value is not finite, and nothing was counted.
+        The smallest and the largest value; None where a value is not finite, and nothing was added.
     """
     faces, channels = values.shape[:2]
-    groups = faces * channels // block
+    shape = faces, channels // block, values.size // (faces * channels), block
     library = compiled()
     if library is None:
-        return _in_steps(values.reshape(groups, -1, block), (faces, channels), counts)
-    extremes, means = np.empty(2, np.float32), np.empty((faces, channels), np.float32)
-    written = (counts, extremes, means, _tables(library))
-    finite = library.lpx_tally(
-        values.ctypes.data, groups, values.size // (groups * block), block,
-        *(array.ctypes.data for array in written),
-    )  # fmt: skip
-    return Tally(float(extremes[0]), float(extremes[1]), means) if finite else None
+        return _in_steps(values.reshape(shape), counts, sums)
+    extremes, means = np.empty(2, np.float32), np.empty(faces * channels, np.float32)
+    written = (counts, extremes, sums, means, _tables(library))
+    pointers = (array.ctypes.data for array in written)
+    finite = library.lpx_tally(values.ctypes.data, *shape, *pointers)
+    return (float(extremes[0]), float(extremes[1])) if finite else None
 
 
 @functools.cache
@@ -79,7 +67,7 @@ def compiled() -> ctypes.CDLL | None:
         return None
     library = ctypes.CDLL(str(spec.origin))
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
-    library.lpx_tally.argtypes = [pointer, size, size, ctypes.c_int, *[pointer] * 4]
+    library.lpx_tally.argtypes = [pointer, size, size, size, ctypes.c_int, *[pointer] * 5]
     return library
 
 
@@ -93,8 +81,9 @@ def _tables(library: ctypes.CDLL) -> NDArray[np.uint32]:
 
 
 def _in_steps(
-    values: NDArray[np.float32], shape: tuple[int, int], counts: NDArray[np.int64]
-) -> Tally | None:
+    values: NDArray[np.float32], counts: NDArray[np.int64], sums: NDArray[np.int64]
+) -> tuple[float, float] | None:
+    """The same of values [N, groups, plane, block]."""
     # Imported here: it takes longer than all else that reading scales needs.
     import cv2
 
@@ -108,11 +97,17 @@ def _in_steps(
     if found[BINS:].any():
         return None
     counts += found[:BINS]
-    plane = values.shape[1]
+    add_exactly(_means(values).reshape(len(values), -1), sums)
+    # Whether a zero is negative would depend on the order of the values: none is.
+    return float(flat.min()) + 0.0, float(flat.max()) + 0.0
+
+
+def _means(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of each channel of values [N, groups, plane, block], float32 [N, groups, 1, block]."""
+    plane = values.shape[2]
     with np.errstate(over="ignore", invalid="ignore"):
         # Ten times as fast as NumPy's mean.
         means = np.matmul(np.ones((1, plane), np.float32), values) / np.float32(plane)
     if not np.isfinite(means).all():
-        means = values.mean(axis=1, dtype=np.float64).astype(np.float32)
-    # Whether a zero is negative would depend on the order of the values: none is.
-    return Tally(float(flat.min()) + 0.0, float(flat.max()) + 0.0, means.reshape(shape))
+        means = values.mean(axis=2, keepdims=True, dtype=np.float64)
+    return np.asarray(means, np.float32)

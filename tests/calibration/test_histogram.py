@@ -5,18 +5,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpx.calibration.histogram import Histogram
+from lpx.calibration.observer import Observer
 from lpx.calibration.tally import BINS
 
 BIN = 1 / 128  # relative width of the widest bins
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
-def histogram(*batches):
-    seen = Histogram()
+def observer(*batches):
+    seen = Observer(1)
     for batch in batches:
-        assert seen.add(np.asarray(batch, np.float32).reshape(1, 1, -1)) is not None
+        assert seen.add(np.asarray(batch, np.float32).reshape(1, 1, -1))
     return seen
+
+
+def histogram(*batches):
+    return observer(*batches).histogram
 
 
 @pytest.mark.parametrize("percent", [50, 90, 99, 99.9, 99.99, 99.999])
@@ -72,9 +76,10 @@ def test_sign_does_not_matter():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_batch_that_is_not_finite_is_refused_whole(bad):
-    seen = histogram([1, 2])
-    assert seen.add(np.array([[[5, bad, 7]]], np.float32)) is None
-    assert (seen.low, seen.high, seen.count) == (1, 2, 2)
+    seen = observer([1, 2])
+    assert not seen.add(np.array([[[5, bad, 7]]], np.float32))
+    found = seen.histogram
+    assert (found.low, found.high, found.count) == (1, 2, 2)
 
 
 @pytest.mark.parametrize("values", [[0.0], [0.0, -0.0], [5.0] * 10, [1e-45], [3.4e38, -3.4e38]])

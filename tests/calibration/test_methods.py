@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpx.calibration.histogram import Histogram
 from lpx.calibration.methods import LEVELS, METHODS, PEAKS, _divergences, entropy, mse
+from lpx.calibration.observer import Observer
 
 
 def histogram(values):
-    seen = Histogram()
-    assert seen.add(np.asarray(values, np.float32).reshape(1, 1, -1)) is not None
-    return seen
+    seen = Observer(1)
+    assert seen.add(np.asarray(values, np.float32).reshape(1, 1, -1))
+    return seen.histogram
 
 
 def error(values, peak):
