@@ -46,7 +46,12 @@ def tally(
 
     Returns:
         The smallest and the largest value; None where a value is not finite, and nothing was added.
+
+    Raises:
+        ValueError: The values lie in memory otherwise.
     """
+    if values.dtype != np.float32 or not values.flags.c_contiguous:
+        raise ValueError("values must be float32 and contiguous")
     faces, channels = values.shape[:2]
     shape = faces, channels // block, values.size // (faces * channels), block
     library = compiled()

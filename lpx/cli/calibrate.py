@@ -155,6 +155,8 @@ def show(done: Calibrated) -> None:
         )
     console.print(table)
     console.say(f"* chosen; measured on {done.held_out} held-out faces, in ONNX Runtime")
+    if any(c.auc_loss is not None for c in done.candidates):
+        console.say("in order of mean |ds|; behind come methods that surely lose more AUC (95 %)")
     for text in (scales.warning, *done.notes):
         if text:
             console.say(f"note: {text}")

@@ -339,7 +339,7 @@ class Judge:
         d = auc_difference(labels[known], *scores)
         return replace(
             evidence, auc=auc(labels[known], scores[1]),
-            auc_loss=-d.estimate, auc_loss_low=-d.high, auc_loss_high=-d.low,
+            auc_loss=0 - d.estimate, auc_loss_low=0 - d.high, auc_loss_high=0 - d.low,
         )  # fmt: skip
 
 

@@ -115,6 +115,15 @@ def test_zeros_have_no_sign(new, values):
     assert [np.signbit(bound) for bound in bounds] == [min(values) < 0, max(values) < 0]
 
 
+@pytest.mark.parametrize("new", BOTH)
+@pytest.mark.parametrize(
+    "values", [np.zeros((2, 8, 3, 4), np.float32)[..., ::2], np.zeros((2, 8, 3, 4))]
+)
+def test_values_that_lie_otherwise_are_refused(new, values):
+    with pytest.raises(ValueError, match="float32 and contiguous"):
+        new(8).take(values, 1)
+
+
 @needs_compiled
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1))
 def test_both_ways_count_the_same(values):
