@@ -6,7 +6,7 @@ over that of the plain float32 forward pass in the same process (ONNX Runtime, a
 all six methods at once.
 
     python benchmarks/calibration.py                        # both models
-    python benchmarks/calibration.py --models xception --faces 64,256,4096
+    python benchmarks/calibration.py --models xception:block3 --faces 64,256,4096
     python benchmarks/calibration.py --modelopt-python ~/modelopt/bin/python
 
 Faces are those of the demo set, again and again where more are asked for; they are decoded before
@@ -30,10 +30,10 @@ import click
 import numpy as np
 
 BATCH = 8
-SIZES = {"demo": 160, "xception": 256}
 
 
-def write_model(name: str, path: Path) -> None:
+def write_model(name: str, path: Path) -> int:
+    """Write the demo detector, or an untrained one named BACKBONE:CUT; returns its input size."""
     from lpx.data.demo_set import CHECKPOINT, folder
     from lpx.export.to_onnx import to_onnx
     from lpx.models.checkpoint import Detector, load_checkpoint
@@ -42,9 +42,11 @@ def write_model(name: str, path: Path) -> None:
     if name == "demo":
         detector = load_checkpoint(folder() / CHECKPOINT)
     else:
-        module, card = new_detector("xception", "block3", input_size=SIZES[name])
+        backbone, _, cut = name.partition(":")
+        module, card = new_detector(backbone, cut or "whole", input_size=256)
         detector = Detector(module.eval(), card)
     path.write_bytes(to_onnx(detector))
+    return detector.card.input_size
 
 
 def write_faces(size: int, path: Path) -> None:
@@ -223,7 +225,7 @@ def measure(
 
 
 def line(row: dict[str, Any]) -> str:
-    start = f"{row['model']:9} {row['tool']:23} {row['faces']:5} faces  "
+    start = f"{row['model']:24} {row['tool']:23} {row['faces']:5} faces  "
     if "failed" in row:
         return start + "failed or was killed"
     ratios = "      ?             "
@@ -234,7 +236,8 @@ def line(row: dict[str, Any]) -> str:
 
 
 @click.command()
-@click.option("--models", default="demo,xception", show_default=True)
+@click.option("--models", default="demo,xception:block3", show_default=True,
+              help="The demo detector and untrained ones, BACKBONE:CUT, at 256 px.")  # fmt: skip
 @click.option("--faces", default="64,256", show_default=True)
 @click.option("--peer-faces", default=64, show_default=True,
               help="Most faces for calibrators that keep every activation.")  # fmt: skip
@@ -252,9 +255,8 @@ def main(
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         for name in models.split(","):
-            model, pixels = Path(scratch) / f"{name}.onnx", Path(scratch) / f"{name}.npy"
-            write_model(name, model)
-            write_faces(SIZES[name], pixels)
+            model, pixels = Path(scratch) / "model.onnx", Path(scratch) / "faces.npy"
+            write_faces(write_model(name, model), pixels)
             counts = [int(n) for n in faces.split(",")]
             rows += measure(name, model, pixels, counts, peer_faces, modelopt_python)
     if json_path:
