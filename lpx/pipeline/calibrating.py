@@ -40,7 +40,9 @@ from lpx.workspace import Workspace, sha256, write_json
 FACES_FORMAT = "lpx-calibration-faces/1"
 HELD_OUT_SHARE = 0.25
 MOST_HELD_OUT = 256
-_BATCH = 8
+_BATCH = 2
+"""Held-out faces at a time: more are no faster on a CPU, and every method's graph holds
+activations of that many."""
 
 
 @dataclass(frozen=True)
