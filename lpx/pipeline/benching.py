@@ -40,9 +40,9 @@ from lpx.pipeline.exported import (
     check_at_least,
     open_faces,
     read_exported,
-    read_reference,
     versions,
 )
+from lpx.pipeline.reference import read_reference
 from lpx.pipeline.reporter import SILENT, Reporter
 from lpx.pipeline.runnable import runnable
 from lpx.workspace import Workspace, write_bytes, write_json

@@ -26,7 +26,6 @@ from lpx.bench.tensor_error import TensorError
 from lpx.data.face_set import FaceSet, Skipped
 from lpx.engines.load import read_graph
 from lpx.engines.manifest import FILE, EngineManifest, Precision, read_manifest
-from lpx.engines.torch_layers import TorchLayers
 from lpx.errors import LpxError
 from lpx.graph.layers import layers_of, read_named
 from lpx.graph.prepare import prepare
@@ -35,7 +34,6 @@ from lpx.pipeline.exported import (
     check_at_least,
     open_faces,
     read_exported,
-    read_reference,
 )
 from lpx.pipeline.inside import NAMES, Runtime, choose_runtime, open_inside
 from lpx.pipeline.reporter import SILENT, Reporter
@@ -195,6 +193,10 @@ def _checkpoint(
             "its channels are scaled, and have no counterpart in the checkpoint",
             "leave --against out",
         )
+    # Imported here, for PyTorch takes seconds.
+    from lpx.engines.torch_layers import TorchLayers
+    from lpx.pipeline.reference import read_reference
+
     graph = read_named(target, "the float model")
     return TorchLayers(read_reference(workspace, model), graph, layers_of(graph))
 

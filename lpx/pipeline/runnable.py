@@ -10,9 +10,8 @@ from lpx.engines.machine import read_machine
 from lpx.engines.manifest import FILE, EngineManifest, read_manifest
 from lpx.engines.negotiate import differences
 from lpx.engines.targets import can_run
-from lpx.engines.torch_engine import TorchEngine
 from lpx.errors import LpxError
-from lpx.pipeline.exported import ExportedModel, read_reference
+from lpx.pipeline.exported import ExportedModel
 from lpx.workspace import Workspace
 
 
@@ -69,6 +68,10 @@ def pick_engine(
         LpxError: It does not exist, or does not run here.
     """
     if name == "torch":
+        # Imported here, for PyTorch takes seconds.
+        from lpx.engines.torch_engine import TorchEngine
+        from lpx.pipeline.reference import read_reference
+
         return name, TorchEngine(read_reference(workspace, model))
     manifests, not_run = runnable(workspace, model)
     order = ("int8", "fp16", "fp32")

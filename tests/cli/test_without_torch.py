@@ -1,0 +1,43 @@
+"""What has no use for PyTorch does not wait for its import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lpx import pipeline
+
+BROKEN = """
+import sys
+class NoTorch:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            raise ImportError("torch is imported")
+sys.meta_path.insert(0, NoTorch())
+"""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "build --int8 --fp32",
+        "build --int8 --emit trtexec",
+        "calibrate --count 8",
+        "predict --crops crops",
+        "debug onnxruntime-int8 --count 4",
+        "explain-graph",
+        "doctor",
+    ],
+)
+def test_it_runs_where_torch_cannot_be_imported(shell, workspace, crops, line):
+    faces = line.split()[0] in ("build", "calibrate", "debug")
+    ran = shell(*line.split(), *["--faces", "crops"] * faces, cwd=Path.cwd(), before=BROKEN)
+    assert ran.code == 0, ran.err
+
+
+def test_every_public_name_is_there():
+    for name in pipeline.__all__:
+        assert getattr(pipeline, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'frobnicate'"):
+        _ = pipeline.frobnicate
