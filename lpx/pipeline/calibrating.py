@@ -408,17 +408,23 @@ def draw_curve(points: tuple[CurvePoint, ...], method: str, path: Path) -> None:
     sizes = [p.faces for p in points]
     axes.plot(sizes, [p.evidence.score_error_mean for p in points], "o-", label="mean score error")
     axes.plot(sizes, [p.evidence.score_error_max for p in points], "s--", label="max score error")
-    axes.set(xscale="log", yscale="log", xlabel="calibration faces", ylabel="|score difference|",
+    axes.set(xscale="log", ylim=(0, None), xlabel="calibration faces",
+             ylabel="|score difference|",
              title=f"INT8 ({method}) against float32, held-out faces")  # fmt: skip
     axes.set_xticks(sizes, [str(n) for n in sizes])
     axes.minorticks_off()
-    if all(p.evidence.auc_loss is not None for p in points):
+    losses = [
+        (e.auc_loss, e.auc_loss_low, e.auc_loss_high)
+        for e in (p.evidence for p in points)
+        if e.auc_loss is not None and e.auc_loss_low is not None and e.auc_loss_high is not None
+    ]
+    if len(losses) == len(points):
+        middle, low, high = np.array(losses).T
         right = axes.twinx()
-        right.plot(sizes, [p.evidence.auc_loss or 0.0 for p in points], "^:", color="0.4",
-                   label="loss of AUC")  # fmt: skip
+        right.errorbar(sizes, middle, yerr=(middle - low, high - middle), fmt="^:", color="0.4",
+                       capsize=3, label="loss of AUC, 95 %")  # fmt: skip
         right.set_ylabel("loss of AUC")
-        right.legend(loc="upper center")
-    axes.legend(loc="upper right")
+    figure.legend(loc="outside lower center", ncols=3)
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=120)
     write_bytes(path, data.getvalue())
