@@ -51,14 +51,9 @@ def find_media(path: Path, skip: tuple[Path, ...] = ()) -> tuple[MediaFile, ...]
     Raises:
         LpxError: There is nothing at `path`, or a folder without images and videos.
     """
+    check_there(path)
     if path.is_file():
         return (MediaFile(_text(path.name), path, _kind(path)),)
-    if not path.is_dir():
-        raise LpxError(
-            f"{path} {'is neither a file nor a folder' if path.exists() else 'does not exist'}",
-            "",
-            "name an image, a video, or a folder of these",
-        )
     skipped = {folder.resolve() for folder in skip}
     files = walk_files(path, SUFFIXES | VIDEO_SUFFIXES, skipped)
     found = tuple(MediaFile(_text(str(f.relative_to(path))), f, _kind(f)) for f in files)
@@ -70,6 +65,23 @@ def find_media(path: Path, skip: tuple[Path, ...] = ()) -> tuple[MediaFile, ...]
             "name another folder, or one file, which may end in anything",
         )
     return found
+
+
+def check_there(path: Path) -> None:
+    """Refuse a path that is neither a file nor a folder.
+
+    Raises:
+        LpxError: There is nothing, something else, or something that cannot be looked at.
+    """
+    what, why = f"{path} is neither a file nor a folder", ""
+    try:
+        if path.is_file() or path.is_dir():
+            return
+        if not path.exists():
+            what = f"{path} does not exist"
+    except OSError as error:
+        what, why = f"{path} cannot be read", error.strerror or str(error)
+    raise LpxError(what, why, "name an image, a video, or a folder of these")
 
 
 def _kind(path: Path) -> Kind:
