@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from lpx.data.decode import SUFFIXES, Image, UnreadableImageError, read_image, silence
 from lpx.data.edit_list import is_trimmed
+from lpx.data.wording import counted
 
 MAX_FRAME_PIXELS = 36_000_000
 """A video of larger frames is refused; 8192 x 4320 pixels are less."""
@@ -183,8 +184,13 @@ def _frames(
     finally:
         source.close()
     if not given:
-        raise UnreadableVideoError(f"none of its {count} frames decodes")
-    damage = f"{failed} of {count} frames do not decode" if failed else ""
+        raise UnreadableVideoError(
+            "its only frame does not decode"
+            if count == 1
+            else f"none of its {count} frames decodes"
+        )
+    do = "does" if failed == 1 else "do"
+    damage = f"{failed} of {counted(count, 'frame')} {do} not decode" if failed else ""
     return "; ".join(part for part in (note, damage) if part)
 
 
@@ -285,7 +291,9 @@ def _video(path: Path, wanted: Wanted, threads: int) -> FrameReader:
     if not count:
         raise UnreadableVideoError("it has no frames that decode")
     lacks_some = count < said and not trimmed
-    note = f"its header names {said} frames, {count} are there" if lacks_some else ""
+    are = "is" if count == 1 else "are"
+    named = counted(said, "frame")
+    note = f"its header names {named}, {count} {are} there" if lacks_some else ""
     frames = _frames(_VideoSource(capture, rate_hz), count, _numbers_of(count, wanted), note)
     return FrameReader(count, rate_hz, frames)
 

@@ -521,14 +521,14 @@ def test_an_unreadable_image_of_a_folder_is_passed_over(tmp_path, pictures):
     (frames_folder / "002.png").write_bytes(b"text")
     reader = read_frames(frames_folder, 3)
     assert [frame.index for frame in reader] == [0, 3, 4]
-    assert reader.note == "1 of 5 frames do not decode"
+    assert reader.note == "1 of 5 frames does not decode"
 
 
 def test_folders_without_images(tmp_path):
     with pytest.raises(UnreadableVideoError, match="holds no images"):
         read_frames(tmp_path, 3)
     (tmp_path / "0.png").write_bytes(b"text")
-    with pytest.raises(UnreadableVideoError, match="none of its 1 frames"):
+    with pytest.raises(UnreadableVideoError, match="its only frame"):
         list(read_frames(tmp_path, 3))
 
 
