@@ -160,8 +160,11 @@ def _cut(
     todo = []
     for video in found.videos:
         record = journal.records.get(video.name)
-        done = record and record.is_of(video) and record.is_whole(settings.folder)
-        if record is None or not done or record.has_crashed():
+        if (
+            record is None
+            or record.has_crashed()
+            or not (record.is_of(video) and record.is_whole(settings.folder))
+        ):
             todo.append(video)
     total = len(found.videos)
     before = total - len(todo)

@@ -134,8 +134,8 @@ def note_of(one: PreparedSet, split: str, usual: tuple[str, ...], faces: FaceSet
     made = {count.method for count in one.manifest.counts if split in ("all", count.split)}
     absent = [method for method in usual if method not in made]
     only = f"Without {', '.join(absent)}, of which no face was prepared." if absent else ""
-    left_out = left_out_note(one.manifest, split, faces.methods())
-    parts = (
-        *notes, only, missing_note(tuple(missing)), left_out, damage_note(one.manifest, faces)
+    more = (
+        only, missing_note(tuple(missing)), left_out_note(one.manifest, split, faces.methods()),
+        damage_note(one.manifest, faces),
     )  # fmt: skip
-    return " ".join(filter(None, parts))
+    return " ".join(filter(None, (*notes, *more)))
