@@ -30,8 +30,7 @@ def _frames(context: click.Context, parameter: click.Parameter, value: str) -> i
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--crops", is_flag=True,
               help="Pictures are face crops already, framed as the model wants.")  # fmt: skip
-@click.option("--limit", type=int, metavar="N",
-              help="Maximum number of files, sampled evenly.")  # fmt: skip
+@click.option("--limit", type=int, metavar="N", help="Maximum number of files, sampled evenly.")
 @click.option("--frames", default="32", show_default=True, metavar="N|all", callback=_frames,
               help="Frames of each video, evenly spaced.")  # fmt: skip
 @click.option("--detector", default="blazeface", show_default=True,

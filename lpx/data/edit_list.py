@@ -38,8 +38,9 @@ def is_trimmed(path: Path) -> bool:
             return False
         try:
             movie = _movie(stream)
-            return any(_track_is_trimmed(box, movie) for name, box in _boxes(movie)
-                       if name == b"trak")  # fmt: skip
+            return any(
+                _track_is_trimmed(box, movie) for name, box in _boxes(movie) if name == b"trak"
+            )
         except (struct.error, LookupError, ValueError):
             return True
 

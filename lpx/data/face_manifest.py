@@ -145,9 +145,11 @@ def read_face_manifest(folder: Path, split: str = "all") -> FaceSet:
     faces = FaceSet(manifest.name, "all", manifest.crop, table)
     chosen = faces if split == "all" or split not in faces.splits() else faces.select(split)
     parts = (
-        manifest.note, missing_note(manifest.missing), left_out_note(manifest, split),
+        manifest.note,
+        missing_note(manifest.missing),
+        left_out_note(manifest, split),
         damage_note(manifest, chosen),
-    )  # fmt: skip
+    )
     return replace(faces, note=" ".join(filter(None, parts)))
 
 
@@ -205,10 +207,11 @@ def left_out_note(
         methods: Whose videos count, beside real ones; None for all.
     """
     skipped = [
-        one for one in manifest.skipped
+        one
+        for one in manifest.skipped
         if (split == "all" or one.split in ("", split))
         and (methods is None or one.method in ("", "real", *methods))
-    ]  # fmt: skip
+    ]
     videos = {one.video: one.reason for one in skipped if one.frame is None}
     frames = [one for one in skipped if one.frame is not None]
     parts = []

@@ -240,9 +240,15 @@ def _score_crops(
 
 
 def _crop_scores(
-    name: str, engine: Engine, card: ModelCard, faces: FaceSet, out: Path, overlay: bool,
-    skipped: list[Skipped], report: Reporter,
-) -> Iterator[FileScore]:  # fmt: skip
+    name: str,
+    engine: Engine,
+    card: ModelCard,
+    faces: FaceSet,
+    out: Path,
+    overlay: bool,
+    skipped: list[Skipped],
+    report: Reporter,
+) -> Iterator[FileScore]:
     done = 0
     longest = longest_name(out)
     tell = report.progress("scoring")

@@ -450,9 +450,12 @@ def test_a_video_that_ends_its_process_stops_no_other(tree, whole):
     """Workers import the script, and with it what stands in for a damaged video."""
     Path("crash.py").write_text(CRASH)
     done = subprocess.run(
-        [sys.executable, "-X", "faulthandler=0", "crash.py"], env=environment(),
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-X", "faulthandler=0", "crash.py"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     manifest = read_manifest_head(Path("store") / whole.folder.name)
     assert {(one.video, one.reason) for one in manifest.skipped} == {

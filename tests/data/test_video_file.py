@@ -395,8 +395,9 @@ def test_frames_have_square_pixels(tmp_path, videos, pictures, wide, high, shape
     frames = list(read_frames(path, 3))
     for frame in frames:
         assert frame.pixels.shape == (*shape, 3)
-        assert_is(frame, [cv2.resize(p, shape[::-1], interpolation=cv2.INTER_AREA)
-                          for p in pictures])  # fmt: skip
+        assert_is(
+            frame, [cv2.resize(p, shape[::-1], interpolation=cv2.INTER_AREA) for p in pictures]
+        )
 
 
 def test_pixels_of_a_video_filmed_upright_are_turned_too(tmp_path, videos, pictures):
@@ -405,8 +406,9 @@ def test_pixels_of_a_video_filmed_upright_are_turned_too(tmp_path, videos, pictu
     frames = list(read_frames(path, 3))
     for frame in frames:
         assert frame.pixels.shape == (2 * WIDTH, HEIGHT, 3)
-        wide = [cv2.resize(p, (2 * WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
-                for p in pictures]  # fmt: skip
+        wide = [
+            cv2.resize(p, (2 * WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR) for p in pictures
+        ]
         assert_is(frame, [np.rot90(picture, -1) for picture in wide])
 
 
@@ -450,8 +452,26 @@ def with_sound(data, number, chunks):
     def chunk(name, body):
         return struct.pack("<4sI", name, len(body)) + body + bytes(len(body) % 2)
 
-    sound = struct.pack("<4s4sIHHIIIIIIIIhhhh", b"auds", bytes(4), 0, 0, 0, 0, 1, 8000, 0, chunks,
-                        1, 0, 1, 0, 0, 0, 0)  # fmt: skip
+    sound = struct.pack(
+        "<4s4sIHHIIIIIIIIhhhh",
+        b"auds",
+        bytes(4),
+        0,
+        0,
+        0,
+        0,
+        1,
+        8000,
+        0,
+        chunks,
+        1,
+        0,
+        1,
+        0,
+        0,
+        0,
+        0,
+    )
     wave = struct.pack("<HHIIHH", 1, 1, 8000, 8000, 1, 8)
     stream = chunk(b"LIST", b"strl" + chunk(b"strh", sound) + chunk(b"strf", wave))
     header = data.index(b"hdrl") - 8

@@ -299,8 +299,13 @@ def test_one_bad_file_never_stops_a_folder(lpx, workspace, monkeypatch):
         scored = {name for name, row in table.items() if row["score"]}
         assert scored == {"a.mp4", "c.png", "b-folder.mp4/in.mp4"}
         assert {name for name, row in table.items() if row["note"].startswith("not read: ")} == {
-            "b-cut.mp4", "b-empty.mp4", "b-text.mov", "b-gone.png", "b-loop.mp4", "b-opencv.png",
-        }  # fmt: skip
+            "b-cut.mp4",
+            "b-empty.mp4",
+            "b-text.mov",
+            "b-gone.png",
+            "b-loop.mp4",
+            "b-opencv.png",
+        }
         assert "scored 3 of 9 files, 6 could not be read" in ran.out
         assert "skipped b-opencv.png: it cannot be processed: OpenCV: assertion failed" in ran.err
 

@@ -114,9 +114,18 @@ def crashed(settings: Settings, video: Video, how: str) -> Cut:
     """What is left of a video that ended the process that read it: nothing but the reason."""
     _remove_crops(settings.folder / crop_folder(video.name))
     record = VideoRecord(
-        video.name, video.label, video.method, video.identities, home(video),
-        source_bytes(video.path), (), ((None, f"{CRASHED} ({how})"),), "", LARGEST, 0,
-    )  # fmt: skip
+        video.name,
+        video.label,
+        video.method,
+        video.identities,
+        home(video),
+        source_bytes(video.path),
+        (),
+        ((None, f"{CRASHED} ({how})"),),
+        "",
+        LARGEST,
+        0,
+    )
     return Cut(record, {})
 
 

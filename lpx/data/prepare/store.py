@@ -135,7 +135,9 @@ def note_of(one: PreparedSet, split: str, usual: tuple[str, ...], faces: FaceSet
     absent = [method for method in usual if method not in made]
     only = f"Without {', '.join(absent)}, of which no face was prepared." if absent else ""
     more = (
-        only, missing_note(tuple(missing)), left_out_note(one.manifest, split, faces.methods()),
+        only,
+        missing_note(tuple(missing)),
+        left_out_note(one.manifest, split, faces.methods()),
         damage_note(one.manifest, faces),
-    )  # fmt: skip
+    )
     return " ".join(filter(None, (*notes, *more)))
