@@ -98,5 +98,8 @@ def _kind(path: Path) -> Kind:
 
 
 def _text(name: str) -> str:
-    """A name that any table can hold: bytes that are no UTF-8 are replaced."""
-    return os.fsencode(name).decode("utf-8", "replace")
+    """A name that any table can hold: bytes that are not UTF-8 are spelt out in hexadecimal.
+
+    Two files keep two names, and so two pictures.
+    """
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 from functools import lru_cache
 from pathlib import Path
@@ -224,6 +225,18 @@ def test_names_that_leave_no_room_for_more_are_shortened(workspace, letter):
     assert len([name for name in pictures if name.startswith(letter * 10)]) == 3
     assert predict(workspace, "in").resumed == 4
     assert len(predict(workspace, "in", crops=True, out=Path("crops")).files) == 3
+
+
+def test_names_that_are_not_utf_8_have_a_picture_each(workspace):
+    photo(Path("photo.png"), 0)
+    Path("in").mkdir()
+    for name in (b"a\xff.png", b"a\xfe.png"):
+        shutil.copy("photo.png", os.path.join(b"in", name))
+    found = predict(workspace, "in")
+    assert {file.name for file in found.files} == {"a\\xff.png", "a\\xfe.png"}
+    assert len({file.picture for file in found.files}) == 2
+    assert all(file.picture.is_file() for file in found.files)
+    assert len(rows(found.scores)) == 2
 
 
 def test_a_path_that_is_too_long_is_shortened():
