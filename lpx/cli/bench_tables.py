@@ -29,7 +29,7 @@ def parity(values: dict[str, Any]) -> Table:
 
 
 def _coloured(verdict: str) -> str:
-    style = {"holds": "green", "fails": "red", "undecided": "yellow"}[verdict]
+    style = {"holds": "green", "fails": "red"}.get(verdict, "yellow")
     return f"[{style}]{verdict}[/]"
 
 
