@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lpx.bench.table import Cell
-from lpx.bench.wording import entries, significant
+from lpx.bench.wording import entries, has_map, significant
 
 _SPREAD = ("min", "mean", "median", "p90", "p95", "p99")
 
@@ -117,6 +117,8 @@ def _throughput(report: Mapping[str, Any]) -> CostTable:
 
 def _single_patch(report: Mapping[str, Any]) -> CostTable:
     rows = []
+    if not has_map(report):
+        return CostTable("single-patch", "One patch alone", "", (), 1, ())
     for name, found in _measured(report, "single_patch"):
         low, high = ("–" if end is None else significant(end) for end in found["interval_us"])
         rows.append((
@@ -138,7 +140,11 @@ def _energy(report: Mapping[str, Any]) -> CostTable:
             _word(name),
             _estimate(found["gross_j_per_face"]),
             _estimate(found["net_j_per_face"]),
-            Cell(_signed(patch := found["net_mj_per_patch"]["mean"]), value=patch),
+            *(
+                [Cell(_signed(patch := found["net_mj_per_patch"]["mean"]), value=patch)]
+                if has_map(report)
+                else []
+            ),
             _number(found["load_w"]["mean"]),
             _number(found["idle_w"]["mean"]),
         )
@@ -152,7 +158,8 @@ def _energy(report: Mapping[str, Any]) -> CostTable:
         "energy", "Energy",
         "Gross is all that flowed while the engine ran, net is without what flowed before it, when "
         "the machine was idle. 95 % intervals over windows.",
-        ("engine", "J/face [95 %]", "net [95 %]", "net mJ/patch", "W", "idle W"), 1, tuple(rows),
+        ("engine", "J/face [95 %]", "net [95 %]", *["net mJ/patch"] * has_map(report), "W",
+         "idle W"), 1, tuple(rows),
         (*sources, *_missing(report, "energy", "energy")),
     )  # fmt: skip
 

@@ -119,7 +119,11 @@ def _discrimination(truth: Discrimination) -> dict[str, Any]:
 def _entry(result: BenchResult, manifest: EngineManifest) -> dict[str, Any]:
     parity = result.parity[manifest.name]
     stages = result.stages[manifest.name]
-    broken = breaks_at(stages)
+    # Where the faces decide nothing, no stage is to blame.
+    blind = parity.verdict == "uninformative" or (
+        parity.verdict == "undecided" and result.truth.few_groups
+    )
+    broken = None if blind else breaks_at(stages)
     return {
         "name": manifest.name,
         "target": manifest.target,

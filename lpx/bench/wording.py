@@ -24,6 +24,11 @@ INTERVALS = {
 """Where an interval comes from, by its method."""
 
 
+def has_map(report: Mapping[str, Any]) -> bool:
+    """Whether the model scores patches, rather than whole faces alone."""
+    return list(report["model"]["grid"]) != [1, 1]
+
+
 def significant(value: float, digits: int = 3) -> str:
     """Write a number of at least 0 with `digits` significant digits: 0.0123, 1.23, 12.3, 1,234."""
     if not value:
@@ -282,9 +287,10 @@ def _no_faster(found: Mapping[str, Any]) -> str:
             f"batch {batch} was timed in {found['rounds']} rounds, too few for a verdict: raise "
             "--latency-seconds"
         )
+    low, high = significant(found["low"]), significant(found["high"])
     return (
-        f"it takes {ratio} times as long at batch {batch} (95 % interval {significant(found['low'])} to "
-        f"{significant(found['high'])}, paired over {found['rounds']} rounds)"
+        f"it takes {ratio} times as long at batch {batch} (95 % interval {low} to {high}, paired "
+        f"over {found['rounds']} rounds)"
     )
 
 

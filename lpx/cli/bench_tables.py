@@ -62,7 +62,8 @@ def _table(first: str, *numbers: str, **texts: Literal["left"]) -> Table:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
-    table.add_column(first, no_wrap=True)
+    # Where a terminal is too narrow, names break into lines: cut off, two engines look the same.
+    table.add_column(first, overflow="fold")
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     for name, side in texts.items():
@@ -72,8 +73,11 @@ def _table(first: str, *numbers: str, **texts: Literal["left"]) -> Table:
 
 def latency(values: dict[str, Any]) -> Table:
     """Time per face of every engine at every batch size."""
-    headers = ("batch", "ms/face p50", "p90", "p99", "us/patch", "faces/s", "variation")
-    table = _table("engine", *headers)
+    from lpx.bench.wording import has_map
+
+    patches = has_map(values)
+    headers = ["batch", "ms/face p50", "p90", "p99", "us/patch", "faces/s", "variation"]
+    table = _table("engine", *(h for h in headers if patches or h != "us/patch"))
     for entry in (values["reference"], *values["candidates"]):
         for row in entry["latency_by_batch"]:
             table.add_row(
@@ -82,7 +86,7 @@ def latency(values: dict[str, Any]) -> Table:
                 f"{row['per_face_p50_ms']:.2f}",
                 f"{row['per_face_p90_ms']:.2f}",
                 f"{row['per_face_p99_ms']:.2f}",
-                f"{row['per_patch_p50_us']:.2f}",
+                *([f"{row['per_patch_p50_us']:.2f}"] if patches else []),
                 f"{row['faces_per_second']:.0f}",
                 f"{100 * row['cov']:.1f} %",
             )
@@ -97,8 +101,10 @@ def costs(found: CostTable) -> Table:
 
     table = _table(found.heads[0])
     for index, head in enumerate(found.heads[1:], 1):
-        side: Literal["left", "right"] = "left" if index < found.names else "right"
-        table.add_column(escape(head), justify=side, no_wrap=True)
+        if index < found.names:
+            table.add_column(escape(head), overflow="fold")
+        else:
+            table.add_column(escape(head), justify="right", no_wrap=True)
     for row in found.rows:
         table.add_row(*(escape(line(cell)) for cell in row))
     return table

@@ -85,11 +85,11 @@ def face(seed: int, size: int = 64) -> np.ndarray:
 
 
 def members(found: Scored) -> FaceSet:
-    """Two methods of fakes, and videos of five faces each."""
+    """Two methods of fakes, and fifteen videos with two real faces and a fake of each method."""
     methods = ("real", "<b>swap</b>", "alpha")
     source = ImageFile(Path("none"))
     faces = tuple(
-        Face(f"{i}", int(y), methods[int(y) * (1 + i % 4 // 2)], f"video{i // 10}", "", source)
+        Face(f"{i}", int(y), methods[int(y) * (1 + i % 4 // 2)], f"video{i // 4}", (), source)
         for i, y in enumerate(found.labels)
     )
     return FaceSet("mine", "all", "square", faces)
@@ -169,7 +169,7 @@ def test_detection_is_shown_per_method_and_video(page: str, report: dict[str, An
     found = report["candidates"][1]["accuracy"]
     assert [row["method"] for row in found["methods"]] == ["<b>swap</b>", "alpha"]
     assert found["face"]["fakes"] == sum(row["face"]["fakes"] for row in found["methods"]) == 30
-    assert found["video"]["fakes"] == 12
+    assert found["video"]["fakes"] == 30
     assert found["face"]["auc"] == pytest.approx(report["candidates"][1]["auc"])
     table = page[page.index('id="detection"') :]
     assert "&lt;b&gt;swap&lt;/b&gt;" in table
@@ -243,6 +243,26 @@ def test_the_page_says_what_was_found(page: str, report: dict[str, Any]) -> None
         "the head stays in float", f"{report['reference']['auc']:.4f}",
     ):  # fmt: skip
         assert said in text
+
+
+def test_a_model_of_whole_faces_has_no_maps_and_no_patches() -> None:
+    whole = result()
+    cells = {
+        name: Prediction(p.score, p.score[:, None, None].copy())
+        for name, p in whole.scored.predictions.items()
+    }
+    seen = tuple(
+        replace(e, maps={n: (m[:1, :1], s) for n, (m, s) in e.maps.items()}) for e in whole.examples
+    )
+    whole = replace(whole, scored=replace(whole.scored, predictions=cells), examples=seen)
+    values = report_of(whole)
+    values["model"]["grid"] = [1, 1]
+    page = render_html(values, whole)
+    text = Checker(page).text
+    for absent in ("Heat map", "score of a patch", "Map corr.", "µs, batch"):
+        assert absent not in text, absent
+    assert "This model scores whole faces" in text
+    assert "Heat map" in Checker(render_html(report_of(result()), result())).text
 
 
 def test_names_are_escaped(page: str) -> None:
