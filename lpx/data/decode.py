@@ -19,7 +19,14 @@ from lpx.data.image_header import image_size
 Image = NDArray[np.uint8]
 """An RGB image, uint8 [H, W, 3]."""
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+# An OpenCV may be built without these; whether it is, it tells by what it could write.
+_OPTIONAL = {".avif": {".avif"}, ".gif": {".gif"}, ".jp2": {".jp2", ".j2k", ".j2c"}}
+SUFFIXES = frozenset(
+    {".png", ".apng", ".webp", ".bmp", ".dib", ".tif", ".tiff"}
+    | {".jpg", ".jpeg", ".jpe", ".jfif", ".jif"}
+    | {".pbm", ".pgm", ".ppm", ".pnm"}
+).union(*(known for asked, known in _OPTIONAL.items() if cv2.haveImageWriter(asked)))
+"""What the names of images end in that the installed OpenCV decodes; in lower case."""
 MAX_PIXELS = 64_000_000
 """A larger image is refused, by what its header says: no face crop has 64 megapixels."""
 MAX_BYTES = 512 * 1024 * 1024
