@@ -60,8 +60,12 @@ def draw_layers(
             if error.total.not_finite:
                 axes.annotate("not finite ", (high, row), ha="right", va="center", fontsize=7)
         axes.axvline(tolerance, color=_RED, linestyle="--", linewidth=1)
-        axes.set(xscale="log", xlim=(low, high), ylim=(len(layers) - 0.5, -0.5),
-                 xlabel="relative error  ||d|| / ||x||")  # fmt: skip
+        axes.set(
+            xscale="log",
+            xlim=(low, high),
+            ylim=(len(layers) - 0.5, -0.5),
+            xlabel="relative error  ||d|| / ||x||",
+        )
         # A name with two dollars in it is no formula; the numbers of the axis are.
         axes.set_title(title, parse_math=False)
         axes.grid(axis="x", alpha=0.3)

@@ -175,24 +175,36 @@ def test_csv_in_the_encoding_of_windows(crops):
         folder_set(crops)
 
 
-@pytest.mark.parametrize("data", [
-    b"file,label\nreal/a.png,0\nfake/\x81.png,1\n",
-    b"file,label\nreal/a.png,0\nfake/d\0.webp,1\n",
-    b"file,label\nreal/a.png,0\nfake/d.webp,1\0\n",
-    b'file,label\nreal/a.png,0\n"fake/d.webp,1\n',
-    b'file,label\nreal/a.png,0\n"fake/d.webp"x,1\n',
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"file,label\nreal/a.png,0\nfake/\x81.png,1\n",
+        b"file,label\nreal/a.png,0\nfake/d\0.webp,1\n",
+        b"file,label\nreal/a.png,0\nfake/d.webp,1\0\n",
+        b'file,label\nreal/a.png,0\n"fake/d.webp,1\n',
+        b'file,label\nreal/a.png,0\n"fake/d.webp"x,1\n',
+    ],
+)
 def test_what_cannot_be_read_is_refused_with_its_line(crops, data):
     (crops / "faces.csv").write_bytes(data)
     with pytest.raises(LpxError, match=r"faces\.csv line 3 cannot be read"):
         folder_set(crops)
 
 
-@pytest.mark.parametrize(("mark", "before"), [
-    (",", ""), (";", ""), ("\t", ""), ("|", ""),
-    (",", "\n  \n"), (",", "# made by hand, in May\n"), (";", "sep=;\n"), ("\t", "sep=\t\n"),
-    (";", "# file: where; label: what\n\n"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("mark", "before"),
+    [
+        (",", ""),
+        (";", ""),
+        ("\t", ""),
+        ("|", ""),
+        (",", "\n  \n"),
+        (",", "# made by hand, in May\n"),
+        (";", "sep=;\n"),
+        ("\t", "sep=\t\n"),
+        (";", "# file: where; label: what\n\n"),
+    ],
+)
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_every_way_of_writing_a_table_gives_the_same_set(crops, mark, before, end):
     rows = (
@@ -208,22 +220,25 @@ def test_every_way_of_writing_a_table_gives_the_same_set(crops, mark, before, en
     assert faces.splits() == ("train", "test")
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    ("real/a.png,0\nfake/d.webp,1\n", "line 1 has no column file"),
-    ("real/a.png;0;v\n", "line 1 has no column file"),
-    ('"file,label"\n"real/a.png,0"\n', "line 1 has no column file"),
-    ("", "line 1 has no column file"),
-    ("# c\nfilename,label\n", "line 2 has no column file"),
-    ("file,label,label\n", "line 1 names the column 'label' more than once"),
-    ("file,label,video_id\nreal/a.png,0,v\n", "line 1 names the column 'video_id'"),
-    ("file,label,Splits\nreal/a.png,0,v\n", "line 1 names the column 'splits'"),
-    ("file,labels\nreal/a.png,0\n", "line 1 names the column 'labels'"),
-    ("file,label,idenity\nreal/a.png,0,v\n", "line 1 names the column 'idenity'"),
-    ("file,label\nreal/a.png\n", "line 2 has 1 cell for 2 columns: real/a.png"),
-    ("file,label\nreal/a.png,0\nreal/b, c.png,0\n", "line 3 has 3 cells for 2 columns"),
-    ("file,label,method\nreal/a.png,,real2fake\n", "line 2 has the method 'real2fake'"),
-    ("file,label,method\nreal/a.png,1,YouTube-real\n", "'1' and the method 'YouTube-real'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("real/a.png,0\nfake/d.webp,1\n", "line 1 has no column file"),
+        ("real/a.png;0;v\n", "line 1 has no column file"),
+        ('"file,label"\n"real/a.png,0"\n', "line 1 has no column file"),
+        ("", "line 1 has no column file"),
+        ("# c\nfilename,label\n", "line 2 has no column file"),
+        ("file,label,label\n", "line 1 names the column 'label' more than once"),
+        ("file,label,video_id\nreal/a.png,0,v\n", "line 1 names the column 'video_id'"),
+        ("file,label,Splits\nreal/a.png,0,v\n", "line 1 names the column 'splits'"),
+        ("file,labels\nreal/a.png,0\n", "line 1 names the column 'labels'"),
+        ("file,label,idenity\nreal/a.png,0,v\n", "line 1 names the column 'idenity'"),
+        ("file,label\nreal/a.png\n", "line 2 has 1 cell for 2 columns: real/a.png"),
+        ("file,label\nreal/a.png,0\nreal/b, c.png,0\n", "line 3 has 3 cells for 2 columns"),
+        ("file,label,method\nreal/a.png,,real2fake\n", "line 2 has the method 'real2fake'"),
+        ("file,label,method\nreal/a.png,1,YouTube-real\n", "'1' and the method 'YouTube-real'"),
+    ],
+)
 def test_nothing_in_a_table_is_passed_over(crops, text, said):
     with pytest.raises(LpxError) as caught:
         with_csv(crops, text)
@@ -245,17 +260,56 @@ def test_other_columns_and_rows_without_a_split_are_noted(crops):
     )
 
 
-@pytest.mark.parametrize(("method", "real"), [
-    *((name, True) for name in (
-        "real", "REAL", "original", "Originals", "YouTube-real", "Celeb-real", "CelebReal",
-        "FF-real", "DFDC_Real", "original_sequences", "pristine", "youtube", "actors", "bona-fide",
-        "real_c23", "bonafide",
-    )),
-    *((name, False) for name in (
-        "FaceSwap", "Deepfakes", "RealNVP", "RealVisXL", "surreal", "Celeb-synthesis", "fake", "realistic",
-    )),
-    *((name, None) for name in ("real2fake", "not_original", "fake-real", "un-real", "a real one", "Real-ESRGAN")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "real"),
+    [
+        *(
+            (name, True)
+            for name in (
+                "real",
+                "REAL",
+                "original",
+                "Originals",
+                "YouTube-real",
+                "Celeb-real",
+                "CelebReal",
+                "FF-real",
+                "DFDC_Real",
+                "original_sequences",
+                "pristine",
+                "youtube",
+                "actors",
+                "bona-fide",
+                "real_c23",
+                "bonafide",
+            )
+        ),
+        *(
+            (name, False)
+            for name in (
+                "FaceSwap",
+                "Deepfakes",
+                "RealNVP",
+                "RealVisXL",
+                "surreal",
+                "Celeb-synthesis",
+                "fake",
+                "realistic",
+            )
+        ),
+        *(
+            (name, None)
+            for name in (
+                "real2fake",
+                "not_original",
+                "fake-real",
+                "un-real",
+                "a real one",
+                "Real-ESRGAN",
+            )
+        ),
+    ],
+)
 def test_methods_that_mean_real(method, real):
     assert means_real(method) is real
 
@@ -266,8 +320,10 @@ def test_methods_that_mean_real_have_the_label_0(crops):
         "file,method\nreal/a.png,YouTube-real\nreal/b.JPG,original\nfake/d.webp,FaceSwap\n",
     )
     assert listed(faces) == [
-        ("real/a.png", 0, "real"), ("real/b.JPG", 0, "real"), ("fake/d.webp", 1, "FaceSwap"),
-    ]  # fmt: skip
+        ("real/a.png", 0, "real"),
+        ("real/b.JPG", 0, "real"),
+        ("fake/d.webp", 1, "FaceSwap"),
+    ]
     assert "methods that count as real: YouTube-real, original." in faces.note
 
 

@@ -25,8 +25,11 @@ def test_links_to_folders_are_followed_and_named_by_the_link(tmp_path):
     (tmp_path / "set/fake/Deepfakes").symlink_to("../../elsewhere/Deepfakes")
     walked = walk(tmp_path / "set", PNG)
     assert walked.files == (
-        "fake/Deepfakes/0.png", "fake/Deepfakes/deep/1.PNG", "fake/FaceSwap/0.png", "real/0.png",
-    )  # fmt: skip
+        "fake/Deepfakes/0.png",
+        "fake/Deepfakes/deep/1.PNG",
+        "fake/FaceSwap/0.png",
+        "real/0.png",
+    )
     assert walked.left_out == ()
 
 
@@ -54,10 +57,11 @@ def test_no_link_leads_back_up_or_to_the_other_class(tmp_path):
     assert walked.files == ("fake/0.png", "real/0.png")
     assert left_out(walked) == {
         "links to folders that they lie in": (
-            4, ("real/above", "real/parent", "real/root"),
+            4,
+            ("real/above", "real/parent", "real/root"),
         ),
         "folders that are searched under other names": (2, ("fake/a-link", "real/z-link")),
-    }  # fmt: skip
+    }
 
 
 def test_links_that_lead_in_circles_end(tmp_path):
