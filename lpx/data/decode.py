@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.data.image_header import image_size
+from lpx.data.image_header import image_size, is_turned_avif
 
 Image = NDArray[np.uint8]
 """An RGB image, uint8 [H, W, 3]."""
@@ -66,6 +66,10 @@ def read_image(path: Path) -> Image:
     if size[0] * size[1] > MAX_PIXELS:
         raise UnreadableImageError(
             f"{size[0]} x {size[1]} pixels are over the limit of {MAX_PIXELS / 1e6:g} megapixels"
+        )
+    if is_turned_avif(data):
+        raise UnreadableImageError(
+            "its pixels are to be turned or mirrored, which OpenCV does not do for AVIF"
         )
     # OpenCV warns on standard error of what is raised here as an error.
     with silence():

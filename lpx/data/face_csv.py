@@ -44,15 +44,16 @@ _SPLITS = {
 }
 _NAMED = 3
 
-_REAL_WORDS = frozenset(
+REAL_WORDS = frozenset(
     {"real", "reals", "original", "originals", "pristine", "authentic", "genuine", "bonafide"}
 )
-_NEUTRAL = _REAL_WORDS | {
+"""What people call faces that nobody manipulated; in lower case."""
+_NEUTRAL = REAL_WORDS | {
     *("sequence", "sequences", "video", "videos", "frame", "frames", "image", "images"),
     *("face", "faces", "crop", "crops", "youtube", "actors", "celeb", "c", "raw", "data"),
 }
-_REAL_NAMES = frozenset({"bona fide", "youtube", "actors"})
-"""FaceForensics++ names its originals by where they come from."""
+_SOURCES = frozenset({"youtube", "actors"})
+"""FaceForensics++ names its originals by where they come from; elsewhere fakes may come from it."""
 
 
 def means_real(method: str) -> bool | None:
@@ -66,14 +67,14 @@ def means_real(method: str) -> bool | None:
     """
     apart = re.sub(r"(?<=[a-z])(?=(Real|Original)s?$)", " ", method)
     words = re.findall(r"[^\W\d_]+", apart.lower())
-    if " ".join(words) in _REAL_NAMES:
+    if " ".join(words) in {"bona fide", *_SOURCES}:
         return True
-    if not _REAL_WORDS.intersection(words):
+    if not REAL_WORDS.intersection(words):
         return False
     if not {"fake", "fakes", "not", "non", "un", "to"}.isdisjoint(words):
         return None
-    first = words[0] in _REAL_WORDS and _NEUTRAL.issuperset(words[1:])
-    return True if first or words[-1] in _REAL_WORDS else None
+    first = words[0] in REAL_WORDS and _NEUTRAL.issuperset(words[1:])
+    return True if first or words[-1] in REAL_WORDS else None
 
 
 def find_face_csv(folder: Path) -> Path | None:
@@ -195,6 +196,8 @@ class _Reading:
     def implied(self, where: str, said: str, label: int | None, method: str) -> int:
         """The label of a row that names a method."""
         real = means_real(method)
+        if label is not None and method.lower() in _SOURCES:
+            return label
         if real is None:
             if label is None:
                 raise LpxError(

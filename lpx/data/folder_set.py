@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from lpx.data.decode import SUFFIXES
-from lpx.data.face_csv import FILE, LABELS, find_face_csv, means_real, read_face_csv
+from lpx.data.face_csv import FILE, LABELS, REAL_WORDS, find_face_csv, read_face_csv
 from lpx.data.face_set import FaceSet
 from lpx.data.face_table import FaceRow, make_table
 from lpx.data.walk import is_hidden, note_of, walk
@@ -71,7 +71,7 @@ def _row(folder: Path, file: str, labelled: bool) -> FaceRow:
     label = LABELS[parts[0].lower()]
     method = parts[1] if label and len(parts) > 2 else ("real", "fake")[label]
     inner = parts[1].lower() if len(parts) > 2 else ""
-    if (means_real(inner) if label else inner == "fake") and inner:
+    if inner in (REAL_WORDS if label else ("fake", "fakes")):
         raise LpxError(
             f"{folder / parts[0] / parts[1]} contradicts itself",
             f"what is below {parts[0]}/ is {parts[0].lower()}, and {parts[1]} says otherwise",

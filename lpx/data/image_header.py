@@ -160,12 +160,33 @@ _MOST_EXTENTS = 64
 """Extents of an AVIF file to look at: those of its items come first, and then its pixels."""
 
 
-def is_animated_gif(data: bytes) -> bool:
-    """Whether a GIF holds more than one picture.
+def is_turned_avif(data: bytes) -> bool:
+    """Whether an AVIF file says that its pixels are to be turned or mirrored when shown.
+
+    Args:
+        data: The whole file.
+    """
+    if data[4:8] != b"ftyp":
+        return False
+    # The properties are boxes of nine bytes, length and name included.
+    place = data.find(b"\0\0\0\x09irot")
+    turned = place >= 0 and data[place + 8 : place + 9] not in (b"", b"\0")
+    return turned or b"\0\0\0\x09imir" in data
+
+
+def is_animated(data: bytes) -> bool:
+    """Whether a GIF or a PNG holds more than one picture.
 
     Args:
         data: The file, or its beginning.
     """
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        control = data.find(b"acTL", 0, max(data.find(b"IDAT"), 0))
+        return control >= 0 and data[control + 4 : control + 8] > b"\0\0\0\1"
+    return _is_animated_gif(data)
+
+
+def _is_animated_gif(data: bytes) -> bool:
     if data[:6] not in (b"GIF87a", b"GIF89a") or len(data) < 13:
         return False
     place = 13 + _colours(data[10])

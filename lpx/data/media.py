@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from lpx.data.decode import SUFFIXES
-from lpx.data.image_header import image_size, is_animated_gif
+from lpx.data.image_header import image_size, is_animated
 from lpx.data.videos import VIDEO_SUFFIXES
 from lpx.data.walk import LeftOut, note_of, walk
 from lpx.errors import LpxError
@@ -53,7 +53,7 @@ def find_media(path: Path, skip: tuple[Path, ...] = ()) -> Media:
     """Images and videos, by what their names end in.
 
     A file that is named itself and ends in something else is taken for an image where it begins
-    like one, for a video otherwise. A GIF that moves is a video.
+    like one, for a video otherwise. A GIF or .apng that moves is a video.
 
     Args:
         path: A file, or a folder that is searched with all folders below it.
@@ -89,14 +89,14 @@ def find_media(path: Path, skip: tuple[Path, ...] = ()) -> Media:
 
 def _kind(path: Path) -> Kind:
     suffix = path.suffix.lower()
-    if suffix == ".gif":
-        return "video" if is_animated_gif(_beginning(path)) else "image"
+    if suffix in (".gif", ".apng"):
+        return "video" if is_animated(_beginning(path)) else "image"
     if suffix in SUFFIXES:
         return "image"
     if suffix in VIDEO_SUFFIXES:
         return "video"
     beginning = _beginning(path)
-    return "image" if image_size(beginning) and not is_animated_gif(beginning) else "video"
+    return "image" if image_size(beginning) and not is_animated(beginning) else "video"
 
 
 def _beginning(path: Path) -> bytes:

@@ -325,6 +325,8 @@ def test_methods_that_mean_real_have_the_label_0(crops):
         ("fake/d.webp", 1, "FaceSwap"),
     ]
     assert "methods that count as real: YouTube-real, original." in faces.note
+    faces = with_csv(crops, "file,label,method\nreal/a.png,0,youtube\nfake/d.webp,1,youtube\n")
+    assert listed(faces) == [("real/a.png", 0, "real"), ("fake/d.webp", 1, "youtube")]
 
 
 def test_csv_without_labels_keeps_what_it_says_and_folders_label(crops):
@@ -389,6 +391,13 @@ def test_a_folder_of_the_other_class_is_refused(crops, inner):
     (crops / inner / "x.png").write_bytes(b"x")
     with pytest.raises(LpxError, match=f"{inner} contradicts itself"):
         folder_set(crops)
+
+
+@pytest.mark.parametrize("inner", ["fake/youtube", "fake/Real-ESRGAN", "real/FakeAVCeleb"])
+def test_a_folder_that_only_sounds_like_the_other_class_is_taken(crops, inner):
+    (crops / inner).mkdir()
+    (crops / inner / "x.png").write_bytes(b"x")
+    assert len(folder_set(crops).faces) == 5
 
 
 def test_prepared_faces_without_their_manifest_are_no_plain_folder(crops):

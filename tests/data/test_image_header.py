@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lpx.data import decode
 from lpx.data.decode import UnreadableImageError, read_image
-from lpx.data.image_header import image_size, is_animated_gif
+from lpx.data.image_header import image_size, is_animated
 
 SIDES = [(1, 1), (7, 300), (300, 7), (640, 481)]
 FORMATS = {
@@ -61,19 +61,50 @@ def test_netpbm_with_comments_between_its_numbers():
     assert image_size(b"P5\n# made by hand # or not\n 7 # wide\n300\n255\n" + bytes(9)) == (7, 300)
 
 
-def gif(count):
-    """A GIF of 16 x 16 pixels with this many pictures."""
+def gif(count, suffix=".gif"):
+    """A GIF, or another, of 16 x 16 pixels with this many pictures."""
     animation = cv2.Animation()
     animation.frames = [np.full((16, 16, 3), 40 * i, np.uint8) for i in range(count)]
     animation.durations = [100] * count
-    return cv2.imencodeanimation(".gif", animation)[1].tobytes()
+    return cv2.imencodeanimation(suffix, animation)[1].tobytes()
 
 
 def test_gif_that_moves():
     still = cv2.imencode(".gif", np.zeros((16, 16, 3), np.uint8))[1].tobytes()
-    assert [is_animated_gif(data) for data in (still, gif(2), gif(5))] == [False, True, True]
-    assert not any(is_animated_gif(gif(1)[:end]) for end in range(len(gif(1))))
-    assert not is_animated_gif(b"\x89PNG\r\n\x1a\n" + bytes(40))
+    assert [is_animated(data) for data in (still, gif(2), gif(5))] == [False, True, True]
+    assert not any(is_animated(gif(1)[:end]) for end in range(len(gif(1))))
+    png = cv2.imencode(".png", np.zeros((16, 16, 3), np.uint8))[1].tobytes()
+    assert [is_animated(data) for data in (png, gif(3, ".apng"))] == [False, True]
+    assert not is_animated(b"\x89PNG\r\n\x1a\n" + bytes(40))
+
+
+@pytest.mark.parametrize("box", [b"\0\0\0\x09irot\1", b"\0\0\0\x09irot\2", b"\0\0\0\x09imir\0"])
+def test_avif_that_is_to_be_turned_is_refused(tmp_path, box):
+    """OpenCV does not turn it: a face would be scored lying on its side."""
+    data = cv2.imencode(".avif", np.zeros((64, 96, 3), np.uint8))[1].tobytes()
+    path = tmp_path / "x.avif"
+    path.write_bytes(with_property(data, b"\0\0\0\x09irot\0"))
+    assert read_image(path).shape == (64, 96, 3)
+    path.write_bytes(with_property(data, box))
+    with pytest.raises(UnreadableImageError, match="to be turned or mirrored"):
+        read_image(path)
+
+
+def with_property(avif, box):
+    """An AVIF file with a property more, which none of its items uses: only where it is counts."""
+    grown = bytearray(avif)
+    place = avif.index(b"ipco") - 4
+    end = place + int.from_bytes(avif[place : place + 4], "big")
+    for name in (b"meta", b"iprp", b"ipco"):
+        at = avif.index(name) - 4
+        grown[at : at + 4] = (int.from_bytes(avif[at : at + 4], "big") + len(box)).to_bytes(
+            4, "big"
+        )
+    grown[end:end] = box
+    # Where the pixels are is counted from the beginning of the file.
+    at = grown.index(b"mdat") + 4
+    grown = grown.replace((at - len(box)).to_bytes(4, "big"), at.to_bytes(4, "big"), 1)
+    return bytes(grown)
 
 
 def test_webp_with_alpha_and_a_canvas():
