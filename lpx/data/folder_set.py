@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from lpx.data.decode import SUFFIXES
 from lpx.data.face_csv import FILE, LABELS, REAL_WORDS, find_face_csv, read_face_csv
@@ -65,7 +65,7 @@ def folder_set(folder: Path, skip: tuple[Path, ...] = ()) -> FaceSet:
 
 
 def _row(folder: Path, file: str, labelled: bool) -> FaceRow:
-    parts = PurePosixPath(file).parts
+    parts = file.split("/")
     if not labelled:
         return FaceRow(file, None, "unknown", file)
     label = LABELS[parts[0].lower()]

@@ -6,7 +6,7 @@ import heapq
 import os
 from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 _NAMED = 3
@@ -259,5 +259,5 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _place(file: str) -> tuple[tuple[bool, str], ...]:
     """Sorts a folder's own files before those of the folders below it."""
-    *folders, name = PurePosixPath(file).parts
+    *folders, name = file.split("/")
     return (*((True, folder) for folder in folders), (False, name))
