@@ -299,10 +299,12 @@ def test_sets_of_df40_name_the_method_whatever_their_labels_say(tmp_path):
 
 def test_a_label_by_rule_that_contradicts_is_refused(tmp_path):
     table = df40({"simswap_ff": ("simswap", "000", "000_003")})
-    table["simswap_ff"]["simswap_Real"]["test"]["000"]["label"] = "simswap_Fake"
-    path = write(tmp_path / "simswap_ff.json", table)
-    with pytest.raises(LpxError, match="'000' below simswap_Real has the label 'simswap_Fake'"):
-        opened(path, put(tmp_path, table))
+    put(tmp_path, table)
+    for label in ("simswap_Fake", "fake", 1):
+        table["simswap_ff"]["simswap_Real"]["test"]["000"]["label"] = label
+        path = write(tmp_path / "simswap_ff.json", table)
+        with pytest.raises(LpxError, match=f"'000' below simswap_Real has the label '{label}'"):
+            opened(path, tmp_path)
 
 
 def test_a_label_inside_that_contradicts_is_refused(bench):

@@ -58,6 +58,12 @@ def test_what_is_not_json_is_named(tmp_path, data):
         read_json(path)
 
 
+def test_a_name_that_stands_twice_is_refused(tmp_path):
+    path = write(tmp_path / "metadata.json", '{"a.mp4": {"label": "FAKE"}, "a.mp4": {}}')
+    with pytest.raises(LpxError, match=r"metadata\.json names 'a\.mp4' more than once"):
+        read_json(path)
+
+
 def test_another_encoding_is_named(tmp_path):
     path = tmp_path / "list.txt"
     path.write_bytes("Größe".encode("latin-1"))

@@ -210,6 +210,8 @@ def _method(dataset: str, label: str) -> str | None:
     """The method that a label of a set stands for; None where it tells nothing."""
     if label in LABELS:
         return LABELS[label]
+    if label in ("0", "1"):
+        label = ("real", "fake")[int(label)]
     if (told := _BY_RULE.fullmatch(label)) is None:
         return None
     if told[1].lower() == "real":

@@ -45,11 +45,25 @@ def read_json(path: Path) -> Any:
     """What a JSON file holds.
 
     Raises:
-        LpxError: As `read_text`, or it is not JSON.
+        LpxError: As `read_text`, or it is not JSON, or an object in it names something twice.
     """
     text = read_text(path)
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(pairs)
+        if len(table) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in table if names.count(name) > 1)
+            # JSON readers would keep the last without a word.
+            raise LpxError(
+                f"{path} names {twice!r} more than once",
+                "it would not be clear which entry counts",
+                _AGAIN,
+            )
+        return table
+
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise LpxError(f"{path} is not JSON", str(error), _AGAIN) from error
 
