@@ -10,7 +10,6 @@ from lpx.bench.table import Cell
 from lpx.bench.wording import entries, significant
 
 _SPREAD = ("min", "mean", "median", "p90", "p95", "p99")
-_WORDS = {"undecided": "no difference"}
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def _speed(report: Mapping[str, Any]) -> CostTable:
             _word(entry["name"]),
             _number(found["batch"], str),
             _word(found["against"]),
-            _word(_WORDS.get(found["verdict"], found["verdict"])),
+            _word(found["verdict"] or "too few rounds"),
             Cell(f"{significant(1 / found['ratio'])}×", *_interval_of_inverse(found)),
         )
         for entry in report["candidates"]
@@ -66,16 +65,16 @@ def _speed(report: Mapping[str, Any]) -> CostTable:
     return CostTable(
         "speed", "Which engine is faster",
         "Times as fast as another engine: the time of the other over the engine's own, paired over "
-        "the rounds in which all took turns, with a 95 % interval. Where the interval holds 1, no "
-        "difference is shown. Engines are compared with PyTorch, and with the fastest of FP32 and "
-        "FP16.",
+        "the rounds in which all took turns, with a 95 % interval. Where the interval includes 1 "
+        "the comparison is inconclusive; it takes six rounds for an interval. Engines are compared "
+        "with PyTorch, and with the fastest of FP32 and FP16.",
         ("engine", "batch", "against", "verdict", "times as fast [95 %]"), 4, tuple(rows),
     )  # fmt: skip
 
 
 def _interval_of_inverse(found: Mapping[str, Any]) -> tuple[str, float]:
     low, high = found["low"], found["high"]
-    text = "[too few rounds]"
+    text = ""
     if low is not None and high is not None:
         text = f"[{significant(1 / high)}, {significant(1 / low)}]"
     return text, 1 / found["ratio"]

@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from lpx.bench.cost_tables import cost_tables
 from lpx.bench.figures import draw
 from lpx.bench.images import examples, ramp
+from lpx.bench.parity import CONCORDANCE
 from lpx.bench.run import BenchResult
 from lpx.bench.svg import mark
 from lpx.bench.table import columns, rows
@@ -49,6 +50,7 @@ def render_html(report: dict[str, Any], result: BenchResult) -> str:
     return environment.get_template("report.html.j2").render(
         report=report,
         headline=headline(report),
+        concordance=CONCORDANCE,
         others=others(report),
         warnings=warnings(report),
         speed=speed_notes(report),

@@ -18,7 +18,7 @@ from lpx.bench.wording import (
     warnings,
 )
 
-_SIGNS = {"holds": "✅", "undecided": "❔", "fails": "❌"}
+_SIGNS = {"holds": "✅", "undecided": "❔", "uninformative": "⚠️", "fails": "❌"}
 
 
 def render_markdown(report: Mapping[str, Any]) -> str:

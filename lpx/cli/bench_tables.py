@@ -32,7 +32,7 @@ def parity(values: dict[str, Any]) -> Table:
 def _coloured(verdict: str, more: str = "") -> Text:
     from rich.text import Text
 
-    style = {"holds": "green", "fails": "red", "undecided": "yellow"}[verdict]
+    style = {"holds": "green", "fails": "red"}.get(verdict, "yellow")
     return Text.assemble((verdict, style), more)
 
 
