@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
     from lpx.bench.cost_tables import CostTable
 
@@ -20,7 +21,7 @@ def parity(values: dict[str, Any]) -> Table:
         table.add_row(
             c["name"],
             f"{c['auc']:.4f}",
-            rf"{d['estimate']:+.4f} \[{d['low']:+.4f}, {d['high']:+.4f}]",
+            f"{d['estimate']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]",
             f"{c['score_difference']['max']:.4f}",
             str(c["flips"]),
             _coloured(c["verdict"]),
@@ -28,18 +29,22 @@ def parity(values: dict[str, Any]) -> Table:
     return table
 
 
-def _coloured(verdict: str) -> str:
+def _coloured(verdict: str, more: str = "") -> Text:
+    from rich.text import Text
+
     style = {"holds": "green", "fails": "red"}.get(verdict, "yellow")
-    return f"[{style}]{verdict}[/]"
+    return Text.assemble((verdict, style), more)
 
 
 def stages(values: dict[str, Any]) -> Table:
     """Stage by stage, of the engines whose parity does not hold."""
+    from rich.text import Text
+
     table = _table("stage of", "against torch [95 %]", "max |ds|", parity="left")
     for candidate in values["candidates"]:
         if not candidate["breaks_at"]:
             continue
-        table.add_row(f"[bold]{candidate['name']}[/]")
+        table.add_row(Text(candidate["name"], "bold"))
         for row in candidate["stages"]:
             found = row["against_torch"]
             if found is None:
@@ -49,9 +54,9 @@ def stages(values: dict[str, Any]) -> Table:
             first = row["kind"] == candidate["breaks_at"]
             table.add_row(
                 f"  {row['kind']}",
-                rf"{d['estimate']:+.4f} \[{d['low']:+.4f}, {d['high']:+.4f}]",
+                f"{d['estimate']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]",
                 f"{found['score_difference']['max']:.4f}",
-                _coloured(found["verdict"]) + " <- first" * first,
+                _coloured(found["verdict"], " <- first" * first),
             )
     return table
 
@@ -95,16 +100,14 @@ def latency(values: dict[str, Any]) -> Table:
 
 def costs(found: CostTable) -> Table:
     """A table of costs."""
-    from rich.markup import escape
-
     from lpx.bench.cost_tables import line
 
     table = _table(found.heads[0])
     for index, head in enumerate(found.heads[1:], 1):
         if index < found.names:
-            table.add_column(escape(head), overflow="fold")
+            table.add_column(head, overflow="fold")
         else:
-            table.add_column(escape(head), justify="right", no_wrap=True)
+            table.add_column(head, justify="right", no_wrap=True)
     for row in found.rows:
-        table.add_row(*(escape(line(cell)) for cell in row))
+        table.add_row(*map(line, row))
     return table

@@ -121,7 +121,7 @@ def debug(
     ran_in, note = choose_runtime(manifest, ran_in)
     notes = [note] if note else []
     out = out or workspace.root / "debug" / manifest.name
-    pool = open_faces(workspace, faces or "demo", "test", out).first(count)
+    pool = open_faces(workspace, faces or "demo", "test", out, report=report).first(count)
     target, size = _target(model, manifest), model.card.input_size
     batches, skipped = _decode(pool, batch_size(target), size)
     reference = _checkpoint(workspace, model, manifest, target) if against == "torch" else None
