@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from lpx.data.decode import SUFFIXES
 from lpx.data.face_csv import FILE, LABELS, REAL_WORDS, find_face_csv, read_face_csv
 from lpx.data.face_set import FaceSet
-from lpx.data.face_table import FaceRow, make_table
+from lpx.data.face_table import FaceRow, FaceTable, make_table
 from lpx.data.walk import is_hidden, note_of, walk
 from lpx.errors import LpxError
 
+_FRAME = re.compile(r"(?:frame|img|image|face|crop)?[-_ ]?\d+", re.IGNORECASE)
 _TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods", ".parquet")
 
 
@@ -21,7 +23,8 @@ def folder_set(folder: Path, skip: tuple[Path, ...] = ()) -> FaceSet:
 
     Without a `faces.csv` (see `lpx.data.face_csv`): where there is a `real/` or a `fake/`, in any
     case, only images below these count: they are labelled so, and a folder below `fake/` names the
-    method. Without these two, images have no label. What may have been meant and is left out is
+    method. Numbered images in a deeper folder are frames of one video. Without these two, images
+    have no label. What may have been meant and is left out is
     counted and named in the set's note.
 
     Args:
@@ -51,7 +54,7 @@ def folder_set(folder: Path, skip: tuple[Path, ...] = ()) -> FaceSet:
     notes = [note_of(walked.left_out)]
     if labelled:
         notes.append(_beside(folder, [one for one in listed if one not in labelled], skip))
-    notes.append(_tables(listed))
+    notes += [_frames_note(table), _tables(listed)]
     note = " ".join(filter(None, notes))
     if not len(table):
         endings = f"images are files that end in {', '.join(sorted(SUFFIXES))}"
@@ -77,7 +80,30 @@ def _row(folder: Path, file: str, labelled: bool) -> FaceRow:
             f"what is below {parts[0]}/ is {parts[0].lower()}, and {parts[1]} says otherwise",
             f"move it out of {parts[0]}/, or rename it",
         )
-    return FaceRow(file, label, method, file)
+    return FaceRow(file, label, method, _video(parts, label))
+
+
+def _video(parts: list[str], label: int) -> str:
+    """The folder of numbered frames that a file lies in; else the file, a picture by itself.
+
+    `real/953/0007.png` is a frame of video 953 and depends on the other frames of it. The folder
+    below `fake/` is that of a method, which holds many videos.
+    """
+    frames_below = 3 if label == 0 else 4
+    if len(parts) >= frames_below and _FRAME.fullmatch(Path(parts[-1]).stem):
+        return "/".join(parts[:-1])
+    return "/".join(parts)
+
+
+def _frames_note(table: FaceTable) -> str:
+    """A note of folders that were taken for videos."""
+    videos = len(table.columns.video.present())
+    if videos == len(table):
+        return ""
+    return (
+        f"Numbered images in a folder of their own are taken for frames of one video: {videos} "
+        f"videos and single images in all. Where that is wrong, name the videos in {FILE}."
+    )
 
 
 def _beside(folder: Path, names: list[str], skip: Iterable[Path]) -> str:

@@ -4,6 +4,8 @@ import os
 import shutil
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from lpx.data.demo_set import folder as demo_folder
@@ -433,3 +435,24 @@ def test_name_that_is_not_utf8_can_be_printed_and_read(crops):
     face = next(f for f in folder_set(crops).faces if "latin" in f.name)
     assert face.name.encode() == "real/latin-\N{REPLACEMENT CHARACTER}.png".encode()
     assert face.source.path.read_bytes() == b"x"
+
+
+def test_numbered_images_in_a_folder_of_their_own_are_frames_of_one_video(tmp_path):
+    """A handful of videos must not pass for hundreds of independent faces."""
+    names = [
+        *(f"real/{video}/{frame:04d}.png" for video in ("953", "954") for frame in range(3)),
+        *("real/anna.png", "real/portraits/ben.png"),
+        *(f"fake/Deepfakes/953_954/frame_{frame}.png" for frame in range(2)),
+        *("fake/FaceSwap/0001.png", "fake/FaceSwap/0002.png"),
+    ]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), np.zeros((8, 8, 3), np.uint8))
+    found = folder_set(tmp_path)
+    videos = {face.name: face.video for face in found.faces}
+    assert videos["real/953/0000.png"] == videos["real/953/0002.png"] == "real/953"
+    assert videos["real/954/0001.png"] == "real/954"
+    assert videos["fake/Deepfakes/953_954/frame_1.png"] == "fake/Deepfakes/953_954"
+    single = ("real/anna.png", "real/portraits/ben.png", "fake/FaceSwap/0001.png")
+    assert all(videos[name] == name for name in single)
+    assert "7 videos and single images" in found.note
