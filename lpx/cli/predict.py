@@ -92,6 +92,7 @@ def _values(found: Predicted) -> dict[str, Any]:
         "ms_per_frame": _ms_per_frame(found),
         "files": [_file(file) for file in found.files],
         "skipped": [{"file": s.name, "reason": s.reason} for s in found.skipped],
+        "left_out": [asdict(one) for one in found.left_out],
         "resumed": found.resumed,
         "scores": str(found.scores),
         "frames": str(found.frames),

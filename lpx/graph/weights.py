@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lpx.choices import check_fields
 from lpx.graph.rounding import weight_scales
 
 _SHARES = np.linspace(1.0, 0.8, 81)[1:]
@@ -33,6 +34,9 @@ class WeightOptions:
     rounding: Literal["squant", "nearest"] = "squant"
     bias_correction: bool = True
     equalise: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 DEFAULT_WEIGHTS = WeightOptions()

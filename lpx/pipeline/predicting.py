@@ -17,6 +17,7 @@ from lpx.data.detect import FaceMesh, open_detector
 from lpx.data.face_set import Face, FaceSet, ImageFile, Skipped
 from lpx.data.media import MediaFile, check_there, find_media
 from lpx.data.video_file import UnreadableVideoError, frame_indices
+from lpx.data.walk import note_of
 from lpx.engines.base import Engine
 from lpx.engines.manifest import read_manifest
 from lpx.errors import LpxError
@@ -96,12 +97,14 @@ def predict(
             "choose another folder with --out DIR",
         )
     if crops:
-        faces = _crops(workspace, path, out).first(limit)
+        faces = _crops(workspace, path, out, report).first(limit)
         picked = pick_engine(workspace, model, engine, allow_host_code=allow_host_code)
         return _score_crops(*picked, model, path, faces, out, overlay, report)
     recipe = _recipe(model.card, crop, report)
-    files = find_media(path, skip=(workspace.root, out))
-    files = tuple(files[number] for number in frame_indices(len(files), limit))
+    media = find_media(path, skip=(workspace.root, out))
+    files = tuple(media.files[number] for number in frame_indices(len(media.files), limit))
+    if media.left_out:
+        report.say(f"warning: {note_of(media.left_out)}")
     threads = len(os.sched_getaffinity(0))
     finder = open_detector(detector, threads)
     mesh = FaceMesh(threads) if recipe.needs_landmarks else None
@@ -132,7 +135,7 @@ def predict(
     scores, table = _write_tables(out, found, skipped)
     return Predicted(
         name, model.card.threshold, recipe.name, detector, tuple(found), tuple(skipped), resumed,
-        scores, table,
+        scores, table, media.left_out,
     )  # fmt: skip
 
 
@@ -278,8 +281,8 @@ def _crop_scores(
         tell(done + len(skipped), len(faces.faces))
 
 
-def _crops(workspace: Workspace, path: Path, out: Path) -> FaceSet:
+def _crops(workspace: Workspace, path: Path, out: Path, report: Reporter) -> FaceSet:
     if path.is_file():
         face = Face(path.name, None, "unknown", path.name, (), ImageFile(path))
         return FaceSet(str(path), "all", "unknown", (face,))
-    return open_faces(workspace, f"folder:{path}", "all", out)
+    return open_faces(workspace, f"folder:{path}", "all", out, report=report)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from lpx.data.detect.base import Box
 from lpx.data.face_set import Skipped
+from lpx.data.walk import LeftOut
 from lpx.workspace import atomic_path, unwritable
 
 RULE = (
@@ -128,6 +129,7 @@ class Predicted:
         resumed: How many of `files` an earlier run had scored.
         scores: The table with a row per file.
         frames: The table with a row per face of each frame, and per frame without one.
+        left_out: What the folder holds besides; () for crops, whose set says so.
     """
 
     engine: str
@@ -139,6 +141,7 @@ class Predicted:
     resumed: int
     scores: Path
     frames: Path
+    left_out: tuple[LeftOut, ...] = ()
 
     def seconds(self) -> tuple[Seconds, int]:
         """Where time went, in all, and over how many frames; crops are not counted."""

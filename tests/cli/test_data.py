@@ -140,7 +140,8 @@ def test_a_card_that_names_no_recipe_only_warns(lpx, built, source, here):
     unknown = replace(card, crop="unknown")
     faces = open_faces(workspace, "ffpp-c23", "test", places=places, card=unknown, report=Heard())
     assert len(faces.faces) == 4
-    assert said[0].startswith("warning: the faces of ffpp-c23 are cropped by square-1.3")
+    assert said[0].startswith("note: train.json: 1 pairs")
+    assert said[1].startswith("warning: the faces of ffpp-c23 are cropped by square-1.3")
 
 
 @pytest.mark.parametrize("command", ["prepare", "info"])

@@ -20,8 +20,10 @@ from lpx.data.face_manifest import (
     read_manifest_head,
 )
 from lpx.data.face_set import FaceSet
+from lpx.data.prepare.journal import FILE as JOURNAL
 from lpx.errors import LpxError
 
+_LEFT_BEHIND = ("faces-*.npz", JOURNAL)
 FORMAT_MARK = b'"format": "lpx-faces/'
 
 
@@ -52,6 +54,22 @@ def is_prepared(folder: Path) -> bool:
             return FORMAT_MARK in stream.read(4096) or any(folder.glob("faces-*.npz"))
     except OSError:
         return False
+
+
+def check_finished(folder: Path) -> None:
+    """Refuse a folder of `lpx data prepare` whose manifest is absent or cannot be read.
+
+    Its crops would pass for faces without labels, splits, videos and identities.
+
+    Raises:
+        LpxError: It is such a folder.
+    """
+    if not is_prepared(folder) and any(next(folder.glob(mark), None) for mark in _LEFT_BEHIND):
+        raise LpxError(
+            f"{folder} holds faces of `lpx data prepare`, but no {MANIFEST} that can be read",
+            "it was stopped before its end, or the file was removed; that file says what they are",
+            "give the command `lpx data prepare` again: what is done is not done again",
+        )
 
 
 def prepared_sets(store: Path, name: str) -> tuple[PreparedSet, ...]:
