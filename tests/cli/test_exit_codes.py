@@ -1,5 +1,5 @@
 """Exit codes: 0 parity holds, 1 it or the precision does not, 2 user error, 3 internal error,
-130 interrupted.
+4 the checkpoint cannot tell the classes apart, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -12,17 +12,47 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
+from lpx.data.demo_set import demo_set
 from tests.conftest import MAIN, environment
 
 BENCH = ("bench", "--dataset", "demo", "--latency-seconds", 0)
 
 
 def test_parity_that_holds_exits_with_0(lpx, workspace):
-    ran = lpx(*BENCH, "--limit", 24, "--margin", 0.5)
+    ran = lpx(*BENCH, "--limit", 300, "--candidates", "onnxruntime-fp32")
     assert ran.code == 0, ran.err
     assert "parity holds: " in ran.out
+
+
+def test_a_checkpoint_that_cannot_tell_the_classes_apart_exits_with_4(lpx, workspace):
+    rng = np.random.default_rng(1)
+    for number in range(24):
+        path = Path("noise") / ("real", "fake")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), rng.integers(0, 256, (160, 160, 3), np.uint8))
+    ran = lpx(
+        "bench", "--dataset", "noise", "--latency-seconds", 0, "--candidates", "onnxruntime-fp32"
+    )
+    assert ran.code == 4
+    assert "parity uninformative: " in ran.out
+    assert "not shown to tell real from fake on these faces" in ran.out
+
+
+def test_one_video_per_class_decides_nothing(lpx, workspace):
+    Path("two").mkdir()
+    rows = ["file,label,video"]
+    for number, face in enumerate(demo_set("test").first(40).faces):
+        name = f"{number}.png"
+        cv2.imwrite(f"two/{name}", cv2.cvtColor(face.source.read(), cv2.COLOR_RGB2BGR))
+        rows.append(f"{name},{face.label},video{face.label}")
+    Path("two/faces.csv").write_text("\n".join(rows))
+    ran = lpx("bench", "--dataset", "two", "--latency-seconds", 0)
+    assert ran.code == 1
+    assert "these faces have 1 real and 1 fake" in ran.out
 
 
 def test_parity_that_fails_exits_with_1(lpx, workspace):
