@@ -26,8 +26,10 @@ _AXES_MOVED = dict.fromkeys(_REDUCTIONS, 1) | {"DFT": 2}
 """Index of the input that says along which axes, and that was an attribute before."""
 _RENAMED = {"GridSample": {"linear": "bilinear", "cubic": "bicubic"}}
 """Values of `mode`, and what they were called before."""
+_WRAPS_FROM = 19
+"""Opset from which a Pad can be circular."""
 _NEW_VALUES = {
-    "Pad": ("mode", {"wrap": 19}),
+    "Pad": ("mode", {"wrap": _WRAPS_FROM}),
     "Resize": ("coordinate_transformation_mode", {"half_pixel_symmetric": 19}),
     "ScatterElements": ("reduction", {"max": 18, "min": 18}),
     "ScatterND": ("reduction", {"max": 18, "min": 18}),
@@ -73,6 +75,8 @@ class _Node:
             self._spell_out()
         elif self.old.since_version != self.new.since_version:
             self._inputs(self.old)
+            if self.node.op_type == "Pad" and self.opset < _WRAPS_FROM and self._wraps():
+                return
             self._attributes(self.old)
             self._types(self.old)
 
@@ -94,10 +98,16 @@ class _Node:
             made = _mish(node)
         else:
             raise self.refusal(f"it is there from opset {self.new.since_version} on")
-        output = node.outputs[0]
         for step in made:
-            step.outputs[0].type, step.outputs[0].shape = output.type, output.shape
+            step.outputs[0].shape = node.outputs[0].shape
+        self._replace_by(made)
+
+    def _replace_by(self, made: list[ir.Node]) -> None:
+        """Put nodes in the node's place, the last of which makes what it made."""
+        node, output = self.node, self.node.outputs[0]
+        made[-1].outputs[0].shape = output.shape
         for index, step in enumerate(made):
+            step.outputs[0].type = output.type
             step.name = f"{node.name}.step{index}"
             step.outputs[0].name = f"{output.name}.step{index}"
         graph = node.graph
@@ -158,6 +168,37 @@ class _Node:
             name = f"{node.outputs[0].name}.pads"
             node.replace_input_with(1, tensor(node.graph, name, whole.reshape(-1)))
         node.resize_inputs(3)
+
+    def _wraps(self) -> bool:
+        """Spell out a circular padding: on each axis the end goes in front, the front behind.
+
+        Returns:
+            False where it is none, or its pads are not known.
+        """
+        node = self.node
+        mode, pads = node.attributes.get_string("mode", "constant"), node.inputs[1]
+        if mode != "wrap" or pads is None or pads.const_value is None:
+            return False
+        before, after = pads.const_value.numpy().reshape(2, -1).tolist()
+        if min(*before, *after) < 0:
+            return False
+        made: list[ir.Node] = []
+        value = node.inputs[0]
+        for axis, (front, behind) in enumerate(zip(before, after, strict=True)):
+            ends = [(-front, 2**31)] * (front > 0) + [(0, behind)] * (behind > 0)
+            parts = []
+            for start, end in ends:
+                limits = [_numbers(node, name) for name in (start, end, axis)]
+                made.append(ir.node("Slice", [value, *limits]))
+                parts.append(made[-1].outputs[0])
+            if ends:
+                joined = [*parts[: int(front > 0)], value, *parts[int(front > 0) :]]
+                made.append(ir.node("Concat", joined, {"axis": axis}))
+                value = made[-1].outputs[0]
+        if not made:
+            made = [ir.node("Identity", [value])]
+        self._replace_by(made)
+        return True
 
     def _attributes(self, old: onnx.defs.OpSchema) -> None:
         """Attributes that came later go, where they say what an older operator does anyway."""
@@ -257,6 +298,14 @@ def _mish(node: ir.Node) -> list[ir.Node]:
     soft = ir.node("Softplus", [node.inputs[0]])
     bent = ir.node("Tanh", soft.outputs)
     return [soft, bent, ir.node("Mul", [node.inputs[0], bent.outputs[0]])]
+
+
+def _numbers(node: ir.Node, value: int) -> ir.Value:
+    """A constant for the limits of a Slice, int64 [1]."""
+    assert node.graph is not None
+    name = f"{node.outputs[0].name}.at{value}"
+    known = node.graph.initializers.get(name)
+    return known if known is not None else tensor(node.graph, name, np.array([value]))
 
 
 def _number(node: ir.Node, value: float) -> ir.Value:

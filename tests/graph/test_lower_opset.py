@@ -83,6 +83,8 @@ SAME = {
     "default grid": "y = GridSample(x, grid)",
     "padded axes": 'y = Pad<mode="reflect">(x, two, , last)',
     "padded": "y = Pad(x, eight, one)",
+    "wrapped": 'y = Pad<mode="wrap">(x, eight)',
+    "wrapped not at all": 'y = Pad<mode="wrap">(x, nothing)',
     "even parts": "y, z = Split<axis=1, num_outputs=2>(x)",
     "uneven parts": "y, z = Split<axis=3, num_outputs=2>(x)",
     "gap": "y = ReduceLogSumExp<keepdims=0>(x, last)",
@@ -102,6 +104,7 @@ CONSTANTS = {
     "two": np.array([2, 1]),
     "last": np.array([3]),
     "eight": np.array([0, 0, 1, 2, 0, 0, 2, 1]),
+    "nothing": np.zeros(8, np.int64),
     "one": np.array(1.5, np.float32),
 }
 
@@ -130,7 +133,7 @@ REFUSED = {
     "attribute antialias": """y = Resize<mode="linear", antialias=1>(x, , , size)""",
     "half_pixel_symmetric": """y = Resize<mode="linear",
         coordinate_transformation_mode="half_pixel_symmetric">(x, , , size)""",
-    "mode wrap": 'y = Pad<mode="wrap">(x, eight)',
+    "mode wrap": 'p = Neg(eight)\n y = Pad<mode="wrap">(x, p)',
     "reduction max": "i = Cast<to=7>(x)\n j = Sub(i, i)\n"
     'y = ScatterElements<reduction="max">(x, j, x)',
     "attribute dilations": "y = AveragePool<kernel_shape=[2,2], dilations=[2,2]>(x)",
