@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpx.bench.tensor_error import ErrorSum, TensorError
+from lpx.calibration.extents import extents
 from lpx.engines.base import Engine
 from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine, count_convolutions
 from lpx.errors import LpxError
@@ -234,7 +234,7 @@ def compare(
         progress: Told of batches done.
 
     Raises:
-        LpxError: A tensor of the reference is NaN or infinite.
+        LpxError: A tensor of the reference is NaN.
     """
     graph = read_named(model, "the float model")
     layers = layers_of(graph)
@@ -261,11 +261,11 @@ def compare(
 
 def batch_size(model: bytes) -> int:
     """Faces whose tensors fit in `ROOM`, from 1 to `LARGEST_BATCH`."""
-    values = 0
-    for node in read_named(model, "the float model").graph:
-        for output in node.outputs:
-            sizes = [d for d in output.shape or () if isinstance(d, int)]
-            values += math.prod(sizes)
+    source = "the float model"
+    names = [layer.tensor for layer in layers_of(read_named(model, source))]
+    whole = watched(model, source, names)
+    known = extents(whole, read_named(whole, source), names)
+    values = sum(extent.values(1) for extent in known.values())
     return max(1, min(LARGEST_BATCH, ROOM // max(values, 1)))
 
 
@@ -302,7 +302,7 @@ class _Run:
     def add(self, pixels: Pixels, truth: Tensors) -> None:
         names = [p.read_as for p in self.found]
         for place in self.found:
-            _check_finite(place.layer, truth[place.layer.tensor])
+            _check_number(place.layer, truth[place.layer.tensor])
         seen = self.inside.seen.run(pixels)
         undisturbed = self.inside.plain.infer(pixels).score
         self.disturbed = max(self.disturbed, _largest(seen["score"], undisturbed))
@@ -401,10 +401,10 @@ def _largest(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
         return float(np.nan_to_num(np.where(same, 0.0, np.abs(a - b)), nan=np.inf).max())
 
 
-def _check_finite(layer: Layer, truth: NDArray[np.floating]) -> None:
-    if not np.isfinite(truth).all():
+def _check_number(layer: Layer, truth: NDArray[np.floating]) -> None:
+    if np.isnan(truth).any():
         raise LpxError(
-            f"the reference itself gives NaN or infinity in layer {layer.name}",
+            f"the reference itself gives NaN in layer {layer.name}",
             f"tensor {layer.tensor}: there is nothing to compare an engine with",
             "see with `lpx predict --crops FACE --engine torch` whether the checkpoint does so too",
         )

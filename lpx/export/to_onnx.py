@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -15,6 +16,7 @@ import torch
 from lpx.card import METADATA_KEY
 from lpx.errors import LpxError
 from lpx.export.deployed import Deployed
+from lpx.graph.batch_norms import FACTOR, OFFSET, spell_out
 from lpx.graph.lower_opset import OLDEST, lower_opset
 from lpx.graph.model_io import serialise
 from lpx.models.checkpoint import Detector
@@ -22,6 +24,7 @@ from lpx.models.checkpoint import Detector
 OPSET = 20
 INPUT = "faces"
 OUTPUTS = ("score", "patch_map")
+_PARAMETER = re.compile(rf"detector\.(.+)\.(?:weight|{FACTOR}|{OFFSET})")
 
 
 def to_onnx(detector: Detector, opset: int = OPSET) -> bytes:
@@ -33,7 +36,8 @@ def to_onnx(detector: Detector, opset: int = OPSET) -> bytes:
 
     Returns:
         The ONNX model: input `faces` uint8 [N, H, W, 3] RGB, outputs `score` float32 [N] and
-        `patch_map` float32 [N, h, w]; batch norms folded; the card in its metadata.
+        `patch_map` float32 [N, h, w]; batch norms folded, or a Mul and an Add; the card in its
+        metadata.
 
     Raises:
         LpxError: The exporter, the simplifier or the checker refuses the model.
@@ -43,13 +47,8 @@ def to_onnx(detector: Detector, opset: int = OPSET) -> bytes:
             f"opset {opset}", f"lpx exports opsets {OLDEST} to {OPSET}", f"--opset {OPSET}"
         )
     model = ir.serde.deserialize_model(_simplify(_trace(detector)))
+    spell_out(model)
     _name_nodes(model)
-    if left := [n.name for n in model.graph if n.op_type == "BatchNormalization"]:
-        raise LpxError(
-            f"{len(left)} batch norms could not be folded, the first: {left[0]}",
-            "they do not follow a convolution directly, and INT8 needs them folded",
-            "fold or move them in the model",
-        )
     lower_opset(model, opset)
     model.metadata_props[METADATA_KEY] = detector.card.to_json()
     model.producer_name, model.graph.name = "lpx", "detector"
@@ -109,10 +108,9 @@ def _name_nodes(model: ir.Model) -> None:
 
 def _module_path(node: ir.Node) -> str:
     """The submodule of the detector that a node came from, as the exporter recorded it."""
-    weight = node.inputs[1].name if len(node.inputs) > 1 and node.inputs[1] is not None else ""
-    if weight and weight.startswith("detector.") and weight.endswith(".weight"):
-        return weight.removeprefix("detector.").removesuffix(".weight")
-    return ""
+    name = node.inputs[1].name if len(node.inputs) > 1 and node.inputs[1] is not None else ""
+    found = _PARAMETER.fullmatch(name or "")
+    return found[1] if found else ""
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from lpx.graph.model_io import is_constant
+from lpx.graph.activations import between, is_activation
 from lpx.graph.placement import (
     ACTIVATIONS,
     COMPUTE,
@@ -85,16 +85,8 @@ def tensors_to_observe(model: ir.Model) -> tuple[str, ...]:
 
 def _between(graph: ir.Graph, chosen: list[ir.Node]) -> set[ir.Node]:
     """Layers that the DLA runs in INT8 besides the convolutions: those with one on either side."""
-    after, before = set(chosen), set(chosen)
-    order = list(graph)
-    for node in order:
-        if any(maker in after for maker in node.predecessors()):
-            after.add(node)
-    for node in reversed(order):
-        if any(reader in before for reader in node.successors()):
-            before.add(node)
-    runs = {node for node in order if node.op_type in _LAYERS or adds_branches(node)}
-    return (after & before & runs) - set(chosen)
+    runs = {node for node in graph if node.op_type in _LAYERS or adds_branches(node)}
+    return (between(chosen) & runs) - set(chosen)
 
 
 def _decide(node: ir.Node, inside: bool) -> Decision:
@@ -114,9 +106,7 @@ def _data_inputs(node: ir.Node) -> list[int]:
     """Indices of the inputs that are activations."""
     if node.op_type in COMPUTE or node.op_type in ACTIVATIONS:
         return [0]
-    return [
-        i for i, value in enumerate(node.inputs) if value is not None and not is_constant(value)
-    ]
+    return [i for i, value in enumerate(node.inputs) if is_activation(value)]
 
 
 def _groups(region: list[ir.Node], names: set[str]) -> tuple[tuple[str, ...], ...]:
