@@ -241,9 +241,9 @@ PATTERNS = {
             z = Conv(c, u)
         }""",
         {"w": (16, 16, 1, 1), "v": (16, 16, 1, 1), "u": (16, 32, 1, 1)},
-        # The Concat reads floats and is read through one pair.
+        # For TensorRT the Concat reads floats and is read through one pair.
         convolutions("a", "b", "z"), ["x", "c"],
-        integer_convolutions("a", "b", "z"), ["x", "c"],
+        integer_convolutions("a", "b", "z") | {"c.0", "c.1"}, ["x", "a", "b", "c"],
     ),
     "output-read-again": Pattern(
         # y is an output and stays as it was computed, whatever its other readers want.
@@ -286,9 +286,10 @@ PATTERNS = {
             z = Add(b, r)
         }""",
         {"w": (16, 16, 1, 1), "c": (16, 1, 1)},
-        # No convolution ends in the second Add; the first adds a constant, as a bias does.
+        # No convolution ends in the second Add; the first adds a constant, as a bias does, and no
+        # convolution reads what comes of it.
         convolutions("a"), ["x"],
-        integer_convolutions("a") | {"r.0", "b.0"}, ["x", "a"],
+        integer_convolutions("a") | {"r.0"}, ["x"],
         decisions={"a": True, "z": False},
     ),
     "concat-read-by-two": Pattern(
@@ -301,7 +302,7 @@ PATTERNS = {
         }""",
         {"w": (16, 16, 1, 1), "v": (16, 16, 1, 1), "u": (16, 32, 1, 1)},
         convolutions("a", "b", "z"), ["x", "a", "c"],
-        integer_convolutions("a", "b", "z") | {"c.0"}, ["x", "a", "c"],
+        integer_convolutions("a", "b", "z") | {"c.0", "c.1"}, ["x", "a", "b", "c"],
         decisions={"a": True, "b": True, "c": False, "z": True},
     ),
     "maxpool-of-floats": Pattern(
@@ -343,7 +344,8 @@ PATTERNS = {
         {"w": SQUARE, "v": SQUARE, "shape": np.array([0, 16, 8, 8]),
          "start": np.array([0, 0, 0, 0]), "end": np.array([2**31, 16, 8, 8])},
         convolutions("a", "z"), ["x", "g"],
-        integer_convolutions("a", "z"), ["x", "g"],
+        # Integers are moved as floats are: one pair in front of all moves is enough.
+        integer_convolutions("a", "z") | {"t.0"}, ["x", "a", "g"],
         decisions={"t": False, "r": False, "s": False, "g": False},
     ),
     "shared-weight": Pattern(
