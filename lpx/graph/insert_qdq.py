@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -126,20 +127,20 @@ def activation_scales(placement: Placement, ranges: Mapping[str, Range]) -> dict
     return {name: max(found[name].peak / 127, least) for name in placement.tensors}
 
 
-def _clamped(value: ir.Value, limits: Range) -> tuple[float, float]:
-    """The range of a tensor with 0 in it, and nothing that the activation before it cuts off.
+def _cut(value: ir.Value) -> tuple[float, float]:
+    """What the activation before a tensor lets through; a MaxPool may stand between.
 
-    ONNX Runtime takes an activation into an integer convolution only where the range lies within
-    the activation's own; imported ranges are symmetric, whatever makes the tensor.
+    ONNX Runtime takes an activation into an integer convolution only where the range of the result
+    lies within the activation's own; imported ranges are symmetric, whatever makes the tensor.
     """
-    low, high = min(limits.low, 0.0), max(limits.high, 0.0)
     maker = value.producer()
+    if maker is not None and maker.op_type == "MaxPool" and maker.inputs[0] is not None:
+        return _cut(maker.inputs[0])
     if maker is None or not cuts_at_zero(maker):
-        return low, high
+        return -math.inf, math.inf
     most = maker.inputs[2] if maker.op_type == "Clip" and len(maker.inputs) > 2 else None
-    if most is not None and most.const_value is not None:
-        high = min(high, float(most.const_value.numpy()))
-    return 0.0, high
+    known = most is not None and most.const_value is not None
+    return 0.0, float(most.const_value.numpy()) if known else math.inf  # type: ignore[union-attr]
 
 
 class _Inserter:
@@ -150,6 +151,7 @@ class _Inserter:
         self.nodes = {node.name: node for node in graph}
         self.values = {v.name: v for node in graph for v in (*node.inputs, *node.outputs) if v}
         self.scale_of: dict[ir.Value, float] = {}
+        self.cuts = {value: _cut(value) for value in self.values.values()}
 
     def run(self, placement: Placement, ranges: Mapping[str, Range]) -> None:
         dequantised: dict[ir.Value, ir.Value] = {}
@@ -181,7 +183,8 @@ class _Inserter:
     def _pair(self, value: ir.Value, limits: Range) -> ir.Value:
         dtype = value.dtype or ir.DataType.FLOAT
         if self.style.unsigned:
-            low, high = _clamped(value, limits)
+            least, most = self.cuts.get(value, (-math.inf, math.inf))
+            low, high = max(min(limits.low, 0.0), least), min(max(limits.high, 0.0), most)
             if -_LOPSIDED < low / max(high, _SMALLEST_SCALE[dtype]) <= 0:
                 step = max((high - low) / 255, _SMALLEST_SCALE[dtype])
                 centre = np.array(round(-low / step), np.uint8)

@@ -62,6 +62,8 @@ class Placement:
         decisions: One per node, in graph order.
         shared: Groups of tensors that have one scale.
         derived: Tensors of a group that take its scale over, and need not be observed.
+        stored: Those of `convolutions` whose weights are stored as integers and that ONNX Runtime
+            computes in float all the same: only float nodes read their result.
     """
 
     convolutions: tuple[str, ...]
@@ -70,6 +72,7 @@ class Placement:
     decisions: tuple[Decision, ...]
     shared: tuple[tuple[str, ...], ...] = ()
     derived: frozenset[str] = frozenset()
+    stored: frozenset[str] = frozenset()
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -117,8 +120,9 @@ def place(
             decisions.append(Decision(name_of(node), "Add", bool(indices), reason))
             uses += [(tensor_of(node, index), name_of(node), index) for index in indices]
     outputs = region.outputs if region is not None else []
+    stored: frozenset[str] = frozenset()
     if region is not None:
-        stored = {name_of(node) for node in chosen if node not in region.convolutions}
+        stored = frozenset(name_of(node) for node in chosen if node not in region.convolutions)
         decisions = [_weights_only(d) if d.node in stored else d for d in decisions]
     pairs = {use[0] for use in uses} | set(outputs)
     judged = {decision.node for decision in decisions}
@@ -140,6 +144,7 @@ def place(
         tuple(decisions),
         (*shared, *(region.shared if region is not None else ())),
         frozenset(tensor_of(node, 0) for node in pooled),
+        stored,
     )
 
 
@@ -194,12 +199,10 @@ class _IntegerRegion:
         for node in reversed(graph):
             if node.op_type in COMPUTE:
                 read = node.inputs[:1] if node.name in self.quantised else ()
-            elif self._ends_convolution(node) or node.op_type == "MaxPool":
-                read = node.inputs
-            elif node.op_type not in _ENDS and any(v in wanted for v in node.outputs):
-                read = node.inputs
             else:
-                continue
+                through = node.op_type not in _ENDS and any(v in wanted for v in node.outputs)
+                starts = self._ends_convolution(node) or node.op_type == "MaxPool"
+                read = node.inputs if starts or through else ()
             wanted.update(v for v in read if v is not None and _is_activation(v))
         return wanted
 
@@ -298,6 +301,19 @@ def _fused(node: ir.Node) -> ir.Value:
     if len(consumers) != 1 or value.is_graph_output() or not cuts_at_zero(consumers[0]):
         return value
     return consumers[0].outputs[0]
+
+
+def narrowest(node: ir.Node) -> int | None:
+    """Channels on the narrower side of a convolution that a smaller `min_channels` would quantise.
+
+    None for one that other rules leave in float.
+    """
+    if node.op_type not in COMPUTE or not judge(node, True, min_channels=1)[0]:
+        return None
+    outputs, inputs = (int(size) for size in node.inputs[1].shape[:2])  # type: ignore[union-attr, index, arg-type]
+    groups = node.attributes.get_int("group", 1)
+    # The rule is not about depthwise convolutions.
+    return None if groups == outputs > 1 else min(outputs, inputs * groups)
 
 
 def cuts_at_zero(node: ir.Node) -> bool:
