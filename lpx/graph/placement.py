@@ -125,6 +125,15 @@ def place(
         stored = frozenset(name_of(node) for node in chosen if node not in region.convolutions)
         decisions = [_weights_only(d) if d.node in stored else d for d in decisions]
     pairs = {use[0] for use in uses} | set(outputs)
+    if region is not None:
+        reads = {
+            name_of(node): tensor_of(node, 0) for node in model.graph if node.op_type == "Conv"
+        }
+        decisions = [
+            replace(d, reason=f"{d.reason}; it reads {reads[d.node]} in 8 bits all the same")
+            if not d.quantised and reads.get(d.node) in pairs else d
+            for d in decisions
+        ]  # fmt: skip
     judged = {decision.node for decision in decisions}
     for node in model.graph:
         if name_of(node) not in judged:
@@ -153,8 +162,10 @@ class _IntegerRegion:
 
     Its integer convolution ends in a QuantizeLinear, so a convolution runs in integers only where
     the tensor behind it (and behind the ReLU fused into it) has a pair. That tensor gets one
-    wherever a quantised convolution is reached from it: what stands between reads integers where
-    ONNX Runtime has a kernel for it, and is computed in float between two pairs where it has not.
+    wherever a convolution is reached from it: what stands between reads integers where ONNX Runtime
+    has a kernel for it, and is computed in float between two pairs where it has not. A convolution
+    in float, as the classifier is, counts too: on the demo model the pair in front of it costs
+    nothing, while without it the convolution before would run in float.
 
     Args:
         graph: Every node named.
@@ -194,11 +205,11 @@ class _IntegerRegion:
         return (), "no quantised convolution ends in it"
 
     def _reaching_convolutions(self, graph: ir.Graph) -> set[ir.Value]:
-        """Activations from which a quantised convolution or an integer Add is reached."""
+        """Activations from which a convolution, a pool or an integer Add is reached."""
         wanted: set[ir.Value] = set()
         for node in reversed(graph):
             if node.op_type in COMPUTE:
-                read = node.inputs[:1] if node.name in self.quantised else ()
+                read = node.inputs[:1] if node.op_type == "Conv" else ()
             else:
                 through = node.op_type not in _ENDS and any(v in wanted for v in node.outputs)
                 starts = self._ends_convolution(node) or node.op_type == "MaxPool"
