@@ -8,7 +8,7 @@ from typing import Any
 
 from lpx.bench.parity import VERDICTS
 from lpx.bench.wording import auc, entries, signed, significant
-from lpx.engines.manifest import PRECISIONS
+from lpx.engines.manifest import PRECISIONS, percent
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _share_note(report: Mapping[str, Any]) -> str:
 def _in_integers(entry: Mapping[str, Any]) -> str:
     """How much of its work an INT8 engine does in integers, where that is known."""
     share = entry.get("int8_share")
-    return "" if share is None else f"{share:.0%}"
+    return "" if share is None else percent(share)
 
 
 def _parity_cells(entry: Mapping[str, Any], margin: float) -> dict[str, Cell]:

@@ -184,12 +184,15 @@ def build(
 
 
 def _show(workspace: Workspace, manifests: Sequence[EngineManifest]) -> None:
+    from lpx.engines.manifest import percent
+
     for manifest in manifests:
         file = workspace.engines / manifest.name / manifest.file
         runs = ", ".join(f"{n} {p}" for p, n in manifest.convolutions.items() if n)
         click.echo(f"{file}: {file.stat().st_size / 2**20:.1f} MiB, convolutions: {runs}")
         if manifest.int8_share is not None:
-            click.echo(f"  {manifest.int8_share:.0%} of the multiply-accumulates run in integers")
+            share = percent(manifest.int8_share)
+            click.echo(f"  {share} of the multiply-accumulates run in integers")
         if manifest.calibration:
             c = manifest.calibration
             if c["face_count"]:

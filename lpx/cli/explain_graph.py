@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lpx.cli.options import json_option, min_channels_option, workspace_option
-from lpx.engines.manifest import TARGETS
+from lpx.engines.manifest import TARGETS, percent
 from lpx.errors import LpxError
 from lpx.workspace import Workspace
 
@@ -127,7 +127,9 @@ def _show_work(work: dict[str, int], dialect: str) -> None:
     total = sum(work.values())
     if not total:
         return
-    share = f"{work.get('int8', 0) / total:.0%} of {total / 1e6:.4g} million multiply-accumulates"
+    share = (
+        f"{percent(work.get('int8', 0) / total)} of {total / 1e6:.4g} million multiply-accumulates"
+    )
     if dialect == "onnxruntime":
         click.echo(f"{share} run in integers in ONNX Runtime, as its optimiser leaves the graph")
     else:

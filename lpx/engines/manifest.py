@@ -89,6 +89,11 @@ def share_in_integers(counts: Mapping[str, int]) -> float | None:
     return counts.get("int8", 0) / total if total else None
 
 
+def percent(share: float) -> str:
+    """A share in [0, 1] as whole percent."""
+    return f"{100 * share:.0f} %"
+
+
 def write_manifest(folder: Path, manifest: EngineManifest) -> None:
     """Write the manifest atomically; it comes last, so that a folder with one is complete."""
     write_json(folder / FILE, {"format": FORMAT, **asdict(manifest)})

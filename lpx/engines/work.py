@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.engines.manifest import share_in_integers
+from lpx.engines.manifest import percent, share_in_integers
 from lpx.graph.model_io import name_nodes, parse, serialise
 from lpx.graph.placement import Decision
 
@@ -62,6 +62,8 @@ def _profile(model: bytes) -> list[dict[str, Any]]:
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.enable_profiling = True
+    # Prepacked weights are missing from what the profiler notes.
+    options.add_session_config_entry("session.disable_prepacking", "1")
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -140,12 +142,12 @@ def warning_of_share(
             reasons[reason] += count
             nodes[reason] += 1
     listed = "; ".join(
-        f"{count / total:.0%} ({nodes[reason]} node{'s' * (nodes[reason] != 1)}): {reason}"
+        f"{percent(count / total)} ({nodes[reason]} node{'s' * (nodes[reason] != 1)}): {reason}"
         for reason, count in reasons.most_common(_REASONS)
     )
     return (
-        f"only {share:.0%} of the multiply-accumulates run in integers, so this engine is hardly "
-        f"an INT8 one: bench a float engine beside it. In float run {listed}"
+        f"only {percent(share)} of the multiply-accumulates run in integers, so this engine is "
+        f"hardly an INT8 one: bench a float engine beside it. In float run {listed}"
     )
 
 
