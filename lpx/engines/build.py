@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from lpx.calibration.cache import header_version, write_cache
 from lpx.calibration.methods import LEVELS
-from lpx.calibration.scales import Scales
+from lpx.calibration.scales import IMPORTED, Scales
 from lpx.card import ModelCard
 from lpx.engines.load import GRAPH
 from lpx.engines.machine import Machine
@@ -160,7 +160,13 @@ def make_graph(model: bytes, request: BuildRequest, dialect: str) -> tuple[bytes
         _check_opset(graph, dialect)
         to_fp16(graph)
     if placement is not None and dialect != "calibration-cache":
-        ranges = _scales_of(model, request).ranges(request.method)
+        scales = _scales_of(model, request)
+        ranges = scales.ranges(request.method)
+        if scales.method == IMPORTED:
+            # A calibration cache knows the tensors that TensorRT or a DLA quantises: where ONNX
+            # Runtime would take more, it computes in float instead.
+            known = tuple(name for name in placement.outputs if name in ranges)
+            placement = replace(placement, outputs=known)
         insert_qdq(graph, placement, ranges, _STYLES[dialect], request.weights)
     if dialect in _LOWERED:
         lower_opset(graph, OLDEST)

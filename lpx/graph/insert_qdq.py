@@ -109,6 +109,8 @@ def shared_ranges(placement: Placement, ranges: Mapping[str, Range]) -> dict[str
     found = {name: ranges[name] for name in placement.observed}
     for group in placement.shared:
         known = [found[name] for name in group if name in found]
+        if not known:
+            continue
         low, high = min(r.low for r in known), max(r.high for r in known)
         for name in group:
             means = found[name].means if name in found else ()
