@@ -11,6 +11,7 @@ the larger of (weights and faces) / bandwidth and operations / rate; and the sam
 itself, summed, where every layer reads its input and writes its output.
 
     python benchmarks/gpu.py --json gpu.json --markdown gpu.md
+    python benchmarks/gpu.py --contenders "torch.compile fp16,onnxruntime-cuda fp16" --minutes 5
     python benchmarks/gpu.py --dry-run --only resnet18 --batches 1   # this script on a CPU
 
 Weights are random: latency counts, scores do not.
@@ -22,6 +23,7 @@ import datetime
 import json
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -104,6 +106,17 @@ class TorchVariant:
     def close(self) -> None:
         """Let go of the module."""
         del self.run
+
+
+def compiled(module: nn.Module) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """A module compiled for the one batch size it will see, or an error: never eager instead.
+
+    Without a reset, the batches measured before count as recompilations: the second one turns the
+    batch into a dynamic dimension, and at the limit PyTorch runs the module eagerly with a warning.
+    """
+    torch._dynamo.reset()
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    return torch.compile(module, mode="max-autotune-no-cudagraphs", dynamic=False, fullgraph=True)
 
 
 def captured(module: nn.Module, example: np.ndarray) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
@@ -202,9 +215,7 @@ def contenders(subject: Subject, faces: np.ndarray, device: str) -> dict[str, Ca
     found: dict[str, Callable[[], Any]] = {
         "torch eager fp32": lambda: TorchEngine(fresh()),
         "torch fp16 channels-last": lambda: TorchVariant(half(), device),
-        "torch.compile fp16": lambda: TorchVariant(
-            torch.compile(half(), mode="max-autotune-no-cudagraphs"), device
-        ),
+        "torch.compile fp16": lambda: TorchVariant(compiled(half()), device),
         "torch cuda-graph fp16": lambda: TorchVariant(captured(half(), faces), device),
         "onnxruntime-cuda fp32": partial(ort, "fp32"),
         "onnxruntime-cuda fp16": partial(ort, "fp16"),
@@ -229,15 +240,27 @@ def started(make: Callable[[], Any], faces: np.ndarray) -> tuple[Any | None, str
 
 
 def rows_of(
-    subject: Subject, batch: int, device: str, seconds: float, found: Limits
-) -> list[dict[str, Any]]:
-    """One row a contender: its times, or why there are none."""
+    subject: Subject, batch: int, device: str, seconds: float, found: Limits,
+    chosen: tuple[str, ...] = (),
+) -> list[dict[str, Any]]:  # fmt: skip
+    """One row a contender: its times, or why there are none.
+
+    Args:
+        subject: The detector.
+        batch: Faces per call.
+        device: "cuda" or "cpu".
+        seconds: Time to measure each contender for.
+        found: What the device allows.
+        chosen: Names of the contenders to run; all where empty.
+    """
     card, layers = subject.detector.card, costs(subject.detector)
     shape = (batch, card.input_size, card.input_size, 3)
     faces = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     engines, failed = {}, {}
-    for name, make in contenders(subject, faces, device).items():
-        engine, reason = started(make, faces)
+    makers = contenders(subject, faces, device)
+    names = [name for name in makers if not chosen or name in chosen]
+    for name in names:
+        engine, reason = started(makers[name], faces)
         if engine is None:
             failed[name] = reason
         else:
@@ -245,7 +268,7 @@ def rows_of(
     units = card.grid[0] * card.grid[1]
     timed = measure(engines, faces, units, seconds)
     rows = []
-    for name in contenders(subject, faces, device):
+    for name in names:
         precision = next(p for p in BYTES if p in name)
         whole, single = floors_ms(layers, batch, precision, found, card.input_size)
         row: dict[str, Any] = {
@@ -337,17 +360,37 @@ def _batches(context: click.Context, option: click.Parameter, text: str) -> tupl
     return sizes
 
 
+def contender_names() -> tuple[str, ...]:
+    """The names of all contenders, without making any."""
+    detector = Detector(*new_detector("resnet18", "layer1", input_size=64))
+    return tuple(contenders(Subject("", detector, (1,), b""), np.empty(0), "cpu"))
+
+
+def _contenders(context: click.Context, option: click.Parameter, text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    known = contender_names() if names else ()
+    if unknown := [name for name in names if name not in known]:
+        raise click.BadParameter(f"{', '.join(unknown)}: unknown; choose from {', '.join(known)}")
+    return names
+
+
 @click.command(help=__doc__.split("\n", 1)[0] if __doc__ else "")
 @click.option("--only", type=click.Choice(tuple(BACKBONES)), help="One backbone.")
 @click.option("--batches", default="1,8,32", show_default=True, callback=_batches)
 @click.option("--size", default=256, show_default=True, help="Side of a face, pixels.")
 @click.option("--seconds", default=1.0, show_default=True, help="Per contender and batch.")
+@click.option(
+    "--contenders", "chosen", default="", callback=_contenders, metavar="NAMES",
+    help="Comma-separated contenders to run; all by default.",
+)  # fmt: skip
+@click.option("--minutes", type=float, help="Start no further model or batch after so long.")
 @click.option("--dry-run", is_flag=True, help="Run what a CPU can: shows that this script works.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path))
 @click.option("--markdown", "markdown_path", type=click.Path(path_type=Path))
 def main(
-    only: str | None, batches: tuple[int, ...], size: int, seconds: float, dry_run: bool,
-    json_path: Path | None, markdown_path: Path | None,
+    only: str | None, batches: tuple[int, ...], size: int, seconds: float,
+    chosen: tuple[str, ...], minutes: float | None, dry_run: bool, json_path: Path | None,
+    markdown_path: Path | None,
 ) -> None:  # fmt: skip
     warnings.simplefilter("ignore")
     if not torch.cuda.is_available() and not dry_run:
@@ -355,6 +398,7 @@ def main(
             f"PyTorch {torch.__version__} sees no NVIDIA GPU: run this where there is one, with a "
             "CUDA build of PyTorch, or add --dry-run"
         )
+    began = time.monotonic()
     device = "cpu" if dry_run else "cuda"
     about, found = describe(device), limits(device)
     rows: list[dict[str, Any]] = []
@@ -365,7 +409,10 @@ def main(
         detector = Detector(module.eval(), card)
         subject = Subject(f"{backbone}:{cut}", detector, batches, to_onnx(detector))
         for batch in batches:
-            rows += rows_of(subject, batch, device, seconds, found)
+            if minutes is not None and time.monotonic() - began > 60 * minutes:
+                print(f"{subject.name} batch {batch}: left out (--minutes)", file=sys.stderr)
+                continue
+            rows += rows_of(subject, batch, device, seconds, found, chosen)
             done = sum(r["batch"] == batch and r["model"] == subject.name and not r["cannot_run"]
                        for r in rows)  # fmt: skip
             print(f"{subject.name} batch {batch}: {done} contenders ran", file=sys.stderr)

@@ -30,7 +30,9 @@ class Limits:
 def limits(device: str) -> Limits:
     """Time a copy (read and write counted) and a square matrix product in each precision."""
     gpu = device == "cuda"
-    source = torch.zeros((1 << 28) if gpu else (1 << 22), dtype=torch.uint8, device=device)
+    # Random values throughout: a GPU draws less power on constants, and so clocks higher.
+    count = (1 << 28) if gpu else (1 << 22)
+    source = torch.randint(0, 256, (count,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     bandwidth = 2 * source.numel() / _seconds(lambda: target.copy_(source), gpu) / 1e9
     side = 8192 if gpu else 128
@@ -54,10 +56,10 @@ def _rate(precision: str, side: int, device: str) -> float | str:
 
 def _product(precision: str, side: int, device: str) -> Callable[[], Any]:
     if precision == "int8":
-        a = torch.ones((side, side), dtype=torch.int8, device=device)
-        b = a.clone().t()
+        a = torch.randint(-128, 128, (side, side), dtype=torch.int8, device=device)
+        b = torch.randint(-128, 128, (side, side), dtype=torch.int8, device=device).t()
         return lambda: torch._int_mm(a, b)
-    x = torch.ones((side, side), device=device)
+    x = torch.randn((side, side), device=device)
     x = x.half() if precision == "fp16" else x
     return lambda: x @ x
 

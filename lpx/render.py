@@ -43,7 +43,8 @@ def heat_map(patch_map: NDArray[np.float32], size: int) -> Image:
 def overlay(face: Image, patch_map: NDArray[np.float32]) -> Image:
     """Lay a heat map over a grey version of the face.
 
-    The face is made grey so that its own colours are not read as heat.
+    The face is made grey so that its own colours are not read as heat. A map of one cell, that of a
+    model which scores whole faces, localises nothing: the face stays as it is.
 
     Args:
         face: uint8 RGB [S, S, 3].
@@ -52,6 +53,8 @@ def overlay(face: Image, patch_map: NDArray[np.float32]) -> Image:
     Returns:
         uint8 RGB [S, S, 3].
     """
+    if patch_map.size == 1:
+        return face
     grey = cv2.cvtColor(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     heat = heat_map(patch_map, face.shape[0])
     return np.asarray(cv2.addWeighted(heat, _OPACITY, grey, 1 - _OPACITY, 0), np.uint8)

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.bench.parity import PairedDifference, difference
+from lpx.bench.parity import PairedDifference, difference, discrimination, judge
 from lpx.data.face_set import FaceSet
-from lpx.metrics import Verdict, verdict, video_groups, video_scores
+from lpx.metrics import Verdict, independent_groups, video_groups, video_scores
 
 LEAST = 2
 """Things of a class below which there is no interval."""
@@ -22,15 +22,16 @@ class Members:
 
     Attributes:
         methods: [N].
-        videos: [N], the videos' names.
-        groups: int64 [N], the videos' numbers; two videos of one name and two methods are two.
-        shared: Some video has two faces.
+        videos: [N], the videos' names; two videos of one name and two methods are two.
+        groups: int64 [N]: faces of one video, or of one person where people are known, have one
+            number; for a face swap the person is the one whose head it is.
+        shared_videos: Some video has two faces.
     """
 
     methods: NDArray[np.str_]
     videos: NDArray[np.str_]
     groups: NDArray[np.int64]
-    shared: bool
+    shared_videos: bool
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,10 @@ def members_of(faces: FaceSet, indices: NDArray[np.int64]) -> Members:
     chosen = [faces.faces[int(index)] for index in indices]
     methods = np.array([face.method for face in chosen])
     videos = np.array([face.video for face in chosen])
-    groups = video_groups(methods, videos)
-    return Members(methods, videos, groups, len(np.unique(groups)) < len(groups))
+    people = np.array([face.identities[0] if face.identities else "" for face in chosen])
+    clips = len(np.unique(video_groups(methods, videos)))
+    groups = independent_groups(methods, videos, people)
+    return Members(methods, videos, groups, clips < len(chosen))
 
 
 def breakdown(
@@ -89,15 +92,19 @@ def breakdown(
     parts = _of_methods(
         "face", labels, reference, candidate, members.methods, members.groups, margin
     )
-    if not members.shared:
+    if not members.shared_videos:
         return parts
     before, after = (
         video_scores(scores, labels, members.methods, members.videos)
         for scores in (reference, candidate)
     )
+    # Each video lies in one group: that of any of its faces.
+    clips = video_groups(members.methods, members.videos)
+    _, first = np.unique(clips, return_index=True)
+    groups = members.groups[first]
     found = before.labels, before.scores, after.scores
-    whole = _part("video", "all", *found, None, margin)
-    return (*parts, whole, *_of_methods("video", *found, before.methods, None, margin))
+    whole = _part("video", "all", *found, groups, margin)
+    return (*parts, whole, *_of_methods("video", *found, before.methods, groups, margin))
 
 
 def _of_methods(
@@ -106,7 +113,7 @@ def _of_methods(
     reference: NDArray[np.floating[Any]],
     candidate: NDArray[np.floating[Any]],
     methods: NDArray[np.str_],
-    groups: NDArray[np.int64] | None,
+    groups: NDArray[np.int64],
     margin: float,
 ) -> tuple[Part, ...]:
     names = np.unique(methods[labels == 1])
@@ -115,9 +122,8 @@ def _of_methods(
     parts = []
     for name in names:
         kept = (labels == 0) | (methods == name)
-        own = None if groups is None else groups[kept]
         scores = reference[kept], candidate[kept]
-        parts.append(_part(level, str(name), labels[kept], *scores, own, margin))
+        parts.append(_part(level, str(name), labels[kept], *scores, groups[kept], margin))
     return tuple(parts)
 
 
@@ -127,7 +133,7 @@ def _part(
     labels: NDArray[np.int64],
     reference: NDArray[np.floating[Any]],
     candidate: NDArray[np.floating[Any]],
-    groups: NDArray[np.int64] | None,
+    groups: NDArray[np.int64],
     margin: float,
 ) -> Part:
     fakes = int((labels == 1).sum())
@@ -135,5 +141,7 @@ def _part(
     if min(fakes, reals) < LEAST:
         reason = f"{reals} real and {fakes} fake {level}s: too few for an interval"
         return Part(level, method, fakes, reals, None, None, reason)
-    found = difference(labels, reference, candidate, groups)
-    return Part(level, method, fakes, reals, found, verdict(found.deciding, margin), found.note)
+    truth = discrimination(labels, reference, groups)
+    found = difference(truth.oriented(labels), reference, candidate, groups)
+    decided = judge(truth, found.deciding, margin)
+    return Part(level, method, fakes, reals, found, decided, found.note)

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lpx.bench.table import Cell
-from lpx.bench.wording import entries, significant
+from lpx.bench.wording import entries, has_map, significant
 
 _SPREAD = ("min", "mean", "median", "p90", "p95", "p99")
-_WORDS = {"undecided": "no difference"}
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def _speed(report: Mapping[str, Any]) -> CostTable:
             _word(entry["name"]),
             _number(found["batch"], str),
             _word(found["against"]),
-            _word(_WORDS.get(found["verdict"], found["verdict"])),
+            _word(found["verdict"] or "too few rounds"),
             Cell(f"{significant(1 / found['ratio'])}×", *_interval_of_inverse(found)),
         )
         for entry in report["candidates"]
@@ -66,16 +65,16 @@ def _speed(report: Mapping[str, Any]) -> CostTable:
     return CostTable(
         "speed", "Which engine is faster",
         "Times as fast as another engine: the time of the other over the engine's own, paired over "
-        "the rounds in which all took turns, with a 95 % interval. Where the interval holds 1, no "
-        "difference is shown. Engines are compared with PyTorch, and with the fastest of FP32 and "
-        "FP16.",
+        "the rounds in which all took turns, with a 95 % interval. Where the interval includes 1 "
+        "the comparison is inconclusive; it takes six rounds for an interval. Engines are compared "
+        "with PyTorch, and with the fastest of FP32 and FP16.",
         ("engine", "batch", "against", "verdict", "times as fast [95 %]"), 4, tuple(rows),
     )  # fmt: skip
 
 
 def _interval_of_inverse(found: Mapping[str, Any]) -> tuple[str, float]:
     low, high = found["low"], found["high"]
-    text = "[too few rounds]"
+    text = ""
     if low is not None and high is not None:
         text = f"[{significant(1 / high)}, {significant(1 / low)}]"
     return text, 1 / found["ratio"]
@@ -118,6 +117,8 @@ def _throughput(report: Mapping[str, Any]) -> CostTable:
 
 def _single_patch(report: Mapping[str, Any]) -> CostTable:
     rows = []
+    if not has_map(report):
+        return CostTable("single-patch", "One patch alone", "", (), 1, ())
     for name, found in _measured(report, "single_patch"):
         low, high = ("–" if end is None else significant(end) for end in found["interval_us"])
         rows.append((
@@ -139,7 +140,11 @@ def _energy(report: Mapping[str, Any]) -> CostTable:
             _word(name),
             _estimate(found["gross_j_per_face"]),
             _estimate(found["net_j_per_face"]),
-            Cell(_signed(patch := found["net_mj_per_patch"]["mean"]), value=patch),
+            *(
+                [Cell(_signed(patch := found["net_mj_per_patch"]["mean"]), value=patch)]
+                if has_map(report)
+                else []
+            ),
             _number(found["load_w"]["mean"]),
             _number(found["idle_w"]["mean"]),
         )
@@ -153,7 +158,8 @@ def _energy(report: Mapping[str, Any]) -> CostTable:
         "energy", "Energy",
         "Gross is all that flowed while the engine ran, net is without what flowed before it, when "
         "the machine was idle. 95 % intervals over windows.",
-        ("engine", "J/face [95 %]", "net [95 %]", "net mJ/patch", "W", "idle W"), 1, tuple(rows),
+        ("engine", "J/face [95 %]", "net [95 %]", *["net mJ/patch"] * has_map(report), "W",
+         "idle W"), 1, tuple(rows),
         (*sources, *_missing(report, "energy", "energy")),
     )  # fmt: skip
 

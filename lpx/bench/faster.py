@@ -32,7 +32,8 @@ class Comparison:
         high: Its upper end.
         p_value: Wilcoxon's signed-rank test of "neither is faster", two-sided.
         rounds: Pairs.
-        verdict: "faster" or "slower" (A than B) where the interval leaves out 1, else "undecided".
+        verdict: "faster" or "slower" (A than B) where the interval leaves out 1, else
+            "inconclusive"; None with fewer than six rounds, which cannot reject anything.
     """
 
     ratio: float
@@ -40,7 +41,7 @@ class Comparison:
     high: float | None
     p_value: float
     rounds: int
-    verdict: Literal["faster", "slower", "undecided"]
+    verdict: Literal["faster", "slower", "inconclusive"] | None
 
 
 def compare_speed(a: Samples, b: Samples) -> Comparison:
@@ -83,11 +84,9 @@ def signed_rank(logs: NDArray[np.float64]) -> Comparison:
     if outside >= 0:
         low = math.exp(walsh[outside])
         high = math.exp(walsh[len(walsh) - 1 - outside])
-    verdict: Literal["faster", "slower", "undecided"] = "undecided"
-    if high is not None and high < 1:
-        verdict = "faster"
-    elif low is not None and low > 1:
-        verdict = "slower"
+    verdict: Literal["faster", "slower", "inconclusive"] | None = None
+    if low is not None and high is not None:
+        verdict = "faster" if high < 1 else "slower" if low > 1 else "inconclusive"
     return Comparison(math.exp(float(np.median(walsh))), low, high, p_value, count, verdict)
 
 

@@ -99,10 +99,12 @@ def _intervals(key: str, title: str, rows: list[_Row], margin: float) -> Drawing
     pad = 0.07 * (right - left) or 0.001
     axes.set(xlim=(left - pad, right + pad), ylim=(len(rows) - 0.4, -0.75), yticks=[])
     axes.axvspan(left - pad, -margin, color=COLOURS["fails"], alpha=0.1, linewidth=0)
-    axes.axvline(-margin, color=COLOURS["fails"], dashes=(5, 3), linewidth=1.2)
-    axes.axvline(0, color=COLOURS["muted"], linewidth=0.8)
     parts = []
     for y, row in enumerate(rows):
+        # Beside the interval alone: drawn from top to bottom, these lines would cross the labels.
+        beside = (y - 0.2, y + 0.4)
+        axes.plot([-margin] * 2, beside, color=COLOURS["fails"], dashes=(5, 3), linewidth=1.2)
+        axes.plot([0, 0], beside, color=COLOURS["muted"], linewidth=0.8)
         colour = COLOURS[row.verdict]
         low, high, estimate = (row.difference[key] for key in ("low", "high", "estimate"))
         axes.plot([low, high], [y, y], color=colour, linewidth=2, marker="|", markersize=9)

@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from lpx.bench.cost_tables import cost_tables
 from lpx.bench.figures import draw
 from lpx.bench.images import examples, ramp
+from lpx.bench.parity import CONCORDANCE
 from lpx.bench.run import BenchResult
 from lpx.bench.svg import mark
 from lpx.bench.table import columns, rows
@@ -16,6 +17,7 @@ from lpx.bench.wording import (
     STAGES,
     auc,
     failure,
+    has_map,
     headline,
     interval_kinds,
     others,
@@ -49,6 +51,8 @@ def render_html(report: dict[str, Any], result: BenchResult) -> str:
     return environment.get_template("report.html.j2").render(
         report=report,
         headline=headline(report),
+        concordance=CONCORDANCE,
+        localised=has_map(report),
         others=others(report),
         warnings=warnings(report),
         speed=speed_notes(report),

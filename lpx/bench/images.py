@@ -79,16 +79,18 @@ def _show(example: Example, threshold: float, side: int) -> Shown:
     tiles = [Tile("face", _data_uri(face), f"Face {example.name}")]
     distances = [0.0]
     for name, (patch_map, score) in example.maps.items():
+        localised = patch_map.size > 1
         before, after = called_fake(np.array([truth_score, score], np.float32), threshold)
         lines = [f"score {score:.3f}, {'fake' if after else 'real'}"]
         if name != REFERENCE:
             distance = np.abs(patch_map - truth)
             distances.append(float(distance.mean()))
-            lines.append(
-                f"|Δ| mean {significant(distances[-1])}, max {significant(float(distance.max()))}"
-            )
+            mean, most = (significant(float(d)) for d in (distance.mean(), distance.max()))
+            lines.append(f"|Δ| mean {mean}, max {most}" if localised else f"|Δ| {mean}")
         image = _data_uri(overlay(face, patch_map))
         alt = f"Heat map of {name} over the face; highest patch {patch_map.max():.2f}"
+        if not localised:
+            alt = f"Face {example.name}, scored by {name}"
         tiles.append(Tile(name, image, alt, tuple(lines), bool(before != after)))
     return Shown(example.name, example.label, max(distances), tuple(tiles))
 

@@ -60,8 +60,14 @@ def draw_layers(
             if error.total.not_finite:
                 axes.annotate("not finite ", (high, row), ha="right", va="center", fontsize=7)
         axes.axvline(tolerance, color=_RED, linestyle="--", linewidth=1)
-        axes.set(xscale="log", xlim=(low, high), ylim=(len(layers) - 0.5, -0.5),
-                 xlabel="relative error  ||d|| / ||x||", title=title)  # fmt: skip
+        axes.set(
+            xscale="log",
+            xlim=(low, high),
+            ylim=(len(layers) - 0.5, -0.5),
+            xlabel="relative error  ||d|| / ||x||",
+        )
+        # A name with two dollars in it is no formula; the numbers of the axis are.
+        axes.set_title(title, parse_math=False)
         axes.grid(axis="x", alpha=0.3)
         _name_rows(axes, layers, verdict)
         _explain(axes, layers, tolerance, runtime)
@@ -81,6 +87,7 @@ def _limits(layers: tuple[LayerError, ...], tolerance: float) -> tuple[float, fl
 def _name_rows(axes: Axes, layers: tuple[LayerError, ...], verdict: Verdict) -> None:
     axes.set_yticks(range(len(layers)), [e.layer.name for e in layers], fontsize=7)
     for label, error in zip(axes.get_yticklabels(), layers, strict=True):
+        label.set_parse_math(False)
         if error in (verdict.first, verdict.culprit):
             label.set_color(_RED)
             label.set_fontweight("bold")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lpx.bench.latency import Samples, percentile
+from lpx.choices import check_choice
 from lpx.engines.trtexec_times import read_times
 
 SECONDS = 3.0
@@ -63,7 +64,11 @@ def like_trtexec(samples: Samples, release: Release) -> LikeTrtexec:
     Args:
         samples: Of at least `SECONDS` of calls.
         release: 10 or 11: the defaults of CUDA graph and transfers changed between them.
+
+    Raises:
+        LpxError: Another release.
     """
+    check_choice("like_trtexec", release, get_args(Release))
     parts = samples.parts_ms
     transfers = release == 10
     notes = [

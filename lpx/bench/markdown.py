@@ -18,7 +18,7 @@ from lpx.bench.wording import (
     warnings,
 )
 
-_SIGNS = {"holds": "✅", "undecided": "❔", "fails": "❌"}
+_SIGNS = {"holds": "✅", "undecided": "❔", "uninformative": "⚠️", "fails": "❌"}
 
 
 def render_markdown(report: Mapping[str, Any]) -> str:
@@ -55,8 +55,12 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1) -
 
 def escaped(text: str) -> str:
     """Text that Markdown and HTML leave as it is."""
-    for sign in ("\\", "|", "<", "*", "_", "`", "[", "#"):
-        text = text.replace(sign, "&lt;" if sign == "<" else f"\\{sign}")
+    # An ampersand would begin an entity, as in a file that is called "&lt;.png".
+    for sign, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
+        text = text.replace(sign, entity)
+    # "~" strikes through and "$" sets formulas where GitHub shows a report.
+    for sign in ("\\", "|", "*", "_", "`", "[", "#", "~", "$"):
+        text = text.replace(sign, f"\\{sign}")
     return " ".join(text.split())
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from lpx.engines.base import Prediction
 from lpx.errors import LpxError
 from lpx.metrics import (
+    Concordance,
     Difference,
     Flips,
     Interval,
@@ -20,8 +22,11 @@ from lpx.metrics import (
     auc_difference,
     auc_difference_bootstrap,
     auc_interval,
+    auc_interval_bootstrap,
+    concordance,
     faces_needed,
     flips,
+    is_dead,
     map_agreement,
     score_difference,
     verdict,
@@ -29,8 +34,46 @@ from lpx.metrics import (
 
 MARGIN = 0.005
 """How much AUC a candidate may lose: non-inferiority by half a point."""
-VERDICTS: tuple[Verdict, ...] = ("holds", "undecided", "fails")
+CONCORDANCE = 0.9
+"""Lin's concordance of scores below which agreement is poor: see `lpx.metrics.agreement`."""
+MIN_GROUPS = 10
+"""Independent groups of a class below which nothing is decided.
+
+Intervals over resampled groups are too narrow with few of them; with under ten they say little
+(Cameron, Gelbach and Miller, Review of Economics and Statistics 90, 2008).
+"""
+VERDICTS: tuple[Verdict, ...] = ("holds", "undecided", "uninformative", "fails")
 """Best first."""
+
+Direction = Literal["fake higher", "real higher", "none"]
+"""Which class the reference scores higher; "none" where that is not shown."""
+
+
+@dataclass(frozen=True)
+class Discrimination:
+    """How the reference tells the classes apart on the faces of a bench.
+
+    Attributes:
+        auc: With the 95 % interval that decides: over resampled groups where faces share them.
+        direction: "fake higher" where the interval lies above 0.5, "real higher" where it lies
+            below (the classes look reversed), "none" where it includes 0.5.
+        fake_groups: Independent groups (videos, people) that hold fake faces.
+        real_groups: Those that hold real faces.
+    """
+
+    auc: Interval
+    direction: Direction
+    fake_groups: int
+    real_groups: int
+
+    @property
+    def few_groups(self) -> bool:
+        """Whether a class has too few independent groups to decide anything."""
+        return min(self.fake_groups, self.real_groups) < MIN_GROUPS
+
+    def oriented(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The labels, 1 = the class that the reference scores higher."""
+        return 1 - labels if self.direction == "real higher" else labels
 
 
 @dataclass(frozen=True)
@@ -39,13 +82,17 @@ class ParityResult:
 
     Attributes:
         auc: AUC of the candidate, with DeLong's 95 % interval.
-        auc_difference: AUC(candidate) - AUC(reference), with the 95 % interval that decides.
+        auc_difference: What the candidate gains (or, negative, loses) in the direction that the
+            reference shows, with the 95 % interval that decides: AUC(candidate) - AUC(reference),
+            or its negative where the reference scores real faces higher.
         delong: The same with DeLong's interval, which takes faces to be independent.
-        bootstrap: The same with the interval over resampled videos; None where no video has two
+        bootstrap: The same with the interval over resampled groups; None where no group has two
             faces, or where it cannot be computed. Where there is one, it decides.
         note: What is wrong with the interval that decides; "" where nothing.
-        verdict: "holds" where the interval's lower end is above -margin, "fails" where its upper
-            end is below, else "undecided".
+        concordance: Of the scores, with its 95 % interval.
+        score_range: The candidate's lowest and highest score.
+        dead: All faces get one score, though the reference's scores vary.
+        verdict: See `judge`.
         faces_needed: Faces that would probably decide it, None where that cannot be said.
         score_difference: |score difference|, in [0, 1].
         flips: Faces on the other side of the threshold.
@@ -57,11 +104,89 @@ class ParityResult:
     delong: Difference
     bootstrap: Difference | None
     note: str
+    concordance: Concordance
+    score_range: tuple[float, float]
+    dead: bool
     verdict: Verdict
     faces_needed: int | None
     score_difference: ScoreDifference
     flips: Flips
     maps: MapAgreement
+
+
+def discrimination(
+    labels: NDArray[np.int64],
+    scores: NDArray[np.floating[Any]],
+    groups: NDArray[np.int64] | None,
+) -> Discrimination:
+    """How a reference tells the classes apart.
+
+    Args:
+        labels: int64 [N], 1 = fake.
+        scores: float [N], the reference's.
+        groups: int64 [N], faces that depend on each other having one number; None where every face
+            is a group of its own.
+
+    Raises:
+        LpxError: One class only, or NaN scores.
+    """
+    own = np.arange(len(labels)) if groups is None else groups
+    fake_groups, real_groups = (len(np.unique(own[labels == label])) for label in (1, 0))
+    auc = auc_interval(labels, scores)
+    if len(np.unique(own)) < len(own):
+        # Too few groups to resample: `few_groups` withholds the verdict.
+        with suppress(LpxError):
+            auc = auc_interval_bootstrap(labels, scores, own)
+    direction: Direction = "none"
+    if auc.low > 0.5:
+        direction = "fake higher"
+    elif auc.high < 0.5:
+        direction = "real higher"
+    return Discrimination(auc, direction, fake_groups, real_groups)
+
+
+def judge(
+    truth: Discrimination,
+    found: Difference,
+    margin: float,
+    agreement: Concordance | None = None,
+    *,
+    dead: bool = False,
+) -> Verdict:
+    """Decide parity: no AUC lost beyond the margin, and scores that follow the reference.
+
+    Args:
+        truth: How the reference tells the classes apart.
+        found: The gain of AUC in the reference's direction, with its interval.
+        margin: AUC that may be lost, in [0, 1].
+        agreement: Concordance of the scores; None judges the AUC alone.
+        dead: The candidate gives all faces one score.
+
+    Returns:
+        "fails" where the candidate is dead or the concordance's interval lies below
+        `CONCORDANCE`. Else "undecided" with fewer than `MIN_GROUPS` groups of a class, and
+        "uninformative" where the reference is not shown to tell the classes apart. Else the worse
+        of two: the difference's interval against -margin, the concordance's against `CONCORDANCE`.
+        Scores that are the same but for rounding need no groups: nothing is left to vary.
+    """
+    scores: Verdict = "holds"
+    if agreement is not None:
+        scores = _above(agreement.low, agreement.high, CONCORDANCE)
+    if dead or scores == "fails":
+        return "fails"
+    of_auc = verdict(found, margin)
+    same = agreement is not None and agreement.low == 1.0 and of_auc == "holds"
+    if truth.few_groups and not (same and truth.direction != "none"):
+        return "undecided"
+    if truth.direction == "none":
+        return "uninformative"
+    return max(of_auc, scores, key=VERDICTS.index)
+
+
+def _above(low: float, high: float, bound: float) -> Verdict:
+    if low >= bound:
+        return "holds"
+    return "fails" if high < bound else "undecided"
 
 
 def compare(
@@ -70,7 +195,8 @@ def compare(
     candidate: Prediction,
     threshold: float,
     margin: float = MARGIN,
-    videos: NDArray[np.int64] | None = None,
+    groups: NDArray[np.int64] | None = None,
+    truth: Discrimination | None = None,
 ) -> ParityResult:
     """Compare two predictions of the same faces.
 
@@ -80,24 +206,32 @@ def compare(
         candidate: Of an engine.
         threshold: Operating point at which verdicts may flip.
         margin: AUC that may be lost.
-        videos: int64 [N], each face's video, as `video_groups` numbers them; None where every face
+        groups: int64 [N], as `lpx.metrics.independent_groups` numbers them; None where every face
             is one of its own.
+        truth: How the checkpoint tells the classes apart; None where `reference` is the checkpoint.
 
     Raises:
         LpxError: One class only, or NaN scores.
     """
-    found = difference(labels, reference.score, candidate.score, videos)
-    decided = verdict(found.deciding, margin)
+    truth = truth or discrimination(labels, reference.score, groups)
+    found = difference(truth.oriented(labels), reference.score, candidate.score, groups)
+    agreement = concordance(reference.score, candidate.score, groups)
+    dead = is_dead(reference.score, candidate.score)
+    decided = judge(truth, found.deciding, margin, agreement, dead=dead)
+    of_auc = verdict(found.deciding, margin)
     return ParityResult(
         auc=auc_interval(labels, candidate.score),
         auc_difference=found.deciding,
         delong=found.delong,
         bootstrap=found.bootstrap,
         note=found.note,
+        concordance=agreement,
+        score_range=(float(candidate.score.min()), float(candidate.score.max())),
+        dead=dead,
         verdict=decided,
-        faces_needed=None
-        if decided != "undecided"
-        else faces_needed(found.deciding, len(labels), margin),
+        faces_needed=faces_needed(found.deciding, len(labels), margin)
+        if decided == of_auc == "undecided" and not truth.few_groups
+        else None,
         score_difference=score_difference(reference.score, candidate.score),
         flips=flips(reference.score, candidate.score, threshold),
         maps=map_agreement(reference.patch_map, candidate.patch_map),
@@ -110,8 +244,8 @@ class PairedDifference:
 
     Attributes:
         delong: For independent faces.
-        bootstrap: Over resampled videos; None where no video has two faces or a class has too few.
-        note: Why there is no bootstrap although faces share videos; "" else.
+        bootstrap: Over resampled groups; None where no group has two faces or a class has too few.
+        note: Why there is no bootstrap although faces share groups; "" else.
     """
 
     delong: Difference
@@ -120,7 +254,7 @@ class PairedDifference:
 
     @property
     def deciding(self) -> Difference:
-        """The interval that a verdict is read off: over videos where there is one."""
+        """The interval that a verdict is read off: over groups where there is one."""
         return self.bootstrap or self.delong
 
 
@@ -128,28 +262,28 @@ def difference(
     labels: NDArray[np.int64],
     reference: NDArray[np.floating[Any]],
     candidate: NDArray[np.floating[Any]],
-    videos: NDArray[np.int64] | None,
+    groups: NDArray[np.int64] | None,
 ) -> PairedDifference:
     """AUC(candidate) - AUC(reference), with each interval that applies.
 
     Args:
-        labels: int64 [N], 1 = fake.
+        labels: int64 [N], 1 = the class that scores higher.
         reference: float [N].
         candidate: float [N].
-        videos: int64 [N], or None.
+        groups: int64 [N], or None.
 
     Raises:
         LpxError: One class only, or NaN scores.
     """
     delong = auc_difference(labels, reference, candidate)
-    if videos is None or len(np.unique(videos)) == len(videos):
+    if groups is None or len(np.unique(groups)) == len(groups):
         return PairedDifference(delong, None)
     try:
         return PairedDifference(
-            delong, auc_difference_bootstrap(labels, reference, candidate, videos)
+            delong, auc_difference_bootstrap(labels, reference, candidate, groups)
         )
     except LpxError as error:
-        note = "DeLong's interval decides, and is too narrow for faces that share videos"
+        note = "DeLong's interval is shown, too narrow for faces that share a video or a person"
         return PairedDifference(delong, None, f"{error.what}; {note}")
 
 

@@ -123,6 +123,7 @@ def compare_reports(
     old, new = ({e["name"]: e for e in entries(report)} for report in (before, after))
     broken = {row["name"]: f"failed: {row['reason']}" for row in after["failed"]}
     broken |= {row["name"]: f"not run: {row['reason']}" for row in after["not_run"]}
+    reversed_ = before["reference"]["discrimination"]["direction"] == "real higher"
     changes: list[Change] = []
     for name in dict.fromkeys((*old, *new)):
         if name in broken and name in old:
@@ -134,20 +135,37 @@ def compare_reports(
         elif name not in old:
             changes.append(Change(name, "engine", "engine", None, "ran", False, "it is new"))
         if name in old and name in new:
-            changes += _figures(old[name], new[name], after["margin"], slower, same_machine)
+            changes += _figures(
+                old[name], new[name], after["margin"], slower, same_machine, reversed_
+            )
             if "verdict" in new[name]:
                 changes += _energies(old[name], new[name], more_energy, same_machine)
     return Comparison(tuple(environment), same_machine, tuple(changes))
 
 
 def _figures(
-    old: Mapping[str, Any], new: Mapping[str, Any], margin: float, slower: float, judged: bool
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    margin: float,
+    slower: float,
+    judged: bool,
+    reversed_: bool,
 ) -> Iterator[Change]:
+    """Verdict, AUC and latency of an engine.
+
+    Args:
+        old: Its entry in the report before.
+        new: Its entry in the report after.
+        margin: AUC that may be lost.
+        slower: Share by which a median may grow.
+        judged: Latencies may be compared.
+        reversed_: The reference scores real faces higher, so that a higher AUC is a loss.
+    """
     name = new["name"]
     if "verdict" in old and "verdict" in new:
         worse = VERDICTS.index(new["verdict"]) > VERDICTS.index(old["verdict"])
         yield Change(name, "verdict", "AUC parity", old["verdict"], new["verdict"], worse)
-    lost = old["auc"] - new["auc"]
+    lost = (new["auc"] - old["auc"]) if reversed_ else (old["auc"] - new["auc"])
     note = f"lost more than the margin of {margin:g}" if lost > margin else ""
     yield Change(name, "auc", "AUC", old["auc"], new["auc"], lost > margin, note)
     if "verdict" not in new:

@@ -13,7 +13,13 @@ from lpx.bench.energy import EnergyResult
 from lpx.bench.energy_sources import Unavailable
 from lpx.bench.latency import LatencyResult
 from lpx.bench.like_trtexec import LikeTrtexec, TrtexecRow
-from lpx.bench.parity import PairedDifference, ParityResult, overall
+from lpx.bench.parity import (
+    MIN_GROUPS,
+    Discrimination,
+    PairedDifference,
+    ParityResult,
+    overall,
+)
 from lpx.bench.run import BenchResult
 from lpx.bench.stages import Stage, breaks_at
 from lpx.bench.throughput import ThroughputResult
@@ -23,7 +29,7 @@ from lpx.engines.conditions import Conditions, changes
 from lpx.engines.manifest import EngineManifest
 from lpx.metrics import Difference, Interval, Verdict
 
-SCHEMA = "lpx-report/2"
+SCHEMA = "lpx-report/3"
 
 
 def to_report(
@@ -83,6 +89,7 @@ def to_report(
             "precision": "fp32",
             "auc": result.reference_auc.estimate,
             "auc_interval": _interval(result.reference_auc),
+            "discrimination": _discrimination(result.truth),
             "accuracy": result.accuracy[REFERENCE],
             **_cost(result, REFERENCE),
         },
@@ -98,10 +105,25 @@ def to_report(
     }
 
 
+def _discrimination(truth: Discrimination) -> dict[str, Any]:
+    return {
+        "direction": truth.direction,
+        "auc_interval": {**_interval(truth.auc), "method": truth.auc.method},
+        "fake_groups": truth.fake_groups,
+        "real_groups": truth.real_groups,
+        "few_groups": truth.few_groups,
+        "min_groups": MIN_GROUPS,
+    }
+
+
 def _entry(result: BenchResult, manifest: EngineManifest) -> dict[str, Any]:
     parity = result.parity[manifest.name]
     stages = result.stages[manifest.name]
-    broken = breaks_at(stages)
+    # Where the faces decide nothing, no stage is to blame.
+    blind = parity.verdict == "uninformative" or (
+        parity.verdict == "undecided" and result.truth.few_groups
+    )
+    broken = None if blind else breaks_at(stages)
     return {
         "name": manifest.name,
         "target": manifest.target,
@@ -187,6 +209,9 @@ def _compared(parity: ParityResult | None) -> dict[str, Any] | None:
 
 def _agreement(parity: ParityResult) -> dict[str, Any]:
     return {
+        "concordance": asdict(parity.concordance),
+        "score_range": list(parity.score_range),
+        "dead": parity.dead,
         "score_difference": asdict(parity.score_difference),
         "flips": parity.flips.total,
         "flips_real_to_fake": parity.flips.real_to_fake,

@@ -16,7 +16,7 @@ from lpx.bench.breakdown import Part, breakdown, members_of
 from lpx.bench.candidate import REFERENCE, Candidate
 from lpx.bench.costs import CostPlan, Costs, measure_costs
 from lpx.bench.energy_sources import EnergySource, Unavailable
-from lpx.bench.parity import MARGIN, ParityResult, compare
+from lpx.bench.parity import MARGIN, Discrimination, ParityResult, compare, discrimination
 from lpx.bench.partial import ScoreStore
 from lpx.bench.score import Failure, Scored, score
 from lpx.bench.stages import Graphs, Stage, graph_of, stages_of
@@ -54,6 +54,7 @@ class BenchResult:
     Attributes:
         scored: Labels and predictions of the reference and of the candidates, in that order.
         reference_auc: With DeLong's 95 % interval.
+        truth: How the reference tells the classes apart.
         accuracy: Per engine, the reference too: see `lpx.bench.accuracy.accuracy`.
         parity: Per candidate.
         parts: Per candidate: the difference per method and over videos.
@@ -67,6 +68,7 @@ class BenchResult:
 
     scored: Scored
     reference_auc: Interval
+    truth: Discrimination
     accuracy: dict[str, dict[str, Any]]
     parity: dict[str, ParityResult]
     parts: dict[str, tuple[Part, ...]]
@@ -145,10 +147,11 @@ def bench(
     )
     truth, labels = scored.predictions[REFERENCE], scored.labels
     members = members_of(faces, scored.indices)
-    videos = members.groups if members.shared else None
+    groups = members.groups
+    known = discrimination(labels, truth.score, groups)
     names = [name for name in candidates if name in running]
     parity = {
-        n: compare(labels, truth, scored.predictions[n], card.threshold, margin, videos)
+        n: compare(labels, truth, scored.predictions[n], card.threshold, margin, groups, known)
         for n in names
     }
     reasons = {f.name: f.reason for f in everything.failed}
@@ -156,6 +159,7 @@ def bench(
     return BenchResult(
         scored=scored,
         reference_auc=auc_interval(labels, truth.score),
+        truth=known,
         accuracy=accuracy(scored, faces, card.threshold),
         parity=parity,
         parts={
@@ -164,7 +168,7 @@ def bench(
         },
         stages={
             n: stages_of(n, parity[n], labels, truth, everything.predictions, reasons,
-                         card.threshold, margin, videos) if graphs else ()
+                         card.threshold, margin, groups, known) if graphs else ()
             for n in names
         },
         costs=costs,

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.bench.parity import MARGIN, VERDICTS, ParityResult, compare
+from lpx.bench.parity import MARGIN, VERDICTS, Discrimination, ParityResult, compare
 from lpx.engines.base import Engine, Prediction
 
 MODEL = "onnx"
@@ -75,7 +75,8 @@ def stages_of(
     reasons: Mapping[str, str],
     threshold: float,
     margin: float = MARGIN,
-    videos: NDArray[np.int64] | None = None,
+    groups: NDArray[np.int64] | None = None,
+    truth: Discrimination | None = None,
 ) -> tuple[Stage, ...]:
     """The stages of a candidate, in order; the engine last.
 
@@ -89,7 +90,8 @@ def stages_of(
             is in neither is none of this candidate's.
         threshold: Operating point at which verdicts may flip.
         margin: AUC that may be lost.
-        videos: int64 [N], each face's video.
+        groups: int64 [N], faces that depend on each other having one number.
+        truth: How the checkpoint tells the classes apart; None where that is to be computed.
     """
     keys: dict[str, Kind] = {MODEL: "onnx", graph_of(name): "graph", name: "engine"}
     before = torch
@@ -103,12 +105,12 @@ def stages_of(
         of_torch = (
             whole
             if kind == "engine"
-            else compare(labels, torch, prediction, threshold, margin, videos)
+            else compare(labels, torch, prediction, threshold, margin, groups, truth)
         )
         step = (
             of_torch
             if before is torch
-            else compare(labels, before, prediction, threshold, margin, videos)
+            else compare(labels, before, prediction, threshold, margin, groups, truth)
         )
         found.append(Stage(kind, of_torch, step))
         before = prediction

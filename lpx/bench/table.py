@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lpx.bench.parity import VERDICTS
-from lpx.bench.wording import auc, entries, signed, significant
+from lpx.bench.wording import auc, entries, has_map, signed, significant
 from lpx.engines.manifest import PRECISIONS, percent
 
 
@@ -53,14 +53,15 @@ def columns(report: Mapping[str, Any]) -> list[Column]:
         Column("difference", _unbroken("Δ AUC"), _unbroken("95 % interval")),
         Column("score_max", "Max |Δ|", "score, p99"),
         Column("flips", "Flips", "to fake, real"),
-        Column("maps", "Map corr.", _unbroken("mean |Δ|")),
     ]
+    if has_map(report):
+        found.append(Column("maps", "Map corr.", _unbroken("mean |Δ|")))
     batches = sorted({r["batch"] for e in entries(report) for r in e["latency_by_batch"]})
     found += [Column(f"batch{b}", _unbroken(f"Batch {b}"), "ms/face, p99") for b in batches]
     if batches:
         lines = _unbroken(f"batch {', '.join(map(str, batches))}")
+        found += [Column("patch", "Patch", f"µs, {lines}")] * has_map(report)
         found += [
-            Column("patch", "Patch", f"µs, {lines}"),
             Column("over_torch", "vs torch", lines),
             Column("over_float", "vs float", lines),
         ]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lpx.bench.latency import UNSTABLE, UNSTABLE_COV
-from lpx.bench.parity import overall
+from lpx.bench.parity import CONCORDANCE, overall
 
 STAGES = {
     "onnx": "exported model in ONNX Runtime",
@@ -17,11 +17,16 @@ STAGES = {
 }
 """A stage on the way from checkpoint to engine, by its kind."""
 INTERVALS = {
-    "bootstrap": "2,000 resamples of whole videos",
+    "bootstrap": "2,000 resamples of whole groups (faces of one video or person)",
     "delong": "DeLong's, for independent faces",
-    "one pair": "no real and fake changed places: as if one pair had",
+    "one pair": "no rank swaps observed; width of one swapped pair assumed",
 }
 """Where an interval comes from, by its method."""
+
+
+def has_map(report: Mapping[str, Any]) -> bool:
+    """Whether the model scores patches, rather than whole faces alone."""
+    return list(report["model"]["grid"]) != [1, 1]
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -48,22 +53,40 @@ def signed(value: float, margin: float = 0.0) -> str:
     return text[1:] if not float(text) else text.replace("-", "−")
 
 
-def sentence(candidate: Mapping[str, Any], margin: float) -> str:
+def magnitude(value: float, margin: float = 0.0) -> str:
+    """Write a difference of AUCs without its sign."""
+    return signed(value, margin).lstrip("+−-")
+
+
+def sentence(candidate: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     """Say what a candidate's verdict means, with its numbers, and where parity is lost first."""
-    return _judged(candidate, margin) + breaking(candidate)
+    return _judged(candidate, report) + breaking(candidate)
 
 
-def _judged(candidate: Mapping[str, Any], margin: float) -> str:
-    name, found = candidate["name"], candidate["auc_difference"]
+def _judged(candidate: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    name, margin = candidate["name"], report["margin"]
+    verdict, found = candidate["verdict"], candidate["auc_difference"]
     low, high = (signed(found[end], margin) for end in ("low", "high"))
-    if candidate["verdict"] == "fails":
-        return f"{name} loses at least {high[1:]} AUC (95 % interval); the margin is {margin:g}."
-    if candidate["verdict"] == "holds":
+    if verdict == "fails":
+        return _failing(candidate, report)
+    if verdict == "uninformative":
+        return f"{name} cannot be judged: {_no_discrimination(report)}"
+    if verdict == "holds":
         if found["low"] == found["high"] == 0:
             return f"{name} has exactly the reference's AUC on these faces."
-        if found["low"] >= 0:
+        if float(low.replace("−", "-")) >= 0:
             return f"{name} loses no AUC (95 % interval {low} to {high}); the margin is {margin:g}."
-        return f"{name} loses at most {low[1:]} AUC (95 % interval); the margin is {margin:g}."
+        lost = magnitude(found["low"], margin)
+        return f"{name} loses at most {lost} AUC (95 % interval); the margin is {margin:g}."
+    known = report["reference"]["discrimination"]
+    if known["few_groups"]:
+        return (
+            f"{name} cannot be judged: a verdict takes at least {known['min_groups']} independent "
+            f"groups of each class, and these faces have {known['real_groups']} real and "
+            f"{known['fake_groups']} fake (faces of one video or of one person count as one)."
+        )
+    if found["low"] > -margin:  # the AUC is kept, so the scores are what is not decided
+        return f"{name} loses no more AUC than allowed, but {_concordance(candidate)}."
     needed = candidate["faces_needed"]
     decide = (
         "the difference lies on the margin, so that more faces would hardly decide it."
@@ -73,6 +96,38 @@ def _judged(candidate: Mapping[str, Any], margin: float) -> str:
     return (
         f"{name}: the AUC difference lies between {low} and {high} (95 % interval), on both sides"
         f" of the margin of −{margin:g}; {decide}"
+    )
+
+
+def _failing(candidate: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    name, margin = candidate["name"], report["margin"]
+    found = candidate["auc_difference"]
+    lost = f"at least {magnitude(found['high'], margin)} AUC (95 % interval)"
+    if candidate["dead"]:
+        low, high = candidate["score_range"]
+        return (
+            f"{name} is dead: it gives all faces one score ({low:.4f} to {high:.4f}), while the "
+            "reference's scores vary."
+        )
+    if found["high"] < -margin:
+        return f"{name} loses {lost}; the margin is {margin:g}."
+    flips = f"{candidate['flips']:,} of {report['faces']:,} decisions change"
+    return f"{name} does not follow the reference: {_concordance(candidate)}; {flips}."
+
+
+def _concordance(candidate: Mapping[str, Any]) -> str:
+    found = candidate["concordance"]
+    return (
+        f"the concordance of its scores with the reference's is {found['estimate']:.3f} (95 % "
+        f"interval {found['low']:.3f} to {found['high']:.3f}), and {CONCORDANCE:g} is required"
+    )
+
+
+def _no_discrimination(report: Mapping[str, Any]) -> str:
+    found = report["reference"]["discrimination"]["auc_interval"]
+    return (
+        "the reference is not shown to tell real from fake on these faces (AUC "
+        f"{auc(found['estimate'])}, 95 % interval {auc(found['low'])} to {auc(found['high'])})."
     )
 
 
@@ -103,18 +158,20 @@ def headline(report: Mapping[str, Any]) -> str:
     lost = f"{', '.join(failed)} failed. " if failed else ""
     if not candidates:
         return f"{lost}No engine could be measured."
-    said = sentence(_decisive(report), report["margin"])
-    if len(candidates) == 1:
+    decisive = _decisive(report)
+    verdict, few = decisive["verdict"], report["reference"]["discrimination"]["few_groups"]
+    if verdict == "uninformative" and len(candidates) > 1:
+        return f"{lost}No engine can be judged: {_no_discrimination(report)}"
+    said = sentence(decisive, report)
+    if len(candidates) == 1 or (verdict == "undecided" and few):
         return lost + said
-    verdict = _decisive(report)["verdict"]
     count = sum(c["verdict"] == verdict for c in candidates)
     share = f"{count} of {len(candidates)} engines"
     lead = {
         "holds": f"All {len(candidates)} engines {'that ran ' * bool(lost)}keep the AUC. At worst,"
         " ",
-        "fails": f"{share} lose{'s' if count == 1 else ''} more AUC than allowed. "
-        f"{'At worst, ' if count > 1 else ''}",
-        "undecided": f"{report['faces']:,} faces are too few to judge {share}. ",
+        "fails": f"{share} fail{'s' if count == 1 else ''}. {'At worst, ' if count > 1 else ''}",
+        "undecided": f"{report['faces']:,} faces do not decide {share}. ",
     }
     return lost + lead[verdict] + said
 
@@ -124,7 +181,9 @@ def _decisive(report: Mapping[str, Any]) -> Mapping[str, Any]:
     worst_verdict = overall([c["verdict"] for c in report["candidates"]])
     end = "high" if worst_verdict == "fails" else "low"
     alike = [c for c in report["candidates"] if c["verdict"] == worst_verdict]
-    worst: Mapping[str, Any] = min(alike, key=lambda c: float(c["auc_difference"][end]))
+    worst: Mapping[str, Any] = min(
+        alike, key=lambda c: (not c["dead"], float(c["auc_difference"][end]))
+    )
     return worst
 
 
@@ -132,9 +191,9 @@ def others(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Verdict and sentence of the candidates that the headline leaves out."""
     if not report["candidates"]:
         return []
-    decisive, margin = _decisive(report), report["margin"]
+    decisive = _decisive(report)
     rest = (c for c in report["candidates"] if c is not decisive)
-    return [(c["verdict"], sentence(c, margin)) for c in rest]
+    return [(c["verdict"], sentence(c, report)) for c in rest]
 
 
 def _rounded(count: int) -> int:
@@ -147,13 +206,23 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
     """All that a reader must know, what the numbers themselves warn of first."""
     found: list[str] = []
     reference = report["reference"]
-    interval = reference["auc_interval"]
-    if interval["low"] <= 0.5:
+    known = reference["discrimination"]
+    if known["direction"] == "real higher":
+        ends = (auc(known["auc_interval"][end]) for end in ("low", "high"))
         found.append(
-            f"The reference itself is not shown to beat chance on these faces: AUC "
-            f"{auc(reference['auc'])}, 95 % interval {auc(interval['low'])} to "
-            f"{auc(interval['high'])}. Parity with it says little."
+            f"Classes look reversed: the reference scores real faces higher than fake ones (AUC "
+            f"{auc(reference['auc'])}, 95 % interval {' to '.join(ends)}). Differences are counted "
+            "in its direction. Check the labels of the set, and which class of the model is fake: "
+            "`lpx export --fake-class`."
         )
+    if known["direction"] == "none":
+        sentence_ = _no_discrimination(report)
+        found.append(f"{sentence_[0].upper()}{sentence_[1:]} Parity with it says little.")
+    found += [
+        f"{c['name']} is dead: it gives all faces one score."
+        for c in report["candidates"]
+        if c["dead"]
+    ]
     if reference["auc"] == 1.0:
         found.append(
             "The reference separates these faces perfectly: parity here says nothing of harder "
@@ -186,9 +255,9 @@ def speed_notes(report: Mapping[str, Any]) -> list[str]:
             ]
             if found:
                 slower = any(f["verdict"] == "slower" for f in found)
-                verb = "is no" if slower else "is not shown to be"
-                said = "; ".join(_no_faster(report, entry, f) for f in found)
-                notes.append(f"{entry['name']} {verb} faster than {rival}: {said}.")
+                verb = "is slower" if slower else "is not shown to be faster"
+                said = "; ".join(map(_no_faster, found))
+                notes.append(f"{entry['name']} {verb} than {rival}: {said}.")
     return notes
 
 
@@ -210,17 +279,18 @@ def _variation(row: Mapping[str, Any]) -> float:
     return float(row["device"]["compute_cov"] if row["device"] else row["cov"])
 
 
-def _no_faster(
-    report: Mapping[str, Any], entry: Mapping[str, Any], found: Mapping[str, Any]
-) -> str:
-    (rival,) = (e for e in entries(report) if e["name"] == found["against"])
-    mine, its = (median_ms(e, found["batch"]) for e in (entry, rival))
-    bounds = "too few rounds for an interval: raise --latency-seconds"
-    if None not in (found["low"], found["high"]):
-        bounds = f"95 % interval {significant(found['low'])} to {significant(found['high'])}"
+def _no_faster(found: Mapping[str, Any]) -> str:
+    """The paired ratio alone: medians of all calls, in the table, may point the other way."""
+    ratio, batch = significant(found["ratio"]), found["batch"]
+    if None in (found["low"], found["high"]):
+        return (
+            f"batch {batch} was timed in {found['rounds']} rounds, too few for a verdict: raise "
+            "--latency-seconds"
+        )
+    low, high = significant(found["low"]), significant(found["high"])
     return (
-        f"{significant(mine)} ms against {significant(its)} ms per face at batch {found['batch']} "
-        f"({significant(found['ratio'])} times as long, {bounds})"
+        f"it takes {ratio} times as long at batch {batch} (95 % interval {low} to {high}, paired "
+        f"over {found['rounds']} rounds)"
     )
 
 

@@ -17,8 +17,11 @@ from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
     from lpx.bench.like_trtexec import Release
+    from lpx.metrics import Verdict
     from lpx.pipeline import Benched
 
+UNINFORMATIVE = 4
+"""Exit code where the checkpoint cannot tell real from fake, so that parity cannot be judged."""
 _RELEASES: dict[str, Release] = {"10": 10, "11": 11}
 
 
@@ -103,8 +106,9 @@ def bench(
 ) -> None:  # fmt: skip
     """Measure every engine against the PyTorch checkpoint, on a labelled face set.
 
-    Exits with 0 where parity holds for every engine, and with 1 where it fails or is undecided, or
-    an engine fails to run. A bench that was stopped goes on when the command is given again.
+    Exit codes: 0 if parity holds for every engine; 1 if it fails or is undecided, or an engine
+    fails to run; 4 if the checkpoint itself cannot tell real from fake on these faces, so that
+    parity cannot be judged. An interrupted bench resumes when the command is run again.
     """
     from lpx import pipeline
     from lpx.cli.console import ConsoleReporter
@@ -124,7 +128,7 @@ def bench(
         click.echo(json.dumps(done.report, indent=2))
     else:
         show(done)
-    sys.exit(0 if done.report["verdict"] == "holds" else 1)
+    sys.exit(exit_code(done.report["verdict"]))
 
 
 def _check_window(seconds: float) -> None:
@@ -134,6 +138,11 @@ def _check_window(seconds: float) -> None:
             "it is how long one of the five windows of an engine lasts",
             "give a number of seconds, as --energy-seconds 10",
         )
+
+
+def exit_code(verdict: Verdict) -> int:
+    """The exit code of a bench with this verdict."""
+    return {"holds": 0, "uninformative": UNINFORMATIVE}.get(verdict, 1)
 
 
 def show(done: Benched) -> None:

@@ -1,4 +1,9 @@
-"""How commands speak: results on standard output, progress on standard error."""
+"""How commands speak: results on standard output, progress on standard error.
+
+Names of files, sets and methods are in nearly all texts, and people may call these "[old]" or
+":x:". So rich reads no text as markup or as codes of emoji, in either console; what is to be
+coloured is a `rich.text.Text`.
+"""
 
 from __future__ import annotations
 
@@ -9,30 +14,38 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
-class Output(Console):
+class _Console(Console):
+    """Prints text as it is."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+class Output(_Console):
     """Results, on standard output."""
 
     def __init__(self) -> None:
-        super().__init__(highlight=False)
+        super().__init__()
 
     def say(self, text: str, style: str | None = None) -> None:
         """Print text as it is; only a terminal wraps it: a log is searched, a path in it copied."""
-        self.print(text, style=style, markup=False, soft_wrap=not self.is_terminal)
-
-    def on_broken_pipe(self) -> None:
-        """Leave it to `main`: rich would exit with 1, which says that parity does not hold."""
-        raise BrokenPipeError
+        self.print(text, style=style, soft_wrap=not self.is_terminal)
 
 
 class ConsoleReporter:
     """Notes and progress bars on standard error. Use as a context manager."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self.console = _Console(stderr=True)
         self.bars = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TimeRemainingColumn(), console=self.console, transient=True,
-        )  # fmt: skip
+            # A column's markup is not its console's.
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
 
     def __enter__(self) -> ConsoleReporter:
         if self.console.is_terminal:
@@ -51,9 +64,10 @@ class ConsoleReporter:
     def say(self, text: str) -> None:
         """Print one note."""
         self.console.print(
-            text, markup=False, style="yellow" if text.startswith("warning") else None,
+            text,
+            style="yellow" if text.startswith("warning") else None,
             soft_wrap=not self.console.is_terminal,
-        )  # fmt: skip
+        )
 
     def progress(self, label: str) -> Callable[[int, int], None]:
         """A bar, shown from the first call on; without a terminal, one line when it is full."""

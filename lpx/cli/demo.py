@@ -29,7 +29,7 @@ def demo(unpack: Path | None, workspace: Workspace, as_json: bool) -> None:
     one to rely on.
     """
     from lpx import pipeline
-    from lpx.cli.bench import show
+    from lpx.cli.bench import exit_code, show
     from lpx.cli.console import ConsoleReporter
     from lpx.data.demo_set import CHECKPOINT, folder
 
@@ -60,4 +60,4 @@ def demo(unpack: Path | None, workspace: Workspace, as_json: bool) -> None:
         click.echo(json.dumps(done.report, indent=2))
     else:
         show(done)
-    sys.exit(0 if done.report["verdict"] == "holds" else 1)
+    sys.exit(exit_code(done.report["verdict"]))

@@ -37,9 +37,9 @@ def doctor(as_json: bool) -> None:
     from lpx.cli.console import Output
 
     console = Output()
-    console.print(_headline(machine), markup=False)
+    console.print(_headline(machine))
     console.print(_table(findings))
-    console.print(_closing(usable), markup=False)
+    console.print(_closing(usable))
 
 
 def _headline(machine: Machine) -> str:

@@ -66,6 +66,10 @@ def _show(done: Explained) -> None:
 
     found = done.findings
     click.echo(headline(found))
+    if found.faces.note and found.faces.name != "demo":
+        click.echo(f"note: {found.faces.note}")
+    for skipped in found.skipped:
+        click.echo(f"skipped {skipped.name}: {skipped.reason}", err=True)
     for mean in found.means:
         click.echo(f"{mean.word}: {mean.faces} faces, mean score {mean.score:.3f}")
     if found.field.size is None:
@@ -92,6 +96,7 @@ def to_values(done: Explained) -> dict[str, Any]:
             {"label": m.word, "faces": m.faces, "mean_score": m.score} for m in found.means
         ],
         "faces": [_face(face) for face in found.explanations],
+        "note": found.faces.note,
         "skipped": [{"file": s.name, "reason": s.reason} for s in found.skipped],
         "page": str(done.page),
         "maps": str(done.maps),

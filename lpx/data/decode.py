@@ -14,12 +14,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.data.image_header import image_size
+from lpx.data.image_header import image_size, is_turned_avif
 
 Image = NDArray[np.uint8]
 """An RGB image, uint8 [H, W, 3]."""
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+# An OpenCV may be built without these; whether it is, it tells by what it could write.
+_OPTIONAL = {".avif": {".avif"}, ".gif": {".gif"}, ".jp2": {".jp2", ".j2k", ".j2c"}}
+SUFFIXES = frozenset(
+    {".png", ".apng", ".webp", ".bmp", ".dib", ".tif", ".tiff"}
+    | {".jpg", ".jpeg", ".jpe", ".jfif", ".jif"}
+    | {".pbm", ".pgm", ".ppm", ".pnm"}
+).union(*(known for asked, known in _OPTIONAL.items() if cv2.haveImageWriter(asked)))
+"""What the names of images end in that the installed OpenCV decodes; in lower case."""
 MAX_PIXELS = 64_000_000
 """A larger image is refused, by what its header says: no face crop has 64 megapixels."""
 MAX_BYTES = 512 * 1024 * 1024
@@ -59,6 +66,10 @@ def read_image(path: Path) -> Image:
     if size[0] * size[1] > MAX_PIXELS:
         raise UnreadableImageError(
             f"{size[0]} x {size[1]} pixels are over the limit of {MAX_PIXELS / 1e6:g} megapixels"
+        )
+    if is_turned_avif(data):
+        raise UnreadableImageError(
+            "its pixels are to be turned or mirrored, which OpenCV does not do for AVIF"
         )
     # OpenCV warns on standard error of what is raised here as an error.
     with silence():

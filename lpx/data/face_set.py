@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lpx.choices import check_choice
 from lpx.data.columns import Columns, Rows, Strings, encode, encode_identities, pack
 from lpx.data.decode import Image, read_image
 from lpx.data.read_ahead import read_ahead
@@ -266,6 +267,7 @@ def assert_disjoint(a: FaceSet, b: FaceSet, by: Literal["identity", "video"] = "
     Raises:
         LpxError: They overlap; the first few that are in both are named, and all counted.
     """
+    check_choice("by", by, ("identity", "video"))
     mine, theirs = (
         (a.identities(), b.identities()) if by == "identity" else (a.videos(), b.videos())
     )

@@ -1,11 +1,13 @@
 """The size of an image, from the first bytes of its file: before memory is taken for its pixels.
 
-Formats: PNG (ISO/IEC 15948), JPEG (ITU-T T.81, B.2.2), WebP (RFC 9649), BMP and TIFF 6.0 with
-BigTIFF.
+Formats: PNG (ISO/IEC 15948), JPEG (ITU-T T.81, B.2.2), WebP (RFC 9649), BMP, TIFF 6.0 with BigTIFF,
+GIF 89a, JPEG 2000 (ITU-T T.800, A.5.1 and I.5.3.1), AVIF (ISO/IEC 23008-12, 6.5.3) and the portable
+bitmaps of Netpbm.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 
 Size = tuple[int, int]
@@ -19,7 +21,7 @@ def image_size(data: bytes) -> Size | None:
         data: The whole file.
 
     Returns:
-        None where it is no PNG, JPEG, WebP, BMP or TIFF, or ends before its size is stated.
+        None for any other format, and where the file ends before its size is stated.
     """
     try:
         if data[:8] == b"\x89PNG\r\n\x1a\n":
@@ -32,6 +34,16 @@ def image_size(data: bytes) -> Size | None:
             return _bmp(data)
         if data[:4] in _TIFF:
             return _tiff(data)
+        if data[:6] in (b"GIF87a", b"GIF89a"):
+            return struct.unpack_from("<HH", data, 6)
+        if data[:12] == b"\0\0\0\x0cjP  \r\n\x87\n":
+            return _jpeg_2000(data)
+        if data[:4] == b"\xff\x4f\xff\x51":
+            return _code_stream(data, 0)
+        if data[4:8] == b"ftyp":
+            return _avif(data)
+        if netpbm := _NETPBM.match(data):
+            return int(netpbm[1]), int(netpbm[2])
     except (struct.error, OverflowError):
         # It ends within its header, or points far beyond its end.
         return None
@@ -111,3 +123,92 @@ def _tiff(data: bytes) -> Size | None:
     if len(found) < 2:
         return None
     return found[_WIDTH], found[_LENGTH]
+
+
+_NETPBM = re.compile(rb"P[1-6](?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})\s")
+"""A letter, width and height; comments may stand between them."""
+
+
+def _jpeg_2000(data: bytes) -> Size | None:
+    # Decoders believe the code stream, whatever the boxes around it say.
+    return _code_stream(data, place) if (place := data.find(b"\xff\x4f\xff\x51")) >= 0 else None
+
+
+def _code_stream(data: bytes, place: int) -> Size:
+    right, bottom, left, top = struct.unpack_from(">IIII", data, place + 8)
+    return right - left, bottom - top
+
+
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+
+
+def _avif(data: bytes) -> Size | None:
+    (length,) = struct.unpack_from(">I", data, 0)
+    brands = {data[8:12], *(data[at : at + 4] for at in range(16, min(length, 256), 4))}
+    if brands.isdisjoint(_AVIF_BRANDS):
+        return None
+    # Every item states its extent, a thumbnail too: the largest is what will be decoded.
+    found: list[Size] = []
+    place = data.find(b"ispe", length)
+    while place >= 0 and len(found) < _MOST_EXTENTS:
+        found.append(struct.unpack_from(">II", data, place + 8))
+        place = data.find(b"ispe", place + 4)
+    return max(found, key=lambda size: size[0] * size[1], default=None)
+
+
+_MOST_EXTENTS = 64
+"""Extents of an AVIF file to look at: those of its items come first, and then its pixels."""
+
+
+def is_turned_avif(data: bytes) -> bool:
+    """Whether an AVIF file says that its pixels are to be turned or mirrored when shown.
+
+    Args:
+        data: The whole file.
+    """
+    if data[4:8] != b"ftyp":
+        return False
+    # The properties are boxes of nine bytes, length and name included.
+    place = data.find(b"\0\0\0\x09irot")
+    turned = place >= 0 and data[place + 8 : place + 9] not in (b"", b"\0")
+    return turned or b"\0\0\0\x09imir" in data
+
+
+def is_animated(data: bytes) -> bool:
+    """Whether a GIF or a PNG holds more than one picture.
+
+    Args:
+        data: The file, or its beginning.
+    """
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        control = data.find(b"acTL", 0, max(data.find(b"IDAT"), 0))
+        return control >= 0 and data[control + 4 : control + 8] > b"\0\0\0\1"
+    return _is_animated_gif(data)
+
+
+def _is_animated_gif(data: bytes) -> bool:
+    if data[:6] not in (b"GIF87a", b"GIF89a") or len(data) < 13:
+        return False
+    place = 13 + _colours(data[10])
+    pictures = 0
+    while place < len(data):
+        kind = data[place]
+        if kind == 0x21:
+            place += 2
+        elif kind == 0x2C and place + 9 < len(data):
+            pictures += 1
+            if pictures > 1:
+                return True
+            # Behind its place, size and colours stands how long its codes are.
+            place += 11 + _colours(data[place + 9])
+        else:
+            return False
+        while place < len(data) and data[place]:
+            place += data[place] + 1
+        place += 1
+    return False
+
+
+def _colours(flags: int) -> int:
+    """Bytes of the table of colours that these flags announce."""
+    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0

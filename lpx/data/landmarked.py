@@ -6,14 +6,17 @@ and `landmarks.npz` (`files` [F] as in the CSV, `points` float32 [F, P, 2] in cr
 
 from __future__ import annotations
 
-import csv
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
+from lpx.data.face_csv import ADVICE, COLUMNS, inside_folder, split_of
 from lpx.data.pseudo_fakes import Landmarks
+from lpx.data.text_table import read_table
 from lpx.errors import LpxError
 
 
@@ -49,40 +52,71 @@ def load_landmarked(folder: Path) -> tuple[LandmarkedFace, ...]:
                 "landmarks.npz (files, points)",
                 "name a folder that holds both",
             )
-    try:
-        with np.load(points_file) as archive:
-            landmarks = dict(zip(archive["files"].tolist(), archive["points"], strict=True))
-    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
-        raise LpxError(
-            f"{points_file} cannot be read",
-            str(error),
-            "save it with numpy.savez(path, files=names, points=landmarks)",
-        ) from error
-    with table.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        absent = {"file", "identity"} - set(reader.fieldnames or ())
-        rows = list(reader)
-    if absent:
-        raise LpxError(
-            f"{table} has no column {', '.join(sorted(absent))}",
-            "the first line names the columns: file, identity and optionally split",
-            "add the column",
-        )
-    if missing := [row["file"] for row in rows if row["file"] not in landmarks]:
+    landmarks = _read_landmarks(points_file)
+    rows = read_table(table, COLUMNS, ("file", "identity"), advice=ADVICE).rows
+    for row in rows:
+        for column in ("file", "identity"):
+            if not row.cells[column]:
+                raise LpxError(
+                    f"{table} line {row.line} names no {column}",
+                    "pseudo-fakes are made from faces of known people",
+                    "complete or remove the line",
+                )
+    faces = [(inside_folder(f"{table} line {row.line}", row.cells["file"]), row) for row in rows]
+    # Names of files are looked up as they are written, and with "/" between their parts.
+    names = [row.cells["file"] if row.cells["file"] in landmarks else file for file, row in faces]
+    if missing := [name for name in names if name not in landmarks]:
         raise LpxError(
             f"{points_file} has no landmarks of {missing[0]} ({len(missing)} faces in all)",
             "every row of faces.csv needs an entry of the same name in `files`",
             "remove the rows, or add the landmarks",
         )
-    return tuple(
-        LandmarkedFace(
-            folder / row["file"],
-            row["identity"],
-            row.get("split") or "",
-            np.asarray(landmarks[row["file"]], np.float32),
+    if absent := [file for file, _ in faces if not (folder / file).is_file()]:
+        raise LpxError(
+            f"{folder / absent[0]} does not exist ({len(absent)} faces in all)",
+            f"{table} lists it",
+            "remove the rows, or add the files",
         )
-        for row in rows
+    return tuple(
+        LandmarkedFace(folder / file, row.cells["identity"], split_of(row.cells), landmarks[name])
+        for (file, row), name in zip(faces, names, strict=True)
     )
+
+
+def _read_landmarks(path: Path) -> dict[str, Landmarks]:
+    """The landmarks of each file, by its name."""
+    try:
+        with np.load(path) as archive:
+            names, points = archive["files"].tolist(), np.asarray(archive["points"])
+        _check_landmarks(names, points)
+    except (
+        *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError),
+        *(BadZipFile, zlib.error, NotImplementedError),
+    ) as error:
+        raise LpxError(
+            f"{path} cannot be read",
+            str(error),
+            "save it with numpy.savez(path, files=names, points=landmarks)",
+        ) from error
+    return dict(zip(names, points.astype(np.float32), strict=True))
+
+
+def _check_landmarks(names: object, points: NDArray[np.generic]) -> None:
+    """Raise ValueError where these are not names and their landmarks."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("`files` is not an array of texts")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"`files` names {twice} more than once")
+    numbers = np.issubdtype(points.dtype, np.floating) or np.issubdtype(points.dtype, np.integer)
+    if not numbers or points.ndim != 3 or points.shape[2] != 2 or len(points) != len(names):
+        raise ValueError(
+            f"`points` is {points.dtype} {list(points.shape)}, expected float32 "
+            f"[{len(names)}, P, 2] for the {len(names)} entries of `files`"
+        )
+    bad = ~np.isfinite(points.astype(np.float64)).all(axis=(1, 2))
+    if bad.any():
+        raise ValueError(f"the landmarks of {names[int(bad.argmax())]} are not finite")
 
 
 def split_identities(

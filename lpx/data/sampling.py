@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lpx.choices import check_choice
 from lpx.data.columns import Columns, Rows, paired
 
 Stratum = Literal["label", "method", "split"]
@@ -86,6 +87,7 @@ def _strata(columns: Columns, by: Sequence[Stratum]) -> NDArray[np.int64]:
     }
     stratum = np.zeros(len(columns), np.int64)
     for name in by:
+        check_choice("by", name, get_args(Stratum))
         stratum = paired(stratum, known[name])
     return stratum
 

@@ -14,7 +14,14 @@ from lpx.data.face_table import FaceRow, make_table
 from lpx.data.folder_set import folder_set
 from lpx.data.prepare.recipe import RECIPE
 from lpx.data.prepare.record import home
-from lpx.data.prepare.store import find_prepared, is_prepared, listed, open_prepared, prepared_sets
+from lpx.data.prepare.store import (
+    check_finished,
+    find_prepared,
+    is_prepared,
+    listed,
+    open_prepared,
+    prepared_sets,
+)
 from lpx.data.roots import DataPlaces, face_store
 from lpx.errors import LpxError
 
@@ -56,7 +63,8 @@ def open_set(
         return _named(name, split, places, crop)
     folder = Path(name.removeprefix("folder:")).expanduser()
     if is_prepared(folder):
-        return _of_split(read_face_manifest(folder), split)
+        return _of_split(read_face_manifest(folder, split), split)
+    check_finished(folder)
     if name.startswith("folder:") or folder.is_dir():
         return _of_split(folder_set(folder, skip), split)
     raise LpxError(

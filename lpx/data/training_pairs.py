@@ -10,7 +10,7 @@ import numpy as np
 
 from lpx.data.augment import augment
 from lpx.data.decode import Image, UnreadableImageError
-from lpx.data.face_set import Face
+from lpx.data.face_set import Face, FaceSet
 from lpx.data.folder_set import folder_set
 from lpx.data.landmarked import LandmarkedFace, load_landmarked, split_identities
 from lpx.data.pairs import PairSource
@@ -75,12 +75,14 @@ class TrainingData:
         val: What chooses weights, threshold and temperature.
         held_out: Landmarked faces that training never sees; empty where the data has none.
         description: Counts, for the card.
+        notes: What of the folder is left out, or is to be known otherwise.
     """
 
     train: Pairs
     val: Pairs
     held_out: tuple[LandmarkedFace, ...]
     description: dict[str, int]
+    notes: tuple[str, ...] = ()
 
 
 def open_training_data(folder: Path, pseudo_fakes: tuple[str, ...], seed: int) -> TrainingData:
@@ -103,17 +105,19 @@ def open_training_data(folder: Path, pseudo_fakes: tuple[str, ...], seed: int) -
             "pseudo-fakes are made from real faces with landmarks (faces.csv, landmarks.npz)",
             "leave --pseudo-fakes out, or name a folder with landmarks",
         )
-    splits = {name: _files(folder, name) for name in ("train", "val")}
+    sets = {name: _set(folder, name) for name in ("train", "val")}
+    splits = {name: _classes(folder / name, faces) for name, faces in sets.items()}
+    notes = tuple(f"{folder / name}: {faces.note}" for name, faces in sets.items() if faces.note)
     train, val = (FilePairs(*splits[name], seed + i) for i, name in enumerate(("train", "val")))
     counts = {
         f"{split}_{kind}": len(faces)
         for split, pair in splits.items()
         for kind, faces in zip(("real", "fake"), pair, strict=True)
     }
-    return TrainingData(train, val, (), counts)
+    return TrainingData(train, val, (), counts, notes)
 
 
-def _files(folder: Path, split: str) -> tuple[tuple[Face, ...], tuple[Face, ...]]:
+def _set(folder: Path, split: str) -> FaceSet:
     if not (folder / split).is_dir():
         raise LpxError(
             f"{folder} has no {split}/",
@@ -121,12 +125,16 @@ def _files(folder: Path, split: str) -> tuple[tuple[Face, ...], tuple[Face, ...]
             "landmarks.npz",
             "split the faces by identity (never by file), or name another folder",
         )
-    faces = folder_set(folder / split).faces
-    reals = tuple(face for face in faces if face.label == 0)
-    fakes = tuple(face for face in faces if face.label == 1)
+    return folder_set(folder / split)
+
+
+def _classes(folder: Path, faces: FaceSet) -> tuple[tuple[Face, ...], tuple[Face, ...]]:
+    """The real faces and the fakes."""
+    reals = tuple(face for face in faces.faces if face.label == 0)
+    fakes = tuple(face for face in faces.faces if face.label == 1)
     if not reals or not fakes:
         raise LpxError(
-            f"{folder / split} has {len(reals)} real and {len(fakes)} fake faces",
+            f"{folder} has {len(reals)} real and {len(fakes)} fake faces",
             "there are no fakes to learn from, and --pseudo-fakes needs landmarks"
             if reals
             else "there are no real faces",
@@ -161,6 +169,12 @@ def _splits(faces: tuple[LandmarkedFace, ...], seed: int) -> dict[str, tuple[Lan
         name: tuple(face for face in faces if face.split == name)
         for name in ("train", "val", "test")
     }
+    if astray := [face for face in faces if face.split not in splits]:
+        raise LpxError(
+            f"{astray[0].path} has the split {astray[0].split!r} ({len(astray)} faces in all)",
+            "splits are train, val and test; a face of none of them would be left out",
+            "name one of these for every face, or for none",
+        )
     home: dict[str, str] = {}
     for name, members in splits.items():
         for face in members:

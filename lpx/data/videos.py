@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v"}  # QuickTime and MPEG-4
+    | {".mpg", ".mpeg", ".mpe", ".m2v", ".vob", ".ts", ".mts", ".m2ts"}  # MPEG-1 and MPEG-2
+    | {".avi", ".divx", ".wmv", ".asf"}
+    | {".mkv", ".webm", ".ogv", ".flv", ".mxf"}
+)
+"""What the names of videos end in: containers that OpenCV's FFmpeg opens; in lower case."""
 REAL = "real"
 """The method of a video that nobody manipulated."""
 

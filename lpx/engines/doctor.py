@@ -108,7 +108,10 @@ def targets(machine: Machine, findings: tuple[Finding, ...]) -> dict[str, Target
         "torch": target(lacking("torch"), []),
         "onnxruntime": target(lacking("onnx", "onnxruntime"), []),
         "onnxruntime-cuda": target(_lacking_provider("CUDA", findings) + no_gpu, []),
-        "onnxruntime-tensorrt": target(_lacking_provider("Tensorrt", findings) + no_gpu, []),
+        # onnxruntime-gpu always lists this provider; what loads it is TensorRT's own library.
+        "onnxruntime-tensorrt": target(
+            _lacking_provider("Tensorrt", findings) + lacking("TensorRT") + no_gpu, []
+        ),
         "tensorrt-rtx": target(lacking("onnx", "TensorRT-RTX"), rtx),
         "tensorrt": target(lacking("onnx", "TensorRT", "NVIDIA GPU"), lacking("CUDA bindings")),
     }

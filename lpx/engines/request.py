@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lpx.calibration.scales import Scales
+from lpx.choices import check_fields
 from lpx.engines.manifest import Precision, Target
 from lpx.engines.tensorrt import Batches, BatchRange
 from lpx.graph.weights import DEFAULT_WEIGHTS, WeightOptions
@@ -49,6 +50,9 @@ class BuildRequest:
     dla_core: int | None = None
     frozen_timing_cache: bool = False
     builds: int = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def name(self) -> str:

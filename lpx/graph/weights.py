@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lpx.choices import check_fields
 from lpx.graph.placement import MIN_CHANNELS
 from lpx.graph.rounding import weight_scales
 
@@ -37,6 +38,9 @@ class WeightOptions:
     bias_correction: bool = True
     equalise: bool = False
     min_channels: int = MIN_CHANNELS
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 DEFAULT_WEIGHTS = WeightOptions()

@@ -3,10 +3,11 @@
 Label 1 = fake; a higher score = more likely fake.
 """
 
-from lpx.metrics.bootstrap import auc_difference_bootstrap
+from lpx.metrics.agreement import Concordance, concordance, is_dead
+from lpx.metrics.bootstrap import auc_difference_bootstrap, auc_interval_bootstrap
 from lpx.metrics.delong import auc_difference, auc_interval
 from lpx.metrics.detection import DetectionMetrics, detection_metrics, per_method
-from lpx.metrics.grouping import VideoScores, video_groups, video_scores
+from lpx.metrics.grouping import VideoScores, independent_groups, video_groups, video_scores
 from lpx.metrics.intervals import Difference, Interval
 from lpx.metrics.parity import (
     Flips,
@@ -31,6 +32,7 @@ from lpx.metrics.roc import (
 )
 
 __all__ = [
+    "Concordance",
     "DetectionMetrics",
     "Difference",
     "Flips",
@@ -45,11 +47,15 @@ __all__ = [
     "auc_difference",
     "auc_difference_bootstrap",
     "auc_interval",
+    "auc_interval_bootstrap",
     "average_precision",
+    "concordance",
     "detection_metrics",
     "equal_error_rate",
     "faces_needed",
     "flips",
+    "independent_groups",
+    "is_dead",
     "map_agreement",
     "per_method",
     "roc_curve",

@@ -21,8 +21,8 @@ from lpx.metrics.inputs import (
     checked_scores,
     group_codes,
 )
-from lpx.metrics.intervals import Difference, same_scores
-from lpx.metrics.unvaried import one_pair_reach
+from lpx.metrics.intervals import Difference, Interval, same_scores
+from lpx.metrics.unvaried import exact_ends, one_pair_reach
 
 BLOCK_WEIGHTS = 1 << 16
 """Weights held at once, resamples times faces: bounds the memory and stays near the cache."""
@@ -89,6 +89,46 @@ def auc_difference_bootstrap(
         reach = one_pair_reach(fakes, reals, confidence)
         return Difference(estimate, estimate - reach, estimate + reach, 0.0, method="one pair")
     return _summarise(estimate, drawn, confidence)
+
+
+def auc_interval_bootstrap(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    groups: ArrayLike,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Return an AUC with a percentile interval over resampled groups.
+
+    Resamples are those of `auc_difference_bootstrap`. Where all of them give the same AUC, as with
+    a perfect separation, the interval is the exact one of `lpx.metrics.unvaried` for as many pairs
+    as the smaller class has groups.
+
+    Args:
+        labels: [N], 1 = fake, 0 = real.
+        scores: [N], higher = more likely fake.
+        groups: [N], each face's group.
+        resamples: How many times to resample, at least 2.
+        confidence: The interval's nominal coverage, in (0, 1).
+        seed: Of the random draws, at least 0.
+
+    Raises:
+        LpxError: As `auc_difference_bootstrap`.
+    """
+    is_fake = checked_classes(labels)
+    # AUC - 0.5 is the difference to a detector that gives every face the same score.
+    found = auc_difference_bootstrap(
+        labels, np.zeros(len(is_fake)), scores, groups, resamples, confidence, seed
+    )
+    estimate = found.estimate + 0.5
+    if not found.standard_error:
+        names, codes = group_codes("groups", groups, len(is_fake))
+        pairs = min(int(has.sum()) for has in _members(is_fake, codes, len(names)))
+        ends = exact_ends(estimate, pairs, confidence)
+        return Interval(estimate, *ends, 0.0, method="exact")
+    low, high = max(0.0, found.low + 0.5), min(1.0, found.high + 0.5)
+    return Interval(estimate, low, high, found.standard_error, method="bootstrap")
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,6 +53,44 @@ def video_groups(methods: ArrayLike, videos: ArrayLike) -> NDArray[np.int64]:
     return codes.astype(np.int64)
 
 
+def independent_groups(
+    methods: ArrayLike, videos: ArrayLike, people: ArrayLike
+) -> NDArray[np.int64]:
+    """Number the groups of faces that depend on each other: those of one video or of one person.
+
+    Groups are the connected components: faces of a person who is in two videos are in one group
+    with all faces of both.
+
+    Args:
+        methods: [N], each face's manipulation method; with `videos` as in `video_groups`.
+        videos: [N], each face's video.
+        people: [N], who each face shows, for a face swap the person whose head it is; "" where that
+            is not known.
+
+    Returns:
+        int64 [N], from 0 up; no number is left out.
+
+    Raises:
+        LpxError: Lengths that differ, or none at all.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    clips = video_groups(methods, videos)
+    names, who = group_codes("people", people, len(clips))
+    known = np.asarray(names).astype(str)[who] != ""
+    if not known.any():
+        return clips
+    count = int(clips.max()) + 1
+    edges = coo_array(
+        (np.ones(int(known.sum())), (clips[known], count + who[known])),
+        shape=(count + len(names), count + len(names)),
+    )
+    _, components = connected_components(edges, directed=False)
+    _, codes = np.unique(components[clips], return_inverse=True)
+    return codes.astype(np.int64)
+
+
 def video_scores(
     scores: ArrayLike, labels: ArrayLike, methods: ArrayLike, videos: ArrayLike
 ) -> VideoScores:

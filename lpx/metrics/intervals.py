@@ -22,7 +22,7 @@ class Interval:
         low: The interval's lower end, in [0, 1].
         high: The interval's upper end, in [0, 1].
         standard_error: Of the estimate, in units of AUC; 0 where nothing varies.
-        method: How the interval was made: "delong" or "exact".
+        method: How the interval was made: "delong", "bootstrap" or "exact".
     """
 
     estimate: float

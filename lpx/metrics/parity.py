@@ -14,7 +14,8 @@ from lpx.metrics.inputs import Floats, check_between, checked_finite, checked_sc
 from lpx.metrics.intervals import Difference
 from lpx.metrics.roc import called_fake
 
-Verdict = Literal["holds", "fails", "undecided"]
+Verdict = Literal["holds", "fails", "undecided", "uninformative"]
+"""On parity; "uninformative" where the reference itself cannot tell real from fake."""
 
 BLOCK_PATCHES = 1 << 21
 """Patches ranked at once: bounds the memory of `map_agreement`."""

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from lpx.bench.candidate import REFERENCE, Candidate
 from lpx.bench.costs import BATCHES, CostPlan
@@ -26,6 +26,7 @@ from lpx.bench.run import BenchResult, Watch
 from lpx.bench.run import bench as measure
 from lpx.bench.score import BATCH, Failure, Scored, said
 from lpx.bench.stages import MODEL, Graphs, graph_of
+from lpx.choices import check_choice
 from lpx.data.face_set import FaceSet
 from lpx.data.roots import DataPlaces
 from lpx.engines.base import ON_THE_CPU, Engine
@@ -115,6 +116,8 @@ def bench(
     plan = CostPlan(
         tuple(sorted(set(batches))), latency_seconds, in_flight, like_trtexec, energy_seconds
     )
+    if like_trtexec is not None:
+        check_choice("like_trtexec", like_trtexec, get_args(Release))
     _check_options(limit, margin, plan)
     trtexec = [read_trtexec(path, name) for path, name in trtexec_times]
     model = read_exported(workspace)

@@ -6,7 +6,7 @@ import math
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from lpx.bench.layer_errors import (
 )
 from lpx.bench.layer_figure import draw_layers
 from lpx.bench.tensor_error import TensorError
+from lpx.choices import check_choice
 from lpx.data.face_set import FaceSet, Skipped
 from lpx.engines.load import read_graph
 from lpx.engines.manifest import FILE, EngineManifest, Precision, read_manifest
@@ -114,6 +115,9 @@ def debug(
         LpxError: No such engine, no face that can be read, a tolerance that is no positive number,
             a reference that gives NaN, or TensorRT was asked for and cannot be used.
     """
+    check_choice("against", against, get_args(Against))
+    if ran_in is not None:
+        check_choice("ran_in", ran_in, get_args(Runtime))
     _check(count, tolerance, against, sensitivity=sensitivity)
     model = read_exported(workspace)
     manifest = _manifest(workspace, model, engine)
@@ -121,7 +125,7 @@ def debug(
     ran_in, note = choose_runtime(manifest, ran_in)
     notes = [note] if note else []
     out = out or workspace.root / "debug" / manifest.name
-    pool = open_faces(workspace, faces or "demo", "test", out).first(count)
+    pool = open_faces(workspace, faces or "demo", "test", out, report=report).first(count)
     target, size = _target(model, manifest), model.card.input_size
     batches, skipped = _decode(pool, batch_size(target), size)
     reference = _checkpoint(workspace, model, manifest, target) if against == "torch" else None

@@ -105,6 +105,8 @@ def open_faces(
                 progress=report.progress(f"preparing {name}, videos"),
             )  # fmt: skip
     faces = open_set(name, split, skip, places=places, crop=crop)
+    if faces.note and name != "demo":
+        report.say(f"note: {faces.note}")
     if card and name != "demo":
         _check_crop(faces, card, report)
     return faces

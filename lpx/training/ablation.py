@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from lpx.choices import check_fields
 from lpx.data.training_pairs import open_training_data
 from lpx.errors import LpxError
 from lpx.models.checkpoint import load_checkpoint
@@ -32,6 +33,9 @@ class Cell:
     cut: str
     ld: float
     seed: int
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def name(self) -> str:

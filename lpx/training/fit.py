@@ -97,6 +97,8 @@ def train(recipe: Recipe, folder: Path, weights: Path | None, run: Run) -> Train
     """
     recipe = with_weights(recipe, weights)
     data = open_training_data(folder, recipe.pseudo_fakes, recipe.seed)
+    for note in data.notes:
+        logging.getLogger(__name__).warning("note: %s", note)
     torch.manual_seed(recipe.seed)
     detector, card = new_detector(
         recipe.backbone,

@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lpx.choices import check_fields
 from lpx.errors import LpxError
 
 Form = Literal["hinge", "closed", "gram", "margin_l2"]
@@ -63,6 +64,9 @@ class LocalDiversity:
     margin: float = 0.0
     warm_up: float = 0.1
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def check(self, units: tuple[int, int]) -> None:
         """Refuse settings that mean nothing.
 
@@ -70,14 +74,8 @@ class LocalDiversity:
             units: Grid (h, w) of the detector.
 
         Raises:
-            LpxError: Unknown form or faces, fewer units than regions, a negative weight.
+            LpxError: Fewer units than regions, a negative weight.
         """
-        if self.form not in FORMS or self.on not in ONS:
-            raise LpxError(
-                f"local diversity with form {self.form!r} on {self.on!r}",
-                f"forms: {', '.join(FORMS)}; on: {', '.join(ONS)}",
-                "name one of each",
-            )
         if self.weight < 0 or self.grid < 2:
             raise LpxError(
                 f"local diversity with weight {self.weight:g} and grid {self.grid}",

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from lpx.choices import check_fields
 from lpx.data.pseudo_fakes import KINDS
 from lpx.errors import LpxError
 from lpx.models.aggregates import check_aggregate
@@ -66,6 +67,7 @@ class Recipe:
     initial_weights_sha256: str = ""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_aggregate(self.aggregate, self.aggregate_parameter)
         if unknown := set(self.pseudo_fakes) - set(KINDS):
             raise LpxError(

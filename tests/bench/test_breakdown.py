@@ -36,8 +36,8 @@ def prediction(scores):
 def test_videos_decide_where_faces_share_them():
     labels, reference, candidate, faces = sample()
     where = members_of(faces, np.arange(len(labels)))
-    assert where.shared
-    found = compare(labels, prediction(reference), prediction(candidate), 0.5, videos=where.groups)
+    assert where.shared_videos
+    found = compare(labels, prediction(reference), prediction(candidate), 0.5, groups=where.groups)
     assert found.auc_difference == found.bootstrap
     assert found.bootstrap.method == "bootstrap"
     width = found.bootstrap.high - found.bootstrap.low
@@ -51,7 +51,7 @@ def test_too_few_videos_for_a_bootstrap_is_said():
     labels, reference, candidate, _ = sample()
     one_video_of_reals = np.where(labels == 0, 0, 1 + np.arange(len(labels)))
     found = compare(
-        labels, prediction(reference), prediction(candidate), 0.5, videos=one_video_of_reals
+        labels, prediction(reference), prediction(candidate), 0.5, groups=one_video_of_reals
     )
     assert found.auc_difference == found.delong
     assert "the real faces lie in 1 of" in found.note

@@ -135,7 +135,7 @@ def test_an_engine_that_misses_a_batch_size_is_compared_where_it_ran():
         (1, "torch"), (1, "a-fp32"), (8, "torch"),
     ]  # fmt: skip
     assert found["a-int8"][0].found.ratio == 0.5
-    assert found["a-int8"][1].found.verdict == "undecided"
+    assert found["a-int8"][1].found.verdict == "inconclusive"
 
 
 def test_an_engine_that_fails_is_left_out_from_there_on():
@@ -214,7 +214,10 @@ def entry(name, **found):
 
 
 def report(*candidates, trtexec=()):
-    return {"reference": entry("torch"), "candidates": list(candidates), "trtexec": list(trtexec)}
+    return {
+        "reference": entry("torch"), "candidates": list(candidates), "trtexec": list(trtexec),
+        "model": {"grid": [4, 4]},
+    }  # fmt: skip
 
 
 def rows_of(values, key):
@@ -230,11 +233,11 @@ def test_nothing_measured_gives_no_table():
 def test_a_ratio_of_times_is_told_as_a_speed():
     speed = {"batch": 1, "against": "torch", "ratio": 0.5, "low": 0.4, "high": 0.8,
              "p_value": 0.01, "rounds": 9, "verdict": "faster"}  # fmt: skip
-    unsure = speed | {"batch": 8, "low": None, "high": None, "verdict": "undecided"}
+    unsure = speed | {"batch": 8, "low": None, "high": None, "verdict": None}
     rows, _ = rows_of(report(entry("a", speed=[speed, unsure])), "speed")
     assert rows == [
         ["a", "1", "torch", "faster", "2.00× [1.25, 2.50]"],
-        ["a", "8", "torch", "no difference", "2.00× [too few rounds]"],
+        ["a", "8", "torch", "too few rounds", "2.00×"],
     ]
 
 

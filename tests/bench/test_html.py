@@ -22,7 +22,7 @@ from lpx.bench.figures import MAX_POINTS, draw
 from lpx.bench.html import render_html
 from lpx.bench.latency import Samples
 from lpx.bench.markdown import render_markdown
-from lpx.bench.parity import compare
+from lpx.bench.parity import compare, discrimination
 from lpx.bench.report import to_report
 from lpx.bench.run import BenchResult, Example
 from lpx.bench.score import Failure, Scored
@@ -85,11 +85,11 @@ def face(seed: int, size: int = 64) -> np.ndarray:
 
 
 def members(found: Scored) -> FaceSet:
-    """Two methods of fakes, and videos of five faces each."""
+    """Two methods of fakes, and fifteen videos with two real faces and a fake of each method."""
     methods = ("real", "<b>swap</b>", "alpha")
     source = ImageFile(Path("none"))
     faces = tuple(
-        Face(f"{i}", int(y), methods[int(y) * (1 + i % 4 // 2)], f"video{i // 10}", "", source)
+        Face(f"{i}", int(y), methods[int(y) * (1 + i % 4 // 2)], f"video{i // 4}", (), source)
         for i, y in enumerate(found.labels)
     )
     return FaceSet("mine", "all", "square", faces)
@@ -114,12 +114,13 @@ def result(count: int = 60, size: int = 64, noise: dict[str, float] = NOISE) -> 
     faces = members(found)
     where = members_of(faces, found.indices)
     parity = {
-        n: compare(found.labels, truth, found.predictions[n], CARD.threshold, videos=where.groups)
+        n: compare(found.labels, truth, found.predictions[n], CARD.threshold, groups=where.groups)
         for n in names
     }
     return BenchResult(
         scored=found,
         reference_auc=auc_interval(found.labels, truth.score),
+        truth=discrimination(found.labels, truth.score, where.groups),
         accuracy=accuracy(found, faces, CARD.threshold),
         parity=parity,
         parts={
@@ -129,7 +130,7 @@ def result(count: int = 60, size: int = 64, noise: dict[str, float] = NOISE) -> 
         stages={
             n: stages_of(
                 n, parity[n], found.labels, truth, found.predictions | {MODEL: truth},
-                {graph_of(n): "no such graph"}, CARD.threshold, videos=where.groups,
+                {graph_of(n): "no such graph"}, CARD.threshold, groups=where.groups,
             )
             for n in names
         },
@@ -168,7 +169,7 @@ def test_detection_is_shown_per_method_and_video(page: str, report: dict[str, An
     found = report["candidates"][1]["accuracy"]
     assert [row["method"] for row in found["methods"]] == ["<b>swap</b>", "alpha"]
     assert found["face"]["fakes"] == sum(row["face"]["fakes"] for row in found["methods"]) == 30
-    assert found["video"]["fakes"] == 12
+    assert found["video"]["fakes"] == 30
     assert found["face"]["auc"] == pytest.approx(report["candidates"][1]["auc"])
     table = page[page.index('id="detection"') :]
     assert "&lt;b&gt;swap&lt;/b&gt;" in table
@@ -234,14 +235,34 @@ def test_the_page_is_well_formed_and_refers_to_nothing_outside(page: str) -> Non
 def test_the_page_says_what_was_found(page: str, report: dict[str, Any]) -> None:
     text = Checker(page).text
     for candidate in report["candidates"]:
-        assert sentence(candidate, 0.005).replace("\u00a0", " ") in text
+        assert sentence(candidate, report).replace("\u00a0", " ") in text
     for said in (
         "A note on the set.", "a warning & more", "onnxruntime-int8: beware", "no NVIDIA GPU",
         "30 real, 30 fake, 1 unreadable", "31 in INT8, 2 in FP32", "33 in FP32", "only 77 faces",
-        "onnxruntime-int8 is no faster than onnxruntime-fp32: 11", "tf_efficientnet_lite0",
+        "onnxruntime-int8 is slower than onnxruntime-fp32: it takes 1.3", "tf_efficientnet_lite0",
         "the head stays in float", f"{report['reference']['auc']:.4f}",
     ):  # fmt: skip
         assert said in text
+
+
+def test_a_model_of_whole_faces_has_no_maps_and_no_patches() -> None:
+    whole = result()
+    cells = {
+        name: Prediction(p.score, p.score[:, None, None].copy())
+        for name, p in whole.scored.predictions.items()
+    }
+    seen = tuple(
+        replace(e, maps={n: (m[:1, :1], s) for n, (m, s) in e.maps.items()}) for e in whole.examples
+    )
+    whole = replace(whole, scored=replace(whole.scored, predictions=cells), examples=seen)
+    values = report_of(whole)
+    values["model"]["grid"] = [1, 1]
+    page = render_html(values, whole)
+    text = Checker(page).text
+    for absent in ("Heat map", "score of a patch", "Map corr.", "µs, batch"):
+        assert absent not in text, absent
+    assert "This model scores whole faces" in text
+    assert "Heat map" in Checker(render_html(report_of(result()), result())).text
 
 
 def test_names_are_escaped(page: str) -> None:
@@ -278,7 +299,7 @@ def test_differences_are_shown_per_method_and_level(page: str, report: dict[str,
     assert all(found["low"] < found["high"] for found in of_videos)
     table = page[page.index('id="methods-table"') : page.index('id="figures"')]
     assert table.count("<tr>") == 1 + 2 * len(parts)
-    assert "2,000 resamples of whole videos" in page
+    assert "2,000 resamples of whole groups" in page
 
 
 def test_engines_that_failed_are_told_first_and_nothing_holds(bench: BenchResult) -> None:
@@ -368,14 +389,23 @@ def candidate(low: float, high: float, verdict: str, needed: int | None = None) 
     difference = {"estimate": (low + high) / 2, "low": low, "high": high}
     return {
         "name": "x", "verdict": verdict, "auc_difference": difference, "faces_needed": needed,
-        "stages": [], "breaks_at": None,
+        "stages": [], "breaks_at": None, "dead": False, "score_range": [0.1, 0.9], "flips": 20,
+        "concordance": {"estimate": 0.99, "low": 0.98, "high": 0.995},
     }  # fmt: skip
+
+
+def said_of(values: dict[str, Any], few: bool = False) -> str:
+    interval = {"estimate": 0.52, "low": 0.45, "high": 0.59}
+    known = {"few_groups": few, "min_groups": 10, "real_groups": 1, "fake_groups": 2,
+             "auc_interval": interval}  # fmt: skip
+    return sentence(values, {"margin": 0.005, "faces": 40, "reference": {"discrimination": known}})
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
         (candidate(-0.0021, 0.001, "holds"), "x loses at most 0.0021 AUC"),
+        (candidate(-0.00001, 0.001, "holds"), "x loses no AUC (95 % interval 0.0000 to +0.0010)"),
         (candidate(-0.00499, 0.001, "holds"), "at most 0.00499 AUC"),
         (candidate(0.001, 0.002, "holds"), "x loses no AUC"),
         (candidate(0.0, 0.0, "holds"), "exactly the reference's AUC"),
@@ -385,7 +415,25 @@ def candidate(low: float, high: float, verdict: str, needed: int | None = None) 
     ],
 )
 def test_sentence(values: dict[str, Any], said: str) -> None:
-    assert said in sentence(values, 0.005)
+    assert said in said_of(values)
+
+
+def test_what_a_sentence_says_of_scores() -> None:
+    dead = candidate(0.4, 0.6, "fails") | {"dead": True, "score_range": [0.5, 0.5]}
+    assert "x is dead: it gives all faces one score (0.5000 to 0.5000)" in said_of(dead)
+    loose = {"concordance": {"estimate": 0.6, "low": 0.5, "high": 0.7}}
+    far = said_of(candidate(-0.001, 0.001, "fails") | loose)
+    assert "x does not follow the reference" in far
+    assert "is 0.600 (95 % interval 0.500 to 0.700), and 0.9 is required" in far
+    assert "20 of 40 decisions change" in far
+    near = said_of(candidate(-0.001, 0.001, "undecided") | loose)
+    assert near.startswith("x loses no more AUC than allowed, but the concordance")
+    blind = said_of(candidate(-0.001, 0.001, "uninformative"))
+    assert "not shown to tell real from fake" in blind
+    assert "0.4500 to 0.5900" in blind
+    few = said_of(candidate(-0.001, 0.001, "undecided"), few=True)
+    assert "at least 10 independent groups of each class" in few
+    assert "1 real and 2 fake" in few
 
 
 @pytest.mark.parametrize(
@@ -410,11 +458,11 @@ def test_nothing_is_said_of_an_int8_engine_that_is_faster(report: dict[str, Any]
         found["verdict"] = "faster"
     assert speed_notes(fast) == []
     (said,) = speed_notes(report)
-    assert said.startswith("onnxruntime-int8 is no faster than onnxruntime-fp32: ")
-    assert "(1.38 times as long, 95 % interval 1.3" in said
-    fast["candidates"][0]["speed"][0]["verdict"] = "undecided"
+    assert said.startswith("onnxruntime-int8 is slower than onnxruntime-fp32: ")
+    assert "it takes 1.38 times as long at batch 1 (95 % interval 1.3" in said
+    fast["candidates"][0]["speed"][0]["verdict"] = "inconclusive"
     (said,) = speed_notes(fast)
-    assert said.startswith("onnxruntime-fp32 is not shown to be faster than torch: 8.")
+    assert said.startswith("onnxruntime-fp32 is not shown to be faster than torch: it")
 
 
 def test_a_noisy_clock_is_told(report: dict[str, Any]) -> None:

@@ -248,7 +248,9 @@ def test_overflow_of_float16(half, batches):
     assert verdict.first.layer.name == "Conv_7:backbone.blocks.0.0.conv_pw"
     assert verdict.first.own.not_finite > 0
     assert verdict.first.computes_in == "fp16"
-    png = cv2.imdecode(np.frombuffer(draw_layers(found, verdict, 0.02, "t"), np.uint8), 1)
+    png = cv2.imdecode(
+        np.frombuffer(draw_layers(found, verdict, 0.02, "folder:a$\\x^$"), np.uint8), 1
+    )
     assert png.shape[0] > 300
 
 

@@ -90,7 +90,7 @@ def test_predict(parsed, workspace, crops):
     assert code == 0
     assert value.keys() == {
         "engine", "threshold", "crop", "detector", "rule", "ms_per_frame", "files", "skipped",
-        "resumed", "scores", "frames",
+        "left_out", "resumed", "scores", "frames",
     }  # fmt: skip
 
 

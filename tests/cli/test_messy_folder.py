@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from pathlib import Path
 
 import cv2
@@ -175,3 +176,41 @@ def test_what_lpx_drew_is_no_face(lpx, workspace, crops, monkeypatch):
     assert len(list(Path("lpx-out/predictions").iterdir())) == 10
     ran = lpx("build", "--int8", "--target", "onnxruntime", "--faces", ".")
     assert "calibrated on 8 faces of folder:." in ran.out
+
+
+def test_predict_finds_pictures_of_every_kind_and_names_what_it_leaves_out(lpx, workspace, crops):
+    """Links, other suffixes, a picture behind a hidden folder, and one that OpenCV cannot read."""
+    photos, elsewhere = Path("photos"), Path("elsewhere")
+    photos.mkdir()
+    elsewhere.mkdir()
+    face = cv2.imread(str(crops / "real/0.png"))
+    for name in ("a.png", "b.gif", "c.jp2", "d.ppm"):
+        cv2.imwrite(str(photos / name), face)
+    (photos / "e.JFIF").write_bytes(cv2.imencode(".jpg", face)[1].tobytes())
+    cv2.imwrite(str(elsewhere / "f.png"), face)
+    (photos / "link").symlink_to("../elsewhere")
+    (photos / ".ipynb_checkpoints").mkdir()
+    cv2.imwrite(str(photos / ".ipynb_checkpoints/a.png"), face)
+    (photos / "g.heic").write_bytes(b"x")
+    said = "Left out: 1 hidden folder (.ipynb_checkpoints); 1 file ending in .heic (g.heic)."
+    names = {"a.png", "b.gif", "c.jp2", "d.ppm", "e.JFIF", "link/f.png"}
+    ran = lpx("predict", "photos", "--no-overlay", "--json")
+    assert ran.code == 0, ran.err
+    found = json.loads(ran.out)
+    assert {file["file"] for file in found["files"]} == names
+    assert [(one["what"], one["names"]) for one in found["left_out"]] == [
+        ("hidden folder", [".ipynb_checkpoints"]),
+        ("file ending in .heic", ["g.heic"]),
+    ]
+    assert f"warning: {said}" in ran.err
+    ran = lpx("predict", "photos", "--no-overlay", "--crops")
+    assert ran.code == 0, ran.err
+    assert f"note: {said}" in ran.err
+    assert set(re.findall(r"  (\S+)$", ran.out, re.M)) >= names
+
+
+def test_build_says_what_of_the_faces_is_left_out(lpx, workspace, crops):
+    (crops / "real/x.heic").touch()
+    ran = lpx("build", "--fp32", "--int8", "--target", "onnxruntime", "--faces", "crops")
+    assert ran.code == 0, ran.err
+    assert "note: Left out: 1 file ending in .heic (real/x.heic)." in ran.err

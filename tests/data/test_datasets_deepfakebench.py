@@ -94,6 +94,9 @@ def test_same_named_videos_of_methods_stay_apart(bench):
         ("datasets/", False),
         ("F:/some one/data sets/", False),
         ("F:\\daten\\Größe\\", True),
+        ("/home/some one/data/", False),
+        ("/mnt/data/", True),
+        (r"\\server\share\data\\"[:-1], True),
     ],
 )
 @pytest.mark.parametrize("below", ["", "rgb", "datasets/rgb", HOME])
@@ -134,17 +137,18 @@ def test_the_folder_of_a_lone_video_is_no_prefix(tmp_path):
         opened(path, tmp_path / "crops")
 
 
-def test_an_absolute_path_must_lie_below_a_root(bench):
+def test_an_absolute_path_never_leads_out_of_the_root(bench):
     path, root = bench
     write(path, ffpp(prefix=f"{root}/"))
     assert len(opened(path, root, strict=True).videos) == 6
-    write(path, ffpp(prefix="/etc/"))
-    with pytest.raises(LpxError, match="leaves the data set's root") as caught:
-        opened(path, root)
-    assert "/etc/FaceForensics++" in str(caught.value)
+    table = ffpp()
+    table[HOME]["FF-DF"]["test"]["c23"]["953_974"]["frames"].append("/etc/passwd")
+    videos = opened(write(path, table), root)
+    assert videos.missing == (f"{HOME}/FF-DF/c23/953_974/passwd",)
+    assert all(frame.is_relative_to(root) for v in videos.videos for frame in v.frames)
 
 
-@pytest.mark.parametrize("bad", ["../x.png", r"FaceForensics++\..\..\x.png", "/etc/passwd"])
+@pytest.mark.parametrize("bad", ["../x.png", r"FaceForensics++\..\..\x.png", "/etc/../passwd"])
 @pytest.mark.parametrize("field", ["frames", "masks"])
 def test_paths_that_leave_the_root_are_refused_and_named(bench, bad, field):
     path, root = bench
@@ -244,10 +248,63 @@ def test_every_published_label_has_its_side(tmp_path):
 
 def test_an_unknown_label_is_named_with_the_known(bench):
     path, root = bench
-    write(path, {"new": {"new_fake": {"train": {}, "val": {}, "test": {}}}})
-    with pytest.raises(LpxError, match="unknown label 'new_fake'") as caught:
-        opened(path, root)
-    assert "FF-DF, FF-F2F" in str(caught.value)
+    for label in ("FF-XY", "surreal", "DFDCP_FakeC"):
+        write(path, {"new": {label: {"train": {}, "val": {}, "test": {}}}})
+        with pytest.raises(LpxError, match=f"unknown label '{label}'") as caught:
+            opened(path, root)
+        assert "X_Real and X_Fake of any X, and FF-real, FF-DF, FF-F2F" in str(caught.value)
+
+
+def df40(sets):
+    """A file of DF40 with a real and a fake video in each set."""
+    return {
+        name: {
+            f"{label}_{kind}": {
+                "test": {video: entry(f"{label}_{kind}", f"DF40/{name}/{kind}/{video}")}
+            }
+            for kind, video in zip(("Real", "Fake"), videos, strict=True)
+        }
+        for name, (label, *videos) in sets.items()
+    }
+
+
+def test_sets_of_df40_name_the_method_whatever_their_labels_say(tmp_path):
+    """The published `simswap_ff` has the labels `roop_Real` and `roop_Fake`."""
+    table = df40(
+        {
+            "simswap_ff": ("roop", "000", "000_003"),
+            "uniface_cdf": ("uniface", "id0_0001", "id0_id1_0001"),
+            "sd2.1_ff": ("sd2.1", "001", "001"),
+            "MidJourney": ("MidJourney", "a", "b"),
+            "whichisreal": ("whichisreal", "c", "d"),
+        }
+    )
+    path = write(tmp_path / "DF40.json", table)
+    videos = opened(path, put(tmp_path, table), strict=True).videos
+    assert [(v.method, v.label, v.identities) for v in videos] == [
+        ("real", 0, ("000",)),
+        ("simswap", 1, ("000", "003")),
+        ("real", 0, ("id0",)),
+        ("uniface", 1, ("id0", "id1")),
+        ("real", 0, ("001",)),
+        ("sd2.1", 1, ("001",)),
+        ("real", 0, ()),
+        ("MidJourney", 1, ()),
+        ("real", 0, ()),
+        ("whichisreal", 1, ()),
+    ]
+    chosen = opened(path, tmp_path, methods=("simswap",)).videos
+    assert {video.method for video in chosen} == {"real", "simswap"}
+
+
+def test_a_label_by_rule_that_contradicts_is_refused(tmp_path):
+    table = df40({"simswap_ff": ("simswap", "000", "000_003")})
+    put(tmp_path, table)
+    for label in ("simswap_Fake", "fake", 1):
+        table["simswap_ff"]["simswap_Real"]["test"]["000"]["label"] = label
+        path = write(tmp_path / "simswap_ff.json", table)
+        with pytest.raises(LpxError, match=f"'000' below simswap_Real has the label '{label}'"):
+            opened(path, tmp_path)
 
 
 def test_a_label_inside_that_contradicts_is_refused(bench):

@@ -104,8 +104,8 @@ def test_a_damaged_csv_is_named(dfdc, text, what):
 
 
 def test_metadata_that_leaves_the_root_is_refused(dfdc):
-    write(dfdc / "dfdc_train_part_2" / "metadata.json", {"/etc/x.mp4": METADATA["aa.mp4"]})
-    with pytest.raises(LpxError, match=r"'/etc/x\.mp4' leaves the data set's root"):
+    write(dfdc / "dfdc_train_part_2" / "metadata.json", {"/../x.mp4": METADATA["aa.mp4"]})
+    with pytest.raises(LpxError, match=r"'/\.\./x\.mp4' leaves the data set's root"):
         open_videos("dfdc", root=dfdc)
 
 
@@ -185,7 +185,7 @@ def test_a_damaged_entry_of_the_preview_is_named(dfdcp, name, change):
         open_videos("dfdcp", root=dfdcp)
 
 
-@pytest.mark.parametrize("name", ["../x.mp4", r"method_A\..\..\x.mp4", "/method_A/x.mp4"])
+@pytest.mark.parametrize("name", ["../x.mp4", r"method_A\..\..\x.mp4", "/method_A/../x.mp4"])
 def test_entries_of_the_preview_that_leave_the_root_are_refused(dfdcp, name):
     write(dfdcp / "dataset.json", {name: {"label": "fake", "set": "test"}})
     with pytest.raises(LpxError, match="leaves the data set's root"):

@@ -96,6 +96,24 @@ def test_frame_dumps_stand_in_for_videos(tmp_path):
     assert second.path.suffix == ".mp4"
 
 
+def test_frames_in_place_of_videos_are_named_with_the_way_that_works(tmp_path):
+    names = [
+        name.replace("/videos/", "/frames/").removesuffix(".mp4")
+        for name in ffpp_names(TEST, ["Deepfakes"])
+    ]
+    touch(tmp_path, *(f"{name}/{frame:03d}.png" for name in names for frame in range(2)))
+    ffpp_splits(tmp_path, test=TEST)
+    asked = {"root": tmp_path, "split": "test", "methods": ("Deepfakes",)}
+    with pytest.raises(LpxError, match="no video of ffpp-c23 is on disk") as caught:
+        open_videos("ffpp-c23", **asked)
+    assert "original_sequences/youtube/c23/frames" in caught.value.fix
+    assert "deepfakebench:FILE.json" in caught.value.fix
+    # The other way that the hint names.
+    for frames in list(tmp_path.glob("*/*/c23/frames")):
+        frames.rename(frames.with_name("images"))
+    assert len(open_videos("ffpp-c23", strict=True, **asked).videos) == 4
+
+
 @pytest.mark.parametrize("place", ["masks/videos", "masks", "masks/any/depth"])
 def test_masks_have_no_compression_level(root, place):
     touch(root, f"manipulated_sequences/Deepfakes/{place}/953_974.mp4")

@@ -58,6 +58,12 @@ def test_what_is_not_json_is_named(tmp_path, data):
         read_json(path)
 
 
+def test_a_name_that_stands_twice_is_refused(tmp_path):
+    path = write(tmp_path / "metadata.json", '{"a.mp4": {"label": "FAKE"}, "a.mp4": {}}')
+    with pytest.raises(LpxError, match=r"metadata\.json names 'a\.mp4' more than once"):
+        read_json(path)
+
+
 def test_another_encoding_is_named(tmp_path):
     path = tmp_path / "list.txt"
     path.write_bytes("Größe".encode("latin-1"))
@@ -81,12 +87,19 @@ def test_csv_rows_know_their_lines(tmp_path):
     assert read_csv(path, ("filename", "label")) == [(2, ("a.mp4", "1")), (3, ("b.mp4", "0"))]
 
 
+def test_csv_rows_are_the_same_however_they_are_separated(tmp_path):
+    for mark in ";\t|":
+        text = f"label{mark}filename\n1{mark}a, b.mp4\n"
+        path = write(tmp_path / "labels.csv", text)
+        assert read_csv(path, ("filename", "label")) == [(2, ("a, b.mp4", "1"))]
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
     [
         ("a.mp4,1\n", "no column filename, label"),
         ("", "no column filename, label"),
-        ("filename,label\na.mp4,1\nb.mp4\n", "line 3"),
+        ("filename,label\na.mp4,1\nb.mp4\n", "line 3 has 1 cell for 2 columns"),
         ("filename,label\n,1\n", "line 2"),
     ],
 )
@@ -105,6 +118,10 @@ def test_csv_without_columns_or_fields(tmp_path, text, what):
         ("d:/data/a.png", "data/a.png"),
         ("  ünï/é.png ", "ünï/é.png"),
         ("a/..b/c..png", "a/..b/c..png"),
+        ("/home/me/data/a.png", "home/me/data/a.png"),
+        (r"\\server\share\data\a.png", "data/a.png"),
+        ("//server/share/data/a.png", "data/a.png"),
+        (r"\\?\C:\data\a.png", "data/a.png"),
     ],
 )
 def test_paths_of_lists(text, path):
@@ -117,8 +134,8 @@ def test_paths_of_lists(text, path):
         "../a.png",
         "a/../../b.png",
         r"a\..\..\b.png",
-        "/etc/passwd",
-        r"\\server\share\a.png",
+        "/../a.png",
+        r"\\server\share\..\a.png",
         r"C:\..\a.png",
         "..",
         "a\0b",
@@ -146,15 +163,20 @@ def test_no_path_of_a_list_ever_leaves_the_root(text):
     assert os.path.normpath(f"/base/{path}").startswith("/base/")
 
 
-def test_videos_are_found_below_a_folder_but_not_behind_links(tmp_path):
+def test_videos_are_found_below_a_folder_and_behind_links(tmp_path_factory):
+    tmp_path, elsewhere = tmp_path_factory.mktemp("set"), tmp_path_factory.mktemp("disk")
     touch(tmp_path, "b/y.MP4", "a/x.mp4", "a/.hidden.mp4", "a/x.txt", "a/more/z.avi", "b/x.mp4")
+    touch(tmp_path, ".trash/gone.mp4", "@eaDir/thumb.mp4")
+    touch(elsewhere, "far.wmv")
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    (tmp_path / "b" / "disk").symlink_to(elsewhere)
     (tmp_path / "self").symlink_to(tmp_path / "self")
     found = index_videos(tmp_path)
     assert {stem: str(path.relative_to(tmp_path)) for stem, path in found.items()} == {
         "x": "a/x.mp4",
         "z": "a/more/z.avi",
         "y": "b/y.MP4",
+        "far": "b/disk/far.wmv",
     }
     assert list(index_folders(tmp_path)) == ["a", "b"]
     assert index_videos(tmp_path / "no") == index_folders(tmp_path / "no") == {}

@@ -4,9 +4,12 @@ import os
 import shutil
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from lpx.data.demo_set import folder as demo_folder
+from lpx.data.face_csv import means_real
 from lpx.data.folder_set import folder_set
 from lpx.data.sets import open_set
 from lpx.errors import LpxError
@@ -78,7 +81,9 @@ def test_nothing_to_find(crops, where):
 def test_labels(crops, labels):
     faces = with_csv(crops, f"file,label\nreal/a.png,{labels[0]}\nfake/d.webp,{labels[1]}\n")
     assert listed(faces) == [("real/a.png", 0, "real"), ("fake/d.webp", 1, "fake")]
-    assert faces.note == ""
+    assert faces.note == (
+        "2 images that faces.csv does not list are left out: fake/swap/c.png, real/b.JPG."
+    )
 
 
 def test_every_column(crops):
@@ -124,9 +129,9 @@ def test_missing_files_are_counted_and_named(crops):
     names = "".join(f"gone{i}.png,1\n" for i in range(5))
     faces = with_csv(crops, f"file,label\nreal/a.png,0\n{names}")
     assert listed(faces) == [("real/a.png", 0, "real")]
-    assert faces.note == (
+    assert faces.note.startswith(
         "5 of 6 files that faces.csv lists do not exist and are left out: gone0.png, gone1.png, "
-        "gone2.png and 2 more."
+        "gone2.png and 2 more. 3 images that faces.csv does not list are left out: "
     )
 
 
@@ -149,20 +154,268 @@ def test_csv_that_is_wrong(crops, text, said):
     assert caught.value.fix
 
 
-@pytest.mark.parametrize("data", [b"file,label\n\xff\xfe.png,1\n", "file,label\n".encode("utf-16")])
-def test_csv_in_another_encoding(crops, data):
+ROWS = "file,label,split\nreal/a.png,0,train\nfake/Zoë – é.png,1,test\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_csv_in_any_encoding_of_unicode(crops, encoding):
+    (crops / "fake/Zoë – é.png").write_bytes(b"x")
+    faces = with_csv(crops, ROWS, encoding)
+    assert listed(faces) == [("real/a.png", 0, "real"), ("fake/Zoë – é.png", 1, "fake")]
+    assert faces.splits() == ("train", "test")
+    assert "Windows-1252" not in faces.note
+
+
+def test_csv_in_the_encoding_of_windows(crops):
+    (crops / "fake/Zoë – é.png").write_bytes(b"x")
+    faces = with_csv(crops, ROWS, "cp1252")
+    assert [f.name for f in faces.faces] == ["real/a.png", "fake/Zoë – é.png"]
+    assert "faces.csv is not in UTF-8; it was read as Windows-1252." in faces.note
+    # Where names of files do not bear it out, it is no longer taken for granted.
+    (crops / "fake/Zoë – é.png").unlink()
+    with pytest.raises(LpxError, match=r"line 3 names fake/Zoë – é\.png, which"):
+        folder_set(crops)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"file,label\nreal/a.png,0\nfake/\x81.png,1\n",
+        b"file,label\nreal/a.png,0\nfake/d\0.webp,1\n",
+        b"file,label\nreal/a.png,0\nfake/d.webp,1\0\n",
+        b'file,label\nreal/a.png,0\n"fake/d.webp,1\n',
+        b'file,label\nreal/a.png,0\n"fake/d.webp"x,1\n',
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_its_line(crops, data):
     (crops / "faces.csv").write_bytes(data)
+    with pytest.raises(LpxError, match=r"faces\.csv line 3 cannot be read"):
+        folder_set(crops)
+
+
+@pytest.mark.parametrize(
+    ("mark", "before"),
+    [
+        (",", ""),
+        (";", ""),
+        ("\t", ""),
+        ("|", ""),
+        (",", "\n  \n"),
+        (",", "# made by hand, in May\n"),
+        (";", "sep=;\n"),
+        ("\t", "sep=\t\n"),
+        (";", "# file: where; label: what\n\n"),
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_every_way_of_writing_a_table_gives_the_same_set(crops, mark, before, end):
+    rows = (
+        ("File", " Label ", "Video", "Identity", "Split"),
+        ("real/a.png", "0", '"v1"', "ann", "train"),
+        ("fake/d.webp", "1", '"v; 2"', '"ann;bob"', "Testing"),
+    )
+    text = before + "\n".join(mark.join(row) for row in rows) + "\n# the end\n\n"
+    faces = with_csv(crops, text.replace("\n", end))
+    assert listed(faces) == [("real/a.png", 0, "real"), ("fake/d.webp", 1, "fake")]
+    assert faces.videos() == ("v1", "v; 2")
+    assert [f.identities for f in faces.faces] == [("ann",), ("ann", "bob")]
+    assert faces.splits() == ("train", "test")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("real/a.png,0\nfake/d.webp,1\n", "line 1 has no column file"),
+        ("real/a.png;0;v\n", "line 1 has no column file"),
+        ('"file,label"\n"real/a.png,0"\n', "line 1 has no column file"),
+        ("", "line 1 has no column file"),
+        ("# c\nfilename,label\n", "line 2 has no column file"),
+        ("file,label,label\n", "line 1 names the column 'label' more than once"),
+        ("file,label,video_id\nreal/a.png,0,v\n", "line 1 names the column 'video_id'"),
+        ("file,label,Splits\nreal/a.png,0,v\n", "line 1 names the column 'splits'"),
+        ("file,labels\nreal/a.png,0\n", "line 1 names the column 'labels'"),
+        ("file,label,idenity\nreal/a.png,0,v\n", "line 1 names the column 'idenity'"),
+        ("file,label\nreal/a.png\n", "line 2 has 1 cell for 2 columns: real/a.png"),
+        ("file,label\nreal/a.png,0\nreal/b, c.png,0\n", "line 3 has 3 cells for 2 columns"),
+        ("file,label,method\nreal/a.png,,real2fake\n", "line 2 has the method 'real2fake'"),
+        ("file,label,method\nreal/a.png,1,YouTube-real\n", "'1' and the method 'YouTube-real'"),
+    ],
+)
+def test_nothing_in_a_table_is_passed_over(crops, text, said):
+    with pytest.raises(LpxError) as caught:
+        with_csv(crops, text)
+    assert said in caught.value.what
+    assert caught.value.fix
+
+
+def test_other_columns_and_rows_without_a_split_are_noted(crops):
+    faces = with_csv(
+        crops,
+        ",file,label,age,split,\n"
+        "0,real/a.png,0.0,31,training,\n1,real/b.JPG,nan,,,\n2,fake/d.webp,1.0,7,valid\n,,,,,\n",
+    )
+    assert [f.label for f in faces.faces] == [0, None, 1]
+    assert faces.splits() == ("train", "", "val")
+    assert faces.note.startswith(
+        "faces.csv: columns ignored: age. 1 of 3 faces name no split and are in none of the "
+        "splits: real/b.JPG."
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "real"),
+    [
+        *(
+            (name, True)
+            for name in (
+                "real",
+                "REAL",
+                "original",
+                "Originals",
+                "YouTube-real",
+                "Celeb-real",
+                "CelebReal",
+                "FF-real",
+                "DFDC_Real",
+                "original_sequences",
+                "pristine",
+                "youtube",
+                "actors",
+                "bona-fide",
+                "real_c23",
+                "bonafide",
+            )
+        ),
+        *(
+            (name, False)
+            for name in (
+                "FaceSwap",
+                "Deepfakes",
+                "RealNVP",
+                "RealVisXL",
+                "surreal",
+                "Celeb-synthesis",
+                "fake",
+                "realistic",
+            )
+        ),
+        *(
+            (name, None)
+            for name in (
+                "real2fake",
+                "not_original",
+                "fake-real",
+                "un-real",
+                "a real one",
+                "Real-ESRGAN",
+            )
+        ),
+    ],
+)
+def test_methods_that_mean_real(method, real):
+    assert means_real(method) is real
+
+
+def test_methods_that_mean_real_have_the_label_0(crops):
+    faces = with_csv(
+        crops,
+        "file,method\nreal/a.png,YouTube-real\nreal/b.JPG,original\nfake/d.webp,FaceSwap\n",
+    )
+    assert listed(faces) == [
+        ("real/a.png", 0, "real"),
+        ("real/b.JPG", 0, "real"),
+        ("fake/d.webp", 1, "FaceSwap"),
+    ]
+    assert "methods that count as real: YouTube-real, original." in faces.note
+    faces = with_csv(crops, "file,label,method\nreal/a.png,0,youtube\nfake/d.webp,1,youtube\n")
+    assert listed(faces) == [("real/a.png", 0, "real"), ("fake/d.webp", 1, "youtube")]
+
+
+def test_csv_without_labels_keeps_what_it_says_and_folders_label(crops):
+    faces = with_csv(crops, "file;video;split\nreal/a.png;v1;train\nfake/d.webp;v2;test\n")
+    assert listed(faces) == [("real/a.png", 0, "real"), ("fake/d.webp", 1, "fake")]
+    assert (faces.videos(), faces.splits()) == (("v1", "v2"), ("train", "test"))
+
+
+def test_labels_against_their_folders_are_noted(crops):
+    faces = with_csv(crops, "file,label\nreal/a.png,1\nfake/d.webp,0\n")
+    assert [f.label for f in faces.faces] == [1, 0]
+    assert "2 of 2 files are labelled otherwise than the folder" in faces.note
+
+
+def test_csv_in_any_case_of_its_name_but_only_one(crops):
+    (crops / "Faces.CSV").write_text("file,label\nfake/d.webp,0\n")
+    assert listed(folder_set(crops)) == [("fake/d.webp", 0, "real")]
+    (crops / "faces.csv").write_text("file,label\nfake/d.webp,1\n")
+    with pytest.raises(LpxError, match=r"holds Faces\.CSV and faces\.csv"):
+        folder_set(crops)
+
+
+@pytest.mark.parametrize("kind", ["folder", "link to nothing"])
+def test_csv_that_is_no_file_is_refused(crops, kind):
+    path = crops / "faces.csv"
+    path.mkdir() if kind == "folder" else path.symlink_to("gone.csv")
     with pytest.raises(LpxError, match=r"faces\.csv cannot be read"):
         folder_set(crops)
 
 
+def test_tables_of_other_names_are_not_read_and_that_is_said(crops):
+    (crops / "labels.xlsx").touch()
+    assert folder_set(crops).note == (
+        "Not read, as labels are read from faces.csv alone: labels.xlsx."
+    )
+
+
+def test_what_is_beside_and_below_is_named(crops):
+    for name in ("Deepfakes/0.png", "real/.ipynb_checkpoints/a.png", "real/x.heic", "0.png"):
+        (crops / name).parent.mkdir(exist_ok=True)
+        (crops / name).write_bytes(b"x")
+    faces = folder_set(crops)
+    assert len(faces.faces) == 4
+    assert faces.note == (
+        "Left out: 1 hidden folder (real/.ipynb_checkpoints); 1 file ending in .heic "
+        "(real/x.heic). Only real/ and fake/ were searched, not what is beside them: Deepfakes/, "
+        "0.png."
+    )
+    assert "Deepfakes" not in folder_set(crops, skip=(crops / "Deepfakes",)).note
+
+
+@pytest.mark.parametrize("names", [("Real", "FAKE"), ("REAL", "Fake")])
+def test_real_and_fake_in_any_case(crops, names):
+    for name in names:
+        (crops / name.lower()).rename(crops / name)
+    assert [f.label for f in folder_set(crops).faces] in ([0, 0, 1, 1], [1, 1, 0, 0])
+
+
+@pytest.mark.parametrize("inner", ["fake/real", "fake/Original", "real/fake"])
+def test_a_folder_of_the_other_class_is_refused(crops, inner):
+    (crops / inner).mkdir()
+    (crops / inner / "x.png").write_bytes(b"x")
+    with pytest.raises(LpxError, match=f"{inner} contradicts itself"):
+        folder_set(crops)
+
+
+@pytest.mark.parametrize("inner", ["fake/youtube", "fake/Real-ESRGAN", "real/FakeAVCeleb"])
+def test_a_folder_that_only_sounds_like_the_other_class_is_taken(crops, inner):
+    (crops / inner).mkdir()
+    (crops / inner / "x.png").write_bytes(b"x")
+    assert len(folder_set(crops).faces) == 5
+
+
+def test_prepared_faces_without_their_manifest_are_no_plain_folder(crops):
+    (crops / "journal.jsonl").touch()
+    with pytest.raises(LpxError, match=r"but no manifest\.json that can be read"):
+        open_set(str(crops), "all")
+
+
 def test_csv_of_landmarked_faces_labels_nothing(tmp_path):
-    """The format that training reads, as the demo folder has it: images are found as ever."""
+    """The format that training reads, as the demo folder has it."""
     shutil.copytree(demo_folder(), tmp_path / "demo")
     faces = folder_set(tmp_path / "demo")
     assert listed(faces) == [
-        (name, None, "unknown") for name in ("biden.png", "collins.png", "obama_2012.png")
+        (name, None, "unknown") for name in ("collins.png", "obama_2012.png", "biden.png")
     ]
+    assert faces.identities() == ("biden", "collins", "obama")
 
 
 def test_splits_of_a_csv_are_those_that_are_asked_for(crops):
@@ -182,3 +435,24 @@ def test_name_that_is_not_utf8_can_be_printed_and_read(crops):
     face = next(f for f in folder_set(crops).faces if "latin" in f.name)
     assert face.name.encode() == "real/latin-\N{REPLACEMENT CHARACTER}.png".encode()
     assert face.source.path.read_bytes() == b"x"
+
+
+def test_numbered_images_in_a_folder_of_their_own_are_frames_of_one_video(tmp_path):
+    """A handful of videos must not pass for hundreds of independent faces."""
+    names = [
+        *(f"real/{video}/{frame:04d}.png" for video in ("953", "954") for frame in range(3)),
+        *("real/anna.png", "real/portraits/ben.png"),
+        *(f"fake/Deepfakes/953_954/frame_{frame}.png" for frame in range(2)),
+        *("fake/FaceSwap/0001.png", "fake/FaceSwap/0002.png"),
+    ]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), np.zeros((8, 8, 3), np.uint8))
+    found = folder_set(tmp_path)
+    videos = {face.name: face.video for face in found.faces}
+    assert videos["real/953/0000.png"] == videos["real/953/0002.png"] == "real/953"
+    assert videos["real/954/0001.png"] == "real/954"
+    assert videos["fake/Deepfakes/953_954/frame_1.png"] == "fake/Deepfakes/953_954"
+    single = ("real/anna.png", "real/portraits/ben.png", "fake/FaceSwap/0001.png")
+    assert all(videos[name] == name for name in single)
+    assert "7 videos and single images" in found.note

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lpx.data import decode
 from lpx.data.decode import UnreadableImageError, read_image
-from lpx.data.image_header import image_size
+from lpx.data.image_header import image_size, is_animated
 
 SIDES = [(1, 1), (7, 300), (300, 7), (640, 481)]
 FORMATS = {
@@ -37,6 +37,74 @@ def test_size_is_what_decoding_gives(kind, size, channels):
     image = np.random.default_rng(0).integers(0, 256, (size[1], size[0], channels), np.uint8)
     data = cv2.imencode(suffix, image, options)[1].tobytes()
     assert image_size(data) == size
+
+
+@pytest.mark.parametrize("size", [(64, 48), (40, 300), (640, 481)], ids=str)
+@pytest.mark.parametrize("suffix", [".gif", ".jp2", ".j2k", ".avif", ".ppm", ".pgm", ".pbm"])
+def test_sizes_of_formats_that_opencv_may_be_built_without(tmp_path, suffix, size):
+    assert suffix in decode.SUFFIXES
+    image = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    image = image[..., 0] if suffix in (".pgm", ".pbm") else image
+    data = cv2.imencode(suffix.replace("j2k", "jp2"), image)[1].tobytes()
+    # A bare code stream is what a .jp2 holds in its last box.
+    data = data[data.index(b"\xff\x4f\xff\x51") :] if suffix == ".j2k" else data
+    assert image_size(data) == size
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(data)
+    assert read_image(path).shape == (size[1], size[0], 3)
+    path.write_bytes(data[:20])
+    with pytest.raises(UnreadableImageError):
+        read_image(path)
+
+
+def test_netpbm_with_comments_between_its_numbers():
+    assert image_size(b"P5\n# made by hand # or not\n 7 # wide\n300\n255\n" + bytes(9)) == (7, 300)
+
+
+def gif(count, suffix=".gif"):
+    """A GIF, or another, of 16 x 16 pixels with this many pictures."""
+    animation = cv2.Animation()
+    animation.frames = [np.full((16, 16, 3), 40 * i, np.uint8) for i in range(count)]
+    animation.durations = [100] * count
+    return cv2.imencodeanimation(suffix, animation)[1].tobytes()
+
+
+def test_gif_that_moves():
+    still = cv2.imencode(".gif", np.zeros((16, 16, 3), np.uint8))[1].tobytes()
+    assert [is_animated(data) for data in (still, gif(2), gif(5))] == [False, True, True]
+    assert not any(is_animated(gif(1)[:end]) for end in range(len(gif(1))))
+    png = cv2.imencode(".png", np.zeros((16, 16, 3), np.uint8))[1].tobytes()
+    assert [is_animated(data) for data in (png, gif(3, ".apng"))] == [False, True]
+    assert not is_animated(b"\x89PNG\r\n\x1a\n" + bytes(40))
+
+
+@pytest.mark.parametrize("box", [b"\0\0\0\x09irot\1", b"\0\0\0\x09irot\2", b"\0\0\0\x09imir\0"])
+def test_avif_that_is_to_be_turned_is_refused(tmp_path, box):
+    """OpenCV does not turn it: a face would be scored lying on its side."""
+    data = cv2.imencode(".avif", np.zeros((64, 96, 3), np.uint8))[1].tobytes()
+    path = tmp_path / "x.avif"
+    path.write_bytes(with_property(data, b"\0\0\0\x09irot\0"))
+    assert read_image(path).shape == (64, 96, 3)
+    path.write_bytes(with_property(data, box))
+    with pytest.raises(UnreadableImageError, match="to be turned or mirrored"):
+        read_image(path)
+
+
+def with_property(avif, box):
+    """An AVIF file with a property more, which none of its items uses: only where it is counts."""
+    grown = bytearray(avif)
+    place = avif.index(b"ipco") - 4
+    end = place + int.from_bytes(avif[place : place + 4], "big")
+    for name in (b"meta", b"iprp", b"ipco"):
+        at = avif.index(name) - 4
+        grown[at : at + 4] = (int.from_bytes(avif[at : at + 4], "big") + len(box)).to_bytes(
+            4, "big"
+        )
+    grown[end:end] = box
+    # Where the pixels are is counted from the beginning of the file.
+    at = grown.index(b"mdat") + 4
+    grown = grown.replace((at - len(box)).to_bytes(4, "big"), at.to_bytes(4, "big"), 1)
+    return bytes(grown)
 
 
 def test_webp_with_alpha_and_a_canvas():
@@ -131,7 +199,7 @@ def test_pipe_and_device_do_not_hang(tmp_path):
 
 def test_format_that_lpx_does_not_read(tmp_path):
     path = tmp_path / "picture.png"
-    path.write_bytes(b"P6 4 4 255\n" + bytes(48))
+    path.write_bytes(b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 4 +X 4\n" + bytes(64))
     with pytest.raises(UnreadableImageError, match="not an image"):
         read_image(path)
 

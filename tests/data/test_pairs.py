@@ -117,6 +117,83 @@ def test_load_damaged_landmarks(folder, tmp_path, damage):
         load_landmarked(tmp_path)
 
 
+def saved(path, **changed):
+    """Landmarks of three faces, some arrays of which are others."""
+    names = [f"{name}_0.png" for name in ("ann", "bob", "cem")]
+    arrays = {"files": np.array(names), "points": np.zeros((3, 40, 2), np.float32)}
+    np.savez_compressed(path, **(arrays | changed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"points": np.zeros((3, 40, 3))}, "expected float32 [3, P, 2]"),
+        ({"points": np.zeros((3, 80))}, "expected float32 [3, P, 2]"),
+        ({"points": np.zeros((40, 3, 2))}, "expected float32 [3, P, 2]"),
+        ({"points": np.full((3, 40, 2), "x")}, "expected float32 [3, P, 2]"),
+        ({"points": np.full((3, 40, 2), np.nan)}, "landmarks of ann_0.png are not finite"),
+        ({"files": np.array(["ann_0.png", "bob_0.png", "ann_0.png"])}, "ann_0.png more than once"),
+        ({"files": np.array([b"ann_0.png", b"bob_0.png", b"c"])}, "not an array of texts"),
+        ({"files": np.array(["a", None, "c"])}, "allow_pickle"),
+    ],
+)
+def test_landmarks_of_another_shape_are_refused(folder, tmp_path, changed, said):
+    saved(copied(folder, tmp_path) / "landmarks.npz", **changed)
+    with pytest.raises(LpxError, match=r"landmarks\.npz cannot be read") as caught:
+        load_landmarked(tmp_path)
+    assert said in caught.value.why
+
+
+@pytest.mark.parametrize("place", range(60, 800, 53))
+def test_a_flipped_byte_in_landmarks_is_refused_or_harmless(folder, tmp_path, place):
+    path = copied(folder, tmp_path) / "landmarks.npz"
+    data = bytearray(path.read_bytes())
+    data[place] ^= 0xFF
+    path.write_bytes(data)
+    try:
+        faces = load_landmarked(tmp_path)
+    except LpxError:
+        return
+    assert len(faces) == 6
+
+
+def test_an_array_in_place_of_an_archive_is_refused(folder, tmp_path):
+    path = copied(folder, tmp_path) / "landmarks.npz"
+    with path.open("wb") as stream:
+        np.save(stream, np.zeros((6, 40, 2)))
+    with pytest.raises(LpxError, match=r"landmarks\.npz cannot be read"):
+        load_landmarked(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("file,identity\nann_0.png,\n", "line 2 names no identity"),
+        ("file,identity\nann_0.png,ann\n../x.png,bob\n", "line 3 names the file '../x.png'"),
+        ("file,identity,set\nann_0.png,ann,train\n", "line 1 names the column 'set'"),
+        ("file;identity\nann_0.png;ann;x\n", "line 2 has 3 cells for 2 columns"),
+    ],
+)
+def test_a_table_of_faces_that_would_lose_something(folder, tmp_path, text, said):
+    (copied(folder, tmp_path) / "faces.csv").write_text(text)
+    with pytest.raises(LpxError) as caught:
+        load_landmarked(tmp_path)
+    assert said in caught.value.what
+
+
+def test_a_table_of_faces_names_files_that_exist(folder, tmp_path):
+    (copied(folder, tmp_path) / "bob_0.png").unlink()
+    with pytest.raises(LpxError, match=r"bob_0\.png does not exist \(1 faces"):
+        load_landmarked(tmp_path)
+
+
+def test_a_table_of_faces_from_another_program(folder, tmp_path):
+    text = "# portraits\r\nFile;Identity;Split\r\n.\\ann_0.png;ann;Validation\r\n"
+    (copied(folder, tmp_path) / "faces.csv").write_bytes(text.encode("utf-16"))
+    (face,) = load_landmarked(tmp_path)
+    assert (face.path, face.identity, face.split) == (tmp_path / "ann_0.png", "ann", "val")
+
+
 def person(identity, number=0):
     return LandmarkedFace(Path(f"{identity}_{number}.png"), identity, "", landmarks())
 

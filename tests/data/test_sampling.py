@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lpx.data.columns import Columns, encode, encode_identities, pack
 from lpx.data.sampling import quotas, stratified
+from lpx.errors import LpxError
 
 
 def columns(rows):
@@ -143,5 +144,5 @@ def test_identities_survive_coding(rows):
 
 
 def test_unknown_stratum():
-    with pytest.raises(KeyError):
+    with pytest.raises(LpxError, match="by must be one of label, method, split"):
         stratified(columns(ffpp()), 3, ("colour",), 0)

@@ -132,12 +132,17 @@ def test_providers_of_onnxruntime_are_targets_where_it_has_them(install) -> None
         build=False, run=False, reason="onnxruntime has no CUDA provider"
     )
     assert targets(PC, examine(PC))["onnxruntime-tensorrt"] == Target(
-        build=False, run=False, reason="onnxruntime has no Tensorrt provider, no NVIDIA GPU"
+        build=False,
+        run=False,
+        reason="onnxruntime has no Tensorrt provider, no TensorRT, no NVIDIA GPU",
     )
     found = Finding("onnxruntime", "ok", "1.22.0 (Tensorrt, CUDA, CPU)", "")
     gpu = Finding("NVIDIA GPU", "ok", "L4", "")
     usable = targets(L4, (found, gpu))
-    assert usable["onnxruntime-cuda"] == usable["onnxruntime-tensorrt"] == Target(True, True)
+    assert usable["onnxruntime-cuda"] == Target(True, True)
+    assert usable["onnxruntime-tensorrt"] == Target(False, False, "no TensorRT")
+    with_tensorrt = targets(L4, (found, gpu, Finding("TensorRT", "ok", "10.13.0", "")))
+    assert with_tensorrt["onnxruntime-tensorrt"] == Target(True, True)
 
 
 def test_tensorrt_needs_cuda_bindings_to_run(install) -> None:

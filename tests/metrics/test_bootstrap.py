@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from lpx.errors import LpxError
-from lpx.metrics import auc, auc_difference, auc_difference_bootstrap, bootstrap
+from lpx.metrics import (
+    auc,
+    auc_difference,
+    auc_difference_bootstrap,
+    auc_interval,
+    auc_interval_bootstrap,
+    bootstrap,
+)
 
 from .samples import binormal_auc, binormal_pair, labelled
 
@@ -178,3 +185,24 @@ def test_parameters_out_of_range_are_refused(parameter):
 def test_groups_of_another_length_are_refused():
     with pytest.raises(LpxError, match="groups has 1 values"):
         auc_difference_bootstrap([0, 1], [0.1, 0.2], [0.1, 0.2], [0])
+
+
+def test_an_interval_over_groups_is_wider_than_delongs_where_faces_depend():
+    rng = np.random.default_rng(8)
+    groups = np.repeat(np.arange(40), 10)
+    labels = groups % 2
+    scores = 0.8 * labels + rng.normal(size=40)[groups] + 0.1 * rng.normal(size=400)
+    found, independent = (
+        auc_interval_bootstrap(labels, scores, groups),
+        auc_interval(labels, scores),
+    )
+    assert found.estimate == pytest.approx(independent.estimate)
+    assert found.method == "bootstrap"
+    assert found.high - found.low > 2 * (independent.high - independent.low)
+
+
+def test_an_interval_of_a_perfect_separation_counts_groups():
+    groups = np.repeat(np.arange(10), 10)
+    found = auc_interval_bootstrap(groups % 2, groups % 2 + 0.0, groups)
+    assert (found.estimate, found.high, found.method) == (1.0, 1.0, "exact")
+    assert found.low == pytest.approx(0.025 ** (1 / 5))

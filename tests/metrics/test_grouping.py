@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lpx.errors import LpxError
-from lpx.metrics import auc, video_groups, video_scores
+from lpx.metrics import auc, independent_groups, video_groups, video_scores
 
 LABELS = [1, 0, 1, 1, 0, 1]
 METHODS = ["FaceSwap", "real", "Deepfakes", "FaceSwap", "real", "Deepfakes"]
@@ -53,3 +53,20 @@ def test_names_of_another_length_are_refused(name):
         video_scores(SCORES, LABELS, **names)
     with pytest.raises(LpxError, match="values for"):
         video_groups(**names)
+
+
+def test_faces_of_one_person_or_one_video_are_one_group():
+    methods = ["real", "swap", "swap", "real", "real", "real"]
+    videos = ["000", "000_003", "900", "003", "a", "a"]
+    people = ["anna", "anna", "", "ben", "ben", "carl"]
+    # anna is in two videos; ben and carl share the video "a".
+    found = independent_groups(methods, videos, people)
+    assert found[0] == found[1]
+    assert found[3] == found[4] == found[5]
+    assert sorted(set(found.tolist())) == [0, 1, 2]
+
+
+def test_without_people_groups_are_videos():
+    people = [""] * len(METHODS)
+    found = independent_groups(METHODS, VIDEOS, people)
+    assert found.tolist() == video_groups(METHODS, VIDEOS).tolist()

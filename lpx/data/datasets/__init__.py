@@ -73,9 +73,10 @@ def open_videos(
             + "".join(f"\n    {entry}" for entry in missing[:_NAMED])
             + (f"\n    and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""),
             "with --strict nothing may be missing" if videos else "",
-            f"download them: {info.obtained}",
+            listing.hint or f"download them: {info.obtained}",
         )
-    notes = (*listing.notes, *_notes(listing, split), *_one_sided(videos))
+    hints = (f"{listing.hint[:1].upper()}{listing.hint[1:]}.",) if listing.hint and missing else ()
+    notes = (*listing.notes, *hints, *_notes(listing, split), *_one_sided(videos))
     return VideoSet(name, listing.root, videos, missing, " ".join(notes), listing.crop)
 
 

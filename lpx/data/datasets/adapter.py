@@ -7,10 +7,11 @@ import os
 import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
 from lpx.data.videos import VIDEO_SUFFIXES, Video
+from lpx.data.walk import is_hidden, walk
 from lpx.errors import LpxError
 
 SPLITS = ("train", "val", "test")
@@ -44,6 +45,7 @@ class Listing:
         lost: Names of other things that are missing, a list or a frame: (split, name).
         notes: Sentences for the reader of results.
         crop: As `VideoSet.crop`.
+        hint: What to do about what is absent, where it is on disk in another form; else "".
     """
 
     root: Path
@@ -52,6 +54,7 @@ class Listing:
     lost: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     crop: str = ""
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,20 +160,14 @@ def index_videos(folder: Path) -> dict[str, Path]:
 
     Of equal names the first in the order of the folders counts.
 
-    Links to folders below `folder` are not followed: a link back to a parent would never end.
-
     Raises:
         LpxError: A folder cannot be read: its videos would otherwise count as missing.
     """
     found: dict[str, Path] = {}
     if not folder.is_dir():
         return found
-    for root, folders, files in os.walk(folder, onerror=_refuse):
-        folders.sort()
-        for name in sorted(files):
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() in VIDEO_SUFFIXES and not name.startswith("."):
-                found.setdefault(key(stem), Path(root, name))
+    for name in walk(folder, VIDEO_SUFFIXES, refuse=_refuse).files:
+        found.setdefault(key(PurePosixPath(name).stem), folder / name)
     return found
 
 
@@ -182,7 +179,8 @@ def index_folders(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         return {}
-    return {key(name): path for name in list_folder(folder) if (path := folder / name).is_dir()}
+    named = ((name, folder / name) for name in list_folder(folder) if not is_hidden(name))
+    return {key(name): path for name, path in named if path.is_dir()}
 
 
 def list_folder(folder: Path) -> list[str]:
@@ -201,5 +199,5 @@ def _refuse(error: OSError) -> NoReturn:
     raise LpxError(
         f"{error.filename} cannot be read",
         error.strerror or str(error),
-        "give yourself the right to read it",
+        "check the file permissions",
     ) from error

@@ -1,11 +1,14 @@
-"""Face crops that were prepared with DeepfakeBench, as one of its JSON files lists them.
+"""Face crops that were prepared with DeepfakeBench or for DF40, as one of their JSON files lists.
 
     {set: {label: {split: {[level:] {video: {"label": label, "frames": [...], "masks": [...]}}}}}}
 
 The level (raw, c23, c40) stands only in FaceForensics++, FaceShifter and DeepFakeDetection. What
 the published files are known for, and what is done about it here:
 
-* Paths are those of a Windows machine, with a prefix of its disk: `_Frames` tries where they are.
+* Labels are those of a set, and new sets bring new ones: `X_Real` and `X_Fake` are read by rule.
+  In files of DF40 the label may name another method (`roop_Fake` in the set `simswap_ff`): there
+  the set names it.
+* Paths are those of another machine, with a prefix of its disk: `_Frames` tries where they are.
 * A video may stand in several splits (Celeb-DF's test videos in train, a "val" that is "test", all
   of DeepFakeDetection in all three): it counts for the last of train, val, test alone.
 * DFDC's "val" holds a bare label and frames where videos were meant: passed over, and said.
@@ -14,6 +17,7 @@ the published files are known for, and what is done about it here:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
@@ -45,6 +49,7 @@ LABELS = {
     "FF-FS": "FaceSwap",
     "FF-NT": "NeuralTextures",
     "FF-FH": "FaceShifter",
+    "FF-SH": "FaceShifter",
     "DFD_real": REAL,
     "DFD_fake": "DeepFakeDetection",
     "CelebDFv1_real": REAL,
@@ -61,7 +66,10 @@ LABELS = {
     "UADFV_Real": REAL,
     "UADFV_Fake": "fake",
 }
-"""Label in the file -> method."""
+"""Label in the file -> method, of the labels that no rule tells."""
+_BY_RULE = re.compile(r"(?:.*[^a-z])?(real|fake)", re.IGNORECASE)
+_DOMAIN = re.compile(r"(.+)_(ff|cdf)")
+"""A set of DF40: a method, and whose videos it was applied to."""
 _IDENTITIES = {
     "FF": ffpp.identities,
     "DFD": ffpp.identities,
@@ -69,6 +77,7 @@ _IDENTITIES = {
     "CelebDFv2": celeb_df.identities,
     "DF": deeperforensics.identities,
 }
+_IDENTITIES_OF_DOMAIN = {"ff": ffpp.identities, "cdf": celeb_df.identities}
 _BELOW = ("", "rgb", "datasets", "datasets/rgb")
 """Where frames lie below a folder; DeepfakeBench itself reads them from datasets/rgb."""
 
@@ -86,7 +95,8 @@ class _Entry:
     """A video as the file lists it."""
 
     name: str
-    label: str
+    method: str
+    identities: tuple[str, ...]
     level: str
     split: str
     frames: tuple[_Folder, ...]
@@ -109,10 +119,10 @@ def list_videos(request: Request) -> Listing:
     if not any(entry.frames for entry in entries):
         raise _damaged(f"{path} lists no frames")
     frames = _Frames(bases, entries)
-    known = tuple(dict.fromkeys(LABELS[e.label] for e in entries if LABELS[e.label] != REAL))
+    known = tuple(dict.fromkeys(e.method for e in entries if e.method != REAL))
     methods = (REAL, *choose_methods(request.methods, known))
     unique, notes = _one_split_each(entries)
-    listed = [(e, _video(e, frames)) for e in unique if LABELS[e.label] in methods]
+    listed = [(e, _video(e, frames)) for e in unique if e.method in methods]
     lost = tuple(
         (entry.split, f"{entry.name}/{name}")
         for entry, video in listed
@@ -163,13 +173,16 @@ def _read(path: Path, bases: tuple[Path, ...]) -> tuple[list[_Entry], int]:
         if not isinstance(value, dict) or not isinstance(value.get("frames"), list):
             stray += 1
             continue
+        method = _method(dataset, label)
         own = str(value.get("label", label))
-        if own in LABELS and (LABELS[own] == REAL) != (LABELS[label] == REAL):
+        its = _method(dataset, own)
+        if method is None or (its is not None and (its == REAL) != (method == REAL)):
             raise _damaged(f"{path}: {video!r} below {label} has the label {own!r}")
         name = "/".join(part for part in (dataset, label, level, video) if part)
         frames = _paths(value["frames"], f"{path}: {video!r}", bases)
         masks = _paths(value.get("masks") or [], f"{path}: {video!r}", bases)
-        entries.append(_Entry(printable(name), label, level, split, frames, masks))
+        people = _people(dataset, label, video)
+        entries.append(_Entry(printable(name), method, people, level, split, frames, masks))
     return entries, stray
 
 
@@ -177,9 +190,10 @@ def _walk(path: Path) -> Iterator[tuple[tuple[str, str, str, str, str], Any]]:
     """((set, label, split, level or "", video), entry) of everything in a file."""
     for dataset, labels in read_json_table(path).items():
         for label, splits in labels.items():
-            if label not in LABELS:
+            if _method(dataset, label) is None:
                 raise _damaged(
-                    f"{path}: unknown label {label!r}", f"known labels: {', '.join(LABELS)}"
+                    f"{path}: unknown label {label!r}",
+                    f"known labels: X_Real and X_Fake of any X, and {', '.join(LABELS)}",
                 )
             if not isinstance(splits, dict) or set(splits) - set(SPLITS):
                 raise _damaged(f"{path}: {label} holds other things than {', '.join(SPLITS)}")
@@ -190,6 +204,31 @@ def _walk(path: Path) -> Iterator[tuple[tuple[str, str, str, str, str], Any]]:
                             yield (dataset, label, split, key, video), entry
                     else:
                         yield (dataset, label, split, "", key), value
+
+
+def _method(dataset: str, label: str) -> str | None:
+    """The method that a label of a set stands for; None where it tells nothing."""
+    if label in LABELS:
+        return LABELS[label]
+    if label in ("0", "1"):
+        label = ("real", "fake")[int(label)]
+    if (told := _BY_RULE.fullmatch(label)) is None:
+        return None
+    if told[1].lower() == "real":
+        return REAL
+    of_domain = _DOMAIN.fullmatch(dataset)
+    return of_domain[1] if of_domain else dataset
+
+
+def _people(dataset: str, label: str, video: str) -> tuple[str, ...]:
+    """Whose faces a video shows, where its set names videos after people."""
+    of_domain = _DOMAIN.fullmatch(dataset)
+    names = (
+        _IDENTITIES_OF_DOMAIN[of_domain[2]]
+        if of_domain
+        else _IDENTITIES.get(label.replace("-", "_").partition("_")[0])
+    )
+    return names(video) if names else ()
 
 
 def _paths(listed: Any, listed_in: str, bases: tuple[Path, ...]) -> tuple[_Folder, ...]:
@@ -301,16 +340,13 @@ class _Frames:
 def _video(entry: _Entry, frames: _Frames) -> Video:
     held = tuple(path for folder in entry.frames for path in frames.files(folder))
     masks = [path.parent for folder in entry.masks for path in frames.files(folder)[:1]]
-    method = LABELS[entry.label]
     folder = held[0].parent if held else frames.base / entry.name
-    identities = _IDENTITIES.get(entry.label.replace("-", "_").partition("_")[0])
-    stem = entry.name.rpartition("/")[2]
     return Video(
         name=entry.name,
         path=folder,
-        label=int(method != REAL),
-        method=method,
-        identities=identities(stem) if identities else (),
+        label=int(entry.method != REAL),
+        method=entry.method,
+        identities=entry.identities,
         split=entry.split,
         mask=masks[0] if masks else None,
         frames=held,
@@ -327,6 +363,7 @@ def _damaged(what: str, why: str = "") -> LpxError:
 
 INFO = DatasetInfo(
     title="DeepfakeBench's face crops",
-    obtained="github.com/SCLBD/DeepfakeBench links to its preprocessed crops and JSON files",
+    obtained="github.com/SCLBD/DeepfakeBench links to its preprocessed crops and JSON files, and "
+    "github.com/YZY-stack/DF40 to those of DF40",
     adapter=list_videos,
 )

@@ -5,6 +5,8 @@
     manipulated_sequences/<method>/masks/**            of no compression level
     {train,val,test}.json                              pairs of ids, in the authors' repository
 
+`images` holds a folder of whole frames for each video.
+
 A pair (a, b) of a split gives the reals a and b, and of each method the fakes a_b (b's face on a)
 and b_a. So no identity of a split occurs in another. DeepFakeDetection shows actors of its own,
 and has no official split.
@@ -116,7 +118,21 @@ def list_videos(request: Request, level: str) -> Listing:
     ]
     present = tuple(video for video in listed if video.path.exists())
     absent = tuple(video for video in listed if not video.path.exists())
-    return Listing(root, present, absent, notes=tuple(notes))
+    return Listing(root, present, absent, notes=tuple(notes), hint=_hint(root, absent))
+
+
+def _hint(root: Path, absent: tuple[Video, ...]) -> str:
+    """Where the frames of absent videos are, and how to have them read; "" where they are not."""
+    for level, stem in {video.path.parent.parent: video.path.stem for video in absent}.items():
+        for name in index_folders(level):
+            if name not in ("videos", "images") and (level / name / stem).is_dir():
+                return (
+                    f"{(level / name).relative_to(root)} and folders like it hold frames: where "
+                    f"these are whole frames, rename each {name}/ to images/, and lpx reads them "
+                    "as videos; where they are DeepfakeBench's face crops, name the JSON file that "
+                    "lists them, as in --dataset deepfakebench:FILE.json"
+                )
+    return ""
 
 
 def _check_level(root: Path, level: str) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
 import json
-import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from lpx.data.text_table import decode, read_table
 from lpx.errors import LpxError
 
-_DRIVE = re.compile(r"[A-Za-z]:")
 _AGAIN = "copy it again from where the data set came from"
 
 
@@ -25,10 +22,8 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise LpxError(f"{path} cannot be read", error.strerror or str(error), _AGAIN) from error
-    # PowerShell's `>` writes UTF-16.
-    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        text = data.decode("utf-16" if wide else "utf-8-sig")
+        text = decode(data)
     except UnicodeDecodeError as error:
         raise LpxError(
             f"{path} is no text in UTF-8", str(error), "save it as UTF-8, or " + _AGAIN
@@ -50,11 +45,25 @@ def read_json(path: Path) -> Any:
     """What a JSON file holds.
 
     Raises:
-        LpxError: As `read_text`, or it is not JSON.
+        LpxError: As `read_text`, or it is not JSON, or an object in it names something twice.
     """
     text = read_text(path)
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(pairs)
+        if len(table) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in table if names.count(name) > 1)
+            # JSON readers would keep the last without a word.
+            raise LpxError(
+                f"{path} names {twice!r} more than once",
+                "it would not be clear which entry counts",
+                _AGAIN,
+            )
+        return table
+
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise LpxError(f"{path} is not JSON", str(error), _AGAIN) from error
 
@@ -80,33 +89,27 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> list[tuple[int, tuple[str,
     """Some columns of a CSV file with a header, each row with its line number.
 
     Raises:
-        LpxError: As `read_text`, or a column or a field is missing.
+        LpxError: As `lpx.data.text_table.read_table`, or a field is empty.
     """
-    reader = csv.DictReader(read_text(path).split("\n"))
-    if absent := [name for name in columns if name not in (reader.fieldnames or ())]:
-        raise LpxError(
-            f"{path} has no column {', '.join(absent)}",
-            f"its first line is to name the columns {', '.join(columns)}",
-            _AGAIN,
-        )
+    table = read_table(path, dict.fromkeys(columns, ()), columns, advice=_AGAIN)
     rows = []
-    for row in reader:
-        fields = tuple((row[name] or "").strip() for name in columns)
+    for row in table.rows:
+        fields = tuple(row.cells[name] for name in columns)
         if not all(fields):
             raise LpxError(
-                f"{path}, line {reader.line_num}: a field is missing",
+                f"{path} line {row.line}: a field is missing",
                 f"every line gives {', '.join(columns)}",
                 _AGAIN,
             )
-        rows.append((reader.line_num, fields))
+        rows.append((row.line, fields))
     return rows
 
 
 def relative_path(text: str, listed_in: str) -> PurePosixPath:
     r"""A path as a list gives it, relative to the set's root; "\" counts as "/".
 
-    A drive letter is dropped with what follows it as the root: on this machine there is no drive,
-    so it is only a prefix that somebody else's disk had.
+    A drive letter, a server's share or the root of an absolute path is dropped: on this machine it
+    is only a prefix that somebody else's disk had.
 
     Args:
         text: The path.
@@ -116,10 +119,10 @@ def relative_path(text: str, listed_in: str) -> PurePosixPath:
         LpxError: It would leave the root, or names nothing.
     """
     plain = text.strip().replace("\\", "/")
-    if drive := _DRIVE.match(plain):
-        plain = plain[drive.end() :].lstrip("/")
-    path = PurePosixPath(plain)
-    if path.is_absolute() or ".." in path.parts or "\0" in plain:
+    # A share is "//server/share/", and Windows may write a drive as "//?/C:/".
+    drive = PureWindowsPath(plain).drive.replace("\\", "/")
+    path = PurePosixPath(plain.removeprefix(drive).lstrip("/"))
+    if ".." in path.parts or "\0" in plain:
         raise LpxError(
             f"{listed_in}: the path {text!r} leaves the data set's root",
             "a list names files below the root, by relative paths without ..",

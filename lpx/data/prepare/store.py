@@ -13,13 +13,17 @@ from lpx.data.detect.blazeface import BlazeFace
 from lpx.data.face_manifest import FILE as MANIFEST
 from lpx.data.face_manifest import (
     FaceManifest,
+    damage_note,
+    left_out_note,
     missing_note,
     read_face_manifest,
     read_manifest_head,
 )
 from lpx.data.face_set import FaceSet
+from lpx.data.prepare.journal import FILE as JOURNAL
 from lpx.errors import LpxError
 
+_LEFT_BEHIND = ("faces-*.npz", JOURNAL)
 FORMAT_MARK = b'"format": "lpx-faces/'
 
 
@@ -50,6 +54,22 @@ def is_prepared(folder: Path) -> bool:
             return FORMAT_MARK in stream.read(4096) or any(folder.glob("faces-*.npz"))
     except OSError:
         return False
+
+
+def check_finished(folder: Path) -> None:
+    """Refuse a folder of `lpx data prepare` whose manifest is absent or cannot be read.
+
+    Its crops would pass for faces without labels, splits, videos and identities.
+
+    Raises:
+        LpxError: It is such a folder.
+    """
+    if not is_prepared(folder) and any(next(folder.glob(mark), None) for mark in _LEFT_BEHIND):
+        raise LpxError(
+            f"{folder} holds faces of `lpx data prepare`, but no {MANIFEST} that can be read",
+            "it was stopped before its end, or the file was removed; that file says what they are",
+            "give the command `lpx data prepare` again: what is done is not done again",
+        )
 
 
 def prepared_sets(store: Path, name: str) -> tuple[PreparedSet, ...]:
@@ -121,15 +141,21 @@ def open_prepared(one: PreparedSet, split: str) -> FaceSet:
     usual = KNOWN[one.manifest.name.partition(":")[0]].usual
     methods = [m for m in faces.methods() if m in usual] or None
     faces = faces.select(None if split == "all" else split, methods)
-    return replace(faces, note=note_of(one, split, usual))
+    return replace(faces, note=note_of(one, split, usual, faces))
 
 
-def note_of(one: PreparedSet, split: str, usual: tuple[str, ...]) -> str:
-    """What a reader of results on a split must know."""
+def note_of(one: PreparedSet, split: str, usual: tuple[str, ...], faces: FaceSet) -> str:
+    """What a reader of results on `faces`, those of a split, must know."""
     parts = one.parts(split)
     notes = dict.fromkeys(note for part in parts for note in part["notes"])
     missing = dict.fromkeys(name for part in parts for name in part["missing"])
     made = {count.method for count in one.manifest.counts if split in ("all", count.split)}
     absent = [method for method in usual if method not in made]
     only = f"Without {', '.join(absent)}, of which no face was prepared." if absent else ""
-    return " ".join(filter(None, (*notes, only, missing_note(tuple(missing)))))
+    more = (
+        only,
+        missing_note(tuple(missing)),
+        left_out_note(one.manifest, split, faces.methods()),
+        damage_note(one.manifest, faces),
+    )
+    return " ".join(filter(None, (*notes, *more)))

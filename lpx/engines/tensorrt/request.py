@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
+from lpx.choices import check_choice
 from lpx.engines.tensorrt.capabilities import Capabilities
 from lpx.errors import LpxError
 
 Precision = Literal["fp32", "fp16", "int8"]
 
-_PRECISIONS = ("fp32", "fp16", "int8")
 _LEVELS = range(6)
 
 
@@ -109,10 +109,7 @@ def check(request: Request, capabilities: Capabilities) -> None:
 
 
 def _check_values(request: Request) -> None:
-    if request.precision not in _PRECISIONS:
-        raise LpxError(
-            f"precision {request.precision!r}", why=f"lpx knows {', '.join(_PRECISIONS)}"
-        )
+    check_choice("precision", request.precision, get_args(Precision))
     spans = request.spans()
     if not spans or any(not 1 <= s.minimum <= s.optimum <= s.maximum for s in spans):
         raise LpxError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -221,10 +222,18 @@ def deserialize(
     """Load a plan; returns the runtime, which must outlive the engine, and the engine.
 
     Raises:
-        LpxError: It does not load.
+        LpxError: TensorRT cannot start CUDA, or the plan does not load.
     """
     with recording(trt) as (logger, recorder):
-        runtime = trt.Runtime(logger)
+        try:
+            runtime = trt.Runtime(logger)
+        except TypeError as error:  # how the bindings report that the library returned nothing
+            raise LpxError(
+                f"{trt.__name__} {trt.__version__} cannot start",
+                # The cause is logged as a warning: "CUDA initialization failure with error: 35".
+                "; ".join(text for _, text in recorder.messages) or str(error),
+                "`lpx doctor` shows the driver and the GPU that this machine has",
+            ) from error
         runtime.engine_host_code_allowed = allow_host_code
         if dla_core is not None:
             runtime.DLA_core = dla_core
@@ -232,15 +241,19 @@ def deserialize(
         if engine is not None:
             return runtime, engine
     why = recorder.errors()
-    host_code = "host_code" in why.replace(" ", "_").lower()
-    raise LpxError(
-        "the plan does not load",
-        why=why,
-        fix="it carries host code: allow that, if you trust where it comes from, with "
-        "--allow-host-code"
-        if host_code
-        else f"a plan runs on the release and the GPU model it was built for; this is "
-        f"{trt.__name__} {trt.__version__}: build it again here",
+    raise LpxError("the plan does not load", why=why, fix=_fix_of_refusal(trt, why))
+
+
+def _fix_of_refusal(trt: Any, why: str) -> str:
+    """What to do about a plan that TensorRT refuses, by TensorRT's own words."""
+    # "getEngineHostCodeAllowed() is false"; earlier releases write "host code".
+    if re.search(r"host[ _]?code", why, re.IGNORECASE):
+        return "it contains host code: if you trust its origin, pass --allow-host-code"
+    if "does not support this compute capability" in why:
+        return "use another target on this GPU: --target tensorrt, onnxruntime-cuda or onnxruntime"
+    return (
+        "a plan runs on the release and the GPU model it was built for; this is "
+        f"{trt.__name__} {trt.__version__}: build it again here"
     )
 
 

@@ -273,6 +273,19 @@ class FakeContext:
             memory[self.addresses[name]][: data.size] = data
 
 
+REFUSALS = {
+    b"foreign": "the plan was built by another release",
+    # As TensorRT's libraries have it.
+    b"host code": "Cannot deserialize engine with lean runtime since "
+    "IRuntime::getEngineHostCodeAllowed() is false.",
+    # As TensorRT for RTX 1.7.1 said on an H200.
+    b"rtx": "IRuntime::deserializeCudaEngine: Error Code 6: API Usage Error (The engine cannot run "
+    "on this GPU, which has compute capability 9.0. Supported compute capabilities: 8.0. "
+    "TensorRT-RTX does not support this compute capability, so the engine cannot be rebuilt for "
+    "it. In throwUnlessComputeCapSupported at /_src/runtime/dispatch/runtime.cpp:84)",
+}
+
+
 def loadable(
     library: FakeLibrary,
     gpu: FakeGpu,
@@ -294,9 +307,8 @@ def loadable(
         return FakeContext(library, gpu, refuse_capture=refuse_capture).spy
 
     def engine(plan: bytes) -> Spy | None:
-        if plan == b"foreign":
-            logger = library.logger
-            logger.log("ILogger.ERROR", "the plan was built by another release")
+        if plan in REFUSALS:
+            library.logger.log("ILogger.ERROR", REFUSALS[plan])
             return None
         return Spy(
             "ICudaEngine",

@@ -368,6 +368,36 @@ def test_a_foreign_plan_tells_why_it_does_not_load(monkeypatch: pytest.MonkeyPat
     assert "10.3.0" in caught.value.fix
 
 
+@pytest.mark.parametrize(
+    ("plan", "advice", "not_advised"),
+    [
+        (b"host code", "pass --allow-host-code", "build it again"),
+        (b"rtx", "--target tensorrt, onnxruntime-cuda or onnxruntime", "build it again"),
+        (b"foreign", "build it again here", "--allow-host-code"),
+    ],
+)
+def test_advice_follows_what_tensorrt_says(
+    monkeypatch: pytest.MonkeyPatch, plan: bytes, advice: str, not_advised: str
+) -> None:
+    with pytest.raises(LpxError, match="the plan does not load") as caught:
+        Bench(monkeypatch, "tensorrt-10.3.0").load(plan)
+    assert advice in caught.value.fix
+    assert not_advised not in caught.value.fix
+
+
+def test_tensorrt_that_cannot_start_cuda_gives_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, "tensorrt-10.3.0")
+
+    def runtime(logger: Any) -> None:
+        logger.log("ILogger.WARNING", "CUDA initialization failure with error: 35")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    bench.library.Runtime = runtime
+    with pytest.raises(LpxError, match="cannot start") as caught:
+        bench.load()
+    assert caught.value.why == "CUDA initialization failure with error: 35"
+
+
 @pytest.mark.parametrize("allow", [True, False])
 def test_host_code_is_a_choice(monkeypatch: pytest.MonkeyPatch, allow: bool) -> None:
     bench = Bench(monkeypatch, "tensorrt-10.3.0", allow_host_code=allow)
