@@ -136,8 +136,10 @@ def judge(comparison: Comparison, tolerance: float) -> Verdict:
     if not beyond:
         return Verdict(None, None, ())
     first = beyond[0]
+    # A Q/DQ pair follows the layer whose tensor it rounds.
+    until = comparison.layers[: comparison.layers.index(first) + 1]
     before = comparison.parents[first.layer.tensor] | {first.layer.tensor}
-    sources = [e for e in comparison.layers if e.layer.tensor in before]
+    sources = [e for e in until if e.layer.tensor in before]
     if first.runtime is not None and not first.runtime.relative <= tolerance:
         apart = (e for e in sources if e.runtime and not e.runtime.relative <= tolerance)
         return Verdict(first, next(apart), beyond, by_runtime=True)
@@ -294,7 +296,7 @@ class _Run:
         self.total = [ErrorSum() for _ in found]
         self.own = [ErrorSum() for _ in found]
         self.runtime = [ErrorSum() for _ in found]
-        self.effects: dict[str, list[NDArray[np.float32]]] = {p.layer.tensor: [] for p in found}
+        self.effects: dict[Layer, list[NDArray[np.float32]]] = {p.layer: [] for p in found}
         self.resumed: dict[str, OnnxRuntimeEngine] = {}
         self.scores: list[NDArray[np.float32]] = []
         self.disturbed = 0.0
@@ -319,7 +321,7 @@ class _Run:
             sum_.add(truth[place.layer.tensor], output)
             if self.sensitivity:
                 score = self._score_with(place.layer.tensor, output, pixels, truth)
-                self.effects[place.layer.tensor].append(np.abs(score - truth["score"]))
+                self.effects[place.layer].append(np.abs(score - truth["score"]))
 
     def _add_runtime(self, seen: Tensors, graph: Tensors) -> None:
         for place, sum_ in zip(self.found, self.runtime, strict=True):
@@ -361,7 +363,7 @@ class _Run:
                 place.stored_in,
                 total.result(),
                 own.result() if self.alone is not None else None,
-                self._effect(place.layer.tensor),
+                self._effect(place.layer),
                 runtime.result() if self.graph is not None else None,
             )
             for place, total, own, runtime in zip(
@@ -377,10 +379,10 @@ class _Run:
         mean, largest = float(scores.mean()), float(scores.max())
         return Comparison(errors, unmatched, seen, mean, largest, before)
 
-    def _effect(self, tensor: str) -> Effect | None:
+    def _effect(self, layer: Layer) -> Effect | None:
         if not self.sensitivity:
             return None
-        scores = np.concatenate(self.effects[tensor])
+        scores = np.concatenate(self.effects[layer])
         return Effect(float(scores.mean()), float(scores.max()))
 
 

@@ -15,6 +15,7 @@ from lpx.data.roots import DataPlaces
 from lpx.workspace import Workspace, read_json
 
 if TYPE_CHECKING:
+    from lpx.engines.manifest import EngineManifest
     from lpx.graph.weights import WeightOptions
 
 
@@ -111,13 +112,15 @@ def build(
 ) -> None:  # fmt: skip
     """Build engines of the exported model.
 
-    Several precisions at once are fine; with none named, FP32 and INT8 are built.
+    Several precisions at once are fine; with none named, FP32 and INT8 are built. Where one of
+    several cannot be built, the others are, and the exit code is 1.
     """
     from lpx import pipeline
     from lpx.cli.console import ConsoleReporter
     from lpx.engines.manifest import PRECISIONS
     from lpx.engines.request import DEFAULT_BATCHES, BuildRequest
     from lpx.engines.tensorrt import BatchRange
+    from lpx.pipeline.building import NotAllBuiltError
 
     if batch and batch_range:
         raise click.UsageError("--batch and --batch-range say the same thing: give one")
@@ -146,35 +149,50 @@ def build(
         return
     if out is not None:
         raise click.UsageError("--out goes with --emit: engines lie in the workspace (-w DIR)")
+    failure: NotAllBuiltError | None = None
     with ConsoleReporter() as report:
-        manifests = pipeline.build(
-            workspace,
-            precisions,
-            target=target,
-            faces=faces,
-            count=count,
-            method=method,
-            compute_capabilities=tuple(compute_capability.replace(",", " ").split()),
-            workspace_mib=workspace_mib,
-            places=places,
-            weights=weights,
-            requantise=requantise,
-            batches=batches,
-            optimisation_level=optimisation_level,
-            version_compatible=version_compatible,
-            hardware_compatible=hardware_compatible,
-            dla_core=dla_core,
-            frozen_timing_cache=frozen_timing_cache,
-            builds=builds,
-            report=report,
-        )
+        try:
+            manifests = pipeline.build(
+                workspace,
+                precisions,
+                target=target,
+                faces=faces,
+                count=count,
+                method=method,
+                compute_capabilities=tuple(compute_capability.replace(",", " ").split()),
+                workspace_mib=workspace_mib,
+                places=places,
+                weights=weights,
+                requantise=requantise,
+                batches=batches,
+                optimisation_level=optimisation_level,
+                version_compatible=version_compatible,
+                hardware_compatible=hardware_compatible,
+                dla_core=dla_core,
+                frozen_timing_cache=frozen_timing_cache,
+                builds=builds,
+                report=report,
+            )
+        except NotAllBuiltError as error:
+            manifests, failure = error.built, error
     if as_json:
         click.echo(json.dumps({"engines": [asdict(m) for m in manifests]}, indent=2))
-        return
+    else:
+        _show(workspace, manifests)
+    if failure is not None:
+        raise failure
+
+
+def _show(workspace: Workspace, manifests: Sequence[EngineManifest]) -> None:
+    from lpx.engines.manifest import percent
+
     for manifest in manifests:
         file = workspace.engines / manifest.name / manifest.file
         runs = ", ".join(f"{n} {p}" for p, n in manifest.convolutions.items() if n)
         click.echo(f"{file}: {file.stat().st_size / 2**20:.1f} MiB, convolutions: {runs}")
+        if manifest.int8_share is not None:
+            share = percent(manifest.int8_share)
+            click.echo(f"  {share} of the multiply-accumulates run in integers")
         if manifest.calibration:
             c = manifest.calibration
             if c["face_count"]:

@@ -17,6 +17,8 @@ from lpx.workspace import DEFAULT, Workspace
 if TYPE_CHECKING:
     from lpx.graph.weights import WeightOptions
 
+_MIN_CHANNELS = 16
+"""As `lpx.graph.placement.MIN_CHANNELS`, which is not imported here: `lpx --help` stays fast."""
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -73,17 +75,28 @@ def host_code_option(command: Command) -> Command:
     )(command)  # fmt: skip
 
 
+def min_channels_option(command: Command) -> Command:
+    """`--min-channels N`: passes `min_channels`."""
+    return click.option(
+        "--min-channels", type=click.IntRange(min=1), default=_MIN_CHANNELS, show_default=True,
+        help="Leave convolutions with fewer channels on either side in float: integer kernels pad "
+        "them, and are seldom faster.",
+    )(command)  # fmt: skip
+
+
 def weight_options(command: Command) -> Command:
     """What is done to weights of INT8 graphs: passes `weights`, and `requantise`."""
 
     @functools.wraps(command)
     def packed(
         *arguments: Any, weight_clip: Any, weight_rounding: Any, bias_correction: bool,
-        equalise: bool, **rest: Any,
+        equalise: bool, min_channels: int, **rest: Any,
     ) -> Any:  # fmt: skip
         from lpx.graph.weights import WeightOptions
 
-        weights = WeightOptions(weight_clip, weight_rounding, bias_correction, equalise)
+        weights = WeightOptions(
+            weight_clip, weight_rounding, bias_correction, equalise, min_channels
+        )
         return command(*arguments, weights=weights, **rest)
 
     options = (
@@ -98,6 +111,7 @@ def weight_options(command: Command) -> Command:
                      help="Move what rounding does to a channel's mean into the bias."),
         click.option("--equalise/--no-equalise", default=False, show_default=True,
                      help="Even out channels between layers first (for depthwise networks)."),
+        min_channels_option,
         click.option("--requantise", is_flag=True,
                      help="Take out Q/DQ pairs that the model has, instead of refusing it."),
     )  # fmt: skip
@@ -113,6 +127,7 @@ def weight_flags(weights: WeightOptions, requantise: bool) -> str:
         f" --weight-rounding {weights.rounding}": weights.rounding != "squant",
         " --no-bias-correction": not weights.bias_correction,
         " --equalise": weights.equalise,
+        f" --min-channels {weights.min_channels}": weights.min_channels != _MIN_CHANNELS,
         " --requantise": requantise,
     }
     return "".join(flag for flag, given in flags.items() if given)

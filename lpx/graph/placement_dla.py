@@ -21,6 +21,7 @@ from lpx.graph.activations import between, is_activation
 from lpx.graph.placement import (
     ACTIVATIONS,
     COMPUTE,
+    MIN_CHANNELS,
     Decision,
     Placement,
     adds_branches,
@@ -76,8 +77,11 @@ def place_dla(model: ir.Model) -> Placement:
 
 def tensors_to_observe(model: ir.Model) -> tuple[str, ...]:
     """Every tensor whose range some dialect needs, in graph order: what calibration observes."""
-    # The placement for integer kernels has all that TensorRT's has, and more.
-    wanted = {*place(model, integer_outputs=True).observed, *place_dla(model).observed}
+    # The placement for integer kernels has all that TensorRT's has, and more. Narrow convolutions
+    # are in it too, so that one calibration serves whatever --min-channels says later.
+    wanted = set(place_dla(model).observed)
+    for least in (1, MIN_CHANNELS):
+        wanted.update(place(model, integer_outputs=True, min_channels=least).observed)
     inputs = [value.name for value in model.graph.inputs]
     made = [value.name for node in model.graph for value in node.outputs]
     return tuple(name for name in (*inputs, *made) if name in wanted and name is not None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 
 from lpx.calibration.calibrate import calibrate
@@ -11,13 +11,16 @@ from lpx.calibration.methods import METHODS
 from lpx.calibration.scales import IMPORTED, Scales, load_scales, save_scales
 from lpx.data.face_set import FaceSet
 from lpx.data.roots import DataPlaces
-from lpx.engines.build import build_engine
+from lpx.engines.build import build_engine, require_int8
 from lpx.engines.machine import read_machine
 from lpx.engines.manifest import EngineManifest, Precision
 from lpx.engines.request import DEFAULT_BATCHES, BuildRequest
 from lpx.engines.targets import choose
 from lpx.engines.tensorrt import Batches
-from lpx.errors import LpxError
+from lpx.errors import LpxError, NotAsAskedError
+from lpx.graph.model_io import name_nodes, parse
+from lpx.graph.placement import Placement
+from lpx.graph.placement_dla import tensors_to_observe
 from lpx.graph.prepare import prepare
 from lpx.graph.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.pipeline.exported import ExportedModel, check_at_least, open_faces, read_exported
@@ -29,6 +32,27 @@ OTHER_WEIGHTS = (
     "the calibration method was chosen with other weight options than these: run `lpx calibrate` "
     "with them to judge the methods anew"
 )
+
+
+class NotAllBuiltError(NotAsAskedError):
+    """Some of several precisions could not be built; the others were.
+
+    Attributes:
+        built: Manifests of those that were.
+    """
+
+    def __init__(
+        self, failed: Mapping[Precision, LpxError], built: tuple[EngineManifest, ...]
+    ) -> None:
+        first = next(iter(failed.values()))
+        others = ", ".join(manifest.precision.upper() for manifest in built)
+        names = ", ".join(precision.upper() for precision in failed)
+        more = "".join(f"; {p.upper()}: {error.what}" for p, error in [*failed.items()][1:])
+        what = f"{names} was not built, {others} was: {first.what}{more}"
+        super().__init__(what, first.why, first.fix)
+        self.built = built
+
+
 PARTIAL = "calibration.partial.npz"
 """Where a calibration writes down how far it has come."""
 TIMING_CACHES = "timing-caches"
@@ -101,6 +125,8 @@ def build(
         The manifests, in the order asked.
 
     Raises:
+        NotAllBuiltError: Of several precisions some cannot be built; the others are.
+        NotAsAskedError: An engine would not compute in the one precision asked for.
         LpxError: No exported model, an unusable target, or faces that cannot be read.
     """
     check_at_least("--count", count, 1)
@@ -135,11 +161,24 @@ def build(
     report.say(f"target {chosen}: {reason}")
     model = read_exported(workspace)
     manifests = []
+    failed: dict[Precision, LpxError] = {}
     with workspace.lock():
         scales = None
         if "int8" in precisions:
-            scales = scales_for(workspace, model, faces, count, weights, requantise, places, report)
+            try:
+                placement = require_int8(model.data, replace(template, precision="int8"))
+            except LpxError as error:
+                if len(precisions) == 1:
+                    raise
+                failed["int8"] = error
+            else:
+                report.say(f"INT8 quantises {_quantised(placement)}")
+                scales = scales_for(
+                    workspace, model, faces, count, weights, requantise, places, report
+                )
         for precision in precisions:
+            if precision in failed:
+                continue
             request = replace(
                 template,
                 precision=precision,
@@ -148,14 +187,32 @@ def build(
             )
             folder = workspace.engines / request.name
             report.say(f"building {request.name}")
-            manifests.append(
-                build_engine(
+            try:
+                manifest = build_engine(
                     model.data, model.card, request, folder, machine,
                     outermost(report.progress(f"building {request.name}")),
                     workspace.root / TIMING_CACHES,
-                )
-            )  # fmt: skip
+                )  # fmt: skip
+            except LpxError as error:
+                if len(precisions) == 1:
+                    raise
+                failed[precision] = error
+            else:
+                manifests.append(manifest)
+    if failed and not manifests:
+        raise next(iter(failed.values()))
+    if failed:
+        raise NotAllBuiltError(failed, tuple(manifests))
     return tuple(manifests)
+
+
+def _quantised(placement: Placement) -> str:
+    """What INT8 does to a model, before it is calibrated."""
+    total = sum(decision.op_type == "Conv" for decision in placement.decisions)
+    text = f"{len(placement.convolutions)} of {total} convolutions"
+    if placement.stored:
+        text += f", {len(placement.stored)} of them in their weights only"
+    return text
 
 
 def check_method(method: str | None) -> None:
@@ -248,7 +305,8 @@ def scales_for(
 
 def _with_evidence_of(scales: Scales, weights: WeightOptions) -> Scales:
     """The same ranges, without what was measured of methods under other weight options."""
-    if not scales.candidates or scales.weights == asdict(weights):
+    # An earlier lpx knew fewer options: those that it did not name had their defaults.
+    if not scales.candidates or asdict(DEFAULT_WEIGHTS) | scales.weights == asdict(weights):
         return scales
     warnings = (scales.warning, OTHER_WEIGHTS)
     return replace(scales, candidates=(), weights={}, warning="; ".join(filter(None, warnings)))
@@ -271,8 +329,16 @@ def _stored(
         return None
     if stored.method == IMPORTED:
         return None if named else stored
+    if not _observed(model) <= stored.tensors.keys():
+        return None  # an earlier lpx observed fewer tensors
     if stored.set_digest:
         same_set = (stored.faces, stored.set_digest) == (pool.name, pool.digest())
         return stored if same_set or not named else None
     same = (stored.faces, stored.faces_digest) == (faces.name, faces.digest())
     return stored if same else None
+
+
+def _observed(model: ExportedModel) -> set[str]:
+    graph = parse(model.data, "the exported model")
+    name_nodes(graph)
+    return set(tensors_to_observe(graph))

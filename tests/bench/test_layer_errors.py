@@ -27,6 +27,7 @@ from lpx.bench.layer_errors import (
 )
 from lpx.bench.layer_figure import draw_layers
 from lpx.bench.tensor_error import ErrorSum
+from lpx.calibration.calibrate import calibrate
 from lpx.calibration.scales import load_scales
 from lpx.card import ModelCard
 from lpx.data.demo_set import demo_set
@@ -136,10 +137,46 @@ def test_healthy_engine_is_within_tolerance_and_looking_changes_nothing(healthy)
     assert seen.integer_convolutions == seen.integer_convolutions_unwatched > 10
     errors = by_name(healthy)
     assert errors["Conv_28:backbone.blocks.2.1.conv_pwl"].computes_in == "int8"
-    stem = errors["Conv_3"]
-    assert (stem.computes_in, stem.stored_in) == ("fp32", "int8")
+    stem, pair = errors["Conv_3"], errors["hardtanh.quantize"]
+    assert (stem.computes_in, stem.stored_in) == ("fp32", "fp32")
+    assert (pair.computes_in, pair.stored_in) == ("int8", "int8")
     # Rounding to 8 bits: no layer alone is exact, and none is far off.
     assert all(1e-4 < e.own.relative < 0.05 for e in healthy.layers if e.computes_in == "int8")
+
+
+@pytest.fixture(scope="module")
+def pooled(randomise):
+    """A network whose float stem is pooled in front of its first INT8 convolution, in FP16."""
+    module, card = new_detector("resnet18", "layer1", input_size=64)
+    data = to_onnx(Detector(randomise(module), card))
+    faces = demo_set("train").first(4)
+    scales = calibrate(data, faces, 64)
+    lowered, _ = make_graph(data, BuildRequest("tensorrt", "int8", scales, "max"), "strongly-typed")
+    return data, lowered, [next(iter(faces.stream(4, 64, []))).pixels]
+
+
+def test_pair_behind_a_float_layer_is_charged_with_its_own_rounding(pooled):
+    data, lowered, faces = pooled
+    found = compare(lowered, data, faces, 64, sensitivity=True, as_written=True)
+    pool = next(e for e in found.layers if e.layer.op_type == "MaxPool")
+    pair = next(e for e in found.layers if e.layer.name == f"{pool.layer.tensor}.quantize")
+    assert (pool.computes_in, pool.stored_in) == ("fp16", "fp16")
+    assert (pair.layer.op_type, pair.computes_in) == ("QuantizeLinear", "int8")
+    # FP16's rounding of what it is given, and nothing of the 8 bits behind it.
+    assert pool.own.relative < 1e-3 < pair.own.relative
+    assert found.layers.index(pair) == found.layers.index(pool) + 1
+    assert pool.effect.score_mean <= pair.effect.score_mean
+    verdict = judge(found, (pool.total.relative + pair.total.relative) / 2)
+    assert verdict.first is pair
+    assert verdict.culprit is pair
+
+
+def test_pair_with_a_bad_scale_is_the_culprit_and_not_the_layer_before(pooled):
+    data, lowered, faces = pooled
+    pool = next(x for x in layers_of(read_named(data, "model")) if x.op_type == "MaxPool")
+    broken = edited(lowered, scaled(f"{pool.tensor}.scale", 1 / 50))
+    verdict = judge(compare(broken, data, faces, 64, as_written=True), TOLERANCE)
+    assert verdict.first.layer.name == verdict.culprit.layer.name == f"{pool.tensor}.quantize"
 
 
 @pytest.mark.parametrize(

@@ -38,10 +38,10 @@ def test_statistics_are_those_of_the_activations():
 
 
 def test_tensors_that_only_a_dla_quantises_are_observed_too():
-    """A DLA takes narrow convolutions as well, the kernels of a GPU or CPU do not."""
+    """A DLA takes narrow convolutions as well, the kernels of a GPU do not."""
     data, _ = model(narrow=8)
     graph = parse(data, "the model")
-    assert "c" not in place(graph, integer_outputs=True).tensors
+    assert "c" not in place(graph).tensors
     scales = calibrate(data, face_set(*noise(4)), SIZE)
     assert set(scales.ranges("max")) >= set(place_dla(graph).observed) == {"b", "c"}
 
