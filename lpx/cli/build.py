@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -120,7 +121,7 @@ def build(
     from lpx.engines.manifest import PRECISIONS
     from lpx.engines.request import DEFAULT_BATCHES, BuildRequest
     from lpx.engines.tensorrt import BatchRange
-    from lpx.pipeline.building import NotAllBuiltError
+    from lpx.pipeline.building import DeadEngineError, NotAllBuiltError
 
     if batch and batch_range:
         raise click.UsageError("--batch and --batch-range say the same thing: give one")
@@ -149,7 +150,7 @@ def build(
         return
     if out is not None:
         raise click.UsageError("--out goes with --emit: engines lie in the workspace (-w DIR)")
-    failure: NotAllBuiltError | None = None
+    failure: NotAllBuiltError | DeadEngineError | None = None
     with ConsoleReporter() as report:
         try:
             manifests = pipeline.build(
@@ -173,7 +174,7 @@ def build(
                 builds=builds,
                 report=report,
             )
-        except NotAllBuiltError as error:
+        except (NotAllBuiltError, DeadEngineError) as error:
             manifests, failure = error.built, error
     if as_json:
         click.echo(json.dumps({"engines": [asdict(m) for m in manifests]}, indent=2))
@@ -203,7 +204,21 @@ def _show(workspace: Workspace, manifests: Sequence[EngineManifest]) -> None:
         _show_options(manifest.options)
         for warning in manifest.warnings:
             click.echo(f"  note: {warning}")
-    click.echo(following("lpx bench --dataset demo", workspace))
+    measured_on = _to_measure(manifests)
+    click.echo(following(f"lpx bench --dataset {measured_on or 'OTHER-FACES'}", workspace))
+    if not measured_on:
+        click.echo("  (labelled faces that were not calibrated on)")
+
+
+def _to_measure(manifests: Sequence[EngineManifest]) -> str:
+    """The set to bench on: the calibration set if it has another split for that; "" if not."""
+    for manifest in manifests:
+        found = manifest.calibration or {}
+        name = str(found.get("faces", "demo"))
+        if found.get("face_count") and name != "demo":
+            # Without splits, bench would refuse the faces that ranges come from.
+            return "" if found.get("split") in ("all", "") else shlex.quote(name)
+    return "demo"
 
 
 def _refuse_with_emit(*options: tuple[str, object]) -> None:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import cache
+from typing import get_args
 
 from lpx.calibration.calibrate import calibrate
 from lpx.calibration.methods import METHODS
 from lpx.calibration.scales import IMPORTED, Scales, load_scales, save_scales
+from lpx.choices import check_choice
+from lpx.data.demo_set import demo_set
 from lpx.data.face_set import FaceSet
 from lpx.data.roots import DataPlaces
+from lpx.engines.base import Faces
 from lpx.engines.build import build_engine, require_int8
-from lpx.engines.machine import read_machine
-from lpx.engines.manifest import EngineManifest, Precision
+from lpx.engines.machine import Machine, read_machine
+from lpx.engines.manifest import EngineManifest, Precision, write_manifest
 from lpx.engines.request import DEFAULT_BATCHES, BuildRequest
-from lpx.engines.targets import choose
+from lpx.engines.targets import can_run, choose
 from lpx.engines.tensorrt import Batches
 from lpx.errors import LpxError, NotAsAskedError
 from lpx.graph.model_io import name_nodes, parse
@@ -24,6 +29,7 @@ from lpx.graph.placement_dla import tensors_to_observe
 from lpx.graph.prepare import prepare
 from lpx.graph.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.pipeline.exported import ExportedModel, check_at_least, open_faces, read_exported
+from lpx.pipeline.liveness import some_faces, symptom
 from lpx.pipeline.reporter import SILENT, Reporter
 from lpx.workspace import Workspace
 
@@ -53,6 +59,25 @@ class NotAllBuiltError(NotAsAskedError):
         self.built = built
 
 
+class DeadEngineError(NotAsAskedError):
+    """An engine was built that gives every face one score, or none.
+
+    Attributes:
+        built: Manifests of all that were built.
+    """
+
+    def __init__(self, dead: Mapping[str, str], built: tuple[EngineManifest, ...]) -> None:
+        name, shown = next(iter(dead.items()))
+        more = "".join(f"; {other}: {text}" for other, text in [*dead.items()][1:])
+        super().__init__(
+            f"{name} is dead: {shown}{more}",
+            "large activations that stretch a range do this, or an overflow in half precision",
+            f"`lpx debug {name}` shows the layer; for INT8 try --method percentile-99.9 or mse, or "
+            "calibrate on faces like those that will be scored",
+        )
+        self.built = built
+
+
 PARTIAL = "calibration.partial.npz"
 """Where a calibration writes down how far it has come."""
 TIMING_CACHES = "timing-caches"
@@ -76,7 +101,7 @@ DEMO_CALIBRATION = (
 
 def build(
     workspace: Workspace,
-    precisions: tuple[Precision, ...],
+    precisions: Precision | tuple[Precision, ...],
     *,
     target: str = "auto",
     faces: str | None = None,
@@ -100,7 +125,7 @@ def build(
 
     Args:
         workspace: Holds `model.onnx`; receives `scales.json` and `engines/<name>/`.
-        precisions: "fp32", "fp16", "int8".
+        precisions: "fp32", "fp16", "int8": one, or several.
         target: "auto", or one of `lpx.engines.manifest.TARGETS`.
         faces: Face set to calibrate on, for int8; None takes what `lpx calibrate` left, else the
             demo faces, with a warning.
@@ -127,8 +152,14 @@ def build(
     Raises:
         NotAllBuiltError: Of several precisions some cannot be built; the others are.
         NotAsAskedError: An engine would not compute in the one precision asked for.
-        LpxError: No exported model, an unusable target, or faces that cannot be read.
+        DeadEngineError: An engine gives every face one score, unlike the model; it is kept.
+        LpxError: No exported model, an unknown precision, an unusable target, or faces that cannot
+            be read.
     """
+    if isinstance(precisions, str):
+        precisions = (precisions,)
+    for precision in precisions:
+        check_choice("precision", precision, get_args(Precision))
     check_at_least("--count", count, 1)
     check_at_least("--workspace-mib", workspace_mib, 1)
     check_at_least("--builds", builds, 1)
@@ -160,7 +191,8 @@ def build(
     _check_tensorrt_only(template)
     report.say(f"target {chosen}: {reason}")
     model = read_exported(workspace)
-    manifests = []
+    manifests: list[EngineManifest] = []
+    dead: dict[str, str] = {}
     failed: dict[Precision, LpxError] = {}
     with workspace.lock():
         scales = None
@@ -176,6 +208,14 @@ def build(
                 scales = scales_for(
                     workspace, model, faces, count, weights, requantise, places, report
                 )
+
+        @cache
+        def seen() -> Faces:
+            pool = demo_set("train")
+            if faces is not None:
+                pool = open_faces(workspace, faces, "train", places=places, card=model.card)
+            return some_faces(pool, model.card.input_size)
+
         for precision in precisions:
             if precision in failed:
                 continue
@@ -198,12 +238,38 @@ def build(
                     raise
                 failed[precision] = error
             else:
+                shown = _shown_dead(workspace, model, manifest, machine, seen, report)
+                if shown:
+                    dead[manifest.name] = shown
+                    warnings = (*manifest.warnings, f"dead: {shown}")
+                    manifest = replace(manifest, warnings=warnings)
+                    write_manifest(folder, manifest)
                 manifests.append(manifest)
     if failed and not manifests:
         raise next(iter(failed.values()))
     if failed:
         raise NotAllBuiltError(failed, tuple(manifests))
+    if dead:
+        raise DeadEngineError(dead, tuple(manifests))
     return tuple(manifests)
+
+
+def _shown_dead(
+    workspace: Workspace, model: ExportedModel, manifest: EngineManifest, machine: Machine,
+    faces: Callable[[], Faces], report: Reporter,
+) -> str:  # fmt: skip
+    """What shows that an engine is dead; "" where nothing does, or it does not run here."""
+    if manifest.target == "onnxruntime" and manifest.precision == "fp32":
+        return ""  # the exported model itself
+    usable, _ = can_run(manifest, machine)
+    if not usable:
+        return ""
+    folder = workspace.engines / manifest.name
+    try:
+        return symptom(folder, model, faces(), allow_host_code=True)
+    except LpxError as error:
+        report.say(f"warning: {manifest.name} was built but does not run here: {error.what}")
+        return ""
 
 
 def _quantised(placement: Placement) -> str:
