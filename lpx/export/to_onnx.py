@@ -20,8 +20,10 @@ from lpx.graph.batch_norms import FACTOR, OFFSET, spell_out
 from lpx.graph.lower_opset import OLDEST, lower_opset
 from lpx.graph.model_io import serialise
 from lpx.models.checkpoint import Detector
+from lpx.models.contract import FIXED_BATCH
 
 OPSET = 20
+_LOUD = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript")
 INPUT = "faces"
 OUTPUTS = ("score", "patch_map")
 _PARAMETER = re.compile(rf"detector\.(.+)\.(?:weight|{FACTOR}|{OFFSET})")
@@ -76,12 +78,35 @@ def _trace(detector: Detector) -> onnx.ModelProto:
         # The exporter wraps whatever went wrong in errors of its own; all mean the same here.
         raise LpxError(
             f"torch cannot export {detector.card.architecture} to ONNX",
-            str(error).strip().splitlines()[0],
+            _reason(error),
             "control flow that depends on data, or a batch size fixed in the code, are the usual "
             "reasons",
         ) from error
     assert program is not None
+    _check_batch(program.model_proto, detector.card.architecture)
     return program.model_proto
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the error that the exporter's own errors were raised from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _check_batch(proto: onnx.ModelProto, architecture: str) -> None:
+    """Refuse a graph for two faces: the exporter falls back to the batch that it traced."""
+    for value in (*proto.graph.input, *proto.graph.output):
+        batch = value.type.tensor_type.shape.dim[0]
+        if batch.HasField("dim_value"):
+            raise LpxError(
+                f"{architecture} can only be exported for {batch.dim_value} faces at a time: a "
+                "batch size is fixed in the code",
+                "tracing two faces gives a graph for two (a number in reshape, view, expand or "
+                "zeros, or Python that loops over faces, splits or unpacks them, or calls int(), "
+                "len() or `if` on their number)",
+                FIXED_BATCH,
+            )
 
 
 def _simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -116,7 +141,7 @@ def _module_path(node: ir.Node) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's progress and its notes on packages that lpx does not use to itself."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
+    loggers = [logging.getLogger(name) for name in _LOUD]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
