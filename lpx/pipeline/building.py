@@ -212,7 +212,7 @@ def build(
         @cache
         def seen() -> Faces:
             pool = demo_set("train")
-            if faces is not None:
+            if faces is not None and "int8" in precisions:
                 pool = open_faces(workspace, faces, "train", places=places, card=model.card)
             return some_faces(pool, model.card.input_size)
 
