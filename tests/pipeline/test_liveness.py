@@ -60,13 +60,13 @@ def test_scores_that_are_no_numbers_are_a_symptom(workspace, monkeypatch):
     model = read_exported(workspace)
     size = model.card.input_size
     data = (workspace.engines / "onnxruntime-fp32/engine.onnx").read_bytes()
-    monkeypatch.setattr("lpx.pipeline.liveness.load", lambda folder, **options: Broken(data, size))
     faces = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
-    found = symptom(workspace.engines / "onnxruntime-fp32", model, faces, allow_host_code=False)
+    folder = workspace.engines / "onnxruntime-int8"
+    with monkeypatch.context() as patched:
+        patched.setattr("lpx.pipeline.liveness.load", lambda *_, **__: Broken(data, size))
+        found = symptom(folder, model, faces, allow_host_code=False)
     assert found == "its score is not a finite number on 2 of 4 faces"
     alike = faces[:1].repeat(4, axis=0)
-    monkeypatch.undo()
-    folder = workspace.engines / "onnxruntime-int8"
     assert symptom(folder, model, alike, allow_host_code=False) == ""
     assert symptom(folder, model, faces[:1], allow_host_code=False) == ""
 
