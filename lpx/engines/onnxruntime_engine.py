@@ -66,11 +66,22 @@ class OnnxRuntimeEngine:
         return ON_THE_CPU
 
     def infer(self, faces: Faces) -> Prediction:
-        """Score faces, uint8 RGB [N, S, S, 3]."""
+        """Score faces, uint8 RGB [N, S, S, 3].
+
+        Raises:
+            LpxError: The faces do not fit, or ONNX Runtime fails on them.
+        """
         check_faces(faces, self.size)
-        score, patch_map = self.session.run(
-            ("score", "patch_map"), {"faces": np.ascontiguousarray(faces)}
-        )
+        try:
+            score, patch_map = self.session.run(
+                ("score", "patch_map"), {"faces": np.ascontiguousarray(faces)}
+            )
+        except Exception as error:  # its errors share no base class but Exception
+            raise LpxError(
+                f"ONNX Runtime failed on {len(faces)} faces",
+                str(error).strip().splitlines()[0],
+                "try smaller batches; if one face fails too, build for another precision",
+            ) from error
         return Prediction(score, patch_map)
 
     def close(self) -> None:

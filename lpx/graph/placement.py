@@ -179,7 +179,7 @@ class _IntegerRegion:
 
     def __init__(self, graph: ir.Graph, quantised: set[str]) -> None:
         self.quantised = quantised
-        self._wanted = self._reaching_convolutions(graph)
+        self._wanted = self._reaching_convolutions(graph) - _into_cubic_resizes(graph)
         # Tensors that ONNX Runtime has as integers, and those of them that it computed so.
         self._read = {node.inputs[0] for node in graph if node.name in quantised}
         self._available: set[ir.Value | None] = set(self._read)
@@ -281,6 +281,21 @@ class _IntegerRegion:
             ):
                 read.update(node.inputs)
         return kept
+
+
+def _into_cubic_resizes(graph: ir.Graph) -> set[ir.Value]:
+    """Activations that reach a cubic Resize with no convolution between.
+
+    ONNX Runtime lays out integer convolutions with channels last and moves the transposition behind
+    what follows; its cubic Resize then refuses to run, as it takes channels first alone (1.32).
+    """
+    found: set[ir.Value] = set()
+    for node in reversed(graph):
+        cubic = node.op_type == "Resize" and node.attributes.get_string("mode", "") == "cubic"
+        through = node.op_type not in COMPUTE and any(v in found for v in node.outputs)
+        if cubic or through:
+            found.update(v for v in node.inputs if v is not None and _is_activation(v))
+    return found
 
 
 def _is_activation(value: ir.Value) -> bool:

@@ -60,7 +60,7 @@ class NotAllBuiltError(NotAsAskedError):
 
 
 class DeadEngineError(NotAsAskedError):
-    """An engine was built that gives every face one score, or none.
+    """An engine was built that gives every face one score, or does not run.
 
     Attributes:
         built: Manifests of all that were built.
@@ -238,7 +238,7 @@ def build(
                     raise
                 failed[precision] = error
             else:
-                shown = _shown_dead(workspace, model, manifest, machine, seen, report)
+                shown = _shown_dead(workspace, model, manifest, machine, seen)
                 if shown:
                     dead[manifest.name] = shown
                     warnings = (*manifest.warnings, f"dead: {shown}")
@@ -256,7 +256,7 @@ def build(
 
 def _shown_dead(
     workspace: Workspace, model: ExportedModel, manifest: EngineManifest, machine: Machine,
-    faces: Callable[[], Faces], report: Reporter,
+    faces: Callable[[], Faces],
 ) -> str:  # fmt: skip
     """What shows that an engine is dead; "" where nothing does, or it does not run here."""
     if manifest.target == "onnxruntime" and manifest.precision == "fp32":
@@ -268,8 +268,7 @@ def _shown_dead(
     try:
         return symptom(folder, model, faces(), allow_host_code=True)
     except LpxError as error:
-        report.say(f"warning: {manifest.name} was built but does not run here: {error.what}")
-        return ""
+        return f"it does not run: {error.what}: {error.why}"
 
 
 def _quantised(placement: Placement) -> str:

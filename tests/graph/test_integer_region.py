@@ -155,6 +155,29 @@ def network_copy(model):
     return ir.serde.deserialize_model(ir.serde.serialize_model(model))
 
 
+CUBIC = {
+    "resize": 'r = Resize<mode="cubic", cubic_coeff_a=-0.75>(a,, twice)',
+    "activation first": 'p = LeakyRelu(a)\n r = Resize<mode="cubic">(p,, twice)',
+    "beside another path": (
+        OTHER + 'p = Resize<mode="cubic">(a,, same)\n cat = Concat<axis=1>(p, a)\n r = Relu(cat)'
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CUBIC)
+def test_cubic_resize_runs_behind_a_convolution_in_float(name):
+    """ONNX Runtime cannot run it behind an integer one, whose channels it lays out last."""
+    text = FRAME.format(between=CUBIC[name], reads="v2" if "cat = " in CUBIC[name] else "v")
+    values = WEIGHTS | {"same": np.array([1, 1, 1, 1], np.float32)}
+    used = {key: value for key, value in values.items() if re.search(rf"\b{key}\b", text)}
+    lowered = serialise(quantised(graph(text, **used), ONNXRUNTIME))
+    x = np.random.default_rng(1).standard_normal((1, CHANNELS, SIZE, SIZE)).astype(np.float32)
+    (found,) = OnnxRuntimeEngine(lowered, SIZE).session.run(None, {"x": x})
+    assert np.isfinite(found).all()
+    precisions = precision_of_nodes(lowered)
+    assert (precisions["a"], precisions["c"]) == ("fp32", "int8")
+
+
 def test_pair_for_float_readers_alone_is_not_made():
     """A LeakyRelu that only a float node reads gains nothing by rounding its result."""
     text = FRAME.format(between="p = LeakyRelu(a)\n q = Mul(p, slope)\n r = Tanh(q)", reads="v")

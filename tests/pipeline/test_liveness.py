@@ -45,6 +45,19 @@ def test_dead_engine_ends_the_command_with_1(lpx, workspace):
     assert "note: dead: it gives all" in ran.out
 
 
+def test_engine_that_does_not_run_is_named(lpx, workspace, monkeypatch):
+    """ONNX Runtime loads some graphs that it then cannot run."""
+
+    def infer(engine, faces):
+        raise LpxError("ONNX Runtime failed on 32 faces", "Resize: not supported")
+
+    monkeypatch.setattr("lpx.pipeline.liveness.load", lambda *_, **__: Unable())
+    Unable = type("Unable", (), {"infer": infer, "close": lambda self: None})  # noqa: N806
+    ran = lpx(*INT8)
+    assert ran.code == 1
+    assert "onnxruntime-int8 is dead: it does not run: ONNX Runtime failed on 32 faces" in ran.err
+
+
 def test_engine_that_lives_is_not_accused(workspace):
     (made,) = pipeline.build(workspace, "int8", target="onnxruntime", faces="demo", count=16)
     assert not any("dead" in text for text in made.warnings)
