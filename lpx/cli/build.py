@@ -197,8 +197,9 @@ def _show(workspace: Workspace, manifests: Sequence[EngineManifest]) -> None:
         if manifest.calibration:
             c = manifest.calibration
             if c["face_count"]:
-                click.echo(f"  calibrated on {c['face_count']} faces of {c['faces']}, "
-                           f"{c['method']}, {c['seconds']:.1f} s")  # fmt: skip
+                click.echo(
+                    f"  calibrated on {c['face_count']} faces of {c['faces']}, {c['method']}"
+                )
             else:
                 click.echo(f"  ranges imported from {c['faces']}")
         _show_options(manifest.options)
