@@ -56,7 +56,7 @@ def test_closing_line_names_the_usable_targets() -> None:
         "This machine can: run torch, onnxruntime; build tensorrt-rtx but not run it "
         "(no NVIDIA GPU, no CUDA bindings). "
         "Not here: onnxruntime-cuda (onnxruntime has no CUDA provider, no NVIDIA GPU), "
-        "onnxruntime-tensorrt (onnxruntime has no Tensorrt provider, no NVIDIA GPU), "
+        "onnxruntime-tensorrt (onnxruntime has no Tensorrt provider, no TensorRT, no NVIDIA GPU), "
         "tensorrt (no TensorRT, no NVIDIA GPU, no CUDA bindings)."
     )
 

@@ -29,7 +29,7 @@ def test_export(parsed, workspace, built, monkeypatch):
     assert code == 0
     assert value.keys() == {"model", "model_sha256", "opset", "verification", "card"}
     assert value["model"] == "new/model.onnx"
-    assert value["verification"]["faces"] == 32
+    assert value["verification"]["faces"] == 8
     assert value["card"]["architecture"] == "tf_efficientnet_lite0"
 
 

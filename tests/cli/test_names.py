@@ -100,5 +100,5 @@ def test_names_in_markdown(name):
 
 @given(st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1, max_size=12))
 def test_any_name_in_markdown(name):
-    name = " ".join(name.split())
-    assert shown(f"x {escaped(name)} x") == [f"x {name} x".replace("  ", " ")]
+    name = " ".join(name.split()) or "-"  # runs of blanks are one in Markdown
+    assert shown(f"x {escaped(name)} x") == [f"x {name} x"]

@@ -330,7 +330,7 @@ def test_an_unknown_gpu_is_an_error_with_the_known_ones(workshop: Make) -> None:
         ("tensorrt-10.16.1.11", {"dla_core": 0}, "DLA core 0"),
         ("tensorrt-11.4.0.106", {"calibration_cache": b""}, "a calibration cache"),
         ("tensorrt-10.3.0", {"dla_core": 0, "precision": "fp32"}, "FP32 on a DLA core"),
-        ("tensorrt-10.3.0", {"precision": "fp8"}, "precision 'fp8'"),
+        ("tensorrt-10.3.0", {"precision": "fp8"}, "(got 'fp8')"),
         ("tensorrt-10.3.0", {"batches": ()}, "batch sizes"),
         ("tensorrt-10.3.0", {"batches": (0, 4)}, "batch sizes"),
         ("tensorrt-10.3.0", {"batches": BatchRange(8, 4, 1)}, "batch sizes"),
