@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--splits", required=True, help="as test=0-23,train=24-31")
     parser.add_argument("--add", type=Path, help="landmarked photographs to train on as well")
     parser.add_argument("--seed", type=int, default=0, help="of the photographs' split")
+    parser.add_argument("--each", type=int, default=1, help="photographs to train on per person")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     rows: list[tuple[str, str, str]] = []
@@ -64,7 +66,12 @@ def main() -> None:
     if options.add:
         photographs = load_landmarked(options.add)
         for split, faces in split_identities(photographs, SHARES, options.seed).items():
+            seen: Counter[str] = Counter()
             for face in faces:
+                seen[face.identity] += 1
+                # All of those that are held out are measured on.
+                if split != "test" and seen[face.identity] > options.each:
+                    continue
                 name = f"{face.path.stem}.png"
                 (options.out / name).write_bytes(face.path.read_bytes())
                 rows.append((name, face.identity, split))
