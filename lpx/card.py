@@ -18,6 +18,11 @@ from lpx.errors import LpxError
 FORMAT = "lpx-card/1"
 METADATA_KEY = "lpx.card"
 """Where the card lies in an ONNX model's metadata properties."""
+_CHOICES: dict[str, tuple[object, ...]] = {
+    "channel_order": ("RGB", "BGR"),
+    "fake_class": (0, 1),
+    "outputs": ("probabilities", "logits"),
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,9 @@ class ModelCard:
         std: Per-channel standard deviation, in `channel_order`.
         channel_order: Order in which the network wants channels; engines always take RGB.
         classes: Meaning of the score's two ends; index 1 = fake.
+        fake_class: Which class of the network as its authors trained it is fake, 0 or 1. Scores
+            and maps that lpx gives are probabilities of fake whichever it is.
+        outputs: What the network of a factory returns.
         grid: Classification units (h, w) per face.
         receptive_field: Side of the square of input pixels that a unit sees; None = unknown.
         stride: Distance of neighbouring units, in input pixels; None = unknown.
@@ -57,6 +65,8 @@ class ModelCard:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     channel_order: Literal["RGB", "BGR"] = "RGB"
     classes: tuple[str, str] = ("real", "fake")
+    fake_class: int = 1
+    outputs: Literal["probabilities", "logits"] = "probabilities"
     grid: tuple[int, int] = (1, 1)
     receptive_field: int | None = None
     stride: int | None = None
@@ -115,10 +125,18 @@ def card_from_dict(values: dict[str, Any], source: str) -> ModelCard:
         for name in ("mean", "std", "grid", "classes"):
             if name in given:
                 given[name] = tuple(given[name])
-        return ModelCard(**given)
+        card = ModelCard(**given)
     except TypeError as error:
         raise LpxError(
             f"{source}: the model card is incomplete: {error}",
             "lpx cannot guess how the model wants its faces",
             "export the checkpoint again",
         ) from error
+    for choice, allowed in _CHOICES.items():
+        if getattr(card, choice) not in allowed:
+            raise LpxError(
+                f"{source}: the model card has {choice} {getattr(card, choice)!r}",
+                f"it is one of {', '.join(map(str, allowed))}",
+                "export the checkpoint again",
+            )
+    return card

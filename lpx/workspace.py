@@ -20,6 +20,8 @@ from typing import Any
 from lpx.errors import LpxError
 
 DEFAULT = Path("lpx-out")
+_SHORT = 16
+"""Characters of a file's name that its temporary name repeats."""
 
 
 def sha256(path: Path) -> str:
@@ -40,8 +42,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Some writers go by what a name ends in.
-        handle, name = tempfile.mkstemp(path.suffix, f".{path.name}.", path.parent)
+        # Some writers go by what a name ends in. Where the path's name fits, this must fit too.
+        suffix = path.suffix if len(path.suffix) <= _SHORT else ""
+        handle, name = tempfile.mkstemp(suffix, f".{path.stem[:_SHORT]}.", path.parent)
     except OSError as error:
         raise unwritable(path.parent, error) from error
     os.close(handle)

@@ -34,6 +34,8 @@ cards = st.builds(
     std=three,
     channel_order=st.sampled_from(["RGB", "BGR"]),
     classes=st.tuples(st.text(), st.text()),
+    fake_class=st.sampled_from([0, 1]),
+    outputs=st.sampled_from(["probabilities", "logits"]),
     grid=st.tuples(sizes, sizes),
     receptive_field=st.none() | sizes,
     stride=st.none() | sizes,
@@ -64,8 +66,9 @@ def test_strategy_varies_every_field():
     # A field that is added to the card must be added to the round trip above.
     assert {f.name for f in fields(ModelCard)} == {
         "architecture", "cut", "aggregate", "input_size", "bottleneck", "aggregate_parameter",
-        "crop", "mean", "std", "channel_order", "classes", "grid", "receptive_field", "stride",
-        "strictly_local", "threshold", "threshold_source", "provenance", "weights_sha256",
+        "crop", "mean", "std", "channel_order", "classes", "fake_class", "outputs", "grid",
+        "receptive_field", "stride", "strictly_local", "threshold", "threshold_source",
+        "provenance", "weights_sha256",
     }  # fmt: skip
 
 
@@ -110,6 +113,14 @@ def test_no_format_is_refused():
 def test_unknown_fields_are_named():
     with pytest.raises(LpxError, match="unknown fields: temperature, zoom"):
         card_from_dict(CARD.to_dict() | {"zoom": 1, "temperature": 2.0}, "ckpt.pt")
+
+
+@pytest.mark.parametrize(
+    "change", [{"channel_order": "GBR"}, {"fake_class": 2}, {"outputs": "softmax"}], ids=str
+)
+def test_unknown_choice_is_refused(change):
+    with pytest.raises(LpxError, match="it is one of"):
+        card_from_dict(CARD.to_dict() | change, "ckpt.pt")
 
 
 @pytest.mark.parametrize("name", ["architecture", "cut", "aggregate", "input_size"])

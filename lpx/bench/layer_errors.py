@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpx.bench.tensor_error import ErrorSum, TensorError
+from lpx.calibration.extents import extents
 from lpx.engines.base import Engine
 from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine, count_convolutions
 from lpx.errors import LpxError
@@ -136,8 +136,10 @@ def judge(comparison: Comparison, tolerance: float) -> Verdict:
     if not beyond:
         return Verdict(None, None, ())
     first = beyond[0]
+    # A Q/DQ pair follows the layer whose tensor it rounds.
+    until = comparison.layers[: comparison.layers.index(first) + 1]
     before = comparison.parents[first.layer.tensor] | {first.layer.tensor}
-    sources = [e for e in comparison.layers if e.layer.tensor in before]
+    sources = [e for e in until if e.layer.tensor in before]
     if first.runtime is not None and not first.runtime.relative <= tolerance:
         apart = (e for e in sources if e.runtime and not e.runtime.relative <= tolerance)
         return Verdict(first, next(apart), beyond, by_runtime=True)
@@ -234,7 +236,7 @@ def compare(
         progress: Told of batches done.
 
     Raises:
-        LpxError: A tensor of the reference is NaN or infinite.
+        LpxError: A tensor of the reference is NaN.
     """
     graph = read_named(model, "the float model")
     layers = layers_of(graph)
@@ -261,11 +263,11 @@ def compare(
 
 def batch_size(model: bytes) -> int:
     """Faces whose tensors fit in `ROOM`, from 1 to `LARGEST_BATCH`."""
-    values = 0
-    for node in read_named(model, "the float model").graph:
-        for output in node.outputs:
-            sizes = [d for d in output.shape or () if isinstance(d, int)]
-            values += math.prod(sizes)
+    source = "the float model"
+    names = [layer.tensor for layer in layers_of(read_named(model, source))]
+    whole = watched(model, source, names)
+    known = extents(whole, read_named(whole, source), names)
+    values = sum(extent.values(1) for extent in known.values())
     return max(1, min(LARGEST_BATCH, ROOM // max(values, 1)))
 
 
@@ -294,7 +296,7 @@ class _Run:
         self.total = [ErrorSum() for _ in found]
         self.own = [ErrorSum() for _ in found]
         self.runtime = [ErrorSum() for _ in found]
-        self.effects: dict[str, list[NDArray[np.float32]]] = {p.layer.tensor: [] for p in found}
+        self.effects: dict[Layer, list[NDArray[np.float32]]] = {p.layer: [] for p in found}
         self.resumed: dict[str, OnnxRuntimeEngine] = {}
         self.scores: list[NDArray[np.float32]] = []
         self.disturbed = 0.0
@@ -302,7 +304,7 @@ class _Run:
     def add(self, pixels: Pixels, truth: Tensors) -> None:
         names = [p.read_as for p in self.found]
         for place in self.found:
-            _check_finite(place.layer, truth[place.layer.tensor])
+            _check_number(place.layer, truth[place.layer.tensor])
         seen = self.inside.seen.run(pixels)
         undisturbed = self.inside.plain.infer(pixels).score
         self.disturbed = max(self.disturbed, _largest(seen["score"], undisturbed))
@@ -319,7 +321,7 @@ class _Run:
             sum_.add(truth[place.layer.tensor], output)
             if self.sensitivity:
                 score = self._score_with(place.layer.tensor, output, pixels, truth)
-                self.effects[place.layer.tensor].append(np.abs(score - truth["score"]))
+                self.effects[place.layer].append(np.abs(score - truth["score"]))
 
     def _add_runtime(self, seen: Tensors, graph: Tensors) -> None:
         for place, sum_ in zip(self.found, self.runtime, strict=True):
@@ -361,7 +363,7 @@ class _Run:
                 place.stored_in,
                 total.result(),
                 own.result() if self.alone is not None else None,
-                self._effect(place.layer.tensor),
+                self._effect(place.layer),
                 runtime.result() if self.graph is not None else None,
             )
             for place, total, own, runtime in zip(
@@ -377,10 +379,10 @@ class _Run:
         mean, largest = float(scores.mean()), float(scores.max())
         return Comparison(errors, unmatched, seen, mean, largest, before)
 
-    def _effect(self, tensor: str) -> Effect | None:
+    def _effect(self, layer: Layer) -> Effect | None:
         if not self.sensitivity:
             return None
-        scores = np.concatenate(self.effects[tensor])
+        scores = np.concatenate(self.effects[layer])
         return Effect(float(scores.mean()), float(scores.max()))
 
 
@@ -401,10 +403,10 @@ def _largest(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
         return float(np.nan_to_num(np.where(same, 0.0, np.abs(a - b)), nan=np.inf).max())
 
 
-def _check_finite(layer: Layer, truth: NDArray[np.floating]) -> None:
-    if not np.isfinite(truth).all():
+def _check_number(layer: Layer, truth: NDArray[np.floating]) -> None:
+    if np.isnan(truth).any():
         raise LpxError(
-            f"the reference itself gives NaN or infinity in layer {layer.name}",
+            f"the reference itself gives NaN in layer {layer.name}",
             f"tensor {layer.tensor}: there is nothing to compare an engine with",
             "see with `lpx predict --crops FACE --engine torch` whether the checkpoint does so too",
         )

@@ -140,6 +140,8 @@ def _entry(result: BenchResult, manifest: EngineManifest) -> dict[str, Any]:
         "accuracy": result.accuracy[manifest.name],
         **_agreement(parity),
         "convolutions": manifest.convolutions,
+        "multiply_accumulates": manifest.multiply_accumulates,
+        "int8_share": manifest.int8_share,
         "calibration": manifest.calibration,
         "warnings": list(manifest.warnings),
         **_cost(result, manifest.name),

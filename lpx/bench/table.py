@@ -8,7 +8,7 @@ from typing import Any
 
 from lpx.bench.parity import VERDICTS
 from lpx.bench.wording import auc, entries, has_map, signed, significant
-from lpx.engines.manifest import PRECISIONS
+from lpx.engines.manifest import PRECISIONS, percent
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def columns(report: Mapping[str, Any]) -> list[Column]:
     """The columns: those of latency only where it was measured."""
     found = [
         Column("engine", "Engine", numeric=False),
-        Column("precision", "Precision", numeric=False),
+        Column("precision", "Precision", _share_note(report), numeric=False),
         Column("verdict", "Parity", numeric=False),
         Column("auc", "AUC", _unbroken("95 % interval")),
         Column("difference", _unbroken("Δ AUC"), _unbroken("95 % interval")),
@@ -82,7 +82,9 @@ def _row(entry: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Cell]
     interval = entry["auc_interval"]
     row = {
         "engine": Cell(entry["name"], value=entry["name"]),
-        "precision": Cell(entry["precision"].upper(), value=PRECISIONS.index(entry["precision"])),
+        "precision": Cell(
+            entry["precision"].upper(), _in_integers(entry), PRECISIONS.index(entry["precision"])
+        ),
         "verdict": Cell("reference", value=-1),
         "auc": Cell(
             auc(entry["auc"]), f"[{auc(interval['low'])}, {auc(interval['high'])}]", entry["auc"]
@@ -90,6 +92,16 @@ def _row(entry: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Cell]
     }
     row |= _parity_cells(entry, report["margin"]) if "verdict" in entry else {}
     return row | _latency_cells(entry)
+
+
+def _share_note(report: Mapping[str, Any]) -> str:
+    return "done in integers" if any(_in_integers(entry) for entry in entries(report)) else ""
+
+
+def _in_integers(entry: Mapping[str, Any]) -> str:
+    """How much of its work an INT8 engine does in integers, where that is known."""
+    share = entry.get("int8_share")
+    return "" if share is None else percent(share)
 
 
 def _parity_cells(entry: Mapping[str, Any], margin: float) -> dict[str, Cell]:

@@ -19,7 +19,8 @@ class TensorError:
         relative: ||d|| / ||x||; infinite where the engine gives NaN or infinity, or x is all zero
             and d is not.
         cosine: Cosine of the two tensors; 1 where both are zero.
-        not_finite: Values that are NaN or infinite in the engine.
+        not_finite: Values that are NaN or infinite in the engine, or in x alone. Where both are the
+            same infinity, as in the mask of an attention, they are left out.
     """
 
     max_abs: float
@@ -48,9 +49,9 @@ class ErrorSum:
     def add(self, truth: NDArray[np.floating], found: NDArray[np.floating]) -> None:
         """Take in a batch: two arrays of one shape; values that are not finite count apart."""
         x, y = truth.astype(np.float64).ravel(), found.astype(np.float64).ravel()
-        finite = np.isfinite(y)
+        finite = np.isfinite(x) & np.isfinite(y)
         if not finite.all():
-            self.not_finite += int(np.count_nonzero(~finite))
+            self.not_finite += int(np.count_nonzero(~finite & (x != y)))
             x, y = x[finite], y[finite]
         if not len(x):
             return

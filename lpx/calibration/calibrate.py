@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lpx.calibration.checkpoint import Progress, load_progress, save_progress
 from lpx.calibration.forward import Activation, ObservedModel
@@ -110,7 +109,7 @@ class _Pass:
             if not hasattr(own, "observers"):
                 own.observers = self._new()
                 parts.append(own.observers)
-            self._observe(own.observers, activations, first + batch.indices)
+            self._observe(own.observers, activations, batch, first)
 
         batches = shard.stream(self.model.batch_size, self.size, skipped)
         for batch, _ in self.model.run_all(batches, take):
@@ -135,19 +134,28 @@ class _Pass:
         return {name: Observer(channels) for name, channels in pairs}
 
     def _observe(
-        self, observers: dict[str, Observer], activations: list[Activation],
-        indices: NDArray[np.int64],
-    ) -> None:  # fmt: skip
+        self,
+        observers: dict[str, Observer],
+        activations: list[Activation],
+        batch: Batch,
+        first: int,
+    ) -> None:
         for name, activation in zip(self.model.names, activations, strict=True):
-            if observers[name].add(activation.values, activation.block):
-                continue
-            finite = np.isfinite(activation.values).reshape(len(indices), -1).all(axis=1)
-            face = self.faces.faces[int(indices[int(np.argmin(finite))])].name
-            raise LpxError(
-                f"activation {name} is NaN or infinite on face {face}",
-                "no scale can represent it",
-                "check the checkpoint on that face with `lpx predict --crops`",
-            )
+            if not observers[name].add(activation.values, activation.block):
+                face = self.faces.faces[first + self._not_finite(name, batch)].name
+                raise LpxError(
+                    f"activation {name} is NaN or infinite on face {face}",
+                    "no scale can represent it",
+                    "check the checkpoint on that face with `lpx predict --crops`",
+                )
+
+    def _not_finite(self, name: str, batch: Batch) -> int:
+        """Index of the first face on which a tensor is not finite, which its rows may not tell."""
+        for index, pixels in zip(batch.indices, batch.pixels, strict=True):
+            (values,) = self.model.session.run([name], {"faces": pixels[None]})
+            if not np.isfinite(values).all():
+                return int(index)
+        return int(batch.indices[0])
 
 
 def _warning(skipped: Sequence[Skipped], faces: FaceSet) -> str:

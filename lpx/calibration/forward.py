@@ -17,6 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from lpx.calibration.blocked import leave_blocked, open_session
+from lpx.calibration.extents import extents
 from lpx.data.face_set import Batch
 from lpx.errors import LpxError
 from lpx.graph.model_io import parse, serialise
@@ -36,16 +37,17 @@ class Activation:
     """A tensor on a batch of faces.
 
     Attributes:
-        values: float32 [N, channels, ...]; what memory holds is [N, channels / block, ..., block].
+        values: float32, mostly [N, channels, ...]; what memory holds is
+            [N, channels / block, ..., block]. N need not be the number of faces.
         block: Channels that alternate in memory; 1 is ONNX's order.
     """
 
     values: NDArray[np.float32]
     block: int
 
-    def first(self, faces: int) -> Activation:
-        """That many faces of it, as a view."""
-        return Activation(self.values[:faces], self.block)
+    def shaped(self, shape: tuple[int, ...]) -> Activation:
+        """The beginning of it in another shape, as a view."""
+        return Activation(self.values.reshape(-1)[: math.prod(shape)].reshape(shape), self.block)
 
 
 class ObservedModel:
@@ -63,12 +65,14 @@ class ObservedModel:
 
     Attributes:
         names: The tensors.
+        extents: How large each is.
         at_once: Batches that go through at a time, as many as there is memory for.
         batch_size: Faces of each.
         seconds: Time that `run_all` took, were batches there at once: without that of decoding.
 
     Raises:
-        LpxError: No tensor of the model may be quantised, or one has no fixed shape.
+        LpxError: No tensor of the model may be quantised, or the size of one does not grow evenly
+            with the number of faces.
     """
 
     def __init__(self, model: bytes) -> None:
@@ -81,13 +85,17 @@ class ObservedModel:
                 "node by node",
                 "build it with --fp16",
             )
-        self._shapes = _hand_out(graph, self.names)
-        cores, values = os.cpu_count() or 1, max(1, sum(map(math.prod, self._shapes)))
+        _hand_out(graph, self.names)
+        whole = serialise(graph)
+        known = extents(whole, graph, self.names)
+        self.extents = [known[name] for name in self.names]
+        cores = os.cpu_count() or 1
+        values = max(1, sum(extent.values(1) for extent in self.extents))
         self.batch_size = max(1, min(LARGEST_BATCH, BATCH_ROOM // values))
         self.at_once = max(1, min(cores, ROOM // (self.batch_size * values)))
         self.seconds = 0.0
         channels = dict(zip(self.names, self.channels, strict=True))
-        own, blocks = leave_blocked(serialise(graph), channels)
+        own, blocks = leave_blocked(whole, channels)
         self._blocks = [blocks.get(name, 1) for name in self.names]
         threads = max(1, cores // self.at_once)
         self.session = open_session(own, threads=threads, optimise=False)
@@ -98,14 +106,19 @@ class ObservedModel:
 
     @property
     def channels(self) -> list[int]:
-        """How many channels each tensor has."""
-        return [shape[0] for shape in self._shapes]
+        """How many channels each tensor has, which are its second dimension; 0 for none."""
+        return [extent.channels for extent in self.extents]
+
+    @property
+    def row_per_face(self) -> bool:
+        """Whether row n of every tensor is of face n."""
+        return all(extent.row_per_face for extent in self.extents)
 
     def room(self) -> list[Activation]:
         """Memory for the activations of a batch."""
         return [
-            Activation(np.zeros((self.batch_size, *shape), np.float32), block)
-            for shape, block in zip(self._shapes, self._blocks, strict=True)
+            Activation(np.zeros(extent.shape(self.batch_size), np.float32), block)
+            for extent, block in zip(self.extents, self._blocks, strict=True)
         ]
 
     def run_all(
@@ -161,7 +174,8 @@ class ObservedModel:
             One per name: views of `into`.
         """
         faces = len(pixels)
-        views = [activation.first(faces) for activation in into]
+        pairs = zip(into, self.extents, strict=True)
+        views = [activation.shaped(extent.shape(faces)) for activation, extent in pairs]
         binding = self.session.io_binding()
         binding.bind_cpu_input("faces", np.ascontiguousarray(pixels))
         for name, view in zip(self.names, views, strict=True):
@@ -171,22 +185,15 @@ class ObservedModel:
         return views
 
 
-def _hand_out(model: ir.Model, names: Sequence[str]) -> list[tuple[int, ...]]:
-    """Make tensors outputs; returns their shapes [channels, ...], without the batch."""
+def _hand_out(model: ir.Model, names: Sequence[str]) -> None:
+    """Make tensors outputs."""
     values = {v.name: v for node in model.graph for v in node.outputs}
-    found = [values[name] for name in names]
-    model.graph.outputs.extend(found)
-    return [_shape(value) for value in found]
-
-
-def _shape(value: ir.Value) -> tuple[int, ...]:
-    dimensions = tuple(value.shape or ())[1:]
-    known = tuple(d for d in dimensions if isinstance(d, int))
-    if not known or len(known) < len(dimensions):
-        raise LpxError(
-            f"the shape of tensor {value.name} is not known before the model runs",
-            "calibration keeps memory for every tensor, and an exported model has all shapes fixed "
-            "but for the batch",
-            "make the model with `lpx export`",
-        )
-    return known
+    for name in names:
+        if values[name].dtype is None:
+            raise LpxError(
+                f"the type of tensor {name} is not known before the model runs",
+                "calibration keeps memory for every tensor, and an exported model states all types",
+                "make the model with `lpx export`",
+            )
+        if not values[name].is_graph_output():
+            model.graph.outputs.append(values[name])

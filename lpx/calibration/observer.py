@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.calibration.exact_mean import ExactMean
+from lpx.calibration.exact_mean import PARTS, ExactMean
 from lpx.calibration.histogram import Histogram
 from lpx.calibration.methods import PEAKS
 from lpx.calibration.scales import TensorScale
@@ -13,7 +13,12 @@ from lpx.calibration.tally import tally
 
 
 class Observer:
-    """Statistics of one activation."""
+    """Statistics of one activation.
+
+    Args:
+        channels: Size of its second dimension; 0 where that does not count channels: then no means
+            are kept.
+    """
 
     def __init__(self, channels: int) -> None:
         self.histogram = Histogram()
@@ -23,10 +28,13 @@ class Observer:
         """Take in a batch; False, and nothing taken, where a value is not finite.
 
         Args:
-            values: float32 [N, channels, ...], contiguous.
+            values: float32 [N, channels, ...], contiguous; without channels of any shape.
             block: Channels that alternate in memory, as for `lpx.calibration.tally.tally`.
         """
-        extremes = tally(values, block, self.histogram.counts, self.mean.sums)
+        sums = self.mean.sums
+        if not len(sums):
+            values, sums = values.reshape(1, 1, -1), np.zeros((1, PARTS), np.int64)
+        extremes = tally(values, block, self.histogram.counts, sums)
         if extremes is None:
             return False
         self.histogram.extend(*extremes)

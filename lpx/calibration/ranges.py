@@ -33,7 +33,9 @@ def face_ranges(
     lows: list[Floats] = []
     highs: list[Floats] = []
     skipped: list[Skipped] = []
-    batches = faces.stream(observed.batch_size, size, skipped)
+    # Where a tensor's rows do not tell which face they are of, each face goes through by itself.
+    at_a_time = observed.batch_size if observed.row_per_face else 1
+    batches = faces.stream(at_a_time, size, skipped)
     for batch, (low, high) in observed.run_all(batches, _extremes):
         indices += batch.indices.tolist()
         lows.append(low)
@@ -48,7 +50,7 @@ def face_ranges(
     )
 
 
-def _extremes(_: Batch, activations: list[Activation]) -> tuple[Floats, Floats]:
+def _extremes(batch: Batch, activations: list[Activation]) -> tuple[Floats, Floats]:
     """Smallest and largest values of each face and tensor, [N, tensors] each."""
-    flat = [a.values.reshape(len(a.values), -1) for a in activations]
+    flat = [a.values.reshape(len(batch.indices), -1) for a in activations]
     return np.stack([v.min(axis=1) for v in flat], 1), np.stack([v.max(axis=1) for v in flat], 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from lpx.data.roots import DataPlaces
 from lpx.workspace import Workspace, read_json
 
 if TYPE_CHECKING:
+    from lpx.engines.manifest import EngineManifest
     from lpx.graph.weights import WeightOptions
 
 
@@ -111,13 +113,15 @@ def build(
 ) -> None:  # fmt: skip
     """Build engines of the exported model.
 
-    Several precisions at once are fine; with none named, FP32 and INT8 are built.
+    Several precisions at once are fine; with none named, FP32 and INT8 are built. Where one of
+    several cannot be built, the others are, and the exit code is 1.
     """
     from lpx import pipeline
     from lpx.cli.console import ConsoleReporter
     from lpx.engines.manifest import PRECISIONS
     from lpx.engines.request import DEFAULT_BATCHES, BuildRequest
     from lpx.engines.tensorrt import BatchRange
+    from lpx.pipeline.building import DeadEngineError, NotAllBuiltError
 
     if batch and batch_range:
         raise click.UsageError("--batch and --batch-range say the same thing: give one")
@@ -146,46 +150,76 @@ def build(
         return
     if out is not None:
         raise click.UsageError("--out goes with --emit: engines lie in the workspace (-w DIR)")
+    failure: NotAllBuiltError | DeadEngineError | None = None
     with ConsoleReporter() as report:
-        manifests = pipeline.build(
-            workspace,
-            precisions,
-            target=target,
-            faces=faces,
-            count=count,
-            method=method,
-            compute_capabilities=tuple(compute_capability.replace(",", " ").split()),
-            workspace_mib=workspace_mib,
-            places=places,
-            weights=weights,
-            requantise=requantise,
-            batches=batches,
-            optimisation_level=optimisation_level,
-            version_compatible=version_compatible,
-            hardware_compatible=hardware_compatible,
-            dla_core=dla_core,
-            frozen_timing_cache=frozen_timing_cache,
-            builds=builds,
-            report=report,
-        )
+        try:
+            manifests = pipeline.build(
+                workspace,
+                precisions,
+                target=target,
+                faces=faces,
+                count=count,
+                method=method,
+                compute_capabilities=tuple(compute_capability.replace(",", " ").split()),
+                workspace_mib=workspace_mib,
+                places=places,
+                weights=weights,
+                requantise=requantise,
+                batches=batches,
+                optimisation_level=optimisation_level,
+                version_compatible=version_compatible,
+                hardware_compatible=hardware_compatible,
+                dla_core=dla_core,
+                frozen_timing_cache=frozen_timing_cache,
+                builds=builds,
+                report=report,
+            )
+        except (NotAllBuiltError, DeadEngineError) as error:
+            manifests, failure = error.built, error
     if as_json:
         click.echo(json.dumps({"engines": [asdict(m) for m in manifests]}, indent=2))
-        return
+    else:
+        _show(workspace, manifests)
+    if failure is not None:
+        raise failure
+
+
+def _show(workspace: Workspace, manifests: Sequence[EngineManifest]) -> None:
+    from lpx.engines.manifest import percent
+
     for manifest in manifests:
         file = workspace.engines / manifest.name / manifest.file
         runs = ", ".join(f"{n} {p}" for p, n in manifest.convolutions.items() if n)
         click.echo(f"{file}: {file.stat().st_size / 2**20:.1f} MiB, convolutions: {runs}")
+        if manifest.int8_share is not None:
+            share = percent(manifest.int8_share)
+            click.echo(f"  {share} of the multiply-accumulates run in integers")
         if manifest.calibration:
             c = manifest.calibration
             if c["face_count"]:
-                click.echo(f"  calibrated on {c['face_count']} faces of {c['faces']}, "
-                           f"{c['method']}, {c['seconds']:.1f} s")  # fmt: skip
+                click.echo(
+                    f"  calibrated on {c['face_count']} faces of {c['faces']}, {c['method']}"
+                )
             else:
                 click.echo(f"  ranges imported from {c['faces']}")
         _show_options(manifest.options)
         for warning in manifest.warnings:
             click.echo(f"  note: {warning}")
-    click.echo(following("lpx bench --dataset demo", workspace))
+    measured_on = _to_measure(manifests)
+    click.echo(following(f"lpx bench --dataset {measured_on or 'OTHER-FACES'}", workspace))
+    if not measured_on:
+        click.echo("  (labelled faces that were not calibrated on)")
+
+
+def _to_measure(manifests: Sequence[EngineManifest]) -> str:
+    """The set to bench on: the calibration set if it has another split for that; "" if not."""
+    for manifest in manifests:
+        found = manifest.calibration or {}
+        name = str(found.get("faces", "demo"))
+        if found.get("face_count") and name != "demo":
+            # Without splits, bench would refuse the faces that ranges come from.
+            return "" if found.get("split") in ("all", "") else shlex.quote(name)
+    return "demo"
 
 
 def _refuse_with_emit(*options: tuple[str, object]) -> None:

@@ -156,7 +156,8 @@ def show(done: Calibrated) -> None:
     console.print(table)
     console.say(f"* chosen; measured on {done.held_out} held-out faces, in ONNX Runtime")
     if any(c.auc_loss is not None for c in done.candidates):
-        console.say("in order of mean |ds|; behind come methods that surely lose more AUC (95 %)")
+        console.say("ordered by mean |ds|; methods shown to lose AUC (95 %) come last, and a gain "
+                    "of AUC (a loss below 0) counts for nothing")  # fmt: skip
     for text in (scales.warning, *done.notes):
         if text:
             console.say(f"note: {text}")

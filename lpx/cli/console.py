@@ -31,10 +31,6 @@ class Output(_Console):
         """Print text as it is; only a terminal wraps it: a log is searched, a path in it copied."""
         self.print(text, style=style, soft_wrap=not self.is_terminal)
 
-    def on_broken_pipe(self) -> None:
-        """Leave it to `main`: rich would exit with 1, which says that parity does not hold."""
-        raise BrokenPipeError
-
 
 class ConsoleReporter:
     """Notes and progress bars on standard error. Use as a context manager."""

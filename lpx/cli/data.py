@@ -11,6 +11,7 @@ import click
 
 from lpx.cli.options import data_options, json_option, workspace_option
 from lpx.data.roots import DataPlaces
+from lpx.data.wording import counted, some
 from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -69,8 +70,10 @@ def prepare(
         click.echo(json.dumps(_prepared(done), indent=2))
         return
     if not done.done_now:
-        click.echo(f"nothing to do: all {done.videos} videos were done before")
-    click.echo(f"{done.folder}: {done.faces} faces of {done.videos} videos, crop {done.crop}")
+        click.echo(f"nothing to do: {counted(done.videos, 'video')} done before")
+    none = f" ({done.faceless_videos} more gave none)" if done.faceless_videos else ""
+    videos = counted(done.videos - done.faceless_videos, "video")
+    click.echo(f"{done.folder}: {counted(done.faces, 'face')} of {videos}{none}, crop {done.crop}")
     _tell_skipped(done.reasons())
     _tell_missing(done.missing)
     for note in done.notes:
@@ -88,6 +91,7 @@ def _prepared(done: Prepared) -> dict[str, Any]:
         "videos": done.videos,
         "done_now": done.done_now,
         "faces": done.faces,
+        "faceless_videos": done.faceless_videos,
         "skipped": [vars(one) for one in done.skipped],
         "skipped_by_reason": done.reasons(),
         "missing": list(done.missing),
@@ -105,8 +109,7 @@ def _tell_skipped(reasons: Mapping[str, int]) -> None:
 
 def _tell_missing(missing: tuple[str, ...]) -> None:
     if missing:
-        more = f" and {len(missing) - 3} more" * (len(missing) > 3)
-        click.echo(f"not on disk: {len(missing)} videos: {', '.join(missing[:3])}{more}")
+        click.echo(f"not on disk: {counted(len(missing), 'video')}: {some(missing)}")
 
 
 @data.command()

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpx.cli.options import json_option, workspace_option
-from lpx.engines.manifest import TARGETS
+from lpx.cli.options import json_option, min_channels_option, workspace_option
+from lpx.engines.manifest import TARGETS, percent
 from lpx.errors import LpxError
 from lpx.workspace import Workspace
 
@@ -44,10 +44,12 @@ _DIALECTS = (
 )
 @click.option("--equalise", is_flag=True, help="Equalise channels first, and show what it did.")
 @click.option("--requantise", is_flag=True, help="Take out Q/DQ pairs that the model has.")
+@min_channels_option
 @workspace_option
 @json_option
 def explain_graph(
     source: Path | None, target: str, dialect: str | None, equalise: bool, requantise: bool,
+    min_channels: int,
     workspace: Workspace, as_json: bool,
 ) -> None:  # fmt: skip
     """Show which nodes of a model INT8 would quantise, and why.
@@ -55,7 +57,7 @@ def explain_graph(
     The model is an ONNX file, or the one exported into a workspace. Nothing is calibrated or
     built; an engine's manifest.json says the same of the engine, under "placement".
     """
-    from lpx.engines.build import placement_of
+    from lpx.engines.build import expected_work, placement_of
     from lpx.engines.onnxruntime_gpu import check_int8
     from lpx.graph.model_io import name_nodes, parse
     from lpx.graph.prepare import prepare
@@ -67,7 +69,8 @@ def explain_graph(
     prepared, pairs = prepare(data, str(path), equalised=equalise, requantise=requantise)
     graph = parse(prepared, str(path))
     name_nodes(graph)
-    placement = placement_of(graph, target, chosen)  # type: ignore[arg-type]
+    placement = placement_of(graph, target, chosen, min_channels)  # type: ignore[arg-type]
+    work = expected_work(graph, placement, chosen)
     if as_json:
         values = {
             "model": str(path),
@@ -75,11 +78,13 @@ def explain_graph(
             "target": target,
             "dialect": chosen,
             **to_values(placement, pairs),
+            "multiply_accumulates": work,
         }
         click.echo(json.dumps(values, indent=2))
         return
     click.echo(f"{path} for {target}, {chosen}")
     _show(placement, pairs)
+    _show_work(work, chosen)
 
 
 def _model(source: Path | None, workspace: Workspace) -> Path:
@@ -116,6 +121,20 @@ def to_values(placement: Placement, pairs: tuple[Pair, ...]) -> dict[str, Any]:
         "shared_scales": [list(group) for group in placement.shared],
         "equalisation": [asdict(pair) for pair in pairs],
     }
+
+
+def _show_work(work: dict[str, int], dialect: str) -> None:
+    total = sum(work.values())
+    if not total:
+        return
+    share = (
+        f"{percent(work.get('int8', 0) / total)} of {total / 1e6:.4g} million multiply-accumulates"
+    )
+    if dialect == "onnxruntime":
+        click.echo(f"{share} run in integers in ONNX Runtime, as its optimiser leaves the graph")
+    else:
+        click.echo(f"{share} are offered to TensorRT in INT8; an engine's manifest.json says what "
+                   "it takes")  # fmt: skip
 
 
 def _show(placement: Placement, pairs: tuple[Pair, ...]) -> None:

@@ -31,7 +31,7 @@ def _triple(
 
 
 # What may be said of a model that a factory makes: how it wants its faces.
-_OF_A_FACTORY = ("input_size", "mean", "std", "channel_order")
+_OF_A_FACTORY = ("input_size", "mean", "std", "channel_order", "fake_class", "outputs")
 
 
 def _flag(name: str) -> str:
@@ -60,6 +60,30 @@ def _flag(name: str) -> str:
     "--channel-order", type=click.Choice(["RGB", "BGR"]), help="Order its network wants (RGB)."
 )
 @click.option(
+    "--fake-class",
+    type=click.IntRange(0, 1),
+    help="Which class of its network is fake; of one output, 0 says that high means real (1).",
+)
+@click.option(
+    "--outputs",
+    type=click.Choice(["probabilities", "logits"]),
+    help="What the model of --factory returns; probabilities where its values lie in [0, 1].",
+)
+@click.option(
+    "--weights-key",
+    metavar="NAME",
+    help="Which weights to take from a file that holds several, such as ema or model.state_dict.",
+)
+@click.option(
+    "--tolerance",
+    type=float,
+    help="Largest difference of a score or map cell between export and checkpoint (1e-4, or the "
+    "model's own float32 noise).",
+)
+@click.option(
+    "--verify-faces", default=8, show_default=True, help="Faces that the export is verified on."
+)
+@click.option(
     "--factory",
     metavar="PKG.MOD:FUNC",
     help="A callable that makes any nn.Module of faces [B,3,H,W] -> score, or (score, map).",
@@ -68,7 +92,8 @@ def _flag(name: str) -> str:
 @json_option
 def export(
     checkpoint: Path | None, opset: int, backbone: str | None, factory: str | None,
-    workspace: Workspace, as_json: bool, **foreign: object,
+    weights_key: str | None, tolerance: float | None, verify_faces: int, workspace: Workspace,
+    as_json: bool, **foreign: object,
 ) -> None:  # fmt: skip
     """Export CHECKPOINT to ONNX, with preprocessing inside, and verify it on faces.
 
@@ -94,13 +119,20 @@ def export(
             "the factory's model has an architecture of its own",
             f"leave it out; beside --factory go {', '.join(map(_flag, _OF_A_FACTORY))}",
         )
+    if "outputs" in given and factory is None:
+        raise LpxError(
+            "--outputs without --factory",
+            "it says what a factory's model returns; a backbone's head returns logits",
+            "leave it out",
+        )
     description = None
     if backbone is not None or factory is not None:
         description = ForeignModel(architecture=backbone or str(factory), **given)  # type: ignore[arg-type]
     with ConsoleReporter() as report:
         made = pipeline.export(
-            checkpoint, workspace, opset=opset, foreign=description, factory=factory, report=report
-        )
+            checkpoint, workspace, opset=opset, foreign=description, factory=factory,
+            weights_key=weights_key, tolerance=tolerance, faces=verify_faces, report=report,
+        )  # fmt: skip
     check = made.verification
     if as_json:
         values = {
@@ -115,4 +147,9 @@ def export(
         f"{check.max_score_difference:.1e}, max |map difference| {check.max_map_difference:.1e} "
         f"(worst face {check.worst_face})"
     )
+    if check.noise is not None:
+        click.echo(
+            f"float32 is that coarse for this model: PyTorch itself differs from float64 by "
+            f"{check.noise.score:.1e} (score) and {check.noise.map:.1e} (map) on these faces"
+        )
     click.echo(following("lpx build --int8", workspace))

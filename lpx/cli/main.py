@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import io
-import os
 import sys
 
 import click
 
 from lpx import __version__
+from lpx.cli.streams import guarded
 from lpx.errors import LpxError
 
 COMMANDS = {
@@ -69,32 +68,31 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; turn errors into messages and exit codes."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A terminal that lacks a character shows a question mark; it is no reason to fail.
-            stream.reconfigure(errors="replace")
+    with guarded() as streams:
+        code = streams.exit_code(_run(sys.argv[1:]))
+    if code:
+        sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    """Run a command; returns its exit code."""
     try:
-        try:
-            # Not cli(): on a broken pipe click exits with 1, which would say that parity fails.
-            with cli.make_context("lpx", sys.argv[1:]) as context:
-                cli.invoke(context)
-        finally:
-            sys.stdout.flush()
+        # Not cli(): click would turn some errors into exit codes that mean something else here.
+        with cli.make_context("lpx", arguments) as context:
+            cli.invoke(context)
     except LpxError as error:
         click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except click.ClickException as error:
         error.show()
-        sys.exit(2)
+        return 2
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
-        sys.exit(130)
+        return 130
     except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
-    except BrokenPipeError:
-        # The reader has gone (`lpx ... | head`); the interpreter must not write to it at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        return done.exit_code
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 1 if done.code else 0
     except Exception:
         import traceback
 
@@ -104,4 +102,5 @@ def main() -> None:
             "the command, and what `lpx doctor` prints",
             err=True,
         )
-        sys.exit(3)
+        return 3
+    return 0

@@ -17,6 +17,8 @@ from lpx.workspace import DEFAULT, Workspace
 if TYPE_CHECKING:
     from lpx.graph.weights import WeightOptions
 
+_MIN_CHANNELS = 16
+"""As `lpx.graph.placement.MIN_CHANNELS`, which is not imported here: `lpx --help` stays fast."""
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -25,8 +27,13 @@ def workspace_option(command: Command) -> Command:
     return click.option(
         "-w", "--workspace", "workspace", envvar="LPX_WORKSPACE", default=str(DEFAULT),
         show_default=True, metavar="DIR", help="Where artefacts lie.",
-        callback=lambda context, parameter, value: Workspace(Path(value)),
+        callback=lambda context, parameter, value: Workspace(_expanded(value)),
     )(command)  # fmt: skip
+
+
+def _expanded(folder: str) -> Path:
+    """A folder as a shell would read it; of `LPX_WORKSPACE=~/x` in a file, none has."""
+    return Path(os.path.expanduser(folder))
 
 
 def data_options(command: Command) -> Command:
@@ -48,7 +55,7 @@ def data_options(command: Command) -> Command:
 
 def following(command: str, workspace: Workspace) -> str:
     """The command to type next, with `-w` where this one needed it."""
-    if str(workspace.root) == os.environ.get("LPX_WORKSPACE", str(DEFAULT)):
+    if workspace.root == _expanded(os.environ.get("LPX_WORKSPACE", str(DEFAULT))):
         return f"next: {command}"
     return f"next: {command} -w {shlex.quote(str(workspace.root))}"
 
@@ -68,17 +75,28 @@ def host_code_option(command: Command) -> Command:
     )(command)  # fmt: skip
 
 
+def min_channels_option(command: Command) -> Command:
+    """`--min-channels N`: passes `min_channels`."""
+    return click.option(
+        "--min-channels", type=click.IntRange(min=1), default=_MIN_CHANNELS, show_default=True,
+        help="Leave convolutions with fewer channels on either side in float: integer kernels pad "
+        "them, and are seldom faster.",
+    )(command)  # fmt: skip
+
+
 def weight_options(command: Command) -> Command:
     """What is done to weights of INT8 graphs: passes `weights`, and `requantise`."""
 
     @functools.wraps(command)
     def packed(
         *arguments: Any, weight_clip: Any, weight_rounding: Any, bias_correction: bool,
-        equalise: bool, **rest: Any,
+        equalise: bool, min_channels: int, **rest: Any,
     ) -> Any:  # fmt: skip
         from lpx.graph.weights import WeightOptions
 
-        weights = WeightOptions(weight_clip, weight_rounding, bias_correction, equalise)
+        weights = WeightOptions(
+            weight_clip, weight_rounding, bias_correction, equalise, min_channels
+        )
         return command(*arguments, weights=weights, **rest)
 
     options = (
@@ -93,6 +111,7 @@ def weight_options(command: Command) -> Command:
                      help="Move what rounding does to a channel's mean into the bias."),
         click.option("--equalise/--no-equalise", default=False, show_default=True,
                      help="Even out channels between layers first (for depthwise networks)."),
+        min_channels_option,
         click.option("--requantise", is_flag=True,
                      help="Take out Q/DQ pairs that the model has, instead of refusing it."),
     )  # fmt: skip
@@ -108,6 +127,7 @@ def weight_flags(weights: WeightOptions, requantise: bool) -> str:
         f" --weight-rounding {weights.rounding}": weights.rounding != "squant",
         " --no-bias-correction": not weights.bias_correction,
         " --equalise": weights.equalise,
+        f" --min-channels {weights.min_channels}": weights.min_channels != _MIN_CHANNELS,
         " --requantise": requantise,
     }
     return "".join(flag for flag, given in flags.items() if given)

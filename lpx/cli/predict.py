@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lpx.cli.options import host_code_option, json_option, workspace_option
+from lpx.data.wording import counted
 from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def _frames(context: click.Context, parameter: click.Parameter, value: str) -> i
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--crops", is_flag=True,
               help="Pictures are face crops already, framed as the model wants.")  # fmt: skip
+@click.option("--limit", type=int, metavar="N", help="Maximum number of files, sampled evenly.")
 @click.option("--frames", default="32", show_default=True, metavar="N|all", callback=_frames,
               help="Frames of each video, evenly spaced.")  # fmt: skip
 @click.option("--detector", default="blazeface", show_default=True,
@@ -46,28 +48,29 @@ def _frames(context: click.Context, parameter: click.Parameter, value: str) -> i
 @workspace_option
 @json_option
 def predict(
-    path: Path, crops: bool, frames: int | None, detector: str, crop: str | None, overlay: bool,
-    engine: str | None, out: Path | None, allow_host_code: bool, workspace: Workspace,
-    as_json: bool,
+    path: Path, crops: bool, limit: int | None, frames: int | None, detector: str,
+    crop: str | None, overlay: bool, engine: str | None, out: Path | None, allow_host_code: bool,
+    workspace: Workspace, as_json: bool,
 ) -> None:  # fmt: skip
     """Score every face in the image or video PATH, or in all of those below folder PATH.
 
     Pictures are taken for whole photographs: faces are found in them, and cut out as in the model's
-    training. Of pictures that are face crops already, say so with --crops; lpx does not guess.
+    training. Use --crops if the images are already face crops.
 
     A face's score is its probability of fake, a frame's that of its highest face, a video's the
     mean over its frames with a face. Without any face there is no score.
 
     Writes scores.csv (a row per file), frames.csv (a row per face of each frame) and an overlay of
     each file. A run that was cut off goes on where it stopped; files that were scored with the same
-    model and options are not scored again.
+    model and options are not scored again. Files that cannot be read are left out, counted and
+    named; the exit code is 2 only if none can be read.
     """
     from lpx import pipeline
     from lpx.cli.console import ConsoleReporter
 
     with ConsoleReporter() as report:
         found = pipeline.predict(
-            workspace, path, engine=engine, out=out, crops=crops, frames=frames,
+            workspace, path, engine=engine, out=out, crops=crops, limit=limit, frames=frames,
             detector=detector, crop=crop, overlay=overlay,
             allow_host_code=allow_host_code, report=report,
         )  # fmt: skip
@@ -125,6 +128,8 @@ def _show(found: Predicted) -> None:
             click.echo(f"warning: {file.name}: {file.note}", err=True)
     for skipped in found.skipped:
         click.echo(f"skipped {skipped.name}: {skipped.reason}", err=True)
+    if len(found.files) + len(found.skipped) > 1:
+        click.echo(_summary(found))
     if times := _ms_per_frame(found):
         said = ", ".join(f"{step} {ms:.1f}" for step, ms in times.items())
         click.echo(f"ms per frame: {said}")
@@ -133,10 +138,22 @@ def _show(found: Predicted) -> None:
         click.echo(f"frames: {found.frames}")
 
 
+def _summary(found: Predicted) -> str:
+    total = len(found.files) + len(found.skipped)
+    parts = [f"scored {sum(f.score is not None for f in found.files)} of {counted(total, 'file')}"]
+    if without := sum(file.score is None for file in found.files):
+        parts.append(f"{without} without a face")
+    if found.skipped:
+        parts.append(f"{len(found.skipped)} could not be read")
+    if noted := sum(bool(file.note) for file in found.files):
+        parts.append(f"{noted} with a warning")
+    return ", ".join(parts)
+
+
 def _counts(file: FileScore) -> str:
     if file.kind == "video":
         without = f", {len(file.faceless)} without a face" if file.faceless else ""
-        return f"  ({file.frames} frames{without})"
+        return f"  ({counted(file.frames, 'frame')}{without})"
     if file.kind == "image" and len(file.faces) != 1:
         return f"  ({len(file.faces)} faces)" if file.faces else "  (no face)"
     return ""

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from lpx.data.columns import Coded, Columns, Identities, Strings, paired
 from lpx.data.face_set import FaceSet
 from lpx.data.face_table import Details, FaceTable, check_inside
+from lpx.data.wording import counted, some
 from lpx.errors import LpxError
 from lpx.workspace import read_json, sha256, write_bytes, write_json
 
@@ -39,11 +41,15 @@ class SkippedFrame:
         video: Its video.
         frame: Number of the frame; None for the whole video.
         reason: Why.
+        split: The video's; "" in manifests of earlier versions, and where the set has none.
+        method: The video's; "" in manifests of earlier versions.
     """
 
     video: str
     frame: int | None
     reason: str
+    split: str = ""
+    method: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,8 +126,12 @@ def write_manifest(folder: Path, manifest: FaceManifest, table: FaceTable) -> No
             old.unlink(missing_ok=True)
 
 
-def read_face_manifest(folder: Path) -> FaceSet:
+def read_face_manifest(folder: Path, split: str = "all") -> FaceSet:
     """Open a folder of prepared faces.
+
+    Args:
+        folder: Holds the manifest.
+        split: Of whose videos the note tells what gave no face; the faces are those of all splits.
 
     Raises:
         LpxError: There is no manifest, it is damaged, of another version or contradicts its table,
@@ -132,8 +142,15 @@ def read_face_manifest(folder: Path) -> FaceSet:
     table = _read_table(folder, values)
     if sum(count.faces for count in manifest.counts) != len(table):
         raise _damaged(folder / FILE, "its counts do not add up to its number of faces")
-    parts = (manifest.note, missing_note(manifest.missing))
-    return FaceSet(manifest.name, "all", manifest.crop, table, " ".join(filter(None, parts)))
+    faces = FaceSet(manifest.name, "all", manifest.crop, table)
+    chosen = faces if split == "all" or split not in faces.splits() else faces.select(split)
+    parts = (
+        manifest.note,
+        missing_note(manifest.missing),
+        left_out_note(manifest, split),
+        damage_note(manifest, chosen),
+    )
+    return replace(faces, note=" ".join(filter(None, parts)))
 
 
 def read_manifest_head(folder: Path) -> FaceManifest:
@@ -172,11 +189,60 @@ def missing_note(missing: tuple[str, ...]) -> str:
     """What to say of videos that were not on disk; "" where none is missing."""
     if not missing:
         return ""
-    more = f" and {len(missing) - 3} more" * (len(missing) > 3)
+    were, are = ("was", "is") if len(missing) == 1 else ("were", "are")
     return (
-        f"{len(missing)} videos that the set's lists name were not on disk and are left out: "
-        f"{', '.join(missing[:3])}{more}."
+        f"{counted(len(missing), 'video')} that the set's lists name {were} not on disk and {are} "
+        f"left out: {some(missing)}."
     )
+
+
+def left_out_note(
+    manifest: FaceManifest, split: str = "all", methods: Collection[str] | None = None
+) -> str:
+    """What to say of videos and frames that gave no face; "" where all did.
+
+    Args:
+        manifest: Names them.
+        split: Whose videos count; "all" for all.
+        methods: Whose videos count, beside real ones; None for all.
+    """
+    skipped = [
+        one
+        for one in manifest.skipped
+        if (split == "all" or one.split in ("", split))
+        and (methods is None or one.method in ("", "real", *methods))
+    ]
+    videos = {one.video: one.reason for one in skipped if one.frame is None}
+    frames = [one for one in skipped if one.frame is not None]
+    parts = []
+    if videos:
+        are = "is" if len(videos) == 1 else "are"
+        named = [f"{video} ({reason})" for video, reason in videos.items()]
+        parts.append(
+            f"{counted(len(videos), 'video')} could not be read and {are} left out: {some(named)}."
+        )
+    if frames:
+        each = Counter(one.video for one in frames)
+        reasons = Counter(one.reason for one in frames)
+        why = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
+        named = [f"{video} ({count})" for video, count in each.most_common()]
+        are = "is" if len(frames) == 1 else "are"
+        parts.append(
+            f"{counted(len(frames), 'frame')} of {counted(len(each), 'video')} gave no face and "
+            f"{are} left out ({why}): {some(named)}."
+        )
+    return " ".join(parts)
+
+
+def damage_note(manifest: FaceManifest, faces: FaceSet) -> str:
+    """What to say of damaged videos that faces come from; "" where none is damaged."""
+    damaged = manifest.about.get("damaged", {})
+    there = set(faces.videos()) if damaged else set()
+    named = [f"{video} ({damage})" for video, damage in damaged.items() if video in there]
+    if not named:
+        return ""
+    have = "is damaged and has" if len(named) == 1 else "are damaged and have"
+    return f"{counted(len(named), 'video')} {have} faces of what can be read only: {some(named)}."
 
 
 def _arrays(table: FaceTable) -> dict[str, NDArray[Any]]:

@@ -62,14 +62,9 @@ def find_media(path: Path, skip: tuple[Path, ...] = ()) -> Media:
     Raises:
         LpxError: There is nothing at `path`, or a folder without images and videos.
     """
+    check_there(path)
     if path.is_file():
         return Media((MediaFile(_text(path.name), path, _kind(path)),))
-    if not path.is_dir():
-        raise LpxError(
-            f"{path} {'is neither a file nor a folder' if path.exists() else 'does not exist'}",
-            "",
-            "name an image, a video, or a folder of these",
-        )
     walked = walk(path, SUFFIXES | VIDEO_SUFFIXES, skip)
     files = tuple(MediaFile(_text(name), path / name, _kind(path / name)) for name in walked.files)
     if not files:
@@ -85,6 +80,23 @@ def find_media(path: Path, skip: tuple[Path, ...] = ()) -> Media:
             "name another folder, or one file, which may end in anything",
         )
     return Media(files, walked.left_out)
+
+
+def check_there(path: Path) -> None:
+    """Refuse a path that is neither a file nor a folder.
+
+    Raises:
+        LpxError: There is nothing, something else, or something that cannot be looked at.
+    """
+    what, why = f"{path} is neither a file nor a folder", ""
+    try:
+        if path.is_file() or path.is_dir():
+            return
+        if not path.exists():
+            what = f"{path} does not exist"
+    except OSError as error:
+        what, why = f"{path} cannot be read", error.strerror or str(error)
+    raise LpxError(what, why, "name an image, a video, or a folder of these")
 
 
 def _kind(path: Path) -> Kind:
@@ -112,5 +124,8 @@ def _beginning(path: Path) -> bytes:
 
 
 def _text(name: str) -> str:
-    """A name that any table can hold: bytes that are no UTF-8 are replaced."""
-    return os.fsencode(name).decode("utf-8", "replace")
+    """A name that any table can hold: bytes that are not UTF-8 are spelt out in hexadecimal.
+
+    Two files keep two names, and so two pictures.
+    """
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

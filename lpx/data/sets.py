@@ -63,7 +63,7 @@ def open_set(
         return _named(name, split, places, crop)
     folder = Path(name.removeprefix("folder:")).expanduser()
     if is_prepared(folder):
-        return _of_split(read_face_manifest(folder), split)
+        return _of_split(read_face_manifest(folder, split), split)
     check_finished(folder)
     if name.startswith("folder:") or folder.is_dir():
         return _of_split(folder_set(folder, skip), split)

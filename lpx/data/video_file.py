@@ -6,6 +6,7 @@ of three H.264 files of 120 to 250 frames took 4 to 22 times as long with OpenCV
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import stat
@@ -20,13 +21,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpx.data.decode import SUFFIXES, Image, UnreadableImageError, read_image, silence
+from lpx.data.edit_list import is_trimmed
+from lpx.data.wording import counted
 
 MAX_FRAME_PIXELS = 36_000_000
 """A video of larger frames is refused; 8192 x 4320 pixels are less."""
+MAX_RATE_HZ = 1000.0
+"""A header that states more frames per second states nonsense."""
+MAX_STRETCH = 4.0
+"""A header that states pixels more than so many times as wide as high, or as high as wide, too."""
+NEARLY_SQUARE = 0.01
+"""Pixels that are this close to square are left alone: resampling would change every one of them,
+and nobody sees 1 %."""
 
 # FFmpeg, inside OpenCV, writes to standard error what is reported here. It reads this once, before
 # the first video.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+# How many packets OpenCV reads for one frame before it gives up; 4096 by default. Sound between two
+# pictures of a slide show, or what a trimmed video hides before its first frame, can be more.
+os.environ.setdefault("OPENCV_FFMPEG_READ_ATTEMPTS", "1000000")
 
 
 class UnreadableVideoError(Exception):
@@ -38,20 +51,22 @@ class Frame:
     """One frame of a video.
 
     Attributes:
-        index: Its number, from 0; in a folder, its place in the order.
-        pixels: uint8 RGB [H, W, 3], upright.
+        index: Its number, from 0, among those that are shown; in a folder, its place in the order.
+        pixels: uint8 RGB [H, W, 3], upright, with square pixels.
+        seconds: When it is shown, from the first frame on; None where unknown.
     """
 
     index: int
     pixels: Image
+    seconds: float | None = None
 
 
 class FrameReader(Iterator[Frame]):
     """Frames as they are decoded.
 
     Attributes:
-        count: How many frames the video has.
-        frames_per_second: 0 where unknown.
+        count: How many frames the video shows.
+        frames_per_second: The mean, at most `MAX_RATE_HZ`; 0 where unknown.
         note: Set with the last frame: what of the video is damaged; "" where nothing is.
     """
 
@@ -96,7 +111,9 @@ def read_frames(path: Path, wanted: Wanted, threads: int = 1) -> FrameReader:
     """Read evenly spaced frames of a video, or those of certain numbers.
 
     Where a frame does not decode, the next one that does takes its place. What decodes of a
-    damaged video is given, and the reader's `note` says so.
+    damaged video is given, and the reader's `note` says so. What an edit list leaves out is not
+    given, as no player shows it. Frames are turned upright, and those whose pixels are not square
+    are resized to the width that players show (to the height where they are turned).
 
     Args:
         path: A video file, or a folder of images in the order of the numbers in their names.
@@ -118,7 +135,10 @@ def read_frames(path: Path, wanted: Wanted, threads: int = 1) -> FrameReader:
         raise UnreadableVideoError("neither a file nor a folder")
     if not status.st_size:
         raise UnreadableVideoError("file is empty")
-    return _video(path, wanted, threads)
+    try:
+        return _video(path, wanted, threads)
+    except OSError as error:
+        raise UnreadableVideoError(error.strerror or "cannot be read") from error
 
 
 class _Source(Protocol):
@@ -130,6 +150,10 @@ class _Source(Protocol):
 
     def pixels(self) -> Image | None:
         """The frame, uint8 RGB; None where it does not decode."""
+        ...
+
+    def seconds(self) -> float | None:
+        """When the frame is shown, from the first one on; None where unknown."""
         ...
 
     def close(self) -> None:
@@ -156,31 +180,94 @@ def _frames(
             while due and due[0] <= position:
                 due.popleft()
             given += 1
-            yield Frame(position, pixels)
+            yield Frame(position, pixels, source.seconds())
     finally:
         source.close()
     if not given:
-        raise UnreadableVideoError(f"none of its {count} frames decodes")
-    damage = f"{failed} of {count} frames do not decode" if failed else ""
+        raise UnreadableVideoError(
+            "its only frame does not decode"
+            if count == 1
+            else f"none of its {count} frames decodes"
+        )
+    do = "does" if failed == 1 else "do"
+    damage = f"{failed} of {counted(count, 'frame')} {do} not decode" if failed else ""
     return "; ".join(part for part in (note, damage) if part)
 
 
 class _VideoSource:
-    def __init__(self, capture: cv2.VideoCapture) -> None:
+    def __init__(self, capture: cv2.VideoCapture, rate_hz: float) -> None:
         self.capture = capture
+        self.rate_hz = rate_hz
+        self.position = -1
+        self.first: float | None = None
+        self.last = 0.0
+        self.time: float | None = None
 
     def advance(self) -> bool:
-        return self.capture.grab()
+        self.position += 1
+        ready = self.capture.grab()
+        if ready:
+            self._read_time()
+        return ready
+
+    def _read_time(self) -> None:
+        stamp = self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
+        if self.first is None:
+            # Frames that do not decode may stand before the first that does.
+            self.time = self.last = self.position / self.rate_hz if self.rate_hz else 0.0
+            self.first = stamp - self.last
+            return
+        time = stamp - self.first
+        if math.isfinite(time) and time > self.last:
+            self.time = self.last = time
+        elif self.rate_hz:
+            # OpenCV gives 0 for a frame without a time stamp, and damaged stamps go back.
+            self.time = self.last = self.last + 1 / self.rate_hz
+        else:
+            self.time = None
+
+    def seconds(self) -> float | None:
+        return self.time
 
     def pixels(self) -> Image | None:
-        done, pixels = self.capture.retrieve()
-        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8) if done else None
+        try:
+            done, pixels = self.capture.retrieve()
+        except cv2.error:
+            return None
+        if not done:
+            return None
+        image = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
+        return _with_square_pixels(image, *_pixel_shape(self.capture))
 
     def close(self) -> None:
         self.capture.release()
 
 
+def _pixel_shape(capture: cv2.VideoCapture) -> tuple[float, float]:
+    """How wide and how high a pixel is shown, upright; one of them is 1."""
+    wide, high = capture.get(cv2.CAP_PROP_SAR_NUM), capture.get(cv2.CAP_PROP_SAR_DEN)
+    shape = wide / high if wide > 0 and high > 0 else 1.0
+    if abs(shape - 1) <= NEARLY_SQUARE or not 1 / MAX_STRETCH <= shape <= MAX_STRETCH:
+        return 1.0, 1.0
+    turned = capture.get(cv2.CAP_PROP_ORIENTATION_AUTO) and (
+        int(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 180
+    )
+    return (1.0, shape) if turned else (shape, 1.0)
+
+
+def _with_square_pixels(image: Image, wide: float, high: float) -> Image:
+    if wide == high:
+        return image
+    height, width = image.shape[:2]
+    size = max(1, round(width * wide)), max(1, round(height * high))
+    method = cv2.INTER_AREA if wide * high < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, size, interpolation=method), np.uint8)
+
+
 def _video(path: Path, wanted: Wanted, threads: int) -> FrameReader:
+    with path.open("rb"):
+        # OpenCV would not say why it cannot.
+        pass
     capture = _open(path, [cv2.CAP_PROP_N_THREADS, threads])
     if not capture.isOpened():
         raise UnreadableVideoError(
@@ -189,18 +276,26 @@ def _video(path: Path, wanted: Wanted, threads: int) -> FrameReader:
     width, height = (
         int(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
     )
-    if width * height > MAX_FRAME_PIXELS:
+    wide, high = _pixel_shape(capture)
+    if width * max(wide, 1) * height * max(high, 1) > MAX_FRAME_PIXELS:
         raise UnreadableVideoError(
             f"frames of {width} x {height} pixels are over the limit of "
             f"{MAX_FRAME_PIXELS // 1_000_000} megapixels"
         )
-    rate, said = capture.get(cv2.CAP_PROP_FPS), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    count = _count(path, said, threads)
+    rate_hz = capture.get(cv2.CAP_PROP_FPS)
+    if not 0 < rate_hz <= MAX_RATE_HZ:  # NaN is neither
+        rate_hz = 0.0
+    said = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    trimmed = is_trimmed(path)
+    count = _count(path, None if trimmed else said, threads)
     if not count:
         raise UnreadableVideoError("it has no frames that decode")
-    note = f"its header names {said} frames, {count} are there" if count < said else ""
-    frames = _frames(_VideoSource(capture), count, _numbers_of(count, wanted), note)
-    return FrameReader(count, rate, frames)
+    lacks_some = count < said and not trimmed
+    are = "is" if count == 1 else "are"
+    named = counted(said, "frame")
+    note = f"its header names {named}, {count} {are} there" if lacks_some else ""
+    frames = _frames(_VideoSource(capture, rate_hz), count, _numbers_of(count, wanted), note)
+    return FrameReader(count, rate_hz, frames)
 
 
 def _open(path: Path, settings: list[int]) -> cv2.VideoCapture:
@@ -210,17 +305,21 @@ def _open(path: Path, settings: list[int]) -> cv2.VideoCapture:
         return cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG, settings)
 
 
-def _count(path: Path, said: int, threads: int) -> int:
-    """How many frames a video has.
+def _count(path: Path, said: int | None, threads: int) -> int:
+    """How many frames a video shows.
 
     The header's number is a guess in some formats and wrong in a file that was cut off, so packets
-    are counted too, which decodes nothing. Where the two differ only decoding can tell.
+    are counted too, which decodes nothing. Where the two differ, where the first packet needs one
+    before it, or where no number is to be believed (None), only decoding can tell.
     """
     packets = 0
     undecoded = _open(path, [cv2.CAP_PROP_FORMAT, -1])
+    begins_whole = False
     while undecoded.grab():
+        if not packets:
+            begins_whole = bool(undecoded.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME))
         packets += 1
-    if packets == said:
+    if packets == said and begins_whole:
         return packets
     capture = _open(path, [cv2.CAP_PROP_N_THREADS, threads])
     count = 0
@@ -245,6 +344,9 @@ class _FolderSource:
             return read_image(self.file)
         except UnreadableImageError:
             return None
+
+    def seconds(self) -> float | None:
+        return None
 
     def close(self) -> None:
         pass

@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from lpx.data.decode import Image, silence
 from lpx.errors import LpxError
+
+MIN_RATE_HZ, MAX_RATE_HZ = 0.1, 120.0
+"""What any player plays. MPEG-4 has no room for the ticks of arbitrary rates: 106.667 Hz would need
+320000 of them, and 65535 is the limit."""
 
 
 class VideoWriter:
@@ -15,7 +20,8 @@ class VideoWriter:
 
     Args:
         path: The file; ends in .mp4.
-        rate_hz: Frames per second.
+        rate_hz: Frames per second, rounded to 0.01 and brought between `MIN_RATE_HZ` and
+            `MAX_RATE_HZ`.
         width: Of every frame, pixels; even.
         height: Of every frame, pixels; even.
 
@@ -26,17 +32,21 @@ class VideoWriter:
     def __init__(self, path: Path, rate_hz: float, width: int, height: int) -> None:
         self.path = path
         self.frames = 0
+        self.size = (width, height)
+        rate_hz = round(min(max(rate_hz, MIN_RATE_HZ), MAX_RATE_HZ), 2)
         fourcc = cv2.VideoWriter.fourcc(*"mp4v")
         with silence():
             # An absolute path: FFmpeg takes what stands before a colon for a protocol.
             self._writer = cv2.VideoWriter(
-                str(path.absolute()), cv2.CAP_FFMPEG, fourcc, rate_hz, (width, height)
+                str(path.absolute()), cv2.CAP_FFMPEG, fourcc, rate_hz, self.size
             )
         if not self._writer.isOpened():
             raise _unwritten(path, "OpenCV does not open it")
 
     def write(self, frame: Image) -> None:
-        """Add a frame, uint8 RGB [height, width, 3]."""
+        """Add a frame, uint8 RGB [height, width, 3]; one of another size is resized."""
+        if frame.shape[1::-1] != self.size:
+            frame = np.asarray(cv2.resize(frame, self.size), np.uint8)
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
         self.frames += 1
 

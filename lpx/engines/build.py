@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
+from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import onnx_ir as ir
 
 from lpx.calibration.cache import header_version, write_cache
 from lpx.calibration.methods import LEVELS
-from lpx.calibration.scales import Scales
+from lpx.calibration.scales import IMPORTED, Scales
 from lpx.card import ModelCard
 from lpx.engines.load import GRAPH
 from lpx.engines.machine import Machine
@@ -22,18 +23,20 @@ from lpx.engines.makers import (
     make_for_tensorrt,
 )
 from lpx.engines.manifest import EngineManifest, Precision, Target, write_manifest
-from lpx.engines.onnxruntime_gpu import PROVIDERS
+from lpx.engines.onnxruntime_engine import precision_of_nodes
+from lpx.engines.onnxruntime_gpu import PROVIDERS, check_int8
 from lpx.engines.request import BuildRequest
 from lpx.engines.tensorrt import (
     Progress,
     capabilities_of,
 )
 from lpx.engines.tensorrt import load as load_library
-from lpx.errors import LpxError
-from lpx.graph.insert_qdq import DLA, ONNXRUNTIME, TENSORRT, activation_scales, insert_qdq
+from lpx.engines.work import by_precision, multiply_accumulates, warning_of_share
+from lpx.errors import LpxError, NotAsAskedError
+from lpx.graph.insert_qdq import DLA, ONNXRUNTIME, TENSORRT, Range, activation_scales, insert_qdq
 from lpx.graph.lower_opset import OLDEST, lower_opset
 from lpx.graph.model_io import name_nodes, parse, serialise
-from lpx.graph.placement import Placement, place
+from lpx.graph.placement import COMPUTE, MIN_CHANNELS, Placement, narrowest, place
 from lpx.graph.placement_dla import place_dla
 from lpx.graph.prepare import prepare
 from lpx.graph.to_fp16 import to_fp16
@@ -70,7 +73,7 @@ def build_engine(
     Raises:
         LpxError: The library refuses, or the engine does not compute in the precision asked for.
     """
-    dialect = _dialect(request)
+    dialect = dialect_of(request)
     graph, placement = make_graph(model, request, dialect)
     noted: dict[str, Any] = {"requantised": request.requantise}
     if request.target == "onnxruntime":
@@ -95,6 +98,12 @@ def build_engine(
             "weights": asdict(request.weights),
         }
         warnings = (*warnings, *([request.scales.warning] if request.scales.warning else []))
+    work: dict[str, int] = {}
+    if placement is not None and made.computed_in:
+        prepared, _ = prepare(model, "the exported model", requantise=request.requantise)
+        work = multiply_accumulates(prepared)
+        warning = warning_of_share(work, made.computed_in, placement.decisions)
+        warnings = (*warnings, *([warning] if warning else []))
     manifest = EngineManifest(
         name=request.name,
         target=request.target,
@@ -109,6 +118,7 @@ def build_engine(
         calibration=calibration,
         placement=tuple(asdict(d) for d in placement.decisions) if placement else (),
         convolutions=made.convolutions,
+        multiply_accumulates=by_precision(work, made.computed_in),
         versions=made.versions,
         machine=asdict(machine),
         warnings=warnings,
@@ -143,16 +153,116 @@ def make_graph(model: bytes, request: BuildRequest, dialect: str) -> tuple[bytes
         return model, None
     graph = parse(model, "the exported model")
     name_nodes(graph)
-    placement = placement_of(graph, request.target, dialect) if int8 else None
+    placement = None
+    if int8:
+        placement = placement_of(graph, request.target, dialect, request.weights.min_channels)
     if _is_half(dialect, request.precision):
         _check_opset(graph, dialect)
         to_fp16(graph)
     if placement is not None and dialect != "calibration-cache":
-        ranges = _scales_of(model, request).ranges(request.method)
+        scales = _scales_of(model, request)
+        ranges = scales.ranges(request.method)
+        if scales.method == IMPORTED:
+            # A calibration cache knows the tensors that TensorRT or a DLA quantises: where ONNX
+            # Runtime would take more, it computes in float instead.
+            known = tuple(name for name in placement.outputs if name in ranges)
+            placement = replace(placement, outputs=known)
         insert_qdq(graph, placement, ranges, _STYLES[dialect], request.weights)
     if dialect in _LOWERED:
         lower_opset(graph, OLDEST)
     return serialise(graph), placement
+
+
+def require_int8(model: bytes, request: BuildRequest) -> Placement:
+    """See to it that INT8 of a model and for a target is INT8 at all, before it is calibrated.
+
+    Args:
+        model: Float32 ONNX.
+        request: Target and weights; its scales are not read.
+
+    Returns:
+        Where it will be quantised.
+
+    Raises:
+        NotAsAskedError: lpx's rules leave every convolution in float; says which rules, and which
+            option overrides them.
+        LpxError: The model is quantised already, or the target has no INT8.
+    """
+    check_int8(request.target)
+    dialect = dialect_of(request)
+    prepared, _ = prepare(model, "the exported model", requantise=request.requantise)
+    graph = parse(prepared, "the exported model")
+    name_nodes(graph)
+    placement = placement_of(graph, request.target, dialect, request.weights.min_channels)
+    require_quantised(graph, placement, request.weights.min_channels)
+    running = set(placement.convolutions) - placement.stored
+    if dialect == "onnxruntime" and not running:
+        names = ", ".join(placement.convolutions[:3])
+        raise NotAsAskedError(
+            f"ONNX Runtime would run none of this model's convolutions in integers: of those that "
+            f"lpx would quantise ({names}) only float nodes read the results",
+            "its integer convolution gives 8-bit integers; in front of the classifier, where one "
+            "logit decides, lpx keeps floats",
+            "build --fp32 for this target; TensorRT's integer convolutions give floats "
+            "(--target tensorrt or tensorrt-rtx)",
+        )
+    return placement
+
+
+def require_quantised(graph: ir.Model, placement: Placement, min_channels: int) -> None:
+    """See to it that a placement quantises a convolution.
+
+    Args:
+        graph: The float graph that it was made from.
+        placement: Where it is quantised.
+        min_channels: As it was made with.
+
+    Raises:
+        NotAsAskedError: It quantises none; says why, and which option overrides that.
+    """
+    if placement.convolutions:
+        return
+    left = [d for d in placement.decisions if d.op_type in COMPUTE]
+    reasons = Counter(d.reason for d in left)
+    widths = [width for node in graph.graph if (width := narrowest(node)) is not None]
+    narrow = [width for width in widths if width < min_channels]
+    fix = "build --fp32 or --fp16"
+    if narrow:
+        fix = (
+            f"give --min-channels {min(narrow)} to quantise them all the same (to `lpx calibrate` "
+            f"too; kernels pad them, so bench the engine beside a float one), or {fix}"
+        )
+    raise NotAsAskedError(
+        f"lpx leaves all {len(left)} convolutions and matrix products of this model in float, so "
+        "there is nothing to build in INT8",
+        "its rules: " + "; ".join(f"{n} x {reason}" for reason, n in reasons.most_common()),
+        fix,
+    )
+
+
+def expected_work(graph: ir.Model, placement: Placement, dialect: str) -> dict[str, int]:
+    """Multiply-accumulates of a face by precision, as far as can be said before calibration.
+
+    Of ONNX Runtime's dialect they are read off the graph as its optimiser leaves it, which takes
+    no measured ranges. What TensorRT takes, only a build shows: here, what is offered to it.
+
+    Args:
+        graph: The float graph that the placement was made from; it gets Q/DQ pairs.
+        placement: Where it is quantised.
+        dialect: One of `DIALECTS`.
+
+    Returns:
+        Counts for "int8" and "float"; empty where the graph does not run with a batch of one.
+    """
+    work = multiply_accumulates(serialise(graph))
+    if dialect == "onnxruntime":
+        ranges = dict.fromkeys(placement.observed, Range(-1.0, 1.0, ()))
+        insert_qdq(graph, placement, ranges, ONNXRUNTIME)
+        found = precision_of_nodes(serialise(graph))
+        integer = {name for name, precision in found.items() if precision == "int8"}
+    else:
+        integer = set(placement.convolutions)
+    return by_precision(work, {name: "int8" if name in integer else "float" for name in work})
 
 
 def cache_scales(model: bytes, request: BuildRequest) -> dict[str, float]:
@@ -174,19 +284,25 @@ def cache_scales(model: bytes, request: BuildRequest) -> dict[str, float]:
     return activation_scales(place_dla(graph), _scales_of(model, request).ranges(request.method))
 
 
-def placement_of(graph: ir.Model, target: Target, dialect: str) -> Placement:
+def placement_of(
+    graph: ir.Model, target: Target, dialect: str, min_channels: int = MIN_CHANNELS
+) -> Placement:
     """Where a dialect quantises a float graph, and why.
 
     Args:
         graph: With every node named.
         target: What will run the engine.
         dialect: One of `DIALECTS`.
+        min_channels: Convolutions with fewer channels stay in float, except for a DLA.
     """
     if dialect in ("dla-explicit", "calibration-cache"):
         return place_dla(graph)
     # TensorRT for RTX pads a depthwise convolution's channels fourfold in INT8 (seen in its plans).
     depthwise = target != "tensorrt-rtx"
-    return place(graph, depthwise=depthwise, integer_outputs=dialect == "onnxruntime")
+    return place(
+        graph, depthwise=depthwise, integer_outputs=dialect == "onnxruntime",
+        min_channels=min_channels,
+    )  # fmt: skip
 
 
 def _is_half(dialect: str, precision: Precision) -> bool:
@@ -219,7 +335,8 @@ def _scales_of(model: bytes, request: BuildRequest) -> Scales:
     return request.scales
 
 
-def _dialect(request: BuildRequest) -> str:
+def dialect_of(request: BuildRequest) -> str:
+    """The form of graph, one of `DIALECTS`, that a target takes, as installed here."""
     if request.target == "onnxruntime" or request.target == "onnxruntime-cuda":
         return "onnxruntime"
     if request.target == "onnxruntime-tensorrt":

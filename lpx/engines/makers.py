@@ -13,7 +13,7 @@ from typing import Any
 import lpx
 from lpx.engines.machine import Machine, available_memory_mib
 from lpx.engines.manifest import Target
-from lpx.engines.onnxruntime_engine import count_convolutions
+from lpx.engines.onnxruntime_engine import count_convolutions, precision_of_nodes
 from lpx.engines.onnxruntime_gpu import check_int8, provider_options
 from lpx.engines.repeat import build_repeatedly, measured
 from lpx.engines.request import BuildRequest
@@ -34,7 +34,12 @@ from lpx.workspace import write_bytes
 
 @dataclass(frozen=True)
 class Made:
-    """An engine, before its manifest."""
+    """An engine, before its manifest.
+
+    Attributes:
+        computed_in: Precision by name of the node, for INT8: of the convolutions and matrix
+            products that the runtime accounts for; empty where it does not tell.
+    """
 
     data: bytes
     file: str
@@ -43,6 +48,7 @@ class Made:
     warnings: tuple[str, ...] = ()
     batches: tuple[int, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
+    computed_in: dict[str, str] = field(default_factory=dict)
 
 
 def make_for_onnxruntime(graph: bytes, request: BuildRequest) -> Made:
@@ -55,8 +61,10 @@ def make_for_onnxruntime(graph: bytes, request: BuildRequest) -> Made:
     if request.precision == "int8" and not counts["int8"]:
         raise NotAsAskedError(
             "ONNX Runtime runs no convolution of this INT8 engine in integers",
-            f"{counts['fp32']} convolutions run in float32 between Q/DQ pairs",
-            "please report this with the checkpoint's backbone and cut",
+            f"its optimiser takes none of the {counts['fp32']} convolutions and the Q/DQ pairs "
+            "around them for a pattern that it has an integer kernel for",
+            "bench a float engine (--fp32), or build for another --target; and please report this "
+            "with what `lpx explain-graph --target onnxruntime` prints",
         )
     warnings: tuple[str, ...] = ()
     if request.precision == "fp16":
@@ -65,7 +73,8 @@ def make_for_onnxruntime(graph: bytes, request: BuildRequest) -> Made:
             "shows FP16's rounding of weights and activations, not its speed",
         )
     versions = _versions("onnx", "onnxruntime")
-    return Made(graph, "engine.onnx", counts, versions, warnings)
+    computed_in = precision_of_nodes(graph) if request.precision == "int8" else {}
+    return Made(graph, "engine.onnx", counts, versions, warnings, computed_in=computed_in)
 
 
 def make_for_gpu_provider(graph: bytes, request: BuildRequest, size: int) -> Made:
@@ -204,6 +213,7 @@ def make_for_tensorrt(
         (*plan.log, *_notes(request)),
         tuple(span.maximum for span in spans),
         options,
+        plan.layers.precision_of_nodes() if plan.layers is not None else {},
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -39,6 +40,9 @@ class EngineManifest:
         calibration: Faces, method and counts, None for float engines.
         placement: Per node: whether it is quantised, and why; empty for float engines.
         convolutions: Number of convolutions per precision, as the runtime says it runs them.
+        multiply_accumulates: Multiply-accumulates of convolutions and matrix products for one face,
+            by the precision that the runtime computes them in, "unknown" where it does not tell;
+            empty for float engines, and where it tells nothing.
         versions: Of lpx and of the libraries that built it.
         machine: Where it was built.
         options: What else was asked of the build, and what came of it: profiles, optimisation
@@ -59,14 +63,35 @@ class EngineManifest:
     calibration: dict[str, Any] | None = None
     placement: tuple[dict[str, Any], ...] = ()
     convolutions: dict[str, int] = field(default_factory=dict)
+    multiply_accumulates: dict[str, int] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def int8_share(self) -> float | None:
+        """Share of the multiply-accumulates that run in integers, in [0, 1]; None if unknown."""
+        return share_in_integers(self.multiply_accumulates)
+
     def model_card(self) -> ModelCard:
         """The card of the model inside."""
         return card_from_dict(self.card, f"manifest of {self.name}")
+
+
+def share_in_integers(counts: Mapping[str, int]) -> float | None:
+    """Share of multiply-accumulates that are done in INT8, in [0, 1]; None where not known.
+
+    Args:
+        counts: As `EngineManifest.multiply_accumulates`.
+    """
+    total = sum(counts.values())
+    return counts.get("int8", 0) / total if total else None
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] as whole percent."""
+    return f"{100 * share:.0f} %"
 
 
 def write_manifest(folder: Path, manifest: EngineManifest) -> None:
@@ -89,6 +114,8 @@ def read_manifest(folder: Path) -> EngineManifest:
     known = {f.name for f in fields(EngineManifest)}
     if unknown := values.keys() - known:
         raise LpxError(f"{path} has unknown fields: {', '.join(sorted(unknown))}", "", "update lpx")
+    # Engines of before it was counted.
+    values.setdefault("multiply_accumulates", {})
     if lacking := known - values.keys():
         raise LpxError(
             f"{path} lacks {', '.join(sorted(lacking))}",

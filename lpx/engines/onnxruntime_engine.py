@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     import onnxruntime
 
 PROVIDERS = ["CPUExecutionProvider"]
-_INTEGER = frozenset({"QLinearConv", "ConvInteger"})
-_FLOAT = frozenset({"Conv", "FusedConv", "NhwcFusedConv"})
+_INTEGER = frozenset({
+    "QLinearConv", "ConvInteger", "QLinearMatMul", "QGemm", "MatMulInteger", "MatMulIntegerToFloat",
+})  # fmt: skip
 
 
 class OnnxRuntimeEngine:
@@ -65,11 +66,22 @@ class OnnxRuntimeEngine:
         return ON_THE_CPU
 
     def infer(self, faces: Faces) -> Prediction:
-        """Score faces, uint8 RGB [N, S, S, 3]."""
+        """Score faces, uint8 RGB [N, S, S, 3].
+
+        Raises:
+            LpxError: The faces do not fit, or ONNX Runtime fails on them.
+        """
         check_faces(faces, self.size)
-        score, patch_map = self.session.run(
-            ("score", "patch_map"), {"faces": np.ascontiguousarray(faces)}
-        )
+        try:
+            score, patch_map = self.session.run(
+                ("score", "patch_map"), {"faces": np.ascontiguousarray(faces)}
+            )
+        except Exception as error:  # its errors share no base class but Exception
+            raise LpxError(
+                f"ONNX Runtime failed on {len(faces)} faces",
+                str(error).strip().splitlines()[0],
+                "try smaller batches; if one face fails too, build for another precision",
+            ) from error
         return Prediction(score, patch_map)
 
     def close(self) -> None:
@@ -88,22 +100,47 @@ def _options() -> onnxruntime.SessionOptions:
     return options
 
 
-def count_convolutions(model: bytes) -> dict[str, int]:
-    """How many convolutions ONNX Runtime really runs in integers and in floats.
+def precision_of_nodes(model: bytes) -> dict[str, str]:
+    """Whether ONNX Runtime really computes each node of a graph in "int8" or in "fp32".
 
     Read off the graph as its optimiser leaves it: a Q/DQ pattern that it does not recognise runs in
-    float between the pairs, silently.
+    float between the pairs, silently. What the optimiser does to the layout of tensors afterwards
+    is left out: it would rename nodes, and make convolutions of other operators.
+
+    Args:
+        model: Float ONNX, or with Q/DQ pairs.
+
+    Returns:
+        By name of the node, as `lpx.graph.model_io.name_nodes` names it.
     """
+    return {name: precision for name, (_, precision) in _nodes(model).items()}
+
+
+def count_convolutions(model: bytes) -> dict[str, int]:
+    """How many of a graph's convolutions ONNX Runtime runs in integers, and how many in floats."""
+    counts = Counter(precision for kind, precision in _nodes(model).values() if kind == "Conv")
+    return {"int8": counts["int8"], "fp32": counts["fp32"]}
+
+
+def _nodes(model: bytes) -> dict[str, tuple[str, str]]:
+    """Operator and precision of each node, by name."""
+    # Imported here: what only runs engines, or prints help, does not wait for them.
     import onnx
     import onnxruntime
 
+    from lpx.graph.model_io import name_nodes, parse, serialise
+
+    graph = parse(model, "the graph")
+    name_nodes(graph)
     options = _options()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimised.onnx"
         options.optimized_model_filepath = str(path)
-        onnxruntime.InferenceSession(model, options, providers=PROVIDERS)
-        kinds = Counter(node.op_type for node in onnx.load(path).graph.node)
+        onnxruntime.InferenceSession(serialise(graph), options, providers=PROVIDERS)
+        nodes = onnx.load(path).graph.node
+    integer = {node.name for node in nodes if node.op_type in _INTEGER}
     return {
-        "int8": sum(kinds[kind] for kind in _INTEGER),
-        "fp32": sum(kinds[kind] for kind in _FLOAT),
+        str(node.name): (node.op_type, "int8" if node.name in integer else "fp32")
+        for node in graph.graph
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lpx.engines.torch_engine import TorchEngine
+from lpx.graph.batch_norms import OFFSET
 from lpx.graph.layers import Layer, parents
 from lpx.graph.placement import ACTIVATIONS, name_of
 from lpx.models.checkpoint import Detector
 
 # Folding a batch norm leaves the convolution's weight its name, or its bias.
-_PARAMETER = re.compile(r"detector\.(.+)\.(?:weight|bias)(?:_bias)?")
-_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+_PARAMETER = re.compile(rf"detector\.(.+)\.(?:(?:weight|bias)(?:_bias)?|{OFFSET})")
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _ACTIVATION_MODULES = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
 
 
@@ -36,8 +37,9 @@ class TorchLayers:
     """A checkpoint that hands out the tensors of layers.
 
     A layer of the graph is matched with a call of a module by what surrounds it: a convolution
-    bears its module's name, and stands for the batch norm and the activation called next; an Add
-    is what the last module that ends before the next convolution gives, as a residual block does.
+    bears its module's name, and stands for the batch norm and the activation called next; a batch
+    norm that no convolution took up is an Add that bears its name; any other Add is what the last
+    module that ends before the next convolution gives, as a residual block does.
     What is computed outside of modules, by functions, has no match.
 
     Args:
@@ -104,34 +106,54 @@ def _match(graph: ir.Model, layers: Sequence[Layer], calls: Sequence[_Call]) -> 
     """Index of the call that makes each layer's tensor; layers without one are left out."""
     starts = [i for i, call in enumerate(calls) if isinstance(call.module, nn.Conv2d)]
     paths = [calls[i].path for i in starts]
+    spelled_out = _spelled_out(graph)
+    norms = [i for i, call in enumerate(calls) if call.path in spelled_out]
+    norm_paths = [calls[i].path for i in norms]
     anchors: dict[str, int] = {}
+    apart: dict[str, int] = {}
     for layer in layers:
         path = _module_path(graph, layer)
         if path and paths.count(path) == 1:
             anchors[layer.tensor] = starts[paths.index(path)]
+        elif path and norm_paths.count(path) == 1:
+            apart[layer.tensor] = norms[norm_paths.index(path)]
     before = parents(graph, layers)
     shapes = {str(v.name): v.shape for node in graph.graph for v in node.outputs}
     matched = {}
     for layer in layers:
         kinds = layer.op_type.split("+")
-        own = anchors.get(layer.tensor)
-        if kinds[0] == "Add":
+        own = anchors.get(layer.tensor, apart.get(layer.tensor))
+        added = kinds[0] == "Add" and own is None
+        if added:
             own = max((anchors[t] for t in before[layer.tensor] if t in anchors), default=None)
-        elif kinds[0] not in ("Conv", "Gemm"):
+        elif kinds[0] not in ("Add", "Conv", "Gemm"):
             continue
         if own is None:
             continue
-        end = next((i for i in starts if i > own), len(calls))
+        end = min((i for i in (*starts, *norms) if i > own), default=len(calls))
         activated = len(kinds) > 1 and kinds[-1] in ACTIVATIONS
-        found = _pick(calls, own, end, added=kinds[0] == "Add", activated=activated)
+        found = _pick(calls, own, end, spelled_out, added=added, activated=activated)
         shape = shapes[layer.tensor]
         if found is not None and shape is not None and calls[found].shape == tuple(shape)[1:]:
             matched[layer.tensor] = found
     return matched
 
 
+def _spelled_out(graph: ir.Model) -> frozenset[str]:
+    """Paths of the batch norms that no convolution took up."""
+    names = [str(value.name) for node in graph.graph for value in node.inputs if value is not None]
+    found = [_PARAMETER.fullmatch(name) for name in names if name.endswith(f".{OFFSET}")]
+    return frozenset(match[1] for match in found if match)
+
+
 def _pick(
-    calls: Sequence[_Call], start: int, end: int, *, added: bool, activated: bool
+    calls: Sequence[_Call],
+    start: int,
+    end: int,
+    spelled_out: Collection[str],
+    *,
+    added: bool,
+    activated: bool,
 ) -> int | None:
     """The call between a convolution and the next one that makes a layer's tensor."""
     window = range(start, end)
@@ -145,7 +167,7 @@ def _pick(
         if isinstance(calls[i].module, _ACTIVATION_MODULES):
             break
         if isinstance(calls[i].module, _NORMS):
-            return i
+            return start if calls[i].path in spelled_out else i
     return start
 
 

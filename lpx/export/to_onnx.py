@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -15,13 +16,17 @@ import torch
 from lpx.card import METADATA_KEY
 from lpx.errors import LpxError
 from lpx.export.deployed import Deployed
+from lpx.graph.batch_norms import FACTOR, OFFSET, spell_out
 from lpx.graph.lower_opset import OLDEST, lower_opset
 from lpx.graph.model_io import serialise
 from lpx.models.checkpoint import Detector
+from lpx.models.contract import FIXED_BATCH
 
 OPSET = 20
+_LOUD = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript")
 INPUT = "faces"
 OUTPUTS = ("score", "patch_map")
+_PARAMETER = re.compile(rf"detector\.(.+)\.(?:weight|{FACTOR}|{OFFSET})")
 
 
 def to_onnx(detector: Detector, opset: int = OPSET) -> bytes:
@@ -33,7 +38,8 @@ def to_onnx(detector: Detector, opset: int = OPSET) -> bytes:
 
     Returns:
         The ONNX model: input `faces` uint8 [N, H, W, 3] RGB, outputs `score` float32 [N] and
-        `patch_map` float32 [N, h, w]; batch norms folded; the card in its metadata.
+        `patch_map` float32 [N, h, w]; batch norms folded, or a Mul and an Add; the card in its
+        metadata.
 
     Raises:
         LpxError: The exporter, the simplifier or the checker refuses the model.
@@ -43,13 +49,8 @@ def to_onnx(detector: Detector, opset: int = OPSET) -> bytes:
             f"opset {opset}", f"lpx exports opsets {OLDEST} to {OPSET}", f"--opset {OPSET}"
         )
     model = ir.serde.deserialize_model(_simplify(_trace(detector)))
+    spell_out(model)
     _name_nodes(model)
-    if left := [n.name for n in model.graph if n.op_type == "BatchNormalization"]:
-        raise LpxError(
-            f"{len(left)} batch norms could not be folded, the first: {left[0]}",
-            "they do not follow a convolution directly, and INT8 needs them folded",
-            "fold or move them in the model",
-        )
     lower_opset(model, opset)
     model.metadata_props[METADATA_KEY] = detector.card.to_json()
     model.producer_name, model.graph.name = "lpx", "detector"
@@ -77,12 +78,35 @@ def _trace(detector: Detector) -> onnx.ModelProto:
         # The exporter wraps whatever went wrong in errors of its own; all mean the same here.
         raise LpxError(
             f"torch cannot export {detector.card.architecture} to ONNX",
-            str(error).strip().splitlines()[0],
+            _reason(error),
             "control flow that depends on data, or a batch size fixed in the code, are the usual "
             "reasons",
         ) from error
     assert program is not None
+    _check_batch(program.model_proto, detector.card.architecture)
     return program.model_proto
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the error that the exporter's own errors were raised from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _check_batch(proto: onnx.ModelProto, architecture: str) -> None:
+    """Refuse a graph for two faces: the exporter falls back to the batch that it traced."""
+    for value in (*proto.graph.input, *proto.graph.output):
+        batch = value.type.tensor_type.shape.dim[0]
+        if batch.HasField("dim_value"):
+            raise LpxError(
+                f"{architecture} can only be exported for {batch.dim_value} faces at a time: a "
+                "batch size is fixed in the code",
+                "tracing two faces gives a graph for two (a number in reshape, view, expand or "
+                "zeros, or Python that loops over faces, splits or unpacks them, or calls int(), "
+                "len() or `if` on their number)",
+                FIXED_BATCH,
+            )
 
 
 def _simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -109,16 +133,15 @@ def _name_nodes(model: ir.Model) -> None:
 
 def _module_path(node: ir.Node) -> str:
     """The submodule of the detector that a node came from, as the exporter recorded it."""
-    weight = node.inputs[1].name if len(node.inputs) > 1 and node.inputs[1] is not None else ""
-    if weight and weight.startswith("detector.") and weight.endswith(".weight"):
-        return weight.removeprefix("detector.").removesuffix(".weight")
-    return ""
+    name = node.inputs[1].name if len(node.inputs) > 1 and node.inputs[1] is not None else ""
+    found = _PARAMETER.fullmatch(name or "")
+    return found[1] if found else ""
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's progress and its notes on packages that lpx does not use to itself."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
+    loggers = [logging.getLogger(name) for name in _LOUD]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,13 +12,16 @@ from numpy.typing import NDArray
 
 from lpx.errors import LpxError
 from lpx.graph.model_io import tensor
-from lpx.graph.placement import Placement
+from lpx.graph.placement import Placement, cuts_at_zero
 from lpx.graph.rounding import bias_shift, nearest_levels, round_levels, weight_scales
 from lpx.graph.weights import DEFAULT_WEIGHTS, WeightOptions, mse_scales
 
 # The smallest normal float16: a smaller scale would lose its bits, or become zero, in a half graph.
 # In float32 the product of two, which is the unit of a stored bias, must stay normal too.
 _SMALLEST_SCALE = {ir.DataType.FLOAT: 1e-15, ir.DataType.FLOAT16: 6.2e-5}
+_LOPSIDED = 0.25
+"""A range that reaches less far below 0 than this share of its top, as behind SiLU, GELU or
+LeakyReLU, is quantised from its low end: symmetrically a third of the levels or more lay idle."""
 _LARGEST_BIAS = 2**30
 """Steps that a stored bias may take: half of int32, as rounding the weights moves it a little."""
 
@@ -50,9 +54,10 @@ class Style:
         stored_weights: Store weights as int8 behind one DequantizeLinear, and biases as int32
             (ONNX Runtime's integer kernels want it so). Otherwise weights stay float behind a full
             pair, which every TensorRT release reads, and biases stay float.
-        unsigned: Quantise activations to uint8: with zero point 0 those that are never negative,
-            which doubles their resolution and absorbs the ReLU, with 128 (symmetric) the others.
-            Otherwise int8, symmetric, which is all that TensorRT knows.
+        unsigned: Quantise activations to uint8: those that are never or hardly negative from the
+            smallest value to the largest, which doubles their resolution and, with zero point 0,
+            absorbs the ReLU; the others symmetrically, with zero point 128. Otherwise int8,
+            symmetric, which is all that TensorRT knows.
         at_source: Quantise a tensor once, for all its readers, instead of per use.
     """
 
@@ -104,6 +109,8 @@ def shared_ranges(placement: Placement, ranges: Mapping[str, Range]) -> dict[str
     found = {name: ranges[name] for name in placement.observed}
     for group in placement.shared:
         known = [found[name] for name in group if name in found]
+        if not known:
+            continue
         low, high = min(r.low for r in known), max(r.high for r in known)
         for name in group:
             means = found[name].means if name in found else ()
@@ -122,6 +129,22 @@ def activation_scales(placement: Placement, ranges: Mapping[str, Range]) -> dict
     return {name: max(found[name].peak / 127, least) for name in placement.tensors}
 
 
+def _cut(value: ir.Value) -> tuple[float, float]:
+    """What the activation before a tensor lets through; a MaxPool may stand between.
+
+    ONNX Runtime takes an activation into an integer convolution only where the range of the result
+    lies within the activation's own; imported ranges are symmetric, whatever makes the tensor.
+    """
+    maker = value.producer()
+    if maker is not None and maker.op_type == "MaxPool" and maker.inputs[0] is not None:
+        return _cut(maker.inputs[0])
+    if maker is None or not cuts_at_zero(maker):
+        return -math.inf, math.inf
+    most = maker.inputs[2] if maker.op_type == "Clip" and len(maker.inputs) > 2 else None
+    known = most is not None and most.const_value is not None
+    return 0.0, float(most.const_value.numpy()) if known else math.inf  # type: ignore[union-attr]
+
+
 class _Inserter:
     def __init__(self, graph: ir.Graph, style: Style, weights: WeightOptions) -> None:
         self.graph = graph
@@ -130,6 +153,7 @@ class _Inserter:
         self.nodes = {node.name: node for node in graph}
         self.values = {v.name: v for node in graph for v in (*node.inputs, *node.outputs) if v}
         self.scale_of: dict[ir.Value, float] = {}
+        self.cuts = {value: _cut(value) for value in self.values.values()}
 
     def run(self, placement: Placement, ranges: Mapping[str, Range]) -> None:
         dequantised: dict[ir.Value, ir.Value] = {}
@@ -159,13 +183,21 @@ class _Inserter:
                 node.replace_input_with(index, replacement)
 
     def _pair(self, value: ir.Value, limits: Range) -> ir.Value:
-        positive = self.style.unsigned and limits.low >= 0
         dtype = value.dtype or ir.DataType.FLOAT
-        step = max(limits.peak / (255 if positive else 127), _SMALLEST_SCALE[dtype])
+        if self.style.unsigned:
+            least, most = self.cuts.get(value, (-math.inf, math.inf))
+            low, high = max(min(limits.low, 0.0), least), min(max(limits.high, 0.0), most)
+            if -_LOPSIDED < low / max(high, _SMALLEST_SCALE[dtype]) <= 0:
+                step = max((high - low) / 255, _SMALLEST_SCALE[dtype])
+                centre = np.array(round(-low / step), np.uint8)
+            else:
+                step = max(max(-low, high) / 127, _SMALLEST_SCALE[dtype])
+                centre = np.array(128, np.uint8)
+        else:
+            step = max(limits.peak / 127, _SMALLEST_SCALE[dtype])
+            centre = np.array(0, np.int8)
         scale = tensor(self.graph, f"{value.name}.scale", np.array(step, dtype.numpy()))
-        kind = np.uint8 if self.style.unsigned else np.int8
-        centre = 128 if self.style.unsigned and not positive else 0
-        zero = tensor(self.graph, f"{value.name}.zero_point", np.array(centre, kind))
+        zero = tensor(self.graph, f"{value.name}.zero_point", centre)
         output = self._q_dq(value, scale, zero)
         self.scale_of[output] = float(np.array(step, dtype.numpy()))
         return output

@@ -2,19 +2,21 @@
 
 A layer is what every runtime computes in one kernel: a node with the activation behind it. It is
 known by the tensor that it makes, whose name every pass of lpx keeps. A pass that rounds a tensor
-to INT8 adds a Q/DQ pair behind it: what its readers read then comes out of that pair, and the
-rounding belongs to the layer that made the tensor.
+to INT8 adds a Q/DQ pair behind it: what its readers read then comes out of that pair. An integer
+kernel rounds its result itself, so there the rounding belongs to the layer that made the tensor;
+behind a layer that computes in float the pair is a layer of its own.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from lpx.graph.model_io import is_constant, name_nodes, parse, serialise
-from lpx.graph.placement import ACTIVATIONS, name_of
+from lpx.graph.placement import ACTIVATIONS, COMPUTE, name_of
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 FED = "fed"
@@ -43,7 +45,8 @@ class Place:
     Attributes:
         layer: The layer.
         read_as: The tensor that its readers see: behind the Q/DQ pair where there is one.
-        computes_in: "int8" where the node reads through Q/DQ pairs, else the type of its result.
+        computes_in: "int8" where the node reads through Q/DQ pairs, its weight included, else the
+            type of its result.
         stored_in: "int8" where such a pair stands behind it, else the type of its result.
     """
 
@@ -93,7 +96,11 @@ def _activation_behind(node: ir.Node) -> ir.Node | None:
 
 
 def places(layers: Sequence[Layer], lowered: ir.Model) -> tuple[Place, ...]:
-    """Where a lowered graph computes each layer; those that it has not are left out."""
+    """Where a lowered graph computes each layer; those that it has not are left out.
+
+    Behind a layer that computes in float, its Q/DQ pair has a place of its own: a layer named after
+    the QuantizeLinear, of the same tensor.
+    """
     values, nodes = _values(lowered), {name_of(node): node for node in lowered.graph}
     found = []
     for layer in layers:
@@ -101,16 +108,26 @@ def places(layers: Sequence[Layer], lowered: ir.Model) -> tuple[Place, ...]:
         if value is None or value.dtype not in _FLOATS:
             continue
         own = "fp16" if value.dtype == ir.DataType.FLOAT16 else "fp32"
-        read = _chain(value)[-1]
+        chain = _chain(value)
+        read = chain[-1]
         node = nodes.get(layer.name) or value.producer()
-        computes_in = "int8" if node is not None and _reads_pairs(node) else own
-        stored_in = "int8" if read is not value else own
-        found.append(Place(layer, str(read.name), computes_in, stored_in))
+        integer = node is not None and _reads_pairs(node)
+        if read is value or integer:
+            stored_in = own if read is value else "int8"
+            found.append(Place(layer, str(read.name), "int8" if integer else own, stored_in))
+            continue
+        quantise = chain[-2].producer()
+        assert quantise is not None
+        pair = Layer(name_of(quantise), quantise.op_type, layer.tensor)
+        found.append(Place(layer, str(value.name), own, own))
+        found.append(Place(pair, str(read.name), "int8", "int8"))
     return tuple(found)
 
 
 def _reads_pairs(node: ir.Node) -> bool:
-    makers = [value.producer() for value in node.inputs if value is not None]
+    """Whether a node computes in integers: where it multiplies by a weight, that has a pair too."""
+    inputs = node.inputs[1:2] if node.op_type in COMPUTE else node.inputs
+    makers = [value.producer() for value in inputs if value is not None]
     return any(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers)
 
 
@@ -152,7 +169,8 @@ def cut(model: bytes, source: str, found: Sequence[Place]) -> bytes:
     """The model cut before every layer: each reads inputs in place of what others computed.
 
     Before: a lowered graph. After: its outputs are `read_as` of every place; whatever reads the
-    tensor of a layer, before or behind its Q/DQ pair, reads the input `fed_name` of that tensor.
+    tensor of a layer, before or behind its Q/DQ pair, reads the input `fed_name` of that tensor,
+    and so does a pair that has a place of its own.
 
     Args:
         model: ONNX.
@@ -162,9 +180,11 @@ def cut(model: bytes, source: str, found: Sequence[Place]) -> bytes:
     graph = read_named(model, source)
     values = _values(graph)
     outputs = [values[place.read_as] for place in found]
+    places_of = Counter(place.layer.tensor for place in found)
     for place in found:
         chain = _chain(values[place.layer.tensor])
-        inside = {value.producer() for value in chain[1:]}
+        apart = places_of[place.layer.tensor] > 1
+        inside = set() if apart else {value.producer() for value in chain[1:]}
         for value in (chain[0], chain[-1]):
             readers = [use for use in value.uses() if use.node not in inside]
             if readers:

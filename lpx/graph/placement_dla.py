@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from lpx.graph.model_io import is_constant
+from lpx.graph.activations import between, is_activation
 from lpx.graph.placement import (
     ACTIVATIONS,
     COMPUTE,
+    MIN_CHANNELS,
     Decision,
     Placement,
     adds_branches,
@@ -76,8 +77,11 @@ def place_dla(model: ir.Model) -> Placement:
 
 def tensors_to_observe(model: ir.Model) -> tuple[str, ...]:
     """Every tensor whose range some dialect needs, in graph order: what calibration observes."""
-    # The placement for integer kernels has all that TensorRT's has, and more.
-    wanted = {*place(model, integer_outputs=True).observed, *place_dla(model).observed}
+    # The placement for integer kernels has all that TensorRT's has, and more. Narrow convolutions
+    # are in it too, so that one calibration serves whatever --min-channels says later.
+    wanted = set(place_dla(model).observed)
+    for least in (1, MIN_CHANNELS):
+        wanted.update(place(model, integer_outputs=True, min_channels=least).observed)
     inputs = [value.name for value in model.graph.inputs]
     made = [value.name for node in model.graph for value in node.outputs]
     return tuple(name for name in (*inputs, *made) if name in wanted and name is not None)
@@ -85,16 +89,8 @@ def tensors_to_observe(model: ir.Model) -> tuple[str, ...]:
 
 def _between(graph: ir.Graph, chosen: list[ir.Node]) -> set[ir.Node]:
     """Layers that the DLA runs in INT8 besides the convolutions: those with one on either side."""
-    after, before = set(chosen), set(chosen)
-    order = list(graph)
-    for node in order:
-        if any(maker in after for maker in node.predecessors()):
-            after.add(node)
-    for node in reversed(order):
-        if any(reader in before for reader in node.successors()):
-            before.add(node)
-    runs = {node for node in order if node.op_type in _LAYERS or adds_branches(node)}
-    return (after & before & runs) - set(chosen)
+    runs = {node for node in graph if node.op_type in _LAYERS or adds_branches(node)}
+    return (between(chosen) & runs) - set(chosen)
 
 
 def _decide(node: ir.Node, inside: bool) -> Decision:
@@ -114,9 +110,7 @@ def _data_inputs(node: ir.Node) -> list[int]:
     """Indices of the inputs that are activations."""
     if node.op_type in COMPUTE or node.op_type in ACTIVATIONS:
         return [0]
-    return [
-        i for i, value in enumerate(node.inputs) if value is not None and not is_constant(value)
-    ]
+    return [i for i, value in enumerate(node.inputs) if is_activation(value)]
 
 
 def _groups(region: list[ir.Node], names: set[str]) -> tuple[tuple[str, ...], ...]:

@@ -1,4 +1,4 @@
-"""What is done to weights on their way to integers, and the clip that minimises their error."""
+"""Which weights become integers, what is done to them, and the clip of least error."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpx.choices import check_fields
+from lpx.graph.placement import MIN_CHANNELS
 from lpx.graph.rounding import weight_scales
 
 _SHARES = np.linspace(1.0, 0.8, 81)[1:]
@@ -18,7 +19,7 @@ _SHARES = np.linspace(1.0, 0.8, 81)[1:]
 
 @dataclass(frozen=True)
 class WeightOptions:
-    """How weights become int8, symmetric, per output channel.
+    """Which weights become int8, and how: symmetric, per output channel.
 
     Attributes:
         clip: "max" puts the largest magnitude of a channel on level 127; "mse" cuts it where the
@@ -28,12 +29,15 @@ class WeightOptions:
         bias_correction: Move what rounding does to a channel's mean into the bias.
         equalise: Even out the ranges of channels between layers (lpx.graph.equalise). It changes
             the ranges of activations, so calibration must see the equalised model.
+        min_channels: Leave convolutions with fewer channels on either side in float; a DLA, which
+            takes INT8 regions whole, has none left out.
     """
 
     clip: Literal["max", "mse"] = "max"
     rounding: Literal["squant", "nearest"] = "squant"
     bias_correction: bool = True
     equalise: bool = False
+    min_channels: int = MIN_CHANNELS
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -50,11 +50,15 @@ def unwrap(state: Mapping[str, Tensor], wanted: Collection[str] = ()) -> StateDi
     return out
 
 
-def to_lpx_names(state: Mapping[str, Tensor]) -> StateDict:
+def to_lpx_names(state: Mapping[str, Tensor], fake_class: int = 1) -> StateDict:
     """Rename a torchvision-, timm- or DeepfakeBench-style state dict to `backbone.*`, `head.*`.
 
     A linear classifier becomes the head's 1x1 convolution; one of two classes becomes a single
     logit, fake minus real, which is what softmax over the two amounts to.
+
+    Args:
+        state: Any state dict.
+        fake_class: Which of two classes is fake; of a single logit, 0 says that it speaks for real.
     """
     state = {k: v for k, v in unwrap(state).items() if not k.startswith(_UNUSED)}
     if any(k.startswith("_blocks.") for k in state):
@@ -67,6 +71,8 @@ def to_lpx_names(state: Mapping[str, Tensor]) -> StateDict:
             bias = torch.zeros(weight.shape[0]) if bias is None else bias
             if weight.shape[0] == 2:
                 weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
+            if fake_class == 0:
+                weight, bias = -weight, -bias
             out["head.classifier.weight"] = weight.reshape(1, -1, 1, 1)
             out["head.classifier.bias"] = bias
             break
@@ -115,31 +121,39 @@ def load_backbone_weights(backbone: nn.Module, state: Mapping[str, Tensor], sour
                              strict=False)  # fmt: skip
 
 
+def misfits(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Differences of names, shapes and types of weights, by sort; empty where all fits."""
+    # Older checkpoints have no num_batches_tracked, and inference does not read it.
+    both = [k for k in wanted if k in given]
+    found = {
+        "missing": [k for k in wanted if k not in given and not k.endswith("num_batches_tracked")],
+        "unexpected": [k for k in given if k not in wanted],
+        "misshapen": [
+            f"{k} is {tuple(given[k].shape)}, expected {tuple(wanted[k].shape)}"
+            for k in both
+            if given[k].shape != wanted[k].shape
+        ],
+        # Integers would be copied into weights as they are, without their scale.
+        "of another type": [
+            f"{k} is {given[k].dtype}, expected {wanted[k].dtype}"
+            for k in both
+            if given[k].is_floating_point() != wanted[k].is_floating_point()
+        ],
+    }
+    return {label: names for label, names in found.items() if names}
+
+
 def check_keys(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) -> None:
-    """Compare names and shapes.
+    """Compare names, shapes and types.
 
     Raises:
         LpxError: They differ; the first mismatches of each sort are named.
     """
-    # Older checkpoints have no num_batches_tracked, and inference does not read it.
-    needed = {k for k in wanted if not k.endswith("num_batches_tracked")}
-    missing = [k for k in wanted if k in needed and k not in given]
-    unexpected = [k for k in given if k not in wanted]
-    shapes = [
-        f"{k} is {tuple(given[k].shape)}, expected {tuple(wanted[k].shape)}"
-        for k in wanted
-        if k in given and given[k].shape != wanted[k].shape
-    ]
-    if not (missing or unexpected or shapes):
+    if not (found := misfits(wanted, given)):
         return
     parts = [
-        f"{len(found)} {label}: {', '.join(found[:3])}{' ...' if len(found) > 3 else ''}"
-        for label, found in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("misshapen", shapes),
-        )
-        if found
+        f"{len(names)} {label}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+        for label, names in found.items()
     ]
     raise LpxError(
         f"{source}: the weights do not fit the model",

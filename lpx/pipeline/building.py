@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import cache
+from typing import get_args
 
 from lpx.calibration.calibrate import calibrate
 from lpx.calibration.methods import METHODS
 from lpx.calibration.scales import IMPORTED, Scales, load_scales, save_scales
+from lpx.choices import check_choice
+from lpx.data.demo_set import demo_set
 from lpx.data.face_set import FaceSet
 from lpx.data.roots import DataPlaces
-from lpx.engines.build import build_engine
-from lpx.engines.machine import read_machine
-from lpx.engines.manifest import EngineManifest, Precision
+from lpx.engines.base import Faces
+from lpx.engines.build import build_engine, require_int8
+from lpx.engines.machine import Machine, read_machine
+from lpx.engines.manifest import EngineManifest, Precision, write_manifest
 from lpx.engines.request import DEFAULT_BATCHES, BuildRequest
-from lpx.engines.targets import choose
+from lpx.engines.targets import can_run, choose
 from lpx.engines.tensorrt import Batches
-from lpx.errors import LpxError
+from lpx.errors import LpxError, NotAsAskedError
+from lpx.graph.model_io import name_nodes, parse
+from lpx.graph.placement import Placement
+from lpx.graph.placement_dla import tensors_to_observe
 from lpx.graph.prepare import prepare
 from lpx.graph.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.pipeline.exported import ExportedModel, check_at_least, open_faces, read_exported
+from lpx.pipeline.liveness import some_faces, symptom
 from lpx.pipeline.reporter import SILENT, Reporter
 from lpx.workspace import Workspace
 
@@ -29,6 +38,46 @@ OTHER_WEIGHTS = (
     "the calibration method was chosen with other weight options than these: run `lpx calibrate` "
     "with them to judge the methods anew"
 )
+
+
+class NotAllBuiltError(NotAsAskedError):
+    """Some of several precisions could not be built; the others were.
+
+    Attributes:
+        built: Manifests of those that were.
+    """
+
+    def __init__(
+        self, failed: Mapping[Precision, LpxError], built: tuple[EngineManifest, ...]
+    ) -> None:
+        first = next(iter(failed.values()))
+        others = ", ".join(manifest.precision.upper() for manifest in built)
+        names = ", ".join(precision.upper() for precision in failed)
+        more = "".join(f"; {p.upper()}: {error.what}" for p, error in [*failed.items()][1:])
+        what = f"{names} was not built, {others} was: {first.what}{more}"
+        super().__init__(what, first.why, first.fix)
+        self.built = built
+
+
+class DeadEngineError(NotAsAskedError):
+    """An engine was built that gives every face one score, or does not run.
+
+    Attributes:
+        built: Manifests of all that were built.
+    """
+
+    def __init__(self, dead: Mapping[str, str], built: tuple[EngineManifest, ...]) -> None:
+        name, shown = next(iter(dead.items()))
+        more = "".join(f"; {other}: {text}" for other, text in [*dead.items()][1:])
+        super().__init__(
+            f"{name} is dead: {shown}{more}",
+            "large activations that stretch a range do this, or an overflow in half precision",
+            f"`lpx debug {name}` shows the layer; for INT8 try --method percentile-99.9 or mse, or "
+            "calibrate on faces like those that will be scored",
+        )
+        self.built = built
+
+
 PARTIAL = "calibration.partial.npz"
 """Where a calibration writes down how far it has come."""
 TIMING_CACHES = "timing-caches"
@@ -52,7 +101,7 @@ DEMO_CALIBRATION = (
 
 def build(
     workspace: Workspace,
-    precisions: tuple[Precision, ...],
+    precisions: Precision | tuple[Precision, ...],
     *,
     target: str = "auto",
     faces: str | None = None,
@@ -76,7 +125,7 @@ def build(
 
     Args:
         workspace: Holds `model.onnx`; receives `scales.json` and `engines/<name>/`.
-        precisions: "fp32", "fp16", "int8".
+        precisions: "fp32", "fp16", "int8": one, or several.
         target: "auto", or one of `lpx.engines.manifest.TARGETS`.
         faces: Face set to calibrate on, for int8; None takes what `lpx calibrate` left, else the
             demo faces, with a warning.
@@ -101,8 +150,16 @@ def build(
         The manifests, in the order asked.
 
     Raises:
-        LpxError: No exported model, an unusable target, or faces that cannot be read.
+        NotAllBuiltError: Of several precisions some cannot be built; the others are.
+        NotAsAskedError: An engine would not compute in the one precision asked for.
+        DeadEngineError: An engine gives every face one score, unlike the model; it is kept.
+        LpxError: No exported model, an unknown precision, an unusable target, or faces that cannot
+            be read.
     """
+    if isinstance(precisions, str):
+        precisions = (precisions,)
+    for precision in precisions:
+        check_choice("precision", precision, get_args(Precision))
     check_at_least("--count", count, 1)
     check_at_least("--workspace-mib", workspace_mib, 1)
     check_at_least("--builds", builds, 1)
@@ -134,12 +191,34 @@ def build(
     _check_tensorrt_only(template)
     report.say(f"target {chosen}: {reason}")
     model = read_exported(workspace)
-    manifests = []
+    manifests: list[EngineManifest] = []
+    dead: dict[str, str] = {}
+    failed: dict[Precision, LpxError] = {}
     with workspace.lock():
         scales = None
         if "int8" in precisions:
-            scales = scales_for(workspace, model, faces, count, weights, requantise, places, report)
+            try:
+                placement = require_int8(model.data, replace(template, precision="int8"))
+            except LpxError as error:
+                if len(precisions) == 1:
+                    raise
+                failed["int8"] = error
+            else:
+                report.say(f"INT8 quantises {_quantised(placement)}")
+                scales = scales_for(
+                    workspace, model, faces, count, weights, requantise, places, report
+                )
+
+        @cache
+        def seen() -> Faces:
+            pool = demo_set("train")
+            if faces is not None and "int8" in precisions:
+                pool = open_faces(workspace, faces, "train", places=places, card=model.card)
+            return some_faces(pool, model.card.input_size)
+
         for precision in precisions:
+            if precision in failed:
+                continue
             request = replace(
                 template,
                 precision=precision,
@@ -148,14 +227,57 @@ def build(
             )
             folder = workspace.engines / request.name
             report.say(f"building {request.name}")
-            manifests.append(
-                build_engine(
+            try:
+                manifest = build_engine(
                     model.data, model.card, request, folder, machine,
                     outermost(report.progress(f"building {request.name}")),
                     workspace.root / TIMING_CACHES,
-                )
-            )  # fmt: skip
+                )  # fmt: skip
+            except LpxError as error:
+                if len(precisions) == 1:
+                    raise
+                failed[precision] = error
+            else:
+                shown = _shown_dead(workspace, model, manifest, machine, seen)
+                if shown:
+                    dead[manifest.name] = shown
+                    warnings = (*manifest.warnings, f"dead: {shown}")
+                    manifest = replace(manifest, warnings=warnings)
+                    write_manifest(folder, manifest)
+                manifests.append(manifest)
+    if failed and not manifests:
+        raise next(iter(failed.values()))
+    if failed:
+        raise NotAllBuiltError(failed, tuple(manifests))
+    if dead:
+        raise DeadEngineError(dead, tuple(manifests))
     return tuple(manifests)
+
+
+def _shown_dead(
+    workspace: Workspace, model: ExportedModel, manifest: EngineManifest, machine: Machine,
+    faces: Callable[[], Faces],
+) -> str:  # fmt: skip
+    """What shows that an engine is dead; "" where nothing does, or it does not run here."""
+    if manifest.target == "onnxruntime" and manifest.precision == "fp32":
+        return ""  # the exported model itself
+    usable, _ = can_run(manifest, machine)
+    if not usable:
+        return ""
+    folder = workspace.engines / manifest.name
+    try:
+        return symptom(folder, model, faces(), allow_host_code=True)
+    except LpxError as error:
+        return f"it does not run: {error.what}: {error.why}"
+
+
+def _quantised(placement: Placement) -> str:
+    """What INT8 does to a model, before it is calibrated."""
+    total = sum(decision.op_type == "Conv" for decision in placement.decisions)
+    text = f"{len(placement.convolutions)} of {total} convolutions"
+    if placement.stored:
+        text += f", {len(placement.stored)} of them in their weights only"
+    return text
 
 
 def check_method(method: str | None) -> None:
@@ -248,7 +370,8 @@ def scales_for(
 
 def _with_evidence_of(scales: Scales, weights: WeightOptions) -> Scales:
     """The same ranges, without what was measured of methods under other weight options."""
-    if not scales.candidates or scales.weights == asdict(weights):
+    # An earlier lpx knew fewer options: those that it did not name had their defaults.
+    if not scales.candidates or asdict(DEFAULT_WEIGHTS) | scales.weights == asdict(weights):
         return scales
     warnings = (scales.warning, OTHER_WEIGHTS)
     return replace(scales, candidates=(), weights={}, warning="; ".join(filter(None, warnings)))
@@ -271,8 +394,16 @@ def _stored(
         return None
     if stored.method == IMPORTED:
         return None if named else stored
+    if not _observed(model) <= stored.tensors.keys():
+        return None  # an earlier lpx observed fewer tensors
     if stored.set_digest:
         same_set = (stored.faces, stored.set_digest) == (pool.name, pool.digest())
         return stored if same_set or not named else None
     same = (stored.faces, stored.faces_digest) == (faces.name, faces.digest())
     return stored if same else None
+
+
+def _observed(model: ExportedModel) -> set[str]:
+    graph = parse(model.data, "the exported model")
+    name_nodes(graph)
+    return set(tensors_to_observe(graph))

@@ -24,11 +24,11 @@ from lpx.card import METADATA_KEY, ModelCard, card_from_dict
 from lpx.data.face_set import FaceSet, ImageFile, Skipped
 from lpx.data.roots import DataPlaces
 from lpx.engines.base import Prediction
-from lpx.engines.build import make_graph
+from lpx.engines.build import make_graph, placement_of, require_quantised
 from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
 from lpx.engines.request import BuildRequest
 from lpx.errors import LpxError
-from lpx.graph.model_io import parse
+from lpx.graph.model_io import name_nodes, parse
 from lpx.graph.prepare import prepare
 from lpx.graph.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.metrics import auc, auc_difference, map_agreement, score_difference
@@ -84,7 +84,7 @@ class Calibrated:
 
     Attributes:
         scales: As written to the workspace; `scales.method` is the method chosen.
-        candidates: Evidence for every method, best first.
+        candidates: Evidence for every method, best first (`best_first`).
         held_out: Faces that it was measured on.
         forward_seconds: The float32 model on as many faces as were calibrated on, taken from the
             time it needed per held-out face.
@@ -134,6 +134,7 @@ def calibrate(
         report: Told what happens.
 
     Raises:
+        NotAsAskedError: lpx's rules leave every convolution in float.
         LpxError: No exported model, an unknown option, or too few faces that can be read.
     """
     if method not in ("auto", *METHODS):
@@ -145,6 +146,10 @@ def calibrate(
     data, card = read_model(workspace, model_path)
     source = str(model_path or workspace.model)
     observed, _ = prepare(data, source, equalised=weights.equalise, requantise=requantise)
+    graph = parse(observed, source)
+    name_nodes(graph)
+    placement = placement_of(graph, "onnxruntime", "onnxruntime", weights.min_channels)
+    require_quantised(graph, placement, weights.min_channels)
     pool = open_faces(workspace, faces or "demo", "train", places=places, card=card, report=report)
     with workspace.lock():
         chosen, held_out, notes = choose(observed, card, pool, count, select, seed, report)
@@ -346,17 +351,17 @@ class Judge:
 
 
 def best_first(candidates: list[Evidence]) -> tuple[Evidence, ...]:
-    """By loss of AUC where it tells methods apart, else by the mean score error.
+    """By the mean score error; last come methods that are shown to lose AUC.
 
-    A few hundred faces seldom tell: a method comes behind only where the whole interval of its loss
-    lies above the least loss. All others are even, and the score error decides.
+    A method is shown to lose where the whole interval of its loss lies above 0: those are ordered
+    by the low end of it. Every other difference of AUC, gains included, is chance or cannot be told
+    from it: an engine that follows the float32 model has nothing to gain, so a gain is an error
+    that happened to help on these faces.
     """
-    least = min((c.auc_loss for c in candidates if c.auc_loss is not None), default=0.0)
 
     def place(candidate: Evidence) -> tuple[float, float]:
         low = candidate.auc_loss_low
-        behind = 0.0 if low is None else max(low - least, 0.0)
-        return behind, candidate.score_error_mean
+        return 0.0 if low is None else max(low, 0.0), candidate.score_error_mean
 
     return tuple(sorted(candidates, key=place))
 

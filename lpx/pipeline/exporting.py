@@ -10,7 +10,7 @@ from lpx.card import ModelCard
 from lpx.data.sets import open_set
 from lpx.errors import LpxError
 from lpx.export.to_onnx import OPSET, to_onnx
-from lpx.export.verify import Verification, verify
+from lpx.export.verify import FACES, Verification, verify
 from lpx.models.checkpoint import (
     Detector,
     ForeignModel,
@@ -19,7 +19,7 @@ from lpx.models.checkpoint import (
     save_checkpoint,
     save_state,
 )
-from lpx.pipeline.exported import EXPORT_FORMAT, versions
+from lpx.pipeline.exported import EXPORT_FORMAT, check_at_least, versions
 from lpx.pipeline.reporter import SILENT, Reporter
 from lpx.workspace import Workspace, sha256, write_bytes, write_json
 
@@ -42,6 +42,9 @@ def export(
     opset: int = OPSET,
     foreign: ForeignModel | None = None,
     factory: str | None = None,
+    weights_key: str | None = None,
+    tolerance: float | None = None,
+    faces: int = FACES,
     report: Reporter = SILENT,
 ) -> Exported:
     """Export a checkpoint to `model.onnx` in the workspace, verified on faces.
@@ -52,17 +55,31 @@ def export(
         opset: ONNX opset, 17 to 20.
         foreign: What a state dict without a card is.
         factory: `package.module:function` that makes the model.
+        weights_key: Where the weights stand in a file that brings no card; None to look for them.
+        tolerance: Largest |difference| between export and checkpoint; None for `verify`'s rule.
+        faces: How many demo faces the export is verified on.
         report: Told what happens.
 
     Raises:
         LpxError: The checkpoint cannot be loaded or exported, or the export differs from it.
     """
-    detector = _load(checkpoint, foreign, factory)
+    check_at_least("--verify-faces", faces, 2, "a face is compared alone and beside another too")
+    if tolerance is not None and not 0 < tolerance <= 1:
+        raise LpxError(
+            f"--tolerance must be above 0 and at most 1 (got {tolerance:g})",
+            "it is the largest difference of a score or a map cell, and both are in [0, 1]",
+            "leave it out, or give a number such as 0.001",
+        )
+    detector = _load(checkpoint, foreign, factory, weights_key)
     card = detector.card
+    for note in detector.notes:
+        report.say(note)
     report.say(f"{card.architecture} cut at {card.cut}, {card.aggregate}, {card.input_size} px, "
                f"grid {card.grid[0]}x{card.grid[1]}")  # fmt: skip
     model = to_onnx(detector, opset)
-    verification = verify(model, detector, open_set("demo", "test"))
+    verification = verify(
+        model, detector, open_set("demo", "test"), count=faces, tolerance=tolerance
+    )
     digest = hashlib.sha256(model).hexdigest()
     with workspace.lock():
         if factory is None:
@@ -87,9 +104,21 @@ def export(
     return Exported(workspace.model, digest, card, verification, opset)
 
 
-def _load(checkpoint: Path | None, foreign: ForeignModel | None, factory: str | None) -> Detector:
+def _load(
+    checkpoint: Path | None,
+    foreign: ForeignModel | None,
+    factory: str | None,
+    weights_key: str | None,
+) -> Detector:
+    if checkpoint is None and weights_key is not None:
+        raise LpxError(
+            "--weights-key without a checkpoint",
+            "it names weights in a file, and the factory loads its own",
+            "name the file too: lpx export FILE --factory ...",
+        )
     if factory is not None:
-        return load_factory(factory, checkpoint, foreign or ForeignModel(architecture=factory))
+        described = foreign or ForeignModel(architecture=factory)
+        return load_factory(factory, checkpoint, described, weights_key)
     if checkpoint is None:
         raise LpxError("no checkpoint was named", "", "lpx export ckpt.pt, or --factory")
-    return load_checkpoint(checkpoint, foreign)
+    return load_checkpoint(checkpoint, foreign, weights_key)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +21,7 @@ from lpx.data.detect import FaceDetector, FaceMesh
 from lpx.data.media import MediaFile
 from lpx.data.video_file import Frame, FrameReader, read_frames
 from lpx.data.video_writer import VideoWriter
+from lpx.data.wording import counted
 from lpx.engines.base import Engine, Prediction
 from lpx.errors import LpxError
 from lpx.pipeline.predictions import FacelessFrame, FaceScore, FileScore, Seconds, verdict
@@ -31,7 +33,25 @@ BATCH = 8
 SLOWEST_HZ = 2.0
 """An overlay of few frames of a long video keeps its pace, but no frame stays longer."""
 
+USUAL_HZ = 25.0
+"""The rate of an overlay where the video's is not known."""
+
 Progress = Callable[[int, int], None]
+
+
+class NotDrawnError(Exception):
+    """A picture that cannot be drawn or written; the message says why."""
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Tells what goes wrong with a picture from what goes wrong with a score."""
+    try:
+        yield
+    except LpxError as error:
+        raise NotDrawnError(f"{error.what}: {error.why}" if error.why else error.what) from error
+    except (OSError, cv2.error) as error:
+        raise NotDrawnError(str(error)) from error
 
 
 class _Clock:
@@ -49,18 +69,19 @@ class _Clock:
             self.seconds[step] += perf_counter() - start
 
 
+def not_drawn(error: NotDrawnError) -> str:
+    """The note of a file that has no picture."""
+    return f"nothing was drawn: {error}"
+
+
 @dataclass
 class _Scored:
     """What is known of a file so far; `line` is the timeline: (place in [0, 1], score)."""
 
     count: int
-    rate_hz: float
     faces: list[FaceScore] = field(default_factory=list)
     faceless: list[FacelessFrame] = field(default_factory=list)
     line: list[tuple[float, float | None]] = field(default_factory=list)
-
-    def time_of(self, frame: int) -> float | None:
-        return frame / self.rate_hz if self.rate_hz > 0 else None
 
 
 @dataclass(frozen=True)
@@ -90,34 +111,47 @@ class FileScorer:
 
         Args:
             file: An image or a video.
-            picture: Where to draw; None draws nothing. Nothing is left there where this raises.
+            picture: Where to draw; None draws nothing. Nothing is left there where this raises, or
+                where nothing can be drawn, which the result's note says.
             tell: Told (frames done, frames in all).
 
         Raises:
             UnreadableImageError: The image does not decode.
             UnreadableVideoError: No frame of the video does.
-            LpxError: A score is no number, or the picture cannot be written.
+            LpxError: A score is no number.
         """
+        try:
+            return self._score(file, picture, tell)
+        except NotDrawnError as error:
+            # From the start, as what was scored until then is gone.
+            result = self._score(file, None, tell)
+            note = "; ".join(filter(None, (result.note, not_drawn(error))))
+            return replace(result, note=note)
+
+    def _score(self, file: MediaFile, picture: Path | None, tell: Progress) -> FileScore:
         clock = _Clock()
         if file.kind == "image":
             with clock.time("decode"):
                 pixels = read_image(file.path)
-            seen = _Scored(1, 0.0)
+            seen = _Scored(1)
             found = self._scored(file, [Frame(0, pixels)], seen, clock)
             if picture is not None:
-                with clock.time("draw"):
+                with clock.time("draw"), drawing():
                     drawn = self._draw(*found[0], seen, timeline=False)
                     write_bytes(picture, encode_png(drawn))
             tell(1, 1)
             return self._result(file, seen, picture, "", clock)
         with clock.time("decode"):
             reader = read_frames(file.path, self.frames, threads=0)
-        seen = _Scored(reader.count, reader.frames_per_second)
-        place: AbstractContextManager[Path | None] = (
-            nullcontext() if picture is None else atomic_path(picture)
-        )
-        with place as temporary:
+        seen = _Scored(reader.count)
+        with ExitStack() as place:
+            temporary = None
+            if picture is not None:
+                with drawing():
+                    temporary = place.enter_context(atomic_path(picture))
             self._play(file, reader, seen, temporary, clock, tell)
+            with drawing():
+                place.close()
         return self._result(file, seen, picture, reader.note, clock)
 
     def _play(
@@ -126,7 +160,8 @@ class FileScorer:
     ) -> None:  # fmt: skip
         writer = None
         wanted = min(reader.count, self.frames or reader.count)
-        rate_hz = (reader.frames_per_second or 25.0) * wanted / reader.count
+        whole_hz = reader.frames_per_second or USUAL_HZ
+        rate_hz = max(whole_hz * wanted / reader.count, min(SLOWEST_HZ, whole_hz))
         while True:
             with clock.time("decode"):
                 frames = list(islice(reader, BATCH))
@@ -135,17 +170,16 @@ class FileScorer:
             found = self._scored(file, frames, seen, clock)
             if path is not None:
                 done = len(seen.line) - len(frames)
-                with clock.time("draw"):
+                with clock.time("draw"), drawing():
                     for place, (frame, marks) in enumerate(found, done + 1):
                         drawn = self._draw(frame, marks, seen, timeline=True, upto=place)
                         if writer is None:
                             height, width = drawn.shape[:2]
-                            rate_hz = max(rate_hz, min(SLOWEST_HZ, reader.frames_per_second or 25))
                             writer = VideoWriter(path, rate_hz, width, height)
                         writer.write(drawn)
             tell(min(len(seen.line), wanted - 1), wanted)
         if writer is not None:
-            with clock.time("draw"):
+            with clock.time("draw"), drawing():
                 writer.close()
         tell(wanted, wanted)
 
@@ -202,7 +236,7 @@ class FileScorer:
         self, frame: Frame, faces: tuple[FoundFace, ...], scores: NDArray[np.float32],
         maps: NDArray[np.float32], reason: str, seen: _Scored,
     ) -> list[Mark]:  # fmt: skip
-        time, marks = seen.time_of(frame.index), []
+        time, marks = frame.seconds, []
         for number, (face, score, patch_map) in enumerate(zip(faces, scores, maps, strict=True), 1):
             fake = bool(score >= self.card.threshold)
             box = face.detection.box
@@ -231,9 +265,9 @@ class FileScorer:
             "no face" if score is None
             else f"score {score:.2f} {verdict(score >= self.card.threshold)}"
         )  # fmt: skip
-        left = f"{len(marks)} face{'' if len(marks) == 1 else 's'}"
+        left = counted(len(marks), "face")
         if timeline:
-            time = seen.time_of(frame.index)
+            time = frame.seconds
             left = f"frame {frame.index}" + ("" if time is None else f"  {time:.2f} s")
         strip = score_strip(size[0], left, said, self.card.threshold, line if timeline else ())
         return np.vstack([marked(frame.pixels, marks, size), strip])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+
+import cv2
 
 from lpx.bench.score import check_finite
 from lpx.card import ModelCard
@@ -13,19 +15,20 @@ from lpx.data.crops import RECIPES, CropRecipe, find_recipe
 from lpx.data.decode import UnreadableImageError, fit
 from lpx.data.detect import FaceMesh, open_detector
 from lpx.data.face_set import Face, FaceSet, ImageFile, Skipped
-from lpx.data.media import MediaFile, find_media
-from lpx.data.video_file import UnreadableVideoError
+from lpx.data.media import MediaFile, check_there, find_media
+from lpx.data.video_file import UnreadableVideoError, frame_indices
 from lpx.data.walk import note_of
 from lpx.engines.base import Engine
 from lpx.engines.manifest import read_manifest
 from lpx.errors import LpxError
 from lpx.pipeline.exported import ExportedModel, check_at_least, open_faces, read_exported, versions
-from lpx.pipeline.file_scorer import BATCH, FileScorer
+from lpx.pipeline.file_scorer import BATCH, FileScorer, NotDrawnError, drawing, not_drawn
 from lpx.pipeline.predictions import (
     FaceScore,
     FileScore,
     Journal,
     Predicted,
+    longest_name,
     picture_name,
     write_frames,
     write_scores,
@@ -37,6 +40,8 @@ from lpx.workspace import Workspace, write_bytes
 
 FRAMES = 32
 SCORES, TABLE, JOURNAL = "scores.csv", "frames.csv", "results.jsonl"
+JOURNAL_FORMAT = 2
+"""Grows where the same files and settings give other results than before."""
 
 
 def predict(
@@ -46,6 +51,7 @@ def predict(
     engine: str | None = None,
     out: Path | None = None,
     crops: bool = False,
+    limit: int | None = None,
     frames: int | None = FRAMES,
     detector: str = "blazeface",
     crop: str | None = None,
@@ -57,6 +63,9 @@ def predict(
 
     Files are scored one after the other, and each result is written down at once; files that an
     earlier run scored with the same model and options are not scored again, if they are unchanged.
+    A file that cannot be read is left out and listed; one whose picture cannot be drawn is scored,
+    and its note says why there is none. Once a file is scored, the tables are written whatever ends
+    the run.
 
     Args:
         workspace: Holds the engines.
@@ -64,6 +73,7 @@ def predict(
         engine: Name of an engine, or "torch"; None takes the fastest that runs here.
         out: Folder for pictures and tables; `predictions` in the workspace by default.
         crops: Pictures are face crops already: nothing is detected, and nothing resumed.
+        limit: Maximum number of files, sampled evenly; None takes all.
         frames: To take of each video, evenly spaced; None takes all.
         detector: A key of `lpx.data.detect.DETECTORS`.
         crop: Recipe to cut faces by; None takes the model card's.
@@ -76,6 +86,8 @@ def predict(
             that does not exist or run here, or an engine that returns NaN.
     """
     check_at_least("--frames", frames, 1)
+    check_at_least("--limit", limit, 1)
+    check_there(path)
     out = out or workspace.predictions
     model = read_exported(workspace)
     if path.is_dir() and out.resolve() == path.resolve():
@@ -85,12 +97,12 @@ def predict(
             "choose another folder with --out DIR",
         )
     if crops:
-        faces = _crops(workspace, path, out, report)
+        faces = _crops(workspace, path, out, report).first(limit)
         picked = pick_engine(workspace, model, engine, allow_host_code=allow_host_code)
         return _score_crops(*picked, model, path, faces, out, overlay, report)
     recipe = _recipe(model.card, crop, report)
     media = find_media(path, skip=(workspace.root, out))
-    files = media.files
+    files = tuple(media.files[number] for number in frame_indices(len(media.files), limit))
     if media.left_out:
         report.say(f"warning: {note_of(media.left_out)}")
     threads = len(os.sched_getaffinity(0))
@@ -102,9 +114,9 @@ def predict(
         f"crop {recipe.name}"
     )
     settings = {
-        "engine": name, "sha256": _digest(workspace, model, name), "model_sha256": model.sha256,
-        "threshold": model.card.threshold, "detector": detector, "crop": recipe.name,
-        "frames": frames, "overlay": overlay, **versions(),
+        "format": JOURNAL_FORMAT, "engine": name, "sha256": _digest(workspace, model, name),
+        "model_sha256": model.sha256, "threshold": model.card.threshold, "detector": detector,
+        "crop": recipe.name, "frames": frames, "overlay": overlay, **versions(),
     }  # fmt: skip
     journal = Journal(out / JOURNAL, settings)
     scorer = FileScorer(name, loaded, model.card, finder, mesh, recipe, frames)
@@ -114,7 +126,7 @@ def predict(
     with closing(loaded):
         try:
             resumed = _score_files(scorer, files, journal, out, overlay, found, skipped, report)
-        except KeyboardInterrupt:
+        except BaseException:
             if found:
                 _write_tables(out, found, skipped)
             raise
@@ -132,6 +144,7 @@ def _score_files(
     found: list[FileScore], skipped: list[Skipped], report: Reporter,
 ) -> int:  # fmt: skip
     resumed = 0
+    longest = longest_name(out)
     tell = report.progress("scoring")
     for number, file in enumerate(files):
         if done := journal.find(file.name, file.path):
@@ -139,21 +152,29 @@ def _score_files(
             found.append(done)
         else:
             suffix = ".png" if file.kind == "image" else ".mp4"
-            picture = out / picture_name(file.name, suffix) if overlay else None
+            picture = out / picture_name(file.name, suffix, longest) if overlay else None
             # A folder's bar counts files; one file's counts frames.
             within = (lambda a, b: None) if len(files) > 1 else tell
             try:
                 result = scorer.score(file, picture, within)
             except (UnreadableImageError, UnreadableVideoError) as error:
                 skipped.append(Skipped(file.name, str(error)))
+            except (cv2.error, MemoryError) as error:
+                skipped.append(Skipped(file.name, f"it cannot be processed: {_first_line(error)}"))
             else:
-                journal.add(result, file.path)
                 found.append(result)
+                # What could not be drawn is tried again by the next run.
+                if result.picture == picture:
+                    journal.add(result, file.path)
         if len(files) > 1:
             tell(number + 1, len(files))
     if resumed:
         report.say(f"{resumed} of {len(files)} files were scored by an earlier run")
     return resumed
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _recipe(card: ModelCard, named: str | None, report: Reporter) -> CropRecipe:
@@ -190,9 +211,10 @@ def _write_tables(
 
 
 def _nothing(path: Path, skipped: Sequence[Skipped]) -> LpxError:
+    more = f"; {len(skipped) - 1} more" if len(skipped) > 1 else ""
     return LpxError(
         f"{path} holds nothing that can be read",
-        f"{skipped[0].name}: {skipped[0].reason}",
+        f"{skipped[0].name}: {skipped[0].reason}{more}",
         "name an image, a video, or a folder of these",
     )
 
@@ -203,8 +225,15 @@ def _score_crops(
 ) -> Predicted:  # fmt: skip
     report.say(f"engine {name}, threshold {model.card.threshold:.3f}, pictures are face crops")
     skipped: list[Skipped] = []
+    found: list[FileScore] = []
     with closing(loaded):
-        found = _crop_scores(name, loaded, model.card, faces, out, overlay, skipped, report)
+        try:
+            # Those before an error are in the list, too.
+            found += _crop_scores(name, loaded, model.card, faces, out, overlay, skipped, report)
+        except BaseException:
+            if found:
+                _write_tables(out, found, skipped)
+            raise
     if not found:
         raise _nothing(path, skipped)
     scores, table = _write_tables(out, found, skipped)
@@ -214,10 +243,17 @@ def _score_crops(
 
 
 def _crop_scores(
-    name: str, engine: Engine, card: ModelCard, faces: FaceSet, out: Path, overlay: bool,
-    skipped: list[Skipped], report: Reporter,
-) -> list[FileScore]:  # fmt: skip
-    found: list[FileScore] = []
+    name: str,
+    engine: Engine,
+    card: ModelCard,
+    faces: FaceSet,
+    out: Path,
+    overlay: bool,
+    skipped: list[Skipped],
+    report: Reporter,
+) -> Iterator[FileScore]:
+    done = 0
+    longest = longest_name(out)
     tell = report.progress("scoring")
     for batch in faces.stream(BATCH, card.input_size, skipped):
         prediction = engine.infer(batch.pixels)
@@ -226,23 +262,27 @@ def _crop_scores(
             batch.indices, batch.pixels, prediction.score, prediction.patch_map, strict=True
         ):
             file, score, fake = faces.faces[index].name, float(value), bool(value >= card.threshold)
-            picture = out / picture_name(file, ".png") if overlay else None
+            picture = out / picture_name(file, ".png", longest) if overlay else None
+            note = ""
             if picture is not None:
                 caption = (
                     f"{'FAKE' if fake else 'real'}  score {score:.3f}  "
                     f"threshold {card.threshold:.3f}"
                 )
-                write_bytes(picture, encode_png(explained(fit(pixels, 256), patch_map, caption)))
+                try:
+                    with drawing():
+                        drawn = explained(fit(pixels, 256), patch_map, caption)
+                        write_bytes(picture, encode_png(drawn))
+                except NotDrawnError as error:
+                    picture, note = None, not_drawn(error)
             face = FaceScore(0, None, 1, None, None, score, fake)
-            found.append(FileScore(file, "crop", score, fake, 1, (face,), picture=picture))
-        tell(len(found) + len(skipped), len(faces.faces))
-    return found
+            done += 1
+            yield FileScore(file, "crop", score, fake, 1, (face,), picture=picture, note=note)
+        tell(done + len(skipped), len(faces.faces))
 
 
 def _crops(workspace: Workspace, path: Path, out: Path, report: Reporter) -> FaceSet:
     if path.is_file():
         face = Face(path.name, None, "unknown", path.name, (), ImageFile(path))
         return FaceSet(str(path), "all", "unknown", (face,))
-    if not path.exists():
-        raise LpxError(f"{path} does not exist", "", "name an image or a folder of face crops")
     return open_faces(workspace, f"folder:{path}", "all", out, report=report)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -21,13 +23,20 @@ RULE = (
 )
 
 
+NAME_BYTES = 255
+"""Longest name of a file that common file systems take; some take less."""
+PATH_BYTES = 3000
+"""Longest path below the folder of pictures; Linux takes 4095 in all."""
+
+
 @dataclass(frozen=True)
 class FaceScore:
     """What the detector says of one face.
 
     Attributes:
         frame: Number of the frame, from 0; 0 for an image.
-        time_seconds: Of the frame, at the video's mean rate; None where unknown, and for images.
+        time_seconds: When the frame is shown, from the first one on; None where unknown, and for
+            images.
         face: From 1, counted from left to right in its frame.
         box: In pixels of the frame; None where the picture was a crop already.
         detector_score: The face detector's, in [0, 1]; None where the picture was a crop already.
@@ -88,8 +97,9 @@ class FileScore:
         frames: How many were looked at.
         faces: In order of frames.
         faceless: Frames without a face.
-        picture: The heat map, overlay or overlay video; None where none was asked for.
-        note: What of the file is damaged; "" where nothing is.
+        picture: The heat map, overlay or overlay video; None where none was asked for, or none
+            could be drawn.
+        note: What of the file is damaged, and why nothing was drawn; "" where all is well.
         seconds: Where time went; None for crops.
     """
 
@@ -169,21 +179,28 @@ class Journal:
     def find(self, name: str, path: Path) -> FileScore | None:
         """The result of a file that was scored with the same settings and did not change."""
         entry = self._lines.get(name)
-        if entry is None or entry.get("key") != self._key(path):
+        if entry is None:
             return None
         try:
+            if entry.get("key") != self._key(path):
+                return None
             result = _from_dict(entry["result"])
-        except (KeyError, TypeError, ValueError):
+            return result if result.picture is None or result.picture.is_file() else None
+        except (KeyError, TypeError, ValueError, OSError):
+            # Also a file that is gone: scoring it says why it cannot be read.
             return None
-        return result if result.picture is None or result.picture.is_file() else None
 
     def add(self, result: FileScore, path: Path) -> None:
-        """Write a result down.
+        """Write a result down; a file that has gone since is no result that a second run could use.
 
         Raises:
-            LpxError: The file cannot be written.
+            LpxError: The journal cannot be written.
         """
-        entry = {"key": self._key(path), "result": asdict(result)}
+        try:
+            key = self._key(path)
+        except OSError:
+            return
+        entry = {"key": key, "result": asdict(result)}
         line = json.dumps(entry, default=str) + "\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -267,11 +284,44 @@ def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[Iterable[obje
         writer.writerows(rows)
 
 
-def picture_name(name: str, suffix: str) -> Path:
-    """Where the picture of a file lies: `a/x.jpg` -> `a/x-jpg-overlay.png`.
+def picture_name(name: str, suffix: str, longest: int = NAME_BYTES) -> Path:
+    """Path of a file's picture below the folder of pictures: `a/x.jpg` -> `a/x-jpg-overlay.png`.
 
-    Two files of different names have different pictures, and none has a name of its source.
+    Two files of different names have different pictures, and none has a name of its source. Parts
+    that the file system would refuse are shortened, and end in digits of the whole name's SHA-256.
+
+    Args:
+        name: Of the file, "/" between its parts.
+        suffix: Of the picture, with the dot.
+        longest: Bytes that one part may have.
     """
     path = Path(name)
     end = f"-{path.suffix[1:]}" if path.suffix else ""
-    return path.with_name(f"{path.stem}{end}-overlay{suffix}")
+    last = _shortened(f"{path.stem}{end}", name, longest - len(f"-overlay{suffix}"))
+    *folders, _ = path.parts or ("",)
+    short = Path(*(_shortened(part, name, longest) for part in folders), f"{last}-overlay{suffix}")
+    if len(os.fsencode(str(short))) <= PATH_BYTES:
+        return short
+    return Path(f"{_digits(name)}-overlay{suffix}")
+
+
+def _shortened(part: str, name: str, longest: int) -> str:
+    if len(os.fsencode(part)) <= longest:
+        return part
+    kept = os.fsencode(part)[: longest - 1 - len(_digits(name))]
+    # What is left of a character that was cut in two is dropped.
+    return f"{kept.decode('utf-8', 'ignore')}-{_digits(name)}"
+
+
+def _digits(name: str) -> str:
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
+
+
+def longest_name(folder: Path) -> int:
+    """Bytes that a name in a folder may have, which need not exist yet."""
+    place = next(p for p in (folder, *folder.absolute().parents) if os.path.exists(p))
+    try:
+        return min(os.pathconf(place, "PC_NAME_MAX"), NAME_BYTES)
+    except (OSError, ValueError):
+        # A file system that does not say.
+        return NAME_BYTES

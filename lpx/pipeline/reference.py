@@ -40,6 +40,8 @@ def read_reference(workspace: Workspace, model: ExportedModel) -> Detector:
             mean=card.mean,
             std=card.std,
             channel_order=card.channel_order,
+            fake_class=card.fake_class,
+            outputs=card.outputs,
         )
         detector = load_factory(model.factory, workspace.reference, foreign)
     if weights_digest(detector) != model.card.weights_sha256:

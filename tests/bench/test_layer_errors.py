@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from torch import nn
 
+from lpx.bench import layer_errors
 from lpx.bench.layer_errors import (
     Inside,
     OnnxRuntimeTensors,
@@ -25,7 +27,9 @@ from lpx.bench.layer_errors import (
 )
 from lpx.bench.layer_figure import draw_layers
 from lpx.bench.tensor_error import ErrorSum
+from lpx.calibration.calibrate import calibrate
 from lpx.calibration.scales import load_scales
+from lpx.card import ModelCard
 from lpx.data.demo_set import demo_set
 from lpx.engines.build import BuildRequest, make_graph
 from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
@@ -108,6 +112,14 @@ def test_values_that_are_not_finite_are_counted_and_are_no_agreement():
     assert error.max_abs == 0
 
 
+def test_same_infinities_agree():
+    """The mask of an attention holds -inf on both sides."""
+    total = ErrorSum()
+    truth = np.array([1, -np.inf, np.inf, -np.inf], np.float32)
+    total.add(truth, np.array([2, -np.inf, np.inf, 5], np.float32))
+    assert (total.result().not_finite, total.result().max_abs) == (1, 1)
+
+
 def test_zeros_agree_with_zeros_only():
     agrees, differs = ErrorSum(), ErrorSum()
     agrees.add(np.zeros(3, np.float32), np.zeros(3, np.float32))
@@ -125,10 +137,46 @@ def test_healthy_engine_is_within_tolerance_and_looking_changes_nothing(healthy)
     assert seen.integer_convolutions == seen.integer_convolutions_unwatched > 10
     errors = by_name(healthy)
     assert errors["Conv_28:backbone.blocks.2.1.conv_pwl"].computes_in == "int8"
-    stem = errors["Conv_3"]
-    assert (stem.computes_in, stem.stored_in) == ("fp32", "int8")
+    stem, pair = errors["Conv_3"], errors["hardtanh.quantize"]
+    assert (stem.computes_in, stem.stored_in) == ("fp32", "fp32")
+    assert (pair.computes_in, pair.stored_in) == ("int8", "int8")
     # Rounding to 8 bits: no layer alone is exact, and none is far off.
     assert all(1e-4 < e.own.relative < 0.05 for e in healthy.layers if e.computes_in == "int8")
+
+
+@pytest.fixture(scope="module")
+def pooled(randomise):
+    """A network whose float stem is pooled in front of its first INT8 convolution, in FP16."""
+    module, card = new_detector("resnet18", "layer1", input_size=64)
+    data = to_onnx(Detector(randomise(module), card))
+    faces = demo_set("train").first(4)
+    scales = calibrate(data, faces, 64)
+    lowered, _ = make_graph(data, BuildRequest("tensorrt", "int8", scales, "max"), "strongly-typed")
+    return data, lowered, [next(iter(faces.stream(4, 64, []))).pixels]
+
+
+def test_pair_behind_a_float_layer_is_charged_with_its_own_rounding(pooled):
+    data, lowered, faces = pooled
+    found = compare(lowered, data, faces, 64, sensitivity=True, as_written=True)
+    pool = next(e for e in found.layers if e.layer.op_type == "MaxPool")
+    pair = next(e for e in found.layers if e.layer.name == f"{pool.layer.tensor}.quantize")
+    assert (pool.computes_in, pool.stored_in) == ("fp16", "fp16")
+    assert (pair.layer.op_type, pair.computes_in) == ("QuantizeLinear", "int8")
+    # FP16's rounding of what it is given, and nothing of the 8 bits behind it.
+    assert pool.own.relative < 1e-3 < pair.own.relative
+    assert found.layers.index(pair) == found.layers.index(pool) + 1
+    assert pool.effect.score_mean <= pair.effect.score_mean
+    verdict = judge(found, (pool.total.relative + pair.total.relative) / 2)
+    assert verdict.first is pair
+    assert verdict.culprit is pair
+
+
+def test_pair_with_a_bad_scale_is_the_culprit_and_not_the_layer_before(pooled):
+    data, lowered, faces = pooled
+    pool = next(x for x in layers_of(read_named(data, "model")) if x.op_type == "MaxPool")
+    broken = edited(lowered, scaled(f"{pool.tensor}.scale", 1 / 50))
+    verdict = judge(compare(broken, data, faces, 64, as_written=True), TOLERANCE)
+    assert verdict.first.layer.name == verdict.culprit.layer.name == f"{pool.tensor}.quantize"
 
 
 @pytest.mark.parametrize(
@@ -289,6 +337,57 @@ def test_modules_are_matched_with_the_graph(randomise, backbone, cut):
     kinds = {layer.op_type.split("+")[0] for layer in found.unmatched}
     assert not kinds & {"Conv", "Add"}
     assert all(e.own is None for e in found.layers)
+
+
+class LoneNorms(nn.Module):
+    """Batch norms before convolutions, behind an activation, and on what others read."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1)
+        self.behind, self.before, self.beside = (nn.BatchNorm2d(8) for _ in range(3))
+        self.relu, self.head = nn.ReLU(), nn.Conv2d(8, 1, 1)
+
+    def forward(self, x):
+        x = self.behind(self.relu(self.first(x)))
+        y = self.second(nn.functional.relu(self.before(nn.functional.avg_pool2d(x, 2))))
+        patch_map = self.head(y - self.beside(y)).squeeze(1).sigmoid()
+        return patch_map.mean((1, 2)), patch_map
+
+
+def test_batch_norms_by_themselves_are_matched_too(randomise):
+    detector = Detector(randomise(LoneNorms()), ModelCard("m:f", "whole", "own", 32))
+    model = to_onnx(detector)
+    graph = read_named(model, "the model")
+    layers = layers_of(graph)
+    reference = TorchLayers(detector, graph, layers)
+    batches = [np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)]
+    found = compare(model, model, batches, 32, reference=reference)
+    assert max(e.total.relative for e in found.layers) < 1e-5
+    names = {e.layer.name.partition(":")[2] for e in found.layers}
+    # The ReLU behind `before` is a function: it has no call to be matched with.
+    assert names >= {"behind", "beside", "second", "head"}
+
+
+class Patches(nn.Module):
+    """A convolution of 16 patches of 8 px; 16 rows for each face."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 64, 3, padding=1)
+
+    def forward(self, x):
+        cut = x.view(-1, 3, 4, 8, 4, 8).permute(0, 2, 4, 1, 3, 5).reshape(-1, 3, 8, 8)
+        patch_map = self.conv(cut).mean((1, 2, 3)).sigmoid().view(-1, 4, 4)
+        return patch_map.mean((1, 2)), patch_map
+
+
+def test_every_row_of_a_face_takes_room(monkeypatch):
+    model = to_onnx(Detector(Patches().eval(), ModelCard("m:f", "whole", "own", 32)))
+    convolved = 16 * 64 * 8 * 8
+    monkeypatch.setattr(layer_errors, "ROOM", 3 * convolved)
+    # Beside it are pixels, planes and patches, a tenth of it together.
+    assert batch_size(model) == 2
 
 
 class Withholding:

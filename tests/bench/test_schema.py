@@ -53,12 +53,16 @@ def test_what_is_written_fits(validator, report):
     validator.validate(report)
     assert [row["batch"] for row in report["reference"]["latency_by_batch"]] == [1, 2]
     assert report["trtexec"][0]["name"] == "mine"
+    shares = {c["precision"]: c["int8_share"] for c in report["candidates"]}
+    assert shares["fp32"] is None
+    assert 0.5 < shares["int8"] < 1
     assert report["candidates"][0]["energy"] == {"unavailable": "no rails"}
     for path, value in (
         (("verdict",), "maybe"),
         (("candidates", 0, "breaks_at"), "kernel"),
         (("candidates", 0, "stages", 0, "against_torch", "auc"), 1.5),
         (("candidates", 0, "undescribed"), 1),
+        (("candidates", 0, "int8_share"), 1.5),
         (("candidates", 0, "latency", "intervals_ms", "p50"), [1.0]),
         (("candidates", 0, "throughput", "in_flight"), 0),
         (("candidates", 0, "energy"), {}),

@@ -41,6 +41,33 @@ def model(scale=1 / 255, seed=0, narrow=16):
     return built(GRAPH, constants), constants
 
 
+def patches(scale=1 / 255):
+    """`model`, of faces that were cut into quarters: the left ones of all faces, then the right."""
+    _, constants = model(scale)
+    halves = ((0, 4), (4, 8))
+    named = {f"{side}{end}": np.array([value]) for side, pair in zip("ab", halves, strict=True)
+             for end, value in zip(("from", "to"), pair, strict=True)}  # fmt: skip
+    cut = """
+  left = Slice (t, afrom, ato, three)
+  right = Slice (t, bfrom, bto, three)
+  sides = Concat <axis = 0> (left, right)
+  top = Slice (sides, afrom, ato, two)
+  low = Slice (sides, bfrom, bto, two)
+  cut = Concat <axis = 0> (top, low)
+  a = Conv (cut, first)"""
+    text = GRAPH.replace("  a = Conv (t, first)", cut)
+    text = text.replace("patch_map = ReduceMean <keepdims = 0> (d, channel)\n  score = ReduceMean "
+                        "<keepdims = 0> (d, all)", """each = ReduceMean <keepdims = 0> (d, all)
+  by_place = Reshape (each, places)
+  by_face = Transpose <perm = [1, 0]> (by_place)
+  patch_map = Reshape (by_face, grid)
+  score = ReduceMean <keepdims = 0> (by_face, channel)""")  # fmt: skip
+    text = text.replace("float[n, 8, 8] patch_map", "float[n, 2, 2] patch_map")
+    more = {"two": np.array([2]), "three": np.array([3]), "places": np.array([4, -1]),
+            "grid": np.array([-1, 2, 2])}  # fmt: skip
+    return built(text, constants | named | more), constants
+
+
 def built(text, constants):
     """The model of a text, with its initialisers; nodes are named after their first output."""
     proto = onnx.parser.parse_model(text)

@@ -9,12 +9,13 @@ import pytest
 from lpx.calibration import forward
 from lpx.calibration.calibrate import calibrate
 from lpx.calibration.methods import METHODS
+from lpx.calibration.ranges import face_ranges
 from lpx.errors import LpxError
 from lpx.graph.model_io import parse
 from lpx.graph.placement import place
 from lpx.graph.placement_dla import place_dla
 
-from .nets import SIZE, expected, face_set, model, noise
+from .nets import SIZE, expected, face_set, model, noise, patches
 
 
 def test_statistics_are_those_of_the_activations():
@@ -37,10 +38,10 @@ def test_statistics_are_those_of_the_activations():
 
 
 def test_tensors_that_only_a_dla_quantises_are_observed_too():
-    """A DLA takes narrow convolutions as well, the kernels of a GPU or CPU do not."""
+    """A DLA takes narrow convolutions as well, the kernels of a GPU do not."""
     data, _ = model(narrow=8)
     graph = parse(data, "the model")
-    assert "c" not in place(graph, integer_outputs=True).tensors
+    assert "c" not in place(graph).tensors
     scales = calibrate(data, face_set(*noise(4)), SIZE)
     assert set(scales.ranges("max")) >= set(place_dla(graph).observed) == {"b", "c"}
 
@@ -62,6 +63,45 @@ def test_order_does_not_matter():
     forwards, backwards = (calibrate(data, face_set(*f), SIZE) for f in (images, images[::-1]))
     assert backwards.tensors == forwards.tensors
     assert backwards.faces_digest == forwards.faces_digest  # the same names
+
+
+def test_patches_in_the_batch_have_the_statistics_of_the_whole_faces(monkeypatch):
+    """Kernels of one cell see the same whether a face is cut or not, and so whatever the batch."""
+    data, constants = patches()
+    images = noise(11)
+    wanted = expected(images, constants)
+    results = []
+    for batch in (1, 4, 11):
+        monkeypatch.setattr(forward, "LARGEST_BATCH", batch)
+        results.append(calibrate(data, face_set(*images), SIZE).tensors)
+    assert results[1] == results[0] == results[2]
+    assert set(results[0]) == {"b", "c"}
+    for name, values in wanted.items():
+        found = results[0][name]
+        assert found.count == values.size
+        assert found.high == pytest.approx(values.max(), rel=1e-5)
+        assert found.means == pytest.approx(values.mean(axis=(0, 2, 3)), rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("network", [model, patches])
+def test_ranges_of_each_face(network, monkeypatch):
+    data, constants = network()
+    images = noise(7)
+    indices, lows, highs = face_ranges(data, face_set(*images), SIZE)
+    wanted = expected(images, constants)
+    assert indices.tolist() == list(range(7))
+    for column, values in enumerate(wanted.values()):
+        flat = values.reshape(7, -1)
+        np.testing.assert_allclose(lows[:, column], flat.min(axis=1), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(highs[:, column], flat.max(axis=1), rtol=1e-5, atol=1e-6)
+
+
+def test_overflow_in_a_patch_names_its_face():
+    data, _ = patches(3e37)
+    images = [np.zeros((SIZE, SIZE, 3), np.uint8) for _ in range(13)]
+    images[10] = np.full((SIZE, SIZE, 3), 255, np.uint8)
+    with pytest.raises(LpxError, match=r"activation [bc] is NaN or infinite on face 10\.png"):
+        calibrate(data, face_set(*images), SIZE)
 
 
 def test_what_it_was_made_from_is_kept():

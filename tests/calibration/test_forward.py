@@ -12,7 +12,7 @@ from lpx.calibration.forward import ObservedModel
 from lpx.calibration.observer import Observer
 from lpx.errors import LpxError
 
-from .nets import built, model
+from .nets import built, model, noise, patches
 
 SIZE = 9
 GRAPH = """
@@ -113,11 +113,35 @@ def test_memory_is_used_again():
     assert (first.values == before[::-1]).all()
 
 
-def test_tensor_without_a_fixed_shape_is_refused():
+def test_tensor_of_unknown_type_is_refused():
     proto = onnx.load_model_from_string(model()[0])
     del proto.graph.value_info[:]
-    with pytest.raises(LpxError, match="the shape of tensor b is not known"):
+    with pytest.raises(LpxError, match="the type of tensor b is not known"):
         ObservedModel(proto.SerializeToString())
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_patches_in_the_batch(stated):
+    """Four rows of each face, whether the graph says so or it has to be run to see."""
+    data, _ = patches()
+    if not stated:
+        proto = onnx.load_model_from_string(data)
+        for value in proto.graph.value_info:
+            for dimension in value.type.tensor_type.shape.dim:
+                dimension.ClearField("value")
+        data = proto.SerializeToString()
+    observed = ObservedModel(data)
+    assert not observed.row_per_face
+    pixels = np.stack(noise(3))
+    room = observed.room()
+    wanted = plain(patches()[0], observed.names, pixels)
+    for activation, truth in zip(observed.run(pixels, room), wanted, strict=True):
+        assert activation.values.shape == truth.shape
+        assert len(truth) == 12
+        values = np.sort(activation.values, axis=None)
+        np.testing.assert_allclose(values, np.sort(truth, axis=None), rtol=1e-5, atol=1e-6)
+        means = truth.mean(axis=(0, 2, 3))
+        np.testing.assert_allclose(channel_means(activation), means, rtol=1e-5, atol=1e-6)
 
 
 has_blocks = pytest.mark.skipif(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
@@ -118,6 +120,11 @@ def test_cut_that_does_not_fit_says_what_is_too_much(refused, tmp_path):
         (["--std", "nan,1,1"], "numbers from 0 to 1"),
         (["--channel-order", "GBR"], "'GBR' is not one of"),
         (["--input-size", "0"], "0 is not in the range"),
+        (["--weights-key", "ema"], "brings its own model card"),
+        (["--fake-class", "0"], "--fake-class without --backbone or --factory"),
+        (["--fake-class", "2"], "2 is not in the range"),
+        (["--outputs", "logits"], "--outputs without --backbone or --factory"),
+        (["--outputs", "logits", "--backbone", "resnet18"], "--outputs without --factory"),
         (["--factory", "nowhere:make"], "ModuleNotFoundError: No module named 'nowhere'"),
         (["--factory", "os:getcwd"], "returned a str"),
         (["--factory", "os:getcwd", "--backbone", "resnet18"], "--backbone with --factory"),
@@ -148,19 +155,49 @@ def test_workspace_that_cannot_be_made(refused, monkeypatch, place):
     # Root may write anywhere, but not below a file.
     Path("file").write_text("in the way")
     monkeypatch.setattr("lpx.pipeline.exporting.to_onnx", lambda detector, opset: b"")
-    monkeypatch.setattr("lpx.pipeline.exporting.verify", lambda *arguments: None)
+    monkeypatch.setattr("lpx.pipeline.exporting.verify", lambda *arguments, **options: None)
     said = refused("export", DEMO, "-w", place)
     assert f"{place} cannot be written" in said
     assert "there is a file where a folder is needed" in said
     assert "-w DIR" in said
 
 
-def test_export_that_differs_from_its_checkpoint_is_refused(refused, built, monkeypatch):
-    """A model that depends on the batch, say: the file is not written."""
-    monkeypatch.setattr(
-        "lpx.pipeline.exporting.to_onnx", lambda detector, opset: built.model.read_bytes()
-    )
-    monkeypatch.setattr("lpx.export.verify.TOLERANCE", -1.0)
+@pytest.fixture
+def wrong_export(built, monkeypatch):
+    """The exporter makes a model whose first filter is off by a hundredth."""
+    model = onnx.load_model(built.model)
+    weights = next(w for w in model.graph.initializer if len(w.dims) == 4)
+    values = onnx.numpy_helper.to_array(weights).copy()
+    values[0] *= 1.01
+    weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
+    data = model.SerializeToString()
+    monkeypatch.setattr("lpx.pipeline.exporting.to_onnx", lambda detector, opset: data)
+
+
+def test_export_that_differs_from_its_checkpoint_is_refused(refused, wrong_export):
     said = refused("export", DEMO)
     assert "the exported model differs from the checkpoint by" in said
     assert "on face test/" in said
+    assert "more than float32 rounding" in said
+    assert "--tolerance" in said
+
+
+def test_tolerance_lets_a_known_difference_pass(lpx, refused, wrong_export, tmp_path):
+    assert "the exported model differs" in refused("export", DEMO, "--tolerance", "1e-5")
+    ran = lpx("export", DEMO, "--tolerance", "0.5", "-w", tmp_path / "out", "--json")
+    assert ran.code == 0, ran.err
+    check = json.loads(ran.out)["verification"]
+    assert check["tolerance"] == 0.5
+    assert check["max_map_difference"] > 1e-4
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "2", "nan"])
+def test_tolerance_that_is_none_is_refused(refused, value):
+    assert "--tolerance must be above 0" in refused("export", DEMO, "--tolerance", value)
+
+
+def test_eight_faces_verify_an_export_unless_more_are_asked_for(lpx, refused, tmp_path):
+    assert "--verify-faces 1 is too small" in refused("export", DEMO, "--verify-faces", "1")
+    for options, faces in (((), 8), (("--verify-faces", "10"), 10)):
+        ran = lpx("export", DEMO, "-w", tmp_path / "out", "--json", *options)
+        assert json.loads(ran.out)["verification"]["faces"] == faces

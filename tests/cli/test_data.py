@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,12 +41,14 @@ def test_prepare_then_info(lpx, source, here, monkeypatch):
     assert ran.code == 0, ran.err
     assert ran.err.startswith("crop square-1.3: the usual one; no exported model is here to ask")
     out = ran.out.splitlines()
-    assert out[0] == "lpx-faces/ffpp-c23-square-1.3-2: 14 faces of 8 videos, crop square-1.3"
+    assert out[0] == (
+        "lpx-faces/ffpp-c23-square-1.3-2: 14 faces of 7 videos (1 more gave none), crop square-1.3"
+    )
     assert out[1] == "without a face: 2 x no face was found"
     assert out[3].startswith("not on disk: 12 videos: manipulated_sequences/Face2Face/")
     assert out[-1].startswith("time: ")
     again = lpx(*line)
-    assert again.out.splitlines()[0] == "nothing to do: all 8 videos were done before"
+    assert again.out.splitlines()[0] == "nothing to do: 8 videos done before"
     values = json.loads(lpx(*line, "--json").out)
     assert (values["faces"], values["done_now"], len(values["skipped"])) == (14, 0, 2)
     assert values["skipped"][0]["video"] == "original_sequences/youtube/c23/videos/000"
@@ -100,6 +103,25 @@ def test_the_three_lines_on_a_public_data_set(lpx, built, source, here):
     # The card's recipe is what `prepare` takes by itself.
     ran = lpx("data", "prepare", "ffpp-c23", "--frames", 1, "--processes", 1, *places)
     assert "crop square-1.75-landmarks: the model's card names it" in ran.err
+
+
+def test_bench_says_what_gave_no_face(lpx, built, tmp_path, here):
+    shutil.copytree(built.root, here / "lpx-out")
+    root = ffpp_tree(tmp_path / "data" / "FaceForensics++", frames=6)
+    videos = root / "manipulated_sequences/Deepfakes/c23/videos"
+    (videos / "003_002.mp4").write_bytes(b"")
+    line = ("bench", "--dataset", "ffpp-c23", "--data-root", tmp_path / "data", "--store", "faces")
+    ran = lpx(*line, "--latency-seconds", 0)
+    assert ran.code in (0, 1), ran.err
+    said = (
+        "1 video could not be read and is left out: "
+        "manipulated_sequences/Deepfakes/c23/videos/003_002 (file is empty)."
+    )
+    assert said in " ".join(ran.out.split())
+    report = json.loads(Path("lpx-out/report.json").read_text())
+    assert said in report["dataset"]["note"]
+    for name in ("report.md", "report.html"):
+        assert "003_002 (file is empty)" in Path("lpx-out", name).read_text().replace("\\_", "_")
 
 
 def test_a_card_that_names_no_recipe_only_warns(lpx, built, source, here):

@@ -1,5 +1,5 @@
 """Exit codes: 0 parity holds, 1 it or the precision does not, 2 user error, 3 internal error,
-130 interrupted.
+4 the checkpoint cannot tell the classes apart, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -12,15 +12,47 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+
+from lpx.data.demo_set import demo_set
+from tests.conftest import MAIN, environment
 
 BENCH = ("bench", "--dataset", "demo", "--latency-seconds", 0)
 
 
 def test_parity_that_holds_exits_with_0(lpx, workspace):
-    ran = lpx(*BENCH, "--limit", 24, "--margin", 0.5)
+    ran = lpx(*BENCH, "--limit", 300, "--candidates", "onnxruntime-fp32")
     assert ran.code == 0, ran.err
     assert "parity holds: " in ran.out
+
+
+def test_a_checkpoint_that_cannot_tell_the_classes_apart_exits_with_4(lpx, workspace):
+    rng = np.random.default_rng(1)
+    for number in range(24):
+        path = Path("noise") / ("real", "fake")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), rng.integers(0, 256, (160, 160, 3), np.uint8))
+    ran = lpx(
+        "bench", "--dataset", "noise", "--latency-seconds", 0, "--candidates", "onnxruntime-fp32"
+    )
+    assert ran.code == 4
+    assert "parity uninformative: " in ran.out
+    assert "not shown to tell real from fake on these faces" in ran.out
+
+
+def test_one_video_per_class_decides_nothing(lpx, workspace):
+    Path("two").mkdir()
+    rows = ["file,label,video"]
+    for number, face in enumerate(demo_set("test").first(40).faces):
+        name = f"{number}.png"
+        cv2.imwrite(f"two/{name}", cv2.cvtColor(face.source.read(), cv2.COLOR_RGB2BGR))
+        rows.append(f"{name},{face.label},video{face.label}")
+    Path("two/faces.csv").write_text("\n".join(rows))
+    ran = lpx("bench", "--dataset", "two", "--latency-seconds", 0)
+    assert ran.code == 1
+    assert "these faces have 1 real and 1 fake" in ran.out
 
 
 def test_parity_that_fails_exits_with_1(lpx, workspace):
@@ -103,14 +135,80 @@ def test_internal_error_exits_with_3_and_asks_for_a_report(lpx, workspace, monke
     assert tree(".") == before
 
 
-@pytest.mark.parametrize("line", [["--help"], ["doctor"], ["doctor", "--json"]])
+GONE = "import os; read, write = os.pipe(); os.close(read); os.dup2(write, {stream})"
+"""Python that leaves a stream to a reader that is gone, as in `lpx doctor | head -1`."""
+FULL = "import os; os.dup2(os.open('/dev/full', os.O_WRONLY), {stream})"
+LINES = [["--help"], ["doctor"], ["doctor", "--json"], ["data", "info", "demo"]]
+
+
+@pytest.mark.parametrize("line", LINES)
 def test_reader_that_goes_away_is_no_internal_error(shell, line):
-    """As in `lpx doctor | head -1`."""
-    gone = "import os; read, write = os.pipe(); os.close(read); os.dup2(write, 1)"
-    ran = shell(*line, before=gone)
+    ran = shell(*line, before=GONE.format(stream=1))
     assert ran.code == 141
+    assert ran.err == ""
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_output_that_cannot_be_written_is_an_error_that_says_so(shell, line):
+    ran = shell(*line, before=FULL.format(stream=1))
+    assert ran.code == 2
+    assert ran.err.splitlines() == [
+        "error: standard output cannot be written: No space left on device",
+        "  the command itself is done, and what it made is kept",
+    ]
+
+
+@pytest.mark.parametrize("before", [GONE, FULL], ids=["gone", "full"])
+@pytest.mark.parametrize("stream", [1, 2])
+def test_work_goes_on_where_nobody_reads_of_it(shell, tmp_path, before, stream):
+    """Progress is printed during the work, results after it."""
+    line = ("demo", "--unpack", "made")
+    few = "from lpx.data import demo_set; demo_set.PAIRS |= {'train': 2, 'test': 2}"
+    ran = shell(*line, cwd=tmp_path, before=f"{few}; {before.format(stream=stream)}")
+    assert ran.code == {(1, GONE): 141, (1, FULL): 2}.get((stream, before), 0)
     assert "Traceback" not in ran.err
-    assert "rror" not in ran.err
+    assert (tmp_path / "made" / "ckpt.pt").is_file()
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+def test_closed_streams(closed, tmp_path):
+    """As in `lpx demo --unpack made >&-`: no file that is made may take a stream's place."""
+    few = "from lpx.data import demo_set; demo_set.PAIRS |= {'train': 2, 'test': 2}"
+    code = f"""
+import os, sys
+if len(sys.argv) == 1:
+    [os.close(number) for number in {closed}]
+    os.execv(sys.executable, [*sys.orig_argv, "demo", "--unpack", "made"])
+{few}
+{MAIN}"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "made" / "ckpt.pt").is_file()
+
+
+def test_a_verdict_is_worth_more_than_a_reader_that_is_gone(shell, tmp_path):
+    ran = shell("predict", "nowhere", cwd=tmp_path, before=GONE.format(stream=1))
+    assert ran.code == 2
+    fails = "from lpx.cli import doctor; doctor.doctor.callback = lambda **_: (print('x'), exit(1))"
+    assert shell("doctor", before=f"{fails}; {GONE.format(stream=1)}").code == 1
+
+
+def test_the_home_folder_in_a_workspaces_name(lpx, workspace, monkeypatch):
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    monkeypatch.setenv("LPX_WORKSPACE", "~/lpx-out")
+    ran = lpx("build", "--fp32", "--target", "onnxruntime")
+    assert ran.code == 0, ran.err
+    assert not Path("~").exists()
+    assert "next: lpx bench" in ran.out
+    assert " -w " not in ran.out
 
 
 def test_terminal_that_lacks_characters_is_no_internal_error(lpx, workspace, monkeypatch):

@@ -16,7 +16,8 @@ def test_of_the_workspace(lpx, workspace):
     assert lines[0] == "lpx-out/model.onnx for tensorrt, strongly-typed"
     assert any(line.startswith("float  Conv_3") and "RGB stem" in line for line in lines)
     assert any(line.startswith("int8   Add_18") and "skip only" in line for line in lines)
-    assert "15 of 17 convolutions in INT8" in lines[-1]
+    assert "15 of 17 convolutions in INT8" in lines[-2]
+    assert lines[-1].endswith("an engine's manifest.json says what it takes")
 
 
 @pytest.mark.parametrize("source", ["lpx-out", "lpx-out/model.onnx"])
@@ -26,10 +27,14 @@ def test_json_says_what_the_manifest_of_the_engine_says(lpx, workspace, source):
     values = json.loads(ran.out)
     manifest = read_manifest(workspace.engines / "onnxruntime-int8")
     assert values["nodes"] == list(manifest.placement)
+    work = values["multiply_accumulates"]
+    assert work["int8"] == manifest.multiply_accumulates["int8"] > 0
+    assert work["float"] == manifest.multiply_accumulates["fp32"] > 0
     assert values["model_sha256"] == manifest.model_sha256
     assert (values["target"], values["dialect"]) == ("onnxruntime", "onnxruntime")
     assert manifest.calibration["weights"] == {
-        "clip": "max", "rounding": "squant", "bias_correction": True, "equalise": False
+        "clip": "max", "rounding": "squant", "bias_correction": True, "equalise": False,
+        "min_channels": 16,
     }  # fmt: skip
 
 

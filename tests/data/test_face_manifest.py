@@ -68,7 +68,8 @@ def test_what_is_written_is_read(tmp_path):
     assert details.size_bytes.tolist() == [1000, 1001, 3, -1]
     assert faces.note == (
         "A note. 4 videos that the set's lists name were not on disk and are left out: real/009, "
-        "real/010, real/011 and 1 more."
+        "real/010, real/011 and 1 more. 1 video could not be read and is left out: real/004 (0 "
+        "frames). 1 frame of 1 video gave no face and is left out (1 x no face): real/003 (1)."
     )
     head = read_manifest_head(tmp_path)
     assert head == replace(

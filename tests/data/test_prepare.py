@@ -24,6 +24,7 @@ from lpx.data.prepare import cutting, journal, prepare, preparing, store, worker
 from lpx.data.prepare.journal import open_journal
 from lpx.data.prepare.record import CutFace, VideoRecord
 from lpx.data.roots import DataPlaces
+from lpx.data.sets import open_set
 from lpx.data.video_file import read_frames
 from lpx.errors import LpxError
 from lpx.workspace import unwritable
@@ -428,6 +429,101 @@ def test_a_decoder_that_crashes_names_the_video(code, said):
     assert "download it anew" in death.fix
 
 
+CRASH = """
+import os, signal, sys
+from pathlib import Path
+from lpx.data.prepare import prepare, workers
+from lpx.data.roots import DataPlaces
+class Cutter(workers.Cutter):
+    def cut(self, video):
+        if video.name.endswith(("youtube/c23/videos/000", "002_003")):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return super().cut(video)
+workers.Cutter = Cutter
+if __name__ == "__main__":
+    prepare("ffpp-c23", places=DataPlaces(Path("ffpp"), Path("store")), methods=("Deepfakes",),
+            frames=3, processes=2)
+"""
+
+
+def test_a_video_that_ends_its_process_stops_no_other(tree, whole):
+    """Workers import the script, and with it what stands in for a damaged video."""
+    Path("crash.py").write_text(CRASH)
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler=0", "crash.py"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    manifest = read_manifest_head(Path("store") / whole.folder.name)
+    assert {(one.video, one.reason) for one in manifest.skipped} == {
+        (f"{REALS}/000", "reading it ended the process (signal 11)"),
+        (f"{FAKES}/002_003", "reading it ended the process (signal 11)"),
+    }
+    assert sum(count.faces for count in manifest.counts) == 18
+    # It may have been for lack of memory.
+    again = run(tree)
+    assert (again.done_now, again.faces) == (2, 24)
+    assert contents(again.folder) == contents(whole.folder)
+
+
+@pytest.mark.parametrize("error", ["opencv", "name"])
+def test_a_video_that_cannot_be_cut_stops_no_other(tree, monkeypatch, error):
+    real, write_bytes = cutting.read_frames, cutting.write_bytes
+
+    def read(path, *rest):
+        if error == "opencv" and path.stem == "000":
+            raise cv2.error("OpenCV: assertion failed\nsomewhere")
+        return real(path, *rest)
+
+    def write(path, data):
+        if error == "name" and path.parent.name == "000":
+            cause = OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+            raise unwritable(path.parent, cause) from cause
+        write_bytes(path, data)
+
+    monkeypatch.setattr(cutting, "read_frames", read)
+    monkeypatch.setattr(cutting, "write_bytes", write)
+    done = run(tree)
+    assert (done.faces, done.faceless_videos) == (21, 1)
+    (reason,) = done.reasons()
+    said = {"opencv": "cannot be processed: OpenCV: assertion failed", "name": "name too long"}
+    assert said[error].casefold() in reason.casefold()
+
+
+def test_frames_without_a_mask_are_counted(tree):
+    masks = tree / "manipulated_sequences" / "Deepfakes" / "masks" / "videos"
+    save(masks / "000_001.mp4", [np.zeros((240, 320, 3), np.uint8)] * 3)
+    done = run(tree, split="train")
+    damaged = read_manifest_head(done.folder).about["damaged"]
+    assert damaged == {f"{FAKES}/000_001": "1 of 3 frames have no mask"}
+
+
+def test_what_gave_no_face_is_said_to_whoever_opens_the_set(tree):
+    write_video(tree / REALS / "000.mp4", np.zeros((216, 216, 3), np.uint8))
+    (tree / REALS / "002.mp4").write_bytes(b"")
+    (tree / FAKES / "003_002.mp4").write_text("a text, and no video")
+    folder = run(tree).folder
+    places = DataPlaces(tree, Path("store"))
+    test = open_set("ffpp-c23", "test", places=places).note
+    train = open_set("ffpp-c23", "train", places=places).note
+    assert "2 videos could not be read and are left out: " in test
+    assert f"{FAKES}/003_002 (not a video that OpenCV can decode" in test
+    assert f"{REALS}/002 (file is empty)" in test
+    assert "gave no face" not in test
+    assert "could not be read" not in train
+    faceless = f"left out (3 x no face was found): {REALS}/000 (3)."
+    assert f"3 frames of 1 video gave no face and are {faceless}" in train
+    for note in (open_set(str(folder), "test").note, read_face_manifest(folder, "test").note):
+        assert "2 videos could not be read" in note
+        assert "gave no face" not in note
+    everything = read_face_manifest(folder).note
+    assert "2 videos could not be read" in everything
+    assert "3 frames of 1 video gave no face" in everything
+
+
 def test_a_mistake_in_a_worker_is_shown_with_its_trace():
     with pytest.raises(RuntimeError, match="Traceback"):
         workers._checked("a/b\nTraceback ...")
@@ -448,7 +544,7 @@ def test_a_full_disk_says_what_to_free_and_the_next_run_goes_on(tree, whole, mon
     with pytest.raises(LpxError, match="is full") as caught:
         run(tree)
     assert caught.value.why == "3 of 8 videos are done, and are kept"
-    assert "GiB for the 5 videos that are left" in caught.value.fix
+    assert "GiB for the 5 videos left" in caught.value.fix
     folder = Path("store") / whole.folder.name
     # What was begun is removed: it would only take room.
     assert len(list(folder.rglob("*.png"))) == 9

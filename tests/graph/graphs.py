@@ -14,13 +14,14 @@ from lpx.graph.placement import place
 HEADER = '<ir_version: 9, opset_import: ["" : {opset}]>\n'
 
 
-def graph(text: str, opset: int = 20, seed: int = 0, **weights) -> ir.Model:
+def graph(text: str, opset: int = 20, seed: int = 0, shapes: bool = True, **weights) -> ir.Model:
     """A model from the text of a graph; nodes are named after their first output.
 
     Args:
         text: A graph in ONNX's text format.
         opset: Opset of the model.
         seed: Seed of the weights that are given as a shape.
+        shapes: Whether the text states the shapes of outputs; else they are inferred.
         weights: Initialisers: an array, or a shape to fill at random.
     """
     model = onnx.parser.parse_model(HEADER.format(opset=opset) + text)
@@ -32,6 +33,8 @@ def graph(text: str, opset: int = 20, seed: int = 0, **weights) -> ir.Model:
         model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
     for node in model.graph.node:
         node.name = node.output[0]
+    for output in model.graph.output if not shapes else ():
+        output.type.tensor_type.ClearField("shape")
     model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     return ir.serde.deserialize_model(model)
 

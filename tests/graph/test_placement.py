@@ -10,7 +10,7 @@ import pytest
 
 from lpx.graph.insert_qdq import ONNXRUNTIME, TENSORRT, Range, insert_qdq
 from lpx.graph.model_io import serialise
-from lpx.graph.placement import place
+from lpx.graph.placement import COMPUTE, place
 
 from .graphs import assumed_range, dequantised_inputs, graph, quantised, quantised_tensors, run
 
@@ -194,7 +194,8 @@ PATTERNS = {
         }""",
         {"w": (16, 16, 1, 1), "v": (1, 16, 1, 1)},
         convolutions("a"), ["x"],
-        integer_convolutions("a"), ["x"],
+        # An integer convolution gives integers, so the classifier reads r through its pair.
+        integer_convolutions("a") | {"c.0"}, ["x", "r"],
         decisions={"a": True, "c": False},
     ),
     "two-computed-operands": Pattern(
@@ -241,9 +242,9 @@ PATTERNS = {
             z = Conv(c, u)
         }""",
         {"w": (16, 16, 1, 1), "v": (16, 16, 1, 1), "u": (16, 32, 1, 1)},
-        # The Concat reads floats and is read through one pair.
+        # For TensorRT the Concat reads floats and is read through one pair.
         convolutions("a", "b", "z"), ["x", "c"],
-        integer_convolutions("a", "b", "z"), ["x", "c"],
+        integer_convolutions("a", "b", "z") | {"c.0", "c.1"}, ["x", "a", "b", "c"],
     ),
     "output-read-again": Pattern(
         # y is an output and stays as it was computed, whatever its other readers want.
@@ -286,9 +287,10 @@ PATTERNS = {
             z = Add(b, r)
         }""",
         {"w": (16, 16, 1, 1), "c": (16, 1, 1)},
-        # No convolution ends in the second Add; the first adds a constant, as a bias does.
+        # No convolution ends in the second Add; the first adds a constant, as a bias does, and no
+        # convolution reads what comes of it.
         convolutions("a"), ["x"],
-        integer_convolutions("a") | {"r.0", "b.0"}, ["x", "a"],
+        integer_convolutions("a") | {"r.0"}, ["x"],
         decisions={"a": True, "z": False},
     ),
     "concat-read-by-two": Pattern(
@@ -301,7 +303,7 @@ PATTERNS = {
         }""",
         {"w": (16, 16, 1, 1), "v": (16, 16, 1, 1), "u": (16, 32, 1, 1)},
         convolutions("a", "b", "z"), ["x", "a", "c"],
-        integer_convolutions("a", "b", "z") | {"c.0"}, ["x", "a", "c"],
+        integer_convolutions("a", "b", "z") | {"c.0", "c.1"}, ["x", "a", "b", "c"],
         decisions={"a": True, "b": True, "c": False, "z": True},
     ),
     "maxpool-of-floats": Pattern(
@@ -343,7 +345,8 @@ PATTERNS = {
         {"w": SQUARE, "v": SQUARE, "shape": np.array([0, 16, 8, 8]),
          "start": np.array([0, 0, 0, 0]), "end": np.array([2**31, 16, 8, 8])},
         convolutions("a", "z"), ["x", "g"],
-        integer_convolutions("a", "z"), ["x", "g"],
+        # Integers are moved as floats are: one pair in front of all moves is enough.
+        integer_convolutions("a", "z") | {"t.0"}, ["x", "a", "g"],
         decisions={"t": False, "r": False, "s": False, "g": False},
     ),
     "shared-weight": Pattern(
@@ -463,8 +466,10 @@ def test_tensorrt_style_leaves_a_convolution_and_its_activation_together(pattern
 def test_decisions_say_what_the_graph_shows(pattern, style):
     model = pattern.graph()
     said = {d.node for d in place(model, integer_outputs=style.at_source).decisions if d.quantised}
-    shown = {name.split(".")[0] for name in dequantised_inputs(quantised(model, style))}
-    assert said == shown
+    weighted = {node.name for node in model.graph if node.op_type in COMPUTE}
+    read = [name.split(".") for name in dequantised_inputs(quantised(model, style))]
+    # What multiplies by a weight is quantised where that is.
+    assert said == {node for node, index in read if node not in weighted or index == "1"}
 
 
 def test_every_node_has_one_decision(pattern):

@@ -199,3 +199,32 @@ def test_tensor_without_a_range_is_named():
     for use in (activation_scales, lambda p, r: insert_qdq(model, p, r, DLA)):
         with pytest.raises(LpxError, match="no calibrated range for c "):
             use(placement, given)
+
+
+SIZES = """g (float[N,16,8,8] x) => (float[N,1,K,L] z) {
+    a = Conv<pads=[1,1,1,1]>(x, w, b)
+    whole = Shape(a)
+    batch = Slice(whole, zero, two)
+    again = Shape<start=0,end=2>(x)
+    twice = Add(batch, again)
+    halved = Div(twice, pair)
+    sizes = Concat<axis=0>(halved, sides)
+    m = Resize<mode="cubic">(a, , , sizes)
+    c = Conv<pads=[1,1,1,1]>(m, v)
+    best = ArgMax<axis=1>(c)
+    next = Concat<axis=0>(best, best)
+    picked = Gather<axis=0>(c, few)
+    s = Add(c, m)
+    z = Conv(s, classify)
+}"""
+
+
+def test_sizes_and_indices_are_no_activations():
+    constants = {"zero": np.array([0]), "two": np.array([2]), "pair": np.array([2]),
+                 "sides": np.array([12, 12]), "few": np.array([0])}  # fmt: skip
+    weights = {name: WEIGHTS[name] for name in ("w", "b", "v", "classify")}
+    model = graph(SIZES, **weights, **constants)
+    assert {"x", "m", "c"} <= set(tensors_to_observe(model)) <= {"x", "a", "m", "c", "s"}
+    placement = place_dla(model)
+    quantised_nodes = {d.node for d in placement.decisions if d.quantised}
+    assert not quantised_nodes & {"twice", "sizes", "next"}

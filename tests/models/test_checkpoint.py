@@ -287,6 +287,7 @@ def unbiased_logits(): return Net(lambda s: 100 * (s - s.detach().mean()).mean((
 def logit_map(): return Net(lambda s: (s.sigmoid().mean((1, 2)), 10 * s - 5))
 def nan(): return Net(lambda s: s.mean((1, 2)) * float("nan"))
 def column(): return Net(lambda s: s.mean((1, 2)).sigmoid()[:, None])
+def three_classes(): return Net(lambda s: s.mean(2)[:, :3].softmax(1))
 def flat_map(): return Net(lambda s: (s.mean((1, 2)).sigmoid(), s.sigmoid().flatten(1)))
 def one_map(): return Net(lambda s: (s.mean((1, 2)).sigmoid(), s.sigmoid()[:1]))
 def three(): return Net(lambda s: (s, s, s))
@@ -360,7 +361,7 @@ def test_factory_with_weights_of_another_model(factories, tmp_path):
         ("unbiased_logits", "score .* takes values"),
         ("logit_map", "map .* takes values"),
         ("nan", "nan"),
-        ("column", r"\(2, 1\)"),
+        ("three_classes", r"\(2, 3\)"),
         ("flat_map", r"\(2, 144\)"),
         ("one_map", r"\(1, 12, 12\)"),
         ("three", "fails on faces of 48 px"),
@@ -422,3 +423,173 @@ def test_full_disk_leaves_the_old_checkpoint(tmp_path):
     assert done.returncode == 17, done.stderr.decode()
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+OUTPUTS = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, function, dtype=torch.float32):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 4, stride=4)
+        with torch.no_grad():
+            self.conv.weight.normal_(0, 1, generator=torch.Generator().manual_seed(0))
+            self.conv.bias.zero_()
+        self.function, self.dtype = function, dtype
+
+    def forward(self, x):
+        return self.function(self.conv(x))
+
+class Cast(nn.Module):
+    def __init__(self, dtype, inside):
+        super().__init__()
+        self.net, self.dtype, self.inside = two_logits().to(dtype), dtype, inside
+
+    def forward(self, x):
+        return self.net(x.to(self.dtype) if self.inside else x).softmax(1)[:, 1]
+
+def mean(z): return z.mean((2, 3))
+def two_logits(): return Net(lambda z: 2 * mean(z))
+def two_softmax(): return Net(lambda z: mean(z).softmax(1))
+def two_sigmoids(): return Net(lambda z: mean(z).sigmoid())
+def logit(): return Net(lambda z: 2 * (mean(z)[:, 1] - mean(z)[:, 0]))
+def logit_column(): return Net(lambda z: 2 * (mean(z)[:, 1:] - mean(z)[:, :1]))
+def sigmoid(): return Net(lambda z: (2 * (mean(z)[:, 1] - mean(z)[:, 0])).sigmoid())
+def column(): return Net(lambda z: (2 * (mean(z)[:, 1:] - mean(z)[:, :1])).sigmoid())
+def both_logits(): return Net(lambda z: (2 * mean(z), z))
+def both_sigmoid(): return Net(lambda z: ((2 * mean(z)).softmax(1)[:, 1], z.softmax(1)[:, 1]))
+def half_inside(): return Cast(torch.float16, True)
+def double_inside(): return Cast(torch.float64, True)
+def half(): return Cast(torch.float16, False)
+def double(): return Cast(torch.float64, False)
+def view(): return Net(lambda z: z.view(z.size(0), -1).mean(1).sigmoid())
+def fixed_reshape(): return Net(lambda z: mean(z).reshape(2, 2).softmax(1)[:, 1])
+def fixed_view(): return Net(lambda z: mean(z).view(2, -1).softmax(1)[:, 1])
+def fixed_expand(): return Net(lambda z: (mean(z) + torch.zeros(1, 2).expand(2, 2))[:, 1].sigmoid())
+def fixed_one(): return Net(lambda z: mean(z).view(1, 2).softmax(1)[:, 1])
+def fixed_eight(): return Net(lambda z: mean(z).reshape(8, 2).softmax(1)[:, 1])
+def loop(): return Net(lambda z: torch.stack([u.mean().sigmoid() for u in z]))
+"""
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    """A function: score and map, on three faces, of a factory's model as lpx wraps it."""
+    (tmp_path / "user_outputs.py").write_text(OUTPUTS)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delitem(sys.modules, "user_outputs", raising=False)
+    faces = torch.randn(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+
+    def run(name, **options):
+        foreign = ForeignModel(name, input_size=SIZE, **options)
+        made = load_factory(f"user_outputs:{name}", None, foreign)
+        with torch.no_grad():
+            return made, *made.module(faces)
+
+    yield run
+    sys.modules.pop("user_outputs", None)
+
+
+@pytest.fixture
+def fake_score(outputs):
+    """Probability that each of three faces belongs to class 1."""
+    score = outputs("sigmoid")[1]
+    assert score.std() > 0.05, "all faces score alike: nothing is tested"
+    return score
+
+
+@pytest.mark.parametrize("fake_class", [0, 1])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("two_logits", None), ("logit", "logits"), ("logit_column", "logits"), ("sigmoid", None),
+     ("column", None), ("both_sigmoid", None)],
+)  # fmt: skip
+def test_every_kind_of_output_becomes_the_probability_of_fake(
+    outputs, fake_score, name, said, fake_class
+):
+    made, score, patch_map = outputs(name, fake_class=fake_class, outputs=said)
+    wanted = fake_score if fake_class else 1 - fake_score
+    assert torch.allclose(score, wanted, atol=1e-6)
+    assert made.card.fake_class == fake_class
+    assert made.card.outputs == ("logits" if "logit" in name else "probabilities")
+    if name != "both_sigmoid":
+        assert torch.equal(patch_map.flatten(), score)
+
+
+@pytest.mark.parametrize("fake_class", [0, 1])
+def test_map_of_two_classes_is_reversed_with_the_score(outputs, fake_class):
+    _, score, patch_map = outputs("both_logits", fake_class=fake_class)
+    _, wanted_score, wanted_map = outputs("both_sigmoid", fake_class=fake_class)
+    assert torch.allclose(score, wanted_score, atol=1e-6)
+    assert torch.allclose(patch_map, wanted_map, atol=1e-6)
+
+
+def test_softmax_is_not_applied_twice(outputs):
+    _, score, _ = outputs("two_softmax", fake_class=0)
+    _, other, _ = outputs("two_softmax", fake_class=1)
+    assert torch.allclose(score + other, torch.ones(3))
+    assert (score - other).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("name", ["two_logits", "two_softmax", "both_logits"])
+def test_two_classes_want_to_know_which_is_fake(outputs, name):
+    with pytest.raises(LpxError, match="cannot know which is fake") as caught:
+        outputs(name)
+    assert "--fake-class 0 or --fake-class 1" in caught.value.fix
+
+
+def test_two_sigmoids_want_to_be_named(outputs):
+    with pytest.raises(LpxError, match="do not add up to 1"):
+        outputs("two_sigmoids", fake_class=1)
+    made, _, _ = outputs("two_sigmoids", fake_class=1, outputs="probabilities")
+    assert made.card.outputs == "probabilities"
+
+
+def test_one_logit_wants_to_be_named(outputs):
+    with pytest.raises(LpxError, match="takes values from") as caught:
+        outputs("logit")
+    assert "--outputs logits" in caught.value.fix
+
+
+def test_direction_that_was_not_said_is_noted(outputs):
+    assert "--fake-class 0" in " ".join(outputs("sigmoid")[0].notes)
+    assert outputs("sigmoid", fake_class=1)[0].notes == ()
+
+
+@pytest.mark.parametrize("name", ["half_inside", "double_inside", "half", "double"])
+def test_outputs_in_half_or_double_become_float32(outputs, fake_score, name):
+    _, score, patch_map = outputs(name)
+    assert (score.dtype, patch_map.dtype) == (torch.float32, torch.float32)
+    assert torch.allclose(score, fake_score, atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("fixed_reshape", "line"), ("fixed_view", "for 3 faces"), ("fixed_expand", "line"),
+     ("fixed_one", "line"), ("fixed_eight", "line")],
+)  # fmt: skip
+def test_batch_size_fixed_in_the_code_is_named(outputs, name, why):
+    with pytest.raises(LpxError, match="a batch size is fixed in its code") as caught:
+        outputs(name)
+    assert why in caught.value.why
+    assert "x.shape[0]" in caught.value.fix
+
+
+def test_faces_with_channels_last_in_memory_reach_the_model_as_usual(outputs):
+    made, _, _ = outputs("view")
+    faces = torch.zeros(2, SIZE, SIZE, 3).permute(0, 3, 1, 2)
+    assert not faces.is_contiguous()
+    assert made.module(faces)[0].shape == (2,)
+
+
+def test_weights_of_a_reversed_backbone_are_turned_round(detector, tmp_path):
+    torch.save(detector[0].state_dict(), tmp_path / "plain.pt")
+    foreign = replace(FOREIGN, bottleneck=8)
+    plain = load_checkpoint(tmp_path / "plain.pt", foreign)
+    turned = load_checkpoint(tmp_path / "plain.pt", replace(foreign, fake_class=0))
+    assert (plain.card.fake_class, turned.card.fake_class) == (1, 0)
+    faces = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(plain.module(faces)[1], 1 - turned.module(faces)[1], atol=1e-6)
+    assert "--fake-class 0" in " ".join(plain.notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 from functools import lru_cache
 from pathlib import Path
@@ -17,9 +18,11 @@ from lpx.data.cut_faces import cut_faces
 from lpx.data.decode import fit, read_image
 from lpx.data.demo_set import folder
 from lpx.data.detect import FaceMesh, open_detector
+from lpx.data.video_file import Frame, FrameReader
 from lpx.data.video_writer import VideoWriter
 from lpx.engines import load
 from lpx.errors import LpxError
+from lpx.pipeline import file_scorer
 from lpx.pipeline.file_scorer import FileScorer
 from lpx.pipeline.predictions import Journal, picture_name
 from lpx.render import encode_png
@@ -35,10 +38,10 @@ def portrait(number):
     return cv2.resize(image, (216, 216), interpolation=cv2.INTER_AREA)
 
 
-def write_video(path, picture, frames):
-    """A picture [216, 216, 3] that moves over grey, at 25 Hz."""
+def write_video(path, picture, frames, rate_hz=25):
+    """A picture [216, 216, 3] that moves over grey."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = VideoWriter(path, 25, 320, 240)
+    writer = VideoWriter(path, rate_hz, 320, 240)
     for index in range(frames):
         frame = np.full((240, 320, 3), 100, np.uint8)
         frame[12:228, 40 + index : 256 + index] = picture
@@ -180,6 +183,189 @@ def test_what_was_done_before_a_kill_is_kept(mixed, monkeypatch):
     assert predict(mixed, "in").resumed == 3
 
 
+def test_a_rate_that_the_overlay_cannot_have_is_rounded(workspace):
+    # Of 36 frames at 120 Hz 32 make 106.667 Hz, for which MPEG-4 has no room.
+    write_video(Path("in/b.mp4"), portrait(0), frames=36, rate_hz=120)
+    write_video(Path("in/c.mp4"), portrait(1), frames=3)
+    found = predict(workspace, "in")
+    assert [(file.name, file.note) for file in found.files] == [("b.mp4", ""), ("c.mp4", "")]
+    capture = cv2.VideoCapture(str(found.files[0].picture))
+    assert int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == 32
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(106.67, abs=0.01)
+
+
+@pytest.mark.parametrize("rate_hz", [0.0, 1e-6, 23.976 * 32 / 301, 59.94, 106.6667, 240.0, 1e6])
+def test_videos_of_any_rate_can_be_written(tmp_path, rate_hz):
+    writer = VideoWriter(tmp_path / "a.mp4", rate_hz, 32, 16)
+    for _ in range(5):
+        writer.write(np.zeros((16, 32, 3), np.uint8))
+    writer.write(np.zeros((32, 32, 3), np.uint8))
+    writer.close()
+    capture = cv2.VideoCapture(str(tmp_path / "a.mp4"))
+    assert int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == 6
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(min(max(rate_hz, 0.1), 120), rel=0.01)
+
+
+@pytest.mark.parametrize("letter", ["x", "视", "é"])
+def test_names_that_leave_no_room_for_more_are_shortened(workspace, letter):
+    stem = letter * (243 // len(letter.encode()))
+    names = [f"{stem}-1.png", f"{stem}-2.png", f"{stem}-3.mp4", "z.png"]
+    for number, name in enumerate(names[:2]):
+        photo(Path("in", name), number)
+    write_video(Path("clip.mp4"), portrait(1), frames=3)
+    Path("clip.mp4").rename(Path("in", names[2]))
+    photo(Path("in/z.png"), 2)
+    found = predict(workspace, "in")
+    assert sorted(file.name for file in found.files) == sorted(names)
+    assert [file.note for file in found.files] == [""] * 4
+    pictures = {file.picture.name for file in found.files}
+    assert len(pictures) == 4
+    assert all(file.picture.is_file() for file in found.files)
+    assert "z-png-overlay.png" in pictures
+    assert len([name for name in pictures if name.startswith(letter * 10)]) == 3
+    assert predict(workspace, "in").resumed == 4
+    assert len(predict(workspace, "in", crops=True, out=Path("crops")).files) == 3
+
+
+def test_names_that_are_not_utf_8_have_a_picture_each(workspace):
+    photo(Path("photo.png"), 0)
+    Path("in").mkdir()
+    for name in (b"a\xff.png", b"a\xfe.png"):
+        shutil.copy("photo.png", os.path.join(b"in", name))
+    found = predict(workspace, "in")
+    assert {file.name for file in found.files} == {"a\\xff.png", "a\\xfe.png"}
+    assert len({file.picture for file in found.files}) == 2
+    assert all(file.picture.is_file() for file in found.files)
+    assert len(rows(found.scores)) == 2
+
+
+def test_a_path_that_is_too_long_is_shortened():
+    name = "/".join(["d" * 200] * 18 + ["x.png"])
+    short = picture_name(name, ".png")
+    assert len(str(short)) < 255
+    assert short != picture_name(name.replace("x", "y"), ".png")
+    assert picture_name("ab" * 70 + "/x.png", ".png", longest=143).parts[0] == "ab" * 70
+    parts = picture_name("ab" * 80 + "/x.png", ".png", longest=143).parts
+    assert len(parts[0]) <= 143
+    assert parts[1] == "x-png-overlay.png"
+
+
+def test_what_cannot_be_drawn_is_scored_and_drawn_by_the_next_run(lpx, mixed, monkeypatch):
+    plain = predict(mixed, "in", overlay=False, out=Path("plain"))
+    real = VideoWriter.write
+
+    def full(self, frame):
+        if self.frames == 2:
+            raise LpxError("the video cannot be written", "2 of 3 frames are in it", "")
+        real(self, frame)
+
+    monkeypatch.setattr(VideoWriter, "write", full)
+    ran = lpx("predict", "in", "--engine", ENGINE)
+    assert ran.code == 0
+    assert "warning: clip.mp4: nothing was drawn: the video cannot be written: 2 of 3" in ran.err
+    assert "scored 3 of 5 files, 2 could not be read, 1 with a warning" in ran.out
+    notes = {row["file"]: row for row in rows("lpx-out/predictions/scores.csv")}
+    assert "nothing was drawn" in notes["clip.mp4"]["note"]
+    assert notes["clip.mp4"]["picture"] == ""
+    assert float(notes["clip.mp4"]["score"]) == pytest.approx(plain.files[0].score, abs=1e-6)
+    assert not [p for p in Path("lpx-out/predictions").iterdir() if p.name.startswith(".")]
+    monkeypatch.setattr(VideoWriter, "write", real)
+    again = predict(mixed, "in")
+    assert again.resumed == 2
+    assert all(file.picture.is_file() for file in again.files)
+
+
+def test_crops_that_cannot_be_drawn_are_scored(workspace, crops, monkeypatch):
+    monkeypatch.setattr(
+        "lpx.pipeline.predicting.write_bytes",
+        lambda *_: (_ for _ in ()).throw(LpxError("x.png cannot be written", "no", "")),
+    )
+    found = predict(workspace, "crops", crops=True)
+    assert len(found.files) == 16
+    assert {file.note for file in found.files} == {"nothing was drawn: x.png cannot be written: no"}
+
+
+def test_one_bad_file_never_stops_a_folder(lpx, workspace, monkeypatch):
+    write_video(Path("in/a.mp4"), portrait(0), frames=3)
+    cut = Path("in/a.mp4").read_bytes()[:2000]
+    Path("in/b-cut.mp4").write_bytes(cut)
+    Path("in/b-empty.mp4").touch()
+    Path("in/b-text.mov").write_text("text" * 99)
+    Path("in/b-gone.png").symlink_to("nowhere.png")
+    Path("in/b-loop.mp4").symlink_to("b-loop.mp4")
+    Path("in/b-folder.mp4").mkdir()
+    write_video(Path("in/b-folder.mp4/in.mp4"), portrait(1), frames=3)
+    photo(Path("in/b-opencv.png"), 0)
+    photo(Path("in/c.png"), 2)
+    real = FileScorer.score
+
+    def score(self, file, *rest):
+        if "opencv" in file.name:
+            raise cv2.error("OpenCV: assertion failed\nin somewhere.cpp")
+        return real(self, file, *rest)
+
+    monkeypatch.setattr(FileScorer, "score", score)
+    for _ in range(2):
+        ran = lpx("predict", "in", "--engine", ENGINE)
+        assert ran.code == 0, ran.err
+        table = {row["file"]: row for row in rows("lpx-out/predictions/scores.csv")}
+        scored = {name for name, row in table.items() if row["score"]}
+        assert scored == {"a.mp4", "c.png", "b-folder.mp4/in.mp4"}
+        assert {name for name, row in table.items() if row["note"].startswith("not read: ")} == {
+            "b-cut.mp4",
+            "b-empty.mp4",
+            "b-text.mov",
+            "b-gone.png",
+            "b-loop.mp4",
+            "b-opencv.png",
+        }
+        assert "scored 3 of 9 files, 6 could not be read" in ran.out
+        assert "skipped b-opencv.png: it cannot be processed: OpenCV: assertion failed" in ran.err
+
+
+def test_tables_are_written_before_an_error_that_ends_the_run(lpx, mixed, monkeypatch):
+    real = FileScorer.score
+
+    def score(self, file, *rest):
+        if file.name == "a/x.png":
+            raise LpxError("the engine gives the score nan", "", "")
+        return real(self, file, *rest)
+
+    monkeypatch.setattr(FileScorer, "score", score)
+    assert lpx("predict", "in", "--engine", ENGINE).code == 2
+    table = {row["file"]: row["score"] for row in rows("lpx-out/predictions/scores.csv")}
+    assert set(table) == {"clip.mp4", "a/x.jpg", "bad.mp4", "bad.png"}
+
+
+def test_limit_takes_files_evenly(lpx, workspace, crops):
+    for name in "abcde":
+        photo(Path(f"in/{name}.png"), 0)
+    found = predict(workspace, "in", limit=3)
+    assert [file.name for file in found.files] == ["a.png", "c.png", "e.png"]
+    assert len(predict(workspace, "in", limit=99).files) == 5
+    assert len(predict(workspace, "crops", crops=True, limit=4).files) == 4
+    ran = lpx("predict", "in", "--limit", 0)
+    assert ran.code == 2
+    assert "--limit 0 is too small" in ran.err
+
+
+def test_times_are_those_of_the_video(workspace, monkeypatch):
+    """Those of a variable rate; the mean rate would give others."""
+
+    def slowing(path, wanted, threads):
+        reader = real(path, wanted, threads)
+        frames = (Frame(f.index, f.pixels, f.index**2 / 100) for f in reader)
+        return FrameReader(reader.count, reader.frames_per_second, frames)
+
+    real = file_scorer.read_frames
+    monkeypatch.setattr(file_scorer, "read_frames", slowing)
+    write_video(Path("clip.mp4"), portrait(0), frames=12)
+    found = predict(workspace, "clip.mp4", frames=3, overlay=False)
+    times = [face.time_seconds for face in found.files[0].faces]
+    assert times == pytest.approx([0, 0.36, 1.21])
+    assert [row["time_seconds"] for row in rows(found.frames)] == ["0.000", "0.360", "1.210"]
+
+
 def test_crop_recipe_must_be_known(mixed, monkeypatch):
     model = pipeline.predicting.read_exported(mixed)
     object.__setattr__(model.card, "crop", "unknown")
@@ -193,6 +379,8 @@ def test_crop_recipe_must_be_known(mixed, monkeypatch):
     ("arguments", "said"),
     [
         (["nowhere"], "nowhere does not exist"),
+        (["n" * 300], "n cannot be read"),
+        (["n" * 300, "--crops"], "n cannot be read"),
         (["in/bad.mp4"], "in/bad.mp4 holds nothing that can be read"),
         (["in", "--frames", "0"], "--frames 0 is too small"),
         (["in", "--frames", "x"], "'x' is neither a number nor 'all'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,7 @@ from lpx.data.detect import (
 from lpx.data.detect.base import Points
 from lpx.data.detect.choose import Mask
 from lpx.data.prepare.record import (
+    CRASHED,
     CutFace,
     VideoRecord,
     crop_file,
@@ -36,6 +38,7 @@ from lpx.data.prepare.record import (
 )
 from lpx.data.video_file import Frame, UnreadableVideoError, frame_indices, read_frames
 from lpx.data.videos import Video
+from lpx.data.wording import counted
 from lpx.errors import LpxError
 from lpx.render import encode_png
 from lpx.workspace import write_bytes
@@ -107,6 +110,25 @@ class Cutter:
         return Cut(work.record(), dict(work.seconds))
 
 
+def crashed(settings: Settings, video: Video, how: str) -> Cut:
+    """What is left of a video that ended the process that read it: nothing but the reason."""
+    _remove_crops(settings.folder / crop_folder(video.name))
+    record = VideoRecord(
+        video.name,
+        video.label,
+        video.method,
+        video.identities,
+        home(video),
+        source_bytes(video.path),
+        (),
+        ((None, f"{CRASHED} ({how})"),),
+        "",
+        LARGEST,
+        0,
+    )
+    return Cut(record, {})
+
+
 class _Work:
     """One video: what is known of it so far."""
 
@@ -134,6 +156,15 @@ class _Work:
             self.notes += filter(None, (frames.note, masks.note))
         except UnreadableVideoError as error:
             self.skipped.append((None, str(error)))
+        except cv2.error as error:
+            reason = (str(error).strip() or "OpenCV fails").splitlines()[0]
+            self.give_up(f"it cannot be processed: {reason}")
+
+    def give_up(self, reason: str) -> None:
+        """Leave the whole video out, with what was cut of it."""
+        _remove_crops(self.cutter.settings.folder / crop_folder(self.video.name))
+        self.faces.clear()
+        self.skipped = [(None, reason)]
 
     def next_frame(self, frames: Iterator[Frame]) -> Frame | None:
         with self.timed("decode"):
@@ -180,6 +211,9 @@ class _Work:
         except LpxError as error:
             if is_full(error.__cause__):
                 raise DiskFullError from error
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENAMETOOLONG:
+                # No reason to stop at this video whenever the set is prepared.
+                raise UnreadableVideoError(f"{error.what}: {error.why}") from error
             raise
         height, width = pixels.shape[:2]
         self.faces.append(CutFace(index, width, height, len(data)))
@@ -210,7 +244,9 @@ class _Masks:
     """
 
     def __init__(self, path: Path | None, indices: NDArray[np.int64]) -> None:
-        self.note = ""
+        self._there = path is not None
+        self._reason = ""
+        self._asked = self._absent = 0
         self._frames: Iterator[Frame] = iter(())
         self._ahead: Frame | None = None
         if path is None:
@@ -218,17 +254,30 @@ class _Masks:
         try:
             self._frames = read_frames(path, indices)
         except UnreadableVideoError as error:
-            self.note = f"its mask cannot be read: {error}"
+            self._reason = f"its mask cannot be read: {error}"
+
+    @property
+    def note(self) -> str:
+        """What is missing; "" where every frame has a mask, or the video has none."""
+        if self._reason or not (self._there and self._absent):
+            return self._reason
+        return f"{self._absent} of {counted(self._asked, 'frame')} have no mask"
 
     def at(self, frame: Frame) -> Mask | None:
         """The mask of just this frame, in the size of it; None where there is none."""
+        mask = self._read(frame)
+        self._asked += 1
+        self._absent += mask is None
+        return mask
+
+    def _read(self, frame: Frame) -> Mask | None:
         try:
             while self._ahead is None or self._ahead.index < frame.index:
                 self._ahead = next(self._frames)
         except StopIteration:
             return None
         except UnreadableVideoError as error:
-            self.note = f"its mask cannot be read: {error}"
+            self._reason = f"its mask cannot be read: {error}"
             return None
         if self._ahead.index != frame.index:
             return None
@@ -246,7 +295,8 @@ def is_full(error: BaseException | None) -> bool:
 
 def _remove_crops(folder: Path) -> None:
     """Remove the crops of one video; folders below may be those of other videos."""
-    if not folder.is_dir():
+    # Not Path.is_dir, which raises where the name is too long.
+    if not os.path.isdir(folder):
         return
     for path in folder.iterdir():
         if not path.is_dir():

@@ -34,6 +34,7 @@ from lpx.data.prepare.store import folder_name
 from lpx.data.prepare.workers import cut_videos
 from lpx.data.roots import DataPlaces, face_store
 from lpx.data.videos import VideoSet
+from lpx.data.wording import counted
 from lpx.errors import LpxError
 from lpx.workspace import unwritable
 
@@ -52,6 +53,7 @@ class Prepared:
         videos: Those asked for that are on disk.
         done_now: Those that this run read; 0 where all were done before.
         faces: Crops of the videos asked for.
+        faceless_videos: How many of these gave no crop.
         skipped: Frames, and whole videos, of those asked for that gave no face.
         missing: Videos asked for that are not on disk.
         notes: What a reader of results must know.
@@ -65,6 +67,7 @@ class Prepared:
     videos: int
     done_now: int
     faces: int
+    faceless_videos: int
     skipped: tuple[SkippedFrame, ...]
     missing: tuple[str, ...]
     notes: tuple[str, ...]
@@ -157,7 +160,11 @@ def _cut(
     todo = []
     for video in found.videos:
         record = journal.records.get(video.name)
-        if not (record and record.is_of(video) and record.is_whole(settings.folder)):
+        if (
+            record is None
+            or record.has_crashed()
+            or not (record.is_of(video) and record.is_whole(settings.folder))
+        ):
             todo.append(video)
     total = len(found.videos)
     before = total - len(todo)
@@ -221,7 +228,7 @@ def _write(settings: Settings, journal: Journal, found: VideoSet, part: dict[str
     table = make_table(settings.folder, (row for record in records for row in record.face_rows()))
     if not len(table):
         raise LpxError(
-            f"no face was found in {len(records)} videos of {found.name}",
+            f"no face was found in {counted(len(records), 'video')} of {found.name}",
             "; ".join(f"{count} x {reason}" for reason, count in reasons(skipped).items()),
             f"look at what lies in {found.root}, or try --detector centerface",
         )
@@ -277,6 +284,7 @@ def _result(
         videos=len(records),
         done_now=done_now,
         faces=sum(len(record.faces) for record in records),
+        faceless_videos=sum(not record.faces for record in records),
         skipped=tuple(one for record in records for one in record.skipped_frames()),
         missing=found.missing,
         notes=(found.note,) if found.note else (),
@@ -294,7 +302,8 @@ def _full(settings: Settings, journal: Journal, done: int, total: int) -> LpxErr
     used = sum(face.size_bytes for r in journal.records.values() for face in r.faces)
     mean = used / len(journal.records) if journal.records else 0
     need = mean * (total - done) / 2**30
-    much = f"about {need:.1f} GiB for the {total - done} videos that are left" if mean else "room"
+    left = counted(total - done, "video")
+    much = f"about {need:.1f} GiB for the {left} left" if mean else "room"
     return LpxError(
         f"the disk of {settings.folder} is full",
         f"{done} of {total} videos are done, and are kept",

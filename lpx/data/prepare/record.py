@@ -15,6 +15,8 @@ from lpx.data.videos import Video
 FACES = "faces"
 """The folder, below that of a prepared set, in which crops lie: a folder per video."""
 UNREADABLE = -1
+CRASHED = "reading it ended the process"
+"""Reason of a video that is tried again whenever the set is prepared: memory may have run out."""
 
 
 class CutFace(NamedTuple):
@@ -69,6 +71,10 @@ class VideoRecord:
         asked = (video.name, video.label, video.method, video.identities, home(video))
         return mine == asked and self.source_bytes == source_bytes(video.path)
 
+    def has_crashed(self) -> bool:
+        """Whether reading the video ended the process."""
+        return any(reason.startswith(CRASHED) for _, reason in self.skipped)
+
     def is_whole(self, folder: Path) -> bool:
         """Whether every crop lies below `folder`, that of the prepared set, as it was written."""
         try:
@@ -89,7 +95,7 @@ class VideoRecord:
     def skipped_frames(self) -> Iterator[SkippedFrame]:
         """The frames without a face, as a manifest lists them."""
         for frame, reason in self.skipped:
-            yield SkippedFrame(self.video, frame, reason)
+            yield SkippedFrame(self.video, frame, reason, self.split, self.method)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""

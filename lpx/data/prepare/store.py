@@ -13,6 +13,8 @@ from lpx.data.detect.blazeface import BlazeFace
 from lpx.data.face_manifest import FILE as MANIFEST
 from lpx.data.face_manifest import (
     FaceManifest,
+    damage_note,
+    left_out_note,
     missing_note,
     read_face_manifest,
     read_manifest_head,
@@ -139,15 +141,21 @@ def open_prepared(one: PreparedSet, split: str) -> FaceSet:
     usual = KNOWN[one.manifest.name.partition(":")[0]].usual
     methods = [m for m in faces.methods() if m in usual] or None
     faces = faces.select(None if split == "all" else split, methods)
-    return replace(faces, note=note_of(one, split, usual))
+    return replace(faces, note=note_of(one, split, usual, faces))
 
 
-def note_of(one: PreparedSet, split: str, usual: tuple[str, ...]) -> str:
-    """What a reader of results on a split must know."""
+def note_of(one: PreparedSet, split: str, usual: tuple[str, ...], faces: FaceSet) -> str:
+    """What a reader of results on `faces`, those of a split, must know."""
     parts = one.parts(split)
     notes = dict.fromkeys(note for part in parts for note in part["notes"])
     missing = dict.fromkeys(name for part in parts for name in part["missing"])
     made = {count.method for count in one.manifest.counts if split in ("all", count.split)}
     absent = [method for method in usual if method not in made]
     only = f"Without {', '.join(absent)}, of which no face was prepared." if absent else ""
-    return " ".join(filter(None, (*notes, only, missing_note(tuple(missing)))))
+    more = (
+        only,
+        missing_note(tuple(missing)),
+        left_out_note(one.manifest, split, faces.methods()),
+        damage_note(one.manifest, faces),
+    )
+    return " ".join(filter(None, (*notes, *more)))

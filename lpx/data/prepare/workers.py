@@ -17,11 +17,13 @@ from multiprocessing.process import BaseProcess
 
 import cv2
 
-from lpx.data.prepare.cutting import Cut, Cutter, DiskFullError, Settings
+from lpx.data.prepare.cutting import Cut, Cutter, DiskFullError, Settings, crashed
 from lpx.data.videos import Video
 from lpx.errors import LpxError
 
 _PATIENCE_S = 5.0
+_CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
+"""How a decoder ends a process by itself, at a damaged file."""
 
 
 def cut_videos(settings: Settings, videos: Sequence[Video], processes: int) -> Iterator[Cut]:
@@ -36,7 +38,7 @@ def cut_videos(settings: Settings, videos: Sequence[Video], processes: int) -> I
 
     Raises:
         DiskFullError: There is no room for a crop.
-        LpxError: The folder cannot be written, or a worker died.
+        LpxError: The folder cannot be written, or a worker was killed from outside.
     """
     processes = min(processes, len(videos))
     if processes > 1:
@@ -47,6 +49,8 @@ def cut_videos(settings: Settings, videos: Sequence[Video], processes: int) -> I
 
 class _Worker:
     def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.dead = False
         context = get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process: BaseProcess = context.Process(
@@ -68,6 +72,11 @@ class _Worker:
         try:
             answer = self.connection.recv()
         except (EOFError, ConnectionResetError):
+            self.dead = True
+            self.process.join(_PATIENCE_S)
+            code = self.process.exitcode
+            if self.video and code and -code in _CRASHES:
+                return crashed(self.settings, self.video, f"signal {-code}")
             raise self.death() from None
         if isinstance(answer, BaseException):
             raise answer
@@ -107,13 +116,20 @@ def _in_processes(settings: Settings, videos: Sequence[Video], processes: int) -
         busy = list(workers)
         while busy:
             ready = wait([worker.connection for worker in busy])
-            for worker in [worker for worker in busy if worker.connection in ready]:
+            for one in [worker for worker in busy if worker.connection in ready]:
+                worker = one
                 cut = worker.receive()
                 # Its next video first: it works on while this one is written down.
-                if (video := next(waiting, None)) is not None:
-                    worker.give(video)
-                else:
+                video = next(waiting, None)
+                if video is None or worker.dead:
                     busy.remove(worker)
+                if video is not None:
+                    if worker.dead:
+                        with _without_interrupts():
+                            worker = _Worker(settings)
+                        workers.append(worker)
+                        busy.append(worker)
+                    worker.give(video)
                 yield cut
     finally:
         for worker in workers:

@@ -26,11 +26,14 @@ _SAME = {
     "bfloat16": "bf16",
 }
 _CONVOLUTION_TYPE = re.compile(r"conv|correlation", re.IGNORECASE)
+_PRODUCT_TYPE = re.compile(r"gemm|matmul|matrix|fully", re.IGNORECASE)
+_ONNX_NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=\W*(?:\[ONNX|$))")
 # The compiler of fused kernels names them after what they do: __myl_CorrCastSigm.
 _CONVOLUTION_NAME = re.compile(r"__myl_[A-Za-z]*Corr")
 _ONE_LINE = re.compile(
     r"^Name: (?P<name>.*?), LayerType: (?P<type>\S+), Inputs: \[(?P<inputs>.*?)\], "
-    r"Constants: \[(?P<constants>.*?)\], Outputs: \[(?P<outputs>.*?)\], TacticName",
+    r"Constants: \[(?P<constants>.*?)\], Outputs: \[(?P<outputs>.*?)\], TacticName"
+    r"(?:.*?Metadata: (?P<metadata>.*))?",
     re.MULTILINE,
 )
 _ONE_LINE_TENSOR = re.compile(r"\{ Name: .*?, Datatype: (\w+)")
@@ -52,12 +55,14 @@ class Layer:
         precision: "fp32", "fp16", "int8" or another data type: of the data that a convolution
             reads, of the first output of any other layer; "unknown" where TensorRT tells none.
         convolution: Whether it convolves.
+        nodes: Names of the ONNX nodes that are computed in it, as far as TensorRT tells.
     """
 
     name: str
     type: str
     precision: str
     convolution: bool
+    nodes: tuple[str, ...] = ()
 
     @property
     def dla(self) -> bool:
@@ -81,6 +86,17 @@ class LayerTable:
         """Names of the layers that fall back to the GPU in a plan for a DLA core."""
         return tuple(row.name for row in self.rows if not row.dla)
 
+    def precision_of_nodes(self) -> dict[str, str]:
+        """Precision of the layer that computes each ONNX node; unknown ones are left out.
+
+        Where parts of a node are in several layers, the one that convolves or multiplies counts.
+        """
+        found: dict[str, str] = {}
+        for row in sorted(self.rows, key=_multiplies):
+            if row.precision != _UNKNOWN:
+                found.update(dict.fromkeys(row.nodes, row.precision))
+        return found
+
     def share_of_layers(self) -> dict[str, float]:
         """Share of layers per precision, in [0, 1]; layers of unknown precision are left out."""
         return _share(self.rows)
@@ -88,6 +104,11 @@ class LayerTable:
     def share_of_convolutions(self) -> dict[str, float]:
         """Share of convolutions per precision, in [0, 1]; unknown precisions are left out."""
         return _share(self.convolutions)
+
+
+def _multiplies(row: Layer) -> int:
+    """How surely a layer does the multiplying of the nodes in it."""
+    return 2 if row.convolution else int(bool(_PRODUCT_TYPE.search(row.type)))
 
 
 def _share(rows: Iterable[Layer]) -> dict[str, float]:
@@ -149,9 +170,10 @@ def assert_on_dla(table: LayerTable) -> None:
 def _fix(asked: Precision) -> str:
     if asked == "int8":
         return (
-            "quantise both the data and the weights of each convolution, per tensor and per "
-            "output channel; compute capability 7.5 of TensorRT for RTX has no INT8 convolutions, "
-            "and in one plan with other GPUs takes INT8 from them too"
+            "build --fp16 instead: TensorRT takes a Q/DQ pair for an offer, and where it finds no "
+            "INT8 kernel, or a faster one in floats, it computes in floats. Compute capability 7.5 "
+            "of TensorRT for RTX has no INT8 convolutions, and in one plan with other GPUs takes "
+            "INT8 from them too: leave it out of --compute-capability"
         )
     return f"precision lies in the graph: build the {asked.upper()} graph, not another one"
 
@@ -182,7 +204,8 @@ def _from_json(layer: str | dict[str, Any]) -> Layer:
     weights = layer.get("Weights")
     stored = _datatype_in(str(weights.get("Type"))) if isinstance(weights, dict) else _UNKNOWN
     name, parameters = str(layer.get("Name", "")), str(layer.get("ParameterType", ""))
-    return _layer(name, kind, parameters, inputs, outputs, stored)
+    nodes = _nodes(str(layer.get("Metadata", "")), name)
+    return _layer(name, kind, parameters, inputs, outputs, stored, nodes)
 
 
 def _datatype(entry: str | dict[str, Any]) -> str:
@@ -198,9 +221,15 @@ def _datatype_in(text: str) -> str:
     return _SAME.get(match.group().lower(), match.group().lower()) if match else _UNKNOWN
 
 
+def _nodes(metadata: str, name: str) -> tuple[str, ...]:
+    """The ONNX nodes in a layer: by its metadata, or by its name where it has none."""
+    return tuple(_ONNX_NODE.findall(metadata)) or tuple(name.split(" + "))
+
+
 def _layer(
-    name: str, kind: str, parameters: str, inputs: list[str], outputs: list[str], weights: str
-) -> Layer:
+    name: str, kind: str, parameters: str, inputs: list[str], outputs: list[str], weights: str,
+    nodes: tuple[str, ...],
+) -> Layer:  # fmt: skip
     convolution = bool(
         _CONVOLUTION_TYPE.search(kind)
         or _CONVOLUTION_TYPE.search(parameters)
@@ -208,7 +237,7 @@ def _layer(
     )
     sources = [*inputs[:1], weights] if convolution else [*outputs[:1], *inputs[:1]]
     precision = next((source for source in sources if source != _UNKNOWN), _UNKNOWN)
-    return Layer(name, kind, precision, convolution)
+    return Layer(name, kind, precision, convolution, nodes)
 
 
 def parse_build_log(text: str) -> LayerTable:
@@ -228,7 +257,8 @@ def _from_line(match: re.Match[str]) -> Layer:
         for part in ("inputs", "constants", "outputs")
     )
     weights = constants[0] if constants else _UNKNOWN
-    return _layer(match["name"], match["type"], "", inputs, outputs, weights)
+    nodes = _nodes(match["metadata"] or "", match["name"])
+    return _layer(match["name"], match["type"], "", inputs, outputs, weights, nodes)
 
 
 def inspect_engine(trt: Any, engine: Any, context: Any = None) -> LayerTable:

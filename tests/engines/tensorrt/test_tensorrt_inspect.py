@@ -149,11 +149,34 @@ def test_where_dynamic_shapes_hide_the_type_the_weights_tell_it() -> None:
 
 def test_a_build_log_is_read() -> None:
     assert parse_build_log(BUILD_LOG).rows == (
-        Layer("__mye489_0_myl0_0", "shape_call", "unknown", convolution=False),
-        Layer("__myl_MulMinMaxRounCast_myl0_3", "kgen", "int8", convolution=False),
-        Layer("Conv_17_myl0_4", "correlation", "int8", convolution=True),
+        Layer("__mye489_0_myl0_0", "shape_call", "unknown", False, ("__mye489_0_myl0_0",)),
+        Layer("__myl_MulMinMaxRounCast_myl0_3", "kgen", "int8", False, ("QuantizeLinear_14",)),
+        Layer("Conv_17_myl0_4", "correlation", "int8", True, ("Conv_17", "Relu_18")),
     )
     assert parse_build_log("").rows == ()
+
+
+def test_precision_of_a_node_is_that_of_the_layer_that_multiplies() -> None:
+    rows = (
+        Layer("Conv_3", "correlation", "int8", True, ("Conv_3", "Relu_4")),
+        # Casts and copies beside it carry its name too.
+        Layer("__myl_Cast", "kgen", "fp16", False, ("Conv_3", "Sub_2")),
+        Layer("head", "gemm", "fp16", False, ("Gemm_9",)),
+        Layer("__myl_Add", "kgen", "fp32", False, ("Gemm_9",)),
+        Layer("shape", "shape_call", "unknown", False, ("Shape_1",)),
+    )
+    found = {"Conv_3": "int8", "Relu_4": "int8", "Sub_2": "fp16", "Gemm_9": "fp16"}
+    assert LayerTable(rows).precision_of_nodes() == found
+    assert LayerTable(rows[::-1]).precision_of_nodes() == found
+
+
+def test_nodes_are_found_in_the_inspectors_answer() -> None:
+    metadata = "[ONNX Layer: /block.0/conv[1]/Conv]\x1e[ONNX Layer: Relu_4]"
+    layer = BEFORE_11["Layers"][1] | {"Metadata": metadata}
+    (row,) = parse_inspector(json.dumps({"Layers": [layer]})).rows
+    assert row.nodes == ("/block.0/conv[1]/Conv", "Relu_4")
+    (row,) = parse_inspector(json.dumps({"Layers": [layer | {"Metadata": ""}]})).rows
+    assert row.nodes == tuple(layer["Name"].split(" + "))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", '{"layers": []}', "not JSON"])

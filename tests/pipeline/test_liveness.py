@@ -1,0 +1,97 @@
+"""Engines that give every face one score are named when they are built."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from lpx import pipeline
+from lpx.engines.manifest import read_manifest
+from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
+from lpx.errors import LpxError
+from lpx.pipeline.building import DeadEngineError
+from lpx.pipeline.exported import read_exported
+from lpx.pipeline.liveness import symptom
+
+INT8 = ("build", "--int8", "--fp32", "--target", "onnxruntime", "--faces", "demo", "--count", 16)
+
+
+def shrink(workspace):
+    """Make every range so small that all activations saturate."""
+    values = json.loads(workspace.scales.read_text())
+    for tensor in values["tensors"].values():
+        tensor["peaks"] = {method: peak * 1e-6 for method, peak in tensor["peaks"].items()}
+    workspace.scales.write_text(json.dumps(values))
+
+
+def test_dead_engine_is_named_and_kept(workspace):
+    shrink(workspace)
+    with pytest.raises(DeadEngineError, match="onnxruntime-int8 is dead: it gives all") as caught:
+        pipeline.build(workspace, ("fp32", "int8"), target="onnxruntime", faces="demo", count=16)
+    assert caught.value.exit_code == 1
+    assert [m.precision for m in caught.value.built] == ["fp32", "int8"]
+    kept = read_manifest(workspace.engines / "onnxruntime-int8")
+    assert any(text.startswith("dead: ") for text in kept.warnings)
+    assert not any("dead" in text for text in caught.value.built[0].warnings)
+
+
+def test_dead_engine_ends_the_command_with_1(lpx, workspace):
+    shrink(workspace)
+    ran = lpx(*INT8)
+    assert ran.code == 1
+    assert "onnxruntime-int8 is dead" in ran.err
+    assert "note: dead: it gives all" in ran.out
+
+
+def test_engine_that_does_not_run_is_named(lpx, workspace, monkeypatch):
+    """ONNX Runtime loads some graphs that it then cannot run."""
+
+    def infer(engine, faces):
+        raise LpxError("ONNX Runtime failed on 32 faces", "Resize: not supported")
+
+    monkeypatch.setattr("lpx.pipeline.liveness.load", lambda *_, **__: Unable())
+    Unable = type("Unable", (), {"infer": infer, "close": lambda self: None})  # noqa: N806
+    ran = lpx(*INT8)
+    assert ran.code == 1
+    assert "onnxruntime-int8 is dead: it does not run: ONNX Runtime failed on 32 faces" in ran.err
+
+
+def test_engine_that_lives_is_not_accused(workspace):
+    (made,) = pipeline.build(workspace, "int8", target="onnxruntime", faces="demo", count=16)
+    assert not any("dead" in text for text in made.warnings)
+
+
+def test_scores_that_are_no_numbers_are_a_symptom(workspace, monkeypatch):
+    class Broken(OnnxRuntimeEngine):
+        def infer(self, faces):
+            found = super().infer(faces)
+            found.score[::2] = np.nan
+            return found
+
+    model = read_exported(workspace)
+    size = model.card.input_size
+    data = (workspace.engines / "onnxruntime-fp32/engine.onnx").read_bytes()
+    faces = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
+    folder = workspace.engines / "onnxruntime-int8"
+    with monkeypatch.context() as patched:
+        patched.setattr("lpx.pipeline.liveness.load", lambda *_, **__: Broken(data, size))
+        found = symptom(folder, model, faces, allow_host_code=False)
+    assert found == "its score is not a finite number on 2 of 4 faces"
+    alike = faces[:1].repeat(4, axis=0)
+    assert symptom(folder, model, alike, allow_host_code=False) == ""
+    assert symptom(folder, model, faces[:1], allow_host_code=False) == ""
+
+
+@pytest.mark.parametrize("wrong", ["int4", "INT8", ("fp32", "bf16"), (8,)])
+def test_unknown_precisions_are_refused(workspace, wrong):
+    with pytest.raises(LpxError, match="precision must be one of fp32, fp16, int8"):
+        pipeline.build(workspace, wrong, target="onnxruntime")
+
+
+def test_next_step_is_a_set_that_was_not_calibrated_on(lpx, workspace, crops):
+    ran = lpx("build", "--int8", "--target", "onnxruntime", "--faces", "crops")
+    assert "next: lpx bench --dataset OTHER-FACES" in ran.out
+    assert "not calibrated on" in ran.out
+    assert "next: lpx bench --dataset demo" in lpx(*INT8).out
