@@ -63,7 +63,7 @@ def demo(unpack: Path | None, workspace: Workspace, as_json: bool) -> None:
     else:
         show(done)
         sizes = {
-            engine.precision: (workspace.engines / engine.name / engine.file).stat().st_size
+            str(engine.precision): (workspace.engines / engine.name / engine.file).stat().st_size
             for engine in built
         }
         for line in story(done.report, sizes):

@@ -19,7 +19,7 @@ PAIRS = {"train": 64, "test": 288}
 NOTE = (
     "The demo set is made of {count} rendered pictures of {people} people who do not exist, varied "
     "at random, and pseudo-fakes of them. It demonstrates the toolkit: its AUC says nothing about "
-    "how the model does on real faces and real deepfakes."
+    "how the model does on real deepfakes, or on photographs."
 )
 
 
@@ -71,8 +71,8 @@ def demo_set(split: str) -> FaceSet:
                     source=PairImage(source, number, fake),
                 )
             )
-    people = {face.identity for face in pictures}
-    note = NOTE.format(count=len(pictures), people=len(people))
+    everybody = {face.identity for face in pictures}
+    note = NOTE.format(count=len(pictures), people=len(everybody))
     return FaceSet("demo", split, CROP, tuple(faces), note)
 
 
