@@ -1,4 +1,4 @@
-"""The demo set: public-domain portraits that ship with lpx, and pseudo-fakes made from them."""
+"""The demo set: rendered faces that ship with lpx, and pseudo-fakes made from them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pathlib import Path
 
 from lpx.data.decode import Image
 from lpx.data.face_set import Face, FaceSet
-from lpx.data.landmarked import load_landmarked
+from lpx.data.landmarked import LandmarkedFace, load_landmarked
 from lpx.data.pairs import PairSource
 from lpx.data.pseudo_fakes import KINDS
 
 SEED = 20211
 CROP = "square-1.75-landmarks"
 CHECKPOINT = "ckpt.pt"
-PAIRS = {"train": 64, "test": 400}
+PAIRS = {"train": 64, "test": 288}
 NOTE = (
-    "The demo set is made of {count} portraits of {people} people, varied at random, and "
-    "pseudo-fakes of them. It demonstrates the toolkit: its AUC says nothing about how the model "
-    "does on real deepfakes, and faces of one portrait are not independent."
+    "The demo set is made of {count} rendered pictures of {people} people who do not exist, varied "
+    "at random, and pseudo-fakes of them. It demonstrates the toolkit: its AUC says nothing about "
+    "how the model does on real deepfakes, or on photographs."
 )
 
 
@@ -37,32 +37,47 @@ class PairImage:
 
 
 def folder() -> Path:
-    """Where the portraits lie in the installed package."""
+    """Folder of the faces in the installed package."""
     return Path(str(resources.files("lpx.data") / "demo"))
 
 
 def demo_set(split: str) -> FaceSet:
     """The demo faces of `split`: "train" to calibrate on, "test" to measure on.
 
-    The two splits share no identity. Real and fake take turns, so that every part of the set is
-    balanced.
+    The two splits share no identity. People come in couples and only the two of a couple swap
+    faces, so that the couples are independent of each other: with swaps between all, every face
+    would be tied to every other, and no number of them would make an interval narrow. Real and
+    fake, couples, and kinds of pseudo-fake take turns, so that every part of the set is balanced.
     """
-    portraits = tuple(face for face in load_landmarked(folder()) if face.split == split)
-    people = len({face.identity for face in portraits})
-    # A swap needs two people; the single one of the training split is blended into itself.
-    kinds = KINDS if people > 1 else ("sbi",)
-    source = PairSource(portraits, kinds, SEED)
-    faces = [
-        Face(
-            name=f"{split}/{'fake' if fake else 'real'}/{number:04d}_{label}.png",
-            label=int(fake),
-            method=label,
-            video=f"{split}_{number:04d}",
-            identities=source.identities(number) if fake else (source.face(number).identity,),
-            source=PairImage(source, number, fake),
-        )
-        for number in range(PAIRS[split])
-        for fake, label in ((False, "real"), (True, source.kind(number)))
+    pictures = tuple(face for face in load_landmarked(folder()) if face.split == split)
+    sources = [
+        PairSource(couple, KINDS, SEED + index) for index, couple in enumerate(_couples(pictures))
     ]
-    note = NOTE.format(count=len(portraits), people=people)
+    faces: list[Face] = []
+    for place in range(PAIRS[split]):
+        turn, index = divmod(place, len(sources))
+        source = sources[index]
+        # Each couple starts at another kind, so that the first few pairs are of all kinds.
+        number = (turn + index) % (len(source.faces) * len(KINDS))
+        for fake, label in ((False, "real"), (True, source.kind(number))):
+            people = source.identities(number) if fake else (source.face(number).identity,)
+            faces.append(
+                Face(
+                    name=f"{split}/{'fake' if fake else 'real'}/{place:04d}_{label}.png",
+                    label=int(fake),
+                    method=label,
+                    video="_".join(people),
+                    identities=people,
+                    source=PairImage(source, number, fake),
+                )
+            )
+    everybody = {face.identity for face in pictures}
+    note = NOTE.format(count=len(pictures), people=len(everybody))
     return FaceSet("demo", split, CROP, tuple(faces), note)
+
+
+def _couples(faces: tuple[LandmarkedFace, ...]) -> list[tuple[LandmarkedFace, ...]]:
+    """The faces of two people each, in the order of their names."""
+    people = sorted({face.identity for face in faces})
+    pairs = [people[start : start + 2] for start in range(0, len(people) - 1, 2)]
+    return [tuple(face for face in faces if face.identity in pair) for pair in pairs]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lpx import pipeline
+from lpx.cli.demo import story
 from lpx.data.demo_set import CHECKPOINT, PAIRS, folder
 
 
@@ -32,6 +33,47 @@ def test_demo_runs_all_of_it(lpx, built, monkeypatch):
     assert Path("here/report.html").is_file()
 
 
+REPORT = {
+    "verdict": "holds",
+    "margin": 0.005,
+    "faces": 576,
+    "reference": {
+        "auc_interval": {"estimate": 0.91, "low": 0.90, "high": 0.92},
+        "discrimination": {
+            "real_groups": 24,
+            "auc_interval": {"estimate": 0.91, "low": 0.88, "high": 0.94},
+        },
+    },
+}
+SIZES = {"fp32": 400, "int8": 200}
+
+
+def compared(verdict):
+    """INT8 beside FP32 in a bench, timed with this verdict."""
+    speed = [{"against": "torch", "verdict": "faster"}, {"against": "fp32", "verdict": verdict}]
+    return {**REPORT, "candidates": [{"precision": "int8", "speed": speed}]}
+
+
+def test_story_says_what_was_shown_and_what_was_not():
+    shown, limits = story({**REPORT, "candidates": []}, SIZES)
+    assert "576 pictures of 24 rendered people" in shown
+    assert "0.910 (95 % interval 0.880 to 0.940)" in shown
+    assert "to within 0.005" in shown
+    assert "do not exist" in limits
+
+
+@pytest.mark.parametrize("verdict", ["fails", "undecided", "uninformative"])
+def test_story_claims_nothing_that_was_not_shown(verdict):
+    shown, _ = story({**REPORT, "candidates": [], "verdict": verdict}, SIZES)
+    assert "Every engine keeps" not in shown
+
+
+@pytest.mark.parametrize(("verdict", "told"), [("slower", 1), ("undecided", 1), ("faster", 0)])
+def test_story_explains_an_int8_that_is_no_faster(verdict, told):
+    lines = story(compared(verdict), SIZES)
+    assert sum("VNNI" in line and "50 %" in line for line in lines) == told
+
+
 def test_unpack_as_json(lpx):
     ran = lpx("demo", "--unpack", "x", "--json")
     assert json.loads(ran.out) == {"folder": "x", "checkpoint": "x/ckpt.pt", "faces": 12}
@@ -40,12 +82,12 @@ def test_unpack_as_json(lpx):
 def test_unpack_again_is_fine(lpx, tree):
     assert lpx("demo", "--unpack", "x").code == 0
     first = tree("x")
-    Path("x/real/test_0000.png").unlink()
+    next(Path("x/real").iterdir()).unlink()
     assert lpx("demo", "--unpack", "x").code == 0
     assert tree("x") == first
 
 
-@pytest.mark.parametrize("name", ["ckpt.pt", "real", "fake", "LICENSE.md"])
+@pytest.mark.parametrize("name", ["ckpt.pt", "real", "fake", "faces.csv", "LICENSE.md"])
 def test_unpack_touches_nobodys_files(lpx, tree, name):
     path = Path("mine") / name
     path.parent.mkdir()

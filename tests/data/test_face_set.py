@@ -295,5 +295,5 @@ def test_demo_fakes_carry_both_people():
     faces = demo_set("test").faces
     swaps = [f for f in faces if f.method in ("alpha", "poisson")]
     assert swaps
-    assert all(sorted(f.identities) == ["biden", "obama"] for f in swaps)
+    assert all(len(set(f.identities)) == 2 for f in swaps)
     assert all(len(f.identities) == 1 for f in faces if f.method in ("real", "sbi"))

@@ -39,7 +39,7 @@ KINDS = {
 @pytest.fixture(scope="module")
 def pictures():
     """Thirty frames, uint8 RGB: a portrait that moves `STEP` pixels to the right per frame."""
-    face = cv2.resize(read_image(folder() / "biden.png"), (WIDTH, HEIGHT))
+    face = cv2.resize(read_image(folder() / "p000_00.jpg"), (WIDTH, HEIGHT))
     return [np.roll(face, STEP * number, axis=1) for number in range(COUNT)]
 
 

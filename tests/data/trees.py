@@ -16,7 +16,7 @@ from lpx.data.decode import read_image
 from lpx.data.demo_set import folder
 from lpx.data.landmarked import load_landmarked
 
-PORTRAITS = ("biden", "collins", "obama_2012")
+PORTRAITS = ("p000_00", "p001_00", "p002_00")
 SPLITS = ("train", "val", "test")
 WIDTH, HEIGHT = 320, 240
 PORTRAIT_SIDE = 216
@@ -60,7 +60,7 @@ def ffpp_names(pairs, methods, level="c23"):
 @lru_cache
 def portrait(number):
     """uint8 RGB [216, 216, 3] and its landmarks, float32 [P, 2]; one of three people."""
-    name = f"{PORTRAITS[number % len(PORTRAITS)]}.png"
+    name = f"{PORTRAITS[number % len(PORTRAITS)]}.jpg"
     image = read_image(folder() / name)
     scale = PORTRAIT_SIDE / image.shape[0]
     face = next(face for face in load_landmarked(folder()) if face.path.name == name)

@@ -221,19 +221,18 @@ def test_lite0_weights_load_whole_and_into_their_places(public):
     loaded, named = backbone.state_dict(), to_lpx_names(public)
     assert all(torch.equal(loaded[name], named[f"backbone.{name}"]) for name in loaded)
 
-    # Two men in suits and ties: with a layer in another's place the network sees something else.
+    # A man in a T-shirt: with a layer in another's place the network sees something else.
     with torch.no_grad():
         z = backbone(portraits()).mean(dim=(2, 3))
     logits = torch.nn.functional.linear(z, public["_fc.weight"], public["_fc.bias"])
-    suit, windsor_tie = 834, 906
-    for best in logits.topk(3).indices.tolist():
-        assert {suit, windsor_tie} <= set(best)
+    t_shirt = 610
+    assert logits.argmax(dim=1).tolist() == [t_shirt, t_shirt]
 
 
 def portraits():
-    """Two demo faces, normalised as these weights want it: to [-1, 1]."""
+    """Two pictures of a demo face, normalised as these weights want it: to [-1, 1]."""
     folder = Path(str(files("lpx"))) / "data" / "demo"
-    pixels = [fit(read_image(folder / name), 256) for name in ("biden.png", "obama_2012.png")]
+    pixels = [fit(read_image(folder / name), 256) for name in ("p001_00.jpg", "p001_01.jpg")]
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 127.5 - 1
 
 

@@ -28,13 +28,13 @@ from lpx.pipeline.predictions import Journal, picture_name
 from lpx.render import encode_png
 
 ENGINE = "onnxruntime-fp32"
-PEOPLE = ("biden", "collins", "obama_2012")
+PEOPLE = ("p000_00", "p001_00", "p002_00")
 
 
 @lru_cache
 def portrait(number):
     """uint8 RGB [216, 216, 3] of one of three people."""
-    image = read_image(folder() / f"{PEOPLE[number]}.png")
+    image = read_image(folder() / f"{PEOPLE[number]}.jpg")
     return cv2.resize(image, (216, 216), interpolation=cv2.INTER_AREA)
 
 
