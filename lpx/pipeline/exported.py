@@ -65,7 +65,20 @@ def read_exported(workspace: Workspace) -> ExportedModel:
             "it was edited or replaced after the export: run `lpx export` again",
         )
     card = card_from_dict(manifest["card"], str(manifest_path))
-    return ExportedModel(data, found, card, manifest["factory"])
+    factory = manifest["factory"]
+    _check_factory(factory, card, manifest_path)
+    return ExportedModel(data, found, card, factory)
+
+
+def _check_factory(factory: object, card: ModelCard, path: Path) -> None:
+    """Make sure that the manifest and the card say the same of who makes the PyTorch model."""
+    if factory is not None and factory != card.architecture:
+        raise LpxError(
+            f"{path} names the factory {str(factory)[:100]!r}, its model card the architecture "
+            f"{card.architecture[:100]!r}",
+            "the card of a model that a factory makes names that factory",
+            "it was edited or damaged: run `lpx export` again",
+        )
 
 
 def open_faces(

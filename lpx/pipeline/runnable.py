@@ -54,7 +54,12 @@ def runnable(
 
 
 def pick_engine(
-    workspace: Workspace, model: ExportedModel, name: str | None, *, allow_host_code: bool = False
+    workspace: Workspace,
+    model: ExportedModel,
+    name: str | None,
+    *,
+    allow_host_code: bool = False,
+    allow_factory: bool = False,
 ) -> tuple[str, Engine]:
     """An engine by its name, or "torch"; where none is named, the fastest that runs here.
 
@@ -63,6 +68,7 @@ def pick_engine(
         model: What they must have been built from.
         name: Of the engine.
         allow_host_code: Load a version-compatible plan, which carries code that runs here.
+        allow_factory: Run the factory that the workspace names, for "torch".
 
     Raises:
         LpxError: It does not exist, or does not run here.
@@ -72,7 +78,7 @@ def pick_engine(
         from lpx.engines.torch_engine import TorchEngine
         from lpx.pipeline.reference import read_reference
 
-        return name, TorchEngine(read_reference(workspace, model))
+        return name, TorchEngine(read_reference(workspace, model, allow_factory=allow_factory))
     manifests, not_run = runnable(workspace, model)
     order = ("int8", "fp16", "fp32")
     if name is None:
