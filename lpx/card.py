@@ -155,15 +155,21 @@ def card_from_dict(values: object, source: str) -> ModelCard:
             "update lpx, or export the checkpoint again",
         )
     if lost := [n for n in ("architecture", "cut", "aggregate", "input_size") if n not in given]:
-        raise _wrong(source, f"is incomplete: {', '.join(lost)} missing", "lpx cannot guess how "
-                     "the model wants its faces")  # fmt: skip
+        raise _wrong(
+            source,
+            f"is incomplete: {', '.join(lost)} missing",
+            "lpx cannot guess how the model wants its faces",
+        )
     for name, allowed in _CHOICES.items():
         one = given.get(name, allowed[0])
         # By type too: True == 1.
         if not any(type(one) is type(choice) and one == choice for choice in allowed):
             said = one if isinstance(one, (str, int, float)) else type(one).__name__
-            raise _wrong(source, f"has {name} {str(said)[:60]!r}", "it is one of "
-                         + ", ".join(map(str, allowed)))  # fmt: skip
+            raise _wrong(
+                source,
+                f"has {name} {str(said)[:60]!r}",
+                "it is one of " + ", ".join(map(str, allowed)),
+            )
     try:
         card = read_record(ModelCard, given)
         _check_values(card)
@@ -204,8 +210,9 @@ def _check_values(card: ModelCard) -> None:
     for name in ("architecture", "cut", "crop", "threshold_source"):
         text = getattr(card, name)
         if len(text) > MAX_TEXT or not text.isprintable() or not text:
-            raise SchemaError(f"{name}: {text!a:.80} is not a printable text of 1 to {MAX_TEXT} "
-                              "characters")  # fmt: skip
+            raise SchemaError(
+                f"{name}: {text!a:.80} is not a printable text of 1 to {MAX_TEXT} characters"
+            )
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:

@@ -50,9 +50,12 @@ def parse_json(data: bytes | str) -> Any:
     try:
         text = data.decode("utf-8") if isinstance(data, bytes) else data
         value = json.loads(
-            text, object_pairs_hook=_once, parse_constant=_constant, parse_float=_float,
+            text,
+            object_pairs_hook=_once,
+            parse_constant=_constant,
+            parse_float=_float,
             parse_int=_integer,
-        )  # fmt: skip
+        )
     except RecursionError:
         raise SchemaError(f"it is nested deeper than {MAX_DEPTH} levels") from None
     except SchemaError:

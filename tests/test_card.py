@@ -69,11 +69,28 @@ def test_json_is_the_same_for_the_same_card():
 def test_strategy_varies_every_field():
     # A field that is added to the card must be added to the round trip above.
     assert {f.name for f in fields(ModelCard)} == {
-        "architecture", "cut", "aggregate", "input_size", "bottleneck", "aggregate_parameter",
-        "crop", "mean", "std", "channel_order", "classes", "fake_class", "outputs", "grid",
-        "receptive_field", "stride", "strictly_local", "threshold", "threshold_source",
-        "provenance", "weights_sha256",
-    }  # fmt: skip
+        "architecture",
+        "cut",
+        "aggregate",
+        "input_size",
+        "bottleneck",
+        "aggregate_parameter",
+        "crop",
+        "mean",
+        "std",
+        "channel_order",
+        "classes",
+        "fake_class",
+        "outputs",
+        "grid",
+        "receptive_field",
+        "stride",
+        "strictly_local",
+        "threshold",
+        "threshold_source",
+        "provenance",
+        "weights_sha256",
+    }
 
 
 def test_normalisation_is_that_of_pixels_from_0_to_255():
@@ -151,10 +168,27 @@ SENSELESS = {
     "input_size": [0, -1, 10**9, 10**40, 256.0, "256", True, None, [256]],
     "bottleneck": [-1, 10**9, True, 0.5, None],
     "aggregate_parameter": [float("nan"), float("inf"), -1.0, "2", None, True],
-    "mean": [[0.5], [0.5] * 4, [float("nan")] * 3, [127.5] * 3, ["0.5"] * 3, "0.5", None,
-             [True] * 3, {"0": 0.5}],
-    "std": [[0.0] * 3, [-0.2] * 3, [float("nan")] * 3, [float("inf")] * 3, [58.4] * 3, [1e-300] * 3,
-            [0.2, 0.2], None],
+    "mean": [
+        [0.5],
+        [0.5] * 4,
+        [float("nan")] * 3,
+        [127.5] * 3,
+        ["0.5"] * 3,
+        "0.5",
+        None,
+        [True] * 3,
+        {"0": 0.5},
+    ],
+    "std": [
+        [0.0] * 3,
+        [-0.2] * 3,
+        [float("nan")] * 3,
+        [float("inf")] * 3,
+        [58.4] * 3,
+        [1e-300] * 3,
+        [0.2, 0.2],
+        None,
+    ],
     "channel_order": ["GBR", "rgb", None, 0, ["RGB"]],
     "classes": [["fake", "real"], ["real"], ["real", "real"], "realfake", [0, 1]],
     "fake_class": [2, -1, True, 1.0, "1", None],
@@ -168,7 +202,7 @@ SENSELESS = {
     "provenance": [None, [], "x", {"a": float("nan")}, {"a": object()}, {1: 2}],
     "weights_sha256": ["xyz", "A" * 64, "0" * 63, None, 0],
     "crop": ["", None, 3],
-}  # fmt: skip
+}
 
 
 def test_senseless_values_are_tried_of_every_field():

@@ -83,9 +83,15 @@ class Outer:
 
 
 WHOLE: dict[str, Any] = {
-    "count": 3, "kind": "a", "parts": [{"name": "x", "share": 1}], "pair": [1, 2],
-    "named": {"y": {"name": "y", "share": 0.5}}, "flag": True, "maybe": None, "rest": [1],
-}  # fmt: skip
+    "count": 3,
+    "kind": "a",
+    "parts": [{"name": "x", "share": 1}],
+    "pair": [1, 2],
+    "named": {"y": {"name": "y", "share": 0.5}},
+    "flag": True,
+    "maybe": None,
+    "rest": [1],
+}
 
 
 def test_record():

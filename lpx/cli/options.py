@@ -78,9 +78,10 @@ def host_code_option(command: Command) -> Command:
 def factory_option(command: Command) -> Command:
     """`--allow-factory`: passes `allow_factory`."""
     return click.option(
-        "--allow-factory", is_flag=True,
+        "--allow-factory",
+        is_flag=True,
         help="Run the factory that the workspace names to make its model: trust its origin.",
-    )(command)  # fmt: skip
+    )(command)
 
 
 def min_channels_option(command: Command) -> Command:

@@ -38,6 +38,7 @@ from lpx.pipeline.exported import (
 )
 from lpx.pipeline.inside import NAMES, Runtime, choose_runtime, open_inside
 from lpx.pipeline.reporter import SILENT, Reporter
+from lpx.pipeline.runnable import check_card
 from lpx.workspace import Workspace, write_bytes, write_json
 
 FACES = 16
@@ -245,6 +246,7 @@ def _manifest(workspace: Workspace, model: ExportedModel, name: str) -> EngineMa
             f"it names {manifest.model_sha256[:12]}, the model is {model.sha256[:12]}",
             f"run `lpx build --{manifest.precision} --target {manifest.target}` again",
         )
+    check_card(manifest, model)
     return manifest
 
 

@@ -35,6 +35,7 @@ def runnable(
                 f"run `lpx build --{manifest.precision} --target {manifest.target}` again, or "
                 f"remove {folder}",
             )
+        check_card(manifest, model)
         usable, reason = can_run(manifest, machine)
         if usable:
             noted = (*manifest.warnings, *differences(manifest, machine))
@@ -51,6 +52,22 @@ def runnable(
             else "run `lpx build --int8` first",
         )
     return manifests, not_run
+
+
+def check_card(manifest: EngineManifest, model: ExportedModel) -> None:
+    """Make sure that an engine carries the card of the model that it was built from.
+
+    Raises:
+        LpxError: It carries another one.
+    """
+    if manifest.model_card() != model.card:
+        raise LpxError(
+            f"the manifest of engine {manifest.name} has another model card than the exported "
+            "model",
+            "the card decides how faces are prepared and which of them are called fake",
+            f"it was edited: run `lpx build --{manifest.precision} --target {manifest.target}` "
+            "again",
+        )
 
 
 def pick_engine(
