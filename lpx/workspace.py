@@ -115,6 +115,16 @@ def read_regular(path: Path, *, inside: Path | None = None, limit: int | None = 
         return stream.read()
 
 
+def no_follow(path: str, flags: int) -> int:
+    """An opener for files that lpx adds to: one that is a link may name a file of the user's.
+
+    Raises:
+        OSError: The path is a link, or a pipe that nobody reads.
+    """
+    flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+    return os.open(path, flags, 0o666)
+
+
 def read_json(path: Path, remake: str) -> dict[str, Any]:
     """Read a manifest.
 

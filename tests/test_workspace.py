@@ -14,6 +14,7 @@ from lpx.errors import LpxError
 from lpx.workspace import (
     Workspace,
     atomic_path,
+    no_follow,
     read_json,
     read_regular,
     sha256,
@@ -271,3 +272,12 @@ def test_file_outside_its_folder_is_not_read(tmp_path):
             read_regular(inside / name, inside=inside)
     with pytest.raises(OSError, match="the limit is 4"):
         read_regular(inside / "file", limit=4)
+
+
+def test_progress_is_not_written_through_links(tmp_path):
+    victim = tmp_path / "notes.txt"
+    victim.write_text("years of work")
+    (tmp_path / "results.jsonl").symlink_to(victim)
+    with pytest.raises(OSError, match="symbolic links"):
+        no_follow(str(tmp_path / "results.jsonl"), os.O_WRONLY | os.O_APPEND)
+    assert victim.read_text() == "years of work"
