@@ -7,6 +7,9 @@ only place that knows what preprocessing means.
 from __future__ import annotations
 
 import json
+import re
+import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
@@ -14,11 +17,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpx.errors import LpxError
+from lpx.schema import SchemaError, parse_json, read_record
 
 FORMAT = "lpx-card/1"
 METADATA_KEY = "lpx.card"
 """Where the card lies in an ONNX model's metadata properties."""
+MAX_INPUT_SIZE = 4096
+"""Side of a face crop, pixels."""
+MAX_CHANNELS = 65536
+"""Channels of a bottleneck."""
+MAX_RECEPTIVE_FIELD = 1_000_000
+"""Side of what a unit sees, and the distance of units, pixels."""
+MAX_TEXT = 1000
+"""Characters of a text."""
+MIN_STD = 1e-4
+"""Pixels are divided by the deviation: below this, one grey level is a step of 40."""
 _CHOICES: dict[str, tuple[object, ...]] = {
+    "aggregate": ("mean_prob", "lse", "topk", "mean_logit", "own"),
     "channel_order": ("RGB", "BGR"),
     "fake_class": (0, 1),
     "outputs": ("probabilities", "logits"),
@@ -97,7 +112,22 @@ class ModelCard:
         return loaded
 
 
-def card_from_dict(values: dict[str, Any], source: str) -> ModelCard:
+def card_from_json(text: str | bytes, source: str) -> ModelCard:
+    """Read a card back from the JSON of an ONNX model's metadata.
+
+    Raises:
+        LpxError: It is not JSON, or as `card_from_dict`.
+    """
+    try:
+        values = parse_json(text)
+    except SchemaError as error:
+        raise LpxError(
+            f"the model card in {source} is damaged", str(error), "export the checkpoint again"
+        ) from error
+    return card_from_dict(values, source)
+
+
+def card_from_dict(values: object, source: str) -> ModelCard:
     """Read a card back.
 
     Args:
@@ -105,38 +135,87 @@ def card_from_dict(values: dict[str, Any], source: str) -> ModelCard:
         source: Where it was read from, for the error.
 
     Raises:
-        LpxError: Another format, or fields missing or unknown.
+        LpxError: Another format, fields missing or unknown, or a value that no model can have.
     """
-    if values.get("format") != FORMAT:
+    if not isinstance(values, Mapping):
+        raise _wrong(source, "is not an object with fields", "")
+    given = dict(values)
+    version = given.pop("format", None)
+    if version != FORMAT:
         raise LpxError(
-            f"{source}: the model card has format {values.get('format')!r}",
+            f"{source}: the model card has format {ascii(version)[:60]}",
             f"this version of lpx reads {FORMAT!r}",
             "export the checkpoint again with this version, or install the one that wrote it",
         )
-    known = {f.name for f in fields(ModelCard)}
-    given = {k: v for k, v in values.items() if k != "format"}
-    if unknown := sorted(given.keys() - known):
+    known = {f.name: f for f in fields(ModelCard)}
+    if unknown := sorted(str(name)[:60] for name in given.keys() - known.keys()):
         raise LpxError(
-            f"{source}: the model card has unknown fields: {', '.join(unknown)}",
+            f"{source}: the model card has unknown fields: {', '.join(unknown[:10])}",
             "it was written by a newer lpx or edited by hand",
             "update lpx, or export the checkpoint again",
         )
-    try:
-        for name in ("mean", "std", "grid", "classes"):
-            if name in given:
-                given[name] = tuple(given[name])
-        card = ModelCard(**given)
-    except TypeError as error:
-        raise LpxError(
-            f"{source}: the model card is incomplete: {error}",
+    if lost := [n for n in ("architecture", "cut", "aggregate", "input_size") if n not in given]:
+        raise _wrong(
+            source,
+            f"is incomplete: {', '.join(lost)} missing",
             "lpx cannot guess how the model wants its faces",
-            "export the checkpoint again",
-        ) from error
-    for choice, allowed in _CHOICES.items():
-        if getattr(card, choice) not in allowed:
-            raise LpxError(
-                f"{source}: the model card has {choice} {getattr(card, choice)!r}",
-                f"it is one of {', '.join(map(str, allowed))}",
-                "export the checkpoint again",
+        )
+    for name, allowed in _CHOICES.items():
+        one = given.get(name, allowed[0])
+        # By type too: True == 1.
+        if not any(type(one) is type(choice) and one == choice for choice in allowed):
+            said = one if isinstance(one, (str, int, float)) else type(one).__name__
+            raise _wrong(
+                source,
+                f"has {name} {str(said)[:60]!r}",
+                "it is one of " + ", ".join(map(str, allowed)),
             )
+    try:
+        card = read_record(ModelCard, given)
+        _check_values(card)
+    except SchemaError as error:
+        raise _wrong(source, f"is wrong: {error}", "it was edited or damaged") from error
     return card
+
+
+def _wrong(source: str, what: str, why: str) -> LpxError:
+    return LpxError(f"{source}: the model card {what}", why, "export the checkpoint again")
+
+
+def _check_values(card: ModelCard) -> None:
+    """Refuse values of the right type that no model can have.
+
+    Raises:
+        SchemaError: The field, its value, and what it may be.
+    """
+    size = card.input_size
+    _check_range("input_size", size, 1, MAX_INPUT_SIZE)
+    _check_range("bottleneck", card.bottleneck, 0, MAX_CHANNELS)
+    _check_range("aggregate_parameter", card.aggregate_parameter, 0, sys.float_info.max)
+    _check_range("threshold", card.threshold, 0, 1)
+    for value in card.mean:
+        _check_range("mean", value, 0, 1)
+    for value in card.std:
+        _check_range("std", value, MIN_STD, 1)
+    for value in card.grid:
+        _check_range("grid", value, 1, size)
+    if card.receptive_field is not None:
+        _check_range("receptive_field", card.receptive_field, 1, MAX_RECEPTIVE_FIELD)
+    if card.stride is not None:
+        _check_range("stride", card.stride, 1, MAX_RECEPTIVE_FIELD)
+    if card.classes != ("real", "fake"):
+        raise SchemaError(f"classes: {list(card.classes)!a:.100}, expected real and fake, in order")
+    if not re.fullmatch(r"(?:[0-9a-f]{64})?", card.weights_sha256):
+        raise SchemaError(f"weights_sha256: {card.weights_sha256!a:.80} is not a SHA-256")
+    for name in ("architecture", "cut", "crop", "threshold_source"):
+        text = getattr(card, name)
+        if len(text) > MAX_TEXT or not text.isprintable() or not text:
+            raise SchemaError(
+                f"{name}: {text!a:.80} is not a printable text of 1 to {MAX_TEXT} characters"
+            )
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    # Written so that NaN is refused.
+    if not low <= value <= high:
+        raise SchemaError(f"{name}: {value:g} is outside {low:g} to {high:g}")

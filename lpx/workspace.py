@@ -7,17 +7,20 @@ was made from; and one process at a time may write.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lpx.errors import LpxError
+from lpx.schema import MAX_BYTES, parse_json
 
 DEFAULT = Path("lpx-out")
 _SHORT = 16
@@ -89,6 +92,39 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
+def read_regular(path: Path, *, inside: Path | None = None, limit: int | None = None) -> bytes:
+    """The bytes of a regular file: a pipe would keep lpx waiting, a device has no end.
+
+    Args:
+        path: The file.
+        inside: Folder that the file must be in, after links are followed.
+        limit: Largest size, bytes.
+
+    Raises:
+        OSError: It cannot be read, is not a regular file, is elsewhere, or is too large.
+    """
+    if inside is not None and not path.resolve().is_relative_to(inside.resolve()):
+        raise OSError(errno.EPERM, f"it is a link to a file outside {inside}")
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    with open(os.open(path, flags), "rb") as stream:
+        status = os.fstat(stream.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        if limit is not None and status.st_size > limit:
+            raise OSError(errno.EFBIG, f"it has {status.st_size} bytes; the limit is {limit}")
+        return stream.read()
+
+
+def no_follow(path: str, flags: int) -> int:
+    """An opener for files that lpx adds to: one that is a link may name a file of the user's.
+
+    Raises:
+        OSError: The path is a link, or a pipe that nobody reads.
+    """
+    flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+    return os.open(path, flags, 0o666)
+
+
 def read_json(path: Path, remake: str) -> dict[str, Any]:
     """Read a manifest.
 
@@ -100,13 +136,12 @@ def read_json(path: Path, remake: str) -> dict[str, Any]:
         LpxError: Missing or damaged.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(read_regular(path, limit=MAX_BYTES))
     except FileNotFoundError:
         raise LpxError(f"{path} does not exist", "", f"make it with `{remake}`") from None
     except (OSError, ValueError) as error:
-        raise LpxError(
-            f"{path} cannot be read", str(error), f"make it again with `{remake}`"
-        ) from error
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise LpxError(f"{path} cannot be read", why, f"make it again with `{remake}`") from error
     if not isinstance(value, dict):
         raise LpxError(f"{path} is no manifest", "", f"make it again with `{remake}`")
     return value
@@ -157,22 +192,41 @@ class Workspace:
         path = self.root / ".lock"
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            stream = path.open("a+")
+            stream = _open_lock(path)
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise LpxError(
+                    f"{path} is a symbolic link",
+                    "lpx writes its process number into it, and does not write through links",
+                    "remove it",
+                ) from error
             raise unwritable(self.root, error) from error
         with stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 stream.seek(0)
-                holder = stream.read().strip() or "unknown"
+                holder = ascii(stream.read(20).strip())[1:-1] or "unknown"
                 raise LpxError(
                     f"workspace {self.root} is in use by process {holder}",
                     "two processes would overwrite each other's artefacts",
                     "wait for it, or work elsewhere with -w DIR",
                 ) from None
-            stream.seek(0)
-            stream.truncate()
-            stream.write(f"{os.getpid()}\n")
-            stream.flush()
+            if os.fstat(stream.fileno()).st_nlink == 1:
+                # A file with another name too may be one that somebody needs.
+                stream.seek(0)
+                stream.truncate()
+                stream.write(f"{os.getpid()}\n")
+                stream.flush()
             yield
+
+
+def _open_lock(path: Path) -> TextIO:
+    """Open a lock for reading and writing, without following a link or waiting for a pipe."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    handle = os.open(path, flags, 0o666)
+    stream = os.fdopen(handle, "r+", encoding="utf-8", errors="replace")
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise OSError(errno.EINVAL, f"{path.name} in it is not a regular file")
+    return stream

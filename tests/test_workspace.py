@@ -14,7 +14,9 @@ from lpx.errors import LpxError
 from lpx.workspace import (
     Workspace,
     atomic_path,
+    no_follow,
     read_json,
+    read_regular,
     sha256,
     write_bytes,
     write_json,
@@ -214,3 +216,68 @@ def test_reading_does_not_make_the_workspace(tmp_path):
     assert all(path.parent == workspace.root for path in paths)
     assert len(set(paths)) == 4
     assert os.listdir(tmp_path) == []
+
+
+def test_lock_that_is_a_link_does_not_empty_what_it_names(tmp_path):
+    victim = tmp_path / "notes.txt"
+    victim.write_text("years of work")
+    (tmp_path / "lpx-out").mkdir()
+    (tmp_path / "lpx-out/.lock").symlink_to(victim)
+    workspace = Workspace(tmp_path / "lpx-out")
+    with pytest.raises(LpxError, match=r"\.lock is a symbolic link"), workspace.lock():
+        pass
+    assert victim.read_text() == "years of work"
+
+
+def test_lock_with_another_name_is_held_but_not_written(tmp_path):
+    victim = tmp_path / "notes.txt"
+    victim.write_text("years of work")
+    (tmp_path / ".lock").hardlink_to(victim)
+    first, second = Workspace(tmp_path), Workspace(tmp_path)
+    with first.lock(), pytest.raises(LpxError, match="is in use"), second.lock():
+        pass
+    assert victim.read_text() == "years of work"
+
+
+def test_lock_that_is_a_pipe_does_not_keep_lpx_waiting(tmp_path):
+    os.mkfifo(tmp_path / ".lock")
+    with pytest.raises(LpxError, match="cannot be written"), Workspace(tmp_path).lock():
+        pass
+
+
+def test_pipe_in_place_of_a_manifest_does_not_keep_lpx_waiting(tmp_path):
+    os.mkfifo(tmp_path / "manifest.json")
+    with pytest.raises(LpxError, match="cannot be read") as caught:
+        read_json(tmp_path / "manifest.json", "lpx build")
+    assert caught.value.why == "it is not a regular file"
+
+
+@pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": 1, "a": 2}', "[" * 100_000, '{"a": 1e999}'])
+def test_json_that_no_command_wrote(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(LpxError, match="cannot be read"):
+        read_json(tmp_path / "manifest.json", "lpx build")
+
+
+def test_file_outside_its_folder_is_not_read(tmp_path):
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (tmp_path / "secret").write_bytes(b"secret")
+    (inside / "link").symlink_to(tmp_path / "secret")
+    (inside / "file").write_bytes(b"plain")
+    (inside / "own").symlink_to("file")
+    assert read_regular(inside / "own", inside=inside) == b"plain"
+    for name in ("link", "../secret", str(tmp_path / "secret")):
+        with pytest.raises(OSError, match="outside"):
+            read_regular(inside / name, inside=inside)
+    with pytest.raises(OSError, match="the limit is 4"):
+        read_regular(inside / "file", limit=4)
+
+
+def test_progress_is_not_written_through_links(tmp_path):
+    victim = tmp_path / "notes.txt"
+    victim.write_text("years of work")
+    (tmp_path / "results.jsonl").symlink_to(victim)
+    with pytest.raises(OSError, match="symbolic links"):
+        no_follow(str(tmp_path / "results.jsonl"), os.O_WRONLY | os.O_APPEND)
+    assert victim.read_text() == "years of work"

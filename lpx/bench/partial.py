@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from lpx.data.face_set import Skipped
 from lpx.engines.base import Prediction
-from lpx.workspace import unwritable, write_json
+from lpx.workspace import no_follow, unwritable, write_json
 
 FOLDER = "bench.partial"
 _HEADER = struct.Struct("<4sIIIII")
@@ -64,7 +64,7 @@ class ScoreStore:
             return []
         frames, end = _parse(data)
         if end < len(data):
-            with path.open("r+b") as stream:
+            with open(path, "r+b", opener=no_follow) as stream:
                 stream.truncate(end)
         return frames
 
@@ -99,7 +99,7 @@ class ScoreStore:
         if not (self.folder / _OF).exists():
             write_json(self.folder / _OF, self.of)
         try:
-            with path.open("ab") as stream:
+            with open(path, "ab", opener=no_follow) as stream:
                 stream.write(data)
         except OSError as error:
             raise unwritable(path, error) from error

@@ -14,6 +14,7 @@ from lpx.engines.base import Engine, Prediction
 from lpx.errors import LpxError
 
 BATCH = 16
+_ROUNDING = 1e-3
 
 Progress = Callable[[int, int], None]
 
@@ -159,20 +160,27 @@ def said(error: Exception) -> str:
 def check_finite(
     name: str, prediction: Prediction, faces: FaceSet, indices: NDArray[np.int64]
 ) -> None:
-    """Refuse NaN and infinite scores.
+    """Refuse scores that are no probabilities: NaN, infinite, or outside [0, 1].
 
     Raises:
         LpxError: The engine and the first such face.
     """
-    finite = np.isfinite(prediction.score)
-    if not finite.all():
-        worst = faces.faces[int(indices[int(np.argmin(finite))])].name
+    likely = are_probabilities(prediction.score)
+    if not likely.all():
+        at = int(np.argmin(likely))
         raise LpxError(
-            f"{name} gives the score {prediction.score[int(np.argmin(finite))]} to face {worst}",
-            "a score is a probability; one that is no number makes every figure meaningless",
+            f"{name} gives the score {prediction.score[at]} to face "
+            f"{faces.faces[int(indices[at])].name}",
+            "scores must be probabilities, from 0 to 1; others make every figure meaningless",
             "see with `lpx predict --crops FACE --engine torch` whether the checkpoint does so "
             "too; if it does not, build the engine again, or in another precision",
         )
+
+
+def are_probabilities(scores: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which scores [N] are in [0, 1]; NaN is not."""
+    # Half precision may round a mean of probabilities to a little over 1.
+    return (scores >= -_ROUNDING) & (scores <= 1 + _ROUNDING)
 
 
 def _join(parts: list[Prediction]) -> Prediction:

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lpx.arrays import read_arrays
 from lpx.calibration.observer import Observer
 from lpx.data.face_set import Skipped
+from lpx.schema import parse_json
 from lpx.workspace import write_bytes
 
 _FORMAT = "lpx-calibration/2"
@@ -65,22 +67,22 @@ def save_progress(path: Path, key: Mapping[str, str], progress: Progress) -> Non
 def load_progress(path: Path, key: Mapping[str, str]) -> Progress | None:
     """Read progress; None where there is none, or it is of something else, or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            about = json.loads(stored["about"].tobytes())
-            if about["format"] != _FORMAT or about["key"] != dict(key):
-                return None
-            observers = {}
-            for number, name in enumerate(about["tensors"]):
-                sums = stored[f"sums{number}"]
-                observer = Observer(len(sums))
-                observer.histogram.counts[:] += stored[f"counts{number}"]
-                low, high = stored[f"limits{number}"]
-                observer.histogram.low, observer.histogram.high = float(low), float(high)
-                observer.mean.sums += sums
-                observer.mean.count = int(stored[f"faces{number}"])
-                observers[name] = observer
-            skipped = tuple(Skipped(name, reason) for name, reason in about["skipped"])
-            return Progress(int(about["position"]), skipped, observers)
+        stored = read_arrays(path)
+        about = parse_json(stored["about"].tobytes())
+        if about["format"] != _FORMAT or about["key"] != dict(key):
+            return None
+        observers = {}
+        for number, name in enumerate(about["tensors"]):
+            sums = stored[f"sums{number}"]
+            observer = Observer(len(sums))
+            observer.histogram.counts[:] += stored[f"counts{number}"]
+            low, high = stored[f"limits{number}"]
+            observer.histogram.low, observer.histogram.high = float(low), float(high)
+            observer.mean.sums += sums
+            observer.mean.count = int(stored[f"faces{number}"])
+            observers[name] = observer
+        skipped = tuple(Skipped(name, reason) for name, reason in about["skipped"])
+        return Progress(int(about["position"]), skipped, observers)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         # What is lost is a part of one pass, and the pass makes it again.
         return None

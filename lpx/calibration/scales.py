@@ -10,6 +10,7 @@ from typing import Any
 from lpx.calibration.methods import DEFAULT_METHOD, METHODS
 from lpx.errors import LpxError
 from lpx.graph.insert_qdq import Range
+from lpx.schema import SchemaError, read_record
 from lpx.workspace import read_json, write_json
 
 FORMAT = "lpx-scales/2"
@@ -152,14 +153,27 @@ def load_scales(path: Path, model_sha256: str) -> Scales:
             "remove it and run `lpx build --int8` again",
         )
     try:
-        tensors = {
-            name: TensorScale(**{**t, "means": tuple(t["means"])})
-            for name, t in values.pop("tensors").items()
-        }
-        for name in ("identities", "videos", "candidates"):
-            values[name] = tuple(values[name])
-        return Scales(tensors=tensors, **values)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise LpxError(
-            f"{path} is damaged", f"{type(error).__name__}: {error}", "remove it"
-        ) from error
+        scales = read_record(Scales, values)
+        _check_values(scales)
+    except SchemaError as error:
+        raise LpxError(f"{path} is damaged", str(error), "remove it") from error
+    return scales
+
+
+def _check_values(scales: Scales) -> None:
+    """Refuse values of the right type that no calibration gives.
+
+    Raises:
+        SchemaError: The tensor or field, and what is wrong.
+    """
+    methods = {IMPORTED} if scales.method == IMPORTED else set(METHODS)
+    if scales.method not in methods:
+        raise SchemaError(f"method: {scales.method[:60]!a} is unknown")
+    if scales.face_count < 0 or scales.seconds < 0 or scales.pass_seconds < 0:
+        raise SchemaError("face_count, seconds and pass_seconds are at least 0")
+    for name, tensor in scales.tensors.items():
+        where = f"tensors.{name[:100]}"
+        if tensor.low > tensor.high or tensor.count < 0:
+            raise SchemaError(f"{where}: low is above high, or count below 0")
+        if tensor.peaks.keys() != methods or any(peak < 0 for peak in tensor.peaks.values()):
+            raise SchemaError(f"{where}: peaks are not one of at least 0 for each method")

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lpx.cli.options import data_options, host_code_option, json_option, workspace_option
+from lpx.cli.options import (
+    data_options,
+    factory_option,
+    host_code_option,
+    json_option,
+    workspace_option,
+)
 from lpx.data.roots import DataPlaces
 from lpx.errors import LpxError
 from lpx.workspace import Workspace
@@ -93,6 +99,7 @@ def times_of(
 @click.option("--allow-overlap", is_flag=True,
               help="Measure even on faces that an engine was calibrated on.")  # fmt: skip
 @host_code_option
+@factory_option
 @data_options
 @workspace_option
 @json_option
@@ -101,8 +108,8 @@ def bench(
     candidates: tuple[str, ...] | None, margin: float, latency_seconds: float,
     batches: tuple[int, ...], in_flight: int, energy: bool, energy_seconds: float,
     like_trtexec: str | None, trtexec_times: list[tuple[Path, str | None]], no_stages: bool,
-    allow_overlap: bool, allow_host_code: bool, places: DataPlaces, workspace: Workspace,
-    as_json: bool,
+    allow_overlap: bool, allow_host_code: bool, allow_factory: bool, places: DataPlaces,
+    workspace: Workspace, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure every engine against the PyTorch checkpoint, on a labelled face set.
 
@@ -122,7 +129,8 @@ def bench(
             energy_seconds=energy_seconds if energy else 0.0,
             like_trtexec=_RELEASES[like_trtexec] if like_trtexec else None,
             trtexec_times=trtexec_times, stages=not no_stages, allow_overlap=allow_overlap,
-            allow_host_code=allow_host_code, places=places, report=report,
+            allow_host_code=allow_host_code, allow_factory=allow_factory, places=places,
+            report=report,
         )  # fmt: skip
     if as_json:
         click.echo(json.dumps(done.report, indent=2))

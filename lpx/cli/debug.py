@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lpx.cli.options import host_code_option, json_option, workspace_option
+from lpx.cli.options import factory_option, host_code_option, json_option, workspace_option
 from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -40,12 +40,13 @@ _WORST = 10
               help="Where layers.json and layers.png go.  [default: debug/ENGINE in the "
               "workspace]")  # fmt: skip
 @host_code_option
+@factory_option
 @workspace_option
 @json_option
 def debug(
     engine: str, faces: str | None, count: int, tolerance: float | None, against: str,
     sensitivity: bool, ran_in: str | None, out: Path | None, allow_host_code: bool,
-    workspace: Workspace, as_json: bool,
+    allow_factory: bool, workspace: Workspace, as_json: bool,
 ) -> None:  # fmt: skip
     """Compare every layer of ENGINE, as onnxruntime-int8, with the float32 graph.
 
@@ -66,7 +67,7 @@ def debug(
             workspace, engine, faces=faces, count=count, tolerance=tolerance,
             against=against,  # type: ignore[arg-type]
             sensitivity=sensitivity, ran_in=ran_in,  # type: ignore[arg-type]
-            allow_host_code=allow_host_code, out=out, report=report,
+            allow_host_code=allow_host_code, allow_factory=allow_factory, out=out, report=report,
         )  # fmt: skip
     if as_json:
         click.echo(json.dumps(debugging.to_values(done), indent=2))

@@ -75,6 +75,15 @@ def host_code_option(command: Command) -> Command:
     )(command)  # fmt: skip
 
 
+def factory_option(command: Command) -> Command:
+    """`--allow-factory`: passes `allow_factory`."""
+    return click.option(
+        "--allow-factory",
+        is_flag=True,
+        help="Run the factory that the workspace names to make its model: trust its origin.",
+    )(command)
+
+
 def min_channels_option(command: Command) -> Command:
     """`--min-channels N`: passes `min_channels`."""
     return click.option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpx.cli.options import host_code_option, json_option, workspace_option
+from lpx.cli.options import factory_option, host_code_option, json_option, workspace_option
 from lpx.data.wording import counted
 from lpx.workspace import Workspace
 
@@ -45,12 +45,13 @@ def _frames(context: click.Context, parameter: click.Parameter, value: str) -> i
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for pictures and tables.")
 @host_code_option
+@factory_option
 @workspace_option
 @json_option
 def predict(
     path: Path, crops: bool, limit: int | None, frames: int | None, detector: str,
     crop: str | None, overlay: bool, engine: str | None, out: Path | None, allow_host_code: bool,
-    workspace: Workspace, as_json: bool,
+    allow_factory: bool, workspace: Workspace, as_json: bool,
 ) -> None:  # fmt: skip
     """Score every face in the image or video PATH, or in all of those below folder PATH.
 
@@ -72,7 +73,7 @@ def predict(
         found = pipeline.predict(
             workspace, path, engine=engine, out=out, crops=crops, limit=limit, frames=frames,
             detector=detector, crop=crop, overlay=overlay,
-            allow_host_code=allow_host_code, report=report,
+            allow_host_code=allow_host_code, allow_factory=allow_factory, report=report,
         )  # fmt: skip
     if as_json:
         click.echo(json.dumps(_values(found), indent=2))

@@ -20,6 +20,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from lpx.arrays import read_arrays
 from lpx.data.columns import Coded, Columns, Identities, Strings, paired
 from lpx.data.face_set import FaceSet
 from lpx.data.face_table import Details, FaceTable, check_inside
@@ -300,9 +301,7 @@ def _read_table(folder: Path, values: dict[str, Any]) -> FaceTable:
     try:
         if sha256(path) != values.get("table_sha256"):
             raise ValueError(f"it is not the table that {FILE} describes (its SHA-256 differs)")
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-        table = _table(folder, arrays, count)
+        table = _table(folder, read_arrays(path), count)
     except FileNotFoundError:
         raise _damaged(path, "it does not exist") from None
     except (

@@ -14,6 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from lpx.arrays import read_arrays
 from lpx.data.face_csv import ADVICE, COLUMNS, inside_folder, split_of
 from lpx.data.pseudo_fakes import Landmarks
 from lpx.data.text_table import read_table
@@ -86,8 +87,8 @@ def load_landmarked(folder: Path) -> tuple[LandmarkedFace, ...]:
 def _read_landmarks(path: Path) -> dict[str, Landmarks]:
     """The landmarks of each file, by its name."""
     try:
-        with np.load(path) as archive:
-            names, points = archive["files"].tolist(), np.asarray(archive["points"])
+        arrays = read_arrays(path)
+        names, points = arrays["files"].tolist(), arrays["points"]
         _check_landmarks(names, points)
     except (
         *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError),

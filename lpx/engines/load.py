@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
+from lpx.card import METADATA_KEY, card_from_json
 from lpx.engines.base import Engine
 from lpx.engines.manifest import EngineManifest, read_manifest
 from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
-from lpx.engines.onnxruntime_gpu import OnnxRuntimeGpuEngine
+from lpx.engines.onnxruntime_gpu import PROVIDER_OPTIONS, OnnxRuntimeGpuEngine
 from lpx.errors import LpxError
+from lpx.workspace import read_regular
 
 GRAPH = "graph.onnx"
 """What a TensorRT engine was built from, beside it."""
@@ -38,13 +41,15 @@ def load(
     manifest, data = read_engine(folder)
     if manifest.target == "onnxruntime":
         size = manifest.model_card().input_size
-        return OnnxRuntimeEngine(data, size, shares_cores=shares_cores)
+        engine = OnnxRuntimeEngine(data, size, shares_cores=shares_cores)
+        _check_card(manifest, engine.session.get_modelmeta().custom_metadata_map)
+        return engine
     if manifest.target == "onnxruntime-cuda" or manifest.target == "onnxruntime-tensorrt":
         return OnnxRuntimeGpuEngine(
             data,
             manifest.model_card().input_size,
             manifest.target,
-            manifest.options["provider"],
+            _provider(manifest),
             folder / "cache",
             max(manifest.batches),
         )
@@ -59,6 +64,37 @@ def load(
     )
 
 
+def _check_card(manifest: EngineManifest, metadata: Mapping[str, str]) -> None:
+    """Compare the card in the manifest with the one in the engine, which is under its SHA-256."""
+    text = metadata.get(METADATA_KEY)
+    if text is not None and card_from_json(text, manifest.file) != manifest.model_card():
+        raise LpxError(
+            f"the manifest of engine {manifest.name} and {manifest.file} carry different model "
+            "cards",
+            "the card decides how faces are prepared and which of them are called fake",
+            "one of them was edited: run `lpx build` again",
+        )
+
+
+def _provider(manifest: EngineManifest) -> dict[str, str]:
+    """The options of ONNX Runtime's provider, of which others may name files with code."""
+    given = manifest.options.get("provider")
+    if not given or not manifest.batches:
+        raise LpxError(
+            f"the manifest of engine {manifest.name} lacks its provider's options or batches",
+            "it was edited or damaged",
+            "run `lpx build` again",
+        )
+    if unknown := sorted(given.keys() - PROVIDER_OPTIONS):
+        raise LpxError(
+            f"the manifest of engine {manifest.name} has provider options that lpx does not set: "
+            f"{', '.join(map(ascii, unknown[:5]))}",
+            "such options can load libraries or write files anywhere",
+            "it was edited: run `lpx build` again",
+        )
+    return dict(given)
+
+
 def read_engine(folder: Path) -> tuple[EngineManifest, bytes]:
     """The manifest of the engine in `folder`, and the engine's bytes, which fit it.
 
@@ -67,7 +103,8 @@ def read_engine(folder: Path) -> tuple[EngineManifest, bytes]:
     """
     manifest = read_manifest(folder)
     data = _read(
-        folder / manifest.file,
+        folder,
+        manifest.file,
         manifest.engine_sha256,
         "the engine that its manifest describes",
         "its manifest does, so it was removed",
@@ -88,7 +125,8 @@ def read_graph(folder: Path, manifest: EngineManifest) -> bytes:
     if manifest.target.startswith("onnxruntime"):
         return read_engine(folder)[1]
     return _read(
-        folder / GRAPH,
+        folder,
+        GRAPH,
         # Engines of before this was noted are taken as they are.
         manifest.options.get("graph_sha256"),
         f"the graph that {manifest.name} was built from",
@@ -96,11 +134,16 @@ def read_graph(folder: Path, manifest: EngineManifest) -> bytes:
     )
 
 
-def _read(path: Path, digest: str | None, what: str, why_needed: str) -> bytes:
+def _read(folder: Path, name: str, digest: str | None, what: str, why_needed: str) -> bytes:
     """The bytes of a file of an engine, after checking them where their SHA-256 is known."""
-    if not path.is_file():
+    path = folder / name
+    if not path.exists():
         raise LpxError(f"{path} does not exist", why_needed, "run `lpx build` again")
-    data = path.read_bytes()
+    try:
+        data = read_regular(path, inside=folder)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise LpxError(f"{path} cannot be read", why, "run `lpx build` again") from error
     found = hashlib.sha256(data).hexdigest()
     if digest is not None and found != digest:
         raise LpxError(

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path, PurePath
 from typing import Any, Literal, get_args
 
 from lpx.card import ModelCard, card_from_dict
 from lpx.errors import LpxError
+from lpx.schema import SchemaError, read_record
 from lpx.workspace import read_json, write_json
 
 FORMAT = "lpx-engine/1"
 FILE = "manifest.json"
+MAX_BATCH = 1 << 20
+"""Faces in one call."""
 
 Target = Literal[
     "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx"
-]  # fmt: skip
+]
 Precision = Literal["fp32", "fp16", "int8"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -27,7 +31,8 @@ class EngineManifest:
     """An engine's identity card.
 
     Attributes:
-        name: Folder name, `<target>-<precision>`, and `-dla<core>` where that runs it.
+        name: Name of its folder; as built, `<target>-<precision>`, and `-dla<core>` where that
+            runs it.
         target: What runs it.
         precision: What its convolutions compute in.
         dialect: How precision is written in the graph it was built from.
@@ -102,8 +107,10 @@ def write_manifest(folder: Path, manifest: EngineManifest) -> None:
 def read_manifest(folder: Path) -> EngineManifest:
     """Read an engine's manifest.
 
+    Its name is that of the folder: in a copy under another name, it is not that of the original.
+
     Raises:
-        LpxError: Missing, damaged, or of another format.
+        LpxError: Missing, damaged, of another format, or with values that no engine can have.
     """
     path = folder / FILE
     values = read_json(path, "lpx build")
@@ -122,6 +129,100 @@ def read_manifest(folder: Path) -> EngineManifest:
             "it was edited or damaged",
             "run `lpx build` again",
         )
-    for name in ("batches", "compute_capabilities", "placement", "warnings"):
-        values[name] = tuple(values[name])
-    return EngineManifest(**values)
+    try:
+        manifest = read_record(EngineManifest, values)
+        _check_values(manifest)
+    except SchemaError as error:
+        raise LpxError(f"{path} is damaged", str(error), "run `lpx build` again") from error
+    manifest = replace(manifest, name=_folder_name(folder))
+    manifest.model_card()
+    return manifest
+
+
+def _folder_name(folder: Path) -> str:
+    name = folder.absolute().name
+    if not is_plain_name(name):
+        raise LpxError(
+            f"{str(folder)!a} is not a name that an engine can have",
+            "it is printed, and part of other names",
+            "rename the folder",
+        )
+    return name
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a text names a file or folder in the current one, and can be printed."""
+    return (
+        name != ""
+        and name.isprintable()
+        and PurePath(name).name == name
+        and not name.startswith(".")
+        and "\\" not in name
+        and len(name.encode()) <= 255
+    )
+
+
+def _check_values(manifest: EngineManifest) -> None:
+    """Refuse values of the right type that no engine can have.
+
+    Raises:
+        SchemaError: The field and its value.
+    """
+    for name in ("name", "file"):
+        if not is_plain_name(value := getattr(manifest, name)):
+            raise SchemaError(f"{name}: {value[:100]!a} is not the plain name of a file")
+    for name in ("engine_sha256", "model_sha256"):
+        if not re.fullmatch("[0-9a-f]{64}", value := getattr(manifest, name)):
+            raise SchemaError(f"{name}: {value[:100]!a} is not a SHA-256")
+    if not all(1 <= batch <= MAX_BATCH for batch in manifest.batches):
+        raise SchemaError(f"batches: one is outside 1 to {MAX_BATCH}")
+    for name in ("convolutions", "multiply_accumulates"):
+        if any(count < 0 for count in getattr(manifest, name).values()):
+            raise SchemaError(f"{name}: a count is below 0")
+    if manifest.calibration is not None:
+        known = {f.name for f in fields(_Calibration)}
+        stated = {name: one for name, one in manifest.calibration.items() if name in known}
+        read_record(_Calibration, stated, "calibration")
+    read_record(
+        _Options, {n: manifest.options[n] for n in _OPTIONS & manifest.options.keys()}, "options"
+    )
+
+
+@dataclass(frozen=True)
+class _Calibration:
+    """What of `EngineManifest.calibration` lpx goes by; it says more."""
+
+    method: str = ""
+    faces: str = ""
+    split: str = ""
+    face_count: int = 0
+    faces_digest: str = ""
+    set_digest: str = ""
+    identities: tuple[str, ...] = ()
+    videos: tuple[str, ...] = ()
+    warning: str = ""
+    weights: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Profile:
+    minimum: int
+    optimum: int
+    maximum: int
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What of `EngineManifest.options` lpx goes by; it says more."""
+
+    profiles: tuple[_Profile, ...] = ()
+    workspace_mib: int | None = None
+    optimisation_level: int | None = None
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    dla_core: int | None = None
+    graph_sha256: str | None = None
+    provider: dict[str, str] = field(default_factory=dict)
+
+
+_OPTIONS = {f.name for f in fields(_Options)}

@@ -61,6 +61,24 @@ def check_int8(target: Target) -> None:
         )
 
 
+PROVIDER_OPTIONS = frozenset(
+    {
+        "cudnn_conv_algo_search",
+        "use_tf32",
+        "trt_engine_cache_enable",
+        "trt_timing_cache_enable",
+        "trt_fp16_enable",
+        "trt_int8_enable",
+        "trt_profile_min_shapes",
+        "trt_profile_opt_shapes",
+        "trt_profile_max_shapes",
+        "trt_max_workspace_size",
+        "trt_builder_optimization_level",
+    }
+)
+"""All that `provider_options` may set."""
+
+
 def provider_options(
     target: Target, precision: Precision, span: BatchRange, size: int,
     workspace_mib: int | None, optimisation_level: int | None,

@@ -8,7 +8,7 @@ from typing import Any
 
 from lpx.engines.load import read_graph
 from lpx.engines.makers import flavour_of
-from lpx.engines.manifest import EngineManifest
+from lpx.engines.manifest import EngineManifest, is_plain_name
 from lpx.engines.tensorrt import (
     Batches,
     BatchRange,
@@ -17,6 +17,7 @@ from lpx.engines.tensorrt import (
     TensorRTTensors,
     build_plan,
 )
+from lpx.workspace import read_regular
 
 
 def build_watched(
@@ -38,7 +39,9 @@ def build_watched(
         LpxError: The engine's graph is missing or altered, or TensorRT refuses.
     """
     options = manifest.options
-    cache = folder / "calibration.cache"
+    cache = None
+    if manifest.dialect == "calibration-cache":
+        cache = read_regular(folder / "calibration.cache", inside=folder)
     # What is watched has other layers, whose times no frozen cache need hold.
     return build_plan(
         read_graph(folder, manifest),
@@ -49,7 +52,7 @@ def build_watched(
         workspace_mib=options["workspace_mib"],
         optimisation_level=options["optimisation_level"],
         timing_cache=_timing_cache(timing_caches, options["timing_cache"]),
-        calibration_cache=cache.read_bytes() if manifest.dialect == "calibration-cache" else None,
+        calibration_cache=cache,
         progress=progress,
         version_compatible=options["version_compatible"],
         hardware_compatible=options["hardware_compatible"],
@@ -77,5 +80,8 @@ def _batches(profiles: Sequence[dict[str, int]]) -> Batches:
 
 
 def _timing_cache(folder: Path, noted: dict[str, Any] | None) -> bytes | None:
-    path = folder / noted["file"] if noted else None
-    return path.read_bytes() if path is not None and path.is_file() else None
+    name = noted.get("file") if noted else None
+    if not isinstance(name, str) or not is_plain_name(name):
+        return None
+    path = folder / name
+    return read_regular(path, inside=folder) if path.is_file() else None

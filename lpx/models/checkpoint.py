@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -136,7 +138,12 @@ def load_checkpoint(
 
 
 def load_factory(
-    spec: str, path: Path | None, foreign: ForeignModel, weights_key: str | None = None
+    spec: str,
+    path: Path | None,
+    foreign: ForeignModel,
+    weights_key: str | None = None,
+    *,
+    here_first: bool = True,
 ) -> Detector:
     """Call a user's `package.module:function`, and load `path` into what it returns.
 
@@ -145,12 +152,15 @@ def load_factory(
         path: File with the weights to load into the module; None where the factory loads its own.
         foreign: Input size, preprocessing, and what the outputs mean.
         weights_key: Where the weights stand in the file; None to look for them.
+        here_first: Look in the current folder before the environment, for a spec that the user
+            typed. One that was read from a file must not be found in a file that happens to lie
+            here under the name of an installed package.
 
     Raises:
         LpxError: Not importable, not a module, weights that do not fit, or outputs other than
             score [B] or (score [B], map [B, h, w]).
     """
-    inner = _call_factory(spec)
+    inner = _call_factory(spec, here_first=here_first)
     notes: list[str] = []
     provenance: dict[str, Any] = {}
     if path is not None:
@@ -213,13 +223,34 @@ def _concluded(
         return conclude(inner, spec, foreign.input_size, foreign.fake_class, foreign.outputs)
 
 
-def _call_factory(spec: str) -> nn.Module:
+_SPEC = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+
+
+@contextmanager
+def _current_folder(*, first: bool) -> Iterator[None]:
+    """Let imports search the current folder, before or after the environment.
+
+    Afterwards it stays at the end: a model may import what it needs when it is called, but a file
+    that happens to lie here must not take the place of a package that lpx itself imports later.
+    """
+    rest = [entry for entry in sys.path if entry]
+    sys.path[:] = ["", *rest] if first else [*rest, ""]
+    try:
+        yield
+    finally:
+        sys.path[:] = [*(entry for entry in sys.path if entry), ""]
+
+
+def _call_factory(spec: str, *, here_first: bool) -> nn.Module:
     package, _, function = spec.partition(":")
     fix = "give --factory package.module:function, importable from here, that returns an nn.Module"
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    if not _SPEC.fullmatch(spec):
+        raise LpxError(
+            f"--factory {spec} cannot be called", "it names no function of a module", fix
+        )
     try:
-        module = getattr(importlib.import_module(package), function)()
+        with _current_folder(first=here_first):
+            module = getattr(importlib.import_module(package), function)()
     except Exception as error:
         # The user's code may raise anything, when imported and when called.
         why = f"{type(error).__name__}: {error}"

@@ -23,6 +23,8 @@ _SAVE = "torch.save(model.state_dict(), ...)"
 _ZIP = b"PK\x03\x04"
 _REPLACED = "download it again"
 _HEAD_BYTES = 512
+MAX_REPEATED_BYTES = 64 << 20
+"""Bytes of tensors that the file does not hold: of views with stride 0, or sparse tensors."""
 
 # How torch's reader reports a pickle that names something other than tensors and plain values.
 _CODE = ("GLOBAL", "call reduce", "Can only create", "Can only build")
@@ -116,7 +118,36 @@ def read_weights(path: Path) -> dict[str, Any]:
         raise _unreadable(path, _damage(path, head, error)) from error
     if not isinstance(content, Mapping):
         raise _unreadable(path, f"it holds a {type(content).__name__}")
+    _check_sizes(path, content)
     return dict(content)
+
+
+def _check_sizes(path: Path, content: object) -> None:
+    """Refuse tensors that are larger than what the file holds of them.
+
+    A stride of 0 repeats one number for ever: a kilobyte would ask for terabytes when it is copied.
+
+    Raises:
+        LpxError: All of them together repeat more than `MAX_REPEATED_BYTES`.
+    """
+    repeated = 0
+    rest, seen = [content], set()
+    while rest:
+        one = rest.pop()
+        if isinstance(one, torch.Tensor):
+            size = one.numel() * one.element_size()
+            stored = one.untyped_storage().nbytes() if one.layout == torch.strided else 0
+            repeated += max(0, size - stored)
+            if repeated > MAX_REPEATED_BYTES:
+                raise LpxError(
+                    f"{path} holds tensors of more than its bytes, such as one of "
+                    f"{list(one.shape)} ({size / 2**20:.0f} MiB, {stored / 2**20:.0f} in the file)",
+                    f"the limit for repeated or sparse values is {MAX_REPEATED_BYTES >> 20} MiB",
+                    f"where it was made, save dense tensors with {_SAVE}",
+                )
+        elif isinstance(one, (Mapping, list, tuple)) and id(one) not in seen:
+            seen.add(id(one))  # a pickle may hold itself
+            rest.extend(one.values() if isinstance(one, Mapping) else one)
 
 
 def _unreadable(path: Path, why: str, fix: str = "") -> LpxError:

@@ -79,6 +79,7 @@ def bench(
     stages: bool = True,
     allow_overlap: bool = False,
     allow_host_code: bool = False,
+    allow_factory: bool = False,
     places: DataPlaces = DataPlaces(),  # noqa: B008 (frozen)
     report: Reporter = SILENT,
 ) -> Benched:
@@ -106,6 +107,7 @@ def bench(
             stage that loses AUC is named.
         allow_overlap: Measure, with a warning, on faces that an engine was calibrated on.
         allow_host_code: Load version-compatible plans, which carry code that runs in this process.
+        allow_factory: Run the factory that the workspace names to make its PyTorch model.
         places: Where the videos and prepared faces of public data sets lie.
         report: Told what happens.
 
@@ -129,7 +131,8 @@ def bench(
     if not allow_overlap:
         _check_disjoint(manifests, faces)
     with workspace.lock(), ExitStack() as stack:
-        reference = stack.enter_context(closing(TorchEngine(read_reference(workspace, model))))
+        detector = read_reference(workspace, model, allow_factory=allow_factory)
+        reference = stack.enter_context(closing(TorchEngine(detector)))
         loaded, broken = _load(workspace, manifests, stack, allow_host_code)
         graphs = _graphs(workspace, model, manifests, stack) if stages else None
         store = _store(workspace, model, faces, manifests, graphs)

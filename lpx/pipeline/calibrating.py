@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import resource
 import time
 from contextlib import closing
@@ -20,7 +19,7 @@ from lpx.calibration.calibrate import calibrate as observe
 from lpx.calibration.methods import METHODS
 from lpx.calibration.ranges import face_ranges
 from lpx.calibration.scales import Scales, save_scales
-from lpx.card import METADATA_KEY, ModelCard, card_from_dict
+from lpx.card import METADATA_KEY, ModelCard, card_from_json
 from lpx.data.face_set import FaceSet, ImageFile, Skipped
 from lpx.data.roots import DataPlaces
 from lpx.engines.base import Prediction
@@ -203,11 +202,7 @@ def read_model(workspace: Workspace, path: Path | None) -> tuple[bytes, ModelCar
             "without it nobody knows what the model takes",
             "name a model that `lpx export` wrote",
         )
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise LpxError(f"the model card in {path} is damaged", str(error), "export again") from None
-    return data, card_from_dict(values, str(path))
+    return data, card_from_json(text, str(path))
 
 
 def choose(

@@ -38,6 +38,7 @@ from lpx.pipeline.exported import (
 )
 from lpx.pipeline.inside import NAMES, Runtime, choose_runtime, open_inside
 from lpx.pipeline.reporter import SILENT, Reporter
+from lpx.pipeline.runnable import check_card
 from lpx.workspace import Workspace, write_bytes, write_json
 
 FACES = 16
@@ -92,6 +93,7 @@ def debug(
     sensitivity: bool = False,
     ran_in: Runtime | None = None,
     allow_host_code: bool = False,
+    allow_factory: bool = False,
     out: Path | None = None,
     report: Reporter = SILENT,
 ) -> Debugged:
@@ -108,6 +110,7 @@ def debug(
         ran_in: What computes the engine's tensors. None for TensorRT where the engine is one of
             TensorRT's and runs here, and its graph in ONNX Runtime else.
         allow_host_code: Load a version-compatible TensorRT plan, which carries code that runs here.
+        allow_factory: Run the factory that the workspace names, for `against` "torch".
         out: Folder to write to.
         report: Told what happens.
 
@@ -128,7 +131,11 @@ def debug(
     pool = open_faces(workspace, faces or "demo", "test", out, report=report).first(count)
     target, size = _target(model, manifest), model.card.input_size
     batches, skipped = _decode(pool, batch_size(target), size)
-    reference = _checkpoint(workspace, model, manifest, target) if against == "torch" else None
+    reference = (
+        _checkpoint(workspace, model, manifest, target, allow_factory)
+        if against == "torch"
+        else None
+    )
     report.say(f"comparing {manifest.name} with {against} on {sum(map(len, batches))} faces")
     # ONNX Runtime's optimiser is no part of a TensorRT engine.
     as_written = manifest.target != "onnxruntime"
@@ -188,7 +195,11 @@ def _check(count: int, tolerance: float | None, against: Against, *, sensitivity
 
 
 def _checkpoint(
-    workspace: Workspace, model: ExportedModel, manifest: EngineManifest, target: bytes
+    workspace: Workspace,
+    model: ExportedModel,
+    manifest: EngineManifest,
+    target: bytes,
+    allow_factory: bool,
 ) -> TensorSource:
     """The checkpoint's modules, matched with the layers of the float graph."""
     if _equalised(manifest):
@@ -201,8 +212,9 @@ def _checkpoint(
     from lpx.engines.torch_layers import TorchLayers
     from lpx.pipeline.reference import read_reference
 
+    detector = read_reference(workspace, model, allow_factory=allow_factory)
     graph = read_named(target, "the float model")
-    return TorchLayers(read_reference(workspace, model), graph, layers_of(graph))
+    return TorchLayers(detector, graph, layers_of(graph))
 
 
 def _optimiser(verdict: Verdict, plain: Verdict) -> str:
@@ -234,6 +246,7 @@ def _manifest(workspace: Workspace, model: ExportedModel, name: str) -> EngineMa
             f"it names {manifest.model_sha256[:12]}, the model is {model.sha256[:12]}",
             f"run `lpx build --{manifest.precision} --target {manifest.target}` again",
         )
+    check_card(manifest, model)
     return manifest
 
 

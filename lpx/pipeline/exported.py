@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import lpx
-from lpx.card import ModelCard, card_from_dict
+from lpx.card import METADATA_KEY, ModelCard, card_from_dict, card_from_json
 from lpx.data.crops import RECIPES
 from lpx.data.face_set import FaceSet
 from lpx.data.prepare import find_prepared, prepare, recipe_for
 from lpx.data.roots import DataPlaces, face_store
 from lpx.data.sets import is_crops, is_video_set, open_set
 from lpx.errors import LpxError
+from lpx.graph.model_io import parse_proto
 from lpx.pipeline.reporter import SILENT, Reporter
-from lpx.workspace import Workspace, read_json
+from lpx.schema import SchemaError, read_record
+from lpx.workspace import Workspace, read_json, read_regular
+
+if TYPE_CHECKING:
+    import onnx
 
 EXPORT_FORMAT = "lpx-export/1"
 
@@ -31,7 +37,19 @@ class ExportedModel:
     factory: str | None
 
 
-_READ_BACK = {"model_sha256", "card", "factory"}
+@dataclass(frozen=True)
+class _Manifest:
+    """What `model.json` holds."""
+
+    format: str
+    checkpoint: str | None
+    checkpoint_sha256: str | None
+    factory: str | None
+    model_sha256: str
+    opset: int
+    card: dict[str, Any]
+    verification: dict[str, Any]
+    versions: dict[str, str]
 
 
 def read_exported(workspace: Workspace) -> ExportedModel:
@@ -48,24 +66,87 @@ def read_exported(workspace: Workspace) -> ExportedModel:
             "run `lpx export ckpt.pt` first (or `lpx demo` for a tour), or name the workspace "
             "with -w DIR",
         )
-    manifest = read_json(manifest_path, "lpx export ckpt.pt")
-    if manifest.get("format") != EXPORT_FORMAT or not manifest.keys() >= _READ_BACK:
+    values = read_json(manifest_path, "lpx export ckpt.pt")
+    try:
+        if values.get("format") != EXPORT_FORMAT:
+            raise SchemaError(f"expected format {EXPORT_FORMAT}")
+        manifest = read_record(_Manifest, values)
+    except SchemaError as error:
         raise LpxError(
             f"{manifest_path} is not what this version of lpx writes",
-            f"expected format {EXPORT_FORMAT}, with {', '.join(sorted(_READ_BACK))}",
+            str(error),
             "run `lpx export` again",
-        )
-    data = workspace.model.read_bytes()
+        ) from error
+    try:
+        data = read_regular(workspace.model)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise LpxError(
+            f"{workspace.model} cannot be read", why, "run `lpx export` again"
+        ) from error
     found = hashlib.sha256(data).hexdigest()
-    if found != manifest["model_sha256"]:
+    if found != manifest.model_sha256:
         raise LpxError(
             f"{workspace.model} is not the model that was exported",
             f"its SHA-256 begins with {found[:12]}, {manifest_path.name} says "
-            f"{manifest['model_sha256'][:12]}",
+            f"{manifest.model_sha256[:12]}",
             "it was edited or replaced after the export: run `lpx export` again",
         )
-    card = card_from_dict(manifest["card"], str(manifest_path))
-    return ExportedModel(data, found, card, manifest["factory"])
+    card = card_from_dict(manifest.card, str(manifest_path))
+    _check_factory(manifest.factory, card, manifest_path)
+    _check_card(data, card, workspace.model, manifest_path)
+    return ExportedModel(data, found, card, manifest.factory)
+
+
+def _check_card(data: bytes, card: ModelCard, path: Path, manifest: Path) -> None:
+    """Make sure that the card is the one in the model, and that the model is as it says.
+
+    The model is under its SHA-256, and the card beside it is not.
+    """
+    proto = parse_proto(data, str(path))
+    text = next((p.value for p in proto.metadata_props if p.key == METADATA_KEY), None)
+    if text is None:
+        raise LpxError(
+            f"{path} carries no model card",
+            "without it nobody knows what the model takes",
+            "run `lpx export` again",
+        )
+    inside = card_from_json(text, str(path))
+    differing = [f.name for f in fields(card) if getattr(card, f.name) != getattr(inside, f.name)]
+    if differing:
+        raise LpxError(
+            f"{manifest} and {path} carry different model cards: {', '.join(differing)}",
+            "the card decides how faces are prepared and which of them are called fake",
+            "one of them was edited: run `lpx export` again",
+        )
+    size, (height, width) = card.input_size, card.grid
+    for name, wanted in (("faces", (size, size, 3)), ("patch_map", (height, width))):
+        shape = _shape(proto, name)
+        if shape[1:] != wanted:
+            raise LpxError(
+                f"{path}: {name} has the shape {list(shape)}",
+                f"by the model card it is [N, {', '.join(map(str, wanted))}]",
+                "run `lpx export` again",
+            )
+
+
+def _shape(proto: onnx.ModelProto, name: str) -> tuple[int, ...]:
+    """Shape of an input or output, 0 where a dimension is free; empty where there is none."""
+    for value in (*proto.graph.input, *proto.graph.output):
+        if value.name == name:
+            return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+    return ()
+
+
+def _check_factory(factory: str | None, card: ModelCard, path: Path) -> None:
+    """Make sure that the manifest and the card say the same of who makes the PyTorch model."""
+    if factory is not None and factory != card.architecture:
+        raise LpxError(
+            f"{path} names the factory {factory[:100]!r}, its model card the architecture "
+            f"{card.architecture[:100]!r}",
+            "the card of a model that a factory makes names that factory",
+            "it was edited or damaged: run `lpx export` again",
+        )
 
 
 def open_faces(

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lpx.bench.score import are_probabilities
 from lpx.card import ModelCard
 from lpx.data.crops import CropRecipe
 from lpx.data.cut_faces import FoundFace, cut_faces
@@ -223,11 +224,12 @@ class FileScorer:
         )
 
     def _check(self, file: MediaFile, frame: Frame, scores: NDArray[np.float32]) -> None:
-        if not np.isfinite(scores).all():
+        likely = are_probabilities(scores)
+        if not likely.all():
             raise LpxError(
-                f"{self.name} gives the score {scores[~np.isfinite(scores)][0]} to a face in "
+                f"{self.name} gives the score {scores[~likely][0]} to a face in "
                 f"{file.name}, frame {frame.index}",
-                "a score is a probability; one that is no number makes every figure meaningless",
+                "scores must be probabilities, from 0 to 1; others make every figure meaningless",
                 "see with --engine torch whether the checkpoint does so too; if it does not, "
                 "build the engine again, or in another precision",
             )

@@ -57,6 +57,7 @@ def predict(
     crop: str | None = None,
     overlay: bool = True,
     allow_host_code: bool = False,
+    allow_factory: bool = False,
     report: Reporter = SILENT,
 ) -> Predicted:
     """Score the faces in images and videos, and draw where the detector sees forgery.
@@ -79,6 +80,7 @@ def predict(
         crop: Recipe to cut faces by; None takes the model card's.
         overlay: Whether to draw.
         allow_host_code: Load a version-compatible plan, which carries code that runs here.
+        allow_factory: Run the factory that the workspace names, for the engine "torch".
         report: Told what happens.
 
     Raises:
@@ -98,7 +100,9 @@ def predict(
         )
     if crops:
         faces = _crops(workspace, path, out, report).first(limit)
-        picked = pick_engine(workspace, model, engine, allow_host_code=allow_host_code)
+        picked = pick_engine(
+            workspace, model, engine, allow_host_code=allow_host_code, allow_factory=allow_factory
+        )
         return _score_crops(*picked, model, path, faces, out, overlay, report)
     recipe = _recipe(model.card, crop, report)
     media = find_media(path, skip=(workspace.root, out))
@@ -108,7 +112,9 @@ def predict(
     threads = len(os.sched_getaffinity(0))
     finder = open_detector(detector, threads)
     mesh = FaceMesh(threads) if recipe.needs_landmarks else None
-    name, loaded = pick_engine(workspace, model, engine, allow_host_code=allow_host_code)
+    name, loaded = pick_engine(
+        workspace, model, engine, allow_host_code=allow_host_code, allow_factory=allow_factory
+    )
     report.say(
         f"engine {name}, threshold {model.card.threshold:.3f}, faces by {detector}, "
         f"crop {recipe.name}"

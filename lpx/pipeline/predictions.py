@@ -15,7 +15,7 @@ from typing import Any, Literal
 from lpx.data.detect.base import Box
 from lpx.data.face_set import Skipped
 from lpx.data.walk import LeftOut
-from lpx.workspace import atomic_path, unwritable
+from lpx.workspace import atomic_path, no_follow, unwritable
 
 RULE = (
     "a face's score is its probability of fake; a frame's is its highest face's; "
@@ -204,7 +204,7 @@ class Journal:
         line = json.dumps(entry, default=str) + "\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as stream:
+            with open(self.path, "a", encoding="utf-8", opener=no_follow) as stream:
                 stream.write("\n" + line if self._torn else line)
         except OSError as error:
             raise unwritable(self.path, error) from error

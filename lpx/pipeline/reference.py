@@ -14,12 +14,28 @@ from lpx.pipeline.exported import ExportedModel
 from lpx.workspace import Workspace
 
 
-def read_reference(workspace: Workspace, model: ExportedModel) -> Detector:
+def read_reference(
+    workspace: Workspace, model: ExportedModel, *, allow_factory: bool = False
+) -> Detector:
     """The checkpoint that a model was exported from: what engines are compared with.
 
+    Args:
+        workspace: Holds the checkpoint.
+        model: The exported model.
+        allow_factory: Import and call the factory that the workspace names. Its name is data: only
+            for workspaces whose origin you trust.
+
     Raises:
-        LpxError: It is gone, damaged, or its weights are not those of the model.
+        LpxError: It is missing or damaged, its weights are not those of the model, or a factory
+            makes it and that was not allowed.
     """
+    if model.factory is not None and not allow_factory:
+        raise LpxError(
+            f"workspace {workspace.root} names the factory {model.factory} to make its PyTorch "
+            "model",
+            "importing it runs code, and the workspace may come from someone else",
+            "if you trust it, add --allow-factory",
+        )
     if not workspace.reference.is_file():
         raise LpxError(
             f"{workspace.reference} does not exist",
@@ -43,7 +59,7 @@ def read_reference(workspace: Workspace, model: ExportedModel) -> Detector:
             fake_class=card.fake_class,
             outputs=card.outputs,
         )
-        detector = load_factory(model.factory, workspace.reference, foreign)
+        detector = load_factory(model.factory, workspace.reference, foreign, here_first=False)
     if weights_digest(detector) != model.card.weights_sha256:
         raise LpxError(
             f"{workspace.reference} is not the checkpoint that was exported",

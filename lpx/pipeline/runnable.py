@@ -35,6 +35,7 @@ def runnable(
                 f"run `lpx build --{manifest.precision} --target {manifest.target}` again, or "
                 f"remove {folder}",
             )
+        check_card(manifest, model)
         usable, reason = can_run(manifest, machine)
         if usable:
             noted = (*manifest.warnings, *differences(manifest, machine))
@@ -53,8 +54,29 @@ def runnable(
     return manifests, not_run
 
 
+def check_card(manifest: EngineManifest, model: ExportedModel) -> None:
+    """Make sure that an engine carries the card of the model that it was built from.
+
+    Raises:
+        LpxError: It carries another one.
+    """
+    if manifest.model_card() != model.card:
+        raise LpxError(
+            f"the manifest of engine {manifest.name} has another model card than the exported "
+            "model",
+            "the card decides how faces are prepared and which of them are called fake",
+            f"it was edited: run `lpx build --{manifest.precision} --target {manifest.target}` "
+            "again",
+        )
+
+
 def pick_engine(
-    workspace: Workspace, model: ExportedModel, name: str | None, *, allow_host_code: bool = False
+    workspace: Workspace,
+    model: ExportedModel,
+    name: str | None,
+    *,
+    allow_host_code: bool = False,
+    allow_factory: bool = False,
 ) -> tuple[str, Engine]:
     """An engine by its name, or "torch"; where none is named, the fastest that runs here.
 
@@ -63,6 +85,7 @@ def pick_engine(
         model: What they must have been built from.
         name: Of the engine.
         allow_host_code: Load a version-compatible plan, which carries code that runs here.
+        allow_factory: Run the factory that the workspace names, for "torch".
 
     Raises:
         LpxError: It does not exist, or does not run here.
@@ -72,7 +95,7 @@ def pick_engine(
         from lpx.engines.torch_engine import TorchEngine
         from lpx.pipeline.reference import read_reference
 
-        return name, TorchEngine(read_reference(workspace, model))
+        return name, TorchEngine(read_reference(workspace, model, allow_factory=allow_factory))
     manifests, not_run = runnable(workspace, model)
     order = ("int8", "fp16", "fp32")
     if name is None:

@@ -106,8 +106,8 @@ def test_what_is_left_must_have_both_classes(values, what, why):
     assert why in caught.value.why
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_score_that_is_no_number_names_engine_and_face(bad):
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -5.0, 1.5])
+def test_score_that_is_no_probability_names_engine_and_face(bad):
     class Broken(Brightness):
         def infer(self, faces):
             found = super().infer(faces)

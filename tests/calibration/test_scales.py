@@ -78,6 +78,19 @@ def test_another_model(path):
         (lambda values: values["tensors"]["relu"].pop("means"), "is damaged"),
         (lambda values: values["tensors"]["relu"].update(more=1), "is damaged"),
         (lambda values: values.update(tensors=[]), "is damaged"),
+        (lambda values: values.update(tensors=None), "is damaged"),
+        (lambda values: values.update(method="kurtosis"), "is damaged"),
+        (lambda values: values.update(face_count=-1), "is damaged"),
+        (lambda values: values.update(face_count=True), "is damaged"),
+        (lambda values: values.update(identities="Ada"), "is damaged"),
+        (lambda values: values.update(more=1), "is damaged"),
+        (lambda values: values["tensors"]["relu"].update(low=5.0), "is damaged"),
+        (lambda values: values["tensors"]["relu"].update(high="4"), "is damaged"),
+        (lambda values: values["tensors"]["relu"].update(count=1.5), "is damaged"),
+        (lambda values: values["tensors"]["relu"].update(means=[None]), "is damaged"),
+        (lambda values: values["tensors"]["relu"]["peaks"].update(max=-1.0), "is damaged"),
+        (lambda values: values["tensors"]["relu"]["peaks"].update(max=None), "is damaged"),
+        (lambda values: values["tensors"]["relu"]["peaks"].pop("mse"), "is damaged"),
     ],
 )
 def test_damage(path, change, said):
@@ -93,3 +106,10 @@ def test_ranges_that_are_not_finite_are_not_written(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         save_scales(tmp_path / "scales.json", broken)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", "9" * 400])
+def test_numbers_that_are_not_finite_are_not_read(path, number):
+    path.write_text(path.read_text().replace("4.0", number))
+    with pytest.raises(LpxError, match="cannot be read"):
+        load_scales(path, "a" * 64)

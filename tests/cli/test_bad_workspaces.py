@@ -14,6 +14,8 @@ import pytest
 
 from lpx.data.demo_set import CHECKPOINT, folder
 from lpx.models.checkpoint import load_checkpoint, save_checkpoint
+from lpx.pipeline.exported import read_exported
+from lpx.pipeline.runnable import runnable
 
 BENCH = ("bench", "--dataset", "demo", "--limit", 8, "--latency-seconds", 0)
 INT8 = Path("lpx-out/engines/onnxruntime-int8")
@@ -236,3 +238,21 @@ def test_scales_that_cannot_be_written(refused, workspace):
     assert "lpx-out/scales.json cannot be written" in refused(
         "build", "--int8", "--target", "onnxruntime", "--count", 4
     )
+
+
+def test_copied_engine_has_a_name_of_its_own(lpx, workspace):
+    """It was shown, scored and judged as the engine that it was copied from."""
+    copied = workspace.engines / "kept-from-may"
+    shutil.copytree(INT8, copied)
+    edit(copied / "manifest.json", calibration=None)
+    manifests, _ = runnable(workspace, read_exported(workspace))
+    found = {manifest.name: manifest.calibration for manifest in manifests}
+    assert set(found) == {"kept-from-may", "onnxruntime-fp32", "onnxruntime-int8"}
+    assert found["kept-from-may"] is None
+    assert found["onnxruntime-int8"] is not None
+
+
+def test_engine_with_another_card(refused):
+    values = json.loads((INT8 / "manifest.json").read_text())
+    edit(INT8 / "manifest.json", card=values["card"] | {"crop": "square-1.3"})
+    assert "onnxruntime-int8 has another model card than the exported model" in refused(*BENCH)

@@ -134,7 +134,7 @@ def saved(path, **changed):
         ({"points": np.full((3, 40, 2), np.nan)}, "landmarks of ann_0.png are not finite"),
         ({"files": np.array(["ann_0.png", "bob_0.png", "ann_0.png"])}, "ann_0.png more than once"),
         ({"files": np.array([b"ann_0.png", b"bob_0.png", b"c"])}, "not an array of texts"),
-        ({"files": np.array(["a", None, "c"])}, "allow_pickle"),
+        ({"files": np.array(["a", None, "c"])}, "holds Python objects"),
     ],
 )
 def test_landmarks_of_another_shape_are_refused(folder, tmp_path, changed, said):

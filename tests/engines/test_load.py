@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -159,4 +160,52 @@ def test_bytes_that_are_no_model(workspace):
     values["engine_sha256"] = hashlib.sha256(b"no model").hexdigest()
     (folder / "manifest.json").write_text(json.dumps(values))
     with pytest.raises(LpxError, match="ONNX Runtime cannot load the model"):
+        load(folder)
+
+
+def edit(folder, **changes):
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("name", ["../onnxruntime-fp32/engine.onnx", "/etc/passwd", "a/."])
+def test_engine_file_is_beside_its_manifest(workspace, name):
+    folder = workspace.engines / "onnxruntime-int8"
+    edit(folder, file=name)
+    with pytest.raises(LpxError, match=r"file: .* is not the plain name of a file"):
+        load(folder)
+
+
+def test_engine_file_that_is_a_link_to_elsewhere(workspace, tmp_path):
+    folder = workspace.engines / "onnxruntime-int8"
+    (folder / "engine.onnx").rename(tmp_path / "engine.onnx")
+    (folder / "engine.onnx").symlink_to(tmp_path / "engine.onnx")
+    with pytest.raises(LpxError, match=r"engine\.onnx cannot be read") as caught:
+        load(folder)
+    assert "outside" in caught.value.why
+
+
+def test_engine_file_that_is_a_pipe(workspace):
+    folder = workspace.engines / "onnxruntime-int8"
+    (folder / "engine.onnx").unlink()
+    os.mkfifo(folder / "engine.onnx")
+    with pytest.raises(LpxError, match=r"engine\.onnx cannot be read"):
+        load(folder)
+
+
+def test_card_of_the_manifest_is_that_of_the_engine(workspace):
+    folder = workspace.engines / "onnxruntime-int8"
+    values = json.loads((folder / "manifest.json").read_text())
+    edit(folder, card=values["card"] | {"threshold": 0.25})
+    with pytest.raises(LpxError, match="carry different model cards"):
+        load(folder)
+
+
+@pytest.mark.parametrize("target", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
+def test_provider_options_that_lpx_does_not_set(workspace, target):
+    """ONNX Runtime loads the library that this option names."""
+    folder = workspace.engines / "onnxruntime-int8"
+    options = {"provider": {"use_tf32": "0", "trt_extra_plugin_lib_paths": "/tmp/evil.so"}}
+    edit(folder, target=target, batches=[8], options=options)
+    with pytest.raises(LpxError, match="provider options that lpx does not set"):
         load(folder)

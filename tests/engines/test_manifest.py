@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lpx.card import ModelCard
 from lpx.engines.manifest import FILE, EngineManifest, read_manifest, write_manifest
@@ -10,13 +13,23 @@ from lpx.errors import LpxError
 
 CARD = ModelCard("resnet18", "layer2", "mean_prob", 64)
 MANIFEST = EngineManifest(
-    name="tensorrt-rtx-int8", target="tensorrt-rtx", precision="int8", dialect="strongly-typed",
-    file="engine.plan", engine_sha256="a" * 64, model_sha256="b" * 64, card=CARD.to_dict(),
-    batches=(32,), compute_capabilities=("8.6", "12.0"), calibration={"method": "max"},
+    name="tensorrt-rtx-int8",
+    target="tensorrt-rtx",
+    precision="int8",
+    dialect="strongly-typed",
+    file="engine.plan",
+    engine_sha256="a" * 64,
+    model_sha256="b" * 64,
+    card=CARD.to_dict(),
+    batches=(32,),
+    compute_capabilities=("8.6", "12.0"),
+    calibration={"method": "max"},
     placement=({"node": "conv", "quantised": True, "reason": "wide enough"},),
-    convolutions={"int8": 3}, versions={"lpx": "0.1.0"}, machine={"os": "Linux"},
+    convolutions={"int8": 3},
+    versions={"lpx": "0.1.0"},
+    machine={"os": "Linux"},
     warnings=("mind this",),
-)  # fmt: skip
+)
 
 
 @pytest.fixture
@@ -26,7 +39,8 @@ def folder(tmp_path):
 
 
 def test_round_trip(folder):
-    assert read_manifest(folder) == MANIFEST
+    # Its name is that of its folder, which may be a copy.
+    assert read_manifest(folder) == replace(MANIFEST, name="engine")
     assert read_manifest(folder).model_card() == CARD
     assert [path.name for path in folder.iterdir()] == [FILE]
 
@@ -68,3 +82,76 @@ def test_another_format(folder, given):
     (folder / FILE).write_text(json.dumps(values))
     with pytest.raises(LpxError, match="is of another format"):
         read_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"file": "../other/engine.onnx"}, "file"),
+        ({"file": "/etc/passwd"}, "file"),
+        ({"file": ".."}, "file"),
+        ({"file": ""}, "file"),
+        ({"file": "a\x1b[2Jb"}, "file"),
+        ({"file": 3}, "file: expected a text"),
+        ({"name": "../../other"}, "name"),
+        ({"name": "a\u202eb"}, "name"),
+        ({"engine_sha256": "x"}, "engine_sha256"),
+        ({"model_sha256": None}, "model_sha256"),
+        ({"target": "coreml"}, "target"),
+        ({"precision": "int4"}, "precision"),
+        ({"batches": [0]}, "batches"),
+        ({"batches": [10**12]}, "batches"),
+        ({"batches": "32"}, "batches"),
+        ({"batches": [True]}, "batches"),
+        ({"convolutions": {"int8": -1}}, "convolutions"),
+        ({"multiply_accumulates": {"int8": "many"}}, "multiply_accumulates"),
+        ({"warnings": "abc"}, "warnings"),
+        ({"warnings": [1]}, "warnings"),
+        ({"placement": [1]}, "placement"),
+        ({"calibration": []}, "calibration"),
+        ({"calibration": {"identities": 5}}, r"calibration\.identities"),
+        ({"calibration": {"face_count": "12"}}, r"calibration\.face_count"),
+        ({"options": {"dla_core": "0"}}, r"options\.dla_core"),
+        ({"options": {"profiles": [{"minimum": 1}]}}, r"options\.profiles"),
+        ({"options": {"provider": {"use_tf32": 0}}}, r"options\.provider"),
+        ({"card": {}}, "model card"),
+        ({"card": CARD.to_dict() | {"threshold": -5}}, "threshold"),
+        ({"card": CARD.to_dict() | {"std": [0, 0, 0]}}, "std"),
+    ],
+    ids=str,
+)
+def test_values_that_no_engine_has(folder, change, said):
+    values = json.loads((folder / FILE).read_text()) | change
+    (folder / FILE).write_text(json.dumps(values))
+    with pytest.raises(LpxError, match=said):
+        read_manifest(folder)
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(-1e9, 1e9)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=5,
+)
+
+
+@given(name=st.sampled_from(sorted(vars(MANIFEST))), value=values)
+def test_any_value_is_accepted_as_it_is_or_refused(tmp_path_factory, name, value):
+    folder = tmp_path_factory.mktemp("any") / "engine"
+    write_manifest(folder, replace(MANIFEST, **{name: value}))
+    try:
+        read = read_manifest(folder)
+    except LpxError:
+        return
+    assert isinstance(getattr(read, name), type(getattr(MANIFEST, name)) | type(None))
+    assert (folder / read.file).parent == folder
+    assert read.model_card() == CARD
+
+
+def test_folder_name_that_cannot_be_printed(tmp_path):
+    write_manifest(tmp_path / "a\x1b[2Jb", MANIFEST)
+    with pytest.raises(LpxError, match="is not a name that an engine can have"):
+        read_manifest(tmp_path / "a\x1b[2Jb")

@@ -211,3 +211,27 @@ def test_safetensors_itself(tmp_path, damaged):
             read_weights(path)
     else:
         assert read_weights(path)["w"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_stride_of_0_asks_for_more_than_the_file_holds(tmp_path, nested):
+    weights = {"weight": torch.zeros(1).expand(5_000_000_000)}
+    torch.save({"state_dict": [weights]} if nested else weights, tmp_path / "weights.pt")
+    assert (tmp_path / "weights.pt").stat().st_size < 4096
+    with pytest.raises(LpxError, match=r"such as one of \[5000000000\]") as caught:
+        read_weights(tmp_path / "weights.pt")
+    assert "the limit for repeated or sparse values is 64 MiB" in caught.value.why
+
+
+def test_sparse_tensor_asks_for_more_than_the_file_holds(tmp_path):
+    place, value = torch.tensor([[0]]), torch.ones(1)
+    sparse = torch.sparse_coo_tensor(place, value, (5_000_000_000,), check_invariants=True)
+    torch.save({"weight": sparse}, tmp_path / "weights.pt")
+    with pytest.raises(LpxError, match="such as one of"):
+        read_weights(tmp_path / "weights.pt")
+
+
+def test_small_views_are_read(tmp_path):
+    weights = {"weight": torch.zeros(1).expand(1000), "other": torch.zeros(4, 4)[:2].T}
+    torch.save(weights, tmp_path / "weights.pt")
+    assert read_weights(tmp_path / "weights.pt")["weight"].shape == (1000,)

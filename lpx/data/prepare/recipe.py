@@ -20,7 +20,7 @@ def exported_card(workspace: Workspace) -> ModelCard | None:
     path = workspace.model.with_suffix(".json")
     if not path.is_file():
         return None
-    return card_from_dict(read_json(path, "lpx export ckpt.pt").get("card", {}), str(path))
+    return card_from_dict(read_json(path, "lpx export ckpt.pt").get("card"), str(path))
 
 
 def recipe_for(card: ModelCard | None) -> tuple[str, str]:

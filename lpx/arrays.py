@@ -1,0 +1,73 @@
+"""Read NumPy archives, whose headers may ask for more memory than there is."""
+
+from __future__ import annotations
+
+import errno
+import math
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+MAX_ARRAY_BYTES = 4 << 30
+"""Size of all arrays of a file in memory, bytes."""
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a `.npz` file, by name, after checking what they will take.
+
+    NumPy allocates whatever a header says before it reads on.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is not an archive, holds something other than arrays of plain values, or a
+            header that does not fit the bytes behind it, or is beyond `MAX_ARRAY_BYTES`.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            size = sum(entry.file_size for entry in entries)
+            if size > MAX_ARRAY_BYTES:
+                raise ValueError(f"its arrays have {size} bytes; the limit is {MAX_ARRAY_BYTES}")
+            for entry in entries:
+                with archive.open(entry) as stream:
+                    _check_header(entry, stream)
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        # RuntimeError: encrypted, or compressed in a way that is not supported.
+        raise ValueError(str(error) or "it is cut off") from error
+
+
+def _check_header(entry: zipfile.ZipInfo, stream: Any) -> None:
+    name = ascii(entry.filename[:60])
+    if not entry.filename.endswith(".npy"):
+        raise ValueError(f"{name} is not an array")
+    shape, dtype, start = _header(stream)
+    if dtype.hasobject:
+        raise ValueError(f"array {name} holds Python objects")
+    # Python's integers: NumPy's would overflow.
+    size = math.prod(int(length) for length in shape) * dtype.itemsize
+    if start + size != entry.file_size:
+        raise ValueError(
+            f"array {name} is {dtype} {list(shape)}, {size} bytes, but has "
+            f"{entry.file_size - start}"
+        )
+
+
+def _header(stream: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """Shape, dtype and the place where the values begin."""
+    version = npy.read_magic(stream)
+    if version == (1, 0):
+        shape, _, dtype = npy.read_array_header_1_0(stream)
+    elif version == (2, 0):
+        shape, _, dtype = npy.read_array_header_2_0(stream)
+    else:
+        raise ValueError(f"arrays of format {version} are not read")
+    return shape, dtype, stream.tell()

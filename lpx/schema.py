@@ -1,0 +1,244 @@
+"""Strict reading of JSON and of dataclasses from what others may have written.
+
+Every artefact that lpx reads back may have been edited, damaged or made by someone else. JSON has
+no types, Python's reader takes NaN, repeated keys and nesting without end, and a dataclass takes
+anything: what is wrong must be named here, not become a wrong score later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from functools import cache
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+MAX_DEPTH = 32
+"""Lists and objects inside each other in JSON."""
+MAX_INTEGER = 2**63 - 1
+"""Largest magnitude of an integer."""
+MAX_BYTES = 256 << 20
+"""Size of a JSON file, bytes."""
+_SHOWN = 60
+_PATH = 200
+"""Characters of a value, and of where it is, that an error repeats."""
+
+Record = TypeVar("Record")
+
+
+class SchemaError(ValueError):
+    """What was read is not what was expected; says where in it."""
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Read JSON strictly.
+
+    Args:
+        data: UTF-8, or text.
+
+    Returns:
+        Plain values: finite numbers, integers of 64 bits, and texts that can be printed as UTF-8.
+
+    Raises:
+        SchemaError: It is not JSON, or holds NaN, infinity, a number that is too large, a key
+            twice, a NUL or half a surrogate pair, or is nested or sized beyond the limits.
+    """
+    if len(data) > MAX_BYTES:
+        raise SchemaError(f"it has {len(data)} bytes; the limit is {MAX_BYTES}")
+    try:
+        text = data.decode("utf-8") if isinstance(data, bytes) else data
+        value = json.loads(
+            text,
+            object_pairs_hook=_once,
+            parse_constant=_constant,
+            parse_float=_float,
+            parse_int=_integer,
+        )
+    except RecursionError:
+        raise SchemaError(f"it is nested deeper than {MAX_DEPTH} levels") from None
+    except SchemaError:
+        raise
+    except ValueError as error:
+        raise SchemaError(str(error)) from None
+    check_plain(value)
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in values if names.count(name) > 1)
+        raise SchemaError(f"the key {_shown(twice)} is there twice")
+    return values
+
+
+def _constant(text: str) -> Any:
+    raise SchemaError(f"{text} is not a number that JSON allows")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise SchemaError(f"the number {text[:_SHOWN]} is too large")
+    return value
+
+
+def _integer(text: str) -> int:
+    # Long before int() becomes slow: it takes quadratic time.
+    if len(text) > 20 or abs(int(text)) > MAX_INTEGER:
+        raise SchemaError(f"the integer {text[:_SHOWN]} is too large")
+    return int(text)
+
+
+def check_plain(value: object, where: str = "") -> None:
+    """Make sure that a value is what JSON can hold, within the limits.
+
+    Args:
+        value: From JSON, or from a checkpoint.
+        where: What to call it in the error.
+
+    Raises:
+        SchemaError: As `parse_json` says.
+    """
+    # A list of what is left, and no recursion: nesting is one of the things to be found.
+    rest: list[tuple[object, str, int]] = [(value, where, 0)]
+    while rest:
+        one, path, depth = rest.pop()
+        if depth > MAX_DEPTH:
+            raise SchemaError(f"it is nested deeper than {MAX_DEPTH} levels")
+        if isinstance(one, dict):
+            for key, inner in one.items():
+                if not isinstance(key, str):
+                    raise SchemaError(_expected(path, "a text as key", key))
+                _check_text(key, path)
+                # Cut off: a path is made for each value, and a key may be megabytes long.
+                below = f"{path}.{key[:_SHOWN]}" if path else key[:_SHOWN]
+                rest.append((inner, below[:_PATH], depth + 1))
+        elif isinstance(one, (list, tuple)):
+            below = f"{path}[]"[:_PATH]
+            rest.extend((inner, below, depth + 1) for inner in one)
+        elif isinstance(one, str):
+            _check_text(one, path)
+        elif isinstance(one, float):
+            if not math.isfinite(one):
+                raise SchemaError(_expected(path, "a finite number", one))
+        elif isinstance(one, int):
+            if abs(one) > MAX_INTEGER:
+                raise SchemaError(f"{path}: an integer is too large")
+        elif one is not None:
+            raise SchemaError(_expected(path, "a plain value", one))
+
+
+def _check_text(text: str, path: str) -> None:
+    if "\0" in text:
+        raise SchemaError(_expected(path, "a text without NUL characters", text))
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise SchemaError(
+            _expected(path, "a text without halves of surrogate pairs", text)
+        ) from None
+
+
+def read_record(kind: type[Record], values: object, where: str = "") -> Record:
+    """Make a dataclass of plain values, each of which must be of its field's type.
+
+    Args:
+        kind: A dataclass of int, float, bool, str, Literal, None, tuple, dict, Any and dataclasses.
+        values: A mapping with the fields, lists for tuples. Fields with defaults may be missing.
+        where: What to call it in the error.
+
+    Raises:
+        SchemaError: A field is unknown, missing, or of another type; it is named. A bool is not an
+            integer, and a number must be finite.
+    """
+    if not isinstance(values, Mapping):
+        raise SchemaError(_expected(where, "an object", values))
+    check_plain(dict(values), where)
+    hints = _hints(cast(type, kind))
+    if unknown := sorted(str(name)[:_SHOWN] for name in values.keys() - hints.keys()):
+        raise SchemaError(f"unknown fields: {', '.join(unknown[:10])}")
+    missing = [
+        field.name
+        for field in dataclasses.fields(kind)  # type: ignore[arg-type]
+        if field.name not in values
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise SchemaError(f"{where + ': ' if where else ''}missing fields: {', '.join(missing)}")
+    prefix = f"{where}." if where else ""
+    return kind(**{n: _read(hints[n], value, prefix + n) for n, value in values.items()})
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def _read(hint: Any, value: object, where: str) -> Any:
+    """The value as its type hint wants it."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, UnionType):
+        kinds = [kind for kind in arguments if kind is not type(None)]
+        if value is None and len(kinds) < len(arguments):
+            return None
+        assert len(kinds) == 1, hint
+        return _read(kinds[0], value, where)
+    if origin is Literal:
+        # By type too: True == 1.
+        if any(type(value) is type(choice) and value == choice for choice in arguments):
+            return value
+        raise SchemaError(_expected(where, f"one of {', '.join(map(str, arguments))}", value))
+    if origin is tuple:
+        return _read_tuple(arguments, value, where)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise SchemaError(_expected(where, "an object", value))
+        return {key: _read(arguments[1], one, f"{where}.{key}") for key, one in value.items()}
+    if dataclasses.is_dataclass(hint):
+        return read_record(cast(type, hint), value, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in _NAMES and type(value) is hint:
+        return value
+    raise SchemaError(_expected(where, _NAMES[hint], value))
+
+
+_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
+
+
+def _read_tuple(arguments: tuple[Any, ...], value: object, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise SchemaError(_expected(where, "a list", value))
+    if arguments[1:] == (...,):
+        arguments = (arguments[0],) * len(value)
+    if len(value) != len(arguments):
+        raise SchemaError(_expected(where, f"a list of {len(arguments)}", value))
+    return tuple(
+        _read(hint, one, f"{where}[{place}]")
+        for place, (hint, one) in enumerate(zip(arguments, value, strict=True))
+    )
+
+
+def _expected(where: str, what: str, value: object) -> str:
+    return f"{where[:_PATH] or 'it'}: expected {what}, found {_shown(value)}"
+
+
+def _shown(value: object) -> str:
+    """A value in few characters, however large it is, that a terminal can print."""
+    if isinstance(value, (dict, list, tuple)):
+        return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
+    if isinstance(value, str):
+        return ascii(value[:_SHOWN]) + "..." * (len(value) > _SHOWN)
+    if value is None or isinstance(value, (bool, float)):
+        return json.dumps(value)
+    if isinstance(value, int):
+        return str(value) if abs(value) <= MAX_INTEGER else "a larger integer"
+    return f"a {type(value).__name__}"

@@ -1,0 +1,132 @@
+"""A factory that a workspace names runs only where the user allows it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lpx.data.demo_set import demo_set
+from lpx.errors import LpxError
+from lpx.models.checkpoint import ForeignModel, load_factory
+from lpx.pipeline.exported import read_exported
+from lpx.pipeline.reference import read_reference
+from lpx.render import encode_png
+from lpx.workspace import Workspace
+
+NETWORK = """
+from pathlib import Path
+Path("imported").touch()
+import torch
+from torch import nn
+
+
+class Detector(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Conv2d(3, 1, 4, 4)
+
+    def forward(self, x):
+        patch_map = torch.sigmoid(self.body(x).squeeze(1))
+        return patch_map.mean((1, 2)), patch_map
+
+
+def make():
+    return Detector().eval()
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, shell):
+    folder = tmp_path_factory.mktemp("factory")
+    (folder / "workspace_network.py").write_text(NETWORK)
+    ran = shell("export", "--factory", "workspace_network:make", "--input-size", 16, cwd=folder)
+    assert ran.code == 0, ran.err
+    ran = shell("build", "--fp32", "--target", "onnxruntime", cwd=folder)
+    assert ran.code == 0, ran.err
+    (folder / "face.png").write_bytes(encode_png(demo_set("test").faces[0].source.read()))
+    (folder / "imported").unlink()
+    return folder
+
+
+BENCH = ("bench", "--dataset", "demo", "--limit", 8, "--latency-seconds", 0)
+PREDICT = ("predict", "face.png", "--crops", "--engine", "torch")
+DEBUG = ("debug", "onnxruntime-fp32", "--against", "torch", "--count", 2)
+
+
+@pytest.mark.parametrize("line", [BENCH, PREDICT, DEBUG], ids=lambda line: line[0])
+def test_is_not_imported_unasked(exported, shell, line):
+    ran = shell(*line, cwd=exported)
+    assert ran.code == 2, ran.err
+    assert "names the factory workspace_network:make" in ran.err
+    assert "--allow-factory" in ran.err
+    assert not (exported / "imported").exists()
+
+
+def test_is_imported_where_it_is_allowed(exported, shell):
+    ran = shell(*PREDICT, "--allow-factory", cwd=exported)
+    assert ran.code == 0, ran.err
+    assert (exported / "imported").exists()
+    (exported / "imported").unlink()
+
+
+def test_engines_of_its_model_run_without_it(exported, shell):
+    ran = shell("predict", "face.png", "--crops", cwd=exported)
+    assert ran.code == 0, ran.err
+    assert not (exported / "imported").exists()
+
+
+def test_current_folder_does_not_hide_the_environment(exported, tmp_path, monkeypatch):
+    """A file beside the data may bear the name of the package that the workspace means."""
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "workspace_network.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
+    monkeypatch.chdir(here)
+    monkeypatch.setattr("sys.path", ["", *_without_here(), str(exported)])
+    monkeypatch.delitem(__import__("sys").modules, "workspace_network", raising=False)
+    workspace = Workspace(exported / "lpx-out")
+    detector = read_reference(workspace, read_exported(workspace), allow_factory=True)
+    assert detector.card.architecture == "workspace_network:make"
+    assert not (here / "ran").exists()
+
+
+def test_current_folder_is_searched_first_only_while_a_typed_factory_is_imported(
+    tmp_path, monkeypatch
+):
+    import sys
+
+    (tmp_path / "typed_network.py").write_text(NETWORK)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", _without_here())
+    load_factory("typed_network:make", None, ForeignModel("typed_network:make", input_size=16))
+    assert sys.path[0] != ""
+    assert sys.path.count("") == 1
+
+
+@pytest.mark.parametrize(
+    "spec", ["../evil:make", "a b:make", ":make", "os:", "os", "os:a.b", "os:make\n"]
+)
+def test_spec_that_names_no_function_is_not_imported(spec):
+    with pytest.raises(LpxError, match="cannot be called"):
+        load_factory(spec, None, ForeignModel(spec))
+
+
+def _without_here():
+    import sys
+
+    return [entry for entry in sys.path if entry]
+
+
+@pytest.mark.parametrize("factory", ["../evil:make", "os", 3, ["os:getcwd"], "other:make"])
+def test_factory_edited_into_a_workspace(exported, tmp_path, factory):
+    root = tmp_path / "lpx-out"
+    root.mkdir()
+    for path in (exported / "lpx-out").iterdir():
+        if path.is_file():
+            (root / path.name).write_bytes(path.read_bytes())
+    values = json.loads((root / "model.json").read_text())
+    (root / "model.json").write_text(json.dumps(values | {"factory": factory}))
+    with pytest.raises(LpxError, match="factory"):
+        read_exported(Workspace(Path(root)))

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lpx.schema import MAX_DEPTH, MAX_INTEGER, SchemaError, parse_json, read_record
+
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-MAX_INTEGER, MAX_INTEGER)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+)
+
+
+@given(value=plain)
+def test_json_round_trip(value):
+    assert parse_json(json.dumps(value)) == value
+    assert parse_json(json.dumps(value, ensure_ascii=False).encode()) == value
+
+
+@given(data=st.binary() | st.text())
+def test_any_bytes_are_read_or_refused(data):
+    try:
+        value = parse_json(data)
+    except SchemaError:
+        return
+    assert json.loads(json.dumps(value, allow_nan=False)) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("NaN", "NaN"),
+        ('{"a": [Infinity]}', "Infinity"),
+        ("-Infinity", "Infinity"),
+        ("1e999", "too large"),
+        ("9" * 5000, "too large"),
+        ("9223372036854775808", "too large"),
+        ('{"a": 1, "a": 2}', "'a' is there twice"),
+        (r'"\u0000"', "NUL"),
+        (r'{"\ud800": 1}', "surrogate"),
+        ("[" * 100_000, "nested deeper than"),
+        ("[" * (MAX_DEPTH + 1) + "1" + "]" * (MAX_DEPTH + 1), "nested deeper than"),
+        ('{"a":' * 1_000_000, "nested deeper than"),
+        ("", "Expecting value"),
+        (b"\xff{}", "decode"),
+        (b"\xef\xbb\xbf{}", "BOM"),
+        ("{} {}", "Extra data"),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_json_that_is_refused(text, said):
+    with pytest.raises(SchemaError, match=said):
+        parse_json(text)
+
+
+@dataclass(frozen=True)
+class Inner:
+    name: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Outer:
+    count: int
+    kind: Literal["a", "b"]
+    parts: tuple[Inner, ...] = ()
+    pair: tuple[int, int] = (0, 0)
+    named: dict[str, Inner] = field(default_factory=dict)
+    flag: bool = False
+    maybe: float | None = None
+    rest: Any = None
+
+
+WHOLE: dict[str, Any] = {
+    "count": 3,
+    "kind": "a",
+    "parts": [{"name": "x", "share": 1}],
+    "pair": [1, 2],
+    "named": {"y": {"name": "y", "share": 0.5}},
+    "flag": True,
+    "maybe": None,
+    "rest": [1],
+}
+
+
+def test_record():
+    read = read_record(Outer, WHOLE)
+    assert read == Outer(
+        3, "a", (Inner("x", 1.0),), (1, 2), {"y": Inner("y", 0.5)}, True, None, [1]
+    )
+    assert isinstance(read.parts[0].share, float)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"count": True}, "count: expected an integer, found true"),
+        ({"count": 3.0}, "count: expected an integer"),
+        ({"kind": "c"}, "kind: expected one of a, b, found 'c'"),
+        ({"parts": [{"name": "x"}]}, r"parts\[0\]: missing fields: share"),
+        ({"parts": [{"name": "x", "share": True}]}, r"parts\[0\]\.share: expected a number"),
+        ({"parts": "x"}, "parts: expected a list"),
+        ({"pair": [1]}, "pair: expected a list of 2, found a list of 1"),
+        ({"named": {"y": 1}}, r"named\.y: expected an object, found 1"),
+        ({"maybe": math.nan}, "maybe: expected a finite number"),
+        ({"flag": 1}, "flag: expected true or false"),
+        ({"more": 1}, "unknown fields: more"),
+        ({"rest": {1: 2}}, "rest: expected a text as key"),
+        ({"rest": b"x"}, "rest: expected a plain value, found a bytes"),
+    ],
+    ids=str,
+)
+def test_record_that_is_refused(change, said):
+    with pytest.raises(SchemaError, match=said):
+        read_record(Outer, WHOLE | change)
+
+
+def test_record_that_lacks_fields():
+    with pytest.raises(SchemaError, match="missing fields: count, kind"):
+        read_record(Outer, {})
+
+
+@given(values=st.dictionaries(st.sampled_from(list(WHOLE)), plain))
+def test_any_values_make_a_record_or_are_refused(values):
+    try:
+        read = read_record(Outer, WHOLE | values)
+    except SchemaError:
+        return
+    assert type(read.count) is int
+    assert read.kind in ("a", "b")
+    assert type(read.flag) is bool
+    assert read.maybe is None or math.isfinite(read.maybe)
