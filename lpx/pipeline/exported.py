@@ -94,11 +94,11 @@ def read_exported(workspace: Workspace) -> ExportedModel:
         )
     card = card_from_dict(manifest.card, str(manifest_path))
     _check_factory(manifest.factory, card, manifest_path)
-    _check_card(data, card, workspace.model, manifest_path)
+    check_card_inside(data, card, workspace.model, manifest_path)
     return ExportedModel(data, found, card, manifest.factory)
 
 
-def _check_card(data: bytes, card: ModelCard, path: Path, manifest: Path) -> None:
+def check_card_inside(data: bytes, card: ModelCard, path: Path, manifest: Path) -> None:
     """Make sure that the card is the one in the model, and that the model is as it says.
 
     The model is under its SHA-256, and the card beside it is not.

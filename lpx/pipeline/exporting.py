@@ -19,7 +19,7 @@ from lpx.models.checkpoint import (
     save_checkpoint,
     save_state,
 )
-from lpx.pipeline.exported import EXPORT_FORMAT, check_at_least, versions
+from lpx.pipeline.exported import EXPORT_FORMAT, check_at_least, check_card_inside, versions
 from lpx.pipeline.reporter import SILENT, Reporter
 from lpx.workspace import Workspace, sha256, write_bytes, write_json
 
@@ -80,6 +80,8 @@ def export(
     verification = verify(
         model, detector, open_set("demo", "test"), count=faces, tolerance=tolerance
     )
+    # The card of a checkpoint may have been edited: its grid is not what the model gives then.
+    check_card_inside(model, card, workspace.model, workspace.model.with_suffix(".json"))
     digest = hashlib.sha256(model).hexdigest()
     with workspace.lock():
         if factory is None:

@@ -7,10 +7,13 @@ import json
 
 import onnx
 import pytest
+import torch
 
 from lpx.card import METADATA_KEY
 from lpx.errors import LpxError
+from lpx.pipeline import export
 from lpx.pipeline.exported import read_exported
+from lpx.workspace import Workspace
 
 
 def edit_card(workspace, **changes):
@@ -114,3 +117,12 @@ def test_manifest_of_another_shape(workspace, change):
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(LpxError, match="is not what this version of lpx writes"):
         read_exported(workspace)
+
+
+def test_checkpoint_whose_card_has_another_grid_is_not_exported(tmp_path, workspace):
+    content = torch.load(workspace.reference, weights_only=True)
+    content["card"]["grid"] = [3, 5]
+    torch.save(content, tmp_path / "edited.pt")
+    with pytest.raises(LpxError, match="patch_map has the shape"):
+        export(tmp_path / "edited.pt", Workspace(tmp_path / "new"))
+    assert not (tmp_path / "new/model.onnx").exists()
