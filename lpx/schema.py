@@ -136,7 +136,8 @@ def _check_text(text: str, path: str) -> None:
     if "\0" in text:
         raise SchemaError(_expected(path, "a text without NUL characters", text))
     try:
-        text.encode()
+        # Names of files that are not UTF-8 come with U+DC80 to U+DCFF, by PEP 383.
+        text.encode(errors="surrogateescape")
     except UnicodeEncodeError:
         raise SchemaError(
             _expected(path, "a text without halves of surrogate pairs", text)

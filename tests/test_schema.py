@@ -141,3 +141,8 @@ def test_any_values_make_a_record_or_are_refused(values):
     assert read.kind in ("a", "b")
     assert type(read.flag) is bool
     assert read.maybe is None or math.isfinite(read.maybe)
+
+
+def test_names_of_files_that_are_not_utf_8_pass():
+    """Python holds such bytes as U+DC80 to U+DCFF; manifests name files."""
+    assert parse_json(r'{"file": "latin-\udce9.png"}') == {"file": "latin-\udce9.png"}

@@ -97,7 +97,7 @@ def story(report: Mapping[str, Any], sizes: Mapping[str, int]) -> list[str]:
     if compared and all(s["verdict"] != "faster" for s in compared):
         share = 100 * sizes["int8"] / sizes["fp32"]
         lines.append(
-            "int8: not shown to be faster than FP32 on this CPU (true of every model on x86 without "
+            "int8: not shown to be faster than FP32 on this CPU (no model's is on x86 without "
             f"VNNI). What it brings here is a file of {share:.0f} % of the size."
         )
     return lines

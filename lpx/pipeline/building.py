@@ -59,6 +59,10 @@ class NotAllBuiltError(NotAsAskedError):
         self.built = built
 
 
+FAILS = "it does not run"
+"""How the symptom of an engine begins that loads or runs with an error."""
+
+
 class DeadEngineError(NotAsAskedError):
     """An engine was built that gives every face one score, or does not run.
 
@@ -69,12 +73,16 @@ class DeadEngineError(NotAsAskedError):
     def __init__(self, dead: Mapping[str, str], built: tuple[EngineManifest, ...]) -> None:
         name, shown = next(iter(dead.items()))
         more = "".join(f"; {other}: {text}" for other, text in [*dead.items()][1:])
-        super().__init__(
-            f"{name} is dead: {shown}{more}",
-            "large activations that stretch a range do this, or an overflow in half precision",
-            f"`lpx debug {name}` shows the layer; for INT8 try --method percentile-99.9 or mse, or "
-            "calibrate on faces like those that will be scored",
-        )
+        if shown.startswith(FAILS):
+            why = "it was built, and cannot score a face here: see the reason"
+            fix = "`lpx doctor` shows what this machine has; or build for another target"
+        else:
+            why = "large activations that stretch a range do this, or an overflow in half precision"
+            fix = (
+                f"`lpx debug {name}` shows the layer; for INT8 try --method percentile-99.9 or mse,"
+                " or calibrate on faces like those that will be scored"
+            )
+        super().__init__(f"{name} is dead: {shown}{more}", why, fix)
         self.built = built
 
 
@@ -261,6 +269,8 @@ def _shown_dead(
     """What shows that an engine is dead; "" where nothing does, or it does not run here."""
     if manifest.target == "onnxruntime" and manifest.precision == "fp32":
         return ""  # the exported model itself
+    if manifest.target == "onnxruntime-tensorrt":
+        return ""  # its first run builds TensorRT's engine, which takes minutes
     usable, _ = can_run(manifest, machine)
     if not usable:
         return ""
@@ -268,7 +278,7 @@ def _shown_dead(
     try:
         return symptom(folder, model, faces(), allow_host_code=True)
     except LpxError as error:
-        return f"it does not run: {error.what}: {error.why}"
+        return f"{FAILS}: {error.what}: {error.why}"
 
 
 def _quantised(placement: Placement) -> str:

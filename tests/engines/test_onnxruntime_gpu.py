@@ -66,7 +66,7 @@ class Session:
     problem: str = ""
     last: Session
 
-    def __init__(self, model, options, providers, enable_fallback):
+    def __init__(self, model, options, providers, enable_fallback=1):
         if Session.problem:
             raise RuntimeError(Session.problem)
         self.options, self.providers, self.enable_fallback = options, providers, enable_fallback
