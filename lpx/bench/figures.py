@@ -102,7 +102,7 @@ def _intervals(key: str, title: str, rows: list[_Row], margin: float) -> Drawing
     parts = []
     for y, row in enumerate(rows):
         # Beside the interval alone: drawn from top to bottom, these lines would cross the labels.
-        beside = (y - 0.2, y + 0.4)
+        beside = (y - 0.12, y + 0.4)
         axes.plot([-margin] * 2, beside, color=COLOURS["fails"], dashes=(5, 3), linewidth=1.2)
         axes.plot([0, 0], beside, color=COLOURS["muted"], linewidth=0.8)
         colour = COLOURS[row.verdict]
