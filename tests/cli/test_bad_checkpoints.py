@@ -155,7 +155,8 @@ def test_workspace_that_cannot_be_made(refused, monkeypatch, place):
     # Root may write anywhere, but not below a file.
     Path("file").write_text("in the way")
     monkeypatch.setattr("lpx.pipeline.exporting.to_onnx", lambda detector, opset: b"")
-    monkeypatch.setattr("lpx.pipeline.exporting.verify", lambda *arguments, **options: None)
+    for name in ("verify", "check_card_inside"):
+        monkeypatch.setattr(f"lpx.pipeline.exporting.{name}", lambda *arguments, **options: None)
     said = refused("export", DEMO, "-w", place)
     assert f"{place} cannot be written" in said
     assert "there is a file where a folder is needed" in said
