@@ -54,7 +54,7 @@ class Discrimination:
     """How the reference tells the classes apart on the faces of a bench.
 
     Attributes:
-        auc: With the 95 % interval that decides: over resampled groups where faces share them.
+        auc: With its 95 % interval: see `auc_over_groups`.
         direction: "fake higher" where the interval lies above 0.5, "real higher" where it lies
             below (the classes look reversed), "none" where it includes 0.5.
         fake_groups: Independent groups (videos, people) that hold fake faces.
@@ -81,7 +81,7 @@ class ParityResult:
     """A candidate against the reference, on the same faces.
 
     Attributes:
-        auc: AUC of the candidate, with DeLong's 95 % interval.
+        auc: AUC of the candidate, with its 95 % interval: see `auc_over_groups`.
         auc_difference: What the candidate gains (or, negative, loses) in the direction that the
             reference shows, with the 95 % interval that decides: AUC(candidate) - AUC(reference),
             or its negative where the reference scores real faces higher.
@@ -132,17 +132,36 @@ def discrimination(
     """
     own = np.arange(len(labels)) if groups is None else groups
     fake_groups, real_groups = (len(np.unique(own[labels == label])) for label in (1, 0))
-    auc = auc_interval(labels, scores)
-    if len(np.unique(own)) < len(own):
-        # Too few groups to resample: `few_groups` withholds the verdict.
-        with suppress(LpxError):
-            auc = auc_interval_bootstrap(labels, scores, own)
+    auc = auc_over_groups(labels, scores, groups)
     direction: Direction = "none"
     if auc.low > 0.5:
         direction = "fake higher"
     elif auc.high < 0.5:
         direction = "real higher"
     return Discrimination(auc, direction, fake_groups, real_groups)
+
+
+def auc_over_groups(
+    labels: NDArray[np.int64],
+    scores: NDArray[np.floating[Any]],
+    groups: NDArray[np.int64] | None,
+) -> Interval:
+    """An AUC with its 95 % interval: over resampled groups where faces share them, else DeLong's.
+
+    DeLong's also where a class has too few groups to resample: no verdict is given there.
+
+    Args:
+        labels: int64 [N], 1 = fake.
+        scores: float [N].
+        groups: int64 [N], or None.
+
+    Raises:
+        LpxError: One class only, or NaN scores.
+    """
+    if groups is not None and len(np.unique(groups)) < len(groups):
+        with suppress(LpxError):
+            return auc_interval_bootstrap(labels, scores, groups)
+    return auc_interval(labels, scores)
 
 
 def judge(
@@ -175,7 +194,7 @@ def judge(
     if dead or scores == "fails":
         return "fails"
     of_auc = verdict(found, margin)
-    same = agreement is not None and agreement.low == 1.0 and of_auc == "holds"
+    same = agreement is not None and agreement.same and of_auc == "holds"
     if truth.few_groups and not (same and truth.direction != "none"):
         return "undecided"
     if truth.direction == "none":
@@ -220,7 +239,7 @@ def compare(
     decided = judge(truth, found.deciding, margin, agreement, dead=dead)
     of_auc = verdict(found.deciding, margin)
     return ParityResult(
-        auc=auc_interval(labels, candidate.score),
+        auc=auc_over_groups(labels, candidate.score, groups),
         auc_difference=found.deciding,
         delong=found.delong,
         bootstrap=found.bootstrap,
@@ -245,7 +264,7 @@ class PairedDifference:
     Attributes:
         delong: For independent faces.
         bootstrap: Over resampled groups; None where no group has two faces or a class has too few.
-        note: Why there is no bootstrap although faces share groups; "" else.
+        note: Why there is no bootstrap interval although faces share groups; otherwise "".
     """
 
     delong: Difference

@@ -24,7 +24,6 @@ from lpx.card import ModelCard
 from lpx.data.face_set import FaceSet
 from lpx.engines.base import DeviceMemory, Engine, Faces
 from lpx.engines.manifest import EngineManifest
-from lpx.metrics import Interval, auc_interval
 
 EXAMPLES = 6
 """Faces shown in the report: those on which maps agree least."""
@@ -53,7 +52,6 @@ class BenchResult:
 
     Attributes:
         scored: Labels and predictions of the reference and of the candidates, in that order.
-        reference_auc: With DeLong's 95 % interval.
         truth: How the reference tells the classes apart.
         accuracy: Per engine, the reference too: see `lpx.bench.accuracy.accuracy`.
         parity: Per candidate.
@@ -67,7 +65,6 @@ class BenchResult:
     """
 
     scored: Scored
-    reference_auc: Interval
     truth: Discrimination
     accuracy: dict[str, dict[str, Any]]
     parity: dict[str, ParityResult]
@@ -158,14 +155,16 @@ def bench(
     reasons |= {graph_of(n): why for n, why in graphs.missing.items()} if graphs else {}
     return BenchResult(
         scored=scored,
-        reference_auc=auc_interval(labels, truth.score),
         truth=known,
         accuracy=accuracy(scored, faces, card.threshold),
         parity=parity,
-        parts={
-            n: breakdown(labels, truth.score, scored.predictions[n].score, members, margin)
-            for n in names
-        },
+        parts=breakdown(
+            labels,
+            truth.score,
+            {n: scored.predictions[n].score for n in names},
+            members,
+            margin,
+        ),
         stages={
             n: stages_of(n, parity[n], labels, truth, everything.predictions, reasons,
                          card.threshold, margin, groups, known) if graphs else ()

@@ -39,6 +39,11 @@ class Concordance:
     low: float
     high: float
 
+    @property
+    def same(self) -> bool:
+        """Whether the scores are the same but for rounding."""
+        return self.low == 1.0
+
 
 def concordance(
     reference: ArrayLike,

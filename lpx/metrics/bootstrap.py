@@ -6,7 +6,7 @@ whole groups are drawn (the cluster bootstrap; Davison and Hinkley 1997, section
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,28 +67,17 @@ def auc_difference_bootstrap(
             in groups that are alone in their stratum, so that no resample would vary it.
     """
     check_between("confidence", confidence, 0.0, 1.0, closed=False)
-    check_between("resamples", resamples, 2, np.inf, closed=True)
-    check_between("seed", seed, 0, np.inf, closed=True)
     is_fake = checked_classes(labels)
     reference = checked_scores("reference_scores", reference_scores, len(is_fake))
     candidate = checked_scores("candidate_scores", candidate_scores, len(is_fake))
-    names, codes = group_codes("groups", groups, len(is_fake))
-    strata = _strata(is_fake, codes, len(names))
-
-    ranked = [_rank(is_fake, scores, codes) for scores in (reference, candidate)]
-    rows_per_block = max(1, BLOCK_WEIGHTS // len(is_fake))
-    differences = [
-        ranked[1].auc(counts) - ranked[0].auc(counts)
-        for counts in _draw(strata, len(names), resamples, rows_per_block, seed)
-    ]
-    once = np.ones((1, len(names)))
-    estimate = float((ranked[1].auc(once) - ranked[0].auc(once))[0])
-    drawn = np.concatenate(differences)
+    found = _resample(is_fake, (reference, candidate), groups, resamples, seed)
+    estimate = float(found.aucs[1] - found.aucs[0])
+    drawn = found.drawn[1] - found.drawn[0]
     if (drawn == estimate).all() and not same_scores(reference, candidate):
-        fakes, reals = (int(has.sum()) for has in _members(is_fake, codes, len(names)))
-        reach = one_pair_reach(fakes, reals, confidence)
+        reach = one_pair_reach(found.fake_groups, found.real_groups, confidence)
         return Difference(estimate, estimate - reach, estimate + reach, 0.0, method="one pair")
-    return _summarise(estimate, drawn, confidence)
+    low, high = _percentiles(drawn, confidence)
+    return Difference(estimate, low, high, float(drawn.std(ddof=1)), method="bootstrap")
 
 
 def auc_interval_bootstrap(
@@ -116,19 +105,60 @@ def auc_interval_bootstrap(
     Raises:
         LpxError: As `auc_difference_bootstrap`.
     """
+    check_between("confidence", confidence, 0.0, 1.0, closed=False)
     is_fake = checked_classes(labels)
-    # AUC - 0.5 is the difference to a detector that gives every face the same score.
-    found = auc_difference_bootstrap(
-        labels, np.zeros(len(is_fake)), scores, groups, resamples, confidence, seed
+    checked = checked_scores("scores", scores, len(is_fake))
+    found = _resample(is_fake, (checked,), groups, resamples, seed)
+    estimate, drawn = float(found.aucs[0]), found.drawn[0]
+    if (drawn == estimate).all():
+        pairs = min(found.fake_groups, found.real_groups)
+        return Interval(estimate, *exact_ends(estimate, pairs, confidence), 0.0, method="exact")
+    low, high = _percentiles(drawn, confidence)
+    return Interval(estimate, low, high, float(drawn.std(ddof=1)), method="bootstrap")
+
+
+@dataclass(frozen=True, eq=False)
+class _Resampled:
+    """AUCs of several vectors of scores, on the faces themselves and on the same resamples.
+
+    Attributes:
+        aucs: float64 [K], on the faces.
+        drawn: float64 [K, resamples].
+        fake_groups: Groups that have fakes.
+        real_groups: Groups that have reals.
+    """
+
+    aucs: NDArray[np.float64]
+    drawn: NDArray[np.float64]
+    fake_groups: int
+    real_groups: int
+
+
+def _resample(
+    is_fake: NDArray[np.bool_],
+    vectors: Sequence[Floats],
+    groups: ArrayLike,
+    resamples: int,
+    seed: int,
+) -> _Resampled:
+    check_between("resamples", resamples, 2, np.inf, closed=True)
+    check_between("seed", seed, 0, np.inf, closed=True)
+    names, codes = group_codes("groups", groups, len(is_fake))
+    strata = _strata(is_fake, codes, len(names))
+    ranked = [_rank(is_fake, scores, codes) for scores in vectors]
+    rows_per_block = max(1, BLOCK_WEIGHTS // len(is_fake))
+    drawn = [
+        [one.auc(counts) for one in ranked]
+        for counts in _draw(strata, len(names), resamples, rows_per_block, seed)
+    ]
+    once = np.ones((1, len(names)))
+    fakes, reals = (int(has.sum()) for has in _members(is_fake, codes, len(names)))
+    return _Resampled(
+        np.array([float(one.auc(once)[0]) for one in ranked]),
+        np.concatenate([np.array(block) for block in drawn], axis=1),
+        fakes,
+        reals,
     )
-    estimate = found.estimate + 0.5
-    if not found.standard_error:
-        names, codes = group_codes("groups", groups, len(is_fake))
-        pairs = min(int(has.sum()) for has in _members(is_fake, codes, len(names)))
-        ends = exact_ends(estimate, pairs, confidence)
-        return Interval(estimate, *ends, 0.0, method="exact")
-    low, high = max(0.0, found.low + 0.5), min(1.0, found.high + 0.5)
-    return Interval(estimate, low, high, found.standard_error, method="bootstrap")
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,13 +252,7 @@ def _draw(
         yield counts
 
 
-def _summarise(estimate: float, differences: NDArray[np.float64], confidence: float) -> Difference:
+def _percentiles(drawn: NDArray[np.float64], confidence: float) -> tuple[float, float]:
     tail = (1.0 - confidence) / 2
-    low, high = np.quantile(differences, [tail, 1.0 - tail])
-    return Difference(
-        estimate=estimate,
-        low=float(low),
-        high=float(high),
-        standard_error=float(differences.std(ddof=1)),
-        method="bootstrap",
-    )
+    low, high = np.quantile(drawn, [tail, 1.0 - tail])
+    return float(low), float(high)

@@ -62,7 +62,10 @@ def test_a_row_per_method_and_level():
     labels, reference, candidate, faces = sample()
     indices = np.arange(len(labels))
     where = members_of(faces, indices)
-    parts = {(p.level, p.method): p for p in breakdown(labels, reference, candidate, where, 0.005)}
+    parts = {
+        (p.level, p.method): p
+        for p in breakdown(labels, reference, {"x": candidate}, where, 0.005)["x"]
+    }
     assert list(parts) == [
         ("face", "mask"), ("face", "swap"), ("video", "all"), ("video", "mask"), ("video", "swap"),
     ]  # fmt: skip
@@ -90,7 +93,9 @@ def test_a_method_of_one_fake_has_no_interval_and_says_so():
     where = members_of(faces, np.arange(8))
     where.methods[1] = "rare"
     (rare,) = (
-        p for p in breakdown(labels, reference, candidate, where, 0.005) if p.method == "rare"
+        p
+        for p in breakdown(labels, reference, {"x": candidate}, where, 0.005)["x"]
+        if p.method == "rare"
     )
     assert (rare.difference, rare.verdict) == (None, None)
     assert rare.reason == "4 real and 1 fake faces: too few for an interval"
@@ -100,4 +105,4 @@ def test_one_method_and_single_images_need_no_rows():
     labels, reference, candidate, faces = sample(videos=8, per_video=1)
     where = members_of(faces, np.arange(8))
     where.methods[labels == 1] = "swap"
-    assert breakdown(labels, reference, candidate, where, 0.005) == ()
+    assert breakdown(labels, reference, {"x": candidate}, where, 0.005)["x"] == ()

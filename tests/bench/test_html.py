@@ -32,7 +32,6 @@ from lpx.card import ModelCard
 from lpx.data.face_set import Face, FaceSet, ImageFile, Skipped
 from lpx.engines.base import ON_THE_CPU, Prediction
 from lpx.engines.manifest import EngineManifest
-from lpx.metrics import auc_interval
 
 EVIL = "real/<script>alert('face')</script>.png"
 NOISE = {"torch": 0.0, "onnxruntime-fp32": 1e-5, "onnxruntime-int8": 0.3}
@@ -119,14 +118,12 @@ def result(count: int = 60, size: int = 64, noise: dict[str, float] = NOISE) -> 
     }
     return BenchResult(
         scored=found,
-        reference_auc=auc_interval(found.labels, truth.score),
         truth=discrimination(found.labels, truth.score, where.groups),
         accuracy=accuracy(found, faces, CARD.threshold),
         parity=parity,
-        parts={
-            n: breakdown(found.labels, truth.score, found.predictions[n].score, where, 0.005)
-            for n in names
-        },
+        parts=breakdown(
+            found.labels, truth.score, {n: found.predictions[n].score for n in names}, where, 0.005
+        ),
         stages={
             n: stages_of(
                 n, parity[n], found.labels, truth, found.predictions | {MODEL: truth},
