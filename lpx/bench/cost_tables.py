@@ -116,9 +116,9 @@ def _throughput(report: Mapping[str, Any]) -> CostTable:
 
 
 def _single_patch(report: Mapping[str, Any]) -> CostTable:
-    rows = []
     if not has_map(report):
         return CostTable("single-patch", "One patch alone", "", (), 1, ())
+    rows = []
     for name, found in _measured(report, "single_patch"):
         low, high = ("–" if end is None else significant(end) for end in found["interval_us"])
         rows.append((
@@ -135,21 +135,23 @@ def _single_patch(report: Mapping[str, Any]) -> CostTable:
 
 
 def _energy(report: Mapping[str, Any]) -> CostTable:
-    rows = [
-        (
+    patches = has_map(report)
+    heads = ["engine", "J/face [95 %]", "net [95 %]", "W", "idle W"]
+    if patches:
+        heads.insert(3, "net mJ/patch")
+    rows = []
+    for name, found in _measured(report, "energy"):
+        row = [
             _word(name),
             _estimate(found["gross_j_per_face"]),
             _estimate(found["net_j_per_face"]),
-            *(
-                [Cell(_signed(patch := found["net_mj_per_patch"]["mean"]), value=patch)]
-                if has_map(report)
-                else []
-            ),
             _number(found["load_w"]["mean"]),
             _number(found["idle_w"]["mean"]),
-        )
-        for name, found in _measured(report, "energy")
-    ]
+        ]
+        if patches:
+            patch = found["net_mj_per_patch"]["mean"]
+            row.insert(3, Cell(_signed(patch), value=patch))
+        rows.append(tuple(row))
     sources = dict.fromkeys(
         f"measured by {found['source']}: {found['covers']}; batch {found['batch']}"
         for _, found in _measured(report, "energy")
@@ -158,8 +160,7 @@ def _energy(report: Mapping[str, Any]) -> CostTable:
         "energy", "Energy",
         "Gross is all that flowed while the engine ran, net is without what flowed before it, when "
         "the machine was idle. 95 % intervals over windows.",
-        ("engine", "J/face [95 %]", "net [95 %]", *["net mJ/patch"] * has_map(report), "W",
-         "idle W"), 1, tuple(rows),
+        tuple(heads), 1, tuple(rows),
         (*sources, *_missing(report, "energy", "energy")),
     )  # fmt: skip
 

@@ -118,7 +118,7 @@ def _intervals(key: str, title: str, rows: list[_Row], margin: float) -> Drawing
         lambda value, _: f"{value:+.5g}".replace("-", "−") if value else "0"
     )
     axes.spines["left"].set_visible(False)
-    axes.set_xlabel("AUC(engine) − AUC(reference)")
+    axes.set_xlabel("AUC gained (+) or lost (−) against the reference")
     return Drawing(
         key,
         title,

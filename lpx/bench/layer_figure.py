@@ -66,7 +66,8 @@ def draw_layers(
             ylim=(len(layers) - 0.5, -0.5),
             xlabel="relative error  ||d|| / ||x||",
         )
-        # A name with two dollars in it is no formula; the numbers of the axis are.
+        # Matplotlib would read a name with two dollar signs as a formula. The numbers of the axis
+        # need its parser.
         axes.set_title(title, parse_math=False)
         axes.grid(axis="x", alpha=0.3)
         _name_rows(axes, layers, verdict)

@@ -160,7 +160,7 @@ def said(error: Exception) -> str:
 def check_finite(
     name: str, prediction: Prediction, faces: FaceSet, indices: NDArray[np.int64]
 ) -> None:
-    """Refuse scores that are no probabilities: NaN, infinite, or outside [0, 1].
+    """Refuse scores that are NaN, infinite, or outside [0, 1].
 
     Raises:
         LpxError: The engine and the first such face.

@@ -167,9 +167,9 @@ def headline(report: Mapping[str, Any]) -> str:
         return lost + said
     count = sum(c["verdict"] == verdict for c in candidates)
     share = f"{count} of {len(candidates)} engines"
+    everyone = "Both" if len(candidates) == 2 else f"All {len(candidates)}"
     lead = {
-        "holds": f"All {len(candidates)} engines {'that ran ' * bool(lost)}keep the AUC. At worst,"
-        " ",
+        "holds": f"{everyone} engines {'that ran ' * bool(lost)}keep the AUC. At worst, ",
         "fails": f"{share} fail{'s' if count == 1 else ''}. {'At worst, ' if count > 1 else ''}",
         "undecided": f"{report['faces']:,} faces do not decide {share}. ",
     }
@@ -216,14 +216,14 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
             "`lpx export --fake-class`."
         )
     if known["direction"] == "none":
-        sentence_ = _no_discrimination(report)
-        found.append(f"{sentence_[0].upper()}{sentence_[1:]} Parity with it says little.")
+        text = _no_discrimination(report)
+        found.append(f"{text[0].upper()}{text[1:]} Parity with it says little.")
     found += [
         f"{c['name']} is dead: it gives all faces one score."
         for c in report["candidates"]
         if c["dead"]
     ]
-    if reference["auc"] == 1.0:
+    if reference["auc"] in (0.0, 1.0):
         found.append(
             "The reference separates these faces perfectly: parity here says nothing of harder "
             "faces."
@@ -256,6 +256,8 @@ def speed_notes(report: Mapping[str, Any]) -> list[str]:
             if found:
                 slower = any(f["verdict"] == "slower" for f in found)
                 verb = "is slower" if slower else "is not shown to be faster"
+                # What has a verdict comes first.
+                found.sort(key=lambda f: f["verdict"] is None)
                 said = "; ".join(map(_no_faster, found))
                 notes.append(f"{entry['name']} {verb} than {rival}: {said}.")
     return notes

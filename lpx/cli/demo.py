@@ -34,6 +34,7 @@ def demo(unpack: Path | None, workspace: Workspace, as_json: bool) -> None:
     from lpx.cli.bench import exit_code, show
     from lpx.cli.console import ConsoleReporter
     from lpx.data.demo_set import CHECKPOINT, folder
+    from lpx.engines.machine import has_vnni
 
     if unpack is not None:
         from lpx.data.unpack import unpack_demo
@@ -66,24 +67,25 @@ def demo(unpack: Path | None, workspace: Workspace, as_json: bool) -> None:
             str(engine.precision): (workspace.engines / engine.name / engine.file).stat().st_size
             for engine in built
         }
-        for line in story(done.report, sizes):
+        for line in story(done.report, sizes, has_vnni()):
             click.echo(line)
     sys.exit(exit_code(done.report["verdict"]))
 
 
-def story(report: Mapping[str, Any], sizes: Mapping[str, int]) -> list[str]:
+def story(report: Mapping[str, Any], sizes: Mapping[str, int], vnni: bool | None) -> list[str]:
     """Say in plain words what the demo has shown, with what certainty, and what it has not.
 
     Args:
         report: The bench's.
         sizes: Bytes of the engine's file, by precision.
+        vnni: Whether the processor has integer dot products; None where it is not x86.
     """
     known = report["reference"]["discrimination"]
     # Over people: pictures of one person say less than as many of different people.
     found = known["auc_interval"]
     kept = {
         "holds": f"Every engine keeps that AUC to within {report['margin']:g} (95 % confidence).",
-        "fails": "An engine loses more of that AUC than allowed: see above which, and where.",
+        "fails": "An engine fails parity: see above which one, and why.",
     }.get(report["verdict"], "These faces do not decide whether every engine keeps that AUC.")
     lines = [
         f"shown: on {report['faces']} pictures of {known['real_groups']} rendered people, half of "
@@ -96,8 +98,9 @@ def story(report: Mapping[str, Any], sizes: Mapping[str, int]) -> list[str]:
     compared = [] if int8 is None else [s for s in int8["speed"] if s["against"] != "torch"]
     if compared and all(s["verdict"] != "faster" for s in compared):
         share = 100 * sizes["int8"] / sizes["fp32"]
+        which = {True: ", although it has VNNI", False: ", which has no VNNI", None: ""}[vnni]
         lines.append(
-            "int8: not shown to be faster than FP32 on this CPU (no model's is on x86 without "
-            f"VNNI). What it brings here is a file of {share:.0f} % of the size."
+            f"int8: not shown to be faster than FP32 on this CPU{which}. What it brings here is a "
+            f"file of {share:.0f} % of the size."
         )
     return lines

@@ -55,7 +55,7 @@ def compared(verdict):
 
 
 def test_story_says_what_was_shown_and_what_was_not():
-    shown, limits = story({**REPORT, "candidates": []}, SIZES)
+    shown, limits = story({**REPORT, "candidates": []}, SIZES, None)
     assert "576 pictures of 24 rendered people" in shown
     assert "0.910 (95 % interval 0.880 to 0.940)" in shown
     assert "to within 0.005" in shown
@@ -64,14 +64,24 @@ def test_story_says_what_was_shown_and_what_was_not():
 
 @pytest.mark.parametrize("verdict", ["fails", "undecided", "uninformative"])
 def test_story_claims_nothing_that_was_not_shown(verdict):
-    shown, _ = story({**REPORT, "candidates": [], "verdict": verdict}, SIZES)
+    shown, _ = story({**REPORT, "candidates": [], "verdict": verdict}, SIZES, None)
     assert "Every engine keeps" not in shown
 
 
-@pytest.mark.parametrize(("verdict", "told"), [("slower", 1), ("undecided", 1), ("faster", 0)])
-def test_story_explains_an_int8_that_is_no_faster(verdict, told):
-    lines = story(compared(verdict), SIZES)
-    assert sum("VNNI" in line and "50 %" in line for line in lines) == told
+@pytest.mark.parametrize(
+    ("verdict", "lines"), [("slower", 1), ("inconclusive", 1), (None, 1), ("faster", 0)]
+)
+def test_story_explains_an_int8_that_is_no_faster(verdict, lines):
+    found = story(compared(verdict), SIZES, False)
+    assert sum("VNNI" in line and "50 %" in line for line in found) == lines
+
+
+@pytest.mark.parametrize(
+    ("vnni", "words"),
+    [(True, "CPU, although it has VNNI."), (False, "CPU, which has no VNNI."), (None, "CPU.")],
+)
+def test_story_says_what_the_cpu_has(vnni, words):
+    assert words in story(compared("slower"), SIZES, vnni)[-1]
 
 
 def test_unpack_as_json(lpx):

@@ -7,7 +7,7 @@ import pytest
 
 from lpx.engines import jetson as jetson_module
 from lpx.engines import machine as module
-from lpx.engines.machine import Gpu, Machine, read_machine
+from lpx.engines.machine import Gpu, Machine, has_vnni, read_machine
 
 RECORDS = Path(__file__).parents[1] / "data" / "machines"
 
@@ -150,3 +150,19 @@ def test_this_machine_is_read() -> None:
     machine = read_machine()
     assert machine.cores >= 1
     assert machine.gpus or machine.no_gpu_reason
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "vnni"),
+    [
+        ("flags\t\t: fpu avx2 avx512_vnni\n", True),
+        ("flags\t\t: fpu avx2 avx_vnni\n", True),
+        ("flags\t\t: fpu avx2\n", False),
+        ("Features\t: fp asimd asimddp\n", None),
+        ("", None),
+    ],
+)
+def test_integer_dot_products_are_read_from_the_flags(tmp_path, cpuinfo, vnni):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(cpuinfo)
+    assert has_vnni(tmp_path) is vnni
