@@ -61,6 +61,23 @@ def test_a_dry_run_lists_every_contender_with_a_time_or_a_reason(gpu, tmp_path):
     assert values["about"]["versions"]["torch"] in text
 
 
+def test_only_the_chosen_contenders_run_and_unknown_ones_are_refused(gpu, tmp_path):
+    from click.testing import CliRunner
+
+    line = ["--dry-run", "--only", "resnet18", "--batches", "1,2", "--size", "64", "--seconds", "0"]
+    where = tmp_path / "gpu.json"
+    chosen = "torch eager fp32, torch.compile fp16"
+    ran = CliRunner().invoke(gpu.main, [*line, "--contenders", chosen, "--json", str(where)])
+    assert ran.exit_code == 0, ran.output
+    rows = json.loads(where.read_text())["rows"]
+    assert [row["contender"] for row in rows] == [*map(str.strip, chosen.split(","))] * 2
+    ran = CliRunner().invoke(gpu.main, [*line, "--contenders", "tensorflow"])
+    assert ran.exit_code == 2
+    assert "tensorflow: unknown; choose from torch eager fp32" in " ".join(ran.output.split())
+    ran = CliRunner().invoke(gpu.main, [*line, "--minutes", "0"])
+    assert "batch 1: left out (--minutes)" in ran.output
+
+
 def test_operations_are_those_of_the_convolutions(limits):
     from lpx.models.checkpoint import Detector
 
