@@ -275,6 +275,8 @@ _FAKE, _REAL, _THRESHOLD = STRONGEST, WEAKEST, (150, 150, 150)
 _PANEL, _CHART, _PALE = (24, 26, 30), (44, 47, 53), (222, 224, 228)
 _CELL = 16
 """Pixels per unit that a heat map has before it is laid on a frame, for clean edges."""
+_STRIP = 320
+"""Width at which the texts and the scale of a strip fit beside each other; even."""
 
 
 def drawn_size(width: int, height: int) -> tuple[int, int]:
@@ -378,7 +380,7 @@ def score_strip(
     """A strip to put below a frame: two texts, a scale of the heat map, scores over time.
 
     Args:
-        width: Pixels.
+        width: Of the frame, pixels; even. The strip of a narrow frame is wider, see `framed`.
         left: ASCII.
         right: ASCII, at the right edge.
         threshold: A dashed line; scores from here on up are drawn as fake.
@@ -386,8 +388,9 @@ def score_strip(
             so far, the last one being shown now; without any there is no chart.
 
     Returns:
-        uint8 RGB [h, width, 3], h even; the same for every strip with a chart of one width.
+        uint8 RGB [h, w, 3], both even; the same for every strip with a chart of one width.
     """
+    width = max(width, _STRIP)
     unit = _unit(width)
     pad, text = round(8 * unit), round(22 * unit)
     chart = round(46 * unit) if scores else 0
@@ -414,6 +417,15 @@ def score_strip(
     if chart:
         _chart(strip[text : text + chart, pad : width - pad], scores, threshold, unit)
     return strip
+
+
+def framed(picture: Image, strip: Image) -> Image:
+    """Put a strip below a picture, which is centred where it is the narrower one."""
+    beside = strip.shape[1] - picture.shape[1]
+    wide = cv2.copyMakeBorder(
+        picture, 0, 0, beside // 2, beside - beside // 2, cv2.BORDER_CONSTANT, value=_PANEL
+    )
+    return np.vstack([np.asarray(wide, np.uint8), strip])
 
 
 def _chart(

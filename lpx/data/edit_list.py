@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-_FIRST = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp"})
+FIRST_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp"})
 """Boxes that such a file begins with; any other file has no edit list."""
 _MAX_BYTES = 256 * 1024 * 1024
 """A larger table of frames is not read."""
@@ -34,7 +34,7 @@ def is_trimmed(path: Path) -> bool:
         OSError: The file cannot be read.
     """
     with path.open("rb") as stream:
-        if stream.read(8)[4:] not in _FIRST:
+        if stream.read(8)[4:] not in FIRST_BOXES:
             return False
         try:
             movie = _movie(stream)

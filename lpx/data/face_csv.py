@@ -3,7 +3,7 @@ r"""`faces.csv`: the labels of a folder's face crops, as people write them down.
 The first line names the columns: `file`; and `label` (1 or fake, 0 or real, nothing where not
 known) or `method` ("real", or the manipulation) or both; optionally `video`, `identity` (several
 with ";" between, the one whose head it is first) and `split`. Without `label` and `method` a face
-below `real/` or `fake/` has the label of that folder. Other columns are ignored, and said to be.
+below `real/` or `fake/` has the label of that folder. Other columns are ignored, with a note.
 Paths are relative to the folder, with "/" or with Windows' "\" between their parts. Commas,
 semicolons, tabs or bars separate the cells, see `lpx.data.text_table`.
 """
@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from lpx.data.decode import SUFFIXES
@@ -22,6 +23,7 @@ from lpx.data.face_table import FaceRow, FaceTable, make_table
 from lpx.data.text_table import TextTable, read_table
 from lpx.data.videos import REAL
 from lpx.data.walk import walk
+from lpx.data.wording import counted, some
 from lpx.errors import LpxError
 
 FILE = "faces.csv"
@@ -42,7 +44,6 @@ _SPLITS = {
     **{name: name for name in ("train", "val", "test")},
     **{"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"},
 }
-_NAMED = 3
 
 REAL_WORDS = frozenset(
     {"real", "reals", "original", "originals", "pristine", "authentic", "genuine", "bonafide"}
@@ -56,6 +57,7 @@ _SOURCES = frozenset({"youtube", "actors"})
 """FaceForensics++ names its originals by where they come from; elsewhere fakes may come from it."""
 
 
+@lru_cache
 def means_real(method: str) -> bool | None:
     """Whether a method's name says that nobody manipulated the face.
 
@@ -81,7 +83,7 @@ def find_face_csv(folder: Path) -> Path | None:
     """The folder's `faces.csv`, in whatever case its name is written; None where there is none.
 
     Raises:
-        LpxError: There are several, or it is no file.
+        LpxError: There are several, or it is not a file.
     """
     found = sorted(name for name in os.listdir(folder) if name.lower() == FILE)
     if not found:
@@ -227,24 +229,25 @@ class _Reading:
         if self.missing:
             notes.append(
                 f"{len(self.missing)} of {len(self.seen)} files that {name} lists do not exist and "
-                f"are left out: {_first(self.missing)}."
+                f"are left out: {some(self.missing)}."
             )
         if self.against_folder:
             notes.append(
                 f"{len(self.against_folder)} of {len(self.seen)} files are labelled otherwise than "
-                f"the folder real/ or fake/ that they are in: {_first(self.against_folder)}."
+                f"the folder real/ or fake/ that they are in: {some(self.against_folder)}."
             )
         nowhere = [row.file for row in self.rows if not row.split]
         if nowhere and len(nowhere) < len(self.rows):
             notes.append(
                 f"{len(nowhere)} of {len(self.rows)} faces name no split and are in none of the "
-                f"splits: {_first(nowhere)}."
+                f"splits: {some(nowhere)}."
             )
         on_disk = walk(self.folder, SUFFIXES, skip).files
         if unlisted := [file for file in on_disk if file not in self.seen]:
+            are = "is" if len(unlisted) == 1 else "are"
             notes.append(
-                f"{len(unlisted)} images that {name} does not list are left out: "
-                f"{_first(unlisted)}."
+                f"{counted(len(unlisted), 'image')} that {name} does not list {are} left out: "
+                f"{some(unlisted)}."
             )
         return notes
 
@@ -278,9 +281,3 @@ def inside_folder(where: str, name: str) -> str:
             "put the file below the folder, and name it relative to that",
         )
     return "/".join(filter(None, parts))
-
-
-def _first(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" * (len(names) > _NAMED)
-    shown = (os.fsencode(name).decode("utf-8", "replace") for name in names[:_NAMED])
-    return f"{', '.join(shown)}{more}"

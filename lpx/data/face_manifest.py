@@ -236,14 +236,17 @@ def left_out_note(
 
 
 def damage_note(manifest: FaceManifest, faces: FaceSet) -> str:
-    """What to say of damaged videos that faces come from; "" where none is damaged."""
+    """What to say of videos that faces come from and that seem incomplete; "" where none does."""
     damaged = manifest.about.get("damaged", {})
     there = set(faces.videos()) if damaged else set()
     named = [f"{video} ({damage})" for video, damage in damaged.items() if video in there]
     if not named:
         return ""
-    have = "is damaged and has" if len(named) == 1 else "are damaged and have"
-    return f"{counted(len(named), 'video')} {have} faces of what can be read only: {some(named)}."
+    seem = "seems" if len(named) == 1 else "seem"
+    return (
+        f"{counted(len(named), 'video')} {seem} incomplete; faces come from what can be read: "
+        f"{some(named)}."
+    )
 
 
 def _arrays(table: FaceTable) -> dict[str, NDArray[Any]]:

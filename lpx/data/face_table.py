@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lpx.data.columns import Columns, Rows, Strings, encode, encode_identities, pack
 from lpx.data.face_set import Face, ImageFile, LazyFaces
+from lpx.data.wording import shown
 from lpx.errors import LpxError
 
 
@@ -102,7 +103,7 @@ class FaceTable(LazyFaces):
             name=raw.decode("utf-8", "replace"),
             label=None if label < 0 else label,
             method=self.columns.method[row],
-            video=_printable(self.columns.video[row]),
+            video=shown(self.columns.video[row]),
             identities=self.columns.identities[row],
             source=self.source(row),
         )
@@ -167,7 +168,7 @@ def check_inside(files: Strings, where: str) -> None:
     """
     if row := _leaving(files):
         raise LpxError(
-            f"{where} names the file {_printable(files[row - 1])!r}",
+            f"{where} names the file {shown(files[row - 1])!r}",
             "a file must lie below the folder: no absolute path, no .., and no empty name",
             "put the file below the folder, and name it relative to that",
         )
@@ -192,7 +193,3 @@ def _leaving(files: Strings) -> int:
     rows.append(np.searchsorted(stop, np.flatnonzero(blob == 0), side="right"))
     found = np.concatenate(rows)
     return int(found.min()) + 1 if len(found) else 0
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

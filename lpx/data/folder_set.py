@@ -12,6 +12,7 @@ from lpx.data.face_csv import FILE, LABELS, REAL_WORDS, find_face_csv, read_face
 from lpx.data.face_set import FaceSet
 from lpx.data.face_table import FaceRow, FaceTable, make_table
 from lpx.data.walk import is_hidden, note_of, walk
+from lpx.data.wording import some
 from lpx.errors import LpxError
 
 _FRAME = re.compile(r"(?:frame|img|image|face|crop)?[-_ ]?\d+", re.IGNORECASE)
@@ -120,9 +121,7 @@ def _beside(folder: Path, names: list[str], skip: Iterable[Path]) -> str:
     found = [*folders, *images]
     if not found:
         return ""
-    more = f" and {len(found) - 3} more" * (len(found) > 3)
-    shown = ", ".join(os.fsencode(name).decode("utf-8", "replace") for name in found[:3])
-    return f"Only real/ and fake/ were searched, not what is beside them: {shown}{more}."
+    return f"Only real/ and fake/ were searched, not what is beside them: {some(found)}."
 
 
 def _tables(names: list[str]) -> str:
@@ -130,4 +129,4 @@ def _tables(names: list[str]) -> str:
     found = [name for name in names if name.lower().endswith(_TABLES) and name[0] not in ".~"]
     if not found:
         return ""
-    return f"Not read, as labels are read from {FILE} alone: {', '.join(found[:3])}."
+    return f"Not read, as labels are read from {FILE} alone: {some(found)}."

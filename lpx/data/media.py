@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,6 +10,7 @@ from lpx.data.decode import SUFFIXES
 from lpx.data.image_header import image_size, is_animated
 from lpx.data.videos import VIDEO_SUFFIXES
 from lpx.data.walk import LeftOut, note_of, walk
+from lpx.data.wording import printable
 from lpx.errors import LpxError
 
 Kind = Literal["image", "video"]
@@ -64,9 +64,11 @@ def find_media(path: Path, skip: tuple[Path, ...] = ()) -> Media:
     """
     check_there(path)
     if path.is_file():
-        return Media((MediaFile(_text(path.name), path, _kind(path)),))
+        return Media((MediaFile(printable(path.name), path, _kind(path)),))
     walked = walk(path, SUFFIXES | VIDEO_SUFFIXES, skip)
-    files = tuple(MediaFile(_text(name), path / name, _kind(path / name)) for name in walked.files)
+    files = tuple(
+        MediaFile(printable(name), path / name, _kind(path / name)) for name in walked.files
+    )
     if not files:
         raise LpxError(
             f"{path} holds no images and no videos",
@@ -121,11 +123,3 @@ def _beginning(path: Path) -> bytes:
             return stream.read(_HEADER_BYTES)
     except OSError:
         return b""
-
-
-def _text(name: str) -> str:
-    """A name that any table can hold: bytes that are not UTF-8 are spelt out in hexadecimal.
-
-    Two files keep two names, and so two pictures.
-    """
-    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -1,7 +1,7 @@
-"""Tables in text files, whatever program wrote them: nothing in them is passed over in silence.
+"""Tables in text files, whatever program wrote them: nothing in them is ignored silently.
 
 The first line names the columns. Cells are separated by commas, semicolons, tabs or bars. Blank
-lines, lines that begin with "#", and Excel's "sep=;" are no rows.
+lines, lines that begin with "#", and Excel's "sep=;" are not rows.
 """
 
 from __future__ import annotations
@@ -164,7 +164,9 @@ def _head(
 
 def _names(line: str, delimiter: str) -> list[str]:
     try:
-        cells = next(csv.reader([line], delimiter=delimiter, strict=True), [])
+        cells = next(
+            csv.reader([line], delimiter=delimiter, skipinitialspace=True, strict=True), []
+        )
     except csv.Error:
         return []
     names = [cell.strip().lower() for cell in cells]
@@ -203,8 +205,8 @@ def _check_columns(
         if column and column not in columns:
             raise LpxError(
                 f"{where} names the column {name!r}, which lpx does not know",
-                f"it looks like the column {column}; passed over, what it says would be lost",
-                f"rename it to {column}; or, if it is something else, to a name unlike that",
+                f"it looks like the column {column}, and would be ignored",
+                f"rename it to {column}; if it means something else, give it another name",
             )
 
 
@@ -223,8 +225,9 @@ def _cells(
 ) -> Iterator[tuple[int, list[str]]]:
     """The cells of each row below the line that names the columns."""
     below = (f"{line}\n" for line in lines[first:])
-    # A quote that never ends would swallow all lines behind it: `strict` refuses it.
-    reader = csv.reader(below, delimiter=delimiter, strict=True)
+    # A quote that never ends would swallow all lines behind it: `strict` refuses it. A blank may
+    # stand before a quote, as before any cell.
+    reader = csv.reader(below, delimiter=delimiter, skipinitialspace=True, strict=True)
     started = first + 1
     try:
         for cells in reader:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpx.data.decode import SUFFIXES, Image, UnreadableImageError, read_image, silence
-from lpx.data.edit_list import is_trimmed
+from lpx.data.edit_list import FIRST_BOXES, is_trimmed
 from lpx.data.wording import counted
 
 MAX_FRAME_PIXELS = 36_000_000
@@ -33,6 +33,9 @@ MAX_STRETCH = 4.0
 NEARLY_SQUARE = 0.01
 """Pixels that are this close to square are left alone: resampling would change every one of them,
 and nobody sees 1 %."""
+SOUND_S = 0.25
+"""MP4 and AVI state how many frames they hold. Elsewhere OpenCV guesses from the length, which is
+that of the sound where this is longer: so much missing is not damage."""
 
 # FFmpeg, inside OpenCV, writes to standard error what is reported here. It reads this once, before
 # the first video.
@@ -265,14 +268,12 @@ def _with_square_pixels(image: Image, wide: float, high: float) -> Image:
 
 
 def _video(path: Path, wanted: Wanted, threads: int) -> FrameReader:
-    with path.open("rb"):
-        # OpenCV would not say why it cannot.
-        pass
+    with path.open("rb") as stream:
+        # Also because OpenCV would not say why it cannot.
+        states_count = _states_count(stream.read(8))
     capture = _open(path, [cv2.CAP_PROP_N_THREADS, threads])
     if not capture.isOpened():
-        raise UnreadableVideoError(
-            "not a video that OpenCV can decode; an MP4 that was cut off looks so too"
-        )
+        raise UnreadableVideoError("not a video that OpenCV can decode, or an MP4 that was cut off")
     width, height = (
         int(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
     )
@@ -290,12 +291,18 @@ def _video(path: Path, wanted: Wanted, threads: int) -> FrameReader:
     count = _count(path, None if trimmed else said, threads)
     if not count:
         raise UnreadableVideoError("it has no frames that decode")
-    lacks_some = count < said and not trimmed
+    tolerated = 0.0 if states_count else SOUND_S * rate_hz
+    lacks_some = said - count > tolerated and not trimmed
     are = "is" if count == 1 else "are"
     named = counted(said, "frame")
     note = f"its header names {named}, {count} {are} there" if lacks_some else ""
     frames = _frames(_VideoSource(capture, rate_hz), count, _numbers_of(count, wanted), note)
     return FrameReader(count, rate_hz, frames)
+
+
+def _states_count(beginning: bytes) -> bool:
+    """Whether a video's container, by its first eight bytes, states how many frames it holds."""
+    return beginning[4:] in FIRST_BOXES or beginning[:4] == b"RIFF"
 
 
 def _open(path: Path, settings: list[int]) -> cv2.VideoCapture:

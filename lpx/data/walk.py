@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from lpx.data.wording import shown
+
 _NAMED = 3
 _ENDINGS = 6
 """How many endings of names are counted one by one."""
@@ -220,7 +222,7 @@ class _Search:
     def leave_out(self, kind: _Kind, name: str) -> None:
         count, names = self._left_out.get(kind, (0, []))
         if len(names) < _NAMED:
-            names.append(os.fsencode(name).decode("utf-8", "replace"))
+            names.append(shown(name))
         self._left_out[kind] = (count + 1, names)
 
     def left_out(self) -> tuple[LeftOut, ...]:

@@ -26,7 +26,7 @@ from lpx.data.wording import counted
 from lpx.engines.base import Engine, Prediction
 from lpx.errors import LpxError
 from lpx.pipeline.predictions import FacelessFrame, FaceScore, FileScore, Seconds, verdict
-from lpx.render import Image, Mark, drawn_size, encode_png, marked, score_strip
+from lpx.render import Image, Mark, drawn_size, encode_png, framed, marked, score_strip
 from lpx.workspace import atomic_path, write_bytes
 
 BATCH = 8
@@ -272,7 +272,7 @@ class FileScorer:
             time = frame.seconds
             left = f"frame {frame.index}" + ("" if time is None else f"  {time:.2f} s")
         strip = score_strip(size[0], left, said, self.card.threshold, line if timeline else ())
-        return np.vstack([marked(frame.pixels, marks, size), strip])
+        return framed(marked(frame.pixels, marks, size), strip)
 
     def _result(
         self, file: MediaFile, seen: _Scored, picture: Path | None, note: str, clock: _Clock

@@ -200,6 +200,8 @@ def test_what_cannot_be_read_is_refused_with_its_line(crops, data):
         (";", ""),
         ("\t", ""),
         ("|", ""),
+        (", ", ""),
+        ("; ", "sep=;\n"),
         (",", "\n  \n"),
         (",", "# made by hand, in May\n"),
         (";", "sep=;\n"),
@@ -246,6 +248,12 @@ def test_nothing_in_a_table_is_passed_over(crops, text, said):
         with_csv(crops, text)
     assert said in caught.value.what
     assert caught.value.fix
+
+
+def test_one_image_that_is_not_listed(crops):
+    text = "file,label\nreal/a.png,0\nreal/b.JPG,0\nfake/d.webp,1\n"
+    note = "1 image that faces.csv does not list is left out: fake/swap/c.png."
+    assert with_csv(crops, text).note == note
 
 
 def test_other_columns_and_rows_without_a_split_are_noted(crops):

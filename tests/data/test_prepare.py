@@ -210,6 +210,8 @@ def test_an_avi_that_was_cut_off_gives_what_is_there_and_a_note(tree):
     damaged = read_manifest_head(done.folder).about["damaged"]
     assert list(damaged) == [f"{REALS}/000"]
     assert "names 12 frames" in damaged[f"{REALS}/000"]
+    said = f"1 video seems incomplete; faces come from what can be read: {REALS}/000 (its header"
+    assert said in open_set(str(done.folder), "all").note
 
 
 def test_a_wrong_extension_does_not_matter(tree, whole):

@@ -515,6 +515,21 @@ def test_a_header_with_a_wrong_count(tmp_path, videos, pictures, said):
     assert_is(frames[-1], pictures)
 
 
+@pytest.mark.parametrize("kind", ["webm", "mkv"])
+@pytest.mark.parametrize(("longer_ms", "noted"), [(60, False), (200, False), (4000, True)])
+def test_sound_that_ends_a_little_later_is_not_damage(tmp_path, videos, kind, longer_ms, noted):
+    # Matroska states a length, that of the longest stream, and no number of frames.
+    data = bytearray(videos[kind].read_bytes())
+    place = data.index(b"\x44\x89\x88") + 3
+    (length_ms,) = struct.unpack_from(">d", data, place)
+    struct.pack_into(">d", data, place, length_ms + longer_ms)
+    path = tmp_path / videos[kind].name
+    path.write_bytes(data)
+    reader = read_frames(path, 6)
+    assert [frame.index for frame in reader] == [0, 6, 12, 17, 23, 29]
+    assert bool(reader.note) == noted
+
+
 def dump(path, pictures, name):
     path.mkdir(exist_ok=True)
     for number, picture in enumerate(pictures):

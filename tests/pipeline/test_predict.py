@@ -18,7 +18,7 @@ from lpx.data.cut_faces import cut_faces
 from lpx.data.decode import fit, read_image
 from lpx.data.demo_set import folder
 from lpx.data.detect import FaceMesh, open_detector
-from lpx.data.video_file import Frame, FrameReader
+from lpx.data.video_file import Frame, FrameReader, read_frames
 from lpx.data.video_writer import VideoWriter
 from lpx.engines import load
 from lpx.errors import LpxError
@@ -83,6 +83,27 @@ def test_every_face_of_a_photograph_has_its_own_crops_score(workspace):
     assert 40 < left < right < 256 < next_left
     assert len(rows(found.frames)) == 2
     assert read_image(file.picture).shape[1] == 640
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 20000), (20000, 1), (1000, 50), (3000, 100)])
+def test_pictures_of_every_shape_are_drawn(workspace, size):
+    Path("odd.png").write_bytes(encode_png(np.full((*size, 3), 90, np.uint8)))
+    (file,) = predict(workspace, "odd.png").files
+    assert file.note == ""
+    height, width = read_image(file.picture).shape[:2]
+    assert width >= 320
+    assert max(height, width) <= 1920 + 40
+
+
+def test_a_narrow_video_is_drawn(workspace):
+    writer = VideoWriter(Path("narrow.mp4"), 25, 32, 640)
+    for _ in range(3):
+        writer.write(np.full((640, 32, 3), 90, np.uint8))
+    writer.close()
+    (file,) = predict(workspace, "narrow.mp4").files
+    frames = list(read_frames(file.picture, None))
+    assert len(frames) == 3
+    assert frames[0].pixels.shape[1] == 320
 
 
 def test_videos_score_is_the_mean_of_its_frames(workspace):

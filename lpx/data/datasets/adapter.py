@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from lpx.data.videos import VIDEO_SUFFIXES, Video
 from lpx.data.walk import is_hidden, walk
+from lpx.data.wording import printable
 from lpx.errors import LpxError
 
 SPLITS = ("train", "val", "test")
@@ -140,11 +141,6 @@ def choose_methods(
 def key(name: str) -> str:
     """How names are compared: macOS writes an accent as a letter of its own."""
     return unicodedata.normalize("NFC", name)
-
-
-def printable(name: str) -> str:
-    """A file name of any encoding as text that can be printed and written."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def name_of(path: Path, root: Path) -> str:

@@ -21,10 +21,10 @@ from lpx.data.datasets.adapter import (
     index_folders,
     index_videos,
     key,
-    printable,
 )
 from lpx.data.datasets.lists import read_lines, relative_path
 from lpx.data.videos import REAL, Video
+from lpx.data.wording import printable
 from lpx.errors import LpxError
 
 FAKE = "Celeb-synthesis"

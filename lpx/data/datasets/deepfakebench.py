@@ -33,10 +33,10 @@ from lpx.data.datasets.adapter import (
     choose_methods,
     list_folder,
     not_found,
-    printable,
 )
 from lpx.data.datasets.lists import read_json_table, relative_path
 from lpx.data.videos import REAL, Video
+from lpx.data.wording import printable
 from lpx.errors import LpxError
 
 CROP = "aligned-1.3-256"
