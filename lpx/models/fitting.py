@@ -9,10 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lpx.errors import LpxError
-from lpx.models.state_dict import StateDict, check_keys, misfits
+from lpx.models.state_dict import (
+    StateDict,
+    check_keys,
+    is_needed,
+    load_weights,
+    misfits,
+    to_lpx_names,
+)
+from lpx.models.weights_file import containers
 
 # Names that wrappers put into a key, anywhere: DataParallel, torch.compile, Fabric, FSDP.
 _WRAPPERS = frozenset({"module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module",
@@ -25,7 +33,6 @@ _AVERAGED = re.compile(
 _OF_TRAINING = re.compile(
     r"(criterion|loss|metric|optim|sched|(^|[._])(acc|auc|auroc)([._]|$)|n_averaged$)"
 )
-_DEPTH = 6
 _HEAD_OF_A_FILE = "."
 
 
@@ -197,6 +204,27 @@ def fit_weights(
     )
 
 
+def load_backbone_weights(backbone: nn.Module, content: Mapping[Any, Any], source: str) -> Fitted:
+    """Start a truncated backbone from a whole network's weights; later stages are left out.
+
+    Args:
+        backbone: Receives the weights.
+        content: What the file holds.
+        source: The file's name, for errors.
+
+    Raises:
+        LpxError: A parameter of the backbone is missing or has another shape.
+    """
+    wanted = {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
+
+    def rename(state: Mapping[str, Tensor]) -> StateDict:
+        return {k: v for k, v in to_lpx_names(state).items() if k in wanted}
+
+    fitted = fit_weights(content, wanted, source, rename=rename)
+    load_weights(backbone, {k.removeprefix("backbone."): v for k, v in fitted.state.items()})
+    return fitted
+
+
 def check_tensors(content: Mapping[Any, Any], source: str) -> None:
     """Refuse a file without a tensor under any name.
 
@@ -211,34 +239,20 @@ def check_tensors(content: Mapping[Any, Any], source: str) -> None:
         )
 
 
-def _places(content: object, place: str = "") -> Iterator[tuple[str, StateDict]]:
+def _places(content: Mapping[Any, Any]) -> Iterator[tuple[str, StateDict]]:
     """Every dictionary of tensors in a file, with the names that lead to it."""
-    if place.count(".") >= _DEPTH:
-        return
-    if isinstance(content, Mapping):
-        named = {str(key): value for key, value in content.items()}
-        tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
-        if tensors:
-            yield place, tensors
-    elif isinstance(content, (list, tuple)):
-        named = {str(index): value for index, value in enumerate(content)}
-    else:
-        return
-    for name, value in named.items():
-        yield from _places(value, f"{place}.{name}" if place else name)
+    for place, one in containers(content):
+        if isinstance(one, Mapping):
+            tensors = {k: v for k, v in one.items() if isinstance(k, str) and isinstance(v, Tensor)}
+            if tensors:
+                yield place, tensors
 
 
-def _unnamed(content: object, place: str = "") -> Iterator[str]:
+def _unnamed(content: Mapping[Any, Any]) -> Iterator[str]:
     """Every list of tensors in a file, which has no names to map."""
-    if isinstance(content, Mapping) and place.count(".") < _DEPTH:
-        for name, value in content.items():
-            yield from _unnamed(value, f"{place}.{name}" if place else str(name))
-    elif (
-        isinstance(content, (list, tuple))
-        and content
-        and all(isinstance(value, Tensor) for value in content)
-    ):
-        yield place
+    for place, one in containers(content):
+        if not isinstance(one, Mapping) and one and all(isinstance(v, Tensor) for v in one):
+            yield place
 
 
 def _attempts(
@@ -256,7 +270,7 @@ def _attempts(
         taken_out = frozenset(
             part for name in (given.values() if unwrapped else ()) for part in name.split(".")
         ) & _WRAPPERS  # fmt: skip
-        needed = {name for name, full in asked.items() if _needed(full)}
+        needed = {name for name, full in asked.items() if is_needed(full)}
         for added in _common_prefixes([a for a, full in asked.items() if full in parameters]
                                       or list(asked)):  # fmt: skip
             # At least as many names as the model needs; a classifier's bias may be missing.
@@ -285,10 +299,6 @@ def _attempts(
                     },
                     (*outside, *strange), tuple(kept),
                 )  # fmt: skip
-
-
-def _needed(name: str) -> bool:
-    return not name.endswith("num_batches_tracked")
 
 
 def _without_wrappers(names: Mapping[str, Tensor]) -> dict[str, str]:
@@ -333,7 +343,7 @@ def _distinct(attempts: Sequence[_Attempt]) -> list[_Attempt]:
 
 
 def _equal(one: StateDict, other: StateDict) -> bool:
-    names = {name for name in (*one, *other) if _needed(name)}
+    names = {name for name in (*one, *other) if is_needed(name)}
     return all(
         name in one and name in other
         and (one[name] is other[name] or torch.equal(one[name], other[name]))

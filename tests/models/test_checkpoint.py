@@ -13,10 +13,12 @@ from torch import nn
 from lpx.errors import LpxError
 from lpx.models.checkpoint import (
     FORMAT,
+    Detector,
     ForeignModel,
     load_checkpoint,
     load_factory,
     save_checkpoint,
+    save_state,
 )
 from lpx.models.detector import new_detector
 from lpx.models.state_dict import digest
@@ -67,6 +69,16 @@ def test_saving_again_gives_the_same_digest(detector, saved, tmp_path):
     loaded = load_checkpoint(saved[0])
     again = save_checkpoint(tmp_path / "again.pt", loaded.module, loaded.card)
     assert again.weights_sha256 == saved[1].weights_sha256
+
+
+def test_the_same_weights_give_the_same_bytes(detector, tmp_path):
+    module, card = detector
+    written = []
+    for name in ("one.pt", "two.pt"):
+        card = save_checkpoint(tmp_path / name, module, card)
+        save_state(tmp_path / f"state-{name}", Detector(module, card))
+        written.append([(tmp_path / f).read_bytes() for f in (name, f"state-{name}")])
+    assert written[0] == written[1]
 
 
 def test_missing_file(tmp_path):
@@ -224,6 +236,31 @@ def test_checkpoint_with_a_part_missing(saved, change):
     torch.save(content(path) | change, path)
     with pytest.raises(LpxError, match="card or its weights are missing"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.to_sparse, lambda w: w.to("meta")])
+def test_weights_without_plain_values_under_the_card(saved, change):
+    path, _ = saved
+    edited = content(path)
+    edited["state_dict"]["head.classifier.bias"] = change(torch.zeros(1))
+    torch.save(edited, path)
+    with pytest.raises(LpxError, match=r"of another type: head\.classifier\.bias"):
+        load_checkpoint(path)
+
+
+def test_card_of_weights_without_counts_of_batches(detector, tmp_path):
+    state = {k: v for k, v in detector[0].state_dict().items() if not k.endswith("_tracked")}
+    card = replace(detector[1], weights_sha256=digest(state)).to_dict()
+    torch.save({"format": FORMAT, "card": card, "state_dict": state}, tmp_path / "old.pt")
+    loaded = load_checkpoint(tmp_path / "old.pt").module.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in state.items())
+
+
+@pytest.mark.parametrize("container", [list, tuple])
+def test_state_dict_in_a_list(detector, tmp_path, container):
+    torch.save(container([detector[0].state_dict(), 3]), tmp_path / "pair.pt")
+    loaded = load_checkpoint(tmp_path / "pair.pt", replace(FOREIGN, bottleneck=8))
+    assert loaded.card.weights_sha256 == digest(detector[0].state_dict())
 
 
 @pytest.mark.parametrize(
