@@ -238,6 +238,12 @@ def _check_shapes(exported: Outputs, wanted: Outputs, faces: int) -> None:
 def _check_range(wanted: Outputs, names: list[str]) -> None:
     for name, values in zip(("score", "map"), wanted, strict=True):
         low, high = float(values.min()), float(values.max())
+        if not np.isfinite(values).all():
+            raise LpxError(
+                f"the model's {name} is not finite on {len(names)} faces",
+                f"it takes values from {low:.3g} to {high:.3g}",
+                "check the checkpoint's weights: training may have diverged",
+            )
         if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
             raise LpxError(
                 f"the model's {name} takes values from {low:.3g} to {high:.3g} on {len(names)} "
@@ -259,7 +265,8 @@ def _check_repeats(
     if not repeated <= allowed:
         raise LpxError(
             f"the model gives face {name} another score each time: they differ by {repeated:.2g}",
-            "it draws random numbers in eval mode (dropout that is always on, noise)",
+            "it draws random numbers in eval mode (dropout that is always on, noise), or keeps "
+            "something from one call to the next",
             "make it deterministic in eval mode",
         )
 

@@ -18,7 +18,7 @@ from lpx.card import ModelCard, card_from_dict
 from lpx.errors import LpxError
 from lpx.models.aggregates import check_aggregate
 from lpx.models.backbones import IMAGENET
-from lpx.models.contract import Contract, Outputs, conclude
+from lpx.models.contract import Contract, Outputs, check_module, conclude
 from lpx.models.detector import LocalPredictionDetector, new_detector
 from lpx.models.fitting import check_tensors, fit_weights
 from lpx.models.receptive_field import analyse
@@ -164,6 +164,8 @@ def load_factory(
             score [B] or (score [B], map [B, h, w]).
     """
     inner = _call_factory(spec, here_first=here_first)
+    check_module(inner, spec)
+    inner.cpu()
     notes: list[str] = []
     provenance: dict[str, Any] = {}
     if path is not None:
@@ -254,8 +256,9 @@ def _call_factory(spec: str, *, here_first: bool) -> nn.Module:
     try:
         with _current_folder(first=here_first):
             module = getattr(importlib.import_module(package), function)()
-    except Exception as error:
-        # The user's code may raise anything, when imported and when called.
+    except (Exception, SystemExit) as error:
+        # The user's code may raise anything, when imported and when called: a script that parses
+        # its arguments exits.
         why = f"{type(error).__name__}: {error}"
         raise LpxError(f"--factory {spec} cannot be called", why, fix) from error
     if not isinstance(module, nn.Module):

@@ -142,6 +142,14 @@ def test_probabilities_out_of_range_on_faces_are_named(faces):
     assert "--outputs logits" in caught.value.fix
 
 
+def test_weights_that_are_not_finite_are_named(faces):
+    made, model = detector(Net()), to_onnx(detector(Net()))
+    made.module.body[0].weight.data.fill_(float("nan"))
+    with pytest.raises(LpxError, match="score is not finite") as caught:
+        verify(model, made, faces)
+    assert "--outputs" not in caught.value.fix
+
+
 @pytest.mark.parametrize(
     "function",
     [

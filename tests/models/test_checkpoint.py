@@ -332,6 +332,19 @@ def mapping(): return Net(lambda s: {"score": s.mean((1, 2)).sigmoid(), "map": s
 def nothing(): return Net(lambda s: None)
 def fails(): return Net(lambda s: s.reshape(7))
 def asserts(): return Net(lambda s: (_ for _ in ()).throw(AssertionError()))
+def decision(): return Net(lambda s: (s.mean((1, 2)) > 0).long())
+def transform(): return Net(lambda s: torch.fft.fft2(s).mean((1, 2)))
+def meta():
+    with torch.device("meta"):
+        return score()
+def lazy(): return nn.Sequential(nn.LazyConv2d(1, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+def script(): return torch.jit.trace(nn.Conv2d(3, 1, 4), torch.zeros(1, 3, 8, 8))
+class Packed(Net):
+    def get_extra_state(self):
+        return (1, 2)
+
+def packed(): return Packed(lambda s: s.mean((1, 2)).sigmoid())
+def exits(): raise SystemExit(2)
 def no_module(): return [1]
 def needs(argument): return score()
 def breaks(): raise KeyError("weights")
@@ -406,6 +419,13 @@ def test_factory_with_weights_of_another_model(factories, tmp_path):
         ("nothing", "fails on faces"),
         ("fails", "fails on faces"),
         ("asserts", "AssertionError"),
+        ("decision", "returns torch.int64 values"),
+        ("transform", "returns torch.complex64 values"),
+        ("meta", r"model\.\w+ is on the meta device"),
+        ("lazy", "shape of 0.weight is not known"),
+        ("script", "TorchScript program"),
+        ("packed", "_extra_state as a tuple"),
+        ("exits", "SystemExit"),
         ("no_module", "returned a list"),
         ("needs", "argument"),
         ("breaks", "KeyError"),
@@ -495,6 +515,7 @@ def logit_column(): return Net(lambda z: 2 * (mean(z)[:, 1:] - mean(z)[:, :1]))
 def sigmoid(): return Net(lambda z: (2 * (mean(z)[:, 1] - mean(z)[:, 0])).sigmoid())
 def column(): return Net(lambda z: (2 * (mean(z)[:, 1:] - mean(z)[:, :1])).sigmoid())
 def both_logits(): return Net(lambda z: (2 * mean(z), z))
+def logits_and_map(): return Net(lambda z: (3 * mean(z), z.softmax(1)))
 def both_sigmoid(): return Net(lambda z: ((2 * mean(z)).softmax(1)[:, 1], z.softmax(1)[:, 1]))
 def half_inside(): return Cast(torch.float16, True)
 def double_inside(): return Cast(torch.float64, True)
@@ -560,6 +581,12 @@ def test_map_of_two_classes_is_reversed_with_the_score(outputs, fake_class):
     _, wanted_score, wanted_map = outputs("both_sigmoid", fake_class=fake_class)
     assert torch.allclose(score, wanted_score, atol=1e-6)
     assert torch.allclose(patch_map, wanted_map, atol=1e-6)
+
+
+def test_map_of_probabilities_beside_logits_wants_to_be_named(outputs):
+    with pytest.raises(LpxError, match="looks like logits, and its map like probabilities"):
+        outputs("logits_and_map", fake_class=1)
+    assert outputs("logits_and_map", fake_class=1, outputs="logits")[0].card.outputs == "logits"
 
 
 def test_softmax_is_not_applied_twice(outputs):
