@@ -118,7 +118,7 @@ def read_weights(path: Path) -> dict[str, Any]:
                 f"where it was made, save {_SAVE} and use that",
             ) from error
         raise unreadable(path, _damage(path, head, error)) from error
-    if isinstance(content, (list, tuple)):
+    if isinstance(content, (list, tuple)) and any(isinstance(v, Mapping) for v in content):
         # torch.save((model.state_dict(), epoch), path): a number is as good a name as any.
         content = {str(number): value for number, value in enumerate(content)}
     if not isinstance(content, Mapping):
