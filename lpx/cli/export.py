@@ -130,9 +130,16 @@ def export(
         description = ForeignModel(architecture=backbone or str(factory), **given)  # type: ignore[arg-type]
     with ConsoleReporter() as report:
         made = pipeline.export(
-            checkpoint, workspace, opset=opset, foreign=description, factory=factory,
-            weights_key=weights_key, tolerance=tolerance, faces=verify_faces, report=report,
-        )  # fmt: skip
+            checkpoint,
+            workspace,
+            opset=opset,
+            foreign=description,
+            factory=factory,
+            weights_key=weights_key,
+            tolerance=tolerance,
+            faces=verify_faces,
+            report=report,
+        )
     check = made.verification
     if as_json:
         values = {

@@ -128,24 +128,19 @@ def verify(
         with torch.inference_mode():
             return _as_outputs(module(torch.from_numpy(pixels)))
 
-    chosen = faces.first(count)
-    batches = [
-        (batch.pixels, [chosen.faces[i].name for i in batch.indices])
-        for batch in chosen.stream(BATCH, detector.card.input_size, [])
-    ]
-    names = [name for _, found in batches for name in found]
-    exported = _joined(run(pixels) for pixels, _ in batches)
-    wanted = _joined(reference(pixels) for pixels, _ in batches)
+    batches, names = _read(faces.first(count), detector.card.input_size)
+    exported = _joined(run(pixels) for pixels in batches)
+    wanted = _joined(reference(pixels) for pixels in batches)
     _check_shapes(exported, wanted, len(names))
     _check_range(wanted, names)
     off = _differences(exported, wanted)
     largest = np.maximum(*(_per_face(values) for values in off))
     worst = int(np.argmax(largest))
     allowed = TOLERANCE if tolerance is None else tolerance
-    _check_repeats(reference, batches[0][0], max(allowed, TOLERANCE), names[0])
+    _check_repeats(reference, batches[0], max(allowed, TOLERANCE), names[0])
     errors = None
     if tolerance is None and not largest[worst] <= TOLERANCE:
-        errors = _against_float64(module, [pixels for pixels, _ in batches], wanted, exported)
+        errors = _against_float64(module, batches, wanted, exported)
     noise = None if errors is None else _largest(errors.own)
     found = Verification(
         len(names), float(off[0].max()), float(off[1].max()), names[worst], allowed, noise
@@ -153,15 +148,21 @@ def verify(
     if tolerance is not None and not largest[worst] <= tolerance:
         raise _differs(found, float(largest[worst]), tolerance, None)
     reach = max(allowed, TOLERANCE, *_reach(noise))
-    _check_alone(reference, batches[0][0], wanted, reach, names[0])
+    _check_alone(reference, batches[0], wanted, reach, names[0])
     if largest[worst] <= allowed or (errors is not None and _is_noise(errors.own, errors.its)):
         return found
     if errors is not None and _within(errors.own, errors.its, RUNTIME_FACTOR):
-        face = batches[worst // BATCH][0][worst % BATCH][None]
-        exact = _of_the_graph(model, face, [values[worst] for values in errors.truth])
+        exact = _of_the_graph(model, np.concatenate(batches), errors.truth, worst)
         if exact is not None and _is_noise(errors.own, exact):
             return replace(found, exact=_largest(exact))
     raise _differs(found, float(largest[worst]), tolerance, errors)
+
+
+def _read(faces: FaceSet, size: int) -> tuple[list[NDArray[np.uint8]], list[str]]:
+    """Faces in batches, and their names."""
+    batches = list(faces.stream(BATCH, size, []))
+    names = [faces.faces[index].name for batch in batches for index in batch.indices]
+    return [batch.pixels for batch in batches], names
 
 
 def _against_float64(
@@ -189,13 +190,14 @@ def _against_float64(
 
 
 def _of_the_graph(
-    model: bytes, face: NDArray[np.uint8], truth: Sequence[NDArray[np.float64]]
+    model: bytes, pixels: NDArray[np.uint8], truth: Outputs, face: int
 ) -> Outputs | None:
     """Errors of the graph itself, in float64, on one face; None where it cannot be run so."""
-    outputs = graph_in_float64(model, OUTPUTS, {INPUT: face})
+    one = slice(face, face + 1)
+    outputs = graph_in_float64(model, OUTPUTS, {INPUT: pixels[one]})
     if outputs is None:
         return None
-    return _differences((outputs[0], outputs[1]), (truth[0][None], truth[1][None]))
+    return _differences((outputs[0], outputs[1]), (truth[0][one], truth[1][one]))
 
 
 def _as_outputs(outputs: Sequence[torch.Tensor]) -> Outputs:

@@ -195,18 +195,22 @@ def load_factory(
         provenance=provenance,
         weights_sha256=digest(inner.state_dict()),
     )
+    return Detector(module, _with_field(card, module), tuple(notes))
+
+
+def _with_field(card: ModelCard, module: nn.Module) -> ModelCard:
+    """The card with the module's receptive field, if that can be found."""
     try:
-        field = analyse(module, foreign.input_size)
+        field = analyse(module, card.input_size)
     except LpxError:
         # A model that cannot be traced for analysis may still export; the field stays unknown.
-        return Detector(module, card, tuple(notes))
-    card = replace(
+        return card
+    return replace(
         card,
         receptive_field=field.size,
         stride=field.stride,
         strictly_local=field.strictly_local,
     )
-    return Detector(module, card, tuple(notes))
 
 
 _FAKE_IS_ONE = (

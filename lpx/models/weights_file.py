@@ -54,13 +54,38 @@ def _list(*arguments: object) -> list[Any]:
 
 # Packages whose objects training code leaves beside the weights: metrics, options, times, paths.
 # They are not even imported: each of their names is replaced by one of the three above.
-_PLAIN_PACKAGES = ("numpy", "datetime", "pathlib", "argparse", "decimal", "fractions", "uuid",
-                   "omegaconf", "types", "typing")  # fmt: skip
+_PLAIN_PACKAGES = (
+    "numpy",
+    "datetime",
+    "pathlib",
+    "argparse",
+    "decimal",
+    "fractions",
+    "uuid",
+    "omegaconf",
+    "types",
+    "typing",
+)
 _PLAIN_NAMES: dict[str, Callable[..., Any]] = {
     **{
         f"builtins.{name}": _Beside
-        for name in ("int", "float", "bool", "complex", "str", "bytes", "bytearray", "list", "dict",
-                     "set", "frozenset", "tuple", "slice", "range", "object")
+        for name in (
+            "int",
+            "float",
+            "bool",
+            "complex",
+            "str",
+            "bytes",
+            "bytearray",
+            "list",
+            "dict",
+            "set",
+            "frozenset",
+            "tuple",
+            "slice",
+            "range",
+            "object",
+        )
     },
     "_codecs.encode": _Beside,
     "copyreg._reconstructor": _Beside,
@@ -73,7 +98,7 @@ _PLAIN_NAMES: dict[str, Callable[..., Any]] = {
     "lightning.pytorch.utilities.parsing.AttributeDict": OrderedDict,
     "lightning.fabric.utilities.data.AttributeDict": OrderedDict,
     "lightning_fabric.utilities.data.AttributeDict": OrderedDict,
-}  # fmt: skip
+}
 
 
 def read_weights(path: Path) -> dict[str, Any]:

@@ -35,10 +35,11 @@ class Picture:
 @pytest.fixture(scope="module")
 def faces():
     listed = tuple(
-        Face(name=f"{i}.png", label=i % 2, method="", video=str(i), identities=(),
-             source=Picture(i))
+        Face(
+            name=f"{i}.png", label=i % 2, method="", video=str(i), identities=(), source=Picture(i)
+        )
         for i in range(16)
-    )  # fmt: skip
+    )
     return FaceSet("random", "test", "unknown", listed, "")
 
 
@@ -49,9 +50,14 @@ class Net(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.body = nn.Sequential(
-            nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(),
-            nn.Conv2d(16, 16, 3, 1, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 1, 3),
-        )  # fmt: skip
+            nn.Conv2d(3, 16, 3, 2, 1),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Conv2d(16, 16, 3, 1, 1),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Conv2d(16, 1, 3),
+        )
         self.gain, self.after = gain, after
         pixels = torch.from_numpy(np.stack([Picture(i).read() for i in range(4)]))
         with torch.no_grad():

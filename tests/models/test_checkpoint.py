@@ -560,9 +560,15 @@ def fake_score(outputs):
 @pytest.mark.parametrize("fake_class", [0, 1])
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("two_logits", None), ("logit", "logits"), ("logit_column", "logits"), ("sigmoid", None),
-     ("column", None), ("both_sigmoid", None)],
-)  # fmt: skip
+    [
+        ("two_logits", None),
+        ("logit", "logits"),
+        ("logit_column", "logits"),
+        ("sigmoid", None),
+        ("column", None),
+        ("both_sigmoid", None),
+    ],
+)
 def test_every_kind_of_output_becomes_the_probability_of_fake(
     outputs, fake_score, name, said, fake_class
 ):
@@ -630,9 +636,14 @@ def test_outputs_in_half_or_double_become_float32(outputs, fake_score, name):
 
 @pytest.mark.parametrize(
     ("name", "why"),
-    [("fixed_reshape", "line"), ("fixed_view", "for 3 faces"), ("fixed_expand", "line"),
-     ("fixed_one", "line"), ("fixed_eight", "line")],
-)  # fmt: skip
+    [
+        ("fixed_reshape", "line"),
+        ("fixed_view", "for 3 faces"),
+        ("fixed_expand", "line"),
+        ("fixed_one", "line"),
+        ("fixed_eight", "line"),
+    ],
+)
 def test_batch_size_fixed_in_the_code_is_named(outputs, name, why):
     with pytest.raises(LpxError, match="a batch size is fixed in its code") as caught:
         outputs(name)

@@ -113,7 +113,9 @@ def test_weights_that_the_model_lacks_are_refused(extra):
         ({"model": PLAIN, "ema": AVERAGED}, "model", "ema"),
         ({"ema": AVERAGED, "model": PLAIN}, "model", "ema"),
         (
-            {"state_dict": PLAIN, "state_dict_ema": AVERAGED}, "state_dict", "state_dict_ema",
+            {"state_dict": PLAIN, "state_dict_ema": AVERAGED},
+            "state_dict",
+            "state_dict_ema",
         ),
         (
             {"callbacks": {"EMA": {"ema_state_dict": AVERAGED}}, "state_dict": PLAIN},
@@ -132,7 +134,7 @@ def test_weights_that_the_model_lacks_are_refused(extra):
         ),
         (prefixed("online.") | prefixed("target.", AVERAGED), "online", "target"),
     ],
-)  # fmt: skip
+)
 def test_of_two_sets_one_is_taken_said_and_the_other_can_be_chosen(content, plain, averaged):
     fitted = fit(content)
     assert same(fitted)
@@ -157,8 +159,9 @@ def test_only_averaged_weights_are_taken_and_said():
     assert same(fitted)
     assert "'state_dict_ema' in x.pt" in " ".join(fitted.notes("x.pt"))
     assert fitted.provenance("x.pt") == {
-        "converted_from": "x.pt", "weights_key": "state_dict_ema",
-    }  # fmt: skip
+        "converted_from": "x.pt",
+        "weights_key": "state_dict_ema",
+    }
 
 
 def test_averaged_weights_that_cannot_be_mapped_are_named():
