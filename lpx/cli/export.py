@@ -130,9 +130,16 @@ def export(
         description = ForeignModel(architecture=backbone or str(factory), **given)  # type: ignore[arg-type]
     with ConsoleReporter() as report:
         made = pipeline.export(
-            checkpoint, workspace, opset=opset, foreign=description, factory=factory,
-            weights_key=weights_key, tolerance=tolerance, faces=verify_faces, report=report,
-        )  # fmt: skip
+            checkpoint,
+            workspace,
+            opset=opset,
+            foreign=description,
+            factory=factory,
+            weights_key=weights_key,
+            tolerance=tolerance,
+            faces=verify_faces,
+            report=report,
+        )
     check = made.verification
     if as_json:
         values = {
@@ -151,5 +158,10 @@ def export(
         click.echo(
             f"float32 is that coarse for this model: PyTorch itself differs from float64 by "
             f"{check.noise.score:.1e} (score) and {check.noise.map:.1e} (map) on these faces"
+        )
+    if check.exact is not None:
+        click.echo(
+            f"ONNX Runtime's float32 is coarser still; with both in float64 the graph differs from "
+            f"PyTorch by {check.exact.score:.1e} (score) and {check.exact.map:.1e} (map)"
         )
     click.echo(following("lpx build --int8", workspace))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from lpx.data.face_set import FaceSet
 from lpx.errors import LpxError
 from lpx.export.deployed import Deployed
-from lpx.export.float64 import in_float64, rounded_otherwise
+from lpx.export.float64 import graph_in_float64, in_float64, rounded_otherwise
+from lpx.export.to_onnx import INPUT, OUTPUTS
 from lpx.models.checkpoint import Detector
 from lpx.models.contract import FIXED_BATCH
 
@@ -23,6 +24,8 @@ TOLERANCE = 1e-4
 """Largest |difference| of score and map that passes without a further look."""
 NOISE_FACTOR = 4.0
 """How many times the float32 noise of the model itself an export may be off."""
+RUNTIME_FACTOR = 100.0
+"""How many times that noise ONNX Runtime may be off where the graph in float64 is not."""
 ROUNDINGS = 4
 """How often the weights are rounded otherwise to measure that noise."""
 FACES = 8
@@ -59,6 +62,8 @@ class Verification:
         worst_face: The face with the largest of both.
         tolerance: Largest |difference| that passes; where `noise` is measured, noise passes too.
         noise: The model's own float32 noise; None where the tolerance was kept without it.
+        exact: How far the graph is from PyTorch on the worst face, both in float64; None where
+            ONNX Runtime's result passed without it.
     """
 
     faces: int
@@ -67,6 +72,22 @@ class Verification:
     worst_face: str
     tolerance: float = TOLERANCE
     noise: Noise | None = None
+    exact: Noise | None = None
+
+
+@dataclass(frozen=True)
+class _Errors:
+    """Differences from PyTorch in float64.
+
+    Attributes:
+        truth: What PyTorch gives in float64.
+        own: The errors of PyTorch in float32, the largest of several roundings.
+        its: The errors of the export.
+    """
+
+    truth: Outputs
+    own: Outputs
+    its: Outputs
 
 
 def verify(
@@ -83,7 +104,9 @@ def verify(
     the model is run in float64 too, and neither the largest nor the root mean square error of the
     export may be more than `NOISE_FACTOR` times that of PyTorch in float32. A model whose maps are
     steep (large logits) turns the last bit of an activation into a hundredth of a map cell; a wrong
-    export is off by more, and in more cells.
+    export is off by more, and in more cells. Where ONNX Runtime adds up more coarsely than PyTorch
+    (long sums, as in an instance norm), the graph is run in float64 on the worst face, and passes
+    if it keeps to the same bound there.
 
     Args:
         model: The exported ONNX model.
@@ -105,40 +128,46 @@ def verify(
         with torch.inference_mode():
             return _as_outputs(module(torch.from_numpy(pixels)))
 
-    chosen = faces.first(count)
-    batches = [
-        (batch.pixels, [chosen.faces[i].name for i in batch.indices])
-        for batch in chosen.stream(BATCH, detector.card.input_size, [])
-    ]
-    names = [name for _, found in batches for name in found]
-    exported = _joined(run(pixels) for pixels, _ in batches)
-    wanted = _joined(reference(pixels) for pixels, _ in batches)
+    batches, names = _read(faces.first(count), detector.card.input_size)
+    exported = _joined(run(pixels) for pixels in batches)
+    wanted = _joined(reference(pixels) for pixels in batches)
     _check_shapes(exported, wanted, len(names))
     _check_range(wanted, names)
     off = _differences(exported, wanted)
     largest = np.maximum(*(_per_face(values) for values in off))
     worst = int(np.argmax(largest))
     allowed = TOLERANCE if tolerance is None else tolerance
-    _check_repeats(reference, batches[0][0], max(allowed, TOLERANCE), names[0])
+    _check_repeats(reference, batches[0], max(allowed, TOLERANCE), names[0])
     errors = None
     if tolerance is None and not largest[worst] <= TOLERANCE:
-        errors = _against_float64(module, [pixels for pixels, _ in batches], wanted, exported)
-    noise = None if errors is None else Noise(*(float(v.max()) for v in errors[0]))
+        errors = _against_float64(module, batches, wanted, exported)
+    noise = None if errors is None else _largest(errors.own)
     found = Verification(
         len(names), float(off[0].max()), float(off[1].max()), names[worst], allowed, noise
     )
     if tolerance is not None and not largest[worst] <= tolerance:
         raise _differs(found, float(largest[worst]), tolerance, None)
     reach = max(allowed, TOLERANCE, *_reach(noise))
-    _check_alone(reference, batches[0][0], wanted, reach, names[0])
-    if largest[worst] <= allowed or (errors is not None and _is_noise(*errors)):
+    _check_alone(reference, batches[0], wanted, reach, names[0])
+    if largest[worst] <= allowed or (errors is not None and _is_noise(errors.own, errors.its)):
         return found
+    if errors is not None and _within(errors.own, errors.its, RUNTIME_FACTOR):
+        exact = _of_the_graph(model, np.concatenate(batches), errors.truth, worst)
+        if exact is not None and _is_noise(errors.own, exact):
+            return replace(found, exact=_largest(exact))
     raise _differs(found, float(largest[worst]), tolerance, errors)
+
+
+def _read(faces: FaceSet, size: int) -> tuple[list[NDArray[np.uint8]], list[str]]:
+    """Faces in batches, and their names."""
+    batches = list(faces.stream(BATCH, size, []))
+    names = [faces.faces[index].name for batch in batches for index in batch.indices]
+    return [batch.pixels for batch in batches], names
 
 
 def _against_float64(
     module: Deployed, batches: list[NDArray[np.uint8]], wanted: Outputs, exported: Outputs
-) -> tuple[Outputs, Outputs] | None:
+) -> _Errors | None:
     """Errors of PyTorch in float32 and of the export; None where float64 cannot be run."""
     import torch
 
@@ -157,7 +186,18 @@ def _against_float64(
         )
         score, patch_map = _differences(moved, truth)
         own = np.maximum(own[0], score), np.maximum(own[1], patch_map)
-    return own, _differences(exported, truth)
+    return _Errors(truth, own, _differences(exported, truth))
+
+
+def _of_the_graph(
+    model: bytes, pixels: NDArray[np.uint8], truth: Outputs, face: int
+) -> Outputs | None:
+    """Errors of the graph itself, in float64, on one face; None where it cannot be run so."""
+    one = slice(face, face + 1)
+    outputs = graph_in_float64(model, OUTPUTS, {INPUT: pixels[one]})
+    if outputs is None:
+        return None
+    return _differences((outputs[0], outputs[1]), (truth[0][one], truth[1][one]))
 
 
 def _as_outputs(outputs: Sequence[torch.Tensor]) -> Outputs:
@@ -186,7 +226,7 @@ def _session(model: bytes) -> Callable[[NDArray[np.uint8]], Outputs]:
 
     def run(pixels: NDArray[np.uint8]) -> Outputs:
         try:
-            score, patch_map = session.run(("score", "patch_map"), {"faces": pixels})
+            score, patch_map = session.run(OUTPUTS, {INPUT: pixels})
         except Exception as error:
             raise refused(error) from error
         return score.astype(np.float64), patch_map.astype(np.float64)
@@ -209,6 +249,14 @@ def _per_face(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _reach(noise: Noise | None) -> tuple[float, float]:
     return (0.0, 0.0) if noise is None else (NOISE_FACTOR * noise.score, NOISE_FACTOR * noise.map)
+
+
+def _largest(errors: Outputs) -> Noise:
+    return Noise(float(errors[0].max()), float(errors[1].max()))
+
+
+def _within(own: Outputs, its: Outputs, factor: float) -> bool:
+    return all(i.max() <= max(TOLERANCE, factor * o.max()) for o, i in zip(own, its, strict=True))
 
 
 def _is_noise(own: Outputs, its: Outputs) -> bool:
@@ -238,6 +286,12 @@ def _check_shapes(exported: Outputs, wanted: Outputs, faces: int) -> None:
 def _check_range(wanted: Outputs, names: list[str]) -> None:
     for name, values in zip(("score", "map"), wanted, strict=True):
         low, high = float(values.min()), float(values.max())
+        if not np.isfinite(values).all():
+            raise LpxError(
+                f"the model's {name} is not finite on {len(names)} faces",
+                f"it takes values from {low:.3g} to {high:.3g}",
+                "check the checkpoint's weights: training may have diverged",
+            )
         if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
             raise LpxError(
                 f"the model's {name} takes values from {low:.3g} to {high:.3g} on {len(names)} "
@@ -259,7 +313,8 @@ def _check_repeats(
     if not repeated <= allowed:
         raise LpxError(
             f"the model gives face {name} another score each time: they differ by {repeated:.2g}",
-            "it draws random numbers in eval mode (dropout that is always on, noise)",
+            "it draws random numbers in eval mode (dropout that is always on, noise), or keeps "
+            "something from one call to the next",
             "make it deterministic in eval mode",
         )
 
@@ -289,7 +344,7 @@ def _differs(
     found: Verification,
     largest: float,
     tolerance: float | None,
-    errors: tuple[Outputs, Outputs] | None,
+    errors: _Errors | None,
 ) -> LpxError:
     why = (
         f"score by {found.max_score_difference:.2g}, map by {found.max_map_difference:.2g} at "
@@ -299,7 +354,7 @@ def _differs(
     if tolerance is None and errors is None:
         why += ". How coarse float32 is here cannot be measured: the model does not run in float64"
     if errors is not None and found.noise is not None:
-        own, its = errors
+        own, its = errors.own, errors.its
         why += (
             f". That is more than float32 rounding: against float64 on the same faces PyTorch is "
             f"off by {own[0].max():.2g} (score) and {own[1].max():.2g} (map), the export by "

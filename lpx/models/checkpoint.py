@@ -18,12 +18,12 @@ from lpx.card import ModelCard, card_from_dict
 from lpx.errors import LpxError
 from lpx.models.aggregates import check_aggregate
 from lpx.models.backbones import IMAGENET
-from lpx.models.contract import Contract, Outputs, conclude
+from lpx.models.contract import Contract, Outputs, check_module, conclude
 from lpx.models.detector import LocalPredictionDetector, new_detector
 from lpx.models.fitting import check_tensors, fit_weights
 from lpx.models.receptive_field import analyse
-from lpx.models.state_dict import check_keys, digest, to_lpx_names
-from lpx.models.weights_file import read_weights
+from lpx.models.state_dict import check_keys, digest, load_weights, to_lpx_names
+from lpx.models.weights_file import read_weights, unreadable
 from lpx.workspace import atomic_path
 
 FORMAT = "lpx-checkpoint/1"
@@ -81,7 +81,10 @@ def save_checkpoint(path: Path, module: nn.Module, card: ModelCard) -> ModelCard
 
 def _save(content: dict[str, Any], path: Path) -> None:
     try:
-        torch.save(content, path)
+        # Given a path, torch names the archive's folder after it: through a stream the same
+        # weights give the same bytes, whatever the temporary file is called.
+        with path.open("wb") as stream:
+            torch.save(content, stream)
     except RuntimeError as error:
         # torch reports a full disk as a RuntimeError of its writer.
         raise OSError(str(error).strip().splitlines()[0]) from error
@@ -161,6 +164,8 @@ def load_factory(
             score [B] or (score [B], map [B, h, w]).
     """
     inner = _call_factory(spec, here_first=here_first)
+    check_module(inner, spec)
+    inner.cpu()
     notes: list[str] = []
     provenance: dict[str, Any] = {}
     if path is not None:
@@ -171,7 +176,7 @@ def load_factory(
             key=weights_key,
             parameters=[name for name, _ in inner.named_parameters(remove_duplicate=False)],
         )
-        inner.load_state_dict(fitted.state, strict=False)
+        load_weights(inner, fitted.state)
         notes, provenance = fitted.notes(path.name), fitted.provenance(path.name)
     module, grid = _concluded(inner.eval(), spec, foreign)
     if foreign.fake_class is None:
@@ -190,18 +195,22 @@ def load_factory(
         provenance=provenance,
         weights_sha256=digest(inner.state_dict()),
     )
+    return Detector(module, _with_field(card, module), tuple(notes))
+
+
+def _with_field(card: ModelCard, module: nn.Module) -> ModelCard:
+    """The card with the module's receptive field, if that can be found."""
     try:
-        field = analyse(module, foreign.input_size)
+        field = analyse(module, card.input_size)
     except LpxError:
         # A model that cannot be traced for analysis may still export; the field stays unknown.
-        return Detector(module, card, tuple(notes))
-    card = replace(
+        return card
+    return replace(
         card,
         receptive_field=field.size,
         stride=field.stride,
         strictly_local=field.strictly_local,
     )
-    return Detector(module, card, tuple(notes))
 
 
 _FAKE_IS_ONE = (
@@ -251,8 +260,9 @@ def _call_factory(spec: str, *, here_first: bool) -> nn.Module:
     try:
         with _current_folder(first=here_first):
             module = getattr(importlib.import_module(package), function)()
-    except Exception as error:
-        # The user's code may raise anything, when imported and when called.
+    except (Exception, SystemExit) as error:
+        # The user's code may raise anything, when imported and when called: a script that parses
+        # its arguments exits.
         why = f"{type(error).__name__}: {error}"
         raise LpxError(f"--factory {spec} cannot be called", why, fix) from error
     if not isinstance(module, nn.Module):
@@ -260,22 +270,16 @@ def _call_factory(spec: str, *, here_first: bool) -> nn.Module:
     return module
 
 
-def _broken(path: Path, why: str) -> LpxError:
-    return LpxError(
-        f"{path} is not a readable PyTorch checkpoint",
-        why,
-        "the file is truncated or of another kind: copy it again",
-    )
-
-
 def _from_card(path: Path, content: dict[str, Any]) -> Detector:
     values, state = content.get("card"), content.get("state_dict")
     if not (isinstance(values, Mapping) and isinstance(state, Mapping)):
-        raise _broken(path, "its card or its weights are missing")
+        raise unreadable(path, "its card or its weights are missing")
     card = card_from_dict(dict(values), str(path))
     check_aggregate(card.aggregate, card.aggregate_parameter)
     check_tensors(state, str(path))
     tensors = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    module = LocalPredictionDetector(card)
+    check_keys(module.state_dict(), tensors, str(path))
     found = digest(tensors)
     if found != card.weights_sha256:
         raise LpxError(
@@ -283,9 +287,7 @@ def _from_card(path: Path, content: dict[str, Any]) -> Detector:
             f"SHA-256 {found[:12]} instead of {card.weights_sha256[:12]}",
             "the file was edited or damaged: copy it again",
         )
-    module = LocalPredictionDetector(card)
-    check_keys(module.state_dict(), tensors, str(path))
-    module.load_state_dict(tensors)
+    load_weights(module, tensors)
     return Detector(module.eval(), card)
 
 
@@ -308,7 +310,7 @@ def _from_foreign(
         key=weights_key,
         rename=lambda state: to_lpx_names(state, fake_class),
     )
-    module.load_state_dict(fitted.state, strict=False)
+    load_weights(module, fitted.state)
     card = replace(
         card,
         mean=foreign.mean or card.mean,

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lpx.errors import LpxError
 
@@ -70,6 +71,37 @@ class Contract(nn.Module):
         return values if self.fake_class else 1 - values
 
 
+def check_module(module: nn.Module, spec: str) -> None:
+    """Refuse a module whose weights are not plain tensors with values.
+
+    Args:
+        module: What the factory returned.
+        spec: The factory, for errors.
+
+    Raises:
+        LpxError: It is TorchScript or quantised, or its weights are on the meta device, or lazy.
+    """
+    state = module.state_dict()
+    odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    lazy = [n for n, value in state.items() if n not in odd and is_lazy(value)]
+    meta = [n for n, value in state.items() if n not in (*odd, *lazy) and value.is_meta]
+    if isinstance(module, torch.jit.ScriptModule):
+        why = "it is a TorchScript program, which PyTorch's exporter does not take"
+        fix = "return the Python module, and load the program's state_dict() into it"
+    elif odd:
+        why = f"it keeps {odd[0]} as a {type(state[odd[0]]).__name__}, as a quantised module does"
+        fix = "return the module as it was before quantisation; lpx build makes it INT8"
+    elif meta:
+        why = f"{meta[0]} is on the meta device, which stores no values"
+        fix = "make the module without torch.device('meta') or init_empty_weights"
+    elif lazy:
+        why = f"the shape of {lazy[0]} is not known before the first call"
+        fix = "call the module once on a face in the factory, or name the channels"
+    else:
+        return
+    raise LpxError(f"the model of --factory {spec} cannot be exported", why, fix)
+
+
 def conclude(
     module: nn.Module, spec: str, size: int, fake_class: int | None, outputs: Outputs | None
 ) -> tuple[Contract, tuple[int, int]]:
@@ -104,6 +136,12 @@ def conclude(
                 f"the model of --factory {spec} returns {shapes} for 2 faces",
                 f"it must return {WANTED}{more}",
                 FIXED_BATCH if values.shape[:1] != (2,) else _WRAP,
+            )
+        if not values.is_floating_point():
+            raise LpxError(
+                f"the model of --factory {spec} returns {values.dtype} values",
+                "score and map are probabilities or logits, of a floating-point type",
+                "return what stands before argmax, a comparison or a complex transform",
             )
     outputs = _check_values(score, patch_map, spec, fake_class, outputs)
     wrapped = Contract(module, 1 if fake_class is None else fake_class, outputs).eval()
@@ -225,6 +263,13 @@ def _check_values(
     outside = [(name, v) for name, v in named if not (float(v.min()) >= 0 and float(v.max()) <= 1)]
     if outputs is None and two:
         if outside and outside[0][0] == "score":
+            if len(outside) < len(named):
+                raise LpxError(
+                    f"the score of --factory {spec} looks like logits, and its map like "
+                    "probabilities",
+                    "lpx reads both in the same way",
+                    "return both as logits or both as probabilities; --outputs logits if they are",
+                )
             return "logits"
         if bool(((score.float().sum(1) - 1).abs() > _SUM_TOLERANCE).any()):
             raise LpxError(

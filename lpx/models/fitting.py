@@ -9,14 +9,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lpx.errors import LpxError
-from lpx.models.state_dict import StateDict, check_keys, misfits
+from lpx.models.state_dict import (
+    StateDict,
+    check_keys,
+    is_needed,
+    load_weights,
+    misfits,
+    to_lpx_names,
+)
+from lpx.models.weights_file import containers
 
 # Names that wrappers put into a key, anywhere: DataParallel, torch.compile, Fabric, FSDP.
-_WRAPPERS = frozenset({"module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module",
-                       "_checkpoint_wrapped_module"})  # fmt: skip
+_WRAPPERS = frozenset(
+    {"module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+)
 # Weights under such a name are a running average, or a copy that the model is trained against.
 _AVERAGED = re.compile(
     r"(^|[._])(ema|swa|avg|averaged?|teacher|shadow(_params)?|momentum|target)([._]|$)"
@@ -25,7 +34,6 @@ _AVERAGED = re.compile(
 _OF_TRAINING = re.compile(
     r"(criterion|loss|metric|optim|sched|(^|[._])(acc|auc|auroc)([._]|$)|n_averaged$)"
 )
-_DEPTH = 6
 _HEAD_OF_A_FILE = "."
 
 
@@ -155,21 +163,12 @@ def fit_weights(
     """
     check_tensors(content, source)
     places = dict(_places(content))
+    model = _Model(wanted, frozenset(parameters), rename)
     attempts = [
-        attempt
-        for place, tensors in places.items()
-        for attempt in _attempts(place, tensors, wanted, rename, parameters)
+        attempt for place, tensors in places.items() for attempt in _attempts(place, tensors, model)
     ]
     if key is not None:
-        chosen = [a for a in attempts if key.rstrip(".") in (a.key.rstrip("."), a.key_with_prefix)]
-        if not chosen:
-            known = dict.fromkeys(a.key for a in attempts)
-            raise LpxError(
-                f"{source} holds no weights under {key!r}",
-                f"it holds tensors under: {_shown([*known])}",
-                "name one of these with --weights-key",
-            )
-        attempts = chosen
+        attempts = _under(key, attempts, source)
     fitting = _distinct([a for a in attempts if not misfits(wanted, a.state)])
     if not fitting:
         # Of equals the first, which changes the fewest names.
@@ -178,14 +177,13 @@ def fit_weights(
         check_keys(wanted, nearest.state, place)
     fitting.sort(key=lambda attempt: bool(_AVERAGED.search(attempt.key_with_prefix.lower())))
     first = fitting[0]
-    places_of_fitting = Counter(a.place for a in fitting)
-    labels = [
-        a.key_with_prefix or _HEAD_OF_A_FILE if places_of_fitting[a.place] > 1 else a.key
-        for a in fitting
-    ]
+    labels = _labels(fitting)
     used = {a.place for a in fitting}
-    unused = [place for place in (*places, *_unnamed(content))
-              if place not in used and _AVERAGED.search(place.lower())]  # fmt: skip
+    unused = [
+        place
+        for place in (*places, *_unnamed(content))
+        if place not in used and _AVERAGED.search(place.lower())
+    ]
     return Fitted(
         state=first.state,
         key=labels[0],
@@ -195,6 +193,45 @@ def fit_weights(
         others=tuple(labels[1:]),
         unused=tuple(unused) if key is None else (),
     )
+
+
+def _under(key: str, attempts: Sequence[_Attempt], source: str) -> list[_Attempt]:
+    """The attempts that the user chose."""
+    chosen = [a for a in attempts if key.rstrip(".") in (a.key.rstrip("."), a.key_with_prefix)]
+    if not chosen:
+        raise LpxError(
+            f"{source} holds no weights under {key!r}",
+            f"it holds tensors under: {_shown([*dict.fromkeys(a.key for a in attempts)])}",
+            "name one of these with --weights-key",
+        )
+    return chosen
+
+
+def _labels(attempts: Sequence[_Attempt]) -> list[str]:
+    """What `--weights-key` calls each: with its prefix where a dictionary holds several."""
+    count = Counter(a.place for a in attempts)
+    return [a.key_with_prefix or _HEAD_OF_A_FILE if count[a.place] > 1 else a.key for a in attempts]
+
+
+def load_backbone_weights(backbone: nn.Module, content: Mapping[Any, Any], source: str) -> Fitted:
+    """Start a truncated backbone from a whole network's weights; later stages are left out.
+
+    Args:
+        backbone: Receives the weights.
+        content: What the file holds.
+        source: The file's name, for errors.
+
+    Raises:
+        LpxError: A parameter of the backbone is missing or has another shape.
+    """
+    wanted = {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
+
+    def rename(state: Mapping[str, Tensor]) -> StateDict:
+        return {k: v for k, v in to_lpx_names(state).items() if k in wanted}
+
+    fitted = fit_weights(content, wanted, source, rename=rename)
+    load_weights(backbone, {k.removeprefix("backbone."): v for k, v in fitted.state.items()})
+    return fitted
 
 
 def check_tensors(content: Mapping[Any, Any], source: str) -> None:
@@ -211,84 +248,85 @@ def check_tensors(content: Mapping[Any, Any], source: str) -> None:
         )
 
 
-def _places(content: object, place: str = "") -> Iterator[tuple[str, StateDict]]:
+def _places(content: Mapping[Any, Any]) -> Iterator[tuple[str, StateDict]]:
     """Every dictionary of tensors in a file, with the names that lead to it."""
-    if place.count(".") >= _DEPTH:
-        return
-    if isinstance(content, Mapping):
-        named = {str(key): value for key, value in content.items()}
-        tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
-        if tensors:
-            yield place, tensors
-    elif isinstance(content, (list, tuple)):
-        named = {str(index): value for index, value in enumerate(content)}
-    else:
-        return
-    for name, value in named.items():
-        yield from _places(value, f"{place}.{name}" if place else name)
+    for place, one in containers(content):
+        if isinstance(one, Mapping):
+            tensors = {k: v for k, v in one.items() if isinstance(k, str) and isinstance(v, Tensor)}
+            if tensors:
+                yield place, tensors
 
 
-def _unnamed(content: object, place: str = "") -> Iterator[str]:
+def _unnamed(content: Mapping[Any, Any]) -> Iterator[str]:
     """Every list of tensors in a file, which has no names to map."""
-    if isinstance(content, Mapping) and place.count(".") < _DEPTH:
-        for name, value in content.items():
-            yield from _unnamed(value, f"{place}.{name}" if place else str(name))
-    elif (
-        isinstance(content, (list, tuple))
-        and content
-        and all(isinstance(value, Tensor) for value in content)
-    ):
-        yield place
+    for place, one in containers(content):
+        if not isinstance(one, Mapping) and one and all(isinstance(v, Tensor) for v in one):
+            yield place
 
 
-def _attempts(
-    place: str,
-    tensors: StateDict,
-    wanted: Mapping[str, Tensor],
-    rename: Callable[[Mapping[str, Tensor]], StateDict],
-    parameters: Sequence[str],
-) -> Iterator[_Attempt]:
-    for unwrapped in (False, True):
-        given = _without_wrappers(tensors) if unwrapped else {name: name for name in tensors}
-        asked = _without_wrappers(wanted) if unwrapped else {name: name for name in wanted}
-        if unwrapped and given.keys() == tensors.keys() and asked.keys() == wanted.keys():
-            return
-        taken_out = frozenset(
-            part for name in (given.values() if unwrapped else ()) for part in name.split(".")
-        ) & _WRAPPERS  # fmt: skip
-        needed = {name for name, full in asked.items() if _needed(full)}
-        for added in _common_prefixes([a for a, full in asked.items() if full in parameters]
-                                      or list(asked)):  # fmt: skip
+@dataclass(frozen=True)
+class _Model:
+    """What is looked for: a model's tensors, those of them that are trained, its other names."""
+
+    wanted: Mapping[str, Tensor]
+    parameters: frozenset[str]
+    rename: Callable[[Mapping[str, Tensor]], StateDict]
+
+
+def _attempts(place: str, tensors: StateDict, model: _Model) -> Iterator[_Attempt]:
+    """Every way to read one dictionary of a file, those that change the fewest names first."""
+    as_they_are = {name: name for name in tensors}, {name: name for name in model.wanted}
+    unwrapped = _without_wrappers(tensors), _without_wrappers(model.wanted)
+    for given, asked in (as_they_are, unwrapped) if unwrapped != as_they_are else (as_they_are,):
+        needed = {name for name, full in asked.items() if is_needed(full)}
+        trained = [name for name, full in asked.items() if full in model.parameters]
+        for added in _common_prefixes(trained or list(asked)):
             # At least as many names as the model needs; a classifier's bias may be missing.
             least = sum(name.startswith(added) for name in needed) - 1
             for prefix in _prefixes(given, least):
-                inside = {
-                    added + name.removeprefix(prefix): tensors[full]
-                    for name, full in given.items()
-                    if name.startswith(prefix)
-                }
-                named = rename(inside)
-                state = {asked.get(name, name): value for name, value in named.items()}
-                strange = [n for n in state if n not in wanted and _OF_TRAINING.search(n)]
-                kept = [
-                    full
-                    for name, full in asked.items()
-                    if added and not name.startswith(added)
-                    and full not in state and full not in parameters
-                ]  # fmt: skip
-                outside = [full for name, full in given.items() if not name.startswith(prefix)]
-                yield _Attempt(
-                    place, prefix, added, taken_out,
-                    {
-                        **{n: v for n, v in state.items() if n not in strange},
-                        **{full: wanted[full] for full in kept},
-                    },
-                    (*outside, *strange), tuple(kept),
-                )  # fmt: skip
+                yield _attempt(place, tensors, model, given, asked, prefix, added)
 
 
-def _needed(name: str) -> bool:
-    return not name.endswith("num_batches_tracked")
+def _attempt(
+    place: str,
+    tensors: StateDict,
+    model: _Model,
+    given: Mapping[str, str],
+    asked: Mapping[str, str],
+    prefix: str,
+    added: str,
+) -> _Attempt:
+    """Read a dictionary with `prefix` taken off and `added` put before its names.
+
+    Args:
+        place: Where the dictionary stands in the file.
+        tensors: The dictionary.
+        model: What is looked for.
+        given: Names in the dictionary, without wrappers where these are taken out -> as they are.
+        asked: The same of the model's names.
+        prefix: Names without it are left out.
+        added: Buffers of the model outside it are kept.
+    """
+    inside = {n.removeprefix(prefix): full for n, full in given.items() if n.startswith(prefix)}
+    named = model.rename({added + name: tensors[full] for name, full in inside.items()})
+    state = {asked.get(name, name): value for name, value in named.items()}
+    strange = [n for n in state if n not in model.wanted and _OF_TRAINING.search(n)]
+    kept = [
+        full
+        for name, full in asked.items()
+        if not name.startswith(added) and full not in state and full not in model.parameters
+    ]
+    outside = [full for name, full in given.items() if not name.startswith(prefix)]
+    return _Attempt(
+        place,
+        prefix,
+        added,
+        frozenset(part for n, full in given.items() if n != full for part in full.split("."))
+        & _WRAPPERS,
+        {n: v for n, v in state.items() if n not in strange} | {n: model.wanted[n] for n in kept},
+        (*outside, *strange),
+        tuple(kept),
+    )
 
 
 def _without_wrappers(names: Mapping[str, Tensor]) -> dict[str, str]:
@@ -333,9 +371,10 @@ def _distinct(attempts: Sequence[_Attempt]) -> list[_Attempt]:
 
 
 def _equal(one: StateDict, other: StateDict) -> bool:
-    names = {name for name in (*one, *other) if _needed(name)}
+    names = {name for name in (*one, *other) if is_needed(name)}
     return all(
-        name in one and name in other
+        name in one
+        and name in other
         and (one[name] is other[name] or torch.equal(one[name], other[name]))
         for name in names
-    )  # fmt: skip
+    )

@@ -108,39 +108,50 @@ def _lite0_name(key: str) -> str:
     return f"blocks.{stage}.{number}.{names[layer]}.{rest}"
 
 
-def load_backbone_weights(backbone: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Start a truncated backbone from a whole network's weights; later stages are left out.
+def is_needed(name: str) -> bool:
+    """Whether a tensor takes part in inference: a batch norm's count of batches does not."""
+    return not name.endswith("num_batches_tracked")
 
-    Raises:
-        LpxError: A parameter of the backbone is missing or has another shape.
-    """
-    named = to_lpx_names(state)
-    wanted = {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
-    check_keys(wanted, {k: v for k, v in named.items() if k in wanted}, source)
-    backbone.load_state_dict({k.removeprefix("backbone."): named[k] for k in wanted if k in named},
-                             strict=False)  # fmt: skip
+
+def _not_copied(given: Tensor, wanted: Tensor) -> str:
+    """What a tensor is whose values cannot be copied into a weight; empty if they can."""
+    if given.layout != torch.strided or given.is_meta:
+        return "sparse" if given.layout != torch.strided else "without values (meta)"
+    # Integers and 8-bit floats would be copied as they are, without their scale.
+    scaled = given.is_floating_point() and given.element_size() == 1
+    differs = given.is_floating_point() != wanted.is_floating_point() or scaled
+    return str(given.dtype) if differs else ""
 
 
 def misfits(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, list[str]]:
     """Differences of names, shapes and types of weights, by sort; empty where all fits."""
-    # Older checkpoints have no num_batches_tracked, and inference does not read it.
-    both = [k for k in wanted if k in given]
+    both = [k for k in wanted if k in given and is_needed(k)]
     found = {
-        "missing": [k for k in wanted if k not in given and not k.endswith("num_batches_tracked")],
-        "unexpected": [k for k in given if k not in wanted],
+        "missing": [k for k in wanted if k not in given and is_needed(k)],
+        "unexpected": [k for k in given if k not in wanted and is_needed(k)],
         "misshapen": [
             f"{k} is {tuple(given[k].shape)}, expected {tuple(wanted[k].shape)}"
             for k in both
             if given[k].shape != wanted[k].shape
         ],
-        # Integers would be copied into weights as they are, without their scale.
         "of another type": [
-            f"{k} is {given[k].dtype}, expected {wanted[k].dtype}"
+            f"{k} is {sort}, expected {wanted[k].dtype}"
             for k in both
-            if given[k].is_floating_point() != wanted[k].is_floating_point()
+            if (sort := _not_copied(given[k], wanted[k]))
         ],
     }
     return {label: names for label, names in found.items() if names}
+
+
+def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load weights that `check_keys` or `misfits` found to fit; counts of batches where they do."""
+    wanted = module.state_dict()
+    fitting = {
+        name: value
+        for name, value in state.items()
+        if is_needed(name) or (name in wanted and not misfits({"": wanted[name]}, {"": value}))
+    }
+    module.load_state_dict(fitting, strict=False)
 
 
 def check_keys(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) -> None:

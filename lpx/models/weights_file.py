@@ -23,6 +23,7 @@ _SAVE = "torch.save(model.state_dict(), ...)"
 _ZIP = b"PK\x03\x04"
 _REPLACED = "download it again"
 _HEAD_BYTES = 512
+Container = Mapping[Any, Any] | list[Any] | tuple[Any, ...]
 MAX_REPEATED_BYTES = 64 << 20
 """Bytes of tensors that the file does not hold: of views with stride 0, or sparse tensors."""
 
@@ -53,13 +54,38 @@ def _list(*arguments: object) -> list[Any]:
 
 # Packages whose objects training code leaves beside the weights: metrics, options, times, paths.
 # They are not even imported: each of their names is replaced by one of the three above.
-_PLAIN_PACKAGES = ("numpy", "datetime", "pathlib", "argparse", "decimal", "fractions", "uuid",
-                   "omegaconf", "types", "typing")  # fmt: skip
+_PLAIN_PACKAGES = (
+    "numpy",
+    "datetime",
+    "pathlib",
+    "argparse",
+    "decimal",
+    "fractions",
+    "uuid",
+    "omegaconf",
+    "types",
+    "typing",
+)
 _PLAIN_NAMES: dict[str, Callable[..., Any]] = {
     **{
         f"builtins.{name}": _Beside
-        for name in ("int", "float", "bool", "complex", "str", "bytes", "bytearray", "list", "dict",
-                     "set", "frozenset", "tuple", "slice", "range", "object")
+        for name in (
+            "int",
+            "float",
+            "bool",
+            "complex",
+            "str",
+            "bytes",
+            "bytearray",
+            "list",
+            "dict",
+            "set",
+            "frozenset",
+            "tuple",
+            "slice",
+            "range",
+            "object",
+        )
     },
     "_codecs.encode": _Beside,
     "copyreg._reconstructor": _Beside,
@@ -72,7 +98,7 @@ _PLAIN_NAMES: dict[str, Callable[..., Any]] = {
     "lightning.pytorch.utilities.parsing.AttributeDict": OrderedDict,
     "lightning.fabric.utilities.data.AttributeDict": OrderedDict,
     "lightning_fabric.utilities.data.AttributeDict": OrderedDict,
-}  # fmt: skip
+}
 
 
 def read_weights(path: Path) -> dict[str, Any]:
@@ -82,8 +108,9 @@ def read_weights(path: Path) -> dict[str, Any]:
         path: What `torch.save` wrote, or safetensors.
 
     Returns:
-        The outermost dictionary. Objects of NumPy, `argparse` and the like are replaced by
-        placeholders, so that a learning rate saved as a NumPy number does not make a file unsafe.
+        The outermost dictionary; a list's items are named by their numbers. Objects of NumPy,
+        `argparse` and the like are replaced by placeholders, so that a learning rate saved as a
+        NumPy number does not make a file unsafe.
 
     Raises:
         LpxError: Missing, damaged or unsafe file, or one of another kind, which is named.
@@ -95,11 +122,11 @@ def read_weights(path: Path) -> dict[str, Any]:
     try:
         head, size = _head(path)
     except OSError as error:
-        raise _unreadable(path, error.strerror or str(error), "check its permissions") from error
+        raise unreadable(path, error.strerror or str(error), "check its permissions") from error
     if _is_safetensors(head, size):
         return _read_safetensors(path)
     if kind := _kind(path, head, size):
-        raise _unreadable(path, *kind)
+        raise unreadable(path, *kind)
     named = [] if head.startswith(_ZIP) and not zipfile.is_zipfile(path) else _globals(path)
     plain = [(stand_in, name) for name in named if (stand_in := _stand_in(name)) is not None]
     try:
@@ -115,9 +142,13 @@ def read_weights(path: Path) -> dict[str, Any]:
                 "loading it would run code from the file",
                 f"where it was made, save {_SAVE} and use that",
             ) from error
-        raise _unreadable(path, _damage(path, head, error)) from error
+        raise unreadable(path, _damage(path, head, error)) from error
+    if isinstance(content, (list, tuple)) and any(isinstance(v, Mapping) for v in content):
+        # torch.save((model.state_dict(), epoch), path): a number is as good a name as any.
+        content = {str(number): value for number, value in enumerate(content)}
     if not isinstance(content, Mapping):
-        raise _unreadable(path, f"it holds a {type(content).__name__}")
+        why = f"it holds a {type(content).__name__}, not a dictionary of weights"
+        raise unreadable(path, why, f"where it was made, save {_SAVE}")
     _check_sizes(path, content)
     return dict(content)
 
@@ -131,10 +162,10 @@ def _check_sizes(path: Path, content: object) -> None:
         LpxError: All of them together repeat more than `MAX_REPEATED_BYTES`.
     """
     repeated = 0
-    rest, seen = [content], set()
-    while rest:
-        one = rest.pop()
-        if isinstance(one, torch.Tensor):
+    for _, container in containers(content):
+        for one in container.values() if isinstance(container, Mapping) else container:
+            if not isinstance(one, torch.Tensor):
+                continue
             size = one.numel() * one.element_size()
             stored = one.untyped_storage().nbytes() if one.layout == torch.strided else 0
             repeated += max(0, size - stored)
@@ -145,12 +176,29 @@ def _check_sizes(path: Path, content: object) -> None:
                     f"the limit for repeated or sparse values is {MAX_REPEATED_BYTES >> 20} MiB",
                     f"where it was made, save dense tensors with {_SAVE}",
                 )
-        elif isinstance(one, (Mapping, list, tuple)) and id(one) not in seen:
-            seen.add(id(one))  # a pickle may hold itself
-            rest.extend(one.values() if isinstance(one, Mapping) else one)
 
 
-def _unreadable(path: Path, why: str, fix: str = "") -> LpxError:
+def containers(content: object) -> Iterator[tuple[str, Container]]:
+    """Every dictionary, list and tuple in a file, with the dotted names that lead to it.
+
+    Each comes up once, where it is found first: a pickle may contain itself, or nest lists so that
+    a few bytes repeat one a billion times.
+    """
+    rest: list[tuple[str, object]] = [("", content)]
+    seen: set[int] = set()
+    while rest:
+        place, one = rest.pop()
+        if id(one) in seen or not isinstance(one, (Mapping, list, tuple)):
+            continue
+        seen.add(id(one))
+        yield place, one
+        items = one.items() if isinstance(one, Mapping) else enumerate(one)
+        inside = [(f"{place}.{name}" if place else str(name), value) for name, value in items]
+        rest.extend(reversed(inside))
+
+
+def unreadable(path: Path, why: str, fix: str = "") -> LpxError:
+    """The error for a file that PyTorch's reader, or lpx, can do nothing with."""
     return LpxError(
         f"{path} is not a readable PyTorch checkpoint",
         why,
@@ -297,7 +345,7 @@ def _is_safetensors(head: bytes, size: int) -> bool:
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
     if find_spec("safetensors") is None:
-        raise _unreadable(
+        raise unreadable(
             path,
             "it is a safetensors file, and the package that reads them is not installed",
             "pip install safetensors, and run the same command again",
@@ -307,7 +355,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     except Exception as error:
         # The package raises errors of its own for damaged files, and of torch for odd types.
         why = f"it is a damaged safetensors file: {(str(error).splitlines() or [''])[0]}"
-        raise _unreadable(path, why, _REPLACED) from error
+        raise unreadable(path, why, _REPLACED) from error
 
 
 # --- objects that a pickle names

@@ -27,7 +27,8 @@ from lpx.metrics import auc
 from lpx.models.aggregates import aggregate
 from lpx.models.checkpoint import save_checkpoint
 from lpx.models.detector import LocalPredictionDetector, new_detector
-from lpx.models.state_dict import load_backbone_weights
+from lpx.models.fitting import load_backbone_weights
+from lpx.models.weights_file import read_weights
 from lpx.training.module import LocalPrediction, PairDataset
 from lpx.training.operating_point import apply_temperature, choose_threshold, fit_temperature
 from lpx.training.recipe import Recipe
@@ -111,8 +112,9 @@ def train(recipe: Recipe, folder: Path, weights: Path | None, run: Run) -> Train
     recipe.diversity.check(card.grid)
     resume = _resume_from(recipe, run)
     if weights is not None:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-        load_backbone_weights(detector.backbone, state, str(weights))
+        fitted = load_backbone_weights(detector.backbone, read_weights(weights), str(weights))
+        for note in fitted.notes(weights.name):
+            logging.getLogger(__name__).warning("note: %s", note)
     module = LocalPrediction(detector, card, recipe, data, run.workers)
     started = time.perf_counter()
     best = _fit(module, run, resume)
@@ -219,9 +221,8 @@ def _finish(
     best: Path, module: LocalPrediction, run: Run, weights: Path | None, minutes: float
 ) -> Trained:
     """Take the best average, calibrate it on the validation split, measure, save."""
-    content = torch.load(best, map_location="cpu", weights_only=False)
-    prefix = "average."
-    state = {k[len(prefix) :]: v for k, v in content["state_dict"].items() if k.startswith(prefix)}
+    prefix, stored = "average.", read_weights(best)["state_dict"]
+    state = {k[len(prefix) :]: v for k, v in stored.items() if k.startswith(prefix)}
     detector = module.average.cpu()
     detector.load_state_dict(state)
     detector.eval()

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+import lpx.export.verify
 from lpx.card import ModelCard
 from lpx.data.face_set import Face, FaceSet
 from lpx.errors import LpxError
 from lpx.export.deployed import Deployed
-from lpx.export.float64 import in_float64
+from lpx.export.float64 import graph_in_float64, in_float64
 from lpx.export.to_onnx import to_onnx
 from lpx.export.verify import TOLERANCE, verify
 from lpx.models.checkpoint import Detector
@@ -34,10 +35,11 @@ class Picture:
 @pytest.fixture(scope="module")
 def faces():
     listed = tuple(
-        Face(name=f"{i}.png", label=i % 2, method="", video=str(i), identities=(),
-             source=Picture(i))
+        Face(
+            name=f"{i}.png", label=i % 2, method="", video=str(i), identities=(), source=Picture(i)
+        )
         for i in range(16)
-    )  # fmt: skip
+    )
     return FaceSet("random", "test", "unknown", listed, "")
 
 
@@ -48,9 +50,14 @@ class Net(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.body = nn.Sequential(
-            nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(),
-            nn.Conv2d(16, 16, 3, 1, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 1, 3),
-        )  # fmt: skip
+            nn.Conv2d(3, 16, 3, 2, 1),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Conv2d(16, 16, 3, 1, 1),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Conv2d(16, 1, 3),
+        )
         self.gain, self.after = gain, after
         pixels = torch.from_numpy(np.stack([Picture(i).read() for i in range(4)]))
         with torch.no_grad():
@@ -100,6 +107,54 @@ def test_wrong_export_is_refused_however_steep_the_model(faces, gain):
     assert "--tolerance" in caught.value.fix
 
 
+@pytest.fixture
+def runtime(monkeypatch):
+    """A function: let ONNX Runtime be off by as much as is said, in the maps, from now on."""
+    session = lpx.export.verify._session
+
+    def coarse(by):
+        def opened(model):
+            run = session(model)
+
+            def noisy(pixels):
+                score, patch_map = run(pixels)
+                return score, patch_map + by * np.random.default_rng(0).normal(size=patch_map.shape)
+
+            return noisy
+
+        monkeypatch.setattr("lpx.export.verify._session", opened)
+
+    return coarse
+
+
+def test_right_graph_passes_where_the_runtime_is_coarse(faces, runtime):
+    made = detector(Net(1e4))
+    model = to_onnx(made)
+    runtime(3e-3)
+    found = verify(model, made, faces)
+    assert found.max_map_difference > 5e-3
+    assert found.exact.map < found.noise.map
+    with pytest.raises(LpxError, match="more than float32 rounding"):
+        verify(to_onnx(detector(perturbed(made.module, 1e-3))), made, faces)
+
+
+def test_runtime_that_is_grossly_wrong_is_refused_for_a_right_graph(faces, runtime):
+    made = detector(Net(1e4))
+    runtime(0.1)
+    with pytest.raises(LpxError, match="more than float32 rounding"):
+        verify(to_onnx(made), made, faces)
+
+
+def test_graph_in_float64_equals_the_model_in_float64():
+    made = detector(Net(30.0))
+    face = Picture(0).read()[None]
+    wanted = in_float64(Deployed(made.module, CARD), torch.from_numpy(face))
+    found = graph_in_float64(to_onnx(made), ("score", "patch_map"), {"faces": face})
+    for one, other in zip(found, wanted, strict=True):
+        assert np.abs(one - other.numpy()).max() < 1e-5
+    assert graph_in_float64(b"no model", ("score",), {"faces": face}) is None
+
+
 def test_tolerance_takes_the_place_of_the_rule(faces):
     module = Net(1e5)
     model = to_onnx(detector(module))
@@ -140,6 +195,14 @@ def test_probabilities_out_of_range_on_faces_are_named(faces):
     with pytest.raises(LpxError, match="score takes values from") as caught:
         verify(to_onnx(made), made, faces)
     assert "--outputs logits" in caught.value.fix
+
+
+def test_weights_that_are_not_finite_are_named(faces):
+    made, model = detector(Net()), to_onnx(detector(Net()))
+    made.module.body[0].weight.data.fill_(float("nan"))
+    with pytest.raises(LpxError, match="score is not finite") as caught:
+        verify(model, made, faces)
+    assert "--outputs" not in caught.value.fix
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,12 @@ from torch import nn
 from lpx.errors import LpxError
 from lpx.models.checkpoint import (
     FORMAT,
+    Detector,
     ForeignModel,
     load_checkpoint,
     load_factory,
     save_checkpoint,
+    save_state,
 )
 from lpx.models.detector import new_detector
 from lpx.models.state_dict import digest
@@ -67,6 +69,16 @@ def test_saving_again_gives_the_same_digest(detector, saved, tmp_path):
     loaded = load_checkpoint(saved[0])
     again = save_checkpoint(tmp_path / "again.pt", loaded.module, loaded.card)
     assert again.weights_sha256 == saved[1].weights_sha256
+
+
+def test_the_same_weights_give_the_same_bytes(detector, tmp_path):
+    module, card = detector
+    written = []
+    for name in ("one.pt", "two.pt"):
+        card = save_checkpoint(tmp_path / name, module, card)
+        save_state(tmp_path / f"state-{name}", Detector(module, card))
+        written.append([(tmp_path / f).read_bytes() for f in (name, f"state-{name}")])
+    assert written[0] == written[1]
 
 
 def test_missing_file(tmp_path):
@@ -226,6 +238,31 @@ def test_checkpoint_with_a_part_missing(saved, change):
         load_checkpoint(path)
 
 
+@pytest.mark.parametrize("change", [torch.Tensor.to_sparse, lambda w: w.to("meta")])
+def test_weights_without_plain_values_under_the_card(saved, change):
+    path, _ = saved
+    edited = content(path)
+    edited["state_dict"]["head.classifier.bias"] = change(torch.zeros(1))
+    torch.save(edited, path)
+    with pytest.raises(LpxError, match=r"of another type: head\.classifier\.bias"):
+        load_checkpoint(path)
+
+
+def test_card_of_weights_without_counts_of_batches(detector, tmp_path):
+    state = {k: v for k, v in detector[0].state_dict().items() if not k.endswith("_tracked")}
+    card = replace(detector[1], weights_sha256=digest(state)).to_dict()
+    torch.save({"format": FORMAT, "card": card, "state_dict": state}, tmp_path / "old.pt")
+    loaded = load_checkpoint(tmp_path / "old.pt").module.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in state.items())
+
+
+@pytest.mark.parametrize("container", [list, tuple])
+def test_state_dict_in_a_list(detector, tmp_path, container):
+    torch.save(container([detector[0].state_dict(), 3]), tmp_path / "pair.pt")
+    loaded = load_checkpoint(tmp_path / "pair.pt", replace(FOREIGN, bottleneck=8))
+    assert loaded.card.weights_sha256 == digest(detector[0].state_dict())
+
+
 @pytest.mark.parametrize(
     "value",
     [[1, 2], torch.zeros(3), "text", {}, {"state_dict": {"a": 1}}, {1: torch.zeros(1)}],
@@ -295,6 +332,19 @@ def mapping(): return Net(lambda s: {"score": s.mean((1, 2)).sigmoid(), "map": s
 def nothing(): return Net(lambda s: None)
 def fails(): return Net(lambda s: s.reshape(7))
 def asserts(): return Net(lambda s: (_ for _ in ()).throw(AssertionError()))
+def decision(): return Net(lambda s: (s.mean((1, 2)) > 0).long())
+def transform(): return Net(lambda s: torch.fft.fft2(s).mean((1, 2)))
+def meta():
+    with torch.device("meta"):
+        return score()
+def lazy(): return nn.Sequential(nn.LazyConv2d(1, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+def script(): return torch.jit.trace(nn.Conv2d(3, 1, 4), torch.zeros(1, 3, 8, 8))
+class Packed(Net):
+    def get_extra_state(self):
+        return (1, 2)
+
+def packed(): return Packed(lambda s: s.mean((1, 2)).sigmoid())
+def exits(): raise SystemExit(2)
 def no_module(): return [1]
 def needs(argument): return score()
 def breaks(): raise KeyError("weights")
@@ -369,6 +419,13 @@ def test_factory_with_weights_of_another_model(factories, tmp_path):
         ("nothing", "fails on faces"),
         ("fails", "fails on faces"),
         ("asserts", "AssertionError"),
+        ("decision", "returns torch.int64 values"),
+        ("transform", "returns torch.complex64 values"),
+        ("meta", r"model\.\w+ is on the meta device"),
+        ("lazy", "shape of 0.weight is not known"),
+        ("script", "TorchScript program"),
+        ("packed", "_extra_state as a tuple"),
+        ("exits", "SystemExit"),
         ("no_module", "returned a list"),
         ("needs", "argument"),
         ("breaks", "KeyError"),
@@ -458,6 +515,7 @@ def logit_column(): return Net(lambda z: 2 * (mean(z)[:, 1:] - mean(z)[:, :1]))
 def sigmoid(): return Net(lambda z: (2 * (mean(z)[:, 1] - mean(z)[:, 0])).sigmoid())
 def column(): return Net(lambda z: (2 * (mean(z)[:, 1:] - mean(z)[:, :1])).sigmoid())
 def both_logits(): return Net(lambda z: (2 * mean(z), z))
+def logits_and_map(): return Net(lambda z: (3 * mean(z), z.softmax(1)))
 def both_sigmoid(): return Net(lambda z: ((2 * mean(z)).softmax(1)[:, 1], z.softmax(1)[:, 1]))
 def half_inside(): return Cast(torch.float16, True)
 def double_inside(): return Cast(torch.float64, True)
@@ -502,9 +560,15 @@ def fake_score(outputs):
 @pytest.mark.parametrize("fake_class", [0, 1])
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("two_logits", None), ("logit", "logits"), ("logit_column", "logits"), ("sigmoid", None),
-     ("column", None), ("both_sigmoid", None)],
-)  # fmt: skip
+    [
+        ("two_logits", None),
+        ("logit", "logits"),
+        ("logit_column", "logits"),
+        ("sigmoid", None),
+        ("column", None),
+        ("both_sigmoid", None),
+    ],
+)
 def test_every_kind_of_output_becomes_the_probability_of_fake(
     outputs, fake_score, name, said, fake_class
 ):
@@ -523,6 +587,12 @@ def test_map_of_two_classes_is_reversed_with_the_score(outputs, fake_class):
     _, wanted_score, wanted_map = outputs("both_sigmoid", fake_class=fake_class)
     assert torch.allclose(score, wanted_score, atol=1e-6)
     assert torch.allclose(patch_map, wanted_map, atol=1e-6)
+
+
+def test_map_of_probabilities_beside_logits_wants_to_be_named(outputs):
+    with pytest.raises(LpxError, match="looks like logits, and its map like probabilities"):
+        outputs("logits_and_map", fake_class=1)
+    assert outputs("logits_and_map", fake_class=1, outputs="logits")[0].card.outputs == "logits"
 
 
 def test_softmax_is_not_applied_twice(outputs):
@@ -566,9 +636,14 @@ def test_outputs_in_half_or_double_become_float32(outputs, fake_score, name):
 
 @pytest.mark.parametrize(
     ("name", "why"),
-    [("fixed_reshape", "line"), ("fixed_view", "for 3 faces"), ("fixed_expand", "line"),
-     ("fixed_one", "line"), ("fixed_eight", "line")],
-)  # fmt: skip
+    [
+        ("fixed_reshape", "line"),
+        ("fixed_view", "for 3 faces"),
+        ("fixed_expand", "line"),
+        ("fixed_one", "line"),
+        ("fixed_eight", "line"),
+    ],
+)
 def test_batch_size_fixed_in_the_code_is_named(outputs, name, why):
     with pytest.raises(LpxError, match="a batch size is fixed in its code") as caught:
         outputs(name)

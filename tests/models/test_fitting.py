@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from lpx.errors import LpxError
-from lpx.models.fitting import fit_weights
+from lpx.models.backbones import build_backbone
+from lpx.models.fitting import fit_weights, load_backbone_weights
+from lpx.models.state_dict import load_weights
 
 
 class Net(nn.Module):
@@ -111,7 +113,9 @@ def test_weights_that_the_model_lacks_are_refused(extra):
         ({"model": PLAIN, "ema": AVERAGED}, "model", "ema"),
         ({"ema": AVERAGED, "model": PLAIN}, "model", "ema"),
         (
-            {"state_dict": PLAIN, "state_dict_ema": AVERAGED}, "state_dict", "state_dict_ema",
+            {"state_dict": PLAIN, "state_dict_ema": AVERAGED},
+            "state_dict",
+            "state_dict_ema",
         ),
         (
             {"callbacks": {"EMA": {"ema_state_dict": AVERAGED}}, "state_dict": PLAIN},
@@ -130,7 +134,7 @@ def test_weights_that_the_model_lacks_are_refused(extra):
         ),
         (prefixed("online.") | prefixed("target.", AVERAGED), "online", "target"),
     ],
-)  # fmt: skip
+)
 def test_of_two_sets_one_is_taken_said_and_the_other_can_be_chosen(content, plain, averaged):
     fitted = fit(content)
     assert same(fitted)
@@ -155,8 +159,9 @@ def test_only_averaged_weights_are_taken_and_said():
     assert same(fitted)
     assert "'state_dict_ema' in x.pt" in " ".join(fitted.notes("x.pt"))
     assert fitted.provenance("x.pt") == {
-        "converted_from": "x.pt", "weights_key": "state_dict_ema",
-    }  # fmt: skip
+        "converted_from": "x.pt",
+        "weights_key": "state_dict_ema",
+    }
 
 
 def test_averaged_weights_that_cannot_be_mapped_are_named():
@@ -200,6 +205,67 @@ def test_quantised_integers_are_not_taken_for_weights():
 
 def test_half_precision_weights_fit():
     assert fit({k: v.half() if v.is_floating_point() else v for k, v in PLAIN.items()}).key == "."
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        {"conv.num_batches_tracked": torch.tensor(3)},
+        {"norm.num_batches_tracked": torch.tensor([3])},
+        {"norm.num_batches_tracked": torch.tensor(3.0).half()},
+        {"norm.num_batches_tracked": torch.tensor(3, device="meta")},
+    ],
+    ids=["extra", "shape", "half", "meta"],
+)
+def test_counts_of_batches_never_stand_in_the_way(counts):
+    fitted, net = fit({**PLAIN, **counts}), Net()
+    load_weights(net, fitted.state)
+    assert all(
+        torch.equal(value, PLAIN[name])
+        for name, value in net.state_dict().items()
+        if name != "norm.num_batches_tracked"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda w: w.to_sparse(), "is sparse"),
+        (lambda w: w.to("meta"), r"is without values \(meta\)"),
+        (lambda w: w.to(torch.float8_e4m3fn), r"is torch\.float8_e4m3fn"),
+        (lambda w: w.to(torch.complex64), r"is torch\.complex64"),
+    ],
+    ids=["sparse", "meta", "float8", "complex"],
+)
+def test_tensors_that_cannot_be_copied_as_they_are_do_not_fit(change, said):
+    with pytest.raises(LpxError, match=rf"1 of another type: conv\.weight {said}"):
+        fit({**PLAIN, "conv.weight": change(PLAIN["conv.weight"])})
+
+
+def test_lists_that_repeat_themselves_are_searched_once():
+    bomb = []
+    bomb.append(bomb)
+    for _ in range(12):
+        bomb = [bomb] * 50
+    assert fit({"state_dict": PLAIN, "history": bomb}).key == "state_dict"
+
+
+def test_weights_are_found_however_deep():
+    content = PLAIN
+    for name in "hgfedcba":
+        content = {name: content}
+    assert fit(content).key == "a.b.c.d.e.f.g.h"
+
+
+@pytest.mark.parametrize(
+    "wrap", [dict, lambda s: {"epoch": 3, "net": {"module." + k: v for k, v in s.items()}}]
+)
+def test_backbone_starts_from_weights_under_any_name(wrap):
+    whole, cut = build_backbone("resnet18", "layer2"), build_backbone("resnet18", "layer1")
+    load_backbone_weights(cut, wrap(whole.state_dict()), "tv.pth")
+    assert torch.equal(cut.conv1.weight, whole.conv1.weight)
+    with pytest.raises(LpxError, match=r"tv\.pth holds no tensors"):
+        load_backbone_weights(cut, {"epoch": 3}, "tv.pth")
 
 
 def test_names_that_would_collide_without_wrappers_are_kept_apart():

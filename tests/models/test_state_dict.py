@@ -12,10 +12,10 @@ from lpx.data.decode import fit, read_image
 from lpx.errors import LpxError
 from lpx.models.backbones import build_backbone
 from lpx.models.checkpoint import ForeignModel, load_checkpoint
+from lpx.models.fitting import load_backbone_weights
 from lpx.models.state_dict import (
     check_keys,
     digest,
-    load_backbone_weights,
     to_lpx_names,
     unwrap,
 )

@@ -84,7 +84,8 @@ KINDS = {
     "empty": (holds(b""), "it is empty", "download it again"),
     "lfs": (
         holds(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"),
-        "a Git LFS pointer", "git lfs pull",
+        "a Git LFS pointer",
+        "git lfs pull",
     ),
     "page": (holds(b"<!DOCTYPE html><html><title>Virus scan</title></html>"), "web page", "gdown"),
     "page-2": (holds(b"\n <HTML><body>Sign in"), "web page", "raw link"),
@@ -100,7 +101,7 @@ KINDS = {
     "gzip": (holds(b"\x1f\x8b\x08" + bytes(32)), "compressed with gzip", "unpack it"),
     "json": (holds(b'{"message": "Not Found"}'), "JSON text", "download it again"),
     "png": (holds(b"\x89PNG\r\n\x1a\n" + bytes(64)), "a picture (PNG)", "of another kind"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -157,8 +158,9 @@ def test_plain_values_beside_the_weights_are_not_code(tmp_path, name, legacy):
 
 def test_number_of_numpy_1_is_not_code(tmp_path):
     path = tmp_path / "weights.pth"
-    torch.save({"w": torch.zeros(1), "lr": np.float64(1)}, path,
-               _use_new_zipfile_serialization=False)  # fmt: skip
+    torch.save(
+        {"w": torch.zeros(1), "lr": np.float64(1)}, path, _use_new_zipfile_serialization=False
+    )
     data = path.read_bytes()
     assert b"numpy._core.multiarray" in data
     path.write_bytes(data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))

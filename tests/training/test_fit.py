@@ -86,6 +86,36 @@ def test_killed_training_ends_like_one_that_was_not(faces, trained, tmp_path):
     assert resumed.card.threshold == whole.card.threshold
 
 
+def test_code_in_the_best_weights_is_not_run(faces, tmp_path, monkeypatch):
+    class Payload:
+        def __reduce__(self):
+            return open, (str(tmp_path / "proof"), "w")
+
+    def planted(module, run, resume):
+        torch.save({"state_dict": module.state_dict(), "callbacks": Payload()}, tmp_path / "best")
+        return tmp_path / "best"
+
+    monkeypatch.setattr("lpx.training.fit._fit", planted)
+    with pytest.raises(LpxError, match="would run code"):
+        train(SMALL, faces, None, Run(tmp_path / "ckpt.pt", workers=0, quiet=True))
+    assert not (tmp_path / "proof").exists()
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (lambda path: path.write_bytes(b"<!DOCTYPE html>"), "it is a web page"),
+        (lambda path: torch.save({"epoch": 3}, path), "holds no tensors"),
+        (lambda path: torch.save({"net": {"a.weight": torch.zeros(1)}}, path), "do not fit"),
+    ],
+    ids=["page", "empty", "other"],
+)
+def test_weights_to_start_from_that_are_none(faces, tmp_path, write, said):
+    write(tmp_path / "weights.pt")
+    with pytest.raises(LpxError, match=said):
+        train(SMALL, faces, tmp_path / "weights.pt", Run(tmp_path / "ckpt.pt", 0, quiet=True))
+
+
 def test_other_settings_do_not_resume(faces, trained):
     run, _ = trained
     with pytest.raises(LpxError, match=r"learning_rate is 0\.1, was 0\.0005"):
