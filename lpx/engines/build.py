@@ -36,7 +36,8 @@ from lpx.errors import LpxError, NotAsAskedError
 from lpx.graph.insert_qdq import DLA, ONNXRUNTIME, TENSORRT, Range, activation_scales, insert_qdq
 from lpx.graph.lower_opset import OLDEST, lower_opset
 from lpx.graph.model_io import name_nodes, parse, serialise
-from lpx.graph.placement import COMPUTE, MIN_CHANNELS, Placement, narrowest, place
+from lpx.graph.nodes import COMPUTE
+from lpx.graph.placement import MIN_CHANNELS, Placement, narrowest, place
 from lpx.graph.placement_dla import place_dla
 from lpx.graph.prepare import prepare
 from lpx.graph.to_fp16 import to_fp16

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from lpx.errors import LpxError
 from lpx.graph.model_io import tensor
-from lpx.graph.placement import Placement, cuts_at_zero
+from lpx.graph.nodes import cuts_at_zero
+from lpx.graph.placement import Placement
 from lpx.graph.rounding import bias_shift, nearest_levels, round_levels, weight_scales
 from lpx.graph.weights import DEFAULT_WEIGHTS, WeightOptions, mse_scales
 
