@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -172,15 +172,15 @@ class _Inserter:
                 if value not in dequantised:
                     dequantised[value] = self._pair(value, ranges[name])
             for value, replacement in dequantised.items():
-                self._redirect(value, replacement)
+                self._redirect(value, replacement, placement.in_float)
         reads = {node: name for name, node, index in placement.uses if index == 0}
         for node_name in placement.convolutions:
             self._weight(self.nodes[node_name], ranges[reads[node_name]].means)
 
-    def _redirect(self, value: ir.Value, replacement: ir.Value) -> None:
-        """Let every reader but the pair itself read the dequantised tensor."""
+    def _redirect(self, value: ir.Value, replacement: ir.Value, in_float: Collection[str]) -> None:
+        """Let every reader but the pair itself and those `in_float` read the dequantised tensor."""
         for node, index in tuple(value.uses()):
-            if node.op_type != "QuantizeLinear":
+            if node.op_type != "QuantizeLinear" and node.name not in in_float:
                 node.replace_input_with(index, replacement)
 
     def _pair(self, value: ir.Value, limits: Range) -> ir.Value:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from lpx.graph.activations import is_activation
+from lpx.graph.activations import is_activation, readers
 from lpx.graph.nodes import COMPUTE, SCORES, adds_branches, cuts_at_zero, tensor_of
 
 # What ONNX Runtime's CPU provider computes in integers between pairs (seen in graphs as its
@@ -18,6 +18,9 @@ _PASSES_ON = frozenset({
 })  # fmt: skip
 # Behind these no activation is left that an integer convolution's rounding would be worth.
 _ENDS = (SCORES - {"Sigmoid"}) | {"Shape", "Size", "ArgMax"}
+
+IN_FLOAT = "ONNX Runtime cannot run it, or what follows it, behind an integer convolution"
+"""Reason of a node that must read floats."""
 
 
 class IntegerRegion:
@@ -38,11 +41,15 @@ class IntegerRegion:
         outputs: Tensors that get a pair at their source, in graph order.
         convolutions: The quantised convolutions whose result is among them.
         shared: (input, output) of nodes whose integer kernel wants one scale for both.
+        in_float: Nodes that must read floats, even of a tensor that others read through a pair: so
+            the convolution before them stays in float.
     """
 
     def __init__(self, graph: ir.Graph, quantised: set[str]) -> None:
         self.quantised = quantised
-        self._wanted = self._reaching_convolutions(graph) - _into_cubic_resizes(graph)
+        self.in_float = _lead_to_failures(graph)
+        read_in_float = {value for node in self.in_float for value in node.inputs}
+        self._wanted = self._reaching_convolutions(graph) - read_in_float
         # Tensors that ONNX Runtime has as integers, and those of them that it computed so.
         self._read = {node.inputs[0] for node in graph if node.name in quantised}
         self._available: set[ir.Value | None] = set(self._read)
@@ -65,6 +72,8 @@ class IntegerRegion:
         """Indices of the inputs of an Add of branches that get Q/DQ, and why."""
         if node in self._adds:
             return (0, 1), "integer addition takes two integers"
+        if node in self.in_float:
+            return (), IN_FLOAT
         return (), "no quantised convolution ends in it"
 
     def _reaching_convolutions(self, graph: ir.Graph) -> set[ir.Value]:
@@ -89,6 +98,8 @@ class IntegerRegion:
 
     def _visit(self, node: ir.Node, candidates: dict[ir.Node, list[ir.Value]]) -> None:
         """Note which tensors a node gives as integers, its inputs being known."""
+        if node in self.in_float:
+            return
         data = [v for v in node.inputs if is_activation(v)]
         if node.op_type in COMPUTE:
             if node.name in self.quantised and self._make(node, candidates, data):
@@ -146,19 +157,37 @@ class IntegerRegion:
         return kept
 
 
-def _into_cubic_resizes(graph: ir.Graph) -> set[ir.Value]:
-    """Activations that reach a cubic Resize with no convolution between.
+def _lead_to_failures(graph: ir.Graph) -> set[ir.Node]:
+    """Operators that fail behind an integer convolution, and all on the way to one.
 
-    ONNX Runtime lays out integer convolutions with channels last and moves the transposition behind
-    what follows; its cubic Resize then refuses to run, as it takes channels first alone (1.32).
+    A float convolution between stops it, as it takes channels first.
     """
-    found: set[ir.Value] = set()
+    found: set[ir.Node] = set()
     for node in reversed(graph):
-        cubic = node.op_type == "Resize" and node.attributes.get_string("mode", "") == "cubic"
-        through = node.op_type not in COMPUTE and any(v in found for v in node.outputs)
-        if cubic or through:
-            found.update(v for v in node.inputs if is_activation(v))
+        leads = node.op_type not in COMPUTE and any(reader in found for reader in readers(node))
+        if leads or _fails_behind_integers(node):
+            found.add(node)
     return found
+
+
+def _fails_behind_integers(node: ir.Node) -> bool:
+    """Whether ONNX Runtime (1.32) fails on a node behind an integer convolution.
+
+    It lays out integer convolutions with channels last, and moves the transposition behind what
+    follows. A cubic Resize takes channels first alone; of a Resize or a Pad that names its axes, as
+    CenterCropPad is expanded to, it permutes sizes that are not there. QLinearAveragePool has no
+    dilations, and with both `ceil_mode` and `count_include_pad` it divides by the wrong count.
+    """
+    attributes = node.attributes
+    if node.op_type == "Resize":
+        return "axes" in attributes or attributes.get_string("mode", "nearest") == "cubic"
+    if node.op_type == "Pad":
+        return len(node.inputs) > 3 and node.inputs[3] is not None
+    if node.op_type == "AveragePool":
+        dilated = any(step != 1 for step in attributes.get_ints("dilations", ()))
+        partial = attributes.get_int("ceil_mode", 0) and attributes.get_int("count_include_pad", 0)
+        return dilated or bool(partial)
+    return node.op_type == "CenterCropPad"
 
 
 def has_kernel(node: ir.Node) -> bool:

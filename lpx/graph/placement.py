@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from lpx.graph.integer_region import IntegerRegion, has_kernel
+from lpx.graph.activations import readers
+from lpx.graph.integer_region import IN_FLOAT, IntegerRegion, has_kernel
 from lpx.graph.model_io import is_constant
 from lpx.graph.nodes import (
     ACTIVATIONS,
@@ -56,7 +57,8 @@ class Placement:
         shared: Groups of tensors that have one scale.
         derived: Tensors of a group that take its scale over, and need not be observed.
         stored: Those of `convolutions` whose weights are stored as integers and that ONNX Runtime
-            computes in float all the same: only float nodes read their result.
+            computes in float all the same: float nodes read their result.
+        in_float: Nodes that read a tensor as it is, though others read it through a pair.
     """
 
     convolutions: tuple[str, ...]
@@ -66,6 +68,7 @@ class Placement:
     shared: tuple[tuple[str, ...], ...] = ()
     derived: frozenset[str] = frozenset()
     stored: frozenset[str] = frozenset()
+    in_float: frozenset[str] = frozenset()
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -113,24 +116,17 @@ def place(
             decisions.append(Decision(name_of(node), "Add", bool(indices), reason))
             uses += [(tensor_of(node, index), name_of(node), index) for index in indices]
     outputs = region.outputs if region is not None else []
-    stored: frozenset[str] = frozenset()
-    if region is not None:
-        stored = frozenset(name_of(node) for node in chosen if node not in region.convolutions)
-        decisions = [_weights_only(d) if d.node in stored else d for d in decisions]
+    in_float = region.in_float if region is not None else set()
     pairs = {use[0] for use in uses} | set(outputs)
     if region is not None:
-        reads = {
-            name_of(node): tensor_of(node, 0) for node in model.graph if node.op_type == "Conv"
-        }
-        decisions = [
-            replace(d, reason=f"{d.reason}; it reads {reads[d.node]} in 8 bits all the same")
-            if not d.quantised and reads.get(d.node) in pairs else d
-            for d in decisions
-        ]  # fmt: skip
+        nodes = {name_of(node): node for node in model.graph}
+        decisions = [_noted(d, nodes[d.node], region, pairs) for d in decisions]
     judged = {decision.node for decision in decisions}
     for node in model.graph:
         if name_of(node) not in judged:
-            quantised, reason = _judge_other(node, names, pairs, integer_outputs)
+            quantised, reason = False, IN_FLOAT
+            if node not in in_float:
+                quantised, reason = _judge_other(node, names, pairs, integer_outputs)
             decisions.append(Decision(name_of(node), node.op_type, quantised, reason))
     order = {name_of(node): position for position, node in enumerate(model.graph)}
     decisions.sort(key=lambda decision: order[decision.node])
@@ -140,13 +136,18 @@ def place(
     ]
     shared = [(tensor_of(node, 0), str(node.outputs[0].name)) for node in pooled]
     return Placement(
-        tuple(name_of(node) for node in chosen),
-        tuple(uses),
-        tuple(outputs),
-        tuple(decisions),
-        (*shared, *(region.shared if region is not None else ())),
-        frozenset(tensor_of(node, 0) for node in pooled),
-        stored,
+        convolutions=tuple(name_of(node) for node in chosen),
+        uses=tuple(uses),
+        outputs=tuple(outputs),
+        decisions=tuple(decisions),
+        shared=(*shared, *(region.shared if region is not None else ())),
+        derived=frozenset(tensor_of(node, 0) for node in pooled),
+        stored=frozenset(
+            name_of(node)
+            for node in chosen
+            if region is not None and node not in region.convolutions
+        ),
+        in_float=frozenset(map(name_of, in_float)),
     )
 
 
@@ -177,8 +178,16 @@ def pooled_alone(node: ir.Node, names: Collection[str]) -> bool:
     return node.op_type == "MaxPool" and node.outputs[0].name in names and only_reader(node)
 
 
-def _weights_only(decision: Decision) -> Decision:
-    note = "only float nodes read it, so ONNX Runtime computes it in float with quantised weights"
+def _noted(decision: Decision, node: ir.Node, region: IntegerRegion, pairs: set[str]) -> Decision:
+    """A decision, with what ONNX Runtime makes of a convolution."""
+    if decision.quantised and node.op_type == "Conv" and node not in region.convolutions:
+        needed = any(reader in region.in_float for reader in readers(node))
+        why = "a node that must read floats reads it" if needed else "only float nodes read it"
+        note = f"{why}, so ONNX Runtime computes it in float with quantised weights"
+    elif not decision.quantised and node.op_type == "Conv" and tensor_of(node, 0) in pairs:
+        note = f"it reads {tensor_of(node, 0)} in 8 bits all the same"
+    else:
+        return decision
     return replace(decision, reason=f"{decision.reason}; {note}")
 
 
