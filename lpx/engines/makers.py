@@ -38,7 +38,7 @@ class Made:
 
     Attributes:
         computed_in: Precision by name of the node, for INT8: of the convolutions and matrix
-            products that the runtime accounts for; empty where it does not tell.
+            products that the runtime accounts for; empty where it reports nothing.
     """
 
     data: bytes
@@ -62,8 +62,8 @@ def make_for_onnxruntime(graph: bytes, request: BuildRequest) -> Made:
     if request.precision == "int8" and not counts["int8"]:
         raise NotAsAskedError(
             "ONNX Runtime runs no convolution of this INT8 engine in integers",
-            f"its optimiser takes none of the {counts['fp32']} convolutions and the Q/DQ pairs "
-            "around them for a pattern that it has an integer kernel for",
+            f"its optimiser recognises none of the {counts['fp32']} convolutions, with the Q/DQ "
+            "pairs around them, as a pattern that it has an integer kernel for",
             "bench a float engine (--fp32), or build for another --target; and please report this "
             "with what `lpx explain-graph --target onnxruntime` prints",
         )

@@ -17,9 +17,16 @@ if TYPE_CHECKING:
     import onnxruntime
 
 PROVIDERS = ["CPUExecutionProvider"]
-_INTEGER = frozenset({
-    "QLinearConv", "ConvInteger", "QLinearMatMul", "QGemm", "MatMulInteger", "MatMulIntegerToFloat",
-})  # fmt: skip
+_INTEGER = frozenset(
+    {
+        "QLinearConv",
+        "ConvInteger",
+        "QLinearMatMul",
+        "QGemm",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+    }
+)
 
 
 class OnnxRuntimeEngine:
@@ -102,7 +109,7 @@ def _options() -> onnxruntime.SessionOptions:
 
 
 def precision_of_nodes(model: bytes) -> dict[str, str]:
-    """Precision of each node, as `nodes_as_run` tells it."""
+    """Precision of each node, as in `nodes_as_run`."""
     return {name: precision for name, (_, precision) in nodes_as_run(model).items()}
 
 

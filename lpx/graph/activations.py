@@ -2,8 +2,8 @@
 
 Beside them a graph computes sizes, indices and masks, in integers and truth values, or in floats
 that were made of such. These must come out exactly: they are never observed, rounded to INT8 or
-turned to float16. What tells them apart is that no path of floats leads to them from a convolution
-or a matrix product.
+converted to float16. They are recognised by what they lack: a path of floats from a convolution or
+a matrix product.
 """
 
 from __future__ import annotations

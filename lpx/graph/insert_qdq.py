@@ -22,7 +22,8 @@ from lpx.graph.weights import DEFAULT_WEIGHTS, WeightOptions, mse_scales
 _SMALLEST_SCALE = {ir.DataType.FLOAT: 1e-15, ir.DataType.FLOAT16: 6.2e-5}
 _LOPSIDED = 0.25
 """A range that reaches less far below 0 than this share of its top, as behind SiLU, GELU or
-LeakyReLU, is quantised from its low end: symmetrically a third of the levels or more lay idle."""
+LeakyReLU, is quantised from its low end; a symmetric range would waste a third of the levels or
+more."""
 _LARGEST_BIAS = 2**30
 """Steps that a stored bias may take: half of int32, as rounding the weights moves it a little."""
 

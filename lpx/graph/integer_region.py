@@ -13,9 +13,18 @@ _KERNELS = frozenset({"LeakyRelu", "Sigmoid", "Mul", "Concat", "AveragePool"})
 # It computes these in integers where their input and output have one scale...
 _ONE_SCALE = frozenset({"DepthToSpace", "Split"})
 # ... and moves a DequantizeLinear in front of these to behind them: they need no pair.
-_PASSES_ON = frozenset({
-    "MaxPool", "Transpose", "Reshape", "Slice", "Squeeze", "Unsqueeze", "Flatten", "Identity",
-})  # fmt: skip
+_PASSES_ON = frozenset(
+    {
+        "MaxPool",
+        "Transpose",
+        "Reshape",
+        "Slice",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+        "Identity",
+    }
+)
 # Behind these no activation is left that an integer convolution's rounding would be worth.
 _ENDS = (SCORES - {"Sigmoid"}) | {"Shape", "Size", "ArgMax"}
 
@@ -65,8 +74,9 @@ class IntegerRegion:
         one_scale = [node for node in graph if node in kept and _wants_one_scale(node)]
         self.shared = tuple(
             (tensor_of(node, 0), str(value.name))
-            for node in one_scale for value in candidates[node]
-        )  # fmt: skip
+            for node in one_scale
+            for value in candidates[node]
+        )
 
     def judge_add(self, node: ir.Node) -> tuple[tuple[int, ...], str]:
         """Indices of the inputs of an Add of branches that get Q/DQ, and why."""
@@ -138,9 +148,7 @@ class IntegerRegion:
         self._made.add(value)
         return True
 
-    def _kept(
-        self, graph: ir.Graph, candidates: dict[ir.Node, list[ir.Value]]
-    ) -> set[ir.Node]:  # fmt: skip
+    def _kept(self, graph: ir.Graph, candidates: dict[ir.Node, list[ir.Value]]) -> set[ir.Node]:
         """Candidates that some integer kernel reads; a pair for float readers would only round."""
         kept: set[ir.Node] = set()
         read: set[ir.Value | None] = set(self._read)

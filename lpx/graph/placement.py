@@ -82,9 +82,12 @@ class Placement:
 
 
 def place(
-    model: ir.Model, *, depthwise: bool = True, integer_outputs: bool = False,
+    model: ir.Model,
+    *,
+    depthwise: bool = True,
+    integer_outputs: bool = False,
     min_channels: int = MIN_CHANNELS,
-) -> Placement:  # fmt: skip
+) -> Placement:
     """Decide where Q/DQ goes.
 
     Args:

@@ -18,13 +18,13 @@ def parse_proto(data: bytes, source: str) -> onnx.ModelProto:
     """Read an ONNX model from bytes, as a message.
 
     Raises:
-        LpxError: The bytes are no ONNX model, or weights of it are in other files.
+        LpxError: The bytes are not an ONNX model, or some weights are in other files.
     """
     try:
         proto = onnx.load_model_from_string(data)
         if not proto.graph.output:
             # No bytes at all are a valid message, of an empty model.
-            raise ValueError("it holds no graph")
+            raise ValueError("it contains no graph")
     except Exception as error:
         # protobuf's error type differs between its implementations.
         raise unreadable(source, error) from error
@@ -52,7 +52,7 @@ def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
 
 
 def unreadable(source: str, error: Exception) -> LpxError:
-    """The error for bytes that are no ONNX model."""
+    """The error for bytes that are not an ONNX model."""
     return LpxError(
         f"{source} is not a readable ONNX model",
         str(error).strip().splitlines()[0] if str(error).strip() else "damaged",
