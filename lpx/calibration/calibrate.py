@@ -150,7 +150,7 @@ class _Pass:
                 )
 
     def _not_finite(self, name: str, batch: Batch) -> int:
-        """Index of the first face on which a tensor is not finite, which its rows may not tell."""
+        """Index of the first face on which a tensor is not finite; rows need not be faces."""
         for index, pixels in zip(batch.indices, batch.pixels, strict=True):
             (values,) = self.model.session.run([name], {"faces": pixels[None]})
             if not np.isfinite(values).all():

@@ -17,7 +17,7 @@ from lpx.calibration.blocked import open_session
 from lpx.errors import LpxError
 
 _PROBED = (1, 2, 3)
-"""Faces to run where the graph does not say: two give a line, the third tells whether it is one."""
+"""Batch sizes to run where the graph states no size: two determine a line, the third checks it."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Extent:
 
 
 def extents(model: bytes, graph: ir.Model, names: Sequence[str]) -> dict[str, Extent]:
-    """Sizes of tensors: from the graph where it says, else from running it.
+    """Sizes of tensors: from the graph where it states them, else from running it.
 
     Args:
         model: ONNX, which gives the tensors as outputs.

@@ -156,8 +156,10 @@ def show(done: Calibrated) -> None:
     console.print(table)
     console.say(f"* chosen; measured on {done.held_out} held-out faces, in ONNX Runtime")
     if any(c.auc_loss is not None for c in done.candidates):
-        console.say("ordered by mean |ds|; methods shown to lose AUC (95 %) come last, and a gain "
-                    "of AUC (a loss below 0) counts for nothing")  # fmt: skip
+        console.say(
+            "ordered by mean |ds|; methods shown to lose AUC (95 %) come last, and gains in AUC "
+            "(negative losses) are ignored"
+        )
     for text in (scales.warning, *done.notes):
         if text:
             console.say(f"note: {text}")

@@ -133,8 +133,9 @@ def _show_work(work: dict[str, int], dialect: str) -> None:
     if dialect == "onnxruntime":
         click.echo(f"{share} run in integers in ONNX Runtime, as its optimiser leaves the graph")
     else:
-        click.echo(f"{share} are offered to TensorRT in INT8; an engine's manifest.json says what "
-                   "it takes")  # fmt: skip
+        click.echo(
+            f"{share} are offered to TensorRT in INT8; an engine's manifest.json says what it takes"
+        )
 
 
 def _show(placement: Placement, pairs: tuple[Pair, ...]) -> None:

@@ -36,7 +36,8 @@ from lpx.errors import LpxError, NotAsAskedError
 from lpx.graph.insert_qdq import DLA, ONNXRUNTIME, TENSORRT, Range, activation_scales, insert_qdq
 from lpx.graph.lower_opset import OLDEST, lower_opset
 from lpx.graph.model_io import name_nodes, parse, serialise
-from lpx.graph.placement import COMPUTE, MIN_CHANNELS, Placement, narrowest, place
+from lpx.graph.nodes import COMPUTE
+from lpx.graph.placement import MIN_CHANNELS, Placement, narrowest, place
 from lpx.graph.placement_dla import place_dla
 from lpx.graph.prepare import prepare
 from lpx.graph.to_fp16 import to_fp16
@@ -174,7 +175,7 @@ def make_graph(model: bytes, request: BuildRequest, dialect: str) -> tuple[bytes
 
 
 def require_int8(model: bytes, request: BuildRequest) -> Placement:
-    """See to it that INT8 of a model and for a target is INT8 at all, before it is calibrated.
+    """Check, before calibration, that INT8 quantises anything of a model for a target.
 
     Args:
         model: Float32 ONNX.
@@ -199,10 +200,10 @@ def require_int8(model: bytes, request: BuildRequest) -> Placement:
     if dialect == "onnxruntime" and not running:
         names = ", ".join(placement.convolutions[:3])
         raise NotAsAskedError(
-            f"ONNX Runtime would run none of this model's convolutions in integers: of those that "
-            f"lpx would quantise ({names}) only float nodes read the results",
+            f"ONNX Runtime would run none of this model's convolutions in integers: float nodes "
+            f"read the results of those that lpx would quantise ({names})",
             "its integer convolution gives 8-bit integers; in front of the classifier, where one "
-            "logit decides, lpx keeps floats",
+            "logit decides, and of operators that it cannot run behind one, lpx keeps floats",
             "build --fp32 for this target; TensorRT's integer convolutions give floats "
             "(--target tensorrt or tensorrt-rtx)",
         )
@@ -210,7 +211,7 @@ def require_int8(model: bytes, request: BuildRequest) -> Placement:
 
 
 def require_quantised(graph: ir.Model, placement: Placement, min_channels: int) -> None:
-    """See to it that a placement quantises a convolution.
+    """Check that a placement quantises at least one convolution.
 
     Args:
         graph: The float graph that it was made from.
@@ -300,9 +301,11 @@ def placement_of(
     # TensorRT for RTX pads a depthwise convolution's channels fourfold in INT8 (seen in its plans).
     depthwise = target != "tensorrt-rtx"
     return place(
-        graph, depthwise=depthwise, integer_outputs=dialect == "onnxruntime",
+        graph,
+        depthwise=depthwise,
+        integer_outputs=dialect == "onnxruntime",
         min_channels=min_channels,
-    )  # fmt: skip
+    )
 
 
 def _is_half(dialect: str, precision: Precision) -> bool:

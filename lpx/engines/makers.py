@@ -13,7 +13,7 @@ from typing import Any
 import lpx
 from lpx.engines.machine import Machine, available_memory_mib
 from lpx.engines.manifest import Target
-from lpx.engines.onnxruntime_engine import count_convolutions, precision_of_nodes
+from lpx.engines.onnxruntime_engine import convolutions_of, nodes_as_run
 from lpx.engines.onnxruntime_gpu import check_int8, provider_options
 from lpx.engines.repeat import build_repeatedly, measured
 from lpx.engines.request import BuildRequest
@@ -38,7 +38,7 @@ class Made:
 
     Attributes:
         computed_in: Precision by name of the node, for INT8: of the convolutions and matrix
-            products that the runtime accounts for; empty where it does not tell.
+            products that the runtime accounts for; empty where it reports nothing.
     """
 
     data: bytes
@@ -57,12 +57,13 @@ def make_for_onnxruntime(graph: bytes, request: BuildRequest) -> Made:
     Raises:
         NotAsAskedError: None of an INT8 graph's convolutions runs in integers.
     """
-    counts = count_convolutions(graph)
+    nodes = nodes_as_run(graph)
+    counts = convolutions_of(nodes)
     if request.precision == "int8" and not counts["int8"]:
         raise NotAsAskedError(
             "ONNX Runtime runs no convolution of this INT8 engine in integers",
-            f"its optimiser takes none of the {counts['fp32']} convolutions and the Q/DQ pairs "
-            "around them for a pattern that it has an integer kernel for",
+            f"its optimiser recognises none of the {counts['fp32']} convolutions, with the Q/DQ "
+            "pairs around them, as a pattern that it has an integer kernel for",
             "bench a float engine (--fp32), or build for another --target; and please report this "
             "with what `lpx explain-graph --target onnxruntime` prints",
         )
@@ -73,7 +74,8 @@ def make_for_onnxruntime(graph: bytes, request: BuildRequest) -> Made:
             "shows FP16's rounding of weights and activations, not its speed",
         )
     versions = _versions("onnx", "onnxruntime")
-    computed_in = precision_of_nodes(graph) if request.precision == "int8" else {}
+    int8 = request.precision == "int8"
+    computed_in = {name: precision for name, (_, precision) in nodes.items()} if int8 else {}
     return Made(graph, "engine.onnx", counts, versions, warnings, computed_in=computed_in)
 
 

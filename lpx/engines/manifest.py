@@ -46,8 +46,8 @@ class EngineManifest:
         placement: Per node: whether it is quantised, and why; empty for float engines.
         convolutions: Number of convolutions per precision, as the runtime says it runs them.
         multiply_accumulates: Multiply-accumulates of convolutions and matrix products for one face,
-            by the precision that the runtime computes them in, "unknown" where it does not tell;
-            empty for float engines, and where it tells nothing.
+            by the precision that the runtime computes them in, "unknown" where it does not
+            report one; empty for float engines, and where it reports none at all.
         versions: Of lpx and of the libraries that built it.
         machine: Where it was built.
         options: What else was asked of the build, and what came of it: profiles, optimisation
@@ -190,7 +190,7 @@ def _check_values(manifest: EngineManifest) -> None:
 
 @dataclass(frozen=True)
 class _Calibration:
-    """What of `EngineManifest.calibration` lpx goes by; it says more."""
+    """The part of `EngineManifest.calibration` that lpx reads."""
 
     method: str = ""
     faces: str = ""
@@ -213,7 +213,7 @@ class _Profile:
 
 @dataclass(frozen=True)
 class _Options:
-    """What of `EngineManifest.options` lpx goes by; it says more."""
+    """The part of `EngineManifest.options` that lpx reads."""
 
     profiles: tuple[_Profile, ...] = ()
     workspace_mib: int | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,16 @@ if TYPE_CHECKING:
     import onnxruntime
 
 PROVIDERS = ["CPUExecutionProvider"]
-_INTEGER = frozenset({
-    "QLinearConv", "ConvInteger", "QLinearMatMul", "QGemm", "MatMulInteger", "MatMulIntegerToFloat",
-})  # fmt: skip
+_INTEGER = frozenset(
+    {
+        "QLinearConv",
+        "ConvInteger",
+        "QLinearMatMul",
+        "QGemm",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+    }
+)
 
 
 class OnnxRuntimeEngine:
@@ -101,6 +109,22 @@ def _options() -> onnxruntime.SessionOptions:
 
 
 def precision_of_nodes(model: bytes) -> dict[str, str]:
+    """Precision of each node, as in `nodes_as_run`."""
+    return {name: precision for name, (_, precision) in nodes_as_run(model).items()}
+
+
+def count_convolutions(model: bytes) -> dict[str, int]:
+    """How many of a graph's convolutions ONNX Runtime runs in integers, and how many in floats."""
+    return convolutions_of(nodes_as_run(model))
+
+
+def convolutions_of(nodes: Mapping[str, tuple[str, str]]) -> dict[str, int]:
+    """How many convolutions are among nodes as `nodes_as_run` gives them, by precision."""
+    counts = Counter(precision for kind, precision in nodes.values() if kind == "Conv")
+    return {"int8": counts["int8"], "fp32": counts["fp32"]}
+
+
+def nodes_as_run(model: bytes) -> dict[str, tuple[str, str]]:
     """Whether ONNX Runtime really computes each node of a graph in "int8" or in "fp32".
 
     Read off the graph as its optimiser leaves it: a Q/DQ pattern that it does not recognise runs in
@@ -111,19 +135,8 @@ def precision_of_nodes(model: bytes) -> dict[str, str]:
         model: Float ONNX, or with Q/DQ pairs.
 
     Returns:
-        By name of the node, as `lpx.graph.model_io.name_nodes` names it.
+        Operator and precision by name of the node, as `lpx.graph.model_io.name_nodes` names it.
     """
-    return {name: precision for name, (_, precision) in _nodes(model).items()}
-
-
-def count_convolutions(model: bytes) -> dict[str, int]:
-    """How many of a graph's convolutions ONNX Runtime runs in integers, and how many in floats."""
-    counts = Counter(precision for kind, precision in _nodes(model).values() if kind == "Conv")
-    return {"int8": counts["int8"], "fp32": counts["fp32"]}
-
-
-def _nodes(model: bytes) -> dict[str, tuple[str, str]]:
-    """Operator and precision of each node, by name."""
     # Imported here: what only runs engines, or prints help, does not wait for them.
     import onnx
     import onnxruntime

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lpx.engines.torch_engine import TorchEngine
 from lpx.graph.batch_norms import OFFSET
 from lpx.graph.layers import Layer, parents
-from lpx.graph.placement import ACTIVATIONS, name_of
+from lpx.graph.nodes import ACTIVATIONS, name_of
 from lpx.models.checkpoint import Detector
 
 # Folding a batch norm leaves the convolution's weight its name, or its bias.

@@ -55,7 +55,7 @@ def multiply_accumulates(model: bytes) -> dict[str, int]:
 
 
 def _profile(model: bytes) -> list[dict[str, Any]]:
-    """What ONNX Runtime notes of every node while one black face runs through a graph."""
+    """ONNX Runtime's profile of every node while one black face runs through a graph."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -111,7 +111,7 @@ def by_precision(work: Mapping[str, int], computed_in: Mapping[str, str]) -> dic
 
     Args:
         work: As `multiply_accumulates` counts.
-        computed_in: Precision by name of the node; those that lack are `UNKNOWN`.
+        computed_in: Precision by name of the node; missing ones count as `UNKNOWN`.
     """
     counts: Counter[str] = Counter()
     for name, count in work.items():
@@ -122,7 +122,7 @@ def by_precision(work: Mapping[str, int], computed_in: Mapping[str, str]) -> dic
 def warning_of_share(
     work: Mapping[str, int], computed_in: Mapping[str, str], decisions: Sequence[Decision]
 ) -> str:
-    """What must be said of an INT8 engine that does little in integers; "" of any other.
+    """Warning for an INT8 engine that does little in integers; "" for any other.
 
     Args:
         work: As `multiply_accumulates` counts.
@@ -147,7 +147,7 @@ def warning_of_share(
     )
     return (
         f"only {percent(share)} of the multiply-accumulates run in integers, so this engine is "
-        f"hardly an INT8 one: bench a float engine beside it. In float run {listed}"
+        f"hardly an INT8 one: bench a float engine beside it. Computed in float: {listed}"
     )
 
 

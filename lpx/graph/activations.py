@@ -2,13 +2,14 @@
 
 Beside them a graph computes sizes, indices and masks, in integers and truth values, or in floats
 that were made of such. These must come out exactly: they are never observed, rounded to INT8 or
-turned to float16. What tells them apart is that no path of floats leads to them from a convolution
-or a matrix product.
+converted to float16. They are recognised by what they lack: a path of floats from a convolution or
+a matrix product.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeGuard
 
 import onnx_ir as ir
 
@@ -17,7 +18,7 @@ from lpx.graph.model_io import is_constant
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
 
-def is_activation(value: ir.Value | None) -> bool:
+def is_activation(value: ir.Value | None) -> TypeGuard[ir.Value]:
     """Whether a tensor is computed and in floats; one of unknown type is taken for such."""
     if value is None or is_constant(value):
         return False
@@ -32,7 +33,7 @@ def readers(node: ir.Node) -> list[ir.Node]:
 
 def makers(node: ir.Node) -> list[ir.Node]:
     """The nodes that make an activation which `node` reads."""
-    read = [value.producer() for value in node.inputs if value is not None and is_activation(value)]
+    read = [value.producer() for value in node.inputs if is_activation(value)]
     return [maker for maker in read if maker is not None]
 
 

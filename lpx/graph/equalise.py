@@ -22,7 +22,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from lpx.graph.intervals import Interval, intervals
-from lpx.graph.placement import name_of
+from lpx.graph.nodes import name_of
 
 _SWEEPS = 20
 _LARGEST_EXPONENT = 6

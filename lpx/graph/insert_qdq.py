@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from lpx.errors import LpxError
 from lpx.graph.model_io import tensor
-from lpx.graph.placement import Placement, cuts_at_zero
+from lpx.graph.nodes import cuts_at_zero
+from lpx.graph.placement import Placement
 from lpx.graph.rounding import bias_shift, nearest_levels, round_levels, weight_scales
 from lpx.graph.weights import DEFAULT_WEIGHTS, WeightOptions, mse_scales
 
@@ -21,7 +22,8 @@ from lpx.graph.weights import DEFAULT_WEIGHTS, WeightOptions, mse_scales
 _SMALLEST_SCALE = {ir.DataType.FLOAT: 1e-15, ir.DataType.FLOAT16: 6.2e-5}
 _LOPSIDED = 0.25
 """A range that reaches less far below 0 than this share of its top, as behind SiLU, GELU or
-LeakyReLU, is quantised from its low end: symmetrically a third of the levels or more lay idle."""
+LeakyReLU, is quantised from its low end; a symmetric range would waste a third of the levels or
+more."""
 _LARGEST_BIAS = 2**30
 """Steps that a stored bias may take: half of int32, as rounding the weights moves it a little."""
 
@@ -171,15 +173,15 @@ class _Inserter:
                 if value not in dequantised:
                     dequantised[value] = self._pair(value, ranges[name])
             for value, replacement in dequantised.items():
-                self._redirect(value, replacement)
+                self._redirect(value, replacement, placement.in_float)
         reads = {node: name for name, node, index in placement.uses if index == 0}
         for node_name in placement.convolutions:
             self._weight(self.nodes[node_name], ranges[reads[node_name]].means)
 
-    def _redirect(self, value: ir.Value, replacement: ir.Value) -> None:
-        """Let every reader but the pair itself read the dequantised tensor."""
+    def _redirect(self, value: ir.Value, replacement: ir.Value, in_float: Collection[str]) -> None:
+        """Let every reader but the pair itself and those `in_float` read the dequantised tensor."""
         for node, index in tuple(value.uses()):
-            if node.op_type != "QuantizeLinear":
+            if node.op_type != "QuantizeLinear" and node.name not in in_float:
                 node.replace_input_with(index, replacement)
 
     def _pair(self, value: ir.Value, limits: Range) -> ir.Value:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from lpx.graph.model_io import is_constant, name_nodes, parse, serialise
-from lpx.graph.placement import ACTIVATIONS, COMPUTE, name_of
+from lpx.graph.nodes import ACTIVATIONS, COMPUTE, name_of
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 FED = "fed"

@@ -1,7 +1,7 @@
 """Rewrite a graph for an older opset, so that older TensorRT releases parse it.
 
-ONNX's schemas tell which operators changed between two opsets, and in what form. Those that did not
-change pass; of the others, what an old schema can say too is put in its words.
+ONNX's schemas say which operators changed between two opsets, and how. Those that did not change
+pass; the others are rewritten where the older schema can express them, and refused where not.
 """
 
 from __future__ import annotations

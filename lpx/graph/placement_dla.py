@@ -18,20 +18,15 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from lpx.graph.activations import between, is_activation
+from lpx.graph.nodes import ACTIVATIONS, COMPUTE, adds_branches, name_of, only_reader, tensor_of
 from lpx.graph.placement import (
-    ACTIVATIONS,
-    COMPUTE,
     MIN_CHANNELS,
     Decision,
     Placement,
-    adds_branches,
     float_reason,
     judge,
-    name_of,
-    only_reader,
     place,
     pooled_alone,
-    tensor_of,
 )
 
 _KEEP_SCALE = ACTIVATIONS | {"MaxPool", "Concat"}

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from lpx.graph.activations import between
 from lpx.graph.model_io import is_constant, tensor
+from lpx.graph.nodes import COMPUTE
 
 LARGEST = 65504.0
 """Largest finite float16."""
 SMALLEST = 2.0**-24
 """Smallest positive float16."""
-_COMPUTE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _INNER = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
@@ -39,7 +39,7 @@ def to_fp16(model: ir.Model) -> None:
     TensorRT fuses it all the same; the aggregate, because a score averages many small numbers.
     """
     graph = model.graph
-    body = between(node for node in graph if node.op_type in _COMPUTE)
+    body = between(node for node in graph if node.op_type in COMPUTE)
     casts = _Casts(graph)
     turned: set[ir.Value] = set()
     for node in list(graph):

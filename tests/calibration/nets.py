@@ -45,8 +45,11 @@ def patches(scale=1 / 255):
     """`model`, of faces that were cut into quarters: the left ones of all faces, then the right."""
     _, constants = model(scale)
     halves = ((0, 4), (4, 8))
-    named = {f"{side}{end}": np.array([value]) for side, pair in zip("ab", halves, strict=True)
-             for end, value in zip(("from", "to"), pair, strict=True)}  # fmt: skip
+    named = {
+        f"{side}{end}": np.array([value])
+        for side, pair in zip("ab", halves, strict=True)
+        for end, value in zip(("from", "to"), pair, strict=True)
+    }
     cut = """
   left = Slice (t, afrom, ato, three)
   right = Slice (t, bfrom, bto, three)
@@ -56,15 +59,22 @@ def patches(scale=1 / 255):
   cut = Concat <axis = 0> (top, low)
   a = Conv (cut, first)"""
     text = GRAPH.replace("  a = Conv (t, first)", cut)
-    text = text.replace("patch_map = ReduceMean <keepdims = 0> (d, channel)\n  score = ReduceMean "
-                        "<keepdims = 0> (d, all)", """each = ReduceMean <keepdims = 0> (d, all)
+    text = text.replace(
+        "patch_map = ReduceMean <keepdims = 0> (d, channel)\n  score = ReduceMean "
+        "<keepdims = 0> (d, all)",
+        """each = ReduceMean <keepdims = 0> (d, all)
   by_place = Reshape (each, places)
   by_face = Transpose <perm = [1, 0]> (by_place)
   patch_map = Reshape (by_face, grid)
-  score = ReduceMean <keepdims = 0> (by_face, channel)""")  # fmt: skip
+  score = ReduceMean <keepdims = 0> (by_face, channel)""",
+    )
     text = text.replace("float[n, 8, 8] patch_map", "float[n, 2, 2] patch_map")
-    more = {"two": np.array([2]), "three": np.array([3]), "places": np.array([4, -1]),
-            "grid": np.array([-1, 2, 2])}  # fmt: skip
+    more = {
+        "two": np.array([2]),
+        "three": np.array([3]),
+        "places": np.array([4, -1]),
+        "grid": np.array([-1, 2, 2]),
+    }
     return built(text, constants | named | more), constants
 
 

@@ -68,8 +68,16 @@ def test_shapes_are_those_of_a_run(known, faces):
 
 def test_channels_are_the_second_dimension_where_it_does_not_grow(known):
     found = {name: extent.channels for name, extent in known[1].items()}
-    assert found == {"x": 8, "t": 3, "cut": 3, "rows": 3, "second": 0, "all": 0, "one": 3,
-                     "longer": 3}  # fmt: skip
+    assert found == {
+        "x": 8,
+        "t": 3,
+        "cut": 3,
+        "rows": 3,
+        "second": 0,
+        "all": 0,
+        "one": 3,
+        "longer": 3,
+    }
 
 
 def test_rows_are_faces_where_the_first_dimension_alone_counts_them(known):
@@ -87,11 +95,14 @@ def test_numbers():
 
 def test_pairs_of_faces_are_refused():
     """Every face against every other: a detector would not judge a face by itself."""
-    text = GRAPH.replace("longer = Concat <axis = 0> (t, t, k)", """
+    text = GRAPH.replace(
+        "longer = Concat <axis = 0> (t, t, k)",
+        """
         w = Shape <start = 0, end = 1> (t)
         s = Concat <axis = 0> (w, w)
         pairs = Expand (k, s)
-        longer = Reshape (pairs, row)""")  # fmt: skip
+        longer = Reshape (pairs, row)""",
+    )
     constants = CONSTANTS | {"k": np.float32([0]), "row": np.array([-1])}
     data, graph = with_outputs(built(text, constants), NAMES)
     with pytest.raises(LpxError, match="longer does not grow evenly") as caught:

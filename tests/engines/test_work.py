@@ -36,8 +36,12 @@ def test_counts_are_those_of_the_textbook():
             z = MatMul(l, n)
             t = ConvTranspose<strides=[2,2]>(x, u)
         }""",
-        w=(32, 16, 3, 3), dw=(32, 1, 3, 3), m=(10, 32), n=(10, 6), u=(16, 4, 2, 2),
-    )  # fmt: skip
+        w=(32, 16, 3, 3),
+        dw=(32, 1, 3, 3),
+        m=(10, 32),
+        n=(10, 6),
+        u=(16, 4, 2, 2),
+    )
     assert multiply_accumulates(data) == {
         "a": 32 * 4 * 4 * 16 * 9,
         "d": 32 * 4 * 4 * 9,
@@ -66,14 +70,16 @@ def test_shapes_that_only_running_tells():
             r = Reshape(x, shape)
             z = Conv(r, w)
         }""",
-        shape=np.array([-1, 16, 4, 4]), w=(4, 16, 1, 1),
-    )  # fmt: skip
+        shape=np.array([-1, 16, 4, 4]),
+        w=(4, 16, 1, 1),
+    )
     assert multiply_accumulates(data) == {"z": 4 * 4 * 4 * 4 * 16}
 
 
 def test_graph_that_does_not_run_with_one_face_has_no_count():
-    data = model("g (float[N,16,H,8] x) => (float[N,16,P,Q] z) { z = Conv(x, w) }",
-                 w=(16, 16, 3, 3))  # fmt: skip
+    data = model(
+        "g (float[N,16,H,8] x) => (float[N,16,P,Q] z) { z = Conv(x, w) }", w=(16, 16, 3, 3)
+    )
     assert multiply_accumulates(data) == {}
 
 
@@ -86,8 +92,9 @@ def test_batch_norms_are_no_convolutions():
             b = BatchNormalization(p, s, s, s, s)
             z = Relu(b)
         }""",
-        w=(8, 8, 3, 3), s=(8,),
-    )  # fmt: skip
+        w=(8, 8, 3, 3),
+        s=(8,),
+    )
     assert count_convolutions(data) == {"int8": 0, "fp32": 1}
 
 

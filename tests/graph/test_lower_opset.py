@@ -207,8 +207,10 @@ def test_operators_that_no_rule_names_did_not_change():
                 for a in old.attributes
             )
         )
-        types = [{c.type_param_str: set(c.allowed_type_strs) for c in s.type_constraints}
-                 for s in (old, new)]  # fmt: skip
+        types = [
+            {c.type_param_str: set(c.allowed_type_strs) for c in s.type_constraints}
+            for s in (old, new)
+        ]
         if old.since_version != new.since_version and same_form and types[0] == types[1]:
             changed.add(schema.name)
     # Their new values of an attribute are in the module's table.

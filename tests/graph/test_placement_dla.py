@@ -220,8 +220,13 @@ SIZES = """g (float[N,16,8,8] x) => (float[N,1,K,L] z) {
 
 
 def test_sizes_and_indices_are_no_activations():
-    constants = {"zero": np.array([0]), "two": np.array([2]), "pair": np.array([2]),
-                 "sides": np.array([12, 12]), "few": np.array([0])}  # fmt: skip
+    constants = {
+        "zero": np.array([0]),
+        "two": np.array([2]),
+        "pair": np.array([2]),
+        "sides": np.array([12, 12]),
+        "few": np.array([0]),
+    }
     weights = {name: WEIGHTS[name] for name in ("w", "b", "v", "classify")}
     model = graph(SIZES, **weights, **constants)
     assert {"x", "m", "c"} <= set(tensors_to_observe(model)) <= {"x", "a", "m", "c", "s"}

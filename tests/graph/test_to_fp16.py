@@ -258,8 +258,13 @@ def test_indices_are_computed_exactly():
         y = Conv(m, v)
     }"""
     constants = {"row": np.array([1, -1]), "one": np.array(1, np.float32)}
-    model = graph(text, shapes=False, w=np.eye(16, dtype=np.float32).reshape(16, 16, 1, 1),
-                  v=(4, 16, 1, 1), **constants)  # fmt: skip
+    model = graph(
+        text,
+        shapes=False,
+        w=np.eye(16, dtype=np.float32).reshape(16, 16, 1, 1),
+        v=(4, 16, 1, 1),
+        **constants,
+    )
     x = np.full((1, 16, 64, 64), 0.5, np.float32)
     x.reshape(-1)[2051] = 2
     wanted = run(model, x)[0]

@@ -209,8 +209,12 @@ def meso() -> nn.Module:
     widths = [(3, 8, 3), (8, 8, 5), (8, 16, 5), (16, 16, 5)]
     parts: list[nn.Module] = []
     for inputs, outputs, kernel in widths:
-        parts += [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
-                  nn.ReLU(), nn.BatchNorm2d(outputs), nn.MaxPool2d(2)]  # fmt: skip
+        parts += [
+            nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
+            nn.ReLU(),
+            nn.BatchNorm2d(outputs),
+            nn.MaxPool2d(2),
+        ]
     parts += [nn.Flatten(), nn.Linear(64, 16), nn.LeakyReLU(0.1), nn.Linear(16, 1), nn.Sigmoid()]
     return Do(lambda net, x: net.all(x)[:, :, None], all=nn.Sequential(*parts))
 
@@ -234,12 +238,21 @@ NETS = {
     ),
     # Arithmetic on shapes, and types other than float.
     "sizes": lambda: Body(
-        Do(to_a_size), conv(), Do(to_anothers_size, down=nn.Conv2d(16, 16, 3, 2, 1)), conv(32),
-        nn.ReLU(), nn.Upsample(scale_factor=2.0), conv(), nn.PixelShuffle(2), conv(4),
+        Do(to_a_size),
+        conv(),
+        Do(to_anothers_size, down=nn.Conv2d(16, 16, 3, 2, 1)),
+        conv(32),
+        nn.ReLU(),
+        nn.Upsample(scale_factor=2.0),
+        conv(),
+        nn.PixelShuffle(2),
+        conv(4),
     ),
     "made of sizes": lambda: Body(
         Do(token, first=nn.Embedding(1, WIDTH), second=nn.Embedding(257, WIDTH)),
-        conv(), Do(coordinates), conv(WIDTH + 1),
+        conv(),
+        Do(coordinates),
+        conv(WIDTH + 1),
     ),
     "picked": lambda: Body(Do(grid), conv(), Do(picked), conv()),
     "gated": lambda: Body(Do(gated), conv(), Do(strongest), conv()),
@@ -253,17 +266,29 @@ NETS = {
     ),
     # Batch norms that no convolution takes up.
     "norms beside": lambda: Body(
-        Do(joined, norm=nn.BatchNorm2d(32)), conv(32),
+        Do(joined, norm=nn.BatchNorm2d(32)),
+        conv(32),
         Do(both_read, one=conv(), norm=nn.BatchNorm2d(16)),
-        Do(on_features, one=nn.Linear(16, 16), norm=nn.BatchNorm1d(16)), conv(),
+        Do(on_features, one=nn.Linear(16, 16), norm=nn.BatchNorm1d(16)),
+        conv(),
     ),
     "norms around": lambda: Body(
-        nn.BatchNorm2d(16), nn.ReLU(), conv(), nn.MaxPool2d(2), nn.BatchNorm2d(16), conv(),
-        nn.ReLU(), nn.BatchNorm2d(16), nn.MaxPool2d(2), conv(), nn.SiLU(),
-        nn.BatchNorm2d(16, affine=False), conv(),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        conv(),
+        nn.MaxPool2d(2),
+        nn.BatchNorm2d(16),
+        conv(),
+        nn.ReLU(),
+        nn.BatchNorm2d(16),
+        nn.MaxPool2d(2),
+        conv(),
+        nn.SiLU(),
+        nn.BatchNorm2d(16, affine=False),
+        conv(),
     ),
     "meso": meso,
-}  # fmt: skip
+}
 
 
 def make(name: str) -> nn.Module:

@@ -170,8 +170,8 @@ def assert_on_dla(table: LayerTable) -> None:
 def _fix(asked: Precision) -> str:
     if asked == "int8":
         return (
-            "build --fp16 instead: TensorRT takes a Q/DQ pair for an offer, and where it finds no "
-            "INT8 kernel, or a faster one in floats, it computes in floats. Compute capability 7.5 "
+            "build --fp16 instead: to TensorRT a Q/DQ pair is an option, and where it has no INT8 "
+            "kernel, or a faster float one, it computes in floats. Compute capability 7.5 "
             "of TensorRT for RTX has no INT8 convolutions, and in one plan with other GPUs takes "
             "INT8 from them too: leave it out of --compute-capability"
         )
@@ -227,9 +227,14 @@ def _nodes(metadata: str, name: str) -> tuple[str, ...]:
 
 
 def _layer(
-    name: str, kind: str, parameters: str, inputs: list[str], outputs: list[str], weights: str,
+    name: str,
+    kind: str,
+    parameters: str,
+    inputs: list[str],
+    outputs: list[str],
+    weights: str,
     nodes: tuple[str, ...],
-) -> Layer:  # fmt: skip
+) -> Layer:
     convolution = bool(
         _CONVOLUTION_TYPE.search(kind)
         or _CONVOLUTION_TYPE.search(parameters)

@@ -1,0 +1,228 @@
+"""What ONNX Runtime computes in integers around quantised convolutions, and what it cannot."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from lpx.graph.activations import is_activation, readers
+from lpx.graph.nodes import COMPUTE, SCORES, adds_branches, cuts_at_zero, tensor_of
+
+# What ONNX Runtime's CPU provider computes in integers between pairs (seen in graphs as its
+# optimiser leaves them), besides convolutions.
+_KERNELS = frozenset({"LeakyRelu", "Sigmoid", "Mul", "Concat", "AveragePool"})
+# It computes these in integers where their input and output have one scale...
+_ONE_SCALE = frozenset({"DepthToSpace", "Split"})
+# ... and moves a DequantizeLinear in front of these to behind them: they need no pair.
+_PASSES_ON = frozenset(
+    {
+        "MaxPool",
+        "Transpose",
+        "Reshape",
+        "Slice",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+        "Identity",
+    }
+)
+# Behind these no activation is left that an integer convolution's rounding would be worth.
+_ENDS = (SCORES - {"Sigmoid"}) | {"Shape", "Size", "ArgMax"}
+
+IN_FLOAT = "ONNX Runtime cannot run it, or what follows it, behind an integer convolution"
+"""Reason of a node that must read floats."""
+
+
+class IntegerRegion:
+    """What ONNX Runtime computes in integers around the quantised convolutions.
+
+    Its integer convolution ends in a QuantizeLinear, so a convolution runs in integers only where
+    the tensor behind it (and behind the ReLU fused into it) has a pair. That tensor gets one
+    wherever a convolution is reached from it: what stands between reads integers where ONNX Runtime
+    has a kernel for it, and is computed in float between two pairs where it has not. A convolution
+    in float, as the classifier is, counts too: on the demo model the pair in front of it costs
+    nothing, while without it the convolution before would run in float.
+
+    Args:
+        graph: Every node named.
+        quantised: Names of the quantised convolutions.
+
+    Attributes:
+        outputs: Tensors that get a pair at their source, in graph order.
+        convolutions: The quantised convolutions whose result is among them.
+        shared: (input, output) of nodes whose integer kernel wants one scale for both.
+        in_float: Nodes that must read floats, even of a tensor that others read through a pair: so
+            the convolution before them stays in float.
+    """
+
+    def __init__(self, graph: ir.Graph, quantised: set[str]) -> None:
+        self.quantised = quantised
+        self.in_float = _lead_to_failures(graph)
+        read_in_float = {value for node in self.in_float for value in node.inputs}
+        self._wanted = self._reaching_convolutions(graph) - read_in_float
+        # Tensors that ONNX Runtime has as integers, and those of them that it computed so.
+        self._read = {node.inputs[0] for node in graph if node.name in quantised}
+        self._available: set[ir.Value | None] = set(self._read)
+        self._made: set[ir.Value | None] = set()
+        self._adds: set[ir.Node] = set()
+        self.convolutions: set[ir.Node] = set()
+        candidates: dict[ir.Node, list[ir.Value]] = {}
+        for node in graph:
+            self._visit(node, candidates)
+        kept = self._kept(graph, candidates)
+        found = [value for node in graph if node in kept for value in candidates[node]]
+        self.outputs = list(dict.fromkeys(str(value.name) for value in found))
+        one_scale = [node for node in graph if node in kept and _wants_one_scale(node)]
+        self.shared = tuple(
+            (tensor_of(node, 0), str(value.name))
+            for node in one_scale
+            for value in candidates[node]
+        )
+
+    def judge_add(self, node: ir.Node) -> tuple[tuple[int, ...], str]:
+        """Indices of the inputs of an Add of branches that get Q/DQ, and why."""
+        if node in self._adds:
+            return (0, 1), "integer addition takes two integers"
+        if node in self.in_float:
+            return (), IN_FLOAT
+        return (), "no quantised convolution ends in it"
+
+    def _reaching_convolutions(self, graph: ir.Graph) -> set[ir.Value]:
+        """Activations from which a convolution, a pool or an integer Add is reached."""
+        wanted: set[ir.Value] = set()
+        for node in reversed(graph):
+            if node.op_type in COMPUTE:
+                read = node.inputs[:1] if node.op_type == "Conv" else ()
+            else:
+                through = node.op_type not in _ENDS and any(v in wanted for v in node.outputs)
+                starts = self._ends_convolution(node) or node.op_type == "MaxPool"
+                read = node.inputs if starts or through else ()
+            wanted.update(v for v in read if is_activation(v))
+        return wanted
+
+    def _ends_convolution(self, node: ir.Node) -> bool:
+        """Whether a node is the Add of two branches, one of which ends in such a convolution."""
+        if not adds_branches(node):
+            return False
+        makers = [value.producer() for value in node.inputs if value is not None]
+        return any(maker is not None and maker.name in self.quantised for maker in makers)
+
+    def _visit(self, node: ir.Node, candidates: dict[ir.Node, list[ir.Value]]) -> None:
+        """Note which tensors a node gives as integers, its inputs being known."""
+        if node in self.in_float:
+            return
+        data = [v for v in node.inputs if is_activation(v)]
+        if node.op_type in COMPUTE:
+            if node.name in self.quantised and self._make(node, candidates, data):
+                self.convolutions.add(node)
+        elif adds_branches(node):
+            ends = self._ends_convolution(node)
+            joins = any(v in self._made for v in data) and node.outputs[0] in self._wanted
+            if ends or joins:
+                self._adds.add(node)
+                self._make(node, candidates, [])
+        elif node.op_type in _PASSES_ON:
+            if data and data[0] in self._available:
+                self._available.update(node.outputs)
+                self._made.update(node.outputs if data[0] in self._made else ())
+        elif _wants_one_scale(node):
+            outputs = [v for v in node.outputs if v in self._wanted and not v.is_graph_output()]
+            if data and data[0] in self._available and outputs:
+                candidates[node] = outputs
+                self._available.update(outputs)
+                self._made.update(outputs)
+        elif node.op_type in _KERNELS and len(data) == sum(v is not None for v in node.inputs):
+            known = [v in self._available for v in data]
+            gates = [v for v in data if v not in self._available]
+            if any(known) and (all(known) or (node.op_type == "Mul" and all(map(_gates, gates)))):
+                self._make(node, candidates, gates)
+
+    def _make(
+        self, node: ir.Node, candidates: dict[ir.Node, list[ir.Value]], inputs: list[ir.Value]
+    ) -> bool:
+        """Let a node end in a pair, where a convolution wants its result; whether it does."""
+        value = _fused(node)
+        if value not in self._wanted or value.is_graph_output():
+            return False
+        candidates[node] = [*(v for v in inputs if v not in self._available), value]
+        self._available.update(candidates[node])
+        self._made.add(value)
+        return True
+
+    def _kept(self, graph: ir.Graph, candidates: dict[ir.Node, list[ir.Value]]) -> set[ir.Node]:
+        """Candidates that some integer kernel reads; a pair for float readers would only round."""
+        kept: set[ir.Node] = set()
+        read: set[ir.Value | None] = set(self._read)
+        for node in reversed(graph):
+            always = node in self.convolutions or node in self._adds
+            needed = any(v in read for v in candidates.get(node, ()))
+            if node in candidates and (always or needed):
+                kept.add(node)
+                read.update(node.inputs)
+            elif node in self._adds or (
+                node.op_type in _PASSES_ON and any(v in read for v in node.outputs)
+            ):
+                read.update(node.inputs)
+        return kept
+
+
+def _lead_to_failures(graph: ir.Graph) -> set[ir.Node]:
+    """Operators that fail behind an integer convolution, and all on the way to one.
+
+    A float convolution between stops it, as it takes channels first.
+    """
+    found: set[ir.Node] = set()
+    for node in reversed(graph):
+        leads = node.op_type not in COMPUTE and any(reader in found for reader in readers(node))
+        if leads or _fails_behind_integers(node):
+            found.add(node)
+    return found
+
+
+def _fails_behind_integers(node: ir.Node) -> bool:
+    """Whether ONNX Runtime (1.32) fails on a node behind an integer convolution.
+
+    It lays out integer convolutions with channels last, and moves the transposition behind what
+    follows. A cubic Resize takes channels first alone; of a Resize or a Pad that names its axes, as
+    CenterCropPad is expanded to, it permutes sizes that are not there. QLinearAveragePool has no
+    dilations, and with both `ceil_mode` and `count_include_pad` it divides by the wrong count.
+    """
+    attributes = node.attributes
+    if node.op_type == "Resize":
+        return "axes" in attributes or attributes.get_string("mode", "nearest") == "cubic"
+    if node.op_type == "Pad":
+        return len(node.inputs) > 3 and node.inputs[3] is not None
+    if node.op_type == "AveragePool":
+        dilated = any(step != 1 for step in attributes.get_ints("dilations", ()))
+        partial = attributes.get_int("ceil_mode", 0) and attributes.get_int("count_include_pad", 0)
+        return dilated or bool(partial)
+    return node.op_type == "CenterCropPad"
+
+
+def has_kernel(node: ir.Node) -> bool:
+    """Whether ONNX Runtime computes a node, or moves its values, in integers."""
+    return node.op_type in _KERNELS | _PASSES_ON or _wants_one_scale(node)
+
+
+def _wants_one_scale(node: ir.Node) -> bool:
+    if node.op_type == "Resize":
+        return node.attributes.get_string("mode", "nearest") == "nearest"
+    return node.op_type in _ONE_SCALE
+
+
+def _gates(value: ir.Value) -> bool:
+    """Whether a value has one number for each channel: quantising it costs next to nothing."""
+    sizes = list(value.shape or ())[2:]
+    return len(sizes) == 2 and all(size == 1 for size in sizes)
+
+
+def _fused(node: ir.Node) -> ir.Value:
+    """The tensor behind a node and the activation that its integer kernel takes in.
+
+    The kernel clamps at the ends of its output's range, which is what a ReLU does where the range
+    begins at 0. An activation that may give less is computed apart.
+    """
+    value = node.outputs[0]
+    consumers = value.consumers()
+    if len(consumers) != 1 or value.is_graph_output() or not cuts_at_zero(consumers[0]):
+        return value
+    return consumers[0].outputs[0]
