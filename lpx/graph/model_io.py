@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import onnx
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from lpx.errors import LpxError
+from lpx.graph.proto import parse_proto, unreadable
 
 
 def parse(data: bytes, source: str) -> ir.Model:
@@ -23,52 +23,7 @@ def parse(data: bytes, source: str) -> ir.Model:
     try:
         return ir.serde.deserialize_model(proto)
     except Exception as error:
-        raise _unreadable(source, error) from error
-
-
-def parse_proto(data: bytes, source: str) -> onnx.ModelProto:
-    """Read an ONNX model from bytes, as a message.
-
-    Raises:
-        LpxError: The bytes are no ONNX model, or weights of it are in other files.
-    """
-    try:
-        proto = onnx.load_model_from_string(data)
-        if not proto.graph.output:
-            # No bytes at all are a valid message, of an empty model.
-            raise ValueError("it holds no graph")
-    except Exception as error:
-        # protobuf's error type differs between its implementations.
-        raise _unreadable(source, error) from error
-    for found in _tensors(proto):
-        if found.data_location == onnx.TensorProto.EXTERNAL or found.external_data:
-            raise LpxError(
-                f"{source} keeps the weights {found.name[:60]!a} in another file",
-                "lpx writes models in one file, and does not open files that a model names",
-                "export it again with `lpx export`",
-            )
-    return proto
-
-
-def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
-    """All tensors of a model: initialisers, constants, and those of subgraphs and functions."""
-    rest = [message]
-    while rest:
-        one = rest.pop()
-        if isinstance(one, onnx.TensorProto):
-            yield one
-            continue
-        for descriptor, value in one.ListFields():
-            if descriptor.message_type is not None:
-                rest.extend([value] if hasattr(value, "ListFields") else value)
-
-
-def _unreadable(source: str, error: Exception) -> LpxError:
-    return LpxError(
-        f"{source} is not a readable ONNX model",
-        str(error).strip().splitlines()[0] if str(error).strip() else "damaged",
-        "export it again with `lpx export`",
-    )
+        raise unreadable(source, error) from error
 
 
 def serialise(model: ir.Model) -> bytes:

@@ -16,7 +16,7 @@ from lpx.data.prepare import find_prepared, prepare, recipe_for
 from lpx.data.roots import DataPlaces, face_store
 from lpx.data.sets import is_crops, is_video_set, open_set
 from lpx.errors import LpxError
-from lpx.graph.model_io import parse_proto
+from lpx.graph.proto import parse_proto
 from lpx.pipeline.reporter import SILENT, Reporter
 from lpx.schema import SchemaError, read_record
 from lpx.workspace import Workspace, read_json, read_regular
