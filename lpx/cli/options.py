@@ -88,7 +88,7 @@ def min_channels_option(command: Command) -> Command:
     """`--min-channels N`: passes `min_channels`."""
     return click.option(
         "--min-channels",
-        type=click.IntRange(min=1),
+        type=click.IntRange(1, 65_536),  # as cards allow
         default=_MIN_CHANNELS,
         show_default=True,
         help="Leave convolutions with fewer channels on either side in float: integer kernels pad "
