@@ -1,4 +1,4 @@
-"""Strings that are one of a few: every `Literal` is checked where it comes in."""
+"""Values that are one of a few: every `Literal` is checked where it comes in."""
 
 from __future__ import annotations
 
@@ -6,9 +6,21 @@ import dataclasses
 from collections.abc import Iterable
 from functools import cache
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from lpx.errors import LpxError
+
+Name = TypeVar("Name", bound=str)
+
+
+def several(given: Name | Iterable[Name]) -> tuple[Name, ...]:
+    """The names of an argument that is one, or several: a text is not a list of its letters."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def is_one_of(value: object, choices: Iterable[object]) -> bool:
+    """Whether a value is one of its choices, by type too: True == 1, and 10.0 == 10."""
+    return any(type(value) is type(choice) and value == choice for choice in choices)
 
 
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
@@ -23,10 +35,8 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
         LpxError: It is none of them.
     """
     known = tuple(choices)
-    # By type too: True == 1, and 10.0 == 10.
-    if any(type(value) is type(choice) and value == choice for choice in known):
-        return
-    raise LpxError(f"{name} must be one of {', '.join(map(str, known))} (got {value!r})")
+    if not is_one_of(value, known):
+        raise LpxError(f"{name} must be one of {', '.join(map(str, known))} (got {value!r})")
 
 
 def check_fields(instance: Any) -> None:
@@ -36,27 +46,25 @@ def check_fields(instance: Any) -> None:
         LpxError: A field holds none of its choices.
     """
     kind: type = type(instance)
-    for name, (choices, optional, several) in _choices_of(kind).items():
-        value = getattr(instance, name)
-        if value is None and optional:
-            continue
-        for one in value if several else (value,):
-            check_choice(name, one, choices)
+    for name, hint in field_hints(kind).items():
+        _check(name, getattr(instance, name), hint)
+
+
+def _check(name: str, value: Any, hint: Any) -> None:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        check_choice(name, value, arguments)
+    elif origin in (Union, UnionType) and value is not None:
+        kinds = [kind for kind in arguments if kind is not type(None)]
+        if len(kinds) == 1:
+            _check(name, value, kinds[0])
+    elif origin is tuple and arguments[1:] == (...,):
+        for one in value:
+            _check(name, one, arguments[0])
 
 
 @cache
-def _choices_of(kind: type) -> dict[str, tuple[tuple[object, ...], bool, bool]]:
-    """Per field with choices: these, whether None is allowed, whether it holds several."""
+def field_hints(kind: type) -> dict[str, Any]:
+    """The types of a dataclass's fields, by name."""
     hints = get_type_hints(kind)
-    found = {}
-    for field in dataclasses.fields(kind):
-        hint, optional, several = hints[field.name], False, False
-        if get_origin(hint) in (Union, UnionType):
-            parts = [part for part in get_args(hint) if part is not type(None)]
-            optional = len(parts) < len(get_args(hint))
-            hint = parts[0] if len(parts) == 1 else hint
-        if get_origin(hint) is tuple and get_args(hint)[1:] == (...,):
-            hint, several = get_args(hint)[0], True
-        if get_origin(hint) is Literal:
-            found[field.name] = (get_args(hint), optional, several)
-    return found
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}

@@ -11,9 +11,10 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from functools import cache
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
+
+from lpx.choices import field_hints, is_one_of
 
 MAX_DEPTH = 32
 """Lists and objects inside each other in JSON."""
@@ -159,7 +160,7 @@ def read_record(kind: type[Record], values: object, where: str = "") -> Record:
     if not isinstance(values, Mapping):
         raise SchemaError(_expected(where, "an object", values))
     check_plain(dict(values), where)
-    hints = _hints(cast(type, kind))
+    hints = field_hints(cast(type, kind))
     if unknown := sorted(str(name)[:_SHOWN] for name in values.keys() - hints.keys()):
         raise SchemaError(f"unknown fields: {', '.join(unknown[:10])}")
     missing = [
@@ -175,12 +176,6 @@ def read_record(kind: type[Record], values: object, where: str = "") -> Record:
     return kind(**{n: _read(hints[n], value, prefix + n) for n, value in values.items()})
 
 
-@cache
-def _hints(kind: type) -> dict[str, Any]:
-    hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
-
-
 def _read(hint: Any, value: object, where: str) -> Any:
     """The value as its type hint wants it."""
     origin, arguments = get_origin(hint), get_args(hint)
@@ -193,8 +188,7 @@ def _read(hint: Any, value: object, where: str) -> Any:
         assert len(kinds) == 1, hint
         return _read(kinds[0], value, where)
     if origin is Literal:
-        # By type too: True == 1.
-        if any(type(value) is type(choice) and value == choice for choice in arguments):
+        if is_one_of(value, arguments):
             return value
         raise SchemaError(_expected(where, f"one of {', '.join(map(str, arguments))}", value))
     if origin is tuple:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from lpx.choices import check_choice, check_fields
+from lpx.choices import check_choice, check_fields, several
 from lpx.data.face_set import FaceSet, assert_disjoint
 from lpx.engines.request import BuildRequest
 from lpx.errors import LpxError
@@ -34,6 +34,11 @@ def test_fields_that_are_choices_are_checked():
     for wrong in (("big",), ("small", ("big",)), ("small", (), "big")):
         with pytest.raises(LpxError, match=r"must be one of small, large \(got 'big'\)"):
             Order(*wrong)
+
+
+@pytest.mark.parametrize("given", ["int8", ["int8"], ("int8",), iter(["int8"])])
+def test_a_text_is_one_name_and_not_a_list_of_letters(given):
+    assert several(given) == ("int8",)
 
 
 @pytest.mark.parametrize("value", [True, 10.0, "10", None])

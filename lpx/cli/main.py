@@ -61,8 +61,9 @@ def cli() -> None:
     Each step leaves its artefacts in the workspace (./lpx-out, or -w DIR, or LPX_WORKSPACE), where
     the next one finds them. `lpx demo` runs all three.
 
-    Exit codes: 0 done and parity holds, 1 parity does not hold or an engine does not compute in
-    the precision asked for, 2 user error, 3 internal error.
+    Exit codes: 0 done and parity holds, 1 parity does not hold, or an engine is dead or does not
+    compute in the precision asked for, 2 user error, 3 internal error, 4 parity cannot be judged
+    because the checkpoint cannot tell real from fake.
     """  # noqa: D301 (click reads the escape: it keeps the block's lines)
 
 

@@ -87,10 +87,13 @@ def factory_option(command: Command) -> Command:
 def min_channels_option(command: Command) -> Command:
     """`--min-channels N`: passes `min_channels`."""
     return click.option(
-        "--min-channels", type=click.IntRange(min=1), default=_MIN_CHANNELS, show_default=True,
+        "--min-channels",
+        type=click.IntRange(1, 65_536),  # as cards allow
+        default=_MIN_CHANNELS,
+        show_default=True,
         help="Leave convolutions with fewer channels on either side in float: integer kernels pad "
-        "them, and are seldom faster.",
-    )(command)  # fmt: skip
+        "them and are seldom faster.",
+    )(command)
 
 
 def weight_options(command: Command) -> Command:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from lpx.card import METADATA_KEY, card_from_json
+from lpx.card import METADATA_KEY, ModelCard, card_from_json
 from lpx.engines.base import Engine
 from lpx.engines.manifest import EngineManifest, read_manifest
 from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
@@ -39,20 +39,8 @@ def load(
     """
     folder = Path(folder)
     manifest, data = read_engine(folder)
-    if manifest.target == "onnxruntime":
-        size = manifest.model_card().input_size
-        engine = OnnxRuntimeEngine(data, size, shares_cores=shares_cores)
-        _check_card(manifest, engine.session.get_modelmeta().custom_metadata_map)
-        return engine
-    if manifest.target == "onnxruntime-cuda" or manifest.target == "onnxruntime-tensorrt":
-        return OnnxRuntimeGpuEngine(
-            data,
-            manifest.model_card().input_size,
-            manifest.target,
-            _provider(manifest),
-            folder / "cache",
-            max(manifest.batches),
-        )
+    if manifest.target != "tensorrt" and manifest.target != "tensorrt-rtx":
+        return _load_onnx(folder, manifest, data, shares_cores)
     from lpx.engines.tensorrt import TensorRTEngine
 
     return TensorRTEngine(
@@ -64,10 +52,30 @@ def load(
     )
 
 
-def _check_card(manifest: EngineManifest, metadata: Mapping[str, str]) -> None:
+def _load_onnx(
+    folder: Path, manifest: EngineManifest, data: bytes, shares_cores: bool
+) -> OnnxRuntimeEngine | OnnxRuntimeGpuEngine:
+    card = manifest.model_card()
+    engine: OnnxRuntimeEngine | OnnxRuntimeGpuEngine
+    if manifest.target == "onnxruntime-cuda" or manifest.target == "onnxruntime-tensorrt":
+        engine = OnnxRuntimeGpuEngine(
+            data,
+            card.input_size,
+            manifest.target,
+            _provider(manifest),
+            folder / "cache",
+            max(manifest.batches),
+        )
+    else:
+        engine = OnnxRuntimeEngine(data, card.input_size, shares_cores=shares_cores)
+    _check_card(manifest, card, engine.session.get_modelmeta().custom_metadata_map)
+    return engine
+
+
+def _check_card(manifest: EngineManifest, card: ModelCard, metadata: Mapping[str, str]) -> None:
     """Compare the card in the manifest with the one in the engine, which is under its SHA-256."""
     text = metadata.get(METADATA_KEY)
-    if text is not None and card_from_json(text, manifest.file) != manifest.model_card():
+    if text is not None and card_from_json(text, manifest.file) != card:
         raise LpxError(
             f"the manifest of engine {manifest.name} and {manifest.file} carry different model "
             "cards",

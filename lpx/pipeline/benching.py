@@ -26,7 +26,7 @@ from lpx.bench.run import BenchResult, Watch
 from lpx.bench.run import bench as measure
 from lpx.bench.score import BATCH, Failure, Scored, said
 from lpx.bench.stages import MODEL, Graphs, graph_of
-from lpx.choices import check_choice
+from lpx.choices import check_choice, several
 from lpx.data.face_set import FaceSet
 from lpx.data.roots import DataPlaces
 from lpx.engines.base import ON_THE_CPU, Engine
@@ -67,8 +67,8 @@ def bench(
     dataset: str,
     *,
     limit: int | None = None,
-    methods: Sequence[str] | None = None,
-    candidates: Sequence[str] | None = None,
+    methods: str | Sequence[str] | None = None,
+    candidates: str | Sequence[str] | None = None,
     margin: float = MARGIN,
     latency_seconds: float = 2.0,
     batches: Sequence[int] = BATCHES,
@@ -125,6 +125,7 @@ def bench(
     model = read_exported(workspace)
     faces = open_faces(workspace, dataset, "test", places=places, card=model.card, report=report)
     if methods is not None:
+        methods = several(methods)
         faces = faces.select(methods=methods)
     faces = faces.first(limit)
     manifests, not_run = _chosen(*runnable(workspace, model), candidates)
@@ -293,7 +294,7 @@ def _check_options(limit: int | None, margin: float, plan: CostPlan) -> None:
 
 
 def _chosen(
-    manifests: list[EngineManifest], not_run: dict[str, str], names: Sequence[str] | None
+    manifests: list[EngineManifest], not_run: dict[str, str], names: str | Sequence[str] | None
 ) -> tuple[list[EngineManifest], dict[str, str]]:
     """The engines that were named, and which of these do not run here; all where None.
 
@@ -302,6 +303,7 @@ def _chosen(
     """
     if names is None:
         return manifests, not_run
+    names = several(names)
     known = [m.name for m in manifests]
     for name in names:
         if name not in known and name not in not_run:

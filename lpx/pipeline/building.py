@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cache
-from typing import get_args
 
 from lpx.calibration.calibrate import calibrate
 from lpx.calibration.methods import METHODS
 from lpx.calibration.scales import IMPORTED, Scales, load_scales, save_scales
-from lpx.choices import check_choice
+from lpx.choices import check_choice, several
 from lpx.data.demo_set import demo_set
 from lpx.data.face_set import FaceSet
 from lpx.data.roots import DataPlaces
-from lpx.engines.base import Faces
 from lpx.engines.build import build_engine, require_int8
 from lpx.engines.machine import Machine, read_machine
-from lpx.engines.manifest import EngineManifest, Precision, write_manifest
+from lpx.engines.manifest import PRECISIONS, EngineManifest, Precision, write_manifest
 from lpx.engines.request import DEFAULT_BATCHES, BuildRequest
 from lpx.engines.targets import can_run, choose
 from lpx.engines.tensorrt import Batches
@@ -29,7 +28,7 @@ from lpx.graph.placement_dla import tensors_to_observe
 from lpx.graph.prepare import prepare
 from lpx.graph.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.pipeline.exported import ExportedModel, check_at_least, open_faces, read_exported
-from lpx.pipeline.liveness import some_faces, symptom
+from lpx.pipeline.liveness import Probe, make_probe, symptom
 from lpx.pipeline.reporter import SILENT, Reporter
 from lpx.workspace import Workspace
 
@@ -164,27 +163,18 @@ def build(
         LpxError: No exported model, an unknown precision, an unusable target, or faces that cannot
             be read.
     """
-    if isinstance(precisions, str):
-        precisions = (precisions,)
-    for precision in precisions:
-        check_choice("precision", precision, get_args(Precision))
+    precisions = checked_precisions(precisions)
+    check_method(method)
     check_at_least("--count", count, 1)
     check_at_least("--workspace-mib", workspace_mib, 1)
     check_at_least("--builds", builds, 1)
     check_at_least("--dla", dla_core, 0)
     machine = read_machine()
     chosen, reason = choose(target, machine)
-    check_method(method)
-    if compute_capabilities and chosen != "tensorrt-rtx":
-        raise LpxError(
-            f"--compute-capability with target {chosen}",
-            "only tensorrt-rtx builds for GPUs that are not here",
-            "leave it out, or add --target tensorrt-rtx",
-        )
     template = BuildRequest(
         target=chosen,
         precision="fp32",
-        compute_capabilities=compute_capabilities,
+        compute_capabilities=several(compute_capabilities),
         batches=batches or DEFAULT_BATCHES,
         workspace_mib=workspace_mib,
         weights=weights,
@@ -196,76 +186,101 @@ def build(
         frozen_timing_cache=frozen_timing_cache,
         builds=builds,
     )
-    _check_tensorrt_only(template)
+    _check_options(template)
     report.say(f"target {chosen}: {reason}")
     model = read_exported(workspace)
+    alone = len(precisions) == 1
     manifests: list[EngineManifest] = []
     dead: dict[str, str] = {}
     failed: dict[Precision, LpxError] = {}
     with workspace.lock():
         scales = None
         if "int8" in precisions:
-            try:
+            with _noting(failed, "int8", alone):
                 placement = require_int8(model.data, replace(template, precision="int8"))
-            except LpxError as error:
-                if len(precisions) == 1:
-                    raise
-                failed["int8"] = error
-            else:
                 report.say(f"INT8 quantises {_quantised(placement)}")
+            if "int8" not in failed:
                 scales = scales_for(
                     workspace, model, faces, count, weights, requantise, places, report
                 )
 
         @cache
-        def seen() -> Faces:
+        def probe() -> Probe:
             pool = demo_set("train")
-            if faces is not None and "int8" in precisions:
+            if faces and "int8" in precisions:
                 pool = open_faces(workspace, faces, "train", places=places, card=model.card)
-            return some_faces(pool, model.card.input_size)
+            return make_probe(pool, model)
 
         for precision in precisions:
             if precision in failed:
                 continue
-            request = replace(
-                template,
-                precision=precision,
-                scales=scales,
-                method=(method or scales.method) if scales and precision == "int8" else "",
-            )
-            folder = workspace.engines / request.name
-            report.say(f"building {request.name}")
-            try:
-                manifest = build_engine(
-                    model.data, model.card, request, folder, machine,
-                    outermost(report.progress(f"building {request.name}")),
-                    workspace.root / TIMING_CACHES,
-                )  # fmt: skip
-            except LpxError as error:
-                if len(precisions) == 1:
-                    raise
-                failed[precision] = error
-            else:
-                shown = _shown_dead(workspace, model, manifest, machine, seen)
-                if shown:
+            request = request_for(template, precision, scales, method)
+            with _noting(failed, precision, alone):
+                manifest = _build_one(workspace, model, request, machine, report)
+                if shown := _shown_dead(workspace, manifest, machine, probe):
                     dead[manifest.name] = shown
-                    warnings = (*manifest.warnings, f"dead: {shown}")
-                    manifest = replace(manifest, warnings=warnings)
-                    write_manifest(folder, manifest)
+                    manifest = _marked_dead(workspace, manifest, shown)
                 manifests.append(manifest)
-    if failed and not manifests:
-        raise next(iter(failed.values()))
-    if failed:
-        raise NotAllBuiltError(failed, tuple(manifests))
-    if dead:
-        raise DeadEngineError(dead, tuple(manifests))
+    _raise_unless_all_well(failed, dead, tuple(manifests))
     return tuple(manifests)
 
 
+def checked_precisions(given: Precision | Iterable[Precision]) -> tuple[Precision, ...]:
+    """The precisions asked for: one, or several.
+
+    Raises:
+        LpxError: An unknown one, or none at all.
+    """
+    precisions = several(given)
+    if not precisions:
+        raise LpxError("no precision is given", "", f"name one of {', '.join(PRECISIONS)}")
+    for precision in precisions:
+        check_choice("precision", precision, PRECISIONS)
+    return precisions
+
+
+@contextmanager
+def _noting(failed: dict[Precision, LpxError], precision: Precision, alone: bool) -> Iterator[None]:
+    """Note why a precision cannot be built, and go on; where it was asked for alone, raise."""
+    try:
+        yield
+    except LpxError as error:
+        if alone:
+            raise
+        failed[precision] = error
+
+
+def request_for(
+    template: BuildRequest, precision: Precision, scales: Scales | None, method: str | None
+) -> BuildRequest:
+    """What to build in one precision; `method` None takes the one that the scales name."""
+    used = (method or scales.method) if scales and precision == "int8" else ""
+    return replace(template, precision=precision, scales=scales, method=used)
+
+
+def _build_one(
+    workspace: Workspace,
+    model: ExportedModel,
+    request: BuildRequest,
+    machine: Machine,
+    report: Reporter,
+) -> EngineManifest:
+    label = f"building {request.name}"
+    report.say(label)
+    return build_engine(
+        model.data,
+        model.card,
+        request,
+        workspace.engines / request.name,
+        machine,
+        outermost(report.progress(label)),
+        workspace.root / TIMING_CACHES,
+    )
+
+
 def _shown_dead(
-    workspace: Workspace, model: ExportedModel, manifest: EngineManifest, machine: Machine,
-    faces: Callable[[], Faces],
-) -> str:  # fmt: skip
+    workspace: Workspace, manifest: EngineManifest, machine: Machine, probe: Callable[[], Probe]
+) -> str:
     """What shows that an engine is dead; "" where nothing does, or it does not run here."""
     if manifest.target == "onnxruntime" and manifest.precision == "fp32":
         return ""  # the exported model itself
@@ -274,11 +289,32 @@ def _shown_dead(
     usable, _ = can_run(manifest, machine)
     if not usable:
         return ""
-    folder = workspace.engines / manifest.name
+    # Outside of what is caught: faces that cannot be opened are not the engine's fault.
+    faces = probe()
     try:
-        return symptom(folder, model, faces(), allow_host_code=True)
+        return symptom(workspace.engines / manifest.name, faces, allow_host_code=True)
     except LpxError as error:
         return f"{FAILS}: {error.what}: {error.why}"
+
+
+def _marked_dead(workspace: Workspace, manifest: EngineManifest, shown: str) -> EngineManifest:
+    """Keep with the engine what shows that it is dead."""
+    marked = replace(manifest, warnings=(*manifest.warnings, f"dead: {shown}"))
+    write_manifest(workspace.engines / manifest.name, marked)
+    return marked
+
+
+def _raise_unless_all_well(
+    failed: Mapping[Precision, LpxError],
+    dead: Mapping[str, str],
+    manifests: tuple[EngineManifest, ...],
+) -> None:
+    if failed and not manifests:
+        raise next(iter(failed.values()))
+    if failed:
+        raise NotAllBuiltError(failed, manifests)
+    if dead:
+        raise DeadEngineError(dead, manifests)
 
 
 def _quantised(placement: Placement) -> str:
@@ -304,8 +340,14 @@ def check_method(method: str | None) -> None:
         )
 
 
-def _check_tensorrt_only(request: BuildRequest) -> None:
-    """Refuse what ONNX Runtime would silently leave out."""
+def _check_options(request: BuildRequest) -> None:
+    """Refuse what the target would silently leave out."""
+    if request.compute_capabilities and request.target != "tensorrt-rtx":
+        raise LpxError(
+            f"--compute-capability with target {request.target}",
+            "only tensorrt-rtx builds for GPUs that are not here",
+            "leave it out, or add --target tensorrt-rtx",
+        )
     if request.target in ("tensorrt", "tensorrt-rtx"):
         return
     default = BuildRequest(request.target, request.precision)
@@ -356,7 +398,7 @@ def scales_for(
     )
     faces = pool.first(count)
     model = _prepared(model, weights, requantise, report)
-    scales = _stored(workspace, model, pool, faces, named=name is not None)
+    scales = _stored(workspace, model, pool, faces, named=bool(name))
     if scales is not None:
         report.say(f"reusing {workspace.scales} ({scales.face_count} faces of {scales.faces})")
         scales = _with_evidence_of(scales, weights)
@@ -370,7 +412,7 @@ def scales_for(
         )
         save_scales(workspace.scales, scales)
     # Whether faces were named is this build's affair, not that of the ranges, which are kept.
-    unnamed = name is None and scales.faces == "demo"
+    unnamed = not name and scales.faces == "demo"
     warnings = (DEMO_CALIBRATION if unnamed else "", scales.warning)
     scales = replace(scales, warning="; ".join(filter(None, warnings)))
     if scales.warning:

@@ -32,7 +32,7 @@ from lpx.graph.prepare import prepare
 from lpx.graph.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.metrics import auc, auc_difference, map_agreement, score_difference
 from lpx.pipeline.building import PARTIAL
-from lpx.pipeline.exported import open_faces, read_exported
+from lpx.pipeline.exported import check_at_least, open_faces, read_exported
 from lpx.pipeline.reporter import SILENT, Reporter
 from lpx.workspace import Workspace, sha256, write_json
 
@@ -140,8 +140,8 @@ def calibrate(
         raise _unknown("calibration method", method, ("auto", *METHODS), "--method")
     if select not in selection.SELECTIONS:
         raise _unknown("selection", select, selection.SELECTIONS, "--select")
-    if count < 1:
-        raise LpxError(f"--count {count} is too small", "", "give a number of at least 1")
+    check_at_least("--count", count, 1)
+    check_at_least("--seed", seed, 0)
     data, card = read_model(workspace, model_path)
     source = str(model_path or workspace.model)
     observed, _ = prepare(data, source, equalised=weights.equalise, requantise=requantise)

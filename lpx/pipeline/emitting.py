@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from lpx.data.roots import DataPlaces
 from lpx.engines.manifest import Precision
 from lpx.engines.request import BuildRequest
 from lpx.engines.trtexec import emit_trtexec
-from lpx.pipeline.building import CALIBRATION_FACES, check_method, scales_for
+from lpx.pipeline.building import (
+    CALIBRATION_FACES,
+    check_method,
+    checked_precisions,
+    request_for,
+    scales_for,
+)
 from lpx.pipeline.exported import check_at_least, read_exported
 from lpx.pipeline.reporter import SILENT, Reporter
 from lpx.workspace import Workspace
@@ -17,7 +22,7 @@ from lpx.workspace import Workspace
 
 def emit(
     workspace: Workspace,
-    precisions: tuple[Precision, ...],
+    precisions: Precision | tuple[Precision, ...],
     template: BuildRequest,
     *,
     out: Path | None = None,
@@ -31,7 +36,7 @@ def emit(
 
     Args:
         workspace: Holds `model.onnx`; receives `scales.json`.
-        precisions: "fp32", "fp16", "int8".
+        precisions: "fp32", "fp16", "int8": one, or several.
         template: Batch sizes, weight options and options of TensorRT's builder.
         out: The folder; None takes `trtexec` in the workspace.
         faces: As for `build`.
@@ -46,6 +51,7 @@ def emit(
     Raises:
         LpxError: No exported model, faces that cannot be read, or a folder that cannot be written.
     """
+    precisions = checked_precisions(precisions)
     check_at_least("--count", count, 1)
     check_method(method)
     model = read_exported(workspace)
@@ -64,13 +70,7 @@ def emit(
                 report,
             )
         requests = tuple(
-            replace(
-                template,
-                precision=precision,
-                scales=scales,
-                method=(method or scales.method) if scales and precision == "int8" else "",
-            )
-            for precision in precisions
+            request_for(template, precision, scales, method) for precision in precisions
         )
         emit_trtexec(model.data, model.card, requests, folder)
     return folder

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass, fields
 from importlib import metadata
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,6 +175,7 @@ def open_faces(
     Raises:
         LpxError: There is no such set, or its faces are cropped otherwise.
     """
+    name = os.fspath(name)  # callers from Python may give a Path
     skip = (workspace.root, out or workspace.predictions)
     crop = card.crop if card and card.crop in RECIPES else None
     if is_video_set(name) and not is_crops(name):
@@ -211,13 +214,18 @@ def _check_crop(faces: FaceSet, card: ModelCard, report: Reporter) -> None:
 
 
 def check_at_least(option: str, value: int | None, least: int, why: str = "") -> None:
-    """Refuse a number given on the command line that is too small.
+    """Refuse what is not a whole number, or is too small a one.
 
     Raises:
         LpxError: It is; None is not.
     """
-    if value is not None and value < least:
-        raise LpxError(f"{option} {value} is too small", why, f"give a number of at least {least}")
+    if value is None:
+        return
+    fix = f"give a whole number of at least {least}"
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise LpxError(f"{option} {value!r} is not a whole number", why, fix)
+    if value < least:
+        raise LpxError(f"{option} {value} is too small", why, fix)
 
 
 def versions(*packages: str) -> dict[str, str]:

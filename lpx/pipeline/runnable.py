@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+from lpx.bench.candidate import REFERENCE
+from lpx.bench.stages import MODEL
 from lpx.engines.base import Engine
 from lpx.engines.load import load
 from lpx.engines.machine import read_machine
@@ -13,6 +16,8 @@ from lpx.engines.targets import can_run
 from lpx.errors import LpxError
 from lpx.pipeline.exported import ExportedModel
 from lpx.workspace import Workspace
+
+_TAKEN = (REFERENCE, MODEL)
 
 
 def runnable(
@@ -28,6 +33,7 @@ def runnable(
     not_run: dict[str, str] = {}
     for folder in sorted(p.parent for p in workspace.engines.glob(f"*/{FILE}")):
         manifest = read_manifest(folder)
+        _check_name(manifest.name, folder)
         if manifest.model_sha256 != model.sha256:
             raise LpxError(
                 f"engine {manifest.name} was built from another model than {workspace.model}",
@@ -52,6 +58,17 @@ def runnable(
             else "run `lpx build --int8` first",
         )
     return manifests, not_run
+
+
+def _check_name(name: str, folder: Path) -> None:
+    """Refuse a name that reports and `--engine` give to something else."""
+    if name in _TAKEN or ":" in name:
+        raise LpxError(
+            f"{folder} is not a name that an engine can have",
+            "torch is the checkpoint, onnx the exported model, NAME:graph an engine's graph: "
+            "an engine of that name would be taken for it",
+            "rename the folder",
+        )
 
 
 def check_card(manifest: EngineManifest, model: ExportedModel) -> None:
@@ -90,7 +107,7 @@ def pick_engine(
     Raises:
         LpxError: It does not exist, or does not run here.
     """
-    if name == "torch":
+    if name == REFERENCE:
         # Imported here, for PyTorch takes seconds.
         from lpx.engines.torch_engine import TorchEngine
         from lpx.pipeline.reference import read_reference

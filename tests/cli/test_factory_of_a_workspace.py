@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -14,28 +13,9 @@ from lpx.pipeline.exported import read_exported
 from lpx.pipeline.reference import read_reference
 from lpx.render import encode_png
 from lpx.workspace import Workspace
+from tests.networks import copy_export, network
 
-NETWORK = """
-from pathlib import Path
-Path("imported").touch()
-import torch
-from torch import nn
-
-
-class Detector(nn.Module):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.body = nn.Conv2d(3, 1, 4, 4)
-
-    def forward(self, x):
-        patch_map = torch.sigmoid(self.body(x).squeeze(1))
-        return patch_map.mean((1, 2)), patch_map
-
-
-def make():
-    return Detector().eval()
-"""
+NETWORK = network("nn.Conv2d(3, 1, 4, 4)", "from pathlib import Path; Path('imported').touch()")
 
 
 @pytest.fixture(scope="module")
@@ -121,12 +101,8 @@ def _without_here():
 
 @pytest.mark.parametrize("factory", ["../evil:make", "os", 3, ["os:getcwd"], "other:make"])
 def test_factory_edited_into_a_workspace(exported, tmp_path, factory):
-    root = tmp_path / "lpx-out"
-    root.mkdir()
-    for path in (exported / "lpx-out").iterdir():
-        if path.is_file():
-            (root / path.name).write_bytes(path.read_bytes())
+    root = copy_export(exported / "lpx-out", tmp_path / "lpx-out")
     values = json.loads((root / "model.json").read_text())
     (root / "model.json").write_text(json.dumps(values | {"factory": factory}))
     with pytest.raises(LpxError, match="factory"):
-        read_exported(Workspace(Path(root)))
+        read_exported(Workspace(root))

@@ -9,34 +9,19 @@ import pytest
 
 from lpx.engines.manifest import read_manifest
 from lpx.engines.tensorrt import available
+from tests.networks import copy_export, network
 
 USABLE, REASON = available("tensorrt-rtx")
 TARGETS = (
     "onnxruntime",
     pytest.param("tensorrt-rtx", marks=pytest.mark.skipif(not USABLE, reason=REASON)),
 )
-NETWORK = """
-import torch
-from torch import nn
-
-
-class Detector(nn.Module):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.body = nn.Sequential(
+NETWORK = network(
+    """nn.Sequential(
             nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 12, 3, 1, 1), nn.ReLU(),
             nn.Conv2d(12, 12, 3, 1, 1), nn.ReLU(), nn.Conv2d(12, 1, 1),
-        )
-
-    def forward(self, x):
-        patch_map = torch.sigmoid(self.body(x).squeeze(1))
-        return patch_map.mean((1, 2)), patch_map
-
-
-def make():
-    return Detector().eval()
-"""
+        )"""
+)
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +36,7 @@ def exported(tmp_path_factory, shell):
 @pytest.fixture
 def narrow(exported, tmp_path, monkeypatch):
     """A current folder with the network exported into its workspace."""
-    out = tmp_path / "lpx-out"
-    out.mkdir()
-    for path in (exported / "lpx-out").iterdir():
-        if path.is_file():
-            (out / path.name).write_bytes(path.read_bytes())
+    out = copy_export(exported / "lpx-out", tmp_path / "lpx-out")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LPX_WORKSPACE", raising=False)
     monkeypatch.delenv("LPX_FACES", raising=False)

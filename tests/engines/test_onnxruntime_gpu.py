@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -74,6 +75,9 @@ class Session:
 
     def get_providers(self):
         return list(Session.granted or [name for name, _ in self.providers])
+
+    def get_modelmeta(self):
+        return SimpleNamespace(custom_metadata_map={})
 
     def get_outputs(self):
         class Output:

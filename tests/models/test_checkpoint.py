@@ -201,7 +201,7 @@ def test_weights_of_another_architecture_under_the_card(saved):
         ({"format": "lpx-card/99"}, "lpx-card/99"),
         ({"format": None}, "format None"),
         ({"temperature": 2.0}, "unknown fields: temperature"),
-        ({"aggregate": "median"}, "card has aggregate 'median'"),
+        ({"aggregate": "median"}, "aggregate: expected one of mean_prob, .*found 'median'"),
         ({"aggregate_parameter": 0.0}, "lse with parameter 0"),
         ({"architecture": "vgg16"}, "unknown backbone 'vgg16'"),
         ({"cut": "block1"}, "no stage 'block1'"),

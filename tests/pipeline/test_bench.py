@@ -200,8 +200,18 @@ def test_candidates_are_chosen_by_name(workspace, monkeypatch):
     assert caught.value.why == "onnxruntime-fp32: no float"
 
 
+@pytest.mark.parametrize("name", ["torch", "onnx", "onnxruntime-fp32:graph"])
+def test_engine_is_not_taken_for_what_it_is_compared_with(workspace, name):
+    """A copy in a folder `torch` took the checkpoint's place: it agreed with itself."""
+    (workspace.engines / "onnxruntime-int8").rename(workspace.engines / name)
+    with pytest.raises(LpxError, match=f"engines/{name} is not a name that an engine can have"):
+        bench(workspace, limit=8)
+
+
 def test_methods_are_chosen_by_name(workspace):
-    report = bench(workspace, limit=24, methods=["sbi"])
+    # One, as a text, or several.
+    report = bench(workspace, limit=24, methods="sbi", candidates="onnxruntime-fp32")
+    assert [c["name"] for c in report["candidates"]] == ["onnxruntime-fp32"]
     assert report["dataset"]["methods"] == ["sbi"]
     (row,) = report["reference"]["accuracy"]["methods"]
     assert row["method"] == "sbi"

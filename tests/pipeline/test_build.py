@@ -12,6 +12,7 @@ import pytest
 from lpx import pipeline
 from lpx.calibration.scales import load_scales
 from lpx.engines import load
+from lpx.engines.request import BuildRequest
 from lpx.errors import LpxError
 from lpx.graph.weights import WeightOptions
 from lpx.pipeline import building, exported
@@ -224,3 +225,20 @@ def test_quantised_model_is_refused_or_stripped(build, workspace):
     assert not reused(said)
     assert after.convolutions == before.convolutions
     assert reused(build(faces="demo", count=4, requantise=True)[1])
+
+
+@pytest.mark.parametrize("given", ["fp32", ["fp32"]])
+def test_emit_takes_one_precision_or_several(workspace, given):
+    folder = pipeline.emit(workspace, given, BuildRequest("tensorrt", "fp32"))
+    graphs = json.loads((folder / "manifest.json").read_text())["graphs"]
+    assert graphs
+    assert not any("int8" in graph["file"] or "fp16" in graph["file"] for graph in graphs)
+
+
+@pytest.mark.parametrize("given", [(), ("fp8",), "int4"])
+def test_emit_writes_nothing_for_precisions_that_there_are_not(workspace, given):
+    with pytest.raises(LpxError, match="precision"):
+        pipeline.emit(workspace, given, BuildRequest("tensorrt", "fp32"))
+    with pytest.raises(LpxError, match="precision"):
+        pipeline.build(workspace, given)
+    assert not (workspace.root / "trtexec").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -12,7 +13,7 @@ import torch
 from lpx.card import METADATA_KEY
 from lpx.errors import LpxError
 from lpx.pipeline import export
-from lpx.pipeline.exported import read_exported
+from lpx.pipeline.exported import check_at_least, open_faces, read_exported
 from lpx.workspace import Workspace
 
 
@@ -126,3 +127,19 @@ def test_checkpoint_whose_card_has_another_grid_is_not_exported(tmp_path, worksp
     with pytest.raises(LpxError, match="patch_map has the shape"):
         export(tmp_path / "edited.pt", Workspace(tmp_path / "new"))
     assert not (tmp_path / "new/model.onnx").exists()
+
+
+@pytest.mark.parametrize("value", ["8", 8.0, float("nan"), True, [8]], ids=str)
+def test_what_is_not_a_whole_number(value):
+    with pytest.raises(LpxError, match=r"--count .* is not a whole number"):
+        check_at_least("--count", value, 1)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers():
+    check_at_least("--count", np.int64(8), 1)
+    with pytest.raises(LpxError, match="--count 0 is too small"):
+        check_at_least("--count", np.int64(0), 1)
+
+
+def test_faces_may_be_named_by_a_path(workspace, crops):
+    assert len(open_faces(workspace, crops, "all").faces) == 16

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from lpx import pipeline
+from lpx.data.demo_set import demo_set
+from lpx.data.sets import open_set
 from lpx.engines.manifest import read_manifest
 from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
 from lpx.errors import LpxError
 from lpx.pipeline.building import DeadEngineError
 from lpx.pipeline.exported import read_exported
-from lpx.pipeline.liveness import symptom
+from lpx.pipeline.liveness import Probe, make_probe, symptom
 
 INT8 = ("build", "--int8", "--fp32", "--target", "onnxruntime", "--faces", "demo", "--count", 16)
 
@@ -73,15 +75,33 @@ def test_scores_that_are_no_numbers_are_a_symptom(workspace, monkeypatch):
     model = read_exported(workspace)
     size = model.card.input_size
     data = (workspace.engines / "onnxruntime-fp32/engine.onnx").read_bytes()
-    faces = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
+    probe = make_probe(demo_set("train").first(4), model)
     folder = workspace.engines / "onnxruntime-int8"
     with monkeypatch.context() as patched:
         patched.setattr("lpx.pipeline.liveness.load", lambda *_, **__: Broken(data, size))
-        found = symptom(folder, model, faces, allow_host_code=False)
+        found = symptom(folder, probe, allow_host_code=False)
     assert found == "its score is not a finite number on 2 of 4 faces"
-    alike = faces[:1].repeat(4, axis=0)
-    assert symptom(folder, model, alike, allow_host_code=False) == ""
-    assert symptom(folder, model, faces[:1], allow_host_code=False) == ""
+    assert probe.scores is not None
+    alike = Probe(probe.faces[:1].repeat(4, axis=0), probe.scores[:1].repeat(4))
+    assert symptom(folder, alike, allow_host_code=False) == ""
+    single = Probe(probe.faces[:1], probe.scores[:1])
+    assert symptom(folder, single, allow_host_code=False) == ""
+
+
+def test_faces_that_cannot_be_read_accuse_no_engine(workspace, tmp_path):
+    folder = tmp_path / "torn" / "real"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(b"not a picture")
+    probe = make_probe(open_set(str(folder.parent), "train", ()), read_exported(workspace))
+    assert (len(probe.faces), probe.scores) == (0, None)
+    assert symptom(workspace.engines / "onnxruntime-int8", probe, allow_host_code=False) == ""
+
+
+def test_no_name_of_faces_is_the_demo_set(workspace):
+    """As without --faces; the engine was then tried on the current folder, and called dead."""
+    (made,) = pipeline.build(workspace, "int8", target="onnxruntime", faces="")
+    assert not any("dead" in text for text in made.warnings)
 
 
 @pytest.mark.parametrize("wrong", ["int4", "INT8", ("fp32", "bf16"), (8,)])
