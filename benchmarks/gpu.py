@@ -240,9 +240,13 @@ def started(make: Callable[[], Any], faces: np.ndarray) -> tuple[Any | None, str
 
 
 def rows_of(
-    subject: Subject, batch: int, device: str, seconds: float, found: Limits,
+    subject: Subject,
+    batch: int,
+    device: str,
+    seconds: float,
+    found: Limits,
     chosen: tuple[str, ...] = (),
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """One row a contender: its times, or why there are none.
 
     Args:
@@ -380,9 +384,13 @@ def _contenders(context: click.Context, option: click.Parameter, text: str) -> t
 @click.option("--size", default=256, show_default=True, help="Side of a face, pixels.")
 @click.option("--seconds", default=1.0, show_default=True, help="Per contender and batch.")
 @click.option(
-    "--contenders", "chosen", default="", callback=_contenders, metavar="NAMES",
+    "--contenders",
+    "chosen",
+    default="",
+    callback=_contenders,
+    metavar="NAMES",
     help="Comma-separated contenders to run; all by default.",
-)  # fmt: skip
+)
 @click.option("--minutes", type=float, help="Start no further model or batch after so long.")
 @click.option("--dry-run", is_flag=True, help="Run what a CPU can: shows that this script works.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path))

@@ -215,9 +215,11 @@ def entry(name, **found):
 
 def report(*candidates, trtexec=()):
     return {
-        "reference": entry("torch"), "candidates": list(candidates), "trtexec": list(trtexec),
+        "reference": entry("torch"),
+        "candidates": list(candidates),
+        "trtexec": list(trtexec),
         "model": {"grid": [4, 4]},
-    }  # fmt: skip
+    }
 
 
 def rows_of(values, key):

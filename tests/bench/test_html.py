@@ -393,8 +393,13 @@ def candidate(low: float, high: float, verdict: str, needed: int | None = None) 
 
 def said_of(values: dict[str, Any], few: bool = False) -> str:
     interval = {"estimate": 0.52, "low": 0.45, "high": 0.59}
-    known = {"few_groups": few, "min_groups": 10, "real_groups": 1, "fake_groups": 2,
-             "auc_interval": interval}  # fmt: skip
+    known = {
+        "few_groups": few,
+        "min_groups": 10,
+        "real_groups": 1,
+        "fake_groups": 2,
+        "auc_interval": interval,
+    }
     return sentence(values, {"margin": 0.005, "faces": 40, "reference": {"discrimination": known}})
 
 

@@ -91,8 +91,9 @@ def test_a_reference_that_cannot_tell_the_classes_apart_decides_nothing():
     assert compare(LABELS, prediction(scores), constant, 0.5).verdict == "fails"
 
 
-@pytest.mark.parametrize(("per_class", "verdict"), [(1, "undecided"), (2, "undecided"),
-                                                    (9, "undecided"), (10, "holds")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("per_class", "verdict"), [(1, "undecided"), (2, "undecided"), (9, "undecided"), (10, "holds")]
+)
 def test_a_handful_of_videos_decides_nothing(per_class, verdict):
     groups = LABELS + 2 * (np.arange(400) // 2 % per_class)
     close = prediction(np.clip(reference().score + RNG.normal(0, 1e-3, 400), 0, 1))

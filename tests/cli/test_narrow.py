@@ -91,10 +91,14 @@ def test_precision_that_fails_late_leaves_the_others(lpx, narrow, monkeypatch):
     def fail(graph, request):
         raise NotAsAskedError("FP32 was asked for, but the plan computes in FP16", "why", "fix")
 
-    monkeypatch.setattr("lpx.engines.build.make_for_onnxruntime", lambda graph, request: (
-        fail(graph, request) if request.precision == "fp32"
-        else makers.make_for_onnxruntime(graph, request)
-    ))  # fmt: skip
+    monkeypatch.setattr(
+        "lpx.engines.build.make_for_onnxruntime",
+        lambda graph, request: (
+            fail(graph, request)
+            if request.precision == "fp32"
+            else makers.make_for_onnxruntime(graph, request)
+        ),
+    )
     ran = lpx("build", "--fp32", "--fp16", "--target", "onnxruntime")
     assert ran.code == 1
     assert "error: FP32 was not built, FP16 was: FP32 was asked for, but the plan" in ran.err
