@@ -15,6 +15,7 @@ from lpx.bench.svg import mark
 from lpx.bench.table import columns, rows
 from lpx.bench.wording import (
     STAGES,
+    ability,
     auc,
     failure,
     has_map,
@@ -51,6 +52,7 @@ def render_html(report: dict[str, Any], result: BenchResult) -> str:
     return environment.get_template("report.html.j2").render(
         report=report,
         headline=headline(report),
+        ability=ability(report),
         concordance=CONCORDANCE,
         localised=has_map(report),
         others=others(report),

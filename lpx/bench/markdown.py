@@ -8,6 +8,7 @@ from typing import Any
 from lpx.bench.cost_tables import CostTable, cost_tables, line
 from lpx.bench.wording import (
     STAGES,
+    ability,
     auc,
     entries,
     failure,
@@ -31,6 +32,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
     blocks = [
         f"## {_SIGNS[report['verdict']]} AUC parity {report['verdict']}",
         escaped(headline(report)),
+        escaped(ability(report)),
         f"{report['faces']:,} faces of {escaped(data['name'])} (split {escaped(data['split'])}; "
         f"{report['real']:,} real, {report['fake']:,} fake); margin {report['margin']:g}; model "
         f"{escaped(report['model']['architecture'])}, cut {escaped(report['model']['cut'])}.",

@@ -176,6 +176,35 @@ def headline(report: Mapping[str, Any]) -> str:
     return lost + lead[verdict] + said
 
 
+def ability(report: Mapping[str, Any]) -> str:
+    """Say how well the reference itself tells these faces apart: parity is of that, no more."""
+    reference, known = report["reference"], report["reference"]["discrimination"]
+    face = reference["accuracy"]["face"]
+    low, high = (f"{known['auc_interval'][end]:.3f}" for end in ("low", "high"))
+    groups = (
+        f"; {known['real_groups']:,} independent groups of real faces, {known['fake_groups']:,} of "
+        "fake ones"
+    )
+    return (
+        f"The checkpoint's AUC on these {report['faces']:,} faces is {reference['auc']:.3f} (95 % "
+        f"interval {low} to {high}{groups}). At its threshold of {report['threshold']:.3g} it "
+        f"calls {percent(face['false_positive_rate'])} of the real faces and "
+        f"{percent(face['true_positive_rate'])} of the fakes fake."
+    )
+
+
+def percent(share: float) -> str:
+    """Write a share in percent: no decimals, but one below 10 %, and never 0 or 100 for more."""
+    value = 100 * share
+    if value in (0, 100):
+        return f"{value:.0f} %"
+    if value < 0.1:
+        return "less than 0.1 %"
+    if value > 99.9:
+        return "more than 99.9 %"
+    return f"{value:.1f} %" if value < 9.95 or value >= 99.5 else f"{value:.0f} %"
+
+
 def _decisive(report: Mapping[str, Any]) -> Mapping[str, Any]:
     """The candidate that does worst of those with the worst verdict."""
     worst_verdict = overall([c["verdict"] for c in report["candidates"]])

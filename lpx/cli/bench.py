@@ -156,7 +156,14 @@ def exit_code(verdict: Verdict) -> int:
 def show(done: Benched) -> None:
     """Print the tables, the notes and the verdict."""
     from lpx.bench.cost_tables import cost_tables
-    from lpx.bench.wording import failure, headline, interval_kinds, speed_notes, warnings
+    from lpx.bench.wording import (
+        ability,
+        failure,
+        headline,
+        interval_kinds,
+        speed_notes,
+        warnings,
+    )
     from lpx.cli import bench_tables as tables
     from lpx.cli.console import Output
 
@@ -181,7 +188,7 @@ def show(done: Benched) -> None:
     for row in values["failed"]:
         console.say(failure(row), "red")
     not_run = [f"{row['name']} was not run: {row['reason']}" for row in values["not_run"]]
-    for text in (values["dataset"]["note"], *notes, *warnings(values), *not_run):
+    for text in (ability(values), values["dataset"]["note"], *notes, *warnings(values), *not_run):
         if text:
             console.say(f"note: {text}")
     console.say(f"parity {values['verdict']}: {headline(values)}", "bold")

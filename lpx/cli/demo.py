@@ -14,6 +14,13 @@ import click
 from lpx.cli.options import json_option, workspace_option
 from lpx.workspace import Workspace
 
+_KINDS = {
+    "alpha": "swaps",
+    "poisson": "Poisson-blended swaps (not seen in training)",
+    "sbi": "self-blended faces",
+}
+"""The kinds of fake of the demo set, in words."""
+
 
 @click.command()
 @click.option(
@@ -80,17 +87,24 @@ def story(report: Mapping[str, Any], sizes: Mapping[str, int], vnni: bool | None
         sizes: Bytes of the engine's file, by precision.
         vnni: Whether the processor has integer dot products; None where it is not x86.
     """
-    known = report["reference"]["discrimination"]
+    from lpx.bench.wording import percent
+
+    known, accuracy = (report["reference"][key] for key in ("discrimination", "accuracy"))
     # Over people: pictures of one person say less than as many of different people.
     found = known["auc_interval"]
     kept = {
         "holds": f"Every engine keeps that AUC to within {report['margin']:g} (95 % confidence).",
         "fails": "An engine fails parity: see above which one, and why.",
     }.get(report["verdict"], "These faces do not decide whether every engine keeps that AUC.")
+    kinds = ", ".join(
+        f"{_KINDS[row['method']]} {row['face']['auc']:.2f}" for row in accuracy["methods"]
+    )
     lines = [
         f"shown: on {report['faces']} pictures of {known['real_groups']} rendered people, half of "
         f"them forged, the detector's AUC is {found['estimate']:.3f} (95 % interval "
-        f"{found['low']:.3f} to {found['high']:.3f}). {kept}",
+        f"{found['low']:.3f} to {found['high']:.3f}): {kinds}. At its threshold it calls "
+        f"{percent(accuracy['face']['false_positive_rate'])} of the real pictures fake, and "
+        f"{percent(accuracy['face']['true_positive_rate'])} of the forged ones. {kept}",
         "not shown: that it finds deepfakes. These people do not exist, the forgeries are blended "
         "by lpx, and the detector was trained on others like them; use your own on your own faces.",
     ]

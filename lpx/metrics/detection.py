@@ -29,6 +29,8 @@ class DetectionMetrics:
             rate of `FALSE_POSITIVE_RATES`, written "0.01".
         accuracy_at_half: Share called rightly at a threshold of 0.5.
         accuracy: Share called rightly at the detector's own threshold.
+        true_positive_rate: Share of fakes called fake at the detector's own threshold.
+        false_positive_rate: Share of reals called fake at the detector's own threshold.
     """
 
     method: str
@@ -40,6 +42,8 @@ class DetectionMetrics:
     tpr_at_fpr: dict[str, float]
     accuracy_at_half: float
     accuracy: float
+    true_positive_rate: float
+    false_positive_rate: float
 
 
 def detection_metrics(
@@ -95,6 +99,7 @@ def _measure(
 ) -> DetectionMetrics:
     fakes, reals, thresholds = counts_by_threshold(is_fake, scores)
     curve = curve_of(fakes, reals, thresholds)
+    called = _called(thresholds, threshold)
     return DetectionMetrics(
         method=method,
         fakes=int(fakes[-1]),
@@ -103,8 +108,10 @@ def _measure(
         equal_error_rate=crossing(curve),
         average_precision=mean_precision(fakes, reals),
         tpr_at_fpr={f"{fpr:g}": caught_within(curve, fpr) for fpr in FALSE_POSITIVE_RATES},
-        accuracy_at_half=_accuracy(fakes, reals, thresholds, 0.5),
-        accuracy=_accuracy(fakes, reals, thresholds, threshold),
+        accuracy_at_half=_accuracy(fakes, reals, _called(thresholds, 0.5)),
+        accuracy=_accuracy(fakes, reals, called),
+        true_positive_rate=int(fakes[called]) / int(fakes[-1]),
+        false_positive_rate=int(reals[called]) / int(reals[-1]),
     )
 
 
@@ -115,10 +122,12 @@ def _area(fakes: NDArray[np.int64], reals: NDArray[np.int64]) -> float:
     return int(doubled.sum()) / (2 * int(fakes[-1]) * int(reals[-1]))
 
 
-def _accuracy(
-    fakes: NDArray[np.int64], reals: NDArray[np.int64], thresholds: Floats, threshold: float
-) -> float:
+def _called(thresholds: Floats, threshold: float) -> int:
+    """How many of the distinct scores, which descend, are called fake at `threshold`."""
     # Compared in the scores' own type, as an engine that returns them would.
-    called = int(np.count_nonzero(thresholds >= thresholds.dtype.type(threshold)))
+    return int(np.count_nonzero(thresholds >= thresholds.dtype.type(threshold)))
+
+
+def _accuracy(fakes: NDArray[np.int64], reals: NDArray[np.int64], called: int) -> float:
     right = int(fakes[called]) + int(reals[-1] - reals[called])
     return right / int(fakes[-1] + reals[-1])

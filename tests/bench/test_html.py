@@ -27,7 +27,7 @@ from lpx.bench.report import to_report
 from lpx.bench.run import BenchResult, Example
 from lpx.bench.score import Failure, Scored
 from lpx.bench.stages import MODEL, graph_of, stages_of
-from lpx.bench.wording import sentence, signed, significant, speed_notes
+from lpx.bench.wording import percent, sentence, signed, significant, speed_notes
 from lpx.card import ModelCard
 from lpx.data.face_set import Face, FaceSet, ImageFile, Skipped
 from lpx.engines.base import ON_THE_CPU, Prediction
@@ -240,6 +240,24 @@ def test_the_page_says_what_was_found(page: str, report: dict[str, Any]) -> None
         "the head stays in float", f"{report['reference']['auc']:.4f}",
     ):  # fmt: skip
         assert said in text
+
+
+def test_page_and_markdown_say_how_well_the_checkpoint_itself_does(page: str, report: Any) -> None:
+    face = report["reference"]["accuracy"]["face"]
+    for text in (page, render_markdown(report)):
+        assert f"AUC on these 60 faces is {report['reference']['auc']:.3f}" in text
+        assert f"{percent(face['true_positive_rate'])} of the fakes" in text
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (0.0, "0 %"), (1.0, "100 %"), (0.0004, "less than 0.1 %"), (0.99951, "more than 99.9 %"),
+        (0.0999, "10 %"), (0.0412, "4.1 %"), (0.995, "99.5 %"), (0.75, "75 %"),
+    ],
+)
+def test_percent(share: float, text: str) -> None:
+    assert percent(share) == text
 
 
 def test_a_model_of_whole_faces_has_no_maps_and_no_patches() -> None:

@@ -37,6 +37,9 @@ def test_one_sorting_says_what_each_function_says(sample, threshold):
     assert row.tpr_at_fpr == {f"{f:g}": tpr_at_fpr(labels, scores, f) for f in (0.01, 0.05, 0.1)}
     assert row.accuracy_at_half == pytest.approx(accuracy(labels, scores, 0.5))
     assert row.accuracy == pytest.approx(accuracy(labels, scores, threshold))
+    called, is_fake = np.asarray(scores) >= threshold, np.asarray(labels) == 1
+    assert row.true_positive_rate == called[is_fake].mean()
+    assert row.false_positive_rate == called[~is_fake].mean()
 
 
 @given(labelled())
