@@ -39,8 +39,8 @@ def test_unreadable_images_are_named(lpx, crops):
 
 def test_json(lpx, crops):
     values = json.loads(lpx("explain", DEMO, crops, "--json").out)
-    assert values["receptive_field"] == 67
-    assert values["grid"] == [20, 20]
+    assert values["receptive_field"] == 147
+    assert values["grid"] == [10, 10]
     assert values["mistakes"] == sum(f["fake"] != f["label"] for f in values["faces"])
     assert [c["faces"] for c in values["classes"]] == [8, 8]
     for face in values["faces"]:

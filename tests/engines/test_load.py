@@ -37,7 +37,7 @@ def test_prediction_is_float32_probabilities(engine, faces):
     found = engine.infer(faces)
     assert found.score.dtype == found.patch_map.dtype == np.float32
     assert found.score.shape == (16,)
-    assert found.patch_map.shape == (16, 20, 20)
+    assert found.patch_map.shape == (16, 10, 10)
     for values in (found.score, found.patch_map):
         assert values.min() >= 0
         assert values.max() <= 1
