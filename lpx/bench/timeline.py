@@ -18,7 +18,7 @@ BARS = 500
 """A chart has no more bars: of a longer video each stands for the highest of a few frames."""
 STRETCHES = 8
 """How many stretches that are called fake are named, the longest ones."""
-_LEFT, _RIGHT, _TOP, _HIGH, _BELOW = 44, 12, 14, 190, 26
+_LEFT, _RIGHT, _TOP, _HIGH, _BELOW = 44, 30, 14, 190, 44
 _WIDE, _STRIP = 1000, 26
 
 
@@ -196,7 +196,8 @@ def _ticks(low: float, high: float) -> list[tuple[float, str]]:
     step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough)
     digits = max(0, -int(np.floor(np.log10(step) + 1e-9)))
     values = np.arange(np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9) + 1) * step
-    return [(float(value), f"{value:.{digits}f}") for value in values]
+    # Adding 0 makes 0 of -0.
+    return [(float(value) + 0.0, f"{value + 0.0:.{digits}f}") for value in values]
 
 
 def moment_text(line: Timeline, moment: Moment) -> str:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from lpx.bench.timeline import Moment
 from lpx.data.detect.base import Box
 from lpx.data.face_set import Skipped
 from lpx.data.walk import LeftOut
@@ -116,6 +117,16 @@ class FileScore:
     note: str = ""
     seconds: Seconds | None = None
     timeline: Path | None = None
+
+
+def moments(file: FileScore) -> tuple[Moment, ...]:
+    """The frames of a file in order, each with the score of its highest face."""
+    found = {frame.frame: Moment(frame.frame, frame.time_seconds, None) for frame in file.faceless}
+    for face in file.faces:
+        before = found.get(face.frame)
+        if before is None or before.score is None or face.score > before.score:
+            found[face.frame] = Moment(face.frame, face.time_seconds, face.score)
+    return tuple(found[frame] for frame in sorted(found))
 
 
 @dataclass(frozen=True)

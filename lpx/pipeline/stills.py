@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 
@@ -24,9 +26,8 @@ class Stills:
     def __init__(self, wanted: int, count: int = STILLS) -> None:
         self._parts = min(count, wanted)
         self._wanted = wanted
-        self._middles = {
-            round((part + 0.5) * wanted / self._parts - 0.5) for part in range(self._parts)
-        }
+        starts = [-(-part * wanted // self._parts) for part in range(self._parts + 1)]
+        self._middles = {(a + b - 1) // 2 for a, b in pairwise(starts)}
         self._kept: dict[int, Still] = {}
         self._highest: tuple[float, int, Still] | None = None
 

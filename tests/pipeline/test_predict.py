@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from lpx.engines import load
 from lpx.errors import LpxError
 from lpx.pipeline import file_scorer
 from lpx.pipeline.file_scorer import FileScorer
-from lpx.pipeline.predictions import Journal, picture_name
+from lpx.pipeline.predictions import FacelessFrame, Journal, moments, picture_name
 from lpx.render import encode_png
 
 ENGINE = "onnxruntime-fp32"
@@ -127,6 +128,56 @@ def test_all_frames(workspace):
     assert [face.frame for face in file.faces] == list(range(11))
     assert file.picture is None
     assert not list(Path("lpx-out/predictions").glob("*overlay*"))
+
+
+def test_each_video_has_a_page_of_its_scores_over_time(mixed):
+    write_video(Path("in/b/clip.mp4"), portrait(0), frames=12)
+    found = predict(mixed, "in", frames=5)
+    pages = {file.name: file.timeline for file in found.files}
+    assert pages == {
+        "clip.mp4": Path("lpx-out/predictions/clip-mp4-timeline.html"),
+        "b/clip.mp4": Path("lpx-out/predictions/b/clip-mp4-timeline.html"),
+        "a/x.jpg": None,
+        "a/x.png": None,
+    }
+    page = pages["b/clip.mp4"].read_text()
+    for score, frame in [(face.score, face.frame) for face in found.files[-1].faces]:
+        assert f"{frame / 25:.2f} s: {score:.3f}" in page
+    assert page.count("<li><img") == 5
+    assert 'href="clip-mp4-overlay.mp4"' in page
+    pages["b/clip.mp4"].unlink()
+    again = predict(mixed, "in", frames=5)
+    assert again.resumed == 3
+    assert pages["b/clip.mp4"].read_text() == page
+
+
+def test_no_page_where_nothing_is_drawn(workspace):
+    write_video(Path("clip.mp4"), portrait(0), frames=3)
+    (file,) = predict(workspace, "clip.mp4", overlay=False).files
+    assert file.timeline is None
+    assert not list(Path("lpx-out").rglob("*.html"))
+
+
+def test_the_page_of_a_video_without_a_face_says_so(lpx, workspace):
+    write_video(Path("empty.mp4"), np.zeros((216, 216, 3), np.uint8), frames=3)
+    ran = lpx("predict", "empty.mp4")
+    assert "  timeline: lpx-out/predictions/empty-mp4-timeline.html" in ran.out
+    assert "No face was found in 3 frames" in Path(
+        "lpx-out/predictions/empty-mp4-timeline.html"
+    ).read_text()  # fmt: skip
+
+
+def test_moments_are_the_highest_faces_of_frames(workspace):
+    write_video(Path("clip.mp4"), portrait(0), frames=3)
+    (file,) = predict(workspace, "clip.mp4").files
+    first, *rest = file.faces
+    lower = replace(first, score=first.score - 0.1)
+    higher = replace(first, score=first.score + 0.1)
+    changed = replace(
+        file, faces=(lower, higher, first, rest[0]), faceless=(FacelessFrame(2, 0.08, "none"),)
+    )
+    assert [m.score for m in moments(changed)] == [higher.score, rest[0].score, None]
+    assert [m.seconds for m in moments(changed)] == pytest.approx([0, 0.04, 0.08])
 
 
 def test_no_face_is_no_score(lpx, workspace):

@@ -132,5 +132,5 @@ MOTIONS = (FIRST, SECOND)
 TAKES = (
     Take(FIRST, 134),
     Take(SECOND, 133, face=121, kind="alpha", seed=1),
-    Take(SECOND, 121, backwards=True, face=133, kind="alpha", forged_from=10, seed=2),
+    Take(SECOND, 121, backwards=True, face=133, kind="poisson", forged_from=10, seed=2),
 )
