@@ -26,8 +26,8 @@ from lpx.data.demo_set import CROP
 from lpx.data.detect import FaceMesh, open_detector
 from lpx.data.pseudo_fakes import Landmarks, forge
 
-QUALITY = 23
-"""x264's constant rate factor, as of FaceForensics++'s c23."""
+QUALITY = 20
+"""x264's constant rate factor: the file of a camera, before a platform compresses it again."""
 RESOLUTION = 0.5
 """Of a face that is put on a head: as networks that generate faces give it, it has half the detail
 of the picture around it, and no noise of a camera."""
