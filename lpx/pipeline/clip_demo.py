@@ -60,18 +60,18 @@ def show_clip(workspace: Workspace, *, report: Reporter = SILENT) -> ShownClip:
     parts = clip_parts()
     spans = tuple(KnownSpan(part.first, part.last, part.fake, part.text) for part in parts)
     report.say(f"lpx predict {CLIP} --frames all")
-    predicted = predict(
-        workspace,
-        clip_path(),
-        out=workspace.root / OUT,
-        frames=None,
-        known={CLIP: spans},
-        report=report,
-    )
+    out = workspace.root / OUT
+    with workspace.lock():
+        # What a run that was killed did not finish; nobody else writes here under the lock.
+        for leftover in out.glob(".clip-mp4-*"):
+            leftover.unlink(missing_ok=True)
+        predicted = predict(
+            workspace, clip_path(), out=out, frames=None, known={CLIP: spans}, report=report
+        )
     (file,) = predicted.files
     if file.picture is None or file.timeline is None:
         raise LpxError(
-            f"the clip was scored, and could not be drawn into {workspace.root / OUT}",
+            f"the clip was scored, and could not be drawn into {out}",
             file.note,
             "make room there, or choose another workspace with -w DIR",
         )

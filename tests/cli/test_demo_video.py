@@ -143,6 +143,14 @@ def test_exports_what_an_interrupted_run_left_out(lpx, workspace, short, monkeyp
     assert "lpx build" not in ran.err
 
 
+def test_what_a_killed_run_left_is_removed(lpx, workspace, short):
+    Path(FOLDER).mkdir()
+    for name in (".clip-mp4-overlay.ab12.mp4", ".clip-mp4-timelin.ab12.html"):
+        Path(FOLDER, name).touch()
+    assert lpx("demo", "--video").code == 0
+    assert not [path for path in Path(FOLDER).iterdir() if path.name.startswith(".")]
+
+
 def test_does_not_replace_a_model_of_the_users(lpx, workspace, short):
     path = Path("lpx-out/model.json")
     mine = json.dumps(json.loads(path.read_text()) | {"checkpoint_sha256": "0" * 64})

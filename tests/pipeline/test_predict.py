@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +29,7 @@ from lpx.pipeline import file_scorer
 from lpx.pipeline.file_scorer import FileScorer
 from lpx.pipeline.predictions import FacelessFrame, Journal, moments, picture_name
 from lpx.render import encode_png
+from tests.conftest import environment
 
 ENGINE = "onnxruntime-fp32"
 PEOPLE = ("p000_00", "p001_00", "p002_00")
@@ -276,6 +279,29 @@ def test_videos_of_any_rate_can_be_written(tmp_path, rate_hz):
     capture = cv2.VideoCapture(str(tmp_path / "a.mp4"))
     assert int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == 6
     assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(min(max(rate_hz, 0.1), 120), rel=0.01)
+
+
+def test_a_video_that_does_not_fit_is_one_error_and_no_stream_of_warnings(tmp_path):
+    code = """
+import resource, numpy as np
+from pathlib import Path
+from lpx.data.video_writer import VideoWriter
+from lpx.errors import LpxError
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+writer = VideoWriter(Path("a.mp4"), 25, 320, 240)
+for _ in range(40):
+    writer.write(np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8))
+try:
+    writer.close()
+except LpxError as error:
+    print(error.why)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    assert "of 40 frames are in it" in ran.stdout
+    assert ran.stderr == ""
 
 
 @pytest.mark.parametrize("letter", ["x", "视", "é"])
