@@ -37,7 +37,11 @@ def _frames(context: click.Context, parameter: click.Parameter, value: str) -> i
               metavar="blazeface|centerface", help="What finds faces.")  # fmt: skip
 @click.option("--crop", metavar="RECIPE",
               help="How to cut faces out; as the model's card says by default.")  # fmt: skip
-@click.option("--overlay/--no-overlay", default=True, help="Draw heat maps, or scores only.")
+@click.option(
+    "--overlay/--no-overlay",
+    default=True,
+    help="Draw heat maps and timelines of videos, or scores only.",
+)
 @click.option(
     "--engine",
     metavar="NAME",
@@ -61,10 +65,11 @@ def predict(
     A face's score is its probability of fake, a frame's that of its highest face, a video's the
     mean over its frames with a face. Without any face there is no score.
 
-    Writes scores.csv (a row per file), frames.csv (a row per face of each frame) and an overlay of
-    each file. A run that was cut off goes on where it stopped; files that were scored with the same
-    model and options are not scored again. Files that cannot be read are left out, counted and
-    named; the exit code is 2 only if none can be read.
+    Writes scores.csv (a row per file), frames.csv (a row per face of each frame), an overlay of
+    each file, and of each video a page with its scores over time. A run that was cut off goes on
+    where it stopped; files that were scored with the same model and options are not scored again.
+    Files that cannot be read are left out, counted and named; the exit code is 2 only if none can
+    be read.
     """
     from lpx import pipeline
     from lpx.cli.console import ConsoleReporter
@@ -103,8 +108,9 @@ def _values(found: Predicted) -> dict[str, Any]:
 def _file(file: FileScore) -> dict[str, Any]:
     values = asdict(file)
     del values["seconds"]
-    picture = None if file.picture is None else str(file.picture)
-    return {"file": values.pop("name"), **values, "picture": picture}
+    drawn = {"picture": file.picture, "timeline": file.timeline}
+    paths = {name: None if path is None else str(path) for name, path in drawn.items()}
+    return {"file": values.pop("name"), **values, **paths}
 
 
 def _ms_per_frame(found: Predicted) -> dict[str, float] | None:
@@ -120,6 +126,8 @@ def _show(found: Predicted) -> None:
         score = "  -  " if file.score is None else f"{file.score:.3f}"
         word = {None: "none", True: "FAKE", False: "real"}[file.fake]
         click.echo(f"{score}  {word}  {file.name}{_counts(file)}{where}")
+        if file.timeline:
+            click.echo(f"  timeline: {file.timeline}")
         if file.kind == "image" and len(file.faces) > 1:
             for face in file.faces:
                 click.echo(

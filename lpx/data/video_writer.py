@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,9 @@ from lpx.errors import LpxError
 MIN_RATE_HZ, MAX_RATE_HZ = 0.1, 120.0
 """What any player plays. MPEG-4 has no room for the ticks of arbitrary rates: 106.667 Hz would need
 320000 of them, and 65535 is the limit."""
+
+_FULL = 1 << 20
+"""Bytes; a disk with less left is probably why a video cannot be written."""
 
 
 class VideoWriter:
@@ -47,7 +51,8 @@ class VideoWriter:
         """Add a frame, uint8 RGB [height, width, 3]; one of another size is resized."""
         if frame.shape[1::-1] != self.size:
             frame = np.asarray(cv2.resize(frame, self.size), np.uint8)
-        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        with silence():
+            self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
         self.frames += 1
 
     def close(self) -> None:
@@ -63,7 +68,9 @@ class VideoWriter:
             there = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
             capture.release()
         if there != self.frames:
-            raise _unwritten(self.path, f"{there} of {self.frames} frames are in it")
+            free = shutil.disk_usage(self.path.parent).free
+            full = f", and the disk has {free // 1024} KiB left" if free < _FULL else ""
+            raise _unwritten(self.path, f"{there} of {self.frames} frames are in it{full}")
 
 
 def _unwritten(path: Path, why: str) -> LpxError:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lpx.pipeline.benching import Benched, bench
     from lpx.pipeline.building import build
     from lpx.pipeline.calibrating import Calibrated, calibrate
+    from lpx.pipeline.clip_demo import ShownClip, show_clip
     from lpx.pipeline.emitting import emit
     from lpx.pipeline.exporting import Exported, export
     from lpx.pipeline.predicting import predict
@@ -27,12 +28,14 @@ __all__ = [
     "FileScore",
     "Predicted",
     "Reporter",
+    "ShownClip",
     "bench",
     "build",
     "calibrate",
     "emit",
     "export",
     "predict",
+    "show_clip",
 ]
 _HOMES = {
     "SILENT": "reporter",
@@ -43,12 +46,14 @@ _HOMES = {
     "FileScore": "predictions",
     "Predicted": "predictions",
     "Reporter": "reporter",
+    "ShownClip": "clip_demo",
     "bench": "benching",
     "build": "building",
     "calibrate": "calibrating",
     "emit": "emitting",
     "export": "exporting",
     "predict": "predicting",
+    "show_clip": "clip_demo",
 }
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpx.bench.score import are_probabilities
+from lpx.bench.timeline import KnownSpan, Moment, Timeline, render_timeline
 from lpx.card import ModelCard
 from lpx.data.crops import CropRecipe
 from lpx.data.cut_faces import FoundFace, cut_faces
@@ -26,6 +27,7 @@ from lpx.data.wording import counted
 from lpx.engines.base import Engine, Prediction
 from lpx.errors import LpxError
 from lpx.pipeline.predictions import FacelessFrame, FaceScore, FileScore, Seconds, verdict
+from lpx.pipeline.stills import Stills
 from lpx.render import Image, Mark, drawn_size, encode_png, framed, marked, score_strip
 from lpx.workspace import atomic_path, write_bytes
 
@@ -77,12 +79,17 @@ def not_drawn(error: NotDrawnError) -> str:
 
 @dataclass
 class _Scored:
-    """What is known of a file so far; `line` is the timeline: (place in [0, 1], score)."""
+    """What is known of a file so far."""
 
     count: int
     faces: list[FaceScore] = field(default_factory=list)
     faceless: list[FacelessFrame] = field(default_factory=list)
-    line: list[tuple[float, float | None]] = field(default_factory=list)
+    moments: list[Moment] = field(default_factory=list)
+
+    def line(self, upto: int | None) -> list[tuple[float, float | None]]:
+        """(place in [0, 1], score) of the first frames."""
+        last = max(self.count - 1, 1)
+        return [(moment.frame / last, moment.score) for moment in self.moments[:upto]]
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,14 @@ class FileScorer:
     recipe: CropRecipe
     frames: int | None
 
-    def score(self, file: MediaFile, picture: Path | None, tell: Progress) -> FileScore:
+    def score(
+        self,
+        file: MediaFile,
+        picture: Path | None,
+        tell: Progress,
+        timeline: Path | None = None,
+        known: tuple[KnownSpan, ...] = (),
+    ) -> FileScore:
         """Score all faces, eight frames at a time.
 
         Args:
@@ -115,6 +129,9 @@ class FileScorer:
             picture: Where to draw; None draws nothing. Nothing is left there where this raises, or
                 where nothing can be drawn, which the result's note says.
             tell: Told (frames done, frames in all).
+            timeline: Where the page of a video's scores over time goes; the same holds for it. Not
+                used where nothing is drawn, or for an image.
+            known: What is known of the video's frames, for that page.
 
         Raises:
             UnreadableImageError: The image does not decode.
@@ -122,14 +139,17 @@ class FileScorer:
             LpxError: A score is no number.
         """
         try:
-            return self._score(file, picture, tell)
+            return self._score(file, picture, tell, timeline, known)
         except NotDrawnError as error:
             # From the start, as what was scored until then is gone.
             result = self._score(file, None, tell)
             note = "; ".join(filter(None, (result.note, not_drawn(error))))
             return replace(result, note=note)
 
-    def _score(self, file: MediaFile, picture: Path | None, tell: Progress) -> FileScore:
+    def _score(
+        self, file: MediaFile, picture: Path | None, tell: Progress,
+        timeline: Path | None = None, known: tuple[KnownSpan, ...] = (),
+    ) -> FileScore:  # fmt: skip
         clock = _Clock()
         if file.kind == "image":
             with clock.time("decode"):
@@ -138,31 +158,43 @@ class FileScorer:
             found = self._scored(file, [Frame(0, pixels)], seen, clock)
             if picture is not None:
                 with clock.time("draw"), drawing():
-                    drawn = self._draw(*found[0], seen, timeline=False)
+                    frame, marks = found[0]
+                    strip = self._strip(frame, marks, seen, timeline=False)
+                    drawn = framed(self._marked(frame, marks), strip)
                     write_bytes(picture, encode_png(drawn))
             tell(1, 1)
-            return self._result(file, seen, picture, "", clock)
+            return self._result(file, seen, picture, None, "", clock)
         with clock.time("decode"):
             reader = read_frames(file.path, self.frames, threads=0)
         seen = _Scored(reader.count)
         with ExitStack() as place:
-            temporary = None
+            temporary = page = None
             if picture is not None:
                 with drawing():
                     temporary = place.enter_context(atomic_path(picture))
-            self._play(file, reader, seen, temporary, clock, tell)
+                    if timeline is not None:
+                        page = place.enter_context(atomic_path(timeline))
+            stills = self._play(file, reader, seen, temporary, clock, tell)
+            if picture is not None and page is not None and seen.moments:
+                with clock.time("draw"), drawing():
+                    line = Timeline(
+                        file.name, self.name, self.card.threshold, tuple(seen.moments),
+                        _mean(seen.moments), picture.name, known,
+                    )  # fmt: skip
+                    page.write_text(render_timeline(line, stills.chosen()), encoding="utf-8")
             with drawing():
                 place.close()
-        return self._result(file, seen, picture, reader.note, clock)
+        return self._result(file, seen, picture, timeline if page else None, reader.note, clock)
 
     def _play(
         self, file: MediaFile, reader: FrameReader, seen: _Scored, path: Path | None,
         clock: _Clock, tell: Progress,
-    ) -> None:  # fmt: skip
+    ) -> Stills:  # fmt: skip
         writer = None
         wanted = min(reader.count, self.frames or reader.count)
         whole_hz = reader.frames_per_second or USUAL_HZ
         rate_hz = max(whole_hz * wanted / reader.count, min(SLOWEST_HZ, whole_hz))
+        stills = Stills(wanted)
         while True:
             with clock.time("decode"):
                 frames = list(islice(reader, BATCH))
@@ -170,19 +202,23 @@ class FileScorer:
                 break
             found = self._scored(file, frames, seen, clock)
             if path is not None:
-                done = len(seen.line) - len(frames)
+                done = len(seen.moments) - len(frames)
                 with clock.time("draw"), drawing():
-                    for place, (frame, marks) in enumerate(found, done + 1):
-                        drawn = self._draw(frame, marks, seen, timeline=True, upto=place)
+                    for place, (frame, marks) in enumerate(found, done):
+                        shown = self._marked(frame, marks)
+                        stills.add(place, seen.moments[place], shown)
+                        strip = self._strip(frame, marks, seen, timeline=True, upto=place + 1)
+                        drawn = framed(shown, strip)
                         if writer is None:
                             height, width = drawn.shape[:2]
                             writer = VideoWriter(path, rate_hz, width, height)
                         writer.write(drawn)
-            tell(min(len(seen.line), wanted - 1), wanted)
+            tell(min(len(seen.moments), wanted - 1), wanted)
         if writer is not None:
             with clock.time("draw"), drawing():
                 writer.close()
         tell(wanted, wanted)
+        return stills
 
     def _scored(
         self, file: MediaFile, frames: list[Frame], seen: _Scored, clock: _Clock
@@ -252,16 +288,19 @@ class FileScorer:
         if not faces:
             seen.faceless.append(FacelessFrame(frame.index, time, reason))
         top = float(scores.max()) if len(scores) else None
-        seen.line.append((frame.index / max(seen.count - 1, 1), top))
+        seen.moments.append(Moment(frame.index, time, top))
         return marks
 
-    def _draw(
+    def _marked(self, frame: Frame, marks: list[Mark]) -> Image:
+        height, width = frame.pixels.shape[:2]
+        return marked(frame.pixels, marks, drawn_size(width, height))
+
+    def _strip(
         self, frame: Frame, marks: list[Mark], seen: _Scored, *, timeline: bool,
         upto: int | None = None,
     ) -> Image:  # fmt: skip
         height, width = frame.pixels.shape[:2]
-        size = drawn_size(width, height)
-        line = seen.line[:upto]
+        line = seen.line(upto)
         score = line[-1][1]
         said = (
             "no face" if score is None
@@ -271,16 +310,22 @@ class FileScorer:
         if timeline:
             time = frame.seconds
             left = f"frame {frame.index}" + ("" if time is None else f"  {time:.2f} s")
-        strip = score_strip(size[0], left, said, self.card.threshold, line if timeline else ())
-        return framed(marked(frame.pixels, marks, size), strip)
+        size = drawn_size(width, height)
+        return score_strip(size[0], left, said, self.card.threshold, line if timeline else ())
 
     def _result(
-        self, file: MediaFile, seen: _Scored, picture: Path | None, note: str, clock: _Clock
-    ) -> FileScore:
-        scores = [score for _, score in seen.line if score is not None]
-        mean = float(np.mean(scores)) if scores else None
+        self, file: MediaFile, seen: _Scored, picture: Path | None, timeline: Path | None,
+        note: str, clock: _Clock,
+    ) -> FileScore:  # fmt: skip
+        mean = _mean(seen.moments)
         fake = None if mean is None else mean >= self.card.threshold
         return FileScore(
-            file.name, file.kind, mean, fake, len(seen.line), tuple(seen.faces),
-            tuple(seen.faceless), picture, note, Seconds(**clock.seconds),
+            file.name, file.kind, mean, fake, len(seen.moments), tuple(seen.faces),
+            tuple(seen.faceless), picture, note, Seconds(**clock.seconds), timeline,
         )  # fmt: skip
+
+
+def _mean(moments: list[Moment]) -> float | None:
+    """The mean of the frames with a face; None where there is none."""
+    scores = [moment.score for moment in moments if moment.score is not None]
+    return float(np.mean(scores)) if scores else None

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import astuple
 from pathlib import Path
 
 import cv2
 
 from lpx.bench.score import check_finite
+from lpx.bench.timeline import KnownSpan
 from lpx.card import ModelCard
 from lpx.data.crops import RECIPES, CropRecipe, find_recipe
 from lpx.data.decode import UnreadableImageError, fit
@@ -40,8 +42,11 @@ from lpx.workspace import Workspace, write_bytes
 
 FRAMES = 32
 SCORES, TABLE, JOURNAL = "scores.csv", "frames.csv", "results.jsonl"
-JOURNAL_FORMAT = 2
+JOURNAL_FORMAT = 3
 """Grows where the same files and settings give other results than before."""
+Known = Mapping[str, Sequence[KnownSpan]]
+"""What is known of videos, by their names as in `FileScore`."""
+NOTHING_KNOWN: Known = {}
 
 
 def predict(
@@ -56,6 +61,7 @@ def predict(
     detector: str = "blazeface",
     crop: str | None = None,
     overlay: bool = True,
+    known: Known = NOTHING_KNOWN,
     allow_host_code: bool = False,
     allow_factory: bool = False,
     report: Reporter = SILENT,
@@ -78,7 +84,8 @@ def predict(
         frames: To take of each video, evenly spaced; None takes all.
         detector: A key of `lpx.data.detect.DETECTORS`.
         crop: Recipe to cut faces by; None takes the model card's.
-        overlay: Whether to draw.
+        overlay: Whether to draw heat maps, and each video's scores over time.
+        known: Frames of videos of which the truth is known: their timelines show it.
         allow_host_code: Load a version-compatible plan, which carries code that runs here.
         allow_factory: Run the factory that the workspace names, for the engine "torch".
         report: Told what happens.
@@ -123,6 +130,7 @@ def predict(
         "format": JOURNAL_FORMAT, "engine": name, "sha256": _digest(workspace, model, name),
         "model_sha256": model.sha256, "threshold": model.card.threshold, "detector": detector,
         "crop": recipe.name, "frames": frames, "overlay": overlay, **versions(),
+        "known": {name: [list(astuple(span)) for span in spans] for name, spans in known.items()},
     }  # fmt: skip
     journal = Journal(out / JOURNAL, settings)
     scorer = FileScorer(name, loaded, model.card, finder, mesh, recipe, frames)
@@ -131,7 +139,9 @@ def predict(
     resumed = 0
     with closing(loaded):
         try:
-            resumed = _score_files(scorer, files, journal, out, overlay, found, skipped, report)
+            resumed = _score_files(
+                scorer, files, journal, out, overlay, known, found, skipped, report
+            )
         except BaseException:
             if found:
                 _write_tables(out, found, skipped)
@@ -147,7 +157,7 @@ def predict(
 
 def _score_files(
     scorer: FileScorer, files: Sequence[MediaFile], journal: Journal, out: Path, overlay: bool,
-    found: list[FileScore], skipped: list[Skipped], report: Reporter,
+    known: Known, found: list[FileScore], skipped: list[Skipped], report: Reporter,
 ) -> int:  # fmt: skip
     resumed = 0
     longest = longest_name(out)
@@ -158,11 +168,15 @@ def _score_files(
             found.append(done)
         else:
             suffix = ".png" if file.kind == "image" else ".mp4"
-            picture = out / picture_name(file.name, suffix, longest) if overlay else None
+            picture = page = None
+            if overlay:
+                picture = out / picture_name(file.name, suffix, longest)
+            if overlay and file.kind == "video":
+                page = out / picture_name(file.name, ".html", longest, "timeline")
             # A folder's bar counts files; one file's counts frames.
             within = (lambda a, b: None) if len(files) > 1 else tell
             try:
-                result = scorer.score(file, picture, within)
+                result = scorer.score(file, picture, within, page, tuple(known.get(file.name, ())))
             except (UnreadableImageError, UnreadableVideoError) as error:
                 skipped.append(Skipped(file.name, str(error)))
             except (cv2.error, MemoryError) as error:

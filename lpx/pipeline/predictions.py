@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from lpx.bench.timeline import Moment
 from lpx.data.detect.base import Box
 from lpx.data.face_set import Skipped
 from lpx.data.walk import LeftOut
@@ -101,6 +102,8 @@ class FileScore:
             could be drawn.
         note: What of the file is damaged, and why nothing was drawn; "" where all is well.
         seconds: Where time went; None for crops.
+        timeline: The page of a video's scores over time; None where none was drawn, and for
+            pictures.
     """
 
     name: str
@@ -113,6 +116,17 @@ class FileScore:
     picture: Path | None = None
     note: str = ""
     seconds: Seconds | None = None
+    timeline: Path | None = None
+
+
+def moments(file: FileScore) -> tuple[Moment, ...]:
+    """The frames of a file in order, each with the score of its highest face."""
+    found = {frame.frame: Moment(frame.frame, frame.time_seconds, None) for frame in file.faceless}
+    for face in file.faces:
+        before = found.get(face.frame)
+        if before is None or before.score is None or face.score > before.score:
+            found[face.frame] = Moment(face.frame, face.time_seconds, face.score)
+    return tuple(found[frame] for frame in sorted(found))
 
 
 @dataclass(frozen=True)
@@ -185,7 +199,8 @@ class Journal:
             if entry.get("key") != self._key(path):
                 return None
             result = _from_dict(entry["result"])
-            return result if result.picture is None or result.picture.is_file() else None
+            drawn = [path for path in (result.picture, result.timeline) if path is not None]
+            return result if all(path.is_file() for path in drawn) else None
         except (KeyError, TypeError, ValueError, OSError):
             # Also a file that is gone: scoring it says why it cannot be read.
             return None
@@ -226,6 +241,7 @@ def _from_dict(values: dict[str, Any]) -> FileScore:
         "faces": tuple(faces),
         "faceless": tuple(FacelessFrame(**frame) for frame in values["faceless"]),
         "picture": None if values["picture"] is None else Path(values["picture"]),
+        "timeline": None if values["timeline"] is None else Path(values["timeline"]),
         "seconds": None if values["seconds"] is None else Seconds(**values["seconds"]),
     })  # fmt: skip
 
@@ -284,7 +300,7 @@ def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[Iterable[obje
         writer.writerows(rows)
 
 
-def picture_name(name: str, suffix: str, longest: int = NAME_BYTES) -> Path:
+def picture_name(name: str, suffix: str, longest: int = NAME_BYTES, kind: str = "overlay") -> Path:
     """Path of a file's picture below the folder of pictures: `a/x.jpg` -> `a/x-jpg-overlay.png`.
 
     Two files of different names have different pictures, and none has a name of its source. Parts
@@ -294,15 +310,16 @@ def picture_name(name: str, suffix: str, longest: int = NAME_BYTES) -> Path:
         name: Of the file, "/" between its parts.
         suffix: Of the picture, with the dot.
         longest: Bytes that one part may have.
+        kind: What it is: "overlay", or "timeline".
     """
     path = Path(name)
     end = f"-{path.suffix[1:]}" if path.suffix else ""
-    last = _shortened(f"{path.stem}{end}", name, longest - len(f"-overlay{suffix}"))
+    last = _shortened(f"{path.stem}{end}", name, longest - len(f"-{kind}{suffix}"))
     *folders, _ = path.parts or ("",)
-    short = Path(*(_shortened(part, name, longest) for part in folders), f"{last}-overlay{suffix}")
+    short = Path(*(_shortened(part, name, longest) for part in folders), f"{last}-{kind}{suffix}")
     if len(os.fsencode(str(short))) <= PATH_BYTES:
         return short
-    return Path(f"{_digits(name)}-overlay{suffix}")
+    return Path(f"{_digits(name)}-{kind}{suffix}")
 
 
 def _shortened(part: str, name: str, longest: int) -> str:

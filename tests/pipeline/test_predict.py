@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,8 +27,9 @@ from lpx.engines import load
 from lpx.errors import LpxError
 from lpx.pipeline import file_scorer
 from lpx.pipeline.file_scorer import FileScorer
-from lpx.pipeline.predictions import Journal, picture_name
+from lpx.pipeline.predictions import FacelessFrame, Journal, moments, picture_name
 from lpx.render import encode_png
+from tests.conftest import environment
 
 ENGINE = "onnxruntime-fp32"
 PEOPLE = ("p000_00", "p001_00", "p002_00")
@@ -129,6 +133,56 @@ def test_all_frames(workspace):
     assert not list(Path("lpx-out/predictions").glob("*overlay*"))
 
 
+def test_each_video_has_a_page_of_its_scores_over_time(mixed):
+    write_video(Path("in/b/clip.mp4"), portrait(0), frames=12)
+    found = predict(mixed, "in", frames=5)
+    pages = {file.name: file.timeline for file in found.files}
+    assert pages == {
+        "clip.mp4": Path("lpx-out/predictions/clip-mp4-timeline.html"),
+        "b/clip.mp4": Path("lpx-out/predictions/b/clip-mp4-timeline.html"),
+        "a/x.jpg": None,
+        "a/x.png": None,
+    }
+    page = pages["b/clip.mp4"].read_text()
+    for score, frame in [(face.score, face.frame) for face in found.files[-1].faces]:
+        assert f"{frame / 25:.2f} s: {score:.3f}" in page
+    assert page.count("<li><img") == 5
+    assert 'href="clip-mp4-overlay.mp4"' in page
+    pages["b/clip.mp4"].unlink()
+    again = predict(mixed, "in", frames=5)
+    assert again.resumed == 3
+    assert pages["b/clip.mp4"].read_text() == page
+
+
+def test_no_page_where_nothing_is_drawn(workspace):
+    write_video(Path("clip.mp4"), portrait(0), frames=3)
+    (file,) = predict(workspace, "clip.mp4", overlay=False).files
+    assert file.timeline is None
+    assert not list(Path("lpx-out").rglob("*.html"))
+
+
+def test_the_page_of_a_video_without_a_face_says_so(lpx, workspace):
+    write_video(Path("empty.mp4"), np.zeros((216, 216, 3), np.uint8), frames=3)
+    ran = lpx("predict", "empty.mp4")
+    assert "  timeline: lpx-out/predictions/empty-mp4-timeline.html" in ran.out
+    assert "No face was found in 3 frames" in Path(
+        "lpx-out/predictions/empty-mp4-timeline.html"
+    ).read_text()  # fmt: skip
+
+
+def test_moments_are_the_highest_faces_of_frames(workspace):
+    write_video(Path("clip.mp4"), portrait(0), frames=3)
+    (file,) = predict(workspace, "clip.mp4").files
+    first, *rest = file.faces
+    lower = replace(first, score=first.score - 0.1)
+    higher = replace(first, score=first.score + 0.1)
+    changed = replace(
+        file, faces=(lower, higher, first, rest[0]), faceless=(FacelessFrame(2, 0.08, "none"),)
+    )
+    assert [m.score for m in moments(changed)] == [higher.score, rest[0].score, None]
+    assert [m.seconds for m in moments(changed)] == pytest.approx([0, 0.04, 0.08])
+
+
 def test_no_face_is_no_score(lpx, workspace):
     write_video(Path("v/empty.mp4"), np.zeros((216, 216, 3), np.uint8), frames=3)
     ran = lpx("predict", "v/empty.mp4")
@@ -225,6 +279,29 @@ def test_videos_of_any_rate_can_be_written(tmp_path, rate_hz):
     capture = cv2.VideoCapture(str(tmp_path / "a.mp4"))
     assert int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == 6
     assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(min(max(rate_hz, 0.1), 120), rel=0.01)
+
+
+def test_a_video_that_does_not_fit_is_one_error_and_no_stream_of_warnings(tmp_path):
+    code = """
+import resource, numpy as np
+from pathlib import Path
+from lpx.data.video_writer import VideoWriter
+from lpx.errors import LpxError
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+writer = VideoWriter(Path("a.mp4"), 25, 320, 240)
+for _ in range(40):
+    writer.write(np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8))
+try:
+    writer.close()
+except LpxError as error:
+    print(error.why)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    assert "of 40 frames are in it" in ran.stdout
+    assert ran.stderr == ""
 
 
 @pytest.mark.parametrize("letter", ["x", "视", "é"])

