@@ -22,6 +22,9 @@ from lpx.data.read_ahead import read_ahead
 from lpx.data.sampling import Stratum, stratified
 from lpx.errors import LpxError
 
+CONTENT_DIGITS = 16
+"""Digits of the SHA-256 of a face's content that tell it from all others."""
+
 
 class ImageSource(Protocol):
     """Where the pixels of a face come from."""
@@ -53,13 +56,6 @@ class ImageFile:
     def read(self) -> Image:
         """Decode the file."""
         return read_image(self.path)
-
-    def size_bytes(self) -> int:
-        """Size of the file; -1 where there is none to be read."""
-        try:
-            return self.path.stat().st_size
-        except OSError:
-            return -1
 
 
 @dataclass(frozen=True)
@@ -217,6 +213,14 @@ class FaceSet:
         if rows:
             found[rows] = file_digests(paths, progress)
         return found
+
+    def short_contents(self) -> tuple[str, ...]:
+        """The first `CONTENT_DIGITS` digits of each face's content, sorted, each once.
+
+        They tell faces again under other names; those that cannot be read are left out.
+        """
+        readable = self.contents[self.contents.any(axis=1), : CONTENT_DIGITS // 2]
+        return tuple(sorted({row.tobytes().hex() for row in readable}))
 
     def has_changed(self) -> bool:
         """Whether a file holds something else than when `digest` or `contents` was asked for."""

@@ -21,7 +21,7 @@ from lpx.errors import LpxError
 from lpx.graph.proto import parse_proto
 from lpx.pipeline.reporter import SILENT, Reporter
 from lpx.schema import SchemaError, read_record
-from lpx.workspace import Workspace, read_json, read_regular
+from lpx.workspace import Workspace, read_regular, read_sealed
 
 if TYPE_CHECKING:
     import onnx
@@ -68,7 +68,7 @@ def read_exported(workspace: Workspace) -> ExportedModel:
             "run `lpx export ckpt.pt` first (or `lpx demo` for a tour), or name the workspace "
             "with -w DIR",
         )
-    values = read_json(manifest_path, "lpx export ckpt.pt")
+    values = read_sealed(manifest_path, "lpx export ckpt.pt")
     try:
         if values.get("format") != EXPORT_FORMAT:
             raise SchemaError(f"expected format {EXPORT_FORMAT}")

@@ -139,7 +139,7 @@ class FileScorer:
             if picture is not None:
                 with clock.time("draw"), drawing():
                     drawn = self._draw(*found[0], seen, timeline=False)
-                    write_bytes(picture, encode_png(drawn))
+                    write_bytes(picture, encode_png(drawn), durable=False)
             tell(1, 1)
             return self._result(file, seen, picture, "", clock)
         with clock.time("decode"):
@@ -149,7 +149,7 @@ class FileScorer:
             temporary = None
             if picture is not None:
                 with drawing():
-                    temporary = place.enter_context(atomic_path(picture))
+                    temporary = place.enter_context(atomic_path(picture, durable=False))
             self._play(file, reader, seen, temporary, clock, tell)
             with drawing():
                 place.close()

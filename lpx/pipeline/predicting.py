@@ -40,7 +40,7 @@ from lpx.workspace import Workspace, write_bytes
 
 FRAMES = 32
 SCORES, TABLE, JOURNAL = "scores.csv", "frames.csv", "results.jsonl"
-JOURNAL_FORMAT = 2
+JOURNAL_FORMAT = 3
 """Grows where the same files and settings give other results than before."""
 
 
@@ -124,12 +124,12 @@ def predict(
         "model_sha256": model.sha256, "threshold": model.card.threshold, "detector": detector,
         "crop": recipe.name, "frames": frames, "overlay": overlay, **versions(),
     }  # fmt: skip
-    journal = Journal(out / JOURNAL, settings)
+    journal = Journal(out / JOURNAL, settings, report.say)
     scorer = FileScorer(name, loaded, model.card, finder, mesh, recipe, frames)
     found: list[FileScore] = []
     skipped: list[Skipped] = []
     resumed = 0
-    with closing(loaded):
+    with closing(loaded), closing(journal):
         try:
             resumed = _score_files(scorer, files, journal, out, overlay, found, skipped, report)
         except BaseException:
@@ -176,6 +176,11 @@ def _score_files(
             tell(number + 1, len(files))
     if resumed:
         report.say(f"{resumed} of {len(files)} files were scored by an earlier run")
+    if journal.changed:
+        report.say(
+            f"{journal.changed} of {len(files)} files changed after an earlier run had scored "
+            "them, and were scored again"
+        )
     return resumed
 
 
@@ -278,7 +283,7 @@ def _crop_scores(
                 try:
                     with drawing():
                         drawn = explained(fit(pixels, 256), patch_map, caption)
-                        write_bytes(picture, encode_png(drawn))
+                        write_bytes(picture, encode_png(drawn), durable=False)
                 except NotDrawnError as error:
                     picture, note = None, not_drawn(error)
             face = FaceScore(0, None, 1, None, None, score, fake)

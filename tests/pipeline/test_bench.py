@@ -27,6 +27,19 @@ from lpx.pipeline import benching, runnable
 from lpx.pipeline.exported import read_exported
 
 
+class Told:
+    """Keeps what a step says."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+    def progress(self, label):
+        return lambda done, total: None
+
+
 def bench(workspace, dataset="demo", **options):
     return pipeline.bench(workspace, dataset, latency_seconds=0, **options).report
 
@@ -443,11 +456,18 @@ def test_a_bench_that_was_killed_goes_on_and_says_the_same(workspace, monkeypatc
     assert not kept.exists()
 
 
-def test_a_users_error_keeps_nothing(workspace, crops):
-    for path in (crops / "fake").iterdir():
+def test_an_error_keeps_the_scores_of_the_faces_as_they_were(workspace, crops):
+    good = {path: path.read_bytes() for path in (crops / "fake").iterdir()}
+    for path in good:
         path.write_bytes(b"broken")
     with pytest.raises(LpxError, match="holds real faces only"):
         bench(workspace, "crops")
+    assert (workspace.root / "bench.partial").exists()
+    for path, data in good.items():
+        path.write_bytes(data)
+    told = Told()
+    bench(workspace, "crops", report=told)
+    assert any("dropped: faces have changed since" in text for text in told.said)
     assert not (workspace.root / "bench.partial").exists()
 
 
