@@ -42,6 +42,9 @@ class ScoreStore:
         of: What the scores depend on besides the engine: faces, size, batch, versions.
         engines: Per name, what tells the engine from another of that name: a SHA-256.
         say: Receives what an earlier bench left and cannot be used, and why.
+
+    Raises:
+        LpxError: What another bench left cannot be removed.
     """
 
     def __init__(
@@ -61,7 +64,11 @@ class ScoreStore:
         if folder.is_dir() and (why := self._unfit()):
             if any(folder.iterdir()):
                 self._say(f"the scores of a stopped bench in {folder} are dropped: {why}")
-            self.remove()
+            try:
+                # What stayed would pass for scores of this bench.
+                shutil.rmtree(folder)
+            except OSError as error:
+                raise unwritable(folder, error) from error
 
     def _unfit(self) -> str:
         """Why what is there is of no use; "" where it is of this bench."""

@@ -14,7 +14,9 @@ import pytest
 from lpx import pipeline
 from lpx.bench import partial
 from lpx.calibration.scales import read_scales
+from lpx.data.face_set import Skipped
 from lpx.data.sets import open_set
+from lpx.engines.base import Prediction
 from lpx.errors import LpxError
 from lpx.pipeline import predicting
 from lpx.pipeline.predictions import FileScore, Journal
@@ -321,3 +323,74 @@ def test_a_digit_of_an_engines_manifest_is_found(workspace):
     path.write_text(path.read_text().replace('"face_count": 16', '"face_count": 17'))
     with pytest.raises(LpxError, match="is not as lpx wrote it"):
         pipeline.bench(workspace, "demo", limit=8, latency_seconds=0)
+
+
+def store(folder, faces="a", say=None):
+    return partial.ScoreStore(folder, {"faces": faces, "size": 8}, {"torch": "0" * 64}, say)
+
+
+def score(opened, first=0):
+    rows = np.arange(first, first + 2)
+    opened.add("torch", rows, Prediction(np.zeros(2, np.float32), np.zeros((2, 1, 1), np.float32)))
+
+
+def test_scores_of_another_bench_that_cannot_be_removed_are_not_believed(tmp_path):
+    score(store(tmp_path / "elsewhere"))
+    (tmp_path / "bench.partial").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(LpxError, match="cannot be written"):
+        store(tmp_path / "bench.partial", faces="b")
+    assert len(store(tmp_path / "elsewhere").read("torch")) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "said"),
+    [
+        ("of.json", lambda data: data.replace(b'"a"', b'"b"'), "checksum does not match"),
+        ("of.json", lambda data: data[:10], "cannot be read"),
+        ("skipped.jsonl", lambda data: data.replace(b"broken", b"brogen"), "skipped.jsonl: its"),
+        ("skipped.jsonl", lambda data: b"\n" + data, "skipped.jsonl: "),
+    ],
+)
+def test_damage_to_what_a_stopped_bench_left_is_said(tmp_path, name, damage, said):
+    opened = store(tmp_path / "p")
+    opened.skip([Skipped("x.png", "broken"), Skipped("y.png", "broken")])
+    score(opened)
+    assert len(store(tmp_path / "p").read("torch")) == 1
+    path = tmp_path / "p" / name
+    path.write_bytes(damage(path.read_bytes()))
+    told = []
+    again = store(tmp_path / "p", say=told.append)
+    assert said in told[0]
+    assert (again.read("torch"), again.skipped()) == ([], [])
+
+
+def test_what_was_being_written_is_no_damage(tmp_path):
+    opened = store(tmp_path / "p")
+    opened.skip([Skipped("x.png", "broken"), Skipped("y.png", "broken")])
+    path = tmp_path / "p" / "skipped.jsonl"
+    path.write_bytes(path.read_bytes()[:-9])
+    told = []
+    again = store(tmp_path / "p", say=told.append)
+    assert [one.name for one in again.skipped()] == ["x.png"]
+    again.skip([Skipped("y.png", "broken")])
+    assert [one.name for one in store(tmp_path / "p", say=told.append).skipped()] == [
+        "x.png", "y.png",
+    ]  # fmt: skip
+    assert told == []
+
+
+def test_a_damaged_batch_is_said(tmp_path):
+    opened = store(tmp_path / "p")
+    for first in (0, 2, 4):
+        score(opened, first)
+    (path,) = (tmp_path / "p").glob("*.scores")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    told = []
+    again = store(tmp_path / "p", say=told.append)
+    assert len(again.read("torch")) == 1
+    assert "are damaged, and are scored again" in told[0]
+    score(again, 2)
+    assert len(store(tmp_path / "p", say=told.append).read("torch")) == 2
+    assert len(told) == 1
