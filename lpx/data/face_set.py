@@ -194,6 +194,14 @@ class FaceSet:
         """
         return self.read_contents()
 
+    def look_up(self, progress: Tell) -> None:
+        """Take down `contents` as of now, with progress: of many files it takes a while.
+
+        Args:
+            progress: Receives how many files are done.
+        """
+        self.__dict__["contents"] = self.read_contents(progress)
+
     def read_contents(self, progress: Tell | None = None) -> NDArray[np.uint8]:
         """`contents` as of now; files that were read before and have not changed are not read.
 

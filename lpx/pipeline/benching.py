@@ -40,6 +40,7 @@ from lpx.errors import LpxError
 from lpx.pipeline.exported import (
     ExportedModel,
     check_at_least,
+    look_up,
     open_faces,
     read_exported,
     versions,
@@ -130,6 +131,7 @@ def bench(
         faces = faces.select(methods=methods)
     faces = faces.first(limit)
     manifests, not_run = _chosen(*runnable(workspace, model), candidates)
+    look_up(faces, report)
     if not allow_overlap:
         _check_disjoint(manifests, faces)
     with workspace.lock(), ExitStack() as stack:

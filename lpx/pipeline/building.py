@@ -28,7 +28,7 @@ from lpx.graph.placement import Placement
 from lpx.graph.placement_dla import tensors_to_observe
 from lpx.graph.prepare import prepare
 from lpx.graph.weights import DEFAULT_WEIGHTS, WeightOptions
-from lpx.pipeline.exported import ExportedModel, check_at_least, open_faces, read_exported
+from lpx.pipeline.exported import ExportedModel, check_at_least, look_up, open_faces, read_exported
 from lpx.pipeline.liveness import Probe, make_probe, symptom
 from lpx.pipeline.reporter import SILENT, Reporter
 from lpx.workspace import Workspace
@@ -399,6 +399,7 @@ def scales_for(
     )
     faces = pool.first(count)
     model = _prepared(model, weights, requantise, report)
+    look_up(faces, report)
     scales = _stored(workspace, model, pool, faces, report, named=bool(name))
     if scales is not None:
         report.say(f"reusing {workspace.scales} ({scales.face_count} faces of {scales.faces})")

@@ -31,7 +31,7 @@ from lpx.graph.prepare import prepare
 from lpx.graph.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.metrics import auc, auc_difference, map_agreement, score_difference
 from lpx.pipeline.building import PARTIAL
-from lpx.pipeline.exported import check_at_least, open_faces, read_exported
+from lpx.pipeline.exported import check_at_least, look_up, open_faces, read_exported
 from lpx.pipeline.reporter import SILENT, Reporter
 from lpx.workspace import Workspace, write_sealed
 
@@ -150,6 +150,7 @@ def calibrate(
     require_quantised(graph, placement, weights.min_channels)
     pool = open_faces(workspace, faces or "demo", "train", places=places, card=card, report=report)
     with workspace.lock():
+        look_up(pool, report)
         set_digest = pool.digest()
         chosen, held_out, notes = choose(observed, card, pool, count, select, seed, report)
         scales = observe(

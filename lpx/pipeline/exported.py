@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import onnx
 
 EXPORT_FORMAT = "lpx-export/1"
+_MANY_FACES = 5000
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,12 @@ def open_faces(
     if card and name != "demo":
         _check_crop(faces, card, report)
     return faces
+
+
+def look_up(faces: FaceSet, report: Reporter = SILENT) -> None:
+    """Take down what the faces hold, with a bar where there are so many that it takes a while."""
+    if len(faces.faces) >= _MANY_FACES:
+        faces.look_up(report.progress(f"comparing the files of {faces.name}"))
 
 
 def _check_crop(faces: FaceSet, card: ModelCard, report: Reporter) -> None:

@@ -100,8 +100,8 @@ def test_digest_is_of_what_the_faces_are_made_from(tmp_path, monkeypatch):
     from lpx.data import demo_set as module
     from lpx.data import pairs
 
-    copy = tmp_path / "demo"
-    shutil.copytree(module.folder(), copy)
+    shipped, copy = module.folder(), tmp_path / "demo"
+    shutil.copytree(shipped, copy)
     before = demo_set("train").digest()
     assert before != demo_set("test").digest()
     monkeypatch.setattr(module, "folder", lambda: copy)
@@ -111,7 +111,13 @@ def test_digest_is_of_what_the_faces_are_made_from(tmp_path, monkeypatch):
     data[-20] ^= 1
     picture.write_bytes(data)
     assert demo_set("train").digest() != before
-    shutil.copytree(module.folder(), tmp_path / "again")
+    shutil.copytree(shipped, copy, dirs_exist_ok=True)
+    assert demo_set("train").digest() == before
+    with np.load(copy / "landmarks.npz") as stored:
+        points = stored["points"].copy()
+        points[:, 0, 0] += 0.25
+        np.savez(copy / "landmarks.npz", files=stored["files"], points=points)
+    assert demo_set("train").digest() != before
     monkeypatch.undo()
     monkeypatch.setattr(pairs, "_made_by", lambda: "another release")
     assert demo_set("train").digest() != before

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from typing import Any, BinaryIO
 
 from lpx.data.prepare.record import VideoRecord
 from lpx.errors import LpxError
+from lpx.workspace import SYNC_SECONDS, sync_handle
 
 FILE = "journal.jsonl"
 FORMAT = "lpx-journal/2"
@@ -36,6 +39,7 @@ class Journal:
         self.damaged = damaged
         self._stream = stream
         self._end = stream.seek(0, os.SEEK_END)
+        self._synced = -math.inf
 
     def append(self, record: VideoRecord) -> None:
         """Note that a video is done.
@@ -45,6 +49,9 @@ class Journal:
         """
         self._end = _append(self._stream, self._end, record.to_dict())
         self.records[record.video] = record
+        if time.monotonic() - self._synced >= SYNC_SECONDS:
+            sync_handle(self._stream.fileno())
+            self._synced = time.monotonic()
 
 
 @contextmanager
