@@ -240,11 +240,11 @@ def test_tensorrt_without_a_gpu(refused, monkeypatch):
     assert "`lpx doctor`" in said
 
 
-def test_scales_that_cannot_be_written(refused, workspace):
+def test_scales_that_cannot_be_read(refused, workspace):
     workspace.scales.unlink()
     workspace.scales.mkdir()
     (workspace.scales / "x").touch()
-    assert "lpx-out/scales.json cannot be written" in refused(
+    assert "lpx-out/scales.json cannot be read" in refused(
         "build", "--int8", "--target", "onnxruntime", "--count", 4
     )
 
