@@ -65,6 +65,8 @@ def calibrate(
     if len(done.skipped) == len(faces.faces):
         skipped = done.skipped
         reason = f"{skipped[0].name}: {skipped[0].reason}" if skipped else "the set is empty"
+        if resume is not None:
+            resume.unlink(missing_ok=True)
         raise LpxError(
             f"no face of {faces.name} can be read", reason, "name another set with --faces"
         )

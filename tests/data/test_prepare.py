@@ -311,13 +311,13 @@ from pathlib import Path
 from lpx.data.prepare import cutting, prepare
 from lpx.data.roots import DataPlaces
 real, count = cutting.write_bytes, 0
-def write_bytes(path, data):
+def write_bytes(path, data, **how):
     global count
     count += 1
     if count == 11:
         path.write_bytes(data[:100])
         os.kill(os.getpid(), signal.SIGKILL)
-    real(path, data)
+    real(path, data, **how)
 cutting.write_bytes = write_bytes
 prepare("ffpp-c23", places=DataPlaces(Path("ffpp"), Path("store")), methods=("Deepfakes",),
         frames=3, processes=1)
@@ -480,11 +480,11 @@ def test_a_video_that_cannot_be_cut_stops_no_other(tree, monkeypatch, error):
             raise cv2.error("OpenCV: assertion failed\nsomewhere")
         return real(path, *rest)
 
-    def write(path, data):
+    def write(path, data, **how):
         if error == "name" and path.parent.name == "000":
             cause = OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
             raise unwritable(path.parent, cause) from cause
-        write_bytes(path, data)
+        write_bytes(path, data, **how)
 
     monkeypatch.setattr(cutting, "read_frames", read)
     monkeypatch.setattr(cutting, "write_bytes", write)
@@ -534,12 +534,12 @@ def test_a_mistake_in_a_worker_is_shown_with_its_trace():
 def test_a_full_disk_says_what_to_free_and_the_next_run_goes_on(tree, whole, monkeypatch):
     write_bytes, count = cutting.write_bytes, 0
 
-    def full(path, data):
+    def full(path, data, **how):
         nonlocal count
         count += 1
         if count > 11:
             raise unwritable(path, error) from error
-        write_bytes(path, data)
+        write_bytes(path, data, **how)
 
     error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr(cutting, "write_bytes", full)

@@ -16,7 +16,7 @@ import pytest
 from lpx import pipeline
 from lpx.bench.score import Scored
 from lpx.data.decode import fit
-from lpx.data.face_set import Face, FaceSet
+from lpx.data.face_set import Face, FaceSet, ImageFile
 from lpx.data.sets import open_set
 from lpx.engines import load
 from lpx.engines.manifest import read_manifest, write_manifest
@@ -116,7 +116,10 @@ def test_shared_identities_are_reported(built, measured, said):
     calibration = manifest.calibration | {"identities": ["Ada", "Bo", "Cy"]}
     faces = FaceSet(
         "own", "test", "none",
-        tuple(Face(f"{i}.png", i % 2, "", "", who, None) for i, who in enumerate(measured)),
+        tuple(
+            Face(f"{i}.png", i % 2, "", "", who, ImageFile(Path("none")))
+            for i, who in enumerate(measured)
+        ),
     )  # fmt: skip
     labels = np.arange(100) % 2
     found = benching._warnings(
