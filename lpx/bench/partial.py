@@ -22,7 +22,7 @@ from lpx.data.face_set import Skipped
 from lpx.engines.base import Prediction
 from lpx.errors import LpxError
 from lpx.schema import SchemaError, sealed, sealed_line, unsealed, unsealed_line
-from lpx.workspace import Appended, no_follow, read_sealed, unwritable, write_sealed
+from lpx.workspace import Appended, no_follow, read_regular, read_sealed, unwritable, write_sealed
 
 FOLDER = "bench.partial"
 _HEADER = struct.Struct("<4sIIIII")
@@ -96,7 +96,7 @@ class ScoreStore:
         """
         path = self._files[name].path
         try:
-            data = path.read_bytes()
+            data = read_regular(path)
             frames, end = _parse(data)
             if end < len(data):
                 whole = len(data) - end
@@ -130,7 +130,7 @@ class ScoreStore:
         """
         path = self._skipped.path
         try:
-            data = path.read_bytes()
+            data = read_regular(path)
             end = data.rfind(b"\n") + 1
             if end < len(data):
                 with open(path, "r+b", opener=no_follow) as stream:

@@ -16,7 +16,7 @@ from lpx.data.face_set import Skipped
 from lpx.data.walk import LeftOut
 from lpx.data.wording import counted, some
 from lpx.schema import SchemaError, sealed_line, unsealed_line
-from lpx.workspace import Appended, atomic_path, unwritable, write_bytes
+from lpx.workspace import Appended, atomic_path, read_regular, unwritable, write_bytes
 
 RULE = (
     "a face's score is its probability of fake; a frame's is its highest face's; "
@@ -189,7 +189,7 @@ class Journal:
         self._file = Appended(self.path)
         self._contents = ContentCache()
         try:
-            data = self.path.read_bytes()
+            data = read_regular(self.path)
         except FileNotFoundError:
             return
         except OSError as error:

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 from lpx.data.prepare.record import VideoRecord
 from lpx.errors import LpxError
+from lpx.schema import SchemaError, parse_json
 from lpx.workspace import SYNC_SECONDS, sync_handle
 
 FILE = "journal.jsonl"
@@ -106,9 +107,14 @@ def _read(stream: BinaryIO) -> tuple[Any, list[Any], int]:
 
 
 def _value(line: bytes) -> Any:
-    """The value of a line; None where it is damaged."""
+    """The value of a line; None where it is damaged, or lpx did not write it."""
     checksum, _, text = line.partition(b" ")
-    return json.loads(text) if checksum == _checksum(text + b"\n") else None
+    if checksum != _checksum(text + b"\n"):
+        return None
+    try:
+        return parse_json(text)
+    except SchemaError:
+        return None
 
 
 def _append(stream: BinaryIO, end: int, value: Any) -> int:
