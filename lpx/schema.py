@@ -8,6 +8,7 @@ anything: what is wrong must be named here, not become a wrong score later.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -22,6 +23,10 @@ MAX_INTEGER = 2**63 - 1
 """Largest magnitude of an integer."""
 MAX_BYTES = 256 << 20
 """Size of a JSON file, bytes."""
+CHECKSUM = "checksum"
+"""The field of a file, or of a line of a journal, that finds damage to the others."""
+_LINE_DIGITS = 16
+"""Digits of a line's checksum: lines are many, and short."""
 _SHOWN = 60
 _PATH = 200
 """Characters of a value, and of where it is, that an error repeats."""
@@ -65,6 +70,59 @@ def parse_json(data: bytes | str) -> Any:
         raise SchemaError(str(error)) from None
     check_plain(value)
     return value
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as JSON has them, and last the SHA-256 of the canonical JSON of all others.
+
+    Raises:
+        ValueError: They hold what JSON cannot, or a checksum already.
+    """
+    plain: dict[str, Any] = json.loads(json.dumps(values, allow_nan=False))
+    if CHECKSUM in plain:
+        raise ValueError(f"there is a field {CHECKSUM!r} already")
+    return {**plain, CHECKSUM: _checksum(plain)}
+
+
+def unsealed(value: object) -> dict[str, Any]:
+    """What `sealed` was given.
+
+    Raises:
+        SchemaError: It is not an object with a checksum, or not the one that was written.
+    """
+    return _unsealed(value, None)
+
+
+def sealed_line(values: Mapping[str, Any]) -> bytes:
+    """A line of a journal, with a checksum of its own; see `sealed`."""
+    line = sealed(values)
+    line[CHECKSUM] = line[CHECKSUM][:_LINE_DIGITS]
+    return json.dumps(line).encode() + b"\n"
+
+
+def unsealed_line(line: bytes) -> dict[str, Any]:
+    """What `sealed_line` was given.
+
+    Raises:
+        SchemaError: It is not such a line, or was damaged.
+    """
+    return _unsealed(parse_json(line), _LINE_DIGITS)
+
+
+def _unsealed(value: object, digits: int | None) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise SchemaError(_expected("", "an object", value))
+    values = dict(value)
+    if CHECKSUM not in values:
+        raise SchemaError("it has no checksum: an earlier lpx wrote it, or another program")
+    if values.pop(CHECKSUM) != _checksum(values)[:digits]:
+        raise SchemaError("its checksum does not match: a value was changed after it was written")
+    return values
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -11,18 +11,22 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from lpx.errors import LpxError
-from lpx.schema import MAX_BYTES, parse_json
+from lpx.schema import MAX_BYTES, SchemaError, parse_json, sealed, unsealed
 
 DEFAULT = Path("lpx-out")
+SYNC_SECONDS = 1.0
+"""A loss of power loses at most about this much of what was added to a journal."""
 _SHORT = 16
 """Characters of a file's name that its temporary name repeats."""
 
@@ -37,8 +41,14 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """A temporary path in the same folder, renamed to `path` when the block ends well.
+
+    Args:
+        path: The file.
+        durable: Wait until file and name are on the disk, so that a loss of power afterwards loses
+            nothing. Not worth its milliseconds where there are many files that are easily made
+            again.
 
     Raises:
         LpxError: The folder cannot be written.
@@ -55,11 +65,76 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
+        if durable:
+            # Before the name: after a loss of power the new name must not lead to an empty file.
+            _sync(temporary)
         temporary.replace(path)
+        if durable:
+            _sync(path.parent)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk.
+
+    Raises:
+        OSError: The disk is full or failed.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        sync_handle(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_handle(handle: int) -> None:
+    """Wait until what was written through a handle is on the disk.
+
+    Raises:
+        OSError: The disk is full or failed.
+    """
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some file systems cannot, of folders above all.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS, errno.EBADF):
+            raise
+
+
+class Appended:
+    """A file that only grows: what was added is on the disk within about `SYNC_SECONDS`.
+
+    Args:
+        path: The file; made, with its folder, when something is first added.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._synced = -math.inf
+
+    def add(self, data: bytes) -> None:
+        """Add to the end.
+
+        Raises:
+            LpxError: It cannot be written.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "ab", buffering=0, opener=no_follow) as stream:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[stream.write(rest) :]
+                if time.monotonic() - self._synced >= SYNC_SECONDS:
+                    first = self._synced == -math.inf
+                    sync_handle(stream.fileno())
+                    if first:
+                        _sync(self.path.parent)
+                    self._synced = time.monotonic()
+        except OSError as error:
+            raise unwritable(self.path, error) from error
 
 
 def _umask() -> int:
@@ -81,15 +156,20 @@ def unwritable(path: Path, error: OSError) -> LpxError:
     )
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file atomically."""
-    with atomic_path(path) as temporary:
+def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Write a file atomically; see `atomic_path`."""
+    with atomic_path(path, durable=durable) as temporary:
         temporary.write_bytes(data)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically, readable by people."""
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
+    """Write JSON atomically, with a checksum: what other steps read and rely on."""
+    write_json(path, sealed(values))
 
 
 def read_regular(path: Path, *, inside: Path | None = None, limit: int | None = None) -> bytes:
@@ -126,10 +206,10 @@ def no_follow(path: str, flags: int) -> int:
 
 
 def read_json(path: Path, remake: str) -> dict[str, Any]:
-    """Read a manifest.
+    """Read a file that holds one object.
 
     Args:
-        path: The manifest.
+        path: The file.
         remake: The command that makes it.
 
     Raises:
@@ -145,6 +225,25 @@ def read_json(path: Path, remake: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise LpxError(f"{path} is no manifest", "", f"make it again with `{remake}`")
     return value
+
+
+def read_sealed(path: Path, remake: str) -> dict[str, Any]:
+    """Read what `write_sealed` wrote.
+
+    Args:
+        path: The file.
+        remake: The command that makes it.
+
+    Raises:
+        LpxError: Missing, damaged, or with another checksum than it was written with.
+    """
+    value = read_json(path, remake)
+    try:
+        return unsealed(value)
+    except SchemaError as error:
+        raise LpxError(
+            f"{path} is not as lpx wrote it", str(error), f"make it again with `{remake}`"
+        ) from error
 
 
 class Workspace:

@@ -19,6 +19,15 @@ settings.load_profile("lpx")
 MAIN = "from lpx.cli.main import main; main()"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory):
+    """Where digests of files are remembered meanwhile, by the commands that tests run too."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LPX_CACHE", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def randomise():
     """A function that gives a module random weights and batch-norm statistics, and eval mode.

@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpx.schema import MAX_DEPTH, MAX_INTEGER, SchemaError, parse_json, read_record
+from lpx.schema import (
+    MAX_DEPTH,
+    MAX_INTEGER,
+    SchemaError,
+    parse_json,
+    read_record,
+    sealed,
+    sealed_line,
+    unsealed,
+    unsealed_line,
+)
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 plain = st.recursive(
@@ -146,3 +156,49 @@ def test_any_values_make_a_record_or_are_refused(values):
 def test_names_of_files_that_are_not_utf_8_pass():
     """Python holds such bytes as U+DC80 to U+DCFF; manifests name files."""
     assert parse_json(r'{"file": "latin-\udce9.png"}') == {"file": "latin-\udce9.png"}
+
+
+PLAIN = {"score": 0.125, "names": ["a", "é\udc80"], "inner": {"n": 1, "t": True, "none": None}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda v: {**v, "score": 0.126},
+        lambda v: {**v, "score": True},
+        lambda v: {**v, "names": ["a"]},
+        lambda v: {**v, "inner": {**v["inner"], "n": 2}},
+        lambda v: {**v, "inner": {**v["inner"], "t": 1}},
+        lambda v: {**v, "more": 1},
+        lambda v: {k: one for k, one in v.items() if k != "score"},
+        lambda v: {k: one for k, one in v.items() if k != "checksum"},
+        lambda v: {**v, "checksum": None},
+        lambda v: {**v, "checksum": v["checksum"][:-1]},
+        lambda v: {**v, "checksum": ""},
+        lambda v: [v],
+    ],
+)
+def test_every_change_under_a_checksum_is_found(change):
+    whole = json.loads(json.dumps(sealed(PLAIN)))
+    assert unsealed(whole) == PLAIN
+    assert unsealed(dict(reversed(whole.items()))) == PLAIN
+    with pytest.raises(SchemaError):
+        unsealed(change(whole))
+
+
+def test_no_byte_of_a_line_can_change_unseen():
+    line = sealed_line({"score": 0.5, "name": "a.png"})
+    assert unsealed_line(line) == {"score": 0.5, "name": "a.png"}
+    for at in range(len(line) - 1):
+        for bit in range(8):
+            flipped = line[:at] + bytes([line[at] ^ 1 << bit]) + line[at + 1 :]
+            try:
+                found = unsealed_line(flipped)
+            except SchemaError:
+                continue
+            assert found == {"score": 0.5, "name": "a.png"}  # an "E" of 1E-1, or a space
+
+
+def test_what_has_a_checksum_already_gets_no_other():
+    with pytest.raises(ValueError, match="already"):
+        sealed(sealed({"a": 1}))

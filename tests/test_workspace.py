@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import os
@@ -12,14 +13,17 @@ import pytest
 
 from lpx.errors import LpxError
 from lpx.workspace import (
+    Appended,
     Workspace,
     atomic_path,
     no_follow,
     read_json,
     read_regular,
+    read_sealed,
     sha256,
     write_bytes,
     write_json,
+    write_sealed,
 )
 
 
@@ -281,3 +285,90 @@ def test_progress_is_not_written_through_links(tmp_path):
     with pytest.raises(OSError, match="symbolic links"):
         no_follow(str(tmp_path / "results.jsonl"), os.O_WRONLY | os.O_APPEND)
     assert victim.read_text() == "years of work"
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """What is done to the disk, in order: files synced, names given."""
+    done = []
+    fsync, replace = os.fsync, Path.replace
+
+    def sync(handle):
+        done.append(("sync", os.readlink(f"/proc/self/fd/{handle}")))
+        fsync(handle)
+
+    def rename(self, target):
+        done.append(("name", str(target)))
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", rename)
+    return done
+
+
+def test_a_result_is_on_the_disk_before_and_after_it_gets_its_name(tmp_path, disk):
+    write_sealed(tmp_path / "m.json", {"a": 1})
+    (before, content), named, after = disk
+    assert (before, Path(content).parent) == ("sync", tmp_path)
+    assert Path(content).name.startswith(".m.")
+    assert named == ("name", str(tmp_path / "m.json"))
+    assert after == ("sync", str(tmp_path))
+    disk.clear()
+    write_bytes(tmp_path / "overlay.png", b"x", durable=False)
+    assert disk == [("name", str(tmp_path / "overlay.png"))]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_sync(tmp_path, monkeypatch, number):
+    def refuse(handle):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    write_bytes(tmp_path / "a", b"x")
+    Appended(tmp_path / "b").add(b"x")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fails_at_the_end_leaves_the_old_file(tmp_path, monkeypatch, number):
+    write_bytes(tmp_path / "a", b"old")
+
+    def fail(handle):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(LpxError, match="cannot be written") as error:
+        write_bytes(tmp_path / "a", b"new")
+    assert error.value.why == os.strerror(number)
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    with pytest.raises(LpxError, match="cannot be written"):
+        Appended(tmp_path / "b").add(b"x")
+
+
+def test_a_journal_is_synced_each_second(tmp_path, disk, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("lpx.workspace.time.monotonic", lambda: now[0])
+    journal = Appended(tmp_path / "new" / "j")
+    for _ in range(100):
+        journal.add(b"line\n")
+    path = str(tmp_path / "new" / "j")
+    assert disk == [("sync", path), ("sync", str(tmp_path / "new"))]
+    now[0] += 1.5
+    journal.add(b"line\n")
+    assert disk[2:] == [("sync", path)]
+    assert Path(path).read_bytes() == b"line\n" * 101
+
+
+def test_sealed_json(tmp_path):
+    path = tmp_path / "m.json"
+    write_sealed(path, {"low": 0.25, "name": "a"})
+    assert read_sealed(path, "lpx build") == {"low": 0.25, "name": "a"}
+    path.write_text(path.read_text().replace("0.25", "0.26"))
+    with pytest.raises(LpxError, match="is not as lpx wrote it") as error:
+        read_sealed(path, "lpx build")
+    assert "checksum does not match" in error.value.why
+    assert error.value.fix == "make it again with `lpx build`"
+    write_json(path, {"low": 0.25})
+    with pytest.raises(LpxError, match="is not as lpx wrote it"):
+        read_sealed(path, "lpx build")

@@ -33,6 +33,7 @@ def calibrate(
     *,
     progress: Tell | None = None,
     resume: Path | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Scales:
     """Observe a float32 model on faces.
 
@@ -42,33 +43,44 @@ def calibrate(
         size: S, pixels.
         progress: Told after each batch.
         resume: Where to write down how far the pass has come, and to look for an earlier one of
-            the same model and faces to go on with; removed at the end. None keeps nothing.
+            the same model and faces to go on with. It stays: whoever has written the result may
+            remove it. None keeps nothing.
+        say: Receives why an earlier pass cannot be gone on with.
 
     Raises:
-        LpxError: No face can be read, or an activation is NaN or infinite (tensor and face named).
+        LpxError: No face can be read, a face changed meanwhile, or an activation is NaN or
+            infinite (tensor and face named).
     """
     started = time.perf_counter()
     digest = hashlib.sha256(model).hexdigest()
     key = {"model": digest, "faces": faces.digest(), "size": str(size)}
-    earlier = load_progress(resume, key) if resume is not None else None
+    earlier = load_progress(resume, key, say) if resume is not None else None
     done = _Pass(model, faces, size, earlier)
     while done.position < len(faces.faces):
         for position in done.shard():
             if progress is not None:
                 progress(position, len(faces.faces))
-        if resume is not None and done.position < len(faces.faces):
+        if resume is not None:
             save_progress(resume, key, done.progress())
     if len(done.skipped) == len(faces.faces):
         skipped = done.skipped
         reason = f"{skipped[0].name}: {skipped[0].reason}" if skipped else "the set is empty"
+        if resume is not None:
+            resume.unlink(missing_ok=True)
         raise LpxError(
             f"no face of {faces.name} can be read", reason, "name another set with --faces"
         )
     if progress is not None:
         # The last faces may have been unreadable.
         progress(len(faces.faces), len(faces.faces))
-    if resume is not None:
-        resume.unlink(missing_ok=True)
+    if faces.has_changed():
+        if resume is not None:
+            resume.unlink(missing_ok=True)
+        raise LpxError(
+            f"faces of {faces.name} changed while they were calibrated on",
+            "the ranges would be of neither the old faces nor the new",
+            "run it again when nothing writes to them",
+        )
     return Scales(
         model_sha256=digest,
         faces=faces.name,
@@ -81,6 +93,7 @@ def calibrate(
         seconds=round(time.perf_counter() - started, 3),
         pass_seconds=round(done.model.seconds, 3),
         tensors=done.statistics(),
+        contents=faces.short_contents(),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class Progress:
 
 
 def save_progress(path: Path, key: Mapping[str, str], progress: Progress) -> None:
-    """Write progress atomically.
+    """Write progress atomically, though not so that it outlasts a loss of power.
 
     Args:
         path: The file.
@@ -61,16 +61,24 @@ def save_progress(path: Path, key: Mapping[str, str], progress: Progress) -> Non
         arrays[f"faces{number}"] = np.array(mean.count, np.int64)
     data = io.BytesIO()
     np.savez(data, **arrays)  # type: ignore[arg-type]
-    write_bytes(path, data.getvalue())
+    write_bytes(path, data.getvalue(), durable=False)
 
 
-def load_progress(path: Path, key: Mapping[str, str]) -> Progress | None:
-    """Read progress; None where there is none, or it is of something else, or damaged."""
+def load_progress(
+    path: Path, key: Mapping[str, str], say: Callable[[str], None] | None = None
+) -> Progress | None:
+    """Read progress; None where there is none, or it is of something else, or damaged.
+
+    Args:
+        path: The file.
+        key: What is being calibrated on what.
+        say: Receives why progress that is there is of no use.
+    """
     try:
         stored = read_arrays(path)
         about = parse_json(stored["about"].tobytes())
         if about["format"] != _FORMAT or about["key"] != dict(key):
-            return None
+            raise ValueError(f"it is of {_difference(about, key)}")
         observers = {}
         for number, name in enumerate(about["tensors"]):
             sums = stored[f"sums{number}"]
@@ -83,6 +91,21 @@ def load_progress(path: Path, key: Mapping[str, str]) -> Progress | None:
             observers[name] = observer
         skipped = tuple(Skipped(name, reason) for name, reason in about["skipped"])
         return Progress(int(about["position"]), skipped, observers)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
-        # What is lost is a part of one pass, and the pass makes it again.
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        # What is lost is a part of one pass, and the pass makes it again.
+        if say is not None:
+            say(
+                f"the progress of a calibration in {path} is of no use, so it begins again: {error}"
+            )
+        return None
+
+
+def _difference(about: Mapping[str, Any], key: Mapping[str, str]) -> str:
+    """What differs from the calibration that is wanted, in words."""
+    if about["format"] != _FORMAT:
+        return "another version of lpx"
+    words = {"model": "another model", "faces": "other faces, or some of them have changed"}
+    differing = [name for name in key if about["key"].get(name) != key[name]]
+    return " and ".join(words.get(name, f"another {name}") for name in differing)

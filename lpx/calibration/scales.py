@@ -10,10 +10,14 @@ from typing import Any
 from lpx.calibration.methods import DEFAULT_METHOD, METHODS
 from lpx.errors import LpxError
 from lpx.graph.insert_qdq import Range
-from lpx.schema import SchemaError, read_record
-from lpx.workspace import read_json, write_json
+from lpx.schema import CHECKSUM, SchemaError, read_record, sealed
+from lpx.workspace import read_sealed, write_sealed
 
 FORMAT = "lpx-scales/2"
+_REMAKE = (
+    "run `lpx calibrate` again, with the same --faces; or remove the file, and "
+    "`lpx build --int8 --faces DIR` makes another"
+)
 IMPORTED = "imported"
 """The method of ranges that were read from a calibration cache."""
 
@@ -47,7 +51,7 @@ class Scales:
         faces: Name of the face set.
         split: Its split.
         face_count: Faces used.
-        faces_digest: SHA-256 of their names and file sizes, in order.
+        faces_digest: SHA-256 of what they are, see `lpx.data.face_set.FaceSet.digest`.
         identities: Whose faces, sorted; empty where the set does not say.
         videos: Which videos they are frames of, sorted.
         warning: What must be said of this calibration, such as faces left out; "" where nothing.
@@ -60,6 +64,8 @@ class Scales:
         candidates: What was measured of each method on held-out faces.
         weights: What was done to weights when the candidates were measured, as plain values;
             empty where nothing was measured.
+        contents: The first 16 digits of the SHA-256 of each face's content, sorted: what tells
+            faces under other names.
     """
 
     model_sha256: str
@@ -77,6 +83,7 @@ class Scales:
     method: str = DEFAULT_METHOD
     candidates: tuple[dict[str, Any], ...] = ()
     weights: dict[str, Any] = field(default_factory=dict)
+    contents: tuple[str, ...] = ()
 
     def ranges(self, method: str) -> dict[str, Range]:
         """The range of each tensor by one method.
@@ -101,8 +108,9 @@ class Scales:
         """What an engine's manifest keeps of its calibration."""
         values = asdict(self)
         # The method is for the manifest to say: another one may have been asked for.
-        del values["tensors"], values["method"]
-        return values
+        del values["method"]
+        ranges = sealed({"tensors": values.pop("tensors")})
+        return {**values, "ranges_sha256": ranges[CHECKSUM]}
 
 
 def imported_scales(
@@ -134,7 +142,7 @@ def imported_scales(
 
 def save_scales(path: Path, scales: Scales) -> None:
     """Write scales atomically."""
-    write_json(path, {"format": FORMAT, **asdict(scales)})
+    write_sealed(path, {"format": FORMAT, **asdict(scales)})
 
 
 def load_scales(path: Path, model_sha256: str) -> Scales:
@@ -143,20 +151,35 @@ def load_scales(path: Path, model_sha256: str) -> Scales:
     Raises:
         LpxError: Missing, damaged, of another format, or made from another model.
     """
-    values = read_json(path, "lpx build --int8")
-    if values.pop("format", None) != FORMAT:
-        raise LpxError(f"{path} is of another format", f"expected {FORMAT}", "remove it")
-    if values.get("model_sha256") != model_sha256:
+    scales = read_scales(path)
+    if scales.model_sha256 != model_sha256:
         raise LpxError(
             f"{path} was calibrated on another model",
-            f"it names {str(values.get('model_sha256'))[:12]}, the model is {model_sha256[:12]}",
-            "remove it and run `lpx build --int8` again",
+            f"it names {scales.model_sha256[:12]}, the model is {model_sha256[:12]}",
+            _REMAKE,
+        )
+    return scales
+
+
+def read_scales(path: Path) -> Scales:
+    """Read scales, of whatever model.
+
+    Raises:
+        LpxError: Missing, damaged, or of another format.
+    """
+    try:
+        values = read_sealed(path, "lpx calibrate")
+    except LpxError as error:
+        raise LpxError(error.what, error.why, _REMAKE) from error
+    if (found := values.pop("format", None)) != FORMAT:
+        raise LpxError(
+            f"{path} is of another format", f"expected {FORMAT}, found {found!a:.60}", _REMAKE
         )
     try:
         scales = read_record(Scales, values)
         _check_values(scales)
     except SchemaError as error:
-        raise LpxError(f"{path} is damaged", str(error), "remove it") from error
+        raise LpxError(f"{path} is damaged", str(error), _REMAKE) from error
     return scales
 
 

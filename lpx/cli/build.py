@@ -13,7 +13,7 @@ import click
 
 from lpx.cli.options import data_options, following, json_option, weight_options, workspace_option
 from lpx.data.roots import DataPlaces
-from lpx.workspace import Workspace, read_json
+from lpx.workspace import Workspace, read_sealed
 
 if TYPE_CHECKING:
     from lpx.engines.manifest import EngineManifest
@@ -229,7 +229,7 @@ def _refuse_with_emit(*options: tuple[str, object]) -> None:
 
 
 def _show_emitted(folder: Path, as_json: bool) -> None:
-    manifest = read_json(folder / "manifest.json", "lpx build --emit trtexec")
+    manifest = read_sealed(folder / "manifest.json", "lpx build --emit trtexec")
     if as_json:
         click.echo(json.dumps({"folder": str(folder), **manifest}, indent=2))
         return

@@ -91,6 +91,12 @@ class Coded:
         """The values that occur, in the order in which they first do."""
         return tuple(self.values[code] for code in _first_seen(self.codes).tolist())
 
+    def canonical(self) -> Iterator[bytes]:
+        """The same bytes for the same texts in the same rows, however they are coded."""
+        codes, used = _renumbered(self.codes, len(self.values))
+        yield codes.astype("<i4").tobytes()
+        yield from (self.values.raw(code) for code in used.tolist())
+
     def where(self, wanted: Iterable[str]) -> NDArray[np.bool_]:
         """Rows that have one of these values, bool [N]."""
         chosen = set(wanted)
@@ -136,6 +142,15 @@ class Identities:
         spans = [self.members[self.offsets[g] : self.offsets[g + 1]] for g in groups.tolist()]
         codes = np.concatenate([np.zeros(0, np.int32), *spans])
         return tuple(self.people[code] for code in _first_seen(codes).tolist())
+
+    def canonical(self) -> Iterator[bytes]:
+        """The same bytes for the same people in the same rows, however they are coded."""
+        codes, used = _renumbered(self.codes, len(self.offsets) - 1)
+        yield codes.astype("<i4").tobytes()
+        for group in used.tolist():
+            members = self.members[self.offsets[group] : self.offsets[group + 1]]
+            yield len(members).to_bytes(4, "little")
+            yield from (self.people.raw(code) for code in members.tolist())
 
     def first(self) -> NDArray[np.int64]:
         """The first person of each row as a code, int64 [N]; -1 where nobody is known."""
@@ -186,6 +201,13 @@ class Columns:
             self.identities.take(rows),
         )
 
+    def canonical(self) -> Iterator[bytes]:
+        """The same bytes for the same labels, methods, videos and identities."""
+        yield self.label.tobytes()
+        yield from self.method.canonical()
+        yield from self.video.canonical()
+        yield from self.identities.canonical()
+
 
 def paired(outer: NDArray[np.int64], inner: NDArray[np.generic]) -> NDArray[np.int64]:
     """A number for every pair of an outer and an inner code, from 0 without gaps."""
@@ -199,3 +221,13 @@ def _first_seen(codes: NDArray[np.int32]) -> NDArray[np.int32]:
     """The codes that occur, in the order of their first occurrence."""
     found, places = np.unique(codes, return_index=True)
     return found[np.argsort(places)]
+
+
+def _renumbered(
+    codes: NDArray[np.int32], count: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Codes in the order of their first occurrence, int32 [N], and the old code of each."""
+    used = _first_seen(codes)
+    new = np.zeros(count, np.int32)
+    new[used] = np.arange(len(used), dtype=np.int32)
+    return new[codes], used

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -34,6 +35,11 @@ class PairImage:
     def read(self) -> Image:
         """Make the image; the same every time."""
         return self.source.fake(self.number) if self.fake else self.source.real(self.number)
+
+    def content_digest(self) -> bytes:
+        """SHA-256 of all that the image is made from."""
+        which = f"{self.number} {'fake' if self.fake else 'real'}"
+        return hashlib.sha256(self.source.digest + which.encode()).digest()
 
 
 def folder() -> Path:

@@ -18,11 +18,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from lpx.data.decode import SUFFIXES
-from lpx.data.face_set import ImageFile
 from lpx.data.face_table import FaceRow, FaceTable, make_table
 from lpx.data.text_table import TextTable, read_table
 from lpx.data.videos import REAL
-from lpx.data.walk import walk
+from lpx.data.walk import ABSENT, refuse_unreadable, walk
 from lpx.data.wording import counted, some
 from lpx.errors import LpxError
 
@@ -158,8 +157,8 @@ class _Reading:
             )
         self.seen[file] = line
         label, method = self.label(where, file, cells)
-        size_bytes = ImageFile(self.folder / file).size_bytes()
-        if size_bytes >= 0:
+        size_bytes = _size_of(self.folder / file)
+        if size_bytes is not None:
             video, split = cells.get("video") or file, split_of(cells)
             people = tuple(filter(None, map(str.strip, cells.get("identity", "").split(";"))))
             self.rows.append(
@@ -250,6 +249,20 @@ class _Reading:
                 f"{some(unlisted)}."
             )
         return notes
+
+
+def _size_of(path: Path) -> int | None:
+    """Size of a file in bytes; None where there is none.
+
+    Raises:
+        LpxError: Nobody can tell, as it is below a folder that cannot be read.
+    """
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        if error.errno in ABSENT:
+            return None
+        refuse_unreadable(error)
 
 
 def split_of(cells: Mapping[str, str]) -> str:

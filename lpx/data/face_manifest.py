@@ -26,7 +26,7 @@ from lpx.data.face_set import FaceSet
 from lpx.data.face_table import Details, FaceTable, check_inside
 from lpx.data.wording import counted, some
 from lpx.errors import LpxError
-from lpx.workspace import read_json, sha256, write_bytes, write_json
+from lpx.workspace import read_sealed, sha256, write_bytes, write_sealed
 
 FORMAT = "lpx-faces/1"
 FILE = "manifest.json"
@@ -121,7 +121,7 @@ def write_manifest(folder: Path, manifest: FaceManifest, table: FaceTable) -> No
     write_bytes(path, stream.getvalue())
     values = asdict(manifest) | {"counts": [asdict(count) for count in count_faces(table.columns)]}
     head = {"format": FORMAT, "faces": len(table), "table": path.name, "table_sha256": digest}
-    write_json(folder / FILE, head | values)
+    write_sealed(folder / FILE, head | values)
     for old in folder.glob("faces-*.npz"):
         if old != path:
             old.unlink(missing_ok=True)
@@ -275,7 +275,7 @@ def _arrays(table: FaceTable) -> dict[str, NDArray[Any]]:
 
 def _read(folder: Path) -> dict[str, Any]:
     path = folder / FILE
-    values = read_json(path, REMAKE)
+    values = read_sealed(path, REMAKE)
     if values.get("format") != FORMAT:
         raise LpxError(
             f"{path} has the format {values.get('format')!r}",

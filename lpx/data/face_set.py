@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lpx.choices import check_choice
 from lpx.data.columns import Columns, Rows, Strings, encode, encode_identities, pack
-from lpx.data.decode import Image, read_image
+from lpx.data.contents import UNREADABLE, Tell, file_digests
+from lpx.data.decode import Image, UnreadableImageError, read_image
 from lpx.data.read_ahead import read_ahead
 from lpx.data.sampling import Stratum, stratified
 from lpx.errors import LpxError
+
+CONTENT_DIGITS = 16
+"""Digits of the SHA-256 of a face's content that tell it from all others."""
 
 
 class ImageSource(Protocol):
@@ -33,6 +38,15 @@ class ImageSource(Protocol):
         ...
 
 
+@runtime_checkable
+class MadeImage(Protocol):
+    """An image that is made when it is read, of things that need not be read to compare them."""
+
+    def content_digest(self) -> bytes:
+        """SHA-256 of all that the image is made from."""
+        ...
+
+
 @dataclass(frozen=True)
 class ImageFile:
     """A face crop in a file."""
@@ -42,13 +56,6 @@ class ImageFile:
     def read(self) -> Image:
         """Decode the file."""
         return read_image(self.path)
-
-    def size_bytes(self) -> int:
-        """Size of the file; -1 where there is none to be read."""
-        try:
-            return self.path.stat().st_size
-        except OSError:
-            return -1
 
 
 @dataclass(frozen=True)
@@ -88,8 +95,8 @@ class LazyFaces(Sequence[Face]):
         """The faces in these rows."""
 
     @abstractmethod
-    def sizes_bytes(self) -> NDArray[np.int64]:
-        """Size of each file, int64 [N]; -1 where there is none."""
+    def paths(self) -> list[bytes]:
+        """Path of each face's file, in bytes as on disk."""
 
 
 @dataclass(frozen=True)
@@ -165,20 +172,70 @@ class FaceSet:
         return tuple(sorted(self.columns.identities.present()))
 
     def digest(self) -> str:
-        """SHA-256 of names and file sizes in order: tells two lists of faces apart.
+        """SHA-256 of what the faces are: names, content, labels, methods, videos, identities.
 
-        Crops that were made again under their old names differ in size, bar a few.
+        In order, and as they are when it is first asked for; see `has_changed`.
         """
-        if isinstance(self.faces, LazyFaces):
-            names, sizes = self.faces.names, self.faces.sizes_bytes()
-        else:
-            names = pack(face.name for face in self.faces)
-            sizes = np.array([_bytes_on_disk(face.source) for face in self.faces], np.int64)
-        digest = hashlib.sha256(sizes.astype("<i8").tobytes())
+        digest = hashlib.sha256(b"lpx-face-set/2")
+        names = self.faces.names if isinstance(self.faces, LazyFaces) else self._packed_names()
         digest.update((names.stop - names.start).astype("<i8").tobytes())
         for chunk in names.chunks():
             digest.update(chunk)
+        digest.update(self.contents.tobytes())
+        for part in self.columns.canonical():
+            digest.update(len(part).to_bytes(8, "little") + part)
         return digest.hexdigest()
+
+    @cached_property
+    def contents(self) -> NDArray[np.uint8]:
+        """SHA-256 of each face's file, uint8 [N, 32]; zeros where it cannot be read.
+
+        Of a face that is in no file, of what it is made from, or else of its pixels.
+        """
+        return self.read_contents()
+
+    def look_up(self, progress: Tell) -> None:
+        """Take down `contents` as of now, with progress: of many files it takes a while.
+
+        Args:
+            progress: Receives how many files are done.
+        """
+        self.__dict__["contents"] = self.read_contents(progress)
+
+    def read_contents(self, progress: Tell | None = None) -> NDArray[np.uint8]:
+        """`contents` as of now; files that were read before and have not changed are not read.
+
+        Args:
+            progress: Receives how many files are done.
+        """
+        if isinstance(self.faces, LazyFaces):
+            return file_digests(self.faces.paths(), progress)
+        found = np.zeros((len(self.faces), len(UNREADABLE)), np.uint8)
+        rows, paths = [], []
+        for row, face in enumerate(self.faces):
+            if isinstance(face.source, ImageFile):
+                rows.append(row)
+                paths.append(os.fsencode(face.source.path))
+            else:
+                found[row] = np.frombuffer(_made_digest(face.source), np.uint8)
+        if rows:
+            found[rows] = file_digests(paths, progress)
+        return found
+
+    def short_contents(self) -> tuple[str, ...]:
+        """The first `CONTENT_DIGITS` digits of each face's content, sorted, each once.
+
+        They tell faces again under other names; those that cannot be read are left out.
+        """
+        readable = self.contents[self.contents.any(axis=1), : CONTENT_DIGITS // 2]
+        return tuple(sorted({row.tobytes().hex() for row in readable}))
+
+    def has_changed(self) -> bool:
+        """Whether a file holds something else than when `digest` or `contents` was asked for."""
+        return not np.array_equal(self.contents, self.read_contents())
+
+    def _packed_names(self) -> Strings:
+        return pack(face.name for face in self.faces)
 
     def take(self, rows: Rows) -> FaceSet:
         """The faces in these rows, in the order of the rows."""
@@ -298,6 +355,12 @@ def _check_known(name: str, what: str, wanted: Sequence[str], known: Sequence[st
         )
 
 
-def _bytes_on_disk(source: ImageSource) -> int:
-    """Size of the file; -1 where there is none to be read, or pixels do not come from one."""
-    return source.size_bytes() if isinstance(source, ImageFile) else -1
+def _made_digest(source: ImageSource) -> bytes:
+    """SHA-256 of an image that is in no file."""
+    if isinstance(source, MadeImage):
+        return source.content_digest()
+    try:
+        image = source.read()
+    except UnreadableImageError:
+        return UNREADABLE
+    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()

@@ -121,12 +121,10 @@ class FaceTable(LazyFaces):
             self.root, self.names.take(rows), self.columns.take(rows), self.details.take(rows)
         )
 
-    def sizes_bytes(self) -> NDArray[np.int64]:
-        """Size of each file, int64 [N]: as recorded, or else as found; -1 where there is none."""
-        sizes: NDArray[np.int64] = self.details.size_bytes.copy()
-        for row in np.flatnonzero(sizes < 0).tolist():
-            sizes[row] = self.source(row).size_bytes()
-        return sizes
+    def paths(self) -> list[bytes]:
+        """Path of each face's file, in bytes as on disk."""
+        root = os.path.join(os.fsencode(self.root), b"")
+        return [root + self.names.raw(row) for row in range(len(self))]
 
 
 def make_table(root: Path, rows: Iterable[FaceRow]) -> FaceTable:

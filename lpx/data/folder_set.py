@@ -11,7 +11,7 @@ from lpx.data.decode import SUFFIXES
 from lpx.data.face_csv import FILE, LABELS, REAL_WORDS, find_face_csv, read_face_csv
 from lpx.data.face_set import FaceSet
 from lpx.data.face_table import FaceRow, FaceTable, make_table
-from lpx.data.walk import is_hidden, note_of, walk
+from lpx.data.walk import is_folder, is_hidden, note_of, refuse_unreadable, walk
 from lpx.data.wording import some
 from lpx.errors import LpxError
 
@@ -33,8 +33,9 @@ def folder_set(folder: Path, skip: tuple[Path, ...] = ()) -> FaceSet:
         skip: Folders not to look into, where they are below.
 
     Raises:
-        LpxError: The folder does not exist or holds no images, its `faces.csv` is wrong, or a
-            folder below `real/` or `fake/` has the name of the other class.
+        LpxError: The folder does not exist or holds no images, it or a folder below it cannot be
+            read, its `faces.csv` is wrong, or a folder below `real/` or `fake/` has the name of the
+            other class.
     """
     if not folder.is_dir():
         found = "is a file, not a folder" if folder.exists() else "does not exist"
@@ -49,8 +50,11 @@ def folder_set(folder: Path, skip: tuple[Path, ...] = ()) -> FaceSet:
     if (path := find_face_csv(folder)) is not None:
         table, note = read_face_csv(path, skip)
         return FaceSet(name, "all", "unknown", table, note)
-    labelled = [one for one in listed if one.lower() in LABELS and (folder / one).is_dir()]
-    walked = walk(folder, SUFFIXES, skip, only=labelled or None)
+    try:
+        labelled = [one for one in listed if one.lower() in LABELS and is_folder(folder / one)]
+    except OSError as error:
+        refuse_unreadable(error)
+    walked = walk(folder, SUFFIXES, skip, only=labelled or None, refuse=refuse_unreadable)
     table = make_table(folder, (_row(folder, file, bool(labelled)) for file in walked.files))
     notes = [note_of(walked.left_out)]
     if labelled:
@@ -113,7 +117,7 @@ def _beside(folder: Path, names: list[str], skip: Iterable[Path]) -> str:
     folders, images = [], []
     for name in names:
         path = folder / name
-        if path.is_dir():
+        if os.path.isdir(path):
             if not is_hidden(name) and path.resolve() not in skipped:
                 folders.append(f"{name}/")
         elif path.suffix.lower() in SUFFIXES and not is_hidden(name):

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import sys
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
+import cv2
 import numpy as np
 
+import lpx
 from lpx.data.augment import augment
+from lpx.data.contents import file_digests
 from lpx.data.decode import Image, read_image
 from lpx.data.landmarked import LandmarkedFace
 from lpx.data.pseudo_fakes import Forgery, forge
@@ -19,6 +25,15 @@ from lpx.errors import LpxError
 def _cached(path: Path) -> Image:
     # A few hundred crops of 256 px: decoding each for every pair would cost as much as forging.
     return read_image(path)
+
+
+@cache
+def _made_by() -> str:
+    """Tells one release of the code that makes pairs from another."""
+    modules = [sys.modules[one.__module__] for one in (PairSource, augment, forge)]
+    sources = [os.fsencode(module.__file__ or "") for module in modules]
+    code = hashlib.sha256(file_digests(sources).tobytes()).hexdigest()
+    return f"{lpx.__version__} numpy {np.__version__} opencv {cv2.__version__} {code}"
 
 
 @dataclass(frozen=True)
@@ -47,6 +62,17 @@ class PairSource:
                     "alpha and poisson put one person's face on another's head",
                     "add faces, or use self-blending (sbi) only",
                 )
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of all that the pairs are made from: pictures, landmarks, seed and code."""
+        digest = hashlib.sha256(f"{self.kinds} {self.seed} {_made_by()}".encode())
+        pictures = file_digests([os.fsencode(face.path) for face in self.faces])
+        for face, picture in zip(self.faces, pictures, strict=True):
+            points = np.ascontiguousarray(face.points)
+            digest.update(f"{face.identity!a} {points.dtype} {points.shape}".encode())
+            digest.update(picture.tobytes() + points.tobytes())
+        return digest.digest()
 
     def kind(self, number: int) -> str:
         """Kind of pseudo-fake of pair `number`."""

@@ -33,7 +33,7 @@ def unpack_demo(out: Path, progress: Callable[[int, int], None]) -> int:
     for index, face in enumerate(faces):
         below = PurePosixPath("fake") / face.method if face.label else PurePosixPath("real")
         place = below / f"{PurePosixPath(face.name).stem[:4]}_{face.video}.png"
-        write_bytes(out / place, encode_png(face.source.read()))
+        write_bytes(out / place, encode_png(face.source.read()), durable=False)
         rows.append(f"{place},{face.method},{face.video},{';'.join(face.identities)}")
         progress(index + 1, len(faces))
     write_bytes(out / CSV, "".join(f"{row}\n" for row in rows).encode())

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import heapq
 import os
+import stat
 from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from lpx.data.wording import shown
+from lpx.errors import LpxError
 
 _NAMED = 3
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+"""Errors that say that there is nothing at a path."""
 _ENDINGS = 6
 """How many endings of names are counted one by one."""
 
@@ -104,6 +109,33 @@ def walk(
     return Walked(tuple(sorted(search.files, key=_place)), search.left_out())
 
 
+def refuse_unreadable(error: OSError) -> NoReturn:
+    """Raise for a folder or file that cannot be looked at: faces in it would be missed in silence.
+
+    Raises:
+        LpxError: Always.
+    """
+    raise LpxError(
+        f"{shown(os.fsdecode(error.filename or 'a folder'))} cannot be read",
+        error.strerror or str(error),
+        "check the file permissions, or move it out of the folder",
+    ) from error
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a folder, maybe behind a link.
+
+    Raises:
+        OSError: Nobody can tell, as it is below a folder that cannot be read.
+    """
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError as error:
+        if error.errno in ABSENT:
+            return False
+        raise
+
+
 def note_of(left_out: Iterable[LeftOut]) -> str:
     """A sentence that counts and names what was left out; "" where nothing was."""
     parts = [str(one) for one in left_out]
@@ -178,7 +210,7 @@ class _Search:
     def take(self, inside: str, entry: os.DirEntry[str]) -> str | None:
         """Keep a file, remember a link, leave it out; or return a folder to search."""
         name = f"{inside}/{entry.name}" if inside else entry.name
-        if not _is_folder(entry):
+        if not self.is_folder(name, entry):
             self.take_file(name, entry)
         elif entry.name.startswith("."):
             self.leave_out(_HIDDEN_FOLDER, name)
@@ -189,6 +221,16 @@ class _Search:
         else:
             return name
         return None
+
+    def is_folder(self, name: str, entry: os.DirEntry[str]) -> bool:
+        if not entry.is_symlink():
+            return entry.is_dir()
+        try:
+            return is_folder(entry.path)
+        except OSError as error:
+            if self.refuse is not None:
+                self.refuse(error)
+            return False
 
     def take_file(self, name: str, entry: os.DirEntry[str]) -> None:
         suffix = os.path.splitext(entry.name)[1].lower()
@@ -241,14 +283,6 @@ class _Search:
 def _ending_in(suffix: str) -> _Kind:
     ending = f"ending in {suffix}" if suffix else "without a suffix"
     return _Kind(f"file {ending}", f"files {ending}")
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        # A link to itself, for one.
-        return False
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -190,7 +190,7 @@ def make_for_tensorrt(
     )  # fmt: skip
     plan, spread = build_repeatedly(make, request.builds, measure if machine.gpus else None)
     if path and plan.timing_cache is not None and not request.frozen_timing_cache:
-        write_bytes(path, plan.timing_cache)
+        write_bytes(path, plan.timing_cache, durable=False)
     counts: Counter[str] = Counter()
     if plan.layers is not None:
         counts.update(layer.precision for layer in plan.layers.convolutions)

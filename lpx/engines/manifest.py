@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from lpx.card import ModelCard, card_from_dict
 from lpx.errors import LpxError
 from lpx.schema import SchemaError, read_record
-from lpx.workspace import read_json, write_json
+from lpx.workspace import read_sealed, write_sealed
 
 FORMAT = "lpx-engine/1"
 FILE = "manifest.json"
@@ -101,7 +101,7 @@ def percent(share: float) -> str:
 
 def write_manifest(folder: Path, manifest: EngineManifest) -> None:
     """Write the manifest atomically; it comes last, so that a folder with one is complete."""
-    write_json(folder / FILE, {"format": FORMAT, **asdict(manifest)})
+    write_sealed(folder / FILE, {"format": FORMAT, **asdict(manifest)})
 
 
 def read_manifest(folder: Path) -> EngineManifest:
@@ -113,7 +113,7 @@ def read_manifest(folder: Path) -> EngineManifest:
         LpxError: Missing, damaged, of another format, or with values that no engine can have.
     """
     path = folder / FILE
-    values = read_json(path, "lpx build")
+    values = read_sealed(path, "lpx build")
     if values.pop("format", None) != FORMAT:
         raise LpxError(
             f"{path} is of another format", f"expected {FORMAT}", "run `lpx build` again"
@@ -202,6 +202,7 @@ class _Calibration:
     videos: tuple[str, ...] = ()
     warning: str = ""
     weights: dict[str, Any] = field(default_factory=dict)
+    contents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from lpx.engines.build import cache_scales, make_graph
 from lpx.engines.manifest import Precision
 from lpx.engines.request import BuildRequest
 from lpx.engines.tensorrt import BatchRange, spans_of_batches
-from lpx.workspace import atomic_path, write_bytes, write_json
+from lpx.workspace import atomic_path, write_bytes, write_sealed
 
 FORMAT = "lpx-trtexec/1"
 Major = Literal[8, 10, 11]
@@ -170,7 +170,7 @@ def emit_trtexec(
             **calibrated.scales.summary(),
             "weights": asdict(calibrated.weights),
         }
-    write_json(folder / "manifest.json", manifest)
+    write_sealed(folder / "manifest.json", manifest)
     return tuple(scripts)
 
 

@@ -29,6 +29,7 @@ from lpx.bench.stages import MODEL, Graphs, graph_of
 from lpx.choices import check_choice, several
 from lpx.data.face_set import FaceSet
 from lpx.data.roots import DataPlaces
+from lpx.data.wording import counted
 from lpx.engines.base import ON_THE_CPU, Engine
 from lpx.engines.load import load, read_graph
 from lpx.engines.machine import read_machine
@@ -39,6 +40,7 @@ from lpx.errors import LpxError
 from lpx.pipeline.exported import (
     ExportedModel,
     check_at_least,
+    look_up,
     open_faces,
     read_exported,
     versions,
@@ -129,6 +131,7 @@ def bench(
         faces = faces.select(methods=methods)
     faces = faces.first(limit)
     manifests, not_run = _chosen(*runnable(workspace, model), candidates)
+    look_up(faces, report)
     if not allow_overlap:
         _check_disjoint(manifests, faces)
     with workspace.lock(), ExitStack() as stack:
@@ -136,7 +139,7 @@ def bench(
         reference = stack.enter_context(closing(TorchEngine(detector)))
         loaded, broken = _load(workspace, manifests, stack, allow_host_code)
         graphs = _graphs(workspace, model, manifests, stack) if stages else None
-        store = _store(workspace, model, faces, manifests, graphs)
+        store = _store(workspace, model, faces, manifests, graphs, report)
         if store.folder.is_dir():
             report.say(f"going on with the bench that was stopped ({store.folder})")
         watch = Watch(
@@ -144,23 +147,20 @@ def bench(
             report.progress("measuring energy"),
         )  # fmt: skip
         engines = {REFERENCE: reference, **{name: c.engine for name, c in loaded.items()}}
-        try:
-            result = measure(
-                reference,
-                loaded,
-                faces,
-                model.card,
-                margin=margin,
-                plan=plan,
-                sources=_sources(engines, plan, stack, report),
-                graphs=graphs,
-                store=store,
-                watch=watch,
-            )
-        except LpxError:
-            # A user's mistake is mended by another bench, not by going on with this one.
-            store.remove()
-            raise
+        # Whatever ends this, scores are kept: the next bench of these faces goes on with them.
+        result = measure(
+            reference,
+            loaded,
+            faces,
+            model.card,
+            margin=margin,
+            plan=plan,
+            sources=_sources(engines, plan, stack, report),
+            graphs=graphs,
+            store=store,
+            watch=watch,
+        )
+        _check_unchanged(faces)
         result = replace(result, failed=(*broken, *result.failed))
         values = to_report(
             result,
@@ -356,6 +356,7 @@ def _store(
     faces: FaceSet,
     manifests: list[EngineManifest],
     graphs: Graphs | None,
+    report: Reporter,
 ) -> ScoreStore:
     """The scores of these faces that an earlier bench left, if it was killed."""
     of = {
@@ -367,7 +368,22 @@ def _store(
     }
     engines = {m.name: m.engine_sha256 for m in manifests}
     between = dict(graphs.digests) if graphs else {}
-    return ScoreStore(workspace.root / FOLDER, of, {REFERENCE: model.sha256} | engines | between)
+    told = {REFERENCE: model.sha256} | engines | between
+    return ScoreStore(workspace.root / FOLDER, of, told, report.say)
+
+
+def _check_unchanged(faces: FaceSet) -> None:
+    """Refuse scores of which some are of other pictures than the digest in the report says.
+
+    Raises:
+        LpxError: A file changed since the bench began.
+    """
+    if faces.has_changed():
+        raise LpxError(
+            f"faces of {faces.name} changed while they were scored",
+            "the scores would be of neither the old faces nor the new",
+            "run the bench again when nothing writes to them",
+        )
 
 
 def _warnings(manifests: list[EngineManifest], faces: FaceSet, scored: Scored) -> list[str]:
@@ -409,17 +425,21 @@ def _check_disjoint(manifests: list[EngineManifest], faces: FaceSet) -> None:
 
 def _overlaps(manifests: list[EngineManifest], faces: FaceSet) -> dict[str, str]:
     """What was calibrated on and is measured too, by the name of the engine."""
-    digest = faces.digest()
-    found = {m.name: _overlap(m.calibration or {}, faces, digest) for m in manifests}
+    digest, contents = faces.digest(), frozenset(faces.short_contents())
+    found = {m.name: _overlap(m.calibration or {}, faces, digest, contents) for m in manifests}
     return {name: overlap for name, overlap in found.items() if overlap}
 
 
-def _overlap(calibration: dict[str, Any], faces: FaceSet, digest: str) -> str:
+def _overlap(
+    calibration: dict[str, Any], faces: FaceSet, digest: str, contents: frozenset[str]
+) -> str:
     """What calibration and measurement share; "" where nothing, as far as is known."""
     if calibration.get("faces_digest") == digest:
         return "the very faces it is measured on"
     if (calibration.get("faces"), calibration.get("split")) == (faces.name, faces.split):
         return f"{calibration['face_count']} faces of {faces.name}, the set it is measured on"
+    if same := contents.intersection(calibration.get("contents", ())):
+        return f"{counted(len(same), 'picture')} of those it is measured on, under whatever name"
     if calibration.get("faces") == faces.name:
         # Two sets may use one name for different videos; two splits of one set do not.
         videos = set(faces.videos()) & set(calibration.get("videos", ()))

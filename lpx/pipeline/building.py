@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -10,7 +11,7 @@ from functools import cache
 
 from lpx.calibration.calibrate import calibrate
 from lpx.calibration.methods import METHODS
-from lpx.calibration.scales import IMPORTED, Scales, load_scales, save_scales
+from lpx.calibration.scales import IMPORTED, Scales, load_scales, read_scales, save_scales
 from lpx.choices import check_choice, several
 from lpx.data.demo_set import demo_set
 from lpx.data.face_set import FaceSet
@@ -27,7 +28,7 @@ from lpx.graph.placement import Placement
 from lpx.graph.placement_dla import tensors_to_observe
 from lpx.graph.prepare import prepare
 from lpx.graph.weights import DEFAULT_WEIGHTS, WeightOptions
-from lpx.pipeline.exported import ExportedModel, check_at_least, open_faces, read_exported
+from lpx.pipeline.exported import ExportedModel, check_at_least, look_up, open_faces, read_exported
 from lpx.pipeline.liveness import Probe, make_probe, symptom
 from lpx.pipeline.reporter import SILENT, Reporter
 from lpx.workspace import Workspace
@@ -398,7 +399,8 @@ def scales_for(
     )
     faces = pool.first(count)
     model = _prepared(model, weights, requantise, report)
-    scales = _stored(workspace, model, pool, faces, named=bool(name))
+    look_up(faces, report)
+    scales = _stored(workspace, model, pool, faces, report, named=bool(name))
     if scales is not None:
         report.say(f"reusing {workspace.scales} ({scales.face_count} faces of {scales.faces})")
         scales = _with_evidence_of(scales, weights)
@@ -409,8 +411,10 @@ def scales_for(
             model.card.input_size,
             progress=report.progress(f"calibrating on {faces.name}"),
             resume=workspace.root / PARTIAL,
+            say=report.say,
         )
         save_scales(workspace.scales, scales)
+        (workspace.root / PARTIAL).unlink(missing_ok=True)
     # Whether faces were named is this build's affair, not that of the ranges, which are kept.
     unnamed = not name and scales.faces == "demo"
     warnings = (DEMO_CALIBRATION if unnamed else "", scales.warning)
@@ -430,29 +434,59 @@ def _with_evidence_of(scales: Scales, weights: WeightOptions) -> Scales:
 
 
 def _stored(
-    workspace: Workspace, model: ExportedModel, pool: FaceSet, faces: FaceSet, *, named: bool
+    workspace: Workspace,
+    model: ExportedModel,
+    pool: FaceSet,
+    faces: FaceSet,
+    report: Reporter,
+    *,
+    named: bool,
 ) -> Scales | None:
     """The scales in the workspace, where they are of this model and these faces.
 
     Those that `lpx calibrate` made are of faces that it chose from a set: they fit whoever names
     that set, or none. Those that it imported fit who names none.
+
+    Returns:
+        None where there are none, or what they are of can be calibrated again.
+
+    Raises:
+        LpxError: They are damaged, or of another model and of faces that nobody names now.
     """
-    if not workspace.scales.is_file():
+    path = workspace.scales
+    if not os.path.lexists(path):
         return None
-    try:
-        stored = load_scales(workspace.scales, model.sha256)
-    except LpxError:
-        # Scales of an earlier export, or of it equalised otherwise, are cheap to make again.
-        return None
+    stored = read_scales(path)
+    why = _unfit(stored, model, pool, faces, named=named)
+    if not why:
+        return stored
+    if stored.model_sha256 != model.sha256 and not named and stored.faces != "demo":
+        # The demo faces would take the place of those that somebody chose.
+        load_scales(path, model.sha256)
+    report.say(f"{path} is not used, and is written again: {why}")
+    return None
+
+
+def _unfit(
+    stored: Scales, model: ExportedModel, pool: FaceSet, faces: FaceSet, *, named: bool
+) -> str:
+    """Why stored scales are not those of this model and these faces; "" where they are."""
+    if stored.model_sha256 != model.sha256:
+        return "it is of another export, or of other weight options"
     if stored.method == IMPORTED:
-        return None if named else stored
+        return "it was imported, and faces are named" if named else ""
     if not _observed(model) <= stored.tensors.keys():
-        return None  # an earlier lpx observed fewer tensors
-    if stored.set_digest:
-        same_set = (stored.faces, stored.set_digest) == (pool.name, pool.digest())
-        return stored if same_set or not named else None
-    same = (stored.faces, stored.faces_digest) == (faces.name, faces.digest())
-    return stored if same else None
+        return "an earlier lpx observed fewer tensors"
+    if stored.set_digest and not named:
+        return ""
+    now, then = (pool, stored.set_digest) if stored.set_digest else (faces, stored.faces_digest)
+    if stored.faces != now.name:
+        return f"it is of {stored.faces}, not of {now.name}"
+    if then != now.digest():
+        return (
+            f"the faces of {now.name} are not those of then: their files, labels or number differ"
+        )
+    return ""
 
 
 def _observed(model: ExportedModel) -> set[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import resource
 import time
 from contextlib import closing
@@ -32,9 +31,9 @@ from lpx.graph.prepare import prepare
 from lpx.graph.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.metrics import auc, auc_difference, map_agreement, score_difference
 from lpx.pipeline.building import PARTIAL
-from lpx.pipeline.exported import check_at_least, open_faces, read_exported
+from lpx.pipeline.exported import check_at_least, look_up, open_faces, read_exported
 from lpx.pipeline.reporter import SILENT, Reporter
-from lpx.workspace import Workspace, sha256, write_json
+from lpx.workspace import Workspace, write_sealed
 
 FACES_FORMAT = "lpx-calibration-faces/1"
 HELD_OUT_SHARE = 0.25
@@ -151,11 +150,13 @@ def calibrate(
     require_quantised(graph, placement, weights.min_channels)
     pool = open_faces(workspace, faces or "demo", "train", places=places, card=card, report=report)
     with workspace.lock():
+        look_up(pool, report)
+        set_digest = pool.digest()
         chosen, held_out, notes = choose(observed, card, pool, count, select, seed, report)
         scales = observe(
             observed, chosen, card.input_size,
             progress=report.progress(f"calibrating on {pool.name}"),
-            resume=workspace.root / PARTIAL,
+            resume=workspace.root / PARTIAL, say=report.say,
         )  # fmt: skip
         judge = Judge(data, card, held_out, weights, requantise)
         candidates = judge.rank(scales, METHODS, report)
@@ -163,12 +164,20 @@ def calibrate(
         if candidates[0].auc is None:
             notes += ("no AUC: it takes two held-out faces of each class at least",)
         scales = replace(
-            scales, set_digest=pool.digest(), method=best,
+            scales, set_digest=set_digest, method=best,
             candidates=tuple(asdict(c) for c in candidates), weights=asdict(weights),
         )  # fmt: skip
         points = _curve(observed, chosen, judge, best, seed, report) if curve else ()
-        write_json(workspace.root / "calibration-faces.json", _face_list(chosen, select, seed))
+        if pool.has_changed():
+            raise LpxError(
+                f"faces of {pool.name} changed while they were calibrated on",
+                "ranges and evidence would be of neither the old faces nor the new",
+                "run it again when nothing writes to them",
+            )
+        write_sealed(workspace.root / "calibration-faces.json", _face_list(chosen, select, seed))
         save_scales(workspace.scales, scales)
+        # Not before: what is stopped while the methods are judged does not observe again.
+        (workspace.root / PARTIAL).unlink(missing_ok=True)
     return Calibrated(
         scales=scales,
         candidates=candidates,
@@ -380,15 +389,11 @@ def _curve(
 
 def _face_list(faces: FaceSet, select: str, seed: int) -> dict[str, Any]:
     rows = []
-    for face in faces.faces:
-        if isinstance(face.source, ImageFile):
-            try:
-                digest, of = sha256(face.source.path), "file"
-            except OSError:
-                digest, of = None, "unreadable"
-        else:
-            # Made when it is read: there is no file, its pixels are all there is.
-            digest, of = hashlib.sha256(face.source.read().tobytes()).hexdigest(), "pixels"
+    for face, content in zip(faces.faces, faces.contents, strict=True):
+        digest: str | None = content.tobytes().hex()
+        of = "file" if isinstance(face.source, ImageFile) else "what it is made from"
+        if not content.any():
+            digest, of = None, "unreadable"
         rows.append({"name": face.name, "label": face.label, "method": face.method,
                      "sha256": digest, "sha256_of": of})  # fmt: skip
     return {"format": FACES_FORMAT, "set": faces.name, "split": faces.split,

@@ -26,7 +26,7 @@ from lpx.bench.tensor_error import TensorError
 from lpx.choices import check_choice
 from lpx.data.face_set import FaceSet, Skipped
 from lpx.engines.load import read_graph
-from lpx.engines.manifest import FILE, EngineManifest, Precision, read_manifest
+from lpx.engines.manifest import EngineManifest, Precision, read_manifest
 from lpx.errors import LpxError
 from lpx.graph.layers import layers_of, read_named
 from lpx.graph.prepare import prepare
@@ -38,7 +38,7 @@ from lpx.pipeline.exported import (
 )
 from lpx.pipeline.inside import NAMES, Runtime, choose_runtime, open_inside
 from lpx.pipeline.reporter import SILENT, Reporter
-from lpx.pipeline.runnable import check_card
+from lpx.pipeline.runnable import check_card, engine_folders
 from lpx.workspace import Workspace, write_bytes, write_json
 
 FACES = 16
@@ -232,7 +232,7 @@ def _optimiser(verdict: Verdict, plain: Verdict) -> str:
 
 
 def _manifest(workspace: Workspace, model: ExportedModel, name: str) -> EngineManifest:
-    names = sorted(p.parent.name for p in workspace.engines.glob(f"*/{FILE}"))
+    names = [folder.name for folder in engine_folders(workspace)]
     if name not in names:
         raise LpxError(
             f"engine {name} does not exist",

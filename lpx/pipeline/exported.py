@@ -21,12 +21,13 @@ from lpx.errors import LpxError
 from lpx.graph.proto import parse_proto
 from lpx.pipeline.reporter import SILENT, Reporter
 from lpx.schema import SchemaError, read_record
-from lpx.workspace import Workspace, read_json, read_regular
+from lpx.workspace import Workspace, read_regular, read_sealed
 
 if TYPE_CHECKING:
     import onnx
 
 EXPORT_FORMAT = "lpx-export/1"
+_MANY_FACES = 5000
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def read_exported(workspace: Workspace) -> ExportedModel:
             "run `lpx export ckpt.pt` first (or `lpx demo` for a tour), or name the workspace "
             "with -w DIR",
         )
-    values = read_json(manifest_path, "lpx export ckpt.pt")
+    values = read_sealed(manifest_path, "lpx export ckpt.pt")
     try:
         if values.get("format") != EXPORT_FORMAT:
             raise SchemaError(f"expected format {EXPORT_FORMAT}")
@@ -194,6 +195,12 @@ def open_faces(
     if card and name != "demo":
         _check_crop(faces, card, report)
     return faces
+
+
+def look_up(faces: FaceSet, report: Reporter = SILENT) -> None:
+    """Take down what the faces hold, with a bar where there are so many that it takes a while."""
+    if len(faces.faces) >= _MANY_FACES:
+        faces.look_up(report.progress(f"comparing the files of {faces.name}"))
 
 
 def _check_crop(faces: FaceSet, card: ModelCard, report: Reporter) -> None:

@@ -21,7 +21,7 @@ from lpx.models.checkpoint import (
 )
 from lpx.pipeline.exported import EXPORT_FORMAT, check_at_least, check_card_inside, versions
 from lpx.pipeline.reporter import SILENT, Reporter
-from lpx.workspace import Workspace, sha256, write_bytes, write_json
+from lpx.workspace import Workspace, sha256, write_bytes, write_sealed
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def export(
         else:
             save_state(workspace.reference, detector)
         write_bytes(workspace.model, model)
-        write_json(
+        write_sealed(
             workspace.model.with_suffix(".json"),
             {
                 "format": EXPORT_FORMAT,

@@ -161,7 +161,7 @@ class FileScorer:
                     frame, marks = found[0]
                     strip = self._strip(frame, marks, seen, timeline=False)
                     drawn = framed(self._marked(frame, marks), strip)
-                    write_bytes(picture, encode_png(drawn))
+                    write_bytes(picture, encode_png(drawn), durable=False)
             tell(1, 1)
             return self._result(file, seen, picture, None, "", clock)
         with clock.time("decode"):
@@ -171,9 +171,9 @@ class FileScorer:
             temporary = page = None
             if picture is not None:
                 with drawing():
-                    temporary = place.enter_context(atomic_path(picture))
+                    temporary = place.enter_context(atomic_path(picture, durable=False))
                     if timeline is not None:
-                        page = place.enter_context(atomic_path(timeline))
+                        page = place.enter_context(atomic_path(timeline, durable=False))
             stills = self._play(file, reader, seen, temporary, clock, tell)
             if picture is not None and page is not None and seen.moments:
                 with clock.time("draw"), drawing():

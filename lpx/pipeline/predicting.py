@@ -132,12 +132,12 @@ def predict(
         "crop": recipe.name, "frames": frames, "overlay": overlay, **versions(),
         "known": {name: [list(astuple(span)) for span in spans] for name, spans in known.items()},
     }  # fmt: skip
-    journal = Journal(out / JOURNAL, settings)
+    journal = Journal(out / JOURNAL, settings, report.say)
     scorer = FileScorer(name, loaded, model.card, finder, mesh, recipe, frames)
     found: list[FileScore] = []
     skipped: list[Skipped] = []
     resumed = 0
-    with closing(loaded):
+    with closing(loaded), closing(journal):
         try:
             resumed = _score_files(
                 scorer, files, journal, out, overlay, known, found, skipped, report
@@ -190,6 +190,11 @@ def _score_files(
             tell(number + 1, len(files))
     if resumed:
         report.say(f"{resumed} of {len(files)} files were scored by an earlier run")
+    if journal.changed:
+        report.say(
+            f"{journal.changed} of {len(files)} files changed after an earlier run had scored "
+            "them, and were scored again"
+        )
     return resumed
 
 
@@ -292,7 +297,7 @@ def _crop_scores(
                 try:
                     with drawing():
                         drawn = explained(fit(pixels, 256), patch_map, caption)
-                        write_bytes(picture, encode_png(drawn))
+                        write_bytes(picture, encode_png(drawn), durable=False)
                 except NotDrawnError as error:
                     picture, note = None, not_drawn(error)
             face = FaceScore(0, None, 1, None, None, score, fake)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lpx.bench.timeline import Moment
+from lpx.data.contents import UNREADABLE, ContentCache
 from lpx.data.detect.base import Box
 from lpx.data.face_set import Skipped
 from lpx.data.walk import LeftOut
-from lpx.workspace import atomic_path, no_follow, unwritable
+from lpx.data.wording import counted, some
+from lpx.schema import SchemaError, sealed_line, unsealed_line
+from lpx.workspace import Appended, atomic_path, read_regular, unwritable, write_bytes
 
 RULE = (
     "a face's score is its probability of fake; a frame's is its highest face's; "
@@ -164,6 +165,15 @@ class Predicted:
         return total, sum(frames for _, frames in timed)
 
 
+class _State(NamedTuple):
+    """What tells one state of a file from another while it is scored."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
 @dataclass
 class Journal:
     """One line for each file that is done, written as soon as it is: what a second run skips.
@@ -171,32 +181,75 @@ class Journal:
     Args:
         path: The file; made with the first line.
         settings: Whatever results depend on, apart from the file that is scored.
+        say: Receives what of an earlier run cannot be used.
+
+    Attributes:
+        changed: How many files hold something else now than when they were scored.
+
+    Raises:
+        LpxError: There is a journal that cannot be read.
     """
 
     path: Path
     settings: dict[str, Any]
+    say: Callable[[str], None] | None = None
+    changed: int = 0
     _lines: dict[str, dict[str, Any]] = field(default_factory=dict)
-    _torn: bool = False
+    _mended: bytes | None = None
+    _before: dict[str, _State] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Read what an earlier run wrote; a line that was not finished counts for nothing."""
+        self._file = Appended(self.path)
+        self._contents = ContentCache()
         try:
-            data = self.path.read_bytes()
-        except OSError:
+            data = read_regular(self.path)
+        except FileNotFoundError:
             return
-        self._torn = bool(data) and not data.endswith(b"\n")
-        for line in data.splitlines():
-            with suppress(ValueError, KeyError, TypeError):
-                entry = json.loads(line)
-                self._lines[entry["result"]["name"]] = entry
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+        lines = data.splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith(b"\n")]
+        problems = [self._take(line) for line in whole]
+        damaged = [f"line {number}: {why}" for number, why in enumerate(problems, 1) if why]
+        if damaged or whole != lines:
+            good = [line for line, why in zip(whole, problems, strict=True) if not why]
+            self._mended = b"".join(good)
+        if damaged and self.say is not None:
+            self.say(
+                f"{counted(len(damaged), 'line')} of {self.path} cannot be used, and what was "
+                f"noted there is scored again: {some(damaged)}"
+            )
+
+    def _take(self, line: bytes) -> str:
+        """Keep the result in a line; returns why it cannot be used, or ""."""
+        try:
+            entry = unsealed_line(line)
+            self._lines[entry["result"]["name"]] = entry
+        except (SchemaError, KeyError, TypeError) as error:
+            return str(error)
+        return ""
+
+    def close(self) -> None:
+        """Close the database of what files hold."""
+        self._contents.close()
 
     def find(self, name: str, path: Path) -> FileScore | None:
-        """The result of a file that was scored with the same settings and did not change."""
-        entry = self._lines.get(name)
-        if entry is None:
-            return None
+        """The result of a file that was scored with the same settings and did not change.
+
+        It is to be asked for before the file is scored, so that `add` can tell whether the file
+        changed meanwhile.
+        """
         try:
-            if entry.get("key") != self._key(path):
+            self._before[name] = before = _state(path)
+            entry = self._lines.get(name)
+            if entry is None or {**entry["key"], "file": None} != {**self.settings, "file": None}:
+                return None
+            where, size, digest = entry["key"]["file"]
+            if where != _place(path):
+                return None
+            if size != before.size or digest != self._contents.digest(path).hex():
+                self.changed += 1
                 return None
             result = _from_dict(entry["result"])
             drawn = [path for path in (result.picture, result.timeline) if path is not None]
@@ -206,29 +259,39 @@ class Journal:
             return None
 
     def add(self, result: FileScore, path: Path) -> None:
-        """Write a result down; a file that has gone since is no result that a second run could use.
+        """Write a result down, unless the file has gone or changed since: that helps no second run.
 
         Raises:
             LpxError: The journal cannot be written.
         """
+        digest = self._contents.digest(path)
         try:
-            key = self._key(path)
+            state = _state(path)
+            where = _place(path)
         except OSError:
             return
-        entry = {"key": key, "result": asdict(result)}
-        line = json.dumps(entry, default=str) + "\n"
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a", encoding="utf-8", opener=no_follow) as stream:
-                stream.write("\n" + line if self._torn else line)
-        except OSError as error:
-            raise unwritable(self.path, error) from error
-        self._torn = False
+        if digest == UNREADABLE or self._before.pop(result.name, state) != state:
+            return
+        picture = None if result.picture is None else str(result.picture)
+        line = sealed_line(
+            {
+                "key": {**self.settings, "file": [where, state.size, digest.hex()]},
+                "result": {**asdict(result), "picture": picture},
+            }
+        )
+        if self._mended is not None:
+            write_bytes(self.path, self._mended)
+            self._mended = None
+        self._file.add(line)
 
-    def _key(self, path: Path) -> dict[str, Any]:
-        status = path.stat()
-        file = [ascii(str(path.resolve())), status.st_size, status.st_mtime_ns]
-        return {**self.settings, "file": file}
+
+def _state(path: Path) -> _State:
+    status = path.stat()
+    return _State(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _place(path: Path) -> str:
+    return ascii(str(path.resolve()))
 
 
 def _from_dict(values: dict[str, Any]) -> FileScore:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 from lpx.bench.candidate import REFERENCE
 from lpx.bench.stages import MODEL
+from lpx.data.walk import ABSENT, refuse_unreadable
 from lpx.engines.base import Engine
 from lpx.engines.load import load
 from lpx.engines.machine import read_machine
@@ -31,7 +33,7 @@ def runnable(
     machine = read_machine()
     manifests: list[EngineManifest] = []
     not_run: dict[str, str] = {}
-    for folder in sorted(p.parent for p in workspace.engines.glob(f"*/{FILE}")):
+    for folder in engine_folders(workspace):
         manifest = read_manifest(folder)
         _check_name(manifest.name, folder)
         if manifest.model_sha256 != model.sha256:
@@ -58,6 +60,31 @@ def runnable(
             else "run `lpx build --int8` first",
         )
     return manifests, not_run
+
+
+def engine_folders(workspace: Workspace) -> list[Path]:
+    """The folders of all engines, sorted.
+
+    Raises:
+        LpxError: One cannot be looked into: its engine would be missed in silence.
+    """
+    if not os.path.lexists(workspace.engines):
+        return []
+    try:
+        names = sorted(os.listdir(workspace.engines))
+        return [workspace.engines / n for n in names if _holds_engine(workspace.engines / n)]
+    except OSError as error:
+        refuse_unreadable(error)
+
+
+def _holds_engine(folder: Path) -> bool:
+    try:
+        os.stat(folder / FILE)
+    except OSError as error:
+        if error.errno in ABSENT:
+            return False
+        raise
+    return True
 
 
 def _check_name(name: str, folder: Path) -> None:

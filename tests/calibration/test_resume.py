@@ -62,15 +62,21 @@ def test_killed_calibration_goes_on_and_equals_an_uninterrupted_one(tmp_path, sm
     data, _ = model()
     resumed = calibrate(data, faces, SIZE, resume=path, progress=lambda *done: told.append(done[0]))
     assert told[0] > 8  # it did not begin at the beginning
+    # Whoever is stopped before the result is written has not to observe again.
+    told.clear()
+    again = calibrate(data, faces, SIZE, resume=path, progress=lambda *done: told.append(done[0]))
+    assert set(told) == {40}
+    assert same(again, resumed)
     whole = calibrate(data, faces, SIZE)
     assert same(resumed, whole)
     assert whole.face_count == 38
-    assert not path.exists()
     # Nothing of it is left behind half written.
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [path]
     for damage in (b"", left[: len(left) // 2], b"no zip at all"):
         path.write_bytes(damage)
-        assert same(calibrate(data, faces, SIZE, resume=path), whole)
+        said = []
+        assert same(calibrate(data, faces, SIZE, resume=path, say=said.append), whole)
+        assert "is of no use, so it begins again" in said[0]
 
 
 def test_progress_of_another_model_or_other_faces_is_not_used(tmp_path, small, faces):
@@ -84,7 +90,13 @@ def test_progress_of_another_model_or_other_faces_is_not_used(tmp_path, small, f
         calibrate(model()[0], faces, SIZE, resume=path, progress=stop)
     assert path.exists()
     other, _ = model(seed=1)
-    assert same(calibrate(other, faces, SIZE, resume=path), calibrate(other, faces, SIZE))
+    said = []
+    resumed = calibrate(other, faces, SIZE, resume=path, say=said.append)
+    assert same(resumed, calibrate(other, faces, SIZE))
+    assert said[0].endswith("it is of another model")
+    part = faces.first(20)
+    calibrate(other, part, SIZE, resume=path, say=said.append)
+    assert said[1].endswith("it is of other faces, or some of them have changed")
 
 
 def test_progress_on_other_tensors_is_not_used(tmp_path, small, faces):

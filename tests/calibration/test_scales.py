@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -9,6 +8,7 @@ from lpx.calibration.methods import METHODS
 from lpx.calibration.scales import Scales, TensorScale, load_scales, save_scales
 from lpx.errors import LpxError
 from lpx.graph.insert_qdq import Range
+from lpx.workspace import read_sealed, write_sealed
 
 PEAKS = {
     "max": 4.0,
@@ -65,7 +65,8 @@ def test_another_model(path):
     with pytest.raises(LpxError, match="was calibrated on another model") as caught:
         load_scales(path, "c" * 64)
     assert "aaaaaaaaaaaa" in caught.value.why
-    assert "`lpx build --int8`" in caught.value.fix
+    assert "`lpx calibrate`" in caught.value.fix
+    assert "`lpx build --int8" in caught.value.fix
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_another_model(path):
         (lambda values: values.update(format="lpx-scales/0"), "is of another format"),
         (lambda values: values.pop("tensors"), "is damaged"),
         (lambda values: values.pop("identities"), "is damaged"),
-        (lambda values: values.pop("model_sha256"), "was calibrated on another model"),
+        (lambda values: values.pop("model_sha256"), "is damaged"),
         (lambda values: values["tensors"]["relu"].pop("means"), "is damaged"),
         (lambda values: values["tensors"]["relu"].update(more=1), "is damaged"),
         (lambda values: values.update(tensors=[]), "is damaged"),
@@ -94,9 +95,9 @@ def test_another_model(path):
     ],
 )
 def test_damage(path, change, said):
-    values = json.loads(path.read_text())
+    values = read_sealed(path, "")
     change(values)
-    path.write_text(json.dumps(values))
+    write_sealed(path, values)
     with pytest.raises(LpxError, match=said):
         load_scales(path, "a" * 64)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from lpx.data.demo_set import CHECKPOINT, folder
 from lpx.models.checkpoint import load_checkpoint, save_checkpoint
 from lpx.pipeline.exported import read_exported
 from lpx.pipeline.runnable import runnable
+from lpx.workspace import read_sealed, write_sealed
 
 BENCH = ("bench", "--dataset", "demo", "--limit", 8, "--latency-seconds", 0)
 INT8 = Path("lpx-out/engines/onnxruntime-int8")
@@ -39,7 +39,7 @@ def refused(lpx, tree, workspace):
 
 
 def edit(path, **values):
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    write_sealed(path, read_sealed(path, "") | values)
 
 
 @pytest.mark.parametrize("line", [["build", "--int8"], BENCH, ["predict", "."]], ids=lambda a: a[0])
@@ -108,11 +108,20 @@ def test_engine_of_an_earlier_export(refused, workspace, lpx, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "said"),
     [("", "cannot be read"), ("{", "cannot be read"), ("[]", "is no manifest"),
-     ("{}", "is of another format"), ('{"format": "lpx-engine/9"}', "is of another format"),
-     ('{"format": "lpx-engine/1"}', "lacks batches")],
+     ("{}", "is not as lpx wrote it"), ('{"checksum": 1}', "is not as lpx wrote it")],
 )  # fmt: skip
 def test_damaged_manifest(refused, text, said):
     (INT8 / "manifest.json").write_text(text)
+    assert f"{INT8}/manifest.json {said}" in refused(*BENCH)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [({}, "is of another format"), ({"format": "lpx-engine/9"}, "is of another format"),
+     ({"format": "lpx-engine/1"}, "lacks batches")],
+)  # fmt: skip
+def test_manifest_of_something_else(refused, values, said):
+    write_sealed(INT8 / "manifest.json", values)
     assert f"{INT8}/manifest.json {said}" in refused(*BENCH)
 
 
@@ -126,9 +135,9 @@ def test_manifest_of_a_newer_lpx(refused):
 @pytest.mark.parametrize("lost", ["format", "model_sha256", "card", "factory"])
 def test_damaged_export_manifest(refused, lost):
     path = Path("lpx-out/model.json")
-    values = json.loads(path.read_text())
+    values = read_sealed(path, "")
     del values[lost]
-    path.write_text(json.dumps(values))
+    write_sealed(path, values)
     assert "lpx-out/model.json is not what this version of lpx writes" in refused(*BENCH)
 
 
@@ -231,11 +240,11 @@ def test_tensorrt_without_a_gpu(refused, monkeypatch):
     assert "`lpx doctor`" in said
 
 
-def test_scales_that_cannot_be_written(refused, workspace):
+def test_scales_that_cannot_be_read(refused, workspace):
     workspace.scales.unlink()
     workspace.scales.mkdir()
     (workspace.scales / "x").touch()
-    assert "lpx-out/scales.json cannot be written" in refused(
+    assert "lpx-out/scales.json cannot be read" in refused(
         "build", "--int8", "--target", "onnxruntime", "--count", 4
     )
 
@@ -253,6 +262,6 @@ def test_copied_engine_has_a_name_of_its_own(lpx, workspace):
 
 
 def test_engine_with_another_card(refused):
-    values = json.loads((INT8 / "manifest.json").read_text())
+    values = read_sealed(INT8 / "manifest.json", "")
     edit(INT8 / "manifest.json", card=values["card"] | {"crop": "square-1.3"})
     assert "onnxruntime-int8 has another model card than the exported model" in refused(*BENCH)

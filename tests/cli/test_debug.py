@@ -15,6 +15,7 @@ from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
 from lpx.engines.tensorrt import LayerTable, Plan
 from lpx.errors import LpxError
 from lpx.pipeline import inside
+from lpx.workspace import read_sealed, write_sealed
 
 ENGINE = "onnxruntime-int8"
 
@@ -22,10 +23,10 @@ ENGINE = "onnxruntime-int8"
 def rewrite(engine, data):
     """Put another graph into an engine's place, its manifest along with it."""
     folder = Path("lpx-out/engines") / engine
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = read_sealed(folder / "manifest.json", "")
     (folder / manifest["file"]).write_bytes(data)
     manifest["engine_sha256"] = hashlib.sha256(data).hexdigest()
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_sealed(folder / "manifest.json", manifest)
 
 
 def broken(engine):
@@ -83,10 +84,10 @@ def test_errors_that_add_up(lpx, workspace):
 
 def test_tensorrt_engine_is_looked_into_by_its_graph(lpx, workspace):
     source, folder = Path("lpx-out/engines") / ENGINE, Path("lpx-out/engines/tensorrt-rtx-int8")
-    manifest = json.loads((source / "manifest.json").read_text())
+    manifest = read_sealed(source / "manifest.json", "")
     manifest |= {"name": folder.name, "target": "tensorrt-rtx", "file": "engine.plan"}
     folder.mkdir()
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_sealed(folder / "manifest.json", manifest)
     ran = lpx("debug", folder.name, "--count", 2)
     assert ran.code == 2
     assert "graph.onnx does not exist" in ran.err
@@ -100,7 +101,7 @@ def test_tensorrt_engine_is_looked_into_by_its_graph(lpx, workspace):
         "onnxruntime"
     )
     manifest["options"]["graph_sha256"] = "0" * 64
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_sealed(folder / "manifest.json", manifest)
     ran = lpx("debug", folder.name, "--count", 2)
     assert ran.code == 2
     assert "graph.onnx is not the graph that tensorrt-rtx-int8 was built from" in ran.err
@@ -130,12 +131,12 @@ PLAN = "tensorrt-int8"
 def tensorrt(workspace, monkeypatch):
     """A TensorRT engine that runs here; the function given makes its kernels compute a graph."""
     source, folder = Path("lpx-out/engines") / ENGINE, Path("lpx-out/engines") / PLAN
-    manifest = json.loads((source / "manifest.json").read_text())
+    manifest = read_sealed(source / "manifest.json", "")
     manifest |= {"name": PLAN, "target": "tensorrt", "file": "engine.plan"}
     manifest["options"] = {"profiles": []}
     graph = (source / "engine.onnx").read_bytes()
     folder.mkdir()
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_sealed(folder / "manifest.json", manifest)
     (folder / "graph.onnx").write_bytes(graph)
     CLOSED.clear()
 
@@ -208,8 +209,8 @@ def test_fault_of_the_graph_is_not_put_down_to_tensorrt(lpx, tensorrt):
 def test_what_stands_beside_the_graph_is_said(lpx, tensorrt, precision, dialect, tolerance, said):
     tensorrt()
     path = Path("lpx-out/engines") / PLAN / "manifest.json"
-    manifest = json.loads(path.read_text()) | {"precision": precision, "dialect": dialect}
-    path.write_text(json.dumps(manifest))
+    manifest = read_sealed(path, "") | {"precision": precision, "dialect": dialect}
+    write_sealed(path, manifest)
     ran = lpx("debug", PLAN, "--count", 1, "--json")
     found = json.loads(ran.out)
     assert found["tolerance"] == tolerance
@@ -269,6 +270,6 @@ def test_altered_engine_and_another_model(lpx, workspace):
     path = Path("lpx-out/engines") / ENGINE
     (path / "engine.onnx").write_bytes(b"")
     assert "is not the engine that its manifest describes" in lpx("debug", ENGINE).err
-    manifest = json.loads((path / "manifest.json").read_text())
-    (path / "manifest.json").write_text(json.dumps(manifest | {"model_sha256": "0" * 64}))
+    manifest = read_sealed(path / "manifest.json", "")
+    write_sealed(path / "manifest.json", manifest | {"model_sha256": "0" * 64})
     assert "was built from another model" in lpx("debug", ENGINE).err

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from lpx.data.demo_set import demo_set
+from lpx.workspace import read_sealed, write_sealed
 from tests.conftest import MAIN, environment
 
 BENCH = ("bench", "--dataset", "demo", "--latency-seconds", 0)
@@ -57,10 +58,10 @@ def test_one_video_per_class_decides_nothing(lpx, workspace):
 
 def test_parity_that_fails_exits_with_1(lpx, workspace):
     """An engine whose ranges are far too small still runs, and tells nothing apart."""
-    values = json.loads(workspace.scales.read_text())
+    values = read_sealed(workspace.scales, "")
     for tensor in values["tensors"].values():
         tensor["peaks"] = {method: peak / 50 for method, peak in tensor["peaks"].items()}
-    workspace.scales.write_text(json.dumps(values))
+    write_sealed(workspace.scales, values)
     built = lpx("build", "--int8", "--target", "onnxruntime", "--faces", "demo", "--count", 16)
     assert "reusing lpx-out/scales.json (16 faces of demo)" in built.err
     ran = lpx(*BENCH, "--limit", 300, "--json")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from lpx.data.demo_set import demo_set
@@ -12,7 +10,7 @@ from lpx.models.checkpoint import ForeignModel, load_factory
 from lpx.pipeline.exported import read_exported
 from lpx.pipeline.reference import read_reference
 from lpx.render import encode_png
-from lpx.workspace import Workspace
+from lpx.workspace import Workspace, read_sealed, write_sealed
 from tests.networks import copy_export, network
 
 NETWORK = network("nn.Conv2d(3, 1, 4, 4)", "from pathlib import Path; Path('imported').touch()")
@@ -102,7 +100,7 @@ def _without_here():
 @pytest.mark.parametrize("factory", ["../evil:make", "os", 3, ["os:getcwd"], "other:make"])
 def test_factory_edited_into_a_workspace(exported, tmp_path, factory):
     root = copy_export(exported / "lpx-out", tmp_path / "lpx-out")
-    values = json.loads((root / "model.json").read_text())
-    (root / "model.json").write_text(json.dumps(values | {"factory": factory}))
+    values = read_sealed(root / "model.json", "")
+    write_sealed(root / "model.json", values | {"factory": factory})
     with pytest.raises(LpxError, match="factory"):
         read_exported(Workspace(root))

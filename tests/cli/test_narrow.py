@@ -9,6 +9,7 @@ import pytest
 
 from lpx.engines.manifest import read_manifest
 from lpx.engines.tensorrt import available
+from lpx.workspace import read_sealed, write_sealed
 from tests.networks import copy_export, network
 
 USABLE, REASON = available("tensorrt-rtx")
@@ -160,9 +161,9 @@ def test_scales_of_an_lpx_that_observed_fewer_tensors_are_made_again(lpx, narrow
     build = ("build", "--int8", "--target", "onnxruntime", "--min-channels", 8, "--count", 8)
     assert lpx(*build).code == 0
     path = narrow / "scales.json"
-    values = json.loads(path.read_text())
+    values = read_sealed(path, "")
     values["tensors"].popitem()
-    path.write_text(json.dumps(values))
+    write_sealed(path, values)
     ran = lpx(*build)
     assert ran.code == 0, ran.err
     assert "reusing" not in ran.err

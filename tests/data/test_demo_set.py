@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -93,3 +94,35 @@ def test_nothing_ships_that_has_no_licence_or_is_not_needed(pictures):
     others = {path.name for path in folder().iterdir()} - listed
     assert others == {"LICENSE.md", "faces.csv", "landmarks.npz", CHECKPOINT}
     assert sum(path.stat().st_size for path in folder().iterdir()) < 5e6
+
+
+def test_digest_is_of_what_the_faces_are_made_from(tmp_path, monkeypatch):
+    from lpx.data import demo_set as module
+    from lpx.data import pairs
+
+    shipped, copy = module.folder(), tmp_path / "demo"
+    shutil.copytree(shipped, copy)
+    before = demo_set("train").digest()
+    assert before != demo_set("test").digest()
+    monkeypatch.setattr(module, "folder", lambda: copy)
+    assert demo_set("train").digest() == before
+    picture = next(face.path for face in load_landmarked(copy) if face.split == "train")
+    data = bytearray(picture.read_bytes())
+    data[-20] ^= 1
+    picture.write_bytes(data)
+    assert demo_set("train").digest() != before
+    shutil.copytree(shipped, copy, dirs_exist_ok=True)
+    assert demo_set("train").digest() == before
+    with np.load(copy / "landmarks.npz") as stored:
+        points = stored["points"].copy()
+        points[:, 0, 0] += 0.25
+        np.savez(copy / "landmarks.npz", files=stored["files"], points=points)
+    assert demo_set("train").digest() != before
+    monkeypatch.undo()
+    monkeypatch.setattr(pairs, "_made_by", lambda: "another release")
+    assert demo_set("train").digest() != before
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "SEED", 1)
+    assert demo_set("train").digest() != before
+    monkeypatch.undo()
+    assert demo_set("train").digest() == before

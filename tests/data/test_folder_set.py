@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -464,3 +465,63 @@ def test_numbered_images_in_a_folder_of_their_own_are_frames_of_one_video(tmp_pa
     single = ("real/anna.png", "real/portraits/ben.png", "fake/FaceSwap/0001.png")
     assert all(videos[name] == name for name in single)
     assert "7 videos and single images" in found.note
+
+
+@pytest.fixture
+def closed(monkeypatch):
+    """A function that closes folders to everybody: permissions do not stop an administrator."""
+
+    def close(*folders):
+        def refusing(call):
+            def refuse(path, *rest, **named):
+                text = os.fspath(path)
+                text = os.fsdecode(text) if isinstance(text, bytes) else text
+                real = os.path.realpath(text)
+                if call is not os_stat or real not in map(str, folders):
+                    for folder in map(str, folders):
+                        if real == folder or real.startswith(f"{folder}/"):
+                            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), text)
+                return call(path, *rest, **named)
+
+            return refuse
+
+        os_stat = os.stat
+        for name in ("stat", "scandir", "listdir"):
+            monkeypatch.setattr(os, name, refusing(getattr(os, name)))
+
+    return close
+
+
+@pytest.mark.parametrize("where", ["real", "fake", "fake/Deepfakes", "fake/Deepfakes/953"])
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, closed, where):
+    for name in ("real/0.png", "fake/FaceSwap/0.png", "fake/Deepfakes/953/0.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    closed(tmp_path / where)
+    with pytest.raises(LpxError, match=f"{where} cannot be read") as error:
+        folder_set(tmp_path)
+    assert error.value.why == "Permission denied"
+
+
+@pytest.mark.parametrize("name", ["fake", "fake/Deepfakes"])
+def test_a_link_into_a_folder_that_cannot_be_read_is_an_error(tmp_path, closed, name):
+    (tmp_path / "elsewhere" / "faces").mkdir(parents=True)
+    for face in ("real/0.png", "fake/FaceSwap/0.png"):
+        (tmp_path / "set" / face).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / face).write_bytes(b"x")
+    if name == "fake":
+        shutil.rmtree(tmp_path / "set" / "fake")
+    (tmp_path / "set" / name).symlink_to(tmp_path / "elsewhere" / "faces")
+    closed(tmp_path / "elsewhere")
+    with pytest.raises(LpxError, match="cannot be read"):
+        folder_set(tmp_path / "set")
+
+
+def test_a_listed_file_in_a_folder_that_cannot_be_read_is_an_error(tmp_path, closed):
+    for name in ("a/0.png", "b/1.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "faces.csv").write_text("file,label\na/0.png,0\nb/1.png,1\n")
+    closed(tmp_path / "b")
+    with pytest.raises(LpxError, match=r"b/1\.png cannot be read"):
+        folder_set(tmp_path)

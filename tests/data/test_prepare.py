@@ -22,7 +22,7 @@ from lpx.data.detect import open_detector
 from lpx.data.face_manifest import read_face_manifest, read_manifest_head
 from lpx.data.prepare import cutting, journal, prepare, preparing, store, workers
 from lpx.data.prepare.journal import open_journal
-from lpx.data.prepare.record import CutFace, VideoRecord
+from lpx.data.prepare.record import UNREADABLE, CutFace, VideoRecord, source_sha256
 from lpx.data.roots import DataPlaces
 from lpx.data.sets import open_set
 from lpx.data.video_file import read_frames
@@ -311,13 +311,13 @@ from pathlib import Path
 from lpx.data.prepare import cutting, prepare
 from lpx.data.roots import DataPlaces
 real, count = cutting.write_bytes, 0
-def write_bytes(path, data):
+def write_bytes(path, data, **how):
     global count
     count += 1
     if count == 11:
         path.write_bytes(data[:100])
         os.kill(os.getpid(), signal.SIGKILL)
-    real(path, data)
+    real(path, data, **how)
 cutting.write_bytes = write_bytes
 prepare("ffpp-c23", places=DataPlaces(Path("ffpp"), Path("store")), methods=("Deepfakes",),
         frames=3, processes=1)
@@ -480,11 +480,11 @@ def test_a_video_that_cannot_be_cut_stops_no_other(tree, monkeypatch, error):
             raise cv2.error("OpenCV: assertion failed\nsomewhere")
         return real(path, *rest)
 
-    def write(path, data):
+    def write(path, data, **how):
         if error == "name" and path.parent.name == "000":
             cause = OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
             raise unwritable(path.parent, cause) from cause
-        write_bytes(path, data)
+        write_bytes(path, data, **how)
 
     monkeypatch.setattr(cutting, "read_frames", read)
     monkeypatch.setattr(cutting, "write_bytes", write)
@@ -534,12 +534,12 @@ def test_a_mistake_in_a_worker_is_shown_with_its_trace():
 def test_a_full_disk_says_what_to_free_and_the_next_run_goes_on(tree, whole, monkeypatch):
     write_bytes, count = cutting.write_bytes, 0
 
-    def full(path, data):
+    def full(path, data, **how):
         nonlocal count
         count += 1
         if count > 11:
             raise unwritable(path, error) from error
-        write_bytes(path, data)
+        write_bytes(path, data, **how)
 
     error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr(cutting, "write_bytes", full)
@@ -667,8 +667,8 @@ def test_a_manifest_that_could_not_be_written_is_written_by_the_next_run(tree, w
 def record(name, **values):
     known = {
         "video": name, "label": 1, "method": "m", "identities": ("a", "b"), "split": "test",
-        "source_bytes": 5, "faces": (CutFace(0, 10, 10, 99),), "skipped": ((1, "no"), (None, "n")),
-        "note": "", "rule": "largest", "several": 0,
+        "source_sha256": "5" * 64, "faces": (CutFace(0, 10, 10, 99),),
+        "skipped": ((1, "no"), (None, "n")), "note": "", "rule": "largest", "several": 0,
     }  # fmt: skip
     return VideoRecord(**known | values)
 
@@ -690,7 +690,7 @@ def test_a_journal_cut_off_anywhere_keeps_what_was_whole(tmp_path_factory, names
         }
 
 
-def test_a_damaged_line_and_what_follows_are_done_again(tmp_path):
+def test_a_damaged_line_is_done_again_and_said(tmp_path):
     with open_journal(tmp_path, {"name": "x"}) as held:
         for name in "abc":
             held.append(record(name))
@@ -698,7 +698,33 @@ def test_a_damaged_line_and_what_follows_are_done_again(tmp_path):
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:2], lines[2].replace(b"99", b"98"), lines[3]]))
     with open_journal(tmp_path, {"name": "x"}) as held:
-        assert list(held.records) == ["a"]
+        assert (list(held.records), held.damaged) == (["a", "c"], 1)
+        assert "1 line of journal.jsonl is damaged" in preparing._damage(held)
+        held.append(record("b"))
+    with open_journal(tmp_path, {"name": "x"}) as held:
+        assert set(held.records) == {"a", "b", "c"}
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+    with pytest.raises(LpxError, match=r"journal\.jsonl is damaged"):
+        open_journal(tmp_path, {"name": "x"}).__enter__()
+    assert path.read_bytes().count(b"\n") == 5
+
+
+def test_a_video_of_the_same_size_and_time_is_another_video(tmp_path):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"old video")
+    before, digest = path.stat(), source_sha256(path)
+    time.sleep(0.02)
+    path.write_bytes(b"new video")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert source_sha256(path) not in (digest, UNREADABLE)
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for name in ("0.png", "1.png"):
+        (folder / name).write_bytes(name.encode())
+    digest = source_sha256(folder)
+    (folder / "1.png").write_bytes(b"2.png")
+    assert source_sha256(folder) not in (digest, UNREADABLE)
+    assert source_sha256(tmp_path / "absent") == UNREADABLE
 
 
 def test_folder_names_say_what_is_in_them():
@@ -720,7 +746,7 @@ def test_a_frame_dump_is_prepared_as_a_video_is(tree):
 def test_the_journal_is_json_after_its_checksums(whole):
     lines = (whole.folder / journal.FILE).read_text().splitlines()
     assert json.loads(lines[0].partition(" ")[2]) == {
-        "format": "lpx-journal/1", "name": "ffpp-c23", "crop": "square-1.3", "frames": 3,
+        "format": "lpx-journal/2", "name": "ffpp-c23", "crop": "square-1.3", "frames": 3,
         "detector": "blazeface",
     }  # fmt: skip
     assert len(lines) == 9

@@ -16,6 +16,7 @@ from lpx.data.sets import is_video_set, open_set, prepare_command
 from lpx.data.summary import overlaps, parts
 from lpx.errors import LpxError
 from lpx.render import encode_png
+from lpx.workspace import write_sealed
 from tests.data.trees import ffpp_tree, portrait, swapped, touch, write
 
 OPTIONS = {"methods": ("Deepfakes",), "frames": 2, "processes": 1}
@@ -60,7 +61,10 @@ def test_a_prepared_set_opens_by_its_folder(places):
 
 
 def test_a_damaged_prepared_folder_is_not_taken_for_a_plain_one(places, tmp_path):
-    write(tmp_path / "manifest.json", '{"format": "lpx-faces/0"}')
+    write(tmp_path / "manifest.json", '{"format": "lpx-faces/1"}')
+    with pytest.raises(LpxError, match="is not as lpx wrote it"):
+        open_set(str(tmp_path), "all")
+    write_sealed(tmp_path / "manifest.json", {"format": "lpx-faces/0"})
     with pytest.raises(LpxError, match="has the format 'lpx-faces/0'"):
         open_set(str(tmp_path), "all")
     write(tmp_path / "manifest.json", "{")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -13,6 +12,7 @@ from lpx.engines import load
 from lpx.engines.torch_engine import TorchEngine
 from lpx.errors import LpxError
 from lpx.models.checkpoint import load_checkpoint
+from lpx.workspace import read_sealed, write_sealed
 
 ENGINES = ("onnxruntime-fp32", "onnxruntime-int8", "torch")
 
@@ -156,16 +156,16 @@ def test_bytes_that_are_no_model(workspace):
 
     folder = workspace.engines / "onnxruntime-int8"
     (folder / "engine.onnx").write_bytes(b"no model")
-    values = json.loads((folder / "manifest.json").read_text())
+    values = read_sealed(folder / "manifest.json", "")
     values["engine_sha256"] = hashlib.sha256(b"no model").hexdigest()
-    (folder / "manifest.json").write_text(json.dumps(values))
+    write_sealed(folder / "manifest.json", values)
     with pytest.raises(LpxError, match="ONNX Runtime cannot load the model"):
         load(folder)
 
 
 def edit(folder, **changes):
     path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    write_sealed(path, read_sealed(path, "") | changes)
 
 
 @pytest.mark.parametrize("name", ["../onnxruntime-fp32/engine.onnx", "/etc/passwd", "a/."])
@@ -195,7 +195,7 @@ def test_engine_file_that_is_a_pipe(workspace):
 
 def test_card_of_the_manifest_is_that_of_the_engine(workspace):
     folder = workspace.engines / "onnxruntime-int8"
-    values = json.loads((folder / "manifest.json").read_text())
+    values = read_sealed(folder / "manifest.json", "")
     edit(folder, card=values["card"] | {"threshold": 0.25})
     with pytest.raises(LpxError, match="carry different model cards"):
         load(folder)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -10,6 +9,7 @@ from hypothesis import strategies as st
 from lpx.card import ModelCard
 from lpx.engines.manifest import FILE, EngineManifest, read_manifest, write_manifest
 from lpx.errors import LpxError
+from lpx.workspace import read_sealed, write_sealed
 
 CARD = ModelCard("resnet18", "layer2", "mean_prob", 64)
 MANIFEST = EngineManifest(
@@ -53,33 +53,33 @@ def test_missing(tmp_path):
 
 @pytest.mark.parametrize("name", sorted(vars(MANIFEST).keys() - {"multiply_accumulates"}))
 def test_field_lost(folder, name):
-    values = json.loads((folder / FILE).read_text())
+    values = read_sealed(folder / FILE, "")
     del values[name]
-    (folder / FILE).write_text(json.dumps(values))
+    write_sealed(folder / FILE, values)
     with pytest.raises(LpxError, match=f"lacks {name}") as caught:
         read_manifest(folder)
     assert "`lpx build`" in caught.value.fix
 
 
 def test_engine_of_before_its_work_was_counted(folder):
-    values = json.loads((folder / FILE).read_text())
+    values = read_sealed(folder / FILE, "")
     del values["multiply_accumulates"]
-    (folder / FILE).write_text(json.dumps(values))
+    write_sealed(folder / FILE, values)
     assert read_manifest(folder).multiply_accumulates == {}
     assert read_manifest(folder).int8_share is None
 
 
 def test_field_unknown(folder):
-    values = json.loads((folder / FILE).read_text()) | {"sparsity": "2:4"}
-    (folder / FILE).write_text(json.dumps(values))
+    values = read_sealed(folder / FILE, "") | {"sparsity": "2:4"}
+    write_sealed(folder / FILE, values)
     with pytest.raises(LpxError, match="unknown fields: sparsity"):
         read_manifest(folder)
 
 
 @pytest.mark.parametrize("given", ["lpx-engine/0", None, 1])
 def test_another_format(folder, given):
-    values = json.loads((folder / FILE).read_text()) | {"format": given}
-    (folder / FILE).write_text(json.dumps(values))
+    values = read_sealed(folder / FILE, "") | {"format": given}
+    write_sealed(folder / FILE, values)
     with pytest.raises(LpxError, match="is of another format"):
         read_manifest(folder)
 
@@ -121,8 +121,8 @@ def test_another_format(folder, given):
     ids=str,
 )
 def test_values_that_no_engine_has(folder, change, said):
-    values = json.loads((folder / FILE).read_text()) | change
-    (folder / FILE).write_text(json.dumps(values))
+    values = read_sealed(folder / FILE, "") | change
+    write_sealed(folder / FILE, values)
     with pytest.raises(LpxError, match=said):
         read_manifest(folder)
 

@@ -16,7 +16,7 @@ import pytest
 from lpx import pipeline
 from lpx.bench.score import Scored
 from lpx.data.decode import fit
-from lpx.data.face_set import Face, FaceSet
+from lpx.data.face_set import Face, FaceSet, ImageFile
 from lpx.data.sets import open_set
 from lpx.engines import load
 from lpx.engines.manifest import read_manifest, write_manifest
@@ -25,6 +25,19 @@ from lpx.errors import LpxError
 from lpx.metrics import auc
 from lpx.pipeline import benching, runnable
 from lpx.pipeline.exported import read_exported
+
+
+class Told:
+    """Keeps what a step says."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+    def progress(self, label):
+        return lambda done, total: None
 
 
 def bench(workspace, dataset="demo", **options):
@@ -103,7 +116,10 @@ def test_shared_identities_are_reported(built, measured, said):
     calibration = manifest.calibration | {"identities": ["Ada", "Bo", "Cy"]}
     faces = FaceSet(
         "own", "test", "none",
-        tuple(Face(f"{i}.png", i % 2, "", "", who, None) for i, who in enumerate(measured)),
+        tuple(
+            Face(f"{i}.png", i % 2, "", "", who, ImageFile(Path("none")))
+            for i, who in enumerate(measured)
+        ),
     )  # fmt: skip
     labels = np.arange(100) % 2
     found = benching._warnings(
@@ -443,11 +459,18 @@ def test_a_bench_that_was_killed_goes_on_and_says_the_same(workspace, monkeypatc
     assert not kept.exists()
 
 
-def test_a_users_error_keeps_nothing(workspace, crops):
-    for path in (crops / "fake").iterdir():
+def test_an_error_keeps_the_scores_of_the_faces_as_they_were(workspace, crops):
+    good = {path: path.read_bytes() for path in (crops / "fake").iterdir()}
+    for path in good:
         path.write_bytes(b"broken")
     with pytest.raises(LpxError, match="holds real faces only"):
         bench(workspace, "crops")
+    assert (workspace.root / "bench.partial").exists()
+    for path, data in good.items():
+        path.write_bytes(data)
+    told = Told()
+    bench(workspace, "crops", report=told)
+    assert any("dropped: faces have changed since" in text for text in told.said)
     assert not (workspace.root / "bench.partial").exists()
 
 

@@ -4,18 +4,17 @@ import hashlib
 import json
 import shutil
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lpx import pipeline
-from lpx.calibration.scales import load_scales
 from lpx.engines import load
 from lpx.engines.request import BuildRequest
 from lpx.errors import LpxError
 from lpx.graph.weights import WeightOptions
 from lpx.pipeline import building, exported
+from lpx.workspace import read_sealed, write_sealed
 
 
 class Told:
@@ -78,19 +77,60 @@ def test_scales_of_another_set_or_count_are_made_anew(build):
     assert reused(build(faces="demo", count=4)[1])
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"format": "lpx-scales/1"}'])
-def test_damaged_scales_are_made_anew(build, workspace, text):
-    workspace.scales.write_text(text)
-    _, said = build(faces="demo", count=4)
+def flipped(text):
+    """The same with one digit of a range changed."""
+    at = text.index('"max":') + 10
+    return text[:at] + ("1" if text[at] != "1" else "2") + text[at + 1 :]
+
+
+@pytest.mark.parametrize("faces", [None, "demo"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: "{}",
+        lambda text: text[: len(text) // 2],
+        lambda text: json.dumps({**json.loads(text), "format": "lpx-scales/1"}),
+        lambda text: text.replace('  "checksum"', '  "other"'),
+        flipped,
+    ],
+    ids=["empty", "nothing in it", "cut off", "old format", "no checksum", "a digit"],
+)
+def test_damaged_scales_are_not_replaced(build, workspace, damage, faces):
+    damaged = damage(workspace.scales.read_text())
+    workspace.scales.write_text(damaged)
+    with pytest.raises(LpxError, match=r"scales\.json") as error:
+        build(faces=faces, count=4)
+    assert "remove the file" in error.value.fix
+    assert workspace.scales.read_text() == damaged
+    workspace.scales.unlink()
+    assert not reused(build(faces="demo", count=4)[1])
+
+
+def test_scales_that_cannot_be_read_are_not_replaced(build, workspace):
+    workspace.scales.unlink()
+    workspace.scales.symlink_to("scales.json")
+    with pytest.raises(LpxError, match=r"scales\.json cannot be read"):
+        build(faces="demo", count=4)
+
+
+def test_scales_of_another_export_are_made_again(build, workspace):
+    values = read_sealed(workspace.scales, "")
+    write_sealed(workspace.scales, values | {"model_sha256": "0" * 64})
+    _, said = build(faces="demo", count=16)
     assert not reused(said)
-    manifest = json.loads(Path("lpx-out/model.json").read_text())
-    assert load_scales(workspace.scales, manifest["model_sha256"]).face_count == 4
+    assert any("is written again: it is of another export" in text for text in said)
 
 
-def test_scales_of_another_export_are_made_anew(build, workspace):
-    values = json.loads(workspace.scales.read_text())
-    workspace.scales.write_text(json.dumps(values | {"model_sha256": "0" * 64}))
-    assert not reused(build(faces="demo", count=16)[1])
+def test_faces_that_somebody_chose_do_not_give_way_to_the_demo_faces(build, crops, workspace):
+    build(faces="crops")
+    values = read_sealed(workspace.scales, "")
+    write_sealed(workspace.scales, values | {"model_sha256": "0" * 64})
+    before = workspace.scales.read_bytes()
+    with pytest.raises(LpxError, match="was calibrated on another model"):
+        build()
+    assert workspace.scales.read_bytes() == before
+    assert not reused(build(faces="crops")[1])
 
 
 def test_warning_is_that_of_this_build_not_of_the_one_that_calibrated(build):
@@ -170,11 +210,11 @@ def test_python_errors_are_lpx_errors(workspace):
 def test_equalised_engines_are_of_ranges_of_the_equalised_model(build, workspace):
     """Equalisation changes activations: other ranges are needed, and kept apart by their model."""
     plain, _ = build(faces="demo", count=4)
-    plain_model = json.loads(workspace.scales.read_text())["model_sha256"]
+    plain_model = read_sealed(workspace.scales, "")["model_sha256"]
     equalised, said = build(faces="demo", count=4, weights=WeightOptions(equalise=True))
     assert not reused(said)
     assert any(text.startswith("equalised channels between ") for text in said)
-    assert json.loads(workspace.scales.read_text())["model_sha256"] != plain_model
+    assert read_sealed(workspace.scales, "")["model_sha256"] != plain_model
     assert equalised.calibration["weights"]["equalise"]
     assert equalised.model_sha256 == plain.model_sha256 == plain_model
     assert equalised.engine_sha256 != plain.engine_sha256
@@ -216,8 +256,8 @@ def test_quantised_model_is_refused_or_stripped(build, workspace):
     quantised = (workspace.engines / "onnxruntime-int8/engine.onnx").read_bytes()
     workspace.model.write_bytes(quantised)
     path = workspace.model.with_suffix(".json")
-    values = json.loads(path.read_text()) | {"model_sha256": hashlib.sha256(quantised).hexdigest()}
-    path.write_text(json.dumps(values))
+    values = read_sealed(path, "") | {"model_sha256": hashlib.sha256(quantised).hexdigest()}
+    write_sealed(path, values)
     for precision in ("fp32", "int8"):
         with pytest.raises(LpxError, match="is quantised already"):
             pipeline.build(workspace, (precision,), target="onnxruntime", faces="demo", count=4)
@@ -230,7 +270,7 @@ def test_quantised_model_is_refused_or_stripped(build, workspace):
 @pytest.mark.parametrize("given", ["fp32", ["fp32"]])
 def test_emit_takes_one_precision_or_several(workspace, given):
     folder = pipeline.emit(workspace, given, BuildRequest("tensorrt", "fp32"))
-    graphs = json.loads((folder / "manifest.json").read_text())["graphs"]
+    graphs = read_sealed(folder / "manifest.json", "")["graphs"]
     assert graphs
     assert not any("int8" in graph["file"] or "fp16" in graph["file"] for graph in graphs)
 

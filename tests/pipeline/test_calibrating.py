@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
+from lpx.calibration.forward import ObservedModel
+from lpx.calibration.scales import read_scales
+from lpx.errors import LpxError
+from lpx.pipeline import calibrating
+from lpx.pipeline.building import PARTIAL
 from lpx.pipeline.calibrating import Evidence, best_first
+from lpx.pipeline.reporter import Silent
 
 
 def evidence(method, error, loss=None, low=None, high=None):
@@ -37,3 +45,57 @@ def test_a_shown_loss_comes_last_however_small_the_error():
 
 def test_without_auc_the_error_decides():
     assert order(evidence("b", 0.2), evidence("a", 0.1)) == ["a", "b"]
+
+
+@pytest.mark.parametrize("where", ["rank", "save_scales"])
+def test_what_is_stopped_before_the_result_is_written_does_not_observe_again(
+    workspace, crops, monkeypatch, where
+):
+    """Judging takes longer than observing: a kill there once began from nothing."""
+    place = calibrating.Judge if where == "rank" else calibrating
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, where, stop)
+        with pytest.raises(KeyboardInterrupt):
+            calibrating.calibrate(workspace, str(crops), count=6)
+    assert (workspace.root / PARTIAL).is_file()
+
+    def run(self, *arguments):
+        raise AssertionError("faces are observed again")
+
+    monkeypatch.setattr(ObservedModel, "run_all", run)
+    done = calibrating.calibrate(workspace, str(crops), count=6)
+    assert done.scales.face_count == 6
+    assert not (workspace.root / PARTIAL).exists()
+    assert read_scales(workspace.scales).method == done.scales.method
+
+
+def test_progress_of_faces_that_changed_is_not_gone_on_with(workspace, crops, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(calibrating, "save_scales", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            calibrating.calibrate(workspace, str(crops), count=6)
+    for path in crops.rglob("*.png"):
+        path.write_bytes(path.read_bytes() + b"\0")
+    said = []
+    monkeypatch.setattr(Silent, "say", lambda self, text: said.append(text))
+    calibrating.calibrate(workspace, str(crops), count=6)
+    assert any("it is of other faces, or some of them have changed" in text for text in said)
+
+
+def test_faces_that_change_while_they_are_calibrated_on(workspace, crops, monkeypatch):
+    rank = calibrating.Judge.rank
+
+    def change(self, *arguments):
+        path = crops / "real" / "0.png"
+        path.write_bytes((crops / "fake" / "1.png").read_bytes())
+        return rank(self, *arguments)
+
+    monkeypatch.setattr(calibrating.Judge, "rank", change)
+    before = workspace.scales.read_bytes()
+    with pytest.raises(LpxError, match="changed while they were calibrated on"):
+        calibrating.calibrate(workspace, str(crops), count=6)
+    assert workspace.scales.read_bytes() == before

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
@@ -16,16 +14,17 @@ from lpx.errors import LpxError
 from lpx.pipeline.building import DeadEngineError
 from lpx.pipeline.exported import read_exported
 from lpx.pipeline.liveness import Probe, make_probe, symptom
+from lpx.workspace import read_sealed, write_sealed
 
 INT8 = ("build", "--int8", "--fp32", "--target", "onnxruntime", "--faces", "demo", "--count", 16)
 
 
 def shrink(workspace):
     """Make every range so small that all activations saturate."""
-    values = json.loads(workspace.scales.read_text())
+    values = read_sealed(workspace.scales, "")
     for tensor in values["tensors"].values():
         tensor["peaks"] = {method: peak * 1e-6 for method, peak in tensor["peaks"].items()}
-    workspace.scales.write_text(json.dumps(values))
+    write_sealed(workspace.scales, values)
 
 
 def test_dead_engine_is_named_and_kept(workspace):

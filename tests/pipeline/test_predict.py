@@ -376,7 +376,7 @@ def test_what_cannot_be_drawn_is_scored_and_drawn_by_the_next_run(lpx, mixed, mo
 def test_crops_that_cannot_be_drawn_are_scored(workspace, crops, monkeypatch):
     monkeypatch.setattr(
         "lpx.pipeline.predicting.write_bytes",
-        lambda *_: (_ for _ in ()).throw(LpxError("x.png cannot be written", "no", "")),
+        lambda *_, **__: (_ for _ in ()).throw(LpxError("x.png cannot be written", "no", "")),
     )
     found = predict(workspace, "crops", crops=True)
     assert len(found.files) == 16

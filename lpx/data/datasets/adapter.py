@@ -8,10 +8,9 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NoReturn
 
 from lpx.data.videos import VIDEO_SUFFIXES, Video
-from lpx.data.walk import is_hidden, walk
+from lpx.data.walk import is_hidden, refuse_unreadable, walk
 from lpx.data.wording import printable
 from lpx.errors import LpxError
 
@@ -162,7 +161,7 @@ def index_videos(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     if not folder.is_dir():
         return found
-    for name in walk(folder, VIDEO_SUFFIXES, refuse=_refuse).files:
+    for name in walk(folder, VIDEO_SUFFIXES, refuse=refuse_unreadable).files:
         found.setdefault(key(PurePosixPath(name).stem), folder / name)
     return found
 
@@ -188,12 +187,4 @@ def list_folder(folder: Path) -> list[str]:
     try:
         return sorted(os.listdir(folder))
     except OSError as error:
-        _refuse(error)
-
-
-def _refuse(error: OSError) -> NoReturn:
-    raise LpxError(
-        f"{error.filename} cannot be read",
-        error.strerror or str(error),
-        "check the file permissions",
-    ) from error
+        refuse_unreadable(error)

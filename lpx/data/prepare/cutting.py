@@ -34,7 +34,7 @@ from lpx.data.prepare.record import (
     crop_file,
     crop_folder,
     home,
-    source_bytes,
+    source_sha256,
 )
 from lpx.data.video_file import Frame, UnreadableVideoError, frame_indices, read_frames
 from lpx.data.videos import Video
@@ -119,7 +119,7 @@ def crashed(settings: Settings, video: Video, how: str) -> Cut:
         video.method,
         video.identities,
         home(video),
-        source_bytes(video.path),
+        source_sha256(video.path),
         (),
         ((None, f"{CRASHED} ({how})"),),
         "",
@@ -135,7 +135,7 @@ class _Work:
     def __init__(self, cutter: Cutter, video: Video) -> None:
         self.cutter = cutter
         self.video = video
-        self.source_bytes = source_bytes(video.path)
+        self.source_sha256 = source_sha256(video.path)
         self.faces: list[CutFace] = []
         self.skipped: list[tuple[int | None, str]] = []
         self.notes: list[str] = []
@@ -207,7 +207,8 @@ class _Work:
         # detectors of fakes look at, on top of those of the video's codec.
         data = encode_png(pixels)
         try:
-            write_bytes(self.cutter.settings.folder / crop_file(self.video.name, index), data)
+            path = self.cutter.settings.folder / crop_file(self.video.name, index)
+            write_bytes(path, data, durable=False)
         except LpxError as error:
             if is_full(error.__cause__):
                 raise DiskFullError from error
@@ -222,7 +223,7 @@ class _Work:
         video = self.video
         return VideoRecord(
             video.name, video.label, video.method, video.identities, home(video),
-            self.source_bytes, tuple(self.faces), tuple(self.skipped), "; ".join(self.notes),
+            self.source_sha256, tuple(self.faces), tuple(self.skipped), "; ".join(self.notes),
             self.rule, self.several,
         )  # fmt: skip
 

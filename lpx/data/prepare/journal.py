@@ -1,15 +1,17 @@
 """Which videos are done: a file that only grows, so that a run may end at any moment.
 
 Each line is a checksum and one JSON value: the settings first, then a `VideoRecord` per video, the
-last of a video counting. A line that a killed run left unfinished fails its checksum; it and what
-follows it are cut off, and those videos are done again.
+last of a video counting. A last line that a killed run left unfinished is cut off. Another line
+that fails its checksum is damaged: its video is done again, and that is said.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,9 +20,11 @@ from typing import Any, BinaryIO
 
 from lpx.data.prepare.record import VideoRecord
 from lpx.errors import LpxError
+from lpx.schema import SchemaError, parse_json
+from lpx.workspace import SYNC_SECONDS, sync_handle
 
 FILE = "journal.jsonl"
-FORMAT = "lpx-journal/1"
+FORMAT = "lpx-journal/2"
 
 
 class Journal:
@@ -28,12 +32,15 @@ class Journal:
 
     Attributes:
         records: Every video that is done, by name.
+        damaged: Number of lines that could not be read.
     """
 
-    def __init__(self, stream: BinaryIO, records: dict[str, VideoRecord]) -> None:
+    def __init__(self, stream: BinaryIO, records: dict[str, VideoRecord], damaged: int = 0) -> None:
         self.records = records
+        self.damaged = damaged
         self._stream = stream
         self._end = stream.seek(0, os.SEEK_END)
+        self._synced = -math.inf
 
     def append(self, record: VideoRecord) -> None:
         """Note that a video is done.
@@ -43,6 +50,9 @@ class Journal:
         """
         self._end = _append(self._stream, self._end, record.to_dict())
         self.records[record.video] = record
+        if time.monotonic() - self._synced >= SYNC_SECONDS:
+            sync_handle(self._stream.fileno())
+            self._synced = time.monotonic()
 
 
 @contextmanager
@@ -65,29 +75,46 @@ def open_journal(folder: Path, settings: Mapping[str, Any]) -> Iterator[Journal]
                 "two would overwrite each other's crops",
                 "wait for it, or prepare elsewhere with --store DIR",
             ) from None
-        values = _read(stream)
+        first, values, damaged = _read(stream)
         head = {"format": FORMAT, **settings}
-        if not values:
+        if first is None:
+            if damaged:
+                raise LpxError(
+                    f"{path} is damaged",
+                    "its first line, which says how the set was prepared, cannot be read",
+                    f"remove {folder} and prepare the set again",
+                )
             _append(stream, 0, head)
-        elif values[0] != head:
-            raise _other_settings(folder, values[0], head)
-        records = [_record(path, value) for value in values[1:]]
-        yield Journal(stream, {record.video: record for record in records})
+        elif first != head:
+            raise _other_settings(folder, first, head)
+        records = [_record(path, value) for value in values]
+        yield Journal(stream, {record.video: record for record in records}, damaged)
 
 
-def _read(stream: BinaryIO) -> list[Any]:
-    """The values of all whole lines; the file is cut off behind the last of them."""
+def _read(stream: BinaryIO) -> tuple[Any, list[Any], int]:
+    """The first line's value, those of the others, and how many are damaged.
+
+    A last line that was not finished is cut off; None where there is no first line.
+    """
     stream.seek(0)
-    values, end = [], 0
-    for line in stream.read().splitlines(keepends=True):
-        checksum, _, text = line.partition(b" ")
-        if not line.endswith(b"\n") or checksum != _checksum(text):
-            break
-        values.append(json.loads(text))
-        end += len(line)
-    if end < stream.tell():
+    data = stream.read()
+    end = data.rfind(b"\n") + 1
+    if end < len(data):
         stream.truncate(end)
-    return values
+    lines = [_value(line) for line in data[:end].split(b"\n")[:-1]]
+    good = [value for value in lines[1:] if value is not None]
+    return (lines[0] if lines else None), good, lines.count(None)
+
+
+def _value(line: bytes) -> Any:
+    """The value of a line; None where it is damaged, or lpx did not write it."""
+    checksum, _, text = line.partition(b" ")
+    if checksum != _checksum(text + b"\n"):
+        return None
+    try:
+        return parse_json(text)
+    except SchemaError:
+        return None
 
 
 def _append(stream: BinaryIO, end: int, value: Any) -> int:

@@ -27,6 +27,7 @@ from lpx.data.face_manifest import (
 )
 from lpx.data.face_table import check_inside, make_table
 from lpx.data.prepare.cutting import STAGES, DiskFullError, Settings, is_full
+from lpx.data.prepare.journal import FILE as JOURNAL
 from lpx.data.prepare.journal import Journal, open_journal
 from lpx.data.prepare.recipe import RECIPE
 from lpx.data.prepare.record import VideoRecord, crop_folder
@@ -103,7 +104,7 @@ def prepare(
 
     The folder is named after the set, the recipe and the number of frames, and grows: a split that
     is prepared later joins it. A run that was stopped, however, goes on where it was; what is done
-    is not done again, unless the video's size changed or a crop is gone. The set can be opened when
+    is not done again, unless the video changed or a crop is gone. The set can be opened when
     a run has come to its end.
 
     Args:
@@ -287,8 +288,19 @@ def _result(
         faceless_videos=sum(not record.faces for record in records),
         skipped=tuple(one for record in records for one in record.skipped_frames()),
         missing=found.missing,
-        notes=(found.note,) if found.note else (),
+        notes=tuple(filter(None, (found.note, _damage(journal)))),
         seconds=seconds,
+    )
+
+
+def _damage(journal: Journal) -> str:
+    """What to say of a journal with damaged lines; "" where it is whole."""
+    if not journal.damaged:
+        return ""
+    are = "is" if journal.damaged == 1 else "are"
+    return (
+        f"{counted(journal.damaged, 'line')} of {JOURNAL} {are} damaged: what was noted there was "
+        "cut again where no later line tells of it."
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lpx.card import ModelCard, card_from_dict
 from lpx.data.crops import RECIPES
-from lpx.workspace import Workspace, read_json
+from lpx.workspace import Workspace, read_sealed
 
 RECIPE = "square-1.3"
 
@@ -20,7 +20,7 @@ def exported_card(workspace: Workspace) -> ModelCard | None:
     path = workspace.model.with_suffix(".json")
     if not path.is_file():
         return None
-    return card_from_dict(read_json(path, "lpx export ckpt.pt").get("card"), str(path))
+    return card_from_dict(read_sealed(path, "lpx export ckpt.pt").get("card"), str(path))
 
 
 def recipe_for(card: ModelCard | None) -> tuple[str, str]:

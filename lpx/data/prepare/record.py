@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lpx.data.contents import file_digests
 from lpx.data.face_manifest import SkippedFrame
 from lpx.data.face_table import FaceRow
 from lpx.data.videos import Video
 
 FACES = "faces"
 """The folder, below that of a prepared set, in which crops lie: a folder per video."""
-UNREADABLE = -1
+UNREADABLE = ""
+"""In place of the SHA-256 of a video that cannot be read."""
 CRASHED = "reading it ended the process"
 """Reason of a video that is tried again whenever the set is prepared: memory may have run out."""
 
@@ -45,7 +48,7 @@ class VideoRecord:
         method: "real", or the manipulation.
         identities: Whose faces.
         split: "train", "val" or "test".
-        source_bytes: Size of what was read, see `source_bytes`; another size means another video.
+        source_sha256: Of what was read, see `source_sha256`; another one means another video.
         faces: In the order of their frames.
         skipped: Frames without a face, each with the reason; frame None for the whole video.
         note: What of the video is damaged; "" where nothing is.
@@ -58,7 +61,7 @@ class VideoRecord:
     method: str
     identities: tuple[str, ...]
     split: str
-    source_bytes: int
+    source_sha256: str
     faces: tuple[CutFace, ...]
     skipped: tuple[tuple[int | None, str], ...]
     note: str
@@ -69,7 +72,7 @@ class VideoRecord:
         """Whether this is what one would get of this video now."""
         mine = (self.video, self.label, self.method, self.identities, self.split)
         asked = (video.name, video.label, video.method, video.identities, home(video))
-        return mine == asked and self.source_bytes == source_bytes(video.path)
+        return mine == asked and self.source_sha256 == source_sha256(video.path)
 
     def has_crashed(self) -> bool:
         """Whether reading the video ended the process."""
@@ -133,15 +136,18 @@ def crop_file(video: str, frame: int) -> str:
     return f"{crop_folder(video)}/{frame:06d}.png"
 
 
-def source_bytes(path: Path) -> int:
-    """Size of a video file, or number of files in a folder of frames; -1 where not readable.
+def source_sha256(path: Path) -> str:
+    """SHA-256 of a video file, or of the files in a folder of frames; "" where not readable.
 
-    Tells that a video was downloaded again, or made readable. Not the time of its last change,
-    which copying a data set to another disk alters.
+    Tells that a video is another one, or was made readable. What has not changed since it was last
+    read is not read again, see `lpx.data.contents`.
     """
     try:
-        if path.is_dir():
-            return len(os.listdir(path))
-        return path.stat().st_size if os.access(path, os.R_OK) else UNREADABLE
+        if not path.is_dir():
+            digest = file_digests([os.fsencode(path)])[0]
+            return digest.tobytes().hex() if digest.any() else UNREADABLE
+        names = sorted(os.listdir(os.fsencode(path)))
     except OSError:
         return UNREADABLE
+    frames = file_digests([os.path.join(os.fsencode(path), name) for name in names])
+    return hashlib.sha256(b"\0".join(names) + frames.tobytes()).hexdigest()
