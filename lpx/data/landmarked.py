@@ -6,7 +6,9 @@ and `landmarks.npz` (`files` [F] as in the CSV, `points` float32 [F, P, 2] in cr
 
 from __future__ import annotations
 
+import hashlib
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -19,6 +21,7 @@ from lpx.data.face_csv import ADVICE, COLUMNS, inside_folder, split_of
 from lpx.data.pseudo_fakes import Landmarks
 from lpx.data.text_table import read_table
 from lpx.errors import LpxError
+from lpx.workspace import sha256
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,27 @@ class LandmarkedFace:
     identity: str
     split: str
     points: Landmarks
+
+
+def digest_landmarked(faces: Iterable[LandmarkedFace]) -> str:
+    """SHA-256 of faces' contents, identities and landmarks, in order; their names do not matter.
+
+    Raises:
+        LpxError: A file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for face in faces:
+        try:
+            digest.update(bytes.fromhex(sha256(face.path)))
+        except OSError as error:
+            raise LpxError(
+                f"{face.path} cannot be read: {error.strerror}",
+                "training does not leave faces out silently",
+                "remove its line from faces.csv, or mend the file",
+            ) from error
+        digest.update(f"{face.identity!r} {face.points.shape} {face.points.dtype}".encode())
+        digest.update(face.points.tobytes())
+    return digest.hexdigest()
 
 
 def load_landmarked(folder: Path) -> tuple[LandmarkedFace, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 
 from lpx.data.augment import augment
 from lpx.data.decode import Image, read_image
-from lpx.data.landmarked import LandmarkedFace
+from lpx.data.landmarked import LandmarkedFace, digest_landmarked
 from lpx.data.pseudo_fakes import Forgery, forge
 from lpx.errors import LpxError
 
@@ -65,6 +66,11 @@ class PairSource:
     def fake(self, number: int) -> Image:
         """The pseudo-fake of pair `number`, uint8 RGB [H, W, 3]."""
         return augment(self.forgery(number).image, self._rng(number, 1))
+
+    def digest(self) -> str:
+        """SHA-256 of the faces, in order, with what is made of them."""
+        faces = digest_landmarked(self.faces)
+        return hashlib.sha256(f"{faces} {','.join(self.kinds)}".encode()).hexdigest()
 
     def forgery(self, number: int) -> Forgery:
         """The pseudo-fake of pair `number` before augmentation, with its mask."""

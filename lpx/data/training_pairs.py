@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -10,11 +12,17 @@ import numpy as np
 
 from lpx.data.augment import augment
 from lpx.data.decode import Image, UnreadableImageError
-from lpx.data.face_set import Face, FaceSet
+from lpx.data.face_set import Face, FaceSet, ImageFile
 from lpx.data.folder_set import folder_set
-from lpx.data.landmarked import LandmarkedFace, load_landmarked, split_identities
+from lpx.data.landmarked import (
+    LandmarkedFace,
+    digest_landmarked,
+    load_landmarked,
+    split_identities,
+)
 from lpx.data.pairs import PairSource
 from lpx.errors import LpxError
+from lpx.workspace import sha256
 
 SHARES = (0.6, 0.1, 0.3)
 """Shares of identities that train, validate, and are held out."""
@@ -29,6 +37,10 @@ class Pairs(Protocol):
 
     def fake(self, number: int) -> Image:
         """The fake image of pair `number`, uint8 RGB [H, W, 3]."""
+        ...
+
+    def digest(self) -> str:
+        """SHA-256 of what the pairs are made of: contents, order and landmarks, not names."""
         ...
 
 
@@ -50,6 +62,14 @@ class FilePairs:
     def fake(self, number: int) -> Image:
         """A fake face, augmented in the same way."""
         return self._image(self.fakes, number, 1)
+
+    def digest(self) -> str:
+        """SHA-256 of the files' contents, in order."""
+        return _digest_of(
+            label + _content(face)
+            for label, faces in ((b"real", self.reals), (b"fake", self.fakes))
+            for face in faces
+        )
 
     def _image(self, faces: tuple[Face, ...], number: int, label: int) -> Image:
         turn, place = divmod(number, len(faces))
@@ -83,6 +103,33 @@ class TrainingData:
     held_out: tuple[LandmarkedFace, ...]
     description: dict[str, int]
     notes: tuple[str, ...] = ()
+
+    def digest(self) -> str:
+        """SHA-256 of all that a training with these faces depends on: every file is read once."""
+        held_out = digest_landmarked(self.held_out)
+        return _digest_of(
+            one.encode() for one in (self.train.digest(), self.val.digest(), held_out)
+        )
+
+
+def _digest_of(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()
+
+
+def _content(face: Face) -> bytes:
+    if isinstance(face.source, ImageFile):
+        try:
+            return bytes.fromhex(sha256(face.source.path))
+        except OSError as error:
+            raise LpxError(
+                f"{face.name} cannot be read: {error.strerror}",
+                "training does not leave faces out silently",
+                "remove or mend the file",
+            ) from error
+    return face.source.read().tobytes()
 
 
 def open_training_data(folder: Path, pseudo_fakes: tuple[str, ...], seed: int) -> TrainingData:
