@@ -7,6 +7,7 @@ which Lightning and others take for themselves.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import signal
@@ -47,6 +48,7 @@ class _State:
     at_s = 0.0
     deferring = 0
     process = 0
+    ignoring_at_exit = False
     handling: tuple[signal.Signals, ...] = ()
 
 
@@ -86,6 +88,10 @@ def handled() -> Iterator[None]:
         yield
     finally:
         _State.received, _State.handling = None, ()
+        # Not before: this runs first of what is done at the end of the process.
+        if not _State.ignoring_at_exit:
+            _State.ignoring_at_exit = True
+            atexit.register(_ignore)
         for number in mine:
             # None: what handled it was not set by Python, and cannot be set by it.
             signal.signal(number, before[number] or signal.SIG_DFL)
@@ -115,19 +121,25 @@ def deferred() -> Iterator[None]:
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
-    """Let signals wait in the system, also for processes that are started in the block.
+def starting_workers() -> Iterator[None]:
+    """Let signals wait while processes are started, and block them in these.
 
-    These begin with signals blocked, so that none strikes them before `follow_parent`.
+    One that is half started prints a traceback; one that is started must not be struck before it
+    comes to `follow_parent`.
+
+    Raises:
+        Interrupted: A signal arrived, and nothing else was raised.
     """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with deferred():
+        if not hasattr(signal, "pthread_sigmask"):
+            yield
+            return
+        # What is blocked here is blocked in what is started; other threads still receive it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def follow_parent(*_: object) -> None:
@@ -174,6 +186,12 @@ def end_children() -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for child in children:
         child.kill()
+
+
+def _ignore() -> None:
+    """The work is done, and so is its exit code: taking PyTorch down needs up to a second."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _handle(number: int, frame: FrameType | None) -> None:

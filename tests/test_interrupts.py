@@ -122,6 +122,21 @@ def test_other_threads_change_nothing():
     assert found == [before]
 
 
+def test_what_is_done_keeps_its_exit_code():
+    """The interpreter's own end may take long."""
+    code = """
+import atexit, os, signal
+from lpx import interrupts
+atexit.register(lambda: [os.kill(os.getpid(), number) for number in interrupts.SIGNALS])
+with interrupts.handled():
+    print("done")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"done\n", b"")
+
+
 WORKER = """
 import multiprocessing, os, signal, sys, time
 from lpx import interrupts
@@ -133,7 +148,7 @@ if __name__ == "__main__":
     context = multiprocessing.get_context(sys.argv[1])
     mine, theirs = context.Pipe()
     with interrupts.handled():
-        with interrupts.held_back():
+        with interrupts.starting_workers():
             child = context.Process(target=work, args=(theirs,))
             child.start()
         mine.recv()

@@ -19,7 +19,7 @@ import cv2
 from lpx.data.prepare.cutting import Cut, Cutter, DiskFullError, Settings, crashed
 from lpx.data.videos import Video
 from lpx.errors import LpxError
-from lpx.interrupts import follow_parent, held_back
+from lpx.interrupts import follow_parent, starting_workers
 
 _PATIENCE_S = 5.0
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
@@ -144,7 +144,7 @@ def _starting() -> Iterator[None]:
     """What is started here hears no signal before it can say what to do with it."""
     # The first process that is started starts this one too, and lets signals through for it.
     resource_tracker.ensure_running()
-    with held_back():
+    with starting_workers():
         yield
 
 
