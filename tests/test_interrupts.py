@@ -84,17 +84,25 @@ with interrupts.handled():
 
 def test_deferred_signals_wait_for_a_good_moment():
     done = []
-    with interrupts.handled():
-        with pytest.raises(Interrupted, match="step 3 is kept"), interrupts.deferred():
+
+    def work(error=None):
+        with interrupts.handled(), interrupts.deferred():
             send(signal.SIGTERM)
             done.append("more")
+            if error is not None:
+                raise error
             interrupts.check("step 3 is kept")
-        assert done == ["more"]
+
+    with pytest.raises(Interrupted, match="step 3 is kept"):
+        work()
+    with pytest.raises(ValueError, match="its own"):
+        work(ValueError("its own"))
+    assert done == ["more", "more"]
+
+
+def test_deferred_signals_come_at_the_end():
     with interrupts.handled(), pytest.raises(Interrupted), interrupts.deferred():
         send(signal.SIGTERM)
-    with interrupts.handled(), pytest.raises(ValueError, match="its own"), interrupts.deferred():
-        send(signal.SIGTERM)
-        raise ValueError("its own")
 
 
 def test_handlers_of_a_library_are_replaced():
