@@ -26,7 +26,7 @@ from lpx.data.pairs import PairSource
 from lpx.data.pseudo_fakes import KINDS
 from lpx.data.training_pairs import open_training_data
 from lpx.errors import LpxError
-from lpx.interrupts import end_with_parent
+from lpx.interrupts import follow_parent
 from lpx.metrics import auc
 from lpx.models.aggregates import aggregate
 from lpx.models.checkpoint import load_checkpoint, save_checkpoint
@@ -111,8 +111,8 @@ def train(recipe: Recipe, folder: Path, weights: Path | None, run: Run) -> Train
             damaged states, a full disk, or another process that trains to the same checkpoint.
     """
     if getattr(rank_zero_only, "rank", 0):
-        # Started by the first process, which holds the lock.
-        end_with_parent()
+        # Started by the first process, which holds the lock and hears signals.
+        follow_parent()
         return _train(recipe, folder, weights, run)
     with locked(run.state, "the training", "choose another --out"):
         return _train(recipe, folder, weights, run)

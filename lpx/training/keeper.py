@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import Any
 
@@ -154,6 +155,9 @@ class Keeper(Callback):
     def _end_if_asked(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         if interrupts.received():
             step = self._save(trainer, module)
+            if trainer.is_global_zero and trainer.strategy.launcher is not None:
+                # The others would say that they lost the connection to this one.
+                trainer.strategy.launcher.kill(signal.SIGKILL)
             interrupts.check(f"step {step} of {self.recipe.steps} is kept in {self.store.folder}")
 
     def _save(

@@ -12,6 +12,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ class Store:
             LpxError: The folder cannot be written. The state before is still there.
         """
         last = self.folder / LAST
-        with atomic_path(last) as temporary:
+        with _written(last) as temporary:
             write_archive(_sealed({"format": FORMAT, **_values(state)}), temporary)
             if self._keep_last and last.exists():
                 last.replace(self.folder / PREVIOUS)
@@ -110,7 +111,7 @@ class Store:
         Raises:
             LpxError: The folder cannot be written.
         """
-        with atomic_path(self.folder / BEST) as temporary:
+        with _written(self.folder / BEST) as temporary:
             progress = state.progress
             content = {
                 "format": FORMAT,
@@ -166,6 +167,19 @@ class Store:
                 "begin the training again with --restart",
             )
         return None
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    try:
+        with atomic_path(path) as temporary:
+            yield temporary
+    except LpxError as error:
+        raise LpxError(
+            error.what,
+            error.why,
+            "make room there, and give the command again: it goes on from the state before",
+        ) from error
 
 
 def _note(text: str) -> None:

@@ -315,6 +315,7 @@ def test_a_full_disk_leaves_the_state_before(whole, faces, tmp_path, monkeypatch
         with pytest.raises(LpxError, match=r"last\.ckpt cannot be written") as caught:
             train(RECIPE, faces, None, run)
     assert "No space left" in caught.value.why
+    assert "it goes on from the state before" in caught.value.fix
     assert read_weights(run.state / "last.ckpt")["progress"]["step"] == 2
     assert not [path for path in run.state.iterdir() if path.name.startswith(".last")]
     train(RECIPE, faces, None, run)
