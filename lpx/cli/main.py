@@ -33,8 +33,9 @@ COMMANDS = {
 
 KEPT = {
     "data prepare": "the videos that were cut are kept, and the same command goes on with the rest",
-    "calibrate": "the same command goes on from the last pass over the faces that was finished",
-    "build": "engines that were built are kept, and the same command builds the rest",
+    "calibrate": "what was observed of the faces is saved from time to time, and the same command "
+    "goes on from there",
+    "build": "ranges that were finished are kept, and the same command goes on from there",
     "bench": "scores of finished batches are kept, and the same command goes on from there",
     "predict": "files that were scored are kept, and the same command goes on with the rest",
     "train": "the state of the training is kept, and the same command goes on from there",

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from lpx.models.detector import LocalPredictionDetector, new_detector
 from lpx.models.fitting import load_backbone_weights
 from lpx.models.state_dict import StateDict
 from lpx.models.weights_file import read_weights
+from lpx.schema import SchemaError, read_record
 from lpx.training.keeper import Keeper
 from lpx.training.module import LocalPrediction, loader
 from lpx.training.operating_point import apply_temperature, choose_threshold, fit_temperature
@@ -287,20 +288,33 @@ def _calm() -> Iterator[None]:
             logger.setLevel(level)
 
 
+@dataclass(frozen=True)
+class _Result:
+    """What a finished training left beside its checkpoint: `result.json`."""
+
+    sha256: str
+    crop: str
+    data_name: str
+    val_auc: float
+    held_out_auc: dict[str, float]
+    temperature: float
+
+
 def _result(run: Run) -> Trained | None:
     """What a finished training made, where its checkpoint is still there and of this `run`."""
     try:
-        values = read_json(run.state / RESULT, "lpx train")
-        if (
-            values.pop("sha256") == sha256(run.out)
-            and values.pop("crop") == run.crop
-            and values.pop("data_name") == run.data_name
+        found = read_record(_Result, read_json(run.state / RESULT, "lpx train"))
+        if (found.sha256, found.crop, found.data_name) != (
+            sha256(run.out),
+            run.crop,
+            run.data_name,
         ):
-            return Trained(load_checkpoint(run.out).card, **values, minutes=0.0)
-    except (LpxError, OSError, KeyError, TypeError):
+            return None
+        card = load_checkpoint(run.out).card
+    except (LpxError, SchemaError, OSError):
         # It is made again from the training's state.
-        pass
-    return None
+        return None
+    return Trained(card, found.val_auc, found.held_out_auc, found.temperature, minutes=0.0)
 
 
 def _finish(
@@ -335,15 +349,8 @@ def _finish(
         },
     )
     card = save_checkpoint(run.out, detector, card)
-    result = {
-        "sha256": sha256(run.out),
-        "crop": run.crop,
-        "data_name": run.data_name,
-        "val_auc": val_auc,
-        "held_out_auc": held_out,
-        "temperature": temperature,
-    }
-    write_json(run.state / RESULT, result)
+    result = _Result(sha256(run.out), run.crop, run.data_name, val_auc, held_out, temperature)
+    write_json(run.state / RESULT, asdict(result))
     return Trained(card, val_auc, held_out, temperature, minutes)
 
 

@@ -52,15 +52,21 @@ class Keeper(Callback):
         """
         try:
             module.detector.load_state_dict(state.detector)
+            if state.progress.best_auc is not None:
+                module.average.load_state_dict(state.progress.best)
+            elif state.progress.finished(self.recipe.steps):
+                raise ValueError("it is finished, and has no best weights")
             module.average.load_state_dict(state.average)
-        except (RuntimeError, TypeError, AttributeError) as error:
+            if not state.optimiser:
+                raise ValueError("it holds no optimiser")
+            module.optimiser_state, module.step = state.optimiser, state.progress.step
+            module.configure_optimizers()
+        except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise LpxError(
                 f"the state in {self.store.folder} does not fit the model",
                 str(error).strip().splitlines()[0],
                 "begin the training again with --restart",
             ) from error
-        module.optimiser_state = state.optimiser
-        module.step = state.progress.step
         self.progress, self._precision = state.progress, state.precision
         self._devices = state.devices
         self._validated_at = state.progress.step if state.progress.validated else -1

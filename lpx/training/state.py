@@ -260,9 +260,27 @@ def _read(path: Path) -> State:
         raise LpxError(f"{path} is damaged", "its SHA-256 is not the one that it was written with")
     del content["format"]
     try:
-        return State(**{**content, "progress": Progress(**content["progress"])})
-    except TypeError as error:
+        state = State(**{**content, "progress": Progress(**content["progress"])})
+        _check(state)
+    except (TypeError, KeyError) as error:
         raise LpxError(f"{path} is damaged", str(error)) from error
+    return state
+
+
+def _check(state: State) -> None:
+    """Raise TypeError where a value is not of its type: a seal is no signature."""
+    progress = state.progress
+    kinds: list[tuple[object, type]] = [
+        *((value, dict) for value in (state.recipe, state.detector, state.average)),
+        *((value, dict) for value in (state.optimiser, state.precision, progress.best)),
+        *((value, int) for value in (state.devices, progress.step, progress.waited)),
+        *((value, bool) for value in (progress.validated, progress.stopped)),
+        (state.data, str),
+        (0.0 if progress.best_auc is None else progress.best_auc, float),
+    ]
+    wrong = [kind.__name__ for value, kind in kinds if type(value) is not kind]
+    if wrong or progress.step < 0:
+        raise TypeError(f"a value is not of its type: {', '.join(wrong) or 'steps'}")
 
 
 def _try_fingerprint(content: Any) -> str:

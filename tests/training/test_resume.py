@@ -300,6 +300,43 @@ def test_two_damaged_states_are_an_error(faces, tmp_path, monkeypatch):
     assert "--restart" in caught.value.fix
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"progress": {"step": -1}}, "no state of the training"),
+        ({"progress": {"step": True}}, "no state of the training"),
+        ({"progress": {"unknown": 1}}, "no state of the training"),
+        ({"optimiser": {}}, "does not fit the model"),
+        ({"optimiser": {"state": {}}}, "does not fit the model"),
+        ({"average": {}}, "does not fit the model"),
+        ({"recipe": {"seed": 7}}, "with other settings"),
+        ({"devices": 3}, "a training on 3 devices"),
+    ],
+)
+def test_a_state_that_somebody_edited(faces, tmp_path, monkeypatch, change, said):
+    """Its seal can be made again; what does not fit is an error that says so."""
+    run = Run(tmp_path / "ckpt.pt", workers=0, quiet=True)
+    stopped(monkeypatch, faces, run, 3)
+    content = read_weights(run.state / "last.ckpt")
+    for name, value in change.items():
+        content[name] = {**content[name], **value} if name == "progress" else value
+    del content["sha256"]
+    torch.save(state._sealed(content), run.state / "last.ckpt")
+    with pytest.raises(LpxError, match=said) as caught:
+        train(RECIPE, faces, None, run)
+    assert "--restart" in caught.value.fix
+
+
+def test_a_damaged_result_is_made_again(whole, faces, tmp_path):
+    run = Run(tmp_path / "ckpt.pt", workers=0, quiet=True)
+    train(RECIPE, faces, None, run)
+    result = run.state / "result.json"
+    for text in ("{", '{"sha256": 1}', result.read_text().replace("0.", "NaN", 1)):
+        result.write_text(text)
+        train(RECIPE, faces, None, run)
+        assert files(tmp_path) == whole
+
+
 def test_a_full_disk_leaves_the_state_before(whole, faces, tmp_path, monkeypatch):
     run = Run(tmp_path / "ckpt.pt", workers=0, quiet=True)
 

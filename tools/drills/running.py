@@ -111,7 +111,7 @@ JOBS = {
         Job("demo", _words("demo"), ("lpx-out/*.json", "lpx-out/engines/*/*"), ()),
     )
 }
-_UNLIKE = ("results.jsonl", "journal.jsonl", ".lock")
+_UNLIKE = ("results.jsonl", "journal.jsonl")
 """Files whose lines stand in the order of the work."""
 
 
@@ -286,7 +286,7 @@ def results(job: Job, folder: Path) -> Results:
     for pattern in job.results:
         for path in sorted(folder.glob(pattern)):
             name = str(path.relative_to(folder))
-            if not path.is_file() or path.name in _UNLIKE:
+            if not path.is_file() or path.name in _UNLIKE or path.name.startswith("."):
                 continue
             if path.suffix == ".json":
                 found.update(_leaves(name, json.loads(path.read_text())))
