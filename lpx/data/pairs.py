@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lpx.data.augment import augment
-from lpx.data.decode import Image, read_image
+from lpx.data.decode import Image, UnreadableImageError, read_image
 from lpx.data.landmarked import LandmarkedFace, digest_landmarked
 from lpx.data.pseudo_fakes import Forgery, forge
 from lpx.errors import LpxError
@@ -19,7 +19,14 @@ from lpx.errors import LpxError
 @lru_cache(maxsize=1024)
 def _cached(path: Path) -> Image:
     # A few hundred crops of 256 px: decoding each for every pair would cost as much as forging.
-    return read_image(path)
+    try:
+        return read_image(path)
+    except UnreadableImageError as error:
+        raise LpxError(
+            f"{path} cannot be read: {error}",
+            "training does not leave faces out silently",
+            "remove its line from faces.csv, or mend the file",
+        ) from error
 
 
 @dataclass(frozen=True)

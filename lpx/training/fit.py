@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 import warnings
@@ -242,11 +243,27 @@ def _fit(module: LocalPrediction, run: Run, keeper: Keeper) -> None:
         raise KeyboardInterrupt
 
 
+_IN_WORKER = re.compile(
+    r"LpxError: (?P<what>.*?)(\n  why: (?P<why>.*?))?(\n  fix: (?P<fix>.*?))?\s*", re.DOTALL
+)
+
+
 @contextmanager
 def _workers_named() -> Iterator[None]:
-    """Say what to do where a process that makes images died, which torch reports of any of them."""
+    """Say what a process that makes images could not do, or that it died.
+
+    Raises:
+        LpxError: Without the traceback of that process, which torch makes part of the message.
+    """
     try:
         yield
+    except LpxError as error:
+        place = error.what.rfind("LpxError: ")
+        if "in DataLoader worker" not in error.what[:place] or place < 0:
+            raise
+        found = _IN_WORKER.fullmatch(error.what[place:])
+        assert found is not None
+        raise LpxError(found["what"], found["why"] or "", found["fix"] or "") from error
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise

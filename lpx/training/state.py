@@ -130,12 +130,19 @@ class Store:
         for name in (PREVIOUS, LAST, BEST):
             (self.folder / name).unlink(missing_ok=True)
 
+    def _sweep(self) -> None:
+        """Remove what a kill left half-written: the folder is locked, and nobody else writes."""
+        for name in (LAST, BEST):
+            for path in self.folder.glob(f".{Path(name).stem}.*{Path(name).suffix}"):
+                path.unlink(missing_ok=True)
+
     def read(self) -> State | None:
         """The newest state that is whole; None where there is none yet.
 
         Raises:
             LpxError: Those that there are cannot be read, or are damaged.
         """
+        self._sweep()
         reasons: list[str] = []
         for name in (LAST, PREVIOUS):
             path = self.folder / name

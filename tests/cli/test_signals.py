@@ -84,14 +84,3 @@ def test_a_signal_ends_a_command_in_order(material, tmp_path, name, sign, signal
         assert again.code == 0, again.err
         kept = {"predict": "were scored by an earlier run", "prepare": ""}[name]
         assert kept in again.err
-
-
-def test_a_signal_under_nohup(material, tmp_path):
-    """SIGHUP is ignored from the start on, and stays so."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        place = running.lay_out(JOBS["explain"], material, tmp_path / "run")
-        ended = run(place, JOBS["explain"].arguments, at(place, "", signal.SIGHUP))
-    finally:
-        signal.signal(signal.SIGHUP, before)
-    assert ended.code == 0, ended.err

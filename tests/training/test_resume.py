@@ -6,6 +6,7 @@ import copy
 import errno
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -359,6 +360,42 @@ def test_a_full_disk_leaves_the_state_before(whole, faces, tmp_path, monkeypatch
     assert files(tmp_path) == whole
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_does_not_decode_is_an_error_that_names_it(faces, tmp_path, workers):
+    copied = tmp_path / "faces"
+    copied.mkdir()
+    for path in faces.iterdir():
+        (copied / path.name).write_bytes(path.read_bytes())
+    for path in copied.glob("*.png"):
+        path.write_bytes(b"junk")
+    with pytest.raises(LpxError, match=r"\.png cannot be read: not an image") as caught:
+        train(RECIPE, copied, None, Run(tmp_path / "ckpt.pt", workers=workers, quiet=True))
+    assert caught.value.what.count("\n") == 0
+    assert caught.value.why == "training does not leave faces out silently"
+    assert caught.value.fix == "remove its line from faces.csv, or mend the file"
+
+
+def test_a_worker_that_dies_is_an_error_that_says_so(whole, faces, tmp_path, monkeypatch):
+    inner = LocalPrediction.training_step
+
+    def kills(self, *arguments):
+        if self.step == 2:
+            for child in multiprocessing.active_children():
+                child.kill()
+            # As Python is told of it, in the middle of whatever it does.
+            time.sleep(2)
+        return inner(self, *arguments)
+
+    run = Run(tmp_path / "ckpt.pt", workers=1, quiet=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalPrediction, "training_step", kills)
+        with pytest.raises(LpxError, match="a process that makes images died") as caught:
+            train(RECIPE, faces, None, run)
+    assert "--workers" in caught.value.fix
+    train(RECIPE, faces, None, run)
+    assert files(tmp_path) == whole
+
+
 CHILD = """
 import json, os, signal, sys
 from pathlib import Path
@@ -402,8 +439,11 @@ def test_sigkill_leaves_no_process_no_lock_and_the_exact_state(whole, faces, tmp
     while (left := [pid for pid in workers if alive(pid)]) and time.monotonic() < end:
         time.sleep(0.05)
     assert not left
+    half = run.state / ".last.0a1b2c3d.ckpt"
+    half.write_bytes(b"PK")
     train(RECIPE, faces, None, run)
     assert files(tmp_path) == whole
+    assert not half.exists()
 
 
 def alive(pid):
