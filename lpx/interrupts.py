@@ -25,6 +25,8 @@ SIGNALS = tuple(
 AGAIN_AFTER_S = 1.0
 """A second signal within this time of the first is the same request: `timeout` sends SIGTERM to the
 process and then to its group. A later one ends the process at once."""
+_FIRST_TICK_S, _TICK_S = 0.01, 0.1
+_WAITING = ("wait", "join", "_wait_for_tstate_lock", "_wait")
 _PR_SET_PDEATHSIG = 1
 _PARENT_POLL_S = 1.0
 
@@ -84,10 +86,15 @@ def handled() -> Iterator[None]:
     mine = tuple(number for number in SIGNALS if before[number] is not signal.SIG_IGN)
     _State.received, _State.process, _State.handling = None, os.getpid(), mine
     take_back()
+    deferring = _State.deferring
+    alarm = signal.signal(signal.SIGALRM, _again) if hasattr(signal, "SIGALRM") else None
     try:
         yield
     finally:
-        _State.received, _State.handling = None, ()
+        _tick(0)
+        if alarm is not None:
+            signal.signal(signal.SIGALRM, alarm)
+        _State.received, _State.handling, _State.deferring = None, (), deferring
         # Not before: this runs first of what is done at the end of the process.
         if not _State.ignoring_at_exit:
             _State.ignoring_at_exit = True
@@ -194,6 +201,12 @@ def _ignore() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def settle() -> None:
+    """Raise no more: what the signal ended has ended."""
+    _State.deferring += 1
+    _tick(0)
+
+
 def _handle(number: int, frame: FrameType | None) -> None:
     if os.getpid() != _State.process:
         # A worker that was forked, before `follow_parent`.
@@ -204,7 +217,39 @@ def _handle(number: int, frame: FrameType | None) -> None:
     if _State.received is None:
         _State.received, _State.at_s = signal.Signals(number), now
         if not _State.deferring:
-            raise Interrupted(_State.received)
+            _tick(_FIRST_TICK_S)
+            _raise(frame)
     elif now - _State.at_s >= AGAIN_AFTER_S:
         end_children()
         os._exit(128 + number)
+
+
+def _again(number: int, frame: FrameType | None) -> None:
+    """Raise where that was not possible before, or was swallowed."""
+    if _State.received is not None and not _State.deferring:
+        _raise(frame)
+
+
+def _raise(frame: FrameType | None) -> None:
+    """Raise, except where locks would stay taken or where that was done already."""
+    if frame is not None:
+        name, file = frame.f_code.co_name, frame.f_code.co_filename
+        # What is raised between taking a lock and its block leaves the lock taken, and threads that
+        # need it wait for ever: for the lock of imports, too. In a callback it would be swallowed.
+        if name in ("__enter__", "__exit__", "__del__") or file.startswith("<frozen importlib"):
+            return
+        if file == threading.__file__ and name not in _WAITING:
+            return
+    under_way = sys.exc_info()[1]
+    while under_way is not None:
+        if isinstance(under_way, Interrupted):
+            return
+        under_way = under_way.__context__
+    assert _State.received is not None
+    raise Interrupted(_State.received)
+
+
+def _tick(first_s: float) -> None:
+    """Try again after this time, and then regularly; 0 stops that."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, first_s, first_s and _TICK_S)

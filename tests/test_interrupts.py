@@ -105,6 +105,64 @@ def test_deferred_signals_come_at_the_end():
         send(signal.SIGTERM)
 
 
+def test_a_signal_that_is_swallowed_comes_again():
+    done = []
+
+    def work():
+        with interrupts.handled():
+            try:
+                send(signal.SIGTERM)
+            except BaseException:
+                done.append("swallowed")
+            time.sleep(10)
+            done.append("to the end")
+
+    with pytest.raises(Interrupted):
+        work()
+    assert done == ["swallowed"]
+
+
+def test_what_cleans_up_is_not_struck_again():
+    done = []
+
+    def work():
+        with interrupts.handled():
+            try:
+                send(signal.SIGTERM)
+            finally:
+                time.sleep(0.4)
+                done.append("clean")
+
+    with pytest.raises(Interrupted):
+        work()
+    assert done == ["clean"]
+
+
+def test_no_lock_stays_taken():
+    """As that of a condition, whose own method takes it, and that of imports."""
+    condition = threading.Condition(threading.Lock())
+
+    class Sends:
+        def __enter__(self):
+            condition.__enter__()
+            os.kill(os.getpid(), signal.SIGTERM)
+            return self
+
+        def __exit__(self, *_):
+            return condition.__exit__(*_)
+
+    def work():
+        with interrupts.handled():
+            with Sends():
+                pass
+            time.sleep(10)
+
+    with pytest.raises(Interrupted):
+        work()
+    assert condition.acquire(blocking=False)
+    condition.release()
+
+
 def test_handlers_of_a_library_are_replaced():
     with interrupts.handled():
         signal.signal(signal.SIGTERM, lambda *_: None)

@@ -111,6 +111,7 @@ def _run(arguments: list[str]) -> int:
 
 def _interrupted(interruption: Interrupted, arguments: list[str]) -> int:
     """Say what is kept; returns the exit code that shells give a program ended by the signal."""
+    interrupts.settle()
     interrupts.end_children()
     words = [word for word in arguments[:2] if not word.startswith("-")]
     usual = KEPT.get(" ".join(words)) or KEPT.get(words[0] if words else "", _BEGINS_AGAIN)

@@ -74,7 +74,7 @@ class PairSource:
         """The pseudo-fake of pair `number`, uint8 RGB [H, W, 3]."""
         return augment(self.forgery(number).image, self._rng(number, 1))
 
-    def digest(self) -> str:
+    def contents_sha256(self) -> str:
         """SHA-256 of the faces, in order, with what is made of them."""
         faces = digest_landmarked(self.faces)
         return hashlib.sha256(f"{faces} {','.join(self.kinds)}".encode()).hexdigest()

@@ -39,7 +39,7 @@ class Pairs(Protocol):
         """The fake image of pair `number`, uint8 RGB [H, W, 3]."""
         ...
 
-    def digest(self) -> str:
+    def contents_sha256(self) -> str:
         """SHA-256 of what the pairs are made of: contents, order and landmarks, not names."""
         ...
 
@@ -63,7 +63,7 @@ class FilePairs:
         """A fake face, augmented in the same way."""
         return self._image(self.fakes, number, 1)
 
-    def digest(self) -> str:
+    def contents_sha256(self) -> str:
         """SHA-256 of the files' contents, in order."""
         return _digest_of(
             label + _content(face)
@@ -104,11 +104,12 @@ class TrainingData:
     description: dict[str, int]
     notes: tuple[str, ...] = ()
 
-    def digest(self) -> str:
+    def contents_sha256(self) -> str:
         """SHA-256 of all that a training with these faces depends on: every file is read once."""
         held_out = digest_landmarked(self.held_out)
         return _digest_of(
-            one.encode() for one in (self.train.digest(), self.val.digest(), held_out)
+            one.encode()
+            for one in (self.train.contents_sha256(), self.val.contents_sha256(), held_out)
         )
 
 

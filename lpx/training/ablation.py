@@ -173,5 +173,5 @@ def _read(path: Path, recipe: Recipe) -> Result:
         return read_record(Result, values)
     except SchemaError as error:
         raise LpxError(
-            f"{path} is damaged", str(error), "remove it, and give `lpx ablate` again"
+            f"{path} is damaged", str(error), "remove it, and run the same command again"
         ) from error

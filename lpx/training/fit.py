@@ -135,7 +135,7 @@ def _train(recipe: Recipe, folder: Path, weights: Path | None, run: Run) -> Trai
         bottleneck=recipe.bottleneck,
     )
     recipe.diversity.check(card.grid)
-    keeper = Keeper(Store(run.state), recipe, data.digest())
+    keeper = Keeper(Store(run.state), recipe, data.contents_sha256())
     state = _stored(keeper, folder, run)
     if weights is not None:
         fitted = load_backbone_weights(detector.backbone, read_weights(weights), str(weights))
