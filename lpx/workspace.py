@@ -288,36 +288,52 @@ class Workspace:
         Raises:
             LpxError: Another process holds it, or the folder cannot be written.
         """
-        path = self.root / ".lock"
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            stream = _open_lock(path)
-        except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise LpxError(
-                    f"{path} is a symbolic link",
-                    "lpx writes its process number into it, and does not write through links",
-                    "remove it",
-                ) from error
-            raise unwritable(self.root, error) from error
-        with stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                stream.seek(0)
-                holder = ascii(stream.read(20).strip())[1:-1] or "unknown"
-                raise LpxError(
-                    f"workspace {self.root} is in use by process {holder}",
-                    "two processes would overwrite each other's artefacts",
-                    "wait for it, or work elsewhere with -w DIR",
-                ) from None
-            if os.fstat(stream.fileno()).st_nlink == 1:
-                # A file with another name too may be one that somebody needs.
-                stream.seek(0)
-                stream.truncate()
-                stream.write(f"{os.getpid()}\n")
-                stream.flush()
+        with locked(self.root, "workspace", "work elsewhere with -w DIR"):
             yield
+
+
+@contextmanager
+def locked(root: Path, kind: str, elsewhere: str) -> Iterator[None]:
+    """Hold a folder against other processes; released when this one ends, however.
+
+    Args:
+        root: The folder; made where it does not exist. Its lock is `.lock`.
+        kind: What the folder is, for the error.
+        elsewhere: What to do instead of waiting.
+
+    Raises:
+        LpxError: Another process holds it, or the folder cannot be written.
+    """
+    path = root / ".lock"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        stream = _open_lock(path)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise LpxError(
+                f"{path} is a symbolic link",
+                "lpx writes its process number into it, and does not write through links",
+                "remove it",
+            ) from error
+        raise unwritable(root, error) from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            holder = ascii(stream.read(20).strip())[1:-1] or "unknown"
+            raise LpxError(
+                f"{kind} {root} is in use by process {holder}",
+                "two processes would overwrite each other's artefacts",
+                f"wait for it, or {elsewhere}",
+            ) from None
+        if os.fstat(stream.fileno()).st_nlink == 1:
+            # A file with another name too may be one that somebody needs.
+            stream.seek(0)
+            stream.truncate()
+            stream.write(f"{os.getpid()}\n")
+            stream.flush()
+        yield
 
 
 def _open_lock(path: Path) -> TextIO:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 
 import click
 
-from lpx import __version__
+from lpx import __version__, interrupts
 from lpx.cli.streams import guarded
 from lpx.errors import LpxError
+from lpx.interrupts import Interrupted
 
 COMMANDS = {
     "data": "Cut faces out of data sets, and show what a set holds.",
@@ -28,6 +30,19 @@ COMMANDS = {
     "doctor": "Show what this machine can build and run.",
 }
 """The help text is here so that listing the commands imports nothing."""
+
+KEPT = {
+    "data prepare": "the videos that were cut are kept, and the same command goes on with the rest",
+    "calibrate": "what was observed of the faces is saved from time to time, and the same command "
+    "goes on from there",
+    "build": "ranges that were finished are kept, and the same command goes on from there",
+    "bench": "scores of finished batches are kept, and the same command goes on from there",
+    "predict": "files that were scored are kept, and the same command goes on with the rest",
+    "train": "the state of the training is kept, and the same command goes on from there",
+    "ablate": "finished trainings and the state of this one are kept, and the same command goes on",
+}
+"""What an interrupted command leaves for the next run. Others leave nothing, and begin again."""
+_BEGINS_AGAIN = "nothing was left half-written, and the same command begins again"
 
 
 class _Group(click.Group):
@@ -63,14 +78,20 @@ def cli() -> None:
 
     Exit codes: 0 done and parity holds, 1 parity does not hold, or an engine is dead or does not
     compute in the precision asked for, 2 user error, 3 internal error, 4 parity cannot be judged
-    because the checkpoint cannot tell real from fake.
+    because the checkpoint cannot tell real from fake, 130 interrupted by SIGINT (Ctrl-C), 143 by
+    SIGTERM, 129 by SIGHUP.
     """  # noqa: D301 (click reads the escape: it keeps the block's lines)
 
 
 def main() -> None:
-    """Run the command line; turn errors into messages and exit codes."""
-    with guarded() as streams:
-        code = streams.exit_code(_run(sys.argv[1:]))
+    """Run the command line; turn errors and signals into messages and exit codes."""
+    arguments = sys.argv[1:]
+    try:
+        with guarded() as streams, interrupts.handled():
+            code = streams.exit_code(_run(arguments))
+    except Interrupted as late:
+        # The work was done, or ended already.
+        code = _interrupted(late, arguments)
     if code:
         sys.exit(code)
 
@@ -78,23 +99,55 @@ def main() -> None:
 def _run(arguments: list[str]) -> int:
     """Run a command; returns its exit code."""
     try:
+        return _exit_code(arguments)
+    except Interrupted as interruption:
+        return _interrupted(interruption, arguments)
+    except BaseException:
+        # A library may turn a signal into an error of its own, as where it ended a worker process.
+        if (number := interrupts.received()) is None:
+            raise
+        return _interrupted(Interrupted(number), arguments)
+
+
+def _interrupted(interruption: Interrupted, arguments: list[str]) -> int:
+    """Say what is kept; returns the exit code that shells give a program ended by the signal."""
+    interrupts.settle()
+    interrupts.end_children()
+    words = [word for word in arguments[:2] if not word.startswith("-")]
+    usual = KEPT.get(" ".join(words)) or KEPT.get(words[0] if words else "", _BEGINS_AGAIN)
+    kept = f"{interruption.kept}, and the same command goes on" if interruption.kept else usual
+    click.echo(f"interrupted by {interruption.signal.name}: {kept}", err=True)
+    return 128 + interruption.signal
+
+
+def _exit_code(arguments: list[str]) -> int:
+    """Run a command; returns its exit code.
+
+    Raises:
+        Interrupted: A signal asked it to end.
+    """
+    try:
         # Not cli(): click would turn some errors into exit codes that mean something else here.
         with cli.make_context("lpx", arguments) as context:
             cli.invoke(context)
     except LpxError as error:
+        interrupts.check()
         click.echo(f"error: {error}", err=True)
         return error.exit_code
     except click.ClickException as error:
+        interrupts.check()
         error.show()
         return 2
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        return 130
+        interrupts.check()
+        raise Interrupted(signal.SIGINT) from None
     except click.exceptions.Exit as done:
         return done.exit_code
     except SystemExit as done:
+        interrupts.check()
         return done.code if isinstance(done.code, int) else 1 if done.code else 0
     except Exception:
+        interrupts.check()
         import traceback
 
         traceback.print_exc()

@@ -80,7 +80,8 @@ def train(
     """Train a local-prediction detector on image-level labels.
 
     Weights are chosen by the AUC on validation faces; then a temperature is fitted, and the
-    threshold set, on the same. A run that was stopped goes on when the command is given again.
+    threshold set, on the same. A run that was stopped goes on when the command is given again, and
+    ends as if it had not been stopped.
     """
     with needs_training():
         from lpx.training.fit import Run

@@ -29,6 +29,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lpx.errors import LpxError
+
 SIZE = hashlib.sha256().digest_size
 """Bytes of a digest."""
 UNREADABLE = bytes(SIZE)
@@ -198,6 +200,23 @@ def file_digests(paths: Sequence[bytes], progress: Tell | None = None) -> NDArra
     """SHA-256 of files, see `ContentCache.digests`."""
     with ContentCache() as cache:
         return cache.digests(paths, progress)
+
+
+def training_digests(paths: Sequence[Path]) -> list[bytes]:
+    """SHA-256 of each file that a training reads.
+
+    Raises:
+        LpxError: A file cannot be read.
+    """
+    found = [bytes(row) for row in file_digests([os.fsencode(path) for path in paths])]
+    for path, digest in zip(paths, found, strict=True):
+        if digest == UNREADABLE:
+            raise LpxError(
+                f"{path} cannot be read",
+                "training does not leave faces out silently",
+                "remove it (and its line in faces.csv), or mend the file",
+            )
+    return found
 
 
 def _default_path() -> Path | None:

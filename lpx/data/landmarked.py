@@ -6,7 +6,9 @@ and `landmarks.npz` (`files` [F] as in the CSV, `points` float32 [F, P, 2] in cr
 
 from __future__ import annotations
 
+import hashlib
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -15,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpx.arrays import read_arrays
+from lpx.data.contents import training_digests
 from lpx.data.face_csv import ADVICE, COLUMNS, inside_folder, split_of
 from lpx.data.pseudo_fakes import Landmarks
 from lpx.data.text_table import read_table
@@ -36,6 +39,21 @@ class LandmarkedFace:
     identity: str
     split: str
     points: Landmarks
+
+
+def digest_landmarked(faces: Sequence[LandmarkedFace]) -> str:
+    """SHA-256 of faces' contents, identities and landmarks, in order; their names do not matter.
+
+    Raises:
+        LpxError: A file cannot be read.
+    """
+    digest = hashlib.sha256()
+    contents = training_digests([face.path for face in faces])
+    for face, content in zip(faces, contents, strict=True):
+        digest.update(content)
+        digest.update(f"{face.identity!r} {face.points.shape} {face.points.dtype}".encode())
+        digest.update(face.points.tobytes())
+    return digest.hexdigest()
 
 
 def load_landmarked(folder: Path) -> tuple[LandmarkedFace, ...]:

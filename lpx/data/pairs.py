@@ -15,8 +15,8 @@ import numpy as np
 import lpx
 from lpx.data.augment import augment
 from lpx.data.contents import file_digests
-from lpx.data.decode import Image, read_image
-from lpx.data.landmarked import LandmarkedFace
+from lpx.data.decode import Image, UnreadableImageError, read_image
+from lpx.data.landmarked import LandmarkedFace, digest_landmarked
 from lpx.data.pseudo_fakes import Forgery, forge
 from lpx.errors import LpxError
 
@@ -24,7 +24,14 @@ from lpx.errors import LpxError
 @lru_cache(maxsize=1024)
 def _cached(path: Path) -> Image:
     # A few hundred crops of 256 px: decoding each for every pair would cost as much as forging.
-    return read_image(path)
+    try:
+        return read_image(path)
+    except UnreadableImageError as error:
+        raise LpxError(
+            f"{path} cannot be read: {error}",
+            "training does not leave faces out silently",
+            "remove its line from faces.csv, or mend the file",
+        ) from error
 
 
 @cache
@@ -91,6 +98,11 @@ class PairSource:
     def fake(self, number: int) -> Image:
         """The pseudo-fake of pair `number`, uint8 RGB [H, W, 3]."""
         return augment(self.forgery(number).image, self._rng(number, 1))
+
+    def contents_sha256(self) -> str:
+        """SHA-256 of the faces, in order, with what is made of them."""
+        faces = digest_landmarked(self.faces)
+        return hashlib.sha256(f"{faces} {','.join(self.kinds)}".encode()).hexdigest()
 
     def forgery(self, number: int) -> Forgery:
         """The pseudo-fake of pair `number` before augmentation, with its mask."""

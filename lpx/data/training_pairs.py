@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -9,10 +11,16 @@ from typing import Protocol
 import numpy as np
 
 from lpx.data.augment import augment
+from lpx.data.contents import training_digests
 from lpx.data.decode import Image, UnreadableImageError
-from lpx.data.face_set import Face, FaceSet
+from lpx.data.face_set import Face, FaceSet, ImageFile
 from lpx.data.folder_set import folder_set
-from lpx.data.landmarked import LandmarkedFace, load_landmarked, split_identities
+from lpx.data.landmarked import (
+    LandmarkedFace,
+    digest_landmarked,
+    load_landmarked,
+    split_identities,
+)
 from lpx.data.pairs import PairSource
 from lpx.errors import LpxError
 
@@ -29,6 +37,10 @@ class Pairs(Protocol):
 
     def fake(self, number: int) -> Image:
         """The fake image of pair `number`, uint8 RGB [H, W, 3]."""
+        ...
+
+    def contents_sha256(self) -> str:
+        """SHA-256 of what the pairs are made of: contents, order and landmarks, not names."""
         ...
 
 
@@ -50,6 +62,14 @@ class FilePairs:
     def fake(self, number: int) -> Image:
         """A fake face, augmented in the same way."""
         return self._image(self.fakes, number, 1)
+
+    def contents_sha256(self) -> str:
+        """SHA-256 of the files' contents, in order."""
+        return _digest_of(
+            label + content
+            for label, faces in ((b"real", self.reals), (b"fake", self.fakes))
+            for content in _contents(faces)
+        )
 
     def _image(self, faces: tuple[Face, ...], number: int, label: int) -> Image:
         turn, place = divmod(number, len(faces))
@@ -83,6 +103,33 @@ class TrainingData:
     held_out: tuple[LandmarkedFace, ...]
     description: dict[str, int]
     notes: tuple[str, ...] = ()
+
+    def contents_sha256(self) -> str:
+        """SHA-256 of all that a training with these faces depends on: every file is read once."""
+        held_out = digest_landmarked(self.held_out)
+        return _digest_of(
+            one.encode()
+            for one in (self.train.contents_sha256(), self.val.contents_sha256(), held_out)
+        )
+
+
+def _digest_of(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()
+
+
+def _contents(faces: Sequence[Face]) -> list[bytes]:
+    """SHA-256 of each face: of its file, or of its pixels where it is in none."""
+    paths = [face.source.path for face in faces if isinstance(face.source, ImageFile)]
+    of_files = iter(training_digests(paths))
+    return [
+        next(of_files)
+        if isinstance(face.source, ImageFile)
+        else hashlib.sha256(face.source.read().tobytes()).digest()
+        for face in faces
+    ]
 
 
 def open_training_data(folder: Path, pseudo_fakes: tuple[str, ...], seed: int) -> TrainingData:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -75,16 +76,27 @@ def save_checkpoint(path: Path, module: nn.Module, card: ModelCard) -> ModelCard
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
     card = replace(card, weights_sha256=digest(state))
     with atomic_path(path) as temporary:
-        _save({"format": FORMAT, "card": card.to_dict(), "state_dict": state}, temporary)
+        write_archive({"format": FORMAT, "card": card.to_dict(), "state_dict": state}, temporary)
     return card
 
 
-def _save(content: dict[str, Any], path: Path) -> None:
+def write_archive(content: dict[str, Any], path: Path) -> None:
+    """Write what `lpx.models.weights_file.read_weights` reads, through to the disk.
+
+    Args:
+        content: Tensors and plain values.
+        path: A temporary file; see `lpx.workspace.atomic_path`.
+
+    Raises:
+        OSError: There is no room, or the file cannot be written.
+    """
     try:
         # Given a path, torch names the archive's folder after it: through a stream the same
         # weights give the same bytes, whatever the temporary file is called.
         with path.open("wb") as stream:
             torch.save(content, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
     except RuntimeError as error:
         # torch reports a full disk as a RuntimeError of its writer.
         raise OSError(str(error).strip().splitlines()[0]) from error
@@ -93,7 +105,7 @@ def _save(content: dict[str, Any], path: Path) -> None:
 def save_state(path: Path, detector: Detector) -> None:
     """Write the weights alone, for a model that a factory makes; atomically."""
     with atomic_path(path) as temporary:
-        _save(_inner(detector.module).state_dict(), temporary)
+        write_archive(_inner(detector.module).state_dict(), temporary)
 
 
 def weights_digest(detector: Detector) -> str:

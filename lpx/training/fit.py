@@ -3,36 +3,48 @@
 from __future__ import annotations
 
 import logging
+import re
+import sys
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lpx import interrupts
 from lpx.card import ModelCard
 from lpx.data.pairs import PairSource
 from lpx.data.pseudo_fakes import KINDS
 from lpx.data.training_pairs import open_training_data
 from lpx.errors import LpxError
+from lpx.interrupts import follow_parent
 from lpx.metrics import auc
 from lpx.models.aggregates import aggregate
-from lpx.models.checkpoint import save_checkpoint
+from lpx.models.checkpoint import load_checkpoint, save_checkpoint
 from lpx.models.detector import LocalPredictionDetector, new_detector
 from lpx.models.fitting import load_backbone_weights
+from lpx.models.state_dict import StateDict
 from lpx.models.weights_file import read_weights
-from lpx.training.module import LocalPrediction, PairDataset
+from lpx.schema import SchemaError, read_record
+from lpx.training.keeper import Keeper
+from lpx.training.module import LocalPrediction, loader
 from lpx.training.operating_point import apply_temperature, choose_threshold, fit_temperature
 from lpx.training.recipe import Recipe
-from lpx.workspace import read_json, sha256, unwritable, write_json
+from lpx.training.state import State, Store
+from lpx.workspace import locked, read_json, sha256, unwritable, write_json
+
+RESULT = "result.json"
+"""What a finished training made, in its run folder."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,7 @@ class Run:
     """What does not change the result: where, on what, how loud.
 
     Attributes:
-        out: Checkpoint to write; the run's state lies in `<out>.run/` beside it.
+        out: Checkpoint to write; the run's state is kept in `<out>.run/` beside it.
         workers: Processes that make images.
         devices: Lightning's `devices`.
         strategy: Lightning's `strategy`.
@@ -85,7 +97,10 @@ class Run:
 
 
 def train(recipe: Recipe, folder: Path, weights: Path | None, run: Run) -> Trained:
-    """Train a detector; resume where an earlier run with the same recipe stopped.
+    """Train a detector; go on where an earlier run with the same recipe stopped.
+
+    The result is the same as without a stop, bit for bit on a CPU. A training that has finished is
+    not done again: its checkpoint is left, or written again where it is gone.
 
     Args:
         recipe: What decides the result.
@@ -94,12 +109,22 @@ def train(recipe: Recipe, folder: Path, weights: Path | None, run: Run) -> Train
         run: The rest.
 
     Raises:
-        LpxError: Unusable data or weights, NaN loss, a state of another recipe, a full disk.
+        LpxError: Unusable data or weights, NaN loss, a state of another recipe or of other faces,
+            damaged states, a full disk, or another process that trains to the same checkpoint.
     """
+    if getattr(rank_zero_only, "rank", 0):
+        # Started by the first process, which holds the lock and hears signals.
+        follow_parent()
+        return _train(recipe, folder, weights, run)
+    with locked(run.state, "the training", "choose another --out"):
+        return _train(recipe, folder, weights, run)
+
+
+def _train(recipe: Recipe, folder: Path, weights: Path | None, run: Run) -> Trained:
     recipe = with_weights(recipe, weights)
     data = open_training_data(folder, recipe.pseudo_fakes, recipe.seed)
     for note in data.notes:
-        logging.getLogger(__name__).warning("note: %s", note)
+        _note(note)
     torch.manual_seed(recipe.seed)
     detector, card = new_detector(
         recipe.backbone,
@@ -110,16 +135,31 @@ def train(recipe: Recipe, folder: Path, weights: Path | None, run: Run) -> Train
         bottleneck=recipe.bottleneck,
     )
     recipe.diversity.check(card.grid)
-    resume = _resume_from(recipe, run)
+    keeper = Keeper(Store(run.state), recipe, data.contents_sha256())
+    state = _stored(keeper, folder, run)
     if weights is not None:
         fitted = load_backbone_weights(detector.backbone, read_weights(weights), str(weights))
         for note in fitted.notes(weights.name):
-            logging.getLogger(__name__).warning("note: %s", note)
+            _note(note)
     module = LocalPrediction(detector, card, recipe, data, run.workers)
+    if state is not None:
+        keeper.restore(state, module)
+    if keeper.progress.finished(recipe.steps):
+        if (before := _result(run)) is not None:
+            _note(f"this training was finished before, and {run.out} is its checkpoint")
+            return before
+        _note(f"this training was finished before; writing its checkpoint {run.out} again")
+    elif module.step:
+        _note(f"going on at step {module.step} of {recipe.steps}")
     started = time.perf_counter()
-    best = _fit(module, run, resume)
+    if not keeper.progress.finished(recipe.steps):
+        _fit(module, run, keeper)
     minutes = (time.perf_counter() - started) / 60
-    return _finish(best, module, run, weights, minutes)
+    return _finish(keeper.progress.best, module, run, weights, minutes)
+
+
+def _note(text: str) -> None:
+    logging.getLogger(__name__).warning("note: %s", text)
 
 
 def with_weights(recipe: Recipe, weights: Path | None) -> Recipe:
@@ -135,62 +175,110 @@ def with_weights(recipe: Recipe, weights: Path | None) -> Recipe:
     return replace(recipe, initial_weights_sha256=sha256(weights))
 
 
-def _resume_from(recipe: Recipe, run: Run) -> Path | None:
-    """The state to go on from, if there is one, after making sure that it is of this recipe."""
-    stored = run.state / "recipe.json"
-    last = run.state / "last.ckpt"
-    if run.restart or not stored.is_file():
-        write_json(stored, recipe.to_dict())
-        last.unlink(missing_ok=True)
-        return None
-    if different := recipe.differences(read_json(stored, "lpx train --restart")):
+def _stored(keeper: Keeper, folder: Path, run: Run) -> State | None:
+    """The state to go on from, if there is one, after making sure that it is of this training."""
+    store, recipe = keeper.store, keeper.recipe
+    try:
+        if run.restart:
+            store.clear()
+            (run.state / RESULT).unlink(missing_ok=True)
+        state = store.read()
+        if state is None:
+            write_json(run.state / "recipe.json", recipe.to_dict())
+            return None
+    except OSError as error:
+        raise unwritable(run.state, error) from error
+    if different := recipe.differences(state.recipe):
         raise LpxError(
             f"{run.state} holds a training with other settings",
             "; ".join(different[:4]),
             "use the same settings, another --out, or --restart to throw it away",
         )
-    return last if last.is_file() else None
+    if state.data != keeper.data:
+        raise LpxError(
+            f"{run.state} holds a training with other faces than those of {folder}",
+            "files, identities or landmarks differ",
+            "name the same faces, another --out, or --restart to throw it away",
+        )
+    return state
 
 
-def _fit(module: LocalPrediction, run: Run, resume: Path | None) -> Path:
-    """Run Lightning; returns the checkpoint of the best validation AUC."""
+def _fit(module: LocalPrediction, run: Run, keeper: Keeper) -> None:
+    """Train, from where `keeper` restored the module."""
     recipe = module.recipe
-    keep = ModelCheckpoint(
-        run.state, filename="best", monitor="val_auc", mode="max", save_last=True,
-        enable_version_counter=False, save_on_train_epoch_end=True,
-    )  # fmt: skip
-    callbacks: list[Callback] = [keep]
-    if recipe.patience:
-        callbacks.append(EarlyStopping("val_auc", mode="max", patience=recipe.patience))
+    callbacks: list[Callback] = [keeper]
     if not run.quiet:
         callbacks.append(RichProgressBar(refresh_rate=1, console_kwargs={"stderr": True}))
-    with _calm():
+    with _calm(), _workers_named(), interrupts.deferred():
         trainer = lightning.Trainer(
-            max_epochs=recipe.epochs,
+            # Lightning counts from where it is started.
+            max_epochs=recipe.epochs - module.step // recipe.steps_per_epoch,
             accelerator="auto",
             devices=run.devices,
             strategy=run.strategy,
             precision="16-mixed" if torch.cuda.is_available() else "32-true",
-            logger=_loggers(run),
+            logger=_loggers(run, module.step),
             callbacks=callbacks,
             default_root_dir=run.state,
             reload_dataloaders_every_n_epochs=1,
             num_sanity_val_steps=0,
             log_every_n_steps=min(10, recipe.steps_per_epoch),
+            enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=not run.quiet,
+            use_distributed_sampler=False,
         )
+        keeper.check_devices(trainer.world_size)
         try:
-            trainer.fit(module, ckpt_path=resume)
+            if not keeper.progress.validated:
+                trainer.validate(module, verbose=False)
+            if not keeper.progress.finished(recipe.steps):
+                trainer.fit(module)
         except OSError as error:
             raise unwritable(run.state, error) from error
+        if trainer.global_rank:
+            # The first process does the rest.
+            sys.exit(0)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    return Path(keep.best_model_path)
 
 
-def _loggers(run: Run) -> list[Logger]:
-    loggers: list[Logger] = [CSVLogger(run.state, name="", version="log")]
+_IN_WORKER = re.compile(
+    r"LpxError: (?P<what>.*?)(\n  why: (?P<why>.*?))?(\n  fix: (?P<fix>.*?))?\s*", re.DOTALL
+)
+
+
+@contextmanager
+def _workers_named() -> Iterator[None]:
+    """Say what a process that makes images could not do, or that it died.
+
+    Raises:
+        LpxError: Without the traceback of that process, which torch makes part of the message.
+    """
+    try:
+        yield
+    except LpxError as error:
+        place = error.what.rfind("LpxError: ")
+        if "in DataLoader worker" not in error.what[:place] or place < 0:
+            raise
+        found = _IN_WORKER.fullmatch(error.what[place:])
+        assert found is not None
+        raise LpxError(found["what"], found["why"] or "", found["fix"] or "") from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise LpxError(
+            "a process that makes images died",
+            f"{str(error).splitlines()[0]}; the system kills one where memory runs out",
+            "give the command again with fewer --workers (0 for none): it goes on from the last "
+            "state",
+        ) from error
+
+
+def _loggers(run: Run, step: int) -> list[Logger]:
+    # The CSV of an earlier run would be emptied.
+    version = f"log-from-{step:06d}" if step else "log"
+    loggers: list[Logger] = [CSVLogger(run.state, name="", version=version)]
     try:
         from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -217,14 +305,41 @@ def _calm() -> Iterator[None]:
             logger.setLevel(level)
 
 
+@dataclass(frozen=True)
+class _Result:
+    """What a finished training left beside its checkpoint: `result.json`."""
+
+    sha256: str
+    crop: str
+    data_name: str
+    val_auc: float
+    held_out_auc: dict[str, float]
+    temperature: float
+
+
+def _result(run: Run) -> Trained | None:
+    """What a finished training made, where its checkpoint is still there and of this `run`."""
+    try:
+        found = read_record(_Result, read_json(run.state / RESULT, "lpx train"))
+        if (found.sha256, found.crop, found.data_name) != (
+            sha256(run.out),
+            run.crop,
+            run.data_name,
+        ):
+            return None
+        card = load_checkpoint(run.out).card
+    except (LpxError, SchemaError, OSError):
+        # It is made again from the training's state.
+        return None
+    return Trained(card, found.val_auc, found.held_out_auc, found.temperature, minutes=0.0)
+
+
 def _finish(
-    best: Path, module: LocalPrediction, run: Run, weights: Path | None, minutes: float
+    best: StateDict, module: LocalPrediction, run: Run, weights: Path | None, minutes: float
 ) -> Trained:
     """Take the best average, calibrate it on the validation split, measure, save."""
-    prefix, stored = "average.", read_weights(best)["state_dict"]
-    state = {k[len(prefix) :]: v for k, v in stored.items() if k.startswith(prefix)}
     detector = module.average.cpu()
-    detector.load_state_dict(state)
+    detector.load_state_dict(best)
     detector.eval()
     recipe, data = module.recipe, module.data
     logits, labels = _logits(detector, module.val_dataloader())
@@ -251,15 +366,18 @@ def _finish(
         },
     )
     card = save_checkpoint(run.out, detector, card)
+    result = _Result(sha256(run.out), run.crop, run.data_name, val_auc, held_out, temperature)
+    write_json(run.state / RESULT, asdict(result))
     return Trained(card, val_auc, held_out, temperature, minutes)
 
 
 @torch.no_grad()
 def _logits(
-    detector: LocalPredictionDetector, loader: DataLoader[tuple[Tensor, Tensor]]
+    detector: LocalPredictionDetector, batches: DataLoader[tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:
     """Unit logits [N, h, w] and labels [N]."""
-    parts = [(detector.logits(images.flatten(0, 1)), y.flatten()) for images, y in loader]
+    with _workers_named():
+        parts = [(detector.logits(images.flatten(0, 1)), y.flatten()) for images, y in batches]
     return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
 
@@ -271,9 +389,8 @@ def _held_out(detector: LocalPredictionDetector, module: LocalPrediction) -> dic
     found: dict[str, Any] = {}
     for kind in KINDS:
         pairs = PairSource(faces, (kind,), recipe.seed + 2)
-        dataset = PairDataset(pairs, module.card, recipe.held_out_pairs)
-        loader = DataLoader(dataset, recipe.pairs, num_workers=module.workers)
-        logits, labels = _logits(detector, loader)
+        made = loader(pairs, module.card, recipe, recipe.held_out_pairs, module.workers)
+        logits, labels = _logits(detector, made)
         score = aggregate(detector.aggregate, logits, detector.aggregate_parameter)
         found[kind] = round(float(auc(labels.numpy().astype("int64"), score.numpy())), 4)
     return found

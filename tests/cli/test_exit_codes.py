@@ -1,5 +1,5 @@
 """Exit codes: 0 parity holds, 1 it or the precision does not, 2 user error, 3 internal error,
-4 the checkpoint cannot tell the classes apart, 130 interrupted.
+4 the checkpoint cannot tell the classes apart, 128 + its number interrupted by a signal.
 """
 
 from __future__ import annotations
@@ -111,7 +111,10 @@ def test_interruption_exits_with_130_and_leaves_only_the_scores(workspace, tree)
     finally:
         process.kill()
     assert process.returncode == 130
-    assert err.strip() == "interrupted"
+    assert err == (
+        "interrupted by SIGINT: scores of finished batches are kept, and the same command goes on "
+        "from there\n"
+    )
     assert out == ""
     after = tree(".")
     assert {path: what for path, what in after.items() if "bench.partial" not in path} == before

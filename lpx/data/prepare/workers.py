@@ -7,11 +7,10 @@ tell what a worker that died was doing.
 from __future__ import annotations
 
 import signal
-import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -20,6 +19,7 @@ import cv2
 from lpx.data.prepare.cutting import Cut, Cutter, DiskFullError, Settings, crashed
 from lpx.data.videos import Video
 from lpx.errors import LpxError
+from lpx.interrupts import follow_parent, starting_workers
 
 _PATIENCE_S = 5.0
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
@@ -109,7 +109,7 @@ def _in_processes(settings: Settings, videos: Sequence[Video], processes: int) -
     waiting = iter(videos)
     workers: list[_Worker] = []
     try:
-        with _without_interrupts():
+        with _starting():
             workers += [_Worker(settings) for _ in range(processes)]
         for worker in workers:
             worker.give(next(waiting))
@@ -125,7 +125,7 @@ def _in_processes(settings: Settings, videos: Sequence[Video], processes: int) -
                     busy.remove(worker)
                 if video is not None:
                     if worker.dead:
-                        with _without_interrupts():
+                        with _starting():
                             worker = _Worker(settings)
                         workers.append(worker)
                         busy.append(worker)
@@ -140,20 +140,17 @@ def _in_processes(settings: Settings, videos: Sequence[Video], processes: int) -
 
 
 @contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """What is started here ignores Ctrl-C: the parent hears it, and ends its workers."""
-    if threading.current_thread() is not threading.main_thread():
+def _starting() -> Iterator[None]:
+    """What is started here hears no signal before it can say what to do with it."""
+    # The first process that is started starts this one too, and lets signals through for it.
+    resource_tracker.ensure_running()
+    with starting_workers():
         yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _serve(connection: Connection, settings: Settings) -> None:
     """A worker's life: a video in, what became of it out, until the parent is gone."""
+    follow_parent()
     cv2.setNumThreads(1)
     cutter: Cutter | None = None
     while True:
