@@ -15,6 +15,7 @@ from lpx.bench.explain_pictures import Pictures, draw, picture_side, sheet
 from lpx.bench.explanation import Examiner, Explanation, Findings, class_means
 from lpx.data.decode import SUFFIXES
 from lpx.data.face_set import Face, FaceSet, ImageFile, Skipped
+from lpx.data.roots import expanded
 from lpx.data.sets import open_set
 from lpx.errors import LpxError
 from lpx.models.checkpoint import Detector, load_checkpoint
@@ -83,7 +84,7 @@ def explain(
         tuple(looked.found), class_means(looked.found, looked.sums), tuple(looked.skipped),
     )  # fmt: skip
     picture = None
-    if Path(source).expanduser().is_file():
+    if expanded(source).is_file():
         picture = out / f"{looked.found[0].name}.png"
         write_bytes(picture, encode_png(sheet(findings, looked.found[0], looked.last)))
     maps, page = out / MAPS, out / PAGE
@@ -138,7 +139,7 @@ def open_faces(source: str, skip: tuple[Path, ...] = ()) -> FaceSet:
     Raises:
         LpxError: There is nothing of that name, or no image in it.
     """
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_file():
         face = Face(path.name, None, "unknown", path.name, (), ImageFile(path))
         return FaceSet(path.name, "all", "unknown", (face,))

@@ -40,6 +40,23 @@ class DataPlaces:
     store: Path | None = None
 
 
+def expanded(path: str | Path) -> Path:
+    """A path with the home folder in place of "~", as a shell would read it.
+
+    Raises:
+        LpxError: "~name" names a user whom this machine does not have.
+    """
+    text = os.fspath(path)
+    found = os.path.expanduser(text)
+    if found.startswith("~"):
+        raise LpxError(
+            f"{text} begins with the home folder of a user",
+            f"this machine knows no home folder of {text.partition('/')[0][1:] or 'yours'}",
+            f"write the path in full; for a folder of that name here, ./{text}",
+        )
+    return Path(found)
+
+
 def data_roots(given: Path | None = None) -> tuple[Path, ...]:
     """Folders to look for data sets in, in this order; () where the user named none.
 
@@ -55,13 +72,13 @@ def data_roots(given: Path | None = None) -> tuple[Path, ...]:
     """
     found = []
     if given is not None:
-        folder = given.expanduser()
+        folder = expanded(given)
         if not folder.is_dir():
             state = "is a file" if folder.exists() else "does not exist"
             raise LpxError(f"data root {folder} {state}", "", "name a folder with --data-root DIR")
         found.append(folder)
     listed = os.environ.get("LPX_DATA", "").split(os.pathsep)
-    found += [Path(entry).expanduser() for entry in listed if entry]
+    found += [expanded(entry) for entry in listed if entry]
     if (setting := _setting("root")) is not None:
         found.append(setting)
     return tuple(dict.fromkeys(found))
@@ -74,9 +91,9 @@ def face_store(given: Path | None = None) -> Path:
         LpxError: lpx.toml is damaged.
     """
     if given is not None:
-        return given.expanduser()
+        return expanded(given)
     if named := os.environ.get("LPX_FACE_STORE"):
-        return Path(named).expanduser()
+        return expanded(named)
     return _setting("store") or DEFAULT_STORE
 
 
@@ -102,4 +119,4 @@ def _setting(key: str) -> Path | None:
         return None
     if not isinstance(value, str) or not value:
         raise LpxError(f"{path}: {key} is {value!r}", "it names one folder", f'{key} = "DIR"')
-    return path.parent / Path(value).expanduser()
+    return path.parent / expanded(value)

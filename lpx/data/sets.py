@@ -22,7 +22,7 @@ from lpx.data.prepare.store import (
     open_prepared,
     prepared_sets,
 )
-from lpx.data.roots import DataPlaces, face_store
+from lpx.data.roots import DataPlaces, expanded, face_store
 from lpx.errors import LpxError
 
 KNOWN = (
@@ -61,7 +61,7 @@ def open_set(
         return demo_set(split)
     if is_video_set(name):
         return _named(name, split, places, crop)
-    folder = Path(name.removeprefix("folder:")).expanduser()
+    folder = expanded(name.removeprefix("folder:"))
     if is_prepared(folder):
         return _of_split(read_face_manifest(folder, split), split)
     check_finished(folder)

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import torch
 
-from lpx.errors import LpxError
+from lpx.errors import LpxError, out_of_memory
 
 _SAVE = "torch.save(model.state_dict(), ...)"
 _ZIP = b"PK\x03\x04"
@@ -134,6 +134,8 @@ def read_weights(path: Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # Damaged bytes fail anywhere in torch's reader, with whatever error comes up there.
+        if short := out_of_memory(error):
+            raise short from error
         if isinstance(error, pickle.UnpicklingError) and any(w in str(error) for w in _CODE):
             code = [name for name in named if _stand_in(name) is None and not _is_torch(name)]
             raise LpxError(

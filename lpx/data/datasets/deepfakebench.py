@@ -35,6 +35,7 @@ from lpx.data.datasets.adapter import (
     not_found,
 )
 from lpx.data.datasets.lists import read_json_table, relative_path
+from lpx.data.roots import expanded
 from lpx.data.videos import REAL, Video
 from lpx.data.wording import printable
 from lpx.errors import LpxError
@@ -148,7 +149,7 @@ def _open(request: Request) -> tuple[Path, str]:
     text, _, level = request.argument.rpartition("@")
     if level not in LEVELS or not text:
         text, level = request.argument, ""
-    named = Path(text).expanduser()
+    named = expanded(text)
     # Joining an absolute path to a root leaves it as it is.
     looked = tuple(dict.fromkeys((named, *(root / named for root in request.roots))))
     if (path := next((p for p in looked if p.is_file()), None)) is None:
