@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lpx.bench.parity import VERDICTS, Verdict
+from lpx.bench.parity import VERDICTS
 from lpx.bench.report import SCHEMA
 from lpx.bench.wording import entries
 from lpx.engines.manifest import MAX_BATCH
 from lpx.errors import LpxError
+from lpx.metrics import Verdict
 from lpx.schema import MAX_INTEGER, SchemaError, in_range, read_record
 from lpx.workspace import read_json
 

@@ -14,7 +14,8 @@ from lpx.engines.base import Engine, Prediction
 from lpx.errors import LpxError
 
 BATCH = 16
-_ROUNDING = 1e-3
+ROUNDING = 1e-3
+"""By how much a score may leave [0, 1]: half precision rounds."""
 
 Progress = Callable[[int, int], None]
 
@@ -180,7 +181,7 @@ def check_finite(
 def are_probabilities(scores: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Which scores [N] are in [0, 1]; NaN is not."""
     # Half precision may round a mean of probabilities to a little over 1.
-    return (scores >= -_ROUNDING) & (scores <= 1 + _ROUNDING)
+    return (scores >= -ROUNDING) & (scores <= 1 + ROUNDING)
 
 
 def _join(parts: list[Prediction]) -> Prediction:

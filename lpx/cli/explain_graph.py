@@ -13,7 +13,7 @@ import click
 from lpx.cli.options import json_option, min_channels_option, workspace_option
 from lpx.engines.manifest import TARGETS, percent
 from lpx.errors import LpxError
-from lpx.workspace import Workspace
+from lpx.workspace import Workspace, read_regular
 
 if TYPE_CHECKING:
     from lpx.graph.equalise import Pair
@@ -64,7 +64,7 @@ def explain_graph(
 
     check_int8(target)  # type: ignore[arg-type]
     path = _model(source, workspace)
-    data = path.read_bytes()
+    data = read_regular(path)
     chosen = _dialect(target, dialect)
     prepared, pairs = prepare(data, str(path), equalised=equalise, requantise=requantise)
     graph = parse(prepared, str(path))

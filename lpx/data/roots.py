@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lpx.errors import LpxError
+from lpx.schema import check_plain
+from lpx.workspace import read_regular
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,6 +27,8 @@ else:
 SETTINGS = "lpx.toml"
 DEFAULT_STORE = Path("lpx-faces")
 _KEYS = ("root", "store")
+MAX_SETTINGS_BYTES = 1 << 20
+"""Size of an lpx.toml, bytes."""
 
 
 @dataclass(frozen=True)
@@ -105,18 +109,21 @@ def _setting(key: str) -> Path | None:
         return None
     try:
         # Editors on Windows put a byte-order mark in front, which TOML does not know.
-        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+        table = tomllib.loads(read_regular(path, limit=MAX_SETTINGS_BYTES).decode("utf-8-sig"))
+        check_plain(table)
+    except (OSError, ValueError, RecursionError) as error:
         raise LpxError(f"{path} cannot be read", str(error), "mend or remove it") from error
     data = table.get("data", {})
     if not isinstance(data, dict) or set(data) - set(_KEYS):
         raise LpxError(
-            f"{path}: [data] holds {data!r}",
+            f"{path}: [data] holds {str(data)[:80]!r}",
             f"[data] is a table that knows {' and '.join(_KEYS)}",
             'write [data], and below it root = "DIR" or store = "DIR"',
         )
     if (value := data.get(key)) is None:
         return None
     if not isinstance(value, str) or not value:
-        raise LpxError(f"{path}: {key} is {value!r}", "it names one folder", f'{key} = "DIR"')
+        raise LpxError(
+            f"{path}: {key} is {str(value)[:80]!r}", "it names one folder", f'{key} = "DIR"'
+        )
     return path.parent / expanded(value)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lpx.data.datasets import KNOWN as VIDEO_SETS
 from lpx.data.datasets import WITH_FILE, open_videos
+from lpx.data.datasets.deepfakebench import frame_number
 from lpx.data.demo_set import demo_set
 from lpx.data.face_manifest import missing_note, read_face_manifest
 from lpx.data.face_set import FaceSet
@@ -133,7 +134,7 @@ def _crops_in_place(name: str, split: str, places: DataPlaces) -> FaceSet:
     rows = (
         FaceRow(
             frame.relative_to(found.root).as_posix(), video.label, video.method, video.name,
-            video.identities, home(video), int(frame.stem) if frame.stem.isdecimal() else -1,
+            video.identities, home(video), frame_number(frame.stem),
         )
         for video in found.videos
         for frame in video.frames

@@ -8,14 +8,16 @@ import json
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from lpx.bench.score import ROUNDING
 from lpx.data.detect.base import Box
 from lpx.data.face_set import Skipped
 from lpx.data.walk import LeftOut
-from lpx.workspace import atomic_path, no_follow, unwritable
+from lpx.schema import MAX_INTEGER, SchemaError, in_range, parse_json, read_record
+from lpx.workspace import atomic_path, no_follow, read_regular, unwritable
 
 RULE = (
     "a face's score is its probability of fake; a frame's is its highest face's; "
@@ -167,13 +169,13 @@ class Journal:
     def __post_init__(self) -> None:
         """Read what an earlier run wrote; a line that was not finished counts for nothing."""
         try:
-            data = self.path.read_bytes()
+            data = read_regular(self.path)
         except OSError:
             return
         self._torn = bool(data) and not data.endswith(b"\n")
         for line in data.splitlines():
             with suppress(ValueError, KeyError, TypeError):
-                entry = json.loads(line)
+                entry = parse_json(line)
                 self._lines[entry["result"]["name"]] = entry
 
     def find(self, name: str, path: Path) -> FileScore | None:
@@ -185,6 +187,7 @@ class Journal:
             if entry.get("key") != self._key(path):
                 return None
             result = _from_dict(entry["result"])
+            _check(result, self.settings.get("threshold"))
             return result if result.picture is None or result.picture.is_file() else None
         except (KeyError, TypeError, ValueError, OSError):
             # Also a file that is gone: scoring it says why it cannot be read.
@@ -216,18 +219,33 @@ class Journal:
         return {**self.settings, "file": file}
 
 
-def _from_dict(values: dict[str, Any]) -> FileScore:
-    faces = [
-        FaceScore(**{**face, "box": None if face["box"] is None else tuple(face["box"])})
-        for face in values["faces"]
-    ]
-    return FileScore(**{
-        **values,
-        "faces": tuple(faces),
-        "faceless": tuple(FacelessFrame(**frame) for frame in values["faceless"]),
-        "picture": None if values["picture"] is None else Path(values["picture"]),
-        "seconds": None if values["seconds"] is None else Seconds(**values["seconds"]),
-    })  # fmt: skip
+def _from_dict(values: object) -> FileScore:
+    """Read back a result.
+
+    Raises:
+        SchemaError: It is none.
+    """
+    if not isinstance(values, dict) or not isinstance(values.get("picture"), (str, type(None))):
+        raise SchemaError("it is no result")
+    picture = values.get("picture")
+    result = read_record(FileScore, {n: v for n, v in values.items() if n != "picture"})
+    return replace(result, picture=None if picture is None else Path(picture))
+
+
+def _check(result: FileScore, threshold: float | None) -> None:
+    """Refuse scores that no engine gives, and verdicts that do not follow from them.
+
+    Raises:
+        SchemaError: There is one.
+    """
+    in_range(result.frames, 0, MAX_INTEGER, "frames")
+    every: tuple[FileScore | FaceScore, ...] = (result, *result.faces)
+    for one in every:
+        in_range(one.score, -ROUNDING, 1 + ROUNDING, "a score")
+        if one.score is None or threshold is None:
+            continue
+        if one.fake is not (one.score >= threshold):
+            raise SchemaError(f"a score of {one.score} is not called {verdict(one.fake)}")
 
 
 def verdict(fake: bool | None) -> str:

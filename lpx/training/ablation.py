@@ -12,6 +12,7 @@ from lpx.data.training_pairs import open_training_data
 from lpx.errors import LpxError
 from lpx.models.checkpoint import load_checkpoint
 from lpx.models.detector import LocalPredictionDetector, analyse_detector
+from lpx.schema import SchemaError, read_record
 from lpx.training.fit import Run, train, with_weights
 from lpx.training.localisation import localise, region_similarity
 from lpx.training.recipe import Recipe
@@ -168,4 +169,9 @@ def _read(path: Path, recipe: Recipe) -> Result:
             "; ".join(different[:4]),
             "give the grid's own settings, or another --out",
         )
-    return Result(**{**values, "cell": Cell(**values["cell"])})
+    try:
+        return read_record(Result, values)
+    except SchemaError as error:
+        raise LpxError(
+            f"{path} is damaged", str(error), "remove it, and run the same command again"
+        ) from error

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 from lpx.data.prepare.record import VideoRecord
 from lpx.errors import LpxError
+from lpx.schema import SchemaError, parse_json
 
 FILE = "journal.jsonl"
 FORMAT = "lpx-journal/1"
@@ -83,7 +84,11 @@ def _read(stream: BinaryIO) -> list[Any]:
         checksum, _, text = line.partition(b" ")
         if not line.endswith(b"\n") or checksum != _checksum(text):
             break
-        values.append(json.loads(text))
+        try:
+            values.append(parse_json(text))
+        except SchemaError:
+            # Its checksum is right, but lpx did not write it.
+            break
         end += len(line)
     if end < stream.tell():
         stream.truncate(end)
@@ -110,7 +115,7 @@ def _checksum(text: bytes) -> bytes:
 def _record(path: Path, value: Any) -> VideoRecord:
     try:
         return VideoRecord.from_dict(value)
-    except (KeyError, TypeError, ValueError) as error:
+    except SchemaError as error:
         raise LpxError(
             f"{path} is damaged",
             f"it does not hold what it should: {error}",
