@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
+from lpx.plain import plain
+
 _NO_MEMORY = re.compile(
     r"bad.?alloc|out.of.memory|insufficient memory|not enough memory|cannot allocate|"
     r"(can't|could not|failed to|unable to) (allocate|map segment)|allocation failed",
@@ -40,7 +42,7 @@ class LpxError(Exception):
             lines.append(f"  why: {self.why}")
         if self.fix:
             lines.append(f"  fix: {self.fix}")
-        return "\n".join(lines)
+        return plain("\n".join(lines), keep="\n\t")
 
 
 class NotAsAskedError(LpxError):

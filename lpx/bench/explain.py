@@ -17,6 +17,7 @@ from lpx.data.decode import SUFFIXES
 from lpx.data.face_set import Face, FaceSet, ImageFile, Skipped
 from lpx.data.roots import expanded
 from lpx.data.sets import open_set
+from lpx.data.wording import printable
 from lpx.errors import LpxError
 from lpx.models.checkpoint import Detector, load_checkpoint
 from lpx.render import encode_png
@@ -141,8 +142,9 @@ def open_faces(source: str, skip: tuple[Path, ...] = ()) -> FaceSet:
     """
     path = expanded(source)
     if path.is_file():
-        face = Face(path.name, None, "unknown", path.name, (), ImageFile(path))
-        return FaceSet(path.name, "all", "unknown", (face,))
+        name = printable(path.name)
+        face = Face(name, None, "unknown", name, (), ImageFile(path))
+        return FaceSet(name, "all", "unknown", (face,))
     if path.suffix.lower() in SUFFIXES and not path.exists():
         raise LpxError(
             f"{source} does not exist", "", "name an image, a folder of face crops, or a data set"

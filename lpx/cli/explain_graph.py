@@ -13,6 +13,7 @@ import click
 from lpx.cli.options import json_option, min_channels_option, workspace_option
 from lpx.engines.manifest import TARGETS, percent
 from lpx.errors import LpxError
+from lpx.plain import plain
 from lpx.workspace import Workspace, read_regular
 
 if TYPE_CHECKING:
@@ -142,11 +143,13 @@ def _show(placement: Placement, pairs: tuple[Pair, ...]) -> None:
     width = max(len(decision.node) for decision in placement.decisions)
     for decision in placement.decisions:
         mark = "int8 " if decision.quantised else "float"
-        click.echo(f"{mark}  {decision.node:<{width}}  {decision.reason}")
+        click.echo(plain(f"{mark}  {decision.node:<{width}}  {decision.reason}"))
     convolutions = sum(decision.op_type == "Conv" for decision in placement.decisions)
     click.echo(f"{len(placement.convolutions)} of {convolutions} convolutions in INT8, "
                f"{len(placement.tensors)} activations with a scale")  # fmt: skip
     for pair in pairs:
         done = f"{pair.scaled} of {pair.channels} channels scaled" if pair.second else "left alone"
         to = f" -> {pair.second}" if pair.second else ""
-        click.echo(f"equalised  {pair.first}{to}: {done}" + f" ({pair.reason})" * bool(pair.reason))
+        click.echo(
+            plain(f"equalised  {pair.first}{to}: {done}" + f" ({pair.reason})" * bool(pair.reason))
+        )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from lpx.data.wording import shown
+from lpx.data.wording import printable
 
 _NAMED = 3
 _ENDINGS = 6
@@ -222,7 +222,7 @@ class _Search:
     def leave_out(self, kind: _Kind, name: str) -> None:
         count, names = self._left_out.get(kind, (0, []))
         if len(names) < _NAMED:
-            names.append(shown(name))
+            names.append(printable(name))
         self._left_out[kind] = (count + 1, names)
 
     def left_out(self) -> tuple[LeftOut, ...]:

@@ -18,6 +18,7 @@ from lpx.data.face_set import Face, FaceSet, ImageFile, Skipped
 from lpx.data.media import MediaFile, check_there, find_media
 from lpx.data.video_file import UnreadableVideoError, frame_indices
 from lpx.data.walk import note_of
+from lpx.data.wording import printable
 from lpx.engines.base import Engine
 from lpx.engines.manifest import read_manifest
 from lpx.errors import LpxError
@@ -289,6 +290,7 @@ def _crop_scores(
 
 def _crops(workspace: Workspace, path: Path, out: Path, report: Reporter) -> FaceSet:
     if path.is_file():
-        face = Face(path.name, None, "unknown", path.name, (), ImageFile(path))
-        return FaceSet(str(path), "all", "unknown", (face,))
+        name = printable(path.name)
+        face = Face(name, None, "unknown", name, (), ImageFile(path))
+        return FaceSet(printable(str(path)), "all", "unknown", (face,))
     return open_faces(workspace, f"folder:{path}", "all", out, report=report)

@@ -16,6 +16,7 @@ from lpx.bench.score import ROUNDING
 from lpx.data.detect.base import Box
 from lpx.data.face_set import Skipped
 from lpx.data.walk import LeftOut
+from lpx.plain import plain
 from lpx.schema import MAX_INTEGER, SchemaError, in_range, parse_json, read_record
 from lpx.workspace import atomic_path, no_follow, read_regular, unwritable
 
@@ -266,7 +267,7 @@ def write_scores(path: Path, files: Iterable[FileScore], skipped: Iterable[Skipp
     """A CSV file with a row per file; of those that could not be read the note says why."""
     rows: list[tuple[object, ...]] = [
         (file.name, file.kind, _number(file.score, 6), verdict(file.fake), file.frames,
-         len(file.faceless), len(file.faces), file.picture or "", file.note)
+         len(file.faceless), len(file.faces), str(file.picture or ""), file.note)
         for file in files
     ]  # fmt: skip
     rows += [(f.name, "", "", "", 0, 0, 0, "", f"not read: {f.reason}") for f in skipped]
@@ -299,7 +300,10 @@ def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[Iterable[obje
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
-        writer.writerows(rows)
+        # A path may have bytes that are not UTF-8.
+        writer.writerows(
+            [plain(cell) if isinstance(cell, str) else cell for cell in row] for row in rows
+        )
 
 
 def picture_name(name: str, suffix: str, longest: int = NAME_BYTES) -> Path:
