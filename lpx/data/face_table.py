@@ -168,7 +168,7 @@ def check_inside(files: Strings, where: str) -> None:
     """
     if row := _leaving(files):
         raise LpxError(
-            f"{where} names the file {printable(files[row - 1])!r}",
+            f"{where} names the file {files[row - 1]!r}",
             "a file must lie below the folder: no absolute path, no .., and no empty name",
             "put the file below the folder, and name it relative to that",
         )
