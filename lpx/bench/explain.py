@@ -21,7 +21,7 @@ from lpx.data.wording import printable
 from lpx.errors import LpxError
 from lpx.models.checkpoint import Detector, load_checkpoint
 from lpx.render import encode_png
-from lpx.workspace import write_bytes
+from lpx.workspace import check_writable, write_bytes
 
 LIMIT = 200
 PAGE = "index.html"
@@ -76,6 +76,7 @@ def explain(
     examiner = Examiner(_load(checkpoint))
     whole = open_faces(source, skip=(out, *skip))
     faces = whole.first(limit)
+    check_writable(out, PAGE, MAPS)
     looked = _look(examiner, faces, progress)
     if not looked.found:
         worst = looked.skipped[0]

@@ -37,7 +37,7 @@ from lpx.pipeline.predictions import (
 from lpx.pipeline.reporter import SILENT, Reporter
 from lpx.pipeline.runnable import pick_engine
 from lpx.render import encode_png, explained
-from lpx.workspace import Workspace, write_bytes
+from lpx.workspace import Workspace, check_writable, write_bytes
 
 FRAMES = 32
 SCORES, TABLE, JOURNAL = "scores.csv", "frames.csv", "results.jsonl"
@@ -99,6 +99,7 @@ def predict(
             "the next run would take the pictures for photographs",
             "choose another folder with --out DIR",
         )
+    check_writable(out, SCORES, TABLE, JOURNAL)
     if crops:
         faces = _crops(workspace, path, out, report).first(limit)
         picked = pick_engine(

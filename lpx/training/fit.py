@@ -32,7 +32,7 @@ from lpx.models.weights_file import read_weights
 from lpx.training.module import LocalPrediction, PairDataset
 from lpx.training.operating_point import apply_temperature, choose_threshold, fit_temperature
 from lpx.training.recipe import Recipe
-from lpx.workspace import read_json, sha256, unwritable, write_json
+from lpx.workspace import check_writable, read_json, sha256, unwritable, write_json
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,7 @@ def train(recipe: Recipe, folder: Path, weights: Path | None, run: Run) -> Train
         bottleneck=recipe.bottleneck,
     )
     recipe.diversity.check(card.grid)
+    check_writable(run.out.parent, run.out.name)
     resume = _resume_from(recipe, run)
     if weights is not None:
         fitted = load_backbone_weights(detector.backbone, read_weights(weights), str(weights))
