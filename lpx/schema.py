@@ -214,7 +214,7 @@ def _read(hint: Any, value: object, where: str, others: bool) -> Any:
         raise SchemaError(_expected(where, f"one of {', '.join(map(str, arguments))}", value))
     if origin is tuple:
         return _read_tuple(arguments, value, where, others)
-    if origin is dict:
+    if origin in (dict, Mapping):
         if not isinstance(value, dict):
             raise SchemaError(_expected(where, "an object", value))
         return {

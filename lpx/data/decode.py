@@ -57,8 +57,8 @@ def read_image(path: Path) -> Image:
         uint8 RGB [H, W, 3].
 
     Raises:
-        UnreadableImageError: Missing, empty, truncated (where decoders fill in grey, too), too large
-            or no image at all.
+        UnreadableImageError: Missing, empty, cut off (even where decoders fill in grey), too
+            large or no image at all.
     """
     data = _read(path)
     size = image_size(data)
@@ -69,7 +69,7 @@ def read_image(path: Path) -> Image:
             f"{size[0]} x {size[1]} pixels are over the limit of {MAX_PIXELS / 1e6:g} megapixels"
         )
     if is_cut_off(data):
-        raise UnreadableImageError("the JPEG is cut off: its end marker is missing")
+        raise UnreadableImageError("it is cut off: its end is missing")
     if is_turned_avif(data):
         raise UnreadableImageError(
             "its pixels are to be turned or mirrored, which OpenCV does not do for AVIF"

@@ -77,11 +77,16 @@ def _jpeg(data: bytes) -> Size | None:
 
 
 def is_cut_off(data: bytes) -> bool:
-    """Whether a JPEG ends before its pixels do; decoders fill the rest with grey, and say nothing.
+    """Whether a JPEG or PNG ends before its pixels do.
+
+    Of such a JPEG decoders fill the rest with grey, and say nothing; for such a PNG they take as
+    much memory as the part that is cut off claims to have.
 
     Args:
         data: The whole file.
     """
+    if data[:8] == _PNG:
+        return _is_cut_off_png(data)
     if data[:2] != b"\xff\xd8":
         return False
     place = 2
@@ -98,6 +103,17 @@ def is_cut_off(data: bytes) -> bool:
     return True
 
 
+def _is_cut_off_png(data: bytes) -> bool:
+    place = len(_PNG)
+    while place + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, place)
+        if kind == b"IEND":
+            return False
+        place += 12 + length
+    return place > len(data)
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
 _SCAN = 0xDA
 """JPEG marker that pixels follow."""
 

@@ -294,8 +294,11 @@ def _of_tar(path: Path) -> tuple[str, str]:
 
 
 def _of_zip(path: Path) -> tuple[str, str] | None:
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return "it begins and ends like a PyTorch file, but its index is damaged", _REPLACED
     # torch.save puts everything into one folder of the archive.
     inside = {name.partition("/")[2] for name in names}
     if "constants.pkl" in inside:
