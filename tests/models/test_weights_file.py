@@ -269,5 +269,5 @@ def test_an_archive_that_claims_to_span_several_disks(tmp_path):
     data = path.read_bytes()
     place = data.rindex(b"PK\x05\x06")
     path.write_bytes(data[: place - len(end)] + end + data[place:])
-    with pytest.raises(LpxError, match="is not a readable PyTorch checkpoint"):
-        read_weights(path)
+    # Python's zipfile raises where it is asked whether this is an archive; PyTorch reads it.
+    assert read_weights(path)["a"].shape == (3,)
