@@ -71,6 +71,7 @@ def _aucs(out: str) -> Any:
 
 PREDICT = ("predict", "--crops", "crops", "--no-overlay", "--json", "--engine")
 BENCH = ("bench", "--dataset", "crops", "--latency-seconds", "0", "--no-stages", "--json")
+BUILD = ("build", "--int8", "--target", "onnxruntime")
 CASES = (
     Case("lpx-out/model.json", (*PREDICT, "onnxruntime-int8"), _scores),
     Case("lpx-out/model.onnx", (*PREDICT, "onnxruntime-int8"), _scores),
@@ -78,7 +79,7 @@ CASES = (
     Case("lpx-out/engines/onnxruntime-int8/engine.onnx", (*PREDICT, "onnxruntime-int8"), _scores),
     Case("lpx-out/reference.pt", (*PREDICT, "torch"), _scores),
     Case("lpx-out/reference.pt", BENCH, _aucs),
-    Case("lpx-out/scales.json", ("build", "--int8", "--target", "onnxruntime"), _engine),
+    Case("lpx-out/scales.json", BUILD, _engine),
     Case("photos-out/results.jsonl", ("predict", "photos", "--out", "photos-out", "--no-overlay",
                                       "--json", "--engine", "onnxruntime-int8"), _scores),
     Case("prepared/manifest.json", ("data", "info", "prepared", "--json"), json.loads),
@@ -111,7 +112,7 @@ def make() -> None:
         shutil.copy(demo_folder() / name, "photos")
     for line in (
         ("export", str(demo_folder() / CHECKPOINT)),
-        ("build", "--int8", "--target", "onnxruntime", "--faces", "demo", "--count", "8"),
+        BUILD,
     ):
         code, _, err = run(line)
         if code:
@@ -147,7 +148,10 @@ def main() -> None:
             for number in range(options.count):
                 case = cases[number % len(cases)]
                 (path,) = Path().glob(case.file)
-                kind, data = mutating.damage(rng, path.read_bytes())
+                before = path.read_bytes()
+                kind, data = mutating.damage(rng, before)
+                while data == before:
+                    kind, data = mutating.damage(rng, before)
                 path.write_bytes(data)
                 what, why = judged(case, right[case])
                 label = f"{case.line[0]} {path.name}"
