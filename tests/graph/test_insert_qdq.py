@@ -92,7 +92,6 @@ def test_convolution_equals_the_simulation(style):
     assert np.abs(found - exact.numpy()).max() > 1e-3, "nothing was quantised"
 
 
-@STYLES
 @pytest.mark.parametrize("count", [1, 15, 17, 32])
 def test_means_of_other_channels_than_the_weights_read_are_refused(count):
     model = graph(CONV, w=(24, 16, 3, 3), b=(24,))
@@ -100,6 +99,7 @@ def test_means_of_other_channels_than_the_weights_read_are_refused(count):
         quantised(model, TENSORRT, ranges={"x": Range(-5.0, 5.0, (0.5,) * count)})
 
 
+@STYLES
 def test_weight_scales_are_per_output_channel(style):
     weight = np.random.default_rng(0).standard_normal((24, 16, 3, 3)).astype(np.float32)
     weight *= np.logspace(-3, 3, 24, dtype=np.float32)[:, None, None, None]
