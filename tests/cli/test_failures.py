@@ -89,11 +89,13 @@ def test_memory_that_runs_out_in_an_engine_does_not_make_it_dead(lpx, workspace,
         def run(self, *arguments):
             raise RuntimeError("BFCArena: Failed to allocate memory for requested buffer of size 9")
 
-    def load(self, model, size, **options):
-        self.size, self.session = size, Session()
+    def try_it(*arguments, **options):
+        engine = OnnxRuntimeEngine(workspace.model.read_bytes(), 160)
+        engine.session = Session()
+        engine.infer(np.zeros((1, 160, 160, 3), np.uint8))
 
-    monkeypatch.setattr(OnnxRuntimeEngine, "__init__", load)
-    ran = lpx("build", "--int8", "--target", "onnxruntime")
+    monkeypatch.setattr("lpx.pipeline.building.symptom", try_it)
+    ran = lpx("build", "--int8", "--target", "onnxruntime", "--faces", "demo", "--count", 16)
     assert ran.code == 2
     assert "error: there is not enough memory" in ran.err
     assert "buffer of size 9" in ran.err
