@@ -135,7 +135,7 @@ def test_empty_file(tmp_path):
 @pytest.mark.parametrize("kept", [0.02, 0.3, 0.6, 0.9, 0.99])
 def test_truncated_file(tmp_path, picture, suffix, kept, capfd):
     data = encoded(bgr(picture), suffix)
-    with pytest.raises(UnreadableImageError, match="not an image|it is cut off"):
+    with pytest.raises(UnreadableImageError, match=r"not an image|it is cut off"):
         read(tmp_path, data[: int(len(data) * kept)])
     # What is raised is not said on standard error too; libpng's own words cannot be helped.
     assert "imgcodecs" not in capfd.readouterr().err
