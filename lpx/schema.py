@@ -203,13 +203,17 @@ def _check_text(text: str, path: str) -> None:
         ) from None
 
 
-def read_record(kind: type[Record], values: object, where: str = "") -> Record:
+def read_record(
+    kind: type[Record], values: object, where: str = "", *, others: bool = False
+) -> Record:
     """Make a dataclass of plain values, each of which must be of its field's type.
 
     Args:
         kind: A dataclass of int, float, bool, str, Literal, None, tuple, dict, Any and dataclasses.
         values: A mapping with the fields, lists for tuples. Fields with defaults may be missing.
         where: What to call it in the error.
+        others: Pass over fields that the dataclass does not have, here and below: what other
+            programs write may hold more than lpx reads.
 
     Raises:
         SchemaError: A field is unknown, missing, or of another type; it is named. A bool is not an
@@ -219,7 +223,8 @@ def read_record(kind: type[Record], values: object, where: str = "") -> Record:
         raise SchemaError(_expected(where, "an object", values))
     check_plain(dict(values), where)
     hints = field_hints(cast(type, kind))
-    if unknown := sorted(str(name)[:_SHOWN] for name in values.keys() - hints.keys()):
+    unknown = sorted(str(name)[:_SHOWN] for name in values.keys() - hints.keys())
+    if unknown and not others:
         raise SchemaError(f"unknown fields: {', '.join(unknown[:10])}")
     missing = [
         field.name
@@ -231,10 +236,26 @@ def read_record(kind: type[Record], values: object, where: str = "") -> Record:
     if missing:
         raise SchemaError(f"{where + ': ' if where else ''}missing fields: {', '.join(missing)}")
     prefix = f"{where}." if where else ""
-    return kind(**{n: _read(hints[n], value, prefix + n) for n, value in values.items()})
+    return kind(
+        **{
+            name: _read(hints[name], value, prefix + name, others)
+            for name, value in values.items()
+            if name in hints
+        }
+    )
 
 
-def _read(hint: Any, value: object, where: str) -> Any:
+def in_range(value: float | None, low: float, high: float, where: str) -> None:
+    """Refuse a number that is not between two others; None passes.
+
+    Raises:
+        SchemaError: It is outside, or NaN.
+    """
+    if value is not None and not low <= value <= high:
+        raise SchemaError(f"{where} is {_shown(value)}, not from {low:g} to {high:g}")
+
+
+def _read(hint: Any, value: object, where: str, others: bool) -> Any:
     """The value as its type hint wants it."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
@@ -244,19 +265,21 @@ def _read(hint: Any, value: object, where: str) -> Any:
         if value is None and len(kinds) < len(arguments):
             return None
         assert len(kinds) == 1, hint
-        return _read(kinds[0], value, where)
+        return _read(kinds[0], value, where, others)
     if origin is Literal:
         if is_one_of(value, arguments):
             return value
         raise SchemaError(_expected(where, f"one of {', '.join(map(str, arguments))}", value))
     if origin is tuple:
-        return _read_tuple(arguments, value, where)
-    if origin is dict:
+        return _read_tuple(arguments, value, where, others)
+    if origin in (dict, Mapping):
         if not isinstance(value, dict):
             raise SchemaError(_expected(where, "an object", value))
-        return {key: _read(arguments[1], one, f"{where}.{key}") for key, one in value.items()}
+        return {
+            key: _read(arguments[1], one, f"{where}.{key}", others) for key, one in value.items()
+        }
     if dataclasses.is_dataclass(hint):
-        return read_record(cast(type, hint), value, where)
+        return read_record(cast(type, hint), value, where, others=others)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint in _NAMES and type(value) is hint:
@@ -267,7 +290,9 @@ def _read(hint: Any, value: object, where: str) -> Any:
 _NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
 
 
-def _read_tuple(arguments: tuple[Any, ...], value: object, where: str) -> tuple[Any, ...]:
+def _read_tuple(
+    arguments: tuple[Any, ...], value: object, where: str, others: bool
+) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
         raise SchemaError(_expected(where, "a list", value))
     if arguments[1:] == (...,):
@@ -275,7 +300,7 @@ def _read_tuple(arguments: tuple[Any, ...], value: object, where: str) -> tuple[
     if len(value) != len(arguments):
         raise SchemaError(_expected(where, f"a list of {len(arguments)}", value))
     return tuple(
-        _read(hint, one, f"{where}[{place}]")
+        _read(hint, one, f"{where}[{place}]", others)
         for place, (hint, one) in enumerate(zip(arguments, value, strict=True))
     )
 

@@ -156,6 +156,41 @@ def unwritable(path: Path, error: OSError) -> LpxError:
     )
 
 
+def check_writable(folder: Path, *names: str) -> None:
+    """Find out before long work that its results could not be written; nothing is left behind.
+
+    Args:
+        folder: Where results are to go; it need not exist.
+        names: Of the files there.
+
+    Raises:
+        LpxError: The folder cannot be made or written, or a folder has the name of a result.
+    """
+    place = folder
+    try:
+        while not _exists(place):
+            place = place.absolute().parent
+        # Without a name, so that not even a kill leaves it behind.
+        with tempfile.TemporaryFile(dir=place):
+            pass
+        for name in names:
+            if (folder / name).is_dir():
+                raise IsADirectoryError(errno.EISDIR, f"{name} in it is a folder, not a file")
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+def _exists(path: Path) -> bool:
+    """Whether something is there; a link to nothing, or a name that no file can have, raises."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "it is a link to nothing") from None
+        return False
+    return True
+
+
 def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Write a file atomically; see `atomic_path`."""
     with atomic_path(path, durable=durable) as temporary:

@@ -16,6 +16,7 @@ from lpx.workspace import (
     Appended,
     Workspace,
     atomic_path,
+    check_writable,
     no_follow,
     read_json,
     read_regular,
@@ -372,3 +373,35 @@ def test_sealed_json(tmp_path):
     write_json(path, {"low": 0.25})
     with pytest.raises(LpxError, match="is not as lpx wrote it"):
         read_sealed(path, "lpx build")
+
+
+def test_places_that_cannot_be_written_are_found_beforehand(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check_writable(tmp_path / "new" / "deep", "a.csv")
+    assert not os.listdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "there" / "a.csv").mkdir(parents=True)
+    os.symlink("nowhere", "broken")
+    os.symlink("circle", "circle")
+    for place in ("file", "file/below", "there", "broken", "circle", "n" * 300, "circle/x"):
+        with pytest.raises(LpxError, match="cannot be written"):
+            check_writable(Path(place), "a.csv")
+
+
+@pytest.mark.parametrize("line", [
+    ["bench", "--dataset", "demo"], ["predict", "--crops", "crops/real"],
+    ["explain", "lpx-out/reference.pt", "crops/real", "--out", "lpx-out/predictions"],
+])  # fmt: skip
+def test_results_that_cannot_be_written_are_not_computed(lpx, workspace, crops, monkeypatch, line):
+    def work(*arguments, **options):
+        raise AssertionError("it began to work")
+
+    workspace.predictions.mkdir()
+    for name in ("report.json", "predictions/scores.csv", "predictions/index.html"):
+        (workspace.root / name).mkdir()
+    for place in ("lpx.pipeline.benching.TorchEngine", "lpx.pipeline.predicting.pick_engine",
+                  "lpx.bench.explain._look"):  # fmt: skip
+        monkeypatch.setattr(place, work)
+    ran = lpx(*line)
+    assert ran.code == 2, ran.err
+    assert "in it is a folder, not a file" in ran.err

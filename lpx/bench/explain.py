@@ -15,11 +15,13 @@ from lpx.bench.explain_pictures import Pictures, draw, picture_side, sheet
 from lpx.bench.explanation import Examiner, Explanation, Findings, class_means
 from lpx.data.decode import SUFFIXES
 from lpx.data.face_set import Face, FaceSet, ImageFile, Skipped
+from lpx.data.roots import expanded
 from lpx.data.sets import open_set
+from lpx.data.wording import printable
 from lpx.errors import LpxError
 from lpx.models.checkpoint import Detector, load_checkpoint
 from lpx.render import encode_png
-from lpx.workspace import write_bytes
+from lpx.workspace import check_writable, write_bytes
 
 LIMIT = 200
 PAGE = "index.html"
@@ -74,6 +76,7 @@ def explain(
     examiner = Examiner(_load(checkpoint))
     whole = open_faces(source, skip=(out, *skip))
     faces = whole.first(limit)
+    check_writable(out, PAGE, MAPS)
     looked = _look(examiner, faces, progress)
     if not looked.found:
         worst = looked.skipped[0]
@@ -83,7 +86,7 @@ def explain(
         tuple(looked.found), class_means(looked.found, looked.sums), tuple(looked.skipped),
     )  # fmt: skip
     picture = None
-    if Path(source).expanduser().is_file():
+    if expanded(source).is_file():
         picture = out / f"{looked.found[0].name}.png"
         write_bytes(picture, encode_png(sheet(findings, looked.found[0], looked.last)))
     maps, page = out / MAPS, out / PAGE
@@ -138,10 +141,11 @@ def open_faces(source: str, skip: tuple[Path, ...] = ()) -> FaceSet:
     Raises:
         LpxError: There is nothing of that name, or no image in it.
     """
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_file():
-        face = Face(path.name, None, "unknown", path.name, (), ImageFile(path))
-        return FaceSet(path.name, "all", "unknown", (face,))
+        name = printable(path.name)
+        face = Face(name, None, "unknown", name, (), ImageFile(path))
+        return FaceSet(name, "all", "unknown", (face,))
     if path.suffix.lower() in SUFFIXES and not path.exists():
         raise LpxError(
             f"{source} does not exist", "", "name an image, a folder of face crops, or a data set"

@@ -18,6 +18,7 @@ from lpx.bench.explanation import (
     off_diagonal_mean,
 )
 from lpx.data.decode import fit
+from lpx.plain import plain
 from lpx.render import (
     STRONGEST,
     WEAKEST,
@@ -167,6 +168,7 @@ def render_page(found: Findings, pictures: Sequence[Pictures]) -> str:
     environment = Environment(
         loader=PackageLoader("lpx.bench"),
         autoescape=True,
+        finalize=lambda value: plain(value, keep="\n\t") if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,

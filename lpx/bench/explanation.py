@@ -7,7 +7,6 @@ local prediction and local diversity (Ling et al., IJCNN 2021); see `lpx.trainin
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lpx.bench.score import ROUNDING
 from lpx.card import ModelCard
 from lpx.data.face_set import FaceSet, Skipped
 from lpx.engines.base import Faces
@@ -256,10 +256,10 @@ def _sigmoid(logits: Floats) -> Floats:
 
 
 def _check_finite(name: str, score: float) -> None:
-    if not math.isfinite(score):
+    if not -ROUNDING <= score <= 1 + ROUNDING:  # NaN is outside too
         raise LpxError(
             f"the checkpoint gives the score {score} to face {name}",
-            "a score is a probability; there is nothing to explain about one that is no number",
+            "a score is a probability; there is nothing to explain about another number",
             "its training has diverged: take an earlier checkpoint",
         )
 

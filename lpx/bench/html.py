@@ -27,6 +27,7 @@ from lpx.bench.wording import (
     speed_notes,
     warnings,
 )
+from lpx.plain import plain
 
 
 def render_html(report: dict[str, Any], result: BenchResult) -> str:
@@ -44,6 +45,7 @@ def render_html(report: dict[str, Any], result: BenchResult) -> str:
     environment = Environment(
         loader=PackageLoader("lpx.bench"),
         autoescape=True,
+        finalize=lambda value: plain(value, keep="\n\t") if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,

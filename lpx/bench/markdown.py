@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from lpx.bench.wording import (
     speed_notes,
     warnings,
 )
+from lpx.plain import plain
 
 _SIGNS = {"holds": "✅", "undecided": "❔", "uninformative": "⚠️", "fails": "❌"}
 
@@ -57,13 +59,20 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1) -
 
 def escaped(text: str) -> str:
     """Text that Markdown and HTML leave as it is."""
+    text = plain(text, keep="\n\t")
     # An ampersand would begin an entity, as in a file that is called "&lt;.png".
     for sign, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         text = text.replace(sign, entity)
     # "~" strikes through and "$" sets formulas where GitHub shows a report.
     for sign in ("\\", "|", "*", "_", "`", "[", "#", "~", "$"):
         text = text.replace(sign, f"\\{sign}")
+    text = _LINKS.sub(r"\g<0><!-- -->", text)
     return " ".join(text.split())
+
+
+# GitHub makes links of addresses, and of @names and #numbers, which it also tells the people
+# about. A comment in between shows nothing, and ends them.
+_LINKS = re.compile(r"@(?=\w)|:(?=//)|(?<=www)\.|\\#(?=\w)|(?<=GH)-(?=\d)", re.I)
 
 
 def difference(found: Mapping[str, Any], margin: float) -> str:

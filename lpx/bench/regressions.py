@@ -11,7 +11,10 @@ from typing import Any, Literal
 from lpx.bench.parity import VERDICTS
 from lpx.bench.report import SCHEMA
 from lpx.bench.wording import entries
+from lpx.engines.manifest import MAX_BATCH
 from lpx.errors import LpxError
+from lpx.metrics import Verdict
+from lpx.schema import MAX_INTEGER, SchemaError, in_range, read_record
 from lpx.workspace import read_json
 
 SLOWER = 0.05
@@ -20,14 +23,93 @@ MORE_ENERGY = 0.05
 """Share by which energy may grow."""
 REMAKE = "lpx bench --dataset NAME"
 
-_NEEDED = {
-    "reference", "candidates", "failed", "not_run", "margin", "dataset", "faces", "environment",
-    "model",
-}  # fmt: skip
-
 Kind = Literal["verdict", "auc", "latency", "energy", "engine"]
 
 _ENERGIES = {"gross": "gross_j_per_face", "net": "net_j_per_face"}
+
+
+# What is read of a report; it holds more. `read_report` hands on the values as they are.
+
+
+@dataclass(frozen=True)
+class _Intervals:
+    p50: tuple[float | None, float | None]
+
+
+@dataclass(frozen=True)
+class _Latency:
+    batch: int
+    per_face_p50_ms: float
+    intervals_ms: _Intervals
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    mean: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class _Energy:
+    unavailable: str | None = None
+    batch: int | None = None
+    source: str | None = None
+    gross_j_per_face: _Estimate | None = None
+    net_j_per_face: _Estimate | None = None
+
+
+@dataclass(frozen=True)
+class _Discrimination:
+    direction: str
+
+
+@dataclass(frozen=True)
+class _Reference:
+    name: str
+    auc: float | None
+    latency_by_batch: tuple[_Latency, ...]
+    discrimination: _Discrimination
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    name: str
+    auc: float | None
+    verdict: Verdict
+    latency_by_batch: tuple[_Latency, ...]
+    energy: _Energy | None
+
+
+@dataclass(frozen=True)
+class _Lost:
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Dataset:
+    name: str
+    split: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class _Model:
+    weights_sha256: str
+
+
+@dataclass(frozen=True)
+class _Report:
+    reference: _Reference
+    candidates: tuple[_Candidate, ...]
+    failed: tuple[_Lost, ...]
+    not_run: tuple[_Lost, ...]
+    margin: float
+    dataset: _Dataset
+    faces: int
+    environment: dict[str, Any]
+    model: _Model
 
 
 @dataclass(frozen=True)
@@ -42,6 +124,7 @@ class Change:
         after: None where it is not there any more.
         regression: It became worse by more than is tolerated.
         note: Why it is (not) one, or "".
+        unjudged: Nothing can be said of it, since a value is not known.
     """
 
     engine: str
@@ -51,6 +134,7 @@ class Change:
     after: float | str | None
     regression: bool
     note: str = ""
+    unjudged: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +156,11 @@ class Comparison:
         """The changes for the worse."""
         return tuple(change for change in self.changes if change.regression)
 
+    @property
+    def unjudged(self) -> tuple[Change, ...]:
+        """The figures that do not tell whether they became worse."""
+        return tuple(change for change in self.changes if change.unjudged)
+
 
 def read_report(path: Path) -> dict[str, Any]:
     """Read `report.json`, or that of a workspace.
@@ -87,9 +176,11 @@ def read_report(path: Path) -> dict[str, Any]:
     report = read_json(path, REMAKE)
     found = report.get("schema")
     if found == SCHEMA:
-        if lacking := _NEEDED - report.keys():
-            raise LpxError(f"{path} lacks {', '.join(sorted(lacking))}", "it was edited or damaged",
-                           f"make it again with `{REMAKE}`")  # fmt: skip
+        try:
+            _check(read_record(_Report, report, others=True))
+        except SchemaError as error:
+            raise LpxError(f"{path} is damaged or was edited", str(error),
+                           f"make it again with `{REMAKE}`") from error  # fmt: skip
         return report
     if isinstance(found, str) and found.startswith("lpx-report/"):
         raise LpxError(
@@ -99,6 +190,32 @@ def read_report(path: Path) -> dict[str, Any]:
         )
     raise LpxError(f"{path} is no report of lpx bench", f"a report names its schema, {SCHEMA}",
                    f"make one with `{REMAKE}`")  # fmt: skip
+
+
+def _check(report: _Report) -> None:
+    """Refuse figures that no bench writes.
+
+    Raises:
+        SchemaError: An AUC or a margin is not in [0, 1], or a count, a time or an energy is
+            impossible, or two engines share a name.
+    """
+    every: tuple[_Reference | _Candidate, ...] = (report.reference, *report.candidates)
+    for entry in every:
+        in_range(entry.auc, 0, 1, f"the AUC of {entry.name}")
+        for row in entry.latency_by_batch:
+            in_range(row.batch, 1, MAX_BATCH, f"a batch of {entry.name}")
+            for ms in (row.per_face_p50_ms, *row.intervals_ms.p50):
+                in_range(ms, 0, math.inf, f"a latency of {entry.name}")
+    if len({entry.name for entry in every}) < len(every):
+        raise SchemaError("two engines have the same name")
+    in_range(report.margin, 0, 1, "margin")
+    in_range(report.faces, 1, MAX_INTEGER, "faces")
+    for candidate in report.candidates:
+        energy = candidate.energy
+        if energy is not None and energy.unavailable is None:
+            lacking = [name for name, value in vars(energy).items() if value is None]
+            if lacking != ["unavailable"]:
+                raise SchemaError(f"the energy of {candidate.name} lacks {', '.join(lacking[1:])}")
 
 
 def compare_reports(
@@ -165,15 +282,24 @@ def _figures(
     if "verdict" in old and "verdict" in new:
         worse = VERDICTS.index(new["verdict"]) > VERDICTS.index(old["verdict"])
         yield Change(name, "verdict", "AUC parity", old["verdict"], new["verdict"], worse)
-    lost = (new["auc"] - old["auc"]) if reversed_ else (old["auc"] - new["auc"])
-    note = f"lost more than the margin of {margin:g}" if lost > margin else ""
-    yield Change(name, "auc", "AUC", old["auc"], new["auc"], lost > margin, note)
+    yield _auc(name, old["auc"], new["auc"], margin, reversed_)
     if "verdict" not in new:
         return  # how fast PyTorch is says nothing of the engines
     rows = {row["batch"]: row for row in old["latency_by_batch"]}
     for row in new["latency_by_batch"]:
         if row["batch"] in rows:
             yield _latency(name, rows[row["batch"]], row, slower, judged)
+
+
+def _auc(
+    name: str, old: float | None, new: float | None, margin: float, reversed_: bool
+) -> Change:  # fmt: skip
+    if old is None or new is None:
+        note = f"not judged: it is not known {'now' if new is None else 'before'}"
+        return Change(name, "auc", "AUC", old, new, False, note, unjudged=True)
+    lost = new - old if reversed_ else old - new
+    note = f"lost more than the margin of {margin:g}" if lost > margin else ""
+    return Change(name, "auc", "AUC", old, new, lost > margin, note)
 
 
 def _latency(
@@ -183,7 +309,9 @@ def _latency(
     before, after = old["per_face_p50_ms"], new["per_face_p50_ms"]
     apart = _low(new) > _high(old)
     worse = apart and after > before * (1 + slower)
-    note = f"{after / before:.2f} times as long" if worse else ""
+    note = ""
+    if worse:
+        note = f"{after / before:.2f} times as long" if before > 0 else "longer"
     if worse and not judged:
         note += ", not judged: another machine or power mode"
     figure = f"ms per face, batch {new['batch']}"
@@ -309,7 +437,8 @@ def render_comparison(found: Comparison) -> str:
     from lpx.bench.markdown import table
 
     count = len(found.regressions)
-    blocks = [f"## {'❌' if count else '✅'} {summary(found)}"]
+    sign = "❌" if count else "❔" if found.unjudged else "✅"
+    blocks = [f"## {sign} {summary(found)}"]
     if found.environment:
         warned = (
             ""
@@ -318,7 +447,14 @@ def render_comparison(found: Comparison) -> str:
         )
         blocks += [f"{warned}Environment:", table(("what", "before", "after"), found.environment)]
     rows = [
-        [c.engine, c.figure, shown(c.before), shown(c.after), "❌" * c.regression, c.note]
+        [
+            c.engine,
+            c.figure,
+            shown(c.before),
+            shown(c.after),
+            "❌" * c.regression + "❔" * c.unjudged,
+            c.note,
+        ]
         for c in found.changes
     ]
     blocks.append(table(("engine", "figure", "before", "after", "", "note"), rows, names=6))
@@ -326,9 +462,15 @@ def render_comparison(found: Comparison) -> str:
 
 
 def summary(found: Comparison) -> str:
-    """How many regressions there are."""
-    count = len(found.regressions)
-    return f"{count} regression{'s' * (count > 1)}" if count else "no regression"
+    """How many regressions there are, and what cannot be judged."""
+    count, unknown = len(found.regressions), len(found.unjudged)
+    said = f"{count} regression{'s' * (count > 1)}" if count else "no regression"
+    if not unknown:
+        return said
+    return (
+        f"{said if count else 'no regression found'}, and {unknown} AUC{'s' * (unknown > 1)} "
+        "cannot be judged"
+    )
 
 
 def shown(value: float | str | None) -> str:

@@ -14,7 +14,8 @@ from lpx.engines.base import Engine, Prediction
 from lpx.errors import LpxError
 
 BATCH = 16
-_ROUNDING = 1e-3
+ROUNDING = 1e-3
+"""By how much a score may leave [0, 1]: half precision rounds."""
 
 Progress = Callable[[int, int], None]
 
@@ -160,7 +161,7 @@ def said(error: Exception) -> str:
 def check_finite(
     name: str, prediction: Prediction, faces: FaceSet, indices: NDArray[np.int64]
 ) -> None:
-    """Refuse scores that are NaN, infinite, or outside [0, 1].
+    """Refuse scores and maps that are NaN, infinite, or outside [0, 1].
 
     Raises:
         LpxError: The engine and the first such face.
@@ -175,12 +176,26 @@ def check_finite(
             "see with `lpx predict --crops FACE --engine torch` whether the checkpoint does so "
             "too; if it does not, build the engine again, or in another precision",
         )
+    likely = are_maps(prediction.patch_map)
+    if not likely.all():
+        at = int(np.argmin(likely))
+        raise LpxError(
+            f"{name} gives face {faces.faces[int(indices[at])].name} a map with values that are "
+            "not probabilities",
+            f"they go from {prediction.patch_map[at].min()} to {prediction.patch_map[at].max()}",
+            "build the engine again, or in another precision",
+        )
 
 
 def are_probabilities(scores: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Which scores [N] are in [0, 1]; NaN is not."""
     # Half precision may round a mean of probabilities to a little over 1.
-    return (scores >= -_ROUNDING) & (scores <= 1 + _ROUNDING)
+    return (scores >= -ROUNDING) & (scores <= 1 + ROUNDING)
+
+
+def are_maps(maps: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which maps [N, h, w] are of probabilities."""
+    return np.asarray(are_probabilities(maps).reshape(len(maps), -1).all(axis=1))
 
 
 def _join(parts: list[Prediction]) -> Prediction:

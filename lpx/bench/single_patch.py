@@ -10,7 +10,7 @@ import onnx.numpy_helper
 
 from lpx.card import ModelCard
 from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
-from lpx.errors import LpxError
+from lpx.errors import LpxError, out_of_memory
 
 _MAP, _FACES = "patch_map", "faces"
 
@@ -56,6 +56,8 @@ def open_single_patch(graph: bytes, card: ModelCard) -> SinglePatch:
     except Exception as error:
         # Its errors share no base class but Exception.
         engine.close()
+        if short := out_of_memory(error):
+            raise short from error
         raise LpxError(
             f"the graph does not run on a crop of {size} px",
             str(error).strip().splitlines()[0],

@@ -47,7 +47,7 @@ def ablate(
         from lpx.training.ablation import VARIANTS, grid, run_grid
         from lpx.training.recipe import Recipe
     from lpx.errors import LpxError
-    from lpx.workspace import write_bytes, write_json
+    from lpx.workspace import check_writable, write_bytes, write_json
 
     chosen = tuple(v for v in VARIANTS if v in variants.split(","))
     if set(variants.split(",")) - set(VARIANTS):
@@ -59,8 +59,9 @@ def ablate(
     )  # fmt: skip
     cells = grid(
         tuple(backbones.split(",")), tuple(cuts.split(",")), chosen,
-        tuple(float(value) for value in ld.split(",")), seeds,
+        _numbers(ld), seeds,
     )  # fmt: skip
+    check_writable(out, "ablation.json", "ablation.md", "ablation.png")
     results = run_grid(
         cells, base, data, weights_file(weights), out, workers,
         lambda text: click.echo(text, err=True),
@@ -76,3 +77,12 @@ def ablate(
         return
     click.echo(table)
     click.echo(f"{out}: ablation.json, ablation.md, ablation.png")
+
+
+def _numbers(listed: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(value) for value in listed.split(","))
+    except ValueError:
+        raise click.BadParameter(
+            f"{listed!r} is not a list of numbers", param_hint="--ld"
+        ) from None

@@ -13,6 +13,7 @@ import click
 
 from lpx.cli.options import data_options, following, json_option, weight_options, workspace_option
 from lpx.data.roots import DataPlaces
+from lpx.plain import plain
 from lpx.workspace import Workspace, read_sealed
 
 if TYPE_CHECKING:
@@ -201,10 +202,10 @@ def _show(workspace: Workspace, manifests: Sequence[EngineManifest]) -> None:
                     f"  calibrated on {c['face_count']} faces of {c['faces']}, {c['method']}"
                 )
             else:
-                click.echo(f"  ranges imported from {c['faces']}")
+                click.echo(plain(f"  ranges imported from {c['faces']}"))
         _show_options(manifest.options)
         for warning in manifest.warnings:
-            click.echo(f"  note: {warning}")
+            click.echo(plain(f"  note: {warning}"))
     measured_on = _to_measure(manifests)
     click.echo(following(f"lpx bench --dataset {measured_on or 'OTHER-FACES'}", workspace))
     if not measured_on:

@@ -35,7 +35,8 @@ def compare(
     machine, a median latency that grew by more than --slower, or energy of a face (gross or net)
     that grew by more than --more-energy, where the intervals do not overlap.
 
-    Exits with 1 where there is a regression.
+    Exits with 1 where there is a regression, and with 4 where there is none, but an AUC cannot be
+    judged because a report does not know it.
     """
     from lpx.bench.regressions import compare_reports, read_report, render_comparison
     from lpx.errors import LpxError
@@ -47,13 +48,17 @@ def compare(
             )
     found = compare_reports(read_report(before), read_report(after), slower, more_energy)
     if as_json:
-        values = {"regressions": len(found.regressions), **asdict(found)}
+        values = {
+            "regressions": len(found.regressions),
+            "unjudged": len(found.unjudged),
+            **asdict(found),
+        }
         click.echo(json.dumps(values, indent=2))
     elif markdown:
         click.echo(render_comparison(found), nl=False)
     else:
         _show(found)
-    sys.exit(1 if found.regressions else 0)
+    sys.exit(1 if found.regressions else 4 if found.unjudged else 0)
 
 
 def _show(found: Comparison) -> None:
@@ -67,11 +72,13 @@ def _show(found: Comparison) -> None:
     for what, old, new in found.environment:
         console.say(f"  {what}: {old} -> {new}")
     for change in found.changes:
-        mark = "REGRESSION  " if change.regression else "            "
+        mark = (
+            "REGRESSION  " if change.regression else "NOT JUDGED  " if change.unjudged else " " * 12
+        )
         note = f"  ({change.note})" if change.note else ""
         console.say(
             f"{mark}{change.engine}  {change.figure}: {shown(change.before)} -> "
             f"{shown(change.after)}{note}",
-            "red" if change.regression else None,
+            "red" if change.regression else "yellow" if change.unjudged else None,
         )
     console.say(summary(found), "bold")

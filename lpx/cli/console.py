@@ -9,16 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from lpx.plain import plain
 
 
 class _Console(Console):
-    """Prints text as it is."""
+    """Prints text as it is, control characters spelt out."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Make text of what is printed, cells of tables too."""
+        return super().render_str(plain(text, keep="\n\t"), **options)
 
 
 class Output(_Console):
@@ -71,6 +79,7 @@ class ConsoleReporter:
 
     def progress(self, label: str) -> Callable[[int, int], None]:
         """A bar, shown from the first call on; without a terminal, one line when it is full."""
+        label = plain(label)
         task = self.bars.add_task(label, visible=False)
         finished = False
 

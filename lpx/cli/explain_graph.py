@@ -13,7 +13,8 @@ import click
 from lpx.cli.options import json_option, min_channels_option, workspace_option
 from lpx.engines.manifest import TARGETS, percent
 from lpx.errors import LpxError
-from lpx.workspace import Workspace
+from lpx.plain import plain
+from lpx.workspace import Workspace, read_regular
 
 if TYPE_CHECKING:
     from lpx.graph.equalise import Pair
@@ -64,7 +65,7 @@ def explain_graph(
 
     check_int8(target)  # type: ignore[arg-type]
     path = _model(source, workspace)
-    data = path.read_bytes()
+    data = read_regular(path)
     chosen = _dialect(target, dialect)
     prepared, pairs = prepare(data, str(path), equalised=equalise, requantise=requantise)
     graph = parse(prepared, str(path))
@@ -142,11 +143,13 @@ def _show(placement: Placement, pairs: tuple[Pair, ...]) -> None:
     width = max(len(decision.node) for decision in placement.decisions)
     for decision in placement.decisions:
         mark = "int8 " if decision.quantised else "float"
-        click.echo(f"{mark}  {decision.node:<{width}}  {decision.reason}")
+        click.echo(plain(f"{mark}  {decision.node:<{width}}  {decision.reason}"))
     convolutions = sum(decision.op_type == "Conv" for decision in placement.decisions)
     click.echo(f"{len(placement.convolutions)} of {convolutions} convolutions in INT8, "
                f"{len(placement.tensors)} activations with a scale")  # fmt: skip
     for pair in pairs:
         done = f"{pair.scaled} of {pair.channels} channels scaled" if pair.second else "left alone"
         to = f" -> {pair.second}" if pair.second else ""
-        click.echo(f"equalised  {pair.first}{to}: {done}" + f" ({pair.reason})" * bool(pair.reason))
+        click.echo(
+            plain(f"equalised  {pair.first}{to}: {done}" + f" ({pair.reason})" * bool(pair.reason))
+        )

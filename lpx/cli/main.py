@@ -146,8 +146,11 @@ def _exit_code(arguments: list[str]) -> int:
     except SystemExit as done:
         interrupts.check()
         return done.code if isinstance(done.code, int) else 1 if done.code else 0
-    except Exception:
+    except Exception as error:
         interrupts.check()
+        if (known := _user_error(error)) is not None:
+            click.echo(f"error: {known}", err=True)
+            return known.exit_code
         import traceback
 
         traceback.print_exc()
@@ -158,3 +161,10 @@ def _exit_code(arguments: list[str]) -> int:
         )
         return 3
     return 0
+
+
+def _user_error(error: Exception) -> LpxError | None:
+    """What of the machine or of files failed, where no better message was given nearer."""
+    from lpx.cli.failures import user_error
+
+    return user_error(error)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from lpx.data.roots import DataPlaces
+from lpx.data.roots import DataPlaces, expanded
 from lpx.workspace import DEFAULT, Workspace
 
 if TYPE_CHECKING:
@@ -27,13 +27,8 @@ def workspace_option(command: Command) -> Command:
     return click.option(
         "-w", "--workspace", "workspace", envvar="LPX_WORKSPACE", default=str(DEFAULT),
         show_default=True, metavar="DIR", help="Where artefacts lie.",
-        callback=lambda context, parameter, value: Workspace(_expanded(value)),
+        callback=lambda context, parameter, value: Workspace(expanded(value)),
     )(command)  # fmt: skip
-
-
-def _expanded(folder: str) -> Path:
-    """A folder as a shell would read it; of `LPX_WORKSPACE=~/x` in a file, none has."""
-    return Path(os.path.expanduser(folder))
 
 
 def data_options(command: Command) -> Command:
@@ -55,7 +50,7 @@ def data_options(command: Command) -> Command:
 
 def following(command: str, workspace: Workspace) -> str:
     """The command to type next, with `-w` where this one needed it."""
-    if workspace.root == _expanded(os.environ.get("LPX_WORKSPACE", str(DEFAULT))):
+    if workspace.root == expanded(os.environ.get("LPX_WORKSPACE", str(DEFAULT))):
         return f"next: {command}"
     return f"next: {command} -w {shlex.quote(str(workspace.root))}"
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.data.image_header import image_size, is_turned_avif
+from lpx.data.image_header import image_size, is_cut_off, is_turned_avif
 
 Image = NDArray[np.uint8]
 """An RGB image, uint8 [H, W, 3]."""
@@ -57,7 +57,8 @@ def read_image(path: Path) -> Image:
         uint8 RGB [H, W, 3].
 
     Raises:
-        UnreadableImageError: Missing, empty, truncated, too large or no image at all.
+        UnreadableImageError: Missing, empty, cut off (even where decoders fill in grey), too
+            large or no image at all.
     """
     data = _read(path)
     size = image_size(data)
@@ -67,6 +68,8 @@ def read_image(path: Path) -> Image:
         raise UnreadableImageError(
             f"{size[0]} x {size[1]} pixels are over the limit of {MAX_PIXELS / 1e6:g} megapixels"
         )
+    if is_cut_off(data):
+        raise UnreadableImageError("it is cut off: its end is missing")
     if is_turned_avif(data):
         raise UnreadableImageError(
             "its pixels are to be turned or mirrored, which OpenCV does not do for AVIF"

@@ -26,6 +26,7 @@ from lpx.data.face_set import FaceSet
 from lpx.data.face_table import Details, FaceTable, check_inside
 from lpx.data.wording import counted, some
 from lpx.errors import LpxError
+from lpx.schema import MAX_INTEGER, SchemaError, in_range, read_record
 from lpx.workspace import read_sealed, sha256, write_bytes, write_sealed
 
 FORMAT = "lpx-faces/1"
@@ -287,13 +288,32 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def _parsed(folder: Path, values: dict[str, Any]) -> FaceManifest:
     try:
-        known = {f.name: values[f.name] for f in fields(FaceManifest)}
-        known["skipped"] = tuple(SkippedFrame(**one) for one in known["skipped"])
-        known["counts"] = tuple(Count(**one) for one in known["counts"])
-        known["missing"] = tuple(known["missing"])
-        return FaceManifest(**known)
-    except (KeyError, TypeError) as error:
+        known = {name: value for name, value in values.items() if name not in _OF_THE_TABLE}
+        if lacking := [f.name for f in fields(FaceManifest) if f.name not in known]:
+            raise SchemaError(f"missing fields: {', '.join(lacking)}")
+        manifest = read_record(FaceManifest, known)
+        in_range(manifest.frames_per_video, 1, MAX_INTEGER, "frames_per_video")
+        for count in manifest.counts:
+            in_range(count.label, 0, 1, "the label of a count")
+            for number in (count.faces, count.videos):
+                in_range(number, 0, MAX_INTEGER, "a count")
+        for skipped in manifest.skipped:
+            in_range(skipped.frame, 0, MAX_INTEGER, "a frame")
+        read_record(_About, manifest.about, "about", others=True)
+    except SchemaError as error:
         raise _damaged(folder / FILE, f"it does not hold what it should: {error}") from error
+    return manifest
+
+
+@dataclass(frozen=True)
+class _About:
+    """What is read of `FaceManifest.about`."""
+
+    damaged: dict[str, str] = field(default_factory=dict)
+
+
+_OF_THE_TABLE = frozenset({"format", "faces", "table", "table_sha256"})
+"""Fields of the file that are not of a `FaceManifest`."""
 
 
 def _read_table(folder: Path, values: dict[str, Any]) -> FaceTable:

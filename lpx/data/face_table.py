@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lpx.data.columns import Columns, Rows, Strings, encode, encode_identities, pack
 from lpx.data.face_set import Face, ImageFile, LazyFaces
-from lpx.data.wording import shown
+from lpx.data.wording import printable
 from lpx.errors import LpxError
 
 
@@ -100,10 +100,10 @@ class FaceTable(LazyFaces):
         label = int(self.columns.label[row])
         return Face(
             # A name in another encoding could be neither printed nor written into a report.
-            name=raw.decode("utf-8", "replace"),
+            name=printable(raw.decode("utf-8", "surrogateescape")),
             label=None if label < 0 else label,
             method=self.columns.method[row],
-            video=shown(self.columns.video[row]),
+            video=printable(self.columns.video[row]),
             identities=self.columns.identities[row],
             source=self.source(row),
         )
@@ -166,7 +166,7 @@ def check_inside(files: Strings, where: str) -> None:
     """
     if row := _leaving(files):
         raise LpxError(
-            f"{where} names the file {shown(files[row - 1])!r}",
+            f"{where} names the file {files[row - 1]!r}",
             "a file must lie below the folder: no absolute path, no .., and no empty name",
             "put the file below the folder, and name it relative to that",
         )

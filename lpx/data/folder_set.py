@@ -12,7 +12,7 @@ from lpx.data.face_csv import FILE, LABELS, REAL_WORDS, find_face_csv, read_face
 from lpx.data.face_set import FaceSet
 from lpx.data.face_table import FaceRow, FaceTable, make_table
 from lpx.data.walk import is_folder, is_hidden, note_of, refuse_unreadable, walk
-from lpx.data.wording import some
+from lpx.data.wording import printable, some
 from lpx.errors import LpxError
 
 _FRAME = re.compile(r"(?:frame|img|image|face|crop)?[-_ ]?\d+", re.IGNORECASE)
@@ -46,7 +46,7 @@ def folder_set(folder: Path, skip: tuple[Path, ...] = ()) -> FaceSet:
         raise LpxError(
             f"{folder} cannot be read", error.strerror or str(error), "check the file permissions"
         ) from error
-    name = f"folder:{folder}"
+    name = printable(f"folder:{folder}")
     if (path := find_face_csv(folder)) is not None:
         table, note = read_face_csv(path, skip)
         return FaceSet(name, "all", "unknown", table, note)

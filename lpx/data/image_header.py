@@ -76,6 +76,48 @@ def _jpeg(data: bytes) -> Size | None:
             place += struct.unpack_from(">H", data, place)[0]
 
 
+def is_cut_off(data: bytes) -> bool:
+    """Whether a JPEG or PNG ends before its pixels do.
+
+    Of such a JPEG decoders fill the rest with grey, and say nothing; for such a PNG they take as
+    much memory as the part that is cut off claims to have.
+
+    Args:
+        data: The whole file.
+    """
+    if data[:8] == _PNG:
+        return _is_cut_off_png(data)
+    if data[:2] != b"\xff\xd8":
+        return False
+    place = 2
+    # A thumbnail before the pixels has an end of its own.
+    while (place := data.find(b"\xff", place)) >= 0 and place + 4 <= len(data):
+        marker = data[place + 1]
+        if marker == _SCAN:
+            # Among pixels a 0 follows every 0xFF that is one.
+            return data.find(b"\xff\xd9", place) < 0
+        if marker in (0, 0xFF) or marker in _ALONE:
+            place += 1
+        else:
+            place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return True
+
+
+def _is_cut_off_png(data: bytes) -> bool:
+    place = len(_PNG)
+    while place + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, place)
+        if kind == b"IEND":
+            return False
+        place += 12 + length
+    return place > len(data)
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_SCAN = 0xDA
+"""JPEG marker that pixels follow."""
+
+
 def _webp(data: bytes) -> Size | None:
     kind = data[12:16]
     if kind == b"VP8X":

@@ -12,7 +12,7 @@ from lpx.data.datasets import open_videos
 from lpx.data.face_manifest import FaceManifest, read_manifest_head
 from lpx.data.face_set import FaceSet
 from lpx.data.prepare import is_prepared, listed, open_prepared, prepared_sets, reasons
-from lpx.data.roots import DataPlaces, face_store
+from lpx.data.roots import DataPlaces, expanded, face_store
 from lpx.data.sets import is_crops, is_video_set, open_set, prepare_command
 from lpx.data.summary import Overlap, Part, Sizes, order, overlaps, parts, sheet, sizes
 from lpx.data.videos import Video
@@ -90,7 +90,7 @@ def read_info(source: str, places: DataPlaces) -> SetInfo:
             return _of_videos(source, places)
         return _of_faces(open_prepared(found[0], "all"), str(found[0].folder), found[0].manifest)
     faces = open_set(source, "all", places=places)
-    folder = Path(source.removeprefix("folder:")).expanduser()
+    folder = expanded(source.removeprefix("folder:"))
     if is_prepared(folder):
         return _of_faces(faces, str(folder), read_manifest_head(folder))
     return _of_faces(faces, "face crops", None)

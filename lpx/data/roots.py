@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lpx.errors import LpxError
+from lpx.schema import check_plain
+from lpx.workspace import read_regular
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,6 +27,8 @@ else:
 SETTINGS = "lpx.toml"
 DEFAULT_STORE = Path("lpx-faces")
 _KEYS = ("root", "store")
+MAX_SETTINGS_BYTES = 1 << 20
+"""Size of an lpx.toml, bytes."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,23 @@ class DataPlaces:
 
     root: Path | None = None
     store: Path | None = None
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with the home folder in place of "~", as a shell would read it.
+
+    Raises:
+        LpxError: "~name" names a user whom this machine does not have.
+    """
+    text = os.fspath(path)
+    found = os.path.expanduser(text)
+    if found.startswith("~"):
+        raise LpxError(
+            f"{text} begins with the home folder of a user",
+            f"this machine knows no home folder of {text.partition('/')[0][1:] or 'yours'}",
+            f"write the path in full; for a folder of that name here, ./{text}",
+        )
+    return Path(found)
 
 
 def data_roots(given: Path | None = None) -> tuple[Path, ...]:
@@ -55,13 +76,13 @@ def data_roots(given: Path | None = None) -> tuple[Path, ...]:
     """
     found = []
     if given is not None:
-        folder = given.expanduser()
+        folder = expanded(given)
         if not folder.is_dir():
             state = "is a file" if folder.exists() else "does not exist"
             raise LpxError(f"data root {folder} {state}", "", "name a folder with --data-root DIR")
         found.append(folder)
     listed = os.environ.get("LPX_DATA", "").split(os.pathsep)
-    found += [Path(entry).expanduser() for entry in listed if entry]
+    found += [expanded(entry) for entry in listed if entry]
     if (setting := _setting("root")) is not None:
         found.append(setting)
     return tuple(dict.fromkeys(found))
@@ -74,9 +95,9 @@ def face_store(given: Path | None = None) -> Path:
         LpxError: lpx.toml is damaged.
     """
     if given is not None:
-        return given.expanduser()
+        return expanded(given)
     if named := os.environ.get("LPX_FACE_STORE"):
-        return Path(named).expanduser()
+        return expanded(named)
     return _setting("store") or DEFAULT_STORE
 
 
@@ -88,18 +109,21 @@ def _setting(key: str) -> Path | None:
         return None
     try:
         # Editors on Windows put a byte-order mark in front, which TOML does not know.
-        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+        table = tomllib.loads(read_regular(path, limit=MAX_SETTINGS_BYTES).decode("utf-8-sig"))
+        check_plain(table)
+    except (OSError, ValueError, RecursionError) as error:
         raise LpxError(f"{path} cannot be read", str(error), "mend or remove it") from error
     data = table.get("data", {})
     if not isinstance(data, dict) or set(data) - set(_KEYS):
         raise LpxError(
-            f"{path}: [data] holds {data!r}",
+            f"{path}: [data] holds {str(data)[:80]!r}",
             f"[data] is a table that knows {' and '.join(_KEYS)}",
             'write [data], and below it root = "DIR" or store = "DIR"',
         )
     if (value := data.get(key)) is None:
         return None
     if not isinstance(value, str) or not value:
-        raise LpxError(f"{path}: {key} is {value!r}", "it names one folder", f'{key} = "DIR"')
-    return path.parent / Path(value).expanduser()
+        raise LpxError(
+            f"{path}: {key} is {str(value)[:80]!r}", "it names one folder", f'{key} = "DIR"'
+        )
+    return path.parent / expanded(value)

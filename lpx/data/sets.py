@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lpx.data.datasets import KNOWN as VIDEO_SETS
 from lpx.data.datasets import WITH_FILE, open_videos
+from lpx.data.datasets.deepfakebench import frame_number
 from lpx.data.demo_set import demo_set
 from lpx.data.face_manifest import missing_note, read_face_manifest
 from lpx.data.face_set import FaceSet
@@ -22,7 +23,7 @@ from lpx.data.prepare.store import (
     open_prepared,
     prepared_sets,
 )
-from lpx.data.roots import DataPlaces, face_store
+from lpx.data.roots import DataPlaces, expanded, face_store
 from lpx.errors import LpxError
 
 KNOWN = (
@@ -61,7 +62,7 @@ def open_set(
         return demo_set(split)
     if is_video_set(name):
         return _named(name, split, places, crop)
-    folder = Path(name.removeprefix("folder:")).expanduser()
+    folder = expanded(name.removeprefix("folder:"))
     if is_prepared(folder):
         return _of_split(read_face_manifest(folder, split), split)
     check_finished(folder)
@@ -133,7 +134,7 @@ def _crops_in_place(name: str, split: str, places: DataPlaces) -> FaceSet:
     rows = (
         FaceRow(
             frame.relative_to(found.root).as_posix(), video.label, video.method, video.name,
-            video.identities, home(video), int(frame.stem) if frame.stem.isdecimal() else -1,
+            video.identities, home(video), frame_number(frame.stem),
         )
         for video in found.videos
         for frame in video.frames

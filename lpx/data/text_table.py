@@ -14,8 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lpx.errors import LpxError
+from lpx.workspace import read_regular
 
 _DELIMITERS = (",", ";", "\t", "|")
+MAX_TABLE_BYTES = 256 << 20
+"""Size of a table, bytes: a million rows take some 60 MiB."""
+MAX_LINE_CHARACTERS = 1 << 20
+"""Length of a line of a table."""
 _NOTHING = frozenset({"nan", "NaN", "None", "NULL", "null", "<NA>", "N/A", "n/a"})
 """What programs write into an empty cell."""
 
@@ -87,6 +92,12 @@ def read_table(
     """
     text, certain = _text(path, advice)
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    if (longest := max(map(len, lines))) > MAX_LINE_CHARACTERS:
+        raise LpxError(
+            f"{path} line {list(map(len, lines)).index(longest) + 1} has {longest} characters",
+            f"the limit is {MAX_LINE_CHARACTERS}",
+            advice,
+        )
     first, delimiter, columns = _head(path, lines, known)
     _check_columns(path, first, columns, known, needed)
     rows = []
@@ -115,7 +126,7 @@ _NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 def _text(path: Path, advice: str) -> tuple[str, bool]:
     """The text of a file, and whether its encoding is certain."""
     try:
-        data = path.read_bytes()
+        data = read_regular(path, limit=MAX_TABLE_BYTES)
     except OSError as error:
         raise LpxError(f"{path} cannot be read", error.strerror or str(error), advice) from error
     certain = True

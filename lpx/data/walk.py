@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from lpx.data.wording import shown
+from lpx.data.wording import printable
 from lpx.errors import LpxError
 
 _NAMED = 3
@@ -116,7 +116,7 @@ def refuse_unreadable(error: OSError) -> NoReturn:
         LpxError: Always.
     """
     raise LpxError(
-        f"{shown(os.fsdecode(error.filename or 'a folder'))} cannot be read",
+        f"{printable(os.fsdecode(error.filename or 'a folder'))} cannot be read",
         error.strerror or str(error),
         "check the file permissions, or move it out of the folder",
     ) from error
@@ -264,7 +264,7 @@ class _Search:
     def leave_out(self, kind: _Kind, name: str) -> None:
         count, names = self._left_out.get(kind, (0, []))
         if len(names) < _NAMED:
-            names.append(shown(name))
+            names.append(printable(name))
         self._left_out[kind] = (count + 1, names)
 
     def left_out(self) -> tuple[LeftOut, ...]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lpx.plain import plain
+
 
 def counted(number: int, noun: str, plural: str = "") -> str:
     """A number and its noun: "1 video", "2 videos"."""
@@ -13,17 +15,9 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 def some(names: Sequence[str], most: int = 3) -> str:
     """The first names of many: "a, b, c and 4 more"; names of files may be in any encoding."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{', '.join(shown(name) for name in names[:most])}{more}"
-
-
-def shown(name: str) -> str:
-    """A file's name as text that can be printed; what is not UTF-8 becomes U+FFFD."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return f"{', '.join(printable(name) for name in names[:most])}{more}"
 
 
 def printable(name: str) -> str:
-    """A file's name as text that can be printed, and that stays apart from other names.
-
-    Bytes that are not UTF-8 are spelt out in hexadecimal.
-    """
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """A file's name as text that can be printed, and that stays apart from other names."""
+    return plain(name)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lpx.engines.base import ON_THE_CPU, DeviceMemory, Faces, Prediction, check_faces
-from lpx.errors import LpxError
+from lpx.errors import LpxError, out_of_memory
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -62,6 +62,8 @@ class OnnxRuntimeEngine:
             self.session = onnxruntime.InferenceSession(model, options, providers=PROVIDERS)
         except Exception as error:
             # Its errors share no base class but Exception.
+            if short := out_of_memory(error):
+                raise short from error
             raise LpxError(
                 "ONNX Runtime cannot load the model",
                 str(error).strip().splitlines()[0],
@@ -85,6 +87,8 @@ class OnnxRuntimeEngine:
                 ("score", "patch_map"), {"faces": np.ascontiguousarray(faces)}
             )
         except Exception as error:  # its errors share no base class but Exception
+            if short := out_of_memory(error):
+                raise short from error
             raise LpxError(
                 f"ONNX Runtime failed on {len(faces)} faces",
                 str(error).strip().splitlines()[0],

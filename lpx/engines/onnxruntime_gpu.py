@@ -14,7 +14,7 @@ import numpy as np
 from lpx.engines.base import DeviceMemory, Faces, Prediction, check_faces
 from lpx.engines.manifest import Precision, Target
 from lpx.engines.tensorrt import BatchRange
-from lpx.errors import LpxError
+from lpx.errors import LpxError, out_of_memory
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -217,6 +217,8 @@ def _session(
             model, settings, providers=providers, enable_fallback=0
         )
     except Exception as error:  # its errors share no base class but Exception
+        if short := out_of_memory(error):
+            raise short from error
         raise LpxError(
             f"ONNX Runtime cannot load the model for {target}",
             str(error).strip().splitlines()[0],

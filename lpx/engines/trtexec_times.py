@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpx.errors import LpxError
+from lpx.schema import MAX_BYTES, parse_json
+from lpx.workspace import read_regular
 
 WARM_UP_MS = 200.0
 """How long trtexec warms up by default."""
@@ -81,7 +82,7 @@ def read_times(path: Path, warm_up_ms: float = WARM_UP_MS) -> TrtexecTimes:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = parse_json(read_regular(path, limit=MAX_BYTES))
     except OSError as error:
         raise LpxError(
             f"{path} cannot be read", error.strerror or str(error), "name a file of trtexec"

@@ -14,7 +14,7 @@ import onnx_ir as ir
 import torch
 
 from lpx.card import METADATA_KEY
-from lpx.errors import LpxError
+from lpx.errors import LpxError, first_line, out_of_memory
 from lpx.export.deployed import Deployed
 from lpx.graph.batch_norms import FACTOR, OFFSET, spell_out
 from lpx.graph.lower_opset import OLDEST, lower_opset
@@ -76,6 +76,8 @@ def _trace(detector: Detector) -> onnx.ModelProto:
             )
     except Exception as error:
         # The exporter wraps whatever went wrong in errors of its own; all mean the same here.
+        if short := out_of_memory(_innermost(error)):
+            raise short from error
         raise LpxError(
             f"torch cannot export {detector.card.architecture} to ONNX",
             _reason(error),
@@ -89,9 +91,13 @@ def _trace(detector: Detector) -> onnx.ModelProto:
 
 def _reason(error: BaseException) -> str:
     """The first line of the error that the exporter's own errors were raised from."""
+    return first_line(_innermost(error))
+
+
+def _innermost(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return error
 
 
 def _check_batch(proto: onnx.ModelProto, architecture: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpx.data.face_set import FaceSet
-from lpx.errors import LpxError
+from lpx.errors import LpxError, out_of_memory
 from lpx.export.deployed import Deployed
 from lpx.export.float64 import graph_in_float64, in_float64, rounded_otherwise
 from lpx.export.to_onnx import INPUT, OUTPUTS
@@ -211,7 +211,7 @@ def _session(model: bytes) -> Callable[[NDArray[np.uint8]], Outputs]:
     options.log_severity_level = 4
 
     def refused(error: Exception) -> LpxError:
-        return LpxError(
+        return out_of_memory(error) or LpxError(
             "ONNX Runtime cannot run the exported model",
             str(error).strip().splitlines()[0],
             "use operations and types in the model that ONNX Runtime knows (float32 ones: "

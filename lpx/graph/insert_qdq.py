@@ -251,6 +251,13 @@ class _Inserter:
         zero = tensor(self.graph, f"{name}.zero_point", np.zeros(len(steps), np.int8))
         shift = np.zeros(len(steps), np.float32)
         if self.weights.bias_correction and means:
+            if len(means) != array.shape[1] * node.attributes.get_int("group", 1):
+                raise LpxError(
+                    f"the ranges of what {node.name} reads are of {len(means)} channels, which do "
+                    f"not fit its weights {list(array.shape)}",
+                    "they were edited or damaged, or are of another model",
+                    "remove scales.json of the workspace, and calibrate again",
+                )
             shift = bias_shift(array, rounded, np.array(means, np.float32))
         bias = self._bias(node, weight, shift)
         if not self.style.stored_weights:

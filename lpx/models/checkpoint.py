@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lpx.card import ModelCard, card_from_dict
-from lpx.errors import LpxError
+from lpx.errors import LpxError, out_of_memory
 from lpx.models.aggregates import check_aggregate
 from lpx.models.backbones import IMAGENET
 from lpx.models.contract import Contract, Outputs, check_module, conclude
@@ -275,6 +275,8 @@ def _call_factory(spec: str, *, here_first: bool) -> nn.Module:
     except (Exception, SystemExit) as error:
         # The user's code may raise anything, when imported and when called: a script that parses
         # its arguments exits.
+        if short := out_of_memory(error):
+            raise short from error
         why = f"{type(error).__name__}: {error}"
         raise LpxError(f"--factory {spec} cannot be called", why, fix) from error
     if not isinstance(module, nn.Module):

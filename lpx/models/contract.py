@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lpx.errors import LpxError
+from lpx.errors import LpxError, out_of_memory
 
 Outputs = Literal["probabilities", "logits"]
 WANTED = (
@@ -161,6 +161,8 @@ def _run(module: nn.Module, faces: int, spec: str, size: int) -> object:
             return module(_noise(faces, size))
     except Exception as error:
         # The user's code may raise anything.
+        if short := out_of_memory(error):
+            raise short from error
         for other in (1, 4, 8, 16):
             if _runs(module, other, size):
                 raise _fixed_batch(spec, faces, other, _said(error)) from error
@@ -294,6 +296,8 @@ def _check_batch(module: Contract, faces: int, spec: str, size: int) -> None:
         with torch.no_grad():
             score, patch_map = module(_noise(faces, size))
     except Exception as error:
+        if short := out_of_memory(error):
+            raise short from error
         raise _fixed_batch(spec, faces, 2, _said(error)) from error
     if score.shape != (faces,) or patch_map.shape[0] != faces:
         shapes = f"{tuple(score.shape)} and {tuple(patch_map.shape)}"

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from lpx.errors import LpxError
+from lpx.errors import LpxError, out_of_memory
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,8 @@ def _trace(module: nn.Module, input_size: int) -> fx.Graph:
         program = torch.export.export(module.eval(), (faces,), strict=False)
     except Exception as error:
         # torch.export has no one error type; whatever it says, the user's model is the reason.
+        if short := out_of_memory(error):
+            raise short from error
         raise LpxError(
             f"{type(module).__name__} cannot be traced at {input_size} px",
             (str(error).strip().splitlines() or [type(error).__name__])[0],

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import torch
 
-from lpx.errors import LpxError
+from lpx.errors import LpxError, out_of_memory
 
 _SAVE = "torch.save(model.state_dict(), ...)"
 _ZIP = b"PK\x03\x04"
@@ -25,7 +25,7 @@ _REPLACED = "download it again"
 _HEAD_BYTES = 512
 Container = Mapping[Any, Any] | list[Any] | tuple[Any, ...]
 MAX_REPEATED_BYTES = 64 << 20
-"""Bytes of tensors that the file does not hold: of views with stride 0, or sparse tensors."""
+"""Bytes that the file does not hold: of tensors with stride 0, sparse or compressed ones."""
 
 # How torch's reader reports a pickle that names something other than tensors and plain values.
 _CODE = ("GLOBAL", "call reduce", "Can only create", "Can only build")
@@ -127,13 +127,15 @@ def read_weights(path: Path) -> dict[str, Any]:
         return _read_safetensors(path)
     if kind := _kind(path, head, size):
         raise unreadable(path, *kind)
-    named = [] if head.startswith(_ZIP) and not zipfile.is_zipfile(path) else _globals(path)
+    named = [] if head.startswith(_ZIP) and not _is_zip(path) else _globals(path)
     plain = [(stand_in, name) for name in named if (stand_in := _stand_in(name)) is not None]
     try:
         with torch.serialization.safe_globals(plain):  # type: ignore[arg-type]
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # Damaged bytes fail anywhere in torch's reader, with whatever error comes up there.
+        if short := out_of_memory(error):
+            raise short from error
         if isinstance(error, pickle.UnpicklingError) and any(w in str(error) for w in _CODE):
             code = [name for name in named if _stand_in(name) is None and not _is_torch(name)]
             raise LpxError(
@@ -206,6 +208,14 @@ def unreadable(path: Path, why: str, fix: str = "") -> LpxError:
     )
 
 
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        # Some damage of an archive's end raises.
+        return False
+
+
 def _head(path: Path) -> tuple[bytes, int]:
     with path.open("rb") as stream:
         head = stream.read(_HEAD_BYTES)
@@ -213,7 +223,7 @@ def _head(path: Path) -> tuple[bytes, int]:
 
 
 def _damage(path: Path, head: bytes, error: Exception) -> str:
-    if head.startswith(_ZIP) and not zipfile.is_zipfile(path):
+    if head.startswith(_ZIP) and not _is_zip(path):
         return "its end is missing: it begins like a PyTorch file, but has no index at its end"
     said = (str(error).strip().splitlines() or ["its bytes are damaged"])[0]
     if isinstance(error, (LookupError, pickle.UnpicklingError)) or "weights_only" in said:
@@ -246,7 +256,7 @@ def _kind(path: Path, head: bytes, size: int) -> tuple[str, str] | None:
             return what, fix or ("unpack it" if "compressed" in what or "archive" in what else "")
     if head[257:262] == b"ustar":
         return _of_tar(path)
-    if head.startswith(_ZIP) and zipfile.is_zipfile(path):
+    if head.startswith(_ZIP) and _is_zip(path):
         return _of_zip(path)
     if _is_onnx(path, head):
         return (
@@ -292,8 +302,13 @@ def _of_tar(path: Path) -> tuple[str, str]:
 
 
 def _of_zip(path: Path) -> tuple[str, str] | None:
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            # torch.save compresses nothing: what is compressed can claim any size.
+            inflated = sum(max(0, e.file_size - e.compress_size) for e in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return "it begins and ends like a PyTorch file, but its index is damaged", _REPLACED
     # torch.save puts everything into one folder of the archive.
     inside = {name.partition("/")[2] for name in names}
     if "constants.pkl" in inside:
@@ -312,6 +327,12 @@ def _of_zip(path: Path) -> tuple[str, str] | None:
             f"torch.save(dict(torch.export.load('{path}').state_dict), 'weights.pt')\"",
         )
     if "data.pkl" in inside:
+        if inflated > MAX_REPEATED_BYTES:
+            return (
+                f"it is compressed, and would take {inflated >> 20} MiB more than the file has; "
+                f"the limit is {MAX_REPEATED_BYTES >> 20} MiB",
+                f"where it was made, save {_SAVE} again: PyTorch compresses nothing",
+            )
         return None
     if "model.weights.h5" in names:
         return "it is a Keras model (.keras)", _bring("that copies the weights from it")
@@ -395,7 +416,7 @@ def _today(module: str, name: str) -> str:
 
 @contextlib.contextmanager
 def _pickles(path: Path) -> Iterator[IO[bytes]]:
-    if not zipfile.is_zipfile(path):
+    if not _is_zip(path):
         with path.open("rb") as stream:
             yield stream
         return

@@ -48,7 +48,7 @@ from lpx.pipeline.exported import (
 from lpx.pipeline.reference import read_reference
 from lpx.pipeline.reporter import SILENT, Reporter
 from lpx.pipeline.runnable import runnable
-from lpx.workspace import Workspace, write_bytes, write_json
+from lpx.workspace import Workspace, check_writable, write_bytes, write_json
 
 FEW_FACES = 30
 """Faces of a class below which an interval of AUC is not to be relied on."""
@@ -134,6 +134,7 @@ def bench(
     look_up(faces, report)
     if not allow_overlap:
         _check_disjoint(manifests, faces)
+    check_writable(workspace.root, "report.json", "report.html", "report.md")
     with workspace.lock(), ExitStack() as stack:
         detector = read_reference(workspace, model, allow_factory=allow_factory)
         reference = stack.enter_context(closing(TorchEngine(detector)))

@@ -22,7 +22,7 @@ from lpx.engines.manifest import PRECISIONS, EngineManifest, Precision, write_ma
 from lpx.engines.request import DEFAULT_BATCHES, BuildRequest
 from lpx.engines.targets import can_run, choose
 from lpx.engines.tensorrt import Batches
-from lpx.errors import LpxError, NotAsAskedError
+from lpx.errors import LpxError, NotAsAskedError, OutOfMemoryError
 from lpx.graph.model_io import name_nodes, parse
 from lpx.graph.placement import Placement
 from lpx.graph.placement_dla import tensors_to_observe
@@ -294,6 +294,8 @@ def _shown_dead(
     faces = probe()
     try:
         return symptom(workspace.engines / manifest.name, faces, allow_host_code=True)
+    except OutOfMemoryError:
+        raise
     except LpxError as error:
         return f"{FAILS}: {error.what}: {error.why}"
 

@@ -15,7 +15,8 @@ from lpx.graph.placement_dla import place_dla
 from lpx.graph.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.pipeline.exported import read_exported
 from lpx.pipeline.reporter import SILENT, Reporter
-from lpx.workspace import Workspace, write_bytes
+from lpx.schema import MAX_BYTES
+from lpx.workspace import Workspace, read_regular, write_bytes
 
 _UNKNOWN_FACES = (
     "ranges come from the calibration cache {}: of which faces it does not say, so nothing tells "
@@ -37,7 +38,13 @@ def import_cache(workspace: Workspace, path: Path, report: Reporter = SILENT) ->
     """
     model = read_exported(workspace)
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = read_regular(path, limit=MAX_BYTES).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise LpxError(
+            f"{path} is no calibration cache of TensorRT",
+            f"it is not text in UTF-8: {error.reason} at byte {error.start}",
+            "name a file that begins with a line such as TRT-8501-EntropyCalibration2",
+        ) from error
     except OSError as error:
         raise LpxError(
             f"{path} cannot be read",

@@ -33,7 +33,7 @@ from lpx.metrics import auc, auc_difference, map_agreement, score_difference
 from lpx.pipeline.building import PARTIAL
 from lpx.pipeline.exported import check_at_least, look_up, open_faces, read_exported
 from lpx.pipeline.reporter import SILENT, Reporter
-from lpx.workspace import Workspace, write_sealed
+from lpx.workspace import Workspace, read_regular, write_sealed
 
 FACES_FORMAT = "lpx-calibration-faces/1"
 HELD_OUT_SHARE = 0.25
@@ -199,7 +199,7 @@ def read_model(workspace: Workspace, path: Path | None) -> tuple[bytes, ModelCar
         exported = read_exported(workspace)
         return exported.data, exported.card
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise LpxError(
             f"{path} cannot be read", error.strerror or str(error), "name a model of `lpx export`"

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.bench.score import are_probabilities
+from lpx.bench.score import are_maps, are_probabilities
 from lpx.bench.timeline import KnownSpan, Moment, Timeline, render_timeline
 from lpx.card import ModelCard
 from lpx.data.crops import CropRecipe
@@ -244,7 +244,7 @@ class FileScorer:
         drawn = []
         for frame, faces, reason in zip(frames, found, reasons, strict=True):
             here = slice(at, at := at + len(faces))
-            self._check(file, frame, scores[here])
+            self._check(file, frame, scores[here], maps[here])
             drawn.append((frame, self._keep(frame, faces, scores[here], maps[here], reason, seen)))
         return drawn
 
@@ -259,12 +259,18 @@ class FileScorer:
             [p.patch_map for p in parts]
         )
 
-    def _check(self, file: MediaFile, frame: Frame, scores: NDArray[np.float32]) -> None:
+    def _check(
+        self, file: MediaFile, frame: Frame, scores: NDArray[np.float32], maps: NDArray[np.float32]
+    ) -> None:
         likely = are_probabilities(scores)
-        if not likely.all():
+        if not (likely.all() and are_maps(maps).all()):
+            given = (
+                f"the score {scores[~likely][0]}"
+                if not likely.all()
+                else "a map with values outside 0 to 1"
+            )
             raise LpxError(
-                f"{self.name} gives the score {scores[~likely][0]} to a face in "
-                f"{file.name}, frame {frame.index}",
+                f"{self.name} gives {given} to a face in {file.name}, frame {frame.index}",
                 "scores must be probabilities, from 0 to 1; others make every figure meaningless",
                 "see with --engine torch whether the checkpoint does so too; if it does not, "
                 "build the engine again, or in another precision",

@@ -20,6 +20,7 @@ from lpx.data.face_set import Face, FaceSet, ImageFile, Skipped
 from lpx.data.media import MediaFile, check_there, find_media
 from lpx.data.video_file import UnreadableVideoError, frame_indices
 from lpx.data.walk import note_of
+from lpx.data.wording import printable
 from lpx.engines.base import Engine
 from lpx.engines.manifest import read_manifest
 from lpx.errors import LpxError
@@ -38,7 +39,7 @@ from lpx.pipeline.predictions import (
 from lpx.pipeline.reporter import SILENT, Reporter
 from lpx.pipeline.runnable import pick_engine
 from lpx.render import encode_png, explained
-from lpx.workspace import Workspace, write_bytes
+from lpx.workspace import Workspace, check_writable, write_bytes
 
 FRAMES = 32
 SCORES, TABLE, JOURNAL = "scores.csv", "frames.csv", "results.jsonl"
@@ -105,6 +106,7 @@ def predict(
             "the next run would take the pictures for photographs",
             "choose another folder with --out DIR",
         )
+    check_writable(out, SCORES, TABLE, JOURNAL)
     if crops:
         faces = _crops(workspace, path, out, report).first(limit)
         picked = pick_engine(
@@ -308,6 +310,7 @@ def _crop_scores(
 
 def _crops(workspace: Workspace, path: Path, out: Path, report: Reporter) -> FaceSet:
     if path.is_file():
-        face = Face(path.name, None, "unknown", path.name, (), ImageFile(path))
-        return FaceSet(str(path), "all", "unknown", (face,))
+        name = printable(path.name)
+        face = Face(name, None, "unknown", name, (), ImageFile(path))
+        return FaceSet(printable(str(path)), "all", "unknown", (face,))
     return open_faces(workspace, f"folder:{path}", "all", out, report=report)

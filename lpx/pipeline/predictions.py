@@ -6,17 +6,26 @@ import csv
 import hashlib
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from lpx.bench.score import ROUNDING
 from lpx.bench.timeline import Moment
 from lpx.data.contents import UNREADABLE, ContentCache
 from lpx.data.detect.base import Box
 from lpx.data.face_set import Skipped
 from lpx.data.walk import LeftOut
 from lpx.data.wording import counted, some
-from lpx.schema import SchemaError, sealed_line, unsealed_line
+from lpx.plain import plain
+from lpx.schema import (
+    MAX_INTEGER,
+    SchemaError,
+    in_range,
+    read_record,
+    sealed_line,
+    unsealed_line,
+)
 from lpx.workspace import Appended, atomic_path, read_regular, unwritable, write_bytes
 
 RULE = (
@@ -252,6 +261,7 @@ class Journal:
                 self.changed += 1
                 return None
             result = _from_dict(entry["result"])
+            _check(result, self.settings.get("threshold"))
             drawn = [path for path in (result.picture, result.timeline) if path is not None]
             return result if all(path.is_file() for path in drawn) else None
         except (KeyError, TypeError, ValueError, OSError):
@@ -272,11 +282,12 @@ class Journal:
             return
         if digest == UNREADABLE or self._before.pop(result.name, state) != state:
             return
-        picture = None if result.picture is None else str(result.picture)
+        drawn = {"picture": result.picture, "timeline": result.timeline}
+        paths = {name: None if path is None else str(path) for name, path in drawn.items()}
         line = sealed_line(
             {
                 "key": {**self.settings, "file": [where, state.size, digest.hex()]},
-                "result": {**asdict(result), "picture": picture},
+                "result": {**asdict(result), **paths},
             }
         )
         if self._mended is not None:
@@ -294,19 +305,36 @@ def _place(path: Path) -> str:
     return ascii(str(path.resolve()))
 
 
-def _from_dict(values: dict[str, Any]) -> FileScore:
-    faces = [
-        FaceScore(**{**face, "box": None if face["box"] is None else tuple(face["box"])})
-        for face in values["faces"]
-    ]
-    return FileScore(**{
-        **values,
-        "faces": tuple(faces),
-        "faceless": tuple(FacelessFrame(**frame) for frame in values["faceless"]),
-        "picture": None if values["picture"] is None else Path(values["picture"]),
-        "timeline": None if values["timeline"] is None else Path(values["timeline"]),
-        "seconds": None if values["seconds"] is None else Seconds(**values["seconds"]),
-    })  # fmt: skip
+def _from_dict(values: object) -> FileScore:
+    """Read back a result.
+
+    Raises:
+        SchemaError: It is none.
+    """
+    paths = ("picture", "timeline")
+    if not isinstance(values, dict) or not all(
+        isinstance(values.get(name), str | None) for name in paths
+    ):
+        raise SchemaError("it is no result")
+    result = read_record(FileScore, {n: v for n, v in values.items() if n not in paths})
+    picture, timeline = (None if values.get(name) is None else Path(values[name]) for name in paths)
+    return replace(result, picture=picture, timeline=timeline)
+
+
+def _check(result: FileScore, threshold: float | None) -> None:
+    """Refuse scores that no engine gives, and verdicts that do not follow from them.
+
+    Raises:
+        SchemaError: There is one.
+    """
+    in_range(result.frames, 0, MAX_INTEGER, "frames")
+    every: tuple[FileScore | FaceScore, ...] = (result, *result.faces)
+    for one in every:
+        in_range(one.score, -ROUNDING, 1 + ROUNDING, "a score")
+        if one.score is None or threshold is None:
+            continue
+        if one.fake is not (one.score >= threshold):
+            raise SchemaError(f"a score of {one.score} is not called {verdict(one.fake)}")
 
 
 def verdict(fake: bool | None) -> str:
@@ -327,7 +355,7 @@ def write_scores(path: Path, files: Iterable[FileScore], skipped: Iterable[Skipp
     """A CSV file with a row per file; of those that could not be read the note says why."""
     rows: list[tuple[object, ...]] = [
         (file.name, file.kind, _number(file.score, 6), verdict(file.fake), file.frames,
-         len(file.faceless), len(file.faces), file.picture or "", file.note)
+         len(file.faceless), len(file.faces), str(file.picture or ""), file.note)
         for file in files
     ]  # fmt: skip
     rows += [(f.name, "", "", "", 0, 0, 0, "", f"not read: {f.reason}") for f in skipped]
@@ -360,7 +388,10 @@ def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[Iterable[obje
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
-        writer.writerows(rows)
+        # A path may have bytes that are not UTF-8.
+        writer.writerows(
+            [plain(cell) if isinstance(cell, str) else cell for cell in row] for row in rows
+        )
 
 
 def picture_name(name: str, suffix: str, longest: int = NAME_BYTES, kind: str = "overlay") -> Path:

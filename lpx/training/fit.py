@@ -41,7 +41,7 @@ from lpx.training.module import LocalPrediction, loader
 from lpx.training.operating_point import apply_temperature, choose_threshold, fit_temperature
 from lpx.training.recipe import Recipe
 from lpx.training.state import State, Store
-from lpx.workspace import locked, read_json, sha256, unwritable, write_json
+from lpx.workspace import check_writable, locked, read_json, sha256, unwritable, write_json
 
 RESULT = "result.json"
 """What a finished training made, in its run folder."""
@@ -135,6 +135,7 @@ def _train(recipe: Recipe, folder: Path, weights: Path | None, run: Run) -> Trai
         bottleneck=recipe.bottleneck,
     )
     recipe.diversity.check(card.grid)
+    check_writable(run.out.parent, run.out.name)
     keeper = Keeper(Store(run.state), recipe, data.contents_sha256())
     state = _stored(keeper, folder, run)
     if weights is not None:

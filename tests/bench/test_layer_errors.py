@@ -52,7 +52,7 @@ def model(built):
 
 @pytest.fixture(scope="module")
 def batches():
-    # Not the first pair, which the checkpoint calls real: a score near 0 has a large relative error.
+    # Not the first pair, which is called real: a score near 0 has a large relative error.
     return [b.pixels for b in demo_set("test").first(6).stream(2, SIZE, [])][1:]
 
 

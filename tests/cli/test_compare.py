@@ -264,7 +264,7 @@ def test_other_versions_are_told_and_latencies_are_judged(compared):
     [
         (lambda r: r.update(schema="lpx-report/1"), "is a report of another version, lpx-report/1"),
         (lambda r: r.pop("schema"), "is no report of lpx bench"),
-        (lambda r: r.pop("candidates"), "lacks candidates"),
+        (lambda r: r.pop("candidates"), "missing fields: candidates"),
         (lambda r: r["dataset"].update(digest="0"), "the reports are of different faces"),
     ],
 )
@@ -280,3 +280,50 @@ def test_what_is_not_there_is_refused(lpx, tmp_path):
     ran = lpx("compare", tmp_path, tmp_path / "x.json")
     assert ran.code == 2
     assert "report.json does not exist" in ran.err
+
+
+def auc_unknown(report):
+    report["candidates"][1]["auc"] = None
+
+
+def test_an_auc_that_is_not_known_cannot_be_judged(compared):
+    ran = compared(auc_unknown)
+    assert ran.code == 4, ran.err
+    assert "NOT JUDGED" in ran.out
+    assert ran.out.endswith("no regression found, and 1 AUC cannot be judged\n")
+    assert compared(auc_unknown, "--markdown").out.startswith("## ❔ no regression found")
+    assert json.loads(compared(auc_unknown, "--json").out)["unjudged"] == 1
+
+
+def test_a_regression_counts_more_than_what_cannot_be_judged(compared):
+    def change(report):
+        auc_unknown(report)
+        verdict_falls(report)
+
+    ran = compared(change)
+    assert ran.code == 1
+    assert ran.out.endswith("1 regression, and 1 AUC cannot be judged\n")
+
+
+@pytest.mark.parametrize("change", [
+    lambda r: r["candidates"][0].update(auc=float("nan")),
+    lambda r: r["candidates"][0].update(auc=1.5),
+    lambda r: r["candidates"][0].update(auc="0.9"),
+    lambda r: r["candidates"][0].update(verdict="passes"),
+    lambda r: r["candidates"][0].update(energy={}),
+    lambda r: r["candidates"][0].update(name="torch fp32 \0"),
+    lambda r: r["candidates"][0]["latency_by_batch"][0].update(per_face_p50_ms=-1.0),
+    lambda r: r["candidates"][0]["latency_by_batch"][0].update(intervals_ms={}),
+    lambda r: r["candidates"].append(r["candidates"][0]),
+    lambda r: r.update(candidates={}),
+    lambda r: r.update(margin=-1),
+    lambda r: r.update(failed=[{}]),
+    lambda r: r.update(environment=[]),
+    lambda r: r["dataset"].pop("digest"),
+    lambda r: r["reference"].pop("discrimination"),
+])  # fmt: skip
+def test_reports_that_no_bench_writes_are_refused(compared, change):
+    ran = compared(change)
+    assert ran.code == 2, ran.err
+    assert "error: " in ran.err
+    assert ran.out == ""

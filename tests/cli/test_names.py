@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from rich.table import Table
 
 from lpx.bench.markdown import escaped, table
 from lpx.cli import bench_tables
@@ -80,7 +85,7 @@ def test_intervals_and_verdicts_in_the_tables_of_a_bench(capsys, monkeypatch):
 MARKED = (
     *NAMES,
     *("a|b", "a\\|b", "<b>x</b>", "<!-- x -->", "`code`", "&lt;", "&amp;amp;", "~~x~~", "$x$"),
-    *("*x*", "__x__", "#1", "![x](y)", "[x](y)"),
+    *("*x*", "__x__", "#1", "![x](y)", "[x](y)", "@people", "https://x.org", "www.x.org", "GH-1"),
 )
 
 
@@ -88,8 +93,14 @@ def shown(markdown):
     """The text that a reader of Markdown sees, by lines and cells."""
     tokens = MarkdownIt().enable(["table", "strikethrough"]).parse(markdown)
     inlines = [token.children for token in tokens if token.type == "inline"]
-    assert {child.type for inline in inlines for child in inline} <= {"text", "text_special"}
-    return ["".join(child.content for child in inline) for inline in inlines]
+    kinds = {child.type for inline in inlines for child in inline}
+    assert kinds <= {"text", "text_special", "html_inline"}
+    marks = {c.content for inline in inlines for c in inline if c.type == "html_inline"}
+    assert marks <= {"<!-- -->"}
+    return [
+        "".join(child.content for child in inline if child.type != "html_inline")
+        for inline in inlines
+    ]
 
 
 @pytest.mark.parametrize("name", MARKED)
@@ -102,3 +113,75 @@ def test_names_in_markdown(name):
 def test_any_name_in_markdown(name):
     name = " ".join(name.split()) or "-"  # runs of blanks are one in Markdown
     assert shown(f"x {escaped(name)} x") == [f"x {name} x"]
+
+
+HOSTILE = {
+    "\x1b[2J.png": r"\x1b[2J.png",
+    "\x1b]0;title\x07.png": r"\x1b]0;title\x07.png",
+    "real\nfake.png": r"real\x0afake.png",
+    "gpj.\u202eexe.png": r"gpj.\u202eexe.png",
+    "\u2066a\u2069\u2028.png": r"\u2066a\u2069\u2028.png",
+    "\udcfc.png": r"\xfc.png",
+}
+"""Names that a terminal would obey, and as they are shown."""
+
+
+@pytest.mark.parametrize(("name", "said"), HOSTILE.items())
+def test_names_that_a_terminal_would_obey(lpx, workspace, crops, monkeypatch, name, said):
+    monkeypatch.setenv("COLUMNS", "200")
+    (crops / "real" / name).write_bytes((crops / "real" / "0.png").read_bytes())
+    (crops / "fake" / name).write_text("no picture")
+    for line in (["predict", "--crops", "crops"], ["data", "info", "crops"]):
+        ran = lpx(*line)
+        assert ran.code == 0, ran.err
+        for text in (ran.out, ran.err):
+            assert all(sign.isprintable() for sign in text.replace("\n", ""))
+    ran = lpx("predict", "--crops", "crops", "--json")
+    json.loads(ran.out.encode("utf-8"))
+    assert said in (workspace.predictions / "scores.csv").read_text(encoding="utf-8")
+    assert lpx("predict", f"crops/fake/{name}").code == 2
+
+
+def test_errors_and_notes_spell_out_what_a_terminal_would_obey(lpx, capsys):
+    ran = lpx("predict", "a\x1b[2J\u202e.png", "-w", "nowhere")
+    assert ran.code == 2
+    assert r"a\x1b[2J\u202e.png does not exist" in ran.err
+    Output().say("x\x1b[2J")
+    Output().print(Table("a\x1b[2J"))
+    with ConsoleReporter() as report:
+        report.say("y\u202e")
+        report.progress("z\x1b[2J")(1, 1)
+    out, err = capsys.readouterr()
+    assert "\x1b[2J" not in out + err
+    assert "\u202e" not in out + err
+
+
+def test_names_that_are_not_utf_8_have_a_picture_each(lpx, workspace, crops):
+    for byte in (b"\xfc", b"\xe4"):
+        name = os.fsdecode(bytes(crops) + b"/real/latin-" + byte + b".png")
+        Path(name).write_bytes((crops / "real" / "0.png").read_bytes())
+    ran = lpx("predict", "--crops", "crops", "--json")
+    assert ran.code == 0, ran.err
+    files = json.loads(ran.out)["files"]
+    pictures = [Path(file["picture"]) for file in files]
+    assert len(set(pictures)) == len(files) == len({file["file"] for file in files})
+    assert all(picture.is_file() for picture in pictures)
+
+
+def test_folders_that_are_not_utf_8(lpx, workspace, crops):
+    """As the place of results, and as a set."""
+    place = os.fsdecode(b"out-\xfc")
+    ran = lpx("predict", "--crops", "crops/real", "--out", place)
+    assert ran.code == 0, ran.err
+    (Path(place) / "scores.csv").read_text(encoding="utf-8")
+    crops.rename(os.fsdecode(bytes(crops) + b"-\xfc"))
+    ran = lpx("bench", "--dataset", os.fsdecode(b"crops-\xfc"), "--latency-seconds", 0,
+              "--candidates", "onnxruntime-fp32")  # fmt: skip
+    assert ran.code == 0, ran.err
+
+
+@pytest.mark.parametrize("name", ["@people", "https://x.org", "www.x.org", "GH-1", "#1", "a@b.org"])
+def test_nobody_is_called_and_nothing_linked_in_markdown(name):
+    assert name not in escaped(name)
+    assert "<!-- -->" in escaped(name)
+    assert "\x1b" not in escaped("\x1b[2J")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lpx.data.decode import fit
+from lpx.data.demo_set import folder
 from lpx.engines import Prediction, load
 
 
@@ -125,3 +126,21 @@ def test_host_code_is_allowed_where_the_user_says_so(lpx, workspace, crops, monk
     for more in ((), ("--allow-host-code",)):
         assert lpx("predict", crops, "--crops", "--no-overlay", *more).code == 0
     assert [options["allow_host_code"] for options in seen] == [False, True]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -5.0, 1.5])
+def test_maps_that_are_not_of_probabilities_are_refused(lpx, workspace, crops, monkeypatch, bad):
+    class Broken:
+        def infer(self, faces):
+            maps = np.full((len(faces), 20, 20), 0.5, np.float32)
+            maps[0, 3, 4] = bad
+            return Prediction(np.full(len(faces), 0.5, np.float32), maps)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("lpx.pipeline.runnable.load", lambda folder, **options: Broken())
+    for line in (["--crops", "crops/real"], [folder() / "p000_00.jpg"]):
+        ran = lpx("predict", *line)
+        assert ran.code == 2, ran.err
+        assert "a map with values" in ran.err

@@ -135,7 +135,7 @@ def test_empty_file(tmp_path):
 @pytest.mark.parametrize("kept", [0.02, 0.3, 0.6, 0.9, 0.99])
 def test_truncated_file(tmp_path, picture, suffix, kept, capfd):
     data = encoded(bgr(picture), suffix)
-    with pytest.raises(UnreadableImageError, match="not an image"):
+    with pytest.raises(UnreadableImageError, match=r"not an image|it is cut off"):
         read(tmp_path, data[: int(len(data) * kept)])
     # What is raised is not said on standard error too; libpng's own words cannot be helped.
     assert "imgcodecs" not in capfd.readouterr().err
@@ -195,3 +195,26 @@ def test_fit_averages_when_shrinking():
     board = np.indices((64, 64)).sum(axis=0) % 2 * 255
     fitted = fit(np.repeat(board[..., None], 3, axis=2).astype(np.uint8), 16)
     assert np.abs(fitted.astype(int) - 127.5).max() <= 0.5
+
+
+@pytest.mark.parametrize("flags", [
+    [], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_RST_INTERVAL, 2],
+])  # fmt: skip
+def test_a_jpeg_that_is_cut_off_is_not_filled_with_grey(tmp_path, flags):
+    rng = np.random.default_rng(3)
+    picture = rng.integers(0, 256, (64, 64, 3), np.uint8)
+    data = bytes(cv2.imencode(".jpg", picture, flags)[1])
+    # A thumbnail in EXIF data has an end of its own.
+    thumbnail = b"\xff\xe1" + (len(data) + 2).to_bytes(2, "big") + data
+    path = tmp_path / "a.jpg"
+    for whole in (data, data[:2] + thumbnail + data[2:], data + b"more"):
+        path.write_bytes(whole)
+        read_image(path)
+    for whole in (data, data[:2] + thumbnail + data[2:]):
+        for share in (0.3, 0.6, 0.9):
+            path.write_bytes(whole[: int(len(whole) * share)])
+            with pytest.raises(UnreadableImageError):
+                read_image(path)
+        path.write_bytes(whole[:-2])
+        with pytest.raises(UnreadableImageError, match="it is cut off"):
+            read_image(path)

@@ -442,7 +442,7 @@ def test_splits_of_a_csv_are_those_that_are_asked_for(crops):
 def test_name_that_is_not_utf8_can_be_printed_and_read(crops):
     Path(os.fsdecode(bytes(crops) + b"/real/latin-\xfc.png")).write_bytes(b"x")
     face = next(f for f in folder_set(crops).faces if "latin" in f.name)
-    assert face.name.encode() == "real/latin-\N{REPLACEMENT CHARACTER}.png".encode()
+    assert face.name == r"real/latin-\xfc.png"
     assert face.source.path.read_bytes() == b"x"
 
 

@@ -167,5 +167,5 @@ def test_files_come_before_folders_and_in_order_of_names(tmp_path):
 def test_names_in_another_encoding_can_be_printed(tmp_path):
     Path(os.fsdecode(bytes(tmp_path) + b"/\xff.heic")).touch()
     (one,) = walk(tmp_path, SUFFIXES).left_out
-    assert one.names == ("\N{REPLACEMENT CHARACTER}.heic",)
+    assert one.names == (r"\xff.heic",)
     str(one).encode()

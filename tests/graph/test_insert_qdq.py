@@ -92,6 +92,13 @@ def test_convolution_equals_the_simulation(style):
     assert np.abs(found - exact.numpy()).max() > 1e-3, "nothing was quantised"
 
 
+@pytest.mark.parametrize("count", [1, 15, 17, 32])
+def test_means_of_other_channels_than_the_weights_read_are_refused(count):
+    model = graph(CONV, w=(24, 16, 3, 3), b=(24,))
+    with pytest.raises(LpxError, match=f"of {count} channels, which do not fit"):
+        quantised(model, TENSORRT, ranges={"x": Range(-5.0, 5.0, (0.5,) * count)})
+
+
 @STYLES
 def test_weight_scales_are_per_output_channel(style):
     weight = np.random.default_rng(0).standard_normal((24, 16, 3, 3)).astype(np.float32)

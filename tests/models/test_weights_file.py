@@ -237,3 +237,37 @@ def test_small_views_are_read(tmp_path):
     weights = {"weight": torch.zeros(1).expand(1000), "other": torch.zeros(4, 4)[:2].T}
     torch.save(weights, tmp_path / "weights.pt")
     assert read_weights(tmp_path / "weights.pt")["weight"].shape == (1000,)
+
+
+def test_a_file_that_is_compressed_does_not_grow_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("lpx.models.weights_file.MAX_REPEATED_BYTES", 1 << 20)
+    torch.save({"a": torch.zeros(1 << 20)}, tmp_path / "a.pt")
+    assert read_weights(tmp_path / "a.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "a.pt") as whole,
+        zipfile.ZipFile(tmp_path / "b.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for entry in whole.infolist():
+            packed.writestr(entry.filename, whole.read(entry))
+    with pytest.raises(LpxError, match="it is compressed, and would take 3 MiB more"):
+        read_weights(tmp_path / "b.pt")
+
+
+def test_a_file_whose_index_is_damaged(tmp_path):
+    path = tmp_path / "a.pt"
+    torch.save({"a": torch.zeros(3)}, path)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"PK\x01\x02", b"PK\x01\x03"))
+    with pytest.raises(LpxError, match="its index is damaged"):
+        read_weights(path)
+
+
+def test_an_archive_that_claims_to_span_several_disks(tmp_path):
+    path = tmp_path / "a.pt"
+    torch.save({"a": torch.zeros(3)}, path)
+    end = b"PK\x06\x07" + struct.pack("<LQL", 1, 0, 2)
+    data = path.read_bytes()
+    place = data.rindex(b"PK\x05\x06")
+    path.write_bytes(data[: place - len(end)] + end + data[place:])
+    # Python's zipfile raises where it is asked whether this is an archive; PyTorch reads it.
+    assert read_weights(path)["a"].shape == (3,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import subprocess
@@ -27,7 +28,14 @@ from lpx.engines import load
 from lpx.errors import LpxError
 from lpx.pipeline import file_scorer
 from lpx.pipeline.file_scorer import FileScorer
-from lpx.pipeline.predictions import FacelessFrame, Journal, moments, picture_name
+from lpx.pipeline.predictions import (
+    FacelessFrame,
+    FaceScore,
+    FileScore,
+    Journal,
+    moments,
+    picture_name,
+)
 from lpx.render import encode_png
 from tests.conftest import environment
 
@@ -515,3 +523,22 @@ def test_faces_outside_the_image_are_left_out():
 def test_a_journal_of_rubbish_is_none(tmp_path):
     (tmp_path / "j").write_bytes(b'\xff\n[]\n{"result": 3}\nnull\n')
     assert Journal(tmp_path / "j", {}).find("x", tmp_path / "j") is None
+
+
+@pytest.mark.parametrize("change", [
+    {"score": 5.0}, {"score": "0.9"}, {"fake": False}, {"frames": -1}, {"kind": "photo"},
+    {"faces": [{}]}, {"more": 1}, {"picture": 3}, {"name": []},
+])  # fmt: skip
+def test_a_journal_gives_no_result_that_no_engine_gives(tmp_path, change):
+    file, path = tmp_path / "a.png", tmp_path / "results.jsonl"
+    file.write_bytes(b"x")
+    settings = {"threshold": 0.5}
+    result = FileScore(
+        "a.png", "image", 0.9, True, 1, (FaceScore(0, None, 1, None, None, 0.9, True),)
+    )
+    Journal(path, settings).add(result, file)
+    assert Journal(path, settings).find("a.png", file) == result
+    entry = json.loads(path.read_text())
+    entry["result"] |= change
+    path.write_text(json.dumps(entry) + "\n")
+    assert Journal(path, settings).find("a.png", file) is None

@@ -35,6 +35,7 @@ from lpx.data.datasets.adapter import (
     not_found,
 )
 from lpx.data.datasets.lists import read_json_table, relative_path
+from lpx.data.roots import expanded
 from lpx.data.videos import REAL, Video
 from lpx.data.wording import printable
 from lpx.errors import LpxError
@@ -148,7 +149,7 @@ def _open(request: Request) -> tuple[Path, str]:
     text, _, level = request.argument.rpartition("@")
     if level not in LEVELS or not text:
         text, level = request.argument, ""
-    named = Path(text).expanduser()
+    named = expanded(text)
     # Joining an absolute path to a root leaves it as it is.
     looked = tuple(dict.fromkeys((named, *(root / named for root in request.roots))))
     if (path := next((p for p in looked if p.is_file()), None)) is None:
@@ -174,7 +175,10 @@ def _read(path: Path, bases: tuple[Path, ...]) -> tuple[list[_Entry], int]:
             stray += 1
             continue
         method = _method(dataset, label)
-        own = str(value.get("label", label))
+        own = value.get("label", label)
+        if not isinstance(own, (str, int)):
+            raise _damaged(f"{path}: {video!r} has a label that is neither a text nor a number")
+        own = str(own)
         its = _method(dataset, own)
         if method is None or (its is not None and (its == REAL) != (method == REAL)):
             raise _damaged(f"{path}: {video!r} below {label} has the label {own!r}")
@@ -258,9 +262,17 @@ def _below(text: str, listed_in: str, bases: tuple[Path, ...]) -> PurePosixPath:
     return relative_path(text, listed_in)
 
 
+def frame_number(stem: str) -> int:
+    """The number that the name of a frame's file is; -1 where it is none, or one beyond int32."""
+    return int(stem) if stem.isdecimal() and len(stem) <= _MOST_DIGITS else -1
+
+
+_MOST_DIGITS = 9
+
+
 def _frame_order(name: str) -> tuple[int, str]:
     stem = name.partition(".")[0]
-    return (int(stem) if stem.isdecimal() else -1, name)
+    return (frame_number(stem), name)
 
 
 def _choose_level(path: Path, asked: str, entries: list[_Entry]) -> tuple[str, list[str]]:

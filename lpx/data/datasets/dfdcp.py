@@ -59,7 +59,13 @@ def _video(root: Path, name: str, entry: dict[str, Any]) -> Video:
     inside = relative_path(name, str(root / LIST))
     label, split = entry.get("label"), entry.get("set")
     method = inside.parts[0] if label == "fake" else REAL
-    if label not in _LABELS or split not in _SPLITS or method not in (REAL, *METHODS):
+    # Whatever else JSON can hold there has no hash.
+    if (
+        not isinstance(label, str)
+        or label not in _LABELS
+        or split not in _SPLITS
+        or method not in (REAL, *METHODS)
+    ):
         raise LpxError(
             f"{here} has label {label!r} and set {split!r}",
             f"expected a label of {' or '.join(_LABELS)}, a set of {' or '.join(_SPLITS)}, and "
@@ -67,6 +73,12 @@ def _video(root: Path, name: str, entry: dict[str, Any]) -> Video:
             "copy the list again from the data set",
         )
     people = (entry.get("target_id"), entry.get("swapped_id") if label == "fake" else None)
+    if not all(person is None or isinstance(person, (str, int)) for person in people):
+        raise LpxError(
+            f"{here} names people by something other than a text or a number",
+            "",
+            "copy the list again from the data set",
+        )
     identities = tuple(str(person) for person in people if person is not None)
     path = _place(root, inside)
     listed = name_of(root / inside, root)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from lpx.data.text_table import decode, read_table
 from lpx.errors import LpxError
+from lpx.schema import MAX_BYTES, SchemaError, parse_json
+from lpx.workspace import read_regular
 
 _AGAIN = "copy it again from where the data set came from"
 
@@ -16,10 +17,10 @@ def read_text(path: Path) -> str:
     r"""The text of a list: UTF-8, or UTF-16 with its mark; no byte-order mark, "\n" as line end.
 
     Raises:
-        LpxError: Unreadable, or in another encoding.
+        LpxError: Unreadable, larger than `MAX_BYTES`, or in another encoding.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path, limit=MAX_BYTES)
     except OSError as error:
         raise LpxError(f"{path} cannot be read", error.strerror or str(error), _AGAIN) from error
     try:
@@ -45,27 +46,13 @@ def read_json(path: Path) -> Any:
     """What a JSON file holds.
 
     Raises:
-        LpxError: As `read_text`, or it is not JSON, or an object in it names something twice.
+        LpxError: As `read_text`, or it is not JSON within the limits of `lpx.schema`.
     """
     text = read_text(path)
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        table = dict(pairs)
-        if len(table) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in table if names.count(name) > 1)
-            # JSON readers would keep the last without a word.
-            raise LpxError(
-                f"{path} names {twice!r} more than once",
-                "it would not be clear which entry counts",
-                _AGAIN,
-            )
-        return table
-
     try:
-        return json.loads(text, object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:
-        raise LpxError(f"{path} is not JSON", str(error), _AGAIN) from error
+        return parse_json(text)
+    except SchemaError as error:
+        raise LpxError(f"{path} is not JSON that can be read", str(error), _AGAIN) from error
 
 
 def read_json_table(path: Path) -> dict[str, dict[str, Any]]:
@@ -81,7 +68,9 @@ def read_json_table(path: Path) -> dict[str, dict[str, Any]]:
         )
     for key, entry in value.items():
         if not isinstance(entry, dict):
-            raise LpxError(f"{path}: {key!r} holds {entry!r}", "an object was expected", _AGAIN)
+            raise LpxError(
+                f"{path}: {key[:80]!r} holds {str(entry)[:80]!r}", "an object was expected", _AGAIN
+            )
     return value
 
 

@@ -137,7 +137,7 @@ def _checksum(text: bytes) -> bytes:
 def _record(path: Path, value: Any) -> VideoRecord:
     try:
         return VideoRecord.from_dict(value)
-    except (KeyError, TypeError, ValueError) as error:
+    except SchemaError as error:
         raise LpxError(
             f"{path} is damaged",
             f"it does not hold what it should: {error}",

@@ -13,6 +13,7 @@ from lpx.data.contents import file_digests
 from lpx.data.face_manifest import SkippedFrame
 from lpx.data.face_table import FaceRow
 from lpx.data.videos import Video
+from lpx.schema import in_range, read_record
 
 FACES = "faces"
 """The folder, below that of a prepared set, in which crops lie: a folder per video."""
@@ -109,16 +110,35 @@ class VideoRecord:
         """Read back what `to_dict` made.
 
         Raises:
-            TypeError: It is not that.
-            ValueError: It is not that.
-            KeyError: It is not that.
+            SchemaError: It is not that.
         """
-        lists = {
-            "identities": tuple(values["identities"]),
-            "faces": tuple(CutFace(*face) for face in values["faces"]),
-            "skipped": tuple((frame, reason) for frame, reason in values["skipped"]),
-        }
-        return cls(**values | lists)
+        stored = read_record(_Stored, values)
+        in_range(stored.label, 0, 1, "label")
+        for face in stored.faces:
+            for number in face:
+                in_range(number, 0, _MOST, "a frame, a side or a size of a face")
+        faces = tuple(CutFace(*face) for face in stored.faces)
+        return cls(**{**vars(stored), "faces": faces})
+
+
+_MOST = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A `VideoRecord` as JSON holds it."""
+
+    video: str
+    label: int
+    method: str
+    identities: tuple[str, ...]
+    split: str
+    source_bytes: int
+    faces: tuple[tuple[int, int, int, int], ...]
+    skipped: tuple[tuple[int | None, str], ...]
+    note: str
+    rule: str
+    several: int
 
 
 def home(video: Video) -> str:
