@@ -252,8 +252,14 @@ def test_page_and_markdown_say_how_well_the_checkpoint_itself_does(page: str, re
 @pytest.mark.parametrize(
     ("share", "text"),
     [
-        (0.0, "0 %"), (1.0, "100 %"), (0.0004, "less than 0.1 %"), (0.99951, "more than 99.9 %"),
-        (0.0999, "10 %"), (0.0412, "4.1 %"), (0.995, "99.5 %"), (0.75, "75 %"),
+        (0.0, "0 %"),
+        (1.0, "100 %"),
+        (0.0004, "less than 0.1 %"),
+        (0.99951, "more than 99.9 %"),
+        (0.0999, "10 %"),
+        (0.0412, "4.1 %"),
+        (0.995, "99.5 %"),
+        (0.75, "75 %"),
     ],
 )
 def test_percent(share: float, text: str) -> None:

@@ -52,7 +52,8 @@ def model(built):
 
 @pytest.fixture(scope="module")
 def batches():
-    return [b.pixels for b in demo_set("test").first(4).stream(2, SIZE, [])]
+    # Not the first pair, which is called real: a score near 0 has a large relative error.
+    return [b.pixels for b in demo_set("test").first(6).stream(2, SIZE, [])][1:]
 
 
 @pytest.fixture(scope="module")
@@ -275,12 +276,12 @@ def test_healthy_float16(model, batches):
 def test_nan_in_the_engine_is_beyond_any_tolerance(model, batches):
     broken = edited(model, scaled("detector.head.bottleneck.0.weight", np.nan))
     verdict = judge(compare(broken, model, batches, SIZE), 1e9)
-    assert verdict.first.layer.name == "Conv_30:head.bottleneck.0"
+    assert verdict.first.layer.name == "Conv_47:head.bottleneck.0"
 
 
 def test_nan_in_the_reference_is_an_error(model, batches):
     broken = edited(model, scaled("detector.head.bottleneck.0.weight", np.nan))
-    with pytest.raises(LpxError, match=r"reference itself .* Conv_30:head.bottleneck.0"):
+    with pytest.raises(LpxError, match=r"reference itself .* Conv_47:head.bottleneck.0"):
         compare(model, broken, batches, SIZE)
 
 
@@ -492,7 +493,7 @@ def test_nan_that_only_the_runtime_gives_is_the_runtimes(model, batches):
     )
     verdict = judge(found, 1e9)
     assert verdict.by_runtime
-    assert verdict.culprit.layer.name == "Conv_30:head.bottleneck.0"
+    assert verdict.culprit.layer.name == "Conv_47:head.bottleneck.0"
     assert verdict.culprit.runtime.not_finite > 0
 
 
