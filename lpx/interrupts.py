@@ -236,9 +236,12 @@ def _raise(frame: FrameType | None) -> None:
         name, file = frame.f_code.co_name, frame.f_code.co_filename
         # What is raised between taking a lock and its block leaves the lock taken, and threads that
         # need it wait for ever: for the lock of imports, too. In a callback it would be swallowed.
-        if name in ("__enter__", "__exit__", "__del__") or file.startswith("<frozen importlib"):
+        if name in ("__enter__", "__exit__", "__del__"):
             return
         if file == threading.__file__ and name not in _WAITING:
+            return
+        # An extension that is being imported may end the process when what it imports raises.
+        if _is_importing(frame):
             return
     under_way = sys.exc_info()[1]
     while under_way is not None:
@@ -247,6 +250,15 @@ def _raise(frame: FrameType | None) -> None:
         under_way = under_way.__context__
     assert _State.received is not None
     raise Interrupted(_State.received)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported anywhere up the stack."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _tick(first_s: float) -> None:

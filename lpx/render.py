@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ STRONGEST = (255, 40, 120)
 WEAKEST = (110, 235, 255)
 
 _OPACITY = 0.55
+_QUALITY = 80
+_LOSSLESS = 101
 _HALO = 0.5
 # Green over white to purple, after ColorBrewer's PRGn; blue over white to orange, after PuOr.
 _SIMILARITY = ((0, 68, 27), (127, 191, 123), (247, 247, 247), (175, 141, 195), (64, 0, 75))
@@ -466,6 +469,20 @@ def encode_webp(image: Image, quality: int) -> bytes:
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, quality])
     return bytes(data)
+
+
+def lossy(image: Image) -> str:
+    """A photograph as a data URI."""
+    return _data_uri(encode_webp(image, _QUALITY))
+
+
+def lossless(image: Image) -> str:
+    """A picture of few colours as a data URI."""
+    return _data_uri(encode_webp(image, _LOSSLESS))
+
+
+def _data_uri(webp: bytes) -> str:
+    return f"data:image/webp;base64,{base64.b64encode(webp).decode()}"
 
 
 def _write(image: Image, text: str, at: tuple[int, int], scale: float) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lpx.bench.explain_pictures import Pictures, lossless, lossy
+from lpx.bench.explain_pictures import Pictures
 from lpx.bench.explanation import (
     ClassMean,
     Explanation,
@@ -25,6 +25,8 @@ from lpx.render import (
     difference_picture,
     difference_ramp,
     heat_map,
+    lossless,
+    lossy,
     matrix_picture,
     overlay,
     similarity_ramp,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from dataclasses import dataclass
 
 from lpx.bench.explanation import Explanation, Findings
 from lpx.data.decode import Image, fit
 from lpx.render import (
-    encode_webp,
     field_box,
     looked_at,
+    lossless,
+    lossy,
     matrix_picture,
     overlay,
     unit_box,
@@ -21,9 +21,7 @@ IMAGE_BYTES = 6_500_000
 """What the faces' pictures may take in a page, about; pictures of many faces are smaller."""
 SIDES = (112, 256)
 SHEET_SIDE = 320
-QUALITY = 80
 _BYTES_PER_PIXEL = 0.13
-_LOSSLESS = 101
 
 
 @dataclass(frozen=True)
@@ -100,17 +98,3 @@ def sheet(found: Findings, face: Explanation, pixels: Image) -> Image:
         crop_picture(face, pixels, SHEET_SIDE), heat_picture(face, pixels, SHEET_SIDE),
         face.similarity, found.regions, lines,
     )  # fmt: skip
-
-
-def lossy(image: Image) -> str:
-    """A photograph as a data URI."""
-    return _data_uri(encode_webp(image, QUALITY))
-
-
-def lossless(image: Image) -> str:
-    """A picture of few colours as a data URI."""
-    return _data_uri(encode_webp(image, _LOSSLESS))
-
-
-def _data_uri(webp: bytes) -> str:
-    return f"data:image/webp;base64,{base64.b64encode(webp).decode()}"

@@ -195,7 +195,7 @@ def are_probabilities(scores: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 def are_maps(maps: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Which maps [N, h, w] are of probabilities."""
-    return np.asarray(are_probabilities(maps).reshape(len(maps), -1).all(axis=1))
+    return np.asarray(are_probabilities(maps).all(axis=tuple(range(1, maps.ndim))))
 
 
 def _join(parts: list[Prediction]) -> Prediction:

@@ -10,9 +10,8 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
-from lpx.bench.explain_pictures import lossless, lossy
 from lpx.data.wording import counted
-from lpx.render import Image, heat_map
+from lpx.render import Image, heat_map, lossless, lossy
 
 BARS = 500
 """A chart has no more bars: of a longer video each stands for the highest of a few frames."""

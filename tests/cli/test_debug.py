@@ -42,7 +42,7 @@ def broken(engine):
 def test_healthy_engine(lpx, workspace):
     ran = lpx("debug", ENGINE, "--count", 4)
     assert ran.code == 0, ran.err
-    assert "10 of 28 layers, the worst by 'alone'" in ran.out
+    assert "of 40 layers, the worst by 'alone'" in ran.out
     assert "within tolerance: no layer is off by more than 0.25" in ran.out
     assert ran.out.splitlines()[-1] == f"written: lpx-out/debug/{ENGINE}/layers.png and layers.json"
     assert Path(f"lpx-out/debug/{ENGINE}/layers.png").read_bytes().startswith(b"\x89PNG")
@@ -71,7 +71,7 @@ def test_fault_is_named_and_ends_in_1(lpx, workspace, crops):
 def test_against_the_checkpoint(lpx, workspace):
     ran = lpx("debug", "onnxruntime-fp32", "--against", "torch", "--count", 2)
     assert ran.code == 0, ran.err
-    assert "onnxruntime-fp32 against torch: 21 layers on 2 faces" in ran.out
+    assert "onnxruntime-fp32 against torch: 32 layers on 2 faces" in ran.out
     assert "are not told apart" in ran.out
 
 
@@ -156,8 +156,8 @@ def test_tensorrt_engine_is_looked_into_by_tensorrt(lpx, tensorrt, tree):
     before = tree(Path("lpx-out/engines"))
     ran = lpx("debug", PLAN, "--count", 2)
     assert ran.code == 0, ran.err
-    assert f"{PLAN} in TensorRT against onnx: 28 layers on 2 faces" in ran.out
-    assert "building tensorrt-int8 again with 28 tensors handed out" in ran.err
+    assert f"{PLAN} in TensorRT against onnx: 40 layers on 2 faces" in ran.out
+    assert "building tensorrt-int8 again with 40 tensors handed out" in ran.err
     assert "the worst by 'alone' or 'TensorRT'" in ran.out
     said = " ".join(ran.out.split())
     assert "the engine against ONNX Runtime, both with the engine's graph" in said

@@ -92,7 +92,14 @@ def test_nothing_ships_that_has_no_licence_or_is_not_needed(pictures):
     """The wheel takes the whole folder."""
     listed = {face.path.name for face in pictures}
     others = {path.name for path in folder().iterdir()} - listed
-    assert others == {"LICENSE.md", "faces.csv", "landmarks.npz", CHECKPOINT}
+    assert others == {
+        "LICENSE.md",
+        "clip.mp4",
+        "clip.csv",
+        "faces.csv",
+        "landmarks.npz",
+        CHECKPOINT,
+    }
     assert sum(path.stat().st_size for path in folder().iterdir()) < 5e6
 
 

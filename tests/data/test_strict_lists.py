@@ -75,7 +75,7 @@ def test_settings_that_are_none(tmp_path, monkeypatch, text):
 
 RECORD = {
     "video": "a", "label": 1, "method": "x", "identities": ["1"], "split": "test",
-    "source_bytes": 5, "faces": [[0, 10, 10, 99]], "skipped": [[None, "why"]], "note": "",
+    "source_sha256": "ab" * 32, "faces": [[0, 10, 10, 99]], "skipped": [[None, "why"]], "note": "",
     "rule": "largest", "several": 0,
 }  # fmt: skip
 

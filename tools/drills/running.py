@@ -24,7 +24,11 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 _START = """
-import os
+import os, signal
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    # A shell that starts something in the background has it ignore some.
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
 from lpx.cli.main import main
 os.write({ready}, b".")
 os.close({ready})
@@ -212,8 +216,11 @@ def run(
         arguments: Of the command line.
         disturb: Called when lpx has started; says whether it found the process running.
     """
-    temporary = folder.with_name(folder.name + ".tmp")
-    temporary.mkdir(exist_ok=True)
+    place = folder.with_name(folder.name + ".tmp")
+    if not place.is_symlink():
+        # A socket's path has 107 bytes at most, and PyTorch makes sockets there.
+        place.symlink_to(tempfile.mkdtemp(prefix="lpx-"), target_is_directory=True)
+    temporary = place.readlink()
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LPX_")}
     path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     began = time.monotonic()

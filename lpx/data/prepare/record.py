@@ -133,7 +133,7 @@ class _Stored:
     method: str
     identities: tuple[str, ...]
     split: str
-    source_bytes: int
+    source_sha256: str
     faces: tuple[tuple[int, int, int, int], ...]
     skipped: tuple[tuple[int | None, str], ...]
     note: str
