@@ -256,3 +256,26 @@ def is_running(pid):
         return False
     # A zombie has ended.
     return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def test_an_import_is_not_broken_off(tmp_path, monkeypatch):
+    """An extension that imports in C++ ends the process when what it imports raises."""
+    (tmp_path / "half_imported.py").write_text(
+        "import os, signal, time\n"
+        "def struck():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(0.3)\n"
+        "struck()\n"
+        "whole = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with interrupts.handled():
+        try:
+            import half_imported
+
+            time.sleep(5)
+        except Interrupted:
+            pass
+        else:
+            pytest.fail("the signal was lost")
+    assert half_imported.whole

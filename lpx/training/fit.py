@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import socket
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -43,6 +46,8 @@ from lpx.training.recipe import Recipe
 from lpx.training.state import State, Store
 from lpx.workspace import check_writable, locked, read_json, sha256, unwritable, write_json
 
+_LONGEST_TEMPORARY = 103 - len("/pymp-12345678/listener-12345678")
+"""Bytes; 103 are what the strictest system (macOS) takes for a socket."""
 RESULT = "result.json"
 """What a finished training made, in its run folder."""
 
@@ -136,6 +141,8 @@ def _train(recipe: Recipe, folder: Path, weights: Path | None, run: Run) -> Trai
     )
     recipe.diversity.check(card.grid)
     check_writable(run.out.parent, run.out.name)
+    if run.workers:
+        _check_sockets()
     keeper = Keeper(Store(run.state), recipe, data.contents_sha256())
     state = _stored(keeper, folder, run)
     if weights is not None:
@@ -202,6 +209,26 @@ def _stored(keeper: Keeper, folder: Path, run: Run) -> State | None:
             "name the same faces, another --out, or --restart to throw it away",
         )
     return state
+
+
+def _check_sockets() -> None:
+    """Refuse a folder for temporary files whose name is too long for the workers' sockets.
+
+    Images come from worker processes through sockets in `pymp-XXXXXXXX/listener-XXXXXXXX` below it.
+    Where the path is too long for one, `multiprocessing` drops the images, and training would wait
+    for them for ever.
+
+    Raises:
+        LpxError: It is.
+    """
+    place = tempfile.gettempdir()
+    if hasattr(socket, "AF_UNIX") and len(os.fsencode(place)) > _LONGEST_TEMPORARY:
+        raise LpxError(
+            f"the folder for temporary files has a long path: {place}",
+            f"worker processes need sockets in it, and these take paths of {_LONGEST_TEMPORARY} "
+            "bytes at most before their own names",
+            "set TMPDIR to a folder with a shorter path, or use --workers 0",
+        )
 
 
 def _fit(module: LocalPrediction, run: Run, keeper: Keeper) -> None:

@@ -22,6 +22,7 @@ from lpx.data.image_header import image_size, is_animated, is_cut_off, is_turned
 from lpx.data.landmarked import load_landmarked
 from lpx.errors import LpxError
 from lpx.models.weights_file import read_weights
+from lpx.workspace import read_sealed, write_sealed
 
 # The same examples every time: whether the gate passes is no matter of luck. The drills in
 # tools/drills look for more.
@@ -152,13 +153,11 @@ def test_prepared_sets(tmp_path, edits, which):
     {"skipped": [{"video": "v", "frame": -1, "reason": ""}]}, {"more": 1}, {"crop": ["x"]},
 ])  # fmt: skip
 def test_manifests_of_faces_that_nobody_writes(tmp_path, change):
-    import json
-
     (tmp_path / "a.png").write_bytes(b"x")
     rows = [FaceRow("a.png", 1, "x", "v")]
     write_manifest(tmp_path, FaceManifest("x", "square-1.3"), make_table(tmp_path, rows))
     path = tmp_path / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    write_sealed(path, read_sealed(path, "lpx data prepare") | change)
     with pytest.raises(LpxError, match="is damaged"):
         read_face_manifest(tmp_path)
 

@@ -154,7 +154,7 @@ def edit(folder, **changes):
     [
         ({"format": "lpx-faces/2"}, f"'lpx-faces/2'\n  why: this version of lpx reads {FORMAT}"),
         ({"format": "gone"}, "format None"),
-        ({"crop": "gone"}, "is damaged\n  why: it does not hold what it should: 'crop'"),
+        ({"crop": "gone"}, "it does not hold what it should: missing fields: crop"),
         ({"skipped": [{"video": "a"}]}, "is damaged"),
         ({"missing": None}, "is damaged"),
         ({"counts": []}, "counts do not add up"),

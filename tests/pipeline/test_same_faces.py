@@ -293,8 +293,8 @@ def test_predict_says_what_changed(workspace, crops, monkeypatch, tmp_path):
     (photos / "a.png").write_bytes(b"old")
     (photos / "b.png").write_bytes(b"same")
 
-    def score(self, file, picture, tell):
-        return FileScore(file.name, "image", 0.5, False, 1, ())
+    def score(self, file, picture, tell, timeline, known):
+        return FileScore(file.name, "image", 0.5, True, 1, ())
 
     monkeypatch.setattr(predicting.FileScorer, "score", score)
     options = {"engine": "onnxruntime-fp32", "overlay": False, "crop": "square-1.3"}

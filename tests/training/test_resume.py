@@ -453,3 +453,12 @@ def alive(pid):
         return False
     # A zombie has ended; whoever runs the tests may not ask for it.
     return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def test_a_temporary_folder_too_long_for_sockets_is_refused(tmp_path, monkeypatch):
+    long = tmp_path / ("t" * 80)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    with pytest.raises(LpxError, match="long path") as error:
+        fit._check_sockets()
+    assert "--workers 0" in error.value.fix
