@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import re
 import sys
@@ -90,16 +91,15 @@ def write_archive(content: dict[str, Any], path: Path) -> None:
     Raises:
         OSError: There is no room, or the file cannot be written.
     """
-    try:
-        # Given a path, torch names the archive's folder after it: through a stream the same
-        # weights give the same bytes, whatever the temporary file is called.
-        with path.open("wb") as stream:
-            torch.save(content, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-    except RuntimeError as error:
-        # torch reports a full disk as a RuntimeError of its writer.
-        raise OSError(str(error).strip().splitlines()[0]) from error
+    # Given a path, torch names the archive's folder after it: in memory the same weights give the
+    # same bytes, whatever the temporary file is called. And its writer reports a full disk as a
+    # failed check of its own code.
+    content_bytes = io.BytesIO()
+    torch.save(content, content_bytes)
+    with path.open("wb") as stream:
+        stream.write(content_bytes.getbuffer())
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def save_state(path: Path, detector: Detector) -> None:
