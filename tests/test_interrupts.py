@@ -15,18 +15,6 @@ from lpx.interrupts import Interrupted
 from tests.conftest import environment
 
 
-@pytest.fixture(autouse=True)
-def not_ignored():
-    """Under `nohup`, or in the background of a shell, the tests start with some ignored."""
-    before = {number: signal.getsignal(number) for number in interrupts.SIGNALS}
-    for number, handler in before.items():
-        if handler is signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 def send(number):
     os.kill(os.getpid(), number)
 
@@ -34,8 +22,9 @@ def send(number):
 @pytest.fixture(autouse=True)
 def restored():
     before = {number: signal.getsignal(number) for number in interrupts.SIGNALS}
-    # Whoever runs these tests in the background may have had it ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Under `nohup`, or in the background of a shell, some are ignored.
+    for number in interrupts.SIGNALS:
+        signal.signal(number, signal.default_int_handler)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

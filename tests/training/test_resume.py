@@ -41,11 +41,18 @@ class Killed(BaseException):
     """Stands in for SIGKILL: what is on disk stays, and nothing else is done."""
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """For all trainings here, those of fixtures too: more threads add in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Analyses each architecture once: that takes longer than these trainings."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
 
     @cache
     def made(*arguments, **options):
@@ -54,8 +61,6 @@ def quick(monkeypatch):
     monkeypatch.setattr(
         fit, "new_detector", lambda *a, **options: copy.deepcopy(made(*a, **options))
     )
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +70,7 @@ def faces(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(faces, tmp_path_factory):
+def whole(one_thread, faces, tmp_path_factory):
     """An uninterrupted training's files."""
     folder = tmp_path_factory.mktemp("whole")
     train(RECIPE, faces, None, Run(folder / "ckpt.pt", workers=0, quiet=True))

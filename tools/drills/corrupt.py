@@ -1,6 +1,6 @@
 """Damage the artefacts of a small workspace, one at a time, and run the command that reads them.
 
-    python tools/drills/corrupt.py --seed 1 --count 300
+    python -m tools.drills.corrupt --seed 1 --count 300
 
 A command must either give the result that it gives with the whole file, or end with exit code 2 and
 an error that says why. Another result, a traceback (exit code 3) or a crash is a fault: these are
@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import mutating
 
 from lpx.cli.main import _run
 from lpx.data.demo_set import CHECKPOINT, demo_set
 from lpx.data.demo_set import folder as demo_folder
 from lpx.data.face_manifest import FaceManifest, write_manifest
 from lpx.data.face_table import FaceRow, make_table
+from tools.drills import mutating
 
 FACES = 4
 SHOWN = 5

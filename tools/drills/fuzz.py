@@ -1,6 +1,6 @@
 """Give every reader of lpx damaged and senseless inputs, and count what it does with them.
 
-    python tools/drills/fuzz.py --seed 1 --count 10000
+    python -m tools.drills.fuzz --seed 1 --count 10000
 
 Each reader gets inputs in turn. An input counts as read, as refused (an error of lpx that says why)
 or as a fault: a traceback, a value that is senseless and was accepted, more than `SLOW_S` seconds,
@@ -31,7 +31,6 @@ from types import FrameType
 from typing import Any
 
 import cv2
-import mutating
 import numpy as np
 import torch
 
@@ -61,6 +60,7 @@ from lpx.models.weights_file import read_weights
 from lpx.pipeline.exported import read_exported
 from lpx.pipeline.predictions import FaceScore, FileScore, Journal
 from lpx.workspace import Workspace
+from tools.drills import mutating
 
 SLOW_S = 10.0
 MOST_MIB = 1024.0
