@@ -86,12 +86,20 @@ def handled() -> Iterator[None]:
     mine = tuple(number for number in SIGNALS if before[number] is not signal.SIG_IGN)
     _State.received, _State.process, _State.handling = None, os.getpid(), mine
     take_back()
-    deferring = _State.deferring
+    deferring, unraisable = _State.deferring, sys.unraisablehook
+
+    def quiet(found: sys.UnraisableHookArgs) -> None:
+        # Raised in a callback or a finaliser, where Python swallows it: it comes again.
+        if found.exc_type is None or not issubclass(found.exc_type, Interrupted):
+            unraisable(found)
+
+    sys.unraisablehook = quiet
     alarm = signal.signal(signal.SIGALRM, _again) if hasattr(signal, "SIGALRM") else None
     try:
         yield
     finally:
         _tick(0)
+        sys.unraisablehook = unraisable
         if alarm is not None:
             signal.signal(signal.SIGALRM, alarm)
         _State.received, _State.handling, _State.deferring = None, (), deferring

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from lpx import interrupts
 from lpx.errors import LpxError
 from lpx.schema import MAX_BYTES, SchemaError, parse_json, sealed, unsealed
 
@@ -53,16 +54,11 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     Raises:
         LpxError: The folder cannot be written.
     """
+    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Some writers go by what a name ends in. Where the path's name fits, this must fit too.
-        suffix = path.suffix if len(path.suffix) <= _SHORT else ""
-        handle, name = tempfile.mkstemp(suffix, f".{path.stem[:_SHORT]}.", path.parent)
-    except OSError as error:
-        raise unwritable(path.parent, error) from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
+        # A signal in here would leave the file behind: it waits until the name is known.
+        with interrupts.deferred():
+            temporary = _new_beside(path)
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         if durable:
@@ -74,7 +70,25 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _new_beside(path: Path) -> Path:
+    """An empty file in the folder of `path`, which is made if need be.
+
+    Raises:
+        LpxError: The folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Some writers go by what a name ends in. Where the path's name fits, this must fit too.
+        suffix = path.suffix if len(path.suffix) <= _SHORT else ""
+        handle, name = tempfile.mkstemp(suffix, f".{path.stem[:_SHORT]}.", path.parent)
+    except OSError as error:
+        raise unwritable(path.parent, error) from error
+    os.close(handle)
+    return Path(name)
 
 
 def _sync(path: Path) -> None:

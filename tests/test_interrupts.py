@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -280,3 +281,21 @@ def test_an_import_is_not_broken_off(tmp_path, monkeypatch):
         else:
             pytest.fail("the signal was lost")
     assert half_imported.whole
+
+
+def test_one_that_a_callback_swallows_comes_again_and_is_not_shown(monkeypatch):
+    class Thing:
+        pass
+
+    def strike_and_wait():
+        things = [Thing()]
+        watched = weakref.ref(things[0], lambda _: send(signal.SIGTERM))
+        things.clear()
+        time.sleep(5)
+        return watched
+
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", shown.append)
+    with interrupts.handled(), pytest.raises(Interrupted):
+        strike_and_wait()
+    assert shown == []

@@ -23,6 +23,7 @@ from tools.drills.running import (
     Job,
     Reference,
     after,
+    discard_temporary,
     lay_out,
     leftovers,
     make_material,
@@ -66,7 +67,7 @@ def drill(
                 print(f"{job.name}, killed after {wait_s:.2f} s: code {ended.code}, "
                       f"{', '.join(differences[:5])}\n{ended.err}", file=sys.stderr)  # fmt: skip
         shutil.rmtree(place)
-        shutil.rmtree(place.with_name(place.name + ".tmp"))
+        discard_temporary(place)
     return counts, again
 
 

@@ -274,6 +274,13 @@ def _of_session(session: int) -> list[int]:
     return found
 
 
+def discard_temporary(folder: Path) -> None:
+    """Remove the place for temporary files of the runs in a folder."""
+    place = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(place.readlink(), ignore_errors=True)
+    place.unlink()
+
+
 def leftovers(folder: Path) -> list[str]:
     """Temporary files that a run left in its folder or in the system's place for them."""
     hidden = [path for path in folder.rglob(".*") if path.name != ".lock" and path.is_file()]

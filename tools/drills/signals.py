@@ -23,6 +23,7 @@ from tools.drills.running import (
     Job,
     Reference,
     after,
+    discard_temporary,
     lay_out,
     leftovers,
     make_material,
@@ -112,7 +113,7 @@ def main() -> int:
                 if said:
                     print(said, file=sys.stderr, flush=True)
                 shutil.rmtree(place)
-                shutil.rmtree(place.with_name(place.name + ".tmp"))
+                discard_temporary(place)
             total += counts
             faults = ", ".join(f"{counts[fault]} {fault}" for fault in _FAULTS)
             print(f"{name}: {counts['signals']} signals, {faults}", flush=True)
