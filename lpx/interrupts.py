@@ -132,7 +132,9 @@ def deferred() -> Iterator[None]:
         yield
     finally:
         _State.deferring -= 1
-    check()
+    # Within another such block it is for that one to choose the point.
+    if not _State.deferring:
+        check()
 
 
 @contextmanager

@@ -299,3 +299,12 @@ def test_one_that_a_callback_swallows_comes_again_and_is_not_shown(monkeypatch):
     with interrupts.handled(), pytest.raises(Interrupted):
         strike_and_wait()
     assert shown == []
+
+
+def test_deferring_within_deferring_waits_for_the_outer_one():
+    done = []
+    with interrupts.handled(), pytest.raises(Interrupted), interrupts.deferred():
+        with interrupts.deferred():
+            send(signal.SIGTERM)
+        done.append("inner")
+    assert done == ["inner"]
