@@ -28,7 +28,7 @@ class Moment:
     Attributes:
         frame: Its number, from 0.
         seconds: When it is shown; None where unknown.
-        score: Of its highest face, in [0, 1]; None where it has no face.
+        score: Of its highest-scoring face, in [0, 1]; None where it has no face.
     """
 
     frame: int

@@ -141,7 +141,7 @@ def _values(shown: ShownClip) -> dict[str, Any]:
 def clip_lines(shown: ShownClip) -> list[str]:
     """Say in plain words what the clip has shown, with what certainty, and what it has not."""
     found, file = shown.predicted, shown.file
-    head = ("scene", "time", "in truth", "mean score", "frames called fake")
+    head = ("scene", "time", "ground truth", "mean score", "frames called fake")
     table = [
         (
             str(part.scene),

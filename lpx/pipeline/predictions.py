@@ -29,7 +29,7 @@ from lpx.schema import (
 from lpx.workspace import Appended, atomic_path, read_regular, unwritable, write_bytes
 
 RULE = (
-    "a face's score is its probability of fake; a frame's is its highest face's; "
+    "a face's score is its probability of fake; a frame's is that of its highest-scoring face; "
     "a video's is the mean of its frames', those without a face left out"
 )
 
@@ -130,7 +130,7 @@ class FileScore:
 
 
 def moments(file: FileScore) -> tuple[Moment, ...]:
-    """The frames of a file in order, each with the score of its highest face."""
+    """The frames of a file in order, each with its highest score."""
     found = {frame.frame: Moment(frame.frame, frame.time_seconds, None) for frame in file.faceless}
     for face in file.faces:
         before = found.get(face.frame)

@@ -117,12 +117,12 @@ def test_what_is_known_stands_beside_what_is_said():
     page = render_timeline(line, [])
     assert page.count('class="fake band"') == 1
     assert "swapped" in page
-    assert "in truth" in page
+    assert "ground truth" in page
 
 
 def test_nothing_is_called_true_where_nothing_is_known():
     page = render_timeline(timeline([0.1, 0.9]), [])
-    assert "in truth" not in page
+    assert "ground truth" not in page
     assert 'band"' not in page
 
 
