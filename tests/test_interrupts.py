@@ -303,8 +303,13 @@ def test_one_that_a_callback_swallows_comes_again_and_is_not_shown(monkeypatch):
 
 def test_deferring_within_deferring_waits_for_the_outer_one():
     done = []
-    with interrupts.handled(), pytest.raises(Interrupted), interrupts.deferred():
+
+    def nested() -> None:
         with interrupts.deferred():
-            send(signal.SIGTERM)
-        done.append("inner")
+            with interrupts.deferred():
+                send(signal.SIGTERM)
+            done.append("inner")
+
+    with interrupts.handled(), pytest.raises(Interrupted):
+        nested()
     assert done == ["inner"]
