@@ -349,7 +349,7 @@ def _cuda_bindings(machine: Machine) -> Finding:
 
 
 def _newest_cuda(machine: Machine) -> tuple[int | None, str]:
-    """First number of the newest CUDA that the driver runs, None for any, and why."""
+    """Major version of the newest CUDA that the driver runs, None for no limit, and why."""
     drivers = [_numbers(gpu.driver_version)[0] for gpu in machine.gpus if gpu.driver_version]
     if machine.jetson and (machine.jetson.l4t[:1].isdecimal() or not drivers):
         newest = newest_cuda(machine.jetson.l4t)

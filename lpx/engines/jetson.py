@@ -22,7 +22,7 @@ _JETPACK = {
     **{"39.2": "7.2", "39.2.1": "7.2.1"},
 }
 _GENERATION = {32: 4, 34: 5, 35: 5, 36: 6, 38: 7, 39: 7}
-"""JetPack's first number by L4T's."""
+"""Major version of JetPack by that of L4T."""
 _CAPABILITY = {"Thor": "11.0", "Orin": "8.7", "Xavier": "7.2"}
 _CHIPS = {"tegra264": "Thor", "tegra234": "Orin", "tegra194": "Xavier"}
 _BOARD_FILES = (
@@ -104,28 +104,29 @@ def read_jetson(root: Path, run: Run, *, in_container: bool) -> Jetson | None:
 
 
 def cuda_python(root: Path = Path("/")) -> str:
-    """What pip is to install of cuda-python: no newer than the CUDA that a board's JetPack brings.
+    """Requirement on cuda-python that fits this machine, for pip.
 
-    A Jetson's driver is a part of JetPack: there is no newer one to install.
+    A Jetson's driver is a part of JetPack, and there is no newer one to install: so the binding
+    must be no newer than the JetPack's CUDA.
 
     Args:
         root: Where the file system's tree begins.
 
     Returns:
-        A requirement quoted for a shell where it needs to be, as '"cuda-python<13"'.
+        As 'cuda-python', or quoted for a shell as '"cuda-python<13"'.
     """
     return cuda_python_for(newest_cuda(_l4t(root)) if is_jetson(root) else None)
 
 
 def cuda_python_for(newest: int | None) -> str:
-    """What pip is to install of cuda-python where CUDA may be no newer than `newest`, if any."""
+    """Requirement on cuda-python for a driver that runs CUDA up to `newest`; None for any."""
     return "cuda-python" if newest is None else f'"cuda-python<{newest + 1}"'
 
 
 def newest_cuda(l4t: str) -> int | None:
-    """First number of the newest CUDA that a board's driver runs; None where all can be tried.
+    """Major version of the newest CUDA that a board's driver runs; None where there is no limit.
 
-    An unknown release gets 12, which the driver of JetPack 6 and those of later ones run.
+    12 for an unknown release: the drivers of JetPack 6 and later run it.
 
     Args:
         l4t: As `Jetson.l4t`; anything but a release is unknown.
@@ -139,7 +140,7 @@ def newest_cuda(l4t: str) -> int | None:
 
 
 def faster_mode(jetson: Jetson) -> tuple[int, str] | None:
-    """(Number for `nvpmodel -m`, name) of the board's fastest mode; None where it is in that.
+    """(Number for `nvpmodel -m`, name) of the board's fastest mode; None if it is in use.
 
     MAXN and MAXN_SUPER have no limit. The others name their watts, as "MODE_20W_6CORE"; those of
     the same power differ in their cores, and count as equally fast.
@@ -223,16 +224,13 @@ def _jetpack(l4t: str) -> str:
     generation = _GENERATION.get(numbers[0])
     if generation is None:
         return f"unknown (L4T {l4t})"
-    listed = [(_numbers(key), name) for key, name in _JETPACK.items() if _of(generation, key)]
+    listed = sorted((_numbers(key), name) for key, name in _JETPACK.items())
+    listed = [(key, name) for key, name in listed if _GENERATION[key[0]] == generation]
     before = [name for key, name in listed if key < numbers]
     after = [name for key, name in listed if key > numbers]
     if before and not after:
         return f"{before[-1]} or later"
     return before[-1] if before and before[-1] == after[0] else f"{generation}.x"
-
-
-def _of(generation: int, l4t: str) -> bool:
-    return _GENERATION[_numbers(l4t)[0]] == generation
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -247,7 +245,7 @@ def _power_modes(root: Path) -> tuple[tuple[int, str], ...]:
 
 
 def _speed(mode: str) -> tuple[int, int]:
-    """Something to order power modes by."""
+    """A key that sorts power modes from slow to fast."""
     watts = re.search(r"(\d+)W", mode)
     return mode.startswith("MAXN") + mode.endswith("SUPER"), int(watts[1]) if watts else 0
 

@@ -1,7 +1,9 @@
+import json
 import subprocess
 import sys
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +11,9 @@ import pytest
 from lpx.engines import doctor
 from lpx.engines.doctor import Finding, Target, examine, targets
 from lpx.engines.jetson import Jetson
-from lpx.engines.machine import Gpu, Machine
+from lpx.engines.machine import Gpu, Machine, read_machine
+
+RECORDS = Path(__file__).parents[1] / "data" / "machines"
 
 PC = Machine(
     os="Ubuntu 24.04",
@@ -287,6 +291,66 @@ def test_jetson_rows_of_power(install) -> None:
         "missing",
         "mount /sys",
     )
+
+
+@pytest.mark.parametrize(
+    ("record", "advice"),
+    [
+        (
+            "orin_nano",
+            {
+                "JetPack": "",
+                "power mode": "(MAXN_SUPER): sudo nvpmodel -m 2",
+                "clocks": "sudo jetson_clocks",
+                "power rails": "",
+                "TensorRT": "python3.10 -m venv --system-site-packages",
+                "CUDA bindings": 'pip install "cuda-python<13"',
+            },
+        ),
+        (
+            "agx_orin_jetpack6",
+            {
+                "JetPack": "",
+                "power mode": "(MAXN): sudo nvpmodel -m 0",
+                "clocks": "sudo jetson_clocks",
+                "TensorRT": "python3.10 -m venv --system-site-packages",
+                "CUDA bindings": 'pip install "cuda-python<13"',
+            },
+        ),
+        (
+            "xavier_nx",
+            {
+                "JetPack": "trtexec",
+                "power mode": "",
+                "clocks": "sudo jetson_clocks",
+                "TensorRT": "trtexec",
+                "CUDA bindings": 'pip install "cuda-python<12"',
+            },
+        ),
+        (
+            "thor",
+            {
+                "JetPack": "",
+                "power mode": "(MAXN): sudo nvpmodel -m 0",
+                "TensorRT": "python3-libnvinfer",
+                "CUDA bindings": "pip install cuda-python",
+            },
+        ),
+        ("agx_orin", {"JetPack": "trtexec", "power mode": "", "clocks": ""}),
+    ],
+)
+def test_advice_on_each_board(install, tmp_path, record, advice) -> None:
+    install(CORE)
+    tree = json.loads((RECORDS / f"{record}.json").read_text())
+    for path, text in tree["files"].items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    answers = {"nvidia-smi": ""} | tree["commands"]
+    machine = read_machine(tmp_path, lambda command: answers[command[0]])
+    rows = {finding.name: finding for finding in examine(machine)}
+    for name, text in advice.items():
+        assert text in rows[name].advice, name
+        assert bool(text) == bool(rows[name].advice), name
 
 
 def test_power_mode_is_compared_with_the_boards_own(install) -> None:
