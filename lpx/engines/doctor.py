@@ -259,8 +259,8 @@ def _power_mode(jetson: Jetson) -> Finding:
         return replace(power, status="warning", advice="on the board itself: sudo nvpmodel -q")
     ship = "not the fastest: bench in the mode you will ship in; for full speed"
     if faster := faster_mode(jetson):
-        number, name = faster
-        advice = f"{ship} ({name}): sudo nvpmodel -m {number}, and build again"
+        number = jetson.power_modes[faster]
+        advice = f"{ship} ({faster}): sudo nvpmodel -m {number}, and build again"
         return replace(power, advice=advice)
     if not jetson.power_modes and not jetson.power_mode.startswith("MAXN"):
         advice = f"{ship} see the modes in /etc/nvpmodel.conf, then sudo nvpmodel -m N"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lpx.engines.ina3221 import find_rails, total_power
@@ -51,7 +51,7 @@ class Jetson:
             carrier board is not measured: see `ina3221.covered`.
         no_rails_reason: Why `rails` is empty, else "".
         thermal_zones: Names of the temperature sensors that can be read.
-        power_modes: (Number for `nvpmodel -m`, name) of each of the board's modes; empty where
+        power_modes: The board's modes by name, with their numbers for `nvpmodel -m`; empty where
             /etc/nvpmodel.conf does not list them.
     """
 
@@ -64,7 +64,7 @@ class Jetson:
     board_power: tuple[str, ...] = ()
     no_rails_reason: str = ""
     thermal_zones: tuple[str, ...] = ()
-    power_modes: tuple[tuple[int, str], ...] = ()
+    power_modes: dict[str, int] = field(default_factory=dict)
 
 
 def is_jetson(root: Path = Path("/")) -> bool:
@@ -139,16 +139,14 @@ def newest_cuda(l4t: str) -> int | None:
     return 12 if numbers >= (36,) else 11
 
 
-def faster_mode(jetson: Jetson) -> tuple[int, str] | None:
-    """(Number for `nvpmodel -m`, name) of the board's fastest mode; None if it is in use.
+def faster_mode(jetson: Jetson) -> str | None:
+    """Name of the board's fastest mode; None if it is in use.
 
     MAXN and MAXN_SUPER have no limit. The others name their watts, as "MODE_20W_6CORE"; those of
     the same power differ in their cores, and count as equally fast.
     """
-    fastest = max(jetson.power_modes, key=lambda mode: _speed(mode[1]), default=None)
-    if fastest is None or _speed(fastest[1]) <= _speed(jetson.power_mode):
-        return None
-    return fastest
+    fastest = max(jetson.power_modes, key=_speed, default=jetson.power_mode)
+    return fastest if _speed(fastest) > _speed(jetson.power_mode) else None
 
 
 def integrated_gpu(root: Path, jetson: Jetson) -> tuple[str, str | None, str]:
@@ -208,7 +206,7 @@ def _family(root: Path, board: str) -> str:
 
 def _l4t(root: Path) -> str:
     """The release as L4T's archive writes it, as "36.4" for 36.4.0; "" where none is found."""
-    found = re.search(r"R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)", _release(root))
+    found = re.search(r"R(\d+)\s*\(release\),\s*REVISION:\s*(\d+(?:\.\d+)*)", _release(root))
     return re.sub(r"\.0$", "", f"{found[1]}.{found[2]}") if found else ""
 
 
@@ -237,11 +235,11 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, version.split("."))) if re.fullmatch(r"\d+(\.\d+)*", version) else ()
 
 
-def _power_modes(root: Path) -> tuple[tuple[int, str], ...]:
+def _power_modes(root: Path) -> dict[str, int]:
     """What lines as "< POWER_MODEL ID=0 NAME=15W >" declare."""
     declared = r"^\s*<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+?)\s*>"
     modes = re.findall(declared, read_text(root / "etc/nvpmodel.conf"), re.M)
-    return tuple((int(number), name) for number, name in modes)
+    return {name: int(number) for number, name in modes}
 
 
 def _speed(mode: str) -> tuple[int, int]:

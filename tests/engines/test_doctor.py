@@ -355,7 +355,7 @@ def test_advice_on_each_board(install, tmp_path, record, advice) -> None:
 
 def test_power_mode_is_compared_with_the_boards_own(install) -> None:
     install(CORE)
-    xavier = ((0, "MODE_15W_6CORE"), (8, "MODE_20W_6CORE"))
+    xavier = {"MODE_15W_6CORE": 2, "MODE_20W_6CORE": 8}
     fastest = jetson(power_mode="MODE_20W_6CORE", power_modes=xavier)
     assert row(fastest, "power mode").advice == ""
     slower = jetson(power_mode="MODE_15W_6CORE", power_modes=xavier)

@@ -289,13 +289,13 @@ def test_power_mode_is_read_in_a_container_without_the_boards_release(tmp_path):
 @pytest.mark.parametrize(
     ("record", "mode", "faster"),
     [
-        ("orin_nano", "15W", (2, "MAXN_SUPER")),
+        ("orin_nano", "15W", "MAXN_SUPER"),
         ("orin_nano", "MAXN_SUPER", None),
         ("xavier_nx", "MODE_20W_6CORE", None),
         ("xavier_nx", "MODE_20W_2CORE", None),
-        ("xavier_nx", "MODE_15W_6CORE", (6, "MODE_20W_2CORE")),
-        ("agx_orin_jetpack6", "MODE_30W", (0, "MAXN")),
-        ("thor", "120W", (0, "MAXN")),
+        ("xavier_nx", "MODE_15W_6CORE", "MODE_20W_2CORE"),
+        ("agx_orin_jetpack6", "MODE_30W", "MAXN"),
+        ("thor", "120W", "MAXN"),
         ("agx_orin", "MODE_30W", None),
     ],
 )

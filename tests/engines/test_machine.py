@@ -106,6 +106,8 @@ def test_listed_release(tmp_path: Path, release: int, revision: str, jetpack: st
         (32, "7.6", "4.x"),
         (40, "1.0", "unknown (L4T 40.1)"),
         (37, "1", "unknown (L4T 37.1)"),
+        (36, "4.3.", "6.2"),
+        (36, "", "unknown"),
     ],
 )
 def test_unlisted_release_is_told_by_its_neighbours(
