@@ -12,6 +12,7 @@ import numpy as np
 
 from lpx.engines.base import ON_THE_CPU, DeviceMemory, Faces, Prediction, check_faces
 from lpx.errors import LpxError, out_of_memory
+from lpx.memory import SMALL_PIXELS
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -47,6 +48,8 @@ class OnnxRuntimeEngine:
         import onnxruntime
 
         self.size = size
+        self._model = model
+        self._fit = 0  # faces that are known to fit into memory
         options = _options()
         if as_written:
             level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -82,6 +85,12 @@ class OnnxRuntimeEngine:
             LpxError: The faces do not fit, or ONNX Runtime fails on them.
         """
         check_faces(faces, self.size)
+        if len(faces) > self._fit and len(faces) * self.size**2 >= SMALL_PIXELS:
+            from lpx.graph.footprint import check_pass
+            from lpx.graph.proto import parse_proto
+
+            check_pass(parse_proto(self._model, "the graph"), "the engine", len(faces))
+            self._fit = len(faces)
         try:
             score, patch_map = self.session.run(
                 ("score", "patch_map"), {"faces": np.ascontiguousarray(faces)}

@@ -8,6 +8,7 @@ import torch
 from lpx.engines.base import ON_THE_CPU, DeviceMemory, Faces, Prediction, check_faces
 from lpx.export.deployed import Deployed
 from lpx.models.checkpoint import Detector
+from lpx.models.footprint import check_forward
 
 
 class TorchEngine:
@@ -22,6 +23,7 @@ class TorchEngine:
         # TF32 keeps 10 bits of mantissa: too few for a reference.
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
+        self._fit = 0  # faces that are known to fit into memory
         self.module = Deployed(detector.module, detector.card).eval().to(self.device)
 
     @property
@@ -37,6 +39,9 @@ class TorchEngine:
     def infer(self, faces: Faces) -> Prediction:
         """Score faces, uint8 RGB [N, S, S, 3]."""
         check_faces(faces, self.size)
+        if self.device.type == "cpu" and len(faces) > self._fit:
+            check_forward(self.module.detector, (len(faces), 3, self.size, self.size))
+            self._fit = len(faces)
         with torch.inference_mode():
             score, patch_map = self.module(
                 torch.from_numpy(np.ascontiguousarray(faces)).to(self.device)

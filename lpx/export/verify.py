@@ -16,6 +16,7 @@ from lpx.export.float64 import graph_in_float64, in_float64, rounded_otherwise
 from lpx.export.to_onnx import INPUT, OUTPUTS
 from lpx.models.checkpoint import Detector
 from lpx.models.contract import FIXED_BATCH
+from lpx.models.footprint import check_forward
 
 if TYPE_CHECKING:
     import torch
@@ -128,7 +129,9 @@ def verify(
         with torch.inference_mode():
             return _as_outputs(module(torch.from_numpy(pixels)))
 
-    batches, names = _read(faces.first(count), detector.card.input_size)
+    size = detector.card.input_size
+    check_forward(detector.module, (min(count, BATCH), 3, size, size))
+    batches, names = _read(faces.first(count), size)
     exported = _joined(run(pixels) for pixels in batches)
     wanted = _joined(reference(pixels) for pixels in batches)
     _check_shapes(exported, wanted, len(names))

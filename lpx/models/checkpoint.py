@@ -23,6 +23,7 @@ from lpx.models.backbones import IMAGENET
 from lpx.models.contract import Contract, Outputs, check_module, conclude
 from lpx.models.detector import LocalPredictionDetector, new_detector
 from lpx.models.fitting import check_tensors, fit_weights
+from lpx.models.footprint import check_forward
 from lpx.models.receptive_field import analyse
 from lpx.models.state_dict import check_keys, digest, load_weights, to_lpx_names
 from lpx.models.weights_file import read_weights, unreadable
@@ -302,6 +303,7 @@ def _from_card(path: Path, content: dict[str, Any]) -> Detector:
             "the file was edited or damaged: copy it again",
         )
     load_weights(module, tensors)
+    check_forward(module, (1, 3, card.input_size, card.input_size))
     return Detector(module.eval(), card)
 
 
@@ -325,6 +327,7 @@ def _from_foreign(
         rename=lambda state: to_lpx_names(state, fake_class),
     )
     load_weights(module, fitted.state)
+    check_forward(module, (1, 3, card.input_size, card.input_size))
     card = replace(
         card,
         mean=foreign.mean or card.mean,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lpx.errors import LpxError, out_of_memory
+from lpx.models.footprint import check_forward
 
 Outputs = Literal["probabilities", "logits"]
 WANTED = (
@@ -156,6 +157,7 @@ def _noise(faces: int, size: int) -> Tensor:
 
 
 def _run(module: nn.Module, faces: int, spec: str, size: int) -> object:
+    check_forward(module, (faces, 3, size, size))
     try:
         with torch.no_grad():
             return module(_noise(faces, size))

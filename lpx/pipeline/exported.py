@@ -18,6 +18,7 @@ from lpx.data.prepare import find_prepared, prepare, recipe_for
 from lpx.data.roots import DataPlaces, face_store
 from lpx.data.sets import is_crops, is_video_set, open_set
 from lpx.errors import LpxError
+from lpx.graph.footprint import check_pass
 from lpx.graph.proto import parse_proto
 from lpx.pipeline.reporter import SILENT, Reporter
 from lpx.schema import SchemaError, read_record
@@ -131,6 +132,7 @@ def check_card_inside(data: bytes, card: ModelCard, path: Path, manifest: Path) 
                 f"by the model card it is [N, {', '.join(map(str, wanted))}]",
                 "run `lpx export` again",
             )
+    check_pass(proto, str(path), 1)
 
 
 def _shape(proto: onnx.ModelProto, name: str) -> tuple[int, ...]:
