@@ -115,6 +115,8 @@ JOBS = {
         Job("demo", _words("demo"), ("lpx-out/*.json", "lpx-out/engines/*/*"), ()),
     )
 }
+_TIMED = ("latency", "latency_by_batch", "speed", "throughput", "energy", "single_patch", "memory")
+"""Fields of a report that differ from run to run, some of them only now and then."""
 _UNLIKE = ("results.jsonl", "journal.jsonl")
 """Files whose lines stand in the order of the work."""
 
@@ -315,7 +317,12 @@ def results(job: Job, folder: Path) -> Results:
 def _leaves(name: str, value: Any) -> Results:
     if isinstance(value, (dict, list)):
         pairs = value.items() if isinstance(value, dict) else enumerate(value)
-        return {k: v for key, one in pairs for k, v in _leaves(f"{name}:{key}", one).items()}
+        return {
+            k: v
+            for key, one in pairs
+            if key not in _TIMED
+            for k, v in _leaves(f"{name}:{key}", one).items()
+        }
     return {name: value}
 
 
