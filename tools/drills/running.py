@@ -115,7 +115,10 @@ JOBS = {
         Job("demo", _words("demo"), ("lpx-out/*.json", "lpx-out/engines/*/*"), ()),
     )
 }
-_TIMED = ("latency", "latency_by_batch", "speed", "throughput", "energy", "single_patch", "memory")
+_TIMED = frozenset(
+    "latency latency_by_batch speed throughput like_trtexec energy single_patch memory conditions "
+    "warnings".split()
+)
 """Fields of a report that differ from run to run, some of them only now and then."""
 _UNLIKE = ("results.jsonl", "journal.jsonl")
 """Files whose lines stand in the order of the work."""
