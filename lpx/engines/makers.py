@@ -258,11 +258,12 @@ def _beside_dla(plan: Plan, request: BuildRequest) -> list[str]:
 
 def _timing_cache(path: Path, used: bytes | None, plan: Plan, frozen: bool) -> dict[str, Any]:
     """What the manifest says: the file, what was read from it, and what was left in it."""
+    taken = used if plan.timing_cache_used else None
     left = used if frozen else plan.timing_cache
     return {
         "file": path.name,
         "frozen": frozen,
-        "used_sha256": used and hashlib.sha256(used).hexdigest(),
+        "used_sha256": taken and hashlib.sha256(taken).hexdigest(),
         "left_sha256": left and hashlib.sha256(left).hexdigest(),
     }
 

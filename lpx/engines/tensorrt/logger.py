@@ -51,6 +51,11 @@ class Recorder:
         texts = dict.fromkeys(text for level, text in self.messages if level == "error")
         return "\n".join(texts) or "TensorRT gave no reason"
 
+    def texts_from(self, start: int) -> list[str]:
+        """TensorRT's own messages from index `start` on, each once."""
+        said = (text for level, text in self.messages[start:] if level != "note")
+        return list(dict.fromkeys(said))
+
     def out_of_memory(self, start: int = 0) -> bool:
         """Whether a message from index `start` on speaks of memory that was not to be had."""
         said = " ".join(text for level, text in self.messages[start:] if level != "note").lower()

@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 import pytest
 from tensorrt_surfaces import RELEASES
-from tensorrt_workshop import Workshop
+from tensorrt_workshop import Workshop, cache_of, kernels_in
 
 from lpx.calibration.cache import header_version, read_cache
 from lpx.calibration.calibrate import calibrate
@@ -38,7 +38,6 @@ MACHINE = Machine(
 )  # fmt: skip
 KEEPS_TIMES = [r for r in RELEASES if "rtx" not in r]
 FREEZES = [r for r in KEEPS_TIMES if r != "tensorrt-8.6.1"]
-DLA = {"Name": "{ForeignNode[a...b]}", "LayerType": "DLA", "Inputs": [], "Outputs": []}
 HEAD = {"Name": "head", "LayerType": "CaskConvolution", "Inputs": [{"Datatype": "Half"}]}
 
 
@@ -102,13 +101,29 @@ def test_timing_cache_of_one_build_is_that_of_the_next(
     shop = shops(release)
     first = build(shop).options["timing_cache"]
     path = tmp_path / "times" / first["file"]
-    assert path.read_bytes() == b"cache"
-    digest = hashlib.sha256(b"cache").hexdigest()
+    left = path.read_bytes()
+    assert kernels_in(left) == ["conv"]
+    digest = hashlib.sha256(left).hexdigest()
     assert (first["used_sha256"], first["left_sha256"]) == (None, digest)
-    assert not shop.library.named("IBuilderConfig.create_timing_cache")
     second = build(shop).options["timing_cache"]
     assert second == first | {"used_sha256": digest}
-    assert shop.library.named("IBuilderConfig.create_timing_cache")[0][1] == b"cache"
+    shop.kernels = ["conv", "another"]
+    third = build(shop).options["timing_cache"]
+    assert third["used_sha256"] == digest != third["left_sha256"]
+    assert kernels_in(path.read_bytes()) == ["conv", "another"]
+
+
+def test_timing_cache_that_tensorrt_refuses_is_not_named_as_used(
+    shops: Any, build: Build, tmp_path: Path
+) -> None:
+    shop = shops("tensorrt-10.3.0")
+    path = timing_cache_path(tmp_path / "times", shop.library.__version__, MACHINE)
+    path.parent.mkdir()
+    path.write_bytes(cache_of("conv", device="another board"))
+    made = build(shop)
+    assert made.options["timing_cache"]["used_sha256"] is None
+    assert kernels_in(path.read_bytes()) == ["conv"]
+    assert any("all kernels are timed again" in text for text in made.warnings)
 
 
 def test_timing_caches_of_other_releases_gpus_and_power_modes_lie_apart(tmp_path: Path) -> None:
@@ -140,13 +155,22 @@ def test_frozen_timing_cache_fails_on_a_miss_and_is_left_as_it_was(
         build(shop, frozen_timing_cache=True)
     path = timing_cache_path(tmp_path / "times", shop.library.__version__, MACHINE)
     path.parent.mkdir()
-    path.write_bytes(b"old")
+    path.write_bytes(b"damaged")
+    with pytest.raises(LpxError, match="does not use the timing cache"):
+        build(shop, frozen_timing_cache=True)
+    # What an unfrozen build leaves is what a frozen one takes.
+    path.unlink()
+    build(shop)
+    left = path.read_bytes()
     made = build(shop, frozen_timing_cache=True)
     assert shop.flags() >= {"ERROR_ON_TIMING_CACHE_MISS"}
-    assert path.read_bytes() == b"old"
     found = made.options["timing_cache"]
     assert found["frozen"]
-    assert found["left_sha256"] == found["used_sha256"] == hashlib.sha256(b"old").hexdigest()
+    assert found["left_sha256"] == found["used_sha256"] == hashlib.sha256(left).hexdigest()
+    shop.kernels = ["conv", "another"]
+    with pytest.raises(LpxError, match="did not build"):
+        build(shop, frozen_timing_cache=True)
+    assert path.read_bytes() == left
 
 
 @pytest.mark.parametrize("release", KEEPS_TIMES)
@@ -162,7 +186,7 @@ def test_compatible_plans_carry_their_note(shops: Any, build: Build, release: st
 
 def release_with_dla(shop: Workshop, version: str) -> Workshop:
     shop.library.__version__ = version
-    shop.layers = [DLA, HEAD]
+    shop.layers = [HEAD]
     return shop
 
 
@@ -213,7 +237,7 @@ def test_dla_refused_where_it_is_not_or_takes_nothing(shops: Any, build: Build) 
     with pytest.raises(LpxError, match=r"DLA core 0 asked of tensorrt 10\.13"):
         build(shops("tensorrt-10.13.3.9"), dla_core=0)
     shop = shops("tensorrt-10.3.0")
-    shop.layers = [HEAD]
+    shop.layers, shop.dla_takes = [HEAD], False
     with pytest.raises(LpxError, match="the whole plan runs on the GPU") as caught:
         build(shop, dla_core=0)
     assert "head" in caught.value.why
@@ -249,7 +273,8 @@ def test_builds_start_from_the_same_timing_cache(shops: Any, build: Build, tmp_p
     made = build(shop, builds=3)
     assert made.options["builds"]["sizes"] == (1, 2, 3)
     assert made.options["builds"]["distinct"] == 3
-    assert not shop.library.named("IBuilderConfig.create_timing_cache")
+    given = shop.library.named("IBuilderConfig.create_timing_cache")
+    assert [call[1] for call in given] == [b""] * 3
     kept = made.options["builds"]["kept"]
     assert (tmp_path / "engine/engine.plan").read_bytes() == [b"a", b"bb", b"ccc"][kept]
 
