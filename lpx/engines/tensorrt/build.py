@@ -80,6 +80,7 @@ def build_plan(
     dla_core: int | None = None,
     frozen_timing_cache: bool = False,
     watch: tuple[str, ...] = (),
+    tf32: bool = True,
 ) -> Plan:
     """Build a plan and make sure that it computes in the precision asked for.
 
@@ -104,11 +105,14 @@ def build_plan(
         progress: Called as (phase, steps done, steps); ignored by releases that report none.
         version_compatible: Let later releases load the plan; it then carries host code.
         hardware_compatible: Let other GPU models, Ampere and later, load the plan.
-        dla_core: DLA core to build for, with the GPU for what it cannot do.
+        dla_core: DLA core to build for, with the GPU for what it cannot do; it takes static batch
+            sizes only.
         frozen_timing_cache: Fail where a kernel's time is not in the timing cache, or TensorRT
             does not use that cache, so that the same build gives the same plan.
         watch: Tensors that the plan shall hand out while `TensorRTTensors` runs it. Its layers
             differ from those of a plan that is not watched, and are not verified.
+        tf32: Let float32 tensors be multiplied in TF32, with 10 bits of mantissa, where the GPU
+            can; TensorRT's own default.
 
     Raises:
         NotAsAskedError: The plan does not compute in `precision`, or not on the DLA core.
@@ -132,6 +136,7 @@ def build_plan(
         dla_core=dla_core,
         frozen_timing_cache=frozen_timing_cache,
         watch=watch,
+        tf32=tf32,
     )
     check(request, capabilities)
     with recording(trt) as (logger, recorder):

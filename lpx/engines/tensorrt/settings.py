@@ -38,13 +38,15 @@ def make_config(
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, effort.workspace_bytes)
     if effort.level is not None:
         config.builder_optimization_level = effort.level
+    if not request.tf32:
+        config.clear_flag(trt.BuilderFlag.TF32)  # on by default, in all releases
     if not request.strongly_typed(capabilities):
         _set_precision(trt, config, capabilities, request)
     _set_reach(trt, config, capabilities, request)
     if capabilities.set_compute_capability and request.compute_capabilities:
         _set_compute_capabilities(trt, config, request.compute_capabilities)
     if request.dla_core is not None:
-        _set_dla(trt, builder, config, request.dla_core)
+        _set_dla(trt, builder, config, request.dla_core, request.spans()[-1].maximum)
     if capabilities.error_on_timing_cache_miss and request.frozen_timing_cache:
         config.set_flag(trt.BuilderFlag.ERROR_ON_TIMING_CACHE_MISS)
     return config
@@ -148,12 +150,18 @@ def _dotted(name: str) -> str:
     return f"{digits[:-1]}.{digits[-1]}"
 
 
-def _set_dla(trt: Any, builder: Any, config: Any, core: int) -> None:
+def _set_dla(trt: Any, builder: Any, config: Any, core: int, largest_batch: int) -> None:
     if core not in range(builder.num_DLA_cores):
         raise LpxError(
             f"DLA core {core}",
             why=f"this machine has {builder.num_DLA_cores} DLA cores",
             fix="count from 0, or build for the GPU",
+        )
+    if largest_batch > builder.max_DLA_batch_size:
+        raise LpxError(
+            f"batch {largest_batch} for DLA core {core}",
+            why=f"it takes batches of up to {builder.max_DLA_batch_size}",
+            fix="name smaller batch sizes",
         )
     config.default_device_type = trt.DeviceType.DLA
     config.DLA_core = core

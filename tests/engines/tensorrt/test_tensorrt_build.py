@@ -14,6 +14,7 @@ from lpx.engines.tensorrt.logger import recording
 from lpx.engines.tensorrt.request import BatchRange
 from lpx.errors import LpxError
 
+DLA_RELEASES = ["tensorrt-8.6.1", "tensorrt-10.3.0", "tensorrt-10.7.0"]
 STRONG = [r for r in RELEASES if r != "tensorrt-8.6.1"]
 
 
@@ -385,8 +386,50 @@ def test_a_dla_core_that_is_not_there_is_an_error(workshop: Make) -> None:
     shop = workshop("tensorrt-10.3.0", "int8")
     shop.dla_cores = 0
     with pytest.raises(LpxError, match="DLA core 0") as caught:
-        shop.build(dla_core=0)
+        shop.build(dla_core=0, batches=(1,))
     assert "0 DLA cores" in caught.value.why
+
+
+@pytest.mark.parametrize("release", DLA_RELEASES)
+@pytest.mark.parametrize(
+    ("batches", "named"),
+    [
+        (BatchRange(1, 8, 32), "--batch 1,8"),
+        (BatchRange(1, 1, 4), "--batch 1"),
+        (BatchRange(2, 4, 4), "--batch 2,4"),
+    ],
+)
+def test_a_range_of_batches_on_a_dla_core_is_refused(
+    workshop: Make, release: str, batches: BatchRange, named: str
+) -> None:
+    shop = workshop(release, "int8")
+    with pytest.raises(LpxError, match="for DLA core 0") as caught:
+        shop.build(dla_core=0, batches=batches)
+    assert "all layers on the GPU" in caught.value.why
+    assert caught.value.fix.endswith(named)
+    assert shop.library.calls == []
+
+
+@pytest.mark.parametrize("release", DLA_RELEASES)
+@pytest.mark.parametrize("batches", [(1,), (1, 8), BatchRange(4, 4, 4)])
+def test_static_batches_run_on_a_dla_core(workshop: Make, release: str, batches: Any) -> None:
+    plan = workshop(release, "int8").build(dla_core=0, batches=batches)
+    assert plan.layers is not None
+    assert [row.dla for row in plan.layers.rows] == [True]
+
+
+def test_a_batch_that_a_dla_core_does_not_take_is_refused(workshop: Make) -> None:
+    with pytest.raises(LpxError, match="batch 5000 for DLA core 0") as caught:
+        workshop("tensorrt-10.3.0").build(dla_core=0, batches=(1, 5000))
+    assert "up to 4096" in caught.value.why
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_tf32_is_on_unless_it_is_switched_off(workshop: Make, release: str) -> None:
+    for asked, flags in ((True, {"TF32"}), (False, set())):
+        shop = workshop(release, "fp32")
+        shop.build(tf32=asked)
+        assert shop.configurations[-1].flags & {"TF32"} == flags
 
 
 RTX = "tensorrt-rtx-1.7.1.116"
