@@ -22,7 +22,15 @@ from lpx.engines.tensorrt.inspect import (
 )
 from lpx.engines.tensorrt.library import Flavour, available, load
 from lpx.engines.tensorrt.progress import Progress
-from lpx.engines.tensorrt.request import Batches, BatchRange, Precision, spans_of_batches
+from lpx.engines.tensorrt.request import (
+    Batches,
+    BatchRange,
+    Precision,
+    Request,
+    check,
+    check_dla,
+    spans_of_batches,
+)
 from lpx.engines.tensorrt.runtime import TensorRTEngine
 from lpx.engines.tensorrt.slot import Timing
 from lpx.engines.tensorrt.tensors import TensorRTTensors
@@ -41,6 +49,7 @@ __all__ = [
     "Plan",
     "Precision",
     "Progress",
+    "Request",
     "TensorRTEngine",
     "TensorRTTensors",
     "Timing",
@@ -48,6 +57,8 @@ __all__ = [
     "available",
     "build_plan",
     "capabilities_of",
+    "check",
+    "check_dla",
     "load",
     "open_driver",
     "parse_build_log",

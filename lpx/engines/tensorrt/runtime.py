@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -16,8 +15,9 @@ from lpx.engines.tensorrt.cuda import open_driver
 from lpx.engines.tensorrt.driver import CudaDriver, CudaLostError
 from lpx.engines.tensorrt.inspect import LayerTable, inspect_engine
 from lpx.engines.tensorrt.library import Flavour, load
-from lpx.engines.tensorrt.logger import recording
+from lpx.engines.tensorrt.logger import Recorder, explained, recording
 from lpx.engines.tensorrt.profiles import chunks, spans_of
+from lpx.engines.tensorrt.refusals import advice
 from lpx.engines.tensorrt.request import BatchRange
 from lpx.engines.tensorrt.slot import FACES, PATCH_MAP, SCORE, Shared, Slot, Timing
 from lpx.errors import LpxError
@@ -50,7 +50,7 @@ class TensorRTEngine:
 
     Attributes:
         last_timing: Time of the last call of `infer`; None before the first.
-        notes: What differs from what was asked, and why.
+        notes: What differs from what was asked, and why; and what TensorRT warned of.
 
     Raises:
         LpxError: The library or CUDA is absent, the plan does not load, or its inputs and
@@ -83,7 +83,7 @@ class TensorRTEngine:
             in_flight = 1
         self._slots: list[Slot] = []
         self._runtime, self._engine = deserialize(
-            self._trt, plan, allow_host_code=allow_host_code, dla_core=dla_core
+            self._trt, plan, allow_host_code=allow_host_code, dla_core=dla_core, notes=self.notes
         )
         try:
             self._face_shape = _checked_face_shape(self._trt, self._engine)
@@ -100,8 +100,10 @@ class TensorRTEngine:
                 zero_copy=zero_copy and self._driver.integrated(),
                 notes=self.notes,
             )
-            while len(self._slots) < in_flight:
-                self._slots.append(Slot(shared))
+            with explained(self._trt) as recorder:
+                while len(self._slots) < in_flight:
+                    self._slots.append(Slot(shared))
+            self.notes += recorder.said("warning")
         except BaseException:
             self.close()
             raise
@@ -162,13 +164,13 @@ class TensorRTEngine:
         score = np.empty(count, np.float32)
         patch_map = np.empty((count, *self._slots[0].cells), np.float32)
         try:
-            self.last_timing = self._run(faces, score, patch_map)
+            with explained(self._trt):
+                self.last_timing = self._run(faces, score, patch_map)
         except CudaLostError:
             self.close()
             raise
         except BaseException:
-            for slot in self._slots:
-                slot.abandon()
+            self._abandon()
             raise
         return Prediction(score=score, patch_map=patch_map)
 
@@ -202,6 +204,19 @@ class TensorRTEngine:
         if faces.ndim != 4 or faces.shape[1:] != self._face_shape:
             raise LpxError(f"faces of shape {faces.shape}", why=f"the engine takes {expected}")
 
+    def _abandon(self) -> None:
+        """Wait until the GPU is done with what was begun, and throw it away.
+
+        Raises:
+            CudaLostError: What failed took CUDA with it; the engine is closed.
+        """
+        try:
+            for slot in self._slots:
+                slot.abandon()
+        except CudaLostError:
+            self.close()
+            raise
+
     def _run(
         self, faces: Faces, score: NDArray[np.float32], patch_map: NDArray[np.float32]
     ) -> Timing:
@@ -217,40 +232,75 @@ class TensorRTEngine:
 
 
 def deserialize(
-    trt: Any, plan: bytes, *, allow_host_code: bool, dla_core: int | None
+    trt: Any, plan: bytes, *, allow_host_code: bool, dla_core: int | None, notes: list[str]
 ) -> tuple[Any, Any]:
     """Load a plan; returns the runtime, which must outlive the engine, and the engine.
 
+    Args:
+        trt: The library.
+        plan: The plan's bytes.
+        allow_host_code: Load a plan that carries code which runs on the host.
+        dla_core: DLA core that runs a plan built for DLA.
+        notes: Receives TensorRT's warnings.
+
     Raises:
-        LpxError: TensorRT cannot start CUDA, or the plan does not load.
+        LpxError: TensorRT cannot start CUDA, the DLA core is not there, or the plan does not load.
     """
     with recording(trt) as (logger, recorder):
-        try:
-            runtime = trt.Runtime(logger)
-        except TypeError as error:  # how the bindings report that the library returned nothing
-            raise LpxError(
-                f"{trt.__name__} {trt.__version__} cannot start",
-                # The cause is logged as a warning: "CUDA initialization failure with error: 35".
-                "; ".join(text for _, text in recorder.messages) or str(error),
-                "`lpx doctor` shows the driver and the GPU that this machine has",
-            ) from error
+        runtime = _start(trt, logger, recorder)
         runtime.engine_host_code_allowed = allow_host_code
         if dla_core is not None:
-            runtime.DLA_core = dla_core
+            _choose_core(runtime, dla_core)
         engine = runtime.deserialize_cuda_engine(plan)
-        if engine is not None:
-            return runtime, engine
-    why = recorder.errors()
-    raise LpxError("the plan does not load", why=why, fix=_fix_of_refusal(trt, why))
+    if engine is None:
+        why = recorder.errors()
+        raise LpxError("the plan does not load", why, advice(why) or _build_again(trt))
+    notes += recorder.said("warning")
+    return runtime, engine
 
 
-def _fix_of_refusal(trt: Any, why: str) -> str:
-    """What to do about a plan that TensorRT refuses, by TensorRT's own words."""
-    # "getEngineHostCodeAllowed() is false"; earlier releases write "host code".
-    if re.search(r"host[ _]?code", why, re.IGNORECASE):
-        return "it contains host code: if you trust its origin, pass --allow-host-code"
-    if "does not support this compute capability" in why:
-        return "use another target on this GPU: --target tensorrt, onnxruntime-cuda or onnxruntime"
+def _start(trt: Any, logger: Any, recorder: Recorder) -> Any:
+    """A runtime that works.
+
+    Without CUDA, TensorRT 8 and 10 return nothing, which the bindings report as a TypeError, and
+    log the cause as a warning. The lean runtime of 11.4 returns a runtime whose every call ends
+    the process with a segmentation fault; it logs the cause as an error.
+
+    Raises:
+        LpxError: TensorRT cannot start CUDA.
+    """
+    said = ""
+    try:
+        runtime = trt.Runtime(logger)
+        if not any("cuda" in text.lower() for text in recorder.said("error")):
+            return runtime
+    except (TypeError, RuntimeError) as error:
+        said = str(error)
+    why = "\n".join(recorder.said("error", "warning")) or said
+    raise LpxError(
+        f"{trt.__name__} {trt.__version__} cannot start",
+        why,
+        advice(why) or "`lpx doctor` shows the driver and the GPU that this machine has",
+    )
+
+
+def _choose_core(runtime: Any, core: int) -> None:
+    """Choose a DLA core. One that is not there, TensorRT does not take, and says nothing.
+
+    Raises:
+        LpxError: The core is not there.
+    """
+    runtime.DLA_core = core
+    if runtime.DLA_core != core:
+        raise LpxError(
+            f"DLA core {core} is not on this machine",
+            f"TensorRT finds {runtime.num_DLA_cores} DLA cores here, and the plan was built for "
+            f"core {core}",
+            "build the engine again here, with --dla and a core that is there, or without",
+        )
+
+
+def _build_again(trt: Any) -> str:
     return (
         "a plan runs on the release and the GPU model it was built for; this is "
         f"{trt.__name__} {trt.__version__}: build it again here"
