@@ -20,7 +20,13 @@ from lpx.engines.tensorrt.inspect import (
     parse_build_log,
     parse_inspector,
 )
-from lpx.engines.tensorrt.library import Flavour, available, load
+from lpx.engines.tensorrt.library import (
+    Flavour,
+    available,
+    load,
+    load_runtime,
+    runtime_available,
+)
 from lpx.engines.tensorrt.progress import Progress
 from lpx.engines.tensorrt.request import Batches, BatchRange, Precision, spans_of_batches
 from lpx.engines.tensorrt.runtime import TensorRTEngine
@@ -49,8 +55,10 @@ __all__ = [
     "build_plan",
     "capabilities_of",
     "load",
+    "load_runtime",
     "open_driver",
     "parse_build_log",
     "parse_inspector",
+    "runtime_available",
     "spans_of_batches",
 ]

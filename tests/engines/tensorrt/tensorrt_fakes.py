@@ -59,7 +59,8 @@ class FakeLibrary(ModuleType):
     """The module of one release. `calls` holds all that was done to its objects, in order."""
 
     def __init__(self, release: str) -> None:
-        super().__init__("tensorrt_rtx" if "rtx" in release else "tensorrt")
+        kinds = {"rtx": "tensorrt_rtx", "lean": "tensorrt_lean"}
+        super().__init__(next((n for kind, n in kinds.items() if kind in release), "tensorrt"))
         self.release = release
         self.calls: list[tuple[Any, ...]] = []
         self.__version__ = version(release)
