@@ -46,7 +46,7 @@ class Bench:
             key: options.pop(key)
             for key in (
                 *("spans", "refuse_capture", "tensors", "implied", "refuses", "warnings"),
-                *("dla_cores", "memory_for"),
+                *("dla_cores", "memory_for", "spoils"),
             )
             if key in options
         }
@@ -179,7 +179,11 @@ def test_capture_stands_outside_the_timed_part(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("options", "note"),
     [
-        ({"refuse_capture": True}, "this TRT engine is not stream capturable"),
+        (
+            {"refuse_capture": True},
+            "end_capture failed: cudaErrorStreamCaptureInvalidated; The CUDA",
+        ),
+        ({"refuse_capture": True, "spoils": False}, "to run while captured; The CUDA stream is"),
         ({"failing": ("end_capture",)}, "CUDA's end_capture failed"),
         ({"failing": ("begin_capture",)}, "CUDA's begin_capture failed"),
         ({"graphs": False}, "this CUDA binding has none"),
