@@ -218,6 +218,17 @@ def test_what_stands_beside_the_graph_is_said(lpx, tensorrt, precision, dialect,
     assert said in " ".join(found["notes"])
 
 
+@pytest.mark.parametrize(("tf32", "tolerance"), [(True, 0.02), (False, 0.001)])
+def test_float32_without_tf32_is_held_to_float32(lpx, tensorrt, tf32, tolerance):
+    tensorrt()
+    path = Path("lpx-out/engines") / PLAN / "manifest.json"
+    manifest = read_sealed(path, "") | {"precision": "fp32", "dialect": "strongly-typed"}
+    manifest["options"] |= {"tf32": tf32}
+    write_sealed(path, manifest)
+    ran = lpx("debug", PLAN, "--count", 1, "--json")
+    assert json.loads(ran.out)["tolerance"] == tolerance
+
+
 def test_watched_plan_that_is_not_built_leaves_the_graph_to_look_into(lpx, tensorrt, monkeypatch):
     tensorrt()
 

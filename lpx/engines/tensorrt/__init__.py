@@ -28,7 +28,15 @@ from lpx.engines.tensorrt.library import (
     runtime_available,
 )
 from lpx.engines.tensorrt.progress import Progress
-from lpx.engines.tensorrt.request import Batches, BatchRange, Precision, spans_of_batches
+from lpx.engines.tensorrt.request import (
+    Batches,
+    BatchRange,
+    Precision,
+    Request,
+    check,
+    check_dla,
+    spans_of_batches,
+)
 from lpx.engines.tensorrt.runtime import TensorRTEngine
 from lpx.engines.tensorrt.slot import Timing
 from lpx.engines.tensorrt.tensors import TensorRTTensors
@@ -47,6 +55,7 @@ __all__ = [
     "Plan",
     "Precision",
     "Progress",
+    "Request",
     "TensorRTEngine",
     "TensorRTTensors",
     "Timing",
@@ -54,6 +63,8 @@ __all__ = [
     "available",
     "build_plan",
     "capabilities_of",
+    "check",
+    "check_dla",
     "load",
     "load_runtime",
     "open_driver",
