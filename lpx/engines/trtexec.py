@@ -63,6 +63,12 @@ if [ "$major" -ne {major} ]; then
     echo "error: $trtexec is of TensorRT $major, this script is for {major}: run the other" >&2
     exit 2
 fi
+# Kernel times hold for one GPU and, on a Jetson, for one power mode, which switches off parts of
+# the GPU: trtexec fails on those of another.
+machine=$({{
+    nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1
+    nvpmodel -q | sed -n 's/.*Power Mode: *//p'
+}} 2>/dev/null | tr '\\n' ' ' | tr -cs 'A-Za-z0-9.' '-' | cut -c 1-60 | sed 's/-*$//')
 {checks}mkdir -p "$out"
 {cache}
 build() {{
@@ -71,7 +77,8 @@ build() {{
     echo "$name: building and timing, see $out/$name.log"
     if ! "$trtexec" "$@" --saveEngine="$out/$name.plan" --exportTimes="$out/$name.times.json" \\
         --exportLayerInfo="$out/$name.layers.json" --profilingVerbosity=detailed \\
-        --timingCacheFile="$out/timing.cache" --useCudaGraph --useSpinWait --duration=10 \\
+        --timingCacheFile="$out/timing${{machine:+-$machine}}.cache" \\
+        --useCudaGraph --useSpinWait --duration=10 \\
         >"$out/$name.log" 2>&1; then
         echo "error: trtexec failed on $name; the end of $out/$name.log:" >&2
         tail -n 5 "$out/$name.log" >&2

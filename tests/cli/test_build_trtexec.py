@@ -1,7 +1,8 @@
 """`lpx build --emit trtexec`: the folder is run with a trtexec that writes down its arguments.
 
-As the real one, it takes only the options that its release has, and lets a DLA core take nothing
-of a plan with a range of batch sizes, without saying so.
+As the real one, it takes only the options that its release has, fails on a timing cache of another
+GPU or power mode, and lets a DLA core take nothing of a plan with a range of batch sizes, without
+saying so.
 """
 
 from __future__ import annotations
@@ -33,7 +34,12 @@ for argument in "$@"; do
     --maxShapes=*) most=${argument#*=} ;;
     --optShapes=* | --shapes=* | --memPoolSize=* | --builderOptimizationLevel=*) ;;
     --versionCompatible | --hardwareCompatibilityLevel=* | --allowGPUFallback | --noTF32) ;;
-    --profilingVerbosity=* | --timingCacheFile=* | --useCudaGraph | --useSpinWait | --duration=*) ;;
+    --timingCacheFile=*)
+        mine="$FAKE_GPU $FAKE_MODE"
+        [ "$(cat "${argument#*=}" 2>/dev/null || echo "$mine")" = "$mine" ] || exit 139
+        echo "$mine" >"${argument#*=}"
+        ;;
+    --profilingVerbosity=* | --useCudaGraph | --useSpinWait | --duration=*) ;;
     --stronglyTyped) case $FAKE_VERSION in "?" | 10*) ;; *) exit 9 ;; esac ;;
     --fp16 | --int8) case $FAKE_VERSION in 11*) exit 9 ;; esac ;;
     *) echo "[E] Unknown option: $argument"; exit 1 ;;
@@ -45,6 +51,10 @@ printf '{"Layers": [{"Name": "a", "LayerType": "%s"}]}' $kind >"$layers"
 echo "$*" >>"$FAKE_RECORD"
 [ -z "${FAKE_FAIL:-}" ] || { echo "[E] no kernel found"; exit 1; }
 """
+TOOLS = {
+    "nvidia-smi": '#!/bin/sh\n[ -n "$FAKE_GPU" ] && echo "$FAKE_GPU"\n',
+    "nvpmodel": '#!/bin/sh\n[ -n "$FAKE_MODE" ] && printf "NV Power Mode: $FAKE_MODE\\n0\\n"\n',
+}
 VERSIONS = {8: "8601", 10: "101303", 11: "110401"}
 
 
@@ -70,14 +80,16 @@ def run(tmp_path):
     def script(folder, major, *, shell="sh", version=None, **environment):
         tools = tmp_path / "tools"
         tools.mkdir(exist_ok=True)
-        (tools / "trtexec").write_text(TRTEXEC)
-        (tools / "trtexec").chmod(0o755)
+        for name, text in (("trtexec", TRTEXEC), *TOOLS.items()):
+            (tools / name).write_text(text)
+            (tools / name).chmod(0o755)
         record = tmp_path / "record"
         record.unlink(missing_ok=True)
         done = subprocess.run(
             [shell, str(folder / f"build-tensorrt{major}.sh")],
             env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}",
                  "FAKE_VERSION": version or VERSIONS[major], "FAKE_RECORD": str(record),
+                 "FAKE_GPU": "", "FAKE_MODE": "",
                  **environment},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
@@ -213,6 +225,17 @@ def test_hardware_compatible_engines_are_refused_on_a_jetson(emit, run, tmp_path
     model.write_bytes(b"NVIDIA Jetson Orin Nano Developer Kit\0")
     script.write_text(text.replace("/proc/device-tree/model", str(model)))
     assert run(folder, 10)[0] == 2
+
+
+def test_each_gpu_and_power_mode_has_kernel_times_of_its_own(emit, run):
+    folder = emit("--fp16")
+    machines = [("", ""), ("Orin (nvgpu)", "15W"), ("Orin (nvgpu)", "MAXN"), ("NVIDIA L4", "")]
+    for gpu, mode in (*machines, *machines):
+        code, said, _ = run(folder, 10, FAKE_GPU=gpu, FAKE_MODE=mode)
+        assert code == 0, said
+    names = {path.name for path in (folder / "tensorrt10").glob("timing*")}
+    assert len(names) == len(machines)
+    assert {"timing-Orin-nvgpu-15W.cache", "timing.cache"} <= names
 
 
 def test_compatible_plans_and_level(emit, run):

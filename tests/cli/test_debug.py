@@ -254,6 +254,17 @@ def test_tensorrt_that_is_asked_for_and_not_there_is_an_error(lpx, tensorrt, mon
     assert "(TensorRT cannot show them here: no NVIDIA GPU)" in " ".join(left.out.split())
 
 
+def test_the_lean_runtime_does_not_build_the_engine_again(lpx, tensorrt, monkeypatch):
+    tensorrt()
+    path = Path("lpx-out/engines") / PLAN / "manifest.json"
+    values = read_sealed(path, "")
+    write_sealed(path, values | {"options": {"profiles": [], "version_compatible": True}})
+    monkeypatch.setattr(inside, "available", lambda flavour: (False, "it builds no plans"))
+    left = lpx("debug", PLAN, "--count", 1)
+    assert left.code == 0
+    assert "(TensorRT cannot show them here: it builds no plans)" in " ".join(left.out.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -20,7 +20,13 @@ from lpx.engines.tensorrt.inspect import (
     parse_build_log,
     parse_inspector,
 )
-from lpx.engines.tensorrt.library import Flavour, available, load
+from lpx.engines.tensorrt.library import (
+    Flavour,
+    available,
+    load,
+    load_runtime,
+    runtime_available,
+)
 from lpx.engines.tensorrt.progress import Progress
 from lpx.engines.tensorrt.request import (
     Batches,
@@ -60,8 +66,10 @@ __all__ = [
     "check",
     "check_dla",
     "load",
+    "load_runtime",
     "open_driver",
     "parse_build_log",
     "parse_inspector",
+    "runtime_available",
     "spans_of_batches",
 ]

@@ -24,6 +24,7 @@ from lpx.engines.tensorrt.network import (
     watch_tensors,
 )
 from lpx.engines.tensorrt.progress import Progress, monitor_for, silent
+from lpx.engines.tensorrt.refusals import advice
 from lpx.engines.tensorrt.request import Batches, Precision, Request, check
 from lpx.engines.tensorrt.runtime import deserialize
 from lpx.engines.tensorrt.settings import (
@@ -228,10 +229,12 @@ class _Build:
             return self.trt.Builder(self.logger)
         except (TypeError, RuntimeError) as problem:  # its factory returned nothing
             # The cause is logged as a warning: "CUDA initialization failure with error: 35".
+            why = "\n".join(self.recorder.said("error", "warning", start=start)) or str(problem)
             raise LpxError(
                 f"{self.capabilities.flavour} did not start a builder",
-                why="; ".join(self.recorder.texts_from(start)) or str(problem),
-                fix="`lpx doctor` shows the driver and the GPU that this machine has; TensorRT "
+                why=why,
+                fix=advice(why)
+                or "`lpx doctor` shows the driver and the GPU that this machine has; TensorRT "
                 "builds on the GPU that it builds for",
             ) from problem
 
@@ -272,13 +275,19 @@ def _layers(
     if capabilities.flavour == "tensorrt-rtx":
         table = parse_build_log(recorder.layers_text or "")
         return table if table.rows else None
+    warnings: list[str] = []
     try:
         # Both are held, as the runtime must outlive the engine.
         runtime_and_engine = deserialize(
-            trt, data, allow_host_code=request.version_compatible, dla_core=request.dla_core
+            trt,
+            data,
+            allow_host_code=request.version_compatible,
+            dla_core=request.dla_core,
+            notes=warnings,
         )
     except LpxError as error:
         reason = f"{error.what}: {error.why}" if error.why else error.what
         recorder.note(f"the precision of the plan is not verified: {reason}")
         return None
+    recorder.messages += (("warning", text) for text in warnings)
     return inspect_engine(trt, runtime_and_engine[1])

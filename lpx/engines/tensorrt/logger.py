@@ -58,14 +58,10 @@ class Recorder:
         """All errors, one a line; "TensorRT gave no reason" where it gave none."""
         return "\n".join(self.said("error")) or "TensorRT gave no reason"
 
-    def said(self, *levels: str) -> tuple[str, ...]:
-        """The messages of some levels, each once, in order."""
-        return tuple(dict.fromkeys(text for level, text in self.messages if level in levels))
-
-    def texts_from(self, start: int) -> list[str]:
-        """TensorRT's own messages from index `start` on, each once."""
-        said = (text for level, text in self.messages[start:] if level != "note")
-        return list(dict.fromkeys(said))
+    def said(self, *levels: str, start: int = 0) -> tuple[str, ...]:
+        """The messages of some levels, from index `start` on, each once, in order."""
+        messages = self.messages[start:]
+        return tuple(dict.fromkeys(text for level, text in messages if level in levels))
 
     def out_of_memory(self, start: int = 0) -> bool:
         """Whether a message from index `start` on speaks of memory that was not to be had."""

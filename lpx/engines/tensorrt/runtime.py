@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -14,7 +15,7 @@ from lpx.engines.tensorrt.capabilities import capabilities_of
 from lpx.engines.tensorrt.cuda import open_driver
 from lpx.engines.tensorrt.driver import CudaDriver, CudaLostError
 from lpx.engines.tensorrt.inspect import LayerTable, inspect_engine
-from lpx.engines.tensorrt.library import Flavour, load
+from lpx.engines.tensorrt.library import Flavour, load, load_runtime
 from lpx.engines.tensorrt.logger import Recorder, explained, recording
 from lpx.engines.tensorrt.profiles import chunks, spans_of
 from lpx.engines.tensorrt.refusals import advice
@@ -47,6 +48,8 @@ class TensorRTEngine:
             the next is copied while one computes. Each has contexts and memory of its own.
         zero_copy: Keep tensors in host memory that the GPU uses in place, where it shares the
             host's memory, as on a Jetson; there the copies take no time.
+        version_compatible: The plan was built to be loaded by later releases, so that TensorRT's
+            lean runtime will do where the whole library is not there.
 
     Attributes:
         last_timing: Time of the last call of `infer`; None before the first.
@@ -68,11 +71,12 @@ class TensorRTEngine:
         dla_core: int | None = None,
         in_flight: int = 1,
         zero_copy: bool = True,
+        version_compatible: bool = False,
     ) -> None:
         self.last_timing: Timing | None = None
         self.notes: list[str] = []
         self._plan_bytes = len(plan)
-        self._trt = load(flavour)
+        self._trt = load_runtime(flavour) if version_compatible else load(flavour)
         self._capabilities = capabilities_of(self._trt, flavour)
         self._driver = open_driver() if driver is None else driver
         builtin = self._capabilities.builtin_cuda_graphs
@@ -140,10 +144,17 @@ class TensorRTEngine:
         """The plan's layers and the precision each computes in.
 
         Raises:
-            LpxError: The engine is closed, or the inspector's answer is not as expected.
+            LpxError: The engine is closed, the lean runtime runs it, or the inspector's answer is
+                not as expected.
         """
         if self._engine is None:
             raise LpxError("the engine is closed", fix="load it again")
+        if not self._capabilities.inspector:
+            raise LpxError(
+                f"{self._trt.__name__} does not tell the layers of a plan",
+                "the lean runtime holds only what runs one",
+                "install the whole TensorRT to look into it",
+            )
         context = self._slots[0].context_for_inspection()
         return inspect_engine(self._trt, self._engine, context)
 
@@ -262,9 +273,9 @@ def deserialize(
 def _start(trt: Any, logger: Any, recorder: Recorder) -> Any:
     """A runtime that works.
 
-    Without CUDA, TensorRT 8 and 10 return nothing, which the bindings report as a TypeError, and
-    log the cause as a warning. The lean runtime of 11.4 returns a runtime whose every call ends
-    the process with a segmentation fault; it logs the cause as an error.
+    Without CUDA, TensorRT 8 returns nothing, which the bindings report as a TypeError, and logs
+    the cause as a warning. The lean runtimes of 10.16 and 11.4 return a runtime whose every call
+    ends the process with a segmentation fault, and its release too; they log the cause as an error.
 
     Raises:
         LpxError: TensorRT cannot start CUDA.
@@ -274,6 +285,8 @@ def _start(trt: Any, logger: Any, recorder: Recorder) -> Any:
         runtime = trt.Runtime(logger)
         if not any("cuda" in text.lower() for text in recorder.said("error")):
             return runtime
+        # One reference more, so that it is not released at exit either.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(runtime))
     except (TypeError, RuntimeError) as error:
         said = str(error)
     why = "\n".join(recorder.said("error", "warning")) or said

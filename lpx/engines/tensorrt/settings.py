@@ -80,7 +80,7 @@ def set_timing_cache(config: Any, request: Request, recorder: Recorder) -> bool:
     if request.timing_cache and _takes(config, request.timing_cache, recorder, start):
         return True
     if request.frozen_timing_cache:
-        said = "; ".join(recorder.texts_from(start))
+        said = "; ".join(recorder.said("error", "warning", start=start))
         raise LpxError(
             "TensorRT does not use the timing cache",
             why=said or ("it is of another GPU" if request.timing_cache else "it is empty"),
@@ -99,7 +99,8 @@ def _takes(config: Any, data: bytes, recorder: Recorder, start: int) -> bool:
     # For another device TensorRT returns False; for one that it cannot read it only warns.
     if cache is None or not config.set_timing_cache(cache, False):
         return False
-    return not any(_OF_THE_CACHE in text.lower() for text in recorder.texts_from(start))
+    said = recorder.said("error", "warning", start=start)
+    return not any(_OF_THE_CACHE in text.lower() for text in said)
 
 
 def timing_cache_of(config: Any, capabilities: Capabilities) -> bytes | None:

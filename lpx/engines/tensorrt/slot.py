@@ -354,6 +354,9 @@ def create_context(trt: Any, capabilities: Capabilities, engine: Any, *, graphs:
             why="most often the GPU lacks memory for the plan's activations",
             fix="build with smaller batches, or close other programs on the GPU",
         )
+    # Plans are built in detail, so that their layers can be inspected; to mark every layer for a
+    # profiler that is not there would make each enqueue slower.
+    context.nvtx_verbosity = trt.ProfilingVerbosity.NONE
     return context
 
 

@@ -59,7 +59,8 @@ class FakeLibrary(ModuleType):
     """The module of one release. `calls` holds all that was done to its objects, in order."""
 
     def __init__(self, release: str) -> None:
-        super().__init__("tensorrt_rtx" if "rtx" in release else "tensorrt")
+        kinds = {"rtx": "tensorrt_rtx", "lean": "tensorrt_lean"}
+        super().__init__(next((n for kind, n in kinds.items() if kind in release), "tensorrt"))
         self.release = release
         self.calls: list[tuple[Any, ...]] = []
         self.__version__ = version(release)
@@ -135,6 +136,7 @@ class FakeEngine:
         implied: Whether `get_tensor_shape` gives the batch of the first profile where that takes
             one size only, as TensorRT is documented to, and not -1.
         refuse_capture: Whether a run may not be captured.
+        spoils: Whether the run that is refused has spoilt the capture.
         refuses: Text to log by the name of the call of a context that is refused.
         memory_for: Execution contexts that there is memory for.
         hidden: Tensors between its layers, marked to be handed out.
@@ -147,6 +149,7 @@ class FakeEngine:
     tensors: dict[str, Tensor] = field(default_factory=lambda: dict(TENSORS))
     implied: bool = True
     refuse_capture: bool = False
+    spoils: bool = True
     refuses: dict[str, str] = field(default_factory=dict)
     memory_for: int = 1 << 10
     hidden: dict[str, Hidden] = field(default_factory=dict)
@@ -315,7 +318,7 @@ class FakeContext:
         self._check_streams(stream)
         if stream.capture is not None and (self.engine.refuse_capture or not self.warm):
             # What TensorRT does in the first run of a shape cannot be captured.
-            stream.spoilt = True
+            stream.spoilt = self.engine.spoils or not self.warm
             self.engine.say(
                 "The CUDA stream is in capturing mode, but this TRT engine is not stream "
                 "capturable."

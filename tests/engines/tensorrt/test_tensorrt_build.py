@@ -10,8 +10,10 @@ from tensorrt_fakes import FakeLibrary, Spy
 from tensorrt_surfaces import RELEASES
 from tensorrt_workshop import MIB, NO_CUDA, Workshop, cache_of, kernels_in
 
+from lpx.engines.tensorrt.capabilities import capabilities_of
 from lpx.engines.tensorrt.logger import recording
 from lpx.engines.tensorrt.request import BatchRange
+from lpx.engines.tensorrt.slot import create_context
 from lpx.errors import LpxError
 
 DLA_RELEASES = ["tensorrt-8.6.1", "tensorrt-10.3.0", "tensorrt-10.7.0"]
@@ -358,6 +360,20 @@ def test_a_runtime_that_does_not_start_leaves_the_plan_unverified(
     assert (plan.data, plan.layers) == (b"plan", None)
     assert "not verified" in plan.log[-1]
     assert NO_CUDA in plan.log[-1]
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_contexts_mark_no_layers_for_profilers(release: str) -> None:
+    library = FakeLibrary(release)
+    engine = Spy(
+        "ICudaEngine",
+        library,
+        create_execution_context=lambda *options: Spy("IExecutionContext", library),
+        create_runtime_config=lambda: Spy("IRuntimeConfig", library),
+    )
+    flavour = "tensorrt-rtx" if "rtx" in release else "tensorrt"
+    context = create_context(library, capabilities_of(library, flavour), engine, graphs=True)
+    assert context.nvtx_verbosity is library.ProfilingVerbosity.NONE
 
 
 def test_reach_is_asked_of_releases_that_have_it(workshop: Make) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from tensorrt_fakes import (
     patch_maps_of,
     scores_of,
 )
-from tensorrt_surfaces import RELEASES
+from tensorrt_surfaces import LEAN, RELEASES
 
 from lpx.engines.base import Engine
 from lpx.engines.tensorrt.driver import CudaLostError
@@ -45,13 +46,15 @@ class Bench:
             key: options.pop(key)
             for key in (
                 *("spans", "refuse_capture", "tensors", "implied", "refuses", "warnings"),
-                *("dla_cores", "memory_for"),
+                *("dla_cores", "memory_for", "spoils"),
             )
             if key in options
         }
         self.library = loadable(FakeLibrary(release), self.gpu, **loading)
         self.driver = FakeDriver(self.gpu, **driver)
-        monkeypatch.setattr("lpx.engines.tensorrt.runtime.load", lambda flavour: self.library)
+        name = "load_runtime" if "lean" in release else "load"
+        monkeypatch.setattr(f"lpx.engines.tensorrt.runtime.{name}", lambda flavour: self.library)
+        options.setdefault("version_compatible", "lean" in release)
         self.flavour = "tensorrt-rtx" if "rtx" in release else "tensorrt"
         self.options = options
 
@@ -69,7 +72,7 @@ def assert_right(engine: TensorRTEngine, faces: np.ndarray) -> None:
     assert prediction.score.dtype == prediction.patch_map.dtype == np.float32
 
 
-@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("release", [*RELEASES, *LEAN])
 def test_every_release_infers_with_its_own_names(
     monkeypatch: pytest.MonkeyPatch, release: str
 ) -> None:
@@ -176,7 +179,11 @@ def test_capture_stands_outside_the_timed_part(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("options", "note"),
     [
-        ({"refuse_capture": True}, "this TRT engine is not stream capturable"),
+        (
+            {"refuse_capture": True},
+            "end_capture failed: cudaErrorStreamCaptureInvalidated; The CUDA",
+        ),
+        ({"refuse_capture": True, "spoils": False}, "to run while captured; The CUDA stream is"),
         ({"failing": ("end_capture",)}, "CUDA's end_capture failed"),
         ({"failing": ("begin_capture",)}, "CUDA's begin_capture failed"),
         ({"graphs": False}, "this CUDA binding has none"),
@@ -403,9 +410,16 @@ def test_tensorrt_that_cannot_start_cuda_gives_the_reason(monkeypatch: pytest.Mo
     assert caught.value.why == "CUDA initialization failure with error: 35"
 
 
+@pytest.mark.parametrize("release", LEAN)
+def test_the_lean_runtime_tells_no_layers(monkeypatch: pytest.MonkeyPatch, release: str) -> None:
+    engine = Bench(monkeypatch, release).load()
+    with pytest.raises(LpxError, match="tensorrt_lean does not tell the layers"):
+        engine.layers()
+
+
 def test_a_runtime_that_logs_an_error_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lean runtime of 11.4 without CUDA: each call of it ends the process."""
-    bench = Bench(monkeypatch, "tensorrt-11.4.0.106")
+    """The lean runtime without CUDA: each call of it ends the process."""
+    bench = Bench(monkeypatch, "tensorrt-lean-11.4.0.106")
 
     class Broken:
         def __getattr__(self, name: str) -> None:
@@ -413,6 +427,11 @@ def test_a_runtime_that_logs_an_error_is_not_touched(monkeypatch: pytest.MonkeyP
 
         def __setattr__(self, name: str, value: Any) -> None:
             pytest.fail(f"{name} would be a segmentation fault")
+
+        def __del__(self) -> None:
+            released.append(self)
+
+    released: list[Broken] = []
 
     def runtime(logger: Any) -> Broken:
         logger.log(
@@ -427,6 +446,9 @@ def test_a_runtime_that_logs_an_error_is_not_touched(monkeypatch: pytest.MonkeyP
         bench.load()
     assert "error: 35" in caught.value.why
     assert "driver" in caught.value.fix
+    del caught
+    gc.collect()
+    assert released == [], "its release would be one too"
 
 
 @pytest.mark.parametrize("core", [1, 2, 5])
@@ -450,7 +472,7 @@ def test_what_tensorrt_warns_of_at_load_is_noted(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     "spans", [((1, 1, 1), (8, 8, 8)), ((8, 8, 8), (1, 1, 1)), ((4, 4, 4), (1, 2, 3)), ((2, 2, 2),)]
 )
-@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("release", [*RELEASES, *LEAN])
 def test_every_profile_is_seen(
     monkeypatch: pytest.MonkeyPatch, release: str, spans: Any, implied: bool
 ) -> None:
