@@ -40,7 +40,7 @@ import torch
 from gpu_limits import BYTES, Limits, costs, floors_ms, limits, words
 from torch import Tensor, nn
 
-from lpx.bench.latency import measure
+from lpx.bench.latency import LatencyResult, measure
 from lpx.calibration.calibrate import calibrate
 from lpx.calibration.methods import DEFAULT_METHOD
 from lpx.data.demo_set import demo_set
@@ -265,6 +265,51 @@ def started(make: Callable[[], Any], faces: np.ndarray) -> Started:
     return Started(engine, reason, tuple(dict.fromkeys(texts)))
 
 
+class Guarded:
+    """An engine that keeps what it raised.
+
+    Args:
+        engine: What is measured; its attributes are this one's.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+        self.error: Exception | None = None
+
+    def infer(self, faces: np.ndarray) -> Prediction:
+        """As `Engine.infer`."""
+        try:
+            prediction: Prediction = self.engine.infer(faces)
+        except Exception as error:
+            self.error = error
+            raise
+        return prediction
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+
+def measured(
+    engines: dict[str, Any], faces: np.ndarray, units: int, seconds: float
+) -> tuple[dict[str, LatencyResult], dict[str, str]]:
+    """Measure engines in turns; one that fails is left out, and the others start again.
+
+    Returns:
+        (times by name, why there are none by name).
+    """
+    guarded = {name: Guarded(engine) for name, engine in engines.items()}
+    try:
+        timed = measure(guarded, faces, units, seconds) if guarded else {}
+    except Exception:
+        errors = {name: one.error for name, one in guarded.items() if one.error is not None}
+        if not errors:  # it was not an engine
+            raise
+        others = {name: engine for name, engine in engines.items() if name not in errors}
+        results, failed = measured(others, faces, units, seconds)
+        return results, failed | {name: words(error) for name, error in errors.items()}
+    return {name: result for name, (result, _) in timed.items()}, {}
+
+
 def rows_of(
     subject: Subject,
     batch: int,
@@ -296,18 +341,18 @@ def rows_of(
     }
     engines = {name: one.engine for name, one in tried.items() if one.engine is not None}
     units = card.grid[0] * card.grid[1]
-    timed = measure(engines, faces, units, seconds) if engines else {}
+    timed, failed = measured(engines, faces, units, seconds)
     rows = []
     for name in names:
         precision = next(p for p in BYTES if p in name)
         whole, single = floors_ms(layers, batch, precision, found, card.input_size)
         row: dict[str, Any] = {
             "model": subject.name, "input_size": card.input_size, "batch": batch,
-            "contender": name, "units": units, "cannot_run": tried[name].reason,
+            "contender": name, "units": units, "cannot_run": failed.get(name, tried[name].reason),
             "floor_per_face_ms": _per(whole, batch), "layer_floor_per_face_ms": _per(single, batch),
         }  # fmt: skip
         if name in timed:
-            result = asdict(timed[name][0])
+            result = asdict(timed[name])
             row |= {key: result[key] for key in ("per_face_p50_ms", "per_face_p99_ms", "cov",
                     "per_patch_p50_us", "faces_per_second", "iterations", "device")}  # fmt: skip
             row["notes"] = [*tried[name].warned, *getattr(engines[name], "notes", ())]

@@ -154,6 +154,24 @@ def test_what_a_contender_warns_of_is_told(gpu, small, no_limits, monkeypatch):
     assert "- onnxruntime-cuda fp16 (small batch 1): ZeroDivisionError: division by zero" in lines
 
 
+def test_a_contender_that_fails_in_the_measurement_takes_no_other_with_it(
+    gpu, small, no_limits, monkeypatch
+):
+    class Failing(Engine):
+        runs = 0
+
+        def infer(self, faces):
+            self.runs += 1
+            if self.runs > 3:
+                raise MemoryError("no memory\nleft")
+
+    makers = {"torch fp32": Engine, "tensorrt fp16": Failing, "tensorrt int8": Engine}
+    monkeypatch.setattr(gpu, "contenders", lambda *given: makers)
+    rows = gpu.rows_of(small, 1, "cpu", 0.0, no_limits)
+    assert [row["cannot_run"] for row in rows] == [None, "MemoryError: no memory left", None]
+    assert ["per_face_p50_ms" in row for row in rows] == [True, False, True]
+
+
 class Squares(torch.nn.Module):
     def forward(self, faces):
         return faces.float().square().sum((1, 2, 3)), faces.float()

@@ -13,11 +13,11 @@ from lpx.engines.tensorrt import cuda
 _HERE = Path(__file__).parent
 sys.path[:0] = [str(_HERE), str(_HERE.parent / "engines/tensorrt")]
 
-from gpu_rigs import BINDINGS, REHEARSAL, Rig, open_rig  # noqa: E402 - found by the line above
+from gpu_rigs import BINDINGS, REHEARSALS, Rig, open_rig  # noqa: E402 - found by the line above
 
 
 @pytest.fixture(
-    params=[*(pytest.param(name, marks=pytest.mark.gpu) for name in BINDINGS), REHEARSAL]
+    params=[*(pytest.param(name, marks=pytest.mark.gpu) for name in BINDINGS), *REHEARSALS]
 )
 def rig(request: pytest.FixtureRequest):
     """CUDA through each binding, and the rehearsal: whatever a test makes there it must release."""

@@ -1,8 +1,9 @@
 """CUDA's runtime as cuda-python has it, on the host's memory, for machines without a GPU.
 
-Nothing that is put on a stream happens before somebody waits for it. What CUDA refuses is refused:
-calls that spoil a capture, memory, events, streams and graphs that are not or no longer there,
-copies beyond an allocation and host memory that is not page-locked.
+What is put on a stream happens when somebody waits for it, or at once: a GPU's own time is between
+the two, so what depends on it fails in one of them. What CUDA refuses is refused: calls that spoil
+a capture, memory, events, streams and graphs that are not or no longer there, copies beyond an
+allocation and host memory that is not page-locked.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, auto
 from types import SimpleNamespace
@@ -79,7 +81,11 @@ class Event:
 
 
 class Cudart:
-    """The module `cuda.bindings.runtime`: every call returns (status, values...)."""
+    """The module `cuda.bindings.runtime`: every call returns (status, values...).
+
+    Args:
+        late: Whether streams wait until somebody waits for them.
+    """
 
     cudaStreamNonBlocking = 1  # noqa: N815
     cudaHostAllocMapped = 2  # noqa: N815
@@ -90,7 +96,8 @@ class Cudart:
     )  # fmt: skip
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal="thread")  # noqa: N815
 
-    def __init__(self) -> None:
+    def __init__(self, *, late: bool) -> None:
+        self._late = late
         self.live: dict[int, Any] = {}
         """Streams, events, graphs and memory that were made and not yet released."""
         self.lost = False
@@ -135,7 +142,13 @@ class Cudart:
 
     def _put(self, address: int, work: Work) -> None:
         stream = self._get(address, Stream)
-        (stream.queue if stream.captured is None else stream.captured).append(work)
+        if stream.captured is not None:
+            stream.captured.append(work)
+            return
+        stream.queue.append(work)
+        if not self._late:
+            with suppress(RefusedError):  # what fails on the GPU shows at the next call
+                self._drain(stream)
 
     def _add(self, made: Any, handle: int = 0) -> tuple[int]:
         self._handles += 1
@@ -310,7 +323,8 @@ class Cudart:
         del self.live[handle]
 
     def _cudaGraphLaunch(self, handle: int, stream: int) -> None:  # noqa: N802
-        self._get(stream, Stream).queue.extend(self._get(handle, tuple))
+        for work in self._get(handle, tuple):
+            self._put(stream, work)
 
     def _cudaGraphExecDestroy(self, handle: int) -> None:  # noqa: N802
         self._get(handle, tuple)
@@ -320,6 +334,6 @@ class Cudart:
 class Rehearsal(CudaPython):
     """lpx's driver over cuda-python, on this stand-in."""
 
-    def __init__(self) -> None:
-        self.cudart = Cudart()
+    def __init__(self, *, late: bool) -> None:
+        self.cudart = Cudart(late=late)
         super().__init__(self.cudart)

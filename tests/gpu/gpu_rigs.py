@@ -15,7 +15,7 @@ from lpx.engines.tensorrt.cuda_pycuda import PyCuda
 from lpx.engines.tensorrt.driver import CudaDriver
 
 BINDINGS = ("cuda-python", "pycuda")
-REHEARSAL = "rehearsal"
+REHEARSALS = ("rehearsal, late", "rehearsal, early")
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Rig:
     @property
     def on_gpu(self) -> bool:
         """Whether there is a GPU behind it."""
-        return self.name != REHEARSAL
+        return self.name not in REHEARSALS
 
 
 def open_rig(name: str) -> Rig:
     """A rig by its name; skips the test that asks where it cannot be had."""
-    if name == REHEARSAL:
-        rehearsal = Rehearsal()
+    if name in REHEARSALS:
+        rehearsal = Rehearsal(late="late" in name)
         return Rig(name, rehearsal, RehearsedKernel(rehearsal.cudart))
     usable, reason = cuda.available()
     if not usable:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from gpu_kernel import expected, faces_of
 from gpu_losing import lose
-from gpu_rigs import BINDINGS, REHEARSAL, Rig, open_rig
+from gpu_rigs import BINDINGS, REHEARSALS, Rig, open_rig
 from gpu_standin import Span, StandIn
 
 from lpx.engines.tensorrt.runtime import TensorRTEngine
@@ -197,7 +197,7 @@ def test_each_thread_may_have_an_engine(rig: Rig) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [*(pytest.param(name, marks=pytest.mark.gpu) for name in BINDINGS), REHEARSAL],
+    [*(pytest.param(name, marks=pytest.mark.gpu) for name in BINDINGS), *REHEARSALS],
 )
 def test_a_lost_gpu_is_told_apart_and_all_is_released(name: str) -> None:
     rig = open_rig(name)
