@@ -4,11 +4,12 @@ For each backbone and batch: PyTorch eager in FP32 and in FP16 channels-last, to
 graph of PyTorch's, ONNX Runtime's CUDA provider, and TensorRT or TensorRT for RTX in FP16 and in
 INT8, with CUDA graphs and without. They take turns, so that a GPU that warms up hits all alike.
 Time is the host's, from uint8 faces in memory to scores in memory. What cannot run is listed with
-its error.
+its error, and what a contender warns of with the warning.
 
 Two floors stand beside each row, from a copy and matrix products timed on this GPU in this run:
 the larger of (weights and faces) / bandwidth and operations / rate; and the same for each layer by
-itself, summed, where every layer reads its input and writes its output.
+itself, summed, where every layer reads its input and writes its output. Neither counts the copies
+between host and GPU, which the measured time includes.
 
     python benchmarks/gpu.py --json gpu.json --markdown gpu.md
     python benchmarks/gpu.py --contenders "torch.compile fp16,onnxruntime-cuda fp16" --minutes 5
@@ -27,7 +28,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from importlib import metadata
 from pathlib import Path
 from tempfile import mkdtemp
@@ -39,7 +40,7 @@ import torch
 from gpu_limits import BYTES, Limits, costs, floors_ms, limits, words
 from torch import Tensor, nn
 
-from lpx.bench.latency import measure
+from lpx.bench.latency import LatencyResult, measure
 from lpx.calibration.calibrate import calibrate
 from lpx.calibration.methods import DEFAULT_METHOD
 from lpx.data.demo_set import demo_set
@@ -65,6 +66,7 @@ BACKBONES = {
 }
 NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,driver_version,clocks.sm,power.limit",
               "--format=csv,noheader")  # fmt: skip
+LEFT_OUT = "left out: the time that --minutes allows was over"
 LIBRARIES = ("lpx", "torch", "triton", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt",
              "tensorrt-rtx", "tensorrt-rtx-cu13-bindings", "cuda-bindings", "pycuda")  # fmt: skip
 
@@ -147,7 +149,6 @@ class Subject:
     name: str
     detector: Detector
     batches: tuple[int, ...]
-    model: bytes
     made: dict[tuple[str, str], bytes] = field(default_factory=dict)
     failed: dict[tuple[str, str], Exception] = field(default_factory=dict)
 
@@ -172,6 +173,11 @@ class Subject:
         method = DEFAULT_METHOD if scales else ""
         graph, _ = make_graph(self.model, BuildRequest(flavour, precision, scales, method), dialect)
         return build_plan(graph, flavour=flavour, precision=precision, batches=self.batches).data
+
+    @cached_property
+    def model(self) -> bytes:
+        """As ONNX; not needed by PyTorch's contenders, which run where no export is possible."""
+        return to_onnx(self.detector)
 
     @property
     def size(self) -> int:
@@ -229,14 +235,79 @@ def contenders(subject: Subject, faces: np.ndarray, device: str) -> dict[str, Ca
     return {n: m if n in anywhere else partial(needs_gpu, m) for n, m in found.items()}
 
 
-def started(make: Callable[[], Any], faces: np.ndarray) -> tuple[Any | None, str]:
-    """(an engine that has run once, ""), or (None, why there is none)."""
+@dataclass(frozen=True)
+class Started:
+    """A contender that has run once, or the reason why it cannot.
+
+    Attributes:
+        engine: None where it cannot run.
+        reason: Why not.
+        warned: What it warned of, each text once: a fallback is not to go unseen.
+    """
+
+    engine: Any | None
+    reason: str | None
+    warned: tuple[str, ...]
+
+
+def started(make: Callable[[], Any], faces: np.ndarray) -> Started:
+    """Make an engine and run it once."""
+    engine, reason = None, None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            made = make()
+            made.infer(faces)  # compilers and lazy libraries fail here, not in the measurement
+            engine = made
+        except Exception as error:  # each contender that cannot run is told with its reason
+            reason = words(error)
+    texts = (" ".join(str(warning.message).split())[:300] for warning in caught)
+    return Started(engine, reason, tuple(dict.fromkeys(texts)))
+
+
+class Guarded:
+    """An engine that keeps what it raised.
+
+    Args:
+        engine: What is measured; its attributes are this one's.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+        self.error: Exception | None = None
+
+    def infer(self, faces: np.ndarray) -> Prediction:
+        """As `Engine.infer`."""
+        try:
+            prediction: Prediction = self.engine.infer(faces)
+        except Exception as error:
+            self.error = error
+            raise
+        return prediction
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+
+def measured(
+    engines: dict[str, Any], faces: np.ndarray, units: int, seconds: float
+) -> tuple[dict[str, LatencyResult], dict[str, str]]:
+    """Measure engines in turns; one that fails is left out, and the others start again.
+
+    Returns:
+        (times by name, why there are none by name).
+    """
+    guarded = {name: Guarded(engine) for name, engine in engines.items()}
     try:
-        engine = make()
-        engine.infer(faces)  # compilers and lazy libraries fail here, not in the measurement
-    except Exception as error:  # each contender that cannot run is told with its reason
-        return None, words(error)
-    return engine, ""
+        timed = measure(guarded, faces, units, seconds) if guarded else {}
+    except Exception:
+        errors = {name: one.error for name, one in guarded.items() if one.error is not None}
+        if not errors:  # it was not an engine
+            raise
+        others = {name: engine for name, engine in engines.items() if name not in errors}
+        results, failed = measured(others, faces, units, seconds)
+        return results, failed | {name: words(error) for name, error in errors.items()}
+    return {name: result for name, (result, _) in timed.items()}, {}
 
 
 def rows_of(
@@ -246,6 +317,7 @@ def rows_of(
     seconds: float,
     found: Limits,
     chosen: tuple[str, ...] = (),
+    in_time: Callable[[], bool] = lambda: True,
 ) -> list[dict[str, Any]]:
     """One row a contender: its times, or why there are none.
 
@@ -256,35 +328,34 @@ def rows_of(
         seconds: Time to measure each contender for.
         found: What the device allows.
         chosen: Names of the contenders to run; all where empty.
+        in_time: Whether one more contender may start.
     """
     card, layers = subject.detector.card, costs(subject.detector)
     shape = (batch, card.input_size, card.input_size, 3)
     faces = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    engines, failed = {}, {}
     makers = contenders(subject, faces, device)
     names = [name for name in makers if not chosen or name in chosen]
-    for name in names:
-        engine, reason = started(makers[name], faces)
-        if engine is None:
-            failed[name] = reason
-        else:
-            engines[name] = engine
+    tried = {
+        name: started(makers[name], faces) if in_time() else Started(None, LEFT_OUT, ())
+        for name in names
+    }
+    engines = {name: one.engine for name, one in tried.items() if one.engine is not None}
     units = card.grid[0] * card.grid[1]
-    timed = measure(engines, faces, units, seconds)
+    timed, failed = measured(engines, faces, units, seconds)
     rows = []
     for name in names:
         precision = next(p for p in BYTES if p in name)
         whole, single = floors_ms(layers, batch, precision, found, card.input_size)
         row: dict[str, Any] = {
             "model": subject.name, "input_size": card.input_size, "batch": batch,
-            "contender": name, "units": units, "cannot_run": failed.get(name),
+            "contender": name, "units": units, "cannot_run": failed.get(name, tried[name].reason),
             "floor_per_face_ms": _per(whole, batch), "layer_floor_per_face_ms": _per(single, batch),
         }  # fmt: skip
         if name in timed:
-            result = asdict(timed[name][0])
+            result = asdict(timed[name])
             row |= {key: result[key] for key in ("per_face_p50_ms", "per_face_p99_ms", "cov",
                     "per_patch_p50_us", "faces_per_second", "iterations", "device")}  # fmt: skip
-            row["notes"] = list(getattr(engines[name], "notes", ()))
+            row["notes"] = [*tried[name].warned, *getattr(engines[name], "notes", ())]
         rows.append(row)
     for engine in engines.values():
         engine.close()
@@ -340,14 +411,23 @@ def markdown(about: dict[str, Any], found: Limits, rows: list[dict[str, Any]]) -
             f"{row['per_face_p50_ms']:.4f} | {row['per_face_p99_ms']:.4f} | "
             f"{row['per_patch_p50_us']:.3f} | {_shown(floor)} | {_shown(layered)} | {ratio} |"
         )
-    reasons: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        if row["cannot_run"]:
-            where = f"{row['model']} batch {row['batch']}"
-            reasons.setdefault((row["contender"], row["cannot_run"]), []).append(where)
-    lines += ["", "What could not run:", ""] if reasons else []
-    lines += [f"- {name} ({', '.join(where)}): {why}" for (name, why), where in reasons.items()]
+    for title, what in (("What could not run", _reasons), ("What they warned of", _notes)):
+        told: dict[tuple[str, str], list[str]] = {}
+        for row in rows:
+            for text in what(row):
+                where = f"{row['model']} batch {row['batch']}"
+                told.setdefault((row["contender"], text), []).append(where)
+        lines += ["", f"{title}:", ""] if told else []
+        lines += [f"- {name} ({', '.join(where)}): {text}" for (name, text), where in told.items()]
     return "\n".join(lines) + "\n"
+
+
+def _reasons(row: dict[str, Any]) -> list[str]:
+    return [row["cannot_run"]] if row["cannot_run"] else []
+
+
+def _notes(row: dict[str, Any]) -> list[str]:
+    return row.get("notes", [])
 
 
 def _shown(value: float | None) -> str:
@@ -367,7 +447,7 @@ def _batches(context: click.Context, option: click.Parameter, text: str) -> tupl
 def contender_names() -> tuple[str, ...]:
     """The names of all contenders, without making any."""
     detector = Detector(*new_detector("resnet18", "layer1", input_size=64))
-    return tuple(contenders(Subject("", detector, (1,), b""), np.empty(0), "cpu"))
+    return tuple(contenders(Subject("", detector, (1,)), np.empty(0), "cpu"))
 
 
 def _contenders(context: click.Context, option: click.Parameter, text: str) -> tuple[str, ...]:
@@ -391,7 +471,7 @@ def _contenders(context: click.Context, option: click.Parameter, text: str) -> t
     metavar="NAMES",
     help="Comma-separated contenders to run; all by default.",
 )
-@click.option("--minutes", type=float, help="Start no further model or batch after so long.")
+@click.option("--minutes", type=float, help="Start no further contender after so long.")
 @click.option("--dry-run", is_flag=True, help="Run what a CPU can: shows that this script works.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path))
 @click.option("--markdown", "markdown_path", type=click.Path(path_type=Path))
@@ -400,13 +480,16 @@ def main(
     chosen: tuple[str, ...], minutes: float | None, dry_run: bool, json_path: Path | None,
     markdown_path: Path | None,
 ) -> None:  # fmt: skip
-    warnings.simplefilter("ignore")
     if not torch.cuda.is_available() and not dry_run:
         raise click.UsageError(
             f"PyTorch {torch.__version__} sees no NVIDIA GPU: run this where there is one, with a "
             "CUDA build of PyTorch, or add --dry-run"
         )
-    began = time.monotonic()
+    end = None if minutes is None else time.monotonic() + 60 * minutes
+
+    def in_time() -> bool:
+        return end is None or time.monotonic() < end
+
     device = "cpu" if dry_run else "cuda"
     about, found = describe(device), limits(device)
     rows: list[dict[str, Any]] = []
@@ -415,12 +498,9 @@ def main(
             continue
         module, card = new_detector(backbone, cut, input_size=size)
         detector = Detector(module.eval(), card)
-        subject = Subject(f"{backbone}:{cut}", detector, batches, to_onnx(detector))
+        subject = Subject(f"{backbone}:{cut}", detector, batches)
         for batch in batches:
-            if minutes is not None and time.monotonic() - began > 60 * minutes:
-                print(f"{subject.name} batch {batch}: left out (--minutes)", file=sys.stderr)
-                continue
-            rows += rows_of(subject, batch, device, seconds, found, chosen)
+            rows += rows_of(subject, batch, device, seconds, found, chosen, in_time)
             done = sum(r["batch"] == batch and r["model"] == subject.name and not r["cannot_run"]
                        for r in rows)  # fmt: skip
             print(f"{subject.name} batch {batch}: {done} contenders ran", file=sys.stderr)

@@ -49,6 +49,7 @@ def load(
         allow_host_code=allow_host_code,
         cuda_graph=cuda_graph,
         dla_core=manifest.options.get("dla_core"),
+        version_compatible=bool(manifest.options.get("version_compatible")),
     )
 
 

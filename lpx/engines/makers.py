@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -21,8 +22,10 @@ from lpx.engines.tensorrt import (
     Flavour,
     Plan,
     Progress,
+    Request,
     build_plan,
     capabilities_of,
+    check,
     spans_of_batches,
 )
 from lpx.engines.tensorrt import load as load_library
@@ -30,6 +33,18 @@ from lpx.engines.timing_cache import read_timing_cache, timing_cache_path
 from lpx.errors import LpxError, NotAsAskedError
 from lpx.graph.model_io import parse
 from lpx.workspace import write_bytes
+
+_AMPERE = 8.0
+"""The first compute capability with TF32, and the first that hardware-compatible plans run on."""
+TF32 = (
+    "TF32 is on: float32 convolutions round what they multiply to 10 bits of mantissa, as many as "
+    "FP16 has; --no-tf32 keeps all 23"
+)
+PROVIDER_TF32 = (
+    "TF32 is on in ONNX Runtime's TensorRT provider, which has no option against it: float32 "
+    "convolutions round what they multiply to 10 bits of mantissa; NVIDIA_TF32_OVERRIDE=0 in the "
+    "environment switches it off"
+)
 
 
 @dataclass(frozen=True)
@@ -113,6 +128,7 @@ def make_for_gpu_provider(graph: bytes, request: BuildRequest, size: int) -> Mad
         warnings = (
             "ONNX Runtime builds TensorRT's engine when this one is first run, which takes "
             "minutes, and does not tell which precision its layers got: --target tensorrt does",
+            *([PROVIDER_TF32] if request.precision == "fp32" else []),
         )
     return Made(
         graph,
@@ -138,6 +154,56 @@ def _onnxruntime_version() -> str:
     return str(onnxruntime.__version__)
 
 
+def check_for_tensorrt(request: BuildRequest, machine: Machine) -> None:
+    """Refuse what the library or the machine at hand cannot build: before faces are calibrated on.
+
+    Args:
+        request: What to build, for a target that is TensorRT's.
+        machine: The machine at hand.
+
+    Raises:
+        LpxError: It cannot be built here.
+    """
+    flavour = flavour_of(request.target)
+    capabilities = capabilities_of(load_library(flavour), flavour)
+    check(Request(onnx_model=b"", **_asked(request)), capabilities)
+    if request.hardware_compatible:
+        _check_reach(machine)
+
+
+def _check_reach(machine: Machine) -> None:
+    """Refuse plans for other GPU models where TensorRT does not support them."""
+    if machine.jetson is not None:
+        raise LpxError(
+            "a hardware-compatible plan on a Jetson",
+            "TensorRT does not support them with JetPack",
+            "leave --hardware-compatible out, and build on each model of board",
+        )
+    oldest = machine.gpus[0].compute_capability if machine.gpus else None
+    if oldest is not None and float(oldest) < _AMPERE:
+        raise LpxError(
+            f"a hardware-compatible plan on {machine.gpus[0].name}",
+            f"such plans run on Ampere and later, compute capability {_AMPERE}; this GPU has "
+            f"{oldest}",
+            "leave --hardware-compatible out, or build on a newer GPU",
+        )
+
+
+def _asked(request: BuildRequest) -> dict[str, Any]:
+    """The part of a request that `Request` and `build_plan` take as it is."""
+    return {
+        "precision": request.precision,
+        "batches": request.batches,
+        "compute_capabilities": request.compute_capabilities,
+        "optimisation_level": request.optimisation_level,
+        "version_compatible": request.version_compatible,
+        "hardware_compatible": request.hardware_compatible,
+        "dla_core": request.dla_core,
+        "frozen_timing_cache": request.frozen_timing_cache,
+        "tf32": request.tf32,
+    }
+
+
 def make_for_tensorrt(
     graph: bytes, request: BuildRequest, machine: Machine, calibration_cache: bytes | None,
     progress: Progress | None, timing_caches: Path | None,
@@ -156,6 +222,7 @@ def make_for_tensorrt(
         NotAsAskedError: The plan does not compute in the precision asked for.
         LpxError: TensorRT refuses.
     """
+    check_for_tensorrt(request, machine)
     flavour = flavour_of(request.target)
     capabilities = capabilities_of(load_library(flavour), flavour)
     version = ".".join(map(str, capabilities.version))
@@ -169,18 +236,11 @@ def make_for_tensorrt(
         return build_plan(
             graph,
             flavour=flavour,
-            precision=request.precision,
-            batches=request.batches,
-            compute_capabilities=request.compute_capabilities,
             workspace_mib=workspace_mib,
-            optimisation_level=request.optimisation_level,
             timing_cache=used,
             calibration_cache=calibration_cache,
             progress=progress,
-            version_compatible=request.version_compatible,
-            hardware_compatible=request.hardware_compatible,
-            dla_core=request.dla_core,
-            frozen_timing_cache=request.frozen_timing_cache,
+            **_asked(request),
         )
 
     spans = spans_of_batches(request.batches)
@@ -194,6 +254,7 @@ def make_for_tensorrt(
     counts: Counter[str] = Counter()
     if plan.layers is not None:
         counts.update(layer.precision for layer in plan.layers.convolutions)
+    tf32 = _tf32(request, machine)
     options = {
         "profiles": [asdict(span) for span in spans],
         "workspace_mib": workspace_mib,
@@ -202,6 +263,7 @@ def make_for_tensorrt(
         "version_compatible": request.version_compatible,
         "hardware_compatible": request.hardware_compatible,
         "dla_core": request.dla_core,
+        "tf32": tf32,
         "gpu_fallback": _beside_dla(plan, request),
         "layers": plan.layers.share_of_layers() if plan.layers else {},
         "timing_cache": path and _timing_cache(path, used, plan, request.frozen_timing_cache),
@@ -212,11 +274,25 @@ def make_for_tensorrt(
         "engine.plan",
         dict(counts),
         {**_versions("onnx"), request.target: plan.version},
-        (*plan.log, *_notes(request)),
+        (*plan.log, *_notes(request), *([TF32] if tf32 and request.precision == "fp32" else [])),
         tuple(span.maximum for span in spans),
         options,
         plan.layers.precision_of_nodes() if plan.layers is not None else {},
     )
+
+
+def _tf32(request: BuildRequest, machine: Machine) -> bool:
+    """Whether a plan's float32 tensors may be multiplied in TF32, which Ampere brought.
+
+    TensorRT may by default; where the environment says NVIDIA_TF32_OVERRIDE=0, it does not, and
+    warns that the builder's flag is set all the same.
+    """
+    if not request.tf32 or os.environ.get("NVIDIA_TF32_OVERRIDE") == "0":
+        return False
+    known = request.compute_capabilities
+    if not known and request.target == "tensorrt":
+        known = tuple(g.compute_capability for g in machine.gpus if g.compute_capability)
+    return not known or any(float(capability) >= _AMPERE for capability in known)
 
 
 def _workspace(request: BuildRequest, machine: Machine) -> tuple[int | None, str]:
@@ -258,11 +334,12 @@ def _beside_dla(plan: Plan, request: BuildRequest) -> list[str]:
 
 def _timing_cache(path: Path, used: bytes | None, plan: Plan, frozen: bool) -> dict[str, Any]:
     """What the manifest says: the file, what was read from it, and what was left in it."""
+    taken = used if plan.timing_cache_used else None
     left = used if frozen else plan.timing_cache
     return {
         "file": path.name,
         "frozen": frozen,
-        "used_sha256": used and hashlib.sha256(used).hexdigest(),
+        "used_sha256": taken and hashlib.sha256(taken).hexdigest(),
         "left_sha256": left and hashlib.sha256(left).hexdigest(),
     }
 

@@ -6,10 +6,16 @@ import importlib
 import json
 import subprocess
 import sys
+import time
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+
+from lpx.models.checkpoint import Detector
+from lpx.models.detector import new_detector
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks/gpu.py"
@@ -66,16 +72,164 @@ def test_only_the_chosen_contenders_run_and_unknown_ones_are_refused(gpu, tmp_pa
 
     line = ["--dry-run", "--only", "resnet18", "--batches", "1,2", "--size", "64", "--seconds", "0"]
     where = tmp_path / "gpu.json"
-    chosen = "torch eager fp32, torch.compile fp16"
+    chosen = "onnxruntime-cuda fp16, torch.compile fp16"
     ran = CliRunner().invoke(gpu.main, [*line, "--contenders", chosen, "--json", str(where)])
     assert ran.exit_code == 0, ran.output
     rows = json.loads(where.read_text())["rows"]
-    assert [row["contender"] for row in rows] == [*map(str.strip, chosen.split(","))] * 2
+    assert [row["contender"] for row in rows] == ["torch.compile fp16", "onnxruntime-cuda fp16"] * 2
+    assert all("needs an NVIDIA GPU" in row["cannot_run"] for row in rows)
     ran = CliRunner().invoke(gpu.main, [*line, "--contenders", "tensorflow"])
     assert ran.exit_code == 2
     assert "tensorflow: unknown; choose from torch eager fp32" in " ".join(ran.output.split())
-    ran = CliRunner().invoke(gpu.main, [*line, "--minutes", "0"])
-    assert "batch 1: left out (--minutes)" in ran.output
+
+
+class Engine:
+    """What a contender makes: it warns, and does next to nothing."""
+
+    notes = ("no CUDA graphs: none here",)
+
+    def __init__(self):
+        warnings.warn("running\neagerly", UserWarning, stacklevel=1)
+
+    def infer(self, faces):
+        time.sleep(1e-3)
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def small(gpu):
+    module, card = new_detector("resnet18", "layer1", input_size=64)
+    return gpu.Subject("small", Detector(module.eval(), card), (1, 2))
+
+
+@pytest.fixture
+def no_limits(limits):
+    return limits.Limits(1.0, {}, {})
+
+
+def text_of(gpu, limits, rows):
+    about = {"device": "", "gpu_driver_clock_power": "", "date": "", "versions": {}, "dry_run": 0}
+    return gpu.markdown(about, limits, rows)
+
+
+def test_when_the_time_is_over_no_further_contender_starts(gpu, small, no_limits, monkeypatch):
+    """Not even within a batch: building for one can take longer than all others together."""
+    makers = dict.fromkeys(("torch fp32", "torch fp16", "tensorrt int8"), Engine)
+    monkeypatch.setattr(gpu, "contenders", lambda *given: makers)
+    answers = iter([True, True, *[False] * 4])
+    rows = [
+        row
+        for batch in small.batches
+        for row in gpu.rows_of(small, batch, "cpu", 0.0, no_limits, (), lambda: next(answers))
+    ]
+    assert [row["cannot_run"] for row in rows] == [None, None, *[gpu.LEFT_OUT] * 4]
+    told = f"- tensorrt int8 (small batch 1, small batch 2): {gpu.LEFT_OUT}"
+    assert told in text_of(gpu, no_limits, rows).splitlines()
+
+
+def test_contenders_of_pytorch_need_no_export(gpu, small, monkeypatch):
+    def fail(detector):
+        raise ModuleNotFoundError("No module named 'onnxsim'")
+
+    monkeypatch.setattr(gpu, "to_onnx", fail)
+    makers = gpu.contenders(small, None, "cpu")
+    faces = np.zeros((1, 64, 64, 3), np.uint8)
+    assert gpu.started(makers["torch eager fp32"], faces).reason is None
+    with pytest.raises(ModuleNotFoundError):
+        _ = small.model
+
+
+def test_what_a_contender_warns_of_is_told(gpu, small, no_limits, monkeypatch):
+    """Libraries warn when they do something else than was asked for."""
+    makers = {"torch.compile fp16": Engine, "onnxruntime-cuda fp16": lambda: 1 / 0}
+    monkeypatch.setattr(gpu, "contenders", lambda *given: makers)
+    rows = gpu.rows_of(small, 1, "cpu", 0.0, no_limits)
+    assert rows[0]["notes"] == ["running eagerly", "no CUDA graphs: none here"]
+    assert rows[1]["cannot_run"] == "ZeroDivisionError: division by zero"
+    lines = text_of(gpu, no_limits, rows).splitlines()
+    assert "- torch.compile fp16 (small batch 1): running eagerly" in lines
+    assert "- torch.compile fp16 (small batch 1): no CUDA graphs: none here" in lines
+    assert "- onnxruntime-cuda fp16 (small batch 1): ZeroDivisionError: division by zero" in lines
+
+
+def test_a_contender_that_fails_in_the_measurement_takes_no_other_with_it(
+    gpu, small, no_limits, monkeypatch
+):
+    class Failing(Engine):
+        runs = 0
+
+        def infer(self, faces):
+            self.runs += 1
+            if self.runs > 3:
+                raise MemoryError("no memory\nleft")
+
+    makers = {"torch fp32": Engine, "tensorrt fp16": Failing, "tensorrt int8": Engine}
+    monkeypatch.setattr(gpu, "contenders", lambda *given: makers)
+    rows = gpu.rows_of(small, 1, "cpu", 0.0, no_limits)
+    assert [row["cannot_run"] for row in rows] == [None, "MemoryError: no memory left", None]
+    assert ["per_face_p50_ms" in row for row in rows] == [True, False, True]
+
+
+class Squares(torch.nn.Module):
+    def forward(self, faces):
+        return faces.float().square().sum((1, 2, 3)), faces.float()
+
+
+def faces_of(batch, device="cpu"):
+    return torch.arange(batch * 12, dtype=torch.uint8, device=device).reshape(batch, 2, 2, 3)
+
+
+def test_each_batch_size_is_compiled_for_itself_or_fails(gpu, monkeypatch):
+    """More batches than PyTorch compiles of one function before it runs it eagerly."""
+    compiled_for = []
+
+    def backend(graph, examples):
+        compiled_for.append([tuple(x.shape) for x in examples if isinstance(x, torch.Tensor)])
+        return graph.forward
+
+    whole = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda module, mode, **kept: whole(module, backend=backend, **kept)
+    )
+    batches = range(1, torch._dynamo.config.recompile_limit + 5)
+    for batch in batches:
+        run = gpu.compiled(Squares())
+        for _ in range(2):
+            torch.testing.assert_close(run(faces_of(batch)), Squares()(faces_of(batch)))
+    # Whole numbers: a dimension that had become dynamic would be a symbol.
+    assert compiled_for == [[(batch, 2, 2, 3)] for batch in batches]
+    run = gpu.compiled(Squares())
+    with pytest.raises(Exception, match=r"(?i)recompile"):
+        list(map(run, map(faces_of, batches)))
+
+
+@pytest.mark.gpu
+def test_contenders_of_pytorch_agree_on_a_gpu(gpu):
+    """The compiled and the captured one too, at two batch sizes one behind the other."""
+    if not torch.cuda.is_available():
+        pytest.skip(f"PyTorch {torch.__version__} sees no NVIDIA GPU")
+    for batch in (1, 3):
+        faces = faces_of(batch).numpy()
+        wanted = Squares()(faces_of(batch))
+        for run in (gpu.compiled(Squares().cuda()), gpu.captured(Squares().cuda(), faces)):
+            engine = gpu.TorchVariant(run, "cuda")
+            for _ in range(2):
+                found = engine.infer(faces)
+                torch.testing.assert_close(torch.from_numpy(found.score), wanted[0])
+                torch.testing.assert_close(torch.from_numpy(found.patch_map), wanted[1])
+
+
+@pytest.mark.gpu
+def test_limits_of_a_gpu_are_measured(limits):
+    if not torch.cuda.is_available():
+        pytest.skip(f"PyTorch {torch.__version__} sees no NVIDIA GPU")
+    found = limits.limits("cuda")
+    assert 1 < found.gigabytes_per_second < 20_000
+    assert set(found.tera_operations_per_second) | set(found.not_measured) == set(limits.BYTES)
+    rates = found.tera_operations_per_second
+    assert 0.1 < rates["fp32"] < rates["fp16"] < 10_000
 
 
 def test_operations_are_those_of_the_convolutions(limits):

@@ -243,10 +243,11 @@ def test_options_that_a_provider_does_not_take(workspace, gpu, target, options, 
 @pytest.mark.gpu
 @pytest.mark.parametrize("target", PROVIDERS)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_scores_on_a_gpu_are_those_of_the_cpu(workspace, target, precision):
+def test_scores_on_a_gpu_are_those_of_the_cpu(request, target, precision):
     usable, reason = provider_available(target)
     if not usable or not read_machine().gpus:
         pytest.skip(reason if not usable else "no NVIDIA GPU")
+    workspace = request.getfixturevalue("workspace")  # not built for a test that is skipped
     (made,) = pipeline.build(workspace, (precision,), target=target)
     batch = next(iter(demo_set("test").first(8).stream(8, 160, [])))
     with (

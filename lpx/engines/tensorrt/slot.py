@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 from lpx.engines.base import Faces
 from lpx.engines.tensorrt.capabilities import Capabilities
 from lpx.engines.tensorrt.driver import CudaDriver, CudaLostError, Handle
+from lpx.engines.tensorrt.logger import recording
 from lpx.engines.tensorrt.profiles import Chunk
 from lpx.engines.tensorrt.request import BatchRange
 from lpx.errors import LpxError
@@ -206,10 +207,21 @@ class Slot:
         )
 
     def abandon(self) -> None:
-        """Wait for what was started, and throw it away."""
-        if self._running is not None:
-            self._running = None
+        """Wait for what the GPU has, and throw it away.
+
+        `start` may have failed with a part of its work handed over: that runs as well, in memory
+        that is soon written again or released.
+
+        Raises:
+            CudaLostError: CUDA is lost. Other failures are not raised: one led here already.
+        """
+        self._running = None
+        try:
             self._driver.synchronize(self._stream)
+        except CudaLostError:
+            raise
+        except LpxError:
+            pass
 
     def close(self) -> None:
         """Release all; a second call does nothing. Where one release fails the others are done.
@@ -282,21 +294,36 @@ class Slot:
         The lane must have run once since its batch was set: TensorRT does in that run what
         cannot be captured.
         """
-        try:
-            self._driver.begin_capture(self._stream)
+        with recording(self._shared.trt) as (_, recorder):
             try:
-                accepted = lane.context.execute_async_v3(self._address)
-            finally:
-                graph = self._driver.end_capture(self._stream)
-            if accepted:
-                lane.graph = graph
+                lane.graph = self._captured(lane)
                 return
-            self._driver.destroy_graph(graph)
-            reason = "TensorRT refused to run while captured"
-        except LpxError as error:
-            reason = error.what
+            except LpxError as error:
+                reason = error.what
+        said = "; ".join((reason, *recorder.said("error")))
         self._shared.graphs = False
-        self._shared.notes.append(f"no CUDA graphs: {reason}")
+        self._shared.notes.append(f"no CUDA graphs: {said}")
+
+    def _captured(self, lane: _Lane) -> Handle:
+        """A graph of one run.
+
+        Raises:
+            LpxError: TensorRT or CUDA refuses.
+        """
+        driver = self._driver
+        driver.begin_capture(self._stream)
+        try:
+            accepted = lane.context.execute_async_v3(self._address)
+        except BaseException:
+            # The stream must not stay in capture, and nobody takes the graph.
+            with suppress(LpxError):
+                driver.destroy_graph(driver.end_capture(self._stream))
+            raise
+        graph = driver.end_capture(self._stream)
+        if not accepted:
+            driver.destroy_graph(graph)
+            raise LpxError("TensorRT refused to run while captured")
+        return graph
 
 
 def unless_lost(release: Callable[[Any], None], held: Any) -> None:
@@ -327,6 +354,9 @@ def create_context(trt: Any, capabilities: Capabilities, engine: Any, *, graphs:
             why="most often the GPU lacks memory for the plan's activations",
             fix="build with smaller batches, or close other programs on the GPU",
         )
+    # Plans are built in detail, so that their layers can be inspected; to mark every layer for a
+    # profiler that is not there would make each enqueue slower.
+    context.nvtx_verbosity = trt.ProfilingVerbosity.NONE
     return context
 
 
