@@ -12,6 +12,8 @@ from lpx.engines.tensorrt.inspect import (
     assert_on_dla,
     assert_precision,
     inspect_engine,
+    note_on_unrecognised,
+    of_graph,
     parse_build_log,
 )
 from lpx.engines.tensorrt.library import Flavour, load
@@ -142,6 +144,8 @@ def build_plan(
             assert_on_dla(layers)
         else:
             assert_precision(layers, precision)
+            if note := note_on_unrecognised(layers):
+                recorder.note(note)
     return Plan(
         data=built.data,
         flavour=flavour,
@@ -255,7 +259,10 @@ def _layers(
     """The layers of a plan just built: from RTX's build log, else from the plan, loaded."""
     if capabilities.flavour == "tensorrt-rtx":
         table = parse_build_log(recorder.layers_text or "")
-        return table if table.rows else None
+        if not table.rows:
+            recorder.note("the build logged no table of layers, so its precision is not verified")
+            return None
+        return of_graph(table, request.onnx_model)
     runtime = trt.Runtime(logger)
     runtime.engine_host_code_allowed = request.version_compatible
     if request.dla_core is not None:
@@ -264,4 +271,4 @@ def _layers(
     if engine is None:
         recorder.note("the plan does not load here, so its precision is not verified")
         return None
-    return inspect_engine(trt, engine)
+    return of_graph(inspect_engine(trt, engine), request.onnx_model)

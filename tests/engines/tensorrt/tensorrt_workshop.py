@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from tensorrt_fakes import FakeLibrary, Spy
+from tensorrt_nets import one_convolution
 
 from lpx.engines.tensorrt.build import Plan, build_plan
 from lpx.engines.tensorrt.request import BatchRange
 
-MODEL = b"onnx"
+MODEL = one_convolution()
 MIB = 1 << 20
 LAYERS = {"int8": "Int8", "fp16": "Half", "fp32": "Float"}
 
