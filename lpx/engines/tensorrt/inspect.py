@@ -12,7 +12,6 @@ from typing import Any
 
 from lpx.engines.tensorrt.request import Precision
 from lpx.errors import LpxError, NotAsAskedError
-from lpx.graph.proto import parse_proto
 
 UNKNOWN = "unknown"
 """Precision of a layer or a node for which TensorRT's table does not name one."""
@@ -204,6 +203,8 @@ def of_graph(table: LayerTable, model: bytes) -> LayerTable:
         table: The layers of a plan.
         model: The ONNX model that the plan was built from.
     """
+    from lpx.graph.proto import parse_proto  # imports onnx, which running a plan does without
+
     nodes = parse_proto(model, "the graph").graph.node
     # TensorRT's parser names a node that has no name after its first output.
     names = (
