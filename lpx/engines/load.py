@@ -14,6 +14,8 @@ from lpx.engines.onnxruntime_gpu import PROVIDER_OPTIONS, OnnxRuntimeGpuEngine
 from lpx.errors import LpxError
 from lpx.workspace import read_regular
 
+KERNELS = "kernels.cache"
+"""What TensorRT for RTX compiled where an engine ran, beside it; of that GPU and driver alone."""
 GRAPH = "graph.onnx"
 """What a TensorRT engine was built from, beside it."""
 
@@ -49,6 +51,7 @@ def load(
         allow_host_code=allow_host_code,
         cuda_graph=cuda_graph,
         dla_core=manifest.options.get("dla_core"),
+        kernel_cache=folder / KERNELS if manifest.target == "tensorrt-rtx" else None,
     )
 
 

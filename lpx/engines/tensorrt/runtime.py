@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -15,6 +16,7 @@ from lpx.engines.tensorrt.capabilities import capabilities_of
 from lpx.engines.tensorrt.cuda import open_driver
 from lpx.engines.tensorrt.driver import CudaDriver, CudaLostError
 from lpx.engines.tensorrt.inspect import LayerTable, inspect_engine
+from lpx.engines.tensorrt.kernel_cache import KernelCache, save_kernels
 from lpx.engines.tensorrt.library import Flavour, load
 from lpx.engines.tensorrt.logger import recording
 from lpx.engines.tensorrt.profiles import chunks, spans_of
@@ -47,6 +49,8 @@ class TensorRTEngine:
             the next is copied while one computes. Each has contexts and memory of its own.
         zero_copy: Keep tensors in host memory that the GPU uses in place, where it shares the
             host's memory, as on a Jetson; there the copies take no time.
+        kernel_cache: File where TensorRT for RTX keeps the kernels that it compiles here; read
+            now, written when the engine is closed. None keeps none; other libraries need none.
 
     Attributes:
         last_timing: Time of the last call of `infer`; None before the first.
@@ -68,6 +72,7 @@ class TensorRTEngine:
         dla_core: int | None = None,
         in_flight: int = 1,
         zero_copy: bool = True,
+        kernel_cache: Path | None = None,
     ) -> None:
         self.last_timing: Timing | None = None
         self.notes: list[str] = []
@@ -82,6 +87,7 @@ class TensorRTEngine:
             self.notes.append("one batch in flight: before TensorRT 10 a profile serves one")
             in_flight = 1
         self._slots: list[Slot] = []
+        self._kernels = KernelCache(kernel_cache, self.notes) if kernel_cache else None
         self._runtime, self._engine = deserialize(
             self._trt, plan, allow_host_code=allow_host_code, dla_core=dla_core
         )
@@ -99,6 +105,7 @@ class TensorRTEngine:
                 builtin_graphs=cuda_graph,
                 zero_copy=zero_copy and self._driver.integrated(),
                 notes=self.notes,
+                kernels=self._kernels,
             )
             while len(self._slots) < in_flight:
                 self._slots.append(Slot(shared))
@@ -178,6 +185,8 @@ class TensorRTEngine:
         with ExitStack() as releases:
             while self._slots:
                 releases.callback(self._slots.pop().close)
+            if self._capabilities.compiles_at_run and self._kernels is not None:
+                save_kernels(self._kernels)
         self._engine = None
         self._runtime = None
 
