@@ -51,8 +51,8 @@ def _range(text: str | None) -> tuple[int, int, int] | None:
 @click.option("--fp16", is_flag=True, help="Build a float16 engine.")
 @click.option("--int8", is_flag=True, help="Build an INT8 engine, calibrated on --faces.")
 @click.option("--target", default="auto", show_default=True, metavar="TARGET",
-              help="auto, onnxruntime (CPU), onnxruntime-cuda, onnxruntime-tensorrt, tensorrt or "
-              "tensorrt-rtx.")  # fmt: skip
+              help="auto, onnxruntime (CPU), onnxruntime-cuda, onnxruntime-tensorrt, "
+              "onnxruntime-tensorrt-rtx, tensorrt or tensorrt-rtx.")  # fmt: skip
 @click.option(
     "--faces",
     envvar="LPX_FACES",

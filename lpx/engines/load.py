@@ -10,7 +10,7 @@ from lpx.card import METADATA_KEY, ModelCard, card_from_json
 from lpx.engines.base import Engine
 from lpx.engines.manifest import EngineManifest, read_manifest
 from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
-from lpx.engines.onnxruntime_gpu import PROVIDER_OPTIONS, OnnxRuntimeGpuEngine
+from lpx.engines.onnxruntime_gpu import PROVIDER_OPTIONS, PROVIDERS, OnnxRuntimeGpuEngine
 from lpx.errors import LpxError
 from lpx.workspace import read_regular
 
@@ -60,7 +60,7 @@ def _load_onnx(
 ) -> OnnxRuntimeEngine | OnnxRuntimeGpuEngine:
     card = manifest.model_card()
     engine: OnnxRuntimeEngine | OnnxRuntimeGpuEngine
-    if manifest.target == "onnxruntime-cuda" or manifest.target == "onnxruntime-tensorrt":
+    if manifest.target in PROVIDERS:
         engine = OnnxRuntimeGpuEngine(
             data,
             card.input_size,

@@ -13,7 +13,7 @@ import lpx
 from lpx.engines.machine import Machine, available_memory_mib
 from lpx.engines.manifest import Target
 from lpx.engines.onnxruntime_engine import convolutions_of, nodes_as_run
-from lpx.engines.onnxruntime_gpu import check_int8, provider_options
+from lpx.engines.onnxruntime_gpu import PLUGIN_PACKAGES, check_int8, provider_options
 from lpx.engines.repeat import build_repeatedly, measured
 from lpx.engines.request import BuildRequest
 from lpx.engines.tensorrt import (
@@ -79,7 +79,7 @@ def make_for_onnxruntime(graph: bytes, request: BuildRequest) -> Made:
 
 
 def make_for_gpu_provider(graph: bytes, request: BuildRequest, size: int) -> Made:
-    """An engine for ONNX Runtime's CUDA or TensorRT provider: the graph and its options.
+    """An engine for one of ONNX Runtime's GPU providers: the graph and its options.
 
     Args:
         graph: ONNX, in the request's dialect.
@@ -108,16 +108,26 @@ def make_for_gpu_provider(graph: bytes, request: BuildRequest, size: int) -> Mad
         # Its kernels compute in the type of their tensors.
         nodes = parse(graph, "the graph").graph
         counts = {request.precision: sum(node.op_type == "Conv" for node in nodes)}
-    else:
+    elif request.target == "onnxruntime-tensorrt":
         warnings = (
             "ONNX Runtime builds TensorRT's engine when this one is first run, which takes "
             "minutes, and does not tell which precision its layers got: --target tensorrt does",
         )
+    else:
+        warnings = (
+            "ONNX Runtime builds the plan of TensorRT for RTX when it loads this engine, and does "
+            "not report which precision its layers got: --target tensorrt-rtx does",
+        )
+        if request.precision == "fp32":
+            warnings += (
+                "its FP32 may be TF32, which has FP16's ten bits of mantissa: ONNX Runtime has no "
+                "option that turns it off",
+            )
     return Made(
         graph,
         "engine.onnx",
         counts,
-        {**_versions("onnx"), "onnxruntime": _onnxruntime_version()},
+        {**_versions("onnx"), "onnxruntime": _onnxruntime_version(), **_plugin_version(request)},
         warnings,
         (spans[0].maximum,),
         {"profiles": [asdict(spans[0])], "provider": provider},
@@ -135,6 +145,21 @@ def _onnxruntime_version() -> str:
 
     # The distribution may be onnxruntime, onnxruntime-gpu or a vendor's.
     return str(onnxruntime.__version__)
+
+
+def _plugin_version(request: BuildRequest) -> dict[str, str]:
+    """Of the plugin that a target needs; none where it needs none, or its version is not known."""
+    if request.target != "onnxruntime-tensorrt-rtx":
+        return {}
+    found = {name: _version(name) for name in PLUGIN_PACKAGES}
+    return {name: version for name, version in found.items() if version}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def make_for_tensorrt(

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from lpx.engines.machine import Machine
 from lpx.engines.manifest import EngineManifest
-from lpx.engines.rtx_gpus import RTX_DEFAULT_GPUS, rtx_plan_runs_on, rtx_serves
+from lpx.engines.rtx_gpus import (
+    RTX_DEFAULT_GPUS,
+    RTX_PROVIDER_GPUS,
+    rtx_plan_runs_on,
+    rtx_provider_serves,
+    rtx_serves,
+)
 
 
 def refusal(
@@ -32,6 +38,10 @@ def refusal(
     here = {gpu.compute_capability for gpu in machine.gpus if gpu.compute_capability}
     if manifest.target == "tensorrt-rtx":
         return _refusal_by_rtx(manifest, here)
+    if manifest.target == "onnxruntime-tensorrt-rtx":
+        return _refusal_by_rtx_provider(here)
+    if manifest.target != "tensorrt":
+        return ""  # ONNX Runtime compiles the graph for the GPU at hand
     built = _built_on(manifest, "compute_capability")
     if built and here and not built & here and not hardware_compatible:
         return (
@@ -59,6 +69,16 @@ def _refusal_by_rtx(manifest: EngineManifest, here: set[str]) -> str:
     else:
         advice = "TensorRT for RTX does not serve it: build for another --target"
     return f"built for compute capability {built}, here is {', '.join(found)}; {advice}"
+
+
+def _refusal_by_rtx_provider(here: set[str]) -> str:
+    if not here or any(rtx_provider_serves(one) for one in here):
+        return ""
+    return (
+        f"TensorRT for RTX serves compute capability {', '.join(RTX_PROVIDER_GPUS)} and later "
+        f"through ONNX Runtime, here is {', '.join(sorted(here, key=float))}; build for another "
+        "--target"
+    )
 
 
 def differences(manifest: EngineManifest, machine: Machine) -> tuple[str, ...]:

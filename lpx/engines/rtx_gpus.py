@@ -6,6 +6,8 @@ RTX_GPUS = ("7.5", "8.0", "8.6", "8.9", "12.0")
 """Compute capabilities of the GPUs that TensorRT for RTX serves, with all above the last."""
 RTX_DEFAULT_GPUS = RTX_GPUS[1:]
 """Those that its plans run on where none were asked for: 7.5 must be asked for by itself."""
+RTX_PROVIDER_GPUS = ("8.6", "8.9", "12.0")
+"""Those that its plugin for ONNX Runtime serves (0.5.0), with all above the last."""
 
 
 def rtx_plan_runs_on(compute_capability: str, built_for: tuple[str, ...] = ()) -> bool:
@@ -23,6 +25,11 @@ def rtx_plan_runs_on(compute_capability: str, built_for: tuple[str, ...] = ()) -
 def rtx_serves(compute_capability: str) -> bool:
     """Whether TensorRT for RTX can build a plan that runs on a GPU, given as "8.9"."""
     return _among(compute_capability, RTX_GPUS)
+
+
+def rtx_provider_serves(compute_capability: str) -> bool:
+    """Whether TensorRT for RTX runs on a GPU, given as "8.9", through ONNX Runtime's plugin."""
+    return _among(compute_capability, RTX_PROVIDER_GPUS)
 
 
 def _among(compute_capability: str, listed: tuple[str, ...]) -> bool:

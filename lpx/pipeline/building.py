@@ -100,7 +100,10 @@ _TENSORRT_ONLY = {
     "frozen_timing_cache": "--frozen-timing-cache",
     "builds": "--builds",
 }
-_PROVIDER_TAKES = ("batches", "workspace_mib", "optimisation_level")
+_PROVIDER_TAKES = {
+    "onnxruntime-tensorrt": ("batches", "workspace_mib", "optimisation_level"),
+    "onnxruntime-tensorrt-rtx": ("batches", "workspace_mib"),
+}
 DEMO_CALIBRATION = (
     "calibrated on the demo faces, because no --faces were given: ranges of your own faces may "
     "differ, and INT8 accuracy with them"
@@ -355,7 +358,7 @@ def _check_options(request: BuildRequest) -> None:
         return
     default = BuildRequest(request.target, request.precision)
     for name, option in _TENSORRT_ONLY.items():
-        if request.target == "onnxruntime-tensorrt" and name in _PROVIDER_TAKES:
+        if name in _PROVIDER_TAKES.get(request.target, ()):
             continue
         if getattr(request, name) != getattr(default, name):
             raise LpxError(

@@ -82,9 +82,10 @@ def test_tensorrt_without_its_library_says_what_to_install(libraries):
     assert caught.value.why == NO_LIBRARY
 
 
-def test_rtx_is_built_without_a_gpu_but_not_run(libraries):
-    assert can_build("tensorrt-rtx", machine())[0]
-    assert can_run(manifest("tensorrt-rtx"), machine()) == (
+@pytest.mark.parametrize("target", ["tensorrt-rtx", "onnxruntime-tensorrt-rtx"])
+def test_rtx_is_built_without_a_gpu_but_not_run(libraries, target):
+    assert can_build(target, machine())[0]
+    assert can_run(manifest(target), machine()) == (
         False,
         "no NVIDIA GPU is seen: nvidia-smi not found",
     )
@@ -94,8 +95,8 @@ def test_unknown_target_lists_the_known_ones(libraries):
     with pytest.raises(LpxError, match="unknown target 'openvino'") as caught:
         choose("openvino", machine())
     assert caught.value.why == (
-        "known targets: auto, onnxruntime, onnxruntime-cuda, onnxruntime-tensorrt, tensorrt, "
-        "tensorrt-rtx"
+        "known targets: auto, onnxruntime, onnxruntime-cuda, onnxruntime-tensorrt, "
+        "onnxruntime-tensorrt-rtx, tensorrt, tensorrt-rtx"
     )
 
 
@@ -154,6 +155,28 @@ def test_rtx_engine_runs_on_the_gpus_it_was_built_for(libraries, built, here, ru
 )  # fmt: skip
 def test_rtx_engine_for_other_gpus_says_how_to_build_it(libraries, built, here, reason):
     assert can_run(manifest("tensorrt-rtx", built), machine(here)) == (False, reason)
+
+
+@pytest.mark.parametrize(
+    ("target", "capability", "runs"),
+    [
+        ("onnxruntime-cuda", "8.6", True),
+        ("onnxruntime-tensorrt", "8.6", True),
+        ("onnxruntime-tensorrt-rtx", "8.6", True),
+        ("onnxruntime-tensorrt-rtx", "12.1", True),
+        ("onnxruntime-tensorrt-rtx", "8.0", False),
+        ("onnxruntime-tensorrt-rtx", "9.0", False),
+        ("onnxruntime-tensorrt-rtx", None, True),
+    ],
+)
+def test_a_graph_is_compiled_for_the_gpu_at_hand(libraries, target, capability, runs):
+    made = replace(
+        manifest(target), machine={"gpus": [{"name": "a GPU", "compute_capability": "8.9"}]}
+    )
+    usable, reason = can_run(made, machine(capability))
+    assert usable == runs
+    if not runs:
+        assert f"8.6, 8.9, 12.0 and later through ONNX Runtime, here is {capability}" in reason
 
 
 @pytest.mark.parametrize(("capability", "runs"), [("8.6", False), ("8.9", True)])
