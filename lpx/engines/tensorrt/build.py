@@ -15,7 +15,7 @@ from lpx.engines.tensorrt.inspect import (
     parse_build_log,
 )
 from lpx.engines.tensorrt.library import Flavour, load
-from lpx.engines.tensorrt.logger import Recorder, recording
+from lpx.engines.tensorrt.logger import Recorder, recording, started
 from lpx.engines.tensorrt.network import (
     add_profiles,
     create_network,
@@ -24,7 +24,6 @@ from lpx.engines.tensorrt.network import (
     watch_tensors,
 )
 from lpx.engines.tensorrt.progress import Progress, monitor_for, silent
-from lpx.engines.tensorrt.refusals import advice
 from lpx.engines.tensorrt.request import Batches, Precision, Request, check
 from lpx.engines.tensorrt.runtime import deserialize
 from lpx.engines.tensorrt.settings import (
@@ -224,19 +223,8 @@ class _Build:
         return _Built(bytes(serialized), timing_cache_of(config, capabilities), timed), used
 
     def _builder(self) -> Any:
-        start = len(self.recorder.messages)
-        try:
-            return self.trt.Builder(self.logger)
-        except (TypeError, RuntimeError) as problem:  # its factory returned nothing
-            # The cause is logged as a warning: "CUDA initialization failure with error: 35".
-            why = "\n".join(self.recorder.said("error", "warning", start=start)) or str(problem)
-            raise LpxError(
-                f"{self.capabilities.flavour} did not start a builder",
-                why=why,
-                fix=advice(why)
-                or "`lpx doctor` shows the driver and the GPU that this machine has; TensorRT "
-                "builds on the GPU that it builds for",
-            ) from problem
+        what = f"{self.capabilities.flavour} did not start a builder"
+        return started(self.trt.Builder, self.logger, self.recorder, what)
 
     def _failure(self, what: str) -> LpxError:
         why = self.recorder.errors()

@@ -8,9 +8,10 @@ own goes to the recording that began last in any thread.
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -137,6 +138,37 @@ def _explain(error: LpxError, recorder: Recorder) -> None:
         # Where CUDA is lost, all that TensorRT says follows from that.
         if not isinstance(error, CudaLostError):
             error.fix = advice(said) or error.fix
+
+
+def started(make: Callable[[Any], Any], logger: Any, recorder: Recorder, what: str) -> Any:
+    """A `Builder` or `Runtime` that works.
+
+    Without CUDA, TensorRT 8 returns nothing, which the bindings report as a TypeError, and logs
+    the cause as a warning. The lean runtimes of 10.16 and 11.4 return an object whose every use
+    ends the process with a segmentation fault, and its release too; they log the cause as an error.
+
+    Args:
+        make: The class.
+        logger: Of the library.
+        recorder: Of the recording at work.
+        what: What to say where it does not start.
+
+    Raises:
+        LpxError: TensorRT cannot start CUDA.
+    """
+    start = len(recorder.messages)
+    said = ""
+    try:
+        made = make(logger)
+        if not any("cuda" in text.lower() for text in recorder.said("error", start=start)):
+            return made
+        # One reference more, so that it is not released at exit either.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(made))
+    except (TypeError, RuntimeError) as error:
+        said = str(error)
+    why = "\n".join(recorder.said("error", "warning", start=start)) or said
+    doctor = "`lpx doctor` shows the driver and the GPU that this machine has"
+    raise LpxError(what, why, advice(why) or doctor)
 
 
 def _make(trt: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -16,7 +15,7 @@ from lpx.engines.tensorrt.cuda import open_driver
 from lpx.engines.tensorrt.driver import CudaDriver, CudaLostError
 from lpx.engines.tensorrt.inspect import LayerTable, inspect_engine
 from lpx.engines.tensorrt.library import Flavour, load, load_runtime
-from lpx.engines.tensorrt.logger import Recorder, explained, recording
+from lpx.engines.tensorrt.logger import explained, recording, started
 from lpx.engines.tensorrt.profiles import chunks, spans_of
 from lpx.engines.tensorrt.refusals import advice
 from lpx.engines.tensorrt.request import BatchRange
@@ -258,7 +257,8 @@ def deserialize(
         LpxError: TensorRT cannot start CUDA, the DLA core is not there, or the plan does not load.
     """
     with recording(trt) as (logger, recorder):
-        runtime = _start(trt, logger, recorder)
+        what = f"{trt.__name__} {trt.__version__} cannot start"
+        runtime = started(trt.Runtime, logger, recorder, what)
         runtime.engine_host_code_allowed = allow_host_code
         if dla_core is not None:
             _choose_core(runtime, dla_core)
@@ -268,33 +268,6 @@ def deserialize(
         raise LpxError("the plan does not load", why, advice(why) or _build_again(trt))
     notes += recorder.said("warning")
     return runtime, engine
-
-
-def _start(trt: Any, logger: Any, recorder: Recorder) -> Any:
-    """A runtime that works.
-
-    Without CUDA, TensorRT 8 returns nothing, which the bindings report as a TypeError, and logs
-    the cause as a warning. The lean runtimes of 10.16 and 11.4 return a runtime whose every call
-    ends the process with a segmentation fault, and its release too; they log the cause as an error.
-
-    Raises:
-        LpxError: TensorRT cannot start CUDA.
-    """
-    said = ""
-    try:
-        runtime = trt.Runtime(logger)
-        if not any("cuda" in text.lower() for text in recorder.said("error")):
-            return runtime
-        # One reference more, so that it is not released at exit either.
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(runtime))
-    except (TypeError, RuntimeError) as error:
-        said = str(error)
-    why = "\n".join(recorder.said("error", "warning")) or said
-    raise LpxError(
-        f"{trt.__name__} {trt.__version__} cannot start",
-        why,
-        advice(why) or "`lpx doctor` shows the driver and the GPU that this machine has",
-    )
 
 
 def _choose_core(runtime: Any, core: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -343,6 +344,31 @@ def test_a_builder_that_does_not_start_and_says_nothing(workshop: Make) -> None:
     with pytest.raises(LpxError, match="did not start") as caught:
         shop.build()
     assert caught.value.why == "pybind11::init(): factory function returned nullptr"
+
+
+def test_a_builder_that_logs_an_error_is_not_touched(workshop: Make) -> None:
+    """Where bindings give an object without anything in it, each use ends the process."""
+    shop = workshop("tensorrt-11.4.0.106")
+    released: list[Any] = []
+
+    class Broken:
+        def __getattr__(self, name: str) -> None:
+            pytest.fail(f"{name} would be a segmentation fault")
+
+        def __del__(self) -> None:
+            released.append(self)
+
+    def builder(logger: Any) -> Broken:
+        logger.log(shop.library.ILogger.ERROR, f"createInferBuilder: {NO_CUDA}")
+        return Broken()
+
+    shop.library.Builder = builder
+    with pytest.raises(LpxError, match="did not start") as caught:
+        shop.build()
+    assert NO_CUDA in caught.value.why
+    del caught
+    gc.collect()
+    assert released == []
 
 
 @pytest.mark.parametrize("release", KEEPS_TIMES)
