@@ -242,7 +242,12 @@ class TensorRTEngine:
 
 
 def deserialize(
-    trt: Any, plan: bytes, *, allow_host_code: bool, dla_core: int | None, notes: list[str]
+    trt: Any,
+    plan: bytes,
+    *,
+    allow_host_code: bool,
+    dla_core: int | None,
+    notes: list[str] | None = None,
 ) -> tuple[Any, Any]:
     """Load a plan; returns the runtime, which must outlive the engine, and the engine.
 
@@ -251,7 +256,7 @@ def deserialize(
         plan: The plan's bytes.
         allow_host_code: Load a plan that carries code which runs on the host.
         dla_core: DLA core that runs a plan built for DLA.
-        notes: Receives TensorRT's warnings.
+        notes: Receives TensorRT's warnings; None drops them.
 
     Raises:
         LpxError: TensorRT cannot start CUDA, the DLA core is not there, or the plan does not load.
@@ -266,7 +271,8 @@ def deserialize(
     if engine is None:
         why = recorder.errors()
         raise LpxError("the plan does not load", why, advice(why) or _build_again(trt))
-    notes += recorder.said("warning")
+    if notes is not None:
+        notes += recorder.said("warning")
     return runtime, engine
 
 
