@@ -50,6 +50,8 @@ _OPENCV = (
     *("opencv-contrib-python-headless", "opencv-contrib-python"),
 )
 _TENSORRT = ("tensorrt", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings")
+_LEAN_MODULES = ("tensorrt_lean", "tensorrt_lean_bindings")
+_LEAN = ("tensorrt-lean", "tensorrt-lean-cu13-bindings", "tensorrt-lean-cu12-bindings")
 _RTX_MODULES = ("tensorrt_rtx", "tensorrt_rtx_bindings")
 _RTX = ("tensorrt-rtx", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings")
 # The compute capabilities TensorRT for RTX serves: neither H100 nor any Jetson.
@@ -75,6 +77,7 @@ def examine(machine: Machine) -> tuple[Finding, ...]:
         _gpu(machine),
         *_jetson(machine.jetson, machine.in_container),
         _tensorrt(machine),
+        *_tensorrt_lean(),
         _tensorrt_rtx(),
         _cuda_bindings(machine),
         _package("lightning", ("lightning",), "lightning", "training", '"lpx[train]"'),
@@ -313,6 +316,15 @@ def _imported(finding: Finding, module: str) -> Finding:
         return replace(finding, found=str(importlib.import_module(module).__version__))
     except Exception as error:  # a library it needs may be absent
         return replace(finding, status="missing", advice=f"does not import: {error}")
+
+
+def _tensorrt_lean() -> tuple[Finding, ...]:
+    """The lean runtime, where it is: TensorRT itself does all that it does, and more."""
+    module = next(filter(_importable, _LEAN_MODULES), None)
+    if module is None:
+        return ()
+    enables = "runs tensorrt engines built with --version-compatible, where TensorRT is missing"
+    return (_package("TensorRT lean runtime", _LEAN, module, enables),)
 
 
 def _tensorrt_rtx() -> Finding:

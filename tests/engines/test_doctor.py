@@ -126,6 +126,17 @@ def test_tensorrt_rtx_builds_without_a_gpu_and_runs_on_rtx_gpus_only(install) ->
     )
 
 
+def test_the_lean_runtime_is_a_row_where_it_is(install) -> None:
+    install(CORE | {"tensorrt-lean-cu13-bindings": "11.4.0.106"}, ("tensorrt_lean_bindings",))
+    finding = row(L4, "TensorRT lean runtime")
+    assert (finding.status, finding.found) == ("ok", "11.4.0.106")
+    assert "--version-compatible" in finding.enables
+    assert row(L4, "TensorRT").status == "missing"
+    assert not targets(L4, examine(L4))["tensorrt"].build
+    install(CORE)
+    assert "TensorRT lean runtime" not in [finding.name for finding in examine(L4)]
+
+
 def test_providers_of_onnxruntime_are_targets_where_it_has_them(install) -> None:
     install(CORE)
     assert targets(L4, examine(L4))["onnxruntime-cuda"] == Target(
