@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib import metadata
@@ -15,7 +14,7 @@ import lpx
 from lpx.engines.machine import Machine, available_memory_mib
 from lpx.engines.manifest import Target
 from lpx.engines.onnxruntime_engine import convolutions_of, nodes_as_run
-from lpx.engines.onnxruntime_gpu import check_int8, provider_options
+from lpx.engines.onnxruntime_gpu import PLUGIN_PACKAGES, check_int8, provider_options
 from lpx.engines.repeat import build_repeatedly, measured
 from lpx.engines.request import BuildRequest
 from lpx.engines.tensorrt import (
@@ -95,7 +94,7 @@ def make_for_onnxruntime(graph: bytes, request: BuildRequest) -> Made:
 
 
 def make_for_gpu_provider(graph: bytes, request: BuildRequest, size: int) -> Made:
-    """An engine for ONNX Runtime's CUDA or TensorRT provider: the graph and its options.
+    """An engine for one of ONNX Runtime's GPU providers: the graph and its options.
 
     Args:
         graph: ONNX, in the request's dialect.
@@ -124,17 +123,27 @@ def make_for_gpu_provider(graph: bytes, request: BuildRequest, size: int) -> Mad
         # Its kernels compute in the type of their tensors.
         nodes = parse(graph, "the graph").graph
         counts = {request.precision: sum(node.op_type == "Conv" for node in nodes)}
-    else:
+    elif request.target == "onnxruntime-tensorrt":
         warnings = (
             "ONNX Runtime builds TensorRT's engine when this one is first run, which takes "
             "minutes, and does not tell which precision its layers got: --target tensorrt does",
             *([PROVIDER_TF32] if request.precision == "fp32" else []),
         )
+    else:
+        warnings = (
+            "ONNX Runtime builds the plan of TensorRT for RTX when it loads this engine, and does "
+            "not report which precision its layers got: --target tensorrt-rtx does",
+        )
+        if request.precision == "fp32":
+            warnings += (
+                "its FP32 may be TF32, which has FP16's ten bits of mantissa: ONNX Runtime has no "
+                "option that turns it off",
+            )
     return Made(
         graph,
         "engine.onnx",
         counts,
-        {**_versions("onnx"), "onnxruntime": _onnxruntime_version()},
+        {**_versions("onnx"), "onnxruntime": _onnxruntime_version(), **_plugin_version(request)},
         warnings,
         (spans[0].maximum,),
         {"profiles": [asdict(spans[0])], "provider": provider},
@@ -204,6 +213,21 @@ def _asked(request: BuildRequest) -> dict[str, Any]:
     }
 
 
+def _plugin_version(request: BuildRequest) -> dict[str, str]:
+    """Of the plugin that a target needs; none where it needs none, or its version is not known."""
+    if request.target != "onnxruntime-tensorrt-rtx":
+        return {}
+    found = {name: _version(name) for name in PLUGIN_PACKAGES}
+    return {name: version for name, version in found.items() if version}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
 def make_for_tensorrt(
     graph: bytes, request: BuildRequest, machine: Machine, calibration_cache: bytes | None,
     progress: Progress | None, timing_caches: Path | None,
@@ -251,9 +275,6 @@ def make_for_tensorrt(
     plan, spread = build_repeatedly(make, request.builds, measure if machine.gpus else None)
     if path and plan.timing_cache is not None and not request.frozen_timing_cache:
         write_bytes(path, plan.timing_cache, durable=False)
-    counts: Counter[str] = Counter()
-    if plan.layers is not None:
-        counts.update(layer.precision for layer in plan.layers.convolutions)
     tf32 = _tf32(request, machine)
     options = {
         "profiles": [asdict(span) for span in spans],
@@ -272,7 +293,7 @@ def make_for_tensorrt(
     return Made(
         plan.data,
         "engine.plan",
-        dict(counts),
+        plan.layers.count_convolutions() if plan.layers is not None else {},
         {**_versions("onnx"), request.target: plan.version},
         (*plan.log, *_notes(request), *([TF32] if tf32 and request.precision == "fp32" else [])),
         tuple(span.maximum for span in spans),

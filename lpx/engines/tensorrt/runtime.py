@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +15,7 @@ from lpx.engines.tensorrt.capabilities import capabilities_of
 from lpx.engines.tensorrt.cuda import open_driver
 from lpx.engines.tensorrt.driver import CudaDriver, CudaLostError
 from lpx.engines.tensorrt.inspect import LayerTable, inspect_engine
+from lpx.engines.tensorrt.kernel_cache import KernelCache, save_kernels
 from lpx.engines.tensorrt.library import Flavour, load, load_runtime
 from lpx.engines.tensorrt.logger import explained, recording, started
 from lpx.engines.tensorrt.profiles import chunks, spans_of
@@ -49,6 +51,8 @@ class TensorRTEngine:
             host's memory, as on a Jetson; there the copies take no time.
         version_compatible: The plan was built to be loaded by later releases, so that TensorRT's
             lean runtime will do where the whole library is not there.
+        kernel_cache: File where TensorRT for RTX keeps the kernels that it compiles here; read
+            now, written when the engine is closed. None keeps none; other libraries need none.
 
     Attributes:
         last_timing: Time of the last call of `infer`; None before the first.
@@ -71,6 +75,7 @@ class TensorRTEngine:
         in_flight: int = 1,
         zero_copy: bool = True,
         version_compatible: bool = False,
+        kernel_cache: Path | None = None,
     ) -> None:
         self.last_timing: Timing | None = None
         self.notes: list[str] = []
@@ -85,6 +90,7 @@ class TensorRTEngine:
             self.notes.append("one batch in flight: before TensorRT 10 a profile serves one")
             in_flight = 1
         self._slots: list[Slot] = []
+        self._kernels = KernelCache(kernel_cache, self.notes) if kernel_cache else None
         self._runtime, self._engine = deserialize(
             self._trt, plan, allow_host_code=allow_host_code, dla_core=dla_core, notes=self.notes
         )
@@ -102,6 +108,7 @@ class TensorRTEngine:
                 builtin_graphs=cuda_graph,
                 zero_copy=zero_copy and self._driver.integrated(),
                 notes=self.notes,
+                kernels=self._kernels,
             )
             with explained(self._trt) as recorder:
                 while len(self._slots) < in_flight:
@@ -190,6 +197,8 @@ class TensorRTEngine:
         with ExitStack() as releases:
             while self._slots:
                 releases.callback(self._slots.pop().close)
+            if self._capabilities.compiles_at_run and self._kernels is not None:
+                save_kernels(self._kernels)
         self._engine = None
         self._runtime = None
 
