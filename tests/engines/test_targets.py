@@ -216,9 +216,10 @@ def test_the_lean_runtime_runs_version_compatible_plans(
         targets, "runtime_available", lambda flavour: (True, "tensorrt_lean 11.4.0.106")
     )
     plan = replace(
-        manifest("tensorrt"), versions={"tensorrt": built},
+        manifest("tensorrt"),
+        versions={"tensorrt": built},
         options={"version_compatible": compatible},
-    )  # fmt: skip
+    )
     usable, reason = can_run(plan, machine("8.9"))
     assert usable == runs
     assert ("here is 11.4.0.106" in reason) == (compatible and not runs)

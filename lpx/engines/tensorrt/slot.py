@@ -247,9 +247,12 @@ class Slot:
         self._events = [self._keep(driver.event(), driver.destroy_event) for _ in range(4)]
         for index in range(len(shared.spans)):
             context = create_context(
-                shared.trt, shared.capabilities, shared.engine, graphs=shared.builtin_graphs,
+                shared.trt,
+                shared.capabilities,
+                shared.engine,
+                graphs=shared.builtin_graphs,
                 kernels=shared.kernels,
-            )  # fmt: skip
+            )
             accepted = context.set_optimization_profile_async(index, self._address)
             demand(accepted, f"profile {index}")
             self._lanes.append(_Lane(context))

@@ -541,9 +541,14 @@ def test_scores_are_right_however_streams_get_ahead(
 ) -> None:
     for seed in (None, *range(6)):
         bench = Bench(
-            monkeypatch, "tensorrt-10.3.0", spans=((1, 2, 3), (5, 5, 5)), graphs=graphs,
-            shares_memory=shares_memory, in_flight=in_flight, seed=seed,
-        )  # fmt: skip
+            monkeypatch,
+            "tensorrt-10.3.0",
+            spans=((1, 2, 3), (5, 5, 5)),
+            graphs=graphs,
+            shares_memory=shares_memory,
+            in_flight=in_flight,
+            seed=seed,
+        )
         with bench.load() as engine:
             for number, count in enumerate((3, 20, 20, 20, 1, 0, 7)):
                 assert_right(engine, faces_of(count, number))

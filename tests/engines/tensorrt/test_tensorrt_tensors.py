@@ -54,9 +54,14 @@ class Bench:
             shape = (-1, SIZE, SIZE, 3)
             tensors |= {name: ("OUTPUT", h.kind, shape) for name, h in self.hidden.items()}
         loadable(
-            self.library, self.gpu, self.spans, tensors=tensors, hidden=self.hidden,
-            refuses=self.refuses, before=lambda name: self.before(name),
-        )  # fmt: skip
+            self.library,
+            self.gpu,
+            self.spans,
+            tensors=tensors,
+            hidden=self.hidden,
+            refuses=self.refuses,
+            before=lambda name: self.before(name),
+        )
         self.monkeypatch.setattr("lpx.engines.tensorrt.tensors.load", lambda _: self.library)
 
     def load(self) -> TensorRTTensors:
