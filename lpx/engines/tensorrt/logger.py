@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any
 
 from lpx.engines.tensorrt.driver import CudaLostError
@@ -111,24 +112,36 @@ def recording(trt: Any) -> Iterator[tuple[Any, Recorder]]:
     recorder.reraise()
 
 
-@contextmanager
-def explained(trt: Any) -> Iterator[Recorder]:
+class explained:  # noqa: N801 (used as a function is, such as contextlib.suppress)
     """Give an error that leaves the block TensorRT's own reason, and the advice that fits it.
 
-    TensorRT refuses with no more than False or None; the reason is in its log.
-
-    Yields:
-        The recorder that fills.
+    TensorRT refuses with no more than False or None; the reason is in its log. Its objects have
+    the logger already: entered around each run, this must cost next to nothing.
 
     Raises:
         BaseException: What left the block, or struck inside a callback during it, such as Ctrl-C.
     """
-    with recording(trt) as (_, recorder):
-        try:
-            yield recorder
-        except LpxError as error:
-            _explain(error, recorder)
-            raise
+
+    __slots__ = ("_recorder",)
+
+    def __enter__(self) -> Recorder:
+        """The recorder that fills."""
+        self._recorder = Recorder()
+        _recorders.append(self._recorder)
+        return self._recorder
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _recorders.remove(self._recorder)
+        if error is None or isinstance(error, LpxError):
+            # What struck in a callback came before what TensorRT made of it.
+            self._recorder.reraise()
+        if isinstance(error, LpxError):
+            _explain(error, self._recorder)
 
 
 def _explain(error: LpxError, recorder: Recorder) -> None:

@@ -110,7 +110,7 @@ class TensorRTEngine:
                 notes=self.notes,
                 kernels=self._kernels,
             )
-            with explained(self._trt) as recorder:
+            with explained() as recorder:
                 while len(self._slots) < in_flight:
                     self._slots.append(Slot(shared))
             self.notes += recorder.said("warning")
@@ -181,7 +181,7 @@ class TensorRTEngine:
         score = np.empty(count, np.float32)
         patch_map = np.empty((count, *self._slots[0].cells), np.float32)
         try:
-            with explained(self._trt):
+            with explained():
                 self.last_timing = self._run(faces, score, patch_map)
         except CudaLostError:
             self.close()
