@@ -12,6 +12,7 @@ from typing import Literal
 from lpx.calibration.tally import compiled
 from lpx.engines.jetson import Jetson
 from lpx.engines.machine import Gpu, Machine
+from lpx.engines.rtx_gpus import rtx_serves
 
 Status = Literal["ok", "missing", "warning"]
 
@@ -52,8 +53,6 @@ _OPENCV = (
 _TENSORRT = ("tensorrt", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings")
 _RTX_MODULES = ("tensorrt_rtx", "tensorrt_rtx_bindings")
 _RTX = ("tensorrt-rtx", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings")
-# The compute capabilities TensorRT for RTX serves: neither H100 nor any Jetson.
-_RTX_CAPABILITIES = frozenset({"7.5", "8.0", "8.6", "8.9", "12.0", "12.1"})
 _CUDA_13_DRIVER = 580  # the first driver branch that runs CUDA 13
 _JETPACK_5 = "its TensorRT is for Python 3.8, too old for lpx: build from the ONNX with trtexec"
 
@@ -100,7 +99,7 @@ def targets(machine: Machine, findings: tuple[Finding, ...]) -> dict[str, Target
     unfit = [
         f"{gpu.name} is no RTX GPU"
         for gpu in machine.gpus
-        if gpu.compute_capability not in _RTX_CAPABILITIES
+        if gpu.compute_capability is None or not rtx_serves(gpu.compute_capability)
     ]
     no_gpu = lacking("NVIDIA GPU")
     rtx = lacking("NVIDIA GPU", "CUDA bindings") + unfit * (len(unfit) == len(machine.gpus))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib import metadata
@@ -251,9 +250,6 @@ def make_for_tensorrt(
     plan, spread = build_repeatedly(make, request.builds, measure if machine.gpus else None)
     if path and plan.timing_cache is not None and not request.frozen_timing_cache:
         write_bytes(path, plan.timing_cache, durable=False)
-    counts: Counter[str] = Counter()
-    if plan.layers is not None:
-        counts.update(layer.precision for layer in plan.layers.convolutions)
     tf32 = _tf32(request, machine)
     options = {
         "profiles": [asdict(span) for span in spans],
@@ -272,7 +268,7 @@ def make_for_tensorrt(
     return Made(
         plan.data,
         "engine.plan",
-        dict(counts),
+        plan.layers.count_convolutions() if plan.layers is not None else {},
         {**_versions("onnx"), request.target: plan.version},
         (*plan.log, *_notes(request), *([TF32] if tf32 and request.precision == "fp32" else [])),
         tuple(span.maximum for span in spans),

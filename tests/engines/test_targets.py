@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lpx.engines import targets
@@ -106,19 +108,61 @@ def test_onnxruntime_runs_everywhere(libraries):
 @pytest.mark.parametrize(
     ("built", "here", "runs"),
     [
+        # The default set: 8.0, 8.6, 8.9, and 12.0 and later.
         ((), ["8.9"], True),
+        ((), ["12.0"], True),
+        ((), ["12.1"], True),
+        ((), ["13.0"], True),
+        ((), ["7.5"], False),
+        ((), ["8.7"], False),
+        ((), ["9.0"], False),
+        ((), ["10.0"], False),
+        ((), ["9.0", "8.6"], True),
         (("8.6", "8.9"), ["8.9"], True),
         (("8.6", "8.9"), ["12.0"], False),
         (("8.6",), ["12.0", "8.6"], True),
+        (("7.5",), ["7.5"], True),
         (("8.6",), [None], True),  # a GPU whose capability nothing says: let the library decide
+        ((), [None], True),
     ],
 )
-def test_engine_runs_on_the_gpus_it_was_built_for(libraries, built, here, runs):
-    usable, reason = can_run(manifest("tensorrt-rtx", built), machine(*here))
+@pytest.mark.parametrize("builder", ["7.5", "9.0", "12.0", None])
+def test_rtx_engine_runs_on_the_gpus_it_was_built_for(libraries, built, here, runs, builder):
+    """Which GPU the machine had that built it says nothing: it builds without one."""
+    made = replace(
+        manifest("tensorrt-rtx", built),
+        machine={"gpus": [{"name": "another", "compute_capability": builder}] if builder else []},
+    )
+    usable, reason = can_run(made, machine(*here))
     assert usable == runs
-    if not runs:
-        assert reason.startswith("built for compute capability 8.6, 8.9, here is 12.0; ")
-        assert "`lpx build --int8 --target tensorrt-rtx`" in reason
+    assert "slower" not in reason
+
+
+@pytest.mark.parametrize(
+    ("built", "here", "reason"),
+    [
+        (("8.9", "8.6"), "12.0",
+         "built for compute capability 8.6, 8.9, here is 12.0; build it again: `lpx build --int8 "
+         "--target tensorrt-rtx` builds for all of the default set"),
+        ((), "7.5",
+         "built for compute capability 8.0, 8.6, 8.9, 12.0 and later, here is 7.5; build it again: "
+         "`lpx build --int8 --target tensorrt-rtx --compute-capability 7.5`"),
+        ((), "9.0",
+         "built for compute capability 8.0, 8.6, 8.9, 12.0 and later, here is 9.0; TensorRT for "
+         "RTX does not serve it: build for another --target"),
+    ],
+)  # fmt: skip
+def test_rtx_engine_for_other_gpus_says_how_to_build_it(libraries, built, here, reason):
+    assert can_run(manifest("tensorrt-rtx", built), machine(here)) == (False, reason)
+
+
+@pytest.mark.parametrize(("capability", "runs"), [("8.6", False), ("8.9", True)])
+def test_tensorrt_engine_runs_on_the_model_of_gpu_that_built_it(libraries, capability, runs):
+    made = replace(
+        manifest("tensorrt"),
+        machine={"gpus": [{"name": "a GPU", "compute_capability": "8.9"}]},
+    )
+    assert can_run(made, machine(capability))[0] == runs
 
 
 def test_engine_does_not_run_without_its_library(libraries):

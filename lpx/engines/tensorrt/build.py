@@ -12,6 +12,8 @@ from lpx.engines.tensorrt.inspect import (
     assert_on_dla,
     assert_precision,
     inspect_engine,
+    note_on_unrecognised,
+    of_graph,
     parse_build_log,
 )
 from lpx.engines.tensorrt.library import Flavour, load
@@ -152,6 +154,8 @@ def build_plan(
             assert_on_dla(layers)
         else:
             assert_precision(layers, precision)
+            if note := note_on_unrecognised(layers):
+                recorder.note(note)
     return Plan(
         data=built.data,
         flavour=flavour,
@@ -274,7 +278,10 @@ def _layers(
     """The layers of a plan just built: from RTX's build log, else from the plan, loaded."""
     if capabilities.flavour == "tensorrt-rtx":
         table = parse_build_log(recorder.layers_text or "")
-        return table if table.rows else None
+        if not table.rows:
+            recorder.note("the build logged no table of layers, so its precision is not verified")
+            return None
+        return of_graph(table, request.onnx_model)
     warnings: list[str] = []
     try:
         # Both are held, as the runtime must outlive the engine.
@@ -290,4 +297,4 @@ def _layers(
         recorder.note(f"the precision of the plan is not verified: {reason}")
         return None
     recorder.messages += (("warning", text) for text in warnings)
-    return inspect_engine(trt, runtime_and_engine[1])
+    return of_graph(inspect_engine(trt, runtime_and_engine[1]), request.onnx_model)

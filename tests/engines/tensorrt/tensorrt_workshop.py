@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tensorrt_fakes import FakeLibrary, Spy
+from tensorrt_nets import one_convolution
 
 from lpx.engines.tensorrt.build import Plan, build_plan
 from lpx.engines.tensorrt.request import BatchRange
 
-MODEL = b"onnx"
+MODEL = one_convolution()
 MIB = 1 << 20
 LAYERS = {"int8": "Int8", "fp16": "Half", "fp32": "Float"}
 DLA_LAYER = {"Name": "{ForeignNode[a...b]}", "LayerType": "DLA", "Inputs": [], "Outputs": []}

@@ -140,6 +140,7 @@ def test_8_6_names_no_node_so_the_model_is_asked(
     shop = workshop("tensorrt-8.6.1")
     answers = {"node": lambda: 0, "desc": lambda: "no"}
     shop.errors = [Spy("ParserError", shop.library, **answers)]
+    monkeypatch.setattr("tensorrt_workshop.MODEL", b"onnx")
     with pytest.raises(LpxError, match="node 0"):
         shop.build()
     monkeypatch.setattr("tensorrt_workshop.MODEL", model.SerializeToString())
@@ -503,3 +504,50 @@ def test_messages_go_to_the_innermost_recorder_and_nowhere_without_one() -> None
         assert same is logger
     logger.log(library.ILogger.ERROR, "four")
     assert (outer.lines(), inner.lines()) == (("warning: one",), ("error: two",))
+
+
+def test_a_convolution_that_no_layer_names_is_noted(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.7.0")
+    fused = "{ForeignNode[conv...sigmoid]}"
+    shop.layers = [
+        {"Name": "other", "LayerType": "CaskConvolution", "Inputs": [{"Datatype": "Half"}]},
+        {"Name": fused, "LayerType": "Myelin", "Inputs": [], "Outputs": [{"Datatype": "Half"}]},
+    ]
+    plan = shop.build()
+    assert plan.layers is not None
+    assert plan.layers.count_convolutions() == {"unknown": 1}
+    (note,) = plan.log
+    assert note.startswith("note: the precision of 1 of 1 convolutions is not verified")
+    assert "(conv)" in note
+    assert not workshop("tensorrt-10.7.0").build().log
+
+
+def test_a_plan_without_a_table_of_layers_says_that_it_is_not_verified(
+    workshop: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tensorrt_workshop._build_log", lambda precision: "Layers:")
+    plan = workshop(RTX).build()
+    assert plan.layers is None
+    assert any("precision is not verified" in line for line in plan.log)
+
+
+def test_without_memory_for_a_context_the_layers_are_not_read(
+    workshop: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = workshop("tensorrt-10.7.0")
+    monkeypatch.setattr(shop.library, "Runtime", lambda logger: _runtime_without_memory(shop))
+    with pytest.raises(LpxError, match="made no execution context") as caught:
+        shop.build()
+    assert "memory" in caught.value.why
+
+
+def _runtime_without_memory(shop: Workshop) -> Spy:
+    library = shop.library
+    engine = Spy(
+        "ICudaEngine",
+        library,
+        num_io_tensors=0,
+        create_execution_context=lambda: None,
+        create_engine_inspector=lambda: Spy("EngineInspector", library),
+    )
+    return Spy("Runtime", library, deserialize_cuda_engine=lambda data: engine)

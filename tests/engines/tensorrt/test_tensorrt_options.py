@@ -343,6 +343,6 @@ def test_fp32_for_8_6_is_of_an_opset_that_it_knows(
     shops: Any, build: Build, tmp_path: Path
 ) -> None:
     for release, newest in (("tensorrt-8.6.1", 17), ("tensorrt-10.3.0", 20)):
-        assert build(shops(release, "fp32")).convolutions == {"fp32": 1}
+        build(shops(release, "fp32"))
         graph = onnx.load(tmp_path / "engine/graph.onnx")
         assert [o.version for o in graph.opset_import if not o.domain] == [newest]
