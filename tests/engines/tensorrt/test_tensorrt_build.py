@@ -377,6 +377,15 @@ def test_contexts_mark_no_layers_for_profilers(release: str) -> None:
     assert context.nvtx_verbosity is library.ProfilingVerbosity.NONE
 
 
+@pytest.mark.parametrize("release", KEEPS_TIMES)
+def test_a_plan_without_memory_for_a_context_is_an_error(workshop: Make, release: str) -> None:
+    shop = workshop(release)
+    shop.memory = False
+    with pytest.raises(LpxError, match="no execution context") as caught:
+        shop.build()
+    assert "memory" in caught.value.why
+
+
 def test_reach_is_asked_of_releases_that_have_it(workshop: Make) -> None:
     shop = workshop("tensorrt-10.3.0")
     shop.build(version_compatible=True, hardware_compatible=True)
@@ -433,6 +442,17 @@ def test_static_batches_run_on_a_dla_core(workshop: Make, release: str, batches:
     plan = workshop(release, "int8").build(dla_core=0, batches=batches)
     assert plan.layers is not None
     assert [row.dla for row in plan.layers.rows] == [True]
+
+
+def test_a_profile_that_leaves_the_dla_core_nothing_is_an_error(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.3.0", "int8")
+    second = {"Name": "conv [profile 1]", "LayerType": "CaskConvolution", "Inputs": []}
+    shop.layers = [second]
+    with pytest.raises(LpxError, match="all of profile 1 runs on the GPU") as caught:
+        shop.build(dla_core=0, batches=(1, 8))
+    assert "conv [profile 1]" in caught.value.why
+    shop.layers = [second, {"Name": "{ForeignNode[a...b]} [profile 1]", "LayerType": "DLA"}]
+    assert shop.build(dla_core=0, batches=(1, 8)).layers is not None
 
 
 def test_a_batch_that_a_dla_core_does_not_take_is_refused(workshop: Make) -> None:
