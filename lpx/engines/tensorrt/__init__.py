@@ -28,6 +28,7 @@ from lpx.engines.tensorrt.request import (
     Precision,
     Request,
     check,
+    check_batches,
     check_dla,
     spans_of_batches,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "build_plan",
     "capabilities_of",
     "check",
+    "check_batches",
     "check_dla",
     "load",
     "open_driver",

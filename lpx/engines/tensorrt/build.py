@@ -243,7 +243,8 @@ class _Build:
             ) from problem
 
     def _failure(self, what: str) -> LpxError:
-        why = self.recorder.errors()
+        said = self.recorder.said("error") or self.recorder.said("warning")
+        why = "\n".join(said) or "TensorRT gave no reason"
         if "within workspace limit" in why:
             fix = "give a larger workspace, or none"
         elif self.recorder.out_of_memory():
@@ -251,7 +252,7 @@ class _Build:
         elif "ERROR_ON_TIMING_CACHE_MISS" in why:
             fix = "build once without --frozen-timing-cache, which adds the times that are missing"
         else:
-            fix = "see TensorRT's message above"
+            fix = advice(why) or "see TensorRT's message above"
         return LpxError(what, why=why, fix=fix)
 
 

@@ -89,6 +89,25 @@ def test_static_batches_are_a_profile_each(workshop: Make) -> None:
     assert len(shop.library.named("IBuilderConfig.add_optimization_profile")) == 2
 
 
+def test_a_profile_that_tensorrt_refuses_is_an_error(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.3.0")
+    shop.refuses_shapes = True
+    with pytest.raises(LpxError, match="refused batch sizes") as caught:
+        shop.build()
+    assert caught.value.why == "Shape provided for min is inconsistent with other shapes."
+    shop.refuses_shapes, shop.refuses_profiles = False, True
+    with pytest.raises(LpxError, match="refused batch sizes"):
+        shop.build()
+
+
+def test_a_build_that_fails_with_a_warning_alone_gives_it_as_the_reason(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.3.0")
+    shop.outcomes = [lambda made: made.say("WARNING", "the model is too deep")]
+    with pytest.raises(LpxError, match="did not build") as caught:
+        shop.build()
+    assert caught.value.why == "the model is too deep"
+
+
 def test_a_fixed_batch_takes_no_profile_and_no_other_batch(workshop: Make) -> None:
     shop = workshop("tensorrt-10.3.0")
     shop.shape = (4, 8, 8, 3)
@@ -499,6 +518,8 @@ def test_an_unknown_gpu_is_an_error_with_the_known_ones(workshop: Make) -> None:
         ("tensorrt-10.3.0", {"precision": "fp8"}, "(got 'fp8')"),
         ("tensorrt-10.3.0", {"batches": ()}, "batch sizes"),
         ("tensorrt-10.3.0", {"batches": (0, 4)}, "batch sizes"),
+        ("tensorrt-10.3.0", {"batches": (1, 1 << 63)}, "batch sizes"),
+        ("tensorrt-10.3.0", {"batches": BatchRange(1, 8, (1 << 20) + 1)}, "batch sizes"),
         ("tensorrt-10.3.0", {"batches": BatchRange(8, 4, 1)}, "batch sizes"),
         ("tensorrt-10.3.0", {"workspace_mib": 0}, "a workspace of 0 MiB"),
         ("tensorrt-10.3.0", {"optimisation_level": 6}, "optimisation level 6"),
