@@ -40,6 +40,8 @@ from lpx.engines.tensorrt.settings import (
 from lpx.errors import LpxError
 
 _ATTEMPTS = 5
+# TensorRT 8 to 10, and 11: "Try increasing the workspace size with IBuilderConfig::..."
+_SMALL_WORKSPACE = ("within workspace limit", "insufficient workspace", "increasing the workspace")
 
 
 @dataclass(frozen=True)
@@ -245,7 +247,7 @@ class _Build:
     def _failure(self, what: str) -> LpxError:
         said = self.recorder.said("error") or self.recorder.said("warning")
         why = "\n".join(said) or "TensorRT gave no reason"
-        if "within workspace limit" in why:
+        if any(sign in why for sign in _SMALL_WORKSPACE):
             fix = "give a larger workspace, or none"
         elif self.recorder.out_of_memory():
             fix = "close other programs on the GPU, or ask for smaller batches"

@@ -108,6 +108,28 @@ def test_a_build_that_fails_with_a_warning_alone_gives_it_as_the_reason(workshop
     assert caught.value.why == "the model is too deep"
 
 
+@pytest.mark.parametrize(
+    ("said", "advised"),
+    [
+        # As TensorRT 8 and 11 have it.
+        (
+            "Could not find any implementation for node conv due to insufficient workspace.",
+            "larger",
+        ),
+        ("Try increasing the workspace size with IBuilderConfig::setMemoryPoolLimit().", "larger"),
+        ("CUDA driver version is insufficient for CUDA runtime version", "lpx doctor"),
+    ],
+)
+def test_a_build_that_fails_for_a_known_reason_says_what_to_do(
+    workshop: Make, said: str, advised: str
+) -> None:
+    shop = workshop("tensorrt-10.3.0")
+    shop.outcomes = [lambda made: made.say("ERROR", said)]
+    with pytest.raises(LpxError, match="did not build") as caught:
+        shop.build()
+    assert advised in caught.value.fix
+
+
 def test_a_fixed_batch_takes_no_profile_and_no_other_batch(workshop: Make) -> None:
     shop = workshop("tensorrt-10.3.0")
     shop.shape = (4, 8, 8, 3)
