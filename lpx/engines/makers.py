@@ -275,7 +275,7 @@ def make_for_tensorrt(
     plan, spread = build_repeatedly(make, request.builds, measure if machine.gpus else None)
     if path and plan.timing_cache is not None and not request.frozen_timing_cache:
         write_bytes(path, plan.timing_cache, durable=False)
-    tf32 = _tf32(request, machine)
+    tf32 = _tf32(request, machine, plan)
     options = {
         "profiles": [asdict(span) for span in spans],
         "workspace_mib": workspace_mib,
@@ -302,13 +302,15 @@ def make_for_tensorrt(
     )
 
 
-def _tf32(request: BuildRequest, machine: Machine) -> bool:
+def _tf32(request: BuildRequest, machine: Machine, plan: Plan) -> bool:
     """Whether a plan's float32 tensors may be multiplied in TF32, which Ampere brought.
 
-    TensorRT may by default; where the environment says NVIDIA_TF32_OVERRIDE=0, it does not, and
-    warns that the builder's flag is set all the same.
+    TensorRT may by default. With NVIDIA_TF32_OVERRIDE=0 in the environment, or a GPU that has no
+    TF32, it does not, and may say so in its log.
     """
     if not request.tf32 or os.environ.get("NVIDIA_TF32_OVERRIDE") == "0":
+        return False
+    if any("Disabling TF32" in line for line in plan.log):
         return False
     known = request.compute_capabilities
     if not known and request.target == "tensorrt":

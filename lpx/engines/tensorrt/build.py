@@ -26,6 +26,7 @@ from lpx.engines.tensorrt.network import (
     watch_tensors,
 )
 from lpx.engines.tensorrt.progress import Progress, monitor_for, silent
+from lpx.engines.tensorrt.refusals import advice
 from lpx.engines.tensorrt.request import Batches, Precision, Request, check
 from lpx.engines.tensorrt.runtime import deserialize
 from lpx.engines.tensorrt.settings import (
@@ -39,6 +40,8 @@ from lpx.engines.tensorrt.settings import (
 from lpx.errors import LpxError
 
 _ATTEMPTS = 5
+# TensorRT 8 to 10, and 11: "Try increasing the workspace size with IBuilderConfig::..."
+_SMALL_WORKSPACE = ("within workspace limit", "insufficient workspace", "increasing the workspace")
 
 
 @dataclass(frozen=True)
@@ -231,15 +234,16 @@ class _Build:
         return started(self.trt.Builder, self.logger, self.recorder, what)
 
     def _failure(self, what: str) -> LpxError:
-        why = self.recorder.errors()
-        if "within workspace limit" in why:
+        said = self.recorder.said("error") or self.recorder.said("warning")
+        why = "\n".join(said) or "TensorRT gave no reason"
+        if any(sign in why for sign in _SMALL_WORKSPACE):
             fix = "give a larger workspace, or none"
         elif self.recorder.out_of_memory():
             fix = "close other programs on the GPU, or ask for smaller batches"
         elif "ERROR_ON_TIMING_CACHE_MISS" in why:
             fix = "build once without --frozen-timing-cache, which adds the times that are missing"
         else:
-            fix = "see TensorRT's message above"
+            fix = advice(why) or "see TensorRT's message above"
         return LpxError(what, why=why, fix=fix)
 
 

@@ -90,6 +90,47 @@ def test_static_batches_are_a_profile_each(workshop: Make) -> None:
     assert len(shop.library.named("IBuilderConfig.add_optimization_profile")) == 2
 
 
+def test_a_profile_that_tensorrt_refuses_is_an_error(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.3.0")
+    shop.refuses_shapes = True
+    with pytest.raises(LpxError, match="refused batch sizes") as caught:
+        shop.build()
+    assert caught.value.why == "Shape provided for min is inconsistent with other shapes."
+    shop.refuses_shapes, shop.refuses_profiles = False, True
+    with pytest.raises(LpxError, match="refused batch sizes"):
+        shop.build()
+
+
+def test_a_build_that_fails_with_a_warning_alone_gives_it_as_the_reason(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.3.0")
+    shop.outcomes = [lambda made: made.say("WARNING", "the model is too deep")]
+    with pytest.raises(LpxError, match="did not build") as caught:
+        shop.build()
+    assert caught.value.why == "the model is too deep"
+
+
+@pytest.mark.parametrize(
+    ("said", "advised"),
+    [
+        # As TensorRT 8 and 11 have it.
+        (
+            "Could not find any implementation for node conv due to insufficient workspace.",
+            "larger",
+        ),
+        ("Try increasing the workspace size with IBuilderConfig::setMemoryPoolLimit().", "larger"),
+        ("CUDA driver version is insufficient for CUDA runtime version", "lpx doctor"),
+    ],
+)
+def test_a_build_that_fails_for_a_known_reason_says_what_to_do(
+    workshop: Make, said: str, advised: str
+) -> None:
+    shop = workshop("tensorrt-10.3.0")
+    shop.outcomes = [lambda made: made.say("ERROR", said)]
+    with pytest.raises(LpxError, match="did not build") as caught:
+        shop.build()
+    assert advised in caught.value.fix
+
+
 def test_a_fixed_batch_takes_no_profile_and_no_other_batch(workshop: Make) -> None:
     shop = workshop("tensorrt-10.3.0")
     shop.shape = (4, 8, 8, 3)
@@ -403,6 +444,15 @@ def test_contexts_mark_no_layers_for_profilers(release: str) -> None:
     assert context.nvtx_verbosity is library.ProfilingVerbosity.NONE
 
 
+@pytest.mark.parametrize("release", KEEPS_TIMES)
+def test_a_plan_without_memory_for_a_context_is_an_error(workshop: Make, release: str) -> None:
+    shop = workshop(release)
+    shop.memory = False
+    with pytest.raises(LpxError, match="no execution context") as caught:
+        shop.build()
+    assert "memory" in caught.value.why
+
+
 def test_reach_is_asked_of_releases_that_have_it(workshop: Make) -> None:
     shop = workshop("tensorrt-10.3.0")
     shop.build(version_compatible=True, hardware_compatible=True)
@@ -461,6 +511,17 @@ def test_static_batches_run_on_a_dla_core(workshop: Make, release: str, batches:
     assert [row.dla for row in plan.layers.rows] == [True]
 
 
+def test_a_profile_that_leaves_the_dla_core_nothing_is_an_error(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.3.0", "int8")
+    second = {"Name": "conv [profile 1]", "LayerType": "CaskConvolution", "Inputs": []}
+    shop.layers = [second]
+    with pytest.raises(LpxError, match="all of profile 1 runs on the GPU") as caught:
+        shop.build(dla_core=0, batches=(1, 8))
+    assert "conv [profile 1]" in caught.value.why
+    shop.layers = [second, {"Name": "{ForeignNode[a...b]} [profile 1]", "LayerType": "DLA"}]
+    assert shop.build(dla_core=0, batches=(1, 8)).layers is not None
+
+
 def test_a_batch_that_a_dla_core_does_not_take_is_refused(workshop: Make) -> None:
     with pytest.raises(LpxError, match="batch 5000 for DLA core 0") as caught:
         workshop("tensorrt-10.3.0").build(dla_core=0, batches=(1, 5000))
@@ -505,6 +566,8 @@ def test_an_unknown_gpu_is_an_error_with_the_known_ones(workshop: Make) -> None:
         ("tensorrt-10.3.0", {"precision": "fp8"}, "(got 'fp8')"),
         ("tensorrt-10.3.0", {"batches": ()}, "batch sizes"),
         ("tensorrt-10.3.0", {"batches": (0, 4)}, "batch sizes"),
+        ("tensorrt-10.3.0", {"batches": (1, 1 << 63)}, "batch sizes"),
+        ("tensorrt-10.3.0", {"batches": BatchRange(1, 8, (1 << 20) + 1)}, "batch sizes"),
         ("tensorrt-10.3.0", {"batches": BatchRange(8, 4, 1)}, "batch sizes"),
         ("tensorrt-10.3.0", {"workspace_mib": 0}, "a workspace of 0 MiB"),
         ("tensorrt-10.3.0", {"optimisation_level": 6}, "optimisation level 6"),
