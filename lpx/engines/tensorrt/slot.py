@@ -128,6 +128,7 @@ class Slot:
         self._buffers: dict[str, _Buffer] = {}
         self._running: tuple[Chunk, _Lane, float] | None = None
         self._held = ExitStack()
+        self._stream: Handle | None = None
         try:
             self._prepare()
         except BaseException:
@@ -231,6 +232,11 @@ class Slot:
 
         A GPU that is lost has nothing left to release, and says so to every call.
         """
+        if self._stream is not None:
+            # What runs must be done with the memory. Where the wait fails, that was said before.
+            with suppress(LpxError):
+                self._driver.synchronize(self._stream)
+            self._stream = None
         for lane in self._lanes:
             if lane.graph is not None:
                 self._held.callback(unless_lost, self._driver.destroy_graph, lane.graph)

@@ -575,6 +575,19 @@ def test_an_engine_can_be_closed_after_any_failure(
     assert set(bench.driver.live.values()) == {0}
 
 
+def test_a_slot_is_waited_for_before_it_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait that failed may have left work behind, in a slot that later batches do not need."""
+    bench = Bench(monkeypatch, "tensorrt-10.3.0", in_flight=3, graphs=False)
+    engine = bench.load()
+    bench.driver.failing = ("synchronize",)
+    with pytest.raises(LpxError, match="synchronize"):
+        engine.infer(faces_of(40))
+    bench.driver.failing = ()
+    assert_right(engine, faces_of(8))
+    engine.close()
+    assert set(bench.driver.live.values()) == {0}
+
+
 def test_an_interrupt_in_a_run_leaves_the_engine_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(monkeypatch, "tensorrt-10.3.0", in_flight=2)
     engine = bench.load()
