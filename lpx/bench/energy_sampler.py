@@ -1,14 +1,16 @@
 """The process that samples power rails: standard library only, run by its file's name.
 
-    python energy_sampler.py INTERVAL_S MILLIVOLT MILLIAMP [MILLIVOLT MILLIAMP ...]
+    python energy_sampler.py INTERVAL_S FILE [FILE] [+ FILE [FILE]] ...
 
-Writes rows of two float64 to standard output: seconds on the monotonic clock, which all processes
-share, and the sum of the rails in watts (NaN where one cannot be read). Ends when standard input
-does, so that it never outlives its parent.
+The files of a rail are one of its power in uW, or its voltage in mV and its current in mA; "+" adds
+another rail. Writes rows of two float64 to standard output: seconds on the monotonic clock, which
+all processes share, and the sum of the rails in watts (NaN where one cannot be read). Ends when
+standard input does, so that it never outlives its parent.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import struct
@@ -22,12 +24,16 @@ ROW_BYTES = _ROW.size
 def main(arguments: list[str]) -> None:
     """Sample until standard input ends."""
     interval_s = float(arguments[0])
-    files = [os.open(path, os.O_RDONLY) for path in arguments[1:]]
-    pairs = list(zip(files[::2], files[1::2], strict=True))
+    rails: list[list[int]] = [[]]
+    for argument in arguments[1:]:
+        if argument == "+":
+            rails.append([])
+        else:
+            rails[-1].append(os.open(argument, os.O_RDONLY))
     due = time.monotonic()
     while True:
         began = time.monotonic()
-        watts = _watts(pairs)
+        watts = _watts(rails)
         # Reading takes time of its own, over I2C most of all: the middle is when power was that.
         row = _ROW.pack((began + time.monotonic()) / 2, watts)
         os.write(sys.stdout.fileno(), row)
@@ -36,12 +42,10 @@ def main(arguments: list[str]) -> None:
             return
 
 
-def _watts(pairs: list[tuple[int, int]]) -> float:
+def _watts(rails: list[list[int]]) -> float:
     try:
-        # A file of sysfs is made anew by each read from its start.
-        return (
-            sum(int(os.pread(volt, 32, 0)) * int(os.pread(amp, 32, 0)) for volt, amp in pairs) / 1e6
-        )
+        # Each read from the start of a file of sysfs gives a new value; mV times mA are uW.
+        return sum(math.prod(int(os.pread(file, 32, 0)) for file in files) for files in rails) / 1e6
     except (OSError, ValueError):
         return float("nan")
 

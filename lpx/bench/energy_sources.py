@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpx.bench import energy_sampler
-from lpx.engines.ina3221 import Rail, find_rails, whole_board
+from lpx.engines.ina3221 import Rail, covered, find_rails, total_power
+from lpx.engines.jetson import is_jetson
 from lpx.engines.nvml import Nvml, NvmlError
 from lpx.engines.probe import read_number, read_text
 
@@ -72,7 +73,7 @@ def open_source(
 ) -> EnergySource | Unavailable:
     """The source that covers `device`, or why there is none.
 
-    On a Jetson the rails measure the board, whatever runs. Elsewhere an engine on the GPU is
+    On a Jetson the rails measure board or module, whatever runs. Elsewhere an engine on the GPU is
     measured by NVIDIA's counter, which leaves the host out, and one on the CPU by RAPL.
 
     Args:
@@ -82,8 +83,8 @@ def open_source(
     """
     rails, no_rails = find_rails(root)
     if rails:
-        return Rails(whole_board(rails))
-    if read_text(root / "etc/nv_tegra_release"):
+        return Rails(total_power(rails))
+    if is_jetson(root):
         return Unavailable(no_rails)
     if device == "gpu":
         return _open_nvml(open_gpu)
@@ -138,15 +139,17 @@ class Rails:
     difference.
 
     Args:
-        rails: Those whose sum is measured.
+        rails: Those whose sum is measured, as `total_power` returns them.
     """
 
     def __init__(self, rails: Sequence[Rail]) -> None:
-        names = " + ".join(rail.name for rail in rails)
-        self.name, self.covers = f"ina3221: {names}", "the whole board"
+        names = [rail.name for rail in rails]
+        monitors = dict.fromkeys(rail.monitor for rail in rails)
+        self.name = f"{' and '.join(monitors)}: {' + '.join(names)}"
+        self.covers = covered(names)
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the sampler
         interval_s = max(rail.interval_ms for rail in rails) / 1e3
-        files = [str(path) for rail in rails for path in (rail.millivolt, rail.milliamp)]
+        files = [str(path) for rail in rails for path in ("+", *rail.files)][1:]
         # -I -S: no site packages to load, so that it starts in milliseconds and stays small.
         self._sampler = subprocess.Popen(
             [sys.executable, "-I", "-S", energy_sampler.__file__, str(interval_s), *files],

@@ -74,7 +74,7 @@ def _range(text: str | None) -> tuple[int, int, int] | None:
               "padded.")  # fmt: skip
 @click.option("--batch-range", metavar="MIN:BEST:MAX", callback=lambda _, __, value: _range(value),
               help="One TensorRT profile for all of these, tuned for BEST; by default "
-              "1:8:32.")  # fmt: skip
+              "1:8:32, and batch 1 with --dla.")  # fmt: skip
 @click.option("--optimisation-level", type=click.IntRange(0, 5),
               help="TensorRT's search for kernels, from 0 (fast build) to 5 (long).")  # fmt: skip
 @click.option(
@@ -94,7 +94,10 @@ def _range(text: str | None) -> tuple[int, int, int] | None:
               "slower.")  # fmt: skip
 @click.option("--dla", "dla_core", type=int, metavar="CORE",
               help="Build for a DLA core of a Jetson, with the GPU for what it cannot do (FP16, "
-              "INT8).")  # fmt: skip
+              "INT8). It takes batch sizes (--batch), not a range.")  # fmt: skip
+@click.option("--no-tf32", is_flag=True,
+              help="Multiply float32 with all 23 bits of its mantissa; by default TensorRT may "
+              "round to 10 (TF32), which is faster.")  # fmt: skip
 @click.option("--emit", type=click.Choice(("trtexec",)),
               help="Build nothing: write graphs, and scripts that build and time engines with "
               "trtexec, for machines without Python.")  # fmt: skip
@@ -108,20 +111,20 @@ def build(
     method: str | None, compute_capability: str, workspace_mib: int | None,
     batch: tuple[int, ...] | None, batch_range: tuple[int, int, int] | None,
     optimisation_level: int | None, builds: int, frozen_timing_cache: bool,
-    version_compatible: bool, hardware_compatible: bool, dla_core: int | None,
+    version_compatible: bool, hardware_compatible: bool, dla_core: int | None, no_tf32: bool,
     emit: str | None, out: Path | None, weights: WeightOptions, requantise: bool,
     places: DataPlaces,
     workspace: Workspace, as_json: bool,
 ) -> None:  # fmt: skip
     """Build engines of the exported model.
 
-    Several precisions at once are fine; with none named, FP32 and INT8 are built. Where one of
-    several cannot be built, the others are, and the exit code is 1.
+    Several precisions at once are fine; with none named, FP32 and INT8 are built, with --dla FP16
+    and INT8. If one of several cannot be built, the others are, and the exit code is 1.
     """
     from lpx import pipeline
     from lpx.cli.console import ConsoleReporter
-    from lpx.engines.manifest import PRECISIONS
-    from lpx.engines.request import DEFAULT_BATCHES, BuildRequest
+    from lpx.engines.manifest import PRECISIONS, Precision
+    from lpx.engines.request import BuildRequest, default_batches
     from lpx.engines.tensorrt import BatchRange
     from lpx.pipeline.building import DeadEngineError, NotAllBuiltError
 
@@ -129,7 +132,8 @@ def build(
         raise click.UsageError("--batch and --batch-range say the same thing: give one")
 
     asked = dict(zip(PRECISIONS, (fp32, fp16, int8), strict=True))
-    precisions = tuple(p for p in PRECISIONS if asked[p]) or ("fp32", "int8")
+    unnamed: tuple[Precision, ...] = ("fp32" if dla_core is None else "fp16", "int8")
+    precisions = tuple(p for p in PRECISIONS if asked[p]) or unnamed
     batches = BatchRange(*batch_range) if batch_range else batch
     if emit:
         _refuse_with_emit(
@@ -138,7 +142,8 @@ def build(
             ("--compute-capability", compute_capability),
         )  # fmt: skip
         template = BuildRequest(
-            "tensorrt", "fp32", batches=batches or DEFAULT_BATCHES, workspace_mib=workspace_mib,
+            "tensorrt", "fp32", batches=batches or default_batches(dla_core),
+            workspace_mib=workspace_mib, tf32=not no_tf32,
             weights=weights, requantise=requantise, optimisation_level=optimisation_level,
             version_compatible=version_compatible, hardware_compatible=hardware_compatible,
             dla_core=dla_core,
@@ -174,6 +179,7 @@ def build(
                 dla_core=dla_core,
                 frozen_timing_cache=frozen_timing_cache,
                 builds=builds,
+                tf32=not no_tf32,
                 report=report,
             )
         except (NotAllBuiltError, DeadEngineError) as error:
@@ -204,6 +210,8 @@ def _show(workspace: Workspace, manifests: Sequence[EngineManifest]) -> None:
                 )
             else:
                 click.echo(plain(f"  ranges imported from {c['faces']}"))
+        if manifest.precision == "fp32" and manifest.options.get("tf32") is False:
+            click.echo("  TF32 is off: float32 is multiplied with all its bits")
         _show_options(manifest.options)
         for warning in manifest.warnings:
             click.echo(plain(f"  note: {warning}"))

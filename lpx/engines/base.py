@@ -64,6 +64,14 @@ class Engine(Protocol):
         ...
 
 
+def notes_of(engine: Engine) -> tuple[str, ...]:
+    """How an engine runs otherwise than asked, and what its library warned of.
+
+    Only TensorRT's engines have notes. Some come with the first runs, as those on CUDA graphs.
+    """
+    return tuple(getattr(engine, "notes", ()))
+
+
 def check_faces(faces: Faces, size: int) -> None:
     """Refuse what an engine for crops of `size` pixels cannot take.
 

@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from lpx.engines.jetson import gpu_clock_nodes, read_power_mode, temperatures_c
+from lpx.engines.jetson import gpu_clock_nodes, is_jetson, read_power_mode, temperatures_c
 from lpx.engines.nvml import Nvml
-from lpx.engines.probe import Run, read_number, read_text, run_command
+from lpx.engines.probe import Run, read_number, run_command
 
 NOTABLE_CLOCK_CHANGE = 0.05
 NOTABLE_WARMING_C = 10.0
@@ -46,13 +46,16 @@ def read_conditions(
         run: Runs nvpmodel on a Jetson.
         nvml: The GPU's driver; None where there is no NVIDIA GPU to ask.
     """
-    jetson = bool(read_text(root / "etc/nv_tegra_release"))
+    jetson = is_jetson(root)
+    gpu_mhz = nvml.clock_mhz() if nvml is not None else None
+    if jetson and not gpu_mhz:
+        gpu_mhz = _integrated_gpu_mhz(root)
     temperatures = temperatures_c(root)
     if nvml is not None and (heat := nvml.temperature_c()) is not None:
         temperatures["gpu"] = heat
     return Conditions(
         cpu_mhz=_cpu_mhz(root),
-        gpu_mhz=nvml.clock_mhz() if nvml is not None else _integrated_gpu_mhz(root),
+        gpu_mhz=gpu_mhz,
         temperatures_c=temperatures,
         throttle_reasons=nvml.throttle_reasons() if nvml is not None else (),
         power_mode=read_power_mode(run, in_container=False) if jetson else "",
@@ -92,5 +95,6 @@ def _cpu_mhz(root: Path) -> float | None:
 
 
 def _integrated_gpu_mhz(root: Path) -> float | None:
+    """From devfreq: NVML opens on a Jetson since JetPack 6, but does not know its clocks."""
     clocks = [read_number(node / "cur_freq") for node in gpu_clock_nodes(root)]
     return next((clock / 1e6 for clock in clocks if clock), None)

@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from typing import Literal
 
 from lpx.calibration.tally import compiled
-from lpx.engines.jetson import Jetson
+from lpx.engines.ina3221 import covered
+from lpx.engines.jetson import Jetson, cuda_python_for, faster_mode, newest_cuda
 from lpx.engines.machine import Gpu, Machine
 from lpx.engines.rtx_gpus import rtx_provider_serves, rtx_serves
 
@@ -51,11 +52,17 @@ _OPENCV = (
     *("opencv-contrib-python-headless", "opencv-contrib-python"),
 )
 _TENSORRT = ("tensorrt", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings")
+_LEAN_MODULES = ("tensorrt_lean", "tensorrt_lean_bindings")
+_LEAN = ("tensorrt-lean", "tensorrt-lean-cu13-bindings", "tensorrt-lean-cu12-bindings")
 _RTX_PROVIDER = "RTX provider"
 _RTX_MODULES = ("tensorrt_rtx", "tensorrt_rtx_bindings")
 _RTX = ("tensorrt-rtx", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings")
 _CUDA_13_DRIVER = 580  # the first driver branch that runs CUDA 13
-_JETPACK_5 = "its TensorRT is for Python 3.8, too old for lpx: build from the ONNX with trtexec"
+_CUDA_MODULES = ("cuda.bindings.driver", "cuda.cudart")  # since cuda-python 12.6, and before
+_OLD_JETPACK = {
+    "4": "its TensorRT 8.2 is too old for lpx's engines, and newer ones do not run on it",
+    "5": "its TensorRT is for Python 3.8, too old for lpx: build from the ONNX with trtexec",
+}
 
 
 def examine(machine: Machine) -> tuple[Finding, ...]:
@@ -75,6 +82,7 @@ def examine(machine: Machine) -> tuple[Finding, ...]:
         _gpu(machine),
         *_jetson(machine.jetson, machine.in_container),
         _tensorrt(machine),
+        *_tensorrt_lean(),
         _tensorrt_rtx(),
         _rtx_provider(),
         _cuda_bindings(machine),
@@ -250,8 +258,8 @@ def _jetson(jetson: Jetson | None, in_container: bool) -> tuple[Finding, ...]:
     if jetson is None:
         return ()
     jetpack = Finding("JetPack", "ok", f"{jetson.jetpack}, L4T {jetson.l4t}", "brings TensorRT")
-    if jetson.jetpack.startswith("5."):
-        jetpack = replace(jetpack, status="warning", advice=_JETPACK_5)
+    if old := _OLD_JETPACK.get(jetson.jetpack.split(".")[0]):
+        jetpack = replace(jetpack, status="warning", advice=old)
     elif in_container:
         advice = "read in a container: may be the image's release, not the board's"
         jetpack = replace(jetpack, advice=advice)
@@ -262,12 +270,14 @@ def _power_mode(jetson: Jetson) -> Finding:
     power = Finding("power mode", "ok", jetson.power_mode, "engines and timings hold for one mode")
     if jetson.power_mode.startswith("unknown"):
         return replace(power, status="warning", advice="on the board itself: sudo nvpmodel -q")
-    if not jetson.power_mode.startswith("MAXN"):
-        advice = (
-            "not the fastest: bench in the mode you will ship in; for full speed see the modes in "
-            "/etc/nvpmodel.conf, then sudo nvpmodel -m N and build again"
-        )
+    ship = "not the fastest: bench in the mode you will ship in; for full speed"
+    if faster := faster_mode(jetson):
+        number = jetson.power_modes[faster]
+        advice = f"{ship} ({faster}): sudo nvpmodel -m {number}, and build again"
         return replace(power, advice=advice)
+    if not jetson.power_modes and not jetson.power_mode.startswith("MAXN"):
+        advice = f"{ship} see the modes in /etc/nvpmodel.conf, then sudo nvpmodel -m N"
+        return replace(power, advice=f"perhaps {advice}, and build again")
     return power
 
 
@@ -284,9 +294,11 @@ def _rails(jetson: Jetson) -> Finding:
     enables = "energy per face and per patch"
     if not jetson.rails:
         return Finding("power rails", "missing", "", enables, jetson.no_rails_reason)
-    others = len(jetson.rails) - len(jetson.board_power)
-    found = " + ".join(jetson.board_power) + (f" (and {others} parts of it)" if others else "")
-    return Finding("power rails", "ok", found, enables)
+    within = len(jetson.rails) - len(jetson.board_power)
+    found = " + ".join(jetson.board_power)
+    if within:
+        found += f" (and {within} {'part' if within == 1 else 'parts'} of it)"
+    return Finding("power rails", "ok", found, f"{enables}: {covered(jetson.board_power)}")
 
 
 def _thermal_zones(jetson: Jetson) -> Finding:
@@ -302,8 +314,9 @@ def _tensorrt(machine: Machine) -> Finding:
     finding = _package("TensorRT", _TENSORRT, "tensorrt", enables, '"lpx[tensorrt]"')
     if finding.status != "missing":
         return finding if _versions(_TENSORRT) else _imported(finding, "tensorrt")
-    if machine.jetson and machine.jetson.jetpack.startswith("5."):
-        advice = f"JetPack 5: {_JETPACK_5}"
+    generation = machine.jetson.jetpack.split(".")[0] if machine.jetson else ""
+    if generation in _OLD_JETPACK:
+        advice = f"JetPack {generation}: {_OLD_JETPACK[generation]}"
     elif machine.system_tensorrt:
         python = machine.system_tensorrt.split("/")[-2]
         who = "this virtual environment" if machine.python_isolated else "this Python"
@@ -325,6 +338,15 @@ def _imported(finding: Finding, module: str) -> Finding:
         return replace(finding, status="missing", advice=f"does not import: {error}")
 
 
+def _tensorrt_lean() -> tuple[Finding, ...]:
+    """The lean runtime, where it is: TensorRT itself does all that it does, and more."""
+    module = next(filter(_importable, _LEAN_MODULES), None)
+    if module is None:
+        return ()
+    enables = "runs tensorrt engines built with --version-compatible, where TensorRT is missing"
+    return (_package("TensorRT lean runtime", _LEAN, module, enables),)
+
+
 def _tensorrt_rtx() -> Finding:
     module = next(filter(_importable, _RTX_MODULES), _RTX_MODULES[0])
     enables = "builds engines for RTX GPUs on any machine, runs them on one"
@@ -340,17 +362,26 @@ def _rtx_provider() -> Finding:
 
 def _cuda_bindings(machine: Machine) -> Finding:
     name, enables = "CUDA bindings", "lets tensorrt and tensorrt-rtx engines run"
-    if not _importable("cuda.bindings.driver") and _importable("pycuda"):
+    module = next(filter(_importable, _CUDA_MODULES), None)
+    if module is None and _importable("pycuda"):
         finding = _package(name, ("pycuda",), "pycuda", enables)
         return replace(finding, found=f"pycuda {finding.found}")
-    drivers = [_numbers(gpu.driver_version)[0] for gpu in machine.gpus if gpu.driver_version]
-    old = bool(drivers) and drivers[0] < _CUDA_13_DRIVER
-    package = '"cuda-python<13"' if old else "cuda-python"
+    newest, why = _newest_cuda(machine)
+    package = cuda_python_for(newest)
     names = ("cuda-bindings", "cuda-python")
-    finding = _package(name, names, "cuda.bindings.driver", enables, package)
+    finding = _package(name, names, module or _CUDA_MODULES[0], enables, package)
     if finding.status == "missing":
         return finding
-    if old and _numbers(finding.found) >= (13,):
-        advice = f"CUDA 13 needs driver {_CUDA_13_DRIVER} or later: pip install {package}"
-        finding = replace(finding, status="warning", advice=advice)
+    if newest is not None and _numbers(finding.found) >= (newest + 1,):
+        finding = replace(finding, status="warning", advice=f"{why}: pip install {package}")
     return replace(finding, found=f"cuda-python {finding.found}")
+
+
+def _newest_cuda(machine: Machine) -> tuple[int | None, str]:
+    """Major version of the newest CUDA that the driver runs, None for no limit, and why."""
+    drivers = [_numbers(gpu.driver_version)[0] for gpu in machine.gpus if gpu.driver_version]
+    if machine.jetson and (machine.jetson.l4t[:1].isdecimal() or not drivers):
+        newest = newest_cuda(machine.jetson.l4t)
+        return newest, f"the driver is a part of JetPack, and this one's runs CUDA {newest}"
+    old = bool(drivers) and drivers[0] < _CUDA_13_DRIVER
+    return 12 if old else None, f"CUDA 13 needs driver {_CUDA_13_DRIVER} or later"

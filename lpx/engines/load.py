@@ -51,6 +51,7 @@ def load(
         allow_host_code=allow_host_code,
         cuda_graph=cuda_graph,
         dla_core=manifest.options.get("dla_core"),
+        version_compatible=bool(manifest.options.get("version_compatible")),
         kernel_cache=folder / KERNELS if manifest.target == "tensorrt-rtx" else None,
     )
 

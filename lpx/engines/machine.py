@@ -7,7 +7,7 @@ import platform
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lpx.engines.jetson import Jetson, integrated_gpu, read_jetson
@@ -90,8 +90,8 @@ def read_machine(root: Path = Path("/"), run: Run = run_command) -> Machine:
     in_container = _in_container(root)
     jetson = read_jetson(root, run, in_container=in_container)
     gpus, no_gpu_reason = _read_gpus(run)
-    if jetson and not gpus:
-        gpus, no_gpu_reason = _jetson_gpu(root, jetson)
+    if jetson:
+        gpus, no_gpu_reason = _jetson_gpus(root, jetson, gpus, no_gpu_reason)
     cpuinfo = read_text(root / "proc/cpuinfo")
     distribution = re.search(r'^PRETTY_NAME="?(.*?)"?$', read_text(root / "etc/os-release"), re.M)
     memory = re.search(r"^MemTotal:\s*(\d+) kB", read_text(root / "proc/meminfo"), re.M)
@@ -167,7 +167,16 @@ def _read_gpus(run: Run) -> tuple[tuple[Gpu, ...], str]:
     return gpus, "" if gpus else f"nvidia-smi lists none: {listing.strip() or 'no output'}"
 
 
-def _jetson_gpu(root: Path, jetson: Jetson) -> tuple[tuple[Gpu, ...], str]:
-    """Return the integrated GPU, which nvidia-smi does not list before JetPack 6."""
+def _jetson_gpus(
+    root: Path, jetson: Jetson, listed: tuple[Gpu, ...], no_gpu_reason: str
+) -> tuple[tuple[Gpu, ...], str]:
+    """Add what nvidia-smi does not say on a Jetson.
+
+    Before JetPack 6 there is no nvidia-smi; later ones list the GPU, but not always its
+    compute capability.
+    """
     name, capability, reason = integrated_gpu(root, jetson)
+    if listed:
+        gpus = (replace(g, compute_capability=g.compute_capability or capability) for g in listed)
+        return tuple(gpus), no_gpu_reason
     return ((Gpu(name, capability, None, None),), "") if name else ((), reason)

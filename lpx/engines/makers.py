@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib import metadata
@@ -20,8 +21,10 @@ from lpx.engines.tensorrt import (
     Flavour,
     Plan,
     Progress,
+    Request,
     build_plan,
     capabilities_of,
+    check,
     spans_of_batches,
 )
 from lpx.engines.tensorrt import load as load_library
@@ -29,6 +32,18 @@ from lpx.engines.timing_cache import read_timing_cache, timing_cache_path
 from lpx.errors import LpxError, NotAsAskedError
 from lpx.graph.model_io import parse
 from lpx.workspace import write_bytes
+
+_AMPERE = 8.0
+"""The first compute capability with TF32, and the first that hardware-compatible plans run on."""
+TF32 = (
+    "TF32 is on: float32 convolutions round what they multiply to 10 bits of mantissa, as many as "
+    "FP16 has; --no-tf32 keeps all 23"
+)
+PROVIDER_TF32 = (
+    "TF32 is on in ONNX Runtime's TensorRT provider, which has no option against it: float32 "
+    "convolutions round what they multiply to 10 bits of mantissa; NVIDIA_TF32_OVERRIDE=0 in the "
+    "environment switches it off"
+)
 
 
 @dataclass(frozen=True)
@@ -112,6 +127,7 @@ def make_for_gpu_provider(graph: bytes, request: BuildRequest, size: int) -> Mad
         warnings = (
             "ONNX Runtime builds TensorRT's engine when this one is first run, which takes "
             "minutes, and does not tell which precision its layers got: --target tensorrt does",
+            *([PROVIDER_TF32] if request.precision == "fp32" else []),
         )
     else:
         warnings = (
@@ -147,6 +163,56 @@ def _onnxruntime_version() -> str:
     return str(onnxruntime.__version__)
 
 
+def check_for_tensorrt(request: BuildRequest, machine: Machine) -> None:
+    """Refuse what the library or the machine at hand cannot build: before faces are calibrated on.
+
+    Args:
+        request: What to build, for a target that is TensorRT's.
+        machine: The machine at hand.
+
+    Raises:
+        LpxError: It cannot be built here.
+    """
+    flavour = flavour_of(request.target)
+    capabilities = capabilities_of(load_library(flavour), flavour)
+    check(Request(onnx_model=b"", **_asked(request)), capabilities)
+    if request.hardware_compatible:
+        _check_reach(machine)
+
+
+def _check_reach(machine: Machine) -> None:
+    """Refuse plans for other GPU models where TensorRT does not support them."""
+    if machine.jetson is not None:
+        raise LpxError(
+            "a hardware-compatible plan on a Jetson",
+            "TensorRT does not support them with JetPack",
+            "leave --hardware-compatible out, and build on each model of board",
+        )
+    oldest = machine.gpus[0].compute_capability if machine.gpus else None
+    if oldest is not None and float(oldest) < _AMPERE:
+        raise LpxError(
+            f"a hardware-compatible plan on {machine.gpus[0].name}",
+            f"such plans run on Ampere and later, compute capability {_AMPERE}; this GPU has "
+            f"{oldest}",
+            "leave --hardware-compatible out, or build on a newer GPU",
+        )
+
+
+def _asked(request: BuildRequest) -> dict[str, Any]:
+    """The part of a request that `Request` and `build_plan` take as it is."""
+    return {
+        "precision": request.precision,
+        "batches": request.batches,
+        "compute_capabilities": request.compute_capabilities,
+        "optimisation_level": request.optimisation_level,
+        "version_compatible": request.version_compatible,
+        "hardware_compatible": request.hardware_compatible,
+        "dla_core": request.dla_core,
+        "frozen_timing_cache": request.frozen_timing_cache,
+        "tf32": request.tf32,
+    }
+
+
 def _plugin_version(request: BuildRequest) -> dict[str, str]:
     """Of the plugin that a target needs; none where it needs none, or its version is not known."""
     if request.target != "onnxruntime-tensorrt-rtx":
@@ -180,6 +246,7 @@ def make_for_tensorrt(
         NotAsAskedError: The plan does not compute in the precision asked for.
         LpxError: TensorRT refuses.
     """
+    check_for_tensorrt(request, machine)
     flavour = flavour_of(request.target)
     capabilities = capabilities_of(load_library(flavour), flavour)
     version = ".".join(map(str, capabilities.version))
@@ -193,18 +260,11 @@ def make_for_tensorrt(
         return build_plan(
             graph,
             flavour=flavour,
-            precision=request.precision,
-            batches=request.batches,
-            compute_capabilities=request.compute_capabilities,
             workspace_mib=workspace_mib,
-            optimisation_level=request.optimisation_level,
             timing_cache=used,
             calibration_cache=calibration_cache,
             progress=progress,
-            version_compatible=request.version_compatible,
-            hardware_compatible=request.hardware_compatible,
-            dla_core=request.dla_core,
-            frozen_timing_cache=request.frozen_timing_cache,
+            **_asked(request),
         )
 
     spans = spans_of_batches(request.batches)
@@ -215,6 +275,7 @@ def make_for_tensorrt(
     plan, spread = build_repeatedly(make, request.builds, measure if machine.gpus else None)
     if path and plan.timing_cache is not None and not request.frozen_timing_cache:
         write_bytes(path, plan.timing_cache, durable=False)
+    tf32 = _tf32(request, machine, plan)
     options = {
         "profiles": [asdict(span) for span in spans],
         "workspace_mib": workspace_mib,
@@ -223,6 +284,7 @@ def make_for_tensorrt(
         "version_compatible": request.version_compatible,
         "hardware_compatible": request.hardware_compatible,
         "dla_core": request.dla_core,
+        "tf32": tf32,
         "gpu_fallback": _beside_dla(plan, request),
         "layers": plan.layers.share_of_layers() if plan.layers else {},
         "timing_cache": path and _timing_cache(path, used, plan, request.frozen_timing_cache),
@@ -233,11 +295,27 @@ def make_for_tensorrt(
         "engine.plan",
         plan.layers.count_convolutions() if plan.layers is not None else {},
         {**_versions("onnx"), request.target: plan.version},
-        (*plan.log, *_notes(request)),
+        (*plan.log, *_notes(request), *([TF32] if tf32 and request.precision == "fp32" else [])),
         tuple(span.maximum for span in spans),
         options,
         plan.layers.precision_of_nodes() if plan.layers is not None else {},
     )
+
+
+def _tf32(request: BuildRequest, machine: Machine, plan: Plan) -> bool:
+    """Whether a plan's float32 tensors may be multiplied in TF32, which Ampere brought.
+
+    TensorRT may by default. With NVIDIA_TF32_OVERRIDE=0 in the environment, or a GPU that has no
+    TF32, it does not, and may say so in its log.
+    """
+    if not request.tf32 or os.environ.get("NVIDIA_TF32_OVERRIDE") == "0":
+        return False
+    if any("Disabling TF32" in line for line in plan.log):
+        return False
+    known = request.compute_capabilities
+    if not known and request.target == "tensorrt":
+        known = tuple(g.compute_capability for g in machine.gpus if g.compute_capability)
+    return not known or any(float(capability) >= _AMPERE for capability in known)
 
 
 def _workspace(request: BuildRequest, machine: Machine) -> tuple[int | None, str]:
@@ -279,11 +357,12 @@ def _beside_dla(plan: Plan, request: BuildRequest) -> list[str]:
 
 def _timing_cache(path: Path, used: bytes | None, plan: Plan, frozen: bool) -> dict[str, Any]:
     """What the manifest says: the file, what was read from it, and what was left in it."""
+    taken = used if plan.timing_cache_used else None
     left = used if frozen else plan.timing_cache
     return {
         "file": path.name,
         "frozen": frozen,
-        "used_sha256": used and hashlib.sha256(used).hexdigest(),
+        "used_sha256": taken and hashlib.sha256(taken).hexdigest(),
         "left_sha256": left and hashlib.sha256(left).hexdigest(),
     }
 

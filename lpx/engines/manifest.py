@@ -57,7 +57,8 @@ class EngineManifest:
         versions: Of lpx and of the libraries that built it.
         machine: Where it was built.
         options: What else was asked of the build, and what came of it: profiles, optimisation
-            level, timing cache, DLA core, repeated builds, SHA-256 of the graph.
+            level, timing cache, DLA core, whether TF32 may be used, repeated builds, SHA-256 of
+            the graph.
         warnings: What the user must know of this engine.
     """
 
@@ -228,6 +229,7 @@ class _Options:
     version_compatible: bool = False
     hardware_compatible: bool = False
     dla_core: int | None = None
+    tf32: bool = True
     graph_sha256: str | None = None
     provider: dict[str, str] = field(default_factory=dict)
 

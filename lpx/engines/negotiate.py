@@ -11,6 +11,13 @@ from lpx.engines.rtx_gpus import (
     rtx_provider_serves,
     rtx_serves,
 )
+from lpx.engines.tensorrt.capabilities import parse_version
+
+Version = tuple[int, ...]
+
+_NEXT_MAJOR = {8: 10, 10: 11}
+"""By NVIDIA's support matrix of 11.4.1: the other major release that loads the
+version-compatible plans of one. Of majors that are not listed TensorRT itself decides."""
 
 
 def refusal(
@@ -32,9 +39,10 @@ def refusal(
     """
     was, now = manifest.versions.get(manifest.target, ""), library.rpartition(" ")[2]
     # TensorRT for RTX decides by itself which of its releases' plans it takes.
-    bound = manifest.target == "tensorrt" and not version_compatible
-    if bound and was and now and _release(was) != _release(now):
-        return f"built by TensorRT {was}, here is {now}; {rebuild(manifest)}"
+    if manifest.target == "tensorrt":
+        unfit = _unfit(parse_version(was), parse_version(now), compatible=version_compatible)
+        if unfit is not None:
+            return f"built by TensorRT {was}, here is {now}{unfit}; {rebuild(manifest)}"
     here = {gpu.compute_capability for gpu in machine.gpus if gpu.compute_capability}
     if manifest.target == "tensorrt-rtx":
         return _refusal_by_rtx(manifest, here)
@@ -136,5 +144,30 @@ def _built_on(manifest: EngineManifest, name: str) -> set[str]:
     return {str(gpu[name]) for gpu in manifest.machine.get("gpus", ()) if gpu.get(name)}
 
 
-def _release(version: str) -> tuple[str, ...]:
-    return tuple(version.split(".")[:3])
+def _unfit(was: Version, now: Version, *, compatible: bool) -> str | None:
+    """Why the release at hand does not fit a plan, to be said behind the two; None where it may.
+
+    "" is for what the two numbers say by themselves.
+
+    A release is known down to its build number where its bindings tell it: TensorRT compares that
+    too. What one of the two leaves out is not compared.
+
+    Args:
+        was: The release that built the plan; () where it is not known.
+        now: The release at hand; () where it is not known.
+        compatible: The plan was built to be loaded by later releases.
+    """
+    told = min(len(was), len(now))
+    if was[:told] == now[:told]:
+        return None
+    if not compatible:
+        return ""
+    if now[:told] < was[:told]:
+        return ", and a version-compatible plan runs on its own release and later ones only"
+    next_major = _NEXT_MAJOR.get(was[0])
+    if now[0] != was[0] and next_major is not None and now[0] != next_major:
+        return (
+            f", and TensorRT {next_major} is the one later major release that loads "
+            f"version-compatible plans of TensorRT {was[0]}"
+        )
+    return None

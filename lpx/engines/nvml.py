@@ -71,7 +71,7 @@ class Nvml:
         return energy.value
 
     def clock_mhz(self) -> float | None:
-        """Clock of the graphics engine, MHz; None where the driver does not say."""
+        """Clock of the graphics engine, MHz; None where the driver does not say, as on a Jetson."""
         clock = ctypes.c_uint()
         return self._or_none("nvmlDeviceGetClockInfo", ctypes.c_uint(_GRAPHICS_CLOCK), clock)
 
@@ -99,7 +99,11 @@ class Nvml:
         return float(out.value)
 
     def _call(self, function: str, *arguments: Any) -> None:
-        code = getattr(self._library, function)(*arguments)
+        try:
+            call = getattr(self._library, function)
+        except AttributeError as error:  # a Jetson's library, or an old one, has fewer
+            raise NvmlError(f"NVML: {function} is missing from {LIBRARY}") from error
+        code = call(*arguments)
         if code:
             describe = self._library.nvmlErrorString
             describe.restype = ctypes.c_char_p

@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from lpx.calibration.scales import Scales
 from lpx.choices import check_fields
 from lpx.engines.manifest import Precision, Target
-from lpx.engines.tensorrt import Batches, BatchRange
+from lpx.engines.tensorrt import Batches, BatchRange, check_batches
 from lpx.graph.weights import DEFAULT_WEIGHTS, WeightOptions
 
 DEFAULT_BATCHES = BatchRange(1, 8, 32)
+
+
+def default_batches(dla_core: int | None) -> Batches:
+    """Batch sizes where none are named: 1 to 32, but 1 for a DLA core, which takes no range."""
+    return DEFAULT_BATCHES if dla_core is None else (1,)
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class BuildRequest:
         dla_core: DLA core that shall run it, with the GPU for what it cannot do.
         frozen_timing_cache: Take no kernel times but those of an earlier build.
         builds: Build this often, keep a typical plan, and record the spread.
+        tf32: Let TensorRT multiply float32 tensors in TF32, with 10 bits of mantissa.
     """
 
     target: Target
@@ -50,9 +56,11 @@ class BuildRequest:
     dla_core: int | None = None
     frozen_timing_cache: bool = False
     builds: int = 1
+    tf32: bool = True
 
     def __post_init__(self) -> None:
         check_fields(self)
+        check_batches(self.batches)
 
     @property
     def name(self) -> str:

@@ -6,7 +6,7 @@ from lpx.engines.machine import Machine
 from lpx.engines.manifest import TARGETS, EngineManifest, Target
 from lpx.engines.negotiate import differences, refusal
 from lpx.engines.onnxruntime_gpu import provider_available
-from lpx.engines.tensorrt import available
+from lpx.engines.tensorrt import available, runtime_available
 from lpx.errors import LpxError
 
 _BUILT_ANYWHERE = ("tensorrt-rtx", "onnxruntime-tensorrt-rtx")
@@ -71,13 +71,17 @@ def can_run(manifest: EngineManifest, machine: Machine) -> tuple[bool, str]:
         return True, "onnxruntime is always there"
     if not machine.gpus:
         return False, _no_gpu(machine)
-    usable, reason = _library(manifest.target)
-    if not usable:
-        return False, reason
     compatible = {
         name: bool(manifest.options.get(name))
         for name in ("version_compatible", "hardware_compatible")
     }
+    target = manifest.target
+    if compatible["version_compatible"] and (target == "tensorrt" or target == "tensorrt-rtx"):
+        usable, reason = runtime_available(target)
+    else:
+        usable, reason = _library(target)
+    if not usable:
+        return False, reason
     if refused := refusal(manifest, machine, reason, **compatible):
         return False, refused
     return True, "; ".join((reason, *differences(manifest, machine)))

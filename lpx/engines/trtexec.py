@@ -18,7 +18,7 @@ from lpx.card import ModelCard
 from lpx.engines.build import cache_scales, make_graph
 from lpx.engines.manifest import Precision
 from lpx.engines.request import BuildRequest
-from lpx.engines.tensorrt import BatchRange, spans_of_batches
+from lpx.engines.tensorrt import BatchRange, check_dla, spans_of_batches
 from lpx.workspace import atomic_path, write_bytes, write_sealed
 
 FORMAT = "lpx-trtexec/1"
@@ -41,16 +41,35 @@ if ! command -v "$trtexec" >/dev/null 2>&1; then
     echo "error: no trtexec on PATH, nor $trtexec: install TensorRT, or set TRTEXEC" >&2
     exit 2
 fi
-version=$("$trtexec" --help 2>&1 |
-    sed -n 's/.*\\[TensorRT v\\([0-9][0-9]*\\)\\].*/\\1/p' | head -n 1)
-if [ -n "$version" ]; then
-    if [ "$version" -ge 10000 ]; then major=$((version / 10000)); else major=$((version / 1000)); fi
-    if [ "$major" -ne {major} ]; then
-        echo "error: $trtexec is of TensorRT $major, this script is for {major}: run the other" >&2
-        exit 2
+version=${{LPX_TENSORRT:-}}
+# trtexec names its version when it begins to work, which some releases do not for --help: an option
+# that it does not know ends it before it looks for a GPU.
+for question in --help --version-please; do
+    if [ -z "$version" ]; then
+        version=$("$trtexec" $question 2>&1 |
+            sed -n 's/.*\\[TensorRT v\\([0-9][0-9]*\\)\\].*/\\1/p' | head -n 1)
     fi
+done
+case $version in
+"" | *[!0-9]*)
+    echo "error: cannot tell which TensorRT $trtexec is of, and in a graph for another release" \\
+        "the precision may be wrong: set LPX_TENSORRT to it, as 8601 for 8.6.1 or 101303 for" \\
+        "10.13.3" >&2
+    exit 2
+    ;;
+esac
+if [ "$version" -ge 10000 ]; then major=$((version / 10000)); else major=$((version / 1000)); fi
+if [ "$major" -ne {major} ]; then
+    echo "error: $trtexec is of TensorRT $major, this script is for {major}: run the other" >&2
+    exit 2
 fi
-mkdir -p "$out"
+# Kernel times hold for one GPU and, on a Jetson, for one power mode, which switches off parts of
+# the GPU: trtexec fails on those of another.
+machine=$({{
+    nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1
+    nvpmodel -q | sed -n 's/.*Power Mode: *//p'
+}} 2>/dev/null | tr '\\n' ' ' | tr -cs 'A-Za-z0-9.' '-' | cut -c 1-60 | sed 's/-*$//')
+{checks}mkdir -p "$out"
 {cache}
 build() {{
     name=$1
@@ -58,24 +77,37 @@ build() {{
     echo "$name: building and timing, see $out/$name.log"
     if ! "$trtexec" "$@" --saveEngine="$out/$name.plan" --exportTimes="$out/$name.times.json" \\
         --exportLayerInfo="$out/$name.layers.json" --profilingVerbosity=detailed \\
-        --timingCacheFile="$out/timing.cache" --useCudaGraph --useSpinWait --duration=10 \\
+        --timingCacheFile="$out/timing${{machine:+-$machine}}.cache" \\
+        --useCudaGraph --useSpinWait --duration=10 \\
         >"$out/$name.log" 2>&1; then
         echo "error: trtexec failed on $name; the end of $out/$name.log:" >&2
         tail -n 5 "$out/$name.log" >&2
         exit 1
     fi
-}}
+{verify}}}
 
 {builds}
 echo "done: engines and times are in $out"
 """
 _REWRITE = """\
 # TensorRT refuses a calibration cache that another release wrote.
-if [ -n "$version" ]; then
-    sed "1s/.*/TRT-$version-EntropyCalibration2/" {cache} >"$out/{cache}"
-else
-    cp {cache} "$out/{cache}"
+sed "1s/.*/TRT-$version-EntropyCalibration2/" {cache} >"$out/{cache}"
+"""
+_NOT_ON_JETSON = """\
+if [ -e /etc/nv_tegra_release ] ||
+    grep -qs Jetson /proc/device-tree/model /sys/devices/soc0/machine /tmp/nv_jetson_model; then
+    echo "error: TensorRT does not support hardware-compatible engines with JetPack: run \\`lpx" \\
+        "build --emit trtexec\\` again without --hardware-compatible" >&2
+    exit 2
 fi
+"""
+_ON_DLA = """\
+    # What a DLA core cannot do, the GPU does, and trtexec does not say how much that is.
+    if ! grep -q '"LayerType" *: *"DLA"' "$out/$name.layers.json"; then
+        echo "error: $name runs on the GPU alone, no layer of it on the DLA core;" \\
+            "see $out/$name.layers.json and $out/$name.log" >&2
+        exit 1
+    fi
 """
 _README = """\
 Engines of a deepfake detector, to be built with trtexec where there is no Python.
@@ -92,7 +124,14 @@ probability of fake, and patch_map, float32 [N, h, w].
 What is made: NAME.plan, the engine; NAME.times.json, the time of each inference, which
 `lpx bench --import-trtexec NAME.times.json` reads; NAME.layers.json, the layers. See in it that
 convolutions got the precision asked for: trtexec does not check that.
+
+{tf32}
 {dla}"""
+_TF32 = """\
+TF32 is on, as TensorRT has it by default: from Ampere on, float32 convolutions round what they
+multiply to 10 bits of mantissa. `lpx build --emit trtexec --no-tf32` writes scripts without it."""
+_NO_TF32 = """\
+TF32 is off: float32 is multiplied with all 23 bits of its mantissa."""
 _DLA = """
 These engines are for DLA core {core}. DLA is in TensorRT up to 10.7 and from 11.4.1 on; with
 releases between, trtexec fails.
@@ -123,8 +162,9 @@ def emit_trtexec(
         The scripts.
 
     Raises:
-        LpxError: As `make_graph`; the folder cannot be written.
+        LpxError: As `make_graph` and `check_emitted`; the folder cannot be written.
     """
+    check_emitted(requests)
     graphs: dict[str, bytes] = {}
     described = []
     scripts = []
@@ -138,7 +178,11 @@ def emit_trtexec(
             lines += _builds(request, major, recipe, card.input_size)
         cached = any(CACHE in line for line in lines)
         text = _SCRIPT.format(
-            major=major, builds="\n".join(lines), cache=_REWRITE.format(cache=CACHE) * cached
+            major=major,
+            builds="\n".join(lines),
+            cache=_REWRITE.format(cache=CACHE) * cached,
+            checks=_NOT_ON_JETSON * requests[0].hardware_compatible,
+            verify=_ON_DLA * (requests[0].dla_core is not None),
         )
         scripts.append(folder / f"build-tensorrt{major}.sh")
         _write_script(scripts[-1], text)
@@ -153,13 +197,15 @@ def emit_trtexec(
         write_bytes(folder / CACHE, text.encode())
         files[CACHE] = hashlib.sha256(text.encode()).hexdigest()
     dla = "" if first.dla_core is None else _DLA.format(core=first.dla_core)
-    write_bytes(folder / "README.txt", _README.format(size=card.input_size, dla=dla).encode())
+    readme = _README.format(size=card.input_size, dla=dla, tf32=_TF32 if first.tf32 else _NO_TF32)
+    write_bytes(folder / "README.txt", readme.encode())
     manifest = {
         "format": FORMAT,
         "model_sha256": hashlib.sha256(model).hexdigest(),
         "card": card.to_dict(),
         "precisions": [request.precision for request in requests],
         "profiles": [asdict(span) for span in spans_of_batches(first.batches)],
+        "tf32": first.tf32,
         "graphs": described,
         "calibration": None,
         "files": files,
@@ -172,6 +218,20 @@ def emit_trtexec(
         }
     write_sealed(folder / "manifest.json", manifest)
     return tuple(scripts)
+
+
+def check_emitted(requests: tuple[BuildRequest, ...]) -> None:
+    """Refuse what trtexec would build otherwise than asked, without saying so.
+
+    Args:
+        requests: One per precision.
+
+    Raises:
+        LpxError: A precision or range of batch sizes that a DLA core does not take.
+    """
+    for request in requests:
+        if request.dla_core is not None:
+            check_dla(request.dla_core, request.precision, request.batches)
 
 
 def _described(recipe: _Recipe, graph: bytes) -> dict[str, str]:
@@ -218,6 +278,8 @@ def _builds(request: BuildRequest, major: Major, recipe: _Recipe, size: int) -> 
         common.append("--versionCompatible")
     if request.hardware_compatible:
         common.append("--hardwareCompatibilityLevel=ampere+")
+    if not request.tf32:
+        common.append("--noTF32")
     if request.dla_core is not None:
         common += [f"--useDLACore={request.dla_core}", "--allowGPUFallback"]
     lines = []

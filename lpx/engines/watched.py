@@ -58,6 +58,7 @@ def build_watched(
         hardware_compatible=options["hardware_compatible"],
         dla_core=options["dla_core"],
         watch=tuple(names),
+        tf32=options.get("tf32", True),  # engines of before it was asked
     )
 
 

@@ -30,7 +30,7 @@ from lpx.choices import check_choice, several
 from lpx.data.face_set import FaceSet
 from lpx.data.roots import DataPlaces
 from lpx.data.wording import counted
-from lpx.engines.base import ON_THE_CPU, Engine
+from lpx.engines.base import ON_THE_CPU, Engine, notes_of
 from lpx.engines.load import load, read_graph
 from lpx.engines.machine import read_machine
 from lpx.engines.manifest import EngineManifest
@@ -173,7 +173,7 @@ def bench(
                 "versions": versions("torch", "onnx", "onnxruntime", "numpy"),
             },
             not_run=not_run,
-            warnings=_warnings(manifests, faces, result.scored),
+            warnings=[*_warnings(manifests, faces, result.scored), *_noted(loaded)],
             memory=read_memory(),
             methods=methods,
             trtexec=trtexec,
@@ -407,6 +407,11 @@ def _warnings(manifests: list[EngineManifest], faces: FaceSet, scored: Scored) -
         f"{name} was calibrated on {overlap}; its AUC on other faces may be lower"
         for name, overlap in _overlaps(manifests, faces).items()
     ]
+
+
+def _noted(loaded: Mapping[str, Candidate]) -> list[str]:
+    """What the engines say of how they ran."""
+    return [f"{name}: {note}" for name, c in loaded.items() for note in notes_of(c.engine)]
 
 
 def _check_disjoint(manifests: list[EngineManifest], faces: FaceSet) -> None:

@@ -18,8 +18,9 @@ from lpx.data.face_set import FaceSet
 from lpx.data.roots import DataPlaces
 from lpx.engines.build import build_engine, require_int8
 from lpx.engines.machine import Machine, read_machine
+from lpx.engines.makers import check_for_tensorrt
 from lpx.engines.manifest import PRECISIONS, EngineManifest, Precision, write_manifest
-from lpx.engines.request import DEFAULT_BATCHES, BuildRequest
+from lpx.engines.request import BuildRequest, default_batches
 from lpx.engines.targets import can_run, choose
 from lpx.engines.tensorrt import Batches
 from lpx.errors import LpxError, NotAsAskedError, OutOfMemoryError
@@ -99,6 +100,7 @@ _TENSORRT_ONLY = {
     "dla_core": "--dla",
     "frozen_timing_cache": "--frozen-timing-cache",
     "builds": "--builds",
+    "tf32": "--no-tf32",
 }
 _PROVIDER_TAKES = {
     "onnxruntime-tensorrt": ("batches", "workspace_mib", "optimisation_level"),
@@ -130,6 +132,7 @@ def build(
     dla_core: int | None = None,
     frozen_timing_cache: bool = False,
     builds: int = 1,
+    tf32: bool = True,
     report: Reporter = SILENT,
 ) -> tuple[EngineManifest, ...]:
     """Build engines of the exported model.
@@ -148,13 +151,15 @@ def build(
         places: Where the videos and prepared faces of public data sets lie.
         weights: What is done to weights, for int8.
         requantise: Take out the Q/DQ pairs that the model has, instead of refusing it.
-        batches: TensorRT's profiles: a range, or sizes that get a profile each; None for 1 to 32.
+        batches: TensorRT's profiles: a range, or sizes that get a profile each; None for 1 to 32,
+            and for 1 on a DLA core.
         optimisation_level: TensorRT's search for kernels, 0 (fast build) to 5 (long).
         version_compatible: Let later TensorRT releases load the plan; it then carries host code.
         hardware_compatible: Let other GPU models, Ampere and later, load the plan.
         dla_core: DLA core that shall run it, with the GPU for what it cannot do.
         frozen_timing_cache: Take no kernel times but those of an earlier build.
         builds: Build this often, keep a typical plan, and record the spread.
+        tf32: Let TensorRT multiply float32 tensors in TF32, with 10 bits of mantissa.
         report: Told what happens.
 
     Returns:
@@ -179,7 +184,7 @@ def build(
         target=chosen,
         precision="fp32",
         compute_capabilities=several(compute_capabilities),
-        batches=batches or DEFAULT_BATCHES,
+        batches=batches or default_batches(dla_core),
         workspace_mib=workspace_mib,
         weights=weights,
         requantise=requantise,
@@ -189,6 +194,7 @@ def build(
         dla_core=dla_core,
         frozen_timing_cache=frozen_timing_cache,
         builds=builds,
+        tf32=tf32,
     )
     _check_options(template)
     report.say(f"target {chosen}: {reason}")
@@ -199,7 +205,11 @@ def build(
     failed: dict[Precision, LpxError] = {}
     with workspace.lock():
         scales = None
-        if "int8" in precisions:
+        if chosen in ("tensorrt", "tensorrt-rtx"):
+            for precision in precisions:
+                with _noting(failed, precision, alone):
+                    check_for_tensorrt(replace(template, precision=precision), machine)
+        if "int8" in precisions and "int8" not in failed:
             with _noting(failed, "int8", alone):
                 placement = require_int8(model.data, replace(template, precision="int8"))
                 report.say(f"INT8 quantises {_quantised(placement)}")
@@ -356,7 +366,8 @@ def _check_options(request: BuildRequest) -> None:
         )
     if request.target in ("tensorrt", "tensorrt-rtx"):
         return
-    default = BuildRequest(request.target, request.precision)
+    batches = default_batches(request.dla_core)
+    default = BuildRequest(request.target, request.precision, batches=batches)
     for name, option in _TENSORRT_ONLY.items():
         if name in _PROVIDER_TAKES.get(request.target, ()):
             continue

@@ -45,7 +45,7 @@ FACES = 16
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 0.02, "int8": 0.25}
 """Relative error that a layer may have by default: about four times the demo model's."""
 TF32_TOLERANCE = TOLERANCE["fp16"]
-"""As above for float32 in TensorRT, which multiplies in TF32: with float16's ten bits."""
+"""As above for float32 in TensorRT where it may multiply in TF32: with float16's ten bits."""
 Against = Literal["onnx", "torch"]
 
 
@@ -251,7 +251,8 @@ def _manifest(workspace: Workspace, model: ExportedModel, name: str) -> EngineMa
 
 
 def _default_tolerance(manifest: EngineManifest, ran_in: Runtime) -> float:
-    if ran_in == "tensorrt" and manifest.precision == "fp32":
+    tf32 = manifest.options.get("tf32", True)
+    if ran_in == "tensorrt" and manifest.precision == "fp32" and tf32:
         return TF32_TOLERANCE
     return TOLERANCE[manifest.precision]
 

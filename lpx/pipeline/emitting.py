@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from lpx.data.roots import DataPlaces
 from lpx.engines.manifest import Precision
 from lpx.engines.request import BuildRequest
-from lpx.engines.trtexec import emit_trtexec
+from lpx.engines.trtexec import check_emitted, emit_trtexec
 from lpx.pipeline.building import (
     CALIBRATION_FACES,
     check_method,
@@ -49,11 +50,13 @@ def emit(
         The folder.
 
     Raises:
-        LpxError: No exported model, faces that cannot be read, or a folder that cannot be written.
+        LpxError: No exported model, faces that cannot be read, options that TensorRT would ignore,
+            or a folder that cannot be written.
     """
     precisions = checked_precisions(precisions)
     check_at_least("--count", count, 1)
     check_method(method)
+    check_emitted(tuple(replace(template, precision=precision) for precision in precisions))
     model = read_exported(workspace)
     folder = out or workspace.root / "trtexec"
     with workspace.lock():

@@ -8,8 +8,10 @@ from typing import Literal
 from lpx.bench.layer_errors import Inside, tensors_to_watch
 from lpx.engines.load import load
 from lpx.engines.machine import read_machine
+from lpx.engines.makers import flavour_of
 from lpx.engines.manifest import EngineManifest
 from lpx.engines.targets import can_run
+from lpx.engines.tensorrt import available
 from lpx.engines.watched import build_watched, open_watched
 from lpx.errors import LpxError
 from lpx.pipeline.building import TIMING_CACHES, outermost
@@ -61,7 +63,11 @@ def choose_runtime(manifest: EngineManifest, asked: Runtime | None) -> tuple[Run
 def _can_rebuild(manifest: EngineManifest) -> tuple[bool, str]:
     if "profiles" not in manifest.options:
         return False, "its manifest does not say how it was built: build it again"
-    return can_run(manifest, read_machine())
+    usable, reason = can_run(manifest, read_machine())
+    if usable and manifest.options.get("version_compatible"):
+        # What runs it may be the lean runtime, which builds none.
+        return available(flavour_of(manifest.target))
+    return usable, reason
 
 
 def _beside_the_graph(manifest: EngineManifest) -> str:

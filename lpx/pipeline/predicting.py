@@ -21,7 +21,7 @@ from lpx.data.media import MediaFile, check_there, find_media
 from lpx.data.video_file import UnreadableVideoError, frame_indices
 from lpx.data.walk import note_of
 from lpx.data.wording import printable
-from lpx.engines.base import Engine
+from lpx.engines.base import Engine, notes_of
 from lpx.engines.manifest import read_manifest
 from lpx.errors import LpxError
 from lpx.pipeline.exported import ExportedModel, check_at_least, open_faces, read_exported, versions
@@ -128,6 +128,7 @@ def predict(
         f"engine {name}, threshold {model.card.threshold:.3f}, faces by {detector}, "
         f"crop {recipe.name}"
     )
+    _warn_of(loaded, report)
     settings = {
         "format": JOURNAL_FORMAT, "engine": name, "sha256": _digest(workspace, model, name),
         "model_sha256": model.sha256, "threshold": model.card.threshold, "detector": detector,
@@ -251,6 +252,7 @@ def _score_crops(
     overlay: bool, report: Reporter,
 ) -> Predicted:  # fmt: skip
     report.say(f"engine {name}, threshold {model.card.threshold:.3f}, pictures are face crops")
+    _warn_of(loaded, report)
     skipped: list[Skipped] = []
     found: list[FileScore] = []
     with closing(loaded):
@@ -267,6 +269,11 @@ def _score_crops(
     return Predicted(
         name, model.card.threshold, None, None, tuple(found), tuple(skipped), 0, scores, table
     )
+
+
+def _warn_of(engine: Engine, report: Reporter) -> None:
+    for note in notes_of(engine):
+        report.say(f"warning: {note}")
 
 
 def _crop_scores(

@@ -28,6 +28,7 @@ from lpx.bench.energy_sources import (
 from lpx.engines.ina3221 import find_rails
 from lpx.engines.nvml import Nvml, NvmlError
 
+RECORDS = Path(__file__).parents[1] / "data" / "machines"
 FACES = np.zeros((2, 8, 8, 3), np.uint8)
 RANGE_UJ = 262_143_328_850
 
@@ -77,7 +78,8 @@ def test_rails_give_the_energy_of_a_known_curve(tmp_path):
 
     with Board(tmp_path, watts) as board:
         source = open_source("cpu", tmp_path)
-        assert (source.name, source.covers) == ("ina3221: VDD_IN", "the whole board")
+        assert source.name == "ina3221: VDD_IN"
+        assert source.covers == "the whole module, without the carrier board"
         try:
             for _ in range(2):
                 source.start()
@@ -89,6 +91,57 @@ def test_rails_give_the_energy_of_a_known_curve(tmp_path):
         finally:
             source.close()
     assert source._sampler.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("record", "name", "covers", "watts"),
+    [
+        ("thor", "ina238: VIN", "the whole board, its carrier included", 24.2),
+        ("orin_nano", "ina3221: VDD_IN", "the whole module, without the carrier board", 5.153152),
+        ("xavier_nx", "ina3221: VDD_IN", "the whole module, without the carrier board", 3.9232),
+        (
+            "agx_orin_jetpack6",
+            "ina3221: VDD_GPU_SOC + VDD_CPU_CV + VIN_SYS_5V0",
+            "those rails of the module, without the carrier board",
+            8.452736,
+        ),
+    ],
+)
+def test_power_of_each_board(tmp_path, record, name, covers, watts):
+    for path, text in json.loads((RECORDS / f"{record}.json").read_text())["files"].items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    source = open_source("gpu", tmp_path)
+    try:
+        assert (source.name, source.covers) == (name, covers)
+        begin = time.monotonic()
+        source.start()
+        time.sleep(0.05)
+        joules = source.stop()
+        assert watts * 0.05 <= joules <= watts * (time.monotonic() - begin)
+        assert source._samples(0)[:, 1] == pytest.approx(watts)
+    finally:
+        source.close()
+
+
+def test_sum_of_module_rails_and_a_negative_reading(tmp_path):
+    """Thor without its INA238: an idle rail reads a little below 0 and is added as it is."""
+    folder = tmp_path / "sys/bus/i2c/drivers/ina3221/2-0040/hwmon/hwmon3"
+    folder.mkdir(parents=True)
+    for channel, (label, mv, ma) in enumerate(
+        [("VDD_GPU", 20000, -20), ("VDD_CPU_SOC_MSS", 20000, 350)], start=1
+    ):
+        (folder / f"in{channel}_label").write_text(label)
+        (folder / f"in{channel}_input").write_text(f"{mv}\n")
+        (folder / f"curr{channel}_input").write_text(f"{ma}\n")
+    source = open_source("gpu", tmp_path)
+    try:
+        source.start()
+        source.stop()
+        assert source.name == "ina3221: VDD_GPU + VDD_CPU_SOC_MSS"
+        assert source._samples(0)[:, 1] == pytest.approx(6.6)
+    finally:
+        source.close()
 
 
 def test_engine_on_a_board_net_of_idle(tmp_path):

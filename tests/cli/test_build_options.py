@@ -33,6 +33,34 @@ def test_profiles_level_and_repeated_builds_by_tensorrt_rtx(lpx, workspace):
     assert "; kept number 1" in shown
 
 
+@pytest.mark.skipif(not USABLE, reason=REASON)
+def test_tf32_is_named_with_an_fp32_engine_and_can_be_switched_off(lpx, workspace):
+    build = ("build", "--fp32", "--target", "tensorrt-rtx", "--compute-capability", "8.9",
+             "--batch", "1", "--optimisation-level", "0")  # fmt: skip
+    ran = lpx(*build)
+    assert ran.code == 0, ran.err
+    assert "note: TF32 is on" in ran.out
+    ran = lpx(*build, "--no-tf32")
+    assert ran.code == 0, ran.err
+    assert "TF32 is off" in ran.out
+    assert "TF32 is on" not in ran.out
+
+
+@pytest.mark.skipif(not USABLE, reason=REASON)
+@pytest.mark.parametrize("options", [("--dla", "0"), ("--hardware-compatible",)])
+def test_what_the_library_cannot_build_is_refused_before_faces_are_calibrated_on(
+    lpx, workspace, monkeypatch, tree, options
+):
+    def calibrated(*arguments, **named):
+        raise AssertionError("faces were calibrated on")
+
+    monkeypatch.setattr("lpx.pipeline.building.scales_for", calibrated)
+    before = tree(workspace.root)
+    ran = lpx("build", "--int8", "--fp16", "--target", "tensorrt-rtx", *options)
+    assert ran.code == 2
+    assert tree(workspace.root) == before
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -51,6 +79,7 @@ def test_profiles_level_and_repeated_builds_by_tensorrt_rtx(lpx, workspace):
         (("--version-compatible",), "--version-compatible with target onnxruntime"),
         (("--frozen-timing-cache",), "--frozen-timing-cache with target onnxruntime"),
         (("--dla", "0"), "--dla with target onnxruntime"),
+        (("--no-tf32",), "--no-tf32 with target onnxruntime"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_built(lpx, workspace, tree, options, said):

@@ -1,4 +1,9 @@
-"""`lpx build --emit trtexec`: the folder is run with a trtexec that writes down its arguments."""
+"""`lpx build --emit trtexec`: the folder is run with a trtexec that writes down its arguments.
+
+As the real one, it takes only the options that its release has, fails on a timing cache of another
+GPU or power mode, and lets a DLA core take nothing of a plan with a range of batch sizes, without
+saying so.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +19,42 @@ import pytest
 from lpx.calibration.cache import read_cache
 
 TRTEXEC = """#!/bin/sh
+[ "$1" = --help ] && [ -n "${FAKE_SHORT_HELP:-}" ] && { echo "=== Model Options ==="; exit 0; }
 echo "&&&& RUNNING TensorRT.trtexec [TensorRT v$FAKE_VERSION] # trtexec $*"
 [ "$1" = --help ] && exit 0
+kind=Convolution
 for argument in "$@"; do
     case $argument in
     --onnx=*) test -s "${argument#*=}" || exit 7 ;;
     --calib=*) test -s "${argument#*=}" || exit 8 ;;
     --saveEngine=* | --exportTimes=*) echo x >"${argument#*=}" ;;
+    --exportLayerInfo=*) layers=${argument#*=} ;;
+    --useDLACore=*) kind=DLA ;;
+    --minShapes=*) least=${argument#*=} ;;
+    --maxShapes=*) most=${argument#*=} ;;
+    --optShapes=* | --shapes=* | --memPoolSize=* | --builderOptimizationLevel=*) ;;
+    --versionCompatible | --hardwareCompatibilityLevel=* | --allowGPUFallback | --noTF32) ;;
+    --timingCacheFile=*)
+        mine="$FAKE_GPU $FAKE_MODE"
+        [ "$(cat "${argument#*=}" 2>/dev/null || echo "$mine")" = "$mine" ] || exit 139
+        echo "$mine" >"${argument#*=}"
+        ;;
+    --profilingVerbosity=* | --useCudaGraph | --useSpinWait | --duration=*) ;;
+    --stronglyTyped) case $FAKE_VERSION in "?" | 10*) ;; *) exit 9 ;; esac ;;
+    --fp16 | --int8) case $FAKE_VERSION in 11*) exit 9 ;; esac ;;
+    *) echo "[E] Unknown option: $argument"; exit 1 ;;
     esac
 done
+[ "$least" = "$most" ] || [ $kind != DLA ] || kind=Convolution
+[ -z "${FAKE_NO_DLA:-}" ] || kind=Convolution
+printf '{"Layers": [{"Name": "a", "LayerType": "%s"}]}' $kind >"$layers"
 echo "$*" >>"$FAKE_RECORD"
 [ -z "${FAKE_FAIL:-}" ] || { echo "[E] no kernel found"; exit 1; }
 """
+TOOLS = {
+    "nvidia-smi": '#!/bin/sh\n[ -n "$FAKE_GPU" ] && echo "$FAKE_GPU"\n',
+    "nvpmodel": '#!/bin/sh\n[ -n "$FAKE_MODE" ] && printf "NV Power Mode: $FAKE_MODE\\n0\\n"\n',
+}
 VERSIONS = {8: "8601", 10: "101303", 11: "110401"}
 
 
@@ -51,14 +80,16 @@ def run(tmp_path):
     def script(folder, major, *, shell="sh", version=None, **environment):
         tools = tmp_path / "tools"
         tools.mkdir(exist_ok=True)
-        (tools / "trtexec").write_text(TRTEXEC)
-        (tools / "trtexec").chmod(0o755)
+        for name, text in (("trtexec", TRTEXEC), *TOOLS.items()):
+            (tools / name).write_text(text)
+            (tools / name).chmod(0o755)
         record = tmp_path / "record"
         record.unlink(missing_ok=True)
         done = subprocess.run(
             [shell, str(folder / f"build-tensorrt{major}.sh")],
             env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}",
                  "FAKE_VERSION": version or VERSIONS[major], "FAKE_RECORD": str(record),
+                 "FAKE_GPU": "", "FAKE_MODE": "",
                  **environment},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
@@ -114,6 +145,17 @@ def check_graph(path, precision, major):
     assert halves == (major != 8 and precision != "fp32")
 
 
+@pytest.mark.parametrize("major", [8, 10, 11])
+def test_tf32_is_left_on_or_switched_off_and_the_folder_says_which(emit, run, major):
+    for options, off in (((), False), (("--no-tf32",), True)):
+        folder = emit("--fp32", "--fp16", *options)
+        code, said, calls = run(folder, major)
+        assert code == 0, said
+        assert [("--noTF32" in call) for call in calls] == [off, off]
+        assert json.loads((folder / "manifest.json").read_text())["tf32"] is not off
+        assert f"TF32 is {'off' if off else 'on'}" in (folder / "README.txt").read_text()
+
+
 def test_range_is_one_engine_timed_at_the_best(emit, run):
     _, _, (call,) = run(emit("--fp16", "--batch-range", "2:4:16"), 10)
     assert named(call) == "tensorrt-fp16-batch2to16.plan"
@@ -142,6 +184,60 @@ def test_dla_takes_a_cache_with_the_header_of_the_release(emit, run):
     assert "DLA core 0" in (folder / "README.txt").read_text()
 
 
+def test_dla_gets_static_batches_by_default_and_never_a_range(emit, run, lpx, workspace):
+    folder = emit("--dla", "0")
+    profiles = json.loads((folder / "manifest.json").read_text())["profiles"]
+    assert profiles == [{"minimum": 1, "optimum": 1, "maximum": 1}]
+    code, said, calls = run(folder, 10)
+    assert code == 0, said
+    assert [named(call) for call in calls] == [
+        "tensorrt-fp16-dla0-batch1.plan", "tensorrt-int8-dla0-batch1.plan",
+    ]  # fmt: skip
+    ran = lpx("build", "--emit", "trtexec", "-w", workspace.root, "--dla", "0", "--int8",
+              "--batch-range", "1:4:8")  # fmt: skip
+    assert ran.code == 2
+    assert "--batch 1,4" in ran.err
+    ran = lpx("build", "--emit", "trtexec", "-w", workspace.root, "--dla", "0", "--fp32")
+    assert ran.code == 2
+    assert "FP32 on a DLA core" in ran.err
+
+
+def test_dla_that_takes_no_layer_is_an_error(emit, run):
+    code, said, _ = run(emit("--fp16", "--dla", "0"), 10, FAKE_NO_DLA="1")
+    assert code == 1
+    assert "tensorrt-fp16-dla0-batch1 runs on the GPU alone" in said
+
+
+def test_hardware_compatible_engines_are_refused_on_a_jetson(emit, run, tmp_path):
+    folder = emit("--fp32", "--hardware-compatible")
+    script = folder / "build-tensorrt10.sh"
+    mark = tmp_path / "nv_tegra_release"
+    text = script.read_text()
+    assert "/etc/nv_tegra_release" in text
+    script.write_text(text.replace("/etc/nv_tegra_release", str(mark)))
+    code, said, _ = run(folder, 10)
+    assert code == 0, said
+    mark.touch()
+    code, said, calls = run(folder, 10)
+    assert (code, calls) == (2, [])
+    assert "does not support hardware-compatible engines with JetPack" in said
+    model = tmp_path / "model"
+    model.write_bytes(b"NVIDIA Jetson Orin Nano Developer Kit\0")
+    script.write_text(text.replace("/proc/device-tree/model", str(model)))
+    assert run(folder, 10)[0] == 2
+
+
+def test_each_gpu_and_power_mode_has_kernel_times_of_its_own(emit, run):
+    folder = emit("--fp16")
+    machines = [("", ""), ("Orin (nvgpu)", "15W"), ("Orin (nvgpu)", "MAXN"), ("NVIDIA L4", "")]
+    for gpu, mode in (*machines, *machines):
+        code, said, _ = run(folder, 10, FAKE_GPU=gpu, FAKE_MODE=mode)
+        assert code == 0, said
+    names = {path.name for path in (folder / "tensorrt10").glob("timing*")}
+    assert len(names) == len(machines)
+    assert {"timing-Orin-nvgpu-15W.cache", "timing.cache"} <= names
+
+
 def test_compatible_plans_and_level(emit, run):
     options = ("--version-compatible", "--hardware-compatible", "--optimisation-level", "4")
     _, _, (call,) = run(emit("--fp32", *options), 11)
@@ -154,6 +250,26 @@ def test_script_of_another_release_stops_before_it_builds(emit, run):
     code, said, calls = run(folder, 8, version="101303")
     assert (code, calls) == (2, [])
     assert "is of TensorRT 10, this script is for 8" in said
+
+
+@pytest.mark.parametrize("major", [8, 10, 11])
+def test_version_is_found_where_the_help_does_not_name_it(emit, run, major):
+    folder = emit("--fp32")
+    code, said, calls = run(folder, major, FAKE_SHORT_HELP="1")
+    assert (code, len(calls)) == (0, 1), said
+    other = VERSIONS[10 if major != 10 else 11]
+    code, said, calls = run(folder, major, version=other, FAKE_SHORT_HELP="1")
+    assert (code, calls) == (2, [])
+    assert f"this script is for {major}" in said
+
+
+@pytest.mark.parametrize(("stated", "code"), [("101303", 0), ("110401", 2), ("10.13.3", 2)])
+def test_trtexec_that_names_no_version_is_run_only_as_it_is_said_to_be(emit, run, stated, code):
+    folder = emit("--fp32")
+    unnamed, said, calls = run(folder, 10, version="?")
+    assert (unnamed, calls) == (2, [])
+    assert "LPX_TENSORRT" in said
+    assert run(folder, 10, version="?", LPX_TENSORRT=stated)[0] == code
 
 
 def test_failing_trtexec_is_told_with_its_last_words(emit, run):
@@ -195,6 +311,7 @@ def test_scripts_are_clean_shell(emit, options):
     [
         (("--target", "onnxruntime"), "--target says nothing to --emit trtexec"),
         (("--builds", "2"), "--builds says nothing"),
+        (("--batch", "9999999999"), "from 1 to 1048576"),
         (("--batch", "1", "--batch-range", "1:2:3"), "say the same thing"),
     ],
 )

@@ -218,6 +218,17 @@ def test_what_stands_beside_the_graph_is_said(lpx, tensorrt, precision, dialect,
     assert said in " ".join(found["notes"])
 
 
+@pytest.mark.parametrize(("tf32", "tolerance"), [(True, 0.02), (False, 0.001)])
+def test_float32_without_tf32_is_held_to_float32(lpx, tensorrt, tf32, tolerance):
+    tensorrt()
+    path = Path("lpx-out/engines") / PLAN / "manifest.json"
+    manifest = read_sealed(path, "") | {"precision": "fp32", "dialect": "strongly-typed"}
+    manifest["options"] |= {"tf32": tf32}
+    write_sealed(path, manifest)
+    ran = lpx("debug", PLAN, "--count", 1, "--json")
+    assert json.loads(ran.out)["tolerance"] == tolerance
+
+
 def test_watched_plan_that_is_not_built_leaves_the_graph_to_look_into(lpx, tensorrt, monkeypatch):
     tensorrt()
 
@@ -241,6 +252,17 @@ def test_tensorrt_that_is_asked_for_and_not_there_is_an_error(lpx, tensorrt, mon
     left = lpx("debug", PLAN, "--count", 1)
     assert left.code == 0
     assert "(TensorRT cannot show them here: no NVIDIA GPU)" in " ".join(left.out.split())
+
+
+def test_the_lean_runtime_does_not_build_the_engine_again(lpx, tensorrt, monkeypatch):
+    tensorrt()
+    path = Path("lpx-out/engines") / PLAN / "manifest.json"
+    values = read_sealed(path, "")
+    write_sealed(path, values | {"options": {"profiles": [], "version_compatible": True}})
+    monkeypatch.setattr(inside, "available", lambda flavour: (False, "it builds no plans"))
+    left = lpx("debug", PLAN, "--count", 1)
+    assert left.code == 0
+    assert "(TensorRT cannot show them here: it builds no plans)" in " ".join(left.out.split())
 
 
 @pytest.mark.parametrize(

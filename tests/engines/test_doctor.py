@@ -1,7 +1,9 @@
+import json
 import subprocess
 import sys
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +11,9 @@ import pytest
 from lpx.engines import doctor
 from lpx.engines.doctor import Finding, Target, examine, targets
 from lpx.engines.jetson import Jetson
-from lpx.engines.machine import Gpu, Machine
+from lpx.engines.machine import Gpu, Machine, read_machine
+
+RECORDS = Path(__file__).parents[1] / "data" / "machines"
 
 PC = Machine(
     os="Ubuntu 24.04",
@@ -135,6 +139,17 @@ def test_tensorrt_rtx_builds_without_a_gpu_and_runs_on_rtx_gpus_only(install) ->
     )
 
 
+def test_the_lean_runtime_is_a_row_where_it_is(install) -> None:
+    install(CORE | {"tensorrt-lean-cu13-bindings": "11.4.0.106"}, ("tensorrt_lean_bindings",))
+    finding = row(L4, "TensorRT lean runtime")
+    assert (finding.status, finding.found) == ("ok", "11.4.0.106")
+    assert "--version-compatible" in finding.enables
+    assert row(L4, "TensorRT").status == "missing"
+    assert not targets(L4, examine(L4))["tensorrt"].build
+    install(CORE)
+    assert "TensorRT lean runtime" not in [finding.name for finding in examine(L4)]
+
+
 def test_the_rtx_provider_builds_without_a_gpu_and_runs_on_those_it_serves(install) -> None:
     install(CORE)
     target = "onnxruntime-tensorrt-rtx"
@@ -181,6 +196,45 @@ def test_cuda_bindings_fit_the_driver(install) -> None:
     install(CORE | {"cuda-bindings": "13.0.1"})
     assert row(PC, "CUDA bindings").status == "ok"
     assert "driver 580" in row(L4, "CUDA bindings").advice
+
+
+def jetson(**changed):
+    return replace(ORIN, jetson=replace(ORIN.jetson, **changed))
+
+
+@pytest.mark.parametrize(
+    ("l4t", "driver", "package"),
+    [
+        ("36.4.3", "540.4.0", '"cuda-python<13"'),
+        ("36.3", None, '"cuda-python<13"'),
+        ("36.9.1", None, '"cuda-python<13"'),
+        ("35.6.4", None, '"cuda-python<12"'),
+        ("38.4", "580.00", "cuda-python"),
+        ("39.2.1", None, "cuda-python"),
+        ("unknown (no /etc/nv_tegra_release)", None, '"cuda-python<13"'),
+        ("unknown (no /etc/nv_tegra_release)", "580.00", "cuda-python"),
+    ],
+)
+def test_cuda_bindings_fit_the_jetpack(install, l4t, driver, package) -> None:
+    board = jetson(l4t=l4t)
+    board = replace(board, gpus=(replace(ORIN.gpus[0], driver_version=driver),))
+    install(CORE)
+    assert row(board, "CUDA bindings").advice == f"pip install {package}"
+    install(CORE | {"cuda-bindings": "13.0.1"})
+    finding = row(board, "CUDA bindings")
+    if package == "cuda-python":
+        assert (finding.status, finding.advice) == ("ok", "")
+    else:
+        assert finding.status == "warning"
+        assert finding.advice.endswith(f"pip install {package}")
+        assert "part of JetPack" in finding.advice
+        assert "or later" not in finding.advice, "a Jetson's driver cannot be replaced"
+
+
+def test_cuda_python_before_its_modules_moved_is_found(install) -> None:
+    install(CORE | {"cuda-python": "11.8.7"}, modules=("cuda.cudart",))
+    finding = row(jetson(l4t="35.6.4"), "CUDA bindings")
+    assert (finding.status, finding.found) == ("ok", "cuda-python 11.8.7")
 
 
 def test_jetson_environment_that_hides_tensorrt(install) -> None:
@@ -262,12 +316,101 @@ def test_jetson_rows_of_power(install) -> None:
     board = replace(ORIN, jetson=measured)
     assert row(board, "power mode").advice == ""
     assert row(board, "power rails").found == "VDD_IN (and 2 parts of it)"
+    assert row(board, "power rails").enables.endswith("the whole module, without the carrier board")
     assert row(board, "thermal zones").found == "cpu-thermal, gpu-thermal"
     boxed = replace(ORIN, jetson=replace(measured, rails=(), no_rails_reason="mount /sys"))
     assert (row(boxed, "power rails").status, row(boxed, "power rails").advice) == (
         "missing",
         "mount /sys",
     )
+
+
+@pytest.mark.parametrize(
+    ("record", "advice"),
+    [
+        (
+            "orin_nano",
+            {
+                "JetPack": "",
+                "power mode": "(MAXN_SUPER): sudo nvpmodel -m 2",
+                "clocks": "sudo jetson_clocks",
+                "power rails": "",
+                "TensorRT": "python3.10 -m venv --system-site-packages",
+                "CUDA bindings": 'pip install "cuda-python<13"',
+            },
+        ),
+        (
+            "agx_orin_jetpack6",
+            {
+                "JetPack": "",
+                "power mode": "(MAXN): sudo nvpmodel -m 0",
+                "clocks": "sudo jetson_clocks",
+                "TensorRT": "python3.10 -m venv --system-site-packages",
+                "CUDA bindings": 'pip install "cuda-python<13"',
+            },
+        ),
+        (
+            "xavier_nx",
+            {
+                "JetPack": "trtexec",
+                "power mode": "",
+                "clocks": "sudo jetson_clocks",
+                "TensorRT": "trtexec",
+                "CUDA bindings": 'pip install "cuda-python<12"',
+            },
+        ),
+        (
+            "thor",
+            {
+                "JetPack": "",
+                "power mode": "(MAXN): sudo nvpmodel -m 0",
+                "TensorRT": "python3-libnvinfer",
+                "CUDA bindings": "pip install cuda-python",
+            },
+        ),
+        ("agx_orin", {"JetPack": "trtexec", "power mode": "", "clocks": ""}),
+    ],
+)
+def test_advice_on_each_board(install, tmp_path, record, advice) -> None:
+    install(CORE)
+    tree = json.loads((RECORDS / f"{record}.json").read_text())
+    for path, text in tree["files"].items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    answers = {"nvidia-smi": ""} | tree["commands"]
+    machine = read_machine(tmp_path, lambda command: answers[command[0]])
+    rows = {finding.name: finding for finding in examine(machine)}
+    for name, text in advice.items():
+        assert text in rows[name].advice, name
+        assert bool(text) == bool(rows[name].advice), name
+
+
+def test_power_mode_is_compared_with_the_boards_own(install) -> None:
+    install(CORE)
+    xavier = {"MODE_15W_6CORE": 2, "MODE_20W_6CORE": 8}
+    fastest = jetson(power_mode="MODE_20W_6CORE", power_modes=xavier)
+    assert row(fastest, "power mode").advice == ""
+    slower = jetson(power_mode="MODE_15W_6CORE", power_modes=xavier)
+    assert "(MODE_20W_6CORE): sudo nvpmodel -m 8" in row(slower, "power mode").advice
+    assert row(jetson(power_mode="MAXN"), "power mode").advice == ""
+    assert row(jetson(power_mode="15W"), "power mode").advice.startswith("perhaps not the fastest")
+
+
+def test_power_rails_of_a_board_without_an_input(install) -> None:
+    install(CORE)
+    rails = ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0", "VDDQ_VDD2_1V8AO")
+    finding = row(jetson(rails=rails, board_power=rails[:3]), "power rails")
+    assert finding.found == "VDD_GPU_SOC + VDD_CPU_CV + VIN_SYS_5V0 (and 1 part of it)"
+    assert finding.enables.endswith("those rails of the module, without the carrier board")
+
+
+@pytest.mark.parametrize(
+    ("jetpack", "status"),
+    [("4.x", "warning"), ("5.1.7 or later", "warning"), ("6.x", "ok"), ("7.2.1 or later", "ok")],
+)
+def test_jetpack_that_is_too_old(install, jetpack, status) -> None:
+    install(CORE)
+    assert row(jetson(jetpack=jetpack), "JetPack").status == status
 
 
 def test_a_folder_of_the_same_name_is_no_package(tmp_path, monkeypatch) -> None:

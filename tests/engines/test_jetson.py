@@ -10,11 +10,12 @@ import pytest
 
 from lpx.engines import targets
 from lpx.engines.conditions import changes, read_conditions
-from lpx.engines.ina3221 import find_rails, whole_board
-from lpx.engines.jetson import temperatures_c
+from lpx.engines.ina3221 import covered, find_rails, total_power
+from lpx.engines.jetson import cuda_python, faster_mode, is_jetson, temperatures_c
 from lpx.engines.machine import Gpu, Machine, read_machine
 from lpx.engines.manifest import EngineManifest
 from lpx.engines.negotiate import differences, refusal
+from lpx.engines.nvml import Nvml
 from lpx.engines.targets import can_run
 
 RECORDS = Path(__file__).parents[1] / "data" / "machines"
@@ -44,13 +45,15 @@ def plant(root: Path, record: str, **changed: str) -> Machine:
         (
             "agx_orin",
             ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0", "VDDQ_VDD2_1V8AO"),
-            ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0", "VDDQ_VDD2_1V8AO"),
+            ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"),
         ),
         (
-            "thor",
-            ("VDD_GPU", "VDD_CPU_SOC_MSS", "VIN_SYS_5V0"),
-            ("VDD_GPU", "VDD_CPU_SOC_MSS", "VIN_SYS_5V0"),
+            "agx_orin_jetpack6",
+            ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0", "VDDQ_VDD2_1V8AO"),
+            ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"),
         ),
+        ("thor", ("VDD_GPU", "VDD_CPU_SOC_MSS", "VIN_SYS_5V0", "VIN"), ("VIN",)),
+        ("xavier_nx", ("VDD_IN", "VDD_CPU_GPU_CV", "VDD_SOC"), ("VDD_IN",)),
         ("container", (), ()),
     ],
 )
@@ -74,15 +77,48 @@ def test_channels_without_power_are_left_out(tmp_path):
     assert ([rail.name for rail in rails], reason) == (["VDD_IN"], "")
     assert rails[0].interval_ms == 17
     (monitor / "in1_label").write_text("NC\n")
-    assert find_rails(tmp_path) == ((), "the INA3221 shows no channel that is connected and "
-                                    "readable")  # fmt: skip
+    assert find_rails(tmp_path) == (
+        (),
+        "the power monitors show no channel that is connected and readable",
+    )
 
 
-def test_total_is_the_boards_input_where_measured(tmp_path):
+def names(rails):
+    return [rail.name for rail in rails]
+
+
+def test_total_is_the_input_of_the_module_where_measured(tmp_path):
     plant(tmp_path, "orin_nano")
     rails, _ = find_rails(tmp_path)
-    assert [rail.name for rail in whole_board(rails)] == ["VDD_IN"]
-    assert whole_board(rails[1:]) == rails[1:]
+    assert names(total_power(rails)) == ["VDD_IN"]
+    assert total_power(rails[1:]) == rails[1:]
+
+
+def test_total_of_thor_without_its_input_is_that_of_the_module(tmp_path):
+    plant(tmp_path, "thor")
+    (label,) = tmp_path.glob("sys/bus/i2c/drivers/ina238/*/hwmon/hwmon*/label")
+    label.write_text("\n")
+    rails, _ = find_rails(tmp_path)
+    assert names(total_power(rails)) == ["VDD_GPU", "VDD_CPU_SOC_MSS", "VIN_SYS_5V0"]
+    assert "without the carrier board" in covered(names(total_power(rails)))
+
+
+def test_monitor_of_one_channel_without_power_has_voltage_and_current(tmp_path):
+    plant(tmp_path, "thor")
+    (monitor,) = tmp_path.glob("sys/bus/i2c/drivers/ina238/*/hwmon/hwmon*")
+    power = find_rails(tmp_path)[0][-1]
+    assert power.files == (monitor / "power1_input",)
+    assert power.monitor == "ina238"
+    (monitor / "power1_input").unlink()
+    assert find_rails(tmp_path)[0][-1].files == (monitor / "in1_input", monitor / "curr1_input")
+    (monitor / "curr1_input").unlink()
+    assert "VIN" not in names(find_rails(tmp_path)[0])
+
+
+def test_only_what_was_measured_is_said_to_be_covered():
+    assert covered(["VIN"]) == "the whole board, its carrier included"
+    assert covered(["VDD_IN"]) == "the whole module, without the carrier board"
+    assert covered(["GPU", "CPU"]) == "those rails of the module, without the carrier board"
 
 
 def test_zone_that_is_switched_off_has_no_temperature(tmp_path):
@@ -194,6 +230,97 @@ def test_conditions_of_a_board(tmp_path):
         "the GPU's clock is held back: heat (hardware)",
     )
     assert "load 0.9" in changes(replace(before, load_per_core=0.9), before)[0]
+
+
+class ClocklessNvml:
+    """NVML on Orin since JetPack 6: it opens, and does not know the clock."""
+
+    def __init__(self, mhz=None):
+        self.mhz = mhz
+
+    def clock_mhz(self):
+        return self.mhz
+
+    def temperature_c(self):
+        return None
+
+    def throttle_reasons(self):
+        return ()
+
+
+@pytest.mark.parametrize(
+    ("record", "mhz"), [("orin_nano", 306.0), ("thor", 1575.0), ("xavier_nx", 114.75)]
+)
+def test_clock_of_an_integrated_gpu_that_nvml_does_not_know(tmp_path, record, mhz):
+    plant(tmp_path, record)
+    for nvml in (None, ClocklessNvml(), ClocklessNvml(0.0)):
+        assert read_conditions(tmp_path, lambda _: "", nvml).gpu_mhz == mhz
+    assert read_conditions(tmp_path, lambda _: "", ClocklessNvml(900.0)).gpu_mhz == 900.0
+
+
+def test_clock_of_some_other_board_is_not_taken_for_that_of_an_nvidia_gpu(tmp_path):
+    clock = tmp_path / "sys/class/devfreq/ff9a0000.gpu/cur_freq"  # a Mali
+    clock.parent.mkdir(parents=True)
+    clock.write_text("800000000\n")
+    assert read_conditions(tmp_path).gpu_mhz is None
+
+
+def test_library_without_a_function_is_one_that_does_not_say():
+    class Partial:
+        def __getattr__(self, name):
+            if name in ("nvmlDeviceGetClockInfo", "nvmlDeviceGetCurrentClocksThrottleReasons"):
+                raise AttributeError(f"undefined symbol: {name}")
+            return lambda *arguments: 0
+
+    gpu = Nvml(Partial())
+    assert gpu.clock_mhz() is None
+    assert gpu.throttle_reasons() == ()
+    assert gpu.temperature_c() == 0.0
+
+
+def test_power_mode_is_read_in_a_container_without_the_boards_release(tmp_path):
+    plant(tmp_path, "orin_nano")
+    (tmp_path / "etc/nv_tegra_release").unlink()
+    assert is_jetson(tmp_path), "by the name of its board"
+    found = read_conditions(tmp_path, lambda command: "NV Power Mode: 25W\n1\n")
+    assert found.power_mode == "25W"
+
+
+@pytest.mark.parametrize(
+    ("record", "mode", "faster"),
+    [
+        ("orin_nano", "15W", "MAXN_SUPER"),
+        ("orin_nano", "MAXN_SUPER", None),
+        ("xavier_nx", "MODE_20W_6CORE", None),
+        ("xavier_nx", "MODE_20W_2CORE", None),
+        ("xavier_nx", "MODE_15W_6CORE", "MODE_20W_2CORE"),
+        ("agx_orin_jetpack6", "MODE_30W", "MAXN"),
+        ("thor", "120W", "MAXN"),
+        ("agx_orin", "MODE_30W", None),
+    ],
+)
+def test_faster_mode_is_one_that_the_board_has(tmp_path, record, mode, faster):
+    board = plant(tmp_path, record, nvpmodel=f"NV Power Mode: {mode}\n0\n").jetson
+    assert board.power_mode == mode
+    assert faster_mode(board) == faster
+
+
+@pytest.mark.parametrize(
+    ("record", "package"),
+    [
+        ("agx_orin", '"cuda-python<12"'),
+        ("xavier_nx", '"cuda-python<12"'),
+        ("orin_nano", '"cuda-python<13"'),
+        ("agx_orin_jetpack6", '"cuda-python<13"'),
+        ("thor", "cuda-python"),
+    ],
+)
+def test_cuda_python_fits_the_cuda_of_the_jetpack(tmp_path, record, package):
+    plant(tmp_path, record)
+    assert cuda_python(tmp_path) == package
+    assert cuda_python(tmp_path / "elsewhere") == "cuda-python"
+    (tmp_path / "etc/nv_tegra_release").unlink()
+    assert cuda_python(tmp_path) == '"cuda-python<13"', "an unknown JetPack runs CUDA 12"
 
 
 def test_conditions_where_nothing_can_be_read(tmp_path):

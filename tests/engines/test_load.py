@@ -211,3 +211,24 @@ def test_provider_options_that_lpx_does_not_set(workspace, target):
     edit(folder, target=target, batches=[8], options=options)
     with pytest.raises(LpxError, match="provider options that lpx does not set"):
         load(folder)
+
+
+@pytest.mark.parametrize("compatible", [True, False])
+def test_a_version_compatible_plan_may_run_in_the_lean_runtime(workspace, monkeypatch, compatible):
+    folder = workspace.engines / "onnxruntime-int8"
+    edit(folder, target="tensorrt", options={"version_compatible": compatible})
+    asked = []
+
+    def whole(flavour):
+        asked.append("whole")
+        raise LpxError("not here")
+
+    def either(flavour):
+        asked.append("either")
+        raise LpxError("not here")
+
+    monkeypatch.setattr("lpx.engines.tensorrt.runtime.load", whole)
+    monkeypatch.setattr("lpx.engines.tensorrt.runtime.load_runtime", either)
+    with pytest.raises(LpxError, match="not here"):
+        load(folder)
+    assert asked == ["either" if compatible else "whole"]

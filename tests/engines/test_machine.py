@@ -76,11 +76,80 @@ def test_container_says_what_it_hides(tmp_path: Path) -> None:
     assert machine.jetson.clocks_locked is None
 
 
-def test_unlisted_release_is_not_guessed(tmp_path: Path) -> None:
-    release = {"etc/nv_tegra_release": "# R36 (release), REVISION: 9.1, GCID: 1\n"}
-    jetson = read(tmp_path, "orin_nano", **release).jetson
+@pytest.mark.parametrize(
+    ("release", "revision", "jetpack"),
+    [
+        (35, "6.3", "5.1.5"),
+        (35, "6.4", "5.1.6"),
+        (35, "6.5", "5.1.7"),
+        (36, "4.0", "6.1"),
+        (36, "4.2", "6.1"),
+        (36, "5.2", "6.2.3"),
+        (38, "2.2", "7.0"),
+        (39, "2.1", "7.2.1"),
+    ],
+)
+def test_listed_release(tmp_path: Path, release: int, revision: str, jetpack: str) -> None:
+    assert jetpack_of(tmp_path, release, revision) == jetpack
+
+
+@pytest.mark.parametrize(
+    ("release", "revision", "jetpack"),
+    [
+        (36, "9.1", "6.2.3 or later"),
+        (39, "10.0", "7.2.1 or later"),
+        (35, "6.10", "5.1.7 or later"),
+        (36, "4.5", "6.2.1"),
+        (36, "5.1", "6.x"),
+        (36, "0.0", "6.x"),
+        (39, "0", "7.x"),
+        (32, "7.6", "4.x"),
+        (40, "1.0", "unknown (L4T 40.1)"),
+        (37, "1", "unknown (L4T 37.1)"),
+        (36, "4.3.", "6.2"),
+        (36, "", "unknown"),
+    ],
+)
+def test_unlisted_release_is_told_by_its_neighbours(
+    tmp_path: Path, release: int, revision: str, jetpack: str
+) -> None:
+    assert jetpack_of(tmp_path, release, revision) == jetpack
+
+
+def jetpack_of(root: Path, release: int, revision: str) -> str:
+    text = f"# R{release} (release), REVISION: {revision}, GCID: 1\n"
+    jetson = read(root, "orin_nano", **{"etc/nv_tegra_release": text}).jetson
     assert jetson
-    assert jetson.jetpack == "unknown (L4T 36.9.1)"
+    return jetson.jetpack
+
+
+@pytest.mark.parametrize(
+    ("record", "gpu"),
+    [
+        ("xavier_nx", Gpu("Xavier (integrated)", "7.2", None, None)),
+        ("agx_orin_jetpack6", Gpu("Orin (nvgpu)", "8.7", None, None)),
+        ("thor", Gpu("NVIDIA Thor", "11.0", None, "580.00")),
+    ],
+)
+def test_integrated_gpu(tmp_path: Path, record: str, gpu: Gpu) -> None:
+    assert read(tmp_path, record).gpus == (gpu,)
+
+
+def test_board_of_another_maker_is_told_by_its_chip(tmp_path: Path) -> None:
+    model = {"proc/device-tree/model": "Carrier Model 7\0"}
+    machine = read(tmp_path, "xavier_nx", **model)
+    assert machine.jetson
+    assert machine.jetson.board == "Carrier Model 7"
+    assert machine.gpus == (Gpu("Xavier (integrated)", "7.2", None, None),)
+
+
+def test_xavier_nx(tmp_path: Path) -> None:
+    machine = read(tmp_path, "xavier_nx")
+    assert (machine.cpu, machine.cores) == ("Carmel", 6)
+    assert machine.jetson
+    assert (machine.jetson.l4t, machine.jetson.jetpack) == ("35.6.4", "5.1.6")
+    assert machine.jetson.clocks_locked is False
+    assert machine.jetson.thermal_zones == ("CPU-therm", "GPU-therm", "AUX-therm", "PMIC-Die")
 
 
 def test_locked_gpu_with_unreadable_cpus_is_unknown(tmp_path: Path) -> None:

@@ -202,3 +202,25 @@ def test_gpu_providers_need_a_gpu_and_the_provider(libraries, target):
         choose(target, machine("8.9"))
     assert caught.value.why == "has CPUExecutionProvider"
     assert can_run(manifest(target), machine("8.9")) == (False, "has CPUExecutionProvider")
+
+
+@pytest.mark.parametrize(
+    ("compatible", "built", "runs"),
+    [(True, "10.3.0", True), (True, "11.4.1", False), (False, "11.4.0.106", False)],
+)
+def test_the_lean_runtime_runs_version_compatible_plans(
+    libraries, monkeypatch, compatible, built, runs
+):
+    libraries(tensorrt=NO_LIBRARY)
+    monkeypatch.setattr(
+        targets, "runtime_available", lambda flavour: (True, "tensorrt_lean 11.4.0.106")
+    )
+    plan = replace(
+        manifest("tensorrt"),
+        versions={"tensorrt": built},
+        options={"version_compatible": compatible},
+    )
+    usable, reason = can_run(plan, machine("8.9"))
+    assert usable == runs
+    assert ("here is 11.4.0.106" in reason) == (compatible and not runs)
+    assert (NO_LIBRARY in reason) == (not compatible)

@@ -136,6 +136,17 @@ def test_few_faces_are_warned_of(workspace, monkeypatch):
     assert bench(workspace, limit=8)["warnings"] == []
 
 
+def test_what_an_engine_notes_is_a_warning(workspace, monkeypatch):
+    def opened(folder, **options):
+        engine = load(folder, **options)
+        engine.notes = ["built on another GPU"]
+        return engine
+
+    monkeypatch.setattr(benching, "load", opened)
+    report = bench(workspace, limit=8, candidates=["onnxruntime-int8"])
+    assert "onnxruntime-int8: built on another GPU" in report["warnings"]
+
+
 def test_engines_that_do_not_run_here_are_named_and_left_out(workspace, monkeypatch):
     def can_run(manifest, machine):
         return manifest.precision == "int8", "no float here"

@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -26,7 +27,7 @@ from lpx.data.video_file import Frame, FrameReader, read_frames
 from lpx.data.video_writer import VideoWriter
 from lpx.engines import load
 from lpx.errors import LpxError
-from lpx.pipeline import file_scorer
+from lpx.pipeline import file_scorer, predicting
 from lpx.pipeline.file_scorer import FileScorer
 from lpx.pipeline.predictions import (
     FacelessFrame,
@@ -95,6 +96,22 @@ def test_every_face_of_a_photograph_has_its_own_crops_score(workspace):
     assert 40 < left < right < 256 < next_left
     assert len(rows(found.frames)) == 2
     assert read_image(file.picture).shape[1] == 640
+
+
+@pytest.mark.parametrize("crops", [True, False])
+def test_what_an_engine_notes_is_said(workspace, monkeypatch, crops):
+    photo(Path("one.png"), 0)
+    said = []
+
+    def picked(workspace, model, name, **options):
+        engine = load(workspace.engines / name)
+        engine.notes = ["built on another GPU"]
+        return name, engine
+
+    monkeypatch.setattr(predicting, "pick_engine", picked)
+    reporter = SimpleNamespace(say=said.append, progress=lambda label: lambda done, total: None)
+    predict(workspace, "one.png", crops=crops, report=reporter)
+    assert "warning: built on another GPU" in said
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 20000), (20000, 1), (1000, 50), (3000, 100)])

@@ -20,9 +20,24 @@ from lpx.engines.tensorrt.inspect import (
     parse_build_log,
     parse_inspector,
 )
-from lpx.engines.tensorrt.library import Flavour, available, load
+from lpx.engines.tensorrt.library import (
+    Flavour,
+    available,
+    load,
+    load_runtime,
+    runtime_available,
+)
 from lpx.engines.tensorrt.progress import Progress
-from lpx.engines.tensorrt.request import Batches, BatchRange, Precision, spans_of_batches
+from lpx.engines.tensorrt.request import (
+    Batches,
+    BatchRange,
+    Precision,
+    Request,
+    check,
+    check_batches,
+    check_dla,
+    spans_of_batches,
+)
 from lpx.engines.tensorrt.runtime import TensorRTEngine
 from lpx.engines.tensorrt.slot import Timing
 from lpx.engines.tensorrt.tensors import TensorRTTensors
@@ -41,6 +56,7 @@ __all__ = [
     "Plan",
     "Precision",
     "Progress",
+    "Request",
     "TensorRTEngine",
     "TensorRTTensors",
     "Timing",
@@ -48,9 +64,14 @@ __all__ = [
     "available",
     "build_plan",
     "capabilities_of",
+    "check",
+    "check_batches",
+    "check_dla",
     "load",
+    "load_runtime",
     "open_driver",
     "parse_build_log",
     "parse_inspector",
+    "runtime_available",
     "spans_of_batches",
 ]

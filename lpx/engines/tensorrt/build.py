@@ -17,7 +17,7 @@ from lpx.engines.tensorrt.inspect import (
     parse_build_log,
 )
 from lpx.engines.tensorrt.library import Flavour, load
-from lpx.engines.tensorrt.logger import Recorder, recording
+from lpx.engines.tensorrt.logger import Recorder, recording, started
 from lpx.engines.tensorrt.network import (
     add_profiles,
     create_network,
@@ -26,17 +26,22 @@ from lpx.engines.tensorrt.network import (
     watch_tensors,
 )
 from lpx.engines.tensorrt.progress import Progress, monitor_for, silent
+from lpx.engines.tensorrt.refusals import advice
 from lpx.engines.tensorrt.request import Batches, Precision, Request, check
+from lpx.engines.tensorrt.runtime import deserialize
 from lpx.engines.tensorrt.settings import (
     MIB,
     Effort,
     effort_used,
     make_config,
+    set_timing_cache,
     timing_cache_of,
 )
 from lpx.errors import LpxError
 
 _ATTEMPTS = 5
+# TensorRT 8 to 10, and 11: "Try increasing the workspace size with IBuilderConfig::..."
+_SMALL_WORKSPACE = ("within workspace limit", "insufficient workspace", "increasing the workspace")
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class Plan:
         layers: Its layers with their precision; None where TensorRT does not tell.
         timing_cache: The timing cache after the build; None where the release has none.
         log: TensorRT's warnings and errors and lpx's own decisions, as "level: text".
+        timing_cache_used: Whether the build started from the timing cache that it was given.
     """
 
     data: bytes
@@ -58,6 +64,7 @@ class Plan:
     layers: LayerTable | None
     timing_cache: bytes | None
     log: tuple[str, ...]
+    timing_cache_used: bool = False
 
 
 def build_plan(
@@ -78,6 +85,7 @@ def build_plan(
     dla_core: int | None = None,
     frozen_timing_cache: bool = False,
     watch: tuple[str, ...] = (),
+    tf32: bool = True,
 ) -> Plan:
     """Build a plan and make sure that it computes in the precision asked for.
 
@@ -102,11 +110,14 @@ def build_plan(
         progress: Called as (phase, steps done, steps); ignored by releases that report none.
         version_compatible: Let later releases load the plan; it then carries host code.
         hardware_compatible: Let other GPU models, Ampere and later, load the plan.
-        dla_core: DLA core to build for, with the GPU for what it cannot do.
-        frozen_timing_cache: Fail where a kernel's time is not in the timing cache, so that the same
-            build gives the same plan.
+        dla_core: DLA core to build for, with the GPU for what it cannot do; it takes static batch
+            sizes only.
+        frozen_timing_cache: Fail where a kernel's time is not in the timing cache, or TensorRT
+            does not use that cache, so that the same build gives the same plan.
         watch: Tensors that the plan shall hand out while `TensorRTTensors` runs it. Its layers
             differ from those of a plan that is not watched, and are not verified.
+        tf32: Let float32 tensors be multiplied in TF32, with 10 bits of mantissa, where the GPU
+            can; TensorRT's own default.
 
     Raises:
         NotAsAskedError: The plan does not compute in `precision`, or not on the DLA core.
@@ -130,13 +141,14 @@ def build_plan(
         dla_core=dla_core,
         frozen_timing_cache=frozen_timing_cache,
         watch=watch,
+        tf32=tf32,
     )
     check(request, capabilities)
     with recording(trt) as (logger, recorder):
         if capabilities.known_bad:
             recorder.note(f"known-bad release: {capabilities.known_bad}")
         built = _Build(trt, capabilities, request, logger, recorder, progress).run()
-        layers = _layers(trt, capabilities, request, logger, recorder, built.data)
+        layers = _layers(trt, capabilities, request, recorder, built.data)
     # Watching may stop fusions, and change precisions with them: who watches compares.
     if layers is not None and not watch:
         if dla_core is not None:
@@ -153,6 +165,7 @@ def build_plan(
         layers=layers,
         timing_cache=built.timing_cache,
         log=recorder.lines(),
+        timing_cache_used=built.timing_cache_used,
     )
 
 
@@ -160,6 +173,7 @@ def build_plan(
 class _Built:
     data: bytes
     timing_cache: bytes | None
+    timing_cache_used: bool
 
 
 @dataclass(frozen=True)
@@ -200,6 +214,7 @@ class _Build:
         parse(trt, self.logger, network, capabilities, request.onnx_model)
         watch_tensors(network, capabilities, request.watch)
         config = make_config(trt, builder, capabilities, request, effort)
+        timed = capabilities.timing_cache and set_timing_cache(config, request, self.recorder)
         add_profiles(builder, config, find_input(network, request.input_name), request)
         # TensorRT does not keep its callbacks alive; these names do, while it builds.
         if capabilities.progress_monitor:
@@ -212,26 +227,23 @@ class _Build:
         serialized = builder.build_serialized_network(network, config)
         if serialized is None:
             return None, used
-        return _Built(bytes(serialized), timing_cache_of(config, capabilities)), used
+        return _Built(bytes(serialized), timing_cache_of(config, capabilities), timed), used
 
     def _builder(self) -> Any:
-        try:
-            return self.trt.Builder(self.logger)
-        except (TypeError, RuntimeError) as problem:  # its factory returned nothing
-            raise LpxError(
-                f"{self.capabilities.flavour} did not start a builder",
-                why=self.recorder.errors(),
-                fix="TensorRT builds on the GPU it builds for: see that nvidia-smi lists one",
-            ) from problem
+        what = f"{self.capabilities.flavour} did not start a builder"
+        return started(self.trt.Builder, self.logger, self.recorder, what)
 
     def _failure(self, what: str) -> LpxError:
-        why = self.recorder.errors()
-        if "within workspace limit" in why:
+        said = self.recorder.said("error") or self.recorder.said("warning")
+        why = "\n".join(said) or "TensorRT gave no reason"
+        if any(sign in why for sign in _SMALL_WORKSPACE):
             fix = "give a larger workspace, or none"
         elif self.recorder.out_of_memory():
             fix = "close other programs on the GPU, or ask for smaller batches"
+        elif "ERROR_ON_TIMING_CACHE_MISS" in why:
+            fix = "build once without --frozen-timing-cache, which adds the times that are missing"
         else:
-            fix = "see TensorRT's message above"
+            fix = advice(why) or "see TensorRT's message above"
         return LpxError(what, why=why, fix=fix)
 
 
@@ -252,7 +264,6 @@ def _layers(
     trt: Any,
     capabilities: Capabilities,
     request: Request,
-    logger: Any,
     recorder: Recorder,
     data: bytes,
 ) -> LayerTable | None:
@@ -263,12 +274,19 @@ def _layers(
             recorder.note("the build logged no table of layers, so its precision is not verified")
             return None
         return of_graph(table, request.onnx_model)
-    runtime = trt.Runtime(logger)
-    runtime.engine_host_code_allowed = request.version_compatible
-    if request.dla_core is not None:
-        runtime.DLA_core = request.dla_core
-    engine = runtime.deserialize_cuda_engine(data)
-    if engine is None:
-        recorder.note("the plan does not load here, so its precision is not verified")
+    warnings: list[str] = []
+    try:
+        # Both are held, as the runtime must outlive the engine.
+        runtime_and_engine = deserialize(
+            trt,
+            data,
+            allow_host_code=request.version_compatible,
+            dla_core=request.dla_core,
+            notes=warnings,
+        )
+    except LpxError as error:
+        reason = f"{error.what}: {error.why}" if error.why else error.what
+        recorder.note(f"the precision of the plan is not verified: {reason}")
         return None
-    return of_graph(inspect_engine(trt, engine), request.onnx_model)
+    recorder.messages += (("warning", text) for text in warnings)
+    return of_graph(inspect_engine(trt, runtime_and_engine[1]), request.onnx_model)

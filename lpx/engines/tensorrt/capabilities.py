@@ -48,6 +48,7 @@ class Capabilities:
         builtin_cuda_graphs: The library captures CUDA graphs by itself.
         compiles_at_run: Kernels are compiled where a plan runs, and can be kept in a cache.
         profile_sharing: Several contexts can use one profile at once.
+        inspector: Plans can be asked for their layers; the lean runtime cannot.
         inspector_io_key: Name of the inputs and outputs in the inspector's JSON.
         dialect: The graph to give to the library for the GPU.
         known_bad: Why this release is known to give wrong or no plans; None where it is not.
@@ -74,6 +75,7 @@ class Capabilities:
     builtin_cuda_graphs: bool
     compiles_at_run: bool
     profile_sharing: bool
+    inspector: bool
     inspector_io_key: Literal["Bindings", "I/O Tensors"]
     dialect: Dialect
     known_bad: str | None
@@ -101,13 +103,13 @@ def capabilities_of(trt: Any, flavour: Flavour) -> Capabilities:
         flavour=flavour,
         version=version,
         strongly_typed_only=strongly_typed_only,
-        strongly_typed_flag=hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"),
-        explicit_batch_flag=hasattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH"),
+        strongly_typed_flag=_has(trt, "NetworkDefinitionCreationFlag", "STRONGLY_TYPED"),
+        explicit_batch_flag=_has(trt, "NetworkDefinitionCreationFlag", "EXPLICIT_BATCH"),
         fp16_flag=not strongly_typed_only,
         int8_flag=hasattr(trt.BuilderFlag, "INT8"),
         calibrators=hasattr(trt, "IInt8EntropyCalibrator2"),
         dla=not rtx and not (10, 8) <= version < (11, 4, 1),
-        debug_tensors=hasattr(trt.INetworkDefinition, "mark_debug"),
+        debug_tensors=_has(trt, "INetworkDefinition", "mark_debug"),
         progress_monitor=hasattr(trt, "IProgressMonitor"),
         timing_cache=not rtx,
         timing_cache_editable=not rtx and hasattr(trt.BuilderFlag, "EDITABLE_TIMING_CACHE"),
@@ -117,14 +119,20 @@ def capabilities_of(trt: Any, flavour: Flavour) -> Capabilities:
         version_compatible=not rtx and hasattr(trt.BuilderFlag, "VERSION_COMPATIBLE"),
         hardware_compatibility=not rtx and hasattr(trt, "HardwareCompatibilityLevel"),
         set_compute_capability=hasattr(trt, "ComputeCapability"),
-        parser_node_name=hasattr(trt.ParserError, "node_name"),
+        parser_node_name=_has(trt, "ParserError", "node_name"),
         builtin_cuda_graphs=hasattr(trt, "CudaGraphStrategy"),
         compiles_at_run=hasattr(trt, "IRuntimeCache"),
         profile_sharing=rtx or version >= (10,),
+        inspector=hasattr(trt, "EngineInspector"),
         inspector_io_key="I/O Tensors" if rtx or version >= (11,) else "Bindings",
         dialect="strongly-typed" if rtx or version >= _STRONGLY_TYPED_FROM else "weakly-typed",
         known_bad=None if rtx else known_bad(version),
     )
+
+
+def _has(trt: Any, kind: str, member: str) -> bool:
+    """Whether a class is there, with a member: the lean runtime has none of those that build."""
+    return hasattr(getattr(trt, kind, None), member)
 
 
 def parse_version(text: str) -> tuple[int, ...]:

@@ -7,11 +7,10 @@ from typing import Any
 
 from lpx.engines.tensorrt.cuda_pycuda import PyCuda
 from lpx.engines.tensorrt.cuda_python import CudaPython
-from lpx.engines.tensorrt.driver import CudaDriver
+from lpx.engines.tensorrt.driver import CudaDriver, install_binding
 from lpx.errors import LpxError
 
 _RUNTIMES = ("cuda.bindings.runtime", "cuda.cudart")  # since cuda-python 12.6, and before
-_INSTALL = "pip install cuda-python, or pip install 'lpx[tensorrt]' which brings pycuda"
 
 
 def open_driver() -> CudaDriver:
@@ -29,7 +28,7 @@ def open_driver() -> CudaDriver:
     raise LpxError(
         "no CUDA binding for Python is installed",
         why="engines of TensorRT run through cuda-python or pycuda",
-        fix=_INSTALL,
+        fix=install_binding(),
     )
 
 

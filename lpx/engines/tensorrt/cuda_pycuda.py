@@ -9,6 +9,7 @@ from typing import Any
 
 from numpy.typing import DTypeLike, NDArray
 
+from lpx.engines.jetson import cuda_python
 from lpx.engines.tensorrt.driver import FIXES, CudaLostError, Device, Handle, dotted
 from lpx.errors import LpxError
 
@@ -178,5 +179,6 @@ class PyCuda:
 
 def _no_graphs() -> LpxError:
     return LpxError(
-        "pycuda has no CUDA graphs", fix="pip install cuda-python, or run without CUDA graphs"
+        "pycuda has no CUDA graphs",
+        fix=f"pip install {cuda_python()}, or run without CUDA graphs",
     )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from lpx.engines.tensorrt.driver import FIXES, CudaLostError, Device, Handle, dotted
+from lpx.engines.tensorrt.driver import FIXES, CudaLostError, Device, Handle, dotted, fix_driver
 from lpx.errors import LpxError
 
 # Errors that stay: every later call of the process returns them again.
@@ -44,7 +44,7 @@ class CudaPython:
             raise LpxError(
                 f"CUDA's {name} could not run",
                 why=str(problem),
-                fix=FIXES["cudaErrorInsufficientDriver"],
+                fix=fix_driver(0, 0),
             ) from problem
         if int(status) != 0:
             raise self._error(name, status)
@@ -57,10 +57,11 @@ class CudaPython:
         what = f"CUDA's {name} failed: {error}"
         if error in _LOST:
             return CudaLostError(what)
-        why = self._versions() if error == "cudaErrorInsufficientDriver" else ""
-        return LpxError(what, why, FIXES.get(error, ""))
+        if error == "cudaErrorInsufficientDriver":
+            return self._driver_error(what)
+        return LpxError(what, fix=FIXES.get(error, ""))
 
-    def _versions(self) -> str:
+    def _driver_error(self, what: str) -> LpxError:
         # Both answer without a GPU; 0 stands for no driver at all.
         supported, needed = (
             getattr(self._cudart, name)()[1]
@@ -69,7 +70,8 @@ class CudaPython:
         here = (
             f"the driver supports CUDA {dotted(supported)}" if supported else "there is no driver"
         )
-        return f"{here}, cuda-python is made for CUDA {dotted(needed)}"
+        why = f"{here}, cuda-python is made for CUDA {dotted(needed)}"
+        return LpxError(what, why, fix_driver(supported, needed))
 
     def device(self) -> Device:
         """The GPU and its versions."""

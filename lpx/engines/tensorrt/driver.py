@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import DTypeLike, NDArray
 
+from lpx.engines.jetson import cuda_python, is_jetson
 from lpx.errors import LpxError
 
 Handle = Any
@@ -14,9 +16,36 @@ Handle = Any
 
 FIXES = {
     "cudaErrorMemoryAllocation": "use smaller batches, or close other programs on the GPU",
-    "cudaErrorInsufficientDriver": "install an NVIDIA driver as new as the CUDA version asks",
     "cudaErrorNoDevice": "see that nvidia-smi lists a GPU, and what CUDA_VISIBLE_DEVICES holds",
 }
+_ROOT = Path("/")
+
+
+def fix_driver(supported: int, needed: int) -> str:
+    """What to do where the driver is absent, or too old for the binding.
+
+    Args:
+        supported: CUDA version that the driver supports, as 12060 for 12.6; 0 for no driver.
+        needed: CUDA version that the binding is made for.
+    """
+    jetson = is_jetson(_ROOT)
+    if not supported:
+        there = "start the container with --runtime nvidia: the host's driver is used in it"
+        return there if jetson else "install an NVIDIA driver"
+    major, minor = supported // 1000, supported % 1000 // 10
+    below = f"{major + 1}" if needed // 1000 > major else f"{major}.{minor + 1}"
+    binding = f'pip install "cuda-python<{below}"'
+    if jetson:
+        return f"{binding}: a Jetson's driver is a part of JetPack"
+    return f"{binding}, or install an NVIDIA driver as new as CUDA {dotted(needed)} asks"
+
+
+def install_binding() -> str:
+    """How to get a binding for CUDA on this machine."""
+    command = f"pip install {cuda_python(_ROOT)}"
+    if is_jetson(_ROOT):  # the extra would bring a TensorRT beside JetPack's
+        return f"{command}, or pip install pycuda"
+    return f"{command}, or pip install 'lpx[tensorrt]' which brings pycuda"
 
 
 class CudaLostError(LpxError):

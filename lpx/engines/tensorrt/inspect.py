@@ -268,19 +268,24 @@ def _assert_precision_in(table: LayerTable, asked: Precision, profile: int) -> N
 
 
 def assert_on_dla(table: LayerTable) -> None:
-    """Make sure that a plan for a DLA core leaves something to it.
+    """Make sure that a plan for a DLA core leaves something to it, in each of its profiles.
 
     Raises:
-        NotAsAskedError: All layers run on the GPU; lists them.
+        NotAsAskedError: All layers of a profile run on the GPU; lists them.
     """
-    if any(row.dla for row in table.rows):
-        return
-    lines = [f"{row.type:<16} {row.name}" for row in table.rows[:_SHOWN]]
-    raise NotAsAskedError(
-        "a DLA core was asked for, but the whole plan runs on the GPU",
-        why="its layers are\n    " + "\n    ".join(lines),
-        fix="build for the GPU, which runs INT8 faster than a plan that changes hands",
-    )
+    profiles = sorted({row.profile for row in table.rows}) or [0]
+    for profile in profiles:
+        rows = [row for row in table.rows if row.profile == profile]
+        if any(row.dla for row in rows):
+            continue
+        what = "the whole plan runs" if len(profiles) == 1 else f"all of profile {profile} runs"
+        lines = [f"{row.type:<16} {row.name}" for row in rows[:_SHOWN]]
+        raise NotAsAskedError(
+            f"a DLA core was asked for, but {what} on the GPU",
+            why="its layers are\n    " + "\n    ".join(lines),
+            fix="build for the GPU, which runs INT8 faster than a plan that changes hands"
+            + ("; or name one batch size" if len(profiles) > 1 else ""),
+        )
 
 
 def _fix(asked: Precision) -> str:

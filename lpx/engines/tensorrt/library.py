@@ -16,6 +16,12 @@ _MODULES: dict[Flavour, tuple[str, ...]] = {
     "tensorrt": ("tensorrt",),
     "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
 }
+_LEAN = ("tensorrt_lean", "tensorrt_lean_bindings")
+"""TensorRT's lean runtime: it runs version-compatible plans, and builds none."""
+_INSTALL_LEAN = (
+    "pip install tensorrt-lean-cu13-bindings tensorrt-lean-cu13-libs (cu12 for CUDA 12), of the "
+    "release that built the plan or a later one"
+)
 _EXTRAS: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}
 _JETSON_MARK = Path("/etc/nv_tegra_release")
 
@@ -54,22 +60,77 @@ def available(flavour: Flavour) -> tuple[bool, str]:
     return (True, reason) if trt is not None else (False, f"{reason}; {_install(flavour)}")
 
 
+def load_runtime(flavour: Flavour) -> Any:
+    """Import what runs a version-compatible plan: the library, or else its lean runtime.
+
+    Args:
+        flavour: "tensorrt" or "tensorrt-rtx", which has no lean runtime.
+
+    Returns:
+        The Python module of the bindings, to be held in a variable called `trt`.
+
+    Raises:
+        LpxError: The flavour is unknown, or neither is there or imports.
+    """
+    trt, reason = _find_runtime(flavour)
+    if trt is None:
+        fix = _install_runtime(flavour)
+        raise LpxError(f"{flavour} cannot be used here", why=reason, fix=fix)
+    return trt
+
+
+def runtime_available(flavour: Flavour) -> tuple[bool, str]:
+    """Say whether something here runs version-compatible plans of a flavour, without raising.
+
+    Args:
+        flavour: As for `load_runtime`.
+
+    Returns:
+        (True, module and version), or (False, the reason and what to install).
+    """
+    trt, reason = _find_runtime(flavour)
+    return (True, reason) if trt is not None else (False, f"{reason}; {_install_runtime(flavour)}")
+
+
 def _find(flavour: Flavour) -> tuple[Any | None, str]:
     if flavour not in _MODULES:
         known = ", ".join(_MODULES)
         raise LpxError(f"{flavour!r} is not a TensorRT flavour", why=f"lpx knows {known}")
+    trt, reason = _first(_MODULES[flavour], "Builder")
+    if trt is None and flavour == "tensorrt":
+        lean, found = _first(_LEAN, "Runtime")
+        if lean is not None:
+            reason = f"{found} builds no plans, and runs version-compatible ones only ({reason})"
+    return trt, reason
+
+
+def _find_runtime(flavour: Flavour) -> tuple[Any | None, str]:
+    trt, reason = _find(flavour)
+    if trt is None and flavour == "tensorrt":
+        lean, found = _first(_LEAN, "Runtime")
+        return (lean, found) if lean is not None else (None, reason)
+    return trt, reason
+
+
+def _first(names: tuple[str, ...], holding: str) -> tuple[Any | None, str]:
+    """The first module that imports and holds a class, and its version; or None, and why."""
     reasons = []
-    for name in _MODULES[flavour]:
+    for name in names:
         try:
             trt = importlib.import_module(name)
         except (ImportError, OSError) as problem:  # OSError: a shared library is missing
             reasons.append(f"{name}: {problem}")
             continue
-        if hasattr(trt, "Builder"):
+        if hasattr(trt, holding):
             return trt, f"{name} {trt.__version__}"
         # A folder called tensorrt on the path imports as an empty namespace package.
-        reasons.append(f"{name}: imports, but holds no Builder")
+        reasons.append(f"{name}: imports, but holds no {holding}")
     return None, "; ".join(reasons)
+
+
+def _install_runtime(flavour: Flavour) -> str:
+    lean = f", or its lean runtime: {_INSTALL_LEAN}" if flavour == "tensorrt" else ""
+    return _install(flavour) + lean
 
 
 def _install(flavour: Flavour) -> str:

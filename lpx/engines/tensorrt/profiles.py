@@ -31,18 +31,27 @@ class Chunk:
 def spans_of(engine: Any, name: str) -> tuple[BatchRange, ...]:
     """The batch range of each profile of a loaded engine.
 
+    Of several profiles all are read: TensorRT gives the shape of the input for the profile that a
+    context has first, without -1 where that takes one batch size only.
+
     Args:
         engine: An `ICudaEngine`.
         name: Its input, whose first dimension is the batch.
     """
-    shape = tuple(engine.get_tensor_shape(name))
-    if shape[0] != -1:
-        return (BatchRange(shape[0], shape[0], shape[0]),)
-    spans = []
-    for index in range(engine.num_optimization_profiles):
-        minimum, optimum, maximum = map(tuple, engine.get_tensor_profile_shape(name, index))
-        spans.append(BatchRange(minimum[0], optimum[0], maximum[0]))
-    return tuple(spans)
+    count = engine.num_optimization_profiles
+    batch = int(engine.get_tensor_shape(name)[0])
+    if batch != -1 and count <= 1:
+        return (BatchRange(batch, batch, batch),)
+    return tuple(_span(engine, name, index, batch) for index in range(count))
+
+
+def _span(engine: Any, name: str, index: int, batch: int) -> BatchRange:
+    shapes = [tuple(shape) for shape in engine.get_tensor_profile_shape(name, index)]
+    if batch != -1 and not all(shapes):
+        # The network itself has this batch: profiles say nothing of an input that is not dynamic.
+        return BatchRange(batch, batch, batch)
+    minimum, optimum, maximum = (shape[0] for shape in shapes)
+    return BatchRange(minimum, optimum, maximum)
 
 
 @lru_cache(maxsize=256)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from lpx.choices import check_choice
+from lpx.engines.manifest import MAX_BATCH
 from lpx.engines.tensorrt.capabilities import Capabilities
 from lpx.errors import LpxError
 
@@ -34,7 +35,7 @@ class Request:
     onnx_model: bytes
     precision: Precision
     batches: Batches
-    input_name: str
+    input_name: str = "faces"
     compute_capabilities: tuple[str, ...] = ()
     workspace_mib: int | None = None
     optimisation_level: int | None = None
@@ -45,6 +46,7 @@ class Request:
     dla_core: int | None = None
     frozen_timing_cache: bool = False
     watch: tuple[str, ...] = ()
+    tf32: bool = True
 
     def strongly_typed(self, capabilities: Capabilities) -> bool:
         """Whether the network is strongly typed.
@@ -66,6 +68,21 @@ def spans_of_batches(batches: Batches) -> tuple[BatchRange, ...]:
     if isinstance(batches, BatchRange):
         return (batches,)
     return tuple(BatchRange(size, size, size) for size in sorted(set(batches)))
+
+
+def check_batches(batches: Batches) -> None:
+    """Refuse batch sizes that no plan can have.
+
+    Raises:
+        LpxError: There are none, one is out of range, or a range is not in order.
+    """
+    spans = spans_of_batches(batches)
+    if spans and all(1 <= s.minimum <= s.optimum <= s.maximum <= MAX_BATCH for s in spans):
+        return
+    raise LpxError(
+        f"batch sizes {batches}",
+        why=f"they must be whole numbers from 1 to {MAX_BATCH}, and minimum <= optimum <= maximum",
+    )
 
 
 def check(request: Request, capabilities: Capabilities) -> None:
@@ -106,19 +123,39 @@ def check(request: Request, capabilities: Capabilities) -> None:
             why="it takes INT8 only as Q/DQ nodes in the graph",
             fix=f"build the {capabilities.dialect} graph",
         )
+    if request.dla_core is not None:
+        check_dla(request.dla_core, request.precision, request.batches)
+
+
+def check_dla(core: int, precision: Precision, batches: Batches) -> None:
+    """Refuse what TensorRT would run on the GPU in place of a DLA core, without saying so.
+
+    Args:
+        core: The DLA core.
+        precision: What it is to compute in.
+        batches: Its batch sizes.
+
+    Raises:
+        LpxError: FP32, or a range of batch sizes.
+    """
+    if precision == "fp32":
+        raise LpxError("FP32 on a DLA core", why="a DLA core computes in FP16 and INT8 only")
+    ranges = [span for span in spans_of_batches(batches) if span.minimum != span.maximum]
+    if ranges:
+        span = ranges[0]
+        raise LpxError(
+            f"batch sizes {span.minimum} to {span.maximum} in one profile for DLA core {core}",
+            why="a DLA core computes a fixed batch size: TensorRT would run all layers on the GPU",
+            fix=f"name batch sizes, which get a profile each: --batch {span.minimum},{span.optimum}"
+            if span.minimum != span.optimum
+            else f"name a batch size: --batch {span.minimum}",
+        )
 
 
 def _check_values(request: Request) -> None:
     check_choice("precision", request.precision, get_args(Precision))
-    spans = request.spans()
-    if not spans or any(not 1 <= s.minimum <= s.optimum <= s.maximum for s in spans):
-        raise LpxError(
-            f"batch sizes {request.batches}",
-            why="they must be whole numbers from 1 on, and minimum <= optimum <= maximum",
-        )
+    check_batches(request.batches)
     if request.workspace_mib is not None and request.workspace_mib < 1:
         raise LpxError(f"a workspace of {request.workspace_mib} MiB", why="it must be 1 or more")
     if request.optimisation_level is not None and request.optimisation_level not in _LEVELS:
         raise LpxError(f"optimisation level {request.optimisation_level}", why="it is 0 to 5")
-    if request.dla_core is not None and request.precision == "fp32":
-        raise LpxError("FP32 on a DLA core", why="a DLA core computes in FP16 and INT8 only")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -17,9 +16,10 @@ from lpx.engines.tensorrt.cuda import open_driver
 from lpx.engines.tensorrt.driver import CudaDriver, CudaLostError
 from lpx.engines.tensorrt.inspect import LayerTable, inspect_engine
 from lpx.engines.tensorrt.kernel_cache import KernelCache, save_kernels
-from lpx.engines.tensorrt.library import Flavour, load
-from lpx.engines.tensorrt.logger import recording
+from lpx.engines.tensorrt.library import Flavour, load, load_runtime
+from lpx.engines.tensorrt.logger import explained, recording, started
 from lpx.engines.tensorrt.profiles import chunks, spans_of
+from lpx.engines.tensorrt.refusals import advice
 from lpx.engines.tensorrt.request import BatchRange
 from lpx.engines.tensorrt.slot import FACES, PATCH_MAP, SCORE, Shared, Slot, Timing
 from lpx.errors import LpxError
@@ -49,12 +49,14 @@ class TensorRTEngine:
             the next is copied while one computes. Each has contexts and memory of its own.
         zero_copy: Keep tensors in host memory that the GPU uses in place, where it shares the
             host's memory, as on a Jetson; there the copies take no time.
+        version_compatible: The plan was built to be loaded by later releases, so that TensorRT's
+            lean runtime will do where the whole library is not there.
         kernel_cache: File where TensorRT for RTX keeps the kernels that it compiles here; read
             now, written when the engine is closed. None keeps none; other libraries need none.
 
     Attributes:
         last_timing: Time of the last call of `infer`; None before the first.
-        notes: What differs from what was asked, and why.
+        notes: What differs from what was asked, and why; and what TensorRT warned of.
 
     Raises:
         LpxError: The library or CUDA is absent, the plan does not load, or its inputs and
@@ -72,12 +74,13 @@ class TensorRTEngine:
         dla_core: int | None = None,
         in_flight: int = 1,
         zero_copy: bool = True,
+        version_compatible: bool = False,
         kernel_cache: Path | None = None,
     ) -> None:
         self.last_timing: Timing | None = None
         self.notes: list[str] = []
         self._plan_bytes = len(plan)
-        self._trt = load(flavour)
+        self._trt = load_runtime(flavour) if version_compatible else load(flavour)
         self._capabilities = capabilities_of(self._trt, flavour)
         self._driver = open_driver() if driver is None else driver
         builtin = self._capabilities.builtin_cuda_graphs
@@ -89,7 +92,7 @@ class TensorRTEngine:
         self._slots: list[Slot] = []
         self._kernels = KernelCache(kernel_cache, self.notes) if kernel_cache else None
         self._runtime, self._engine = deserialize(
-            self._trt, plan, allow_host_code=allow_host_code, dla_core=dla_core
+            self._trt, plan, allow_host_code=allow_host_code, dla_core=dla_core, notes=self.notes
         )
         try:
             self._face_shape = _checked_face_shape(self._trt, self._engine)
@@ -107,8 +110,10 @@ class TensorRTEngine:
                 notes=self.notes,
                 kernels=self._kernels,
             )
-            while len(self._slots) < in_flight:
-                self._slots.append(Slot(shared))
+            with explained() as recorder:
+                while len(self._slots) < in_flight:
+                    self._slots.append(Slot(shared))
+            self.notes += recorder.said("warning")
         except BaseException:
             self.close()
             raise
@@ -145,10 +150,17 @@ class TensorRTEngine:
         """The plan's layers and the precision each computes in.
 
         Raises:
-            LpxError: The engine is closed, or the inspector's answer is not as expected.
+            LpxError: The engine is closed, the lean runtime runs it, or the inspector's answer is
+                not as expected.
         """
         if self._engine is None:
             raise LpxError("the engine is closed", fix="load it again")
+        if not self._capabilities.inspector:
+            raise LpxError(
+                f"{self._trt.__name__} does not tell the layers of a plan",
+                "the lean runtime holds only what runs one",
+                "install the whole TensorRT to look into it",
+            )
         context = self._slots[0].context_for_inspection()
         return inspect_engine(self._trt, self._engine, context)
 
@@ -169,13 +181,13 @@ class TensorRTEngine:
         score = np.empty(count, np.float32)
         patch_map = np.empty((count, *self._slots[0].cells), np.float32)
         try:
-            self.last_timing = self._run(faces, score, patch_map)
+            with explained():
+                self.last_timing = self._run(faces, score, patch_map)
         except CudaLostError:
             self.close()
             raise
         except BaseException:
-            for slot in self._slots:
-                slot.abandon()
+            self._abandon()
             raise
         return Prediction(score=score, patch_map=patch_map)
 
@@ -211,6 +223,19 @@ class TensorRTEngine:
         if faces.ndim != 4 or faces.shape[1:] != self._face_shape:
             raise LpxError(f"faces of shape {faces.shape}", why=f"the engine takes {expected}")
 
+    def _abandon(self) -> None:
+        """Wait until the GPU is done with what was begun, and throw it away.
+
+        Raises:
+            CudaLostError: What failed took CUDA with it; the engine is closed.
+        """
+        try:
+            for slot in self._slots:
+                slot.abandon()
+        except CudaLostError:
+            self.close()
+            raise
+
     def _run(
         self, faces: Faces, score: NDArray[np.float32], patch_map: NDArray[np.float32]
     ) -> Timing:
@@ -226,40 +251,57 @@ class TensorRTEngine:
 
 
 def deserialize(
-    trt: Any, plan: bytes, *, allow_host_code: bool, dla_core: int | None
+    trt: Any,
+    plan: bytes,
+    *,
+    allow_host_code: bool,
+    dla_core: int | None,
+    notes: list[str] | None = None,
 ) -> tuple[Any, Any]:
     """Load a plan; returns the runtime, which must outlive the engine, and the engine.
 
+    Args:
+        trt: The library.
+        plan: The plan's bytes.
+        allow_host_code: Load a plan that carries code which runs on the host.
+        dla_core: DLA core that runs a plan built for DLA.
+        notes: Receives TensorRT's warnings; None drops them.
+
     Raises:
-        LpxError: TensorRT cannot start CUDA, or the plan does not load.
+        LpxError: TensorRT cannot start CUDA, the DLA core is not there, or the plan does not load.
     """
     with recording(trt) as (logger, recorder):
-        try:
-            runtime = trt.Runtime(logger)
-        except TypeError as error:  # how the bindings report that the library returned nothing
-            raise LpxError(
-                f"{trt.__name__} {trt.__version__} cannot start",
-                # The cause is logged as a warning: "CUDA initialization failure with error: 35".
-                "; ".join(text for _, text in recorder.messages) or str(error),
-                "`lpx doctor` shows the driver and the GPU that this machine has",
-            ) from error
+        what = f"{trt.__name__} {trt.__version__} cannot start"
+        runtime = started(trt.Runtime, logger, recorder, what)
         runtime.engine_host_code_allowed = allow_host_code
         if dla_core is not None:
-            runtime.DLA_core = dla_core
+            _choose_core(runtime, dla_core)
         engine = runtime.deserialize_cuda_engine(plan)
-        if engine is not None:
-            return runtime, engine
-    why = recorder.errors()
-    raise LpxError("the plan does not load", why=why, fix=_fix_of_refusal(trt, why))
+    if engine is None:
+        why = recorder.errors()
+        raise LpxError("the plan does not load", why, advice(why) or _build_again(trt))
+    if notes is not None:
+        notes += recorder.said("warning")
+    return runtime, engine
 
 
-def _fix_of_refusal(trt: Any, why: str) -> str:
-    """What to do about a plan that TensorRT refuses, by TensorRT's own words."""
-    # "getEngineHostCodeAllowed() is false"; earlier releases write "host code".
-    if re.search(r"host[ _]?code", why, re.IGNORECASE):
-        return "it contains host code: if you trust its origin, pass --allow-host-code"
-    if "does not support this compute capability" in why:
-        return "use another target on this GPU: --target tensorrt, onnxruntime-cuda or onnxruntime"
+def _choose_core(runtime: Any, core: int) -> None:
+    """Choose a DLA core. One that is not there, TensorRT does not take, and says nothing.
+
+    Raises:
+        LpxError: The core is not there.
+    """
+    runtime.DLA_core = core
+    if runtime.DLA_core != core:
+        raise LpxError(
+            f"DLA core {core} is not on this machine",
+            f"TensorRT finds {runtime.num_DLA_cores} DLA cores here, and the plan was built for "
+            f"core {core}",
+            "build the engine again here, with --dla and a core that is there, or without",
+        )
+
+
+def _build_again(trt: Any) -> str:
     return (
         "a plan runs on the release and the GPU model it was built for; this is "
         f"{trt.__name__} {trt.__version__}: build it again here"

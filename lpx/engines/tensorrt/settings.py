@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from lpx.engines.tensorrt.capabilities import Capabilities
+from lpx.engines.tensorrt.logger import Recorder
 from lpx.engines.tensorrt.request import Request
 from lpx.errors import LpxError
 
 MIB = 1 << 20
+_OF_THE_CACHE = "timing cache"
+"""In every message with which TensorRT passes over a timing cache."""
 
 
 @dataclass(frozen=True)
@@ -28,23 +31,22 @@ class Effort:
 def make_config(
     trt: Any, builder: Any, capabilities: Capabilities, request: Request, effort: Effort
 ) -> Any:
-    """A builder configuration that holds all of a request but its profiles and callbacks."""
+    """A builder configuration of a request, without its profiles, timing cache and callbacks."""
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or no precision per layer
     if effort.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, effort.workspace_bytes)
     if effort.level is not None:
         config.builder_optimization_level = effort.level
+    if not request.tf32:
+        config.clear_flag(trt.BuilderFlag.TF32)  # on by default, in all releases
     if not request.strongly_typed(capabilities):
         _set_precision(trt, config, capabilities, request)
     _set_reach(trt, config, capabilities, request)
     if capabilities.set_compute_capability and request.compute_capabilities:
         _set_compute_capabilities(trt, config, request.compute_capabilities)
     if request.dla_core is not None:
-        _set_dla(trt, builder, config, request.dla_core)
-    if capabilities.timing_cache and request.timing_cache is not None:
-        cache = config.create_timing_cache(request.timing_cache)
-        config.set_timing_cache(cache, False)
+        _set_dla(trt, builder, config, request.dla_core, request.spans()[-1].maximum)
     if capabilities.error_on_timing_cache_miss and request.frozen_timing_cache:
         config.set_flag(trt.BuilderFlag.ERROR_ON_TIMING_CACHE_MISS)
     return config
@@ -56,6 +58,49 @@ def effort_used(trt: Any, config: Any) -> Effort:
         workspace_bytes=config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
         level=config.builder_optimization_level,
     )
+
+
+def set_timing_cache(config: Any, request: Request, recorder: Recorder) -> bool:
+    """Give a configuration the timing cache of a request, or an empty one for the build to fill.
+
+    TensorRT keeps the times that a build takes only in a cache that was set before.
+
+    Args:
+        config: The builder configuration.
+        request: Its timing cache may be None.
+        recorder: Receives TensorRT's messages while this runs, and what lpx decides.
+
+    Returns:
+        Whether the build starts from the times in the request's cache.
+
+    Raises:
+        LpxError: The cache is frozen, and TensorRT does not use it.
+    """
+    start = len(recorder.messages)
+    if request.timing_cache and _takes(config, request.timing_cache, recorder, start):
+        return True
+    if request.frozen_timing_cache:
+        said = "; ".join(recorder.said("error", "warning", start=start))
+        raise LpxError(
+            "TensorRT does not use the timing cache",
+            why=said or ("it is of another GPU" if request.timing_cache else "it is empty"),
+            fix="build once without --frozen-timing-cache, which fills it",
+        )
+    if request.timing_cache:
+        recorder.note("the timing cache is damaged, or of another GPU: all kernels are timed again")
+    if not _takes(config, b"", recorder, len(recorder.messages)):
+        recorder.note("TensorRT takes no timing cache: the next build times all kernels again")
+    return False
+
+
+def _takes(config: Any, data: bytes, recorder: Recorder, start: int) -> bool:
+    """Set a timing cache; False where TensorRT refuses it, or reads it as an empty one."""
+    cache = config.create_timing_cache(data)
+    # For another device TensorRT returns False; for one that it cannot read it only warns.
+    if cache is None or not config.set_timing_cache(cache, False):
+        return False
+    said = recorder.said("error", "warning", start=start)
+    return not any(_OF_THE_CACHE in text.lower() for text in said)
 
 
 def timing_cache_of(config: Any, capabilities: Capabilities) -> bytes | None:
@@ -106,12 +151,18 @@ def _dotted(name: str) -> str:
     return f"{digits[:-1]}.{digits[-1]}"
 
 
-def _set_dla(trt: Any, builder: Any, config: Any, core: int) -> None:
+def _set_dla(trt: Any, builder: Any, config: Any, core: int, largest_batch: int) -> None:
     if core not in range(builder.num_DLA_cores):
         raise LpxError(
             f"DLA core {core}",
             why=f"this machine has {builder.num_DLA_cores} DLA cores",
             fix="count from 0, or build for the GPU",
+        )
+    if largest_batch > builder.max_DLA_batch_size:
+        raise LpxError(
+            f"batch {largest_batch} for DLA core {core}",
+            why=f"it takes batches of up to {builder.max_DLA_batch_size}",
+            fix="name smaller batch sizes",
         )
     config.default_device_type = trt.DeviceType.DLA
     config.DLA_core = core

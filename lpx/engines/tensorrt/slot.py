@@ -15,6 +15,7 @@ from lpx.engines.base import Faces
 from lpx.engines.tensorrt.capabilities import Capabilities
 from lpx.engines.tensorrt.driver import CudaDriver, CudaLostError, Handle
 from lpx.engines.tensorrt.kernel_cache import KernelCache, use_kernels
+from lpx.engines.tensorrt.logger import recording
 from lpx.engines.tensorrt.profiles import Chunk
 from lpx.engines.tensorrt.request import BatchRange
 from lpx.errors import LpxError
@@ -127,6 +128,7 @@ class Slot:
         self._buffers: dict[str, _Buffer] = {}
         self._running: tuple[Chunk, _Lane, float] | None = None
         self._held = ExitStack()
+        self._stream: Handle | None = None
         try:
             self._prepare()
         except BaseException:
@@ -209,16 +211,32 @@ class Slot:
         )
 
     def abandon(self) -> None:
-        """Wait for what was started, and throw it away."""
-        if self._running is not None:
-            self._running = None
+        """Wait for what the GPU has, and throw it away.
+
+        `start` may have failed with a part of its work handed over: that runs as well, in memory
+        that is soon written again or released.
+
+        Raises:
+            CudaLostError: CUDA is lost. Other failures are not raised: one led here already.
+        """
+        self._running = None
+        try:
             self._driver.synchronize(self._stream)
+        except CudaLostError:
+            raise
+        except LpxError:
+            pass
 
     def close(self) -> None:
         """Release all; a second call does nothing. Where one release fails the others are done.
 
         A GPU that is lost has nothing left to release, and says so to every call.
         """
+        if self._stream is not None:
+            # What runs must be done with the memory. Where the wait fails, that was said before.
+            with suppress(LpxError):
+                self._driver.synchronize(self._stream)
+            self._stream = None
         for lane in self._lanes:
             if lane.graph is not None:
                 self._held.callback(unless_lost, self._driver.destroy_graph, lane.graph)
@@ -235,9 +253,12 @@ class Slot:
         self._events = [self._keep(driver.event(), driver.destroy_event) for _ in range(4)]
         for index in range(len(shared.spans)):
             context = create_context(
-                shared.trt, shared.capabilities, shared.engine, graphs=shared.builtin_graphs,
+                shared.trt,
+                shared.capabilities,
+                shared.engine,
+                graphs=shared.builtin_graphs,
                 kernels=shared.kernels,
-            )  # fmt: skip
+            )
             accepted = context.set_optimization_profile_async(index, self._address)
             demand(accepted, f"profile {index}")
             self._lanes.append(_Lane(context))
@@ -286,21 +307,36 @@ class Slot:
         The lane must have run once since its batch was set: TensorRT does in that run what
         cannot be captured.
         """
-        try:
-            self._driver.begin_capture(self._stream)
+        with recording(self._shared.trt) as (_, recorder):
             try:
-                accepted = lane.context.execute_async_v3(self._address)
-            finally:
-                graph = self._driver.end_capture(self._stream)
-            if accepted:
-                lane.graph = graph
+                lane.graph = self._captured(lane)
                 return
-            self._driver.destroy_graph(graph)
-            reason = "TensorRT refused to run while captured"
-        except LpxError as error:
-            reason = error.what
+            except LpxError as error:
+                reason = error.what
+        said = "; ".join((reason, *recorder.said("error")))
         self._shared.graphs = False
-        self._shared.notes.append(f"no CUDA graphs: {reason}")
+        self._shared.notes.append(f"no CUDA graphs: {said}")
+
+    def _captured(self, lane: _Lane) -> Handle:
+        """A graph of one run.
+
+        Raises:
+            LpxError: TensorRT or CUDA refuses.
+        """
+        driver = self._driver
+        driver.begin_capture(self._stream)
+        try:
+            accepted = lane.context.execute_async_v3(self._address)
+        except BaseException:
+            # The stream must not stay in capture, and nobody takes the graph.
+            with suppress(LpxError):
+                driver.destroy_graph(driver.end_capture(self._stream))
+            raise
+        graph = driver.end_capture(self._stream)
+        if not accepted:
+            driver.destroy_graph(graph)
+            raise LpxError("TensorRT refused to run while captured")
+        return graph
 
 
 def unless_lost(release: Callable[[Any], None], held: Any) -> None:
@@ -342,6 +378,9 @@ def create_context(
             why="most often the GPU lacks memory for the plan's activations",
             fix="build with smaller batches, or close other programs on the GPU",
         )
+    # Plans are built in detail, so that their layers can be inspected; to mark every layer for a
+    # profiler that is not there would make each enqueue slower.
+    context.nvtx_verbosity = trt.ProfilingVerbosity.NONE
     return context
 
 

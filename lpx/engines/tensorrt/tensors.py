@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Collection
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from lpx.engines.tensorrt.capabilities import capabilities_of
 from lpx.engines.tensorrt.cuda import open_driver
 from lpx.engines.tensorrt.driver import CudaDriver, Handle
 from lpx.engines.tensorrt.library import Flavour, load
+from lpx.engines.tensorrt.logger import explained
 from lpx.engines.tensorrt.profiles import Chunk, chunks, spans_of
 from lpx.engines.tensorrt.runtime import deserialize
 from lpx.engines.tensorrt.slot import FACES, create_context, demand, unless_lost
@@ -38,6 +39,9 @@ class TensorRTTensors:
         allow_host_code: Load a version-compatible plan, which carries code that runs here.
         dla_core: DLA core that runs a plan built for DLA.
 
+    Attributes:
+        notes: What TensorRT warned of while it loaded the plan.
+
     Raises:
         LpxError: The library or CUDA is absent, or the plan does not load.
     """
@@ -52,6 +56,7 @@ class TensorRTTensors:
         allow_host_code: bool = False,
         dla_core: int | None = None,
     ) -> None:
+        self.notes: list[str] = []
         self._trt = load(flavour)
         self._names = frozenset(names)
         self._driver = open_driver() if driver is None else driver
@@ -59,10 +64,11 @@ class TensorRTTensors:
         self._context: Any = None
         self._listener: Any = None
         self._runtime, self._engine = deserialize(
-            self._trt, plan, allow_host_code=allow_host_code, dla_core=dla_core
+            self._trt, plan, allow_host_code=allow_host_code, dla_core=dla_core, notes=self.notes
         )
         try:
-            self._prepare(flavour)
+            with explained():
+                self._prepare(flavour)
         except BaseException:
             self.close()
             raise
@@ -82,10 +88,11 @@ class TensorRTTensors:
             LpxError: TensorRT refuses, or CUDA fails.
             BaseException: What struck inside a callback, such as Ctrl-C.
         """
-        parts = [
-            self._run(chunk, pixels[chunk.start : chunk.start + chunk.faces])
-            for chunk in chunks(len(pixels), self._spans)
-        ]
+        with explained():
+            parts = [
+                self._run(chunk, pixels[chunk.start : chunk.start + chunk.faces])
+                for chunk in chunks(len(pixels), self._spans)
+            ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def close(self) -> None:
@@ -117,21 +124,32 @@ class TensorRTTensors:
         shape = (chunk.batch, *self._face_shape)
         demand(context.set_input_shape(FACES, shape), f"input shape {shape}")
         with ExitStack() as held:
-            outputs: dict[str, tuple[NDArray[Any], int]] = {}
-            for name in self._io_names():
-                host, device = self._allocate(name, held)
-                demand(context.set_tensor_address(name, device), f"address of {name}")
-                if name == FACES:
-                    host[: chunk.faces], host[chunk.faces :] = faces, 0
-                    driver.to_device(device, host, stream)
-                else:
-                    outputs[name] = host, device
-            debug = self._execute(address)
-            for host, device in outputs.values():
-                driver.to_host(host, device, stream)
-            driver.synchronize(stream)
-            found = {name: host.astype(np.float32) for name, (host, _) in outputs.items()}
-        return {name: tensor[: chunk.faces] for name, tensor in (found | debug).items()}
+            try:
+                found = self._computed(address, faces, held)
+            except BaseException:
+                # Memory is released behind this, so the GPU must be done with it.
+                with suppress(LpxError):
+                    driver.synchronize(stream)
+                raise
+        return {name: tensor[: chunk.faces] for name, tensor in found.items()}
+
+    def _computed(self, address: int, faces: Faces, held: ExitStack) -> Tensors:
+        """Run the batch that is set, in memory that `held` releases."""
+        driver, stream, context = self._driver, self._stream, self._context
+        outputs: dict[str, tuple[NDArray[Any], int]] = {}
+        for name in self._io_names():
+            host, device = self._allocate(name, held)
+            demand(context.set_tensor_address(name, device), f"address of {name}")
+            if name == FACES:
+                host[: len(faces)], host[len(faces) :] = faces, 0
+                driver.to_device(device, host, stream)
+            else:
+                outputs[name] = host, device
+        debug = self._execute(address)
+        for host, device in outputs.values():
+            driver.to_host(host, device, stream)
+        driver.synchronize(stream)
+        return {name: host.astype(np.float32) for name, (host, _) in outputs.items()} | debug
 
     def _io_names(self) -> list[str]:
         engine = self._engine

@@ -1,8 +1,9 @@
-"""Stand-ins for TensorRT and CUDA at the level of calls.
+"""Stand-ins for TensorRT at the level of calls, on the fake GPU of `cuda_fakes`.
 
 The fake library of a release has the names of that release and no other, so code that touches a
-name the release lacks fails here as it would there. The fake GPU keeps memory by address, so a
-wrong address, a wrong order or a missing copy gives a wrong score.
+name the release lacks fails here as it would there. What the real library refuses is refused, with
+its text in the log: shapes outside the profile, a profile that another context has, addresses that
+are not aligned, a run before all is set, a capture before the first run.
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from cuda_fakes import ALIGNMENT, COMPUTE_MS, FakeDriver, FakeGpu, MisuseError, Stream, Work
 from tensorrt_surfaces import surface, version
 
-from lpx.engines.tensorrt.driver import CudaLostError, Device
-from lpx.errors import LpxError
+__all__ = ["FakeDriver", "FakeGpu", "MisuseError"]
 
 SIZE = 4
 CELLS = 2
-STREAM = 77
 
 
 class Spy:
@@ -59,10 +59,12 @@ class FakeLibrary(ModuleType):
     """The module of one release. `calls` holds all that was done to its objects, in order."""
 
     def __init__(self, release: str) -> None:
-        super().__init__("tensorrt_rtx" if "rtx" in release else "tensorrt")
+        kinds = {"rtx": "tensorrt_rtx", "lean": "tensorrt_lean"}
+        super().__init__(next((n for kind, n in kinds.items() if kind in release), "tensorrt"))
         self.release = release
         self.calls: list[tuple[Any, ...]] = []
         self.__version__ = version(release)
+        self.one_context_a_profile = "tensorrt-8" in release
         for kind, members in surface(release).items():
             setattr(self, kind, _stand_in(kind, members))
 
@@ -78,143 +80,6 @@ def _stand_in(kind: str, members: frozenset[str]) -> type:
     return IntEnum(kind, {name: index for index, name in enumerate(names)})
 
 
-@dataclass
-class FakeGpu:
-    """Device memory by address, and what was done to it."""
-
-    calls: list[tuple[Any, ...]] = field(default_factory=list)
-    memory: dict[int, np.ndarray] = field(default_factory=dict)
-    captured: list[Callable[[], None]] | None = None
-    elsewhere: list[Callable[[], None]] = field(default_factory=list)
-    """Work on streams that are not lpx's, done when the device is waited for."""
-    next_address: int = 1000
-
-
-class FakeDriver:
-    """A CudaDriver whose device memory is NumPy's. `failing` names the calls that fail."""
-
-    def __init__(
-        self, gpu: FakeGpu, *, graphs: bool = True, failing: tuple[str, ...] = (),
-        shares_memory: bool = False,
-    ) -> None:  # fmt: skip
-        self.gpu, self.graphs, self.failing = gpu, graphs, failing
-        self.shares_memory, self.lost = shares_memory, False
-        self.mapped_at: dict[int, int] = {}
-        self.live: dict[str, int] = {}
-
-    def _log(self, name: str, *details: Any) -> None:
-        self.gpu.calls.append((name, *details))
-        if self.lost:
-            raise CudaLostError(f"CUDA's {name} failed: cudaErrorIllegalAddress")
-        if name in self.failing:
-            raise LpxError(f"CUDA's {name} failed: cudaErrorUnknown")
-
-    def _count(self, kind: str, change: int) -> None:
-        self.live[kind] = self.live.get(kind, 0) + change
-
-    def device(self) -> Device:
-        return Device("fake", (8, 7), 1, 2, "12.6", "12.6", "fake")
-
-    def stream(self) -> Any:
-        self._count("stream", 1)
-        return "stream"
-
-    def stream_address(self, stream: Any) -> int:
-        assert stream == "stream"
-        return STREAM
-
-    def synchronize(self, stream: Any) -> None:
-        self._log("synchronize")
-
-    def synchronize_device(self) -> None:
-        self._log("synchronize_device")
-        while self.gpu.elsewhere:
-            self.gpu.elsewhere.pop(0)()
-
-    def destroy_stream(self, stream: Any) -> None:
-        self._log("destroy_stream")
-        self._count("stream", -1)
-
-    def event(self) -> Any:
-        self._count("event", 1)
-        return self.live["event"]
-
-    def record(self, event: Any, stream: Any) -> None:
-        self._log("record", event)
-
-    def elapsed_ms(self, start: Any, end: Any) -> float:
-        return 10.0 * start + end
-
-    def destroy_event(self, event: Any) -> None:
-        self._log("destroy_event")
-        self._count("event", -1)
-
-    def malloc(self, nbytes: int) -> int:
-        self._log("malloc", nbytes)
-        self._count("device", 1)
-        self.gpu.next_address += 1
-        self.gpu.memory[self.gpu.next_address] = np.zeros(nbytes, np.uint8)
-        return self.gpu.next_address
-
-    def free(self, address: int) -> None:
-        self._log("free", address)
-        self._count("device", -1)
-        del self.gpu.memory[address]
-
-    def pinned(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        self._log("pinned", shape)
-        self._count("pinned", 1)
-        return np.zeros(shape, dtype)
-
-    def integrated(self) -> bool:
-        return self.shares_memory
-
-    def mapped(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        array = self.pinned(shape, dtype)
-        self.gpu.next_address += 1
-        # The same bytes, as the GPU sees them.
-        self.gpu.memory[self.gpu.next_address] = array.reshape(-1).view(np.uint8)
-        self.mapped_at[array.ctypes.data] = self.gpu.next_address
-        return array
-
-    def mapped_address(self, array: Any) -> int:
-        return self.mapped_at[array.ctypes.data]
-
-    def free_pinned(self, array: Any) -> None:
-        self._log("free_pinned")
-        self._count("pinned", -1)
-        self.gpu.memory.pop(self.mapped_at.pop(array.ctypes.data, 0), None)
-
-    def to_device(self, address: int, array: Any, stream: Any) -> None:
-        self._log("to_device", address, len(array))
-        data = np.ascontiguousarray(array).view(np.uint8).ravel()
-        self.gpu.memory[address][: data.size] = data
-
-    def to_host(self, array: Any, address: int, stream: Any) -> None:
-        self._log("to_host", address, len(array))
-        data = self.gpu.memory[address][: array.nbytes]
-        array[...] = data.view(array.dtype).reshape(array.shape)
-
-    def begin_capture(self, stream: Any) -> None:
-        self._log("begin_capture")
-        self.gpu.captured = []
-
-    def end_capture(self, stream: Any) -> Any:
-        captured, self.gpu.captured = self.gpu.captured, None
-        self._log("end_capture")
-        self._count("graph", 1)
-        return captured
-
-    def launch(self, graph: Any, stream: Any) -> None:
-        self._log("launch")
-        for work in graph:
-            work()
-
-    def destroy_graph(self, graph: Any) -> None:
-        self._log("destroy_graph")
-        self._count("graph", -1)
-
-
 def scores_of(faces: np.ndarray) -> np.ndarray:
     """What the fake engine computes: the mean of a face, in [0, 1]."""
     return (faces.mean(axis=(1, 2, 3)) / 255).astype(np.float32)
@@ -225,52 +90,336 @@ def patch_maps_of(faces: np.ndarray) -> np.ndarray:
     return (faces[:, :CELLS, :CELLS, 0] / 255).astype(np.float32)
 
 
+class Dims:
+    """A shape as the bindings give it: a sequence that is no tuple, and equals none."""
+
+    def __init__(self, *sizes: int) -> None:
+        self._sizes = sizes
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __getitem__(self, index: int) -> int:
+        return self._sizes[index]
+
+
+@dataclass
+class Hidden:
+    """A tensor between the layers of the fake engine: `scale` times the faces."""
+
+    kind: str = "FLOAT"
+    scale: float = 0.5
+    host: bool = False
+
+    def values(self, faces: np.ndarray) -> np.ndarray:
+        types = {"FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8}
+        return np.ascontiguousarray(faces * self.scale).astype(types[self.kind])
+
+
+Tensor = tuple[str, str, tuple[int, ...]]
+"""("INPUT" or "OUTPUT", data type, shape with -1 for the batch)."""
+
+TENSORS: dict[str, Tensor] = {
+    "faces": ("INPUT", "UINT8", (-1, SIZE, SIZE, 3)),
+    "score": ("OUTPUT", "FLOAT", (-1,)),
+    "patch_map": ("OUTPUT", "FLOAT", (-1, CELLS, CELLS)),
+}
+
+
+@dataclass(eq=False)
+class FakeEngine:
+    """What a plan deserializes to.
+
+    Attributes:
+        spans: (minimum, optimum, maximum) batch of each profile.
+        tensors: Inputs and outputs.
+        implied: Whether `get_tensor_shape` gives the batch of the first profile where that takes
+            one size only, as TensorRT is documented to, and not -1.
+        refuse_capture: Whether a run may not be captured.
+        spoils: Whether the run that is refused has spoilt the capture.
+        refuses: Text to log by the name of the call of a context that is refused.
+        memory_for: Execution contexts that there is memory for.
+        hidden: Tensors between its layers, marked to be handed out.
+        before: Called before each tensor that is handed out.
+    """
+
+    library: FakeLibrary
+    gpu: FakeGpu
+    spans: tuple[tuple[int, int, int], ...] = ((1, 4, 8),)
+    tensors: dict[str, Tensor] = field(default_factory=lambda: dict(TENSORS))
+    implied: bool = True
+    refuse_capture: bool = False
+    spoils: bool = True
+    refuses: dict[str, str] = field(default_factory=dict)
+    memory_for: int = 1 << 10
+    hidden: dict[str, Hidden] = field(default_factory=dict)
+    before: Callable[[str], None] = lambda name: None
+    contexts: list[FakeContext] = field(default_factory=list)
+
+    def spy(self) -> Spy:
+        modes, types = self.library.TensorIOMode, self.library.DataType
+        names = list(self.tensors)
+        return Spy(
+            "ICudaEngine",
+            self.library,
+            num_io_tensors=len(names),
+            num_optimization_profiles=len(self.spans),
+            get_tensor_name=lambda index: names[index],
+            get_tensor_mode=lambda name: modes[self.tensors[name][0]],
+            get_tensor_dtype=lambda name: types[self.tensors[name][1]],
+            get_tensor_shape=self.get_tensor_shape,
+            get_tensor_profile_shape=self.get_tensor_profile_shape,
+            create_execution_context=self.create_execution_context,
+            create_runtime_config=lambda: Spy("IRuntimeConfig", self.library),
+        )
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether the network has a dynamic batch, whatever the profiles make of it."""
+        return self.tensors["faces"][2][0] == -1
+
+    def say(self, text: str, severity: str = "ERROR") -> None:
+        self.library.logger.log(f"ILogger.{severity}", text)
+
+    def get_tensor_shape(self, name: str) -> Dims:
+        shape = self.tensors[name][2]
+        low, _, high = self.spans[0]
+        if shape[0] == -1 and self.implied and low == high:
+            shape = (low, *shape[1:])
+        return Dims(*shape)
+
+    def get_tensor_profile_shape(self, name: str, index: int) -> list[Dims]:
+        if not self.dynamic:
+            return [Dims()] * 3
+        return [Dims(size, *self.tensors[name][2][1:]) for size in self.spans[index]]
+
+    def create_execution_context(self, config: Any = None) -> Spy | None:
+        if len(self.contexts) >= self.memory_for:
+            self.say("Requested amount of GPU memory (1024 bytes) could not be allocated.")
+            return None
+        self.contexts.append(FakeContext(self))
+        return self.contexts[-1].spy
+
+
 class FakeContext:
     """What an execution context does: it reads and writes the addresses it was given."""
 
-    def __init__(self, library: FakeLibrary, gpu: FakeGpu, *, refuse_capture: bool) -> None:
-        self.gpu, self.refuse_capture = gpu, refuse_capture
+    def __init__(self, engine: FakeEngine) -> None:
+        self.engine, self.gpu = engine, engine.gpu
         self.addresses: dict[str, int] = {}
-        self.shape: tuple[int, ...] = ()
-        self.spy = Spy(
-            "IExecutionContext",
-            library,
-            set_optimization_profile_async=lambda index, stream: stream == STREAM,
-            set_input_shape=self.set_input_shape,
-            set_tensor_address=self.set_tensor_address,
-            get_tensor_shape=self.get_tensor_shape,
-            execute_async_v3=self.execute,
-        )
+        self.shape: tuple[int, ...] | None = None if engine.dynamic else engine.tensors["faces"][2]
+        # The first context has the first profile from the start; another has none.
+        self.profile: int | None = None if engine.contexts else 0
+        self.switching: Stream | None = None
+        """The stream on which the change of profile has not happened yet."""
+        self.warm = False
+        self.state = 0
+        """Counts the changes after which a captured graph is stale."""
+        self.listener: Any = None
+        self.debug = False
+        calls = {
+            name: self._refusable(name, getattr(self, name))
+            for name in (
+                "set_optimization_profile_async",
+                "set_input_shape",
+                "set_tensor_address",
+                "get_tensor_shape",
+                "execute_async_v3",
+                "set_debug_listener",
+                "set_all_tensors_debug_state",
+            )
+        }
+        self.spy = Spy("IExecutionContext", engine.library, **calls)
 
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        self.shape = shape
-        return name == "faces"
-
-    def set_tensor_address(self, name: str, address: int) -> bool:
-        self.addresses[name] = address
-        return address in self.gpu.memory
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        batch = self.shape[0]
-        return {"faces": self.shape, "score": (batch,), "patch_map": (batch, CELLS, CELLS)}[name]
-
-    def execute(self, stream: int) -> bool:
-        assert stream == STREAM
-        if self.gpu.captured is None:
-            self.compute()
-        elif self.refuse_capture:
+    def _refusable(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def refusing(*arguments: Any) -> Any:
+            if name not in self.engine.refuses:
+                return call(*arguments)
+            self.engine.say(self.engine.refuses[name])
             return False
-        else:
-            self.gpu.captured.append(self.compute)
+
+        return refusing
+
+    def _changed(self) -> None:
+        self.state += 1
+        self.warm = False
+
+    def set_optimization_profile_async(self, index: int, address: int) -> bool:
+        stream = self.gpu.stream_at(address)
+        if not 0 <= index < len(self.engine.spans):
+            self.engine.say(f"Optimization profile {index} is out of range")
+            return False
+        others = [c for c in self.engine.contexts if c is not self]
+        if self.engine.library.one_context_a_profile and any(c.profile == index for c in others):
+            self.engine.say(f"Profile {index} has been chosen by another IExecutionContext.")
+            return False
+        if stream.capture is not None:
+            stream.spoilt = True
+            return False
+        self.profile, self.switching = index, stream
+        if self.engine.dynamic:
+            self.shape = None
+        self._changed()
+        stream.put(Work("a change of profile", self._switched))
         return True
 
-    def compute(self) -> None:
-        memory = self.gpu.memory
-        size = int(np.prod(self.shape))
-        faces = memory[self.addresses["faces"]][:size].reshape(self.shape)
-        for name, values in (("score", scores_of(faces)), ("patch_map", patch_maps_of(faces))):
-            data = values.view(np.uint8).ravel()
-            memory[self.addresses[name]][: data.size] = data
+    def _switched(self) -> None:
+        self.switching = None
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        say = self.engine.say
+        if self.engine.tensors.get(name, ("",))[0] != "INPUT":
+            say(f"Tensor {name} is not an input tensor.")
+            return False
+        if self.profile is None:
+            say("No optimization profile has been set.")
+            return False
+        known = self.engine.tensors[name][2]
+        if len(shape) != len(known) or any(
+            k not in (-1, s) for k, s in zip(known, shape, strict=True)
+        ):
+            say(f"Static dimension mismatch while setting input shape for {name}.")
+            return False
+        low, _, high = self.engine.spans[self.profile]
+        if self.engine.dynamic and not low <= shape[0] <= high:
+            say(
+                f"Set dimension {list(shape)} for tensor {name} does not satisfy any optimization "
+                f"profiles. Valid range for profile {self.profile}: [{low}, ...]..[{high}, ...]."
+            )
+            return False
+        self.shape = tuple(shape)
+        self._changed()
+        return True
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        if name not in self.engine.tensors:
+            self.engine.say(f"{name} is neither input nor output, cannot set address for it.")
+            return False
+        if address % ALIGNMENT:
+            self.engine.say(f"{name}: data must be aligned on {ALIGNMENT} byte boundary")
+            return False
+        self.gpu.base_of(address)
+        self.addresses[name] = address
+        self.state += 1
+        return True
+
+    def get_tensor_shape(self, name: str) -> Dims:
+        batch = -1 if self.shape is None else self.shape[0]
+        return Dims(batch, *self.engine.tensors[name][2][1:])
+
+    def set_debug_listener(self, listener: Any) -> bool:
+        self.listener = listener
+        return True
+
+    def set_all_tensors_debug_state(self, on: bool) -> bool:
+        self.debug = on
+        return True
+
+    def execute_async_v3(self, address: int) -> bool:
+        stream = self.gpu.stream_at(address)
+        if not self._is_set():
+            return False
+        self._check_streams(stream)
+        if stream.capture is not None and (self.engine.refuse_capture or not self.warm):
+            # What TensorRT does in the first run of a shape cannot be captured.
+            stream.spoilt = self.engine.spoils or not self.warm
+            self.engine.say(
+                "The CUDA stream is in capturing mode, but this TRT engine is not stream "
+                "capturable."
+            )
+            return False
+        stream.put(self._work())
+        if stream.capture is not None:
+            return True
+        self.warm = True
+        return all(
+            self._hand_out(name, hidden, stream)
+            for name, hidden in self.engine.hidden.items()
+            if self.listener is not None and self.debug and name not in self.engine.tensors
+        )
+
+    def _is_set(self) -> bool:
+        if self.profile is None or self.shape is None:
+            self.engine.say("Following input tensors' dimensions are not specified: faces")
+            return False
+        for name in self.engine.tensors.keys() - self.addresses.keys():
+            self.engine.say(
+                f"Address is not set for input tensor {name}. Call setInputTensorAddress or "
+                "setTensorAddress before enqueue/execute."
+            )
+            return False
+        return True
+
+    def _check_streams(self, stream: Stream) -> None:
+        if self.switching is not None and self.switching is not stream:
+            raise MisuseError("the profile changes on one stream, and the run is on another")
+        for other in self.gpu.streams:
+            if other is not stream and any(work.owner is self for work in other.pending):
+                raise MisuseError("a context runs on two streams at once")
+
+    def _work(self) -> Work:
+        """One run, of the shape and at the addresses of now."""
+        gpu, shape, addresses = self.gpu, self.shape, dict(self.addresses)
+        assert shape is not None
+
+        def bytes_of(name: str, values: np.ndarray | None = None) -> np.ndarray:
+            nbytes = int(np.prod(shape)) if values is None else values.nbytes
+            return gpu.bytes_at(addresses[name], nbytes)
+
+        def run() -> None:
+            faces = bytes_of("faces").reshape(shape)
+            outputs = {"score": scores_of(faces), "patch_map": patch_maps_of(faces)}
+            for name, hidden in self.engine.hidden.items():
+                if name in self.engine.tensors:
+                    outputs[name] = hidden.values(faces)
+            for name, values in outputs.items():
+                bytes_of(name, values)[...] = np.ascontiguousarray(values).reshape(-1).view("u1")
+
+        state = self.state
+
+        def still_valid() -> None:
+            if self.state != state:
+                raise MisuseError("a graph is launched in another state than it was captured in")
+
+        touches = frozenset(gpu.base_of(address) for address in addresses.values())
+        return Work("a run", run, touches, COMPUTE_MS, self, still_valid)
+
+    def _hand_out(self, name: str, hidden: Hidden, stream: Stream) -> bool:
+        """Call the listener from within the run, as the bindings do.
+
+        The tensor is computed on a stream of TensorRT's own, behind all that is on the caller's.
+        Its memory is there for the time of the call. What the listener raises is printed.
+        """
+        gpu, shape = self.gpu, self.shape
+        assert shape is not None
+        self.engine.before(name)
+        values = hidden.values(np.empty(shape, np.uint8))
+        memory = np.full(values.nbytes, 0xA5, np.uint8)
+        address = memory.ctypes.data if hidden.host else gpu.allocate(memory)
+        faces = gpu.bytes_at(self.addresses["faces"], int(np.prod(shape))).reshape(shape)
+
+        def compute() -> None:
+            stream.drain()
+            memory[...] = hidden.values(faces).reshape(-1).view(np.uint8)
+
+        gpu.auxiliary.put(Work("a tensor between layers", compute, frozenset({address})))
+        trt = self.engine.library
+        location = trt.TensorLocation.HOST if hidden.host else trt.TensorLocation.DEVICE
+        kind = trt.DataType[hidden.kind]
+        try:
+            # By position, as the binding does it.
+            accepted = self.listener.process_debug_tensor(
+                address, location, kind, Dims(*shape), name, stream.number
+            )
+        except BaseException as struck:  # TensorRT's binding prints it, and goes on
+            self.engine.say(f"Exception caught in processDebugTensor(): {struck}")
+            accepted = False
+        gpu.auxiliary.pending.clear()
+        if hidden.host:
+            memory[...] = 0xDB
+        else:
+            gpu.release(address)
+        return bool(accepted)
 
 
 REFUSALS = {
@@ -284,6 +433,7 @@ REFUSALS = {
     "TensorRT-RTX does not support this compute capability, so the engine cannot be rebuilt for "
     "it. In throwUnlessComputeCapSupported at /_src/runtime/dispatch/runtime.cpp:84)",
 }
+"""What the library logs of a plan of these bytes that it does not load."""
 
 
 def loadable(
@@ -291,44 +441,43 @@ def loadable(
     gpu: FakeGpu,
     spans: tuple[tuple[int, int, int], ...] = ((1, 4, 8),),
     *,
-    refuse_capture: bool = False,
-    tensors: dict[str, tuple[str, str, tuple[int, ...]]] | None = None,
+    warnings: tuple[str, ...] = (),
+    dla_cores: int = 2,
+    **options: Any,
 ) -> FakeLibrary:
-    """Give a fake library a runtime that loads any plan as an engine with these profiles."""
-    modes, types = library.TensorIOMode, library.DataType
-    tensors = tensors or {
-        "faces": ("INPUT", "UINT8", (-1, SIZE, SIZE, 3)),
-        "score": ("OUTPUT", "FLOAT", (-1,)),
-        "patch_map": ("OUTPUT", "FLOAT", (-1, CELLS, CELLS)),
-    }
-    names = list(tensors)
+    """Give a fake library a runtime that loads any plan as an engine with these profiles.
 
-    def context(*arguments: Any) -> Spy:
-        return FakeContext(library, gpu, refuse_capture=refuse_capture).spy
+    Args:
+        library: The library; `library.engine` will be what it loaded last.
+        gpu: Where the engine runs.
+        spans: (minimum, optimum, maximum) batch of each profile.
+        warnings: What it warns of as it loads a plan.
+        dla_cores: DLA cores of the machine.
+        options: As `FakeEngine` takes them.
+    """
 
     def engine(plan: bytes) -> Spy | None:
         if plan in REFUSALS:
             library.logger.log("ILogger.ERROR", REFUSALS[plan])
             return None
-        return Spy(
-            "ICudaEngine",
-            library,
-            num_io_tensors=len(names),
-            num_optimization_profiles=len(spans),
-            get_tensor_name=lambda index: names[index],
-            get_tensor_mode=lambda name: modes[tensors[name][0]],
-            get_tensor_dtype=lambda name: types[tensors[name][1]],
-            get_tensor_shape=lambda name: tensors[name][2],
-            get_tensor_profile_shape=lambda name, index: [
-                (size, *tensors[name][2][1:]) for size in spans[index]
-            ],
-            create_execution_context=context,
-            create_runtime_config=lambda: Spy("IRuntimeConfig", library),
-        )
+        for warning in warnings:
+            library.logger.log("ILogger.WARNING", warning)
+        library.engine = FakeEngine(library, gpu, spans, **options)
+        return library.engine.spy()
 
     def runtime(logger: Any) -> Spy:
         library.logger = logger
-        return Spy("Runtime", library, deserialize_cuda_engine=engine)
+        return FakeRuntime(
+            "Runtime", library, deserialize_cuda_engine=engine, num_DLA_cores=dla_cores, DLA_core=-1
+        )
 
     library.Runtime = runtime
     return library
+
+
+class FakeRuntime(Spy):
+    """A runtime. A DLA core that is not there, it does not take, and says nothing."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "DLA_core" or value < self.num_DLA_cores:
+            super().__setattr__(name, value)

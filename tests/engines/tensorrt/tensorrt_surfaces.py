@@ -16,6 +16,8 @@ RELEASES = (
     "tensorrt-11.4.0.106",
     "tensorrt-rtx-1.7.1.116",
 )
+LEAN = ("tensorrt-lean-10.16.1.11", "tensorrt-lean-11.4.0.106")
+"""The lean runtime, which runs plans and builds none."""
 
 
 @cache

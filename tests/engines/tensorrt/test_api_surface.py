@@ -7,11 +7,12 @@ TensorRT's objects have the names in `CLASS_OF`.
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tensorrt_surfaces import RELEASES, surface
+from tensorrt_surfaces import LEAN, RELEASES, surface
 
 import lpx.engines.tensorrt
 
@@ -152,12 +153,12 @@ def walk(source: str, file: str = "source") -> _Walker:
     return walker
 
 
-def problems(walkers: list[_Walker]) -> list[str]:
+def problems(walkers: list[_Walker], releases: Sequence[str] = RELEASES) -> list[str]:
     """What is not in every release and does not stand behind its capability."""
     calls = [call for walker in walkers for call in walker.calls]
     found = []
     for use in (use for walker in walkers for use in walker.uses):
-        lacking = [release for release in RELEASES if not _has(release, use.name)]
+        lacking = [release for release in releases if not _has(release, use.name)]
         if not lacking:
             continue
         capability = GUARDED.get(use.name)
@@ -189,6 +190,14 @@ def walkers() -> list[_Walker]:
 
 def test_every_name_is_in_every_release_or_behind_its_capability(walkers: list[_Walker]) -> None:
     assert problems(walkers) == []
+
+
+def test_what_runs_plans_needs_no_more_than_the_lean_runtime(walkers: list[_Walker]) -> None:
+    running = {f"{name}.py" for name in ("capabilities", "logger", "profiles", "runtime", "slot")}
+    chosen = [walker for walker in walkers if walker.file in running]
+    assert len(chosen) == len(running)
+    assert problems(chosen, (*RELEASES, *LEAN)) == []
+    assert problems(walkers, LEAN), "what builds them needs more"
 
 
 def test_the_walk_sees_the_package(walkers: list[_Walker]) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from tensorrt_fakes import FakeLibrary, Spy
 from tensorrt_surfaces import RELEASES
-from tensorrt_workshop import MIB, Workshop
+from tensorrt_workshop import MIB, NO_CUDA, Workshop, cache_of, kernels_in
 
+from lpx.engines.tensorrt.capabilities import capabilities_of
 from lpx.engines.tensorrt.logger import recording
 from lpx.engines.tensorrt.request import BatchRange
+from lpx.engines.tensorrt.slot import create_context
 from lpx.errors import LpxError
 
+DLA_RELEASES = ["tensorrt-8.6.1", "tensorrt-10.3.0", "tensorrt-10.7.0"]
 STRONG = [r for r in RELEASES if r != "tensorrt-8.6.1"]
 
 
@@ -36,12 +40,15 @@ def test_every_release_builds_with_its_own_names(
     workshop: Make, release: str, precision: str
 ) -> None:
     shop = workshop(release, precision)
-    plan = shop.build(workspace_mib=256, optimisation_level=4, timing_cache=b"old")
+    plan = shop.build(workspace_mib=256, optimisation_level=4, timing_cache=cache_of("old"))
     assert plan.data == b"plan"
     assert (plan.flavour, plan.version) == (shop.flavour, shop.library.__version__)
     assert plan.layers is not None
     assert plan.layers.share_of_convolutions() == {precision: 1.0}
-    assert plan.timing_cache == (None if "rtx" in release else b"cache")
+    if "rtx" in release:
+        assert plan.timing_cache is None
+    else:
+        assert kernels_in(plan.timing_cache) == ["old", "conv"]
     assert shop.set("builder_optimization_level") == [4]
     assert shop.set("profiling_verbosity") == [shop.library.ProfilingVerbosity.DETAILED]
     assert shop.library.named("IBuilderConfig.set_memory_pool_limit")[0][2] == 256 * MIB
@@ -81,6 +88,47 @@ def test_static_batches_are_a_profile_each(workshop: Make) -> None:
         ("faces", *[(8, 8, 8, 3)] * 3),
     ]
     assert len(shop.library.named("IBuilderConfig.add_optimization_profile")) == 2
+
+
+def test_a_profile_that_tensorrt_refuses_is_an_error(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.3.0")
+    shop.refuses_shapes = True
+    with pytest.raises(LpxError, match="refused batch sizes") as caught:
+        shop.build()
+    assert caught.value.why == "Shape provided for min is inconsistent with other shapes."
+    shop.refuses_shapes, shop.refuses_profiles = False, True
+    with pytest.raises(LpxError, match="refused batch sizes"):
+        shop.build()
+
+
+def test_a_build_that_fails_with_a_warning_alone_gives_it_as_the_reason(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.3.0")
+    shop.outcomes = [lambda made: made.say("WARNING", "the model is too deep")]
+    with pytest.raises(LpxError, match="did not build") as caught:
+        shop.build()
+    assert caught.value.why == "the model is too deep"
+
+
+@pytest.mark.parametrize(
+    ("said", "advised"),
+    [
+        # As TensorRT 8 and 11 have it.
+        (
+            "Could not find any implementation for node conv due to insufficient workspace.",
+            "larger",
+        ),
+        ("Try increasing the workspace size with IBuilderConfig::setMemoryPoolLimit().", "larger"),
+        ("CUDA driver version is insufficient for CUDA runtime version", "lpx doctor"),
+    ],
+)
+def test_a_build_that_fails_for_a_known_reason_says_what_to_do(
+    workshop: Make, said: str, advised: str
+) -> None:
+    shop = workshop("tensorrt-10.3.0")
+    shop.outcomes = [lambda made: made.say("ERROR", said)]
+    with pytest.raises(LpxError, match="did not build") as caught:
+        shop.build()
+    assert advised in caught.value.fix
 
 
 def test_a_fixed_batch_takes_no_profile_and_no_other_batch(workshop: Make) -> None:
@@ -209,11 +257,74 @@ def test_a_known_bad_release_is_noted(workshop: Make) -> None:
     assert plan.log[0].startswith("note: known-bad release: TensorRT 10.13.3.9")
 
 
-@pytest.mark.parametrize("release", [r for r in RELEASES if "rtx" not in r])
-def test_the_timing_cache_goes_in(workshop: Make, release: str) -> None:
+KEEPS_TIMES = [r for r in RELEASES if "rtx" not in r]
+
+
+@pytest.mark.parametrize("release", KEEPS_TIMES)
+def test_the_first_build_leaves_a_timing_cache_and_the_next_takes_it(
+    workshop: Make, release: str
+) -> None:
     shop = workshop(release)
-    shop.build(timing_cache=b"old")
-    assert ("IBuilderConfig.create_timing_cache", b"old") in shop.library.calls
+    first = shop.build()
+    assert kernels_in(first.timing_cache) == ["conv"]
+    assert not first.timing_cache_used
+    shop.kernels = ["conv", "another"]
+    second = shop.build(timing_cache=first.timing_cache)
+    assert kernels_in(second.timing_cache) == ["conv", "another"]
+    assert second.timing_cache_used
+    assert not any("timing cache" in line for line in (*first.log, *second.log))
+
+
+@pytest.mark.parametrize("release", KEEPS_TIMES)
+@pytest.mark.parametrize(
+    "useless",
+    [cache_of("conv", device="another GPU"), b"garbage", b"{}", b"[1]", cache_of("conv")[:-9]],
+)
+def test_a_timing_cache_that_tensorrt_does_not_take_is_replaced(
+    workshop: Make, release: str, useless: bytes
+) -> None:
+    plan = workshop(release).build(timing_cache=useless)
+    assert kernels_in(plan.timing_cache) == ["conv"]
+    assert not plan.timing_cache_used
+    note = "note: the timing cache is damaged, or of another GPU: all kernels are timed again"
+    assert note in plan.log
+
+
+@pytest.mark.parametrize("release", [r for r in KEEPS_TIMES if r != "tensorrt-8.6.1"])
+@pytest.mark.parametrize(
+    ("useless", "why"),
+    [
+        (cache_of("conv", device="another GPU"), "it is of another GPU"),
+        (b"garbage", "Failed to deserialize timing cache"),
+        (b"", "it is empty"),
+        (None, "it is empty"),
+    ],
+)
+def test_a_frozen_timing_cache_that_is_not_taken_is_an_error(
+    workshop: Make, release: str, useless: bytes | None, why: str
+) -> None:
+    with pytest.raises(LpxError, match="does not use the timing cache") as caught:
+        workshop(release).build(timing_cache=useless, frozen_timing_cache=True)
+    assert why in caught.value.why
+    assert "without --frozen-timing-cache" in caught.value.fix
+
+
+def test_a_kernel_that_a_frozen_timing_cache_lacks_is_an_error(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.3.0")
+    assert shop.build(timing_cache=cache_of("conv"), frozen_timing_cache=True).timing_cache_used
+    shop.kernels = ["conv", "another"]
+    with pytest.raises(LpxError, match="did not build") as caught:
+        shop.build(timing_cache=cache_of("conv"), frozen_timing_cache=True)
+    assert "Adding new entry to timing cache is not allowed" in caught.value.why
+    assert "without --frozen-timing-cache" in caught.value.fix
+
+
+def test_a_library_that_makes_no_timing_cache_still_builds(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.3.0")
+    shop.makes_caches = False
+    plan = shop.build(timing_cache=cache_of("conv"))
+    assert (plan.data, plan.timing_cache, plan.timing_cache_used) == (b"plan", None, False)
+    assert any("takes no timing cache" in line for line in plan.log)
 
 
 def test_a_release_without_progress_builds_in_silence(workshop: Make) -> None:
@@ -259,18 +370,87 @@ def test_an_interrupt_in_a_callback_cancels_the_build_and_comes_out(
         shop.build(progress=interrupt if struck == "progress" else None)
 
 
-def test_a_library_without_a_gpu_says_so(workshop: Make) -> None:
-    shop = workshop("tensorrt-10.3.0")
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_builder_that_does_not_start_says_why(workshop: Make, release: str) -> None:
+    shop = workshop(release)
+    shop.cuda = False
+    with pytest.raises(LpxError, match="did not start") as caught:
+        shop.build()
+    assert caught.value.why == NO_CUDA
+    assert "lpx doctor" in caught.value.fix
 
-    def builder(logger: Any) -> Any:
-        logger.log(shop.library.ILogger.ERROR, "CUDA initialization failure with error: 35")
-        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+def test_a_builder_that_does_not_start_and_says_nothing(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.13.3.9")  # lpx notes that the release is known to be bad
+    shop.library.Builder = lambda logger: shop.no_object()
+    with pytest.raises(LpxError, match="did not start") as caught:
+        shop.build()
+    assert caught.value.why == "pybind11::init(): factory function returned nullptr"
+
+
+def test_a_builder_that_logs_an_error_is_not_touched(workshop: Make) -> None:
+    """Where bindings give an object without anything in it, each use ends the process."""
+    shop = workshop("tensorrt-11.4.0.106")
+    released: list[Any] = []
+
+    class Broken:
+        def __getattr__(self, name: str) -> None:
+            pytest.fail(f"{name} would be a segmentation fault")
+
+        def __del__(self) -> None:
+            released.append(self)
+
+    def builder(logger: Any) -> Broken:
+        logger.log(shop.library.ILogger.ERROR, f"createInferBuilder: {NO_CUDA}")
+        return Broken()
 
     shop.library.Builder = builder
     with pytest.raises(LpxError, match="did not start") as caught:
         shop.build()
-    assert "error: 35" in caught.value.why
-    assert "nvidia-smi" in caught.value.fix
+    assert NO_CUDA in caught.value.why
+    del caught
+    gc.collect()
+    assert released == []
+
+
+@pytest.mark.parametrize("release", KEEPS_TIMES)
+def test_a_runtime_that_does_not_start_leaves_the_plan_unverified(
+    workshop: Make, release: str
+) -> None:
+    shop = workshop(release)
+
+    def lose_cuda(made: Workshop) -> bytes:
+        made.cuda = False
+        return b"plan"
+
+    shop.outcomes = [lose_cuda]
+    plan = shop.build()
+    assert (plan.data, plan.layers) == (b"plan", None)
+    assert "not verified" in plan.log[-1]
+    assert NO_CUDA in plan.log[-1]
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_contexts_mark_no_layers_for_profilers(release: str) -> None:
+    library = FakeLibrary(release)
+    engine = Spy(
+        "ICudaEngine",
+        library,
+        create_execution_context=lambda *options: Spy("IExecutionContext", library),
+        create_runtime_config=lambda: Spy("IRuntimeConfig", library),
+    )
+    flavour = "tensorrt-rtx" if "rtx" in release else "tensorrt"
+    context = create_context(library, capabilities_of(library, flavour), engine, graphs=True)
+    assert context.nvtx_verbosity is library.ProfilingVerbosity.NONE
+
+
+@pytest.mark.parametrize("release", KEEPS_TIMES)
+def test_a_plan_without_memory_for_a_context_is_an_error(workshop: Make, release: str) -> None:
+    shop = workshop(release)
+    shop.memory = False
+    with pytest.raises(LpxError, match="no execution context") as caught:
+        shop.build()
+    assert "memory" in caught.value.why
 
 
 def test_reach_is_asked_of_releases_that_have_it(workshop: Make) -> None:
@@ -285,8 +465,7 @@ def test_reach_is_asked_of_releases_that_have_it(workshop: Make) -> None:
 @pytest.mark.parametrize("release", ["tensorrt-8.6.1", "tensorrt-10.3.0", "tensorrt-10.7.0"])
 def test_dla_takes_a_weakly_typed_network_up_to_10_7(workshop: Make, release: str) -> None:
     shop = workshop(release, "int8")
-    shop.layers = [{"Name": "all", "LayerType": "DLA"}]
-    shop.build(dla_core=1, calibration_cache=b"TRT\nfaces: 3c010a14\n")
+    shop.build(dla_core=1, batches=(1,), calibration_cache=b"TRT\nfaces: 3c010a14\n")
     assert "STRONGLY_TYPED" not in shop.network_flags()
     assert shop.flags() == {"FP16", "INT8", "GPU_FALLBACK"}
     assert shop.set("DLA_core") == [1]
@@ -300,8 +479,61 @@ def test_a_dla_core_that_is_not_there_is_an_error(workshop: Make) -> None:
     shop = workshop("tensorrt-10.3.0", "int8")
     shop.dla_cores = 0
     with pytest.raises(LpxError, match="DLA core 0") as caught:
-        shop.build(dla_core=0)
+        shop.build(dla_core=0, batches=(1,))
     assert "0 DLA cores" in caught.value.why
+
+
+@pytest.mark.parametrize("release", DLA_RELEASES)
+@pytest.mark.parametrize(
+    ("batches", "named"),
+    [
+        (BatchRange(1, 8, 32), "--batch 1,8"),
+        (BatchRange(1, 1, 4), "--batch 1"),
+        (BatchRange(2, 4, 4), "--batch 2,4"),
+    ],
+)
+def test_a_range_of_batches_on_a_dla_core_is_refused(
+    workshop: Make, release: str, batches: BatchRange, named: str
+) -> None:
+    shop = workshop(release, "int8")
+    with pytest.raises(LpxError, match="for DLA core 0") as caught:
+        shop.build(dla_core=0, batches=batches)
+    assert "all layers on the GPU" in caught.value.why
+    assert caught.value.fix.endswith(named)
+    assert shop.library.calls == []
+
+
+@pytest.mark.parametrize("release", DLA_RELEASES)
+@pytest.mark.parametrize("batches", [(1,), (1, 8), BatchRange(4, 4, 4)])
+def test_static_batches_run_on_a_dla_core(workshop: Make, release: str, batches: Any) -> None:
+    plan = workshop(release, "int8").build(dla_core=0, batches=batches)
+    assert plan.layers is not None
+    assert [row.dla for row in plan.layers.rows] == [True]
+
+
+def test_a_profile_that_leaves_the_dla_core_nothing_is_an_error(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.3.0", "int8")
+    second = {"Name": "conv [profile 1]", "LayerType": "CaskConvolution", "Inputs": []}
+    shop.layers = [second]
+    with pytest.raises(LpxError, match="all of profile 1 runs on the GPU") as caught:
+        shop.build(dla_core=0, batches=(1, 8))
+    assert "conv [profile 1]" in caught.value.why
+    shop.layers = [second, {"Name": "{ForeignNode[a...b]} [profile 1]", "LayerType": "DLA"}]
+    assert shop.build(dla_core=0, batches=(1, 8)).layers is not None
+
+
+def test_a_batch_that_a_dla_core_does_not_take_is_refused(workshop: Make) -> None:
+    with pytest.raises(LpxError, match="batch 5000 for DLA core 0") as caught:
+        workshop("tensorrt-10.3.0").build(dla_core=0, batches=(1, 5000))
+    assert "up to 4096" in caught.value.why
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_tf32_is_on_unless_it_is_switched_off(workshop: Make, release: str) -> None:
+    for asked, flags in ((True, {"TF32"}), (False, set())):
+        shop = workshop(release, "fp32")
+        shop.build(tf32=asked)
+        assert shop.configurations[-1].flags & {"TF32"} == flags
 
 
 RTX = "tensorrt-rtx-1.7.1.116"
@@ -334,6 +566,8 @@ def test_an_unknown_gpu_is_an_error_with_the_known_ones(workshop: Make) -> None:
         ("tensorrt-10.3.0", {"precision": "fp8"}, "(got 'fp8')"),
         ("tensorrt-10.3.0", {"batches": ()}, "batch sizes"),
         ("tensorrt-10.3.0", {"batches": (0, 4)}, "batch sizes"),
+        ("tensorrt-10.3.0", {"batches": (1, 1 << 63)}, "batch sizes"),
+        ("tensorrt-10.3.0", {"batches": BatchRange(1, 8, (1 << 20) + 1)}, "batch sizes"),
         ("tensorrt-10.3.0", {"batches": BatchRange(8, 4, 1)}, "batch sizes"),
         ("tensorrt-10.3.0", {"workspace_mib": 0}, "a workspace of 0 MiB"),
         ("tensorrt-10.3.0", {"optimisation_level": 6}, "optimisation level 6"),

@@ -6,6 +6,7 @@ import ctypes
 import sys
 from collections.abc import Iterator
 from enum import IntEnum
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -13,10 +14,11 @@ import numpy as np
 import pytest
 
 from lpx.engines.tensorrt import cuda
+from lpx.engines.tensorrt import driver as driver_module
 from lpx.engines.tensorrt.cuda import available, open_driver
 from lpx.engines.tensorrt.cuda_pycuda import PyCuda
 from lpx.engines.tensorrt.cuda_python import CudaPython
-from lpx.engines.tensorrt.driver import CudaLostError
+from lpx.engines.tensorrt.driver import CudaLostError, fix_driver
 from lpx.errors import LpxError
 
 SUCCESS = {
@@ -183,7 +185,45 @@ def test_a_driver_too_old_is_named_with_both_versions(cudart: FakeCudart) -> Non
     with pytest.raises(LpxError) as caught:
         CudaPython(cudart)
     assert caught.value.why == "the driver supports CUDA 12.6, cuda-python is made for CUDA 13.5"
-    assert "driver" in caught.value.fix
+    assert caught.value.fix == (
+        'pip install "cuda-python<13", or install an NVIDIA driver as new as CUDA 13.5 asks'
+    )
+
+
+@pytest.fixture
+def jetson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Jetson with JetPack 6, as the root of the file system."""
+    release = tmp_path / "etc/nv_tegra_release"
+    release.parent.mkdir()
+    release.write_text("# R36 (release), REVISION: 4.3, GCID: 0, BOARD: generic\n")
+    monkeypatch.setattr(driver_module, "_ROOT", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("jetson")
+def test_a_jetson_is_advised_another_binding_not_another_driver(cudart: FakeCudart) -> None:
+    cudart.failing["cudaFree"] = Status.cudaErrorInsufficientDriver
+    with pytest.raises(LpxError) as caught:
+        CudaPython(cudart)
+    assert caught.value.fix == (
+        'pip install "cuda-python<13": a Jetson\'s driver is a part of JetPack'
+    )
+
+
+@pytest.mark.usefixtures("jetson", "no_bindings")
+def test_a_jetson_without_a_binding_gets_one_for_its_cuda() -> None:
+    with pytest.raises(LpxError) as caught:
+        open_driver()
+    assert caught.value.fix == 'pip install "cuda-python<13", or pip install pycuda'
+
+
+@pytest.mark.usefixtures("jetson")
+def test_a_jetson_without_a_driver_is_a_container() -> None:
+    assert "--runtime nvidia" in fix_driver(0, 13050)
+
+
+def test_a_binding_of_the_drivers_own_cuda_may_still_be_too_new() -> None:
+    assert 'pip install "cuda-python<13.1"' in fix_driver(13000, 13050)
 
 
 def test_no_driver_at_all_is_not_called_an_old_one(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lpx.engines.tensorrt import library
-from lpx.engines.tensorrt.library import available, load
+from lpx.engines.tensorrt.library import available, load, load_runtime, runtime_available
 from lpx.errors import LpxError
 
 
@@ -29,6 +29,13 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     monkeypatch.setattr(library.importlib, "import_module", import_module)
     return found
+
+
+def lean(name: str, version: str = "11.4.0.106") -> ModuleType:
+    module = ModuleType(name)
+    module.__version__ = version
+    module.Runtime = object
+    return module
 
 
 def bindings(name: str, version: str = "10.3.0") -> ModuleType:
@@ -113,3 +120,45 @@ def test_on_jetson_the_advice_fits_the_environment(
 def test_an_unknown_flavour_is_refused() -> None:
     with pytest.raises(LpxError, match="tensorflow"):
         load("tensorflow")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["tensorrt_lean", "tensorrt_lean_bindings"])
+def test_the_lean_runtime_runs_where_the_whole_library_is_not(
+    modules: dict[str, Any], name: str
+) -> None:
+    modules[name] = lean(name)
+    assert load_runtime("tensorrt") is modules[name]
+    assert runtime_available("tensorrt") == (True, f"{name} 11.4.0.106")
+    modules["tensorrt"] = bindings("tensorrt")
+    assert load_runtime("tensorrt") is modules["tensorrt"]
+    assert runtime_available("tensorrt") == (True, "tensorrt 10.3.0")
+
+
+def test_the_lean_runtime_is_no_library_to_build_with(modules: dict[str, Any]) -> None:
+    modules["tensorrt_lean"] = lean("tensorrt_lean")
+    usable, reason = available("tensorrt")
+    assert not usable
+    assert "tensorrt_lean 11.4.0.106 builds no plans" in reason
+    with pytest.raises(LpxError, match="cannot be used here") as caught:
+        load("tensorrt")
+    assert "version-compatible ones only" in caught.value.why
+    assert caught.value.fix == "pip install 'lpx[tensorrt]'"
+
+
+def test_without_either_both_are_named(modules: dict[str, Any]) -> None:
+    with pytest.raises(LpxError) as caught:
+        load_runtime("tensorrt")
+    assert "pip install 'lpx[tensorrt]'" in caught.value.fix
+    assert "pip install tensorrt-lean-cu13-bindings tensorrt-lean-cu13-libs" in caught.value.fix
+
+
+def test_rtx_has_no_lean_runtime(modules: dict[str, Any]) -> None:
+    modules["tensorrt_lean"] = lean("tensorrt_lean")
+    usable, reason = runtime_available("tensorrt-rtx")
+    assert not usable
+    assert "lean" not in reason
+
+
+def test_a_folder_called_tensorrt_lean_is_not_the_runtime(modules: dict[str, Any]) -> None:
+    modules["tensorrt_lean"] = ModuleType("tensorrt_lean")
+    assert runtime_available("tensorrt")[0] is False

@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 import pytest
 from tensorrt_surfaces import RELEASES
-from tensorrt_workshop import Workshop
+from tensorrt_workshop import Workshop, cache_of, kernels_in
 
 from lpx.calibration.cache import header_version, read_cache
 from lpx.calibration.calibrate import calibrate
@@ -21,6 +21,7 @@ from lpx.card import ModelCard
 from lpx.data.demo_set import demo_set
 from lpx.engines.build import build_engine, cache_scales
 from lpx.engines.machine import Gpu, Jetson, Machine
+from lpx.engines.makers import TF32
 from lpx.engines.manifest import EngineManifest, read_manifest
 from lpx.engines.repeat import build_repeatedly
 from lpx.engines.request import BuildRequest
@@ -31,14 +32,14 @@ from lpx.export.to_onnx import to_onnx
 from lpx.models.checkpoint import Detector
 from lpx.models.detector import new_detector
 
-MACHINE = Machine(
+ORIN = Machine(
     os="Linux", architecture="aarch64", cpu="some", cores=2, memory_mib=1024, python="3.11",
     python_isolated=True, system_tensorrt=None, gpus=(Gpu("Orin (nvgpu)", "8.7", None, None),),
     no_gpu_reason="", jetson=Jetson("Orin", "36.4.3", "6.2", "15W", True), in_container=False,
 )  # fmt: skip
+MACHINE = replace(ORIN, gpus=(Gpu("NVIDIA A100", "8.0", 40960, "570.1"),), jetson=None)
 KEEPS_TIMES = [r for r in RELEASES if "rtx" not in r]
 FREEZES = [r for r in KEEPS_TIMES if r != "tensorrt-8.6.1"]
-DLA = {"Name": "{ForeignNode[a...b]}", "LayerType": "DLA", "Inputs": [], "Outputs": []}
 HEAD = {"Name": "head", "LayerType": "CaskConvolution", "Inputs": [{"Datatype": "Half"}]}
 
 
@@ -70,10 +71,10 @@ def shops(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Workshop]:
 def build(model: tuple[bytes, ModelCard, BuildRequest], tmp_path: Path) -> Build:
     data, card, request = model
 
-    def run(shop: Workshop, **options: Any) -> EngineManifest:
+    def run(shop: Workshop, machine: Machine = MACHINE, **options: Any) -> EngineManifest:
         asked = replace(request, precision=shop.precision, target=shop.flavour, **options)
         return build_engine(
-            data, card, asked, tmp_path / "engine", MACHINE, timing_caches=tmp_path / "times"
+            data, card, asked, tmp_path / "engine", machine, timing_caches=tmp_path / "times"
         )
 
     return run
@@ -102,24 +103,40 @@ def test_timing_cache_of_one_build_is_that_of_the_next(
     shop = shops(release)
     first = build(shop).options["timing_cache"]
     path = tmp_path / "times" / first["file"]
-    assert path.read_bytes() == b"cache"
-    digest = hashlib.sha256(b"cache").hexdigest()
+    left = path.read_bytes()
+    assert kernels_in(left) == ["conv"]
+    digest = hashlib.sha256(left).hexdigest()
     assert (first["used_sha256"], first["left_sha256"]) == (None, digest)
-    assert not shop.library.named("IBuilderConfig.create_timing_cache")
     second = build(shop).options["timing_cache"]
     assert second == first | {"used_sha256": digest}
-    assert shop.library.named("IBuilderConfig.create_timing_cache")[0][1] == b"cache"
+    shop.kernels = ["conv", "another"]
+    third = build(shop).options["timing_cache"]
+    assert third["used_sha256"] == digest != third["left_sha256"]
+    assert kernels_in(path.read_bytes()) == ["conv", "another"]
+
+
+def test_timing_cache_that_tensorrt_refuses_is_not_named_as_used(
+    shops: Any, build: Build, tmp_path: Path
+) -> None:
+    shop = shops("tensorrt-10.3.0")
+    path = timing_cache_path(tmp_path / "times", shop.library.__version__, MACHINE)
+    path.parent.mkdir()
+    path.write_bytes(cache_of("conv", device="another board"))
+    made = build(shop)
+    assert made.options["timing_cache"]["used_sha256"] is None
+    assert kernels_in(path.read_bytes()) == ["conv"]
+    assert any("all kernels are timed again" in text for text in made.warnings)
 
 
 def test_timing_caches_of_other_releases_gpus_and_power_modes_lie_apart(tmp_path: Path) -> None:
-    assert MACHINE.jetson is not None
+    assert ORIN.jetson is not None
     paths = {
         timing_cache_path(tmp_path, version, machine).name
         for version in ("10.3.0", "10.7.0")
         for machine in (
-            MACHINE,
-            replace(MACHINE, jetson=replace(MACHINE.jetson, power_mode="MAXN")),
-            replace(MACHINE, gpus=(Gpu("other", "8.7", None, None),)),
+            ORIN,
+            replace(ORIN, jetson=replace(ORIN.jetson, power_mode="MAXN")),
+            replace(ORIN, gpus=(Gpu("other", "8.7", None, None),)),
         )
     }
     assert len(paths) == 6
@@ -140,13 +157,22 @@ def test_frozen_timing_cache_fails_on_a_miss_and_is_left_as_it_was(
         build(shop, frozen_timing_cache=True)
     path = timing_cache_path(tmp_path / "times", shop.library.__version__, MACHINE)
     path.parent.mkdir()
-    path.write_bytes(b"old")
+    path.write_bytes(b"damaged")
+    with pytest.raises(LpxError, match="does not use the timing cache"):
+        build(shop, frozen_timing_cache=True)
+    # What an unfrozen build leaves is what a frozen one takes.
+    path.unlink()
+    build(shop)
+    left = path.read_bytes()
     made = build(shop, frozen_timing_cache=True)
     assert shop.flags() >= {"ERROR_ON_TIMING_CACHE_MISS"}
-    assert path.read_bytes() == b"old"
     found = made.options["timing_cache"]
     assert found["frozen"]
-    assert found["left_sha256"] == found["used_sha256"] == hashlib.sha256(b"old").hexdigest()
+    assert found["left_sha256"] == found["used_sha256"] == hashlib.sha256(left).hexdigest()
+    shop.kernels = ["conv", "another"]
+    with pytest.raises(LpxError, match="did not build"):
+        build(shop, frozen_timing_cache=True)
+    assert path.read_bytes() == left
 
 
 @pytest.mark.parametrize("release", KEEPS_TIMES)
@@ -160,9 +186,63 @@ def test_compatible_plans_carry_their_note(shops: Any, build: Build, release: st
     assert not any("compatible:" in text for text in build(shop).warnings)
 
 
+def test_hardware_compatible_plans_are_refused_where_they_are_not_supported(
+    shops: Any, build: Build, tmp_path: Path
+) -> None:
+    old = replace(MACHINE, gpus=(Gpu("Tesla T4", "7.5", 15360, "570.1"),))
+    for machine, why in ((ORIN, "JetPack"), (old, "this GPU has 7.5")):
+        shop = shops("tensorrt-10.3.0")
+        with pytest.raises(LpxError, match="a hardware-compatible plan on") as caught:
+            build(shop, machine, hardware_compatible=True)
+        assert why in caught.value.why
+        assert not shop.library.named("Builder")
+        assert not (tmp_path / "engine/manifest.json").exists()
+    unknown = replace(MACHINE, gpus=(Gpu("NVIDIA GPU", None, None, None),))
+    assert build(shops("tensorrt-10.3.0"), unknown, hardware_compatible=True)
+
+
+def without_tf32(shop: Workshop) -> bytes:
+    """A build on hardware without TF32, with the text of TensorRT's libraries."""
+    said = "BuilderFlag::kTF32 is set but hardware does not support TF32. Disabling TF32."
+    shop.say("WARNING", said)
+    return b"plan"
+
+
+T4 = Gpu("Tesla T4", "7.5", 15360, "570.1")
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_manifest_says_whether_tf32_is_on(
+    shops: Any, build: Build, monkeypatch: pytest.MonkeyPatch, release: str
+) -> None:
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+
+    def noted(**options: Any) -> tuple[Any, bool]:
+        made = build(shops(release, "fp32"), **options)
+        return made.options["tf32"], TF32 in made.warnings
+
+    assert noted() == (True, True)
+    assert noted(tf32=False) == (False, False)
+    # A GPU of before Ampere has none; TensorRT for RTX builds for others than this machine's.
+    rtx = "rtx" in release
+    assert noted(machine=replace(MACHINE, gpus=(T4,))) == (rtx, rtx)
+    if rtx:
+        assert noted(compute_capabilities=("7.5",)) == (False, False)
+        assert noted(compute_capabilities=("7.5", "12.0")) == (True, True)
+    half = build(shops(release, "fp16"))
+    assert half.options["tf32"]
+    assert TF32 not in half.warnings
+    shop = shops(release, "fp32")
+    shop.outcomes = [without_tf32]
+    assert build(shop).options["tf32"] is False
+    # TensorRT then leaves it out, whatever its builder is told.
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    assert noted() == (False, False)
+
+
 def release_with_dla(shop: Workshop, version: str) -> Workshop:
     shop.library.__version__ = version
-    shop.layers = [DLA, HEAD]
+    shop.layers = [HEAD]
     return shop
 
 
@@ -213,7 +293,7 @@ def test_dla_refused_where_it_is_not_or_takes_nothing(shops: Any, build: Build) 
     with pytest.raises(LpxError, match=r"DLA core 0 asked of tensorrt 10\.13"):
         build(shops("tensorrt-10.13.3.9"), dla_core=0)
     shop = shops("tensorrt-10.3.0")
-    shop.layers = [HEAD]
+    shop.layers, shop.dla_takes = [HEAD], False
     with pytest.raises(LpxError, match="the whole plan runs on the GPU") as caught:
         build(shop, dla_core=0)
     assert "head" in caught.value.why
@@ -249,7 +329,8 @@ def test_builds_start_from_the_same_timing_cache(shops: Any, build: Build, tmp_p
     made = build(shop, builds=3)
     assert made.options["builds"]["sizes"] == (1, 2, 3)
     assert made.options["builds"]["distinct"] == 3
-    assert not shop.library.named("IBuilderConfig.create_timing_cache")
+    given = shop.library.named("IBuilderConfig.create_timing_cache")
+    assert [call[1] for call in given] == [b""] * 3
     kept = made.options["builds"]["kept"]
     assert (tmp_path / "engine/engine.plan").read_bytes() == [b"a", b"bb", b"ccc"][kept]
 

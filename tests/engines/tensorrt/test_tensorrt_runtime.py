@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import numpy as np
 import pytest
+from cuda_fakes import COMPUTE_MS, COPY_MS
 from tensorrt_fakes import (
     SIZE,
+    FakeContext,
     FakeDriver,
+    FakeEngine,
     FakeGpu,
     FakeLibrary,
     loadable,
     patch_maps_of,
     scores_of,
 )
-from tensorrt_surfaces import RELEASES
+from tensorrt_surfaces import LEAN, RELEASES
 
 from lpx.engines.base import Engine
 from lpx.engines.tensorrt.driver import CudaLostError
@@ -32,7 +36,7 @@ class Bench:
     """An engine with the fakes around it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, release: str, **options: Any) -> None:
-        self.gpu = FakeGpu()
+        self.gpu = FakeGpu(options.pop("seed", None))
         driver = {
             key: options.pop(key)
             for key in ("graphs", "failing", "shares_memory")
@@ -40,12 +44,17 @@ class Bench:
         }
         loading = {
             key: options.pop(key)
-            for key in ("spans", "refuse_capture", "tensors")
+            for key in (
+                *("spans", "refuse_capture", "tensors", "implied", "refuses", "warnings"),
+                *("dla_cores", "memory_for", "spoils"),
+            )
             if key in options
         }
         self.library = loadable(FakeLibrary(release), self.gpu, **loading)
         self.driver = FakeDriver(self.gpu, **driver)
-        monkeypatch.setattr("lpx.engines.tensorrt.runtime.load", lambda flavour: self.library)
+        name = "load_runtime" if "lean" in release else "load"
+        monkeypatch.setattr(f"lpx.engines.tensorrt.runtime.{name}", lambda flavour: self.library)
+        options.setdefault("version_compatible", "lean" in release)
         self.flavour = "tensorrt-rtx" if "rtx" in release else "tensorrt"
         self.options = options
 
@@ -63,7 +72,7 @@ def assert_right(engine: TensorRTEngine, faces: np.ndarray) -> None:
     assert prediction.score.dtype == prediction.patch_map.dtype == np.float32
 
 
-@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("release", [*RELEASES, *LEAN])
 def test_every_release_infers_with_its_own_names(
     monkeypatch: pytest.MonkeyPatch, release: str
 ) -> None:
@@ -90,9 +99,8 @@ def test_calls_come_in_order_with_the_events_between(monkeypatch: pytest.MonkeyP
     ]
     timing = engine.last_timing
     assert timing is not None
-    # The fake's events are numbered 1 to 4, and its times are ten times the first plus the second.
-    assert (timing.h2d_ms, timing.compute_ms, timing.d2h_ms) == (12.0, 23.0, 34.0)
-    assert timing.total_ms == 69.0
+    assert (timing.h2d_ms, timing.compute_ms, timing.d2h_ms) == (COPY_MS, COMPUTE_MS, 2 * COPY_MS)
+    assert timing.total_ms == 3 * COPY_MS + COMPUTE_MS
     assert timing.enqueue_ms > 0.0, "time on the host, by its own clock"
 
 
@@ -171,7 +179,11 @@ def test_capture_stands_outside_the_timed_part(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("options", "note"),
     [
-        ({"refuse_capture": True}, "TensorRT refused to run while captured"),
+        (
+            {"refuse_capture": True},
+            "end_capture failed: cudaErrorStreamCaptureInvalidated; The CUDA",
+        ),
+        ({"refuse_capture": True, "spoils": False}, "to run while captured; The CUDA stream is"),
         ({"failing": ("end_capture",)}, "CUDA's end_capture failed"),
         ({"failing": ("begin_capture",)}, "CUDA's begin_capture failed"),
         ({"graphs": False}, "this CUDA binding has none"),
@@ -398,6 +410,231 @@ def test_tensorrt_that_cannot_start_cuda_gives_the_reason(monkeypatch: pytest.Mo
     assert caught.value.why == "CUDA initialization failure with error: 35"
 
 
+@pytest.mark.parametrize("release", LEAN)
+def test_the_lean_runtime_tells_no_layers(monkeypatch: pytest.MonkeyPatch, release: str) -> None:
+    engine = Bench(monkeypatch, release).load()
+    with pytest.raises(LpxError, match="tensorrt_lean does not tell the layers"):
+        engine.layers()
+
+
+def test_a_runtime_that_logs_an_error_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lean runtime without CUDA: each call of it ends the process."""
+    bench = Bench(monkeypatch, "tensorrt-lean-11.4.0.106")
+
+    class Broken:
+        def __getattr__(self, name: str) -> None:
+            pytest.fail(f"{name} would be a segmentation fault")
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            pytest.fail(f"{name} would be a segmentation fault")
+
+        def __del__(self) -> None:
+            released.append(self)
+
+    released: list[Broken] = []
+
+    def runtime(logger: Any) -> Broken:
+        logger.log(
+            "ILogger.ERROR",
+            "createInferRuntime: Error Code 6: API Usage Error (CUDA initialization failure with "
+            "error: 35 In checkCudaInstallation at /_src/runtime/dispatch/runtime.cpp:960)",
+        )
+        return Broken()
+
+    bench.library.Runtime = runtime
+    with pytest.raises(LpxError, match="cannot start") as caught:
+        bench.load()
+    assert "error: 35" in caught.value.why
+    assert "driver" in caught.value.fix
+    del caught
+    gc.collect()
+    assert released == [], "its release would be one too"
+
+
+@pytest.mark.parametrize("core", [1, 2, 5])
+def test_a_dla_core_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, core: int) -> None:
+    bench = Bench(monkeypatch, "tensorrt-10.3.0", dla_core=core, dla_cores=1)
+    with pytest.raises(LpxError, match=f"DLA core {core} is not on this machine") as caught:
+        bench.load()
+    assert "finds 1 DLA core" in caught.value.why
+
+
+def test_what_tensorrt_warns_of_at_load_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = (
+        "Using an engine plan file across different models of devices is not supported and is "
+        "likely to affect performance or even cause errors or deadlock."
+    )
+    engine = Bench(monkeypatch, "tensorrt-10.3.0", warnings=(said, said)).load()
+    assert engine.notes == [said]
+
+
+@pytest.mark.parametrize("implied", [True, False])
+@pytest.mark.parametrize(
+    "spans", [((1, 1, 1), (8, 8, 8)), ((8, 8, 8), (1, 1, 1)), ((4, 4, 4), (1, 2, 3)), ((2, 2, 2),)]
+)
+@pytest.mark.parametrize("release", [*RELEASES, *LEAN])
+def test_every_profile_is_seen(
+    monkeypatch: pytest.MonkeyPatch, release: str, spans: Any, implied: bool
+) -> None:
+    """Whether or not TensorRT tells the batch of a static profile in place of -1."""
+    engine = Bench(monkeypatch, release, spans=spans, implied=implied).load()
+    assert engine.batches == tuple(BatchRange(*span) for span in spans)
+    for seed, count in enumerate((1, 8, 3, 17)):
+        assert_right(engine, faces_of(count, seed))
+
+
+def test_a_batch_in_the_network_itself_needs_no_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = {
+        "faces": ("INPUT", "UINT8", (4, SIZE, SIZE, 3)),
+        "score": ("OUTPUT", "FLOAT", (4,)),
+        "patch_map": ("OUTPUT", "FLOAT", (4, 2, 2)),
+    }
+    spans = ((4, 4, 4), (4, 4, 4))
+    engine = Bench(monkeypatch, "tensorrt-10.3.0", tensors=tensors, spans=spans).load()
+    assert engine.batches == (BatchRange(4, 4, 4), BatchRange(4, 4, 4))
+    assert_right(engine, faces_of(9))
+
+
+@pytest.mark.parametrize(
+    ("call", "while_loading"),
+    [
+        ("set_optimization_profile_async", True),
+        ("set_input_shape", True),
+        ("set_tensor_address", True),
+        ("execute_async_v3", False),
+    ],
+)
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("Error Code 1: Cuda Driver (invalid resource handle)", "build the plan again here"),
+        ("Error Code 2: OutOfMemory (Requested size was 1024 bytes.)", "smaller batches"),
+    ],
+)
+def test_a_refusal_gives_tensorrts_reason(
+    monkeypatch: pytest.MonkeyPatch, call: str, while_loading: bool, said: str, advice: str
+) -> None:
+    refuses: dict[str, str] = {}
+    bench = Bench(monkeypatch, "tensorrt-10.3.0", refuses=refuses)
+    if while_loading:
+        refuses[call] = said
+        with pytest.raises(LpxError, match="TensorRT refused") as caught:
+            bench.load()
+    else:
+        engine = bench.load()
+        refuses[call] = said
+        with pytest.raises(LpxError, match="TensorRT refused") as caught:
+            engine.infer(faces_of(3))
+        del refuses[call]
+        assert_right(engine, faces_of(3))
+        engine.close()
+    assert said in caught.value.why
+    assert advice in caught.value.fix
+    assert set(bench.driver.live.values()) == {0}
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 3])
+@pytest.mark.parametrize("graphs", [True, False])
+@pytest.mark.parametrize("shares_memory", [True, False])
+def test_scores_are_right_however_streams_get_ahead(
+    monkeypatch: pytest.MonkeyPatch, in_flight: int, graphs: bool, shares_memory: bool
+) -> None:
+    for seed in (None, *range(6)):
+        bench = Bench(
+            monkeypatch,
+            "tensorrt-10.3.0",
+            spans=((1, 2, 3), (5, 5, 5)),
+            graphs=graphs,
+            shares_memory=shares_memory,
+            in_flight=in_flight,
+            seed=seed,
+        )
+        with bench.load() as engine:
+            for number, count in enumerate((3, 20, 20, 20, 1, 0, 7)):
+                assert_right(engine, faces_of(count, number))
+        assert set(bench.driver.live.values()) == {0}
+
+
+@pytest.mark.parametrize("call", ["record", "to_device", "to_host", "synchronize"])
+def test_an_engine_can_be_closed_after_any_failure(
+    monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """What was handed to the GPU before the failure is waited for before memory is released."""
+    bench = Bench(monkeypatch, "tensorrt-10.3.0", in_flight=2, graphs=False)
+    engine = bench.load()
+    for _ in range(2):
+        bench.driver.failing = (call,)
+        with pytest.raises(LpxError, match=call):
+            engine.infer(faces_of(40))
+        bench.driver.failing = ()
+        assert_right(engine, faces_of(20, 1))
+    bench.driver.failing = ("to_host",)
+    with pytest.raises(LpxError, match="to_host"):
+        engine.infer(faces_of(40))
+    engine.close()
+    assert set(bench.driver.live.values()) == {0}
+
+
+def test_a_slot_is_waited_for_before_it_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait that failed may have left work behind, in a slot that later batches do not need."""
+    bench = Bench(monkeypatch, "tensorrt-10.3.0", in_flight=3, graphs=False)
+    engine = bench.load()
+    bench.driver.failing = ("synchronize",)
+    with pytest.raises(LpxError, match="synchronize"):
+        engine.infer(faces_of(40))
+    bench.driver.failing = ()
+    assert_right(engine, faces_of(8))
+    engine.close()
+    assert set(bench.driver.live.values()) == {0}
+
+
+def test_an_interrupt_in_a_run_leaves_the_engine_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch, "tensorrt-10.3.0", in_flight=2)
+    engine = bench.load()
+    engine.infer(faces_of(16))
+    execute, struck = FakeContext.execute_async_v3, []
+
+    def interrupted(context: FakeContext, address: int) -> bool:
+        if not struck:
+            struck.append(bench.gpu.capturing is not None)
+            raise KeyboardInterrupt
+        return execute(context, address)
+
+    monkeypatch.setattr(FakeContext, "execute_async_v3", interrupted)
+    # Contexts hold the method from when they were made.
+    for context in bench.library.engine.contexts:
+        vars(context.spy)["_answers"]["execute_async_v3"] = context.execute_async_v3
+    with pytest.raises(KeyboardInterrupt):
+        engine.infer(faces_of(16))
+    assert struck == [True], "it strikes while the run is captured"
+    assert bench.gpu.capturing is None
+    for seed in range(3):
+        assert_right(engine, faces_of(16, seed))
+    engine.close()
+    assert set(bench.driver.live.values()) == {0}
+
+
+def test_cuda_that_a_refused_run_took_with_it_closes_the_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """TensorRT sees the lost GPU first, and says no more than that it refuses."""
+    refuses: dict[str, str] = {}
+    bench = Bench(monkeypatch, "tensorrt-10.3.0", refuses=refuses)
+    engine = bench.load()
+    refuses["execute_async_v3"] = "Cuda Runtime (an illegal memory access was encountered)"
+    say = FakeEngine.say
+
+    def lost(fake: FakeEngine, text: str, severity: str = "ERROR") -> None:
+        bench.driver.lost = True
+        say(fake, text, severity)
+
+    monkeypatch.setattr(FakeEngine, "say", lost)
+    with pytest.raises(CudaLostError, match="CUDA was lost"):
+        engine.infer(faces_of(2))
+    with pytest.raises(LpxError, match="the engine is closed"):
+        engine.infer(faces_of(2))
+
+
 @pytest.mark.parametrize("allow", [True, False])
 def test_host_code_is_a_choice(monkeypatch: pytest.MonkeyPatch, allow: bool) -> None:
     bench = Bench(monkeypatch, "tensorrt-10.3.0", allow_host_code=allow)
@@ -435,18 +672,15 @@ def test_a_plan_with_other_tensors_is_refused(
     assert set(bench.driver.live.values()) <= {0}
 
 
-def test_a_refused_context_says_that_memory_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = Bench(monkeypatch, "tensorrt-10.3.0")
-    monkeypatch.setattr("tensorrt_fakes.FakeContext", _NoContext)
-    with pytest.raises(LpxError, match="no execution context"):
+def test_a_context_that_is_not_made_gives_tensorrts_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(monkeypatch, "tensorrt-10.3.0", spans=((1, 1, 1), (8, 8, 8)), memory_for=1)
+    with pytest.raises(LpxError, match="no execution context") as caught:
         bench.load()
-
-
-class _NoContext:
-    spy = None
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        pass
+    assert "1024 bytes) could not be allocated" in caught.value.why
+    assert "smaller batches" in caught.value.fix
+    assert set(bench.driver.live.values()) == {0}
 
 
 @pytest.mark.parametrize("name", ["device_memory_size_v2", "device_memory_size"])

@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tensorrt_fakes
 from tensorrt_fakes import (
-    CELLS,
     SIZE,
-    FakeContext,
+    TENSORS,
     FakeDriver,
     FakeGpu,
     FakeLibrary,
+    Hidden,
     Spy,
     loadable,
     patch_maps_of,
@@ -33,19 +32,6 @@ WITH_DEBUG_TENSORS = tuple(release for release in RELEASES if "8.6" not in relea
 
 
 @dataclass
-class Hidden:
-    """A tensor between the layers of the fake engine: `scale` times the faces."""
-
-    kind: str = "FLOAT"
-    scale: float = 0.5
-    host: bool = False
-
-    def values(self, library: FakeLibrary, faces: np.ndarray) -> np.ndarray:
-        types = {"FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8}
-        return np.ascontiguousarray(faces * self.scale).astype(types[self.kind])
-
-
-@dataclass
 class Bench:
     """A watched plan with the fakes around it."""
 
@@ -56,90 +42,31 @@ class Bench:
     spans: tuple[tuple[int, int, int], ...] = ((1, 4, 8),)
     before: Callable[[str], None] = lambda name: None
     """Called before each tensor that is handed out."""
-    accepts: bool = True
+    refuses: dict[str, str] = field(default_factory=dict)
+    seed: int | None = None
 
     def __post_init__(self) -> None:
-        self.gpu = FakeGpu()
+        self.gpu = FakeGpu(self.seed)
         self.driver = FakeDriver(self.gpu)
         self.library = FakeLibrary(self.release)
-        self.debug = self.release in WITH_DEBUG_TENSORS
-        shape = (-1, SIZE, SIZE, 3)
-        tensors = {
-            "faces": ("INPUT", "UINT8", shape),
-            "score": ("OUTPUT", "FLOAT", (-1,)),
-            "patch_map": ("OUTPUT", "FLOAT", (-1, CELLS, CELLS)),
-        }
-        if not self.debug:
+        tensors = dict(TENSORS)
+        if self.release not in WITH_DEBUG_TENSORS:
+            shape = (-1, SIZE, SIZE, 3)
             tensors |= {name: ("OUTPUT", h.kind, shape) for name, h in self.hidden.items()}
-        loadable(self.library, self.gpu, self.spans, tensors=tensors)
+        loadable(
+            self.library,
+            self.gpu,
+            self.spans,
+            tensors=tensors,
+            hidden=self.hidden,
+            refuses=self.refuses,
+            before=lambda name: self.before(name),
+        )
         self.monkeypatch.setattr("lpx.engines.tensorrt.tensors.load", lambda _: self.library)
-
-        def context(library: FakeLibrary, gpu: FakeGpu, **options: Any) -> WatchedContext:
-            return WatchedContext(self, library, gpu, **options)
-
-        self.monkeypatch.setattr(tensorrt_fakes, "FakeContext", context)
 
     def load(self) -> TensorRTTensors:
         flavour = "tensorrt-rtx" if "rtx" in self.release else "tensorrt"
         return TensorRTTensors(b"plan", flavour=flavour, names=self.names, driver=self.driver)
-
-
-class WatchedContext(FakeContext):
-    """Also hands out what is hidden: to a listener, or at addresses where there is no such."""
-
-    def __init__(self, bench: Bench, library: FakeLibrary, gpu: FakeGpu, **options: Any) -> None:
-        super().__init__(library, gpu, **options)
-        self.bench, self.library, self.listener, self.on = bench, library, None, False
-        vars(self.spy)["_answers"] |= {
-            "set_debug_listener": self.set_debug_listener,
-            "set_all_tensors_debug_state": self.set_state,
-        }
-
-    def set_debug_listener(self, listener: Any) -> bool:
-        self.listener = listener
-        return self.bench.accepts
-
-    def set_state(self, on: bool) -> bool:
-        self.on = on
-        return True
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return self.shape if name in self.bench.hidden else super().get_tensor_shape(name)
-
-    def compute(self) -> None:
-        super().compute()
-        faces = self.gpu.memory[self.addresses["faces"]][: int(np.prod(self.shape))]
-        for name, hidden in self.bench.hidden.items():
-            values = hidden.values(self.library, faces.reshape(self.shape))
-            if not self.bench.debug:
-                data = values.view(np.uint8).ravel()
-                self.gpu.memory[self.addresses[name]][: data.size] = data
-            elif self.listener is not None and self.on:
-                self._hand_out(name, hidden, values)
-
-    def _hand_out(self, name: str, hidden: Hidden, values: np.ndarray) -> None:
-        """The memory is there for the time of the call, and written by another stream."""
-        self.bench.before(name)
-        address = values.ctypes.data
-        if not hidden.host:
-            self.gpu.next_address += 1
-            address = self.gpu.next_address
-            memory = self.gpu.memory[address] = np.zeros(values.nbytes, np.uint8)
-            self.gpu.elsewhere.append(lambda: memory.__setitem__(slice(None), as_bytes(values)))
-        locations, kinds = self.library.TensorLocation, self.library.DataType
-        location = locations.HOST if hidden.host else locations.DEVICE
-        listener: Any = self.listener
-        # As the binding does it: by position, and what it answers does not count.
-        listener.process_debug_tensor(
-            address, location, kinds[hidden.kind], list(values.shape), name, tensorrt_fakes.STREAM
-        )
-        values[...] = 0
-        self.gpu.elsewhere.clear()
-        self.gpu.memory.pop(address, None)
-
-
-def as_bytes(values: np.ndarray) -> np.ndarray:
-    return values.view(np.uint8).ravel()
 
 
 def faces_of(count: int, seed: int = 0) -> np.ndarray:
@@ -163,6 +90,61 @@ def test_every_release_hands_tensors_out(
     assert set(bench.driver.live.values()) == {0}
     assert bench.gpu.memory == {}
     tensors.close()
+
+
+@pytest.mark.parametrize("release", ["tensorrt-8.6.1", "tensorrt-11.4.0.106"])
+@pytest.mark.parametrize("seed", range(4))
+def test_tensors_are_right_however_streams_get_ahead(
+    monkeypatch: pytest.MonkeyPatch, release: str, seed: int
+) -> None:
+    hidden = {"relu": Hidden(), "fused": Hidden("HALF", 0.25)}
+    bench = Bench(monkeypatch, release, hidden, spans=((1, 2, 3), (5, 5, 5)), seed=seed)
+    with closing(bench.load()) as tensors:
+        for count in (1, 7, 7, 12):
+            faces = faces_of(count, count)
+            found = tensors.run(faces)
+            np.testing.assert_array_equal(found["relu"], np.float32(0.5) * faces)
+            np.testing.assert_array_equal(found["fused"], np.float32(0.25) * faces)
+            np.testing.assert_array_equal(found["score"], scores_of(faces))
+    assert set(bench.driver.live.values()) == {0}
+
+
+@pytest.mark.parametrize("call", ["malloc", "pinned", "to_device", "to_host", "synchronize"])
+@pytest.mark.parametrize("release", ["tensorrt-8.6.1", "tensorrt-11.4.0.106"])
+def test_a_failure_releases_nothing_that_is_in_use(
+    monkeypatch: pytest.MonkeyPatch, release: str, call: str
+) -> None:
+    bench = Bench(monkeypatch, release)
+    tensors = bench.load()
+    calls = [0]
+    log = bench.driver._log
+
+    def failing_later(name: str, *details: Any) -> None:
+        calls[0] += name == call
+        bench.driver.failing = (call,) if calls[0] == 2 else ()
+        log(name, *details)
+
+    monkeypatch.setattr(bench.driver, "_log", failing_later)
+    with pytest.raises(LpxError, match=call):
+        tensors.run(faces_of(20))
+    faces = faces_of(3)
+    np.testing.assert_array_equal(tensors.run(faces)["score"], scores_of(faces))
+    tensors.close()
+    assert set(bench.driver.live.values()) == {0}
+
+
+@pytest.mark.parametrize(
+    "call", ["set_optimization_profile_async", "set_input_shape", "execute_async_v3"]
+)
+def test_a_refused_run_gives_tensorrts_reason(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    bench = Bench(monkeypatch)
+    tensors = bench.load()
+    bench.refuses[call] = "Error Code 2: OutOfMemory"
+    with pytest.raises(LpxError, match="TensorRT refused") as caught:
+        tensors.run(faces_of(2))
+    assert caught.value.why == "Error Code 2: OutOfMemory"
+    assert "smaller batches" in caught.value.fix
+    assert bench.gpu.memory == {}
 
 
 @pytest.mark.parametrize("release", ["tensorrt-8.6.1", "tensorrt-11.4.0.106"])
@@ -246,9 +228,10 @@ def test_a_failed_run_leaves_nothing_held_and_the_next_one_runs(
 def test_a_refused_listener_is_an_error_that_releases_the_stream(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    bench = Bench(monkeypatch, accepts=False)
-    with pytest.raises(LpxError, match="refused a listener for debug tensors"):
+    bench = Bench(monkeypatch, refuses={"set_debug_listener": "said so"})
+    with pytest.raises(LpxError, match="refused a listener for debug tensors") as caught:
         bench.load()
+    assert caught.value.why == "said so"
     assert set(bench.driver.live.values()) == {0}
 
 
