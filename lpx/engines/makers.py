@@ -39,9 +39,10 @@ TF32 = (
     "TF32 is on: float32 convolutions round what they multiply to 10 bits of mantissa, as many as "
     "FP16 has; --no-tf32 keeps all 23"
 )
+_TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
 PROVIDER_TF32 = (
-    "TF32 is on in ONNX Runtime's TensorRT provider, which has no option against it: float32 "
-    "convolutions round what they multiply to 10 bits of mantissa; NVIDIA_TF32_OVERRIDE=0 in the "
+    "TF32 is on, and ONNX Runtime's provider has no option against it: float32 convolutions round "
+    "what they multiply to 10 bits of mantissa, as many as FP16 has; NVIDIA_TF32_OVERRIDE=0 in the "
     "environment switches it off"
 )
 
@@ -127,18 +128,16 @@ def make_for_gpu_provider(graph: bytes, request: BuildRequest, size: int) -> Mad
         warnings = (
             "ONNX Runtime builds TensorRT's engine when this one is first run, which takes "
             "minutes, and does not tell which precision its layers got: --target tensorrt does",
-            *([PROVIDER_TF32] if request.precision == "fp32" else []),
         )
     else:
         warnings = (
             "ONNX Runtime builds the plan of TensorRT for RTX when it loads this engine, and does "
             "not report which precision its layers got: --target tensorrt-rtx does",
         )
-        if request.precision == "fp32":
-            warnings += (
-                "its FP32 may be TF32, which has FP16's ten bits of mantissa: ONNX Runtime has no "
-                "option that turns it off",
-            )
+    # Its CUDA provider is run without.
+    tf32 = request.target != "onnxruntime-cuda" and os.environ.get(_TF32_OVERRIDE) != "0"
+    if tf32 and request.precision == "fp32":
+        warnings += (PROVIDER_TF32,)
     return Made(
         graph,
         "engine.onnx",
@@ -146,7 +145,7 @@ def make_for_gpu_provider(graph: bytes, request: BuildRequest, size: int) -> Mad
         {**_versions("onnx"), "onnxruntime": _onnxruntime_version(), **_plugin_version(request)},
         warnings,
         (spans[0].maximum,),
-        {"profiles": [asdict(spans[0])], "provider": provider},
+        {"profiles": [asdict(spans[0])], "provider": provider, "tf32": tf32},
     )
 
 
@@ -308,7 +307,7 @@ def _tf32(request: BuildRequest, machine: Machine, plan: Plan) -> bool:
     TensorRT may by default. With NVIDIA_TF32_OVERRIDE=0 in the environment, or a GPU that has no
     TF32, it does not, and may say so in its log.
     """
-    if not request.tf32 or os.environ.get("NVIDIA_TF32_OVERRIDE") == "0":
+    if not request.tf32 or os.environ.get(_TF32_OVERRIDE) == "0":
         return False
     if any("Disabling TF32" in line for line in plan.log):
         return False
