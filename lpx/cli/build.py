@@ -51,8 +51,8 @@ def _range(text: str | None) -> tuple[int, int, int] | None:
 @click.option("--fp16", is_flag=True, help="Build a float16 engine.")
 @click.option("--int8", is_flag=True, help="Build an INT8 engine, calibrated on --faces.")
 @click.option("--target", default="auto", show_default=True, metavar="TARGET",
-              help="auto, onnxruntime (CPU), onnxruntime-cuda, onnxruntime-tensorrt, tensorrt or "
-              "tensorrt-rtx.")  # fmt: skip
+              help="auto, onnxruntime (CPU), onnxruntime-cuda, onnxruntime-tensorrt, "
+              "onnxruntime-tensorrt-rtx, tensorrt or tensorrt-rtx.")  # fmt: skip
 @click.option(
     "--faces",
     envvar="LPX_FACES",
@@ -65,7 +65,8 @@ def _range(text: str | None) -> tuple[int, int, int] | None:
               help="max, percentile-99.999, percentile-99.99, percentile-99.9, mse or entropy; by "
               "default what `lpx calibrate` chose, else percentile-99.99.")  # fmt: skip
 @click.option("--compute-capability", default="", metavar="8.6,8.9,...",
-              help="GPUs to build for without having them (tensorrt-rtx).")  # fmt: skip
+              help="GPUs to build for without having them (tensorrt-rtx); by default 8.0, 8.6, "
+              "8.9, 12.0 and later.")  # fmt: skip
 @click.option("--workspace-mib", type=int, help="Cap on TensorRT's scratch memory, in MiB.")
 @data_options
 @click.option("--batch", metavar="1,8,32", callback=lambda _, __, value: _sizes(value),

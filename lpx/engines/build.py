@@ -299,7 +299,7 @@ def placement_of(
     if dialect in ("dla-explicit", "calibration-cache"):
         return place_dla(graph)
     # TensorRT for RTX pads a depthwise convolution's channels fourfold in INT8 (seen in its plans).
-    depthwise = target != "tensorrt-rtx"
+    depthwise = not target.endswith("tensorrt-rtx")
     return place(
         graph,
         depthwise=depthwise,
@@ -342,7 +342,7 @@ def dialect_of(request: BuildRequest) -> str:
     """The form of graph, one of `DIALECTS`, that a target takes, as installed here."""
     if request.target == "onnxruntime" or request.target == "onnxruntime-cuda":
         return "onnxruntime"
-    if request.target == "onnxruntime-tensorrt":
+    if request.target in PROVIDERS:
         return "strongly-typed"
     flavour = flavour_of(request.target)
     capabilities = capabilities_of(load_library(flavour), flavour)

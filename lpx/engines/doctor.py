@@ -13,6 +13,7 @@ from lpx.calibration.tally import compiled
 from lpx.engines.ina3221 import covered
 from lpx.engines.jetson import Jetson, cuda_python_for, faster_mode, newest_cuda
 from lpx.engines.machine import Gpu, Machine
+from lpx.engines.rtx_gpus import rtx_provider_serves, rtx_serves
 
 Status = Literal["ok", "missing", "warning"]
 
@@ -51,10 +52,11 @@ _OPENCV = (
     *("opencv-contrib-python-headless", "opencv-contrib-python"),
 )
 _TENSORRT = ("tensorrt", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings")
+_LEAN_MODULES = ("tensorrt_lean", "tensorrt_lean_bindings")
+_LEAN = ("tensorrt-lean", "tensorrt-lean-cu13-bindings", "tensorrt-lean-cu12-bindings")
+_RTX_PROVIDER = "RTX provider"
 _RTX_MODULES = ("tensorrt_rtx", "tensorrt_rtx_bindings")
 _RTX = ("tensorrt-rtx", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings")
-# The compute capabilities TensorRT for RTX serves: neither H100 nor any Jetson.
-_RTX_CAPABILITIES = frozenset({"7.5", "8.0", "8.6", "8.9", "12.0", "12.1"})
 _CUDA_13_DRIVER = 580  # the first driver branch that runs CUDA 13
 _CUDA_MODULES = ("cuda.bindings.driver", "cuda.cudart")  # since cuda-python 12.6, and before
 _OLD_JETPACK = {
@@ -80,7 +82,9 @@ def examine(machine: Machine) -> tuple[Finding, ...]:
         _gpu(machine),
         *_jetson(machine.jetson, machine.in_container),
         _tensorrt(machine),
+        *_tensorrt_lean(),
         _tensorrt_rtx(),
+        _rtx_provider(),
         _cuda_bindings(machine),
         _package("lightning", ("lightning",), "lightning", "training", '"lpx[train]"'),
         _package("ray", ("ray",), "ray", "work spread over a cluster", '"lpx[cluster]"'),
@@ -105,8 +109,14 @@ def targets(machine: Machine, findings: tuple[Finding, ...]) -> dict[str, Target
     unfit = [
         f"{gpu.name} is no RTX GPU"
         for gpu in machine.gpus
-        if gpu.compute_capability not in _RTX_CAPABILITIES
+        if gpu.compute_capability is None or not rtx_serves(gpu.compute_capability)
     ]
+    not_served = [
+        f"{gpu.name} is not served"
+        for gpu in machine.gpus
+        if gpu.compute_capability is None or not rtx_provider_serves(gpu.compute_capability)
+    ]
+    no_gpu_fits = len(not_served) == len(machine.gpus)
     no_gpu = lacking("NVIDIA GPU")
     rtx = lacking("NVIDIA GPU", "CUDA bindings") + unfit * (len(unfit) == len(machine.gpus))
     return {
@@ -116,6 +126,9 @@ def targets(machine: Machine, findings: tuple[Finding, ...]) -> dict[str, Target
         # onnxruntime-gpu always lists this provider; what loads it is TensorRT's own library.
         "onnxruntime-tensorrt": target(
             _lacking_provider("Tensorrt", findings) + lacking("TensorRT") + no_gpu, []
+        ),
+        "onnxruntime-tensorrt-rtx": target(
+            lacking("onnx", "onnxruntime", _RTX_PROVIDER), no_gpu + not_served * no_gpu_fits
         ),
         "tensorrt-rtx": target(lacking("onnx", "TensorRT-RTX"), rtx),
         "tensorrt": target(lacking("onnx", "TensorRT", "NVIDIA GPU"), lacking("CUDA bindings")),
@@ -325,10 +338,26 @@ def _imported(finding: Finding, module: str) -> Finding:
         return replace(finding, status="missing", advice=f"does not import: {error}")
 
 
+def _tensorrt_lean() -> tuple[Finding, ...]:
+    """The lean runtime, where it is: TensorRT itself does all that it does, and more."""
+    module = next(filter(_importable, _LEAN_MODULES), None)
+    if module is None:
+        return ()
+    enables = "runs tensorrt engines built with --version-compatible, where TensorRT is missing"
+    return (_package("TensorRT lean runtime", _LEAN, module, enables),)
+
+
 def _tensorrt_rtx() -> Finding:
     module = next(filter(_importable, _RTX_MODULES), _RTX_MODULES[0])
     enables = "builds engines for RTX GPUs on any machine, runs them on one"
     return _package("TensorRT-RTX", _RTX, module, enables, '"lpx[rtx]"')
+
+
+def _rtx_provider() -> Finding:
+    enables = "TensorRT for RTX through onnxruntime, on RTX GPUs"
+    packages = ("onnxruntime-ep-nv-tensorrt-rtx-cu13", "onnxruntime-ep-nv-tensorrt-rtx-cu12")
+    module, install = "onnxruntime_ep_nv_tensorrt_rtx", "onnxruntime-ep-nv-tensorrt-rtx"
+    return _package(_RTX_PROVIDER, packages, module, enables, install)
 
 
 def _cuda_bindings(machine: Machine) -> Finding:

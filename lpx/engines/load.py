@@ -10,10 +10,12 @@ from lpx.card import METADATA_KEY, ModelCard, card_from_json
 from lpx.engines.base import Engine
 from lpx.engines.manifest import EngineManifest, read_manifest
 from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
-from lpx.engines.onnxruntime_gpu import PROVIDER_OPTIONS, OnnxRuntimeGpuEngine
+from lpx.engines.onnxruntime_gpu import PROVIDER_OPTIONS, PROVIDERS, OnnxRuntimeGpuEngine
 from lpx.errors import LpxError
 from lpx.workspace import read_regular
 
+KERNELS = "kernels.cache"
+"""What TensorRT for RTX compiled where an engine ran, beside it; of that GPU and driver alone."""
 GRAPH = "graph.onnx"
 """What a TensorRT engine was built from, beside it."""
 
@@ -50,6 +52,7 @@ def load(
         cuda_graph=cuda_graph,
         dla_core=manifest.options.get("dla_core"),
         version_compatible=bool(manifest.options.get("version_compatible")),
+        kernel_cache=folder / KERNELS if manifest.target == "tensorrt-rtx" else None,
     )
 
 
@@ -58,7 +61,7 @@ def _load_onnx(
 ) -> OnnxRuntimeEngine | OnnxRuntimeGpuEngine:
     card = manifest.model_card()
     engine: OnnxRuntimeEngine | OnnxRuntimeGpuEngine
-    if manifest.target == "onnxruntime-cuda" or manifest.target == "onnxruntime-tensorrt":
+    if manifest.target in PROVIDERS:
         engine = OnnxRuntimeGpuEngine(
             data,
             card.input_size,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib import metadata
@@ -15,7 +14,7 @@ import lpx
 from lpx.engines.machine import Machine, available_memory_mib
 from lpx.engines.manifest import Target
 from lpx.engines.onnxruntime_engine import convolutions_of, nodes_as_run
-from lpx.engines.onnxruntime_gpu import check_int8, provider_options
+from lpx.engines.onnxruntime_gpu import PLUGIN_PACKAGES, check_int8, provider_options
 from lpx.engines.repeat import build_repeatedly, measured
 from lpx.engines.request import BuildRequest
 from lpx.engines.tensorrt import (
@@ -40,9 +39,10 @@ TF32 = (
     "TF32 is on: float32 convolutions round what they multiply to 10 bits of mantissa, as many as "
     "FP16 has; --no-tf32 keeps all 23"
 )
+_TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
 PROVIDER_TF32 = (
-    "TF32 is on in ONNX Runtime's TensorRT provider, which has no option against it: float32 "
-    "convolutions round what they multiply to 10 bits of mantissa; NVIDIA_TF32_OVERRIDE=0 in the "
+    "TF32 is on, and ONNX Runtime's provider has no option against it: float32 convolutions round "
+    "what they multiply to 10 bits of mantissa, as many as FP16 has; NVIDIA_TF32_OVERRIDE=0 in the "
     "environment switches it off"
 )
 
@@ -95,7 +95,7 @@ def make_for_onnxruntime(graph: bytes, request: BuildRequest) -> Made:
 
 
 def make_for_gpu_provider(graph: bytes, request: BuildRequest, size: int) -> Made:
-    """An engine for ONNX Runtime's CUDA or TensorRT provider: the graph and its options.
+    """An engine for one of ONNX Runtime's GPU providers: the graph and its options.
 
     Args:
         graph: ONNX, in the request's dialect.
@@ -124,20 +124,28 @@ def make_for_gpu_provider(graph: bytes, request: BuildRequest, size: int) -> Mad
         # Its kernels compute in the type of their tensors.
         nodes = parse(graph, "the graph").graph
         counts = {request.precision: sum(node.op_type == "Conv" for node in nodes)}
-    else:
+    elif request.target == "onnxruntime-tensorrt":
         warnings = (
             "ONNX Runtime builds TensorRT's engine when this one is first run, which takes "
             "minutes, and does not tell which precision its layers got: --target tensorrt does",
-            *([PROVIDER_TF32] if request.precision == "fp32" else []),
         )
+    else:
+        warnings = (
+            "ONNX Runtime builds the plan of TensorRT for RTX when it loads this engine, and does "
+            "not report which precision its layers got: --target tensorrt-rtx does",
+        )
+    # Its CUDA provider is run without.
+    tf32 = request.target != "onnxruntime-cuda" and os.environ.get(_TF32_OVERRIDE) != "0"
+    if tf32 and request.precision == "fp32":
+        warnings += (PROVIDER_TF32,)
     return Made(
         graph,
         "engine.onnx",
         counts,
-        {**_versions("onnx"), "onnxruntime": _onnxruntime_version()},
+        {**_versions("onnx"), "onnxruntime": _onnxruntime_version(), **_plugin_version(request)},
         warnings,
         (spans[0].maximum,),
-        {"profiles": [asdict(spans[0])], "provider": provider},
+        {"profiles": [asdict(spans[0])], "provider": provider, "tf32": tf32},
     )
 
 
@@ -204,6 +212,21 @@ def _asked(request: BuildRequest) -> dict[str, Any]:
     }
 
 
+def _plugin_version(request: BuildRequest) -> dict[str, str]:
+    """Of the plugin that a target needs; none where it needs none, or its version is not known."""
+    if request.target != "onnxruntime-tensorrt-rtx":
+        return {}
+    found = {name: _version(name) for name in PLUGIN_PACKAGES}
+    return {name: version for name, version in found.items() if version}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
 def make_for_tensorrt(
     graph: bytes, request: BuildRequest, machine: Machine, calibration_cache: bytes | None,
     progress: Progress | None, timing_caches: Path | None,
@@ -251,10 +274,7 @@ def make_for_tensorrt(
     plan, spread = build_repeatedly(make, request.builds, measure if machine.gpus else None)
     if path and plan.timing_cache is not None and not request.frozen_timing_cache:
         write_bytes(path, plan.timing_cache, durable=False)
-    counts: Counter[str] = Counter()
-    if plan.layers is not None:
-        counts.update(layer.precision for layer in plan.layers.convolutions)
-    tf32 = _tf32(request, machine)
+    tf32 = _tf32(request, machine, plan)
     options = {
         "profiles": [asdict(span) for span in spans],
         "workspace_mib": workspace_mib,
@@ -272,7 +292,7 @@ def make_for_tensorrt(
     return Made(
         plan.data,
         "engine.plan",
-        dict(counts),
+        plan.layers.count_convolutions() if plan.layers is not None else {},
         {**_versions("onnx"), request.target: plan.version},
         (*plan.log, *_notes(request), *([TF32] if tf32 and request.precision == "fp32" else [])),
         tuple(span.maximum for span in spans),
@@ -281,13 +301,15 @@ def make_for_tensorrt(
     )
 
 
-def _tf32(request: BuildRequest, machine: Machine) -> bool:
+def _tf32(request: BuildRequest, machine: Machine, plan: Plan) -> bool:
     """Whether a plan's float32 tensors may be multiplied in TF32, which Ampere brought.
 
-    TensorRT may by default; where the environment says NVIDIA_TF32_OVERRIDE=0, it does not, and
-    warns that the builder's flag is set all the same.
+    TensorRT may by default. With NVIDIA_TF32_OVERRIDE=0 in the environment, or a GPU that has no
+    TF32, it does not, and may say so in its log.
     """
-    if not request.tf32 or os.environ.get("NVIDIA_TF32_OVERRIDE") == "0":
+    if not request.tf32 or os.environ.get(_TF32_OVERRIDE) == "0":
+        return False
+    if any("Disabling TF32" in line for line in plan.log):
         return False
     known = request.compute_capabilities
     if not known and request.target == "tensorrt":

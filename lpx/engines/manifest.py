@@ -19,7 +19,12 @@ MAX_BATCH = 1 << 20
 """Faces in one call."""
 
 Target = Literal[
-    "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx"
+    "onnxruntime",
+    "onnxruntime-cuda",
+    "onnxruntime-tensorrt",
+    "onnxruntime-tensorrt-rtx",
+    "tensorrt",
+    "tensorrt-rtx",
 ]
 Precision = Literal["fp32", "fp16", "int8"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -41,7 +46,8 @@ class EngineManifest:
         model_sha256: SHA-256 of the exported ONNX model.
         card: The model card, as plain values.
         batches: Largest batch per profile; empty where any batch runs.
-        compute_capabilities: GPUs that the engine was built for; empty where that does not apply.
+        compute_capabilities: GPUs that the engine was built for, where they were asked for; empty
+            for TensorRT for RTX's default set, and for targets that build for the GPU at hand.
         calibration: Faces, method and counts, None for float engines.
         placement: Per node: whether it is quantised, and why; empty for float engines.
         convolutions: Number of convolutions per precision, as the runtime says it runs them.

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from lpx.engines.machine import Machine
 from lpx.engines.manifest import EngineManifest
+from lpx.engines.rtx_gpus import (
+    RTX_DEFAULT_GPUS,
+    RTX_PROVIDER_GPUS,
+    rtx_plan_runs_on,
+    rtx_provider_serves,
+    rtx_serves,
+)
 from lpx.engines.tensorrt.capabilities import parse_version
 
 Version = tuple[int, ...]
@@ -37,13 +44,49 @@ def refusal(
         if unfit is not None:
             return f"built by TensorRT {was}, here is {now}{unfit}; {rebuild(manifest)}"
     here = {gpu.compute_capability for gpu in machine.gpus if gpu.compute_capability}
-    built = set(manifest.compute_capabilities) or _built_on(manifest, "compute_capability")
+    if manifest.target == "tensorrt-rtx":
+        return _refusal_by_rtx(manifest, here)
+    if manifest.target == "onnxruntime-tensorrt-rtx":
+        return _refusal_by_rtx_provider(here)
+    if manifest.target != "tensorrt":
+        return ""  # ONNX Runtime compiles the graph for the GPU at hand
+    built = _built_on(manifest, "compute_capability")
     if built and here and not built & here and not hardware_compatible:
         return (
             f"built for compute capability {', '.join(sorted(built))}, here is "
             f"{', '.join(sorted(here))}; {rebuild(manifest)}"
         )
     return ""
+
+
+def _refusal_by_rtx(manifest: EngineManifest, here: set[str]) -> str:
+    """Why a plan of TensorRT for RTX does not run on the GPUs here: it matters what was asked for.
+
+    The GPU of the machine that built it does not: TensorRT for RTX builds without one.
+    """
+    asked = manifest.compute_capabilities
+    if not here or any(rtx_plan_runs_on(one, asked) for one in here):
+        return ""
+    built = ", ".join(sorted(asked, key=float)) or f"{', '.join(RTX_DEFAULT_GPUS)} and later"
+    found = sorted(here, key=float)
+    command = f"lpx build --{manifest.precision} --target tensorrt-rtx"
+    if any(rtx_plan_runs_on(one) for one in found):
+        advice = f"build it again: `{command}` builds for all of the default set"
+    elif served := [one for one in found if rtx_serves(one)]:
+        advice = f"build it again: `{command} --compute-capability {','.join(served)}`"
+    else:
+        advice = "TensorRT for RTX does not serve it: build for another --target"
+    return f"built for compute capability {built}, here is {', '.join(found)}; {advice}"
+
+
+def _refusal_by_rtx_provider(here: set[str]) -> str:
+    if not here or any(rtx_provider_serves(one) for one in here):
+        return ""
+    return (
+        f"TensorRT for RTX serves compute capability {', '.join(RTX_PROVIDER_GPUS)} and later "
+        f"through ONNX Runtime, here is {', '.join(sorted(here, key=float))}; build for another "
+        "--target"
+    )
 
 
 def differences(manifest: EngineManifest, machine: Machine) -> tuple[str, ...]:
@@ -60,7 +103,8 @@ def differences(manifest: EngineManifest, machine: Machine) -> tuple[str, ...]:
         return ()
     pairs = _on_jetson(manifest, machine)
     gpus = _built_on(manifest, "name")
-    if gpus and machine.gpus and not pairs and not manifest.compute_capabilities:
+    # TensorRT for RTX compiles its kernels where the plan runs.
+    if gpus and machine.gpus and not pairs and manifest.target == "tensorrt":
         pairs.append(("on", " and ".join(sorted(gpus)), _shared_name(gpus, machine)))
     found = []
     for what, was, now in pairs:

@@ -1,11 +1,16 @@
-"""ONNX Runtime's providers for NVIDIA GPUs: CUDA, and TensorRT through ONNX Runtime.
+"""ONNX Runtime's providers for NVIDIA GPUs: CUDA, TensorRT, and TensorRT for RTX.
 
 A provider that does not start is no error to ONNX Runtime: it runs on the CPU instead, and every
 figure measured is of another processor. Here it is an error.
+
+TensorRT for RTX comes as a plugin: a package beside ONNX Runtime's plain wheel, whose library is
+registered with ONNX Runtime and then offers the GPUs that it serves as devices.
 """
 
 from __future__ import annotations
 
+import importlib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +18,7 @@ import numpy as np
 
 from lpx.engines.base import DeviceMemory, Faces, Prediction, check_faces
 from lpx.engines.manifest import Precision, Target
+from lpx.engines.rtx_gpus import RTX_PROVIDER_GPUS
 from lpx.engines.tensorrt import BatchRange
 from lpx.errors import LpxError, out_of_memory
 
@@ -22,7 +28,12 @@ if TYPE_CHECKING:
 PROVIDERS: dict[Target, str] = {
     "onnxruntime-cuda": "CUDAExecutionProvider",
     "onnxruntime-tensorrt": "TensorrtExecutionProvider",
+    "onnxruntime-tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
 }
+PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
+"""Module of the package that brings TensorRT for RTX to ONNX Runtime."""
+PLUGIN_PACKAGES = tuple(f"onnxruntime-ep-nv-tensorrt-rtx{cuda}" for cuda in ("-cu13", "-cu12"))
+"""Packages of which one has that module."""
 _CUDA = PROVIDERS["onnxruntime-cuda"]
 _INSTALL = (
     "put the wheel onnxruntime-gpu in onnxruntime's place (pip uninstall onnxruntime; pip install "
@@ -37,6 +48,8 @@ def provider_available(target: Target) -> tuple[bool, str]:
     """
     import onnxruntime
 
+    if target == "onnxruntime-tensorrt-rtx":
+        return _plugin_available()
     names = onnxruntime.get_available_providers()
     if PROVIDERS[target] in names:
         return True, f"onnxruntime {onnxruntime.__version__} with {PROVIDERS[target]}"
@@ -44,6 +57,24 @@ def provider_available(target: Target) -> tuple[bool, str]:
         f"onnxruntime {onnxruntime.__version__} has {', '.join(names)}, and no "
         f"{PROVIDERS[target]}: {_INSTALL}"
     )
+
+
+def _plugin_available() -> tuple[bool, str]:
+    """Whether the plugin is installed; importing it loads 300 MB of libraries, so it is not."""
+    import onnxruntime
+
+    version = onnxruntime.__version__
+    if not hasattr(onnxruntime, "register_execution_provider_library"):
+        return False, (
+            f"onnxruntime {version} takes no plugins: pip install 'onnxruntime>=1.24'; its wheel "
+            "for CPUs will do"
+        )
+    if find_spec(PLUGIN) is None:
+        return False, (
+            f"{PLUGIN} is not installed: pip install onnxruntime-ep-nv-tensorrt-rtx, which goes "
+            "beside onnxruntime's own wheel"
+        )
+    return True, f"onnxruntime {version} with {PLUGIN}"
 
 
 def check_int8(target: Target) -> None:
@@ -74,6 +105,10 @@ PROVIDER_OPTIONS = frozenset(
         "trt_profile_max_shapes",
         "trt_max_workspace_size",
         "trt_builder_optimization_level",
+        "nv_profile_min_shapes",
+        "nv_profile_opt_shapes",
+        "nv_profile_max_shapes",
+        "nv_max_workspace_size",
     }
 )
 """All that `provider_options` may set."""
@@ -91,12 +126,20 @@ def provider_options(
         span: Batch sizes of TensorRT's profile: without one, each new size is a new build.
         size: Side of a face, pixels.
         workspace_mib: Cap on TensorRT's scratch memory, MiB; None for the provider's default.
-        optimisation_level: TensorRT's, 0 to 5; None for the provider's default.
+        optimisation_level: TensorRT's, 0 to 5; None for the provider's default, which is all that
+            TensorRT for RTX has.
     """
     if target == "onnxruntime-cuda":
         # By default the provider rounds FP32 convolutions to TF32, which has FP16's ten bits of
         # mantissa: on an H200 the demo's scores moved by up to 0.0014. Asking for FP32 means FP32.
         return {"cudnn_conv_algo_search": "EXHAUSTIVE", "use_tf32": "0"}
+    ends = (("min", span.minimum), ("opt", span.optimum), ("max", span.maximum))
+    shapes = {end: f"faces:{batch}x{size}x{size}x3" for end, batch in ends}
+    if target == "onnxruntime-tensorrt-rtx":
+        options = {f"nv_profile_{end}_shapes": shape for end, shape in shapes.items()}
+        if workspace_mib is not None:
+            options["nv_max_workspace_size"] = str(workspace_mib << 20)
+        return options
     options = {
         "trt_engine_cache_enable": "1",
         "trt_timing_cache_enable": "1",
@@ -104,9 +147,7 @@ def provider_options(
         "trt_fp16_enable": str(int(precision != "fp32")),
         "trt_int8_enable": str(int(precision == "int8")),
     }
-    ends = (("min", span.minimum), ("opt", span.optimum), ("max", span.maximum))
-    for end, batch in ends:
-        options[f"trt_profile_{end}_shapes"] = f"faces:{batch}x{size}x{size}x3"
+    options |= {f"trt_profile_{end}_shapes": shape for end, shape in shapes.items()}
     if workspace_mib is not None:
         options["trt_max_workspace_size"] = str(workspace_mib << 20)
     if optimisation_level is not None:
@@ -117,6 +158,9 @@ def provider_options(
 class OnnxRuntimeGpuEngine:
     """Runs an ONNX model by a GPU provider, with its tensors held on the GPU.
 
+    ONNX Runtime's plain wheel, which a plugin goes with, makes no tensors on a GPU: there they are
+    the host's, and the plugin copies them.
+
     Not thread-safe: the tensors are shared between calls.
 
     Args:
@@ -124,7 +168,8 @@ class OnnxRuntimeGpuEngine:
         size: Side of a face, pixels.
         target: One of `PROVIDERS`.
         options: As `provider_options` gives them.
-        cache: Folder for TensorRT's engines; they are built when first needed.
+        cache: Folder for TensorRT's engines, or the kernels of TensorRT for RTX; they are built
+            when first needed.
         largest: Largest batch to run at once; more faces are cut up.
 
     Raises:
@@ -136,6 +181,7 @@ class OnnxRuntimeGpuEngine:
         largest: int,
     ) -> None:  # fmt: skip
         self.size, self.largest = size, largest
+        self.on_gpu = target != "onnxruntime-tensorrt-rtx"
         self.session = _session(model, target, options, cache)
         self.tensors: dict[int, dict[str, Any]] = {}
 
@@ -162,6 +208,9 @@ class OnnxRuntimeGpuEngine:
         del self.session
 
     def _run(self, faces: Faces) -> Prediction:
+        if not self.on_gpu:
+            score, patch_map = self.session.run(["score", "patch_map"], {"faces": faces})
+            return Prediction(score, patch_map)
         held = self.tensors.get(len(faces))
         if held is None:
             held = self.tensors[len(faces)] = self._allocate(len(faces))
@@ -197,24 +246,31 @@ def _session(
     usable, reason = provider_available(target)
     if not usable:
         raise LpxError(f"{target} cannot be used here", reason, "or build for another target")
-    if hasattr(onnxruntime, "preload_dlls"):
-        # CUDA and cuDNN from pip's wheels, where they are not the system's.
-        onnxruntime.preload_dlls()
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
     settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     providers: list[tuple[str, dict[str, str]]] = [(_CUDA, {})]
-    if target == "onnxruntime-tensorrt":
+    if target == "onnxruntime-tensorrt-rtx":
+        # The library optimises the graph itself; ONNX Runtime would move Q/DQ pairs first.
+        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        cache.mkdir(parents=True, exist_ok=True)
+        options = {**options, "nv_runtime_cache_path": str(cache)}
+        settings.add_provider_for_devices([_rtx_device()], options)
+        providers = []
+    elif target == "onnxruntime-tensorrt":
         cache.mkdir(parents=True, exist_ok=True)
         paths = ("trt_engine_cache_path", "trt_timing_cache_path")
         options = {**options, **dict.fromkeys(paths, str(cache))}
         providers.insert(0, (PROVIDERS[target], options))
     else:
         providers = [(_CUDA, options)]
+    if providers and hasattr(onnxruntime, "preload_dlls"):
+        # CUDA and cuDNN from pip's wheels, where they are not the system's.
+        onnxruntime.preload_dlls()
     try:
         # Without enable_fallback=0 a provider that fails gives a session on the CPU.
         session = onnxruntime.InferenceSession(
-            model, settings, providers=providers, enable_fallback=0
+            model, settings, providers=providers or None, enable_fallback=0
         )
     except Exception as error:  # its errors share no base class but Exception
         if short := out_of_memory(error):
@@ -233,3 +289,40 @@ def _session(
             "install the CUDA, cuDNN and TensorRT that this release of ONNX Runtime needs",
         )
     return session
+
+
+def _rtx_device() -> Any:
+    """The first GPU that TensorRT for RTX offers to ONNX Runtime, an `OrtEpDevice`.
+
+    Raises:
+        LpxError: The plugin does not load, as without NVIDIA's driver, or serves no GPU here.
+    """
+    import onnxruntime
+
+    name = PROVIDERS["onnxruntime-tensorrt-rtx"]
+
+    def offered() -> list[Any]:
+        return [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
+
+    if not (devices := offered()):
+        try:
+            plugin = importlib.import_module(PLUGIN)
+            onnxruntime.register_execution_provider_library(name, plugin.get_library_path())
+        except Exception as error:  # ONNX Runtime's share no base class but Exception
+            # A process registers a library once.
+            if "already registered" not in str(error):
+                raise LpxError(
+                    "TensorRT for RTX does not start in ONNX Runtime",
+                    str(error).strip().splitlines()[0],
+                    "it needs an RTX GPU, and NVIDIA's driver for CUDA 13 or later; `lpx doctor` "
+                    "shows what this machine has",
+                ) from error
+        devices = offered()
+    if not devices:
+        raise LpxError(
+            "TensorRT for RTX offers ONNX Runtime no GPU of this machine",
+            "it serves GPUs of compute capability "
+            f"{', '.join(RTX_PROVIDER_GPUS)} and later, with NVIDIA's driver for CUDA 13 or later",
+            "use another target: --target tensorrt-rtx, onnxruntime-cuda or onnxruntime",
+        )
+    return devices[0]

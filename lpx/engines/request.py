@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lpx.calibration.scales import Scales
 from lpx.choices import check_fields
 from lpx.engines.manifest import Precision, Target
-from lpx.engines.tensorrt import Batches, BatchRange
+from lpx.engines.tensorrt import Batches, BatchRange, check_batches
 from lpx.graph.weights import DEFAULT_WEIGHTS, WeightOptions
 
 DEFAULT_BATCHES = BatchRange(1, 8, 32)
@@ -60,6 +60,7 @@ class BuildRequest:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        check_batches(self.batches)
 
     @property
     def name(self) -> str:

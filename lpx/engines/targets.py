@@ -9,6 +9,9 @@ from lpx.engines.onnxruntime_gpu import provider_available
 from lpx.engines.tensorrt import available, runtime_available
 from lpx.errors import LpxError
 
+_BUILT_ANYWHERE = ("tensorrt-rtx", "onnxruntime-tensorrt-rtx")
+"""Targets for GPUs whose engines need none to be built."""
+
 
 def choose(asked: str, machine: Machine) -> tuple[Target, str]:
     """The target to build for, and why.
@@ -47,7 +50,7 @@ def can_build(target: Target, machine: Machine) -> tuple[bool, str]:
     """Whether engines of `target` can be built here, and why (not)."""
     if target == "onnxruntime":
         return True, "onnxruntime is always there"
-    if target != "tensorrt-rtx" and not machine.gpus:
+    if target not in _BUILT_ANYWHERE and not machine.gpus:
         return False, _no_gpu(machine)
     return _library(target)
 

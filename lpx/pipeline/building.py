@@ -102,7 +102,10 @@ _TENSORRT_ONLY = {
     "builds": "--builds",
     "tf32": "--no-tf32",
 }
-_PROVIDER_TAKES = ("batches", "workspace_mib", "optimisation_level")
+_PROVIDER_TAKES = {
+    "onnxruntime-tensorrt": ("batches", "workspace_mib", "optimisation_level"),
+    "onnxruntime-tensorrt-rtx": ("batches", "workspace_mib"),
+}
 DEMO_CALIBRATION = (
     "calibrated on the demo faces, because no --faces were given: ranges of your own faces may "
     "differ, and INT8 accuracy with them"
@@ -366,7 +369,7 @@ def _check_options(request: BuildRequest) -> None:
     batches = default_batches(request.dla_core)
     default = BuildRequest(request.target, request.precision, batches=batches)
     for name, option in _TENSORRT_ONLY.items():
-        if request.target == "onnxruntime-tensorrt" and name in _PROVIDER_TAKES:
+        if name in _PROVIDER_TAKES.get(request.target, ()):
             continue
         if getattr(request, name) != getattr(default, name):
             raise LpxError(

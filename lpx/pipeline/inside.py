@@ -125,5 +125,5 @@ def open_inside(
     unwatched = manifest.convolutions.get("int8", 0)
     counted = unwatched
     if plan.layers is not None:
-        counted = sum(layer.precision == "int8" for layer in plan.layers.convolutions)
+        counted = plan.layers.count_convolutions().get("int8", 0)
     return Inside(seen, plain, counted, unwatched)

@@ -311,6 +311,7 @@ def test_scripts_are_clean_shell(emit, options):
     [
         (("--target", "onnxruntime"), "--target says nothing to --emit trtexec"),
         (("--builds", "2"), "--builds says nothing"),
+        (("--batch", "9999999999"), "from 1 to 1048576"),
         (("--batch", "1", "--batch-range", "1:2:3"), "say the same thing"),
     ],
 )

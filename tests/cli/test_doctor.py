@@ -57,6 +57,7 @@ def test_closing_line_names_the_usable_targets() -> None:
         "(no NVIDIA GPU, no CUDA bindings). "
         "Not here: onnxruntime-cuda (onnxruntime has no CUDA provider, no NVIDIA GPU), "
         "onnxruntime-tensorrt (onnxruntime has no Tensorrt provider, no TensorRT, no NVIDIA GPU), "
+        "onnxruntime-tensorrt-rtx (no RTX provider, no NVIDIA GPU), "
         "tensorrt (no TensorRT, no NVIDIA GPU, no CUDA bindings)."
     )
 

@@ -49,10 +49,11 @@ def test_depthwise_convolutions_stay_float_for_rtx(lpx, workspace):
 
 def test_a_provider_of_onnxruntime_gets_the_graph_of_what_lies_behind_it(lpx, workspace):
     found = {}
-    for target in ("tensorrt", "onnxruntime-tensorrt"):
+    for target in ("tensorrt", "onnxruntime-tensorrt", "tensorrt-rtx", "onnxruntime-tensorrt-rtx"):
         values = json.loads(lpx("explain-graph", "--target", target, "--json").out)
         found[target] = (values["dialect"], values["nodes"])
     assert found["tensorrt"] == found["onnxruntime-tensorrt"]
+    assert found["tensorrt-rtx"] == found["onnxruntime-tensorrt-rtx"]
     assert found["tensorrt"][0] == "strongly-typed"
 
 

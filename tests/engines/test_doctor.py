@@ -50,6 +50,7 @@ MODULES = {
     "onnxruntime-gpu": "onnxruntime",
     "opencv-python-headless": "cv2",
     "tensorrt-rtx-cu13-bindings": "tensorrt_rtx_bindings",
+    "onnxruntime-ep-nv-tensorrt-rtx-cu13": "onnxruntime_ep_nv_tensorrt_rtx",
     "cuda-bindings": "cuda.bindings.driver",
 }
 
@@ -93,7 +94,15 @@ def test_a_plain_machine(install) -> None:
     install(CORE)
     findings = examine(PC)
     assert [finding.name for finding in findings if finding.status == "missing"] == [
-        *("NVIDIA GPU", "TensorRT", "TensorRT-RTX", "CUDA bindings", "lightning", "ray"),
+        *(
+            "NVIDIA GPU",
+            "TensorRT",
+            "TensorRT-RTX",
+            "RTX provider",
+            "CUDA bindings",
+            "lightning",
+            "ray",
+        ),
     ]
     assert row(PC, "onnxruntime").found == "1.22.0 (CPU)"
     assert row(PC, "TensorRT-RTX").advice == 'pip install "lpx[rtx]"'
@@ -127,6 +136,29 @@ def test_tensorrt_rtx_builds_without_a_gpu_and_runs_on_rtx_gpus_only(install) ->
     assert targets(L4, examine(L4))["tensorrt-rtx"] == Target(True, True)
     assert targets(H200, examine(H200))["tensorrt-rtx"] == Target(
         build=True, run=False, reason="NVIDIA H200 is no RTX GPU"
+    )
+
+
+def test_the_lean_runtime_is_a_row_where_it_is(install) -> None:
+    install(CORE | {"tensorrt-lean-cu13-bindings": "11.4.0.106"}, ("tensorrt_lean_bindings",))
+    finding = row(L4, "TensorRT lean runtime")
+    assert (finding.status, finding.found) == ("ok", "11.4.0.106")
+    assert "--version-compatible" in finding.enables
+    assert row(L4, "TensorRT").status == "missing"
+    assert not targets(L4, examine(L4))["tensorrt"].build
+    install(CORE)
+    assert "TensorRT lean runtime" not in [finding.name for finding in examine(L4)]
+
+
+def test_the_rtx_provider_builds_without_a_gpu_and_runs_on_those_it_serves(install) -> None:
+    install(CORE)
+    target = "onnxruntime-tensorrt-rtx"
+    assert targets(L4, examine(L4))[target] == Target(False, False, "no RTX provider")
+    install(CORE | {"onnxruntime-ep-nv-tensorrt-rtx-cu13": "0.5.0"})
+    assert targets(PC, examine(PC))[target] == Target(True, False, "no NVIDIA GPU")
+    assert targets(L4, examine(L4))[target] == Target(True, True)
+    assert targets(H200, examine(H200))[target] == Target(
+        build=True, run=False, reason="NVIDIA H200 is not served"
     )
 
 

@@ -184,7 +184,7 @@ def test_plan_of_another_release_is_refused(tmp_path, built, library, refused):
     if refused:
         assert reason.startswith(f"built by TensorRT {built}, here is 10.13.3; build it again here")
         assert refusal(plan, machine, library, version_compatible=True) == ""
-    rtx = replace(plan, target="tensorrt-rtx")
+    rtx = replace(plan, target="tensorrt-rtx", compute_capabilities=("8.7",))
     assert refusal(rtx, machine, library) == "", "TensorRT for RTX decides by itself"
 
 

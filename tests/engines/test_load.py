@@ -201,7 +201,9 @@ def test_card_of_the_manifest_is_that_of_the_engine(workspace):
         load(folder)
 
 
-@pytest.mark.parametrize("target", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
+@pytest.mark.parametrize(
+    "target", ["onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx"]
+)
 def test_provider_options_that_lpx_does_not_set(workspace, target):
     """ONNX Runtime loads the library that this option names."""
     folder = workspace.engines / "onnxruntime-int8"

@@ -14,9 +14,13 @@ NO_GPU: Any = SimpleNamespace(gpus=(), jetson=None)
 
 def refused(was: str, now: str, target: str = "tensorrt", **options: bool) -> str:
     manifest: Any = SimpleNamespace(
-        name="e", target=target, precision="int8", versions={target: was} if was else {},
-        compute_capabilities=(), machine={},
-    )  # fmt: skip
+        name="e",
+        target=target,
+        precision="int8",
+        versions={target: was} if was else {},
+        compute_capabilities=(),
+        machine={},
+    )
     return refusal(manifest, NO_GPU, f"tensorrt {now}" if now else "", **options)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,8 @@ from lpx.data.demo_set import demo_set
 from lpx.engines import load
 from lpx.engines.machine import Gpu, read_machine
 from lpx.engines.onnxruntime_gpu import (
+    PLUGIN,
+    PROVIDER_OPTIONS,
     PROVIDERS,
     OnnxRuntimeGpuEngine,
     provider_available,
@@ -23,8 +26,10 @@ from lpx.engines.onnxruntime_gpu import (
 from lpx.engines.tensorrt import BatchRange
 from lpx.errors import LpxError
 
+GPU = "lpx.engines.onnxruntime_gpu"
 CPU = "CPUExecutionProvider"
 CUDA, TENSORRT = PROVIDERS["onnxruntime-cuda"], PROVIDERS["onnxruntime-tensorrt"]
+RTX = PROVIDERS["onnxruntime-tensorrt-rtx"]
 
 
 class Value:
@@ -67,14 +72,15 @@ class Session:
     problem: str = ""
     last: Session
 
-    def __init__(self, model, options, providers, enable_fallback=1):
+    def __init__(self, model, options, providers=None, enable_fallback=1):
         if Session.problem:
             raise RuntimeError(Session.problem)
         self.options, self.providers, self.enable_fallback = options, providers, enable_fallback
         Session.last = self
 
     def get_providers(self):
-        return list(Session.granted or [name for name, _ in self.providers])
+        names = [name for name, _ in self.providers or ()]
+        return list(Session.granted or names or [*self.options.devices, CPU])
 
     def get_modelmeta(self):
         return SimpleNamespace(custom_metadata_map={})
@@ -93,6 +99,52 @@ class Session:
         binding.bound["score"].array[...] = faces.mean(axis=(1, 2, 3)) / 255
         binding.bound["patch_map"].array[...] = faces[:, :2, :2, 0] / 255
 
+    def run(self, names, feeds):
+        assert names == ["score", "patch_map"]
+        binding = Binding()
+        binding.bound = {"faces": SimpleNamespace(array=feeds["faces"])} | {
+            name: Value((len(feeds["faces"]), *shape), np.float32)
+            for name, shape in (("score", ()), ("patch_map", (2, 2)))
+        }
+        self.run_with_iobinding(binding)
+        return [binding.bound[name].array for name in names]
+
+
+class Options(onnxruntime.SessionOptions):
+    """Session options that take a plugin's devices, given by the names of their providers."""
+
+    devices: tuple[str, ...] = ()
+    plugin: dict[str, str]
+
+    def add_provider_for_devices(self, devices, options):
+        assert devices
+        self.devices, self.plugin = tuple(device.ep_name for device in devices), dict(options)
+
+
+class Plugin:
+    """The package of a plugin, which ONNX Runtime offers `gpus` of once it is registered."""
+
+    def __init__(self, monkeypatch, gpus=1, problem=""):
+        self.gpus, self.problem, self.registered = gpus, problem, []
+        monkeypatch.setattr(f"{GPU}.find_spec", lambda name: self if name == PLUGIN else None)
+        monkeypatch.setitem(sys.modules, PLUGIN, self)
+        for name in ("get_ep_devices", "register_execution_provider_library"):
+            monkeypatch.setattr(onnxruntime, name, getattr(self, name))
+
+    def get_library_path(self):
+        return "/plugin.so"
+
+    def register_execution_provider_library(self, name, path):
+        if self.problem:
+            raise RuntimeError(self.problem)
+        if self.registered:
+            raise RuntimeError(f"EP library is already registered under {name}")
+        self.registered.append((name, path))
+
+    def get_ep_devices(self):
+        found = [SimpleNamespace(ep_name=RTX, index=i) for i in range(self.gpus)]
+        return [SimpleNamespace(ep_name=CPU), *(found if self.registered else ())]
+
 
 @pytest.fixture
 def fake(monkeypatch):
@@ -103,6 +155,7 @@ def fake(monkeypatch):
         monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
         monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
         monkeypatch.setattr(onnxruntime, "OrtValue", Value)
+        monkeypatch.setattr(onnxruntime, "SessionOptions", Options)
         monkeypatch.setattr(Session, "granted", granted)
         monkeypatch.setattr(Session, "problem", problem)
         monkeypatch.setattr(Value, "made", [])
@@ -126,8 +179,9 @@ def test_provider_that_the_wheel_lacks_is_named_with_the_wheel(fake, tmp_path):
 
 
 @pytest.mark.parametrize("target", PROVIDERS)
-def test_fallback_to_the_cpu_is_an_error(fake, tmp_path, target):
+def test_fallback_to_the_cpu_is_an_error(fake, monkeypatch, tmp_path, target):
     fake(CUDA, TENSORRT, granted=(CPU,))
+    Plugin(monkeypatch)
     with pytest.raises(LpxError, match=f"does not run the model by {PROVIDERS[target]}") as caught:
         opened(target, tmp_path)
     assert f"fell back to {CPU}" in caught.value.why
@@ -159,6 +213,77 @@ def test_sessions_may_not_fall_back(fake, tmp_path):
     assert (tmp_path / "cache").is_dir()
     opened("onnxruntime-cuda", tmp_path)
     assert Session.last.providers == [(CUDA, {"option": "1"})]
+
+
+def test_a_plugin_runs_the_graph_as_written_on_its_first_gpu(fake, monkeypatch, tmp_path):
+    fake()
+    plugin = Plugin(monkeypatch, gpus=2)
+    with closing(opened("onnxruntime-tensorrt-rtx", tmp_path, largest=4)) as engine:
+        session = Session.last
+        assert session.providers is None, "providers by name would be those of the wheel"
+        assert not session.enable_fallback
+        assert session.options.devices == (RTX,)
+        assert session.options.plugin == {
+            "option": "1",
+            "nv_runtime_cache_path": str(tmp_path / "cache"),
+        }
+        assert (tmp_path / "cache").is_dir()
+        assert session.options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
+        levels = onnxruntime.GraphOptimizationLevel
+        assert session.options.graph_optimization_level == levels.ORT_DISABLE_ALL
+        faces = np.random.default_rng(0).integers(0, 256, (11, 4, 4, 3), np.uint8)
+        found = engine.infer(faces)
+        np.testing.assert_allclose(found.score, faces.mean(axis=(1, 2, 3)) / 255, rtol=1e-6)
+        np.testing.assert_allclose(found.patch_map, faces[:, :2, :2, 0] / 255, rtol=1e-6)
+    opened("onnxruntime-tensorrt-rtx", tmp_path)
+    assert plugin.registered == [(RTX, "/plugin.so")]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "problem", "what", "why"),
+    [
+        (0, "", "offers ONNX Runtime no GPU of this machine", "8.6, 8.9, 12.0 and later"),
+        # ONNX Runtime's own words, on a machine without NVIDIA's driver.
+        (0, "[ONNXRuntimeError] : 1 : FAIL : Failed to load library /plugin.so with error: "
+         "libcuda.so.1: cannot open shared object file: No such file or directory\nstack",
+         "does not start in ONNX Runtime", "libcuda.so.1: cannot open shared object file"),
+        (0, "EP library is already registered under NvTensorRTRTXExecutionProvider",
+         "offers ONNX Runtime no GPU of this machine", "driver"),
+    ],
+    ids=["no RTX GPU", "no driver", "no RTX GPU, registered by another"],
+)  # fmt: skip
+def test_a_plugin_without_a_gpu_says_so(fake, monkeypatch, tmp_path, gpus, problem, what, why):
+    fake()
+    Plugin(monkeypatch, gpus, problem)
+    assert provider_available("onnxruntime-tensorrt-rtx")[0]
+    with pytest.raises(LpxError, match=what) as caught:
+        opened("onnxruntime-tensorrt-rtx", tmp_path)
+    assert why in caught.value.why
+    assert "stack" not in caught.value.why
+
+
+def test_a_plugin_that_is_not_there_is_named(fake, monkeypatch, tmp_path):
+    fake(CUDA)
+    monkeypatch.setattr(f"{GPU}.find_spec", lambda name: None)
+    usable, reason = provider_available("onnxruntime-tensorrt-rtx")
+    assert not usable
+    assert "pip install onnxruntime-ep-nv-tensorrt-rtx" in reason
+    with pytest.raises(LpxError, match="onnxruntime-tensorrt-rtx cannot be used here"):
+        opened("onnxruntime-tensorrt-rtx", tmp_path)
+    monkeypatch.delattr(onnxruntime, "register_execution_provider_library")
+    assert "takes no plugins" in provider_available("onnxruntime-tensorrt-rtx")[1]
+
+
+def test_options_of_the_plugin():
+    target = "onnxruntime-tensorrt-rtx"
+    found = provider_options(target, "int8", BatchRange(1, 8, 32), 160, 64, None)
+    assert found == {
+        "nv_profile_min_shapes": "faces:1x160x160x3",
+        "nv_profile_opt_shapes": "faces:8x160x160x3",
+        "nv_profile_max_shapes": "faces:32x160x160x3",
+        "nv_max_workspace_size": str(64 << 20),
+    }
+    assert found.keys() <= PROVIDER_OPTIONS
 
 
 def test_faces_are_cut_up_and_tensors_made_once_a_batch_size(fake, tmp_path):
@@ -219,6 +344,30 @@ def test_build_writes_options_and_load_takes_them(workspace, gpu):
     assert options.items() >= made.options["provider"].items()
 
 
+def test_a_plugin_engine_is_built_without_a_gpu(workspace, monkeypatch, fake):
+    fake()
+    Plugin(monkeypatch, gpus=0)
+    monkeypatch.setattr("lpx.engines.makers.PLUGIN_PACKAGES", ("not-installed", "numpy"))
+    fp32, int8 = pipeline.build(
+        workspace, ("fp32", "int8"), target="onnxruntime-tensorrt-rtx", faces="demo", count=16,
+        batches=BatchRange(1, 4, 16),
+    )  # fmt: skip
+    assert (int8.name, int8.dialect) == ("onnxruntime-tensorrt-rtx-int8", "strongly-typed")
+    assert int8.options["provider"]["nv_profile_max_shapes"] == "faces:16x160x160x3"
+    assert int8.compute_capabilities == ()
+    assert {"onnxruntime", "numpy"} < int8.versions.keys()
+    (depthwise,) = {d["quantised"] for d in int8.placement if "depthwise" in d["reason"]} or {False}
+    assert not depthwise, "as for a plan of TensorRT for RTX"
+    assert any("TF32" in warning for warning in fp32.warnings)
+    assert not any("TF32" in warning for warning in int8.warnings)
+    Plugin(monkeypatch)
+    engine = load(workspace.engines / int8.name)
+    assert engine.largest == 16
+    assert Session.last.options.plugin == int8.options["provider"] | {
+        "nv_runtime_cache_path": str(workspace.engines / int8.name / "cache")
+    }
+
+
 def test_precisions_of_cuda(workspace, gpu):
     fp32, fp16 = pipeline.build(workspace, ("fp32", "fp16"), target="onnxruntime-cuda")
     assert list(fp32.convolutions) == ["fp32"]
@@ -233,9 +382,13 @@ def test_precisions_of_cuda(workspace, gpu):
         ("onnxruntime-cuda", {"workspace_mib": 64}, "--workspace-mib with target onnxruntime-cuda"),
         ("onnxruntime-tensorrt", {"builds": 2}, "--builds with target onnxruntime-tensorrt"),
         ("onnxruntime-tensorrt", {"batches": (1, 8)}, "2 batch sizes with target"),
+        ("onnxruntime-tensorrt-rtx", {"batches": (1, 8)}, "2 batch sizes with target"),
+        ("onnxruntime-tensorrt-rtx", {"optimisation_level": 3}, "--optimisation-level with target"),
+        ("onnxruntime-tensorrt-rtx", {"compute_capabilities": ("8.9",)}, "--compute-capability"),
     ],
 )
-def test_options_that_a_provider_does_not_take(workspace, gpu, target, options, said):
+def test_options_that_a_provider_does_not_take(workspace, gpu, monkeypatch, target, options, said):
+    Plugin(monkeypatch)
     with pytest.raises(LpxError, match=said):
         pipeline.build(workspace, ("fp32",), target=target, **options)
 

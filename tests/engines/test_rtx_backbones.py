@@ -6,6 +6,9 @@ a GPU, and is not tested here.
 
 from __future__ import annotations
 
+from itertools import product
+
+import onnx
 import pytest
 
 from lpx.calibration.calibrate import calibrate
@@ -13,7 +16,7 @@ from lpx.data.sets import open_set
 from lpx.engines.build import build_engine
 from lpx.engines.machine import read_machine
 from lpx.engines.request import BuildRequest
-from lpx.engines.tensorrt import available
+from lpx.engines.tensorrt import BatchRange, available
 from lpx.export.to_onnx import to_onnx
 from lpx.models.checkpoint import Detector
 from lpx.models.detector import new_detector
@@ -29,6 +32,7 @@ CUTS = {
     "efficientnet_lite0": "stage4",
     "tf_efficientnet_lite0": "stage3",
 }
+BATCHES = (BatchRange(1, 8, 32), (8,), (1, 8))
 CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
 
 
@@ -39,24 +43,27 @@ def test_builds_in_every_precision(backbone, tmp_path):
     model = to_onnx(detector)
     scales = calibrate(model, open_set("demo", "train").first(8), card.input_size)
     machine = read_machine()
+    total = sum(node.op_type == "Conv" for node in onnx.load_from_string(model).graph.node)
     found = {}
-    for precision in ("fp32", "fp16", "int8"):
+    for precision, batches in product(("fp32", "fp16", "int8"), BATCHES):
         request = BuildRequest(
             target="tensorrt-rtx",
             precision=precision,
+            batches=batches,
             scales=scales,
             method="max",
             compute_capabilities=CAPABILITIES,
         )
         folder = tmp_path / request.name
-        found[precision] = build_engine(model, card, request, folder, machine).convolutions
+        counts = build_engine(model, card, request, folder, machine).convolutions
         assert (folder / "engine.plan").stat().st_size > 0
-    total = sum(found["fp32"].values())
+        # All are recognised, those that became matrix products too, and each counts once.
+        assert sum(counts.values()) == total
+        assert found.setdefault(precision, counts) == counts
     assert set(found["fp32"]) == {"fp32"}
     assert set(found["fp16"]) == {"fp16"}
     # What is not in INT8 is in FP16: the stem, the classifier, depthwise convolutions.
     assert set(found["int8"]) == {"fp16", "int8"}
-    assert sum(found["int8"].values()) == total
     depthwise = sum("depthwise" in d["reason"] for d in _decisions(tmp_path))
     assert found["int8"]["int8"] == total - 2 - depthwise
 

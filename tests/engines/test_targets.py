@@ -82,9 +82,10 @@ def test_tensorrt_without_its_library_says_what_to_install(libraries):
     assert caught.value.why == NO_LIBRARY
 
 
-def test_rtx_is_built_without_a_gpu_but_not_run(libraries):
-    assert can_build("tensorrt-rtx", machine())[0]
-    assert can_run(manifest("tensorrt-rtx"), machine()) == (
+@pytest.mark.parametrize("target", ["tensorrt-rtx", "onnxruntime-tensorrt-rtx"])
+def test_rtx_is_built_without_a_gpu_but_not_run(libraries, target):
+    assert can_build(target, machine())[0]
+    assert can_run(manifest(target), machine()) == (
         False,
         "no NVIDIA GPU is seen: nvidia-smi not found",
     )
@@ -94,8 +95,8 @@ def test_unknown_target_lists_the_known_ones(libraries):
     with pytest.raises(LpxError, match="unknown target 'openvino'") as caught:
         choose("openvino", machine())
     assert caught.value.why == (
-        "known targets: auto, onnxruntime, onnxruntime-cuda, onnxruntime-tensorrt, tensorrt, "
-        "tensorrt-rtx"
+        "known targets: auto, onnxruntime, onnxruntime-cuda, onnxruntime-tensorrt, "
+        "onnxruntime-tensorrt-rtx, tensorrt, tensorrt-rtx"
     )
 
 
@@ -108,19 +109,83 @@ def test_onnxruntime_runs_everywhere(libraries):
 @pytest.mark.parametrize(
     ("built", "here", "runs"),
     [
+        # The default set: 8.0, 8.6, 8.9, and 12.0 and later.
         ((), ["8.9"], True),
+        ((), ["12.0"], True),
+        ((), ["12.1"], True),
+        ((), ["13.0"], True),
+        ((), ["7.5"], False),
+        ((), ["8.7"], False),
+        ((), ["9.0"], False),
+        ((), ["10.0"], False),
+        ((), ["9.0", "8.6"], True),
         (("8.6", "8.9"), ["8.9"], True),
         (("8.6", "8.9"), ["12.0"], False),
         (("8.6",), ["12.0", "8.6"], True),
+        (("7.5",), ["7.5"], True),
         (("8.6",), [None], True),  # a GPU whose capability nothing says: let the library decide
+        ((), [None], True),
     ],
 )
-def test_engine_runs_on_the_gpus_it_was_built_for(libraries, built, here, runs):
-    usable, reason = can_run(manifest("tensorrt-rtx", built), machine(*here))
+@pytest.mark.parametrize("builder", ["7.5", "9.0", "12.0", None])
+def test_rtx_engine_runs_on_the_gpus_it_was_built_for(libraries, built, here, runs, builder):
+    """Which GPU the machine had that built it says nothing: it builds without one."""
+    made = replace(
+        manifest("tensorrt-rtx", built),
+        machine={"gpus": [{"name": "another", "compute_capability": builder}] if builder else []},
+    )
+    usable, reason = can_run(made, machine(*here))
+    assert usable == runs
+    assert "slower" not in reason
+
+
+@pytest.mark.parametrize(
+    ("built", "here", "reason"),
+    [
+        (("8.9", "8.6"), "12.0",
+         "built for compute capability 8.6, 8.9, here is 12.0; build it again: `lpx build --int8 "
+         "--target tensorrt-rtx` builds for all of the default set"),
+        ((), "7.5",
+         "built for compute capability 8.0, 8.6, 8.9, 12.0 and later, here is 7.5; build it again: "
+         "`lpx build --int8 --target tensorrt-rtx --compute-capability 7.5`"),
+        ((), "9.0",
+         "built for compute capability 8.0, 8.6, 8.9, 12.0 and later, here is 9.0; TensorRT for "
+         "RTX does not serve it: build for another --target"),
+    ],
+)  # fmt: skip
+def test_rtx_engine_for_other_gpus_says_how_to_build_it(libraries, built, here, reason):
+    assert can_run(manifest("tensorrt-rtx", built), machine(here)) == (False, reason)
+
+
+@pytest.mark.parametrize(
+    ("target", "capability", "runs"),
+    [
+        ("onnxruntime-cuda", "8.6", True),
+        ("onnxruntime-tensorrt", "8.6", True),
+        ("onnxruntime-tensorrt-rtx", "8.6", True),
+        ("onnxruntime-tensorrt-rtx", "12.1", True),
+        ("onnxruntime-tensorrt-rtx", "8.0", False),
+        ("onnxruntime-tensorrt-rtx", "9.0", False),
+        ("onnxruntime-tensorrt-rtx", None, True),
+    ],
+)
+def test_a_graph_is_compiled_for_the_gpu_at_hand(libraries, target, capability, runs):
+    made = replace(
+        manifest(target), machine={"gpus": [{"name": "a GPU", "compute_capability": "8.9"}]}
+    )
+    usable, reason = can_run(made, machine(capability))
     assert usable == runs
     if not runs:
-        assert reason.startswith("built for compute capability 8.6, 8.9, here is 12.0; ")
-        assert "`lpx build --int8 --target tensorrt-rtx`" in reason
+        assert f"8.6, 8.9, 12.0 and later through ONNX Runtime, here is {capability}" in reason
+
+
+@pytest.mark.parametrize(("capability", "runs"), [("8.6", False), ("8.9", True)])
+def test_tensorrt_engine_runs_on_the_model_of_gpu_that_built_it(libraries, capability, runs):
+    made = replace(
+        manifest("tensorrt"),
+        machine={"gpus": [{"name": "a GPU", "compute_capability": "8.9"}]},
+    )
+    assert can_run(made, machine(capability))[0] == runs
 
 
 def test_engine_does_not_run_without_its_library(libraries):
@@ -151,9 +216,10 @@ def test_the_lean_runtime_runs_version_compatible_plans(
         targets, "runtime_available", lambda flavour: (True, "tensorrt_lean 11.4.0.106")
     )
     plan = replace(
-        manifest("tensorrt"), versions={"tensorrt": built},
+        manifest("tensorrt"),
+        versions={"tensorrt": built},
         options={"version_compatible": compatible},
-    )  # fmt: skip
+    )
     usable, reason = can_run(plan, machine("8.9"))
     assert usable == runs
     assert ("here is 11.4.0.106" in reason) == (compatible and not runs)

@@ -34,6 +34,7 @@ from lpx.engines.tensorrt.request import (
     Precision,
     Request,
     check,
+    check_batches,
     check_dla,
     spans_of_batches,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "build_plan",
     "capabilities_of",
     "check",
+    "check_batches",
     "check_dla",
     "load",
     "load_runtime",

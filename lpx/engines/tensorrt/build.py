@@ -12,10 +12,12 @@ from lpx.engines.tensorrt.inspect import (
     assert_on_dla,
     assert_precision,
     inspect_engine,
+    note_on_unrecognised,
+    of_graph,
     parse_build_log,
 )
 from lpx.engines.tensorrt.library import Flavour, load
-from lpx.engines.tensorrt.logger import Recorder, recording
+from lpx.engines.tensorrt.logger import Recorder, recording, started
 from lpx.engines.tensorrt.network import (
     add_profiles,
     create_network,
@@ -38,6 +40,8 @@ from lpx.engines.tensorrt.settings import (
 from lpx.errors import LpxError
 
 _ATTEMPTS = 5
+# TensorRT 8 to 10, and 11: "Try increasing the workspace size with IBuilderConfig::..."
+_SMALL_WORKSPACE = ("within workspace limit", "insufficient workspace", "increasing the workspace")
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,8 @@ def build_plan(
             assert_on_dla(layers)
         else:
             assert_precision(layers, precision)
+            if note := note_on_unrecognised(layers):
+                recorder.note(note)
     return Plan(
         data=built.data,
         flavour=flavour,
@@ -224,30 +230,20 @@ class _Build:
         return _Built(bytes(serialized), timing_cache_of(config, capabilities), timed), used
 
     def _builder(self) -> Any:
-        start = len(self.recorder.messages)
-        try:
-            return self.trt.Builder(self.logger)
-        except (TypeError, RuntimeError) as problem:  # its factory returned nothing
-            # The cause is logged as a warning: "CUDA initialization failure with error: 35".
-            why = "\n".join(self.recorder.said("error", "warning", start=start)) or str(problem)
-            raise LpxError(
-                f"{self.capabilities.flavour} did not start a builder",
-                why=why,
-                fix=advice(why)
-                or "`lpx doctor` shows the driver and the GPU that this machine has; TensorRT "
-                "builds on the GPU that it builds for",
-            ) from problem
+        what = f"{self.capabilities.flavour} did not start a builder"
+        return started(self.trt.Builder, self.logger, self.recorder, what)
 
     def _failure(self, what: str) -> LpxError:
-        why = self.recorder.errors()
-        if "within workspace limit" in why:
+        said = self.recorder.said("error") or self.recorder.said("warning")
+        why = "\n".join(said) or "TensorRT gave no reason"
+        if any(sign in why for sign in _SMALL_WORKSPACE):
             fix = "give a larger workspace, or none"
         elif self.recorder.out_of_memory():
             fix = "close other programs on the GPU, or ask for smaller batches"
         elif "ERROR_ON_TIMING_CACHE_MISS" in why:
             fix = "build once without --frozen-timing-cache, which adds the times that are missing"
         else:
-            fix = "see TensorRT's message above"
+            fix = advice(why) or "see TensorRT's message above"
         return LpxError(what, why=why, fix=fix)
 
 
@@ -274,7 +270,10 @@ def _layers(
     """The layers of a plan just built: from RTX's build log, else from the plan, loaded."""
     if capabilities.flavour == "tensorrt-rtx":
         table = parse_build_log(recorder.layers_text or "")
-        return table if table.rows else None
+        if not table.rows:
+            recorder.note("the build logged no table of layers, so its precision is not verified")
+            return None
+        return of_graph(table, request.onnx_model)
     warnings: list[str] = []
     try:
         # Both are held, as the runtime must outlive the engine.
@@ -290,4 +289,4 @@ def _layers(
         recorder.note(f"the precision of the plan is not verified: {reason}")
         return None
     recorder.messages += (("warning", text) for text in warnings)
-    return inspect_engine(trt, runtime_and_engine[1])
+    return of_graph(inspect_engine(trt, runtime_and_engine[1]), request.onnx_model)

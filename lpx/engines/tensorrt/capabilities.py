@@ -46,6 +46,7 @@ class Capabilities:
         set_compute_capability: Plans can be built for GPUs that are not in this machine.
         parser_node_name: Parser errors name the node, not only its index.
         builtin_cuda_graphs: The library captures CUDA graphs by itself.
+        compiles_at_run: Kernels are compiled where a plan runs, and can be kept in a cache.
         profile_sharing: Several contexts can use one profile at once.
         inspector: Plans can be asked for their layers; the lean runtime cannot.
         inspector_io_key: Name of the inputs and outputs in the inspector's JSON.
@@ -72,6 +73,7 @@ class Capabilities:
     set_compute_capability: bool
     parser_node_name: bool
     builtin_cuda_graphs: bool
+    compiles_at_run: bool
     profile_sharing: bool
     inspector: bool
     inspector_io_key: Literal["Bindings", "I/O Tensors"]
@@ -119,6 +121,7 @@ def capabilities_of(trt: Any, flavour: Flavour) -> Capabilities:
         set_compute_capability=hasattr(trt, "ComputeCapability"),
         parser_node_name=_has(trt, "ParserError", "node_name"),
         builtin_cuda_graphs=hasattr(trt, "CudaGraphStrategy"),
+        compiles_at_run=hasattr(trt, "IRuntimeCache"),
         profile_sharing=rtx or version >= (10,),
         inspector=hasattr(trt, "EngineInspector"),
         inspector_io_key="I/O Tensors" if rtx or version >= (11,) else "Bindings",

@@ -8,11 +8,13 @@ own goes to the recording that began last in any thread.
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any
 
 from lpx.engines.tensorrt.driver import CudaLostError
@@ -110,24 +112,36 @@ def recording(trt: Any) -> Iterator[tuple[Any, Recorder]]:
     recorder.reraise()
 
 
-@contextmanager
-def explained(trt: Any) -> Iterator[Recorder]:
+class explained:  # noqa: N801 (used as a function is, such as contextlib.suppress)
     """Give an error that leaves the block TensorRT's own reason, and the advice that fits it.
 
-    TensorRT refuses with no more than False or None; the reason is in its log.
-
-    Yields:
-        The recorder that fills.
+    TensorRT refuses with no more than False or None; the reason is in its log. Its objects have
+    the logger already: entered around each run, this must cost next to nothing.
 
     Raises:
         BaseException: What left the block, or struck inside a callback during it, such as Ctrl-C.
     """
-    with recording(trt) as (_, recorder):
-        try:
-            yield recorder
-        except LpxError as error:
-            _explain(error, recorder)
-            raise
+
+    __slots__ = ("_recorder",)
+
+    def __enter__(self) -> Recorder:
+        """The recorder that fills."""
+        self._recorder = Recorder()
+        _recorders.append(self._recorder)
+        return self._recorder
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _recorders.remove(self._recorder)
+        if error is None or isinstance(error, LpxError):
+            # What struck in a callback came before what TensorRT made of it.
+            self._recorder.reraise()
+        if isinstance(error, LpxError):
+            _explain(error, self._recorder)
 
 
 def _explain(error: LpxError, recorder: Recorder) -> None:
@@ -137,6 +151,37 @@ def _explain(error: LpxError, recorder: Recorder) -> None:
         # Where CUDA is lost, all that TensorRT says follows from that.
         if not isinstance(error, CudaLostError):
             error.fix = advice(said) or error.fix
+
+
+def started(make: Callable[[Any], Any], logger: Any, recorder: Recorder, what: str) -> Any:
+    """A `Builder` or `Runtime` that works.
+
+    Without CUDA, TensorRT 8 returns nothing, which the bindings report as a TypeError, and logs
+    the cause as a warning. The lean runtimes of 10.16 and 11.4 return an object whose every use
+    ends the process with a segmentation fault, and its release too; they log the cause as an error.
+
+    Args:
+        make: The class.
+        logger: Of the library.
+        recorder: Of the recording at work.
+        what: What to say where it does not start.
+
+    Raises:
+        LpxError: TensorRT cannot start CUDA.
+    """
+    start = len(recorder.messages)
+    said = ""
+    try:
+        made = make(logger)
+        if not any("cuda" in text.lower() for text in recorder.said("error", start=start)):
+            return made
+        # One reference more, so that it is not released at exit either.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(made))
+    except (TypeError, RuntimeError) as error:
+        said = str(error)
+    why = "\n".join(recorder.said("error", "warning", start=start)) or said
+    doctor = "`lpx doctor` shows the driver and the GPU that this machine has"
+    raise LpxError(what, why, advice(why) or doctor)
 
 
 def _make(trt: Any) -> Any:

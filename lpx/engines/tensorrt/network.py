@@ -88,7 +88,7 @@ def add_profiles(builder: Any, config: Any, tensor: Any, request: Request) -> No
     """Give the builder configuration a profile for each batch range asked.
 
     Raises:
-        LpxError: The model's batch is fixed, and another one is asked.
+        LpxError: The model's batch is fixed, and another one is asked; or TensorRT refuses.
     """
     batch, *face = tuple(tensor.shape)
     spans = request.spans()
@@ -102,8 +102,14 @@ def add_profiles(builder: Any, config: Any, tensor: Any, request: Request) -> No
     for span in spans:
         profile = builder.create_optimization_profile()
         sizes = (span.minimum, span.optimum, span.maximum)
-        profile.set_shape(tensor.name, *((size, *face) for size in sizes))
-        config.add_optimization_profile(profile)
+        try:
+            profile.set_shape(tensor.name, *((size, *face) for size in sizes))
+        except RuntimeError as error:
+            raise LpxError(f"TensorRT refused batch sizes {request.batches}", str(error)) from error
+        if config.add_optimization_profile(profile) < 0:
+            raise LpxError(
+                f"TensorRT refused batch sizes {request.batches}", "their profile is not valid"
+            )
 
 
 def watch_tensors(network: Any, capabilities: Capabilities, names: Collection[str]) -> None:

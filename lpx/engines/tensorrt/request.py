@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from lpx.choices import check_choice
+from lpx.engines.manifest import MAX_BATCH
 from lpx.engines.tensorrt.capabilities import Capabilities
 from lpx.errors import LpxError
 
@@ -67,6 +68,21 @@ def spans_of_batches(batches: Batches) -> tuple[BatchRange, ...]:
     if isinstance(batches, BatchRange):
         return (batches,)
     return tuple(BatchRange(size, size, size) for size in sorted(set(batches)))
+
+
+def check_batches(batches: Batches) -> None:
+    """Refuse batch sizes that no plan can have.
+
+    Raises:
+        LpxError: There are none, one is out of range, or a range is not in order.
+    """
+    spans = spans_of_batches(batches)
+    if spans and all(1 <= s.minimum <= s.optimum <= s.maximum <= MAX_BATCH for s in spans):
+        return
+    raise LpxError(
+        f"batch sizes {batches}",
+        why=f"they must be whole numbers from 1 to {MAX_BATCH}, and minimum <= optimum <= maximum",
+    )
 
 
 def check(request: Request, capabilities: Capabilities) -> None:
@@ -138,12 +154,7 @@ def check_dla(core: int, precision: Precision, batches: Batches) -> None:
 
 def _check_values(request: Request) -> None:
     check_choice("precision", request.precision, get_args(Precision))
-    spans = request.spans()
-    if not spans or any(not 1 <= s.minimum <= s.optimum <= s.maximum for s in spans):
-        raise LpxError(
-            f"batch sizes {request.batches}",
-            why="they must be whole numbers from 1 on, and minimum <= optimum <= maximum",
-        )
+    check_batches(request.batches)
     if request.workspace_mib is not None and request.workspace_mib < 1:
         raise LpxError(f"a workspace of {request.workspace_mib} MiB", why="it must be 1 or more")
     if request.optimisation_level is not None and request.optimisation_level not in _LEVELS:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -15,8 +15,9 @@ from lpx.engines.tensorrt.capabilities import capabilities_of
 from lpx.engines.tensorrt.cuda import open_driver
 from lpx.engines.tensorrt.driver import CudaDriver, CudaLostError
 from lpx.engines.tensorrt.inspect import LayerTable, inspect_engine
+from lpx.engines.tensorrt.kernel_cache import KernelCache, save_kernels
 from lpx.engines.tensorrt.library import Flavour, load, load_runtime
-from lpx.engines.tensorrt.logger import Recorder, explained, recording
+from lpx.engines.tensorrt.logger import explained, recording, started
 from lpx.engines.tensorrt.profiles import chunks, spans_of
 from lpx.engines.tensorrt.refusals import advice
 from lpx.engines.tensorrt.request import BatchRange
@@ -50,6 +51,8 @@ class TensorRTEngine:
             host's memory, as on a Jetson; there the copies take no time.
         version_compatible: The plan was built to be loaded by later releases, so that TensorRT's
             lean runtime will do where the whole library is not there.
+        kernel_cache: File where TensorRT for RTX keeps the kernels that it compiles here; read
+            now, written when the engine is closed. None keeps none; other libraries need none.
 
     Attributes:
         last_timing: Time of the last call of `infer`; None before the first.
@@ -72,6 +75,7 @@ class TensorRTEngine:
         in_flight: int = 1,
         zero_copy: bool = True,
         version_compatible: bool = False,
+        kernel_cache: Path | None = None,
     ) -> None:
         self.last_timing: Timing | None = None
         self.notes: list[str] = []
@@ -86,6 +90,7 @@ class TensorRTEngine:
             self.notes.append("one batch in flight: before TensorRT 10 a profile serves one")
             in_flight = 1
         self._slots: list[Slot] = []
+        self._kernels = KernelCache(kernel_cache, self.notes) if kernel_cache else None
         self._runtime, self._engine = deserialize(
             self._trt, plan, allow_host_code=allow_host_code, dla_core=dla_core, notes=self.notes
         )
@@ -103,8 +108,9 @@ class TensorRTEngine:
                 builtin_graphs=cuda_graph,
                 zero_copy=zero_copy and self._driver.integrated(),
                 notes=self.notes,
+                kernels=self._kernels,
             )
-            with explained(self._trt) as recorder:
+            with explained() as recorder:
                 while len(self._slots) < in_flight:
                     self._slots.append(Slot(shared))
             self.notes += recorder.said("warning")
@@ -175,7 +181,7 @@ class TensorRTEngine:
         score = np.empty(count, np.float32)
         patch_map = np.empty((count, *self._slots[0].cells), np.float32)
         try:
-            with explained(self._trt):
+            with explained():
                 self.last_timing = self._run(faces, score, patch_map)
         except CudaLostError:
             self.close()
@@ -191,6 +197,8 @@ class TensorRTEngine:
         with ExitStack() as releases:
             while self._slots:
                 releases.callback(self._slots.pop().close)
+            if self._capabilities.compiles_at_run and self._kernels is not None:
+                save_kernels(self._kernels)
         self._engine = None
         self._runtime = None
 
@@ -243,7 +251,12 @@ class TensorRTEngine:
 
 
 def deserialize(
-    trt: Any, plan: bytes, *, allow_host_code: bool, dla_core: int | None, notes: list[str]
+    trt: Any,
+    plan: bytes,
+    *,
+    allow_host_code: bool,
+    dla_core: int | None,
+    notes: list[str] | None = None,
 ) -> tuple[Any, Any]:
     """Load a plan; returns the runtime, which must outlive the engine, and the engine.
 
@@ -252,13 +265,14 @@ def deserialize(
         plan: The plan's bytes.
         allow_host_code: Load a plan that carries code which runs on the host.
         dla_core: DLA core that runs a plan built for DLA.
-        notes: Receives TensorRT's warnings.
+        notes: Receives TensorRT's warnings; None drops them.
 
     Raises:
         LpxError: TensorRT cannot start CUDA, the DLA core is not there, or the plan does not load.
     """
     with recording(trt) as (logger, recorder):
-        runtime = _start(trt, logger, recorder)
+        what = f"{trt.__name__} {trt.__version__} cannot start"
+        runtime = started(trt.Runtime, logger, recorder, what)
         runtime.engine_host_code_allowed = allow_host_code
         if dla_core is not None:
             _choose_core(runtime, dla_core)
@@ -266,35 +280,9 @@ def deserialize(
     if engine is None:
         why = recorder.errors()
         raise LpxError("the plan does not load", why, advice(why) or _build_again(trt))
-    notes += recorder.said("warning")
+    if notes is not None:
+        notes += recorder.said("warning")
     return runtime, engine
-
-
-def _start(trt: Any, logger: Any, recorder: Recorder) -> Any:
-    """A runtime that works.
-
-    Without CUDA, TensorRT 8 returns nothing, which the bindings report as a TypeError, and logs
-    the cause as a warning. The lean runtimes of 10.16 and 11.4 return a runtime whose every call
-    ends the process with a segmentation fault, and its release too; they log the cause as an error.
-
-    Raises:
-        LpxError: TensorRT cannot start CUDA.
-    """
-    said = ""
-    try:
-        runtime = trt.Runtime(logger)
-        if not any("cuda" in text.lower() for text in recorder.said("error")):
-            return runtime
-        # One reference more, so that it is not released at exit either.
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(runtime))
-    except (TypeError, RuntimeError) as error:
-        said = str(error)
-    why = "\n".join(recorder.said("error", "warning")) or said
-    raise LpxError(
-        f"{trt.__name__} {trt.__version__} cannot start",
-        why,
-        advice(why) or "`lpx doctor` shows the driver and the GPU that this machine has",
-    )
 
 
 def _choose_core(runtime: Any, core: int) -> None:

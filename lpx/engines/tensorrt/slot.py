@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 from lpx.engines.base import Faces
 from lpx.engines.tensorrt.capabilities import Capabilities
 from lpx.engines.tensorrt.driver import CudaDriver, CudaLostError, Handle
+from lpx.engines.tensorrt.kernel_cache import KernelCache, use_kernels
 from lpx.engines.tensorrt.logger import recording
 from lpx.engines.tensorrt.profiles import Chunk
 from lpx.engines.tensorrt.request import BatchRange
@@ -94,6 +95,7 @@ class Shared:
         builtin_graphs: Whether TensorRT for RTX captures its own.
         zero_copy: Whether tensors lie in host memory that the GPU uses in place.
         notes: Receives what differs from what was asked, and why.
+        kernels: Where TensorRT for RTX keeps the kernels it compiles; None keeps none.
     """
 
     trt: Any
@@ -106,6 +108,7 @@ class Shared:
     builtin_graphs: bool
     zero_copy: bool
     notes: list[str] = field(default_factory=list)
+    kernels: KernelCache | None = None
 
 
 class Slot:
@@ -125,6 +128,7 @@ class Slot:
         self._buffers: dict[str, _Buffer] = {}
         self._running: tuple[Chunk, _Lane, float] | None = None
         self._held = ExitStack()
+        self._stream: Handle | None = None
         try:
             self._prepare()
         except BaseException:
@@ -228,6 +232,11 @@ class Slot:
 
         A GPU that is lost has nothing left to release, and says so to every call.
         """
+        if self._stream is not None:
+            # What runs must be done with the memory. Where the wait fails, that was said before.
+            with suppress(LpxError):
+                self._driver.synchronize(self._stream)
+            self._stream = None
         for lane in self._lanes:
             if lane.graph is not None:
                 self._held.callback(unless_lost, self._driver.destroy_graph, lane.graph)
@@ -244,7 +253,11 @@ class Slot:
         self._events = [self._keep(driver.event(), driver.destroy_event) for _ in range(4)]
         for index in range(len(shared.spans)):
             context = create_context(
-                shared.trt, shared.capabilities, shared.engine, graphs=shared.builtin_graphs
+                shared.trt,
+                shared.capabilities,
+                shared.engine,
+                graphs=shared.builtin_graphs,
+                kernels=shared.kernels,
             )
             accepted = context.set_optimization_profile_async(index, self._address)
             demand(accepted, f"profile {index}")
@@ -332,7 +345,14 @@ def unless_lost(release: Callable[[Any], None], held: Any) -> None:
         release(held)
 
 
-def create_context(trt: Any, capabilities: Capabilities, engine: Any, *, graphs: bool) -> Any:
+def create_context(
+    trt: Any,
+    capabilities: Capabilities,
+    engine: Any,
+    *,
+    graphs: bool,
+    kernels: KernelCache | None = None,
+) -> Any:
     """An execution context of an engine.
 
     Args:
@@ -340,12 +360,16 @@ def create_context(trt: Any, capabilities: Capabilities, engine: Any, *, graphs:
         capabilities: What it can do.
         engine: An `ICudaEngine`.
         graphs: Whether TensorRT for RTX captures CUDA graphs of its own.
+        kernels: Where TensorRT for RTX keeps the kernels it compiles; None keeps none.
 
     Raises:
         LpxError: Memory lacks.
     """
-    if capabilities.builtin_cuda_graphs:
-        context = _self_graphing_context(trt, engine, wanted=graphs)
+    if capabilities.builtin_cuda_graphs and capabilities.compiles_at_run:
+        runtime_config = _runtime_config(trt, engine, graphs=graphs)
+        if kernels is not None:
+            use_kernels(runtime_config, kernels)
+        context = engine.create_execution_context(runtime_config)
     else:
         context = engine.create_execution_context()
     if context is None:
@@ -360,13 +384,20 @@ def create_context(trt: Any, capabilities: Capabilities, engine: Any, *, graphs:
     return context
 
 
-def _self_graphing_context(trt: Any, engine: Any, *, wanted: bool) -> Any:
-    """TensorRT for RTX compiles kernels while it runs, and knows when a graph is worth it."""
+def _runtime_config(trt: Any, engine: Any, *, graphs: bool) -> Any:
+    """TensorRT for RTX compiles kernels while it runs, and knows when a graph is worth it.
+
+    Left to itself it compiles those of a new shape in the background and runs slower ones
+    meanwhile: which of the two a time is of, nobody could say.
+    """
     runtime_config = engine.create_runtime_config()
     runtime_config.cuda_graph_strategy = (
-        trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE if wanted else trt.CudaGraphStrategy.DISABLED
+        trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE if graphs else trt.CudaGraphStrategy.DISABLED
     )
-    return engine.create_execution_context(runtime_config)
+    runtime_config.dynamic_shapes_kernel_specialization_strategy = (
+        trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    )
+    return runtime_config
 
 
 def demand(accepted: bool, what: str) -> None:

@@ -67,7 +67,7 @@ class TensorRTTensors:
             self._trt, plan, allow_host_code=allow_host_code, dla_core=dla_core, notes=self.notes
         )
         try:
-            with explained(self._trt):
+            with explained():
                 self._prepare(flavour)
         except BaseException:
             self.close()
@@ -88,7 +88,7 @@ class TensorRTTensors:
             LpxError: TensorRT refuses, or CUDA fails.
             BaseException: What struck inside a callback, such as Ctrl-C.
         """
-        with explained(self._trt):
+        with explained():
             parts = [
                 self._run(chunk, pixels[chunk.start : chunk.start + chunk.faces])
                 for chunk in chunks(len(pixels), self._spans)

@@ -187,9 +187,13 @@ class FakeDriver:
     """A CudaDriver on a fake GPU. `failing` names the calls that fail; `lost` fails all."""
 
     def __init__(
-        self, gpu: FakeGpu, *, graphs: bool = True, failing: tuple[str, ...] = (),
+        self,
+        gpu: FakeGpu,
+        *,
+        graphs: bool = True,
+        failing: tuple[str, ...] = (),
         shares_memory: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.gpu, self.graphs, self.failing = gpu, graphs, failing
         self.shares_memory, self.lost = shares_memory, False
         self.mapped_at: dict[int, int] = {}

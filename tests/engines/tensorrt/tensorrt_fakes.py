@@ -220,11 +220,15 @@ class FakeContext:
         calls = {
             name: self._refusable(name, getattr(self, name))
             for name in (
-                "set_optimization_profile_async", "set_input_shape", "set_tensor_address",
-                "get_tensor_shape", "execute_async_v3", "set_debug_listener",
+                "set_optimization_profile_async",
+                "set_input_shape",
+                "set_tensor_address",
+                "get_tensor_shape",
+                "execute_async_v3",
+                "set_debug_listener",
                 "set_all_tensors_debug_state",
             )
-        }  # fmt: skip
+        }
         self.spy = Spy("IExecutionContext", engine.library, **calls)
 
     def _refusable(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:

@@ -133,3 +133,16 @@ def tiny(
             scales=scales,
         )
     return net.finish(x, channels, batch, opset=17 if weak else 19)
+
+
+def one_convolution(name: str = "conv") -> bytes:
+    """A graph of one convolution, for libraries that only pretend to build it."""
+    net = Net(np.float16)
+    shape = [1, 8, 8, 8]
+    tensor = helper.make_tensor_value_info
+    weights = net.constant(np.ones((8, 8, 1, 1)))
+    node = helper.make_node("Conv", ["x", weights], ["y"], name=name)
+    sides = [[tensor(side, TensorProto.FLOAT16, shape)] for side in ("x", "y")]
+    return helper.make_model(
+        helper.make_graph([node], "one convolution", *sides, net.constants)
+    ).SerializeToString()

@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tensorrt_fakes import FakeLibrary, Spy
+from tensorrt_nets import one_convolution
 
 from lpx.engines.tensorrt.build import Plan, build_plan
 from lpx.engines.tensorrt.request import BatchRange
 
-MODEL = b"onnx"
+MODEL = one_convolution()
 MIB = 1 << 20
 LAYERS = {"int8": "Int8", "fp16": "Half", "fp32": "Float"}
 DLA_LAYER = {"Name": "{ForeignNode[a...b]}", "LayerType": "DLA", "Inputs": [], "Outputs": []}
@@ -69,6 +70,8 @@ class _Configuration:
         )
 
     def add_profile(self, profile: Spy) -> int:
+        if self.shop.refuses_profiles:
+            return -1
         self.profiles.append(vars(profile)["_answers"]["shapes"])
         return len(self.profiles) - 1
 
@@ -138,6 +141,8 @@ class Workshop:
         self.device = "this GPU"
         self.kernels = ["conv"]
         self.makes_caches = True
+        self.refuses_shapes = False
+        self.refuses_profiles = False
         self.cuda = True
         self.memory = True
         self.loads = True
@@ -216,12 +221,14 @@ class Workshop:
 
         def profile() -> Spy:
             shapes: list[tuple[int, ...]] = []
-            return Spy(
-                "IOptimizationProfile",
-                library,
-                set_shape=lambda name, *given: shapes.extend(given),
-                shapes=shapes,
-            )
+
+            def set_shape(name: str, *given: tuple[int, ...]) -> None:
+                if self.refuses_shapes:
+                    text = "Shape provided for min is inconsistent with other shapes."
+                    raise RuntimeError(text)
+                shapes.extend(given)
+
+            return Spy("IOptimizationProfile", library, set_shape=set_shape, shapes=shapes)
 
         return Spy(
             "Builder",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -89,6 +90,47 @@ def test_static_batches_are_a_profile_each(workshop: Make) -> None:
     assert len(shop.library.named("IBuilderConfig.add_optimization_profile")) == 2
 
 
+def test_a_profile_that_tensorrt_refuses_is_an_error(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.3.0")
+    shop.refuses_shapes = True
+    with pytest.raises(LpxError, match="refused batch sizes") as caught:
+        shop.build()
+    assert caught.value.why == "Shape provided for min is inconsistent with other shapes."
+    shop.refuses_shapes, shop.refuses_profiles = False, True
+    with pytest.raises(LpxError, match="refused batch sizes"):
+        shop.build()
+
+
+def test_a_build_that_fails_with_a_warning_alone_gives_it_as_the_reason(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.3.0")
+    shop.outcomes = [lambda made: made.say("WARNING", "the model is too deep")]
+    with pytest.raises(LpxError, match="did not build") as caught:
+        shop.build()
+    assert caught.value.why == "the model is too deep"
+
+
+@pytest.mark.parametrize(
+    ("said", "advised"),
+    [
+        # As TensorRT 8 and 11 have it.
+        (
+            "Could not find any implementation for node conv due to insufficient workspace.",
+            "larger",
+        ),
+        ("Try increasing the workspace size with IBuilderConfig::setMemoryPoolLimit().", "larger"),
+        ("CUDA driver version is insufficient for CUDA runtime version", "lpx doctor"),
+    ],
+)
+def test_a_build_that_fails_for_a_known_reason_says_what_to_do(
+    workshop: Make, said: str, advised: str
+) -> None:
+    shop = workshop("tensorrt-10.3.0")
+    shop.outcomes = [lambda made: made.say("ERROR", said)]
+    with pytest.raises(LpxError, match="did not build") as caught:
+        shop.build()
+    assert advised in caught.value.fix
+
+
 def test_a_fixed_batch_takes_no_profile_and_no_other_batch(workshop: Make) -> None:
     shop = workshop("tensorrt-10.3.0")
     shop.shape = (4, 8, 8, 3)
@@ -140,6 +182,7 @@ def test_8_6_names_no_node_so_the_model_is_asked(
     shop = workshop("tensorrt-8.6.1")
     answers = {"node": lambda: 0, "desc": lambda: "no"}
     shop.errors = [Spy("ParserError", shop.library, **answers)]
+    monkeypatch.setattr("tensorrt_workshop.MODEL", b"onnx")
     with pytest.raises(LpxError, match="node 0"):
         shop.build()
     monkeypatch.setattr("tensorrt_workshop.MODEL", model.SerializeToString())
@@ -345,6 +388,31 @@ def test_a_builder_that_does_not_start_and_says_nothing(workshop: Make) -> None:
     assert caught.value.why == "pybind11::init(): factory function returned nullptr"
 
 
+def test_a_builder_that_logs_an_error_is_not_touched(workshop: Make) -> None:
+    """Where bindings give an object without anything in it, each use ends the process."""
+    shop = workshop("tensorrt-11.4.0.106")
+    released: list[Any] = []
+
+    class Broken:
+        def __getattr__(self, name: str) -> None:
+            pytest.fail(f"{name} would be a segmentation fault")
+
+        def __del__(self) -> None:
+            released.append(self)
+
+    def builder(logger: Any) -> Broken:
+        logger.log(shop.library.ILogger.ERROR, f"createInferBuilder: {NO_CUDA}")
+        return Broken()
+
+    shop.library.Builder = builder
+    with pytest.raises(LpxError, match="did not start") as caught:
+        shop.build()
+    assert NO_CUDA in caught.value.why
+    del caught
+    gc.collect()
+    assert released == []
+
+
 @pytest.mark.parametrize("release", KEEPS_TIMES)
 def test_a_runtime_that_does_not_start_leaves_the_plan_unverified(
     workshop: Make, release: str
@@ -374,6 +442,15 @@ def test_contexts_mark_no_layers_for_profilers(release: str) -> None:
     flavour = "tensorrt-rtx" if "rtx" in release else "tensorrt"
     context = create_context(library, capabilities_of(library, flavour), engine, graphs=True)
     assert context.nvtx_verbosity is library.ProfilingVerbosity.NONE
+
+
+@pytest.mark.parametrize("release", KEEPS_TIMES)
+def test_a_plan_without_memory_for_a_context_is_an_error(workshop: Make, release: str) -> None:
+    shop = workshop(release)
+    shop.memory = False
+    with pytest.raises(LpxError, match="no execution context") as caught:
+        shop.build()
+    assert "memory" in caught.value.why
 
 
 def test_reach_is_asked_of_releases_that_have_it(workshop: Make) -> None:
@@ -434,6 +511,17 @@ def test_static_batches_run_on_a_dla_core(workshop: Make, release: str, batches:
     assert [row.dla for row in plan.layers.rows] == [True]
 
 
+def test_a_profile_that_leaves_the_dla_core_nothing_is_an_error(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.3.0", "int8")
+    second = {"Name": "conv [profile 1]", "LayerType": "CaskConvolution", "Inputs": []}
+    shop.layers = [second]
+    with pytest.raises(LpxError, match="all of profile 1 runs on the GPU") as caught:
+        shop.build(dla_core=0, batches=(1, 8))
+    assert "conv [profile 1]" in caught.value.why
+    shop.layers = [second, {"Name": "{ForeignNode[a...b]} [profile 1]", "LayerType": "DLA"}]
+    assert shop.build(dla_core=0, batches=(1, 8)).layers is not None
+
+
 def test_a_batch_that_a_dla_core_does_not_take_is_refused(workshop: Make) -> None:
     with pytest.raises(LpxError, match="batch 5000 for DLA core 0") as caught:
         workshop("tensorrt-10.3.0").build(dla_core=0, batches=(1, 5000))
@@ -478,6 +566,8 @@ def test_an_unknown_gpu_is_an_error_with_the_known_ones(workshop: Make) -> None:
         ("tensorrt-10.3.0", {"precision": "fp8"}, "(got 'fp8')"),
         ("tensorrt-10.3.0", {"batches": ()}, "batch sizes"),
         ("tensorrt-10.3.0", {"batches": (0, 4)}, "batch sizes"),
+        ("tensorrt-10.3.0", {"batches": (1, 1 << 63)}, "batch sizes"),
+        ("tensorrt-10.3.0", {"batches": BatchRange(1, 8, (1 << 20) + 1)}, "batch sizes"),
         ("tensorrt-10.3.0", {"batches": BatchRange(8, 4, 1)}, "batch sizes"),
         ("tensorrt-10.3.0", {"workspace_mib": 0}, "a workspace of 0 MiB"),
         ("tensorrt-10.3.0", {"optimisation_level": 6}, "optimisation level 6"),
@@ -503,3 +593,50 @@ def test_messages_go_to_the_innermost_recorder_and_nowhere_without_one() -> None
         assert same is logger
     logger.log(library.ILogger.ERROR, "four")
     assert (outer.lines(), inner.lines()) == (("warning: one",), ("error: two",))
+
+
+def test_a_convolution_that_no_layer_names_is_noted(workshop: Make) -> None:
+    shop = workshop("tensorrt-10.7.0")
+    fused = "{ForeignNode[conv...sigmoid]}"
+    shop.layers = [
+        {"Name": "other", "LayerType": "CaskConvolution", "Inputs": [{"Datatype": "Half"}]},
+        {"Name": fused, "LayerType": "Myelin", "Inputs": [], "Outputs": [{"Datatype": "Half"}]},
+    ]
+    plan = shop.build()
+    assert plan.layers is not None
+    assert plan.layers.count_convolutions() == {"unknown": 1}
+    (note,) = plan.log
+    assert note.startswith("note: the precision of 1 of 1 convolutions is not verified")
+    assert "(conv)" in note
+    assert not workshop("tensorrt-10.7.0").build().log
+
+
+def test_a_plan_without_a_table_of_layers_says_that_it_is_not_verified(
+    workshop: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tensorrt_workshop._build_log", lambda precision: "Layers:")
+    plan = workshop(RTX).build()
+    assert plan.layers is None
+    assert any("precision is not verified" in line for line in plan.log)
+
+
+def test_without_memory_for_a_context_the_layers_are_not_read(
+    workshop: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = workshop("tensorrt-10.7.0")
+    monkeypatch.setattr(shop.library, "Runtime", lambda logger: _runtime_without_memory(shop))
+    with pytest.raises(LpxError, match="made no execution context") as caught:
+        shop.build()
+    assert "memory" in caught.value.why
+
+
+def _runtime_without_memory(shop: Workshop) -> Spy:
+    library = shop.library
+    engine = Spy(
+        "ICudaEngine",
+        library,
+        num_io_tensors=0,
+        create_execution_context=lambda: None,
+        create_engine_inspector=lambda: Spy("EngineInspector", library),
+    )
+    return Spy("Runtime", library, deserialize_cuda_engine=lambda data: engine)

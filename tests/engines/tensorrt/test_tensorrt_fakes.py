@@ -63,9 +63,11 @@ def other_streams(monkeypatch: pytest.MonkeyPatch, driver: FakeDriver) -> None:
 @pytest.mark.parametrize("sabotage", [no_wait, no_wait_of_the_last, other_streams])
 @pytest.mark.parametrize("cuda_graph", [True, False])
 def test_an_engine_that_does_not_wait_is_found(
-    monkeypatch: pytest.MonkeyPatch, driver: FakeDriver, sabotage: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    driver: FakeDriver,
+    sabotage: Callable[..., None],
     cuda_graph: bool,
-) -> None:  # fmt: skip
+) -> None:
     engine = engine_on(monkeypatch, driver, in_flight=2, cuda_graph=cuda_graph)
     assert rightly_scored(engine)
     sabotage(monkeypatch, driver)
@@ -154,10 +156,17 @@ def graph_destroyed(driver: FakeDriver) -> None:
 @pytest.mark.parametrize(
     "mistake",
     [
-        used_after_free, freed_while_used, unpinned_while_used, copied_after_free_pinned,
-        freed_twice, past_the_end, pageable, stream_destroyed, graph_destroyed,
+        used_after_free,
+        freed_while_used,
+        unpinned_while_used,
+        copied_after_free_pinned,
+        freed_twice,
+        past_the_end,
+        pageable,
+        stream_destroyed,
+        graph_destroyed,
     ],
-)  # fmt: skip
+)
 def test_what_cuda_leaves_undefined_is_found(
     driver: FakeDriver, mistake: Callable[[FakeDriver], None]
 ) -> None:

@@ -1,4 +1,4 @@
-"""The real lean runtime, on a machine without a GPU.
+"""The real lean runtime: how it starts, or does not, and how it refuses.
 
 pip install tensorrt-lean-cu13-bindings tensorrt-lean-cu13-libs
 """
@@ -14,6 +14,8 @@ import pytest
 from lpx.engines.tensorrt import cuda
 from lpx.engines.tensorrt.capabilities import capabilities_of
 from lpx.engines.tensorrt.library import load_runtime, runtime_available
+from lpx.engines.tensorrt.runtime import TensorRTEngine
+from lpx.errors import LpxError
 
 USABLE, REASON = runtime_available("tensorrt")
 pytestmark = pytest.mark.skipif(
@@ -53,3 +55,17 @@ def test_without_cuda_it_says_so_and_the_process_lives() -> None:
     assert done.stdout.endswith("alive\n")
     assert "cannot start" in done.stdout
     assert "CUDA initialization failure with error" in done.stdout
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("allow", [True, False])
+def test_on_a_gpu_it_starts_and_refuses_what_is_no_plan(allow: bool) -> None:
+    usable, reason = cuda.available()
+    if not usable:
+        pytest.skip(reason)
+    with pytest.raises(LpxError, match="the plan does not load") as caught:
+        TensorRTEngine(
+            b"plan" * 100, flavour="tensorrt", version_compatible=True, allow_host_code=allow
+        )
+    assert "it is a TRT engine file" in caught.value.why
+    assert "this is not a plan of this library" in caught.value.fix

@@ -61,7 +61,7 @@ def test_a_thread_of_tensorrts_own_is_heard(library: FakeLibrary) -> None:
 
 def refuse(library: FakeLibrary, error: LpxError, *said: str) -> None:
     """Log errors, and raise one that does not hold them."""
-    with explained(library):
+    with explained():
         for text in said:
             messages.logger_for(library).log(library.ILogger.ERROR, text)
         raise error
@@ -96,6 +96,25 @@ def test_lost_cuda_keeps_its_advice(library: FakeLibrary) -> None:
 
 
 def test_an_error_is_explained_once(library: FakeLibrary) -> None:
-    with pytest.raises(LpxError) as caught, explained(library):
+    with pytest.raises(LpxError) as caught, explained():
         refuse(library, LpxError("what", "said"), "said")
     assert caught.value.why == "said"
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_an_interrupt_in_a_callback_comes_before_the_refusal_it_led_to(
+    library: FakeLibrary, monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(messages, "_keep", interrupt)
+
+    def run() -> None:
+        with explained():
+            messages.logger_for(library).log(library.ILogger.ERROR, "anything")
+            if refused:
+                raise LpxError("TensorRT refused the run")
+
+    with pytest.raises(KeyboardInterrupt):
+        run()

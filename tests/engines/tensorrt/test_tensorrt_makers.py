@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorrt_nets import tiny
 from tensorrt_workshop import MODEL, Workshop
 
 from lpx.engines import makers
@@ -88,6 +89,24 @@ def test_a_precision_that_is_not_there_is_no_users_mistake(shop: Workshop) -> No
         make(replace(REQUEST, precision="int8"))
     assert caught.value.exit_code == 1
     assert "CaskConvolution  conv" in caught.value.why
+
+
+@pytest.mark.parametrize("override", [None, "0"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(
+    "target", ["onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx"]
+)
+def test_engines_of_providers_say_whether_tf32_is_on(
+    monkeypatch: pytest.MonkeyPatch, target: Any, precision: Any, override: str | None
+) -> None:
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    if override is not None:
+        monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", override)
+    graph = tiny(precision)
+    made = makers.make_for_gpu_provider(graph, BuildRequest(target, precision), 160)
+    on = target != "onnxruntime-cuda" and override is None
+    assert made.options["tf32"] is on
+    assert (makers.PROVIDER_TF32 in made.warnings) is (on and precision == "fp32")
 
 
 WRITER = """

@@ -12,10 +12,12 @@ import numpy as np
 import onnx
 import pytest
 from tensorrt_nets import Net, tiny
+from tensorrt_workshop import DAMAGED_CACHE
 
 from lpx.engines.tensorrt.build import Plan, build_plan
 from lpx.engines.tensorrt.inspect import Layer
-from lpx.engines.tensorrt.library import available
+from lpx.engines.tensorrt.library import available, load
+from lpx.engines.tensorrt.logger import recording
 from lpx.engines.tensorrt.request import BatchRange
 from lpx.errors import LpxError
 
@@ -55,6 +57,30 @@ def test_each_precision_builds_for_each_gpu(precision: str, gpu: str) -> None:
     assert plan.layers.share_of_convolutions() == expected[precision]
     assert plan.timing_cache is None
     assert not [line for line in plan.log if line.startswith("error")]
+
+
+def test_tf32_that_is_switched_off_makes_another_plan() -> None:
+    with_tf32, again, without = (
+        build(tiny("fp32"), "fp32", tf32=tf32).data for tf32 in (True, True, False)
+    )
+    assert with_tf32 == again
+    assert with_tf32 != without
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_timing_caches_do_as_the_fake_library_does() -> None:
+    """TensorRT for RTX ignores them in a build; what its builder configuration does stays."""
+    trt = load("tensorrt-rtx")
+    with recording(trt) as (logger, recorder):
+        config = trt.Builder(logger).create_builder_config()
+        assert config.get_timing_cache() is None
+        assert config.set_timing_cache(config.create_timing_cache(b""), False)
+        assert config.get_timing_cache() is not None
+        assert not recorder.said("warning")
+        assert config.set_timing_cache(config.create_timing_cache(b"garbage"), False)
+        assert set(DAMAGED_CACHE) <= set(recorder.said("warning"))
+        with pytest.raises(TypeError):
+            config.create_timing_cache(None)
 
 
 @pytest.mark.parametrize("per_channel", [True, False])

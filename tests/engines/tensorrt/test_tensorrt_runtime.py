@@ -541,9 +541,14 @@ def test_scores_are_right_however_streams_get_ahead(
 ) -> None:
     for seed in (None, *range(6)):
         bench = Bench(
-            monkeypatch, "tensorrt-10.3.0", spans=((1, 2, 3), (5, 5, 5)), graphs=graphs,
-            shares_memory=shares_memory, in_flight=in_flight, seed=seed,
-        )  # fmt: skip
+            monkeypatch,
+            "tensorrt-10.3.0",
+            spans=((1, 2, 3), (5, 5, 5)),
+            graphs=graphs,
+            shares_memory=shares_memory,
+            in_flight=in_flight,
+            seed=seed,
+        )
         with bench.load() as engine:
             for number, count in enumerate((3, 20, 20, 20, 1, 0, 7)):
                 assert_right(engine, faces_of(count, number))
@@ -566,6 +571,19 @@ def test_an_engine_can_be_closed_after_any_failure(
     bench.driver.failing = ("to_host",)
     with pytest.raises(LpxError, match="to_host"):
         engine.infer(faces_of(40))
+    engine.close()
+    assert set(bench.driver.live.values()) == {0}
+
+
+def test_a_slot_is_waited_for_before_it_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait that failed may have left work behind, in a slot that later batches do not need."""
+    bench = Bench(monkeypatch, "tensorrt-10.3.0", in_flight=3, graphs=False)
+    engine = bench.load()
+    bench.driver.failing = ("synchronize",)
+    with pytest.raises(LpxError, match="synchronize"):
+        engine.infer(faces_of(40))
+    bench.driver.failing = ()
+    assert_right(engine, faces_of(8))
     engine.close()
     assert set(bench.driver.live.values()) == {0}
 

@@ -54,9 +54,14 @@ class Bench:
             shape = (-1, SIZE, SIZE, 3)
             tensors |= {name: ("OUTPUT", h.kind, shape) for name, h in self.hidden.items()}
         loadable(
-            self.library, self.gpu, self.spans, tensors=tensors, hidden=self.hidden,
-            refuses=self.refuses, before=lambda name: self.before(name),
-        )  # fmt: skip
+            self.library,
+            self.gpu,
+            self.spans,
+            tensors=tensors,
+            hidden=self.hidden,
+            refuses=self.refuses,
+            before=lambda name: self.before(name),
+        )
         self.monkeypatch.setattr("lpx.engines.tensorrt.tensors.load", lambda _: self.library)
 
     def load(self) -> TensorRTTensors:
@@ -85,6 +90,61 @@ def test_every_release_hands_tensors_out(
     assert set(bench.driver.live.values()) == {0}
     assert bench.gpu.memory == {}
     tensors.close()
+
+
+@pytest.mark.parametrize("release", ["tensorrt-8.6.1", "tensorrt-11.4.0.106"])
+@pytest.mark.parametrize("seed", range(4))
+def test_tensors_are_right_however_streams_get_ahead(
+    monkeypatch: pytest.MonkeyPatch, release: str, seed: int
+) -> None:
+    hidden = {"relu": Hidden(), "fused": Hidden("HALF", 0.25)}
+    bench = Bench(monkeypatch, release, hidden, spans=((1, 2, 3), (5, 5, 5)), seed=seed)
+    with closing(bench.load()) as tensors:
+        for count in (1, 7, 7, 12):
+            faces = faces_of(count, count)
+            found = tensors.run(faces)
+            np.testing.assert_array_equal(found["relu"], np.float32(0.5) * faces)
+            np.testing.assert_array_equal(found["fused"], np.float32(0.25) * faces)
+            np.testing.assert_array_equal(found["score"], scores_of(faces))
+    assert set(bench.driver.live.values()) == {0}
+
+
+@pytest.mark.parametrize("call", ["malloc", "pinned", "to_device", "to_host", "synchronize"])
+@pytest.mark.parametrize("release", ["tensorrt-8.6.1", "tensorrt-11.4.0.106"])
+def test_a_failure_releases_nothing_that_is_in_use(
+    monkeypatch: pytest.MonkeyPatch, release: str, call: str
+) -> None:
+    bench = Bench(monkeypatch, release)
+    tensors = bench.load()
+    calls = [0]
+    log = bench.driver._log
+
+    def failing_later(name: str, *details: Any) -> None:
+        calls[0] += name == call
+        bench.driver.failing = (call,) if calls[0] == 2 else ()
+        log(name, *details)
+
+    monkeypatch.setattr(bench.driver, "_log", failing_later)
+    with pytest.raises(LpxError, match=call):
+        tensors.run(faces_of(20))
+    faces = faces_of(3)
+    np.testing.assert_array_equal(tensors.run(faces)["score"], scores_of(faces))
+    tensors.close()
+    assert set(bench.driver.live.values()) == {0}
+
+
+@pytest.mark.parametrize(
+    "call", ["set_optimization_profile_async", "set_input_shape", "execute_async_v3"]
+)
+def test_a_refused_run_gives_tensorrts_reason(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    bench = Bench(monkeypatch)
+    tensors = bench.load()
+    bench.refuses[call] = "Error Code 2: OutOfMemory"
+    with pytest.raises(LpxError, match="TensorRT refused") as caught:
+        tensors.run(faces_of(2))
+    assert caught.value.why == "Error Code 2: OutOfMemory"
+    assert "smaller batches" in caught.value.fix
+    assert bench.gpu.memory == {}
 
 
 @pytest.mark.parametrize("release", ["tensorrt-8.6.1", "tensorrt-11.4.0.106"])
