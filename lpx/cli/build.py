@@ -193,11 +193,12 @@ def build(
 
 
 def _show(workspace: Workspace, manifests: Sequence[EngineManifest]) -> None:
-    from lpx.engines.manifest import percent
+    from lpx.engines.manifest import UNKNOWN, percent
 
     for manifest in manifests:
         file = workspace.engines / manifest.name / manifest.file
-        runs = ", ".join(f"{n} {p}" for p, n in manifest.convolutions.items() if n)
+        counts = {p: n for p, n in manifest.convolutions.items() if n}
+        runs = ", ".join(f"{n} {p.replace(UNKNOWN, 'not recognised')}" for p, n in counts.items())
         click.echo(f"{file}: {file.stat().st_size / 2**20:.1f} MiB, convolutions: {runs}")
         if manifest.int8_share is not None:
             share = percent(manifest.int8_share)

@@ -15,6 +15,8 @@ from lpx.workspace import read_sealed, write_sealed
 
 FORMAT = "lpx-engine/1"
 FILE = "manifest.json"
+UNKNOWN = "unknown"
+"""Precision of what a runtime does not account for."""
 MAX_BATCH = 1 << 20
 """Faces in one call."""
 
@@ -50,7 +52,8 @@ class EngineManifest:
             for TensorRT for RTX's default set, and for targets that build for the GPU at hand.
         calibration: Faces, method and counts, None for float engines.
         placement: Per node: whether it is quantised, and why; empty for float engines.
-        convolutions: Number of convolutions per precision, as the runtime says it runs them.
+        convolutions: Number of the graph's convolutions per precision, as the runtime says it runs
+            them, "unknown" where its table of layers does not show them; empty where it has none.
         multiply_accumulates: Multiply-accumulates of convolutions and matrix products for one face,
             by the precision that the runtime computes them in, "unknown" where it does not
             report one; empty for float engines, and where it reports none at all.

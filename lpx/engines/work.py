@@ -14,12 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.engines.manifest import percent, share_in_integers
+from lpx.engines.manifest import UNKNOWN, percent, share_in_integers
 from lpx.graph.model_io import name_nodes, parse, serialise
 from lpx.graph.placement import Decision
 
-UNKNOWN = "unknown"
-"""Precision of work that a runtime does not account for."""
 HALF = 0.5
 """An INT8 engine that does less of its work in integers gets a warning."""
 _TYPES: dict[str, np.dtype[Any]] = {

@@ -6,7 +6,9 @@ import json
 
 import pytest
 
-from lpx.engines.tensorrt import available
+from lpx.engines.manifest import read_manifest
+from lpx.engines.tensorrt import LayerTable, available
+from lpx.engines.tensorrt.inspect import parse_build_log
 from lpx.pipeline.building import outermost
 
 USABLE, REASON = available("tensorrt-rtx")
@@ -31,6 +33,23 @@ def test_profiles_level_and_repeated_builds_by_tensorrt_rtx(lpx, workspace):
     shown = lpx(*build).out
     assert "2 builds gave " in shown
     assert "; kept number 1" in shown
+
+
+@pytest.mark.skipif(not USABLE, reason=REASON)
+def test_convolutions_that_the_plan_does_not_show_are_named(lpx, workspace, monkeypatch):
+    def without_the_last(text: str) -> LayerTable:
+        table = parse_build_log(text)
+        lost = table.convolutions[-1]
+        return LayerTable(tuple(row for row in table.rows if row is not lost))
+
+    monkeypatch.setattr("lpx.engines.tensorrt.build.parse_build_log", without_the_last)
+    ran = lpx("build", "--fp16", "--target", "tensorrt-rtx", "--batch", "1",
+              "--optimisation-level", "0")  # fmt: skip
+    assert ran.code == 0, ran.err
+    counts = read_manifest(workspace.engines / "tensorrt-rtx-fp16").convolutions
+    assert counts["unknown"] == 1
+    assert f"convolutions: {counts['fp16']} fp16, 1 not recognised" in ran.out
+    assert f"the precision of 1 of {counts['fp16'] + 1} convolutions is not verified" in ran.out
 
 
 @pytest.mark.skipif(not USABLE, reason=REASON)

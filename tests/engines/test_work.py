@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 import pytest
 
-from lpx.engines.manifest import share_in_integers
+from lpx.engines.manifest import UNKNOWN, share_in_integers
 from lpx.engines.onnxruntime_engine import count_convolutions
-from lpx.engines.work import UNKNOWN, by_precision, multiply_accumulates, warning_of_share
+from lpx.engines.work import by_precision, multiply_accumulates, warning_of_share
 from lpx.graph.placement import Decision
 
 HEAD = '<ir_version: 9, opset_import: ["" : 20]>\n'

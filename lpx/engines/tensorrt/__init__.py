@@ -5,6 +5,7 @@ that happens when something is built, loaded or asked for. `library` finds the b
 `capabilities` holds what their release can do, `build` makes a plan, `inspect` says which
 precision its layers got, `driver` names the few CUDA calls that `cuda` opens, `runtime` is the
 engine and `slot` what one batch in flight needs; `tensors` looks into a plan while it runs.
+`logger` keeps what TensorRT says, and `refusals` knows what to do about it.
 """
 
 from __future__ import annotations

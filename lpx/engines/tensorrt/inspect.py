@@ -10,11 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lpx.engines.manifest import UNKNOWN
 from lpx.engines.tensorrt.request import Precision
 from lpx.errors import LpxError, NotAsAskedError
 
-UNKNOWN = "unknown"
-"""Precision of a layer or a node for which TensorRT's table does not name one."""
 _DATATYPE = re.compile(
     r"\b(uint8|int8|int4|int32|int64|half|fp16|float16|bf16|bfloat16|fp8|fp4|float32|fp32|float"
     r"|bool)\b",
