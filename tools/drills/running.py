@@ -116,18 +116,8 @@ JOBS = {
     )
 }
 _TIMED = frozenset(
-    [
-        "latency",
-        "latency_by_batch",
-        "speed",
-        "throughput",
-        "like_trtexec",
-        "energy",
-        "single_patch",
-        "memory",
-        "conditions",
-        "warnings",
-    ]
+    ["latency", "latency_by_batch", "speed", "throughput", "like_trtexec", "energy"]
+    + ["single_patch", "memory", "conditions", "warnings"]
 )
 """Fields of a report that differ from run to run, some of them only now and then."""
 _UNLIKE = ("results.jsonl", "journal.jsonl")
