@@ -115,10 +115,8 @@ JOBS = {
         Job("demo", _words("demo"), ("lpx-out/*.json", "lpx-out/engines/*/*"), ()),
     )
 }
-_TIMED = frozenset(
-    ["latency", "latency_by_batch", "speed", "throughput", "like_trtexec", "energy"]
-    + ["single_patch", "memory", "conditions", "warnings"]
-)
+_COSTS = ("latency", "latency_by_batch", "speed", "throughput", "like_trtexec", "single_patch")
+_TIMED = frozenset([*_COSTS, "energy", "memory", "conditions", "warnings"])
 """Fields of a report that differ from run to run, some of them only now and then."""
 _UNLIKE = ("results.jsonl", "journal.jsonl")
 """Files whose lines stand in the order of the work."""
