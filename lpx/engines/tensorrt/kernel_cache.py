@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lpx.errors import LpxError
+from lpx.errors import LpxError, first_line
 from lpx.workspace import read_regular, write_bytes
 
 
@@ -55,8 +55,13 @@ def save_kernels(kernels: KernelCache) -> None:
     kernel_cache, kernels.made = kernels.made, None
     if kernel_cache is None:
         return
-    held = kernel_cache.serialize()
-    data = b"" if held is None else bytes(held)
+    try:
+        held = kernel_cache.serialize()
+        data = b"" if held is None else bytes(held)
+    except Exception as error:
+        # A lost GPU makes anything fail, and the engine is being closed: the rest must be released.
+        kernels.notes.append(f"compiled kernels were not kept: {first_line(error)}")
+        return
     if not data or data == kernels.known:
         return
     try:

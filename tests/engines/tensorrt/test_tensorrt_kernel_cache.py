@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from tensorrt_fakes import SIZE, FakeDriver, FakeGpu, FakeLibrary, Spy, loadable
 
+from lpx.engines.tensorrt.kernel_cache import KernelCache, save_kernels
 from lpx.engines.tensorrt.runtime import TensorRTEngine
 
 RTX = "tensorrt-rtx-1.7.1.116"
@@ -165,3 +167,17 @@ def test_a_library_that_takes_no_cache_is_noted(kernels: Kernels, tmp_path: Path
 def test_tensorrt_itself_keeps_no_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     Kernels(monkeypatch, "tensorrt-10.13.3.9").load(tmp_path / "kernels.cache").close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gpu_that_is_lost_before_kernels_are_kept_does_not_keep_the_engine_open(
+    tmp_path: Path,
+) -> None:
+    def fail() -> bytes:
+        raise RuntimeError("CUDA error 719: unspecified launch failure")
+
+    kernels = KernelCache(tmp_path / "kernels", made=SimpleNamespace(serialize=fail))
+    save_kernels(kernels)
+    assert kernels.notes == [
+        "compiled kernels were not kept: CUDA error 719: unspecified launch failure"
+    ]
+    assert kernels.made is None
