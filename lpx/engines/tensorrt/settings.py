@@ -142,7 +142,11 @@ def _set_compute_capabilities(trt: Any, config: Any, asked: tuple[str, ...]) -> 
         )
     config.num_compute_capabilities = len(asked)
     for index, text in enumerate(asked):
-        config.set_compute_capability(known[text], index)
+        if config.set_compute_capability(known[text], index) is False:
+            raise LpxError(
+                f"TensorRT for RTX does not build for compute capability {text} here",
+                fix="name other GPUs with --compute-capability",
+            )
 
 
 def _dotted(name: str) -> str:

@@ -68,6 +68,9 @@ class _Configuration:
             set_timing_cache=self.set_timing_cache,
             get_timing_cache=lambda: self.cache,
         )
+        if shop.flavour == "tensorrt-rtx":
+            answers = vars(self.spy)["_answers"]
+            answers["set_compute_capability"] = lambda gpu, index: gpu.name not in shop.refused_gpus
 
     def add_profile(self, profile: Spy) -> int:
         if self.shop.refuses_profiles:
@@ -122,6 +125,7 @@ class Workshop:
 
     Attributes:
         dla_takes: Whether a DLA core supports any layer of the model.
+        refused_gpus: Compute capabilities, as "SM89", that cannot be set.
         device: What the timing caches of this machine are of.
         kernels: What a build times.
         cuda: Whether CUDA starts; where it does not, factories return nothing and say why in a
@@ -133,6 +137,7 @@ class Workshop:
         self.library = FakeLibrary(release)
         self.flavour = "tensorrt-rtx" if "rtx" in release else "tensorrt"
         self.precision = precision
+        self.refused_gpus: set[str] = set()
         self.outcomes: list[Callable[[Any], bytes | None]] = []
         self.errors: list[Spy] = []
         self.shape: tuple[int, ...] = (-1, 8, 8, 3)

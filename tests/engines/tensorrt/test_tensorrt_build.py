@@ -547,6 +547,13 @@ def test_rtx_is_told_its_gpus(workshop: Make) -> None:
     assert [(call[1].name, call[2]) for call in chosen] == [("SM89", 0), ("SM120", 1)]
 
 
+def test_a_gpu_that_cannot_be_set_is_an_error(workshop: Make) -> None:
+    shop = workshop(RTX)
+    shop.refused_gpus = {"SM120"}
+    with pytest.raises(LpxError, match=r"does not build for compute capability 12\.0"):
+        shop.build(compute_capabilities=("8.9", "12.0"))
+
+
 def test_an_unknown_gpu_is_an_error_with_the_known_ones(workshop: Make) -> None:
     with pytest.raises(LpxError, match=r"compute capability 9\.0") as caught:
         workshop(RTX).build(compute_capabilities=("8.9", "9.0"))
