@@ -34,7 +34,7 @@ BATCH = 8
 
 def write_model(name: str, path: Path) -> int:
     """Write the demo detector, or an untrained one named BACKBONE:CUT; returns its input size."""
-    from lpx.data.demo_set import CHECKPOINT, folder
+    from lpx.data.face_sets.demo import CHECKPOINT, folder
     from lpx.export.to_onnx import to_onnx
     from lpx.models.checkpoint import Detector, load_checkpoint
     from lpx.models.detector import new_detector
@@ -50,7 +50,7 @@ def write_model(name: str, path: Path) -> int:
 
 
 def write_faces(size: int, path: Path) -> None:
-    from lpx.data.demo_set import demo_set
+    from lpx.data.face_sets.demo import demo_set
 
     np.save(path, np.concatenate([b.pixels for b in demo_set("train").stream(16, size, [])]))
 
@@ -106,8 +106,8 @@ def forward(model: Path, faces: Repeated) -> Spent:
 
 
 def lpx_pass(model: Path, faces: Repeated) -> Spent:
-    from lpx.calibration.calibrate import calibrate
-    from lpx.data.face_set import Face, FaceSet
+    from lpx.calibration.observe import calibrate
+    from lpx.data.face_sets.face_set import Face, FaceSet
 
     @dataclass(frozen=True)
     class Pixels:

@@ -28,9 +28,9 @@ import numpy as np
 
 from lpx import workspace
 from lpx.data.contents import SETTLED_SECONDS, ContentCache
-from lpx.data.face_set import FaceSet
-from lpx.data.face_table import FaceRow, make_table
-from lpx.engines.machine import read_machine
+from lpx.data.face_sets.face_set import FaceSet
+from lpx.data.face_sets.table import FaceRow, make_table
+from lpx.machine.machine import read_machine
 from lpx.workspace import Appended, write_bytes
 
 BYTES = 6_000

@@ -24,16 +24,16 @@ from pathlib import Path
 import click
 import numpy as np
 
-from lpx.bench.latency import measure
-from lpx.calibration.calibrate import calibrate
+from lpx.bench.performance.latency import measure
 from lpx.calibration.methods import DEFAULT_METHOD
-from lpx.data.demo_set import CHECKPOINT, demo_set, folder
+from lpx.calibration.observe import calibrate
+from lpx.data.face_sets.demo import CHECKPOINT, demo_set, folder
 from lpx.engines.build import make_graph
-from lpx.engines.machine import read_machine
-from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine, count_convolutions
+from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine, count_convolutions
 from lpx.engines.request import BuildRequest
-from lpx.engines.torch_engine import TorchEngine
+from lpx.engines.torch import TorchEngine
 from lpx.export.to_onnx import to_onnx
+from lpx.machine.machine import read_machine
 from lpx.metrics import auc_difference
 from lpx.models.checkpoint import Detector, load_checkpoint
 from lpx.models.detector import new_detector

@@ -35,15 +35,15 @@ import click
 import cv2
 import numpy as np
 
-from lpx.data.demo_set import demo_set
 from lpx.data.detect import open_detector
-from lpx.data.face_manifest import FaceManifest, read_face_manifest, write_manifest
-from lpx.data.face_set import FaceSet
-from lpx.data.face_table import FaceRow, make_table
+from lpx.data.face_sets.demo import demo_set
+from lpx.data.face_sets.face_set import FaceSet
+from lpx.data.face_sets.manifest import FaceManifest, read_face_manifest, write_manifest
+from lpx.data.face_sets.table import FaceRow, make_table
+from lpx.data.images.video_file import frame_indices
 from lpx.data.prepare import prepare
 from lpx.data.roots import DataPlaces
-from lpx.data.video_file import frame_indices
-from lpx.engines.machine import read_machine
+from lpx.machine.machine import read_machine
 
 SIDE = 256
 FILES = 300
@@ -56,7 +56,7 @@ QUIET = 0.1
 MEASURE_MANIFEST = """
 import json, sys, time
 from pathlib import Path
-from lpx.data.face_manifest import read_face_manifest
+from lpx.data.face_sets.manifest import read_face_manifest
 
 def resident():
     fields = Path("/proc/self/status").read_text().split("VmRSS:")[1].split("kB")[0]
@@ -81,7 +81,7 @@ print(json.dumps(result))
 MEASURE_STREAM = """
 import json, sys
 from pathlib import Path
-from lpx.data.face_manifest import read_face_manifest
+from lpx.data.face_sets.manifest import read_face_manifest
 faces = read_face_manifest(Path(sys.argv[1])).first(int(sys.argv[2]))
 count = sum(len(batch.indices) for batch in faces.stream(32, 256, []))
 assert count == int(sys.argv[2])

@@ -24,9 +24,9 @@ import click
 import cv2
 import numpy as np
 
-from lpx.data.decode import SUFFIXES, Image, read_image
 from lpx.data.detect import DETECTORS, FaceDetector, FaceMesh, choose, open_detector
-from lpx.data.video_file import read_frames
+from lpx.data.images.decode import SUFFIXES, Image, read_image
+from lpx.data.images.video_file import read_frames
 from lpx.errors import LpxError
 
 

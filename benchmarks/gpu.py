@@ -40,20 +40,20 @@ import torch
 from gpu_limits import BYTES, Limits, costs, floors_ms, limits, words
 from torch import Tensor, nn
 
-from lpx.bench.latency import LatencyResult, measure
-from lpx.calibration.calibrate import calibrate
+from lpx.bench.performance.latency import LatencyResult, measure
 from lpx.calibration.methods import DEFAULT_METHOD
-from lpx.data.demo_set import demo_set
+from lpx.calibration.observe import calibrate
+from lpx.data.face_sets.demo import demo_set
 from lpx.engines.base import ON_THE_CPU, Prediction
 from lpx.engines.build import make_graph
-from lpx.engines.machine import read_machine
-from lpx.engines.onnxruntime_gpu import OnnxRuntimeGpuEngine, provider_options
+from lpx.engines.onnxruntime.gpu import OnnxRuntimeGpuEngine, provider_options
 from lpx.engines.request import BuildRequest
 from lpx.engines.tensorrt import BatchRange, TensorRTEngine, build_plan, capabilities_of, load
-from lpx.engines.torch_engine import TorchEngine
+from lpx.engines.torch import TorchEngine
 from lpx.errors import LpxError
 from lpx.export.deployed import Deployed
 from lpx.export.to_onnx import to_onnx
+from lpx.machine.machine import read_machine
 from lpx.models.checkpoint import Detector
 from lpx.models.detector import new_detector
 

@@ -11,7 +11,8 @@ code takes, and the verdict is by it.
 beside: the same session called raw and through `infer` in turns, each pair a difference. This would
 show too if `infer` made the session slower; on a machine that others use it is wide at 5 ms.
 
-The last column is what the clock of `lpx bench`, `lpx.bench.latency.sample`, says of the engine.
+The last column is what the clock of `lpx bench`, `lpx.bench.performance.latency.sample`, says of
+the engine.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ import onnx
 import onnx.numpy_helper
 import onnx.parser
 
-from lpx.bench.latency import percentile_interval, sample
-from lpx.engines.machine import read_machine
-from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
+from lpx.bench.performance.latency import percentile_interval, sample
+from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
+from lpx.machine.machine import read_machine
 
 SIZE = 64
 TARGET_US, TARGET_SHARE = 50.0, 0.01

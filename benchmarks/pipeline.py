@@ -3,9 +3,9 @@
     python benchmarks/pipeline.py
     python benchmarks/pipeline.py --seconds 20 --json out.json
 
-Crops on disk are scored by `lpx.bench.score.score`, and beside it, in turns of one run, decoded
-only, and inferred only (from memory, the same batches). Perfect overlap runs at the rate of the
-slower of the two. Two kinds of engine:
+Crops on disk are scored by `lpx.bench.parity.score.score`, and beside it, in turns of one run,
+decoded only, and inferred only (from memory, the same batches). Perfect overlap runs at the rate of
+the slower of the two. Two kinds of engine:
 
 device: waits for so long as decoding takes, and leaves the CPU alone, as a GPU does. Overlap can be
 perfect, and the target is 0.9 of the slower.
@@ -31,14 +31,14 @@ import click
 import cv2
 import numpy as np
 
-from lpx.bench.score import BATCH, score
-from lpx.data.demo_set import CHECKPOINT, demo_set, folder
-from lpx.data.face_set import FaceSet
-from lpx.data.sets import open_set
+from lpx.bench.parity.score import BATCH, score
+from lpx.data.face_sets.demo import CHECKPOINT, demo_set, folder
+from lpx.data.face_sets.face_set import FaceSet
+from lpx.data.face_sets.sets import open_set
 from lpx.engines.base import Engine, Faces, Prediction
-from lpx.engines.machine import read_machine
-from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
+from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.export.to_onnx import to_onnx
+from lpx.machine.machine import read_machine
 from lpx.models.checkpoint import load_checkpoint
 
 SIDE = 317

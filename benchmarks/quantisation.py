@@ -24,18 +24,18 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.calibration.calibrate import calibrate
 from lpx.calibration.methods import DEFAULT_METHOD
-from lpx.data.demo_set import CHECKPOINT, PairImage, demo_set, folder
-from lpx.data.face_set import Face, FaceSet
-from lpx.data.pairs import PairSource
-from lpx.data.training_pairs import open_training_data
+from lpx.calibration.observe import calibrate
+from lpx.data.face_sets.demo import CHECKPOINT, PairImage, demo_set, folder
+from lpx.data.face_sets.face_set import Face, FaceSet
+from lpx.data.pseudo_fakes.pairs import PairSource
+from lpx.data.pseudo_fakes.training_pairs import open_training_data
 from lpx.engines.build import make_graph
-from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
+from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.engines.request import BuildRequest
 from lpx.export.to_onnx import to_onnx
-from lpx.graph.prepare import prepare
-from lpx.graph.weights import WeightOptions
+from lpx.graph.qdq.prepare import prepare
+from lpx.graph.qdq.weights import WeightOptions
 from lpx.metrics import auc, auc_difference
 from lpx.models.checkpoint import load_checkpoint
 

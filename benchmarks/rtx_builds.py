@@ -20,16 +20,16 @@ from pathlib import Path
 
 import click
 
-from lpx.calibration.calibrate import calibrate
+from lpx.calibration.observe import calibrate
 from lpx.calibration.scales import Scales
 from lpx.card import ModelCard
-from lpx.data.sets import open_set
+from lpx.data.face_sets.sets import open_set
 from lpx.engines.build import dialect_of, make_graph
-from lpx.engines.machine import read_machine
 from lpx.engines.request import BuildRequest
 from lpx.engines.tensorrt import Batches, BatchRange, Plan, build_plan
 from lpx.errors import LpxError
 from lpx.export.to_onnx import to_onnx
+from lpx.machine.machine import read_machine
 from lpx.models.checkpoint import Detector
 from lpx.models.detector import new_detector
 

@@ -22,10 +22,10 @@ import cv2
 import numpy as np
 import torch
 
-from lpx.data.landmarked import load_landmarked
-from lpx.data.pairs import PairSource
-from lpx.data.pseudo_fakes import KINDS
-from lpx.engines.machine import read_machine
+from lpx.data.pseudo_fakes.blend import KINDS
+from lpx.data.pseudo_fakes.landmarked import load_landmarked
+from lpx.data.pseudo_fakes.pairs import PairSource
+from lpx.machine.machine import read_machine
 from lpx.models.detector import new_detector
 from lpx.training.local_diversity import LocalDiversity
 from lpx.training.operating_point import score_loss

@@ -114,8 +114,8 @@ def environment() -> dict[str, str]:
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
     """A workspace with the demo checkpoint exported, and built in FP32 and INT8; read only."""
-    from lpx import pipeline
-    from lpx.data.demo_set import CHECKPOINT, folder
+    from lpx import api as pipeline
+    from lpx.data.face_sets.demo import CHECKPOINT, folder
     from lpx.workspace import Workspace
 
     made = Workspace(tmp_path_factory.mktemp("built") / "lpx-out")
@@ -139,7 +139,7 @@ def workspace(built, tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def drawn():
     """Sixteen demo faces, decoded: (real, fake) pairs of uint8 RGB [H, W, 3]."""
-    from lpx.data.demo_set import demo_set
+    from lpx.data.face_sets.demo import demo_set
 
     faces = demo_set("test").faces[:16]
     images = [face.source.read() for face in faces]

@@ -8,10 +8,10 @@ from typing import Literal
 import pytest
 
 from lpx.choices import check_choice, check_fields, several
-from lpx.data.face_set import FaceSet, assert_disjoint
+from lpx.data.face_sets.face_set import FaceSet, assert_disjoint
 from lpx.engines.request import BuildRequest
 from lpx.errors import LpxError
-from lpx.graph.weights import WeightOptions
+from lpx.graph.qdq.weights import WeightOptions
 from lpx.training.local_diversity import LocalDiversity
 from lpx.training.recipe import Recipe
 

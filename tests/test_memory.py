@@ -7,14 +7,14 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from lpx import memory
-from lpx.data.demo_set import CHECKPOINT
-from lpx.data.demo_set import folder as demo_folder
-from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
-from lpx.engines.torch_engine import TorchEngine
+from lpx.data.face_sets.demo import CHECKPOINT
+from lpx.data.face_sets.demo import folder as demo_folder
+from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
+from lpx.engines.torch import TorchEngine
 from lpx.errors import OutOfMemoryError
 from lpx.graph.footprint import check_pass, pass_bytes
-from lpx.memory import Limit, check_fits, memory_limit
+from lpx.machine import memory_limit as memory
+from lpx.machine.memory_limit import Limit, check_fits, memory_limit
 from lpx.models.checkpoint import ForeignModel, load_checkpoint, load_factory
 from lpx.models.footprint import check_forward, forward_bytes
 
@@ -36,7 +36,7 @@ def small(monkeypatch):
     """A machine of 64 MiB, on which every pass is looked at."""
     monkeypatch.setattr(memory, "memory_limit", lambda: Limit(64 * MIB, "the machine's memory"))
     monkeypatch.setattr("lpx.models.footprint.SMALL_PIXELS", 0)
-    monkeypatch.setattr("lpx.engines.onnxruntime_engine.SMALL_PIXELS", 0)
+    monkeypatch.setattr("lpx.engines.onnxruntime.cpu.SMALL_PIXELS", 0)
 
 
 def tree(root, files):

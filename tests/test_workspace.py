@@ -399,8 +399,8 @@ def test_results_that_cannot_be_written_are_not_computed(lpx, workspace, crops, 
     workspace.predictions.mkdir()
     for name in ("report.json", "predictions/scores.csv", "predictions/index.html"):
         (workspace.root / name).mkdir()
-    for place in ("lpx.pipeline.benching.TorchEngine", "lpx.pipeline.predicting.pick_engine",
-                  "lpx.bench.explain._look"):  # fmt: skip
+    for place in ("lpx.api.benching.TorchEngine", "lpx.api.predicting.pick_engine",
+                  "lpx.api.explaining._look"):  # fmt: skip
         monkeypatch.setattr(place, work)
     ran = lpx(*line)
     assert ran.code == 2, ran.err

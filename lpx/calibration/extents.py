@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from lpx.calibration.blocked import open_session
+from lpx.calibration.ort_layout import open_session
 from lpx.errors import LpxError
 
 _PROBED = (1, 2, 3)

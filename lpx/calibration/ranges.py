@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.calibration.forward import Activation, ObservedModel
-from lpx.data.face_set import Batch, FaceSet, Skipped
+from lpx.calibration.observed_model import Activation, ObservedModel
+from lpx.data.face_sets.face_set import Batch, FaceSet, Skipped
 
 Floats = NDArray[np.float32]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from lpx.calibration.methods import DEFAULT_METHOD, METHODS
 from lpx.errors import LpxError
-from lpx.graph.insert_qdq import Range
+from lpx.graph.qdq.insert_qdq import Range
 from lpx.schema import CHECKSUM, SchemaError, read_record, sealed
 from lpx.workspace import read_sealed, write_sealed
 
@@ -51,7 +51,7 @@ class Scales:
         faces: Name of the face set.
         split: Its split.
         face_count: Faces used.
-        faces_digest: SHA-256 of what they are, see `lpx.data.face_set.FaceSet.digest`.
+        faces_digest: SHA-256 of what they are, see `lpx.data.face_sets.face_set.FaceSet.digest`.
         identities: Whose faces, sorted; empty where the set does not say.
         videos: Which videos they are frames of, sorted.
         warning: What must be said of this calibration, such as faces left out; "" where nothing.

@@ -43,8 +43,8 @@ def ablate(
     grid that was stopped goes on when the command is given again.
     """
     with needs_training():
-        from lpx.bench.ablation import contrasts, draw, summarise, to_markdown
         from lpx.training.ablation import VARIANTS, grid, run_grid
+        from lpx.training.ablation_report import contrasts, draw, summarise, to_markdown
         from lpx.training.recipe import Recipe
     from lpx.errors import LpxError
     from lpx.workspace import check_writable, write_bytes, write_json

@@ -22,9 +22,9 @@ from lpx.errors import LpxError
 from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
-    from lpx.bench.like_trtexec import Release
+    from lpx.api import Benched
+    from lpx.bench.performance.trtexec_metrics import Release
     from lpx.metrics import Verdict
-    from lpx.pipeline import Benched
 
 UNINFORMATIVE = 4
 """Exit code where the checkpoint cannot tell real from fake, so that parity cannot be judged."""
@@ -117,7 +117,7 @@ def bench(
     fails to run; 4 if the checkpoint itself cannot tell real from fake on these faces, so that
     parity cannot be judged. An interrupted bench resumes when the command is run again.
     """
-    from lpx import pipeline
+    from lpx import api as pipeline
     from lpx.cli.console import ConsoleReporter
 
     if energy:
@@ -155,8 +155,8 @@ def exit_code(verdict: Verdict) -> int:
 
 def show(done: Benched) -> None:
     """Print the tables, the notes and the verdict."""
-    from lpx.bench.cost_tables import cost_tables
-    from lpx.bench.wording import (
+    from lpx.bench.report.cost_tables import cost_tables
+    from lpx.bench.report.sentences import (
         ability,
         failure,
         headline,

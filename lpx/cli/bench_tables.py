@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from lpx.bench.cost_tables import CostTable
+    from lpx.bench.report.cost_tables import CostTable
 
 
 def parity(values: dict[str, Any]) -> Table:
@@ -78,7 +78,7 @@ def _table(first: str, *numbers: str, **texts: Literal["left"]) -> Table:
 
 def latency(values: dict[str, Any]) -> Table:
     """Time per face of every engine at every batch size."""
-    from lpx.bench.wording import has_map
+    from lpx.bench.report.sentences import has_map
 
     patches = has_map(values)
     headers = ["batch", "ms/face p50", "p90", "p99", "us/patch", "faces/s", "variation"]
@@ -100,7 +100,7 @@ def latency(values: dict[str, Any]) -> Table:
 
 def costs(found: CostTable) -> Table:
     """A table of costs."""
-    from lpx.bench.cost_tables import line
+    from lpx.bench.report.cost_tables import line
 
     table = _table(found.heads[0])
     for index, head in enumerate(found.heads[1:], 1):

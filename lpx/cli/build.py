@@ -18,7 +18,7 @@ from lpx.workspace import Workspace, read_sealed
 
 if TYPE_CHECKING:
     from lpx.engines.manifest import EngineManifest
-    from lpx.graph.weights import WeightOptions
+    from lpx.graph.qdq.weights import WeightOptions
 
 
 def _sizes(text: str | None) -> tuple[int, ...] | None:
@@ -121,12 +121,12 @@ def build(
     Several precisions at once are fine; with none named, FP32 and INT8 are built, with --dla FP16
     and INT8. If one of several cannot be built, the others are, and the exit code is 1.
     """
-    from lpx import pipeline
+    from lpx import api as pipeline
+    from lpx.api.building import DeadEngineError, NotAllBuiltError
     from lpx.cli.console import ConsoleReporter
     from lpx.engines.manifest import PRECISIONS, Precision
     from lpx.engines.request import BuildRequest, default_batches
     from lpx.engines.tensorrt import BatchRange
-    from lpx.pipeline.building import DeadEngineError, NotAllBuiltError
 
     if batch and batch_range:
         raise click.UsageError("--batch and --batch-range say the same thing: give one")

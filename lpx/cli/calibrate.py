@@ -21,8 +21,8 @@ from lpx.data.roots import DataPlaces
 from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
-    from lpx.graph.weights import WeightOptions
-    from lpx.pipeline.calibrating import Calibrated
+    from lpx.api.calibrating import Calibrated
+    from lpx.graph.qdq.weights import WeightOptions
 
 
 @click.command()
@@ -56,8 +56,9 @@ def calibrate(
 
     Leaves scales.json and calibration-faces.json in the workspace, for `lpx build --int8`.
     """
+    from lpx.api import calibrating
+    from lpx.artefacts import calibration_cache as caching
     from lpx.cli.console import ConsoleReporter
-    from lpx.pipeline import caching, calibrating
 
     if import_cache is not None:
         _import(workspace, import_cache, model, as_json)
@@ -87,8 +88,8 @@ def calibrate(
 
 
 def _import(workspace: Workspace, cache: Path, model: Path | None, as_json: bool) -> None:
+    from lpx.artefacts import calibration_cache as caching
     from lpx.cli.console import ConsoleReporter
-    from lpx.pipeline import caching
 
     source = click.get_current_context().get_parameter_source("faces")
     if source is click.core.ParameterSource.COMMANDLINE or model is not None:

@@ -13,7 +13,7 @@ import click
 from lpx.cli.options import json_option
 
 if TYPE_CHECKING:
-    from lpx.bench.regressions import Comparison
+    from lpx.bench.report.compare import Comparison
 
 
 @click.command()
@@ -38,7 +38,7 @@ def compare(
     Exits with 1 where there is a regression, and with 4 where there is none, but an AUC cannot be
     judged because a report does not know it.
     """
-    from lpx.bench.regressions import compare_reports, read_report, render_comparison
+    from lpx.bench.report.compare import compare_reports, read_report, render_comparison
     from lpx.errors import LpxError
 
     for option, share in (("--slower", slower), ("--more-energy", more_energy)):
@@ -62,7 +62,7 @@ def compare(
 
 
 def _show(found: Comparison) -> None:
-    from lpx.bench.regressions import shown, summary
+    from lpx.bench.report.compare import shown, summary
     from lpx.cli.console import Output
 
     console = Output()

@@ -15,7 +15,7 @@ from lpx.data.wording import counted, some
 from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
-    from lpx.data.info import SetInfo
+    from lpx.data.face_sets.info import SetInfo
     from lpx.data.prepare import Prepared
 
 
@@ -125,7 +125,7 @@ def info(
 
     Of a public data set that was not prepared, the videos on disk are shown.
     """
-    from lpx.data.info import read_info, write_sheet
+    from lpx.data.face_sets.info import read_info, write_sheet
 
     found = read_info(source, places)
     if contact_sheet is not None:

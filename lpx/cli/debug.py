@@ -15,8 +15,8 @@ from lpx.workspace import Workspace
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lpx.bench.layer_errors import LayerError
-    from lpx.pipeline.debugging import Debugged
+    from lpx.api.debugging import Debugged
+    from lpx.layerwise.compare import LayerError
 
 _WORST = 10
 
@@ -59,8 +59,8 @@ def debug(
 
     Exits with 0 within tolerance, and with 1 beyond it.
     """
+    from lpx.api import debugging
     from lpx.cli.console import ConsoleReporter
-    from lpx.pipeline import debugging
 
     with ConsoleReporter() as report:
         done = debugging.debug(

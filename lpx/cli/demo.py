@@ -17,7 +17,7 @@ from lpx.errors import LpxError
 from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
-    from lpx.pipeline import ShownClip
+    from lpx.api import ShownClip
 
 NOT_SHOWN = (
     "not shown: that it finds deepfakes. These people do not exist, the forgeries are blended by "
@@ -59,14 +59,14 @@ def demo(unpack: Path | None, video: bool, workspace: Workspace, as_json: bool) 
             raise LpxError("--unpack and --video are mutually exclusive", "", "give one of them")
         _video(workspace, as_json)
         return
-    from lpx import pipeline
+    from lpx import api as pipeline
     from lpx.cli.bench import exit_code, show
     from lpx.cli.console import ConsoleReporter
-    from lpx.data.demo_set import CHECKPOINT, folder
-    from lpx.engines.machine import has_vnni
+    from lpx.data.face_sets.demo import CHECKPOINT, folder
+    from lpx.machine.machine import has_vnni
 
     if unpack is not None:
-        from lpx.data.unpack import unpack_demo
+        from lpx.data.face_sets.unpack import unpack_demo
 
         with ConsoleReporter() as report:
             count = unpack_demo(unpack, report.progress("writing faces"))
@@ -102,7 +102,7 @@ def demo(unpack: Path | None, video: bool, workspace: Workspace, as_json: bool) 
 
 
 def _video(workspace: Workspace, as_json: bool) -> None:
-    from lpx import pipeline
+    from lpx import api as pipeline
     from lpx.cli.console import ConsoleReporter
 
     with ConsoleReporter() as report:
@@ -187,7 +187,7 @@ def story(report: Mapping[str, Any], sizes: Mapping[str, int], vnni: bool | None
         sizes: Bytes of the engine's file, by precision.
         vnni: Whether the processor has integer dot products; None where it is not x86.
     """
-    from lpx.bench.wording import percent
+    from lpx.bench.report.sentences import percent
 
     known, accuracy = (report["reference"][key] for key in ("discrimination", "accuracy"))
     # Over people: pictures of one person say less than as many of different people.

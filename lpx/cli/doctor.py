@@ -11,16 +11,16 @@ import click
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lpx.engines.doctor import Finding, Target
-    from lpx.engines.machine import Machine
+    from lpx.api.doctor import Finding, Target
+    from lpx.machine.machine import Machine
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
 def doctor(as_json: bool) -> None:
     """Show what this machine can build and run, and how to get what is missing."""
-    from lpx.engines.doctor import examine, targets
-    from lpx.engines.machine import read_machine
+    from lpx.api.doctor import examine, targets
+    from lpx.machine.machine import read_machine
 
     machine = read_machine()
     findings = examine(machine)

@@ -12,8 +12,8 @@ from lpx.cli.options import json_option, workspace_option
 from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
-    from lpx.bench.explain import Explained
-    from lpx.bench.explanation import Explanation, Patch
+    from lpx.api.explaining import Explained
+    from lpx.explain.examiner import Explanation, Patch
 
 
 @click.command()
@@ -45,7 +45,7 @@ def explain(
 
     It takes lpx checkpoints only, not models of a --factory.
     """
-    from lpx.bench import explain as steps
+    from lpx.api import explaining as steps
     from lpx.cli.console import ConsoleReporter
 
     with ConsoleReporter() as report:
@@ -62,7 +62,7 @@ def explain(
 
 
 def _show(done: Explained) -> None:
-    from lpx.bench.explain_page import headline
+    from lpx.explain.page import headline
 
     found = done.findings
     click.echo(headline(found))

@@ -17,8 +17,8 @@ from lpx.plain import plain
 from lpx.workspace import Workspace, read_regular
 
 if TYPE_CHECKING:
-    from lpx.graph.equalise import Pair
-    from lpx.graph.placement import Placement
+    from lpx.graph.qdq.equalise import Pair
+    from lpx.graph.qdq.placement import Placement
 
 _DIALECTS = (
     "onnxruntime", "strongly-typed", "weakly-typed", "calibration-cache", "dla-explicit"
@@ -59,9 +59,9 @@ def explain_graph(
     built; an engine's manifest.json says the same of the engine, under "placement".
     """
     from lpx.engines.build import expected_work, placement_of
-    from lpx.engines.onnxruntime_gpu import check_int8
+    from lpx.engines.onnxruntime.gpu import check_int8
     from lpx.graph.model_io import name_nodes, parse
-    from lpx.graph.prepare import prepare
+    from lpx.graph.qdq.prepare import prepare
 
     check_int8(target)  # type: ignore[arg-type]
     path = _model(source, workspace)

@@ -100,7 +100,7 @@ def export(
     CHECKPOINT is an lpx checkpoint, or a plain state dict with --backbone and what else its
     training chose, or weights of a model that --factory makes.
     """
-    from lpx import pipeline
+    from lpx import api as pipeline
     from lpx.cli.console import ConsoleReporter
     from lpx.errors import LpxError
     from lpx.models.checkpoint import ForeignModel

@@ -15,10 +15,12 @@ from lpx.data.roots import DataPlaces, expanded
 from lpx.workspace import DEFAULT, Workspace
 
 if TYPE_CHECKING:
-    from lpx.graph.weights import WeightOptions
+    from lpx.graph.qdq.weights import WeightOptions
 
 _MIN_CHANNELS = 16
-"""As `lpx.graph.placement.MIN_CHANNELS`, which is not imported here: `lpx --help` stays fast."""
+"""As `lpx.graph.qdq.placement.MIN_CHANNELS`, which is not imported here: `lpx
+--help` stays fast.
+"""
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -99,7 +101,7 @@ def weight_options(command: Command) -> Command:
         *arguments: Any, weight_clip: Any, weight_rounding: Any, bias_correction: bool,
         equalise: bool, min_channels: int, **rest: Any,
     ) -> Any:  # fmt: skip
-        from lpx.graph.weights import WeightOptions
+        from lpx.graph.qdq.weights import WeightOptions
 
         weights = WeightOptions(
             weight_clip, weight_rounding, bias_correction, equalise, min_channels

@@ -14,7 +14,7 @@ from lpx.data.wording import counted
 from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
-    from lpx.pipeline import FileScore, Predicted
+    from lpx.api import FileScore, Predicted
 
 
 def _frames(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
@@ -71,7 +71,7 @@ def predict(
     Files that cannot be read are left out, counted and named; the exit code is 2 only if none can
     be read.
     """
-    from lpx import pipeline
+    from lpx import api as pipeline
     from lpx.cli.console import ConsoleReporter
 
     with ConsoleReporter() as report:
@@ -87,7 +87,7 @@ def predict(
 
 
 def _values(found: Predicted) -> dict[str, Any]:
-    from lpx.pipeline.predictions import RULE
+    from lpx.predict.results import RULE
 
     return {
         "engine": found.engine,

@@ -15,7 +15,6 @@ from lpx.calibration.methods import LEVELS
 from lpx.calibration.scales import IMPORTED, Scales
 from lpx.card import ModelCard
 from lpx.engines.load import GRAPH
-from lpx.engines.machine import Machine
 from lpx.engines.makers import (
     flavour_of,
     make_for_gpu_provider,
@@ -23,8 +22,8 @@ from lpx.engines.makers import (
     make_for_tensorrt,
 )
 from lpx.engines.manifest import EngineManifest, Precision, Target, write_manifest
-from lpx.engines.onnxruntime_engine import precision_of_nodes
-from lpx.engines.onnxruntime_gpu import PROVIDERS, check_int8
+from lpx.engines.onnxruntime.cpu import precision_of_nodes
+from lpx.engines.onnxruntime.gpu import PROVIDERS, check_int8
 from lpx.engines.request import BuildRequest
 from lpx.engines.tensorrt import (
     Progress,
@@ -33,14 +32,22 @@ from lpx.engines.tensorrt import (
 from lpx.engines.tensorrt import load as load_library
 from lpx.engines.work import by_precision, multiply_accumulates, warning_of_share
 from lpx.errors import LpxError, NotAsAskedError
-from lpx.graph.insert_qdq import DLA, ONNXRUNTIME, TENSORRT, Range, activation_scales, insert_qdq
 from lpx.graph.lower_opset import OLDEST, lower_opset
 from lpx.graph.model_io import name_nodes, parse, serialise
 from lpx.graph.nodes import COMPUTE
-from lpx.graph.placement import MIN_CHANNELS, Placement, narrowest, place
-from lpx.graph.placement_dla import place_dla
-from lpx.graph.prepare import prepare
+from lpx.graph.qdq.insert_qdq import (
+    DLA,
+    ONNXRUNTIME,
+    TENSORRT,
+    Range,
+    activation_scales,
+    insert_qdq,
+)
+from lpx.graph.qdq.placement import MIN_CHANNELS, Placement, narrowest, place
+from lpx.graph.qdq.placement_dla import place_dla
+from lpx.graph.qdq.prepare import prepare
 from lpx.graph.to_fp16 import to_fp16
+from lpx.machine.machine import Machine
 from lpx.workspace import write_bytes
 
 _STYLES = {

@@ -9,8 +9,8 @@ from pathlib import Path
 from lpx.card import METADATA_KEY, ModelCard, card_from_json
 from lpx.engines.base import Engine
 from lpx.engines.manifest import EngineManifest, read_manifest
-from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
-from lpx.engines.onnxruntime_gpu import PROVIDER_OPTIONS, PROVIDERS, OnnxRuntimeGpuEngine
+from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
+from lpx.engines.onnxruntime.gpu import PROVIDER_OPTIONS, PROVIDERS, OnnxRuntimeGpuEngine
 from lpx.errors import LpxError
 from lpx.workspace import read_regular
 

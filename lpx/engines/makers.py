@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import lpx
-from lpx.engines.machine import Machine, available_memory_mib
 from lpx.engines.manifest import Target
-from lpx.engines.onnxruntime_engine import convolutions_of, nodes_as_run
-from lpx.engines.onnxruntime_gpu import PLUGIN_PACKAGES, check_int8, provider_options
-from lpx.engines.repeat import build_repeatedly, measured
+from lpx.engines.onnxruntime.cpu import convolutions_of, nodes_as_run
+from lpx.engines.onnxruntime.gpu import PLUGIN_PACKAGES, check_int8, provider_options
 from lpx.engines.request import BuildRequest
 from lpx.engines.tensorrt import (
     Flavour,
@@ -28,9 +26,11 @@ from lpx.engines.tensorrt import (
     spans_of_batches,
 )
 from lpx.engines.tensorrt import load as load_library
-from lpx.engines.timing_cache import read_timing_cache, timing_cache_path
+from lpx.engines.tensorrt.building.repeat import build_repeatedly, measured
+from lpx.engines.tensorrt.building.timing_cache import read_timing_cache, timing_cache_path
 from lpx.errors import LpxError, NotAsAskedError
 from lpx.graph.model_io import parse
+from lpx.machine.machine import Machine, available_memory_mib
 from lpx.workspace import write_bytes
 
 _AMPERE = 8.0

@@ -8,7 +8,7 @@ from lpx.calibration.scales import Scales
 from lpx.choices import check_fields
 from lpx.engines.manifest import Precision, Target
 from lpx.engines.tensorrt import Batches, BatchRange, check_batches
-from lpx.graph.weights import DEFAULT_WEIGHTS, WeightOptions
+from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
 
 DEFAULT_BATCHES = BatchRange(1, 8, 32)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from lpx.engines.machine import Machine
+from lpx.engines.compatibility import differences, refusal
 from lpx.engines.manifest import TARGETS, EngineManifest, Target
-from lpx.engines.negotiate import differences, refusal
-from lpx.engines.onnxruntime_gpu import provider_available
+from lpx.engines.onnxruntime.gpu import provider_available
 from lpx.engines.tensorrt import available, runtime_available
 from lpx.errors import LpxError
+from lpx.machine.machine import Machine
 
 _BUILT_ANYWHERE = ("tensorrt-rtx", "onnxruntime-tensorrt-rtx")
 """Targets for GPUs whose engines need none to be built."""

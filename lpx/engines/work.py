@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lpx.engines.manifest import UNKNOWN, percent, share_in_integers
 from lpx.graph.model_io import name_nodes, parse, serialise
-from lpx.graph.placement import Decision
+from lpx.graph.qdq.placement import Decision
 
 HALF = 0.5
 """An INT8 engine that does less of its work in integers gets a warning."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.data.face_set import FaceSet
+from lpx.data.face_sets.face_set import FaceSet
 from lpx.errors import LpxError, out_of_memory
 from lpx.export.deployed import Deployed
 from lpx.export.float64 import graph_in_float64, in_float64, rounded_otherwise

@@ -6,7 +6,7 @@ import math
 
 import onnx
 
-from lpx.memory import check_fits
+from lpx.machine.memory_limit import check_fits
 
 _KEPT_BYTES = 4096
 """Constants up to this size keep their values, which shapes may depend on."""

@@ -22,7 +22,7 @@ from lpx.metrics.inputs import (
     group_codes,
 )
 from lpx.metrics.intervals import Difference, Interval, same_scores
-from lpx.metrics.unvaried import exact_ends, one_pair_reach
+from lpx.metrics.zero_variance import exact_ends, one_pair_reach
 
 BLOCK_WEIGHTS = 1 << 16
 """Weights held at once, resamples times faces: bounds the memory and stays near the cache."""
@@ -46,7 +46,7 @@ def auc_difference_bootstrap(
     and no resample can lack a class. Reference and candidate see the same resamples. As any
     percentile interval it is somewhat too narrow where a class has few groups, below about 50.
     Where no resample differs from another although scores do, the interval is the one of
-    `lpx.metrics.unvaried`, as if the faces of one pair of groups had changed places.
+    `lpx.metrics.zero_variance`, as if the faces of one pair of groups had changed places.
 
     Args:
         labels: [N], 1 = fake, 0 = real.
@@ -91,8 +91,8 @@ def auc_interval_bootstrap(
     """Return an AUC with a percentile interval over resampled groups.
 
     Resamples are those of `auc_difference_bootstrap`. Where all of them give the same AUC, as with
-    a perfect separation, the interval is the exact one of `lpx.metrics.unvaried` for as many pairs
-    as the smaller class has groups.
+    a perfect separation, the interval is the exact one of `lpx.metrics.zero_variance` for as many
+    pairs as the smaller class has groups.
 
     Args:
         labels: [N], 1 = fake, 0 = real.

@@ -5,7 +5,8 @@ IEEE Signal Processing Letters 21 (2014). Faces are taken to be independent: whe
 from one video the interval is too narrow, and `auc_difference_bootstrap` is the one to trust.
 
 Where nothing varies, as with a perfect separation, the variance is 0 and says nothing of faces not
-seen: the interval is that of `lpx.metrics.unvaried` then. Two engines that score every face alike
+seen: the interval is that of `lpx.metrics.zero_variance` then. Two engines that score every face
+    alike
 but for rounding are one detector, whatever the faces, and their difference is 0.
 """
 
@@ -22,7 +23,7 @@ from lpx.errors import LpxError
 from lpx.metrics.inputs import Floats, check_between, checked_classes, checked_scores
 from lpx.metrics.intervals import Difference, Interval, same_scores
 from lpx.metrics.ranks import doubled_placements
-from lpx.metrics.unvaried import exact_ends, one_pair_reach
+from lpx.metrics.zero_variance import exact_ends, one_pair_reach
 
 
 def auc_interval(labels: ArrayLike, scores: ArrayLike, confidence: float = 0.95) -> Interval:

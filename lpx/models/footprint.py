@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lpx.memory import SMALL_PIXELS, check_fits
+from lpx.machine.memory_limit import SMALL_PIXELS, check_fits
 
 _SMALLER = "take smaller faces (--input-size) or smaller batches, or a machine with more memory"
 

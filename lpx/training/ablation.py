@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lpx.choices import check_fields
-from lpx.data.training_pairs import open_training_data
+from lpx.data.pseudo_fakes.training_pairs import open_training_data
 from lpx.errors import LpxError
 from lpx.models.checkpoint import load_checkpoint
 from lpx.models.detector import LocalPredictionDetector, analyse_detector

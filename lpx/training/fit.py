@@ -26,9 +26,9 @@ from torch.utils.data import DataLoader
 
 from lpx import interrupts
 from lpx.card import ModelCard
-from lpx.data.pairs import PairSource
-from lpx.data.pseudo_fakes import KINDS
-from lpx.data.training_pairs import open_training_data
+from lpx.data.pseudo_fakes.blend import KINDS
+from lpx.data.pseudo_fakes.pairs import PairSource
+from lpx.data.pseudo_fakes.training_pairs import open_training_data
 from lpx.errors import LpxError
 from lpx.interrupts import follow_parent
 from lpx.metrics import auc
@@ -109,7 +109,7 @@ def train(recipe: Recipe, folder: Path, weights: Path | None, run: Run) -> Train
 
     Args:
         recipe: What decides the result.
-        folder: Faces; see `lpx.data.training_pairs.open_training_data`.
+        folder: Faces; see `lpx.data.pseudo_fakes.training_pairs.open_training_data`.
         weights: State dict of the whole backbone to start from; None starts from random weights.
         run: The rest.
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lpx.card import ModelCard
-from lpx.data.decode import Image, fit, read_image
-from lpx.data.landmarked import LandmarkedFace
-from lpx.data.pairs import PairSource
+from lpx.data.images.decode import Image, fit, read_image
+from lpx.data.pseudo_fakes.landmarked import LandmarkedFace
+from lpx.data.pseudo_fakes.pairs import PairSource
 from lpx.metrics import auc
 from lpx.models.detector import LocalPredictionDetector
 from lpx.training.local_diversity import LocalDiversity, similarity

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lpx.card import ModelCard
-from lpx.data.decode import fit
-from lpx.data.training_pairs import Pairs, TrainingData
+from lpx.data.images.decode import fit
+from lpx.data.pseudo_fakes.training_pairs import Pairs, TrainingData
 from lpx.errors import LpxError
 from lpx.interrupts import follow_parent
 from lpx.metrics import auc

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from lpx.choices import check_fields
-from lpx.data.pseudo_fakes import KINDS
+from lpx.data.pseudo_fakes.blend import KINDS
 from lpx.errors import LpxError
 from lpx.models.aggregates import check_aggregate
 from lpx.training.local_diversity import LocalDiversity

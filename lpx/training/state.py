@@ -61,7 +61,8 @@ class State:
 
     Attributes:
         recipe: `Recipe.to_dict()`.
-        data: Digest of the faces; see `lpx.data.training_pairs.TrainingData.contents_sha256`.
+        data: Digest of the faces; see
+            `lpx.data.pseudo_fakes.training_pairs.TrainingData.contents_sha256`.
         devices: Processes that train; each takes its own pairs.
         progress: How far it is.
         detector: State dict.

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lpx.bench.breakdown import breakdown, members_of
-from lpx.bench.parity import compare
-from lpx.data.face_set import Face, FaceSet, ImageFile
+from lpx.bench.parity.breakdown import breakdown, members_of
+from lpx.bench.parity.parity import compare
+from lpx.data.face_sets.face_set import Face, FaceSet, ImageFile
 from lpx.engines.base import Prediction
 from lpx.metrics import auc, video_scores
 

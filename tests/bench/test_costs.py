@@ -13,16 +13,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lpx.bench import costs, energy, latency
-from lpx.bench.candidate import Candidate
-from lpx.bench.cost_tables import cost_tables, line
-from lpx.bench.costs import CostPlan, judge_speed, measure_costs
-from lpx.bench.energy_sources import Unavailable
-from lpx.bench.latency import Samples
-from lpx.bench.like_trtexec import read_trtexec
+from lpx.bench.performance import costs, energy, latency
+from lpx.bench.performance.candidate import Candidate
+from lpx.bench.performance.costs import CostPlan, judge_speed, measure_costs
+from lpx.bench.performance.latency import Samples
+from lpx.bench.performance.trtexec_metrics import read_trtexec
+from lpx.bench.report.cost_tables import cost_tables, line
 from lpx.card import ModelCard
 from lpx.engines.base import ON_THE_CPU
 from lpx.errors import LpxError
+from lpx.machine.energy_sources import Unavailable
 
 CARD = ModelCard("net", "cut", "mean_prob", 8, grid=(2, 2))
 PLAN = CostPlan(batches=(1, 4), latency_seconds=0.02)

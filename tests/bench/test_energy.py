@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpx.bench import energy
-from lpx.bench.energy import Window, measure_energy, summarise
-from lpx.bench.energy_sources import (
+from lpx.bench.performance import energy
+from lpx.bench.performance.energy import Window, measure_energy, summarise
+from lpx.machine.energy_sources import (
     Counters,
     EnergySourceError,
     Rails,
@@ -25,8 +25,8 @@ from lpx.bench.energy_sources import (
     integrate_joules,
     open_source,
 )
-from lpx.engines.ina3221 import find_rails
-from lpx.engines.nvml import Nvml, NvmlError
+from lpx.machine.ina3221 import find_rails
+from lpx.machine.nvml import Nvml, NvmlError
 
 RECORDS = Path(__file__).parents[1] / "data" / "machines"
 FACES = np.zeros((2, 8, 8, 3), np.uint8)

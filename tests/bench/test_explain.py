@@ -9,18 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from lpx.bench import explanation
-from lpx.bench.explain import explain, open_faces
-from lpx.bench.explanation import (
-    Examiner,
-    class_means,
-    clip,
-    off_diagonal_mean,
-    regions_per_side,
-)
-from lpx.data.face_set import Face, FaceSet
-from lpx.engines.torch_engine import TorchEngine
+from lpx.api.explaining import explain, open_faces
+from lpx.data.face_sets.face_set import Face, FaceSet
+from lpx.engines.torch import TorchEngine
 from lpx.errors import LpxError
+from lpx.explain import examiner as explanation
+from lpx.explain.examiner import Examiner, class_means, clip, off_diagonal_mean, regions_per_side
 from lpx.export.deployed import Deployed
 from lpx.models.checkpoint import Detector, save_checkpoint
 from lpx.models.detector import new_detector

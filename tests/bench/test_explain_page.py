@@ -13,13 +13,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from lpx.bench.explain import explain
-from lpx.bench.explain_page import render_page, scale_end
-from lpx.bench.explain_pictures import draw, picture_side
-from lpx.bench.explanation import Explanation, Findings, Patch
+from lpx.api.explaining import explain
 from lpx.card import ModelCard
-from lpx.data.demo_set import CHECKPOINT, folder
-from lpx.data.face_set import FaceSet, Skipped
+from lpx.data.face_sets.demo import CHECKPOINT, folder
+from lpx.data.face_sets.face_set import FaceSet, Skipped
+from lpx.explain.examiner import Explanation, Findings, Patch
+from lpx.explain.page import render_page, scale_end
+from lpx.explain.pictures import draw, picture_side
 from lpx.models.receptive_field import ReceptiveField
 from lpx.render import encode_png
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import wilcoxon
 
-from lpx.bench import faster
-from lpx.bench.faster import compare_speed, signed_rank
-from lpx.bench.latency import Samples
+from lpx.bench.performance import speed_test as faster
+from lpx.bench.performance.latency import Samples
+from lpx.bench.performance.speed_test import compare_speed, signed_rank
 
 
 def samples(times_by_round):

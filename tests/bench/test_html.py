@@ -15,21 +15,21 @@ import matplotlib
 import numpy as np
 import pytest
 
-from lpx.bench.accuracy import accuracy
-from lpx.bench.breakdown import breakdown, members_of
-from lpx.bench.costs import BATCHES, Costs, summarised
-from lpx.bench.figures import MAX_POINTS, draw
-from lpx.bench.html import render_html
-from lpx.bench.latency import Samples
-from lpx.bench.markdown import render_markdown
-from lpx.bench.parity import compare, discrimination
-from lpx.bench.report import to_report
-from lpx.bench.run import BenchResult, Example
-from lpx.bench.score import Failure, Scored
-from lpx.bench.stages import MODEL, graph_of, stages_of
-from lpx.bench.wording import percent, sentence, signed, significant, speed_notes
+from lpx.bench.parity.breakdown import breakdown, members_of
+from lpx.bench.parity.detection import accuracy
+from lpx.bench.parity.parity import compare, discrimination
+from lpx.bench.parity.run import BenchResult, Example
+from lpx.bench.parity.score import Failure, Scored
+from lpx.bench.parity.stages import MODEL, graph_of, stages_of
+from lpx.bench.performance.costs import BATCHES, Costs, summarised
+from lpx.bench.performance.latency import Samples
+from lpx.bench.report.document import to_report
+from lpx.bench.report.figures import MAX_POINTS, draw
+from lpx.bench.report.html import render_html
+from lpx.bench.report.markdown import render_markdown
+from lpx.bench.report.sentences import percent, sentence, signed, significant, speed_notes
 from lpx.card import ModelCard
-from lpx.data.face_set import Face, FaceSet, ImageFile, Skipped
+from lpx.data.face_sets.face_set import Face, FaceSet, ImageFile, Skipped
 from lpx.engines.base import ON_THE_CPU, Prediction
 from lpx.engines.manifest import EngineManifest
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpx.bench import latency
-from lpx.bench.latency import (
+from lpx.bench.performance import latency
+from lpx.bench.performance.latency import (
     Samples,
     measure,
     percentile,

@@ -15,8 +15,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import nn
 
-from lpx.bench import layer_errors
-from lpx.bench.layer_errors import (
+from lpx.calibration.observe import calibrate
+from lpx.calibration.scales import load_scales
+from lpx.card import ModelCard
+from lpx.data.face_sets.demo import demo_set
+from lpx.engines.build import BuildRequest, make_graph
+from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
+from lpx.errors import LpxError
+from lpx.export.to_onnx import to_onnx
+from lpx.graph.layers import layers_of, read_named
+from lpx.layerwise import compare as layer_errors
+from lpx.layerwise.compare import (
     Inside,
     OnnxRuntimeTensors,
     batch_size,
@@ -25,18 +34,9 @@ from lpx.bench.layer_errors import (
     tensors_to_watch,
     unexplained,
 )
-from lpx.bench.layer_figure import draw_layers
-from lpx.bench.tensor_error import ErrorSum
-from lpx.calibration.calibrate import calibrate
-from lpx.calibration.scales import load_scales
-from lpx.card import ModelCard
-from lpx.data.demo_set import demo_set
-from lpx.engines.build import BuildRequest, make_graph
-from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
-from lpx.engines.torch_layers import TorchLayers
-from lpx.errors import LpxError
-from lpx.export.to_onnx import to_onnx
-from lpx.graph.layers import layers_of, read_named
+from lpx.layerwise.figure import draw_layers
+from lpx.layerwise.tensor_error import ErrorSum
+from lpx.layerwise.torch_layers import TorchLayers
 from lpx.models.checkpoint import Detector, load_checkpoint
 from lpx.models.detector import new_detector
 
@@ -287,7 +287,7 @@ def test_nan_in_the_reference_is_an_error(model, batches):
 
 def test_batches_shrink_with_the_tensors_of_a_face(model, monkeypatch):
     assert 1 <= batch_size(model) <= 8
-    monkeypatch.setattr("lpx.bench.layer_errors.ROOM", 1)
+    monkeypatch.setattr("lpx.layerwise.compare.ROOM", 1)
     assert batch_size(model) == 1
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from lpx.bench.memory import read_memory
+from lpx.machine.process_memory import read_memory
 
 
 def test_what_the_kernel_says(tmp_path):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lpx.bench.parity import CONCORDANCE, MARGIN, compare, discrimination, overall
+from lpx.bench.parity.parity import CONCORDANCE, MARGIN, compare, discrimination, overall
 from lpx.engines.base import Prediction
 from lpx.errors import LpxError
 from lpx.metrics import auc

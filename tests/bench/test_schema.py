@@ -9,10 +9,10 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from lpx import pipeline
-from lpx.bench.energy_sources import Unavailable
-from lpx.bench.report import SCHEMA
-from lpx.pipeline import benching
+from lpx import api as pipeline
+from lpx.api import benching
+from lpx.bench.report.document import SCHEMA
+from lpx.machine.energy_sources import Unavailable
 
 PATH = Path(__file__).parents[2] / "docs" / "report.schema.json"
 
@@ -30,10 +30,10 @@ def validator(schema):
 
 @pytest.fixture
 def report(workspace, monkeypatch):
-    monkeypatch.setattr("lpx.bench.latency.MIN_ITERATIONS", 2)
-    monkeypatch.setattr("lpx.bench.latency.BLOCK_SECONDS", 0.01)
-    monkeypatch.setattr("lpx.bench.latency.WARM_UP_SECONDS", 0)
-    monkeypatch.setattr("lpx.bench.costs.SECONDS", 0.01)
+    monkeypatch.setattr("lpx.bench.performance.latency.MIN_ITERATIONS", 2)
+    monkeypatch.setattr("lpx.bench.performance.latency.BLOCK_SECONDS", 0.01)
+    monkeypatch.setattr("lpx.bench.performance.latency.WARM_UP_SECONDS", 0)
+    monkeypatch.setattr("lpx.bench.performance.costs.SECONDS", 0.01)
     monkeypatch.setattr(benching, "open_source", lambda device: Unavailable("no rails"))
     times = {"startComputeMs": 300, "h2dMs": 1, "computeMs": 2, "d2hMs": 1, "latencyMs": 4}
     path = workspace.root / "times.json"

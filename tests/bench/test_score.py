@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from lpx.bench.partial import ScoreStore
-from lpx.bench.score import BATCH, score
-from lpx.data.decode import UnreadableImageError
-from lpx.data.face_set import Face, FaceSet
+from lpx.bench.parity.score import BATCH, score
+from lpx.bench.parity.score_store import ScoreStore
+from lpx.data.face_sets.face_set import Face, FaceSet
+from lpx.data.images.decode import UnreadableImageError
 from lpx.engines.base import Prediction
 from lpx.errors import LpxError
 

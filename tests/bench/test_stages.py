@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lpx.bench.parity import compare
-from lpx.bench.stages import MODEL, breaks_at, graph_of, stages_of
+from lpx.bench.parity.parity import compare
+from lpx.bench.parity.stages import MODEL, breaks_at, graph_of, stages_of
 from lpx.engines.base import Prediction
 
 LABELS = np.arange(400) % 2

@@ -10,13 +10,13 @@ import onnx
 import pytest
 import torch
 
-from lpx.bench import throughput
-from lpx.bench.latency import Samples
-from lpx.bench.like_trtexec import like_trtexec
-from lpx.bench.single_patch import open_single_patch
-from lpx.bench.throughput import measure_throughput
-from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
-from lpx.engines.torch_engine import TorchEngine
+from lpx.bench.performance import throughput
+from lpx.bench.performance.latency import Samples
+from lpx.bench.performance.single_patch import open_single_patch
+from lpx.bench.performance.throughput import measure_throughput
+from lpx.bench.performance.trtexec_metrics import like_trtexec
+from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
+from lpx.engines.torch import TorchEngine
 from lpx.errors import LpxError
 from lpx.export.to_onnx import to_onnx
 from lpx.models.checkpoint import Detector

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from lpx.bench.timeline import (
+from lpx.predict.timeline import (
     BARS,
     KnownSpan,
     Moment,

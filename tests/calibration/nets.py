@@ -8,8 +8,8 @@ from itertools import count
 import numpy as np
 import onnx
 
-from lpx.data.decode import UnreadableImageError
-from lpx.data.face_set import Face, FaceSet
+from lpx.data.face_sets.face_set import Face, FaceSet
+from lpx.data.images.decode import UnreadableImageError
 
 SIZE = 8
 # Three convolutions: the second and the third are quantised, on what they read, "b" and "c".

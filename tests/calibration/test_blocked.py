@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lpx.calibration import blocked
+from lpx.calibration import ort_layout as blocked
 
 
 @pytest.fixture(autouse=True)

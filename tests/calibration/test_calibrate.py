@@ -6,14 +6,14 @@ import numpy as np
 import onnx
 import pytest
 
-from lpx.calibration import forward
-from lpx.calibration.calibrate import calibrate
+from lpx.calibration import observed_model as forward
 from lpx.calibration.methods import METHODS
+from lpx.calibration.observe import calibrate
 from lpx.calibration.ranges import face_ranges
 from lpx.errors import LpxError
 from lpx.graph.model_io import parse
-from lpx.graph.placement import place
-from lpx.graph.placement_dla import place_dla
+from lpx.graph.qdq.placement import place
+from lpx.graph.qdq.placement_dla import place_dla
 
 from .nets import SIZE, expected, face_set, model, noise, patches
 

@@ -7,8 +7,9 @@ import onnx
 import onnxruntime
 import pytest
 
-from lpx.calibration import blocked, forward
-from lpx.calibration.forward import ObservedModel
+from lpx.calibration import observed_model as forward
+from lpx.calibration import ort_layout as blocked
+from lpx.calibration.observed_model import ObservedModel
 from lpx.calibration.observer import Observer
 from lpx.errors import LpxError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lpx.calibration.calibrate import calibrate
-from lpx.data.demo_set import CHECKPOINT, demo_set, folder
+from lpx.calibration.observe import calibrate
+from lpx.data.face_sets.demo import CHECKPOINT, demo_set, folder
 from lpx.export.to_onnx import to_onnx
 from lpx.models.checkpoint import load_checkpoint
 

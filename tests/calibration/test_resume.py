@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from lpx.calibration import calibrate as module
-from lpx.calibration import forward
-from lpx.calibration.calibrate import calibrate
-from lpx.calibration.checkpoint import Progress, load_progress, save_progress
+from lpx.calibration import observe as module
+from lpx.calibration import observed_model as forward
+from lpx.calibration.observe import calibrate
 from lpx.calibration.observer import Observer
+from lpx.calibration.progress import Progress, load_progress, save_progress
 
 from .nets import SIZE, face_set, model, noise
 

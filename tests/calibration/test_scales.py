@@ -7,7 +7,7 @@ import pytest
 from lpx.calibration.methods import METHODS
 from lpx.calibration.scales import Scales, TensorScale, load_scales, save_scales
 from lpx.errors import LpxError
-from lpx.graph.insert_qdq import Range
+from lpx.graph.qdq.insert_qdq import Range
 from lpx.workspace import read_sealed, write_sealed
 
 PEAKS = {

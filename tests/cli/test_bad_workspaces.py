@@ -11,10 +11,10 @@ from pathlib import Path
 import onnx
 import pytest
 
-from lpx.data.demo_set import CHECKPOINT, folder
+from lpx.artefacts.model import read_exported
+from lpx.artefacts.select_engine import runnable
+from lpx.data.face_sets.demo import CHECKPOINT, folder
 from lpx.models.checkpoint import load_checkpoint, save_checkpoint
-from lpx.pipeline.exported import read_exported
-from lpx.pipeline.runnable import runnable
 from lpx.workspace import read_sealed, write_sealed
 
 BENCH = ("bench", "--dataset", "demo", "--limit", 8, "--latency-seconds", 0)
@@ -98,7 +98,7 @@ def test_engine_of_an_earlier_export(refused, workspace, lpx, monkeypatch):
     """Train on and export again: the old engine is not compared with the new weights."""
     changed = onnx.load(workspace.model)
     changed.doc_string = "other weights"
-    monkeypatch.setattr("lpx.pipeline.exporting.to_onnx", lambda *_: changed.SerializeToString())
+    monkeypatch.setattr("lpx.api.exporting.to_onnx", lambda *_: changed.SerializeToString())
     assert lpx("export", folder() / CHECKPOINT).code == 0
     assert "was built from another model" in refused(*BENCH)
     assert lpx("build", "--fp32", "--int8", "--target", "onnxruntime", "--count", 4).code == 0
@@ -229,10 +229,10 @@ def test_bench_options(refused, options, said):
 
 
 def test_tensorrt_without_a_gpu(refused, monkeypatch):
-    from lpx.engines.machine import read_machine
+    from lpx.machine.machine import read_machine
 
     bare = replace(read_machine(), gpus=(), no_gpu_reason="nvidia-smi not found")
-    monkeypatch.setattr("lpx.pipeline.building.read_machine", lambda: bare)
+    monkeypatch.setattr("lpx.api.building.read_machine", lambda: bare)
     said = refused("build", "--target", "tensorrt")
     assert "target tensorrt cannot be built on this machine" in said
     assert "no NVIDIA GPU is seen: nvidia-smi not found" in said

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from lpx.bench.energy_sources import Unavailable
-from lpx.pipeline import benching
+from lpx.api import benching
+from lpx.machine.energy_sources import Unavailable
 
 BENCH = ("bench", "--dataset", "demo", "--limit", 8, "--no-stages")
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr("lpx.bench.latency.MIN_ITERATIONS", 2)
-    monkeypatch.setattr("lpx.bench.latency.BLOCK_SECONDS", 0.01)
-    monkeypatch.setattr("lpx.bench.latency.WARM_UP_SECONDS", 0)
-    monkeypatch.setattr("lpx.bench.costs.SECONDS", 0.02)
+    monkeypatch.setattr("lpx.bench.performance.latency.MIN_ITERATIONS", 2)
+    monkeypatch.setattr("lpx.bench.performance.latency.BLOCK_SECONDS", 0.01)
+    monkeypatch.setattr("lpx.bench.performance.latency.WARM_UP_SECONDS", 0)
+    monkeypatch.setattr("lpx.bench.performance.costs.SECONDS", 0.02)
 
 
 def test_everything_at_once(lpx, workspace, monkeypatch):

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
+from lpx.api.building import outermost
 from lpx.engines.manifest import read_manifest
 from lpx.engines.tensorrt import LayerTable, available
 from lpx.engines.tensorrt.inspect import parse_build_log
-from lpx.pipeline.building import outermost
 
 USABLE, REASON = available("tensorrt-rtx")
 
@@ -42,7 +42,7 @@ def test_convolutions_that_the_plan_does_not_show_are_named(lpx, workspace, monk
         lost = table.convolutions[-1]
         return LayerTable(tuple(row for row in table.rows if row is not lost))
 
-    monkeypatch.setattr("lpx.engines.tensorrt.build.parse_build_log", without_the_last)
+    monkeypatch.setattr("lpx.engines.tensorrt.building.build.parse_build_log", without_the_last)
     ran = lpx("build", "--fp16", "--target", "tensorrt-rtx", "--batch", "1",
               "--optimisation-level", "0")  # fmt: skip
     assert ran.code == 0, ran.err
@@ -73,7 +73,7 @@ def test_what_the_library_cannot_build_is_refused_before_faces_are_calibrated_on
     def calibrated(*arguments, **named):
         raise AssertionError("faces were calibrated on")
 
-    monkeypatch.setattr("lpx.pipeline.building.scales_for", calibrated)
+    monkeypatch.setattr("lpx.api.building.scales_for", calibrated)
     before = tree(workspace.root)
     ran = lpx("build", "--int8", "--fp16", "--target", "tensorrt-rtx", *options)
     assert ran.code == 2

@@ -8,7 +8,7 @@ import pytest
 from lpx.calibration.cache import read_cache
 from lpx.calibration.methods import METHODS
 from lpx.calibration.scales import load_scales
-from lpx.graph.insert_qdq import Range
+from lpx.graph.qdq.insert_qdq import Range
 from lpx.workspace import sha256
 
 

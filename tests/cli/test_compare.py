@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from lpx import pipeline
+from lpx import api as pipeline
 
 
 def estimate(mean, half):
@@ -193,7 +193,7 @@ def test_more_energy_is_what_the_user_says(compared):
 
 
 def test_net_energy_below_nothing_is_compared_without_a_ratio(made):
-    from lpx.bench.regressions import compare_reports
+    from lpx.bench.report.compare import compare_reports
 
     before, after = copy.deepcopy(made), copy.deepcopy(made)
     before["candidates"][0]["energy"] = energy(net=-0.1, half=0.01)
@@ -222,7 +222,7 @@ def test_energy_that_cannot_be_judged_is_told_and_no_regression(compared, energy
 
 
 def test_energy_that_came_to_be_measured_is_told(made):
-    from lpx.bench.regressions import compare_reports
+    from lpx.bench.report.compare import compare_reports
 
     before = copy.deepcopy(made)
     before["candidates"][0]["energy"] = {"unavailable": "no rails"}

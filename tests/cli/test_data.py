@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lpx.data.decode import read_image
+from lpx.artefacts.model import open_faces, read_exported
+from lpx.data.images.decode import read_image
 from lpx.data.roots import DataPlaces
-from lpx.pipeline.exported import open_faces, read_exported
 from lpx.workspace import Workspace
 from tests.data.trees import ffpp_tree, write_video
 

@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 import pytest
 
-from lpx.bench.layer_errors import OnnxRuntimeTensors
-from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
+from lpx.api import debug_runtime as inside
+from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.engines.tensorrt import LayerTable, Plan
 from lpx.errors import LpxError
-from lpx.pipeline import inside
+from lpx.layerwise.compare import OnnxRuntimeTensors
 from lpx.workspace import read_sealed, write_sealed
 
 ENGINE = "onnxruntime-int8"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lpx import pipeline
+from lpx import api as pipeline
 from lpx.cli.demo import story
-from lpx.data.demo_set import CHECKPOINT, PAIRS, folder
+from lpx.data.face_sets.demo import CHECKPOINT, PAIRS, folder
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def fewer_faces(monkeypatch, tmp_path):
 
 
 def test_demo_runs_all_of_it(lpx, built, monkeypatch):
-    monkeypatch.setattr("lpx.pipeline.exporting.to_onnx", lambda *_: built.model.read_bytes())
+    monkeypatch.setattr("lpx.api.exporting.to_onnx", lambda *_: built.model.read_bytes())
     monkeypatch.setattr(pipeline, "bench", partial(pipeline.bench, latency_seconds=0))
     ran = lpx("demo", "-w", "here", "--json")
     report = json.loads(ran.out)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from lpx.data import demo_clip
-from lpx.data.demo_clip import clip_parts, clip_path
-from lpx.data.video_file import read_frames
-from lpx.data.video_writer import VideoWriter
+from lpx.api import clip_demo
+from lpx.data.face_sets import demo_clip
+from lpx.data.face_sets.demo_clip import clip_parts, clip_path
+from lpx.data.images.video_file import read_frames
+from lpx.data.images.video_writer import VideoWriter
 from lpx.errors import LpxError
-from lpx.pipeline import clip_demo
 
 FOLDER = "lpx-out/demo-video"
 
@@ -22,7 +22,7 @@ FOLDER = "lpx-out/demo-video"
 @pytest.fixture(scope="module")
 def drawn_once(built, tmp_path_factory):
     """A workspace in which the demo has run."""
-    from lpx import pipeline
+    from lpx import api as pipeline
     from lpx.workspace import Workspace
 
     root = tmp_path_factory.mktemp("drawn") / "lpx-out"
@@ -134,7 +134,7 @@ def test_builds_what_an_interrupted_run_left_out(lpx, workspace, short):
 @pytest.mark.parametrize("left", ["", "model.onnx", "model.json"])
 def test_exports_what_an_interrupted_run_left_out(lpx, workspace, short, monkeypatch, left):
     model = Path("lpx-out/model.onnx").read_bytes()
-    monkeypatch.setattr("lpx.pipeline.exporting.to_onnx", lambda *_: model)
+    monkeypatch.setattr("lpx.api.exporting.to_onnx", lambda *_: model)
     for name in {"model.onnx", "model.json"} - {left}:
         Path("lpx-out", name).unlink()
     ran = lpx("demo", "--video")
@@ -189,7 +189,7 @@ def test_a_page_that_cannot_be_written_leaves_no_video_without_one(
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lpx.pipeline.file_scorer.render_timeline", full)
+    monkeypatch.setattr("lpx.predict.file_scorer.render_timeline", full)
     ran = lpx("demo", "--video")
     assert ran.code == 2
     assert "No space left on device" in ran.err

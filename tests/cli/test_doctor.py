@@ -4,9 +4,9 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 
+from lpx.api.doctor import Finding
 from lpx.cli.doctor import doctor
-from lpx.engines.doctor import Finding
-from lpx.engines.machine import Machine
+from lpx.machine.machine import Machine
 
 MACHINE = Machine(
     os="Ubuntu 24.04",
@@ -35,8 +35,8 @@ FINDINGS = (
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lpx.engines.machine.read_machine", lambda: MACHINE)
-    monkeypatch.setattr("lpx.engines.doctor.examine", lambda machine: FINDINGS)
+    monkeypatch.setattr("lpx.machine.machine.read_machine", lambda: MACHINE)
+    monkeypatch.setattr("lpx.api.doctor.examine", lambda machine: FINDINGS)
 
 
 def test_table_loses_no_advice_at_80_columns() -> None:
@@ -64,7 +64,7 @@ def test_closing_line_names_the_usable_targets() -> None:
 
 def test_a_machine_without_anything_still_exits_0(monkeypatch: pytest.MonkeyPatch) -> None:
     none = tuple(replace(finding, status="missing") for finding in FINDINGS)
-    monkeypatch.setattr("lpx.engines.doctor.examine", lambda machine: none)
+    monkeypatch.setattr("lpx.api.doctor.examine", lambda machine: none)
     result = CliRunner().invoke(doctor)
     assert result.exit_code == 0
     assert "This machine can: nothing yet." in result.output

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lpx.data.demo_set import demo_set
+from lpx.data.face_sets.demo import demo_set
 from lpx.workspace import read_sealed, write_sealed
 from tests.conftest import MAIN, environment
 
@@ -87,7 +87,7 @@ def test_an_engine_of_another_precision_than_asked_for_exits_with_1(lpx, workspa
         layer = Layer("Conv_3", "CaskConvolution", "fp32", convolution=True)
         assert_precision(LayerTable((layer,)), "fp16")
 
-    monkeypatch.setattr("lpx.pipeline.building.build_engine", build_engine)
+    monkeypatch.setattr("lpx.api.building.build_engine", build_engine)
     ran = lpx("build", "--fp16", "--target", "onnxruntime")
     assert ran.code == 1
     assert "error: FP16 was asked for, but the plan computes in FP32" in ran.err
@@ -127,7 +127,7 @@ def test_internal_error_exits_with_3_and_asks_for_a_report(lpx, workspace, monke
     def fail(*arguments, **options):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("lpx.pipeline.benching.measure", fail)
+    monkeypatch.setattr("lpx.api.benching.measure", fail)
     before = tree(".")
     ran = lpx(*BENCH)
     assert ran.code == 3

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from lpx.data.demo_set import CHECKPOINT, folder
+from lpx.data.face_sets.demo import CHECKPOINT, folder
 from lpx.render import encode_png
 
 DEMO = folder() / CHECKPOINT

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from lpx.data.demo_set import demo_set
+from lpx.artefacts.model import read_exported
+from lpx.artefacts.reference import read_reference
+from lpx.data.face_sets.demo import demo_set
 from lpx.errors import LpxError
 from lpx.models.checkpoint import ForeignModel, load_factory
-from lpx.pipeline.exported import read_exported
-from lpx.pipeline.reference import read_reference
 from lpx.render import encode_png
 from lpx.workspace import Workspace, read_sealed, write_sealed
 from tests.networks import copy_export, network

@@ -47,7 +47,7 @@ def test_no_bug_of_lpx(lpx, monkeypatch, error):
     def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr("lpx.bench.regressions.read_report", fail)
+    monkeypatch.setattr("lpx.bench.report.compare.read_report", fail)
     ran = lpx("compare", "a", "b")
     assert ran.code == 2
     assert ran.err.startswith("error: ")
@@ -68,7 +68,7 @@ def test_a_bug_of_lpx_or_of_its_installation(lpx, monkeypatch, error):
     def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr("lpx.bench.regressions.read_report", fail)
+    monkeypatch.setattr("lpx.bench.report.compare.read_report", fail)
     ran = lpx("compare", "a", "b")
     assert ran.code == 3
     assert "Traceback" in ran.err
@@ -83,7 +83,7 @@ def test_onnx_runtimes_own_errors():
 
 
 def test_memory_that_runs_out_in_an_engine_does_not_make_it_dead(lpx, workspace, monkeypatch):
-    from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
+    from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 
     class Session:
         def run(self, *arguments):
@@ -94,7 +94,7 @@ def test_memory_that_runs_out_in_an_engine_does_not_make_it_dead(lpx, workspace,
         engine.session = Session()
         engine.infer(np.zeros((1, 160, 160, 3), np.uint8))
 
-    monkeypatch.setattr("lpx.pipeline.building.symptom", try_it)
+    monkeypatch.setattr("lpx.api.building.symptom", try_it)
     ran = lpx("build", "--int8", "--target", "onnxruntime", "--faces", "demo", "--count", 16)
     assert ran.code == 2
     assert "error: there is not enough memory" in ran.err
@@ -158,7 +158,7 @@ def small_files():
     ["explain", "ckpt.pt", "face.jpg", "--out", "looked"],
 ])  # fmt: skip
 def test_disk_without_room(workspace, tmp_path, line):
-    from lpx.data.demo_set import CHECKPOINT, folder
+    from lpx.data.face_sets.demo import CHECKPOINT, folder
 
     os.symlink(folder() / CHECKPOINT, "ckpt.pt")
     os.symlink(folder() / "p000_00.jpg", "face.jpg")

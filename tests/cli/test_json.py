@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lpx.data.demo_set import CHECKPOINT, folder
+from lpx.data.face_sets.demo import CHECKPOINT, folder
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def parsed(lpx):
 
 
 def test_export(parsed, workspace, built, monkeypatch):
-    monkeypatch.setattr("lpx.pipeline.exporting.to_onnx", lambda *_: built.model.read_bytes())
+    monkeypatch.setattr("lpx.api.exporting.to_onnx", lambda *_: built.model.read_bytes())
     value, code = parsed("export", folder() / CHECKPOINT, "-w", "new")
     assert code == 0
     assert value.keys() == {"model", "model_sha256", "opset", "verification", "card"}
@@ -48,8 +48,8 @@ def test_build_of_several_precisions_at_once(parsed, workspace):
 
 
 def test_bench(parsed, workspace, monkeypatch):
-    monkeypatch.setattr("lpx.bench.latency.MIN_ITERATIONS", 2)
-    monkeypatch.setattr("lpx.bench.latency.WARM_UP_SECONDS", 0)
+    monkeypatch.setattr("lpx.bench.performance.latency.MIN_ITERATIONS", 2)
+    monkeypatch.setattr("lpx.bench.performance.latency.WARM_UP_SECONDS", 0)
     value, code = parsed("bench", "--dataset", "demo", "--limit", 24, "--latency-seconds", 0.01)
     assert value == json.loads(Path("lpx-out/report.json").read_text())
     assert value["verdict"] in ("holds", "fails", "undecided")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.table import Table
 
-from lpx.bench.markdown import escaped, table
+from lpx.bench.report.markdown import escaped, table
 from lpx.cli import bench_tables
 from lpx.cli.console import ConsoleReporter, Output
 

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from lpx.data.decode import fit
-from lpx.data.demo_set import folder
+from lpx.data.face_sets.demo import folder
+from lpx.data.images.decode import fit
 from lpx.engines import Prediction, load
 
 
@@ -108,7 +108,7 @@ def test_engine_that_returns_nan_is_refused(lpx, workspace, crops, monkeypatch):
         def close(self):
             pass
 
-    monkeypatch.setattr("lpx.pipeline.runnable.load", lambda folder, **options: Broken())
+    monkeypatch.setattr("lpx.artefacts.select_engine.load", lambda folder, **options: Broken())
     ran = lpx("predict", "--crops", "crops/real")
     assert ran.code == 2
     assert "onnxruntime-int8 gives the score nan to face 2.png" in ran.err
@@ -117,7 +117,7 @@ def test_engine_that_returns_nan_is_refused(lpx, workspace, crops, monkeypatch):
 
 
 def test_host_code_is_allowed_where_the_user_says_so(lpx, workspace, crops, monkeypatch):
-    from lpx.pipeline import runnable
+    from lpx.artefacts import select_engine as runnable
 
     seen, load = [], runnable.load
     monkeypatch.setattr(
@@ -139,7 +139,7 @@ def test_maps_that_are_not_of_probabilities_are_refused(lpx, workspace, crops, m
         def close(self):
             pass
 
-    monkeypatch.setattr("lpx.pipeline.runnable.load", lambda folder, **options: Broken())
+    monkeypatch.setattr("lpx.artefacts.select_engine.load", lambda folder, **options: Broken())
     for line in (["--crops", "crops/real"], [folder() / "p000_00.jpg"]):
         ran = lpx("predict", *line)
         assert ran.code == 2, ran.err

@@ -16,7 +16,7 @@ from tools.drills.running import JOBS, leftovers, run
 @pytest.fixture(scope="module")
 def material(built, tmp_path_factory):
     """What the jobs need; the workspaces are those that other tests made already."""
-    from lpx.data.demo_set import CHECKPOINT, demo_set, folder
+    from lpx.data.face_sets.demo import CHECKPOINT, demo_set, folder
     from lpx.render import encode_png
     from tests.data.trees import ffpp_tree, portrait, write_video
     from tests.training.small import write_faces

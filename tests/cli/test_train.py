@@ -31,7 +31,7 @@ def test_weights_that_do_not_exist(tmp_path):
 
 def test_trains_and_prints_one_object(tmp_path):
     pytest.importorskip("lightning", reason="training needs lpx[train]")
-    from lpx.data.demo_set import folder
+    from lpx.data.face_sets.demo import folder
 
     # The demo's faces are for calibration and for the test: this folder says otherwise.
     data = tmp_path / "faces"

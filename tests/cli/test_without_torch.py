@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lpx import pipeline
+from lpx import api as pipeline
 
 BROKEN = """
 import sys

@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lpx.calibration.cache import read_cache, write_cache
-from lpx.data.decode import UnreadableImageError, read_image
-from lpx.data.edit_list import is_trimmed
-from lpx.data.face_csv import read_face_csv
-from lpx.data.face_manifest import FaceManifest, read_face_manifest, write_manifest
-from lpx.data.face_table import FaceRow, make_table
-from lpx.data.image_header import image_size, is_animated, is_cut_off, is_turned_avif
-from lpx.data.landmarked import load_landmarked
+from lpx.data.face_sets.csv import read_face_csv
+from lpx.data.face_sets.manifest import FaceManifest, read_face_manifest, write_manifest
+from lpx.data.face_sets.table import FaceRow, make_table
+from lpx.data.images.decode import UnreadableImageError, read_image
+from lpx.data.images.edit_list import is_trimmed
+from lpx.data.images.header import image_size, is_animated, is_cut_off, is_turned_avif
+from lpx.data.pseudo_fakes.landmarked import load_landmarked
 from lpx.errors import LpxError
 from lpx.models.weights_file import read_weights
 from lpx.workspace import read_sealed, write_sealed

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpx.data.crops import (
+from lpx.data.detect import Detection
+from lpx.data.face_sets.demo import CROP, folder
+from lpx.data.images.crops import (
     ALIGNED_LANDMARKS,
     ALIGNED_TARGETS,
     RECIPES,
@@ -14,10 +16,8 @@ from lpx.data.crops import (
     find_recipe,
     similarity,
 )
-from lpx.data.decode import read_image
-from lpx.data.demo_set import CROP, folder
-from lpx.data.detect import Detection
-from lpx.data.landmarked import load_landmarked
+from lpx.data.images.decode import read_image
+from lpx.data.pseudo_fakes.landmarked import load_landmarked
 from lpx.errors import LpxError
 
 HEIGHT, WIDTH = 120, 160

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from lpx.data import decode
-from lpx.data.decode import UnreadableImageError, fit, read_image
+from lpx.data.images import decode
+from lpx.data.images.decode import UnreadableImageError, fit, read_image
 
 HEIGHT, WIDTH = 48, 64
 

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from lpx.data.demo_clip import clip_parts, clip_path
-from lpx.data.demo_set import folder
-from lpx.data.landmarked import load_landmarked
-from lpx.data.pseudo_fakes import KINDS
-from lpx.data.video_file import read_frames
+from lpx.data.face_sets.demo import folder
+from lpx.data.face_sets.demo_clip import clip_parts, clip_path
+from lpx.data.images.video_file import read_frames
+from lpx.data.pseudo_fakes.blend import KINDS
+from lpx.data.pseudo_fakes.landmarked import load_landmarked
 
 
 def test_every_frame_of_the_clip_is_of_one_part():

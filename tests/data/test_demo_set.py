@@ -8,11 +8,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from lpx.data.decode import read_image
-from lpx.data.demo_set import CHECKPOINT, PAIRS, demo_set, folder
 from lpx.data.detect import FaceMesh, open_detector
-from lpx.data.landmarked import load_landmarked
-from lpx.data.pseudo_fakes import KINDS
+from lpx.data.face_sets.demo import CHECKPOINT, PAIRS, demo_set, folder
+from lpx.data.images.decode import read_image
+from lpx.data.pseudo_fakes.blend import KINDS
+from lpx.data.pseudo_fakes.landmarked import load_landmarked
 
 INDEPENDENT = 10
 """Fewer people or videos in a class decide nothing."""
@@ -104,8 +104,8 @@ def test_nothing_ships_that_has_no_licence_or_is_not_needed(pictures):
 
 
 def test_digest_is_of_what_the_faces_are_made_from(tmp_path, monkeypatch):
-    from lpx.data import demo_set as module
-    from lpx.data import pairs
+    from lpx.data.face_sets import demo as module
+    from lpx.data.pseudo_fakes import pairs
 
     shipped, copy = module.folder(), tmp_path / "demo"
     shutil.copytree(shipped, copy)

@@ -13,8 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpx.data.decode import read_image
-from lpx.data.demo_set import folder
 from lpx.data.detect import (
     LARGEST,
     MASK_OVERLAP,
@@ -29,7 +27,9 @@ from lpx.data.detect import (
     session,
 )
 from lpx.data.detect.base import overlaps, suppress
-from lpx.data.landmarked import load_landmarked
+from lpx.data.face_sets.demo import folder
+from lpx.data.images.decode import read_image
+from lpx.data.pseudo_fakes.landmarked import load_landmarked
 from lpx.errors import LpxError
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lpx.data import face_manifest
-from lpx.data.face_manifest import (
+from lpx.data.face_sets import manifest as face_manifest
+from lpx.data.face_sets.manifest import (
     FORMAT,
     Count,
     FaceManifest,
@@ -20,7 +20,7 @@ from lpx.data.face_manifest import (
     read_manifest_head,
     write_manifest,
 )
-from lpx.data.face_table import FaceRow, make_table
+from lpx.data.face_sets.table import FaceRow, make_table
 from lpx.errors import LpxError
 from lpx.plain import plain
 from lpx.workspace import read_sealed, write_sealed
@@ -132,7 +132,7 @@ def test_path_that_leaves_the_folder_is_refused(tmp_path, name, place):
 
 
 def test_path_that_leaves_the_folder_is_refused_when_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("lpx.data.face_table.check_inside", lambda files, where: None)
+    monkeypatch.setattr("lpx.data.face_sets.table.check_inside", lambda files, where: None)
     write(tmp_path, [FaceRow("fine.png", 0, "real", "v"), FaceRow("a/../../x", 0, "real", "v")])
     with pytest.raises(LpxError, match=r"names the file 'a/../../x'"):
         read_face_manifest(tmp_path)

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from lpx.data import read_ahead
-from lpx.data.decode import UnreadableImageError
-from lpx.data.demo_set import demo_set
-from lpx.data.face_set import Face, FaceSet, assert_disjoint
-from lpx.data.face_table import FaceRow, make_table
+from lpx.data.face_sets.demo import demo_set
+from lpx.data.face_sets.face_set import Face, FaceSet, assert_disjoint
+from lpx.data.face_sets.table import FaceRow, make_table
+from lpx.data.images import read_ahead
+from lpx.data.images.decode import UnreadableImageError
 from lpx.errors import LpxError
 
 SIDE = 8

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from lpx.data.demo_set import folder as demo_folder
-from lpx.data.face_csv import means_real
-from lpx.data.folder_set import folder_set
-from lpx.data.sets import open_set
+from lpx.data.face_sets.csv import means_real
+from lpx.data.face_sets.demo import folder as demo_folder
+from lpx.data.face_sets.folder import folder_set
+from lpx.data.face_sets.sets import open_set
 from lpx.errors import LpxError
 
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lpx.data import decode
-from lpx.data.decode import UnreadableImageError, read_image
-from lpx.data.image_header import image_size, is_animated
+from lpx.data.images import decode
+from lpx.data.images.decode import UnreadableImageError, read_image
+from lpx.data.images.header import image_size, is_animated
 
 SIDES = [(1, 1), (7, 300), (300, 7), (640, 481)]
 FORMATS = {

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from lpx.data.media import find_media
-from lpx.data.video_file import read_frames
+from lpx.data.images.media import find_media
+from lpx.data.images.video_file import read_frames
 from lpx.data.videos import VIDEO_SUFFIXES
 from lpx.errors import LpxError
 

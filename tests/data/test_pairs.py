@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpx.data import pairs
-from lpx.data.augment import (
+from lpx.data.pseudo_fakes import pairs
+from lpx.data.pseudo_fakes.augment import (
     augment,
     channel_offset,
     colour_shift,
@@ -17,9 +17,9 @@ from lpx.data.augment import (
     jpeg_round_trip,
     resolution_loss,
 )
-from lpx.data.landmarked import LandmarkedFace, load_landmarked, split_identities
-from lpx.data.pairs import PairSource
-from lpx.data.pseudo_fakes import KINDS, Forgery
+from lpx.data.pseudo_fakes.blend import KINDS, Forgery
+from lpx.data.pseudo_fakes.landmarked import LandmarkedFace, load_landmarked, split_identities
+from lpx.data.pseudo_fakes.pairs import PairSource
 from lpx.errors import LpxError
 
 from .test_pseudo_fakes import landmarks, textured

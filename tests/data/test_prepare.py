@@ -16,16 +16,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpx.data.crops import crop
-from lpx.data.decode import read_image
 from lpx.data.detect import open_detector
-from lpx.data.face_manifest import read_face_manifest, read_manifest_head
+from lpx.data.face_sets.manifest import read_face_manifest, read_manifest_head
+from lpx.data.face_sets.sets import open_set
+from lpx.data.images.crops import crop
+from lpx.data.images.decode import read_image
+from lpx.data.images.video_file import read_frames
 from lpx.data.prepare import cutting, journal, prepare, preparing, store, workers
 from lpx.data.prepare.journal import open_journal
 from lpx.data.prepare.record import UNREADABLE, CutFace, VideoRecord, source_sha256
 from lpx.data.roots import DataPlaces
-from lpx.data.sets import open_set
-from lpx.data.video_file import read_frames
 from lpx.errors import LpxError
 from lpx.workspace import unwritable
 from tests.conftest import environment

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lpx.data import pseudo_fakes
-from lpx.data.pseudo_fakes import KINDS, blend, forge, self_blend, soft_hull, swap
+from lpx.data.pseudo_fakes import blend as pseudo_fakes
+from lpx.data.pseudo_fakes.blend import KINDS, blend, forge, self_blend, soft_hull, swap
 
 SIZE = 128
 SEEDS = st.integers(0, 2**32 - 1)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lpx.data.columns import Columns, encode, encode_identities, pack
-from lpx.data.sampling import quotas, stratified
+from lpx.data.face_sets.columns import Columns, encode, encode_identities, pack
+from lpx.data.face_sets.sampling import quotas, stratified
 from lpx.errors import LpxError
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lpx.data.decode import read_image
-from lpx.data.face_manifest import read_manifest_head, write_manifest
-from lpx.data.face_table import FaceRow, make_table
-from lpx.data.info import read_info, write_sheet
+from lpx.data.face_sets.info import read_info, write_sheet
+from lpx.data.face_sets.manifest import read_manifest_head, write_manifest
+from lpx.data.face_sets.sets import is_video_set, open_set, prepare_command
+from lpx.data.face_sets.summary import overlaps, parts
+from lpx.data.face_sets.table import FaceRow, make_table
+from lpx.data.images.decode import read_image
 from lpx.data.prepare import prepare, prepared_sets
 from lpx.data.roots import DataPlaces
-from lpx.data.sets import is_video_set, open_set, prepare_command
-from lpx.data.summary import overlaps, parts
 from lpx.errors import LpxError
 from lpx.render import encode_png
 from lpx.workspace import write_sealed

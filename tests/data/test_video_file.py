@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpx.data import video_file
-from lpx.data.decode import read_image
-from lpx.data.demo_set import folder
-from lpx.data.video_file import UnreadableVideoError, frame_indices, read_frames
+from lpx.data.face_sets.demo import folder
+from lpx.data.images import video_file
+from lpx.data.images.decode import read_image
+from lpx.data.images.video_file import UnreadableVideoError, frame_indices, read_frames
 
 COUNT, HEIGHT, WIDTH, STEP = 30, 96, 128, 4
 ROOT = Path(__file__).parents[2]
@@ -581,7 +581,7 @@ def test_damage_is_not_written_to_standard_error(tmp_path, videos):
     broken[-1].write_bytes(b"text" * 99)
     code = (
         "import sys; from pathlib import Path\n"
-        "from lpx.data.video_file import UnreadableVideoError, read_frames\n"
+        "from lpx.data.images.video_file import UnreadableVideoError, read_frames\n"
         "for name in sys.argv[1:]:\n"
         "    try: print(len(list(read_frames(Path(name), 4))))\n"
         "    except UnreadableVideoError as error: print(error)\n"

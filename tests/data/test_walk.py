@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lpx.data.decode import SUFFIXES
+from lpx.data.images.decode import SUFFIXES
 from lpx.data.walk import note_of, walk
 
 from .trees import touch

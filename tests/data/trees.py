@@ -12,9 +12,9 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from lpx.data.decode import read_image
-from lpx.data.demo_set import folder
-from lpx.data.landmarked import load_landmarked
+from lpx.data.face_sets.demo import folder
+from lpx.data.images.decode import read_image
+from lpx.data.pseudo_fakes.landmarked import load_landmarked
 
 PORTRAITS = ("p000_00", "p001_00", "p002_00")
 SPLITS = ("train", "val", "test")

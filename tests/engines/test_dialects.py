@@ -11,15 +11,15 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
-from lpx.bench.layer_errors import compare
-from lpx.calibration.calibrate import calibrate
-from lpx.data.demo_set import CHECKPOINT, demo_set, folder
+from lpx.calibration.observe import calibrate
+from lpx.data.face_sets.demo import CHECKPOINT, demo_set, folder
 from lpx.engines.build import DIALECTS, cache_scales, make_graph
 from lpx.engines.request import BuildRequest
 from lpx.errors import LpxError
 from lpx.export.to_onnx import to_onnx
-from lpx.graph.prepare import prepare
-from lpx.graph.weights import WeightOptions
+from lpx.graph.qdq.prepare import prepare
+from lpx.graph.qdq.weights import WeightOptions
+from lpx.layerwise.compare import compare
 from lpx.models.checkpoint import Detector, load_checkpoint
 from lpx.models.detector import new_detector
 

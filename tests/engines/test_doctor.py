@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from lpx.engines import doctor
-from lpx.engines.doctor import Finding, Target, examine, targets
-from lpx.engines.jetson import Jetson
-from lpx.engines.machine import Gpu, Machine, read_machine
+from lpx.api import doctor
+from lpx.api.doctor import Finding, Target, examine, targets
+from lpx.machine.jetson import Jetson
+from lpx.machine.machine import Gpu, Machine, read_machine
 
 RECORDS = Path(__file__).parents[1] / "data" / "machines"
 
@@ -423,8 +423,8 @@ def test_a_folder_of_the_same_name_is_no_package(tmp_path, monkeypatch) -> None:
 
 def test_no_framework_is_imported() -> None:
     code = (
-        "import sys; from lpx.engines.doctor import examine; "
-        "from lpx.engines.machine import read_machine; examine(read_machine()); "
+        "import sys; from lpx.api.doctor import examine; "
+        "from lpx.machine.machine import read_machine; examine(read_machine()); "
         "print({'torch', 'onnx', 'cv2', 'ray', 'lightning'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

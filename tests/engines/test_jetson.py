@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from lpx.engines import targets
-from lpx.engines.conditions import changes, read_conditions
-from lpx.engines.ina3221 import covered, find_rails, total_power
-from lpx.engines.jetson import cuda_python, faster_mode, is_jetson, temperatures_c
-from lpx.engines.machine import Gpu, Machine, read_machine
+from lpx.engines.compatibility import differences, refusal
 from lpx.engines.manifest import EngineManifest
-from lpx.engines.negotiate import differences, refusal
-from lpx.engines.nvml import Nvml
 from lpx.engines.targets import can_run
+from lpx.machine.conditions import changes, read_conditions
+from lpx.machine.ina3221 import covered, find_rails, total_power
+from lpx.machine.jetson import cuda_python, faster_mode, is_jetson, temperatures_c
+from lpx.machine.machine import Gpu, Machine, read_machine
+from lpx.machine.nvml import Nvml
 
 RECORDS = Path(__file__).parents[1] / "data" / "machines"
 

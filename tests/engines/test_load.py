@@ -7,9 +7,9 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from lpx.data.decode import fit
+from lpx.data.images.decode import fit
 from lpx.engines import load
-from lpx.engines.torch_engine import TorchEngine
+from lpx.engines.torch import TorchEngine
 from lpx.errors import LpxError
 from lpx.models.checkpoint import load_checkpoint
 from lpx.workspace import read_sealed, write_sealed

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from lpx.engines import jetson as jetson_module
-from lpx.engines import machine as module
-from lpx.engines.machine import Gpu, Machine, has_vnni, read_machine
+from lpx.machine import jetson as jetson_module
+from lpx.machine import machine as module
+from lpx.machine.machine import Gpu, Machine, has_vnni, read_machine
 
 RECORDS = Path(__file__).parents[1] / "data" / "machines"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lpx.engines.negotiate import refusal
+from lpx.engines.compatibility import refusal
 
 NO_GPU: Any = SimpleNamespace(gpus=(), jetson=None)
 

@@ -11,11 +11,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from lpx import pipeline
-from lpx.data.demo_set import demo_set
+from lpx import api as pipeline
+from lpx.data.face_sets.demo import demo_set
 from lpx.engines import load
-from lpx.engines.machine import Gpu, read_machine
-from lpx.engines.onnxruntime_gpu import (
+from lpx.engines.onnxruntime.gpu import (
     PLUGIN,
     PROVIDER_OPTIONS,
     PROVIDERS,
@@ -25,8 +24,9 @@ from lpx.engines.onnxruntime_gpu import (
 )
 from lpx.engines.tensorrt import BatchRange
 from lpx.errors import LpxError
+from lpx.machine.machine import Gpu, read_machine
 
-GPU = "lpx.engines.onnxruntime_gpu"
+GPU = "lpx.engines.onnxruntime.gpu"
 CPU = "CPUExecutionProvider"
 CUDA, TENSORRT = PROVIDERS["onnxruntime-cuda"], PROVIDERS["onnxruntime-tensorrt"]
 RTX = PROVIDERS["onnxruntime-tensorrt-rtx"]
@@ -335,7 +335,7 @@ def gpu(monkeypatch, fake):
     fake(CUDA, TENSORRT)
     machine = read_machine(Path("/"), lambda command: "")
     with_gpu = type(machine)(**{**vars(machine), "gpus": (Gpu("a GPU", "8.9", 8192, "580"),)})
-    monkeypatch.setattr("lpx.pipeline.building.read_machine", lambda: with_gpu)
+    monkeypatch.setattr("lpx.api.building.read_machine", lambda: with_gpu)
 
 
 def test_build_writes_options_and_load_takes_them(workspace, gpu):

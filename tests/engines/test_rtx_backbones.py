@@ -11,13 +11,13 @@ from itertools import product
 import onnx
 import pytest
 
-from lpx.calibration.calibrate import calibrate
-from lpx.data.sets import open_set
+from lpx.calibration.observe import calibrate
+from lpx.data.face_sets.sets import open_set
 from lpx.engines.build import build_engine
-from lpx.engines.machine import read_machine
 from lpx.engines.request import BuildRequest
 from lpx.engines.tensorrt import BatchRange, available
 from lpx.export.to_onnx import to_onnx
+from lpx.machine.machine import read_machine
 from lpx.models.checkpoint import Detector
 from lpx.models.detector import new_detector
 

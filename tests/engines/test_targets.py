@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from lpx.engines import targets
-from lpx.engines.machine import Gpu, Machine
 from lpx.engines.manifest import EngineManifest
 from lpx.engines.targets import can_build, can_run, choose
 from lpx.errors import LpxError
+from lpx.machine.machine import Gpu, Machine
 
 NO_LIBRARY = "tensorrt: No module named 'tensorrt'; pip install 'lpx[tensorrt]'"
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from lpx.engines.trtexec_times import read_times
+from lpx.bench.performance.trtexec_times import read_times
 from lpx.errors import LpxError
 
 # As trtexec 10 lays it out, values rounded by its stream: the first lies in the warm-up.

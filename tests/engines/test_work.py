@@ -7,9 +7,9 @@ import onnx
 import pytest
 
 from lpx.engines.manifest import UNKNOWN, share_in_integers
-from lpx.engines.onnxruntime_engine import count_convolutions
+from lpx.engines.onnxruntime.cpu import count_convolutions
 from lpx.engines.work import by_precision, multiply_accumulates, warning_of_share
-from lpx.graph.placement import Decision
+from lpx.graph.qdq.placement import Decision
 
 HEAD = '<ir_version: 9, opset_import: ["" : 20]>\n'
 

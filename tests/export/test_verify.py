@@ -12,7 +12,7 @@ from torch import nn
 
 import lpx.export.verify
 from lpx.card import ModelCard
-from lpx.data.face_set import Face, FaceSet
+from lpx.data.face_sets.face_set import Face, FaceSet
 from lpx.errors import LpxError
 from lpx.export.deployed import Deployed
 from lpx.export.float64 import graph_in_float64, in_float64

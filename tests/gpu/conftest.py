@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lpx.engines.tensorrt import cuda
+from lpx.engines.tensorrt.cuda import choose as cuda
 
 _HERE = Path(__file__).parent
 sys.path[:0] = [str(_HERE), str(_HERE.parent / "engines/tensorrt")]

@@ -18,7 +18,7 @@ from gpu_kernel import expected, faces_of
 from gpu_rigs import Rig, open_rig
 from gpu_standin import StandIn
 
-from lpx.engines.tensorrt.driver import CudaLostError
+from lpx.engines.tensorrt.cuda.driver import CudaLostError
 from lpx.errors import LpxError
 
 NOWHERE = 1 << 46

@@ -17,7 +17,7 @@ from enum import Enum, IntEnum, auto
 from types import SimpleNamespace
 from typing import Any
 
-from lpx.engines.tensorrt.cuda_python import CudaPython
+from lpx.engines.tensorrt.cuda.cuda_python import CudaPython
 
 ALIGNMENT = 256
 MEMORY_BYTES = 1 << 32

@@ -10,9 +10,9 @@ import pytest
 from gpu_kernel import CompiledKernel, Kernel, RehearsedKernel
 from gpu_rehearsal import Rehearsal
 
-from lpx.engines.tensorrt import cuda
-from lpx.engines.tensorrt.cuda_pycuda import PyCuda
-from lpx.engines.tensorrt.driver import CudaDriver
+from lpx.engines.tensorrt.cuda import choose as cuda
+from lpx.engines.tensorrt.cuda.driver import CudaDriver
+from lpx.engines.tensorrt.cuda.pycuda import PyCuda
 
 BINDINGS = ("cuda-python", "pycuda")
 REHEARSALS = ("rehearsal, late", "rehearsal, early")

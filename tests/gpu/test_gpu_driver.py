@@ -11,7 +11,7 @@ import pytest
 from gpu_kernel import CELLS, SIZE, expected, faces_of
 from gpu_rigs import Rig
 
-from lpx.engines.tensorrt.driver import CudaDriver
+from lpx.engines.tensorrt.cuda.driver import CudaDriver
 from lpx.errors import LpxError
 
 TOO_MUCH = 1 << 50

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from gpu_rigs import Rig
 
-from lpx.bench.energy_sources import Unavailable, open_source
-from lpx.engines.conditions import read_conditions
-from lpx.engines.machine import read_machine
-from lpx.engines.nvml import Nvml, open_nvml
+from lpx.machine.conditions import read_conditions
+from lpx.machine.energy_sources import Unavailable, open_source
+from lpx.machine.machine import read_machine
+from lpx.machine.nvml import Nvml, open_nvml
 
 pytestmark = pytest.mark.gpu
 WINDOW_SECONDS = 1.5

@@ -112,7 +112,7 @@ def test_where_the_one_lacks_memory_the_other_runs(gpu: Rig, torch: Any) -> None
 LOSE = """
 import torch
 from lpx.engines.tensorrt import cuda
-from lpx.engines.tensorrt.driver import CudaLostError
+from lpx.engines.tensorrt.cuda.driver import CudaLostError
 driver = cuda.open_driver()
 torch.zeros(4, device="cuda")[torch.tensor([99], device="cuda")]
 for call in (driver.synchronize_device, lambda: driver.malloc(16)):
@@ -137,8 +137,8 @@ def test_the_reference_on_the_gpu_gives_the_scores_of_the_cpu(
     torch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In FP32, that is: TF32 would differ by 1e-3, measured on an H200."""
-    from lpx.data.demo_set import CHECKPOINT, demo_set, folder
-    from lpx.engines.torch_engine import TorchEngine
+    from lpx.data.face_sets.demo import CHECKPOINT, demo_set, folder
+    from lpx.engines.torch import TorchEngine
     from lpx.models.checkpoint import load_checkpoint
 
     def engine() -> TorchEngine:

@@ -7,9 +7,9 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from lpx.graph.insert_qdq import Range, Style, insert_qdq
 from lpx.graph.model_io import serialise
-from lpx.graph.placement import place
+from lpx.graph.qdq.insert_qdq import Range, Style, insert_qdq
+from lpx.graph.qdq.placement import place
 
 HEADER = '<ir_version: 9, opset_import: ["" : {opset}]>\n'
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lpx.graph.equalise import equalise
+from lpx.graph.qdq.equalise import equalise
 
 from .graphs import graph, run
 
@@ -192,7 +192,7 @@ def test_groups(groups):
 
 def test_mobilenet_v2_stays_the_same(randomise):
     from lpx.export.to_onnx import to_onnx
-    from lpx.graph.prepare import prepare
+    from lpx.graph.qdq.prepare import prepare
     from lpx.models.checkpoint import Detector
     from lpx.models.detector import new_detector
 

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from lpx.errors import LpxError
-from lpx.graph.insert_qdq import ONNXRUNTIME, TENSORRT, Range, Style, insert_qdq
 from lpx.graph.model_io import serialise
-from lpx.graph.placement import place
-from lpx.graph.rounding import round_levels
+from lpx.graph.qdq.insert_qdq import ONNXRUNTIME, TENSORRT, Range, Style, insert_qdq
+from lpx.graph.qdq.placement import place
+from lpx.graph.qdq.rounding import round_levels
 from lpx.graph.to_fp16 import to_fp16
 
 from .graphs import assumed_range, graph, quantised, run

@@ -10,11 +10,11 @@ import onnx
 import onnxruntime
 import pytest
 
-from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine, precision_of_nodes
-from lpx.graph.insert_qdq import ONNXRUNTIME, Range
-from lpx.graph.integer_region import IN_FLOAT
+from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine, precision_of_nodes
 from lpx.graph.model_io import serialise
-from lpx.graph.placement import place
+from lpx.graph.qdq.insert_qdq import ONNXRUNTIME, Range
+from lpx.graph.qdq.integer_region import IN_FLOAT
+from lpx.graph.qdq.placement import place
 
 from .graphs import graph, quantised
 

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from lpx.graph.intervals import intervals
+from lpx.graph.bounds import intervals
 
 from .graphs import graph, run
 

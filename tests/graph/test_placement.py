@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 import pytest
 
-from lpx.graph.insert_qdq import ONNXRUNTIME, TENSORRT, Range, insert_qdq
 from lpx.graph.model_io import serialise
-from lpx.graph.placement import COMPUTE, place
+from lpx.graph.qdq.insert_qdq import ONNXRUNTIME, TENSORRT, Range, insert_qdq
+from lpx.graph.qdq.placement import COMPUTE, place
 
 from .graphs import assumed_range, dequantised_inputs, graph, quantised, quantised_tensors, run
 

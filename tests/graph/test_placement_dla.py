@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from lpx.errors import LpxError
-from lpx.graph.insert_qdq import DLA, Range, activation_scales, insert_qdq
-from lpx.graph.placement import place
-from lpx.graph.placement_dla import place_dla, tensors_to_observe
+from lpx.graph.qdq.insert_qdq import DLA, Range, activation_scales, insert_qdq
+from lpx.graph.qdq.placement import place
+from lpx.graph.qdq.placement_dla import place_dla, tensors_to_observe
 
 from .graphs import assumed_range, dequantised_inputs, graph, run
 from .test_placement import PATTERNS

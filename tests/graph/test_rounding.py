@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpx.graph.rounding import bias_shift, round_levels, weight_scales
+from lpx.graph.qdq.rounding import bias_shift, round_levels, weight_scales
 
 SHAPES = st.tuples(
     st.integers(1, 6), st.integers(1, 12), st.sampled_from([(1, 1), (3, 3), (5, 5), (7, 1)])

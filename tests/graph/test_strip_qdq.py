@@ -8,10 +8,10 @@ import onnx_ir as ir
 import pytest
 
 from lpx.errors import LpxError
-from lpx.graph.insert_qdq import DLA, ONNXRUNTIME, TENSORRT, Style
 from lpx.graph.model_io import serialise
-from lpx.graph.prepare import prepare
-from lpx.graph.strip_qdq import require_float
+from lpx.graph.qdq.insert_qdq import DLA, ONNXRUNTIME, TENSORRT, Style
+from lpx.graph.qdq.prepare import prepare
+from lpx.graph.qdq.strip_qdq import require_float
 
 from .graphs import graph, quantised, run
 

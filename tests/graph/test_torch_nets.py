@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 import torch
 
-from lpx.bench.layer_errors import batch_size, compare
-from lpx.calibration.calibrate import calibrate
+from lpx.calibration.observe import calibrate
 from lpx.calibration.scales import Scales
 from lpx.card import ModelCard
-from lpx.data.sets import open_set
+from lpx.data.face_sets.sets import open_set
 from lpx.engines.build import build_engine, make_graph
-from lpx.engines.machine import read_machine
-from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
+from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.engines.request import BuildRequest
 from lpx.engines.tensorrt import available
 from lpx.export.deployed import Deployed
 from lpx.export.to_onnx import to_onnx
 from lpx.graph.lower_opset import lower_opset
 from lpx.graph.model_io import parse, serialise
+from lpx.layerwise.compare import batch_size, compare
+from lpx.machine.machine import read_machine
 from lpx.models.checkpoint import Detector
 
 from .torch_nets import NETS, SIZE, make

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpx.graph.insert_qdq import ONNXRUNTIME, TENSORRT, Range, insert_qdq
-from lpx.graph.placement import place
-from lpx.graph.rounding import bias_shift, nearest_levels, round_levels, weight_scales
-from lpx.graph.weights import WeightOptions, mse_scales, squared_error
+from lpx.graph.qdq.insert_qdq import ONNXRUNTIME, TENSORRT, Range, insert_qdq
+from lpx.graph.qdq.placement import place
+from lpx.graph.qdq.rounding import bias_shift, nearest_levels, round_levels, weight_scales
+from lpx.graph.qdq.weights import WeightOptions, mse_scales, squared_error
 
 from .graphs import graph
 

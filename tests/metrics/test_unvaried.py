@@ -16,7 +16,7 @@ from lpx.metrics import (
     faces_needed,
     verdict,
 )
-from lpx.metrics.unvaried import exact_ends, one_pair_reach
+from lpx.metrics.zero_variance import exact_ends, one_pair_reach
 
 from .samples import binormal_auc
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lpx.data.decode import fit, read_image
+from lpx.data.images.decode import fit, read_image
 from lpx.errors import LpxError
 from lpx.models.backbones import build_backbone
 from lpx.models.checkpoint import ForeignModel, load_checkpoint

@@ -13,18 +13,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lpx import pipeline
-from lpx.bench.score import Scored
-from lpx.data.decode import fit
-from lpx.data.face_set import Face, FaceSet, ImageFile
-from lpx.data.sets import open_set
+from lpx import api as pipeline
+from lpx.api import benching
+from lpx.artefacts import select_engine as runnable
+from lpx.artefacts.model import read_exported
+from lpx.bench.parity.score import Scored
+from lpx.data.face_sets.face_set import Face, FaceSet, ImageFile
+from lpx.data.face_sets.sets import open_set
+from lpx.data.images.decode import fit
 from lpx.engines import load
 from lpx.engines.manifest import read_manifest, write_manifest
-from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
+from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.errors import LpxError
 from lpx.metrics import auc
-from lpx.pipeline import benching, runnable
-from lpx.pipeline.exported import read_exported
 
 
 class Told:
@@ -386,9 +387,9 @@ def test_what_scores_beside_decoding_shares_the_cores_and_what_is_timed_does_not
         return engine
 
     monkeypatch.setattr(benching, "load", opened)
-    monkeypatch.setattr("lpx.bench.latency.MIN_ITERATIONS", 2)
-    monkeypatch.setattr("lpx.bench.latency.BLOCK_SECONDS", 0.01)
-    monkeypatch.setattr("lpx.bench.latency.WARM_UP_SECONDS", 0)
+    monkeypatch.setattr("lpx.bench.performance.latency.MIN_ITERATIONS", 2)
+    monkeypatch.setattr("lpx.bench.performance.latency.BLOCK_SECONDS", 0.01)
+    monkeypatch.setattr("lpx.bench.performance.latency.WARM_UP_SECONDS", 0)
     pipeline.bench(workspace, "demo", limit=32, latency_seconds=0.01, batches=(1,))
     # Two batches of each of two engines.
     assert calls[:4] == [True] * 4
@@ -396,9 +397,9 @@ def test_what_scores_beside_decoding_shares_the_cores_and_what_is_timed_does_not
 
 
 def test_an_engine_that_breaks_at_a_batch_size_keeps_its_parity(workspace, monkeypatch):
-    monkeypatch.setattr("lpx.bench.latency.MIN_ITERATIONS", 2)
-    monkeypatch.setattr("lpx.bench.latency.BLOCK_SECONDS", 0.01)
-    monkeypatch.setattr("lpx.bench.latency.WARM_UP_SECONDS", 0)
+    monkeypatch.setattr("lpx.bench.performance.latency.MIN_ITERATIONS", 2)
+    monkeypatch.setattr("lpx.bench.performance.latency.BLOCK_SECONDS", 0.01)
+    monkeypatch.setattr("lpx.bench.performance.latency.WARM_UP_SECONDS", 0)
 
     def opened(folder, **options):
         engine = load(folder, **options)
@@ -427,7 +428,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from lpx import pipeline
-from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
+from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.workspace import Workspace
 infer, calls = OnnxRuntimeEngine.infer, 0
 def slowly(self, faces):
@@ -457,7 +458,7 @@ def test_a_bench_that_was_killed_goes_on_and_says_the_same(workspace, monkeypatc
         process.kill()
     kept = workspace.root / "bench.partial"
     assert len(list(kept.glob("*.scores"))) == 4
-    from lpx.engines.torch_engine import TorchEngine
+    from lpx.engines.torch import TorchEngine
 
     infer, seen = TorchEngine.infer, []
     monkeypatch.setattr(

@@ -8,12 +8,13 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from lpx import pipeline
+from lpx import api as pipeline
+from lpx.api import building
+from lpx.artefacts import model as exported
 from lpx.engines import load
 from lpx.engines.request import BuildRequest
 from lpx.errors import LpxError
-from lpx.graph.weights import WeightOptions
-from lpx.pipeline import building, exported
+from lpx.graph.qdq.weights import WeightOptions
 from lpx.workspace import read_sealed, write_sealed
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from lpx.calibration.forward import ObservedModel
+from lpx.api import calibrating
+from lpx.api.building import PARTIAL
+from lpx.api.calibrating import Evidence, best_first
+from lpx.calibration.observed_model import ObservedModel
 from lpx.calibration.scales import read_scales
 from lpx.errors import LpxError
-from lpx.pipeline import calibrating
-from lpx.pipeline.building import PARTIAL
-from lpx.pipeline.calibrating import Evidence, best_first
-from lpx.pipeline.reporter import Silent
+from lpx.reporter import Silent
 
 
 def evidence(method, error, loss=None, low=None, high=None):

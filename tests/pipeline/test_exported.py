@@ -10,10 +10,10 @@ import onnx
 import pytest
 import torch
 
+from lpx.api import export
+from lpx.artefacts.model import check_at_least, open_faces, read_exported
 from lpx.card import METADATA_KEY
 from lpx.errors import LpxError
-from lpx.pipeline import export
-from lpx.pipeline.exported import check_at_least, open_faces, read_exported
 from lpx.workspace import Workspace, read_sealed, write_sealed
 
 

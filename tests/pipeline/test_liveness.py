@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lpx import pipeline
-from lpx.data.demo_set import demo_set
-from lpx.data.sets import open_set
+from lpx import api as pipeline
+from lpx.api.building import DeadEngineError
+from lpx.artefacts.liveness import Probe, make_probe, symptom
+from lpx.artefacts.model import read_exported
+from lpx.data.face_sets.demo import demo_set
+from lpx.data.face_sets.sets import open_set
 from lpx.engines.manifest import read_manifest
-from lpx.engines.onnxruntime_engine import OnnxRuntimeEngine
+from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.errors import LpxError
-from lpx.pipeline.building import DeadEngineError
-from lpx.pipeline.exported import read_exported
-from lpx.pipeline.liveness import Probe, make_probe, symptom
 from lpx.workspace import read_sealed, write_sealed
 
 INT8 = ("build", "--int8", "--fp32", "--target", "onnxruntime", "--faces", "demo", "--count", 16)
@@ -52,7 +52,7 @@ def test_engine_that_does_not_run_is_named(lpx, workspace, monkeypatch):
     def infer(engine, faces):
         raise LpxError("ONNX Runtime failed on 32 faces", "Resize: not supported")
 
-    monkeypatch.setattr("lpx.pipeline.liveness.load", lambda *_, **__: Unable())
+    monkeypatch.setattr("lpx.artefacts.liveness.load", lambda *_, **__: Unable())
     Unable = type("Unable", (), {"infer": infer, "close": lambda self: None})  # noqa: N806
     ran = lpx(*INT8)
     assert ran.code == 1
@@ -77,7 +77,7 @@ def test_scores_that_are_no_numbers_are_a_symptom(workspace, monkeypatch):
     probe = make_probe(demo_set("train").first(4), model)
     folder = workspace.engines / "onnxruntime-int8"
     with monkeypatch.context() as patched:
-        patched.setattr("lpx.pipeline.liveness.load", lambda *_, **__: Broken(data, size))
+        patched.setattr("lpx.artefacts.liveness.load", lambda *_, **__: Broken(data, size))
         found = symptom(folder, probe, allow_host_code=False)
     assert found == "its score is not a finite number on 2 of 4 faces"
     assert probe.scores is not None

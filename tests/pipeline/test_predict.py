@@ -17,26 +17,20 @@ import cv2
 import numpy as np
 import pytest
 
-from lpx import pipeline
-from lpx.data.crops import RECIPES
-from lpx.data.cut_faces import cut_faces
-from lpx.data.decode import fit, read_image
-from lpx.data.demo_set import folder
+from lpx import api as pipeline
+from lpx.api import predicting
 from lpx.data.detect import FaceMesh, open_detector
-from lpx.data.video_file import Frame, FrameReader, read_frames
-from lpx.data.video_writer import VideoWriter
+from lpx.data.face_sets.demo import folder
+from lpx.data.images.crops import RECIPES
+from lpx.data.images.cut_faces import cut_faces
+from lpx.data.images.decode import fit, read_image
+from lpx.data.images.video_file import Frame, FrameReader, read_frames
+from lpx.data.images.video_writer import VideoWriter
 from lpx.engines import load
 from lpx.errors import LpxError
-from lpx.pipeline import file_scorer, predicting
-from lpx.pipeline.file_scorer import FileScorer
-from lpx.pipeline.predictions import (
-    FacelessFrame,
-    FaceScore,
-    FileScore,
-    Journal,
-    moments,
-    picture_name,
-)
+from lpx.predict import file_scorer
+from lpx.predict.file_scorer import FileScorer
+from lpx.predict.results import FacelessFrame, FaceScore, FileScore, Journal, moments, picture_name
 from lpx.render import encode_png
 from tests.conftest import environment
 
@@ -310,7 +304,7 @@ def test_a_video_that_does_not_fit_is_one_error_and_no_stream_of_warnings(tmp_pa
     code = """
 import resource, numpy as np
 from pathlib import Path
-from lpx.data.video_writer import VideoWriter
+from lpx.data.images.video_writer import VideoWriter
 from lpx.errors import LpxError
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 writer = VideoWriter(Path("a.mp4"), 25, 320, 240)
@@ -400,7 +394,7 @@ def test_what_cannot_be_drawn_is_scored_and_drawn_by_the_next_run(lpx, mixed, mo
 
 def test_crops_that_cannot_be_drawn_are_scored(workspace, crops, monkeypatch):
     monkeypatch.setattr(
-        "lpx.pipeline.predicting.write_bytes",
+        "lpx.api.predicting.write_bytes",
         lambda *_, **__: (_ for _ in ()).throw(LpxError("x.png cannot be written", "no", "")),
     )
     found = predict(workspace, "crops", crops=True)
@@ -492,8 +486,8 @@ def test_times_are_those_of_the_video(workspace, monkeypatch):
 def test_crop_recipe_must_be_known(mixed, monkeypatch):
     model = pipeline.predicting.read_exported(mixed)
     object.__setattr__(model.card, "crop", "unknown")
-    monkeypatch.setattr("lpx.pipeline.predicting.read_exported", lambda workspace: model)
-    monkeypatch.setattr("lpx.pipeline.runnable.check_card", lambda *_: None)
+    monkeypatch.setattr("lpx.api.predicting.read_exported", lambda workspace: model)
+    monkeypatch.setattr("lpx.artefacts.select_engine.check_card", lambda *_: None)
     with pytest.raises(LpxError, match="--crop RECIPE"):
         predict(mixed, "in")
     assert predict(mixed, "in/a/x.png", crop="square-1.3").crop == "square-1.3"

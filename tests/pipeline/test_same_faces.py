@@ -11,15 +11,15 @@ import cv2
 import numpy as np
 import pytest
 
-from lpx import pipeline
-from lpx.bench import partial
+from lpx import api as pipeline
+from lpx.api import predicting
+from lpx.bench.parity import score_store as partial
 from lpx.calibration.scales import read_scales
-from lpx.data.face_set import Skipped
-from lpx.data.sets import open_set
+from lpx.data.face_sets.face_set import Skipped
+from lpx.data.face_sets.sets import open_set
 from lpx.engines.base import Prediction
 from lpx.errors import LpxError
-from lpx.pipeline import predicting
-from lpx.pipeline.predictions import FileScore, Journal
+from lpx.predict.results import FileScore, Journal
 from lpx.workspace import Appended, read_sealed, write_sealed
 
 PICTURES = (".bmp", ".tiff", ".png", ".jpg", ".webp")
@@ -175,7 +175,7 @@ def test_a_resumed_bench_does_not_mix_old_and_new_faces(workspace, many, monkeyp
 
 
 def test_faces_that_change_while_they_are_scored(workspace, many, monkeypatch):
-    from lpx.engines.torch_engine import TorchEngine
+    from lpx.engines.torch import TorchEngine
 
     infer = TorchEngine.infer
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lpx.bench.timeline import Moment
-from lpx.pipeline.stills import WIDTH, Stills
+from lpx.predict.stills import WIDTH, Stills
+from lpx.predict.timeline import Moment
 
 
 def kept(scores, count=4, shape=(40, 60, 3)):

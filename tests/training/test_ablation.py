@@ -6,9 +6,9 @@ import pytest
 
 pytest.importorskip("lightning", reason="training needs lpx[train]")
 
-from lpx.bench.ablation import contrasts, draw, summarise, to_markdown
 from lpx.errors import LpxError
 from lpx.training.ablation import Cell, Result, grid, run_grid
+from lpx.training.ablation_report import contrasts, draw, summarise, to_markdown
 from lpx.training.localisation import localise
 
 from .small import SMALL, write_faces
@@ -98,7 +98,7 @@ def test_contrasts_pair_trainings_that_differ_in_one_thing():
 def test_pixel_auc_of_the_mask_itself_is_one(faces):
     import torch
 
-    from lpx.data.training_pairs import open_training_data
+    from lpx.data.pseudo_fakes.training_pairs import open_training_data
     from lpx.models.detector import new_detector
 
     _, card = new_detector("efficientnet_lite0", "stage2", input_size=64, bottleneck=0)
@@ -126,7 +126,7 @@ def test_pixel_auc_of_the_mask_itself_is_one(faces):
 def test_what_a_map_shows_beyond_real_faces_is_free_of_each_units_constant(faces):
     import torch
 
-    from lpx.data.training_pairs import open_training_data
+    from lpx.data.pseudo_fakes.training_pairs import open_training_data
     from lpx.models.detector import new_detector
 
     _, card = new_detector("efficientnet_lite0", "stage2", input_size=64, bottleneck=0)

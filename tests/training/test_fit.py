@@ -9,8 +9,8 @@ import torch
 
 pytest.importorskip("lightning", reason="training needs lpx[train]")
 
-from lpx.data.landmarked import load_landmarked
-from lpx.data.training_pairs import TrainingData, open_training_data
+from lpx.data.pseudo_fakes.landmarked import load_landmarked
+from lpx.data.pseudo_fakes.training_pairs import TrainingData, open_training_data
 from lpx.errors import LpxError
 from lpx.models.checkpoint import load_checkpoint
 from lpx.models.detector import new_detector

@@ -17,14 +17,14 @@ import numpy as np
 from cut import with_noise
 from takes import FRAMES, HEIGHT, RATE_HZ, TAKES, WIDTH, Take
 
-from lpx.data.augment import resolution_loss
-from lpx.data.crops import RECIPES
-from lpx.data.cut_faces import cut_faces
-from lpx.data.decode import Image, read_image
-from lpx.data.demo_clip import CLIP, HEADER, TRUTH
-from lpx.data.demo_set import CROP
 from lpx.data.detect import FaceMesh, open_detector
-from lpx.data.pseudo_fakes import Landmarks, forge
+from lpx.data.face_sets.demo import CROP
+from lpx.data.face_sets.demo_clip import CLIP, HEADER, TRUTH
+from lpx.data.images.crops import RECIPES
+from lpx.data.images.cut_faces import cut_faces
+from lpx.data.images.decode import Image, read_image
+from lpx.data.pseudo_fakes.augment import resolution_loss
+from lpx.data.pseudo_fakes.blend import Landmarks, forge
 
 QUALITY = 20
 """x264's constant rate factor: the file of a camera, before a platform compresses it again."""

@@ -17,13 +17,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lpx.data.crops import RECIPES
-from lpx.data.cut_faces import cut_faces
-from lpx.data.decode import Image, read_image
-from lpx.data.demo_set import CROP
 from lpx.data.detect import FaceMesh, open_detector
-from lpx.data.landmarked import load_landmarked, split_identities
-from lpx.data.training_pairs import SHARES
+from lpx.data.face_sets.demo import CROP
+from lpx.data.images.crops import RECIPES
+from lpx.data.images.cut_faces import cut_faces
+from lpx.data.images.decode import Image, read_image
+from lpx.data.pseudo_fakes.landmarked import load_landmarked, split_identities
+from lpx.data.pseudo_fakes.training_pairs import SHARES
 
 SIDE = 256
 QUALITY = 92

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lpx.data.decode import fit
-from lpx.data.demo_set import demo_set, folder
-from lpx.data.landmarked import load_landmarked
+from lpx.data.face_sets.demo import demo_set, folder
+from lpx.data.images.decode import fit
+from lpx.data.pseudo_fakes.landmarked import load_landmarked
 from lpx.metrics import auc_interval_bootstrap
 from lpx.models.checkpoint import Detector, load_checkpoint
 from lpx.training.localisation import localise

@@ -84,7 +84,7 @@ class Take:
         backwards: Whether the motion runs from its end to its beginning.
         face: Number of the person whose face is put on the head; None for none. Both move alike,
             as a swap of moving pictures has it.
-        kind: Of forgery, as in `lpx.data.pseudo_fakes`.
+        kind: Of forgery, as in `lpx.data.pseudo_fakes.blend`.
         forged_from: First frame that is forged.
         seed: Of the forgery: its frames share one mask.
     """

@@ -29,10 +29,10 @@ from typing import Any
 import cv2
 
 from lpx.cli.main import _run
-from lpx.data.demo_set import CHECKPOINT, demo_set
-from lpx.data.demo_set import folder as demo_folder
-from lpx.data.face_manifest import FaceManifest, write_manifest
-from lpx.data.face_table import FaceRow, make_table
+from lpx.data.face_sets.demo import CHECKPOINT, demo_set
+from lpx.data.face_sets.demo import folder as demo_folder
+from lpx.data.face_sets.manifest import FaceManifest, write_manifest
+from lpx.data.face_sets.table import FaceRow, make_table
 from tools.drills import mutating
 
 FACES = 4

@@ -34,31 +34,31 @@ import cv2
 import numpy as np
 import torch
 
-from lpx import pipeline
-from lpx.bench.regressions import read_report
+from lpx import api as pipeline
+from lpx.artefacts.model import read_exported
+from lpx.bench.performance.trtexec_times import read_times
+from lpx.bench.report.compare import read_report
 from lpx.calibration.cache import read_cache, write_cache
 from lpx.calibration.scales import load_scales
 from lpx.card import card_from_dict, card_from_json
 from lpx.data.datasets import dfdc
-from lpx.data.decode import UnreadableImageError, read_image
-from lpx.data.demo_set import CHECKPOINT
-from lpx.data.demo_set import folder as demo_folder
-from lpx.data.edit_list import is_trimmed
-from lpx.data.face_csv import read_face_csv
-from lpx.data.face_manifest import FaceManifest, read_face_manifest, write_manifest
-from lpx.data.face_table import FaceRow, make_table
-from lpx.data.landmarked import load_landmarked
+from lpx.data.face_sets.csv import read_face_csv
+from lpx.data.face_sets.demo import CHECKPOINT
+from lpx.data.face_sets.demo import folder as demo_folder
+from lpx.data.face_sets.manifest import FaceManifest, read_face_manifest, write_manifest
+from lpx.data.face_sets.table import FaceRow, make_table
+from lpx.data.images.decode import UnreadableImageError, read_image
+from lpx.data.images.edit_list import is_trimmed
+from lpx.data.images.video_file import UnreadableVideoError, read_frames
+from lpx.data.images.video_writer import VideoWriter
+from lpx.data.pseudo_fakes.landmarked import load_landmarked
 from lpx.data.roots import data_roots
-from lpx.data.video_file import UnreadableVideoError, read_frames
-from lpx.data.video_writer import VideoWriter
 from lpx.engines.manifest import read_manifest
-from lpx.engines.trtexec_times import read_times
 from lpx.errors import LpxError
 from lpx.graph.model_io import parse
 from lpx.models.checkpoint import load_checkpoint
 from lpx.models.weights_file import read_weights
-from lpx.pipeline.exported import read_exported
-from lpx.pipeline.predictions import FaceScore, FileScore, Journal
+from lpx.predict.results import FaceScore, FileScore, Journal
 from lpx.workspace import Workspace
 from tools.drills import mutating
 

@@ -35,15 +35,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lpx import pipeline
+from lpx import api as pipeline
 from lpx.arrays import read_arrays
-from lpx.data.demo_set import CHECKPOINT
-from lpx.data.demo_set import folder as demo_folder
+from lpx.artefacts.model import read_exported
+from lpx.artefacts.reference import read_reference
+from lpx.data.face_sets.demo import CHECKPOINT
+from lpx.data.face_sets.demo import folder as demo_folder
 from lpx.errors import LpxError
 from lpx.models.checkpoint import load_checkpoint
 from lpx.models.weights_file import read_weights
-from lpx.pipeline.exported import read_exported
-from lpx.pipeline.reference import read_reference
 from lpx.schema import sealed, unsealed
 from lpx.training.state import LAST, PREVIOUS, Store
 from lpx.workspace import Workspace

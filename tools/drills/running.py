@@ -146,7 +146,7 @@ def make_material(root: Path) -> Path:
     if (root / "made").is_file():
         return root
     sys.path.insert(0, str(ROOT))
-    from lpx.data.demo_set import demo_set
+    from lpx.data.face_sets.demo import demo_set
     from lpx.render import encode_png
     from tests.data.trees import ffpp_tree, portrait, scene, write_video
     from tests.training.small import write_faces
@@ -167,7 +167,7 @@ def make_material(root: Path) -> Path:
     # None for testing: `lpx train` would make hundreds of pairs of them at its end.
     splits = ["val" if number % 12 > 9 else "train" for number in range(24)]
     write_faces(root / "landmarked", [f"person{number % 12}" for number in range(24)], splits)
-    from lpx.data.demo_set import CHECKPOINT, folder
+    from lpx.data.face_sets.demo import CHECKPOINT, folder
 
     shutil.copy(folder() / CHECKPOINT, root / "ckpt.pt")
     for name, line in (

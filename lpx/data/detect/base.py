@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.data.decode import Image
+from lpx.data.images.decode import Image
 
 Box = tuple[float, float, float, float]
 """(x0, y0, x1, y1) in pixels; x1 and y1 are past the last pixel. May reach out of the image."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from lpx.data.decode import Image
 from lpx.data.detect.base import Detection, Points, Values, suppress
 from lpx.data.detect.session import open_session, read_model, shipped
+from lpx.data.images.decode import Image
 
 MODEL = "blazeface_full_range.onnx"
 SHA256 = "1cfc34642ad943ce516b11fd8adf062a41f9e7f179794a01f03c962cdc130c48"

@@ -12,9 +12,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lpx.data.decode import Image
 from lpx.data.detect.base import Detection, Values, suppress
 from lpx.data.detect.session import open_session, read_model
+from lpx.data.images.decode import Image
 from lpx.errors import LpxError
 
 SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.data.decode import Image
 from lpx.data.detect.base import Box, Points
 from lpx.data.detect.session import open_session, read_model, shipped
+from lpx.data.images.decode import Image
 
 MODEL = "face_mesh.onnx"
 SHA256 = "72e57412a656db099af1178353ab6deff39c63096ed7c29739ac540cc157e97a"

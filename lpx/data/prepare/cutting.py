@@ -15,8 +15,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.data.crops import crop, find_recipe
-from lpx.data.decode import Image
 from lpx.data.detect import (
     LARGEST,
     MASK_OVERLAP,
@@ -27,6 +25,9 @@ from lpx.data.detect import (
 )
 from lpx.data.detect.base import Points
 from lpx.data.detect.choose import Mask
+from lpx.data.images.crops import crop, find_recipe
+from lpx.data.images.decode import Image
+from lpx.data.images.video_file import Frame, UnreadableVideoError, frame_indices, read_frames
 from lpx.data.prepare.record import (
     CRASHED,
     CutFace,
@@ -36,7 +37,6 @@ from lpx.data.prepare.record import (
     home,
     source_sha256,
 )
-from lpx.data.video_file import Frame, UnreadableVideoError, frame_indices, read_frames
 from lpx.data.videos import Video
 from lpx.data.wording import counted
 from lpx.errors import LpxError
@@ -61,7 +61,7 @@ class Settings:
     Attributes:
         folder: Of the prepared set.
         frames: To take of each video.
-        recipe: A key of `lpx.data.crops.RECIPES`.
+        recipe: A key of `lpx.data.images.crops.RECIPES`.
         detector: A key of `lpx.data.detect.DETECTORS`.
     """
 

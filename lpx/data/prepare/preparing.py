@@ -13,19 +13,19 @@ from typing import Any
 import cv2
 
 import lpx
-from lpx.data.columns import pack
-from lpx.data.crops import find_recipe
 from lpx.data.datasets import open_videos
 from lpx.data.detect import LARGEST, MASK_OVERLAP, open_detector
 from lpx.data.detect.blazeface import BlazeFace
-from lpx.data.face_manifest import (
+from lpx.data.face_sets.columns import pack
+from lpx.data.face_sets.manifest import (
     FILE,
     FaceManifest,
     SkippedFrame,
     read_manifest_head,
     write_manifest,
 )
-from lpx.data.face_table import check_inside, make_table
+from lpx.data.face_sets.table import check_inside, make_table
+from lpx.data.images.crops import find_recipe
 from lpx.data.prepare.cutting import STAGES, DiskFullError, Settings, is_full
 from lpx.data.prepare.journal import FILE as JOURNAL
 from lpx.data.prepare.journal import Journal, open_journal
@@ -113,7 +113,7 @@ def prepare(
         split: "train", "val" or "test"; None for all. What has no official split counts as test.
         methods: Manipulations; () for the set's usual ones.
         frames: Evenly spaced frames of each video.
-        recipe: A key of `lpx.data.crops.RECIPES`.
+        recipe: A key of `lpx.data.images.crops.RECIPES`.
         detector: A key of `lpx.data.detect.DETECTORS`.
         processes: At most so many at once; None takes one per core. With more than 1 a script must
             guard its main part with `if __name__ == "__main__"`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lpx.card import ModelCard, card_from_dict
-from lpx.data.crops import RECIPES
+from lpx.data.images.crops import RECIPES
 from lpx.workspace import Workspace, read_sealed
 
 RECIPE = "square-1.3"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lpx.data.contents import file_digests
-from lpx.data.face_manifest import SkippedFrame
-from lpx.data.face_table import FaceRow
+from lpx.data.face_sets.manifest import SkippedFrame
+from lpx.data.face_sets.table import FaceRow
 from lpx.data.videos import Video
 from lpx.schema import in_range, read_record
 

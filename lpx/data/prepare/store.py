@@ -10,8 +10,9 @@ from typing import Any
 
 from lpx.data.datasets import KNOWN
 from lpx.data.detect.blazeface import BlazeFace
-from lpx.data.face_manifest import FILE as MANIFEST
-from lpx.data.face_manifest import (
+from lpx.data.face_sets.face_set import FaceSet
+from lpx.data.face_sets.manifest import FILE as MANIFEST
+from lpx.data.face_sets.manifest import (
     FaceManifest,
     damage_note,
     left_out_note,
@@ -19,7 +20,6 @@ from lpx.data.face_manifest import (
     read_face_manifest,
     read_manifest_head,
 )
-from lpx.data.face_set import FaceSet
 from lpx.data.prepare.journal import FILE as JOURNAL
 from lpx.errors import LpxError
 

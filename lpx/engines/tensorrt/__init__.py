@@ -10,10 +10,11 @@ engine and `slot` what one batch in flight needs; `tensors` looks into a plan wh
 
 from __future__ import annotations
 
-from lpx.engines.tensorrt.build import Plan, build_plan
+from lpx.engines.tensorrt.building.build import Plan, build_plan
+from lpx.engines.tensorrt.building.progress import Progress
 from lpx.engines.tensorrt.capabilities import Capabilities, Dialect, capabilities_of
-from lpx.engines.tensorrt.cuda import open_driver
-from lpx.engines.tensorrt.driver import CudaDriver, CudaLostError, Device
+from lpx.engines.tensorrt.cuda.choose import open_driver
+from lpx.engines.tensorrt.cuda.driver import CudaDriver, CudaLostError, Device
 from lpx.engines.tensorrt.inspect import (
     Layer,
     LayerTable,
@@ -28,7 +29,6 @@ from lpx.engines.tensorrt.library import (
     load_runtime,
     runtime_available,
 )
-from lpx.engines.tensorrt.progress import Progress
 from lpx.engines.tensorrt.request import (
     Batches,
     BatchRange,

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from lpx.engines.tensorrt.driver import CudaLostError
+from lpx.engines.tensorrt.cuda.driver import CudaLostError
 from lpx.engines.tensorrt.refusals import advice
 from lpx.errors import LpxError
 

@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from lpx.engines.base import Faces
 from lpx.engines.tensorrt.capabilities import Capabilities
-from lpx.engines.tensorrt.driver import CudaDriver, CudaLostError, Handle
+from lpx.engines.tensorrt.cuda.driver import CudaDriver, CudaLostError, Handle
 from lpx.engines.tensorrt.kernel_cache import KernelCache, use_kernels
 from lpx.engines.tensorrt.logger import recording
 from lpx.engines.tensorrt.profiles import Chunk

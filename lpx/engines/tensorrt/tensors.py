@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from lpx.engines.base import Faces
 from lpx.engines.tensorrt.capabilities import capabilities_of
-from lpx.engines.tensorrt.cuda import open_driver
-from lpx.engines.tensorrt.driver import CudaDriver, Handle
+from lpx.engines.tensorrt.cuda.choose import open_driver
+from lpx.engines.tensorrt.cuda.driver import CudaDriver, Handle
 from lpx.engines.tensorrt.library import Flavour, load
 from lpx.engines.tensorrt.logger import explained
 from lpx.engines.tensorrt.profiles import Chunk, chunks, spans_of

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from lpx.engines.tensorrt.driver import CudaLostError, Device
+from lpx.engines.tensorrt.cuda.driver import CudaLostError, Device
 from lpx.errors import LpxError
 
 ALIGNMENT = 256

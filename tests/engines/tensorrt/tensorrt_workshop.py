@@ -12,7 +12,7 @@ from typing import Any
 from tensorrt_fakes import FakeLibrary, Spy
 from tensorrt_nets import one_convolution
 
-from lpx.engines.tensorrt.build import Plan, build_plan
+from lpx.engines.tensorrt.building.build import Plan, build_plan
 from lpx.engines.tensorrt.request import BatchRange
 
 MODEL = one_convolution()

@@ -25,7 +25,9 @@ STRONG = [r for r in RELEASES if r != "tensorrt-8.6.1"]
 def workshop(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Workshop]:
     def make(release: str, precision: str = "fp16") -> Workshop:
         made = Workshop(release, precision)
-        monkeypatch.setattr("lpx.engines.tensorrt.build.load", lambda flavour: made.library)
+        monkeypatch.setattr(
+            "lpx.engines.tensorrt.building.build.load", lambda flavour: made.library
+        )
         return made
 
     return make

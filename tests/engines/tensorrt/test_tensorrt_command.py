@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from tensorrt_workshop import Workshop, kernels_in
 
-from lpx.engines.jetson import Jetson
-from lpx.engines.machine import Gpu, Machine
+from lpx.machine.jetson import Jetson
+from lpx.machine.machine import Gpu, Machine
 
 ORIN = Machine(
     os="Ubuntu", architecture="aarch64", cpu="Cortex-A78AE", cores=6, memory_mib=7619,
@@ -27,7 +27,7 @@ def board(monkeypatch: pytest.MonkeyPatch) -> Workshop:
     shop = Workshop("tensorrt-10.3.0")
     for name in ("tensorrt.build.load", "build.load_library", "makers.load_library"):
         monkeypatch.setattr(f"lpx.engines.{name}", lambda flavour: shop.library)
-    building = "lpx.pipeline.building"
+    building = "lpx.api.building"
     monkeypatch.setattr(f"{building}.read_machine", lambda: ORIN)
     monkeypatch.setattr(f"{building}.choose", lambda asked, machine: ("tensorrt", "asked for"))
     monkeypatch.setattr(f"{building}.can_run", lambda manifest, machine: (False, "not here"))
@@ -83,7 +83,7 @@ def test_what_a_board_cannot_do_is_refused_before_faces_are_calibrated_on(
     def calibrated(*arguments: Any, **named: Any) -> None:
         raise AssertionError("faces were calibrated on")
 
-    monkeypatch.setattr("lpx.pipeline.building.scales_for", calibrated)
+    monkeypatch.setattr("lpx.api.building.scales_for", calibrated)
     before = tree(workspace.root)
     ran = lpx(*BUILD, *options)
     assert ran.code == 2

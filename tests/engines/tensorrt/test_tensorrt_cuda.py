@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lpx.engines.tensorrt import cuda
-from lpx.engines.tensorrt import driver as driver_module
-from lpx.engines.tensorrt.cuda import available, open_driver
-from lpx.engines.tensorrt.cuda_pycuda import PyCuda
-from lpx.engines.tensorrt.cuda_python import CudaPython
-from lpx.engines.tensorrt.driver import CudaLostError, fix_driver
+from lpx.engines.tensorrt.cuda import choose as cuda
+from lpx.engines.tensorrt.cuda import driver as driver_module
+from lpx.engines.tensorrt.cuda.choose import available, open_driver
+from lpx.engines.tensorrt.cuda.cuda_python import CudaPython
+from lpx.engines.tensorrt.cuda.driver import CudaLostError, fix_driver
+from lpx.engines.tensorrt.cuda.pycuda import PyCuda
 from lpx.errors import LpxError
 
 SUCCESS = {

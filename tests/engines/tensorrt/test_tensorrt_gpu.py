@@ -14,10 +14,10 @@ import pytest
 from tensorrt_nets import SIZE, tiny
 
 from lpx.engines.base import Prediction
-from lpx.engines.tensorrt import cuda
-from lpx.engines.tensorrt.build import build_plan
+from lpx.engines.tensorrt.building.build import build_plan
 from lpx.engines.tensorrt.capabilities import capabilities_of
-from lpx.engines.tensorrt.driver import Device
+from lpx.engines.tensorrt.cuda import choose as cuda
+from lpx.engines.tensorrt.cuda.driver import Device
 from lpx.engines.tensorrt.library import Flavour, available, load
 from lpx.engines.tensorrt.request import BatchRange
 from lpx.engines.tensorrt.runtime import TensorRTEngine
@@ -231,9 +231,9 @@ def test_a_damaged_plan_is_refused(flavour: Flavour, damage: str) -> None:
 
 
 def test_this_machine_takes_the_plan_and_another_gpu_would_not(gpu: Device) -> None:
-    from lpx.engines.machine import read_machine
+    from lpx.engines.compatibility import refusal
     from lpx.engines.manifest import EngineManifest
-    from lpx.engines.negotiate import refusal
+    from lpx.machine.machine import read_machine
 
     machine = read_machine()
     manifest = EngineManifest(

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lpx.engines.tensorrt import cuda
 from lpx.engines.tensorrt.capabilities import capabilities_of
+from lpx.engines.tensorrt.cuda import choose as cuda
 from lpx.engines.tensorrt.library import load_runtime, runtime_available
 from lpx.engines.tensorrt.runtime import TensorRTEngine
 from lpx.errors import LpxError

@@ -9,7 +9,7 @@ import pytest
 from tensorrt_fakes import FakeLibrary
 
 from lpx.engines.tensorrt import logger as messages
-from lpx.engines.tensorrt.driver import CudaLostError
+from lpx.engines.tensorrt.cuda.driver import CudaLostError
 from lpx.engines.tensorrt.logger import explained, recording
 from lpx.errors import LpxError
 

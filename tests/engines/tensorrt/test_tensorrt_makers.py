@@ -13,11 +13,11 @@ from tensorrt_nets import tiny
 from tensorrt_workshop import MODEL, Workshop
 
 from lpx.engines import makers
-from lpx.engines.jetson import Jetson
-from lpx.engines.machine import Machine, available_memory_mib
 from lpx.engines.request import BuildRequest
 from lpx.engines.tensorrt import Plan
 from lpx.errors import NotAsAskedError
+from lpx.machine.jetson import Jetson
+from lpx.machine.machine import Machine, available_memory_mib
 
 ORIN = Jetson("Jetson Orin Nano", "36.4.3", "6.2", "15W", True)
 BOARD = Machine(
@@ -32,7 +32,7 @@ MIB = 1 << 20
 @pytest.fixture
 def shop(monkeypatch: pytest.MonkeyPatch) -> Workshop:
     made = Workshop("tensorrt-10.3.0")
-    for module in ("lpx.engines.makers.load_library", "lpx.engines.tensorrt.build.load"):
+    for module in ("lpx.engines.makers.load_library", "lpx.engines.tensorrt.building.build.load"):
         monkeypatch.setattr(module, lambda flavour: made.library)
     monkeypatch.setattr(makers, "available_memory_mib", lambda: 5000)
     return made

@@ -15,20 +15,20 @@ from tensorrt_surfaces import RELEASES
 from tensorrt_workshop import Workshop, cache_of, kernels_in
 
 from lpx.calibration.cache import header_version, read_cache
-from lpx.calibration.calibrate import calibrate
 from lpx.calibration.methods import LEVELS
+from lpx.calibration.observe import calibrate
 from lpx.card import ModelCard
-from lpx.data.demo_set import demo_set
+from lpx.data.face_sets.demo import demo_set
 from lpx.engines.build import build_engine, cache_scales
-from lpx.engines.machine import Gpu, Jetson, Machine
 from lpx.engines.makers import TF32
 from lpx.engines.manifest import EngineManifest, read_manifest
-from lpx.engines.repeat import build_repeatedly
 from lpx.engines.request import BuildRequest
 from lpx.engines.tensorrt import BatchRange, Layer, LayerTable, Plan
-from lpx.engines.timing_cache import timing_cache_path
+from lpx.engines.tensorrt.building.repeat import build_repeatedly
+from lpx.engines.tensorrt.building.timing_cache import timing_cache_path
 from lpx.errors import LpxError
 from lpx.export.to_onnx import to_onnx
+from lpx.machine.machine import Gpu, Jetson, Machine
 from lpx.models.checkpoint import Detector
 from lpx.models.detector import new_detector
 

@@ -14,7 +14,7 @@ import pytest
 from tensorrt_nets import Net, tiny
 from tensorrt_workshop import DAMAGED_CACHE
 
-from lpx.engines.tensorrt.build import Plan, build_plan
+from lpx.engines.tensorrt.building.build import Plan, build_plan
 from lpx.engines.tensorrt.inspect import Layer
 from lpx.engines.tensorrt.library import available, load
 from lpx.engines.tensorrt.logger import recording
@@ -222,7 +222,7 @@ def test_warnings_are_kept_once_with_their_count() -> None:
 
 
 def test_without_a_gpu_a_plan_does_not_load() -> None:
-    from lpx.engines.tensorrt.cuda import available as gpu_available
+    from lpx.engines.tensorrt.cuda.choose import available as gpu_available
     from lpx.engines.tensorrt.runtime import TensorRTEngine
 
     if gpu_available()[0]:

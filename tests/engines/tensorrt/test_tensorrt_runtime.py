@@ -22,7 +22,7 @@ from tensorrt_fakes import (
 from tensorrt_surfaces import LEAN, RELEASES
 
 from lpx.engines.base import Engine
-from lpx.engines.tensorrt.driver import CudaLostError
+from lpx.engines.tensorrt.cuda.driver import CudaLostError
 from lpx.engines.tensorrt.request import BatchRange
 from lpx.engines.tensorrt.runtime import TensorRTEngine
 from lpx.errors import LpxError

@@ -24,7 +24,7 @@ from tensorrt_fakes import (
 from tensorrt_surfaces import RELEASES
 from tensorrt_workshop import Workshop
 
-from lpx.engines.tensorrt.driver import CudaLostError
+from lpx.engines.tensorrt.cuda.driver import CudaLostError
 from lpx.engines.tensorrt.tensors import TensorRTTensors
 from lpx.errors import LpxError, NotAsAskedError
 
@@ -256,7 +256,9 @@ def test_a_build_marks_the_tensors_that_it_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, release: str
 ) -> None:
     workshop = watching(release)
-    monkeypatch.setattr("lpx.engines.tensorrt.build.load", lambda flavour: workshop.library)
+    monkeypatch.setattr(
+        "lpx.engines.tensorrt.building.build.load", lambda flavour: workshop.library
+    )
     workshop.build(watch=("relu", "relu_1", "score", "nowhere"))
     debug = workshop.library.named("INetworkDefinition.mark_debug")
     outputs = workshop.library.named("INetworkDefinition.mark_output")
@@ -267,14 +269,18 @@ def test_a_build_marks_the_tensors_that_it_is_asked_for(
 
 def test_a_build_that_is_not_watched_marks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     workshop = watching("tensorrt-10.3.0")
-    monkeypatch.setattr("lpx.engines.tensorrt.build.load", lambda flavour: workshop.library)
+    monkeypatch.setattr(
+        "lpx.engines.tensorrt.building.build.load", lambda flavour: workshop.library
+    )
     workshop.build()
     assert workshop.library.named("INetworkDefinition.mark_") == []
 
 
 def test_a_watched_plan_may_have_lost_its_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     workshop = watching("tensorrt-10.3.0", "fp32")
-    monkeypatch.setattr("lpx.engines.tensorrt.build.load", lambda flavour: workshop.library)
+    monkeypatch.setattr(
+        "lpx.engines.tensorrt.building.build.load", lambda flavour: workshop.library
+    )
     with pytest.raises(NotAsAskedError):
         workshop.build(precision="fp16")
     layers = workshop.build(precision="fp16", watch=("relu",)).layers

@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 
 from lpx.calibration.scales import load_scales
-from lpx.engines import makers, watched
+from lpx.engines import makers
 from lpx.engines.build import build_engine
-from lpx.engines.machine import Machine, read_machine
 from lpx.engines.manifest import EngineManifest
 from lpx.engines.request import BuildRequest
 from lpx.engines.tensorrt import BatchRange, Plan, build_plan
-from lpx.engines.tensorrt import build as builder
+from lpx.engines.tensorrt.building import build as builder
 from lpx.engines.tensorrt.library import available
-from lpx.engines.watched import build_watched, open_watched
+from lpx.layerwise import rebuild as watched
+from lpx.layerwise.rebuild import build_watched, open_watched
+from lpx.machine.machine import Machine, read_machine
 from lpx.workspace import Workspace
 
 USABLE, REASON = available("tensorrt-rtx")
@@ -49,7 +50,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
 def engine(
     built: Workspace, request: BuildRequest, folder: Path, caches: Path | None = None
 ) -> EngineManifest:
-    from lpx.pipeline.exported import read_exported
+    from lpx.artefacts.model import read_exported
 
     model = read_exported(built)
     scales = load_scales(built.scales, hashlib.sha256(model.data).hexdigest())
@@ -138,7 +139,7 @@ def test_every_layer_of_the_demo_model_is_marked_and_no_fusion_lost(
     built: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Any
 ) -> None:
     """A real build: the parser keeps the tensors' names, and the plan keeps its layers."""
-    from lpx.bench.layer_errors import tensors_to_watch
+    from lpx.layerwise.compare import tensors_to_watch
 
     manifest = engine(built, BuildRequest("tensorrt-rtx", precision), tmp_path)
     model, graph = built.model.read_bytes(), (tmp_path / "graph.onnx").read_bytes()
@@ -177,9 +178,9 @@ def test_debug_looks_inside_on_a_gpu(
     """The whole: build, build again watched, run both, compare with ONNX Runtime."""
     import shutil
 
-    from lpx import pipeline
+    from lpx import api as pipeline
+    from lpx.api import debugging
     from lpx.engines.targets import can_run
-    from lpx.pipeline import debugging
 
     machine = read_machine()
     usable, reason = available(flavour)

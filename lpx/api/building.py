@@ -1,0 +1,511 @@
+"""build(): ONNX to engines, calibrated on faces."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import cache
+
+from lpx.artefacts.liveness import Probe, make_probe, symptom
+from lpx.artefacts.model import ExportedModel, check_at_least, look_up, open_faces, read_exported
+from lpx.calibration.methods import METHODS
+from lpx.calibration.observe import calibrate
+from lpx.calibration.scales import IMPORTED, Scales, load_scales, read_scales, save_scales
+from lpx.choices import check_choice, several
+from lpx.data.face_sets.demo import demo_set
+from lpx.data.face_sets.face_set import FaceSet
+from lpx.data.roots import DataPlaces
+from lpx.engines.build import build_engine, require_int8
+from lpx.engines.makers import check_for_tensorrt
+from lpx.engines.manifest import PRECISIONS, EngineManifest, Precision, write_manifest
+from lpx.engines.request import BuildRequest, default_batches
+from lpx.engines.targets import can_run, choose
+from lpx.engines.tensorrt import Batches
+from lpx.errors import LpxError, NotAsAskedError, OutOfMemoryError
+from lpx.graph.model_io import name_nodes, parse
+from lpx.graph.qdq.placement import Placement
+from lpx.graph.qdq.placement_dla import tensors_to_observe
+from lpx.graph.qdq.prepare import prepare
+from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
+from lpx.machine.machine import Machine, read_machine
+from lpx.reporter import SILENT, Reporter
+from lpx.workspace import Workspace
+
+CALIBRATION_FACES = 512
+OTHER_WEIGHTS = (
+    "the calibration method was chosen with other weight options than these: run `lpx calibrate` "
+    "with them to judge the methods anew"
+)
+
+
+class NotAllBuiltError(NotAsAskedError):
+    """Some of several precisions could not be built; the others were.
+
+    Attributes:
+        built: Manifests of those that were.
+    """
+
+    def __init__(
+        self, failed: Mapping[Precision, LpxError], built: tuple[EngineManifest, ...]
+    ) -> None:
+        first = next(iter(failed.values()))
+        others = ", ".join(manifest.precision.upper() for manifest in built)
+        names = ", ".join(precision.upper() for precision in failed)
+        more = "".join(f"; {p.upper()}: {error.what}" for p, error in [*failed.items()][1:])
+        what = f"{names} was not built, {others} was: {first.what}{more}"
+        super().__init__(what, first.why, first.fix)
+        self.built = built
+
+
+FAILS = "it does not run"
+"""How the symptom of an engine begins that loads or runs with an error."""
+
+
+class DeadEngineError(NotAsAskedError):
+    """An engine was built that gives every face one score, or does not run.
+
+    Attributes:
+        built: Manifests of all that were built.
+    """
+
+    def __init__(self, dead: Mapping[str, str], built: tuple[EngineManifest, ...]) -> None:
+        name, shown = next(iter(dead.items()))
+        more = "".join(f"; {other}: {text}" for other, text in [*dead.items()][1:])
+        if shown.startswith(FAILS):
+            why = "it was built, and cannot score a face here: see the reason"
+            fix = "`lpx doctor` shows what this machine has; or build for another target"
+        else:
+            why = "large activations that stretch a range do this, or an overflow in half precision"
+            fix = (
+                f"`lpx debug {name}` shows the layer; for INT8 try --method percentile-99.9 or mse,"
+                " or calibrate on faces like those that will be scored"
+            )
+        super().__init__(f"{name} is dead: {shown}{more}", why, fix)
+        self.built = built
+
+
+PARTIAL = "calibration.partial.npz"
+"""Where a calibration writes down how far it has come."""
+TIMING_CACHES = "timing-caches"
+"""Where TensorRT's kernel times lie between builds."""
+_TENSORRT_ONLY = {
+    "batches": "--batch",
+    "workspace_mib": "--workspace-mib",
+    "optimisation_level": "--optimisation-level",
+    "version_compatible": "--version-compatible",
+    "hardware_compatible": "--hardware-compatible",
+    "dla_core": "--dla",
+    "frozen_timing_cache": "--frozen-timing-cache",
+    "builds": "--builds",
+    "tf32": "--no-tf32",
+}
+_PROVIDER_TAKES = {
+    "onnxruntime-tensorrt": ("batches", "workspace_mib", "optimisation_level"),
+    "onnxruntime-tensorrt-rtx": ("batches", "workspace_mib"),
+}
+DEMO_CALIBRATION = (
+    "calibrated on the demo faces, because no --faces were given: ranges of your own faces may "
+    "differ, and INT8 accuracy with them"
+)
+
+
+def build(
+    workspace: Workspace,
+    precisions: Precision | tuple[Precision, ...],
+    *,
+    target: str = "auto",
+    faces: str | None = None,
+    count: int = CALIBRATION_FACES,
+    method: str | None = None,
+    compute_capabilities: tuple[str, ...] = (),
+    workspace_mib: int | None = None,
+    places: DataPlaces = DataPlaces(),  # noqa: B008 (frozen)
+    weights: WeightOptions = DEFAULT_WEIGHTS,
+    requantise: bool = False,
+    batches: Batches | None = None,
+    optimisation_level: int | None = None,
+    version_compatible: bool = False,
+    hardware_compatible: bool = False,
+    dla_core: int | None = None,
+    frozen_timing_cache: bool = False,
+    builds: int = 1,
+    tf32: bool = True,
+    report: Reporter = SILENT,
+) -> tuple[EngineManifest, ...]:
+    """Build engines of the exported model.
+
+    Args:
+        workspace: Holds `model.onnx`; receives `scales.json` and `engines/<name>/`.
+        precisions: "fp32", "fp16", "int8": one, or several.
+        target: "auto", or one of `lpx.engines.manifest.TARGETS`.
+        faces: Face set to calibrate on, for int8; None takes what `lpx calibrate` left, else the
+            demo faces, with a warning.
+        count: Most faces to calibrate on.
+        method: Calibration method, for int8; None takes the one that `lpx calibrate` chose, else
+            the default.
+        compute_capabilities: GPUs to build for; tensorrt-rtx only.
+        workspace_mib: Cap on TensorRT's scratch memory, MiB.
+        places: Where the videos and prepared faces of public data sets lie.
+        weights: What is done to weights, for int8.
+        requantise: Take out the Q/DQ pairs that the model has, instead of refusing it.
+        batches: TensorRT's profiles: a range, or sizes that get a profile each; None for 1 to 32,
+            and for 1 on a DLA core.
+        optimisation_level: TensorRT's search for kernels, 0 (fast build) to 5 (long).
+        version_compatible: Let later TensorRT releases load the plan; it then carries host code.
+        hardware_compatible: Let other GPU models, Ampere and later, load the plan.
+        dla_core: DLA core that shall run it, with the GPU for what it cannot do.
+        frozen_timing_cache: Take no kernel times but those of an earlier build.
+        builds: Build this often, keep a typical plan, and record the spread.
+        tf32: Let TensorRT multiply float32 tensors in TF32, with 10 bits of mantissa.
+        report: Told what happens.
+
+    Returns:
+        The manifests, in the order asked.
+
+    Raises:
+        NotAllBuiltError: Of several precisions some cannot be built; the others are.
+        NotAsAskedError: An engine would not compute in the one precision asked for.
+        DeadEngineError: An engine gives every face one score, unlike the model; it is kept.
+        LpxError: No exported model, an unknown precision, an unusable target, or faces that cannot
+            be read.
+    """
+    precisions = checked_precisions(precisions)
+    check_method(method)
+    check_at_least("--count", count, 1)
+    check_at_least("--workspace-mib", workspace_mib, 1)
+    check_at_least("--builds", builds, 1)
+    check_at_least("--dla", dla_core, 0)
+    machine = read_machine()
+    chosen, reason = choose(target, machine)
+    template = BuildRequest(
+        target=chosen,
+        precision="fp32",
+        compute_capabilities=several(compute_capabilities),
+        batches=batches or default_batches(dla_core),
+        workspace_mib=workspace_mib,
+        weights=weights,
+        requantise=requantise,
+        optimisation_level=optimisation_level,
+        version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible,
+        dla_core=dla_core,
+        frozen_timing_cache=frozen_timing_cache,
+        builds=builds,
+        tf32=tf32,
+    )
+    _check_options(template)
+    report.say(f"target {chosen}: {reason}")
+    model = read_exported(workspace)
+    alone = len(precisions) == 1
+    manifests: list[EngineManifest] = []
+    dead: dict[str, str] = {}
+    failed: dict[Precision, LpxError] = {}
+    with workspace.lock():
+        scales = None
+        if chosen in ("tensorrt", "tensorrt-rtx"):
+            for precision in precisions:
+                with _noting(failed, precision, alone):
+                    check_for_tensorrt(replace(template, precision=precision), machine)
+        if "int8" in precisions and "int8" not in failed:
+            with _noting(failed, "int8", alone):
+                placement = require_int8(model.data, replace(template, precision="int8"))
+                report.say(f"INT8 quantises {_quantised(placement)}")
+            if "int8" not in failed:
+                scales = scales_for(
+                    workspace, model, faces, count, weights, requantise, places, report
+                )
+
+        @cache
+        def probe() -> Probe:
+            pool = demo_set("train")
+            if faces and "int8" in precisions:
+                pool = open_faces(workspace, faces, "train", places=places, card=model.card)
+            return make_probe(pool, model)
+
+        for precision in precisions:
+            if precision in failed:
+                continue
+            request = request_for(template, precision, scales, method)
+            with _noting(failed, precision, alone):
+                manifest = _build_one(workspace, model, request, machine, report)
+                if shown := _shown_dead(workspace, manifest, machine, probe):
+                    dead[manifest.name] = shown
+                    manifest = _marked_dead(workspace, manifest, shown)
+                manifests.append(manifest)
+    _raise_unless_all_well(failed, dead, tuple(manifests))
+    return tuple(manifests)
+
+
+def checked_precisions(given: Precision | Iterable[Precision]) -> tuple[Precision, ...]:
+    """The precisions asked for: one, or several.
+
+    Raises:
+        LpxError: An unknown one, or none at all.
+    """
+    precisions = several(given)
+    if not precisions:
+        raise LpxError("no precision is given", "", f"name one of {', '.join(PRECISIONS)}")
+    for precision in precisions:
+        check_choice("precision", precision, PRECISIONS)
+    return precisions
+
+
+@contextmanager
+def _noting(failed: dict[Precision, LpxError], precision: Precision, alone: bool) -> Iterator[None]:
+    """Note why a precision cannot be built, and go on; where it was asked for alone, raise."""
+    try:
+        yield
+    except LpxError as error:
+        if alone:
+            raise
+        failed[precision] = error
+
+
+def request_for(
+    template: BuildRequest, precision: Precision, scales: Scales | None, method: str | None
+) -> BuildRequest:
+    """What to build in one precision; `method` None takes the one that the scales name."""
+    used = (method or scales.method) if scales and precision == "int8" else ""
+    return replace(template, precision=precision, scales=scales, method=used)
+
+
+def _build_one(
+    workspace: Workspace,
+    model: ExportedModel,
+    request: BuildRequest,
+    machine: Machine,
+    report: Reporter,
+) -> EngineManifest:
+    label = f"building {request.name}"
+    report.say(label)
+    return build_engine(
+        model.data,
+        model.card,
+        request,
+        workspace.engines / request.name,
+        machine,
+        outermost(report.progress(label)),
+        workspace.root / TIMING_CACHES,
+    )
+
+
+def _shown_dead(
+    workspace: Workspace, manifest: EngineManifest, machine: Machine, probe: Callable[[], Probe]
+) -> str:
+    """What shows that an engine is dead; "" where nothing does, or it does not run here."""
+    if manifest.target == "onnxruntime" and manifest.precision == "fp32":
+        return ""  # the exported model itself
+    if manifest.target == "onnxruntime-tensorrt":
+        return ""  # its first run builds TensorRT's engine, which takes minutes
+    usable, _ = can_run(manifest, machine)
+    if not usable:
+        return ""
+    # Outside of what is caught: faces that cannot be opened are not the engine's fault.
+    faces = probe()
+    try:
+        return symptom(workspace.engines / manifest.name, faces, allow_host_code=True)
+    except OutOfMemoryError:
+        raise
+    except LpxError as error:
+        return f"{FAILS}: {error.what}: {error.why}"
+
+
+def _marked_dead(workspace: Workspace, manifest: EngineManifest, shown: str) -> EngineManifest:
+    """Keep with the engine what shows that it is dead."""
+    marked = replace(manifest, warnings=(*manifest.warnings, f"dead: {shown}"))
+    write_manifest(workspace.engines / manifest.name, marked)
+    return marked
+
+
+def _raise_unless_all_well(
+    failed: Mapping[Precision, LpxError],
+    dead: Mapping[str, str],
+    manifests: tuple[EngineManifest, ...],
+) -> None:
+    if failed and not manifests:
+        raise next(iter(failed.values()))
+    if failed:
+        raise NotAllBuiltError(failed, manifests)
+    if dead:
+        raise DeadEngineError(dead, manifests)
+
+
+def _quantised(placement: Placement) -> str:
+    """What INT8 does to a model, before it is calibrated."""
+    total = sum(decision.op_type == "Conv" for decision in placement.decisions)
+    text = f"{len(placement.convolutions)} of {total} convolutions"
+    if placement.stored:
+        text += f", {len(placement.stored)} of them in their weights only"
+    return text
+
+
+def check_method(method: str | None) -> None:
+    """Refuse a calibration method that there is not.
+
+    Raises:
+        LpxError: There is not; None is the default.
+    """
+    if method is not None and method not in (*METHODS, IMPORTED):
+        raise LpxError(
+            f"unknown calibration method {method!r}",
+            f"known methods: {', '.join(METHODS)}",
+            "name one of these with --method",
+        )
+
+
+def _check_options(request: BuildRequest) -> None:
+    """Refuse what the target would silently leave out."""
+    if request.compute_capabilities and request.target != "tensorrt-rtx":
+        raise LpxError(
+            f"--compute-capability with target {request.target}",
+            "only tensorrt-rtx builds for GPUs that are not here",
+            "leave it out, or add --target tensorrt-rtx",
+        )
+    if request.target in ("tensorrt", "tensorrt-rtx"):
+        return
+    batches = default_batches(request.dla_core)
+    default = BuildRequest(request.target, request.precision, batches=batches)
+    for name, option in _TENSORRT_ONLY.items():
+        if name in _PROVIDER_TAKES.get(request.target, ()):
+            continue
+        if getattr(request, name) != getattr(default, name):
+            raise LpxError(
+                f"{option} with target {request.target}",
+                "it is an option of TensorRT's builder; ONNX Runtime runs the graph as it is",
+                "leave it out, or name --target tensorrt or tensorrt-rtx",
+            )
+
+
+def outermost(tell: Callable[[int, int], None]) -> Callable[[str, int, int], None]:
+    """Show the phase that holds all others: TensorRT starts with it."""
+    outermost = ""
+
+    def progress(phase: str, done: int, steps: int) -> None:
+        nonlocal outermost
+        outermost = outermost or phase
+        if phase == outermost and steps:
+            tell(done, steps)
+
+    return progress
+
+
+def _prepared(
+    model: ExportedModel, weights: WeightOptions, requantise: bool, report: Reporter
+) -> ExportedModel:
+    """The float model that calibration must observe: equalised where the build will be."""
+    data, pairs = prepare(
+        model.data, "the exported model", equalised=weights.equalise, requantise=requantise
+    )
+    if weights.equalise:
+        scaled = sum(bool(pair.scaled) for pair in pairs)
+        report.say(f"equalised channels between {scaled} pairs of convolutions")
+    return replace(model, data=data, sha256=hashlib.sha256(data).hexdigest())
+
+
+def scales_for(
+    workspace: Workspace, model: ExportedModel, name: str | None, count: int,
+    weights: WeightOptions, requantise: bool, places: DataPlaces, report: Reporter,
+) -> Scales:  # fmt: skip
+    """Ranges for this model and these faces: those in the workspace if they fit, else new ones."""
+    pool = open_faces(
+        workspace, name or "demo", "train", places=places, card=model.card, report=report
+    )
+    faces = pool.first(count)
+    model = _prepared(model, weights, requantise, report)
+    look_up(faces, report)
+    scales = _stored(workspace, model, pool, faces, report, named=bool(name))
+    if scales is not None:
+        report.say(f"reusing {workspace.scales} ({scales.face_count} faces of {scales.faces})")
+        scales = _with_evidence_of(scales, weights)
+    else:
+        scales = calibrate(
+            model.data,
+            faces,
+            model.card.input_size,
+            progress=report.progress(f"calibrating on {faces.name}"),
+            resume=workspace.root / PARTIAL,
+            say=report.say,
+        )
+        save_scales(workspace.scales, scales)
+        (workspace.root / PARTIAL).unlink(missing_ok=True)
+    # Whether faces were named is this build's affair, not that of the ranges, which are kept.
+    unnamed = not name and scales.faces == "demo"
+    warnings = (DEMO_CALIBRATION if unnamed else "", scales.warning)
+    scales = replace(scales, warning="; ".join(filter(None, warnings)))
+    if scales.warning:
+        report.say(f"warning: {scales.warning}")
+    return scales
+
+
+def _with_evidence_of(scales: Scales, weights: WeightOptions) -> Scales:
+    """The same ranges, without what was measured of methods under other weight options."""
+    # An earlier lpx knew fewer options: those that it did not name had their defaults.
+    if not scales.candidates or asdict(DEFAULT_WEIGHTS) | scales.weights == asdict(weights):
+        return scales
+    warnings = (scales.warning, OTHER_WEIGHTS)
+    return replace(scales, candidates=(), weights={}, warning="; ".join(filter(None, warnings)))
+
+
+def _stored(
+    workspace: Workspace,
+    model: ExportedModel,
+    pool: FaceSet,
+    faces: FaceSet,
+    report: Reporter,
+    *,
+    named: bool,
+) -> Scales | None:
+    """The scales in the workspace, where they are of this model and these faces.
+
+    Those that `lpx calibrate` made are of faces that it chose from a set: they fit whoever names
+    that set, or none. Those that it imported fit who names none.
+
+    Returns:
+        None where there are none, or what they are of can be calibrated again.
+
+    Raises:
+        LpxError: They are damaged, or of another model and of faces that nobody names now.
+    """
+    path = workspace.scales
+    if not os.path.lexists(path):
+        return None
+    stored = read_scales(path)
+    why = _unfit(stored, model, pool, faces, named=named)
+    if not why:
+        return stored
+    if stored.model_sha256 != model.sha256 and not named and stored.faces != "demo":
+        # The demo faces would take the place of those that somebody chose.
+        load_scales(path, model.sha256)
+    report.say(f"{path} is not used, and is written again: {why}")
+    return None
+
+
+def _unfit(
+    stored: Scales, model: ExportedModel, pool: FaceSet, faces: FaceSet, *, named: bool
+) -> str:
+    """Why stored scales are not those of this model and these faces; "" where they are."""
+    if stored.model_sha256 != model.sha256:
+        return "it is of another export, or of other weight options"
+    if stored.method == IMPORTED:
+        return "it was imported, and faces are named" if named else ""
+    if not _observed(model) <= stored.tensors.keys():
+        return "an earlier lpx observed fewer tensors"
+    if stored.set_digest and not named:
+        return ""
+    now, then = (pool, stored.set_digest) if stored.set_digest else (faces, stored.faces_digest)
+    if stored.faces != now.name:
+        return f"it is of {stored.faces}, not of {now.name}"
+    if then != now.digest():
+        return (
+            f"the faces of {now.name} are not those of then: their files, labels or number differ"
+        )
+    return ""
+
+
+def _observed(model: ExportedModel) -> set[str]:
+    graph = parse(model.data, "the exported model")
+    name_nodes(graph)
+    return set(tensors_to_observe(graph))

@@ -1,0 +1,117 @@
+"""show_clip(): the demo's clip through `predict`, beside what is known of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lpx.api.building import build
+from lpx.api.exporting import export
+from lpx.api.predicting import predict
+from lpx.artefacts.model import ExportedModel, read_exported
+from lpx.artefacts.select_engine import runnable
+from lpx.data.face_sets.demo import CHECKPOINT, folder
+from lpx.data.face_sets.demo_clip import CLIP, Part, clip_parts, clip_path
+from lpx.errors import LpxError
+from lpx.predict.results import FileScore, Predicted, moments
+from lpx.predict.timeline import KnownSpan, Row, Timeline, rows
+from lpx.reporter import SILENT, Reporter
+from lpx.workspace import Workspace, read_json, sha256
+
+OUT = "demo-video"
+"""Folder of the workspace that receives the pictures."""
+
+
+@dataclass(frozen=True)
+class ShownClip:
+    """What `show_clip` found.
+
+    Attributes:
+        predicted: By `predict`; its one file is the clip.
+        parts: Parts of the clip that are all real or all forged, and what the detector says of
+            each.
+    """
+
+    predicted: Predicted
+    parts: tuple[tuple[Part, Row], ...]
+
+    @property
+    def file(self) -> FileScore:
+        """The clip."""
+        return self.predicted.files[0]
+
+
+def show_clip(workspace: Workspace, *, report: Reporter = SILENT) -> ShownClip:
+    """Score the demo's clip with the demo's detector, and draw it.
+
+    The detector is exported, and built in INT8, where the workspace has no engine of it that runs
+    here. A clip that an earlier run drew with the same engine is not drawn again.
+
+    Args:
+        workspace: Receives the model, the engine and the folder `OUT`.
+        report: Receives progress and warnings.
+
+    Raises:
+        LpxError: The workspace holds another model or cannot be written, or the clip was not drawn.
+    """
+    with workspace.lock():
+        _refuse_other_model(workspace)
+    _ensure_engine(workspace, report)
+    parts = clip_parts()
+    spans = tuple(KnownSpan(part.first, part.last, part.fake, part.text) for part in parts)
+    report.say(f"lpx predict {CLIP} --frames all")
+    out = workspace.root / OUT
+    with workspace.lock():
+        # What a run that was killed did not finish; nobody else writes here under the lock.
+        for leftover in out.glob(".clip-mp4-*"):
+            leftover.unlink(missing_ok=True)
+        predicted = predict(
+            workspace, clip_path(), out=out, frames=None, known={CLIP: spans}, report=report
+        )
+    (file,) = predicted.files
+    if file.picture is None or file.timeline is None:
+        raise LpxError(
+            f"the clip was scored, and could not be drawn into {out}",
+            file.note,
+            "make room there, or choose another workspace with -w DIR",
+        )
+    line = Timeline(
+        CLIP, predicted.engine, predicted.threshold, moments(file), file.score, "", spans
+    )
+    return ShownClip(predicted, tuple(zip(parts, rows(line), strict=True)))
+
+
+def _refuse_other_model(workspace: Workspace) -> None:
+    path = workspace.model.with_suffix(".json")
+    if not path.exists():
+        return
+    found: dict[str, Any] = read_json(path, "lpx export")
+    if found.get("checkpoint_sha256") != sha256(folder() / CHECKPOINT):
+        raise LpxError(
+            f"workspace {workspace.root} holds another model than this demo's",
+            "the demo would replace it, and its engines would no longer match",
+            "choose another workspace with -w DIR",
+        )
+
+
+def _ensure_engine(workspace: Workspace, report: Reporter) -> None:
+    model = _model(workspace)
+    if model is None:
+        report.say(f"lpx export {CHECKPOINT}")
+        export(folder() / CHECKPOINT, workspace, report=report)
+        model = read_exported(workspace)
+    else:
+        report.say(f"{workspace.model}: exported by an earlier run")
+    try:
+        runnable(workspace, model)
+    except LpxError:
+        report.say("lpx build --int8 --faces demo")
+        build(workspace, "int8", faces="demo", report=report)
+
+
+def _model(workspace: Workspace) -> ExportedModel | None:
+    """The exported model; None where there is none, or an interrupted run left half of one."""
+    try:
+        return read_exported(workspace)
+    except LpxError:
+        return None

@@ -1,0 +1,387 @@
+"""What this machine can build and run with lpx, and how to get what is missing."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass, replace
+from importlib import metadata
+from importlib.util import find_spec
+from typing import Literal
+
+from lpx.calibration.tally import compiled
+from lpx.engines.rtx_gpus import rtx_provider_serves, rtx_serves
+from lpx.machine.ina3221 import covered
+from lpx.machine.jetson import Jetson, cuda_python_for, faster_mode, newest_cuda
+from lpx.machine.machine import Gpu, Machine
+
+Status = Literal["ok", "missing", "warning"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row of the examination.
+
+    Attributes:
+        name: What was looked for.
+        status: "ok", "missing" (absent or unusable), or "warning" (there, but read the advice).
+        found: The version or value found, "" where there is none.
+        enables: What lpx does with it.
+        advice: How to get or mend it; "" where nothing is to be done.
+    """
+
+    name: str
+    status: Status
+    found: str
+    enables: str
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Whether a target's engines can be built and run here; `reason` says why not."""
+
+    build: bool
+    run: bool
+    reason: str = ""
+
+
+_ONNXRUNTIME = ("onnxruntime-gpu", "onnxruntime")
+_OPENCV = (
+    *("opencv-python-headless", "opencv-python"),
+    *("opencv-contrib-python-headless", "opencv-contrib-python"),
+)
+_TENSORRT = ("tensorrt", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings")
+_LEAN_MODULES = ("tensorrt_lean", "tensorrt_lean_bindings")
+_LEAN = ("tensorrt-lean", "tensorrt-lean-cu13-bindings", "tensorrt-lean-cu12-bindings")
+_RTX_PROVIDER = "RTX provider"
+_RTX_MODULES = ("tensorrt_rtx", "tensorrt_rtx_bindings")
+_RTX = ("tensorrt-rtx", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings")
+_CUDA_13_DRIVER = 580  # the first driver branch that runs CUDA 13
+_CUDA_MODULES = ("cuda.bindings.driver", "cuda.cudart")  # since cuda-python 12.6, and before
+_OLD_JETPACK = {
+    "4": "its TensorRT 8.2 is too old for lpx's engines, and newer ones do not run on it",
+    "5": "its TensorRT is for Python 3.8, too old for lpx: build from the ONNX with trtexec",
+}
+
+
+def examine(machine: Machine) -> tuple[Finding, ...]:
+    """Look for all that lpx can use; raises nothing.
+
+    Versions are read from the packages' metadata. Only ONNX Runtime is imported, which alone knows
+    its execution providers, and TensorRT where its metadata is absent.
+    """
+    return (
+        _python(machine),
+        _torch(machine),
+        _package("onnx", ("onnx",), "onnx", "export and graph passes"),
+        _package("onnxsim", ("onnxsim",), "onnxsim", "simplifies the exported graph"),
+        _onnxruntime(machine),
+        _package("OpenCV", _OPENCV, "cv2", "decodes faces and video"),
+        _kernel(),
+        _gpu(machine),
+        *_jetson(machine.jetson, machine.in_container),
+        _tensorrt(machine),
+        *_tensorrt_lean(),
+        _tensorrt_rtx(),
+        _rtx_provider(),
+        _cuda_bindings(machine),
+        _package("lightning", ("lightning",), "lightning", "training", '"lpx[train]"'),
+        _package("ray", ("ray",), "ray", "work spread over a cluster", '"lpx[cluster]"'),
+    )
+
+
+def targets(machine: Machine, findings: tuple[Finding, ...]) -> dict[str, Target]:
+    """Say of each target whether its engines can be built and run here.
+
+    Args:
+        machine: The machine that was examined.
+        findings: What `examine` returned for it.
+    """
+    present = {finding.name for finding in findings if finding.status != "missing"}
+
+    def lacking(*names: str) -> list[str]:
+        return [f"no {name}" for name in names if name not in present]
+
+    def target(build: list[str], run: list[str]) -> Target:
+        return Target(not build, not build and not run, ", ".join(build + run))
+
+    unfit = [
+        f"{gpu.name} is no RTX GPU"
+        for gpu in machine.gpus
+        if gpu.compute_capability is None or not rtx_serves(gpu.compute_capability)
+    ]
+    not_served = [
+        f"{gpu.name} is not served"
+        for gpu in machine.gpus
+        if gpu.compute_capability is None or not rtx_provider_serves(gpu.compute_capability)
+    ]
+    no_gpu_fits = len(not_served) == len(machine.gpus)
+    no_gpu = lacking("NVIDIA GPU")
+    rtx = lacking("NVIDIA GPU", "CUDA bindings") + unfit * (len(unfit) == len(machine.gpus))
+    return {
+        "torch": target(lacking("torch"), []),
+        "onnxruntime": target(lacking("onnx", "onnxruntime"), []),
+        "onnxruntime-cuda": target(_lacking_provider("CUDA", findings) + no_gpu, []),
+        # onnxruntime-gpu always lists this provider; what loads it is TensorRT's own library.
+        "onnxruntime-tensorrt": target(
+            _lacking_provider("Tensorrt", findings) + lacking("TensorRT") + no_gpu, []
+        ),
+        "onnxruntime-tensorrt-rtx": target(
+            lacking("onnx", "onnxruntime", _RTX_PROVIDER), no_gpu + not_served * no_gpu_fits
+        ),
+        "tensorrt-rtx": target(lacking("onnx", "TensorRT-RTX"), rtx),
+        "tensorrt": target(lacking("onnx", "TensorRT", "NVIDIA GPU"), lacking("CUDA bindings")),
+    }
+
+
+def _lacking_provider(name: str, findings: tuple[Finding, ...]) -> list[str]:
+    """Why ONNX Runtime's provider cannot be used, as a list; none where it is there."""
+    listed = " ".join(
+        f.found for f in findings if f.name == "onnxruntime" and f.status != "missing"
+    )
+    return [] if name in re.findall(r"\w+", listed) else [f"onnxruntime has no {name} provider"]
+
+
+def _versions(distributions: tuple[str, ...]) -> dict[str, str]:
+    def version(name: str) -> str:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return ""
+
+    found = {name: version(name) for name in distributions}
+    return {name: version for name, version in found.items() if version}
+
+
+def _importable(module: str) -> bool:
+    """Whether `module` can be found; a mere folder of that name does not count."""
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):
+        return False
+    return spec is not None and spec.origin is not None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
+
+
+def _minimum(distribution: str) -> str:
+    """Return the lowest version lpx asks for, from its own metadata; "" where it names none."""
+    try:
+        requirements = metadata.requires("lpx") or []
+    except metadata.PackageNotFoundError:
+        return ""
+    found = (re.match(rf"{re.escape(distribution)}\s*>=\s*([\d.]+)", line) for line in requirements)
+    return next((match[1] for match in found if match), "")
+
+
+def _package(
+    name: str, distributions: tuple[str, ...], module: str, enables: str, install: str = ""
+) -> Finding:
+    if not _importable(module):
+        return Finding(name, "missing", "", enables, f"pip install {install or distributions[0]}")
+    distribution, version = next(
+        iter(_versions(distributions).items()), ("", "no version recorded")
+    )
+    finding = Finding(name, "ok", version, enables)
+    minimum = _minimum(distribution) if distribution else ""
+    if minimum and _numbers(version) < _numbers(minimum):
+        advice = f'lpx needs {minimum} or later: pip install "{distribution}>={minimum}"'
+        return replace(finding, status="warning", advice=advice)
+    return finding
+
+
+def _python(machine: Machine) -> Finding:
+    finding = Finding("Python", "ok", machine.python, "lpx itself")
+    if _numbers(machine.python) < (3, 10):
+        return replace(finding, status="warning", advice="lpx needs Python 3.10 or later")
+    return finding
+
+
+def _torch(machine: Machine) -> Finding:
+    enables = "models and export; the reference engines are compared with"
+    finding = _package("torch", ("torch",), "torch", enables)
+    if finding.status == "ok" and finding.found.endswith("+cpu") and machine.gpus:
+        advice = "a CPU build on a machine with a GPU: the reference runs, but slowly"
+        return replace(finding, status="warning", advice=advice)
+    return finding
+
+
+def _onnxruntime(machine: Machine) -> Finding:
+    enables = "calibration; onnxruntime engines on the CPU, or CUDA"
+    finding = _package("onnxruntime", _ONNXRUNTIME, "onnxruntime", enables, "onnxruntime")
+    if finding.status == "missing":
+        return finding
+    try:
+        providers = importlib.import_module("onnxruntime").get_available_providers()
+    except Exception as error:  # a broken wheel raises anything
+        return replace(finding, status="missing", advice=f"does not import: {error}")
+    # Azure's provider calls a remote service: nothing that this machine can do.
+    names = [name.removesuffix("ExecutionProvider") for name in providers if "Azure" not in name]
+    finding = replace(finding, found=f"{finding.found} ({', '.join(names)})")
+    if len(_versions(_ONNXRUNTIME)) > 1:
+        advice = "onnxruntime and onnxruntime-gpu overwrite each other: uninstall both, install one"
+        return replace(finding, status="warning", advice=advice)
+    if finding.status == "ok" and machine.gpus and not machine.jetson and "CUDA" not in names:
+        return replace(finding, advice="for CUDA: put onnxruntime-gpu in onnxruntime's place")
+    return finding
+
+
+def _kernel() -> Finding:
+    finding = Finding("C kernel", "ok", "compiled", "calibration at full speed")
+    if compiled() is None:
+        advice = (
+            "calibration takes 1.5 to 2 times as long: install a C compiler (sudo apt install gcc),"
+            " then lpx again"
+        )
+        return replace(finding, status="missing", found="", advice=advice)
+    return finding
+
+
+def _gpu(machine: Machine) -> Finding:
+    enables = "tensorrt engines; latency and energy on the GPU"
+    if not machine.gpus:
+        return Finding("NVIDIA GPU", "missing", "", enables, machine.no_gpu_reason)
+    return Finding("NVIDIA GPU", "ok", "; ".join(map(_describe, machine.gpus)), enables)
+
+
+def _describe(gpu: Gpu) -> str:
+    capability = gpu.compute_capability and f"compute capability {gpu.compute_capability}"
+    memory = f"{gpu.memory_mib} MiB" if gpu.memory_mib else "memory shared with the CPU"
+    driver = gpu.driver_version and f"driver {gpu.driver_version}"
+    return ", ".join(filter(None, (gpu.name, capability, memory, driver)))
+
+
+def _jetson(jetson: Jetson | None, in_container: bool) -> tuple[Finding, ...]:
+    if jetson is None:
+        return ()
+    jetpack = Finding("JetPack", "ok", f"{jetson.jetpack}, L4T {jetson.l4t}", "brings TensorRT")
+    if old := _OLD_JETPACK.get(jetson.jetpack.split(".")[0]):
+        jetpack = replace(jetpack, status="warning", advice=old)
+    elif in_container:
+        advice = "read in a container: may be the image's release, not the board's"
+        jetpack = replace(jetpack, advice=advice)
+    return jetpack, _power_mode(jetson), _clocks(jetson), _rails(jetson), _thermal_zones(jetson)
+
+
+def _power_mode(jetson: Jetson) -> Finding:
+    power = Finding("power mode", "ok", jetson.power_mode, "engines and timings hold for one mode")
+    if jetson.power_mode.startswith("unknown"):
+        return replace(power, status="warning", advice="on the board itself: sudo nvpmodel -q")
+    ship = "not the fastest: bench in the mode you will ship in; for full speed"
+    if faster := faster_mode(jetson):
+        number = jetson.power_modes[faster]
+        advice = f"{ship} ({faster}): sudo nvpmodel -m {number}, and build again"
+        return replace(power, advice=advice)
+    if not jetson.power_modes and not jetson.power_mode.startswith("MAXN"):
+        advice = f"{ship} see the modes in /etc/nvpmodel.conf, then sudo nvpmodel -m N"
+        return replace(power, advice=f"perhaps {advice}, and build again")
+    return power
+
+
+def _clocks(jetson: Jetson) -> Finding:
+    locked = {True: "locked", False: "not locked", None: "unknown (sysfs does not show them)"}
+    clocks = Finding("clocks", "ok", locked[jetson.clocks_locked], "steady timings")
+    if not jetson.clocks_locked:
+        return replace(clocks, status="warning", advice="before a bench: sudo jetson_clocks")
+    return clocks
+
+
+def _rails(jetson: Jetson) -> Finding:
+    """Whether energy can be measured."""
+    enables = "energy per face and per patch"
+    if not jetson.rails:
+        return Finding("power rails", "missing", "", enables, jetson.no_rails_reason)
+    within = len(jetson.rails) - len(jetson.board_power)
+    found = " + ".join(jetson.board_power)
+    if within:
+        found += f" (and {within} {'part' if within == 1 else 'parts'} of it)"
+    return Finding("power rails", "ok", found, f"{enables}: {covered(jetson.board_power)}")
+
+
+def _thermal_zones(jetson: Jetson) -> Finding:
+    enables = "temperature before and after a bench"
+    if not jetson.thermal_zones:
+        advice = "/sys/class/thermal shows no zone: in a container, mount the host's /sys"
+        return Finding("thermal zones", "missing", "", enables, advice)
+    return Finding("thermal zones", "ok", ", ".join(jetson.thermal_zones), enables)
+
+
+def _tensorrt(machine: Machine) -> Finding:
+    enables = "tensorrt engines, for this GPU model"
+    finding = _package("TensorRT", _TENSORRT, "tensorrt", enables, '"lpx[tensorrt]"')
+    if finding.status != "missing":
+        return finding if _versions(_TENSORRT) else _imported(finding, "tensorrt")
+    generation = machine.jetson.jetpack.split(".")[0] if machine.jetson else ""
+    if generation in _OLD_JETPACK:
+        advice = f"JetPack {generation}: {_OLD_JETPACK[generation]}"
+    elif machine.system_tensorrt:
+        python = machine.system_tensorrt.split("/")[-2]
+        who = "this virtual environment" if machine.python_isolated else "this Python"
+        advice = (
+            f"it is in {machine.system_tensorrt}, which {who} does not see; re-create the "
+            f"environment: {python} -m venv --system-site-packages DIR"
+        )
+    elif machine.jetson:
+        advice = "sudo apt install python3-libnvinfer; in a container: an image with TensorRT"
+    else:
+        advice = finding.advice if machine.gpus else f"on an NVIDIA GPU: {finding.advice}"
+    return replace(finding, advice=advice)
+
+
+def _imported(finding: Finding, module: str) -> Finding:
+    try:
+        return replace(finding, found=str(importlib.import_module(module).__version__))
+    except Exception as error:  # a library it needs may be absent
+        return replace(finding, status="missing", advice=f"does not import: {error}")
+
+
+def _tensorrt_lean() -> tuple[Finding, ...]:
+    """The lean runtime, where it is: TensorRT itself does all that it does, and more."""
+    module = next(filter(_importable, _LEAN_MODULES), None)
+    if module is None:
+        return ()
+    enables = "runs tensorrt engines built with --version-compatible, where TensorRT is missing"
+    return (_package("TensorRT lean runtime", _LEAN, module, enables),)
+
+
+def _tensorrt_rtx() -> Finding:
+    module = next(filter(_importable, _RTX_MODULES), _RTX_MODULES[0])
+    enables = "builds engines for RTX GPUs on any machine, runs them on one"
+    return _package("TensorRT-RTX", _RTX, module, enables, '"lpx[rtx]"')
+
+
+def _rtx_provider() -> Finding:
+    enables = "TensorRT for RTX through onnxruntime, on RTX GPUs"
+    packages = ("onnxruntime-ep-nv-tensorrt-rtx-cu13", "onnxruntime-ep-nv-tensorrt-rtx-cu12")
+    module, install = "onnxruntime_ep_nv_tensorrt_rtx", "onnxruntime-ep-nv-tensorrt-rtx"
+    return _package(_RTX_PROVIDER, packages, module, enables, install)
+
+
+def _cuda_bindings(machine: Machine) -> Finding:
+    name, enables = "CUDA bindings", "lets tensorrt and tensorrt-rtx engines run"
+    module = next(filter(_importable, _CUDA_MODULES), None)
+    if module is None and _importable("pycuda"):
+        finding = _package(name, ("pycuda",), "pycuda", enables)
+        return replace(finding, found=f"pycuda {finding.found}")
+    newest, why = _newest_cuda(machine)
+    package = cuda_python_for(newest)
+    names = ("cuda-bindings", "cuda-python")
+    finding = _package(name, names, module or _CUDA_MODULES[0], enables, package)
+    if finding.status == "missing":
+        return finding
+    if newest is not None and _numbers(finding.found) >= (newest + 1,):
+        finding = replace(finding, status="warning", advice=f"{why}: pip install {package}")
+    return replace(finding, found=f"cuda-python {finding.found}")
+
+
+def _newest_cuda(machine: Machine) -> tuple[int | None, str]:
+    """Major version of the newest CUDA that the driver runs, None for no limit, and why."""
+    drivers = [_numbers(gpu.driver_version)[0] for gpu in machine.gpus if gpu.driver_version]
+    if machine.jetson and (machine.jetson.l4t[:1].isdecimal() or not drivers):
+        newest = newest_cuda(machine.jetson.l4t)
+        return newest, f"the driver is a part of JetPack, and this one's runs CUDA {newest}"
+    old = bool(drivers) and drivers[0] < _CUDA_13_DRIVER
+    return 12 if old else None, f"CUDA 13 needs driver {_CUDA_13_DRIVER} or later"

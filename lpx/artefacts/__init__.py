@@ -1,0 +1,1 @@
+"""What a workspace holds, checked: model, checkpoint, engines, calibration caches."""

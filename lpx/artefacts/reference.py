@@ -1,0 +1,69 @@
+"""The checkpoint that a model was exported from; apart, because it needs PyTorch."""
+
+from __future__ import annotations
+
+from lpx.artefacts.model import ExportedModel
+from lpx.errors import LpxError
+from lpx.models.checkpoint import (
+    Detector,
+    ForeignModel,
+    load_checkpoint,
+    load_factory,
+    weights_digest,
+)
+from lpx.workspace import Workspace
+
+
+def read_reference(
+    workspace: Workspace, model: ExportedModel, *, allow_factory: bool = False
+) -> Detector:
+    """The checkpoint that a model was exported from: what engines are compared with.
+
+    Args:
+        workspace: Holds the checkpoint.
+        model: The exported model.
+        allow_factory: Import and call the factory that the workspace names. Its name is data: only
+            for workspaces whose origin you trust.
+
+    Raises:
+        LpxError: It is missing or damaged, its weights are not those of the model, or a factory
+            makes it and that was not allowed.
+    """
+    if model.factory is not None and not allow_factory:
+        raise LpxError(
+            f"workspace {workspace.root} names the factory {model.factory} to make its PyTorch "
+            "model",
+            "importing it runs code, and the workspace may come from someone else",
+            "if you trust it, add --allow-factory",
+        )
+    if not workspace.reference.is_file():
+        raise LpxError(
+            f"{workspace.reference} does not exist",
+            "it is the checkpoint that engines are compared with",
+            "run `lpx export` again",
+        )
+    if model.factory is None:
+        try:
+            detector = load_checkpoint(workspace.reference)
+        except LpxError as error:
+            # Its advice is for a file of the user's own; this one lpx makes.
+            raise LpxError(error.what, error.why, "run `lpx export` again") from error
+    else:
+        card = model.card
+        foreign = ForeignModel(
+            architecture=model.factory,
+            input_size=card.input_size,
+            mean=card.mean,
+            std=card.std,
+            channel_order=card.channel_order,
+            fake_class=card.fake_class,
+            outputs=card.outputs,
+        )
+        detector = load_factory(model.factory, workspace.reference, foreign, here_first=False)
+    if weights_digest(detector) != model.card.weights_sha256:
+        raise LpxError(
+            f"{workspace.reference} is not the checkpoint that was exported",
+            "its weights differ from those in the model card",
+            "run `lpx export` again",
+        )
+    return detector

@@ -1,0 +1,1 @@
+"""Whether an engine still tells real from fake as the reference does."""

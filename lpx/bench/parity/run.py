@@ -1,0 +1,213 @@
+"""One bench: reference and candidates over a face set, then the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpx.bench.parity.breakdown import Part, breakdown, members_of
+from lpx.bench.parity.detection import accuracy
+from lpx.bench.parity.parity import MARGIN, Discrimination, ParityResult, compare, discrimination
+from lpx.bench.parity.score import Failure, Scored, score
+from lpx.bench.parity.score_store import ScoreStore
+from lpx.bench.parity.stages import Graphs, Stage, graph_of, stages_of
+from lpx.bench.performance.candidate import REFERENCE, Candidate
+from lpx.bench.performance.costs import CostPlan, Costs, measure_costs
+from lpx.card import ModelCard
+from lpx.data.face_sets.face_set import FaceSet
+from lpx.engines.base import DeviceMemory, Engine, Faces
+from lpx.engines.manifest import EngineManifest
+from lpx.machine.energy_sources import EnergySource, Unavailable
+
+EXAMPLES = 6
+"""Faces shown in the report: those on which maps agree least."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A face shown in the report.
+
+    Attributes:
+        name: Its name in the set.
+        label: 1 = fake.
+        pixels: uint8 RGB [S, S, 3].
+        maps: Patch map float32 [h, w] and score per engine, the reference first.
+    """
+
+    name: str
+    label: int
+    pixels: NDArray[np.uint8]
+    maps: dict[str, tuple[NDArray[np.float32], float]]
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """Everything a report is made from.
+
+    Attributes:
+        scored: Labels and predictions of the reference and of the candidates, in that order.
+        truth: How the reference tells the classes apart.
+        accuracy: Per engine, the reference too: see `lpx.bench.parity.detection.accuracy`.
+        parity: Per candidate.
+        parts: Per candidate: the difference per method and over videos.
+        stages: Per candidate; empty where stages were left out.
+        costs: Latency, energy and the like.
+        examples: Faces to show.
+        candidates: Manifests of the engines that scored every face.
+        device_memory: Per engine, the reference too.
+        failed: Engines that failed: while loaded, scoring, timed, or energy was measured.
+    """
+
+    scored: Scored
+    truth: Discrimination
+    accuracy: dict[str, dict[str, Any]]
+    parity: dict[str, ParityResult]
+    parts: dict[str, tuple[Part, ...]]
+    stages: dict[str, tuple[Stage, ...]]
+    costs: Costs
+    examples: tuple[Example, ...]
+    candidates: tuple[EngineManifest, ...]
+    device_memory: dict[str, DeviceMemory]
+    failed: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How a bench reports its progress; each is called with (done, total)."""
+
+    scoring: Callable[[int, int], None] | None = None
+    timing: Callable[[int, int], None] | None = None
+    energy: Callable[[int, int], None] | None = None
+
+
+def bench(
+    reference: Engine,
+    candidates: Mapping[str, Candidate],
+    faces: FaceSet,
+    card: ModelCard,
+    *,
+    margin: float = MARGIN,
+    plan: CostPlan = CostPlan(),  # noqa: B008 (frozen)
+    sources: Mapping[str, EnergySource | Unavailable] | None = None,
+    graphs: Graphs | None = None,
+    store: ScoreStore | None = None,
+    watch: Watch = Watch(),
+) -> BenchResult:
+    """Measure candidates against the reference.
+
+    Args:
+        reference: The PyTorch checkpoint.
+        candidates: By name.
+        faces: Labelled faces.
+        card: Size, grid and threshold.
+        margin: AUC that a candidate may lose.
+        plan: What of the engines' costs to measure.
+        sources: What measures each engine's energy; None where the plan leaves energy out.
+        graphs: What to run between checkpoint and engine; None leaves the stages out.
+        store: Where scores are kept as they come.
+        watch: Progress.
+
+    Raises:
+        LpxError: See `lpx.bench.parity.score.score`.
+    """
+    engines: dict[str, Engine] = {REFERENCE: reference}
+    engines |= {name: candidate.engine for name, candidate in candidates.items()}
+    between = graphs.engines() if graphs else {}
+    with ExitStack() as stack:
+        scoring = {n: stack.enter_context(c.scoring()) for n, c in candidates.items() if c.scoring}
+        everything = score(
+            engines | scoring | between, faces, card.input_size, watch.scoring,
+            needed=(REFERENCE,), store=store,
+        )  # fmt: skip
+    failed = [failure for failure in everything.failed if failure.name in engines]
+    scored = replace(
+        everything,
+        predictions={n: p for n, p in everything.predictions.items() if n in engines},
+        failed=tuple(failed),
+    )
+    running = {name: engine for name, engine in engines.items() if name in scored.predictions}
+    costs = measure_costs(
+        running,
+        candidates,
+        partial(_some_pixels, faces, card.input_size),
+        card,
+        plan,
+        sources or {},
+        timing=_of_a_hundred(watch.timing),
+        energy=_of_a_hundred(watch.energy),
+    )
+    truth, labels = scored.predictions[REFERENCE], scored.labels
+    members = members_of(faces, scored.indices)
+    groups = members.groups
+    known = discrimination(labels, truth.score, groups)
+    names = [name for name in candidates if name in running]
+    parity = {
+        n: compare(labels, truth, scored.predictions[n], card.threshold, margin, groups, known)
+        for n in names
+    }
+    reasons = {f.name: f.reason for f in everything.failed}
+    reasons |= {graph_of(n): why for n, why in graphs.missing.items()} if graphs else {}
+    return BenchResult(
+        scored=scored,
+        truth=known,
+        accuracy=accuracy(scored, faces, card.threshold),
+        parity=parity,
+        parts=breakdown(
+            labels,
+            truth.score,
+            {n: scored.predictions[n].score for n in names},
+            members,
+            margin,
+        ),
+        stages={
+            n: stages_of(n, parity[n], labels, truth, everything.predictions, reasons,
+                         card.threshold, margin, groups, known) if graphs else ()
+            for n in names
+        },
+        costs=costs,
+        examples=_examples(scored, faces, card.input_size),
+        candidates=tuple(candidates[name].manifest for name in names),
+        device_memory={name: engine.device_memory for name, engine in running.items()},
+        failed=(*failed, *costs.failed),
+    )  # fmt: skip
+
+
+def _of_a_hundred(tell: Callable[[int, int], None] | None) -> Callable[[float], None] | None:
+    return None if tell is None else lambda share: tell(round(100 * share), 100)
+
+
+def _some_pixels(faces: FaceSet, size: int, batch: int) -> Faces:
+    """The first `batch` readable faces, repeated where the set is smaller."""
+    first = next(iter(faces.stream(batch, size, [])))
+    repeats = -(-batch // len(first.pixels))
+    return np.ascontiguousarray(np.concatenate([first.pixels] * repeats)[:batch])
+
+
+def _examples(scored: Scored, faces: FaceSet, size: int) -> tuple[Example, ...]:
+    """The faces on which some candidate's map is farthest from the reference's."""
+    truth = scored.predictions[REFERENCE].patch_map
+    worst = np.zeros(len(truth))
+    for prediction in scored.predictions.values():
+        worst = np.maximum(worst, np.abs(prediction.patch_map - truth).mean(axis=(1, 2)))
+    chosen = np.argsort(-worst, kind="stable")[:EXAMPLES]
+    picked = tuple(faces.faces[scored.indices[i]] for i in chosen)
+    shown = FaceSet(faces.name, faces.split, faces.crop, picked)
+    (batch,) = shown.stream(len(picked), size, [])
+    return tuple(
+        Example(
+            name=face.name,
+            label=int(scored.labels[i]),
+            pixels=pixels,
+            maps={
+                name: (prediction.patch_map[i], float(prediction.score[i]))
+                for name, prediction in scored.predictions.items()
+            },
+        )
+        for face, pixels, i in zip(picked, batch.pixels, chosen, strict=True)
+    )

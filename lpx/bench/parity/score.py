@@ -1,0 +1,233 @@
+"""Score a face set with several engines in one pass over the pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpx.bench.parity.score_store import ScoreStore, Stored
+from lpx.data.face_sets.face_set import FaceSet, Skipped
+from lpx.engines.base import Engine, Prediction
+from lpx.errors import LpxError
+
+BATCH = 16
+ROUNDING = 1e-3
+"""By how much a score may leave [0, 1]: half precision rounds."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An engine that could not be measured.
+
+    Attributes:
+        name: Of the engine.
+        during: "loading", "scoring", "timing" or "measuring energy".
+        reason: What it said, with the face where it was one.
+    """
+
+    name: str
+    during: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What every engine said of the faces that could be read.
+
+    Attributes:
+        indices: int64 [N], their places in the face set.
+        labels: int64 [N], 1 = fake.
+        predictions: Per engine, in the order of `indices`.
+        skipped: Faces that could not be read.
+        failed: Engines that failed on the way; they are not in `predictions`.
+    """
+
+    indices: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    predictions: dict[str, Prediction]
+    skipped: tuple[Skipped, ...]
+    failed: tuple[Failure, ...] = ()
+
+
+def score(
+    engines: Mapping[str, Engine],
+    faces: FaceSet,
+    size: int,
+    progress: Progress | None = None,
+    *,
+    needed: Collection[str] | None = None,
+    store: ScoreStore | None = None,
+) -> Scored:
+    """Decode each face once, and give it to every engine.
+
+    Args:
+        engines: By name.
+        faces: Labelled faces.
+        size: Side of a face, pixels.
+        progress: Told how many faces are done, and of how many.
+        needed: Engines without which nothing can be said: their errors are raised. Another that
+            fails, or gives NaN, is left out from there on, and noted. None needs all.
+        store: Where scores are kept as they come; what it holds is not scored again.
+
+    Raises:
+        LpxError: A face has no label, a class has fewer than two faces, no face can be read, or a
+            needed engine returns NaN (engine and face named).
+    """
+    labels = faces.labels()
+    _check_labels(labels, faces)
+    parts: dict[str, list[Stored]] = {n: store.read(n) if store else [] for n in engines}
+    skipped: list[Skipped] = store.skipped() if store else []
+    failed = _score_rest(engines, faces, size, progress, needed, store, parts, skipped)
+    running = [name for name in engines if name not in {f.name for f in failed}]
+    batches = parts[running[0]] if running else []
+    # A face at which a bench was killed is noted twice.
+    skipped = list(dict.fromkeys(skipped))
+    if not batches:
+        raise LpxError(
+            f"no face of {faces.name} can be read",
+            f"{skipped[0].name}: {skipped[0].reason}" if skipped else "the set is empty",
+            "name another data set",
+        )
+    if progress is not None:
+        # The last faces may have been unreadable.
+        progress(len(faces.faces), len(faces.faces))
+    order = np.concatenate([indices for indices, _ in batches])
+    _check_labels(labels[order], faces, skipped)
+    predictions = {name: _join([p for _, p in parts[name]]) for name in running}
+    return Scored(order, labels[order], predictions, tuple(skipped), tuple(failed))
+
+
+def _score_rest(
+    engines: Mapping[str, Engine], faces: FaceSet, size: int, progress: Progress | None,
+    needed: Collection[str] | None, store: ScoreStore | None, parts: dict[str, list[Stored]],
+    skipped: list[Skipped],
+) -> list[Failure]:  # fmt: skip
+    """Score the faces that `parts` lacks, into `parts` and `skipped`; who failed."""
+    failed: list[Failure] = []
+    done = {name: _next_row(batches) for name, batches in parts.items()}
+    start = min(done.values(), default=0)
+    # A batch begins at a multiple of BATCH here too: its faces, and so its scores, are the same.
+    rest = faces.take(np.arange(start, len(faces.faces))) if start else faces
+    noted = len(skipped)
+    for batch in rest.stream(BATCH, size, skipped):
+        indices = batch.indices + start
+        if store is not None:
+            store.skip(skipped[noted:])
+            noted = len(skipped)
+        for name, engine in engines.items():
+            if done[name] > indices[0] or name in {f.name for f in failed}:
+                continue
+            try:
+                prediction = engine.infer(batch.pixels)
+                check_finite(name, prediction, faces, indices)
+            except Exception as error:
+                if needed is None or name in needed:
+                    raise
+                failed.append(Failure(name, "scoring", _reason(error, faces, indices)))
+                continue
+            parts[name].append((indices, prediction))
+            if store is not None:
+                store.add(name, indices, prediction)
+        if progress is not None:
+            progress(int(indices[-1]) + 1, len(faces.faces))
+    return failed
+
+
+def _next_row(batches: list[Stored]) -> int:
+    """The row at which the batch after the last one begins."""
+    return (int(batches[-1][0][-1]) // BATCH + 1) * BATCH if batches else 0
+
+
+def _reason(error: Exception, faces: FaceSet, indices: NDArray[np.int64]) -> str:
+    if isinstance(error, LpxError):
+        return said(error)
+    first, last = (faces.faces[int(indices[at])].name for at in (0, -1))
+    return f"{said(error)} (at faces {first} to {last})"
+
+
+def said(error: Exception) -> str:
+    """What an engine's error says, in one line."""
+    if isinstance(error, LpxError):
+        return ": ".join(filter(None, (error.what, error.why)))
+    lines = str(error).strip().splitlines()
+    return ": ".join(filter(None, (type(error).__name__, lines[0] if lines else "")))
+
+
+def check_finite(
+    name: str, prediction: Prediction, faces: FaceSet, indices: NDArray[np.int64]
+) -> None:
+    """Refuse scores and maps that are NaN, infinite, or outside [0, 1].
+
+    Raises:
+        LpxError: The engine and the first such face.
+    """
+    likely = are_probabilities(prediction.score)
+    if not likely.all():
+        at = int(np.argmin(likely))
+        raise LpxError(
+            f"{name} gives the score {prediction.score[at]} to face "
+            f"{faces.faces[int(indices[at])].name}",
+            "scores must be probabilities, from 0 to 1; others make every figure meaningless",
+            "see with `lpx predict --crops FACE --engine torch` whether the checkpoint does so "
+            "too; if it does not, build the engine again, or in another precision",
+        )
+    likely = are_maps(prediction.patch_map)
+    if not likely.all():
+        at = int(np.argmin(likely))
+        raise LpxError(
+            f"{name} gives face {faces.faces[int(indices[at])].name} a map with values that are "
+            "not probabilities",
+            f"they go from {prediction.patch_map[at].min()} to {prediction.patch_map[at].max()}",
+            "build the engine again, or in another precision",
+        )
+
+
+def are_probabilities(scores: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which scores [N] are in [0, 1]; NaN is not."""
+    # Half precision may round a mean of probabilities to a little over 1.
+    return (scores >= -ROUNDING) & (scores <= 1 + ROUNDING)
+
+
+def are_maps(maps: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which maps [N, h, w] are of probabilities."""
+    return np.asarray(are_probabilities(maps).all(axis=tuple(range(1, maps.ndim))))
+
+
+def _join(parts: list[Prediction]) -> Prediction:
+    return Prediction(
+        np.concatenate([p.score for p in parts]), np.concatenate([p.patch_map for p in parts])
+    )
+
+
+def _check_labels(
+    labels: NDArray[np.int64], faces: FaceSet, skipped: Sequence[Skipped] = ()
+) -> None:
+    unread = f"; {len(skipped)} others could not be read, the first: " if skipped else ""
+    if skipped:
+        unread += f"{skipped[0].name} ({skipped[0].reason})"
+    if (labels < 0).any():
+        name = faces.faces[int(np.argmax(labels < 0))].name
+        raise LpxError(
+            f"{faces.name}: face {name} has no label",
+            "AUC needs to know which faces are real and which fake",
+            "put the crops into real/ and fake/ below one folder, and name that folder",
+        )
+    fakes = int((labels == 1).sum())
+    reals = len(labels) - fakes
+    if not (reals and fakes):
+        raise LpxError(
+            f"{faces.name} holds {'real' if reals else 'fake'} faces only, {len(labels)} of them",
+            f"AUC compares real with fake and is undefined with one class{unread}",
+            "add faces of the other class: real ones lie in real/, fake ones in fake/",
+        )
+    if min(reals, fakes) < 2:
+        raise LpxError(
+            f"{faces.name} holds {reals} real and {fakes} fake faces",
+            f"the interval of an AUC needs two of each at the very least{unread}",
+            "add faces, or raise --limit",
+        )

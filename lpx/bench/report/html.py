@@ -1,0 +1,74 @@
+"""The bench report as one HTML file that needs nothing else: no network, no fonts, no folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from lpx.bench.parity.parity import CONCORDANCE
+from lpx.bench.parity.run import BenchResult
+from lpx.bench.report.cost_tables import cost_tables
+from lpx.bench.report.engine_table import columns, rows
+from lpx.bench.report.example_faces import examples, ramp
+from lpx.bench.report.figures import draw
+from lpx.bench.report.sentences import (
+    STAGES,
+    ability,
+    auc,
+    failure,
+    has_map,
+    headline,
+    interval_kinds,
+    others,
+    signed,
+    significant,
+    speed_notes,
+    warnings,
+)
+from lpx.bench.report.svg import mark
+from lpx.plain import plain
+
+
+def render_html(report: dict[str, Any], result: BenchResult) -> str:
+    """Render a report for a browser.
+
+    Args:
+        report: What `lpx.bench.report.document.to_report` made of `result`.
+        result: Scores, times and example faces for the figures.
+
+    Returns:
+        An HTML document that refers to nothing outside itself. The same arguments give the same
+        text.
+    """
+    names = list(result.scored.predictions)
+    environment = Environment(
+        loader=PackageLoader("lpx.bench.report"),
+        autoescape=True,
+        finalize=lambda value: plain(value, keep="\n\t") if type(value) is str else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {"auc": auc, "significant": significant, "signed": signed}
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        headline=headline(report),
+        ability=ability(report),
+        concordance=CONCORDANCE,
+        localised=has_map(report),
+        others=others(report),
+        warnings=warnings(report),
+        speed=speed_notes(report),
+        costs=cost_tables(report),
+        columns=columns(report),
+        rows=rows(report),
+        marks={name: mark(index) for index, name in enumerate(names)},
+        figures=draw(report, result),
+        examples=examples(report, result),
+        ramp=ramp(),
+        manifests=result.candidates,
+        stages=STAGES,
+        intervals=interval_kinds(report),
+        failures=[failure(row) for row in report["failed"]],
+    )

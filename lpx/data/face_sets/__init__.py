@@ -1,0 +1,1 @@
+"""Sets of faces: in memory, on disk, as tables, and the demo's."""

@@ -1,0 +1,1 @@
+"""Fakes made of real faces, and pairs to train on."""

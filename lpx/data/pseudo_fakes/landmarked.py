@@ -1,0 +1,162 @@
+"""Real faces with identities and landmarks: what pseudo-fakes are made from.
+
+On disk: a folder with `faces.csv` (columns `file`, `identity`, optional `split`; more are ignored)
+and `landmarks.npz` (`files` [F] as in the CSV, `points` float32 [F, P, 2] in crop pixels).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpx.arrays import read_arrays
+from lpx.data.contents import training_digests
+from lpx.data.face_sets.csv import ADVICE, COLUMNS, inside_folder, split_of
+from lpx.data.pseudo_fakes.blend import Landmarks
+from lpx.data.text_table import read_table
+from lpx.errors import LpxError
+
+
+@dataclass(frozen=True)
+class LandmarkedFace:
+    """A real face crop on disk.
+
+    Attributes:
+        path: Image file.
+        identity: Whose face it is.
+        split: "train", "val", "test", or "" where the folder does not say.
+        points: Landmarks, float32 [P, 2], (x, y) in pixels of the crop.
+    """
+
+    path: Path
+    identity: str
+    split: str
+    points: Landmarks
+
+
+def digest_landmarked(faces: Sequence[LandmarkedFace]) -> str:
+    """SHA-256 of faces' contents, identities and landmarks, in order; their names do not matter.
+
+    Raises:
+        LpxError: A file cannot be read.
+    """
+    digest = hashlib.sha256()
+    contents = training_digests([face.path for face in faces])
+    for face, content in zip(faces, contents, strict=True):
+        digest.update(content)
+        digest.update(f"{face.identity!r} {face.points.shape} {face.points.dtype}".encode())
+        digest.update(face.points.tobytes())
+    return digest.hexdigest()
+
+
+def load_landmarked(folder: Path) -> tuple[LandmarkedFace, ...]:
+    """Read a folder of landmarked faces, in the CSV's order.
+
+    Raises:
+        LpxError: `faces.csv` or `landmarks.npz` is missing, or a face has no landmarks.
+    """
+    table, points_file = folder / "faces.csv", folder / "landmarks.npz"
+    for needed in (table, points_file):
+        if not needed.is_file():
+            raise LpxError(
+                f"{needed} does not exist",
+                "pseudo-fakes are made from faces with landmarks: faces.csv (file, identity) and "
+                "landmarks.npz (files, points)",
+                "name a folder that holds both",
+            )
+    landmarks = _read_landmarks(points_file)
+    rows = read_table(table, COLUMNS, ("file", "identity"), advice=ADVICE).rows
+    for row in rows:
+        for column in ("file", "identity"):
+            if not row.cells[column]:
+                raise LpxError(
+                    f"{table} line {row.line} names no {column}",
+                    "pseudo-fakes are made from faces of known people",
+                    "complete or remove the line",
+                )
+    faces = [(inside_folder(f"{table} line {row.line}", row.cells["file"]), row) for row in rows]
+    # Names of files are looked up as they are written, and with "/" between their parts.
+    names = [row.cells["file"] if row.cells["file"] in landmarks else file for file, row in faces]
+    if missing := [name for name in names if name not in landmarks]:
+        raise LpxError(
+            f"{points_file} has no landmarks of {missing[0]} ({len(missing)} faces in all)",
+            "every row of faces.csv needs an entry of the same name in `files`",
+            "remove the rows, or add the landmarks",
+        )
+    if absent := [file for file, _ in faces if not (folder / file).is_file()]:
+        raise LpxError(
+            f"{folder / absent[0]} does not exist ({len(absent)} faces in all)",
+            f"{table} lists it",
+            "remove the rows, or add the files",
+        )
+    return tuple(
+        LandmarkedFace(folder / file, row.cells["identity"], split_of(row.cells), landmarks[name])
+        for (file, row), name in zip(faces, names, strict=True)
+    )
+
+
+def _read_landmarks(path: Path) -> dict[str, Landmarks]:
+    """The landmarks of each file, by its name."""
+    try:
+        arrays = read_arrays(path)
+        names, points = arrays["files"].tolist(), arrays["points"]
+        _check_landmarks(names, points)
+    except (
+        *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError),
+        *(BadZipFile, zlib.error, NotImplementedError),
+    ) as error:
+        raise LpxError(
+            f"{path} cannot be read",
+            str(error),
+            "save it with numpy.savez(path, files=names, points=landmarks)",
+        ) from error
+    return dict(zip(names, points.astype(np.float32), strict=True))
+
+
+def _check_landmarks(names: object, points: NDArray[np.generic]) -> None:
+    """Raise ValueError where these are not names and their landmarks."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("`files` is not an array of texts")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"`files` names {twice} more than once")
+    numbers = np.issubdtype(points.dtype, np.floating) or np.issubdtype(points.dtype, np.integer)
+    if not numbers or points.ndim != 3 or points.shape[2] != 2 or len(points) != len(names):
+        raise ValueError(
+            f"`points` is {points.dtype} {list(points.shape)}, expected float32 "
+            f"[{len(names)}, P, 2] for the {len(names)} entries of `files`"
+        )
+    bad = ~np.isfinite(points.astype(np.float64)).all(axis=(1, 2))
+    if bad.any():
+        raise ValueError(f"the landmarks of {names[int(bad.argmax())]} are not finite")
+
+
+def split_identities(
+    faces: tuple[LandmarkedFace, ...], shares: tuple[float, float, float], seed: int
+) -> dict[str, tuple[LandmarkedFace, ...]]:
+    """Split by identity, never by file, into "train", "val" and "test".
+
+    Args:
+        faces: Faces of any number of identities.
+        shares: Shares of the identities; they sum to 1.
+        seed: Seed of the shuffle.
+    """
+    identities = sorted({face.identity for face in faces})
+    order = np.random.default_rng(seed).permutation(len(identities))
+    train, val = round(shares[0] * len(order)), round((shares[0] + shares[1]) * len(order))
+    chosen = {
+        "train": {identities[i] for i in order[:train]},
+        "val": {identities[i] for i in order[train:val]},
+        "test": {identities[i] for i in order[val:]},
+    }
+    return {
+        name: tuple(face for face in faces if face.identity in group)
+        for name, group in chosen.items()
+    }

@@ -1,0 +1,1 @@
+"""The CUDA driver, by either of two bindings."""

@@ -1,0 +1,52 @@
+"""The CUDA driver: over cuda-python where present, else over pycuda."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from lpx.engines.tensorrt.cuda.cuda_python import CudaPython
+from lpx.engines.tensorrt.cuda.driver import CudaDriver, install_binding
+from lpx.engines.tensorrt.cuda.pycuda import PyCuda
+from lpx.errors import LpxError
+
+_RUNTIMES = ("cuda.bindings.runtime", "cuda.cudart")  # since cuda-python 12.6, and before
+
+
+def open_driver() -> CudaDriver:
+    """The CUDA driver through the binding at hand.
+
+    Raises:
+        LpxError: No binding is installed, or it finds no driver or no GPU.
+    """
+    for name in _RUNTIMES:
+        cudart = _imported(name)
+        if cudart is not None:
+            return CudaPython(cudart)
+    if _imported("pycuda.driver") is not None:
+        return PyCuda()
+    raise LpxError(
+        "no CUDA binding for Python is installed",
+        why="engines of TensorRT run through cuda-python or pycuda",
+        fix=install_binding(),
+    )
+
+
+def available() -> tuple[bool, str]:
+    """Say whether a GPU can be used, without raising.
+
+    Returns:
+        (True, the GPU and the binding), or (False, the reason and what to do).
+    """
+    try:
+        device = open_driver().device()
+    except LpxError as error:
+        return False, "; ".join(part for part in (error.what, error.why, error.fix) if part)
+    return True, f"{device.name} through {device.binding}"
+
+
+def _imported(name: str) -> Any | None:
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError):
+        return None

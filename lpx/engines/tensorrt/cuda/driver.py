@@ -1,0 +1,171 @@
+"""What an engine needs of CUDA, whichever binding gives it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import DTypeLike, NDArray
+
+from lpx.errors import LpxError
+from lpx.machine.jetson import cuda_python, is_jetson
+
+Handle = Any
+"""A stream, event or graph of the binding that made it: passed around, never looked into."""
+
+FIXES = {
+    "cudaErrorMemoryAllocation": "use smaller batches, or close other programs on the GPU",
+    "cudaErrorNoDevice": "see that nvidia-smi lists a GPU, and what CUDA_VISIBLE_DEVICES holds",
+}
+_ROOT = Path("/")
+
+
+def fix_driver(supported: int, needed: int) -> str:
+    """What to do where the driver is absent, or too old for the binding.
+
+    Args:
+        supported: CUDA version that the driver supports, as 12060 for 12.6; 0 for no driver.
+        needed: CUDA version that the binding is made for.
+    """
+    jetson = is_jetson(_ROOT)
+    if not supported:
+        there = "start the container with --runtime nvidia: the host's driver is used in it"
+        return there if jetson else "install an NVIDIA driver"
+    major, minor = supported // 1000, supported % 1000 // 10
+    below = f"{major + 1}" if needed // 1000 > major else f"{major}.{minor + 1}"
+    binding = f'pip install "cuda-python<{below}"'
+    if jetson:
+        return f"{binding}: a Jetson's driver is a part of JetPack"
+    return f"{binding}, or install an NVIDIA driver as new as CUDA {dotted(needed)} asks"
+
+
+def install_binding() -> str:
+    """How to get a binding for CUDA on this machine."""
+    command = f"pip install {cuda_python(_ROOT)}"
+    if is_jetson(_ROOT):  # the extra would bring a TensorRT beside JetPack's
+        return f"{command}, or pip install pycuda"
+    return f"{command}, or pip install 'lpx[tensorrt]' which brings pycuda"
+
+
+class CudaLostError(LpxError):
+    """An error after which no call on the GPU succeeds any more in this process.
+
+    Args:
+        what: CUDA's call and the error.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"CUDA was lost: {what}",
+            "after this error the GPU serves this process no more, and what it held is gone",
+            "start again in a new process; where it comes again, look for lines with Xid in "
+            "`dmesg`, and build the engine again",
+        )
+
+
+@dataclass(frozen=True)
+class Device:
+    """The GPU in use.
+
+    Attributes:
+        name: As the driver names it, such as "Orin".
+        compute_capability: (major, minor).
+        memory_free_bytes: Device memory free now; shared with the CPU on Jetson.
+        memory_total_bytes: All device memory.
+        driver_version: CUDA version that the driver supports, as "12.6".
+        runtime_version: CUDA version that the binding was built for.
+        binding: "cuda-python" or "pycuda".
+    """
+
+    name: str
+    compute_capability: tuple[int, int]
+    memory_free_bytes: int
+    memory_total_bytes: int
+    driver_version: str
+    runtime_version: str
+    binding: str
+
+
+class CudaDriver(Protocol):
+    """CUDA on the current device. Every call that fails raises LpxError with CUDA's error.
+
+    After `CudaLostError` every further call raises it too.
+    """
+
+    graphs: bool
+    """Whether CUDA graphs can be captured; pycuda has none."""
+
+    def device(self) -> Device:
+        """The GPU and its versions."""
+
+    def stream(self) -> Handle:
+        """A new stream that does not wait for the default stream."""
+
+    def stream_address(self, stream: Handle) -> int:
+        """The stream as TensorRT takes it."""
+
+    def synchronize(self, stream: Handle) -> None:
+        """Wait for all work on a stream."""
+
+    def synchronize_device(self) -> None:
+        """Wait for all work on all streams."""
+
+    def destroy_stream(self, stream: Handle) -> None:
+        """Release a stream."""
+
+    def event(self) -> Handle:
+        """A new event that keeps time."""
+
+    def record(self, event: Handle, stream: Handle) -> None:
+        """Put an event on a stream."""
+
+    def elapsed_ms(self, start: Handle, end: Handle) -> float:
+        """Time between two events that have passed, ms."""
+
+    def destroy_event(self, event: Handle) -> None:
+        """Release an event."""
+
+    def malloc(self, nbytes: int) -> int:
+        """Allocate device memory; returns its address."""
+
+    def free(self, address: int) -> None:
+        """Release device memory."""
+
+    def pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """Allocate page-locked host memory as a C-contiguous array, not initialised."""
+
+    def integrated(self) -> bool:
+        """Whether the GPU shares the host's memory and can use it in place, as on a Jetson."""
+
+    def mapped(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """As `pinned`, of memory that the GPU can use in place."""
+
+    def mapped_address(self, array: NDArray[Any]) -> int:
+        """Where the GPU sees what `mapped` returned."""
+
+    def free_pinned(self, array: NDArray[Any]) -> None:
+        """Release what `pinned` or `mapped` returned; the array must not be used after."""
+
+    def to_device(self, address: int, array: NDArray[Any], stream: Handle) -> None:
+        """Start a copy of a contiguous pinned array to the device."""
+
+    def to_host(self, array: NDArray[Any], address: int, stream: Handle) -> None:
+        """Start a copy from the device that fills a contiguous pinned array."""
+
+    def begin_capture(self, stream: Handle) -> None:
+        """Record the work put on a stream from here on, instead of running it."""
+
+    def end_capture(self, stream: Handle) -> Handle:
+        """Stop recording; returns a graph that can be launched."""
+
+    def launch(self, graph: Handle, stream: Handle) -> None:
+        """Run a captured graph."""
+
+    def destroy_graph(self, graph: Handle) -> None:
+        """Release a graph."""
+
+
+def dotted(version: int) -> str:
+    """CUDA's version number as text: 12060 -> "12.6"."""
+    return f"{version // 1000}.{version % 1000 // 10}"

@@ -1,0 +1,1 @@
+"""What a detector looks at, face by face."""

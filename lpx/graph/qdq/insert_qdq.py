@@ -1,0 +1,323 @@
+"""Insert QuantizeLinear / DequantizeLinear pairs where a placement says, with calibrated scales."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from lpx.errors import LpxError
+from lpx.graph.model_io import tensor
+from lpx.graph.nodes import cuts_at_zero
+from lpx.graph.qdq.placement import Placement
+from lpx.graph.qdq.rounding import bias_shift, nearest_levels, round_levels, weight_scales
+from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions, mse_scales
+
+# The smallest normal float16: a smaller scale would lose its bits, or become zero, in a half graph.
+# In float32 the product of two, which is the unit of a stored bias, must stay normal too.
+_SMALLEST_SCALE = {ir.DataType.FLOAT: 1e-15, ir.DataType.FLOAT16: 6.2e-5}
+_LOPSIDED = 0.25
+"""A range that reaches less far below 0 than this share of its top, as behind SiLU, GELU or
+LeakyReLU, is quantised from its low end; a symmetric range would waste a third of the levels or
+more."""
+_LARGEST_BIAS = 2**30
+"""Steps that a stored bias may take: half of int32, as rounding the weights moves it a little."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that an activation takes.
+
+    Attributes:
+        low: Smallest value to represent.
+        high: Largest value to represent.
+        means: Mean of each channel; empty where nothing knows it: then biases are not corrected.
+    """
+
+    low: float
+    high: float
+    means: tuple[float, ...]
+
+    @property
+    def peak(self) -> float:
+        """Largest magnitude."""
+        return max(abs(self.low), abs(self.high))
+
+
+@dataclass(frozen=True)
+class Style:
+    """How pairs are written, per dialect.
+
+    Attributes:
+        stored_weights: Store weights as int8 behind one DequantizeLinear, and biases as int32
+            (ONNX Runtime's integer kernels want it so). Otherwise weights stay float behind a full
+            pair, which every TensorRT release reads, and biases stay float.
+        unsigned: Quantise activations to uint8: those that are never or hardly negative from the
+            smallest value to the largest, which doubles their resolution and, with zero point 0,
+            absorbs the ReLU; the others symmetrically, with zero point 128. Otherwise int8,
+            symmetric, which is all that TensorRT knows.
+        at_source: Quantise a tensor once, for all its readers, instead of per use.
+    """
+
+    stored_weights: bool
+    unsigned: bool
+    at_source: bool
+
+
+TENSORRT = Style(stored_weights=False, unsigned=False, at_source=False)
+ONNXRUNTIME = Style(stored_weights=True, unsigned=True, at_source=True)
+DLA = Style(stored_weights=False, unsigned=False, at_source=True)
+
+
+def insert_qdq(
+    model: ir.Model, placement: Placement, ranges: Mapping[str, Range], style: Style,
+    weights: WeightOptions = DEFAULT_WEIGHTS,
+) -> None:  # fmt: skip
+    """Insert Q/DQ pairs in place.
+
+    Before: the graph that `placement` was made from (its activations may have become float16; opset
+    >= 19 then). After: every tensor of `placement` reaches its readers through Q/DQ in `style`,
+    with a scale of the tensor's own type; weights symmetric, int8, per output channel.
+
+    Args:
+        model: The graph.
+        placement: Where.
+        ranges: Range of each tensor of `placement.observed`.
+        style: How.
+        weights: What is done to weights; `equalise` is done before, on the float model.
+
+    Raises:
+        LpxError: A tensor has no range.
+    """
+    _Inserter(model.graph, style, weights).run(placement, shared_ranges(placement, ranges))
+
+
+def shared_ranges(placement: Placement, ranges: Mapping[str, Range]) -> dict[str, Range]:
+    """The range of every tensor of a placement, where groups of tensors have one scale.
+
+    Raises:
+        LpxError: A tensor has no range.
+    """
+    if missing := [name for name in placement.observed if name not in ranges]:
+        raise LpxError(
+            f"no calibrated range for {missing[0]} ({len(missing)} tensors in all)",
+            "the scales were made for another graph",
+            "remove scales.json and run `lpx build --int8` again",
+        )
+    found = {name: ranges[name] for name in placement.observed}
+    for group in placement.shared:
+        known = [found[name] for name in group if name in found]
+        if not known:
+            continue
+        low, high = min(r.low for r in known), max(r.high for r in known)
+        for name in group:
+            means = found[name].means if name in found else ()
+            found[name] = Range(low, high, means)
+    return found
+
+
+def activation_scales(placement: Placement, ranges: Mapping[str, Range]) -> dict[str, float]:
+    """Symmetric int8 scale of every tensor of a placement, for a TensorRT calibration cache.
+
+    Raises:
+        LpxError: A tensor has no range.
+    """
+    found = shared_ranges(placement, ranges)
+    least = _SMALLEST_SCALE[ir.DataType.FLOAT]
+    return {name: max(found[name].peak / 127, least) for name in placement.tensors}
+
+
+def _cut(value: ir.Value) -> tuple[float, float]:
+    """What the activation before a tensor lets through; a MaxPool may stand between.
+
+    ONNX Runtime takes an activation into an integer convolution only where the range of the result
+    lies within the activation's own; imported ranges are symmetric, whatever makes the tensor.
+    """
+    maker = value.producer()
+    if maker is not None and maker.op_type == "MaxPool" and maker.inputs[0] is not None:
+        return _cut(maker.inputs[0])
+    if maker is None or not cuts_at_zero(maker):
+        return -math.inf, math.inf
+    most = maker.inputs[2] if maker.op_type == "Clip" and len(maker.inputs) > 2 else None
+    known = most is not None and most.const_value is not None
+    return 0.0, float(most.const_value.numpy()) if known else math.inf  # type: ignore[union-attr]
+
+
+class _Inserter:
+    def __init__(self, graph: ir.Graph, style: Style, weights: WeightOptions) -> None:
+        self.graph = graph
+        self.style = style
+        self.weights = weights
+        self.nodes = {node.name: node for node in graph}
+        self.values = {v.name: v for node in graph for v in (*node.inputs, *node.outputs) if v}
+        self.scale_of: dict[ir.Value, float] = {}
+        self.cuts = {value: _cut(value) for value in self.values.values()}
+
+    def run(self, placement: Placement, ranges: Mapping[str, Range]) -> None:
+        dequantised: dict[ir.Value, ir.Value] = {}
+        for name, node_name, index in placement.uses:
+            node = self.nodes[node_name]
+            # In a half graph a Cast may stand between the tensor of that name and its reader.
+            value = node.inputs[index]
+            assert value is not None
+            if value not in dequantised:
+                dequantised[value] = self._pair(value, ranges[name])
+            node.replace_input_with(index, dequantised[value])
+        if self.style.at_source:
+            for name in placement.outputs:
+                value = self.values[name]
+                if value not in dequantised:
+                    dequantised[value] = self._pair(value, ranges[name])
+            for value, replacement in dequantised.items():
+                self._redirect(value, replacement, placement.in_float)
+        reads = {node: name for name, node, index in placement.uses if index == 0}
+        for node_name in placement.convolutions:
+            self._weight(self.nodes[node_name], ranges[reads[node_name]].means)
+
+    def _redirect(self, value: ir.Value, replacement: ir.Value, in_float: Collection[str]) -> None:
+        """Let every reader but the pair itself and those `in_float` read the dequantised tensor."""
+        for node, index in tuple(value.uses()):
+            if node.op_type != "QuantizeLinear" and node.name not in in_float:
+                node.replace_input_with(index, replacement)
+
+    def _pair(self, value: ir.Value, limits: Range) -> ir.Value:
+        dtype = value.dtype or ir.DataType.FLOAT
+        if self.style.unsigned:
+            least, most = self.cuts.get(value, (-math.inf, math.inf))
+            low, high = max(min(limits.low, 0.0), least), min(max(limits.high, 0.0), most)
+            if -_LOPSIDED < low / max(high, _SMALLEST_SCALE[dtype]) <= 0:
+                step = max((high - low) / 255, _SMALLEST_SCALE[dtype])
+                centre = np.array(round(-low / step), np.uint8)
+            else:
+                step = max(max(-low, high) / 127, _SMALLEST_SCALE[dtype])
+                centre = np.array(128, np.uint8)
+        else:
+            step = max(limits.peak / 127, _SMALLEST_SCALE[dtype])
+            centre = np.array(0, np.int8)
+        scale = tensor(self.graph, f"{value.name}.scale", np.array(step, dtype.numpy()))
+        zero = tensor(self.graph, f"{value.name}.zero_point", centre)
+        output = self._q_dq(value, scale, zero)
+        self.scale_of[output] = float(np.array(step, dtype.numpy()))
+        return output
+
+    def _q_dq(
+        self, value: ir.Value, scale: ir.Value, zero: ir.Value, axis: int | None = None
+    ) -> ir.Value:
+        attributes = {} if axis is None else {"axis": axis}
+        quantise = ir.node("QuantizeLinear", [value, scale, zero], attributes,
+                           name=f"{value.name}.quantize")  # fmt: skip
+        quantise.outputs[0].name = f"{value.name}.quantized"
+        quantise.outputs[0].type = ir.TensorType(zero.dtype)  # type: ignore[arg-type]
+        output = self._dequantise(quantise.outputs[0], scale, zero, value, axis)
+        producer = value.producer()
+        if producer is None:
+            self.graph.insert_before(self.graph[0], [quantise, output.producer()])  # type: ignore[list-item]
+        else:
+            self.graph.insert_after(producer, [quantise, output.producer()])  # type: ignore[list-item]
+        return output
+
+    def _dequantise(
+        self, value: ir.Value, scale: ir.Value, zero: ir.Value, original: ir.Value, axis: int | None
+    ) -> ir.Value:
+        attributes = {} if axis is None else {"axis": axis}
+        node = ir.node("DequantizeLinear", [value, scale, zero], attributes,
+                       name=f"{original.name}.dequantize")  # fmt: skip
+        node.outputs[0].name = f"{original.name}.dequantized"
+        node.outputs[0].type = original.type
+        node.outputs[0].shape = original.shape
+        return node.outputs[0]
+
+    def _weight(self, node: ir.Node, means: tuple[float, ...]) -> None:
+        weight = node.inputs[1]
+        assert weight is not None
+        assert weight.const_value is not None
+        assert weight.dtype is not None
+        array = weight.const_value.numpy().astype(np.float32)
+        scales_of = mse_scales if self.weights.clip == "mse" else weight_scales
+        steps = np.maximum(scales_of(array), _SMALLEST_SCALE[weight.dtype])
+        if self.style.stored_weights:
+            steps = np.maximum(steps, self._least_step(node))
+        steps = steps.astype(weight.dtype.numpy()).astype(np.float32)
+        to_levels = nearest_levels if self.weights.rounding == "nearest" else round_levels
+        levels = to_levels(array, steps)
+        rounded = levels.astype(np.float32) * steps.reshape(-1, 1, 1, 1)
+        # Named after the node: two convolutions may share a weight.
+        name = f"{node.name}.weight"
+        scale = tensor(self.graph, f"{name}.scale", steps.astype(weight.dtype.numpy()))
+        zero = tensor(self.graph, f"{name}.zero_point", np.zeros(len(steps), np.int8))
+        shift = np.zeros(len(steps), np.float32)
+        if self.weights.bias_correction and means:
+            if len(means) != array.shape[1] * node.attributes.get_int("group", 1):
+                raise LpxError(
+                    f"the ranges of what {node.name} reads are of {len(means)} channels, which do "
+                    f"not fit its weights {list(array.shape)}",
+                    "they were edited or damaged, or are of another model",
+                    "remove scales.json of the workspace, and calibrate again",
+                )
+            shift = bias_shift(array, rounded, np.array(means, np.float32))
+        bias = self._bias(node, weight, shift)
+        if not self.style.stored_weights:
+            # On the levels already, so that QuantizeLinear finds the same ones again.
+            exact = tensor(self.graph, name, rounded.astype(weight.dtype.numpy()))
+            node.replace_input_with(1, self._q_dq(exact, scale, zero, 0))
+            node.replace_input_with(2, tensor(self.graph, f"{node.name}.bias", bias))
+            return
+        stored = tensor(self.graph, f"{name}.quantized", levels)
+        output = self._dequantise(stored, scale, zero, weight, 0)
+        output.name = f"{name}.dequantized"
+        output.producer().name = f"{name}.dequantize"  # type: ignore[union-attr]
+        self.graph.insert_before(node, output.producer())  # type: ignore[arg-type]
+        node.replace_input_with(1, output)
+        self._store_bias(node, weight, bias, steps)
+
+    def _least_step(self, node: ir.Node) -> NDArray[np.float32] | float:
+        """Weight scale below which the bias would not fit into int32.
+
+        A channel that batch norm has all but switched off has tiny weights and an ordinary bias.
+        """
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        if bias is None or bias.const_value is None:
+            return 0.0
+        data = node.inputs[0]
+        assert data is not None
+        unit = np.abs(bias.const_value.numpy().astype(np.float64)) / _LARGEST_BIAS
+        return (unit / self.scale_of[data]).astype(np.float32)
+
+    def _bias(
+        self, node: ir.Node, weight: ir.Value, shift: NDArray[np.float32]
+    ) -> NDArray[np.floating]:
+        """The bias with `shift` added, in the weight's type; a convolution without one gets one."""
+        assert weight.dtype is not None
+        if len(node.inputs) < 3:
+            node.resize_inputs(3)
+        old = node.inputs[2]
+        if old is not None and old.const_value is not None:
+            shift = shift + old.const_value.numpy().astype(np.float32)
+        return shift.astype(weight.dtype.numpy())
+
+    def _store_bias(
+        self,
+        node: ir.Node,
+        weight: ir.Value,
+        bias: NDArray[np.floating],
+        steps: NDArray[np.float32],
+    ) -> None:
+        """Store the bias as int32 in steps of input scale times weight scale."""
+        data = node.inputs[0]
+        assert data is not None
+        unit = (steps * self.scale_of[data]).astype(np.float32)
+        limit = 2**31 - 1
+        levels = np.clip(np.rint(bias / unit.astype(np.float64)), -limit, limit)
+        name = f"{node.name}.bias"
+        scale = tensor(self.graph, f"{name}.scale", unit)
+        zero = tensor(self.graph, f"{name}.zero_point", np.zeros(len(unit), np.int32))
+        stored = tensor(self.graph, f"{name}.quantized", levels.astype(np.int32))
+        output = self._dequantise(stored, scale, zero, weight, 0)
+        output.name, output.shape = f"{name}.dequantized", ir.Shape([len(unit)])
+        output.producer().name = f"{name}.dequantize"  # type: ignore[union-attr]
+        self.graph.insert_before(node, output.producer())  # type: ignore[arg-type]
+        node.replace_input_with(2, output)

@@ -1,0 +1,1 @@
+"""Engines compared layer by layer."""

@@ -1,0 +1,1 @@
+"""The machine at hand: its hardware, its memory, its sensors."""

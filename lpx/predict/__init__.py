@@ -1,0 +1,1 @@
+"""Scores of files: faces found, scored and drawn; results and pages."""

@@ -1,0 +1,63 @@
+"""A few frames of a video, kept while it is drawn."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import cv2
+import numpy as np
+
+from lpx.predict.timeline import Moment, Still
+from lpx.render import Image
+
+STILLS = 8
+WIDTH = 480
+"""Pixels; wider pictures are made smaller."""
+
+
+class Stills:
+    """Keeps the middle frame of each part of a video and, in its part instead, the highest one.
+
+    Args:
+        wanted: How many frames will come.
+        count: How many stills to keep.
+    """
+
+    def __init__(self, wanted: int, count: int = STILLS) -> None:
+        self._parts = min(count, wanted)
+        self._wanted = wanted
+        starts = [-(-part * wanted // self._parts) for part in range(self._parts + 1)]
+        self._middles = {(a + b - 1) // 2 for a, b in pairwise(starts)}
+        self._kept: dict[int, Still] = {}
+        self._highest: tuple[float, int, Still] | None = None
+
+    def add(self, place: int, moment: Moment, picture: Image) -> None:
+        """Offer the frame at a place, counted from 0; its picture is copied if it is kept."""
+        score = moment.score
+        highest = score is not None and (self._highest is None or score > self._highest[0])
+        if place not in self._middles and not highest:
+            return
+        still = Still(moment, _small(picture))
+        if place in self._middles:
+            self._kept[self._part(place)] = still
+        if highest and score is not None:
+            self._highest = (score, self._part(place), still)
+
+    def chosen(self) -> tuple[Still, ...]:
+        """The stills, in order of time."""
+        kept = dict(self._kept)
+        if self._highest is not None:
+            _, part, still = self._highest
+            kept[part] = still
+        return tuple(kept[part] for part in sorted(kept))
+
+    def _part(self, place: int) -> int:
+        return min(place * self._parts // self._wanted, self._parts - 1)
+
+
+def _small(picture: Image) -> Image:
+    height, width = picture.shape[:2]
+    if width <= WIDTH:
+        return np.array(picture)
+    size = (WIDTH, max(1, round(height * WIDTH / width)))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
