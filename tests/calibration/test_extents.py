@@ -9,8 +9,7 @@ import pytest
 from lpx.calibration.extents import Extent, extents
 from lpx.errors import LpxError
 from lpx.graph.model_io import parse, serialise
-
-from .nets import built
+from tests.support.calibration_nets import built
 
 # Rows per face, the batch second, the batch nowhere, and a size that only running it tells.
 GRAPH = """

@@ -11,7 +11,7 @@ from lpx.errors import LpxError
 from lpx.models.checkpoint import ForeignModel, load_factory
 from lpx.render import encode_png
 from lpx.workspace import Workspace, read_sealed, write_sealed
-from tests.networks import copy_export, network
+from tests.support.networks import copy_export, network
 
 NETWORK = network("nn.Conv2d(3, 1, 4, 4)", "from pathlib import Path; Path('imported').touch()")
 

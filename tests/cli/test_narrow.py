@@ -10,7 +10,7 @@ import pytest
 from lpx.engines.manifest import read_manifest
 from lpx.engines.tensorrt import available
 from lpx.workspace import read_sealed, write_sealed
-from tests.networks import copy_export, network
+from tests.support.networks import copy_export, network
 
 USABLE, REASON = available("tensorrt-rtx")
 TARGETS = (

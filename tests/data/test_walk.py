@@ -9,8 +9,7 @@ import pytest
 
 from lpx.data.images.decode import SUFFIXES
 from lpx.data.walk import note_of, walk
-
-from .trees import touch
+from tests.data.trees import touch
 
 PNG = {".png"}
 

@@ -11,7 +11,7 @@ import pytest
 from lpx.engines.tensorrt.cuda import choose as cuda
 
 _HERE = Path(__file__).parent
-sys.path[:0] = [str(_HERE), str(_HERE.parent / "engines/tensorrt")]
+sys.path[:0] = [str(_HERE), str(_HERE.parent / "support/tensorrt")]
 
 from gpu_rigs import BINDINGS, REHEARSALS, Rig, open_rig  # noqa: E402 - found by the line above
 

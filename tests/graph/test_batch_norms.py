@@ -7,8 +7,7 @@ import pytest
 
 from lpx.errors import LpxError
 from lpx.graph.batch_norms import spell_out
-
-from .graphs import graph, run
+from tests.graph.graphs import graph, run
 
 rng = np.random.default_rng(0)
 STATISTICS = {

@@ -9,8 +9,7 @@ import pytest
 from lpx.errors import LpxError
 from lpx.graph.lower_opset import OLDEST, lower_opset
 from lpx.graph.model_io import serialise
-
-from .graphs import graph, run
+from tests.graph.graphs import graph, run
 
 POOL = """g (float[N,16,8,8] x) => (float[N] y, float[N,1,1,1] z) {{
     c = Conv<pads=[1,1,1,1]>(x, w)

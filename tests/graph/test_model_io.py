@@ -7,8 +7,7 @@ import pytest
 
 from lpx.errors import LpxError
 from lpx.graph.model_io import is_constant, parse, serialise, tensor
-
-from .graphs import graph
+from tests.graph.graphs import graph
 
 CONV = "g (float[N,16,8,8] x) => (float[N,16,8,8] z) { z = Conv(x, w) }"
 

@@ -9,8 +9,7 @@ import pytest
 
 from lpx.graph.model_io import serialise
 from lpx.graph.to_fp16 import LARGEST, SMALLEST, halved, to_fp16
-
-from .graphs import graph, run
+from tests.graph.graphs import graph, run
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 # Preprocessing, a residual body, a classifier, and the aggregate.

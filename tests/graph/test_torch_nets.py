@@ -26,8 +26,7 @@ from lpx.graph.model_io import parse, serialise
 from lpx.layerwise.compare import batch_size, compare
 from lpx.machine.machine import read_machine
 from lpx.models.checkpoint import Detector
-
-from .torch_nets import NETS, SIZE, make
+from tests.graph.torch_nets import NETS, SIZE, make
 
 USABLE, REASON = available("tensorrt-rtx")
 # Their convolutions have under 16 channels, which ONNX Runtime's placement leaves in float.

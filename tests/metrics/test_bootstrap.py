@@ -18,8 +18,7 @@ from lpx.metrics import (
     auc_interval_bootstrap,
     bootstrap,
 )
-
-from .samples import binormal_auc, binormal_pair, labelled
+from tests.metrics.samples import binormal_auc, binormal_pair, labelled
 
 
 def videos_of_faces(seed=5, reals=12, fakes=30, mixed=0, per_video=(1, 12)):

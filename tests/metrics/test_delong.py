@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from lpx.errors import LpxError
 from lpx.metrics import auc, auc_difference, auc_interval
-
-from .samples import binormal_auc, binormal_pair, labelled
+from tests.metrics.samples import binormal_auc, binormal_pair, labelled
 
 
 def brute_force_covariance(labels, score_vectors):

@@ -18,8 +18,7 @@ from lpx.metrics import (
     tpr_at_fpr,
     video_scores,
 )
-
-from .samples import labelled
+from tests.metrics.samples import labelled
 
 LABELS = [1, 0, 1, 1, 0, 1]
 METHODS = ["FaceSwap", "real", "Deepfakes", "FaceSwap", "real", "Deepfakes"]

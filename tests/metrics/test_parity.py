@@ -18,8 +18,7 @@ from lpx.metrics import (
     score_difference,
     verdict,
 )
-
-from .samples import binormal_pair
+from tests.metrics.samples import binormal_pair
 
 
 def difference(low, estimate, high):

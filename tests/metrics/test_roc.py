@@ -16,8 +16,7 @@ from lpx.metrics import (
     threshold_at_fpr,
     tpr_at_fpr,
 )
-
-from .samples import labelled
+from tests.metrics.samples import labelled
 
 
 @given(labelled())

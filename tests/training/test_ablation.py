@@ -10,8 +10,7 @@ from lpx.errors import LpxError
 from lpx.training.ablation import Cell, Result, grid, run_grid
 from lpx.training.ablation_report import contrasts, draw, summarise, to_markdown
 from lpx.training.localisation import localise
-
-from .small import SMALL, write_faces
+from tests.training.small import SMALL, write_faces
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,7 @@ from lpx.training.fit import Run, train
 from lpx.training.local_diversity import LocalDiversity
 from lpx.training.module import LocalPrediction, update
 from lpx.training.operating_point import apply_temperature, fit_temperature, score_loss
-
-from .small import SMALL, write_faces
+from tests.training.small import SMALL, write_faces
 
 
 @pytest.fixture(scope="module")

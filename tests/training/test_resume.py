@@ -29,8 +29,7 @@ from lpx.training import fit, keeper, state
 from lpx.training.fit import Run, train
 from lpx.training.module import LocalPrediction
 from tests.conftest import environment
-
-from .small import SMALL, write_faces
+from tests.training.small import SMALL, write_faces
 
 RECIPE = replace(SMALL, steps=5, steps_per_epoch=2, input_size=32, held_out_pairs=2)
 """Three epochs, the last one short."""

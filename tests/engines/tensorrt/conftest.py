@@ -1,9 +1,6 @@
-"""Lets the tests of this folder import its helper modules.
-
-The folder is no package: it would take the name of the `tensorrt` that the tests are about.
-"""
+"""Lets the tests of this folder import the stand-ins in tests/support/tensorrt."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2] / "support" / "tensorrt"))

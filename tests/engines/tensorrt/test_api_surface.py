@@ -185,7 +185,7 @@ def _guarded(use: Use, capability: str, calls: list[tuple[str, frozenset[str]]])
 
 @pytest.fixture(scope="module")
 def walkers() -> list[_Walker]:
-    return [walk(path.read_text(), path.name) for path in sorted(PACKAGE.glob("*.py"))]
+    return [walk(path.read_text(), path.name) for path in sorted(PACKAGE.rglob("*.py"))]
 
 
 def test_every_name_is_in_every_release_or_behind_its_capability(walkers: list[_Walker]) -> None:

@@ -49,7 +49,7 @@ def test_its_capabilities_are_read() -> None:
 def test_without_cuda_it_says_so_and_the_process_lives() -> None:
     if cuda.available()[0]:
         pytest.skip("there is a GPU here")
-    command = [sys.executable, "-c", LOAD, str(Path(__file__).parent)]
+    command = [sys.executable, "-c", LOAD, str(Path(__file__).parents[2] / "support" / "tensorrt")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("alive\n")

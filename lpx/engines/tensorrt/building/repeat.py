@@ -76,12 +76,12 @@ def measured(plan: Plan, span: BatchRange, *, allow_host_code: bool, dla_core: i
     """
     with TensorRTEngine(
         plan.data, flavour=plan.flavour, allow_host_code=allow_host_code, dla_core=dla_core
-    ) as engine:
-        faces = np.zeros((span.optimum, *engine.face_shape), np.uint8)
+    ) as loaded:
+        faces = np.zeros((span.optimum, *loaded.face_shape), np.uint8)
         times = []
         for _ in range(_WARM + _TIMED):
-            engine.infer(faces)
-            if engine.last_timing is None:
+            loaded.infer(faces)
+            if loaded.last_timing is None:
                 raise LpxError("the engine tells no times")
-            times.append(engine.last_timing.compute_ms)
+            times.append(loaded.last_timing.compute_ms)
     return round(statistics.median(times[_WARM:]), 4)

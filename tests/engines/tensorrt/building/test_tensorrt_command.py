@@ -1,0 +1,109 @@
+"""`lpx build --target tensorrt` as a user types it, against a fake TensorRT of a Jetson."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorrt_workshop import Workshop, kernels_in
+
+from lpx.machine.jetson import Jetson
+from lpx.machine.machine import Gpu, Machine
+
+ORIN = Machine(
+    os="Ubuntu", architecture="aarch64", cpu="Cortex-A78AE", cores=6, memory_mib=7619,
+    python="3.10.12", python_isolated=False, system_tensorrt=None,
+    gpus=(Gpu("Orin (nvgpu)", "8.7", None, None),), no_gpu_reason="",
+    jetson=Jetson("Jetson Orin Nano", "36.4.3", "6.2", "15W", True), in_container=False,
+)  # fmt: skip
+
+
+@pytest.fixture
+def board(monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    """TensorRT 10.3 of an Orin whose plans are built, and not run."""
+    shop = Workshop("tensorrt-10.3.0")
+    for name in ("tensorrt.building.build.load", "build.load_library", "makers.load_library"):
+        monkeypatch.setattr(f"lpx.engines.{name}", lambda flavour: shop.library)
+    building = "lpx.api.building"
+    monkeypatch.setattr(f"{building}.read_machine", lambda: ORIN)
+    monkeypatch.setattr(f"{building}.choose", lambda asked, machine: ("tensorrt", "asked for"))
+    monkeypatch.setattr(f"{building}.can_run", lambda manifest, machine: (False, "not here"))
+    return shop
+
+
+Lpx = Callable[..., Any]
+BUILD = ("build", "--target", "tensorrt", "--faces", "demo", "--count", "16")
+
+
+def test_dla_builds_what_it_takes_unless_told_otherwise(
+    lpx: Lpx, workspace: Any, board: Workshop
+) -> None:
+    ran = lpx(*BUILD, "--dla", "0", "--json")
+    assert ran.code == 0, ran.err
+    engines = json.loads(ran.out)["engines"]
+    assert [engine["name"] for engine in engines] == ["tensorrt-fp16-dla0", "tensorrt-int8-dla0"]
+    for engine in engines:
+        assert engine["options"]["profiles"] == [{"minimum": 1, "optimum": 1, "maximum": 1}]
+        assert engine["options"]["gpu_fallback"] == []
+
+
+def test_every_build_leaves_kernel_times_that_the_next_one_takes(
+    lpx: Lpx, workspace: Any, board: Workshop
+) -> None:
+    first = lpx(*BUILD, "--fp16", "--json")
+    assert first.code == 0, first.err
+    (path,) = Path("lpx-out/timing-caches").iterdir()
+    assert kernels_in(path.read_bytes()) == ["conv"]
+    frozen = lpx(*BUILD, "--fp16", "--frozen-timing-cache", "--json")
+    assert frozen.code == 0, frozen.err
+    (engine,) = json.loads(frozen.out)["engines"]
+    assert engine["options"]["timing_cache"]["used_sha256"]
+    path.write_bytes(b"damaged")
+    refused = lpx(*BUILD, "--fp16", "--frozen-timing-cache")
+    assert refused.code == 2
+    assert "Failed to deserialize timing cache" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--int8", "--dla", "0", "--batch-range", "1:4:8"), "batch sizes 1 to 8 in one profile"),
+        (("--fp32", "--dla", "0"), "FP32 on a DLA core"),
+        (("--int8", "--hardware-compatible"), "a hardware-compatible plan on a Jetson"),
+        (("--hardware-compatible",), "a hardware-compatible plan on a Jetson"),
+    ],
+)
+def test_what_a_board_cannot_do_is_refused_before_faces_are_calibrated_on(
+    lpx: Lpx, workspace: Any, board: Workshop, tree: Any, monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...], said: str,
+) -> None:  # fmt: skip
+    def calibrated(*arguments: Any, **named: Any) -> None:
+        raise AssertionError("faces were calibrated on")
+
+    monkeypatch.setattr("lpx.api.building.scales_for", calibrated)
+    before = tree(workspace.root)
+    ran = lpx(*BUILD, *options)
+    assert ran.code == 2
+    assert said in ran.err
+    assert tree(workspace.root) == before
+
+
+def test_of_several_precisions_those_that_a_dla_core_takes_are_built(
+    lpx: Lpx, workspace: Any, board: Workshop
+) -> None:
+    ran = lpx(*BUILD, "--fp32", "--fp16", "--dla", "0")
+    assert ran.code == 1
+    assert "FP32 was not built, FP16 was: FP32 on a DLA core" in ran.err
+
+
+def test_tensorrt_that_cannot_start_cuda_says_why(
+    lpx: Lpx, workspace: Any, board: Workshop
+) -> None:
+    board.cuda = False
+    ran = lpx(*BUILD, "--fp16")
+    assert ran.code == 2
+    assert "CUDA initialization failure with error: 35" in ran.err
+    assert "lpx doctor" in ran.err

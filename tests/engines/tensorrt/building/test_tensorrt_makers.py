@@ -1,0 +1,171 @@
+"""What a build for TensorRT adds to the plan: the workspace cap, and the timing cache on disk."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorrt_nets import tiny
+from tensorrt_workshop import MODEL, Workshop
+
+from lpx.engines import makers
+from lpx.engines.request import BuildRequest
+from lpx.engines.tensorrt import Plan
+from lpx.errors import NotAsAskedError
+from lpx.machine.jetson import Jetson
+from lpx.machine.machine import Machine, available_memory_mib
+
+ORIN = Jetson("Jetson Orin Nano", "36.4.3", "6.2", "15W", True)
+BOARD = Machine(
+    os="Ubuntu", architecture="aarch64", cpu="Cortex-A78AE", cores=6, memory_mib=7619,
+    python="3.10.12", python_isolated=False, system_tensorrt=None, gpus=(), no_gpu_reason="",
+    jetson=ORIN, in_container=False,
+)  # fmt: skip
+REQUEST = BuildRequest("tensorrt", "fp16")
+MIB = 1 << 20
+
+
+@pytest.fixture
+def shop(monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    made = Workshop("tensorrt-10.3.0")
+    for module in ("lpx.engines.makers.load_library", "lpx.engines.tensorrt.building.build.load"):
+        monkeypatch.setattr(module, lambda flavour: made.library)
+    monkeypatch.setattr(makers, "available_memory_mib", lambda: 5000)
+    return made
+
+
+def make(request: BuildRequest = REQUEST, machine: Machine = BOARD, folder: Any = None) -> Any:
+    return makers.make_for_tensorrt(MODEL, request, machine, None, None, folder)
+
+
+def plan(timing_cache: bytes) -> Plan:
+    return Plan(b"plan", "tensorrt", "10.3.0", None, timing_cache, ())
+
+
+def limits(shop: Workshop) -> list[int]:
+    return [call[2] for call in shop.library.named("IBuilderConfig.set_memory_pool_limit")]
+
+
+def test_a_board_caps_the_workspace_at_half_of_what_is_free(shop: Workshop) -> None:
+    options = make().options
+    assert limits(shop) == [2500 * MIB]
+    assert options["workspace_mib"] == 2500
+    assert options["workspace_from"] == "half of the 5000 MiB that were free on the board"
+
+
+def test_what_is_asked_for_goes_before(shop: Workshop) -> None:
+    options = make(replace(REQUEST, workspace_mib=64)).options
+    assert limits(shop) == [64 * MIB]
+    assert (options["workspace_mib"], options["workspace_from"]) == (64, "as asked for")
+
+
+def test_a_gpu_with_memory_of_its_own_keeps_tensorrts_default(shop: Workshop) -> None:
+    options = make(machine=replace(BOARD, jetson=None)).options
+    assert limits(shop) == []
+    assert (options["workspace_mib"], options["workspace_from"]) == (None, "TensorRT's default")
+
+
+def test_a_board_that_hides_its_memory_keeps_it_too(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(makers, "available_memory_mib", lambda: None)
+    assert make().options["workspace_mib"] is None
+
+
+def test_available_memory_is_the_kernels_figure(tmp_path: Path) -> None:
+    assert available_memory_mib(tmp_path) is None
+    (tmp_path / "proc").mkdir()
+    text = "MemTotal: 7802000 kB\nMemFree: 100 kB\nMemAvailable:    5242880 kB\n"
+    (tmp_path / "proc/meminfo").write_text(text)
+    assert available_memory_mib(tmp_path) == 5120
+
+
+def test_a_precision_that_is_not_there_is_no_users_mistake(shop: Workshop) -> None:
+    with pytest.raises(NotAsAskedError, match="INT8 was asked for") as caught:
+        make(replace(REQUEST, precision="int8"))
+    assert caught.value.exit_code == 1
+    assert "CaskConvolution  conv" in caught.value.why
+
+
+@pytest.mark.parametrize("override", [None, "0"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(
+    "target", ["onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx"]
+)
+def test_engines_of_providers_say_whether_tf32_is_on(
+    monkeypatch: pytest.MonkeyPatch, target: Any, precision: Any, override: str | None
+) -> None:
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    if override is not None:
+        monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", override)
+    graph = tiny(precision)
+    made = makers.make_for_gpu_provider(graph, BuildRequest(target, precision), 160)
+    on = target != "onnxruntime-cuda" and override is None
+    assert made.options["tf32"] is on
+    assert (makers.PROVIDER_TF32 in made.warnings) is (on and precision == "fp32")
+
+
+HERE = Path(__file__).parent
+WRITER = """
+import sys
+import time
+from pathlib import Path
+sys.path[:0] = {folders!r}
+import test_tensorrt_makers as t
+from lpx.errors import LpxError
+from lpx.workspace import Workspace
+
+shop = t.Workshop("tensorrt-10.3.0")
+t.makers.load_library = lambda flavour: shop.library
+root, done, refused = Path(sys.argv[1]), 0, 0
+
+def build(model, *, timing_cache, **options):
+    before = timing_cache or b""
+    time.sleep(0.01)
+    return t.plan(before + sys.argv[2].encode())
+
+t.makers.build_plan = build
+print("ready", flush=True)
+sys.stdin.readline()
+while done < 20:
+    try:
+        with Workspace(root).lock():
+            t.make(folder=root / "timing-caches")
+            done += 1
+    except LpxError as error:
+        assert "is in use by process" in error.what, error
+        refused += 1
+    time.sleep(0.002)
+print(refused)
+"""
+
+
+def test_two_processes_lose_nothing_of_one_timing_cache(tmp_path: Path) -> None:
+    """Each reads the cache, takes its time, and writes it back with one letter more."""
+    code = WRITER.format(folders=[str(HERE), str(HERE.parents[2] / "support" / "tensorrt")])
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path), letter],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[4],
+        )
+        for letter in "ab"
+    ]
+    for writer in writers:
+        # Else one is done before the other has imported what it needs.
+        assert writer.stdout
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        assert writer.stdin
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+    refused = [int(writer.communicate(timeout=60)[0]) for writer in writers]
+    (file,) = (tmp_path / "timing-caches").iterdir()
+    assert sorted(file.read_text()) == ["a"] * 20 + ["b"] * 20
+    assert sum(refused) > 0, "the two never met, so the test showed nothing"
