@@ -140,10 +140,11 @@ def onnxruntime_pass(model: Path, faces: Repeated, method: str) -> Spent:
     with tempfile.TemporaryDirectory() as scratch:
         clock = Clock()
         calibrator = create_calibrator(
-            model, ["Conv", "Add", "Relu", "Clip", "MaxPool"],
+            model,
+            ["Conv", "Add", "Relu", "Clip", "MaxPool"],
             augmented_model_path=str(Path(scratch) / "augmented.onnx"),
             calibrate_method=CalibrationMethod[method],
-        )  # fmt: skip
+        )
         calibrator.collect_data(Reader())
         calibrator.compute_data()
         return clock.spent()
@@ -176,19 +177,27 @@ def run_child(tool: str, model: Path, pixels: Path, count: int) -> None:
         spent = onnxruntime_pass(model, faces, tool.removeprefix("onnxruntime-"))
     after = forward(model, faces)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({
-        "seconds": spent.seconds, "cpu_seconds": spent.cpu_seconds,
-        "forward": (before.seconds + after.seconds) / 2,
-        "cpu_forward": (before.cpu_seconds + after.cpu_seconds) / 2, "peak_mib": peak,
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "seconds": spent.seconds,
+                "cpu_seconds": spent.cpu_seconds,
+                "forward": (before.seconds + after.seconds) / 2,
+                "cpu_forward": (before.cpu_seconds + after.cpu_seconds) / 2,
+                "peak_mib": peak,
+            }
+        )
+    )
 
 
 def in_process(command: list[str]) -> dict[str, Any] | None:
     """The JSON that a process prints last; None where it was killed or failed."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        print(f"{' '.join(command[:4])} ...: exit {done.returncode}: {done.stderr[-300:]}",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"{' '.join(command[:4])} ...: exit {done.returncode}: {done.stderr[-300:]}",
+            file=sys.stderr,
+        )
         return None
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
@@ -217,8 +226,9 @@ def measure(
         if modelopt:
             output = str(model.with_suffix(".modelopt.onnx"))
             for method in ("max", "entropy"):
-                found = in_process([modelopt, "-c", MODELOPT, str(model), str(pixels), str(count),
-                                    method, output])  # fmt: skip
+                found = in_process(
+                    [modelopt, "-c", MODELOPT, str(model), str(pixels), str(count), method, output]
+                )
                 # Another environment: the forward pass is the one lpx was measured beside.
                 add(f"modelopt-{method}", count, found and {**found, **plain})
     return rows
@@ -236,18 +246,30 @@ def line(row: dict[str, Any]) -> str:
 
 
 @click.command()
-@click.option("--models", default="demo,xception:block3", show_default=True,
-              help="The demo detector and untrained ones, BACKBONE:CUT, at 256 px.")  # fmt: skip
+@click.option(
+    "--models",
+    default="demo,xception:block3",
+    show_default=True,
+    help="The demo detector and untrained ones, BACKBONE:CUT, at 256 px.",
+)
 @click.option("--faces", default="64,256", show_default=True)
-@click.option("--peer-faces", default=64, show_default=True,
-              help="Most faces for calibrators that keep every activation.")  # fmt: skip
+@click.option(
+    "--peer-faces",
+    default=64,
+    show_default=True,
+    help="Most faces for calibrators that keep every activation.",
+)
 @click.option("--modelopt-python", help="Python of an environment that has nvidia-modelopt.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path))
 @click.option("--child", nargs=4, hidden=True)
 def main(
-    models: str, faces: str, peer_faces: int, modelopt_python: str | None, json_path: Path | None,
+    models: str,
+    faces: str,
+    peer_faces: int,
+    modelopt_python: str | None,
+    json_path: Path | None,
     child: tuple[str, str, str, str] | None,
-) -> None:  # fmt: skip
+) -> None:
     if child is not None:
         tool, model, pixels, count = child
         run_child(tool, Path(model), Path(pixels), int(count))

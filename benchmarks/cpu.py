@@ -135,8 +135,11 @@ def scores(engines: dict[str, object], faces: object, size: int) -> dict[str, di
 
 def table(rows: list[dict[str, object]]) -> str:
     names = ("torch", "ort-fp32", "ort-int8-lpx", "ort-int8-peer")
-    lines = ["| model | px | " + " | ".join(f"{n} ms" for n in names) + " | lpx INT8 over FP32 | "
-             "lpx over peer |", "|---|---|" + "---|" * (len(names) + 2)]  # fmt: skip
+    lines = [
+        "| model | px | " + " | ".join(f"{n} ms" for n in names) + " | lpx INT8 over FP32 | "
+        "lpx over peer |",
+        "|---|---|" + "---|" * (len(names) + 2),
+    ]
     for r in rows:
         p50 = r["p50_ms"]
         cells = " | ".join(f"{p50[n]:.2f}" for n in names)

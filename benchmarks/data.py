@@ -108,10 +108,19 @@ def million(count: int) -> list[FaceRow]:
         name = METHODS[method]
         people = (f"id{who:05d}",) if not method else (f"id{who:05d}", f"id{who + 1:05d}")
         rows.append(
-            FaceRow(f"{name}/c23/{video:06d}/{frame * 11:05d}.png", int(method > 0), name,
-                    f"{name}/{video:06d}", people, ("train", "val", "test")[who % 3], frame * 11,
-                    256, 256, 100_000 + number % 977)
-        )  # fmt: skip
+            FaceRow(
+                f"{name}/c23/{video:06d}/{frame * 11:05d}.png",
+                int(method > 0),
+                name,
+                f"{name}/{video:06d}",
+                people,
+                ("train", "val", "test")[who % 3],
+                frame * 11,
+                256,
+                256,
+                100_000 + number % 977,
+            )
+        )
     return rows
 
 
@@ -260,8 +269,9 @@ def plain_prepare(paths: list[Path], out: Path) -> None:
             x0, y0, x1, y1 = map(int, found[0].box)
             half = int(0.65 * max(x1 - x0, y1 - y0))
             x, y = max((x0 + x1) // 2 - half, 0), max((y0 + y1) // 2 - half, 0)
-            cv2.imwrite(str(out / f"{path.stem}_{index:03d}.png"),
-                        frame[y : y + 2 * half, x : x + 2 * half])  # fmt: skip
+            cv2.imwrite(
+                str(out / f"{path.stem}_{index:03d}.png"), frame[y : y + 2 * half, x : x + 2 * half]
+            )
         capture.release()
 
 
@@ -288,9 +298,11 @@ def prepare_turn(
     def ours(processes: int) -> None:
         store = root / f"store-{recipe}-{number}-{processes}"
         done = prepare(
-            "ffpp-c23", places=DataPlaces(root / "ffpp", store), recipe=recipe,
+            "ffpp-c23",
+            places=DataPlaces(root / "ffpp", store),
+            recipe=recipe,
             processes=processes,
-        )  # fmt: skip
+        )
         assert done.faces == FRAMES * len(paths), done.reasons()
         seconds.update(done.seconds if processes == 1 else {})
 
@@ -314,10 +326,9 @@ def summed(
         "lpx_frames_per_s_core": faces / statistics.median(t[1].own for t in chosen),
         "two_processes_speedup": statistics.median(t[1].wall / t[2].wall for t in chosen),
         "shares": {
-            stage: sum(seconds[stage] for *_, seconds in chosen) / total
-            for stage in chosen[0][3]
+            stage: sum(seconds[stage] for *_, seconds in chosen) / total for stage in chosen[0][3]
         },
-    }  # fmt: skip
+    }
 
 
 def row(suffix: str, size: int, turns: list[Turn], count: int) -> dict[str, Any]:
@@ -347,9 +358,13 @@ def row(suffix: str, size: int, turns: list[Turn], count: int) -> dict[str, Any]
 @click.option("--prepare-turns", default=5, show_default=True, help="Turns of preparing them.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path))
 def main(
-    only: str | None, faces: int, turns: int, videos: int, prepare_turns: int,
+    only: str | None,
+    faces: int,
+    turns: int,
+    videos: int,
+    prepare_turns: int,
     json_path: Path | None,
-) -> None:  # fmt: skip
+) -> None:
     # Two cores, wherever this runs; threads inherit it.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
     cv2.setNumThreads(2)
@@ -386,8 +401,11 @@ def main(
                 f"{r['turns']} turns with the machine to itself); CPU {r['lpx_cpu_ms']:.2f} "
                 f"ms a face, plain {r['plain_cpu_ms']:.2f}"
             )
-        print(", ".join(f"{n} faces: peak {mib:.0f} MiB"
-                        for n, mib in memory["peak_resident_mib"].items()))  # fmt: skip
+        print(
+            ", ".join(
+                f"{n} faces: peak {mib:.0f} MiB" for n, mib in memory["peak_resident_mib"].items()
+            )
+        )
     if json_path:
         json_path.write_text(json.dumps(result, indent=2))
 

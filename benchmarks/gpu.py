@@ -64,11 +64,25 @@ BACKBONES = {
     "mobilenet_v2": "features.8",
     "tf_efficientnet_lite0": "stage4",
 }
-NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,driver_version,clocks.sm,power.limit",
-              "--format=csv,noheader")  # fmt: skip
+NVIDIA_SMI = (
+    "nvidia-smi",
+    "--query-gpu=name,driver_version,clocks.sm,power.limit",
+    "--format=csv,noheader",
+)
 LEFT_OUT = "left out: the time that --minutes allows was over"
-LIBRARIES = ("lpx", "torch", "triton", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt",
-             "tensorrt-rtx", "tensorrt-rtx-cu13-bindings", "cuda-bindings", "pycuda")  # fmt: skip
+LIBRARIES = (
+    "lpx",
+    "torch",
+    "triton",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-rtx",
+    "tensorrt-rtx-cu13-bindings",
+    "cuda-bindings",
+    "pycuda",
+)
 
 
 class Half(nn.Module):
@@ -347,14 +361,29 @@ def rows_of(
         precision = next(p for p in BYTES if p in name)
         whole, single = floors_ms(layers, batch, precision, found, card.input_size)
         row: dict[str, Any] = {
-            "model": subject.name, "input_size": card.input_size, "batch": batch,
-            "contender": name, "units": units, "cannot_run": failed.get(name, tried[name].reason),
-            "floor_per_face_ms": _per(whole, batch), "layer_floor_per_face_ms": _per(single, batch),
-        }  # fmt: skip
+            "model": subject.name,
+            "input_size": card.input_size,
+            "batch": batch,
+            "contender": name,
+            "units": units,
+            "cannot_run": failed.get(name, tried[name].reason),
+            "floor_per_face_ms": _per(whole, batch),
+            "layer_floor_per_face_ms": _per(single, batch),
+        }
         if name in timed:
             result = asdict(timed[name])
-            row |= {key: result[key] for key in ("per_face_p50_ms", "per_face_p99_ms", "cov",
-                    "per_patch_p50_us", "faces_per_second", "iterations", "device")}  # fmt: skip
+            row |= {
+                key: result[key]
+                for key in (
+                    "per_face_p50_ms",
+                    "per_face_p99_ms",
+                    "cov",
+                    "per_patch_p50_us",
+                    "faces_per_second",
+                    "iterations",
+                    "device",
+                )
+            }
             row["notes"] = [*tried[name].warned, *getattr(engines[name], "notes", ())]
         rows.append(row)
     for engine in engines.values():
@@ -398,8 +427,17 @@ def markdown(about: dict[str, Any], found: Limits, rows: list[dict[str, Any]]) -
     if about["dry_run"]:
         lines += ["", "**A dry run on a CPU: these are no figures of a GPU.**"]
     lines += [f"- {p} matrix product: {why}" for p, why in found.not_measured.items()]
-    head = ("model", "batch", "contender", "ms per face, p50", "p99", "µs per patch", "floor, ms",
-            "layer by layer, ms", "times the latter")  # fmt: skip
+    head = (
+        "model",
+        "batch",
+        "contender",
+        "ms per face, p50",
+        "p99",
+        "µs per patch",
+        "floor, ms",
+        "layer by layer, ms",
+        "times the latter",
+    )
     lines += ["", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
         if row["cannot_run"]:
@@ -476,10 +514,16 @@ def _contenders(context: click.Context, option: click.Parameter, text: str) -> t
 @click.option("--json", "json_path", type=click.Path(path_type=Path))
 @click.option("--markdown", "markdown_path", type=click.Path(path_type=Path))
 def main(
-    only: str | None, batches: tuple[int, ...], size: int, seconds: float,
-    chosen: tuple[str, ...], minutes: float | None, dry_run: bool, json_path: Path | None,
+    only: str | None,
+    batches: tuple[int, ...],
+    size: int,
+    seconds: float,
+    chosen: tuple[str, ...],
+    minutes: float | None,
+    dry_run: bool,
+    json_path: Path | None,
     markdown_path: Path | None,
-) -> None:  # fmt: skip
+) -> None:
     if not torch.cuda.is_available() and not dry_run:
         raise click.UsageError(
             f"PyTorch {torch.__version__} sees no NVIDIA GPU: run this where there is one, with a "
@@ -501,8 +545,10 @@ def main(
         subject = Subject(f"{backbone}:{cut}", detector, batches)
         for batch in batches:
             rows += rows_of(subject, batch, device, seconds, found, chosen, in_time)
-            done = sum(r["batch"] == batch and r["model"] == subject.name and not r["cannot_run"]
-                       for r in rows)  # fmt: skip
+            done = sum(
+                r["batch"] == batch and r["model"] == subject.name and not r["cannot_run"]
+                for r in rows
+            )
             print(f"{subject.name} batch {batch}: {done} contenders ran", file=sys.stderr)
             if json_path:  # after each, so that a run that is cut off leaves what it has
                 values = {"about": about, "limits": asdict(found), "rows": rows}

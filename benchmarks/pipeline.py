@@ -146,10 +146,14 @@ def main(seconds: float, json_path: Path | None) -> None:
         }
         rows = {name: turns(*pair, faces, size, seconds) for name, pair in engines.items()}
     machine = read_machine()
-    print(f"{machine.cpu}, {machine.cores} cores, load {os.getloadavg()[0]:.1f}; {FILES} JPEGs of "
-          f"{SIDE} px, scored at {size} px; faces/s")  # fmt: skip
-    print("| engine | decode alone | infer alone | both | of the slower [quartiles] | "
-          "of one after the other [quartiles] | target |")  # fmt: skip
+    print(
+        f"{machine.cpu}, {machine.cores} cores, load {os.getloadavg()[0]:.1f}; {FILES} JPEGs of "
+        f"{SIDE} px, scored at {size} px; faces/s"
+    )
+    print(
+        "| engine | decode alone | infer alone | both | of the slower [quartiles] | "
+        "of one after the other [quartiles] | target |"
+    )
     print("|---|---|---|---|---|---|---|")
     for name, r in rows.items():
         of, target = TARGETS[name]

@@ -108,10 +108,17 @@ def trained_case(checkpoint: Path, faces: Path, pairs: int) -> Case:
 
 def pair_set(source: PairSource, pairs: int, split: str) -> FaceSet:
     listed = [
-        Face(f"{n}/{fake}", int(fake), "fake" if fake else "real", str(n), (),
-             PairImage(source, n, fake))
-        for n in range(pairs) for fake in (False, True)
-    ]  # fmt: skip
+        Face(
+            f"{n}/{fake}",
+            int(fake),
+            "fake" if fake else "real",
+            str(n),
+            (),
+            PairImage(source, n, fake),
+        )
+        for n in range(pairs)
+        for fake in (False, True)
+    ]
     return FaceSet("pairs", split, "unknown", tuple(listed))
 
 
@@ -140,11 +147,23 @@ def measure(case: Case, names: Sequence[str]) -> list[Row]:
         usual = error if usual is None else usual
         d = auc_difference(labels, truth, found)
         change, half = paired(error - usual, groups)
-        rows.append(Row(
-            case.name, name, len(labels), auc(labels, truth), auc(labels, found),
-            d.estimate, d.low, d.high, float(error.mean()), float(error.max()),
-            change, change - half, change + half,
-        ))  # fmt: skip
+        rows.append(
+            Row(
+                case.name,
+                name,
+                len(labels),
+                auc(labels, truth),
+                auc(labels, found),
+                d.estimate,
+                d.low,
+                d.high,
+                float(error.mean()),
+                float(error.max()),
+                change,
+                change - half,
+                change + half,
+            )
+        )
         print(line(rows[-1]), flush=True)
     return rows
 
@@ -162,9 +181,10 @@ mean error less the default's [95 %] |
 
 def line(r: Row) -> str:
     change = (
-        "" if r.options == "default"
+        ""
+        if r.options == "default"
         else f"{r.error_change:+.4f} [{r.error_change_low:+.4f}, {r.error_change_high:+.4f}]"
-    )  # fmt: skip
+    )
     return (
         f"| {r.model} | {r.options} | {r.auc_difference:+.4f} [{r.auc_low:+.4f}, "
         f"{r.auc_high:+.4f}] | {r.error_mean:.4f} | {r.error_max:.3f} | {change} |"
@@ -172,16 +192,26 @@ def line(r: Row) -> str:
 
 
 @click.command()
-@click.option("--trained", "trained", nargs=2, multiple=True, type=click.Path(path_type=Path),
-              metavar="CKPT FACES", help="Checkpoint of `lpx train`, and its faces.")  # fmt: skip
+@click.option(
+    "--trained",
+    "trained",
+    nargs=2,
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="CKPT FACES",
+    help="Checkpoint of `lpx train`, and its faces.",
+)
 @click.option("--demo/--no-demo", default=True, show_default=True)
 @click.option("--only-default", is_flag=True, help="Leave the other options for weights out.")
 @click.option("--pairs", default=400, show_default=True, help="Held-out pairs of --trained.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path))
 def main(
-    trained: tuple[tuple[Path, Path], ...], demo: bool, only_default: bool, pairs: int,
+    trained: tuple[tuple[Path, Path], ...],
+    demo: bool,
+    only_default: bool,
+    pairs: int,
     json_path: Path | None,
-) -> None:  # fmt: skip
+) -> None:
     warnings.simplefilter("ignore")
     cases = [demo_case()] if demo else []
     cases += [trained_case(checkpoint, faces, pairs) for checkpoint, faces in trained]

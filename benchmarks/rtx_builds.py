@@ -124,8 +124,11 @@ def print_row(builds: Sequence[Build]) -> None:
     seconds = "/".join(f"{build.seconds:.1f}" for build in builds)
     mib = "/".join(f"{build.mib:.1f}" for build in builds)
     kinds = ", ".join(f"{n} {kind}" for kind, n in (first.kinds or {}).items())
-    print(f"| {first.backbone} | {first.precision} | {recognised} | {shown} | {kinds} | {seconds} "
-          f"| {mib} |", flush=True)  # fmt: skip
+    print(
+        f"| {first.backbone} | {first.precision} | {recognised} | {shown} | {kinds} | {seconds} "
+        f"| {mib} |",
+        flush=True,
+    )
 
 
 @click.command()
@@ -154,8 +157,10 @@ def main(backbones: str, size: int, compute_capability: str, output: Path | None
             print_row(row)
             found += row
     failed = [one for one in found if one.problem or one.recognised < one.graph]
-    print(f"\n{len(found)} builds; {len(failed)} failed or with convolutions not recognised; "
-          f"forms of batch: {'; '.join(FORMS)}")  # fmt: skip
+    print(
+        f"\n{len(found)} builds; {len(failed)} failed or with convolutions not recognised; "
+        f"forms of batch: {'; '.join(FORMS)}"
+    )
     if output is not None:
         machine = asdict(read_machine())
         values = {"machine": machine, "builds": [asdict(one) for one in found]}

@@ -85,8 +85,10 @@ def main(folder: Path, input_size: int, json_path: Path | None) -> None:
                 seconds[name].append(time.perf_counter() - started)
     rates = {name: 2 * PAIRS / float(np.median(times)) for name, times in seconds.items()}
     machine = read_machine()
-    print(f"{machine.cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-          f"torch {torch.__version__}, {input_size} px")  # fmt: skip
+    print(
+        f"{machine.cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"torch {torch.__version__}, {input_size} px"
+    )
     eaten = rates["step, LD 0.1"]
     for name, rate in rates.items():
         ratio = f", {rate / eaten:.2f} of the step with LD" if name.startswith("make") else ""

@@ -112,8 +112,10 @@ def looked_at(
     side = face.shape[0]
     ramp = np.linspace(1, 0, side, dtype=np.float32)[:, None]
     heat_scale = _scale(heat_map(ramp, side), ("1.0", "0.5", "0.0"))
-    panels = [_titled("crop and receptive field", face),
-              _titled("probability of fake, per patch", np.hstack([heat, heat_scale]))]  # fmt: skip
+    panels = [
+        _titled("crop and receptive field", face),
+        _titled("probability of fake, per patch", np.hstack([heat, heat_scale])),
+    ]
     if len(matrix):
         large = matrix_picture(matrix, group, side // len(matrix))
         picture = cv2.resize(large, (side, side), interpolation=cv2.INTER_NEAREST)
@@ -180,9 +182,11 @@ def unit_box(grid: tuple[int, int], row: int, column: int, size: int) -> Box:
     """A box around the square of a unit in a heat map of `size` pixels, which stays visible."""
     high, wide, around = size / grid[0], size / grid[1], size // 75 + 1
     return (
-        column * wide - around, row * high - around,
-        (column + 1) * wide + around, (row + 1) * high + around,
-    )  # fmt: skip
+        column * wide - around,
+        row * high - around,
+        (column + 1) * wide + around,
+        (row + 1) * high + around,
+    )
 
 
 def _frame(image: Image, box: Box, outside: int, inside: int) -> NDArray[np.bool_]:
@@ -401,8 +405,16 @@ def score_strip(
     scale, thick = 0.4 * unit, max(1, round(0.8 * unit))
 
     def put(words: str, x: int) -> None:
-        cv2.putText(strip, words, (x, round(15 * unit)), cv2.FONT_HERSHEY_SIMPLEX, scale, _PALE,
-                    thick, cv2.LINE_AA)  # fmt: skip
+        cv2.putText(
+            strip,
+            words,
+            (x, round(15 * unit)),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            scale,
+            _PALE,
+            thick,
+            cv2.LINE_AA,
+        )
 
     def long(words: str) -> int:
         (across, _), _ = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, scale, thick)

@@ -239,8 +239,12 @@ def test_workers_follow_their_parent_alone(tmp_path, method, number):
     script.write_text(WORKER.format(number=number))
     done = subprocess.run(
         [sys.executable, str(script), method],
-        env=environment(), capture_output=True, text=True, start_new_session=True, check=False,
-    )  # fmt: skip
+        env=environment(),
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        check=False,
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert done.stderr == ""
     pid, alive = done.stdout.split()

@@ -388,10 +388,14 @@ def test_places_that_cannot_be_written_are_found_beforehand(tmp_path, monkeypatc
             check_writable(Path(place), "a.csv")
 
 
-@pytest.mark.parametrize("line", [
-    ["bench", "--dataset", "demo"], ["predict", "--crops", "crops/real"],
-    ["explain", "lpx-out/reference.pt", "crops/real", "--out", "lpx-out/predictions"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["bench", "--dataset", "demo"],
+        ["predict", "--crops", "crops/real"],
+        ["explain", "lpx-out/reference.pt", "crops/real", "--out", "lpx-out/predictions"],
+    ],
+)
 def test_results_that_cannot_be_written_are_not_computed(lpx, workspace, crops, monkeypatch, line):
     def work(*arguments, **options):
         raise AssertionError("it began to work")
@@ -399,8 +403,11 @@ def test_results_that_cannot_be_written_are_not_computed(lpx, workspace, crops, 
     workspace.predictions.mkdir()
     for name in ("report.json", "predictions/scores.csv", "predictions/index.html"):
         (workspace.root / name).mkdir()
-    for place in ("lpx.api.benching.TorchEngine", "lpx.api.predicting.pick_engine",
-                  "lpx.api.explaining._look"):  # fmt: skip
+    for place in (
+        "lpx.api.benching.TorchEngine",
+        "lpx.api.predicting.pick_engine",
+        "lpx.api.explaining._look",
+    ):
         monkeypatch.setattr(place, work)
     ran = lpx(*line)
     assert ran.code == 2, ran.err

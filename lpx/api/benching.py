@@ -144,9 +144,10 @@ def bench(
         if store.folder.is_dir():
             report.say(f"going on with the bench that was stopped ({store.folder})")
         watch = Watch(
-            report.progress(f"scoring {faces.name}"), report.progress("timing"),
+            report.progress(f"scoring {faces.name}"),
+            report.progress("timing"),
             report.progress("measuring energy"),
-        )  # fmt: skip
+        )
         engines = {REFERENCE: reference, **{name: c.engine for name, c in loaded.items()}}
         # Whatever ends this, scores are kept: the next bench of these faces goes on with them.
         result = measure(

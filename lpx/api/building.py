@@ -406,9 +406,15 @@ def _prepared(
 
 
 def scales_for(
-    workspace: Workspace, model: ExportedModel, name: str | None, count: int,
-    weights: WeightOptions, requantise: bool, places: DataPlaces, report: Reporter,
-) -> Scales:  # fmt: skip
+    workspace: Workspace,
+    model: ExportedModel,
+    name: str | None,
+    count: int,
+    weights: WeightOptions,
+    requantise: bool,
+    places: DataPlaces,
+    report: Reporter,
+) -> Scales:
     """Ranges for this model and these faces: those in the workspace if they fit, else new ones."""
     pool = open_faces(
         workspace, name or "demo", "train", places=places, card=model.card, report=report

@@ -154,19 +154,25 @@ def calibrate(
         set_digest = pool.digest()
         chosen, held_out, notes = choose(observed, card, pool, count, select, seed, report)
         scales = observe(
-            observed, chosen, card.input_size,
+            observed,
+            chosen,
+            card.input_size,
             progress=report.progress(f"calibrating on {pool.name}"),
-            resume=workspace.root / PARTIAL, say=report.say,
-        )  # fmt: skip
+            resume=workspace.root / PARTIAL,
+            say=report.say,
+        )
         judge = Judge(data, card, held_out, weights, requantise)
         candidates = judge.rank(scales, METHODS, report)
         best = candidates[0].method if method == "auto" else method
         if candidates[0].auc is None:
             notes += ("no AUC: it takes two held-out faces of each class at least",)
         scales = replace(
-            scales, set_digest=set_digest, method=best,
-            candidates=tuple(asdict(c) for c in candidates), weights=asdict(weights),
-        )  # fmt: skip
+            scales,
+            set_digest=set_digest,
+            method=best,
+            candidates=tuple(asdict(c) for c in candidates),
+            weights=asdict(weights),
+        )
         points = _curve(observed, chosen, judge, best, seed, report) if curve else ()
         if pool.has_changed():
             raise LpxError(
@@ -215,9 +221,14 @@ def read_model(workspace: Workspace, path: Path | None) -> tuple[bytes, ModelCar
 
 
 def choose(
-    model: bytes, card: ModelCard, pool: FaceSet, count: int, select: str, seed: int,
+    model: bytes,
+    card: ModelCard,
+    pool: FaceSet,
+    count: int,
+    select: str,
+    seed: int,
     report: Reporter = SILENT,
-) -> tuple[FaceSet, FaceSet, tuple[str, ...]]:  # fmt: skip
+) -> tuple[FaceSet, FaceSet, tuple[str, ...]]:
     """Split a set into faces to calibrate on and faces to judge by, which share no video.
 
     They share no identity either, unless all faces are of one.
@@ -238,8 +249,10 @@ def choose(
     aside = selection.hold_out(selection.linked(keys), HELD_OUT_SHARE, MOST_HELD_OUT, seed)
     if not len(aside):
         aside = selection.hold_out([f.video for f in faces], HELD_OUT_SHARE, MOST_HELD_OUT, seed)
-        notes = ("all faces are of linked identities: held-out faces share identities with those "
-                 "calibrated on, though no video",)  # fmt: skip
+        notes = (
+            "all faces are of linked identities: held-out faces share identities with those "
+            "calibrated on, though no video",
+        )
     if not len(aside):
         raise LpxError(
             f"{pool.name} holds {len(faces)} face{'s' * (len(faces) != 1)}"
@@ -283,9 +296,13 @@ class Judge:
     """
 
     def __init__(
-        self, model: bytes, card: ModelCard, faces: FaceSet,
-        weights: WeightOptions = DEFAULT_WEIGHTS, requantise: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        model: bytes,
+        card: ModelCard,
+        faces: FaceSet,
+        weights: WeightOptions = DEFAULT_WEIGHTS,
+        requantise: bool = False,
+    ) -> None:
         self.model, self.card, self.faces = model, card, faces
         self.weights, self.requantise = weights, requantise
         self.skipped: list[Skipped] = []
@@ -323,9 +340,13 @@ class Judge:
         engines = {}
         for method in methods:
             request = BuildRequest(
-                "onnxruntime", "int8", scales, method,
-                weights=self.weights, requantise=self.requantise,
-            )  # fmt: skip
+                "onnxruntime",
+                "int8",
+                scales,
+                method,
+                weights=self.weights,
+                requantise=self.requantise,
+            )
             graph, _ = make_graph(self.model, request, "onnxruntime")
             size = self.card.input_size
             engines[method] = OnnxRuntimeEngine(graph, size, shares_cores=True)
@@ -349,9 +370,12 @@ class Judge:
         scores = self.reference.score[known], found.score[known]
         d = auc_difference(labels[known], *scores)
         return replace(
-            evidence, auc=auc(labels[known], scores[1]),
-            auc_loss=0 - d.estimate, auc_loss_low=0 - d.high, auc_loss_high=0 - d.low,
-        )  # fmt: skip
+            evidence,
+            auc=auc(labels[known], scores[1]),
+            auc_loss=0 - d.estimate,
+            auc_loss_low=0 - d.high,
+            auc_loss_high=0 - d.low,
+        )
 
 
 def best_first(candidates: list[Evidence]) -> tuple[Evidence, ...]:
@@ -394,10 +418,23 @@ def _face_list(faces: FaceSet, select: str, seed: int) -> dict[str, Any]:
         of = "file" if isinstance(face.source, ImageFile) else "what it is made from"
         if not content.any():
             digest, of = None, "unreadable"
-        rows.append({"name": face.name, "label": face.label, "method": face.method,
-                     "sha256": digest, "sha256_of": of})  # fmt: skip
-    return {"format": FACES_FORMAT, "set": faces.name, "split": faces.split,
-            "select": select, "seed": seed, "faces": rows}  # fmt: skip
+        rows.append(
+            {
+                "name": face.name,
+                "label": face.label,
+                "method": face.method,
+                "sha256": digest,
+                "sha256_of": of,
+            }
+        )
+    return {
+        "format": FACES_FORMAT,
+        "set": faces.name,
+        "split": faces.split,
+        "select": select,
+        "seed": seed,
+        "faces": rows,
+    }
 
 
 def draw_curve(points: tuple[CurvePoint, ...], method: str, path: Path) -> None:
@@ -413,9 +450,13 @@ def draw_curve(points: tuple[CurvePoint, ...], method: str, path: Path) -> None:
     sizes = [p.faces for p in points]
     axes.plot(sizes, [p.evidence.score_error_mean for p in points], "o-", label="mean score error")
     axes.plot(sizes, [p.evidence.score_error_max for p in points], "s--", label="max score error")
-    axes.set(xscale="log", ylim=(0, None), xlabel="calibration faces",
-             ylabel="|score difference|",
-             title=f"INT8 ({method}) against float32, held-out faces")  # fmt: skip
+    axes.set(
+        xscale="log",
+        ylim=(0, None),
+        xlabel="calibration faces",
+        ylabel="|score difference|",
+        title=f"INT8 ({method}) against float32, held-out faces",
+    )
     axes.set_xticks(sizes, [str(n) for n in sizes])
     axes.minorticks_off()
     losses = [
@@ -426,8 +467,15 @@ def draw_curve(points: tuple[CurvePoint, ...], method: str, path: Path) -> None:
     if len(losses) == len(points):
         middle, low, high = np.array(losses).T
         right = axes.twinx()
-        right.errorbar(sizes, middle, yerr=(middle - low, high - middle), fmt="^:", color="0.4",
-                       capsize=3, label="loss of AUC, 95 %")  # fmt: skip
+        right.errorbar(
+            sizes,
+            middle,
+            yerr=(middle - low, high - middle),
+            fmt="^:",
+            color="0.4",
+            capsize=3,
+            label="loss of AUC, 95 %",
+        )
         right.set_ylabel("loss of AUC")
     figure.legend(loc="outside lower center", ncols=3)
     data = io.BytesIO()

@@ -85,9 +85,15 @@ def _beside_the_graph(manifest: EngineManifest) -> str:
 
 
 def open_inside(
-    workspace: Workspace, manifest: EngineManifest, model: bytes, graph: bytes, held: ExitStack, *,
-    allow_host_code: bool, report: Reporter,
-) -> Inside:  # fmt: skip
+    workspace: Workspace,
+    manifest: EngineManifest,
+    model: bytes,
+    graph: bytes,
+    held: ExitStack,
+    *,
+    allow_host_code: bool,
+    report: Reporter,
+) -> Inside:
     """Build a TensorRT engine again, watched, and load it beside the engine itself.
 
     Args:
@@ -112,9 +118,12 @@ def open_inside(
     )
     try:
         plan = build_watched(
-            folder, manifest, names, workspace.root / TIMING_CACHES,
+            folder,
+            manifest,
+            names,
+            workspace.root / TIMING_CACHES,
             outermost(report.progress(f"building {manifest.name}, watched")),
-        )  # fmt: skip
+        )
     except LpxError as error:
         raise LpxError(
             f"{manifest.name} was not built again with its tensors handed out: {error.what}",

@@ -138,14 +138,25 @@ def debug(
         inside = None
         if ran_in == "tensorrt":
             inside = open_inside(
-                workspace, manifest, target, lowered, held,
-                allow_host_code=allow_host_code, report=report,
-            )  # fmt: skip
+                workspace,
+                manifest,
+                target,
+                lowered,
+                held,
+                allow_host_code=allow_host_code,
+                report=report,
+            )
         found = compare(
-            lowered, target, batches, size, reference=reference, inside=inside,
-            sensitivity=sensitivity, as_written=as_written,
+            lowered,
+            target,
+            batches,
+            size,
+            reference=reference,
+            inside=inside,
+            sensitivity=sensitivity,
+            as_written=as_written,
             progress=report.progress("comparing layers"),
-        )  # fmt: skip
+        )
     bound = _default_tolerance(manifest, ran_in) if tolerance is None else tolerance
     verdict = judge(found, bound)
     if unexplained(verdict, bound) and not as_written:
@@ -302,8 +313,10 @@ def _notes(
             where = "were fused away by TensorRT, or are not in the engine's graph"
         notes.append(f"{len(found.unmatched)} layers {where}, and are left out: {names}")
     if skipped:
-        notes.append(f"{len(skipped)} faces could not be read, the first: {skipped[0].name} "
-                     f"({skipped[0].reason})")  # fmt: skip
+        notes.append(
+            f"{len(skipped)} faces could not be read, the first: {skipped[0].name} "
+            f"({skipped[0].reason})"
+        )
     return notes
 
 

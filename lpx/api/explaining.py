@@ -82,9 +82,16 @@ def explain(
         worst = looked.skipped[0]
         raise LpxError(f"no image of {source} can be read", f"{worst.name}: {worst.reason}")
     findings = Findings(
-        checkpoint.name, examiner.card, examiner.field, examiner.regions, faces, len(whole.faces),
-        tuple(looked.found), class_means(looked.found, looked.sums), tuple(looked.skipped),
-    )  # fmt: skip
+        checkpoint.name,
+        examiner.card,
+        examiner.field,
+        examiner.regions,
+        faces,
+        len(whole.faces),
+        tuple(looked.found),
+        class_means(looked.found, looked.sums),
+        tuple(looked.skipped),
+    )
     picture = None
     if expanded(source).is_file():
         picture = out / f"{looked.found[0].name}.png"

@@ -74,8 +74,10 @@ def export(
     card = detector.card
     for note in detector.notes:
         report.say(note)
-    report.say(f"{card.architecture} cut at {card.cut}, {card.aggregate}, {card.input_size} px, "
-               f"grid {card.grid[0]}x{card.grid[1]}")  # fmt: skip
+    report.say(
+        f"{card.architecture} cut at {card.cut}, {card.aggregate}, {card.input_size} px, "
+        f"grid {card.grid[0]}x{card.grid[1]}"
+    )
     model = to_onnx(detector, opset)
     verification = verify(
         model, detector, open_set("demo", "test"), count=faces, tolerance=tolerance

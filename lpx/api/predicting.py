@@ -130,11 +130,18 @@ def predict(
     )
     _warn_of(loaded, report)
     settings = {
-        "format": JOURNAL_FORMAT, "engine": name, "sha256": _digest(workspace, model, name),
-        "model_sha256": model.sha256, "threshold": model.card.threshold, "detector": detector,
-        "crop": recipe.name, "frames": frames, "overlay": overlay, **versions(),
+        "format": JOURNAL_FORMAT,
+        "engine": name,
+        "sha256": _digest(workspace, model, name),
+        "model_sha256": model.sha256,
+        "threshold": model.card.threshold,
+        "detector": detector,
+        "crop": recipe.name,
+        "frames": frames,
+        "overlay": overlay,
+        **versions(),
         "known": {name: [list(astuple(span)) for span in spans] for name, spans in known.items()},
-    }  # fmt: skip
+    }
     journal = Journal(out / JOURNAL, settings, report.say)
     scorer = FileScorer(name, loaded, model.card, finder, mesh, recipe, frames)
     found: list[FileScore] = []
@@ -153,15 +160,30 @@ def predict(
         raise _nothing(path, skipped)
     scores, table = _write_tables(out, found, skipped)
     return Predicted(
-        name, model.card.threshold, recipe.name, detector, tuple(found), tuple(skipped), resumed,
-        scores, table, media.left_out,
-    )  # fmt: skip
+        name,
+        model.card.threshold,
+        recipe.name,
+        detector,
+        tuple(found),
+        tuple(skipped),
+        resumed,
+        scores,
+        table,
+        media.left_out,
+    )
 
 
 def _score_files(
-    scorer: FileScorer, files: Sequence[MediaFile], journal: Journal, out: Path, overlay: bool,
-    known: Known, found: list[FileScore], skipped: list[Skipped], report: Reporter,
-) -> int:  # fmt: skip
+    scorer: FileScorer,
+    files: Sequence[MediaFile],
+    journal: Journal,
+    out: Path,
+    overlay: bool,
+    known: Known,
+    found: list[FileScore],
+    skipped: list[Skipped],
+    report: Reporter,
+) -> int:
     resumed = 0
     longest = longest_name(out)
     tell = report.progress("scoring")
@@ -248,9 +270,15 @@ def _nothing(path: Path, skipped: Sequence[Skipped]) -> LpxError:
 
 
 def _score_crops(
-    name: str, loaded: Engine, model: ExportedModel, path: Path, faces: FaceSet, out: Path,
-    overlay: bool, report: Reporter,
-) -> Predicted:  # fmt: skip
+    name: str,
+    loaded: Engine,
+    model: ExportedModel,
+    path: Path,
+    faces: FaceSet,
+    out: Path,
+    overlay: bool,
+    report: Reporter,
+) -> Predicted:
     report.say(f"engine {name}, threshold {model.card.threshold:.3f}, pictures are face crops")
     _warn_of(loaded, report)
     skipped: list[Skipped] = []

@@ -70,9 +70,12 @@ def import_cache(workspace: Workspace, path: Path, report: Reporter = SILENT) ->
 
 
 def export_cache(
-    model: bytes, scales: Scales, path: Path,
-    weights: WeightOptions = DEFAULT_WEIGHTS, requantise: bool = False,
-) -> None:  # fmt: skip
+    model: bytes,
+    scales: Scales,
+    path: Path,
+    weights: WeightOptions = DEFAULT_WEIGHTS,
+    requantise: bool = False,
+) -> None:
     """Write scales as a calibration cache of TensorRT.
 
     Args:

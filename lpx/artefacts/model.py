@@ -185,12 +185,17 @@ def open_faces(
         store = face_store(places.store)
         if find_prepared(store, name, split, crop) is None:
             recipe, why = recipe_for(card)
-            report.say(f"{name} ({split}) was not prepared yet: cutting its faces by {recipe} "
-                       f"({why}) into {store}")  # fmt: skip
+            report.say(
+                f"{name} ({split}) was not prepared yet: cutting its faces by {recipe} "
+                f"({why}) into {store}"
+            )
             prepare(
-                name, places=places, split=None if split == "all" else split, recipe=recipe,
+                name,
+                places=places,
+                split=None if split == "all" else split,
+                recipe=recipe,
                 progress=report.progress(f"preparing {name}, videos"),
-            )  # fmt: skip
+            )
     faces = open_set(name, split, skip, places=places, crop=crop)
     if faces.note and name != "demo":
         report.say(f"note: {faces.note}")

@@ -50,11 +50,12 @@ def block_size() -> int:
     weight = np.eye(width, dtype=np.float32).reshape(width, width, 1, 1)
     shape = [1, width, pixels, 1]
     graph = helper.make_graph(
-        [helper.make_node("Conv", ["x", "weight"], ["y"])], "probe",
+        [helper.make_node("Conv", ["x", "weight"], ["y"])],
+        "probe",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
         [numpy_helper.from_array(weight, "weight")],
-    )  # fmt: skip
+    )
     proto = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
     own = _optimise(proto.SerializeToString())
     if not _take_out(own.graph, {"y"}):

@@ -73,8 +73,12 @@ def stratified(
     for index in order.tolist():
         by_identity = tree.setdefault(strata[index], {})
         by_identity.setdefault(identities[index], {}).setdefault(videos[index], []).append(index)
-    turns = _in_turn([_in_turn([_in_turn(list(by_video.values())) for by_video in by_id.values()])
-                      for by_id in tree.values()])  # fmt: skip
+    turns = _in_turn(
+        [
+            _in_turn([_in_turn(list(by_video.values())) for by_video in by_id.values()])
+            for by_id in tree.values()
+        ]
+    )
     return np.sort(np.array(turns[:count], np.int64))
 
 

@@ -13,11 +13,19 @@ from lpx.cli.train import needs_training, weights_file
 
 
 @click.command()
-@click.option("--data", type=click.Path(path_type=Path), required=True,
-              help="Real faces with landmarks: faces.csv and landmarks.npz.")  # fmt: skip
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Real faces with landmarks: faces.csv and landmarks.npz.",
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for results.")
-@click.option("--pseudo-fakes", default="sbi,alpha", show_default=True,
-              help="Kinds to train on; the others measure what was not seen.")  # fmt: skip
+@click.option(
+    "--pseudo-fakes",
+    default="sbi,alpha",
+    show_default=True,
+    help="Kinds to train on; the others measure what was not seen.",
+)
 @click.option("--weights", metavar="FILE|imagenet", help="Backbone to start from.")
 @click.option("--backbones", default="tf_efficientnet_lite0", show_default=True, help="By commas.")
 @click.option(
@@ -33,10 +41,22 @@ from lpx.cli.train import needs_training, weights_file
 @click.option("--workers", default=1, show_default=True)
 @json_option
 def ablate(
-    data: Path, out: Path, pseudo_fakes: str, weights: str | None, backbones: str, cuts: str,
-    variants: str, ld: str, seeds: int, input_size: int, steps: int, pairs: int, lr: float,
-    workers: int, as_json: bool,
-) -> None:  # fmt: skip
+    data: Path,
+    out: Path,
+    pseudo_fakes: str,
+    weights: str | None,
+    backbones: str,
+    cuts: str,
+    variants: str,
+    ld: str,
+    seeds: int,
+    input_size: int,
+    steps: int,
+    pairs: int,
+    lr: float,
+    workers: int,
+    as_json: bool,
+) -> None:
     """Train the grid {whole + GAP, local direct, local indirect} x {LD off, on} over seeds.
 
     Identities are split anew by every seed; AUC is measured on those that training did not see. A
@@ -54,18 +74,30 @@ def ablate(
         raise LpxError(f"unknown variants in {variants!r}", f"known: {', '.join(VARIANTS)}")
     kinds = tuple(pseudo_fakes.split(","))
     base = Recipe(
-        input_size=input_size, pseudo_fakes=kinds, steps=steps, pairs=pairs, learning_rate=lr,
+        input_size=input_size,
+        pseudo_fakes=kinds,
+        steps=steps,
+        pairs=pairs,
+        learning_rate=lr,
         steps_per_epoch=max(1, steps // 4),
-    )  # fmt: skip
+    )
     cells = grid(
-        tuple(backbones.split(",")), tuple(cuts.split(",")), chosen,
-        _numbers(ld), seeds,
-    )  # fmt: skip
+        tuple(backbones.split(",")),
+        tuple(cuts.split(",")),
+        chosen,
+        _numbers(ld),
+        seeds,
+    )
     check_writable(out, "ablation.json", "ablation.md", "ablation.png")
     results = run_grid(
-        cells, base, data, weights_file(weights), out, workers,
+        cells,
+        base,
+        data,
+        weights_file(weights),
+        out,
+        workers,
         lambda text: click.echo(text, err=True),
-    )  # fmt: skip
+    )
     rows = summarise(results)
     table = to_markdown(rows, contrasts(results), kinds)
     values = {"base": base.to_dict(), "results": [asdict(r) for r in results]}

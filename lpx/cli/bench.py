@@ -65,14 +65,26 @@ def times_of(
 
 
 @click.command()
-@click.option("--dataset", required=True, metavar="NAME|DIR",
-              help="demo, folder:DIR, DIR with real/ and fake/, or a public data set, as "
-              "ffpp-c23.")  # fmt: skip
+@click.option(
+    "--dataset",
+    required=True,
+    metavar="NAME|DIR",
+    help="demo, folder:DIR, DIR with real/ and fake/, or a public data set, as ffpp-c23.",
+)
 @click.option("--limit", type=int, help="Most faces, spread evenly over the set.")
-@click.option("--method", "methods", metavar="NAMES", callback=by_commas,
-              help="Manipulations to keep, by commas; real faces stay.")  # fmt: skip
-@click.option("--candidates", metavar="NAMES", callback=by_commas,
-              help="Engines to measure, by commas; all by default.")  # fmt: skip
+@click.option(
+    "--method",
+    "methods",
+    metavar="NAMES",
+    callback=by_commas,
+    help="Manipulations to keep, by commas; real faces stay.",
+)
+@click.option(
+    "--candidates",
+    metavar="NAMES",
+    callback=by_commas,
+    help="Engines to measure, by commas; all by default.",
+)
 @click.option("--margin", default=0.005, show_default=True, help="AUC that an engine may lose.")
 @click.option(
     "--latency-seconds",
@@ -80,37 +92,76 @@ def times_of(
     show_default=True,
     help="Time to measure each engine for, per batch size; 0 leaves latency out.",
 )
-@click.option("--batches", default="1,8", show_default=True, metavar="SIZES", callback=sizes,
-              help="Faces per call, by commas; the smallest is that of --energy, --in-flight and "
-              "--like-trtexec.")  # fmt: skip
-@click.option("--in-flight", type=int, default=0, metavar="N",
-              help="Measure throughput with N batches at work at a time.")  # fmt: skip
-@click.option("--energy", is_flag=True,
-              help="Measure energy, five windows per engine; takes minutes.")  # fmt: skip
-@click.option("--energy-seconds", default=10.0, show_default=True,
-              help="Length of such a window; shorter ones are less exact.")  # fmt: skip
-@click.option("--like-trtexec", type=click.Choice(("10", "11")),
-              help="Put latency in the terms of this release of trtexec too.")  # fmt: skip
-@click.option("--import-trtexec", "trtexec_times", metavar="FILE[=NAME]", multiple=True,
-              callback=times_of, help="Show times of trtexec --exportTimes=FILE; may be given "
-              "again.")  # fmt: skip
-@click.option("--no-stages", is_flag=True,
-              help="Leave out ONNX and graph on the way to each engine.")  # fmt: skip
-@click.option("--allow-overlap", is_flag=True,
-              help="Measure even on faces that an engine was calibrated on.")  # fmt: skip
+@click.option(
+    "--batches",
+    default="1,8",
+    show_default=True,
+    metavar="SIZES",
+    callback=sizes,
+    help="Faces per call, by commas; the smallest is that of --energy, --in-flight and "
+    "--like-trtexec.",
+)
+@click.option(
+    "--in-flight",
+    type=int,
+    default=0,
+    metavar="N",
+    help="Measure throughput with N batches at work at a time.",
+)
+@click.option(
+    "--energy", is_flag=True, help="Measure energy, five windows per engine; takes minutes."
+)
+@click.option(
+    "--energy-seconds",
+    default=10.0,
+    show_default=True,
+    help="Length of such a window; shorter ones are less exact.",
+)
+@click.option(
+    "--like-trtexec",
+    type=click.Choice(("10", "11")),
+    help="Put latency in the terms of this release of trtexec too.",
+)
+@click.option(
+    "--import-trtexec",
+    "trtexec_times",
+    metavar="FILE[=NAME]",
+    multiple=True,
+    callback=times_of,
+    help="Show times of trtexec --exportTimes=FILE; may be given again.",
+)
+@click.option(
+    "--no-stages", is_flag=True, help="Leave out ONNX and graph on the way to each engine."
+)
+@click.option(
+    "--allow-overlap", is_flag=True, help="Measure even on faces that an engine was calibrated on."
+)
 @host_code_option
 @factory_option
 @data_options
 @workspace_option
 @json_option
 def bench(
-    dataset: str, limit: int | None, methods: tuple[str, ...] | None,
-    candidates: tuple[str, ...] | None, margin: float, latency_seconds: float,
-    batches: tuple[int, ...], in_flight: int, energy: bool, energy_seconds: float,
-    like_trtexec: str | None, trtexec_times: list[tuple[Path, str | None]], no_stages: bool,
-    allow_overlap: bool, allow_host_code: bool, allow_factory: bool, places: DataPlaces,
-    workspace: Workspace, as_json: bool,
-) -> None:  # fmt: skip
+    dataset: str,
+    limit: int | None,
+    methods: tuple[str, ...] | None,
+    candidates: tuple[str, ...] | None,
+    margin: float,
+    latency_seconds: float,
+    batches: tuple[int, ...],
+    in_flight: int,
+    energy: bool,
+    energy_seconds: float,
+    like_trtexec: str | None,
+    trtexec_times: list[tuple[Path, str | None]],
+    no_stages: bool,
+    allow_overlap: bool,
+    allow_host_code: bool,
+    allow_factory: bool,
+    places: DataPlaces,
+    workspace: Workspace,
+    as_json: bool,
+) -> None:
     """Measure every engine against the PyTorch checkpoint, on a labelled face set.
 
     Exit codes: 0 if parity holds for every engine; 1 if it fails or is undecided, or an engine
@@ -124,14 +175,25 @@ def bench(
         _check_window(energy_seconds)
     with ConsoleReporter() as report:
         done = pipeline.bench(
-            workspace, dataset, limit=limit, methods=methods, candidates=candidates, margin=margin,
-            latency_seconds=latency_seconds, batches=batches, in_flight=in_flight,
+            workspace,
+            dataset,
+            limit=limit,
+            methods=methods,
+            candidates=candidates,
+            margin=margin,
+            latency_seconds=latency_seconds,
+            batches=batches,
+            in_flight=in_flight,
             energy_seconds=energy_seconds if energy else 0.0,
             like_trtexec=_RELEASES[like_trtexec] if like_trtexec else None,
-            trtexec_times=trtexec_times, stages=not no_stages, allow_overlap=allow_overlap,
-            allow_host_code=allow_host_code, allow_factory=allow_factory, places=places,
+            trtexec_times=trtexec_times,
+            stages=not no_stages,
+            allow_overlap=allow_overlap,
+            allow_host_code=allow_host_code,
+            allow_factory=allow_factory,
+            places=places,
             report=report,
-        )  # fmt: skip
+        )
     if as_json:
         click.echo(json.dumps(done.report, indent=2))
     else:

@@ -50,9 +50,14 @@ def _range(text: str | None) -> tuple[int, int, int] | None:
 @click.option("--fp32", is_flag=True, help="Build a float32 engine.")
 @click.option("--fp16", is_flag=True, help="Build a float16 engine.")
 @click.option("--int8", is_flag=True, help="Build an INT8 engine, calibrated on --faces.")
-@click.option("--target", default="auto", show_default=True, metavar="TARGET",
-              help="auto, onnxruntime (CPU), onnxruntime-cuda, onnxruntime-tensorrt, "
-              "onnxruntime-tensorrt-rtx, tensorrt or tensorrt-rtx.")  # fmt: skip
+@click.option(
+    "--target",
+    default="auto",
+    show_default=True,
+    metavar="TARGET",
+    help="auto, onnxruntime (CPU), onnxruntime-cuda, onnxruntime-tensorrt, "
+    "onnxruntime-tensorrt-rtx, tensorrt or tensorrt-rtx.",
+)
 @click.option(
     "--faces",
     envvar="LPX_FACES",
@@ -61,61 +66,118 @@ def _range(text: str | None) -> tuple[int, int, int] | None:
     "faces, with a warning.",
 )
 @click.option("--count", default=512, show_default=True, help="Most faces to calibrate on.")
-@click.option("--method", metavar="METHOD",
-              help="max, percentile-99.999, percentile-99.99, percentile-99.9, mse or entropy; by "
-              "default what `lpx calibrate` chose, else percentile-99.99.")  # fmt: skip
-@click.option("--compute-capability", default="", metavar="8.6,8.9,...",
-              help="GPUs to build for without having them (tensorrt-rtx); by default 8.0, 8.6, "
-              "8.9, 12.0 and later.")  # fmt: skip
+@click.option(
+    "--method",
+    metavar="METHOD",
+    help="max, percentile-99.999, percentile-99.99, percentile-99.9, mse or entropy; by "
+    "default what `lpx calibrate` chose, else percentile-99.99.",
+)
+@click.option(
+    "--compute-capability",
+    default="",
+    metavar="8.6,8.9,...",
+    help="GPUs to build for without having them (tensorrt-rtx); by default 8.0, 8.6, "
+    "8.9, 12.0 and later.",
+)
 @click.option("--workspace-mib", type=int, help="Cap on TensorRT's scratch memory, in MiB.")
 @data_options
-@click.option("--batch", metavar="1,8,32", callback=lambda _, __, value: _sizes(value),
-              help="Batch sizes that get a TensorRT profile each: fastest at these, others are "
-              "padded.")  # fmt: skip
-@click.option("--batch-range", metavar="MIN:BEST:MAX", callback=lambda _, __, value: _range(value),
-              help="One TensorRT profile for all of these, tuned for BEST; by default "
-              "1:8:32, and batch 1 with --dla.")  # fmt: skip
-@click.option("--optimisation-level", type=click.IntRange(0, 5),
-              help="TensorRT's search for kernels, from 0 (fast build) to 5 (long).")  # fmt: skip
+@click.option(
+    "--batch",
+    metavar="1,8,32",
+    callback=lambda _, __, value: _sizes(value),
+    help="Batch sizes that get a TensorRT profile each: fastest at these, others are padded.",
+)
+@click.option(
+    "--batch-range",
+    metavar="MIN:BEST:MAX",
+    callback=lambda _, __, value: _range(value),
+    help="One TensorRT profile for all of these, tuned for BEST; by default "
+    "1:8:32, and batch 1 with --dla.",
+)
+@click.option(
+    "--optimisation-level",
+    type=click.IntRange(0, 5),
+    help="TensorRT's search for kernels, from 0 (fast build) to 5 (long).",
+)
 @click.option(
     "--builds",
     default=1,
     show_default=True,
     help="Build this often, keep a typical plan, report the spread (TensorRT).",
 )
-@click.option("--frozen-timing-cache", is_flag=True,
-              help="Fail where a kernel's time is not in the workspace's timing cache: repeatable "
-              "builds, TensorRT 10 and later.")  # fmt: skip
-@click.option("--version-compatible", is_flag=True,
-              help="Let later TensorRT releases load the plan. It then carries code that runs in "
-              "the process that loads it: share it only with those who trust you.")  # fmt: skip
-@click.option("--hardware-compatible", is_flag=True,
-              help="Let other GPU models, Ampere and later, load the plan; may be "
-              "slower.")  # fmt: skip
-@click.option("--dla", "dla_core", type=int, metavar="CORE",
-              help="Build for a DLA core of a Jetson, with the GPU for what it cannot do (FP16, "
-              "INT8). It takes batch sizes (--batch), not a range.")  # fmt: skip
-@click.option("--no-tf32", is_flag=True,
-              help="Multiply float32 with all 23 bits of its mantissa; by default TensorRT may "
-              "round to 10 (TF32), which is faster.")  # fmt: skip
-@click.option("--emit", type=click.Choice(("trtexec",)),
-              help="Build nothing: write graphs, and scripts that build and time engines with "
-              "trtexec, for machines without Python.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
-              help="Folder for --emit; by default trtexec in the workspace.")  # fmt: skip
+@click.option(
+    "--frozen-timing-cache",
+    is_flag=True,
+    help="Fail where a kernel's time is not in the workspace's timing cache: repeatable "
+    "builds, TensorRT 10 and later.",
+)
+@click.option(
+    "--version-compatible",
+    is_flag=True,
+    help="Let later TensorRT releases load the plan. It then carries code that runs in "
+    "the process that loads it: share it only with those who trust you.",
+)
+@click.option(
+    "--hardware-compatible",
+    is_flag=True,
+    help="Let other GPU models, Ampere and later, load the plan; may be slower.",
+)
+@click.option(
+    "--dla",
+    "dla_core",
+    type=int,
+    metavar="CORE",
+    help="Build for a DLA core of a Jetson, with the GPU for what it cannot do (FP16, "
+    "INT8). It takes batch sizes (--batch), not a range.",
+)
+@click.option(
+    "--no-tf32",
+    is_flag=True,
+    help="Multiply float32 with all 23 bits of its mantissa; by default TensorRT may "
+    "round to 10 (TF32), which is faster.",
+)
+@click.option(
+    "--emit",
+    type=click.Choice(("trtexec",)),
+    help="Build nothing: write graphs, and scripts that build and time engines with "
+    "trtexec, for machines without Python.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder for --emit; by default trtexec in the workspace.",
+)
 @weight_options
 @workspace_option
 @json_option
 def build(
-    fp32: bool, fp16: bool, int8: bool, target: str, faces: str | None, count: int,
-    method: str | None, compute_capability: str, workspace_mib: int | None,
-    batch: tuple[int, ...] | None, batch_range: tuple[int, int, int] | None,
-    optimisation_level: int | None, builds: int, frozen_timing_cache: bool,
-    version_compatible: bool, hardware_compatible: bool, dla_core: int | None, no_tf32: bool,
-    emit: str | None, out: Path | None, weights: WeightOptions, requantise: bool,
+    fp32: bool,
+    fp16: bool,
+    int8: bool,
+    target: str,
+    faces: str | None,
+    count: int,
+    method: str | None,
+    compute_capability: str,
+    workspace_mib: int | None,
+    batch: tuple[int, ...] | None,
+    batch_range: tuple[int, int, int] | None,
+    optimisation_level: int | None,
+    builds: int,
+    frozen_timing_cache: bool,
+    version_compatible: bool,
+    hardware_compatible: bool,
+    dla_core: int | None,
+    no_tf32: bool,
+    emit: str | None,
+    out: Path | None,
+    weights: WeightOptions,
+    requantise: bool,
     places: DataPlaces,
-    workspace: Workspace, as_json: bool,
-) -> None:  # fmt: skip
+    workspace: Workspace,
+    as_json: bool,
+) -> None:
     """Build engines of the exported model.
 
     Several precisions at once are fine; with none named, FP32 and INT8 are built, with --dla FP16
@@ -137,22 +199,36 @@ def build(
     batches = BatchRange(*batch_range) if batch_range else batch
     if emit:
         _refuse_with_emit(
-            ("--target", target not in ("auto", "tensorrt")), ("--builds", builds != 1),
+            ("--target", target not in ("auto", "tensorrt")),
+            ("--builds", builds != 1),
             ("--frozen-timing-cache", frozen_timing_cache),
             ("--compute-capability", compute_capability),
-        )  # fmt: skip
+        )
         template = BuildRequest(
-            "tensorrt", "fp32", batches=batches or default_batches(dla_core),
-            workspace_mib=workspace_mib, tf32=not no_tf32,
-            weights=weights, requantise=requantise, optimisation_level=optimisation_level,
-            version_compatible=version_compatible, hardware_compatible=hardware_compatible,
+            "tensorrt",
+            "fp32",
+            batches=batches or default_batches(dla_core),
+            workspace_mib=workspace_mib,
+            tf32=not no_tf32,
+            weights=weights,
+            requantise=requantise,
+            optimisation_level=optimisation_level,
+            version_compatible=version_compatible,
+            hardware_compatible=hardware_compatible,
             dla_core=dla_core,
-        )  # fmt: skip
+        )
         with ConsoleReporter() as report:
             folder = pipeline.emit(
-                workspace, precisions, template, out=out, faces=faces, count=count, method=method,
-                places=places, report=report,
-            )  # fmt: skip
+                workspace,
+                precisions,
+                template,
+                out=out,
+                faces=faces,
+                count=count,
+                method=method,
+                places=places,
+                report=report,
+            )
         _show_emitted(folder, as_json)
         return
     if out is not None:
@@ -260,13 +336,17 @@ def _show_options(options: dict[str, Any]) -> None:
             "ms": spread["latency_ms"],
         }
         ranges = ", ".join(_between(values, unit) for unit, values in found.items() if values)
-        click.echo(f"  {len(spread['seconds'])} builds gave {spread['distinct']} different plans: "
-                   f"{ranges}; kept number {spread['kept'] + 1}")  # fmt: skip
+        click.echo(
+            f"  {len(spread['seconds'])} builds gave {spread['distinct']} different plans: "
+            f"{ranges}; kept number {spread['kept'] + 1}"
+        )
     if options.get("dla_core") is not None:
         beside = options["gpu_fallback"]
-        click.echo(f"  {len(beside)} layers beside DLA core {options['dla_core']}, on the GPU"
-                   + f": {', '.join(beside[:5])}" * bool(beside)
-                   + ", ..." * (len(beside) > 5))  # fmt: skip
+        click.echo(
+            f"  {len(beside)} layers beside DLA core {options['dla_core']}, on the GPU"
+            + f": {', '.join(beside[:5])}" * bool(beside)
+            + ", ..." * (len(beside) > 5)
+        )
 
 
 def _between(values: Sequence[float], unit: str) -> str:

@@ -27,31 +27,61 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path), required=False)
-@click.option("--faces", envvar="LPX_FACES", metavar="DIR|DATASET",
-              help="Faces to choose from; the demo faces where none are given.")  # fmt: skip
+@click.option(
+    "--faces",
+    envvar="LPX_FACES",
+    metavar="DIR|DATASET",
+    help="Faces to choose from; the demo faces where none are given.",
+)
 @click.option("--count", default=512, show_default=True, help="Most faces to calibrate on.")
-@click.option("--select", default="stratified", show_default=True,
-              help="stratified (by label and method, identities balanced), random, or coverage "
-              "(the faces that widen the ranges).")  # fmt: skip
-@click.option("--method", default="auto", show_default=True,
-              help="auto (by what each does to held-out faces), max, percentile-99.999, "
-              "percentile-99.99, percentile-99.9, mse or entropy.")  # fmt: skip
+@click.option(
+    "--select",
+    default="stratified",
+    show_default=True,
+    help="stratified (by label and method, identities balanced), random, or coverage "
+    "(the faces that widen the ranges).",
+)
+@click.option(
+    "--method",
+    default="auto",
+    show_default=True,
+    help="auto (by what each does to held-out faces), max, percentile-99.999, "
+    "percentile-99.99, percentile-99.9, mse or entropy.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of the choice of faces.")
 @click.option("--curve", is_flag=True, help="Draw the error by number of faces.")
-@click.option("--export-cache", type=click.Path(path_type=Path), metavar="FILE",
-              help="Write the scales as a calibration cache of TensorRT too.")  # fmt: skip
-@click.option("--import-cache", type=click.Path(path_type=Path), metavar="FILE",
-              help="Take the scales from a calibration cache of TensorRT, instead of "
-              "calibrating.")  # fmt: skip
+@click.option(
+    "--export-cache",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the scales as a calibration cache of TensorRT too.",
+)
+@click.option(
+    "--import-cache",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Take the scales from a calibration cache of TensorRT, instead of calibrating.",
+)
 @weight_options
 @data_options
 @workspace_option
 @json_option
 def calibrate(
-    model: Path | None, faces: str | None, count: int, select: str, method: str, seed: int,
-    curve: bool, export_cache: Path | None, import_cache: Path | None, weights: WeightOptions,
-    requantise: bool, places: DataPlaces, workspace: Workspace, as_json: bool,
-) -> None:  # fmt: skip
+    model: Path | None,
+    faces: str | None,
+    count: int,
+    select: str,
+    method: str,
+    seed: int,
+    curve: bool,
+    export_cache: Path | None,
+    import_cache: Path | None,
+    weights: WeightOptions,
+    requantise: bool,
+    places: DataPlaces,
+    workspace: Workspace,
+    as_json: bool,
+) -> None:
     """Calibrate the exported model (or MODEL), and judge every method by held-out faces.
 
     Leaves scales.json and calibration-faces.json in the workspace, for `lpx build --int8`.
@@ -65,10 +95,19 @@ def calibrate(
         return
     with ConsoleReporter() as report:
         done = calibrating.calibrate(
-            workspace, faces, model_path=model, count=count, select=select, method=method,
-            seed=seed, curve=curve, weights=weights, requantise=requantise, places=places,
+            workspace,
+            faces,
+            model_path=model,
+            count=count,
+            select=select,
+            method=method,
+            seed=seed,
+            curve=curve,
+            weights=weights,
+            requantise=requantise,
+            places=places,
             report=report,
-        )  # fmt: skip
+        )
     written = [workspace.scales, workspace.root / "calibration-faces.json"]
     if curve:
         written.append(workspace.root / "calibration-curve.png")
@@ -100,8 +139,12 @@ def _import(workspace: Workspace, cache: Path, model: Path | None, as_json: bool
     with ConsoleReporter() as report:
         scales = caching.import_cache(workspace, cache, report)
     if as_json:
-        values = {"imported": str(cache), "tensors": len(scales.tensors), "method": scales.method,
-                  "warning": scales.warning}  # fmt: skip
+        values = {
+            "imported": str(cache),
+            "tensors": len(scales.tensors),
+            "method": scales.method,
+            "warning": scales.warning,
+        }
         click.echo(json.dumps(values, indent=2))
         return
     click.echo(f"{len(scales.tensors)} scales imported from {cache}")

@@ -19,10 +19,20 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("before", type=click.Path(path_type=Path))
 @click.argument("after", type=click.Path(path_type=Path))
-@click.option("--slower", default=0.05, show_default=True, metavar="SHARE",
-              help="By how much a median latency may grow.")  # fmt: skip
-@click.option("--more-energy", default=0.05, show_default=True, metavar="SHARE",
-              help="By how much the energy of a face may grow.")  # fmt: skip
+@click.option(
+    "--slower",
+    default=0.05,
+    show_default=True,
+    metavar="SHARE",
+    help="By how much a median latency may grow.",
+)
+@click.option(
+    "--more-energy",
+    default=0.05,
+    show_default=True,
+    metavar="SHARE",
+    help="By how much the energy of a face may grow.",
+)
 @click.option("--markdown", is_flag=True, help="Print Markdown, for a pull request.")
 @json_option
 def compare(
@@ -67,8 +77,10 @@ def _show(found: Comparison) -> None:
 
     console = Output()
     if not found.same_machine:
-        console.say("warning: the machine or its power mode differs: latencies and energies are "
-                    "not judged", "yellow")  # fmt: skip
+        console.say(
+            "warning: the machine or its power mode differs: latencies and energies are not judged",
+            "yellow",
+        )
     for what, old, new in found.environment:
         console.say(f"  {what}: {old} -> {new}")
     for change in found.changes:

@@ -30,25 +30,46 @@ def data() -> None:
 @data.command()
 @click.argument("name", metavar="SET")
 @click.option("--split", metavar="NAME", help="train, val or test; all where none is named.")
-@click.option("--methods", default="", metavar="A,B,...",
-              help="Manipulations; the set's usual ones where none are named. Reals always come "
-              "with them.")  # fmt: skip
-@click.option("--frames", default=32, show_default=True,
-              help="Frames of each video, evenly spaced.")  # fmt: skip
-@click.option("--crop", metavar="RECIPE",
-              help="square-1.3, aligned-1.3-256 or square-1.75-landmarks; by default the one that "
-              "the card of the workspace's model names, else square-1.3.")  # fmt: skip
-@click.option("--detector", default="blazeface", show_default=True, metavar="NAME",
-              help="blazeface or centerface.")  # fmt: skip
+@click.option(
+    "--methods",
+    default="",
+    metavar="A,B,...",
+    help="Manipulations; the set's usual ones where none are named. Reals always come with them.",
+)
+@click.option(
+    "--frames", default=32, show_default=True, help="Frames of each video, evenly spaced."
+)
+@click.option(
+    "--crop",
+    metavar="RECIPE",
+    help="square-1.3, aligned-1.3-256 or square-1.75-landmarks; by default the one that "
+    "the card of the workspace's model names, else square-1.3.",
+)
+@click.option(
+    "--detector",
+    default="blazeface",
+    show_default=True,
+    metavar="NAME",
+    help="blazeface or centerface.",
+)
 @click.option("--processes", type=int, help="At most so many at once; one per core by default.")
 @click.option("--strict", is_flag=True, help="A video that is not on disk is an error.")
 @data_options
 @workspace_option
 @json_option
 def prepare(
-    name: str, split: str | None, methods: str, frames: int, crop: str | None, detector: str,
-    processes: int | None, strict: bool, places: DataPlaces, workspace: Workspace, as_json: bool,
-) -> None:  # fmt: skip
+    name: str,
+    split: str | None,
+    methods: str,
+    frames: int,
+    crop: str | None,
+    detector: str,
+    processes: int | None,
+    strict: bool,
+    places: DataPlaces,
+    workspace: Workspace,
+    as_json: bool,
+) -> None:
     """Cut the faces out of the videos of SET, once.
 
     SET is ffpp-raw, ffpp-c23, ffpp-c40, celeb-df-v2, dfdc, dfdcp or deeperforensics. A run that was
@@ -62,10 +83,17 @@ def prepare(
             crop, why = preparing.recipe_for(preparing.exported_card(workspace))
             report.say(f"crop {crop}: {why}")
         done = preparing.prepare(
-            name, places=places, split=split, methods=tuple(m for m in methods.split(",") if m),
-            frames=frames, recipe=crop, detector=detector, processes=processes, strict=strict,
+            name,
+            places=places,
+            split=split,
+            methods=tuple(m for m in methods.split(",") if m),
+            frames=frames,
+            recipe=crop,
+            detector=detector,
+            processes=processes,
+            strict=strict,
             progress=report.progress(f"preparing {name}, videos"),
-        )  # fmt: skip
+        )
     if as_json:
         click.echo(json.dumps(_prepared(done), indent=2))
         return
@@ -114,13 +142,15 @@ def _tell_missing(missing: tuple[str, ...]) -> None:
 
 @data.command()
 @click.argument("source", metavar="SET|FOLDER")
-@click.option("--contact-sheet", type=click.Path(path_type=Path), metavar="FILE.png",
-              help="Draw some faces of each split and method.")  # fmt: skip
+@click.option(
+    "--contact-sheet",
+    type=click.Path(path_type=Path),
+    metavar="FILE.png",
+    help="Draw some faces of each split and method.",
+)
 @data_options
 @json_option
-def info(
-    source: str, contact_sheet: Path | None, places: DataPlaces, as_json: bool
-) -> None:  # fmt: skip
+def info(source: str, contact_sheet: Path | None, places: DataPlaces, as_json: bool) -> None:
     """Show what SET or FOLDER holds.
 
     Of a public data set that was not prepared, the videos on disk are shown.

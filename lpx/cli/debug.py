@@ -23,31 +23,59 @@ _WORST = 10
 
 @click.command()
 @click.argument("engine")
-@click.option("--faces", envvar="LPX_FACES", metavar="DIR|DATASET",
-              help="Faces to compare on; the demo faces where none are given.")  # fmt: skip
+@click.option(
+    "--faces",
+    envvar="LPX_FACES",
+    metavar="DIR|DATASET",
+    help="Faces to compare on; the demo faces where none are given.",
+)
 @click.option("--count", default=16, show_default=True, help="Most faces.")
-@click.option("--tolerance", type=float, metavar="REL",
-              help="Largest ||d|| / ||x|| of a layer; by default 0.001 for fp32 (0.02 in "
-              "TensorRT), 0.02 for fp16, 0.25 for int8.")  # fmt: skip
-@click.option("--against", type=click.Choice(("onnx", "torch")), default="onnx", show_default=True,
-              help="The exported graph, or the checkpoint's modules.")  # fmt: skip
-@click.option("--sensitivity", is_flag=True,
-              help="Show what each layer alone does to the score.")  # fmt: skip
-@click.option("--in", "ran_in", type=click.Choice(("onnxruntime", "tensorrt")),
-              help="What computes the engine's tensors.  [default: TensorRT for its engines where "
-              "they run, else ONNX Runtime]")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-              help="Where layers.json and layers.png go.  [default: debug/ENGINE in the "
-              "workspace]")  # fmt: skip
+@click.option(
+    "--tolerance",
+    type=float,
+    metavar="REL",
+    help="Largest ||d|| / ||x|| of a layer; by default 0.001 for fp32 (0.02 in "
+    "TensorRT), 0.02 for fp16, 0.25 for int8.",
+)
+@click.option(
+    "--against",
+    type=click.Choice(("onnx", "torch")),
+    default="onnx",
+    show_default=True,
+    help="The exported graph, or the checkpoint's modules.",
+)
+@click.option("--sensitivity", is_flag=True, help="Show what each layer alone does to the score.")
+@click.option(
+    "--in",
+    "ran_in",
+    type=click.Choice(("onnxruntime", "tensorrt")),
+    help="What computes the engine's tensors.  [default: TensorRT for its engines where "
+    "they run, else ONNX Runtime]",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Where layers.json and layers.png go.  [default: debug/ENGINE in the workspace]",
+)
 @host_code_option
 @factory_option
 @workspace_option
 @json_option
 def debug(
-    engine: str, faces: str | None, count: int, tolerance: float | None, against: str,
-    sensitivity: bool, ran_in: str | None, out: Path | None, allow_host_code: bool,
-    allow_factory: bool, workspace: Workspace, as_json: bool,
-) -> None:  # fmt: skip
+    engine: str,
+    faces: str | None,
+    count: int,
+    tolerance: float | None,
+    against: str,
+    sensitivity: bool,
+    ran_in: str | None,
+    out: Path | None,
+    allow_host_code: bool,
+    allow_factory: bool,
+    workspace: Workspace,
+    as_json: bool,
+) -> None:
     """Compare every layer of ENGINE, as onnxruntime-int8, with the float32 graph.
 
     Names the first layer beyond the tolerance, and the layer that causes it: each is also run
@@ -64,11 +92,19 @@ def debug(
 
     with ConsoleReporter() as report:
         done = debugging.debug(
-            workspace, engine, faces=faces, count=count, tolerance=tolerance,
+            workspace,
+            engine,
+            faces=faces,
+            count=count,
+            tolerance=tolerance,
             against=against,  # type: ignore[arg-type]
-            sensitivity=sensitivity, ran_in=ran_in,  # type: ignore[arg-type]
-            allow_host_code=allow_host_code, allow_factory=allow_factory, out=out, report=report,
-        )  # fmt: skip
+            sensitivity=sensitivity,
+            ran_in=ran_in,  # type: ignore[arg-type]
+            allow_host_code=allow_host_code,
+            allow_factory=allow_factory,
+            out=out,
+            report=report,
+        )
     if as_json:
         click.echo(json.dumps(debugging.to_values(done), indent=2))
     else:

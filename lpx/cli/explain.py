@@ -50,9 +50,13 @@ def explain(
 
     with ConsoleReporter() as report:
         done = steps.explain(
-            checkpoint, source, out or workspace.root / "explain", limit=limit,
-            skip=(workspace.root,), progress=report.progress(f"looking at {source}"),
-        )  # fmt: skip
+            checkpoint,
+            source,
+            out or workspace.root / "explain",
+            limit=limit,
+            skip=(workspace.root,),
+            progress=report.progress(f"looking at {source}"),
+        )
     for face in done.findings.skipped:
         click.echo(f"skipped {face.name}: {face.reason}", err=True)
     if as_json:

@@ -20,14 +20,13 @@ if TYPE_CHECKING:
     from lpx.graph.qdq.equalise import Pair
     from lpx.graph.qdq.placement import Placement
 
-_DIALECTS = (
-    "onnxruntime", "strongly-typed", "weakly-typed", "calibration-cache", "dla-explicit"
-)  # fmt: skip
+_DIALECTS = ("onnxruntime", "strongly-typed", "weakly-typed", "calibration-cache", "dla-explicit")
 
 
 @click.command("explain-graph")
-@click.argument("source", metavar="[MODEL.onnx|DIR]", required=False,
-                type=click.Path(path_type=Path))  # fmt: skip
+@click.argument(
+    "source", metavar="[MODEL.onnx|DIR]", required=False, type=click.Path(path_type=Path)
+)
 @click.option(
     "--target",
     type=click.Choice(TARGETS),
@@ -49,10 +48,15 @@ _DIALECTS = (
 @workspace_option
 @json_option
 def explain_graph(
-    source: Path | None, target: str, dialect: str | None, equalise: bool, requantise: bool,
+    source: Path | None,
+    target: str,
+    dialect: str | None,
+    equalise: bool,
+    requantise: bool,
     min_channels: int,
-    workspace: Workspace, as_json: bool,
-) -> None:  # fmt: skip
+    workspace: Workspace,
+    as_json: bool,
+) -> None:
     """Show which nodes of a model INT8 would quantise, and why.
 
     The model is an ONNX file, or the one exported into a workspace. Nothing is calibrated or
@@ -145,8 +149,10 @@ def _show(placement: Placement, pairs: tuple[Pair, ...]) -> None:
         mark = "int8 " if decision.quantised else "float"
         click.echo(plain(f"{mark}  {decision.node:<{width}}  {decision.reason}"))
     convolutions = sum(decision.op_type == "Conv" for decision in placement.decisions)
-    click.echo(f"{len(placement.convolutions)} of {convolutions} convolutions in INT8, "
-               f"{len(placement.tensors)} activations with a scale")  # fmt: skip
+    click.echo(
+        f"{len(placement.convolutions)} of {convolutions} convolutions in INT8, "
+        f"{len(placement.tensors)} activations with a scale"
+    )
     for pair in pairs:
         done = f"{pair.scaled} of {pair.channels} channels scaled" if pair.second else "left alone"
         to = f" -> {pair.second}" if pair.second else ""

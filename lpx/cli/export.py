@@ -91,10 +91,17 @@ def _flag(name: str) -> str:
 @workspace_option
 @json_option
 def export(
-    checkpoint: Path | None, opset: int, backbone: str | None, factory: str | None,
-    weights_key: str | None, tolerance: float | None, verify_faces: int, workspace: Workspace,
-    as_json: bool, **foreign: object,
-) -> None:  # fmt: skip
+    checkpoint: Path | None,
+    opset: int,
+    backbone: str | None,
+    factory: str | None,
+    weights_key: str | None,
+    tolerance: float | None,
+    verify_faces: int,
+    workspace: Workspace,
+    as_json: bool,
+    **foreign: object,
+) -> None:
     """Export CHECKPOINT to ONNX, with preprocessing inside, and verify it on faces.
 
     CHECKPOINT is an lpx checkpoint, or a plain state dict with --backbone and what else its
@@ -143,9 +150,12 @@ def export(
     check = made.verification
     if as_json:
         values = {
-            "model": str(made.model), "model_sha256": made.model_sha256, "opset": made.opset,
-            "verification": asdict(check), "card": made.card.to_dict(),
-        }  # fmt: skip
+            "model": str(made.model),
+            "model_sha256": made.model_sha256,
+            "opset": made.opset,
+            "verification": asdict(check),
+            "card": made.card.to_dict(),
+        }
         click.echo(json.dumps(values, indent=2))
         return
     click.echo(f"{made.model}: opset {made.opset}, {made.model.stat().st_size / 2**20:.1f} MiB")

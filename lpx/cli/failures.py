@@ -23,8 +23,10 @@ _NAMED: dict[int, tuple[str, str]] = {
     errno.ENOTEMPTY: ("is a folder that is not empty", _OTHER_FOLDER),
     errno.EACCES: ("cannot be opened", _PERMISSIONS),
     errno.EPERM: ("cannot be opened", _PERMISSIONS),
-    errno.ELOOP: ("is a symbolic link that leads in a circle, or may not be followed",
-                  "remove the link"),
+    errno.ELOOP: (
+        "is a symbolic link that leads in a circle, or may not be followed",
+        "remove the link",
+    ),
     errno.ENAMETOOLONG: ("has too long a name", "use a shorter name, or a folder nearer the root"),
     errno.ENXIO: ("is a pipe or a device, not a file", "name a regular file"),
     errno.ENODEV: ("is a pipe or a device, not a file", "name a regular file"),
@@ -33,22 +35,28 @@ _NAMED: dict[int, tuple[str, str]] = {
     errno.ETXTBSY: ("is in use", "wait for the other program, and run the same command again"),
     errno.ESTALE: ("is on a server that forgot it", "run the same command again"),
     errno.ENOTSUP: ("is on a file system that cannot do this", _OTHER_FOLDER),
-}  # fmt: skip
+}
 """What is wrong with a file that an error names, and what to do; by error number."""
 _FREE_SPACE = f"free some space, or {_OTHER_FOLDER}; temporary files go to the folder TMPDIR"
 _MACHINE: dict[int, tuple[str, str]] = {
     errno.ENOSPC: ("the disk is full", _FREE_SPACE),
     errno.EDQUOT: ("the disk quota is used up", _FREE_SPACE),
-    errno.EFBIG: ("a file would become larger than is allowed here",
-                  f"raise the limit (`ulimit -f`, or the file system's), or {_OTHER_FOLDER}"),
+    errno.EFBIG: (
+        "a file would become larger than is allowed here",
+        f"raise the limit (`ulimit -f`, or the file system's), or {_OTHER_FOLDER}",
+    ),
     errno.EROFS: ("the file system is read-only", _OTHER_FOLDER),
-    errno.EIO: ("the disk, or the network to it, failed",
-                "look at the system's log (`dmesg`), and run the same command again"),
+    errno.EIO: (
+        "the disk, or the network to it, failed",
+        "look at the system's log (`dmesg`), and run the same command again",
+    ),
     errno.EMFILE: ("too many files are open", "raise the limit with `ulimit -n 4096`"),
     errno.ENFILE: ("too many files are open", "end other programs"),
-    errno.EAGAIN: ("no more processes or threads can be started",
-                   "end other programs, or raise the limit (`ulimit -u`)"),
-}  # fmt: skip
+    errno.EAGAIN: (
+        "no more processes or threads can be started",
+        "end other programs, or raise the limit (`ulimit -u`)",
+    ),
+}
 """What the machine lacks, and what to do; by error number."""
 
 

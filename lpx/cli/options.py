@@ -27,10 +27,16 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def workspace_option(command: Command) -> Command:
     """`-w DIR`: passes a Workspace as `workspace`."""
     return click.option(
-        "-w", "--workspace", "workspace", envvar="LPX_WORKSPACE", default=str(DEFAULT),
-        show_default=True, metavar="DIR", help="Where artefacts lie.",
+        "-w",
+        "--workspace",
+        "workspace",
+        envvar="LPX_WORKSPACE",
+        default=str(DEFAULT),
+        show_default=True,
+        metavar="DIR",
+        help="Where artefacts lie.",
         callback=lambda context, parameter, value: Workspace(expanded(value)),
-    )(command)  # fmt: skip
+    )(command)
 
 
 def data_options(command: Command) -> Command:
@@ -41,11 +47,19 @@ def data_options(command: Command) -> Command:
 
     wrapped = cast(Command, functools.update_wrapper(passing, command))
     for option in (
-        click.option("--store", type=click.Path(path_type=Path), metavar="DIR",
-                     help="Prepared faces; else LPX_FACE_STORE, lpx.toml, ./lpx-faces."),
-        click.option("--data-root", type=click.Path(path_type=Path), metavar="DIR",
-                     help="Videos of public data sets; else LPX_DATA, lpx.toml."),
-    ):  # fmt: skip
+        click.option(
+            "--store",
+            type=click.Path(path_type=Path),
+            metavar="DIR",
+            help="Prepared faces; else LPX_FACE_STORE, lpx.toml, ./lpx-faces.",
+        ),
+        click.option(
+            "--data-root",
+            type=click.Path(path_type=Path),
+            metavar="DIR",
+            help="Videos of public data sets; else LPX_DATA, lpx.toml.",
+        ),
+    ):
         wrapped = option(wrapped)
     return wrapped
 
@@ -67,9 +81,10 @@ def json_option(command: Command) -> Command:
 def host_code_option(command: Command) -> Command:
     """`--allow-host-code`: passes `allow_host_code`."""
     return click.option(
-        "--allow-host-code", is_flag=True,
+        "--allow-host-code",
+        is_flag=True,
         help="Load version-compatible plans, which carry code that runs here: trust their origin.",
-    )(command)  # fmt: skip
+    )(command)
 
 
 def factory_option(command: Command) -> Command:
@@ -98,9 +113,14 @@ def weight_options(command: Command) -> Command:
 
     @functools.wraps(command)
     def packed(
-        *arguments: Any, weight_clip: Any, weight_rounding: Any, bias_correction: bool,
-        equalise: bool, min_channels: int, **rest: Any,
-    ) -> Any:  # fmt: skip
+        *arguments: Any,
+        weight_clip: Any,
+        weight_rounding: Any,
+        bias_correction: bool,
+        equalise: bool,
+        min_channels: int,
+        **rest: Any,
+    ) -> Any:
         from lpx.graph.qdq.weights import WeightOptions
 
         weights = WeightOptions(
@@ -109,21 +129,39 @@ def weight_options(command: Command) -> Command:
         return command(*arguments, weights=weights, **rest)
 
     options = (
-        click.option("--weight-clip", type=click.Choice(("max", "mse")), default="max",
-                     show_default=True,
-                     help="Clip a channel's weights at their largest, or where the squared error "
-                     "is least."),
-        click.option("--weight-rounding", type=click.Choice(("squant", "nearest")),
-                     default="squant", show_default=True,
-                     help="Round weights so that the errors of a kernel cancel, or to nearest."),
-        click.option("--bias-correction/--no-bias-correction", default=True, show_default=True,
-                     help="Move what rounding does to a channel's mean into the bias."),
-        click.option("--equalise/--no-equalise", default=False, show_default=True,
-                     help="Even out channels between layers first (for depthwise networks)."),
+        click.option(
+            "--weight-clip",
+            type=click.Choice(("max", "mse")),
+            default="max",
+            show_default=True,
+            help="Clip a channel's weights at their largest, or where the squared error is least.",
+        ),
+        click.option(
+            "--weight-rounding",
+            type=click.Choice(("squant", "nearest")),
+            default="squant",
+            show_default=True,
+            help="Round weights so that the errors of a kernel cancel, or to nearest.",
+        ),
+        click.option(
+            "--bias-correction/--no-bias-correction",
+            default=True,
+            show_default=True,
+            help="Move what rounding does to a channel's mean into the bias.",
+        ),
+        click.option(
+            "--equalise/--no-equalise",
+            default=False,
+            show_default=True,
+            help="Even out channels between layers first (for depthwise networks).",
+        ),
         min_channels_option,
-        click.option("--requantise", is_flag=True,
-                     help="Take out Q/DQ pairs that the model has, instead of refusing it."),
-    )  # fmt: skip
+        click.option(
+            "--requantise",
+            is_flag=True,
+            help="Take out Q/DQ pairs that the model has, instead of refusing it.",
+        ),
+    )
     for option in reversed(options):
         packed = option(packed)
     return packed  # type: ignore[return-value]

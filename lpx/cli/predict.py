@@ -28,15 +28,28 @@ def _frames(context: click.Context, parameter: click.Parameter, value: str) -> i
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--crops", is_flag=True,
-              help="Pictures are face crops already, framed as the model wants.")  # fmt: skip
+@click.option(
+    "--crops", is_flag=True, help="Pictures are face crops already, framed as the model wants."
+)
 @click.option("--limit", type=int, metavar="N", help="Maximum number of files, sampled evenly.")
-@click.option("--frames", default="32", show_default=True, metavar="N|all", callback=_frames,
-              help="Frames of each video, evenly spaced.")  # fmt: skip
-@click.option("--detector", default="blazeface", show_default=True,
-              metavar="blazeface|centerface", help="What finds faces.")  # fmt: skip
-@click.option("--crop", metavar="RECIPE",
-              help="How to cut faces out; as the model's card says by default.")  # fmt: skip
+@click.option(
+    "--frames",
+    default="32",
+    show_default=True,
+    metavar="N|all",
+    callback=_frames,
+    help="Frames of each video, evenly spaced.",
+)
+@click.option(
+    "--detector",
+    default="blazeface",
+    show_default=True,
+    metavar="blazeface|centerface",
+    help="What finds faces.",
+)
+@click.option(
+    "--crop", metavar="RECIPE", help="How to cut faces out; as the model's card says by default."
+)
 @click.option(
     "--overlay/--no-overlay",
     default=True,
@@ -53,10 +66,20 @@ def _frames(context: click.Context, parameter: click.Parameter, value: str) -> i
 @workspace_option
 @json_option
 def predict(
-    path: Path, crops: bool, limit: int | None, frames: int | None, detector: str,
-    crop: str | None, overlay: bool, engine: str | None, out: Path | None, allow_host_code: bool,
-    allow_factory: bool, workspace: Workspace, as_json: bool,
-) -> None:  # fmt: skip
+    path: Path,
+    crops: bool,
+    limit: int | None,
+    frames: int | None,
+    detector: str,
+    crop: str | None,
+    overlay: bool,
+    engine: str | None,
+    out: Path | None,
+    allow_host_code: bool,
+    allow_factory: bool,
+    workspace: Workspace,
+    as_json: bool,
+) -> None:
     """Score every face in the image or video PATH, or in all of those below folder PATH.
 
     Pictures are taken for whole photographs: faces are found in them, and cut out as in the model's
@@ -76,10 +99,20 @@ def predict(
 
     with ConsoleReporter() as report:
         found = pipeline.predict(
-            workspace, path, engine=engine, out=out, crops=crops, limit=limit, frames=frames,
-            detector=detector, crop=crop, overlay=overlay,
-            allow_host_code=allow_host_code, allow_factory=allow_factory, report=report,
-        )  # fmt: skip
+            workspace,
+            path,
+            engine=engine,
+            out=out,
+            crops=crops,
+            limit=limit,
+            frames=frames,
+            detector=detector,
+            crop=crop,
+            overlay=overlay,
+            allow_host_code=allow_host_code,
+            allow_factory=allow_factory,
+            report=report,
+        )
     if as_json:
         click.echo(json.dumps(_values(found), indent=2))
     else:

@@ -32,8 +32,12 @@ def needs_training() -> Iterator[None]:
     help="faces.csv with landmarks.npz, or train/ and val/ with real/ and fake/.",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Checkpoint to write.")
-@click.option("--pseudo-fakes", default="", metavar="sbi,alpha,poisson",
-              help="Make fakes of real faces with landmarks.")  # fmt: skip
+@click.option(
+    "--pseudo-fakes",
+    default="",
+    metavar="sbi,alpha,poisson",
+    help="Make fakes of real faces with landmarks.",
+)
 @click.option(
     "--weights",
     metavar="FILE|imagenet",
@@ -42,15 +46,25 @@ def needs_training() -> Iterator[None]:
 @click.option("--backbone", default="tf_efficientnet_lite0", show_default=True)
 @click.option("--cut", default="stage3", show_default=True, help="Stage to cut after, or whole.")
 @click.option("--bottleneck", default=128, show_default=True, help="Channels, 0 for none.")
-@click.option("--aggregate", default="mean_prob", show_default=True,
-              help="mean_prob, lse, topk or mean_logit.")  # fmt: skip
+@click.option(
+    "--aggregate",
+    default="mean_prob",
+    show_default=True,
+    help="mean_prob, lse, topk or mean_logit.",
+)
 @click.option("--aggregate-parameter", type=float, help="r of lse, fraction of topk.")
-@click.option("--supervision", type=click.Choice(["indirect", "direct"]), default="indirect",
-              show_default=True, help="Label on the score, or on every unit.")  # fmt: skip
+@click.option(
+    "--supervision",
+    type=click.Choice(["indirect", "direct"]),
+    default="indirect",
+    show_default=True,
+    help="Label on the score, or on every unit.",
+)
 @click.option("--input-size", default=160, show_default=True, help="Side of the crop, pixels.")
 @click.option("--ld", default=0.1, show_default=True, help="Weight of local diversity; 0 for off.")
-@click.option("--ld-form", default="hinge", show_default=True,
-              help="hinge, closed, gram or margin_l2.")  # fmt: skip
+@click.option(
+    "--ld-form", default="hinge", show_default=True, help="hinge, closed, gram or margin_l2."
+)
 @click.option("--ld-on", default="all", show_default=True, help="all, fake or contrast.")
 @click.option("--ld-plain", is_flag=True, help="Compare features instead of evidence.")
 @click.option("--ld-grid", default=4, show_default=True, help="Regions per side.")
@@ -59,8 +73,12 @@ def needs_training() -> Iterator[None]:
 @click.option("--steps-per-epoch", default=150, show_default=True, help="Between validations.")
 @click.option("--pairs", default=12, show_default=True, help="Pairs of real and fake per step.")
 @click.option("--lr", default=5e-4, show_default=True, help="Of the backbone; the head takes 3x.")
-@click.option("--patience", default=0, show_default=True,
-              help="Validations without a better AUC before stopping; 0 never stops.")  # fmt: skip
+@click.option(
+    "--patience",
+    default=0,
+    show_default=True,
+    help="Validations without a better AUC before stopping; 0 never stops.",
+)
 @click.option("--validation-pairs", default=100, show_default=True)
 @click.option("--fpr", default=0.1, show_default=True, help="At which the threshold is set.")
 @click.option("--seed", default=0, show_default=True)
@@ -72,11 +90,26 @@ def needs_training() -> Iterator[None]:
 @click.option("--data-name", default="", help="Name and licence of the data, for the card.")
 @json_option
 def train(
-    data: Path, out: Path, weights: str | None, pseudo_fakes: str, ld: float, ld_form: str,
-    ld_on: str, ld_plain: bool, ld_grid: int, ld_margin: float, lr: float, workers: int,
-    devices: str, strategy: str, restart: bool, crop: str, data_name: str, as_json: bool,
+    data: Path,
+    out: Path,
+    weights: str | None,
+    pseudo_fakes: str,
+    ld: float,
+    ld_form: str,
+    ld_on: str,
+    ld_plain: bool,
+    ld_grid: int,
+    ld_margin: float,
+    lr: float,
+    workers: int,
+    devices: str,
+    strategy: str,
+    restart: bool,
+    crop: str,
+    data_name: str,
+    as_json: bool,
     **settings: object,
-) -> None:  # fmt: skip
+) -> None:
     """Train a local-prediction detector on image-level labels.
 
     Weights are chosen by the AUC on validation faces; then a temperature is fitted, and the
@@ -107,8 +140,10 @@ def train(
     if as_json:
         click.echo(json.dumps(values, indent=2))
         return
-    click.echo(f"{out}: AUC {made.val_auc:.4f} on validation faces, threshold "
-               f"{made.card.threshold:.3f} ({made.card.threshold_source})")  # fmt: skip
+    click.echo(
+        f"{out}: AUC {made.val_auc:.4f} on validation faces, threshold "
+        f"{made.card.threshold:.3f} ({made.card.threshold_source})"
+    )
     for kind, value in made.held_out_auc.items():
         seen = "" if kind in recipe.pseudo_fakes else " (not seen in training)"
         click.echo(f"  held-out identities, {kind}: AUC {value:.4f}{seen}")

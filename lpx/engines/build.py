@@ -64,9 +64,14 @@ _HALF_SCALES_FROM = 19
 
 
 def build_engine(
-    model: bytes, card: ModelCard, request: BuildRequest, folder: Path, machine: Machine,
-    progress: Progress | None = None, timing_caches: Path | None = None,
-) -> EngineManifest:  # fmt: skip
+    model: bytes,
+    card: ModelCard,
+    request: BuildRequest,
+    folder: Path,
+    machine: Machine,
+    progress: Progress | None = None,
+    timing_caches: Path | None = None,
+) -> EngineManifest:
     """Build an engine into `folder`.
 
     Args:
@@ -154,9 +159,11 @@ def make_graph(model: bytes, request: BuildRequest, dialect: str) -> tuple[bytes
     """
     int8 = request.precision == "int8"
     model, _ = prepare(
-        model, "the exported model",
-        equalised=int8 and request.weights.equalise, requantise=request.requantise,
-    )  # fmt: skip
+        model,
+        "the exported model",
+        equalised=int8 and request.weights.equalise,
+        requantise=request.requantise,
+    )
     if request.precision == "fp32" and dialect not in _LOWERED:
         return model, None
     graph = parse(model, "the exported model")
@@ -284,9 +291,11 @@ def cache_scales(model: bytes, request: BuildRequest) -> dict[str, float]:
         LpxError: As `make_graph`.
     """
     model, _ = prepare(
-        model, "the exported model",
-        equalised=request.weights.equalise, requantise=request.requantise,
-    )  # fmt: skip
+        model,
+        "the exported model",
+        equalised=request.weights.equalise,
+        requantise=request.requantise,
+    )
     graph = parse(model, "the exported model")
     name_nodes(graph)
     return activation_scales(place_dla(graph), _scales_of(model, request).ranges(request.method))

@@ -115,9 +115,13 @@ def make_for_gpu_provider(graph: bytes, request: BuildRequest, size: int) -> Mad
             "give --batch-range MIN:BEST:MAX",
         )
     provider = provider_options(
-        request.target, request.precision, spans[0], size, request.workspace_mib,
+        request.target,
+        request.precision,
+        spans[0],
+        size,
+        request.workspace_mib,
         request.optimisation_level,
-    )  # fmt: skip
+    )
     warnings: tuple[str, ...] = ()
     counts: dict[str, int] = {}
     if request.target == "onnxruntime-cuda":
@@ -228,9 +232,13 @@ def _version(package: str) -> str:
 
 
 def make_for_tensorrt(
-    graph: bytes, request: BuildRequest, machine: Machine, calibration_cache: bytes | None,
-    progress: Progress | None, timing_caches: Path | None,
-) -> Made:  # fmt: skip
+    graph: bytes,
+    request: BuildRequest,
+    machine: Machine,
+    calibration_cache: bytes | None,
+    progress: Progress | None,
+    timing_caches: Path | None,
+) -> Made:
     """A plan of TensorRT or TensorRT for RTX, verified, and what its build did.
 
     Args:
@@ -268,9 +276,11 @@ def make_for_tensorrt(
 
     spans = spans_of_batches(request.batches)
     measure = partial(
-        measured, span=spans[-1], allow_host_code=request.version_compatible,
+        measured,
+        span=spans[-1],
+        allow_host_code=request.version_compatible,
         dla_core=request.dla_core,
-    )  # fmt: skip
+    )
     plan, spread = build_repeatedly(make, request.builds, measure if machine.gpus else None)
     if path and plan.timing_cache is not None and not request.frozen_timing_cache:
         write_bytes(path, plan.timing_cache, durable=False)

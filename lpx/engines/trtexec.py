@@ -287,9 +287,12 @@ def _builds(request: BuildRequest, major: Major, recipe: _Recipe, size: int) -> 
         name = f"{replace(request, target='tensorrt').name}-{_span_name(span)}"
         shapes = [
             f"--{option}Shapes=faces:{batch}x{size}x{size}x3"
-            for option, batch in
-            (("min", span.minimum), ("opt", span.optimum), ("max", span.maximum))
-        ]  # fmt: skip
+            for option, batch in (
+                ("min", span.minimum),
+                ("opt", span.optimum),
+                ("max", span.maximum),
+            )
+        ]
         run = f"--shapes=faces:{span.optimum}x{size}x{size}x3"
         lines.append(" \\\n    ".join([f"build {name}", *common, *shapes, run]))
     return lines

@@ -144,12 +144,14 @@ def class_means(
         if faces:
             means.append(
                 ClassMean(
-                    word, len(faces), float(np.mean([face.score for face in faces])),
+                    word,
+                    len(faces),
+                    float(np.mean([face.score for face in faces])),
                     np.mean([face.similarity for face in faces], axis=0),
                     np.mean([face.patch_map for face in faces], axis=0),
                     (pixels[label] / len(faces)).round().astype(np.uint8),
                 )
-            )  # fmt: skip
+            )
     return tuple(means)
 
 
@@ -215,9 +217,15 @@ class Examiner:
                 low, high = int(logits[place].argmin()), int(logits[place].argmax())
                 patch_map = _sigmoid(logits[place])
                 found = Explanation(
-                    face.name, face.label, float(scores[place]), bool(called[place]), patch_map,
-                    self._patch(patch_map, high), self._patch(patch_map, low), matrices[place],
-                )  # fmt: skip
+                    face.name,
+                    face.label,
+                    float(scores[place]),
+                    bool(called[place]),
+                    patch_map,
+                    self._patch(patch_map, high),
+                    self._patch(patch_map, low),
+                    matrices[place],
+                )
                 yield found, batch.pixels[place]
 
     def _run(self, faces: Faces) -> tuple[Floats, Floats, Floats]:

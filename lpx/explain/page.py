@@ -79,11 +79,14 @@ def means(found: Findings) -> list[Mean]:
         line = f"patches differ by {_signed(low)} to {_signed(high)}"
         shown.append(
             Mean(
-                "Fake minus real", image, "Difference of the mean maps", (line,),
+                "Fake minus real",
+                image,
+                "Difference of the mean maps",
+                (line,),
                 ramp=lossless(difference_ramp()),
                 ends=(f"−{limit:.1f} real higher", f"fake higher +{limit:.1f}"),
             )
-        )  # fmt: skip
+        )
     return shown
 
 

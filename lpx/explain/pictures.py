@@ -95,6 +95,9 @@ def sheet(found: Findings, face: Explanation, pixels: Image) -> Image:
     if face.mean_similarity is not None:
         lines.append(f"local diversity: similarity {face.mean_similarity:.2f}")
     return looked_at(
-        crop_picture(face, pixels, SHEET_SIDE), heat_picture(face, pixels, SHEET_SIDE),
-        face.similarity, found.regions, lines,
-    )  # fmt: skip
+        crop_picture(face, pixels, SHEET_SIDE),
+        heat_picture(face, pixels, SHEET_SIDE),
+        face.similarity,
+        found.regions,
+        lines,
+    )

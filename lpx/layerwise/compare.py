@@ -178,9 +178,14 @@ class OnnxRuntimeTensors:
     """
 
     def __init__(
-        self, model: bytes, source: str, size: int, names: Sequence[str], *,
+        self,
+        model: bytes,
+        source: str,
+        size: int,
+        names: Sequence[str],
+        *,
         as_written: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.names = list(dict.fromkeys([*names, "score"]))
         self.model = watched(model, source, self.names)
         self.engine = OnnxRuntimeEngine(self.model, size, as_written=as_written)
@@ -215,10 +220,17 @@ def tensors_to_watch(lowered: bytes, model: bytes) -> tuple[str, ...]:
 
 
 def compare(
-    lowered: bytes, model: bytes, batches: Sequence[Pixels], size: int, *,
-    reference: TensorSource | None = None, inside: Inside | None = None, sensitivity: bool = False,
-    as_written: bool = False, progress: Tell | None = None,
-) -> Comparison:  # fmt: skip
+    lowered: bytes,
+    model: bytes,
+    batches: Sequence[Pixels],
+    size: int,
+    *,
+    reference: TensorSource | None = None,
+    inside: Inside | None = None,
+    sensitivity: bool = False,
+    as_written: bool = False,
+    progress: Tell | None = None,
+) -> Comparison:
     """Compare each layer of a lowered graph with the float32 graph, on the same faces.
 
     Args:
@@ -250,9 +262,15 @@ def compare(
         given = inside.seen.run(batches[0][:1])
         found = tuple(p for p in found if p.read_as in given)
     run = _Run(
-        lowered, model, size, found, inside=inside, isolate=isolate, sensitivity=sensitivity,
+        lowered,
+        model,
+        size,
+        found,
+        inside=inside,
+        isolate=isolate,
+        sensitivity=sensitivity,
         as_written=as_written,
-    )  # fmt: skip
+    )
     for index, pixels in enumerate(batches):
         run.add(pixels, truth.run(pixels))
         if progress is not None:
@@ -275,9 +293,17 @@ class _Run:
     """One comparison under way."""
 
     def __init__(
-        self, lowered: bytes, model: bytes, size: int, found: tuple[Place, ...], *,
-        inside: Inside | None, isolate: bool, sensitivity: bool, as_written: bool,
-    ) -> None:  # fmt: skip
+        self,
+        lowered: bytes,
+        model: bytes,
+        size: int,
+        found: tuple[Place, ...],
+        *,
+        inside: Inside | None,
+        isolate: bool,
+        sensitivity: bool,
+        as_written: bool,
+    ) -> None:
         self.found, self.size, self.model = found, size, model
         names = [p.read_as for p in found]
         graph = OnnxRuntimeTensors(

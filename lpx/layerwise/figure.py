@@ -100,19 +100,28 @@ def _explain(axes: Axes, layers: tuple[LayerError, ...], tolerance: float, runti
     from matplotlib.patches import Patch
 
     handles: list[Artist] = [
-        Line2D([], [], color="black", marker="o", markersize=5, linewidth=1,
-               label="as the engine runs"),
-        Line2D([], [], color=_RED, linestyle="--", linewidth=1,
-               label=f"tolerance {tolerance:g}"),
-    ]  # fmt: skip
+        Line2D(
+            [], [], color="black", marker="o", markersize=5, linewidth=1, label="as the engine runs"
+        ),
+        Line2D([], [], color=_RED, linestyle="--", linewidth=1, label=f"tolerance {tolerance:g}"),
+    ]
     if any(e.own is not None for e in layers):
         handles.append(Patch(facecolor="white", edgecolor="black", label="layer alone"))
     if any(e.runtime is not None for e in layers):
         handles.append(
-            Line2D([], [], color="white", marker="D", markersize=4, markeredgecolor="black",
-                   linestyle="", label=f"what {runtime} adds to the graph")
-        )  # fmt: skip
+            Line2D(
+                [],
+                [],
+                color="white",
+                marker="D",
+                markersize=4,
+                markeredgecolor="black",
+                linestyle="",
+                label=f"what {runtime} adds to the graph",
+            )
+        )
     used = {e.computes_in for e in layers}
     handles += [Patch(color=c, label=f"computes in {p}") for p, c in _COLOURS.items() if p in used]
-    axes.figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8,
-                       frameon=False)  # fmt: skip
+    axes.figure.legend(
+        handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False
+    )

@@ -21,9 +21,12 @@ from lpx.workspace import read_regular
 
 
 def build_watched(
-    folder: Path, manifest: EngineManifest, names: Sequence[str], timing_caches: Path,
+    folder: Path,
+    manifest: EngineManifest,
+    names: Sequence[str],
+    timing_caches: Path,
     progress: Progress | None = None,
-) -> Plan:  # fmt: skip
+) -> Plan:
     """Build an engine's plan again from its own graph, as it was built, but watched.
 
     A plan that is finished shows none of the tensors between its layers.

@@ -105,9 +105,13 @@ class Counters:
     """
 
     def __init__(
-        self, name: str, covers: str, read: Callable[[], list[int]], limits: Sequence[int],
+        self,
+        name: str,
+        covers: str,
+        read: Callable[[], list[int]],
+        limits: Sequence[int],
         joules: float,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.name, self.covers = name, covers
         self._read, self._limits, self._joules = read, limits, joules
         self._before: list[int] = []
@@ -153,8 +157,10 @@ class Rails:
         # -I -S: no site packages to load, so that it starts in milliseconds and stays small.
         self._sampler = subprocess.Popen(
             [sys.executable, "-I", "-S", energy_sampler.__file__, str(interval_s), *files],
-            stdin=subprocess.PIPE, stdout=self._file, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=self._file,
+            stderr=subprocess.DEVNULL,
+        )
         self._begin = 0.0
         self._first_row = 0
 
@@ -245,9 +251,12 @@ def _open_rapl(root: Path) -> EnergySource | Unavailable:
     limits = [read_number(zone / "max_energy_range_uj") or 0 for zone in used]
     names = " + ".join(sorted(used.values()))
     return Counters(
-        f"rapl: {names}", "the processor, its memory only where named", lambda: _rapl_uj(used),
-        limits, 1e-6,
-    )  # fmt: skip
+        f"rapl: {names}",
+        "the processor, its memory only where named",
+        lambda: _rapl_uj(used),
+        limits,
+        1e-6,
+    )
 
 
 def _refusal(zone: Path) -> str:

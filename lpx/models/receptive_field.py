@@ -71,11 +71,37 @@ class _Global:
 
 
 _ELEMENTWISE = {
-    "add", "mul", "sub", "div", "sigmoid", "tanh", "relu", "relu6", "prelu", "leaky_relu", "elu",
-    "silu", "gelu", "mish", "softplus", "hardtanh", "hardswish", "hardsigmoid", "clamp", "dropout",
-    "feature_dropout", "alias", "to", "_to_copy", "contiguous", "clone", "detach", "squeeze",
-    "unsqueeze", "getitem",
-}  # fmt: skip
+    "add",
+    "mul",
+    "sub",
+    "div",
+    "sigmoid",
+    "tanh",
+    "relu",
+    "relu6",
+    "prelu",
+    "leaky_relu",
+    "elu",
+    "silu",
+    "gelu",
+    "mish",
+    "softplus",
+    "hardtanh",
+    "hardswish",
+    "hardsigmoid",
+    "clamp",
+    "dropout",
+    "feature_dropout",
+    "alias",
+    "to",
+    "_to_copy",
+    "contiguous",
+    "clone",
+    "detach",
+    "squeeze",
+    "unsqueeze",
+    "getitem",
+}
 _ALONG_A_DIMENSION = {"cat", "chunk", "split", "split_with_sizes"}
 
 

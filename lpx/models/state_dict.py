@@ -15,10 +15,18 @@ StateDict = dict[str, Tensor]
 
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "encoder.")
 _CLASSIFIERS = (
-    "head.classifier", "classifier.1", "classifier", "last_linear", "last_linear.1", "fc",
-    "head.fc", "backbone.last_linear", "backbone.last_linear.1", "backbone.fc",
+    "head.classifier",
+    "classifier.1",
+    "classifier",
+    "last_linear",
+    "last_linear.1",
+    "fc",
+    "head.fc",
+    "backbone.last_linear",
+    "backbone.last_linear.1",
+    "backbone.fc",
     "backbone.classifier",
-)  # fmt: skip
+)
 # DeepfakeBench's Xception carries this branch in every checkpoint, and uses it in other modes only.
 _UNUSED = ("adjust_channel.", "backbone.adjust_channel.")
 # Blocks per stage of EfficientNet-Lite0, to turn a running block number into stage and block.
@@ -84,8 +92,13 @@ def to_lpx_names(state: Mapping[str, Tensor], fake_class: int = 1) -> StateDict:
 
 def _lite0_name(key: str) -> str:
     """Timm's name of a key in the style of the original PyTorch port (`_blocks.3._bn1...`)."""
-    for old, new in {"_conv_stem.": "conv_stem.", "_bn0.": "bn1.", "_conv_head.": "conv_head.",
-                     "_bn1.": "bn2.", "_fc.": "classifier."}.items():  # fmt: skip
+    for old, new in {
+        "_conv_stem.": "conv_stem.",
+        "_bn0.": "bn1.",
+        "_conv_head.": "conv_head.",
+        "_bn1.": "bn2.",
+        "_fc.": "classifier.",
+    }.items():
         if key.startswith(old):
             return new + key.removeprefix(old)
     match = re.match(r"_blocks\.(\d+)\.(_\w+?)\.(.+)$", key)
@@ -97,11 +110,21 @@ def _lite0_name(key: str) -> str:
         number -= _LITE0_DEPTHS[stage]
         stage += 1
     if stage == 0:
-        names = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw",
-                 "_bn2": "bn2"}  # fmt: skip
+        names = {
+            "_depthwise_conv": "conv_dw",
+            "_bn1": "bn1",
+            "_project_conv": "conv_pw",
+            "_bn2": "bn2",
+        }
     else:
-        names = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw",
-                 "_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip
+        names = {
+            "_expand_conv": "conv_pw",
+            "_bn0": "bn1",
+            "_depthwise_conv": "conv_dw",
+            "_bn1": "bn2",
+            "_project_conv": "conv_pwl",
+            "_bn2": "bn3",
+        }
     if stage == len(_LITE0_DEPTHS) or layer not in names:
         # A larger EfficientNet, or squeeze-excite: the comparison of keys will say so.
         return key

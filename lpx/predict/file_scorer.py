@@ -147,9 +147,13 @@ class FileScorer:
             return replace(result, note=note)
 
     def _score(
-        self, file: MediaFile, picture: Path | None, tell: Progress,
-        timeline: Path | None = None, known: tuple[KnownSpan, ...] = (),
-    ) -> FileScore:  # fmt: skip
+        self,
+        file: MediaFile,
+        picture: Path | None,
+        tell: Progress,
+        timeline: Path | None = None,
+        known: tuple[KnownSpan, ...] = (),
+    ) -> FileScore:
         clock = _Clock()
         if file.kind == "image":
             with clock.time("decode"):
@@ -178,18 +182,28 @@ class FileScorer:
             if picture is not None and page is not None and seen.moments:
                 with clock.time("draw"), drawing():
                     line = Timeline(
-                        file.name, self.name, self.card.threshold, tuple(seen.moments),
-                        _mean(seen.moments), picture.name, known,
-                    )  # fmt: skip
+                        file.name,
+                        self.name,
+                        self.card.threshold,
+                        tuple(seen.moments),
+                        _mean(seen.moments),
+                        picture.name,
+                        known,
+                    )
                     page.write_text(render_timeline(line, stills.chosen()), encoding="utf-8")
             with drawing():
                 place.close()
         return self._result(file, seen, picture, timeline if page else None, reader.note, clock)
 
     def _play(
-        self, file: MediaFile, reader: FrameReader, seen: _Scored, path: Path | None,
-        clock: _Clock, tell: Progress,
-    ) -> Stills:  # fmt: skip
+        self,
+        file: MediaFile,
+        reader: FrameReader,
+        seen: _Scored,
+        path: Path | None,
+        clock: _Clock,
+        tell: Progress,
+    ) -> Stills:
         writer = None
         wanted = min(reader.count, self.frames or reader.count)
         whole_hz = reader.frames_per_second or USUAL_HZ
@@ -236,8 +250,9 @@ class FileScorer:
             found.append(faces)
             reasons.append(
                 f"the detector found {len(boxes)}, none with landmarks that fit a face"
-                if boxes else "the detector found no face"
-            )  # fmt: skip
+                if boxes
+                else "the detector found no face"
+            )
         with clock.time("infer"):
             scores, maps = self._infer(crops)
         at = 0
@@ -277,9 +292,14 @@ class FileScorer:
             )
 
     def _keep(
-        self, frame: Frame, faces: tuple[FoundFace, ...], scores: NDArray[np.float32],
-        maps: NDArray[np.float32], reason: str, seen: _Scored,
-    ) -> list[Mark]:  # fmt: skip
+        self,
+        frame: Frame,
+        faces: tuple[FoundFace, ...],
+        scores: NDArray[np.float32],
+        maps: NDArray[np.float32],
+        reason: str,
+        seen: _Scored,
+    ) -> list[Mark]:
         time, marks = frame.seconds, []
         for number, (face, score, patch_map) in enumerate(zip(faces, scores, maps, strict=True), 1):
             fake = bool(score >= self.card.threshold)
@@ -289,8 +309,16 @@ class FileScorer:
             )
             label = f"{number}: {score:.2f}" if len(faces) > 1 else f"{score:.2f}"
             height, width = face.crop.pixels.shape[:2]
-            marks.append(Mark(box, face.crop.matrix, (width, height), patch_map,
-                              f"{label} {verdict(fake)}", fake))  # fmt: skip
+            marks.append(
+                Mark(
+                    box,
+                    face.crop.matrix,
+                    (width, height),
+                    patch_map,
+                    f"{label} {verdict(fake)}",
+                    fake,
+                )
+            )
         if not faces:
             seen.faceless.append(FacelessFrame(frame.index, time, reason))
         top = float(scores.max()) if len(scores) else None
@@ -302,16 +330,22 @@ class FileScorer:
         return marked(frame.pixels, marks, drawn_size(width, height))
 
     def _strip(
-        self, frame: Frame, marks: list[Mark], seen: _Scored, *, timeline: bool,
+        self,
+        frame: Frame,
+        marks: list[Mark],
+        seen: _Scored,
+        *,
+        timeline: bool,
         upto: int | None = None,
-    ) -> Image:  # fmt: skip
+    ) -> Image:
         height, width = frame.pixels.shape[:2]
         line = seen.line(upto)
         score = line[-1][1]
         said = (
-            "no face" if score is None
+            "no face"
+            if score is None
             else f"score {score:.2f} {verdict(score >= self.card.threshold)}"
-        )  # fmt: skip
+        )
         left = counted(len(marks), "face")
         if timeline:
             time = frame.seconds
@@ -320,15 +354,29 @@ class FileScorer:
         return score_strip(size[0], left, said, self.card.threshold, line if timeline else ())
 
     def _result(
-        self, file: MediaFile, seen: _Scored, picture: Path | None, timeline: Path | None,
-        note: str, clock: _Clock,
-    ) -> FileScore:  # fmt: skip
+        self,
+        file: MediaFile,
+        seen: _Scored,
+        picture: Path | None,
+        timeline: Path | None,
+        note: str,
+        clock: _Clock,
+    ) -> FileScore:
         mean = _mean(seen.moments)
         fake = None if mean is None else mean >= self.card.threshold
         return FileScore(
-            file.name, file.kind, mean, fake, len(seen.moments), tuple(seen.faces),
-            tuple(seen.faceless), picture, note, Seconds(**clock.seconds), timeline,
-        )  # fmt: skip
+            file.name,
+            file.kind,
+            mean,
+            fake,
+            len(seen.moments),
+            tuple(seen.faces),
+            tuple(seen.faceless),
+            picture,
+            note,
+            Seconds(**clock.seconds),
+            timeline,
+        )
 
 
 def _mean(moments: list[Moment]) -> float | None:

@@ -343,21 +343,48 @@ def verdict(fake: bool | None) -> str:
 
 
 SCORES_HEADER = (
-    "file", "kind", "score", "verdict", "frames", "frames_without_face", "faces", "picture", "note",
-)  # fmt: skip
+    "file",
+    "kind",
+    "score",
+    "verdict",
+    "frames",
+    "frames_without_face",
+    "faces",
+    "picture",
+    "note",
+)
 FRAMES_HEADER = (
-    "file", "frame", "time_seconds", "face", "x0", "y0", "x1", "y1", "detector_score", "score",
-    "verdict", "reason",
-)  # fmt: skip
+    "file",
+    "frame",
+    "time_seconds",
+    "face",
+    "x0",
+    "y0",
+    "x1",
+    "y1",
+    "detector_score",
+    "score",
+    "verdict",
+    "reason",
+)
 
 
 def write_scores(path: Path, files: Iterable[FileScore], skipped: Iterable[Skipped]) -> None:
     """A CSV file with a row per file; of those that could not be read the note says why."""
     rows: list[tuple[object, ...]] = [
-        (file.name, file.kind, _number(file.score, 6), verdict(file.fake), file.frames,
-         len(file.faceless), len(file.faces), str(file.picture or ""), file.note)
+        (
+            file.name,
+            file.kind,
+            _number(file.score, 6),
+            verdict(file.fake),
+            file.frames,
+            len(file.faceless),
+            len(file.faces),
+            str(file.picture or ""),
+            file.note,
+        )
         for file in files
-    ]  # fmt: skip
+    ]
     rows += [(f.name, "", "", "", 0, 0, 0, "", f"not read: {f.reason}") for f in skipped]
     _write_csv(path, SCORES_HEADER, rows)
 
@@ -369,11 +396,19 @@ def write_frames(path: Path, files: Iterable[FileScore]) -> None:
 
 def _frame_rows(file: FileScore) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = [
-        (file.name, face.frame, _number(face.time_seconds, 3), face.face,
-         *([_number(value, 1) for value in face.box] if face.box else [""] * 4),
-         _number(face.detector_score, 3), _number(face.score, 6), verdict(face.fake), "")
+        (
+            file.name,
+            face.frame,
+            _number(face.time_seconds, 3),
+            face.face,
+            *([_number(value, 1) for value in face.box] if face.box else [""] * 4),
+            _number(face.detector_score, 3),
+            _number(face.score, 6),
+            verdict(face.fake),
+            "",
+        )
         for face in file.faces
-    ]  # fmt: skip
+    ]
     return rows + [
         (file.name, frame.frame, _number(frame.time_seconds, 3), *[""] * 8, frame.reason)
         for frame in file.faceless

@@ -162,10 +162,18 @@ def draw_chart(line: Timeline) -> Chart:
             word = "fake" if span.fake else "real"
             areas.append(Area(x, round(end - x, 2), word, span.text))
     return Chart(
-        bars, areas, [(place(value), text) for value, text in _ticks(low, high)],
-        round(top + _HIGH * (1 - line.threshold), 2), _WIDE, top + _HIGH + _BELOW,
-        _LEFT, _WIDE - _RIGHT, top, top + _HIGH, "seconds" if line.timed else "frame",
-    )  # fmt: skip
+        bars,
+        areas,
+        [(place(value), text) for value, text in _ticks(low, high)],
+        round(top + _HIGH * (1 - line.threshold), 2),
+        _WIDE,
+        top + _HIGH + _BELOW,
+        _LEFT,
+        _WIDE - _RIGHT,
+        top,
+        top + _HIGH,
+        "seconds" if line.timed else "frame",
+    )
 
 
 def _bar(line: Timeline, moments: Sequence[Moment], x: float, wide: float) -> Bar:

@@ -83,9 +83,12 @@ class Result:
 
 
 def grid(
-    backbones: tuple[str, ...], cuts: tuple[str, ...], variants: tuple[Variant, ...],
-    lds: tuple[float, ...], seeds: int,
-) -> tuple[Cell, ...]:  # fmt: skip
+    backbones: tuple[str, ...],
+    cuts: tuple[str, ...],
+    variants: tuple[Variant, ...],
+    lds: tuple[float, ...],
+    seeds: int,
+) -> tuple[Cell, ...]:
     """All cells, seeds outermost, so that an interrupted grid has whole rounds.
 
     Args:
@@ -106,9 +109,14 @@ def grid(
 
 
 def run_grid(
-    cells: tuple[Cell, ...], base: Recipe, folder: Path, weights: Path | None, out: Path,
-    workers: int, tell: Callable[[str], None],
-) -> tuple[Result, ...]:  # fmt: skip
+    cells: tuple[Cell, ...],
+    base: Recipe,
+    folder: Path,
+    weights: Path | None,
+    out: Path,
+    workers: int,
+    tell: Callable[[str], None],
+) -> tuple[Result, ...]:
     """Train every cell that has no result yet.
 
     Args:

@@ -143,10 +143,15 @@ def to_markdown(rows: tuple[Row, ...], changes: tuple[Contrast, ...], seen: tupl
         cell = row.cell
         field = "-" if row.receptive_field is None else str(row.receptive_field)
         cells = [
-            cell.backbone, LABELS[cell.variant], cell.cut, field, f"{row.gmac:.3f}",
-            f"{cell.ld:g}", str(row.seeds),
+            cell.backbone,
+            LABELS[cell.variant],
+            cell.cut,
+            field,
+            f"{row.gmac:.3f}",
+            f"{cell.ld:g}",
+            str(row.seeds),
             *(_cell(row.measures[k], ".3f") for k in (*KINDS, *_OTHERS)),
-        ]  # fmt: skip
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     if changes:
         lines += ["", "| difference | pairs | " + " | ".join(measures) + " |"]
@@ -178,10 +183,13 @@ def draw(rows: tuple[Row, ...]) -> bytes:
                     continue
                 mean = [float(np.mean([r.measures[k][0] for k in KINDS])) for r in points]
                 axes.plot(
-                    [getattr(r, key) for r in points], mean, style, color=f"C{'osD'.index(style)}",
+                    [getattr(r, key) for r in points],
+                    mean,
+                    style,
+                    color=f"C{'osD'.index(style)}",
                     fillstyle=_FILLS[min(weights.index(ld), len(_FILLS) - 1)],
                     label=f"{label}, LD {f'{ld:g}' if ld else 'off'}",
-                )  # fmt: skip
+                )
     left.set(xlabel="receptive field, px", ylabel="mean AUC over kinds, unseen identities")
     right.set(xlabel="GMAC per face")
     figure.legend(*_all_labels(left, right), fontsize=8, loc="outside right upper")

@@ -40,9 +40,13 @@ class Localisation:
 
 @torch.no_grad()
 def localise(
-    detector: nn.Module, card: ModelCard, faces: tuple[LandmarkedFace, ...], kind: str, count: int,
+    detector: nn.Module,
+    card: ModelCard,
+    faces: tuple[LandmarkedFace, ...],
+    kind: str,
+    count: int,
     seed: int = 0,
-) -> Localisation:  # fmt: skip
+) -> Localisation:
     """Mean over pseudo-fakes of the AUC of the upsampled map against the mask, pixel by pixel.
 
     Args:
@@ -85,9 +89,13 @@ def _pixel_auc(inside: NDArray[np.bool_], patch_map: NDArray[np.float32]) -> flo
 
 @torch.no_grad()
 def region_similarity(
-    detector: LocalPredictionDetector, card: ModelCard, faces: tuple[LandmarkedFace, ...],
-    diversity: LocalDiversity, count: int, seed: int = 0,
-) -> float:  # fmt: skip
+    detector: LocalPredictionDetector,
+    card: ModelCard,
+    faces: tuple[LandmarkedFace, ...],
+    diversity: LocalDiversity,
+    count: int,
+    seed: int = 0,
+) -> float:
     """Mean cosine between a face's regions, over real faces and self-blended ones.
 
     Args:

@@ -61,9 +61,7 @@ def loader(
         workers: Processes that make them.
     """
     dataset = PairDataset(pairs, card, count)
-    return DataLoader(
-        dataset, recipe.pairs, num_workers=workers, worker_init_fn=follow_parent
-    )  # fmt: skip
+    return DataLoader(dataset, recipe.pairs, num_workers=workers, worker_init_fn=follow_parent)
 
 
 class LocalPrediction(lightning.LightningModule):
@@ -117,8 +115,9 @@ class LocalPrediction(lightning.LightningModule):
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """The validation pairs, the same every time and on every device."""
-        return loader(self.data.val, self.card, self.recipe, self.recipe.validation_pairs,
-                      self.workers)  # fmt: skip
+        return loader(
+            self.data.val, self.card, self.recipe, self.recipe.validation_pairs, self.workers
+        )
 
     def on_train_epoch_start(self) -> None:
         """Leave the average as it is: Lightning puts everything into training mode."""

@@ -116,12 +116,14 @@ def test_shared_identities_are_reported(built, measured, said):
     manifest = read_manifest(built.engines / "onnxruntime-int8")
     calibration = manifest.calibration | {"identities": ["Ada", "Bo", "Cy"]}
     faces = FaceSet(
-        "own", "test", "none",
+        "own",
+        "test",
+        "none",
         tuple(
             Face(f"{i}.png", i % 2, "", "", who, ImageFile(Path("none")))
             for i, who in enumerate(measured)
         ),
-    )  # fmt: skip
+    )
     labels = np.arange(100) % 2
     found = benching._warnings(
         [replace(manifest, calibration=calibration)], faces, Scored(labels, labels, {}, ())
@@ -447,9 +449,11 @@ def test_a_bench_that_was_killed_goes_on_and_says_the_same(workspace, monkeypatc
     whole = bench(workspace, limit=60)
     root = Path(__file__).parents[2]
     process = subprocess.Popen(
-        [sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", KILLED],
+        stdout=subprocess.PIPE,
+        text=True,
         env=os.environ | {"PYTHONPATH": str(root)},
-    )  # fmt: skip
+    )
     try:
         assert process.stdout.readline() == "stuck\n"
         process.send_signal(signal.SIGKILL)

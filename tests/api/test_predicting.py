@@ -184,9 +184,10 @@ def test_the_page_of_a_video_without_a_face_says_so(lpx, workspace):
     write_video(Path("empty.mp4"), np.zeros((216, 216, 3), np.uint8), frames=3)
     ran = lpx("predict", "empty.mp4")
     assert "  timeline: lpx-out/predictions/empty-mp4-timeline.html" in ran.out
-    assert "No face was found in 3 frames" in Path(
-        "lpx-out/predictions/empty-mp4-timeline.html"
-    ).read_text()  # fmt: skip
+    assert (
+        "No face was found in 3 frames"
+        in Path("lpx-out/predictions/empty-mp4-timeline.html").read_text()
+    )
 
 
 def test_moments_are_the_highest_faces_of_frames(workspace):
@@ -240,9 +241,10 @@ def test_second_run_scores_only_what_is_new_or_changed(mixed, monkeypatch):
     scored = []
     real = FileScorer.score
     monkeypatch.setattr(
-        FileScorer, "score",
+        FileScorer,
+        "score",
         lambda self, file, *rest: scored.append(file.name) or real(self, file, *rest),
-    )  # fmt: skip
+    )
     again = predict(mixed, "in")
     assert again.resumed == 3
     assert again.files == first.files
@@ -268,8 +270,9 @@ def test_what_was_done_before_a_kill_is_kept(mixed, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         predict(mixed, "in")
     assert [row["file"] for row in rows("lpx-out/predictions/scores.csv")][:2] == [
-        "clip.mp4", "a/x.jpg",
-    ]  # fmt: skip
+        "clip.mp4",
+        "a/x.jpg",
+    ]
     with Path("lpx-out/predictions/results.jsonl").open("a") as journal:
         journal.write('{"key": {"torn')
     monkeypatch.setattr(FileScorer, "score", real)
@@ -316,9 +319,13 @@ except LpxError as error:
     print(error.why)
 """
     ran = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True,
-        text=True, check=True,
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "of 40 frames are in it" in ran.stdout
     assert ran.stderr == ""
 
@@ -536,10 +543,20 @@ def test_a_journal_of_rubbish_is_none(tmp_path):
     assert Journal(tmp_path / "j", {}).find("x", tmp_path / "j") is None
 
 
-@pytest.mark.parametrize("change", [
-    {"score": 5.0}, {"score": "0.9"}, {"fake": False}, {"frames": -1}, {"kind": "photo"},
-    {"faces": [{}]}, {"more": 1}, {"picture": 3}, {"name": []},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"score": 5.0},
+        {"score": "0.9"},
+        {"fake": False},
+        {"frames": -1},
+        {"kind": "photo"},
+        {"faces": [{}]},
+        {"more": 1},
+        {"picture": 3},
+        {"name": []},
+    ],
+)
 def test_a_journal_gives_no_result_that_no_engine_gives(tmp_path, change):
     file, path = tmp_path / "a.png", tmp_path / "results.jsonl"
     file.write_bytes(b"x")

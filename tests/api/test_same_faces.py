@@ -374,8 +374,9 @@ def test_what_was_being_written_is_no_damage(tmp_path):
     assert [one.name for one in again.skipped()] == ["x.png"]
     again.skip([Skipped("y.png", "broken")])
     assert [one.name for one in store(tmp_path / "p", say=told.append).skipped()] == [
-        "x.png", "y.png",
-    ]  # fmt: skip
+        "x.png",
+        "y.png",
+    ]
     assert told == []
 
 

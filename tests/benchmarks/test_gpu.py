@@ -35,9 +35,7 @@ def limits(gpu):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so_and_exits_with_2():
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT)], capture_output=True, text=True, cwd=ROOT
-    )  # fmt: skip
+    done = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2
     assert "sees no NVIDIA GPU" in done.stderr
     assert "--dry-run" in done.stderr

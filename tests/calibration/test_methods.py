@@ -85,8 +85,11 @@ def reference_entropy(values):
     return magnitudes.max() * best[1] / 2048
 
 
-@given(seed=st.integers(0, 1000), filled=st.sampled_from([0.001, 0.05, 0.5, 1.0]),
-       spread=st.floats(0, 6))  # fmt: skip
+@given(
+    seed=st.integers(0, 1000),
+    filled=st.sampled_from([0.001, 0.05, 0.5, 1.0]),
+    spread=st.floats(0, 6),
+)
 def test_divergences_are_the_textbooks(seed, filled, spread):
     rng = np.random.default_rng(seed)
     counts = 10.0 ** rng.uniform(0, spread, 2048) * (rng.uniform(size=2048) < filled)

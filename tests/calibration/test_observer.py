@@ -24,8 +24,10 @@ def draw(shape, seed, scale):
 @settings(max_examples=25)
 @given(
     shape=st.tuples(st.integers(2, 9), st.integers(1, 5), st.integers(1, 7), st.integers(1, 7)),
-    seed=st.integers(0, 1000), cut=st.integers(1, 8), scale=st.sampled_from([0.1, 3, 20]),
-)  # fmt: skip
+    seed=st.integers(0, 1000),
+    cut=st.integers(1, 8),
+    scale=st.sampled_from([0.1, 3, 20]),
+)
 def test_shards_merge_to_one_run_bit_for_bit(shape, seed, cut, scale):
     values = draw(shape, seed, scale)
     cut = min(cut, len(values) - 1)

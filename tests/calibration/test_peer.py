@@ -40,9 +40,12 @@ def peer(tmp_path, data, pixels, method, names, **options):
     path = tmp_path / "model.onnx"
     path.write_bytes(data)
     calibrator = create_calibrator(
-        path, ["Conv", "Clip", "Relu", "Add"], augmented_model_path=str(tmp_path / "more.onnx"),
-        calibrate_method=CalibrationMethod[method], extra_options=options,
-    )  # fmt: skip
+        path,
+        ["Conv", "Clip", "Relu", "Add"],
+        augmented_model_path=str(tmp_path / "more.onnx"),
+        calibrate_method=CalibrationMethod[method],
+        extra_options=options,
+    )
     calibrator.collect_data(Reader())
     found = calibrator.compute_data()
     return {n: tuple(float(np.ravel(v)[0]) for v in found[n].range_value) for n in names}
@@ -61,9 +64,15 @@ def test_max_is_minmax(tmp_path, observed):
 def test_percentile_is_within_a_bin(tmp_path, observed, percent):
     data, pixels, scales = observed
     theirs = peer(
-        tmp_path, data, pixels, "Percentile", scales.tensors,
-        percentile=percent, num_bins=TENSORRT_BINS, symmetric=True,
-    )  # fmt: skip
+        tmp_path,
+        data,
+        pixels,
+        "Percentile",
+        scales.tensors,
+        percentile=percent,
+        num_bins=TENSORRT_BINS,
+        symmetric=True,
+    )
     for name, tensor in scales.tensors.items():
         high = max(map(abs, theirs[name]))
         own = tensor.peaks[f"percentile-{percent}"]

@@ -53,8 +53,11 @@ def same(one, other):
 def test_killed_calibration_goes_on_and_equals_an_uninterrupted_one(tmp_path, small, faces):
     path = tmp_path / "partial.npz"
     folders = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False,
-                            env=os.environ | {"PYTHONPATH": folders})  # fmt: skip
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(path)],
+        check=False,
+        env=os.environ | {"PYTHONPATH": folders},
+    )
     assert killed.returncode == -signal.SIGKILL
     left = path.read_bytes()
     told = []

@@ -11,8 +11,9 @@ from lpx.calibration import selection
 
 FACES = st.lists(
     st.tuples(st.integers(0, 1), st.sampled_from("abc"), st.integers(0, 6), st.integers(0, 12)),
-    min_size=1, max_size=60,
-)  # fmt: skip
+    min_size=1,
+    max_size=60,
+)
 
 
 def pick(faces, count, seed=0):
@@ -76,11 +77,12 @@ def test_coverage_takes_the_faces_that_extend_the_ranges():
     st.integers(1, 12).flatmap(
         lambda n: st.lists(
             st.tuples(st.floats(-100, 0, width=32), st.floats(0, 100, width=32)),
-            min_size=3 * n, max_size=3 * n,
+            min_size=3 * n,
+            max_size=3 * n,
         )
     ),
     st.integers(1, 12),
-)  # fmt: skip
+)
 def test_coverage_is_no_worse_than_one_face_and_reaches_all_in_the_end(pairs, count):
     values = np.array(pairs, np.float32).reshape(-1, 3, 2)
     lows, highs = values[..., 0], values[..., 1]

@@ -73,9 +73,19 @@ def resnet18(path):
         ),
         (resnet18, "holds weights but no lpx model card", "lpx cannot guess the architecture"),
     ],
-    ids=["missing", "folder", "empty", "cut-short", "text", "list", "no-tensors", "module", "code",
-         "no-card"],
-)  # fmt: skip
+    ids=[
+        "missing",
+        "folder",
+        "empty",
+        "cut-short",
+        "text",
+        "list",
+        "no-tensors",
+        "module",
+        "code",
+        "no-card",
+    ],
+)
 def test_unusable_file(refused, write, what, why):
     write(Path("ckpt.pt"))
     said = refused("export", "ckpt.pt")

@@ -107,9 +107,14 @@ def test_engine_of_an_earlier_export(refused, workspace, lpx, monkeypatch):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("", "cannot be read"), ("{", "cannot be read"), ("[]", "is no manifest"),
-     ("{}", "is not as lpx wrote it"), ('{"checksum": 1}', "is not as lpx wrote it")],
-)  # fmt: skip
+    [
+        ("", "cannot be read"),
+        ("{", "cannot be read"),
+        ("[]", "is no manifest"),
+        ("{}", "is not as lpx wrote it"),
+        ('{"checksum": 1}', "is not as lpx wrote it"),
+    ],
+)
 def test_damaged_manifest(refused, text, said):
     (INT8 / "manifest.json").write_text(text)
     assert f"{INT8}/manifest.json {said}" in refused(*BENCH)
@@ -117,9 +122,12 @@ def test_damaged_manifest(refused, text, said):
 
 @pytest.mark.parametrize(
     ("values", "said"),
-    [({}, "is of another format"), ({"format": "lpx-engine/9"}, "is of another format"),
-     ({"format": "lpx-engine/1"}, "lacks batches")],
-)  # fmt: skip
+    [
+        ({}, "is of another format"),
+        ({"format": "lpx-engine/9"}, "is of another format"),
+        ({"format": "lpx-engine/1"}, "lacks batches"),
+    ],
+)
 def test_manifest_of_something_else(refused, values, said):
     write_sealed(INT8 / "manifest.json", values)
     assert f"{INT8}/manifest.json {said}" in refused(*BENCH)
@@ -171,9 +179,12 @@ def test_second_process_is_refused_and_told_which_is_first(refused, workspace, l
         "with Workspace(Path('lpx-out')).lock(): print('held', flush=True); sys.stdin.read()"
     )
     first = subprocess.Popen(
-        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", hold],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
         env={"PYTHONPATH": str(Path(__file__).parents[2])},
-    )  # fmt: skip
+    )
     try:
         assert first.stdout.readline() == "held\n"
         said = refused(*line)
@@ -196,11 +207,13 @@ def test_second_process_is_refused_and_told_which_is_first(refused, workspace, l
         (["--count", "0"], "--count 0 is too small"),
         (["--count", "-2"], "--count -2 is too small"),
         (["--workspace-mib", "-1"], "--workspace-mib -1 is too small"),
-        (["--target", "onnxruntime", "--compute-capability", "8.6"],
-         "only tensorrt-rtx builds for GPUs that are not here"),
+        (
+            ["--target", "onnxruntime", "--compute-capability", "8.6"],
+            "only tensorrt-rtx builds for GPUs that are not here",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)  # fmt: skip
+)
 def test_build_options(refused, options, said):
     assert said in refused("build", *options)
 

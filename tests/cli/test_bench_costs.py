@@ -26,16 +26,34 @@ def test_everything_at_once(lpx, workspace, monkeypatch):
     times = {"startComputeMs": 300, "h2dMs": 1, "computeMs": 2, "d2hMs": 1, "latencyMs": 4}
     Path("a=b.json").write_text(json.dumps([times]))
     ran = lpx(
-        *BENCH, "--latency-seconds", 0.02, "--batches", "2, 1", "--in-flight", 2, "--energy",
-        "--energy-seconds", 0.01, "--like-trtexec", 11, "--import-trtexec", "a=b.json",
-        "--import-trtexec", "a=b.json=mine",
-    )  # fmt: skip
+        *BENCH,
+        "--latency-seconds",
+        0.02,
+        "--batches",
+        "2, 1",
+        "--in-flight",
+        2,
+        "--energy",
+        "--energy-seconds",
+        0.01,
+        "--like-trtexec",
+        11,
+        "--import-trtexec",
+        "a=b.json",
+        "--import-trtexec",
+        "a=b.json=mine",
+    )
     assert ran.code in (0, 1), ran.err
     for said in (
-        "which engine is faster:", "throughput:", "one patch alone:", "lpx, as release 11",
-        "a=b             ", "mine            ", "note: energy of torch, onnxruntime-fp32, "
-        "onnxruntime-int8 unavailable: no rails", "AUC cannot be compared",
-    ):  # fmt: skip
+        "which engine is faster:",
+        "throughput:",
+        "one patch alone:",
+        "lpx, as release 11",
+        "a=b             ",
+        "mine            ",
+        "note: energy of torch, onnxruntime-fp32, onnxruntime-int8 unavailable: no rails",
+        "AUC cannot be compared",
+    ):
         assert said in ran.out, said
     assert "warning: energy is unavailable: no rails" in ran.err
     # It fits a terminal of 80 columns.

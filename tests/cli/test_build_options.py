@@ -16,8 +16,20 @@ USABLE, REASON = available("tensorrt-rtx")
 
 @pytest.mark.skipif(not USABLE, reason=REASON)
 def test_profiles_level_and_repeated_builds_by_tensorrt_rtx(lpx, workspace):
-    build = ("build", "--fp16", "--target", "tensorrt-rtx", "--compute-capability", "8.9",
-             "--batch", "1,8", "--optimisation-level", "0", "--builds", "2")  # fmt: skip
+    build = (
+        "build",
+        "--fp16",
+        "--target",
+        "tensorrt-rtx",
+        "--compute-capability",
+        "8.9",
+        "--batch",
+        "1,8",
+        "--optimisation-level",
+        "0",
+        "--builds",
+        "2",
+    )
     ran = lpx(*build, "--json")
     assert ran.code == 0, ran.err
     assert "building tensorrt-rtx-fp16: done" in ran.err
@@ -43,8 +55,9 @@ def test_convolutions_that_the_plan_does_not_show_are_named(lpx, workspace, monk
         return LayerTable(tuple(row for row in table.rows if row is not lost))
 
     monkeypatch.setattr("lpx.engines.tensorrt.building.build.parse_build_log", without_the_last)
-    ran = lpx("build", "--fp16", "--target", "tensorrt-rtx", "--batch", "1",
-              "--optimisation-level", "0")  # fmt: skip
+    ran = lpx(
+        "build", "--fp16", "--target", "tensorrt-rtx", "--batch", "1", "--optimisation-level", "0"
+    )
     assert ran.code == 0, ran.err
     counts = read_manifest(workspace.engines / "tensorrt-rtx-fp16").convolutions
     assert counts["unknown"] == 1
@@ -54,8 +67,18 @@ def test_convolutions_that_the_plan_does_not_show_are_named(lpx, workspace, monk
 
 @pytest.mark.skipif(not USABLE, reason=REASON)
 def test_tf32_is_named_with_an_fp32_engine_and_can_be_switched_off(lpx, workspace):
-    build = ("build", "--fp32", "--target", "tensorrt-rtx", "--compute-capability", "8.9",
-             "--batch", "1", "--optimisation-level", "0")  # fmt: skip
+    build = (
+        "build",
+        "--fp32",
+        "--target",
+        "tensorrt-rtx",
+        "--compute-capability",
+        "8.9",
+        "--batch",
+        "1",
+        "--optimisation-level",
+        "0",
+    )
     ran = lpx(*build)
     assert ran.code == 0, ran.err
     assert "note: TF32 is on" in ran.out

@@ -65,8 +65,20 @@ def emit(lpx, workspace, tmp_path):
     def run(*options):
         folder = tmp_path / "a folder"
         shutil.rmtree(folder, ignore_errors=True)
-        ran = lpx("build", "--emit", "trtexec", "--out", folder, "-w", workspace.root, "--count",
-                  "16", "--faces", "demo", *options)  # fmt: skip
+        ran = lpx(
+            "build",
+            "--emit",
+            "trtexec",
+            "--out",
+            folder,
+            "-w",
+            workspace.root,
+            "--count",
+            "16",
+            "--faces",
+            "demo",
+            *options,
+        )
         assert ran.code == 0, ran.err
         return folder
 
@@ -87,12 +99,19 @@ def run(tmp_path):
         record.unlink(missing_ok=True)
         done = subprocess.run(
             [shell, str(folder / f"build-tensorrt{major}.sh")],
-            env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}",
-                 "FAKE_VERSION": version or VERSIONS[major], "FAKE_RECORD": str(record),
-                 "FAKE_GPU": "", "FAKE_MODE": "",
-                 **environment},
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            env={
+                **os.environ,
+                "PATH": f"{tools}:{os.environ['PATH']}",
+                "FAKE_VERSION": version or VERSIONS[major],
+                "FAKE_RECORD": str(record),
+                "FAKE_GPU": "",
+                "FAKE_MODE": "",
+                **environment,
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         lines = record.read_text().splitlines() if record.exists() else []
         return done.returncode, done.stdout + done.stderr, [line.split() for line in lines]
 
@@ -191,10 +210,21 @@ def test_dla_gets_static_batches_by_default_and_never_a_range(emit, run, lpx, wo
     code, said, calls = run(folder, 10)
     assert code == 0, said
     assert [named(call) for call in calls] == [
-        "tensorrt-fp16-dla0-batch1.plan", "tensorrt-int8-dla0-batch1.plan",
-    ]  # fmt: skip
-    ran = lpx("build", "--emit", "trtexec", "-w", workspace.root, "--dla", "0", "--int8",
-              "--batch-range", "1:4:8")  # fmt: skip
+        "tensorrt-fp16-dla0-batch1.plan",
+        "tensorrt-int8-dla0-batch1.plan",
+    ]
+    ran = lpx(
+        "build",
+        "--emit",
+        "trtexec",
+        "-w",
+        workspace.root,
+        "--dla",
+        "0",
+        "--int8",
+        "--batch-range",
+        "1:4:8",
+    )
     assert ran.code == 2
     assert "--batch 1,4" in ran.err
     ran = lpx("build", "--emit", "trtexec", "-w", workspace.root, "--dla", "0", "--fp32")

@@ -56,8 +56,18 @@ def test_build_uses_the_scales_and_the_method(calibrate, workspace, crops, lpx):
         assert {c["method"] for c in calibration["candidates"]} == set(METHODS)
         assert engine["warnings"] == []
     assert workspace.scales.read_bytes() == before
-    ran = lpx("build", "--int8", "--target", "onnxruntime", "-w", workspace.root, "--faces", "demo",
-              "--count", "4")  # fmt: skip
+    ran = lpx(
+        "build",
+        "--int8",
+        "--target",
+        "onnxruntime",
+        "-w",
+        workspace.root,
+        "--faces",
+        "demo",
+        "--count",
+        "4",
+    )
     assert "reusing" not in ran.err
 
 
@@ -75,8 +85,7 @@ def test_bench_refuses_the_faces_unless_told(calibrate, workspace, crops, lpx):
 
 def test_curve_and_cache(calibrate, workspace, crops, tmp_path):
     cache = tmp_path / "model.cache"
-    ran = calibrate("--faces", crops, "--count", "6", "--curve", "--export-cache", cache,
-                    "--json")  # fmt: skip
+    ran = calibrate("--faces", crops, "--count", "6", "--curve", "--export-cache", cache, "--json")
     curve = json.loads(ran.out)["curve"]
     assert [point["faces"] for point in curve] == [4, 6]
     assert (workspace.root / "calibration-curve.png").read_bytes().startswith(b"\x89PNG")
@@ -134,8 +143,9 @@ def test_weight_options_are_judged_and_passed_on(calibrate, workspace, crops, lp
     assert ran.out.splitlines()[-1].startswith(
         "next: lpx build --int8 --weight-clip mse --equalise"
     )
-    built = lpx("build", "--int8", "--target", "onnxruntime", "-w", workspace.root, *options,
-                "--json")  # fmt: skip
+    built = lpx(
+        "build", "--int8", "--target", "onnxruntime", "-w", workspace.root, *options, "--json"
+    )
     assert "reusing" in built.err, built.err
     calibration = json.loads(built.out)["engines"][0]["calibration"]
     assert calibration["candidates"]
@@ -183,7 +193,7 @@ def test_imported_cache_becomes_scales_that_build_takes(calibrate, workspace, ca
         (lambda lines: lines[1:], "is no calibration cache of TensorRT"),
     ],
     ids=["bad line", "scale 0", "unknown tensor", "tensor lacking", "no header"],
-)  # fmt: skip
+)
 def test_bad_caches_name_line_and_tensor(calibrate, workspace, cache, change, said):
     before = workspace.scales.read_bytes()
     lines = cache.read_text().splitlines()

@@ -17,9 +17,14 @@ def estimate(mean, half):
 def energy(gross=2.0, net=0.5, half=0.05):
     """An energy that was not measured but written in."""
     return {
-        "source": "ina3221: VDD_IN", "covers": "the board", "batch": 1, "windows": 5, "faces": 50,
-        "gross_j_per_face": estimate(gross, half), "net_j_per_face": estimate(net, half),
-    }  # fmt: skip
+        "source": "ina3221: VDD_IN",
+        "covers": "the board",
+        "batch": 1,
+        "windows": 5,
+        "faces": 50,
+        "gross_j_per_face": estimate(gross, half),
+        "net_j_per_face": estimate(net, half),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +41,7 @@ def made(built, tmp_path_factory):
         entry["latency_by_batch"] = [
             {"batch": batch, "per_face_p50_ms": 10.0, "intervals_ms": {"p50": [9.0, 10.2]}}
             for batch in (1, 8)
-        ]  # fmt: skip
+        ]
         entry["energy"] = energy()
         entry["verdict" if "dialect" in entry else "name"] = (
             "holds" if "dialect" in entry else "torch"
@@ -145,8 +150,9 @@ def hardly_slower(report):
 
 def torch_slower(report):
     report["reference"]["latency_by_batch"][0] |= {
-        "per_face_p50_ms": 20.0, "intervals_ms": {"p50": [19.0, 21.0]}
-    }  # fmt: skip
+        "per_face_p50_ms": 20.0,
+        "intervals_ms": {"p50": [19.0, 21.0]},
+    }
 
 
 def unbounded(report):
@@ -173,9 +179,18 @@ def torch_needs_more_energy(report):
 
 @pytest.mark.parametrize(
     "change",
-    [small_loss, overlapping, hardly_slower, torch_slower, unbounded, energies_overlap,
-     hardly_more_energy, one_window, torch_needs_more_energy],
-)  # fmt: skip
+    [
+        small_loss,
+        overlapping,
+        hardly_slower,
+        torch_slower,
+        unbounded,
+        energies_overlap,
+        hardly_more_energy,
+        one_window,
+        torch_needs_more_energy,
+    ],
+)
 def test_what_is_within_bounds_is_none(compared, change):
     ran = compared(change)
     assert ran.code == 0, ran.out
@@ -206,15 +221,23 @@ def test_net_energy_below_nothing_is_compared_without_a_ratio(made):
 @pytest.mark.parametrize(
     ("energy_now", "said"),
     [
-        ({"unavailable": "no rails"}, "J per face, gross: 2 -> –  (not judged: unavailable now: no "
-                                      "rails)"),
+        (
+            {"unavailable": "no rails"},
+            "J per face, gross: 2 -> –  (not judged: unavailable now: no rails)",
+        ),
         (None, "J per face, gross: 2 -> –  (not judged: not measured now)"),
-        (energy(9.0) | {"batch": 8}, "J per face, gross, batch 8: 2 -> 9  (4.50 times as much, not "
-                                     "judged: batch was 1, is 8)"),
-        (energy(9.0) | {"source": "nvml"}, "2 -> 9  (4.50 times as much, not judged: what measured "
-                                           "it was ina3221: VDD_IN, is nvml)"),
+        (
+            energy(9.0) | {"batch": 8},
+            "J per face, gross, batch 8: 2 -> 9  (4.50 times as much, not "
+            "judged: batch was 1, is 8)",
+        ),
+        (
+            energy(9.0) | {"source": "nvml"},
+            "2 -> 9  (4.50 times as much, not judged: what measured "
+            "it was ina3221: VDD_IN, is nvml)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_energy_that_cannot_be_judged_is_told_and_no_regression(compared, energy_now, said):
     ran = compared(lambda report: report["candidates"][0].update(energy=energy_now))
     assert ran.code == 0, ran.out
@@ -305,23 +328,26 @@ def test_a_regression_counts_more_than_what_cannot_be_judged(compared):
     assert ran.out.endswith("1 regression, and 1 AUC cannot be judged\n")
 
 
-@pytest.mark.parametrize("change", [
-    lambda r: r["candidates"][0].update(auc=float("nan")),
-    lambda r: r["candidates"][0].update(auc=1.5),
-    lambda r: r["candidates"][0].update(auc="0.9"),
-    lambda r: r["candidates"][0].update(verdict="passes"),
-    lambda r: r["candidates"][0].update(energy={}),
-    lambda r: r["candidates"][0].update(name="torch fp32 \0"),
-    lambda r: r["candidates"][0]["latency_by_batch"][0].update(per_face_p50_ms=-1.0),
-    lambda r: r["candidates"][0]["latency_by_batch"][0].update(intervals_ms={}),
-    lambda r: r["candidates"].append(r["candidates"][0]),
-    lambda r: r.update(candidates={}),
-    lambda r: r.update(margin=-1),
-    lambda r: r.update(failed=[{}]),
-    lambda r: r.update(environment=[]),
-    lambda r: r["dataset"].pop("digest"),
-    lambda r: r["reference"].pop("discrimination"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: r["candidates"][0].update(auc=float("nan")),
+        lambda r: r["candidates"][0].update(auc=1.5),
+        lambda r: r["candidates"][0].update(auc="0.9"),
+        lambda r: r["candidates"][0].update(verdict="passes"),
+        lambda r: r["candidates"][0].update(energy={}),
+        lambda r: r["candidates"][0].update(name="torch fp32 \0"),
+        lambda r: r["candidates"][0]["latency_by_batch"][0].update(per_face_p50_ms=-1.0),
+        lambda r: r["candidates"][0]["latency_by_batch"][0].update(intervals_ms={}),
+        lambda r: r["candidates"].append(r["candidates"][0]),
+        lambda r: r.update(candidates={}),
+        lambda r: r.update(margin=-1),
+        lambda r: r.update(failed=[{}]),
+        lambda r: r.update(environment=[]),
+        lambda r: r["dataset"].pop("digest"),
+        lambda r: r["reference"].pop("discrimination"),
+    ],
+)
 def test_reports_that_no_bench_writes_are_refused(compared, change):
     ran = compared(change)
     assert ran.code == 2, ran.err

@@ -127,8 +127,24 @@ def test_bench_says_what_gave_no_face(lpx, built, tmp_path, here):
 def test_a_card_that_names_no_recipe_only_warns(lpx, built, source, here):
     shutil.copytree(built.root, here / "lpx-out")
     places = DataPlaces(source, here / "faces")
-    assert lpx("data", "prepare", "ffpp-c23", "--crop", "square-1.3", "--processes", 1,
-               "--frames", 1, "--data-root", source, "--store", "faces").code == 0  # fmt: skip
+    assert (
+        lpx(
+            "data",
+            "prepare",
+            "ffpp-c23",
+            "--crop",
+            "square-1.3",
+            "--processes",
+            1,
+            "--frames",
+            1,
+            "--data-root",
+            source,
+            "--store",
+            "faces",
+        ).code
+        == 0
+    )
     workspace = Workspace(here / "lpx-out")
     card = read_exported(workspace).card
     said = []

@@ -50,8 +50,18 @@ def test_healthy_engine(lpx, workspace):
 
 def test_fault_is_named_and_ends_in_1(lpx, workspace, crops):
     rewrite(ENGINE, broken(ENGINE))
-    ran = lpx("debug", ENGINE, "--faces", "crops", "--count", 2, "--sensitivity", "--out", "found",
-              "--json")  # fmt: skip
+    ran = lpx(
+        "debug",
+        ENGINE,
+        "--faces",
+        "crops",
+        "--count",
+        2,
+        "--sensitivity",
+        "--out",
+        "found",
+        "--json",
+    )
     assert ran.code == 1
     found = json.loads(ran.out, parse_constant=pytest.fail)
     assert found == json.loads(Path("found/layers.json").read_text())
@@ -143,10 +153,14 @@ def tensorrt(workspace, monkeypatch):
     def computes(ran=graph):
         monkeypatch.setattr(inside, "can_run", lambda manifest, machine: (True, "here"))
         monkeypatch.setattr(inside, "load", lambda folder, **how: Engine(ran, 160, as_written=True))
-        monkeypatch.setattr(inside, "build_watched", lambda *what: Plan(
-            b"", "tensorrt", "10.3.0", LayerTable(()), None, ()))  # fmt: skip
-        monkeypatch.setattr(inside, "open_watched", lambda plan, manifest, names: Tensors(
-            ran, names))  # fmt: skip
+        monkeypatch.setattr(
+            inside,
+            "build_watched",
+            lambda *what: Plan(b"", "tensorrt", "10.3.0", LayerTable(()), None, ()),
+        )
+        monkeypatch.setattr(
+            inside, "open_watched", lambda plan, manifest, names: Tensors(ran, names)
+        )
 
     return computes
 

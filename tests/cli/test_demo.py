@@ -27,8 +27,11 @@ def test_demo_runs_all_of_it(lpx, built, monkeypatch):
     assert report["faces"] == 12
     assert {"fp32", "int8"} == {c["precision"] for c in report["candidates"]}
     said = [line for line in ran.err.splitlines() if line.startswith("lpx ")]
-    assert said == ["lpx export ckpt.pt", "lpx build --fp32 --int8 --faces demo",
-                    "lpx bench --dataset demo"]  # fmt: skip
+    assert said == [
+        "lpx export ckpt.pt",
+        "lpx build --fp32 --int8 --faces demo",
+        "lpx bench --dataset demo",
+    ]
     assert "no --faces were given" not in ran.err
     assert Path("here/report.html").is_file()
 

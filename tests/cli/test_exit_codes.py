@@ -101,9 +101,12 @@ def test_interruption_exits_with_130_and_leaves_only_the_scores(workspace, tree)
     before = tree(".")
     line = ("bench", "--dataset", "demo", "--limit", "8", "--latency-seconds", "600")
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *line], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-    )  # fmt: skip
+        [sys.executable, "-c", code, *line],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
     try:
         assert "scoring demo: done\n" in iter(process.stderr.readline, ""), "it ended by itself"
         process.send_signal(signal.SIGINT)
@@ -226,8 +229,12 @@ def test_terminal_that_lacks_characters_is_no_internal_error(lpx, workspace, mon
 @pytest.mark.parametrize("command", ["export", "build", "bench", "predict"])
 def test_users_errors_leave_standard_output_empty(lpx, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
-    ran = lpx(command, *(["nothing"] if command in ("export", "predict") else []), "--json",
-              *(["--dataset", "demo"] if command == "bench" else []))  # fmt: skip
+    ran = lpx(
+        command,
+        *(["nothing"] if command in ("export", "predict") else []),
+        "--json",
+        *(["--dataset", "demo"] if command == "bench" else []),
+    )
     assert ran.code == 2
     assert ran.out == ""
     assert list(tmp_path.iterdir()) == []

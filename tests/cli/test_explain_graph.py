@@ -33,9 +33,12 @@ def test_json_says_what_the_manifest_of_the_engine_says(lpx, workspace, source):
     assert values["model_sha256"] == manifest.model_sha256
     assert (values["target"], values["dialect"]) == ("onnxruntime", "onnxruntime")
     assert manifest.calibration["weights"] == {
-        "clip": "max", "rounding": "squant", "bias_correction": True, "equalise": False,
+        "clip": "max",
+        "rounding": "squant",
+        "bias_correction": True,
+        "equalise": False,
         "min_channels": 16,
-    }  # fmt: skip
+    }
 
 
 def test_depthwise_convolutions_stay_float_for_rtx(lpx, workspace):

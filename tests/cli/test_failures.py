@@ -30,19 +30,24 @@ FILES = [
 ]
 
 
-@pytest.mark.parametrize("error", [
-    *(system_error(number) for number in MACHINE),
-    *(system_error(number, "faces/a.png") for number in (*MACHINE, *FILES)),
-    system_error(errno.EEXIST, "faces/a.png", None, "b"),
-    system_error(errno.EACCES, b"faces/\xff.png"),
-    system_error(errno.ENOMEM),
-    MemoryError(),
-    np._core._exceptions._ArrayMemoryError((2**50,), np.dtype(np.uint8)),
-    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-    RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
-    RuntimeError("can't start new thread"),
-    ImportError("libtorch_cpu.so: failed to map segment from shared object"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(system_error(number) for number in MACHINE),
+        *(system_error(number, "faces/a.png") for number in (*MACHINE, *FILES)),
+        system_error(errno.EEXIST, "faces/a.png", None, "b"),
+        system_error(errno.EACCES, b"faces/\xff.png"),
+        system_error(errno.ENOMEM),
+        MemoryError(),
+        np._core._exceptions._ArrayMemoryError((2**50,), np.dtype(np.uint8)),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"
+        ),
+        RuntimeError("can't start new thread"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    ],
+)
 def test_no_bug_of_lpx(lpx, monkeypatch, error):
     def fail(*arguments, **options):
         raise error
@@ -55,15 +60,18 @@ def test_no_bug_of_lpx(lpx, monkeypatch, error):
     assert "Traceback" not in ran.err
 
 
-@pytest.mark.parametrize("error", [
-    system_error(errno.ENOENT, str(Path(package.__file__).parent / "data/demo/p000_00.jpg")),
-    system_error(errno.EACCES, f"{sys.prefix}/lib/python3/site-packages/x.py"),
-    system_error(errno.ENOENT),
-    system_error(errno.EBADF, "faces/a.png"),
-    OSError("of no number"),
-    RuntimeError("a bug"),
-    ValueError("embedded null byte"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "error",
+    [
+        system_error(errno.ENOENT, str(Path(package.__file__).parent / "data/demo/p000_00.jpg")),
+        system_error(errno.EACCES, f"{sys.prefix}/lib/python3/site-packages/x.py"),
+        system_error(errno.ENOENT),
+        system_error(errno.EBADF, "faces/a.png"),
+        OSError("of no number"),
+        RuntimeError("a bug"),
+        ValueError("embedded null byte"),
+    ],
+)
 def test_a_bug_of_lpx_or_of_its_installation(lpx, monkeypatch, error):
     def fail(*arguments, **options):
         raise error
@@ -107,13 +115,16 @@ def test_what_is_said_of_memory():
     assert "GPU" in str(out_of_memory(RuntimeError("CUDA error: out of memory")))
 
 
-@pytest.mark.parametrize("line", [
-    ["data", "info", "~nobody-here/faces"],
-    ["data", "info", "folder:~nobody-here/faces"],
-    ["data", "info", "ffpp-c23", "--data-root", "~nobody-here"],
-    ["data", "info", "ffpp-c23", "--store", "~nobody-here"],
-    ["predict", "x.png", "-w", "~nobody-here/work"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["data", "info", "~nobody-here/faces"],
+        ["data", "info", "folder:~nobody-here/faces"],
+        ["data", "info", "ffpp-c23", "--data-root", "~nobody-here"],
+        ["data", "info", "ffpp-c23", "--store", "~nobody-here"],
+        ["predict", "x.png", "-w", "~nobody-here/work"],
+    ],
+)
 def test_home_of_nobody(lpx, line):
     ran = lpx(*line)
     assert ran.code == 2
@@ -124,11 +135,19 @@ LONG = "n" * 300
 
 
 @pytest.mark.parametrize("name", [LONG, "circle"])
-@pytest.mark.parametrize("line", [
-    *(["export", "{}"], ["predict", "{}"], ["data", "info", "{}"], ["data", "info", "folder:{}"]),
-    *(["compare", "{}", "{}"], ["explain-graph", "{}"], ["explain", "{}", "x.png"]),
-    ["build", "--fp32", "-w", "{}"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(
+            ["export", "{}"],
+            ["predict", "{}"],
+            ["data", "info", "{}"],
+            ["data", "info", "folder:{}"],
+        ),
+        *(["compare", "{}", "{}"], ["explain-graph", "{}"], ["explain", "{}", "x.png"]),
+        ["build", "--fp32", "-w", "{}"],
+    ],
+)
 def test_names_that_no_file_can_have(lpx, tmp_path, monkeypatch, line, name):
     monkeypatch.chdir(tmp_path)
     os.symlink("circle", "circle")
@@ -141,8 +160,13 @@ def test_names_that_no_file_can_have(lpx, tmp_path, monkeypatch, line, name):
 def test_current_folder_that_is_gone(shell, tmp_path):
     gone = tmp_path / "gone"
     gone.mkdir()
-    ran = shell("data", "info", "ffpp-c23", before=f"import os; os.chdir({str(gone)!r}); "
-                f"os.rmdir({str(gone)!r}); os.environ.pop('LPX_DATA', None)")  # fmt: skip
+    ran = shell(
+        "data",
+        "info",
+        "ffpp-c23",
+        before=f"import os; os.chdir({str(gone)!r}); "
+        f"os.rmdir({str(gone)!r}); os.environ.pop('LPX_DATA', None)",
+    )
     assert ran.code == 2, ran.err
     assert "current folder does not exist any more" in ran.err
 
@@ -151,21 +175,28 @@ def small_files():
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
 
-@pytest.mark.parametrize("line", [
-    ["export", "ckpt.pt", "-w", "new"],
-    ["build", "--fp32", "--target", "onnxruntime"],
-    ["predict", "face.jpg", "--crops"],
-    ["explain", "ckpt.pt", "face.jpg", "--out", "looked"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["export", "ckpt.pt", "-w", "new"],
+        ["build", "--fp32", "--target", "onnxruntime"],
+        ["predict", "face.jpg", "--crops"],
+        ["explain", "ckpt.pt", "face.jpg", "--out", "looked"],
+    ],
+)
 def test_disk_without_room(workspace, tmp_path, line):
     from lpx.data.face_sets.demo import CHECKPOINT, folder
 
     os.symlink(folder() / CHECKPOINT, "ckpt.pt")
     os.symlink(folder() / "p000_00.jpg", "face.jpg")
     done = subprocess.run(
-        [sys.executable, "-c", MAIN, *line], env=environment(), preexec_fn=small_files,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", MAIN, *line],
+        env=environment(),
+        preexec_fn=small_files,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if line[0] == "predict":
         # A picture without room is noted; the score is what was asked for.
         assert (done.returncode, "nothing was drawn" in done.stderr) == (0, True), done.stderr

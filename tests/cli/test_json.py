@@ -34,12 +34,24 @@ def test_export(parsed, workspace, built, monkeypatch):
 
 
 def test_build_of_several_precisions_at_once(parsed, workspace):
-    value, code = parsed("build", "--fp32", "--fp16", "--int8", "--target", "onnxruntime",
-                         "--faces", "demo", "--count", 4)  # fmt: skip
+    value, code = parsed(
+        "build",
+        "--fp32",
+        "--fp16",
+        "--int8",
+        "--target",
+        "onnxruntime",
+        "--faces",
+        "demo",
+        "--count",
+        4,
+    )
     assert code == 0
     assert [engine["name"] for engine in value["engines"]] == [
-        "onnxruntime-fp32", "onnxruntime-fp16", "onnxruntime-int8"
-    ]  # fmt: skip
+        "onnxruntime-fp32",
+        "onnxruntime-fp16",
+        "onnxruntime-int8",
+    ]
     fp32, fp16, int8 = value["engines"]
     assert fp32["calibration"] is None
     assert fp16["warnings"][0].startswith("ONNX Runtime's CPU computes float16 graphs in float32")
@@ -89,9 +101,19 @@ def test_predict(parsed, workspace, crops):
     value, code = parsed("predict", "--crops", "crops")
     assert code == 0
     assert value.keys() == {
-        "engine", "threshold", "crop", "detector", "rule", "ms_per_frame", "files", "skipped",
-        "left_out", "resumed", "scores", "frames",
-    }  # fmt: skip
+        "engine",
+        "threshold",
+        "crop",
+        "detector",
+        "rule",
+        "ms_per_frame",
+        "files",
+        "skipped",
+        "left_out",
+        "resumed",
+        "scores",
+        "frames",
+    }
 
 
 def test_doctor(parsed):

@@ -106,10 +106,13 @@ def test_build_calibrates_on_what_it_can_read_and_names_the_rest(lpx, workspace,
 
 @pytest.mark.parametrize(
     "line",
-    [["build", "--int8", "--target", "onnxruntime", "--faces", "bad"],
-     ["predict", "--crops", "bad"], ["bench", "--dataset", "bad", "--latency-seconds", 0]],
+    [
+        ["build", "--int8", "--target", "onnxruntime", "--faces", "bad"],
+        ["predict", "--crops", "bad"],
+        ["bench", "--dataset", "bad", "--latency-seconds", 0],
+    ],
     ids=lambda line: line[0],
-)  # fmt: skip
+)
 def test_nothing_readable_is_an_error_that_says_why(lpx, workspace, tree, line):
     for label in ("real", "fake"):
         for number in range(2):

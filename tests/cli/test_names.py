@@ -175,8 +175,15 @@ def test_folders_that_are_not_utf_8(lpx, workspace, crops):
     assert ran.code == 0, ran.err
     (Path(place) / "scores.csv").read_text(encoding="utf-8")
     crops.rename(os.fsdecode(bytes(crops) + b"-\xfc"))
-    ran = lpx("bench", "--dataset", os.fsdecode(b"crops-\xfc"), "--latency-seconds", 0,
-              "--candidates", "onnxruntime-fp32")  # fmt: skip
+    ran = lpx(
+        "bench",
+        "--dataset",
+        os.fsdecode(b"crops-\xfc"),
+        "--latency-seconds",
+        0,
+        "--candidates",
+        "onnxruntime-fp32",
+    )
     assert ran.code == 0, ran.err
 
 

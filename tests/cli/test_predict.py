@@ -69,9 +69,12 @@ def test_scores_are_those_of_the_python_api(lpx, workspace, drawn, crops):
 def test_torch_is_an_engine_even_before_anything_is_built(lpx, workspace, crops):
     for path in Path("lpx-out/engines").rglob("manifest.json"):
         path.unlink()
-    assert json.loads(lpx("predict", "--crops", "crops/fake", "--engine", "torch", "--json").out)[
-        "engine"
-    ] == "torch"  # fmt: skip
+    assert (
+        json.loads(lpx("predict", "--crops", "crops/fake", "--engine", "torch", "--json").out)[
+            "engine"
+        ]
+        == "torch"
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,14 +82,18 @@ def test_torch_is_an_engine_even_before_anything_is_built(lpx, workspace, crops)
     [
         (["nowhere"], "nowhere does not exist"),
         (["lpx-out/model.json"], "lpx-out/model.json holds nothing that can be read"),
-        (["crops/real/0.png", "--engine", "x"],
-         "engines that run here: torch, onnxruntime-fp32, onnxruntime-int8"),
-        (["crops/real/0.png", "--out", "lpx-out/model.json"],
-         "lpx-out/model.json cannot be written"),
+        (
+            ["crops/real/0.png", "--engine", "x"],
+            "engines that run here: torch, onnxruntime-fp32, onnxruntime-int8",
+        ),
+        (
+            ["crops/real/0.png", "--out", "lpx-out/model.json"],
+            "lpx-out/model.json cannot be written",
+        ),
         (["crops/real/0.png", "--out", "lpx-out/model.json"], "--out DIR"),
         (["empty"], "empty holds no images"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_done(lpx, workspace, crops, tree, arguments, said):
     Path("empty").mkdir()
     before = tree(".")

@@ -53,9 +53,7 @@ def test_export_leaves_the_model_and_its_manifest(exported, unpacked):
     assert ran.code == 0, ran.err
     assert "lpx-out/model.onnx: opset 20" in ran.out
     assert ran.out.endswith("next: lpx build --int8\n")
-    assert {p.name for p in made.iterdir()} == {
-        ".lock", "model.onnx", "model.json", "reference.pt"
-    }  # fmt: skip
+    assert {p.name for p in made.iterdir()} == {".lock", "model.onnx", "model.json", "reference.pt"}
     manifest = json.loads((made / "model.json").read_text())
     assert manifest["verification"]["max_score_difference"] < 1e-4
     assert manifest["checkpoint"] == "ckpt.pt"

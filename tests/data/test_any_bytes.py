@@ -27,9 +27,11 @@ from lpx.workspace import read_sealed, write_sealed
 # The same examples every time: whether the gate passes is no matter of luck. The drills in
 # tools/drills look for more.
 FEW = settings(
-    max_examples=60, deadline=None, derandomize=True,
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
-)  # fmt: skip
+)
 EDITS = st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=9)), min_size=1, max_size=3)
 """Where, as a share of the file, and what is written over it; nothing cuts it off there."""
 
@@ -48,9 +50,18 @@ def picture(suffix):
 
 PICTURES = [picture(suffix) for suffix in (".png", ".jpg", ".webp", ".bmp", ".tiff", ".gif")]
 HEADERS = [
-    b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\0\0\0\0WEBPVP8X", b"BM", b"II*\0", b"MM\0+",
-    b"GIF89a", b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51", b"\0\0\0\x18ftypavif", b"P6\n",
-]  # fmt: skip
+    b"\x89PNG\r\n\x1a\n",
+    b"\xff\xd8\xff",
+    b"RIFF\0\0\0\0WEBPVP8X",
+    b"BM",
+    b"II*\0",
+    b"MM\0+",
+    b"GIF89a",
+    b"\0\0\0\x0cjP  \r\n\x87\n",
+    b"\xff\x4f\xff\x51",
+    b"\0\0\0\x18ftypavif",
+    b"P6\n",
+]
 
 
 @FEW
@@ -146,12 +157,21 @@ def test_prepared_sets(tmp_path, edits, which):
     assert all(face.label in (0, 1, None) for face in faces)
 
 
-@pytest.mark.parametrize("change", [
-    {"counts": [{"split": "", "method": "x", "label": 1, "faces": "1", "videos": 1}]},
-    {"counts": [{"split": "", "method": "x", "label": 7, "faces": 1, "videos": 1}]},
-    {"note": 0.5}, {"about": []}, {"about": {"damaged": []}}, {"missing": "abc"}, {"name": None},
-    {"skipped": [{"video": "v", "frame": -1, "reason": ""}]}, {"more": 1}, {"crop": ["x"]},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"counts": [{"split": "", "method": "x", "label": 1, "faces": "1", "videos": 1}]},
+        {"counts": [{"split": "", "method": "x", "label": 7, "faces": 1, "videos": 1}]},
+        {"note": 0.5},
+        {"about": []},
+        {"about": {"damaged": []}},
+        {"missing": "abc"},
+        {"name": None},
+        {"skipped": [{"video": "v", "frame": -1, "reason": ""}]},
+        {"more": 1},
+        {"crop": ["x"]},
+    ],
+)
 def test_manifests_of_faces_that_nobody_writes(tmp_path, change):
     (tmp_path / "a.png").write_bytes(b"x")
     rows = [FaceRow("a.png", 1, "x", "v")]

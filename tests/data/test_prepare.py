@@ -65,8 +65,11 @@ def run(tree, **options):
 
 def contents(folder):
     """Every file of a prepared set but its journal, whose order is that of the work."""
-    files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.*")
-             if p.is_file() and p.name != journal.FILE}  # fmt: skip
+    files = {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in folder.rglob("*.*")
+        if p.is_file() and p.name != journal.FILE
+    }
     assert not [name for name in files if Path(name).name.startswith(".")]
     return files
 
@@ -226,15 +229,23 @@ def test_names_in_other_scripts(tmp_path, monkeypatch):
     for part in ("method_A/a b", "original_videos"):
         write_video(tmp_path / "dfdcp" / part / f"{name}.mp4", portrait(0)[0])
     listed = {
-        f"method_A/a b/{name}.mp4": {"label": "fake", "set": "test", "target_id": 1,
-                                     "swapped_id": 2, "augmentations": []},
+        f"method_A/a b/{name}.mp4": {
+            "label": "fake",
+            "set": "test",
+            "target_id": 1,
+            "swapped_id": 2,
+            "augmentations": [],
+        },
         f"original_videos/{name}.mp4": {"label": "real", "set": "test", "augmentations": []},
-    }  # fmt: skip
+    }
     write(tmp_path / "dfdcp" / "dataset.json", listed)
     done = prepare(
-        "dfdcp", places=DataPlaces(Path("dfdcp"), Path("s")), frames=2, processes=1,
+        "dfdcp",
+        places=DataPlaces(Path("dfdcp"), Path("s")),
+        frames=2,
+        processes=1,
         methods=("method_A",),
-    )  # fmt: skip
+    )
     assert done.faces == 4
     faces = read_face_manifest(done.folder)
     assert all(name in face.video for face in faces.faces)
@@ -279,9 +290,7 @@ def test_of_several_faces_the_one_that_was_manipulated_is_taken(tree):
             sorted(detector.detect(frame.pixels), key=lambda face: face.box[0])[-1 if right else 0]
             for frame in read_frames(tree / FAKES / f"{stem}.mp4", 3)
         ]
-        expected = [
-            crop("square-1.3", frames[0], box).pixels.shape[1] for box in boxes
-        ]  # fmt: skip
+        expected = [crop("square-1.3", frames[0], box).pixels.shape[1] for box in boxes]
         assert widths.tolist() == expected
     assert read_manifest_head(done.folder).about["frames_with_several_faces"] == 6
 
@@ -296,8 +305,13 @@ def test_a_mask_of_another_length_is_read_at_the_same_frames():
     masks = cutting._Masks(None, np.array([0, 2]))
     masks._frames = iter([Told(0), Told(2), Told(4)])
     assert [masks.at(Told(i)) is not None for i in (0, 1, 2, 3, 4, 5)] == [
-        True, False, True, False, True, False,
-    ]  # fmt: skip
+        True,
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]
 
 
 def test_frames_of_certain_numbers(source):
@@ -326,9 +340,13 @@ prepare("ffpp-c23", places=DataPlaces(Path("ffpp"), Path("store")), methods=("De
 
 def script(text, **options):
     return subprocess.Popen(
-        [sys.executable, "-c", text], env=environment(), stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE, text=True, **options,
-    )  # fmt: skip
+        [sys.executable, "-c", text],
+        env=environment(),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        **options,
+    )
 
 
 def test_a_run_that_was_killed_goes_on_and_leaves_the_same(tree, whole):
@@ -666,10 +684,18 @@ def test_a_manifest_that_could_not_be_written_is_written_by_the_next_run(tree, w
 
 def record(name, **values):
     known = {
-        "video": name, "label": 1, "method": "m", "identities": ("a", "b"), "split": "test",
-        "source_sha256": "5" * 64, "faces": (CutFace(0, 10, 10, 99),),
-        "skipped": ((1, "no"), (None, "n")), "note": "", "rule": "largest", "several": 0,
-    }  # fmt: skip
+        "video": name,
+        "label": 1,
+        "method": "m",
+        "identities": ("a", "b"),
+        "split": "test",
+        "source_sha256": "5" * 64,
+        "faces": (CutFace(0, 10, 10, 99),),
+        "skipped": ((1, "no"), (None, "n")),
+        "note": "",
+        "rule": "largest",
+        "several": 0,
+    }
     return VideoRecord(**known | values)
 
 
@@ -746,7 +772,10 @@ def test_a_frame_dump_is_prepared_as_a_video_is(tree):
 def test_the_journal_is_json_after_its_checksums(whole):
     lines = (whole.folder / journal.FILE).read_text().splitlines()
     assert json.loads(lines[0].partition(" ")[2]) == {
-        "format": "lpx-journal/2", "name": "ffpp-c23", "crop": "square-1.3", "frames": 3,
+        "format": "lpx-journal/2",
+        "name": "ffpp-c23",
+        "crop": "square-1.3",
+        "frames": 3,
         "detector": "blazeface",
-    }  # fmt: skip
+    }
     assert len(lines) == 9

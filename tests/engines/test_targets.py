@@ -15,19 +15,33 @@ NO_LIBRARY = "tensorrt: No module named 'tensorrt'; pip install 'lpx[tensorrt]'"
 
 def machine(*capabilities):
     return Machine(
-        os="Linux", architecture="x86_64", cpu="some", cores=2, memory_mib=1024, python="3.11",
-        python_isolated=True, system_tensorrt=None,
+        os="Linux",
+        architecture="x86_64",
+        cpu="some",
+        cores=2,
+        memory_mib=1024,
+        python="3.11",
+        python_isolated=True,
+        system_tensorrt=None,
         gpus=tuple(Gpu("a GPU", capability, 8192, "580") for capability in capabilities),
-        no_gpu_reason="" if capabilities else "nvidia-smi not found", jetson=None,
+        no_gpu_reason="" if capabilities else "nvidia-smi not found",
+        jetson=None,
         in_container=False,
-    )  # fmt: skip
+    )
 
 
 def manifest(target, capabilities=()):
     return EngineManifest(
-        name=f"{target}-int8", target=target, precision="int8", dialect="", file="",
-        engine_sha256="", model_sha256="", card={}, compute_capabilities=capabilities,
-    )  # fmt: skip
+        name=f"{target}-int8",
+        target=target,
+        precision="int8",
+        dialect="",
+        file="",
+        engine_sha256="",
+        model_sha256="",
+        card={},
+        compute_capabilities=capabilities,
+    )
 
 
 @pytest.fixture
@@ -142,17 +156,26 @@ def test_rtx_engine_runs_on_the_gpus_it_was_built_for(libraries, built, here, ru
 @pytest.mark.parametrize(
     ("built", "here", "reason"),
     [
-        (("8.9", "8.6"), "12.0",
-         "built for compute capability 8.6, 8.9, here is 12.0; build it again: `lpx build --int8 "
-         "--target tensorrt-rtx` builds for all of the default set"),
-        ((), "7.5",
-         "built for compute capability 8.0, 8.6, 8.9, 12.0 and later, here is 7.5; build it again: "
-         "`lpx build --int8 --target tensorrt-rtx --compute-capability 7.5`"),
-        ((), "9.0",
-         "built for compute capability 8.0, 8.6, 8.9, 12.0 and later, here is 9.0; TensorRT for "
-         "RTX does not serve it: build for another --target"),
+        (
+            ("8.9", "8.6"),
+            "12.0",
+            "built for compute capability 8.6, 8.9, here is 12.0; build it again: `lpx build "
+            "--int8 --target tensorrt-rtx` builds for all of the default set",
+        ),
+        (
+            (),
+            "7.5",
+            "built for compute capability 8.0, 8.6, 8.9, 12.0 and later, here is 7.5; build it "
+            "again: `lpx build --int8 --target tensorrt-rtx --compute-capability 7.5`",
+        ),
+        (
+            (),
+            "9.0",
+            "built for compute capability 8.0, 8.6, 8.9, 12.0 and later, here is 9.0; TensorRT for "
+            "RTX does not serve it: build for another --target",
+        ),
     ],
-)  # fmt: skip
+)
 def test_rtx_engine_for_other_gpus_says_how_to_build_it(libraries, built, here, reason):
     assert can_run(manifest("tensorrt-rtx", built), machine(here)) == (False, reason)
 

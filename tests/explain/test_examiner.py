@@ -194,7 +194,7 @@ def test_a_field_that_cannot_be_analysed_is_unknown(make, monkeypatch):
     monkeypatch.setattr(explanation, "analyse", fail)
     examiner = Examiner(make())
     assert examiner.field.reason == "it cannot be traced"
-    (found, _), = examiner.examine(face_set(*noise(1, 64)), [])  # fmt: skip
+    ((found, _),) = examiner.examine(face_set(*noise(1, 64)), [])
     assert found.strongest.box is None
     assert len(found.similarity) == 16
 
@@ -202,7 +202,7 @@ def test_a_field_that_cannot_be_analysed_is_unknown(make, monkeypatch):
 def test_a_field_without_limits_gives_no_box(make):
     examiner = Examiner(make())
     examiner.field = ReceptiveField(None, None, None, (16, 16), False, "mean mixes positions", 0.1)
-    (found, _), = examiner.examine(face_set(*noise(1, 64)), [])  # fmt: skip
+    ((found, _),) = examiner.examine(face_set(*noise(1, 64)), [])
     assert found.strongest.box is found.weakest.box is None
 
 

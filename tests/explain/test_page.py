@@ -24,8 +24,15 @@ from lpx.models.receptive_field import ReceptiveField
 from lpx.render import encode_png
 
 EVIL = '<img src=x onerror="alert(1)">&\'.png'
-CARD = ModelCard("resnet18", "layer1", "mean_prob", 64, grid=(8, 8), threshold=0.5,
-                 provenance={"data": "<b>mine</b>"})  # fmt: skip
+CARD = ModelCard(
+    "resnet18",
+    "layer1",
+    "mean_prob",
+    64,
+    grid=(8, 8),
+    threshold=0.5,
+    provenance={"data": "<b>mine</b>"},
+)
 LOCAL = ReceptiveField(43, 4, -21, (8, 8), True, "", 0.1)
 GLOBAL = ReceptiveField(None, None, None, (8, 8), False, "mean_1: mean mixes positions", 0.1)
 
@@ -41,8 +48,17 @@ def face(number, label, score, regions=4, low=0.0):
 
 
 def page_of(*faces, field=LOCAL, skipped=(), regions=4):
-    found = Findings("ckpt.pt", CARD, field, regions, FaceSet("<i>set</i>", "all", "", ()),
-                     len(faces), faces, (), skipped)  # fmt: skip
+    found = Findings(
+        "ckpt.pt",
+        CARD,
+        field,
+        regions,
+        FaceSet("<i>set</i>", "all", "", ()),
+        len(faces),
+        faces,
+        (),
+        skipped,
+    )
     pixels = np.full((64, 64, 3), 100, np.uint8)
     return render_page(found, [draw(f, pixels, regions, 64) for f in faces])
 
@@ -258,11 +274,21 @@ def look(page, where, view=""):
     path = where / "page.html"
     path.write_text(page, encoding="utf-8")
     command = [
-        CHROME, "--headless", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        "--enable-logging=stderr", "--v=0", f"--user-data-dir={where / 'profile'}",
-        "--window-size=1360,900", "--dump-dom", f"{path.as_uri()}{view}",
-    ]  # fmt: skip
+        CHROME,
+        "--headless",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--enable-logging=stderr",
+        "--v=0",
+        f"--user-data-dir={where / 'profile'}",
+        "--window-size=1360,900",
+        "--dump-dom",
+        f"{path.as_uri()}{view}",
+    ]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.insert(1, "--no-sandbox")
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)

@@ -69,9 +69,13 @@ def detectors(randomise):
         with torch.no_grad():
             module.head.classifier.weight /= module.logits(pixels).std()
         card = replace(
-            card, channel_order=order, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3),
-            threshold=0.37, provenance={"data": ["a", "b"], "note": "Grüße"},
-        )  # fmt: skip
+            card,
+            channel_order=order,
+            mean=(0.5, 0.4, 0.3),
+            std=(0.2, 0.25, 0.3),
+            threshold=0.37,
+            provenance={"data": ["a", "b"], "note": "Grüße"},
+        )
         return Detector(module, card)
 
     return {backbone: build(seed, backbone) for seed, backbone in enumerate(CASES)}

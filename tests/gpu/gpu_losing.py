@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(folder) for folder in (Path(__file__).parents[2],
-                    Path(__file__).parents[1] / "support/tensorrt")]  # fmt: skip
+    sys.path[:0] = [
+        str(folder)
+        for folder in (Path(__file__).parents[2], Path(__file__).parents[1] / "support/tensorrt")
+    ]
 
 import numpy as np
 from gpu_kernel import expected, faces_of

@@ -91,9 +91,11 @@ class Cudart:
     cudaHostAllocMapped = 2  # noqa: N815
     cudaMemcpyKind = CopyKind  # noqa: N815
     cudaDeviceAttr = SimpleNamespace(  # noqa: N815
-        cudaDevAttrComputeCapabilityMajor=(9,), cudaDevAttrComputeCapabilityMinor=(0,),
-        cudaDevAttrIntegrated=(0,), cudaDevAttrCanMapHostMemory=(1,),
-    )  # fmt: skip
+        cudaDevAttrComputeCapabilityMajor=(9,),
+        cudaDevAttrComputeCapabilityMinor=(0,),
+        cudaDevAttrIntegrated=(0,),
+        cudaDevAttrCanMapHostMemory=(1,),
+    )
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal="thread")  # noqa: N815
 
     def __init__(self, *, late: bool) -> None:

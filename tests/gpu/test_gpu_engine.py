@@ -41,9 +41,13 @@ def assert_right(engine: TensorRTEngine, count: int, seed: int = 0) -> None:
 @pytest.mark.parametrize("in_flight", [1, 3])
 @pytest.mark.parametrize("profiles", PROFILES)
 def test_scores_are_those_of_the_host(
-    rig: Rig, profiles: str, in_flight: int, cuda_graph: bool, zero_copy: bool,
+    rig: Rig,
+    profiles: str,
+    in_flight: int,
+    cuda_graph: bool,
+    zero_copy: bool,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     # Every GPU can use mapped memory; lpx only does so where it is the GPU's own.
     monkeypatch.setattr(rig.driver, "integrated", lambda: zero_copy)
     standin = StandIn(rig.kernel, PROFILES[profiles])
@@ -204,9 +208,12 @@ def test_a_lost_gpu_is_told_apart_and_all_is_released(name: str) -> None:
     if rig.on_gpu:  # in a process of its own: the GPU does not come back to one that lost it
         here = Path(__file__).parent
         done = subprocess.run(
-            [sys.executable, here / "gpu_losing.py", name], capture_output=True, text=True,
-            cwd=here.parents[1], timeout=120,
-        )  # fmt: skip
+            [sys.executable, here / "gpu_losing.py", name],
+            capture_output=True,
+            text=True,
+            cwd=here.parents[1],
+            timeout=120,
+        )
         found, problems = done.stdout.splitlines(), done.stderr
     else:
         found, problems = lose(rig), ""

@@ -29,9 +29,11 @@ BOMBS = [
     (helper.make_node("ConstantOfShape", ["shape"], ["made"]), constant("shape", HUGE)),
     (helper.make_node("Expand", ["one", "shape"], ["made"]), ONE, constant("shape", HUGE)),
     (helper.make_node("Tile", ["one", "shape"], ["made"]), ONE, constant("shape", [2**40])),
-    (helper.make_node("Range", ["a", "b", "c"], ["made"]),
-     *(constant(name, value, np.float32) for name, value in (("a", 0), ("b", 2**40), ("c", 1)))),
-]  # fmt: skip
+    (
+        helper.make_node("Range", ["a", "b", "c"], ["made"]),
+        *(constant(name, value, np.float32) for name, value in (("a", 0), ("b", 2**40), ("c", 1))),
+    ),
+]
 
 
 @pytest.mark.parametrize("bomb", BOMBS, ids=lambda bomb: bomb[0].op_type)

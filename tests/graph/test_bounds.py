@@ -26,10 +26,16 @@ NET = """g (uint8[N,8,8,4] faces) => (float[N,1,4,4] z) {
 def net(seed):
     rng = np.random.default_rng(seed)
     return graph(
-        NET, seed=seed, w=(8, 2, 3, 3), b=(8,), v=(8, 1, 3, 3), u=(1, 8, 1, 1),
+        NET,
+        seed=seed,
+        w=(8, 2, 3, 3),
+        b=(8,),
+        v=(8, 1, 3, 3),
+        u=(1, 8, 1, 1),
         offset=rng.uniform(0, 255, (1, 4, 1, 1)).astype(np.float32),
-        low=np.array(0, np.float32), high=np.array(200, np.float32),
-    )  # fmt: skip
+        low=np.array(0, np.float32),
+        high=np.array(200, np.float32),
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -37,10 +43,14 @@ def test_every_tensor_stays_inside(seed):
     model = net(seed)
     known = intervals(model)
     rng = np.random.default_rng(seed)
-    faces = np.concatenate([
-        rng.integers(0, 256, (4, 8, 8, 4)), rng.choice([0, 255], (4, 8, 8, 4)),
-        np.zeros((1, 8, 8, 4)), np.full((1, 8, 8, 4), 255),
-    ]).astype(np.uint8)  # fmt: skip
+    faces = np.concatenate(
+        [
+            rng.integers(0, 256, (4, 8, 8, 4)),
+            rng.choice([0, 255], (4, 8, 8, 4)),
+            np.zeros((1, 8, 8, 4)),
+            np.full((1, 8, 8, 4), 255),
+        ]
+    ).astype(np.uint8)
     inner = [v for node in model.graph for v in node.outputs if not v.is_graph_output()]
     model.graph.outputs.extend(inner)
     for value, found in zip(model.graph.outputs, run(model, faces), strict=True):

@@ -30,9 +30,15 @@ DETECTOR = """g (uint8[N,8,8,16] faces) => (float[N] score, float[N,8,8] patch_m
     mean = ReduceMean<keepdims=0>(patch_map, axes)
     score = Mul(top, mean)
 }"""
-WEIGHTS = {"offset": np.full((1, 16, 1, 1), 120.0, np.float32), "w": (16, 16, 3, 3), "b": (16,),
-           "v": (16, 16, 3, 3), "u": (1, 16, 1, 1),
-           "low": np.array(0, np.float32), "high": np.array(6, np.float32)}  # fmt: skip
+WEIGHTS = {
+    "offset": np.full((1, 16, 1, 1), 120.0, np.float32),
+    "w": (16, 16, 3, 3),
+    "b": (16,),
+    "v": (16, 16, 3, 3),
+    "u": (1, 16, 1, 1),
+    "low": np.array(0, np.float32),
+    "high": np.array(6, np.float32),
+}
 
 
 @pytest.fixture
@@ -64,8 +70,9 @@ def test_body_is_half_and_the_ends_are_single(converted):
     assert {name: found[name] for name in ends} == dict.fromkeys(ends, FLOAT)
     assert converted.graph.inputs[0].dtype == ir.DataType.UINT8
     assert [(value.name, value.dtype) for value in converted.graph.outputs] == [
-        ("score", FLOAT), ("patch_map", FLOAT)
-    ]  # fmt: skip
+        ("score", FLOAT),
+        ("patch_map", FLOAT),
+    ]
 
 
 def test_weights_biases_and_limits_of_the_body_are_half(converted):

@@ -87,8 +87,10 @@ def by_name(comparison):
     return {e.layer.name: e for e in comparison.layers}
 
 
-@given(arrays.arrays(np.float32, (2, 7), elements=finite),
-       arrays.arrays(np.float32, (2, 7), elements=finite))  # fmt: skip
+@given(
+    arrays.arrays(np.float32, (2, 7), elements=finite),
+    arrays.arrays(np.float32, (2, 7), elements=finite),
+)
 def test_sums_over_batches_are_the_measures_of_the_whole(x, y):
     total = ErrorSum()
     for truth, found in zip(x, y, strict=True):
@@ -182,9 +184,12 @@ def test_pair_with_a_bad_scale_is_the_culprit_and_not_the_layer_before(pooled):
 
 @pytest.mark.parametrize(
     ("tensor", "layer"),
-    [("hardtanh_1", "Conv_5:backbone.blocks.0.0.conv_dw"), ("add_228", "Add_18"),
-     ("getitem_33", "Conv_23:backbone.blocks.2.0.conv_pwl")],
-)  # fmt: skip
+    [
+        ("hardtanh_1", "Conv_5:backbone.blocks.0.0.conv_dw"),
+        ("add_228", "Add_18"),
+        ("getitem_33", "Conv_23:backbone.blocks.2.0.conv_pwl"),
+    ],
+)
 def test_scale_that_is_too_small(int8, model, batches, healthy, tensor, layer):
     broken = edited(int8, scaled(f"{tensor}.scale", 1 / 50))
     found = compare(broken, model, batches, SIZE, sensitivity=True)
@@ -466,9 +471,13 @@ def test_tensors_that_a_runtime_fused_away_are_unmatched(typed, model, batches):
     names = tensors_to_watch(typed, model)
     hidden = names[3]
     found = compare(
-        typed, model, batches[:1], SIZE, inside=inside(typed, typed, model, [hidden]),
+        typed,
+        model,
+        batches[:1],
+        SIZE,
+        inside=inside(typed, typed, model, [hidden]),
         as_written=True,
-    )  # fmt: skip
+    )
     (unmatched,) = found.unmatched
     assert hidden.startswith(unmatched.tensor)
     assert len(found.layers) == len(names) - 1

@@ -129,10 +129,16 @@ def test_zone_that_is_switched_off_has_no_temperature(tmp_path):
 
 def manifest(machine: Machine, target="tensorrt"):
     return EngineManifest(
-        name=f"{target}-int8", target=target, precision="int8", dialect="", file="",
-        engine_sha256="", model_sha256="", card={},
+        name=f"{target}-int8",
+        target=target,
+        precision="int8",
+        dialect="",
+        file="",
+        engine_sha256="",
+        model_sha256="",
+        card={},
         machine=json.loads(json.dumps(asdict(machine))),
-    )  # fmt: skip
+    )
 
 
 def test_power_mode_goes_into_the_manifest_and_another_one_is_said(tmp_path, monkeypatch):

@@ -55,26 +55,35 @@ MEMINFO = {"proc/meminfo": "MemTotal: 8000 kB\nMemFree: 1 kB\nSwapTotal:  2000 k
     [
         (MEMINFO, 10_000 * 1024, "the machine's memory with its swap"),
         (
-            {**MEMINFO, "proc/self/cgroup": "0::/a.slice/b\n",
-             "sys/fs/cgroup/a.slice/memory.max": "5000\n",
-             "sys/fs/cgroup/a.slice/b/memory.max": "max\n"},
+            {
+                **MEMINFO,
+                "proc/self/cgroup": "0::/a.slice/b\n",
+                "sys/fs/cgroup/a.slice/memory.max": "5000\n",
+                "sys/fs/cgroup/a.slice/b/memory.max": "max\n",
+            },
             5000,
             "the limit of this container or service (memory.max)",
         ),
         (
-            {**MEMINFO, "proc/self/cgroup": "12:cpu:/x\n7:memory:/docker/1\n",
-             "sys/fs/cgroup/memory/memory.limit_in_bytes": "6000"},
+            {
+                **MEMINFO,
+                "proc/self/cgroup": "12:cpu:/x\n7:memory:/docker/1\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "6000",
+            },
             6000,
             "the limit of this container or service (memory.limit_in_bytes)",
         ),
         (
-            {**MEMINFO, "proc/self/cgroup": "7:memory:/\n",
-             "sys/fs/cgroup/memory/memory.limit_in_bytes": str((1 << 63) - 4096)},
+            {
+                **MEMINFO,
+                "proc/self/cgroup": "7:memory:/\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": str((1 << 63) - 4096),
+            },
             10_000 * 1024,
             "the machine's memory with its swap",
         ),
     ],
-)  # fmt: skip
+)
 def test_lowest_limit_counts(tmp_path, files, size, name):
     assert memory_limit(tree(tmp_path, files)) == Limit(size, name)
 

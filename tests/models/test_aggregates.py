@@ -12,8 +12,12 @@ from lpx.errors import LpxError
 from lpx.models.aggregates import AGGREGATES, DEFAULT_PARAMETER, aggregate, check_aggregate
 
 SEEDS = st.integers(0, 2**32 - 1)
-PARAMETERS = {"mean_prob": [0.0], "lse": [0.5, 1.0, 4.0], "topk": [0.1, 0.5, 1.0],
-              "mean_logit": [0.0]}  # fmt: skip
+PARAMETERS = {
+    "mean_prob": [0.0],
+    "lse": [0.5, 1.0, 4.0],
+    "topk": [0.1, 0.5, 1.0],
+    "mean_logit": [0.0],
+}
 CASES = [(name, parameter) for name in AGGREGATES for parameter in PARAMETERS[name]]
 
 
@@ -124,19 +128,39 @@ def test_topk_of_a_fraction_k_over_n_takes_k(data):
 
 @pytest.mark.parametrize(
     ("parameter", "count", "k"),
-    [(0.15, 10, 2), (0.15, 256, 39), (1e-9, 10, 1), (0.01, 10, 1), (1.0, 7, 7), (0.101, 10, 2),
-     # In binary these products lie a little over the whole number.
-     (0.07, 100, 7), (0.14, 50, 7), (0.55, 100, 55), (0.1, 30, 3)],
-)  # fmt: skip
+    [
+        (0.15, 10, 2),
+        (0.15, 256, 39),
+        (1e-9, 10, 1),
+        (0.01, 10, 1),
+        (1.0, 7, 7),
+        (0.101, 10, 2),
+        # In binary these products lie a little over the whole number.
+        (0.07, 100, 7),
+        (0.14, 50, 7),
+        (0.55, 100, 55),
+        (0.1, 30, 3),
+    ],
+)
 def test_topk_rounds_k_up(parameter, count, k):
     assert units_used(parameter, count) == k
 
 
 @pytest.mark.parametrize(
     ("name", "parameter"),
-    [("lse", 0.0), ("lse", -1.0), ("lse", math.nan), ("lse", math.inf), ("topk", 0.0),
-     ("topk", -0.1), ("topk", 1.01), ("topk", math.nan), ("median", None), ("", 1.0)],
-)  # fmt: skip
+    [
+        ("lse", 0.0),
+        ("lse", -1.0),
+        ("lse", math.nan),
+        ("lse", math.inf),
+        ("topk", 0.0),
+        ("topk", -0.1),
+        ("topk", 1.01),
+        ("topk", math.nan),
+        ("median", None),
+        ("", 1.0),
+    ],
+)
 def test_bad_name_or_parameter(name, parameter):
     with pytest.raises(LpxError, match="aggregate"):
         check_aggregate(name, parameter)

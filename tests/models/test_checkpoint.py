@@ -113,9 +113,20 @@ def test_truncated_file(detector, tmp_path, kept, legacy):
         b"\x80\x02.",
         b"PK\x03\x04" + bytes(200),
     ],
-    ids=["empty", "text", "python", "repr", "git-lfs", "html", "json", "png", "zeros", "pickle",
-         "zip"],
-)  # fmt: skip
+    ids=[
+        "empty",
+        "text",
+        "python",
+        "repr",
+        "git-lfs",
+        "html",
+        "json",
+        "png",
+        "zeros",
+        "pickle",
+        "zip",
+    ],
+)
 def test_file_of_another_kind(tmp_path, data):
     path = tmp_path / "other.pt"
     path.write_bytes(data)
@@ -289,9 +300,14 @@ def test_lpx_checkpoint_wants_no_description(saved):
 def test_foreign_description_reaches_the_card(detector, tmp_path):
     torch.save(detector[0].state_dict(), tmp_path / "plain.pt")
     foreign = replace(
-        FOREIGN, aggregate="topk", aggregate_parameter=0.25, bottleneck=8, mean=(0.1, 0.2, 0.3),
-        std=(0.5, 0.6, 0.7), channel_order="BGR",
-    )  # fmt: skip
+        FOREIGN,
+        aggregate="topk",
+        aggregate_parameter=0.25,
+        bottleneck=8,
+        mean=(0.1, 0.2, 0.3),
+        std=(0.5, 0.6, 0.7),
+        channel_order="BGR",
+    )
     loaded = load_checkpoint(tmp_path / "plain.pt", foreign)
     card = loaded.card
     assert (card.architecture, card.cut, card.bottleneck) == ("mobilenet_v2", "features.2", 8)

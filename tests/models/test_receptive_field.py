@@ -137,9 +137,20 @@ def test_skip_path_never_enlarges_the_field():
         (Then(lambda x: torch.cat([x, -1 * x], 1)), 3, 0),
         (Then(lambda x: F.pad(x, [0, 0, 0, 0, 1, 1])), 3, 0),
     ],
-    ids=["dilated", "same", "same-5", "dilated-pool", "ceil-pool", "average-pool", "reflect",
-         "prelu", "chunk", "cat", "pad-channels"],
-)  # fmt: skip
+    ids=[
+        "dilated",
+        "same",
+        "same-5",
+        "dilated-pool",
+        "ceil-pool",
+        "average-pool",
+        "reflect",
+        "prelu",
+        "chunk",
+        "cat",
+        "pad-channels",
+    ],
+)
 def test_local_operations(module, size, start):
     field = analyse(module, 20)
     assert field.strictly_local, field.reason
@@ -166,10 +177,24 @@ def test_local_operations(module, size, start):
         (lambda x: x.chunk(2, 3)[1], "chunk"),
         (nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular"), "pad"),
     ],
-    ids=["squeeze-excite", "squeeze-excite-mean", "squeeze-excite-max", "max", "group-norm",
-         "layer-norm", "instance-norm", "batch-statistics", "global-pool", "transpose", "flip",
-         "roll", "cat-rows", "chunk-columns", "circular"],
-)  # fmt: skip
+    ids=[
+        "squeeze-excite",
+        "squeeze-excite-mean",
+        "squeeze-excite-max",
+        "max",
+        "group-norm",
+        "layer-norm",
+        "instance-norm",
+        "batch-statistics",
+        "global-pool",
+        "transpose",
+        "flip",
+        "roll",
+        "cat-rows",
+        "chunk-columns",
+        "circular",
+    ],
+)
 def test_what_breaks_locality_is_named(function, reason):
     field = analyse(Then(function), 32)
     assert not field.strictly_local
@@ -259,10 +284,14 @@ def test_module_that_fails_without_a_message_is_a_users_error():
 
 @pytest.mark.parametrize(
     ("backbone", "cut", "named"),
-    [("vgg16", "whole", "known backbones"), ("xception", "layer1", "block12"),
-     ("resnet18", "block1", "layer4"), ("mobilenet_v2", "features.19", "features.18"),
-     ("efficientnet_lite0", "stage0", "stage7")],
-)  # fmt: skip
+    [
+        ("vgg16", "whole", "known backbones"),
+        ("xception", "layer1", "block12"),
+        ("resnet18", "block1", "layer4"),
+        ("mobilenet_v2", "features.19", "features.18"),
+        ("efficientnet_lite0", "stage0", "stage7"),
+    ],
+)
 def test_unknown_backbone_or_cut_lists_the_known_ones(backbone, cut, named):
     with pytest.raises(LpxError, match=named):
         build_backbone(backbone, cut)

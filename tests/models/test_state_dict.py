@@ -62,9 +62,15 @@ def logits(backbone, head, faces):
 
 @pytest.mark.parametrize(
     ("name", "bias"),
-    [("fc", True), ("fc", False), ("classifier", True), ("classifier.1", True),
-     ("last_linear", True), ("head.fc", True)],
-)  # fmt: skip
+    [
+        ("fc", True),
+        ("fc", False),
+        ("classifier", True),
+        ("classifier.1", True),
+        ("last_linear", True),
+        ("head.fc", True),
+    ],
+)
 def test_two_classes_become_one_logit_with_equal_probabilities(
     backbone, faces, tmp_path, name, bias
 ):

@@ -107,8 +107,11 @@ def test_no_face_at_all_is_said():
 
 
 def test_what_is_known_stands_beside_what_is_said():
-    spans = (KnownSpan(0, 1, False, "as filmed"), KnownSpan(2, 4, True, "swapped"),
-             KnownSpan(90, 99, True, "after the end"))  # fmt: skip
+    spans = (
+        KnownSpan(0, 1, False, "as filmed"),
+        KnownSpan(2, 4, True, "swapped"),
+        KnownSpan(90, 99, True, "after the end"),
+    )
     line = timeline([0.1, 0.6, 0.9, None, 0.4], known=spans)
     real, fake = rows(line)
     assert (real.score, real.called, real.faces) == (pytest.approx(0.35), 1, 2)

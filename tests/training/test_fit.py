@@ -184,9 +184,13 @@ def test_map_finds_the_forged_quadrant_from_image_labels(weight, tmp_path):
     from lpx.training.state import Store
 
     recipe = replace(
-        SMALL, steps=60, steps_per_epoch=30, pairs=8, learning_rate=2e-3,
+        SMALL,
+        steps=60,
+        steps_per_epoch=30,
+        pairs=8,
+        learning_rate=2e-3,
         diversity=LocalDiversity(weight=weight),
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     detector, card = new_detector(
         recipe.backbone, recipe.cut, input_size=recipe.input_size, bottleneck=16

@@ -64,8 +64,11 @@ def test_identical_regions_give_one_and_no_distance():
     assert apart.item() == pytest.approx(1, abs=1e-5)
 
 
-@given(seed=st.integers(0, 1000), factor=st.floats(1e-2, 1e2), form=st.sampled_from(
-    ["hinge", "closed", "gram", "margin_l2"]))  # fmt: skip
+@given(
+    seed=st.integers(0, 1000),
+    factor=st.floats(1e-2, 1e2),
+    form=st.sampled_from(["hinge", "closed", "gram", "margin_l2"]),
+)
 @settings(max_examples=25, deadline=None)
 def test_scale_of_the_features_does_not_matter(seed, factor, form):
     z, w = features(seed), classifier(seed)

@@ -431,8 +431,11 @@ def test_sigkill_leaves_no_process_no_lock_and_the_exact_state(whole, faces, tmp
     arguments = [json.dumps(RECIPE.to_dict()), str(faces), str(run.out)]
     with subprocess.Popen(
         [sys.executable, "-c", CHILD, *arguments],
-        env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as child:  # fmt: skip
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
         workers = [int(number) for number in child.stdout.readline().split()]
         assert workers
         with pytest.raises(LpxError, match=f"in use by process {child.pid}"):

@@ -101,11 +101,37 @@ def landmarks(frames: list[Image]) -> list[Landmarks]:
 
 def write_video(path: Path, frames: list[Image]) -> None:
     """Encode frames, uint8 RGB."""
-    command = ["ffmpeg", "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24",
-               "-s", f"{WIDTH}x{HEIGHT}", "-r", str(RATE_HZ), "-i", "-",
-               "-c:v", "libx264", "-preset", "veryslow", "-crf", str(QUALITY),
-               "-pix_fmt", "yuv420p", "-threads", "1", "-map_metadata", "-1",
-               "-movflags", "+faststart", str(path)]  # fmt: skip
+    command = [
+        "ffmpeg",
+        "-y",
+        "-loglevel",
+        "error",
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-s",
+        f"{WIDTH}x{HEIGHT}",
+        "-r",
+        str(RATE_HZ),
+        "-i",
+        "-",
+        "-c:v",
+        "libx264",
+        "-preset",
+        "veryslow",
+        "-crf",
+        str(QUALITY),
+        "-pix_fmt",
+        "yuv420p",
+        "-threads",
+        "1",
+        "-map_metadata",
+        "-1",
+        "-movflags",
+        "+faststart",
+        str(path),
+    ]
     subprocess.run(command, input=b"".join(frame.tobytes() for frame in frames), check=True)
 
 

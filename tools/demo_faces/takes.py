@@ -117,17 +117,31 @@ SMILE = both(mouthSmile=0.6, cheekSquint=0.35)
 TALK = {"jawOpen": 0.13, "mouthFunnel": 0.2, **both(browOuterUp=0.2)}
 SURPRISE = {"browInnerUp": 0.6, "jawOpen": 0.12, **both(browOuterUp=0.5, eyeWide=0.3)}
 FIRST = Motion(
-    "m1", (134,), 134, 85,
-    (Pose(0, -13, 2, -2, (-8, 0), CALM), Pose(7, -4, 0, 0, (-3, -1), TALK),
-     Pose(13, 5, 1, 2, (3, -1), SMILE), Pose(19, 12, 3, 1, (7, 0), SMILE)),
+    "m1",
+    (134,),
+    134,
+    85,
+    (
+        Pose(0, -13, 2, -2, (-8, 0), CALM),
+        Pose(7, -4, 0, 0, (-3, -1), TALK),
+        Pose(13, 5, 1, 2, (3, -1), SMILE),
+        Pose(19, 12, 3, 1, (7, 0), SMILE),
+    ),
     blink=4,
-)  # fmt: skip
+)
 SECOND = Motion(
-    "m2", (133, 121), 133, 90,
-    (Pose(0, 12, 3, 2, (8, 0), CALM), Pose(6, 6, 1, 0, (4, -2), TALK),
-     Pose(12, -3, 0, -2, (-2, -1), SURPRISE), Pose(19, -12, 2, -1, (-8, 0), SMILE)),
+    "m2",
+    (133, 121),
+    133,
+    90,
+    (
+        Pose(0, 12, 3, 2, (8, 0), CALM),
+        Pose(6, 6, 1, 0, (4, -2), TALK),
+        Pose(12, -3, 0, -2, (-2, -1), SURPRISE),
+        Pose(19, -12, 2, -1, (-8, 0), SMILE),
+    ),
     blink=9,
-)  # fmt: skip
+)
 MOTIONS = (FIRST, SECOND)
 TAKES = (
     Take(FIRST, 134),

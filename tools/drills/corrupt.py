@@ -80,11 +80,23 @@ CASES = (
     Case("lpx-out/reference.pt", (*PREDICT, "torch"), _scores),
     Case("lpx-out/reference.pt", BENCH, _aucs),
     Case("lpx-out/scales.json", BUILD, _engine),
-    Case("photos-out/results.jsonl", ("predict", "photos", "--out", "photos-out", "--no-overlay",
-                                      "--json", "--engine", "onnxruntime-int8"), _scores),
+    Case(
+        "photos-out/results.jsonl",
+        (
+            "predict",
+            "photos",
+            "--out",
+            "photos-out",
+            "--no-overlay",
+            "--json",
+            "--engine",
+            "onnxruntime-int8",
+        ),
+        _scores,
+    ),
     Case("prepared/manifest.json", ("data", "info", "prepared", "--json"), json.loads),
     Case("prepared/faces-*.npz", ("data", "info", "prepared", "--json"), json.loads),
-)  # fmt: skip
+)
 
 
 def run(line: tuple[str, ...]) -> tuple[int, str, str]:

@@ -64,8 +64,11 @@ def drill(
             }
             counts.update({name: int(found) for name, found in bad.items()})
             if any(bad.values()):
-                print(f"{job.name}, killed after {wait_s:.2f} s: code {ended.code}, "
-                      f"{', '.join(differences[:5])}\n{ended.err}", file=sys.stderr)  # fmt: skip
+                print(
+                    f"{job.name}, killed after {wait_s:.2f} s: code {ended.code}, "
+                    f"{', '.join(differences[:5])}\n{ended.err}",
+                    file=sys.stderr,
+                )
         shutil.rmtree(place)
         discard_temporary(place)
     return counts, again

@@ -106,15 +106,18 @@ _FORMS: dict[str, _Form] = {
     "instance": lambda name, values: (
         b"(" + b"".join(_text(v) for v in values) + b"i" + _global(name)[1:]
     ),
-    "memo": lambda name, values: (
-        _global(name) + b"q\x05" + b"0h\x05" + _arguments(values) + b"R"
-    ),
+    "memo": lambda name, values: _global(name) + b"q\x05" + b"0h\x05" + _arguments(values) + b"R",
     "map": lambda name, values: (
         # list(map(function, [first], ...)): the call is made by another that looks harmless.
-        _global("builtins.list") + b"(" + _global("builtins.map") + b"(" + _global(name)
-        + b"".join(b"]" + _text(v) + b"a" for v in values) + b"tRtR"
+        _global("builtins.list")
+        + b"("
+        + _global("builtins.map")
+        + b"("
+        + _global(name)
+        + b"".join(b"]" + _text(v) + b"a" for v in values)
+        + b"tRtR"
     ),
-}  # fmt: skip
+}
 """Ways to have an unpickler call a function."""
 
 
@@ -296,9 +299,25 @@ def drill_factories(folder: Path, rng: random.Random, counts: Counter[str]) -> N
 
 
 _NAMES = (
-    "numpy", "torch", "onnx", "onnxruntime", "cv2", "click", "rich", "scipy", "jinja2", "tensorrt",
-    "pycuda", "onnxsim", "cuda", "json", "lightning", "yaml", "sitecustomize", "usercustomize",
-)  # fmt: skip
+    "numpy",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "cv2",
+    "click",
+    "rich",
+    "scipy",
+    "jinja2",
+    "tensorrt",
+    "pycuda",
+    "onnxsim",
+    "cuda",
+    "json",
+    "lightning",
+    "yaml",
+    "sitecustomize",
+    "usercustomize",
+)
 
 
 def drill_modules(folder: Path, rng: random.Random, counts: Counter[str]) -> None:
@@ -342,8 +361,9 @@ def drill_names(folder: Path, rng: random.Random, counts: Counter[str]) -> None:
     (tools / "trtexec").write_text("#!/bin/sh\nexit 0\n")
     (tools / "trtexec").chmod(0o755)
     environment = os.environ | {
-        "DRILL": str(folder), "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
-    }  # fmt: skip
+        "DRILL": str(folder),
+        "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
+    }
     exported = folder / "exported"
     for number in range(len(list(_names(folder)))):
         mark = folder / f"name-{number}-{rng.randrange(1 << 30)}"
@@ -389,8 +409,11 @@ def main() -> int:
         for name, drill in _DRILLS.items():
             counts: Counter[str] = Counter()
             drill(Path(folder), rng, counts)
-            print(f"{name}: {counts['payloads']} payloads, {counts['run']} run, "
-                  f"{counts['duds']} duds", flush=True)  # fmt: skip
+            print(
+                f"{name}: {counts['payloads']} payloads, {counts['run']} run, "
+                f"{counts['duds']} duds",
+                flush=True,
+            )
             total += counts
     print(f"all: {total['run']} of {total['payloads']} payloads have run; {total['duds']} duds")
     return int(bool(total["run"] or total["duds"]))

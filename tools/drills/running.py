@@ -233,9 +233,12 @@ def run(
             [sys.executable, "-c", _START.format(ready=theirs), *arguments],
             cwd=folder,
             env=kept | {"TMPDIR": str(temporary), "COLUMNS": "200", "PYTHONPATH": path},
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=err,
-            start_new_session=True, pass_fds=(theirs,),
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=err,
+            start_new_session=True,
+            pass_fds=(theirs,),
+        )
         os.close(theirs)
         try:
             os.read(mine, 1)

@@ -38,9 +38,12 @@ def accuracy(scored: Scored, faces: FaceSet, threshold: float) -> dict[str, dict
 
 
 def _of_engine(
-    labels: NDArray[np.int64], scores: NDArray[np.float32], methods: Names, videos: Names,
+    labels: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    methods: Names,
+    videos: Names,
     threshold: float,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     of_faces = detection_metrics(labels, scores, threshold)
     rows = per_method(scores, labels, methods, threshold)
     grouped = video_scores(scores, labels, methods, videos)

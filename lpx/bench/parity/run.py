@@ -122,9 +122,13 @@ def bench(
     with ExitStack() as stack:
         scoring = {n: stack.enter_context(c.scoring()) for n, c in candidates.items() if c.scoring}
         everything = score(
-            engines | scoring | between, faces, card.input_size, watch.scoring,
-            needed=(REFERENCE,), store=store,
-        )  # fmt: skip
+            engines | scoring | between,
+            faces,
+            card.input_size,
+            watch.scoring,
+            needed=(REFERENCE,),
+            store=store,
+        )
     failed = [failure for failure in everything.failed if failure.name in engines]
     scored = replace(
         everything,
@@ -166,8 +170,20 @@ def bench(
             margin,
         ),
         stages={
-            n: stages_of(n, parity[n], labels, truth, everything.predictions, reasons,
-                         card.threshold, margin, groups, known) if graphs else ()
+            n: stages_of(
+                n,
+                parity[n],
+                labels,
+                truth,
+                everything.predictions,
+                reasons,
+                card.threshold,
+                margin,
+                groups,
+                known,
+            )
+            if graphs
+            else ()
             for n in names
         },
         costs=costs,
@@ -175,7 +191,7 @@ def bench(
         candidates=tuple(candidates[name].manifest for name in names),
         device_memory={name: engine.device_memory for name, engine in running.items()},
         failed=(*failed, *costs.failed),
-    )  # fmt: skip
+    )
 
 
 def _of_a_hundred(tell: Callable[[int, int], None] | None) -> Callable[[float], None] | None:

@@ -103,10 +103,15 @@ def score(
 
 
 def _score_rest(
-    engines: Mapping[str, Engine], faces: FaceSet, size: int, progress: Progress | None,
-    needed: Collection[str] | None, store: ScoreStore | None, parts: dict[str, list[Stored]],
+    engines: Mapping[str, Engine],
+    faces: FaceSet,
+    size: int,
+    progress: Progress | None,
+    needed: Collection[str] | None,
+    store: ScoreStore | None,
+    parts: dict[str, list[Stored]],
     skipped: list[Skipped],
-) -> list[Failure]:  # fmt: skip
+) -> list[Failure]:
     """Score the faces that `parts` lacks, into `parts` and `skipped`; who failed."""
     failed: list[Failure] = []
     done = {name: _next_row(batches) for name, batches in parts.items()}

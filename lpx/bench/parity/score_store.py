@@ -168,11 +168,13 @@ def _file_name(name: str, told: str) -> str:
 
 def _frame(indices: NDArray[np.int64], prediction: Prediction) -> bytes:
     _, height, width = prediction.patch_map.shape
-    payload = b"".join((
-        indices.astype("<i8").tobytes(),
-        prediction.score.astype("<f4").tobytes(),
-        prediction.patch_map.astype("<f4").tobytes(),
-    ))  # fmt: skip
+    payload = b"".join(
+        (
+            indices.astype("<i8").tobytes(),
+            prediction.score.astype("<f4").tobytes(),
+            prediction.patch_map.astype("<f4").tobytes(),
+        )
+    )
     sizes = (len(indices), height, width, len(payload))
     return _HEADER.pack(_MAGIC, *sizes, zlib.crc32(payload)) + payload
 

@@ -237,9 +237,12 @@ class _Steps:
 
 
 def _sweep(
-    engines: Mapping[str, Engine], pixels: Pixels, plan: CostPlan, failed: list[Failure],
+    engines: Mapping[str, Engine],
+    pixels: Pixels,
+    plan: CostPlan,
+    failed: list[Failure],
     steps: _Steps,
-) -> dict[str, dict[int, Samples]]:  # fmt: skip
+) -> dict[str, dict[int, Samples]]:
     """Time all engines at each batch size; one that fails is timed no further."""
     found: dict[str, dict[int, Samples]] = {name: {} for name in engines}
     for batch in plan.batches:
@@ -255,9 +258,12 @@ def _sweep(
 
 
 def _surviving(
-    work: Callable[[dict[str, Engine]], _T], engines: Mapping[str, Engine], faces: Faces,
-    during: str, failed: list[Failure],
-) -> _T:  # fmt: skip
+    work: Callable[[dict[str, Engine]], _T],
+    engines: Mapping[str, Engine],
+    faces: Faces,
+    during: str,
+    failed: list[Failure],
+) -> _T:
     """Work on the engines that have not failed; where one does, without it again."""
     while True:
         left = _left(engines, engines, failed)
@@ -302,25 +308,35 @@ def _precisions(candidates: Mapping[str, Candidate]) -> dict[str, str]:
 
 
 def _add_others(
-    costs: Costs, candidates: Mapping[str, Candidate], pixels: Pixels, card: ModelCard,
-    plan: CostPlan, steps: _Steps,
-) -> Costs:  # fmt: skip
+    costs: Costs,
+    candidates: Mapping[str, Candidate],
+    pixels: Pixels,
+    card: ModelCard,
+    plan: CostPlan,
+    steps: _Steps,
+) -> Costs:
     """Add what is measured of each candidate on its own."""
     faces = pixels(plan.batches[0])
     patches = _patches(candidates, pixels(1), card, plan.latency_seconds, steps.share)
     steps.end()
     costs = replace(costs, single_patch=patches)
     if plan.in_flight:
-        costs = replace(costs, throughput={
-            name: _or_why(partial(_throughput, candidate, faces, plan))
-            for name, candidate in candidates.items()
-        })  # fmt: skip
+        costs = replace(
+            costs,
+            throughput={
+                name: _or_why(partial(_throughput, candidate, faces, plan))
+                for name, candidate in candidates.items()
+            },
+        )
         steps.end()
     if release := plan.like:
-        costs = replace(costs, like={
-            name: _or_why(partial(_like, candidate, faces, release))
-            for name, candidate in candidates.items()
-        })  # fmt: skip
+        costs = replace(
+            costs,
+            like={
+                name: _or_why(partial(_like, candidate, faces, release))
+                for name, candidate in candidates.items()
+            },
+        )
         steps.end()
     return costs
 
@@ -375,23 +391,36 @@ def _patches(
 def _patch_cost(patch: SinglePatch, samples: Samples) -> PatchCost:
     times_us = 1e3 * np.sort(samples.times_ms)
     return PatchCost(
-        patch.size, patch.grid, len(times_us), float(np.median(times_us)),
+        patch.size,
+        patch.grid,
+        len(times_us),
+        float(np.median(times_us)),
         percentile_interval(times_us, 50),
-    )  # fmt: skip
+    )
 
 
 def _energy(
-    engines: Mapping[str, Engine], pixels: Pixels, card: ModelCard, plan: CostPlan,
-    sources: Mapping[str, EnergySource | Unavailable], failed: list[Failure], tell: Tell | None,
-) -> dict[str, EnergyResult | Unavailable]:  # fmt: skip
+    engines: Mapping[str, Engine],
+    pixels: Pixels,
+    card: ModelCard,
+    plan: CostPlan,
+    sources: Mapping[str, EnergySource | Unavailable],
+    failed: list[Failure],
+    tell: Tell | None,
+) -> dict[str, EnergyResult | Unavailable]:
     faces = pixels(plan.batches[0])
     units = card.grid[0] * card.grid[1]
 
     def measured(left: dict[str, Engine]) -> dict[str, EnergyResult | Unavailable]:
         return measure_energy(
-            left, sources, faces, units, window_seconds=plan.energy_seconds,
-            idle_seconds=_idle_seconds(plan.energy_seconds), progress=tell,
-        )  # fmt: skip
+            left,
+            sources,
+            faces,
+            units,
+            window_seconds=plan.energy_seconds,
+            idle_seconds=_idle_seconds(plan.energy_seconds),
+            progress=tell,
+        )
 
     return _surviving(measured, engines, faces, "measuring energy", failed)
 

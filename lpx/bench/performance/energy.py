@@ -108,10 +108,11 @@ def measure_energy(
             if progress is not None:
                 progress((number * len(engines) + place + 1) / (windows * len(engines)))
     return {
-        name: failed[name] if name in failed
+        name: failed[name]
+        if name in failed
         else summarise(found[name], sources[name], len(faces), units)  # type: ignore[arg-type]
         for name in engines
-    }  # fmt: skip
+    }
 
 
 def summarise(windows: list[Window], source: EnergySource, batch: int, units: int) -> EnergyResult:

@@ -179,8 +179,9 @@ def read_report(path: Path) -> dict[str, Any]:
         try:
             _check(read_record(_Report, report, others=True))
         except SchemaError as error:
-            raise LpxError(f"{path} is damaged or was edited", str(error),
-                           f"make it again with `{REMAKE}`") from error  # fmt: skip
+            raise LpxError(
+                f"{path} is damaged or was edited", str(error), f"make it again with `{REMAKE}`"
+            ) from error
         return report
     if isinstance(found, str) and found.startswith("lpx-report/"):
         raise LpxError(
@@ -188,8 +189,11 @@ def read_report(path: Path) -> dict[str, Any]:
             f"this lpx reads {SCHEMA}",
             f"make it again with this version: `{REMAKE}`",
         )
-    raise LpxError(f"{path} is no report of lpx bench", f"a report names its schema, {SCHEMA}",
-                   f"make one with `{REMAKE}`")  # fmt: skip
+    raise LpxError(
+        f"{path} is no report of lpx bench",
+        f"a report names its schema, {SCHEMA}",
+        f"make one with `{REMAKE}`",
+    )
 
 
 def _check(report: _Report) -> None:
@@ -291,9 +295,7 @@ def _figures(
             yield _latency(name, rows[row["batch"]], row, slower, judged)
 
 
-def _auc(
-    name: str, old: float | None, new: float | None, margin: float, reversed_: bool
-) -> Change:  # fmt: skip
+def _auc(name: str, old: float | None, new: float | None, margin: float, reversed_: bool) -> Change:
     if old is None or new is None:
         note = f"not judged: it is not known {'now' if new is None else 'before'}"
         return Change(name, "auc", "AUC", old, new, False, note, unjudged=True)
@@ -344,9 +346,13 @@ def _energies(
 
 
 def _energy(
-    name: str, figure: str, old: Mapping[str, Any], new: Mapping[str, Any], more: float,
+    name: str,
+    figure: str,
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    more: float,
     unlike: list[str],
-) -> Change:  # fmt: skip
+) -> Change:
     """A mean over windows; worse where it grew by more than `more` and the intervals are apart."""
     before, after = old["mean"], new["mean"]
     # Net energy is a difference, and near 0 on a noisy machine: no ratio can be formed then.

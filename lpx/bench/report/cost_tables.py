@@ -63,13 +63,16 @@ def _speed(report: Mapping[str, Any]) -> CostTable:
         for found in entry["speed"]
     ]
     return CostTable(
-        "speed", "Which engine is faster",
+        "speed",
+        "Which engine is faster",
         "Times as fast as another engine: the time of the other over the engine's own, paired over "
         "the rounds in which all took turns, with a 95 % interval. Where the interval includes 1 "
         "the comparison is inconclusive; it takes six rounds for an interval. Engines are compared "
         "with PyTorch, and with the fastest of FP32 and FP16.",
-        ("engine", "batch", "against", "verdict", "times as fast [95 %]"), 4, tuple(rows),
-    )  # fmt: skip
+        ("engine", "batch", "against", "verdict", "times as fast [95 %]"),
+        4,
+        tuple(rows),
+    )
 
 
 def _interval_of_inverse(found: Mapping[str, Any]) -> tuple[str, float]:
@@ -94,25 +97,35 @@ def _device(report: Mapping[str, Any]) -> CostTable:
         if row["device"]
     ]
     return CostTable(
-        "device", "Where the time of a call goes",
+        "device",
+        "Where the time of a call goes",
         "Medians, ms per call. Copies and compute by the device's clock; to hand the work over is "
         "time of the host.",
-        ("engine", "batch", "copy in", "compute", "copy out", "hand over", "call"), 1, tuple(rows),
-    )  # fmt: skip
+        ("engine", "batch", "copy in", "compute", "copy out", "hand over", "call"),
+        1,
+        tuple(rows),
+    )
 
 
 def _throughput(report: Mapping[str, Any]) -> CostTable:
     rows = [
-        (_word(name), _number(found["batch"], str), _number(found["in_flight"], str),
-         _number(found["faces_per_second"]))
+        (
+            _word(name),
+            _number(found["batch"], str),
+            _number(found["in_flight"], str),
+            _number(found["faces_per_second"]),
+        )
         for name, found in _measured(report, "throughput")
-    ]  # fmt: skip
+    ]
     return CostTable(
-        "throughput", "Throughput",
+        "throughput",
+        "Throughput",
         "Faces scored in a second by several threads, each with a batch at work.",
-        ("engine", "batch", "in flight", "faces/s"), 1, tuple(rows),
+        ("engine", "batch", "in flight", "faces/s"),
+        1,
+        tuple(rows),
         _missing(report, "throughput", "throughput"),
-    )  # fmt: skip
+    )
 
 
 def _single_patch(report: Mapping[str, Any]) -> CostTable:
@@ -121,17 +134,24 @@ def _single_patch(report: Mapping[str, Any]) -> CostTable:
     rows = []
     for name, found in _measured(report, "single_patch"):
         low, high = ("–" if end is None else significant(end) for end in found["interval_us"])
-        rows.append((
-            _word(name), _word(f"{found['size_px']} px"), _word("×".join(map(str, found["grid"]))),
-            Cell(significant(found["p50_us"]), f"[{low}, {high}]", found["p50_us"]),
-        ))  # fmt: skip
+        rows.append(
+            (
+                _word(name),
+                _word(f"{found['size_px']} px"),
+                _word("×".join(map(str, found["grid"]))),
+                Cell(significant(found["p50_us"]), f"[{low}, {high}]", found["p50_us"]),
+            )
+        )
     return CostTable(
-        "single-patch", "One patch alone",
+        "single-patch",
+        "One patch alone",
         "Time of a call that scores one crop of the size of the receptive field, in ONNX Runtime. "
         "Where the network pads, more than one patch is computed.",
-        ("engine", "crop", "patches", "µs [95 %]"), 3, tuple(rows),
+        ("engine", "crop", "patches", "µs [95 %]"),
+        3,
+        tuple(rows),
         _missing(report, "single_patch", "time of one patch alone"),
-    )  # fmt: skip
+    )
 
 
 def _energy(report: Mapping[str, Any]) -> CostTable:
@@ -157,20 +177,22 @@ def _energy(report: Mapping[str, Any]) -> CostTable:
         for _, found in _measured(report, "energy")
     )
     return CostTable(
-        "energy", "Energy",
+        "energy",
+        "Energy",
         "Gross is all that flowed while the engine ran, net is without what flowed before it, when "
         "the machine was idle. 95 % intervals over windows.",
-        tuple(heads), 1, tuple(rows),
+        tuple(heads),
+        1,
+        tuple(rows),
         (*sources, *_missing(report, "energy", "energy")),
-    )  # fmt: skip
+    )
 
 
 def _trtexec(report: Mapping[str, Any]) -> CostTable:
     rows = [
-        (_word(name), _word(f"lpx, as release {found['release']}"),
-         *_spread(found["latency"]))
+        (_word(name), _word(f"lpx, as release {found['release']}"), *_spread(found["latency"]))
         for name, found in _measured(report, "like_trtexec")
-    ]  # fmt: skip
+    ]
     rows += [
         (_word(row["name"]), _word("trtexec"), *_spread(row["latency"]))
         for row in report["trtexec"]
@@ -191,11 +213,15 @@ def _trtexec(report: Mapping[str, Any]) -> CostTable:
         for row in report["trtexec"]
     ]
     return CostTable(
-        "trtexec", "Latency in trtexec's terms",
+        "trtexec",
+        "Latency in trtexec's terms",
         "ms per inference of a batch: copies and compute in releases up to 10, compute alone from "
         "11 on.",
-        ("engine", "measured by", *_SPREAD), 2, tuple(rows), tuple(notes),
-    )  # fmt: skip
+        ("engine", "measured by", *_SPREAD),
+        2,
+        tuple(rows),
+        tuple(notes),
+    )
 
 
 def _measured(report: Mapping[str, Any], kind: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -93,9 +93,9 @@ def _engines(report: Mapping[str, Any]) -> str:
             row[4] = significant(entry["score_difference"]["max"])
             row[5] = str(entry["flips"])
         if timed:
-            row.append(" / ".join(
-                significant(r["per_face_p50_ms"]) for r in entry["latency_by_batch"]
-            ))  # fmt: skip
+            row.append(
+                " / ".join(significant(r["per_face_p50_ms"]) for r in entry["latency_by_batch"])
+            )
         rows.append(row)
     if timed:
         sizes = " / ".join(str(r["batch"]) for r in report["reference"]["latency_by_batch"])
@@ -112,12 +112,15 @@ def _stages(candidate: Mapping[str, Any], margin: float) -> str:
             rows.append([STAGES[stage["kind"]], f"not run: {stage['reason']}", "", "", ""])
             continue
         before = stage["against_previous"]
-        rows.append([
-            STAGES[stage["kind"]], found["verdict"] + mark,
-            difference(found["auc_difference"], margin),
-            difference(before["auc_difference"], margin),
-            significant(found["score_difference"]["max"]),
-        ])  # fmt: skip
+        rows.append(
+            [
+                STAGES[stage["kind"]],
+                found["verdict"] + mark,
+                difference(found["auc_difference"], margin),
+                difference(before["auc_difference"], margin),
+                significant(found["score_difference"]["max"]),
+            ]
+        )
     heads = ("stage", "parity", "against torch", "against the stage before", "max score diff.")
     title = f"**{escaped(candidate['name'])}, stage by stage**"
     return f"{title}\n\n{table(heads, rows, names=2)}"
@@ -125,11 +128,19 @@ def _stages(candidate: Mapping[str, Any], margin: float) -> str:
 
 def _parts(report: Mapping[str, Any]) -> str:
     rows = [
-        [c["name"], part["level"], part["method"], f"{part['fakes']:,}",
-         difference(part["auc_difference"], report["margin"]) if part["auc_difference"]
-         else part["reason"], part["verdict"] or "–"]
-        for c in report["candidates"] for part in c["parts"]
-    ]  # fmt: skip
+        [
+            c["name"],
+            part["level"],
+            part["method"],
+            f"{part['fakes']:,}",
+            difference(part["auc_difference"], report["margin"])
+            if part["auc_difference"]
+            else part["reason"],
+            part["verdict"] or "–",
+        ]
+        for c in report["candidates"]
+        for part in c["parts"]
+    ]
     if not rows:
         return ""
     heads = ("engine", "level", "method", "fakes", "difference [95 %]", "parity")

@@ -60,7 +60,13 @@ def clip_parts() -> tuple[Part, ...]:
     """What of the clip is forged, in order of time."""
     with (clip_folder() / TRUTH).open(newline="", encoding="utf-8") as stream:
         return tuple(
-            Part(int(row["first_frame"]), int(row["last_frame"]), int(row["scene"]),
-                 row["head"], row["face"], row["forgery"])
+            Part(
+                int(row["first_frame"]),
+                int(row["last_frame"]),
+                int(row["scene"]),
+                row["head"],
+                row["face"],
+                row["forgery"],
+            )
             for row in csv.DictReader(stream)
-        )  # fmt: skip
+        )

@@ -133,11 +133,16 @@ def _crops_in_place(name: str, split: str, places: DataPlaces) -> FaceSet:
     found = open_videos(name, root=places.root, split=None if split == "all" else split)
     rows = (
         FaceRow(
-            frame.relative_to(found.root).as_posix(), video.label, video.method, video.name,
-            video.identities, home(video), frame_number(frame.stem),
+            frame.relative_to(found.root).as_posix(),
+            video.label,
+            video.method,
+            video.name,
+            video.identities,
+            home(video),
+            frame_number(frame.stem),
         )
         for video in found.videos
         for frame in video.frames
-    )  # fmt: skip
+    )
     note = " ".join(filter(None, (found.note, missing_note(found.missing))))
     return FaceSet(name, split, found.crop, make_table(found.root, rows), note)

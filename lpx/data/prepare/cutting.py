@@ -222,10 +222,18 @@ class _Work:
     def record(self) -> VideoRecord:
         video = self.video
         return VideoRecord(
-            video.name, video.label, video.method, video.identities, home(video),
-            self.source_sha256, tuple(self.faces), tuple(self.skipped), "; ".join(self.notes),
-            self.rule, self.several,
-        )  # fmt: skip
+            video.name,
+            video.label,
+            video.method,
+            video.identities,
+            home(video),
+            self.source_sha256,
+            tuple(self.faces),
+            tuple(self.skipped),
+            "; ".join(self.notes),
+            self.rule,
+            self.several,
+        )
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

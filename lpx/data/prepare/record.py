@@ -92,9 +92,14 @@ class VideoRecord:
         """The faces, as rows of a table."""
         for face in self.faces:
             yield FaceRow(
-                crop_file(self.video, face.frame), self.label, self.method, self.video,
-                self.identities, self.split, *face,
-            )  # fmt: skip
+                crop_file(self.video, face.frame),
+                self.label,
+                self.method,
+                self.video,
+                self.identities,
+                self.split,
+                *face,
+            )
 
     def skipped_frames(self) -> Iterator[SkippedFrame]:
         """The frames without a face, as a manifest lists them."""

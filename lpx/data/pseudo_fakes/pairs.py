@@ -108,9 +108,13 @@ class PairSource:
         """The pseudo-fake of pair `number` before augmentation, with its mask."""
         face, source, rng = self._cast(number)
         return forge(
-            self.kind(number), _cached(face.path), face.points,
-            _cached(source.path), source.points, rng,
-        )  # fmt: skip
+            self.kind(number),
+            _cached(face.path),
+            face.points,
+            _cached(source.path),
+            source.points,
+            rng,
+        )
 
     def identities(self, number: int) -> tuple[str, ...]:
         """Who is in the pseudo-fake of pair `number`: whose head it is, and whose face if other."""

@@ -115,9 +115,13 @@ PROVIDER_OPTIONS = frozenset(
 
 
 def provider_options(
-    target: Target, precision: Precision, span: BatchRange, size: int,
-    workspace_mib: int | None, optimisation_level: int | None,
-) -> dict[str, str]:  # fmt: skip
+    target: Target,
+    precision: Precision,
+    span: BatchRange,
+    size: int,
+    workspace_mib: int | None,
+    optimisation_level: int | None,
+) -> dict[str, str]:
     """The options of a target's provider, all but the folder of its engine cache.
 
     Args:
@@ -177,9 +181,14 @@ class OnnxRuntimeGpuEngine:
     """
 
     def __init__(
-        self, model: bytes, size: int, target: Target, options: dict[str, str], cache: Path,
+        self,
+        model: bytes,
+        size: int,
+        target: Target,
+        options: dict[str, str],
+        cache: Path,
         largest: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.size, self.largest = size, largest
         self.on_gpu = target != "onnxruntime-tensorrt-rtx"
         self.session = _session(model, target, options, cache)

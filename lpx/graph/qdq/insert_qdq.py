@@ -74,9 +74,12 @@ DLA = Style(stored_weights=False, unsigned=False, at_source=True)
 
 
 def insert_qdq(
-    model: ir.Model, placement: Placement, ranges: Mapping[str, Range], style: Style,
+    model: ir.Model,
+    placement: Placement,
+    ranges: Mapping[str, Range],
+    style: Style,
     weights: WeightOptions = DEFAULT_WEIGHTS,
-) -> None:  # fmt: skip
+) -> None:
     """Insert Q/DQ pairs in place.
 
     Before: the graph that `placement` was made from (its activations may have become float16; opset
@@ -208,8 +211,9 @@ class _Inserter:
         self, value: ir.Value, scale: ir.Value, zero: ir.Value, axis: int | None = None
     ) -> ir.Value:
         attributes = {} if axis is None else {"axis": axis}
-        quantise = ir.node("QuantizeLinear", [value, scale, zero], attributes,
-                           name=f"{value.name}.quantize")  # fmt: skip
+        quantise = ir.node(
+            "QuantizeLinear", [value, scale, zero], attributes, name=f"{value.name}.quantize"
+        )
         quantise.outputs[0].name = f"{value.name}.quantized"
         quantise.outputs[0].type = ir.TensorType(zero.dtype)  # type: ignore[arg-type]
         output = self._dequantise(quantise.outputs[0], scale, zero, value, axis)
@@ -224,8 +228,9 @@ class _Inserter:
         self, value: ir.Value, scale: ir.Value, zero: ir.Value, original: ir.Value, axis: int | None
     ) -> ir.Value:
         attributes = {} if axis is None else {"axis": axis}
-        node = ir.node("DequantizeLinear", [value, scale, zero], attributes,
-                       name=f"{original.name}.dequantize")  # fmt: skip
+        node = ir.node(
+            "DequantizeLinear", [value, scale, zero], attributes, name=f"{original.name}.dequantize"
+        )
         node.outputs[0].name = f"{original.name}.dequantized"
         node.outputs[0].type = original.type
         node.outputs[0].shape = original.shape

@@ -28,10 +28,21 @@ from lpx.graph.qdq.integer_region import IN_FLOAT, IntegerRegion, has_kernel
 MIN_CHANNELS = 16
 """Fewer channels do not fill an integer kernel's tile; the default of `min_channels`."""
 _POINTWISE = ACTIVATIONS | {"LeakyRelu", "HardSwish", "Elu", "PRelu"}
-_MOVES = frozenset({
-    "Reshape", "Transpose", "Slice", "Squeeze", "Unsqueeze", "Flatten", "Gather", "Identity",
-    "Pad", "Split", "Expand",
-})  # fmt: skip
+_MOVES = frozenset(
+    {
+        "Reshape",
+        "Transpose",
+        "Slice",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+        "Gather",
+        "Identity",
+        "Pad",
+        "Split",
+        "Expand",
+    }
+)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,24 @@ from lpx.errors import LpxError
 from lpx.graph.model_io import is_constant, tensor
 
 _PAIRS = frozenset({"QuantizeLinear", "DequantizeLinear"})
-_INTEGER = frozenset({
-    "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear",
-    "QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearGlobalAveragePool", "QLinearAveragePool",
-    "QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", "QGemm",
-})  # fmt: skip
+_INTEGER = frozenset(
+    {
+        "QLinearConv",
+        "QLinearMatMul",
+        "ConvInteger",
+        "MatMulInteger",
+        "DynamicQuantizeLinear",
+        "QLinearAdd",
+        "QLinearMul",
+        "QLinearConcat",
+        "QLinearGlobalAveragePool",
+        "QLinearAveragePool",
+        "QLinearSigmoid",
+        "QLinearLeakyRelu",
+        "QLinearSoftmax",
+        "QGemm",
+    }
+)
 
 
 def require_float(model: ir.Model, source: str, *, requantise: bool = False) -> int:

@@ -22,10 +22,15 @@ def sample(videos=40, per_video=6, seed=0):
     candidate = reference + 0.5 * rng.normal(size=videos)[video]
     source = ImageFile(Path("none"))
     # Fakes of all methods carry the names of the reals that they were made from.
-    faces = FaceSet("set", "test", "none", tuple(
-        Face(f"{i}", int(labels[i]), str(methods[i]), f"{video[i] // 2}", (), source)
-        for i in range(len(labels))
-    ))  # fmt: skip
+    faces = FaceSet(
+        "set",
+        "test",
+        "none",
+        tuple(
+            Face(f"{i}", int(labels[i]), str(methods[i]), f"{video[i] // 2}", (), source)
+            for i in range(len(labels))
+        ),
+    )
     return labels, reference.astype(np.float32), candidate.astype(np.float32), faces
 
 
@@ -67,8 +72,12 @@ def test_a_row_per_method_and_level():
         for p in breakdown(labels, reference, {"x": candidate}, where, 0.005)["x"]
     }
     assert list(parts) == [
-        ("face", "mask"), ("face", "swap"), ("video", "all"), ("video", "mask"), ("video", "swap"),
-    ]  # fmt: skip
+        ("face", "mask"),
+        ("face", "swap"),
+        ("video", "all"),
+        ("video", "mask"),
+        ("video", "swap"),
+    ]
     kept = (labels == 0) | (where.methods == "swap")
     swap = parts["face", "swap"]
     assert (swap.fakes, swap.reals) == (60, 120)

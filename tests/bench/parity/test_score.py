@@ -189,8 +189,11 @@ def same(one, other):
 
 @pytest.mark.parametrize("after", range(6))
 def test_a_run_that_was_ended_goes_on_where_it_stopped(stored, tmp_path, after):
-    whole = score({"one": Brightness(), "half": Brightness(0.5)},
-                  face_set(VALUES, [n % 2 for n in range(len(VALUES))]), SIZE)  # fmt: skip
+    whole = score(
+        {"one": Brightness(), "half": Brightness(0.5)},
+        face_set(VALUES, [n % 2 for n in range(len(VALUES))]),
+        SIZE,
+    )
     first = Brightness()
     with pytest.raises(Killed):
         stored({"one": first, "half": Failing(after, Killed())})

@@ -79,17 +79,23 @@ def candidate(name, engine, opened=None):
 def measured(engines, plan=PLAN, sources=None, **options):
     candidates = {n: candidate(n, e) for n, e in engines.items() if n != "torch"}
     return measure_costs(
-        engines, candidates, lambda batch: np.zeros((batch, 8, 8, 3), np.uint8), CARD, plan,
-        sources or {}, **options,
-    )  # fmt: skip
+        engines,
+        candidates,
+        lambda batch: np.zeros((batch, 8, 8, 3), np.uint8),
+        CARD,
+        plan,
+        sources or {},
+        **options,
+    )
 
 
 def test_every_batch_size_is_timed_and_progress_ends_once():
     told = []
     found = measured({"torch": Spinning(2), "a-fp32": Spinning(1)}, timing=told.append)
     assert {n: [r.batch for r in rows] for n, rows in found.latency.items()} == {
-        "torch": [1, 4], "a-fp32": [1, 4],
-    }  # fmt: skip
+        "torch": [1, 4],
+        "a-fp32": [1, 4],
+    }
     assert told == sorted(told)
     assert told[-1] == 1.0
     assert told.count(1.0) == 1
@@ -132,8 +138,10 @@ def test_an_engine_that_misses_a_batch_size_is_compared_where_it_ran():
         {"a-fp32": "fp32", "a-int8": "int8"},
     )
     assert [(s.batch, s.against) for s in found["a-int8"]] == [
-        (1, "torch"), (1, "a-fp32"), (8, "torch"),
-    ]  # fmt: skip
+        (1, "torch"),
+        (1, "a-fp32"),
+        (8, "torch"),
+    ]
     assert found["a-int8"][0].found.ratio == 0.5
     assert found["a-int8"][1].found.verdict == "inconclusive"
 
@@ -163,11 +171,13 @@ def test_engines_are_opened_anew_for_threads_and_for_trtexec():
         return nullcontext(Spinning(0.5))
 
     run = partial(
-        measure_costs, {"torch": engine, "a-fp32": engine},
+        measure_costs,
+        {"torch": engine, "a-fp32": engine},
         {"a-fp32": candidate("a-fp32", engine, another)},
-        lambda batch: np.zeros((batch, 8, 8, 3), np.uint8), CARD,
+        lambda batch: np.zeros((batch, 8, 8, 3), np.uint8),
+        CARD,
         sources={},
-    )  # fmt: skip
+    )
     found = run(plan=replace(PLAN, batches=(2,), in_flight=3, like=10))
     assert opened == [True, True, True, False]
     assert (found.throughput["a-fp32"].batch, found.throughput["a-fp32"].in_flight) == (2, 3)
@@ -180,9 +190,13 @@ def test_engines_are_opened_anew_for_threads_and_for_trtexec():
         raise LpxError("out of memory", "the plan is large", "")
 
     found = measure_costs(
-        {"torch": engine, "a-fp32": engine}, {"a-fp32": candidate("a-fp32", engine, refused)},
-        lambda batch: np.zeros((batch, 8, 8, 3), np.uint8), CARD, replace(PLAN, in_flight=2), {},
-    )  # fmt: skip
+        {"torch": engine, "a-fp32": engine},
+        {"a-fp32": candidate("a-fp32", engine, refused)},
+        lambda batch: np.zeros((batch, 8, 8, 3), np.uint8),
+        CARD,
+        replace(PLAN, in_flight=2),
+        {},
+    )
     assert found.throughput == {"a-fp32": Unavailable("out of memory: the plan is large")}
     assert found.failed == ()
 
@@ -192,10 +206,11 @@ def test_energy_is_measured_where_there_is_a_source(monkeypatch):
     plan = CostPlan((1,), latency_seconds=0, energy_seconds=0.02)
     told = []
     found = measured(
-        {"torch": Spinning(1), "a-fp32": Spinning(1), "a-int8": Spinning(1, 1)}, plan,
+        {"torch": Spinning(1), "a-fp32": Spinning(1), "a-int8": Spinning(1, 1)},
+        plan,
         {"torch": Unavailable("no rails"), "a-fp32": Steady(), "a-int8": Steady()},
         energy=told.append,
-    )  # fmt: skip
+    )
     assert found.energy["torch"] == Unavailable("no rails")
     assert found.energy["a-fp32"].gross_j_per_face.mean > 0
     assert "a-int8" not in found.energy
@@ -233,8 +248,16 @@ def test_nothing_measured_gives_no_table():
 
 
 def test_a_ratio_of_times_is_told_as_a_speed():
-    speed = {"batch": 1, "against": "torch", "ratio": 0.5, "low": 0.4, "high": 0.8,
-             "p_value": 0.01, "rounds": 9, "verdict": "faster"}  # fmt: skip
+    speed = {
+        "batch": 1,
+        "against": "torch",
+        "ratio": 0.5,
+        "low": 0.4,
+        "high": 0.8,
+        "p_value": 0.01,
+        "rounds": 9,
+        "verdict": "faster",
+    }
     unsure = speed | {"batch": 8, "low": None, "high": None, "verdict": None}
     rows, _ = rows_of(report(entry("a", speed=[speed, unsure])), "speed")
     assert rows == [
@@ -259,18 +282,26 @@ def test_energy_says_what_was_measured_and_why_it_was_not():
         return {"mean": mean, "low": low, "high": high}
 
     found = {
-        "source": "rapl: package-0", "covers": "the processor", "batch": 1, "windows": 5,
-        "faces": 10, "gross_j_per_face": estimate(0.2, 0.01), "net_j_per_face": estimate(-0.1, 0.2),
-        "gross_mj_per_patch": estimate(2.0), "net_mj_per_patch": estimate(-1.0),
-        "load_w": estimate(20.0), "idle_w": estimate(10.0),
-    }  # fmt: skip
+        "source": "rapl: package-0",
+        "covers": "the processor",
+        "batch": 1,
+        "windows": 5,
+        "faces": 10,
+        "gross_j_per_face": estimate(0.2, 0.01),
+        "net_j_per_face": estimate(-0.1, 0.2),
+        "gross_mj_per_patch": estimate(2.0),
+        "net_mj_per_patch": estimate(-1.0),
+        "load_w": estimate(20.0),
+        "idle_w": estimate(10.0),
+    }
     missing = {"unavailable": "no rails"}
     rows, notes = rows_of(
         report(entry("a", energy=found), entry("b", energy=missing), entry("c", energy=missing)),
         "energy",
     )
-    assert rows == [["a", "0.200 [0.190, 0.210]", "−0.100 [−0.300, 0.100]", "−1.00", "20.0",
-                     "10.0"]]  # fmt: skip
+    assert rows == [
+        ["a", "0.200 [0.190, 0.210]", "−0.100 [−0.300, 0.100]", "−1.00", "20.0", "10.0"]
+    ]
     assert notes == (
         "measured by rapl: package-0: the processor; batch 1",
         "energy of b, c unavailable: no rails",
@@ -279,10 +310,15 @@ def test_energy_says_what_was_measured_and_why_it_was_not():
 
 def test_times_of_trtexec_are_shown_beside_ours(tmp_path):
     times = [
-        {"startComputeMs": 300 + i, "h2dMs": 0.1, "computeMs": 1.0 + i % 2, "d2hMs": 0.1,
-         "latencyMs": 1.2 + i % 2}
+        {
+            "startComputeMs": 300 + i,
+            "h2dMs": 0.1,
+            "computeMs": 1.0 + i % 2,
+            "d2hMs": 0.1,
+            "latencyMs": 1.2 + i % 2,
+        }
         for i in range(10)
-    ]  # fmt: skip
+    ]
     path = tmp_path / "plan=a.json"
     path.write_text(json.dumps(times))
     row = read_trtexec(path)

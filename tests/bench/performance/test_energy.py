@@ -39,8 +39,12 @@ class Board:
     def __init__(self, root: Path, watts) -> None:
         self.folder = root / "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon0"
         self.folder.mkdir(parents=True)
-        for name, text in (("in1_label", "VDD_IN"), ("in1_input", "5000"), ("curr1_input", "0"),
-                           ("update_interval", "2")):  # fmt: skip
+        for name, text in (
+            ("in1_label", "VDD_IN"),
+            ("in1_input", "5000"),
+            ("curr1_input", "0"),
+            ("update_interval", "2"),
+        ):
             (self.folder / name).write_text(text)
         self.watts, self.written, self.ended = watts, [], threading.Event()
         self.file = (self.folder / "curr1_input").open("r+b", buffering=0)
@@ -169,9 +173,14 @@ def test_engine_on_a_board_net_of_idle(tmp_path):
         source.stop = stop
         try:
             found = measure_energy(
-                {"a": Engine()}, {"a": source}, FACES, 10,
-                windows=3, window_seconds=0.5, idle_seconds=0.25,
-            )["a"]  # fmt: skip
+                {"a": Engine()},
+                {"a": source},
+                FACES,
+                10,
+                windows=3,
+                window_seconds=0.5,
+                idle_seconds=0.25,
+            )["a"]
         finally:
             source.close()
     assert board.written
@@ -202,8 +211,11 @@ def test_rail_that_vanishes_is_an_error_not_a_zero(tmp_path):
             source.close()
 
 
-@given(st.lists(st.tuples(st.floats(0.001, 2), st.floats(0, 60)), min_size=2, max_size=40),
-       st.floats(0, 1), st.floats(0, 1))  # fmt: skip
+@given(
+    st.lists(st.tuples(st.floats(0.001, 2), st.floats(0, 60)), min_size=2, max_size=40),
+    st.floats(0, 1),
+    st.floats(0, 1),
+)
 def test_trapezoids_are_exact_on_broken_lines_and_add_up(steps, left, right):
     times = np.cumsum([step for step, _ in steps])
     watts = np.array([power for _, power in steps])
@@ -224,9 +236,13 @@ class World:
     def __init__(self, root: Path, start_uj: int, range_uj: int = RANGE_UJ) -> None:
         self.now, self.range_uj = 50.0, range_uj
         self.zones = {}
-        for zone, name in (("intel-rapl:0", "package-0"), ("intel-rapl:0:0", "core"),
-                           ("intel-rapl:0:1", "dram"), ("intel-rapl:1", "psys"),
-                           ("intel-rapl-mmio:0", "package-0")):  # fmt: skip
+        for zone, name in (
+            ("intel-rapl:0", "package-0"),
+            ("intel-rapl:0:0", "core"),
+            ("intel-rapl:0:1", "dram"),
+            ("intel-rapl:1", "psys"),
+            ("intel-rapl-mmio:0", "package-0"),
+        ):
             folder = root / "sys/class/powercap" / zone
             folder.mkdir(parents=True)
             (folder / "name").write_text(name + "\n")
@@ -273,9 +289,15 @@ def test_rapl_counts_packages_and_memory_across_a_wrap(tmp_path, monkeypatch, st
     assert source.name == "rapl: dram + package-0"
     told = []
     found = measure_energy(
-        {"a": Worker(world, 20.0), "b": Worker(world, 35.0)}, {"a": source, "b": source},
-        FACES, 100, windows=2, window_seconds=1.0, idle_seconds=1.0, progress=told.append,
-    )  # fmt: skip
+        {"a": Worker(world, 20.0), "b": Worker(world, 35.0)},
+        {"a": source, "b": source},
+        FACES,
+        100,
+        windows=2,
+        window_seconds=1.0,
+        idle_seconds=1.0,
+        progress=told.append,
+    )
     for name, watts in (("a", 22.0), ("b", 37.0)):
         result = found[name]
         assert result.idle_w.mean == pytest.approx(6.0)

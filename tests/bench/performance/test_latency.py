@@ -87,8 +87,11 @@ def test_summary_by_hand():
     assert found.cov == pytest.approx(np.std(times) / 8.0)
 
 
-@given(st.lists(st.floats(1e-3, 1e4), min_size=1, max_size=300), st.integers(1, 64),
-       st.integers(1, 400))  # fmt: skip
+@given(
+    st.lists(st.floats(1e-3, 1e4), min_size=1, max_size=300),
+    st.integers(1, 64),
+    st.integers(1, 400),
+)
 def test_summary_is_consistent(times, batch, units):
     found = summarise(np.array(times), batch, units)
     assert found.per_face_p50_ms <= found.per_face_p90_ms <= found.per_face_p99_ms

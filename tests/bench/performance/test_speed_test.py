@@ -21,8 +21,14 @@ def samples(times_by_round):
     )
 
 
-@given(arrays(np.float64, st.integers(3, 40), elements=st.floats(-1, 1).map(lambda x: x + 1e-4),
-              unique=True))  # fmt: skip
+@given(
+    arrays(
+        np.float64,
+        st.integers(3, 40),
+        elements=st.floats(-1, 1).map(lambda x: x + 1e-4),
+        unique=True,
+    )
+)
 def test_p_value_is_scipys(logs):
     if len(np.unique(np.abs(logs))) < len(logs) or not np.abs(logs).all():
         return  # scipy's exact test does not take ties

@@ -39,9 +39,16 @@ def report(workspace, monkeypatch):
     path = workspace.root / "times.json"
     path.write_text(json.dumps([times]))
     done = pipeline.bench(
-        workspace, "demo", limit=24, latency_seconds=0.01, batches=(2, 1), in_flight=2,
-        like_trtexec=10, energy_seconds=0.01, trtexec_times=[(path, "mine")],
-    )  # fmt: skip
+        workspace,
+        "demo",
+        limit=24,
+        latency_seconds=0.01,
+        batches=(2, 1),
+        in_flight=2,
+        like_trtexec=10,
+        energy_seconds=0.01,
+        trtexec_times=[(path, "mine")],
+    )
     return json.loads(done.json_path.read_text())
 
 

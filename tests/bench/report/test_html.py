@@ -38,9 +38,14 @@ NOISE = {"torch": 0.0, "onnxruntime-fp32": 1e-5, "onnxruntime-int8": 0.3}
 MS = {"torch": 20.0, "onnxruntime-fp32": 8.0, "onnxruntime-int8": 11.0}
 VOID = {"br", "img", "link", "meta"}
 CARD = ModelCard(
-    "tf_efficientnet_lite0", "stage3", "mean_prob", 64, grid=(4, 4), threshold=0.45,
+    "tf_efficientnet_lite0",
+    "stage3",
+    "mean_prob",
+    64,
+    grid=(4, 4),
+    threshold=0.45,
     provenance={"data": "<b>faces</b>", "auc": {"sbi": 0.9}},
-)  # fmt: skip
+)
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -66,14 +71,39 @@ def manifest(name: str) -> EngineManifest:
     target, precision = name.rsplit("-", 1)
     int8 = precision == "int8"
     return EngineManifest(
-        name, target, precision, "onnxruntime", "engine.onnx", "c" * 64, "e" * 64, CARD.to_dict(),
-        calibration={"method": "max", "faces": "mine", "split": "train", "face_count": 77,
-                     "identities": ["a"], "warning": "only 77 faces"} if int8 else None,
-        placement=({"node": "/head/Conv", "op_type": "Conv", "quantised": False,
-                    "reason": "the head stays in float"},) if int8 else (),
+        name,
+        target,
+        precision,
+        "onnxruntime",
+        "engine.onnx",
+        "c" * 64,
+        "e" * 64,
+        CARD.to_dict(),
+        calibration={
+            "method": "max",
+            "faces": "mine",
+            "split": "train",
+            "face_count": 77,
+            "identities": ["a"],
+            "warning": "only 77 faces",
+        }
+        if int8
+        else None,
+        placement=(
+            {
+                "node": "/head/Conv",
+                "op_type": "Conv",
+                "quantised": False,
+                "reason": "the head stays in float",
+            },
+        )
+        if int8
+        else (),
         convolutions={"int8": 31, "fp32": 2, "unknown": 4} if int8 else {"int8": 0, "fp32": 33},
-        versions={"onnx": "1.19"}, machine={"os": "Ubuntu"}, warnings=("beware",) if int8 else (),
-    )  # fmt: skip
+        versions={"onnx": "1.19"},
+        machine={"os": "Ubuntu"},
+        warnings=("beware",) if int8 else (),
+    )
 
 
 def face(seed: int, size: int = 64) -> np.ndarray:
@@ -126,8 +156,14 @@ def result(count: int = 60, size: int = 64, noise: dict[str, float] = NOISE) -> 
         ),
         stages={
             n: stages_of(
-                n, parity[n], found.labels, truth, found.predictions | {MODEL: truth},
-                {graph_of(n): "no such graph"}, CARD.threshold, groups=where.groups,
+                n,
+                parity[n],
+                found.labels,
+                truth,
+                found.predictions | {MODEL: truth},
+                {graph_of(n): "no such graph"},
+                CARD.threshold,
+                groups=where.groups,
             )
             for n in names
         },
@@ -135,21 +171,28 @@ def result(count: int = 60, size: int = 64, noise: dict[str, float] = NOISE) -> 
         costs=summarised(timed, precisions, 16),
         examples=tuple(
             Example(
-                EVIL if i == 0 else f"face{i}.png", int(found.labels[i]), face(i, size),
+                EVIL if i == 0 else f"face{i}.png",
+                int(found.labels[i]),
+                face(i, size),
                 {n: (p.patch_map[i], float(p.score[i])) for n, p in found.predictions.items()},
             )
             for i in range(6)
         ),
         candidates=tuple(map(manifest, names)),
-    )  # fmt: skip
+    )
 
 
 def report_of(bench: BenchResult, name: str = "folder:<i>mine</i>") -> dict[str, Any]:
     faces = FaceSet(name, "all", "square", (), "A note on the set.")
     return to_report(
-        bench, faces, CARD, margin=0.005, environment={"versions": {"torch": "2.9"}, "gpus": []},
-        not_run={"tensorrt-fp16": "no NVIDIA GPU"}, warnings=["a warning & more"],
-    )  # fmt: skip
+        bench,
+        faces,
+        CARD,
+        margin=0.005,
+        environment={"versions": {"torch": "2.9"}, "gpus": []},
+        not_run={"tensorrt-fp16": "no NVIDIA GPU"},
+        warnings=["a warning & more"],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -234,12 +277,19 @@ def test_the_page_says_what_was_found(page: str, report: dict[str, Any]) -> None
     for candidate in report["candidates"]:
         assert sentence(candidate, report).replace("\u00a0", " ") in text
     for said in (
-        "A note on the set.", "a warning & more", "onnxruntime-int8: beware", "no NVIDIA GPU",
-        "30 real, 30 fake, 1 unreadable", "31 in INT8, 2 in FP32, 4 not recognised",
-        "33 in FP32", "only 77 faces",
-        "onnxruntime-int8 is slower than onnxruntime-fp32: it takes 1.3", "tf_efficientnet_lite0",
-        "the head stays in float", f"{report['reference']['auc']:.4f}",
-    ):  # fmt: skip
+        "A note on the set.",
+        "a warning & more",
+        "onnxruntime-int8: beware",
+        "no NVIDIA GPU",
+        "30 real, 30 fake, 1 unreadable",
+        "31 in INT8, 2 in FP32, 4 not recognised",
+        "33 in FP32",
+        "only 77 faces",
+        "onnxruntime-int8 is slower than onnxruntime-fp32: it takes 1.3",
+        "tf_efficientnet_lite0",
+        "the head stays in float",
+        f"{report['reference']['auc']:.4f}",
+    ):
         assert said in text
 
 
@@ -311,9 +361,12 @@ def test_stages_are_shown_and_the_first_that_breaks_is_marked(
 def test_differences_are_shown_per_method_and_level(page: str, report: dict[str, Any]) -> None:
     parts = report["candidates"][1]["parts"]
     assert [(part["level"], part["method"]) for part in parts] == [
-        ("face", "<b>swap</b>"), ("face", "alpha"), ("video", "all"), ("video", "<b>swap</b>"),
+        ("face", "<b>swap</b>"),
+        ("face", "alpha"),
+        ("video", "all"),
+        ("video", "<b>swap</b>"),
         ("video", "alpha"),
-    ]  # fmt: skip
+    ]
     assert all(part["auc_difference"]["method"] == "bootstrap" for part in parts[:2])
     of_videos = [part["auc_difference"] for part in parts[2:]]
     assert {found["method"] for found in of_videos} <= {"delong", "one pair"}
@@ -337,9 +390,14 @@ def test_engines_that_failed_are_told_first_and_nothing_holds(bench: BenchResult
 def test_all_may_have_failed(bench: BenchResult) -> None:
     gone = Failure("onnxruntime-int8", "scoring", "RuntimeError: no memory")
     left = replace(
-        bench, candidates=(), parity={}, parts={}, stages={}, failed=(gone,),
+        bench,
+        candidates=(),
+        parity={},
+        parts={},
+        stages={},
+        failed=(gone,),
         costs=Costs({"torch": ()}),
-    )  # fmt: skip
+    )
     report = report_of(left)
     assert report["verdict"] == "undecided"
     assert "No engine could be measured." in Checker(render_html(report, left)).text
@@ -410,10 +468,17 @@ def _ticks(svg: str) -> int:
 def candidate(low: float, high: float, verdict: str, needed: int | None = None) -> dict[str, Any]:
     difference = {"estimate": (low + high) / 2, "low": low, "high": high}
     return {
-        "name": "x", "verdict": verdict, "auc_difference": difference, "faces_needed": needed,
-        "stages": [], "breaks_at": None, "dead": False, "score_range": [0.1, 0.9], "flips": 20,
+        "name": "x",
+        "verdict": verdict,
+        "auc_difference": difference,
+        "faces_needed": needed,
+        "stages": [],
+        "breaks_at": None,
+        "dead": False,
+        "score_range": [0.1, 0.9],
+        "flips": 20,
         "concordance": {"estimate": 0.99, "low": 0.98, "high": 0.995},
-    }  # fmt: skip
+    }
 
 
 def said_of(values: dict[str, Any], few: bool = False) -> str:
@@ -465,9 +530,15 @@ def test_what_a_sentence_says_of_scores() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (1.5e-7, "1.5e−7"), (0.00123, "0.00123"), (8.567, "8.57"), (231.4, "231"),
-     (12345.6, "12,346")],
-)  # fmt: skip
+    [
+        (0, "0"),
+        (1.5e-7, "1.5e−7"),
+        (0.00123, "0.00123"),
+        (8.567, "8.57"),
+        (231.4, "231"),
+        (12345.6, "12,346"),
+    ],
+)
 def test_significant(value: float, text: str) -> None:
     assert significant(value) == text
 
@@ -557,11 +628,21 @@ def look(page: str, folder: Path) -> tuple[dict[str, Any], str]:
     path = folder / "report.html"
     path.write_text(page, encoding="utf-8")
     command = [
-        str(CHROME), "--headless", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        "--enable-logging=stderr", "--v=0", f"--user-data-dir={folder / 'profile'}",
-        "--window-size=1360,900", "--dump-dom", f"{path.as_uri()}#sort=auc:descending",
-    ]  # fmt: skip
+        str(CHROME),
+        "--headless",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--enable-logging=stderr",
+        "--v=0",
+        f"--user-data-dir={folder / 'profile'}",
+        "--window-size=1360,900",
+        "--dump-dom",
+        f"{path.as_uri()}#sort=auc:descending",
+    ]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.insert(1, "--no-sandbox")
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
@@ -588,8 +669,12 @@ def test_on_a_desktop(page: str, tmp_path: Path, report: dict[str, Any]) -> None
     assert (seen["missing"][-1], seen["sorted"]) == ("torch", 1)
     assert len(seen["figures"]) == 8
     assert seen["tables"].keys() == {
-        "engines-table", "stages-table", "detection-table", "methods-table", "speed-table"
-    }  # fmt: skip
+        "engines-table",
+        "stages-table",
+        "detection-table",
+        "methods-table",
+        "speed-table",
+    }
     for up, down in seen["tables"].values():
         assert (up, down) == (sorted(up), sorted(up, reverse=True))
         assert len(set(up)) > 1

@@ -110,19 +110,28 @@ def test_metadata_that_leaves_the_root_is_refused(dfdc):
 
 PREVIEW = {
     "original_videos/1044/1044_A_001.mp4": {
-        "label": "real", "set": "train", "target_id": 1044, "swapped_id": None,
+        "label": "real",
+        "set": "train",
+        "target_id": 1044,
+        "swapped_id": None,
         "augmentations": [],
     },
     "method_A/1044/1044_77_B_002.mp4": {
-        "label": "fake", "set": "train", "target_id": 1044, "swapped_id": 77,
+        "label": "fake",
+        "set": "train",
+        "target_id": 1044,
+        "swapped_id": 77,
         "augmentations": ["fps"],
     },
     "method_B/55/55_66_C_003.mp4": {
-        "label": "fake", "set": "test", "target_id": "55", "swapped_id": "66",
+        "label": "fake",
+        "set": "test",
+        "target_id": "55",
+        "swapped_id": "66",
         "augmentations": [],
     },
     "original_videos/55/55_A_000.mp4": {"label": "real", "set": "test", "target_id": "55"},
-}  # fmt: skip
+}
 
 
 @pytest.fixture

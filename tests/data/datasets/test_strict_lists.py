@@ -17,10 +17,18 @@ from lpx.errors import LpxError
 from lpx.schema import SchemaError
 
 
-@pytest.mark.parametrize("text", [
-    '{"a": NaN}', '{"a": 1e999}', f'{{"a": {"9" * 5000}}}', '{"a\\u0000": 1}', '{"\\ud800": 1}',
-    "[" * 40 + "]" * 40, '{"a": 1, "a": 2}',
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": NaN}',
+        '{"a": 1e999}',
+        f'{{"a": {"9" * 5000}}}',
+        '{"a\\u0000": 1}',
+        '{"\\ud800": 1}',
+        "[" * 40 + "]" * 40,
+        '{"a": 1, "a": 2}',
+    ],
+)
 def test_json_that_python_would_take(tmp_path, text):
     path = tmp_path / "list.json"
     path.write_text(text)
@@ -28,10 +36,15 @@ def test_json_that_python_would_take(tmp_path, text):
         read_json(path)
 
 
-@pytest.mark.parametrize("entry", [
-    {"label": [], "set": "test"}, {"label": {}, "set": "test"}, {"label": "fake", "set": []},
-    {"label": "real", "set": "test", "target_id": [1]},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"label": [], "set": "test"},
+        {"label": {}, "set": "test"},
+        {"label": "fake", "set": []},
+        {"label": "real", "set": "test", "target_id": [1]},
+    ],
+)
 def test_entries_of_the_wrong_type(tmp_path, entry):
     (tmp_path / dfdcp.LIST).write_text(json.dumps({"original_videos/1/a.mp4": entry}))
     with pytest.raises(LpxError, match=r"copy the list again"):
@@ -61,10 +74,17 @@ def test_a_pipe_keeps_nobody_waiting(tmp_path):
         read_json(tmp_path / "labels.csv")
 
 
-@pytest.mark.parametrize("text", [
-    'data = {a = "b"}', '[data]\nroot = "a\\u0000b"', "[data]\nroot = 1",
-    "x = " + "[" * 5000, f"x = {'9' * 5000}", "[data]\nroot = 1979-05-27",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        'data = {a = "b"}',
+        '[data]\nroot = "a\\u0000b"',
+        "[data]\nroot = 1",
+        "x = " + "[" * 5000,
+        f"x = {'9' * 5000}",
+        "[data]\nroot = 1979-05-27",
+    ],
+)
 def test_settings_that_are_none(tmp_path, monkeypatch, text):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LPX_DATA", raising=False)
@@ -74,16 +94,33 @@ def test_settings_that_are_none(tmp_path, monkeypatch, text):
 
 
 RECORD = {
-    "video": "a", "label": 1, "method": "x", "identities": ["1"], "split": "test",
-    "source_sha256": "ab" * 32, "faces": [[0, 10, 10, 99]], "skipped": [[None, "why"]], "note": "",
-    "rule": "largest", "several": 0,
-}  # fmt: skip
+    "video": "a",
+    "label": 1,
+    "method": "x",
+    "identities": ["1"],
+    "split": "test",
+    "source_sha256": "ab" * 32,
+    "faces": [[0, 10, 10, 99]],
+    "skipped": [[None, "why"]],
+    "note": "",
+    "rule": "largest",
+    "several": 0,
+}
 
 
-@pytest.mark.parametrize("change", [
-    {"label": 2}, {"label": True}, {"faces": [[0, 10, 10]]}, {"faces": [[0, -1, 10, 9]]},
-    {"faces": [[0, 2**40, 10, 9]]}, {"skipped": ["x"]}, {"video": 3}, {"more": 1},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"label": 2},
+        {"label": True},
+        {"faces": [[0, 10, 10]]},
+        {"faces": [[0, -1, 10, 9]]},
+        {"faces": [[0, 2**40, 10, 9]]},
+        {"skipped": ["x"]},
+        {"video": 3},
+        {"more": 1},
+    ],
+)
 def test_records_of_a_journal(change):
     assert VideoRecord.from_dict(RECORD).to_dict()["faces"] == RECORD["faces"]
     with pytest.raises(SchemaError):

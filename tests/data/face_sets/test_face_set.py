@@ -82,8 +82,11 @@ def test_stream_leaves_out_and_names_what_cannot_be_read():
         (f"{i}.png", "broken") for i in (0, 3, 4, 5, 6, 7, 19)
     ]
     assert [b.indices.tolist() for b in batches] == [
-        [1, 2], [8, 9, 10, 11], [12, 13, 14, 15], [16, 17, 18],
-    ]  # fmt: skip
+        [1, 2],
+        [8, 9, 10, 11],
+        [12, 13, 14, 15],
+        [16, 17, 18],
+    ]
     assert [int(v) for b in batches for v in b.pixels[:, 0, 0, 0]] == [
         int(i) for b in batches for i in b.indices
     ]
@@ -181,8 +184,12 @@ def test_files_are_streamed_as_they_are_decoded(tmp_path):
 def test_table_makes_the_faces_it_was_made_of(table):
     for row, face in zip(ROWS, table.faces, strict=True):
         assert (face.name, face.label, face.method, face.video, face.identities) == (
-            row.file, row.label, row.method, row.video, row.identities,
-        )  # fmt: skip
+            row.file,
+            row.label,
+            row.method,
+            row.video,
+            row.identities,
+        )
         assert face.source.path == Path("crops") / row.file
     assert table.faces[-1].name == ROWS[-1].file
     assert [f.name for f in table.faces[2:9:3]] == [r.file for r in ROWS[2:9:3]]

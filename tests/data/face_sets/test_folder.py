@@ -60,8 +60,10 @@ def test_symlink_loops_end(crops):
     (crops / "real/self.png").symlink_to("self.png")
     faces = folder_set(crops)
     assert [f.name for f in faces.faces if f.label == 0] == [
-        "real/a.png", "real/b.JPG", "real/self.png",
-    ]  # fmt: skip
+        "real/a.png",
+        "real/b.JPG",
+        "real/self.png",
+    ]
     skipped = []
     assert list(faces.stream(8, 16, skipped)) == []
     assert "symbolic links" in next(s.reason for s in skipped if s.name == "real/self.png")
@@ -116,9 +118,19 @@ def test_as_windows_writes_it(crops):
 
 @pytest.mark.parametrize(
     "name",
-    ["/etc/passwd", "../secret.png", "real/../../x.png", "..\\x.png", "C:\\x.png", "c:x.png",
-     "\\\\server\\x.png", "", ".", "real/.."],
-)  # fmt: skip
+    [
+        "/etc/passwd",
+        "../secret.png",
+        "real/../../x.png",
+        "..\\x.png",
+        "C:\\x.png",
+        "c:x.png",
+        "\\\\server\\x.png",
+        "",
+        ".",
+        "real/..",
+    ],
+)
 def test_file_that_leaves_the_folder_is_refused(crops, name):
     with pytest.raises(LpxError) as caught:
         with_csv(crops, f"file,label\nreal/a.png,0\n{name},1\n")

@@ -93,13 +93,18 @@ PATHS = st.lists(NAMES.filter(lambda n: n != ".."), min_size=1, max_size=3).map(
 @given(
     st.lists(
         st.builds(
-            FaceRow, PATHS, st.sampled_from([0, 1, None]), NAMES, NAMES,
-            st.lists(NAMES, max_size=2).map(tuple), st.sampled_from(["", "train", "test"]),
+            FaceRow,
+            PATHS,
+            st.sampled_from([0, 1, None]),
+            NAMES,
+            NAMES,
+            st.lists(NAMES, max_size=2).map(tuple),
+            st.sampled_from(["", "train", "test"]),
             st.integers(-1, 10**6),
         ),
         max_size=12,
     )
-)  # fmt: skip
+)
 def test_any_rows_survive(tmp_path, rows):
     write(tmp_path, rows)
     faces = read_face_manifest(tmp_path).faces
@@ -164,7 +169,7 @@ def edit(folder, **changes):
         ({"table": "faces-000000000000.npz"}, "is damaged\n  why: it does not exist"),
         ({"table_sha256": "gone"}, "its SHA-256 differs"),
     ],
-)  # fmt: skip
+)
 def test_manifest_that_does_not_fit(tmp_path, changes, said):
     write(tmp_path)
     edit(tmp_path, **changes)
@@ -220,7 +225,7 @@ def tamper(folder, **columns):
         ({"identity_offsets": np.array([0, 1], np.int64)}, "identity_offsets does not divide"),
         ({"label": np.array([None] * 4, object)}, "is damaged"),
     ],
-)  # fmt: skip
+)
 def test_columns_that_contradict_each_other(tmp_path, columns, said):
     write(tmp_path)
     tamper(tmp_path, **columns)
@@ -269,10 +274,18 @@ def test_many_faces_load_fast(tmp_path):
     """A tenth of the million that benchmarks/data.py loads, with time to spare."""
     count = 100_000
     rows = [
-        FaceRow(f"Deepfakes/{i // 32:05d}/{i % 32:04d}.png", 1, "Deepfakes", f"D/{i // 32:05d}",
-                (f"{i // 32:05d}",), "train", i % 32, size_bytes=i)
+        FaceRow(
+            f"Deepfakes/{i // 32:05d}/{i % 32:04d}.png",
+            1,
+            "Deepfakes",
+            f"D/{i // 32:05d}",
+            (f"{i // 32:05d}",),
+            "train",
+            i % 32,
+            size_bytes=i,
+        )
         for i in range(count)
-    ]  # fmt: skip
+    ]
     write(tmp_path, rows)
     started = time.perf_counter()
     faces = read_face_manifest(tmp_path)

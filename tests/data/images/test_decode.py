@@ -143,10 +143,17 @@ def test_truncated_file(tmp_path, picture, suffix, kept, capfd):
 
 @pytest.mark.parametrize(
     "data",
-    [b"just text\n", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", bytes(100), b"\x00", b"{}",
-     b"<svg xmlns='http://www.w3.org/2000/svg'/>"],
+    [
+        b"just text\n",
+        b"\x89PNG\r\n\x1a\n",
+        b"\xff\xd8\xff\xe0",
+        bytes(100),
+        b"\x00",
+        b"{}",
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    ],
     ids=["text", "png-mark", "jpeg-mark", "zeros", "one-byte", "json", "svg"],
-)  # fmt: skip
+)
 def test_file_that_is_no_image(tmp_path, data):
     with pytest.raises(UnreadableImageError, match="not an image"):
         read(tmp_path, data)
@@ -197,9 +204,14 @@ def test_fit_averages_when_shrinking():
     assert np.abs(fitted.astype(int) - 127.5).max() <= 0.5
 
 
-@pytest.mark.parametrize("flags", [
-    [], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_RST_INTERVAL, 2],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        [cv2.IMWRITE_JPEG_PROGRESSIVE, 1],
+        [cv2.IMWRITE_JPEG_RST_INTERVAL, 2],
+    ],
+)
 def test_a_jpeg_that_is_cut_off_is_not_filled_with_grey(tmp_path, flags):
     rng = np.random.default_rng(3)
     picture = rng.integers(0, 256, (64, 64, 3), np.uint8)

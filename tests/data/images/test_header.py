@@ -164,10 +164,14 @@ def jpeg_bomb(width, height):
 
 @pytest.mark.parametrize(
     "data",
-    [png_bomb(30_000, 30_000), jpeg_bomb(30_000, 30_000), tiff("<", False, 30_000, 30_000, 4),
-     b"BM" + bytes(12) + struct.pack("<Iii", 40, 30_000, -30_000) + bytes(40)],
+    [
+        png_bomb(30_000, 30_000),
+        jpeg_bomb(30_000, 30_000),
+        tiff("<", False, 30_000, 30_000, 4),
+        b"BM" + bytes(12) + struct.pack("<Iii", 40, 30_000, -30_000) + bytes(40),
+    ],
     ids=["png", "jpeg", "tiff", "bmp"],
-)  # fmt: skip
+)
 def test_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch, data):
     def decoded(*_):
         raise AssertionError("it was decoded")
@@ -204,8 +208,17 @@ def test_format_that_lpx_does_not_read(tmp_path):
         read_image(path)
 
 
-STARTS = [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"RIFF....WEBPVP8X", b"RIFF....WEBPVP8L",
-          b"RIFF....WEBPVP8 ", b"BM", b"II*\0", b"MM\0+"]  # fmt: skip
+STARTS = [
+    b"",
+    b"\x89PNG\r\n\x1a\n",
+    b"\xff\xd8",
+    b"RIFF....WEBPVP8X",
+    b"RIFF....WEBPVP8L",
+    b"RIFF....WEBPVP8 ",
+    b"BM",
+    b"II*\0",
+    b"MM\0+",
+]
 
 
 @settings(max_examples=300, deadline=None)

@@ -47,8 +47,13 @@ def faces(folder):
 
 def test_load(folder, faces):
     assert [face.path.name for face in faces] == [
-        "ann_0.png", "ann_1.png", "bob_0.png", "bob_1.png", "cem_0.png", "cem_1.png"
-    ]  # fmt: skip
+        "ann_0.png",
+        "ann_1.png",
+        "bob_0.png",
+        "bob_1.png",
+        "cem_0.png",
+        "cem_1.png",
+    ]
     assert [face.identity for face in faces] == ["ann"] * 2 + ["bob"] * 2 + ["cem"] * 2
     assert {face.split for face in faces} == {"train", "test"}
     assert faces[3].points.dtype == np.float32
@@ -77,9 +82,12 @@ def test_load_without_landmarks_of_a_face(folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("header", "absent"),
-    [("path,identity", "no column file"), ("file,person", "no column identity"),
-     ("", "no column file, identity")],
-)  # fmt: skip
+    [
+        ("path,identity", "no column file"),
+        ("file,person", "no column identity"),
+        ("", "no column file, identity"),
+    ],
+)
 def test_load_without_a_column(folder, tmp_path, header, absent):
     table = copied(folder, tmp_path) / "faces.csv"
     table.write_text(f"{header}\nann_0.png,ann\n" if header else "")

@@ -253,14 +253,22 @@ def test_a_plugin_runs_the_graph_as_written_on_its_first_gpu(fake, monkeypatch, 
     [
         (0, "", "offers ONNX Runtime no GPU of this machine", "8.6, 8.9, 12.0 and later"),
         # ONNX Runtime's own words, on a machine without NVIDIA's driver.
-        (0, "[ONNXRuntimeError] : 1 : FAIL : Failed to load library /plugin.so with error: "
-         "libcuda.so.1: cannot open shared object file: No such file or directory\nstack",
-         "does not start in ONNX Runtime", "libcuda.so.1: cannot open shared object file"),
-        (0, "EP library is already registered under NvTensorRTRTXExecutionProvider",
-         "offers ONNX Runtime no GPU of this machine", "driver"),
+        (
+            0,
+            "[ONNXRuntimeError] : 1 : FAIL : Failed to load library /plugin.so with error: "
+            "libcuda.so.1: cannot open shared object file: No such file or directory\nstack",
+            "does not start in ONNX Runtime",
+            "libcuda.so.1: cannot open shared object file",
+        ),
+        (
+            0,
+            "EP library is already registered under NvTensorRTRTXExecutionProvider",
+            "offers ONNX Runtime no GPU of this machine",
+            "driver",
+        ),
     ],
     ids=["no RTX GPU", "no driver", "no RTX GPU, registered by another"],
-)  # fmt: skip
+)
 def test_a_plugin_without_a_gpu_says_so(fake, monkeypatch, tmp_path, gpus, problem, what, why):
     fake()
     Plugin(monkeypatch, gpus, problem)
@@ -313,9 +321,7 @@ def test_faces_are_cut_up_and_tensors_made_once_a_batch_size(fake, tmp_path):
     ("precision", "half", "integer"), [("fp32", "0", "0"), ("fp16", "1", "0"), ("int8", "1", "1")]
 )
 def test_tensorrt_options(precision, half, integer):
-    found = provider_options(
-        "onnxruntime-tensorrt", precision, BatchRange(1, 8, 32), 160, 64, 4
-    )  # fmt: skip
+    found = provider_options("onnxruntime-tensorrt", precision, BatchRange(1, 8, 32), 160, 64, 4)
     assert (found["trt_fp16_enable"], found["trt_int8_enable"]) == (half, integer)
     assert found["trt_profile_opt_shapes"] == "faces:8x160x160x3"
     assert found["trt_max_workspace_size"] == str(64 << 20)
@@ -358,9 +364,13 @@ def test_a_plugin_engine_is_built_without_a_gpu(workspace, monkeypatch, fake):
     Plugin(monkeypatch, gpus=0)
     monkeypatch.setattr("lpx.engines.makers.PLUGIN_PACKAGES", ("not-installed", "numpy"))
     fp32, int8 = pipeline.build(
-        workspace, ("fp32", "int8"), target="onnxruntime-tensorrt-rtx", faces="demo", count=16,
+        workspace,
+        ("fp32", "int8"),
+        target="onnxruntime-tensorrt-rtx",
+        faces="demo",
+        count=16,
         batches=BatchRange(1, 4, 16),
-    )  # fmt: skip
+    )
     assert (int8.name, int8.dialect) == ("onnxruntime-tensorrt-rtx-int8", "strongly-typed")
     assert int8.options["provider"]["nv_profile_max_shapes"] == "faces:16x160x160x3"
     assert int8.compute_capabilities == ()

@@ -182,9 +182,12 @@ def test_cuda_lost_in_the_middle_is_said_and_the_engine_closed(flavour: Flavour)
     """In a process of its own: the GPU does not come back to one that lost it."""
     plan = plan_of(model_of("fp16", flavour), "fp16", flavour, BatchRange(1, 4, 8))
     done = subprocess.run(
-        [sys.executable, "-c", LOSE, flavour], input=plan, capture_output=True,
-        cwd=Path(__file__).parents[3], timeout=300,
-    )  # fmt: skip
+        [sys.executable, "-c", LOSE, flavour],
+        input=plan,
+        capture_output=True,
+        cwd=Path(__file__).parents[3],
+        timeout=300,
+    )
     assert done.stdout.decode().splitlines() == [
         "sound: done",
         "wild: lost",
@@ -237,9 +240,16 @@ def test_this_machine_takes_the_plan_and_another_gpu_would_not(gpu: Device) -> N
 
     machine = read_machine()
     manifest = EngineManifest(
-        name="tensorrt-fp16", target="tensorrt", precision="fp16", dialect="", file="",
-        engine_sha256="", model_sha256="", card={}, machine=asdict(machine),
-    )  # fmt: skip
+        name="tensorrt-fp16",
+        target="tensorrt",
+        precision="fp16",
+        dialect="",
+        file="",
+        engine_sha256="",
+        model_sha256="",
+        card={},
+        machine=asdict(machine),
+    )
     assert refusal(manifest, machine) == ""
     here = ".".join(map(str, gpu.compute_capability))
     assert here in {found.compute_capability for found in machine.gpus}

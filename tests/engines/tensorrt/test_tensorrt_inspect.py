@@ -199,15 +199,15 @@ def test_several_profiles_count_their_convolutions_once() -> None:
     """A fused layer names its profile by its tensors, or not at all."""
     second = [
         log_line(
-            "Conv_20 [profile 1]_myl1_13", "correlation", metadata="[ONNX Layer: Conv_20]",
+            "Conv_20 [profile 1]_myl1_13",
+            "correlation",
+            metadata="[ONNX Layer: Conv_20]",
             tensor="a [profile 1].1_2_myl1",
         ),
         log_line("__mye2192_myl1_14", "gemm", metadata=POINTWISE, tensor="b [profile 1]_myl1"),
         log_line("__myl_FcRelu_myl1_19", "runtime_fusion", metadata=FUSED),
-        log_line(
-            "__myl_CorrCast_myl1_25", "runtime_fusion", metadata="[ONNX Layer: Conv_35:head]"
-        ),
-    ]  # fmt: skip
+        log_line("__myl_CorrCast_myl1_25", "runtime_fusion", metadata="[ONNX Layer: Conv_35:head]"),
+    ]
     alone = log(*of_xception(), *second)
     table = replace(alone, graph_convolutions=CONVOLUTIONS)
     assert [row.profile for row in table.rows] == [0] * 5 + [1] * 4
@@ -246,8 +246,10 @@ def test_no_line_of_a_log_is_left_out() -> None:
         log_line("Conv_1", "correlation"),
     )
     assert [(row.name, row.precision) for row in table.rows] == [
-        ("new", "unknown"), ("conv1 + relu1", "unknown"), ("Conv_1", "fp16"),
-    ]  # fmt: skip
+        ("new", "unknown"),
+        ("conv1 + relu1", "unknown"),
+        ("Conv_1", "fp16"),
+    ]
 
 
 def test_the_one_line_form_of_10_is_read() -> None:

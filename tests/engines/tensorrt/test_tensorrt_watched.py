@@ -98,16 +98,27 @@ def test_the_timing_cache_and_the_calibration_cache_are_taken(
     if there:
         (caches / "a.timing").write_bytes(b"times")
     manifest = EngineManifest(
-        name="tensorrt-int8-dla0", target="tensorrt", precision="int8", file="engine.plan",
-        dialect="calibration-cache", engine_sha256="", model_sha256="", card={},
+        name="tensorrt-int8-dla0",
+        target="tensorrt",
+        precision="int8",
+        file="engine.plan",
+        dialect="calibration-cache",
+        engine_sha256="",
+        model_sha256="",
+        card={},
         options={
-            "profiles": [{"minimum": 1, "optimum": 1, "maximum": 1},
-                         {"minimum": 8, "optimum": 8, "maximum": 8}],
-            "workspace_mib": 32, "optimisation_level": 4, "version_compatible": True,
-            "hardware_compatible": False, "dla_core": 0,
+            "profiles": [
+                {"minimum": 1, "optimum": 1, "maximum": 1},
+                {"minimum": 8, "optimum": 8, "maximum": 8},
+            ],
+            "workspace_mib": 32,
+            "optimisation_level": 4,
+            "version_compatible": True,
+            "hardware_compatible": False,
+            "dla_core": 0,
             "timing_cache": {"file": "a.timing", "frozen": True},
         },
-    )  # fmt: skip
+    )
     build_watched(tmp_path, manifest, NAMES, caches)
     (asked,) = recorded.asked
     assert asked["graph"] == graph
@@ -125,9 +136,16 @@ def test_a_watched_plan_is_loaded_as_its_engine_is(
     loaded: list[Any] = []
     monkeypatch.setattr(watched, "TensorRTTensors", lambda plan, **how: loaded.append((plan, how)))
     manifest = EngineManifest(
-        name="", target="tensorrt", precision="int8", file="", dialect="", engine_sha256="",
-        model_sha256="", card={}, options={"version_compatible": True, "dla_core": 1},
-    )  # fmt: skip
+        name="",
+        target="tensorrt",
+        precision="int8",
+        file="",
+        dialect="",
+        engine_sha256="",
+        model_sha256="",
+        card={},
+        options={"version_compatible": True, "dla_core": 1},
+    )
     open_watched(recorded(b"", flavour="tensorrt"), manifest, NAMES)
     how = {"flavour": "tensorrt", "names": NAMES, "allow_host_code": True, "dla_core": 1}
     assert loaded == [(b"plan", how)]

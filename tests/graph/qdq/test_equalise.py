@@ -39,12 +39,19 @@ def net(seed, activations, size=1.0):
     return graph(
         INVERTED.format(activation=first, second=second),
         offset=np.full((1, 3, 1, 1), 120, np.float32),
-        w1=uneven((32, 3, 3, 3)) * np.float32(size / 100), b1=rng.normal(0, 0.1, 32).astype("f4"),
-        w2=uneven((32, 1, 3, 3)), b2=rng.normal(0, 0.1, 32).astype("f4"),
-        w3=(16, 32, 1, 1), b3=(16,), w4=(16, 3, 1, 1),
-        **({"low": np.array(0, np.float32), "high": np.array(6, np.float32)}
-           if "Clip" in first + second else {}),
-    )  # fmt: skip
+        w1=uneven((32, 3, 3, 3)) * np.float32(size / 100),
+        b1=rng.normal(0, 0.1, 32).astype("f4"),
+        w2=uneven((32, 1, 3, 3)),
+        b2=rng.normal(0, 0.1, 32).astype("f4"),
+        w3=(16, 32, 1, 1),
+        b3=(16,),
+        w4=(16, 3, 1, 1),
+        **(
+            {"low": np.array(0, np.float32), "high": np.array(6, np.float32)}
+            if "Clip" in first + second
+            else {}
+        ),
+    )
 
 
 def faces(seed):
@@ -116,15 +123,27 @@ def test_idle_channels_of_a_clip_are_scaled_and_stay_idle():
 
 
 LEFT_ALONE = {
-    "read-by-two": ("g (float[N,8,4,4] x) => (float[N,8,4,4] z) { a = Conv(x, w)\n b = Conv(a, v)"
-                    "\n c = Relu(a)\n z = Add(b, c) }", "read by more than one"),
-    "output": ("g (float[N,8,4,4] x) => (float[N,8,4,4] a, float[N,8,4,4] z) { a = Conv(x, w)"
-               "\n z = Conv(a, v) }", "is an output"),
-    "sigmoid": ("g (float[N,8,4,4] x) => (float[N,8,4,4] z) { a = Conv(x, w)\n b = Sigmoid(a)"
-                "\n z = Conv(b, v) }", "Sigmoid does not commute"),
-    "add": ("g (float[N,8,4,4] x) => (float[N,8,4,4] z) { a = Conv(x, w)\n b = Add(a, x)"
-            "\n z = Conv(b, v) }", "Add does not commute"),
-}  # fmt: skip
+    "read-by-two": (
+        "g (float[N,8,4,4] x) => (float[N,8,4,4] z) { a = Conv(x, w)\n b = Conv(a, v)"
+        "\n c = Relu(a)\n z = Add(b, c) }",
+        "read by more than one",
+    ),
+    "output": (
+        "g (float[N,8,4,4] x) => (float[N,8,4,4] a, float[N,8,4,4] z) { a = Conv(x, w)"
+        "\n z = Conv(a, v) }",
+        "is an output",
+    ),
+    "sigmoid": (
+        "g (float[N,8,4,4] x) => (float[N,8,4,4] z) { a = Conv(x, w)\n b = Sigmoid(a)"
+        "\n z = Conv(b, v) }",
+        "Sigmoid does not commute",
+    ),
+    "add": (
+        "g (float[N,8,4,4] x) => (float[N,8,4,4] z) { a = Conv(x, w)\n b = Add(a, x)"
+        "\n z = Conv(b, v) }",
+        "Add does not commute",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", LEFT_ALONE)
@@ -144,8 +163,13 @@ def test_clip_with_another_lower_limit_is_left_alone():
         b = Clip(a, low, high)
         z = Conv(b, v)
     }"""
-    model = graph(text, w=(8, 8, 1, 1), v=(8, 8, 1, 1),
-                  low=np.array(-1, np.float32), high=np.array(6, np.float32))  # fmt: skip
+    model = graph(
+        text,
+        w=(8, 8, 1, 1),
+        v=(8, 8, 1, 1),
+        low=np.array(-1, np.float32),
+        high=np.array(6, np.float32),
+    )
     assert equalise(model)[0].scaled == 0
 
 

@@ -222,8 +222,12 @@ def test_half_and_single_graph_are_equal_where_half_precision_is_exact():
         return (weight * 127 / 128).astype(np.float32)[:, :, None, None]
 
     text = TWO.replace("Conv<pads=[1,1,1,1]>", "Conv")
-    weights = {"w": permutation(16), "v": permutation(16), "b": np.zeros(16, np.float32),
-               "u": permutation(1)}  # fmt: skip
+    weights = {
+        "w": permutation(16),
+        "v": permutation(16),
+        "b": np.zeros(16, np.float32),
+        "u": permutation(1),
+    }
     given = {name: Range(0.0, 127 / 8, (0.0,) * 16) for name in ("h", "r")}
     x = rng.integers(-64, 65, (4, 16, 8, 8)).astype(np.float32) / 64
     found = []

@@ -56,8 +56,10 @@ PATTERNS = {
     "conv": Pattern(
         """g (float[N,16,8,8] x) => (float[N,16,8,8] z) { z = Conv<pads=[1,1,1,1]>(x, w, b) }""",
         {"w": SQUARE, "b": (16,)},
-        convolutions("z"), ["x"],
-        integer_convolutions("z"), ["x"],
+        convolutions("z"),
+        ["x"],
+        integer_convolutions("z"),
+        ["x"],
         decisions={"z": True},
     ),
     "conv-relu-maxpool": Pattern(
@@ -69,8 +71,10 @@ PATTERNS = {
             z = Relu(c)
         }""",
         {"w": SQUARE, "b": (16,), "v": SQUARE},
-        convolutions("a", "c"), ["x", "m"],
-        integer_convolutions("a", "c") | {"m.0"}, ["x", "r", "m"],
+        convolutions("a", "c"),
+        ["x", "m"],
+        integer_convolutions("a", "c") | {"m.0"},
+        ["x", "r", "m"],
         decisions={"a": True, "c": True},
     ),
     "conv-clip": Pattern(
@@ -79,10 +83,11 @@ PATTERNS = {
             r = Clip(a, low, high)
             z = Conv<pads=[1,1,1,1]>(r, v)
         }""",
-        {"w": SQUARE, "v": SQUARE, "low": np.array(0, np.float32),
-         "high": np.array(6, np.float32)},
-        convolutions("a", "z"), ["x", "r"],
-        integer_convolutions("a", "z"), ["x", "r"],
+        {"w": SQUARE, "v": SQUARE, "low": np.array(0, np.float32), "high": np.array(6, np.float32)},
+        convolutions("a", "z"),
+        ["x", "r"],
+        integer_convolutions("a", "z"),
+        ["x", "r"],
     ),
     "identity-skip": Pattern(
         """g (float[N,16,8,8] x) => (float[N,16,8,8] z) {
@@ -93,8 +98,10 @@ PATTERNS = {
             z = Relu(s)
         }""",
         {"w": SQUARE, "v": SQUARE, "b": (16,)},
-        convolutions("a", "c") | {"s.1"}, ["x", "r"],
-        integer_convolutions("a", "c") | {"s.0", "s.1"}, ["x", "r", "c"],
+        convolutions("a", "c") | {"s.1"},
+        ["x", "r"],
+        integer_convolutions("a", "c") | {"s.0", "s.1"},
+        ["x", "r", "c"],
         decisions={"a": True, "c": True, "s": True},
     ),
     "identity-skip-first": Pattern(
@@ -103,8 +110,10 @@ PATTERNS = {
             z = Add(x, c)
         }""",
         {"w": SQUARE},
-        convolutions("c") | {"z.0"}, ["x"],
-        integer_convolutions("c") | {"z.0", "z.1"}, ["x", "c"],
+        convolutions("c") | {"z.0"},
+        ["x"],
+        integer_convolutions("c") | {"z.0", "z.1"},
+        ["x", "c"],
     ),
     "projection-skip": Pattern(
         """g (float[N,16,8,8] x) => (float[N,32,4,4] z) {
@@ -117,8 +126,10 @@ PATTERNS = {
         }""",
         {"u": (32, 16, 1, 1), "w": (32, 16, 3, 3), "v": (32, 32, 3, 3)},
         # c is the end of the longer path: the Add goes into its epilogue, and p is read as INT8.
-        convolutions("p", "a", "c") | {"s.0"}, ["x", "p", "r"],
-        integer_convolutions("p", "a", "c") | {"s.0", "s.1"}, ["x", "p", "r", "c"],
+        convolutions("p", "a", "c") | {"s.0"},
+        ["x", "p", "r"],
+        integer_convolutions("p", "a", "c") | {"s.0", "s.1"},
+        ["x", "p", "r", "c"],
         decisions={"p": True, "a": True, "c": True, "s": True},
     ),
     "maxpool-ends-a-branch": Pattern(
@@ -132,8 +143,10 @@ PATTERNS = {
             z = Add(m, p)
         }""",
         {"u": (32, 16, 1, 1), "w": (32, 16, 3, 3), "v": (32, 32, 3, 3)},
-        convolutions("p", "a", "c") | {"z.0"}, ["x", "r", "m"],
-        integer_convolutions("p", "a", "c") | {"m.0", "z.0", "z.1"}, ["x", "r", "c", "m", "p"],
+        convolutions("p", "a", "c") | {"z.0"},
+        ["x", "r", "m"],
+        integer_convolutions("p", "a", "c") | {"m.0", "z.0", "z.1"},
+        ["x", "r", "c", "m", "p"],
     ),
     "second-residual-block": Pattern(
         """g (float[N,16,8,8] x) => (float[N,16,8,8] z) {
@@ -144,16 +157,20 @@ PATTERNS = {
             z = Add(c, r)
         }""",
         {"w": SQUARE, "v": SQUARE},
-        convolutions("a", "c") | {"s.1", "z.1"}, ["x", "r"],
-        integer_convolutions("a", "c") | {"s.0", "s.1", "z.0", "z.1"}, ["x", "a", "r", "c"],
+        convolutions("a", "c") | {"s.1", "z.1"},
+        ["x", "r"],
+        integer_convolutions("a", "c") | {"s.0", "s.1", "z.0", "z.1"},
+        ["x", "a", "r", "c"],
     ),
     "depthwise-24": Pattern(
         """g (float[N,24,8,8] x) => (float[N,24,8,8] z) {
             z = Conv<pads=[1,1,1,1], group=24>(x, w)
         }""",
         {"w": (24, 1, 3, 3)},
-        convolutions("z"), ["x"],
-        integer_convolutions("z"), ["x"],
+        convolutions("z"),
+        ["x"],
+        integer_convolutions("z"),
+        ["x"],
         inputs=((2, 24, 8, 8),),
         decisions={"z": True},
     ),
@@ -162,7 +179,10 @@ PATTERNS = {
             z = Conv<pads=[1,1,1,1], group=20>(x, w)
         }""",
         {"w": (20, 1, 3, 3)},
-        set(), [], set(), [],
+        set(),
+        [],
+        set(),
+        [],
         inputs=((2, 20, 8, 8),),
         decisions={"z": False},
     ),
@@ -171,14 +191,19 @@ PATTERNS = {
             z = Conv<pads=[1,1,1,1], group=4>(x, w)
         }""",
         {"w": (32, 8, 3, 3)},
-        convolutions("z"), ["x"],
-        integer_convolutions("z"), ["x"],
+        convolutions("z"),
+        ["x"],
+        integer_convolutions("z"),
+        ["x"],
         inputs=((2, 32, 8, 8),),
     ),
     "rgb-stem": Pattern(
         """g (float[N,3,8,8] x) => (float[N,16,8,8] z) { z = Conv<pads=[1,1,1,1]>(x, w) }""",
         {"w": (16, 3, 3, 3)},
-        set(), [], set(), [],
+        set(),
+        [],
+        set(),
+        [],
         inputs=((2, 3, 8, 8),),
         decisions={"z": False},
     ),
@@ -188,7 +213,10 @@ PATTERNS = {
             z = Conv(a, v)
         }""",
         {"w": (8, 16, 1, 1), "v": (16, 8, 1, 1)},
-        set(), [], set(), [],
+        set(),
+        [],
+        set(),
+        [],
         decisions={"a": False, "z": False},
     ),
     "classifier": Pattern(
@@ -199,9 +227,11 @@ PATTERNS = {
             z = Sigmoid(c)
         }""",
         {"w": (16, 16, 1, 1), "v": (1, 16, 1, 1)},
-        convolutions("a"), ["x"],
+        convolutions("a"),
+        ["x"],
         # An integer convolution gives integers, so the classifier reads r through its pair.
-        integer_convolutions("a") | {"c.0"}, ["x", "r"],
+        integer_convolutions("a") | {"c.0"},
+        ["x", "r"],
         decisions={"a": True, "c": False},
     ),
     "two-computed-operands": Pattern(
@@ -210,21 +240,30 @@ PATTERNS = {
             z = Conv(x, y)
         }""",
         {},
-        set(), [], set(), [],
+        set(),
+        [],
+        set(),
+        [],
         inputs=((2, 16, 8, 8), (16, 16, 1, 1)),
         decisions={"m": False, "z": False},
     ),
     "computed-bias": Pattern(
         """g (float[N,16,8,8] x, float[16] y) => (float[N,16,8,8] z) { z = Conv(x, w, y) }""",
         {"w": (16, 16, 1, 1)},
-        set(), [], set(), [],
+        set(),
+        [],
+        set(),
+        [],
         inputs=((2, 16, 8, 8), (16,)),
         decisions={"z": False},
     ),
     "one-dimension": Pattern(
         """g (float[N,16,8] x) => (float[N,16,8] z) { z = Conv(x, w) }""",
         {"w": (16, 16, 1)},
-        set(), [], set(), [],
+        set(),
+        [],
+        set(),
+        [],
         inputs=((2, 16, 8),),
         decisions={"z": False},
     ),
@@ -236,7 +275,10 @@ PATTERNS = {
             z = ConvTranspose<strides=[2,2]>(y, u)
         }""",
         {"w": (16, 32), "b": (32,), "u": (16, 16, 2, 2)},
-        set(), [], set(), [],
+        set(),
+        [],
+        set(),
+        [],
         inputs=((2, 16), (2, 16, 4, 4)),
         decisions={"h": False, "m": False, "z": False},
     ),
@@ -249,8 +291,10 @@ PATTERNS = {
         }""",
         {"w": (16, 16, 1, 1), "v": (16, 16, 1, 1), "u": (16, 32, 1, 1)},
         # For TensorRT the Concat reads floats and is read through one pair.
-        convolutions("a", "b", "z"), ["x", "c"],
-        integer_convolutions("a", "b", "z") | {"c.0", "c.1"}, ["x", "a", "b", "c"],
+        convolutions("a", "b", "z"),
+        ["x", "c"],
+        integer_convolutions("a", "b", "z") | {"c.0", "c.1"},
+        ["x", "a", "b", "c"],
     ),
     "output-read-again": Pattern(
         # y is an output and stays as it was computed, whatever its other readers want.
@@ -260,8 +304,10 @@ PATTERNS = {
             z = Add(c, y)
         }""",
         {"w": SQUARE, "v": SQUARE},
-        convolutions("y", "c") | {"z.1"}, ["x", "y"],
-        integer_convolutions("y", "c") | {"z.0", "z.1"}, ["x", "y", "c"],
+        convolutions("y", "c") | {"z.1"},
+        ["x", "y"],
+        integer_convolutions("y", "c") | {"z.0", "z.1"},
+        ["x", "y", "c"],
     ),
     "output-pooled": Pattern(
         # A pooled tensor would be an integer in ONNX Runtime's style, were it not an output.
@@ -270,8 +316,10 @@ PATTERNS = {
             z = MaxPool<kernel_shape=[2,2], strides=[2,2]>(y)
         }""",
         {"w": SQUARE},
-        convolutions("y"), ["x"],
-        integer_convolutions("y"), ["x"],
+        convolutions("y"),
+        ["x"],
+        integer_convolutions("y"),
+        ["x"],
     ),
     "output-before-its-relu": Pattern(
         # a has two readers; in TensorRT's style Q/DQ is on the way to c, not on that to the Relu.
@@ -281,9 +329,11 @@ PATTERNS = {
             c = Conv<pads=[1,1,1,1]>(a, v)
         }""",
         {"w": SQUARE, "v": SQUARE},
-        convolutions("a", "c"), ["x", "a"],
+        convolutions("a", "c"),
+        ["x", "a"],
         # At the source, for all its readers.
-        integer_convolutions("a", "c") | {"r.0"}, ["x", "a"],
+        integer_convolutions("a", "c") | {"r.0"},
+        ["x", "a"],
     ),
     "add-of-floats": Pattern(
         """g (float[N,16,8,8] x) => (float[N,16,8,8] z) {
@@ -295,8 +345,10 @@ PATTERNS = {
         {"w": (16, 16, 1, 1), "c": (16, 1, 1)},
         # No convolution ends in the second Add; the first adds a constant, as a bias does, and no
         # convolution reads what comes of it.
-        convolutions("a"), ["x"],
-        integer_convolutions("a") | {"r.0"}, ["x"],
+        convolutions("a"),
+        ["x"],
+        integer_convolutions("a") | {"r.0"},
+        ["x"],
         decisions={"a": True, "z": False},
     ),
     "concat-read-by-two": Pattern(
@@ -308,8 +360,10 @@ PATTERNS = {
             z = Conv(c, u)
         }""",
         {"w": (16, 16, 1, 1), "v": (16, 16, 1, 1), "u": (16, 32, 1, 1)},
-        convolutions("a", "b", "z"), ["x", "a", "c"],
-        integer_convolutions("a", "b", "z") | {"c.0", "c.1"}, ["x", "a", "b", "c"],
+        convolutions("a", "b", "z"),
+        ["x", "a", "c"],
+        integer_convolutions("a", "b", "z") | {"c.0", "c.1"},
+        ["x", "a", "b", "c"],
         decisions={"a": True, "b": True, "c": False, "z": True},
     ),
     "maxpool-of-floats": Pattern(
@@ -320,8 +374,10 @@ PATTERNS = {
             z = Conv<pads=[1,1,1,1]>(m, v)
         }""",
         {"w": (16, 3, 3, 3), "v": SQUARE},
-        convolutions("z"), ["m"],
-        integer_convolutions("z"), ["m"],
+        convolutions("z"),
+        ["m"],
+        integer_convolutions("z"),
+        ["m"],
         inputs=((2, 3, 8, 8),),
         decisions={"a": False, "m": False, "z": True},
     ),
@@ -335,8 +391,10 @@ PATTERNS = {
             z = Softmax(l)
         }""",
         {"w": SQUARE, "v": (16, 2)},
-        convolutions("a"), ["x"],
-        integer_convolutions("a"), ["x"],
+        convolutions("a"),
+        ["x"],
+        integer_convolutions("a"),
+        ["x"],
         decisions={"a": True, "p": False, "f": False, "l": False, "z": False},
     ),
     "moves-between-convolutions": Pattern(
@@ -348,11 +406,18 @@ PATTERNS = {
             g = Sigmoid(s)
             z = Conv<pads=[1,1,1,1]>(g, v)
         }""",
-        {"w": SQUARE, "v": SQUARE, "shape": np.array([0, 16, 8, 8]),
-         "start": np.array([0, 0, 0, 0]), "end": np.array([2**31, 16, 8, 8])},
-        convolutions("a", "z"), ["x", "g"],
+        {
+            "w": SQUARE,
+            "v": SQUARE,
+            "shape": np.array([0, 16, 8, 8]),
+            "start": np.array([0, 0, 0, 0]),
+            "end": np.array([2**31, 16, 8, 8]),
+        },
+        convolutions("a", "z"),
+        ["x", "g"],
         # Integers are moved as floats are: one pair in front of all moves is enough.
-        integer_convolutions("a", "z") | {"t.0"}, ["x", "a", "g"],
+        integer_convolutions("a", "z") | {"t.0"},
+        ["x", "a", "g"],
         decisions={"t": False, "r": False, "s": False, "g": False},
     ),
     "shared-weight": Pattern(
@@ -361,10 +426,12 @@ PATTERNS = {
             z = Conv<pads=[1,1,1,1]>(a, w, b)
         }""",
         {"w": SQUARE, "b": (16,)},
-        convolutions("a", "z"), ["x", "a"],
-        integer_convolutions("a", "z"), ["x", "a"],
+        convolutions("a", "z"),
+        ["x", "a"],
+        integer_convolutions("a", "z"),
+        ["x", "a"],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(params=PATTERNS)
@@ -454,8 +521,21 @@ def test_what_the_scale_of_a_pools_output_clips_is_in_no_output(peak, low):
 
 def test_tensorrt_style_never_quantises_what_it_fuses_or_moves(pattern):
     model = quantised(pattern.graph(), TENSORRT)
-    never = {"Relu", "Clip", "Sigmoid", "Softmax", "Reshape", "Transpose", "Slice", "Flatten",
-             "MaxPool", "Concat", "GlobalAveragePool", "Gemm", "MatMul"}  # fmt: skip
+    never = {
+        "Relu",
+        "Clip",
+        "Sigmoid",
+        "Softmax",
+        "Reshape",
+        "Transpose",
+        "Slice",
+        "Flatten",
+        "MaxPool",
+        "Concat",
+        "GlobalAveragePool",
+        "Gemm",
+        "MatMul",
+    }
     kinds = {node.name: node.op_type for node in model.graph}
     assert not never & {kinds[name.split(".")[0]] for name in dequantised_inputs(model)}
 

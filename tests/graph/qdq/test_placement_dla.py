@@ -25,8 +25,14 @@ CHAIN = """g (float[N,16,8,8] x) => (float[N,1,4,4] z) {
     l = Conv(e, classify)
     z = Sigmoid(l)
 }"""
-WEIGHTS = {"w": (16, 16, 3, 3), "b": (16,), "v": (16, 16, 3, 3), "few": (8, 16, 1, 1),
-           "u": (16, 8, 1, 1), "classify": (1, 16, 1, 1)}  # fmt: skip
+WEIGHTS = {
+    "w": (16, 16, 3, 3),
+    "b": (16,),
+    "v": (16, 16, 3, 3),
+    "few": (8, 16, 1, 1),
+    "u": (16, 8, 1, 1),
+    "classify": (1, 16, 1, 1),
+}
 
 
 def ranges(model, placement, **given):
@@ -62,9 +68,11 @@ def test_decisions_say_what_the_graph_shows():
 def test_activations_and_pools_keep_the_scale_and_an_add_has_three():
     model = quantised(
         graph(CHAIN, **WEIGHTS),
-        r=Range(0.0, 2.0, ()), m=Range(0.0, 1.0, (0.0,) * 16), c=Range(-3.0, 1.0, ()),
+        r=Range(0.0, 2.0, ()),
+        m=Range(0.0, 1.0, (0.0,) * 16),
+        c=Range(-3.0, 1.0, ()),
         t=Range(0.0, 4.0, (0.0,) * 16),
-    )  # fmt: skip
+    )
     # a, r and m have one scale, that of m: what is beyond it at r is in no pool's output.
     one = [scale_before(model, *place) for place in (("r",), ("m",), ("c",), ("s", 1))]
     assert np.allclose(one, 1 / 127)
@@ -113,8 +121,12 @@ def test_pool_takes_its_outputs_scale_backwards_unless_another_reads_its_input()
 
 def test_concat_has_one_scale():
     pattern = PATTERNS["concat"]
-    model = quantised(pattern.graph(), a=Range(-1.0, 1.0, ()), b=Range(-5.0, 2.0, ()),
-                      c=Range(-4.0, 2.0, (0.0,) * 32))  # fmt: skip
+    model = quantised(
+        pattern.graph(),
+        a=Range(-1.0, 1.0, ()),
+        b=Range(-5.0, 2.0, ()),
+        c=Range(-4.0, 2.0, (0.0,) * 32),
+    )
     found = [scale_before(model, "c", 0), scale_before(model, "c", 1), scale_before(model, "z")]
     assert np.allclose(found, 5 / 127)
 

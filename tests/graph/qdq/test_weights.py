@@ -73,8 +73,13 @@ def built(style, options):
     weight = np.random.default_rng(1).standard_t(2, (24, 16, 3, 3)).astype(np.float32)
     model = graph(CONV, w=weight, b=np.zeros(24, np.float32))
     means = tuple(np.linspace(0, 2, 16))
-    insert_qdq(model, place(model, integer_outputs=style.at_source),
-               {"x": Range(-4.0, 4.0, means)}, style, options)  # fmt: skip
+    insert_qdq(
+        model,
+        place(model, integer_outputs=style.at_source),
+        {"x": Range(-4.0, 4.0, means)},
+        style,
+        options,
+    )
     node = next(node for node in model.graph if node.name == "z")
     pair = node.inputs[1].producer()
     steps = pair.inputs[1].const_value.numpy()

@@ -14,11 +14,19 @@ from lpx.machine.jetson import Jetson
 from lpx.machine.machine import Gpu, Machine
 
 ORIN = Machine(
-    os="Ubuntu", architecture="aarch64", cpu="Cortex-A78AE", cores=6, memory_mib=7619,
-    python="3.10.12", python_isolated=False, system_tensorrt=None,
-    gpus=(Gpu("Orin (nvgpu)", "8.7", None, None),), no_gpu_reason="",
-    jetson=Jetson("Jetson Orin Nano", "36.4.3", "6.2", "15W", True), in_container=False,
-)  # fmt: skip
+    os="Ubuntu",
+    architecture="aarch64",
+    cpu="Cortex-A78AE",
+    cores=6,
+    memory_mib=7619,
+    python="3.10.12",
+    python_isolated=False,
+    system_tensorrt=None,
+    gpus=(Gpu("Orin (nvgpu)", "8.7", None, None),),
+    no_gpu_reason="",
+    jetson=Jetson("Jetson Orin Nano", "36.4.3", "6.2", "15W", True),
+    in_container=False,
+)
 
 
 @pytest.fixture
@@ -77,9 +85,14 @@ def test_every_build_leaves_kernel_times_that_the_next_one_takes(
     ],
 )
 def test_what_a_board_cannot_do_is_refused_before_faces_are_calibrated_on(
-    lpx: Lpx, workspace: Any, board: Workshop, tree: Any, monkeypatch: pytest.MonkeyPatch,
-    options: tuple[str, ...], said: str,
-) -> None:  # fmt: skip
+    lpx: Lpx,
+    workspace: Any,
+    board: Workshop,
+    tree: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    said: str,
+) -> None:
     def calibrated(*arguments: Any, **named: Any) -> None:
         raise AssertionError("faces were calibrated on")
 

@@ -21,10 +21,19 @@ from lpx.machine.machine import Machine, available_memory_mib
 
 ORIN = Jetson("Jetson Orin Nano", "36.4.3", "6.2", "15W", True)
 BOARD = Machine(
-    os="Ubuntu", architecture="aarch64", cpu="Cortex-A78AE", cores=6, memory_mib=7619,
-    python="3.10.12", python_isolated=False, system_tensorrt=None, gpus=(), no_gpu_reason="",
-    jetson=ORIN, in_container=False,
-)  # fmt: skip
+    os="Ubuntu",
+    architecture="aarch64",
+    cpu="Cortex-A78AE",
+    cores=6,
+    memory_mib=7619,
+    python="3.10.12",
+    python_isolated=False,
+    system_tensorrt=None,
+    gpus=(),
+    no_gpu_reason="",
+    jetson=ORIN,
+    in_container=False,
+)
 REQUEST = BuildRequest("tensorrt", "fp16")
 MIB = 1 << 20
 

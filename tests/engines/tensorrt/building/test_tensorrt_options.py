@@ -33,10 +33,19 @@ from lpx.models.checkpoint import Detector
 from lpx.models.detector import new_detector
 
 ORIN = Machine(
-    os="Linux", architecture="aarch64", cpu="some", cores=2, memory_mib=1024, python="3.11",
-    python_isolated=True, system_tensorrt=None, gpus=(Gpu("Orin (nvgpu)", "8.7", None, None),),
-    no_gpu_reason="", jetson=Jetson("Orin", "36.4.3", "6.2", "15W", True), in_container=False,
-)  # fmt: skip
+    os="Linux",
+    architecture="aarch64",
+    cpu="some",
+    cores=2,
+    memory_mib=1024,
+    python="3.11",
+    python_isolated=True,
+    system_tensorrt=None,
+    gpus=(Gpu("Orin (nvgpu)", "8.7", None, None),),
+    no_gpu_reason="",
+    jetson=Jetson("Orin", "36.4.3", "6.2", "15W", True),
+    in_container=False,
+)
 MACHINE = replace(ORIN, gpus=(Gpu("NVIDIA A100", "8.0", 40960, "570.1"),), jetson=None)
 KEEPS_TIMES = [r for r in RELEASES if "rtx" not in r]
 FREEZES = [r for r in KEEPS_TIMES if r != "tensorrt-8.6.1"]

@@ -55,9 +55,11 @@ class FakeCudart(ModuleType):
         self.memory: list[Any] = []
         self.cudaStreamNonBlocking = 1
         self.cudaDeviceAttr = SimpleNamespace(
-            cudaDevAttrComputeCapabilityMajor="major", cudaDevAttrComputeCapabilityMinor="minor",
-            cudaDevAttrIntegrated="integrated", cudaDevAttrCanMapHostMemory="maps",
-        )  # fmt: skip
+            cudaDevAttrComputeCapabilityMajor="major",
+            cudaDevAttrComputeCapabilityMinor="minor",
+            cudaDevAttrIntegrated="integrated",
+            cudaDevAttrCanMapHostMemory="maps",
+        )
         self.attributes = {"major": 8, "minor": 7, "integrated": 1, "maps": 1}
         self.cudaHostAllocMapped = 2
         self.cudaMemcpyKind = SimpleNamespace(
@@ -400,9 +402,10 @@ def pycuda(monkeypatch: pytest.MonkeyPatch, no_bindings: None) -> Iterator[Modul
     driver.get_driver_version = lambda: 12060
     primary = ModuleType("pycuda.autoprimaryctx")
     primary.device = SimpleNamespace(
-        name=lambda: "Orin", compute_capability=lambda: (8, 7),
+        name=lambda: "Orin",
+        compute_capability=lambda: (8, 7),
         get_attribute=lambda name: driver.attributes[name],
-    )  # fmt: skip
+    )
     package = ModuleType("pycuda")
     for name, module in (("", package), (".driver", driver), (".autoprimaryctx", primary)):
         monkeypatch.setitem(sys.modules, f"pycuda{name}", module)
