@@ -114,13 +114,13 @@ def environment() -> dict[str, str]:
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
     """A workspace with the demo checkpoint exported, and built in FP32 and INT8; read only."""
-    from lpx import api as pipeline
+    from lpx import api
     from lpx.data.face_sets.demo import CHECKPOINT, folder
     from lpx.workspace import Workspace
 
     made = Workspace(tmp_path_factory.mktemp("built") / "lpx-out")
-    pipeline.export(folder() / CHECKPOINT, made)
-    pipeline.build(made, ("fp32", "int8"), target="onnxruntime", faces="demo", count=16)
+    api.export(folder() / CHECKPOINT, made)
+    api.build(made, ("fp32", "int8"), target="onnxruntime", faces="demo", count=16)
     return made
 
 

@@ -168,13 +168,13 @@ def bench(
     fails to run; 4 if the checkpoint itself cannot tell real from fake on these faces, so that
     parity cannot be judged. An interrupted bench resumes when the command is run again.
     """
-    from lpx import api as pipeline
+    from lpx import api
     from lpx.cli.console import ConsoleReporter
 
     if energy:
         _check_window(energy_seconds)
     with ConsoleReporter() as report:
-        done = pipeline.bench(
+        done = api.bench(
             workspace,
             dataset,
             limit=limit,

@@ -183,7 +183,7 @@ def build(
     Several precisions at once are fine; with none named, FP32 and INT8 are built, with --dla FP16
     and INT8. If one of several cannot be built, the others are, and the exit code is 1.
     """
-    from lpx import api as pipeline
+    from lpx import api
     from lpx.api.building import DeadEngineError, NotAllBuiltError
     from lpx.cli.console import ConsoleReporter
     from lpx.engines.manifest import PRECISIONS, Precision
@@ -218,7 +218,7 @@ def build(
             dla_core=dla_core,
         )
         with ConsoleReporter() as report:
-            folder = pipeline.emit(
+            folder = api.emit(
                 workspace,
                 precisions,
                 template,
@@ -236,7 +236,7 @@ def build(
     failure: NotAllBuiltError | DeadEngineError | None = None
     with ConsoleReporter() as report:
         try:
-            manifests = pipeline.build(
+            manifests = api.build(
                 workspace,
                 precisions,
                 target=target,

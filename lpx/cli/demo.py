@@ -59,7 +59,7 @@ def demo(unpack: Path | None, video: bool, workspace: Workspace, as_json: bool) 
             raise LpxError("--unpack and --video are mutually exclusive", "", "give one of them")
         _video(workspace, as_json)
         return
-    from lpx import api as pipeline
+    from lpx import api
     from lpx.cli.bench import exit_code, show
     from lpx.cli.console import ConsoleReporter
     from lpx.data.face_sets.demo import CHECKPOINT, folder
@@ -80,14 +80,14 @@ def demo(unpack: Path | None, video: bool, workspace: Workspace, as_json: bool) 
         return
     with ConsoleReporter() as report:
         report.say("lpx export ckpt.pt")
-        made = pipeline.export(folder() / CHECKPOINT, workspace, report=report)
+        made = api.export(folder() / CHECKPOINT, workspace, report=report)
         check = made.verification
         difference = f"{check.max_score_difference:.1e}"
         report.say(f"  verified on {check.faces} faces: max |score difference| {difference}")
         report.say("lpx build --fp32 --int8 --faces demo")
-        built = pipeline.build(workspace, ("fp32", "int8"), faces="demo", report=report)
+        built = api.build(workspace, ("fp32", "int8"), faces="demo", report=report)
         report.say("lpx bench --dataset demo")
-        done = pipeline.bench(workspace, "demo", report=report)
+        done = api.bench(workspace, "demo", report=report)
     if as_json:
         click.echo(json.dumps(done.report, indent=2))
     else:
@@ -102,11 +102,11 @@ def demo(unpack: Path | None, video: bool, workspace: Workspace, as_json: bool) 
 
 
 def _video(workspace: Workspace, as_json: bool) -> None:
-    from lpx import api as pipeline
+    from lpx import api
     from lpx.cli.console import ConsoleReporter
 
     with ConsoleReporter() as report:
-        shown = pipeline.show_clip(workspace, report=report)
+        shown = api.show_clip(workspace, report=report)
     for line in [json.dumps(_values(shown), indent=2)] if as_json else clip_lines(shown):
         click.echo(line)
 

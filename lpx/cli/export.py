@@ -107,7 +107,7 @@ def export(
     CHECKPOINT is an lpx checkpoint, or a plain state dict with --backbone and what else its
     training chose, or weights of a model that --factory makes.
     """
-    from lpx import api as pipeline
+    from lpx import api
     from lpx.cli.console import ConsoleReporter
     from lpx.errors import LpxError
     from lpx.models.checkpoint import ForeignModel
@@ -136,7 +136,7 @@ def export(
     if backbone is not None or factory is not None:
         description = ForeignModel(architecture=backbone or str(factory), **given)  # type: ignore[arg-type]
     with ConsoleReporter() as report:
-        made = pipeline.export(
+        made = api.export(
             checkpoint,
             workspace,
             opset=opset,

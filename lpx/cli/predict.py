@@ -94,11 +94,11 @@ def predict(
     Files that cannot be read are left out, counted and named; the exit code is 2 only if none can
     be read.
     """
-    from lpx import api as pipeline
+    from lpx import api
     from lpx.cli.console import ConsoleReporter
 
     with ConsoleReporter() as report:
-        found = pipeline.predict(
+        found = api.predict(
             workspace,
             path,
             engine=engine,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from lpx.data.images.decode import fit
 from lpx.explain.examiner import ClassMean, Explanation, Findings, Floats, off_diagonal_mean
@@ -165,7 +165,8 @@ def render_page(found: Findings, pictures: Sequence[Pictures]) -> str:
         text.
     """
     environment = Environment(
-        loader=PackageLoader("lpx.explain"),
+        # The report's style sheet serves this page too.
+        loader=ChoiceLoader([PackageLoader("lpx.explain"), PackageLoader("lpx.bench.report")]),
         autoescape=True,
         finalize=lambda value: plain(value, keep="\n\t") if type(value) is str else value,
         trim_blocks=True,

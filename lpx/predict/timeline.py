@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from lpx.data.wording import counted
@@ -287,7 +287,8 @@ def render_timeline(line: Timeline, stills: Sequence[Still]) -> str:
         same arguments give the same text.
     """
     environment = Environment(
-        loader=PackageLoader("lpx.predict"),
+        # The report's style sheet serves this page too.
+        loader=ChoiceLoader([PackageLoader("lpx.predict"), PackageLoader("lpx.bench.report")]),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lpx import api as pipeline
+from lpx import api
 from lpx.api import benching
 from lpx.artefacts import select_engine as runnable
 from lpx.artefacts.model import read_exported
@@ -42,7 +42,7 @@ class Told:
 
 
 def bench(workspace, dataset="demo", **options):
-    return pipeline.bench(workspace, dataset, latency_seconds=0, **options).report
+    return api.bench(workspace, dataset, latency_seconds=0, **options).report
 
 
 def test_engines_in_python_give_what_bench_saw(workspace):
@@ -62,7 +62,7 @@ def test_engines_in_python_give_what_bench_saw(workspace):
 
 
 def test_report_is_what_is_written(workspace):
-    done = pipeline.bench(workspace, "demo", limit=8, latency_seconds=0)
+    done = api.bench(workspace, "demo", limit=8, latency_seconds=0)
     assert json.loads(done.json_path.read_text()) == json.loads(json.dumps(done.report))
     assert done.html_path.read_text().lstrip().lower().startswith("<!doctype html>")
 
@@ -78,7 +78,7 @@ def settled(report):
 
 
 def test_calibrating_on_the_faces_that_are_benched_is_reported(workspace, crops):
-    pipeline.build(workspace, ("int8",), target="onnxruntime", faces="crops")
+    api.build(workspace, ("int8",), target="onnxruntime", faces="crops")
     overlap = "onnxruntime-int8 was calibrated on the very faces it is measured on"
     with pytest.raises(LpxError, match=overlap) as caught:
         bench(workspace, "folder:crops")
@@ -93,7 +93,7 @@ def test_calibrating_on_the_faces_that_are_benched_is_reported(workspace, crops)
 
 def test_calibrating_on_some_of_the_faces_that_are_benched_is_reported(workspace, crops):
     """As with a folder of more faces than --count."""
-    pipeline.build(workspace, ("int8",), target="onnxruntime", faces="crops", count=10)
+    api.build(workspace, ("int8",), target="onnxruntime", faces="crops", count=10)
     said = (
         "onnxruntime-int8 was calibrated on 10 faces of folder:crops, the set it is measured on; "
         "its AUC on other faces may be lower"
@@ -392,7 +392,7 @@ def test_what_scores_beside_decoding_shares_the_cores_and_what_is_timed_does_not
     monkeypatch.setattr("lpx.bench.performance.latency.MIN_ITERATIONS", 2)
     monkeypatch.setattr("lpx.bench.performance.latency.BLOCK_SECONDS", 0.01)
     monkeypatch.setattr("lpx.bench.performance.latency.WARM_UP_SECONDS", 0)
-    pipeline.bench(workspace, "demo", limit=32, latency_seconds=0.01, batches=(1,))
+    api.bench(workspace, "demo", limit=32, latency_seconds=0.01, batches=(1,))
     # Two batches of each of two engines.
     assert calls[:4] == [True] * 4
     assert set(calls[4:]) == {False}
@@ -417,7 +417,7 @@ def test_an_engine_that_breaks_at_a_batch_size_keeps_its_parity(workspace, monke
         return engine
 
     monkeypatch.setattr(benching, "load", opened)
-    report = pipeline.bench(workspace, "demo", limit=16, latency_seconds=0.01).report
+    report = api.bench(workspace, "demo", limit=16, latency_seconds=0.01).report
     fp32, int8 = report["candidates"]
     assert [row["batch"] for row in fp32["latency_by_batch"]] == [1, 8]
     assert [row["batch"] for row in int8["latency_by_batch"]] == [1]
@@ -429,7 +429,7 @@ def test_an_engine_that_breaks_at_a_batch_size_keeps_its_parity(workspace, monke
 KILLED = """
 import sys, time
 from pathlib import Path
-from lpx import pipeline
+from lpx import api
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.workspace import Workspace
 infer, calls = OnnxRuntimeEngine.infer, 0
@@ -441,7 +441,7 @@ def slowly(self, faces):
         time.sleep(600)
     return infer(self, faces)
 OnnxRuntimeEngine.infer = slowly
-pipeline.bench(Workspace(Path("lpx-out")), "demo", limit=60, latency_seconds=0)
+api.bench(Workspace(Path("lpx-out")), "demo", limit=60, latency_seconds=0)
 """
 
 

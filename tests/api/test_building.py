@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from lpx import api as pipeline
+from lpx import api
 from lpx.api import building
 from lpx.artefacts import model as exported
 from lpx.engines import load
@@ -37,9 +37,7 @@ def build(workspace):
 
     def run(**options):
         told = Told()
-        (manifest,) = pipeline.build(
-            workspace, ("int8",), target="onnxruntime", report=told, **options
-        )
+        (manifest,) = api.build(workspace, ("int8",), target="onnxruntime", report=told, **options)
         return manifest, told.said
 
     return run
@@ -173,13 +171,13 @@ def test_manifest_says_how_each_node_is_computed(build):
 
 def test_float_engines_need_no_faces(workspace, monkeypatch):
     monkeypatch.setattr(exported, "open_set", lambda *_, **__: pytest.fail("no faces are needed"))
-    made = pipeline.build(workspace, ("fp32", "fp16"), target="onnxruntime", faces="nowhere")
+    made = api.build(workspace, ("fp32", "fp16"), target="onnxruntime", faces="nowhere")
     assert [manifest.precision for manifest in made] == ["fp32", "fp16"]
     assert all(manifest.calibration is None for manifest in made)
 
 
 def test_fp32_engine_is_the_exported_model(workspace):
-    pipeline.build(workspace, ("fp32",), target="onnxruntime")
+    api.build(workspace, ("fp32",), target="onnxruntime")
     engine = workspace.engines / "onnxruntime-fp32/engine.onnx"
     assert engine.read_bytes() == workspace.model.read_bytes()
 
@@ -203,9 +201,9 @@ def test_faces_of_a_folder_within_the_workspaces_folder(build, crops):
 
 def test_python_errors_are_lpx_errors(workspace):
     with pytest.raises(LpxError, match="unknown target"):
-        pipeline.build(workspace, ("fp32",), target="x")
+        api.build(workspace, ("fp32",), target="x")
     with pytest.raises(LpxError, match="--count 0"):
-        pipeline.build(workspace, ("int8",), target="onnxruntime", count=0)
+        api.build(workspace, ("int8",), target="onnxruntime", count=0)
 
 
 def test_equalised_engines_are_of_ranges_of_the_equalised_model(build, workspace):
@@ -240,7 +238,7 @@ def test_weight_options_change_the_engine_but_not_the_ranges(build, weights):
 
 
 def test_evidence_of_other_weights_is_not_that_of_this_engine(build, workspace):
-    pipeline.calibrate(workspace, "demo", count=4, method="mse")
+    api.calibrate(workspace, "demo", count=4, method="mse")
     kept, _ = build()
     assert kept.calibration["candidates"]
     assert building.OTHER_WEIGHTS not in " ".join(kept.warnings)
@@ -261,7 +259,7 @@ def test_quantised_model_is_refused_or_stripped(build, workspace):
     write_sealed(path, values)
     for precision in ("fp32", "int8"):
         with pytest.raises(LpxError, match="is quantised already"):
-            pipeline.build(workspace, (precision,), target="onnxruntime", faces="demo", count=4)
+            api.build(workspace, (precision,), target="onnxruntime", faces="demo", count=4)
     after, said = build(faces="demo", count=4, requantise=True)
     assert not reused(said)
     assert after.convolutions == before.convolutions
@@ -270,7 +268,7 @@ def test_quantised_model_is_refused_or_stripped(build, workspace):
 
 @pytest.mark.parametrize("given", ["fp32", ["fp32"]])
 def test_emit_takes_one_precision_or_several(workspace, given):
-    folder = pipeline.emit(workspace, given, BuildRequest("tensorrt", "fp32"))
+    folder = api.emit(workspace, given, BuildRequest("tensorrt", "fp32"))
     graphs = read_sealed(folder / "manifest.json", "")["graphs"]
     assert graphs
     assert not any("int8" in graph["file"] or "fp16" in graph["file"] for graph in graphs)
@@ -279,7 +277,7 @@ def test_emit_takes_one_precision_or_several(workspace, given):
 @pytest.mark.parametrize("given", [(), ("fp8",), "int4"])
 def test_emit_writes_nothing_for_precisions_that_there_are_not(workspace, given):
     with pytest.raises(LpxError, match="precision"):
-        pipeline.emit(workspace, given, BuildRequest("tensorrt", "fp32"))
+        api.emit(workspace, given, BuildRequest("tensorrt", "fp32"))
     with pytest.raises(LpxError, match="precision"):
-        pipeline.build(workspace, given)
+        api.build(workspace, given)
     assert not (workspace.root / "trtexec").exists()

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lpx import api as pipeline
+from lpx import api
 from lpx.api import predicting
 from lpx.data.detect import FaceMesh, open_detector
 from lpx.data.face_sets.demo import folder
@@ -68,7 +68,7 @@ def photo(path, *numbers, size=(240, 640)):
 
 
 def predict(workspace, path, **options):
-    return pipeline.predict(workspace, Path(path), engine=ENGINE, **options)
+    return api.predict(workspace, Path(path), engine=ENGINE, **options)
 
 
 def rows(path):
@@ -491,7 +491,7 @@ def test_times_are_those_of_the_video(workspace, monkeypatch):
 
 
 def test_crop_recipe_must_be_known(mixed, monkeypatch):
-    model = pipeline.predicting.read_exported(mixed)
+    model = api.predicting.read_exported(mixed)
     object.__setattr__(model.card, "crop", "unknown")
     monkeypatch.setattr("lpx.api.predicting.read_exported", lambda workspace: model)
     monkeypatch.setattr("lpx.artefacts.select_engine.check_card", lambda *_: None)

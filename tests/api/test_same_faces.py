@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lpx import api as pipeline
+from lpx import api
 from lpx.api import predicting
 from lpx.bench.parity import score_store as partial
 from lpx.calibration.scales import read_scales
@@ -105,7 +105,7 @@ def test_a_link_to_another_picture_and_swapped_labels_make_another_set(folder):
 
 def build(workspace, faces):
     told = Told()
-    pipeline.build(workspace, "int8", target="onnxruntime", faces=str(faces), report=told)
+    api.build(workspace, "int8", target="onnxruntime", faces=str(faces), report=told)
     return told.said
 
 
@@ -115,7 +115,7 @@ def test_build_does_not_keep_the_ranges_of_other_pictures(workspace, folder, mad
     if made_by == "build":
         build(workspace, root)
     else:
-        pipeline.calibrate(workspace, str(root), count=4)
+        api.calibrate(workspace, str(root), count=4)
     assert any(text.startswith("reusing ") for text in build(workspace, root))
     before = read_scales(workspace.scales)
     swap(root / "real" / "0.bmp", encoded(99, ".bmp"))
@@ -138,7 +138,7 @@ def stopped_bench(workspace, faces, monkeypatch, error):
     with monkeypatch.context() as patch:
         patch.setattr(Appended, "add", fail)
         with pytest.raises(type(error)):
-            pipeline.bench(workspace, str(faces), latency_seconds=0)
+            api.bench(workspace, str(faces), latency_seconds=0)
     assert any((workspace.root / partial.FOLDER).glob("*.scores"))
 
 
@@ -153,11 +153,11 @@ def many(folder):
 
 
 def test_a_full_disk_keeps_the_scores(workspace, many, monkeypatch):
-    whole = pipeline.bench(workspace, str(many), latency_seconds=0).report["reference"]
+    whole = api.bench(workspace, str(many), latency_seconds=0).report["reference"]
     full = LpxError("x cannot be written", os.strerror(errno.ENOSPC))
     stopped_bench(workspace, many, monkeypatch, full)
     told = Told()
-    again = pipeline.bench(workspace, str(many), latency_seconds=0, report=told).report
+    again = api.bench(workspace, str(many), latency_seconds=0, report=told).report
     assert any(text.startswith("going on with the bench") for text in told.said)
     assert again["reference"]["auc"] == whole["auc"]
 
@@ -167,10 +167,10 @@ def test_a_resumed_bench_does_not_mix_old_and_new_faces(workspace, many, monkeyp
     for path in many.rglob("*.bmp"):
         swap(path, encoded(hash(path.name) % 1000 + 5000, ".bmp"))
     told = Told()
-    again = pipeline.bench(workspace, str(many), latency_seconds=0, report=told).report
+    again = api.bench(workspace, str(many), latency_seconds=0, report=told).report
     assert any("dropped: faces have changed since" in text for text in told.said)
     assert not any(text.startswith("going on") for text in told.said)
-    fresh = pipeline.bench(workspace, str(many), latency_seconds=0).report
+    fresh = api.bench(workspace, str(many), latency_seconds=0).report
     assert again["reference"]["auc"] == fresh["reference"]["auc"]
 
 
@@ -185,7 +185,7 @@ def test_faces_that_change_while_they_are_scored(workspace, many, monkeypatch):
 
     monkeypatch.setattr(TorchEngine, "infer", change)
     with pytest.raises(LpxError, match="changed while they were scored"):
-        pipeline.bench(workspace, str(many), latency_seconds=0)
+        api.bench(workspace, str(many), latency_seconds=0)
 
 
 def test_an_engine_is_not_measured_on_its_faces_under_other_names(workspace, folder):
@@ -194,9 +194,9 @@ def test_an_engine_is_not_measured_on_its_faces_under_other_names(workspace, fol
     # One of the faces that it was calibrated on, renamed, relabelled and in another folder.
     shutil.copy(folder(".bmp") / "real" / "4.bmp", other / "fake" / "new.bmp")
     with pytest.raises(LpxError, match="1 picture of those it is measured on"):
-        pipeline.bench(workspace, str(other), latency_seconds=0)
+        api.bench(workspace, str(other), latency_seconds=0)
     (other / "fake" / "new.bmp").unlink()
-    pipeline.bench(workspace, str(other), latency_seconds=0)
+    api.bench(workspace, str(other), latency_seconds=0)
 
 
 def note(journal, path, score=0.5):
@@ -298,10 +298,10 @@ def test_predict_says_what_changed(workspace, crops, monkeypatch, tmp_path):
 
     monkeypatch.setattr(predicting.FileScorer, "score", score)
     options = {"engine": "onnxruntime-fp32", "overlay": False, "crop": "square-1.3"}
-    pipeline.predict(workspace, photos, **options)
+    api.predict(workspace, photos, **options)
     swap(photos / "a.png", b"new")
     told = Told()
-    done = pipeline.predict(workspace, photos, **options, report=told)
+    done = api.predict(workspace, photos, **options, report=told)
     assert done.resumed == 1
     assert any(text.startswith("1 of 2 files changed after an earlier run") for text in told.said)
 
@@ -312,7 +312,7 @@ def test_a_digit_of_a_threshold_is_found(workspace):
     at = text.index('"threshold": 0.') + len('"threshold": 0.')
     path.write_text(text[:at] + ("1" if text[at] != "1" else "2") + text[at + 1 :])
     with pytest.raises(LpxError, match="is not as lpx wrote it"):
-        pipeline.exported.read_exported(workspace)
+        read_exported(workspace)
 
 
 def test_a_digit_of_an_engines_manifest_is_found(workspace):
@@ -322,7 +322,7 @@ def test_a_digit_of_an_engines_manifest_is_found(workspace):
     write_sealed(path, values)
     path.write_text(path.read_text().replace('"face_count": 16', '"face_count": 17'))
     with pytest.raises(LpxError, match="is not as lpx wrote it"):
-        pipeline.bench(workspace, "demo", limit=8, latency_seconds=0)
+        api.bench(workspace, "demo", limit=8, latency_seconds=0)
 
 
 def store(folder, faces="a", say=None):

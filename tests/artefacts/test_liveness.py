@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lpx import api as pipeline
+from lpx import api
 from lpx.api.building import DeadEngineError
 from lpx.artefacts.liveness import Probe, make_probe, symptom
 from lpx.artefacts.model import read_exported
@@ -30,7 +30,7 @@ def shrink(workspace):
 def test_dead_engine_is_named_and_kept(workspace):
     shrink(workspace)
     with pytest.raises(DeadEngineError, match="onnxruntime-int8 is dead: it gives all") as caught:
-        pipeline.build(workspace, ("fp32", "int8"), target="onnxruntime", faces="demo", count=16)
+        api.build(workspace, ("fp32", "int8"), target="onnxruntime", faces="demo", count=16)
     assert caught.value.exit_code == 1
     assert [m.precision for m in caught.value.built] == ["fp32", "int8"]
     kept = read_manifest(workspace.engines / "onnxruntime-int8")
@@ -60,7 +60,7 @@ def test_engine_that_does_not_run_is_named(lpx, workspace, monkeypatch):
 
 
 def test_engine_that_lives_is_not_accused(workspace):
-    (made,) = pipeline.build(workspace, "int8", target="onnxruntime", faces="demo", count=16)
+    (made,) = api.build(workspace, "int8", target="onnxruntime", faces="demo", count=16)
     assert not any("dead" in text for text in made.warnings)
 
 
@@ -99,14 +99,14 @@ def test_faces_that_cannot_be_read_accuse_no_engine(workspace, tmp_path):
 
 def test_no_name_of_faces_is_the_demo_set(workspace):
     """As without --faces; the engine was then tried on the current folder, and called dead."""
-    (made,) = pipeline.build(workspace, "int8", target="onnxruntime", faces="")
+    (made,) = api.build(workspace, "int8", target="onnxruntime", faces="")
     assert not any("dead" in text for text in made.warnings)
 
 
 @pytest.mark.parametrize("wrong", ["int4", "INT8", ("fp32", "bf16"), (8,)])
 def test_unknown_precisions_are_refused(workspace, wrong):
     with pytest.raises(LpxError, match="precision must be one of fp32, fp16, int8"):
-        pipeline.build(workspace, wrong, target="onnxruntime")
+        api.build(workspace, wrong, target="onnxruntime")
 
 
 def test_next_step_is_a_set_that_was_not_calibrated_on(lpx, workspace, crops):

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from lpx import api as pipeline
+from lpx import api
 
 
 def estimate(mean, half):
@@ -36,7 +36,7 @@ def made(built, tmp_path_factory):
 
     root = tmp_path_factory.mktemp("compared") / "lpx-out"
     shutil.copytree(built.root, root)
-    report = pipeline.bench(Workspace(root), "demo", limit=24, latency_seconds=0).report
+    report = api.bench(Workspace(root), "demo", limit=24, latency_seconds=0).report
     for entry in (report["reference"], *report["candidates"]):
         entry["latency_by_batch"] = [
             {"batch": batch, "per_face_p50_ms": 10.0, "intervals_ms": {"p50": [9.0, 10.2]}}

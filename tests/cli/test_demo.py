@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lpx import api as pipeline
+from lpx import api
 from lpx.cli.demo import story
 from lpx.data.face_sets.demo import CHECKPOINT, PAIRS, folder
 
@@ -20,7 +20,7 @@ def fewer_faces(monkeypatch, tmp_path):
 
 def test_demo_runs_all_of_it(lpx, built, monkeypatch):
     monkeypatch.setattr("lpx.api.exporting.to_onnx", lambda *_: built.model.read_bytes())
-    monkeypatch.setattr(pipeline, "bench", partial(pipeline.bench, latency_seconds=0))
+    monkeypatch.setattr(api, "bench", partial(api.bench, latency_seconds=0))
     ran = lpx("demo", "-w", "here", "--json")
     report = json.loads(ran.out)
     assert ran.code == (0 if report["verdict"] == "holds" else 1)

@@ -22,13 +22,13 @@ FOLDER = "lpx-out/demo-video"
 @pytest.fixture(scope="module")
 def drawn_once(built, tmp_path_factory):
     """A workspace in which the demo has run."""
-    from lpx import api as pipeline
+    from lpx import api
     from lpx.workspace import Workspace
 
     root = tmp_path_factory.mktemp("drawn") / "lpx-out"
     shutil.copytree(built.root, root)
     made = Workspace(root)
-    return made, pipeline.show_clip(made)
+    return made, api.show_clip(made)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lpx import api as pipeline
+from lpx import api
 
 BROKEN = """
 import sys
@@ -44,7 +44,7 @@ def test_predict_does_not_wait_for_what_only_graph_passes_use(shell, workspace, 
 
 
 def test_every_public_name_is_there():
-    for name in pipeline.__all__:
-        assert getattr(pipeline, name) is not None
+    for name in api.__all__:
+        assert getattr(api, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'frobnicate'"):
-        _ = pipeline.frobnicate
+        _ = api.frobnicate

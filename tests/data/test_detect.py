@@ -41,7 +41,7 @@ RENDERED = ("p000_00.jpg", "p003_00.jpg")
 @pytest.fixture(scope="module")
 def portraits():
     """Faces by file name: a photograph and two renderings, uint8 RGB, and their landmarks."""
-    faces = load_landmarked(ROOT / "tests" / "portraits") + load_landmarked(folder())
+    faces = load_landmarked(ROOT / "tests" / "fixtures" / "portraits") + load_landmarked(folder())
     kept = (face for face in faces if face.path.name in (PHOTOGRAPH, *RENDERED))
     return {face.path.name: (read_image(face.path), face.points) for face in kept}
 

@@ -35,7 +35,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lpx import api as pipeline
+from lpx import api
 from lpx.arrays import read_arrays
 from lpx.artefacts.model import read_exported
 from lpx.artefacts.reference import read_reference
@@ -270,7 +270,7 @@ def drill_factories(folder: Path, rng: random.Random, counts: Counter[str]) -> N
     place = folder / "exported"
     shutil.copy(demo_folder() / CHECKPOINT, folder / "ckpt.pt")
     workspace = Workspace(place)
-    pipeline.export(folder / "ckpt.pt", workspace)
+    api.export(folder / "ckpt.pt", workspace)
     path = place / "model.json"
     original = unsealed(json.loads(path.read_text()))
     for depth in (1, 2, 3):

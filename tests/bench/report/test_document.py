@@ -9,7 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from lpx import api as pipeline
+from lpx import api
 from lpx.api import benching
 from lpx.bench.report.document import SCHEMA
 from lpx.machine.energy_sources import Unavailable
@@ -38,7 +38,7 @@ def report(workspace, monkeypatch):
     times = {"startComputeMs": 300, "h2dMs": 1, "computeMs": 2, "d2hMs": 1, "latencyMs": 4}
     path = workspace.root / "times.json"
     path.write_text(json.dumps([times]))
-    done = pipeline.bench(
+    done = api.bench(
         workspace,
         "demo",
         limit=24,

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from lpx import api as pipeline
+from lpx import api
 from lpx.data.face_sets.demo import demo_set
 from lpx.engines import load
 from lpx.engines.onnxruntime.gpu import (
@@ -345,7 +345,7 @@ def gpu(monkeypatch, fake):
 
 
 def test_build_writes_options_and_load_takes_them(workspace, gpu):
-    (made,) = pipeline.build(
+    (made,) = api.build(
         workspace, ("fp16",), target="onnxruntime-tensorrt", batches=BatchRange(1, 4, 16)
     )
     assert (made.name, made.dialect) == ("onnxruntime-tensorrt-fp16", "strongly-typed")
@@ -363,7 +363,7 @@ def test_a_plugin_engine_is_built_without_a_gpu(workspace, monkeypatch, fake):
     fake()
     Plugin(monkeypatch, gpus=0)
     monkeypatch.setattr("lpx.engines.makers.PLUGIN_PACKAGES", ("not-installed", "numpy"))
-    fp32, int8 = pipeline.build(
+    fp32, int8 = api.build(
         workspace,
         ("fp32", "int8"),
         target="onnxruntime-tensorrt-rtx",
@@ -388,11 +388,11 @@ def test_a_plugin_engine_is_built_without_a_gpu(workspace, monkeypatch, fake):
 
 
 def test_precisions_of_cuda(workspace, gpu):
-    fp32, fp16 = pipeline.build(workspace, ("fp32", "fp16"), target="onnxruntime-cuda")
+    fp32, fp16 = api.build(workspace, ("fp32", "fp16"), target="onnxruntime-cuda")
     assert list(fp32.convolutions) == ["fp32"]
     assert fp16.convolutions == {"fp16": fp32.convolutions["fp32"]}
     with pytest.raises(LpxError, match="INT8 with target onnxruntime-cuda"):
-        pipeline.build(workspace, ("int8",), target="onnxruntime-cuda", faces="demo", count=16)
+        api.build(workspace, ("int8",), target="onnxruntime-cuda", faces="demo", count=16)
 
 
 @pytest.mark.parametrize(
@@ -409,7 +409,7 @@ def test_precisions_of_cuda(workspace, gpu):
 def test_options_that_a_provider_does_not_take(workspace, gpu, monkeypatch, target, options, said):
     Plugin(monkeypatch)
     with pytest.raises(LpxError, match=said):
-        pipeline.build(workspace, ("fp32",), target=target, **options)
+        api.build(workspace, ("fp32",), target=target, **options)
 
 
 @pytest.mark.gpu
@@ -420,7 +420,7 @@ def test_scores_on_a_gpu_are_those_of_the_cpu(request, target, precision):
     if not usable or not read_machine().gpus:
         pytest.skip(reason if not usable else "no NVIDIA GPU")
     workspace = request.getfixturevalue("workspace")  # not built for a test that is skipped
-    (made,) = pipeline.build(workspace, (precision,), target=target)
+    (made,) = api.build(workspace, (precision,), target=target)
     batch = next(iter(demo_set("test").first(8).stream(8, 160, [])))
     with (
         closing(load(workspace.engines / made.name)) as here,

@@ -196,7 +196,7 @@ def test_debug_looks_inside_on_a_gpu(
     """The whole: build, build again watched, run both, compare with ONNX Runtime."""
     import shutil
 
-    from lpx import api as pipeline
+    from lpx import api
     from lpx.api import debugging
     from lpx.engines.targets import can_run
 
@@ -209,7 +209,7 @@ def test_debug_looks_inside_on_a_gpu(
     built: Workspace = request.getfixturevalue("built")  # not for a test that is skipped
     shutil.copytree(built.root, tmp_path / "lpx-out")
     workspace = Workspace(tmp_path / "lpx-out")
-    (manifest,) = pipeline.build(workspace, (precision,), target=flavour, faces="demo", count=16)
+    (manifest,) = api.build(workspace, (precision,), target=flavour, faces="demo", count=16)
     assert can_run(manifest, machine)[0]
     done = debugging.debug(workspace, manifest.name, count=8, ran_in="tensorrt")
     assert done.ran_in == "tensorrt"
