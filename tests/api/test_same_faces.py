@@ -13,6 +13,7 @@ import pytest
 
 from lpx import api
 from lpx.api import predicting
+from lpx.artefacts.model import read_exported
 from lpx.bench.parity import score_store as partial
 from lpx.calibration.scales import read_scales
 from lpx.data.face_sets.face_set import Skipped

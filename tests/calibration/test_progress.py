@@ -20,7 +20,7 @@ from tests.support.calibration_nets import SIZE, face_set, model, noise
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from lpx.calibration import calibrate as module, forward
+from lpx.calibration import observe as module, observed_model as forward
 from nets import SIZE, face_set, model, noise
 module.SHARD, forward.LARGEST_BATCH = 8, 4
 images = noise(40)
