@@ -21,7 +21,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from lpx.calibration import observe as module, observed_model as forward
-from nets import SIZE, face_set, model, noise
+from calibration_nets import SIZE, face_set, model, noise
 module.SHARD, forward.LARGEST_BATCH = 8, 4
 images = noise(40)
 images[3] = images[17] = None
@@ -52,7 +52,7 @@ def same(one, other):
 
 def test_killed_calibration_goes_on_and_equals_an_uninterrupted_one(tmp_path, small, faces):
     path = tmp_path / "partial.npz"
-    folders = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    folders = os.pathsep.join([str(Path(__file__).parents[1] / "support"), *sys.path])
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, str(path)],
         check=False,

@@ -170,7 +170,7 @@ def test_output_that_cannot_be_written_is_an_error_that_says_so(shell, line):
 def test_work_goes_on_where_nobody_reads_of_it(shell, tmp_path, before, stream):
     """Progress is printed during the work, results after it."""
     line = ("demo", "--unpack", "made")
-    few = "from lpx.data import demo_set; demo_set.PAIRS |= {'train': 2, 'test': 2}"
+    few = "from lpx.data.face_sets import demo; demo.PAIRS |= {'train': 2, 'test': 2}"
     ran = shell(*line, cwd=tmp_path, before=f"{few}; {before.format(stream=stream)}")
     assert ran.code == {(1, GONE): 141, (1, FULL): 2}.get((stream, before), 0)
     assert "Traceback" not in ran.err
@@ -180,7 +180,7 @@ def test_work_goes_on_where_nobody_reads_of_it(shell, tmp_path, before, stream):
 @pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
 def test_closed_streams(closed, tmp_path):
     """As in `lpx demo --unpack made >&-`: no file that is made may take a stream's place."""
-    few = "from lpx.data import demo_set; demo_set.PAIRS |= {'train': 2, 'test': 2}"
+    few = "from lpx.data.face_sets import demo; demo.PAIRS |= {'train': 2, 'test': 2}"
     code = f"""
 import os, sys
 if len(sys.argv) == 1:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 # The demo, with fewer faces to draw.
-SMALLER = "from lpx.data import demo_set; demo_set.PAIRS |= {'train': 8, 'test': 12}"
+SMALLER = "from lpx.data.face_sets import demo; demo.PAIRS |= {'train': 8, 'test': 12}"
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,10 @@ def built(shell, unpacked, exported):
 def benched(shell, unpacked, built):
     # The times themselves are not looked at: a few calls will do.
     line = ("bench", "--dataset", "demo", "--latency-seconds", 0.01)
-    few = "from lpx.bench import latency; latency.MIN_ITERATIONS = 2; latency.BLOCK_SECONDS = 0.01"
+    few = (
+        "from lpx.bench.performance import latency; latency.MIN_ITERATIONS = 2; "
+        "latency.BLOCK_SECONDS = 0.01"
+    )
     return shell(*line, cwd=unpacked[1], before=f"{SMALLER}; {few}")
 
 
