@@ -351,7 +351,7 @@ def _names(mark: Path) -> Iterator[str]:
     yield f'a" ;{touch}; "'
     yield f"a\n{touch}\n"
     yield f"a|({touch})"
-    yield f"a&({touch})&"
+    yield f"a&({touch})&wait;"
 
 
 def drill_names(folder: Path, rng: random.Random, counts: Counter[str]) -> None:
