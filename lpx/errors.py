@@ -17,7 +17,7 @@ _SHOWN = 300
 
 
 class LpxError(Exception):
-    """A mistake that the user can mend: printed without a trace, exit code 2.
+    """A mistake that the user can fix: printed without a trace, exit code 2.
 
     Args:
         what: What was found, with the offending path, name or value in it.

@@ -27,7 +27,7 @@ class Finding:
         status: "ok", "missing" (absent or unusable), or "warning" (there, but read the advice).
         found: The version or value found, "" where there is none.
         enables: What lpx does with it.
-        advice: How to get or mend it; "" where nothing is to be done.
+        advice: How to get or repair it; "" where nothing is to be done.
     """
 
     name: str

@@ -214,7 +214,7 @@ def training_digests(paths: Sequence[Path]) -> list[bytes]:
             raise LpxError(
                 f"{path} cannot be read",
                 "training does not leave faces out silently",
-                "remove it (and its line in faces.csv), or mend the file",
+                "remove it (and its line in faces.csv), or repair the file",
             )
     return found
 

@@ -112,7 +112,7 @@ def _setting(key: str) -> Path | None:
         table = tomllib.loads(read_regular(path, limit=MAX_SETTINGS_BYTES).decode("utf-8-sig"))
         check_plain(table)
     except (OSError, ValueError, RecursionError) as error:
-        raise LpxError(f"{path} cannot be read", str(error), "mend or remove it") from error
+        raise LpxError(f"{path} cannot be read", str(error), "fix or remove it") from error
     data = table.get("data", {})
     if not isinstance(data, dict) or set(data) - set(_KEYS):
         raise LpxError(

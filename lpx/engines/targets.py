@@ -35,7 +35,7 @@ def choose(asked: str, machine: Machine) -> tuple[Target, str]:
                 raise LpxError(
                     f"target {target} cannot be built on this machine",
                     reason,
-                    "mend that, or choose --target onnxruntime, which builds everywhere; "
+                    "fix that, or choose --target onnxruntime, which builds everywhere; "
                     "`lpx doctor` shows what this machine has",
                 )
             return target, "as asked for"

@@ -376,7 +376,7 @@ def test_a_picture_that_does_not_decode_is_an_error_that_names_it(faces, tmp_pat
         train(RECIPE, copied, None, Run(tmp_path / "ckpt.pt", workers=workers, quiet=True))
     assert caught.value.what.count("\n") == 0
     assert caught.value.why == "training does not leave faces out silently"
-    assert caught.value.fix == "remove its line from faces.csv, or mend the file"
+    assert caught.value.fix == "remove its line from faces.csv, or repair the file"
 
 
 def test_a_worker_that_dies_is_an_error_that_says_so(whole, faces, tmp_path, monkeypatch):

@@ -115,8 +115,8 @@ def relative_path(text: str, listed_in: str) -> PurePosixPath:
         raise LpxError(
             f"{listed_in}: the path {text!r} leaves the data set's root",
             "a list names files below the root, by relative paths without ..",
-            "mend the list, or " + _AGAIN,
+            "fix the list, or " + _AGAIN,
         )
     if not path.parts:
-        raise LpxError(f"{listed_in}: an empty path", "", "mend the list, or " + _AGAIN)
+        raise LpxError(f"{listed_in}: an empty path", "", "fix the list, or " + _AGAIN)
     return path

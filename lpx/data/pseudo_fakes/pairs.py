@@ -30,7 +30,7 @@ def _cached(path: Path) -> Image:
         raise LpxError(
             f"{path} cannot be read: {error}",
             "training does not leave faces out silently",
-            "remove its line from faces.csv, or mend the file",
+            "remove its line from faces.csv, or repair the file",
         ) from error
 
 

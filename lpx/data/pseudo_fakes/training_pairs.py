@@ -81,7 +81,7 @@ class FilePairs:
             raise LpxError(
                 f"{face.name} cannot be read: {error}",
                 "training does not leave faces out silently",
-                "remove or mend the file",
+                "remove or repair the file",
             ) from error
         return augment(image, np.random.default_rng((self.seed, number, 1)))
 
