@@ -272,7 +272,7 @@ def read_json(path: Path, remake: str) -> dict[str, Any]:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise LpxError(f"{path} cannot be read", why, f"make it again with `{remake}`") from error
     if not isinstance(value, dict):
-        raise LpxError(f"{path} is no manifest", "", f"make it again with `{remake}`")
+        raise LpxError(f"{path} is not a manifest", "", f"make it again with `{remake}`")
     return value
 
 

@@ -131,8 +131,8 @@ def test_json_has_no_nan(tmp_path, value):
         (b"", "cannot be read"),
         (b'{"a": ', "cannot be read"),
         (b"\xff\xfe\x00", "cannot be read"),
-        (b"[1, 2]", "is no manifest"),
-        (b"3", "is no manifest"),
+        (b"[1, 2]", "is not a manifest"),
+        (b"3", "is not a manifest"),
     ],
     ids=["missing", "empty", "truncated", "binary", "list", "number"],
 )

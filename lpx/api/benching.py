@@ -282,7 +282,7 @@ def _check_options(limit: int | None, margin: float, plan: CostPlan) -> None:
     ):
         if not 0 <= seconds < math.inf:
             raise LpxError(
-                f"{option} {seconds:g} is no time",
+                f"{option} {seconds:g} is not a duration",
                 f"it is for how long {what}",
                 "give a number of seconds, or 0 to leave it out",
             )

@@ -37,7 +37,7 @@ from lpx.workspace import Workspace
 CALIBRATION_FACES = 512
 OTHER_WEIGHTS = (
     "the calibration method was chosen with other weight options than these: run `lpx calibrate` "
-    "with them to judge the methods anew"
+    "with them to judge the methods again"
 )
 
 

@@ -110,8 +110,8 @@ def debug(
         report: Told what happens.
 
     Raises:
-        LpxError: No such engine, no face that can be read, a tolerance that is no positive number,
-            a reference that gives NaN, or TensorRT was asked for and cannot be used.
+        LpxError: No such engine, no face that can be read, a tolerance that is not a positive
+            number, a reference that gives NaN, or TensorRT was asked for and cannot be used.
     """
     check_choice("against", against, get_args(Against))
     if ran_in is not None:
@@ -132,7 +132,7 @@ def debug(
         else None
     )
     report.say(f"comparing {manifest.name} with {against} on {sum(map(len, batches))} faces")
-    # ONNX Runtime's optimiser is no part of a TensorRT engine.
+    # ONNX Runtime's optimiser is not a part of a TensorRT engine.
     as_written = manifest.target != "onnxruntime"
     with ExitStack() as held:
         inside = None
@@ -188,7 +188,7 @@ def _check(count: int, tolerance: float | None, against: Against, *, sensitivity
     check_at_least("--count", count, 1)
     if tolerance is not None and not 0 < tolerance < math.inf:
         raise LpxError(
-            f"--tolerance {tolerance:g} is no bound",
+            f"--tolerance {tolerance:g} is not a valid bound",
             "it is the relative error, ||d|| / ||x||, that a layer may have",
             f"give a positive number, as --tolerance {TOLERANCE['int8']:g}, or leave it out",
         )

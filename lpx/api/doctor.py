@@ -382,6 +382,6 @@ def _newest_cuda(machine: Machine) -> tuple[int | None, str]:
     drivers = [_numbers(gpu.driver_version)[0] for gpu in machine.gpus if gpu.driver_version]
     if machine.jetson and (machine.jetson.l4t[:1].isdecimal() or not drivers):
         newest = newest_cuda(machine.jetson.l4t)
-        return newest, f"the driver is a part of JetPack, and this one's runs CUDA {newest}"
+        return newest, f"the driver comes with JetPack, and this one supports CUDA {newest}"
     old = bool(drivers) and drivers[0] < _CUDA_13_DRIVER
     return 12 if old else None, f"CUDA 13 needs driver {_CUDA_13_DRIVER} or later"

@@ -33,7 +33,7 @@ def import_cache(workspace: Workspace, path: Path, report: Reporter = SILENT) ->
         report: Told what happens.
 
     Raises:
-        LpxError: No exported model, no such file, a line that is no entry, a scale that is not
+        LpxError: No exported model, no such file, a line that is not an entry, a scale that is not
             positive, a tensor that the model does not have, or one that lacks.
     """
     model = read_exported(workspace)
@@ -41,7 +41,7 @@ def import_cache(workspace: Workspace, path: Path, report: Reporter = SILENT) ->
         text = read_regular(path, limit=MAX_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
         raise LpxError(
-            f"{path} is no calibration cache of TensorRT",
+            f"{path} is not a calibration cache of TensorRT",
             f"it is not text in UTF-8: {error.reason} at byte {error.start}",
             "name a file that begins with a line such as TRT-8501-EntropyCalibration2",
         ) from error

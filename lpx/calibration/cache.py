@@ -56,13 +56,13 @@ def read_cache(text: str, source: str, tensors: Collection[str] | None = None) -
             its own making, "(Unnamed Layer* 5) [Constant]_output"; these are left out.
 
     Raises:
-        LpxError: No such header, a line that is no entry, a tensor twice, a scale that is not
+        LpxError: No such header, a line that is not an entry, a tensor twice, a scale that is not
             positive and finite, or a tensor that the model does not have.
     """
     lines = text.splitlines()
     if not lines or not _HEADER.fullmatch(lines[0].strip()):
         raise LpxError(
-            f"{source} is no calibration cache of TensorRT",
+            f"{source} is not a calibration cache of TensorRT",
             f"its first line is {lines[0][:60]!r}" if lines else "it is empty",
             "name a file that begins with a line such as TRT-8501-EntropyCalibration2",
         )
@@ -73,7 +73,7 @@ def read_cache(text: str, source: str, tensors: Collection[str] | None = None) -
         found = _LINE.fullmatch(line.strip())
         if found is None:
             raise LpxError(
-                f"{source}: line {number} is no entry of a calibration cache",
+                f"{source}: line {number} is not an entry of a calibration cache",
                 f"it is {line[:60]!r}, not `tensor: 8 hexadecimal digits`",
                 _FIX,
             )
@@ -85,7 +85,7 @@ def read_cache(text: str, source: str, tensors: Collection[str] | None = None) -
             continue
         if tensors is not None and name not in tensors:
             raise LpxError(
-                f"{source}: line {number} names {name}, which is no tensor of the model",
+                f"{source}: line {number} names {name}, which is not a tensor of the model",
                 "the cache was made for another model, or for another export of it",
                 "export the model that the cache was made for, or calibrate again",
             )

@@ -59,8 +59,8 @@ def ablate(
 ) -> None:
     """Train the grid {whole + GAP, local direct, local indirect} x {LD off, on} over seeds.
 
-    Identities are split anew by every seed; AUC is measured on those that training did not see. A
-    grid that was stopped goes on when the command is given again.
+    Every seed splits the identities differently; AUC is measured on those that training did not
+    see. A grid that was stopped goes on when the command is given again.
     """
     with needs_training():
         from lpx.training.ablation import VARIANTS, grid, run_grid

@@ -204,7 +204,7 @@ def bench(
 def _check_window(seconds: float) -> None:
     if not 0 < seconds < math.inf:
         raise LpxError(
-            f"--energy-seconds {seconds:g} is no time",
+            f"--energy-seconds {seconds:g} is not a duration",
             "it is how long one of the five windows of an engine lasts",
             "give a number of seconds, as --energy-seconds 10",
         )

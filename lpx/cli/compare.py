@@ -54,7 +54,7 @@ def compare(
     for option, share in (("--slower", slower), ("--more-energy", more_energy)):
         if not share >= 0:
             raise LpxError(
-                f"{option} {share:g} is no share", "", f"give 0 or more, as {option} 0.05"
+                f"{option} {share:g} is not a share", "", f"give 0 or more, as {option} 0.05"
             )
     found = compare_reports(read_report(before), read_report(after), slower, more_energy)
     if as_json:

@@ -86,7 +86,7 @@ def predict(
     training. Use --crops if the images are already face crops.
 
     A face's score is its probability of fake, a frame's that of its highest-scoring face, a video's
-    the mean over its frames with a face. Without any face there is no score.
+    the mean over its frames with a face. A file without a detected face has no score.
 
     Writes scores.csv (a row per file), frames.csv (a row per face of each frame), an overlay of
     each file, and of each video a page with its scores over time. A run that was cut off goes on

@@ -72,7 +72,7 @@ def data_roots(given: Path | None = None) -> tuple[Path, ...]:
         exist: a disk that LPX_DATA names may be unmounted.
 
     Raises:
-        LpxError: `given` is no folder, or lpx.toml is damaged.
+        LpxError: `given` is not a folder, or lpx.toml is damaged.
     """
     found = []
     if given is not None:

@@ -118,7 +118,7 @@ def differences(manifest: EngineManifest, machine: Machine) -> tuple[str, ...]:
 
 
 def rebuild(manifest: EngineManifest) -> str:
-    """The command that makes the engine anew."""
+    """The command that builds the engine again."""
     return f"build it again here: `lpx build --{manifest.precision} --target {manifest.target}`"
 
 

@@ -182,7 +182,7 @@ class Examiner:
     def __init__(self, detector: Detector) -> None:
         if not isinstance(detector.module, LocalPredictionDetector):
             raise LpxError(
-                f"{detector.card.architecture} is no local-prediction detector of lpx",
+                f"{detector.card.architecture} is not a local-prediction detector of lpx",
                 "lpx cannot tell the features of its units, which an explanation compares",
                 "`lpx predict` draws the heat maps of any model",
             )
@@ -205,7 +205,7 @@ class Examiner:
             What is found, and the crop as the detector saw it, uint8 RGB [S, S, 3].
 
         Raises:
-            LpxError: The detector gives a score that is no number.
+            LpxError: The detector gives a score that is not a number.
         """
         for batch in faces.stream(BATCH, self.card.input_size, skipped):
             scores, logits, matrices = self._run(batch.pixels)

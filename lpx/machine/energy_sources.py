@@ -92,7 +92,7 @@ def open_source(
 
 
 class Counters:
-    """Counters of energy that only grow, and begin anew at a limit.
+    """Counters of energy that only grow, and start again from 0 at a limit.
 
     A window must be shorter than the time of one round: minutes for RAPL at full power.
 
@@ -100,7 +100,7 @@ class Counters:
         name: See `EnergySource`.
         covers: See `EnergySource`.
         read: Gives every counter, in units of `joules`.
-        limits: The value at which each begins anew; 0 where it does not.
+        limits: The value at which each starts again; 0 where it does not.
         joules: Joules per unit.
     """
 

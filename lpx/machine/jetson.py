@@ -106,8 +106,8 @@ def read_jetson(root: Path, run: Run, *, in_container: bool) -> Jetson | None:
 def cuda_python(root: Path = Path("/")) -> str:
     """Requirement on cuda-python that fits this machine, for pip.
 
-    A Jetson's driver is a part of JetPack, and there is no newer one to install: so the binding
-    must be no newer than the JetPack's CUDA.
+    On a Jetson the driver comes with JetPack and cannot be updated by itself, so the binding must
+    not be newer than JetPack's CUDA.
 
     Args:
         root: Where the file system's tree begins.
@@ -124,7 +124,7 @@ def cuda_python_for(newest: int | None) -> str:
 
 
 def newest_cuda(l4t: str) -> int | None:
-    """Major version of the newest CUDA that a board's driver runs; None where there is no limit.
+    """Newest major version of CUDA that a Jetson's driver supports; None if it is not limited.
 
     12 for an unknown release: the drivers of JetPack 6 and later run it.
 

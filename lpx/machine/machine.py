@@ -172,7 +172,7 @@ def _jetson_gpus(
 ) -> tuple[tuple[Gpu, ...], str]:
     """Add what nvidia-smi does not say on a Jetson.
 
-    Before JetPack 6 there is no nvidia-smi; later ones list the GPU, but not always its
+    JetPack 5 and earlier have no nvidia-smi; later ones list the GPU, but not always with its
     compute capability.
     """
     name, capability, reason = integrated_gpu(root, jetson)

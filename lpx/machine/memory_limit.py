@@ -48,7 +48,7 @@ def _limits(root: Path) -> Iterator[Limit]:
     if sizes:
         yield Limit(1024 * sum(map(int, sizes)), "the machine's memory with its swap")
     for place in _groups(root):
-        # "max", or a number near 2^63, is no limit.
+        # "max", or a number near 2^63, is not a limit.
         if (value := _text(place).strip()).isdigit() and int(value) < 1 << 60:
             yield Limit(int(value), f"the limit of this container or service ({place.name})")
     space, _ = resource.getrlimit(resource.RLIMIT_AS)

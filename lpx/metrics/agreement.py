@@ -1,11 +1,11 @@
 """Whether a candidate's scores follow the reference's: Lin's concordance, and constant scores.
 
 An AUC sees the order of real and fake faces alone. An engine whose scores are all the same has an
-AUC of 0.5, which is no loss for a reference that is no better; one whose scores are halved has the
-reference's AUC, and calls every face real. Lin's concordance correlation coefficient (Biometrics
-45, 1989), 2 cov(r, c) / (var(r) + var(c) + (mean(r) - mean(c))^2), is 1 where the scores are equal
-and falls with noise, with a shift, and with another spread. McBride (NIWA report HAM2005-062, 2005)
-calls agreement poor below 0.90.
+AUC of 0.5, which is not a loss for a reference that is no better; one whose scores are halved has
+the reference's AUC, and calls every face real. Lin's concordance correlation coefficient
+(Biometrics 45, 1989), 2 cov(r, c) / (var(r) + var(c) + (mean(r) - mean(c))^2), is 1 where the
+scores are equal and falls with noise, with a shift, and with another spread. McBride (NIWA report
+HAM2005-062, 2005) calls agreement poor below 0.90.
 """
 
 from __future__ import annotations

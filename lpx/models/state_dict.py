@@ -48,7 +48,7 @@ def unwrap(state: Mapping[str, Tensor], wanted: Collection[str] = ()) -> StateDi
 
     Args:
         state: Any state dict.
-        wanted: The names of the module; a prefix that they have too is no wrapper's.
+        wanted: The names of the module; a prefix that they have too is not a wrapper's.
     """
     out = dict(state)
     while prefix := next((p for p in _WRAPPERS if out and all(k.startswith(p) for k in out)), None):

@@ -136,7 +136,7 @@ class FileScorer:
         Raises:
             UnreadableImageError: The image does not decode.
             UnreadableVideoError: No frame of the video does.
-            LpxError: A score is no number.
+            LpxError: A score is not a number.
         """
         try:
             return self._score(file, picture, tell, timeline, known)

@@ -315,7 +315,7 @@ def _from_dict(values: object) -> FileScore:
     if not isinstance(values, dict) or not all(
         isinstance(values.get(name), str | None) for name in paths
     ):
-        raise SchemaError("it is no result")
+        raise SchemaError("it is not a result")
     result = read_record(FileScore, {n: v for n, v in values.items() if n not in paths})
     picture, timeline = (None if values.get(name) is None else Path(values[name]) for name in paths)
     return replace(result, picture=picture, timeline=timeline)

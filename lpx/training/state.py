@@ -276,7 +276,7 @@ def _read(path: Path) -> State:
 
 
 def _check(state: State) -> None:
-    """Raise TypeError where a value is not of its type: a seal is no signature."""
+    """Raise TypeError where a value is not of its type: a seal is not a signature."""
     progress = state.progress
     kinds: list[tuple[object, type]] = [
         *((value, dict) for value in (state.recipe, state.detector, state.average)),

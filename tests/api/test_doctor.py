@@ -227,7 +227,7 @@ def test_cuda_bindings_fit_the_jetpack(install, l4t, driver, package) -> None:
     else:
         assert finding.status == "warning"
         assert finding.advice.endswith(f"pip install {package}")
-        assert "part of JetPack" in finding.advice
+        assert "comes with JetPack" in finding.advice
         assert "or later" not in finding.advice, "a Jetson's driver cannot be replaced"
 
 

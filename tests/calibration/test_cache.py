@@ -40,17 +40,17 @@ def test_scale_is_big_endian_float32():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "is no calibration cache"),
-        ("x: 3f800000\n", "is no calibration cache"),
-        ("TRT-8501-EntropyCalibration2\nx 3f800000\n", "line 2 is no entry"),
-        ("TRT-8501-EntropyCalibration2\nx: 3f8000\n", "line 2 is no entry"),
-        ("TRT-8501-EntropyCalibration2\n\nx: 3g800000\n", "line 3 is no entry"),
+        ("", "is not a calibration cache"),
+        ("x: 3f800000\n", "is not a calibration cache"),
+        ("TRT-8501-EntropyCalibration2\nx 3f800000\n", "line 2 is not an entry"),
+        ("TRT-8501-EntropyCalibration2\nx: 3f8000\n", "line 2 is not an entry"),
+        ("TRT-8501-EntropyCalibration2\n\nx: 3g800000\n", "line 3 is not an entry"),
         ("TRT-8501-EntropyCalibration2\nx: 00000000\n", "line 2 gives x the scale 0"),
         ("TRT-8501-EntropyCalibration2\nx: 80000000\n", "line 2 gives x the scale -0"),
         ("TRT-8501-EntropyCalibration2\nx: bf800000\n", "line 2 gives x the scale -1"),
         ("TRT-8501-EntropyCalibration2\nx: 7f800000\n", "line 2 gives x the scale inf"),
         ("TRT-8501-EntropyCalibration2\nx: 7fc00000\n", "line 2 gives x the scale nan"),
-        ("TRT-8501-EntropyCalibration2\ny: 3f800000\n", "line 2 names y, which is no tensor"),
+        ("TRT-8501-EntropyCalibration2\ny: 3f800000\n", "line 2 names y, which is not a tensor"),
         ("TRT-8501-EntropyCalibration2\nx: 3f800000\nx: 3f800000\n", "line 3 names x again"),
     ],
 )

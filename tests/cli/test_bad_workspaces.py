@@ -110,7 +110,7 @@ def test_engine_of_an_earlier_export(refused, workspace, lpx, monkeypatch):
     [
         ("", "cannot be read"),
         ("{", "cannot be read"),
-        ("[]", "is no manifest"),
+        ("[]", "is not a manifest"),
         ("{}", "is not as lpx wrote it"),
         ('{"checksum": 1}', "is not as lpx wrote it"),
     ],
@@ -231,9 +231,18 @@ def test_build_options(refused, options, said):
         (["--dataset", "demo", "--limit", "-5"], "--limit -5 is too small"),
         (["--dataset", "demo", "--margin", "-0.1"], "--margin -0.1 does not lie between 0 and 1"),
         (["--dataset", "demo", "--margin", "nan"], "--margin nan does not lie between 0 and 1"),
-        (["--dataset", "demo", "--latency-seconds", "-1"], "--latency-seconds -1 is no time"),
-        (["--dataset", "demo", "--latency-seconds", "nan"], "--latency-seconds nan is no time"),
-        (["--dataset", "demo", "--latency-seconds", "inf"], "--latency-seconds inf is no time"),
+        (
+            ["--dataset", "demo", "--latency-seconds", "-1"],
+            "--latency-seconds -1 is not a duration",
+        ),
+        (
+            ["--dataset", "demo", "--latency-seconds", "nan"],
+            "--latency-seconds nan is not a duration",
+        ),
+        (
+            ["--dataset", "demo", "--latency-seconds", "inf"],
+            "--latency-seconds inf is not a duration",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -186,11 +186,11 @@ def test_imported_cache_becomes_scales_that_build_takes(calibrate, workspace, ca
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda lines: [*lines, "sigmoid 3f800000"], ": line {n} is no entry"),
+        (lambda lines: [*lines, "sigmoid 3f800000"], ": line {n} is not an entry"),
         (lambda lines: [lines[0], lines[1][:-8] + "0" * 8], ": line 2 gives {first} the scale 0"),
         (lambda lines: [*lines, "nowhere: 3f800000"], ": line {n} names nowhere, which is no "),
         (lambda lines: [lines[0], *lines[2:]], "has no scale for {first} (1 tensors in all)"),
-        (lambda lines: lines[1:], "is no calibration cache of TensorRT"),
+        (lambda lines: lines[1:], "is not a calibration cache of TensorRT"),
     ],
     ids=["bad line", "scale 0", "unknown tensor", "tensor lacking", "no header"],
 )

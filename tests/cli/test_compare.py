@@ -204,7 +204,7 @@ def test_slower_is_what_the_user_says(compared):
 def test_more_energy_is_what_the_user_says(compared):
     assert compared(hardly_more_energy, "--more-energy", 0.04).code == 1
     assert compared(more_gross_energy, "--more-energy", 0.2).code == 0
-    assert "--more-energy -1 is no share" in compared(more_gross_energy, "--more-energy", -1).err
+    assert "--more-energy -1 is not a share" in compared(more_gross_energy, "--more-energy", -1).err
 
 
 def test_net_energy_below_nothing_is_compared_without_a_ratio(made):
@@ -286,7 +286,7 @@ def test_other_versions_are_told_and_latencies_are_judged(compared):
     ("change", "said"),
     [
         (lambda r: r.update(schema="lpx-report/1"), "is a report of another version, lpx-report/1"),
-        (lambda r: r.pop("schema"), "is no report of lpx bench"),
+        (lambda r: r.pop("schema"), "is not a report of lpx bench"),
         (lambda r: r.pop("candidates"), "missing fields: candidates"),
         (lambda r: r["dataset"].update(digest="0"), "the reports are of different faces"),
     ],

@@ -284,8 +284,8 @@ def test_the_lean_runtime_does_not_build_the_engine_again(lpx, tensorrt, monkeyp
     [
         ([ENGINE, "--in", "tensorrt"], "onnxruntime runs it"),
         (["nothing"], "lpx-out holds onnxruntime-fp32, onnxruntime-int8"),
-        ([ENGINE, "--tolerance", "0"], "--tolerance 0 is no bound"),
-        ([ENGINE, "--tolerance", "nan"], "--tolerance nan is no bound"),
+        ([ENGINE, "--tolerance", "0"], "--tolerance 0 is not a valid bound"),
+        ([ENGINE, "--tolerance", "nan"], "--tolerance nan is not a valid bound"),
         ([ENGINE, "--count", "0"], "--count 0 is too small"),
         ([ENGINE, "--against", "torch", "--sensitivity"], "leave --against out"),
         ([ENGINE, "--against", "jax"], "'jax' is not one of"),

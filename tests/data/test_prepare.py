@@ -446,7 +446,7 @@ def test_a_decoder_that_crashes_names_the_video(code, said):
     death = worker.death()
     assert death.what == "a worker died at video a/b"
     assert said in death.why
-    assert "download it anew" in death.fix
+    assert "download it again" in death.fix
 
 
 CRASH = """

@@ -20,8 +20,8 @@ class Candidate:
     Attributes:
         manifest: What it is.
         engine: Loaded.
-        opened: Gives the engine to another thread, or anew, with CUDA graphs or without where its
-            runtime has them.
+        opened: Gives the engine to another thread, or opens it again, with CUDA graphs or without
+            where its runtime has them.
         graph: ONNX that is the engine; None where the engine is something else.
         scoring: Gives what scores faces while others are decoded, where that is another than
             `engine`, which is timed alone.

@@ -54,7 +54,7 @@ def read_times(path: Path, warm_up_ms: float = WARM_UP_MS) -> TrtexecTimes:
     names = next((names for names in _NAMES if names[0] in rows[0]), None)
     if names is None:
         raise LpxError(
-            f"{path} is no file of trtexec --exportTimes",
+            f"{path} is not a file of trtexec --exportTimes",
             f"its first entry has {', '.join(rows[0]) or 'nothing'}",
             _FIX,
         )
@@ -88,10 +88,12 @@ def _rows(path: Path) -> list[dict[str, Any]]:
             f"{path} cannot be read", error.strerror or str(error), "name a file of trtexec"
         ) from error
     except ValueError as error:
-        raise LpxError(f"{path} is no file of trtexec --exportTimes", str(error), _FIX) from error
+        raise LpxError(
+            f"{path} is not a file of trtexec --exportTimes", str(error), _FIX
+        ) from error
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise LpxError(
-            f"{path} is no file of trtexec --exportTimes", "it is no list of inferences", _FIX
+            f"{path} is not a file of trtexec --exportTimes", "it is not a list of inferences", _FIX
         )
     return rows
 

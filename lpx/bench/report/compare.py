@@ -190,7 +190,7 @@ def read_report(path: Path) -> dict[str, Any]:
             f"make it again with this version: `{REMAKE}`",
         )
     raise LpxError(
-        f"{path} is no report of lpx bench",
+        f"{path} is not a report of lpx bench",
         f"a report names its schema, {SCHEMA}",
         f"make one with `{REMAKE}`",
     )

@@ -241,7 +241,7 @@ def _paths(listed: Any, listed_in: str, bases: tuple[Path, ...]) -> tuple[_Folde
     A file that is listed twice counts once.
     """
     if not isinstance(listed, list) or not all(isinstance(text, str) for text in listed):
-        raise _damaged(f"{listed_in}: {str(listed)[:80]} is no list of paths")
+        raise _damaged(f"{listed_in}: {str(listed)[:80]} is not a list of paths")
     named: dict[str, tuple[str, set[str]]] = {}
     for text in listed:
         folder, _, name = text.replace("\\", "/").rpartition("/")
@@ -314,7 +314,7 @@ class _Frames:
 
     def __init__(self, bases: tuple[Path, ...], entries: list[_Entry]) -> None:
         folders = {folder.path for entry in entries for folder in entry.frames}
-        # The folder of a video's frames itself is no prefix, even where it is the only one.
+        # The folder of a video's frames itself is not a prefix, even where it is the only one.
         steps = zip(*(folder.parts[:-1] for folder in folders), strict=False)
         common = len(list(takewhile(lambda step: len(set(step)) == 1, steps)))
         self.base, self._skip = self._find(bases, sorted(folders), common)

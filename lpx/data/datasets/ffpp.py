@@ -64,7 +64,7 @@ def read_pairs(root: Path, split: str) -> tuple[tuple[str, str], ...]:
     """The pairs of ids of a split.
 
     Raises:
-        LpxError: The list is not there, or is no list of pairs.
+        LpxError: The list is not there, or is not a list of pairs.
     """
     looked = [root / f"{folder}{split}.json" for folder in ("", "splits/", "dataset/splits/")]
     path = next((p for p in looked if p.is_file()), None)
@@ -79,7 +79,7 @@ def read_pairs(root: Path, split: str) -> tuple[tuple[str, str], ...]:
     for number, entry in enumerate(value if isinstance(value, list) else [value], start=1):
         if not _is_pair(entry):
             raise LpxError(
-                f"{path}, entry {number}: {str(entry)[:80]} is no pair of ids",
+                f"{path}, entry {number}: {str(entry)[:80]} is not a pair of ids",
                 'a split is a list of pairs such as ["953", "974"]',
                 "copy it again from the repository FaceForensics",
             )

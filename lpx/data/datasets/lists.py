@@ -27,7 +27,7 @@ def read_text(path: Path) -> str:
         text = decode(data)
     except UnicodeDecodeError as error:
         raise LpxError(
-            f"{path} is no text in UTF-8", str(error), "save it as UTF-8, or " + _AGAIN
+            f"{path} is not text in UTF-8", str(error), "save it as UTF-8, or " + _AGAIN
         ) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 

@@ -388,14 +388,14 @@ def _table(folder: Path, arrays: dict[str, NDArray[Any]], count: int) -> FaceTab
 def _texts(name: str, arrays: dict[str, NDArray[Any]]) -> Strings:
     blob, offsets = arrays[name], arrays[f"{name}_offsets"]
     if blob.dtype != np.uint8 or blob.ndim != 1:
-        raise ValueError(f"column {name} is no block of bytes")
+        raise ValueError(f"column {name} is not a block of bytes")
     _check_offsets(f"{name}_offsets", offsets, len(blob))
     return Strings(blob, offsets[:-1], offsets[1:])
 
 
 def _check_offsets(name: str, offsets: NDArray[Any], end: int) -> None:
     if offsets.dtype != np.int64 or offsets.ndim != 1 or not len(offsets):
-        raise ValueError(f"column {name} is no list of offsets")
+        raise ValueError(f"column {name} is not a list of offsets")
     if offsets[0] != 0 or offsets[-1] != end or (offsets[1:] < offsets[:-1]).any():
         raise ValueError(f"column {name} does not divide what it should")
 

@@ -70,7 +70,7 @@ def open_set(
         return _of_split(folder_set(folder, skip), split)
     raise LpxError(
         f"unknown data set {name!r}",
-        f"it is no folder either; known data sets: {KNOWN}",
+        f"it is not a folder either; known data sets: {KNOWN}",
         "name one of these; for another set, crop its faces into DIR/real and DIR/fake",
     )
 

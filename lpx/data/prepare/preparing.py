@@ -212,7 +212,7 @@ def _told(folder: Path) -> list[dict[str, Any]]:
     try:
         return list(read_manifest_head(folder).about["prepared"])
     except (LpxError, KeyError):
-        # It is written anew from the journal.
+        # It is written again from the journal.
         return []
 
 

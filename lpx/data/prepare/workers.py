@@ -32,7 +32,7 @@ def cut_videos(settings: Settings, videos: Sequence[Video], processes: int) -> I
     Args:
         settings: How.
         videos: What.
-        processes: At most so many at once; 1 works in this process. More are started anew
+        processes: At most so many at once; 1 works in this process. More are started again
             ("spawn"): a script that calls this must guard its main part with
             `if __name__ == "__main__"`.
 
@@ -94,7 +94,7 @@ class _Worker:
             why = f"it ended {how} while it read this video"
             fix = (
                 "give the command again, it goes on where it stopped; if it stops at this video "
-                "again, the file is damaged: download it anew, or move it away"
+                "again, the file is damaged: download it again, or move it away"
             )
         return LpxError(f"a worker died at video {name}", why, fix)
 

@@ -1,7 +1,7 @@
 """ONNX Runtime's providers for NVIDIA GPUs: CUDA, TensorRT, and TensorRT for RTX.
 
-A provider that does not start is no error to ONNX Runtime: it runs on the CPU instead, and every
-figure measured is of another processor. Here it is an error.
+A provider that does not start is not an error to ONNX Runtime: it runs on the CPU instead, and
+every figure measured is of another processor. Here it is an error.
 
 TensorRT for RTX comes as a plugin: a package beside ONNX Runtime's plain wheel, whose library is
 registered with ONNX Runtime and then offers the GPUs that it serves as devices.

@@ -141,5 +141,5 @@ def _install(flavour: Flavour) -> str:
         return "install JetPack's TensorRT: sudo apt install python3-libnvinfer"
     return (
         "JetPack's TensorRT is not seen from this virtual environment: "
-        "make it anew with python3 -m venv --system-site-packages"
+        "create it again with python3 -m venv --system-site-packages"
     )

@@ -285,7 +285,7 @@ def _behind_activations(node: ir.Node | None) -> ir.Node | None:
 
 
 def float_reason(node: ir.Node) -> str:
-    """Why a node that is no convolution, Add or pool stays in float."""
+    """Why a node that is not a convolution, Add or pool stays in float."""
     if node.op_type == "Concat":
         return "left out: branches of different scales would be quantised again"
     if node.op_type in _MOVES:

@@ -47,7 +47,7 @@ def cut_index(backbone: str, cut: str, stages: list[str]) -> int:
     """Number of stages to keep for `cut`.
 
     Raises:
-        LpxError: `cut` is no stage of this backbone; the stages are listed.
+        LpxError: `cut` is not a stage of this backbone; the stages are listed.
     """
     if cut == WHOLE:
         return len(stages)

@@ -35,7 +35,7 @@ def run(onnx, graph, engine, reasons=None):
         ((GOOD, BAD, BAD), "graph"),
         ((BAD, BAD, BAD), "onnx"),
         ((GOOD, None, BAD), "engine"),
-        # What the engine gets right again is no loss.
+        # What the engine gets right again is not a loss.
         ((GOOD, BAD, GOOD), None),
     ],
 )

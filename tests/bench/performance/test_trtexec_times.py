@@ -65,11 +65,11 @@ def test_latency_is_the_sum_of_its_parts(file):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "is no file of trtexec --exportTimes"),
-        (NEW[: len(NEW) // 2], "is no file of trtexec --exportTimes"),
-        ("{}", "it is no list of inferences"),
-        ("[]", "it is no list of inferences"),
-        ("[1]", "it is no list of inferences"),
+        ("", "is not a file of trtexec --exportTimes"),
+        (NEW[: len(NEW) // 2], "is not a file of trtexec --exportTimes"),
+        ("{}", "it is not a list of inferences"),
+        ("[]", "it is not a list of inferences"),
+        ("[1]", "it is not a list of inferences"),
         ('[{"name": "conv1", "timeMs": 1}]', "its first entry has name, timeMs"),
         (NEW.replace('"computeMs" : 1.2401, ', ""), "inference 3 has no computeMs"),
         (NEW.replace('"latencyMs" : 1.2822', '"latencyMs" : null'), "inference 2 has no latencyMs"),

@@ -370,7 +370,7 @@ def test_differences_are_shown_per_method_and_level(page: str, report: dict[str,
     assert all(part["auc_difference"]["method"] == "bootstrap" for part in parts[:2])
     of_videos = [part["auc_difference"] for part in parts[2:]]
     assert {found["method"] for found in of_videos} <= {"delong", "one pair"}
-    # Where no two videos changed places the interval is no point.
+    # Where no two videos changed places the interval is not a point.
     assert all(found["low"] < found["high"] for found in of_videos)
     table = page[page.index('id="methods-table"') : page.index('id="figures"')]
     assert table.count("<tr>") == 1 + 2 * len(parts)

@@ -203,7 +203,7 @@ def test_lists_from_windows_are_read(root):
 )
 def test_entries_that_are_no_pairs_are_named(root, value):
     write(root / "test.json", value)
-    with pytest.raises(LpxError, match=r"test\.json, entry 2: .* is no pair of ids"):
+    with pytest.raises(LpxError, match=r"test\.json, entry 2: .* is not a pair of ids"):
         open_videos("ffpp-c23", root=root, split="test")
 
 

@@ -220,7 +220,7 @@ def tamper(folder, **columns):
         ({"names_offsets": np.array([0, 1], np.int64)}, "names_offsets does not divide"),
         ({"names_offsets": np.array([0, 9, 5, 48, 61], np.int64)}, "does not divide"),
         ({"names_offsets": np.zeros(0, np.int64)}, "no list of offsets"),
-        ({"names": np.zeros(4, "U3")}, "names is no block of bytes"),
+        ({"names": np.zeros(4, "U3")}, "names is not a block of bytes"),
         ({"identity_members": np.array([0, 1, 7], np.int32)}, "identity_members has codes"),
         ({"identity_offsets": np.array([0, 1], np.int64)}, "identity_offsets does not divide"),
         ({"label": np.array([None] * 4, object)}, "is damaged"),

@@ -91,7 +91,7 @@ def patch_maps_of(faces: np.ndarray) -> np.ndarray:
 
 
 class Dims:
-    """A shape as the bindings give it: a sequence that is no tuple, and equals none."""
+    """A shape as the bindings give it: a sequence that is not a tuple, and equals none."""
 
     def __init__(self, *sizes: int) -> None:
         self._sizes = sizes

@@ -36,7 +36,7 @@ def fix_driver(supported: int, needed: int) -> str:
     below = f"{major + 1}" if needed // 1000 > major else f"{major}.{minor + 1}"
     binding = f'pip install "cuda-python<{below}"'
     if jetson:
-        return f"{binding}: a Jetson's driver is a part of JetPack"
+        return f"{binding}: on a Jetson the driver comes with JetPack"
     return f"{binding}, or install an NVIDIA driver as new as CUDA {dotted(needed)} asks"
 
 

@@ -208,7 +208,7 @@ def test_a_jetson_is_advised_another_binding_not_another_driver(cudart: FakeCuda
     with pytest.raises(LpxError) as caught:
         CudaPython(cudart)
     assert caught.value.fix == (
-        'pip install "cuda-python<13": a Jetson\'s driver is a part of JetPack'
+        'pip install "cuda-python<13": on a Jetson the driver comes with JetPack'
     )
 
 
