@@ -107,7 +107,7 @@ def targets(machine: Machine, findings: tuple[Finding, ...]) -> dict[str, Target
         return Target(not build, not build and not run, ", ".join(build + run))
 
     unfit = [
-        f"{gpu.name} is no RTX GPU"
+        f"{gpu.name} is not an RTX GPU"
         for gpu in machine.gpus
         if gpu.compute_capability is None or not rtx_serves(gpu.compute_capability)
     ]

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+from lpx.bench.report.pages import environment
 from lpx.data.images.decode import fit
 from lpx.explain.examiner import ClassMean, Explanation, Findings, Floats, off_diagonal_mean
 from lpx.explain.pictures import Pictures
-from lpx.plain import plain
 from lpx.render import (
     STRONGEST,
     WEAKEST,
@@ -164,28 +163,23 @@ def render_page(found: Findings, pictures: Sequence[Pictures]) -> str:
         An HTML document that refers to nothing outside itself. The same arguments give the same
         text.
     """
-    environment = Environment(
-        # The report's style sheet serves this page too.
-        loader=ChoiceLoader([PackageLoader("lpx.explain"), PackageLoader("lpx.bench.report")]),
-        autoescape=True,
-        finalize=lambda value: plain(value, keep="\n\t") if type(value) is str else value,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
     ramp = np.linspace(0, 1, 256, dtype=np.float32)[None]
-    return environment.get_template("explain.html.j2").render(
-        found=found,
-        headline=headline(found),
-        rows=rows(found, pictures),
-        means=means(found),
-        similarity=mean_of(found.explanations),
-        heat_ramp=lossless(heat_map(ramp, 256)[:8]),
-        matrix_ramp=lossless(similarity_ramp(_lowest(found))),
-        lowest=_lowest(found),
-        strongest=f"rgb{STRONGEST}",
-        weakest=f"rgb{WEAKEST}",
-        card=found.card.to_dict(),
+    return (
+        environment("lpx.explain")
+        .get_template("explain.html.j2")
+        .render(
+            found=found,
+            headline=headline(found),
+            rows=rows(found, pictures),
+            means=means(found),
+            similarity=mean_of(found.explanations),
+            heat_ramp=lossless(heat_map(ramp, 256)[:8]),
+            matrix_ramp=lossless(similarity_ramp(_lowest(found))),
+            lowest=_lowest(found),
+            strongest=f"rgb{STRONGEST}",
+            weakest=f"rgb{WEAKEST}",
+            card=found.card.to_dict(),
+        )
     )
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
+from lpx.bench.report.pages import environment
 from lpx.data.wording import counted
 from lpx.render import Image, heat_map, lossless, lossy
 
@@ -286,23 +286,19 @@ def render_timeline(line: Timeline, stills: Sequence[Still]) -> str:
         An HTML document that refers to nothing outside itself but the overlay video, by a link. The
         same arguments give the same text.
     """
-    environment = Environment(
-        # The report's style sheet serves this page too.
-        loader=ChoiceLoader([PackageLoader("lpx.predict"), PackageLoader("lpx.bench.report")]),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
     ramp = np.linspace(0, 1, 256, dtype=np.float32)[None]
-    return environment.get_template("timeline.html.j2").render(
-        line=line,
-        headline=headline(line),
-        chart=draw_chart(line),
-        rows=rows(line),
-        stills=[
-            (moment_text(line, still.moment), still.moment.score, lossy(still.picture))
-            for still in stills
-        ],
-        ramp=lossless(heat_map(ramp, 256)[:8]),
+    return (
+        environment("lpx.predict")
+        .get_template("timeline.html.j2")
+        .render(
+            line=line,
+            headline=headline(line),
+            chart=draw_chart(line),
+            rows=rows(line),
+            stills=[
+                (moment_text(line, still.moment), still.moment.score, lossy(still.picture))
+                for still in stills
+            ],
+            ramp=lossless(heat_map(ramp, 256)[:8]),
+        )
     )

@@ -135,7 +135,7 @@ def test_tensorrt_rtx_builds_without_a_gpu_and_runs_on_rtx_gpus_only(install) ->
     assert targets(PC, examine(PC))["tensorrt-rtx"] == Target(True, False, "no NVIDIA GPU")
     assert targets(L4, examine(L4))["tensorrt-rtx"] == Target(True, True)
     assert targets(H200, examine(H200))["tensorrt-rtx"] == Target(
-        build=True, run=False, reason="NVIDIA H200 is no RTX GPU"
+        build=True, run=False, reason="NVIDIA H200 is not an RTX GPU"
     )
 
 

@@ -188,7 +188,7 @@ def test_imported_cache_becomes_scales_that_build_takes(calibrate, workspace, ca
     [
         (lambda lines: [*lines, "sigmoid 3f800000"], ": line {n} is not an entry"),
         (lambda lines: [lines[0], lines[1][:-8] + "0" * 8], ": line 2 gives {first} the scale 0"),
-        (lambda lines: [*lines, "nowhere: 3f800000"], ": line {n} names nowhere, which is no "),
+        (lambda lines: [*lines, "nowhere: 3f800000"], ": line {n} names nowhere, which is not a "),
         (lambda lines: [lines[0], *lines[2:]], "has no scale for {first} (1 tensors in all)"),
         (lambda lines: lines[1:], "is not a calibration cache of TensorRT"),
     ],

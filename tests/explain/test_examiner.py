@@ -208,7 +208,7 @@ def test_a_field_without_limits_gives_no_box(make):
 
 def test_the_model_of_a_factory_is_refused(make):
     detector = make()
-    with pytest.raises(LpxError, match="no local-prediction detector"):
+    with pytest.raises(LpxError, match="not a local-prediction detector"):
         Examiner(Detector(nn.Sequential(detector.module), detector.card))
 
 

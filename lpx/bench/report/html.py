@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from lpx.bench.parity.parity import CONCORDANCE
 from lpx.bench.parity.run import BenchResult
 from lpx.bench.report.cost_tables import cost_tables
 from lpx.bench.report.engine_table import columns, rows
 from lpx.bench.report.example_faces import examples, ramp
 from lpx.bench.report.figures import draw
+from lpx.bench.report.pages import environment
 from lpx.bench.report.sentences import (
     STAGES,
     ability,
@@ -27,7 +26,6 @@ from lpx.bench.report.sentences import (
     warnings,
 )
 from lpx.bench.report.svg import mark
-from lpx.plain import plain
 
 
 def render_html(report: dict[str, Any], result: BenchResult) -> str:
@@ -42,16 +40,9 @@ def render_html(report: dict[str, Any], result: BenchResult) -> str:
         text.
     """
     names = list(result.scored.predictions)
-    environment = Environment(
-        loader=PackageLoader("lpx.bench.report"),
-        autoescape=True,
-        finalize=lambda value: plain(value, keep="\n\t") if type(value) is str else value,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters |= {"auc": auc, "significant": significant, "signed": signed}
-    return environment.get_template("report.html.j2").render(
+    templates = environment()
+    templates.filters |= {"auc": auc, "significant": significant, "signed": signed}
+    return templates.get_template("report.html.j2").render(
         report=report,
         headline=headline(report),
         ability=ability(report),

@@ -67,7 +67,7 @@ def test_a_name_that_stands_twice_is_refused(tmp_path):
 def test_another_encoding_is_named(tmp_path):
     path = tmp_path / "list.txt"
     path.write_bytes("Größe".encode("latin-1"))
-    with pytest.raises(LpxError, match="no text in UTF-8"):
+    with pytest.raises(LpxError, match="not text in UTF-8"):
         read_text(path)
 
 

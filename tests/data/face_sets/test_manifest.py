@@ -219,7 +219,7 @@ def tamper(folder, **columns):
         ({"size_bytes": None}, "size_bytes"),
         ({"names_offsets": np.array([0, 1], np.int64)}, "names_offsets does not divide"),
         ({"names_offsets": np.array([0, 9, 5, 48, 61], np.int64)}, "does not divide"),
-        ({"names_offsets": np.zeros(0, np.int64)}, "no list of offsets"),
+        ({"names_offsets": np.zeros(0, np.int64)}, "not a list of offsets"),
         ({"names": np.zeros(4, "U3")}, "names is not a block of bytes"),
         ({"identity_members": np.array([0, 1, 7], np.int32)}, "identity_members has codes"),
         ({"identity_offsets": np.array([0, 1], np.int64)}, "identity_offsets does not divide"),
