@@ -15,12 +15,11 @@ from lpx.engines.tensorrt.building.progress import Progress
 from lpx.engines.tensorrt.capabilities import Capabilities, Dialect, capabilities_of
 from lpx.engines.tensorrt.cuda.choose import open_driver
 from lpx.engines.tensorrt.cuda.driver import CudaDriver, CudaLostError, Device
-from lpx.engines.tensorrt.inspect import (
+from lpx.engines.tensorrt.inspect import parse_build_log, parse_inspector
+from lpx.engines.tensorrt.layer_table import (
     Layer,
     LayerTable,
     assert_precision,
-    parse_build_log,
-    parse_inspector,
 )
 from lpx.engines.tensorrt.library import (
     Flavour,

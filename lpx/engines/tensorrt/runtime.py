@@ -14,8 +14,11 @@ from lpx.engines.base import DeviceMemory, Faces, Prediction
 from lpx.engines.tensorrt.capabilities import capabilities_of
 from lpx.engines.tensorrt.cuda.choose import open_driver
 from lpx.engines.tensorrt.cuda.driver import CudaDriver, CudaLostError
-from lpx.engines.tensorrt.inspect import LayerTable, inspect_engine
+from lpx.engines.tensorrt.inspect import inspect_engine
 from lpx.engines.tensorrt.kernel_cache import KernelCache, save_kernels
+from lpx.engines.tensorrt.layer_table import (
+    LayerTable,
+)
 from lpx.engines.tensorrt.library import Flavour, load, load_runtime
 from lpx.engines.tensorrt.logger import explained, recording, started
 from lpx.engines.tensorrt.profiles import chunks, spans_of

@@ -19,13 +19,15 @@ from tensorrt_nets import one_convolution
 from tensorrt_surfaces import RELEASES
 
 from lpx.engines.tensorrt.inspect import (
+    inspect_engine,
+    parse_build_log,
+    parse_inspector,
+)
+from lpx.engines.tensorrt.layer_table import (
     Layer,
     LayerTable,
     assert_precision,
-    inspect_engine,
     of_graph,
-    parse_build_log,
-    parse_inspector,
 )
 from lpx.errors import LpxError, NotAsAskedError
 

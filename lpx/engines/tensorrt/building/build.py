@@ -23,14 +23,13 @@ from lpx.engines.tensorrt.building.settings import (
     timing_cache_of,
 )
 from lpx.engines.tensorrt.capabilities import Capabilities, capabilities_of
-from lpx.engines.tensorrt.inspect import (
+from lpx.engines.tensorrt.inspect import inspect_engine, parse_build_log
+from lpx.engines.tensorrt.layer_table import (
     LayerTable,
     assert_on_dla,
     assert_precision,
-    inspect_engine,
     note_on_unrecognised,
     of_graph,
-    parse_build_log,
 )
 from lpx.engines.tensorrt.library import Flavour, load
 from lpx.engines.tensorrt.logger import Recorder, recording, started

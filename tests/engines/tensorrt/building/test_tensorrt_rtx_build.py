@@ -15,7 +15,9 @@ from tensorrt_nets import Net, tiny
 from tensorrt_workshop import DAMAGED_CACHE
 
 from lpx.engines.tensorrt.building.build import Plan, build_plan
-from lpx.engines.tensorrt.inspect import Layer
+from lpx.engines.tensorrt.layer_table import (
+    Layer,
+)
 from lpx.engines.tensorrt.library import available, load
 from lpx.engines.tensorrt.logger import recording
 from lpx.engines.tensorrt.request import BatchRange

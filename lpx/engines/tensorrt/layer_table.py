@@ -1,0 +1,246 @@
+"""The layers of a plan with the precision that each really got, and errors where it is another."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from lpx.engines.manifest import UNKNOWN
+from lpx.engines.tensorrt.request import Precision
+from lpx.errors import LpxError, NotAsAskedError
+
+_CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
+_WIDEST_FIRST = ("fp32", "bf16", "fp16", "fp8", "int8", "fp4", "int4")
+_SHOWN = 12
+_NARROWER: dict[str, frozenset[str]] = {
+    "fp32": frozenset({"fp16", "bf16", "fp8", "int8", "int4", "fp4"}),
+    "fp16": frozenset({"fp8", "int8", "int4", "fp4"}),
+    "int8": frozenset({"int4", "fp4"}),
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a plan.
+
+    Attributes:
+        name: TensorRT's name for it, usually the ONNX nodes fused in it.
+        type: TensorRT's type, such as "CaskConvolution", "correlation", "kgen", "Reformat".
+        precision: "fp32", "fp16", "int8" or another data type: what a convolution or matrix product
+            multiplies, the first output of any other layer; "unknown" where TensorRT does not
+            report one.
+        convolution: Whether it convolves, as far as its type, kernel or name shows.
+        nodes: Names of the ONNX nodes that are computed in it, as far as TensorRT reports them.
+        profile: Index of the optimisation profile that it belongs to.
+        multiplies: Whether it convolves or multiplies matrices.
+    """
+
+    name: str
+    type: str
+    precision: str
+    convolution: bool
+    nodes: tuple[str, ...] = ()
+    profile: int = 0
+    multiplies: bool = False
+
+    @property
+    def dla(self) -> bool:
+        """Whether it is a loadable of a DLA core: many nodes of the graph in one layer."""
+        return self.type.upper() == "DLA"
+
+
+@dataclass(frozen=True)
+class LayerTable:
+    """All layers of a plan; a plan with several profiles lists its layers once for each.
+
+    Attributes:
+        rows: The layers.
+        graph_convolutions: Names of the convolutions of the graph that the plan was built from, by
+            which they are found again; empty where the graph is not at hand.
+    """
+
+    rows: tuple[Layer, ...]
+    graph_convolutions: tuple[str, ...] = ()
+
+    @property
+    def convolutions(self) -> tuple[Layer, ...]:
+        """The layers that convolve, those of every profile.
+
+        A 1x1 convolution may have become a matrix product, which only the graph shows.
+        """
+        names = frozenset(self.graph_convolutions)
+        return tuple(
+            row
+            for row in self.rows
+            if row.convolution or (row.multiplies and not names.isdisjoint(row.nodes))
+        )
+
+    @property
+    def beside_dla(self) -> tuple[str, ...]:
+        """Names of the layers that fall back to the GPU in a plan for a DLA core."""
+        return tuple(row.name for row in self.rows if not row.dla)
+
+    @property
+    def unrecognised(self) -> tuple[str, ...]:
+        """Names of the graph's convolutions whose precision the table does not show."""
+        found = self.precision_of_nodes()
+        return tuple(name for name in self.graph_convolutions if name not in found)
+
+    def precision_of_nodes(self) -> dict[str, str]:
+        """Precision that each ONNX node is computed in, of those in layers that multiply.
+
+        Pointwise layers beside a convolution, such as the scaling behind an INT8 one, carry its
+        name too, and their precision is not that of the convolution. A node is left out where a
+        profile has no layer that multiplies it, or one of unknown precision. Where several layers
+        or profiles compute it in different precisions, the widest counts.
+        """
+        computed: dict[str, dict[int, list[str]]] = {}
+        for row in self.rows:
+            for node in row.nodes if row.multiplies or row.convolution else ():
+                computed.setdefault(node, {}).setdefault(row.profile, []).append(row.precision)
+        return {
+            node: _widest(precision for each in by_profile.values() for precision in each)
+            for node, by_profile in computed.items()
+            if len(by_profile) == self._profiles
+            and not any(UNKNOWN in each for each in by_profile.values())
+        }
+
+    def count_convolutions(self) -> dict[str, int]:
+        """Number of convolutions per precision, most first; the unrecognised are "unknown".
+
+        They are the graph's where it is at hand, else the first profile's layers.
+        """
+        return dict(Counter(self._precisions()).most_common())
+
+    def share_of_layers(self) -> dict[str, float]:
+        """Share of layers per precision, in [0, 1]; layers of unknown precision are left out."""
+        return _share(row.precision for row in self.rows)
+
+    def share_of_convolutions(self) -> dict[str, float]:
+        """Share of convolutions per precision, in [0, 1]; unknown precisions are left out."""
+        return _share(self._precisions())
+
+    @property
+    def _profiles(self) -> int:
+        return len({row.profile for row in self.rows})
+
+    def _precisions(self) -> list[str]:
+        if self.graph_convolutions:
+            found = self.precision_of_nodes()
+            return [found.get(name, UNKNOWN) for name in self.graph_convolutions]
+        first = min((row.profile for row in self.rows), default=0)
+        return [row.precision for row in self.convolutions if row.profile == first]
+
+
+def _widest(precisions: Iterable[str]) -> str:
+    rank = {precision: index for index, precision in enumerate(_WIDEST_FIRST)}
+    return min(precisions, key=lambda precision: rank.get(precision, -1))
+
+
+def _share(precisions: Iterable[str]) -> dict[str, float]:
+    counts = Counter(precision for precision in precisions if precision != UNKNOWN)
+    return {precision: count / counts.total() for precision, count in counts.most_common()}
+
+
+def of_graph(table: LayerTable, model: bytes) -> LayerTable:
+    """The same table, with the convolutions that the graph has.
+
+    Args:
+        table: The layers of a plan.
+        model: The ONNX model that the plan was built from.
+    """
+    from lpx.graph.proto import parse_proto  # imports onnx, which running a plan does without
+
+    nodes = parse_proto(model, "the graph").graph.node
+    # TensorRT's parser names a node that has no name after its first output.
+    names = (
+        node.name or f"node_of_{node.output[0]}" for node in nodes if node.op_type in _CONVOLUTIONS
+    )
+    return replace(table, graph_convolutions=tuple(names))
+
+
+def note_on_unrecognised(table: LayerTable) -> str:
+    """What a user must know of convolutions that the table does not show; "" where it shows all."""
+    if not (lacking := table.unrecognised):
+        return ""
+    listed = ", ".join(lacking[:_SHOWN]) + (", ..." if len(lacking) > _SHOWN else "")
+    return (
+        f"the precision of {len(lacking)} of {len(table.graph_convolutions)} convolutions is not "
+        f"verified: TensorRT's table of layers does not show what computes them ({listed})"
+    )
+
+
+def assert_precision(table: LayerTable, asked: Precision) -> None:
+    """Make sure that the precision asked for is in the plan, in each of its profiles.
+
+    It is there when at least one convolution computes in it and none in a narrower one. Of a plan
+    whose graph is not at hand and whose table names no convolution, all layers count.
+
+    Args:
+        table: The layers of the plan.
+        asked: The precision asked for.
+
+    Raises:
+        NotAsAskedError: The precision is absent, or a narrower one is there; lists the layers.
+        LpxError: The table does not tell.
+    """
+    for profile in sorted({row.profile for row in table.rows}) or [0]:
+        _assert_precision_in(table, asked, profile)
+
+
+def _assert_precision_in(table: LayerTable, asked: Precision, profile: int) -> None:
+    # Of a graph with convolutions, other layers show nothing: copies have a precision too.
+    counted = table.convolutions or (() if table.graph_convolutions else table.rows)
+    rows = [row for row in counted if row.precision != UNKNOWN and row.profile == profile]
+    where = f" in profile {profile}" if any(row.profile for row in table.rows) else ""
+    if not rows:
+        raise LpxError(
+            f"cannot tell whether the plan computes in {asked.upper()}{where}",
+            why="TensorRT's table of layers shows no precision for any of its convolutions",
+            fix="build the plan with lpx, which asks TensorRT for detail",
+        )
+    present = {row.precision for row in rows}
+    if asked in present and not present & _NARROWER[asked]:
+        return
+    lines = [f"{row.precision:<5} {row.type:<16} {row.name}" for row in rows[:_SHOWN]]
+    if len(rows) > _SHOWN:
+        lines.append(f"... and {len(rows) - _SHOWN} more")
+    raise NotAsAskedError(
+        f"{asked.upper()} was asked for, but the plan computes in "
+        f"{', '.join(sorted(p.upper() for p in present))}{where}",
+        why="its layers are\n    " + "\n    ".join(lines),
+        fix=_fix(asked),
+    )
+
+
+def assert_on_dla(table: LayerTable) -> None:
+    """Make sure that a plan for a DLA core leaves something to it, in each of its profiles.
+
+    Raises:
+        NotAsAskedError: All layers of a profile run on the GPU; lists them.
+    """
+    profiles = sorted({row.profile for row in table.rows}) or [0]
+    for profile in profiles:
+        rows = [row for row in table.rows if row.profile == profile]
+        if any(row.dla for row in rows):
+            continue
+        what = "the whole plan runs" if len(profiles) == 1 else f"all of profile {profile} runs"
+        lines = [f"{row.type:<16} {row.name}" for row in rows[:_SHOWN]]
+        raise NotAsAskedError(
+            f"a DLA core was asked for, but {what} on the GPU",
+            why="its layers are\n    " + "\n    ".join(lines),
+            fix="build for the GPU, which runs INT8 faster than a plan that changes hands"
+            + ("; or name one batch size" if len(profiles) > 1 else ""),
+        )
+
+
+def _fix(asked: Precision) -> str:
+    if asked == "int8":
+        return (
+            "build --fp16 instead: to TensorRT a Q/DQ pair is an option, and where it has no INT8 "
+            "kernel, or a faster float one, it computes in floats. Compute capability 7.5 "
+            "of TensorRT for RTX has no INT8 convolutions, and in one plan with other GPUs takes "
+            "INT8 from them too: leave it out of --compute-capability"
+        )
+    return f"precision lies in the graph: build the {asked.upper()} graph, not another one"
