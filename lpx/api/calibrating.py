@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.api.building import PARTIAL
+from lpx.api.ranges import PARTIAL
 from lpx.artefacts.model import check_at_least, look_up, open_faces, read_exported
 from lpx.bench.parity.score import check_finite
 from lpx.calibration import selection

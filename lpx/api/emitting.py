@@ -10,8 +10,8 @@ from lpx.api.building import (
     check_method,
     checked_precisions,
     request_for,
-    scales_for,
 )
+from lpx.api.ranges import scales_for
 from lpx.artefacts.model import check_at_least, read_exported
 from lpx.data.roots import DataPlaces
 from lpx.engines.manifest import Precision

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lpx.api import calibrating
-from lpx.api.building import PARTIAL
 from lpx.api.calibrating import Evidence, best_first
+from lpx.api.ranges import PARTIAL
 from lpx.calibration.observed_model import ObservedModel
 from lpx.calibration.scales import read_scales
 from lpx.errors import LpxError

@@ -1,0 +1,155 @@
+"""Calibrated ranges for a build: those of the workspace where they fit, else new ones."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import asdict, replace
+
+from lpx.artefacts.model import ExportedModel, look_up, open_faces
+from lpx.calibration.observe import calibrate
+from lpx.calibration.scales import IMPORTED, Scales, load_scales, read_scales, save_scales
+from lpx.data.face_sets.face_set import FaceSet
+from lpx.data.roots import DataPlaces
+from lpx.graph.model_io import name_nodes, parse
+from lpx.graph.qdq.placement_dla import tensors_to_observe
+from lpx.graph.qdq.prepare import prepare
+from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
+from lpx.reporter import Reporter
+from lpx.workspace import Workspace
+
+PARTIAL = "calibration.partial.npz"
+"""Where a calibration writes down how far it has come."""
+DEMO_CALIBRATION = (
+    "calibrated on the demo faces, because no --faces were given: ranges of your own faces may "
+    "differ, and INT8 accuracy with them"
+)
+OTHER_WEIGHTS = (
+    "the calibration method was chosen with other weight options than these: run `lpx calibrate` "
+    "with them to judge the methods again"
+)
+
+
+def _prepared(
+    model: ExportedModel, weights: WeightOptions, requantise: bool, report: Reporter
+) -> ExportedModel:
+    """The float model that calibration must observe: equalised where the build will be."""
+    data, pairs = prepare(
+        model.data, "the exported model", equalised=weights.equalise, requantise=requantise
+    )
+    if weights.equalise:
+        scaled = sum(bool(pair.scaled) for pair in pairs)
+        report.say(f"equalised channels between {scaled} pairs of convolutions")
+    return replace(model, data=data, sha256=hashlib.sha256(data).hexdigest())
+
+
+def scales_for(
+    workspace: Workspace,
+    model: ExportedModel,
+    name: str | None,
+    count: int,
+    weights: WeightOptions,
+    requantise: bool,
+    places: DataPlaces,
+    report: Reporter,
+) -> Scales:
+    """Ranges for this model and these faces: those in the workspace if they fit, else new ones."""
+    pool = open_faces(
+        workspace, name or "demo", "train", places=places, card=model.card, report=report
+    )
+    faces = pool.first(count)
+    model = _prepared(model, weights, requantise, report)
+    look_up(faces, report)
+    scales = _stored(workspace, model, pool, faces, report, named=bool(name))
+    if scales is not None:
+        report.say(f"reusing {workspace.scales} ({scales.face_count} faces of {scales.faces})")
+        scales = _with_evidence_of(scales, weights)
+    else:
+        scales = calibrate(
+            model.data,
+            faces,
+            model.card.input_size,
+            progress=report.progress(f"calibrating on {faces.name}"),
+            resume=workspace.root / PARTIAL,
+            say=report.say,
+        )
+        save_scales(workspace.scales, scales)
+        (workspace.root / PARTIAL).unlink(missing_ok=True)
+    # Whether faces were named is this build's affair, not that of the ranges, which are kept.
+    unnamed = not name and scales.faces == "demo"
+    warnings = (DEMO_CALIBRATION if unnamed else "", scales.warning)
+    scales = replace(scales, warning="; ".join(filter(None, warnings)))
+    if scales.warning:
+        report.say(f"warning: {scales.warning}")
+    return scales
+
+
+def _with_evidence_of(scales: Scales, weights: WeightOptions) -> Scales:
+    """The same ranges, without what was measured of methods under other weight options."""
+    # An earlier lpx knew fewer options: those that it did not name had their defaults.
+    if not scales.candidates or asdict(DEFAULT_WEIGHTS) | scales.weights == asdict(weights):
+        return scales
+    warnings = (scales.warning, OTHER_WEIGHTS)
+    return replace(scales, candidates=(), weights={}, warning="; ".join(filter(None, warnings)))
+
+
+def _stored(
+    workspace: Workspace,
+    model: ExportedModel,
+    pool: FaceSet,
+    faces: FaceSet,
+    report: Reporter,
+    *,
+    named: bool,
+) -> Scales | None:
+    """The scales in the workspace, where they are of this model and these faces.
+
+    Those that `lpx calibrate` made are of faces that it chose from a set: they fit whoever names
+    that set, or none. Those that it imported fit who names none.
+
+    Returns:
+        None where there are none, or what they are of can be calibrated again.
+
+    Raises:
+        LpxError: They are damaged, or of another model and of faces that nobody names now.
+    """
+    path = workspace.scales
+    if not os.path.lexists(path):
+        return None
+    stored = read_scales(path)
+    why = _unfit(stored, model, pool, faces, named=named)
+    if not why:
+        return stored
+    if stored.model_sha256 != model.sha256 and not named and stored.faces != "demo":
+        # The demo faces would take the place of those that somebody chose.
+        load_scales(path, model.sha256)
+    report.say(f"{path} is not used, and is written again: {why}")
+    return None
+
+
+def _unfit(
+    stored: Scales, model: ExportedModel, pool: FaceSet, faces: FaceSet, *, named: bool
+) -> str:
+    """Why stored scales are not those of this model and these faces; "" where they are."""
+    if stored.model_sha256 != model.sha256:
+        return "it is of another export, or of other weight options"
+    if stored.method == IMPORTED:
+        return "it was imported, and faces are named" if named else ""
+    if not _observed(model) <= stored.tensors.keys():
+        return "an earlier lpx observed fewer tensors"
+    if stored.set_digest and not named:
+        return ""
+    now, then = (pool, stored.set_digest) if stored.set_digest else (faces, stored.faces_digest)
+    if stored.faces != now.name:
+        return f"it is of {stored.faces}, not of {now.name}"
+    if then != now.digest():
+        return (
+            f"the faces of {now.name} are not those of then: their files, labels or number differ"
+        )
+    return ""
+
+
+def _observed(model: ExportedModel) -> set[str]:
+    graph = parse(model.data, "the exported model")
+    name_nodes(graph)
+    return set(tensors_to_observe(graph))
