@@ -149,7 +149,7 @@ def drawn():
 @pytest.fixture
 def crops(drawn, tmp_path):
     """A folder with eight real and eight fake crops, in `real/` and `fake/`."""
-    from lpx.render import encode_png
+    from lpx.render.encode import encode_png
 
     for number, pair in enumerate(drawn):
         for label, image in zip(("real", "fake"), pair, strict=True):

@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
-from lpx.render import (
+from lpx.render.encode import encode_webp
+from lpx.render.face import (
     STRONGEST,
     WEAKEST,
     difference_picture,
     difference_ramp,
-    encode_webp,
     explained,
     field_box,
     looked_at,

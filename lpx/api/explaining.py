@@ -20,7 +20,7 @@ from lpx.explain.examiner import Examiner, Explanation, Findings, class_means
 from lpx.explain.page import render_page
 from lpx.explain.pictures import Pictures, draw, picture_side, sheet
 from lpx.models.checkpoint import Detector, load_checkpoint
-from lpx.render import encode_png
+from lpx.render.encode import encode_png
 from lpx.workspace import check_writable, write_bytes
 
 LIMIT = 200

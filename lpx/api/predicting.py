@@ -37,7 +37,8 @@ from lpx.predict.results import (
     write_scores,
 )
 from lpx.predict.timeline import KnownSpan
-from lpx.render import encode_png, explained
+from lpx.render.encode import encode_png
+from lpx.render.face import explained
 from lpx.reporter import SILENT, Reporter
 from lpx.workspace import Workspace, check_writable, write_bytes
 

@@ -12,14 +12,13 @@ from lpx.bench.report.pages import environment
 from lpx.data.images.decode import fit
 from lpx.explain.examiner import ClassMean, Explanation, Findings, Floats, off_diagonal_mean
 from lpx.explain.pictures import Pictures
-from lpx.render import (
+from lpx.render.encode import lossless, lossy
+from lpx.render.face import (
     STRONGEST,
     WEAKEST,
     difference_picture,
     difference_ramp,
     heat_map,
-    lossless,
-    lossy,
     matrix_picture,
     overlay,
     similarity_ramp,

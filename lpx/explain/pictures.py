@@ -7,15 +7,8 @@ from dataclasses import dataclass
 
 from lpx.data.images.decode import Image, fit
 from lpx.explain.examiner import Explanation, Findings
-from lpx.render import (
-    field_box,
-    looked_at,
-    lossless,
-    lossy,
-    matrix_picture,
-    overlay,
-    unit_box,
-)
+from lpx.render.encode import lossless, lossy
+from lpx.render.face import field_box, looked_at, matrix_picture, overlay, unit_box
 
 IMAGE_BYTES = 6_500_000
 """What the faces' pictures may take in a page, about; pictures of many faces are smaller."""

@@ -28,7 +28,9 @@ from lpx.errors import LpxError
 from lpx.predict.results import FacelessFrame, FaceScore, FileScore, Seconds, verdict
 from lpx.predict.stills import Stills
 from lpx.predict.timeline import KnownSpan, Moment, Timeline, render_timeline
-from lpx.render import Image, Mark, drawn_size, encode_png, framed, marked, score_strip
+from lpx.render.encode import encode_png
+from lpx.render.face import Image
+from lpx.render.frame import Mark, drawn_size, framed, marked, score_strip
 from lpx.workspace import atomic_path, write_bytes
 
 BATCH = 8

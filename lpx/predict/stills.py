@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from lpx.predict.timeline import Moment, Still
-from lpx.render import Image
+from lpx.render.face import Image
 
 STILLS = 8
 WIDTH = 480

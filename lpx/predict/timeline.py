@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from lpx.bench.report.pages import environment
 from lpx.data.wording import counted
-from lpx.render import Image, heat_map, lossless, lossy
+from lpx.render.encode import lossless, lossy
+from lpx.render.face import Image, heat_map
 
 BARS = 500
 """A chart has no more bars: of a longer video each stands for the highest of a few frames."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lpx import api
-from lpx.api import building
+from lpx.api import ranges
 from lpx.artefacts import model as exported
 from lpx.engines import load
 from lpx.engines.request import BuildRequest
@@ -135,12 +135,12 @@ def test_faces_that_somebody_chose_do_not_give_way_to_the_demo_faces(build, crop
 def test_warning_is_that_of_this_build_not_of_the_one_that_calibrated(build):
     """The ranges are kept; whether the user named faces is not a property of ranges."""
     unnamed, said = build(count=4)
-    assert unnamed.warnings == (building.DEMO_CALIBRATION,)
-    assert f"warning: {building.DEMO_CALIBRATION}" in said
+    assert unnamed.warnings == (ranges.DEMO_CALIBRATION,)
+    assert f"warning: {ranges.DEMO_CALIBRATION}" in said
     named, said = build(faces="demo", count=4)
     assert reused(said)
     assert named.warnings == ()
-    assert build(count=4)[0].warnings == (building.DEMO_CALIBRATION,)
+    assert build(count=4)[0].warnings == (ranges.DEMO_CALIBRATION,)
 
 
 def test_methods_share_one_calibration(build):
@@ -241,12 +241,12 @@ def test_evidence_of_other_weights_is_not_that_of_this_engine(build, workspace):
     api.calibrate(workspace, "demo", count=4, method="mse")
     kept, _ = build()
     assert kept.calibration["candidates"]
-    assert building.OTHER_WEIGHTS not in " ".join(kept.warnings)
+    assert ranges.OTHER_WEIGHTS not in " ".join(kept.warnings)
     other, said = build(weights=WeightOptions(clip="mse"))
     assert reused(said)
     assert other.calibration["method"] == "mse"
     assert other.calibration["candidates"] == ()
-    assert building.OTHER_WEIGHTS in " ".join(other.warnings)
+    assert ranges.OTHER_WEIGHTS in " ".join(other.warnings)
 
 
 def test_quantised_model_is_refused_or_stripped(build, workspace):

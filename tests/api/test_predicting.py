@@ -31,7 +31,7 @@ from lpx.errors import LpxError
 from lpx.predict import file_scorer
 from lpx.predict.file_scorer import FileScorer
 from lpx.predict.results import FacelessFrame, FaceScore, FileScore, Journal, moments, picture_name
-from lpx.render import encode_png
+from lpx.render.encode import encode_png
 from tests.conftest import environment
 
 ENGINE = "onnxruntime-fp32"

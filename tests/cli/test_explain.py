@@ -7,7 +7,7 @@ import json
 import pytest
 
 from lpx.data.face_sets.demo import CHECKPOINT, folder
-from lpx.render import encode_png
+from lpx.render.encode import encode_png
 
 DEMO = folder() / CHECKPOINT
 

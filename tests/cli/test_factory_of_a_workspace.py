@@ -9,7 +9,7 @@ from lpx.artefacts.reference import read_reference
 from lpx.data.face_sets.demo import demo_set
 from lpx.errors import LpxError
 from lpx.models.checkpoint import ForeignModel, load_factory
-from lpx.render import encode_png
+from lpx.render.encode import encode_png
 from lpx.workspace import Workspace, read_sealed, write_sealed
 from tests.support.networks import copy_export, network
 

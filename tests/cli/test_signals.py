@@ -17,7 +17,7 @@ from tools.drills.running import JOBS, leftovers, run
 def material(built, tmp_path_factory):
     """What the jobs need; the workspaces are those that other tests made already."""
     from lpx.data.face_sets.demo import CHECKPOINT, demo_set, folder
-    from lpx.render import encode_png
+    from lpx.render.encode import encode_png
     from tests.data.trees import ffpp_tree, portrait, write_video
     from tests.training.small import write_faces
 

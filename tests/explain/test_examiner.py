@@ -19,7 +19,7 @@ from lpx.export.deployed import Deployed
 from lpx.models.checkpoint import Detector, save_checkpoint
 from lpx.models.detector import new_detector
 from lpx.models.receptive_field import ReceptiveField
-from lpx.render import encode_png
+from lpx.render.encode import encode_png
 from lpx.training.local_diversity import LocalDiversity, closed, similarity
 
 

@@ -21,7 +21,7 @@ from lpx.explain.examiner import Explanation, Findings, Patch
 from lpx.explain.page import render_page, scale_end
 from lpx.explain.pictures import draw, picture_side
 from lpx.models.receptive_field import ReceptiveField
-from lpx.render import encode_png
+from lpx.render.encode import encode_png
 
 EVIL = '<img src=x onerror="alert(1)">&\'.png'
 CARD = ModelCard(

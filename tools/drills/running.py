@@ -147,7 +147,7 @@ def make_material(root: Path) -> Path:
         return root
     sys.path.insert(0, str(ROOT))
     from lpx.data.face_sets.demo import demo_set
-    from lpx.render import encode_png
+    from lpx.render.encode import encode_png
     from tests.data.trees import ffpp_tree, portrait, scene, write_video
     from tests.training.small import write_faces
 

@@ -15,7 +15,8 @@ from lpx.bench.parity.run import BenchResult, Example
 from lpx.bench.performance.candidate import REFERENCE
 from lpx.bench.report.sentences import significant
 from lpx.metrics.roc import called_fake
-from lpx.render import Image, encode_png, heat_map, overlay
+from lpx.render.encode import encode_png
+from lpx.render.face import Image, heat_map, overlay
 
 IMAGE_BYTES = 1_400_000
 """What all faces and heat maps of a report may take together, roughly."""

@@ -17,7 +17,7 @@ from lpx.data.prepare import is_prepared, listed, open_prepared, prepared_sets, 
 from lpx.data.roots import DataPlaces, expanded, face_store
 from lpx.data.videos import Video
 from lpx.errors import LpxError
-from lpx.render import encode_png
+from lpx.render.encode import encode_png
 from lpx.workspace import write_bytes
 
 

@@ -13,7 +13,7 @@ from lpx.data.face_sets.face_set import FaceSet
 from lpx.data.face_sets.manifest import count_faces
 from lpx.data.face_sets.table import FaceTable
 from lpx.data.images.decode import Image, UnreadableImageError, fit
-from lpx.render import contact_sheet
+from lpx.render.face import contact_sheet
 
 SHEET_COLUMNS = 12
 SHEET_SIDE = 96

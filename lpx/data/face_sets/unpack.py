@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from lpx.data.face_sets.csv import FILE as CSV
 from lpx.data.face_sets.demo import CHECKPOINT, demo_set, folder
 from lpx.errors import LpxError
-from lpx.render import encode_png
+from lpx.render.encode import encode_png
 from lpx.workspace import write_bytes
 
 

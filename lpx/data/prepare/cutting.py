@@ -40,7 +40,7 @@ from lpx.data.prepare.record import (
 from lpx.data.videos import Video
 from lpx.data.wording import counted
 from lpx.errors import LpxError
-from lpx.render import encode_png
+from lpx.render.encode import encode_png
 from lpx.workspace import write_bytes
 
 NO_FACE = "no face was found"

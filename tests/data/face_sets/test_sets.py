@@ -15,7 +15,7 @@ from lpx.data.images.decode import read_image
 from lpx.data.prepare import prepare, prepared_sets
 from lpx.data.roots import DataPlaces
 from lpx.errors import LpxError
-from lpx.render import encode_png
+from lpx.render.encode import encode_png
 from lpx.workspace import write_sealed
 from tests.data.trees import ffpp_tree, portrait, swapped, touch, write
 

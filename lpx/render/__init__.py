@@ -1,0 +1,1 @@
+"""Draws on faces and frames."""

@@ -1,0 +1,39 @@
+"""Pictures as bytes: files, and data URIs in a page."""
+
+from __future__ import annotations
+
+import base64
+
+import cv2
+
+from lpx.render.face import Image
+
+_QUALITY = 80
+_LOSSLESS = 101
+
+
+def encode_png(image: Image) -> bytes:
+    """PNG bytes of an RGB image."""
+    _, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    return bytes(data)
+
+
+def encode_webp(image: Image, quality: int) -> bytes:
+    """WebP bytes of an RGB image; `quality` up to 100, 101 for no loss."""
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    _, data = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, quality])
+    return bytes(data)
+
+
+def lossy(image: Image) -> str:
+    """A photograph as a data URI."""
+    return _data_uri(encode_webp(image, _QUALITY))
+
+
+def lossless(image: Image) -> str:
+    """A picture of few colours as a data URI."""
+    return _data_uri(encode_webp(image, _LOSSLESS))
+
+
+def _data_uri(webp: bytes) -> str:
+    return f"data:image/webp;base64,{base64.b64encode(webp).decode()}"
