@@ -26,19 +26,7 @@ from lpx.engines.manifest import read_manifest, write_manifest
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.errors import LpxError
 from lpx.metrics import auc
-
-
-class Told:
-    """Keeps what a step says."""
-
-    def __init__(self):
-        self.said = []
-
-    def say(self, text):
-        self.said.append(text)
-
-    def progress(self, label):
-        return lambda done, total: None
+from tests.support.told import Told
 
 
 def bench(workspace, dataset="demo", **options):

@@ -16,19 +16,7 @@ from lpx.engines.request import BuildRequest
 from lpx.errors import LpxError
 from lpx.graph.qdq.weights import WeightOptions
 from lpx.workspace import read_sealed, write_sealed
-
-
-class Told:
-    """Keeps what a step says."""
-
-    def __init__(self):
-        self.said = []
-
-    def say(self, text):
-        self.said.append(text)
-
-    def progress(self, label):
-        return lambda done, total: None
+from tests.support.told import Told
 
 
 @pytest.fixture

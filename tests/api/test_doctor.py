@@ -12,23 +12,10 @@ from lpx.api import doctor
 from lpx.api.doctor import Finding, Target, examine, targets
 from lpx.machine.jetson import Jetson
 from lpx.machine.machine import Gpu, Machine, read_machine
+from tests.support.machines import PC
 
 RECORDS = Path(__file__).parents[1] / "fixtures" / "machines"
 
-PC = Machine(
-    os="Ubuntu 24.04",
-    architecture="x86_64",
-    cpu="AMD EPYC",
-    cores=8,
-    memory_mib=16384,
-    python="3.12.3",
-    python_isolated=True,
-    system_tensorrt=None,
-    gpus=(),
-    no_gpu_reason="nvidia-smi not found",
-    jetson=None,
-    in_container=False,
-)
 L4 = replace(PC, gpus=(Gpu("NVIDIA L4", "8.9", 23034, "550.54.15"),), no_gpu_reason="")
 H200 = replace(PC, gpus=(Gpu("NVIDIA H200", "9.0", 143771, "570.86"),), no_gpu_reason="")
 ORIN = replace(

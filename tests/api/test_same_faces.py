@@ -22,21 +22,9 @@ from lpx.engines.base import Prediction
 from lpx.errors import LpxError
 from lpx.predict.results import FileScore, Journal
 from lpx.workspace import Appended, read_sealed, write_sealed
+from tests.support.told import Told
 
 PICTURES = (".bmp", ".tiff", ".png", ".jpg", ".webp")
-
-
-class Told:
-    """Keeps what a step says."""
-
-    def __init__(self):
-        self.said = []
-
-    def say(self, text):
-        self.said.append(text)
-
-    def progress(self, label):
-        return lambda done, total: None
 
 
 def encoded(number, suffix):

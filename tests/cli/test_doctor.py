@@ -6,22 +6,8 @@ from click.testing import CliRunner
 
 from lpx.api.doctor import Finding
 from lpx.cli.doctor import doctor
-from lpx.machine.machine import Machine
+from tests.support.machines import PC as MACHINE
 
-MACHINE = Machine(
-    os="Ubuntu 24.04",
-    architecture="x86_64",
-    cpu="AMD EPYC",
-    cores=8,
-    memory_mib=16384,
-    python="3.12.3",
-    python_isolated=True,
-    system_tensorrt=None,
-    gpus=(),
-    no_gpu_reason="nvidia-smi not found",
-    jetson=None,
-    in_container=False,
-)
 ADVICE = "re-create the environment: python3.10 -m venv --system-site-packages DIR"
 FINDINGS = (
     Finding("torch", "ok", "2.8.0", "models and export"),

@@ -5,43 +5,24 @@ from dataclasses import replace
 import pytest
 
 from lpx.engines import targets
-from lpx.engines.manifest import EngineManifest
 from lpx.engines.targets import can_build, can_run, choose
 from lpx.errors import LpxError
-from lpx.machine.machine import Gpu, Machine
+from lpx.machine.machine import Gpu
+from tests.support.machines import PC, manifest_for
 
 NO_LIBRARY = "tensorrt: No module named 'tensorrt'; pip install 'lpx[tensorrt]'"
 
 
 def machine(*capabilities):
-    return Machine(
-        os="Linux",
-        architecture="x86_64",
-        cpu="some",
-        cores=2,
-        memory_mib=1024,
-        python="3.11",
-        python_isolated=True,
-        system_tensorrt=None,
+    return replace(
+        PC,
         gpus=tuple(Gpu("a GPU", capability, 8192, "580") for capability in capabilities),
         no_gpu_reason="" if capabilities else "nvidia-smi not found",
-        jetson=None,
-        in_container=False,
     )
 
 
 def manifest(target, capabilities=()):
-    return EngineManifest(
-        name=f"{target}-int8",
-        target=target,
-        precision="int8",
-        dialect="",
-        file="",
-        engine_sha256="",
-        model_sha256="",
-        card={},
-        compute_capabilities=capabilities,
-    )
+    return manifest_for(target, compute_capabilities=capabilities)
 
 
 @pytest.fixture

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
-import subprocess
 from html import escape
 from html.parser import HTMLParser
 
@@ -22,6 +18,7 @@ from lpx.explain.page import render_page, scale_end
 from lpx.explain.pictures import draw, picture_side
 from lpx.models.receptive_field import ReceptiveField
 from lpx.render.encode import encode_png
+from tests.support.browser import PHONE, look, needs_browser
 
 EVIL = '<img src=x onerror="alert(1)">&\'.png'
 CARD = ModelCard(
@@ -210,8 +207,6 @@ def test_scale_end(largest, end):
     assert scale_end(np.array([[0, -largest]], np.float32)) == end
 
 
-BROWSERS = ("chromium", "google-chrome", "chromium-browser")
-CHROME = next(filter(None, map(shutil.which, BROWSERS)), None)
 PROBE = """<script>
 (function () {
   var root = document.documentElement, tools = document.getElementById("tools"), seen = {};
@@ -258,43 +253,6 @@ PROBE = """<script>
   document.body.appendChild(out);
 })();
 </script>"""
-# A browser's window is no narrower than 500 pixels, a frame may be.
-PHONE = """<!DOCTYPE html><iframe width="375" height="700" srcdoc="{}"></iframe><script>
-onload = function () {{
-  document.body.appendChild(frames[0].document.getElementById("probe").cloneNode(true));
-}};
-</script>"""
-needs_browser = pytest.mark.skipif(
-    CHROME is None, reason="no chromium or google-chrome on this machine"
-)
-
-
-def look(page, where, view=""):
-    """Open a page in a browser; return what the probe saw and the browser's log."""
-    path = where / "page.html"
-    path.write_text(page, encoding="utf-8")
-    command = [
-        CHROME,
-        "--headless",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--enable-logging=stderr",
-        "--v=0",
-        f"--user-data-dir={where / 'profile'}",
-        "--window-size=1360,900",
-        "--dump-dom",
-        f"{path.as_uri()}{view}",
-    ]
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        command.insert(1, "--no-sandbox")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    (seen,) = re.findall(r'<pre id="probe">(.*?)</pre>', done.stdout, flags=re.S)
-    seen = seen.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-    return json.loads(seen), done.stderr
 
 
 @needs_browser

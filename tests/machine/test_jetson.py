@@ -10,13 +10,13 @@ import pytest
 
 from lpx.engines import targets
 from lpx.engines.compatibility import differences, refusal
-from lpx.engines.manifest import EngineManifest
 from lpx.engines.targets import can_run
 from lpx.machine.conditions import changes, read_conditions
 from lpx.machine.ina3221 import covered, find_rails, total_power
 from lpx.machine.jetson import cuda_python, faster_mode, is_jetson, temperatures_c
 from lpx.machine.machine import Gpu, Machine, read_machine
 from lpx.machine.nvml import Nvml
+from tests.support.machines import manifest_for
 
 RECORDS = Path(__file__).parents[1] / "fixtures" / "machines"
 
@@ -128,17 +128,7 @@ def test_zone_that_is_switched_off_has_no_temperature(tmp_path):
 
 
 def manifest(machine: Machine, target="tensorrt"):
-    return EngineManifest(
-        name=f"{target}-int8",
-        target=target,
-        precision="int8",
-        dialect="",
-        file="",
-        engine_sha256="",
-        model_sha256="",
-        card={},
-        machine=json.loads(json.dumps(asdict(machine))),
-    )
+    return manifest_for(target, machine=json.loads(json.dumps(asdict(machine))))
 
 
 def test_power_mode_goes_into_the_manifest_and_another_one_is_said(tmp_path, monkeypatch):

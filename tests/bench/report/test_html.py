@@ -1,9 +1,5 @@
 import copy
-import json
-import os
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from html import escape
 from html.parser import HTMLParser
@@ -32,6 +28,7 @@ from lpx.card import ModelCard
 from lpx.data.face_sets.face_set import Face, FaceSet, ImageFile, Skipped
 from lpx.engines.base import ON_THE_CPU, Prediction
 from lpx.engines.manifest import EngineManifest
+from tests.support.browser import PHONE, look, needs_browser
 
 EVIL = "real/<script>alert('face')</script>.png"
 NOISE = {"torch": 0.0, "onnxruntime-fp32": 1e-5, "onnxruntime-int8": 0.3}
@@ -573,8 +570,6 @@ def test_a_noisy_clock_is_told(report: dict[str, Any]) -> None:
     assert bound == "torch, batch 1: host-bound: so it is."
 
 
-BROWSERS = ("chromium", "google-chrome", "chromium-browser")
-CHROME = next(filter(None, map(shutil.which, BROWSERS)), None)
 PROBE = """<script>
 var root = document.documentElement;
 var seen = {ready: root.dataset.ready, errors: root.dataset.errors || "", width: innerWidth};
@@ -615,49 +610,9 @@ document.body.appendChild(out);
 </script>"""
 
 
-# A browser's window is no narrower than 500 pixels, a frame may be.
-PHONE = """<!DOCTYPE html><iframe width="375" height="700" srcdoc="{}"></iframe><script>
-onload = function () {{
-  document.body.appendChild(frames[0].document.getElementById("probe").cloneNode(true));
-}};
-</script>"""
-
-
-def look(page: str, folder: Path) -> tuple[dict[str, Any], str]:
-    """Open a page in a browser; return what the probe saw and the browser's log."""
-    path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
-    command = [
-        str(CHROME),
-        "--headless",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--enable-logging=stderr",
-        "--v=0",
-        f"--user-data-dir={folder / 'profile'}",
-        "--window-size=1360,900",
-        "--dump-dom",
-        f"{path.as_uri()}#sort=auc:descending",
-    ]
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        command.insert(1, "--no-sandbox")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    (seen,) = re.findall(r'<pre id="probe">(.*?)</pre>', done.stdout, flags=re.S)
-    return json.loads(seen.replace("&lt;", "<").replace("&amp;", "&")), done.stderr
-
-
-needs_browser = pytest.mark.skipif(
-    CHROME is None, reason="no chromium or google-chrome on this machine"
-)
-
-
 @needs_browser
 def test_on_a_desktop(page: str, tmp_path: Path, report: dict[str, Any]) -> None:
-    seen, log = look(page.replace("</body>", PROBE + "</body>"), tmp_path)
+    seen, log = look(page.replace("</body>", PROBE + "</body>"), tmp_path, "#sort=auc:descending")
     assert (seen["ready"], seen["errors"]) == ("true", "")
     assert "CONSOLE" not in log
     entries = [report["reference"], *report["candidates"]]
@@ -688,7 +643,7 @@ def test_on_a_desktop(page: str, tmp_path: Path, report: dict[str, Any]) -> None
 @needs_browser
 def test_on_a_phone(page: str, tmp_path: Path) -> None:
     framed = PHONE.format(escape(page.replace("</body>", PROBE + "</body>")))
-    seen, log = look(framed, tmp_path)
+    seen, log = look(framed, tmp_path, "#sort=auc:descending")
     assert "CONSOLE" not in log
     assert seen["width"] == 375
     assert seen["overflow"] <= 0

@@ -235,21 +235,11 @@ def test_a_damaged_plan_is_refused(flavour: Flavour, damage: str) -> None:
 
 def test_this_machine_takes_the_plan_and_another_gpu_would_not(gpu: Device) -> None:
     from lpx.engines.compatibility import refusal
-    from lpx.engines.manifest import EngineManifest
     from lpx.machine.machine import read_machine
+    from tests.support.machines import manifest_for
 
     machine = read_machine()
-    manifest = EngineManifest(
-        name="tensorrt-fp16",
-        target="tensorrt",
-        precision="fp16",
-        dialect="",
-        file="",
-        engine_sha256="",
-        model_sha256="",
-        card={},
-        machine=asdict(machine),
-    )
+    manifest = manifest_for("tensorrt", precision="fp16", machine=asdict(machine))
     assert refusal(manifest, machine) == ""
     here = ".".join(map(str, gpu.compute_capability))
     assert here in {found.compute_capability for found in machine.gpus}

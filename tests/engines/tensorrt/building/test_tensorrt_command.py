@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tensorrt_workshop import Workshop, kernels_in
 
-from lpx.machine.jetson import Jetson
-from lpx.machine.machine import Gpu, Machine
+from lpx.machine.machine import Gpu
+from tests.support.machines import BOARD
 
-ORIN = Machine(
-    os="Ubuntu",
-    architecture="aarch64",
-    cpu="Cortex-A78AE",
-    cores=6,
-    memory_mib=7619,
-    python="3.10.12",
-    python_isolated=False,
-    system_tensorrt=None,
-    gpus=(Gpu("Orin (nvgpu)", "8.7", None, None),),
-    no_gpu_reason="",
-    jetson=Jetson("Jetson Orin Nano", "36.4.3", "6.2", "15W", True),
-    in_container=False,
-)
+ORIN = replace(BOARD, gpus=(Gpu("Orin (nvgpu)", "8.7", None, None),))
 
 
 @pytest.fixture

@@ -16,24 +16,10 @@ from lpx.engines import makers
 from lpx.engines.request import BuildRequest
 from lpx.engines.tensorrt import Plan
 from lpx.errors import NotAsAskedError
-from lpx.machine.jetson import Jetson
 from lpx.machine.machine import Machine, available_memory_mib
+from tests.support.machines import BOARD
 
-ORIN = Jetson("Jetson Orin Nano", "36.4.3", "6.2", "15W", True)
-BOARD = Machine(
-    os="Ubuntu",
-    architecture="aarch64",
-    cpu="Cortex-A78AE",
-    cores=6,
-    memory_mib=7619,
-    python="3.10.12",
-    python_isolated=False,
-    system_tensorrt=None,
-    gpus=(),
-    no_gpu_reason="",
-    jetson=ORIN,
-    in_container=False,
-)
+ORIN = BOARD.jetson
 REQUEST = BuildRequest("tensorrt", "fp16")
 MIB = 1 << 20
 

@@ -28,24 +28,12 @@ from lpx.engines.tensorrt.building.repeat import build_repeatedly
 from lpx.engines.tensorrt.building.timing_cache import timing_cache_path
 from lpx.errors import LpxError
 from lpx.export.to_onnx import to_onnx
-from lpx.machine.machine import Gpu, Jetson, Machine
+from lpx.machine.machine import Gpu, Machine
 from lpx.models.checkpoint import Detector
 from lpx.models.detector import new_detector
+from tests.support.machines import BOARD
 
-ORIN = Machine(
-    os="Linux",
-    architecture="aarch64",
-    cpu="some",
-    cores=2,
-    memory_mib=1024,
-    python="3.11",
-    python_isolated=True,
-    system_tensorrt=None,
-    gpus=(Gpu("Orin (nvgpu)", "8.7", None, None),),
-    no_gpu_reason="",
-    jetson=Jetson("Orin", "36.4.3", "6.2", "15W", True),
-    in_container=False,
-)
+ORIN = replace(BOARD, gpus=(Gpu("Orin (nvgpu)", "8.7", None, None),))
 MACHINE = replace(ORIN, gpus=(Gpu("NVIDIA A100", "8.0", 40960, "570.1"),), jetson=None)
 KEEPS_TIMES = [r for r in RELEASES if "rtx" not in r]
 FREEZES = [r for r in KEEPS_TIMES if r != "tensorrt-8.6.1"]
