@@ -87,7 +87,7 @@ def calibrate(
     Leaves scales.json and calibration-faces.json in the workspace, for `lpx build --int8`.
     """
     from lpx.api import calibrating
-    from lpx.artefacts import calibration_cache as caching
+    from lpx.artefacts import calibration_cache
     from lpx.cli.console import ConsoleReporter
 
     if import_cache is not None:
@@ -114,7 +114,7 @@ def calibrate(
         calibrating.draw_curve(done.curve, done.scales.method, written[-1])
     if export_cache is not None:
         data, _ = calibrating.read_model(workspace, model)
-        caching.export_cache(data, done.scales, export_cache, weights, requantise)
+        calibration_cache.export_cache(data, done.scales, export_cache, weights, requantise)
         written.append(export_cache)
     if as_json:
         click.echo(json.dumps(to_json(done), indent=2))
@@ -127,7 +127,7 @@ def calibrate(
 
 
 def _import(workspace: Workspace, cache: Path, model: Path | None, as_json: bool) -> None:
-    from lpx.artefacts import calibration_cache as caching
+    from lpx.artefacts import calibration_cache
     from lpx.cli.console import ConsoleReporter
 
     source = click.get_current_context().get_parameter_source("faces")
@@ -137,7 +137,7 @@ def _import(workspace: Workspace, cache: Path, model: Path | None, as_json: bool
             "must be of the workspace's model"
         )
     with ConsoleReporter() as report:
-        scales = caching.import_cache(workspace, cache, report)
+        scales = calibration_cache.import_cache(workspace, cache, report)
     if as_json:
         values = {
             "imported": str(cache),

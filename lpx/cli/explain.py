@@ -45,11 +45,11 @@ def explain(
 
     It takes lpx checkpoints only, not models of a --factory.
     """
-    from lpx.api import explaining as steps
+    from lpx.api import explaining
     from lpx.cli.console import ConsoleReporter
 
     with ConsoleReporter() as report:
-        done = steps.explain(
+        done = explaining.explain(
             checkpoint,
             source,
             out or workspace.root / "explain",

@@ -15,7 +15,7 @@ import pytest
 
 from lpx import api
 from lpx.api import benching
-from lpx.artefacts import select_engine as runnable
+from lpx.artefacts import select_engine
 from lpx.artefacts.model import read_exported
 from lpx.bench.parity.score import Scored
 from lpx.data.face_sets.face_set import Face, FaceSet, ImageFile
@@ -142,14 +142,14 @@ def test_engines_that_do_not_run_here_are_named_and_left_out(workspace, monkeypa
     def can_run(manifest, machine):
         return manifest.precision == "int8", "no float here"
 
-    monkeypatch.setattr(runnable, "can_run", can_run)
+    monkeypatch.setattr(select_engine, "can_run", can_run)
     report = bench(workspace, limit=8)
     assert [entry["name"] for entry in report["candidates"]] == ["onnxruntime-int8"]
     assert report["not_run"] == [{"name": "onnxruntime-fp32", "reason": "no float here"}]
 
 
 def test_no_engine_that_runs_here_is_an_error_with_the_reasons(workspace, monkeypatch):
-    monkeypatch.setattr(runnable, "can_run", lambda manifest, machine: (False, "no GPU"))
+    monkeypatch.setattr(select_engine, "can_run", lambda manifest, machine: (False, "no GPU"))
     with pytest.raises(LpxError, match="has no engine that runs here") as caught:
         bench(workspace, limit=8)
     assert caught.value.why == "onnxruntime-fp32: no GPU; onnxruntime-int8: no GPU"
@@ -187,7 +187,7 @@ def test_the_graph_of_a_tensorrt_engine_is_a_stage(workspace, monkeypatch):
     def opened(folder, **options):
         return load(workspace.engines / folder.name.replace("tensorrt", "onnxruntime"), **options)
 
-    monkeypatch.setattr(runnable, "can_run", lambda manifest, machine: (True, ""))
+    monkeypatch.setattr(select_engine, "can_run", lambda manifest, machine: (True, ""))
     monkeypatch.setattr(benching, "load", opened)
     monkeypatch.setattr(benching, "_check_disjoint", lambda manifests, faces: None)
     names = ("tensorrt-int8", "tensorrt-fp32")
@@ -211,7 +211,9 @@ def test_candidates_are_chosen_by_name(workspace, monkeypatch):
         bench(workspace, limit=8, candidates=["int8"])
     assert caught.value.why.endswith("onnxruntime-fp32, onnxruntime-int8")
     monkeypatch.setattr(
-        runnable, "can_run", lambda manifest, machine: (manifest.precision == "int8", "no float")
+        select_engine,
+        "can_run",
+        lambda manifest, machine: (manifest.precision == "int8", "no float"),
     )
     with pytest.raises(LpxError, match="none of onnxruntime-fp32 runs here") as caught:
         bench(workspace, limit=8, candidates=["onnxruntime-fp32"])
@@ -301,7 +303,7 @@ def test_an_altered_graph_is_no_stage(workspace, monkeypatch):
         return OnnxRuntimeEngine((folder / "engine.onnx").read_bytes(), 160)
 
     monkeypatch.setattr(benching, "load", opened)
-    monkeypatch.setattr(runnable, "can_run", lambda manifest, machine: (True, ""))
+    monkeypatch.setattr(select_engine, "can_run", lambda manifest, machine: (True, ""))
     names = ["onnxruntime-int8"]
     (found,) = bench(workspace, limit=8, candidates=names)["candidates"]
     assert found["stages"][1]["against_torch"] is not None
@@ -354,14 +356,14 @@ def test_host_code_is_allowed_where_the_user_says_so(workspace, monkeypatch):
         return load(folder)
 
     monkeypatch.setattr(benching, "load", opened)
-    monkeypatch.setattr(runnable, "load", opened)
+    monkeypatch.setattr(select_engine, "load", opened)
     bench(workspace, limit=8)
     bench(workspace, limit=8, allow_host_code=True)
     assert seen == [False, False, True, True]
     seen.clear()
     model = read_exported(workspace)
     for allow in (False, True):
-        runnable.pick_engine(workspace, model, None, allow_host_code=allow)
+        select_engine.pick_engine(workspace, model, None, allow_host_code=allow)
     assert seen == [False, True]
 
 

@@ -14,7 +14,7 @@ import pytest
 from lpx import api
 from lpx.api import predicting
 from lpx.artefacts.model import read_exported
-from lpx.bench.parity import score_store as partial
+from lpx.bench.parity import score_store
 from lpx.calibration.scales import read_scales
 from lpx.data.face_sets.face_set import Skipped
 from lpx.data.face_sets.sets import open_set
@@ -128,7 +128,7 @@ def stopped_bench(workspace, faces, monkeypatch, error):
         patch.setattr(Appended, "add", fail)
         with pytest.raises(type(error)):
             api.bench(workspace, str(faces), latency_seconds=0)
-    assert any((workspace.root / partial.FOLDER).glob("*.scores"))
+    assert any((workspace.root / score_store.FOLDER).glob("*.scores"))
 
 
 @pytest.fixture
@@ -315,7 +315,7 @@ def test_a_digit_of_an_engines_manifest_is_found(workspace):
 
 
 def store(folder, faces="a", say=None):
-    return partial.ScoreStore(folder, {"faces": faces, "size": 8}, {"torch": "0" * 64}, say)
+    return score_store.ScoreStore(folder, {"faces": faces, "size": 8}, {"torch": "0" * 64}, say)
 
 
 def score(opened, first=0):

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from lpx.calibration import observed_model as forward
+from lpx.calibration import observed_model
 from lpx.calibration.methods import METHODS
 from lpx.calibration.observe import calibrate
 from lpx.calibration.ranges import face_ranges
@@ -50,7 +50,7 @@ def test_batch_size_does_not_matter(monkeypatch):
     faces = face_set(*noise(11))
     results = []
     for batch in (1, 4, 11):
-        monkeypatch.setattr(forward, "LARGEST_BATCH", batch)
+        monkeypatch.setattr(observed_model, "LARGEST_BATCH", batch)
         results.append(calibrate(data, faces, SIZE).tensors)
     assert results[1] == results[0]
     assert results[2] == results[0]
@@ -74,7 +74,7 @@ def test_patches_in_the_batch_have_the_statistics_of_the_whole_faces(monkeypatch
     wanted = expected(images, constants)
     results = []
     for batch in (1, 4, 11):
-        monkeypatch.setattr(forward, "LARGEST_BATCH", batch)
+        monkeypatch.setattr(observed_model, "LARGEST_BATCH", batch)
         results.append(calibrate(data, face_set(*images), SIZE).tensors)
     assert results[1] == results[0] == results[2]
     assert set(results[0]) == {"b", "c"}

@@ -7,8 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from lpx.calibration import observed_model as forward
-from lpx.calibration import ort_layout as blocked
+from lpx.calibration import observed_model, ort_layout
 from lpx.calibration.observed_model import ObservedModel
 from lpx.calibration.observer import Observer
 from lpx.errors import LpxError
@@ -145,7 +144,7 @@ def test_patches_in_the_batch(stated):
 
 
 has_blocks = pytest.mark.skipif(
-    blocked.block_size() == 1, reason="this processor's ONNX Runtime has no layout of its own"
+    ort_layout.block_size() == 1, reason="this processor's ONNX Runtime has no layout of its own"
 )
 
 
@@ -153,13 +152,13 @@ has_blocks = pytest.mark.skipif(
 def opened(monkeypatch):
     """The graphs that sessions are opened on."""
     graphs = []
-    real = blocked.open_session
+    real = ort_layout.open_session
 
     def spy(graph, **settings):
         graphs.append(graph)
         return real(graph, **settings)
 
-    monkeypatch.setattr(forward, "open_session", spy)
+    monkeypatch.setattr(observed_model, "open_session", spy)
     return graphs
 
 
@@ -182,7 +181,7 @@ def test_tensors_in_order_give_the_same(monkeypatch, opened, why):
     before = ObservedModel(data)
     # Blocks of 24 channels would not be full.
     size = 1 if why == "no layout of its own" else 24
-    monkeypatch.setattr(blocked, "block_size", lambda: size)
+    monkeypatch.setattr(ort_layout, "block_size", lambda: size)
     after = ObservedModel(data)
     pairs = zip(*(m.run(faces(3), m.room()) for m in (before, after)), strict=True)
     for one, other in pairs:

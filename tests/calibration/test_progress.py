@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lpx.calibration import observe as module
-from lpx.calibration import observed_model as forward
+from lpx.calibration import observed_model
 from lpx.calibration.observe import calibrate
 from lpx.calibration.observer import Observer
 from lpx.calibration.progress import Progress, load_progress, save_progress
@@ -35,7 +35,7 @@ module.calibrate(model()[0], face_set(*images), SIZE, resume=Path(sys.argv[1]), 
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(module, "SHARD", 8)
-    monkeypatch.setattr(forward, "LARGEST_BATCH", 4)
+    monkeypatch.setattr(observed_model, "LARGEST_BATCH", 4)
 
 
 @pytest.fixture

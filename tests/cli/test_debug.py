@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from lpx.api import debug_runtime as inside
+from lpx.api import debug_runtime
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.engines.tensorrt import LayerTable, Plan
 from lpx.errors import LpxError
@@ -151,15 +151,17 @@ def tensorrt(workspace, monkeypatch):
     CLOSED.clear()
 
     def computes(ran=graph):
-        monkeypatch.setattr(inside, "can_run", lambda manifest, machine: (True, "here"))
-        monkeypatch.setattr(inside, "load", lambda folder, **how: Engine(ran, 160, as_written=True))
+        monkeypatch.setattr(debug_runtime, "can_run", lambda manifest, machine: (True, "here"))
         monkeypatch.setattr(
-            inside,
+            debug_runtime, "load", lambda folder, **how: Engine(ran, 160, as_written=True)
+        )
+        monkeypatch.setattr(
+            debug_runtime,
             "build_watched",
             lambda *what: Plan(b"", "tensorrt", "10.3.0", LayerTable(()), None, ()),
         )
         monkeypatch.setattr(
-            inside, "open_watched", lambda plan, manifest, names: Tensors(ran, names)
+            debug_runtime, "open_watched", lambda plan, manifest, names: Tensors(ran, names)
         )
 
     return computes
@@ -249,7 +251,7 @@ def test_watched_plan_that_is_not_built_leaves_the_graph_to_look_into(lpx, tenso
     def refused(*what):
         raise LpxError("TensorRT did not build the plan", "no kernel")
 
-    monkeypatch.setattr(inside, "build_watched", refused)
+    monkeypatch.setattr(debug_runtime, "build_watched", refused)
     ran = lpx("debug", PLAN, "--count", 1)
     assert ran.code == 2
     assert "handed out: TensorRT did not build the plan" in " ".join(ran.err.split())
@@ -258,7 +260,9 @@ def test_watched_plan_that_is_not_built_leaves_the_graph_to_look_into(lpx, tenso
 
 
 def test_tensorrt_that_is_asked_for_and_not_there_is_an_error(lpx, tensorrt, monkeypatch):
-    monkeypatch.setattr(inside, "can_run", lambda manifest, machine: (False, "no NVIDIA GPU"))
+    monkeypatch.setattr(
+        debug_runtime, "can_run", lambda manifest, machine: (False, "no NVIDIA GPU")
+    )
     ran = lpx("debug", PLAN, "--count", 1, "--in", "tensorrt")
     assert ran.code == 2
     assert "cannot be looked into by TensorRT here" in ran.err
@@ -273,7 +277,7 @@ def test_the_lean_runtime_does_not_build_the_engine_again(lpx, tensorrt, monkeyp
     path = Path("lpx-out/engines") / PLAN / "manifest.json"
     values = read_sealed(path, "")
     write_sealed(path, values | {"options": {"profiles": [], "version_compatible": True}})
-    monkeypatch.setattr(inside, "available", lambda flavour: (False, "it builds no plans"))
+    monkeypatch.setattr(debug_runtime, "available", lambda flavour: (False, "it builds no plans"))
     left = lpx("debug", PLAN, "--count", 1)
     assert left.code == 0
     assert "(TensorRT cannot show them here: it builds no plans)" in " ".join(left.out.split())

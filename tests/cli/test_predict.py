@@ -124,11 +124,11 @@ def test_engine_that_returns_nan_is_refused(lpx, workspace, crops, monkeypatch):
 
 
 def test_host_code_is_allowed_where_the_user_says_so(lpx, workspace, crops, monkeypatch):
-    from lpx.artefacts import select_engine as runnable
+    from lpx.artefacts import select_engine
 
-    seen, load = [], runnable.load
+    seen, load = [], select_engine.load
     monkeypatch.setattr(
-        runnable, "load", lambda folder, **options: seen.append(options) or load(folder)
+        select_engine, "load", lambda folder, **options: seen.append(options) or load(folder)
     )
     for more in ((), ("--allow-host-code",)):
         assert lpx("predict", crops, "--crops", "--no-overlay", *more).code == 0

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import wilcoxon
 
-from lpx.bench.performance import speed_test as faster
+from lpx.bench.performance import speed_test
 from lpx.bench.performance.latency import Samples
 from lpx.bench.performance.speed_test import compare_speed, signed_rank
 
@@ -36,7 +36,7 @@ def test_p_value_is_scipys(logs):
 
 
 def test_many_rounds_use_the_normal_approximation():
-    logs = np.random.default_rng(1).normal(0.02, 0.1, faster._EXACT_UP_TO + 40)
+    logs = np.random.default_rng(1).normal(0.02, 0.1, speed_test._EXACT_UP_TO + 40)
     truth = wilcoxon(logs, method="approx", correction=True).pvalue
     assert signed_rank(logs).p_value == pytest.approx(truth, rel=0.02)
 
@@ -49,7 +49,7 @@ def test_interval_and_test_agree(logs):
     assert (found.low is None) == (len(logs) < 6), "six pairs are the least that can reach 5 %"
     assert (found.verdict is None) == (len(logs) < 6)
     if found.verdict in ("faster", "slower"):
-        assert found.p_value <= faster.ALPHA
+        assert found.p_value <= speed_test.ALPHA
     swapped = signed_rank(-logs)
     assert swapped.ratio == pytest.approx(1 / found.ratio)
     opposite = {"faster": "slower", "slower": "faster", "inconclusive": "inconclusive", None: None}

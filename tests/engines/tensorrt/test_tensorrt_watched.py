@@ -18,7 +18,7 @@ from lpx.engines.request import BuildRequest
 from lpx.engines.tensorrt import BatchRange, Plan, build_plan
 from lpx.engines.tensorrt.building import build as builder
 from lpx.engines.tensorrt.library import available
-from lpx.layerwise import rebuild as watched
+from lpx.layerwise import rebuild
 from lpx.layerwise.rebuild import build_watched, open_watched
 from lpx.machine.machine import Machine, read_machine
 from lpx.workspace import Workspace
@@ -43,7 +43,7 @@ class Recorded:
 def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
     found = Recorded()
     monkeypatch.setattr(makers, "build_plan", found)
-    monkeypatch.setattr(watched, "build_plan", found)
+    monkeypatch.setattr(rebuild, "build_plan", found)
     return found
 
 
@@ -134,7 +134,7 @@ def test_a_watched_plan_is_loaded_as_its_engine_is(
     monkeypatch: pytest.MonkeyPatch, recorded: Recorded
 ) -> None:
     loaded: list[Any] = []
-    monkeypatch.setattr(watched, "TensorRTTensors", lambda plan, **how: loaded.append((plan, how)))
+    monkeypatch.setattr(rebuild, "TensorRTTensors", lambda plan, **how: loaded.append((plan, how)))
     manifest = EngineManifest(
         name="",
         target="tensorrt",
