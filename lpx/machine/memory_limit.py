@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from lpx.errors import OutOfMemoryError
+from lpx.machine.probe import read_number, read_text
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,14 @@ def memory_limit(root: Path = Path("/")) -> Limit | None:
 
 
 def _limits(root: Path) -> Iterator[Limit]:
-    lines = _text(root / "proc/meminfo")
+    lines = read_text(root / "proc/meminfo")
     sizes = re.findall(r"^(?:MemTotal|SwapTotal):\s*(\d+) kB", lines, re.M)
     if sizes:
         yield Limit(1024 * sum(map(int, sizes)), "the machine's memory with its swap")
     for place in _groups(root):
         # "max", or a number near 2^63, is not a limit.
-        if (value := _text(place).strip()).isdigit() and int(value) < 1 << 60:
-            yield Limit(int(value), f"the limit of this container or service ({place.name})")
+        if (size := read_number(place)) is not None and size < 1 << 60:
+            yield Limit(size, f"the limit of this container or service ({place.name})")
     space, _ = resource.getrlimit(resource.RLIMIT_AS)
     if space != resource.RLIM_INFINITY:
         yield Limit(space, "the limit of `ulimit -v`")
@@ -58,7 +59,7 @@ def _limits(root: Path) -> Iterator[Limit]:
 
 def _groups(root: Path) -> Iterator[Path]:
     """Files with the memory limits of the control groups of this process, and of those above."""
-    for line in _text(root / "proc/self/cgroup").splitlines():
+    for line in read_text(root / "proc/self/cgroup").splitlines():
         _, controllers, group = line.split(":", 2) if line.count(":") > 1 else ("", "-", "/")
         if controllers == "":
             home, name = root / "sys/fs/cgroup", "memory.max"
@@ -70,13 +71,6 @@ def _groups(root: Path) -> Iterator[Path]:
         # Within a container the group's path may be that outside: the top is tried in any case.
         for part in (path, *path.parents):
             yield home / part / name
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
 
 
 SMALL_PIXELS = 1 << 21

@@ -106,8 +106,8 @@ class OnnxRuntimeEngine:
         return Prediction(score, patch_map)
 
     def close(self) -> None:
-        """Free the session."""
-        del self.session
+        """Free the session, and the model."""
+        del self.session, self._model
 
 
 def _options() -> onnxruntime.SessionOptions:
