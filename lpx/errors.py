@@ -1,58 +1,133 @@
-"""The one error type for users' mistakes, and the one for results that do not hold."""
+"""Errors that users can fix: each says what is wrong, why, and what to do."""
 
 from __future__ import annotations
 
 import re
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 from lpx.plain import plain
+
+ErrorCode = Literal[
+    "invalid-input",
+    "invalid-argument",
+    "not-found",
+    "damaged",
+    "unwritable",
+    "in-use",
+    "no-model-card",
+    "untrusted",
+    "unsupported",
+    "closed",
+    "out-of-memory",
+    "not-as-asked",
+    "not-all-built",
+    "dead-engine",
+]
+"""What kind of error it is, for programs. docs/api.md says what each means."""
 
 _NO_MEMORY = re.compile(
     r"bad.?alloc|out.of.memory|insufficient memory|not enough memory|cannot allocate|"
     r"(can't|could not|failed to|unable to) (allocate|map segment)|allocation failed",
     re.I,
 )
+# Characters of another program's message that an error repeats.
 _SHOWN = 300
-"""Characters of another program's message that an error repeats."""
+# Characters of a value that an error repeats.
+_SHOWN_VALUE = 120
 
 
 class LpxError(Exception):
-    """A mistake that the user can fix: printed without a trace, exit code 2.
+    """An error that the user can fix.
+
+    The command line prints it without a traceback. Texts speak of the library's arguments, in
+    backticks: `limit`, or `target="onnxruntime"`; the command line shows its options instead.
 
     Args:
-        what: What was found, with the offending path, name or value in it.
+        what: What is wrong, with the offending path, name or value in it.
         why: Why lpx cannot go on, or what it expected instead.
         fix: What to do, preferably a command to type.
+        code: What kind of error it is; by default that of the class.
 
     Attributes:
-        exit_code: What the command line ends with.
+        code: What kind of error it is, one of `ErrorCode`: compare this, never the text.
+        exit_code: Exit code of the command line.
     """
 
+    code: ErrorCode = "invalid-input"
     exit_code: ClassVar[int] = 2
 
-    def __init__(self, what: str, why: str = "", fix: str = "") -> None:
+    def __init__(
+        self, what: str, why: str = "", fix: str = "", *, code: ErrorCode | None = None
+    ) -> None:
         super().__init__(what, why, fix)
         self.what = what
         self.why = why
         self.fix = fix
+        if code is not None:
+            self.code = code
 
     def __str__(self) -> str:
-        lines = [self.what]
-        if self.why:
-            lines.append(f"  why: {self.why}")
-        if self.fix:
-            lines.append(f"  fix: {self.fix}")
-        return plain("\n".join(lines), keep="\n\t")
+        return layout(self.what, self.why, self.fix)
+
+
+class InvalidArgumentError(LpxError):
+    """An argument of a function, or an option of a command, has a value that it cannot have.
+
+    Args:
+        argument: Name of the argument.
+        requirement: What its value must be, such as "must be >= 0".
+        value: What was passed.
+        why: What the value is for, where that helps.
+        fix: What to do, where the requirement does not say it.
+
+    Attributes:
+        argument: Name of the argument.
+    """
+
+    code = "invalid-argument"
+
+    def __init__(
+        self, argument: str, requirement: str, value: object, why: str = "", fix: str = ""
+    ) -> None:
+        shown = repr(value)
+        if len(shown) > _SHOWN_VALUE:
+            shown = shown[:_SHOWN_VALUE] + "..."
+        super().__init__(f"{argument} {requirement} (got {shown})", why, fix)
+        self.argument = argument
+
+    def __reduce__(self) -> Any:
+        # Exceptions are pickled by their arguments, which here are not those of the constructor.
+        return _restored, (type(self), self.__dict__)
 
 
 class NotAsAskedError(LpxError):
-    """Nothing was asked wrongly, but what was made is not what was asked for: exit code 1."""
+    """The request was valid, but the result does not satisfy it: exit code 1."""
 
+    code = "not-as-asked"
     exit_code: ClassVar[int] = 1
 
 
 class OutOfMemoryError(LpxError):
-    """Memory ran out: that says nothing of the model, the engine or the file that was worked on."""
+    """Memory ran out, which says nothing about the model, the engine or the file in use."""
+
+    code = "out-of-memory"
+
+
+def _restored(kind: type[LpxError], state: dict[str, Any]) -> LpxError:
+    error = kind.__new__(kind)
+    error.__dict__.update(state)
+    error.args = (error.what, error.why, error.fix)
+    return error
+
+
+def layout(what: str, why: str, fix: str) -> str:
+    """The text of an error: a line for what is wrong, one for the reason and one for the remedy."""
+    lines = [what]
+    if why:
+        lines.append(f"  why: {why}")
+    if fix:
+        lines.append(f"  fix: {fix}")
+    return plain("\n".join(lines), keep="\n\t")
 
 
 def out_of_memory(error: BaseException) -> OutOfMemoryError | None:
@@ -73,8 +148,8 @@ def out_of_memory(error: BaseException) -> OutOfMemoryError | None:
     return OutOfMemoryError(
         "the GPU has not enough memory" if on_gpu else "there is not enough memory",
         first_line(error),
-        "take smaller batches, smaller faces (--input-size) or fewer of them (--limit), or end "
-        "other programs; a container may have a limit of its own",
+        "take smaller batches, smaller faces or fewer of them (`limit`), or end other programs; a "
+        "container may have a limit of its own",
     )
 
 

@@ -1,4 +1,4 @@
-"""How a step says what it does."""
+"""Where a step reports what it does."""
 
 from __future__ import annotations
 
@@ -7,25 +7,32 @@ from typing import Protocol
 
 
 class Reporter(Protocol):
-    """Where a step says what it does."""
+    """Receives progress, notes and warnings. Implement it to show them elsewhere."""
 
     def say(self, text: str) -> None:
-        """Tell one thing."""
+        """Receive a note about what is being done."""
+        ...
+
+    def warn(self, text: str) -> None:
+        """Receive a warning: the step goes on, but its result may not be what was wanted."""
         ...
 
     def progress(self, label: str) -> Callable[[int, int], None]:
-        """Start a bar; call the result with (done, total)."""
+        """Start a progress bar. The step calls the result with the steps done and their total."""
         ...
 
 
 class Silent:
-    """Says nothing."""
+    """Discards everything."""
 
     def say(self, text: str) -> None:
-        """Drop the text."""
+        """Discard a note."""
+
+    def warn(self, text: str) -> None:
+        """Discard a warning."""
 
     def progress(self, label: str) -> Callable[[int, int], None]:
-        """A bar that nobody sees."""
+        """A bar that is not shown."""
         return lambda done, total: None
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
-from lpx.choices import field_hints, is_one_of
+from lpx.arguments import field_hints, is_one_of
 
 MAX_DEPTH = 32
 """Lists and objects inside each other in JSON."""

@@ -120,7 +120,7 @@ def built(tmp_path_factory):
 
     made = Workspace(tmp_path_factory.mktemp("built") / "lpx-out")
     api.export(folder() / CHECKPOINT, made)
-    api.build(made, ("fp32", "int8"), target="onnxruntime", faces="demo", count=16)
+    api.build(made, ("fp32", "int8"), target="onnxruntime", faces="demo", limit=16)
     return made
 
 

@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+from lpx.arguments import check_at_least, check_choice, several
 from lpx.artefacts.model import (
     ExportedModel,
-    check_at_least,
     look_up,
     open_faces,
     read_exported,
@@ -34,7 +34,6 @@ from lpx.bench.performance.trtexec_metrics import Release, read_trtexec
 from lpx.bench.report.document import to_report
 from lpx.bench.report.html import render_html
 from lpx.bench.report.markdown import render_markdown
-from lpx.choices import check_choice, several
 from lpx.data.face_sets.face_set import FaceSet
 from lpx.data.roots import DataPlaces
 from lpx.data.wording import counted
@@ -244,7 +243,7 @@ def _sources(
     measured = sum(not isinstance(source, Unavailable) for source in found.values())
     for source in opened.values():
         if isinstance(source, Unavailable):
-            report.say(f"warning: energy is {source}")
+            report.warn(f"energy is {source}")
     if measured:
         seconds = energy_seconds_of(measured, plan.energy_seconds)
         time = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
@@ -263,7 +262,7 @@ def _write(workspace: Workspace, values: dict[str, Any], result: BenchResult) ->
 
 
 def _check_options(limit: int | None, margin: float, plan: CostPlan) -> None:
-    check_at_least("--limit", limit, 4, "AUC and its interval need two real and two fake faces")
+    check_at_least("limit", limit, 4, "AUC and its interval need two real and two fake faces")
     if not 0 <= margin <= 1:
         raise LpxError(
             f"--margin {margin:g} does not lie between 0 and 1",
@@ -286,7 +285,7 @@ def _check_options(limit: int | None, margin: float, plan: CostPlan) -> None:
                 f"it is for how long {what}",
                 "give a number of seconds, or 0 to leave it out",
             )
-    check_at_least("--in-flight", plan.in_flight, 0, "it is how many batches are at work at a time")
+    check_at_least("in_flight", plan.in_flight, 0, "it is how many batches are at work at a time")
     if not plan.latency_seconds and (plan.in_flight or plan.like):
         raise LpxError(
             f"{'--in-flight' if plan.in_flight else '--like-trtexec'} with --latency-seconds 0",

@@ -8,11 +8,11 @@ from dataclasses import replace
 from functools import cache
 
 from lpx.api.ranges import scales_for
+from lpx.arguments import check_at_least, check_choice, several
 from lpx.artefacts.liveness import Probe, make_probe, symptom
-from lpx.artefacts.model import ExportedModel, check_at_least, open_faces, read_exported
+from lpx.artefacts.model import ExportedModel, open_faces, read_exported
 from lpx.calibration.methods import METHODS
 from lpx.calibration.scales import IMPORTED, Scales
-from lpx.choices import check_choice, several
 from lpx.data.face_sets.demo import demo_set
 from lpx.data.roots import DataPlaces
 from lpx.engines.build import build_engine, require_int8
@@ -102,7 +102,7 @@ def build(
     *,
     target: str = "auto",
     faces: str | None = None,
-    count: int = CALIBRATION_FACES,
+    limit: int = CALIBRATION_FACES,
     method: str | None = None,
     compute_capabilities: tuple[str, ...] = (),
     workspace_mib: int | None = None,
@@ -127,7 +127,7 @@ def build(
         target: "auto", or one of `lpx.engines.manifest.TARGETS`.
         faces: Face set to calibrate on, for int8; None takes what `lpx calibrate` left, else the
             demo faces, with a warning.
-        count: Most faces to calibrate on.
+        limit: Most faces to calibrate on.
         method: Calibration method, for int8; None takes the one that `lpx calibrate` chose, else
             the default.
         compute_capabilities: GPUs to build for; tensorrt-rtx only.
@@ -158,10 +158,10 @@ def build(
     """
     precisions = checked_precisions(precisions)
     check_method(method)
-    check_at_least("--count", count, 1)
-    check_at_least("--workspace-mib", workspace_mib, 1)
-    check_at_least("--builds", builds, 1)
-    check_at_least("--dla", dla_core, 0)
+    check_at_least("limit", limit, 1)
+    check_at_least("workspace_mib", workspace_mib, 1)
+    check_at_least("builds", builds, 1)
+    check_at_least("dla_core", dla_core, 0)
     machine = read_machine()
     chosen, reason = choose(target, machine)
     template = BuildRequest(
@@ -199,7 +199,7 @@ def build(
                 report.say(f"INT8 quantises {_quantised(placement)}")
             if "int8" not in failed:
                 scales = scales_for(
-                    workspace, model, faces, count, weights, requantise, places, report
+                    workspace, model, faces, limit, weights, requantise, places, report
                 )
 
         @cache

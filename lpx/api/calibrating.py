@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpx.api.ranges import PARTIAL
-from lpx.artefacts.model import check_at_least, look_up, open_faces, read_exported
+from lpx.arguments import check_at_least
+from lpx.artefacts.model import look_up, open_faces, read_exported
 from lpx.bench.parity.score import check_finite
 from lpx.calibration import selection
 from lpx.calibration.methods import METHODS
@@ -105,7 +106,7 @@ def calibrate(
     faces: str | None,
     *,
     model_path: Path | None = None,
-    count: int = 512,
+    limit: int = 512,
     select: str = "stratified",
     method: str = "auto",
     seed: int = 0,
@@ -121,7 +122,7 @@ def calibrate(
         workspace: Holds `model.onnx`; receives `scales.json` and `calibration-faces.json`.
         faces: The set to choose from; None takes the demo faces.
         model_path: An ONNX model that lpx exported; None takes the workspace's.
-        count: Most faces to calibrate on.
+        limit: Most faces to calibrate on.
         select: "stratified", "random" or "coverage".
         method: "auto", or the method that `lpx build` shall use.
         seed: Of the choice of faces.
@@ -139,8 +140,8 @@ def calibrate(
         raise _unknown("calibration method", method, ("auto", *METHODS), "--method")
     if select not in selection.SELECTIONS:
         raise _unknown("selection", select, selection.SELECTIONS, "--select")
-    check_at_least("--count", count, 1)
-    check_at_least("--seed", seed, 0)
+    check_at_least("limit", limit, 1)
+    check_at_least("seed", seed, 0)
     data, card = read_model(workspace, model_path)
     source = str(model_path or workspace.model)
     observed, _ = prepare(data, source, equalised=weights.equalise, requantise=requantise)
@@ -152,7 +153,7 @@ def calibrate(
     with workspace.lock():
         look_up(pool, report)
         set_digest = pool.digest()
-        chosen, held_out, notes = choose(observed, card, pool, count, select, seed, report)
+        chosen, held_out, notes = choose(observed, card, pool, limit, select, seed, report)
         scales = observe(
             observed,
             chosen,
@@ -224,7 +225,7 @@ def choose(
     model: bytes,
     card: ModelCard,
     pool: FaceSet,
-    count: int,
+    limit: int,
     select: str,
     seed: int,
     report: Reporter = SILENT,
@@ -262,21 +263,21 @@ def choose(
         )
     rest = np.setdiff1d(np.arange(len(faces)), aside)
     if select == "random":
-        taken = selection.random(count, len(rest), seed)
+        taken = selection.random(limit, len(rest), seed)
     elif select == "stratified":
         left = [faces[i] for i in rest]
         taken = selection.stratified(
             [(f.label, f.method) for f in left],
             [identities[i] or faces[i].video for i in rest],
             [f.video for f in left],
-            count,
+            limit,
             seed,
         )
     else:
         readable, lows, highs = face_ranges(
             model, _part(pool, rest), card.input_size, report.progress("looking at all faces")
         )
-        taken = readable[selection.coverage(lows, highs, count)]
+        taken = readable[selection.coverage(lows, highs, limit)]
     return _part(pool, rest[taken]), _part(pool, aside), notes
 
 

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpx.api.debug_runtime import NAMES, Runtime, choose_runtime, open_inside
-from lpx.artefacts.model import ExportedModel, check_at_least, open_faces, read_exported
+from lpx.arguments import check_at_least, check_choice
+from lpx.artefacts.model import ExportedModel, open_faces, read_exported
 from lpx.artefacts.select_engine import check_card, engine_folders
-from lpx.choices import check_choice
 from lpx.data.face_sets.face_set import FaceSet, Skipped
 from lpx.engines.load import read_graph
 from lpx.engines.manifest import EngineManifest, Precision, read_manifest
@@ -82,7 +82,7 @@ def debug(
     engine: str,
     *,
     faces: str | None = None,
-    count: int = FACES,
+    limit: int = FACES,
     tolerance: float | None = None,
     against: Against = "onnx",
     sensitivity: bool = False,
@@ -98,7 +98,7 @@ def debug(
         workspace: Holds the engine; receives `debug/<engine>/layers.json` and `layers.png`.
         engine: Its name.
         faces: Face set; None for the demo faces.
-        count: Most faces, spread evenly over the set.
+        limit: Most faces, spread evenly over the set.
         tolerance: Largest relative error of a layer; None for the precision's `TOLERANCE`.
         against: "onnx", the exported graph, or "torch", the checkpoint.
         sensitivity: Measure what each layer alone does to the score; with "onnx" only.
@@ -116,14 +116,14 @@ def debug(
     check_choice("against", against, get_args(Against))
     if ran_in is not None:
         check_choice("ran_in", ran_in, get_args(Runtime))
-    _check(count, tolerance, against, sensitivity=sensitivity)
+    _check(limit, tolerance, against, sensitivity=sensitivity)
     model = read_exported(workspace)
     manifest = _manifest(workspace, model, engine)
     lowered = read_graph(workspace.engines / manifest.name, manifest)
     ran_in, note = choose_runtime(manifest, ran_in)
     notes = [note] if note else []
     out = out or workspace.root / "debug" / manifest.name
-    pool = open_faces(workspace, faces or "demo", "test", out, report=report).first(count)
+    pool = open_faces(workspace, faces or "demo", "test", out, report=report).first(limit)
     target, size = _target(model, manifest), model.card.input_size
     batches, skipped = _decode(pool, batch_size(target), size)
     reference = (
@@ -184,8 +184,8 @@ def debug(
     return done
 
 
-def _check(count: int, tolerance: float | None, against: Against, *, sensitivity: bool) -> None:
-    check_at_least("--count", count, 1)
+def _check(limit: int, tolerance: float | None, against: Against, *, sensitivity: bool) -> None:
+    check_at_least("limit", limit, 1)
     if tolerance is not None and not 0 < tolerance < math.inf:
         raise LpxError(
             f"--tolerance {tolerance:g} is not a valid bound",

@@ -12,7 +12,8 @@ from lpx.api.building import (
     request_for,
 )
 from lpx.api.ranges import scales_for
-from lpx.artefacts.model import check_at_least, read_exported
+from lpx.arguments import check_at_least
+from lpx.artefacts.model import read_exported
 from lpx.data.roots import DataPlaces
 from lpx.engines.manifest import Precision
 from lpx.engines.request import BuildRequest
@@ -28,7 +29,7 @@ def emit(
     *,
     out: Path | None = None,
     faces: str | None = None,
-    count: int = CALIBRATION_FACES,
+    limit: int = CALIBRATION_FACES,
     method: str | None = None,
     places: DataPlaces = DataPlaces(),  # noqa: B008 (frozen)
     report: Reporter = SILENT,
@@ -41,7 +42,7 @@ def emit(
         template: Batch sizes, weight options and options of TensorRT's builder.
         out: The folder; None takes `trtexec` in the workspace.
         faces: As for `build`.
-        count: As for `build`.
+        limit: As for `build`.
         method: As for `build`.
         places: As for `build`.
         report: Told what happens.
@@ -54,7 +55,7 @@ def emit(
             or a folder that cannot be written.
     """
     precisions = checked_precisions(precisions)
-    check_at_least("--count", count, 1)
+    check_at_least("limit", limit, 1)
     check_method(method)
     check_emitted(tuple(replace(template, precision=precision) for precision in precisions))
     model = read_exported(workspace)
@@ -66,7 +67,7 @@ def emit(
                 workspace,
                 model,
                 faces,
-                count,
+                limit,
                 template.weights,
                 template.requantise,
                 places,

@@ -6,7 +6,8 @@ import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lpx.artefacts.model import EXPORT_FORMAT, check_at_least, check_card_inside, versions
+from lpx.arguments import check_at_least
+from lpx.artefacts.model import EXPORT_FORMAT, check_card_inside, versions
 from lpx.card import ModelCard
 from lpx.data.face_sets.sets import open_set
 from lpx.errors import LpxError
@@ -44,7 +45,7 @@ def export(
     factory: str | None = None,
     weights_key: str | None = None,
     tolerance: float | None = None,
-    faces: int = FACES,
+    verify_faces: int = FACES,
     report: Reporter = SILENT,
 ) -> Exported:
     """Export a checkpoint to `model.onnx` in the workspace, verified on faces.
@@ -57,13 +58,15 @@ def export(
         factory: `package.module:function` that makes the model.
         weights_key: Where the weights stand in a file that brings no card; None to look for them.
         tolerance: Largest |difference| between export and checkpoint; None for `verify`'s rule.
-        faces: How many demo faces the export is verified on.
+        verify_faces: How many demo faces the export is verified on.
         report: Told what happens.
 
     Raises:
         LpxError: The checkpoint cannot be loaded or exported, or the export differs from it.
     """
-    check_at_least("--verify-faces", faces, 2, "a face is compared alone and beside another too")
+    check_at_least(
+        "verify_faces", verify_faces, 2, "a face is compared alone and beside another too"
+    )
     if tolerance is not None and not 0 < tolerance <= 1:
         raise LpxError(
             f"--tolerance must be above 0 and at most 1 (got {tolerance:g})",
@@ -80,7 +83,7 @@ def export(
     )
     model = to_onnx(detector, opset)
     verification = verify(
-        model, detector, open_set("demo", "test"), count=faces, tolerance=tolerance
+        model, detector, open_set("demo", "test"), count=verify_faces, tolerance=tolerance
     )
     # The card of a checkpoint may have been edited: its grid is not what the model gives then.
     check_card_inside(model, card, workspace.model, workspace.model.with_suffix(".json"))

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import cv2
 
-from lpx.artefacts.model import ExportedModel, check_at_least, open_faces, read_exported, versions
+from lpx.arguments import check_at_least
+from lpx.artefacts.model import ExportedModel, open_faces, read_exported, versions
 from lpx.artefacts.select_engine import pick_engine
 from lpx.bench.parity.score import check_finite
 from lpx.card import ModelCard
@@ -96,8 +97,8 @@ def predict(
         LpxError: Nothing there to score or nothing readable, an engine, detector or crop recipe
             that does not exist or run here, or an engine that returns NaN.
     """
-    check_at_least("--frames", frames, 1)
-    check_at_least("--limit", limit, 1)
+    check_at_least("frames", frames, 1)
+    check_at_least("limit", limit, 1)
     check_there(path)
     out = out or workspace.predictions
     model = read_exported(workspace)
@@ -118,7 +119,7 @@ def predict(
     media = find_media(path, skip=(workspace.root, out))
     files = tuple(media.files[number] for number in frame_indices(len(media.files), limit))
     if media.left_out:
-        report.say(f"warning: {note_of(media.left_out)}")
+        report.warn(f"{note_of(media.left_out)}")
     threads = len(os.sched_getaffinity(0))
     finder = open_detector(detector, threads)
     mesh = FaceMesh(threads) if recipe.needs_landmarks else None
@@ -232,8 +233,8 @@ def _recipe(card: ModelCard, named: str | None, report: Reporter) -> CropRecipe:
     if named is not None:
         recipe = find_recipe(named)
         if card.crop in RECIPES and card.crop != named:
-            report.say(
-                f"warning: the model was trained on crops by {card.crop}, not {named}: scores of "
+            report.warn(
+                f"the model was trained on crops by {card.crop}, not {named}: scores of "
                 "others can be far off"
             )
         return recipe
@@ -302,7 +303,7 @@ def _score_crops(
 
 def _warn_of(engine: Engine, report: Reporter) -> None:
     for note in notes_of(engine):
-        report.say(f"warning: {note}")
+        report.warn(f"{note}")
 
 
 def _crop_scores(

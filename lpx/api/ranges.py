@@ -47,7 +47,7 @@ def scales_for(
     workspace: Workspace,
     model: ExportedModel,
     name: str | None,
-    count: int,
+    limit: int,
     weights: WeightOptions,
     requantise: bool,
     places: DataPlaces,
@@ -57,7 +57,7 @@ def scales_for(
     pool = open_faces(
         workspace, name or "demo", "train", places=places, card=model.card, report=report
     )
-    faces = pool.first(count)
+    faces = pool.first(limit)
     model = _prepared(model, weights, requantise, report)
     look_up(faces, report)
     scales = _stored(workspace, model, pool, faces, report, named=bool(name))
@@ -80,7 +80,7 @@ def scales_for(
     warnings = (DEMO_CALIBRATION if unnamed else "", scales.warning)
     scales = replace(scales, warning="; ".join(filter(None, warnings)))
     if scales.warning:
-        report.say(f"warning: {scales.warning}")
+        report.warn(f"{scales.warning}")
     return scales
 
 

@@ -65,7 +65,7 @@ def import_cache(workspace: Workspace, path: Path, report: Reporter = SILENT) ->
     scales = imported_scales(model.sha256, path.name, peaks, _UNKNOWN_FACES.format(path.name))
     with workspace.lock():
         save_scales(workspace.scales, scales)
-    report.say(f"warning: {scales.warning}")
+    report.warn(f"{scales.warning}")
     return scales
 
 

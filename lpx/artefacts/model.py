@@ -6,7 +6,6 @@ import hashlib
 import os
 from dataclasses import dataclass, fields
 from importlib import metadata
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -221,25 +220,10 @@ def _check_crop(faces: FaceSet, card: ModelCard, report: Reporter) -> None:
             "a detector judges crops that are cut otherwise wrongly",
             f"prepare them with `lpx data prepare NAME --crop {card.crop}`, or use other faces",
         )
-    report.say(
-        f"warning: the faces of {faces.name} are cropped by {faces.crop}; the model's card says "
+    report.warn(
+        f"the faces of {faces.name} are cropped by {faces.crop}; the model's card says "
         f"{card.crop!r}, so nobody can tell whether it was trained on such crops"
     )
-
-
-def check_at_least(option: str, value: int | None, least: int, why: str = "") -> None:
-    """Refuse what is not a whole number, or is too small a one.
-
-    Raises:
-        LpxError: It is; None is not.
-    """
-    if value is None:
-        return
-    fix = f"give a whole number of at least {least}"
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise LpxError(f"{option} {value!r} is not a whole number", why, fix)
-    if value < least:
-        raise LpxError(f"{option} {value} is too small", why, fix)
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -65,7 +65,12 @@ def _range(text: str | None) -> tuple[int, int, int] | None:
     help="Faces to calibrate on. Where none are given: those of `lpx calibrate`, else the demo "
     "faces, with a warning.",
 )
-@click.option("--count", default=512, show_default=True, help="Most faces to calibrate on.")
+@click.option(
+    "--limit",
+    default=512,
+    show_default=True,
+    help="Maximum number of calibration faces, sampled evenly.",
+)
 @click.option(
     "--method",
     metavar="METHOD",
@@ -157,7 +162,7 @@ def build(
     int8: bool,
     target: str,
     faces: str | None,
-    count: int,
+    limit: int,
     method: str | None,
     compute_capability: str,
     workspace_mib: int | None,
@@ -224,7 +229,7 @@ def build(
                 template,
                 out=out,
                 faces=faces,
-                count=count,
+                limit=limit,
                 method=method,
                 places=places,
                 report=report,
@@ -241,7 +246,7 @@ def build(
                 precisions,
                 target=target,
                 faces=faces,
-                count=count,
+                limit=limit,
                 method=method,
                 compute_capabilities=tuple(compute_capability.replace(",", " ").split()),
                 workspace_mib=workspace_mib,

@@ -33,7 +33,12 @@ if TYPE_CHECKING:
     metavar="DIR|DATASET",
     help="Faces to choose from; the demo faces where none are given.",
 )
-@click.option("--count", default=512, show_default=True, help="Most faces to calibrate on.")
+@click.option(
+    "--limit",
+    default=512,
+    show_default=True,
+    help="Maximum number of calibration faces, sampled evenly.",
+)
 @click.option(
     "--select",
     default="stratified",
@@ -69,7 +74,7 @@ if TYPE_CHECKING:
 def calibrate(
     model: Path | None,
     faces: str | None,
-    count: int,
+    limit: int,
     select: str,
     method: str,
     seed: int,
@@ -98,7 +103,7 @@ def calibrate(
             workspace,
             faces,
             model_path=model,
-            count=count,
+            limit=limit,
             select=select,
             method=method,
             seed=seed,

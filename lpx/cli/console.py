@@ -11,10 +11,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from lpx.cli.option_names import with_options
 from lpx.plain import plain
 
 
@@ -70,12 +72,17 @@ class ConsoleReporter:
             self.bars.stop()
 
     def say(self, text: str) -> None:
-        """Print one note."""
-        self.console.print(
-            text,
-            style="yellow" if text.startswith("warning") else None,
-            soft_wrap=not self.console.is_terminal,
-        )
+        """Print a note."""
+        self._print(text, None)
+
+    def warn(self, text: str) -> None:
+        """Print a warning."""
+        self._print(f"warning: {text}", "yellow")
+
+    def _print(self, text: str, style: str | None) -> None:
+        if context := click.get_current_context(silent=True):
+            text = with_options(text, context.command)
+        self.console.print(text, style=style, soft_wrap=not self.console.is_terminal)
 
     def progress(self, label: str) -> Callable[[int, int], None]:
         """A bar, shown from the first call on; without a terminal, one line when it is full."""

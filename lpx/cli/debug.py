@@ -29,7 +29,12 @@ _WORST = 10
     metavar="DIR|DATASET",
     help="Faces to compare on; the demo faces where none are given.",
 )
-@click.option("--count", default=16, show_default=True, help="Most faces.")
+@click.option(
+    "--limit",
+    default=16,
+    show_default=True,
+    help="Maximum number of faces to compare.",
+)
 @click.option(
     "--tolerance",
     type=float,
@@ -65,7 +70,7 @@ _WORST = 10
 def debug(
     engine: str,
     faces: str | None,
-    count: int,
+    limit: int,
     tolerance: float | None,
     against: str,
     sensitivity: bool,
@@ -95,7 +100,7 @@ def debug(
             workspace,
             engine,
             faces=faces,
-            count=count,
+            limit=limit,
             tolerance=tolerance,
             against=against,  # type: ignore[arg-type]
             sensitivity=sensitivity,

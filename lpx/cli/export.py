@@ -144,7 +144,7 @@ def export(
             factory=factory,
             weights_key=weights_key,
             tolerance=tolerance,
-            faces=verify_faces,
+            verify_faces=verify_faces,
             report=report,
         )
     check = made.verification

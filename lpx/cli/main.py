@@ -132,7 +132,7 @@ def _exit_code(arguments: list[str]) -> int:
             cli.invoke(context)
     except LpxError as error:
         interrupts.check()
-        click.echo(f"error: {error}", err=True)
+        _show(error, arguments)
         return error.exit_code
     except click.ClickException as error:
         interrupts.check()
@@ -149,7 +149,7 @@ def _exit_code(arguments: list[str]) -> int:
     except Exception as error:
         interrupts.check()
         if (known := _user_error(error)) is not None:
-            click.echo(f"error: {known}", err=True)
+            _show(known, arguments)
             return known.exit_code
         import traceback
 
@@ -161,6 +161,12 @@ def _exit_code(arguments: list[str]) -> int:
         )
         return 3
     return 0
+
+
+def _show(error: LpxError, arguments: list[str]) -> None:
+    from lpx.cli.option_names import command_of, error_text
+
+    click.echo(f"error: {error_text(error, command_of(cli, arguments))}", err=True)
 
 
 def _user_error(error: Exception) -> LpxError | None:

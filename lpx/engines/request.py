@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lpx.arguments import check_fields
 from lpx.calibration.scales import Scales
-from lpx.choices import check_fields
 from lpx.engines.manifest import Precision, Target
 from lpx.engines.tensorrt import Batches, BatchRange, check_batches
 from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions

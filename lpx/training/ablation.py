@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lpx.choices import check_fields
+from lpx.arguments import check_fields
 from lpx.data.pseudo_fakes.training_pairs import open_training_data
 from lpx.errors import LpxError
 from lpx.models.checkpoint import load_checkpoint

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lpx.choices import check_fields
+from lpx.arguments import check_fields
 from lpx.errors import LpxError
 
 Form = Literal["hinge", "closed", "gram", "margin_l2"]

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from lpx.choices import check_fields
+from lpx.arguments import check_fields
 from lpx.data.pseudo_fakes.blend import KINDS
 from lpx.errors import LpxError
 from lpx.models.aggregates import check_aggregate

@@ -26,7 +26,7 @@ from lpx.engines.manifest import read_manifest, write_manifest
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.errors import LpxError
 from lpx.metrics import auc
-from tests.support.told import Told
+from tests.support.reporting import RecordingReporter
 
 
 def bench(workspace, dataset="demo", **options):
@@ -80,8 +80,8 @@ def test_calibrating_on_the_faces_that_are_benched_is_reported(workspace, crops)
 
 
 def test_calibrating_on_some_of_the_faces_that_are_benched_is_reported(workspace, crops):
-    """As with a folder of more faces than --count."""
-    api.build(workspace, ("int8",), target="onnxruntime", faces="crops", count=10)
+    """As with a folder of more faces than --limit."""
+    api.build(workspace, ("int8",), target="onnxruntime", faces="crops", limit=10)
     said = (
         "onnxruntime-int8 was calibrated on 10 faces of folder:crops, the set it is measured on; "
         "its AUC on other faces may be lower"
@@ -474,7 +474,7 @@ def test_an_error_keeps_the_scores_of_the_faces_as_they_were(workspace, crops):
     assert (workspace.root / "bench.partial").exists()
     for path, data in good.items():
         path.write_bytes(data)
-    told = Told()
+    told = RecordingReporter()
     bench(workspace, "crops", report=told)
     assert any("dropped: faces have changed since" in text for text in told.said)
     assert not (workspace.root / "bench.partial").exists()

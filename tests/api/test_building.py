@@ -16,7 +16,7 @@ from lpx.engines.request import BuildRequest
 from lpx.errors import LpxError
 from lpx.graph.qdq.weights import WeightOptions
 from lpx.workspace import read_sealed, write_sealed
-from tests.support.told import Told
+from tests.support.reporting import RecordingReporter
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def build(workspace):
     """Builds INT8 for ONNX Runtime; returns its manifest and what was said."""
 
     def run(**options):
-        told = Told()
+        told = RecordingReporter()
         (manifest,) = api.build(workspace, ("int8",), target="onnxruntime", report=told, **options)
         return manifest, told.said
 
@@ -37,7 +37,7 @@ def reused(said):
 
 def test_scales_of_the_same_faces_are_used_again(build, workspace):
     before = workspace.scales.read_bytes()
-    manifest, said = build(faces="demo", count=16)
+    manifest, said = build(faces="demo", limit=16)
     assert reused(said)
     assert workspace.scales.read_bytes() == before
     assert manifest.calibration["face_count"] == 16
@@ -60,8 +60,8 @@ def test_scales_of_other_faces_are_made_anew(build, crops, change):
 
 
 def test_scales_of_another_set_or_count_are_made_anew(build):
-    assert not reused(build(faces="demo", count=4)[1])
-    assert reused(build(faces="demo", count=4)[1])
+    assert not reused(build(faces="demo", limit=4)[1])
+    assert reused(build(faces="demo", limit=4)[1])
 
 
 def flipped(text):
@@ -87,24 +87,24 @@ def test_damaged_scales_are_not_replaced(build, workspace, damage, faces):
     damaged = damage(workspace.scales.read_text())
     workspace.scales.write_text(damaged)
     with pytest.raises(LpxError, match=r"scales\.json") as error:
-        build(faces=faces, count=4)
+        build(faces=faces, limit=4)
     assert "remove the file" in error.value.fix
     assert workspace.scales.read_text() == damaged
     workspace.scales.unlink()
-    assert not reused(build(faces="demo", count=4)[1])
+    assert not reused(build(faces="demo", limit=4)[1])
 
 
 def test_scales_that_cannot_be_read_are_not_replaced(build, workspace):
     workspace.scales.unlink()
     workspace.scales.symlink_to("scales.json")
     with pytest.raises(LpxError, match=r"scales\.json cannot be read"):
-        build(faces="demo", count=4)
+        build(faces="demo", limit=4)
 
 
 def test_scales_of_another_export_are_made_again(build, workspace):
     values = read_sealed(workspace.scales, "")
     write_sealed(workspace.scales, values | {"model_sha256": "0" * 64})
-    _, said = build(faces="demo", count=16)
+    _, said = build(faces="demo", limit=16)
     assert not reused(said)
     assert any("is written again: it is of another export" in text for text in said)
 
@@ -122,20 +122,20 @@ def test_faces_that_somebody_chose_do_not_give_way_to_the_demo_faces(build, crop
 
 def test_warning_is_that_of_this_build_not_of_the_one_that_calibrated(build):
     """The ranges are kept; whether the user named faces is not a property of ranges."""
-    unnamed, said = build(count=4)
+    unnamed, said = build(limit=4)
     assert unnamed.warnings == (ranges.DEMO_CALIBRATION,)
     assert f"warning: {ranges.DEMO_CALIBRATION}" in said
-    named, said = build(faces="demo", count=4)
+    named, said = build(faces="demo", limit=4)
     assert reused(said)
     assert named.warnings == ()
-    assert build(count=4)[0].warnings == (ranges.DEMO_CALIBRATION,)
+    assert build(limit=4)[0].warnings == (ranges.DEMO_CALIBRATION,)
 
 
 def test_methods_share_one_calibration(build):
     """Every method's range is kept side by side: only the first build looks at faces."""
     engines = {}
     for method in ("max", "percentile-99.9"):
-        manifest, said = build(faces="demo", count=16, method=method)
+        manifest, said = build(faces="demo", limit=16, method=method)
         assert reused(said)
         assert manifest.calibration["method"] == method
         engines[method] = manifest.engine_sha256
@@ -143,12 +143,12 @@ def test_methods_share_one_calibration(build):
 
 
 def test_same_request_gives_the_same_engine(build):
-    first, second = (build(faces="demo", count=16)[0] for _ in range(2))
+    first, second = (build(faces="demo", limit=16)[0] for _ in range(2))
     assert first == second
 
 
 def test_manifest_says_how_each_node_is_computed(build):
-    manifest, _ = build(faces="demo", count=16)
+    manifest, _ = build(faces="demo", limit=16)
     assert all(decision["reason"] for decision in manifest.placement)
     convolutions = [d for d in manifest.placement if d["op_type"] == "Conv"]
     assert sum(manifest.convolutions.values()) == len(convolutions)
@@ -176,7 +176,7 @@ def test_interrupted_build_leaves_the_old_engine_usable(build, workspace, monkey
 
     monkeypatch.setattr("lpx.engines.build.make_graph", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        build(faces="demo", count=16)
+        build(faces="demo", limit=16)
     faces = np.zeros((1, 160, 160, 3), np.uint8)
     assert load(workspace.engines / "onnxruntime-int8").infer(faces).score.shape == (1,)
 
@@ -190,23 +190,23 @@ def test_faces_of_a_folder_within_the_workspaces_folder(build, crops):
 def test_python_errors_are_lpx_errors(workspace):
     with pytest.raises(LpxError, match="unknown target"):
         api.build(workspace, ("fp32",), target="x")
-    with pytest.raises(LpxError, match="--count 0"):
-        api.build(workspace, ("int8",), target="onnxruntime", count=0)
+    with pytest.raises(LpxError, match="limit must be >= 1"):
+        api.build(workspace, ("int8",), target="onnxruntime", limit=0)
 
 
 def test_equalised_engines_are_of_ranges_of_the_equalised_model(build, workspace):
     """Equalisation changes activations: other ranges are needed, and kept apart by their model."""
-    plain, _ = build(faces="demo", count=4)
+    plain, _ = build(faces="demo", limit=4)
     plain_model = read_sealed(workspace.scales, "")["model_sha256"]
-    equalised, said = build(faces="demo", count=4, weights=WeightOptions(equalise=True))
+    equalised, said = build(faces="demo", limit=4, weights=WeightOptions(equalise=True))
     assert not reused(said)
     assert any(text.startswith("equalised channels between ") for text in said)
     assert read_sealed(workspace.scales, "")["model_sha256"] != plain_model
     assert equalised.calibration["weights"]["equalise"]
     assert equalised.model_sha256 == plain.model_sha256 == plain_model
     assert equalised.engine_sha256 != plain.engine_sha256
-    assert reused(build(faces="demo", count=4, weights=WeightOptions(equalise=True))[1])
-    assert not reused(build(faces="demo", count=4)[1])
+    assert reused(build(faces="demo", limit=4, weights=WeightOptions(equalise=True))[1])
+    assert not reused(build(faces="demo", limit=4)[1])
 
 
 @pytest.mark.parametrize(
@@ -218,15 +218,15 @@ def test_equalised_engines_are_of_ranges_of_the_equalised_model(build, workspace
     ],
 )
 def test_weight_options_change_the_engine_but_not_the_ranges(build, weights):
-    plain, _ = build(faces="demo", count=16)
-    other, said = build(faces="demo", count=16, weights=weights)
+    plain, _ = build(faces="demo", limit=16)
+    other, said = build(faces="demo", limit=16, weights=weights)
     assert reused(said)
     assert other.engine_sha256 != plain.engine_sha256
     assert other.calibration["weights"] == asdict(weights)
 
 
 def test_evidence_of_other_weights_is_not_that_of_this_engine(build, workspace):
-    api.calibrate(workspace, "demo", count=4, method="mse")
+    api.calibrate(workspace, "demo", limit=4, method="mse")
     kept, _ = build()
     assert kept.calibration["candidates"]
     assert ranges.OTHER_WEIGHTS not in " ".join(kept.warnings)
@@ -239,7 +239,7 @@ def test_evidence_of_other_weights_is_not_that_of_this_engine(build, workspace):
 
 def test_quantised_model_is_refused_or_stripped(build, workspace):
     """A model that was exported with Q/DQ pairs: a checkpoint trained with them, say."""
-    before, _ = build(faces="demo", count=4, weights=WeightOptions(rounding="nearest"))
+    before, _ = build(faces="demo", limit=4, weights=WeightOptions(rounding="nearest"))
     quantised = (workspace.engines / "onnxruntime-int8/engine.onnx").read_bytes()
     workspace.model.write_bytes(quantised)
     path = workspace.model.with_suffix(".json")
@@ -247,11 +247,11 @@ def test_quantised_model_is_refused_or_stripped(build, workspace):
     write_sealed(path, values)
     for precision in ("fp32", "int8"):
         with pytest.raises(LpxError, match="is quantised already"):
-            api.build(workspace, (precision,), target="onnxruntime", faces="demo", count=4)
-    after, said = build(faces="demo", count=4, requantise=True)
+            api.build(workspace, (precision,), target="onnxruntime", faces="demo", limit=4)
+    after, said = build(faces="demo", limit=4, requantise=True)
     assert not reused(said)
     assert after.convolutions == before.convolutions
-    assert reused(build(faces="demo", count=4, requantise=True)[1])
+    assert reused(build(faces="demo", limit=4, requantise=True)[1])
 
 
 @pytest.mark.parametrize("given", ["fp32", ["fp32"]])

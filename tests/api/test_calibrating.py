@@ -60,14 +60,14 @@ def test_what_is_stopped_before_the_result_is_written_does_not_observe_again(
     with monkeypatch.context() as patch:
         patch.setattr(place, where, stop)
         with pytest.raises(KeyboardInterrupt):
-            calibrating.calibrate(workspace, str(crops), count=6)
+            calibrating.calibrate(workspace, str(crops), limit=6)
     assert (workspace.root / PARTIAL).is_file()
 
     def run(self, *arguments):
         raise AssertionError("faces are observed again")
 
     monkeypatch.setattr(ObservedModel, "run_all", run)
-    done = calibrating.calibrate(workspace, str(crops), count=6)
+    done = calibrating.calibrate(workspace, str(crops), limit=6)
     assert done.scales.face_count == 6
     assert not (workspace.root / PARTIAL).exists()
     assert read_scales(workspace.scales).method == done.scales.method
@@ -77,12 +77,12 @@ def test_progress_of_faces_that_changed_is_not_gone_on_with(workspace, crops, mo
     with monkeypatch.context() as patch:
         patch.setattr(calibrating, "save_scales", lambda *arguments: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            calibrating.calibrate(workspace, str(crops), count=6)
+            calibrating.calibrate(workspace, str(crops), limit=6)
     for path in crops.rglob("*.png"):
         path.write_bytes(path.read_bytes() + b"\0")
     said = []
     monkeypatch.setattr(Silent, "say", lambda self, text: said.append(text))
-    calibrating.calibrate(workspace, str(crops), count=6)
+    calibrating.calibrate(workspace, str(crops), limit=6)
     assert any("it is of other faces, or some of them have changed" in text for text in said)
 
 
@@ -97,5 +97,5 @@ def test_faces_that_change_while_they_are_calibrated_on(workspace, crops, monkey
     monkeypatch.setattr(calibrating.Judge, "rank", change)
     before = workspace.scales.read_bytes()
     with pytest.raises(LpxError, match="changed while they were calibrated on"):
-        calibrating.calibrate(workspace, str(crops), count=6)
+        calibrating.calibrate(workspace, str(crops), limit=6)
     assert workspace.scales.read_bytes() == before

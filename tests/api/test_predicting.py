@@ -11,7 +11,6 @@ import sys
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -33,6 +32,7 @@ from lpx.predict.file_scorer import FileScorer
 from lpx.predict.results import FacelessFrame, FaceScore, FileScore, Journal, moments, picture_name
 from lpx.render.encode import encode_png
 from tests.conftest import environment
+from tests.support.reporting import RecordingReporter
 
 ENGINE = "onnxruntime-fp32"
 PEOPLE = ("p000_00", "p001_00", "p002_00")
@@ -95,7 +95,6 @@ def test_every_face_of_a_photograph_has_its_own_crops_score(workspace):
 @pytest.mark.parametrize("crops", [True, False])
 def test_what_an_engine_notes_is_said(workspace, monkeypatch, crops):
     photo(Path("one.png"), 0)
-    said = []
 
     def picked(workspace, model, name, **options):
         engine = load(workspace.engines / name)
@@ -103,9 +102,9 @@ def test_what_an_engine_notes_is_said(workspace, monkeypatch, crops):
         return name, engine
 
     monkeypatch.setattr(predicting, "pick_engine", picked)
-    reporter = SimpleNamespace(say=said.append, progress=lambda label: lambda done, total: None)
+    reporter = RecordingReporter()
     predict(workspace, "one.png", crops=crops, report=reporter)
-    assert "warning: built on another GPU" in said
+    assert "warning: built on another GPU" in reporter.said
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 20000), (20000, 1), (1000, 50), (3000, 100)])
@@ -470,7 +469,7 @@ def test_limit_takes_files_evenly(lpx, workspace, crops):
     assert len(predict(workspace, "crops", crops=True, limit=4).files) == 4
     ran = lpx("predict", "in", "--limit", 0)
     assert ran.code == 2
-    assert "--limit 0 is too small" in ran.err
+    assert "--limit must be >= 1 (got 0)" in ran.err
 
 
 def test_times_are_those_of_the_video(workspace, monkeypatch):
@@ -507,7 +506,7 @@ def test_crop_recipe_must_be_known(mixed, monkeypatch):
         (["n" * 300], "n cannot be read"),
         (["n" * 300, "--crops"], "n cannot be read"),
         (["in/bad.mp4"], "in/bad.mp4 holds nothing that can be read"),
-        (["in", "--frames", "0"], "--frames 0 is too small"),
+        (["in", "--frames", "0"], "--frames must be >= 1 (got 0)"),
         (["in", "--frames", "x"], "'x' is neither a number nor 'all'"),
         (["in", "--detector", "x"], "there is no face detector 'x'"),
         (["in", "--crop", "x"], "there is no crop recipe 'x'"),

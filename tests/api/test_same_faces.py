@@ -22,7 +22,7 @@ from lpx.engines.base import Prediction
 from lpx.errors import LpxError
 from lpx.predict.results import FileScore, Journal
 from lpx.workspace import Appended, read_sealed, write_sealed
-from tests.support.told import Told
+from tests.support.reporting import RecordingReporter
 
 PICTURES = (".bmp", ".tiff", ".png", ".jpg", ".webp")
 
@@ -93,7 +93,7 @@ def test_a_link_to_another_picture_and_swapped_labels_make_another_set(folder):
 
 
 def build(workspace, faces):
-    told = Told()
+    told = RecordingReporter()
     api.build(workspace, "int8", target="onnxruntime", faces=str(faces), report=told)
     return told.said
 
@@ -104,7 +104,7 @@ def test_build_does_not_keep_the_ranges_of_other_pictures(workspace, folder, mad
     if made_by == "build":
         build(workspace, root)
     else:
-        api.calibrate(workspace, str(root), count=4)
+        api.calibrate(workspace, str(root), limit=4)
     assert any(text.startswith("reusing ") for text in build(workspace, root))
     before = read_scales(workspace.scales)
     swap(root / "real" / "0.bmp", encoded(99, ".bmp"))
@@ -145,7 +145,7 @@ def test_a_full_disk_keeps_the_scores(workspace, many, monkeypatch):
     whole = api.bench(workspace, str(many), latency_seconds=0).report["reference"]
     full = LpxError("x cannot be written", os.strerror(errno.ENOSPC))
     stopped_bench(workspace, many, monkeypatch, full)
-    told = Told()
+    told = RecordingReporter()
     again = api.bench(workspace, str(many), latency_seconds=0, report=told).report
     assert any(text.startswith("going on with the bench") for text in told.said)
     assert again["reference"]["auc"] == whole["auc"]
@@ -155,7 +155,7 @@ def test_a_resumed_bench_does_not_mix_old_and_new_faces(workspace, many, monkeyp
     stopped_bench(workspace, many, monkeypatch, KeyboardInterrupt())
     for path in many.rglob("*.bmp"):
         swap(path, encoded(hash(path.name) % 1000 + 5000, ".bmp"))
-    told = Told()
+    told = RecordingReporter()
     again = api.bench(workspace, str(many), latency_seconds=0, report=told).report
     assert any("dropped: faces have changed since" in text for text in told.said)
     assert not any(text.startswith("going on") for text in told.said)
@@ -289,7 +289,7 @@ def test_predict_says_what_changed(workspace, crops, monkeypatch, tmp_path):
     options = {"engine": "onnxruntime-fp32", "overlay": False, "crop": "square-1.3"}
     api.predict(workspace, photos, **options)
     swap(photos / "a.png", b"new")
-    told = Told()
+    told = RecordingReporter()
     done = api.predict(workspace, photos, **options, report=told)
     assert done.resumed == 1
     assert any(text.startswith("1 of 2 files changed after an earlier run") for text in told.said)

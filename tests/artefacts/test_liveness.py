@@ -16,7 +16,7 @@ from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.errors import LpxError
 from lpx.workspace import read_sealed, write_sealed
 
-INT8 = ("build", "--int8", "--fp32", "--target", "onnxruntime", "--faces", "demo", "--count", 16)
+INT8 = ("build", "--int8", "--fp32", "--target", "onnxruntime", "--faces", "demo", "--limit", 16)
 
 
 def shrink(workspace):
@@ -30,7 +30,7 @@ def shrink(workspace):
 def test_dead_engine_is_named_and_kept(workspace):
     shrink(workspace)
     with pytest.raises(DeadEngineError, match="onnxruntime-int8 is dead: it gives all") as caught:
-        api.build(workspace, ("fp32", "int8"), target="onnxruntime", faces="demo", count=16)
+        api.build(workspace, ("fp32", "int8"), target="onnxruntime", faces="demo", limit=16)
     assert caught.value.exit_code == 1
     assert [m.precision for m in caught.value.built] == ["fp32", "int8"]
     kept = read_manifest(workspace.engines / "onnxruntime-int8")
@@ -60,7 +60,7 @@ def test_engine_that_does_not_run_is_named(lpx, workspace, monkeypatch):
 
 
 def test_engine_that_lives_is_not_accused(workspace):
-    (made,) = api.build(workspace, "int8", target="onnxruntime", faces="demo", count=16)
+    (made,) = api.build(workspace, "int8", target="onnxruntime", faces="demo", limit=16)
     assert not any("dead" in text for text in made.warnings)
 
 

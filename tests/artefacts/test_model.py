@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 
-import numpy as np
 import onnx
 import pytest
 import torch
 
 from lpx.api import export
-from lpx.artefacts.model import check_at_least, open_faces, read_exported
+from lpx.artefacts.model import open_faces, read_exported
 from lpx.card import METADATA_KEY
 from lpx.errors import LpxError
 from lpx.workspace import Workspace, read_sealed, write_sealed
@@ -128,18 +127,6 @@ def test_checkpoint_whose_card_has_another_grid_is_not_exported(tmp_path, worksp
     with pytest.raises(LpxError, match="patch_map has the shape"):
         export(tmp_path / "edited.pt", Workspace(tmp_path / "new"))
     assert not (tmp_path / "new/model.onnx").exists()
-
-
-@pytest.mark.parametrize("value", ["8", 8.0, float("nan"), True, [8]], ids=str)
-def test_what_is_not_a_whole_number(value):
-    with pytest.raises(LpxError, match=r"--count .* is not a whole number"):
-        check_at_least("--count", value, 1)
-
-
-def test_whole_numbers_of_numpy_are_whole_numbers():
-    check_at_least("--count", np.int64(8), 1)
-    with pytest.raises(LpxError, match="--count 0 is too small"):
-        check_at_least("--count", np.int64(0), 1)
 
 
 def test_faces_may_be_named_by_a_path(workspace, crops):

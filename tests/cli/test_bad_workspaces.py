@@ -31,7 +31,8 @@ def refused(lpx, tree, workspace):
         assert ran.code == 2, ran.err
         assert ran.out == ""
         assert "Traceback" not in ran.err
-        assert "fix: " in ran.err
+        # What a value must be says what to do, too.
+        assert "fix: " in ran.err or " must be " in ran.err
         assert tree(".") == before, "something was left behind"
         return ran.err
 
@@ -101,7 +102,7 @@ def test_engine_of_an_earlier_export(refused, workspace, lpx, monkeypatch):
     monkeypatch.setattr("lpx.api.exporting.to_onnx", lambda *_: changed.SerializeToString())
     assert lpx("export", folder() / CHECKPOINT).code == 0
     assert "was built from another model" in refused(*BENCH)
-    assert lpx("build", "--fp32", "--int8", "--target", "onnxruntime", "--count", 4).code == 0
+    assert lpx("build", "--fp32", "--int8", "--target", "onnxruntime", "--limit", 4).code == 0
     assert lpx(*BENCH).code in (0, 1)
 
 
@@ -204,9 +205,9 @@ def test_second_process_is_refused_and_told_which_is_first(refused, workspace, l
         (["--int8", "--faces", "x"], "known data sets: demo, folder:DIR"),
         (["--int8", "--faces", "folder:x"], "x does not exist"),
         (["--int8", "--faces", "lpx-out"], "lpx-out holds no images"),
-        (["--count", "0"], "--count 0 is too small"),
-        (["--count", "-2"], "--count -2 is too small"),
-        (["--workspace-mib", "-1"], "--workspace-mib -1 is too small"),
+        (["--limit", "0"], "--limit must be >= 1 (got 0)"),
+        (["--limit", "-2"], "--limit must be >= 1 (got -2)"),
+        (["--workspace-mib", "-1"], "--workspace-mib must be >= 1 (got -1)"),
         (
             ["--target", "onnxruntime", "--compute-capability", "8.6"],
             "only tensorrt-rtx builds for GPUs that are not here",
@@ -226,9 +227,9 @@ def test_build_options(refused, options, said):
         (["--dataset", "folder:x"], "x does not exist"),
         (["--dataset", "folder:lpx-out/model.json"], "is a file, not a folder"),
         (["--dataset", "lpx-out"], "lpx-out holds no images"),
-        (["--dataset", "demo", "--limit", "0"], "--limit 0 is too small"),
+        (["--dataset", "demo", "--limit", "0"], "--limit must be >= 4 (got 0)"),
         (["--dataset", "demo", "--limit", "3"], "two real and two fake faces"),
-        (["--dataset", "demo", "--limit", "-5"], "--limit -5 is too small"),
+        (["--dataset", "demo", "--limit", "-5"], "--limit must be >= 4 (got -5)"),
         (["--dataset", "demo", "--margin", "-0.1"], "--margin -0.1 does not lie between 0 and 1"),
         (["--dataset", "demo", "--margin", "nan"], "--margin nan does not lie between 0 and 1"),
         (
@@ -267,7 +268,7 @@ def test_scales_that_cannot_be_read(refused, workspace):
     workspace.scales.mkdir()
     (workspace.scales / "x").touch()
     assert "lpx-out/scales.json cannot be read" in refused(
-        "build", "--int8", "--target", "onnxruntime", "--count", 4
+        "build", "--int8", "--target", "onnxruntime", "--limit", 4
     )
 
 

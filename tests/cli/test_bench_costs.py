@@ -72,7 +72,7 @@ def test_everything_at_once(lpx, workspace, monkeypatch):
         (["--batches", "1,x"], "'1,x' are no whole numbers, as 1,8"),
         (["--batches", "0,8"], "--batches 0,8 are no batch sizes"),
         (["--batches", ","], "it names nothing"),
-        (["--in-flight", "-1"], "--in-flight -1 is too small"),
+        (["--in-flight", "-1"], "--in-flight must be >= 0 (got -1)"),
         (["--in-flight", "2", "--latency-seconds", "0"], "--in-flight with --latency-seconds 0"),
         (["--like-trtexec", "9"], "'9' is not one of '10', '11'"),
         (["--energy", "--energy-seconds", "0"], "--energy-seconds 0 is not a duration"),

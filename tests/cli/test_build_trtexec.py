@@ -73,7 +73,7 @@ def emit(lpx, workspace, tmp_path):
             folder,
             "-w",
             workspace.root,
-            "--count",
+            "--limit",
             "16",
             "--faces",
             "demo",

@@ -22,7 +22,7 @@ def calibrate(lpx, workspace):
 
 @pytest.mark.parametrize("select", ["stratified", "random", "coverage"])
 def test_json_and_what_is_left_in_the_workspace(calibrate, workspace, crops, select):
-    ran = calibrate("--faces", crops, "--count", "8", "--select", select, "--json")
+    ran = calibrate("--faces", crops, "--limit", "8", "--select", select, "--json")
     assert ran.code == 0, ran.err
     found = json.loads(ran.out)
     assert found["faces"] == 8
@@ -42,7 +42,7 @@ def test_json_and_what_is_left_in_the_workspace(calibrate, workspace, crops, sel
 
 
 def test_build_uses_the_scales_and_the_method(calibrate, workspace, crops, lpx):
-    calibrate("--faces", crops, "--count", "8", "--method", "mse")
+    calibrate("--faces", crops, "--limit", "8", "--method", "mse")
     before = workspace.scales.read_bytes()
     for faces in ((), ("--faces", crops)):
         ran = lpx(
@@ -65,14 +65,14 @@ def test_build_uses_the_scales_and_the_method(calibrate, workspace, crops, lpx):
         workspace.root,
         "--faces",
         "demo",
-        "--count",
+        "--limit",
         "4",
     )
     assert "reusing" not in ran.err
 
 
 def test_bench_refuses_the_faces_unless_told(calibrate, workspace, crops, lpx):
-    calibrate("--faces", crops, "--count", "8")
+    calibrate("--faces", crops, "--limit", "8")
     lpx("build", "--int8", "--target", "onnxruntime", "-w", workspace.root)
     bench = ("bench", "--dataset", crops, "-w", workspace.root, "--latency-seconds", "0")
     refused = lpx(*bench)
@@ -85,7 +85,7 @@ def test_bench_refuses_the_faces_unless_told(calibrate, workspace, crops, lpx):
 
 def test_curve_and_cache(calibrate, workspace, crops, tmp_path):
     cache = tmp_path / "model.cache"
-    ran = calibrate("--faces", crops, "--count", "6", "--curve", "--export-cache", cache, "--json")
+    ran = calibrate("--faces", crops, "--limit", "6", "--curve", "--export-cache", cache, "--json")
     curve = json.loads(ran.out)["curve"]
     assert [point["faces"] for point in curve] == [4, 6]
     assert (workspace.root / "calibration-curve.png").read_bytes().startswith(b"\x89PNG")
@@ -103,13 +103,13 @@ def test_curve_and_cache(calibrate, workspace, crops, tmp_path):
 
 
 def test_one_class_is_enough_and_said(calibrate, crops):
-    ran = calibrate("--faces", f"folder:{crops / 'real'}", "--count", "4")
+    ran = calibrate("--faces", f"folder:{crops / 'real'}", "--limit", "4")
     assert ran.code == 0, ran.err
     assert "no AUC: it takes two held-out faces of each class" in ran.out
 
 
 def test_table_marks_the_method_chosen(calibrate, crops):
-    ran = calibrate("--faces", crops, "--count", "4", "--method", "max")
+    ran = calibrate("--faces", crops, "--limit", "4", "--method", "max")
     assert "max *" in ran.out
     assert all(method in ran.out for method in METHODS)
 
@@ -119,7 +119,7 @@ def test_table_marks_the_method_chosen(calibrate, crops):
     [
         (("--method", "magic"), "unknown calibration method 'magic'"),
         (("--select", "magic"), "unknown selection 'magic'"),
-        (("--count", "0"), "--count 0 is too small"),
+        (("--limit", "0"), "--limit must be >= 1 (got 0)"),
         (("nowhere.onnx",), "nowhere.onnx cannot be read"),
     ],
 )
@@ -138,7 +138,7 @@ def test_no_faces(calibrate, tmp_path):
 
 def test_weight_options_are_judged_and_passed_on(calibrate, workspace, crops, lpx):
     options = ("--equalise", "--weight-clip", "mse")
-    ran = calibrate("--faces", crops, "--count", "8", *options)
+    ran = calibrate("--faces", crops, "--limit", "8", *options)
     assert ran.code == 0, ran.err
     assert ran.out.splitlines()[-1].startswith(
         "next: lpx build --int8 --weight-clip mse --equalise"
@@ -157,7 +157,7 @@ def test_weight_options_are_judged_and_passed_on(calibrate, workspace, crops, lp
 def cache(calibrate, crops, tmp_path):
     """A calibration cache for the workspace's model."""
     path = tmp_path / "trt.cache"
-    ran = calibrate("--faces", crops, "--count", "4", "--method", "max", "--export-cache", path)
+    ran = calibrate("--faces", crops, "--limit", "4", "--method", "max", "--export-cache", path)
     assert ran.code == 0, ran.err
     return path
 
@@ -180,7 +180,7 @@ def test_imported_cache_becomes_scales_that_build_takes(calibrate, workspace, ca
     refused = lpx(*build, "--method", "mse")
     assert refused.code == 2
     assert "unknown calibration method 'mse' of ranges that were imported" in refused.err
-    assert "reusing" not in lpx(*build, "--faces", "demo", "--count", "2").err
+    assert "reusing" not in lpx(*build, "--faces", "demo", "--limit", "2").err
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from lpx.data.images.decode import read_image
 from lpx.data.roots import DataPlaces
 from lpx.workspace import Workspace
 from tests.data.trees import ffpp_tree, write_video
+from tests.support.reporting import RecordingReporter
 
 
 @pytest.fixture(scope="module")
@@ -147,14 +148,10 @@ def test_a_card_that_names_no_recipe_only_warns(lpx, built, source, here):
     )
     workspace = Workspace(here / "lpx-out")
     card = read_exported(workspace).card
-    said = []
-
-    class Heard:
-        def say(self, text):
-            said.append(text)
-
+    reporter = RecordingReporter()
     unknown = replace(card, crop="unknown")
-    faces = open_faces(workspace, "ffpp-c23", "test", places=places, card=unknown, report=Heard())
+    faces = open_faces(workspace, "ffpp-c23", "test", places=places, card=unknown, report=reporter)
+    said = reporter.said
     assert len(faces.faces) == 4
     assert said[0].startswith("note: train.json: 1 pairs")
     assert said[1].startswith("warning: the faces of ffpp-c23 are cropped by square-1.3")

@@ -40,7 +40,7 @@ def broken(engine):
 
 
 def test_healthy_engine(lpx, workspace):
-    ran = lpx("debug", ENGINE, "--count", 4)
+    ran = lpx("debug", ENGINE, "--limit", 4)
     assert ran.code == 0, ran.err
     assert "of 40 layers, the worst by 'alone'" in ran.out
     assert "within tolerance: no layer is off by more than 0.25" in ran.out
@@ -55,7 +55,7 @@ def test_fault_is_named_and_ends_in_1(lpx, workspace, crops):
         ENGINE,
         "--faces",
         "crops",
-        "--count",
+        "--limit",
         2,
         "--sensitivity",
         "--out",
@@ -73,20 +73,20 @@ def test_fault_is_named_and_ends_in_1(lpx, workspace, crops):
     assert layers[name]["own"]["sqnr_db"] < 3
     assert layers["Cast_0"]["own"]["sqnr_db"] is None
     assert layers[name]["effect"]["score_mean"] > 0
-    shown = lpx("debug", ENGINE, "--count", 2)
+    shown = lpx("debug", ENGINE, "--limit", 2)
     assert f"first layer beyond 0.25: {name}, off by 0.9" in shown.out
     assert "by its own doing" in shown.out
 
 
 def test_against_the_checkpoint(lpx, workspace):
-    ran = lpx("debug", "onnxruntime-fp32", "--against", "torch", "--count", 2)
+    ran = lpx("debug", "onnxruntime-fp32", "--against", "torch", "--limit", 2)
     assert ran.code == 0, ran.err
     assert "onnxruntime-fp32 against torch: 32 layers on 2 faces" in ran.out
     assert "are not told apart" in ran.out
 
 
 def test_errors_that_add_up(lpx, workspace):
-    ran = lpx("debug", ENGINE, "--count", 2, "--tolerance", 0.04)
+    ran = lpx("debug", ENGINE, "--limit", 2, "--tolerance", 0.04)
     assert ran.code == 1
     assert "no layer alone is beyond, the largest error alone is 0.0" in ran.out
     assert "the error lies in the graph, not in fused kernels" in ran.out
@@ -98,11 +98,11 @@ def test_tensorrt_engine_is_looked_into_by_its_graph(lpx, workspace):
     manifest |= {"name": folder.name, "target": "tensorrt-rtx", "file": "engine.plan"}
     folder.mkdir()
     write_sealed(folder / "manifest.json", manifest)
-    ran = lpx("debug", folder.name, "--count", 2)
+    ran = lpx("debug", folder.name, "--limit", 2)
     assert ran.code == 2
     assert "graph.onnx does not exist" in ran.err
     (folder / "graph.onnx").write_bytes((source / "engine.onnx").read_bytes())
-    ran = lpx("debug", folder.name, "--count", 2)
+    ran = lpx("debug", folder.name, "--limit", 2)
     assert ran.code == 0, ran.err
     said = " ".join(ran.out.split())
     assert "faults of kernels of its own runtime do not" in said
@@ -112,7 +112,7 @@ def test_tensorrt_engine_is_looked_into_by_its_graph(lpx, workspace):
     )
     manifest["options"]["graph_sha256"] = "0" * 64
     write_sealed(folder / "manifest.json", manifest)
-    ran = lpx("debug", folder.name, "--count", 2)
+    ran = lpx("debug", folder.name, "--limit", 2)
     assert ran.code == 2
     assert "graph.onnx is not the graph that tensorrt-rtx-int8 was built from" in ran.err
 
@@ -170,7 +170,7 @@ def tensorrt(workspace, monkeypatch):
 def test_tensorrt_engine_is_looked_into_by_tensorrt(lpx, tensorrt, tree):
     tensorrt()
     before = tree(Path("lpx-out/engines"))
-    ran = lpx("debug", PLAN, "--count", 2)
+    ran = lpx("debug", PLAN, "--limit", 2)
     assert ran.code == 0, ran.err
     assert f"{PLAN} in TensorRT against onnx: 40 layers on 2 faces" in ran.out
     assert "building tensorrt-int8 again with 40 tensors handed out" in ran.err
@@ -189,13 +189,13 @@ def test_tensorrt_engine_is_looked_into_by_tensorrt(lpx, tensorrt, tree):
 
 def test_fault_of_tensorrts_kernels_is_named(lpx, tensorrt):
     tensorrt(broken(ENGINE))
-    ran = lpx("debug", PLAN, "--count", 2)
+    ran = lpx("debug", PLAN, "--limit", 2)
     assert ran.code == 1
     name = "Conv_5:backbone.blocks.0.0.conv_dw"
     said = " ".join(ran.out.split())
     assert f"first layer beyond 0.25: {name}, off by 0.9" in said
     assert f"TensorRT computes something else than the engine's graph says, from {name} on" in said
-    plain = lpx("debug", PLAN, "--count", 2, "--in", "onnxruntime", "--json")
+    plain = lpx("debug", PLAN, "--limit", 2, "--in", "onnxruntime", "--json")
     found = json.loads(plain.out)
     assert plain.code == 0, "its graph is sound"
     assert found["ran_in"] == "onnxruntime"
@@ -206,7 +206,7 @@ def test_fault_of_the_graph_is_not_put_down_to_tensorrt(lpx, tensorrt):
     graph = broken(ENGINE)
     (Path("lpx-out/engines") / PLAN / "graph.onnx").write_bytes(graph)
     tensorrt(graph)
-    ran = lpx("debug", PLAN, "--count", 2)
+    ran = lpx("debug", PLAN, "--limit", 2)
     assert ran.code == 1
     said = " ".join(ran.out.split())
     assert "(TensorRT is off the engine's graph by just 0), by its own doing" in said
@@ -227,7 +227,7 @@ def test_what_stands_beside_the_graph_is_said(lpx, tensorrt, precision, dialect,
     path = Path("lpx-out/engines") / PLAN / "manifest.json"
     manifest = read_sealed(path, "") | {"precision": precision, "dialect": dialect}
     write_sealed(path, manifest)
-    ran = lpx("debug", PLAN, "--count", 1, "--json")
+    ran = lpx("debug", PLAN, "--limit", 1, "--json")
     found = json.loads(ran.out)
     assert found["tolerance"] == tolerance
     assert any("from a flag" in note for note in found["notes"]) is bool(said)
@@ -241,7 +241,7 @@ def test_float32_without_tf32_is_held_to_float32(lpx, tensorrt, tf32, tolerance)
     manifest = read_sealed(path, "") | {"precision": "fp32", "dialect": "strongly-typed"}
     manifest["options"] |= {"tf32": tf32}
     write_sealed(path, manifest)
-    ran = lpx("debug", PLAN, "--count", 1, "--json")
+    ran = lpx("debug", PLAN, "--limit", 1, "--json")
     assert json.loads(ran.out)["tolerance"] == tolerance
 
 
@@ -252,7 +252,7 @@ def test_watched_plan_that_is_not_built_leaves_the_graph_to_look_into(lpx, tenso
         raise LpxError("TensorRT did not build the plan", "no kernel")
 
     monkeypatch.setattr(debug_runtime, "build_watched", refused)
-    ran = lpx("debug", PLAN, "--count", 1)
+    ran = lpx("debug", PLAN, "--limit", 1)
     assert ran.code == 2
     assert "handed out: TensorRT did not build the plan" in " ".join(ran.err.split())
     assert "--in onnxruntime" in ran.err
@@ -263,11 +263,11 @@ def test_tensorrt_that_is_asked_for_and_not_there_is_an_error(lpx, tensorrt, mon
     monkeypatch.setattr(
         debug_runtime, "can_run", lambda manifest, machine: (False, "no NVIDIA GPU")
     )
-    ran = lpx("debug", PLAN, "--count", 1, "--in", "tensorrt")
+    ran = lpx("debug", PLAN, "--limit", 1, "--in", "tensorrt")
     assert ran.code == 2
     assert "cannot be looked into by TensorRT here" in ran.err
     assert "no NVIDIA GPU" in ran.err
-    left = lpx("debug", PLAN, "--count", 1)
+    left = lpx("debug", PLAN, "--limit", 1)
     assert left.code == 0
     assert "(TensorRT cannot show them here: no NVIDIA GPU)" in " ".join(left.out.split())
 
@@ -278,7 +278,7 @@ def test_the_lean_runtime_does_not_build_the_engine_again(lpx, tensorrt, monkeyp
     values = read_sealed(path, "")
     write_sealed(path, values | {"options": {"profiles": [], "version_compatible": True}})
     monkeypatch.setattr(debug_runtime, "available", lambda flavour: (False, "it builds no plans"))
-    left = lpx("debug", PLAN, "--count", 1)
+    left = lpx("debug", PLAN, "--limit", 1)
     assert left.code == 0
     assert "(TensorRT cannot show them here: it builds no plans)" in " ".join(left.out.split())
 
@@ -290,7 +290,7 @@ def test_the_lean_runtime_does_not_build_the_engine_again(lpx, tensorrt, monkeyp
         (["nothing"], "lpx-out holds onnxruntime-fp32, onnxruntime-int8"),
         ([ENGINE, "--tolerance", "0"], "--tolerance 0 is not a valid bound"),
         ([ENGINE, "--tolerance", "nan"], "--tolerance nan is not a valid bound"),
-        ([ENGINE, "--count", "0"], "--count 0 is too small"),
+        ([ENGINE, "--limit", "0"], "--limit must be >= 1 (got 0)"),
         ([ENGINE, "--against", "torch", "--sensitivity"], "leave --against out"),
         ([ENGINE, "--against", "jax"], "'jax' is not one of"),
         ([ENGINE, "--faces", "nowhere"], "nowhere"),

@@ -62,7 +62,7 @@ def test_parity_that_fails_exits_with_1(lpx, workspace):
     for tensor in values["tensors"].values():
         tensor["peaks"] = {method: peak / 50 for method, peak in tensor["peaks"].items()}
     write_sealed(workspace.scales, values)
-    built = lpx("build", "--int8", "--target", "onnxruntime", "--faces", "demo", "--count", 16)
+    built = lpx("build", "--int8", "--target", "onnxruntime", "--faces", "demo", "--limit", 16)
     assert "reusing lpx-out/scales.json (16 faces of demo)" in built.err
     ran = lpx(*BENCH, "--limit", 300, "--json")
     assert ran.code == 1

@@ -31,7 +31,7 @@ def exported(tmp_path_factory, shell):
 
 BENCH = ("bench", "--dataset", "demo", "--limit", 8, "--latency-seconds", 0)
 PREDICT = ("predict", "face.png", "--crops", "--engine", "torch")
-DEBUG = ("debug", "onnxruntime-fp32", "--against", "torch", "--count", 2)
+DEBUG = ("debug", "onnxruntime-fp32", "--against", "torch", "--limit", 2)
 
 
 @pytest.mark.parametrize("line", [BENCH, PREDICT, DEBUG], ids=lambda line: line[0])

@@ -63,7 +63,7 @@ def test_no_command_shows_help_and_is_a_users_error(lpx):
         (["frobnicate"], "No such command 'frobnicate'"),
         (["build", "--int9"], "No such option"),
         (["bench"], "Missing option '--dataset'"),
-        (["build", "--count", "many"], "'many' is not a valid integer"),
+        (["build", "--limit", "many"], "'many' is not a valid integer"),
         (["predict"], "Missing argument 'PATH'"),
     ],
 )

@@ -43,7 +43,7 @@ def test_build_of_several_precisions_at_once(parsed, workspace):
         "onnxruntime",
         "--faces",
         "demo",
-        "--count",
+        "--limit",
         4,
     )
     assert code == 0

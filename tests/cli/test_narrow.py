@@ -111,7 +111,7 @@ def test_precision_that_fails_late_leaves_the_others(lpx, narrow, monkeypatch):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_min_channels_overrides(lpx, narrow, target):
-    ran = lpx("build", "--int8", "--target", target, "--min-channels", 8, "--count", 8)
+    ran = lpx("build", "--int8", "--target", target, "--min-channels", 8, "--limit", 8)
     assert ran.code == 0, ran.err
     assert "INT8 quantises 2 of 4 convolutions" in ran.err
     manifest = read_manifest(Path("lpx-out/engines") / f"{target}-int8")
@@ -124,7 +124,7 @@ def test_min_channels_overrides(lpx, narrow, target):
 
 
 def test_calibrate_hands_the_option_on_and_its_evidence_is_kept(lpx, narrow):
-    ran = lpx("calibrate", "--min-channels", 8, "--count", 8)
+    ran = lpx("calibrate", "--min-channels", 8, "--limit", 8)
     assert ran.code == 0, ran.err
     assert ran.out.splitlines()[-1] == "next: lpx build --int8 --min-channels 8"
     assert "ordered by mean |ds|; methods shown to lose AUC (95 %) come last" in ran.out
@@ -137,7 +137,7 @@ def test_calibrate_hands_the_option_on_and_its_evidence_is_kept(lpx, narrow):
 @pytest.mark.parametrize("half", [0.5, 0.6])
 def test_engine_with_little_in_integers_warns(lpx, narrow, monkeypatch, half):
     monkeypatch.setattr("lpx.engines.work.HALF", half)
-    ran = lpx("build", "--int8", "--target", "onnxruntime", "--min-channels", 12, "--count", 8)
+    ran = lpx("build", "--int8", "--target", "onnxruntime", "--min-channels", 12, "--limit", 8)
     assert ran.code == 0, ran.err
     manifest = read_manifest(Path("lpx-out/engines/onnxruntime-int8"))
     assert manifest.convolutions == {"int8": 1, "fp32": 3}
@@ -158,7 +158,7 @@ def test_explain_graph_takes_the_option(lpx, narrow):
 
 
 def test_scales_of_an_lpx_that_observed_fewer_tensors_are_made_again(lpx, narrow):
-    build = ("build", "--int8", "--target", "onnxruntime", "--min-channels", 8, "--count", 8)
+    build = ("build", "--int8", "--target", "onnxruntime", "--min-channels", 8, "--limit", 8)
     assert lpx(*build).code == 0
     path = narrow / "scales.json"
     values = read_sealed(path, "")

@@ -23,9 +23,9 @@ sys.meta_path.insert(0, Missing())
     [
         "build --int8 --fp32",
         "build --int8 --emit trtexec",
-        "calibrate --count 8",
+        "calibrate --limit 8",
         "predict --crops crops",
-        "debug onnxruntime-int8 --count 4",
+        "debug onnxruntime-int8 --limit 4",
         "explain-graph",
         "doctor",
     ],

@@ -1,6 +1,6 @@
 """Damage the artefacts of a small workspace, one at a time, and run the command that reads them.
 
-    python -m tools.drills.corrupt --seed 1 --count 300
+    python -m tools.drills.corrupt --seed 1 --limit 300
 
 A command must either give the result that it gives with the whole file, or end with exit code 2 and
 an error that says why. Another result, a traceback (exit code 3) or a crash is a fault: these are
@@ -135,7 +135,7 @@ def main() -> None:
     """Run the drill."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=300, help="Damages in all.")
+    parser.add_argument("--limit", type=int, default=300, help="Damages in all.")
     parser.add_argument("--only", default="", help="Files whose path contains this.")
     options = parser.parse_args()
     rng = random.Random(options.seed)

@@ -1,6 +1,6 @@
 """Give every reader of lpx damaged and senseless inputs, and count what it does with them.
 
-    python -m tools.drills.fuzz --seed 1 --count 10000
+    python -m tools.drills.fuzz --seed 1 --limit 10000
 
 Each reader gets inputs in turn. An input counts as read, as refused (an error of lpx that says why)
 or as a fault: a traceback, a value that is senseless and was accepted, more than `SLOW_S` seconds,
@@ -168,7 +168,7 @@ def readers(folder: Path) -> list[Reader]:
     """All readers, each with a good input in a place of its own below `folder`."""
     made = Workspace(folder / "lpx-out")
     api.export(demo_folder() / CHECKPOINT, made)
-    api.build(made, ("fp32", "int8"), target="onnxruntime", faces="demo", count=8)
+    api.build(made, ("fp32", "int8"), target="onnxruntime", faces="demo", limit=8)
     api.bench(made, "demo", limit=16, latency_seconds=0, stages=False)
     engine = made.engines / "onnxruntime-int8"
     exported = json.loads((made.root / "model.json").read_bytes())
@@ -452,7 +452,7 @@ def main() -> None:
     """Run the drill."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=10_000, help="Inputs in all.")
+    parser.add_argument("--limit", type=int, default=10_000, help="Inputs in all.")
     parser.add_argument("--only", default="", help="Readers whose name contains this.")
     parser.add_argument("--keep", type=Path, help="Folder for the inputs of faults.")
     options = parser.parse_args()

@@ -69,13 +69,13 @@ JOBS = {
         Job("export", _words("export ckpt.pt"), ("lpx-out/*.onnx", "lpx-out/*.json"), ("ckpt.pt",)),
         Job(
             "calibrate",
-            _words("calibrate --faces faces --count 48"),
+            _words("calibrate --faces faces --limit 48"),
             ("lpx-out/scales.json",),
             ("exported", "faces"),
         ),
         Job(
             "build",
-            _words("build --fp32 --int8 --target onnxruntime --faces faces --count 48"),
+            _words("build --fp32 --int8 --target onnxruntime --faces faces --limit 48"),
             ("lpx-out/scales.json", "lpx-out/engines/*/*"),
             ("exported", "faces"),
         ),
@@ -172,7 +172,7 @@ def make_material(root: Path) -> Path:
     shutil.copy(folder() / CHECKPOINT, root / "ckpt.pt")
     for name, line in (
         ("exported", "export ckpt.pt"),
-        ("built", "build --fp32 --int8 --target onnxruntime --faces faces --count 24"),
+        ("built", "build --fp32 --int8 --target onnxruntime --faces faces --limit 24"),
     ):
         done = run(root, _words(line))
         if done.code:

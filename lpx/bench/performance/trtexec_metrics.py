@@ -9,9 +9,9 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from lpx.arguments import check_choice
 from lpx.bench.performance.latency import Samples, percentile
 from lpx.bench.performance.trtexec_times import read_times
-from lpx.choices import check_choice
 
 SECONDS = 3.0
 """trtexec measures for at least this long, after 200 ms of warm-up, and at least 10 times."""

@@ -14,7 +14,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.choices import check_choice
+from lpx.arguments import check_choice
 from lpx.data.contents import UNREADABLE, Tell, file_digests
 from lpx.data.face_sets.columns import Columns, Rows, Strings, encode, encode_identities, pack
 from lpx.data.face_sets.sampling import Stratum, stratified

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.choices import check_choice
+from lpx.arguments import check_choice
 from lpx.data.face_sets.columns import Columns, Rows, paired
 
 Stratum = Literal["label", "method", "split"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from lpx.choices import check_choice
+from lpx.arguments import check_choice
 from lpx.engines.manifest import MAX_BATCH
 from lpx.engines.tensorrt.capabilities import Capabilities
 from lpx.errors import LpxError

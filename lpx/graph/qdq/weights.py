@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.choices import check_fields
+from lpx.arguments import check_fields
 from lpx.graph.qdq.placement import MIN_CHANNELS
 from lpx.graph.qdq.rounding import weight_scales
 

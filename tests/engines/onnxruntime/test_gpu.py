@@ -368,7 +368,7 @@ def test_a_plugin_engine_is_built_without_a_gpu(workspace, monkeypatch, fake):
         ("fp32", "int8"),
         target="onnxruntime-tensorrt-rtx",
         faces="demo",
-        count=16,
+        limit=16,
         batches=BatchRange(1, 4, 16),
     )
     assert (int8.name, int8.dialect) == ("onnxruntime-tensorrt-rtx-int8", "strongly-typed")
@@ -392,7 +392,7 @@ def test_precisions_of_cuda(workspace, gpu):
     assert list(fp32.convolutions) == ["fp32"]
     assert fp16.convolutions == {"fp16": fp32.convolutions["fp32"]}
     with pytest.raises(LpxError, match="INT8 with target onnxruntime-cuda"):
-        api.build(workspace, ("int8",), target="onnxruntime-cuda", faces="demo", count=16)
+        api.build(workspace, ("int8",), target="onnxruntime-cuda", faces="demo", limit=16)
 
 
 @pytest.mark.parametrize(

@@ -209,9 +209,9 @@ def test_debug_looks_inside_on_a_gpu(
     built: Workspace = request.getfixturevalue("built")  # not for a test that is skipped
     shutil.copytree(built.root, tmp_path / "lpx-out")
     workspace = Workspace(tmp_path / "lpx-out")
-    (manifest,) = api.build(workspace, (precision,), target=flavour, faces="demo", count=16)
+    (manifest,) = api.build(workspace, (precision,), target=flavour, faces="demo", limit=16)
     assert can_run(manifest, machine)[0]
-    done = debugging.debug(workspace, manifest.name, count=8, ran_in="tensorrt")
+    done = debugging.debug(workspace, manifest.name, limit=8, ran_in="tensorrt")
     assert done.ran_in == "tensorrt"
     found = done.comparison
     assert len(found.layers) > 10, "most tensors come out"

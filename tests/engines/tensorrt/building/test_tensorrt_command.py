@@ -31,7 +31,7 @@ def board(monkeypatch: pytest.MonkeyPatch) -> Workshop:
 
 
 Lpx = Callable[..., Any]
-BUILD = ("build", "--target", "tensorrt", "--faces", "demo", "--count", "16")
+BUILD = ("build", "--target", "tensorrt", "--faces", "demo", "--limit", "16")
 
 
 def test_dla_builds_what_it_takes_unless_told_otherwise(

@@ -1,0 +1,75 @@
+"""The library speaks of its arguments, the command line of its options: one becomes the other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import click
+
+from lpx.errors import InvalidArgumentError, LpxError, layout
+
+# `name`, or `name=value` with the value as Python writes it. Commands, paths and file names in
+# backticks have spaces, slashes or dots, and stay as they are.
+_ARGUMENT = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
+# Arguments of other commands than the one that failed, where an error gives advice about these.
+_ELSEWHERE = {
+    "batches": "--batch",
+    "dla_core": "--dla",
+    "limit": "--limit",
+    "min_channels": "--min-channels",
+    "requantise": "--requantise",
+    "target": "--target",
+    "version_compatible": "--version-compatible",
+}
+
+
+def command_of(root: click.Command, arguments: Sequence[str]) -> click.Command:
+    """The command that a command line names: `lpx data prepare` names two in a row."""
+    command = root
+    for word in arguments:
+        if not isinstance(command, click.Group):
+            break
+        if word.startswith("-"):
+            continue
+        found = command.get_command(click.Context(command), word)
+        if found is None:
+            break
+        command = found
+    return command
+
+
+def error_text(error: LpxError, command: click.Command) -> str:
+    """The text of an error, with a command's options in place of the library's arguments."""
+    what = error.what
+    if isinstance(error, InvalidArgumentError) and what.startswith(error.argument):
+        rest = what[len(error.argument) :]
+        what = (_option(error.argument, command) or error.argument) + rest
+    return layout(*(with_options(text, command) for text in (what, error.why, error.fix)))
+
+
+def with_options(text: str, command: click.Command) -> str:
+    """A text with a command's options in place of arguments in backticks."""
+
+    def option(match: re.Match[str]) -> str:
+        name, value = match.groups()
+        if value == "False" and (negative := _option(f"no_{name}", command)):
+            return negative
+        flag = _option(name, command)
+        if flag is None:
+            return match.group()
+        if value is None or value == "True":
+            return flag
+        return f"{flag} {value.strip(chr(34) + chr(39))}"
+
+    return _ARGUMENT.sub(option, text)
+
+
+def _option(name: str, command: click.Command) -> str | None:
+    """The option, or the positional argument, that sets an argument of the library."""
+    for parameter in command.params:
+        if parameter.name == name:
+            if isinstance(parameter, click.Argument):
+                return parameter.make_metavar(click.Context(command))
+            return max(parameter.opts, key=len)
+    return _ELSEWHERE.get(name)
