@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lpx import interrupts
+from lpx.arguments import as_path
 from lpx.errors import LpxError
 from lpx.schema import MAX_BYTES, SchemaError, parse_json, sealed, unsealed
 
@@ -295,15 +296,15 @@ def read_sealed(path: Path, remake: str) -> dict[str, Any]:
         ) from error
 
 
-class Workspace:
-    """The folder that `lpx export`, `build` and `bench` share.
+class WorkspaceFolder:
+    """Paths and lock of a workspace. `lpx.Workspace` adds the steps.
 
     Args:
-        root: The folder; made when something is first written.
+        root: The folder, created when something is first written.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: str | os.PathLike[str] = DEFAULT) -> None:
+        self.root = as_path("root", root)
 
     @property
     def model(self) -> Path:

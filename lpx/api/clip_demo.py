@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lpx.api.building import build
-from lpx.api.exporting import export
-from lpx.api.predicting import predict
+from lpx.api.build import build
+from lpx.api.export import export
+from lpx.api.predict import PredictOptions, predict
 from lpx.artefacts.model import ExportedModel, read_exported
 from lpx.artefacts.select_engine import runnable
 from lpx.data.face_sets.demo import CHECKPOINT, folder
@@ -16,7 +16,10 @@ from lpx.errors import LpxError
 from lpx.predict.results import FileScore, Predicted, moments
 from lpx.predict.timeline import KnownSpan, Row, Timeline, rows
 from lpx.reporter import SILENT, Reporter
-from lpx.workspace import Workspace, read_json, sha256
+from lpx.workspace import WorkspaceFolder, read_json, sha256
+
+if TYPE_CHECKING:
+    from lpx.api.workspace import Workspace
 
 OUT = "demo-video"
 """Folder of the workspace that receives the pictures."""
@@ -41,7 +44,7 @@ class ShownClip:
         return self.predicted.files[0]
 
 
-def show_clip(workspace: Workspace, *, report: Reporter = SILENT) -> ShownClip:
+def show_clip(workspace: Workspace, *, reporter: Reporter = SILENT) -> ShownClip:
     """Score the demo's clip with the demo's detector, and draw it.
 
     The detector is exported, and built in INT8, where the workspace has no engine of it that runs
@@ -49,25 +52,24 @@ def show_clip(workspace: Workspace, *, report: Reporter = SILENT) -> ShownClip:
 
     Args:
         workspace: Receives the model, the engine and the folder `OUT`.
-        report: Receives progress and warnings.
+        reporter: Receives progress and warnings.
 
     Raises:
         LpxError: The workspace holds another model or cannot be written, or the clip was not drawn.
     """
     with workspace.lock():
         _refuse_other_model(workspace)
-    _ensure_engine(workspace, report)
+    _ensure_engine(workspace, reporter)
     parts = clip_parts()
     spans = tuple(KnownSpan(part.first, part.last, part.fake, part.text) for part in parts)
-    report.say(f"lpx predict {CLIP} --frames all")
+    reporter.say(f"lpx predict {CLIP} --frames all")
     out = workspace.root / OUT
     with workspace.lock():
         # What a run that was killed did not finish; nobody else writes here under the lock.
         for leftover in out.glob(".clip-mp4-*"):
             leftover.unlink(missing_ok=True)
-        predicted = predict(
-            workspace, clip_path(), out=out, frames=None, known={CLIP: spans}, report=report
-        )
+        options = PredictOptions(out=out, frames=None, known={CLIP: spans})
+        predicted = predict(workspace, clip_path(), options, reporter)
     (file,) = predicted.files
     if file.picture is None or file.timeline is None:
         raise LpxError(
@@ -81,7 +83,7 @@ def show_clip(workspace: Workspace, *, report: Reporter = SILENT) -> ShownClip:
     return ShownClip(predicted, tuple(zip(parts, rows(line), strict=True)))
 
 
-def _refuse_other_model(workspace: Workspace) -> None:
+def _refuse_other_model(workspace: WorkspaceFolder) -> None:
     path = workspace.model.with_suffix(".json")
     if not path.exists():
         return
@@ -94,22 +96,22 @@ def _refuse_other_model(workspace: Workspace) -> None:
         )
 
 
-def _ensure_engine(workspace: Workspace, report: Reporter) -> None:
+def _ensure_engine(workspace: Workspace, reporter: Reporter) -> None:
     model = _model(workspace)
     if model is None:
-        report.say(f"lpx export {CHECKPOINT}")
-        export(folder() / CHECKPOINT, workspace, report=report)
+        reporter.say(f"lpx export {CHECKPOINT}")
+        export(workspace, folder() / CHECKPOINT, reporter=reporter)
         model = read_exported(workspace)
     else:
-        report.say(f"{workspace.model}: exported by an earlier run")
+        reporter.say(f"{workspace.model}: exported by an earlier run")
     try:
         runnable(workspace, model)
     except LpxError:
-        report.say("lpx build --int8 --faces demo")
-        build(workspace, "int8", faces="demo", report=report)
+        reporter.say("lpx build --int8 --faces demo")
+        build(workspace, "int8", faces="demo", reporter=reporter)
 
 
-def _model(workspace: Workspace) -> ExportedModel | None:
+def _model(workspace: WorkspaceFolder) -> ExportedModel | None:
     """The exported model; None where there is none, or an interrupted run left half of one."""
     try:
         return read_exported(workspace)

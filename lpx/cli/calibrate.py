@@ -17,11 +17,10 @@ from lpx.cli.options import (
     weight_options,
     workspace_option,
 )
-from lpx.data.roots import DataPlaces
-from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
-    from lpx.api.calibrating import Calibrated
+    from lpx.api.calibrate import Calibrated
+    from lpx.api.workspace import Workspace
     from lpx.graph.qdq.weights import WeightOptions
 
 
@@ -82,8 +81,6 @@ def calibrate(
     export_cache: Path | None,
     import_cache: Path | None,
     weights: WeightOptions,
-    requantise: bool,
-    places: DataPlaces,
     workspace: Workspace,
     as_json: bool,
 ) -> None:
@@ -91,35 +88,32 @@ def calibrate(
 
     Leaves scales.json and calibration-faces.json in the workspace, for `lpx build --int8`.
     """
-    from lpx.api import calibrating
+    from lpx.api import calibrate as calibrate_api
     from lpx.artefacts import calibration_cache
     from lpx.cli.console import ConsoleReporter
 
     if import_cache is not None:
         _import(workspace, import_cache, model, as_json)
         return
-    with ConsoleReporter() as report:
-        done = calibrating.calibrate(
-            workspace,
+    with ConsoleReporter() as reporter:
+        done = workspace.calibrate(
             faces,
-            model_path=model,
+            model=model,
             limit=limit,
             select=select,
             method=method,
             seed=seed,
             curve=curve,
             weights=weights,
-            requantise=requantise,
-            places=places,
-            report=report,
+            reporter=reporter,
         )
     written = [workspace.scales, workspace.root / "calibration-faces.json"]
     if curve:
         written.append(workspace.root / "calibration-curve.png")
-        calibrating.draw_curve(done.curve, done.scales.method, written[-1])
+        calibrate_api.draw_curve(done.curve, done.scales.method, written[-1])
     if export_cache is not None:
-        data, _ = calibrating.read_model(workspace, model)
-        calibration_cache.export_cache(data, done.scales, export_cache, weights, requantise)
+        data, _ = calibrate_api.read_model(workspace, model)
+        calibration_cache.export_cache(data, done.scales, export_cache, weights)
         written.append(export_cache)
     if as_json:
         click.echo(json.dumps(to_json(done), indent=2))
@@ -127,7 +121,7 @@ def calibrate(
     show(done)
     for path in written:
         click.echo(f"written: {path}")
-    flags = weight_flags(weights, requantise)
+    flags = weight_flags(weights)
     click.echo(following(f"lpx build --int8{flags}", workspace))
 
 
@@ -141,8 +135,8 @@ def _import(workspace: Workspace, cache: Path, model: Path | None, as_json: bool
             "--import-cache takes neither --faces nor MODEL: the cache stands in for faces, and "
             "must be of the workspace's model"
         )
-    with ConsoleReporter() as report:
-        scales = calibration_cache.import_cache(workspace, cache, report)
+    with ConsoleReporter() as reporter:
+        scales = calibration_cache.import_cache(workspace, cache, reporter)
     if as_json:
         values = {
             "imported": str(cache),

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import click
 
 from lpx.cli.options import factory_option, host_code_option, json_option, workspace_option
-from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lpx.api.debugging import Debugged
+    from lpx.api.debug import Debugged
+    from lpx.api.workspace import Workspace
     from lpx.layerwise.compare import LayerError
 
 _WORST = 10
@@ -51,8 +51,7 @@ _WORST = 10
 )
 @click.option("--sensitivity", is_flag=True, help="Show what each layer alone does to the score.")
 @click.option(
-    "--in",
-    "ran_in",
+    "--runtime",
     type=click.Choice(("onnxruntime", "tensorrt")),
     help="What computes the engine's tensors.  [default: TensorRT for its engines where "
     "they run, else ONNX Runtime]",
@@ -74,10 +73,8 @@ def debug(
     tolerance: float | None,
     against: str,
     sensitivity: bool,
-    ran_in: str | None,
+    runtime: str | None,
     out: Path | None,
-    allow_host_code: bool,
-    allow_factory: bool,
     workspace: Workspace,
     as_json: bool,
 ) -> None:
@@ -92,26 +89,23 @@ def debug(
 
     Exits with 0 within tolerance, and with 1 beyond it.
     """
-    from lpx.api import debugging
+    from lpx.api import debug as debug_api
     from lpx.cli.console import ConsoleReporter
 
-    with ConsoleReporter() as report:
-        done = debugging.debug(
-            workspace,
+    with ConsoleReporter() as reporter:
+        done = workspace.debug(
             engine,
             faces=faces,
             limit=limit,
             tolerance=tolerance,
             against=against,  # type: ignore[arg-type]
             sensitivity=sensitivity,
-            ran_in=ran_in,  # type: ignore[arg-type]
-            allow_host_code=allow_host_code,
-            allow_factory=allow_factory,
+            runtime=runtime,  # type: ignore[arg-type]
             out=out,
-            report=report,
+            reporter=reporter,
         )
     if as_json:
-        click.echo(json.dumps(debugging.to_values(done), indent=2))
+        click.echo(json.dumps(debug_api.to_values(done), indent=2))
     else:
         show(done)
     sys.exit(0 if done.verdict.first is None else 1)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lpx.cli.options import json_option, workspace_option
-from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
-    from lpx.api.explaining import Explained
+    from lpx.api.explain import Explained
+    from lpx.api.workspace import Workspace
     from lpx.explain.examiner import Explanation, Patch
 
 
@@ -35,7 +35,12 @@ if TYPE_CHECKING:
 @workspace_option
 @json_option
 def explain(
-    checkpoint: Path, source: str, out: Path | None, limit: int, workspace: Workspace, as_json: bool
+    checkpoint: Path,
+    source: str,
+    out: Path | None,
+    limit: int,
+    workspace: Workspace,
+    as_json: bool,
 ) -> None:
     """Show where lpx checkpoint CHECKPOINT looks on a face, a folder of faces, or a data set.
 
@@ -45,18 +50,10 @@ def explain(
 
     It takes lpx checkpoints only, not models of a --factory.
     """
-    from lpx.api import explaining
     from lpx.cli.console import ConsoleReporter
 
-    with ConsoleReporter() as report:
-        done = explaining.explain(
-            checkpoint,
-            source,
-            out or workspace.root / "explain",
-            limit=limit,
-            skip=(workspace.root,),
-            progress=report.progress(f"looking at {source}"),
-        )
+    with ConsoleReporter() as reporter:
+        done = workspace.explain(checkpoint, source, out=out, limit=limit, reporter=reporter)
     for face in done.findings.skipped:
         click.echo(f"skipped {face.name}: {face.reason}", err=True)
     if as_json:

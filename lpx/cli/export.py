@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from lpx.cli.options import following, json_option, workspace_option
-from lpx.workspace import Workspace
+
+if TYPE_CHECKING:
+    from lpx.api.workspace import Workspace
 
 
 def _triple(
@@ -107,7 +110,6 @@ def export(
     CHECKPOINT is an lpx checkpoint, or a plain state dict with --backbone and what else its
     training chose, or weights of a model that --factory makes.
     """
-    from lpx import api
     from lpx.cli.console import ConsoleReporter
     from lpx.errors import LpxError
     from lpx.models.checkpoint import ForeignModel
@@ -135,17 +137,16 @@ def export(
     description = None
     if backbone is not None or factory is not None:
         description = ForeignModel(architecture=backbone or str(factory), **given)  # type: ignore[arg-type]
-    with ConsoleReporter() as report:
-        made = api.export(
+    with ConsoleReporter() as reporter:
+        made = workspace.export(
             checkpoint,
-            workspace,
             opset=opset,
             foreign=description,
             factory=factory,
             weights_key=weights_key,
             tolerance=tolerance,
             verify_faces=verify_faces,
-            report=report,
+            reporter=reporter,
         )
     check = made.verification
     if as_json:

@@ -195,7 +195,7 @@ def test_fault_of_tensorrts_kernels_is_named(lpx, tensorrt):
     said = " ".join(ran.out.split())
     assert f"first layer beyond 0.25: {name}, off by 0.9" in said
     assert f"TensorRT computes something else than the engine's graph says, from {name} on" in said
-    plain = lpx("debug", PLAN, "--limit", 2, "--in", "onnxruntime", "--json")
+    plain = lpx("debug", PLAN, "--limit", 2, "--runtime", "onnxruntime", "--json")
     found = json.loads(plain.out)
     assert plain.code == 0, "its graph is sound"
     assert found["ran_in"] == "onnxruntime"
@@ -263,7 +263,7 @@ def test_tensorrt_that_is_asked_for_and_not_there_is_an_error(lpx, tensorrt, mon
     monkeypatch.setattr(
         debug_runtime, "can_run", lambda manifest, machine: (False, "no NVIDIA GPU")
     )
-    ran = lpx("debug", PLAN, "--limit", 1, "--in", "tensorrt")
+    ran = lpx("debug", PLAN, "--limit", 1, "--runtime", "tensorrt")
     assert ran.code == 2
     assert "cannot be looked into by TensorRT here" in ran.err
     assert "no NVIDIA GPU" in ran.err
@@ -286,7 +286,7 @@ def test_the_lean_runtime_does_not_build_the_engine_again(lpx, tensorrt, monkeyp
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([ENGINE, "--in", "tensorrt"], "onnxruntime runs it"),
+        ([ENGINE, "--runtime", "tensorrt"], "onnxruntime runs it"),
         (["nothing"], "lpx-out holds onnxruntime-fp32, onnxruntime-int8"),
         ([ENGINE, "--tolerance", "0"], "--tolerance 0 is not a valid bound"),
         ([ENGINE, "--tolerance", "nan"], "--tolerance nan is not a valid bound"),

@@ -87,7 +87,7 @@ def test_an_engine_of_another_precision_than_asked_for_exits_with_1(lpx, workspa
         layer = Layer("Conv_3", "CaskConvolution", "fp32", convolution=True)
         assert_precision(LayerTable((layer,)), "fp16")
 
-    monkeypatch.setattr("lpx.api.building.build_engine", build_engine)
+    monkeypatch.setattr("lpx.api.build.build_engine", build_engine)
     ran = lpx("build", "--fp16", "--target", "onnxruntime")
     assert ran.code == 1
     assert "error: FP16 was asked for, but the plan computes in FP32" in ran.err
@@ -130,7 +130,7 @@ def test_internal_error_exits_with_3_and_asks_for_a_report(lpx, workspace, monke
     def fail(*arguments, **options):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("lpx.api.benching.measure", fail)
+    monkeypatch.setattr("lpx.api.bench.measure", fail)
     before = tree(".")
     ran = lpx(*BENCH)
     assert ran.code == 3

@@ -102,7 +102,7 @@ def test_memory_that_runs_out_in_an_engine_does_not_make_it_dead(lpx, workspace,
         engine.session = Session()
         engine.infer(np.zeros((1, 160, 160, 3), np.uint8))
 
-    monkeypatch.setattr("lpx.api.building.symptom", try_it)
+    monkeypatch.setattr("lpx.api.build.symptom", try_it)
     ran = lpx("build", "--int8", "--target", "onnxruntime", "--faces", "demo", "--limit", 16)
     assert ran.code == 2
     assert "error: there is not enough memory" in ran.err

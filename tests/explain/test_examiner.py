@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lpx.api.explaining import explain, open_faces
+from lpx.api.explain import explain, open_faces
 from lpx.data.face_sets.face_set import Face, FaceSet
 from lpx.engines.torch import TorchEngine
 from lpx.errors import LpxError

@@ -1,4 +1,4 @@
-"""Which weights become integers, what is done to them, and the clip of least error."""
+"""Quantisation of weights: options, and the clip with the least error."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class WeightOptions:
             changes the ranges of activations, so calibration must see the equalised model.
         min_channels: Leave convolutions with fewer channels on either side in float; a DLA, which
             takes INT8 regions whole, has none left out.
+        requantise: Remove the Q/DQ pairs of a quantised model instead of refusing it.
     """
 
     clip: Literal["max", "mse"] = "max"
@@ -38,6 +39,7 @@ class WeightOptions:
     bias_correction: bool = True
     equalise: bool = False
     min_channels: int = MIN_CHANNELS
+    requantise: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)

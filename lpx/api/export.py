@@ -1,4 +1,4 @@
-"""export(): a checkpoint to ONNX, verified on faces."""
+"""A checkpoint to ONNX, verified on faces."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lpx.models.checkpoint import (
     save_state,
 )
 from lpx.reporter import SILENT, Reporter
-from lpx.workspace import Workspace, sha256, write_bytes, write_sealed
+from lpx.workspace import WorkspaceFolder, sha256, write_bytes, write_sealed
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Exported:
 
 
 def export(
+    workspace: WorkspaceFolder,
     checkpoint: Path | None,
-    workspace: Workspace,
     *,
     opset: int = OPSET,
     foreign: ForeignModel | None = None,
@@ -46,24 +46,9 @@ def export(
     weights_key: str | None = None,
     tolerance: float | None = None,
     verify_faces: int = FACES,
-    report: Reporter = SILENT,
+    reporter: Reporter = SILENT,
 ) -> Exported:
-    """Export a checkpoint to `model.onnx` in the workspace, verified on faces.
-
-    Args:
-        checkpoint: An lpx checkpoint, or a state dict; None where a factory loads its own weights.
-        workspace: Receives `model.onnx`, `model.json` and `reference.pt`.
-        opset: ONNX opset, 17 to 20.
-        foreign: What a state dict without a card is.
-        factory: `package.module:function` that makes the model.
-        weights_key: Where the weights stand in a file that brings no card; None to look for them.
-        tolerance: Largest |difference| between export and checkpoint; None for `verify`'s rule.
-        verify_faces: How many demo faces the export is verified on.
-        report: Told what happens.
-
-    Raises:
-        LpxError: The checkpoint cannot be loaded or exported, or the export differs from it.
-    """
+    """Implement `lpx.Workspace.export`, which documents arguments and errors."""
     check_at_least(
         "verify_faces", verify_faces, 2, "a face is compared alone and beside another too"
     )
@@ -76,8 +61,8 @@ def export(
     detector = _load(checkpoint, foreign, factory, weights_key)
     card = detector.card
     for note in detector.notes:
-        report.say(note)
-    report.say(
+        reporter.say(note)
+    reporter.say(
         f"{card.architecture} cut at {card.cut}, {card.aggregate}, {card.input_size} px, "
         f"grid {card.grid[0]}x{card.grid[1]}"
     )

@@ -7,7 +7,7 @@ import time
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,6 @@ from lpx.calibration.ranges import face_ranges
 from lpx.calibration.scales import Scales, save_scales
 from lpx.card import METADATA_KEY, ModelCard, card_from_json
 from lpx.data.face_sets.face_set import FaceSet, ImageFile, Skipped
-from lpx.data.roots import DataPlaces
 from lpx.engines.base import Prediction
 from lpx.engines.build import make_graph, placement_of, require_quantised
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
@@ -34,7 +33,10 @@ from lpx.graph.qdq.prepare import prepare
 from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.metrics import auc, auc_difference, map_agreement, score_difference
 from lpx.reporter import SILENT, Reporter
-from lpx.workspace import Workspace, read_regular, write_sealed
+from lpx.workspace import WorkspaceFolder, read_regular, write_sealed
+
+if TYPE_CHECKING:
+    from lpx.api.workspace import Workspace
 
 FACES_FORMAT = "lpx-calibration-faces/1"
 HELD_OUT_SHARE = 0.25
@@ -111,31 +113,10 @@ def calibrate(
     method: str = "auto",
     seed: int = 0,
     curve: bool = False,
-    places: DataPlaces = DataPlaces(),  # noqa: B008 (frozen)
     weights: WeightOptions = DEFAULT_WEIGHTS,
-    requantise: bool = False,
-    report: Reporter = SILENT,
+    reporter: Reporter = SILENT,
 ) -> Calibrated:
-    """Calibrate an exported model, and keep the method that serves it best.
-
-    Args:
-        workspace: Holds `model.onnx`; receives `scales.json` and `calibration-faces.json`.
-        faces: The set to choose from; None takes the demo faces.
-        model_path: An ONNX model that lpx exported; None takes the workspace's.
-        limit: Most faces to calibrate on.
-        select: "stratified", "random" or "coverage".
-        method: "auto", or the method that `lpx build` shall use.
-        seed: Of the choice of faces.
-        curve: Measure too how the error falls with the number of faces.
-        places: Where the videos and prepared faces of public data sets lie.
-        weights: What is done to weights of the INT8 graphs that are judged.
-        requantise: Take out the Q/DQ pairs that the model has, instead of refusing it.
-        report: Told what happens.
-
-    Raises:
-        NotAsAskedError: lpx's rules leave every convolution in float.
-        LpxError: No exported model, an unknown option, or too few faces that can be read.
-    """
+    """Implement `lpx.Workspace.calibrate`, which documents arguments and errors."""
     if method not in ("auto", *METHODS):
         raise _unknown("calibration method", method, ("auto", *METHODS), "--method")
     if select not in selection.SELECTIONS:
@@ -144,26 +125,28 @@ def calibrate(
     check_at_least("seed", seed, 0)
     data, card = read_model(workspace, model_path)
     source = str(model_path or workspace.model)
-    observed, _ = prepare(data, source, equalised=weights.equalise, requantise=requantise)
+    observed, _ = prepare(data, source, equalised=weights.equalise, requantise=weights.requantise)
     graph = parse(observed, source)
     name_nodes(graph)
     placement = placement_of(graph, "onnxruntime", "onnxruntime", weights.min_channels)
     require_quantised(graph, placement, weights.min_channels)
-    pool = open_faces(workspace, faces or "demo", "train", places=places, card=card, report=report)
+    pool = open_faces(
+        workspace, faces or "demo", "train", places=workspace.places, card=card, reporter=reporter
+    )
     with workspace.lock():
-        look_up(pool, report)
+        look_up(pool, reporter)
         set_digest = pool.digest()
-        chosen, held_out, notes = choose(observed, card, pool, limit, select, seed, report)
+        chosen, held_out, notes = choose(observed, card, pool, limit, select, seed, reporter)
         scales = observe(
             observed,
             chosen,
             card.input_size,
-            progress=report.progress(f"calibrating on {pool.name}"),
+            progress=reporter.progress(f"calibrating on {pool.name}"),
             resume=workspace.root / PARTIAL,
-            say=report.say,
+            say=reporter.say,
         )
-        judge = Judge(data, card, held_out, weights, requantise)
-        candidates = judge.rank(scales, METHODS, report)
+        judge = Judge(data, card, held_out, weights)
+        candidates = judge.rank(scales, METHODS, reporter)
         best = candidates[0].method if method == "auto" else method
         if candidates[0].auc is None:
             notes += ("no AUC: it takes two held-out faces of each class at least",)
@@ -174,7 +157,7 @@ def calibrate(
             candidates=tuple(asdict(c) for c in candidates),
             weights=asdict(weights),
         )
-        points = _curve(observed, chosen, judge, best, seed, report) if curve else ()
+        points = _curve(observed, chosen, judge, best, seed, reporter) if curve else ()
         if pool.has_changed():
             raise LpxError(
                 f"faces of {pool.name} changed while they were calibrated on",
@@ -196,7 +179,7 @@ def calibrate(
     )
 
 
-def read_model(workspace: Workspace, path: Path | None) -> tuple[bytes, ModelCard]:
+def read_model(workspace: WorkspaceFolder, path: Path | None) -> tuple[bytes, ModelCard]:
     """The workspace's model, or another one that lpx exported, and its card.
 
     Raises:
@@ -228,7 +211,7 @@ def choose(
     limit: int,
     select: str,
     seed: int,
-    report: Reporter = SILENT,
+    reporter: Reporter = SILENT,
 ) -> tuple[FaceSet, FaceSet, tuple[str, ...]]:
     """Split a set into faces to calibrate on and faces to judge by, which share no video.
 
@@ -275,7 +258,7 @@ def choose(
         )
     else:
         readable, lows, highs = face_ranges(
-            model, _part(pool, rest), card.input_size, report.progress("looking at all faces")
+            model, _part(pool, rest), card.input_size, reporter.progress("looking at all faces")
         )
         taken = readable[selection.coverage(lows, highs, limit)]
     return _part(pool, rest[taken]), _part(pool, aside), notes
@@ -293,7 +276,6 @@ class Judge:
         card: Its card.
         faces: Held-out faces.
         weights: What is done to weights of the INT8 graphs.
-        requantise: Take out the Q/DQ pairs that the model has.
     """
 
     def __init__(
@@ -302,10 +284,9 @@ class Judge:
         card: ModelCard,
         faces: FaceSet,
         weights: WeightOptions = DEFAULT_WEIGHTS,
-        requantise: bool = False,
     ) -> None:
         self.model, self.card, self.faces = model, card, faces
-        self.weights, self.requantise = weights, requantise
+        self.weights = weights
         self.skipped: list[Skipped] = []
         self.seconds_per_face = 0.0
         self.indices, self.reference = self._reference()
@@ -314,7 +295,7 @@ class Judge:
         indices: list[NDArray[np.int64]] = []
         parts: list[Prediction] = []
         seconds = 0.0
-        model, _ = prepare(self.model, "the exported model", requantise=self.requantise)
+        model, _ = prepare(self.model, "the exported model", requantise=self.weights.requantise)
         with closing(OnnxRuntimeEngine(model, self.card.input_size)) as engine:
             for batch in self.faces.stream(_BATCH, self.card.input_size, self.skipped):
                 if not parts:
@@ -335,7 +316,7 @@ class Judge:
         return order, _join(parts)
 
     def rank(
-        self, scales: Scales, methods: tuple[str, ...], report: Reporter = SILENT
+        self, scales: Scales, methods: tuple[str, ...], reporter: Reporter = SILENT
     ) -> tuple[Evidence, ...]:
         """Evidence for each method on the held-out faces, best first as by `best_first`."""
         engines = {}
@@ -346,13 +327,12 @@ class Judge:
                 scales,
                 method,
                 weights=self.weights,
-                requantise=self.requantise,
             )
             graph, _ = make_graph(self.model, request, "onnxruntime")
             size = self.card.input_size
             engines[method] = OnnxRuntimeEngine(graph, size, shares_cores=True)
         parts: dict[str, list[Prediction]] = {method: [] for method in methods}
-        tell = report.progress("judging by held-out faces")
+        tell = reporter.progress("judging by held-out faces")
         for batch in self.faces.stream(_BATCH, self.card.input_size, []):
             for method, engine in engines.items():
                 parts[method].append(engine.infer(batch.pixels))
@@ -396,14 +376,14 @@ def best_first(candidates: list[Evidence]) -> tuple[Evidence, ...]:
 
 
 def _curve(
-    model: bytes, chosen: FaceSet, judge: Judge, method: str, seed: int, report: Reporter
+    model: bytes, chosen: FaceSet, judge: Judge, method: str, seed: int, reporter: Reporter
 ) -> tuple[CurvePoint, ...]:
     """Evidence for growing parts of the calibration faces, drawn at random."""
     order = np.random.default_rng(seed).permutation(len(chosen.faces))
     most = len(order)
     sizes = sorted({n for n in (2**k for k in range(2, 20)) if n < most} | {most})
     points = []
-    tell = report.progress("calibrating on fewer faces")
+    tell = reporter.progress("calibrating on fewer faces")
     for done, size in enumerate(sizes, 1):
         part = _part(chosen, np.sort(order[:size]))
         scales = observe(model, part, judge.card.input_size)

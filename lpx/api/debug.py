@@ -6,13 +6,13 @@ import math
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lpx.api.debug_runtime import NAMES, Runtime, choose_runtime, open_inside
-from lpx.arguments import check_at_least, check_choice
+from lpx.arguments import check_at_least, check_fields
 from lpx.artefacts.model import ExportedModel, open_faces, read_exported
 from lpx.artefacts.select_engine import check_card, engine_folders
 from lpx.data.face_sets.face_set import FaceSet, Skipped
@@ -34,7 +34,10 @@ from lpx.layerwise.compare import (
 from lpx.layerwise.figure import draw_layers
 from lpx.layerwise.tensor_error import TensorError
 from lpx.reporter import SILENT, Reporter
-from lpx.workspace import Workspace, write_bytes, write_json
+from lpx.workspace import WorkspaceFolder, write_bytes, write_json
+
+if TYPE_CHECKING:
+    from lpx.api.workspace import Workspace
 
 FACES = 16
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 0.02, "int8": 0.25}
@@ -77,61 +80,45 @@ class Debugged:
     table: Path
 
 
+@dataclass(frozen=True)
+class DebugOptions:
+    """Arguments of `lpx.Workspace.debug`, which documents them."""
+
+    faces: str | None = None
+    limit: int = FACES
+    tolerance: float | None = None
+    against: Against = "onnx"
+    sensitivity: bool = False
+    runtime: Runtime | None = None
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_at_least("limit", self.limit, 1)
+
+
 def debug(
-    workspace: Workspace,
-    engine: str,
-    *,
-    faces: str | None = None,
-    limit: int = FACES,
-    tolerance: float | None = None,
-    against: Against = "onnx",
-    sensitivity: bool = False,
-    ran_in: Runtime | None = None,
-    allow_host_code: bool = False,
-    allow_factory: bool = False,
-    out: Path | None = None,
-    report: Reporter = SILENT,
+    workspace: Workspace, engine: str, options: DebugOptions, reporter: Reporter = SILENT
 ) -> Debugged:
-    """Compare every layer of an engine with the float32 graph, on the same faces.
-
-    Args:
-        workspace: Holds the engine; receives `debug/<engine>/layers.json` and `layers.png`.
-        engine: Its name.
-        faces: Face set; None for the demo faces.
-        limit: Most faces, spread evenly over the set.
-        tolerance: Largest relative error of a layer; None for the precision's `TOLERANCE`.
-        against: "onnx", the exported graph, or "torch", the checkpoint.
-        sensitivity: Measure what each layer alone does to the score; with "onnx" only.
-        ran_in: What computes the engine's tensors. None for TensorRT where the engine is one of
-            TensorRT's and runs here, and its graph in ONNX Runtime else.
-        allow_host_code: Load a version-compatible TensorRT plan, which carries code that runs here.
-        allow_factory: Run the factory that the workspace names, for `against` "torch".
-        out: Folder to write to.
-        report: Told what happens.
-
-    Raises:
-        LpxError: No such engine, no face that can be read, a tolerance that is not a positive
-            number, a reference that gives NaN, or TensorRT was asked for and cannot be used.
-    """
-    check_choice("against", against, get_args(Against))
-    if ran_in is not None:
-        check_choice("ran_in", ran_in, get_args(Runtime))
-    _check(limit, tolerance, against, sensitivity=sensitivity)
+    """Implement `lpx.Workspace.debug`, which documents arguments and errors."""
+    faces, limit, tolerance = options.faces, options.limit, options.tolerance
+    against, sensitivity, out = options.against, options.sensitivity, options.out
+    _check(tolerance, against, sensitivity=sensitivity)
     model = read_exported(workspace)
     manifest = _manifest(workspace, model, engine)
     lowered = read_graph(workspace.engines / manifest.name, manifest)
-    ran_in, note = choose_runtime(manifest, ran_in)
+    ran_in, note = choose_runtime(manifest, options.runtime)
     notes = [note] if note else []
     out = out or workspace.root / "debug" / manifest.name
-    pool = open_faces(workspace, faces or "demo", "test", out, report=report).first(limit)
+    pool = open_faces(workspace, faces or "demo", "test", out, reporter=reporter).first(limit)
     target, size = _target(model, manifest), model.card.input_size
     batches, skipped = _decode(pool, batch_size(target), size)
     reference = (
-        _checkpoint(workspace, model, manifest, target, allow_factory)
+        _checkpoint(workspace, model, manifest, target, workspace.allow_factory)
         if against == "torch"
         else None
     )
-    report.say(f"comparing {manifest.name} with {against} on {sum(map(len, batches))} faces")
+    reporter.say(f"comparing {manifest.name} with {against} on {sum(map(len, batches))} faces")
     # ONNX Runtime's optimiser is not a part of a TensorRT engine.
     as_written = manifest.target != "onnxruntime"
     with ExitStack() as held:
@@ -143,8 +130,8 @@ def debug(
                 target,
                 lowered,
                 held,
-                allow_host_code=allow_host_code,
-                report=report,
+                allow_host_code=workspace.allow_host_code,
+                reporter=reporter,
             )
         found = compare(
             lowered,
@@ -155,7 +142,7 @@ def debug(
             inside=inside,
             sensitivity=sensitivity,
             as_written=as_written,
-            progress=report.progress("comparing layers"),
+            progress=reporter.progress("comparing layers"),
         )
     bound = _default_tolerance(manifest, ran_in) if tolerance is None else tolerance
     verdict = judge(found, bound)
@@ -184,8 +171,7 @@ def debug(
     return done
 
 
-def _check(limit: int, tolerance: float | None, against: Against, *, sensitivity: bool) -> None:
-    check_at_least("limit", limit, 1)
+def _check(tolerance: float | None, against: Against, *, sensitivity: bool) -> None:
     if tolerance is not None and not 0 < tolerance < math.inf:
         raise LpxError(
             f"--tolerance {tolerance:g} is not a valid bound",
@@ -201,7 +187,7 @@ def _check(limit: int, tolerance: float | None, against: Against, *, sensitivity
 
 
 def _checkpoint(
-    workspace: Workspace,
+    workspace: WorkspaceFolder,
     model: ExportedModel,
     manifest: EngineManifest,
     target: bytes,
@@ -237,7 +223,7 @@ def _optimiser(verdict: Verdict, plain: Verdict) -> str:
     )
 
 
-def _manifest(workspace: Workspace, model: ExportedModel, name: str) -> EngineManifest:
+def _manifest(workspace: WorkspaceFolder, model: ExportedModel, name: str) -> EngineManifest:
     names = [folder.name for folder in engine_folders(workspace)]
     if name not in names:
         raise LpxError(
