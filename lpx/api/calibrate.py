@@ -1,10 +1,8 @@
-"""calibrate(): choose faces, observe them, and judge every method by what it does to scores."""
+"""Calibration: choose faces, observe their activations, and rank the methods."""
 
 from __future__ import annotations
 
 import resource
-import time
-from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,25 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpx.api.ranges import PARTIAL
-from lpx.arguments import check_at_least
+from lpx.arguments import check_at_least, check_choice
 from lpx.artefacts.model import look_up, open_faces, read_exported
-from lpx.bench.parity.score import check_finite
+from lpx.bench.parity.method_ranking import Evidence, MethodRanking
 from lpx.calibration import selection
 from lpx.calibration.methods import METHODS
 from lpx.calibration.observe import calibrate as observe
 from lpx.calibration.ranges import face_ranges
 from lpx.calibration.scales import Scales, save_scales
 from lpx.card import METADATA_KEY, ModelCard, card_from_json
-from lpx.data.face_sets.face_set import FaceSet, ImageFile, Skipped
-from lpx.engines.base import Prediction
-from lpx.engines.build import make_graph, placement_of, require_quantised
-from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
-from lpx.engines.request import BuildRequest
+from lpx.data.face_sets.face_set import FaceSet, ImageFile
+from lpx.data.wording import counted
+from lpx.engines.build import placement_of, require_quantised
 from lpx.errors import LpxError
 from lpx.graph.model_io import name_nodes, parse
 from lpx.graph.qdq.prepare import prepare
 from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
-from lpx.metrics import auc, auc_difference, map_agreement, score_difference
 from lpx.reporter import SILENT, Reporter
 from lpx.workspace import WorkspaceFolder, read_regular, write_sealed
 
@@ -40,58 +35,30 @@ if TYPE_CHECKING:
 
 FACES_FORMAT = "lpx-calibration-faces/1"
 HELD_OUT_SHARE = 0.25
-MOST_HELD_OUT = 256
-_BATCH = 2
-"""Held-out faces at a time: more are no faster on a CPU, and every method's graph holds
-activations of that many."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a method does to the scores of held-out faces, against the float32 model.
-
-    Attributes:
-        method: The calibration method.
-        score_error_mean: Mean |difference| of scores.
-        score_error_max: Largest |difference| of scores.
-        map_error_mean: Mean |difference| of a patch's score.
-        auc: Of the INT8 graph; None without faces of both classes.
-        auc_loss: AUC of the float32 model, less that; None likewise.
-        auc_loss_low: Lower end of its 95 % interval (DeLong); None likewise.
-        auc_loss_high: Upper end.
-    """
-
-    method: str
-    score_error_mean: float
-    score_error_max: float
-    map_error_mean: float
-    auc: float | None = None
-    auc_loss: float | None = None
-    auc_loss_low: float | None = None
-    auc_loss_high: float | None = None
+MAX_HELD_OUT = 256
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Evidence for the chosen method, calibrated on some of the faces."""
+    """Evidence for the chosen method, calibrated on part of the faces."""
 
     faces: int
     evidence: Evidence
 
 
 @dataclass(frozen=True)
-class Calibrated:
-    """What `calibrate` found.
+class CalibrationResult:
+    """Result of `lpx.Workspace.calibrate`.
 
     Attributes:
-        scales: As written to the workspace; `scales.method` is the method chosen.
-        candidates: Evidence for every method, best first (`best_first`).
-        held_out: Faces that it was measured on.
-        forward_seconds: The float32 model on as many faces as were calibrated on, taken from the
-            time it needed per held-out face.
-        peak_rss_mib: The largest memory this process has had, MiB.
-        notes: What must be said of the choice of faces.
-        curve: Evidence by number of faces; empty where it was not asked for.
+        scales: Scales as written to `scales.json`; `scales.method` is the chosen method.
+        candidates: Evidence for every method, best first (see `best_first`).
+        held_out: Number of faces that the methods were compared on.
+        forward_seconds: Time of the float32 model on as many faces as were calibrated on, from its
+            time per held-out face.
+        peak_rss_mib: Largest resident memory of this process so far, MiB.
+        notes: Remarks about the choice of faces.
+        curve: Evidence by number of faces; empty unless requested.
     """
 
     scales: Scales
@@ -101,6 +68,24 @@ class Calibrated:
     peak_rss_mib: float
     notes: tuple[str, ...]
     curve: tuple[CurvePoint, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as `lpx calibrate --json` prints them."""
+        scales = self.scales
+        return {
+            "faces": scales.face_count,
+            "held_out_faces": self.held_out,
+            "set": scales.faces,
+            "forward_seconds": self.forward_seconds,
+            "calibration_seconds": scales.pass_seconds,
+            "wall_seconds": scales.seconds,
+            "peak_rss_mib": round(self.peak_rss_mib, 1),
+            "method": scales.method,
+            "methods": {evidence.method: asdict(evidence) for evidence in self.candidates},
+            "curve": [{"faces": p.faces, **asdict(p.evidence)} for p in self.curve],
+            "warning": scales.warning,
+            "notes": list(self.notes),
+        }
 
 
 def calibrate(
@@ -115,12 +100,10 @@ def calibrate(
     curve: bool = False,
     weights: WeightOptions = DEFAULT_WEIGHTS,
     reporter: Reporter = SILENT,
-) -> Calibrated:
+) -> CalibrationResult:
     """Implement `lpx.Workspace.calibrate`, which documents arguments and errors."""
-    if method not in ("auto", *METHODS):
-        raise _unknown("calibration method", method, ("auto", *METHODS), "--method")
-    if select not in selection.SELECTIONS:
-        raise _unknown("selection", select, selection.SELECTIONS, "--select")
+    check_choice("method", method, ("auto", *METHODS))
+    check_choice("select", select, selection.SELECTIONS)
     check_at_least("limit", limit, 1)
     check_at_least("seed", seed, 0)
     data, card = read_model(workspace, model_path)
@@ -136,7 +119,8 @@ def calibrate(
     with workspace.lock():
         look_up(pool, reporter)
         set_digest = pool.digest()
-        chosen, held_out, notes = choose(observed, card, pool, limit, select, seed, reporter)
+        split = split_faces(observed, card, pool, limit, select, seed, reporter)
+        chosen, notes = split.calibration, split.notes
         scales = observe(
             observed,
             chosen,
@@ -145,11 +129,11 @@ def calibrate(
             resume=workspace.root / PARTIAL,
             say=reporter.say,
         )
-        judge = Judge(data, card, held_out, weights)
-        candidates = judge.rank(scales, METHODS, reporter)
+        ranking = MethodRanking(data, card, split.held_out, weights)
+        candidates = ranking.rank(scales, METHODS, reporter)
         best = candidates[0].method if method == "auto" else method
         if candidates[0].auc is None:
-            notes += ("no AUC: it takes two held-out faces of each class at least",)
+            notes += ("no AUC: that needs at least two held-out faces of each class",)
         scales = replace(
             scales,
             set_digest=set_digest,
@@ -157,22 +141,24 @@ def calibrate(
             candidates=tuple(asdict(c) for c in candidates),
             weights=asdict(weights),
         )
-        points = _curve(observed, chosen, judge, best, seed, reporter) if curve else ()
+        points: tuple[CurvePoint, ...] = ()
+        if curve:
+            points = _curve(observed, chosen, ranking, best, seed, reporter)
         if pool.has_changed():
             raise LpxError(
-                f"faces of {pool.name} changed while they were calibrated on",
-                "ranges and evidence would be of neither the old faces nor the new",
-                "run it again when nothing writes to them",
+                f"faces of {pool.name} changed during calibration",
+                "ranges and evidence would belong to neither the old faces nor the new ones",
+                "calibrate again when nothing writes to them",
             )
         write_sealed(workspace.root / "calibration-faces.json", _face_list(chosen, select, seed))
         save_scales(workspace.scales, scales)
-        # Not before: what is stopped while the methods are judged does not observe again.
+        # Not earlier: a run that stops while methods are compared need not observe again.
         (workspace.root / PARTIAL).unlink(missing_ok=True)
-    return Calibrated(
+    return CalibrationResult(
         scales=scales,
         candidates=candidates,
-        held_out=len(held_out.faces),
-        forward_seconds=round(judge.seconds_per_face * scales.face_count, 3),
+        held_out=len(split.held_out.faces),
+        forward_seconds=round(ranking.seconds_per_face * scales.face_count, 3),
         peak_rss_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         notes=notes,
         curve=points,
@@ -180,10 +166,13 @@ def calibrate(
 
 
 def read_model(workspace: WorkspaceFolder, path: Path | None) -> tuple[bytes, ModelCard]:
-    """The workspace's model, or another one that lpx exported, and its card.
+    """Read the workspace's model, or another one that lpx exported.
+
+    Returns:
+        The ONNX model's bytes, and its card.
 
     Raises:
-        LpxError: There is none, or it is not lpx's.
+        LpxError: No such file, or not a model that lpx exported.
     """
     if path is None:
         exported = read_exported(workspace)
@@ -192,19 +181,39 @@ def read_model(workspace: WorkspaceFolder, path: Path | None) -> tuple[bytes, Mo
         data = read_regular(path)
     except OSError as error:
         raise LpxError(
-            f"{path} cannot be read", error.strerror or str(error), "name a model of `lpx export`"
+            f"{path} cannot be read",
+            error.strerror or str(error),
+            "use a model that `lpx export` wrote",
+            code="not-found",
         ) from error
     text = parse(data, str(path)).metadata_props.get(METADATA_KEY)
     if text is None:
         raise LpxError(
-            f"{path} carries no model card",
-            "without it nobody knows what the model takes",
-            "name a model that `lpx export` wrote",
+            f"{path} has no model card",
+            "the card says how faces are prepared for the model",
+            "use a model that `lpx export` wrote",
+            code="no-model-card",
         )
     return data, card_from_json(text, str(path))
 
 
-def choose(
+@dataclass(frozen=True)
+class FaceSplit:
+    """A face set, split for calibration.
+
+    Attributes:
+        calibration: Faces to calibrate on.
+        held_out: Faces to compare methods on. They share no video with the calibration faces, and
+            no identity unless all faces are of linked identities.
+        notes: Remarks about the choice.
+    """
+
+    calibration: FaceSet
+    held_out: FaceSet
+    notes: tuple[str, ...]
+
+
+def split_faces(
     model: bytes,
     card: ModelCard,
     pool: FaceSet,
@@ -212,37 +221,42 @@ def choose(
     select: str,
     seed: int,
     reporter: Reporter = SILENT,
-) -> tuple[FaceSet, FaceSet, tuple[str, ...]]:
-    """Split a set into faces to calibrate on and faces to judge by, which share no video.
+) -> FaceSplit:
+    """Choose faces to calibrate on, and faces to compare methods on.
 
-    They share no identity either, unless all faces are of one.
-
-    Returns:
-        Calibration faces, held-out faces, and what must be said of the choice.
+    Args:
+        model: The float32 model, whose activations the selection "coverage" observes.
+        card: Its card.
+        pool: Faces to choose from.
+        limit: Maximum number of calibration faces.
+        select: One of `lpx.calibration.selection.SELECTIONS`.
+        seed: Random seed.
+        reporter: Receives progress.
 
     Raises:
-        LpxError: All faces are of one video, or there is none.
+        LpxError: All faces are of one video, or there are none.
     """
     faces = list(pool.faces)
     notes: tuple[str, ...] = ()
     identities = [f.identities for f in faces]
-    keys = [
-        [("video", f.video), *(("identity", name) for name in names)]
-        for f, names in zip(faces, identities, strict=True)
-    ]
-    aside = selection.hold_out(selection.linked(keys), HELD_OUT_SHARE, MOST_HELD_OUT, seed)
+    # Faces that share a video or an identity are on the same side of the split.
+    keys = []
+    for face in faces:
+        linked_by = [("video", face.video)]
+        linked_by += [("identity", name) for name in face.identities]
+        keys.append(linked_by)
+    aside = selection.hold_out(selection.linked(keys), HELD_OUT_SHARE, MAX_HELD_OUT, seed)
     if not len(aside):
-        aside = selection.hold_out([f.video for f in faces], HELD_OUT_SHARE, MOST_HELD_OUT, seed)
+        aside = selection.hold_out([f.video for f in faces], HELD_OUT_SHARE, MAX_HELD_OUT, seed)
         notes = (
-            "all faces are of linked identities: held-out faces share identities with those "
-            "calibrated on, though no video",
+            "all faces are of linked identities: held-out faces share identities, but no video, "
+            "with the calibration faces",
         )
     if not len(aside):
         raise LpxError(
-            f"{pool.name} holds {len(faces)} face{'s' * (len(faces) != 1)}"
-            f"{' of one video' * (len(faces) > 1)}",
-            "some must be held out to judge the calibration by",
-            "name a larger set with --faces",
+            f"{pool.name} has {counted(len(faces), 'face')}{' of one video' * (len(faces) > 1)}",
+            "some must be held out to compare calibration methods",
+            "use a larger set of `faces`",
         )
     rest = np.setdiff1d(np.arange(len(faces)), aside)
     if select == "random":
@@ -258,137 +272,39 @@ def choose(
         )
     else:
         readable, lows, highs = face_ranges(
-            model, _part(pool, rest), card.input_size, reporter.progress("looking at all faces")
+            model, _part(pool, rest), card.input_size, reporter.progress("observing all faces")
         )
         taken = readable[selection.coverage(lows, highs, limit)]
-    return _part(pool, rest[taken]), _part(pool, aside), notes
+    return FaceSplit(_part(pool, rest[taken]), _part(pool, aside), notes)
 
 
 def _part(faces: FaceSet, indices: NDArray[np.int64]) -> FaceSet:
     return replace(faces, faces=tuple(faces.faces[int(i)] for i in indices))
 
 
-class Judge:
-    """Compares INT8 graphs with the float32 model on the same faces.
-
-    Args:
-        model: The float32 model.
-        card: Its card.
-        faces: Held-out faces.
-        weights: What is done to weights of the INT8 graphs.
-    """
-
-    def __init__(
-        self,
-        model: bytes,
-        card: ModelCard,
-        faces: FaceSet,
-        weights: WeightOptions = DEFAULT_WEIGHTS,
-    ) -> None:
-        self.model, self.card, self.faces = model, card, faces
-        self.weights = weights
-        self.skipped: list[Skipped] = []
-        self.seconds_per_face = 0.0
-        self.indices, self.reference = self._reference()
-
-    def _reference(self) -> tuple[NDArray[np.int64], Prediction]:
-        indices: list[NDArray[np.int64]] = []
-        parts: list[Prediction] = []
-        seconds = 0.0
-        model, _ = prepare(self.model, "the exported model", requantise=self.weights.requantise)
-        with closing(OnnxRuntimeEngine(model, self.card.input_size)) as engine:
-            for batch in self.faces.stream(_BATCH, self.card.input_size, self.skipped):
-                if not parts:
-                    engine.infer(batch.pixels)  # the first call is slower
-                started = time.perf_counter()
-                parts.append(engine.infer(batch.pixels))
-                seconds += time.perf_counter() - started
-                check_finite("the float32 model", parts[-1], self.faces, batch.indices)
-                indices.append(batch.indices)
-        if not parts:
-            raise LpxError(
-                f"no held-out face of {self.faces.name} can be read",
-                f"{self.skipped[0].name}: {self.skipped[0].reason}",
-                "name another set with --faces",
-            )
-        order = np.concatenate(indices)
-        self.seconds_per_face = seconds / len(order)
-        return order, _join(parts)
-
-    def rank(
-        self, scales: Scales, methods: tuple[str, ...], reporter: Reporter = SILENT
-    ) -> tuple[Evidence, ...]:
-        """Evidence for each method on the held-out faces, best first as by `best_first`."""
-        engines = {}
-        for method in methods:
-            request = BuildRequest(
-                "onnxruntime",
-                "int8",
-                scales,
-                method,
-                weights=self.weights,
-            )
-            graph, _ = make_graph(self.model, request, "onnxruntime")
-            size = self.card.input_size
-            engines[method] = OnnxRuntimeEngine(graph, size, shares_cores=True)
-        parts: dict[str, list[Prediction]] = {method: [] for method in methods}
-        tell = reporter.progress("judging by held-out faces")
-        for batch in self.faces.stream(_BATCH, self.card.input_size, []):
-            for method, engine in engines.items():
-                parts[method].append(engine.infer(batch.pixels))
-            tell(int(batch.indices[-1]) + 1, len(self.faces.faces))
-        tell(len(self.faces.faces), len(self.faces.faces))
-        return best_first([self._evidence(m, _join(parts[m])) for m in methods])
-
-    def _evidence(self, method: str, found: Prediction) -> Evidence:
-        error = score_difference(self.reference.score, found.score)
-        maps = map_agreement(self.reference.patch_map, found.patch_map)
-        labels = self.faces.labels()[self.indices]
-        evidence = Evidence(method, error.mean, error.max, maps.mean_abs_difference)
-        if min((labels == 0).sum(), (labels == 1).sum()) < 2:
-            return evidence
-        known = labels >= 0
-        scores = self.reference.score[known], found.score[known]
-        d = auc_difference(labels[known], *scores)
-        return replace(
-            evidence,
-            auc=auc(labels[known], scores[1]),
-            auc_loss=0 - d.estimate,
-            auc_loss_low=0 - d.high,
-            auc_loss_high=0 - d.low,
-        )
-
-
-def best_first(candidates: list[Evidence]) -> tuple[Evidence, ...]:
-    """By the mean score error; last come methods that are shown to lose AUC.
-
-    A method is shown to lose where the whole interval of its loss lies above 0: those are ordered
-    by the low end of it. Every other difference of AUC, gains included, is chance or cannot be told
-    from it: an engine that follows the float32 model has nothing to gain, so a gain is an error
-    that happened to help on these faces.
-    """
-
-    def place(candidate: Evidence) -> tuple[float, float]:
-        low = candidate.auc_loss_low
-        return 0.0 if low is None else max(low, 0.0), candidate.score_error_mean
-
-    return tuple(sorted(candidates, key=place))
-
-
 def _curve(
-    model: bytes, chosen: FaceSet, judge: Judge, method: str, seed: int, reporter: Reporter
+    model: bytes,
+    chosen: FaceSet,
+    ranking: MethodRanking,
+    method: str,
+    seed: int,
+    reporter: Reporter,
 ) -> tuple[CurvePoint, ...]:
-    """Evidence for growing parts of the calibration faces, drawn at random."""
+    """Measure the method on growing, random parts of the calibration faces."""
     order = np.random.default_rng(seed).permutation(len(chosen.faces))
-    most = len(order)
-    sizes = sorted({n for n in (2**k for k in range(2, 20)) if n < most} | {most})
+    sizes = []
+    size = 4
+    while size < len(order):
+        sizes.append(size)
+        size *= 2
+    sizes.append(len(order))
     points = []
-    tell = reporter.progress("calibrating on fewer faces")
+    progress = reporter.progress("calibrating on fewer faces")
     for done, size in enumerate(sizes, 1):
         part = _part(chosen, np.sort(order[:size]))
-        scales = observe(model, part, judge.card.input_size)
-        points.append(CurvePoint(size, judge.rank(scales, (method,))[0]))
-        tell(done, len(sizes))
+        scales = observe(model, part, ranking.card.input_size)
+        points.append(CurvePoint(size, ranking.rank(scales, (method,))[0]))
+        progress(done, len(sizes))
     return tuple(points)
 
 
@@ -397,6 +313,7 @@ def _face_list(faces: FaceSet, select: str, seed: int) -> dict[str, Any]:
     for face, content in zip(faces.faces, faces.contents, strict=True):
         digest: str | None = content.tobytes().hex()
         of = "file" if isinstance(face.source, ImageFile) else "what it is made from"
+        # A digest of zeros stands for a face that could not be read.
         if not content.any():
             digest, of = None, "unreadable"
         rows.append(
@@ -419,7 +336,7 @@ def _face_list(faces: FaceSet, select: str, seed: int) -> dict[str, Any]:
 
 
 def draw_curve(points: tuple[CurvePoint, ...], method: str, path: Path) -> None:
-    """Draw score error, and loss of AUC where it is known, over the number of faces; PNG."""
+    """Draw the score error, and the loss of AUC if known, over the number of faces, as PNG."""
     import io
 
     from matplotlib.figure import Figure
@@ -441,12 +358,10 @@ def draw_curve(points: tuple[CurvePoint, ...], method: str, path: Path) -> None:
     axes.set_xticks(sizes, [str(n) for n in sizes])
     axes.minorticks_off()
     losses = [
-        (e.auc_loss, e.auc_loss_low, e.auc_loss_high)
-        for e in (p.evidence for p in points)
-        if e.auc_loss is not None and e.auc_loss_low is not None and e.auc_loss_high is not None
+        (p.evidence.auc_loss, p.evidence.auc_loss_low, p.evidence.auc_loss_high) for p in points
     ]
-    if len(losses) == len(points):
-        middle, low, high = np.array(losses).T
+    if not any(None in loss for loss in losses):
+        middle, low, high = np.array(losses, dtype=np.float64).T
         right = axes.twinx()
         right.errorbar(
             sizes,
@@ -462,15 +377,3 @@ def draw_curve(points: tuple[CurvePoint, ...], method: str, path: Path) -> None:
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=120)
     write_bytes(path, data.getvalue())
-
-
-def _join(parts: list[Prediction]) -> Prediction:
-    return Prediction(
-        np.concatenate([p.score for p in parts]), np.concatenate([p.patch_map for p in parts])
-    )
-
-
-def _unknown(kind: str, value: str, known: tuple[str, ...], option: str) -> LpxError:
-    return LpxError(
-        f"unknown {kind} {value!r}", f"known: {', '.join(known)}", f"name one with {option}"
-    )

@@ -1,4 +1,4 @@
-"""debug(): the first layer of an engine that leaves the float32 graph."""
+"""Comparison of an engine with the float32 graph, layer by layer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpx.api.debug_runtime import NAMES, Runtime, choose_runtime, open_inside
-from lpx.arguments import check_at_least, check_fields
+from lpx.arguments import check_at_least, check_fields, check_number
 from lpx.artefacts.model import ExportedModel, open_faces, read_exported
 from lpx.artefacts.select_engine import check_card, engine_folders
 from lpx.data.face_sets.face_set import FaceSet, Skipped
@@ -40,35 +40,35 @@ if TYPE_CHECKING:
     from lpx.api.workspace import Workspace
 
 FACES = 16
+# Default relative error of a layer: about four times that of the demo's detector.
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 0.02, "int8": 0.25}
-"""Relative error that a layer may have by default: about four times the demo model's."""
+# For float32 in TensorRT with TF32, which has the ten bits of mantissa of float16.
 TF32_TOLERANCE = TOLERANCE["fp16"]
-"""As above for float32 in TensorRT where it may multiply in TF32: with float16's ten bits."""
 Against = Literal["onnx", "torch"]
 
 
 @dataclass(frozen=True)
-class Debugged:
-    """What `debug` found, and where it wrote it.
+class DebugResult:
+    """Result of `lpx.Workspace.debug`.
 
     Attributes:
         engine: Name of the engine.
-        against: What it was compared with.
-        ran_in: What computed its tensors: its own runtime, or ONNX Runtime its graph.
+        against: Reference: "onnx" or "torch".
+        runtime: Runtime that computed the engine's tensors.
         faces: Name of the face set.
-        count: Faces compared.
+        count: Number of faces compared.
         skipped: Faces that could not be read.
-        tolerance: Largest relative error allowed.
+        tolerance: Largest accepted relative error of a layer.
         comparison: Errors of every layer.
-        verdict: The first layer beyond the tolerance.
-        notes: What the reader must know.
-        picture: The figure.
-        table: The same as JSON.
+        verdict: The first layer beyond the tolerance, and its cause.
+        notes: Remarks on how far the comparison holds.
+        picture: Path of the figure, `layers.png`.
+        table: Path of the same as JSON, `layers.json`.
     """
 
     engine: str
     against: Against
-    ran_in: Runtime
+    runtime: Runtime
     faces: str
     count: int
     skipped: tuple[Skipped, ...]
@@ -78,6 +78,35 @@ class Debugged:
     notes: tuple[str, ...]
     picture: Path
     table: Path
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as `layers.json` holds them; None stands for infinity."""
+        comparison, verdict = self.comparison, self.verdict
+        first = verdict.first.layer.name if verdict.first else None
+        culprit = verdict.culprit.layer.name if verdict.culprit else None
+        return {
+            "engine": self.engine,
+            "against": self.against,
+            "runtime": self.runtime,
+            "faces": self.faces,
+            "count": self.count,
+            "skipped": [asdict(skipped) for skipped in self.skipped],
+            "tolerance": self.tolerance,
+            "within_tolerance": first is None,
+            "first_beyond": first,
+            "culprit": culprit,
+            "by_runtime": verdict.by_runtime,
+            "beyond": [error.layer.name for error in verdict.beyond],
+            "score_difference": {
+                "mean": _finite(comparison.score_mean),
+                "max": _finite(comparison.score_max),
+            },
+            "watched": {key: _finite(value) for key, value in asdict(comparison.watched).items()},
+            "layers": [_layer_values(error) for error in comparison.layers],
+            "unmatched": [asdict(layer) for layer in comparison.unmatched],
+            "notes": list(self.notes),
+            "picture": str(self.picture),
+        }
 
 
 @dataclass(frozen=True)
@@ -95,35 +124,42 @@ class DebugOptions:
     def __post_init__(self) -> None:
         check_fields(self)
         check_at_least("limit", self.limit, 1)
+        check_number(
+            "tolerance", self.tolerance, above=0, why="it is a relative error ||d|| / ||x||"
+        )
+        if self.sensitivity and self.against == "torch":
+            raise LpxError(
+                '`sensitivity` cannot be combined with `against="torch"`',
+                "it puts an engine's layers into the float32 ONNX graph one at a time",
+                "leave out `against`",
+                code="invalid-argument",
+            )
 
 
 def debug(
     workspace: Workspace, engine: str, options: DebugOptions, reporter: Reporter = SILENT
-) -> Debugged:
+) -> DebugResult:
     """Implement `lpx.Workspace.debug`, which documents arguments and errors."""
     faces, limit, tolerance = options.faces, options.limit, options.tolerance
     against, sensitivity, out = options.against, options.sensitivity, options.out
-    _check(tolerance, against, sensitivity=sensitivity)
     model = read_exported(workspace)
     manifest = _manifest(workspace, model, engine)
     lowered = read_graph(workspace.engines / manifest.name, manifest)
-    ran_in, note = choose_runtime(manifest, options.runtime)
+    runtime, note = choose_runtime(manifest, options.runtime)
     notes = [note] if note else []
     out = out or workspace.root / "debug" / manifest.name
     pool = open_faces(workspace, faces or "demo", "test", out, reporter=reporter).first(limit)
     target, size = _target(model, manifest), model.card.input_size
     batches, skipped = _decode(pool, batch_size(target), size)
-    reference = (
-        _checkpoint(workspace, model, manifest, target, workspace.allow_factory)
-        if against == "torch"
-        else None
-    )
+    reference = None
+    if against == "torch":
+        reference = _checkpoint(workspace, model, manifest, target)
     reporter.say(f"comparing {manifest.name} with {against} on {sum(map(len, batches))} faces")
     # ONNX Runtime's optimiser is not a part of a TensorRT engine.
     as_written = manifest.target != "onnxruntime"
     with ExitStack() as held:
         inside = None
-        if ran_in == "tensorrt":
+        if runtime == "tensorrt":
             inside = open_inside(
                 workspace,
                 manifest,
@@ -133,7 +169,7 @@ def debug(
                 allow_host_code=workspace.allow_host_code,
                 reporter=reporter,
             )
-        found = compare(
+        comparison = compare(
             lowered,
             target,
             batches,
@@ -144,82 +180,65 @@ def debug(
             as_written=as_written,
             progress=reporter.progress("comparing layers"),
         )
-    bound = _default_tolerance(manifest, ran_in) if tolerance is None else tolerance
-    verdict = judge(found, bound)
+    bound = _default_tolerance(manifest, runtime) if tolerance is None else tolerance
+    verdict = judge(comparison, bound)
     if unexplained(verdict, bound) and not as_written:
         plain = judge(compare(lowered, target, batches, size, as_written=True), bound)
         notes.append(_optimiser(verdict, plain))
-    done = Debugged(
+    result = DebugResult(
         engine=manifest.name,
         against=against,
-        ran_in=ran_in,
+        runtime=runtime,
         faces=pool.name,
         count=sum(map(len, batches)),
         skipped=tuple(skipped),
         tolerance=bound,
-        comparison=found,
+        comparison=comparison,
         verdict=verdict,
-        notes=(*notes, *_notes(found, against, ran_in, skipped)),
+        notes=(*notes, *_notes(comparison, against, runtime, skipped)),
         picture=out / "layers.png",
         table=out / "layers.json",
     )
     title = (
-        f"{done.engine} in {NAMES[ran_in]} against {against}, {done.count} faces of {done.faces}"
+        f"{result.engine} in {NAMES[runtime]} against {against}, "
+        f"{result.count} faces of {result.faces}"
     )
-    write_bytes(done.picture, draw_layers(found, verdict, bound, title, NAMES[ran_in]))
-    write_json(done.table, to_values(done))
-    return done
-
-
-def _check(tolerance: float | None, against: Against, *, sensitivity: bool) -> None:
-    if tolerance is not None and not 0 < tolerance < math.inf:
-        raise LpxError(
-            f"--tolerance {tolerance:g} is not a valid bound",
-            "it is the relative error, ||d|| / ||x||, that a layer may have",
-            f"give a positive number, as --tolerance {TOLERANCE['int8']:g}, or leave it out",
-        )
-    if sensitivity and against == "torch":
-        raise LpxError(
-            "--sensitivity with --against torch",
-            "it puts an engine's layers into the float32 ONNX graph one at a time",
-            "leave --against out",
-        )
+    write_bytes(result.picture, draw_layers(comparison, verdict, bound, title, NAMES[runtime]))
+    write_json(result.table, result.to_dict())
+    return result
 
 
 def _checkpoint(
-    workspace: WorkspaceFolder,
-    model: ExportedModel,
-    manifest: EngineManifest,
-    target: bytes,
-    allow_factory: bool,
+    workspace: Workspace, model: ExportedModel, manifest: EngineManifest, target: bytes
 ) -> TensorSource:
-    """The checkpoint's modules, matched with the layers of the float graph."""
+    """Match the checkpoint's modules with the layers of the float graph."""
     if _equalised(manifest):
         raise LpxError(
             f"engine {manifest.name} was equalised",
             "its channels are scaled, and have no counterpart in the checkpoint",
-            "leave --against out",
+            "leave out `against`",
         )
-    # Imported here, for PyTorch takes seconds.
+    # Imported here because PyTorch takes seconds.
     from lpx.artefacts.reference import read_reference
     from lpx.layerwise.torch_layers import TorchLayers
 
-    detector = read_reference(workspace, model, allow_factory=allow_factory)
+    detector = read_reference(workspace, model, allow_factory=workspace.allow_factory)
     graph = read_named(target, "the float model")
     return TorchLayers(detector, graph, layers_of(graph))
 
 
 def _optimiser(verdict: Verdict, plain: Verdict) -> str:
-    """What running the graph without ONNX Runtime's optimiser tells of an unexplained error."""
+    """Say what running without ONNX Runtime's optimiser shows about an unexplained error."""
     assert verdict.first is not None
     if plain.first is None:
         return (
             "without ONNX Runtime's graph optimiser every layer is within tolerance: a fused "
-            f"kernel at or before {verdict.first.layer.name} computes something else than the graph"
+            f"kernel at or before {verdict.first.layer.name} computes something other than the "
+            "graph"
         )
     return (
         "without ONNX Runtime's graph optimiser the first layer beyond is "
-        f"{plain.first.layer.name}: the error lies in the graph, not in fused kernels"
+        f"{plain.first.layer.name}: the error is in the graph, not in fused kernels"
     )
 
 
@@ -228,23 +247,24 @@ def _manifest(workspace: WorkspaceFolder, model: ExportedModel, name: str) -> En
     if name not in names:
         raise LpxError(
             f"engine {name} does not exist",
-            f"{workspace.root} holds {', '.join(names) or 'no engine'}",
-            "name one of these" if names else "run `lpx build --int8` first",
+            f"{workspace.root} has {', '.join(names) or 'no engine'}",
+            "use one of these" if names else "run `lpx build --int8` first",
+            code="not-found",
         )
     manifest = read_manifest(workspace.engines / name)
     if manifest.model_sha256 != model.sha256:
         raise LpxError(
             f"engine {name} was built from another model than {workspace.model}",
-            f"it names {manifest.model_sha256[:12]}, the model is {model.sha256[:12]}",
+            f"its manifest says {manifest.model_sha256[:12]}, the model is {model.sha256[:12]}",
             f"run `lpx build --{manifest.precision} --target {manifest.target}` again",
         )
     check_card(manifest, model)
     return manifest
 
 
-def _default_tolerance(manifest: EngineManifest, ran_in: Runtime) -> float:
+def _default_tolerance(manifest: EngineManifest, runtime: Runtime) -> float:
     tf32 = manifest.options.get("tf32", True)
-    if ran_in == "tensorrt" and manifest.precision == "fp32" and tf32:
+    if runtime == "tensorrt" and manifest.precision == "fp32" and tf32:
         return TF32_TOLERANCE
     return TOLERANCE[manifest.precision]
 
@@ -264,71 +284,45 @@ def _decode(faces: FaceSet, batch: int, size: int) -> tuple[list[NDArray[np.uint
     batches = [b.pixels for b in faces.stream(batch, size, skipped)]
     if not batches:
         reason = f"{skipped[0].name}: {skipped[0].reason}" if skipped else "the set is empty"
-        raise LpxError(
-            f"no face of {faces.name} can be read", reason, "name another set with --faces"
-        )
+        raise LpxError(f"no face of {faces.name} can be read", reason, "use another set of `faces`")
     return batches, skipped
 
 
 def _notes(
-    found: Comparison, against: Against, ran_in: Runtime, skipped: list[Skipped]
+    comparison: Comparison, against: Against, runtime: Runtime, skipped: list[Skipped]
 ) -> list[str]:
     notes = []
-    seen = found.watched
+    seen = comparison.watched
     same = seen.integer_convolutions == seen.integer_convolutions_unwatched
     if seen.score_difference > 1e-5 or not same:
         left = f"{seen.integer_convolutions} of {seen.integer_convolutions_unwatched}"
-        left = "" if same else f", and {left} integer convolutions were left"
+        left = "" if same else f", and {left} integer convolutions remained"
         notes.append(
-            f"handing tensors out changes how {NAMES[ran_in]} runs: the score moved by up to "
-            f"{seen.score_difference:.2g}{left}; what is shown holds to about that much"
+            f"exposing intermediate tensors changes how {NAMES[runtime]} runs: scores moved by up "
+            f"to {seen.score_difference:.2g}{left}; the errors shown hold to about that much"
         )
     if against == "torch":
         notes.append(
-            "against torch the layers are not run alone, so an error that a layer makes and one "
-            "that it inherits are not told apart"
+            "layers are not run alone against torch, so a layer's own error cannot be separated "
+            "from the error it inherits"
         )
-    if found.unmatched and against == "torch":
+    if comparison.unmatched and against == "torch":
         notes.append(
-            f"{len(found.unmatched)} layers are not the output of a torch module and are left out"
+            f"{len(comparison.unmatched)} layers are not the output of a torch module, and are "
+            "left out"
         )
-    elif found.unmatched:
-        names = ", ".join(layer.name for layer in found.unmatched[:3])
+    elif comparison.unmatched:
+        names = ", ".join(layer.name for layer in comparison.unmatched[:3])
         where = "are not in the engine's graph"
-        if ran_in == "tensorrt":
+        if runtime == "tensorrt":
             where = "were fused away by TensorRT, or are not in the engine's graph"
-        notes.append(f"{len(found.unmatched)} layers {where}, and are left out: {names}")
+        notes.append(f"{len(comparison.unmatched)} layers {where}, and are left out: {names}")
     if skipped:
         notes.append(
             f"{len(skipped)} faces could not be read, the first: {skipped[0].name} "
             f"({skipped[0].reason})"
         )
     return notes
-
-
-def to_values(done: Debugged) -> dict[str, Any]:
-    """What `--json` prints and `layers.json` holds; null stands for infinity."""
-    found, verdict = done.comparison, done.verdict
-    return {
-        "engine": done.engine,
-        "against": done.against,
-        "ran_in": done.ran_in,
-        "faces": done.faces,
-        "count": done.count,
-        "skipped": [asdict(s) for s in done.skipped],
-        "tolerance": done.tolerance,
-        "within_tolerance": verdict.first is None,
-        "first_beyond": verdict.first.layer.name if verdict.first else None,
-        "culprit": verdict.culprit.layer.name if verdict.culprit else None,
-        "by_runtime": verdict.by_runtime,
-        "beyond": [e.layer.name for e in verdict.beyond],
-        "score_difference": {"mean": _finite(found.score_mean), "max": _finite(found.score_max)},
-        "watched": {k: _finite(v) for k, v in asdict(found.watched).items()},
-        "layers": [_layer_values(e) for e in found.layers],
-        "unmatched": [asdict(layer) for layer in found.unmatched],
-        "notes": list(done.notes),
-        "picture": str(done.picture),
-    }
 
 
 def _layer_values(error: LayerError) -> dict[str, Any]:

@@ -1,49 +1,93 @@
-"""`lpx explain`: from a checkpoint and faces to a page, the maps as numbers, and a picture."""
+"""Explanations of a checkpoint's scores: a page, maps as numbers, and a picture."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lpx.arguments import check_at_least
 from lpx.data.face_sets.face_set import Face, FaceSet, ImageFile, Skipped
 from lpx.data.face_sets.sets import open_set
 from lpx.data.images.decode import SUFFIXES
 from lpx.data.roots import expanded
 from lpx.data.wording import printable
 from lpx.errors import LpxError
-from lpx.explain.examiner import Examiner, Explanation, Findings, class_means
+from lpx.explain.examiner import Examiner, Explanation, Findings, Patch, class_means
 from lpx.explain.page import render_page
 from lpx.explain.pictures import Pictures, draw, picture_side, sheet
 from lpx.models.checkpoint import Detector, load_checkpoint
 from lpx.render.encode import encode_png
+from lpx.reporter import Progress
 from lpx.workspace import check_writable, write_bytes
 
 LIMIT = 200
 PAGE = "index.html"
 MAPS = "maps.npz"
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Explained:
-    """What `explain` found, and where it wrote it.
+class ExplainResult:
+    """Result of `lpx.Workspace.explain`.
 
     Attributes:
-        findings: Per face, per class and of the detector.
-        page: `index.html`, one file that needs nothing else.
-        maps: `maps.npz`; its arrays are listed at `explain`.
-        picture: The picture of the face, where there was one to look at; else None.
+        findings: Explanations per face, per class, and of the detector.
+        page: Path of `index.html`, a self-contained page.
+        maps: Path of `maps.npz`, whose arrays are listed at `explain`.
+        picture: Path of the picture of the face, if `source` was a single image.
     """
 
     findings: Findings
     page: Path
     maps: Path
     picture: Path | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as `lpx explain --json` prints them."""
+        found = self.findings
+        means = [
+            {"label": mean.word, "faces": mean.faces, "mean_score": mean.score}
+            for mean in found.means
+        ]
+        return {
+            "checkpoint": found.checkpoint,
+            "dataset": found.faces.name,
+            "faces_in_set": found.total,
+            "threshold": found.card.threshold,
+            "mistakes": found.mistakes,
+            "grid": list(found.field.grid),
+            "receptive_field": found.field.size,
+            "receptive_field_unknown_because": found.field.reason or None,
+            "regions_per_side": found.regions,
+            "classes": means,
+            "faces": [_face_values(face) for face in found.explanations],
+            "note": found.faces.note,
+            "skipped": [{"file": s.name, "reason": s.reason} for s in found.skipped],
+            "page": str(self.page),
+            "maps": str(self.maps),
+            "picture": None if self.picture is None else str(self.picture),
+        }
+
+
+def _face_values(face: Explanation) -> dict[str, Any]:
+    return {
+        "file": face.name,
+        "label": face.label,
+        "score": face.score,
+        "fake": face.fake,
+        "similarity": face.mean_similarity,
+        "strongest": _patch_values(face.strongest),
+        "weakest": _patch_values(face.weakest),
+    }
+
+
+def _patch_values(patch: Patch) -> dict[str, Any]:
+    box = None if patch.box is None else list(patch.box)
+    return {"row": patch.row, "column": patch.column, "probability": patch.probability, "box": box}
 
 
 def explain(
@@ -54,32 +98,22 @@ def explain(
     limit: int | None = LIMIT,
     skip: tuple[Path, ...] = (),
     progress: Progress | None = None,
-) -> Explained:
-    """Show what a detector looks at, face by face.
+) -> ExplainResult:
+    """Implement `lpx.Workspace.explain`, which documents arguments and errors.
 
-    `out` receives `index.html`; `<name>.png` where `source` is an image; and `maps.npz` with names
-    [N], scores float32 [N], labels int64 [N] (1 = fake, -1 = not known), patch_maps float32
-    [N, h, w], strongest int64 [N, 2] (row, column) and similarities float32 [N, R, R], R = 0 where
-    the grid is too small for regions.
-
-    Args:
-        checkpoint: An lpx checkpoint.
-        source: An image of a cropped face, a folder of them, or a data set by name.
-        out: Folder to write to.
-        limit: Most faces, spread evenly over the set; None for all.
-        skip: Folders not to look into, where they lie below `source`.
-        progress: Called with (done, total).
-
-    Raises:
-        LpxError: No lpx checkpoint, no images, none readable, or a folder that cannot be written.
+    `out` receives `index.html`; `<name>.png` if `source` is an image; and `maps.npz` with names
+    [N], scores float32 [N], labels int64 [N] (1 = fake, -1 = unknown), patch_maps float32
+    [N, h, w], strongest int64 [N, 2] (row, column) and similarities float32 [N, R, R], with R = 0
+    if the grid is too small for regions.
     """
+    check_at_least("limit", limit, 1)
     examiner = Examiner(_load(checkpoint))
     whole = open_faces(source, skip=(out, *skip))
     faces = whole.first(limit)
     check_writable(out, PAGE, MAPS)
-    looked = _look(examiner, faces, progress)
-    if not looked.found:
-        worst = looked.skipped[0]
+    examined = _examine(examiner, faces, progress)
+    if not examined.explanations:
+        worst = examined.skipped[0]
         raise LpxError(f"no image of {source} can be read", f"{worst.name}: {worst.reason}")
     findings = Findings(
         checkpoint.name,
@@ -88,44 +122,44 @@ def explain(
         examiner.regions,
         faces,
         len(whole.faces),
-        tuple(looked.found),
-        class_means(looked.found, looked.sums),
-        tuple(looked.skipped),
+        tuple(examined.explanations),
+        class_means(examined.explanations, examined.sums),
+        tuple(examined.skipped),
     )
     picture = None
     if expanded(source).is_file():
-        picture = out / f"{looked.found[0].name}.png"
-        write_bytes(picture, encode_png(sheet(findings, looked.found[0], looked.last)))
+        picture = out / f"{examined.explanations[0].name}.png"
+        write_bytes(picture, encode_png(sheet(findings, examined.explanations[0], examined.last)))
     maps, page = out / MAPS, out / PAGE
-    write_bytes(maps, _numbers(looked.found))
-    write_bytes(page, render_page(findings, looked.pictures).encode())
-    return Explained(findings, page, maps, picture)
+    write_bytes(maps, _numbers(examined.explanations))
+    write_bytes(page, render_page(findings, examined.pictures).encode())
+    return ExplainResult(findings, page, maps, picture)
 
 
 @dataclass
-class _Looked:
-    """What is kept of faces that stream by: no pixels but those of the last one."""
+class _Examination:
+    """Everything kept of faces that stream by: no pixels but those of the last one."""
 
-    found: list[Explanation] = field(default_factory=list)
+    explanations: list[Explanation] = field(default_factory=list)
     pictures: list[Pictures] = field(default_factory=list)
     sums: dict[int, NDArray[np.float64]] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     last: NDArray[np.uint8] = field(default_factory=lambda: np.empty((0, 0, 3), np.uint8))
 
 
-def _look(examiner: Examiner, faces: FaceSet, progress: Progress | None) -> _Looked:
-    looked = _Looked()
+def _examine(examiner: Examiner, faces: FaceSet, progress: Progress | None) -> _Examination:
+    done = _Examination()
     side = picture_side(len(faces.faces))
-    for face, pixels in examiner.examine(faces, looked.skipped):
-        looked.found.append(face)
-        looked.pictures.append(draw(face, pixels, examiner.regions, side))
-        looked.last = pixels
+    for face, pixels in examiner.examine(faces, done.skipped):
+        done.explanations.append(face)
+        done.pictures.append(draw(face, pixels, examiner.regions, side))
+        done.last = pixels
         if face.label is not None:
-            so_far = looked.sums.get(face.label, np.zeros(pixels.shape))
-            looked.sums[face.label] = so_far + pixels
+            so_far = done.sums.get(face.label, np.zeros(pixels.shape))
+            done.sums[face.label] = so_far + pixels
         if progress:
-            progress(len(looked.found) + len(looked.skipped), len(faces.faces))
-    return looked
+            progress(len(done.explanations) + len(done.skipped), len(faces.faces))
+    return done
 
 
 def _numbers(found: list[Explanation]) -> bytes:
@@ -143,10 +177,10 @@ def _numbers(found: list[Explanation]) -> bytes:
 
 
 def open_faces(source: str, skip: tuple[Path, ...] = ()) -> FaceSet:
-    """The faces of an image, a folder or a data set; of one with splits, those to measure on.
+    """Open an image, a folder, or a data set (its test split, if it has splits).
 
     Raises:
-        LpxError: There is nothing of that name, or no image in it.
+        LpxError: Nothing of that name exists, or it has no images.
     """
     path = expanded(source)
     if path.is_file():
@@ -155,7 +189,10 @@ def open_faces(source: str, skip: tuple[Path, ...] = ()) -> FaceSet:
         return FaceSet(name, "all", "unknown", (face,))
     if path.suffix.lower() in SUFFIXES and not path.exists():
         raise LpxError(
-            f"{source} does not exist", "", "name an image, a folder of face crops, or a data set"
+            f"{source} does not exist",
+            "",
+            "use an image, a folder of face crops, or a data set",
+            code="not-found",
         )
     return open_set(source, "test", skip=skip)
 
@@ -168,8 +205,9 @@ def _load(checkpoint: Path) -> Detector:
             raise
         raise LpxError(
             error.what,
-            "lpx explain takes lpx checkpoints only; models of a --factory have no regions that it "
-            "could compare",
-            f"`lpx export {checkpoint} --backbone NAME ...` says what it is, and leaves an lpx "
-            "checkpoint, reference.pt, in the workspace",
+            "explanations need an lpx checkpoint; the model of a factory has no regions that could "
+            "be compared",
+            f"describe it with `lpx export {checkpoint} --backbone NAME ...`, which writes an lpx "
+            "checkpoint, reference.pt, to the workspace",
+            code="no-model-card",
         ) from error

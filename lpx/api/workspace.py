@@ -17,11 +17,11 @@ from lpx.workspace import DEFAULT, WorkspaceFolder
 # that need them.
 if TYPE_CHECKING:
     from lpx.api.bench import Benched
-    from lpx.api.calibrate import Calibrated
-    from lpx.api.debug import Debugged
+    from lpx.api.calibrate import CalibrationResult
+    from lpx.api.debug import DebugResult
     from lpx.api.debug_runtime import Runtime
-    from lpx.api.explain import Explained
-    from lpx.api.export import Exported
+    from lpx.api.explain import ExplainResult
+    from lpx.api.export import ExportResult
     from lpx.bench.performance.costs import CostPlan
     from lpx.engines.manifest import EngineManifest, Precision
     from lpx.engines.request import TensorRTOptions
@@ -101,7 +101,7 @@ class Workspace(WorkspaceFolder):
         tolerance: float | None = None,
         verify_faces: int = 8,
         reporter: Reporter = SILENT,
-    ) -> Exported:
+    ) -> ExportResult:
         """Export a checkpoint to `model.onnx`, and verify it against PyTorch on faces.
 
         Args:
@@ -149,7 +149,7 @@ class Workspace(WorkspaceFolder):
         curve: bool = False,
         weights: WeightOptions | None = None,
         reporter: Reporter = SILENT,
-    ) -> Calibrated:
+    ) -> CalibrationResult:
         """Choose calibration faces, observe them, and keep the method with the smallest error.
 
         Args:
@@ -397,7 +397,7 @@ class Workspace(WorkspaceFolder):
         runtime: Runtime | None = None,
         out: StrPath | None = None,
         reporter: Reporter = SILENT,
-    ) -> Debugged:
+    ) -> DebugResult:
         """Compare every layer of an engine with the float32 graph, on the same faces.
 
         Args:
@@ -440,7 +440,7 @@ class Workspace(WorkspaceFolder):
         out: StrPath | None = None,
         limit: int | None = 200,
         reporter: Reporter = SILENT,
-    ) -> Explained:
+    ) -> ExplainResult:
         """Show where a checkpoint looks, face by face.
 
         Args:

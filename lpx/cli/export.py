@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,7 +137,7 @@ def export(
     if backbone is not None or factory is not None:
         description = ForeignModel(architecture=backbone or str(factory), **given)  # type: ignore[arg-type]
     with ConsoleReporter() as reporter:
-        made = workspace.export(
+        result = workspace.export(
             checkpoint,
             opset=opset,
             foreign=description,
@@ -148,18 +147,13 @@ def export(
             verify_faces=verify_faces,
             reporter=reporter,
         )
-    check = made.verification
+    check = result.verification
     if as_json:
-        values = {
-            "model": str(made.model),
-            "model_sha256": made.model_sha256,
-            "opset": made.opset,
-            "verification": asdict(check),
-            "card": made.card.to_dict(),
-        }
-        click.echo(json.dumps(values, indent=2))
+        click.echo(json.dumps(result.to_dict(), indent=2))
         return
-    click.echo(f"{made.model}: opset {made.opset}, {made.model.stat().st_size / 2**20:.1f} MiB")
+    click.echo(
+        f"{result.model}: opset {result.opset}, {result.model.stat().st_size / 2**20:.1f} MiB"
+    )
     click.echo(
         f"verified on {check.faces} faces: max |score difference| "
         f"{check.max_score_difference:.1e}, max |map difference| {check.max_map_difference:.1e} "

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lpx.api import calibrate as calibrate_api
-from lpx.api.calibrate import Evidence, best_first
 from lpx.api.ranges import PARTIAL
+from lpx.bench.parity.method_ranking import Evidence, MethodRanking, best_first
 from lpx.calibration.observed_model import ObservedModel
 from lpx.calibration.scales import read_scales
 from lpx.errors import LpxError
@@ -52,7 +52,7 @@ def test_what_is_stopped_before_the_result_is_written_does_not_observe_again(
     workspace, crops, monkeypatch, where
 ):
     """Judging takes longer than observing: a kill there once began from nothing."""
-    place = calibrate_api.Judge if where == "rank" else calibrate_api
+    place = MethodRanking if where == "rank" else calibrate_api
 
     def stop(*arguments):
         raise KeyboardInterrupt
@@ -87,15 +87,15 @@ def test_progress_of_faces_that_changed_is_not_gone_on_with(workspace, crops, mo
 
 
 def test_faces_that_change_while_they_are_calibrated_on(workspace, crops, monkeypatch):
-    rank = calibrate_api.Judge.rank
+    rank = MethodRanking.rank
 
     def change(self, *arguments):
         path = crops / "real" / "0.png"
         path.write_bytes((crops / "fake" / "1.png").read_bytes())
         return rank(self, *arguments)
 
-    monkeypatch.setattr(calibrate_api.Judge, "rank", change)
+    monkeypatch.setattr(MethodRanking, "rank", change)
     before = workspace.scales.read_bytes()
-    with pytest.raises(LpxError, match="changed while they were calibrated on"):
+    with pytest.raises(LpxError, match="changed during calibration"):
         workspace.calibrate(str(crops), limit=6)
     assert workspace.scales.read_bytes() == before

@@ -107,7 +107,7 @@ def test_tensorrt_engine_is_looked_into_by_its_graph(lpx, workspace):
     said = " ".join(ran.out.split())
     assert "faults of kernels of its own runtime do not" in said
     assert "(TensorRT cannot show them here: its manifest does not say how it was built" in said
-    assert json.loads(Path(f"lpx-out/debug/{folder.name}/layers.json").read_text())["ran_in"] == (
+    assert json.loads(Path(f"lpx-out/debug/{folder.name}/layers.json").read_text())["runtime"] == (
         "onnxruntime"
     )
     manifest["options"]["graph_sha256"] = "0" * 64
@@ -180,7 +180,7 @@ def test_tensorrt_engine_is_looked_into_by_tensorrt(lpx, tensorrt, tree):
     # The plan says of no convolution that it is computed in integers, the manifest of some.
     assert "changes how TensorRT runs: the score moved by up to 0, and 0 of" in said
     found = json.loads(Path(f"lpx-out/debug/{PLAN}/layers.json").read_text())
-    assert found["ran_in"] == "tensorrt"
+    assert found["runtime"] == "tensorrt"
     assert not found["by_runtime"]
     assert {layer["runtime"]["relative"] for layer in found["layers"]} == {0}
     assert CLOSED == ["watched", "engine"]
@@ -198,7 +198,7 @@ def test_fault_of_tensorrts_kernels_is_named(lpx, tensorrt):
     plain = lpx("debug", PLAN, "--limit", 2, "--runtime", "onnxruntime", "--json")
     found = json.loads(plain.out)
     assert plain.code == 0, "its graph is sound"
-    assert found["ran_in"] == "onnxruntime"
+    assert found["runtime"] == "onnxruntime"
     assert all(layer["runtime"] is None for layer in found["layers"])
 
 

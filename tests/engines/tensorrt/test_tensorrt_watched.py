@@ -210,7 +210,7 @@ def test_debug_looks_inside_on_a_gpu(
     (manifest,) = workspace.build((precision,), target=flavour, faces="demo", limit=16)
     assert can_run(manifest, machine)[0]
     done = workspace.debug(manifest.name, limit=8, runtime="tensorrt")
-    assert done.ran_in == "tensorrt"
+    assert done.runtime == "tensorrt"
     found = done.comparison
     assert len(found.layers) > 10, "most tensors come out"
     assert done.verdict.first is None, done.notes
