@@ -369,7 +369,7 @@ def test_sealed_json(tmp_path):
     with pytest.raises(LpxError, match="is not as lpx wrote it") as error:
         read_sealed(path, "lpx build")
     assert "checksum does not match" in error.value.why
-    assert error.value.fix == "make it again with `lpx build`"
+    assert error.value.fix == "run `lpx build` again"
     write_json(path, {"low": 0.25})
     with pytest.raises(LpxError, match="is not as lpx wrote it"):
         read_sealed(path, "lpx build")

@@ -91,7 +91,7 @@ def bench(
         workspace, dataset, "test", places=workspace.places, card=model.card, reporter=reporter
     )
     if methods is not None:
-        methods = several(methods)
+        methods = several("methods", methods)
         faces = faces.select(methods=methods)
     faces = faces.first(limit)
     manifests, not_run = _chosen(*runnable(workspace, model), candidates)
@@ -272,7 +272,7 @@ def _chosen(
     """
     if names is None:
         return manifests, not_run
-    names = several(names)
+    names = several("candidates", names)
     known = [m.name for m in manifests]
     for name in names:
         if name not in known and name not in not_run:

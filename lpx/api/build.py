@@ -168,7 +168,7 @@ def checked_precisions(given: Precision | Iterable[Precision]) -> tuple[Precisio
     Raises:
         LpxError: An unknown one, or none at all.
     """
-    precisions = several(given)
+    precisions = several("precisions", given)
     if not precisions:
         raise LpxError("no precision is given", "", f"name one of {', '.join(PRECISIONS)}")
     for precision in precisions:

@@ -1,4 +1,4 @@
-"""show_clip(): the demo's clip through `predict`, beside what is known of it."""
+"""The demo's clip, scored by `predict` and compared with what is known about it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,17 @@ from lpx.workspace import WorkspaceFolder, read_json, sha256
 if TYPE_CHECKING:
     from lpx.api.workspace import Workspace
 
+# Folder in the workspace for the pictures.
 OUT = "demo-video"
-"""Folder of the workspace that receives the pictures."""
 
 
 @dataclass(frozen=True)
-class ShownClip:
-    """What `show_clip` found.
+class ClipResult:
+    """Result of `show_clip`.
 
     Attributes:
-        predicted: By `predict`; its one file is the clip.
-        parts: Parts of the clip that are all real or all forged, and what the detector says of
-            each.
+        predicted: Result of `predict`; its one file is the clip.
+        parts: Parts of the clip that are entirely real or forged, with the detector's scores.
     """
 
     predicted: Predicted
@@ -44,10 +43,10 @@ class ShownClip:
         return self.predicted.files[0]
 
 
-def show_clip(workspace: Workspace, *, reporter: Reporter = SILENT) -> ShownClip:
+def show_clip(workspace: Workspace, *, reporter: Reporter = SILENT) -> ClipResult:
     """Score the demo's clip with the demo's detector, and draw it.
 
-    The detector is exported, and built in INT8, where the workspace has no engine of it that runs
+    The detector is exported, and built in INT8, if the workspace has no engine of it that runs
     here. A clip that an earlier run drew with the same engine is not drawn again.
 
     Args:
@@ -65,7 +64,7 @@ def show_clip(workspace: Workspace, *, reporter: Reporter = SILENT) -> ShownClip
     reporter.say(f"lpx predict {CLIP} --frames all")
     out = workspace.root / OUT
     with workspace.lock():
-        # What a run that was killed did not finish; nobody else writes here under the lock.
+        # Left by a killed run; no other process writes here while the lock is held.
         for leftover in out.glob(".clip-mp4-*"):
             leftover.unlink(missing_ok=True)
         options = PredictOptions(out=out, frames=None, known={CLIP: spans})
@@ -75,12 +74,12 @@ def show_clip(workspace: Workspace, *, reporter: Reporter = SILENT) -> ShownClip
         raise LpxError(
             f"the clip was scored, and could not be drawn into {out}",
             file.note,
-            "make room there, or choose another workspace with -w DIR",
+            "free some space there, or use another workspace",
         )
     line = Timeline(
         CLIP, predicted.engine, predicted.threshold, moments(file), file.score, "", spans
     )
-    return ShownClip(predicted, tuple(zip(parts, rows(line), strict=True)))
+    return ClipResult(predicted, tuple(zip(parts, rows(line), strict=True)))
 
 
 def _refuse_other_model(workspace: WorkspaceFolder) -> None:
@@ -90,9 +89,9 @@ def _refuse_other_model(workspace: WorkspaceFolder) -> None:
     found: dict[str, Any] = read_json(path, "lpx export")
     if found.get("checkpoint_sha256") != sha256(folder() / CHECKPOINT):
         raise LpxError(
-            f"workspace {workspace.root} holds another model than this demo's",
+            f"workspace {workspace.root} has another model than this demo's",
             "the demo would replace it, and its engines would no longer match",
-            "choose another workspace with -w DIR",
+            "use another workspace",
         )
 
 
@@ -112,7 +111,7 @@ def _ensure_engine(workspace: Workspace, reporter: Reporter) -> None:
 
 
 def _model(workspace: WorkspaceFolder) -> ExportedModel | None:
-    """The exported model; None where there is none, or an interrupted run left half of one."""
+    """Read the exported model; None if there is none, or only part of one."""
     try:
         return read_exported(workspace)
     except LpxError:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 
-from lpx.arguments import check_at_least
+from lpx.arguments import check_at_least, check_fields
 from lpx.artefacts.model import ExportedModel, open_faces, read_exported, versions
 from lpx.artefacts.select_engine import pick_engine
 from lpx.bench.parity.score import check_finite
@@ -49,10 +49,10 @@ if TYPE_CHECKING:
 
 FRAMES = 32
 SCORES, TABLE, JOURNAL = "scores.csv", "frames.csv", "results.jsonl"
+# Increased when the same files and settings give other results than before.
 JOURNAL_FORMAT = 3
-"""Grows where the same files and settings give other results than before."""
 Known = Mapping[str, Sequence[KnownSpan]]
-"""What is known of videos, by their names as in `FileScore`."""
+"""Spans of videos whose truth is known, by name as in `FileScore`."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,11 @@ class PredictOptions:
     overlay: bool = True
     known: Known = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_at_least("frames", self.frames, 1)
+        check_at_least("limit", self.limit, 1)
+
 
 def predict(
     workspace: Workspace,
@@ -86,16 +91,14 @@ def predict(
     cannot be read is skipped and listed; one whose picture cannot be drawn is scored, and its note
     gives the reason. Once a file is scored, the tables are written whatever ends the run.
     """
-    check_at_least("frames", options.frames, 1)
-    check_at_least("limit", options.limit, 1)
     check_there(path)
     out = options.out or workspace.predictions
     model = read_exported(workspace)
     if path.is_dir() and out.resolve() == path.resolve():
         raise LpxError(
-            f"{out} would hold both what is scored and its pictures",
-            "the next run would take the pictures for photographs",
-            "choose another folder with --out DIR",
+            f"{out} would contain both the scored files and their pictures",
+            "the next run would score the pictures, too",
+            "use another folder (`out`)",
         )
     check_writable(out, SCORES, TABLE, JOURNAL)
     if options.detector is None:
@@ -167,7 +170,7 @@ def predict(
             raise
     if not found:
         raise _nothing(path, skipped)
-    scores, table = _write_tables(out, found, skipped)
+    _write_tables(out, found, skipped)
     return Predicted(
         name,
         model.card.threshold,
@@ -176,8 +179,8 @@ def predict(
         tuple(found),
         tuple(skipped),
         resumed,
-        scores,
-        table,
+        out / SCORES,
+        out / TABLE,
         media.left_out,
     )
 
@@ -217,7 +220,7 @@ def _score_files(
                 skipped.append(Skipped(file.name, f"it cannot be processed: {_first_line(error)}"))
             else:
                 found.append(result)
-                # What could not be drawn is tried again by the next run.
+                # If it could not be drawn, the next run tries again.
                 if result.picture == picture:
                     journal.add(result, file.path)
         if len(files) > 1:
@@ -241,17 +244,15 @@ def _recipe(card: ModelCard, named: str | None, reporter: Reporter) -> CropRecip
         recipe = find_recipe(named)
         if card.crop in RECIPES and card.crop != named:
             reporter.warn(
-                f"the model was trained on crops by {card.crop}, not {named}: scores of "
-                "others can be far off"
+                f"the model was trained on crops by {card.crop}, not {named}: scores can be far off"
             )
         return recipe
     if card.crop in RECIPES:
         return RECIPES[card.crop]
     raise LpxError(
-        f"how faces were cropped for this model's training is not known: its card says "
-        f"{card.crop!r}",
-        f"a model judges faces cut as in its training only; lpx cuts by {', '.join(RECIPES)}",
-        "name the recipe with --crop RECIPE; or cut the faces yourself and add --crops",
+        f"unknown how faces were cropped for this model's training: its card says {card.crop!r}",
+        f"scores are valid only for faces cropped as in training; lpx has {', '.join(RECIPES)}",
+        "choose a recipe (`crop`), or crop the faces yourself and pass `detector=None`",
     )
 
 
@@ -261,20 +262,17 @@ def _digest(workspace: WorkspaceFolder, model: ExportedModel, engine: str) -> st
     return read_manifest(workspace.engines / engine).engine_sha256
 
 
-def _write_tables(
-    out: Path, found: Sequence[FileScore], skipped: Sequence[Skipped]
-) -> tuple[Path, Path]:
+def _write_tables(out: Path, found: Sequence[FileScore], skipped: Sequence[Skipped]) -> None:
     write_frames(out / TABLE, found)
     write_scores(out / SCORES, found, skipped)
-    return out / SCORES, out / TABLE
 
 
 def _nothing(path: Path, skipped: Sequence[Skipped]) -> LpxError:
     more = f"; {len(skipped) - 1} more" if len(skipped) > 1 else ""
     return LpxError(
-        f"{path} holds nothing that can be read",
+        f"{path} has no readable image or video",
         f"{skipped[0].name}: {skipped[0].reason}{more}",
-        "name an image, a video, or a folder of these",
+        "use an image, a video, or a folder of these",
     )
 
 
@@ -294,7 +292,7 @@ def _score_crops(
     found: list[FileScore] = []
     with closing(loaded):
         try:
-            # Those before an error are in the list, too.
+            # += keeps the scores from before an error.
             found += _crop_scores(name, loaded, model.card, faces, out, overlay, skipped, reporter)
         except BaseException:
             if found:
@@ -302,9 +300,17 @@ def _score_crops(
             raise
     if not found:
         raise _nothing(path, skipped)
-    scores, table = _write_tables(out, found, skipped)
+    _write_tables(out, found, skipped)
     return Predicted(
-        name, model.card.threshold, None, None, tuple(found), tuple(skipped), 0, scores, table
+        name,
+        model.card.threshold,
+        None,
+        None,
+        tuple(found),
+        tuple(skipped),
+        0,
+        out / SCORES,
+        out / TABLE,
     )
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from lpx.arguments import as_path
+from lpx.arguments import as_path, check_at_least, check_instance
 from lpx.data.roots import DataPlaces
-from lpx.errors import LpxError
+from lpx.errors import InvalidArgumentError, LpxError
 from lpx.reporter import SILENT, Reporter
 from lpx.workspace import DEFAULT, WorkspaceFolder
 
@@ -124,6 +124,12 @@ class Workspace(WorkspaceFolder):
         """
         from lpx.api.export import export
         from lpx.export.to_onnx import OPSET
+        from lpx.models.checkpoint import ForeignModel
+
+        check_at_least("opset", opset, 1)
+        check_instance("foreign", foreign, ForeignModel)
+        check_instance("factory", factory, str)
+        check_instance("weights_key", weights_key, str)
 
         return export(
             self,
@@ -170,8 +176,9 @@ class Workspace(WorkspaceFolder):
             LpxError: No exported model, faces that cannot be read, or an unknown option.
         """
         from lpx.api.calibrate import calibrate
-        from lpx.graph.qdq.weights import DEFAULT_WEIGHTS
+        from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
 
+        check_instance("weights", weights, WeightOptions)
         return calibrate(
             self,
             _face_set("faces", faces),
@@ -222,8 +229,10 @@ class Workspace(WorkspaceFolder):
         """
         from lpx.api.build import build
         from lpx.engines.request import TensorRTOptions
-        from lpx.graph.qdq.weights import DEFAULT_WEIGHTS
+        from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
 
+        check_instance("weights", weights, WeightOptions)
+        check_instance("tensorrt", tensorrt, TensorRTOptions)
         return build(
             self,
             precisions,
@@ -268,8 +277,10 @@ class Workspace(WorkspaceFolder):
         """
         from lpx.api.emit import emit
         from lpx.engines.request import TensorRTOptions
-        from lpx.graph.qdq.weights import DEFAULT_WEIGHTS
+        from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
 
+        check_instance("weights", weights, WeightOptions)
+        check_instance("tensorrt", tensorrt, TensorRTOptions)
         return emit(
             self,
             precisions,
@@ -324,15 +335,16 @@ class Workspace(WorkspaceFolder):
         from lpx.api.bench import bench
         from lpx.bench.performance.costs import CostPlan
 
+        check_instance("costs", costs, CostPlan)
         return bench(
             self,
-            _face_set("dataset", dataset) or "",
+            os.fspath(as_path("dataset", dataset)),
             limit=limit,
             methods=methods,
             candidates=candidates,
             margin=margin,
             costs=costs or CostPlan(),
-            trtexec_times=[(as_path("trtexec_times", path), name) for path, name in trtexec_times],
+            trtexec_times=_times(trtexec_times),
             stages=stages,
             allow_overlap=allow_overlap,
             reporter=reporter,
@@ -471,6 +483,18 @@ class Workspace(WorkspaceFolder):
 def _optional(name: str, value: StrPath | None) -> Path | None:
     """A path that may be left out."""
     return None if value is None else as_path(name, value)
+
+
+def _times(files: Sequence[tuple[StrPath, str | None]]) -> list[tuple[Path, str | None]]:
+    """Check files of trtexec's times, each with the name of an engine."""
+    times = []
+    for pair in files:
+        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+            raise InvalidArgumentError("trtexec_times", "must be pairs of a path and a name", pair)
+        path, name = pair
+        check_instance("trtexec_times", name, str)
+        times.append((as_path("trtexec_times", path), name))
+    return times
 
 
 def _face_set(name: str, value: StrPath | None) -> str | None:

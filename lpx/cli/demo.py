@@ -16,7 +16,7 @@ from lpx.data.wording import counted
 from lpx.errors import LpxError
 
 if TYPE_CHECKING:
-    from lpx.api.clip_demo import ShownClip
+    from lpx.api.clip_demo import ClipResult
     from lpx.api.workspace import Workspace
 
 NOT_SHOWN = (
@@ -110,7 +110,7 @@ def _video(workspace: Workspace, as_json: bool) -> None:
         click.echo(line)
 
 
-def _values(shown: ShownClip) -> dict[str, Any]:
+def _values(shown: ClipResult) -> dict[str, Any]:
     found = shown.predicted
     return {
         "engine": found.engine,
@@ -137,7 +137,7 @@ def _values(shown: ShownClip) -> dict[str, Any]:
     }
 
 
-def clip_lines(shown: ShownClip) -> list[str]:
+def clip_lines(shown: ClipResult) -> list[str]:
     """Say in plain words what the clip has shown, with what certainty, and what it has not."""
     found, file = shown.predicted, shown.file
     head = ("scene", "time", "ground truth", "mean score", "frames called fake")

@@ -161,7 +161,7 @@ def test_output_that_cannot_be_written_is_an_error_that_says_so(shell, line):
     assert ran.code == 2
     assert ran.err.splitlines() == [
         "error: standard output cannot be written: No space left on device",
-        "  the command itself is done, and what it made is kept",
+        "  the command itself is done, and its artefacts are saved",
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.arguments import check_fields
+from lpx.arguments import check_at_least, check_fields
 from lpx.graph.qdq.placement import MIN_CHANNELS
 from lpx.graph.qdq.rounding import weight_scales
 
@@ -43,6 +43,7 @@ class WeightOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        check_at_least("min_channels", self.min_channels, 1)
 
 
 DEFAULT_WEIGHTS = WeightOptions()
