@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lpx.errors import InvalidArgumentError, LpxError, NotAsAskedError, OutOfMemoryError
     from lpx.graph.qdq.weights import WeightOptions
     from lpx.models.checkpoint import ForeignModel
-    from lpx.reporter import Reporter
+    from lpx.reporter import Progress, Reporter
 
 _MODULES = {
     "BatchRange": "lpx.engines.tensorrt.request",
@@ -39,6 +39,7 @@ _MODULES = {
     "NotAsAskedError": "lpx.errors",
     "OutOfMemoryError": "lpx.errors",
     "Prediction": "lpx.engines.base",
+    "Progress": "lpx.reporter",
     "Reporter": "lpx.reporter",
     "TensorRTOptions": "lpx.engines.request",
     "WeightOptions": "lpx.graph.qdq.weights",
@@ -57,6 +58,7 @@ __all__ = [
     "NotAsAskedError",
     "OutOfMemoryError",
     "Prediction",
+    "Progress",
     "Reporter",
     "TensorRTOptions",
     "WeightOptions",

@@ -125,12 +125,14 @@ def check_number(
 def _range(least: float, above: float, most: float, below: float) -> str:
     """What a number must be, in words."""
     low, high = max(least, above), min(most, below)
-    if math.isfinite(low) and math.isfinite(high):
-        exclusive = ", exclusive" if above == low and below == high else ""
-        return f"must be between {low:g} and {high:g}{exclusive}"
+    if least == low and most == high and math.isfinite(low) and math.isfinite(high):
+        return f"must be between {low:g} and {high:g}"
+    parts = []
     if math.isfinite(low):
-        return f"must be {'>' if above == low else '>='} {low:g}"
-    return f"must be {'<' if below == high else '<='} {high:g}"
+        parts.append(f"{'>' if above == low else '>='} {low:g}")
+    if math.isfinite(high):
+        parts.append(f"{'<' if below == high else '<='} {high:g}")
+    return f"must be {' and '.join(parts)}"
 
 
 def as_path(name: str, value: object) -> Path:

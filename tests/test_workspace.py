@@ -406,7 +406,7 @@ def test_results_that_cannot_be_written_are_not_computed(lpx, workspace, crops, 
     for place in (
         "lpx.api.bench.TorchEngine",
         "lpx.api.predict.pick_engine",
-        "lpx.api.explain._look",
+        "lpx.api.explain._examine",
     ):
         monkeypatch.setattr(place, work)
     ran = lpx(*line)

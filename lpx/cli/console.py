@@ -84,7 +84,7 @@ class ConsoleReporter:
         self.console.print(text, style=style, soft_wrap=not self.console.is_terminal)
 
     def progress(self, label: str) -> Callable[[int, int], None]:
-        """Start a bar, shown from the first call on; without a terminal, print a line at the end."""
+        """Start a bar, shown from the first call on; without a terminal, print one line."""
         label = plain(label)
         task = self.bars.add_task(label, visible=False)
         finished = False

@@ -204,7 +204,7 @@ def test_tolerance_lets_a_known_difference_pass(lpx, refused, wrong_export, tmp_
 
 @pytest.mark.parametrize("value", ["0", "-1", "2", "nan"])
 def test_tolerance_that_is_none_is_refused(refused, value):
-    assert "--tolerance must be above 0" in refused("export", DEMO, "--tolerance", value)
+    assert "--tolerance must be " in refused("export", DEMO, "--tolerance", value)
 
 
 def test_eight_faces_verify_an_export_unless_more_are_asked_for(lpx, refused, tmp_path):

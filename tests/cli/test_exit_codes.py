@@ -115,8 +115,8 @@ def test_interruption_exits_with_130_and_leaves_only_the_scores(workspace, tree)
         process.kill()
     assert process.returncode == 130
     assert err == (
-        "interrupted by SIGINT: scores of finished batches are kept, and the same command goes on "
-        "from there\n"
+        "interrupted by SIGINT: scores of finished batches are saved; run the same command to "
+        "resume\n"
     )
     assert out == ""
     after = tree(".")

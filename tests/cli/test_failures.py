@@ -168,7 +168,7 @@ def test_current_folder_that_is_gone(shell, tmp_path):
         f"os.rmdir({str(gone)!r}); os.environ.pop('LPX_DATA', None)",
     )
     assert ran.code == 2, ran.err
-    assert "current folder does not exist any more" in ran.err
+    assert "current folder no longer exists" in ran.err
 
 
 def small_files():
