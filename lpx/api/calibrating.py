@@ -169,7 +169,7 @@ def calibrate(
             notes += ("no AUC: it takes two held-out faces of each class at least",)
         scales = replace(
             scales,
-            set_digest=set_digest,
+            faces=replace(scales.faces, set_digest=set_digest),
             method=best,
             candidates=tuple(asdict(c) for c in candidates),
             weights=asdict(weights),
@@ -189,7 +189,7 @@ def calibrate(
         scales=scales,
         candidates=candidates,
         held_out=len(held_out.faces),
-        forward_seconds=round(judge.seconds_per_face * scales.face_count, 3),
+        forward_seconds=round(judge.seconds_per_face * scales.faces.count, 3),
         peak_rss_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         notes=notes,
         curve=points,

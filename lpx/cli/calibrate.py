@@ -161,9 +161,9 @@ def to_json(done: Calibrated) -> dict[str, Any]:
     """The one object that `--json` prints."""
     scales = done.scales
     return {
-        "faces": scales.face_count,
+        "faces": scales.faces.count,
         "held_out_faces": done.held_out,
-        "set": scales.faces,
+        "set": scales.faces.name,
         "forward_seconds": done.forward_seconds,
         "calibration_seconds": scales.pass_seconds,
         "wall_seconds": scales.seconds,
@@ -186,8 +186,8 @@ def show(done: Calibrated) -> None:
     console = Output()
     scales = done.scales
     console.say(
-        f"{scales.face_count} faces of {scales.faces} in {scales.pass_seconds:.1f} s (float32 "
-        f"alone: {done.forward_seconds:.1f} s), peak memory {done.peak_rss_mib:.0f} MiB"
+        f"{scales.faces.count} faces of {scales.faces.name} in {scales.pass_seconds:.1f} s "
+        f"(float32 alone: {done.forward_seconds:.1f} s), peak memory {done.peak_rss_mib:.0f} MiB"
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("method", no_wrap=True)

@@ -15,9 +15,11 @@ from lpx.metrics.inputs import Floats, checked_finite, checked_scores
 from lpx.metrics.intervals import Interval
 from lpx.metrics.roc import called_fake
 
-# Result of a parity test. "undecided" is shown to people as "inconclusive"; "uninformative" means
-# that the reference itself does not separate real from fake.
 Verdict = Literal["holds", "fails", "undecided", "uninformative"]
+"""Result of a parity test; "uninformative" if the reference itself does not separate the classes.
+
+"undecided" is the value in files and in Python; people are shown "inconclusive".
+"""
 
 # Patches ranked at once: bounds the memory of `map_agreement`.
 _BLOCK_PATCHES = 1 << 21
