@@ -73,9 +73,9 @@ class CalibrationResult:
         """Return plain values, as `lpx calibrate --json` prints them."""
         scales = self.scales
         return {
-            "faces": scales.face_count,
+            "faces": scales.faces.count,
             "held_out_faces": self.held_out,
-            "set": scales.faces,
+            "set": scales.faces.name,
             "forward_seconds": self.forward_seconds,
             "calibration_seconds": scales.pass_seconds,
             "wall_seconds": scales.seconds,
@@ -136,7 +136,7 @@ def calibrate(
             notes += ("no AUC: that needs at least two held-out faces of each class",)
         scales = replace(
             scales,
-            set_digest=set_digest,
+            faces=replace(scales.faces, set_digest=set_digest),
             method=best,
             candidates=tuple(asdict(c) for c in candidates),
             weights=asdict(weights),
@@ -158,7 +158,7 @@ def calibrate(
         scales=scales,
         candidates=candidates,
         held_out=len(split.held_out.faces),
-        forward_seconds=round(ranking.seconds_per_face * scales.face_count, 3),
+        forward_seconds=round(ranking.seconds_per_face * scales.faces.count, 3),
         peak_rss_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         notes=notes,
         curve=points,

@@ -59,7 +59,9 @@ def scales_for(
     look_up(faces, reporter)
     scales = _stored(workspace, model, pool, faces, reporter, named=bool(name))
     if scales is not None:
-        reporter.say(f"reusing {workspace.scales} ({scales.face_count} faces of {scales.faces})")
+        reporter.say(
+            f"reusing {workspace.scales} ({scales.faces.count} faces of {scales.faces.name})"
+        )
         scales = _with_evidence_of(scales, weights)
     else:
         scales = calibrate(
@@ -73,7 +75,7 @@ def scales_for(
         save_scales(workspace.scales, scales)
         (workspace.root / PARTIAL).unlink(missing_ok=True)
     # Whether faces were named is this build's affair, not that of the ranges, which are kept.
-    unnamed = not name and scales.faces == "demo"
+    unnamed = not name and scales.faces.name == "demo"
     warnings = (DEMO_CALIBRATION if unnamed else "", scales.warning)
     scales = replace(scales, warning="; ".join(filter(None, warnings)))
     if scales.warning:
@@ -117,7 +119,7 @@ def _stored(
     why = _unfit(stored, model, pool, faces, named=named)
     if not why:
         return stored
-    if stored.model_sha256 != model.sha256 and not named and stored.faces != "demo":
+    if stored.model_sha256 != model.sha256 and not named and stored.faces.name != "demo":
         # The demo faces would take the place of those that somebody chose.
         load_scales(path, model.sha256)
     reporter.say(f"{path} is not used, and is written again: {why}")
@@ -134,11 +136,12 @@ def _unfit(
         return "it was imported, and faces are named" if named else ""
     if not _observed(model) <= stored.tensors.keys():
         return "an earlier lpx observed fewer tensors"
-    if stored.set_digest and not named:
+    if stored.faces.set_digest and not named:
         return ""
-    now, then = (pool, stored.set_digest) if stored.set_digest else (faces, stored.faces_digest)
-    if stored.faces != now.name:
-        return f"it is of {stored.faces}, not of {now.name}"
+    then = stored.faces.set_digest or stored.faces.digest
+    now = pool if stored.faces.set_digest else faces
+    if stored.faces.name != now.name:
+        return f"it is of {stored.faces.name}, not of {now.name}"
     if then != now.digest():
         return (
             f"the faces of {now.name} are not those of then: their files, labels or number differ"

@@ -1,1 +1,1 @@
-"""From a face set to ranges: one pass, bounded memory."""
+"""Calibration: from a face set to activation ranges, in one pass with bounded memory."""

@@ -1,12 +1,12 @@
-"""A histogram of magnitudes that needs no range beforehand and merges exactly.
+"""Histogram of magnitudes that needs no range in advance and merges exactly.
 
-Bins are logarithmic: a float32's exponent and its leading mantissa bits, read off its bit pattern.
-So every finite value has its bin, all bins have a relative width of at most 1/128, and the result
-depends neither on the batch size nor on the order of the data.
+Bins are logarithmic: the bin of a value is its float32 exponent and leading mantissa bits, taken
+from its bit pattern. So every finite value has a bin, bins have a relative width of at most 1/128,
+and the result depends neither on the batch size nor on the order of the data.
 
-The sign is not kept. Every scale is symmetric about zero, so the error that a scale makes is the
-same on either side; whether a tensor is ever negative is what its exact minimum says; and how much
-of a ReLU's output is zero stands in the first bin.
+The sign is not kept. Every scale is symmetric about zero, so that its error is the same on both
+sides; the exact minimum shows if a tensor is ever negative, and the first bin how much of a ReLU's
+output is zero.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lpx.calibration.tally import BINS, SHIFT
 
 
 def edges() -> NDArray[np.float64]:
-    """Bin edges, float64 [BINS + 1]; the last is 2 ** 128."""
+    """Return the bin edges, float64 [BINS + 1]; the last is 2 ** 128."""
     bits = np.arange(BINS, dtype=np.uint32) << SHIFT
     return np.append(bits.view(np.float32).astype(np.float64), 2.0**128)
 
@@ -27,9 +27,9 @@ class Histogram:
     """Counts of |x| in logarithmic bins, with exact minimum, maximum and count.
 
     Attributes:
-        low: Smallest value seen; infinite where none was.
-        high: Largest value seen.
-        counts: Values seen per bin, int64 [BINS].
+        low: Smallest value; infinity if there is none.
+        high: Largest value; -infinity if there is none.
+        counts: Number of values per bin, int64 [BINS].
     """
 
     def __init__(self) -> None:
@@ -39,27 +39,27 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """Number of values seen."""
+        """Number of values."""
         return int(self.counts.sum())
 
     @property
     def peak(self) -> float:
-        """Exact largest magnitude."""
+        """Largest magnitude, exact."""
         return max(abs(self.low), abs(self.high))
 
     def extend(self, low: float, high: float) -> None:
-        """Take in the extremes of values that are counted."""
+        """Widen the range by the extremes of values that were added to `counts`."""
         self.low, self.high = min(self.low, low), max(self.high, high)
 
     def merge(self, other: Histogram) -> None:
-        """Take in what another histogram has seen; the same as if this one had seen it."""
+        """Add the values of another histogram; the result is as if they had been counted here."""
         self.counts[:] += other.counts
         self.extend(other.low, other.high)
 
     def percentile(self, percent: float) -> float:
-        """Smallest bin edge that at least `percent` of the magnitudes do not exceed.
+        """Return the smallest bin edge that at least `percent` of the magnitudes do not exceed.
 
-        Never above the exact maximum magnitude.
+        It is capped at the exact maximum magnitude, which a bin edge may exceed.
         """
         cumulative = np.cumsum(self.counts)
         wanted = np.ceil(cumulative[-1] * (percent / 100.0))

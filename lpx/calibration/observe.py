@@ -1,4 +1,4 @@
-"""Run a model over faces once, and keep the statistics of every tensor to be quantised."""
+"""The calibration pass: run a model over faces, and collect statistics of tensors to quantise."""
 
 from __future__ import annotations
 
@@ -6,24 +6,22 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from lpx.calibration.observed_model import Activation, ObservedModel
+from lpx.calibration.observed_model import LARGEST_BATCH, Activation, ObservedModel
 from lpx.calibration.observer import Observer
-from lpx.calibration.progress import Progress, load_progress, save_progress
-from lpx.calibration.scales import Scales, TensorScale
+from lpx.calibration.progress import PassProgress, load_progress, save_progress
+from lpx.calibration.scales import CalibrationFaces, Scales, TensorScale
 from lpx.data.face_sets.face_set import Batch, FaceSet, Skipped
 from lpx.errors import LpxError
+from lpx.reporter import Progress
 
 SHARD = 256
-"""Faces between two writings of the progress."""
-
-Tell = Callable[[int, int], None]
-"""Called with faces done and faces in all."""
+"""Faces after which progress is saved."""
 
 
 def calibrate(
@@ -31,88 +29,116 @@ def calibrate(
     faces: FaceSet,
     size: int,
     *,
-    progress: Tell | None = None,
+    progress: Progress | None = None,
     resume: Path | None = None,
     say: Callable[[str], None] | None = None,
+    shard: int = SHARD,
+    largest_batch: int = LARGEST_BATCH,
 ) -> Scales:
-    """Observe a float32 model on faces.
+    """Collect the activation ranges of a float32 model on faces.
 
     Args:
         model: ONNX, input `faces` uint8 [N, S, S, 3].
         faces: The calibration set.
         size: S, pixels.
-        progress: Told after each batch.
-        resume: Where to write down how far the pass has come, and to look for an earlier one of
-            the same model and faces to go on with. It stays: whoever has written the result may
-            remove it. None keeps nothing.
-        say: Receives why an earlier pass cannot be gone on with.
+        progress: Called after each batch with the faces done and their total.
+        resume: File to save progress to, and to resume an earlier pass over the same model and
+            faces from. It is kept after the pass: the caller removes it once the result is saved.
+            None saves nothing.
+        say: Receives the reason if an earlier pass cannot be resumed.
+        shard: Faces after which progress is saved; the result does not depend on it.
+        largest_batch: Maximum batch size; the result does not depend on it.
 
     Raises:
-        LpxError: No face can be read, a face changed meanwhile, or an activation is NaN or
-            infinite (tensor and face named).
+        LpxError: No face can be read, a face changed during the pass, or an activation is NaN or
+            infinite (the tensor and the face are named).
     """
     started = time.perf_counter()
     digest = hashlib.sha256(model).hexdigest()
     key = {"model": digest, "faces": faces.digest(), "size": str(size)}
-    earlier = load_progress(resume, key, say) if resume is not None else None
-    done = _Pass(model, faces, size, earlier)
-    while done.position < len(faces.faces):
-        for position in done.shard():
+    run = _Pass(ObservedModel(model, largest_batch=largest_batch), faces, size, shard)
+    if resume is not None:
+        run.resume(load_progress(resume, key, say))
+    total = len(faces.faces)
+    while run.position < total:
+        for position in run.next_shard():
             if progress is not None:
-                progress(position, len(faces.faces))
+                progress(position, total)
         if resume is not None:
-            save_progress(resume, key, done.progress())
-    if len(done.skipped) == len(faces.faces):
-        skipped = done.skipped
-        reason = f"{skipped[0].name}: {skipped[0].reason}" if skipped else "the set is empty"
+            save_progress(resume, key, run.progress())
+    try:
+        _check_pass(run)
+    except LpxError:
+        # Resuming would only come to the same end.
         if resume is not None:
             resume.unlink(missing_ok=True)
-        raise LpxError(
-            f"no face of {faces.name} can be read", reason, "name another set with --faces"
-        )
+        raise
     if progress is not None:
-        # The last faces may have been unreadable.
-        progress(len(faces.faces), len(faces.faces))
-    if faces.has_changed():
-        if resume is not None:
-            resume.unlink(missing_ok=True)
-        raise LpxError(
-            f"faces of {faces.name} changed while they were calibrated on",
-            "the ranges would be of neither the old faces nor the new",
-            "run it again when nothing writes to them",
-        )
+        # Unreadable faces at the end are in no batch.
+        progress(total, total)
     return Scales(
         model_sha256=digest,
-        faces=faces.name,
+        faces=_record_of(faces, key, len(run.skipped)),
+        warning=_warning(run.skipped, faces),
+        seconds=round(time.perf_counter() - started, 3),
+        pass_seconds=round(run.model.seconds, 3),
+        tensors=run.statistics(),
+    )
+
+
+def _check_pass(run: _Pass) -> None:
+    """Refuse a pass over no readable face, or over faces that changed in the meantime."""
+    faces, skipped = run.faces, run.skipped
+    if len(skipped) == len(faces.faces):
+        reason = "the set is empty"
+        if skipped:
+            reason = f"{skipped[0].name}: {skipped[0].reason}"
+        raise LpxError(f"no face of {faces.name} can be read", reason, "pass other `faces`")
+    if faces.has_changed():
+        raise LpxError(
+            f"faces of {faces.name} changed during calibration",
+            "the ranges would be those of neither the old nor the new faces",
+            "run it again when nothing writes to them",
+        )
+
+
+def _record_of(faces: FaceSet, key: Mapping[str, str], skipped: int) -> CalibrationFaces:
+    return CalibrationFaces(
+        name=faces.name,
         split=faces.split,
-        face_count=len(faces.faces) - len(done.skipped),
-        faces_digest=key["faces"],
+        count=len(faces.faces) - skipped,
+        digest=key["faces"],
         identities=faces.identities(),
         videos=tuple(sorted(faces.videos())),
-        warning=_warning(done.skipped, faces),
-        seconds=round(time.perf_counter() - started, 3),
-        pass_seconds=round(done.model.seconds, 3),
-        tensors=done.statistics(),
         contents=faces.short_contents(),
     )
 
 
 class _Pass:
-    """One pass over the faces, shard by shard; each thread has observers of its own meanwhile."""
+    """A pass over the faces, shard by shard.
 
-    def __init__(self, model: bytes, faces: FaceSet, size: int, earlier: Progress | None) -> None:
-        self.model = ObservedModel(model)
-        self.faces, self.size = faces, size
-        if earlier is not None and tuple(earlier.observers) != self.model.names:
-            earlier = None  # of another release of lpx, which observed other tensors
-        self.position = earlier.position if earlier else 0
-        self.skipped = list(earlier.skipped) if earlier else []
-        self.observers = earlier.observers if earlier else self._new()
+    Batches run in several threads, each with its own observers. They are merged after each shard:
+    statistics are exact, so that it does not matter which thread took which batch.
+    """
 
-    def shard(self) -> Iterator[int]:
-        """Observe the next faces; yields how many have been dealt with."""
+    def __init__(self, model: ObservedModel, faces: FaceSet, size: int, shard: int) -> None:
+        self.model, self.faces, self.size, self.shard = model, faces, size, shard
+        self.position = 0
+        self.skipped: list[Skipped] = []
+        self.observers = self._new()
+
+    def resume(self, earlier: PassProgress | None) -> None:
+        """Continue an earlier pass, unless another release of lpx observed other tensors in it."""
+        if earlier is None or tuple(earlier.observers) != self.model.names:
+            return
+        self.position = earlier.position
+        self.skipped = list(earlier.skipped)
+        self.observers = earlier.observers
+
+    def next_shard(self) -> Iterator[int]:
+        """Observe the next faces; yields the number of faces done after each batch."""
         first = self.position
-        end = min(first + SHARD, len(self.faces.faces))
+        end = min(first + self.shard, len(self.faces.faces))
         shard = self.faces.take(np.arange(first, end))
         skipped: list[Skipped] = []
         parts: list[dict[str, Observer]] = []
@@ -132,15 +158,16 @@ class _Pass:
                 self.observers[name].merge(observer)
         self.position, self.skipped = end, self.skipped + skipped
 
-    def progress(self) -> Progress:
-        """What has been seen so far."""
-        return Progress(self.position, tuple(self.skipped), self.observers)
+    def progress(self) -> PassProgress:
+        """Return the progress so far, to save."""
+        return PassProgress(self.position, tuple(self.skipped), self.observers)
 
     def statistics(self) -> dict[str, TensorScale]:
-        """What all faces have shown, per tensor."""
+        """Return the statistics of all faces, per tensor."""
+        # The searches for peaks are NumPy, which releases the lock.
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            found = pool.map(Observer.statistics, self.observers.values())
-            return dict(zip(self.observers, found, strict=True))
+            statistics = pool.map(Observer.statistics, self.observers.values())
+            return dict(zip(self.observers, statistics, strict=True))
 
     def _new(self) -> dict[str, Observer]:
         pairs = zip(self.model.names, self.model.channels, strict=True)
@@ -158,12 +185,13 @@ class _Pass:
                 face = self.faces.faces[first + self._not_finite(name, batch)].name
                 raise LpxError(
                     f"activation {name} is NaN or infinite on face {face}",
-                    "no scale can represent it",
+                    "no scale can represent such values",
                     "check the checkpoint on that face with `lpx predict --crops`",
                 )
 
     def _not_finite(self, name: str, batch: Batch) -> int:
-        """Index of the first face on which a tensor is not finite; rows need not be faces."""
+        """Return the index of the first face on which a tensor is not finite."""
+        # Faces are run again one by one: rows of the tensor need not be faces.
         for index, pixels in zip(batch.indices, batch.pixels, strict=True):
             (values,) = self.model.session.run([name], {"faces": pixels[None]})
             if not np.isfinite(values).all():
@@ -174,9 +202,10 @@ class _Pass:
 def _warning(skipped: Sequence[Skipped], faces: FaceSet) -> str:
     if not skipped:
         return ""
-    first = ", ".join(f"{s.name} ({s.reason})" for s in skipped[:3])
-    more = f" and {len(skipped) - 3} more" * (len(skipped) > 3)
+    names = ", ".join(f"{s.name} ({s.reason})" for s in skipped[:3])
+    if len(skipped) > 3:
+        names += f" and {len(skipped) - 3} more"
     return (
         f"{len(skipped)} of {len(faces.faces)} calibration faces could not be read and were "
-        f"left out: {first}{more}"
+        f"left out: {names}"
     )

@@ -1,4 +1,4 @@
-"""The float32 forward pass of calibration: every tensor that may be quantised is an output."""
+"""Float32 forward pass of calibration, with every tensor that may be quantised as an output."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -23,11 +23,15 @@ from lpx.errors import LpxError
 from lpx.graph.model_io import parse, serialise
 from lpx.graph.qdq.placement_dla import tensors_to_observe
 
-ROOM = 1 << 26
-"""Values of all activations that are held at a time, at most: 256 MiB."""
-BATCH_ROOM = 1 << 24
-"""Values of one batch's; larger batches of large faces are not faster."""
+if TYPE_CHECKING:
+    import onnxruntime
+
+# Activation values held in memory at a time: 256 MiB of float32.
+_ROOM = 1 << 26
+# Activation values of one batch: larger batches of large faces are not faster.
+_BATCH_ROOM = 1 << 24
 LARGEST_BATCH = 8
+"""Maximum number of faces in a batch."""
 
 T = TypeVar("T")
 
@@ -37,85 +41,95 @@ class Activation:
     """A tensor on a batch of faces.
 
     Attributes:
-        values: float32, mostly [N, channels, ...]; what memory holds is
+        values: float32, usually [N, channels, ...]; the layout in memory is
             [N, channels / block, ..., block]. N need not be the number of faces.
-        block: Channels that alternate in memory; 1 is ONNX's order.
+        block: Size of the blocks of channels in memory; 1 is ONNX's layout.
     """
 
     values: NDArray[np.float32]
     block: int
 
     def shaped(self, shape: tuple[int, ...]) -> Activation:
-        """The beginning of it in another shape, as a view."""
+        """Return the first values in another shape, as a view."""
         return Activation(self.values.reshape(-1)[: math.prod(shape)].reshape(shape), self.block)
 
 
 class ObservedModel:
-    """Runs a model, and hands out what lies between its nodes.
-
-    Statistics do not depend on the order of values. So a tensor is handed out as ONNX Runtime lays
-    it out for itself, in blocks of channels: to bring it into ONNX's order takes as long as to
-    count it.
-
-    Several batches go through at a time, each on as few threads as can be: threads of one run wait
-    for each other at every layer, and those of several runs do not.
+    """Runs a model and returns its intermediate tensors.
 
     Args:
         model: ONNX, input `faces` uint8 [N, S, S, 3].
+        largest_batch: Maximum batch size.
+        block: Channels of a block in ONNX Runtime's own layout; measured if None.
+        opener: Opens the session that runs the model, as `lpx.calibration.ort_layout.open_session`.
 
     Attributes:
-        names: The tensors.
-        extents: How large each is.
-        at_once: Batches that go through at a time, as many as there is memory for.
-        batch_size: Faces of each.
-        seconds: Time that `run_all` took, were batches there at once: without that of decoding.
+        names: Names of the tensors.
+        extents: Size of each tensor.
+        at_once: Batches that run at the same time, as many as memory allows.
+        batch_size: Faces per batch.
+        seconds: Time spent in `run_all` computing, without the time to decode faces.
 
     Raises:
-        LpxError: No tensor of the model may be quantised, or the size of one does not grow evenly
-            with the number of faces.
+        LpxError: No tensor of the model is quantised, the type of one is unknown, or the size of
+            one does not grow linearly with the number of faces.
     """
 
-    def __init__(self, model: bytes) -> None:
+    # Several batches run at the same time, each on as few threads as possible: threads of one run
+    # wait for each other at every layer, those of different runs do not.
+
+    def __init__(
+        self,
+        model: bytes,
+        *,
+        largest_batch: int = LARGEST_BATCH,
+        block: int | None = None,
+        opener: Callable[..., onnxruntime.InferenceSession] = open_session,
+    ) -> None:
         graph = parse(model, "the exported model")
         self.names = tensors_to_observe(graph)
         if not self.names:
             raise LpxError(
                 "nothing in this model is quantised",
-                "no convolution of it is one that gains by INT8: `lpx explain-graph` says why, "
-                "node by node",
-                "build it with --fp16",
+                "none of its convolutions would gain from INT8: `lpx explain-graph` says why, node "
+                "by node",
+                "build it without INT8: `lpx build --fp16`",
+                code="unsupported",
             )
-        _hand_out(graph, self.names)
+        _make_outputs(graph, self.names)
         whole = serialise(graph)
         known = extents(whole, graph, self.names)
         self.extents = [known[name] for name in self.names]
         cores = os.cpu_count() or 1
         values = max(1, sum(extent.values(1) for extent in self.extents))
-        self.batch_size = max(1, min(LARGEST_BATCH, BATCH_ROOM // values))
-        self.at_once = max(1, min(cores, ROOM // (self.batch_size * values)))
+        self.batch_size = max(1, min(largest_batch, _BATCH_ROOM // values))
+        self.at_once = max(1, min(cores, _ROOM // (self.batch_size * values)))
         self.seconds = 0.0
+        # Statistics do not depend on the order of values. So tensors are read in ONNX Runtime's own
+        # layout: converting one to ONNX's layout takes as long as counting it.
         channels = dict(zip(self.names, self.channels, strict=True))
-        own, blocks = leave_blocked(whole, channels)
-        self._blocks = [blocks.get(name, 1) for name in self.names]
+        blocked = leave_blocked(whole, channels, block)
+        self._blocks = [blocked.sizes.get(name, 1) for name in self.names]
         threads = max(1, cores // self.at_once)
-        self.session = open_session(own, threads=threads, optimise=False)
-        # Kept from one pass to the next: memory would grow while threads come and go.
+        self.session = opener(blocked.model, threads=threads, optimise=False)
+        # Allocated once and kept: fresh memory per batch costs a tenth of the pass, and per thread
+        # it would grow while threads come and go.
         self._rooms: SimpleQueue[list[Activation]] = SimpleQueue()
         for _ in range(self.at_once):
             self._rooms.put(self.room())
 
     @property
     def channels(self) -> list[int]:
-        """How many channels each tensor has, which are its second dimension; 0 for none."""
+        """Number of channels of each tensor, its second dimension; 0 if it has none."""
         return [extent.channels for extent in self.extents]
 
     @property
     def row_per_face(self) -> bool:
-        """Whether row n of every tensor is of face n."""
+        """True if row n of every tensor belongs to face n."""
         return all(extent.row_per_face for extent in self.extents)
 
     def room(self) -> list[Activation]:
-        """Memory for the activations of a batch."""
+        """Allocate memory for the activations of a batch."""
         return [
             Activation(np.zeros(extent.shape(self.batch_size), np.float32), block)
             for extent, block in zip(self.extents, self._blocks, strict=True)
@@ -128,11 +142,11 @@ class ObservedModel:
 
         Args:
             batches: At most `batch_size` faces each.
-            take: Given a batch and its activations, one per name, which are overwritten when it
-                returns; called from several threads.
+            take: Called with a batch and its activations, one per name, from several threads. The
+                activations are overwritten once it returns.
 
         Yields:
-            Each batch and what `take` gave of it, in their order.
+            Each batch and the result of `take`, in order.
         """
         spent: list[float] = []
 
@@ -150,7 +164,7 @@ class ObservedModel:
             try:
                 for batch in batches:
                     waiting.append((batch, pool.submit(work, batch)))
-                    # One more than there are threads, so that none waits for this one.
+                    # One more than there are threads, so that none waits while this one decodes.
                     if len(waiting) > self.at_once:
                         first, done = waiting.popleft()
                         yield first, done.result()
@@ -158,20 +172,19 @@ class ObservedModel:
                     first, done = waiting.popleft()
                     yield first, done.result()
             finally:
+                # If the caller stops early or a batch fails, those that wait need not run.
                 pool.shutdown(wait=True, cancel_futures=True)
         self.seconds += sum(spent) / max(1, min(self.at_once, len(spent)))
 
     def run(self, pixels: NDArray[np.uint8], into: Sequence[Activation]) -> list[Activation]:
-        """Activations of a batch, written into memory that is there already.
-
-        Fresh memory for them would cost a tenth of the pass.
+        """Compute the activations of a batch into existing memory.
 
         Args:
             pixels: uint8 [N, S, S, 3].
-            into: From `room`; overwritten.
+            into: Memory from `room`; overwritten.
 
         Returns:
-            One per name: views of `into`.
+            Views of `into`, one per name.
         """
         faces = len(pixels)
         pairs = zip(into, self.extents, strict=True)
@@ -185,15 +198,14 @@ class ObservedModel:
         return views
 
 
-def _hand_out(model: ir.Model, names: Sequence[str]) -> None:
-    """Make tensors outputs."""
+def _make_outputs(model: ir.Model, names: Sequence[str]) -> None:
     values = {v.name: v for node in model.graph for v in node.outputs}
     for name in names:
         if values[name].dtype is None:
             raise LpxError(
                 f"the type of tensor {name} is not known before the model runs",
-                "calibration keeps memory for every tensor, and an exported model states all types",
-                "make the model with `lpx export`",
+                "calibration allocates memory for every tensor in advance",
+                "create the model with `lpx export`, which states all types",
             )
         if not values[name].is_graph_output():
             model.graph.outputs.append(values[name])

@@ -1,4 +1,4 @@
-"""A calibration that was interrupted goes on where it last wrote down what it had seen."""
+"""Saved progress of a calibration pass, from which an interrupted pass is resumed."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _FORMAT = "lpx-calibration/2"
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a calibration has come.
+class PassProgress:
+    """Progress of a calibration pass.
 
     Attributes:
-        position: Faces of the set dealt with, from its start.
+        position: Number of faces done, from the start of the set.
         skipped: Those of them that could not be read.
-        observers: What the others have shown, per tensor.
+        observers: Statistics of the others, per tensor.
     """
 
     position: int
@@ -37,13 +37,13 @@ class Progress:
     observers: dict[str, Observer]
 
 
-def save_progress(path: Path, key: Mapping[str, str], progress: Progress) -> None:
-    """Write progress atomically, though not so that it outlasts a loss of power.
+def save_progress(path: Path, key: Mapping[str, str], progress: PassProgress) -> None:
+    """Write progress atomically.
 
     Args:
-        path: The file.
-        key: What is being calibrated on what; `load_progress` asks for the same.
-        progress: What to keep.
+        path: File to write.
+        key: Identifies the model, the faces and their size; `load_progress` compares it.
+        progress: Progress to save.
     """
     about = {
         "format": _FORMAT,
@@ -53,32 +53,37 @@ def save_progress(path: Path, key: Mapping[str, str], progress: Progress) -> Non
         "tensors": list(progress.observers),
     }
     arrays: dict[str, NDArray[Any]] = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
+    # Arrays are numbered, as names of tensors need not be valid names in an archive.
     for number, observer in enumerate(progress.observers.values()):
-        seen, mean = observer.histogram, observer.mean
-        arrays[f"counts{number}"] = seen.counts
-        arrays[f"limits{number}"] = np.array([seen.low, seen.high], np.float64)
+        histogram, mean = observer.histogram, observer.mean
+        arrays[f"counts{number}"] = histogram.counts
+        arrays[f"limits{number}"] = np.array([histogram.low, histogram.high], np.float64)
         arrays[f"sums{number}"] = mean.sums
         arrays[f"faces{number}"] = np.array(mean.count, np.int64)
     data = io.BytesIO()
     np.savez(data, **arrays)  # type: ignore[arg-type]
+    # Not synchronised to the disk: losing it costs part of a pass, and it is written often.
     write_bytes(path, data.getvalue(), durable=False)
 
 
 def load_progress(
     path: Path, key: Mapping[str, str], say: Callable[[str], None] | None = None
-) -> Progress | None:
-    """Read progress; None where there is none, or it is of something else, or damaged.
+) -> PassProgress | None:
+    """Read saved progress.
 
     Args:
-        path: The file.
-        key: What is being calibrated on what.
-        say: Receives why progress that is there is of no use.
+        path: File to read.
+        key: Identifies the model, the faces and their size.
+        say: Receives the reason if there is a file that cannot be used.
+
+    Returns:
+        The progress; None if there is no file, it is damaged, or its key differs.
     """
     try:
         stored = read_arrays(path)
         about = parse_json(stored["about"].tobytes())
         if about["format"] != _FORMAT or about["key"] != dict(key):
-            raise ValueError(f"it is of {_difference(about, key)}")
+            raise ValueError(f"it was saved for {_difference(about, key)}")
         observers = {}
         for number, name in enumerate(about["tensors"]):
             sums = stored[f"sums{number}"]
@@ -90,20 +95,18 @@ def load_progress(
             observer.mean.count = int(stored[f"faces{number}"])
             observers[name] = observer
         skipped = tuple(Skipped(name, reason) for name, reason in about["skipped"])
-        return Progress(int(about["position"]), skipped, observers)
+        return PassProgress(int(about["position"]), skipped, observers)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        # What is lost is a part of one pass, and the pass makes it again.
+        # Not an error: all that is lost is part of a pass, which is repeated.
         if say is not None:
-            say(
-                f"the progress of a calibration in {path} is of no use, so it begins again: {error}"
-            )
+            say(f"starting calibration from the beginning: cannot resume from {path}: {error}")
         return None
 
 
 def _difference(about: Mapping[str, Any], key: Mapping[str, str]) -> str:
-    """What differs from the calibration that is wanted, in words."""
+    """Say in words what differs from the present calibration."""
     if about["format"] != _FORMAT:
         return "another version of lpx"
     words = {"model": "another model", "faces": "other faces, or some of them have changed"}

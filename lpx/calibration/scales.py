@@ -1,4 +1,4 @@
-"""Calibrated ranges, every method side by side, and what they were made from."""
+"""Calibrated ranges by every method, and a record of the faces and the model behind them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,24 @@ from lpx.workspace import read_sealed, write_sealed
 
 FORMAT = "lpx-scales/2"
 _REMAKE = (
-    "run `lpx calibrate` again, with the same --faces; or remove the file, and "
-    "`lpx build --int8 --faces DIR` makes another"
+    "run `lpx calibrate` again with the same `faces`; or remove the file, and "
+    "`lpx build --int8 --faces DIR` writes another"
 )
 IMPORTED = "imported"
-"""The method of ranges that were read from a calibration cache."""
+"""Method of ranges that were imported from a calibration cache."""
+
+# Keys of the file for the fields of `CalibrationFaces`: the file is flat, so that files and engine
+# manifests of earlier releases read the same.
+_FACE_KEYS = {
+    "faces": "name",
+    "split": "split",
+    "face_count": "count",
+    "faces_digest": "digest",
+    "identities": "identities",
+    "videos": "videos",
+    "set_digest": "set_digest",
+    "contents": "contents",
+}
 
 
 @dataclass(frozen=True)
@@ -27,12 +40,12 @@ class TensorScale:
     """Statistics of one activation.
 
     Attributes:
-        low: Smallest value seen.
-        high: Largest value seen.
-        count: Values seen.
-        peaks: Largest magnitude to represent, per method of `METHODS`; where it was imported, of
-            `IMPORTED` alone.
-        means: Mean of each channel; empty where it was imported.
+        low: Smallest value.
+        high: Largest value.
+        count: Number of values.
+        peaks: Largest magnitude to represent, per method of `METHODS`; if it was imported, only for
+            `IMPORTED`.
+        means: Mean of each channel; empty if it was imported.
     """
 
     low: float
@@ -43,71 +56,91 @@ class TensorScale:
 
 
 @dataclass(frozen=True)
-class Scales:
-    """All tensors' statistics.
+class CalibrationFaces:
+    """Record of the faces of a calibration.
 
     Attributes:
-        model_sha256: The ONNX model that was observed.
-        faces: Name of the face set.
-        split: Its split.
-        face_count: Faces used.
-        faces_digest: SHA-256 of what they are, see `lpx.data.face_sets.face_set.FaceSet.digest`.
-        identities: Whose faces, sorted; empty where the set does not say.
-        videos: Which videos they are frames of, sorted.
-        warning: What must be said of this calibration, such as faces left out; "" where nothing.
-        seconds: Wall time of the pass, decoding included.
-        pass_seconds: Time for the forward pass and for observing it.
-        tensors: Per tensor name.
-        set_digest: Digest of the whole set that `lpx calibrate` chose from; "" where all of the
-            faces named were taken.
-        method: The method to use where none is named.
-        candidates: What was measured of each method on held-out faces.
-        weights: What was done to weights when the candidates were measured, as plain values;
-            empty where nothing was measured.
-        contents: The first 16 digits of the SHA-256 of each face's content, sorted: what tells
-            faces under other names.
+        name: Name of the face set; for imported ranges, of the file.
+        split: Split of the set.
+        count: Number of faces used.
+        digest: SHA-256 of the faces, see `lpx.data.face_sets.face_set.FaceSet.digest`.
+        identities: Identities in the faces, sorted; empty if the set does not record them.
+        videos: Videos of the faces, sorted.
+        contents: First 16 digits of the SHA-256 of each face's content, sorted: they identify
+            faces that have been renamed.
+        set_digest: Digest of the whole set that `lpx calibrate` selected from; "" if all faces of
+            the set were used.
+    """
+
+    name: str
+    split: str
+    count: int
+    digest: str
+    identities: tuple[str, ...]
+    videos: tuple[str, ...]
+    contents: tuple[str, ...] = ()
+    set_digest: str = ""
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Calibrated ranges of all tensors.
+
+    Attributes:
+        model_sha256: SHA-256 of the ONNX model that was calibrated.
+        faces: Faces it was calibrated on.
+        warning: Warning about this calibration, such as faces left out; "" if there is none.
+        seconds: Wall time of the pass, including decoding, s.
+        pass_seconds: Time of the forward pass and of its statistics, s.
+        tensors: Statistics by tensor name.
+        method: Method to use by default.
+        candidates: Measurements of each method on held-out faces.
+        weights: Weight options in use when the candidates were measured, as plain values; empty if
+            none were measured.
     """
 
     model_sha256: str
-    faces: str
-    split: str
-    face_count: int
-    faces_digest: str
-    identities: tuple[str, ...]
-    videos: tuple[str, ...]
+    faces: CalibrationFaces
     warning: str
     seconds: float
     pass_seconds: float
     tensors: dict[str, TensorScale]
-    set_digest: str = ""
     method: str = DEFAULT_METHOD
     candidates: tuple[dict[str, Any], ...] = ()
     weights: dict[str, Any] = field(default_factory=dict)
-    contents: tuple[str, ...] = ()
 
     def ranges(self, method: str) -> dict[str, Range]:
-        """The range of each tensor by one method.
+        """Return the range of each tensor by one method.
 
         Raises:
-            LpxError: Unknown method.
+            LpxError: The method is unknown, or another one than that of imported ranges.
         """
-        known = (IMPORTED,) if self.method == IMPORTED else METHODS
+        known, which = METHODS, ""
+        if self.method == IMPORTED:
+            known, which = (IMPORTED,), " for imported ranges"
         if method not in known:
             raise LpxError(
-                f"unknown calibration method {method!r}"
-                + " of ranges that were imported" * (self.method == IMPORTED),
+                f"unknown calibration method {method!r}{which}",
                 f"known methods: {', '.join(known)}",
-                "name one of these with --method, or calibrate on --faces",
+                "use one of these as `method`, or calibrate on `faces`",
+                code="invalid-argument",
             )
-        return {
-            name: Range(max(t.low, -t.peaks[method]), min(t.high, t.peaks[method]), t.means)
-            for name, t in self.tensors.items()
-        }
+        ranges = {}
+        for name, tensor in self.tensors.items():
+            peak = tensor.peaks[method]
+            ranges[name] = Range(max(tensor.low, -peak), min(tensor.high, peak), tensor.means)
+        return ranges
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as in scales.json."""
+        values = asdict(self)
+        faces = values.pop("faces")
+        return {**values, **{key: faces[name] for key, name in _FACE_KEYS.items()}}
 
     def summary(self) -> dict[str, Any]:
-        """What an engine's manifest keeps of its calibration."""
-        values = asdict(self)
-        # The method is for the manifest to say: another one may have been asked for.
+        """Return plain values for an engine's manifest, with a digest in place of the tensors."""
+        values = self.to_dict()
+        # The manifest names the method that was used, which may be another one.
         del values["method"]
         ranges = sealed({"tensors": values.pop("tensors")})
         return {**values, "ranges_sha256": ranges[CHECKSUM]}
@@ -116,40 +149,37 @@ class Scales:
 def imported_scales(
     model_sha256: str, source: str, peaks: Mapping[str, float], warning: str
 ) -> Scales:
-    """Scales of ranges that another tool calibrated.
+    """Return scales of ranges that another tool calibrated.
 
     Args:
-        model_sha256: The ONNX model that they are of.
-        source: The file that they were read from.
+        model_sha256: SHA-256 of the ONNX model that they belong to.
+        source: Name of the file that they were read from.
         peaks: Largest magnitude to represent, per tensor.
-        warning: What must be said of them.
+        warning: Warning about them.
     """
+    faces = CalibrationFaces(name=source, split="", count=0, digest="", identities=(), videos=())
+    tensors = {name: TensorScale(-p, p, 0, {IMPORTED: p}, ()) for name, p in peaks.items()}
     return Scales(
         model_sha256=model_sha256,
-        faces=source,
-        split="",
-        face_count=0,
-        faces_digest="",
-        identities=(),
-        videos=(),
+        faces=faces,
         warning=warning,
         seconds=0.0,
         pass_seconds=0.0,
-        tensors={n: TensorScale(-p, p, 0, {IMPORTED: p}, ()) for n, p in peaks.items()},
+        tensors=tensors,
         method=IMPORTED,
     )
 
 
 def save_scales(path: Path, scales: Scales) -> None:
     """Write scales atomically."""
-    write_sealed(path, {"format": FORMAT, **asdict(scales)})
+    write_sealed(path, {"format": FORMAT, **scales.to_dict()})
 
 
 def load_scales(path: Path, model_sha256: str) -> Scales:
     """Read scales, and check that they belong to a model.
 
     Raises:
-        LpxError: Missing, damaged, of another format, or made from another model.
+        LpxError: The file is missing, damaged, of another format, or belongs to another model.
     """
     scales = read_scales(path)
     if scales.model_sha256 != model_sha256:
@@ -162,25 +192,35 @@ def load_scales(path: Path, model_sha256: str) -> Scales:
 
 
 def read_scales(path: Path) -> Scales:
-    """Read scales, of whatever model.
+    """Read scales of any model.
 
     Raises:
-        LpxError: Missing, damaged, or of another format.
+        LpxError: The file is missing, damaged, or of another format.
     """
     try:
         values = read_sealed(path, "lpx calibrate")
     except LpxError as error:
-        raise LpxError(error.what, error.why, _REMAKE) from error
-    if (found := values.pop("format", None)) != FORMAT:
+        raise LpxError(error.what, error.why, _REMAKE, code=error.code) from error
+    if (version := values.pop("format", None)) != FORMAT:
         raise LpxError(
-            f"{path} is of another format", f"expected {FORMAT}, found {found!a:.60}", _REMAKE
+            f"{path} has another format",
+            f"expected {FORMAT}, found {version!a:.60}",
+            _REMAKE,
+            code="unsupported",
         )
     try:
-        scales = read_record(Scales, values)
+        scales = read_record(Scales, _nested(values))
         _check_values(scales)
     except SchemaError as error:
-        raise LpxError(f"{path} is damaged", str(error), _REMAKE) from error
+        raise LpxError(f"{path} is damaged", str(error), _REMAKE, code="damaged") from error
     return scales
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of the flat file as fields of `Scales`."""
+    faces = {name: values[key] for key, name in _FACE_KEYS.items() if key in values}
+    others = {key: value for key, value in values.items() if key not in _FACE_KEYS}
+    return {**others, "faces": faces}
 
 
 def _check_values(scales: Scales) -> None:
@@ -192,11 +232,11 @@ def _check_values(scales: Scales) -> None:
     methods = {IMPORTED} if scales.method == IMPORTED else set(METHODS)
     if scales.method not in methods:
         raise SchemaError(f"method: {scales.method[:60]!a} is unknown")
-    if scales.face_count < 0 or scales.seconds < 0 or scales.pass_seconds < 0:
-        raise SchemaError("face_count, seconds and pass_seconds are at least 0")
+    if scales.faces.count < 0 or scales.seconds < 0 or scales.pass_seconds < 0:
+        raise SchemaError("face_count, seconds and pass_seconds must be >= 0")
     for name, tensor in scales.tensors.items():
         where = f"tensors.{name[:100]}"
         if tensor.low > tensor.high or tensor.count < 0:
             raise SchemaError(f"{where}: low is above high, or count below 0")
         if tensor.peaks.keys() != methods or any(peak < 0 for peak in tensor.peaks.values()):
-            raise SchemaError(f"{where}: peaks are not one of at least 0 for each method")
+            raise SchemaError(f"{where}: peaks must be >= 0, one for each method")

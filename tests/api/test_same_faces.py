@@ -111,7 +111,7 @@ def test_build_does_not_keep_the_ranges_of_other_pictures(workspace, folder, mad
     said = build(workspace, root)
     assert not any(text.startswith("reusing ") for text in said)
     assert any("are not those of then" in text for text in said)
-    assert read_scales(workspace.scales).faces_digest != before.faces_digest
+    assert read_scales(workspace.scales).faces.digest != before.faces.digest
 
 
 def stopped_bench(workspace, faces, monkeypatch, error):

@@ -104,6 +104,6 @@ def test_pairs_of_faces_are_refused():
     )
     constants = CONSTANTS | {"k": np.float32([0]), "row": np.array([-1])}
     data, graph = with_outputs(built(text, constants), NAMES)
-    with pytest.raises(LpxError, match="longer does not grow evenly") as caught:
+    with pytest.raises(LpxError, match="longer does not grow linearly") as caught:
         extents(data, graph, NAMES)
     assert "[1], [4], [9]" in caught.value.why

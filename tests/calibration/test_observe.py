@@ -6,7 +6,6 @@ import numpy as np
 import onnx
 import pytest
 
-from lpx.calibration import observed_model
 from lpx.calibration.methods import METHODS
 from lpx.calibration.observe import calibrate
 from lpx.calibration.ranges import face_ranges
@@ -45,13 +44,10 @@ def test_tensors_that_only_a_dla_quantises_are_observed_too():
     assert set(scales.ranges("max")) >= set(place_dla(graph).observed) == {"b", "c"}
 
 
-def test_batch_size_does_not_matter(monkeypatch):
+def test_batch_size_does_not_matter():
     data, _ = model()
     faces = face_set(*noise(11))
-    results = []
-    for batch in (1, 4, 11):
-        monkeypatch.setattr(observed_model, "LARGEST_BATCH", batch)
-        results.append(calibrate(data, faces, SIZE).tensors)
+    results = [calibrate(data, faces, SIZE, largest_batch=b).tensors for b in (1, 4, 11)]
     assert results[1] == results[0]
     assert results[2] == results[0]
 
@@ -62,20 +58,18 @@ def test_order_does_not_matter():
     forwards, backwards = (calibrate(data, face_set(*f), SIZE) for f in (images, images[::-1]))
     assert backwards.tensors == forwards.tensors
     # The same names, but other faces behind them; the same faces under whatever name.
-    assert backwards.faces_digest != forwards.faces_digest
-    assert backwards.contents == forwards.contents
-    assert len(forwards.contents) == 16
+    assert backwards.faces.digest != forwards.faces.digest
+    assert backwards.faces.contents == forwards.faces.contents
+    assert len(forwards.faces.contents) == 16
 
 
-def test_patches_in_the_batch_have_the_statistics_of_the_whole_faces(monkeypatch):
+def test_patches_in_the_batch_have_the_statistics_of_the_whole_faces():
     """Kernels of one cell see the same whether a face is cut or not, and so whatever the batch."""
     data, constants = patches()
     images = noise(11)
     wanted = expected(images, constants)
-    results = []
-    for batch in (1, 4, 11):
-        monkeypatch.setattr(observed_model, "LARGEST_BATCH", batch)
-        results.append(calibrate(data, face_set(*images), SIZE).tensors)
+    faces = face_set(*images)
+    results = [calibrate(data, faces, SIZE, largest_batch=b).tensors for b in (1, 4, 11)]
     assert results[1] == results[0] == results[2]
     assert set(results[0]) == {"b", "c"}
     for name, values in wanted.items():
@@ -86,7 +80,7 @@ def test_patches_in_the_batch_have_the_statistics_of_the_whole_faces(monkeypatch
 
 
 @pytest.mark.parametrize("network", [model, patches])
-def test_ranges_of_each_face(network, monkeypatch):
+def test_ranges_of_each_face(network):
     data, constants = network()
     images = noise(7)
     indices, lows, highs = face_ranges(data, face_set(*images), SIZE)
@@ -111,9 +105,9 @@ def test_what_it_was_made_from_is_kept():
     faces = face_set(*noise(4))
     scales = calibrate(data, faces, SIZE)
     assert scales.model_sha256 == hashlib.sha256(data).hexdigest()
-    assert (scales.faces, scales.split, scales.face_count) == ("made up", "train", 4)
-    assert scales.faces_digest == faces.digest()
-    assert scales.identities == ("person 0", "person 1", "person 2")
+    assert (scales.faces.name, scales.faces.split, scales.faces.count) == ("made up", "train", 4)
+    assert scales.faces.digest == faces.digest()
+    assert scales.faces.identities == ("person 0", "person 1", "person 2")
     assert scales.warning == ""
     assert "tensors" not in scales.summary()
 
@@ -124,7 +118,7 @@ def test_faces_that_cannot_be_read_are_left_out_and_named():
     told = []
     broken = face_set(images[0], None, *images[1:], None, None, None)
     scales = calibrate(data, broken, SIZE, progress=lambda *done: told.append(done))
-    assert scales.face_count == 3
+    assert scales.faces.count == 3
     assert scales.warning == (
         "4 of 7 calibration faces could not be read and were left out: "
         "1.png (broken), 4.png (broken), 5.png (broken) and 1 more"
@@ -138,7 +132,7 @@ def test_no_face_at_all_is_an_error(images, why):
     with pytest.raises(LpxError, match="no face of made up can be read") as caught:
         calibrate(model()[0], face_set(*images), SIZE)
     assert why in caught.value.why
-    assert "--faces" in caught.value.fix
+    assert "`faces`" in caught.value.fix
 
 
 @pytest.mark.parametrize("scale", [3e37, -3e37])
@@ -158,4 +152,4 @@ def test_model_without_anything_to_quantise_is_refused():
             node.op_type = "ConvTranspose"
     with pytest.raises(LpxError, match="nothing in this model is quantised") as caught:
         calibrate(graph.SerializeToString(), face_set(*noise(2)), SIZE)
-    assert caught.value.fix == "build it with --fp16"
+    assert "--fp16" in caught.value.fix

@@ -7,7 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from lpx.calibration import observed_model, ort_layout
+from lpx.calibration import ort_layout
 from lpx.calibration.observed_model import ObservedModel
 from lpx.calibration.observer import Observer
 from lpx.errors import LpxError
@@ -148,41 +148,32 @@ has_blocks = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def opened(monkeypatch):
-    """The graphs that sessions are opened on."""
-    graphs = []
-    real = ort_layout.open_session
-
-    def spy(graph, **settings):
-        graphs.append(graph)
-        return real(graph, **settings)
-
-    monkeypatch.setattr(observed_model, "open_session", spy)
-    return graphs
-
-
 def makers(data):
     nodes = onnx.load_model_from_string(data).graph.node
     return {name: node.op_type for node in nodes for name in node.output}
 
 
 @has_blocks
-def test_nothing_is_brought_into_order_just_to_be_seen(opened):
-    assert {"b", "d"} <= set(ObservedModel(net(64)).names)
-    (used,) = opened
+def test_outputs_are_not_converted_only_to_be_observed():
+    graphs = []
+
+    def opener(graph, **settings):
+        graphs.append(graph)
+        return ort_layout.open_session(graph, **settings)
+
+    assert {"b", "d"} <= set(ObservedModel(net(64), opener=opener).names)
+    (used,) = graphs
     # m's Add needs d in order, and nothing needs b so.
     assert (makers(used)["b"], makers(used)["d"]) == ("Conv", "ReorderOutput")
 
 
 @pytest.mark.parametrize("why", ["no layout of its own", "blocks that are not full"])
-def test_tensors_in_order_give_the_same(monkeypatch, opened, why):
+def test_tensors_in_onnx_layout_give_the_same(why):
     data = net(32)
     before = ObservedModel(data)
     # Blocks of 24 channels would not be full.
     size = 1 if why == "no layout of its own" else 24
-    monkeypatch.setattr(ort_layout, "block_size", lambda: size)
-    after = ObservedModel(data)
+    after = ObservedModel(data, block=size)
     pairs = zip(*(m.run(faces(3), m.room()) for m in (before, after)), strict=True)
     for one, other in pairs:
         assert other.block == 1

@@ -3,14 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lpx.calibration import ort_layout
-
-
-@pytest.fixture(autouse=True)
-def _asked_anew():
-    ort_layout.block_size.cache_clear()
-    yield
-    ort_layout.block_size.cache_clear()
+from lpx.calibration.ort_layout import measure_block_size, remove_reorders
 
 
 class Memory:
@@ -26,25 +19,20 @@ class Memory:
 
 
 @pytest.mark.parametrize(("size", "found"), [(1, 1), (4, 4), (8, 8), (16, 16), (32, 1), (64, 1)])
-def test_size_of_blocks_is_read_off_memory(monkeypatch, size, found):
-    real = ort_layout.open_session
-
-    def opened(model, *, optimise=True, **settings):
-        return real(model, **settings) if optimise else Memory(size)
-
-    monkeypatch.setattr(ort_layout, "open_session", opened)
-    monkeypatch.setattr(ort_layout, "_take_out", lambda *_: ["y"])
-    assert ort_layout.block_size() == found
+def test_block_size_is_measured_from_memory(size, found):
+    measured = measure_block_size(opener=lambda *_, **__: Memory(size), remover=lambda *_: ["y"])
+    assert measured == found
 
 
-def test_without_a_layout_of_its_own(monkeypatch):
-    monkeypatch.setattr(ort_layout, "_take_out", lambda *_: [])
-    assert ort_layout.block_size() == 1
+def test_without_a_layout_of_its_own():
+    assert measure_block_size(remover=lambda *_: []) == 1
 
 
-def test_blocks_of_the_real_runtime_are_read_where_there_are_any(monkeypatch):
-    found = []
-    real = ort_layout._take_out
-    monkeypatch.setattr(ort_layout, "_take_out", lambda *given: found.extend(real(*given)) or found)
-    size = ort_layout.block_size()
-    assert (size > 1) == (found == ["y"])
+def test_blocks_of_the_real_runtime_are_measured_if_there_are_any():
+    removed = []
+
+    def remover(graph, names):
+        removed.extend(remove_reorders(graph, names))
+        return removed
+
+    assert (measure_block_size(remover=remover) > 1) == (removed == ["y"])

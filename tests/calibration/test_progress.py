@@ -6,36 +6,35 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from lpx.calibration import observe as module
-from lpx.calibration import observed_model
 from lpx.calibration.observe import calibrate
 from lpx.calibration.observer import Observer
-from lpx.calibration.progress import Progress, load_progress, save_progress
+from lpx.calibration.progress import PassProgress, load_progress, save_progress
 from tests.support.calibration_nets import SIZE, face_set, model, noise
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from lpx.calibration import observe as module, observed_model as forward
+from lpx.calibration.observe import calibrate
 from calibration_nets import SIZE, face_set, model, noise
-module.SHARD, forward.LARGEST_BATCH = 8, 4
 images = noise(40)
 images[3] = images[17] = None
 def die(done, total):
     if done >= 28:
         os.kill(os.getpid(), signal.SIGKILL)
-module.calibrate(model()[0], face_set(*images), SIZE, resume=Path(sys.argv[1]), progress=die)
+calibrate(
+    model()[0], face_set(*images), SIZE,
+    resume=Path(sys.argv[1]), progress=die, shard=8, largest_batch=4,
+)
 """
 
 
-@pytest.fixture
-def small(monkeypatch):
-    monkeypatch.setattr(module, "SHARD", 8)
-    monkeypatch.setattr(observed_model, "LARGEST_BATCH", 4)
+# Small enough for several shards and batches.
+SMALL: dict[str, int] = {"shard": 8, "largest_batch": 4}
 
 
 @pytest.fixture
@@ -46,11 +45,11 @@ def faces():
 
 
 def same(one, other):
-    """But for the time they took."""
+    """Equal but for the time they took."""
     return replace(one, seconds=0, pass_seconds=0) == replace(other, seconds=0, pass_seconds=0)
 
 
-def test_killed_calibration_goes_on_and_equals_an_uninterrupted_one(tmp_path, small, faces):
+def test_resuming_a_killed_calibration_equals_an_uninterrupted_one(tmp_path, faces):
     path = tmp_path / "partial.npz"
     folders = os.pathsep.join([str(Path(__file__).parents[1] / "support"), *sys.path])
     killed = subprocess.run(
@@ -62,26 +61,27 @@ def test_killed_calibration_goes_on_and_equals_an_uninterrupted_one(tmp_path, sm
     left = path.read_bytes()
     told = []
     data, _ = model()
-    resumed = calibrate(data, faces, SIZE, resume=path, progress=lambda *done: told.append(done[0]))
+    small = partial(calibrate, **SMALL)
+    resumed = small(data, faces, SIZE, resume=path, progress=lambda *done: told.append(done[0]))
     assert told[0] > 8  # it did not begin at the beginning
     # Whoever is stopped before the result is written has not to observe again.
     told.clear()
-    again = calibrate(data, faces, SIZE, resume=path, progress=lambda *done: told.append(done[0]))
+    again = small(data, faces, SIZE, resume=path, progress=lambda *done: told.append(done[0]))
     assert set(told) == {40}
     assert same(again, resumed)
     whole = calibrate(data, faces, SIZE)
     assert same(resumed, whole)
-    assert whole.face_count == 38
+    assert whole.faces.count == 38
     # Nothing of it is left behind half written.
     assert list(tmp_path.iterdir()) == [path]
     for damage in (b"", left[: len(left) // 2], b"no zip at all"):
         path.write_bytes(damage)
-        said = []
-        assert same(calibrate(data, faces, SIZE, resume=path, say=said.append), whole)
-        assert "is of no use, so it begins again" in said[0]
+        messages = []
+        assert same(calibrate(data, faces, SIZE, resume=path, say=messages.append), whole)
+        assert "starting calibration from the beginning" in messages[0]
 
 
-def test_progress_of_another_model_or_other_faces_is_not_used(tmp_path, small, faces):
+def test_progress_of_another_model_or_other_faces_is_not_used(tmp_path, faces):
     path = tmp_path / "partial.npz"
 
     def stop(done, total):
@@ -89,23 +89,23 @@ def test_progress_of_another_model_or_other_faces_is_not_used(tmp_path, small, f
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        calibrate(model()[0], faces, SIZE, resume=path, progress=stop)
+        calibrate(model()[0], faces, SIZE, resume=path, progress=stop, **SMALL)
     assert path.exists()
     other, _ = model(seed=1)
-    said = []
-    resumed = calibrate(other, faces, SIZE, resume=path, say=said.append)
+    messages = []
+    resumed = calibrate(other, faces, SIZE, resume=path, say=messages.append)
     assert same(resumed, calibrate(other, faces, SIZE))
-    assert said[0].endswith("it is of another model")
+    assert messages[0].endswith("it was saved for another model")
     part = faces.first(20)
-    calibrate(other, part, SIZE, resume=path, say=said.append)
-    assert said[1].endswith("it is of other faces, or some of them have changed")
+    calibrate(other, part, SIZE, resume=path, say=messages.append)
+    assert messages[1].endswith("it was saved for other faces, or some of them have changed")
 
 
-def test_progress_on_other_tensors_is_not_used(tmp_path, small, faces):
+def test_progress_on_other_tensors_is_not_used(tmp_path, faces):
     path = tmp_path / "partial.npz"
     data, _ = model()
     key = {"model": hashlib.sha256(data).hexdigest(), "faces": faces.digest(), "size": str(SIZE)}
-    save_progress(path, key, Progress(24, (), {"b": Observer(16)}))
+    save_progress(path, key, PassProgress(24, (), {"b": Observer(16)}))
     assert load_progress(path, key) is not None
     assert same(calibrate(data, faces, SIZE, resume=path), calibrate(data, faces, SIZE))
 

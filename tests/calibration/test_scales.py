@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from lpx.calibration.methods import METHODS
-from lpx.calibration.scales import Scales, TensorScale, load_scales, save_scales
+from lpx.calibration.scales import CalibrationFaces, Scales, TensorScale, load_scales, save_scales
 from lpx.errors import LpxError
 from lpx.graph.qdq.insert_qdq import Range
 from lpx.workspace import read_sealed, write_sealed
@@ -20,12 +20,14 @@ PEAKS = {
 }
 SCALES = Scales(
     model_sha256="a" * 64,
-    faces="folder:faces",
-    split="all",
-    face_count=3,
-    faces_digest="b" * 64,
-    identities=("Ada", "Bo"),
-    videos=("a", "b"),
+    faces=CalibrationFaces(
+        name="folder:faces",
+        split="all",
+        count=3,
+        digest="b" * 64,
+        identities=("Ada", "Bo"),
+        videos=("a", "b"),
+    ),
     warning="of three faces only",
     seconds=0.5,
     pass_seconds=0.25,
@@ -58,7 +60,7 @@ def test_unknown_method_lists_the_known_ones():
     with pytest.raises(LpxError, match="unknown calibration method 'kurtosis'") as caught:
         SCALES.ranges("kurtosis")
     assert caught.value.why == f"known methods: {', '.join(METHODS)}"
-    assert "--method" in caught.value.fix
+    assert "`method`" in caught.value.fix
 
 
 def test_another_model(path):
@@ -72,7 +74,7 @@ def test_another_model(path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda values: values.update(format="lpx-scales/0"), "is of another format"),
+        (lambda values: values.update(format="lpx-scales/0"), "has another format"),
         (lambda values: values.pop("tensors"), "is damaged"),
         (lambda values: values.pop("identities"), "is damaged"),
         (lambda values: values.pop("model_sha256"), "is damaged"),

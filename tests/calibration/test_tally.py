@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpx.calibration import tally as module
 from lpx.calibration.exact_mean import ExactMean
-from lpx.calibration.tally import BINS, BLOCKS, compiled, tally
+from lpx.calibration.tally import BINS, BLOCKS, compiled, tally, tally_in_numpy
 
 COMPILER = (sysconfig.get_config_var("CC") or "cc").split()[0]
 needs_compiled = pytest.mark.skipif(compiled() is None, reason="installed without a C compiler")
@@ -32,12 +31,11 @@ class Seen:
 
 
 class SeenInSteps(Seen):
-    """The same without what is compiled."""
+    """The same without compiled code."""
 
     def take(self, values, block):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "compiled", lambda: None)
-            return super().take(values, block)
+        self.mean.count += len(values)
+        return tally_in_numpy(values, block, self.counts, self.mean.sums)
 
 
 BOTH = [

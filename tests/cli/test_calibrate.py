@@ -179,7 +179,7 @@ def test_imported_cache_becomes_scales_that_build_takes(calibrate, workspace, ca
     assert "reusing" in built.err
     refused = lpx(*build, "--method", "mse")
     assert refused.code == 2
-    assert "unknown calibration method 'mse' of ranges that were imported" in refused.err
+    assert "unknown calibration method 'mse' for imported ranges" in refused.err
     assert "reusing" not in lpx(*build, "--faces", "demo", "--limit", "2").err
 
 
