@@ -77,6 +77,8 @@ def export(
     card = detector.card
     for note in detector.notes:
         report.say(note)
+    for warning in detector.warnings:
+        report.warn(warning)
     report.say(
         f"{card.architecture} cut at {card.cut}, {card.aggregate}, {card.input_size} px, "
         f"grid {card.grid[0]}x{card.grid[1]}"
