@@ -201,7 +201,7 @@ def _load(checkpoint: Path) -> Detector:
     try:
         return load_checkpoint(checkpoint)
     except LpxError as error:
-        if "no lpx model card" not in error.what:
+        if error.code != "no-model-card":
             raise
         raise LpxError(
             error.what,

@@ -82,6 +82,8 @@ def export(
     card = detector.card
     for note in detector.notes:
         reporter.say(note)
+    for warning in detector.warnings:
+        reporter.warn(warning)
     reporter.say(
         f"{card.architecture} cut at {card.cut}, {card.aggregate}, {card.input_size} px, "
         f"grid {card.grid[0]}x{card.grid[1]}"

@@ -1,113 +1,141 @@
-"""`lpx ablate`: what each part of the method adds."""
+"""`lpx ablate`: what each part of the method contributes."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
+from lpx.cli.console import ConsoleReporter
 from lpx.cli.options import json_option
-from lpx.cli.train import needs_training, weights_file
+from lpx.cli.train import command_line, names, needs_training
 
 
 @click.command()
 @click.option(
     "--data",
+    "faces",
     type=click.Path(path_type=Path),
     required=True,
-    help="Real faces with landmarks: faces.csv and landmarks.npz.",
+    metavar="DIR",
+    help="Folder of real faces with landmarks: faces.csv and landmarks.npz.",
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for results.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="Folder for the results.",
+)
 @click.option(
     "--pseudo-fakes",
     default="sbi,alpha",
     show_default=True,
-    help="Kinds to train on; the others measure what was not seen.",
+    metavar="KIND,...",
+    help="Comma-separated kinds of fakes to train on: sbi, alpha, poisson. The others measure "
+    "unseen fakes.",
 )
-@click.option("--weights", metavar="FILE|imagenet", help="Backbone to start from.")
-@click.option("--backbones", default="tf_efficientnet_lite0", show_default=True, help="By commas.")
 @click.option(
-    "--cuts", default="stage3", show_default=True, help="Of the local variants, by commas."
+    "--weights",
+    metavar="FILE|imagenet",
+    help="Weights that the backbone starts from. Random by default.",
 )
-@click.option("--variants", default="whole,direct,indirect", show_default=True)
-@click.option("--ld", default="0,0.1", show_default=True, help="Weights of local diversity.")
+@click.option(
+    "--backbones",
+    default="tf_efficientnet_lite0",
+    show_default=True,
+    metavar="NAME,...",
+    help="Comma-separated backbones.",
+)
+@click.option(
+    "--cuts",
+    default="stage3",
+    show_default=True,
+    metavar="STAGE,...",
+    help="Comma-separated stages to cut the local variants after.",
+)
+@click.option(
+    "--variants",
+    default="whole,direct,indirect",
+    show_default=True,
+    metavar="VARIANT,...",
+    help="Comma-separated variants.",
+)
+@click.option(
+    "--ld",
+    "diversity_weights",
+    default="0,0.1",
+    show_default=True,
+    metavar="WEIGHT,...",
+    help="Comma-separated weights of the local-diversity loss, 0 for off.",
+)
 @click.option("--seeds", default=2, show_default=True, help="Number of seeds.")
-@click.option("--input-size", default=128, show_default=True, help="Side of the crop, pixels.")
+@click.option("--input-size", default=128, show_default=True, help="Side of the face crop, pixels.")
 @click.option("--steps", default=400, show_default=True, help="Optimiser steps per training.")
 @click.option("--pairs", default=12, show_default=True, help="Pairs of real and fake per step.")
-@click.option("--lr", default=1e-3, show_default=True)
-@click.option("--workers", default=1, show_default=True)
+@click.option(
+    "--lr",
+    "learning_rate",
+    default=1e-3,
+    show_default=True,
+    help="Learning rate of the backbone; three times as much for the head.",
+)
+@click.option("--workers", default=1, show_default=True, help="Processes that make images.")
 @json_option
 def ablate(
-    data: Path,
+    faces: Path,
     out: Path,
     pseudo_fakes: str,
     weights: str | None,
     backbones: str,
     cuts: str,
-    variants: str,
-    ld: str,
+    variants: Any,
+    diversity_weights: str,
     seeds: int,
-    input_size: int,
     steps: int,
-    pairs: int,
-    lr: float,
     workers: int,
     as_json: bool,
+    **settings: Any,
 ) -> None:
     """Train the grid {whole + GAP, local direct, local indirect} x {LD off, on} over seeds.
 
     Every seed splits the identities differently; AUC is measured on those that training did not
-    see. A grid that was stopped goes on when the command is given again.
+    see. An interrupted ablation is resumed by the same command.
     """
     with needs_training():
-        from lpx.training.ablation import VARIANTS, grid, run_grid
-        from lpx.training.ablation_report import contrasts, draw, summarise, to_markdown
+        from lpx.training.ablation.ablating import ablate as run_ablation
+        from lpx.training.ablation.grid import AblationGrid
         from lpx.training.recipe import Recipe
-    from lpx.errors import LpxError
-    from lpx.workspace import check_writable, write_bytes, write_json
-
-    chosen = tuple(v for v in VARIANTS if v in variants.split(","))
-    if set(variants.split(",")) - set(VARIANTS):
-        raise LpxError(f"unknown variants in {variants!r}", f"known: {', '.join(VARIANTS)}")
-    kinds = tuple(pseudo_fakes.split(","))
-    base = Recipe(
-        input_size=input_size,
-        pseudo_fakes=kinds,
+    recipe = Recipe(
+        pseudo_fakes=names(pseudo_fakes),
         steps=steps,
-        pairs=pairs,
-        learning_rate=lr,
         steps_per_epoch=max(1, steps // 4),
+        **settings,
     )
-    cells = grid(
-        tuple(backbones.split(",")),
-        tuple(cuts.split(",")),
-        chosen,
-        _numbers(ld),
-        seeds,
+    grid = AblationGrid(
+        backbones=tuple(backbones.split(",")),
+        cuts=tuple(cuts.split(",")),
+        variants=tuple(variants.split(",")),
+        diversity_weights=_numbers(diversity_weights),
+        seeds=seeds,
     )
-    check_writable(out, "ablation.json", "ablation.md", "ablation.png")
-    results = run_grid(
-        cells,
-        base,
-        data,
-        weights_file(weights),
+    result = run_ablation(
+        recipe,
+        faces,
         out,
-        workers,
-        lambda text: click.echo(text, err=True),
+        grid=grid,
+        weights=weights,
+        workers=workers,
+        command=partial(command_line, starts_from_weights=weights is not None),
+        reporter=ConsoleReporter(),
     )
-    rows = summarise(results)
-    table = to_markdown(rows, contrasts(results), kinds)
-    values = {"base": base.to_dict(), "results": [asdict(r) for r in results]}
-    write_json(out / "ablation.json", values)
-    write_bytes(out / "ablation.md", table.encode())
-    write_bytes(out / "ablation.png", draw(rows))
     if as_json:
-        click.echo(json.dumps(values, indent=2))
+        click.echo(json.dumps(result.to_dict(), indent=2))
         return
-    click.echo(table)
+    click.echo(result.markdown)
     click.echo(f"{out}: ablation.json, ablation.md, ablation.png")
 
 
@@ -116,5 +144,5 @@ def _numbers(listed: str) -> tuple[float, ...]:
         return tuple(float(value) for value in listed.split(","))
     except ValueError:
         raise click.BadParameter(
-            f"{listed!r} is not a list of numbers", param_hint="--ld"
+            f"{listed!r} is not a comma-separated list of numbers", param_hint="--ld"
         ) from None

@@ -1,4 +1,4 @@
-"""From unit logits to one score per face.
+"""Aggregates: functions from unit logits to one score per face.
 
 The mean of logits is algebraically global average pooling followed by a linear layer, so only a
 non-linear aggregate makes the image-level label supervise regions indirectly; see docs/science.md.
@@ -7,38 +7,37 @@ non-linear aggregate makes the image-level label supervise regions indirectly; s
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from lpx.errors import LpxError
+from lpx.arguments import check_choice, check_number
 
 
 def mean_prob(logits: Tensor, parameter: float) -> Tensor:
-    """Mean of the units' probabilities: one bounded vote per unit."""
+    """Return the mean of the units' probabilities: one bounded vote per unit."""
     return logits.sigmoid().mean(dim=1)
 
 
 def lse(logits: Tensor, parameter: float) -> Tensor:
-    """sigmoid((1/r) log mean exp(r s)), r = `parameter`: a soft maximum (multiple-instance)."""
+    """Return sigmoid((1/r) log mean exp(r s)), r = `parameter`: a soft maximum."""
     scaled = logits * parameter
-    # The maximum is taken out first: exp overflows in half precision from 11 on.
+    # The maximum is subtracted first: exp overflows in half precision from 11.1 on.
     peak = scaled.amax(dim=1, keepdim=True)
     pooled = (scaled - peak).exp().mean(dim=1).log() + peak.squeeze(1)
     return (pooled / parameter).sigmoid()
 
 
 def topk(logits: Tensor, parameter: float) -> Tensor:
-    """sigmoid(mean of the k largest logits), k = ceil(`parameter` * N)."""
-    # 0.07 * 100 is a little over 7 in binary: without the margin k would be one too large.
+    """Return sigmoid(mean of the k largest logits), k = ceil(`parameter` * N)."""
+    # 0.07 * 100 is slightly above 7 in binary: without the margin k would be one too large.
     k = max(1, math.ceil(parameter * logits.shape[1] - 1e-6))
     return torch.topk(logits, k, dim=1).values.mean(dim=1).sigmoid()
 
 
 def mean_logit(logits: Tensor, parameter: float) -> Tensor:
-    """sigmoid(mean of logits): the same as global average pooling and a linear layer."""
+    """Return sigmoid(mean of logits): global average pooling followed by a linear layer."""
     return logits.mean(dim=1).sigmoid()
 
 
@@ -49,7 +48,7 @@ AGGREGATES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "mean_logit": mean_logit,
 }
 DEFAULT_PARAMETER = {"lse": 2.0, "topk": 0.15}
-"""r of `lse` and k/N of `topk` where the user names none; the others take no parameter."""
+"""Default r of `lse` and k/N of `topk`; the other aggregates take no parameter."""
 
 
 def aggregate(name: str, logits: Tensor, parameter: float = 0.0) -> Tensor:
@@ -70,23 +69,18 @@ def aggregate(name: str, logits: Tensor, parameter: float = 0.0) -> Tensor:
 
 
 def check_aggregate(name: str, parameter: float | None) -> float:
-    """The parameter to use with aggregate `name`.
+    """Return the parameter to use with an aggregate: the given one or, for None, its default.
 
     Raises:
-        LpxError: Unknown aggregate, or a parameter out of range.
+        InvalidArgumentError: An unknown aggregate, or a parameter out of range.
     """
-    if name not in AGGREGATES:
-        raise LpxError(
-            f"unknown aggregate {name!r}",
-            f"known aggregates: {', '.join(AGGREGATES)}",
-            "name one of these with --aggregate",
-        )
-    value = DEFAULT_PARAMETER.get(name, 0.0) if parameter is None else parameter
-    largest = {"lse": sys.float_info.max, "topk": 1.0}.get(name)
-    if largest is not None and not 0 < value <= largest:
-        raise LpxError(
-            f"aggregate {name} with parameter {value:g}",
-            "lse wants r > 0 (1 to 4 are usual), topk a fraction in (0, 1]",
-            "set --aggregate-parameter accordingly",
-        )
-    return value
+    check_choice("aggregate", name, AGGREGATES)
+    if name == "lse":
+        why = "it is r of the soft maximum; 1 to 4 are usual"
+        check_number("aggregate_parameter", parameter, above=0, why=why)
+    elif name == "topk":
+        why = "it is the fraction of units whose logits are averaged, and must not be 0"
+        check_number("aggregate_parameter", parameter, above=0, most=1, why=why)
+    if parameter is None:
+        return DEFAULT_PARAMETER.get(name, 0.0)
+    return parameter

@@ -12,6 +12,9 @@ from lpx.models.backbones import IMAGENET, NORMALISATION, build_backbone
 from lpx.models.receptive_field import ReceptiveField, analyse
 
 DROPOUT = 0.2
+# Receptive fields by backbone, cut, bottleneck and input size: tracing takes seconds, and a grid of
+# trainings makes the same architecture many times.
+_FIELDS: dict[tuple[str, str, int, int], ReceptiveField] = {}
 
 
 class LocalHead(nn.Module):
@@ -117,7 +120,10 @@ def new_detector(
         input_size=input_size,
     )
     detector = LocalPredictionDetector(card)
-    field = analyse_detector(detector, input_size)
+    key = (backbone, cut, bottleneck, input_size)
+    if key not in _FIELDS:
+        _FIELDS[key] = analyse_detector(detector, input_size)
+    field = _FIELDS[key]
     card = replace(
         card,
         grid=field.grid,

@@ -1,4 +1,4 @@
-"""Which of the weights in a file fit a model, and under which names."""
+"""Find the weights in a file that fit a model, whatever their names are."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from lpx.models.state_dict import (
 )
 from lpx.models.weights_file import containers
 
-# Names that wrappers put into a key, anywhere: DataParallel, torch.compile, Fabric, FSDP.
+# Names that wrappers insert anywhere in a key: DataParallel, torch.compile, Fabric, FSDP.
 _WRAPPERS = frozenset(
     {"module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 )
-# Weights under such a name are a running average, or a copy that the model is trained against.
+# Weights under such a name are a running average, or a copy that serves as a training target.
 _AVERAGED = re.compile(
     r"(^|[._])(ema|swa|avg|averaged?|teacher|shadow(_params)?|momentum|target)([._]|$)"
 )
@@ -34,7 +34,10 @@ _AVERAGED = re.compile(
 _OF_TRAINING = re.compile(
     r"(criterion|loss|metric|optim|sched|(^|[._])(acc|auc|auroc)([._]|$)|n_averaged$)"
 )
-_HEAD_OF_A_FILE = "."
+# The key of weights at the top level of a file.
+_TOP_LEVEL = "."
+# Names that a note, and that a model card, lists.
+_SHOWN, _RECORDED = 5, 10
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,13 @@ class Fitted:
     """Weights that fit a model.
 
     Attributes:
-        state: In the model's names.
-        key: Where they stand in the file, as `--weights-key` takes it; "." for the outermost names.
-        mapping: How the file's names became the model's, one change each; empty for none.
+        state: The weights, under the model's names.
+        key: Name of the weights in the file, as `weights_key` takes it; "." for the top level.
+        mapping: Changes from the file's names to the model's, a text each; empty for none.
         left_out: Names in the same dictionary that the model does not have.
         kept: Buffers that the file lacks, left as the factory made them.
-        others: Other weights in the file: those that fit the model too and differ.
-        unused: Averaged weights in the file that do not fit, so that nobody looks for them in vain.
+        others: Other weights in the file that fit the model too, and differ.
+        unused: Averaged weights in the file that do not fit, so that nobody searches for them.
     """
 
     state: StateDict
@@ -60,47 +63,66 @@ class Fitted:
     unused: tuple[str, ...] = ()
 
     def notes(self, name: str) -> list[str]:
-        """What to tell the user about weights taken from the file `name`, a line each."""
+        """Return notes on weights taken from the file `name`, a line each."""
         lines = []
-        if self.key != _HEAD_OF_A_FILE or self.mapping:
-            place = name if self.key == _HEAD_OF_A_FILE else f"{self.key!r} in {name}"
+        if self.key != _TOP_LEVEL or self.mapping:
+            place = name if self.key == _TOP_LEVEL else f"{self.key!r} in {name}"
             lines.append("; ".join([f"weights: {place}", *self.mapping]))
-        if self.others:
-            quoted = ", ".join(map(repr, self.others))
-            lines.append(
-                f"warning: {name} holds other weights that fit too: {quoted}. Took {self.key!r}; "
-                f"--weights-key {self.others[0]} takes the others"
-            )
         if self.unused:
-            lines.append(f"not used, it does not fit the model: {', '.join(self.unused)}")
+            lines.append(f"not used, does not fit the model: {', '.join(self.unused)}")
         if self.left_out:
             lines.append(f"left out, not part of the model: {_shown(self.left_out)}")
         if self.kept:
             lines.append(f"not in the file, kept as the factory made them: {_shown(self.kept)}")
         return lines
 
+    def warnings(self, name: str) -> tuple[str, ...]:
+        """Return doubts about weights taken from the file `name`, a line each."""
+        if not self.others:
+            return ()
+        quoted = ", ".join(map(repr, self.others))
+        return (
+            f"{name} holds other weights that fit too: {quoted}. Took {self.key!r}; use "
+            f"`weights_key={self.others[0]!r}` to take the others",
+        )
+
     def provenance(self, name: str) -> dict[str, Any]:
-        """The same for the model card; short, since the card travels with every engine."""
-        found: dict[str, Any] = {"converted_from": name}
-        if self.key != _HEAD_OF_A_FILE or self.others:
-            found["weights_key"] = self.key
+        """Return the same for the model card; short, since the card is copied to every engine."""
+        values: dict[str, Any] = {"converted_from": name}
+        if self.key != _TOP_LEVEL or self.others:
+            values["weights_key"] = self.key
         for field in ("mapping", "others", "left_out", "kept"):
-            if values := getattr(self, field):
-                found[f"weights_{field}"] = _shortened(values)
-        return found
+            if names := getattr(self, field):
+                values[f"weights_{field}"] = _shortened(names)
+        return values
 
 
 def _shown(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    more = len(names) - _SHOWN
+    listed = ", ".join(names[:_SHOWN])
+    return f"{listed} and {more} more" if more > 0 else listed
 
 
-def _shortened(names: Sequence[str], most: int = 10) -> list[str]:
-    return [*names[:most], *([f"... {len(names) - most} more"] if len(names) > most else [])]
+def _shortened(names: Sequence[str]) -> list[str]:
+    more = len(names) - _RECORDED
+    if more > 0:
+        return [*names[:_RECORDED], f"... {more} more"]
+    return list(names)
 
 
 @dataclass(frozen=True)
 class _Attempt:
-    """One way to read one dictionary of the file as the model's weights."""
+    """One way to read one dictionary of the file as the model's weights.
+
+    Attributes:
+        place: Dotted names that lead to the dictionary; "" for the top level.
+        prefix: Prefix that is removed from its names.
+        added: Prefix that is added to its names.
+        unwrapped: Names of wrappers that are removed.
+        state: The weights, under the model's names.
+        left_out: Names in the dictionary that are not used.
+        kept: Names of the model that the dictionary lacks.
+    """
 
     place: str
     prefix: str
@@ -112,7 +134,7 @@ class _Attempt:
 
     @property
     def key(self) -> str:
-        return self.place or _HEAD_OF_A_FILE
+        return self.place or _TOP_LEVEL
 
     @property
     def key_with_prefix(self) -> str:
@@ -122,15 +144,19 @@ class _Attempt:
         changes = []
         if self.unwrapped:
             names = ", ".join(repr(name) for name in sorted(self.unwrapped))
-            changes.append(f"{names} taken out of the names")
+            changes.append(f"{names} removed from the names")
         if self.prefix:
-            changes.append(f"prefix {self.prefix!r} taken off")
+            changes.append(f"prefix {self.prefix!r} removed")
         if self.added:
             changes.append(f"prefix {self.added!r} added")
         return tuple(changes)
 
     def matches(self, wanted: Mapping[str, Tensor]) -> int:
-        return sum(k in wanted and v.shape == wanted[k].shape for k, v in self.state.items())
+        """Return the number of tensors that the model has too, with their shapes."""
+        count = 0
+        for name, value in self.state.items():
+            count += name in wanted and value.shape == wanted[name].shape
+        return count
 
 
 def fit_weights(
@@ -142,48 +168,48 @@ def fit_weights(
     rename: Callable[[Mapping[str, Tensor]], StateDict] = dict,
     parameters: Sequence[str] = (),
 ) -> Fitted:
-    """Find the weights in a file that fit a model, whatever they are called there.
+    """Find the weights in a file that fit a model, whatever their names are.
 
-    A prefix of all names, and what wrappers put between them, may differ from the model's; every
-    tensor of the model must be there with its shape, and no other below the same prefix. Of several
-    that fit, those that are no running average come first, and the others are named.
+    A prefix of all names, and names that wrappers insert, may differ from the model's. Every tensor
+    of the model must be there with its shape, and no other below the same prefix. If several sets
+    of weights fit, those that are not a running average come first, and the others are named.
 
     Args:
-        content: What the file holds.
+        content: Content of the file.
         wanted: The model's tensors by name.
         source: The file's name, for errors.
-        key: Where the weights stand ("ema", "model.state_dict"); None to look for them.
-        rename: Turns other naming schemes into the model's.
-        parameters: Names in `wanted` that are trained. A buffer beside them may be missing (a
-            wrapper's mean and std); none for every tensor.
+        key: Name of the weights ("ema", "model.state_dict"); None to look for them.
+        rename: Converts other naming schemes to the model's.
+        parameters: Names in `wanted` that are trained. Buffers beside them may be missing (a
+            wrapper's mean and std); empty if every tensor must be there.
 
     Raises:
-        LpxError: Nothing fits (the nearest is compared, the first mismatches named), nothing stands
-            under `key`, or there are no tensors at all.
+        LpxError: Nothing fits (the nearest is compared, the first mismatches named), there is
+            nothing under `key`, or there are no tensors at all.
     """
     check_tensors(content, source)
     places = dict(_places(content))
     model = _Model(wanted, frozenset(parameters), rename)
-    attempts = [
-        attempt for place, tensors in places.items() for attempt in _attempts(place, tensors, model)
-    ]
+    attempts: list[_Attempt] = []
+    for place, tensors in places.items():
+        attempts += _attempts(place, tensors, model)
     if key is not None:
         attempts = _under(key, attempts, source)
     fitting = _distinct([a for a in attempts if not misfits(wanted, a.state)])
     if not fitting:
-        # Of equals the first, which changes the fewest names.
+        # Of equals `max` takes the first, which changes the fewest names.
         nearest = max(attempts, key=lambda attempt: attempt.matches(wanted))
         place = f"{source} ({nearest.place})" if nearest.place else source
         check_keys(wanted, nearest.state, place)
-    fitting.sort(key=lambda attempt: bool(_AVERAGED.search(attempt.key_with_prefix.lower())))
+    # The sort is stable: averages move behind the others, and the order is otherwise the file's.
+    fitting.sort(key=lambda attempt: _is_averaged(attempt.key_with_prefix))
     first = fitting[0]
     labels = _labels(fitting)
-    used = {a.place for a in fitting}
-    unused = [
-        place
-        for place in (*places, *_unnamed(content))
-        if place not in used and _AVERAGED.search(place.lower())
-    ]
+    unused: list[str] = []
+    if key is None:
+        used = {attempt.place for attempt in fitting}
+        everything = (*places, *_unnamed(content))
+        unused = [place for place in everything if place not in used and _is_averaged(place)]
     return Fitted(
         state=first.state,
         key=labels[0],
@@ -191,26 +217,38 @@ def fit_weights(
         left_out=first.left_out,
         kept=first.kept,
         others=tuple(labels[1:]),
-        unused=tuple(unused) if key is None else (),
+        unused=tuple(unused),
     )
 
 
+def _is_averaged(name: str) -> bool:
+    return _AVERAGED.search(name.lower()) is not None
+
+
 def _under(key: str, attempts: Sequence[_Attempt], source: str) -> list[_Attempt]:
-    """The attempts that the user chose."""
-    chosen = [a for a in attempts if key.rstrip(".") in (a.key.rstrip("."), a.key_with_prefix)]
+    """Return the attempts that the user chose."""
+    wanted = key.rstrip(".")
+    chosen = [a for a in attempts if wanted in (a.key.rstrip("."), a.key_with_prefix)]
     if not chosen:
+        keys = list(dict.fromkeys(attempt.key for attempt in attempts))
         raise LpxError(
             f"{source} holds no weights under {key!r}",
-            f"it holds tensors under: {_shown([*dict.fromkeys(a.key for a in attempts)])}",
-            "name one of these with --weights-key",
+            f"it holds tensors under: {_shown(keys)}",
+            "name one of these with `weights_key`",
         )
     return chosen
 
 
 def _labels(attempts: Sequence[_Attempt]) -> list[str]:
-    """What `--weights-key` calls each: with its prefix where a dictionary holds several."""
-    count = Counter(a.place for a in attempts)
-    return [a.key_with_prefix or _HEAD_OF_A_FILE if count[a.place] > 1 else a.key for a in attempts]
+    """Return the `weights_key` of each: with its prefix, if a dictionary holds several."""
+    count = Counter(attempt.place for attempt in attempts)
+    labels = []
+    for attempt in attempts:
+        if count[attempt.place] > 1:
+            labels.append(attempt.key_with_prefix or _TOP_LEVEL)
+        else:
+            labels.append(attempt.key)
+    return labels
 
 
 def load_backbone_weights(backbone: nn.Module, content: Mapping[Any, Any], source: str) -> Fitted:
@@ -218,27 +256,28 @@ def load_backbone_weights(backbone: nn.Module, content: Mapping[Any, Any], sourc
 
     Args:
         backbone: Receives the weights.
-        content: What the file holds.
+        content: Content of the file.
         source: The file's name, for errors.
 
     Raises:
         LpxError: A parameter of the backbone is missing or has another shape.
     """
-    wanted = {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
+    prefix = "backbone."
+    wanted = {prefix + name: value for name, value in backbone.state_dict().items()}
 
     def rename(state: Mapping[str, Tensor]) -> StateDict:
-        return {k: v for k, v in to_lpx_names(state).items() if k in wanted}
+        return {name: value for name, value in to_lpx_names(state).items() if name in wanted}
 
     fitted = fit_weights(content, wanted, source, rename=rename)
-    load_weights(backbone, {k.removeprefix("backbone."): v for k, v in fitted.state.items()})
+    load_weights(backbone, {n.removeprefix(prefix): value for n, value in fitted.state.items()})
     return fitted
 
 
 def check_tensors(content: Mapping[Any, Any], source: str) -> None:
-    """Refuse a file without a tensor under any name.
+    """Refuse a file without any tensor.
 
     Raises:
-        LpxError: It holds none; its first keys are named.
+        LpxError: It has none; its first keys are named.
     """
     if next(_places(content), None) is None:
         raise LpxError(
@@ -249,7 +288,7 @@ def check_tensors(content: Mapping[Any, Any], source: str) -> None:
 
 
 def _places(content: Mapping[Any, Any]) -> Iterator[tuple[str, StateDict]]:
-    """Every dictionary of tensors in a file, with the names that lead to it."""
+    """Yield every dictionary of tensors in a file, with the dotted names that lead to it."""
     for place, one in containers(content):
         if isinstance(one, Mapping):
             tensors = {k: v for k, v in one.items() if isinstance(k, str) and isinstance(v, Tensor)}
@@ -258,7 +297,7 @@ def _places(content: Mapping[Any, Any]) -> Iterator[tuple[str, StateDict]]:
 
 
 def _unnamed(content: Mapping[Any, Any]) -> Iterator[str]:
-    """Every list of tensors in a file, which has no names to map."""
+    """Yield the places of lists of tensors in a file, which have no names to map."""
     for place, one in containers(content):
         if not isinstance(one, Mapping) and one and all(isinstance(v, Tensor) for v in one):
             yield place
@@ -266,7 +305,7 @@ def _unnamed(content: Mapping[Any, Any]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _Model:
-    """What is looked for: a model's tensors, those of them that are trained, its other names."""
+    """The model whose weights are looked for: see the arguments of `fit_weights`."""
 
     wanted: Mapping[str, Tensor]
     parameters: frozenset[str]
@@ -274,14 +313,15 @@ class _Model:
 
 
 def _attempts(place: str, tensors: StateDict, model: _Model) -> Iterator[_Attempt]:
-    """Every way to read one dictionary of a file, those that change the fewest names first."""
-    as_they_are = {name: name for name in tensors}, {name: name for name in model.wanted}
+    """Yield every way to read a dictionary of a file, those that change the fewest names first."""
+    unchanged = {name: name for name in tensors}, {name: name for name in model.wanted}
     unwrapped = _without_wrappers(tensors), _without_wrappers(model.wanted)
-    for given, asked in (as_they_are, unwrapped) if unwrapped != as_they_are else (as_they_are,):
+    ways = [unchanged] if unwrapped == unchanged else [unchanged, unwrapped]
+    for given, asked in ways:
         needed = {name for name, full in asked.items() if is_needed(full)}
         trained = [name for name, full in asked.items() if full in model.parameters]
         for added in _common_prefixes(trained or list(asked)):
-            # At least as many names as the model needs; a classifier's bias may be missing.
+            # At least as many names as the model needs but one: a classifier's bias may be missing.
             least = sum(name.startswith(added) for name in needed) - 1
             for prefix in _prefixes(given, least):
                 yield _attempt(place, tensors, model, given, asked, prefix, added)
@@ -296,50 +336,62 @@ def _attempt(
     prefix: str,
     added: str,
 ) -> _Attempt:
-    """Read a dictionary with `prefix` taken off and `added` put before its names.
+    """Read a dictionary with `prefix` removed from its names and `added` put before them.
 
     Args:
-        place: Where the dictionary stands in the file.
+        place: Place of the dictionary in the file.
         tensors: The dictionary.
-        model: What is looked for.
-        given: Names in the dictionary, without wrappers where these are taken out -> as they are.
+        model: The model whose weights are looked for.
+        given: Names in the dictionary, with or without the names of wrappers -> full names.
         asked: The same of the model's names.
-        prefix: Names without it are left out.
-        added: Buffers of the model outside it are kept.
+        prefix: Prefix to remove; names without it are left out.
+        added: Prefix to add; buffers of the model outside it are kept.
     """
-    inside = {n.removeprefix(prefix): full for n, full in given.items() if n.startswith(prefix)}
-    named = model.rename({added + name: tensors[full] for name, full in inside.items()})
-    state = {asked.get(name, name): value for name, value in named.items()}
+    outside: list[str] = []
+    inside: StateDict = {}
+    wrapped: set[str] = set()
+    for name, full in given.items():
+        if name != full:
+            wrapped |= _WRAPPERS.intersection(full.split("."))
+        if name.startswith(prefix):
+            inside[added + name.removeprefix(prefix)] = tensors[full]
+        else:
+            outside.append(full)
+    # The model's own wrappers come back: `asked` leads from names without them to its full names.
+    state = {asked.get(name, name): value for name, value in model.rename(inside).items()}
     strange = [n for n in state if n not in model.wanted and _OF_TRAINING.search(n)]
-    kept = [
-        full
-        for name, full in asked.items()
-        if not name.startswith(added) and full not in state and full not in model.parameters
-    ]
-    outside = [full for name, full in given.items() if not name.startswith(prefix)]
+    for name in strange:
+        del state[name]
+    kept: list[str] = []
+    for name, full in asked.items():
+        is_buffer = full not in model.parameters
+        if is_buffer and not name.startswith(added) and full not in state:
+            kept.append(full)
+            state[full] = model.wanted[full]
     return _Attempt(
-        place,
-        prefix,
-        added,
-        frozenset(part for n, full in given.items() if n != full for part in full.split("."))
-        & _WRAPPERS,
-        {n: v for n, v in state.items() if n not in strange} | {n: model.wanted[n] for n in kept},
-        (*outside, *strange),
-        tuple(kept),
+        place=place,
+        prefix=prefix,
+        added=added,
+        unwrapped=frozenset(wrapped),
+        state=state,
+        left_out=(*outside, *strange),
+        kept=tuple(kept),
     )
 
 
 def _without_wrappers(names: Mapping[str, Tensor]) -> dict[str, str]:
-    """Names without what wrappers put between their parts -> the names as they are.
-
-    Where two names would become one, all stay as they are.
-    """
-    plain = {".".join(p for p in name.split(".") if p not in _WRAPPERS): name for name in names}
-    return plain if len(plain) == len(names) else {name: name for name in names}
+    """Return names without those of wrappers -> full names; unchanged if two would become one."""
+    plain: dict[str, str] = {}
+    for name in names:
+        parts = [part for part in name.split(".") if part not in _WRAPPERS]
+        plain[".".join(parts)] = name
+    if len(plain) < len(names):
+        return {name: name for name in names}
+    return plain
 
 
 def _prefixes(names: Mapping[str, str], least: int) -> Iterator[str]:
-    """Dotted prefixes that at least `least` names begin with, the shortest first."""
+    """Yield dotted prefixes that at least `least` names begin with, the shortest first."""
     counts: dict[str, int] = {"": len(names)}
     for name in names:
         parts = name.split(".")
@@ -347,34 +399,39 @@ def _prefixes(names: Mapping[str, str], least: int) -> Iterator[str]:
             prefix = ".".join(parts[:end]) + "."
             counts[prefix] = counts.get(prefix, 0) + 1
     yield ""
-    yield from sorted((p for p, n in counts.items() if p and n >= max(least, 1)), key=len)
+    frequent = [prefix for prefix, n in counts.items() if prefix and n >= max(least, 1)]
+    yield from sorted(frequent, key=len)
 
 
 def _common_prefixes(names: Sequence[str]) -> list[str]:
-    """The dotted prefixes that all names share, the shortest (none) first."""
-    found, shared = [""], [name.split(".")[:-1] for name in names]
-    for parts in zip(*shared, strict=False):
+    """Return the dotted prefixes that all names share, the shortest (none) first."""
+    prefixes = [""]
+    parents = [name.split(".")[:-1] for name in names]
+    for parts in zip(*parents, strict=False):
         if len(set(parts)) > 1:
             break
-        found.append(f"{found[-1]}{parts[0]}.")
-    return found
+        prefixes.append(f"{prefixes[-1]}{parts[0]}.")
+    return prefixes
 
 
 def _distinct(attempts: Sequence[_Attempt]) -> list[_Attempt]:
-    """One attempt of each set of weights: the one that changes the fewest names."""
+    """Return one attempt for each set of weights, the one that changes the fewest names."""
     kept: list[_Attempt] = []
     for attempt in sorted(attempts, key=lambda a: len(a.mapping())):
         if not any(_equal(attempt.state, other.state) for other in kept):
             kept.append(attempt)
+    # Back to the order of the file.
     order = {id(attempt): number for number, attempt in enumerate(attempts)}
     return sorted(kept, key=lambda attempt: order[id(attempt)])
 
 
 def _equal(one: StateDict, other: StateDict) -> bool:
-    names = {name for name in (*one, *other) if is_needed(name)}
-    return all(
-        name in one
-        and name in other
-        and (one[name] is other[name] or torch.equal(one[name], other[name]))
-        for name in names
-    )
+    for name in {*one, *other}:
+        if not is_needed(name):
+            continue
+        if name not in one or name not in other:
+            return False
+        # Identity first: most attempts share their tensors, and comparing values takes time.
+        if one[name] is not other[name] and not torch.equal(one[name], other[name]):
+            return False
+    return True

@@ -189,7 +189,7 @@ def _trace(module: nn.Module, input_size: int) -> fx.Graph:
         raise LpxError(
             f"{type(module).__name__} cannot be traced at {input_size} px",
             (str(error).strip().splitlines() or [type(error).__name__])[0],
-            "use a larger --input-size, or a module that torch.export can trace",
+            "use a larger `input_size`, or a module that torch.export can trace",
         ) from error
     finally:
         for part, training in modes:

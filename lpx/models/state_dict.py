@@ -1,4 +1,4 @@
-"""Foreign state dicts: names of other training code, mapped to lpx's."""
+"""State dicts of other training code: their names, mapped to lpx's."""
 
 from __future__ import annotations
 
@@ -27,14 +27,16 @@ _CLASSIFIERS = (
     "backbone.fc",
     "backbone.classifier",
 )
-# DeepfakeBench's Xception carries this branch in every checkpoint, and uses it in other modes only.
+# DeepfakeBench's Xception has this branch in every checkpoint, but uses it in other modes only.
 _UNUSED = ("adjust_channel.", "backbone.adjust_channel.")
 # Blocks per stage of EfficientNet-Lite0, to turn a running block number into stage and block.
 _LITE0_DEPTHS = (1, 2, 2, 3, 3, 4, 1)
+# Mismatches of each kind that an error names.
+_NAMED = 3
 
 
 def digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, dtypes, shapes and bytes: the same for the same weights in any file."""
+    """Return the SHA-256 of names, dtypes, shapes and bytes, the same for any file and order."""
     sha = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -48,35 +50,45 @@ def unwrap(state: Mapping[str, Tensor], wanted: Collection[str] = ()) -> StateDi
 
     Args:
         state: Any state dict.
-        wanted: The names of the module; a prefix that they have too is not a wrapper's.
+        wanted: Names of the module's tensors; a prefix that they have too is not a wrapper's.
     """
     out = dict(state)
-    while prefix := next((p for p in _WRAPPERS if out and all(k.startswith(p) for k in out)), None):
+    # Wrappers nest, so a prefix may follow another.
+    while prefix := _shared_wrapper(out):
         if not out.keys().isdisjoint(wanted):
             break
-        out = {k.removeprefix(prefix): v for k, v in out.items()}
+        out = {name.removeprefix(prefix): value for name, value in out.items()}
     return out
+
+
+def _shared_wrapper(names: Collection[str]) -> str:
+    """Return the wrapper's prefix that all names have, "" if there is none."""
+    for prefix in _WRAPPERS:
+        if names and all(name.startswith(prefix) for name in names):
+            return prefix
+    return ""
 
 
 def to_lpx_names(state: Mapping[str, Tensor], fake_class: int = 1) -> StateDict:
     """Rename a torchvision-, timm- or DeepfakeBench-style state dict to `backbone.*`, `head.*`.
 
-    A linear classifier becomes the head's 1x1 convolution; one of two classes becomes a single
-    logit, fake minus real, which is what softmax over the two amounts to.
+    A linear classifier becomes the head's 1x1 convolution. A classifier of two classes becomes a
+    single logit, fake minus real: softmax over two logits is the sigmoid of their difference.
 
     Args:
         state: Any state dict.
-        fake_class: Which of two classes is fake; of a single logit, 0 says that it speaks for real.
+        fake_class: Index of the class that is fake; 0 for a single logit that is high for real.
     """
-    state = {k: v for k, v in unwrap(state).items() if not k.startswith(_UNUSED)}
-    if any(k.startswith("_blocks.") for k in state):
-        state = {_lite0_name(k): v for k, v in state.items()}
+    state = {name: v for name, v in unwrap(state).items() if not name.startswith(_UNUSED)}
+    if any(name.startswith("_blocks.") for name in state):
+        state = {_lite0_name(name): value for name, value in state.items()}
     out: StateDict = {}
     for prefix in _CLASSIFIERS:
         weight = state.pop(f"{prefix}.weight", None)
         bias = state.pop(f"{prefix}.bias", None)
         if weight is not None and weight.ndim in (2, 4) and weight.shape[0] in (1, 2):
-            bias = torch.zeros(weight.shape[0]) if bias is None else bias
+            if bias is None:
+                bias = torch.zeros(weight.shape[0])
             if weight.shape[0] == 2:
                 weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
             if fake_class == 0:
@@ -84,14 +96,16 @@ def to_lpx_names(state: Mapping[str, Tensor], fake_class: int = 1) -> StateDict:
             out["head.classifier.weight"] = weight.reshape(1, -1, 1, 1)
             out["head.classifier.bias"] = bias
             break
-    for key, value in state.items():
-        own = key.startswith(("backbone.", "head."))
-        out[key if own else f"backbone.{key}"] = value
+    for name, value in state.items():
+        if name.startswith(("backbone.", "head.")):
+            out[name] = value
+        else:
+            out[f"backbone.{name}"] = value
     return out
 
 
 def _lite0_name(key: str) -> str:
-    """Timm's name of a key in the style of the original PyTorch port (`_blocks.3._bn1...`)."""
+    """Return timm's name for a key of the original PyTorch port (`_blocks.3._bn1...`)."""
     for old, new in {
         "_conv_stem.": "conv_stem.",
         "_bn0.": "bn1.",
@@ -105,11 +119,13 @@ def _lite0_name(key: str) -> str:
     if not match:
         return key
     number, layer, rest = int(match[1]), match[2], match[3]
+    # The port numbers blocks through the whole network, timm within each stage.
     stage = 0
     while stage < len(_LITE0_DEPTHS) and number >= _LITE0_DEPTHS[stage]:
         number -= _LITE0_DEPTHS[stage]
         stage += 1
     if stage == 0:
+        # Blocks of the first stage have no expansion, so their layers have other numbers.
         names = {
             "_depthwise_conv": "conv_dw",
             "_bn1": "bn1",
@@ -126,72 +142,96 @@ def _lite0_name(key: str) -> str:
             "_bn2": "bn3",
         }
     if stage == len(_LITE0_DEPTHS) or layer not in names:
-        # A larger EfficientNet, or squeeze-excite: the comparison of keys will say so.
+        # A larger EfficientNet, or squeeze-excite: comparing the keys will show it.
         return key
     return f"blocks.{stage}.{number}.{names[layer]}.{rest}"
 
 
 def is_needed(name: str) -> bool:
-    """Whether a tensor takes part in inference: a batch norm's count of batches does not."""
+    """Return whether inference uses a tensor: it does not use a batch norm's count of batches."""
     return not name.endswith("num_batches_tracked")
 
 
 def _not_copied(given: Tensor, wanted: Tensor) -> str:
-    """What a tensor is whose values cannot be copied into a weight; empty if they can."""
-    if given.layout != torch.strided or given.is_meta:
-        return "sparse" if given.layout != torch.strided else "without values (meta)"
-    # Integers and 8-bit floats would be copied as they are, without their scale.
+    """Return the kind of a tensor whose values cannot be copied into a weight, "" if they can."""
+    if given.layout != torch.strided:
+        return "sparse"
+    if given.is_meta:
+        return "without values (meta)"
+    # Integers and 8-bit floats would be copied as they are, without the scale that belongs to them.
     scaled = given.is_floating_point() and given.element_size() == 1
-    differs = given.is_floating_point() != wanted.is_floating_point() or scaled
-    return str(given.dtype) if differs else ""
+    if scaled or given.is_floating_point() != wanted.is_floating_point():
+        return str(given.dtype)
+    return ""
 
 
 def misfits(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """Differences of names, shapes and types of weights, by sort; empty where all fits."""
-    both = [k for k in wanted if k in given and is_needed(k)]
-    found = {
-        "missing": [k for k in wanted if k not in given and is_needed(k)],
-        "unexpected": [k for k in given if k not in wanted and is_needed(k)],
-        "misshapen": [
-            f"{k} is {tuple(given[k].shape)}, expected {tuple(wanted[k].shape)}"
-            for k in both
-            if given[k].shape != wanted[k].shape
-        ],
-        "of another type": [
-            f"{k} is {sort}, expected {wanted[k].dtype}"
-            for k in both
-            if (sort := _not_copied(given[k], wanted[k]))
-        ],
+    """Compare names, shapes and types of weights.
+
+    Args:
+        wanted: Tensors of the model.
+        given: Tensors to load into it.
+
+    Returns:
+        Descriptions of the tensors that do not fit, by kind ("missing", "unexpected", "misshapen",
+        "of another type"); empty if all fit.
+    """
+    missing: list[str] = []
+    misshapen: list[str] = []
+    other_type: list[str] = []
+    for name, tensor in wanted.items():
+        if not is_needed(name):
+            continue
+        if name not in given:
+            missing.append(name)
+            continue
+        shape = tuple(given[name].shape)
+        if shape != tensor.shape:
+            misshapen.append(f"{name} is {shape}, expected {tuple(tensor.shape)}")
+        if kind := _not_copied(given[name], tensor):
+            other_type.append(f"{name} is {kind}, expected {tensor.dtype}")
+    unexpected = [name for name in given if name not in wanted and is_needed(name)]
+    differences = {
+        "missing": missing,
+        "unexpected": unexpected,
+        "misshapen": misshapen,
+        "of another type": other_type,
     }
-    return {label: names for label, names in found.items() if names}
+    return {kind: names for kind, names in differences.items() if names}
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load weights that `check_keys` or `misfits` found to fit; counts of batches where they do."""
+    """Load weights that `check_keys` or `misfits` found to fit."""
     wanted = module.state_dict()
-    fitting = {
-        name: value
-        for name, value in state.items()
-        if is_needed(name) or (name in wanted and not misfits({"": wanted[name]}, {"": value}))
-    }
+    fitting: StateDict = {}
+    for name, value in state.items():
+        # A count of batches is not compared: it is loaded if it happens to fit.
+        fits = name in wanted and not misfits({"": wanted[name]}, {"": value})
+        if is_needed(name) or fits:
+            fitting[name] = value
     module.load_state_dict(fitting, strict=False)
 
 
 def check_keys(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) -> None:
     """Compare names, shapes and types.
 
+    Args:
+        wanted: Tensors of the model.
+        given: Tensors to load into it.
+        source: Name of the file, for the error.
+
     Raises:
-        LpxError: They differ; the first mismatches of each sort are named.
+        LpxError: They differ; the first mismatches of each kind are named.
     """
-    if not (found := misfits(wanted, given)):
+    if not (differences := misfits(wanted, given)):
         return
-    parts = [
-        f"{len(names)} {label}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
-        for label, names in found.items()
-    ]
+    parts = []
+    for kind, names in differences.items():
+        more = " ..." if len(names) > _NAMED else ""
+        parts.append(f"{len(names)} {kind}: {', '.join(names[:_NAMED])}{more}")
     raise LpxError(
         f"{source}: the weights do not fit the model",
         "; ".join(parts),
-        "name the architecture they were trained with: --backbone, --cut, --bottleneck, or bring "
-        "the model with --factory package.module:function",
+        "describe the model that they were trained with (`backbone`, `cut`, `bottleneck`), or make "
+        "it with `factory=package.module:function`",
     )

@@ -1,4 +1,4 @@
-"""What keeps a training's state while Lightning runs it."""
+"""A Lightning callback that keeps a training's state."""
 
 from __future__ import annotations
 
@@ -14,38 +14,41 @@ from lpx.errors import LpxError
 from lpx.interrupts import Interrupted
 from lpx.training.module import LocalPrediction
 from lpx.training.recipe import Recipe
-from lpx.training.state import Progress, State, Store
+from lpx.training.state import State, Store, TrainingProgress
 
+# Seconds: a killed training repeats at most that much, besides a validation.
 SAVE_EVERY_S = 300.0
-"""Time between states within an epoch, seconds: what a killed training does again at most, besides
-a validation."""
 
 
 class Keeper(Callback):
-    """Writes the state after each validation, every five minutes, and when a signal comes.
+    """Writes the state after each validation, at intervals in between, and when a signal arrives.
 
-    It also chooses the best weights and ends a training that does not improve. Lightning's own
-    callbacks for this keep their state in checkpoints that only its loader reads.
+    It also chooses the best weights, and ends a training that does not improve. Lightning's own
+    callbacks for this keep their state in checkpoints that only its loader reads, which runs code.
 
     Args:
-        store: Where to.
-        recipe: Of the training.
+        store: Folder of the states.
+        recipe: Settings of the training.
         data: Digest of its faces.
+        save_every_s: Time between states within an epoch, seconds.
 
     Attributes:
-        progress: How far the training is.
+        progress: Steps done, and the best weights so far.
     """
 
-    def __init__(self, store: Store, recipe: Recipe, data: str) -> None:
+    def __init__(
+        self, store: Store, recipe: Recipe, data: str, save_every_s: float = SAVE_EVERY_S
+    ) -> None:
         self.store, self.recipe, self.data = store, recipe, data
-        self.progress = Progress()
+        self.save_every_s = save_every_s
+        self.progress = TrainingProgress()
         self._precision: dict[str, Any] = {}
         self._devices = 0
         self._validated_at = 0
         self._saved_s = time.monotonic()
 
     def restore(self, state: State, module: LocalPrediction) -> None:
-        """Bring a new module to where a state was written.
+        """Load a state into a new module.
 
         Raises:
             LpxError: The state does not fit the model.
@@ -55,40 +58,43 @@ class Keeper(Callback):
             if state.progress.best_auc is not None:
                 module.average.load_state_dict(state.progress.best)
             elif state.progress.finished(self.recipe.steps):
-                raise ValueError("it is finished, and has no best weights")
+                raise ValueError("training is finished, but there are no best weights")
             module.average.load_state_dict(state.average)
             if not state.optimiser:
-                raise ValueError("it holds no optimiser")
+                raise ValueError("the optimiser is missing")
             module.optimiser_state, module.step = state.optimiser, state.progress.step
+            # For its errors: Lightning makes the optimiser again when it starts.
             module.configure_optimizers()
         except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise LpxError(
                 f"the state in {self.store.folder} does not fit the model",
                 str(error).strip().splitlines()[0],
-                "begin the training again with --restart",
+                "start the training again with `restart=True`",
+                code="damaged",
             ) from error
         self.progress, self._precision = state.progress, state.precision
         self._devices = state.devices
+        # A validation that is still due must not count as done at this step.
         self._validated_at = state.progress.step if state.progress.validated else -1
 
     def check_devices(self, count: int) -> None:
-        """Refuse to go on with another number of devices than before.
+        """Refuse to resume on another number of devices.
 
         Raises:
-            LpxError: It differs.
+            LpxError: The number differs.
         """
         if self._devices not in (0, count):
             raise LpxError(
                 f"{self.store.folder} holds a training on {self._devices} devices, not {count}",
-                "each device takes its own pairs: the result would be another",
-                f"use --devices {self._devices}, another --out, or --restart",
+                "each device takes its own pairs: the result would differ",
+                f"use `devices={self._devices}`, another `out`, or `restart=True` to start again",
             )
         self._devices = count
 
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Go on with the loss scale of mixed precision, and hear signals."""
+        """Restore the loss scale of mixed precision, and handle signals again."""
         if self._precision:
             trainer.precision_plugin.load_state_dict(self._precision)
         interrupts.take_back()
@@ -97,7 +103,7 @@ class Keeper(Callback):
     def on_validation_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Hear signals."""
+        """Handle signals again: Lightning installs handlers of its own."""
         interrupts.take_back()
 
     def on_train_batch_start(
@@ -107,8 +113,8 @@ class Keeper(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Write the state if it is time, or if a signal has come."""
-        if time.monotonic() - self._saved_s >= SAVE_EVERY_S:
+        """Write the state if it is time, or if a signal has arrived."""
+        if time.monotonic() - self._saved_s >= self.save_every_s:
             self._save(trainer, pl_module)
         self._end_if_asked(trainer, pl_module)
 
@@ -120,13 +126,13 @@ class Keeper(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """End if a signal has come: the validation is begun again by the next run."""
+        """End if a signal has arrived; the next run repeats the validation."""
         self._end_if_asked(trainer, pl_module)
 
     def on_validation_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Keep the average if it is the best so far; end a training that does not improve."""
+        """Keep the average if it is the best so far; stop a training that does not improve."""
         assert isinstance(pl_module, LocalPrediction)
         progress = self.progress
         self._validated_at = pl_module.step
@@ -141,7 +147,7 @@ class Keeper(Callback):
             progress.waited += 1
         progress.stopped = bool(self.recipe.patience) and progress.waited >= self.recipe.patience
         self._save(trainer, pl_module, best=better)
-        # Devices that round differently must not part here.
+        # If one device stops, all must: devices that round differently may disagree here.
         if trainer.strategy.reduce_boolean_decision(progress.stopped, all=False):
             trainer.should_stop = True
         self._end_if_asked(trainer, pl_module)
@@ -152,17 +158,19 @@ class Keeper(Callback):
         pl_module: lightning.LightningModule,
         exception: BaseException,
     ) -> None:
-        """Write the state where a signal ended a worker process before it was seen here."""
+        """Write the state if a signal killed a worker process before it was noticed here."""
         assert isinstance(pl_module, LocalPrediction)
         asked = interrupts.received() and not isinstance(exception, (Interrupted, LpxError))
+        # Within a step the weights are between two states.
         if asked and not pl_module.within_step:
             self._save(trainer, pl_module)
 
     def _end_if_asked(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Write the state and raise `Interrupted` if a signal has arrived."""
         if interrupts.received():
             step = self._save(trainer, module)
             if trainer.is_global_zero and trainer.strategy.launcher is not None:
-                # The others would say that they lost the connection to this one.
+                # The other processes would report that they lost the connection to this one.
                 trainer.strategy.launcher.kill(signal.SIGKILL)
             interrupts.check(f"step {step} of {self.recipe.steps} is kept in {self.store.folder}")
 
@@ -173,7 +181,7 @@ class Keeper(Callback):
         *,
         best: bool = False,
     ) -> int:
-        """Write the state; returns its step."""
+        """Write the state, and return its step."""
         assert isinstance(module, LocalPrediction)
         progress, step = self.progress, module.step
         ends_epoch = step % self.recipe.steps_per_epoch == 0 or step >= self.recipe.steps
@@ -181,10 +189,12 @@ class Keeper(Callback):
         progress.validated = not ends_epoch or step == self._validated_at
         if not trainer.is_global_zero:
             return step
-        # Without training, for a validation alone, there is no optimiser yet.
-        optimiser = (
-            trainer.optimizers[0].state_dict() if trainer.optimizers else module.optimiser_state
-        )
+        if trainer.optimizers:
+            optimiser = trainer.optimizers[0].state_dict()
+            precision = trainer.precision_plugin.state_dict()
+        else:
+            # A validation alone, on resuming: the optimiser is not made yet.
+            optimiser, precision = module.optimiser_state, self._precision
         state = State(
             recipe=self.recipe.to_dict(),
             data=self.data,
@@ -193,9 +203,7 @@ class Keeper(Callback):
             detector=module.detector.state_dict(),
             average=module.average.state_dict(),
             optimiser=optimiser,
-            precision=(
-                trainer.precision_plugin.state_dict() if trainer.optimizers else self._precision
-            ),
+            precision=precision,
         )
         if best:
             self.store.write_best(state)

@@ -28,15 +28,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lpx.arguments import check_fields
+from lpx.arguments import check_at_least, check_fields, check_number
 from lpx.errors import LpxError
 
 Form = Literal["hinge", "closed", "gram", "margin_l2"]
 On = Literal["all", "fake", "contrast"]
-FORMS: tuple[Form, ...] = ("hinge", "closed", "gram", "margin_l2")
-ONS: tuple[On, ...] = ("all", "fake", "contrast")
 CONTRAST = 0.25
-"""Weight of drawing the regions of real faces together, with `on="contrast"`."""
+"""Weight of the term that draws the regions of real faces together, with `on="contrast"`."""
+# Smallest norm that a region is divided by.
 EPSILON = 1e-6
 
 
@@ -45,15 +44,18 @@ class LocalDiversity:
     """Settings of the loss.
 
     Attributes:
-        weight: Factor lambda before the loss; 0 switches it off. 0.01 to 0.5 are sensible.
-        form: See the module's docstring.
-        on: "all" takes every face and no label; "fake" only fakes; "contrast" drives the regions of
-            fakes apart and draws those of reals together with weight `CONTRAST`.
-        evidence: Compare what regions contribute to the logit (feature times classifier weight,
-            the weight detached, so that the loss cannot act by shrinking it) instead of features.
+        weight: Factor lambda of the loss; 0 switches it off. 0.01 to 0.5 are sensible.
+        form: One of the formulas of this module.
+        on: "all" takes every face, whatever its label; "fake" only fakes; "contrast" drives the
+            regions of fakes apart and draws those of real faces together with weight `CONTRAST`.
+        evidence: Compare the contributions of regions to the logit (feature times classifier
+            weight) instead of features.
         grid: g, regions per side.
-        margin: m; 0 by default, for `margin_l2` 1 is usual.
+        margin: m; for `margin_l2` 1 is usual.
         warm_up: Share of the training over which the weight rises linearly from 0.
+
+    Raises:
+        InvalidArgumentError: A field has a value that it cannot have.
     """
 
     weight: float = 0.1
@@ -66,36 +68,35 @@ class LocalDiversity:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        check_number("weight", self.weight, least=0)
+        check_at_least("grid", self.grid, 2, "one region per side has no other to compare with")
+        check_number("margin", self.margin)
+        check_number("warm_up", self.warm_up, least=0, most=1)
 
     def check(self, units: tuple[int, int]) -> None:
-        """Refuse settings that mean nothing.
+        """Refuse a detector that has fewer units than there are regions.
 
         Args:
             units: Grid (h, w) of the detector.
 
         Raises:
-            LpxError: Fewer units than regions, a negative weight.
+            LpxError: It has.
         """
-        if self.weight < 0 or self.grid < 2:
-            raise LpxError(
-                f"local diversity with weight {self.weight:g} and grid {self.grid}",
-                "the weight is not negative, and there are two regions a side at least",
-                "set --ld and --ld-grid accordingly",
-            )
         if self.weight and min(units) < self.grid:
             raise LpxError(
                 f"{units[0]}x{units[1]} units cannot be pooled to {self.grid}x{self.grid} regions",
-                "local diversity compares regions of one unit or more",
-                "cut the backbone earlier, use larger faces, or a smaller --ld-grid",
+                "local diversity compares regions of at least one unit",
+                "use an earlier `cut`, a larger `input_size`, or a smaller `grid`",
             )
 
     def factor(self, progress: float) -> float:
-        """The weight at `progress` in [0, 1] of the training."""
-        rising = min(1.0, progress / self.warm_up) if self.warm_up > 0 else 1.0
-        return self.weight * rising
+        """Return the weight at a share `progress`, in [0, 1], of the training."""
+        if self.warm_up == 0:
+            return self.weight
+        return self.weight * min(1.0, progress / self.warm_up)
 
     def __call__(self, features: Tensor, labels: Tensor, classifier: Tensor) -> Tensor:
-        """The loss, without lambda.
+        """Compute the loss, without lambda.
 
         Args:
             features: Unit features [B, D, h, w].
@@ -103,7 +104,7 @@ class LocalDiversity:
             classifier: Weight of the head's 1x1 classifier, [1, D, 1, 1].
 
         Returns:
-            A scalar; 0 where no face of the batch counts.
+            A scalar; 0 if no face of the batch counts.
         """
         per_face = _FORMS[self.form](self.regions(features, classifier), self.margin)
         if self.on == "all":
@@ -115,28 +116,29 @@ class LocalDiversity:
         return (per_face * sign).mean()
 
     def regions(self, features: Tensor, classifier: Tensor) -> Tensor:
-        """Normalised region vectors [B, R, D], float32 (float64 stays)."""
+        """Return normalised region vectors [B, R, D], float32 (float64 for float64 features)."""
         if features.dtype != torch.float64:
             features = features.float()
         pooled = F.adaptive_avg_pool2d(features, self.grid).flatten(2).transpose(1, 2)
         if self.evidence:
+            # Detached: the loss must not act by shrinking the classifier's weight.
             pooled = pooled * classifier.detach().reshape(1, 1, -1).to(pooled)
         normalised: Tensor = pooled / pooled.norm(dim=2, keepdim=True).clamp(min=EPSILON)
         return normalised
 
 
 def similarity(vectors: Tensor) -> Tensor:
-    """Cosine similarity [B, R, R] of normalised region vectors [B, R, D]."""
+    """Return the cosine similarity [B, R, R] of normalised region vectors [B, R, D]."""
     return vectors @ vectors.transpose(1, 2)
 
 
 def hinge(vectors: Tensor, margin: float) -> Tensor:
-    """Mean positive part of similarity above `margin`, over pairs; [B]."""
+    """Return the mean positive part of similarity above `margin`, over pairs; [B]."""
     return F.relu(_pairs(similarity(vectors)) - margin).mean(dim=1)
 
 
 def closed(vectors: Tensor, margin: float) -> Tensor:
-    """Mean similarity over pairs, minus `margin`, without looking at pairs; [B]."""
+    """Return the mean similarity over pairs, minus `margin`, in linear time; [B]."""
     count = vectors.shape[1]
     own = vectors.square().sum(dim=(1, 2))
     total = vectors.sum(dim=1).square().sum(dim=1)
@@ -144,22 +146,22 @@ def closed(vectors: Tensor, margin: float) -> Tensor:
 
 
 def gram(vectors: Tensor, margin: float) -> Tensor:
-    """Mean squared difference of the Gram matrix from the identity; no margin; [B]."""
+    """Return the mean squared difference of the Gram matrix from the identity; no margin; [B]."""
     matrix = similarity(vectors)
     identity = torch.eye(matrix.shape[1], device=matrix.device, dtype=matrix.dtype)
     return (matrix - identity).square().mean(dim=(1, 2))
 
 
 def margin_l2(vectors: Tensor, margin: float) -> Tensor:
-    """Mean squared shortfall of the distance below `margin`, over pairs; [B]."""
+    """Return the mean squared shortfall of distances below `margin`, over pairs; [B]."""
     squared = (2 - 2 * _pairs(similarity(vectors))).clamp(min=0)
-    # The root has no gradient at 0, where two regions are the same.
+    # The root has no gradient at 0, that is, for two equal regions.
     distance = (squared + EPSILON**2).sqrt()
     return F.relu(margin - distance).square().mean(dim=1)
 
 
 def _pairs(matrix: Tensor) -> Tensor:
-    """The entries above the diagonal, [B, R (R - 1) / 2]."""
+    """Return the entries above the diagonal, [B, R (R - 1) / 2]."""
     rows, columns = torch.triu_indices(matrix.shape[1], matrix.shape[1], offset=1)
     return matrix[:, rows, columns]
 

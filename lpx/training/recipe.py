@@ -1,4 +1,4 @@
-"""Everything that decides a training's result, in one place that can be compared and stored."""
+"""Settings that decide a training's result, in one place that can be compared and stored."""
 
 from __future__ import annotations
 
@@ -6,42 +6,52 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from lpx.arguments import check_fields
+from lpx.arguments import check_at_least, check_choice, check_fields, check_number, several
 from lpx.data.pseudo_fakes.blend import KINDS
-from lpx.errors import LpxError
 from lpx.models.aggregates import check_aggregate
+from lpx.models.backbones import BACKBONES
 from lpx.training.local_diversity import LocalDiversity
 
 Supervision = Literal["indirect", "direct"]
 
 
+# The fields are not grouped although there are many: model cards, training states and result.json
+# hold a recipe as one flat object, and a resumed training is compared with it name by name. Groups
+# would need a second, flat description of the same settings for those files.
 @dataclass(frozen=True)
 class Recipe:
-    """What is trained, on what, and for how long.
+    """Settings of a training that decide its result.
 
     Attributes:
         backbone: A key of `lpx.models.backbones.BACKBONES`.
         cut: Stage to cut after, or "whole".
-        aggregate: How unit logits become a score.
+        aggregate: Function from unit logits to a score: a key of
+            `lpx.models.aggregates.AGGREGATES`.
         aggregate_parameter: r of `lse`, k/N of `topk`; None for the default.
         bottleneck: Channels of the head's bottleneck, 0 for none.
         input_size: Side of the face crop, pixels.
         supervision: "indirect" gives the image's label to the score alone, "direct" to every unit
-            (as patch-based detectors before did).
+            (as earlier patch-based detectors did).
         diversity: The local-diversity loss.
-        pseudo_fakes: Kinds made from real faces, drawn in turn; empty where fakes are on disk.
+        pseudo_fakes: Kinds made from real faces, one or several of "sbi", "alpha" and "poisson",
+            drawn in turn; empty if the fakes are on disk.
         steps: Optimiser steps.
         steps_per_epoch: Steps between validations (and between points to resume from).
         pairs: Pairs of real and fake per step.
-        learning_rate: Of the backbone; the head, which starts from nothing, takes three times that.
-        weight_decay: AdamW's.
-        ema: Decay of the weight average that is validated and kept.
+        learning_rate: Learning rate of the backbone; the head, which starts from random weights,
+            gets three times as much.
+        weight_decay: Weight decay of AdamW.
+        ema: Decay per step of the weights' moving average, which is validated and kept.
         patience: Validations without a better AUC before training stops; 0 never stops.
         validation_pairs: Pairs of real and fake per validation.
         held_out_pairs: Pairs per kind of pseudo-fake for the final measurement.
-        seed: Of weights, order, augmentation and pseudo-fakes.
+        seed: Random seed of weights, order, augmentation and pseudo-fakes.
         fpr: False-positive rate on the validation split at which the threshold is set.
-        initial_weights_sha256: Of the file that the backbone starts from; "" for random.
+        initial_weights_sha256: SHA-256 of the file that the backbone starts from; "" for random
+            weights. `train` fills it in.
+
+    Raises:
+        InvalidArgumentError: A field has a value that it cannot have.
     """
 
     backbone: str = "tf_efficientnet_lite0"
@@ -68,77 +78,66 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        # Stages depend on the backbone: `build_backbone` checks `cut`.
+        check_choice("backbone", self.backbone, BACKBONES)
         check_aggregate(self.aggregate, self.aggregate_parameter)
-        if unknown := set(self.pseudo_fakes) - set(KINDS):
-            raise LpxError(
-                f"unknown pseudo-fakes: {', '.join(sorted(unknown))}",
-                f"known kinds: {', '.join(KINDS)}",
-                "name some of these with --pseudo-fakes",
-            )
-        if min(self.steps, self.steps_per_epoch, self.pairs, self.validation_pairs) < 1:
-            raise LpxError("steps, pairs and validation pairs must be 1 or more")
-        if not 0 < self.fpr < 1:
-            raise LpxError(f"a false-positive rate of {self.fpr:g}", "it lies between 0 and 1")
+        # A single kind may come as text.
+        object.__setattr__(self, "pseudo_fakes", several(self.pseudo_fakes))
+        for kind in self.pseudo_fakes:
+            check_choice("pseudo_fakes", kind, KINDS)
+        positive = (
+            "input_size",
+            "steps",
+            "steps_per_epoch",
+            "pairs",
+            "validation_pairs",
+            "held_out_pairs",
+        )
+        for name in positive:
+            check_at_least(name, getattr(self, name), 1)
+        for name in ("bottleneck", "patience", "seed"):
+            check_at_least(name, getattr(self, name), 0)
+        check_number("learning_rate", self.learning_rate, above=0)
+        check_number("weight_decay", self.weight_decay, least=0)
+        check_number("ema", self.ema, least=0, most=1)
+        check_number("fpr", self.fpr, above=0, below=1)
 
     @property
     def epochs(self) -> int:
-        """Number of stretches between validations."""
+        """Number of epochs: stretches of training between validations."""
+        # Rounded up: the last epoch may be shorter.
         return -(-self.steps // self.steps_per_epoch)
 
-    def command(self) -> str:
-        """The command line that trains this, with placeholders for the user's own paths."""
-        ld = self.diversity
-        options = {
-            "--data": "FACES",
-            "--out": "ckpt.pt",
-            "--pseudo-fakes": ",".join(self.pseudo_fakes),
-            "--weights": "FILE" if self.initial_weights_sha256 else "",
-            "--backbone": self.backbone,
-            "--cut": self.cut,
-            "--bottleneck": self.bottleneck,
-            "--aggregate": self.aggregate,
-            "--aggregate-parameter": self.aggregate_parameter,
-            "--supervision": self.supervision,
-            "--input-size": self.input_size,
-            "--ld": ld.weight,
-            "--ld-form": ld.form,
-            "--ld-on": ld.on,
-            "--ld-grid": ld.grid,
-            "--ld-margin": ld.margin,
-            "--steps": self.steps,
-            "--steps-per-epoch": self.steps_per_epoch,
-            "--pairs": self.pairs,
-            "--lr": self.learning_rate,
-            "--patience": self.patience,
-            "--validation-pairs": self.validation_pairs,
-            "--fpr": self.fpr,
-            "--seed": self.seed,
-        }
-        parts = [f"{name} {value}" for name, value in options.items() if value not in ("", None)]
-        return " ".join(["lpx train", *parts, *(["--ld-plain"] if not ld.evidence else [])])
-
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return values
 
     def differences(self, other: dict[str, Any]) -> list[str]:
-        """Names of the settings in which a stored recipe differs from this one."""
+        """Return the settings in which a stored recipe differs from this one, a text for each.
+
+        Args:
+            other: The stored recipe, as `to_dict` made it.
+        """
         mine = _flat(self.to_dict())
         theirs = _flat(other)
-        names = sorted(mine.keys() | theirs.keys())
-        return [
-            f"{name} is {mine.get(name)!r}, was {theirs.get(name)!r}"
-            for name in names
-            if mine.get(name) != theirs.get(name)
-        ]
+        different = []
+        for name in sorted(mine.keys() | theirs.keys()):
+            now, before = mine.get(name), theirs.get(name)
+            if now != before:
+                different.append(f"{name} is {now!r}, was {before!r}")
+        return different
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
+    """Return settings by name, those of local diversity as "diversity.weight" and so on."""
+    flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            out |= {f"{name}.{inner}": v for inner, v in value.items()}
+            flat |= {f"{name}.{inner}": inner_value for inner, inner_value in value.items()}
+        elif isinstance(value, tuple):
+            # JSON has lists only.
+            flat[name] = list(value)
         else:
-            out[name] = list(value) if isinstance(value, tuple) else value
-    return out
+            flat[name] = value
+    return flat

@@ -1,15 +1,14 @@
 """The state of a training: everything that the next step depends on, and nothing that can run code.
 
-It is written whole and atomically, and the one before it is kept. A state is numbered by the steps
-that it holds. Since every pair and every draw of dropout is a function of the step's number, a
-training that goes on from a state ends like one that was never stopped.
+A state is written whole and atomically, and the one before it is kept. Since every pair and every
+draw of dropout is a function of the step's number, a training that resumes from a state ends like
+one that was never stopped.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,23 +23,27 @@ from lpx.errors import LpxError
 from lpx.models.checkpoint import write_archive
 from lpx.models.state_dict import StateDict
 from lpx.models.weights_file import read_weights
+from lpx.reporter import SILENT, Reporter
 from lpx.workspace import atomic_path
 
 FORMAT = "lpx-training/1"
 LAST, PREVIOUS, BEST = "last.ckpt", "last.previous.ckpt", "best.ckpt"
 
 
+# The fields of both classes are names in the file's format: renaming one makes states unreadable.
+
+
 @dataclass
-class Progress:
-    """How far a training is.
+class TrainingProgress:
+    """Steps done, and the best weights so far.
 
     Attributes:
         step: Optimiser steps done.
-        validated: Whether the weights were validated, where `step` ends an epoch.
+        validated: False if `step` ends an epoch and the weights were not validated yet.
         best_auc: Best AUC on the validation split so far; None before the first validation.
-        best: The average of the weights that had it.
+        best: The averaged weights that reached it.
         waited: Validations since then.
-        stopped: Whether training ended early, for want of a better AUC.
+        stopped: Whether training ended early because the AUC did not improve.
     """
 
     step: int = 0
@@ -51,7 +54,7 @@ class Progress:
     stopped: bool = False
 
     def finished(self, steps: int) -> bool:
-        """Whether nothing is left of a training of `steps` steps."""
+        """Return whether a training of `steps` steps is complete."""
         return self.validated and (self.stopped or self.step >= steps)
 
 
@@ -60,21 +63,21 @@ class State:
     """A training's state, as it is on disk.
 
     Attributes:
-        recipe: `Recipe.to_dict()`.
+        recipe: Settings, as `Recipe.to_dict` returns them.
         data: Digest of the faces; see
             `lpx.data.pseudo_fakes.training_pairs.TrainingData.contents_sha256`.
-        devices: Processes that train; each takes its own pairs.
-        progress: How far it is.
-        detector: State dict.
-        average: State dict of the weights' average.
-        optimiser: State dict.
-        precision: State dict of mixed precision's loss scale; empty without.
+        devices: Number of processes that train; each takes its own pairs.
+        progress: Steps done, and the best weights so far.
+        detector: State dict of the detector.
+        average: State dict of the average of its weights.
+        optimiser: State dict of the optimiser.
+        precision: State dict of mixed precision's loss scale; empty in full precision.
     """
 
     recipe: dict[str, Any]
     data: str
     devices: int
-    progress: Progress
+    progress: TrainingProgress
     detector: StateDict
     average: StateDict
     optimiser: dict[str, Any]
@@ -85,19 +88,21 @@ class Store:
     """The folder of a training's states.
 
     Args:
-        folder: `<checkpoint>.run`.
+        folder: The folder, `<checkpoint>.run`.
+        reporter: Receives a note if a damaged state is passed over.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, reporter: Reporter = SILENT) -> None:
         self.folder = folder
+        self._reporter = reporter
         # A damaged state must not take the place of the good one that training goes on from.
         self._keep_last = True
 
     def write(self, state: State) -> None:
-        """Write the state; the one before it becomes the previous one.
+        """Write the state, and keep the one before it as the previous state.
 
         Raises:
-            LpxError: The folder cannot be written. The state before is still there.
+            LpxError: The folder cannot be written. The previous state is still there.
         """
         last = self.folder / LAST
         with _written(last) as temporary:
@@ -107,7 +112,7 @@ class Store:
         self._keep_last = True
 
     def write_best(self, state: State) -> None:
-        """Write the weights with the best AUC so far by themselves.
+        """Write the weights with the best AUC so far to a file of their own.
 
         Raises:
             LpxError: The folder cannot be written.
@@ -123,7 +128,7 @@ class Store:
             write_archive(_sealed(content), temporary)
 
     def clear(self) -> None:
-        """Throw all states away.
+        """Remove all states.
 
         Raises:
             OSError: A file cannot be removed.
@@ -132,16 +137,16 @@ class Store:
             (self.folder / name).unlink(missing_ok=True)
 
     def _sweep(self) -> None:
-        """Remove what a kill left half-written: the folder is locked, and nobody else writes."""
+        """Remove temporary files of a killed run: the folder is locked, so nobody else writes."""
         for name in (LAST, BEST):
             for path in self.folder.glob(f".{Path(name).stem}.*{Path(name).suffix}"):
                 path.unlink(missing_ok=True)
 
     def read(self) -> State | None:
-        """The newest state that is whole; None where there is none yet.
+        """Return the newest undamaged state, None if there is none yet.
 
         Raises:
-            LpxError: Those that there are cannot be read, or are damaged.
+            LpxError: There are states, and none can be read.
         """
         self._sweep()
         reasons: list[str] = []
@@ -153,6 +158,7 @@ class Store:
                 with path.open("rb"):
                     pass
             except OSError as error:
+                # Not the state's fault: falling back to the older one would lose steps.
                 raise LpxError(
                     f"{path} cannot be read", error.strerror or str(error), "check its permissions"
                 ) from error
@@ -163,16 +169,17 @@ class Store:
                 continue
             if reasons:
                 self._keep_last = False
-                _note(
-                    f"{self.folder / LAST} is damaged; going on from {name}, which is at step "
+                self._reporter.warn(
+                    f"{self.folder / LAST} is damaged; resuming from {name}, which is at step "
                     f"{state.progress.step} ({reasons[0]})"
                 )
             return state
         if reasons:
             raise LpxError(
-                f"{self.folder} holds no state of the training that can be read",
+                f"{self.folder} holds no readable state of the training",
                 "; ".join(reasons),
-                "begin the training again with --restart",
+                "start the training again with `restart=True`",
+                code="damaged",
             )
         return None
 
@@ -186,34 +193,30 @@ def _written(path: Path) -> Iterator[Path]:
         raise LpxError(
             error.what,
             error.why,
-            "make room there, and give the command again: it goes on from the state before",
+            "make room there, and run it again: it resumes from the previous state",
+            code=error.code,
         ) from error
 
 
-def _note(text: str) -> None:
-    logging.getLogger(__name__).warning("note: %s", text)
-
-
 def _values(state: State) -> dict[str, Any]:
-    """The fields, one level deep: tensors are not copied."""
+    """Return the fields, those of the progress too; `asdict` would copy the tensors."""
     values = {one.name: getattr(state, one.name) for one in fields(state)}
-    values["progress"] = {one.name: getattr(state.progress, one.name) for one in fields(Progress)}
+    progress = state.progress
+    values["progress"] = {one.name: getattr(progress, one.name) for one in fields(progress)}
     return values
 
 
 def _sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """Return what is written: plain values, with the SHA-256 of all of them."""
     plain = {name: _plain(value) for name, value in content.items()}
     return {**plain, "sha256": _fingerprint(plain)}
 
 
 def _plain(value: Any) -> Any:
-    """A copy of containers that pickles to the same bytes whatever made it.
-
-    Pickle writes an object that it meets again as a reference to the first: what is equal in two
-    runs is written alike only where it is shared alike.
+    """Return a copy of nested containers that pickles to the same bytes whatever made it.
 
     Raises:
-        TypeError: There is something other than tensors and plain values in it.
+        TypeError: Something other than tensors and plain values is in it.
     """
     if isinstance(value, Tensor):
         return value.detach().cpu()
@@ -222,6 +225,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)([_plain(one) for one in value])
     if isinstance(value, str):
+        # Pickle writes an object that it has seen before as a reference to it. Equal strings give
+        # equal bytes only if they are one object in every run, or in none.
         return sys.intern(str(value))
     if value is None or isinstance(value, (bool, int, float)):
         return value
@@ -229,7 +234,7 @@ def _plain(value: Any) -> Any:
 
 
 def _fingerprint(content: Any) -> str:
-    """SHA-256 of all names, values and tensors."""
+    """Return the SHA-256 of all names, values and tensors."""
     sha = hashlib.sha256()
     for name, value in _leaves(content, ""):
         if isinstance(value, Tensor):
@@ -242,6 +247,7 @@ def _fingerprint(content: Any) -> str:
 
 
 def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Yield every value in nested containers with its path, and the length of each container."""
     if isinstance(value, (dict, list, tuple)):
         yield f"{name}#", len(value)
         pairs = value.items() if isinstance(value, dict) else enumerate(value)
@@ -252,10 +258,10 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _read(path: Path) -> State:
-    """Read a state and check that it is whole.
+    """Read a state and check its seal.
 
     Raises:
-        LpxError: It is not, or holds anything but tensors and plain values.
+        LpxError: It is damaged, or holds anything but tensors and plain values.
     """
     content = read_weights(path)
     try:
@@ -263,37 +269,58 @@ def _read(path: Path) -> State:
             raise ValueError
         seal = content.pop("sha256")
     except (KeyError, ValueError):
-        raise LpxError(f"{path} is not a state that this version of lpx wrote") from None
+        raise LpxError(
+            f"{path} is not a state that this version of lpx wrote", code="unsupported"
+        ) from None
     if _try_fingerprint(content) != seal:
-        raise LpxError(f"{path} is damaged", "its SHA-256 is not the one that it was written with")
+        why = "its SHA-256 is not the one that it was written with"
+        raise LpxError(f"{path} is damaged", why, code="damaged")
     del content["format"]
     try:
-        state = State(**{**content, "progress": Progress(**content["progress"])})
+        state = State(**{**content, "progress": TrainingProgress(**content["progress"])})
         _check(state)
     except (TypeError, KeyError) as error:
-        raise LpxError(f"{path} is damaged", str(error)) from error
+        raise LpxError(f"{path} is damaged", str(error), code="damaged") from error
     return state
 
 
 def _check(state: State) -> None:
-    """Raise TypeError where a value is not of its type: a seal is not a signature."""
+    """Check the types of a state's values.
+
+    The seal shows that a file is undamaged, not that lpx made it: anybody can compute it.
+
+    Raises:
+        TypeError: A value is of another type.
+    """
     progress = state.progress
-    kinds: list[tuple[object, type]] = [
-        *((value, dict) for value in (state.recipe, state.detector, state.average)),
-        *((value, dict) for value in (state.optimiser, state.precision, progress.best)),
-        *((value, int) for value in (state.devices, progress.step, progress.waited)),
-        *((value, bool) for value in (progress.validated, progress.stopped)),
-        (state.data, str),
-        (0.0 if progress.best_auc is None else progress.best_auc, float),
-    ]
-    wrong = [kind.__name__ for value, kind in kinds if type(value) is not kind]
-    if wrong or progress.step < 0:
-        raise TypeError(f"a value is not of its type: {', '.join(wrong) or 'steps'}")
+    _check_kind(
+        dict,
+        state.recipe,
+        state.detector,
+        state.average,
+        state.optimiser,
+        state.precision,
+        progress.best,
+    )
+    _check_kind(int, state.devices, progress.step, progress.waited)
+    _check_kind(bool, progress.validated, progress.stopped)
+    _check_kind(str, state.data)
+    if progress.best_auc is not None:
+        _check_kind(float, progress.best_auc)
+    if progress.step < 0:
+        raise TypeError(f"a step number is {progress.step}")
+
+
+def _check_kind(kind: type, *values: object) -> None:
+    for value in values:
+        # Not isinstance: True is an int, and would pass for a step number.
+        if type(value) is not kind:
+            raise TypeError(f"expected {kind.__name__}, found {type(value).__name__}")
 
 
 def _try_fingerprint(content: Any) -> str:
     try:
         return _fingerprint(content)
     except (TypeError, ValueError, RuntimeError, RecursionError):
-        # Whatever stands there, `_sealed` did not write it.
+        # `_sealed` cannot have written such values.
         return ""

@@ -119,8 +119,8 @@ def test_cut_that_does_not_fit_says_what_is_too_much(refused, tmp_path):
     [
         (["--cut", "stage3"], "--cut without --backbone or --factory"),
         (["--input-size", "128"], "--input-size without --backbone or --factory"),
-        (["--backbone", "resnet18"], "brings its own model card"),
-        (["--backbone", "nothing"], "brings its own model card"),
+        (["--backbone", "resnet18"], "has a model card of its own"),
+        (["--backbone", "nothing"], "has a model card of its own"),
         (["--opset", "16"], "lpx exports opsets 17 to 20"),
         (["--opset", "21"], "lpx exports opsets 17 to 20"),
         (["--mean", "0.5,0.5"], "three numbers, as 0.5,0.5,0.5"),
@@ -130,7 +130,7 @@ def test_cut_that_does_not_fit_says_what_is_too_much(refused, tmp_path):
         (["--std", "nan,1,1"], "numbers from 0 to 1"),
         (["--channel-order", "GBR"], "'GBR' is not one of"),
         (["--input-size", "0"], "0 is not in the range"),
-        (["--weights-key", "ema"], "brings its own model card"),
+        (["--weights-key", "ema"], "has a model card of its own"),
         (["--fake-class", "0"], "--fake-class without --backbone or --factory"),
         (["--fake-class", "2"], "2 is not in the range"),
         (["--outputs", "logits"], "--outputs without --backbone or --factory"),
@@ -149,9 +149,12 @@ def test_options_that_contradict_the_checkpoint(refused, options, said):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--backbone", "nothing"], "known backbones: xception, resnet18"),
-        (["--backbone", "resnet18", "--cut", "x"], "its stages: layer1, layer2"),
-        (["--backbone", "resnet18", "--aggregate", "x"], "known aggregates: mean_prob, lse"),
+        (["--backbone", "nothing"], "--backbone must be one of xception, resnet18"),
+        (["--backbone", "resnet18", "--cut", "x"], "--cut must be one of layer1, layer2"),
+        (
+            ["--backbone", "resnet18", "--aggregate", "x"],
+            "--aggregate must be one of mean_prob, lse",
+        ),
     ],
     ids=lambda value: value[-2] if isinstance(value, list) else "",
 )

@@ -63,15 +63,15 @@ def same(fitted, state=PLAIN):
         ({"network": PLAIN, "epoch": 3}, "network", ()),
         ({"model": {"state_dict": PLAIN}}, "model.state_dict", ()),
         ({"a": [{"b": PLAIN}]}, "a.0.b", ()),
-        (prefixed("detector."), ".", ("prefix 'detector.' taken off",)),
-        (prefixed("a.b.c."), ".", ("prefix 'a.b.c.' taken off",)),
-        ({"state_dict": prefixed("module.")}, "state_dict", ("prefix 'module.' taken off",)),
-        (inside("conv", "_orig_mod"), ".", ("'_orig_mod' taken out of the names",)),
-        (inside("head", "module"), ".", ("'module' taken out of the names",)),
+        (prefixed("detector."), ".", ("prefix 'detector.' removed",)),
+        (prefixed("a.b.c."), ".", ("prefix 'a.b.c.' removed",)),
+        ({"state_dict": prefixed("module.")}, "state_dict", ("prefix 'module.' removed",)),
+        (inside("conv", "_orig_mod"), ".", ("'_orig_mod' removed from the names",)),
+        (inside("head", "module"), ".", ("'module' removed from the names",)),
         (
             prefixed("model.", inside("conv", "module")),
             ".",
-            ("'module' taken out of the names", "prefix 'model.' taken off"),
+            ("'module' removed from the names", "prefix 'model.' removed"),
         ),
         ({"optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}}, "net": PLAIN}, "net", ()),
     ],
@@ -139,9 +139,9 @@ def test_of_two_sets_one_is_taken_said_and_the_other_can_be_chosen(content, plai
     fitted = fit(content)
     assert same(fitted)
     assert (fitted.key, fitted.others) == (plain, (averaged,))
-    said = " ".join(fitted.notes("x.pt"))
-    assert f"Took {plain!r}" in said
-    assert f"--weights-key {averaged}" in said
+    (warning,) = fitted.warnings("x.pt")
+    assert f"Took {plain!r}" in warning
+    assert f"`weights_key={averaged!r}`" in warning
     assert fitted.provenance("x.pt")["weights_others"] == [averaged]
     chosen = fit(content, key=averaged)
     assert same(chosen, AVERAGED)

@@ -267,7 +267,7 @@ def test_analysis_changes_no_weight():
 
 
 def test_too_small_an_input_is_a_users_error():
-    with pytest.raises(LpxError, match="--input-size"):
+    with pytest.raises(LpxError, match="`input_size`"):
         analyse(build_backbone("xception", "block1"), 4)
     with pytest.raises(LpxError, match="at 4 px"):
         new_detector("xception", "block1", input_size=4)
@@ -285,7 +285,7 @@ def test_module_that_fails_without_a_message_is_a_users_error():
 @pytest.mark.parametrize(
     ("backbone", "cut", "named"),
     [
-        ("vgg16", "whole", "known backbones"),
+        ("vgg16", "whole", "must be one of xception"),
         ("xception", "layer1", "block12"),
         ("resnet18", "block1", "layer4"),
         ("mobilenet_v2", "features.19", "features.18"),

@@ -171,7 +171,7 @@ def test_wrong_architecture_names_the_first_mismatches(backbone, tmp_path):
     assert "missing: backbone.conv2.weight" in why
     assert "unexpected: backbone.layer1.0.conv1.weight" in why
     assert "backbone.conv1.weight is (64, 3, 7, 7), expected (32, 3, 3, 3)" in why
-    assert "--backbone" in caught.value.fix
+    assert "`backbone`" in caught.value.fix
 
 
 def test_wrong_cut_names_what_is_missing(backbone, tmp_path):

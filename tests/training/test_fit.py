@@ -11,13 +11,19 @@ pytest.importorskip("lightning", reason="training needs lpx[train]")
 
 from lpx.data.pseudo_fakes.landmarked import load_landmarked
 from lpx.data.pseudo_fakes.training_pairs import TrainingData, open_training_data
-from lpx.errors import LpxError
+from lpx.errors import InvalidArgumentError, LpxError
 from lpx.models.checkpoint import load_checkpoint
 from lpx.models.detector import new_detector
-from lpx.training.fit import Run, train
+from lpx.training.fit import train
+from lpx.training.keeper import Keeper
+from lpx.training.lightning_loop import run_lightning
 from lpx.training.local_diversity import LocalDiversity
 from lpx.training.module import LocalPrediction, update
 from lpx.training.operating_point import apply_temperature, fit_temperature, score_loss
+from lpx.training.recipe import Recipe
+from lpx.training.run import Run, RunOptions
+from lpx.training.state import Store
+from tests.training.callbacks import At, quiet
 from tests.training.small import SMALL, write_faces
 
 
@@ -29,15 +35,14 @@ def faces(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(faces, tmp_path_factory):
-    run = Run(tmp_path_factory.mktemp("out") / "ckpt.pt", workers=0, quiet=True)
-    return run, train(SMALL, faces, None, run)
+    out = tmp_path_factory.mktemp("out") / "ckpt.pt"
+    return train(SMALL, str(faces), str(out), command="lpx train --data FACES", options=quiet())
 
 
 def test_checkpoint_brings_everything(trained):
-    run, made = trained
-    detector = load_checkpoint(run.out)
+    detector = load_checkpoint(trained.checkpoint)
     card = detector.card
-    assert card == made.card
+    assert card == trained.card
     assert card.threshold_source.startswith("false-positive rate 0.1")
     assert set(card.provenance["held_out_auc"]) == {"sbi", "alpha", "poisson"}
     assert card.provenance["counts"] == {
@@ -45,8 +50,9 @@ def test_checkpoint_brings_everything(trained):
         "identities_val": 1,
         "identities_test": 4,
     }
-    assert card.provenance["command"].startswith("lpx train --data FACES --out ckpt.pt")
-    log = (run.state / "log" / "metrics.csv").read_text()
+    assert card.provenance["command"] == "lpx train --data FACES"
+    assert card.provenance["recipe"] == SMALL.to_dict()
+    log = (trained.checkpoint.parent / "ckpt.pt.run" / "log" / "metrics.csv").read_text()
     assert "val_auc" in log
     assert "similarity" in log
 
@@ -63,29 +69,22 @@ def test_checkpoint_brings_everything(trained):
 def test_weights_to_start_from_that_are_none(faces, tmp_path, write, said):
     write(tmp_path / "weights.pt")
     with pytest.raises(LpxError, match=said):
-        train(SMALL, faces, tmp_path / "weights.pt", Run(tmp_path / "ckpt.pt", 0, quiet=True))
+        train(SMALL, faces, tmp_path / "ckpt.pt", weights=tmp_path / "weights.pt", options=quiet())
 
 
 def test_other_settings_do_not_resume(faces, trained):
-    run, _ = trained
     with pytest.raises(LpxError, match=r"learning_rate is 0\.1, was 0\.0005"):
-        train(replace(SMALL, learning_rate=0.1), faces, None, run)
+        train(replace(SMALL, learning_rate=0.1), faces, trained.checkpoint, options=quiet())
 
 
-def test_nan_loss_stops_and_names_the_step(faces, tmp_path, monkeypatch):
-    step = LocalPrediction.training_step
-
-    def poisoned(self, batch, index):
-        images, labels = batch
-        return step(self, (images * float("nan") if self.step == 3 else images, labels), index)
-
-    monkeypatch.setattr(LocalPrediction, "training_step", poisoned)
-    run = Run(tmp_path / "ckpt.pt", workers=0, quiet=True)
+def test_nan_loss_stops_and_names_the_step(faces, tmp_path):
+    poison = At(3, lambda batch: batch[0].fill_(float("nan")))
+    out = tmp_path / "ckpt.pt"
     with pytest.raises(LpxError, match="nan at step 3"):
-        train(SMALL, faces, None, run)
-    good = torch.load(run.state / "best.ckpt", weights_only=True)["state_dict"]
+        train(SMALL, faces, out, options=quiet(poison))
+    good = torch.load(tmp_path / "ckpt.pt.run" / "best.ckpt", weights_only=True)["state_dict"]
     assert all(torch.isfinite(v).all() for v in good.values() if v.is_floating_point())
-    assert not run.out.exists()
+    assert not out.exists()
 
 
 def test_real_faces_alone_are_refused(faces, tmp_path):
@@ -109,18 +108,72 @@ def test_identity_in_two_splits_is_refused_by_name(tmp_path):
 def test_too_few_units_for_the_regions(faces, tmp_path):
     recipe = replace(SMALL, cut="stage7", diversity=LocalDiversity(grid=4))
     with pytest.raises(LpxError, match="cannot be pooled"):
-        train(recipe, faces, None, Run(tmp_path / "ckpt.pt", workers=0, quiet=True))
+        train(recipe, faces, tmp_path / "ckpt.pt", options=quiet())
 
 
 def test_unwritable_place(faces, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(LpxError, match="cannot be written"):
-        train(SMALL, faces, None, Run(tmp_path / "file" / "ckpt.pt", workers=0, quiet=True))
+        train(SMALL, faces, tmp_path / "file" / "ckpt.pt", options=quiet())
 
 
-def test_unknown_pseudo_fakes():
-    with pytest.raises(LpxError, match="unknown pseudo-fakes: gan"):
-        replace(SMALL, pseudo_fakes=("gan",))
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"pseudo_fakes": ("gan",)}, "pseudo_fakes must be one of sbi, alpha, poisson"),
+        ({"backbone": "vgg16"}, "backbone must be one of xception"),
+        ({"aggregate": "max"}, "aggregate must be one of mean_prob"),
+        ({"aggregate": "topk", "aggregate_parameter": 2}, "aggregate_parameter must be between"),
+        ({"aggregate": "lse", "aggregate_parameter": 0}, "aggregate_parameter must be > 0"),
+        ({"steps": 0}, "steps must be >= 1"),
+        ({"pairs": 2.5}, "pairs must be a whole number"),
+        ({"seed": -1}, "seed must be >= 0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a finite number"),
+        ({"fpr": 1}, "fpr must be between 0 and 1, exclusive"),
+        ({"ema": 1.5}, "ema must be between 0 and 1"),
+    ],
+)
+def test_recipes_are_checked(settings, text):
+    with pytest.raises(InvalidArgumentError) as caught:
+        Recipe(**settings)
+    assert str(caught.value).startswith(text)
+
+
+def test_one_kind_of_pseudo_fake_may_come_as_text():
+    assert Recipe(pseudo_fakes="sbi") == Recipe(pseudo_fakes=("sbi",))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"workers": -1}, "workers must be >= 0"),
+        ({"devices": "two"}, 'devices must be "auto"'),
+        ({"save_every_s": -1}, "save_every_s must be >= 0"),
+    ],
+)
+def test_options_of_a_run_are_checked(options, text):
+    with pytest.raises(InvalidArgumentError) as caught:
+        RunOptions(**options)
+    assert str(caught.value).startswith(text)
+
+
+def test_unknown_strategy(faces, tmp_path):
+    with pytest.raises(LpxError, match="strategy 'carrier pigeon'") as caught:
+        train(SMALL, faces, tmp_path / "x.pt", options=quiet(strategy="carrier pigeon"))
+    assert caught.value.code == "invalid-argument"
+
+
+@pytest.mark.parametrize("argument", ["faces", "out"])
+def test_what_is_not_a_path(tmp_path, argument):
+    arguments = {"faces": tmp_path, "out": tmp_path / "x.pt", argument: 3}
+    with pytest.raises(InvalidArgumentError, match=f"{argument} must be a path"):
+        train(SMALL, **arguments)
+
+
+def test_weights_that_are_not_there(faces, tmp_path):
+    with pytest.raises(LpxError, match="does not exist") as caught:
+        train(SMALL, faces, tmp_path / "x.pt", weights=str(tmp_path / "none.pt"))
+    assert caught.value.code == "not-found"
 
 
 def test_temperature_is_found_and_applied():
@@ -179,10 +232,6 @@ class Quadrant:
 
 @pytest.mark.parametrize("weight", [0.0, 0.1])
 def test_map_finds_the_forged_quadrant_from_image_labels(weight, tmp_path):
-    from lpx.training.fit import _fit
-    from lpx.training.keeper import Keeper
-    from lpx.training.state import Store
-
     recipe = replace(
         SMALL,
         steps=60,
@@ -197,8 +246,8 @@ def test_map_finds_the_forged_quadrant_from_image_labels(weight, tmp_path):
     )
     data = TrainingData(Quadrant(0), Quadrant(1), (), {})
     module = LocalPrediction(detector, card, recipe, data, workers=0)
-    run = Run(tmp_path / "ckpt.pt", workers=0, quiet=True)
-    _fit(module, run, Keeper(Store(run.state), recipe, ""))
+    run = Run(tmp_path / "ckpt.pt", tmp_path, options=quiet())
+    run_lightning(module, run, Keeper(Store(run.folder), recipe, ""))
     offset, scale = card.normalisation()
     fakes = np.stack([Quadrant(2).fake(n) for n in range(16)]).astype(np.float32)
     batch = torch.from_numpy(((fakes - offset) * scale).transpose(0, 3, 1, 2).copy())

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import errno
 import json
-import logging
 import multiprocessing
 import os
 import signal
@@ -13,7 +11,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,14 +18,17 @@ import torch
 
 pytest.importorskip("lightning", reason="training needs lpx[train]")
 
+from lightning.pytorch.callbacks import Callback
+
 from lpx.errors import LpxError
 from lpx.interrupts import Interrupted
-from lpx.models.detector import new_detector
 from lpx.models.weights_file import read_weights
-from lpx.training import fit, keeper, state
-from lpx.training.fit import Run, train
-from lpx.training.module import LocalPrediction
+from lpx.training import state
+from lpx.training.fit import train
+from lpx.training.lightning_loop import check_sockets
 from tests.conftest import environment
+from tests.support.reporting import RecordingReporter
+from tests.training.callbacks import At, Steps, quiet
 from tests.training.small import SMALL, write_faces
 
 RECIPE = replace(SMALL, steps=5, steps_per_epoch=2, input_size=32, held_out_pairs=2)
@@ -49,19 +49,6 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Analyses each architecture once: that takes longer than these trainings."""
-
-    @cache
-    def made(*arguments, **options):
-        return new_detector(*arguments, **dict(options))
-
-    monkeypatch.setattr(
-        fit, "new_detector", lambda *a, **options: copy.deepcopy(made(*a, **options))
-    )
-
-
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory):
     identities = [f"person{i % 8}" for i in range(16)]
@@ -72,7 +59,7 @@ def faces(tmp_path_factory):
 def whole(one_thread, faces, tmp_path_factory):
     """An uninterrupted training's files."""
     folder = tmp_path_factory.mktemp("whole")
-    train(RECIPE, faces, None, Run(folder / "ckpt.pt", workers=0, quiet=True))
+    train(RECIPE, faces, folder / "ckpt.pt", options=quiet())
     return {name: (folder / name).read_bytes() for name in FILES}
 
 
@@ -80,167 +67,128 @@ def files(folder):
     return {name: (folder / name).read_bytes() for name in FILES}
 
 
-def kill_at(monkeypatch, step, where="training_step", kind=Killed):
+def kill(batch):
+    raise Killed
+
+
+def stopped(faces, out, step, *, validation=False, recipe=RECIPE, **options):
     """Stop a training when it comes to a step, or to the validation after it."""
-    inner = getattr(LocalPrediction, where)
-
-    def dies(self, *arguments):
-        if self.step == step:
-            raise kind
-        return inner(self, *arguments)
-
-    monkeypatch.setattr(LocalPrediction, where, dies)
-
-
-def stopped(monkeypatch, faces, run, step, where="training_step"):
-    with monkeypatch.context() as patch:
-        kill_at(patch, step, where)
-        with pytest.raises(Killed):
-            train(RECIPE, faces, None, run)
+    with pytest.raises(Killed):
+        train(recipe, faces, out, options=quiet(At(step, kill, validation=validation), **options))
 
 
 @pytest.mark.parametrize(
-    ("step", "where", "every_s", "workers"),
+    ("step", "validation", "every_s", "workers"),
     [
-        (0, "training_step", 300, 0),
-        (3, "training_step", 300, 0),
-        (3, "training_step", 0, 1),
-        (4, "training_step", 0, 0),
-        (2, "validation_step", 0, 0),
-        (5, "validation_step", 300, 0),
+        (0, False, 300, 0),
+        (3, False, 300, 0),
+        (3, False, 0, 1),
+        (4, False, 0, 0),
+        (2, True, 0, 0),
+        (5, True, 300, 0),
     ],
 )
 def test_a_killed_training_ends_like_an_uninterrupted_one(
-    whole, faces, tmp_path, monkeypatch, step, where, every_s, workers
+    whole, faces, tmp_path, step, validation, every_s, workers
 ):
-    monkeypatch.setattr(keeper, "SAVE_EVERY_S", every_s)
-    run = Run(tmp_path / "ckpt.pt", workers=workers, quiet=True)
-    stopped(monkeypatch, faces, run, step, where)
-    assert not run.out.exists()
-    train(RECIPE, faces, None, run)
+    out = tmp_path / "ckpt.pt"
+    options = {"workers": workers, "save_every_s": every_s}
+    stopped(faces, out, step, validation=validation, **options)
+    assert not out.exists()
+    train(RECIPE, faces, out, options=quiet(**options))
     assert files(tmp_path) == whole
 
 
-def test_stopped_at_every_step(whole, faces, tmp_path, monkeypatch, caplog):
-    """Each run does one step more than is kept: none of them is done twice, no validation lost."""
-    monkeypatch.setattr(keeper, "SAVE_EVERY_S", 0)
-    run = Run(tmp_path / "ckpt.pt", workers=0, quiet=True)
+def test_stopped_at_every_step(whole, faces, tmp_path):
+    """Each run does one step more than is kept: no step is repeated, no validation lost."""
+    out = tmp_path / "ckpt.pt"
     for step in range(1, RECIPE.steps):
-        stopped(monkeypatch, faces, run, step)
-    steps: list[int] = []
-    inner = LocalPrediction.training_step
-    monkeypatch.setattr(
-        LocalPrediction,
-        "training_step",
-        lambda self, *a: (steps.append(self.step), inner(self, *a))[1],
-    )
-    with caplog.at_level(logging.WARNING):
-        train(RECIPE, faces, None, run)
-    assert steps == [4]
-    assert "going on at step 4 of 5" in caplog.text
+        stopped(faces, out, step, save_every_s=0)
+    done, reporter = Steps(), RecordingReporter()
+    train(RECIPE, faces, out, options=quiet(done, save_every_s=0), reporter=reporter)
+    assert done.steps == [4]
+    assert "note: resuming at step 4 of 5" in reporter.said
     assert files(tmp_path) == whole
 
 
-@pytest.mark.parametrize(
-    ("step", "where"), [(3, "training_step"), (2, "validation_step"), (5, "validation_step")]
-)
-def test_a_signal_keeps_the_step(whole, faces, tmp_path, monkeypatch, step, where):
-    """The step under way is finished and kept; a validation is begun again."""
+@pytest.mark.parametrize(("step", "validation"), [(3, False), (2, True), (5, True)])
+def test_a_signal_keeps_the_step(whole, faces, tmp_path, step, validation):
+    """The step under way is finished and kept; a validation is repeated."""
     from lpx import interrupts
 
-    run = Run(tmp_path / "ckpt.pt", workers=0, quiet=True)
-    inner = getattr(LocalPrediction, where)
-
-    def signalled(self, *arguments):
-        if self.step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return inner(self, *arguments)
-
+    out = tmp_path / "ckpt.pt"
+    signals = At(step, lambda batch: os.kill(os.getpid(), signal.SIGTERM), validation=validation)
     before = signal.getsignal(signal.SIGTERM)
-    with monkeypatch.context() as patch, interrupts.handled():
-        patch.setattr(LocalPrediction, where, signalled)
-        with pytest.raises(Interrupted) as caught:
-            train(RECIPE, faces, None, run)
+    with interrupts.handled(), pytest.raises(Interrupted) as caught:
+        train(RECIPE, faces, out, options=quiet(signals))
     assert signal.getsignal(signal.SIGTERM) == before
-    done = step + (where == "training_step")
+    done = step + (not validation)
     assert caught.value.signal == signal.SIGTERM
-    assert caught.value.kept == f"step {done} of 5 is kept in {run.state}"
-    kept = read_weights(run.state / "last.ckpt")["progress"]
+    assert caught.value.kept == f"step {done} of 5 is kept in {out}.run"
+    kept = read_weights(tmp_path / "ckpt.pt.run" / "last.ckpt")["progress"]
     assert kept["step"] == done
     # Between the last batch of a validation and its result there is nothing to stop at.
-    train(RECIPE, faces, None, run)
+    train(RECIPE, faces, out, options=quiet())
     assert files(tmp_path) == whole
 
 
-def test_patience_goes_on_where_it_was(faces, tmp_path, monkeypatch):
-    """The validation AUC falls from the first epoch on: two epochs later, training stops."""
+class Falling(Callback):
+    """Replaces the scores of each validation by some whose AUC falls."""
+
+    def on_validation_epoch_end(self, trainer, module):
+        auc = {2: 0.9, 4: 0.8, 6: 0.7, 8: 0.6}[module.step]
+        # One fake among ten reals, above 10 * auc of them.
+        scores = torch.tensor([*map(float, range(10)), 10 * auc - 0.5])
+        module.validated[:] = [(scores, torch.tensor([0.0] * 10 + [1.0]))]
+
+
+def test_patience_goes_on_where_it_was(faces, tmp_path):
+    """The validation AUC falls from the first epoch on: three validations later, training stops."""
     recipe = replace(RECIPE, steps=12, patience=3)
-    values = {2: 0.9, 4: 0.8, 6: 0.7, 8: 0.6}
-    inner = LocalPrediction.on_validation_epoch_end
-
-    def falls(self):
-        inner(self)
-        self.val_auc = values[self.step]
-
-    monkeypatch.setattr(LocalPrediction, "on_validation_epoch_end", falls)
-    run = Run(tmp_path / "ckpt.pt", workers=0, quiet=True)
+    out, folder = tmp_path / "ckpt.pt", tmp_path / "ckpt.pt.run"
     for step in (5, 7):
-        with monkeypatch.context() as patch:
-            kill_at(patch, step)
-            with pytest.raises(Killed):
-                train(recipe, faces, None, run)
-    train(recipe, faces, None, run)
-    progress = read_weights(run.state / "last.ckpt")["progress"]
+        with pytest.raises(Killed):
+            train(recipe, faces, out, options=quiet(Falling(), At(step, kill)))
+    train(recipe, faces, out, options=quiet(Falling()))
+    progress = read_weights(folder / "last.ckpt")["progress"]
     assert (progress["step"], progress["stopped"], progress["waited"]) == (8, True, 3)
-    assert progress["best_auc"] == 0.9
-    assert read_weights(run.state / "best.ckpt")["step"] == 2
+    assert progress["best_auc"] == pytest.approx(0.9)
+    assert read_weights(folder / "best.ckpt")["step"] == 2
 
 
-def test_a_finished_training_is_not_done_again(whole, faces, tmp_path, monkeypatch, caplog):
-    run = Run(tmp_path / "ckpt.pt", workers=0, quiet=True)
-    made = train(RECIPE, faces, None, run)
-    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
-        kill_at(patch, RECIPE.steps, "validation_step")
-        patch.setattr(fit, "_finish", None)
-        again = train(RECIPE, faces, None, run)
-    assert "this training was finished before" in caplog.text
-    assert (again.card, again.val_auc, again.held_out_auc, again.temperature) == (
-        made.card,
-        made.val_auc,
-        made.held_out_auc,
-        made.temperature,
-    )
-    run.out.unlink()
-    with caplog.at_level(logging.WARNING):
-        train(RECIPE, faces, None, run)
-    assert "writing its checkpoint" in caplog.text
+def test_a_finished_training_is_not_repeated(whole, faces, tmp_path):
+    out = tmp_path / "ckpt.pt"
+    first = train(RECIPE, faces, out, options=quiet())
+    written, reporter = out.stat().st_mtime_ns, RecordingReporter()
+    kills = At(None, kill), At(None, kill, validation=True)
+    again = train(RECIPE, faces, out, options=quiet(*kills), reporter=reporter)
+    assert any("this training is finished" in text for text in reporter.said)
+    assert replace(again, minutes=first.minutes) == first
+    assert out.stat().st_mtime_ns == written
+    out.unlink()
+    train(RECIPE, faces, out, options=quiet(*kills), reporter=reporter)
+    assert "writing its checkpoint" in reporter.said[-1]
     assert files(tmp_path) == whole
-    other = train(RECIPE, faces, None, replace(run, crop="retinaface-1.3"))
+    other = train(RECIPE, faces, out, crop="retinaface-1.3", options=quiet(*kills))
     assert other.card.crop == "retinaface-1.3"
-    assert other.card.weights_sha256 == made.card.weights_sha256
+    assert other.card.weights_sha256 == first.card.weights_sha256
 
 
-def test_restart_begins_again(whole, faces, tmp_path, monkeypatch):
-    run = Run(tmp_path / "ckpt.pt", workers=0, quiet=True)
-    stopped(monkeypatch, faces, run, 3)
+def test_restart_begins_again(whole, faces, tmp_path):
+    out = tmp_path / "ckpt.pt"
+    stopped(faces, out, 3)
     with pytest.raises(LpxError, match="with other settings"):
-        train(replace(RECIPE, seed=1), faces, None, run)
-    steps: list[int] = []
-    inner = LocalPrediction.training_step
-    monkeypatch.setattr(
-        LocalPrediction,
-        "training_step",
-        lambda self, *a: (steps.append(self.step), inner(self, *a))[1],
-    )
-    train(RECIPE, faces, None, replace(run, restart=True))
-    assert steps == [0, 1, 2, 3, 4]
+        train(replace(RECIPE, seed=1), faces, out, options=quiet())
+    done = Steps()
+    train(RECIPE, faces, out, options=quiet(done, restart=True))
+    assert done.steps == [0, 1, 2, 3, 4]
     assert files(tmp_path) == whole
 
 
-def test_other_faces_do_not_resume(faces, tmp_path, monkeypatch):
+def test_other_faces_do_not_resume(faces, tmp_path):
     """Neither a training that was stopped nor one that was finished."""
-    run = Run(tmp_path / "ckpt.pt", workers=0, quiet=True)
-    stopped(monkeypatch, faces, run, 3)
+    out = tmp_path / "ckpt.pt"
+    stopped(faces, out, 3)
     copied = tmp_path / "faces"
     copied.mkdir()
     for path in faces.iterdir():
@@ -248,10 +196,10 @@ def test_other_faces_do_not_resume(faces, tmp_path, monkeypatch):
     picture = copied / "003.png"
     picture.write_bytes((copied / "004.png").read_bytes())
     with pytest.raises(LpxError, match="a training with other faces"):
-        train(RECIPE, copied, None, run)
+        train(RECIPE, copied, out, options=quiet())
     picture.write_bytes((faces / "003.png").read_bytes())
     # The same faces elsewhere are the same.
-    train(RECIPE, copied, None, run)
+    train(RECIPE, copied, out, options=quiet())
 
 
 def halve(path):
@@ -275,42 +223,42 @@ def plant(path):
 
 
 @pytest.mark.parametrize("damage", [halve, flip, plant, Path.unlink])
-def test_a_damaged_state_falls_back_to_the_one_before(
-    whole, faces, tmp_path, monkeypatch, caplog, damage
-):
-    run = Run(tmp_path / "ckpt.pt", workers=0, quiet=True)
-    stopped(monkeypatch, faces, run, 5, "validation_step")
-    last, previous = run.state / "last.ckpt", run.state / "last.previous.ckpt"
+def test_a_damaged_state_falls_back_to_the_one_before(whole, faces, tmp_path, damage):
+    out, folder = tmp_path / "ckpt.pt", tmp_path / "ckpt.pt.run"
+    stopped(faces, out, 5, validation=True)
+    last, previous = folder / "last.ckpt", folder / "last.previous.ckpt"
     assert [read_weights(path)["progress"]["step"] for path in (last, previous)] == [4, 2]
     damage(last)
-    monkeypatch.setattr(keeper, "SAVE_EVERY_S", 0)
-    with caplog.at_level(logging.WARNING):
-        stopped(monkeypatch, faces, run, 3)
+    reporter = RecordingReporter()
+    options = quiet(At(3, kill), save_every_s=0)
+    with pytest.raises(Killed):
+        train(RECIPE, faces, out, options=options, reporter=reporter)
     if damage is not Path.unlink:
-        assert f"{last} is damaged; going on from last.previous.ckpt" in caplog.text
+        assert f"{last} is damaged; resuming from last.previous.ckpt" in reporter.said[0]
     # The good one was not thrown away for the damaged one.
     assert [read_weights(path)["progress"]["step"] for path in (last, previous)] == [3, 2]
-    train(RECIPE, faces, None, run)
+    train(RECIPE, faces, out, options=quiet(save_every_s=0))
     assert files(tmp_path) == whole
-    assert not (run.state / "proof").exists()
+    assert not (folder / "proof").exists()
 
 
-def test_two_damaged_states_are_an_error(faces, tmp_path, monkeypatch):
-    run = Run(tmp_path / "ckpt.pt", workers=0, quiet=True)
-    stopped(monkeypatch, faces, run, 4)
-    flip(run.state / "last.ckpt")
-    (run.state / "last.previous.ckpt").write_bytes(b"")
-    with pytest.raises(LpxError, match="no state of the training that can be read") as caught:
-        train(RECIPE, faces, None, run)
-    assert "--restart" in caught.value.fix
+def test_two_damaged_states_are_an_error(faces, tmp_path):
+    out, folder = tmp_path / "ckpt.pt", tmp_path / "ckpt.pt.run"
+    stopped(faces, out, 4)
+    flip(folder / "last.ckpt")
+    (folder / "last.previous.ckpt").write_bytes(b"")
+    with pytest.raises(LpxError, match="no readable state of the training") as caught:
+        train(RECIPE, faces, out, options=quiet())
+    assert "`restart=True`" in caught.value.fix
+    assert caught.value.code == "damaged"
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"progress": {"step": -1}}, "no state of the training"),
-        ({"progress": {"step": True}}, "no state of the training"),
-        ({"progress": {"unknown": 1}}, "no state of the training"),
+        ({"progress": {"step": -1}}, "no readable state of the training"),
+        ({"progress": {"step": True}}, "no readable state of the training"),
+        ({"progress": {"unknown": 1}}, "no readable state of the training"),
         ({"optimiser": {}}, "does not fit the model"),
         ({"optimiser": {"state": {}}}, "does not fit the model"),
         ({"average": {}}, "does not fit the model"),
@@ -318,32 +266,31 @@ def test_two_damaged_states_are_an_error(faces, tmp_path, monkeypatch):
         ({"devices": 3}, "a training on 3 devices"),
     ],
 )
-def test_a_state_that_somebody_edited(faces, tmp_path, monkeypatch, change, said):
+def test_a_state_that_somebody_edited(faces, tmp_path, change, said):
     """Its seal can be made again; what does not fit is an error that says so."""
-    run = Run(tmp_path / "ckpt.pt", workers=0, quiet=True)
-    stopped(monkeypatch, faces, run, 3)
-    content = read_weights(run.state / "last.ckpt")
+    out, last = tmp_path / "ckpt.pt", tmp_path / "ckpt.pt.run" / "last.ckpt"
+    stopped(faces, out, 3)
+    content = read_weights(last)
     for name, value in change.items():
         content[name] = {**content[name], **value} if name == "progress" else value
     del content["sha256"]
-    torch.save(state._sealed(content), run.state / "last.ckpt")
+    torch.save(state._sealed(content), last)
     with pytest.raises(LpxError, match=said) as caught:
-        train(RECIPE, faces, None, run)
-    assert "--restart" in caught.value.fix
+        train(RECIPE, faces, out, options=quiet())
+    assert "`restart=True`" in caught.value.fix
 
 
 def test_a_damaged_result_is_made_again(whole, faces, tmp_path):
-    run = Run(tmp_path / "ckpt.pt", workers=0, quiet=True)
-    train(RECIPE, faces, None, run)
-    result = run.state / "result.json"
+    out, result = tmp_path / "ckpt.pt", tmp_path / "ckpt.pt.run" / "result.json"
+    train(RECIPE, faces, out, options=quiet())
     for text in ("{", '{"sha256": 1}', result.read_text().replace("0.", "NaN", 1)):
         result.write_text(text)
-        train(RECIPE, faces, None, run)
+        train(RECIPE, faces, out, options=quiet())
         assert files(tmp_path) == whole
 
 
 def test_a_full_disk_leaves_the_state_before(whole, faces, tmp_path, monkeypatch):
-    run = Run(tmp_path / "ckpt.pt", workers=0, quiet=True)
+    out, folder = tmp_path / "ckpt.pt", tmp_path / "ckpt.pt.run"
 
     def full(content, stream):
         if content["format"] == state.FORMAT and content.get("progress", {}).get("step") == 4:
@@ -355,12 +302,12 @@ def test_a_full_disk_leaves_the_state_before(whole, faces, tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full)
         with pytest.raises(LpxError, match=r"last\.ckpt cannot be written") as caught:
-            train(RECIPE, faces, None, run)
+            train(RECIPE, faces, out, options=quiet())
     assert "No space left" in caught.value.why
-    assert "it goes on from the state before" in caught.value.fix
-    assert read_weights(run.state / "last.ckpt")["progress"]["step"] == 2
-    assert not [path for path in run.state.iterdir() if path.name.startswith(".last")]
-    train(RECIPE, faces, None, run)
+    assert "it resumes from the previous state" in caught.value.fix
+    assert read_weights(folder / "last.ckpt")["progress"]["step"] == 2
+    assert not [path for path in folder.iterdir() if path.name.startswith(".last")]
+    train(RECIPE, faces, out, options=quiet())
     assert files(tmp_path) == whole
 
 
@@ -373,65 +320,54 @@ def test_a_picture_that_does_not_decode_is_an_error_that_names_it(faces, tmp_pat
     for path in copied.glob("*.png"):
         path.write_bytes(b"junk")
     with pytest.raises(LpxError, match=r"\.png cannot be read: not an image") as caught:
-        train(RECIPE, copied, None, Run(tmp_path / "ckpt.pt", workers=workers, quiet=True))
+        train(RECIPE, copied, tmp_path / "ckpt.pt", options=quiet(workers=workers))
     assert caught.value.what.count("\n") == 0
     assert caught.value.why == "training does not leave faces out silently"
     assert caught.value.fix == "remove its line from faces.csv, or repair the file"
 
 
-def test_a_worker_that_dies_is_an_error_that_says_so(whole, faces, tmp_path, monkeypatch):
-    inner = LocalPrediction.training_step
+def test_a_worker_that_dies_is_an_error_that_says_so(whole, faces, tmp_path):
+    def kills(batch):
+        for child in multiprocessing.active_children():
+            child.kill()
+        # As Python is told of it, in the middle of whatever it does.
+        time.sleep(2)
 
-    def kills(self, *arguments):
-        if self.step == 2:
-            for child in multiprocessing.active_children():
-                child.kill()
-            # As Python is told of it, in the middle of whatever it does.
-            time.sleep(2)
-        return inner(self, *arguments)
-
-    run = Run(tmp_path / "ckpt.pt", workers=1, quiet=True)
-    with monkeypatch.context() as patch:
-        patch.setattr(LocalPrediction, "training_step", kills)
-        with pytest.raises(LpxError, match="a process that makes images died") as caught:
-            train(RECIPE, faces, None, run)
-    assert "--workers" in caught.value.fix
-    train(RECIPE, faces, None, run)
+    out = tmp_path / "ckpt.pt"
+    with pytest.raises(LpxError, match="a process that makes images died") as caught:
+        train(RECIPE, faces, out, options=quiet(At(2, kills), workers=1))
+    assert "`workers`" in caught.value.fix
+    train(RECIPE, faces, out, options=quiet(workers=1))
     assert files(tmp_path) == whole
 
 
 CHILD = """
-import json, os, signal, sys
-from pathlib import Path
+import json, multiprocessing, os, signal, sys
 import torch
 torch.set_num_threads(1)
-from lpx.training import keeper
-from lpx.training.fit import Run, train
+from lpx.training.fit import train
 from lpx.training.local_diversity import LocalDiversity
-from lpx.training.module import LocalPrediction
 from lpx.training.recipe import Recipe
-keeper.SAVE_EVERY_S = 0
+from tests.training.callbacks import At, quiet
 values = json.loads(sys.argv[1])
 values["diversity"] = LocalDiversity(**values["diversity"])
 values["pseudo_fakes"] = tuple(values["pseudo_fakes"])
-step = LocalPrediction.training_step
-def dies(self, batch, index):
-    if self.step == 3:
-        print(*[p.pid for p in __import__("multiprocessing").active_children()], flush=True)
-        sys.stdin.readline()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, batch, index)
-LocalPrediction.training_step = dies
-train(Recipe(**values), Path(sys.argv[2]), None, Run(Path(sys.argv[3]), 1, quiet=True))
+def dies(batch):
+    print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+    sys.stdin.readline()
+    os.kill(os.getpid(), signal.SIGKILL)
+options = quiet(At(3, dies), workers=1, save_every_s=0)
+train(Recipe(**values), sys.argv[2], sys.argv[3], options=options)
 """
 
 
 def test_sigkill_leaves_no_process_no_lock_and_the_exact_state(whole, faces, tmp_path):
-    run = Run(tmp_path / "ckpt.pt", workers=0, quiet=True)
-    arguments = [json.dumps(RECIPE.to_dict()), str(faces), str(run.out)]
+    out = tmp_path / "ckpt.pt"
+    arguments = [json.dumps(RECIPE.to_dict()), str(faces), str(out)]
     with subprocess.Popen(
         [sys.executable, "-c", CHILD, *arguments],
         env=environment(),
+        cwd=Path(__file__).parents[2],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -439,16 +375,16 @@ def test_sigkill_leaves_no_process_no_lock_and_the_exact_state(whole, faces, tmp
         workers = [int(number) for number in child.stdout.readline().split()]
         assert workers
         with pytest.raises(LpxError, match=f"in use by process {child.pid}"):
-            train(RECIPE, faces, None, run)
+            train(RECIPE, faces, out, options=quiet())
         child.communicate("\n")
     assert child.returncode == -signal.SIGKILL
     end = time.monotonic() + 10
     while (left := [pid for pid in workers if alive(pid)]) and time.monotonic() < end:
         time.sleep(0.05)
     assert not left
-    half = run.state / ".last.0a1b2c3d.ckpt"
+    half = tmp_path / "ckpt.pt.run" / ".last.0a1b2c3d.ckpt"
     half.write_bytes(b"PK")
-    train(RECIPE, faces, None, run)
+    train(RECIPE, faces, out, options=quiet())
     assert files(tmp_path) == whole
     assert not half.exists()
 
@@ -462,10 +398,7 @@ def alive(pid):
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
-def test_a_temporary_folder_too_long_for_sockets_is_refused(tmp_path, monkeypatch):
-    long = tmp_path / ("t" * 80)
-    long.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(long))
+def test_a_temporary_folder_too_long_for_sockets_is_refused(tmp_path):
     with pytest.raises(LpxError, match="long path") as error:
-        fit._check_sockets()
-    assert "--workers 0" in error.value.fix
+        check_sockets(str(tmp_path / ("t" * 80)))
+    assert "`workers=0`" in error.value.fix

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from lpx.errors import LpxError
+from lpx.errors import InvalidArgumentError
 from lpx.models.backbones.base import Backbone
 from lpx.models.backbones.efficientnet_lite import efficientnet_lite0, tf_efficientnet_lite0
 from lpx.models.backbones.mobilenet_v2 import mobilenet_v2
@@ -21,16 +21,16 @@ BACKBONES: dict[str, Callable[[str], Backbone]] = {
     "efficientnet_lite0": efficientnet_lite0,
     "tf_efficientnet_lite0": tf_efficientnet_lite0,
 }
-"""Builder of each backbone, called with the cut."""
+"""Function that builds each backbone, called with the cut."""
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 NORMALISATION = {"xception": HALF, "tf_efficientnet_lite0": HALF}
-"""Mean and deviation that a backbone's public weights were trained with, where not ImageNet's."""
+"""Mean and standard deviation that a backbone's public weights expect, unless ImageNet's."""
 
 
 def build_backbone(name: str, cut: str) -> Backbone:
-    """A backbone truncated after stage `cut`, with freshly initialised weights.
+    """Return a backbone truncated after stage `cut`, with freshly initialised weights.
 
     Args:
         name: A key of `BACKBONES`.
@@ -40,13 +40,14 @@ def build_backbone(name: str, cut: str) -> Backbone:
         A module float32 [B, 3, H, W] -> [B, C, h, w] with `out_channels` = C.
 
     Raises:
-        LpxError: Unknown backbone or cut; the known ones are listed.
+        InvalidArgumentError: Unknown backbone or cut; the known ones are listed.
     """
     if name not in BACKBONES:
-        raise LpxError(
-            f"unknown backbone {name!r}",
-            f"known backbones: {', '.join(BACKBONES)}",
-            "name one of these, or bring the model with --factory package.module:function",
+        raise InvalidArgumentError(
+            "backbone",
+            f"must be one of {', '.join(BACKBONES)}",
+            name,
+            fix="use one of these, or a model of your own with `factory=package.module:function`",
         )
     backbone = BACKBONES[name](cut)
     for module in backbone.modules():

@@ -1,10 +1,10 @@
-"""What the backbones share: a chain of named stages, cut after one of them."""
+"""The base of all backbones: a chain of named stages, cut after one of them."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lpx.errors import LpxError
+from lpx.errors import InvalidArgumentError
 
 WHOLE = "whole"
 
@@ -44,17 +44,18 @@ class Backbone(nn.Module):
 
 
 def cut_index(backbone: str, cut: str, stages: list[str]) -> int:
-    """Number of stages to keep for `cut`.
+    """Return the number of stages to keep for `cut`.
 
     Raises:
-        LpxError: `cut` is not a stage of this backbone; the stages are listed.
+        InvalidArgumentError: `cut` is not a stage of this backbone; the stages are listed.
     """
     if cut == WHOLE:
         return len(stages)
     if cut not in stages:
-        raise LpxError(
-            f"{backbone} has no stage {cut!r}",
-            f"its stages: {', '.join(stages)}, {WHOLE}",
-            "name one of these with --cut",
+        raise InvalidArgumentError(
+            "cut",
+            f"must be one of {', '.join(stages)}, {WHOLE}",
+            cut,
+            f"these are the stages of {backbone}",
         )
     return stages.index(cut) + 1
