@@ -27,10 +27,10 @@ from lpx.engines.base import Engine, notes_of
 from lpx.engines.manifest import read_manifest
 from lpx.errors import LpxError
 from lpx.predict.file_scorer import BATCH, FileScorer, NotDrawnError, drawing, not_drawn
+from lpx.predict.journal import ScoreJournal
 from lpx.predict.results import (
     FaceScore,
     FileScore,
-    Journal,
     Predicted,
     longest_name,
     picture_name,
@@ -144,7 +144,7 @@ def predict(
         **versions(),
         "known": {name: [list(astuple(span)) for span in spans] for name, spans in known.items()},
     }
-    journal = Journal(out / JOURNAL, settings, report.say)
+    journal = ScoreJournal(out / JOURNAL, settings, report)
     scorer = FileScorer(name, loaded, model.card, finder, mesh, recipe, frames)
     found: list[FileScore] = []
     skipped: list[Skipped] = []
@@ -178,7 +178,7 @@ def predict(
 def _score_files(
     scorer: FileScorer,
     files: Sequence[MediaFile],
-    journal: Journal,
+    journal: ScoreJournal,
     out: Path,
     overlay: bool,
     known: Known,

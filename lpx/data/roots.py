@@ -36,11 +36,11 @@ class DataPlaces:
     """What the command line says of where data lie; environment and lpx.toml come after it.
 
     Attributes:
-        root: `--data-root`, see `data_roots`.
+        data_root: `--data-root`, see `data_roots`.
         store: `--store`, see `face_store`.
     """
 
-    root: Path | None = None
+    data_root: Path | None = None
     store: Path | None = None
 
 
