@@ -326,7 +326,7 @@ except LpxError as error:
         text=True,
         check=True,
     )
-    assert "of 40 frames are in it" in ran.stdout
+    assert "of 40 frames" in ran.stdout
     assert ran.stderr == ""
 
 
@@ -380,7 +380,7 @@ def test_what_cannot_be_drawn_is_scored_and_drawn_by_the_next_run(lpx, mixed, mo
 
     def full(self, frame):
         if self.frames == 2:
-            raise LpxError("the video cannot be written", "2 of 3 frames are in it", "")
+            raise LpxError("the video cannot be written", "it holds 2 of 3 frames", "")
         real(self, frame)
 
     monkeypatch.setattr(VideoWriter, "write", full)

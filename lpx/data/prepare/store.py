@@ -134,7 +134,7 @@ def find_prepared(store: Path, name: str, split: str, crop: str | None) -> Prepa
         raise LpxError(
             f"{name} was prepared in {len(matching)} ways",
             "their results differ:" + listed(matching),
-            f"name the folder of one, such as {matching[0].folder}",
+            f"name the folder of one: {matching[0].folder}",
         )
     return matching[0] if matching else None
 

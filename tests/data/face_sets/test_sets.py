@@ -122,7 +122,7 @@ def test_several_ways_are_listed(source, tmp_path):
     with pytest.raises(LpxError, match="prepared in 2 ways") as caught:
         open_set("ffpp-c23", "test", places=places)
     assert "2 frames per video" in caught.value.why
-    assert f"--dataset {tmp_path}/ffpp-c23-square-1.3-1" in caught.value.fix
+    assert f"{tmp_path}/ffpp-c23-square-1.3-1" in caught.value.fix
     with pytest.raises(LpxError, match="prepared in 2 ways"):
         read_info("ffpp-c23", places)
     # Another recipe, and it is clear which is meant.
