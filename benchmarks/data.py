@@ -300,7 +300,7 @@ def prepare_turn(
         done = prepare(
             "ffpp-c23",
             places=DataPlaces(root / "ffpp", store),
-            recipe=recipe,
+            crop=recipe,
             processes=processes,
         )
         assert done.faces == FRAMES * len(paths), done.reasons()

@@ -24,7 +24,7 @@ import click
 import cv2
 import numpy as np
 
-from lpx.data.detect import DETECTORS, FaceDetector, FaceMesh, choose, open_detector
+from lpx.data.detect import DETECTORS, FaceDetector, FaceMesh, choose_face, open_detector
 from lpx.data.images.decode import SUFFIXES, Image, read_image
 from lpx.data.images.video_file import read_frames
 from lpx.errors import LpxError
@@ -76,7 +76,7 @@ def one_image(detector: FaceDetector, mesh: FaceMesh, image: Image, tally: Tally
     tally.images += 1
     tally.found += bool(faces)
     tally.one += len(faces) == 1
-    if (chosen := choose(faces)) is None:
+    if (chosen := choose_face(faces)) is None:
         return
     start = time.perf_counter()
     presence = mesh.landmarks(image, chosen.box, chosen.points).presence

@@ -11,7 +11,7 @@ from lpx.api.predict import PredictOptions, predict
 from lpx.artefacts.model import ExportedModel, read_exported
 from lpx.artefacts.select_engine import runnable
 from lpx.data.face_sets.demo import CHECKPOINT, folder
-from lpx.data.face_sets.demo_clip import CLIP, Part, clip_parts, clip_path
+from lpx.data.face_sets.demo_clip import CLIP, ClipSpan, clip_path, clip_spans
 from lpx.errors import LpxError
 from lpx.predict.results import FileScore, Predicted, moments
 from lpx.predict.timeline import KnownSpan, Row, Timeline, rows
@@ -35,7 +35,7 @@ class ClipResult:
     """
 
     predicted: Predicted
-    parts: tuple[tuple[Part, Row], ...]
+    parts: tuple[tuple[ClipSpan, Row], ...]
 
     @property
     def file(self) -> FileScore:
@@ -59,7 +59,7 @@ def show_clip(workspace: Workspace, *, reporter: Reporter = SILENT) -> ClipResul
     with workspace.lock():
         _refuse_other_model(workspace)
     _ensure_engine(workspace, reporter)
-    parts = clip_parts()
+    parts = clip_spans()
     spans = tuple(KnownSpan(part.first, part.last, part.fake, part.text) for part in parts)
     reporter.say(f"lpx predict {CLIP} --frames all")
     out = workspace.root / OUT

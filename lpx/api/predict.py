@@ -28,10 +28,10 @@ from lpx.engines.base import Engine, notes_of
 from lpx.engines.manifest import read_manifest
 from lpx.errors import LpxError
 from lpx.predict.file_scorer import BATCH, FileScorer, NotDrawnError, drawing, not_drawn
+from lpx.predict.journal import ScoreJournal
 from lpx.predict.results import (
     FaceScore,
     FileScore,
-    Journal,
     Predicted,
     longest_name,
     picture_name,
@@ -146,7 +146,7 @@ def predict(
             name: [list(astuple(span)) for span in spans] for name, spans in options.known.items()
         },
     }
-    journal = Journal(out / JOURNAL, settings, reporter.say)
+    journal = ScoreJournal(out / JOURNAL, settings, reporter)
     scorer = FileScorer(name, loaded, model.card, finder, mesh, recipe, options.frames)
     found: list[FileScore] = []
     skipped: list[Skipped] = []
@@ -188,7 +188,7 @@ def predict(
 def _score_files(
     scorer: FileScorer,
     files: Sequence[MediaFile],
-    journal: Journal,
+    journal: ScoreJournal,
     out: Path,
     overlay: bool,
     known: Known,

@@ -192,7 +192,7 @@ def open_faces(
                 name,
                 places=places,
                 split=None if split == "all" else split,
-                recipe=recipe,
+                crop=recipe,
                 progress=reporter.progress(f"preparing {name}, videos"),
             )
     faces = open_set(name, split, skip, places=places, crop=crop)

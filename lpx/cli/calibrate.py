@@ -161,7 +161,8 @@ def show(result: CalibrationResult) -> None:
     scales = result.scales
     console.say(
         f"{scales.faces.count} faces of {scales.faces.name} in {scales.pass_seconds:.1f} s "
-        f"(float32 alone: {result.forward_seconds:.1f} s), peak memory {result.peak_rss_mib:.0f} MiB"
+        f"(float32 alone: {result.forward_seconds:.1f} s), peak memory "
+        f"{result.peak_rss_mib:.0f} MiB"
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("method", no_wrap=True)

@@ -16,7 +16,7 @@ from lpx.data.wording import counted, some
 if TYPE_CHECKING:
     from lpx.api.workspace import Workspace
     from lpx.data.face_sets.info import SetInfo
-    from lpx.data.prepare import Prepared
+    from lpx.data.prepare import PrepareResult
 
 
 @click.group()
@@ -87,7 +87,7 @@ def prepare(
             split=split,
             methods=tuple(m for m in methods.split(",") if m),
             frames=frames,
-            recipe=crop,
+            crop=crop,
             detector=detector,
             processes=processes,
             strict=strict,
@@ -110,7 +110,7 @@ def prepare(
         click.echo(f"time: {total:.0f} s of one core: {', '.join(shares)}")
 
 
-def _prepared(done: Prepared) -> dict[str, Any]:
+def _prepared(done: PrepareResult) -> dict[str, Any]:
     return {
         "folder": str(done.folder),
         "crop": done.crop,

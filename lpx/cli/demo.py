@@ -65,7 +65,7 @@ def demo(unpack: Path | None, video: bool, workspace: Workspace, as_json: bool) 
     from lpx.machine.machine import has_vnni
 
     if unpack is not None:
-        from lpx.data.face_sets.unpack import unpack_demo
+        from lpx.data.face_sets.demo import unpack_demo
 
         with ConsoleReporter() as reporter:
             count = unpack_demo(unpack, reporter.progress("writing faces"))

@@ -1,13 +1,13 @@
-"""What files hold, as SHA-256, without reading again what has not changed.
+"""SHA-256 of files, without reading unchanged files again.
 
-Whether faces, pictures or videos are still the same is asked often: by every build, bench and
-resumed run. Sizes and names do not answer it, and reading a million files each time would take
-longer than some of the work. So digests are remembered in a database in the user's cache folder, by
-path, device, inode, size and the times of the last change of the content (mtime) and of the inode
-(ctime), which programs cannot set back.
+Every build, bench and resumed run has to know whether faces, pictures or videos are still the same.
+Sizes and names are not enough, and reading a million files each time would take longer than some of
+the work. So digests are stored in a database in the user's cache folder, by path, device, inode,
+size and the times of the last change of the content (mtime) and of the inode (ctime), which
+programs cannot set back.
 
-The database is not part of a workspace: a workspace that somebody else made cannot bring digests of
-its own. Where it cannot be used, or is damaged, files are read again.
+The database is not part of a workspace, so that a workspace made by somebody else cannot bring
+false digests. If it is damaged or cannot be used, files are read again.
 """
 
 from __future__ import annotations
@@ -30,40 +30,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpx.errors import LpxError
+from lpx.reporter import Progress
 
 SIZE = hashlib.sha256().digest_size
-"""Bytes of a digest."""
+"""Size of a digest, bytes."""
 UNREADABLE = bytes(SIZE)
-"""Stands for the digest of a file that cannot be read, or is not a regular one."""
+"""Stands for the digest of a file that cannot be read, or is not a regular file."""
 SETTLED_SECONDS = 2.0
-"""A file that changed later than this long ago is not remembered: it could change again without a
-new time, since the clocks of file systems are coarse."""
+"""Digests of files changed more recently are not stored: clocks of file systems are coarse, so such
+a file could change again without a new time."""
 MAX_DATABASE_BYTES = 2 << 30
-"""A database that has grown larger is begun again: it may be full of files that are gone."""
+"""A larger database is discarded: it may be full of files that no longer exist."""
 
 _FILE = "contents.sqlite3"
 _VERSION = 1
+# Times that are whole multiples of 10 ms come from a file system with coarse times.
 _COARSE_NS = 10_000_000
+# Device, inode, size, mtime and ctime of a file, see _packed().
 _STATUS = struct.Struct("<QQQqq")
+# A stored value: status, digest, and the CRC-32 of key, status and digest. SQLite does not check
+# its pages, and a wrong digest would pass one file off as another.
 _VALUE = struct.Struct(f"<{_STATUS.size}s{SIZE}sI")
 _KEY_BYTES = 16
-_AT_ONCE = 512
+# Files per query: SQLite allows 999 parameters in old versions.
+_BATCH = 512
+# Batches between two commits, each of which waits for the disk.
 _COMMIT = 32
-"""Batches of `_AT_ONCE` files between two commits."""
-_CHUNK = 1 << 20
+_CHUNK_BYTES = 1 << 20
+# Enough for network file systems, where each request waits; hashing releases Python's lock.
 _DISK_THREADS = 8
-
-Tell = Callable[[int, int], None]
-"""Called with files done and files in all."""
 
 
 class _File(NamedTuple):
-    """A file that must be read.
+    """A file to read.
 
     Attributes:
-        place: In the list that was asked for.
-        path: Its path.
-        key: Under which it is remembered.
+        place: Index in the list asked for.
+        path: Path in bytes.
+        key: Key in the database.
     """
 
     place: int
@@ -78,21 +82,34 @@ class _Read(NamedTuple):
 
 
 class ContentCache:
-    """Digests of files, remembered between runs; to be used by one thread.
+    """Digests of files, stored between runs; for use by one thread.
 
     Args:
-        path: The database; None takes one in `$LPX_CACHE`, by default in `$XDG_CACHE_HOME/lpx` or
+        path: The database; None for the one in `$LPX_CACHE`, by default in `$XDG_CACHE_HOME/lpx` or
             `~/.cache/lpx`.
+        settled_seconds: Age from which on a change is stored, see `SETTLED_SECONDS`.
+        max_bytes: Size of a database that is discarded when it is opened.
+        timeout_s: Time to wait for another process that is writing, seconds.
+
+    Attributes:
+        read: Number of files read so far.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        settled_seconds: float = SETTLED_SECONDS,
+        max_bytes: int = MAX_DATABASE_BYTES,
+        timeout_s: float = 5.0,
+    ) -> None:
         self._path = path if path is not None else _default_path()
-        self._database = _open(self._path)
+        self._settled_seconds = settled_seconds
+        self._database = _open(self._path, max_bytes, timeout_s)
         self.read = 0
-        """Files that had to be read so far."""
 
     def __enter__(self) -> ContentCache:
-        """Itself."""
+        """Return itself."""
         return self
 
     def __exit__(
@@ -111,53 +128,73 @@ class ContentCache:
         self._database = None
 
     def digest(self, path: Path) -> bytes:
-        """SHA-256 of a file; `UNREADABLE` where it cannot be read."""
+        """Return the SHA-256 of a file; `UNREADABLE` if it cannot be read."""
         return bytes(self.digests([os.fsencode(path)])[0])
 
-    def digests(self, paths: Sequence[bytes], progress: Tell | None = None) -> NDArray[np.uint8]:
-        """SHA-256 of files.
+    def digests(
+        self, paths: Sequence[bytes], progress: Progress | None = None
+    ) -> NDArray[np.uint8]:
+        """Return the SHA-256 of files.
 
         Args:
-            paths: Their paths, in bytes as on disk. Links are followed.
-            progress: Receives how many files are done.
+            paths: Paths in bytes, as on disk. Links are followed.
+            progress: Receives the number of finished files, and that of all.
 
         Returns:
-            uint8 [N, 32]; zeros where a file cannot be read.
+            uint8 [N, 32]; zeros for a file that cannot be read.
         """
-        found = [UNREADABLE] * len(paths)
+        digests = [UNREADABLE] * len(paths)
         fresh: list[_Read] = []
         with ThreadPoolExecutor(_DISK_THREADS) as pool:
             try:
-                for number, start in enumerate(range(0, len(paths), _AT_ONCE), 1):
-                    batch = paths[start : start + _AT_ONCE]
-                    unknown = self._look_up(batch, start, found)
-                    for one in _read_all(unknown, pool):
-                        found[one.file.place] = one.digest
+                for number, start in enumerate(range(0, len(paths), _BATCH), 1):
+                    batch = paths[start : start + _BATCH]
+                    unknown = self._look_up(batch, start, digests)
+                    for one in self._read_all(unknown, pool):
+                        digests[one.file.place] = one.digest
                         fresh.append(one)
                     self.read += len(unknown)
                     if number % _COMMIT == 0:
-                        self._remember(fresh)
+                        self._store(fresh)
                         fresh = []
                     if progress is not None:
                         progress(start + len(batch), len(paths))
             finally:
-                # What was read is worth keeping when the user loses patience, too.
-                self._remember(fresh)
-        return np.frombuffer(b"".join(found), np.uint8).reshape(-1, SIZE)
+                # Reading may take minutes: an interrupted run keeps its digests, too.
+                self._store(fresh)
+        return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, SIZE)
 
-    def _look_up(self, paths: Sequence[bytes], start: int, found: list[bytes]) -> list[_File]:
-        """Enter the digests that are known; returns the files whose are not."""
+    def _look_up(self, paths: Sequence[bytes], start: int, digests: list[bytes]) -> list[_File]:
+        """Enter the stored digests into a list, and return the files without one."""
         files = [_File(start + i, path, _key(path)) for i, path in enumerate(paths)]
         known = self._known([file.key for file in files])
         unknown = []
         for file in files:
             value = known.get(file.key)
-            digest = _checked(file.key, value, file.path) if value is not None else None
+            digest = None
+            if value is not None:
+                digest = _checked(file.key, value, file.path)
             if digest is None:
                 unknown.append(file)
             else:
-                found[file.place] = digest
+                digests[file.place] = digest
         return unknown
+
+    def _read_all(self, files: list[_File], pool: ThreadPoolExecutor) -> Iterator[_Read]:
+        if len(files) == 1:
+            yield self._read_one(files[0])
+            return
+        # A few tasks of many files: submitting each file would cost as much as reading a small one.
+        step = -(-len(files) // _DISK_THREADS) or 1
+        tasks = [files[start : start + step] for start in range(0, len(files), step)]
+        for done in pool.map(self._read_several, tasks):
+            yield from done
+
+    def _read_several(self, files: list[_File]) -> list[_Read]:
+        return [self._read_one(file) for file in files]
+
+    def _read_one(self, file: _File) -> _Read:
+        return _read_file(file, self._settled_seconds)
 
     def _known(self, keys: list[bytes]) -> dict[bytes, bytes]:
         if self._database is None:
@@ -170,14 +207,15 @@ class ContentCache:
         except sqlite3.Error as error:
             self._give_up(error)
             return {}
+        # SQLite keeps any type in any column: a damaged or foreign database may hold texts.
         return {k: v for k, v in rows if isinstance(k, bytes) and isinstance(v, bytes)}
 
-    def _remember(self, files: Iterable[_Read]) -> None:
-        rows = [
-            (one.file.key, _value(one.file.key, one.status, one.digest))
-            for one in files
-            if one.status is not None
-        ]
+    def _store(self, files: Iterable[_Read]) -> None:
+        rows = []
+        for one in files:
+            if one.status is None:
+                continue
+            rows.append((one.file.key, _value(one.file.key, one.status, one.digest)))
         if self._database is None or not rows:
             return
         try:
@@ -189,50 +227,57 @@ class ContentCache:
             self._give_up(error)
 
     def _give_up(self, error: sqlite3.Error) -> None:
-        """Go on without the database; one that is damaged is removed."""
+        """Continue without the database, and remove it if it is damaged."""
         self.close()
-        # A full disk and a lock that another process holds are no damage.
+        # OperationalError: the disk is full, or another process holds a lock.
         if not isinstance(error, sqlite3.OperationalError) and self._path is not None:
             _remove(self._path)
 
 
-def file_digests(paths: Sequence[bytes], progress: Tell | None = None) -> NDArray[np.uint8]:
-    """SHA-256 of files, see `ContentCache.digests`."""
+def file_digests(paths: Sequence[bytes], progress: Progress | None = None) -> NDArray[np.uint8]:
+    """Return the SHA-256 of files, see `ContentCache.digests`."""
     with ContentCache() as cache:
         return cache.digests(paths, progress)
 
 
 def training_digests(paths: Sequence[Path]) -> list[bytes]:
-    """SHA-256 of each file that a training reads.
+    """Return the SHA-256 of each file used in training.
 
     Raises:
         LpxError: A file cannot be read.
     """
-    found = [bytes(row) for row in file_digests([os.fsencode(path) for path in paths])]
-    for path, digest in zip(paths, found, strict=True):
+    digests = []
+    for path, row in zip(paths, file_digests(list(map(os.fsencode, paths))), strict=True):
+        digest = bytes(row)
         if digest == UNREADABLE:
             raise LpxError(
                 f"{path} cannot be read",
                 "training does not leave faces out silently",
                 "remove it (and its line in faces.csv), or repair the file",
+                code="damaged",
             )
-    return found
+        digests.append(digest)
+    return digests
 
 
 def _default_path() -> Path | None:
-    """The database in the user's cache folder; None where there is no such folder to be had."""
-    if named := os.environ.get("LPX_CACHE"):
+    """Return the database in the user's cache folder; None if there is no such folder."""
+    named = os.environ.get("LPX_CACHE")
+    if named:
         return Path(named) / _FILE
     shared = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification: a relative path is to be ignored.
-    with contextlib.suppress(RuntimeError):
-        base = Path(shared) if os.path.isabs(shared) else Path.home() / ".cache"
-        return base / "lpx" / _FILE
-    return None
+    # The XDG base directory specification: a relative path is to be ignored.
+    if os.path.isabs(shared):
+        return Path(shared) / "lpx" / _FILE
+    try:
+        return Path.home() / ".cache" / "lpx" / _FILE
+    except RuntimeError:
+        # A user without a home folder, as in some containers.
+        return None
 
 
-def _open(path: Path | None) -> sqlite3.Connection | None:
-    """Open or begin the database; None where that is impossible."""
+def _open(path: Path | None, max_bytes: int, timeout_s: float) -> sqlite3.Connection | None:
+    """Open or create the database; None if that is impossible."""
     if path is None:
         return None
     try:
@@ -241,24 +286,25 @@ def _open(path: Path | None) -> sqlite3.Connection | None:
             status = path.stat()
             if not stat.S_ISREG(status.st_mode):
                 return None
-            if status.st_size > MAX_DATABASE_BYTES:
+            if status.st_size > max_bytes:
                 _remove(path)
         try:
-            return _connect(path)
+            return _connect(path, timeout_s)
         except sqlite3.OperationalError:
             return None
         except sqlite3.DatabaseError:
+            # Damaged, or of another version.
             _remove(path)
-            return _connect(path)
+            return _connect(path, timeout_s)
     except (OSError, ValueError, sqlite3.Error):
         return None
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    # A new file is readable for its owner alone: the paths in it are hashed, their number is not.
+def _connect(path: Path, timeout_s: float) -> sqlite3.Connection:
+    # Only the owner may read a new file: paths in it are hashed, but not their number.
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    database = sqlite3.connect(path, timeout=5.0)
+    database = sqlite3.connect(path, timeout=timeout_s)
     try:
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version not in (0, _VERSION):
@@ -282,7 +328,8 @@ def _remove(path: Path) -> None:
 
 
 def _key(path: bytes) -> bytes:
-    # Another way to write the same path costs one more reading, no more.
+    # Links are not resolved, which takes system calls: another name of a file only costs another
+    # reading.
     whole = path if path.startswith(b"/") else os.path.abspath(path)
     return hashlib.blake2b(whole, digest_size=_KEY_BYTES).digest()
 
@@ -292,7 +339,7 @@ def _value(key: bytes, status: bytes, digest: bytes) -> bytes:
 
 
 def _checked(key: bytes, value: bytes, path: bytes) -> bytes | None:
-    """The digest in a remembered value; None where the file is another now, or it is damaged."""
+    """Return the digest in a stored value; None if the file changed or the value is damaged."""
     if len(value) != _VALUE.size:
         return None
     status, digest, checksum = _VALUE.unpack(value)
@@ -306,7 +353,7 @@ def _checked(key: bytes, value: bytes, path: bytes) -> bytes | None:
 
 
 def _packed(status: os.stat_result) -> bytes:
-    """All that tells one state of a file from another."""
+    """Pack everything that changes when a file is written or replaced."""
     return _STATUS.pack(
         status.st_dev & (2**64 - 1),
         status.st_ino & (2**64 - 1),
@@ -316,22 +363,13 @@ def _packed(status: os.stat_result) -> bytes:
     )
 
 
-def _read_all(files: list[_File], pool: ThreadPoolExecutor) -> Iterator[_Read]:
-    if len(files) == 1:
-        yield _read_one(files[0])
-        return
-    # A few tasks of many files: handing over each file costs as much as reading a small one.
-    step = -(-len(files) // _DISK_THREADS) or 1
-    parts = [files[start : start + step] for start in range(0, len(files), step)]
-    for done in pool.map(lambda part: [_read_one(file) for file in part], parts):
-        yield from done
-
-
-def _read_one(file: _File) -> _Read:
-    """Digest a file; its status is None where it cannot be relied on to tell of a change."""
+def _read_file(
+    file: _File, settled_seconds: float, read: Callable[[int, int], bytes] = os.read
+) -> _Read:
+    """Digest a file; its status is None if a later change might not alter it."""
     began = time.time()
     try:
-        # A pipe would keep lpx waiting.
+        # O_NONBLOCK: opening a pipe would wait for somebody to write into it.
         handle = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except (OSError, ValueError):
         return _Read(file, UNREADABLE, None)
@@ -340,23 +378,31 @@ def _read_one(file: _File) -> _Read:
         if not stat.S_ISREG(before.st_mode):
             return _Read(file, UNREADABLE, None)
         digest = hashlib.sha256()
-        while chunk := os.read(handle, _CHUNK):
+        while chunk := read(handle, _CHUNK_BYTES):
             digest.update(chunk)
         after = os.fstat(handle)
     except OSError:
         return _Read(file, UNREADABLE, None)
     finally:
         os.close(handle)
-    same = _packed(before) == _packed(after)
-    kept = _packed(after) if same and _is_settled(after, began) else None
+    kept = None
+    # A file that was written while it was read has a digest of no state it ever had.
+    if _packed(before) == _packed(after) and is_settled(after, began, settled_seconds):
+        kept = _packed(after)
     return _Read(file, digest.digest(), kept)
 
 
-def _is_settled(status: os.stat_result, now: float) -> bool:
-    """Whether any later change gives the file another time.
+def is_settled(status: os.stat_result, now: float, settled_seconds: float) -> bool:
+    """Return whether any later change is sure to give the file another time.
 
-    File systems with coarse times (FAT, exFAT, ISO 9660, squashfs, some servers) keep no time of
-    the inode's change, or none that a copied image of the file system does not repeat.
+    Args:
+        status: Status of the file.
+        now: Time at which it was read, seconds since the epoch.
+        settled_seconds: Minimum age of the last change.
     """
-    changed = max(status.st_mtime_ns, status.st_ctime_ns)
-    return status.st_ctime_ns % _COARSE_NS != 0 and now * 1e9 - changed >= SETTLED_SECONDS * 1e9
+    # File systems with coarse times (FAT, exFAT, ISO 9660, squashfs, some servers) keep no time of
+    # the inode's change, or one that a copied image of the file system repeats.
+    if status.st_ctime_ns % _COARSE_NS == 0:
+        return False
+    changed_ns = max(status.st_mtime_ns, status.st_ctime_ns)
+    return now * 1e9 - changed_ns >= settled_seconds * 1e9

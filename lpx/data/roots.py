@@ -1,7 +1,7 @@
-"""Where data sets lie, and where faces that were prepared from them go.
+"""Folders of data sets, and of faces prepared from them.
 
-The command line comes first, then the environment, then the nearest `lpx.toml` from the current
-folder upwards:
+Arguments come first, then the environment, then the nearest `lpx.toml` in the current folder or
+one above:
 
     [data]
     root = "/data/deepfakes"      # relative to lpx.toml
@@ -28,102 +28,121 @@ SETTINGS = "lpx.toml"
 DEFAULT_STORE = Path("lpx-faces")
 _KEYS = ("root", "store")
 MAX_SETTINGS_BYTES = 1 << 20
-"""Size of an lpx.toml, bytes."""
+"""Maximum size of an lpx.toml, bytes."""
 
 
 @dataclass(frozen=True)
 class DataPlaces:
-    """What the command line says of where data lie; environment and lpx.toml come after it.
+    """Folders of data named by the caller; environment and lpx.toml have lower priority.
 
     Attributes:
-        root: `--data-root`, see `data_roots`.
-        store: `--store`, see `face_store`.
+        data_root: Folder with data sets, see `data_roots`.
+        store: Folder for prepared faces, see `face_store`.
     """
 
-    root: Path | None = None
+    data_root: Path | None = None
     store: Path | None = None
 
 
 def expanded(path: str | Path) -> Path:
-    """A path with the home folder in place of "~", as a shell would read it.
+    """Replace "~" by the home folder, like a shell.
 
     Raises:
-        LpxError: "~name" names a user whom this machine does not have.
+        LpxError: "~name" names a user that this machine does not know.
     """
     text = os.fspath(path)
-    found = os.path.expanduser(text)
-    if found.startswith("~"):
+    full = os.path.expanduser(text)
+    if full.startswith("~"):
         raise LpxError(
             f"{text} begins with the home folder of a user",
             f"this machine knows no home folder of {text.partition('/')[0][1:] or 'yours'}",
             f"write the path in full; for a folder of that name here, ./{text}",
+            code="not-found",
         )
-    return Path(found)
+    return Path(full)
 
 
-def data_roots(given: Path | None = None) -> tuple[Path, ...]:
-    """Folders to look for data sets in, in this order; () where the user named none.
+def data_roots(data_root: Path | None = None) -> tuple[Path, ...]:
+    """List the folders to search for data sets, in order of priority.
 
     Args:
-        given: `--data-root`.
+        data_root: Folder named by the caller.
 
     Returns:
-        `given`, the folders of LPX_DATA, `root` of lpx.toml; each once. Only `given` is sure to
-        exist: a disk that LPX_DATA names may be unmounted.
+        `data_root`, the folders of LPX_DATA, and `root` of lpx.toml; each once. Only `data_root` is
+        sure to exist: LPX_DATA may name an unmounted disk.
 
     Raises:
-        LpxError: `given` is not a folder, or lpx.toml is damaged.
+        LpxError: `data_root` is not a folder, or lpx.toml is damaged.
     """
-    found = []
-    if given is not None:
-        folder = expanded(given)
+    folders = []
+    if data_root is not None:
+        folder = expanded(data_root)
         if not folder.is_dir():
             state = "is a file" if folder.exists() else "does not exist"
-            raise LpxError(f"data root {folder} {state}", "", "name a folder with --data-root DIR")
-        found.append(folder)
-    listed = os.environ.get("LPX_DATA", "").split(os.pathsep)
-    found += [expanded(entry) for entry in listed if entry]
-    if (setting := _setting("root")) is not None:
-        found.append(setting)
-    return tuple(dict.fromkeys(found))
+            raise LpxError(
+                f"data root {folder} {state}", "", "name a folder (`data_root`)", code="not-found"
+            )
+        folders.append(folder)
+    for entry in os.environ.get("LPX_DATA", "").split(os.pathsep):
+        if not entry:
+            continue
+        folders.append(expanded(entry))
+    setting = _setting("root")
+    if setting is not None:
+        folders.append(setting)
+    return tuple(dict.fromkeys(folders))
 
 
-def face_store(given: Path | None = None) -> Path:
-    """The folder that prepared faces go into: given, LPX_FACE_STORE, lpx.toml, `./lpx-faces`.
+def face_store(store: Path | None = None) -> Path:
+    """Return the folder for prepared faces: `store`, LPX_FACE_STORE, lpx.toml, or ./lpx-faces.
 
     Raises:
         LpxError: lpx.toml is damaged.
     """
-    if given is not None:
-        return expanded(given)
+    if store is not None:
+        return expanded(store)
     if named := os.environ.get("LPX_FACE_STORE"):
         return expanded(named)
     return _setting("store") or DEFAULT_STORE
 
 
-def _setting(key: str) -> Path | None:
-    """A folder that the nearest lpx.toml names."""
+def _find_settings() -> Path | None:
+    """Find the nearest lpx.toml in the current folder or one above."""
     here = Path.cwd()
-    path = next((p for f in (here, *here.parents) if (p := f / SETTINGS).is_file()), None)
+    for folder in (here, *here.parents):
+        path = folder / SETTINGS
+        if path.is_file():
+            return path
+    return None
+
+
+def _setting(key: str) -> Path | None:
+    """Read a folder from the nearest lpx.toml."""
+    path = _find_settings()
     if path is None:
         return None
     try:
-        # Editors on Windows put a byte-order mark in front, which TOML does not know.
+        # Editors on Windows write a byte-order mark, which TOML does not allow.
         table = tomllib.loads(read_regular(path, limit=MAX_SETTINGS_BYTES).decode("utf-8-sig"))
         check_plain(table)
     except (OSError, ValueError, RecursionError) as error:
-        raise LpxError(f"{path} cannot be read", str(error), "fix or remove it") from error
+        # RecursionError: arrays nested thousands deep.
+        raise LpxError(
+            f"{path} cannot be read", str(error), "fix or remove it", code="damaged"
+        ) from error
     data = table.get("data", {})
     if not isinstance(data, dict) or set(data) - set(_KEYS):
         raise LpxError(
             f"{path}: [data] holds {str(data)[:80]!r}",
-            f"[data] is a table that knows {' and '.join(_KEYS)}",
+            f"[data] is a table with the keys {' and '.join(_KEYS)}",
             'write [data], and below it root = "DIR" or store = "DIR"',
         )
-    if (value := data.get(key)) is None:
+    value = data.get(key)
+    if value is None:
         return None
     if not isinstance(value, str) or not value:
         raise LpxError(
-            f"{path}: {key} is {str(value)[:80]!r}", "it names one folder", f'{key} = "DIR"'
+            f"{path}: {key} is {str(value)[:80]!r}", "it must be one folder", f'{key} = "DIR"'
         )
     return path.parent / expanded(value)

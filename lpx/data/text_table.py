@@ -1,4 +1,4 @@
-"""Tables in text files, whatever program wrote them: nothing in them is ignored silently.
+"""Read tables from text files of any program, without ignoring anything silently.
 
 The first line names the columns. Cells are separated by commas, semicolons, tabs or bars. Blank
 lines, lines that begin with "#", and Excel's "sep=;" are not rows.
@@ -12,17 +12,24 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from lpx.data.wording import counted
 from lpx.errors import LpxError
 from lpx.workspace import read_regular
 
-_DELIMITERS = (",", ";", "\t", "|")
 MAX_TABLE_BYTES = 256 << 20
-"""Size of a table, bytes: a million rows take some 60 MiB."""
+"""Maximum size of a table, bytes; a million rows take about 60 MiB."""
 MAX_LINE_CHARACTERS = 1 << 20
-"""Length of a line of a table."""
+"""Maximum length of a line of a table."""
+# Delimiters, and their names in messages.
+_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+# Written into empty cells by pandas, R, databases and others.
 _NOTHING = frozenset({"nan", "NaN", "None", "NULL", "null", "<NA>", "N/A", "n/a"})
-"""What programs write into an empty cell."""
+# Characters of a line that an error repeats.
+_SHOWN = 80
+# Similarity, in [0, 1], from which on an unknown column is taken for a misspelt one.
+_SIMILAR = 0.8
 
 
 @dataclass(frozen=True)
@@ -30,8 +37,8 @@ class Row:
     """A row of a table.
 
     Attributes:
-        line: The line of the file that it ends on, from 1.
-        cells: Its cells by column, without outer blanks; "" where the cell holds nothing.
+        line: Line of the file that the row ends on, from 1.
+        cells: Cells by column, without outer blanks; "" for an empty cell.
     """
 
     line: int
@@ -43,10 +50,10 @@ class TextTable:
     """A table.
 
     Attributes:
-        columns: Their names in lower case, without outer blanks.
-        rows: In the order of the file.
-        unknown: Columns that the reader did not ask for.
-        certain: Whether its encoding is known; otherwise it was read as Windows-1252.
+        columns: Column names in lower case, without outer blanks.
+        rows: Rows in the order of the file.
+        unknown: Columns that the caller does not read.
+        certain: Whether the encoding is known; otherwise the file was read as Windows-1252.
     """
 
     columns: tuple[str, ...]
@@ -55,17 +62,36 @@ class TextTable:
     certain: bool = True
 
 
+class _Text(NamedTuple):
+    """Text of a file; `certain` if its encoding is known."""
+
+    text: str
+    certain: bool
+
+
+class _Head(NamedTuple):
+    """The line that names the columns: its number, the delimiter, and the names."""
+
+    line: int
+    delimiter: str
+    columns: list[str]
+
+
 def decode(data: bytes) -> str:
-    """Text in UTF-8, or in UTF-16 or UTF-32 with a mark or mostly in Latin letters; without a mark.
+    """Decode UTF-8, or UTF-16 or UTF-32 that has a byte-order mark or is mostly in Latin letters.
+
+    Returns:
+        The text without a byte-order mark.
 
     Raises:
-        UnicodeDecodeError: It is in another encoding.
+        UnicodeDecodeError: The data is in another encoding.
     """
-    # PowerShell's `>` writes UTF-16, and the mark of UTF-32 begins with that of UTF-16.
+    # PowerShell's `>` writes UTF-16. UTF-32 comes first, as its mark begins with that of UTF-16.
     if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return data.decode("utf-32")
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16")
+    # UTF-16 without a mark: every second byte of Latin letters is 0.
     start = data[:4096]
     even, odd = start[::2].count(0), start[1::2].count(0)
     if len(start) > 3 and not len(data) % 2 and max(even, odd) > len(start) // 4:
@@ -74,45 +100,54 @@ def decode(data: bytes) -> str:
 
 
 def read_table(
-    path: Path, known: Mapping[str, Sequence[str]], needed: Sequence[str] = (), *, advice: str
+    path: Path,
+    known: Mapping[str, Sequence[str]],
+    needed: Sequence[str] = (),
+    *,
+    advice: str,
+    max_bytes: int = MAX_TABLE_BYTES,
 ) -> TextTable:
     """Read a table.
 
     Args:
         path: The file.
-        known: The columns that the caller reads, in lower case, each with other names that people
+        known: Columns that the caller reads, in lower case, each with other names that people
             give it.
-        needed: Those that must be there.
+        needed: Columns that must be there.
         advice: What to do about a damaged file, for errors.
+        max_bytes: Maximum size of the file.
 
     Raises:
-        LpxError: It cannot be read; a needed column is absent, or a known one stands under another
-            name or twice; or a row has more or fewer cells than there are columns. The line is
-            named.
+        LpxError: The file cannot be read; a needed column is missing, or a known one has another
+            name or occurs twice; or a row has more or fewer cells than there are columns. The line
+            is named.
     """
-    text, certain = _text(path, advice)
+    text, certain = _read_text(path, advice, max_bytes)
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    if (longest := max(map(len, lines))) > MAX_LINE_CHARACTERS:
-        raise LpxError(
-            f"{path} line {list(map(len, lines)).index(longest) + 1} has {longest} characters",
-            f"the limit is {MAX_LINE_CHARACTERS}",
-            advice,
-        )
-    first, delimiter, columns = _head(path, lines, known)
-    _check_columns(path, first, columns, known, needed)
+    for number, line in enumerate(lines, start=1):
+        if len(line) > MAX_LINE_CHARACTERS:
+            raise LpxError(
+                f"{path} line {number} has {len(line)} characters",
+                f"the limit is {MAX_LINE_CHARACTERS}",
+                advice,
+            )
+    head = _read_head(lines, known)
+    columns = head.columns
+    _check_columns(path, head, known, needed)
     rows = []
-    for number, cells in _cells(path, lines, first, delimiter, advice):
-        # A row may end in empty cells that no column names, and so may the columns.
+    for number, cells in _cells(path, lines, head, advice):
+        # Spreadsheets pad rows, and the line of names, with empty cells.
         while len(cells) > len(columns) and not cells[-1]:
             cells.pop()
+        # Columns that nobody reads may be missing at the end.
         if not set(columns[len(cells) :]).intersection(known):
             cells += [""] * (len(columns) - len(cells))
         if len(cells) != len(columns):
             raise LpxError(
-                f"{path} line {number} has {len(cells)} cell{'s' * (len(cells) != 1)} for "
-                f"{len(columns)} columns: {_shown(delimiter.join(cells))}",
-                f"the columns are {', '.join(columns)}; a cell with a {_NAMES[delimiter]} in it "
-                'stands in "quotes"',
+                f"{path} line {number} has {counted(len(cells), 'cell')} for "
+                f"{len(columns)} columns: {_shown(head.delimiter.join(cells))}",
+                f"the columns are {', '.join(columns)}; a cell that contains a "
+                f'{_DELIMITERS.get(head.delimiter, "delimiter")} has to be in "quotes"',
                 advice,
             )
         rows.append(Row(number, dict(zip(columns, cells, strict=True))))
@@ -120,19 +155,17 @@ def read_table(
     return TextTable(tuple(columns), tuple(rows), unknown, certain)
 
 
-_NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
-
-
-def _text(path: Path, advice: str) -> tuple[str, bool]:
-    """The text of a file, and whether its encoding is certain."""
+def _read_text(path: Path, advice: str, max_bytes: int) -> _Text:
     try:
-        data = read_regular(path, limit=MAX_TABLE_BYTES)
+        data = read_regular(path, limit=max_bytes)
     except OSError as error:
         raise LpxError(f"{path} cannot be read", error.strerror or str(error), advice) from error
     certain = True
     try:
         text = decode(data)
     except UnicodeDecodeError as error:
+        # Excel on Windows saves CSV in Windows-1252, where nearly all bytes have a meaning: the
+        # text may be wrong, and the caller has to say so.
         certain = False
         try:
             text = data.decode("cp1252")
@@ -141,20 +174,16 @@ def _text(path: Path, advice: str) -> tuple[str, bool]:
             raise LpxError(
                 f"{path} line {line} cannot be read", f"it is not UTF-8: {error}", advice
             ) from error
-    if (place := text.find("\0")) >= 0:
-        raise LpxError(
-            f"{path} line {text.count(chr(10), 0, place) + 1} cannot be read",
-            "it holds a NUL byte, which no text does",
-            advice,
-        )
-    return text, certain
+    place = text.find("\0")
+    if place >= 0:
+        line = text.count("\n", 0, place) + 1
+        raise LpxError(f"{path} line {line} cannot be read", "it contains a NUL character", advice)
+    return _Text(text, certain)
 
 
-def _head(
-    path: Path, lines: list[str], known: Mapping[str, Sequence[str]]
-) -> tuple[int, str, list[str]]:
-    """The number of the line that names the columns, what separates them, and their names."""
-    delimiters: tuple[str, ...] = _DELIMITERS
+def _read_head(lines: list[str], known: Mapping[str, Sequence[str]]) -> _Head:
+    """Find the line that names the columns, and its delimiter."""
+    delimiters = tuple(_DELIMITERS)
     number = 1
     for number, line in enumerate(lines, start=1):
         if line.lower().startswith("sep=") and len(line.rstrip()) <= 5:
@@ -164,13 +193,15 @@ def _head(
             continue
         # Some programs write the names of columns as a comment.
         names = line.lstrip().removeprefix("#")
-        best = max(
-            ((mark, _names(names, mark)) for mark in delimiters),
-            key=lambda found: (sum(name in known for name in found[1]), len(found[1])),
-        )
-        if names == line.lstrip() or sum(name in known for name in best[1]) > 1:
-            return number, *best
-    return number, delimiters[0], []
+        best, most = _Head(number, delimiters[0], []), (-1, -1)
+        for delimiter in delimiters:
+            columns = _names(names, delimiter)
+            recognised = sum(name in known for name in columns)
+            if (recognised, len(columns)) > most:
+                best, most = _Head(number, delimiter, columns), (recognised, len(columns))
+        if names == line.lstrip() or most[0] > 1:
+            return best
+    return _Head(number, delimiters[0], [])
 
 
 def _names(line: str, delimiter: str) -> list[str]:
@@ -187,30 +218,33 @@ def _names(line: str, delimiter: str) -> list[str]:
 
 
 def _check_columns(
-    path: Path,
-    line: int,
-    columns: list[str],
-    known: Mapping[str, Sequence[str]],
-    needed: Sequence[str],
+    path: Path, head: _Head, known: Mapping[str, Sequence[str]], needed: Sequence[str]
 ) -> None:
-    where = f"{path} line {line}"
-    if twice := [name for name in columns if name and columns.count(name) > 1]:
-        raise LpxError(
-            f"{where} names the column {twice[0]!r} more than once",
-            "it would not be clear which one counts",
-            "rename or remove one of them",
-        )
+    where = f"{path} line {head.line}"
+    columns = head.columns
+    # Unknown columns, with the known ones that they seem to be.
+    meant: dict[str, str | None] = {}
+    for name in columns:
+        if name and columns.count(name) > 1:
+            raise LpxError(
+                f"{where} names the column {name!r} more than once",
+                "it would not be clear which one counts",
+                "rename or remove one of them",
+            )
+        if name and name not in known:
+            meant[name] = _meant(name, known)
     absent = [name for name in needed if name not in columns]
-    meant = {name: _meant(name, known) for name in columns if name and name not in known}
     if absent:
-        instead = [name for name, column in meant.items() if column in absent]
+        fix = "put the names of the columns into the first line"
+        for name, column in meant.items():
+            if column in absent:
+                fix = f"rename {name} to {column}"
+                break
         raise LpxError(
             f"{where} has no column {', '.join(absent)}",
             f"the first line names the columns, among them {', '.join(known)}; found: "
             + (_shown(", ".join(columns)) or "nothing"),
-            f"rename {instead[0]} to {meant[instead[0]]}"
-            if instead
-            else "put the names of the columns into the first line",
+            fix,
         )
     for name, column in meant.items():
         if column and column not in columns:
@@ -222,35 +256,35 @@ def _check_columns(
 
 
 def _meant(name: str, known: Mapping[str, Sequence[str]]) -> str | None:
-    """The known column that is probably meant by a name; None where it is none of these."""
+    """Return the known column that a name probably means; None if there is none."""
     plain = name.replace("-", "_").replace(" ", "_")
     for column, others in known.items():
         if plain == column or plain in others:
             return column
-    near = difflib.get_close_matches(plain, known, 1, 0.8)
+    near = difflib.get_close_matches(plain, known, 1, _SIMILAR)
     return near[0] if near else None
 
 
 def _cells(
-    path: Path, lines: list[str], first: int, delimiter: str, advice: str
+    path: Path, lines: list[str], head: _Head, advice: str
 ) -> Iterator[tuple[int, list[str]]]:
-    """The cells of each row below the line that names the columns."""
-    below = (f"{line}\n" for line in lines[first:])
-    # A quote that never ends would swallow all lines behind it: `strict` refuses it. A blank may
-    # stand before a quote, as before any cell.
-    reader = csv.reader(below, delimiter=delimiter, skipinitialspace=True, strict=True)
-    started = first + 1
+    """Yield the number of the last line and the cells of each row."""
+    below = (f"{line}\n" for line in lines[head.line :])
+    # `strict` refuses a quote that never ends, which would swallow all lines after it.
+    # `skipinitialspace` allows a blank before a quote, as before any other cell.
+    reader = csv.reader(below, delimiter=head.delimiter, skipinitialspace=True, strict=True)
+    started = head.line + 1
     try:
         for cells in reader:
             stripped = [cell.strip() for cell in cells]
-            values = ["" if cell in _NOTHING else cell for cell in stripped]
+            # A "#" in a later line of a cell in quotes does not make the row a comment.
             comment = lines[started - 1].lstrip().startswith("#")
-            started = first + reader.line_num + 1
+            started = head.line + reader.line_num + 1
             if any(stripped) and not comment:
-                yield started - 1, values
+                yield started - 1, ["" if cell in _NOTHING else cell for cell in stripped]
     except csv.Error as error:
         raise LpxError(f"{path} line {started} cannot be read", str(error), advice) from error
 
 
 def _shown(text: str) -> str:
-    return text if len(text) <= 80 else f"{text[:80]}..."
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

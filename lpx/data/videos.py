@@ -1,4 +1,4 @@
-"""Videos of a data set: what lies on disk, before faces are cut out."""
+"""Videos of a data set, as they are on disk before faces are cut out."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ VIDEO_SUFFIXES = frozenset(
     | {".avi", ".divx", ".wmv", ".asf"}
     | {".mkv", ".webm", ".ogv", ".flv", ".mxf"}
 )
-"""What the names of videos end in: containers that OpenCV's FFmpeg opens; in lower case."""
+"""Suffixes of video files: containers that OpenCV's FFmpeg opens; in lower case."""
 REAL = "real"
-"""The method of a video that nobody manipulated."""
+"""Method of a video that was not manipulated."""
 
 
 @dataclass(frozen=True)
 class Video:
-    """One video.
+    """A video.
 
     Attributes:
-        name: Unique in its set: its path relative to the set's root, "/" between, no suffix. Where
-            copies of a set differ in their folders, the path in the official list.
+        name: Unique in its set: the path relative to the set's root, with "/" and without suffix.
+            If copies of a set differ in their folders, the path in the official list.
         path: A video file, or a folder of frames.
         label: 1 = fake, 0 = real.
         method: "real", or the manipulation.
-        identities: Whose faces; (target, source) of a face swap, () where not known.
-        split: "train", "val", "test", or "" where the set has no official split.
+        identities: People shown: (target, source) for a face swap, () if unknown.
+        split: "train", "val", "test", or "" if the set has no official split.
         mask: A video or a folder of masks of the manipulated pixels.
-        frames: The frames of `path` that the set lists, in order, where it lists frames; else ().
+        frames: Frames of `path` that the set lists, in order; () if it lists whole videos.
     """
 
     name: str
@@ -47,12 +47,12 @@ class VideoSet:
     """The videos of a set that are on disk.
 
     Attributes:
-        name: As the user named it.
-        root: Where the set lies.
-        videos: In a fixed order.
-        missing: What the official lists name and the disk does not hold.
-        note: What a reader of results must know of this set; "" where nothing.
-        crop: The recipe, where frames are face crops already; "" where they are whole frames.
+        name: Name given by the user.
+        root: Folder of the set.
+        videos: Videos, in a fixed order.
+        missing: Names in the official lists that are not on disk.
+        note: Note for readers of results; "" if there is none.
+        crop: Crop recipe if frames are face crops already; "" if they are whole frames.
     """
 
     name: str

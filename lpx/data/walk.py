@@ -1,4 +1,4 @@
-"""The one walk below a folder: what it finds, and what it leaves out."""
+"""Search a folder for files, and count what is left out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import errno
 import heapq
 import os
 import stat
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Iterator, Set
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -14,51 +15,56 @@ from typing import NamedTuple, NoReturn
 from lpx.data.wording import printable
 from lpx.errors import LpxError
 
-_NAMED = 3
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
-"""Errors that say that there is nothing at a path."""
-_ENDINGS = 6
-"""How many endings of names are counted one by one."""
+"""Error numbers that say that there is nothing at a path."""
+# Names given as examples, per kind.
+_NAMED = 3
+# Suffixes that are counted one by one; rarer ones are counted together.
+_SUFFIXES = 6
 
 
 class _Kind(NamedTuple):
-    """What is left out: the words for one of it, and for several."""
+    """A kind of file or folder that is left out: its description in singular and plural."""
 
     one: str
     many: str
 
 
+ScanFolder = Callable[[str], AbstractContextManager[Iterator[os.DirEntry[str]]]]
+"""Lists a folder, like `os.scandir`."""
+
 _HIDDEN_FOLDER = _Kind("hidden folder", "hidden folders")
 _HIDDEN_FILE = _Kind("hidden file", "hidden files")
-_SYSTEM_FOLDER = _Kind("folder of a system's own files", "folders of a system's own files")
+_SYSTEM_FOLDER = _Kind("system folder", "system folders")
 _UNREADABLE = _Kind("folder that cannot be read", "folders that cannot be read")
-_UPWARDS = _Kind("link to a folder that it lies in", "links to folders that they lie in")
+_UPWARDS = _Kind("link to a folder above it", "links to folders above them")
 _AGAIN = _Kind(
-    "folder that is searched under another name", "folders that are searched under other names"
+    "folder that was searched under another name", "folders that were searched under other names"
 )
-_BROKEN = _Kind("link to nothing", "links to nothing")
+_BROKEN = _Kind("broken link", "broken links")
+_OTHER_FILE = _Kind("file with another suffix", "files with other suffixes")
 
+# Created beside people's files by file systems, file servers and archive programs.
 _SYSTEM_FOLDERS = frozenset(
     {"__macosx", "@eadir", "@__thumb", "#recycle", "@recycle", "$recycle.bin"}
     | {"system volume information", "lost+found", "__pycache__"}
 )
-"""What file systems, file servers and archive programs put beside people's files."""
+# Nobody takes these for pictures or videos: they are left out without mention.
 _NEVER_PICTURES = frozenset(
     {".txt", ".md", ".rst", ".pdf", ".html", ".log", ".py", ".sh"}
     | {".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini"}
 )
-"""Nobody takes these for pictures or videos: not worth a word."""
 _NEVER_PICTURES_NAMES = frozenset({"thumbs.db", "desktop.ini", "landmarks.npz", "license"})
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What a walk left out for one reason.
+    """Files or folders that a search left out for one reason.
 
     Attributes:
-        what: What these are.
-        count: How many.
-        names: The first few, relative to the folder that was searched.
+        what: Their kind.
+        count: Their number.
+        names: The first few, relative to the searched folder.
     """
 
     what: str
@@ -66,17 +72,20 @@ class LeftOut:
     names: tuple[str, ...]
 
     def __str__(self) -> str:
-        more = f" and {self.count - len(self.names)} more" * (self.count > len(self.names))
-        return f"{self.count:,} {self.what} ({', '.join(self.names)}{more})"
+        names = ", ".join(self.names)
+        if self.count > len(self.names):
+            names += f" and {self.count - len(self.names)} more"
+        return f"{self.count:,} {self.what} ({names})"
 
 
 @dataclass(frozen=True)
-class Walked:
-    """What is below a folder.
+class WalkResult:
+    """Files below a folder.
 
     Attributes:
-        files: Paths relative to it, "/" between, a folder's own files before those of its folders.
-        left_out: What may have been meant, but is not among the files.
+        files: Paths relative to the folder, with "/"; a folder's own files come before those of
+            its subfolders.
+        left_out: Files and folders that the user may have meant to include.
     """
 
     files: tuple[str, ...]
@@ -90,27 +99,29 @@ def walk(
     *,
     only: Iterable[str] | None = None,
     refuse: Callable[[OSError], object] | None = None,
-) -> Walked:
-    """Find files below a folder by what their names end in.
+    scan: ScanFolder | None = None,
+) -> WalkResult:
+    """Find files below a folder by their suffixes.
 
-    Links to folders are followed, each folder once, and never to a folder that the link lies in.
-    Hidden files and folders are left out, and those that systems put beside people's files.
+    Links to folders are followed, but each folder is searched once, and never one above the link.
+    Hidden files and folders, and those that systems create, are left out.
 
     Args:
-        folder: Where to look.
-        suffixes: Of the files wanted, in lower case with the dot.
-        skip: Folders not to look into, which are not mentioned either.
-        only: Names of the folders right below `folder` to look into; None for all, and for the
-            files beside them.
+        folder: Folder to search.
+        suffixes: Suffixes of the wanted files, in lower case with the dot.
+        skip: Folders to leave out without mention.
+        only: Names of the subfolders to search; None searches all, and includes the folder's own
+            files.
         refuse: Raises for a folder that cannot be read; None leaves it out.
+        scan: Lists a folder; None for `os.scandir`.
     """
-    search = _Search(os.fspath(folder), suffixes, skip, refuse)
+    search = _Search(os.fspath(folder), suffixes, skip, refuse, scan or os.scandir)
     search.run(only)
-    return Walked(tuple(sorted(search.files, key=_place)), search.left_out())
+    return WalkResult(tuple(sorted(search.files, key=_sort_key)), search.left_out())
 
 
 def refuse_unreadable(error: OSError) -> NoReturn:
-    """Raise for a folder or file that cannot be looked at: faces in it would be missed in silence.
+    """Raise for a folder or file that cannot be read, whose faces would be missed silently.
 
     Raises:
         LpxError: Always.
@@ -123,10 +134,10 @@ def refuse_unreadable(error: OSError) -> NoReturn:
 
 
 def is_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether there is a folder, maybe behind a link.
+    """Return whether a path is a folder, or a link to one.
 
     Raises:
-        OSError: Nobody can tell, as it is below a folder that cannot be read.
+        OSError: It is below a folder that cannot be read.
     """
     try:
         return stat.S_ISDIR(os.stat(path).st_mode)
@@ -137,18 +148,21 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
 
 
 def note_of(left_out: Iterable[LeftOut]) -> str:
-    """A sentence that counts and names what was left out; "" where nothing was."""
+    """Return a sentence that counts and names what was left out; "" if nothing was."""
     parts = [str(one) for one in left_out]
     return f"Left out: {'; '.join(parts)}." if parts else ""
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is none that a person put there to be seen."""
+    """Return whether a file or folder is hidden, or created by a system."""
     return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
 
 
 class _Search:
-    """A walk under way: first all folders that are really there, then those behind links."""
+    """A search: first all real folders, then those behind links.
+
+    So a folder that is reached in both ways is named by its real path.
+    """
 
     def __init__(
         self,
@@ -156,15 +170,18 @@ class _Search:
         suffixes: Set[str],
         skip: Iterable[Path],
         refuse: Callable[[OSError], object] | None,
+        scan: ScanFolder,
     ) -> None:
         self.root = root
         self.suffixes = suffixes
-        self.skip = {identity for path in skip if (identity := _identity(path))}
+        self.skip = {_identity(path) for path in skip}
         self.refuse = refuse
+        self.scan = scan
         self.files: list[str] = []
-        # The least deep first: `real`, a link itself, comes before a link below `fake`.
+        # A heap of (depth, path), so that `real`, a link itself, comes before a link below `fake`.
         self.links: list[tuple[int, str]] = []
-        self.seen: set[tuple[int, int]] = set()
+        # Folders by device and inode: names differ where there are links.
+        self.seen: set[_FileId] = set()
         self._left_out: dict[_Kind, tuple[int, list[str]]] = {}
 
     def run(self, only: Iterable[str] | None) -> None:
@@ -184,31 +201,36 @@ class _Search:
         return os.path.join(self.root, inside) if inside else self.root
 
     def below(self, top: str) -> None:
-        """Search a folder and all that really are below it; remember the links."""
+        """Search a folder and its real subfolders, and collect the links."""
         waiting = [top]
         while waiting:
             inside = waiting.pop()
             try:
                 status = os.stat(self.path(inside))
-                identity = (status.st_dev, status.st_ino)
+                identity = _FileId(status.st_dev, status.st_ino)
                 if inside and identity in self.skip:
                     continue
                 if identity in self.seen:
                     self.leave_out(_AGAIN, inside)
                     continue
                 self.seen.add(identity)
-                with os.scandir(self.path(inside)) as entries:
+                with self.scan(self.path(inside)) as entries:
                     listed = sorted(entries, key=lambda entry: entry.name)
             except OSError as error:
                 if self.refuse is not None:
                     self.refuse(error)
                 self.leave_out(_UNREADABLE, inside or ".")
                 continue
-            folders = [name for entry in listed if (name := self.take(inside, entry))]
+            folders = []
+            for entry in listed:
+                name = self.take(inside, entry)
+                if name is not None:
+                    folders.append(name)
+            # Reversed, as the last folder of the list is searched next.
             waiting += reversed(folders)
 
     def take(self, inside: str, entry: os.DirEntry[str]) -> str | None:
-        """Keep a file, remember a link, leave it out; or return a folder to search."""
+        """Keep an entry, or leave it out; return its path if it is a folder to search."""
         name = f"{inside}/{entry.name}" if inside else entry.name
         if not self.is_folder(name, entry):
             self.take_file(name, entry)
@@ -246,20 +268,18 @@ class _Search:
             or suffix in _NEVER_PICTURES
             or entry.name.lower() in _NEVER_PICTURES_NAMES
         ):
-            self.leave_out(_ending_in(suffix), name)
+            self.leave_out(_with_suffix(suffix), name)
 
     def remember(self, link: str) -> None:
         heapq.heappush(self.links, (link.count("/"), link))
 
     def leads_up(self, link: str) -> bool:
-        """Whether a link leads to a folder that it, or the whole search, lies in."""
-        target = os.path.realpath(self.path(link))
-        lies_in = os.path.realpath(os.path.dirname(self.path(link)))
-        above = os.path.join(target, "")
-        return any(
-            os.path.join(place, "").startswith(above)
-            for place in (lies_in, os.path.realpath(self.root))
-        )
+        """Return whether a link leads to a folder above it, or above the whole search."""
+        # Joining "" adds a slash, so that /a/bc is not below /a/b.
+        target = os.path.join(os.path.realpath(self.path(link)), "")
+        parent = os.path.join(os.path.realpath(os.path.dirname(self.path(link))), "")
+        root = os.path.join(os.path.realpath(self.root), "")
+        return parent.startswith(target) or root.startswith(target)
 
     def leave_out(self, kind: _Kind, name: str) -> None:
         count, names = self._left_out.get(kind, (0, []))
@@ -268,32 +288,42 @@ class _Search:
         self._left_out[kind] = (count + 1, names)
 
     def left_out(self) -> tuple[LeftOut, ...]:
-        kept, rest = dict(self._left_out), _Kind("file ending otherwise", "files ending otherwise")
-        endings = [kind for kind in kept if kind.one.startswith("file ")]
-        for kind in sorted(endings, key=lambda kind: -kept[kind][0])[_ENDINGS:]:
+        """Count what was left out; files with rare suffixes are counted together."""
+        kept = dict(self._left_out)
+        with_suffix = [kind for kind in kept if kind.one.startswith("file ")]
+        by_count = sorted(with_suffix, key=lambda kind: -kept[kind][0])
+        for kind in by_count[_SUFFIXES:]:
             count, names = kept.pop(kind)
-            before, named = kept.get(rest, (0, []))
-            kept[rest] = (before + count, [*named, *names][:_NAMED])
-        return tuple(
-            LeftOut(kind.one if count == 1 else kind.many, count, tuple(names))
-            for kind, (count, names) in kept.items()
-        )
+            before, named = kept.get(_OTHER_FILE, (0, []))
+            kept[_OTHER_FILE] = (before + count, [*named, *names][:_NAMED])
+        summary = []
+        for kind, (count, names) in kept.items():
+            what = kind.one if count == 1 else kind.many
+            summary.append(LeftOut(what, count, tuple(names)))
+        return tuple(summary)
 
 
-def _ending_in(suffix: str) -> _Kind:
+def _with_suffix(suffix: str) -> _Kind:
     ending = f"ending in {suffix}" if suffix else "without a suffix"
     return _Kind(f"file {ending}", f"files {ending}")
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+class _FileId(NamedTuple):
+    """Device and inode, which identify a folder under all its names."""
+
+    device: int
+    inode: int
+
+
+def _identity(path: Path) -> _FileId | None:
     try:
         status = path.stat()
     except OSError:
         return None
-    return status.st_dev, status.st_ino
+    return _FileId(status.st_dev, status.st_ino)
 
 
-def _place(file: str) -> tuple[tuple[bool, str], ...]:
-    """Sorts a folder's own files before those of the folders below it."""
+def _sort_key(file: str) -> tuple[tuple[bool, str], ...]:
+    """Return a key that sorts a folder's own files before those of its subfolders."""
     *folders, name = file.split("/")
     return (*((True, folder) for folder in folders), (False, name))

@@ -8,16 +8,20 @@ from lpx.plain import plain
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """A number and its noun: "1 video", "2 videos"."""
-    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+    """Format a number with its noun: "1 video", "2 videos"."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {plural or noun + 's'}"
 
 
-def some(names: Sequence[str], most: int = 3) -> str:
-    """The first names of many: "a, b, c and 4 more"; names of files may be in any encoding."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{', '.join(printable(name) for name in names[:most])}{more}"
+def some(names: Sequence[str], limit: int = 3) -> str:
+    """List the first of many names: "a, b, c and 4 more"."""
+    text = ", ".join(map(printable, names[:limit]))
+    if len(names) > limit:
+        text += f" and {len(names) - limit} more"
+    return text
 
 
 def printable(name: str) -> str:
-    """A file's name as text that can be printed, and that stays apart from other names."""
+    """Return a file name, in any encoding, as text that can be printed; names stay distinct."""
     return plain(name)

@@ -17,7 +17,7 @@ from lpx.bench.parity.score import are_maps, are_probabilities
 from lpx.card import ModelCard
 from lpx.data.detect import FaceDetector, FaceMesh
 from lpx.data.images.crops import CropRecipe
-from lpx.data.images.cut_faces import FoundFace, cut_faces
+from lpx.data.images.cut_faces import FaceCrop, cut_faces
 from lpx.data.images.decode import fit, read_image
 from lpx.data.images.media import MediaFile
 from lpx.data.images.video_file import Frame, FrameReader, read_frames
@@ -240,7 +240,7 @@ class FileScorer:
         self, file: MediaFile, frames: list[Frame], seen: _Scored, clock: _Clock
     ) -> list[tuple[Frame, list[Mark]]]:
         """Add the scores of some frames to `seen`; returns what to draw on each."""
-        found: list[tuple[FoundFace, ...]] = []
+        found: list[tuple[FaceCrop, ...]] = []
         crops: list[NDArray[np.uint8]] = []
         reasons: list[str] = []
         for frame in frames:
@@ -296,7 +296,7 @@ class FileScorer:
     def _keep(
         self,
         frame: Frame,
-        faces: tuple[FoundFace, ...],
+        faces: tuple[FaceCrop, ...],
         scores: NDArray[np.float32],
         maps: NDArray[np.float32],
         reason: str,

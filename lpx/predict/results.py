@@ -5,28 +5,17 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
-from lpx.bench.parity.score import ROUNDING
-from lpx.data.contents import UNREADABLE, ContentCache
 from lpx.data.detect.base import Box
 from lpx.data.face_sets.face_set import Skipped
 from lpx.data.walk import LeftOut
-from lpx.data.wording import counted, some
 from lpx.plain import plain
 from lpx.predict.timeline import Moment
-from lpx.schema import (
-    MAX_INTEGER,
-    SchemaError,
-    in_range,
-    read_record,
-    sealed_line,
-    unsealed_line,
-)
-from lpx.workspace import Appended, atomic_path, read_regular, unwritable, write_bytes
+from lpx.workspace import atomic_path
 
 RULE = (
     "a face's score is its probability of fake; a frame's is that of its highest-scoring face; "
@@ -172,169 +161,6 @@ class Predicted:
         timed = [(file.seconds, file.frames) for file in self.files if file.seconds]
         total = sum((seconds for seconds, _ in timed), Seconds())
         return total, sum(frames for _, frames in timed)
-
-
-class _State(NamedTuple):
-    """What tells one state of a file from another while it is scored."""
-
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-
-@dataclass
-class Journal:
-    """One line for each file that is done, written as soon as it is: what a second run skips.
-
-    Args:
-        path: The file; made with the first line.
-        settings: Whatever results depend on, apart from the file that is scored.
-        say: Receives what of an earlier run cannot be used.
-
-    Attributes:
-        changed: How many files hold something else now than when they were scored.
-
-    Raises:
-        LpxError: There is a journal that cannot be read.
-    """
-
-    path: Path
-    settings: dict[str, Any]
-    say: Callable[[str], None] | None = None
-    changed: int = 0
-    _lines: dict[str, dict[str, Any]] = field(default_factory=dict)
-    _mended: bytes | None = None
-    _before: dict[str, _State] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Read what an earlier run wrote; a line that was not finished counts for nothing."""
-        self._file = Appended(self.path)
-        self._contents = ContentCache()
-        try:
-            data = read_regular(self.path)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise unwritable(self.path, error) from error
-        lines = data.splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith(b"\n")]
-        problems = [self._take(line) for line in whole]
-        damaged = [f"line {number}: {why}" for number, why in enumerate(problems, 1) if why]
-        if damaged or whole != lines:
-            good = [line for line, why in zip(whole, problems, strict=True) if not why]
-            self._mended = b"".join(good)
-        if damaged and self.say is not None:
-            self.say(
-                f"{counted(len(damaged), 'line')} of {self.path} cannot be used, and what was "
-                f"noted there is scored again: {some(damaged)}"
-            )
-
-    def _take(self, line: bytes) -> str:
-        """Keep the result in a line; returns why it cannot be used, or ""."""
-        try:
-            entry = unsealed_line(line)
-            self._lines[entry["result"]["name"]] = entry
-        except (SchemaError, KeyError, TypeError) as error:
-            return str(error)
-        return ""
-
-    def close(self) -> None:
-        """Close the database of what files hold."""
-        self._contents.close()
-
-    def find(self, name: str, path: Path) -> FileScore | None:
-        """The result of a file that was scored with the same settings and did not change.
-
-        It is to be asked for before the file is scored, so that `add` can tell whether the file
-        changed meanwhile.
-        """
-        try:
-            self._before[name] = before = _state(path)
-            entry = self._lines.get(name)
-            if entry is None or {**entry["key"], "file": None} != {**self.settings, "file": None}:
-                return None
-            where, size, digest = entry["key"]["file"]
-            if where != _place(path):
-                return None
-            if size != before.size or digest != self._contents.digest(path).hex():
-                self.changed += 1
-                return None
-            result = _from_dict(entry["result"])
-            _check(result, self.settings.get("threshold"))
-            drawn = [path for path in (result.picture, result.timeline) if path is not None]
-            return result if all(path.is_file() for path in drawn) else None
-        except (KeyError, TypeError, ValueError, OSError):
-            # Also a file that is gone: scoring it says why it cannot be read.
-            return None
-
-    def add(self, result: FileScore, path: Path) -> None:
-        """Write a result down, unless the file has gone or changed since: that helps no second run.
-
-        Raises:
-            LpxError: The journal cannot be written.
-        """
-        digest = self._contents.digest(path)
-        try:
-            state = _state(path)
-            where = _place(path)
-        except OSError:
-            return
-        if digest == UNREADABLE or self._before.pop(result.name, state) != state:
-            return
-        drawn = {"picture": result.picture, "timeline": result.timeline}
-        paths = {name: None if path is None else str(path) for name, path in drawn.items()}
-        line = sealed_line(
-            {
-                "key": {**self.settings, "file": [where, state.size, digest.hex()]},
-                "result": {**asdict(result), **paths},
-            }
-        )
-        if self._mended is not None:
-            write_bytes(self.path, self._mended)
-            self._mended = None
-        self._file.add(line)
-
-
-def _state(path: Path) -> _State:
-    status = path.stat()
-    return _State(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-
-def _place(path: Path) -> str:
-    return ascii(str(path.resolve()))
-
-
-def _from_dict(values: object) -> FileScore:
-    """Read back a result.
-
-    Raises:
-        SchemaError: It is none.
-    """
-    paths = ("picture", "timeline")
-    if not isinstance(values, dict) or not all(
-        isinstance(values.get(name), str | None) for name in paths
-    ):
-        raise SchemaError("it is not a result")
-    result = read_record(FileScore, {n: v for n, v in values.items() if n not in paths})
-    picture, timeline = (None if values.get(name) is None else Path(values[name]) for name in paths)
-    return replace(result, picture=picture, timeline=timeline)
-
-
-def _check(result: FileScore, threshold: float | None) -> None:
-    """Refuse scores that no engine gives, and verdicts that do not follow from them.
-
-    Raises:
-        SchemaError: There is one.
-    """
-    in_range(result.frames, 0, MAX_INTEGER, "frames")
-    every: tuple[FileScore | FaceScore, ...] = (result, *result.faces)
-    for one in every:
-        in_range(one.score, -ROUNDING, 1 + ROUNDING, "a score")
-        if one.score is None or threshold is None:
-            continue
-        if one.fake is not (one.score >= threshold):
-            raise SchemaError(f"a score of {one.score} is not called {verdict(one.fake)}")
 
 
 def verdict(fake: bool | None) -> str:

@@ -77,12 +77,12 @@ class Recipe:
     initial_weights_sha256: str = ""
 
     def __post_init__(self) -> None:
+        # A single kind may come as text.
+        object.__setattr__(self, "pseudo_fakes", several("pseudo_fakes", self.pseudo_fakes))
         check_fields(self)
         # Stages depend on the backbone: `build_backbone` checks `cut`.
         check_choice("backbone", self.backbone, BACKBONES)
         check_aggregate(self.aggregate, self.aggregate_parameter)
-        # A single kind may come as text.
-        object.__setattr__(self, "pseudo_fakes", several(self.pseudo_fakes))
         for kind in self.pseudo_fakes:
             check_choice("pseudo_fakes", kind, KINDS)
         positive = (

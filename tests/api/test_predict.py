@@ -28,7 +28,8 @@ from lpx.engines import load
 from lpx.errors import LpxError
 from lpx.predict import file_scorer
 from lpx.predict.file_scorer import FileScorer
-from lpx.predict.results import FacelessFrame, FaceScore, FileScore, Journal, moments, picture_name
+from lpx.predict.journal import ScoreJournal
+from lpx.predict.results import FacelessFrame, FaceScore, FileScore, moments, picture_name
 from lpx.render.encode import encode_png
 from tests.conftest import environment
 from tests.support.reporting import RecordingReporter
@@ -324,7 +325,7 @@ except LpxError as error:
         text=True,
         check=True,
     )
-    assert "of 40 frames are in it" in ran.stdout
+    assert "of 40 frames" in ran.stdout
     assert ran.stderr == ""
 
 
@@ -378,7 +379,7 @@ def test_what_cannot_be_drawn_is_scored_and_drawn_by_the_next_run(lpx, mixed, mo
 
     def full(self, frame):
         if self.frames == 2:
-            raise LpxError("the video cannot be written", "2 of 3 frames are in it", "")
+            raise LpxError("the video cannot be written", "it holds 2 of 3 frames", "")
         real(self, frame)
 
     monkeypatch.setattr(VideoWriter, "write", full)
@@ -507,8 +508,8 @@ def test_crop_recipe_must_be_known(mixed, monkeypatch):
         (["in/bad.mp4"], "in/bad.mp4 holds nothing that can be read"),
         (["in", "--frames", "0"], "--frames must be >= 1 (got 0)"),
         (["in", "--frames", "x"], "'x' is neither a number nor 'all'"),
-        (["in", "--detector", "x"], "there is no face detector 'x'"),
-        (["in", "--crop", "x"], "there is no crop recipe 'x'"),
+        (["in", "--detector", "x"], "--detector must be one of blazeface, centerface"),
+        (["in", "--crop", "x"], "--crop must be one of square-1.3"),
         (["in", "--out", "in"], "in would hold both what is scored and its pictures"),
     ],
 )
@@ -538,7 +539,7 @@ def test_faces_outside_the_image_are_left_out():
 
 def test_a_journal_of_rubbish_is_none(tmp_path):
     (tmp_path / "j").write_bytes(b'\xff\n[]\n{"result": 3}\nnull\n')
-    assert Journal(tmp_path / "j", {}).find("x", tmp_path / "j") is None
+    assert ScoreJournal(tmp_path / "j", {}).find("x", tmp_path / "j") is None
 
 
 @pytest.mark.parametrize(
@@ -562,9 +563,9 @@ def test_a_journal_gives_no_result_that_no_engine_gives(tmp_path, change):
     result = FileScore(
         "a.png", "image", 0.9, True, 1, (FaceScore(0, None, 1, None, None, 0.9, True),)
     )
-    Journal(path, settings).add(result, file)
-    assert Journal(path, settings).find("a.png", file) == result
+    ScoreJournal(path, settings).add(result, file)
+    assert ScoreJournal(path, settings).find("a.png", file) == result
     entry = json.loads(path.read_text())
     entry["result"] |= change
     path.write_text(json.dumps(entry) + "\n")
-    assert Journal(path, settings).find("a.png", file) is None
+    assert ScoreJournal(path, settings).find("a.png", file) is None

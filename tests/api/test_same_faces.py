@@ -19,7 +19,8 @@ from lpx.data.face_sets.face_set import Skipped
 from lpx.data.face_sets.sets import open_set
 from lpx.engines.base import Prediction
 from lpx.errors import LpxError
-from lpx.predict.results import FileScore, Journal
+from lpx.predict.journal import ScoreJournal
+from lpx.predict.results import FileScore
 from lpx.workspace import Appended, read_sealed, write_sealed
 from tests.support.costs import UNTIMED
 from tests.support.reporting import RecordingReporter
@@ -197,12 +198,12 @@ def note(journal, path, score=0.5):
 def test_a_file_of_predict_that_was_replaced_is_scored_again(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(b"old content")
-    note(Journal(tmp_path / "results.jsonl", {"engine": "x"}), path)
-    again = Journal(tmp_path / "results.jsonl", {"engine": "x"})
+    note(ScoreJournal(tmp_path / "results.jsonl", {"engine": "x"}), path)
+    again = ScoreJournal(tmp_path / "results.jsonl", {"engine": "x"})
     assert again.find(path.name, path).score == 0.5
     assert again.changed == 0
     swap(path, b"new content")
-    again = Journal(tmp_path / "results.jsonl", {"engine": "x"})
+    again = ScoreJournal(tmp_path / "results.jsonl", {"engine": "x"})
     assert again.find(path.name, path) is None
     assert again.changed == 1
 
@@ -210,7 +211,7 @@ def test_a_file_of_predict_that_was_replaced_is_scored_again(tmp_path, suffix):
 def test_a_file_that_changes_while_it_is_scored_is_not_noted(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(b"old content")
-    journal = Journal(tmp_path / "results.jsonl", {})
+    journal = ScoreJournal(tmp_path / "results.jsonl", {})
     assert journal.find("a.png", path) is None
     swap(path, b"new content")
     journal.add(FileScore("a.png", "image", 0.5, False, 1, ()), path)
@@ -221,8 +222,8 @@ def test_the_same_name_in_another_folder_is_another_file(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.png").write_bytes(name.encode())
-    note(Journal(tmp_path / "results.jsonl", {}), tmp_path / "a" / "0.png")
-    again = Journal(tmp_path / "results.jsonl", {})
+    note(ScoreJournal(tmp_path / "results.jsonl", {}), tmp_path / "a" / "0.png")
+    again = ScoreJournal(tmp_path / "results.jsonl", {})
     assert again.find("0.png", tmp_path / "b" / "0.png") is None
 
 
@@ -230,7 +231,7 @@ def three(tmp_path):
     for number in range(3):
         path = tmp_path / f"{number}.png"
         path.write_bytes(b"%d" % number)
-        note(Journal(tmp_path / "results.jsonl", {}), path, score=0.125)
+        note(ScoreJournal(tmp_path / "results.jsonl", {}), path, score=0.125)
     return tmp_path / "results.jsonl"
 
 
@@ -250,30 +251,30 @@ def test_a_damaged_line_of_the_journal_is_said_and_done_again(tmp_path, damage, 
     lines = path.read_bytes().splitlines(keepends=True)
     lines[number] = damage(lines[number])
     path.write_bytes(b"".join(lines))
-    told = []
-    journal = Journal(path, {}, told.append)
-    assert len(told) == 1
-    assert f"line {number + 1}: " in told[0]
+    reporter = RecordingReporter()
+    journal = ScoreJournal(path, {}, reporter)
+    (warning,) = reporter.said
+    assert f"line {number + 1}: " in warning
     files = [tmp_path / f"{n}.png" for n in range(3)]
     found = [journal.find(file.name, file) for file in files]
     assert [one is None for one in found] == [n == number for n in range(3)]
     journal.add(FileScore(files[number].name, "image", 0.25, False, 1, ()), files[number])
-    told.clear()
-    whole = Journal(path, {}, told.append)
+    reporter = RecordingReporter()
+    whole = ScoreJournal(path, {}, reporter)
     assert all(whole.find(file.name, file) for file in files)
-    assert told == []
+    assert reporter.said == []
 
 
 def test_an_unfinished_last_line_of_the_journal_is_no_damage(tmp_path):
     path = three(tmp_path)
     path.write_bytes(path.read_bytes()[:-30])
-    told = []
-    journal = Journal(path, {}, told.append)
+    reporter = RecordingReporter()
+    journal = ScoreJournal(path, {}, reporter)
     assert journal.find("1.png", tmp_path / "1.png")
     note(journal, tmp_path / "2.png")
-    again = Journal(path, {}, told.append)
+    again = ScoreJournal(path, {}, reporter)
     assert all(again.find(f"{n}.png", tmp_path / f"{n}.png") for n in range(3))
-    assert told == []
+    assert reporter.said == []
 
 
 def test_predict_says_what_changed(workspace, crops, monkeypatch, tmp_path):

@@ -40,7 +40,9 @@ def test_prepare_then_info(lpx, source, here, monkeypatch):
     line = ("data", "prepare", "ffpp-c23", "--frames", 2, "--processes", 1)
     ran = lpx(*line)
     assert ran.code == 0, ran.err
-    assert ran.err.startswith("crop square-1.3: the usual one; no exported model is here to ask")
+    assert ran.err.startswith(
+        "crop square-1.3: the default, as the workspace has no exported model"
+    )
     out = ran.out.splitlines()
     assert out[0] == (
         "lpx-faces/ffpp-c23-square-1.3-2: 14 faces of 7 videos (1 more gave none), crop square-1.3"
@@ -80,7 +82,7 @@ def test_the_three_lines_on_a_public_data_set(lpx, built, source, here):
     assert ran.code == 0, ran.err
     assert (
         "ffpp-c23 (train) was not prepared yet: cutting its faces by square-1.75-landmarks "
-        "(the model's card names it) into faces"
+        "(named by the model's card) into faces"
     ) in ran.err
     assert "faces of ffpp-c23, percentile" in ran.out
     ran = lpx("bench", "--dataset", "ffpp-c23", *places, "--latency-seconds", 0, "--json")
@@ -103,7 +105,7 @@ def test_the_three_lines_on_a_public_data_set(lpx, built, source, here):
     assert "--crop square-1.75-landmarks" in ran.err
     # The card's recipe is what `prepare` takes by itself.
     ran = lpx("data", "prepare", "ffpp-c23", "--frames", 1, "--processes", 1, *places)
-    assert "crop square-1.75-landmarks: the model's card names it" in ran.err
+    assert "crop square-1.75-landmarks: named by the model's card" in ran.err
 
 
 def test_bench_says_what_gave_no_face(lpx, built, tmp_path, here):

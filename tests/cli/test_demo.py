@@ -119,7 +119,7 @@ def test_unpack_touches_nobodys_files(lpx, tree, name):
     before = tree("mine")
     ran = lpx("demo", "--unpack", "mine")
     assert ran.code == 2
-    assert f"mine/{name} exists already" in ran.err
+    assert f"mine/{name} already exists" in ran.err
     assert "name a new folder" in ran.err
     assert tree("mine") == before
 

@@ -11,7 +11,7 @@ import pytest
 
 from lpx.api import clip_demo
 from lpx.data.face_sets import demo_clip
-from lpx.data.face_sets.demo_clip import clip_parts, clip_path
+from lpx.data.face_sets.demo_clip import clip_path, clip_spans
 from lpx.data.images.video_file import read_frames
 from lpx.data.images.video_writer import VideoWriter
 from lpx.errors import LpxError
@@ -33,7 +33,7 @@ def drawn_once(built, tmp_path_factory):
 @pytest.fixture
 def short(monkeypatch, tmp_path):
     """Lets the clip be one of six frames, for what does not depend on what it shows."""
-    parts = clip_parts()
+    parts = clip_spans()
     folder = tmp_path / "short"
     folder.mkdir()
     frames = [frame.pixels for frame in read_frames(clip_path(), 60)]
@@ -53,7 +53,7 @@ def short(monkeypatch, tmp_path):
 
 def test_says_what_is_true_and_what_the_detector_says(drawn_once):
     _, shown = drawn_once
-    parts = clip_parts()
+    parts = clip_spans()
     assert shown.file.frames == parts[-1].last + 1
     assert [part for part, _ in shown.parts] == list(parts)
     rows = list(csv.DictReader(shown.predicted.frames.read_text().splitlines()))

@@ -14,7 +14,7 @@ import pytest
 
 NOT_AN_IMAGE = "not an image that OpenCV can decode"
 UNREADABLE = {
-    "fake/cut short.png": "it is cut off: its end is missing",
+    "fake/cut short.png": "it is truncated: its end is missing",
     "fake/empty.png": "file is empty",
     "fake/gone.png": "No such file or directory",
     "fake/text.jpg": NOT_AN_IMAGE,

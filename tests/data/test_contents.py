@@ -17,15 +17,14 @@ def of(data):
     return hashlib.sha256(data).digest()
 
 
-@pytest.fixture
-def settled(monkeypatch):
-    """Files that were just written count as old: nobody changes them within a tick of the clock."""
-    monkeypatch.setattr(contents, "SETTLED_SECONDS", -3600.0)
+def settled_cache(path, **options):
+    """A cache for which files that were just written are old: nobody changes them within a tick."""
+    return ContentCache(path, settled_seconds=-3600.0, **options)
 
 
 @pytest.fixture
-def cache(tmp_path, settled):
-    with ContentCache(tmp_path / "cache" / "contents.sqlite3") as opened:
+def cache(tmp_path):
+    with settled_cache(tmp_path / "cache" / "contents.sqlite3") as opened:
         yield opened
 
 
@@ -107,31 +106,27 @@ def test_what_changed_a_moment_ago_is_not_remembered(tmp_path):
         assert cache.read == 4
 
 
-def test_a_file_system_with_coarse_times_is_not_relied_on(tmp_path, settled, monkeypatch):
+def test_a_file_system_with_coarse_times_is_not_relied_on(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(b"a")
     status = list(path.stat())
+    fine = os.stat_result(status, {"st_ctime_ns": 10**18 + 1, "st_mtime_ns": 10**18})
     coarse = os.stat_result(status, {"st_ctime_ns": 10**18, "st_mtime_ns": 10**18})
-    monkeypatch.setattr(os, "stat", lambda *a, **k: coarse)
-    monkeypatch.setattr(os, "fstat", lambda *a, **k: coarse)
-    assert not contents._is_settled(coarse, time.time())
+    assert contents.is_settled(fine, time.time(), 2.0)
+    assert not contents.is_settled(coarse, time.time(), 2.0)
 
 
-def test_a_file_that_changes_while_it_is_read_is_not_remembered(tmp_path, cache, monkeypatch):
+def test_a_file_that_changes_while_it_is_read_is_not_stored(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(b"a")
-    read = os.read
 
     def slow(handle, size):
         path.write_bytes(b"ab")
-        return read(handle, size)
+        return os.read(handle, size)
 
-    monkeypatch.setattr(os, "read", slow)
-    cache.digest(path)
-    monkeypatch.undo()
-    cache.read = 0
-    assert cache.digest(path) == of(b"ab")
-    assert cache.read == 1
+    file = contents._File(0, os.fsencode(path), b"")
+    assert contents._read_file(file, -3600.0, read=slow).status is None
+    assert contents._read_file(file, -3600.0).status is not None
 
 
 def test_what_cannot_be_read(tmp_path, cache):
@@ -162,17 +157,17 @@ def remembered(path):
         lambda path: path.write_bytes(path.read_bytes()[:4096] + bytes(8192)),
     ],
 )
-def test_a_damaged_database_is_never_believed(tmp_path, settled, damage):
+def test_a_damaged_database_is_never_believed(tmp_path, damage):
     database, picture = tmp_path / "contents.sqlite3", tmp_path / "a.png"
     picture.write_bytes(b"a")
     for _ in range(2):
-        with ContentCache(database) as cache:
+        with settled_cache(database) as cache:
             assert cache.digest(picture) == of(b"a")
         assert len(remembered(database)) == 1
         damage(database)
-        with ContentCache(database) as cache:
+        with settled_cache(database) as cache:
             assert cache.digest(picture) == of(b"a")
-    with ContentCache(database) as cache:
+    with settled_cache(database) as cache:
         cache.digest(picture)
         cache.read = 0
         assert cache.digest(picture) == of(b"a")
@@ -180,21 +175,21 @@ def test_a_damaged_database_is_never_believed(tmp_path, settled, damage):
 
 
 @pytest.mark.parametrize("at", [0, 8, 30, 40, 60, 75])
-def test_a_flipped_bit_of_a_remembered_digest(tmp_path, settled, at):
+def test_a_flipped_bit_of_a_remembered_digest(tmp_path, at):
     database, picture = tmp_path / "contents.sqlite3", tmp_path / "a.png"
     picture.write_bytes(b"a")
-    with ContentCache(database) as cache:
+    with settled_cache(database) as cache:
         cache.digest(picture)
     ((key, value),) = remembered(database)
     flipped = value[:at] + bytes([value[at] ^ 4]) + value[at + 1 :]
     with closing(sqlite3.connect(database)) as opened, opened:
         opened.execute("UPDATE contents SET value = ? WHERE key = ?", (flipped, key))
-    with ContentCache(database) as cache:
+    with settled_cache(database) as cache:
         assert cache.digest(picture) == of(b"a")
         assert cache.read == 1
 
 
-def test_no_place_for_a_database(tmp_path, settled, monkeypatch):
+def test_no_place_for_a_database(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(b"a")
     (tmp_path / "file").write_bytes(b"")
     os.mkfifo(tmp_path / "contents.sqlite3")
@@ -204,29 +199,26 @@ def test_no_place_for_a_database(tmp_path, settled, monkeypatch):
         assert bytes(found) == of(b"a")
 
 
-def test_a_locked_database_is_left_alone(tmp_path, settled, monkeypatch):
+def test_a_locked_database_is_left_alone(tmp_path):
     database, picture = tmp_path / "contents.sqlite3", tmp_path / "a.png"
     picture.write_bytes(b"a")
-    with ContentCache(database) as cache:
+    with settled_cache(database) as cache:
         cache.digest(picture)
-    connect = sqlite3.connect
-    with closing(connect(database)) as other:
+    with closing(sqlite3.connect(database)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        monkeypatch.setattr(sqlite3, "connect", lambda path, timeout: connect(path, timeout=0.05))
-        with ContentCache(database) as cache:
+        with settled_cache(database, timeout_s=0.05) as cache:
             assert cache.digest(picture) == of(b"a")
-    monkeypatch.undo()
     assert len(remembered(database)) == 1
 
 
-def test_several_at_a_time(tmp_path, settled):
+def test_several_at_a_time(tmp_path):
     paths = [tmp_path / f"{i}.png" for i in range(600)]
     for path in paths:
         path.write_bytes(path.name.encode())
     raw = [os.fsencode(path) for path in paths]
 
     def digests(_):
-        with ContentCache(tmp_path / "contents.sqlite3") as cache:
+        with settled_cache(tmp_path / "contents.sqlite3") as cache:
             return [bytes(one) for one in cache.digests(raw)]
 
     with ThreadPoolExecutor(6) as pool:
@@ -234,11 +226,10 @@ def test_several_at_a_time(tmp_path, settled):
     assert all(one == [of(path.name.encode()) for path in paths] for one in found)
 
 
-def test_a_database_that_has_grown_too_large_is_begun_again(tmp_path, settled, monkeypatch):
+def test_a_database_that_has_grown_too_large_is_discarded(tmp_path):
     database, picture = tmp_path / "contents.sqlite3", tmp_path / "a.png"
     picture.write_bytes(b"a")
-    with ContentCache(database) as cache:
+    with settled_cache(database) as cache:
         cache.digest(picture)
-    monkeypatch.setattr(contents, "MAX_DATABASE_BYTES", 100)
-    with ContentCache(database):
+    with settled_cache(database, max_bytes=100):
         assert remembered(database) == []

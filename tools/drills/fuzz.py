@@ -58,7 +58,8 @@ from lpx.errors import LpxError
 from lpx.graph.model_io import parse
 from lpx.models.checkpoint import load_checkpoint
 from lpx.models.weights_file import read_weights
-from lpx.predict.results import FaceScore, FileScore, Journal
+from lpx.predict.journal import ScoreJournal
+from lpx.predict.results import FaceScore, FileScore
 from tools.drills import mutating
 
 SLOW_S = 10.0
@@ -380,10 +381,10 @@ def _of_lists(folder: Path) -> Iterator[Reader]:
     face = FaceScore(0, None, 1, (1.0, 2.0, 3.0, 4.0), 0.9, 0.75, True)
     journal = folder / "results.jsonl"
     given = {"threshold": 0.5}
-    Journal(journal, given).add(FileScore("a.png", "image", 0.75, True, 1, (face,)), scored)
+    ScoreJournal(journal, given).add(FileScore("a.png", "image", 0.75, True, 1, (face,)), scored)
 
     def result() -> str:
-        found = Journal(journal, given).find("a.png", scored)
+        found = ScoreJournal(journal, given).find("a.png", scored)
         if found is None:
             return ""
         every = (found, *found.faces)

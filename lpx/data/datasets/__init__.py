@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lpx.data.datasets import celeb_df, deeperforensics, deepfakebench, dfdc, dfdcp, ffpp
-from lpx.data.datasets.adapter import SPLITS, DatasetInfo, Listing, Request
+from lpx.data.datasets.adapter import SPLITS, DatasetInfo, Listing, VideoQuery
 from lpx.data.roots import data_roots
 from lpx.data.videos import Video, VideoSet
 from lpx.errors import LpxError
@@ -58,7 +58,7 @@ def open_videos(
             f"unknown split {split!r}", f"splits are {', '.join(SPLITS)}", "name one of these"
         )
     info = KNOWN[key]
-    listing = info.adapter(Request(data_roots(root), argument, split, methods))
+    listing = info.adapter(VideoQuery(data_roots(root), argument, split, methods))
     _check_names(name, listing)
     _check_split(name, listing, split)
     videos = tuple(video for video in listing.present if _is_in(video.split, split))

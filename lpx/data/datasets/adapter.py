@@ -18,7 +18,7 @@ SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
-class Request:
+class VideoQuery:
     """What the user asked for.
 
     Attributes:
@@ -73,14 +73,14 @@ class DatasetInfo:
 
     title: str
     obtained: str
-    adapter: Callable[[Request], Listing]
+    adapter: Callable[[VideoQuery], Listing]
     folders: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     usual: tuple[str, ...] = ()
 
 
-def places(info: DatasetInfo, roots: tuple[Path, ...]) -> tuple[Path, ...]:
+def possible_roots(info: DatasetInfo, roots: tuple[Path, ...]) -> tuple[Path, ...]:
     """Every folder that may be the set's root, in the order in which they are tried."""
     return tuple(place for root in roots for place in (root, *(root / f for f in info.folders)))
 
@@ -91,7 +91,7 @@ def find_root(info: DatasetInfo, roots: tuple[Path, ...]) -> Path:
     Raises:
         LpxError: There is none; every place is listed.
     """
-    looked = places(info, roots)
+    looked = possible_roots(info, roots)
     for place in looked:
         if any(next(place.glob(mark), None) for mark in info.marks):
             return place

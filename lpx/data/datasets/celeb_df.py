@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from lpx.data.datasets.adapter import (
     DatasetInfo,
     Listing,
-    Request,
+    VideoQuery,
     choose_methods,
     find_root,
     index_folders,
@@ -71,14 +71,14 @@ def read_test_list(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def list_videos(request: Request) -> Listing:
+def list_videos(query: VideoQuery) -> Listing:
     """The test videos as listed; all others on disk are for training.
 
     Raises:
         LpxError: The set or its list is not on disk, the list is damaged, or a method is unknown.
     """
-    choose_methods(request.methods, INFO.methods)
-    root = find_root(INFO, request.roots)
+    choose_methods(query.methods, INFO.methods)
+    root = find_root(INFO, query.roots)
     path = root / LIST
     if not path.is_file():
         raise LpxError(

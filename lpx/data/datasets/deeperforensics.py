@@ -19,13 +19,13 @@ from lpx.data.datasets.adapter import (
     SPLITS,
     DatasetInfo,
     Listing,
-    Request,
+    VideoQuery,
     choose_methods,
     find_root,
     index_videos,
     key,
     name_of,
-    places,
+    possible_roots,
 )
 from lpx.data.datasets.lists import read_lines, relative_path
 from lpx.data.videos import REAL, Video
@@ -74,18 +74,18 @@ def read_split(root: Path, split: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(stems))
 
 
-def list_videos(request: Request) -> Listing:
+def list_videos(query: VideoQuery) -> Listing:
     """The target videos of each split, and each variant's fakes.
 
     Raises:
         LpxError: The set or a list is not on disk, a list is damaged, or a method is unknown.
     """
-    variants = choose_methods(request.methods, VARIANTS)
-    root = find_root(INFO, request.roots)
-    splits = [split for split in SPLITS if request.split in (None, split)]
+    variants = choose_methods(query.methods, VARIANTS)
+    root = find_root(INFO, query.roots)
+    splits = [split for split in SPLITS if query.split in (None, split)]
     stems = {split: read_split(root, split) for split in splits}
     videos: list[Video] = []
-    originals = _originals(request.roots, root)
+    originals = _originals(query.roots, root)
     for split in splits:
         targets = dict.fromkeys(stem[:3] for stem in stems[split])
         videos += [_target(originals, target, split) for target in targets]
@@ -110,7 +110,7 @@ def list_videos(request: Request) -> Listing:
 
 def _originals(roots: tuple[Path, ...], root: Path) -> Path:
     """The folder of FaceForensics++'s originals; where it should be if it is not there."""
-    looked = places(ffpp.INFO["c23"], (root, *roots, root.parent))
+    looked = possible_roots(ffpp.INFO["c23"], (root, *roots, root.parent))
     return next((folder for p in looked if (folder := p / _TARGETS).is_dir()), root / _TARGETS)
 
 

@@ -29,7 +29,7 @@ from lpx.data.datasets.adapter import (
     SPLITS,
     DatasetInfo,
     Listing,
-    Request,
+    VideoQuery,
     choose_methods,
     list_folder,
     not_found,
@@ -104,16 +104,16 @@ class _Entry:
     masks: tuple[_Folder, ...]
 
 
-def list_videos(request: Request) -> Listing:
+def list_videos(query: VideoQuery) -> Listing:
     """The listed crops of the chosen methods, at one level.
 
-    `request.argument` is the file; "FILE.json@c40" chooses among several levels.
+    `query.argument` is the file; "FILE.json@c40" chooses among several levels.
 
     Raises:
         LpxError: The file or the frames are not there, or it is no such file.
     """
-    path, level = _open(request)
-    bases = _bases(request.roots, path)
+    path, level = _open(query)
+    bases = _bases(query.roots, path)
     entries, stray = _read(path, bases)
     level, level_notes = _choose_level(path, level, entries)
     entries = [entry for entry in entries if entry.level in ("", level)]
@@ -121,7 +121,7 @@ def list_videos(request: Request) -> Listing:
         raise _damaged(f"{path} lists no frames")
     frames = _Frames(bases, entries)
     known = tuple(dict.fromkeys(e.method for e in entries if e.method != REAL))
-    methods = (REAL, *choose_methods(request.methods, known))
+    methods = (REAL, *choose_methods(query.methods, known))
     unique, notes = _one_split_each(entries)
     listed = [(e, _video(e, frames)) for e in unique if e.method in methods]
     lost = tuple(
@@ -144,14 +144,14 @@ def list_videos(request: Request) -> Listing:
     )
 
 
-def _open(request: Request) -> tuple[Path, str]:
+def _open(query: VideoQuery) -> tuple[Path, str]:
     """The JSON file, and the level that is asked for."""
-    text, _, level = request.argument.rpartition("@")
+    text, _, level = query.argument.rpartition("@")
     if level not in LEVELS or not text:
-        text, level = request.argument, ""
+        text, level = query.argument, ""
     named = expanded(text)
     # Joining an absolute path to a root leaves it as it is.
-    looked = tuple(dict.fromkeys((named, *(root / named for root in request.roots))))
+    looked = tuple(dict.fromkeys((named, *(root / named for root in query.roots))))
     if (path := next((p for p in looked if p.is_file()), None)) is None:
         raise LpxError(
             f"{named} does not exist",

@@ -15,7 +15,7 @@ from pathlib import Path
 from lpx.data.datasets.adapter import (
     DatasetInfo,
     Listing,
-    Request,
+    VideoQuery,
     choose_methods,
     find_root,
     index_folders,
@@ -34,14 +34,14 @@ LABELS = "labels.csv"
 _PART = re.compile(r"dfdc_train_part_0*(\d+)")
 
 
-def list_videos(request: Request) -> Listing:
+def list_videos(query: VideoQuery) -> Listing:
     """Train videos of every part on disk, and the test videos.
 
     Raises:
         LpxError: The set is not on disk, a list is damaged, or a method is unknown.
     """
-    choose_methods(request.methods, INFO.methods)
-    root = find_root(INFO, request.roots)
+    choose_methods(query.methods, INFO.methods)
+    root = find_root(INFO, query.roots)
     listed: list[tuple[Video, bool]] = []
     lost: list[tuple[str, str]] = []
     notes = [

@@ -14,7 +14,7 @@ from typing import Any
 from lpx.data.datasets.adapter import (
     DatasetInfo,
     Listing,
-    Request,
+    VideoQuery,
     choose_methods,
     find_root,
     name_of,
@@ -29,14 +29,14 @@ _LABELS = {"real": 0, "fake": 1}
 _SPLITS = ("train", "test")
 
 
-def list_videos(request: Request) -> Listing:
+def list_videos(query: VideoQuery) -> Listing:
     """The listed videos of the chosen methods.
 
     Raises:
         LpxError: The set or its list is not on disk, the list is damaged, or a method is unknown.
     """
-    methods = choose_methods(request.methods, METHODS)
-    root = find_root(INFO, request.roots)
+    methods = choose_methods(query.methods, METHODS)
+    root = find_root(INFO, query.roots)
     if not (root / LIST).is_file():
         raise LpxError(
             f"{root / LIST} does not exist",

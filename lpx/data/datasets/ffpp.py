@@ -22,7 +22,7 @@ from lpx.data.datasets.adapter import (
     SPLITS,
     DatasetInfo,
     Listing,
-    Request,
+    VideoQuery,
     choose_methods,
     find_root,
     index_folders,
@@ -94,18 +94,18 @@ def _is_pair(entry: object) -> bool:
     )
 
 
-def list_videos(request: Request, level: str) -> Listing:
+def list_videos(query: VideoQuery, level: str) -> Listing:
     """The videos of one compression level.
 
     Raises:
         LpxError: The set, its level or a split list is not on disk; or a method is unknown.
     """
     info = INFO[level]
-    methods = choose_methods(request.methods, METHODS, USUAL)
-    root = find_root(info, request.roots)
+    methods = choose_methods(query.methods, METHODS, USUAL)
+    root = find_root(info, query.roots)
     _check_level(root, level)
     paired = tuple(method for method in methods if method != ACTORS)
-    splits = [split for split in SPLITS if request.split in (None, split)] if paired else []
+    splits = [split for split in SPLITS if query.split in (None, split)] if paired else []
     pairs = {split: read_pairs(root, split) for split in splits}
     _check_apart(root, pairs)
     listed = _paired(root, level, paired, pairs) if paired else []

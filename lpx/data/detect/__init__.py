@@ -1,11 +1,11 @@
-"""Where the faces are in an image, and their landmarks.
+"""Detect faces in an image, and their landmarks.
 
 Coordinates are continuous, in pixels of the image: its left edge is x = 0, the middle of its first
 pixel x = 0.5.
 """
 
 from lpx.data.detect.base import Detection, FaceDetector
-from lpx.data.detect.choose import LARGEST, MASK_OVERLAP, choose, rule_name
+from lpx.data.detect.choose import LARGEST, MASK_OVERLAP, choose_face, rule_name
 from lpx.data.detect.face_mesh import FaceMesh, Mesh
 from lpx.data.detect.open import DETECTORS, open_detector
 
@@ -17,7 +17,7 @@ __all__ = [
     "FaceDetector",
     "FaceMesh",
     "Mesh",
-    "choose",
+    "choose_face",
     "open_detector",
     "rule_name",
 ]

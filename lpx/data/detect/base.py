@@ -1,9 +1,9 @@
-"""What a face detector answers, and how several boxes of one face become one."""
+"""The interface of face detectors, and non-maximum suppression."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lpx.data.images.decode import Image
 
 Box = tuple[float, float, float, float]
-"""(x0, y0, x1, y1) in pixels; x1 and y1 are past the last pixel. May reach out of the image."""
+"""(x0, y0, x1, y1) in pixels; x1 and y1 are past the last pixel. May extend beyond the image."""
 
 Points = NDArray[np.float32]
 """float32 [P, 2], (x, y) in pixels."""
@@ -21,11 +21,11 @@ Values = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Detection:
-    """One face.
+    """A detected face.
 
     Attributes:
-        box: Where it is.
-        score: The detector's confidence in [0, 1].
+        box: Bounding box.
+        score: Confidence of the detector, in [0, 1].
         points: float32 [5, 2]: left eye, right eye, nose, left and right corner of the mouth, as
             the viewer sees them in an upright face.
     """
@@ -41,18 +41,30 @@ class Detection:
         return (x1 - x0) * (y1 - y0)
 
 
+class Candidates(NamedTuple):
+    """Boxes that may be faces.
+
+    Attributes:
+        rows: float32 [N, 4 + K]: a box (x0, y0, x1, y1), and K / 2 points.
+        scores: float32 [N] in [0, 1].
+    """
+
+    rows: Values
+    scores: Values
+
+
 class FaceDetector(Protocol):
     """Finds faces. Owns an ONNX Runtime session; `detect` may be called from several threads."""
 
     name: str
 
     def detect(self, image: Image) -> tuple[Detection, ...]:
-        """Find all faces in an image, uint8 RGB [H, W, 3]; the most certain first."""
+        """Find all faces in an image, uint8 RGB [H, W, 3]; the most confident first."""
         ...
 
 
 def overlaps(box: Values, boxes: Values) -> Values:
-    """Intersection over union of one box with each of several.
+    """Compute the intersection over union of one box with each of several.
 
     Args:
         box: float32 [4], (x0, y0, x1, y1).
@@ -64,37 +76,42 @@ def overlaps(box: Values, boxes: Values) -> Values:
     corner = np.minimum(box[2:], boxes[:, 2:])
     shared = np.prod(np.maximum(corner - np.maximum(box[:2], boxes[:, :2]), 0), axis=1)
     total = np.prod(box[2:] - box[:2]) + np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) - shared
+    # Two boxes without area have a union of 0.
     return np.asarray(shared / np.maximum(total, np.finfo(np.float32).tiny), np.float32)
 
 
-def suppress(
-    rows: Values, scores: Values, threshold: float, *, average: bool
-) -> tuple[Values, Values]:
-    """Non-maximum suppression: one row for each group of boxes that overlap.
+def suppress(candidates: Candidates, threshold: float, *, average: bool) -> Candidates:
+    """Apply non-maximum suppression: keep one row of each group of overlapping boxes.
 
-    The box with the highest score leads a group: all those left that overlap it by more than
+    The box with the highest score leads a group of all remaining boxes that overlap it by more than
     `threshold`.
 
     Args:
-        rows: float32 [N, 4 + K]: a box and whatever belongs to it.
-        scores: float32 [N].
+        candidates: Boxes and scores.
         threshold: Intersection over union.
-        average: The row of a group is the mean of its rows, weighted by their scores (as in
-            BlazeFace, whose boxes are steadier so), rather than its leader's.
+        average: Return the mean of each group's rows, weighted by their scores, as BlazeFace does
+            for steadier boxes, instead of the leader's row.
 
     Returns:
-        Rows and scores of the leaders, in falling order of score.
+        Rows of the groups and scores of their leaders, by descending score.
     """
+    rows, scores = candidates
     order = np.argsort(-scores, kind="stable")
     kept_rows, kept_scores = [], []
     while order.size:
         leader = order[0]
         joined = overlaps(rows[leader, :4], rows[order, :4]) > threshold
+        # A box without area overlaps nothing, not even itself, and the loop would never end.
         joined[0] = True
         group = order[joined]
-        row = np.average(rows[group], axis=0, weights=scores[group]) if average else rows[leader]
+        row = rows[leader]
+        if average:
+            row = np.average(rows[group], axis=0, weights=scores[group])
         kept_rows.append(row)
         kept_scores.append(scores[leader])
         order = order[~joined]
+    # The shape of an empty list would be [0].
     shape = (len(kept_rows), rows.shape[1])
-    return np.asarray(kept_rows, np.float32).reshape(shape), np.asarray(kept_scores, np.float32)
+    return Candidates(
+        np.asarray(kept_rows, np.float32).reshape(shape), np.asarray(kept_scores, np.float32)
+    )

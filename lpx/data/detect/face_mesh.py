@@ -1,11 +1,12 @@
-"""FaceMesh: 468 landmarks of one face.
+"""FaceMesh: finds 468 landmarks of one face.
 
 Kartynnik et al., "Real-time Facial Surface Geometry from Monocular Video on Mobile GPUs", 2019.
-The region that the network sees is MediaPipe's.
+The region that the network sees is that of MediaPipe.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -21,10 +22,12 @@ SHA256 = "72e57412a656db099af1178353ab6deff39c63096ed7c29739ac540cc157e97a"
 SIDE = 192
 COUNT = 468
 MARGIN = 1.5
-"""Side of the region, in longer sides of the box."""
+"""Side of the region, as a multiple of the box's longer side."""
 
+# From FaceMesh's documentation.
 _MIN_PRESENCE = 0.5
-"""Given in FaceMesh's documentation."""
+# exp() of more would overflow float32.
+_LOGIT_LIMIT = 80.0
 
 
 class Mesh(NamedTuple):
@@ -32,7 +35,7 @@ class Mesh(NamedTuple):
 
     Attributes:
         points: float32 [468, 2], (x, y) in pixels of the image.
-        presence: In [0, 1], how sure FaceMesh is that there is a face; below 0.5 there is none.
+        presence: Confidence that there is a face, in [0, 1]; below 0.5 there is none.
     """
 
     points: Points
@@ -40,19 +43,23 @@ class Mesh(NamedTuple):
 
     @property
     def is_face(self) -> bool:
-        """Whether FaceMesh is sure enough: landmarks of no face may lie anywhere."""
+        """Whether there is a face; if not, the landmarks may be anywhere."""
         return self.presence >= _MIN_PRESENCE
 
 
 class FaceMesh:
-    """Finds the landmarks of a face whose box is known.
+    """Finds the landmarks of a face with a known bounding box.
 
     Args:
-        threads: ONNX Runtime's, for one call.
+        threads: Number of ONNX Runtime's threads for one call.
+        model: Model file; None for the one that ships with lpx.
+
+    Raises:
+        LpxError: The model file was altered, or cannot be read.
     """
 
-    def __init__(self, threads: int = 1) -> None:
-        self.session = open_session(read_model(shipped(MODEL), SHA256), threads)
+    def __init__(self, threads: int = 1, *, model: Path | None = None) -> None:
+        self.session = open_session(read_model(model or shipped(MODEL), SHA256), threads)
 
     def landmarks(self, image: Image, box: Box, points: Points | None = None) -> Mesh:
         """Find the landmarks of the face in `box`.
@@ -60,32 +67,37 @@ class FaceMesh:
         Args:
             image: uint8 RGB [H, W, 3].
             box: (x0, y0, x1, y1) in pixels.
-            points: The detection's; with them a tilted face is turned upright before the network
-                sees it, without them landmarks of a tilted face are off.
+            points: Points of the detection, used to turn a tilted face upright before the network
+                sees it; without them, landmarks of a tilted face are inaccurate.
         """
         matrix = region(box, points)
-        # OpenCV puts a pixel's middle at whole numbers.
+        # In OpenCV's coordinates, the middle of a pixel has whole numbers; here, its corner has.
         shifted = matrix.copy()
         shifted[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
         view = cv2.warpAffine(image, shifted, (SIDE, SIDE), flags=cv2.INTER_LINEAR)
         tensor = view.astype(np.float32).transpose(2, 0, 1)[None] / np.float32(255)
         flat, logit = self.session.run(None, {"input_1": np.ascontiguousarray(tensor)})
-        seen = flat.reshape(COUNT, 3)[:, :2]
+        # The third coordinate is depth.
+        in_region = flat.reshape(COUNT, 3)[:, :2]
         back = cv2.invertAffineTransform(matrix)
-        found = seen @ back[:, :2].T + back[:, 2]
-        presence = 1 / (1 + np.exp(-np.clip(float(logit.item()), -80.0, 80.0)))
-        return Mesh(np.asarray(found, np.float32), float(presence))
+        in_image = in_region @ back[:, :2].T + back[:, 2]
+        bounded = np.clip(float(logit.item()), -_LOGIT_LIMIT, _LOGIT_LIMIT)
+        presence = 1 / (1 + np.exp(-bounded))
+        return Mesh(np.asarray(in_image, np.float32), float(presence))
 
 
 def region(box: Box, points: Points | None) -> NDArray[np.float64]:
-    """The 2x3 matrix from the image to FaceMesh's input.
+    """Return the matrix from the image to FaceMesh's input, float64 [2, 3].
 
     The region is a square around the box's centre of `MARGIN` times its longer side, turned so that
     the eyes are level.
     """
     x0, y0, x1, y1 = box
     scale = SIDE / (MARGIN * max(x1 - x0, y1 - y0))
-    across = np.array([1.0, 0.0]) if points is None else np.float64(points[1] - points[0])
+    across = np.array([1.0, 0.0])
+    if points is not None:
+        across = np.float64(points[1] - points[0])
+    # Both eyes can be in the same place in a wrong detection.
     cos, sin = scale * across / max(float(np.hypot(*across)), 1e-9)
     turn = np.array([[cos, sin], [-sin, cos]])
     shift = SIDE / 2 - turn @ ((x0 + x1) / 2, (y0 + y1) / 2)

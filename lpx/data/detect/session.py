@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions of models whose bytes are known."""
+"""ONNX Runtime sessions of the face models, checked by their SHA-256."""
 
 from __future__ import annotations
 
@@ -14,37 +14,44 @@ if TYPE_CHECKING:
 
 
 def shipped(name: str) -> Path:
-    """Where a model that ships with lpx lies in the installed package."""
+    """Return the path of a model in the installed package."""
     return Path(str(resources.files("lpx.data.detect") / "models" / name))
 
 
 def read_model(path: Path, sha256: str, fix: str = "install lpx again") -> bytes:
-    """Read a model file and check that it is the one expected.
+    """Read a model file and check that it is the expected one.
+
+    Args:
+        path: The file.
+        sha256: Expected SHA-256, in hexadecimal.
+        fix: How to get the file again, for errors.
 
     Raises:
-        LpxError: It cannot be read, or holds other bytes.
+        LpxError: It cannot be read, or has another content.
     """
     try:
         model = path.read_bytes()
     except OSError as error:
-        raise LpxError(f"{path} cannot be read", error.strerror or "", fix) from error
-    found = hashlib.sha256(model).hexdigest()
-    if found != sha256:
         raise LpxError(
-            f"{path} was altered: its SHA-256 is {found}",
-            f"the face model that lpx was tested with has {sha256}; faces found by another are "
-            "not the same faces",
+            f"{path} cannot be read", error.strerror or "", fix, code="not-found"
+        ) from error
+    digest = hashlib.sha256(model).hexdigest()
+    if digest != sha256:
+        raise LpxError(
+            f"{path} was altered: its SHA-256 is {digest}",
+            f"the face model that lpx was tested with has {sha256}; another one finds other faces",
             fix,
+            code="damaged",
         )
     return model
 
 
 def open_session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
-    """A session on the CPU that logs nothing and leaves no thread spinning.
+    """Open a silent session on the CPU whose threads do not spin while they wait.
 
     Args:
         model: ONNX bytes.
-        threads: For one call; 1 where several processes share the cores.
+        threads: Number of threads for one call; 1 if several processes share the cores.
     """
     import onnxruntime
 
@@ -52,5 +59,6 @@ def open_session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # Spinning threads would take cores from the decoding and cutting between two calls.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

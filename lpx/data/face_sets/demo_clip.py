@@ -1,4 +1,4 @@
-"""The demo's clip: rendered people, some of it forged, and which frames are."""
+"""The demo's video clip: rendered people, partly forged, and the list of forged frames."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _FORGERIES = {"alpha": "alpha-blended", "poisson": "Poisson-blended"}
 
 
 @dataclass(frozen=True)
-class Part:
-    """Frames of one scene that are all real, or all forged.
+class ClipSpan:
+    """Consecutive frames of one scene that are all real, or all forged.
 
     Attributes:
         first: Number of the first frame.
-        last: Number of the last one.
-        scene: From 1.
-        head: Whose head it is.
-        face: Whose face is on it.
-        forgery: As in `lpx.data.pseudo_fakes.blend.KINDS`; "" for real frames.
+        last: Number of the last frame.
+        scene: Scene number, from 1.
+        head: Person whose head is shown.
+        face: Person whose face is on it.
+        forgery: A key of `lpx.data.pseudo_fakes.blend.KINDS`; "" for real frames.
     """
 
     first: int
@@ -35,38 +35,32 @@ class Part:
 
     @property
     def fake(self) -> bool:
-        """Whether it is forged."""
+        """Whether the frames are forged."""
         return bool(self.forgery)
 
     @property
     def text(self) -> str:
-        """What it is, in a few words."""
+        """Short description."""
         if not self.fake:
             return f"{self.head} as rendered"
         return f"{self.head} with the face of {self.face}, {_FORGERIES[self.forgery]}"
 
 
 def clip_folder() -> Path:
-    """Folder of the clip in the installed package."""
+    """Return the folder of the clip in the installed package."""
     return folder()
 
 
 def clip_path() -> Path:
-    """The clip."""
+    """Return the path of the clip."""
     return clip_folder() / CLIP
 
 
-def clip_parts() -> tuple[Part, ...]:
-    """What of the clip is forged, in order of time."""
+def clip_spans() -> tuple[ClipSpan, ...]:
+    """Read the real and forged spans of the clip, in order of time."""
     with (clip_folder() / TRUTH).open(newline="", encoding="utf-8") as stream:
-        return tuple(
-            Part(
-                int(row["first_frame"]),
-                int(row["last_frame"]),
-                int(row["scene"]),
-                row["head"],
-                row["face"],
-                row["forgery"],
-            )
-            for row in csv.DictReader(stream)
-        )
+        spans = []
+        for row in csv.DictReader(stream):
+            first, last, scene = (int(row[name]) for name in HEADER[:3])
+            spans.append(ClipSpan(first, last, scene, row["head"], row["face"], row["forgery"]))
+    return tuple(spans)

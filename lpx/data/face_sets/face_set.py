@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpx.arguments import check_choice
-from lpx.data.contents import UNREADABLE, Tell, file_digests
+from lpx.data.contents import UNREADABLE, file_digests
 from lpx.data.face_sets.columns import Columns, Rows, Strings, encode, encode_identities, pack
 from lpx.data.face_sets.sampling import Stratum, stratified
 from lpx.data.images.decode import Image, UnreadableImageError, read_image
 from lpx.data.images.read_ahead import read_ahead
 from lpx.errors import LpxError
+from lpx.reporter import Progress
 
 CONTENT_DIGITS = 16
 """Digits of the SHA-256 of a face's content that tell it from all others."""
@@ -194,7 +195,7 @@ class FaceSet:
         """
         return self.read_contents()
 
-    def look_up(self, progress: Tell) -> None:
+    def look_up(self, progress: Progress) -> None:
         """Take down `contents` as of now, with progress: of many files it takes a while.
 
         Args:
@@ -202,7 +203,7 @@ class FaceSet:
         """
         self.__dict__["contents"] = self.read_contents(progress)
 
-    def read_contents(self, progress: Tell | None = None) -> NDArray[np.uint8]:
+    def read_contents(self, progress: Progress | None = None) -> NDArray[np.uint8]:
         """`contents` as of now; files that were read before and have not changed are not read.
 
         Args:
@@ -302,10 +303,10 @@ class FaceSet:
         Yields:
             Batches in the set's order.
         """
-        for rows, pixels, unread in read_ahead(self._read, len(self.faces), batch_size, size):
-            skipped += [Skipped(self.faces[u.row].name, u.reason) for u in unread]
-            if unread:
-                good = ~np.isin(rows, [u.row for u in unread])
+        for rows, pixels, unreadable in read_ahead(self._read, len(self.faces), batch_size, size):
+            skipped += [Skipped(self.faces[one.row].name, one.reason) for one in unreadable]
+            if unreadable:
+                good = ~np.isin(rows, [one.row for one in unreadable])
                 rows, pixels = rows[good], pixels[good]
             if len(rows):
                 yield Batch(rows, pixels)

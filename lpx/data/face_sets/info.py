@@ -1,19 +1,28 @@
-"""read_info(): what a data set holds, whether its faces are cut out yet or not."""
+"""read_info(): describe a data set, whether its faces have been cut out yet or not."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from lpx.data.datasets import open_videos
 from lpx.data.face_sets.face_set import FaceSet
-from lpx.data.face_sets.manifest import FaceManifest, read_manifest_head
+from lpx.data.face_sets.manifest import FaceManifest, SkippedFrame, read_manifest_head
 from lpx.data.face_sets.sets import is_crops, is_video_set, open_set, prepare_command
-from lpx.data.face_sets.summary import Overlap, Part, Sizes, order, overlaps, parts, sheet, sizes
-from lpx.data.prepare import is_prepared, listed, open_prepared, prepared_sets, reasons
+from lpx.data.face_sets.summary import (
+    FaceGroup,
+    Overlap,
+    Sizes,
+    face_groups,
+    group_order,
+    overlaps,
+    shared_people,
+    sheet,
+    sizes,
+)
+from lpx.data.prepare import count_reasons, is_prepared, listed, open_prepared, prepared_sets
 from lpx.data.roots import DataPlaces, expanded, face_store
 from lpx.data.videos import Video
 from lpx.errors import LpxError
@@ -23,24 +32,24 @@ from lpx.workspace import write_bytes
 
 @dataclass(frozen=True)
 class SetInfo:
-    """What a set holds.
+    """Description of a data set.
 
     Attributes:
-        name: Of the set.
-        where: Where it lies, and as what.
-        parts: Counts per split, method and label; `faces` is 0 where none are cut out.
-        crop: The recipe; "" where no faces are cut out.
-        sizes: Of crops; None where not on record.
-        overlaps: People in two splits.
-        skipped_by_reason: Frames and videos without a face.
+        name: Name of the set.
+        where: Location, and what is there.
+        parts: Counts per split, method and label; `faces` is 0 if none were cut out.
+        crop: Crop recipe; "" if no faces were cut out.
+        sizes: Sizes of crops; None if not on record.
+        overlaps: People who appear in two splits.
+        skipped_by_reason: Number of frames and videos without a face, by reason.
         missing: Videos that are not on disk.
-        notes: What else a reader must know.
-        faces: The faces; None where none are cut out.
+        notes: Other notes for readers of results.
+        faces: The faces; None if none were cut out.
     """
 
     name: str
     where: str
-    parts: tuple[Part, ...]
+    parts: tuple[FaceGroup, ...]
     crop: str = ""
     sizes: Sizes | None = None
     overlaps: tuple[Overlap, ...] = ()
@@ -50,7 +59,7 @@ class SetInfo:
     faces: FaceSet | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """Convert to values that JSON can hold; the faces are left out."""
         return {
             "name": self.name,
             "where": self.where,
@@ -65,30 +74,31 @@ class SetInfo:
 
 
 def read_info(source: str, places: DataPlaces) -> SetInfo:
-    """What a set holds: its prepared faces, or the videos on disk where it was not prepared.
+    """Describe a set by its prepared faces, or by its videos on disk if it was not prepared.
 
     Args:
-        source: As `lpx.data.face_sets.sets.open_set` takes it.
-        places: Where the videos and prepared faces of public data sets lie.
+        source: Name or folder, as `lpx.data.face_sets.sets.open_set` takes it.
+        places: Folders of the videos and of the store.
 
     Raises:
         LpxError: There is no such set, or it was prepared in several ways.
     """
     if source == "demo":
-        train, test = (open_set(source, split) for split in ("train", "test"))
-        both = (*parts(train), *parts(test))
+        train, test = open_set(source, "train"), open_set(source, "test")
+        both = (*face_groups(train), *face_groups(test))
         return SetInfo("demo", "ships with lpx", both, test.crop, notes=(test.note,), faces=test)
     if is_video_set(source) and not is_crops(source):
-        found = prepared_sets(face_store(places.store), source)
-        if len(found) > 1:
+        prepared = prepared_sets(face_store(places.store), source)
+        if len(prepared) > 1:
             raise LpxError(
-                f"{source} was prepared in {len(found)} ways",
-                "there are:" + listed(found),
-                f"name the folder of one, as in lpx data info {found[0].folder}",
+                f"{source} was prepared in {len(prepared)} ways",
+                "there are:" + listed(prepared),
+                f"name the folder of one: lpx data info {prepared[0].folder}",
             )
-        if not found:
+        if not prepared:
             return _of_videos(source, places)
-        return _of_faces(open_prepared(found[0], "all"), str(found[0].folder), found[0].manifest)
+        faces = open_prepared(prepared[0], "all")
+        return _of_faces(faces, str(prepared[0].folder), prepared[0].manifest)
     faces = open_set(source, "all", places=places)
     folder = expanded(source.removeprefix("folder:"))
     if is_prepared(folder):
@@ -96,75 +106,68 @@ def read_info(source: str, places: DataPlaces) -> SetInfo:
     return _of_faces(faces, "face crops", None)
 
 
-def write_sheet(found: SetInfo, path: Path) -> None:
+def write_sheet(info: SetInfo, path: Path) -> None:
     """Draw some faces of each split and method.
 
     Raises:
-        LpxError: No faces are cut out, or the file cannot be written.
+        LpxError: No faces were cut out, or the file cannot be written.
     """
-    if found.faces is None:
+    if info.faces is None:
         raise LpxError(
-            f"{found.name} has no faces to draw",
-            "its videos are there, but faces were not cut out of them",
-            f"lpx data prepare {found.name}",
+            f"{info.name} has no faces to draw",
+            "its videos are on disk, but faces were not cut out of them",
+            f"lpx data prepare {info.name}",
         )
-    write_bytes(path, encode_png(sheet(found.faces)))
+    write_bytes(path, encode_png(sheet(info.faces)))
 
 
 def _of_faces(faces: FaceSet, where: str, manifest: FaceManifest | None) -> SetInfo:
-    # Missing videos are listed of their own.
-    note = manifest.note if manifest else faces.note
+    # The note of a prepared set's faces also names missing videos, which are listed separately.
+    note = faces.note if manifest is None else manifest.note
     notes = [note] if note else []
-    if manifest and manifest.detector:
-        several = manifest.about.get("frames_with_several_faces", 0)
-        notes.append(
-            f"Faces were found by {manifest.detector}; {several} frames showed several, of which "
-            f"one was taken ({manifest.several_faces})."
-        )
-    for video, damage in (manifest.about.get("damaged", {}) if manifest else {}).items():
-        notes.append(f"{video} is damaged: {damage}.")
+    skipped: tuple[SkippedFrame, ...] = ()
+    missing: tuple[str, ...] = ()
+    if manifest is not None:
+        skipped, missing = manifest.skipped, manifest.missing
+        if manifest.detector:
+            several = manifest.about.get("frames_with_several_faces", 0)
+            notes.append(
+                f"Faces were found by {manifest.detector}; {several} frames showed several, of "
+                f"which one was taken ({manifest.several_faces})."
+            )
+        for video, damage in manifest.about.get("damaged", {}).items():
+            notes.append(f"{video} is damaged: {damage}.")
     return SetInfo(
         name=faces.name,
         where=where,
-        parts=parts(faces),
+        parts=face_groups(faces),
         crop=faces.crop,
         sizes=sizes(faces),
         overlaps=overlaps(faces),
-        skipped_by_reason=reasons(manifest.skipped if manifest else ()),
-        missing=manifest.missing if manifest else (),
+        skipped_by_reason=count_reasons(skipped),
+        missing=missing,
         notes=tuple(notes),
         faces=faces,
     )
 
 
 def _of_videos(name: str, places: DataPlaces) -> SetInfo:
-    found = open_videos(name, root=places.root)
-    groups: dict[tuple[str, str, int], list[Video]] = {}
-    for video in found.videos:
-        groups.setdefault((video.split, video.method, video.label), []).append(video)
-    splits = dict.fromkeys(video.split for video in found.videos)
-    people = {s: _people(v for v in found.videos if v.split == s) for s in splits}
-    shared = (
-        Overlap((a, b), tuple(sorted(people[a] & people[b]))) for a, b in combinations(people, 2)
-    )
+    videos = open_videos(name, root=places.data_root)
+    members: dict[tuple[str, str, int], list[Video]] = {}
+    people: dict[str, set[str]] = {}
+    for video in videos.videos:
+        members.setdefault((video.split, video.method, video.label), []).append(video)
+        people.setdefault(video.split, set()).update(video.identities)
+    groups = []
+    for (split, method, label), group in members.items():
+        shown = set().union(*(video.identities for video in group))
+        groups.append(FaceGroup(split, method, label, 0, len(group), len(shown)))
     command = prepare_command(name, "all", places, None)
     return SetInfo(
         name=name,
-        where=f"videos in {found.root}; faces were not cut out yet ({command})",
-        parts=tuple(
-            sorted(
-                (
-                    Part(split, method, label, 0, len(videos), len(_people(videos)))
-                    for (split, method, label), videos in groups.items()
-                ),
-                key=order,
-            )
-        ),
-        overlaps=tuple(one for one in shared if one.identities),
-        missing=found.missing,
-        notes=(found.note,) if found.note else (),
+        where=f"videos in {videos.root}; faces were not cut out yet ({command})",
+        parts=tuple(sorted(groups, key=group_order)),
+        overlaps=shared_people(people),
+        missing=videos.missing,
+        notes=(videos.note,) if videos.note else (),
     )
-
-
-def _people(videos: Iterable[Video]) -> set[str]:
-    return {person for video in videos for person in video.identities}

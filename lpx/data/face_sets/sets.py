@@ -14,7 +14,7 @@ from lpx.data.face_sets.folder import folder_set
 from lpx.data.face_sets.manifest import missing_note, read_face_manifest
 from lpx.data.face_sets.table import FaceRow, make_table
 from lpx.data.prepare.recipe import RECIPE
-from lpx.data.prepare.record import home
+from lpx.data.prepare.record import effective_split
 from lpx.data.prepare.store import (
     check_finished,
     find_prepared,
@@ -89,7 +89,7 @@ def prepare_command(name: str, split: str, places: DataPlaces, crop: str | None)
     """The command that prepares a split of a data set."""
     words = ["lpx", "data", "prepare", name]
     for option, value in (
-        ("--data-root", places.root),
+        ("--data-root", places.data_root),
         ("--store", places.store),
         ("--split", None if split == "all" else split),
         ("--crop", crop),
@@ -118,7 +118,7 @@ def _named(name: str, split: str, places: DataPlaces, crop: str | None) -> FaceS
         )
     part = "" if split == "all" else f" (split {split})"
     try:
-        videos = open_videos(name, root=places.root, split=None if split == "all" else split)
+        videos = open_videos(name, root=places.data_root, split=None if split == "all" else split)
         where = f"its videos are in {videos.root}"
     except LpxError as error:
         where = f"nor can its videos be read: {error.what}\n  {error.why}\n  {error.fix}"
@@ -130,7 +130,7 @@ def _named(name: str, split: str, places: DataPlaces, crop: str | None) -> FaceS
 
 
 def _crops_in_place(name: str, split: str, places: DataPlaces) -> FaceSet:
-    found = open_videos(name, root=places.root, split=None if split == "all" else split)
+    found = open_videos(name, root=places.data_root, split=None if split == "all" else split)
     rows = (
         FaceRow(
             frame.relative_to(found.root).as_posix(),
@@ -138,7 +138,7 @@ def _crops_in_place(name: str, split: str, places: DataPlaces) -> FaceSet:
             video.method,
             video.name,
             video.identities,
-            home(video),
+            effective_split(video),
             frame_number(frame.stem),
         )
         for video in found.videos

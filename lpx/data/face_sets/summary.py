@@ -1,7 +1,8 @@
-"""What a face set holds: counts, people, sizes, and who is in several splits."""
+"""Summarise a face set: counts, people, sizes, and people who appear in several splits."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
@@ -17,19 +18,21 @@ from lpx.render.face import contact_sheet
 
 SHEET_COLUMNS = 12
 SHEET_SIDE = 96
+# Shown in a contact sheet in place of a face that cannot be read.
+_GREY = 128
 
 
 @dataclass(frozen=True)
-class Part:
-    """The faces of a split, a method and a label.
+class FaceGroup:
+    """Counts of the faces that share a split, a method and a label.
 
     Attributes:
-        split: "" where the set has none.
+        split: "" if the set has no splits.
         method: "real", or the manipulation.
-        label: 1 = fake, 0 = real; None where not known.
-        faces: Their number.
+        label: 1 = fake, 0 = real; None if unknown.
+        faces: Number of faces.
         videos: Number of videos that they come from.
-        identities: Number of people; 0 where not known.
+        identities: Number of people; 0 if unknown.
     """
 
     split: str
@@ -41,7 +44,14 @@ class Part:
 
 
 class Sizes(NamedTuple):
-    """Side lengths of crops (the longer one), in pixels; of those whose size is known."""
+    """Longer sides of crops, in pixels.
+
+    Attributes:
+        known: Number of crops whose size is on record.
+        least: Smallest.
+        median: Median.
+        greatest: Largest.
+    """
 
     known: int
     least: int
@@ -50,34 +60,41 @@ class Sizes(NamedTuple):
 
 
 class Overlap(NamedTuple):
-    """People who are in two splits."""
+    """People who appear in two splits.
+
+    Attributes:
+        splits: The two splits.
+        identities: The people, sorted.
+    """
 
     splits: tuple[str, str]
     identities: tuple[str, ...]
 
 
-def parts(faces: FaceSet) -> tuple[Part, ...]:
-    """Counts per split, method and label: splits in their usual order, real before fake."""
+def face_groups(faces: FaceSet) -> tuple[FaceGroup, ...]:
+    """Count faces per split, method and label: splits in their usual order, real before fake."""
     columns = faces.columns
-    found = []
+    groups = []
     for count in count_faces(columns):
         label = -1 if count.label is None else count.label
         rows = columns.split.where((count.split,)) & columns.method.where((count.method,))
         people = columns.take(np.flatnonzero(rows & (columns.label == label))).identities.present()
-        found.append(
-            Part(count.split, count.method, count.label, count.faces, count.videos, len(people))
+        groups.append(
+            FaceGroup(
+                count.split, count.method, count.label, count.faces, count.videos, len(people)
+            )
         )
-    return tuple(sorted(found, key=order))
+    return tuple(sorted(groups, key=group_order))
 
 
-def order(part: Part) -> tuple[int, int, str]:
-    """Sorts parts: train, val, test, then what has no split; real first."""
-    place = SPLITS.index(part.split) if part.split in SPLITS else len(SPLITS)
-    return place, part.label or 0, part.method
+def group_order(group: FaceGroup) -> tuple[int, int, str]:
+    """Return a sort key: train, val, test, then groups without a split; real first."""
+    place = SPLITS.index(group.split) if group.split in SPLITS else len(SPLITS)
+    return place, group.label or 0, group.method
 
 
 def sizes(faces: FaceSet) -> Sizes | None:
-    """Side lengths; None where no size is on record."""
+    """Summarise the longer sides of crops; None if no size is on record."""
     if not isinstance(faces.faces, FaceTable):
         return None
     details = faces.faces.details
@@ -89,27 +106,39 @@ def sizes(faces: FaceSet) -> Sizes | None:
 
 
 def overlaps(faces: FaceSet) -> tuple[Overlap, ...]:
-    """People in each two splits, where there are any: there figures come out too good."""
+    """Find people who appear in two splits of a face set."""
     columns = faces.columns
-    people = {
-        split: set(columns.take(np.flatnonzero(columns.split.where((split,)))).identities.present())
-        for split in faces.splits()
-    }
-    found = (
-        Overlap((a, b), tuple(sorted(people[a] & people[b]))) for a, b in combinations(people, 2)
-    )
-    return tuple(one for one in found if one.identities)
+    people = {}
+    for split in faces.splits():
+        rows = np.flatnonzero(columns.split.where((split,)))
+        people[split] = set(columns.take(rows).identities.present())
+    return shared_people(people)
+
+
+def shared_people(people: Mapping[str, Set[str]]) -> tuple[Overlap, ...]:
+    """Find people who appear in two splits: results on such splits come out too good.
+
+    Args:
+        people: The people of each split.
+    """
+    shared = []
+    for one, other in combinations(people, 2):
+        both = people[one] & people[other]
+        if both:
+            shared.append(Overlap((one, other), tuple(sorted(both))))
+    return tuple(shared)
 
 
 def sheet(faces: FaceSet) -> Image:
-    """Faces of each split and method, spread evenly, one row each.
+    """Draw faces of each split and method, evenly spaced in the set, one row each.
 
     Returns:
         uint8 RGB [H, W, 3]; a face that cannot be read is grey.
     """
     columns = faces.columns
     rows = []
-    for split, method in dict.fromkeys((part.split, part.method) for part in parts(faces)):
+    # A dict, as a method may have groups of several labels.
+    for split, method in dict.fromkeys((one.split, one.method) for one in face_groups(faces)):
         kind = columns.split.where((split,)) & columns.method.where((method,))
         some = faces.take(np.flatnonzero(kind)).first(SHEET_COLUMNS)
         title = f"{split}  {method}  {int(kind.sum())} faces".strip()
@@ -121,4 +150,4 @@ def _picture(faces: FaceSet, row: int) -> Image:
     try:
         return fit(faces.faces[row].source.read(), SHEET_SIDE)
     except UnreadableImageError:
-        return np.full((SHEET_SIDE, SHEET_SIDE, 3), 128, np.uint8)
+        return np.full((SHEET_SIDE, SHEET_SIDE, 3), _GREY, np.uint8)

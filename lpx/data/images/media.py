@@ -1,4 +1,4 @@
-"""Images and videos that a user names: one file, or a folder of both."""
+"""Find the images and videos that a user names: one file, or a folder."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from lpx.errors import LpxError
 
 Kind = Literal["image", "video"]
 
+# Enough to tell an image from a video: a JPEG's size follows its EXIF data and thumbnail, and a
+# GIF's second picture follows the first.
 _HEADER_BYTES = 1 << 23
-"""What tells an image from a video; a JPEG's size stands behind its EXIF data and thumbnail, and a
-GIF's second picture behind its first."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class MediaFile:
     """An image or a video.
 
     Attributes:
-        name: Path relative to the folder that was named, "/" between; the file's own name where it
-            was named itself.
-        path: Where it lies.
-        kind: What it is taken for.
+        name: Path relative to the folder that was named, with "/"; the file name if the file itself
+            was named.
+        path: Path of the file.
+        kind: "image" or "video".
     """
 
     name: str
@@ -41,8 +41,8 @@ class Media:
     """The images and videos that a user named.
 
     Attributes:
-        files: In order of paths.
-        left_out: What a folder holds besides.
+        files: Files in the order of their paths.
+        left_out: Other files of the folder.
     """
 
     files: tuple[MediaFile, ...]
@@ -50,45 +50,45 @@ class Media:
 
 
 def find_media(path: Path, skip: tuple[Path, ...] = ()) -> Media:
-    """Images and videos, by what their names end in.
+    """Find images and videos by their suffixes.
 
-    A file that is named itself and ends in something else is taken for an image where it begins
-    like one, for a video otherwise. A GIF or .apng that moves is a video.
+    If `path` is a file with another suffix, its first bytes decide; if they are not those of an
+    image, it is taken for a video. An animated GIF or .apng is a video.
 
     Args:
-        path: A file, or a folder that is searched with all folders below it.
-        skip: Folders not to look into.
+        path: A file, or a folder, which is searched with its subfolders.
+        skip: Folders to leave out.
 
     Raises:
-        LpxError: There is nothing at `path`, or a folder without images and videos.
+        LpxError: `path` does not exist, or is a folder without images and videos.
     """
     check_there(path)
     if path.is_file():
         return Media((MediaFile(printable(path.name), path, _kind(path)),))
     walked = walk(path, SUFFIXES | VIDEO_SUFFIXES, skip)
-    files = tuple(
-        MediaFile(printable(name), path / name, _kind(path / name)) for name in walked.files
-    )
+    files = []
+    for name in walked.files:
+        file = path / name
+        files.append(MediaFile(printable(name), file, _kind(file)))
     if not files:
+        suffixes = (
+            f"images end in {', '.join(sorted(SUFFIXES))}; "
+            f"videos in {', '.join(sorted(VIDEO_SUFFIXES))}."
+        )
         raise LpxError(
             f"{path} holds no images and no videos",
-            " ".join(
-                (
-                    f"images end in {', '.join(sorted(SUFFIXES))};",
-                    f"videos in {', '.join(sorted(VIDEO_SUFFIXES))}.",
-                    note_of(walked.left_out),
-                )
-            ).strip(),
-            "name another folder, or one file, which may end in anything",
+            f"{suffixes} {note_of(walked.left_out)}".strip(),
+            "name another folder, or a single file, which may have any suffix",
+            code="not-found",
         )
-    return Media(files, walked.left_out)
+    return Media(tuple(files), walked.left_out)
 
 
 def check_there(path: Path) -> None:
-    """Refuse a path that is neither a file nor a folder.
+    """Check that a path is a file or a folder.
 
     Raises:
-        LpxError: There is nothing, something else, or something that cannot be looked at.
+        LpxError: It does not exist, is something else, or cannot be read.
     """
     what, why = f"{path} is neither a file nor a folder", ""
     try:
@@ -97,8 +97,9 @@ def check_there(path: Path) -> None:
         if not path.exists():
             what = f"{path} does not exist"
     except OSError as error:
+        # The name may be too long, or a folder above may be closed.
         what, why = f"{path} cannot be read", error.strerror or str(error)
-    raise LpxError(what, why, "name an image, a video, or a folder of these")
+    raise LpxError(what, why, "name an image, a video, or a folder of these", code="not-found")
 
 
 def _kind(path: Path) -> Kind:
@@ -114,7 +115,7 @@ def _kind(path: Path) -> Kind:
 
 
 def _beginning(path: Path) -> bytes:
-    """The first bytes of a file; none where it cannot be read, which scoring it will tell."""
+    """Read the first bytes of a file; b"" if it cannot be read, which scoring it will report."""
     try:
         # Opening a pipe would wait for somebody to write into it.
         if not path.is_file():

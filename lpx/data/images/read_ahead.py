@@ -1,4 +1,4 @@
-"""Read images in parallel ahead of whoever uses them, in order and in bounded memory."""
+"""Read images in parallel, ahead of their consumer, in order and in bounded memory."""
 
 from __future__ import annotations
 
@@ -8,51 +8,70 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Event
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lpx.data.images.decode import Image, UnreadableImageError, fit, silence
 
-MOST_READERS = 8
-TASK = 8
-"""Most faces per task: handing over a single JPEG would cost a tenth of decoding it."""
+MAX_READERS = 8
+MAX_TASK = 8
+"""Maximum number of faces per task: submitting single JPEGs costs a tenth of decoding them."""
 
 
 @dataclass(frozen=True)
-class Unread:
-    """A row that could not be read, and why."""
+class UnreadableRow:
+    """A row that could not be read.
+
+    Attributes:
+        row: The row.
+        reason: Reason, for the user.
+    """
 
     row: int
     reason: str
 
 
-Read = tuple[NDArray[np.int64], NDArray[np.uint8], list[Unread]]
-"""Rows int64 [N], pixels uint8 RGB [N, S, S, 3], and which of the rows hold no pixels."""
+class ImageBatch(NamedTuple):
+    """Consecutive rows.
+
+    Attributes:
+        rows: int64 [N].
+        pixels: uint8 RGB [N, S, S, 3].
+        unreadable: Those of the rows whose pixels are undefined.
+    """
+
+    rows: NDArray[np.int64]
+    pixels: NDArray[np.uint8]
+    unreadable: list[UnreadableRow]
 
 
 def readers() -> int:
-    """Threads that read: one per core of this process. OpenCV decodes outside Python's lock."""
-    return min(MOST_READERS, len(os.sched_getaffinity(0)))
+    """Return the number of reading threads."""
+    # One per core of this process: OpenCV releases Python's lock while it decodes.
+    return min(MAX_READERS, len(os.sched_getaffinity(0)))
 
 
 def read_ahead(
     read: Callable[[int], Image], count: int, batch_size: int, size: int
-) -> Iterator[Read]:
-    """Read rows 0 to `count` - 1.
+) -> Iterator[ImageBatch]:
+    """Read rows 0 to `count` - 1 in batches.
 
-    What is read goes straight to its place in the batch. At most four batches exist at a time: one
-    that the consumer leaves, one that it gets, and two ahead, so that threads do not wait for a
-    consumer that is slower now and then. Where batches are small, as many as keep them at work.
+    At most four batches exist at a time: the one that the consumer is done with, the next one, and
+    two ahead, so that threads do not wait for an irregular consumer. If batches are small, there
+    are as many as keep all threads busy.
 
     Args:
-        read: Gives the image of a row, or raises UnreadableImageError; called from several threads.
-        count: Rows in all.
+        read: Returns the image of a row, or raises UnreadableImageError; called from several
+            threads.
+        count: Number of rows.
         batch_size: Rows per batch; the last may hold fewer.
         size: Side to resize to, pixels.
     """
     threads = readers()
-    task = max(1, min(TASK, batch_size // threads))
+    task = max(1, min(MAX_TASK, batch_size // threads))
+    # Two tasks per thread, in whole batches.
     ahead = max(2, -(-2 * threads * task // batch_size))
     starts = iter(range(0, count, batch_size))
     waiting: deque[_Pending] = deque()
@@ -67,7 +86,7 @@ def read_ahead(
                     return
                 yield waiting.popleft().result()
         finally:
-            # A consumer that stops early must not wait for faces it will never see.
+            # A consumer that stops early must not wait for faces that it will never see.
             stop.set()
             for pending in waiting:
                 pending.cancel()
@@ -87,25 +106,29 @@ class _Pending:
     ) -> None:
         self.rows = rows
         self.pixels = np.empty((len(rows), size, size, 3), np.uint8)
-        self.parts: list[Future[list[Unread]]] = [
-            pool.submit(_fill, read, rows[i : i + task], self.pixels[i : i + task], stop)
-            for i in range(0, len(rows), task)
-        ]
+        self.tasks: list[Future[list[UnreadableRow]]] = []
+        for start in range(0, len(rows), task):
+            part = slice(start, start + task)
+            # A view: threads write straight into the batch.
+            self.tasks.append(pool.submit(_fill, read, rows[part], self.pixels[part], stop))
 
-    def result(self) -> Read:
+    def result(self) -> ImageBatch:
         """Wait for the batch."""
-        return self.rows, self.pixels, [one for part in self.parts for one in part.result()]
+        unreadable: list[UnreadableRow] = []
+        for task in self.tasks:
+            unreadable += task.result()
+        return ImageBatch(self.rows, self.pixels, unreadable)
 
     def cancel(self) -> None:
-        """Drop what has not begun."""
-        for part in self.parts:
-            part.cancel()
+        """Drop tasks that have not begun."""
+        for task in self.tasks:
+            task.cancel()
 
 
 def _fill(
     read: Callable[[int], Image], rows: NDArray[np.int64], pixels: NDArray[np.uint8], stop: Event
-) -> list[Unread]:
-    unread = []
+) -> list[UnreadableRow]:
+    unreadable = []
     with silence():
         for row, place in zip(rows.tolist(), pixels, strict=True):
             if stop.is_set():
@@ -113,5 +136,5 @@ def _fill(
             try:
                 place[...] = fit(read(row), pixels.shape[1])
             except UnreadableImageError as error:
-                unread.append(Unread(row, str(error)))
-    return unread
+                unreadable.append(UnreadableRow(row, str(error)))
+    return unreadable

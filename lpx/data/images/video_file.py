@@ -1,7 +1,7 @@
-"""From a video, a file or a folder of numbered images, to evenly spaced frames.
+"""Read evenly spaced frames of a video, which is a file or a folder of numbered images.
 
-Frames are decoded one after the other, never sought: exact in every codec, and cheaper (32 frames
-of three H.264 files of 120 to 250 frames took 4 to 22 times as long with OpenCV's seeking).
+Frames are decoded one after the other, without seeking. This is exact in every codec, and faster:
+with OpenCV's seeking, 32 frames of H.264 files of 120 to 250 frames took 4 to 22 times as long.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -25,23 +25,24 @@ from lpx.data.images.edit_list import FIRST_BOXES, is_trimmed
 from lpx.data.wording import counted
 
 MAX_FRAME_PIXELS = 36_000_000
-"""A video of larger frames is refused; 8192 x 4320 pixels are less."""
+"""Maximum number of pixels of a frame; 8192 x 4320 pixels are fewer."""
 MAX_RATE_HZ = 1000.0
-"""A header that states more frames per second states nonsense."""
+"""Frame rate above which a header is not believed."""
 MAX_STRETCH = 4.0
-"""A header that states pixels more than so many times as wide as high, or as high as wide, too."""
+"""Ratio of a pixel's sides above which a header is not believed."""
 NEARLY_SQUARE = 0.01
-"""Pixels that are this close to square are left alone: resampling would change every one of them,
-and nobody sees 1 %."""
+"""Deviation from square up to which pixels are left alone: resampling would change every one of
+them, and nobody sees 1 %."""
 SOUND_S = 0.25
-"""MP4 and AVI state how many frames they hold. Elsewhere OpenCV guesses from the length, which is
-that of the sound where this is longer: so much missing is not damage."""
+"""Length of video that may be missing without being damage. MP4 and AVI state their number of
+frames; for other containers OpenCV guesses it from the length, which is that of the sound if this
+is longer."""
 
 # FFmpeg, inside OpenCV, writes to standard error what is reported here. It reads this once, before
 # the first video.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-# How many packets OpenCV reads for one frame before it gives up; 4096 by default. Sound between two
-# pictures of a slide show, or what a trimmed video hides before its first frame, can be more.
+# Packets that OpenCV reads for one frame before it gives up; 4096 by default. Sound between two
+# pictures of a slide show, or frames that a trimmed video hides before the first, can be more.
 os.environ.setdefault("OPENCV_FFMPEG_READ_ATTEMPTS", "1000000")
 
 
@@ -51,12 +52,13 @@ class UnreadableVideoError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One frame of a video.
+    """A frame of a video.
 
     Attributes:
-        index: Its number, from 0, among those that are shown; in a folder, its place in the order.
+        index: Frame number, from 0, among those that are shown; in a folder, the place in the
+            order.
         pixels: uint8 RGB [H, W, 3], upright, with square pixels.
-        seconds: When it is shown, from the first frame on; None where unknown.
+        seconds: Time since the first frame; None if unknown.
     """
 
     index: int
@@ -68,9 +70,9 @@ class FrameReader(Iterator[Frame]):
     """Frames as they are decoded.
 
     Attributes:
-        count: How many frames the video shows.
-        frames_per_second: The mean, at most `MAX_RATE_HZ`; 0 where unknown.
-        note: Set with the last frame: what of the video is damaged; "" where nothing is.
+        count: Number of frames that the video shows.
+        frames_per_second: Mean frame rate, at most `MAX_RATE_HZ`; 0 if unknown.
+        note: Description of damage, set with the last frame; "" if there is none.
     """
 
     def __init__(
@@ -90,43 +92,46 @@ class FrameReader(Iterator[Frame]):
 
 
 def frame_indices(count: int, wanted: int | None) -> NDArray[np.int64]:
-    """Evenly spaced frames, the first and the last among them.
+    """Return the numbers of evenly spaced frames, including the first and the last.
 
     Args:
-        count: Frames that there are.
-        wanted: Frames to take, at least 1; all where there are fewer, or for None.
+        count: Number of frames.
+        wanted: Number of frames to take, at least 1; all if there are fewer, or for None.
 
     Returns:
-        int64 [min(count, wanted)], rising: linspace(0, count - 1, wanted), rounded.
+        int64 [min(count, wanted)], ascending: linspace(0, count - 1, wanted), rounded.
     """
     if wanted is None:
         return np.arange(count, dtype=np.int64)
     if wanted < 1:
-        raise ValueError(f"wanted is {wanted}, at least 1 frame must be")
+        raise ValueError(f"wanted must be >= 1 (got {wanted})")
     return np.unique(np.linspace(0, max(count - 1, 0), wanted).round().astype(np.int64))[:count]
 
 
 Wanted = int | NDArray[np.int64] | None
-"""How many frames, evenly spaced; or the numbers of those to take, rising; None for all."""
+"""Number of frames, evenly spaced; or their numbers, ascending; or None for all."""
 
 
-def read_frames(path: Path, wanted: Wanted, threads: int = 1) -> FrameReader:
-    """Read evenly spaced frames of a video, or those of certain numbers.
+def read_frames(
+    path: Path, wanted: Wanted, threads: int = 1, *, max_pixels: int = MAX_FRAME_PIXELS
+) -> FrameReader:
+    """Read evenly spaced frames of a video, or frames of given numbers.
 
-    Where a frame does not decode, the next one that does takes its place. What decodes of a
-    damaged video is given, and the reader's `note` says so. What an edit list leaves out is not
-    given, as no player shows it. Frames are turned upright, and those whose pixels are not square
-    are resized to the width that players show (to the height where they are turned).
+    A frame that does not decode is replaced by the next one that does. The frames of a damaged
+    video that decode are returned, and the reader's `note` describes the damage. Frames hidden by
+    an edit list are left out, as in any player. Frames are turned upright, and resized to square
+    pixels as players show them: in width, or in height if they were turned.
 
     Args:
         path: A video file, or a folder of images in the order of the numbers in their names.
-        wanted: How many frames to take, see `frame_indices`; or int64 [W], the numbers of those to
-            take, rising, of which a shorter video gives those that it has.
-        threads: The decoder's; 1 where several processes share the cores.
+        wanted: Number of frames to take, see `frame_indices`; or frame numbers, int64 [W],
+            ascending, of which a shorter video gives those that it has.
+        threads: Number of decoder threads; 1 if several processes share the cores.
+        max_pixels: Maximum number of pixels of a frame.
 
     Raises:
-        UnreadableVideoError: At once: there is no file, it is empty, no video, too large, or has no
-            frames. With the first frame: none decodes.
+        UnreadableVideoError: Immediately if the file is missing, empty, not a video, too large, or
+            has no frames; with the first frame if none decodes.
     """
     try:
         status = path.stat()
@@ -139,7 +144,7 @@ def read_frames(path: Path, wanted: Wanted, threads: int = 1) -> FrameReader:
     if not status.st_size:
         raise UnreadableVideoError("file is empty")
     try:
-        return _video(path, wanted, threads)
+        return _video(path, wanted, threads, max_pixels)
     except OSError as error:
         raise UnreadableVideoError(error.strerror or "cannot be read") from error
 
@@ -148,19 +153,19 @@ class _Source(Protocol):
     """Frames in their order."""
 
     def advance(self) -> bool:
-        """Go to the next frame; False where it does not decode."""
+        """Go to the next frame; return False if it does not decode."""
         ...
 
     def pixels(self) -> Image | None:
-        """The frame, uint8 RGB; None where it does not decode."""
+        """Return the frame, uint8 RGB; None if it does not decode."""
         ...
 
     def seconds(self) -> float | None:
-        """When the frame is shown, from the first one on; None where unknown."""
+        """Return the time of the frame since the first one; None if unknown."""
         ...
 
     def close(self) -> None:
-        """Free what is open."""
+        """Close files."""
         ...
 
 
@@ -186,15 +191,15 @@ def _frames(
             yield Frame(position, pixels, source.seconds())
     finally:
         source.close()
+    if not given and count == 1:
+        raise UnreadableVideoError("its only frame does not decode")
     if not given:
-        raise UnreadableVideoError(
-            "its only frame does not decode"
-            if count == 1
-            else f"none of its {count} frames decodes"
-        )
-    do = "does" if failed == 1 else "do"
-    damage = f"{failed} of {counted(count, 'frame')} {do} not decode" if failed else ""
-    return "; ".join(part for part in (note, damage) if part)
+        raise UnreadableVideoError(f"none of its {count} frames decodes")
+    notes = [note] if note else []
+    if failed:
+        do = "does" if failed == 1 else "do"
+        notes.append(f"{failed} of {counted(count, 'frame')} {do} not decode")
+    return "; ".join(notes)
 
 
 class _VideoSource:
@@ -216,15 +221,18 @@ class _VideoSource:
     def _read_time(self) -> None:
         stamp = self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
         if self.first is None:
-            # Frames that do not decode may stand before the first that does.
-            self.time = self.last = self.position / self.rate_hz if self.rate_hz else 0.0
+            # Frames that do not decode may precede the first that does.
+            if self.rate_hz:
+                self.last = self.position / self.rate_hz
+            self.time = self.last
             self.first = stamp - self.last
             return
         time = stamp - self.first
+        # NaN passes no comparison, but infinity does.
         if math.isfinite(time) and time > self.last:
             self.time = self.last = time
         elif self.rate_hz:
-            # OpenCV gives 0 for a frame without a time stamp, and damaged stamps go back.
+            # OpenCV returns 0 for a frame without a time stamp, and damaged stamps run back.
             self.time = self.last = self.last + 1 / self.rate_hz
         else:
             self.time = None
@@ -240,85 +248,99 @@ class _VideoSource:
         if not done:
             return None
         image = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
-        return _with_square_pixels(image, *_pixel_shape(self.capture))
+        return _with_square_pixels(image, _pixel_shape(self.capture))
 
     def close(self) -> None:
         self.capture.release()
 
 
-def _pixel_shape(capture: cv2.VideoCapture) -> tuple[float, float]:
-    """How wide and how high a pixel is shown, upright; one of them is 1."""
+class _PixelShape(NamedTuple):
+    """Width and height of a pixel as shown, upright; one of them is 1."""
+
+    width: float
+    height: float
+
+
+def _pixel_shape(capture: cv2.VideoCapture) -> _PixelShape:
     wide, high = capture.get(cv2.CAP_PROP_SAR_NUM), capture.get(cv2.CAP_PROP_SAR_DEN)
-    shape = wide / high if wide > 0 and high > 0 else 1.0
+    shape = 1.0
+    if wide > 0 and high > 0:
+        shape = wide / high
     if abs(shape - 1) <= NEARLY_SQUARE or not 1 / MAX_STRETCH <= shape <= MAX_STRETCH:
-        return 1.0, 1.0
-    turned = capture.get(cv2.CAP_PROP_ORIENTATION_AUTO) and (
-        int(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 180
-    )
-    return (1.0, shape) if turned else (shape, 1.0)
+        return _PixelShape(1.0, 1.0)
+    # The ratio is that of the stored frame; OpenCV has turned the decoded one.
+    if capture.get(cv2.CAP_PROP_ORIENTATION_AUTO):
+        turned = int(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 180
+        if turned:
+            return _PixelShape(1.0, shape)
+    return _PixelShape(shape, 1.0)
 
 
-def _with_square_pixels(image: Image, wide: float, high: float) -> Image:
-    if wide == high:
+def _with_square_pixels(image: Image, shape: _PixelShape) -> Image:
+    if shape.width == shape.height:
         return image
     height, width = image.shape[:2]
-    size = max(1, round(width * wide)), max(1, round(height * high))
-    method = cv2.INTER_AREA if wide * high < 1 else cv2.INTER_LINEAR
+    size = max(1, round(width * shape.width)), max(1, round(height * shape.height))
+    method = cv2.INTER_AREA if shape.width * shape.height < 1 else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, size, interpolation=method), np.uint8)
 
 
-def _video(path: Path, wanted: Wanted, threads: int) -> FrameReader:
+def _video(path: Path, wanted: Wanted, threads: int, max_pixels: int) -> FrameReader:
     with path.open("rb") as stream:
-        # Also because OpenCV would not say why it cannot.
+        # This also raises if the file cannot be read: OpenCV would not say why.
         states_count = _states_count(stream.read(8))
     capture = _open(path, [cv2.CAP_PROP_N_THREADS, threads])
     if not capture.isOpened():
-        raise UnreadableVideoError("not a video that OpenCV can decode, or an MP4 that was cut off")
-    width, height = (
-        int(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
-    )
-    wide, high = _pixel_shape(capture)
-    if width * max(wide, 1) * height * max(high, 1) > MAX_FRAME_PIXELS:
+        raise UnreadableVideoError("not a video that OpenCV can decode, or a truncated MP4")
+    width = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
+    height = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+    shape = _pixel_shape(capture)
+    if width * max(shape.width, 1) * height * max(shape.height, 1) > max_pixels:
         raise UnreadableVideoError(
             f"frames of {width} x {height} pixels are over the limit of "
-            f"{MAX_FRAME_PIXELS // 1_000_000} megapixels"
+            f"{max_pixels // 1_000_000} megapixels"
         )
     rate_hz = capture.get(cv2.CAP_PROP_FPS)
-    if not 0 < rate_hz <= MAX_RATE_HZ:  # NaN is neither
+    # Written so that NaN, which passes no comparison, counts as unknown.
+    if not 0 < rate_hz <= MAX_RATE_HZ:
         rate_hz = 0.0
-    said = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    stated = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     trimmed = is_trimmed(path)
-    count = _count(path, None if trimmed else said, threads)
+    count = _count(path, None if trimmed else stated, threads)
     if not count:
         raise UnreadableVideoError("it has no frames that decode")
+    note = ""
     tolerated = 0.0 if states_count else SOUND_S * rate_hz
-    lacks_some = said - count > tolerated and not trimmed
-    are = "is" if count == 1 else "are"
-    named = counted(said, "frame")
-    note = f"its header names {named}, {count} {are} there" if lacks_some else ""
+    if stated - count > tolerated and not trimmed:
+        are = "is" if count == 1 else "are"
+        note = f"its header names {counted(stated, 'frame')}, {count} {are} there"
     frames = _frames(_VideoSource(capture, rate_hz), count, _numbers_of(count, wanted), note)
     return FrameReader(count, rate_hz, frames)
 
 
 def _states_count(beginning: bytes) -> bool:
-    """Whether a video's container, by its first eight bytes, states how many frames it holds."""
+    """Return whether a container, by its first eight bytes, states its number of frames."""
     return beginning[4:] in FIRST_BOXES or beginning[:4] == b"RIFF"
 
 
 def _open(path: Path, settings: list[int]) -> cv2.VideoCapture:
-    # FFmpeg alone: OpenCV's reader of image sequences would take a digit in a name for a counter.
-    # An absolute path: FFmpeg takes what stands before a colon for a protocol.
+    # FFmpeg only: OpenCV's reader of image sequences would take a digit in a name for a counter.
+    # An absolute path: FFmpeg takes anything before a colon for a protocol.
     with silence():
         return cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG, settings)
 
 
-def _count(path: Path, said: int | None, threads: int) -> int:
-    """How many frames a video shows.
+def _count(path: Path, stated: int | None, threads: int) -> int:
+    """Count the frames that a video shows.
 
-    The header's number is a guess in some formats and wrong in a file that was cut off, so packets
-    are counted too, which decodes nothing. Where the two differ, where the first packet needs one
-    before it, or where no number is to be believed (None), only decoding can tell.
+    Args:
+        path: A video file.
+        stated: Number of frames in its header; None if it is not to be believed.
+        threads: Number of decoder threads.
     """
+    # The header's number is a guess in some formats and wrong in a truncated file, so packets are
+    # counted too, which decodes nothing. If the two differ, or the first packet depends on an
+    # earlier one, only decoding can tell.
     packets = 0
     undecoded = _open(path, [cv2.CAP_PROP_FORMAT, -1])
     begins_whole = False
@@ -326,11 +348,11 @@ def _count(path: Path, said: int | None, threads: int) -> int:
         if not packets:
             begins_whole = bool(undecoded.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME))
         packets += 1
-    if packets == said and begins_whole:
+    if packets == stated and begins_whole:
         return packets
     capture = _open(path, [cv2.CAP_PROP_N_THREADS, threads])
     count = 0
-    # Frames that do not decode may stand before others that do.
+    # Frames that do not decode may precede others that do.
     for position in range(packets):
         if capture.grab():
             count = position + 1
@@ -380,5 +402,5 @@ def _numbers_of(count: int, wanted: Wanted) -> NDArray[np.int64]:
 
 
 def _numbers(path: Path) -> tuple[list[int], str]:
-    """Sorts frame 10 after frame 9, however many zeros their names have."""
+    """Return a key that sorts frame 10 after frame 9, however many zeros their names have."""
     return [int(digits) for digits in re.findall(r"\d+", path.stem)], path.name

@@ -1,4 +1,4 @@
-"""From frames to a video file."""
+"""Write frames into a video file."""
 
 from __future__ import annotations
 
@@ -12,22 +12,20 @@ from lpx.data.images.decode import Image, silence
 from lpx.errors import LpxError
 
 MIN_RATE_HZ, MAX_RATE_HZ = 0.1, 120.0
-"""What any player plays. MPEG-4 has no room for the ticks of arbitrary rates: 106.667 Hz would need
-320000 of them, and 65535 is the limit."""
+"""Frame rates that any player supports."""
 
-_FULL = 1 << 20
-"""Bytes; a disk with less left is probably why a video cannot be written."""
+# A disk with fewer bytes left is probably the reason why a video cannot be written.
+_NEARLY_FULL = 1 << 20
 
 
 class VideoWriter:
-    """Writes MPEG-4 video into an MP4 file: OpenCV's own FFmpeg encodes no H.264.
+    """Writes MPEG-4 video into an MP4 file.
 
     Args:
-        path: The file; ends in .mp4.
-        rate_hz: Frames per second, rounded to 0.01 and brought between `MIN_RATE_HZ` and
-            `MAX_RATE_HZ`.
-        width: Of every frame, pixels; even.
-        height: Of every frame, pixels; even.
+        path: The file, with the suffix .mp4.
+        rate_hz: Frames per second, rounded to 0.01 and limited to `MIN_RATE_HZ` .. `MAX_RATE_HZ`.
+        width: Width of every frame, pixels; even.
+        height: Height of every frame, pixels; even.
 
     Raises:
         LpxError: It cannot be written.
@@ -37,15 +35,17 @@ class VideoWriter:
         self.path = path
         self.frames = 0
         self.size = (width, height)
+        # MPEG-4 counts at most 65535 ticks per second: 106.667 Hz would need 320000.
         rate_hz = round(min(max(rate_hz, MIN_RATE_HZ), MAX_RATE_HZ), 2)
+        # Not H.264: OpenCV's own FFmpeg has no encoder for it.
         fourcc = cv2.VideoWriter.fourcc(*"mp4v")
         with silence():
-            # An absolute path: FFmpeg takes what stands before a colon for a protocol.
+            # An absolute path: FFmpeg takes anything before a colon for a protocol.
             self._writer = cv2.VideoWriter(
                 str(path.absolute()), cv2.CAP_FFMPEG, fourcc, rate_hz, self.size
             )
         if not self._writer.isOpened():
-            raise _unwritten(path, "OpenCV does not open it")
+            raise _unwritten(path, "OpenCV cannot open it")
 
     def write(self, frame: Image) -> None:
         """Add a frame, uint8 RGB [height, width, 3]; one of another size is resized."""
@@ -59,23 +59,28 @@ class VideoWriter:
         """Finish the file.
 
         Raises:
-            LpxError: It does not open again with all its frames: OpenCV says nothing of a full
-                disk.
+            LpxError: It does not open again with all its frames.
         """
         self._writer.release()
+        # OpenCV does not report a full disk: only reading the file shows that frames are missing.
         with silence():
             capture = cv2.VideoCapture(str(self.path.absolute()), cv2.CAP_FFMPEG)
-            there = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+            written = 0
+            if capture.isOpened():
+                written = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
             capture.release()
-        if there != self.frames:
+        if written != self.frames:
+            why = f"it holds {written} of {self.frames} frames"
             free = shutil.disk_usage(self.path.parent).free
-            full = f", and the disk has {free // 1024} KiB left" if free < _FULL else ""
-            raise _unwritten(self.path, f"{there} of {self.frames} frames are in it{full}")
+            if free < _NEARLY_FULL:
+                why += f", and the disk has {free // 1024} KiB left"
+            raise _unwritten(self.path, why)
 
 
 def _unwritten(path: Path, why: str) -> LpxError:
     return LpxError(
         f"the video {path} cannot be written",
         why,
-        "free the place, choose another with --out DIR, or leave pictures out with --no-overlay",
+        "free some room, use another folder (`out`), or draw nothing (`overlay=False`)",
+        code="unwritable",
     )

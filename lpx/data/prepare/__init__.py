@@ -1,7 +1,7 @@
-"""From the videos of a data set to face crops on disk, and back to them by name."""
+"""Cut the videos of a data set into face crops on disk, and find these by the set's name."""
 
-from lpx.data.prepare.preparing import FRAMES, Prepared, prepare, reasons
-from lpx.data.prepare.recipe import RECIPE, exported_card, recipe_for
+from lpx.data.prepare.preparing import FRAMES, PrepareResult, count_reasons, prepare
+from lpx.data.prepare.recipe import RECIPE, RecipeChoice, exported_card, recipe_for
 from lpx.data.prepare.store import (
     PreparedSet,
     find_prepared,
@@ -14,8 +14,10 @@ from lpx.data.prepare.store import (
 __all__ = [
     "FRAMES",
     "RECIPE",
-    "Prepared",
+    "PrepareResult",
     "PreparedSet",
+    "RecipeChoice",
+    "count_reasons",
     "exported_card",
     "find_prepared",
     "is_prepared",
@@ -23,6 +25,5 @@ __all__ = [
     "open_prepared",
     "prepare",
     "prepared_sets",
-    "reasons",
     "recipe_for",
 ]

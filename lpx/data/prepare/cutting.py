@@ -1,4 +1,4 @@
-"""From one video to crops on disk."""
+"""Cut the faces of one video into crops on disk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,21 +20,27 @@ from lpx.data.detect import (
     MASK_OVERLAP,
     Detection,
     FaceMesh,
-    choose,
+    Mesh,
+    choose_face,
     open_detector,
 )
-from lpx.data.detect.base import Points
 from lpx.data.detect.choose import Mask
 from lpx.data.images.crops import crop, find_recipe
 from lpx.data.images.decode import Image
-from lpx.data.images.video_file import Frame, UnreadableVideoError, frame_indices, read_frames
+from lpx.data.images.video_file import (
+    Frame,
+    FrameReader,
+    UnreadableVideoError,
+    frame_indices,
+    read_frames,
+)
 from lpx.data.prepare.record import (
     CRASHED,
     CutFace,
     VideoRecord,
     crop_file,
     crop_folder,
-    home,
+    effective_split,
     source_sha256,
 )
 from lpx.data.videos import Video
@@ -47,20 +53,20 @@ NO_FACE = "no face was found"
 NO_LANDMARKS = "its landmarks are unsure"
 OUTSIDE = "the face lies outside the image"
 STAGES = ("decode", "detect", "landmarks", "crop", "write")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class DiskFullError(Exception):
-    """There is no room for a crop."""
+    """The disk has no room for a crop."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How faces are cut.
+    """Settings that crops depend on.
 
     Attributes:
-        folder: Of the prepared set.
-        frames: To take of each video.
+        folder: Folder of the prepared set.
+        frames: Number of frames to take of each video, evenly spaced.
         recipe: A key of `lpx.data.images.crops.RECIPES`.
         detector: A key of `lpx.data.detect.DETECTORS`.
     """
@@ -72,30 +78,52 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Cut:
-    """What became of a video, and the seconds that each of `STAGES` took."""
+class CutResult:
+    """The result of cutting a video.
+
+    Attributes:
+        record: Its crops and skipped frames.
+        seconds: Time spent, for each of `STAGES`.
+    """
 
     record: VideoRecord
     seconds: Mapping[str, float]
 
 
 class Cutter:
-    """Cuts the faces out of one video after the other.
+    """Cuts faces out of videos, one video after the other.
+
+    Args:
+        settings: Settings of the prepared set.
+        read: Opens a video.
+        write: Writes a file.
+        mesh: Finds landmarks, for recipes that need them; None loads FaceMesh.
 
     Raises:
-        LpxError: The detector or the recipe is not there.
+        LpxError: The detector or the recipe does not exist.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        read: Callable[[Path, int], FrameReader] = read_frames,
+        write: Callable[..., None] = write_bytes,
+        mesh: FaceMesh | None = None,
+    ) -> None:
         self.settings = settings
+        self.read = read
+        self.write = write
         self.detector = open_detector(settings.detector)
-        self.mesh = FaceMesh() if find_recipe(settings.recipe).needs_landmarks else None
+        self.mesh: FaceMesh | None = None
+        if find_recipe(settings.recipe).needs_landmarks:
+            self.mesh = mesh or FaceMesh()
 
-    def cut(self, video: Video) -> Cut:
+    def cut(self, video: Video) -> CutResult:
         """Write the crops of a video.
 
         Raises:
-            DiskFullError: There is no room; none of the video's crops is left.
+            DiskFullError: The disk is full; all crops of this video are removed.
             LpxError: The folder cannot be written.
         """
         folder = self.settings.folder / crop_folder(video.name)
@@ -107,18 +135,24 @@ class Cutter:
         except DiskFullError:
             _remove_crops(folder)
             raise
-        return Cut(work.record(), dict(work.seconds))
+        return CutResult(work.record(), dict(work.seconds))
 
 
-def crashed(settings: Settings, video: Video, how: str) -> Cut:
-    """What is left of a video that ended the process that read it: nothing but the reason."""
+def crashed(settings: Settings, video: Video, how: str) -> CutResult:
+    """Return the result for a video that ended the process that read it: only the reason.
+
+    Args:
+        settings: Settings of the prepared set.
+        video: The video.
+        how: How the process ended, such as "signal 11".
+    """
     _remove_crops(settings.folder / crop_folder(video.name))
     record = VideoRecord(
         video.name,
         video.label,
         video.method,
         video.identities,
-        home(video),
+        effective_split(video),
         source_sha256(video.path),
         (),
         ((None, f"{CRASHED} ({how})"),),
@@ -126,11 +160,11 @@ def crashed(settings: Settings, video: Video, how: str) -> Cut:
         LARGEST,
         0,
     )
-    return Cut(record, {})
+    return CutResult(record, {})
 
 
 class _Work:
-    """One video: what is known of it so far."""
+    """One video while it is being cut."""
 
     def __init__(self, cutter: Cutter, video: Video) -> None:
         self.cutter = cutter
@@ -147,7 +181,7 @@ class _Work:
         settings = self.cutter.settings
         try:
             with self.timed("decode"):
-                frames = read_frames(self.video.path, settings.frames)
+                frames = self.cutter.read(self.video.path, settings.frames)
             masks = _Masks(self.video.mask, frame_indices(frames.count, settings.frames))
             while (frame := self.next_frame(frames)) is not None:
                 with self.timed("decode"):
@@ -161,7 +195,7 @@ class _Work:
             self.give_up(f"it cannot be processed: {reason}")
 
     def give_up(self, reason: str) -> None:
-        """Leave the whole video out, with what was cut of it."""
+        """Skip the whole video, and remove its crops."""
         _remove_crops(self.cutter.settings.folder / crop_folder(self.video.name))
         self.faces.clear()
         self.skipped = [(None, reason)]
@@ -171,36 +205,36 @@ class _Work:
             return next(frames, None)
 
     def take(self, frame: Frame, mask: Mask | None) -> None:
-        """Cut the face out of a frame, or note why there is none."""
+        """Cut the face out of a frame, or record why there is none."""
         if mask is not None:
             self.rule = MASK_OVERLAP
         with self.timed("detect"):
-            found = self.cutter.detector.detect(frame.pixels)
-        self.several += len(found) > 1
-        face = choose(found, mask)
+            detections = self.cutter.detector.detect(frame.pixels)
+        self.several += len(detections) > 1
+        face = choose_face(detections, mask)
         if face is None:
             self.skipped.append((frame.index, NO_FACE))
             return
-        landmarks, sure = self.landmarks(frame.pixels, face)
-        if not sure:
+        mesh = self.landmarks(frame.pixels, face)
+        if mesh is not None and not mesh.is_face:
             self.skipped.append((frame.index, NO_LANDMARKS))
             return
+        points = mesh.points if mesh is not None else None
         try:
             with self.timed("crop"):
-                pixels = crop(self.cutter.settings.recipe, frame.pixels, face, landmarks).pixels
+                pixels = crop(self.cutter.settings.recipe, frame.pixels, face, points).pixels
         except LpxError:
             self.skipped.append((frame.index, OUTSIDE))
             return
         with self.timed("write"):
             self.write(frame.index, pixels)
 
-    def landmarks(self, image: Image, face: Detection) -> tuple[Points | None, bool]:
-        """The landmarks, where the recipe needs any, and whether they are those of a face."""
+    def landmarks(self, image: Image, face: Detection) -> Mesh | None:
+        """Find the landmarks; None if the recipe needs none."""
         if self.cutter.mesh is None:
-            return None, True
+            return None
         with self.timed("landmarks"):
-            mesh = self.cutter.mesh.landmarks(image, face.box, face.points)
-        return mesh.points, mesh.is_face
+            return self.cutter.mesh.landmarks(image, face.box, face.points)
 
     def write(self, index: int, pixels: Image) -> None:
         # PNG, and nothing else: a lossy format would add traces of its own to the very detail that
@@ -208,12 +242,12 @@ class _Work:
         data = encode_png(pixels)
         try:
             path = self.cutter.settings.folder / crop_file(self.video.name, index)
-            write_bytes(path, data, durable=False)
+            self.cutter.write(path, data, durable=False)
         except LpxError as error:
             if is_full(error.__cause__):
                 raise DiskFullError from error
             if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENAMETOOLONG:
-                # No reason to stop at this video whenever the set is prepared.
+                # It fails at each run, and must not keep the other videos from being prepared.
                 raise UnreadableVideoError(f"{error.what}: {error.why}") from error
             raise
         height, width = pixels.shape[:2]
@@ -226,7 +260,7 @@ class _Work:
             video.label,
             video.method,
             video.identities,
-            home(video),
+            effective_split(video),
             self.source_sha256,
             tuple(self.faces),
             tuple(self.skipped),
@@ -245,35 +279,42 @@ class _Work:
 
 
 class _Masks:
-    """The masks of a video's frames, read beside them.
+    """The masks of a video's frames, read in step with them.
 
     Args:
-        path: A video or a folder of masks; None where there are none.
-        indices: The frames that are expected, int64, rising.
+        path: A video or a folder of masks; None if there are none.
+        indices: Frame numbers that will be asked for, int64 [N], ascending.
+        frames: Masks to use instead of those at `path`, in the order of their numbers.
     """
 
-    def __init__(self, path: Path | None, indices: NDArray[np.int64]) -> None:
-        self._there = path is not None
-        self._reason = ""
+    def __init__(
+        self,
+        path: Path | None,
+        indices: NDArray[np.int64],
+        frames: Iterator[Frame] | None = None,
+    ) -> None:
+        self._has_masks = path is not None
+        self._problem = ""
         self._asked = self._absent = 0
-        self._frames: Iterator[Frame] = iter(())
+        self._frames: Iterator[Frame] = frames or iter(())
+        # The mask that was read last: masks may be missing, so it can be one of a later frame.
         self._ahead: Frame | None = None
         if path is None:
             return
         try:
             self._frames = read_frames(path, indices)
         except UnreadableVideoError as error:
-            self._reason = f"its mask cannot be read: {error}"
+            self._problem = f"its mask cannot be read: {error}"
 
     @property
     def note(self) -> str:
-        """What is missing; "" where every frame has a mask, or the video has none."""
-        if self._reason or not (self._there and self._absent):
-            return self._reason
+        """Description of missing masks; "" if none is missing, or the video has no masks."""
+        if self._problem or not (self._has_masks and self._absent):
+            return self._problem
         return f"{self._absent} of {counted(self._asked, 'frame')} have no mask"
 
     def at(self, frame: Frame) -> Mask | None:
-        """The mask of just this frame, in the size of it; None where there is none."""
+        """Return the mask of this frame, resized to it; None if there is none."""
         mask = self._read(frame)
         self._asked += 1
         self._absent += mask is None
@@ -286,10 +327,11 @@ class _Masks:
         except StopIteration:
             return None
         except UnreadableVideoError as error:
-            self._reason = f"its mask cannot be read: {error}"
+            self._problem = f"its mask cannot be read: {error}"
             return None
         if self._ahead.index != frame.index:
             return None
+        # Some sets mark the pixels in colour.
         mask = np.asarray(self._ahead.pixels.max(axis=2), np.uint8)
         size = frame.pixels.shape[1::-1]
         if mask.shape[::-1] == size:
@@ -298,13 +340,13 @@ class _Masks:
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether an error says that a disk, or somebody's share of it, is full."""
-    return isinstance(error, OSError) and error.errno in _FULL
+    """Return whether an error says that a disk, or the user's quota, is full."""
+    return isinstance(error, OSError) and error.errno in _DISK_FULL
 
 
 def _remove_crops(folder: Path) -> None:
-    """Remove the crops of one video; folders below may be those of other videos."""
-    # Not Path.is_dir, which raises where the name is too long.
+    """Remove the crops of one video, but not folders below, which may be those of other videos."""
+    # Not Path.is_dir, which raises if the name is too long.
     if not os.path.isdir(folder):
         return
     for path in folder.iterdir():

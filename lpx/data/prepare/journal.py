@@ -1,156 +1,99 @@
-"""Which videos are done: a file that only grows, so that a run may end at any moment.
-
-Each line is a checksum and one JSON value: the settings first, then a `VideoRecord` per video, the
-last of a video counting. A last line that a killed run left unfinished is cut off. Another line
-that fails its checksum is damaged: its video is done again, and that is said.
-"""
+"""The journal of a prepared set: its settings, then a record of each finished video."""
 
 from __future__ import annotations
 
-import fcntl
-import json
-import math
-import os
-import time
-import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from lpx.data.prepare.record import VideoRecord
 from lpx.errors import LpxError
-from lpx.schema import SchemaError, parse_json
-from lpx.workspace import SYNC_SECONDS, sync_handle
+from lpx.journal import ResumeJournal
 
 FILE = "journal.jsonl"
-FORMAT = "lpx-journal/2"
+FORMAT = "lpx-journal/3"
+
+# The first line holds settings as a dict, every other line a record.
+_Entry = VideoRecord | dict[str, Any]
 
 
-class Journal:
-    """The journal of a prepared set, held against other processes.
+class VideoJournal:
+    """Finished videos of a prepared set.
 
     Attributes:
-        records: Every video that is done, by name.
-        damaged: Number of lines that could not be read.
+        records: The last record of each video, by the video's name.
+        damaged: Number of lines that cannot be read.
     """
 
-    def __init__(self, stream: BinaryIO, records: dict[str, VideoRecord], damaged: int = 0) -> None:
-        self.records = records
-        self.damaged = damaged
-        self._stream = stream
-        self._end = stream.seek(0, os.SEEK_END)
-        self._synced = -math.inf
+    def __init__(self, lines: ResumeJournal[_Entry]) -> None:
+        self.records: dict[str, VideoRecord] = {}
+        self.damaged = len(lines.damaged)
+        self._lines = lines
+        for line in lines.lines:
+            if isinstance(line.entry, VideoRecord):
+                self.records[line.entry.video] = line.entry
 
     def append(self, record: VideoRecord) -> None:
-        """Note that a video is done.
+        """Record a finished video.
 
         Raises:
-            OSError: There is no room; the journal is as it was before.
+            OSError: The disk is full; the journal is as before.
         """
-        self._end = _append(self._stream, self._end, record.to_dict())
+        self._lines.append(record.to_dict())
         self.records[record.video] = record
-        if time.monotonic() - self._synced >= SYNC_SECONDS:
-            sync_handle(self._stream.fileno())
-            self._synced = time.monotonic()
 
 
 @contextmanager
-def open_journal(folder: Path, settings: Mapping[str, Any]) -> Iterator[Journal]:
-    """Open or begin the journal of the set that is prepared in `folder`.
+def open_journal(folder: Path, settings: Mapping[str, Any]) -> Iterator[VideoJournal]:
+    """Open or create the journal of the set prepared in `folder`, locked against other processes.
 
     Raises:
-        LpxError: Another process prepares this set, or it was prepared with other settings.
+        LpxError: Another process is preparing this set, it was prepared with other settings, or
+            the line that holds them is damaged.
         OSError: The folder cannot be written.
     """
     path = folder / FILE
     folder.mkdir(parents=True, exist_ok=True)
-    # Unbuffered: what a write could not place must not be tried again at the end.
-    with path.open("a+b", buffering=0) as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LpxError(
-                f"{folder} is being prepared by another process",
-                "two would overwrite each other's crops",
-                "wait for it, or prepare elsewhere with --store DIR",
-            ) from None
-        first, values, damaged = _read(stream)
-        head = {"format": FORMAT, **settings}
-        if first is None:
-            if damaged:
-                raise LpxError(
-                    f"{path} is damaged",
-                    "its first line, which says how the set was prepared, cannot be read",
-                    f"remove {folder} and prepare the set again",
-                )
-            _append(stream, 0, head)
-        elif first != head:
-            raise _other_settings(folder, first, head)
-        records = [_record(path, value) for value in values]
-        yield Journal(stream, {record.video: record for record in records}, damaged)
-
-
-def _read(stream: BinaryIO) -> tuple[Any, list[Any], int]:
-    """The first line's value, those of the others, and how many are damaged.
-
-    A last line that was not finished is cut off; None where there is no first line.
-    """
-    stream.seek(0)
-    data = stream.read()
-    end = data.rfind(b"\n") + 1
-    if end < len(data):
-        stream.truncate(end)
-    lines = [_value(line) for line in data[:end].split(b"\n")[:-1]]
-    good = [value for value in lines[1:] if value is not None]
-    return (lines[0] if lines else None), good, lines.count(None)
-
-
-def _value(line: bytes) -> Any:
-    """The value of a line; None where it is damaged, or lpx did not write it."""
-    checksum, _, text = line.partition(b" ")
-    if checksum != _checksum(text + b"\n"):
-        return None
     try:
-        return parse_json(text)
-    except SchemaError:
-        return None
-
-
-def _append(stream: BinaryIO, end: int, value: Any) -> int:
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False).encode() + b"\n"
-    line = _checksum(text) + b" " + text
-    written = 0
-    try:
-        while written < len(line):
-            written += stream.write(line[written:])
-    except OSError:
-        stream.truncate(end)
-        raise
-    return end + len(line)
-
-
-def _checksum(text: bytes) -> bytes:
-    return f"{zlib.crc32(text):08x}".encode()
-
-
-def _record(path: Path, value: Any) -> VideoRecord:
-    try:
-        return VideoRecord.from_dict(value)
-    except SchemaError as error:
+        lines: ResumeJournal[_Entry] = ResumeJournal(path, _parse, locked=True)
+    except BlockingIOError:
         raise LpxError(
-            f"{path} is damaged",
-            f"it does not hold what it should: {error}",
-            f"remove {path.parent} and prepare the set again",
-        ) from error
+            f"{folder} is being prepared by another process",
+            "two processes would overwrite each other's crops",
+            "wait until it has finished, or use another folder (`store`)",
+            code="in-use",
+        ) from None
+    with closing(lines):
+        head = {"format": FORMAT, **settings}
+        first = lines.lines[0] if lines.lines else None
+        if first is not None and first.number == 1 and isinstance(first.entry, dict):
+            if first.entry != head:
+                raise _other_settings(folder, first.entry, head)
+        elif first is None and not lines.damaged:
+            lines.append(head)
+        else:
+            raise LpxError(
+                f"{path} is damaged",
+                "its first line, with the settings of the set, is not readable; an earlier version "
+                "of lpx may have written it",
+                f"remove {folder} and prepare the set again",
+                code="damaged",
+            )
+        yield VideoJournal(lines)
 
 
-def _other_settings(folder: Path, found: Any, asked: Mapping[str, Any]) -> LpxError:
-    found = found if isinstance(found, dict) else {}
-    keys = [key for key in asked if found.get(key) != asked[key]] or sorted(set(found) - set(asked))
-    differ = ", ".join(f"{key} {found.get(key)!r}, not {asked.get(key)!r}" for key in keys)
+def _parse(values: dict[str, Any]) -> _Entry:
+    return values if "format" in values else VideoRecord.from_dict(values)
+
+
+def _other_settings(folder: Path, stored: dict[str, Any], asked: Mapping[str, Any]) -> LpxError:
+    keys = [key for key in asked if stored.get(key) != asked[key]]
+    if not keys:
+        keys = sorted(set(stored) - set(asked))
+    differences = [f"{key} {stored.get(key)!r}, not {asked.get(key)!r}" for key in keys]
     return LpxError(
-        f"{folder} was prepared otherwise",
-        f"with {differ}",
-        f"prepare elsewhere with --store DIR, or remove {folder}",
+        f"{folder} was prepared with other settings",
+        f"with {', '.join(differences)}",
+        f"use another folder (`store`), or remove {folder}",
     )

@@ -1,18 +1,19 @@
-"""prepare(): the videos of a data set to face crops, once."""
+"""prepare(): cut the videos of a data set into face crops, once."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 
 import lpx
+from lpx.arguments import check_at_least
 from lpx.data.datasets import open_videos
 from lpx.data.detect import LARGEST, MASK_OVERLAP, open_detector
 from lpx.data.detect.blazeface import BlazeFace
@@ -24,42 +25,45 @@ from lpx.data.face_sets.manifest import (
     read_manifest_head,
     write_manifest,
 )
-from lpx.data.face_sets.table import check_inside, make_table
+from lpx.data.face_sets.table import FaceRow, check_inside, make_table
 from lpx.data.images.crops import find_recipe
-from lpx.data.prepare.cutting import STAGES, DiskFullError, Settings, is_full
+from lpx.data.prepare.cutting import STAGES, CutResult, DiskFullError, Settings, is_full
 from lpx.data.prepare.journal import FILE as JOURNAL
-from lpx.data.prepare.journal import Journal, open_journal
+from lpx.data.prepare.journal import VideoJournal, open_journal
 from lpx.data.prepare.recipe import RECIPE
 from lpx.data.prepare.record import VideoRecord, crop_folder
 from lpx.data.prepare.store import folder_name
 from lpx.data.prepare.workers import cut_videos
 from lpx.data.roots import DataPlaces, face_store
-from lpx.data.videos import VideoSet
+from lpx.data.videos import Video, VideoSet
 from lpx.data.wording import counted
 from lpx.errors import LpxError
+from lpx.reporter import Progress
 from lpx.workspace import unwritable
 
 FRAMES = 32
-Progress = Callable[[int, int], None]
+
+CutVideos = Callable[[Settings, Sequence[Video], int], Iterator[CutResult]]
+"""Cuts videos with a number of processes, see `lpx.data.prepare.workers.cut_videos`."""
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What `prepare` left.
+class PrepareResult:
+    """The result of `prepare`.
 
     Attributes:
-        folder: Of the prepared set.
-        crop: The recipe.
-        frames_per_video: How many were asked for.
-        videos: Those asked for that are on disk.
-        done_now: Those that this run read; 0 where all were done before.
-        faces: Crops of the videos asked for.
-        faceless_videos: How many of these gave no crop.
-        skipped: Frames, and whole videos, of those asked for that gave no face.
+        folder: Folder of the prepared set.
+        crop: Crop recipe.
+        frames_per_video: Number of frames asked for.
+        videos: Number of videos asked for that are on disk.
+        done_now: Number of videos cut by this run; 0 if earlier runs had cut all.
+        faces: Number of crops of the videos asked for.
+        faceless_videos: Number of these videos that gave no crop.
+        skipped: Frames, and whole videos, that gave no face.
         missing: Videos asked for that are not on disk.
-        notes: What a reader of results must know.
-        seconds: Of all processes together, in this run, by stage: decode, detect, landmarks, crop
-            and write.
+        notes: Notes for readers of results.
+        seconds: CPU time of this run in seconds, over all processes, by stage: decode, detect,
+            landmarks, crop and write.
     """
 
     folder: Path
@@ -75,16 +79,28 @@ class Prepared:
     seconds: Mapping[str, float]
 
     def reasons(self) -> dict[str, int]:
-        """How many frames and videos gave no face, by reason, the most frequent first."""
-        return reasons(self.skipped)
+        """Count frames and videos without a face by reason, the most frequent first."""
+        return count_reasons(self.skipped)
 
 
-def reasons(skipped: Iterable[SkippedFrame]) -> dict[str, int]:
-    """How many frames and videos gave no face, by reason, the most frequent first."""
-    told = Counter(
-        one.reason if one.frame is not None else f"whole video: {one.reason}" for one in skipped
-    )
-    return dict(told.most_common())
+class CutStatistics(NamedTuple):
+    """Statistics of cutting videos.
+
+    Attributes:
+        videos: Number of videos cut.
+        seconds: CPU time by stage, over all processes.
+    """
+
+    videos: int
+    seconds: dict[str, float]
+
+
+def count_reasons(skipped: Iterable[SkippedFrame]) -> dict[str, int]:
+    """Count frames and videos without a face by reason, the most frequent first."""
+    reasons: Counter[str] = Counter()
+    for one in skipped:
+        reasons[f"whole video: {one.reason}" if one.frame is None else one.reason] += 1
+    return dict(reasons.most_common())
 
 
 def prepare(
@@ -94,161 +110,189 @@ def prepare(
     split: str | None = None,
     methods: tuple[str, ...] = (),
     frames: int = FRAMES,
-    recipe: str = RECIPE,
+    crop: str = RECIPE,
     detector: str = BlazeFace.name,
     processes: int | None = None,
     strict: bool = False,
     progress: Progress = lambda done, total: None,
-) -> Prepared:
+) -> PrepareResult:
     """Cut the faces out of a data set's videos, into a folder of the store.
 
     The folder is named after the set, the recipe and the number of frames, and grows: a split that
-    is prepared later joins it. A run that was stopped, however, goes on where it was; what is done
-    is not done again, unless the video changed or a crop is gone. The set can be opened when
-    a run has come to its end.
+    is prepared later is added to it. A run that was stopped is resumed by the next one; a video is
+    cut again only if it changed, or a crop of it is missing. The set can be opened once a run has
+    finished.
 
     Args:
-        name: As `lpx.data.datasets.open_videos` takes it.
-        places: Where to look for the videos, and where the store is.
-        split: "train", "val" or "test"; None for all. What has no official split counts as test.
-        methods: Manipulations; () for the set's usual ones.
-        frames: Evenly spaced frames of each video.
-        recipe: A key of `lpx.data.images.crops.RECIPES`.
+        name: Data set, as `lpx.data.datasets.open_videos` takes it.
+        places: Folders of the videos and of the store.
+        split: "train", "val" or "test"; None for all. Videos without an official split count as
+            test.
+        methods: Manipulation methods; () for the usual ones of the set.
+        frames: Number of frames of each video, evenly spaced.
+        crop: Crop recipe, a key of `lpx.data.images.crops.RECIPES`.
         detector: A key of `lpx.data.detect.DETECTORS`.
-        processes: At most so many at once; None takes one per core. With more than 1 a script must
-            guard its main part with `if __name__ == "__main__"`.
-        strict: Whether a video that is missing is an error.
-        progress: Called with videos (done, total).
+        processes: Maximum number of processes; None for one per core. With more than 1, a script
+            must guard its main part with `if __name__ == "__main__"`.
+        strict: Raise an error if a video is missing.
+        progress: Receives the number of finished videos, and that of all.
 
     Raises:
-        LpxError: The set, recipe or detector is not there, the set consists of crops already, no
-            face is found, the disk is full, the folder is in use or was prepared otherwise, or a
-            worker died.
+        LpxError: The set, recipe or detector does not exist, the set consists of crops already, no
+            face is found, the disk is full, the folder is in use or was prepared with other
+            settings, or a worker died.
     """
-    _check_numbers(frames, processes)
-    find_recipe(recipe)
+    check_at_least("frames", frames, 1)
+    check_at_least("processes", processes, 1)
+    # Wrong names must be refused before anything is created in the store.
+    find_recipe(crop)
     open_detector(detector)
-    found = open_videos(name, root=places.root, split=split, methods=methods, strict=strict)
-    if found.crop:
+    videos = open_videos(name, root=places.data_root, split=split, methods=methods, strict=strict)
+    if videos.crop:
         raise LpxError(
-            f"{name} needs no preparing",
-            f"its frames are face crops already, cut by {found.crop}",
-            f"use it as it is: lpx bench --dataset {name}",
+            f"{name} needs no preparation",
+            f"its frames are face crops already, cut with {videos.crop}",
+            f"use it directly: lpx bench --dataset {name}",
         )
-    check_inside(pack(crop_folder(video.name) for video in found.videos), name)
-    folder = face_store(places.store) / folder_name(name, recipe, frames, detector)
-    settings = Settings(folder, frames, recipe, detector)
-    head = {"name": name, "crop": recipe, "frames": frames, "detector": detector}
+    check_inside(pack(crop_folder(video.name) for video in videos.videos), name)
+    folder = face_store(places.store) / folder_name(name, crop, frames, detector)
+    settings = Settings(folder, frames, crop, detector)
+    head = {"name": name, "crop": crop, "frames": frames, "detector": detector}
     try:
         with open_journal(folder, head) as journal:
-            seconds, done_now = _cut(settings, found, journal, processes, progress)
-            part = _part(found, split, methods)
-            if done_now or not _is_told(folder, part):
-                _write(settings, journal, found, part)
-            return _result(settings, journal, found, done_now, seconds)
+            statistics = cut_missing(
+                settings, videos, journal, processes=processes or usable_cores(), progress=progress
+            )
+            part = _part(videos, split, methods)
+            if statistics.videos or part not in _described_parts(folder):
+                _write(settings, journal, videos, part)
+            return _result(settings, journal, videos, statistics)
     except OSError as error:
         raise _unwritten(folder, error) from error
 
 
-def _cut(
+def cut_missing(
     settings: Settings,
-    found: VideoSet,
-    journal: Journal,
-    processes: int | None,
+    videos: VideoSet,
+    journal: VideoJournal,
+    *,
+    processes: int,
     progress: Progress,
-) -> tuple[dict[str, float], int]:
-    """Cut what is not done; seconds per stage, and how many videos were cut."""
+    cut: CutVideos = cut_videos,
+) -> CutStatistics:
+    """Cut the videos that have no valid record in the journal, and record them.
+
+    Args:
+        settings: Settings of the prepared set.
+        videos: Videos asked for.
+        journal: Receives a record per video.
+        processes: Maximum number of processes.
+        progress: Receives the number of finished videos, and that of all.
+        cut: Cuts videos.
+
+    Raises:
+        LpxError: The disk is full, or a worker died; finished videos are recorded.
+        OSError: The folder cannot be written.
+    """
     todo = []
-    for video in found.videos:
+    for video in videos.videos:
         record = journal.records.get(video.name)
-        if (
-            record is None
-            or record.has_crashed()
-            or not (record.is_of(video) and record.is_whole(settings.folder))
-        ):
+        if record is None or not _is_valid(record, video, settings.folder):
             todo.append(video)
-    total = len(found.videos)
+    total = len(videos.videos)
     before = total - len(todo)
     seconds = dict.fromkeys(STAGES, 0.0)
     if not todo:
-        return seconds, 0
+        return CutStatistics(0, seconds)
     progress(before, total)
     done = 0
     try:
-        with closing(cut_videos(settings, todo, processes or usable_cores())) as cuts:  # type: ignore[type-var]
-            for cut in cuts:
-                journal.append(cut.record)
+        # Closing the generator ends its workers even if this loop is left early.
+        with closing(cut(settings, todo, processes)) as results:  # type: ignore[type-var]
+            for result in results:
+                journal.append(result.record)
                 done += 1
-                for stage, value in cut.seconds.items():
+                for stage, value in result.seconds.items():
                     seconds[stage] += value
                 progress(before + done, total)
     except (DiskFullError, OSError) as error:
         if isinstance(error, OSError) and not is_full(error):
             raise
         raise _full(settings, journal, before + done, total) from error
-    return seconds, len(todo)
+    return CutStatistics(len(todo), seconds)
+
+
+def _is_valid(record: VideoRecord, video: Video, folder: Path) -> bool:
+    # A crash may have been for lack of memory. The digest of the video, in `is_of`, is the most
+    # expensive check but one that a change cannot escape; sizes of crops come last.
+    return not record.has_crashed() and record.is_of(video) and record.is_whole(folder)
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
-def _part(found: VideoSet, split: str | None, methods: tuple[str, ...]) -> dict[str, Any]:
-    """What this run was asked for and what is to be said of it, for the manifest."""
+def _part(videos: VideoSet, split: str | None, methods: tuple[str, ...]) -> dict[str, Any]:
+    """Describe a run for the manifest: what was asked for, and what was missing."""
     return {
         "split": split,
         "methods": sorted(method.casefold() for method in methods),
-        "videos": len(found.videos),
-        "missing": list(found.missing),
-        "notes": [found.note] if found.note else [],
+        "videos": len(videos.videos),
+        "missing": list(videos.missing),
+        "notes": [videos.note] if videos.note else [],
     }
 
 
-def _told(folder: Path) -> list[dict[str, Any]]:
-    """The parts that the manifest there tells of."""
+def _described_parts(folder: Path) -> list[dict[str, Any]]:
+    """Return the runs that the manifest in `folder` describes."""
     if not (folder / FILE).is_file():
         return []
     try:
         return list(read_manifest_head(folder).about["prepared"])
     except (LpxError, KeyError):
-        # It is written again from the journal.
+        # A damaged manifest is written again, from the journal.
         return []
 
 
-def _is_told(folder: Path, part: dict[str, Any]) -> bool:
-    return part in _told(folder)
-
-
-def _write(settings: Settings, journal: Journal, found: VideoSet, part: dict[str, Any]) -> None:
-    """Write the manifest of all that the journal knows; in order of names, however it was made."""
+def _write(
+    settings: Settings, journal: VideoJournal, videos: VideoSet, part: dict[str, Any]
+) -> None:
+    """Write the manifest of everything in the journal."""
     import onnxruntime
 
+    # Sorted by name: the files must not depend on the number of runs or processes.
     records = [journal.records[name] for name in sorted(journal.records)]
-    skipped = tuple(one for record in records for one in record.skipped_frames())
-    table = make_table(settings.folder, (row for record in records for row in record.face_rows()))
+    skipped: list[SkippedFrame] = []
+    rows: list[FaceRow] = []
+    for record in records:
+        skipped += record.skipped_frames()
+        rows += record.face_rows()
+    table = make_table(settings.folder, rows)
     if not len(table):
+        counts = [f"{count} x {reason}" for reason, count in count_reasons(skipped).items()]
         raise LpxError(
-            f"no face was found in {counted(len(records), 'video')} of {found.name}",
-            "; ".join(f"{count} x {reason}" for reason, count in reasons(skipped).items()),
-            f"look at what lies in {found.root}, or try --detector centerface",
+            f"no face was found in {counted(len(records), 'video')} of {videos.name}",
+            "; ".join(counts),
+            f'look at the videos in {videos.root}, or try `detector="centerface"`',
         )
-    same = (part["split"], part["methods"])
-    others = [p for p in _told(settings.folder) if (p["split"], p["methods"]) != same]
-    for other in others:
-        # They may have been downloaded since, and prepared with other methods.
-        other["missing"] = [name for name in other["missing"] if name not in journal.records]
-    parts = sorted([*others, part], key=lambda p: (p["split"] or "", p["methods"]))
-    missing = dict.fromkeys(name for p in parts for name in p["missing"])
+    parts = _merged_parts(settings.folder, journal, part)
+    missing: dict[str, None] = {}
+    notes: dict[str, None] = {}
+    for one in parts:
+        missing |= dict.fromkeys(one["missing"])
+        notes |= dict.fromkeys(one["notes"])
     manifest = FaceManifest(
-        name=found.name,
+        name=videos.name,
         crop=settings.recipe,
         frames_per_video=settings.frames,
         detector=settings.detector,
         several_faces=_rule(records),
-        skipped=skipped,
+        skipped=tuple(skipped),
         missing=tuple(missing),
-        note=" ".join(dict.fromkeys(note for p in parts for note in p["notes"])),
+        note=" ".join(notes),
         versions={
             "lpx": lpx.__version__,
             "opencv": cv2.__version__,
@@ -263,6 +307,20 @@ def _write(settings: Settings, journal: Journal, found: VideoSet, part: dict[str
     write_manifest(settings.folder, manifest, table)
 
 
+def _merged_parts(
+    folder: Path, journal: VideoJournal, part: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the runs of the manifest with this one, which replaces an earlier one like it."""
+    parts = [part]
+    for other in _described_parts(folder):
+        if (other["split"], other["methods"]) == (part["split"], part["methods"]):
+            continue
+        # Its missing videos may have been downloaded since, and prepared by another run.
+        other["missing"] = [name for name in other["missing"] if name not in journal.records]
+        parts.append(other)
+    return sorted(parts, key=lambda one: (one["split"] or "", one["methods"]))
+
+
 def _rule(records: list[VideoRecord]) -> str:
     rules = {record.rule for record in records}
     if rules == {LARGEST, MASK_OVERLAP}:
@@ -271,56 +329,52 @@ def _rule(records: list[VideoRecord]) -> str:
 
 
 def _result(
-    settings: Settings,
-    journal: Journal,
-    found: VideoSet,
-    done_now: int,
-    seconds: Mapping[str, float],
-) -> Prepared:
-    records = [journal.records[video.name] for video in found.videos]
-    return Prepared(
+    settings: Settings, journal: VideoJournal, videos: VideoSet, statistics: CutStatistics
+) -> PrepareResult:
+    records = [journal.records[video.name] for video in videos.videos]
+    skipped: list[SkippedFrame] = []
+    for record in records:
+        skipped += record.skipped_frames()
+    return PrepareResult(
         folder=settings.folder,
         crop=settings.recipe,
         frames_per_video=settings.frames,
         videos=len(records),
-        done_now=done_now,
+        done_now=statistics.videos,
         faces=sum(len(record.faces) for record in records),
         faceless_videos=sum(not record.faces for record in records),
-        skipped=tuple(one for record in records for one in record.skipped_frames()),
-        missing=found.missing,
-        notes=tuple(filter(None, (found.note, _damage(journal)))),
-        seconds=seconds,
+        skipped=tuple(skipped),
+        missing=videos.missing,
+        notes=tuple(filter(None, (videos.note, _damage(journal)))),
+        seconds=statistics.seconds,
     )
 
 
-def _damage(journal: Journal) -> str:
-    """What to say of a journal with damaged lines; "" where it is whole."""
+def _damage(journal: VideoJournal) -> str:
+    """Describe damaged lines of a journal; "" if there are none."""
     if not journal.damaged:
         return ""
     are = "is" if journal.damaged == 1 else "are"
     return (
-        f"{counted(journal.damaged, 'line')} of {JOURNAL} {are} damaged: what was noted there was "
-        "cut again where no later line tells of it."
+        f"{counted(journal.damaged, 'line')} of {JOURNAL} {are} damaged: videos that no other line "
+        "records were cut again."
     )
 
 
-def _check_numbers(frames: int, processes: int | None) -> None:
-    for option, value in (("--frames", frames), ("--processes", processes)):
-        if value is not None and value < 1:
-            raise LpxError(f"{option} {value} is too small", "", "give a number of at least 1")
-
-
-def _full(settings: Settings, journal: Journal, done: int, total: int) -> LpxError:
-    used = sum(face.size_bytes for r in journal.records.values() for face in r.faces)
-    mean = used / len(journal.records) if journal.records else 0
-    need = mean * (total - done) / 2**30
-    left = counted(total - done, "video")
-    much = f"about {need:.1f} GiB for the {left} left" if mean else "room"
+def _full(settings: Settings, journal: VideoJournal, done: int, total: int) -> LpxError:
+    used = 0
+    for record in journal.records.values():
+        used += sum(face.size_bytes for face in record.faces)
+    needed = "some room"
+    if used:
+        gib = used / len(journal.records) * (total - done) / 2**30
+        needed = f"about {gib:.1f} GiB for the {counted(total - done, 'video')} left"
     return LpxError(
         f"the disk of {settings.folder} is full",
-        f"{done} of {total} videos are done, and are kept",
-        f"free {much}, and give the command again: it goes on where it stopped; or begin on another"
-        " disk with --store DIR",
+        f"{done} of {total} videos are finished, and are kept",
+        f"free {needed}, and run the command again: it resumes where it stopped; or use a folder "
+        "on another disk (`store`)",
+        code="unwritable",
     )
 
 
@@ -328,8 +382,9 @@ def _unwritten(folder: Path, error: OSError) -> LpxError:
     if is_full(error):
         return LpxError(
             f"the disk of {folder} is full",
-            "there is not even room to write down what is done",
-            "free some, and give the command again; or choose another disk with --store DIR",
+            "there is no room even to record finished videos",
+            "free some room, and run the command again; or use a folder on another disk (`store`)",
+            code="unwritable",
         )
-    told = unwritable(folder, error)
-    return LpxError(told.what, told.why, "choose another place with --store DIR")
+    cause = unwritable(folder, error)
+    return LpxError(cause.what, cause.why, "use another folder (`store`)", code="unwritable")

@@ -1,4 +1,4 @@
-"""What became of one video: the faces that were cut from it, and the frames that gave none."""
+"""The result of cutting one video: its crops, and the frames that gave none."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ from lpx.data.videos import Video
 from lpx.schema import in_range, read_record
 
 FACES = "faces"
-"""The folder, below that of a prepared set, in which crops lie: a folder per video."""
+"""Folder of the crops below that of a prepared set; it has a folder per video."""
 UNREADABLE = ""
-"""In place of the SHA-256 of a video that cannot be read."""
+"""Stands for the SHA-256 of a video that cannot be read."""
 CRASHED = "reading it ended the process"
-"""Reason of a video that is tried again whenever the set is prepared: memory may have run out."""
+"""Reason of a video that is tried again by each run: memory may have run out."""
+# Frame numbers and sides are stored as int32.
+_MAX_INT32 = 2**31 - 1
 
 
 class CutFace(NamedTuple):
-    """A crop that was written.
+    """A crop on disk.
 
     Attributes:
-        frame: Number of its frame, from 0.
+        frame: Frame number, from 0.
         width: Pixels.
         height: Pixels.
-        size_bytes: Of the file.
+        size_bytes: File size.
     """
 
     frame: int
@@ -41,20 +43,21 @@ class CutFace(NamedTuple):
 
 @dataclass(frozen=True)
 class VideoRecord:
-    """One video, done.
+    """A finished video.
 
     Attributes:
-        video: Its name.
+        video: Video name.
         label: 1 = fake, 0 = real.
         method: "real", or the manipulation.
-        identities: Whose faces.
+        identities: People shown.
         split: "train", "val" or "test".
-        source_sha256: Of what was read, see `source_sha256`; another one means another video.
-        faces: In the order of their frames.
-        skipped: Frames without a face, each with the reason; frame None for the whole video.
-        note: What of the video is damaged; "" where nothing is.
-        rule: How one face was chosen among several, see `lpx.data.detect.rule_name`.
-        several: Number of frames that showed several faces.
+        source_sha256: Digest of the video file or its frames, see `source_sha256`.
+        faces: Crops, in the order of their frames.
+        skipped: (frame number, reason) of frames without a face; the number is None if the whole
+            video was skipped.
+        note: Damage found in the video; "" if there is none.
+        rule: Rule for frames that show several faces, see `lpx.data.detect.rule_name`.
+        several: Number of frames that show several faces.
     """
 
     video: str
@@ -70,26 +73,27 @@ class VideoRecord:
     several: int
 
     def is_of(self, video: Video) -> bool:
-        """Whether this is what one would get of this video now."""
+        """Return whether cutting `video` now would start from the same labels and content."""
         mine = (self.video, self.label, self.method, self.identities, self.split)
-        asked = (video.name, video.label, video.method, video.identities, home(video))
+        asked = (video.name, video.label, video.method, video.identities, effective_split(video))
         return mine == asked and self.source_sha256 == source_sha256(video.path)
 
     def has_crashed(self) -> bool:
-        """Whether reading the video ended the process."""
+        """Return whether reading the video ended the process."""
         return any(reason.startswith(CRASHED) for _, reason in self.skipped)
 
     def is_whole(self, folder: Path) -> bool:
-        """Whether every crop lies below `folder`, that of the prepared set, as it was written."""
+        """Return whether every crop is below `folder`, that of the set, with its size."""
         try:
-            return all(
-                (folder / row.file).stat().st_size == row.size_bytes for row in self.face_rows()
-            )
+            for row in self.face_rows():
+                if (folder / row.file).stat().st_size != row.size_bytes:
+                    return False
         except OSError:
             return False
+        return True
 
     def face_rows(self) -> Iterator[FaceRow]:
-        """The faces, as rows of a table."""
+        """Yield the crops as rows of a table."""
         for face in self.faces:
             yield FaceRow(
                 crop_file(self.video, face.frame),
@@ -102,36 +106,33 @@ class VideoRecord:
             )
 
     def skipped_frames(self) -> Iterator[SkippedFrame]:
-        """The frames without a face, as a manifest lists them."""
+        """Yield the frames without a face, as a manifest lists them."""
         for frame, reason in self.skipped:
             yield SkippedFrame(self.video, frame, reason, self.split, self.method)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """Convert to values that JSON can hold."""
         return asdict(self) | {"faces": [list(face) for face in self.faces]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> VideoRecord:
-        """Read back what `to_dict` made.
+        """Convert back from `to_dict`.
 
         Raises:
-            SchemaError: It is not that.
+            SchemaError: The values have another structure, or are out of range.
         """
-        stored = read_record(_Stored, values)
+        stored = read_record(_StoredRecord, values)
         in_range(stored.label, 0, 1, "label")
         for face in stored.faces:
             for number in face:
-                in_range(number, 0, _MOST, "a frame, a side or a size of a face")
+                in_range(number, 0, _MAX_INT32, "a frame, a side or a size of a face")
         faces = tuple(CutFace(*face) for face in stored.faces)
         return cls(**{**vars(stored), "faces": faces})
 
 
-_MOST = 2**31 - 1
-
-
 @dataclass(frozen=True)
-class _Stored:
-    """A `VideoRecord` as JSON holds it."""
+class _StoredRecord:
+    """A `VideoRecord` as JSON holds it: named tuples become lists."""
 
     video: str
     label: int
@@ -146,26 +147,30 @@ class _Stored:
     several: int
 
 
-def home(video: Video) -> str:
-    """The split that a video counts for: what has no official one is never trained on."""
+def effective_split(video: Video) -> str:
+    """Return the split that a video counts for."""
+    # A video without an official split may show anyone: it must never be trained on.
     return video.split or "test"
 
 
 def crop_folder(video: str) -> str:
-    """Where the crops of a video lie below the prepared set's folder."""
+    """Return the folder of a video's crops, relative to the prepared set's."""
     return f"{FACES}/{video}"
 
 
 def crop_file(video: str, frame: int) -> str:
-    """Path of a crop below the prepared set's folder."""
+    """Return the path of a crop, relative to the prepared set's folder."""
     return f"{crop_folder(video)}/{frame:06d}.png"
 
 
 def source_sha256(path: Path) -> str:
-    """SHA-256 of a video file, or of the files in a folder of frames; "" where not readable.
+    """Return the SHA-256 of a video file, or of the files in a folder of frames.
 
-    Tells that a video is another one, or was made readable. What has not changed since it was last
-    read is not read again, see `lpx.data.contents`.
+    It changes if the video is replaced or becomes readable. Unchanged files are not read again,
+    see `lpx.data.contents`.
+
+    Returns:
+        Hexadecimal digits; `UNREADABLE` if the video cannot be read.
     """
     try:
         if not path.is_dir():

@@ -1,4 +1,4 @@
-"""Prepared sets in the store: how their folders are called, and how they are found again."""
+"""Prepared sets in the store: names of their folders, and how to find and open them."""
 
 from __future__ import annotations
 
@@ -23,139 +23,166 @@ from lpx.data.face_sets.manifest import (
 from lpx.data.prepare.journal import FILE as JOURNAL
 from lpx.errors import LpxError
 
-_LEFT_BEHIND = ("faces-*.npz", JOURNAL)
 FORMAT_MARK = b'"format": "lpx-faces/'
+# Files that a run of `lpx data prepare` leaves before its manifest.
+_UNFINISHED_MARKS = ("faces-*.npz", JOURNAL)
+# The mark is within the first fields of a manifest.
+_HEAD_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class PreparedSet:
-    """A prepared set on disk."""
+    """A prepared set on disk.
+
+    Attributes:
+        folder: Its folder in the store.
+        manifest: Its manifest, without the table of faces.
+    """
 
     folder: Path
     manifest: FaceManifest
 
     def parts(self, split: str) -> tuple[dict[str, Any], ...]:
-        """What was asked of `lpx data prepare` and gave faces of this split; "all" takes any."""
-        asked = self.manifest.about.get("prepared", ())
-        return tuple(p for p in asked if split == "all" or p["split"] in (None, split))
+        """Return the runs of `lpx data prepare` that gave faces of a split, or of any ("all")."""
+        runs = self.manifest.about.get("prepared", ())
+        if split == "all":
+            return tuple(runs)
+        return tuple(run for run in runs if run["split"] in (None, split))
 
 
 def folder_name(name: str, recipe: str, frames: int, detector: str) -> str:
-    """The folder of a prepared set below the store: all that crops differ by."""
+    """Return the folder of a prepared set below the store; it names all that crops depend on."""
     slug = re.sub(r"[^\w.@+-]+", "-", name).strip("-")
-    other = "" if detector == BlazeFace.name else f"-{detector}"
-    return f"{slug}-{recipe}-{frames}{other}"
+    suffix = "" if detector == BlazeFace.name else f"-{detector}"
+    return f"{slug}-{recipe}-{frames}{suffix}"
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether a folder is that of a prepared set; it may be damaged or of another version."""
+    """Return whether a folder is a prepared set, possibly damaged or of another version."""
     try:
         with (folder / MANIFEST).open("rb") as stream:
-            return FORMAT_MARK in stream.read(4096) or any(folder.glob("faces-*.npz"))
+            if FORMAT_MARK in stream.read(_HEAD_BYTES):
+                return True
+        # A damaged manifest beside a table of faces still marks a prepared set.
+        return any(folder.glob("faces-*.npz"))
     except OSError:
         return False
 
 
 def check_finished(folder: Path) -> None:
-    """Refuse a folder of `lpx data prepare` whose manifest is absent or cannot be read.
+    """Reject a folder of `lpx data prepare` whose manifest is missing or cannot be read.
 
-    Its crops would pass for faces without labels, splits, videos and identities.
+    Otherwise its crops would be taken for faces without labels, splits, videos and identities.
 
     Raises:
         LpxError: It is such a folder.
     """
-    if not is_prepared(folder) and any(next(folder.glob(mark), None) for mark in _LEFT_BEHIND):
-        raise LpxError(
-            f"{folder} holds faces of `lpx data prepare`, but no {MANIFEST} that can be read",
-            "it was stopped before its end, or the file was removed; that file says what they are",
-            "give the command `lpx data prepare` again: what is done is not done again",
-        )
+    if is_prepared(folder):
+        return
+    for mark in _UNFINISHED_MARKS:
+        if next(folder.glob(mark), None) is not None:
+            raise LpxError(
+                f"{folder} holds faces of `lpx data prepare`, but no readable {MANIFEST}",
+                "the run was stopped before its end, or the file was removed; it describes the "
+                "faces",
+                "run `lpx data prepare` again: finished videos are not cut again",
+                code="damaged",
+            )
 
 
 def prepared_sets(store: Path, name: str) -> tuple[PreparedSet, ...]:
-    """The prepared sets of this name in the store, in order of their folders.
+    """Return the prepared sets of a data set in the store, sorted by folder.
 
     Raises:
         LpxError: A manifest is damaged.
     """
     if not store.is_dir():
         return ()
-    # Another detector or recipe ends the folder's name, so it begins with the set's.
+    # Recipe and detector follow the name of the data set, so all its folders begin the same.
     start = folder_name(name, "", 0, BlazeFace.name).removesuffix("-0")
-    folders = sorted(f for f in store.iterdir() if f.name.startswith(start) and is_prepared(f))
-    found = (PreparedSet(folder, read_manifest_head(folder)) for folder in folders)
-    return tuple(one for one in found if one.manifest.name == name)
+    prepared = []
+    for folder in sorted(store.iterdir()):
+        if folder.name.startswith(start) and is_prepared(folder):
+            candidate = PreparedSet(folder, read_manifest_head(folder))
+            # "dfdc" is also the beginning of "dfdcp".
+            if candidate.manifest.name == name:
+                prepared.append(candidate)
+    return tuple(prepared)
 
 
 def find_prepared(store: Path, name: str, split: str, crop: str | None) -> PreparedSet | None:
-    """The prepared set of this name that holds a split, cut by a recipe where one is wanted.
+    """Find the prepared set of a data set that holds a split.
 
     Args:
         store: Folder of prepared sets.
-        name: Of the data set.
+        name: Name of the data set.
         split: "train", "val", "test" or "all".
-        crop: The recipe; None takes any.
+        crop: Crop recipe that it must have been cut with; None for any.
 
     Returns:
-        None where there is none.
+        None if there is none.
 
     Raises:
         LpxError: There are several; they are listed.
     """
-    found = [
-        one
-        for one in prepared_sets(store, name)
-        if one.parts(split) and crop in (None, one.manifest.crop)
+    matching = [
+        candidate
+        for candidate in prepared_sets(store, name)
+        if candidate.parts(split) and crop in (None, candidate.manifest.crop)
     ]
-    if len(found) > 1:
+    if len(matching) > 1:
         raise LpxError(
-            f"{name} was prepared in {len(found)} ways",
-            "each gives other figures:" + listed(found),
-            f"name the folder of one, as in --dataset {found[0].folder}",
+            f"{name} was prepared in {len(matching)} ways",
+            "their results differ:" + listed(matching),
+            f"name the folder of one: {matching[0].folder}",
         )
-    return found[0] if found else None
+    return matching[0] if matching else None
 
 
-def listed(found: Iterable[PreparedSet]) -> str:
-    """Prepared sets for a message, a line each."""
-    return "".join(
-        f"\n    {one.folder}: crop {one.manifest.crop}, {one.manifest.frames_per_video} frames a "
-        f"video, {', '.join(_splits(one)) or 'nothing'}"
-        for one in found
-    )
+def listed(prepared: Iterable[PreparedSet]) -> str:
+    """Format prepared sets for a message, one a line."""
+    lines = []
+    for one in prepared:
+        splits = sorted({part["split"] or "all splits" for part in one.parts("all")})
+        lines.append(
+            f"\n    {one.folder}: crop {one.manifest.crop}, {one.manifest.frames_per_video} frames "
+            f"per video, {', '.join(splits) or 'nothing'}"
+        )
+    return "".join(lines)
 
 
-def _splits(one: PreparedSet) -> list[str]:
-    return sorted({part["split"] or "all splits" for part in one.parts("all")})
+def open_prepared(prepared: PreparedSet, split: str) -> FaceSet:
+    """Open the faces of a split, of the methods that a data set usually stands for.
 
-
-def open_prepared(one: PreparedSet, split: str) -> FaceSet:
-    """The faces of a split, of the methods that count where a set is named alone.
-
-    What was prepared beyond these, as FaceShifter in FaceForensics++, is opened by its folder.
+    Faces of other methods, such as FaceShifter in FaceForensics++, are opened by naming the folder.
 
     Raises:
         LpxError: The set is damaged, or has no face in this split.
     """
-    faces = read_face_manifest(one.folder)
-    usual = KNOWN[one.manifest.name.partition(":")[0]].usual
-    methods = [m for m in faces.methods() if m in usual] or None
-    faces = faces.select(None if split == "all" else split, methods)
-    return replace(faces, note=note_of(one, split, usual, faces))
+    faces = read_face_manifest(prepared.folder)
+    usual = KNOWN[prepared.manifest.name.partition(":")[0]].usual
+    methods = [method for method in faces.methods() if method in usual]
+    faces = faces.select(None if split == "all" else split, methods or None)
+    return replace(faces, note=note_of(prepared, split, usual, faces))
 
 
-def note_of(one: PreparedSet, split: str, usual: tuple[str, ...], faces: FaceSet) -> str:
-    """What a reader of results on `faces`, those of a split, must know."""
-    parts = one.parts(split)
-    notes = dict.fromkeys(note for part in parts for note in part["notes"])
-    missing = dict.fromkeys(name for part in parts for name in part["missing"])
-    made = {count.method for count in one.manifest.counts if split in ("all", count.split)}
+def note_of(prepared: PreparedSet, split: str, usual: tuple[str, ...], faces: FaceSet) -> str:
+    """Describe what limits results on `faces`, those of a split; "" if nothing does."""
+    # A dict keeps the order of the runs, and each note once.
+    notes: dict[str, None] = {}
+    missing: dict[str, None] = {}
+    for part in prepared.parts(split):
+        notes |= dict.fromkeys(part["notes"])
+        missing |= dict.fromkeys(part["missing"])
+    made = set()
+    for count in prepared.manifest.counts:
+        if split in ("all", count.split):
+            made.add(count.method)
     absent = [method for method in usual if method not in made]
-    only = f"Without {', '.join(absent)}, of which no face was prepared." if absent else ""
-    more = (
-        only,
-        missing_note(tuple(missing)),
-        left_out_note(one.manifest, split, faces.methods()),
-        damage_note(one.manifest, faces),
-    )
-    return " ".join(filter(None, (*notes, *more)))
+    sentences = [*notes]
+    if absent:
+        sentences.append(f"No faces of {', '.join(absent)} were prepared.")
+    sentences.append(missing_note(tuple(missing)))
+    sentences.append(left_out_note(prepared.manifest, split, faces.methods()))
+    sentences.append(damage_note(prepared.manifest, faces))
+    return " ".join(filter(None, sentences))

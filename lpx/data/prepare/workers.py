@@ -1,7 +1,8 @@
-"""Processes that cut videos: none outlives the run, and one that dies is noticed.
+"""Worker processes that cut videos.
 
-Not `concurrent.futures`, whose workers stay for ever where the parent is killed, and which does not
-tell what a worker that died was doing.
+No worker outlives the run, and one that dies is noticed and named with its video. Hence not
+`concurrent.futures`: its workers stay for ever if the parent is killed, and it does not say what a
+dead worker was doing.
 """
 
 from __future__ import annotations
@@ -16,28 +17,28 @@ from multiprocessing.process import BaseProcess
 
 import cv2
 
-from lpx.data.prepare.cutting import Cut, Cutter, DiskFullError, Settings, crashed
+from lpx.data.prepare.cutting import CutResult, Cutter, DiskFullError, Settings, crashed
 from lpx.data.videos import Video
 from lpx.errors import LpxError
 from lpx.interrupts import follow_parent, starting_workers
 
-_PATIENCE_S = 5.0
+# A process whose end of the pipe is closed ends within milliseconds.
+_JOIN_TIMEOUT_S = 5.0
+# Signals by which a decoder ends its process at a damaged file.
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
-"""How a decoder ends a process by itself, at a damaged file."""
 
 
-def cut_videos(settings: Settings, videos: Sequence[Video], processes: int) -> Iterator[Cut]:
-    """Cut videos, and give each as it is done.
+def cut_videos(settings: Settings, videos: Sequence[Video], processes: int) -> Iterator[CutResult]:
+    """Cut videos, and yield each result as soon as it is there.
 
     Args:
-        settings: How.
-        videos: What.
-        processes: At most so many at once; 1 works in this process. More are started again
-            ("spawn"): a script that calls this must guard its main part with
-            `if __name__ == "__main__"`.
+        settings: Settings of the prepared set.
+        videos: Videos to cut.
+        processes: Maximum number of processes; 1 uses this process. Others are started by "spawn",
+            so a script that calls this must guard its main part with `if __name__ == "__main__"`.
 
     Raises:
-        DiskFullError: There is no room for a crop.
+        DiskFullError: The disk is full.
         LpxError: The folder cannot be written, or a worker was killed from outside.
     """
     processes = min(processes, len(videos))
@@ -57,7 +58,7 @@ class _Worker:
             target=_serve, args=(theirs, settings), daemon=True
         )
         self.process.start()
-        # Otherwise the end of the worker would not be the end of the pipe.
+        # Two processes would hold that end otherwise, and a dead worker would not close the pipe.
         theirs.close()
         self.video: Video | None = None
 
@@ -68,12 +69,12 @@ class _Worker:
         except BrokenPipeError:
             raise self.death() from None
 
-    def receive(self) -> Cut:
+    def receive(self) -> CutResult:
         try:
             answer = self.connection.recv()
         except (EOFError, ConnectionResetError):
             self.dead = True
-            self.process.join(_PATIENCE_S)
+            self.process.join(_JOIN_TIMEOUT_S)
             code = self.process.exitcode
             if self.video and code and -code in _CRASHES:
                 return crashed(self.settings, self.video, f"signal {-code}")
@@ -83,29 +84,36 @@ class _Worker:
         return _checked(answer)
 
     def death(self) -> LpxError:
-        self.process.join(_PATIENCE_S)
+        self.process.join(_JOIN_TIMEOUT_S)
         code = self.process.exitcode
-        name = self.video.name if self.video else ""
+        what = f"a worker died at video {self.video.name if self.video else ''}"
         if code == -signal.SIGKILL:
-            why = "it was killed from outside, as the system does where memory runs out"
-            fix = "take fewer --processes, and give the command again: it goes on where it stopped"
-        else:
-            how = f"by signal {-code}" if code and code < 0 else f"with exit code {code}"
-            why = f"it ended {how} while it read this video"
-            fix = (
-                "give the command again, it goes on where it stopped; if it stops at this video "
-                "again, the file is damaged: download it again, or move it away"
+            return LpxError(
+                what,
+                "it was killed from outside, as the system does when memory runs out",
+                "use fewer `processes`, and run the command again: it resumes where it stopped",
+                code="out-of-memory",
             )
-        return LpxError(f"a worker died at video {name}", why, fix)
+        how = f"with exit code {code}"
+        if code and code < 0:
+            how = f"by signal {-code}"
+        return LpxError(
+            what,
+            f"it ended {how} while it read this video",
+            "run the command again, it resumes where it stopped; if it stops at this video again, "
+            "the file is damaged: download it again, or move it away",
+        )
 
 
-def _checked(answer: object) -> Cut:
-    if not isinstance(answer, Cut):
+def _checked(answer: object) -> CutResult:
+    if not isinstance(answer, CutResult):
         raise RuntimeError(f"a worker failed:\n{answer}")
     return answer
 
 
-def _in_processes(settings: Settings, videos: Sequence[Video], processes: int) -> Iterator[Cut]:
+def _in_processes(
+    settings: Settings, videos: Sequence[Video], processes: int
+) -> Iterator[CutResult]:
     waiting = iter(videos)
     workers: list[_Worker] = []
     try:
@@ -116,20 +124,23 @@ def _in_processes(settings: Settings, videos: Sequence[Video], processes: int) -
         busy = list(workers)
         while busy:
             ready = wait([worker.connection for worker in busy])
-            for one in [worker for worker in busy if worker.connection in ready]:
-                worker = one
+            for worker in list(busy):
+                if worker.connection not in ready:
+                    continue
                 cut = worker.receive()
-                # Its next video first: it works on while this one is written down.
+                # Before the result is yielded, so that the worker is busy while it is recorded.
                 video = next(waiting, None)
                 if video is None or worker.dead:
                     busy.remove(worker)
                 if video is not None:
                     if worker.dead:
                         with _starting():
-                            worker = _Worker(settings)
-                        workers.append(worker)
-                        busy.append(worker)
-                    worker.give(video)
+                            replacement = _Worker(settings)
+                        workers.append(replacement)
+                        busy.append(replacement)
+                        replacement.give(video)
+                    else:
+                        worker.give(video)
                 yield cut
     finally:
         for worker in workers:
@@ -141,15 +152,15 @@ def _in_processes(settings: Settings, videos: Sequence[Video], processes: int) -
 
 @contextmanager
 def _starting() -> Iterator[None]:
-    """What is started here hears no signal before it can say what to do with it."""
-    # The first process that is started starts this one too, and lets signals through for it.
+    """Start processes in this block; they receive no signal before they can handle it."""
+    # Python starts the resource tracker with the first process, and unblocks signals for that.
     resource_tracker.ensure_running()
     with starting_workers():
         yield
 
 
 def _serve(connection: Connection, settings: Settings) -> None:
-    """A worker's life: a video in, what became of it out, until the parent is gone."""
+    """Receive videos and send results, until the parent closes the pipe."""
     follow_parent()
     cv2.setNumThreads(1)
     cutter: Cutter | None = None

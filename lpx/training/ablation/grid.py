@@ -104,7 +104,7 @@ class AblationGrid:
     def __post_init__(self) -> None:
         for name in ("backbones", "cuts", "variants"):
             # A single name may come as text.
-            object.__setattr__(self, name, several(getattr(self, name)))
+            object.__setattr__(self, name, several(name, getattr(self, name)))
         check_fields(self)
         for backbone in self.backbones:
             check_choice("backbones", backbone, BACKBONES)

@@ -425,7 +425,7 @@ def test_a_folder_that_only_sounds_like_the_other_class_is_taken(crops, inner):
 
 def test_prepared_faces_without_their_manifest_are_no_plain_folder(crops):
     (crops / "journal.jsonl").touch()
-    with pytest.raises(LpxError, match=r"but no manifest\.json that can be read"):
+    with pytest.raises(LpxError, match=r"but no readable manifest\.json"):
         open_set(str(crops), "all")
 
 

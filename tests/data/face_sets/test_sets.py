@@ -9,7 +9,7 @@ import pytest
 from lpx.data.face_sets.info import read_info, write_sheet
 from lpx.data.face_sets.manifest import read_manifest_head, write_manifest
 from lpx.data.face_sets.sets import is_video_set, open_set, prepare_command
-from lpx.data.face_sets.summary import overlaps, parts
+from lpx.data.face_sets.summary import face_groups, overlaps
 from lpx.data.face_sets.table import FaceRow, make_table
 from lpx.data.images.decode import read_image
 from lpx.data.prepare import prepare, prepared_sets
@@ -49,7 +49,7 @@ def test_a_prepared_set_opens_by_name(places):
     assert set(faces.identities()) == {"002", "003"}
     assert len(open_set("ffpp-c23", "all", places=places).faces) == 16
     assert len(open_set("ffpp-c23", "train", places=places, crop="square-1.3").faces) == 8
-    assert "Without Face2Face, FaceSwap, NeuralTextures" in faces.note
+    assert "No faces of Face2Face, FaceSwap, NeuralTextures were prepared." in faces.note
 
 
 def test_a_prepared_set_opens_by_its_folder(places):
@@ -121,12 +121,12 @@ def test_several_ways_are_listed(source, tmp_path):
         prepare("ffpp-c23", places=places, **OPTIONS | {"frames": frames})
     with pytest.raises(LpxError, match="prepared in 2 ways") as caught:
         open_set("ffpp-c23", "test", places=places)
-    assert "2 frames a video" in caught.value.why
-    assert f"--dataset {tmp_path}/ffpp-c23-square-1.3-1" in caught.value.fix
+    assert "2 frames per video" in caught.value.why
+    assert f"{tmp_path}/ffpp-c23-square-1.3-1" in caught.value.fix
     with pytest.raises(LpxError, match="prepared in 2 ways"):
         read_info("ffpp-c23", places)
     # Another recipe, and it is clear which is meant.
-    prepare("ffpp-c23", places=places, recipe="aligned-1.3-256", **OPTIONS)
+    prepare("ffpp-c23", places=places, crop="aligned-1.3-256", **OPTIONS)
     faces = open_set("ffpp-c23", "test", places=places, crop="aligned-1.3-256")
     assert faces.crop == "aligned-1.3-256"
 
@@ -173,7 +173,7 @@ def test_crops_of_deepfakebench_open_where_they_lie(tmp_path):
     assert "2 videos that the set's lists name were not on disk" in faces.note
     assert not (tmp_path / "store").exists()
     assert {part.faces for part in read_info(name, DataPlaces()).parts} == {2}
-    with pytest.raises(LpxError, match="needs no preparing"):
+    with pytest.raises(LpxError, match="needs no preparation"):
         prepare(name, places=DataPlaces(None, tmp_path / "store"))
 
 
@@ -251,7 +251,7 @@ def test_people_in_two_splits_are_named(places, tmp_path):
     write_manifest(tmp_path, replace(read_manifest_head(folder), name="mixed"), table)
     found = overlaps(open_set(str(tmp_path), "all"))
     assert [(one.splits, one.identities) for one in found] == [(("train", "test"), ("000", "003"))]
-    assert sum(part.faces for part in parts(open_set(str(tmp_path), "all"))) == 16
+    assert sum(part.faces for part in face_groups(open_set(str(tmp_path), "all"))) == 16
 
 
 def test_a_public_name_wins_over_a_folder_of_its_name(tmp_path):
