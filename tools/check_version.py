@@ -3,7 +3,7 @@
     python tools/check_version.py            # package, citation
     TAG=v0.2.0 python tools/check_version.py  # the tag and the changelog too
 
-Needs nothing but Python 3.11: a release workflow runs it before anything is installed.
+Needs nothing but Python: the release workflow runs it before anything is installed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -24,9 +23,8 @@ def versions(root: Path, tag: str = "") -> dict[str, str]:
         root: Folder of the repository.
         tag: Name of the tag, such as v0.2.0; "" while nothing is released.
     """
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     named = {
-        "pyproject.toml": project["version"],
+        "pyproject.toml": _first(r'^version = "(.+)"', root / "pyproject.toml"),
         "lpx/__init__.py": _first(r'^__version__ = "(.+)"', root / "lpx/__init__.py"),
         "CITATION.cff": _first(r"^version: (\S+)", root / "CITATION.cff"),
     }
