@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+Progress = Callable[[int, int], None]
+"""Receives the steps done and their total."""
+
 
 class Reporter(Protocol):
     """Receives progress, notes and warnings. Implement it to show them elsewhere."""
@@ -17,7 +20,7 @@ class Reporter(Protocol):
         """Receive a warning: the step goes on, but its result may not be what was wanted."""
         ...
 
-    def progress(self, label: str) -> Callable[[int, int], None]:
+    def progress(self, label: str) -> Progress:
         """Start a progress bar. The step calls the result with the steps done and their total."""
         ...
 
@@ -31,7 +34,7 @@ class Silent:
     def warn(self, text: str) -> None:
         """Discard a warning."""
 
-    def progress(self, label: str) -> Callable[[int, int], None]:
+    def progress(self, label: str) -> Progress:
         """A bar that is not shown."""
         return lambda done, total: None
 
