@@ -98,7 +98,8 @@ def test_unwritable_folder(tmp_path):
     folder = under_a_file(tmp_path)
     with pytest.raises(LpxError, match=r"workspace cannot be written") as caught:
         write_bytes(folder / "model.onnx", b"")
-    assert "-w DIR" in caught.value.fix
+    assert "use another folder" in caught.value.fix
+    assert caught.value.code == "unwritable"
     with pytest.raises(LpxError, match="cannot be written"), Workspace(folder).lock():
         pytest.fail("the lock is held in a folder that does not exist")
 

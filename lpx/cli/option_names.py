@@ -22,6 +22,8 @@ _ELSEWHERE = {
     "target": "--target",
     "version_compatible": "--version-compatible",
 }
+# Options that name the folders that commands write to.
+_FOLDERS = {"workspace": "-w DIR", "out": "--out DIR"}
 # Arguments that options say in their own way.
 _VALUES = {("detector", "None"): "--crops"}
 
@@ -47,7 +49,13 @@ def error_text(error: LpxError, command: click.Command) -> str:
     if isinstance(error, InvalidArgumentError) and what.startswith(error.argument):
         rest = what[len(error.argument) :]
         what = (_option(error.argument, command) or error.argument) + rest
-    return layout(*(with_options(text, command) for text in (what, error.why, error.fix)))
+    fix = error.fix
+    if error.code in ("unwritable", "in-use"):
+        # These end in "use another folder".
+        folders = [flag for name, flag in _FOLDERS.items() if _option(name, command)]
+        if folders:
+            fix += f" ({', '.join(folders)})"
+    return layout(*(with_options(text, command) for text in (what, error.why, fix)))
 
 
 def with_options(text: str, command: click.Command) -> str:

@@ -130,7 +130,7 @@ def test_the_lean_runtime_is_a_row_where_it_is(install) -> None:
     install(CORE | {"tensorrt-lean-cu13-bindings": "11.4.0.106"}, ("tensorrt_lean_bindings",))
     finding = row(L4, "TensorRT lean runtime")
     assert (finding.status, finding.found) == ("ok", "11.4.0.106")
-    assert "--version-compatible" in finding.enables
+    assert "version-compatible" in finding.enables
     assert row(L4, "TensorRT").status == "missing"
     assert not targets(L4, examine(L4))["tensorrt"].build
     install(CORE)

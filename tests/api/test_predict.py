@@ -494,7 +494,7 @@ def test_crop_recipe_must_be_known(mixed, monkeypatch):
     object.__setattr__(model.card, "crop", "unknown")
     monkeypatch.setattr("lpx.api.predict.read_exported", lambda workspace: model)
     monkeypatch.setattr("lpx.artefacts.select_engine.check_card", lambda *_: None)
-    with pytest.raises(LpxError, match="--crop RECIPE"):
+    with pytest.raises(LpxError, match="choose a recipe"):
         predict(mixed, "in")
     assert predict(mixed, "in/a/x.png", crop="square-1.3").crop == "square-1.3"
 
@@ -505,12 +505,12 @@ def test_crop_recipe_must_be_known(mixed, monkeypatch):
         (["nowhere"], "nowhere does not exist"),
         (["n" * 300], "n cannot be read"),
         (["n" * 300, "--crops"], "n cannot be read"),
-        (["in/bad.mp4"], "in/bad.mp4 holds nothing that can be read"),
+        (["in/bad.mp4"], "in/bad.mp4 has no readable image or video"),
         (["in", "--frames", "0"], "--frames must be >= 1 (got 0)"),
         (["in", "--frames", "x"], "'x' is neither a number nor 'all'"),
         (["in", "--detector", "x"], "--detector must be one of blazeface, centerface"),
         (["in", "--crop", "x"], "--crop must be one of square-1.3"),
-        (["in", "--out", "in"], "in would hold both what is scored and its pictures"),
+        (["in", "--out", "in"], "in would contain both the scored files and their pictures"),
     ],
 )
 def test_what_cannot_be_done(lpx, mixed, arguments, said):

@@ -156,7 +156,7 @@ def test_does_not_replace_a_model_of_the_users(lpx, workspace, short):
     path.write_text(mine)
     ran = lpx("demo", "--video")
     assert ran.code == 2
-    assert "lpx-out holds another model than this demo's" in ran.err
+    assert "lpx-out has another model than this demo's" in ran.err
     assert "-w DIR" in ran.err
     assert path.read_text() == mine
     assert not Path(FOLDER).exists()

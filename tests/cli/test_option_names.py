@@ -51,6 +51,13 @@ def test_an_argument_that_starts_an_error():
     ]
 
 
+def test_folders_that_cannot_be_written_have_options():
+    error = LpxError("x cannot be written", "", "use another folder", code="unwritable")
+    assert "use another folder (-w DIR, --out DIR)" in error_text(
+        error, command_of(cli, ["predict"])
+    )
+
+
 def test_other_errors_keep_their_words():
     error = LpxError("limit is a word", "", "")
     assert error_text(error, command_of(cli, ["bench"])) == "limit is a word"

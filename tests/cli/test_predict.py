@@ -81,7 +81,7 @@ def test_torch_is_an_engine_even_before_anything_is_built(lpx, workspace, crops)
     ("arguments", "said"),
     [
         (["nowhere"], "nowhere does not exist"),
-        (["lpx-out/model.json"], "lpx-out/model.json holds nothing that can be read"),
+        (["lpx-out/model.json"], "lpx-out/model.json has no readable image or video"),
         (
             ["crops/real/0.png", "--engine", "x"],
             "engines that run here: torch, onnxruntime-fp32, onnxruntime-int8",
