@@ -26,8 +26,13 @@ if TYPE_CHECKING:
     from lpx.graph.qdq.weights import WeightOptions
     from lpx.models.checkpoint import ForeignModel
     from lpx.reporter import Progress, Reporter
+    from lpx.training.ablation.ablating import ablate
+    from lpx.training.ablation.grid import AblationGrid
+    from lpx.training.fit import train
+    from lpx.training.recipe import Recipe
 
 _MODULES = {
+    "AblationGrid": "lpx.training.ablation.grid",
     "BatchRange": "lpx.engines.tensorrt.request",
     "CostPlan": "lpx.bench.performance.costs",
     "Engine": "lpx.engines.base",
@@ -40,13 +45,17 @@ _MODULES = {
     "OutOfMemoryError": "lpx.errors",
     "Prediction": "lpx.engines.base",
     "Progress": "lpx.reporter",
+    "Recipe": "lpx.training.recipe",
     "Reporter": "lpx.reporter",
     "TensorRTOptions": "lpx.engines.request",
     "WeightOptions": "lpx.graph.qdq.weights",
     "Workspace": "lpx.api.workspace",
+    "ablate": "lpx.training.ablation.ablating",
     "load": "lpx.engines.load",
+    "train": "lpx.training.fit",
 }
 __all__ = [
+    "AblationGrid",
     "BatchRange",
     "CostPlan",
     "Engine",
@@ -59,12 +68,15 @@ __all__ = [
     "OutOfMemoryError",
     "Prediction",
     "Progress",
+    "Recipe",
     "Reporter",
     "TensorRTOptions",
     "WeightOptions",
     "Workspace",
     "__version__",
+    "ablate",
     "load",
+    "train",
 ]
 
 __version__ = "0.1.0"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from lpx.arguments import as_path, check_at_least, check_instance
+from lpx.arguments import as_path, check_at_least, check_instance, several
 from lpx.data.roots import DataPlaces
 from lpx.errors import InvalidArgumentError, LpxError
 from lpx.reporter import SILENT, Reporter
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lpx.api.explain import ExplainResult
     from lpx.api.export import ExportResult
     from lpx.bench.performance.costs import CostPlan
+    from lpx.data.prepare import PrepareResult
     from lpx.engines.manifest import EngineManifest, Precision
     from lpx.engines.request import TensorRTOptions
     from lpx.graph.qdq.weights import WeightOptions
@@ -89,6 +90,61 @@ class Workspace(WorkspaceFolder):
     def engine_names(self) -> tuple[str, ...]:
         """Return the names of all engines in the workspace, sorted."""
         return tuple(sorted(path.parent.name for path in self.engines.glob("*/manifest.json")))
+
+    def prepare_faces(
+        self,
+        name: str,
+        *,
+        split: str | None = None,
+        methods: str | Sequence[str] = (),
+        frames: int = 32,
+        crop: str | None = None,
+        detector: str = "blazeface",
+        processes: int | None = None,
+        strict: bool = False,
+        reporter: Reporter = SILENT,
+    ) -> PrepareResult:
+        """Cut the faces out of the videos of a public data set, into the face store.
+
+        An interrupted run resumes, and a later run for another split adds to the set. With more
+        than one process, a script needs an `if __name__ == "__main__"` guard.
+
+        Args:
+            name: Data set, such as "ffpp-c23"; see `lpx data prepare --help`.
+            split: "train", "val" or "test"; None for all.
+            methods: Manipulation methods; () for the usual ones of the set.
+            frames: Number of frames of each video, sampled evenly.
+            crop: Crop recipe; None for that of the exported model's card, or "square-1.3" if there
+                is no model.
+            detector: A face detector of `lpx.data.detect.DETECTORS`.
+            processes: Maximum number of processes; None for one per core.
+            strict: Raise an error if a video is missing.
+            reporter: Receives progress and warnings.
+
+        Returns:
+            Folder and counts of the prepared set.
+
+        Raises:
+            LpxError: An unknown set, recipe or detector, no videos, no faces, or a full disk.
+        """
+        from lpx.data import prepare
+
+        if crop is None:
+            choice = prepare.recipe_for(prepare.exported_card(self))
+            reporter.say(f"crop {choice.recipe}: {choice.reason}")
+            crop = choice.recipe
+        return prepare.prepare(
+            name,
+            places=self.places,
+            split=split,
+            methods=several("methods", methods),
+            frames=frames,
+            crop=crop,
+            detector=detector,
+            processes=processes,
+            strict=strict,
+            progress=reporter.progress(f"preparing {name}, videos"),
+        )
 
     def export(
         self,

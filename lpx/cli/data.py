@@ -75,23 +75,18 @@ def prepare(
     stopped goes on where it was when the command is given again; what is done is not done again.
     """
     from lpx.cli.console import ConsoleReporter
-    from lpx.data import prepare as preparing
 
     with ConsoleReporter() as reporter:
-        if crop is None:
-            crop, why = preparing.recipe_for(preparing.exported_card(workspace))
-            reporter.say(f"crop {crop}: {why}")
-        done = preparing.prepare(
+        done = workspace.prepare_faces(
             name,
-            places=workspace.places,
             split=split,
-            methods=tuple(m for m in methods.split(",") if m),
+            methods=[method for method in methods.split(",") if method],
             frames=frames,
             crop=crop,
             detector=detector,
             processes=processes,
             strict=strict,
-            progress=reporter.progress(f"preparing {name}, videos"),
+            reporter=reporter,
         )
     if as_json:
         click.echo(json.dumps(_prepared(done), indent=2))
