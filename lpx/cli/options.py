@@ -17,10 +17,8 @@ from lpx.workspace import DEFAULT, WorkspaceFolder
 if TYPE_CHECKING:
     from lpx.graph.qdq.weights import WeightOptions
 
+# The same as `lpx.graph.qdq.placement.MIN_CHANNELS`, whose import would slow down `lpx --help`.
 _MIN_CHANNELS = 16
-"""As `lpx.graph.qdq.placement.MIN_CHANNELS`, which is not imported here: `lpx
---help` stays fast.
-"""
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -82,7 +80,7 @@ def data_options(command: Command) -> Command:
 
 
 def following(command: str, workspace: WorkspaceFolder) -> str:
-    """The command to type next, with `-w` where this one needed it."""
+    """Return the next command to run, with `-w` if this one needed it."""
     if workspace.root == expanded(os.environ.get("LPX_WORKSPACE", str(DEFAULT))):
         return f"next: {command}"
     return f"next: {command} -w {shlex.quote(str(workspace.root))}"
@@ -122,13 +120,13 @@ def min_channels_option(command: Command) -> Command:
         type=click.IntRange(1, 65_536),  # as cards allow
         default=_MIN_CHANNELS,
         show_default=True,
-        help="Leave convolutions with fewer channels on either side in float: integer kernels pad "
+        help="Keep convolutions with fewer input or output channels in float: integer kernels pad "
         "them and are seldom faster.",
     )(command)
 
 
 def weight_options(command: Command) -> Command:
-    """What is done to weights of INT8 graphs: passes `weights`."""
+    """Options for the quantisation of weights: pass `weights`, a WeightOptions."""
 
     @functools.wraps(command)
     def packed(
@@ -154,32 +152,33 @@ def weight_options(command: Command) -> Command:
             type=click.Choice(("max", "mse")),
             default="max",
             show_default=True,
-            help="Clip a channel's weights at their largest, or where the squared error is least.",
+            help="Clip weights per channel at the largest magnitude, or where the squared error is "
+            "smallest.",
         ),
         click.option(
             "--weight-rounding",
             type=click.Choice(("squant", "nearest")),
             default="squant",
             show_default=True,
-            help="Round weights so that the errors of a kernel cancel, or to nearest.",
+            help="Round weights so that errors within a kernel cancel, or to nearest.",
         ),
         click.option(
             "--bias-correction/--no-bias-correction",
             default=True,
             show_default=True,
-            help="Move what rounding does to a channel's mean into the bias.",
+            help="Correct the bias for the mean error of rounding, per channel.",
         ),
         click.option(
             "--equalise/--no-equalise",
             default=False,
             show_default=True,
-            help="Even out channels between layers first (for depthwise networks).",
+            help="Equalise channel ranges between layers first (for depthwise networks).",
         ),
         min_channels_option,
         click.option(
             "--requantise",
             is_flag=True,
-            help="Take out Q/DQ pairs that the model has, instead of refusing it.",
+            help="Remove the Q/DQ pairs of a quantised model instead of refusing it.",
         ),
     )
     for option in reversed(options):
@@ -188,7 +187,7 @@ def weight_options(command: Command) -> Command:
 
 
 def weight_flags(weights: WeightOptions) -> str:
-    """The options that say the same to another command; "" for the defaults."""
+    """Return the options that pass the same weights to another command; "" for the defaults."""
     flags = {
         f" --weight-clip {weights.clip}": weights.clip != "max",
         f" --weight-rounding {weights.rounding}": weights.rounding != "squant",
