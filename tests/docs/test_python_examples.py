@@ -27,7 +27,7 @@ def here(tmp_path, monkeypatch):
     Path("photo.png").write_bytes(Path("faces/real/0.png").read_bytes())
 
 
-@pytest.mark.parametrize("page", ["docs/api.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/api.md"])
 def test_examples_run(here, page):
     text = (ROOT / page).read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.S | re.M)
