@@ -44,7 +44,7 @@ $(STAMP): pyproject.toml setup.py lpx/calibration/tally.c constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(PIP) torch
-	$(PIP) --editable ".[dev,train]"
+	$(PIP) --editable ".[dev,export,train]"
 	$(PIP) --editable ".[rtx]" \
 		|| echo "note: TensorRT for RTX cannot be installed here; its tests will be skipped"
 	touch $@

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from lpx.arguments import as_path, check_at_least, check_instance, several
 from lpx.data.roots import DataPlaces
 from lpx.errors import InvalidArgumentError, LpxError
+from lpx.extras import needs_extras
 from lpx.reporter import SILENT, Reporter
 from lpx.workspace import DEFAULT, WorkspaceFolder
 
@@ -91,6 +92,7 @@ class Workspace(WorkspaceFolder):
         """Return the names of all engines in the workspace, sorted."""
         return tuple(sorted(path.parent.name for path in self.engines.glob("*/manifest.json")))
 
+    @needs_extras
     def prepare_faces(
         self,
         name: str,
@@ -146,6 +148,7 @@ class Workspace(WorkspaceFolder):
             progress=reporter.progress(f"preparing {name}, videos"),
         )
 
+    @needs_extras
     def export(
         self,
         checkpoint: StrPath | None = None,
@@ -199,6 +202,7 @@ class Workspace(WorkspaceFolder):
             reporter=reporter,
         )
 
+    @needs_extras
     def calibrate(
         self,
         faces: StrPath | None = None,
@@ -248,6 +252,7 @@ class Workspace(WorkspaceFolder):
             reporter=reporter,
         )
 
+    @needs_extras
     def build(
         self,
         precisions: Precision | Sequence[Precision] = ("fp32", "int8"),
@@ -301,6 +306,7 @@ class Workspace(WorkspaceFolder):
             reporter=reporter,
         )
 
+    @needs_extras
     def emit(
         self,
         precisions: Precision | Sequence[Precision] = ("fp32", "int8"),
@@ -349,6 +355,7 @@ class Workspace(WorkspaceFolder):
             reporter=reporter,
         )
 
+    @needs_extras
     def bench(
         self,
         dataset: StrPath,
@@ -406,6 +413,7 @@ class Workspace(WorkspaceFolder):
             reporter=reporter,
         )
 
+    @needs_extras
     def predict(
         self,
         path: StrPath,
@@ -453,6 +461,7 @@ class Workspace(WorkspaceFolder):
         )
         return predict(self, as_path("path", path), options, reporter)
 
+    @needs_extras
     def debug(
         self,
         engine: str,
@@ -500,6 +509,7 @@ class Workspace(WorkspaceFolder):
         )
         return debug(self, engine, options, reporter)
 
+    @needs_extras
     def explain(
         self,
         checkpoint: StrPath,

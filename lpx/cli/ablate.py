@@ -11,7 +11,8 @@ import click
 
 from lpx.cli.console import ConsoleReporter
 from lpx.cli.options import json_option
-from lpx.cli.train import command_line, names, needs_training
+from lpx.cli.train import command_line, names
+from lpx.extras import optional_packages
 
 
 @click.command()
@@ -105,7 +106,7 @@ def ablate(
     Every seed splits the identities differently; AUC is measured on those that training did not
     see. An interrupted ablation is resumed by the same command.
     """
-    with needs_training():
+    with optional_packages("training"):
         from lpx.training.ablation.ablating import ablate as run_ablation
         from lpx.training.ablation.grid import AblationGrid
         from lpx.training.recipe import Recipe

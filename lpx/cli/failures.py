@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from lpx.errors import LpxError, first_line, out_of_memory
+from lpx.extras import missing_package
 
 _OTHER_FOLDER = "use another folder: a workspace with -w DIR, a folder for results with --out DIR"
 _PERMISSIONS = "check the permissions of the file and of the folders above it"
@@ -70,6 +71,8 @@ def user_error(error: BaseException) -> LpxError | None:
         return short
     if isinstance(error, OSError):
         return _of_system(error)
+    if isinstance(error, ImportError):
+        return missing_package(error, "this command")
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return LpxError(*_split(_MACHINE[errno.EAGAIN], first_line(error)))
     if type(error).__module__.startswith("onnxruntime."):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,24 +10,10 @@ import click
 
 from lpx.cli.console import ConsoleReporter
 from lpx.cli.options import json_option
-from lpx.errors import LpxError
+from lpx.extras import optional_packages
 
 if TYPE_CHECKING:
     from lpx.training.recipe import Recipe
-
-
-@contextmanager
-def needs_training() -> Iterator[None]:
-    """Say how to install what training needs, if importing it fails."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise LpxError(
-            f"training needs {error.name}",
-            "it is not installed",
-            'pip install "lpx[train]"',
-            code="unsupported",
-        ) from error
 
 
 @click.command()
@@ -198,7 +182,7 @@ def train(
     fitted on the same faces. An interrupted run is resumed by the same command, with the same
     result as an uninterrupted one.
     """
-    with needs_training():
+    with optional_packages("training"):
         from lpx.training.fit import train as run_training
         from lpx.training.local_diversity import LocalDiversity
         from lpx.training.recipe import Recipe

@@ -7,15 +7,18 @@ from pathlib import Path
 import pytest
 
 import lpx
+from lpx.data.face_sets.demo import CHECKPOINT, folder
 
 BROKEN = """
 import sys
 class Missing:
     def find_spec(self, name, *_):
-        if name == "{0}":
-            raise ImportError("{0} is imported")
+        if name in "{0}".split():
+            raise ModuleNotFoundError("No module named " + repr(name), name=name)
 sys.meta_path.insert(0, Missing())
 """
+# What lpx[export] installs.
+EXPORT = "torch onnxscript onnxsim"
 
 
 @pytest.mark.parametrize(
@@ -33,9 +36,29 @@ sys.meta_path.insert(0, Missing())
 def test_it_runs_where_torch_cannot_be_imported(shell, workspace, crops, line):
     faces = line.split()[0] in ("build", "calibrate", "debug")
     ran = shell(
-        *line.split(), *["--faces", "crops"] * faces, cwd=Path.cwd(), before=BROKEN.format("torch")
+        *line.split(), *["--faces", "crops"] * faces, cwd=Path.cwd(), before=BROKEN.format(EXPORT)
     )
     assert ran.code == 0, ran.err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "export ckpt.pt",
+        "bench --dataset demo",
+        "predict --crops crops --engine torch",
+        "debug onnxruntime-int8 --against torch --limit 4",
+        "explain ckpt.pt demo",
+        "train --data crops --out new.pt",
+        "ablate --data crops --out ablation",
+    ],
+)
+def test_commands_that_need_torch_say_how_to_install_it(shell, workspace, crops, line):
+    Path("ckpt.pt").write_bytes((folder() / CHECKPOINT).read_bytes())
+    ran = shell(*line.split(), cwd=Path.cwd(), before=BROKEN.format(EXPORT))
+    assert ran.code == 2, ran.err
+    assert 'pip install "lpx[export]"' in ran.err or 'pip install "lpx[train]"' in ran.err
+    assert "Traceback" not in ran.err
 
 
 def test_predict_does_not_wait_for_what_only_graph_passes_use(shell, workspace, crops):
