@@ -124,7 +124,7 @@ def bench(
     _check_options(limit, margin, plan)
     trtexec = [read_trtexec(path, name) for path, name in trtexec_times]
     model = read_exported(workspace)
-    faces = open_faces(workspace, dataset, "test", places=places, card=model.card, report=report)
+    faces = open_faces(workspace, dataset, "test", places=places, card=model.card, reporter=report)
     if methods is not None:
         methods = several(methods)
         faces = faces.select(methods=methods)

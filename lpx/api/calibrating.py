@@ -149,7 +149,9 @@ def calibrate(
     name_nodes(graph)
     placement = placement_of(graph, "onnxruntime", "onnxruntime", weights.min_channels)
     require_quantised(graph, placement, weights.min_channels)
-    pool = open_faces(workspace, faces or "demo", "train", places=places, card=card, report=report)
+    pool = open_faces(
+        workspace, faces or "demo", "train", places=places, card=card, reporter=report
+    )
     with workspace.lock():
         look_up(pool, report)
         set_digest = pool.digest()

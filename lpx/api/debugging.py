@@ -123,7 +123,7 @@ def debug(
     ran_in, note = choose_runtime(manifest, ran_in)
     notes = [note] if note else []
     out = out or workspace.root / "debug" / manifest.name
-    pool = open_faces(workspace, faces or "demo", "test", out, report=report).first(limit)
+    pool = open_faces(workspace, faces or "demo", "test", out, reporter=report).first(limit)
     target, size = _target(model, manifest), model.card.input_size
     batches, skipped = _decode(pool, batch_size(target), size)
     reference = (

@@ -350,4 +350,4 @@ def _crops(workspace: Workspace, path: Path, out: Path, report: Reporter) -> Fac
         name = printable(path.name)
         face = Face(name, None, "unknown", name, (), ImageFile(path))
         return FaceSet(printable(str(path)), "all", "unknown", (face,))
-    return open_faces(workspace, f"folder:{path}", "all", out, report=report)
+    return open_faces(workspace, f"folder:{path}", "all", out, reporter=report)

@@ -55,7 +55,7 @@ def scales_for(
 ) -> Scales:
     """Ranges for this model and these faces: those in the workspace if they fit, else new ones."""
     pool = open_faces(
-        workspace, name or "demo", "train", places=places, card=model.card, report=report
+        workspace, name or "demo", "train", places=places, card=model.card, reporter=report
     )
     faces = pool.first(limit)
     model = _prepared(model, weights, requantise, report)

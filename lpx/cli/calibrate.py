@@ -119,7 +119,9 @@ def calibrate(
         calibrating.draw_curve(done.curve, done.scales.method, written[-1])
     if export_cache is not None:
         data, _ = calibrating.read_model(workspace, model)
-        calibration_cache.export_cache(data, done.scales, export_cache, weights, requantise)
+        calibration_cache.export_cache(
+            data, done.scales, export_cache, weights, requantise=requantise
+        )
         written.append(export_cache)
     if as_json:
         click.echo(json.dumps(to_json(done), indent=2))

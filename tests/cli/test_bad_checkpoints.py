@@ -151,7 +151,10 @@ def test_options_that_contradict_the_checkpoint(refused, options, said):
     [
         (["--backbone", "nothing"], "--backbone must be one of xception, resnet18"),
         (["--backbone", "resnet18", "--cut", "x"], "--cut must be one of layer1, layer2"),
-        (["--backbone", "resnet18", "--aggregate", "x"], "--aggregate must be one of mean_prob, lse"),
+        (
+            ["--backbone", "resnet18", "--aggregate", "x"],
+            "--aggregate must be one of mean_prob, lse",
+        ),
     ],
     ids=lambda value: value[-2] if isinstance(value, list) else "",
 )

@@ -150,7 +150,9 @@ def test_a_card_that_names_no_recipe_only_warns(lpx, built, source, here):
     card = read_exported(workspace).card
     reporter = RecordingReporter()
     unknown = replace(card, crop="unknown")
-    faces = open_faces(workspace, "ffpp-c23", "test", places=places, card=unknown, report=reporter)
+    faces = open_faces(
+        workspace, "ffpp-c23", "test", places=places, card=unknown, reporter=reporter
+    )
     said = reporter.said
     assert len(faces.faces) == 4
     assert said[0].startswith("note: train.json: 1 pairs")
