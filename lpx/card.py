@@ -30,8 +30,8 @@ MAX_RECEPTIVE_FIELD = 1_000_000
 """Side of what a unit sees, and distance of units, pixels."""
 MAX_TEXT = 1000
 """Characters of a text."""
-# Pixels in [0, 1] are divided by the standard deviation: at this value a grey level, 1/255, becomes a
-# step of 40.
+# Pixels in [0, 1] are divided by the standard deviation: at this value a grey level, 1/255, becomes
+# a step of 40.
 MIN_STD = 1e-4
 # Characters of a value, and unknown fields, that an error repeats.
 _SHOWN, _NAMED = 60, 10
