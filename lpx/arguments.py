@@ -49,20 +49,21 @@ def check_instance(name: str, value: object, kind: type | tuple[type, ...]) -> N
 
 
 def is_one_of(value: object, choices: Iterable[object]) -> bool:
-    """Whether a value is one of its choices, by type too: True == 1, and 10.0 == 10."""
+    """Return whether a value is one of its choices, and of the same type."""
+    # By type too, because True == 1 and 10.0 == 10.
     return any(type(value) is type(choice) and value == choice for choice in choices)
 
 
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
-    """Make sure that a value is one of its choices.
+    """Check that a value is one of its choices.
 
     Args:
-        name: What the caller calls the value, such as "precision".
-        value: What came in.
-        choices: What it may be, such as `get_args(Precision)`.
+        name: Name of the argument, such as "precision".
+        value: The value.
+        choices: Values that it may have, such as `get_args(Precision)`.
 
     Raises:
-        InvalidArgumentError: It is none of them.
+        InvalidArgumentError: It has another value.
     """
     known = tuple(choices)
     if not is_one_of(value, known):
@@ -70,19 +71,20 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
 
 
 def check_at_least(name: str, value: object, least: int, why: str = "") -> None:
-    """Refuse a value that is not a whole number, or is too small; None passes.
+    """Check that a value is None, or a whole number that is not too small.
 
     Args:
-        name: What the caller calls the value.
-        value: What came in.
+        name: Name of the argument.
+        value: The value.
         least: Smallest value allowed.
-        why: What the value is for.
+        why: Purpose of the value, for the error.
 
     Raises:
-        InvalidArgumentError: It is refused.
+        InvalidArgumentError: It is not.
     """
     if value is None:
         return
+    # Integral rather than int: NumPy's integers are welcome. True and False are integers, too.
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise InvalidArgumentError(name, "must be a whole number", value, why)
     if value < least:
@@ -99,19 +101,19 @@ def check_number(
     below: float = math.inf,
     why: str = "",
 ) -> None:
-    """Refuse a value that is not a finite number, or is out of range; None passes.
+    """Check that a value is None, or a finite number in a range.
 
     Args:
-        name: What the caller calls the value.
-        value: What came in.
+        name: Name of the argument.
+        value: The value.
         least: Smallest value allowed.
         above: Largest value that is too small.
         most: Largest value allowed.
         below: Smallest value that is too large.
-        why: What the value is for.
+        why: Purpose of the value, for the error.
 
     Raises:
-        InvalidArgumentError: It is refused.
+        InvalidArgumentError: It is not.
     """
     if value is None:
         return
@@ -123,7 +125,7 @@ def check_number(
 
 
 def _range(least: float, above: float, most: float, below: float) -> str:
-    """What a number must be, in words."""
+    """Return the requirement on a number, in words."""
     low, high = max(least, above), min(most, below)
     if least == low and most == high and math.isfinite(low) and math.isfinite(high):
         return f"must be between {low:g} and {high:g}"
@@ -136,10 +138,10 @@ def _range(least: float, above: float, most: float, below: float) -> str:
 
 
 def as_path(name: str, value: object) -> Path:
-    """A path that may come as text.
+    """Return an argument that is a path, or the text of one, as a Path.
 
     Args:
-        name: What the caller calls the value.
+        name: Name of the argument.
         value: A str or an `os.PathLike`, such as `pathlib.Path`.
 
     Raises:
@@ -148,6 +150,7 @@ def as_path(name: str, value: object) -> Path:
     if not isinstance(value, (str, os.PathLike)):
         raise InvalidArgumentError(name, "must be a path, as str or pathlib.Path", value)
     text = os.fspath(value)
+    # Path("") is the current folder, which nobody means by an empty text.
     if not isinstance(text, str) or not text or "\0" in text:
         raise InvalidArgumentError(name, "must be the path of a file or folder", value)
     return Path(text)
@@ -206,6 +209,6 @@ _SCALARS: dict[Any, tuple[type | tuple[type, ...], str]] = {
 
 @cache
 def field_hints(kind: type) -> dict[str, Any]:
-    """The types of a dataclass's fields, by name."""
+    """Return the types of a dataclass's fields, by name."""
     hints = get_type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}

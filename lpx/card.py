@@ -1,7 +1,7 @@
-"""The model card: all that is needed to run a detector rightly.
+"""The model card: everything that is needed to run a detector correctly.
 
-The card travels in the checkpoint, in the ONNX metadata and in every engine's manifest. It is the
-only place that knows what preprocessing means.
+The card is part of the checkpoint, of the ONNX metadata and of every engine's manifest. It is the
+only definition of the preprocessing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,20 +21,39 @@ from lpx.schema import SchemaError, parse_json, read_record
 
 FORMAT = "lpx-card/1"
 METADATA_KEY = "lpx.card"
-"""Where the card lies in an ONNX model's metadata properties."""
+"""Key of the card in an ONNX model's metadata properties."""
 MAX_INPUT_SIZE = 4096
 """Side of a face crop, pixels."""
 MAX_CHANNELS = 65536
 """Channels of a bottleneck."""
 MAX_RECEPTIVE_FIELD = 1_000_000
-"""Side of what a unit sees, and the distance of units, pixels."""
+"""Side of what a unit sees, and distance of units, pixels."""
 MAX_TEXT = 1000
 """Characters of a text."""
+# Pixels in [0, 1] are divided by the standard deviation: at this value a grey level, 1/255, becomes
+# a step of 40.
 MIN_STD = 1e-4
-"""Pixels are divided by the deviation: below this, one grey level is a step of 40."""
+# Characters of a value, and unknown fields, that an error repeats.
+_SHOWN, _NAMED = 60, 10
+# Not imported from lpx.models, which imports PyTorch. "own" is that of a factory's model.
 _AGGREGATES = ("mean_prob", "lse", "topk", "mean_logit", "own")
+_REQUIRED = ("architecture", "cut", "aggregate", "input_size")
 
 
+class Normalisation(NamedTuple):
+    """Normalisation of a network's input: (pixel - offset) * scale, for pixels in 0..255.
+
+    Attributes:
+        offset: Offset of each channel, float32 [3].
+        scale: Scale of each channel, float32 [3].
+    """
+
+    offset: NDArray[np.float32]
+    scale: NDArray[np.float32]
+
+
+# The fields are not grouped although there are many. They are the keys of a published format: cards
+# are in checkpoints, ONNX files and engines of other people, and are compared field by field.
 @dataclass(frozen=True)
 class ModelCard:
     """Everything about a detector that its weights do not say.
@@ -43,24 +62,25 @@ class ModelCard:
         architecture: Backbone name, or `package.module:function` of a user's factory.
         cut: Stage after which the backbone is truncated ("whole" = not truncated).
         bottleneck: Channels of the head's 1x1 bottleneck, 0 for none.
-        aggregate: How unit logits become a score: mean_prob, lse, topk or mean_logit.
+        aggregate: Function from unit logits to a score: mean_prob, lse, topk or mean_logit; "own"
+            for a factory's model.
         aggregate_parameter: r of `lse`, the fraction k/N of `topk`; unused otherwise.
         input_size: Height and width of the face crop, in pixels.
-        crop: Name of the rule by which faces were cropped for training.
+        crop: Name of the rule that cropped the training faces.
         mean: Per-channel mean, subtracted from pixels scaled to [0, 1], in `channel_order`.
         std: Per-channel standard deviation, in `channel_order`.
-        channel_order: Order in which the network wants channels; engines always take RGB.
-        classes: Meaning of the score's two ends; index 1 = fake.
-        fake_class: Which class of the network as its authors trained it is fake, 0 or 1. Scores
-            and maps that lpx gives are probabilities of fake whichever it is.
-        outputs: What the network of a factory returns.
+        channel_order: Order of the channels that the network expects; engines always take RGB.
+        classes: Meaning of a score of 0 and of 1.
+        fake_class: Index of the class that is fake in the network as its authors trained it. The
+            scores and maps of lpx are probabilities of fake in any case.
+        outputs: Kind of values that the network of a factory returns.
         grid: Classification units (h, w) per face.
         receptive_field: Side of the square of input pixels that a unit sees; None = unknown.
         stride: Distance of neighbouring units, in input pixels; None = unknown.
-        strictly_local: Whether no pixel outside its receptive field can change a unit.
-        threshold: Score at or above which a face is called fake.
+        strictly_local: Whether a unit depends on no pixel outside its receptive field.
+        threshold: Score from which on a face is called fake.
         threshold_source: How the threshold was chosen.
-        provenance: Where the weights come from: data, licence, command, measured AUC.
+        provenance: Origin of the weights: data, licence, command, measured AUC.
         weights_sha256: SHA-256 of the state dict (names, shapes, dtypes and bytes).
     """
 
@@ -86,51 +106,55 @@ class ModelCard:
     provenance: dict[str, Any] = field(default_factory=dict)
     weights_sha256: str = ""
 
-    def normalisation(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Offset and scale of each channel, in `channel_order`.
-
-        Returns:
-            (offset, scale), float32 [3] each: network input = (pixel - offset) * scale for pixels
-            in 0..255.
-        """
+    def normalisation(self) -> Normalisation:
+        """Return offset and scale of each channel, in `channel_order`."""
+        # In float64, and rounded once: training, export and engines then agree to the last bit.
         offset = np.asarray(self.mean, np.float64) * 255.0
         scale = 1.0 / (np.asarray(self.std, np.float64) * 255.0)
-        return offset.astype(np.float32), scale.astype(np.float32)
+        return Normalisation(offset.astype(np.float32), scale.astype(np.float32))
 
     def to_json(self) -> str:
-        """The card as one line of JSON."""
+        """Return the card as one line of JSON."""
         return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True)
 
     def to_dict(self) -> dict[str, Any]:
-        """The card as plain values, ready for JSON and for `torch.save`."""
+        """Return the card as plain values, for JSON and for `torch.save`."""
         loaded: dict[str, Any] = json.loads(self.to_json())
         return loaded
 
 
 def card_from_json(text: str | bytes, source: str) -> ModelCard:
-    """Read a card back from the JSON of an ONNX model's metadata.
+    """Read a card from the JSON in an ONNX model's metadata.
+
+    Args:
+        text: The JSON.
+        source: Name of the file, for errors.
 
     Raises:
-        LpxError: It is not JSON, or as `card_from_dict`.
+        LpxError: It is not JSON, or not a card; see `card_from_dict`.
     """
     try:
         values = parse_json(text)
     except SchemaError as error:
         raise LpxError(
-            f"the model card in {source} is damaged", str(error), "export the checkpoint again"
+            f"the model card in {source} is damaged",
+            str(error),
+            "export the checkpoint again",
+            code="damaged",
         ) from error
     return card_from_dict(values, source)
 
 
 def card_from_dict(values: object, source: str) -> ModelCard:
-    """Read a card back.
+    """Read a card.
 
     Args:
-        values: What `ModelCard.to_dict` made.
-        source: Where it was read from, for the error.
+        values: Result of `ModelCard.to_dict`.
+        source: Name of the file, for errors.
 
     Raises:
-        LpxError: Another format, fields missing or unknown, or a value that no model can have.
+        LpxError: Another format (code "unsupported"), missing or unknown fields, or a value that no
+            model can have ("damaged").
     """
     if not isinstance(values, Mapping):
         raise _wrong(source, "is not an object with fields", "")
@@ -138,22 +162,26 @@ def card_from_dict(values: object, source: str) -> ModelCard:
     version = given.pop("format", None)
     if version != FORMAT:
         raise LpxError(
-            f"{source}: the model card has format {ascii(version)[:60]}",
+            f"{source}: the model card has format {ascii(version)[:_SHOWN]}",
             f"this version of lpx reads {FORMAT!r}",
             "export the checkpoint again with this version, or install the one that wrote it",
+            code="unsupported",
         )
-    known = {f.name: f for f in fields(ModelCard)}
-    if unknown := sorted(str(name)[:60] for name in given.keys() - known.keys()):
+    known = {field.name for field in fields(ModelCard)}
+    unknown = sorted(str(name)[:_SHOWN] for name in given.keys() - known)
+    if unknown:
         raise LpxError(
-            f"{source}: the model card has unknown fields: {', '.join(unknown[:10])}",
+            f"{source}: the model card has unknown fields: {', '.join(unknown[:_NAMED])}",
             "it was written by a newer lpx or edited by hand",
             "update lpx, or export the checkpoint again",
+            code="unsupported",
         )
-    if lost := [n for n in ("architecture", "cut", "aggregate", "input_size") if n not in given]:
+    missing = [name for name in _REQUIRED if name not in given]
+    if missing:
         raise _wrong(
             source,
-            f"is incomplete: {', '.join(lost)} missing",
-            "lpx cannot guess how the model wants its faces",
+            f"is incomplete: {', '.join(missing)} missing",
+            "lpx cannot guess the input that the model expects",
         )
     try:
         card = read_record(ModelCard, given)
@@ -164,14 +192,15 @@ def card_from_dict(values: object, source: str) -> ModelCard:
 
 
 def _wrong(source: str, what: str, why: str) -> LpxError:
-    return LpxError(f"{source}: the model card {what}", why, "export the checkpoint again")
+    fix = "export the checkpoint again"
+    return LpxError(f"{source}: the model card {what}", why, fix, code="damaged")
 
 
 def _check_values(card: ModelCard) -> None:
     """Refuse values of the right type that no model can have.
 
     Raises:
-        SchemaError: The field, its value, and what it may be.
+        SchemaError: A field has such a value; the message names both.
     """
     size = card.input_size
     if card.aggregate not in _AGGREGATES:
@@ -206,6 +235,6 @@ def _check_values(card: ModelCard) -> None:
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:
-    # Written so that NaN is refused.
+    # In this form NaN, which compares as False, is refused.
     if not low <= value <= high:
         raise SchemaError(f"{name}: {value:g} is outside {low:g} to {high:g}")

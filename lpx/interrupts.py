@@ -1,8 +1,8 @@
 """Signals that ask lpx to end: SIGINT (Ctrl-C), SIGTERM, and SIGHUP (the terminal is closed).
 
-The command line turns them into `Interrupted`, which unwinds what is under way, so that temporary
-files are removed and processes ended. It derives from BaseException and not from KeyboardInterrupt,
-which Lightning and others take for themselves.
+The command line turns them into `Interrupted`, which unwinds the stack, so that temporary files are
+removed and processes ended. It derives from BaseException and not from KeyboardInterrupt, which
+Lightning and others catch.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+# Windows has no SIGHUP.
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
-"""Windows has no SIGHUP."""
+# A second signal within this time of the first is the same request: `timeout` sends SIGTERM to the
+# process and then to its group. A later one ends the process at once.
 AGAIN_AFTER_S = 1.0
-"""A second signal within this time of the first is the same request: `timeout` sends SIGTERM to the
-process and then to its group. A later one ends the process at once."""
+# Times after which an `Interrupted` that could not be raised, or was swallowed, is raised again.
 _FIRST_TICK_S, _TICK_S = 0.01, 0.1
+# Functions of `threading` that wait, and may be left by an exception; see `_raise`.
 _WAITING = ("wait", "join", "_wait_for_tstate_lock", "_wait")
+# From linux/prctl.h.
 _PR_SET_PDEATHSIG = 1
 _PARENT_POLL_S = 1.0
 
@@ -36,7 +39,7 @@ class Interrupted(BaseException):
 
     Args:
         number: The signal.
-        kept: What was kept, for the user; "" for what is always true of the command.
+        kept: Result that was kept, for the user; "" for the command's usual text.
     """
 
     def __init__(self, number: signal.Signals, kept: str = "") -> None:
@@ -46,6 +49,7 @@ class Interrupted(BaseException):
 
 
 class _State:
+    # The handler is one for the whole process, and so is its state.
     received: signal.Signals | None = None
     at_s = 0.0
     deferring = 0
@@ -55,18 +59,18 @@ class _State:
 
 
 def received() -> signal.Signals | None:
-    """The first signal since `handled` began, if there was one."""
+    """Return the first signal since `handled` began, None if there was none."""
     return _State.received
 
 
 def check(kept: str = "") -> None:
-    """End the command where a signal has arrived.
+    """Raise `Interrupted` if a signal has arrived.
 
     Args:
-        kept: As of `Interrupted`.
+        kept: Result that was kept; see `Interrupted`.
 
     Raises:
-        Interrupted: It has.
+        Interrupted: A signal has arrived.
     """
     if _State.received is not None:
         raise Interrupted(_State.received, kept)
@@ -74,24 +78,25 @@ def check(kept: str = "") -> None:
 
 @contextmanager
 def handled() -> Iterator[None]:
-    """Turn signals into `Interrupted`; what handled them before does so again afterwards.
+    """Turn signals into `Interrupted` within a block, and restore their handlers afterwards.
 
-    A signal that is ignored at the start stays ignored, as SIGHUP under `nohup`. Outside the main
-    thread nothing is changed: Python handles signals there alone.
+    Does nothing outside the main thread.
     """
+    # Python runs signal handlers in the main thread only, and lets no other set them.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    # An ignored signal stays ignored: `nohup` ignores SIGHUP.
     mine = tuple(number for number in SIGNALS if before[number] is not signal.SIG_IGN)
     _State.received, _State.process, _State.handling = None, os.getpid(), mine
     take_back()
     deferring, unraisable = _State.deferring, sys.unraisablehook
 
-    def quiet(found: sys.UnraisableHookArgs) -> None:
-        # Raised in a callback or a finaliser, where Python swallows it: it comes again.
-        if found.exc_type is None or not issubclass(found.exc_type, Interrupted):
-            unraisable(found)
+    def quiet(swallowed: sys.UnraisableHookArgs) -> None:
+        # Python swallows what is raised in a callback or a finaliser. The timer raises it again.
+        if swallowed.exc_type is None or not issubclass(swallowed.exc_type, Interrupted):
+            unraisable(swallowed)
 
     sys.unraisablehook = quiet
     alarm = signal.signal(signal.SIGALRM, _again) if hasattr(signal, "SIGALRM") else None
@@ -103,26 +108,27 @@ def handled() -> Iterator[None]:
         if alarm is not None:
             signal.signal(signal.SIGALRM, alarm)
         _State.received, _State.handling, _State.deferring = None, (), deferring
-        # Not before: this runs first of what is done at the end of the process.
+        # Registered now, and not earlier: the last function to be registered is the first to run
+        # when the process ends.
         if not _State.ignoring_at_exit:
             _State.ignoring_at_exit = True
             atexit.register(_ignore)
         for number in mine:
-            # None: what handled it was not set by Python, and cannot be set by it.
+            # None: the handler was not set by Python, and cannot be restored by it.
             signal.signal(number, before[number] or signal.SIG_DFL)
 
 
 def take_back() -> None:
-    """Handle signals again, where a library has put handlers of its own in front."""
+    """Handle signals again after a library has installed handlers of its own."""
     for number in _State.handling:
         signal.signal(number, _handle)
 
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Let signals wait: `check` raises where it is called, or the end of the block does.
+    """Let signals wait until `check` is called, or until the end of the block.
 
-    For work that can only be left at certain points.
+    For work that can be interrupted at certain points only.
 
     Raises:
         Interrupted: A signal arrived, and nothing else was raised.
@@ -132,7 +138,7 @@ def deferred() -> Iterator[None]:
         yield
     finally:
         _State.deferring -= 1
-    # Within another such block it is for that one to choose the point.
+    # In a nested block the outer one decides where to raise.
     if not _State.deferring:
         check()
 
@@ -141,8 +147,8 @@ def deferred() -> Iterator[None]:
 def starting_workers() -> Iterator[None]:
     """Let signals wait while processes are started, and block them in these.
 
-    One that is half started prints a traceback; one that is started must not be struck before it
-    comes to `follow_parent`.
+    A half-started process would print a traceback, and a started one must not be hit by a signal
+    before it reaches `follow_parent`.
 
     Raises:
         Interrupted: A signal arrived, and nothing else was raised.
@@ -151,7 +157,7 @@ def starting_workers() -> Iterator[None]:
         if not hasattr(signal, "pthread_sigmask"):
             yield
             return
-        # What is blocked here is blocked in what is started; other threads still receive it.
+        # New processes inherit the mask of this thread. Other threads still receive the signals.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             yield
@@ -162,14 +168,14 @@ def starting_workers() -> Iterator[None]:
 def follow_parent(*_: object) -> None:
     """Make this worker process end with its parent and for no other reason.
 
-    Ctrl-C and the end of a terminal reach every process of a group, and `timeout` signals the whole
-    group too: the parent alone decides what becomes of its workers. Where the parent is killed, the
-    kernel kills the worker (Linux), or a thread notices (elsewhere).
+    If the parent is killed, the kernel kills the worker (Linux), or a thread notices (elsewhere).
     """
+    # Ctrl-C and the end of a terminal reach every process of a group, and `timeout` signals the
+    # whole group too. But the parent decides when its workers end: hence a group of their own.
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
     for number in SIGNALS:
-        # By SIGTERM the parent ends a worker that does not end by itself.
+        # With SIGTERM the parent ends a worker that does not end by itself.
         if number is not signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
@@ -182,6 +188,7 @@ def end_with_parent() -> None:
     parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        # The parent may have ended just before: then no signal comes.
         if os.getppid() != parent:
             os._exit(1)
         return
@@ -195,31 +202,32 @@ def end_with_parent() -> None:
 
 
 def end_children() -> None:
-    """Kill the worker processes that `multiprocessing` knows of."""
+    """Kill the worker processes that `multiprocessing` has started."""
     multiprocessing = sys.modules.get("multiprocessing")
     children = multiprocessing.active_children() if multiprocessing else []
     if children and hasattr(signal, "SIGCHLD"):
-        # PyTorch's handler raises an error where a process that makes batches is killed.
+        # PyTorch's handler raises an error if a process that makes batches is killed.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for child in children:
         child.kill()
 
 
 def _ignore() -> None:
-    """The work is done, and so is its exit code: taking PyTorch down needs up to a second."""
+    """Ignore signals while the process ends: unloading PyTorch takes up to a second."""
+    # The work is done and the exit code is decided: a signal must not change it now.
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def settle() -> None:
-    """Raise no more: what the signal ended has ended."""
+    """Stop raising: the command has ended."""
     _State.deferring += 1
     _tick(0)
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
     if os.getpid() != _State.process:
-        # A worker that was forked, before `follow_parent`.
+        # A forked worker inherits this handler until it reaches `follow_parent`.
         if number == signal.SIGTERM:
             os._exit(128 + number)
         return
@@ -235,35 +243,37 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 
 def _again(number: int, frame: FrameType | None) -> None:
-    """Raise where that was not possible before, or was swallowed."""
+    """Raise again, if that was not possible before or was swallowed."""
     if _State.received is not None and not _State.deferring:
         _raise(frame)
 
 
 def _raise(frame: FrameType | None) -> None:
-    """Raise, except where locks would stay taken or where that was done already."""
+    """Raise `Interrupted`, unless a lock would stay locked or it was raised already."""
     if frame is not None:
         name, file = frame.f_code.co_name, frame.f_code.co_filename
-        # What is raised between taking a lock and its block leaves the lock taken, and threads that
-        # need it wait for ever: for the lock of imports, too. In a callback it would be swallowed.
+        # An exception between acquiring a lock and entering its block leaves the lock acquired, and
+        # threads that need it wait forever; that includes the lock of imports. In a finaliser the
+        # exception would be swallowed.
         if name in ("__enter__", "__exit__", "__del__"):
             return
         if file == threading.__file__ and name not in _WAITING:
             return
-        # An extension that is being imported may end the process when what it imports raises.
+        # An extension module may abort the process if an import in its initialisation raises.
         if _is_importing(frame):
             return
-    under_way = sys.exc_info()[1]
-    while under_way is not None:
-        if isinstance(under_way, Interrupted):
+    # Clean-up code that runs because of the first `Interrupted` must not be hit by a second one.
+    handling = sys.exc_info()[1]
+    while handling is not None:
+        if isinstance(handling, Interrupted):
             return
-        under_way = under_way.__context__
+        handling = handling.__context__
     assert _State.received is not None
     raise Interrupted(_State.received)
 
 
 def _is_importing(frame: FrameType | None) -> bool:
-    """Whether a module is being imported anywhere up the stack."""
+    """Return whether a module is being imported anywhere up the stack."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True
@@ -272,6 +282,6 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 
 def _tick(first_s: float) -> None:
-    """Try again after this time, and then regularly; 0 stops that."""
+    """Call `_again` after this time and then regularly; 0 stops that."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, first_s, first_s and _TICK_S)

@@ -1,39 +1,45 @@
-"""Text of others that a terminal, a table or a page shows as it is, and never obeys.
+"""Make text from others safe to show: a terminal, a table or a page must not obey it.
 
-A file may be called anything: escape sequences that clear a screen or rename a window, line breaks
-that forge a line of output, and controls that turn the direction of writing, so that "gpj.exe"
-reads "exe.jpg". What cannot be seen is spelt out.
+A file may have any name: with escape sequences that clear a screen or rename a window, with line
+breaks that forge a line of output, or with controls that reverse the direction of writing, so that
+"gpj.exe" reads "exe.jpg". Such characters are shown as escapes.
 """
 
 from __future__ import annotations
 
 import unicodedata
 
+# Persian and many emoji need these, and they are harmless.
 _JOINERS = "\u200c\u200d"
-"""Needed to write Persian and many emoji, and harmless."""
+# Unicode categories: controls, formats, halves of surrogate pairs, separators of lines and
+# paragraphs.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def plain(text: str, keep: str = "") -> str:
-    r"""A text without control characters: "\x1b" stands for an escape, "\u202e" for a turn.
-
-    Bytes that are not UTF-8, as `os.fsdecode` leaves them, are spelt out as "\xfc".
+    r"""Replace control characters by escapes such as "\x1b" and "\u202e".
 
     Args:
-        text: Of any characters, halves of surrogate pairs too.
-        keep: Control characters that the caller wants, such as line breaks.
+        text: Any text, also with halves of surrogate pairs.
+        keep: Control characters to keep, such as line breaks.
     """
+    # Nearly every text is: this is much faster.
     if text.isprintable():
         return text
-    return "".join(_spelt(sign, keep) for sign in text)
+    return "".join(_visible(character, keep) for character in text)
 
 
-def _spelt(sign: str, keep: str) -> str:
-    if sign in keep or sign in _JOINERS or unicodedata.category(sign) not in _HIDDEN:
-        return sign
-    number = ord(sign)
+def _visible(character: str, keep: str) -> str:
+    if character in keep or character in _JOINERS:
+        return character
+    if unicodedata.category(character) not in _HIDDEN:
+        return character
+    number = ord(character)
+    # `os.fsdecode` puts bytes that are not UTF-8 here (PEP 383).
     if 0xDC80 <= number <= 0xDCFF:
         return f"\\x{number - 0xDC00:02x}"
     if number < 0x100:
         return f"\\x{number:02x}"
-    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+    if number < 0x10000:
+        return f"\\u{number:04x}"
+    return f"\\U{number:08x}"

@@ -1,8 +1,8 @@
-"""Strict reading of JSON and of dataclasses from what others may have written.
+"""Strict reading of JSON, and of dataclasses from its values.
 
-Every artefact that lpx reads back may have been edited, damaged or made by someone else. JSON has
-no types, Python's reader takes NaN, repeated keys and nesting without end, and a dataclass takes
-anything: what is wrong must be named here, not become a wrong score later.
+Every artefact that lpx reads may have been edited, damaged or made by someone else. JSON has no
+types, Python's reader accepts NaN, repeated keys and unlimited nesting, and a dataclass accepts
+anything. Errors must be found here, and not become a wrong score later.
 """
 
 from __future__ import annotations
@@ -18,38 +18,39 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 from lpx.arguments import field_hints, is_one_of
 
 MAX_DEPTH = 32
-"""Lists and objects inside each other in JSON."""
+"""Levels of nested lists and objects in JSON."""
 MAX_INTEGER = 2**63 - 1
 """Largest magnitude of an integer."""
 MAX_BYTES = 256 << 20
 """Size of a JSON file, bytes."""
 CHECKSUM = "checksum"
-"""The field of a file, or of a line of a journal, that finds damage to the others."""
+"""Field of a file, or of a line of a journal, with a checksum of the others."""
+# Hexadecimal digits of a line's checksum. Lines are many, and short: 64 bits find damage reliably.
 _LINE_DIGITS = 16
-"""Digits of a line's checksum: lines are many, and short."""
-_SHOWN = 60
-_PATH = 200
-"""Characters of a value, and of where it is, that an error repeats."""
+# Digits of the largest 64-bit integer, with its sign.
+_INTEGER_DIGITS = 20
+# Characters of a value, of a place in a file, and unknown fields, that an error repeats.
+_SHOWN, _PATH, _NAMED = 60, 200, 10
 
 Record = TypeVar("Record")
 
 
 class SchemaError(ValueError):
-    """What was read is not what was expected; says where in it."""
+    """Data that does not have the expected form; the message says where."""
 
 
 def parse_json(data: bytes | str) -> Any:
     """Read JSON strictly.
 
     Args:
-        data: UTF-8, or text.
+        data: JSON, as text or in UTF-8.
 
     Returns:
         Plain values: finite numbers, integers of 64 bits, and texts that can be printed as UTF-8.
 
     Raises:
-        SchemaError: It is not JSON, or holds NaN, infinity, a number that is too large, a key
-            twice, a NUL or half a surrogate pair, or is nested or sized beyond the limits.
+        SchemaError: It is not JSON, contains NaN, infinity, a number that is too large, a key
+            twice, a NUL or half a surrogate pair, or is nested too deeply or too large.
     """
     if len(data) > MAX_BYTES:
         raise SchemaError(f"it has {len(data)} bytes; the limit is {MAX_BYTES}")
@@ -73,11 +74,12 @@ def parse_json(data: bytes | str) -> Any:
 
 
 def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as JSON has them, and last the SHA-256 of the canonical JSON of all others.
+    """Return values as JSON has them, followed by the SHA-256 of their canonical JSON.
 
     Raises:
-        ValueError: They hold what JSON cannot, or a checksum already.
+        ValueError: They cannot be written as JSON, or contain a checksum already.
     """
+    # Through JSON: tuples become lists, so that the checksum is that of the values when read back.
     plain: dict[str, Any] = json.loads(json.dumps(values, allow_nan=False))
     if CHECKSUM in plain:
         raise ValueError(f"there is a field {CHECKSUM!r} already")
@@ -85,26 +87,26 @@ def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unsealed(value: object) -> dict[str, Any]:
-    """What `sealed` was given.
+    """Return the values that were passed to `sealed`.
 
     Raises:
-        SchemaError: It is not an object with a checksum, or not the one that was written.
+        SchemaError: It is not an object with a checksum, or its checksum does not match.
     """
     return _unsealed(value, None)
 
 
 def sealed_line(values: Mapping[str, Any]) -> bytes:
-    """A line of a journal, with a checksum of its own; see `sealed`."""
+    """Return a line of a journal, with a checksum of its own; see `sealed`."""
     line = sealed(values)
     line[CHECKSUM] = line[CHECKSUM][:_LINE_DIGITS]
     return json.dumps(line).encode() + b"\n"
 
 
 def unsealed_line(line: bytes) -> dict[str, Any]:
-    """What `sealed_line` was given.
+    """Return the values that were passed to `sealed_line`.
 
     Raises:
-        SchemaError: It is not such a line, or was damaged.
+        SchemaError: It is not such a line, or is damaged.
     """
     return _unsealed(parse_json(line), _LINE_DIGITS)
 
@@ -126,11 +128,12 @@ def _checksum(values: Mapping[str, Any]) -> str:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in values if names.count(name) > 1)
-        raise SchemaError(f"the key {_shown(twice)} is there twice")
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        # Python's reader would keep the last value without a word.
+        if name in values:
+            raise SchemaError(f"the key {_shown(name)} occurs twice")
+        values[name] = value
     return values
 
 
@@ -146,23 +149,23 @@ def _float(text: str) -> float:
 
 
 def _integer(text: str) -> int:
-    # Long before int() becomes slow: it takes quadratic time.
-    if len(text) > 20 or abs(int(text)) > MAX_INTEGER:
+    # By its length first: int() takes quadratic time.
+    if len(text) > _INTEGER_DIGITS or abs(int(text)) > MAX_INTEGER:
         raise SchemaError(f"the integer {text[:_SHOWN]} is too large")
     return int(text)
 
 
 def check_plain(value: object, where: str = "") -> None:
-    """Make sure that a value is what JSON can hold, within the limits.
+    """Check that JSON can hold a value, within the limits of `parse_json`.
 
     Args:
-        value: From JSON, or from a checkpoint.
-        where: What to call it in the error.
+        value: A value from JSON, or from a checkpoint.
+        where: Name of the value, for errors.
 
     Raises:
-        SchemaError: As `parse_json` says.
+        SchemaError: It cannot; see `parse_json`.
     """
-    # A list of what is left, and no recursion: nesting is one of the things to be found.
+    # A stack instead of recursion, which deep nesting would exhaust before it is found.
     rest: list[tuple[object, str, int]] = [(value, where, 0)]
     while rest:
         one, path, depth = rest.pop()
@@ -206,18 +209,18 @@ def _check_text(text: str, path: str) -> None:
 def read_record(
     kind: type[Record], values: object, where: str = "", *, others: bool = False
 ) -> Record:
-    """Make a dataclass of plain values, each of which must be of its field's type.
+    """Make a dataclass of plain values, each of which must have its field's type.
 
     Args:
         kind: A dataclass of int, float, bool, str, Literal, None, tuple, dict, Any and dataclasses.
         values: A mapping with the fields, lists for tuples. Fields with defaults may be missing.
-        where: What to call it in the error.
-        others: Pass over fields that the dataclass does not have, here and below: what other
-            programs write may hold more than lpx reads.
+        where: Name of the value, for errors.
+        others: Ignore fields that the dataclass does not have, here and below: files of other
+            programs may contain more than lpx reads.
 
     Raises:
-        SchemaError: A field is unknown, missing, or of another type; it is named. A bool is not an
-            integer, and a number must be finite.
+        SchemaError: A field is unknown, missing, or of another type; it is named. A bool does not
+            count as an integer, and a number must be finite.
     """
     if not isinstance(values, Mapping):
         raise SchemaError(_expected(where, "an object", values))
@@ -225,38 +228,35 @@ def read_record(
     hints = field_hints(cast(type, kind))
     unknown = sorted(str(name)[:_SHOWN] for name in values.keys() - hints.keys())
     if unknown and not others:
-        raise SchemaError(f"unknown fields: {', '.join(unknown[:10])}")
-    missing = [
-        field.name
-        for field in dataclasses.fields(kind)  # type: ignore[arg-type]
-        if field.name not in values
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
-    ]
+        raise SchemaError(f"unknown fields: {', '.join(unknown[:_NAMED])}")
+    missing: list[str] = []
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        is_required = field.default is field.default_factory is dataclasses.MISSING
+        if is_required and field.name not in values:
+            missing.append(field.name)
     if missing:
         raise SchemaError(f"{where + ': ' if where else ''}missing fields: {', '.join(missing)}")
     prefix = f"{where}." if where else ""
-    return kind(
-        **{
-            name: _read(hints[name], value, prefix + name, others)
-            for name, value in values.items()
-            if name in hints
-        }
-    )
+    arguments: dict[str, Any] = {}
+    for name, value in values.items():
+        if name in hints:
+            arguments[name] = _read(hints[name], value, prefix + name, others=others)
+    return kind(**arguments)
 
 
 def in_range(value: float | None, low: float, high: float, where: str) -> None:
-    """Refuse a number that is not between two others; None passes.
+    """Check that a number is None, or between two others.
 
     Raises:
         SchemaError: It is outside, or NaN.
     """
+    # In this form NaN, which compares as False, is refused.
     if value is not None and not low <= value <= high:
         raise SchemaError(f"{where} is {_shown(value)}, not from {low:g} to {high:g}")
 
 
-def _read(hint: Any, value: object, where: str, others: bool) -> Any:
-    """The value as its type hint wants it."""
+def _read(hint: Any, value: object, where: str, *, others: bool) -> Any:
+    """Return a value as its type hint says: see `read_record`."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
@@ -265,21 +265,23 @@ def _read(hint: Any, value: object, where: str, others: bool) -> Any:
         if value is None and len(kinds) < len(arguments):
             return None
         assert len(kinds) == 1, hint
-        return _read(kinds[0], value, where, others)
+        return _read(kinds[0], value, where, others=others)
     if origin is Literal:
         if is_one_of(value, arguments):
             return value
         raise SchemaError(_expected(where, f"one of {', '.join(map(str, arguments))}", value))
     if origin is tuple:
-        return _read_tuple(arguments, value, where, others)
+        return _read_tuple(arguments, value, where, others=others)
     if origin in (dict, Mapping):
         if not isinstance(value, dict):
             raise SchemaError(_expected(where, "an object", value))
         return {
-            key: _read(arguments[1], one, f"{where}.{key}", others) for key, one in value.items()
+            key: _read(arguments[1], one, f"{where}.{key}", others=others)
+            for key, one in value.items()
         }
     if dataclasses.is_dataclass(hint):
         return read_record(cast(type, hint), value, where, others=others)
+    # JSON writes 1.0 as 1 in some programs; True is an int in Python.
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint in _NAMES and type(value) is hint:
@@ -291,7 +293,7 @@ _NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a t
 
 
 def _read_tuple(
-    arguments: tuple[Any, ...], value: object, where: str, others: bool
+    arguments: tuple[Any, ...], value: object, where: str, *, others: bool
 ) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
         raise SchemaError(_expected(where, "a list", value))
@@ -300,7 +302,7 @@ def _read_tuple(
     if len(value) != len(arguments):
         raise SchemaError(_expected(where, f"a list of {len(arguments)}", value))
     return tuple(
-        _read(hint, one, f"{where}[{place}]", others)
+        _read(hint, one, f"{where}[{place}]", others=others)
         for place, (hint, one) in enumerate(zip(arguments, value, strict=True))
     )
 
@@ -310,7 +312,7 @@ def _expected(where: str, what: str, value: object) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value in few characters, however large it is, that a terminal can print."""
+    """Return a value in few characters, however large it is, that a terminal can print."""
     if isinstance(value, (dict, list, tuple)):
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
     if isinstance(value, str):

@@ -89,6 +89,7 @@ def test_whole_numbers_of_numpy_are_whole_numbers():
         ({"least": 0, "most": 1}, 2, "x must be between 0 and 1 (got 2)"),
         ({"above": 0, "below": 1}, 1.0, "x must be > 0 and < 1 (got 1.0)"),
         ({"above": 0, "most": 1}, 0, "x must be > 0 and <= 1 (got 0)"),
+        ({"least": 0, "below": 1}, 1, "x must be >= 0 and < 1 (got 1)"),
         ({}, float("nan"), "x must be a finite number (got nan)"),
         ({}, "1", "x must be a finite number (got '1')"),
         ({}, True, "x must be a finite number (got True)"),

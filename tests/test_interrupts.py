@@ -224,7 +224,8 @@ if __name__ == "__main__":
             os.killpg(0, signal.{number})
             time.sleep(0.2)
         except interrupts.Interrupted:
-            pass
+            # As the command line does: otherwise it is raised again 10 ms later.
+            interrupts.settle()
         print(child.pid, child.is_alive(), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -1,1 +1,1 @@
-"""What a workspace holds, checked: model, checkpoint, engines, calibration caches."""
+"""Content of a workspace, checked: model, checkpoint, engines, calibration caches."""

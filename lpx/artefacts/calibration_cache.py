@@ -1,4 +1,4 @@
-"""Calibration caches of TensorRT: in, as scales of the workspace; out, from such scales."""
+"""Import and export calibration caches of TensorRT."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from lpx.schema import MAX_BYTES
 from lpx.workspace import WorkspaceFolder, read_regular, write_bytes
 
 _UNKNOWN_FACES = (
-    "ranges come from the calibration cache {}: of which faces it does not say, so nothing tells "
-    "whether an engine is benched on faces that it was calibrated on"
+    "ranges come from the calibration cache {}, which does not say on which faces it was made: "
+    "engines may be benched on faces that they were calibrated on"
 )
 
 
-def import_cache(workspace: WorkspaceFolder, path: Path, report: Reporter = SILENT) -> Scales:
-    """Take the ranges in a calibration cache of TensorRT for the exported model.
+def import_cache(workspace: WorkspaceFolder, path: Path, reporter: Reporter = SILENT) -> Scales:
+    """Import the ranges in a calibration cache of TensorRT as scales of the workspace.
 
     Args:
-        workspace: Holds `model.onnx`; receives `scales.json`.
+        workspace: Contains `model.onnx`; receives `scales.json`.
         path: The cache, as TensorRT or lpx wrote it for the same export.
-        report: Told what happens.
+        reporter: Receives a warning that the calibration faces are unknown.
 
     Raises:
         LpxError: No exported model, no such file, a line that is not an entry, a scale that is not
-            positive, a tensor that the model does not have, or one that lacks.
+            positive, a tensor that the model does not have, or a tensor without a scale.
     """
     model = read_exported(workspace)
     try:
@@ -44,28 +44,32 @@ def import_cache(workspace: WorkspaceFolder, path: Path, report: Reporter = SILE
             f"{path} is not a calibration cache of TensorRT",
             f"it is not text in UTF-8: {error.reason} at byte {error.start}",
             "name a file that begins with a line such as TRT-8501-EntropyCalibration2",
+            code="damaged",
         ) from error
     except OSError as error:
         raise LpxError(
             f"{path} cannot be read",
             error.strerror or str(error),
-            "name a calibration cache of TensorRT with --import-cache",
+            "name a calibration cache of TensorRT with `import_cache`",
+            code="not-found" if isinstance(error, FileNotFoundError) else "invalid-input",
         ) from error
     graph = parse(model.data, str(workspace.model))
     names = {str(value.name) for value in graph.graph.inputs}
-    names |= {str(value.name) for node in graph.graph for value in node.outputs}
+    for node in graph.graph:
+        names.update(str(value.name) for value in node.outputs)
     peaks = read_cache(text, str(path), names)
-    lacking = [name for name in place_dla(graph).observed if name not in peaks]
-    if lacking:
+    # A cache is made for DLA's placement, which quantises more tensors than the other dialects.
+    missing = [name for name in place_dla(graph).observed if name not in peaks]
+    if missing:
         raise LpxError(
-            f"{path} has no scale for {lacking[0]} ({len(lacking)} tensors in all)",
+            f"{path} has no scale for {missing[0]} ({len(missing)} tensors in all)",
             "INT8 needs one for every activation between quantised convolutions",
             "make the cache for this export, or calibrate with `lpx calibrate --faces DIR`",
         )
     scales = imported_scales(model.sha256, path.name, peaks, _UNKNOWN_FACES.format(path.name))
     with workspace.lock():
         save_scales(workspace.scales, scales)
-    report.warn(f"{scales.warning}")
+    reporter.warn(f"{scales.warning}")
     return scales
 
 
@@ -78,12 +82,13 @@ def export_cache(
     """Write scales as a calibration cache of TensorRT.
 
     Args:
-        model: The exported ONNX model that they are of.
-        scales: As `calibrate` or `import_cache` made them; `scales.method` is taken.
-        path: Receives the cache.
-        weights: As they were calibrated with.
+        model: The exported ONNX model that the scales belong to.
+        scales: Result of `calibrate` or `import_cache`; the ranges of `scales.method` are written.
+        path: File to write.
+        weights: Weight options of the calibration.
     """
     request = BuildRequest("tensorrt", "int8", scales, scales.method, weights=weights)
-    found = cache_scales(model, request)
-    text = write_cache({name: scale * LEVELS for name, scale in found.items()})
+    # A cache holds peaks: the scale of one of the 127 levels, times their number.
+    peaks = {name: scale * LEVELS for name, scale in cache_scales(model, request).items()}
+    text = write_cache(peaks)
     write_bytes(path, text.encode())

@@ -1,12 +1,13 @@
-"""Whether an engine that was just built tells faces apart at all.
+"""Find out whether a newly built engine distinguishes faces at all.
 
-Ranges that one loud channel has stretched, or an overflow in half precision, make an engine that
-gives every face the same score: it loads, runs and is fast. A few faces show it before anyone
-measures an AUC.
+Ranges that a single channel with large values has stretched, or an overflow in half precision, make
+an engine that gives every face the same score: it loads, runs and is fast. A few faces show it
+before anyone measures an AUC.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +17,14 @@ from numpy.typing import NDArray
 
 from lpx.artefacts.model import ExportedModel
 from lpx.data.face_sets.face_set import FaceSet
-from lpx.engines import load
-from lpx.engines.base import Faces
+from lpx.engines.base import Engine, Faces
+from lpx.engines.load import load
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.errors import LpxError
 from lpx.metrics import is_dead
 
 FACES = 32
-"""Faces that are scored, spread evenly over the set."""
+"""Number of faces that are scored, sampled evenly."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Probe:
     """Faces to try engines on.
 
     Attributes:
-        faces: uint8 RGB [N, S, S, 3].
-        scores: float32 [N], the exported model's; None where it cannot be run for comparison.
+        faces: Face crops, uint8 RGB [N, S, S, 3].
+        scores: Scores of the exported model, float32 [N]; None if it cannot be run.
     """
 
     faces: Faces
@@ -40,39 +41,48 @@ class Probe:
 
 
 def make_probe(pool: FaceSet, model: ExportedModel) -> Probe:
-    """Up to `FACES` readable faces of a set, and what the exported model gives them."""
+    """Return up to `FACES` readable faces of a set, and their scores by the exported model."""
     size = model.card.input_size
     batches = [batch.pixels for batch in pool.first(FACES).stream(8, size, [])]
-    faces = np.concatenate(batches) if batches else np.empty((0, size, size, 3), np.uint8)
+    if not batches:
+        return Probe(np.empty((0, size, size, 3), np.uint8), None)
+    faces = np.concatenate(batches)
     try:
         with closing(OnnxRuntimeEngine(model.data, size)) as reference:
-            scores = reference.infer(faces).score if batches else None
+            return Probe(faces, reference.infer(faces).score)
     except LpxError:
-        scores = None
-    return Probe(faces, scores)
+        # Without scores to compare with, only engines whose scores are not finite are named.
+        return Probe(faces, None)
 
 
-def symptom(folder: Path, probe: Probe, *, allow_host_code: bool) -> str:
-    """What shows that the engine in `folder` is dead; "" where nothing does.
+def symptom(
+    folder: Path,
+    probe: Probe,
+    *,
+    allow_host_code: bool,
+    open_engine: Callable[..., Engine] = load,
+) -> str:
+    """Return the sign that an engine is dead, "" if there is none.
 
     Args:
-        folder: The engine's.
-        probe: What to try it on, of the model that it was built from.
+        folder: Folder of the engine.
+        probe: Faces to try it on, with scores of the model that it was built from.
         allow_host_code: Load a version-compatible plan; this process has built it.
+        open_engine: Opens the engine in a folder.
 
     Raises:
         LpxError: The engine does not load or run.
     """
-    count, wanted = len(probe.faces), probe.scores
+    count, reference = len(probe.faces), probe.scores
     if count < 2:
         return ""
-    with closing(load(folder, allow_host_code=allow_host_code)) as engine:
-        found = engine.infer(probe.faces).score
-    if broken := int((~np.isfinite(found)).sum()):
+    with closing(open_engine(folder, allow_host_code=allow_host_code)) as engine:
+        scores = engine.infer(probe.faces).score
+    if broken := int((~np.isfinite(scores)).sum()):
         return f"its score is not a finite number on {broken} of {count} faces"
-    if wanted is None or not np.isfinite(wanted).all() or not is_dead(wanted, found):
+    if reference is None or not np.isfinite(reference).all() or not is_dead(reference, scores):
         return ""
     return (
-        f"it gives all {count} faces one score ({found.min():.4f} to {found.max():.4f}); those"
-        f" of the exported model go from {wanted.min():.4f} to {wanted.max():.4f}"
+        f"it gives all {count} faces one score ({scores.min():.4f} to {scores.max():.4f}); those "
+        f"of the exported model range from {reference.min():.4f} to {reference.max():.4f}"
     )

@@ -1,4 +1,4 @@
-"""The checkpoint that a model was exported from; apart, because it needs PyTorch."""
+"""The checkpoint that a model was exported from, in a module of its own: it imports PyTorch."""
 
 from __future__ import annotations
 
@@ -17,37 +17,40 @@ from lpx.workspace import WorkspaceFolder
 def read_reference(
     workspace: WorkspaceFolder, model: ExportedModel, *, allow_factory: bool = False
 ) -> Detector:
-    """The checkpoint that a model was exported from: what engines are compared with.
+    """Load the checkpoint that a model was exported from, which engines are compared with.
 
     Args:
-        workspace: Holds the checkpoint.
+        workspace: Contains the checkpoint.
         model: The exported model.
         allow_factory: Import and call the factory that the workspace names. Its name is data: only
-            for workspaces whose origin you trust.
+            use workspaces from a source you trust.
 
     Raises:
-        LpxError: It is missing or damaged, its weights are not those of the model, or a factory
-            makes it and that was not allowed.
+        LpxError: It is missing (code "not-found") or damaged ("damaged"), its weights are not those
+            of the model, or a factory makes it and that was not allowed ("untrusted").
     """
     if model.factory is not None and not allow_factory:
         raise LpxError(
             f"workspace {workspace.root} names the factory {model.factory} to make its PyTorch "
             "model",
             "importing it runs code, and the workspace may come from someone else",
-            "if you trust it, add --allow-factory",
+            "if you trust it, use `allow_factory=True`",
+            code="untrusted",
         )
     if not workspace.reference.is_file():
         raise LpxError(
             f"{workspace.reference} does not exist",
             "it is the checkpoint that engines are compared with",
             "run `lpx export` again",
+            code="not-found",
         )
     if model.factory is None:
         try:
             detector = load_checkpoint(workspace.reference)
         except LpxError as error:
-            # Its advice is for a file of the user's own; this one lpx makes.
-            raise LpxError(error.what, error.why, "run `lpx export` again") from error
+            # Its advice is for a file of the user's own, but lpx made this one.
+            fix = "run `lpx export` again"
+            raise LpxError(error.what, error.why, fix, code=error.code) from error
     else:
         card = model.card
         foreign = ForeignModel(
@@ -65,5 +68,6 @@ def read_reference(
             f"{workspace.reference} is not the checkpoint that was exported",
             "its weights differ from those in the model card",
             "run `lpx export` again",
+            code="damaged",
         )
     return detector

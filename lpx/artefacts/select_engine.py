@@ -1,10 +1,11 @@
-"""Engines of a workspace that run on this machine."""
+"""Select the engines of a workspace that run on this machine."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from lpx.artefacts.model import ExportedModel
 from lpx.bench.parity.stages import MODEL
@@ -20,12 +21,31 @@ from lpx.machine.machine import read_machine
 from lpx.workspace import WorkspaceFolder
 
 _TAKEN = (REFERENCE, MODEL)
+# Preferred precisions of an engine that is not chosen by name, the fastest first.
+_PREFERRED = ("int8", "fp16", "fp32")
 
 
-def runnable(
-    workspace: WorkspaceFolder, model: ExportedModel
-) -> tuple[list[EngineManifest], dict[str, str]]:
-    """Engines of this model that run here; names and reasons of those that do not.
+class RunnableEngines(NamedTuple):
+    """Engines of a workspace.
+
+    Attributes:
+        manifests: Manifests of the engines that run here, with warnings added.
+        not_run: Reasons why the others do not, by name.
+    """
+
+    manifests: list[EngineManifest]
+    not_run: dict[str, str]
+
+
+class PickedEngine(NamedTuple):
+    """An opened engine and its name."""
+
+    name: str
+    engine: Engine
+
+
+def runnable(workspace: WorkspaceFolder, model: ExportedModel) -> RunnableEngines:
+    """Find the engines of a model that run on this machine.
 
     Raises:
         LpxError: None runs here, or one was built from another model.
@@ -51,22 +71,28 @@ def runnable(
         else:
             not_run[manifest.name] = reason
     if not manifests:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in not_run.items())
-        raise LpxError(
-            f"workspace {workspace.root} has no engine that runs here",
-            reasons or "none was built",
-            "run `lpx build --int8` (with --target onnxruntime, which runs everywhere)"
-            if not_run
-            else "run `lpx build --int8` first",
-        )
-    return manifests, not_run
+        raise _none_runs(workspace, not_run)
+    return RunnableEngines(manifests, not_run)
+
+
+def _none_runs(workspace: WorkspaceFolder, not_run: dict[str, str]) -> LpxError:
+    what = f"workspace {workspace.root} has no engine that runs here"
+    if not not_run:
+        return LpxError(what, "none was built", "run `lpx build --int8` first", code="not-found")
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in not_run.items())
+    return LpxError(
+        what,
+        reasons,
+        "run `lpx build --int8 --target onnxruntime`, whose engines run everywhere",
+        code="unsupported",
+    )
 
 
 def engine_folders(workspace: WorkspaceFolder) -> list[Path]:
-    """The folders of all engines, sorted.
+    """Return the folders of all engines, sorted.
 
     Raises:
-        LpxError: One cannot be looked into: its engine would be missed in silence.
+        LpxError: A folder cannot be read: skipping it could hide an engine.
     """
     if not os.path.lexists(workspace.engines):
         return []
@@ -88,21 +114,20 @@ def _holds_engine(folder: Path) -> bool:
 
 
 def _check_name(name: str, folder: Path) -> None:
-    """Refuse a name that reports and `--engine` give to something else."""
+    """Refuse a name that has another meaning in reports and as the argument `engine`."""
     if name in _TAKEN or ":" in name:
         raise LpxError(
             f"{folder} is not a name that an engine can have",
-            "torch is the checkpoint, onnx the exported model, NAME:graph an engine's graph: "
-            "an engine of that name would be taken for it",
+            "torch is the checkpoint, onnx the exported model, NAME:graph an engine's graph",
             "rename the folder",
         )
 
 
 def check_card(manifest: EngineManifest, model: ExportedModel) -> None:
-    """Make sure that an engine carries the card of the model that it was built from.
+    """Check that an engine has the card of the model that it was built from.
 
     Raises:
-        LpxError: It carries another one.
+        LpxError: It has another card.
     """
     if manifest.model_card() != model.card:
         raise LpxError(
@@ -111,6 +136,7 @@ def check_card(manifest: EngineManifest, model: ExportedModel) -> None:
             "the card decides how faces are prepared and which of them are called fake",
             f"it was edited: run `lpx build --{manifest.precision} --target {manifest.target}` "
             "again",
+            code="damaged",
         )
 
 
@@ -121,38 +147,46 @@ def pick_engine(
     *,
     allow_host_code: bool = False,
     allow_factory: bool = False,
-) -> tuple[str, Engine]:
-    """An engine by its name, or "torch"; where none is named, the fastest that runs here.
+) -> PickedEngine:
+    """Open an engine by its name.
 
     Args:
-        workspace: Holds the engines.
-        model: What they must have been built from.
-        name: Of the engine.
-        allow_host_code: Load a version-compatible plan, which carries code that runs here.
+        workspace: Contains the engines.
+        model: The model that they must have been built from.
+        name: Name of the engine, or "torch" for the checkpoint; None for the fastest engine that
+            runs here.
+        allow_host_code: Load a version-compatible plan, which contains code that runs here.
         allow_factory: Run the factory that the workspace names, for "torch".
 
     Raises:
-        LpxError: It does not exist, or does not run here.
+        LpxError: It does not exist (code "not-found"), or does not run here ("unsupported").
     """
     if name == REFERENCE:
-        # Imported here, for PyTorch takes seconds.
+        # PyTorch takes seconds to import.
         from lpx.artefacts.reference import read_reference
         from lpx.engines.torch import TorchEngine
 
-        return name, TorchEngine(read_reference(workspace, model, allow_factory=allow_factory))
+        reference = read_reference(workspace, model, allow_factory=allow_factory)
+        return PickedEngine(name, TorchEngine(reference))
     manifests, not_run = runnable(workspace, model)
-    order = ("int8", "fp16", "fp32")
     if name is None:
-        # TensorRT's engines come before ONNX Runtime's, whose name sorts first.
-        manifests.sort(key=lambda m: (m.target == "onnxruntime", order.index(m.precision)))
-        name = manifests[0].name
-    if name in {m.name for m in manifests}:
-        # Whoever picks one reads images or videos while it runs.
-        folder = workspace.engines / name
-        return name, load(folder, allow_host_code=allow_host_code, shares_cores=True)
+        # False sorts before True: TensorRT's engines before ONNX Runtime's, at any precision.
+        name = min(
+            manifests, key=lambda m: (m.target == "onnxruntime", _PREFERRED.index(m.precision))
+        ).name
+    names = [manifest.name for manifest in manifests]
+    if name in names:
+        # The cores are shared: the caller reads images or videos while the engine runs.
+        engine = load(workspace.engines / name, allow_host_code=allow_host_code, shares_cores=True)
+        return PickedEngine(name, engine)
+    fix = (
+        f"engines that run here: torch, {', '.join(names)}; use one of these, or leave out `engine`"
+    )
+    if name in not_run:
+        raise LpxError(f"engine {name} does not run here", not_run[name], fix, code="unsupported")
     raise LpxError(
-        f"engine {name} {'does not run here' if name in not_run else 'does not exist'}",
-        not_run.get(name, f"{workspace.root} holds no engine of that name"),
-        f"engines that run here: torch, {', '.join(m.name for m in manifests)}; name one of these, "
-        "or leave --engine out",
+        f"engine {name} does not exist",
+        f"{workspace.root} holds no engine of that name",
+        fix,
+        code="not-found",
     )

@@ -1,1 +1,1 @@
-"""The machine at hand: its hardware, its memory, its sensors."""
+"""This machine: its hardware, its memory, its sensors."""

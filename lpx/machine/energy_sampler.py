@@ -1,11 +1,11 @@
-"""The process that samples power rails: standard library only, run by its file's name.
+"""Sample power rails, in a process of its own. Standard library only; run by its file's name.
 
     python energy_sampler.py INTERVAL_S FILE [FILE] [+ FILE [FILE]] ...
 
-The files of a rail are one of its power in uW, or its voltage in mV and its current in mA; "+" adds
-another rail. Writes rows of two float64 to standard output: seconds on the monotonic clock, which
-all processes share, and the sum of the rails in watts (NaN where one cannot be read). Ends when
-standard input does, so that it never outlives its parent.
+The files of a rail are one with its power in uW, or one with its voltage in mV and one with its
+current in mA; "+" begins another rail. Writes rows of two float64 to standard output: seconds on
+the monotonic clock, which all processes share, and the sum of the rails in watts (NaN if one cannot
+be read). Ends when standard input ends, so that it never outlives its parent.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
     while True:
         began = time.monotonic()
         watts = _watts(rails)
-        # Reading takes time of its own, over I2C most of all: the middle is when power was that.
+        # Reading takes time, above all over I2C: the power belongs to the middle of that time.
         row = _ROW.pack((began + time.monotonic()) / 2, watts)
         os.write(sys.stdout.fileno(), row)
         due = max(due + interval_s, time.monotonic())
@@ -44,8 +44,11 @@ def main(arguments: list[str]) -> None:
 
 def _watts(rails: list[list[int]]) -> float:
     try:
-        # Each read from the start of a file of sysfs gives a new value; mV times mA are uW.
-        return sum(math.prod(int(os.pread(file, 32, 0)) for file in files) for files in rails) / 1e6
+        # Every read from the start of a sysfs file gives a new value. mV times mA are uW.
+        microwatts = 0
+        for files in rails:
+            microwatts += math.prod(int(os.pread(file, 32, 0)) for file in files)
+        return microwatts / 1e6
     except (OSError, ValueError):
         return float("nan")
 

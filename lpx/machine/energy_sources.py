@@ -1,4 +1,4 @@
-"""Where energy can be read: a Jetson's power rails, NVIDIA's counter, the CPU's counter (RAPL)."""
+"""Sources of energy readings: a Jetson's rails, NVIDIA's counter, the CPU's counter (RAPL)."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from lpx.machine.nvml import Nvml, NvmlError
 from lpx.machine.probe import read_number, read_text
 
 Device = Literal["cpu", "gpu"]
+# Longest time without a sample: the slowest monitor renews its values every 0.1 s.
 _SAMPLER_PATIENCE_S = 10.0
 _READABLE = "sudo chmod a+r /sys/class/powercap/*/energy_uj (until the next start)"
 
 
 @dataclass(frozen=True)
 class Unavailable:
-    """Something cannot be measured; `str` gives "unavailable: reason"."""
+    """Reason why something cannot be measured; `str` gives "unavailable: reason"."""
 
     reason: str
 
@@ -37,15 +38,15 @@ class Unavailable:
 
 
 class EnergySourceError(Exception):
-    """A source stopped giving energy; the message says what happened."""
+    """An energy source failed; the message says how."""
 
 
 class EnergySource(Protocol):
-    """Something that says how much energy flowed between two calls.
+    """Measures the energy between two calls.
 
     Attributes:
-        name: What is measured and by what, as "rapl: package-0".
-        covers: What part of the machine is in the figure.
+        name: The counter or rails, such as "rapl: package-0".
+        covers: The part of the machine whose energy is measured.
     """
 
     name: str
@@ -56,51 +57,54 @@ class EnergySource(Protocol):
         ...
 
     def stop(self) -> float:
-        """End the window that `start` began; joules since.
+        """End the window that `start` began, and return the energy since, joules.
 
         Raises:
-            EnergySourceError: The source gave nothing.
+            EnergySourceError: The source cannot be read.
         """
         ...
 
     def close(self) -> None:
-        """Release what is held; the source cannot be used afterwards."""
+        """Release all resources; the source cannot be used afterwards."""
         ...
 
 
 def open_source(
     device: Device, root: Path = Path("/"), open_gpu: Callable[[], Nvml] = Nvml
 ) -> EnergySource | Unavailable:
-    """The source that covers `device`, or why there is none.
+    """Open the source that measures an engine's device.
 
-    On a Jetson the rails measure board or module, whatever runs. Elsewhere an engine on the GPU is
-    measured by NVIDIA's counter, which leaves the host out, and one on the CPU by RAPL.
+    On a Jetson the rails measure the board or the module, whatever runs. Elsewhere an engine on the
+    GPU is measured by NVIDIA's counter, which excludes the host, and one on the CPU by RAPL.
 
     Args:
-        device: What the engine runs on.
-        root: Where the file system's tree begins.
+        device: Device that the engine runs on.
+        root: Root of the file system.
         open_gpu: Opens the GPU's driver.
+
+    Returns:
+        The source, or the reason why there is none.
     """
-    rails, no_rails = find_rails(root)
-    if rails:
-        return Rails(total_power(rails))
+    found = find_rails(root)
+    if found.rails:
+        return Rails(total_power(found.rails))
     if is_jetson(root):
-        return Unavailable(no_rails)
+        return Unavailable(found.reason)
     if device == "gpu":
         return _open_nvml(open_gpu)
     return _open_rapl(root)
 
 
 class Counters:
-    """Counters of energy that only grow, and start again from 0 at a limit.
+    """Energy counters that only grow, and wrap to 0 at a limit.
 
-    A window must be shorter than the time of one round: minutes for RAPL at full power.
+    A window must be shorter than the time between two wraps: minutes for RAPL at full power.
 
     Args:
         name: See `EnergySource`.
         covers: See `EnergySource`.
-        read: Gives every counter, in units of `joules`.
-        limits: The value at which each starts again; 0 where it does not.
+        read: Returns the value of every counter, in units of `joules`.
+        limits: Largest value of each counter; 0 if it does not wrap.
         joules: Joules per unit.
     """
 
@@ -121,29 +125,27 @@ class Counters:
         self._before = self._read()
 
     def stop(self) -> float:
-        """End the window; joules since `start`."""
-        after = self._read()
-        # max_energy_range_uj is the largest value: the one after it is 0.
-        grown = [
-            now - was if now >= was or not limit else now - was + limit + 1
-            for was, now, limit in zip(self._before, after, self._limits, strict=True)
-        ]
-        if min(grown) < 0:
-            raise EnergySourceError(f"{self.name}: the counter went backwards")
-        return sum(grown) * self._joules
+        """End the window, and return the energy since `start`, joules."""
+        total = 0
+        for was, now, limit in zip(self._before, self._read(), self._limits, strict=True):
+            increase = now - was
+            if increase < 0 and limit:
+                # The largest value (max_energy_range_uj) is followed by 0.
+                increase += limit + 1
+            if increase < 0:
+                raise EnergySourceError(f"{self.name}: the counter went backwards")
+            total += increase
+        return total * self._joules
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is nothing to release."""
 
 
 class Rails:
     """Power rails of a Jetson, sampled by a process of its own and integrated by trapezoids.
 
-    The sampler's own power is in both the idle and the loaded figure, and so not in their
-    difference.
-
     Args:
-        rails: Those whose sum is measured, as `total_power` returns them.
+        rails: Rails whose sum is measured, as `total_power` returns them.
     """
 
     def __init__(self, rails: Sequence[Rail]) -> None:
@@ -153,8 +155,14 @@ class Rails:
         self.covers = covered(names)
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the sampler
         interval_s = max(rail.interval_ms for rail in rails) / 1e3
-        files = [str(path) for rail in rails for path in ("+", *rail.files)][1:]
-        # -I -S: no site packages to load, so that it starts in milliseconds and stays small.
+        files: list[str] = []
+        for rail in rails:
+            if files:
+                files.append("+")
+            files += map(str, rail.files)
+        # A process, because sampling in a thread would wait for the engine's hold on the
+        # interpreter. Its own power is in both the idle and the loaded figure, and so not in their
+        # difference. -I -S: no site packages to load, so it starts in milliseconds and stays small.
         self._sampler = subprocess.Popen(
             [sys.executable, "-I", "-S", energy_sampler.__file__, str(interval_s), *files],
             stdin=subprocess.PIPE,
@@ -165,14 +173,14 @@ class Rails:
         self._first_row = 0
 
     def start(self) -> None:
-        """Begin a window, once a sample from before it is there."""
+        """Begin a window as soon as there is a sample from before it."""
         called = time.monotonic()
         self._wait_for(called)
         self._first_row = max(0, self._rows() - 2)
         self._begin = time.monotonic()
 
     def stop(self) -> float:
-        """End the window; joules since `start`."""
+        """End the window, and return the energy since `start`, joules."""
         end = time.monotonic()
         self._wait_for(end)
         samples = self._samples(self._first_row)
@@ -191,7 +199,7 @@ class Rails:
         return os.fstat(self._file.fileno()).st_size // energy_sampler.ROW_BYTES
 
     def _samples(self, first_row: int) -> NDArray[np.float64]:
-        """(Seconds on the monotonic clock, watts) from `first_row` on, float64 [N, 2]."""
+        """Return seconds on the monotonic clock and watts from `first_row` on, float64 [N, 2]."""
         size = energy_sampler.ROW_BYTES
         count = self._rows() - first_row
         # pread: the sampler shares the file's position, which must stay at the end.
@@ -212,13 +220,16 @@ class Rails:
 def integrate_joules(
     times_s: NDArray[np.float64], watts: NDArray[np.float64], begin_s: float, end_s: float
 ) -> float:
-    """Energy between two moments, by trapezoids; power at the ends is interpolated.
+    """Integrate power between two moments by trapezoids; power at the ends is interpolated.
 
     Args:
-        times_s: When power was sampled, ascending, float64 [N].
-        watts: Power then, float64 [N].
-        begin_s: Begin of the window, not before the first sample.
-        end_s: End of the window, not after the last.
+        times_s: Times of the samples, seconds, ascending, float64 [N].
+        watts: Power at these times, watts, float64 [N].
+        begin_s: Begin of the window, seconds, not before the first sample.
+        end_s: End of the window, seconds, not after the last.
+
+    Returns:
+        Energy, joules.
     """
     inside = (times_s > begin_s) & (times_s < end_s)
     x = np.concatenate([[begin_s], times_s[inside], [end_s]])
@@ -237,23 +248,27 @@ def _open_nvml(open_gpu: Callable[[], Nvml]) -> EnergySource | Unavailable:
 
 
 def _open_rapl(root: Path) -> EnergySource | Unavailable:
-    """Packages and their memory; cores and uncore are parts of a package, psys holds it."""
-    zones = sorted((root / "sys/class/powercap").glob("intel-rapl:*"))
-    named = {zone: read_text(zone / "name") for zone in zones}
-    used = {zone: name for zone, name in named.items() if name.startswith(("package", "dram"))}
-    if not used:
+    # Packages and their memory: the zones of cores and uncore are parts of a package, and psys
+    # contains it.
+    zones: dict[Path, str] = {}
+    for zone in sorted((root / "sys/class/powercap").glob("intel-rapl:*")):
+        name = read_text(zone / "name")
+        if name.startswith(("package", "dram")):
+            zones[zone] = name
+    if not zones:
         return Unavailable(
             "no RAPL in /sys/class/powercap (a virtual machine or container hides it; else: "
             "sudo modprobe intel_rapl_msr)"
         )
-    if refused := next(filter(None, map(_refusal, used)), ""):
-        return Unavailable(refused)
-    limits = [read_number(zone / "max_energy_range_uj") or 0 for zone in used]
-    names = " + ".join(sorted(used.values()))
+    for zone in zones:
+        if refusal := _refusal(zone):
+            return Unavailable(refusal)
+    limits = [read_number(zone / "max_energy_range_uj") or 0 for zone in zones]
+    names = " + ".join(sorted(zones.values()))
     return Counters(
         f"rapl: {names}",
-        "the processor, its memory only where named",
-        lambda: _rapl_uj(used),
+        "the processor, and its memory if named",
+        lambda: _rapl_uj(zones),
         limits,
         1e-6,
     )
@@ -270,8 +285,10 @@ def _refusal(zone: Path) -> str:
 
 
 def _rapl_uj(zones: dict[Path, str]) -> list[int]:
-    values = [read_number(zone / "energy_uj") for zone in zones]
-    read = [value for value in values if value is not None]
-    if len(read) != len(values):
-        raise EnergySourceError("RAPL's energy_uj can no longer be read")
-    return read
+    values = []
+    for zone in zones:
+        value = read_number(zone / "energy_uj")
+        if value is None:
+            raise EnergySourceError("RAPL's energy_uj can no longer be read")
+        values.append(value)
+    return values

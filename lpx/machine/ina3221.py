@@ -1,9 +1,9 @@
-"""Power rails of a Jetson, from the monitors that measure them, as sysfs shows these.
+"""Power rails of a Jetson, read from the power monitors in sysfs.
 
 - INA3221, three channels on the module: `in{N}_label`, `in{N}_input` in mV, `curr{N}_input` in mA.
   A channel labelled NC is not connected; channel 7 is the sum of shunt voltages, not a power.
-- INA238 and its kin, one channel: `label`, `power1_input` in uW. Jetson Thor's developer kit has
-  one at the input of its carrier board (VIN).
+- INA238 and similar chips, one channel: `label`, `power1_input` in uW. Jetson Thor's developer kit
+  has one at the input of its carrier board (VIN).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from lpx.machine.probe import read_number, read_text
 
@@ -19,12 +20,13 @@ _MONITORS = (
     "sys/bus/i2c/drivers/ina3221*/*/hwmon/hwmon*",
     "sys/bus/i2c/drivers/ina2*/*/hwmon/hwmon*",
 )
+# Rails that carry all power of module and carrier board.
 _BOARD_INPUT = ("VIN",)
-"""Rails that carry all power of module and carrier board."""
+# Rails that carry all power of the module.
 _MODULE_INPUT = ("VDD_IN", "POM_5V_IN")
-"""Rails that carry all power of the module."""
+# Rails that are fed from another measured rail, with that rail: AGX Orin's memory. Adding both
+# would count its power twice.
 _WITHIN = {"VDDQ_VDD2_1V8AO": "VIN_SYS_5V0"}
-"""Rails fed from another that is measured too, by that other's name: AGX Orin's memory."""
 _SUM_OF_SHUNTS = 7
 _USUAL_INTERVAL_MS = 5
 _LEAST_INTERVAL_MS, _MOST_INTERVAL_MS = 2, 100
@@ -35,11 +37,11 @@ class Rail:
     """One power rail.
 
     Attributes:
-        name: The board's label, as "VDD_IN".
-        monitor: The chip that measures it, as "ina3221".
-        files: Files whose product is the power in uW: one of uW, or voltage in mV and current in
-            mA.
-        interval_ms: How often the monitor renews them, in ms.
+        name: The board's label, such as "VDD_IN".
+        monitor: The chip that measures it, such as "ina3221".
+        files: Files whose product is the power in uW: a single file in uW, or voltage in mV and
+            current in mA.
+        interval_ms: Time between two measurements of the monitor, ms.
     """
 
     name: str
@@ -48,41 +50,57 @@ class Rail:
     interval_ms: int
 
 
-def find_rails(root: Path = Path("/")) -> tuple[tuple[Rail, ...], str]:
+class RailSearch(NamedTuple):
+    """Result of looking for rails.
+
+    Attributes:
+        rails: Rails that can be read.
+        reason: Why there are none, else "".
+    """
+
+    rails: tuple[Rail, ...]
+    reason: str
+
+
+def find_rails(root: Path = Path("/")) -> RailSearch:
     """Find the rails that can be read.
 
     Args:
-        root: Where the file system's tree begins.
-
-    Returns:
-        The rails, and why there are none, else "".
+        root: Root of the file system.
     """
-    monitors = [monitor for pattern in _MONITORS for monitor in sorted(root.glob(pattern))]
+    monitors: list[Path] = []
+    for pattern in _MONITORS:
+        monitors += sorted(root.glob(pattern))
     if not monitors:
-        return (), "no power monitor in /sys/bus/i2c/drivers: in a container, mount the host's /sys"
-    rails = [rail for monitor in monitors for rail in _rails_of(monitor)]
+        why = "no power monitor in /sys/bus/i2c/drivers: in a container, mount the host's /sys"
+        return RailSearch((), why)
+    rails: list[Rail] = []
+    for monitor in monitors:
+        rails += _rails_of(monitor)
     if not rails:
-        return (), "the power monitors show no channel that is connected and readable"
-    return tuple(rails), ""
+        return RailSearch((), "the power monitors show no channel that is connected and readable")
+    return RailSearch(tuple(rails), "")
 
 
 def total_power(rails: Sequence[Rail]) -> tuple[Rail, ...]:
-    """Return the rails whose sum is the most of the machine that is measured, each part once.
+    """Return the rails whose sum covers most of the machine, each part once.
 
-    The input of the board where that is measured, else the module's, else the module's rails.
+    That is the input of the board or, if it is not measured, that of the module, or else the
+    module's rails.
     """
     for inputs in (_BOARD_INPUT, _MODULE_INPUT):
-        if found := tuple(rail for rail in rails if rail.name in inputs)[:1]:
-            return found
+        for rail in rails:
+            if rail.name in inputs:
+                return (rail,)
     names = {rail.name for rail in rails}
     return tuple(rail for rail in rails if _WITHIN.get(rail.name) not in names)
 
 
 def covered(names: Sequence[str]) -> str:
-    """Say what part of the machine is in the power of the rails that `total_power` returned.
+    """Describe the part of the machine whose power the rails of `total_power` measure.
 
     Args:
-        names: The rails' names.
+        names: The names of the rails.
     """
     if set(names) <= set(_BOARD_INPUT):
         return "the whole board, its carrier included"
@@ -92,21 +110,23 @@ def covered(names: Sequence[str]) -> str:
 
 
 def _rails_of(monitor: Path) -> list[Rail]:
-    channels = {
-        label: _channel_files(label)
-        for label in sorted(monitor.glob("in*_label"))
-        if _number_in(label.name) != _SUM_OF_SHUNTS
-    }
-    # What has channels has no label of its own.
-    channels = channels or {monitor / "label": _single_channel_files(monitor)}
-    asked = read_number(monitor / "update_interval") or _USUAL_INTERVAL_MS
-    interval = min(max(asked, _LEAST_INTERVAL_MS), _MOST_INTERVAL_MS)
+    channels: dict[Path, tuple[Path, ...]] = {}
+    for label in sorted(monitor.glob("in*_label")):
+        if _number_in(label.name) != _SUM_OF_SHUNTS:
+            channels[label] = _channel_files(label)
+    if not channels:
+        # A monitor of a single channel has its label in a file of its own.
+        channels[monitor / "label"] = _single_channel_files(monitor)
+    # A driver may report 0, or an interval that makes no sense for sampling.
+    reported = read_number(monitor / "update_interval") or _USUAL_INTERVAL_MS
+    interval = min(max(reported, _LEAST_INTERVAL_MS), _MOST_INTERVAL_MS)
     chip = read_text(monitor / "name") or monitor.parents[2].name
-    return [
-        Rail(name, chip, files, interval)
-        for label, files in channels.items()
-        if (name := read_text(label)) not in ("", "NC") and _readable(files)
-    ]
+    rails = []
+    for label, files in channels.items():
+        name = read_text(label)
+        if name not in ("", "NC") and _readable(files):
+            rails.append(Rail(name, chip, files, interval))
+    return rails
 
 
 def _channel_files(label: Path) -> tuple[Path, ...]:
@@ -116,8 +136,10 @@ def _channel_files(label: Path) -> tuple[Path, ...]:
 
 def _single_channel_files(monitor: Path) -> tuple[Path, ...]:
     power = (monitor / "power1_input",)
-    # in0 is the shunt's voltage, in1 the rail's.
-    return power if _readable(power) else (monitor / "in1_input", monitor / "curr1_input")
+    if _readable(power):
+        return power
+    # in0 is the voltage of the shunt, in1 that of the rail.
+    return monitor / "in1_input", monitor / "curr1_input"
 
 
 def _readable(files: tuple[Path, ...]) -> bool:

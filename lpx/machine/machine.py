@@ -1,4 +1,4 @@
-"""The machine at hand: processor, NVIDIA GPUs, and a Jetson's release, power mode and clocks."""
+"""This machine: processor, NVIDIA GPUs, and a Jetson's release, power mode and clocks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from lpx.machine.jetson import Jetson, integrated_gpu, read_jetson
 from lpx.machine.probe import Run, failure, read_text, run_command
@@ -19,7 +20,7 @@ _GPU_QUERY = (
     "--format=csv,noheader,nounits",
 )
 
-# ARM kernels name no CPU model: (implementer, part) of /proc/cpuinfo.
+# ARM kernels do not name the CPU's model: (implementer, part) of /proc/cpuinfo -> model.
 _ARM_CPU = {
     ("0x41", "0xd42"): "Cortex-A78AE",
     ("0x41", "0xd83"): "Neoverse-V3AE",
@@ -35,10 +36,10 @@ class Gpu:
     """One NVIDIA GPU.
 
     Attributes:
-        name: As the driver names it.
-        compute_capability: "8.9" for SM 8.9; None where nothing says it.
-        memory_mib: Its own memory in MiB; None on a Jetson, which shares the system's.
-        driver_version: As nvidia-smi gives it; None where there is no nvidia-smi.
+        name: The driver's name for it.
+        compute_capability: "8.9" for SM 8.9; None if unknown.
+        memory_mib: Its own memory, MiB; None on a Jetson, which shares the system's.
+        driver_version: Version of the driver by nvidia-smi; None without nvidia-smi.
     """
 
     name: str
@@ -49,21 +50,21 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Machine:
-    """What lpx can learn of a machine without importing a framework.
+    """Properties of a machine that can be read without importing a framework.
 
     Attributes:
-        os: The distribution's own name.
-        architecture: As `uname -m` gives it: "x86_64", "aarch64".
+        os: The distribution's name.
+        architecture: Architecture by `uname -m`: "x86_64", "aarch64".
         cpu: The processor's model, or "unknown".
-        cores: Logical cores.
-        memory_mib: Memory in MiB, MemTotal; None where unreadable.
-        python: The running interpreter's version.
-        python_isolated: It runs in a virtual environment without the system's packages.
-        system_tensorrt: The system's dist-packages folder that holds TensorRT's Python module.
+        cores: Number of logical cores.
+        memory_mib: Memory (MemTotal), MiB; None if unreadable.
+        python: Version of the running interpreter.
+        python_isolated: Whether it runs in a virtual environment without the system's packages.
+        system_tensorrt: The system's dist-packages folder with TensorRT's Python module, or None.
         gpus: NVIDIA GPUs.
         no_gpu_reason: Why `gpus` is empty, else "".
-        jetson: None where the machine is no Jetson.
-        in_container: Docker, Podman, Kubernetes or LXC.
+        jetson: Properties of a Jetson board; None for another machine.
+        in_container: Whether it is a container: Docker, Podman, Kubernetes or LXC.
     """
 
     os: str
@@ -81,17 +82,17 @@ class Machine:
 
 
 def read_machine(root: Path = Path("/"), run: Run = run_command) -> Machine:
-    """Read the machine at hand; what cannot be read is said to be unknown, nothing is raised.
+    """Read the properties of this machine. Raises nothing: unreadable ones are unknown.
 
     Args:
-        root: Where the file system's tree begins: a recorded tree stands in for a machine.
+        root: Root of the file system: a recorded tree stands in for a machine.
         run: Runs nvidia-smi and, on a Jetson, nvpmodel.
     """
     in_container = _in_container(root)
     jetson = read_jetson(root, run, in_container=in_container)
-    gpus, no_gpu_reason = _read_gpus(run)
+    found = _read_gpus(run)
     if jetson:
-        gpus, no_gpu_reason = _jetson_gpus(root, jetson, gpus, no_gpu_reason)
+        found = _jetson_gpus(root, jetson, found)
     cpuinfo = read_text(root / "proc/cpuinfo")
     distribution = re.search(r'^PRETTY_NAME="?(.*?)"?$', read_text(root / "etc/os-release"), re.M)
     memory = re.search(r"^MemTotal:\s*(\d+) kB", read_text(root / "proc/meminfo"), re.M)
@@ -105,23 +106,23 @@ def read_machine(root: Path = Path("/"), run: Run = run_command) -> Machine:
         python=platform.python_version(),
         python_isolated=_isolated(Path(sys.prefix), Path(sys.base_prefix)),
         system_tensorrt=f"/{tensorrt[-1].parents[1].relative_to(root)}" if tensorrt else None,
-        gpus=gpus,
-        no_gpu_reason=no_gpu_reason,
+        gpus=found.gpus,
+        no_gpu_reason=found.reason,
         jetson=jetson,
         in_container=in_container,
     )
 
 
 def available_memory_mib(root: Path = Path("/")) -> int | None:
-    """Memory that programs can still take, MemAvailable, MiB; None where unreadable."""
-    found = re.search(r"^MemAvailable:\s*(\d+) kB", read_text(root / "proc/meminfo"), re.M)
-    return int(found[1]) // 1024 if found else None
+    """Return the memory that programs can still take (MemAvailable), MiB; None if unreadable."""
+    available = re.search(r"^MemAvailable:\s*(\d+) kB", read_text(root / "proc/meminfo"), re.M)
+    return int(available[1]) // 1024 if available else None
 
 
 def has_vnni(root: Path = Path("/")) -> bool | None:
-    """Whether the processor has VNNI, x86's integer dot products; None where it is not x86.
+    """Return whether the processor has VNNI, x86's integer dot products; None if it is not x86.
 
-    Without it ONNX Runtime's exact INT8 kernels are no faster than its float ones.
+    Without VNNI, ONNX Runtime's exact INT8 kernels are not faster than its float kernels.
     """
     flags = re.search(r"^flags\s*:\s*(.+)$", read_text(root / "proc/cpuinfo"), re.M)
     return None if flags is None else "vnni" in flags[1]
@@ -129,8 +130,8 @@ def has_vnni(root: Path = Path("/")) -> bool | None:
 
 def _cpu_model(cpuinfo: str) -> str:
     def field(name: str) -> str:
-        found = re.search(rf"^{name}\s*:\s*(.+)$", cpuinfo, re.M)
-        return found[1].strip() if found else ""
+        line = re.search(rf"^{name}\s*:\s*(.+)$", cpuinfo, re.M)
+        return line[1].strip() if line else ""
 
     arm = _ARM_CPU.get((field("CPU implementer"), field("CPU part")))
     return arm or field("model name") or "unknown"
@@ -143,40 +144,57 @@ def _in_container(root: Path) -> bool:
 
 
 def _isolated(prefix: Path, base_prefix: Path) -> bool:
+    # Equal outside a virtual environment.
     if prefix == base_prefix:
         return False
     shares = r"^include-system-site-packages\s*=\s*true"
     return not re.search(shares, read_text(prefix / "pyvenv.cfg"), re.M | re.I)
 
 
-def _read_gpus(run: Run) -> tuple[tuple[Gpu, ...], str]:
+class _GpuSearch(NamedTuple):
+    """GPUs, and why there are none."""
+
+    gpus: tuple[Gpu, ...]
+    reason: str
+
+
+def _read_gpus(run: Run) -> _GpuSearch:
     try:
         listing = run(_GPU_QUERY)
     except (OSError, subprocess.SubprocessError) as error:
-        return (), failure(error, "nvidia-smi")
-    rows = [[cell.strip() for cell in line.split(",")] for line in listing.splitlines()]
-    gpus = tuple(
-        Gpu(
+        return _GpuSearch((), failure(error, "nvidia-smi"))
+    gpus = []
+    for line in listing.splitlines():
+        cells = [cell.strip() for cell in line.split(",")]
+        # nvidia-smi reports its own failures on standard output, too.
+        if len(cells) != 4:
+            continue
+        name, capability, memory, driver = cells
+        # Unknown values are "[N/A]" or "[Not Supported]".
+        gpu = Gpu(
             name,
             capability if re.fullmatch(r"\d+\.\d+", capability) else None,
             int(memory) if memory.isdecimal() else None,
             driver if driver[:1].isdecimal() else None,
         )
-        for name, capability, memory, driver in (row for row in rows if len(row) == 4)
-    )
-    return gpus, "" if gpus else f"nvidia-smi lists none: {listing.strip() or 'no output'}"
+        gpus.append(gpu)
+    if not gpus:
+        return _GpuSearch((), f"nvidia-smi lists none: {listing.strip() or 'no output'}")
+    return _GpuSearch(tuple(gpus), "")
 
 
-def _jetson_gpus(
-    root: Path, jetson: Jetson, listed: tuple[Gpu, ...], no_gpu_reason: str
-) -> tuple[tuple[Gpu, ...], str]:
-    """Add what nvidia-smi does not say on a Jetson.
-
-    JetPack 5 and earlier have no nvidia-smi; later ones list the GPU, but not always with its
-    compute capability.
-    """
-    name, capability, reason = integrated_gpu(root, jetson)
-    if listed:
-        gpus = (replace(g, compute_capability=g.compute_capability or capability) for g in listed)
-        return tuple(gpus), no_gpu_reason
-    return ((Gpu(name, capability, None, None),), "") if name else ((), reason)
+def _jetson_gpus(root: Path, jetson: Jetson, listed: _GpuSearch) -> _GpuSearch:
+    """Add what nvidia-smi does not report on a Jetson."""
+    integrated = integrated_gpu(root, jetson)
+    if listed.gpus:
+        # Newer releases of JetPack have nvidia-smi, but not always with the compute capability.
+        gpus = []
+        for gpu in listed.gpus:
+            capability = gpu.compute_capability or integrated.compute_capability
+            gpus.append(replace(gpu, compute_capability=capability))
+        return _GpuSearch(tuple(gpus), listed.reason)
+    # JetPack 5 and earlier have no nvidia-smi.
+    if not integrated.name:
+        return _GpuSearch((), integrated.hidden_reason)
+    gpu = Gpu(integrated.name, integrated.compute_capability, None, None)
+    return _GpuSearch((gpu,), "")

@@ -1,7 +1,7 @@
-"""How much memory this process may take, and the refusal of work that cannot fit into it.
+"""The memory that this process may take, and the refusal of work that cannot fit into it.
 
-A system that lacks memory may end a process without a word, so what is sure to be too much is
-refused before it begins.
+A system that runs out of memory may kill a process without a message, so work that is certain to
+need too much is refused before it begins.
 """
 
 from __future__ import annotations
@@ -19,48 +19,54 @@ from lpx.machine.probe import read_number, read_text
 
 @dataclass(frozen=True)
 class Limit:
-    """The most memory that this process may take.
+    """A limit on the memory of this process.
 
     Attributes:
-        size: Bytes.
-        name: What sets the limit.
+        size: The limit, bytes.
+        name: The limit in words, for errors.
     """
 
     size: int
     name: str
 
 
+# Cached because every large pass is checked, and the limits are spread over a dozen files.
 @lru_cache(maxsize=1)
-def memory_limit(root: Path = Path("/")) -> Limit | None:
-    """The lowest of the limits on this process's memory; None where none can be read.
+def memory_limit(root: Path = Path("/"), address_space: int | None = None) -> Limit | None:
+    """Return the lowest limit on this process's memory, None if none can be read.
 
-    These are the machine's memory with its swap, those of the control groups (containers) that the
+    Limits are the machine's memory with its swap, those of the control groups (containers) that the
     process is in, and that of `ulimit -v`.
 
     Args:
-        root: Where the file system's tree begins: a recorded tree stands in for a machine.
+        root: Root of the file system: a recorded tree stands in for a machine.
+        address_space: The limit of `ulimit -v`, bytes, or RLIM_INFINITY; None to ask the system.
     """
-    return min(_limits(root), key=lambda limit: limit.size, default=None)
+    if address_space is None:
+        address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return min(_limits(root, address_space), key=lambda limit: limit.size, default=None)
 
 
-def _limits(root: Path) -> Iterator[Limit]:
+def _limits(root: Path, address_space: int) -> Iterator[Limit]:
     lines = read_text(root / "proc/meminfo")
     sizes = re.findall(r"^(?:MemTotal|SwapTotal):\s*(\d+) kB", lines, re.M)
     if sizes:
         yield Limit(1024 * sum(map(int, sizes)), "the machine's memory with its swap")
     for place in _groups(root):
-        # "max", or a number near 2^63, is not a limit.
+        # Without a limit, version 2 of control groups says "max", version 1 a number near 2^63.
         if (size := read_number(place)) is not None and size < 1 << 60:
             yield Limit(size, f"the limit of this container or service ({place.name})")
-    space, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if space != resource.RLIM_INFINITY:
-        yield Limit(space, "the limit of `ulimit -v`")
+    if address_space != resource.RLIM_INFINITY:
+        yield Limit(address_space, "the limit of `ulimit -v`")
 
 
 def _groups(root: Path) -> Iterator[Path]:
-    """Files with the memory limits of the control groups of this process, and of those above."""
+    """Yield the files with the memory limits of this process's control groups and their parents."""
     for line in read_text(root / "proc/self/cgroup").splitlines():
-        _, controllers, group = line.split(":", 2) if line.count(":") > 1 else ("", "-", "/")
+        # HIERARCHY:CONTROLLERS:GROUP, with no controllers in version 2.
+        if line.count(":") < 2:
+            continue
+        _, controllers, group = line.split(":", 2)
         if controllers == "":
             home, name = root / "sys/fs/cgroup", "memory.max"
         elif "memory" in controllers.split(","):
@@ -68,28 +74,30 @@ def _groups(root: Path) -> Iterator[Path]:
         else:
             continue
         path = PurePosixPath(group.lstrip("/"))
-        # Within a container the group's path may be that outside: the top is tried in any case.
+        # In a container the path may be the one outside of it: the top is tried in any case.
         for part in (path, *path.parents):
             yield home / part / name
 
 
+# Passes over fewer pixels in all are not checked: with 64 float32 channels for each pixel they take
+# half a GiB, and inferring the shapes takes time.
 SMALL_PIXELS = 1 << 21
-"""Passes over fewer pixels in all need not be looked at: at 64 float32 channels for each pixel they
-take half a GiB, and working out the shapes takes time."""
 
 
-def check_fits(needed: int, work: str, fix: str) -> None:
+def check_fits(needed: int, work: str, fix: str, limit: Limit | None = None) -> None:
     """Refuse work that needs more memory than this process may take.
 
     Args:
-        needed: Bytes that it needs at the least.
-        work: What needs them, as the beginning of a sentence.
+        needed: Bytes that it needs at least.
+        work: The work, as the beginning of a sentence.
         fix: What to do.
+        limit: The memory that the process may take; None to ask the system.
 
     Raises:
         OutOfMemoryError: It cannot fit.
     """
-    limit = memory_limit()
+    if limit is None:
+        limit = memory_limit()
     if limit is not None and needed > limit.size:
         raise OutOfMemoryError(
             f"{work} needs at least {needed / 2**30:.1f} GiB of memory",

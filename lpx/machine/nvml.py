@@ -1,7 +1,7 @@
-"""NVIDIA's management library: energy, clock, temperature and throttling of one GPU.
+"""NVIDIA's management library (NVML): energy, clock, temperature and throttling of one GPU.
 
-Called through ctypes: the driver brings libnvidia-ml.so.1 wherever there is a discrete GPU, so that
-no package is needed.
+Called through ctypes: the driver of every discrete GPU includes libnvidia-ml.so.1, so no package is
+needed.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ LIBRARY = "libnvidia-ml.so.1"
 _GRAPHICS_CLOCK = 0
 _GPU_SENSOR = 0
 _NAME_BYTES = 96
-# nvml.h, nvmlClocksThrottleReason*: those that slow a program down. Idle (1) and clocks set by the
-# user (2, 0x100) are no throttling.
+# nvmlClocksThrottleReason* in nvml.h: reasons that slow a program down. Idle (1) and clocks set by
+# the user (2, 0x100) are not throttling.
 _THROTTLE = {
     0x4: "power cap (software)",
     0x8: "hardware slowdown",
@@ -26,14 +26,14 @@ _THROTTLE = {
 
 
 class NvmlError(Exception):
-    """NVML is absent or refuses; the message says what it answered."""
+    """NVML is absent or reports an error, which is the message."""
 
 
 class Nvml:
-    """One GPU, as the driver sees it: the first that CUDA programs of this process may use.
+    """The first GPU that CUDA programs of this process may use.
 
     Args:
-        library: Stands in for the driver's library; None loads it.
+        library: Replacement for the driver's library; None loads it.
 
     Attributes:
         name: The GPU's name.
@@ -49,6 +49,7 @@ class Nvml:
             raise NvmlError(f"no NVIDIA driver ({LIBRARY} is not found)") from error
         self._call("nvmlInit_v2")
         self._device = ctypes.c_void_p()
+        # An index or, as schedulers of clusters set it, a UUID.
         selector = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() or "0"
         if selector.isdecimal():
             index = ctypes.c_uint(int(selector))
@@ -61,7 +62,7 @@ class Nvml:
         self.name = name.value.decode(errors="replace")
 
     def energy_mj(self) -> int:
-        """Energy since the driver was loaded, in mJ.
+        """Return the energy since the driver was loaded, mJ.
 
         Raises:
             NvmlError: The GPU has no such counter (older than Volta, or integrated).
@@ -71,17 +72,17 @@ class Nvml:
         return energy.value
 
     def clock_mhz(self) -> float | None:
-        """Clock of the graphics engine, MHz; None where the driver does not say, as on a Jetson."""
+        """Return the clock of the graphics engine, MHz; None if unknown, as on a Jetson."""
         clock = ctypes.c_uint()
         return self._or_none("nvmlDeviceGetClockInfo", ctypes.c_uint(_GRAPHICS_CLOCK), clock)
 
     def temperature_c(self) -> float | None:
-        """Temperature of the chip, degrees Celsius; None where the driver does not say."""
+        """Return the temperature of the chip, degrees Celsius; None if unknown."""
         heat = ctypes.c_uint()
         return self._or_none("nvmlDeviceGetTemperature", ctypes.c_uint(_GPU_SENSOR), heat)
 
     def throttle_reasons(self) -> tuple[str, ...]:
-        """Why the driver holds the clock back at this moment."""
+        """Return the reasons why the driver reduces the clock at this moment."""
         mask = ctypes.c_ulonglong()
         try:
             self._call(
@@ -101,19 +102,21 @@ class Nvml:
     def _call(self, function: str, *arguments: Any) -> None:
         try:
             call = getattr(self._library, function)
-        except AttributeError as error:  # a Jetson's library, or an old one, has fewer
+        except AttributeError as error:
+            # A Jetson's library, or an old one, has fewer functions.
             raise NvmlError(f"NVML: {function} is missing from {LIBRARY}") from error
         code = call(*arguments)
         if code:
             describe = self._library.nvmlErrorString
+            # ctypes would otherwise cut the pointer to 32 bits.
             describe.restype = ctypes.c_char_p
             text = describe(code)
-            said = text.decode(errors="replace") if text else f"error {code}"
-            raise NvmlError(f"NVML: {said} ({function})")
+            message = text.decode(errors="replace") if text else f"error {code}"
+            raise NvmlError(f"NVML: {message} ({function})")
 
 
 def open_nvml() -> Nvml | None:
-    """The GPU's driver, or None where there is none."""
+    """Return the GPU's driver, None if there is none."""
     try:
         return Nvml()
     except NvmlError:

@@ -1,4 +1,4 @@
-"""Read what a machine says of itself: small files, and commands that print something."""
+"""Read small files of sysfs and procfs, and the output of commands."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 Run = Callable[[Sequence[str]], str]
-"""Runs a command and returns what it printed; OSError or SubprocessError where it fails."""
+"""Runs a command and returns its output; raises OSError or SubprocessError if it fails."""
 
 
 def run_command(command: Sequence[str]) -> str:
@@ -22,19 +22,22 @@ def run_command(command: Sequence[str]) -> str:
 
 
 def failure(error: OSError | subprocess.SubprocessError, command: str) -> str:
-    """Say in a few words why `run_command` failed."""
+    """Return in a few words why `run_command` failed."""
     if isinstance(error, FileNotFoundError):
         return f"{command} not found"
     if isinstance(error, subprocess.TimeoutExpired):
         return f"{command} gave no answer in {error.timeout:g} s"
     if isinstance(error, subprocess.CalledProcessError):
-        said = f"{error.stdout or ''}\n{error.stderr or ''}".split("\n")
-        return next((line.strip() for line in said if line.strip()), f"{command} failed")
+        # nvidia-smi reports errors on standard output.
+        for line in f"{error.stdout or ''}\n{error.stderr or ''}".split("\n"):
+            if line.strip():
+                return line.strip()
+        return f"{command} failed"
     return f"{command}: {error}"
 
 
 def read_text(path: Path) -> str:
-    """Return a file's text without the device tree's closing NUL, "" where it cannot be read."""
+    """Return a file's text without the NUL that ends strings of a device tree; "" if unreadable."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
     except OSError:
@@ -42,6 +45,6 @@ def read_text(path: Path) -> str:
 
 
 def read_number(path: Path) -> int | None:
-    """Return the whole number that a file of sysfs holds, None where there is none."""
+    """Return the integer in a file of sysfs, None if there is none."""
     text = read_text(path)
     return int(text) if text.lstrip("-").isdecimal() else None

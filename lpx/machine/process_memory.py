@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def read_memory(status: Path = Path("/proc/self/status")) -> dict[str, float | None]:
-    """What this process holds now and held at most, MiB; None where the system does not say.
+    """Return the memory of this process now and at its peak, MiB; None if unreadable.
 
     Args:
-        status: The kernel's account of the process.
+        status: The kernel's status file of the process.
     """
     try:
         text = status.read_text(encoding="utf-8", errors="replace")
@@ -20,5 +20,5 @@ def read_memory(status: Path = Path("/proc/self/status")) -> dict[str, float | N
 
 
 def _mib(text: str, field: str) -> float | None:
-    found = re.search(rf"^{field}:\s*(\d+) kB$", text, re.M)
-    return int(found[1]) / 1024 if found else None
+    line = re.search(rf"^{field}:\s*(\d+) kB$", text, re.M)
+    return int(line[1]) / 1024 if line else None

@@ -79,7 +79,7 @@ def check_aggregate(name: str, parameter: float | None) -> float:
         why = "it is r of the soft maximum; 1 to 4 are usual"
         check_number("aggregate_parameter", parameter, above=0, why=why)
     elif name == "topk":
-        why = "it is the fraction of units whose logits are averaged, and must not be 0"
+        why = "it is the fraction of units whose logits are averaged"
         check_number("aggregate_parameter", parameter, above=0, most=1, why=why)
     if parameter is None:
         return DEFAULT_PARAMETER.get(name, 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -22,8 +23,8 @@ class LocalHead(nn.Module):
 
     Args:
         inputs: Channels C of the backbone.
-        bottleneck: Channels D of the bottleneck, 0 for none. It keeps the receptive field and makes
-            features non-negative.
+        bottleneck: Channels D of the bottleneck, 0 for none. It does not enlarge the receptive
+            field, and makes features non-negative.
     """
 
     def __init__(self, inputs: int, bottleneck: int) -> None:
@@ -37,15 +38,16 @@ class LocalHead(nn.Module):
                 nn.ReLU(inplace=True),
             )
         self.classifier = nn.Conv2d(bottleneck or inputs, 1, 1)
+        # Small weights: every unit starts near a probability of 0.5.
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
 
     def features(self, z: Tensor) -> Tensor:
-        """Unit features [B, D, h, w] of backbone output [B, C, h, w]."""
+        """Return the unit features [B, D, h, w] of backbone output [B, C, h, w]."""
         return self.bottleneck(self.dropout(z))  # type: ignore[no-any-return]
 
     def forward(self, z: Tensor) -> Tensor:
-        """Unit logits [B, h, w] of backbone output [B, C, h, w]."""
+        """Return the unit logits [B, h, w] of backbone output [B, C, h, w]."""
         return self.classifier(self.features(z)).squeeze(1)  # type: ignore[no-any-return]
 
 
@@ -60,11 +62,11 @@ class LocalPredictionDetector(nn.Module):
         self.aggregate_parameter = card.aggregate_parameter
 
     def logits(self, x: Tensor) -> Tensor:
-        """Unit logits [B, h, w], fake against real, of faces [B, 3, H, W]."""
+        """Return the unit logits [B, h, w], positive for fake, of faces [B, 3, H, W]."""
         return self.head(self.backbone(x))  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores [B] and patch maps [B, h, w] of faces [B, 3, H, W]."""
+        """Return scores [B] and patch maps [B, h, w] of faces [B, 3, H, W]."""
         logits = self.logits(x)
         return aggregate(self.aggregate, logits, self.aggregate_parameter), logits.sigmoid()
 
@@ -82,8 +84,15 @@ class _Units(nn.Module):
 
 
 def analyse_detector(detector: LocalPredictionDetector, input_size: int) -> ReceptiveField:
-    """Receptive field of a detector's units, and its cost."""
+    """Compute the receptive field of a detector's units, and its cost."""
     return analyse(_Units(detector), input_size)
+
+
+class NewDetector(NamedTuple):
+    """A detector with fresh weights, and its card."""
+
+    detector: LocalPredictionDetector
+    card: ModelCard
 
 
 def new_detector(
@@ -94,8 +103,8 @@ def new_detector(
     aggregate_name: str = "mean_prob",
     aggregate_parameter: float | None = None,
     bottleneck: int = 128,
-) -> tuple[LocalPredictionDetector, ModelCard]:
-    """A detector with fresh weights, and a card with everything that follows from its shape.
+) -> NewDetector:
+    """Make a detector with fresh weights, and a card with everything that follows from its shape.
 
     Args:
         backbone: A key of `lpx.models.backbones.BACKBONES`.
@@ -106,7 +115,8 @@ def new_detector(
         bottleneck: Channels of the head's bottleneck, 0 for none.
 
     Raises:
-        LpxError: Unknown backbone, cut or aggregate; a crop too small for one unit.
+        InvalidArgumentError: Unknown backbone, cut or aggregate.
+        LpxError: The crop is too small for a single unit.
     """
     mean, std = NORMALISATION.get(backbone, IMAGENET)
     card = ModelCard(
@@ -131,4 +141,4 @@ def new_detector(
         stride=field.stride,
         strictly_local=field.strictly_local,
     )
-    return detector, card
+    return NewDetector(detector, card)

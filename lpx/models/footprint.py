@@ -1,4 +1,4 @@
-"""The memory that a forward pass needs at the least, found without computing anything."""
+"""The memory that a forward pass needs at least, found from shapes alone."""
 
 from __future__ import annotations
 
@@ -11,48 +11,48 @@ from torch import Tensor, nn
 
 from lpx.machine.memory_limit import SMALL_PIXELS, check_fits
 
-_SMALLER = "take smaller faces (--input-size) or smaller batches, or a machine with more memory"
+_SMALLER = "use a smaller `input_size`, smaller batches, or a machine with more memory"
 
 
 def forward_bytes(module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> int | None:
-    """Bytes that the largest layer of a forward pass reads and writes, without weights.
+    """Return the bytes that the largest layer of a forward pass reads and writes.
 
-    A pass needs at least these: all of them exist at the same time. The module runs on PyTorch's
-    "meta" device, which computes shapes alone.
+    Weights are not counted.
 
     Args:
-        module: Takes one tensor.
-        shape: Of its input.
-        dtype: Of its input.
+        module: Module of one input.
+        shape: Shape of the input.
+        dtype: Type of the input.
 
     Returns:
-        None where the module does not run without values, as one does whose control flow depends
-        on them.
+        The bytes, or None if the module does not run without values, as a module whose control flow
+        depends on them.
     """
     peak = 0
 
-    # Hooks rather than a TorchDispatchMode, which would import torch._dynamo: seconds.
+    # Hooks rather than a TorchDispatchMode, which would import torch._dynamo: that takes seconds.
     def note(_: nn.Module, arguments: tuple[Any, ...], output: object) -> None:
         nonlocal peak
-        # By storage: a view takes no memory, nor does what is computed in place.
-        storages = {
-            (storage := tensor.untyped_storage())._cdata: storage.nbytes()
-            for tensor in _tensors((arguments, output))
-        }
-        peak = max(peak, sum(storages.values()))
+        # By storage: a view takes no memory, nor does an operation in place. Inputs and outputs of
+        # a layer exist at the same time, so a pass needs at least their sum.
+        sizes: dict[int, int] = {}
+        for tensor in _tensors((arguments, output)):
+            storage = tensor.untyped_storage()
+            sizes[storage._cdata] = storage.nbytes()
+        peak = max(peak, sum(sizes.values()))
 
+    # The "meta" device computes shapes and no values.
     tensors = [*module.named_parameters(), *module.named_buffers()]
     empty = {name: tensor.detach().to("meta") for name, tensor in tensors}
     faces = torch.empty(shape, dtype=dtype, device="meta")
-    hooks = [
-        layer.register_forward_hook(note)
-        for layer in module.modules()
-        if not any(True for _ in layer.children())
-    ]
+    # Layers alone: a container would be counted as one large layer.
+    layers = [part for part in module.modules() if next(part.children(), None) is None]
+    hooks = [layer.register_forward_hook(note) for layer in layers]
     try:
         with torch.no_grad():
             torch.func.functional_call(module, empty, (faces,))
-    except Exception:  # any code may be in a forward pass
+    except Exception:
+        # A forward pass may contain any code, and raise anything.
         return None
     finally:
         for hook in hooks:
@@ -74,14 +74,14 @@ def check_forward(
     """Refuse a forward pass that cannot fit into this process's memory.
 
     Args:
-        module: Takes one tensor.
-        shape: Of its input: faces first, height and width last.
-        dtype: Of its input.
+        module: Module of one input.
+        shape: Shape of the input: faces first, height and width last.
+        dtype: Type of the input.
 
     Raises:
         OutOfMemoryError: It cannot fit.
     """
-    # PyTorch takes seconds to import what it needs for shapes alone.
+    # PyTorch takes seconds to import its code for the meta device.
     if shape[0] * math.prod(shape[-2:]) < SMALL_PIXELS:
         return
     needed = forward_bytes(module, shape, dtype)

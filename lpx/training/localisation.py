@@ -1,4 +1,4 @@
-"""Whether a patch map finds what was forged, and whether regions show different patterns."""
+"""Measure how well a patch map locates forgeries, and how similar the regions of a face are."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from lpx.models.detector import LocalPredictionDetector
 from lpx.training.local_diversity import LocalDiversity, similarity
 
 BATCH = 16
+# Scores closer to 0 or 1 have logits that are dominated by rounding, or infinite.
 _NEARLY = 1e-6
-"""Scores this near to 0 and 1 have no finite logit of use."""
 
 
 @dataclass(frozen=True)
 class Localisation:
-    """Pixel AUC against masks: 0.5 knows nothing of them, 1 orders all pixels rightly.
+    """Pixel AUC of a map against masks: 0.5 is chance, 1 orders all pixels correctly.
 
     Attributes:
-        raw: Of the patch map as it is (its logit, as for the other).
-        over_real: Of the map's logit less its mean over real faces, unit by unit. Training on
-            image labels leaves a unit's constant open: where no face ever shows evidence, a plain
-            background say, its score means nothing, and what it means is the change.
+        raw: AUC of the map's logits.
+        over_real: AUC of the map's logits minus their mean over real faces, unit by unit. Training
+            on image labels does not determine the constant of a unit: if no face ever shows
+            evidence there, as in a plain background, only the change of its score means something.
     """
 
     raw: float
@@ -47,7 +47,7 @@ def localise(
     count: int,
     seed: int = 0,
 ) -> Localisation:
-    """Mean over pseudo-fakes of the AUC of the upsampled map against the mask, pixel by pixel.
+    """Compute the AUC of upsampled maps against masks pixel by pixel, averaged over pseudo-fakes.
 
     Args:
         detector: Normalised faces float32 [B, 3, S, S] -> (score [B], patch_map [B, h, w]).
@@ -55,14 +55,14 @@ def localise(
         faces: Landmarked faces of at least two identities.
         kind: "alpha" or "poisson": swaps, whose mask covers the face.
         count: Pseudo-fakes to make, not augmented.
-        seed: Of the pseudo-fakes.
+        seed: Random seed of the pseudo-fakes.
     """
     source = PairSource(faces, (kind,), seed)
-    parts = [
-        _logits(detector, [read_image(f.path) for f in faces[first : first + BATCH]], card)
-        for first in range(0, len(faces), BATCH)
-    ]
-    real = np.concatenate(parts).mean(axis=0)
+    real_maps = []
+    for first in range(0, len(faces), BATCH):
+        images = [read_image(face.path) for face in faces[first : first + BATCH]]
+        real_maps.append(_logits(detector, images, card))
+    real = np.concatenate(real_maps).mean(axis=0)
     raw: list[float] = []
     over_real: list[float] = []
     for first in range(0, count, BATCH):
@@ -76,7 +76,7 @@ def localise(
 
 
 def _logits(detector: nn.Module, images: list[Image], card: ModelCard) -> NDArray[np.float32]:
-    """Patch maps as log-odds, float32 [B, h, w]."""
+    """Return patch maps as logits, float32 [B, h, w]."""
     _, maps = detector(_normalised(images, card))
     return np.asarray(torch.logit(maps, eps=_NEARLY).numpy(), np.float32)
 
@@ -96,15 +96,15 @@ def region_similarity(
     count: int,
     seed: int = 0,
 ) -> float:
-    """Mean cosine between a face's regions, over real faces and self-blended ones.
+    """Compute the mean cosine between a face's regions, over real faces and self-blended ones.
 
     Args:
-        detector: In eval mode.
+        detector: The detector, in eval mode.
         card: Its card.
         faces: Landmarked faces.
-        diversity: How regions are made and compared.
+        diversity: Settings by which regions are made and compared.
         count: Pairs of real and fake, not augmented.
-        seed: Of the pseudo-fakes.
+        seed: Random seed of the pseudo-fakes.
     """
     source = PairSource(faces, ("sbi",), seed)
     values: list[float] = []
@@ -121,7 +121,7 @@ def region_similarity(
 
 
 def _normalised(images: list[Image], card: ModelCard) -> torch.Tensor:
-    """Crops, as the network wants them: float32 [B, 3, S, S]."""
+    """Return crops as the network expects them, float32 [B, 3, S, S]."""
     offset, scale = card.normalisation()
     pixels = np.stack([fit(image, card.input_size) for image in images]).astype(np.float32)
     batch = ((pixels - offset) * scale).transpose(0, 3, 1, 2)

@@ -48,11 +48,10 @@ def test_dead_engine_ends_the_command_with_1(lpx, workspace):
 def test_engine_that_does_not_run_is_named(lpx, workspace, monkeypatch):
     """ONNX Runtime loads some graphs that it then cannot run."""
 
-    def infer(engine, faces):
+    def fails(*_, **__):
         raise LpxError("ONNX Runtime failed on 32 faces", "Resize: not supported")
 
-    monkeypatch.setattr("lpx.artefacts.liveness.load", lambda *_, **__: Unable())
-    Unable = type("Unable", (), {"infer": infer, "close": lambda self: None})  # noqa: N806
+    monkeypatch.setattr("lpx.api.building.symptom", fails)
     ran = lpx(*INT8)
     assert ran.code == 1
     assert "onnxruntime-int8 is dead: it does not run: ONNX Runtime failed on 32 faces" in ran.err
@@ -63,7 +62,7 @@ def test_engine_that_lives_is_not_accused(workspace):
     assert not any("dead" in text for text in made.warnings)
 
 
-def test_scores_that_are_no_numbers_are_a_symptom(workspace, monkeypatch):
+def test_scores_that_are_no_numbers_are_a_symptom(workspace):
     class Broken(OnnxRuntimeEngine):
         def infer(self, faces):
             found = super().infer(faces)
@@ -75,10 +74,10 @@ def test_scores_that_are_no_numbers_are_a_symptom(workspace, monkeypatch):
     data = (workspace.engines / "onnxruntime-fp32/engine.onnx").read_bytes()
     probe = make_probe(demo_set("train").first(4), model)
     folder = workspace.engines / "onnxruntime-int8"
-    with monkeypatch.context() as patched:
-        patched.setattr("lpx.artefacts.liveness.load", lambda *_, **__: Broken(data, size))
-        found = symptom(folder, probe, allow_host_code=False)
-    assert found == "its score is not a finite number on 2 of 4 faces"
+    sign = symptom(
+        folder, probe, allow_host_code=False, open_engine=lambda *_, **__: Broken(data, size)
+    )
+    assert sign == "its score is not a finite number on 2 of 4 faces"
     assert probe.scores is not None
     alike = Probe(probe.faces[:1].repeat(4, axis=0), probe.scores[:1].repeat(4))
     assert symptom(folder, alike, allow_host_code=False) == ""

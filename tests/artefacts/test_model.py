@@ -48,7 +48,7 @@ def replace_model(workspace, change):
 )
 def test_card_beside_the_model_is_the_one_in_it(workspace, change):
     edit_card(workspace, **change)
-    with pytest.raises(LpxError, match=f"carry different model cards: {next(iter(change))}"):
+    with pytest.raises(LpxError, match=f"contain different model cards: {next(iter(change))}"):
         read_exported(workspace)
 
 
@@ -85,7 +85,7 @@ def test_card_says_what_the_model_is(workspace, change, said):
 
 def test_model_without_a_card(workspace):
     replace_model(workspace, lambda proto: proto.ClearField("metadata_props"))
-    with pytest.raises(LpxError, match="carries no model card"):
+    with pytest.raises(LpxError, match="contains no model card"):
         read_exported(workspace)
 
 
@@ -116,7 +116,7 @@ def test_weights_in_another_file_are_not_opened(workspace, tmp_path, place):
 def test_manifest_of_another_shape(workspace, change):
     path = workspace.model.with_suffix(".json")
     write_sealed(path, read_sealed(path, "") | change)
-    with pytest.raises(LpxError, match="is not what this version of lpx writes"):
+    with pytest.raises(LpxError, match="was not written by this version of lpx"):
         read_exported(workspace)
 
 

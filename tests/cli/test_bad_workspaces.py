@@ -147,7 +147,7 @@ def test_damaged_export_manifest(refused, lost):
     values = read_sealed(path, "")
     del values[lost]
     write_sealed(path, values)
-    assert "lpx-out/model.json is not what this version of lpx writes" in refused(*BENCH)
+    assert "lpx-out/model.json was not written by this version of lpx" in refused(*BENCH)
 
 
 def test_reference_replaced(refused, workspace):

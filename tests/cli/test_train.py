@@ -75,7 +75,7 @@ def test_trains_and_prints_one_object(tmp_path):
         ("--ld-grid 1", "--ld-grid must be >= 2"),
         ("--lr 0", "--lr must be > 0"),
         ("--pseudo-fakes gan", "--pseudo-fakes must be one of sbi, alpha, poisson (got 'gan')"),
-        ("--aggregate topk --aggregate-parameter 2", "--aggregate-parameter must be between"),
+        ("--aggregate topk --aggregate-parameter 2", "--aggregate-parameter must be > 0 and <= 1"),
         ("--devices two", '--devices must be "auto"'),
         ("--workers -1", "--workers must be >= 0"),
     ],

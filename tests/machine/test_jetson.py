@@ -220,10 +220,10 @@ def test_conditions_of_a_board(tmp_path):
     (tmp_path / "sys/class/thermal/thermal_zone1/temp").write_text("71000\n")
     after = read_conditions(tmp_path, lambda command: "NV Power Mode: 7W\n0\n")
     assert changes(before, replace(after, throttle_reasons=("heat (hardware)",))) == (
-        "the GPU's clock went from 612 to 306 MHz",
+        "the GPU's clock changed from 612 to 306 MHz",
         "gpu-thermal warmed from 47 to 71 degrees Celsius",
-        "the power mode went from 15W to 7W",
-        "the GPU's clock is held back: heat (hardware)",
+        "the power mode changed from 15W to 7W",
+        "the GPU's clock is reduced: heat (hardware)",
     )
     assert "load 0.9" in changes(replace(before, load_per_core=0.9), before)[0]
 

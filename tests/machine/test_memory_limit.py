@@ -1,5 +1,7 @@
 """What this process may take, and the refusal of passes that cannot fit."""
 
+from resource import RLIM_INFINITY
+
 import numpy as np
 import onnx
 import pytest
@@ -15,28 +17,22 @@ from lpx.errors import OutOfMemoryError
 from lpx.graph.footprint import check_pass, pass_bytes
 from lpx.machine import memory_limit as memory
 from lpx.machine.memory_limit import Limit, check_fits, memory_limit
-from lpx.models.checkpoint import ForeignModel, load_checkpoint, load_factory
+from lpx.models.checkpoint import (
+    ForeignModel,
+    load_checkpoint,
+    load_factory,
+    save_checkpoint,
+)
+from lpx.models.detector import new_detector
 from lpx.models.footprint import check_forward, forward_bytes
 
 MIB = 1 << 20
 
 
-@pytest.fixture(autouse=True)
-def fresh(monkeypatch):
-    memory_limit.cache_clear()
-    monkeypatch.setattr(
-        memory.resource, "getrlimit", lambda _: (memory.resource.RLIM_INFINITY,) * 2
-    )
-    yield
-    memory_limit.cache_clear()
-
-
 @pytest.fixture
 def small(monkeypatch):
-    """A machine of 64 MiB, on which every pass is looked at."""
+    """A machine of 64 MiB."""
     monkeypatch.setattr(memory, "memory_limit", lambda: Limit(64 * MIB, "the machine's memory"))
-    monkeypatch.setattr("lpx.models.footprint.SMALL_PIXELS", 0)
-    monkeypatch.setattr("lpx.engines.onnxruntime.cpu.SMALL_PIXELS", 0)
 
 
 def tree(root, files):
@@ -85,25 +81,24 @@ MEMINFO = {"proc/meminfo": "MemTotal: 8000 kB\nMemFree: 1 kB\nSwapTotal:  2000 k
     ],
 )
 def test_lowest_limit_counts(tmp_path, files, size, name):
-    assert memory_limit(tree(tmp_path, files)) == Limit(size, name)
+    assert memory_limit(tree(tmp_path, files), RLIM_INFINITY) == Limit(size, name)
 
 
 def test_nothing_is_known(tmp_path):
-    assert memory_limit(tree(tmp_path, {"proc/self/cgroup": "odd\n"})) is None
+    assert memory_limit(tree(tmp_path, {"proc/self/cgroup": "odd\n"}), RLIM_INFINITY) is None
 
 
-def test_limit_of_the_shell(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory.resource, "getrlimit", lambda _: (4000, 4000))
-    assert memory_limit(tree(tmp_path, MEMINFO)) == Limit(4000, "the limit of `ulimit -v`")
+def test_limit_of_the_shell(tmp_path):
+    assert memory_limit(tree(tmp_path, MEMINFO), 4000) == Limit(4000, "the limit of `ulimit -v`")
 
 
-def test_what_cannot_fit_is_refused_with_the_limit_named(monkeypatch):
-    monkeypatch.setattr(memory, "memory_limit", lambda: Limit(2 << 30, "the limit of this box"))
-    check_fits(2 << 30, "a pass", "take less")
+def test_what_cannot_fit_is_refused_with_the_limit_named():
+    box = Limit(2 << 30, "the limit of this box")
+    check_fits(2 << 30, "a pass", "take less", box)
     with pytest.raises(
         OutOfMemoryError, match=r"a pass needs at least 3\.0 GiB of memory"
     ) as caught:
-        check_fits(3 << 30, "a pass", "take less")
+        check_fits(3 << 30, "a pass", "take less", box)
     assert caught.value.why == "the limit of this box is 2.0 GiB"
 
 
@@ -194,8 +189,8 @@ def test_engines_refuse_batches_that_cannot_fit(small):
     size = detector.card.input_size
     engine = TorchEngine(detector)
     engine.infer(np.zeros((1, size, size, 3), np.uint8))
-    with pytest.raises(OutOfMemoryError, match="a forward pass of 64 faces"):
-        engine.infer(np.zeros((64, size, size, 3), np.uint8))
+    with pytest.raises(OutOfMemoryError, match="a forward pass of 128 faces"):
+        engine.infer(np.zeros((128, size, size, 3), np.uint8))
 
 
 def test_onnx_runtime_refuses_batches_that_cannot_fit(small):
@@ -211,14 +206,15 @@ def test_onnx_runtime_refuses_batches_that_cannot_fit(small):
     proto.graph.output.append(helper.make_tensor_value_info("patch_map", TensorProto.FLOAT, None))
     engine = OnnxRuntimeEngine(proto.SerializeToString(), 8)
     assert len(engine.infer(np.zeros((2, 8, 8, 3), np.uint8)).score) == 2
-    with pytest.raises(OutOfMemoryError, match="the engine: a pass of 256 faces"):
-        engine.infer(np.zeros((256, 8, 8, 3), np.uint8))
+    with pytest.raises(OutOfMemoryError, match="the engine: a pass of 40000 faces"):
+        engine.infer(np.zeros((40_000, 8, 8, 3), np.uint8))
 
 
-def test_checkpoint_for_faces_that_cannot_fit(monkeypatch, small):
-    monkeypatch.setattr(memory, "memory_limit", lambda: Limit(MIB, "the machine's memory"))
+def test_checkpoint_for_faces_that_cannot_fit(tmp_path, small):
+    path = tmp_path / "ckpt.pt"
+    save_checkpoint(path, *new_detector("resnet18", "layer1", input_size=2048))
     with pytest.raises(OutOfMemoryError, match="a forward pass of one face"):
-        load_checkpoint(demo_folder() / CHECKPOINT)
+        load_checkpoint(path)
 
 
 def wide():

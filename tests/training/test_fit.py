@@ -123,7 +123,10 @@ def test_unwritable_place(faces, tmp_path):
         ({"pseudo_fakes": ("gan",)}, "pseudo_fakes must be one of sbi, alpha, poisson"),
         ({"backbone": "vgg16"}, "backbone must be one of xception"),
         ({"aggregate": "max"}, "aggregate must be one of mean_prob"),
-        ({"aggregate": "topk", "aggregate_parameter": 2}, "aggregate_parameter must be between"),
+        (
+            {"aggregate": "topk", "aggregate_parameter": 2},
+            "aggregate_parameter must be > 0 and <= 1",
+        ),
         ({"aggregate": "lse", "aggregate_parameter": 0}, "aggregate_parameter must be > 0"),
         ({"steps": 0}, "steps must be >= 1"),
         ({"pairs": 2.5}, "pairs must be a whole number"),

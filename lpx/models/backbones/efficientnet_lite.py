@@ -2,8 +2,8 @@
 
 Tan and Le, "EfficientNet", ICML 2019; the Lite variants are Google's for mobile hardware. Two
 flavours, as in timm: `efficientnet_lite0` pads symmetrically with batch-norm eps 1e-5,
-`tf_efficientnet_lite0` has TensorFlow's asymmetric "SAME" padding with eps 1e-3, which the public
-ImageNet weights want. Neither difference stands in a state dict, so the name must tell.
+`tf_efficientnet_lite0` has TensorFlow's asymmetric "SAME" padding with eps 1e-3, as the public
+ImageNet weights require. A state dict shows neither difference, so the name must.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lpx.models.backbones.base import Backbone, cut_index
 
-# expansion, kernel, channels, repeats, stride of the first
+# Expansion, kernel, channels, repeats, stride of the first block: the table of EfficientNet-B0.
 PLAN = [
     (1, 3, 16, 1, 1),
     (6, 3, 24, 2, 2),
@@ -29,7 +29,7 @@ STAGES = [f"stage{i}" for i in range(1, 8)]
 
 
 class Conv2dSame(nn.Conv2d):
-    """Convolution with TensorFlow's SAME padding: the odd pixel goes right and down."""
+    """Convolution with TensorFlow's SAME padding: an odd pixel is added right and below."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, D, ceil(H / stride), ceil(W / stride)]."""
@@ -42,7 +42,7 @@ class Conv2dSame(nn.Conv2d):
 
 @dataclass(frozen=True)
 class Flavour:
-    """What tells the two flavours apart."""
+    """The differences between the two flavours."""
 
     same_padding: bool
     eps: float
@@ -50,7 +50,7 @@ class Flavour:
     def conv(
         self, inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1
     ) -> nn.Conv2d:
-        """A bias-free convolution padded as this flavour pads."""
+        """Return a convolution without bias, with the padding of this flavour."""
         # SAME equals symmetric padding at stride 1, so only strided ones need the special form.
         if self.same_padding and stride > 1:
             return Conv2dSame(inputs, outputs, kernel, stride, groups=groups, bias=False)
@@ -58,7 +58,7 @@ class Flavour:
         return nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
 
     def norm(self, channels: int) -> nn.BatchNorm2d:
-        """Batch norm with this flavour's eps."""
+        """Return a batch norm with the eps of this flavour."""
         return nn.BatchNorm2d(channels, eps=self.eps)
 
 
@@ -115,11 +115,10 @@ def _lite0(name: str, flavour: Flavour, cut: str) -> Backbone:
         blocks: list[nn.Module] = []
         for repeat in range(repeats):
             step = stride if repeat == 0 else 1
-            blocks.append(
-                DepthwiseSeparable(flavour, channels, outputs, kernel)
-                if expansion == 1
-                else InvertedResidual(flavour, channels, outputs, kernel, step, expansion)
-            )
+            if expansion == 1:
+                blocks.append(DepthwiseSeparable(flavour, channels, outputs, kernel))
+            else:
+                blocks.append(InvertedResidual(flavour, channels, outputs, kernel, step, expansion))
             channels = outputs
         net.append(f"blocks.{index}", nn.Sequential(*blocks))
     if cut == "whole":
@@ -132,10 +131,10 @@ def _lite0(name: str, flavour: Flavour, cut: str) -> Backbone:
 
 
 def efficientnet_lite0(cut: str) -> Backbone:
-    """EfficientNet-Lite0 up to `cut`, symmetric padding, batch-norm eps 1e-5."""
+    """Return EfficientNet-Lite0 up to `cut`: symmetric padding, batch-norm eps 1e-5."""
     return _lite0("efficientnet_lite0", Flavour(same_padding=False, eps=1e-5), cut)
 
 
 def tf_efficientnet_lite0(cut: str) -> Backbone:
-    """EfficientNet-Lite0 up to `cut`, SAME padding, batch-norm eps 1e-3."""
+    """Return EfficientNet-Lite0 up to `cut`: SAME padding, batch-norm eps 1e-3."""
     return _lite0("tf_efficientnet_lite0", Flavour(same_padding=True, eps=1e-3), cut)

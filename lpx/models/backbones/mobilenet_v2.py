@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lpx.models.backbones.base import Backbone, cut_index
 
-# expansion, channels, repeats, stride of the first (table 2 of the paper)
+# Expansion, channels, repeats, stride of the first block: table 2 of the paper.
 PLAN = [
     (1, 16, 1, 1),
     (6, 24, 2, 2),
@@ -54,7 +54,7 @@ class InvertedResidual(nn.Module):
 
 
 def mobilenet_v2(cut: str) -> Backbone:
-    """MobileNetV2 up to and with `cut`, one of features.0 .. features.18."""
+    """Return MobileNetV2 up to and including `cut`, one of features.0 .. features.18."""
     keep = cut_index("mobilenet_v2", cut, STAGES)
     stages: list[tuple[nn.Module, int]] = [(_conv_bn_relu6(3, 32, 3, 2), 32)]
     channels = 32

@@ -79,7 +79,9 @@ def _resnet(
         width = 64 * 2**index
         blocks: list[nn.Module] = []
         for depth in range(depths[index]):
-            blocks.append(block(channels, width, 2 if index > 0 and depth == 0 else 1))
+            # The first block of a stage halves the resolution; before layer1 the max-pool does.
+            stride = 2 if index > 0 and depth == 0 else 1
+            blocks.append(block(channels, width, stride))
             channels = width * block.expansion
         net.append(STAGES[index], nn.Sequential(*blocks))
     net.out_channels = channels
@@ -87,10 +89,10 @@ def _resnet(
 
 
 def resnet18(cut: str) -> Backbone:
-    """ResNet-18 up to `cut`."""
+    """Return ResNet-18 up to `cut`."""
     return _resnet("resnet18", BasicBlock, [2, 2, 2, 2], cut)
 
 
 def resnet50(cut: str) -> Backbone:
-    """ResNet-50 v1.5 up to `cut`."""
+    """Return ResNet-50 v1.5 up to `cut`."""
     return _resnet("resnet50", Bottleneck, [3, 4, 6, 3], cut)

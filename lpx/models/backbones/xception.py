@@ -28,7 +28,7 @@ class SeparableConv2d(nn.Module):
 class Block(nn.Module):
     """`len(widths)` separable convolutions, an optional strided max-pool, and a skip path."""
 
-    def __init__(self, inputs: int, widths: list[int], stride: int, leading_relu: bool) -> None:
+    def __init__(self, inputs: int, widths: list[int], stride: int, *, leading_relu: bool) -> None:
         super().__init__()
         outputs = widths[-1]
         layers: list[nn.Module] = []
@@ -54,7 +54,7 @@ class Block(nn.Module):
 
 
 def xception(cut: str) -> Backbone:
-    """Xception up to `cut`."""
+    """Return Xception up to `cut`."""
     keep = cut_index("xception", cut, STAGES)
     net = Backbone()
     net.append("conv1", nn.Conv2d(3, 32, 3, 2, bias=False))
@@ -63,10 +63,15 @@ def xception(cut: str) -> Backbone:
     net.append("conv2", nn.Conv2d(32, 64, 3, bias=False))
     net.append("bn2", nn.BatchNorm2d(64))
     net.append("act2", nn.ReLU(inplace=True))
-    entry = [(64, [128, 128]), (128, [256, 256]), (256, [728, 728])]
-    blocks = [Block(inputs, widths, 2, index > 0) for index, (inputs, widths) in enumerate(entry)]
-    blocks += [Block(728, [728] * 3, 1, True) for _ in range(8)]
-    blocks += [Block(728, [728, 1024], 2, True)]
+    # Entry, middle and exit flow (figure 5 of the paper). The stem ends with a ReLU, so the first
+    # block has none.
+    blocks = [
+        Block(64, [128, 128], 2, leading_relu=False),
+        Block(128, [256, 256], 2, leading_relu=True),
+        Block(256, [728, 728], 2, leading_relu=True),
+    ]
+    blocks += [Block(728, [728] * 3, 1, leading_relu=True) for _ in range(8)]
+    blocks.append(Block(728, [728, 1024], 2, leading_relu=True))
     for name, block in zip(STAGES[:keep], blocks, strict=False):
         net.append(name, block)
     net.out_channels = [128, 256, *[728] * 9, 1024][keep - 1]

@@ -60,7 +60,7 @@ def test_what_is_not_json_is_named(tmp_path, data):
 
 def test_a_name_that_stands_twice_is_refused(tmp_path):
     path = write(tmp_path / "metadata.json", '{"a.mp4": {"label": "FAKE"}, "a.mp4": {}}')
-    with pytest.raises(LpxError, match=r"metadata\.json is not JSON(.|\n)*'a\.mp4' is there twice"):
+    with pytest.raises(LpxError, match=r"metadata\.json is not JSON(.|\n)*'a\.mp4' occurs twice"):
         read_json(path)
 
 
