@@ -30,7 +30,7 @@ from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.engines.request import BuildRequest
 from lpx.errors import LpxError
 from lpx.graph.model_io import name_nodes, parse
-from lpx.graph.qdq.prepare import prepare
+from lpx.graph.qdq.prepare import prepare_model
 from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.metrics import auc, auc_difference, map_agreement, score_difference
 from lpx.reporter import SILENT, Reporter
@@ -144,7 +144,7 @@ def calibrate(
     check_at_least("seed", seed, 0)
     data, card = read_model(workspace, model_path)
     source = str(model_path or workspace.model)
-    observed, _ = prepare(data, source, equalised=weights.equalise, requantise=requantise)
+    observed, _ = prepare_model(data, source, equalised=weights.equalise, requantise=requantise)
     graph = parse(observed, source)
     name_nodes(graph)
     placement = placement_of(graph, "onnxruntime", "onnxruntime", weights.min_channels)
@@ -314,7 +314,7 @@ class Judge:
         indices: list[NDArray[np.int64]] = []
         parts: list[Prediction] = []
         seconds = 0.0
-        model, _ = prepare(self.model, "the exported model", requantise=self.requantise)
+        model, _ = prepare_model(self.model, "the exported model", requantise=self.requantise)
         with closing(OnnxRuntimeEngine(model, self.card.input_size)) as engine:
             for batch in self.faces.stream(_BATCH, self.card.input_size, self.skipped):
                 if not parts:

@@ -20,7 +20,7 @@ from lpx.engines.load import read_graph
 from lpx.engines.manifest import EngineManifest, Precision, read_manifest
 from lpx.errors import LpxError
 from lpx.graph.layers import layers_of, read_named
-from lpx.graph.qdq.prepare import prepare
+from lpx.graph.qdq.prepare import prepare_model
 from lpx.layerwise.compare import (
     Comparison,
     LayerError,
@@ -270,7 +270,7 @@ def _equalised(manifest: EngineManifest) -> bool:
 def _target(model: ExportedModel, manifest: EngineManifest) -> bytes:
     """The float32 graph that the engine was lowered from."""
     equalised = _equalised(manifest)
-    return prepare(model.data, "the exported model", equalised=equalised, requantise=True)[0]
+    return prepare_model(model.data, "the exported model", equalised=equalised, requantise=True)[0]
 
 
 def _decode(faces: FaceSet, batch: int, size: int) -> tuple[list[NDArray[np.uint8]], list[Skipped]]:

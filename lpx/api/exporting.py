@@ -83,7 +83,7 @@ def export(
     )
     model = to_onnx(detector, opset)
     verification = verify(
-        model, detector, open_set("demo", "test"), count=verify_faces, tolerance=tolerance
+        model, detector, open_set("demo", "test"), limit=verify_faces, tolerance=tolerance
     )
     # The card of a checkpoint may have been edited: its grid is not what the model gives then.
     check_card_inside(model, card, workspace.model, workspace.model.with_suffix(".json"))

@@ -17,14 +17,14 @@ from lpx.graph.layers import (
     FED,
     Layer,
     Place,
-    cut,
+    cut_at_layers,
     fed_name,
     layers_of,
+    locate,
     parents,
-    places,
     read_named,
-    resumed,
-    watched,
+    resume_from,
+    with_outputs,
 )
 from lpx.layerwise.tensor_error import ErrorSum, TensorError
 
@@ -187,7 +187,7 @@ class OnnxRuntimeTensors:
         as_written: bool = False,
     ) -> None:
         self.names = list(dict.fromkeys([*names, "score"]))
-        self.model = watched(model, source, self.names)
+        self.model = with_outputs(model, source, self.names)
         self.engine = OnnxRuntimeEngine(self.model, size, as_written=as_written)
 
     def run(self, pixels: Pixels) -> Tensors:
@@ -216,7 +216,7 @@ class Inside:
 def tensors_to_watch(lowered: bytes, model: bytes) -> tuple[str, ...]:
     """Tensors of an engine's graph that `compare` asks for."""
     layers = layers_of(read_named(model, "the float model"))
-    return tuple(p.read_as for p in places(layers, read_named(lowered, "the engine's graph")))
+    return tuple(p.read_as for p in locate(layers, read_named(lowered, "the engine's graph")))
 
 
 def compare(
@@ -252,7 +252,7 @@ def compare(
     """
     graph = read_named(model, "the float model")
     layers = layers_of(graph)
-    found = places(layers, read_named(lowered, "the engine's graph"))
+    found = locate(layers, read_named(lowered, "the engine's graph"))
     isolate = reference is None
     tensors = [p.layer.tensor for p in found]
     truth = reference or OnnxRuntimeTensors(model, "the float model", size, tensors)
@@ -283,7 +283,7 @@ def batch_size(model: bytes) -> int:
     """Faces whose tensors fit in `ROOM`, from 1 to `LARGEST_BATCH`."""
     source = "the float model"
     names = [layer.tensor for layer in layers_of(read_named(model, source))]
-    whole = watched(model, source, names)
+    whole = with_outputs(model, source, names)
     known = extents(whole, read_named(whole, source), names)
     values = sum(extent.values(1) for extent in known.values())
     return max(1, min(LARGEST_BATCH, ROOM // max(values, 1)))
@@ -313,7 +313,7 @@ class _Run:
         self.inside = inside or _in_onnxruntime(graph, lowered, size, as_written=as_written)
         self.alone = None
         if isolate:
-            alone = cut(lowered, "the engine's graph", found)
+            alone = cut_at_layers(lowered, "the engine's graph", found)
             self.alone = OnnxRuntimeEngine(alone, size, as_written=as_written)
             self.fed = {
                 i.name: i.type == "tensor(float16)" for i in self.alone.session.get_inputs()
@@ -357,7 +357,7 @@ class _Run:
             sum_.add(there[finite], seen[place.read_as][finite])
 
     def _feed(self, name: str, half: bool, truth: Tensors, pixels: Pixels) -> NDArray[Any]:
-        prefix = fed_name("", half)
+        prefix = fed_name("", half=half)
         if not name.startswith(FED):
             return pixels
         with np.errstate(over="ignore"):
@@ -372,7 +372,7 @@ class _Run:
         if tensor == "score" or np.array_equal(single, truth[tensor]):
             return single if tensor == "score" else truth["score"]
         if tensor not in self.resumed:
-            data = resumed(self.model, "the float model", tensor, "score")
+            data = resume_from(self.model, "the float model", tensor, "score")
             self.resumed[tensor] = OnnxRuntimeEngine(data, self.size)
         session = self.resumed[tensor].session
         feeds = {i.name: single if i.name.startswith(FED) else pixels for i in session.get_inputs()}

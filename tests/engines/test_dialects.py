@@ -17,7 +17,7 @@ from lpx.engines.build import DIALECTS, cache_scales, make_graph
 from lpx.engines.request import BuildRequest
 from lpx.errors import LpxError
 from lpx.export.to_onnx import to_onnx
-from lpx.graph.qdq.prepare import prepare
+from lpx.graph.qdq.prepare import prepare_model
 from lpx.graph.qdq.weights import WeightOptions
 from lpx.layerwise.compare import compare
 from lpx.models.checkpoint import Detector, load_checkpoint
@@ -208,7 +208,7 @@ def test_model_that_is_quantised_already(case):
     for precision in ("fp32", "fp16", "int8"):
         with pytest.raises(LpxError, match="the exported model is quantised already"):
             make_graph(quantised, replace(wanted, precision=precision), "strongly-typed")
-    stripped, _ = prepare(quantised, "it", requantise=True)
+    stripped, _ = prepare_model(quantised, "it", requantise=True)
     scales = replace(wanted.scales, model_sha256=hashlib.sha256(stripped).hexdigest())
     again = replace(wanted, scales=scales, requantise=True)
     data, placement = make_graph(quantised, again, "strongly-typed")
@@ -231,7 +231,7 @@ def test_equalised_graph_takes_the_scales_of_the_equalised_model(case):
     with pytest.raises(LpxError, match="before equalisation"):
         make_graph(model, replace(wanted, weights=options), "strongly-typed")
     size = input_size(case)
-    equalised, pairs = prepare(model, "it", equalised=True)
+    equalised, pairs = prepare_model(model, "it", equalised=True)
     assert any(pair.scaled for pair in pairs)
     right = request(equalised, size, weights=options)
     data, _ = make_graph(model, right, "weakly-typed")
