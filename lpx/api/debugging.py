@@ -22,13 +22,13 @@ from lpx.errors import LpxError
 from lpx.graph.layers import layers_of, read_named
 from lpx.graph.qdq.prepare import prepare_model
 from lpx.layerwise.compare import (
-    Comparison,
+    LayerComparison,
     LayerError,
+    LayerVerdict,
     TensorSource,
-    Verdict,
     batch_size,
-    compare,
-    judge,
+    compare_layers,
+    judge_layers,
     unexplained,
 )
 from lpx.layerwise.figure import draw_layers
@@ -70,8 +70,8 @@ class Debugged:
     count: int
     skipped: tuple[Skipped, ...]
     tolerance: float
-    comparison: Comparison
-    verdict: Verdict
+    comparison: LayerComparison
+    verdict: LayerVerdict
     notes: tuple[str, ...]
     picture: Path
     table: Path
@@ -146,21 +146,22 @@ def debug(
                 allow_host_code=allow_host_code,
                 report=report,
             )
-        found = compare(
+        found = compare_layers(
             lowered,
             target,
             batches,
             size,
             reference=reference,
-            inside=inside,
+            observed=inside,
             sensitivity=sensitivity,
             as_written=as_written,
             progress=report.progress("comparing layers"),
         )
     bound = _default_tolerance(manifest, ran_in) if tolerance is None else tolerance
-    verdict = judge(found, bound)
+    verdict = judge_layers(found, bound)
     if unexplained(verdict, bound) and not as_written:
-        plain = judge(compare(lowered, target, batches, size, as_written=True), bound)
+        unfused = compare_layers(lowered, target, batches, size, as_written=True)
+        plain = judge_layers(unfused, bound)
         notes.append(_optimiser(verdict, plain))
     done = Debugged(
         engine=manifest.name,
@@ -223,7 +224,7 @@ def _checkpoint(
     return TorchLayers(detector, graph, layers_of(graph))
 
 
-def _optimiser(verdict: Verdict, plain: Verdict) -> str:
+def _optimiser(verdict: LayerVerdict, plain: LayerVerdict) -> str:
     """What running the graph without ONNX Runtime's optimiser tells of an unexplained error."""
     assert verdict.first is not None
     if plain.first is None:
@@ -285,7 +286,7 @@ def _decode(faces: FaceSet, batch: int, size: int) -> tuple[list[NDArray[np.uint
 
 
 def _notes(
-    found: Comparison, against: Against, ran_in: Runtime, skipped: list[Skipped]
+    found: LayerComparison, against: Against, ran_in: Runtime, skipped: list[Skipped]
 ) -> list[str]:
     notes = []
     seen = found.watched

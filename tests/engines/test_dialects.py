@@ -19,7 +19,7 @@ from lpx.errors import LpxError
 from lpx.export.to_onnx import to_onnx
 from lpx.graph.qdq.prepare import prepare_model
 from lpx.graph.qdq.weights import WeightOptions
-from lpx.layerwise.compare import compare
+from lpx.layerwise.compare import compare_layers
 from lpx.models.checkpoint import Detector, load_checkpoint
 from lpx.models.detector import new_detector
 
@@ -149,7 +149,9 @@ def test_weakly_and_strongly_typed_layers_are_as_near_to_the_float_model(case):
     size = input_size(case)
     faces = next(iter(demo_set("test").first(FACES).stream(FACES, size, []))).pixels
     weak, strong = (
-        compare(made(case, dialect)[0].SerializeToString(), case[0], [faces], size, as_written=True)
+        compare_layers(
+            made(case, dialect)[0].SerializeToString(), case[0], [faces], size, as_written=True
+        )
         for dialect in ("weakly-typed", "strongly-typed")
     )
     assert [e.layer for e in weak.layers] == [e.layer for e in strong.layers]
