@@ -34,7 +34,7 @@ from lpx.engines.build import make_graph
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.engines.request import BuildRequest
 from lpx.export.to_onnx import to_onnx
-from lpx.graph.qdq.prepare import prepare
+from lpx.graph.qdq.prepare import prepare_model
 from lpx.graph.qdq.weights import WeightOptions
 from lpx.metrics import auc, auc_difference
 from lpx.models.checkpoint import load_checkpoint
@@ -128,7 +128,7 @@ def scores(engine: OnnxRuntimeEngine, batches: list[NDArray[np.uint8]]) -> NDArr
 
 
 def measure(case: Case, names: Sequence[str]) -> list[Row]:
-    prepared = {on: prepare(case.model, case.name, equalised=on)[0] for on in (False, True)}
+    prepared = {on: prepare_model(case.model, case.name, equalised=on)[0] for on in (False, True)}
     scales = {on: calibrate(m, case.calibration, case.size) for on, m in prepared.items()}
     batches = [b.pixels for b in case.held_out.stream(BATCH, case.size, [])]
     labels = case.held_out.labels()

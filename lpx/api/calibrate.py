@@ -25,7 +25,7 @@ from lpx.data.wording import counted
 from lpx.engines.build import placement_of, require_quantised
 from lpx.errors import LpxError
 from lpx.graph.model_io import name_nodes, parse
-from lpx.graph.qdq.prepare import prepare
+from lpx.graph.qdq.prepare import prepare_model
 from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.reporter import SILENT, Reporter
 from lpx.workspace import WorkspaceFolder, read_regular, write_sealed
@@ -108,7 +108,9 @@ def calibrate(
     check_at_least("seed", seed, 0)
     data, card = read_model(workspace, model_path)
     source = str(model_path or workspace.model)
-    observed, _ = prepare(data, source, equalised=weights.equalise, requantise=weights.requantise)
+    observed, _ = prepare_model(
+        data, source, equalised=weights.equalise, requantise=weights.requantise
+    )
     graph = parse(observed, source)
     name_nodes(graph)
     placement = placement_of(graph, "onnxruntime", "onnxruntime", weights.min_channels)

@@ -1,4 +1,4 @@
-"""Comparison of an engine with the float32 graph, layer by layer."""
+"""LayerComparison of an engine with the float32 graph, layer by layer."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from lpx.engines.load import read_graph
 from lpx.engines.manifest import EngineManifest, Precision, read_manifest
 from lpx.errors import LpxError
 from lpx.graph.layers import layers_of, read_named
-from lpx.graph.qdq.prepare import prepare
+from lpx.graph.qdq.prepare import prepare_model
 from lpx.layerwise.compare import (
-    Comparison,
+    LayerComparison,
     LayerError,
+    LayerVerdict,
     TensorSource,
-    Verdict,
     batch_size,
-    compare,
-    judge,
+    compare_layers,
+    judge_layers,
     unexplained,
 )
 from lpx.layerwise.figure import draw_layers
@@ -73,8 +73,8 @@ class DebugResult:
     count: int
     skipped: tuple[Skipped, ...]
     tolerance: float
-    comparison: Comparison
-    verdict: Verdict
+    comparison: LayerComparison
+    verdict: LayerVerdict
     notes: tuple[str, ...]
     picture: Path
     table: Path
@@ -169,21 +169,21 @@ def debug(
                 allow_host_code=workspace.allow_host_code,
                 reporter=reporter,
             )
-        comparison = compare(
+        comparison = compare_layers(
             lowered,
             target,
             batches,
             size,
             reference=reference,
-            inside=inside,
+            observed=inside,
             sensitivity=sensitivity,
             as_written=as_written,
             progress=reporter.progress("comparing layers"),
         )
     bound = _default_tolerance(manifest, runtime) if tolerance is None else tolerance
-    verdict = judge(comparison, bound)
+    verdict = judge_layers(comparison, bound)
     if unexplained(verdict, bound) and not as_written:
-        plain = judge(compare(lowered, target, batches, size, as_written=True), bound)
+        plain = judge_layers(compare_layers(lowered, target, batches, size, as_written=True), bound)
         notes.append(_optimiser(verdict, plain))
     result = DebugResult(
         engine=manifest.name,
@@ -227,7 +227,7 @@ def _checkpoint(
     return TorchLayers(detector, graph, layers_of(graph))
 
 
-def _optimiser(verdict: Verdict, plain: Verdict) -> str:
+def _optimiser(verdict: LayerVerdict, plain: LayerVerdict) -> str:
     """Say what running without ONNX Runtime's optimiser shows about an unexplained error."""
     assert verdict.first is not None
     if plain.first is None:
@@ -276,7 +276,7 @@ def _equalised(manifest: EngineManifest) -> bool:
 def _target(model: ExportedModel, manifest: EngineManifest) -> bytes:
     """The float32 graph that the engine was lowered from."""
     equalised = _equalised(manifest)
-    return prepare(model.data, "the exported model", equalised=equalised, requantise=True)[0]
+    return prepare_model(model.data, "the exported model", equalised=equalised, requantise=True)[0]
 
 
 def _decode(faces: FaceSet, batch: int, size: int) -> tuple[list[NDArray[np.uint8]], list[Skipped]]:
@@ -289,7 +289,7 @@ def _decode(faces: FaceSet, batch: int, size: int) -> tuple[list[NDArray[np.uint
 
 
 def _notes(
-    comparison: Comparison, against: Against, runtime: Runtime, skipped: list[Skipped]
+    comparison: LayerComparison, against: Against, runtime: Runtime, skipped: list[Skipped]
 ) -> list[str]:
     notes = []
     seen = comparison.watched

@@ -12,7 +12,7 @@ from lpx.engines.manifest import EngineManifest
 from lpx.engines.targets import can_run
 from lpx.engines.tensorrt import available
 from lpx.errors import LpxError
-from lpx.layerwise.compare import Inside, tensors_to_watch
+from lpx.layerwise.compare import ObservedEngine, tensors_to_watch
 from lpx.layerwise.rebuild import build_watched, open_watched
 from lpx.machine.machine import read_machine
 from lpx.reporter import Reporter
@@ -93,7 +93,7 @@ def open_inside(
     *,
     allow_host_code: bool,
     reporter: Reporter,
-) -> Inside:
+) -> ObservedEngine:
     """Build a TensorRT engine again, watched, and load it beside the engine itself.
 
     Args:
@@ -135,4 +135,4 @@ def open_inside(
     counted = unwatched
     if plan.layers is not None:
         counted = plan.layers.count_convolutions().get("int8", 0)
-    return Inside(seen, plain, counted, unwatched)
+    return ObservedEngine(seen, plain, counted, unwatched)

@@ -90,7 +90,7 @@ def export(
     )
     model = to_onnx(detector, opset)
     verification = verify(
-        model, detector, open_set("demo", "test"), count=verify_faces, tolerance=tolerance
+        model, detector, open_set("demo", "test"), limit=verify_faces, tolerance=tolerance
     )
     # A checkpoint's card may have been edited so that its grid is not what the model gives.
     check_card_inside(model, card, workspace.model, workspace.model.with_suffix(".json"))

@@ -13,7 +13,7 @@ from lpx.data.face_sets.face_set import FaceSet
 from lpx.data.roots import DataPlaces
 from lpx.graph.model_io import name_nodes, parse
 from lpx.graph.qdq.placement_dla import tensors_to_observe
-from lpx.graph.qdq.prepare import prepare
+from lpx.graph.qdq.prepare import prepare_model
 from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.reporter import Reporter
 from lpx.workspace import WorkspaceFolder
@@ -32,7 +32,7 @@ OTHER_WEIGHTS = (
 
 def _prepared(model: ExportedModel, weights: WeightOptions, reporter: Reporter) -> ExportedModel:
     """The float model that calibration must observe: equalised where the build will be."""
-    data, pairs = prepare(
+    data, pairs = prepare_model(
         model.data, "the exported model", equalised=weights.equalise, requantise=weights.requantise
     )
     if weights.equalise:

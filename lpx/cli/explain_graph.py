@@ -66,13 +66,13 @@ def explain_graph(
     from lpx.engines.build import expected_work, placement_of
     from lpx.engines.onnxruntime.gpu import check_int8
     from lpx.graph.model_io import name_nodes, parse
-    from lpx.graph.qdq.prepare import prepare
+    from lpx.graph.qdq.prepare import prepare_model
 
     check_int8(target)  # type: ignore[arg-type]
     path = _model(source, workspace)
     data = read_regular(path)
     chosen = _dialect(target, dialect)
-    prepared, pairs = prepare(data, str(path), equalised=equalise, requantise=requantise)
+    prepared, pairs = prepare_model(data, str(path), equalised=equalise, requantise=requantise)
     graph = parse(prepared, str(path))
     name_nodes(graph)
     placement = placement_of(graph, target, chosen, min_channels)  # type: ignore[arg-type]

@@ -45,7 +45,7 @@ from lpx.graph.qdq.insert_qdq import (
 )
 from lpx.graph.qdq.placement import MIN_CHANNELS, Placement, narrowest, place
 from lpx.graph.qdq.placement_dla import place_dla
-from lpx.graph.qdq.prepare import prepare
+from lpx.graph.qdq.prepare import prepare_model
 from lpx.graph.to_fp16 import to_fp16
 from lpx.machine.machine import Machine
 from lpx.workspace import write_bytes
@@ -113,7 +113,9 @@ def build_engine(
         warnings = (*warnings, *([request.scales.warning] if request.scales.warning else []))
     work: dict[str, int] = {}
     if placement is not None and made.computed_in:
-        prepared, _ = prepare(model, "the exported model", requantise=request.weights.requantise)
+        prepared, _ = prepare_model(
+            model, "the exported model", requantise=request.weights.requantise
+        )
         work = multiply_accumulates(prepared)
         warning = warning_of_share(work, made.computed_in, placement.decisions)
         warnings = (*warnings, *([warning] if warning else []))
@@ -150,7 +152,7 @@ def make_graph(model: bytes, request: BuildRequest, dialect: str) -> tuple[bytes
     Args:
         model: Float32 ONNX.
         request: Precision, scales and target. The scales are those of
-            `prepare(model, equalised=request.weights.equalise)`.
+            `prepare_model(model, equalised=request.weights.equalise)`.
         dialect: One of `DIALECTS`.
 
     Raises:
@@ -158,7 +160,7 @@ def make_graph(model: bytes, request: BuildRequest, dialect: str) -> tuple[bytes
             scales are of another model.
     """
     int8 = request.precision == "int8"
-    model, _ = prepare(
+    model, _ = prepare_model(
         model,
         "the exported model",
         equalised=int8 and request.weights.equalise,
@@ -205,7 +207,7 @@ def require_int8(model: bytes, request: BuildRequest) -> Placement:
     """
     check_int8(request.target)
     dialect = dialect_of(request)
-    prepared, _ = prepare(model, "the exported model", requantise=request.weights.requantise)
+    prepared, _ = prepare_model(model, "the exported model", requantise=request.weights.requantise)
     graph = parse(prepared, "the exported model")
     name_nodes(graph)
     placement = placement_of(graph, request.target, dialect, request.weights.min_channels)
@@ -290,7 +292,7 @@ def cache_scales(model: bytes, request: BuildRequest) -> dict[str, float]:
     Raises:
         LpxError: As `make_graph`.
     """
-    model, _ = prepare(
+    model, _ = prepare_model(
         model,
         "the exported model",
         equalised=request.weights.equalise,

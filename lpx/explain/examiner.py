@@ -1,19 +1,20 @@
-"""What a detector looks at, face by face.
+"""Explanation of a detector's scores, face by face.
 
-Per face: the patch map, the receptive fields of its strongest and weakest patch, and how alike the
-regions of the face are to the classifier. A reconstruction of the visualisation that goes with
-local prediction and local diversity (Ling et al., IJCNN 2021); see `lpx.training.local_diversity`.
+For each face: the patch map, the receptive fields of its strongest and weakest patch, and the
+similarity of its regions to the classifier. This reconstructs the visualisation of local prediction
+and local diversity (Ling et al., IJCNN 2021); see `lpx.training.local_diversity`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from lpx.bench.parity.score import ROUNDING
 from lpx.card import ModelCard
@@ -29,8 +30,8 @@ from lpx.models.receptive_field import ReceptiveField, analyse
 from lpx.training.local_diversity import LocalDiversity, similarity
 
 REGIONS = 4
-"""Regions per side, as the local-diversity loss has by default; fewer where there are few units."""
-BATCH = 8
+"""Regions per side, the default of the local-diversity loss; fewer on a smaller grid of units."""
+_BATCH = 8
 
 Box = tuple[int, int, int, int]
 Floats = NDArray[np.float32]
@@ -38,14 +39,14 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Patch:
-    """One classification unit of a face.
+    """A classification unit of a face.
 
     Attributes:
-        row: From the top, 0 first.
-        column: From the left, 0 first.
-        probability: Of fake.
-        box: (x0, y0, x1, y1) of what it sees of the crop, in pixels of the detector's input, x1 and
-            y1 exclusive; None where the receptive field is unknown.
+        row: Row, from the top, starting at 0.
+        column: Column, from the left, starting at 0.
+        probability: Probability of fake.
+        box: Receptive field (x0, y0, x1, y1) on the crop, in pixels of the detector's input, x1 and
+            y1 exclusive; None if unknown.
     """
 
     row: int
@@ -56,18 +57,18 @@ class Patch:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What the detector does with one face.
+    """Explanation of the score of one face.
 
     Attributes:
-        name: Of the face in its set.
-        label: 1 = fake, 0 = real, None = not known.
+        name: Name of the face in its set.
+        label: 1 = fake, 0 = real, None = unknown.
         score: Probability of fake.
-        fake: Whether the score reaches the threshold.
-        patch_map: float32 [h, w] in [0, 1].
-        strongest: The patch that looks most like a fake.
-        weakest: The patch that looks least like one.
+        fake: True if the score reaches the threshold.
+        patch_map: Probability of fake of each patch, float32 [h, w].
+        strongest: Patch with the highest probability of fake.
+        weakest: Patch with the lowest.
         similarity: Cosine similarity of the regions' evidence, float32 [R, R] in [-1, 1], regions
-            row by row from the top left; [0, 0] where there are no regions.
+            row by row from the top left; [0, 0] if there are no regions.
     """
 
     name: str
@@ -81,26 +82,36 @@ class Explanation:
 
     @property
     def mean_similarity(self) -> float | None:
-        """Mean over pairs of different regions; None where there are no regions."""
+        """Mean similarity over pairs of different regions; None if there are no regions."""
         return off_diagonal_mean(self.similarity)
 
     @property
     def mistaken(self) -> bool | None:
-        """Whether the call contradicts the label; None where the label is not known."""
-        return None if self.label is None else self.fake != bool(self.label)
-
-    def mistake(self, threshold: float) -> float | None:
-        """How far the score lies on the wrong side of the threshold; negative on the right one."""
+        """True if the classification contradicts the label; None if the label is unknown."""
         if self.label is None:
             return None
-        return threshold - self.score if self.label else self.score - threshold
+        return self.fake != bool(self.label)
+
+    def mistake(self, threshold: float) -> float | None:
+        """Return by how much the score is on the wrong side of the threshold.
+
+        Negative for a correctly classified face; None if the label is unknown.
+        """
+        if self.label is None:
+            return None
+        if self.label:
+            return threshold - self.score
+        return self.score - threshold
 
 
 def off_diagonal_mean(matrix: Floats) -> float | None:
-    """Mean over pairs of different regions: the local-diversity loss without its hinge.
+    """Return the mean over pairs of different regions: the local-diversity loss without its hinge.
 
     Args:
-        matrix: Similarities [R, R], symmetric; None is returned for R = 0.
+        matrix: Similarities [R, R], symmetric.
+
+    Returns:
+        The mean; None if R = 0.
     """
     count = len(matrix)
     if not count:
@@ -110,13 +121,13 @@ def off_diagonal_mean(matrix: Floats) -> float | None:
 
 @dataclass(frozen=True)
 class ClassMean:
-    """The mean over all faces of one label.
+    """Means over all faces of one label.
 
     Attributes:
         word: "real" or "fake".
-        faces: How many.
+        faces: Number of faces.
         score: Mean score.
-        similarity: Mean similarity of regions, float32 [R, R], R = 0 without regions.
+        similarity: Mean similarity of regions, float32 [R, R]; R = 0 without regions.
         patch_map: Mean patch map, float32 [h, w].
         pixels: Mean face, uint8 RGB [S, S, 3].
     """
@@ -130,106 +141,127 @@ class ClassMean:
 
 
 def class_means(
-    found: Sequence[Explanation], pixels: Mapping[int, NDArray[np.float64]]
+    explanations: Sequence[Explanation], pixels: Mapping[int, NDArray[np.float64]]
 ) -> tuple[ClassMean, ...]:
-    """Means over the faces of each label, real first; a label without faces has none.
+    """Return the means over the faces of each label, real first; labels without faces have none.
 
     Args:
-        found: Explanations, of which those without a label count for nothing.
-        pixels: Sum of the crops of each label found, [S, S, 3].
+        explanations: Explanations; those without a label are ignored.
+        pixels: Sum of the crops of each label, [S, S, 3].
     """
     means = []
     for label, word in enumerate(("real", "fake")):
-        faces = [face for face in found if face.label == label]
-        if faces:
-            means.append(
-                ClassMean(
-                    word,
-                    len(faces),
-                    float(np.mean([face.score for face in faces])),
-                    np.mean([face.similarity for face in faces], axis=0),
-                    np.mean([face.patch_map for face in faces], axis=0),
-                    (pixels[label] / len(faces)).round().astype(np.uint8),
-                )
+        faces = [face for face in explanations if face.label == label]
+        if not faces:
+            continue
+        means.append(
+            ClassMean(
+                word=word,
+                faces=len(faces),
+                score=float(np.mean([face.score for face in faces])),
+                similarity=np.mean([face.similarity for face in faces], axis=0),
+                patch_map=np.mean([face.patch_map for face in faces], axis=0),
+                pixels=(pixels[label] / len(faces)).round().astype(np.uint8),
             )
+        )
     return tuple(means)
 
 
 def regions_per_side(grid: tuple[int, int]) -> int:
-    """Regions per side that a grid (h, w) of units is pooled to; 0 where none can be compared."""
+    """Return the regions per side to which a grid (h, w) of units is pooled; 0 for a single one."""
     side = min(REGIONS, *grid)
     return side if side > 1 else 0
 
 
 def clip(box: Box | None, size: int) -> Box | None:
-    """The part of a box that lies on a crop of `size` pixels; a unit may look at padding too."""
+    """Clip a box to a crop of `size` pixels."""
     if box is None:
         return None
+    # The receptive field of a unit at the border includes padding.
     x0, y0, x1, y1 = (min(max(value, 0), size) for value in box)
     return x0, y0, x1, y1
 
 
+class ExaminedFace(NamedTuple):
+    """An explained face, with the crop as the detector saw it, uint8 RGB [S, S, 3]."""
+
+    explanation: Explanation
+    pixels: NDArray[np.uint8]
+
+
+class _Results(NamedTuple):
+    """Scores [N], unit logits [N, h, w] and similarities [N, R, R] of a batch of faces."""
+
+    scores: Floats
+    logits: Floats
+    similarities: Floats
+
+
 class Examiner:
-    """Runs a detector in float32 and keeps what its parts say. Not thread-safe.
+    """Runs a detector in float32 and explains its scores. Not thread-safe.
 
     Args:
-        detector: Of an lpx checkpoint.
+        detector: Detector of an lpx checkpoint.
+        analyser: Computes receptive fields, as `lpx.models.receptive_field.analyse`.
 
     Raises:
-        LpxError: The model of a factory, of whose inside nothing is known.
+        LpxError: The model was made by a factory, so that its parts are unknown.
     """
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(
+        self,
+        detector: Detector,
+        *,
+        analyser: Callable[[nn.Module, int], ReceptiveField] = analyse,
+    ) -> None:
         if not isinstance(detector.module, LocalPredictionDetector):
             raise LpxError(
                 f"{detector.card.architecture} is not a local-prediction detector of lpx",
-                "lpx cannot tell the features of its units, which an explanation compares",
-                "`lpx predict` draws the heat maps of any model",
+                "an explanation compares the features of its units, which lpx cannot find in it",
+                "use `lpx predict`, which draws the heat maps of any model",
+                code="unsupported",
             )
         self.card: ModelCard = detector.card
-        self.field = _field(detector)
+        self.field = _field(detector, analyser)
         self.regions = regions_per_side(self.field.grid)
         self.network = detector.module
         self.engine = TorchEngine(detector)
 
-    def examine(
-        self, faces: FaceSet, skipped: list[Skipped]
-    ) -> Iterator[tuple[Explanation, NDArray[np.uint8]]]:
-        """Explain faces in their order, in bounded memory.
+    def examine(self, faces: FaceSet, skipped: list[Skipped]) -> Iterator[ExaminedFace]:
+        """Explain faces in order, in bounded memory.
 
         Args:
-            faces: Any set, with labels or without.
+            faces: A face set, with or without labels.
             skipped: Receives every face that cannot be read.
 
         Yields:
-            What is found, and the crop as the detector saw it, uint8 RGB [S, S, 3].
+            Each face that can be read, explained.
 
         Raises:
-            LpxError: The detector gives a score that is not a number.
+            LpxError: The detector gives a score that is not a probability.
         """
-        for batch in faces.stream(BATCH, self.card.input_size, skipped):
-            scores, logits, matrices = self._run(batch.pixels)
-            called = called_fake(scores, self.card.threshold)
+        for batch in faces.stream(_BATCH, self.card.input_size, skipped):
+            results = self._run(batch.pixels)
+            called = called_fake(results.scores, self.card.threshold)
             for place, index in enumerate(batch.indices):
                 face = faces.faces[int(index)]
-                _check_finite(face.name, float(scores[place]))
-                # Of the logits: probabilities near 1 are rounded to the same number.
-                low, high = int(logits[place].argmin()), int(logits[place].argmax())
-                patch_map = _sigmoid(logits[place])
-                found = Explanation(
-                    face.name,
-                    face.label,
-                    float(scores[place]),
-                    bool(called[place]),
-                    patch_map,
-                    self._patch(patch_map, high),
-                    self._patch(patch_map, low),
-                    matrices[place],
+                score, logits = float(results.scores[place]), results.logits[place]
+                _check_probability(face.name, score)
+                patch_map = _sigmoid(logits)
+                explanation = Explanation(
+                    name=face.name,
+                    label=face.label,
+                    score=score,
+                    fake=bool(called[place]),
+                    patch_map=patch_map,
+                    # Ranked by logits: probabilities near 1 round to the same number.
+                    strongest=self._patch(patch_map, int(logits.argmax())),
+                    weakest=self._patch(patch_map, int(logits.argmin())),
+                    similarity=results.similarities[place],
                 )
-                yield found, batch.pixels[place]
+                yield ExaminedFace(explanation, batch.pixels[place])
 
-    def _run(self, faces: Faces) -> tuple[Floats, Floats, Floats]:
-        """Scores [N], unit logits [N, h, w] and similarities [N, R, R] of a batch of faces."""
+    def _run(self, faces: Faces) -> _Results:
         head = self.network.head
         with torch.inference_mode():
             pixels = torch.from_numpy(faces).to(self.engine.device)
@@ -237,7 +269,7 @@ class Examiner:
             logits = head.classifier(features).squeeze(1)
             scores = aggregate(self.card.aggregate, logits, self.card.aggregate_parameter)
             matrices = self._similarity(features)
-        return scores.cpu().numpy(), logits.cpu().numpy(), matrices.cpu().numpy()
+        return _Results(scores.cpu().numpy(), logits.cpu().numpy(), matrices.cpu().numpy())
 
     def _similarity(self, features: Tensor) -> Tensor:
         if not self.regions:
@@ -251,11 +283,13 @@ class Examiner:
         return Patch(row, column, float(patch_map[row, column]), box)
 
 
-def _field(detector: Detector) -> ReceptiveField:
+def _field(
+    detector: Detector, analyser: Callable[[nn.Module, int], ReceptiveField]
+) -> ReceptiveField:
     try:
-        return analyse(detector.module, detector.card.input_size)
+        return analyser(detector.module, detector.card.input_size)
     except LpxError as error:
-        # A box on a face is worth less than all the rest: what cannot be traced has none.
+        # Everything but the boxes can be shown without it.
         return ReceptiveField(None, None, None, detector.card.grid, False, error.what, 0.0)
 
 
@@ -263,28 +297,29 @@ def _sigmoid(logits: Floats) -> Floats:
     return torch.from_numpy(logits).sigmoid().numpy()
 
 
-def _check_finite(name: str, score: float) -> None:
-    if not -ROUNDING <= score <= 1 + ROUNDING:  # NaN is outside too
+def _check_probability(name: str, score: float) -> None:
+    # Written so that NaN is refused too.
+    if not -ROUNDING <= score <= 1 + ROUNDING:
         raise LpxError(
             f"the checkpoint gives the score {score} to face {name}",
-            "a score is a probability; there is nothing to explain about another number",
-            "its training has diverged: take an earlier checkpoint",
+            "scores must be finite probabilities; others cannot be explained",
+            "training has diverged: use an earlier checkpoint",
         )
 
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything a page is made from.
+    """Contents of the page.
 
     Attributes:
-        checkpoint: Name of its file.
-        card: Of the detector.
-        field: What a unit sees.
-        regions: Regions per side, 0 for none.
-        faces: The set that was looked at, after the limit.
-        total: Faces of the set before the limit.
-        explanations: One per face that could be read, in the set's order.
-        means: Per label.
+        checkpoint: Name of the checkpoint's file.
+        card: Card of the detector.
+        field: Receptive field of a unit.
+        regions: Regions per side; 0 for none.
+        faces: Face set, after the limit.
+        total: Number of faces in the set before the limit.
+        explanations: One per face that could be read, in the order of the set.
+        means: Means of each label.
         skipped: Faces that could not be read.
     """
 
@@ -300,6 +335,8 @@ class Findings:
 
     @property
     def mistakes(self) -> int | None:
-        """How many faces are called what they are not; None where no label is known."""
-        judged = [face.mistaken for face in self.explanations if face.mistaken is not None]
-        return sum(judged) if judged else None
+        """Number of wrongly classified faces; None if no label is known."""
+        labelled = [face for face in self.explanations if face.label is not None]
+        if not labelled:
+            return None
+        return sum(bool(face.mistaken) for face in labelled)

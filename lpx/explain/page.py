@@ -1,4 +1,4 @@
-"""The page of `lpx explain`: one HTML file that needs nothing else, no network, fonts or folder."""
+"""The page of `lpx explain`: a self-contained HTML file, without network, fonts or other files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MEAN_SIDE = 256
 
 @dataclass(frozen=True)
 class Row:
-    """A face on the page, with what it is sorted by; None comes last."""
+    """A face on the page, with its sort keys; None is sorted last."""
 
     face: Explanation
     pictures: Pictures
@@ -37,23 +37,23 @@ class Row:
     similarity: float | None
 
 
-def rows(found: Findings, pictures: Sequence[Pictures]) -> list[Row]:
-    """The faces in the page's first order: worst mistakes first, without labels highest score."""
-    shown = [
-        Row(face, drawn, face.mistake(found.card.threshold), face.mean_similarity)
-        for face, drawn in zip(found.explanations, pictures, strict=True)
-    ]
-    if found.mistakes is None:
-        return sorted(shown, key=lambda row: (-row.face.score, row.face.name))
+def rows(findings: Findings, pictures: Sequence[Pictures]) -> list[Row]:
+    """Return the faces in initial order: worst mistakes first, or by score without labels."""
+    unsorted = []
+    for face, drawn in zip(findings.explanations, pictures, strict=True):
+        mistake = face.mistake(findings.card.threshold)
+        unsorted.append(Row(face, drawn, mistake, face.mean_similarity))
+    if findings.mistakes is None:
+        return sorted(unsorted, key=lambda row: (-row.face.score, row.face.name))
     return sorted(
-        shown,
+        unsorted,
         key=lambda row: (row.mistake is None, -(row.mistake or 0), row.face.name),
     )
 
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean map of a class at the top of the page, or the difference of both."""
+    """The mean map of a class, or the difference of two, at the top of the page."""
 
     title: str
     image: str
@@ -65,11 +65,11 @@ class Mean:
     ends: tuple[str, str] = ("", "")
 
 
-def means(found: Findings) -> list[Mean]:
-    """The mean maps of both classes, and their difference; fewer where labels are not known."""
-    shown = [_class_mean(mean, found.regions) for mean in found.means]
-    if len(found.means) == 2:
-        real, fake = found.means
+def means(findings: Findings) -> list[Mean]:
+    """Return the mean maps of the classes that have faces, and their difference if both have."""
+    shown = [_class_mean(mean, findings.regions) for mean in findings.means]
+    if len(findings.means) == 2:
+        real, fake = findings.means
         difference = fake.patch_map - real.patch_map
         limit = scale_end(difference)
         image = lossless(difference_picture(difference, limit, MEAN_SIDE))
@@ -89,7 +89,8 @@ def means(found: Findings) -> list[Mean]:
 
 
 def scale_end(difference: Floats) -> float:
-    """The largest magnitude, rounded up to a tenth."""
+    """Return the largest magnitude, rounded up to a tenth."""
+    # A little less, so that 0.3 as a float32, which is above 0.3, does not become 0.4.
     return max(1, math.ceil(float(np.abs(difference).max()) * 10 - 1e-6)) / 10
 
 
@@ -108,28 +109,32 @@ def _signed(value: float) -> str:
     return f"{value:+.2f}".replace("-", "−")
 
 
-def headline(found: Findings) -> str:
-    """What the page shows, in a few sentences."""
-    faces = found.explanations
-    threshold = f"the threshold of {found.card.threshold:.3f}"
-    if found.mistakes is None and len(faces) == 1:
+def headline(findings: Findings) -> str:
+    """Summarise the page in a few sentences."""
+    faces = findings.explanations
+    threshold = f"the threshold of {findings.card.threshold:.3f}"
+    if findings.mistakes is None and len(faces) == 1:
         call = "fake" if faces[0].fake else "real"
-        text = f"Score {faces[0].score:.3f}, called {call} at {threshold}."
-    elif found.mistakes is None:
+        text = f"Score {faces[0].score:.3f}, classified as {call} at {threshold}."
+    elif findings.mistakes is None:
         called = sum(face.fake for face in faces)
         text = (
-            f"{called:,} of {_faces(len(faces))} called fake at {threshold}; labels are not known."
+            f"{called:,} of {_faces(len(faces))} classified as fake at {threshold}; "
+            "labels are unknown."
         )
     else:
-        judged = sum(face.label is not None for face in faces)
-        text = f"{found.mistakes:,} of {_faces(judged)} called wrong at {threshold}{_split(faces)}."
-    size, side = found.field.size, found.card.input_size
+        labelled = sum(face.label is not None for face in faces)
+        text = (
+            f"{findings.mistakes:,} of {_faces(labelled)} misclassified at "
+            f"{threshold}{_split(faces)}."
+        )
+    size, side = findings.field.size, findings.card.input_size
     if size is not None and size < side:
         text += f" A patch sees {size} × {size} px of the {side} × {side} px crop, "
         text += f"{100 * (size / side) ** 2:.0f} % of it."
     similarity = mean_of(faces)
     if similarity is not None:
-        text += f" Regions of a face resemble each other by {similarity:.2f} on average."
+        text += f" The mean similarity of a face's regions is {similarity:.2f}."
     return text
 
 
@@ -142,46 +147,48 @@ def _split(faces: Sequence[Explanation]) -> str:
     if not wrong:
         return ""
     fakes = sum(bool(face.label) for face in wrong)
-    return f" ({len(wrong) - fakes:,} real called fake, {fakes:,} fake called real)"
+    return f" ({len(wrong) - fakes:,} real as fake, {fakes:,} fake as real)"
 
 
 def mean_of(faces: Sequence[Explanation]) -> float | None:
-    """Mean over faces of how alike their regions are; None where there are no regions."""
+    """Return the mean over faces of the similarity of their regions; None without regions."""
     values = [value for face in faces if (value := face.mean_similarity) is not None]
     return float(np.mean(values)) if values else None
 
 
-def render_page(found: Findings, pictures: Sequence[Pictures]) -> str:
+def render_page(findings: Findings, pictures: Sequence[Pictures]) -> str:
     """Render the page.
 
     Args:
-        found: What was found.
-        pictures: Of each face in `found.explanations`.
+        findings: Contents of the page.
+        pictures: Pictures of each face in `findings.explanations`.
 
     Returns:
-        An HTML document that refers to nothing outside itself. The same arguments give the same
-        text.
+        A self-contained HTML document. The same arguments give the same text.
     """
     ramp = np.linspace(0, 1, 256, dtype=np.float32)[None]
     return (
         environment("lpx.explain")
         .get_template("explain.html.j2")
         .render(
-            found=found,
-            headline=headline(found),
-            rows=rows(found, pictures),
-            means=means(found),
-            similarity=mean_of(found.explanations),
+            findings=findings,
+            headline=headline(findings),
+            rows=rows(findings, pictures),
+            means=means(findings),
+            similarity=mean_of(findings.explanations),
             heat_ramp=lossless(heat_map(ramp, 256)[:8]),
-            matrix_ramp=lossless(similarity_ramp(_lowest(found))),
-            lowest=_lowest(found),
+            matrix_ramp=lossless(similarity_ramp(_lowest(findings))),
+            lowest=_lowest(findings),
             strongest=f"rgb{STRONGEST}",
             weakest=f"rgb{WEAKEST}",
-            card=found.card.to_dict(),
+            card=findings.card.to_dict(),
         )
     )
 
 
-def _lowest(found: Findings) -> int:
-    """Where the scale of similarities begins: below 0 only where one is negative."""
-    return -1 if any(face.similarity.min(initial=0) < -0.005 for face in found.explanations) else 0
+def _lowest(findings: Findings) -> int:
+    """Return the start of the similarity scale: -1 if a similarity is clearly negative, else 0."""
+    for face in findings.explanations:
+        if face.similarity.min(initial=0) < -0.005:
+            return -1
+    return 0

@@ -1,4 +1,4 @@
-"""Pictures of an explained face: for the page as data URIs, and as a sheet to keep."""
+"""Pictures of an explained face: as data URIs for the page, and as a single image file."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from lpx.render.encode import lossless, lossy
 from lpx.render.face import field_box, looked_at, matrix_picture, overlay, unit_box
 
 IMAGE_BYTES = 6_500_000
-"""What the faces' pictures may take in a page, about; pictures of many faces are smaller."""
+"""Approximate size of all faces' pictures in a page; pictures of many faces are smaller."""
 SIDES = (112, 256)
+"""Smallest and largest side of a picture on the page, pixels."""
 SHEET_SIDE = 320
+# Measured on faces at the quality of `lossy`.
 _BYTES_PER_PIXEL = 0.13
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """A face's pictures as data URIs.
+    """Pictures of a face, as data URIs.
 
     Attributes:
         crop: The face, with the receptive fields of its strongest and weakest patch.
-        heat: Its patch map over the grey face, both patches marked.
-        matrix: The similarity of its regions; "" where there are none.
+        heat: The patch map over the grey face, with both patches framed.
+        matrix: Similarity of the face's regions; "" if there are none.
     """
 
     crop: str
@@ -33,8 +35,8 @@ class Pictures:
 
 
 def picture_side(count: int) -> int:
-    """Side in pixels at which the pictures of `count` faces stay within `IMAGE_BYTES`."""
-    # Two pictures a face; base64 takes a third more.
+    """Return the side, in pixels, at which pictures of `count` faces fit into `IMAGE_BYTES`."""
+    # Two pictures per face; base64 adds a third.
     side = math.sqrt(IMAGE_BYTES * 0.75 / (2 * max(1, count)) / _BYTES_PER_PIXEL)
     return int(min(max(side, SIDES[0]), SIDES[1]))
 
@@ -43,20 +45,25 @@ def draw(face: Explanation, pixels: Image, regions: int, side: int) -> Pictures:
     """Draw a face for the page.
 
     Args:
-        face: What was found.
+        face: Explanation of the face.
         pixels: The crop as the detector saw it, uint8 RGB [S, S, 3].
-        regions: Regions per side, 0 for none.
-        side: Of the pictures, pixels.
+        regions: Regions per side; 0 for none.
+        side: Side of the pictures, pixels.
     """
-    matrix = lossless(matrix_picture(face.similarity, regions)) if regions else ""
+    matrix = ""
+    if regions:
+        matrix = lossless(matrix_picture(face.similarity, regions))
     return Pictures(
-        lossy(crop_picture(face, pixels, side)), lossy(heat_picture(face, pixels, side)), matrix
+        crop=lossy(crop_picture(face, pixels, side)),
+        heat=lossy(heat_picture(face, pixels, side)),
+        matrix=matrix,
     )
 
 
 def crop_picture(face: Explanation, pixels: Image, side: int) -> Image:
-    """The crop at `side` pixels, with what the weakest and the strongest patch see of it."""
+    """Draw the crop with the receptive fields of its weakest and strongest patch."""
     picture = fit(pixels, side)
+    # The strongest last, so that its box is on top.
     for patch, faint in ((face.weakest, True), (face.strongest, False)):
         if patch.box is not None:
             scaled = tuple(value * side / len(pixels) for value in patch.box)
@@ -65,7 +72,7 @@ def crop_picture(face: Explanation, pixels: Image, side: int) -> Image:
 
 
 def heat_picture(face: Explanation, pixels: Image, side: int) -> Image:
-    """The patch map over the grey crop at `side` pixels, the two patches framed."""
+    """Draw the patch map over the grey crop, with the two patches framed."""
     picture = overlay(fit(pixels, side), face.patch_map)
     rows, columns = face.patch_map.shape
     for patch, faint in ((face.weakest, True), (face.strongest, False)):
@@ -74,23 +81,24 @@ def heat_picture(face: Explanation, pixels: Image, side: int) -> Image:
     return picture
 
 
-def sheet(found: Findings, face: Explanation, pixels: Image) -> Image:
-    """The picture of a single face, to keep beside the page."""
-    verdict = "FAKE" if face.fake else "real"
-    lines = [f"{verdict}: score {face.score:.3f}, threshold {found.card.threshold:.3f}"]
-    for name, patch in (("strongest", face.strongest), ("weakest", face.weakest)):
+def sheet(findings: Findings, face: Explanation, pixels: Image) -> Image:
+    """Draw a single face with its figures, as an image file to keep beside the page."""
+    call = "FAKE" if face.fake else "real"
+    lines = [f"{call}: score {face.score:.3f}, threshold {findings.card.threshold:.3f}"]
+    patches = (("strongest", face.strongest, "solid"), ("weakest", face.weakest, "dashed"))
+    for name, patch, line in patches:
         lines.append(
             f"{name} patch {patch.probability:.2f} at row {patch.row + 1}, "
-            f"column {patch.column + 1} ({'solid' if name == 'strongest' else 'dashed'} box)"
+            f"column {patch.column + 1} ({line} box)"
         )
-    if found.field.size is None:
-        lines.append("no receptive field drawn: a unit sees the whole crop, or it is unknown")
+    if findings.field.size is None:
+        lines.append("no receptive field drawn: it is the whole crop, or unknown")
     if face.mean_similarity is not None:
         lines.append(f"local diversity: similarity {face.mean_similarity:.2f}")
     return looked_at(
         crop_picture(face, pixels, SHEET_SIDE),
         heat_picture(face, pixels, SHEET_SIDE),
         face.similarity,
-        found.regions,
+        findings.regions,
         lines,
     )

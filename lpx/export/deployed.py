@@ -1,4 +1,4 @@
-"""The detector as it is deployed: uint8 pixels in, preprocessing inside."""
+"""The deployed form of a detector, with preprocessing inside and uint8 pixels as input."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from lpx.card import ModelCard
 
 
 class Deployed(nn.Module):
-    """uint8 RGB faces [N, H, W, 3] -> (score float32 [N], patch_map float32 [N, h, w]).
+    """Detector with preprocessing; in float32 it is the reference for every engine.
 
-    The reference that every engine is compared with is this module in float32.
+    Input: faces, uint8 RGB [N, H, W, 3]. Outputs: score, float32 [N], and patch_map, float32
+    [N, h, w].
     """
 
     offset: Tensor
@@ -32,8 +33,8 @@ class Deployed(nn.Module):
         return score, patch_map
 
     def normalised(self, faces: Tensor) -> Tensor:
-        """What the network takes, float32 [N, 3, H, W], of faces uint8 RGB [N, H, W, 3]."""
-        # The cast comes first: TensorRT takes uint8 as a network input, and for nothing else.
+        """Return the network's input, float32 [N, 3, H, W], for faces, uint8 RGB [N, H, W, 3]."""
+        # The cast comes first: TensorRT supports uint8 only as a network input.
         pixels = faces.to(torch.float32).permute(0, 3, 1, 2)
         if self.reverse:
             pixels = torch.cat([pixels[:, 2:3], pixels[:, 1:2], pixels[:, 0:1]], dim=1)

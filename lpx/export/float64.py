@@ -1,4 +1,4 @@
-"""A detector and its export in float64, and rounded otherwise: how coarse float32 results are."""
+"""Detector and exported graph in float64, and with perturbed weights, to measure noise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 
 
 class _Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Runs every operation in float64, also where a module asks for float32 or half by name."""
+    """Runs every operation in float64, even if a module asks for float32 or half explicitly."""
 
     def __torch_dispatch__(
         self,
@@ -34,7 +34,7 @@ class _Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _Arguments(TorchFunctionMode):
-    """Widens what PyTorch compares before it comes to an operation: an input and its weights."""
+    """Widens arguments before PyTorch checks that an input and its weights have the same dtype."""
 
     def __torch_function__(
         self,
@@ -48,94 +48,100 @@ class _Arguments(TorchFunctionMode):
 
 
 def _widened(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(torch.float64) if value.dtype in _FLOATS else value
-    return torch.float64 if isinstance(value, torch.dtype) and value in _FLOATS else value
+    if isinstance(value, Tensor) and value.dtype in _FLOATS:
+        return value.to(torch.float64)
+    if isinstance(value, torch.dtype) and value in _FLOATS:
+        return torch.float64
+    return value
 
 
 def in_float64(module: nn.Module, inputs: Tensor) -> tuple[Tensor, ...] | None:
-    """The outputs of a module with every operation in float64.
+    """Run a module with every operation in float64.
 
     Args:
-        module: Left as it is: its float32 weights are widened on the way.
+        module: Module; it is not changed: copies of its weights are widened.
         inputs: Its only input.
 
     Returns:
-        Its outputs, float64; None where it cannot be run so (a module with code of its own below
-        PyTorch's operations, say).
+        Its outputs, float64; None if it cannot be run so, such as a module with code of its own
+        below PyTorch's operations.
     """
-    state = {
-        name: _widened(tensor)
-        for name, tensor in (*module.named_parameters(), *module.named_buffers())
-    }
+    state: dict[str, Tensor] = {}
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        state[name] = _widened(tensor)
     try:
         with torch.no_grad(), _Float64(), _Arguments():  # type: ignore[no-untyped-call]
-            outputs = torch.func.functional_call(module, state, (inputs,))
+            outputs = _as_tuple(torch.func.functional_call(module, state, (inputs,)))
     except Exception:
-        # Whatever a user's module cannot do in float64, the answer is the same.
+        # A user's module may raise anything if it cannot be run in float64.
         return None
-    found = tuple(outputs) if isinstance(outputs, (tuple, list)) else (outputs,)
-    return found if all(value.dtype == torch.float64 for value in found) else None
+    if any(value.dtype != torch.float64 for value in outputs):
+        return None
+    return outputs
 
 
-def rounded_otherwise(module: nn.Module, inputs: Tensor, seed: int) -> tuple[Tensor, ...]:
-    """The outputs of a module whose float32 weights are off by up to one unit in the last place.
-
-    As right as those of the weights themselves: folding a batch norm, or adding up in another
-    order, moves results as far.
+def with_perturbed_weights(module: nn.Module, inputs: Tensor, seed: int) -> tuple[Tensor, ...]:
+    """Run a module whose float32 weights are moved by up to one unit in the last place.
 
     Args:
-        module: Left as it is.
+        module: Module; it is not changed.
         inputs: Its only input.
-        seed: Of the rounding.
+        seed: Random seed of the perturbation.
+
+    Returns:
+        Its outputs. They are as correct as those of the original weights: folding a batch norm, or
+        adding in another order, changes results as much.
     """
     generator = torch.Generator().manual_seed(seed)
-
-    def moved(tensor: Tensor) -> Tensor:
-        if tensor.dtype != torch.float32:
-            return tensor
-        uniform = 2 * torch.rand(tensor.shape, generator=generator, dtype=torch.float64) - 1
-        return (tensor * (1 + uniform * 2.0**-23)).to(torch.float32)
-
-    state = {
-        name: moved(tensor.detach())
-        for name, tensor in (*module.named_parameters(), *module.named_buffers())
-    }
+    state: dict[str, Tensor] = {}
+    for name, parameter in (*module.named_parameters(), *module.named_buffers()):
+        tensor = parameter.detach()
+        if tensor.dtype == torch.float32:
+            uniform = 2 * torch.rand(tensor.shape, generator=generator, dtype=torch.float64) - 1
+            tensor = (tensor * (1 + uniform * 2.0**-23)).to(torch.float32)
+        state[name] = tensor
     with torch.no_grad():
-        outputs = torch.func.functional_call(module, state, (inputs,))
-    return tuple(outputs) if isinstance(outputs, (tuple, list)) else (outputs,)
+        return _as_tuple(torch.func.functional_call(module, state, (inputs,)))
+
+
+def _as_tuple(outputs: Any) -> tuple[Tensor, ...]:
+    if isinstance(outputs, (tuple, list)):
+        return tuple(outputs)
+    return (outputs,)
 
 
 def graph_in_float64(
     model: bytes, outputs: Sequence[str], inputs: dict[str, NDArray[Any]]
 ) -> list[NDArray[np.float64]] | None:
-    """The outputs of an ONNX model with every operation in float64, by ONNX's own evaluator.
+    """Run an ONNX model with every operation in float64, by ONNX's reference evaluator.
 
     Args:
-        model: Its float32 and half weights are widened, and so are its casts.
-        outputs: Names of what to return.
-        inputs: Values by name. The evaluator is slow: a face at a time.
+        model: ONNX; its float32 and half weights are widened, and so are its casts.
+        outputs: Names of the outputs to return.
+        inputs: Values by name. The evaluator is slow: pass one face at a time.
 
     Returns:
-        The outputs, float64; None where the evaluator cannot run the model so.
+        The outputs, float64; None if the evaluator cannot run the model so.
     """
     from onnx.reference import ReferenceEvaluator
 
     try:
         proto = onnx.load_model_from_string(model)
         _widen(proto.graph)
-        found: Any = ReferenceEvaluator(proto).run(list(outputs), inputs)
+        values: Any = ReferenceEvaluator(proto).run(list(outputs), inputs)
     except Exception:
-        # An operator that the evaluator lacks, or has in float32 only.
+        # The evaluator lacks an operator, or supports it only in float32.
         return None
-    return list(found) if all(value.dtype == np.float64 for value in found) else None
+    if any(value.dtype != np.float64 for value in values):
+        return None
+    return list(values)
 
 
 _ONNX_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
 def _widen(graph: onnx.GraphProto) -> None:
-    """Turn the weights, constants and casts of a graph into float64."""
+    """Change the weights, constants and casts of a graph to float64, in place."""
     tensors = list(graph.initializer)
     for node in graph.node:
         for attribute in node.attribute:

@@ -1,4 +1,4 @@
-"""Export a deployed detector to a simplified, checked ONNX model that carries its card."""
+"""Export of a detector to a simplified, validated ONNX model with the model card inside."""
 
 from __future__ import annotations
 
@@ -6,61 +6,40 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 import onnx
 import onnx_ir as ir
 import torch
 
+from lpx.arguments import check_choice
 from lpx.card import METADATA_KEY
 from lpx.errors import LpxError, first_line, out_of_memory
 from lpx.export.deployed import Deployed
-from lpx.graph.batch_norms import FACTOR, OFFSET, spell_out
+from lpx.graph.batch_norms import FACTOR, OFFSET, expand_batch_norms
 from lpx.graph.lower_opset import OLDEST, lower_opset
 from lpx.graph.model_io import serialise
 from lpx.models.checkpoint import Detector
 from lpx.models.contract import FIXED_BATCH
 
 OPSET = 20
+# Loggers that report, at every export, things a user cannot change.
 _LOUD = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript")
 INPUT = "faces"
 OUTPUTS = ("score", "patch_map")
 _PARAMETER = re.compile(rf"detector\.(.+)\.(?:weight|{FACTOR}|{OFFSET})")
 
 
-def to_onnx(detector: Detector, opset: int = OPSET) -> bytes:
-    """Export with preprocessing in the graph and a dynamic batch.
-
-    Args:
-        detector: Model and card.
-        opset: ONNX opset, 17 to 20.
-
-    Returns:
-        The ONNX model: input `faces` uint8 [N, H, W, 3] RGB, outputs `score` float32 [N] and
-        `patch_map` float32 [N, h, w]; batch norms folded, or a Mul and an Add; the card in its
-        metadata.
+def trace(detector: Detector) -> onnx.ModelProto:
+    """Trace a detector to an ONNX graph of opset 20.
 
     Raises:
-        LpxError: The exporter, the simplifier or the checker refuses the model.
+        LpxError: The exporter rejects the model, or its batch is fixed.
     """
-    if not OLDEST <= opset <= OPSET:
-        raise LpxError(
-            f"opset {opset}", f"lpx exports opsets {OLDEST} to {OPSET}", f"--opset {OPSET}"
-        )
-    model = ir.serde.deserialize_model(_simplify(_trace(detector)))
-    spell_out(model)
-    _name_nodes(model)
-    lower_opset(model, opset)
-    model.metadata_props[METADATA_KEY] = detector.card.to_json()
-    model.producer_name, model.graph.name = "lpx", "detector"
-    return serialise(model)
-
-
-def _trace(detector: Detector) -> onnx.ModelProto:
     module = Deployed(detector.module, detector.card).eval()
     size = detector.card.input_size
-    # Two faces: a batch of one would let the tracer take the batch for a constant.
+    # Two faces: with a batch of one, the tracer would treat the batch as a constant.
     faces = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     try:
         with _quiet(), torch.no_grad():
@@ -75,22 +54,55 @@ def _trace(detector: Detector) -> onnx.ModelProto:
                 verbose=False,
             )
     except Exception as error:
-        # The exporter wraps whatever went wrong in errors of its own; all mean the same here.
+        # The exporter wraps any failure in errors of its own.
         if short := out_of_memory(_innermost(error)):
             raise short from error
         raise LpxError(
             f"torch cannot export {detector.card.architecture} to ONNX",
             _reason(error),
-            "control flow that depends on data, or a batch size fixed in the code, are the usual "
-            "reasons",
+            "usual causes are control flow that depends on data, and a batch size fixed in the "
+            "code",
+            code="unsupported",
         ) from error
     assert program is not None
     _check_batch(program.model_proto, detector.card.architecture)
     return program.model_proto
 
 
+def to_onnx(
+    detector: Detector,
+    opset: int = OPSET,
+    *,
+    tracer: Callable[[Detector], onnx.ModelProto] = trace,
+) -> bytes:
+    """Export a detector with preprocessing in the graph and a dynamic batch.
+
+    Args:
+        detector: Model and card.
+        opset: ONNX opset, 17 to 20.
+        tracer: Traces the detector to a graph of opset 20; `trace` by default.
+
+    Returns:
+        The ONNX model: input `faces` uint8 [N, H, W, 3] RGB, outputs `score` float32 [N] and
+        `patch_map` float32 [N, h, w]; batch norms are folded, or a Mul and an Add; the card is in
+        its metadata.
+
+    Raises:
+        LpxError: The exporter, the simplifier or the checker rejects the model.
+        InvalidArgumentError: The opset is not supported.
+    """
+    check_choice("opset", opset, range(OLDEST, OPSET + 1))
+    model = ir.serde.deserialize_model(_simplify(tracer(detector)))
+    expand_batch_norms(model)
+    _name_nodes(model)
+    lower_opset(model, opset)
+    model.metadata_props[METADATA_KEY] = detector.card.to_json()
+    model.producer_name, model.graph.name = "lpx", "detector"
+    return serialise(model)
+
+
 def _reason(error: BaseException) -> str:
-    """The first line of the error that the exporter's own errors were raised from."""
+    """Return the first line of the error behind the exporter's own errors."""
     return first_line(_innermost(error))
 
 
@@ -101,7 +113,7 @@ def _innermost(error: BaseException) -> BaseException:
 
 
 def _check_batch(proto: onnx.ModelProto, architecture: str) -> None:
-    """Refuse a graph for two faces: the exporter falls back to the batch that it traced."""
+    """Refuse a graph for exactly two faces: the exporter may fall back to the batch it traced."""
     for value in (*proto.graph.input, *proto.graph.output):
         batch = value.type.tensor_type.shape.dim[0]
         if batch.HasField("dim_value"):
@@ -112,6 +124,7 @@ def _check_batch(proto: onnx.ModelProto, architecture: str) -> None:
                 "zeros, or Python that loops over faces, splits or unpacks them, or calls int(), "
                 "len() or `if` on their number)",
                 FIXED_BATCH,
+                code="unsupported",
             )
 
 
@@ -123,7 +136,7 @@ def _simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
     if not valid:
         raise LpxError(
             "onnxsim changed the model's result",
-            "simplified and plain graph disagree on random input",
+            "the simplified and the original graph disagree on random input",
             "please report this with the checkpoint's backbone and cut",
         )
     result: onnx.ModelProto = simplified
@@ -131,22 +144,24 @@ def _simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _name_nodes(model: ir.Model) -> None:
-    """Give every node a name that says its place, unique: decisions and errors refer to it."""
+    """Give every node a unique name with its module's path, for decisions and errors."""
     for index, node in enumerate(model.graph):
         scope = _module_path(node)
         node.name = f"{node.op_type}_{index}" + (f":{scope}" if scope else "")
 
 
 def _module_path(node: ir.Node) -> str:
-    """The submodule of the detector that a node came from, as the exporter recorded it."""
-    name = node.inputs[1].name if len(node.inputs) > 1 and node.inputs[1] is not None else ""
-    found = _PARAMETER.fullmatch(name or "")
-    return found[1] if found else ""
+    """Return the path of the detector's submodule that a node came from; "" if unknown."""
+    # The exporter keeps the names of parameters, and the second input is the weight.
+    if len(node.inputs) < 2 or node.inputs[1] is None:
+        return ""
+    parameter = _PARAMETER.fullmatch(node.inputs[1].name or "")
+    return parameter[1] if parameter else ""
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress and its notes on packages that lpx does not use to itself."""
+    """Silence the exporter's progress and its notes on packages that lpx does not use."""
     loggers = [logging.getLogger(name) for name in _LOUD]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

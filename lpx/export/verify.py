@@ -1,10 +1,10 @@
-"""Compare an exported model with the checkpoint it came from, on faces."""
+"""Verification of an exported model against its checkpoint, on faces."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lpx.data.face_sets.face_set import FaceSet
 from lpx.errors import LpxError, out_of_memory
 from lpx.export.deployed import Deployed
-from lpx.export.float64 import graph_in_float64, in_float64, rounded_otherwise
+from lpx.export.float64 import graph_in_float64, in_float64, with_perturbed_weights
 from lpx.export.to_onnx import INPUT, OUTPUTS
 from lpx.models.checkpoint import Detector
 from lpx.models.contract import FIXED_BATCH
@@ -22,26 +22,34 @@ if TYPE_CHECKING:
     import torch
 
 TOLERANCE = 1e-4
-"""Largest |difference| of score and map that passes without a further look."""
+"""Largest |difference| of score and map that passes without further checks."""
 NOISE_FACTOR = 4.0
-"""How many times the float32 noise of the model itself an export may be off."""
+"""Allowed error of an export, as a multiple of the model's own float32 noise."""
 RUNTIME_FACTOR = 100.0
-"""How many times that noise ONNX Runtime may be off where the graph in float64 is not."""
-ROUNDINGS = 4
-"""How often the weights are rounded otherwise to measure that noise."""
+"""Allowed error of ONNX Runtime, as a multiple of that noise, if the graph in float64 is exact."""
 FACES = 8
-BATCH = 8
+"""Default number of faces to compare."""
+
+# Perturbations of the weights by which the noise is measured.
+_PERTURBATIONS = 4
+_BATCH = 8
+# Probabilities may leave [0, 1] by rounding.
 _ROUNDING = 1e-6
 
-Outputs = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""Scores [N] and maps [N, h, w]."""
+
+class Outputs(NamedTuple):
+    """Scores, float64 [N], and patch maps, float64 [N, h, w]; or differences of such."""
+
+    score: NDArray[np.float64]
+    patch_map: NDArray[np.float64]
+
+
+Run = Callable[[NDArray[np.uint8]], Outputs]
 
 
 @dataclass(frozen=True)
 class Noise:
-    """How far PyTorch's float32 results are from its own in float64, on the same faces.
-
-    The largest of several: of the weights as they are, and moved by one unit in the last place.
+    """Difference between float32 and float64 results on the same faces.
 
     Attributes:
         score: Largest |difference| of scores.
@@ -54,17 +62,18 @@ class Noise:
 
 @dataclass(frozen=True)
 class Verification:
-    """How far an export is from its checkpoint.
+    """Result of comparing an export with its checkpoint.
 
     Attributes:
-        faces: Faces compared.
+        faces: Number of faces compared.
         max_score_difference: Largest |difference| of scores.
         max_map_difference: Largest |difference| of patch maps.
-        worst_face: The face with the largest of both.
-        tolerance: Largest |difference| that passes; where `noise` is measured, noise passes too.
-        noise: The model's own float32 noise; None where the tolerance was kept without it.
-        exact: How far the graph is from PyTorch on the worst face, both in float64; None where
-            ONNX Runtime's result passed without it.
+        worst_face: Name of the face with the largest difference.
+        tolerance: Largest |difference| that passes; if `noise` is measured, noise passes too.
+        noise: PyTorch's own float32 noise, the largest over several perturbations of the weights by
+            one unit in the last place; None if the export passed without it.
+        exact: Difference between graph and PyTorch on the worst face, both in float64; None if ONNX
+            Runtime's result passed without it.
     """
 
     faces: int
@@ -81,133 +90,22 @@ class _Errors:
     """Differences from PyTorch in float64.
 
     Attributes:
-        truth: What PyTorch gives in float64.
-        own: The errors of PyTorch in float32, the largest of several roundings.
-        its: The errors of the export.
+        truth: PyTorch's outputs in float64.
+        torch: Errors of PyTorch in float32, the largest over several perturbations.
+        export: Errors of the export.
     """
 
     truth: Outputs
-    own: Outputs
-    its: Outputs
+    torch: Outputs
+    export: Outputs
 
 
-def verify(
-    model: bytes,
-    detector: Detector,
-    faces: FaceSet,
-    *,
-    count: int = FACES,
-    tolerance: float | None = None,
-) -> Verification:
-    """Run both on real faces, the export in ONNX Runtime.
-
-    A difference up to `TOLERANCE` passes. A larger one passes where float32 itself is that coarse:
-    the model is run in float64 too, and neither the largest nor the root mean square error of the
-    export may be more than `NOISE_FACTOR` times that of PyTorch in float32. A model whose maps are
-    steep (large logits) turns the last bit of an activation into a hundredth of a map cell; a wrong
-    export is off by more, and in more cells. Where ONNX Runtime adds up more coarsely than PyTorch
-    (long sums, as in an instance norm), the graph is run in float64 on the worst face, and passes
-    if it keeps to the same bound there.
-
-    Args:
-        model: The exported ONNX model.
-        detector: What it was exported from.
-        faces: Faces to compare on.
-        count: How many of them, the first.
-        tolerance: Largest |difference| of score and map that passes, in place of the two above.
+def open_in_onnxruntime(model: bytes) -> Run:
+    """Return a function that runs a model in ONNX Runtime on the CPU.
 
     Raises:
-        LpxError: The difference is larger; the export does not run; the model is random in eval
-            mode, or a face's score depends on the faces beside it; scores outside [0, 1].
+        LpxError: ONNX Runtime cannot run the model; raised by the function too.
     """
-    import torch
-
-    module = Deployed(detector.module, detector.card).eval()
-    run = _session(model)
-
-    def reference(pixels: NDArray[np.uint8]) -> Outputs:
-        with torch.inference_mode():
-            return _as_outputs(module(torch.from_numpy(pixels)))
-
-    size = detector.card.input_size
-    check_forward(detector.module, (min(count, BATCH), 3, size, size))
-    batches, names = _read(faces.first(count), size)
-    exported = _joined(run(pixels) for pixels in batches)
-    wanted = _joined(reference(pixels) for pixels in batches)
-    _check_shapes(exported, wanted, len(names))
-    _check_range(wanted, names)
-    off = _differences(exported, wanted)
-    largest = np.maximum(*(_per_face(values) for values in off))
-    worst = int(np.argmax(largest))
-    allowed = TOLERANCE if tolerance is None else tolerance
-    _check_repeats(reference, batches[0], max(allowed, TOLERANCE), names[0])
-    errors = None
-    if tolerance is None and not largest[worst] <= TOLERANCE:
-        errors = _against_float64(module, batches, wanted, exported)
-    noise = None if errors is None else _largest(errors.own)
-    found = Verification(
-        len(names), float(off[0].max()), float(off[1].max()), names[worst], allowed, noise
-    )
-    if tolerance is not None and not largest[worst] <= tolerance:
-        raise _differs(found, float(largest[worst]), tolerance, None)
-    reach = max(allowed, TOLERANCE, *_reach(noise))
-    _check_alone(reference, batches[0], wanted, reach, names[0])
-    if largest[worst] <= allowed or (errors is not None and _is_noise(errors.own, errors.its)):
-        return found
-    if errors is not None and _within(errors.own, errors.its, RUNTIME_FACTOR):
-        exact = _of_the_graph(model, np.concatenate(batches), errors.truth, worst)
-        if exact is not None and _is_noise(errors.own, exact):
-            return replace(found, exact=_largest(exact))
-    raise _differs(found, float(largest[worst]), tolerance, errors)
-
-
-def _read(faces: FaceSet, size: int) -> tuple[list[NDArray[np.uint8]], list[str]]:
-    """Faces in batches, and their names."""
-    batches = list(faces.stream(BATCH, size, []))
-    names = [faces.faces[index].name for batch in batches for index in batch.indices]
-    return [batch.pixels for batch in batches], names
-
-
-def _against_float64(
-    module: Deployed, batches: list[NDArray[np.uint8]], wanted: Outputs, exported: Outputs
-) -> _Errors | None:
-    """Errors of PyTorch in float32 and of the export; None where float64 cannot be run."""
-    import torch
-
-    exact = []
-    for pixels in batches:
-        outputs = in_float64(module, torch.from_numpy(pixels))
-        if outputs is None:
-            return None
-        exact.append((outputs[0].numpy(), outputs[1].numpy()))
-    truth = _joined(iter(exact))
-    own = _differences(wanted, truth)
-    for seed in range(ROUNDINGS):
-        moved = _joined(
-            _as_outputs(rounded_otherwise(module, torch.from_numpy(pixels), seed))
-            for pixels in batches
-        )
-        score, patch_map = _differences(moved, truth)
-        own = np.maximum(own[0], score), np.maximum(own[1], patch_map)
-    return _Errors(truth, own, _differences(exported, truth))
-
-
-def _of_the_graph(
-    model: bytes, pixels: NDArray[np.uint8], truth: Outputs, face: int
-) -> Outputs | None:
-    """Errors of the graph itself, in float64, on one face; None where it cannot be run so."""
-    one = slice(face, face + 1)
-    outputs = graph_in_float64(model, OUTPUTS, {INPUT: pixels[one]})
-    if outputs is None:
-        return None
-    return _differences((outputs[0], outputs[1]), (truth[0][one], truth[1][one]))
-
-
-def _as_outputs(outputs: Sequence[torch.Tensor]) -> Outputs:
-    return outputs[0].numpy().astype(np.float64), outputs[1].numpy().astype(np.float64)
-
-
-def _session(model: bytes) -> Callable[[NDArray[np.uint8]], Outputs]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -217,11 +115,12 @@ def _session(model: bytes) -> Callable[[NDArray[np.uint8]], Outputs]:
         return out_of_memory(error) or LpxError(
             "ONNX Runtime cannot run the exported model",
             str(error).strip().splitlines()[0],
-            "use operations and types in the model that ONNX Runtime knows (float32 ones: "
+            "use operations and types in the model that ONNX Runtime supports (float32: "
             "`model.float()`)",
+            code="unsupported",
         )
 
-    # ONNX Runtime raises a class of its own for every sort of refusal; they share no base.
+    # ONNX Runtime's exceptions have no common base class.
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:
@@ -232,62 +131,204 @@ def _session(model: bytes) -> Callable[[NDArray[np.uint8]], Outputs]:
             score, patch_map = session.run(OUTPUTS, {INPUT: pixels})
         except Exception as error:
             raise refused(error) from error
-        return score.astype(np.float64), patch_map.astype(np.float64)
+        return Outputs(score.astype(np.float64), patch_map.astype(np.float64))
 
     return run
 
 
-def _joined(outputs: Iterator[Outputs]) -> Outputs:
+def verify(
+    model: bytes,
+    detector: Detector,
+    faces: FaceSet,
+    *,
+    limit: int = FACES,
+    tolerance: float | None = None,
+    opener: Callable[[bytes], Run] = open_in_onnxruntime,
+) -> Verification:
+    """Compare an export, in ONNX Runtime, with its checkpoint, in PyTorch.
+
+    A difference up to `TOLERANCE` passes. A larger one passes if it is float32 noise: the model is
+    also run in float64, and neither the largest nor the root mean square error of the export may
+    exceed `NOISE_FACTOR` times that of PyTorch in float32. If ONNX Runtime's sums are coarser than
+    PyTorch's (long ones, as in an instance norm), the graph is run in float64 on the worst face,
+    and passes if it is within the same bound there.
+
+    Args:
+        model: The exported ONNX model.
+        detector: Detector that it was exported from.
+        faces: Faces to compare on.
+        limit: Maximum number of faces; the first are used.
+        tolerance: Largest |difference| of score and map that passes, instead of the two above.
+        opener: Makes a function that runs a model; `open_in_onnxruntime` by default.
+
+    Raises:
+        LpxError: The difference is larger, the export does not run, the model is random in eval
+            mode, a face's score depends on other faces in the batch, or scores are outside [0, 1].
+    """
+    # A model with steep maps (large logits) turns the last bit of an activation into a hundredth of
+    # a map cell; a wrong export differs by more, and in more cells.
+    import torch
+
+    module = Deployed(detector.module, detector.card).eval()
+    run = opener(model)
+
+    def reference(pixels: NDArray[np.uint8]) -> Outputs:
+        with torch.inference_mode():
+            return _as_outputs(module(torch.from_numpy(pixels)))
+
+    size = detector.card.input_size
+    check_forward(detector.module, (min(limit, _BATCH), 3, size, size))
+    batches, names = _read(faces.first(limit), size)
+    exported = _joined(run(pixels) for pixels in batches)
+    expected = _joined(reference(pixels) for pixels in batches)
+    _check_shapes(exported, expected, len(names))
+    _check_range(expected, names)
+    differences = _differences(exported, expected)
+    largest = np.maximum(_per_face(differences.score), _per_face(differences.patch_map))
+    worst = int(np.argmax(largest))
+    allowed = TOLERANCE if tolerance is None else tolerance
+    _check_repeats(reference, batches[0], max(allowed, TOLERANCE), names[0])
+    errors = None
+    # Written as "not <=" here and below, so that NaN fails.
+    if tolerance is None and not largest[worst] <= TOLERANCE:
+        errors = _against_float64(module, batches, expected, exported)
+    noise = None if errors is None else _largest(errors.torch)
+    result = Verification(
+        faces=len(names),
+        max_score_difference=float(differences.score.max()),
+        max_map_difference=float(differences.patch_map.max()),
+        worst_face=names[worst],
+        tolerance=allowed,
+        noise=noise,
+    )
+    if tolerance is not None and not largest[worst] <= tolerance:
+        raise _differs(result, float(largest[worst]), tolerance, None)
+    bound = max(allowed, TOLERANCE)
+    if noise is not None:
+        bound = max(bound, NOISE_FACTOR * noise.score, NOISE_FACTOR * noise.map)
+    # Only now: in a batch of another size, results differ by noise too.
+    _check_alone(reference, batches[0], expected, bound, names[0])
+    if largest[worst] <= allowed:
+        return result
+    if errors is not None and _is_noise(errors.torch, errors.export):
+        return result
+    if errors is not None and _within(errors.torch, errors.export, RUNTIME_FACTOR):
+        exact = _of_the_graph(model, np.concatenate(batches), errors.truth, worst)
+        if exact is not None and _is_noise(errors.torch, exact):
+            return replace(result, exact=_largest(exact))
+    raise _differs(result, float(largest[worst]), tolerance, errors)
+
+
+class _Faces(NamedTuple):
+    """Faces in batches, uint8 [N, S, S, 3] each, and their names."""
+
+    batches: list[NDArray[np.uint8]]
+    names: list[str]
+
+
+def _read(faces: FaceSet, size: int) -> _Faces:
+    result = _Faces([], [])
+    for batch in faces.stream(_BATCH, size, []):
+        result.batches.append(batch.pixels)
+        result.names.extend(faces.faces[index].name for index in batch.indices)
+    return result
+
+
+def _against_float64(
+    module: Deployed, batches: list[NDArray[np.uint8]], expected: Outputs, exported: Outputs
+) -> _Errors | None:
+    """Return the errors of PyTorch and of the export; None if float64 cannot be run."""
+    import torch
+
+    exact = []
+    for pixels in batches:
+        outputs = in_float64(module, torch.from_numpy(pixels))
+        if outputs is None:
+            return None
+        exact.append(Outputs(outputs[0].numpy(), outputs[1].numpy()))
+    truth = _joined(exact)
+    noise = _differences(expected, truth)
+    for seed in range(_PERTURBATIONS):
+        perturbed = _joined(
+            _as_outputs(with_perturbed_weights(module, torch.from_numpy(pixels), seed))
+            for pixels in batches
+        )
+        errors = _differences(perturbed, truth)
+        noise = Outputs(
+            np.maximum(noise.score, errors.score), np.maximum(noise.patch_map, errors.patch_map)
+        )
+    return _Errors(truth, noise, _differences(exported, truth))
+
+
+def _of_the_graph(
+    model: bytes, pixels: NDArray[np.uint8], truth: Outputs, face: int
+) -> Outputs | None:
+    """Return the errors of the graph in float64 on one face; None if it cannot be run so."""
+    one = slice(face, face + 1)
+    outputs = graph_in_float64(model, OUTPUTS, {INPUT: pixels[one]})
+    if outputs is None:
+        return None
+    return _differences(Outputs(*outputs), Outputs(truth.score[one], truth.patch_map[one]))
+
+
+def _as_outputs(outputs: Sequence[torch.Tensor]) -> Outputs:
+    score, patch_map = outputs
+    return Outputs(score.numpy().astype(np.float64), patch_map.numpy().astype(np.float64))
+
+
+def _joined(outputs: Iterable[Outputs]) -> Outputs:
     scores, maps = zip(*outputs, strict=True)
-    return np.concatenate(scores), np.concatenate(maps)
+    return Outputs(np.concatenate(scores), np.concatenate(maps))
 
 
 def _differences(one: Outputs, other: Outputs) -> Outputs:
-    return np.abs(one[0] - other[0]), np.abs(one[1] - other[1])
+    return Outputs(np.abs(one.score - other.score), np.abs(one.patch_map - other.patch_map))
 
 
 def _per_face(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(values.reshape(len(values), -1).max(axis=1))
 
 
-def _reach(noise: Noise | None) -> tuple[float, float]:
-    return (0.0, 0.0) if noise is None else (NOISE_FACTOR * noise.score, NOISE_FACTOR * noise.map)
-
-
 def _largest(errors: Outputs) -> Noise:
-    return Noise(float(errors[0].max()), float(errors[1].max()))
+    return Noise(float(errors.score.max()), float(errors.patch_map.max()))
 
 
-def _within(own: Outputs, its: Outputs, factor: float) -> bool:
-    return all(i.max() <= max(TOLERANCE, factor * o.max()) for o, i in zip(own, its, strict=True))
+def _within(noise: Outputs, errors: Outputs, factor: float) -> bool:
+    for own, error in zip(noise, errors, strict=True):
+        if not error.max() <= max(TOLERANCE, factor * own.max()):
+            return False
+    return True
 
 
-def _is_noise(own: Outputs, its: Outputs) -> bool:
-    """Whether an export's errors are of the size of PyTorch's own, score and map each."""
-    return all(
-        error.max() <= TOLERANCE
-        or (error.max() <= NOISE_FACTOR * noise.max() and _rms(error) <= NOISE_FACTOR * _rms(noise))
-        for noise, error in zip(own, its, strict=True)
-    )
+def _is_noise(noise: Outputs, errors: Outputs) -> bool:
+    """Return True if errors of an export, of score and of map, are as small as PyTorch's own."""
+    for own, error in zip(noise, errors, strict=True):
+        if error.max() <= TOLERANCE:
+            continue
+        # The largest error alone would let a graph pass that is wrong by a little everywhere.
+        small = error.max() <= NOISE_FACTOR * own.max()
+        if not (small and _rms(error) <= NOISE_FACTOR * _rms(own)):
+            return False
+    return True
 
 
 def _rms(values: NDArray[np.float64]) -> float:
     return float(np.sqrt(np.mean(np.square(values))))
 
 
-def _check_shapes(exported: Outputs, wanted: Outputs, faces: int) -> None:
-    for name, values, expected in zip(("score", "map"), exported, wanted, strict=True):
-        if values.shape != expected.shape or len(values) != faces:
+def _check_shapes(exported: Outputs, expected: Outputs, faces: int) -> None:
+    for name, values, own in zip(("score", "map"), exported, expected, strict=True):
+        if values.shape != own.shape or len(values) != faces:
             raise LpxError(
                 f"the exported model gives a {name} of shape {list(values.shape)} for {faces} "
-                f"faces, the checkpoint {list(expected.shape)}",
+                f"faces, the checkpoint {list(own.shape)}",
                 "a batch size is fixed in the model's code",
                 FIXED_BATCH,
             )
 
 
-def _check_range(wanted: Outputs, names: list[str]) -> None:
-    for name, values in zip(("score", "map"), wanted, strict=True):
+def _check_range(expected: Outputs, names: list[str]) -> None:
+    for name, values in zip(("score", "map"), expected, strict=True):
         low, high = float(values.min()), float(values.max())
         if not np.isfinite(values).all():
             raise LpxError(
@@ -299,83 +340,81 @@ def _check_range(wanted: Outputs, names: list[str]) -> None:
             raise LpxError(
                 f"the model's {name} takes values from {low:.3g} to {high:.3g} on {len(names)} "
                 "faces",
-                "score and map are probabilities, in [0, 1]",
-                "add --outputs logits where a factory's model returns logits",
+                "score and map must be probabilities, in [0, 1]",
+                'if the model of a factory returns logits, pass `outputs="logits"`',
             )
 
 
-def _check_repeats(
-    reference: Callable[[NDArray[np.uint8]], Outputs],
-    pixels: NDArray[np.uint8],
-    allowed: float,
-    name: str,
-) -> None:
-    """Refuse a model that gives a face another score each time."""
-    differences = _differences(reference(pixels[:1]), reference(pixels[:1]))
-    repeated = max(float(values.max()) for values in differences)
+def _check_repeats(reference: Run, pixels: NDArray[np.uint8], allowed: float, name: str) -> None:
+    """Refuse a model that gives a face a different score each time."""
+    largest = _largest(_differences(reference(pixels[:1]), reference(pixels[:1])))
+    repeated = max(largest.score, largest.map)
     if not repeated <= allowed:
         raise LpxError(
-            f"the model gives face {name} another score each time: they differ by {repeated:.2g}",
+            f"the model gives face {name} a different score each time: they differ by "
+            f"{repeated:.2g}",
             "it draws random numbers in eval mode (dropout that is always on, noise), or keeps "
-            "something from one call to the next",
+            "state from one call to the next",
             "make it deterministic in eval mode",
         )
 
 
 def _check_alone(
-    reference: Callable[[NDArray[np.uint8]], Outputs],
+    reference: Run,
     pixels: NDArray[np.uint8],
-    wanted: Outputs,
+    expected: Outputs,
     allowed: float,
     name: str,
 ) -> None:
-    """Refuse a model that gives a face another score by itself than among others."""
-    alone = max(
-        float(np.abs(values[0] - expected[0]).max())
-        for values, expected in zip(reference(pixels[:1]), wanted, strict=True)
-    )
+    """Refuse a model that gives a face a different score alone than in a batch."""
+    among_others = Outputs(expected.score[:1], expected.patch_map[:1])
+    largest = _largest(_differences(reference(pixels[:1]), among_others))
+    alone = max(largest.score, largest.map)
     if not alone <= allowed:
         raise LpxError(
-            f"the score or map of face {name} depends on the faces beside it in the batch: by "
-            f"itself it differs by {alone:.2g}",
+            f"the score or map of face {name} depends on the other faces in the batch: alone it "
+            f"differs by {alone:.2g}",
             "the model mixes the faces of a batch (statistics over the batch, a reshape across it)",
-            "use running statistics (track_running_stats) and keep dimension 0 apart",
+            "use running statistics (track_running_stats), and do not mix values along dimension 0",
         )
 
 
 def _differs(
-    found: Verification,
+    result: Verification,
     largest: float,
     tolerance: float | None,
     errors: _Errors | None,
 ) -> LpxError:
     why = (
-        f"score by {found.max_score_difference:.2g}, map by {found.max_map_difference:.2g} at "
-        f"most; {found.tolerance:g} is allowed"
+        f"score by at most {result.max_score_difference:.2g}, map by at most "
+        f"{result.max_map_difference:.2g}; {result.tolerance:g} is allowed"
     )
-    fix = f"if differences up to {largest:.2g} do not matter, --tolerance {_above(largest):g}"
+    fix = (
+        f"if differences up to {largest:.2g} do not matter, pass "
+        f"`tolerance={_rounded_up(largest):g}`"
+    )
     if tolerance is None and errors is None:
-        why += ". How coarse float32 is here cannot be measured: the model does not run in float64"
-    if errors is not None and found.noise is not None:
-        own, its = errors.own, errors.its
+        why += ". Float32 noise cannot be measured: the model does not run in float64"
+    if errors is not None and result.noise is not None:
+        torch, export = _largest(errors.torch), _largest(errors.export)
         why += (
-            f". That is more than float32 rounding: against float64 on the same faces PyTorch is "
-            f"off by {own[0].max():.2g} (score) and {own[1].max():.2g} (map), the export by "
-            f"{its[0].max():.2g} and {its[1].max():.2g}"
+            f". That is more than float32 rounding: compared with float64 on the same faces, "
+            f"PyTorch is off by {torch.score:.2g} (score) and {torch.map:.2g} (map), the export by "
+            f"{export.score:.2g} and {export.map:.2g}"
         )
         fix = (
-            "the exporter or the simplifier changed the model: find the operation by leaving parts "
-            f"of the model out, and report it; {fix}"
+            "the exporter or the simplifier changed the model: find the operation by leaving out "
+            f"parts of the model, and report it; {fix}"
         )
     return LpxError(
         f"the exported model differs from the checkpoint by {largest:.2g} on face "
-        f"{found.worst_face}",
+        f"{result.worst_face}",
         why,
         fix,
     )
 
 
-def _above(value: float) -> float:
-    """A round number that is a little larger, to type."""
+def _rounded_up(value: float) -> float:
+    """Return a slightly larger number with one digit, to type."""
     power = 10.0 ** np.floor(np.log10(value))
     return float(power * np.ceil(value / power * 1.0001))

@@ -1,5 +1,5 @@
-"""Passes over an ONNX graph, one a file, on `onnx_ir` models.
+"""Passes over ONNX graphs, one per file, on `onnx_ir` models.
 
-A pass takes an `onnx_ir.Model`, changes it in place, and says in its docstring what must hold
-before and what holds after.
+A pass changes an `onnx_ir.Model` in place; its docstring states what must hold before and what
+holds after.
 """

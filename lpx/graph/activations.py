@@ -1,14 +1,12 @@
-"""Which tensors are activations: the floats that faces flow through.
+"""Identification of activations: float tensors on a path from or to a convolution or product.
 
-Beside them a graph computes sizes, indices and masks, in integers and truth values, or in floats
-that were made of such. These must come out exactly: they are never observed, rounded to INT8 or
-converted to float16. They are recognised by what they lack: a path of floats from a convolution or
-a matrix product.
+A graph also computes sizes, indices and masks, as integers and booleans or as floats derived from
+them. These must be exact: they are never observed, rounded to INT8 or converted to float16.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TypeGuard
 
 import onnx_ir as ir
@@ -19,33 +17,40 @@ _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
 
 def is_activation(value: ir.Value | None) -> TypeGuard[ir.Value]:
-    """Whether a tensor is computed and in floats; one of unknown type is taken for such."""
+    """Return True if a tensor is computed and float; one of unknown type is assumed to be."""
     if value is None or is_constant(value):
         return False
     return value.dtype is None or value.dtype in _FLOATS
 
 
 def readers(node: ir.Node) -> list[ir.Node]:
-    """The nodes that read an activation which `node` makes."""
-    made = [value for value in node.outputs if is_activation(value)]
-    return [reader for value in made for reader in value.consumers()]
+    """Return the nodes that read an activation computed by `node`."""
+    consumers: list[ir.Node] = []
+    for value in node.outputs:
+        if is_activation(value):
+            consumers += value.consumers()
+    return consumers
 
 
 def makers(node: ir.Node) -> list[ir.Node]:
-    """The nodes that make an activation which `node` reads."""
-    read = [value.producer() for value in node.inputs if is_activation(value)]
-    return [maker for maker in read if maker is not None]
+    """Return the nodes that compute an activation read by `node`."""
+    producers = [value.producer() for value in node.inputs if is_activation(value)]
+    return [producer for producer in producers if producer is not None]
 
 
 def between(nodes: Iterable[ir.Node]) -> set[ir.Node]:
-    """Some nodes, and all others on a path of activations from one of them to another."""
+    """Return the nodes, and all others on a path of activations from one of them to another."""
     ends = list(nodes)
-    after, before = set(ends), set(ends)
-    for found, step in ((after, readers), (before, makers)):
-        stack = list(ends)
-        while stack:
-            for node in step(stack.pop()):
-                if node not in found:
-                    found.add(node)
-                    stack.append(node)
-    return after & before
+    # On such a path is what can be reached both downstream and upstream.
+    return _reached(ends, readers) & _reached(ends, makers)
+
+
+def _reached(starts: list[ir.Node], neighbours: Callable[[ir.Node], list[ir.Node]]) -> set[ir.Node]:
+    reached = set(starts)
+    stack = list(starts)
+    while stack:
+        for node in neighbours(stack.pop()):
+            if node not in reached:
+                reached.add(node)
+                stack.append(node)
+    return reached

@@ -1,7 +1,7 @@
-"""Batch norms that no convolution takes up, as what they are once trained: a Mul and an Add.
+"""Expansion of batch norms into a multiplication and an addition per channel.
 
-The simplifier folds a batch norm into the convolution right before it. All others, behind an
-activation, a pool or a concat, or before a convolution, are a factor and an offset per channel.
+The simplifier folds a batch norm into the convolution right before it. Others remain: those after
+an activation, a pool or a concat, and those before a convolution.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from lpx.errors import LpxError
 from lpx.graph.model_io import tensor
 
 FACTOR, OFFSET = "factor", "offset"
-"""What the two constants are called, behind the path of the module."""
+"""Suffixes of the names of the two constants, after the module's path."""
 _PARAMETER = re.compile(r"(.+)\.(?:weight|bias|running_mean|running_var)")
 
 
-def spell_out(model: ir.Model) -> int:
-    """Replace every batch norm in place.
+def expand_batch_norms(model: ir.Model) -> int:
+    """Replace every batch norm by a Mul and an Add, in place.
 
     Before: a float graph. After: it has no BatchNormalization; tensors keep their names and, but
     for rounding, their values.
 
     Returns:
-        How many there were.
+        The number of batch norms replaced.
 
     Raises:
-        LpxError: A batch norm takes its statistics from the batch at hand, so that the score of a
-            face depends on the faces beside it.
+        LpxError: A batch norm computes its statistics from the current batch, so that the score of
+            a face depends on the other faces in it.
     """
-    found = [node for node in model.graph if node.op_type == "BatchNormalization"]
-    for node in found:
+    batch_norms = [node for node in model.graph if node.op_type == "BatchNormalization"]
+    for node in batch_norms:
         _replace(model.graph, node)
-    return len(found)
+    return len(batch_norms)
 
 
 def _replace(graph: ir.Graph, node: ir.Node) -> None:
@@ -45,24 +45,24 @@ def _replace(graph: ir.Graph, node: ir.Node) -> None:
     constants = [_constant(value) for value in node.inputs[1:]]
     path = _path(node)
     if f"{path}.{FACTOR}" in graph.initializers:
-        path = str(output.name)  # a module that is called more than once
+        # The module is called more than once: its path does not make a unique name.
+        path = str(output.name)
     if any(array is None for array in constants) or _trains(node):
         raise LpxError(
-            f"the batch norm {path} takes its statistics from the batch that it is given",
-            "a face's score would depend on the faces that are scored along with it",
-            "make it with track_running_stats=True, and train it so",
+            f"the batch norm {path} computes its statistics from the current batch",
+            "a face's score would depend on the other faces in the batch",
+            "train the model with `track_running_stats=True` in this module",
+            code="unsupported",
         )
     scale, bias, mean, variance = (array for array in constants if array is not None)
     epsilon = node.attributes.get_float("epsilon", 1e-5)
     factor = scale / np.sqrt(variance + epsilon)
-    # One for each channel, which is the second dimension.
+    # One value per channel, which is the second dimension.
     assert data.shape is not None
     shape = (-1,) + (1,) * (len(data.shape) - 2)
-    values = {FACTOR: factor, OFFSET: bias - mean * factor}
-    first, second = (
-        tensor(graph, f"{path}.{name}", array.astype(np.float32).reshape(shape))
-        for name, array in values.items()
-    )
+    offset = bias - mean * factor
+    first = tensor(graph, f"{path}.{FACTOR}", factor.astype(np.float32).reshape(shape))
+    second = tensor(graph, f"{path}.{OFFSET}", offset.astype(np.float32).reshape(shape))
     scaled = ir.node("Mul", [data, first], name=f"{node.name}.factor")
     scaled.outputs[0].name = f"{output.name}.scaled"
     scaled.outputs[0].type, scaled.outputs[0].shape = output.type, output.shape
@@ -71,6 +71,7 @@ def _replace(graph: ir.Graph, node: ir.Node) -> None:
     graph.insert_before(node, [scaled, moved])
     output.replace_all_uses_with(moved.outputs[0], replace_graph_outputs=True)
     graph.remove(node, safe=True)
+    # Only now is the name free.
     moved.outputs[0].name = output.name
 
 
@@ -86,6 +87,8 @@ def _constant(value: ir.Value | None) -> NDArray[np.float64] | None:
 
 
 def _path(node: ir.Node) -> str:
-    """The module that it was, as its parameters are called; else the tensor that it makes."""
-    names = [_PARAMETER.fullmatch(str(v.name)) for v in node.inputs[1:] if v is not None]
-    return next((found[1] for found in names if found), str(node.outputs[0].name))
+    """Return the module's path, from its parameters' names; else the name of the output."""
+    for value in node.inputs[1:]:
+        if value is not None and (parameter := _PARAMETER.fullmatch(str(value.name))):
+            return parameter[1]
+    return str(node.outputs[0].name)

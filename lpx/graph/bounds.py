@@ -1,4 +1,4 @@
-"""Bounds on every tensor of a graph that hold for every input, by interval arithmetic."""
+"""Bounds of every tensor of a graph that hold for every input, by interval arithmetic."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+# Bounds are widened by this share: more than the rounding error of float32 convolutions.
 _SLACK = 1e-5
-"""Bounds are widened by this share, which is more than float32 convolutions round."""
 
 
 @dataclass(frozen=True)
-class Interval:
+class Bounds:
     """Smallest and largest value of a tensor, possibly infinite.
 
     Attributes:
@@ -24,30 +24,29 @@ class Interval:
     low: NDArray[np.float64]
     high: NDArray[np.float64]
 
-    def whole(self) -> Interval:
-        """One interval for all channels."""
-        return Interval(np.asarray(self.low.min()), np.asarray(self.high.max()))
+    def whole(self) -> Bounds:
+        """Return bounds of the whole tensor, over all channels."""
+        return Bounds(np.asarray(self.low.min()), np.asarray(self.high.max()))
 
 
-UNKNOWN = Interval(np.asarray(-np.inf), np.asarray(np.inf))
+UNKNOWN = Bounds(np.asarray(-np.inf), np.asarray(np.inf))
 _UNCHANGED = frozenset({"Cast", "Identity", "MaxPool"})
 _MOVES = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice"})
 
 
-def intervals(model: ir.Model) -> dict[str, Interval]:
-    """Bounds of every tensor, by name; infinite where an operator is not known.
+def tensor_bounds(model: ir.Model) -> dict[str, Bounds]:
+    """Return the bounds of every tensor, by name; infinite after an operator that is not known.
 
     Args:
-        model: A float graph; an input of type uint8 is known to lie in [0, 255].
+        model: A float graph; an input of type uint8 is in [0, 255].
     """
-    known: dict[str, Interval] = {}
+    known: dict[str, Bounds] = {}
     for value in model.graph.inputs:
-        bytes_in = value.dtype == ir.DataType.UINT8
-        known[str(value.name)] = (
-            Interval(np.asarray(0.0), np.asarray(255.0)) if bytes_in else UNKNOWN
-        )
+        known[str(value.name)] = UNKNOWN
+        if value.dtype == ir.DataType.UINT8:
+            known[str(value.name)] = Bounds(np.asarray(0.0), np.asarray(255.0))
     for node in model.graph:
-        inputs = [_of(value, known) for value in node.inputs]
+        inputs = [_bounds_of(value, known) for value in node.inputs]
         for output in node.outputs:
             known[str(output.name)] = UNKNOWN
         if inputs and len(node.outputs) == 1:
@@ -55,7 +54,7 @@ def intervals(model: ir.Model) -> dict[str, Interval]:
     return known
 
 
-def _of(value: ir.Value | None, known: dict[str, Interval]) -> Interval:
+def _bounds_of(value: ir.Value | None, known: dict[str, Bounds]) -> Bounds:
     if value is None:
         return UNKNOWN
     if value.const_value is None:
@@ -65,69 +64,75 @@ def _of(value: ir.Value | None, known: dict[str, Interval]) -> Interval:
         return UNKNOWN
     array = array.astype(np.float64)
     # [C, 1, 1] and [1, C, 1, 1] are per channel.
-    shape = array.shape[1:] if array.ndim == 4 and array.shape[0] == 1 else array.shape
+    shape = array.shape
+    if array.ndim == 4 and array.shape[0] == 1:
+        shape = shape[1:]
     if len(shape) == 3 and shape[1:] == (1, 1):
-        return Interval(array.reshape(-1), array.reshape(-1))
-    return Interval(np.asarray(array.min()), np.asarray(array.max()))
+        return Bounds(array.reshape(-1), array.reshape(-1))
+    return Bounds(np.asarray(array.min()), np.asarray(array.max()))
 
 
-def _through(node: ir.Node, inputs: list[Interval]) -> Interval:
+def _through(node: ir.Node, inputs: list[Bounds]) -> Bounds:
     kind, x = node.op_type, inputs[0]
     if kind in _UNCHANGED:
         return x
     if kind in _MOVES:
+        # Channels may end up on another axis.
         return x.whole()
     if kind == "Relu":
-        return Interval(np.maximum(x.low, 0), np.maximum(x.high, 0))
+        return Bounds(np.maximum(x.low, 0), np.maximum(x.high, 0))
     if kind == "Clip":
         return _clip(node, inputs)
     if kind == "AveragePool":
-        # Padding may count as zeros.
-        return Interval(np.minimum(x.low, 0), np.maximum(x.high, 0))
+        # Padding may be counted as zeros.
+        return Bounds(np.minimum(x.low, 0), np.maximum(x.high, 0))
     if kind == "Sigmoid":
-        return Interval(np.asarray(0.0), np.asarray(1.0))
+        return Bounds(np.asarray(0.0), np.asarray(1.0))
     if kind == "Conv":
         return _convolution(node, x)
     if kind in ("Add", "Sub") and _fit(inputs[0], inputs[1]):
         y = inputs[1]
         if kind == "Sub":
-            y = Interval(-y.high, -y.low)
+            y = Bounds(-y.high, -y.low)
         return _widened(x.low + y.low, x.high + y.high)
     return UNKNOWN
 
 
-def _fit(x: Interval, y: Interval) -> bool:
+def _fit(x: Bounds, y: Bounds) -> bool:
+    # Bounds per channel and bounds of a tensor with another number of channels do not broadcast.
     return not x.low.shape or not y.low.shape or x.low.shape == y.low.shape
 
 
-def _clip(node: ir.Node, inputs: list[Interval]) -> Interval:
+def _clip(node: ir.Node, inputs: list[Bounds]) -> Bounds:
     x = inputs[0]
     low, high = x.low, x.high
     if len(node.inputs) > 1 and node.inputs[1] is not None:
         low, high = np.maximum(low, inputs[1].low), np.maximum(high, inputs[1].high)
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         low, high = np.minimum(low, inputs[2].low), np.minimum(high, inputs[2].high)
-    return Interval(low, high)
+    return Bounds(low, high)
 
 
-def _convolution(node: ir.Node, x: Interval) -> Interval:
-    constants = [value for value in node.inputs[1:] if value is not None]
-    if any(value.const_value is None for value in constants):
-        return UNKNOWN
-    weight, *bias = (value.const_value.numpy().astype(np.float64) for value in constants)  # type: ignore[union-attr]
+def _convolution(node: ir.Node, x: Bounds) -> Bounds:
+    constants: list[NDArray[np.float64]] = []
+    for value in node.inputs[1:]:
+        if value is None:
+            continue
+        if value.const_value is None:
+            return UNKNOWN
+        constants.append(value.const_value.numpy().astype(np.float64))
+    weight, *bias = constants
     groups = node.attributes.get_int("group", 1)
     outputs, inputs = weight.shape[:2]
     # [groups, 1, inputs of a group, 1] against weights [groups, outputs of a group, inputs, taps].
-    low, high = (
-        np.broadcast_to(bound, (inputs * groups,)).reshape(groups, 1, inputs, 1)
-        for bound in (x.low, x.high)
-    )
+    low = np.broadcast_to(x.low, (inputs * groups,)).reshape(groups, 1, inputs, 1)
+    high = np.broadcast_to(x.high, (inputs * groups,)).reshape(groups, 1, inputs, 1)
     weight = weight.reshape(groups, outputs // groups, inputs, -1)
-    # At a border the padding's zeros are read in place of a value.
+    # At the border, zeros of the padding are read in place of values.
     low, high = np.minimum(low, 0), np.maximum(high, 0)
     with np.errstate(invalid="ignore"):
         ends = np.stack([weight * low, weight * high])
-    # A weight of zero takes nothing even from an unbounded channel.
+    # 0 times infinity is NaN, but a weight of zero contributes nothing.
     ends = np.where(weight == 0, 0.0, ends)
     offset = bias[0] if bias else 0.0
     return _widened(
@@ -136,8 +141,8 @@ def _convolution(node: ir.Node, x: Interval) -> Interval:
     )
 
 
-def _widened(low: NDArray[np.float64], high: NDArray[np.float64]) -> Interval:
+def _widened(low: NDArray[np.float64], high: NDArray[np.float64]) -> Bounds:
     slack = _SLACK * np.maximum(np.abs(low), np.abs(high))
-    # An infinite bound has no width to add.
+    # An infinite bound cannot be widened: infinity minus infinity is NaN.
     slack = np.where(np.isfinite(slack), slack, 0.0)
-    return Interval(low - slack, high + slack)
+    return Bounds(low - slack, high + slack)

@@ -1,4 +1,4 @@
-"""The memory that a pass of a graph needs at the least, found without running it."""
+"""Lower bound of the memory that a forward pass needs, computed without running it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import onnx
 
 from lpx.machine.memory_limit import check_fits
 
+# Constants up to this size keep their values, which shapes may depend on.
 _KEPT_BYTES = 4096
-"""Constants up to this size keep their values, which shapes may depend on."""
 
 
 def pass_bytes(proto: onnx.ModelProto, faces: int) -> int:
-    """Bytes that the node with the most of them reads and writes, without weights.
+    """Return the bytes read and written by the node that needs most, without weights.
 
-    A pass needs at least these: all of them exist at the same time. Tensors whose size depends on
-    what faces show count as nothing.
+    A pass needs at least these, as they all exist at the same time. Tensors whose size depends on
+    the values of pixels count as 0.
 
     Args:
-        proto: The model; it is left as it is.
-        faces: Every dimension of an input that is free.
+        proto: The model; it is not changed.
+        faces: Size of every free dimension of an input.
     """
     bare = onnx.ModelProto()
     bare.CopyFrom(proto)
@@ -28,7 +28,7 @@ def pass_bytes(proto: onnx.ModelProto, faces: int) -> int:
     del graph.value_info[:]
     for tensor in graph.initializer:
         if tensor.ByteSize() > _KEPT_BYTES:
-            # Shapes need none of the weights' values, and inference copies what there is.
+            # Shape inference needs no values of weights, and would copy them.
             shape, kind, name = list(tensor.dims), tensor.data_type, tensor.name
             tensor.Clear()
             tensor.dims.extend(shape)
@@ -41,16 +41,18 @@ def pass_bytes(proto: onnx.ModelProto, faces: int) -> int:
         value.type.tensor_type.ClearField("shape")
     try:
         inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
-    except Exception:  # a damaged graph fails in any way here, and again where it is loaded
+    except Exception:
+        # A damaged graph may raise anything here; it fails again, and is reported, when loaded.
         return 0
-    sizes = {
-        value.name: _bytes(value.type.tensor_type)
-        for value in (*inferred.input, *inferred.value_info, *inferred.output)
-    }
-    return max(
-        (sum(sizes.get(name, 0) for name in {*node.input, *node.output}) for node in inferred.node),
-        default=0,
-    )
+    sizes: dict[str, int] = {}
+    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+        sizes[value.name] = _bytes(value.type.tensor_type)
+    largest = 0
+    for node in inferred.node:
+        # A set: a node may read a tensor twice.
+        tensors = {*node.input, *node.output}
+        largest = max(largest, sum(sizes.get(name, 0) for name in tensors))
+    return largest
 
 
 def _bytes(kind: onnx.TypeProto.Tensor) -> int:
@@ -65,14 +67,14 @@ def _bytes(kind: onnx.TypeProto.Tensor) -> int:
 
 
 def check_pass(proto: onnx.ModelProto, source: str, faces: int) -> None:
-    """Refuse a model of which not even these faces fit into this process's memory.
+    """Refuse a model if a pass of `faces` faces cannot fit into this process's memory.
 
     Raises:
-        OutOfMemoryError: They do not.
+        OutOfMemoryError: It cannot.
     """
     number = "one face" if faces == 1 else f"{faces} faces"
     check_fits(
         pass_bytes(proto, faces),
         f"{source}: a pass of {number}",
-        "take smaller batches, export for smaller faces, or use a machine with more memory",
+        "use smaller batches, export for smaller faces, or use a machine with more memory",
     )

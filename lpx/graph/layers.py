@@ -1,10 +1,10 @@
-"""The layers of a float graph, where a lowered graph computes each, and graphs that look at them.
+"""Layers of a float graph, their counterparts in a lowered graph, and graphs that expose them.
 
-A layer is what every runtime computes in one kernel: a node with the activation behind it. It is
-known by the tensor that it makes, whose name every pass of lpx keeps. A pass that rounds a tensor
-to INT8 adds a Q/DQ pair behind it: what its readers read then comes out of that pair. An integer
-kernel rounds its result itself, so there the rounding belongs to the layer that made the tensor;
-behind a layer that computes in float the pair is a layer of its own.
+A layer is what every runtime computes in one kernel: a node with the activation after it. It is
+identified by the tensor that it computes, whose name every pass of lpx keeps. A pass that rounds a
+tensor to INT8 adds a Q/DQ pair after it, whose output is what other nodes read. An integer kernel
+rounds its result itself, so its pair belongs to the layer that computes the tensor; after a layer
+that computes in float, the pair is a layer of its own.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from lpx.graph.nodes import ACTIVATIONS, COMPUTE, name_of
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 FED = "fed"
-"""What the inputs of `cut` and `resumed` are called, before the name of their tensor."""
+"""Prefix of the inputs of `cut_at_layers` and `resume_from`, before the name of their tensor."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A node of the float graph, with the activation that is computed along with it.
+    """A node of the float graph, with the activation that is computed in the same kernel.
 
     Attributes:
         name: Name of the node.
-        op_type: Its operator, as "Conv", or "Conv+Clip" with its activation.
-        tensor: The tensor that it makes.
+        op_type: Its operator, such as "Conv", or "Conv+Clip" with its activation.
+        tensor: Name of the tensor that it computes.
     """
 
     name: str
@@ -40,14 +40,15 @@ class Layer:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a lowered graph computes a layer.
+    """Counterpart of a layer in a lowered graph.
 
     Attributes:
         layer: The layer.
-        read_as: The tensor that its readers see: behind the Q/DQ pair where there is one.
-        computes_in: "int8" where the node reads through Q/DQ pairs, its weight included, else the
+        read_as: Name of the tensor that other nodes read: the output of the Q/DQ pair if there is
+            one.
+        computes_in: "int8" if the node reads through Q/DQ pairs, its weight included, else the
             type of its result.
-        stored_in: "int8" where such a pair stands behind it, else the type of its result.
+        stored_in: "int8" if there is a Q/DQ pair after it, else the type of its result.
     """
 
     layer: Layer
@@ -57,52 +58,57 @@ class Place:
 
 
 def read_named(model: bytes, source: str) -> ir.Model:
-    """Parse a model, and give every node the name that building gives it."""
+    """Parse a model, and name its nodes as building does."""
     graph = parse(model, source)
     name_nodes(graph)
     return graph
 
 
 def layers_of(model: ir.Model) -> tuple[Layer, ...]:
-    """The layers of a float graph, in its order.
+    """Return the layers of a float graph, in graph order.
 
     Args:
-        model: Every node named; types of all tensors known.
+        model: A graph whose nodes are named and whose tensors have known types.
     """
-    found = []
-    before: dict[ir.Node, ir.Node] = {}
+    layers = []
+    # Nodes that are computed together with the activation after them, by that activation.
+    fused: dict[ir.Node, ir.Node] = {}
     for node in model.graph:
-        activation = _activation_behind(node)
+        activation = _activation_after(node)
         if activation is not None:
-            before[activation] = node
+            fused[activation] = node
             continue
-        first = before.get(node)
-        name = name_of(first or node)
-        kind = f"{first.op_type}+{node.op_type}" if first is not None else node.op_type
+        name, kind = name_of(node), node.op_type
+        if node in fused:
+            name, kind = name_of(fused[node]), f"{fused[node].op_type}+{kind}"
         for index, output in enumerate(node.outputs):
             if output.dtype == ir.DataType.FLOAT and output.name:
                 suffix = f".{index}" if index else ""
-                found.append(Layer(name + suffix, kind, output.name))
-    return tuple(found)
+                layers.append(Layer(name + suffix, kind, output.name))
+    return tuple(layers)
 
 
-def _activation_behind(node: ir.Node) -> ir.Node | None:
-    """The activation that alone reads what a node makes; an activation itself has none."""
+def _activation_after(node: ir.Node) -> ir.Node | None:
+    """Return the activation that alone reads a node's result; None for an activation."""
     if node.op_type in ACTIVATIONS or len(node.outputs) != 1:
         return None
+    if node.outputs[0].is_graph_output():
+        return None
     readers = node.outputs[0].consumers()
-    alone = len(readers) == 1 and not node.outputs[0].is_graph_output()
-    return readers[0] if alone and readers[0].op_type in ACTIVATIONS else None
+    if len(readers) == 1 and readers[0].op_type in ACTIVATIONS:
+        return readers[0]
+    return None
 
 
-def places(layers: Sequence[Layer], lowered: ir.Model) -> tuple[Place, ...]:
-    """Where a lowered graph computes each layer; those that it has not are left out.
+def locate(layers: Sequence[Layer], lowered: ir.Model) -> tuple[Place, ...]:
+    """Find each layer in a lowered graph; layers that it does not have are left out.
 
-    Behind a layer that computes in float, its Q/DQ pair has a place of its own: a layer named after
-    the QuantizeLinear, of the same tensor.
+    A Q/DQ pair after a layer that computes in float has a place of its own: a layer of the same
+    tensor, named after the QuantizeLinear.
     """
-    values, nodes = _values(lowered), {name_of(node): node for node in lowered.graph}
-    found = []
+    values = _values(lowered)
+    nodes = {name_of(node): node for node in lowered.graph}
+    places = []
     for layer in layers:
         value = values.get(layer.tensor)
         if value is None or value.dtype not in _FLOATS:
@@ -113,22 +119,27 @@ def places(layers: Sequence[Layer], lowered: ir.Model) -> tuple[Place, ...]:
         node = nodes.get(layer.name) or value.producer()
         integer = node is not None and _reads_pairs(node)
         if read is value or integer:
+            computes_in = "int8" if integer else own
             stored_in = own if read is value else "int8"
-            found.append(Place(layer, str(read.name), "int8" if integer else own, stored_in))
+            places.append(Place(layer, str(read.name), computes_in, stored_in))
             continue
         quantise = chain[-2].producer()
         assert quantise is not None
         pair = Layer(name_of(quantise), quantise.op_type, layer.tensor)
-        found.append(Place(layer, str(value.name), own, own))
-        found.append(Place(pair, str(read.name), "int8", "int8"))
-    return tuple(found)
+        places.append(Place(layer, str(value.name), own, own))
+        places.append(Place(pair, str(read.name), "int8", "int8"))
+    return tuple(places)
 
 
 def _reads_pairs(node: ir.Node) -> bool:
-    """Whether a node computes in integers: where it multiplies by a weight, that has a pair too."""
+    """Return True if a node computes in integers."""
+    # A node that multiplies by a weight computes in integers only if the weight has a pair too.
     inputs = node.inputs[1:2] if node.op_type in COMPUTE else node.inputs
-    makers = [value.producer() for value in inputs if value is not None]
-    return any(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers)
+    for value in inputs:
+        producer = value.producer() if value is not None else None
+        if producer is not None and producer.op_type == "DequantizeLinear":
+            return True
+    return False
 
 
 def _values(model: ir.Model) -> dict[str, ir.Value]:
@@ -136,26 +147,26 @@ def _values(model: ir.Model) -> dict[str, ir.Value]:
 
 
 def _chain(value: ir.Value) -> list[ir.Value]:
-    """From a tensor to what its readers read: through a Q/DQ pair, with a Cast before it or not."""
+    """Return the tensors from a value to what others read: through a Q/DQ pair and Casts."""
     for node in value.consumers():
         if node.op_type == "QuantizeLinear":
             for reader in node.outputs[0].consumers():
                 if reader.op_type == "DequantizeLinear":
                     return [value, node.outputs[0], reader.outputs[0]]
         if node.op_type == "Cast" and node.outputs[0].dtype in _FLOATS:
-            behind = _chain(node.outputs[0])
-            if len(behind) > 1:
-                return [value, *behind]
+            after = _chain(node.outputs[0])
+            if len(after) > 1:
+                return [value, *after]
     return [value]
 
 
-def watched(model: bytes, source: str, names: Sequence[str]) -> bytes:
-    """The model with more outputs; those that it has stay.
+def with_outputs(model: bytes, source: str, names: Sequence[str]) -> bytes:
+    """Return the model with additional outputs.
 
     Args:
         model: ONNX.
-        source: What the model is called in errors.
-        names: Tensors to hand out.
+        source: Name of the model for errors.
+        names: Tensors to add to the outputs.
     """
     graph = read_named(model, source)
     values = _values(graph)
@@ -165,26 +176,28 @@ def watched(model: bytes, source: str, names: Sequence[str]) -> bytes:
     return serialise(graph)
 
 
-def cut(model: bytes, source: str, found: Sequence[Place]) -> bytes:
-    """The model cut before every layer: each reads inputs in place of what others computed.
+def cut_at_layers(model: bytes, source: str, places: Sequence[Place]) -> bytes:
+    """Return the model cut before every layer, so that each layer reads inputs of the model.
 
-    Before: a lowered graph. After: its outputs are `read_as` of every place; whatever reads the
-    tensor of a layer, before or behind its Q/DQ pair, reads the input `fed_name` of that tensor,
-    and so does a pair that has a place of its own.
+    Before: a lowered graph. After: its outputs are `read_as` of every place; nodes that read the
+    tensor of a layer, before or after its Q/DQ pair, read the input `fed_name` of that tensor
+    instead, and so does a pair that has a place of its own.
 
     Args:
         model: ONNX.
-        source: What the model is called in errors.
-        found: Where it computes each layer.
+        source: Name of the model for errors.
+        places: Counterparts of the layers.
     """
     graph = read_named(model, source)
     values = _values(graph)
-    outputs = [values[place.read_as] for place in found]
-    places_of = Counter(place.layer.tensor for place in found)
-    for place in found:
+    outputs = [values[place.read_as] for place in places]
+    places_of = Counter(place.layer.tensor for place in places)
+    for place in places:
         chain = _chain(values[place.layer.tensor])
-        apart = places_of[place.layer.tensor] > 1
-        inside = set() if apart else {value.producer() for value in chain[1:]}
+        # A pair that belongs to the layer stays connected to it.
+        inside: set[ir.Node | None] = set()
+        if places_of[place.layer.tensor] == 1:
+            inside = {value.producer() for value in chain[1:]}
         for value in (chain[0], chain[-1]):
             readers = [use for use in value.uses() if use.node not in inside]
             if readers:
@@ -196,14 +209,14 @@ def cut(model: bytes, source: str, found: Sequence[Place]) -> bytes:
     return _without_idle_inputs(graph)
 
 
-def resumed(model: bytes, source: str, tensor: str, output: str) -> bytes:
-    """The model with one of its tensors given from outside, and one output.
+def resume_from(model: bytes, source: str, tensor: str, output: str) -> bytes:
+    """Return the model with a tensor as its input, and one output.
 
     Args:
         model: ONNX.
-        source: What the model is called in errors.
-        tensor: The tensor whose readers read the input `fed_name` instead.
-        output: The one output to keep.
+        source: Name of the model for errors.
+        tensor: Tensor that is replaced by the input `fed_name`.
+        output: Name of the output to keep.
     """
     graph = read_named(model, source)
     value = _values(graph)[tensor]
@@ -216,13 +229,13 @@ def resumed(model: bytes, source: str, tensor: str, output: str) -> bytes:
     return _without_idle_inputs(graph)
 
 
-def fed_name(tensor: str, half: bool) -> str:
-    """Name of the input that stands for a tensor, in float16 or float32."""
+def fed_name(tensor: str, *, half: bool) -> str:
+    """Return the name of the input that replaces a tensor, in float16 or float32."""
     return f"{FED}{16 if half else 32}.{tensor}"
 
 
 def _input(graph: ir.Graph, like: ir.Value, tensor: str) -> ir.Value:
-    name = fed_name(tensor, like.dtype == ir.DataType.FLOAT16)
+    name = fed_name(tensor, half=like.dtype == ir.DataType.FLOAT16)
     for value in graph.inputs:
         if value.name == name:
             return value
@@ -232,7 +245,8 @@ def _input(graph: ir.Graph, like: ir.Value, tensor: str) -> ir.Value:
 
 
 def _without_idle_inputs(graph: ir.Model) -> bytes:
-    """Serialise; a runtime would ask for values of inputs that nothing reads."""
+    """Serialise without unused inputs, for which a runtime would ask values."""
+    # Serialising removes unused nodes, which shows the unused inputs.
     serialise(graph)
     for value in tuple(graph.graph.inputs):
         if not value.uses() and not value.is_graph_output():
@@ -241,12 +255,17 @@ def _without_idle_inputs(graph: ir.Model) -> bytes:
 
 
 def parents(model: ir.Model, layers: Sequence[Layer]) -> dict[str, frozenset[str]]:
-    """Tensors of all layers that each layer's tensor is computed from, over any distance."""
+    """Return the layers' tensors that each layer's tensor depends on, directly or indirectly."""
     tensors = {layer.tensor for layer in layers}
     known: dict[str, frozenset[str]] = {}
     for node in model.graph:
-        sources = [v for v in node.inputs if v is not None and not is_constant(v)]
-        reached = frozenset().union(*(known.get(str(v.name), frozenset()) for v in sources))
-        own = frozenset(str(v.name) for v in sources if v.name in tensors)
-        known |= {str(v.name): reached | own for v in node.outputs}
+        reached: set[str] = set()
+        for value in node.inputs:
+            if value is None or is_constant(value):
+                continue
+            reached |= known.get(str(value.name), frozenset())
+            if value.name in tensors:
+                reached.add(str(value.name))
+        for output in node.outputs:
+            known[str(output.name)] = frozenset(reached)
     return {name: known[name] for name in tensors}

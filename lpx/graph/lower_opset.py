@@ -1,7 +1,7 @@
-"""Rewrite a graph for an older opset, so that older TensorRT releases parse it.
+"""Rewriting of a graph for an older opset, so that older TensorRT releases can parse it.
 
-ONNX's schemas say which operators changed between two opsets, and how. Those that did not change
-pass; the others are rewritten where the older schema can express them, and refused where not.
+ONNX's schemas show which operators changed between two opsets. Nodes of the others are kept; nodes
+of changed operators are rewritten if the older schema can express them, and refused otherwise.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ from lpx.errors import LpxError
 from lpx.graph.model_io import tensor
 
 OLDEST = 17
-"""What TensorRT 8.6 (JetPack 6.0) parses."""
+"""Opset that TensorRT 8.6 (JetPack 6.0) parses."""
 
 _REDUCTIONS = (
     *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean"),
     *("ReduceMin", "ReduceProd", "ReduceSumSquare"),
 )
+# Index of the input with the axes, which used to be an attribute.
 _AXES_MOVED = dict.fromkeys(_REDUCTIONS, 1) | {"DFT": 2}
-"""Index of the input that says along which axes, and that was an attribute before."""
+# Values of `mode` that had another name in older opsets.
 _RENAMED = {"GridSample": {"linear": "bilinear", "cubic": "bicubic"}}
-"""Values of `mode`, and what they were called before."""
+# Opset that added circular padding to Pad.
 _WRAPS_FROM = 19
-"""Opset from which a Pad can be circular."""
+# Values of attributes that are newer than the attribute itself, with the opset that added them.
 _NEW_VALUES = {
     "Pad": ("mode", {"wrap": _WRAPS_FROM}),
     "Resize": ("coordinate_transformation_mode", {"half_pixel_symmetric": 19}),
     "ScatterElements": ("reduction", {"max": 18, "min": 18}),
     "ScatterND": ("reduction", {"max": 18, "min": 18}),
 }
-"""Values of attributes that are there from an opset on, though the attribute is older."""
 
 
 def lower_opset(model: ir.Model, opset: int) -> None:
-    """Lower a model of opset 18..20 to `opset` in place.
+    """Lower a model of opset 18 to 20 to `opset`, in place.
 
-    Before: default domain only, types of all tensors known. After: `opset_imports` names `opset`,
-    and every operator means the same there.
+    Before: default domain only, types of all tensors known. After: `opset_imports` has `opset`, and
+    the graph computes the same.
 
     Raises:
-        LpxError: The model uses an operator, or a form of one, that is not in the older opset.
+        LpxError: The model uses an operator, or a form of one, that the older opset does not have.
     """
     current = model.graph.opset_imports[""]
     if current <= opset:
@@ -53,12 +53,12 @@ def lower_opset(model: ir.Model, opset: int) -> None:
         if not node.domain:
             _Node(node, current, opset).lower()
     model.graph.opset_imports[""] = opset
-    # The checker wants an IR version no newer than what tools of that opset read.
+    # The checker rejects IR versions newer than those that came with the opset.
     model.ir_version = min(model.ir_version, 8 if opset < 19 else 9)
 
 
 class _Node:
-    """A node on its way from one opset to an older one."""
+    """A node that is being rewritten for an older opset."""
 
     def __init__(self, node: ir.Node, current: int, opset: int) -> None:
         self.node, self.opset = node, opset
@@ -66,13 +66,13 @@ class _Node:
         self.old = _schema(node.op_type, opset)
 
     def lower(self) -> None:
-        """Put it in the older opset's words.
+        """Rewrite the node.
 
         Raises:
-            LpxError: It cannot be said there.
+            LpxError: The older opset cannot express it.
         """
         if self.old is None:
-            self._spell_out()
+            self._expand()
         elif self.old.since_version != self.new.since_version:
             self._inputs(self.old)
             if self.node.op_type == "Pad" and self.opset < _WRAPS_FROM and self._wraps():
@@ -81,29 +81,30 @@ class _Node:
             self._types(self.old)
 
     def refusal(self, what: str) -> LpxError:
-        """The error for what the older opset does not have."""
+        """Return the error for a form that the older opset does not have."""
         kind, name = self.node.op_type, self.node.name or self.node.outputs[0].name
         return LpxError(
             f"the graph uses {kind} in a form that opset {self.opset} does not have",
             f"node {name}: {what}",
-            "export with --opset 20",
+            "export with `opset=20`",
+            code="unsupported",
         )
 
-    def _spell_out(self) -> None:
-        """Replace an activation that came later by its formula."""
+    def _expand(self) -> None:
+        """Replace an activation that the older opset lacks by its formula."""
         node = self.node
         if node.op_type == "Gelu":
             made = _gelu(node)
         elif node.op_type == "Mish":
             made = _mish(node)
         else:
-            raise self.refusal(f"it is there from opset {self.new.since_version} on")
+            raise self.refusal(f"the operator was added in opset {self.new.since_version}")
         for step in made:
             step.outputs[0].shape = node.outputs[0].shape
         self._replace_by(made)
 
     def _replace_by(self, made: list[ir.Node]) -> None:
-        """Put nodes in the node's place, the last of which makes what it made."""
+        """Replace the node by others, the last of which computes its output."""
         node, output = self.node, self.node.outputs[0]
         made[-1].outputs[0].shape = output.shape
         for index, step in enumerate(made):
@@ -115,10 +116,11 @@ class _Node:
         graph.insert_before(node, made)
         output.replace_all_uses_with(made[-1].outputs[0], replace_graph_outputs=True)
         graph.remove(node, safe=True)
+        # Only now are the names free, and nodes and tensors must keep theirs.
         made[-1].name, made[-1].outputs[0].name = node.name, output.name
 
     def _inputs(self, old: onnx.defs.OpSchema) -> None:
-        """Inputs that came later become attributes, or part of other inputs."""
+        """Turn inputs that were added later into attributes, or merge them into other inputs."""
         node = self.node
         moved = _AXES_MOVED.get(node.op_type)
         if moved is not None and moved >= old.max_input:
@@ -128,7 +130,7 @@ class _Node:
         while len(node.inputs) > len(old.inputs) and node.inputs[-1] is None:
             node.resize_inputs(len(node.inputs) - 1)
         if len(node.inputs) > old.max_input:
-            raise self.refusal(f"its input {self.new.inputs[len(old.inputs)].name} came later")
+            raise self.refusal(f"its input {self.new.inputs[len(old.inputs)].name} was added later")
 
     def _axes_to_attribute(self, index: int) -> None:
         node = self.node
@@ -136,9 +138,9 @@ class _Node:
         given = node.inputs[index] if len(node.inputs) > index else None
         if given is None:
             if unmoved is not None and unmoved.as_int():
-                raise self.refusal("it reduces nothing")
+                raise self.refusal("it reduces no axis")
             if node.op_type == "DFT":
-                # Where nothing is said, it is another one before.
+                # The older attribute has another default.
                 node.attributes["axis"] = ir.AttrInt64("axis", -2)
             return
         if given.const_value is None:
@@ -153,7 +155,7 @@ class _Node:
             node.attributes["axes"] = ir.AttrInt64s("axes", axes)
 
     def _pads_of_all_axes(self) -> None:
-        """Pads of some axes are those of all, with zeros between."""
+        """Turn the pads of some axes into pads of all axes, with zeros for the others."""
         node = self.node
         data, pads, axes = node.inputs[0], node.inputs[1], node.inputs[3]
         assert data is not None
@@ -170,10 +172,10 @@ class _Node:
         node.resize_inputs(3)
 
     def _wraps(self) -> bool:
-        """Spell out a circular padding: on each axis the end goes in front, the front behind.
+        """Replace a circular padding by Slice and Concat.
 
         Returns:
-            False where it is none, or its pads are not known.
+            False if the padding is not circular, or its pads are not known.
         """
         node = self.node
         mode, pads = node.attributes.get_string("mode", "constant"), node.inputs[1]
@@ -185,23 +187,25 @@ class _Node:
         made: list[ir.Node] = []
         value = node.inputs[0]
         for axis, (front, behind) in enumerate(zip(before, after, strict=True)):
-            ends = [(-front, 2**31)] * (front > 0) + [(0, behind)] * (behind > 0)
-            parts = []
-            for start, end in ends:
-                limits = [_numbers(node, name) for name in (start, end, axis)]
-                made.append(ir.node("Slice", [value, *limits]))
+            # On each axis, values from the end are repeated in front, values from the start behind.
+            parts = [value]
+            if front > 0:
+                made.append(_slice(node, value, -front, 2**31, axis))
+                parts.insert(0, made[-1].outputs[0])
+            if behind > 0:
+                made.append(_slice(node, value, 0, behind, axis))
                 parts.append(made[-1].outputs[0])
-            if ends:
-                joined = [*parts[: int(front > 0)], value, *parts[int(front > 0) :]]
-                made.append(ir.node("Concat", joined, {"axis": axis}))
+            if len(parts) > 1:
+                made.append(ir.node("Concat", parts, {"axis": axis}))
                 value = made[-1].outputs[0]
         if not made:
+            # A Pad without pads: the output still needs a node that computes it.
             made = [ir.node("Identity", [value])]
         self._replace_by(made)
         return True
 
     def _attributes(self, old: onnx.defs.OpSchema) -> None:
-        """Attributes that came later go, where they say what an older operator does anyway."""
+        """Remove attributes that were added later if they state what the older operator does."""
         node = self.node
         if node.op_type == "Split" and "num_outputs" in node.attributes:
             self._split_sizes()
@@ -210,26 +214,26 @@ class _Node:
             word = _RENAMED[node.op_type].get(mode.as_string(), mode.as_string())
             node.attributes["mode"] = ir.AttrString("mode", word)
             if len(_shape(node) or ()) != 4:
-                raise self.refusal("its input is not of four dimensions")
+                raise self.refusal("its input does not have four dimensions")
         for name in set(node.attributes) - set(old.attributes):
             if not _is_default(node.attributes[name], self.new.attributes[name]):
-                raise self.refusal(f"its attribute {name} came later")
+                raise self.refusal(f"its attribute {name} was added later")
             del node.attributes[name]
         name, since = _NEW_VALUES.get(node.op_type, ("", {}))
         if name in node.attributes:
             value = node.attributes[name].as_string()
             if since.get(value, 0) > self.opset:
-                raise self.refusal(f"{name} {value} came later")
+                raise self.refusal(f"{name} {value} was added later")
 
     def _split_sizes(self) -> None:
-        """A number of equal parts, the last of which may be smaller, as their sizes."""
+        """Turn a number of equal parts, the last of which may be smaller, into their sizes."""
         node = self.node
         count = node.attributes.pop("num_outputs").as_int()
         axis = node.attributes.get_int("axis", 0)
         shape = _shape(node)
         whole = shape[axis] if shape is not None else None
         if not isinstance(whole, int):
-            raise self.refusal("the size of what it splits is known at run time only")
+            raise self.refusal("the size of what it splits is known only at run time")
         part = math.ceil(whole / count)
         sizes = np.full(count, part, np.int64)
         sizes[-1] = whole - part * (count - 1)
@@ -238,15 +242,17 @@ class _Node:
         node.replace_input_with(1, tensor(node.graph, f"{node.outputs[0].name}.sizes", sizes))
 
     def _types(self, old: onnx.defs.OpSchema) -> None:
-        """Refuse types that the older operator does not take or make."""
+        """Refuse types that the older operator does not support."""
         allowed = {c.type_param_str: set(c.allowed_type_strs) for c in old.type_constraints}
         pairs = ((self.node.inputs, old.inputs), (self.node.outputs, old.outputs))
         for values, formal in pairs:
             for index, value in enumerate(values):
+                # The last parameter of a schema may be variadic.
                 kind = formal[min(index, len(formal) - 1)].type_str
                 if value is None or value.dtype is None or value.type is None:
                     continue
                 own = f"tensor({value.dtype.name.lower()})"
+                # A parameter without a type variable states its one type.
                 if isinstance(value.type, ir.TensorType) and own not in allowed.get(kind, {kind}):
                     raise self.refusal(f"{value.name} is a {own}")
 
@@ -259,13 +265,16 @@ def _schema(kind: str, opset: int) -> onnx.defs.OpSchema | None:
 
 
 def _is_default(attribute: ir.Attr, schema: onnx.defs.OpSchema.Attribute) -> bool:
-    """Whether an attribute says what its absence does."""
+    """Return True if an attribute states its default."""
     if attribute.name == "dilations":
+        # The schema gives no default for it: it is 1 on every axis.
         return set(attribute.as_ints()) <= {1}
     if schema.default_value.type == onnx.AttributeProto.UNDEFINED:
         return False
     default = onnx.helper.get_attribute_value(schema.default_value)
-    return bool(attribute.value == (default.decode() if isinstance(default, bytes) else default))
+    if isinstance(default, bytes):
+        default = default.decode()
+    return bool(attribute.value == default)
 
 
 def _shape(node: ir.Node) -> ir.Shape | None:
@@ -273,13 +282,13 @@ def _shape(node: ir.Node) -> ir.Shape | None:
 
 
 def _gelu(node: ir.Node) -> list[ir.Node]:
-    """Of x: x / 2 (1 + erf(x / sqrt 2)), or its approximation by tanh, as ONNX defines both."""
+    """Return nodes for x / 2 (1 + erf(x / sqrt 2)), or its tanh approximation, as ONNX defines."""
     x = node.inputs[0]
     approximate = node.attributes.get_string("approximate", "none")
     steps: list[ir.Node] = []
 
     def then(kind: str, *inputs: ir.Value | float | None) -> ir.Value:
-        values = [_number(node, v) if isinstance(v, float) else v for v in inputs]
+        values = [_constant(node, v) if isinstance(v, float) else v for v in inputs]
         steps.append(ir.node(kind, values))
         return steps[-1].outputs[0]
 
@@ -294,22 +303,26 @@ def _gelu(node: ir.Node) -> list[ir.Node]:
 
 
 def _mish(node: ir.Node) -> list[ir.Node]:
-    """Of x: x tanh(log(1 + exp(x)))."""
+    """Return nodes for x tanh(log(1 + exp(x)))."""
     soft = ir.node("Softplus", [node.inputs[0]])
     bent = ir.node("Tanh", soft.outputs)
     return [soft, bent, ir.node("Mul", [node.inputs[0], bent.outputs[0]])]
 
 
-def _numbers(node: ir.Node, value: int) -> ir.Value:
-    """A constant for the limits of a Slice, int64 [1]."""
+def _slice(node: ir.Node, value: ir.Value | None, start: int, end: int, axis: int) -> ir.Node:
+    return ir.node("Slice", [value, _limit(node, start), _limit(node, end), _limit(node, axis)])
+
+
+def _limit(node: ir.Node, value: int) -> ir.Value:
+    """Return a constant for the limits of a Slice, int64 [1]; equal ones are shared."""
     assert node.graph is not None
     name = f"{node.outputs[0].name}.at{value}"
     known = node.graph.initializers.get(name)
     return known if known is not None else tensor(node.graph, name, np.array([value]))
 
 
-def _number(node: ir.Node, value: float) -> ir.Value:
-    """A constant of the type that a node makes."""
+def _constant(node: ir.Node, value: float) -> ir.Value:
+    """Return a constant of the type of a node's output."""
     assert node.graph is not None
     dtype = node.outputs[0].dtype or ir.DataType.FLOAT
     name = f"{node.outputs[0].name}.{value:.4g}"

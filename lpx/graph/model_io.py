@@ -1,4 +1,4 @@
-"""ONNX models in and out of the form that passes work on."""
+"""Conversion between ONNX bytes and the `onnx_ir` models that passes work on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def parse(data: bytes, source: str) -> ir.Model:
     """Read an ONNX model from bytes.
 
     Raises:
-        LpxError: The bytes are no ONNX model.
+        LpxError: The bytes are not an ONNX model.
     """
     proto = parse_proto(data, source)
     try:
@@ -27,12 +27,12 @@ def parse(data: bytes, source: str) -> ir.Model:
 
 
 def serialise(model: ir.Model) -> bytes:
-    """The model as bytes, without what no output needs.
+    """Return the model as bytes, without unused nodes.
 
-    ONNX's own checker looks at it first, with full type and shape inference.
+    ONNX's checker validates it first, with full type and shape inference.
 
     Raises:
-        LpxError: The checker refuses the model (a bug of a pass, or of the exporter).
+        LpxError: The checker rejects the model, because of a bug in a pass or in the exporter.
     """
     common.RemoveUnusedNodesPass()(model)
     proto = ir.serde.serialize_model(model)
@@ -49,7 +49,7 @@ def serialise(model: ir.Model) -> bytes:
 
 
 def tensor(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
-    """A new initialiser holding a NumPy array."""
+    """Add an initialiser with the values of a NumPy array."""
     constant = ir.tensor(array, name=name)
     value = ir.Value(
         name=name,
@@ -62,12 +62,12 @@ def tensor(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
 
 
 def is_constant(value: ir.Value | None) -> bool:
-    """Whether a value is known before the model runs."""
+    """Return True if a value is known before the model runs."""
     return value is not None and (value.is_initializer() or value.const_value is not None)
 
 
 def name_nodes(model: ir.Model) -> None:
-    """Give a unique name to every node that has none, or that of another: passes refer to it."""
+    """Give every node a unique name, by which passes refer to it; unique names are kept."""
     taken: set[str] = set()
     for index, node in enumerate(model.graph):
         name = node.name or f"{node.op_type}_{index}"

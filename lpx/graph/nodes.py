@@ -1,4 +1,4 @@
-"""Small questions about the nodes of a graph, which several passes ask."""
+"""Predicates and names of nodes that several passes use."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from lpx.graph.model_io import is_constant
 
 ACTIVATIONS = frozenset({"Relu", "Clip"})
 COMPUTE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+# Operators that pool or squash scores, which drift in 8 bits.
 SCORES = frozenset(
     {
         "Sigmoid",
@@ -23,22 +24,21 @@ SCORES = frozenset(
         "Log",
     }
 )
-"""Operators that pool or squash scores, which drift in 8 bits."""
 
 
 def name_of(node: ir.Node) -> str:
-    """The node's name, which every node of a graph under a pass has."""
+    """Return the name of a node; `lpx.graph.model_io.name_nodes` gives every node one."""
     assert node.name, "passes run on named nodes"
     return node.name
 
 
 def adds_branches(node: ir.Node) -> bool:
-    """Whether a node is the Add of two computed tensors."""
+    """Return True if a node is the Add of two computed tensors, and not of a constant."""
     return node.op_type == "Add" and not any(is_constant(v) for v in node.inputs)
 
 
 def tensor_of(node: ir.Node, index: int) -> str:
-    """Name of an input of a node."""
+    """Return the name of an input of a node."""
     value = node.inputs[index]
     assert value is not None
     assert value.name
@@ -46,7 +46,7 @@ def tensor_of(node: ir.Node, index: int) -> str:
 
 
 def cuts_at_zero(node: ir.Node) -> bool:
-    """Whether a node is a ReLU, or a Clip whose lower limit is 0."""
+    """Return True if a node is a ReLU, or a Clip whose lower limit is 0."""
     if node.op_type != "Clip":
         return node.op_type == "Relu"
     low = node.inputs[1] if len(node.inputs) > 1 else None
@@ -56,6 +56,6 @@ def cuts_at_zero(node: ir.Node) -> bool:
 
 
 def only_reader(node: ir.Node) -> bool:
-    """Whether nothing but `node` needs its first input."""
+    """Return True if only `node` uses its first input."""
     value = node.inputs[0]
     return value is not None and len(value.uses()) == 1 and not value.is_graph_output()

@@ -1,7 +1,7 @@
-"""ONNX models as messages, for whoever only looks something up in one.
+"""Reading ONNX models as protobuf messages, for code that only looks something up.
 
-onnx_ir, which passes work on, brings sympy with it and takes half a second to import: `lpx predict`
-does without.
+onnx_ir, on which passes work, imports sympy and takes half a second to import: `lpx predict` does
+not need it.
 """
 
 from __future__ import annotations
@@ -17,53 +17,55 @@ from onnx import numpy_helper
 from lpx.errors import LpxError
 
 MAX_CONSTANT_VALUES = 1 << 28
-"""Values that a node may make of constants alone: 1 GiB of float32."""
+"""Values that a node may create from constants alone: 1 GiB of float32."""
+# Values of a tensor that is read to compute a shape: shapes have few dimensions.
 _SMALL = 64
 
 
 def parse_proto(data: bytes, source: str) -> onnx.ModelProto:
-    """Read an ONNX model from bytes, as a message.
+    """Read an ONNX model from bytes, as a protobuf message.
 
     Raises:
-        LpxError: The bytes are not an ONNX model, some weights are in other files or claim more
-            values than there are, or a constant is beyond `MAX_CONSTANT_VALUES`.
+        LpxError: The bytes are not an ONNX model, weights are in other files or claim more values
+            than there are, or a node creates a constant larger than `MAX_CONSTANT_VALUES`.
     """
     try:
         proto = onnx.load_model_from_string(data)
         if not proto.graph.output:
-            # No bytes at all are a valid message, of an empty model.
+            # Zero bytes are a valid message: that of an empty model.
             raise ValueError("it contains no graph")
     except Exception as error:
         # protobuf's error type differs between its implementations.
         raise unreadable(source, error) from error
-    for found in _tensors(proto):
-        if found.data_location == onnx.TensorProto.EXTERNAL or found.external_data:
+    for tensor in _tensors(proto):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise LpxError(
-                f"{source} keeps the weights {found.name[:60]!a} in another file",
+                f"{source} keeps the weights {tensor.name[:60]!a} in another file",
                 "lpx writes models in one file, and does not open files that a model names",
                 "export it again with `lpx export`",
+                code="unsupported",
             )
-        if any(size < 0 for size in found.dims) or math.prod(found.dims) > _most_values(found):
-            raise unreadable(
-                source, ValueError(f"the weights {found.name[:60]!a} claim more values than it has")
-            )
-    if grown := _first_grown(proto.graph, {}):
+        negative = any(size < 0 for size in tensor.dims)
+        if negative or math.prod(tensor.dims) > _max_values(tensor):
+            message = f"the weights {tensor.name[:60]!a} claim more values than it has"
+            raise unreadable(source, ValueError(message))
+    if node := _oversized_constant(proto.graph, {}):
         raise LpxError(
-            f"{source}: the node {grown[:60]!a} makes a constant of more than "
+            f"{source}: the node {node[:60]!a} makes a constant of more than "
             f"{MAX_CONSTANT_VALUES >> 20} Mi values",
-            "it would take gigabytes of memory before a face is looked at",
+            "it would take gigabytes of memory before the first face",
             "export a model without such constants",
         )
     return proto
 
 
-def _most_values(tensor: onnx.TensorProto) -> int:
-    """How many values the bytes of a tensor can hold: the smallest types pack two into a byte."""
+def _max_values(tensor: onnx.TensorProto) -> int:
+    # The smallest types pack two values into a byte.
     return 2 * int(tensor.ByteSize())
 
 
-def _first_grown(graph: onnx.GraphProto, outer: dict[str, onnx.TensorProto]) -> str:
-    """The first node that makes a constant beyond the limit out of a few numbers; "" for none."""
+def _oversized_constant(graph: onnx.GraphProto, outer: dict[str, onnx.TensorProto]) -> str:
+    """Return the first node that expands a few numbers to a constant beyond the limit, or ""."""
     known = outer | {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant" and node.output:
@@ -72,13 +74,13 @@ def _first_grown(graph: onnx.GraphProto, outer: dict[str, onnx.TensorProto]) -> 
             return str(node.name or node.op_type)
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
-                if found := _first_grown(inner, known):
-                    return found
+                if name := _oversized_constant(inner, known):
+                    return name
     return ""
 
 
 def _values_made(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto]) -> float:
-    """Values that a node makes of constants; 0 where it does not, or where it is not known."""
+    """Return the number of values a node creates from constants; 0 if it does not or is unknown."""
     given = [known.get(name) for name in node.input]
     if node.op_type == "Range" and len(given) == 3 and None not in given:
         start, end, step = (_numbers(tensor)[0] for tensor in given if tensor is not None)
@@ -90,15 +92,16 @@ def _values_made(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto]) ->
 
 
 def _numbers(tensor: onnx.TensorProto) -> list[float]:
-    """The numbers of a small tensor; [0] of any other."""
+    """Return the numbers of a small tensor; [0] of any other."""
     if 0 < math.prod(tensor.dims) <= _SMALL or not tensor.dims:
-        with suppress(Exception):  # damaged ones fail in any way, where they are used too
+        # A damaged tensor may raise anything; it fails again, and is reported, when it is used.
+        with suppress(Exception):
             return [float(value) for value in numpy_helper.to_array(tensor).reshape(-1)] or [0.0]
     return [0.0]
 
 
 def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
-    """All tensors of a model: initialisers, constants, and those of subgraphs and functions."""
+    """Yield all tensors of a model: initialisers, constants, those of subgraphs and functions."""
     rest = [message]
     while rest:
         one = rest.pop()
@@ -111,9 +114,11 @@ def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
 
 
 def unreadable(source: str, error: Exception) -> LpxError:
-    """The error for bytes that are not an ONNX model."""
+    """Return the error for bytes that are not an ONNX model."""
+    message = str(error).strip() or "damaged"
     return LpxError(
         f"{source} is not a readable ONNX model",
-        str(error).strip().splitlines()[0] if str(error).strip() else "damaged",
+        message.splitlines()[0],
         "export it again with `lpx export`",
+        code="damaged",
     )

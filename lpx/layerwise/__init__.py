@@ -1,1 +1,1 @@
-"""Engines compared layer by layer."""
+"""Layer-by-layer comparison of engines with the float32 graph."""

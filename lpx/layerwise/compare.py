@@ -1,8 +1,8 @@
-"""How far each layer of an engine is from the float32 graph, and which one is to blame."""
+"""Errors of an engine's layers relative to the float32 graph, and the layer that causes them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,28 +17,29 @@ from lpx.graph.layers import (
     FED,
     Layer,
     Place,
-    cut,
+    cut_at_layers,
     fed_name,
     layers_of,
+    locate,
     parents,
-    places,
     read_named,
-    resumed,
-    watched,
+    resume_from,
+    with_outputs,
 )
 from lpx.layerwise.tensor_error import ErrorSum, TensorError
+from lpx.reporter import Progress
 
-ROOM = 1 << 25
-"""Values of one batch's tensors, at most: 128 MiB of float32; one face where it has more."""
-LARGEST_BATCH = 8
+# Values of the tensors of one batch: 128 MiB of float32.
+_MAX_VALUES = 1 << 25
+_LARGEST_BATCH = 8
+
 Tensors = Mapping[str, NDArray[np.floating]]
 Pixels = NDArray[np.uint8]
-Tell = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What a layer does to the score where all others compute in float32.
+    """Effect of one layer on the score if all others compute in float32.
 
     Attributes:
         score_mean: Mean |score difference|.
@@ -51,17 +52,18 @@ class Effect:
 
 @dataclass(frozen=True)
 class LayerError:
-    """A layer's errors.
+    """Errors of one layer.
 
     Attributes:
         layer: The layer.
         computes_in: "int8", "fp16" or "fp32".
-        stored_in: What its result is rounded to, one of the same.
-        total: As the engine runs: with what it inherits from the layers before.
-        own: The layer alone, given the reference's tensors to read; None where not measured.
-        effect: What `own` does to the score; None where not measured.
-        runtime: As the engine runs against ONNX Runtime, both with the engine's graph: what the
-            engine's runtime adds to what stands in its graph; None where ONNX Runtime runs it.
+        stored_in: Type that its result is rounded to, one of the same.
+        total: Error as the engine runs, including errors inherited from earlier layers.
+        own: Error of the layer alone, given the reference's tensors as inputs; None if not
+            measured.
+        effect: Effect of `own` on the score; None if not measured.
+        runtime: Difference between the engine and its graph in ONNX Runtime: the error that the
+            engine's runtime adds; None if ONNX Runtime is the engine's runtime.
     """
 
     layer: Layer
@@ -74,15 +76,15 @@ class LayerError:
 
 
 @dataclass(frozen=True)
-class Watched:
-    """Whether the engine that was looked into is the one that runs unwatched.
+class ObservationEffect:
+    """Change of an engine's behaviour by exposing its intermediate tensors.
 
-    A runtime fuses layers; a tensor that is handed out must be computed, which can stop a fusion.
+    A runtime fuses layers; a tensor that is an output must be computed, which can prevent a fusion.
 
     Attributes:
-        score_difference: Largest |score difference| between the two.
-        integer_convolutions: Convolutions computed in integers, watched.
-        integer_convolutions_unwatched: The same, unwatched.
+        score_difference: Largest |score difference| with and without exposed tensors.
+        integer_convolutions: Number of convolutions computed in integers with exposed tensors.
+        integer_convolutions_unwatched: The same without exposed tensors.
     """
 
     score_difference: float
@@ -91,37 +93,38 @@ class Watched:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """An engine against its reference, layer by layer.
+class LayerComparison:
+    """An engine compared with its reference, layer by layer.
 
     Attributes:
-        layers: In graph order.
-        unmatched: Layers that the reference or the engine has no tensor for.
-        watched: Whether looking changed what was looked at.
-        score_mean: Mean |score difference| of the unwatched engine and the reference.
-        score_max: The largest.
-        parents: Tensors that each layer's tensor is computed from.
+        layers: Errors of the layers, in graph order.
+        unmatched: Layers for which the reference or the engine has no tensor.
+        watched: Effect of exposing the engine's tensors.
+        score_mean: Mean |score difference| between the engine, without exposed tensors, and the
+            reference.
+        score_max: Largest |score difference|.
+        parents: Tensors that each layer's tensor depends on.
     """
 
     layers: tuple[LayerError, ...]
     unmatched: tuple[Layer, ...]
-    watched: Watched
+    watched: ObservationEffect
     score_mean: float
     score_max: float
     parents: Mapping[str, frozenset[str]]
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The first layer beyond a tolerance, and where its error comes from.
+class LayerVerdict:
+    """The first layer beyond a tolerance, and the origin of its error.
 
     Attributes:
-        first: The first layer whose result, as the engine runs, is beyond; None where none is.
-        culprit: The layer that causes it: `first` itself if it is beyond by its own doing, else the
-            layer before it that adds most; None where that is not known.
-        beyond: All layers beyond, in graph order.
-        by_runtime: The error is not in the engine's graph: its runtime computes something else.
-            `culprit` is then the first layer where that is beyond the tolerance.
+        first: First layer whose total error is beyond the tolerance; None if there is none.
+        culprit: Layer that causes it: `first` itself if its own error is beyond the tolerance, else
+            the earlier layer with the largest own error; None if unknown.
+        beyond: All layers beyond the tolerance, in graph order.
+        by_runtime: True if the error is not in the engine's graph but added by its runtime;
+            `culprit` is then the first layer where that error is beyond the tolerance.
     """
 
     first: LayerError | None
@@ -130,28 +133,36 @@ class Verdict:
     by_runtime: bool = False
 
 
-def judge(comparison: Comparison, tolerance: float) -> Verdict:
-    """Hold a comparison against the largest relative error allowed."""
+def judge_layers(comparison: LayerComparison, tolerance: float) -> LayerVerdict:
+    """Find the first layer beyond a tolerance, and the layer that causes its error.
+
+    Args:
+        comparison: Errors of the layers.
+        tolerance: Largest relative error allowed.
+    """
+    # "not <=" throughout, so that NaN is beyond any tolerance.
     beyond = tuple(e for e in comparison.layers if not e.total.relative <= tolerance)
     if not beyond:
-        return Verdict(None, None, ())
+        return LayerVerdict(None, None, ())
     first = beyond[0]
-    # A Q/DQ pair follows the layer whose tensor it rounds.
+    # Layers that the first one depends on, itself included: of the same tensor may be two, a layer
+    # and the Q/DQ pair after it.
     until = comparison.layers[: comparison.layers.index(first) + 1]
     before = comparison.parents[first.layer.tensor] | {first.layer.tensor}
     sources = [e for e in until if e.layer.tensor in before]
     if first.runtime is not None and not first.runtime.relative <= tolerance:
-        apart = (e for e in sources if e.runtime and not e.runtime.relative <= tolerance)
-        return Verdict(first, next(apart), beyond, by_runtime=True)
+        by_runtime = (e for e in sources if e.runtime and not e.runtime.relative <= tolerance)
+        return LayerVerdict(first, next(by_runtime), beyond, by_runtime=True)
     if first.own is None:
-        return Verdict(first, None, beyond)
+        return LayerVerdict(first, None, beyond)
     if not first.own.relative <= tolerance:
-        return Verdict(first, first, beyond)
-    return Verdict(first, max(sources, key=lambda e: e.own.relative if e.own else 0.0), beyond)
+        return LayerVerdict(first, first, beyond)
+    culprit = max(sources, key=lambda e: e.own.relative if e.own else 0.0)
+    return LayerVerdict(first, culprit, beyond)
 
 
-def unexplained(verdict: Verdict, tolerance: float) -> bool:
-    """Whether a layer is beyond the tolerance, and none is when it is run alone."""
+def unexplained(verdict: LayerVerdict, tolerance: float) -> bool:
+    """Return True if a layer is beyond the tolerance, but no layer is when run alone."""
     culprit = verdict.culprit
     if culprit is None or culprit.own is None or verdict.by_runtime:
         return False
@@ -159,10 +170,10 @@ def unexplained(verdict: Verdict, tolerance: float) -> bool:
 
 
 class TensorSource(Protocol):
-    """What computes the tensors of a network: the right ones, or an engine's."""
+    """Computes the tensors of a network: those of the reference, or those of an engine."""
 
     def run(self, pixels: Pixels) -> Tensors:
-        """Tensors of a batch, by name: all of its faces each, "score" among them."""
+        """Return the tensors of a batch by name, including "score"; each has all faces."""
         ...
 
 
@@ -171,9 +182,9 @@ class OnnxRuntimeTensors:
 
     Args:
         model: ONNX.
-        source: What the model is called in errors.
+        source: Name of the model for errors.
         size: Side of a face, pixels.
-        names: The tensors to hand out.
+        names: Tensors to return.
         as_written: Run it without ONNX Runtime's graph optimiser.
     """
 
@@ -187,24 +198,24 @@ class OnnxRuntimeTensors:
         as_written: bool = False,
     ) -> None:
         self.names = list(dict.fromkeys([*names, "score"]))
-        self.model = watched(model, source, self.names)
+        self.model = with_outputs(model, source, self.names)
         self.engine = OnnxRuntimeEngine(self.model, size, as_written=as_written)
 
     def run(self, pixels: Pixels) -> Tensors:
-        """As `TensorSource.run`."""
+        """Return the tensors of a batch; see `TensorSource.run`."""
         outputs = self.engine.session.run(self.names, {"faces": pixels})
         return dict(zip(self.names, outputs, strict=True))
 
 
 @dataclass(frozen=True)
-class Inside:
-    """An engine that its own runtime looks into, and not ONNX Runtime.
+class ObservedEngine:
+    """An engine in its own runtime, with and without its intermediate tensors exposed.
 
     Attributes:
-        seen: Gives the tensors of `tensors_to_watch`, or as many of them as it can.
-        plain: The engine as it runs unwatched.
-        integer_convolutions: Convolutions that `seen` computes in integers.
-        integer_convolutions_unwatched: The same of `plain`.
+        seen: The engine with the tensors of `tensors_to_watch` exposed, or as many as possible.
+        plain: The engine as it is.
+        integer_convolutions: Number of convolutions that `seen` computes in integers.
+        integer_convolutions_unwatched: Number of convolutions that `plain` computes in integers.
     """
 
     seen: TensorSource
@@ -214,59 +225,61 @@ class Inside:
 
 
 def tensors_to_watch(lowered: bytes, model: bytes) -> tuple[str, ...]:
-    """Tensors of an engine's graph that `compare` asks for."""
+    """Return the tensors of an engine's graph that `compare_layers` needs."""
     layers = layers_of(read_named(model, "the float model"))
-    return tuple(p.read_as for p in places(layers, read_named(lowered, "the engine's graph")))
+    places = locate(layers, read_named(lowered, "the engine's graph"))
+    return tuple(place.read_as for place in places)
 
 
-def compare(
+def compare_layers(
     lowered: bytes,
     model: bytes,
     batches: Sequence[Pixels],
     size: int,
     *,
     reference: TensorSource | None = None,
-    inside: Inside | None = None,
+    observed: ObservedEngine | None = None,
     sensitivity: bool = False,
     as_written: bool = False,
-    progress: Tell | None = None,
-) -> Comparison:
+    progress: Progress | None = None,
+) -> LayerComparison:
     """Compare each layer of a lowered graph with the float32 graph, on the same faces.
 
     Args:
         lowered: The engine's ONNX graph.
         model: The float32 graph that it was made from.
-        batches: uint8 RGB [N, S, S, 3] each, at most `batch_size(model)` faces.
+        batches: Faces, uint8 RGB [N, S, S, 3] each, at most `batch_size(model)` of them.
         size: S, pixels.
-        reference: Computes the right tensors in place of `model`; layers that it does not know are
+        reference: Computes the correct tensors instead of `model`; layers that it does not know are
             left out, and `own` is not measured.
-        inside: Computes the engine's tensors in place of `lowered`; layers whose tensor it does not
-            give, as its runtime fused them away, are left out. `lowered` then tells what stands in
-            the graph: `LayerError.own` and `LayerError.runtime`.
+        observed: Computes the engine's tensors instead of `lowered`; layers whose tensor it does
+            not give, because its runtime fused them, are left out. `lowered` then serves for
+            `LayerError.own` and `LayerError.runtime`.
         sensitivity: Measure `LayerError.effect`.
         as_written: Run the lowered graph without ONNX Runtime's graph optimiser.
-        progress: Told of batches done.
+        progress: Called after each batch.
 
     Raises:
         LpxError: A tensor of the reference is NaN.
     """
     graph = read_named(model, "the float model")
     layers = layers_of(graph)
-    found = places(layers, read_named(lowered, "the engine's graph"))
+    places = locate(layers, read_named(lowered, "the engine's graph"))
     isolate = reference is None
-    tensors = [p.layer.tensor for p in found]
+    tensors = [place.layer.tensor for place in places]
     truth = reference or OnnxRuntimeTensors(model, "the float model", size, tensors)
+    # One face shows which tensors the two sides have.
     known = truth.run(batches[0][:1])
-    found = tuple(p for p in found if p.layer.tensor in known)
-    if inside is not None:
-        given = inside.seen.run(batches[0][:1])
-        found = tuple(p for p in found if p.read_as in given)
+    places = tuple(place for place in places if place.layer.tensor in known)
+    if observed is not None:
+        exposed = observed.seen.run(batches[0][:1])
+        places = tuple(place for place in places if place.read_as in exposed)
     run = _Run(
         lowered,
         model,
         size,
-        found,
-        inside=inside,
+        places,
+        observed=observed,
         isolate=isolate,
         sensitivity=sensitivity,
         as_written=as_written,
@@ -275,135 +288,160 @@ def compare(
         run.add(pixels, truth.run(pixels))
         if progress is not None:
             progress(index + 1, len(batches))
-    matched = {p.layer for p in found}
-    return run.result(tuple(x for x in layers if x not in matched), parents(graph, layers))
+    matched = {place.layer for place in places}
+    unmatched = tuple(layer for layer in layers if layer not in matched)
+    return run.result(unmatched, parents(graph, layers))
 
 
-def batch_size(model: bytes) -> int:
-    """Faces whose tensors fit in `ROOM`, from 1 to `LARGEST_BATCH`."""
+def batch_size(model: bytes, *, max_values: int = _MAX_VALUES) -> int:
+    """Return the number of faces per batch, 1 to 8, so that the tensors of all layers fit.
+
+    Args:
+        model: The float32 graph.
+        max_values: Maximum number of values of these tensors; a single face may have more.
+    """
     source = "the float model"
     names = [layer.tensor for layer in layers_of(read_named(model, source))]
-    whole = watched(model, source, names)
+    whole = with_outputs(model, source, names)
     known = extents(whole, read_named(whole, source), names)
     values = sum(extent.values(1) for extent in known.values())
-    return max(1, min(LARGEST_BATCH, ROOM // max(values, 1)))
+    return max(1, min(_LARGEST_BATCH, max_values // max(values, 1)))
 
 
 class _Run:
-    """One comparison under way."""
+    """A comparison in progress: sums of errors over the batches so far."""
 
     def __init__(
         self,
         lowered: bytes,
         model: bytes,
         size: int,
-        found: tuple[Place, ...],
+        places: tuple[Place, ...],
         *,
-        inside: Inside | None,
+        observed: ObservedEngine | None,
         isolate: bool,
         sensitivity: bool,
         as_written: bool,
     ) -> None:
-        self.found, self.size, self.model = found, size, model
-        names = [p.read_as for p in found]
+        self.places, self.size, self.model = places, size, model
+        names = [place.read_as for place in places]
         graph = OnnxRuntimeTensors(
             lowered, "the engine's graph", size, names, as_written=as_written
         )
-        self.graph = graph if inside is not None else None
-        self.inside = inside or _in_onnxruntime(graph, lowered, size, as_written=as_written)
-        self.alone = None
+        # The engine's graph in ONNX Runtime, if the engine itself runs elsewhere.
+        self.graph = graph if observed is not None else None
+        self.engine = observed or _in_onnxruntime(graph, lowered, size, as_written=as_written)
+        # The engine's graph cut before every layer, and which of its inputs are float16.
+        self.alone: OnnxRuntimeEngine | None = None
+        self.half_inputs: dict[str, bool] = {}
         if isolate:
-            alone = cut(lowered, "the engine's graph", found)
-            self.alone = OnnxRuntimeEngine(alone, size, as_written=as_written)
-            self.fed = {
-                i.name: i.type == "tensor(float16)" for i in self.alone.session.get_inputs()
-            }
+            cut = cut_at_layers(lowered, "the engine's graph", places)
+            self.alone = OnnxRuntimeEngine(cut, size, as_written=as_written)
+            for value in self.alone.session.get_inputs():
+                self.half_inputs[value.name] = value.type == "tensor(float16)"
         self.sensitivity = sensitivity and isolate
-        self.total = [ErrorSum() for _ in found]
-        self.own = [ErrorSum() for _ in found]
-        self.runtime = [ErrorSum() for _ in found]
-        self.effects: dict[Layer, list[NDArray[np.float32]]] = {p.layer: [] for p in found}
-        self.resumed: dict[str, OnnxRuntimeEngine] = {}
+        self.total = [ErrorSum() for _ in places]
+        self.own = [ErrorSum() for _ in places]
+        self.runtime = [ErrorSum() for _ in places]
+        self.effects: dict[Layer, list[NDArray[np.float32]]] = {p.layer: [] for p in places}
+        # The float graph from a tensor to the score, by tensor.
+        self.remainders: dict[str, OnnxRuntimeEngine] = {}
         self.scores: list[NDArray[np.float32]] = []
-        self.disturbed = 0.0
+        self.disturbance = 0.0
 
     def add(self, pixels: Pixels, truth: Tensors) -> None:
-        names = [p.read_as for p in self.found]
-        for place in self.found:
+        """Add the errors of a batch."""
+        for place in self.places:
             _check_number(place.layer, truth[place.layer.tensor])
-        seen = self.inside.seen.run(pixels)
-        undisturbed = self.inside.plain.infer(pixels).score
-        self.disturbed = max(self.disturbed, _largest(seen["score"], undisturbed))
+        seen = self.engine.seen.run(pixels)
+        undisturbed = self.engine.plain.infer(pixels).score
+        self.disturbance = max(self.disturbance, _largest(seen["score"], undisturbed))
         self.scores.append(np.abs(undisturbed - truth["score"]))
-        for place, sum_ in zip(self.found, self.total, strict=True):
-            sum_.add(truth[place.layer.tensor], seen[place.read_as])
+        for place, total in zip(self.places, self.total, strict=True):
+            total.add(truth[place.layer.tensor], seen[place.read_as])
         if self.graph is not None:
             self._add_runtime(seen, self.graph.run(pixels))
-        if self.alone is None:
-            return
-        feeds = {name: self._feed(name, half, truth, pixels) for name, half in self.fed.items()}
-        alone = self.alone.session.run(names, feeds)
-        for place, sum_, output in zip(self.found, self.own, alone, strict=True):
-            sum_.add(truth[place.layer.tensor], output)
+        if self.alone is not None:
+            self._add_alone(self.alone, pixels, truth)
+
+    def _add_runtime(self, seen: Tensors, graph: Tensors) -> None:
+        for place, runtime in zip(self.places, self.runtime, strict=True):
+            expected = graph[place.read_as]
+            # If the graph itself gives NaN or infinity, no runtime can do better.
+            finite = np.isfinite(expected)
+            runtime.add(expected[finite], seen[place.read_as][finite])
+
+    def _add_alone(self, alone: OnnxRuntimeEngine, pixels: Pixels, truth: Tensors) -> None:
+        feeds: dict[str, NDArray[Any]] = {}
+        for name, half in self.half_inputs.items():
+            feeds[name] = pixels
+            if name.startswith(FED):
+                values = truth[name.removeprefix(fed_name("", half=half))]
+                # Values beyond float16 become infinite: the layer before has that error already.
+                with np.errstate(over="ignore"):
+                    feeds[name] = values.astype(np.float16 if half else np.float32)
+        outputs = alone.session.run([place.read_as for place in self.places], feeds)
+        for place, own, output in zip(self.places, self.own, outputs, strict=True):
+            own.add(truth[place.layer.tensor], output)
             if self.sensitivity:
                 score = self._score_with(place.layer.tensor, output, pixels, truth)
                 self.effects[place.layer].append(np.abs(score - truth["score"]))
 
-    def _add_runtime(self, seen: Tensors, graph: Tensors) -> None:
-        for place, sum_ in zip(self.found, self.runtime, strict=True):
-            there = graph[place.read_as]
-            # Where the graph itself gives NaN or infinity, no runtime can do better.
-            finite = np.isfinite(there)
-            sum_.add(there[finite], seen[place.read_as][finite])
-
-    def _feed(self, name: str, half: bool, truth: Tensors, pixels: Pixels) -> NDArray[Any]:
-        prefix = fed_name("", half)
-        if not name.startswith(FED):
-            return pixels
-        with np.errstate(over="ignore"):
-            # What float16 cannot hold is infinite; the layer that makes it has been told on.
-            return truth[name.removeprefix(prefix)].astype(np.float16 if half else np.float32)
-
     def _score_with(
         self, tensor: str, output: NDArray[np.floating], pixels: Pixels, truth: Tensors
     ) -> NDArray[np.float32]:
-        """The float graph's score, where one tensor is as the engine's layer makes it."""
+        """Return the float graph's score with one tensor replaced by that of the engine's layer."""
         single = output.astype(np.float32)
-        if tensor == "score" or np.array_equal(single, truth[tensor]):
-            return single if tensor == "score" else truth["score"]
-        if tensor not in self.resumed:
-            data = resumed(self.model, "the float model", tensor, "score")
-            self.resumed[tensor] = OnnxRuntimeEngine(data, self.size)
-        session = self.resumed[tensor].session
-        feeds = {i.name: single if i.name.startswith(FED) else pixels for i in session.get_inputs()}
+        if tensor == "score":
+            return single
+        if np.array_equal(single, truth[tensor]):
+            unchanged: NDArray[np.float32] = truth["score"]
+            return unchanged
+        if tensor not in self.remainders:
+            data = resume_from(self.model, "the float model", tensor, "score")
+            self.remainders[tensor] = OnnxRuntimeEngine(data, self.size)
+        session = self.remainders[tensor].session
+        feeds: dict[str, NDArray[Any]] = {}
+        for value in session.get_inputs():
+            feeds[value.name] = single if value.name.startswith(FED) else pixels
         score: NDArray[np.float32] = session.run(["score"], feeds)[0]
         return score
 
     def result(
         self, unmatched: tuple[Layer, ...], before: Mapping[str, frozenset[str]]
-    ) -> Comparison:
-        errors = tuple(
-            LayerError(
-                place.layer,
-                place.computes_in,
-                place.stored_in,
-                total.result(),
-                own.result() if self.alone is not None else None,
-                self._effect(place.layer),
-                runtime.result() if self.graph is not None else None,
+    ) -> LayerComparison:
+        """Return the errors over all batches."""
+        errors = []
+        for index, place in enumerate(self.places):
+            own = runtime = None
+            if self.alone is not None:
+                own = self.own[index].result()
+            if self.graph is not None:
+                runtime = self.runtime[index].result()
+            errors.append(
+                LayerError(
+                    layer=place.layer,
+                    computes_in=place.computes_in,
+                    stored_in=place.stored_in,
+                    total=self.total[index].result(),
+                    own=own,
+                    effect=self._effect(place.layer),
+                    runtime=runtime,
+                )
             )
-            for place, total, own, runtime in zip(
-                self.found, self.total, self.own, self.runtime, strict=True
-            )
-        )
         scores = np.concatenate(self.scores)
-        seen = Watched(
-            self.disturbed,
-            self.inside.integer_convolutions,
-            self.inside.integer_convolutions_unwatched,
+        return LayerComparison(
+            layers=tuple(errors),
+            unmatched=unmatched,
+            watched=ObservationEffect(
+                self.disturbance,
+                self.engine.integer_convolutions,
+                self.engine.integer_convolutions_unwatched,
+            ),
+            score_mean=float(scores.mean()),
+            score_max=float(scores.max()),
+            parents=before,
         )
-        mean, largest = float(scores.mean()), float(scores.max())
-        return Comparison(errors, unmatched, seen, mean, largest, before)
 
     def _effect(self, layer: Layer) -> Effect | None:
         if not self.sensitivity:
@@ -414,16 +452,19 @@ class _Run:
 
 def _in_onnxruntime(
     graph: OnnxRuntimeTensors, lowered: bytes, size: int, *, as_written: bool
-) -> Inside:
-    """An engine that ONNX Runtime runs, and looks into."""
-    # As written, every convolution stands between Q/DQ pairs and computes in float.
-    counted = () if as_written else (graph.model, lowered)
-    counts = [count_convolutions(data)["int8"] for data in counted] or [0, 0]
-    return Inside(graph, OnnxRuntimeEngine(lowered, size, as_written=as_written), *counts)
+) -> ObservedEngine:
+    """Return an engine whose own runtime is ONNX Runtime."""
+    plain = OnnxRuntimeEngine(lowered, size, as_written=as_written)
+    if as_written:
+        # Without the optimiser, no Q/DQ pairs are fused: every convolution computes in float.
+        return ObservedEngine(graph, plain, 0, 0)
+    seen_integers = count_convolutions(graph.model)["int8"]
+    plain_integers = count_convolutions(lowered)["int8"]
+    return ObservedEngine(graph, plain, seen_integers, plain_integers)
 
 
 def _largest(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
-    """Largest |a - b|; infinite where just one of the two is finite."""
+    """Return the largest |a - b|; infinite if only one of the two is finite somewhere."""
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     with np.errstate(invalid="ignore"):
         return float(np.nan_to_num(np.where(same, 0.0, np.abs(a - b)), nan=np.inf).max())
@@ -434,5 +475,5 @@ def _check_number(layer: Layer, truth: NDArray[np.floating]) -> None:
         raise LpxError(
             f"the reference itself gives NaN in layer {layer.name}",
             f"tensor {layer.tensor}: there is nothing to compare an engine with",
-            "see with `lpx predict --crops FACE --engine torch` whether the checkpoint does so too",
+            "check the checkpoint with `lpx predict --crops FACE --engine torch`",
         )

@@ -1,14 +1,14 @@
-"""The error of each layer of an engine, as a picture."""
+"""Figure of the errors of an engine's layers."""
 
 from __future__ import annotations
 
 import io
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from lpx.layerwise.compare import Comparison, LayerError, Verdict
+from lpx.layerwise.compare import LayerComparison, LayerError, LayerVerdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,31 +16,36 @@ if TYPE_CHECKING:
 _COLOURS = {"int8": "#c2571a", "fp16": "#2f6db3", "fp32": "#767676"}
 _RED = "#b00020"
 _ROW_INCHES = 0.19
+# Relative errors below this are float32 rounding, and would stretch the axis.
 _LEAST = 1e-7
-"""Relative errors below are float32 rounding."""
 
 
 def draw_layers(
-    found: Comparison, verdict: Verdict, tolerance: float, title: str, runtime: str = ""
+    comparison: LayerComparison,
+    verdict: LayerVerdict,
+    tolerance: float,
+    title: str,
+    runtime: str = "",
 ) -> bytes:
-    """Draw the errors of all layers, first to last from top to bottom; PNG.
+    """Draw the errors of all layers, from the first at the top to the last; PNG.
 
-    A bar is a layer's own error; a line goes through the errors as the engine runs; the colour is
-    what the layer computes in. Where it is known, a white diamond is what the engine's runtime adds
-    to its graph. The first layer beyond the tolerance and the culprit are red.
+    Bars are the layers' own errors, the line connects their errors as the engine runs, and colours
+    show the type a layer computes in. White diamonds, if known, are errors added by the engine's
+    runtime. The first layer beyond the tolerance and the culprit are red.
 
     Args:
-        found: What to draw.
-        verdict: Of `found`.
+        comparison: Errors to draw.
+        verdict: Verdict on `comparison`.
         tolerance: Largest relative error allowed.
-        title: Stands on top.
-        runtime: Name of what ran the engine, as "TensorRT".
+        title: Title of the figure.
+        runtime: Name of the engine's runtime, such as "TensorRT".
     """
     import matplotlib.style
     from matplotlib.figure import Figure
 
-    layers = found.layers
+    layers = comparison.layers
     low, high = _limits(layers, tolerance)
+    # The default style: a user's own must not change the figure.
     with matplotlib.style.context("default"):
         figure = Figure(figsize=(9, 1.7 + _ROW_INCHES * len(layers)), layout="constrained")
         axes = figure.add_subplot()
@@ -66,8 +71,8 @@ def draw_layers(
             ylim=(len(layers) - 0.5, -0.5),
             xlabel="relative error  ||d|| / ||x||",
         )
-        # Matplotlib would read a name with two dollar signs as a formula. The numbers of the axis
-        # need its parser.
+        # Matplotlib would read a name with two dollar signs as a formula. Its parser cannot be
+        # turned off altogether, as the numbers of the axis need it.
         axes.set_title(title, parse_math=False)
         axes.grid(axis="x", alpha=0.3)
         _name_rows(axes, layers, verdict)
@@ -77,15 +82,22 @@ def draw_layers(
     return data.getvalue()
 
 
-def _limits(layers: tuple[LayerError, ...], tolerance: float) -> tuple[float, float]:
-    """Ends of the axis of errors: all that are finite and no mere float32 rounding lie between."""
-    known = [error for e in layers for error in (e.total, e.own, e.runtime) if error]
-    errors = [error.relative for error in known]
-    shown = [e for e in errors if math.isfinite(e) and e > _LEAST] + [tolerance]
-    return min(shown) / 3, max(shown) * 3
+class _Limits(NamedTuple):
+    """Ends of the axis of errors."""
+
+    low: float
+    high: float
 
 
-def _name_rows(axes: Axes, layers: tuple[LayerError, ...], verdict: Verdict) -> None:
+def _limits(layers: tuple[LayerError, ...], tolerance: float) -> _Limits:
+    shown = [tolerance]
+    for layer in layers:
+        errors = [error.relative for error in (layer.total, layer.own, layer.runtime) if error]
+        shown += [error for error in errors if math.isfinite(error) and error > _LEAST]
+    return _Limits(min(shown) / 3, max(shown) * 3)
+
+
+def _name_rows(axes: Axes, layers: tuple[LayerError, ...], verdict: LayerVerdict) -> None:
     axes.set_yticks(range(len(layers)), [e.layer.name for e in layers], fontsize=7)
     for label, error in zip(axes.get_yticklabels(), layers, strict=True):
         label.set_parse_math(False)
@@ -117,7 +129,7 @@ def _explain(axes: Axes, layers: tuple[LayerError, ...], tolerance: float, runti
                 markersize=4,
                 markeredgecolor="black",
                 linestyle="",
-                label=f"what {runtime} adds to the graph",
+                label=f"added by {runtime}",
             )
         )
     used = {e.computes_in for e in layers}

@@ -1,4 +1,4 @@
-"""A TensorRT engine, built again so that it hands out the tensors between its layers."""
+"""Rebuilding of a TensorRT engine with its intermediate tensors exposed."""
 
 from __future__ import annotations
 
@@ -27,25 +27,26 @@ def build_watched(
     timing_caches: Path,
     progress: Progress | None = None,
 ) -> Plan:
-    """Build an engine's plan again from its own graph, as it was built, but watched.
+    """Rebuild an engine from its own graph and options, with intermediate tensors as outputs.
 
-    A plan that is finished shows none of the tensors between its layers.
+    A finished plan cannot expose the tensors between its layers.
 
     Args:
-        folder: The engine's; nothing in it is changed.
-        manifest: The engine's, of target tensorrt or tensorrt-rtx.
-        names: The tensors to hand out.
-        timing_caches: Where the engine's build left its timing cache; read where it is there.
-        progress: Told of TensorRT's phases.
+        folder: Folder of the engine; nothing in it is changed.
+        manifest: Manifest of the engine, of target tensorrt or tensorrt-rtx.
+        names: Tensors to expose.
+        timing_caches: Folder with the timing cache of the engine's build; used if it is there.
+        progress: Called with TensorRT's progress.
 
     Raises:
-        LpxError: The engine's graph is missing or altered, or TensorRT refuses.
+        LpxError: The engine's graph is missing or was changed, or TensorRT rejects it.
     """
     options = manifest.options
     cache = None
     if manifest.dialect == "calibration-cache":
         cache = read_regular(folder / "calibration.cache", inside=folder)
-    # What is watched has other layers, whose times no frozen cache need hold.
+    # The cache is not frozen, even if it was for the engine: with other outputs there are other
+    # layers, whose times it does not hold.
     return build_plan(
         read_graph(folder, manifest),
         flavour=flavour_of(manifest.target),
@@ -61,12 +62,14 @@ def build_watched(
         hardware_compatible=options["hardware_compatible"],
         dla_core=options["dla_core"],
         watch=tuple(names),
-        tf32=options.get("tf32", True),  # engines of before it was asked
+        # Manifests of earlier releases do not have it; TensorRT's default was used.
+        tf32=options.get("tf32", True),
     )
 
 
 def open_watched(plan: Plan, manifest: EngineManifest, names: Sequence[str]) -> TensorRTTensors:
-    """Load a plan of `build_watched`; it was built here, so what code it carries is trusted."""
+    """Load a plan of `build_watched`."""
+    # It was built on this machine, so the host code in it is trusted.
     return TensorRTTensors(
         plan.data,
         flavour=plan.flavour,
@@ -77,7 +80,7 @@ def open_watched(plan: Plan, manifest: EngineManifest, names: Sequence[str]) -> 
 
 
 def _batches(profiles: Sequence[dict[str, int]]) -> Batches:
-    """What was asked for: one range, or batch sizes with a profile each."""
+    """Return the batches that the engine was built for: one range, or a profile per batch size."""
     if len(profiles) == 1:
         return BatchRange(**profiles[0])
     return tuple(profile["maximum"] for profile in profiles)

@@ -1,4 +1,4 @@
-"""How far a tensor is from the one that it should be."""
+"""Error of a tensor relative to a reference."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class TensorError:
-    """How far a tensor is from the reference, over all faces.
+    """Error d of a tensor relative to the reference x, over all faces.
 
     Attributes:
         max_abs: Largest |d|.
         mean_abs: Mean |d|.
-        relative: ||d|| / ||x||; infinite where the engine gives NaN or infinity, or x is all zero
+        relative: ||d|| / ||x||; infinite if there are values that are not finite, or if x is zero
             and d is not.
-        cosine: Cosine of the two tensors; 1 where both are zero.
-        not_finite: Values that are NaN or infinite in the engine, or in x alone. Where both are the
-            same infinity, as in the mask of an attention, they are left out.
+        cosine: Cosine similarity of the two tensors; 1 if both are zero.
+        not_finite: Number of values that are NaN or infinite in either tensor. Equal infinities, as
+            in the mask of an attention, are not counted.
     """
 
     max_abs: float
@@ -31,14 +31,16 @@ class TensorError:
 
     @property
     def sqnr_db(self) -> float:
-        """Signal to quantisation noise, 20 log10(||x|| / ||d||), dB; infinite where d is zero."""
+        """Signal-to-quantisation-noise ratio, 20 log10(||x|| / ||d||), dB; infinite if d is 0."""
         if self.relative == 0:
             return math.inf
-        return -20 * math.log10(self.relative) if math.isfinite(self.relative) else -math.inf
+        if not math.isfinite(self.relative):
+            return -math.inf
+        return -20 * math.log10(self.relative)
 
 
 class ErrorSum:
-    """Sums over batches that a `TensorError` is made from."""
+    """Sums over batches from which a `TensorError` is computed."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -46,11 +48,17 @@ class ErrorSum:
         self.max_abs = 0.0
         self.abs = self.difference = self.truth = self.other = self.product = 0.0
 
-    def add(self, truth: NDArray[np.floating], found: NDArray[np.floating]) -> None:
-        """Take in a batch: two arrays of one shape; values that are not finite count apart."""
-        x, y = truth.astype(np.float64).ravel(), found.astype(np.float64).ravel()
+    def add(self, truth: NDArray[np.floating], values: NDArray[np.floating]) -> None:
+        """Add a batch.
+
+        Args:
+            truth: The reference.
+            values: The tensor, of the same shape.
+        """
+        x, y = truth.astype(np.float64).ravel(), values.astype(np.float64).ravel()
         finite = np.isfinite(x) & np.isfinite(y)
         if not finite.all():
+            # NaN differs from itself, and so is counted even where both are NaN.
             self.not_finite += int(np.count_nonzero(~finite & (x != y)))
             x, y = x[finite], y[finite]
         if not len(x):
@@ -65,12 +73,21 @@ class ErrorSum:
         self.product += float(x @ y)
 
     def result(self) -> TensorError:
-        """The error over all that was taken in."""
+        """Return the error over all batches."""
+        relative = 0.0
         if self.not_finite or (self.difference and not self.truth):
             relative = math.inf
-        else:
-            relative = math.sqrt(self.difference / self.truth) if self.truth else 0.0
-        norms = math.sqrt(self.truth * self.other)
-        cosine = min(1.0, self.product / norms) if norms else float(not self.difference)
-        mean = self.abs / self.count if self.count else 0.0
-        return TensorError(self.max_abs, mean, relative, cosine, self.not_finite)
+        elif self.truth:
+            relative = math.sqrt(self.difference / self.truth)
+        # Both zero count as equal.
+        cosine = float(not self.difference)
+        if norms := math.sqrt(self.truth * self.other):
+            # Rounding may lead beyond 1.
+            cosine = min(1.0, self.product / norms)
+        return TensorError(
+            max_abs=self.max_abs,
+            mean_abs=self.abs / max(self.count, 1),
+            relative=relative,
+            cosine=cosine,
+            not_finite=self.not_finite,
+        )

@@ -1,10 +1,12 @@
-"""Tensors of a checkpoint's modules, under the names that they have in its exported graph."""
+"""Tensors of a checkpoint's modules, by their names in the exported graph."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -18,7 +20,8 @@ from lpx.graph.layers import Layer, parents
 from lpx.graph.nodes import ACTIVATIONS, name_of
 from lpx.models.checkpoint import Detector
 
-# Folding a batch norm leaves the convolution's weight its name, or its bias.
+# Names of weights and of expanded batch norms; a folded batch norm leaves the convolution's weight
+# its name, or names its bias NAME_bias.
 _PARAMETER = re.compile(rf"detector\.(.+)\.(?:(?:weight|bias)(?:_bias)?|{OFFSET})")
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _ACTIVATION_MODULES = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
@@ -26,26 +29,33 @@ _ACTIVATION_MODULES = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
 
 @dataclass(frozen=True)
 class _Call:
-    """A module that was called: its path, itself, and the shape that it gave without the batch."""
+    """A call of a module: its path, the module, and the shape of its result without the batch."""
 
     path: str
     module: nn.Module
     shape: tuple[int, ...]
 
 
-class TorchLayers:
-    """A checkpoint that hands out the tensors of layers.
+class _Output(NamedTuple):
+    """Result of a call of a module."""
 
-    A layer of the graph is matched with a call of a module by what surrounds it: a convolution
-    bears its module's name, and stands for the batch norm and the activation called next; a batch
-    norm that no convolution took up is an Add that bears its name; any other Add is what the last
-    module that ends before the next convolution gives, as a residual block does.
-    What is computed outside of modules, by functions, has no match.
+    path: str
+    module: nn.Module
+    tensor: Tensor
+
+
+class TorchLayers:
+    """A checkpoint that returns the tensors of the graph's layers.
+
+    A layer is matched with a call of a module by its context. A convolution has its module's name,
+    and includes the batch norm and the activation called next. A batch norm that was not folded is
+    an Add with its name. Any other Add is the result of the last module that ends before the next
+    convolution, as of a residual block. Results of functions, outside of modules, have no match.
 
     Args:
         detector: The checkpoint.
-        graph: The graph exported from it, every node named.
-        layers: Its layers.
+        graph: The graph exported from it, with named nodes.
+        layers: Layers of the graph.
     """
 
     def __init__(self, detector: Detector, graph: ir.Model, layers: Sequence[Layer]) -> None:
@@ -53,47 +63,50 @@ class TorchLayers:
         size = self.engine.size
         pixels = np.zeros((1, size, size, 3), np.uint8)
         self.calls = [
-            _Call(path, module, tuple(output.shape[1:]))
-            for path, module, output in self._trace(pixels)
+            _Call(output.path, output.module, tuple(output.tensor.shape[1:]))
+            for output in self._trace(pixels)
         ]
         self.index = _match(graph, layers, self.calls)
 
     def run(self, pixels: NDArray[np.uint8]) -> Mapping[str, NDArray[np.float32]]:
-        """Tensors of a batch, uint8 [N, S, S, 3], by the name that they have in the graph.
+        """Return the tensors of a batch, uint8 [N, S, S, 3], by their names in the graph.
 
         Returns:
-            float32 arrays; "score" and "patch_map" are always among them.
+            float32 arrays, always including "score" and "patch_map".
         """
-        wanted = {index: name for name, index in self.index.items()}
-        found = {
-            wanted[index]: output.cpu().numpy()
-            for index, (_, _, output) in enumerate(self._trace(pixels, frozenset(wanted)))
-            if index in wanted
-        }
+        names = {index: name for name, index in self.index.items()}
+        tensors: dict[str, NDArray[np.float32]] = {}
+        for index, output in enumerate(self._trace(pixels, frozenset(names))):
+            if index in names:
+                tensors[names[index]] = output.tensor.cpu().numpy()
         prediction = self.engine.infer(pixels)
-        return {**found, "score": prediction.score, "patch_map": prediction.patch_map}
+        return {**tensors, "score": prediction.score, "patch_map": prediction.patch_map}
 
     def _trace(
         self, pixels: NDArray[np.uint8], kept: frozenset[int] | None = None
-    ) -> list[tuple[str, nn.Module, Tensor]]:
-        """Every call of a module in the order of their ends; outputs are real where `kept`."""
-        calls: list[tuple[str, nn.Module, Tensor]] = []
+    ) -> list[_Output]:
+        """Return the calls of all modules, in the order in which they end.
+
+        Args:
+            pixels: uint8 [N, S, S, 3].
+            kept: Indices of the calls whose tensors are kept; all if None.
+        """
+        calls: list[_Output] = []
         nothing = torch.empty(0)
 
-        def hook(path: str, module: nn.Module, output: object) -> None:
-            if isinstance(output, Tensor):
-                # An activation that works in place would overwrite it.
-                copied = kept is None or len(calls) in kept
-                calls.append((path, module, output.clone() if copied else nothing))
+        def hook(path: str, module: nn.Module, inputs: object, output: object) -> None:
+            if not isinstance(output, Tensor):
+                return
+            tensor = nothing
+            if kept is None or len(calls) in kept:
+                # A copy: an in-place activation would overwrite the tensor.
+                tensor = output.clone()
+            calls.append(_Output(path, module, tensor))
 
-        detector = self.engine.module.detector
-        handles = [
-            module.register_forward_hook(
-                lambda module, _, output, path=path: hook(path, module, output)
-            )
-            for path, module in detector.named_modules()
-            if path
-        ]
+        handles = []
+        for path, module in self.engine.module.detector.named_modules():
+            if path:
+                handles.append(module.register_forward_hook(partial(hook, path)))
         try:
             self.engine.infer(pixels)
         finally:
@@ -103,28 +116,31 @@ class TorchLayers:
 
 
 def _match(graph: ir.Model, layers: Sequence[Layer], calls: Sequence[_Call]) -> dict[str, int]:
-    """Index of the call that makes each layer's tensor; layers without one are left out."""
+    """Return the index of the call that computes each layer's tensor, by tensor; some have none."""
     starts = [i for i, call in enumerate(calls) if isinstance(call.module, nn.Conv2d)]
     paths = [calls[i].path for i in starts]
-    spelled_out = _spelled_out(graph)
-    norms = [i for i, call in enumerate(calls) if call.path in spelled_out]
+    expanded = _expanded_norms(graph)
+    norms = [i for i, call in enumerate(calls) if call.path in expanded]
     norm_paths = [calls[i].path for i in norms]
+    # Calls of convolutions and of expanded batch norms, by tensor. A module that is called more
+    # than once cannot be told by its name.
     anchors: dict[str, int] = {}
-    apart: dict[str, int] = {}
+    separate: dict[str, int] = {}
     for layer in layers:
         path = _module_path(graph, layer)
         if path and paths.count(path) == 1:
             anchors[layer.tensor] = starts[paths.index(path)]
         elif path and norm_paths.count(path) == 1:
-            apart[layer.tensor] = norms[norm_paths.index(path)]
+            separate[layer.tensor] = norms[norm_paths.index(path)]
     before = parents(graph, layers)
     shapes = {str(v.name): v.shape for node in graph.graph for v in node.outputs}
     matched = {}
     for layer in layers:
         kinds = layer.op_type.split("+")
-        own = anchors.get(layer.tensor, apart.get(layer.tensor))
+        own = anchors.get(layer.tensor, separate.get(layer.tensor))
         added = kinds[0] == "Add" and own is None
         if added:
+            # The residual block of an Add ends after the last convolution that leads to it.
             own = max((anchors[t] for t in before[layer.tensor] if t in anchors), default=None)
         elif kinds[0] not in ("Add", "Conv", "Gemm"):
             continue
@@ -132,51 +148,65 @@ def _match(graph: ir.Model, layers: Sequence[Layer], calls: Sequence[_Call]) -> 
             continue
         end = min((i for i in (*starts, *norms) if i > own), default=len(calls))
         activated = len(kinds) > 1 and kinds[-1] in ACTIVATIONS
-        found = _pick(calls, own, end, spelled_out, added=added, activated=activated)
+        call = _pick(calls, own, end, expanded, added=added, activated=activated)
         shape = shapes[layer.tensor]
-        if found is not None and shape is not None and calls[found].shape == tuple(shape)[1:]:
-            matched[layer.tensor] = found
+        # Another shape shows that the guess is wrong.
+        if call is not None and shape is not None and calls[call].shape == tuple(shape)[1:]:
+            matched[layer.tensor] = call
     return matched
 
 
-def _spelled_out(graph: ir.Model) -> frozenset[str]:
-    """Paths of the batch norms that no convolution took up."""
-    names = [str(value.name) for node in graph.graph for value in node.inputs if value is not None]
-    found = [_PARAMETER.fullmatch(name) for name in names if name.endswith(f".{OFFSET}")]
-    return frozenset(match[1] for match in found if match)
+def _expanded_norms(graph: ir.Model) -> frozenset[str]:
+    """Return the paths of the batch norms that were not folded into a convolution."""
+    paths: set[str] = set()
+    for node in graph.graph:
+        for value in node.inputs:
+            if value is not None and str(value.name).endswith(f".{OFFSET}"):
+                parameter = _PARAMETER.fullmatch(str(value.name))
+                if parameter:
+                    paths.add(parameter[1])
+    return frozenset(paths)
 
 
 def _pick(
     calls: Sequence[_Call],
     start: int,
     end: int,
-    spelled_out: Collection[str],
+    expanded: Collection[str],
     *,
     added: bool,
     activated: bool,
 ) -> int | None:
-    """The call between a convolution and the next one that makes a layer's tensor."""
+    """Return the call between a convolution and the next one that computes a layer's tensor."""
     window = range(start, end)
     if activated:
-        found = [i for i in window if isinstance(calls[i].module, _ACTIVATION_MODULES)]
-        return (found[-1] if added else found[0]) if found else None
+        activations = [i for i in window if isinstance(calls[i].module, _ACTIVATION_MODULES)]
+        if not activations:
+            return None
+        # The activation of a residual Add comes after those inside the block.
+        return activations[-1] if added else activations[0]
     if added:
-        found = [i for i in window if any(True for _ in calls[i].module.children())]
-        return found[-1] if found else None
+        # A block is a module with children, and ends after they do.
+        blocks = [i for i in window if any(True for _ in calls[i].module.children())]
+        return blocks[-1] if blocks else None
     for i in window:
         if isinstance(calls[i].module, _ACTIVATION_MODULES):
             break
         if isinstance(calls[i].module, _NORMS):
-            return start if calls[i].path in spelled_out else i
+            # A folded batch norm is part of the convolution, an expanded one is a layer of its own.
+            return start if calls[i].path in expanded else i
     return start
 
 
 def _module_path(graph: ir.Model, layer: Layer) -> str:
-    """The module of the detector whose parameters a layer's node reads; "" where there is none."""
+    """Return the path of the module whose parameters a layer's node reads; "" if there is none."""
     for node in graph.graph:
-        if name_of(node) == layer.name:
-            for value in node.inputs[1:]:
-                found = _PARAMETER.fullmatch(str(value.name)) if value is not None else None
-                if found:
-                    return found[1]
+        if name_of(node) != layer.name:
+            continue
+        for value in node.inputs[1:]:
+            parameter = None
+            if value is not None:
+                parameter = _PARAMETER.fullmatch(str(value.name))
+            if parameter:
+                return parameter[1]
     return ""

@@ -21,7 +21,7 @@ def here(tmp_path, monkeypatch):
 def test_a_folder(lpx, crops, tmp_path):
     ran = lpx("explain", DEMO, crops, "--limit", 7)
     assert ran.code == 0
-    assert "of 7 faces are called wrong" in ran.out
+    assert "of 7 faces are misclassified" in ran.out
     assert "page: lpx-out/explain/index.html (and maps.npz)" in ran.out
     assert (tmp_path / "lpx-out" / "explain" / "index.html").is_file()
     assert (tmp_path / "lpx-out" / "explain" / "maps.npz").is_file()

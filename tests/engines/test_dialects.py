@@ -17,9 +17,9 @@ from lpx.engines.build import DIALECTS, cache_scales, make_graph
 from lpx.engines.request import BuildRequest
 from lpx.errors import LpxError
 from lpx.export.to_onnx import to_onnx
-from lpx.graph.qdq.prepare import prepare
+from lpx.graph.qdq.prepare import prepare_model
 from lpx.graph.qdq.weights import WeightOptions
-from lpx.layerwise.compare import compare
+from lpx.layerwise.compare import compare_layers
 from lpx.models.checkpoint import Detector, load_checkpoint
 from lpx.models.detector import new_detector
 
@@ -149,7 +149,9 @@ def test_weakly_and_strongly_typed_layers_are_as_near_to_the_float_model(case):
     size = input_size(case)
     faces = next(iter(demo_set("test").first(FACES).stream(FACES, size, []))).pixels
     weak, strong = (
-        compare(made(case, dialect)[0].SerializeToString(), case[0], [faces], size, as_written=True)
+        compare_layers(
+            made(case, dialect)[0].SerializeToString(), case[0], [faces], size, as_written=True
+        )
         for dialect in ("weakly-typed", "strongly-typed")
     )
     assert [e.layer for e in weak.layers] == [e.layer for e in strong.layers]
@@ -208,7 +210,7 @@ def test_model_that_is_quantised_already(case):
     for precision in ("fp32", "fp16", "int8"):
         with pytest.raises(LpxError, match="the exported model is quantised already"):
             make_graph(quantised, replace(wanted, precision=precision), "strongly-typed")
-    stripped, _ = prepare(quantised, "it", requantise=True)
+    stripped, _ = prepare_model(quantised, "it", requantise=True)
     scales = replace(wanted.scales, model_sha256=hashlib.sha256(stripped).hexdigest())
     again = replace(wanted, scales=scales, weights=replace(wanted.weights, requantise=True))
     data, placement = make_graph(quantised, again, "strongly-typed")
@@ -231,7 +233,7 @@ def test_equalised_graph_takes_the_scales_of_the_equalised_model(case):
     with pytest.raises(LpxError, match="before equalisation"):
         make_graph(model, replace(wanted, weights=options), "strongly-typed")
     size = input_size(case)
-    equalised, pairs = prepare(model, "it", equalised=True)
+    equalised, pairs = prepare_model(model, "it", equalised=True)
     assert any(pair.scaled for pair in pairs)
     right = request(equalised, size, weights=options)
     data, _ = make_graph(model, right, "weakly-typed")

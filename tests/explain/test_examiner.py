@@ -13,7 +13,6 @@ from lpx.api.explain import explain, open_faces
 from lpx.data.face_sets.face_set import Face, FaceSet
 from lpx.engines.torch import TorchEngine
 from lpx.errors import LpxError
-from lpx.explain import examiner as explanation
 from lpx.explain.examiner import Examiner, class_means, clip, off_diagonal_mean, regions_per_side
 from lpx.export.deployed import Deployed
 from lpx.models.checkpoint import Detector, save_checkpoint
@@ -187,12 +186,11 @@ def test_a_grid_of_one_unit_has_no_regions(make):
     assert face.strongest.box == (0, 0, 32, 32)
 
 
-def test_a_field_that_cannot_be_analysed_is_unknown(make, monkeypatch):
+def test_a_field_that_cannot_be_analysed_is_unknown(make):
     def fail(module, size):
         raise LpxError("it cannot be traced")
 
-    monkeypatch.setattr(explanation, "analyse", fail)
-    examiner = Examiner(make())
+    examiner = Examiner(make(), analyser=fail)
     assert examiner.field.reason == "it cannot be traced"
     ((found, _),) = examiner.examine(face_set(*noise(1, 64)), [])
     assert found.strongest.box is None

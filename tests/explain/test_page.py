@@ -131,7 +131,7 @@ def test_names_are_escaped(page):
 def test_the_page_says_what_was_found(page, explained):
     text = Checker(page).text
     found = explained.findings
-    wrong = f"{found.mistakes} of 8 faces are called wrong"
+    wrong = f"{found.mistakes} of 8 faces are misclassified"
     assert f"{wrong} at the threshold of {found.card.threshold:.3f}" in text
     assert "1 image could not be read" in text
     assert "x<y.png file is empty" in text
@@ -155,8 +155,8 @@ def test_without_labels_the_highest_score_comes_first():
     page = page_of(face(1, None, 0.3), face(2, None, 0.9), face(3, None, 0.6))
     assert names(page) == ["face2.png", "face3.png", "face1.png"]
     text = Checker(page).text
-    assert "2 of 3 faces are called fake" in text
-    assert "abels are not known" in text
+    assert "2 of 3 faces are classified as fake" in text
+    assert "abels are unknown" in text
     assert "mistakes" not in text
     assert 'name="label"' not in page
 
@@ -171,7 +171,7 @@ def test_a_field_that_is_unknown_is_said_so():
 def test_without_regions_there_is_no_matrix():
     page = page_of(face(1, 1, 0.9, regions=0), face(2, 1, 0.8, regions=0), regions=0)
     text = Checker(page).text
-    assert "8×8 has no regions" in text
+    assert "8×8 patches has no regions" in text
     assert 'class="matrix"' not in page
     assert 'value="similarity' not in page
 
@@ -185,7 +185,7 @@ def test_a_single_face_needs_no_tools():
     page = page_of(face(1, None, 0.9), skipped=(Skipped("a.png", "file is empty"),))
     found = Checker(page)
     assert "tools" not in found.ids
-    assert "Score 0.900, called fake at the threshold of 0.500." in found.text
+    assert "Score 0.900, classified as fake at the threshold of 0.500." in found.text
 
 
 def test_400_faces_stay_below_8_mb(explained, drawn):

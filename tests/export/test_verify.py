@@ -10,14 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-import lpx.export.verify
 from lpx.card import ModelCard
 from lpx.data.face_sets.face_set import Face, FaceSet
 from lpx.errors import LpxError
 from lpx.export.deployed import Deployed
 from lpx.export.float64 import graph_in_float64, in_float64
 from lpx.export.to_onnx import to_onnx
-from lpx.export.verify import TOLERANCE, verify
+from lpx.export.verify import TOLERANCE, Outputs, open_in_onnxruntime, verify
 from lpx.models.checkpoint import Detector
 
 SIZE = 64
@@ -104,45 +103,40 @@ def test_wrong_export_is_refused_however_steep_the_model(faces, gain):
     with pytest.raises(LpxError, match="the exported model differs") as caught:
         verify(wrong, detector(module), faces)
     assert "more than float32 rounding" in caught.value.why
-    assert "--tolerance" in caught.value.fix
+    assert "`tolerance=" in caught.value.fix
 
 
-@pytest.fixture
-def runtime(monkeypatch):
-    """A function: let ONNX Runtime be off by as much as is said, in the maps, from now on."""
-    session = lpx.export.verify._session
+def noisy_runtime(by):
+    """Return an opener of sessions whose maps have noise of standard deviation `by`."""
 
-    def coarse(by):
-        def opened(model):
-            run = session(model)
+    def opener(model):
+        run = open_in_onnxruntime(model)
 
-            def noisy(pixels):
-                score, patch_map = run(pixels)
-                return score, patch_map + by * np.random.default_rng(0).normal(size=patch_map.shape)
+        def noisy(pixels):
+            score, patch_map = run(pixels)
+            noise = by * np.random.default_rng(0).normal(size=patch_map.shape)
+            return Outputs(score, patch_map + noise)
 
-            return noisy
+        return noisy
 
-        monkeypatch.setattr("lpx.export.verify._session", opened)
-
-    return coarse
+    return opener
 
 
-def test_right_graph_passes_where_the_runtime_is_coarse(faces, runtime):
+def test_correct_graph_passes_if_the_runtime_is_coarse(faces):
     made = detector(Net(1e4))
     model = to_onnx(made)
-    runtime(3e-3)
-    found = verify(model, made, faces)
+    coarse = noisy_runtime(3e-3)
+    found = verify(model, made, faces, opener=coarse)
     assert found.max_map_difference > 5e-3
     assert found.exact.map < found.noise.map
     with pytest.raises(LpxError, match="more than float32 rounding"):
-        verify(to_onnx(detector(perturbed(made.module, 1e-3))), made, faces)
+        verify(to_onnx(detector(perturbed(made.module, 1e-3))), made, faces, opener=coarse)
 
 
-def test_runtime_that_is_grossly_wrong_is_refused_for_a_right_graph(faces, runtime):
+def test_runtime_that_is_grossly_wrong_is_refused_for_a_correct_graph(faces):
     made = detector(Net(1e4))
-    runtime(0.1)
     with pytest.raises(LpxError, match="more than float32 rounding"):
-        verify(to_onnx(made), made, faces)
+        verify(to_onnx(made), made, faces, opener=noisy_runtime(0.1))
 
 
 def test_graph_in_float64_equals_the_model_in_float64():
@@ -166,19 +160,19 @@ def test_tolerance_takes_the_place_of_the_rule(faces):
 
 def test_number_of_faces(faces):
     made = detector(Net())
-    assert verify(to_onnx(made), made, faces, count=11).faces == 11
+    assert verify(to_onnx(made), made, faces, limit=11).faces == 11
 
 
 def test_random_model_is_named(faces):
     made = detector(Net(after=lambda s, m: (s * torch.rand_like(s), m)))
     model = to_onnx(detector(Net()))
-    with pytest.raises(LpxError, match="another score each time"):
+    with pytest.raises(LpxError, match="a different score each time"):
         verify(model, made, faces)
 
 
 def test_model_whose_faces_depend_on_each_other_is_named(faces):
     made = detector(Net(after=lambda s, m: ((s - s.mean() + 0.5).clamp(0, 1), m)))
-    with pytest.raises(LpxError, match="depends on the faces beside it"):
+    with pytest.raises(LpxError, match="depends on the other faces"):
         verify(to_onnx(made), made, faces)
 
 
@@ -194,7 +188,7 @@ def test_probabilities_out_of_range_on_faces_are_named(faces):
     made = detector(Net(after=lambda s, m: (s + 3, m)))
     with pytest.raises(LpxError, match="score takes values from") as caught:
         verify(to_onnx(made), made, faces)
-    assert "--outputs logits" in caught.value.fix
+    assert '`outputs="logits"`' in caught.value.fix
 
 
 def test_weights_that_are_not_finite_are_named(faces):
@@ -202,7 +196,7 @@ def test_weights_that_are_not_finite_are_named(faces):
     made.module.body[0].weight.data.fill_(float("nan"))
     with pytest.raises(LpxError, match="score is not finite") as caught:
         verify(model, made, faces)
-    assert "--outputs" not in caught.value.fix
+    assert "outputs" not in caught.value.fix
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lpx.errors import LpxError
-from lpx.graph.batch_norms import spell_out
+from lpx.graph.batch_norms import expand_batch_norms
 from tests.graph.graphs import graph, run
 
 rng = np.random.default_rng(0)
@@ -29,7 +29,7 @@ def test_rank_does_not_matter(shape):
     model = normed(shape)
     x = rng.standard_normal([int(d) for d in shape.split(",")]).astype(np.float32)
     wanted = run(model, x)[0]
-    assert spell_out(model) == 1
+    assert expand_batch_norms(model) == 1
     np.testing.assert_allclose(run(model, x)[0], wanted, rtol=1e-6, atol=2e-6)
     assert [node.op_type for node in model.graph] == ["Relu", "Mul", "Add", "Relu"]
 
@@ -41,7 +41,7 @@ def test_output_keeps_its_name_and_constants_say_the_module():
     model = graph(text, **{f"m.{name}": value for name, value in STATISTICS.items()})
     x = rng.standard_normal((2, 4, 5, 5)).astype(np.float32)
     wanted = run(model, x)[0]
-    spell_out(model)
+    expand_batch_norms(model)
     assert [value.name for value in model.graph.outputs] == ["n"]
     read = [node.inputs[1].name for node in model.graph]
     assert read == ["m.n.factor", "m.n.offset"]
@@ -53,7 +53,7 @@ def test_one_norm_called_twice():
     model = normed("2,4,5,5", after=f"p = BatchNormalization(n, {given})\n y = Add(n, p)")
     x = rng.standard_normal((2, 4, 5, 5)).astype(np.float32)
     wanted = run(model, x)[0]
-    assert spell_out(model) == 2
+    assert expand_batch_norms(model) == 2
     np.testing.assert_allclose(run(model, x)[0], wanted, rtol=1e-5, atol=1e-4)
 
 
@@ -65,6 +65,6 @@ def test_statistics_of_the_batch_are_refused():
     constants = dict(zip("sbmv", STATISTICS.values(), strict=True))
     del constants["m"]
     model = graph(text, shapes=False, axes=np.array([0, 2, 3]), **constants)
-    with pytest.raises(LpxError, match="from the batch that it is given") as caught:
-        spell_out(model)
+    with pytest.raises(LpxError, match="from the current batch") as caught:
+        expand_batch_norms(model)
     assert "track_running_stats" in caught.value.fix

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from lpx.graph.bounds import intervals
+from lpx.graph.bounds import tensor_bounds
 from tests.graph.graphs import graph, run
 
 NET = """g (uint8[N,8,8,4] faces) => (float[N,1,4,4] z) {
@@ -41,7 +41,7 @@ def net(seed):
 @pytest.mark.parametrize("seed", range(5))
 def test_every_tensor_stays_inside(seed):
     model = net(seed)
-    known = intervals(model)
+    known = tensor_bounds(model)
     rng = np.random.default_rng(seed)
     faces = np.concatenate(
         [
@@ -67,7 +67,7 @@ def test_bound_of_a_convolution_is_reached():
     text = "g (uint8[N,3,1,1] x) => (float[N,2,1,1] z) { c = Cast<to=1>(x)\n z = Conv(c, w, b) }"
     weight = np.array([[1, -2, 3], [0, 0, -1]], np.float32).reshape(2, 3, 1, 1)
     model = graph(text, w=weight, b=np.array([10, 0], np.float32))
-    found = intervals(model)["z"]
+    found = tensor_bounds(model)["z"]
     assert np.allclose(found.low, [10 - 510, -255], atol=0.02)
     assert np.allclose(found.high, [10 + 255 * 4, 0], atol=0.02)
 
@@ -80,7 +80,7 @@ def test_what_is_not_known_has_no_bound_and_a_clip_brings_it_back():
     }"""
     weight = np.eye(4, dtype=np.float32)[:, :, None, None]
     limits = {"low": np.array(0, np.float32), "high": np.array(6, np.float32)}
-    found = intervals(graph(text, w=weight, **limits))
+    found = tensor_bounds(graph(text, w=weight, **limits))
     assert found["e"].high == np.inf
     assert (found["r"].low, found["r"].high) == (0, 6)
     assert np.allclose(found["z"].high, 6, rtol=1e-4)
@@ -89,7 +89,7 @@ def test_what_is_not_known_has_no_bound_and_a_clip_brings_it_back():
 def test_weight_of_zero_reads_nothing_from_an_unbounded_channel():
     text = "g (float[N,2,1,1] x) => (float[N,2,1,1] z) { z = Conv(x, w) }"
     weight = np.array([[0, 0], [0, 1]], np.float32).reshape(2, 2, 1, 1)
-    found = intervals(graph(text, w=weight))["z"]
+    found = tensor_bounds(graph(text, w=weight))["z"]
     assert list(found.low) == [0, -np.inf]
     assert list(found.high) == [0, np.inf]
 
@@ -98,4 +98,4 @@ def test_input_type_counts():
     text = "g (float[N,3] x) => (float[N,3] z) { z = Relu(x) }"
     model = graph(text)
     assert model.graph.inputs[0].dtype == ir.DataType.FLOAT
-    assert (intervals(model)["z"].low, intervals(model)["z"].high) == (0, np.inf)
+    assert (tensor_bounds(model)["z"].low, tensor_bounds(model)["z"].high) == (0, np.inf)

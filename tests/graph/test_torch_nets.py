@@ -23,7 +23,7 @@ from lpx.export.deployed import Deployed
 from lpx.export.to_onnx import to_onnx
 from lpx.graph.lower_opset import lower_opset
 from lpx.graph.model_io import parse, serialise
-from lpx.layerwise.compare import batch_size, compare
+from lpx.layerwise.compare import batch_size, compare_layers
 from lpx.machine.machine import read_machine
 from lpx.models.checkpoint import Detector
 from tests.graph.torch_nets import NETS, SIZE, make
@@ -106,7 +106,7 @@ def test_graph_of_every_dialect_computes_the_same(case, dialect, precision):
     assert 0 < error < TOLERANCE[precision] * (4 if case.name == "gated" else 1)
     if dialect == "strongly-typed" and precision == "int8":
         assert batch_size(case.model) >= 5
-        found = compare(graph, case.model, [case.pixels], SIZE, as_written=True)
+        found = compare_layers(graph, case.model, [case.pixels], SIZE, as_written=True)
         assert found.layers
 
 

@@ -24,13 +24,12 @@ from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.errors import LpxError
 from lpx.export.to_onnx import to_onnx
 from lpx.graph.layers import layers_of, read_named
-from lpx.layerwise import compare as layer_errors
 from lpx.layerwise.compare import (
-    Inside,
+    ObservedEngine,
     OnnxRuntimeTensors,
     batch_size,
-    compare,
-    judge,
+    compare_layers,
+    judge_layers,
     tensors_to_watch,
     unexplained,
 )
@@ -63,7 +62,7 @@ def int8(built):
 
 @pytest.fixture(scope="module")
 def healthy(int8, model, batches):
-    return compare(int8, model, batches, SIZE, sensitivity=True)
+    return compare_layers(int8, model, batches, SIZE, sensitivity=True)
 
 
 def edited(data, edit):
@@ -133,7 +132,7 @@ def test_zeros_agree_with_zeros_only():
 
 
 def test_healthy_engine_is_within_tolerance_and_looking_changes_nothing(healthy):
-    assert judge(healthy, TOLERANCE).first is None
+    assert judge_layers(healthy, TOLERANCE).first is None
     assert not healthy.unmatched
     assert healthy.watched.score_difference < 1e-6
     seen = healthy.watched
@@ -160,7 +159,7 @@ def pooled(randomise):
 
 def test_pair_behind_a_float_layer_is_charged_with_its_own_rounding(pooled):
     data, lowered, faces = pooled
-    found = compare(lowered, data, faces, 64, sensitivity=True, as_written=True)
+    found = compare_layers(lowered, data, faces, 64, sensitivity=True, as_written=True)
     pool = next(e for e in found.layers if e.layer.op_type == "MaxPool")
     pair = next(e for e in found.layers if e.layer.name == f"{pool.layer.tensor}.quantize")
     assert (pool.computes_in, pool.stored_in) == ("fp16", "fp16")
@@ -169,7 +168,7 @@ def test_pair_behind_a_float_layer_is_charged_with_its_own_rounding(pooled):
     assert pool.own.relative < 1e-3 < pair.own.relative
     assert found.layers.index(pair) == found.layers.index(pool) + 1
     assert pool.effect.score_mean <= pair.effect.score_mean
-    verdict = judge(found, (pool.total.relative + pair.total.relative) / 2)
+    verdict = judge_layers(found, (pool.total.relative + pair.total.relative) / 2)
     assert verdict.first is pair
     assert verdict.culprit is pair
 
@@ -178,7 +177,7 @@ def test_pair_with_a_bad_scale_is_the_culprit_and_not_the_layer_before(pooled):
     data, lowered, faces = pooled
     pool = next(x for x in layers_of(read_named(data, "model")) if x.op_type == "MaxPool")
     broken = edited(lowered, scaled(f"{pool.tensor}.scale", 1 / 50))
-    verdict = judge(compare(broken, data, faces, 64, as_written=True), TOLERANCE)
+    verdict = judge_layers(compare_layers(broken, data, faces, 64, as_written=True), TOLERANCE)
     assert verdict.first.layer.name == verdict.culprit.layer.name == f"{pool.tensor}.quantize"
 
 
@@ -192,8 +191,8 @@ def test_pair_with_a_bad_scale_is_the_culprit_and_not_the_layer_before(pooled):
 )
 def test_scale_that_is_too_small(int8, model, batches, healthy, tensor, layer):
     broken = edited(int8, scaled(f"{tensor}.scale", 1 / 50))
-    found = compare(broken, model, batches, SIZE, sensitivity=True)
-    verdict = judge(found, TOLERANCE)
+    found = compare_layers(broken, model, batches, SIZE, sensitivity=True)
+    verdict = judge_layers(found, TOLERANCE)
     assert verdict.first.layer.name == verdict.culprit.layer.name == layer
     errors, before = by_name(found), by_name(healthy)
     assert errors[layer].own.relative > 0.5
@@ -209,8 +208,8 @@ def test_one_altered_weight(model, batches):
     def edit(found):
         found[name][3, 5, 0, 0] += 10
 
-    found = compare(edited(model, edit), model, batches, SIZE, sensitivity=True)
-    verdict = judge(found, 1e-3)
+    found = compare_layers(edited(model, edit), model, batches, SIZE, sensitivity=True)
+    verdict = judge_layers(found, 1e-3)
     expected = "Conv_23:backbone.blocks.2.0.conv_pwl"
     assert verdict.first.layer.name == verdict.culprit.layer.name == expected
     assert [e.layer.name for e in found.layers if e.own.relative > 1e-5] == [expected]
@@ -225,17 +224,20 @@ def test_altered_weight_is_found_against_the_checkpoint_too(built, model, batche
     detector = load_checkpoint(built.reference)
     graph = read_named(model, "the model")
     reference = TorchLayers(detector, graph, layers_of(graph))
-    assert judge(compare(model, model, batches, SIZE, reference=reference), 1e-4).first is None
+    assert (
+        judge_layers(compare_layers(model, model, batches, SIZE, reference=reference), 1e-4).first
+        is None
+    )
     altered = edited(model, scaled("detector.backbone.blocks.1.1.conv_dw.weight", 1.1))
-    found = compare(altered, model, batches, SIZE, reference=reference)
-    verdict = judge(found, 1e-3)
+    found = compare_layers(altered, model, batches, SIZE, reference=reference)
+    verdict = judge_layers(found, 1e-3)
     assert verdict.first.layer.name == "Conv_15:backbone.blocks.1.1.conv_dw"
     assert verdict.culprit is None
 
 
 def test_small_errors_that_add_up_are_put_down_to_the_largest(healthy):
     total = max(e.total.relative for e in healthy.layers)
-    verdict = judge(healthy, 0.9 * total)
+    verdict = judge_layers(healthy, 0.9 * total)
     assert verdict.first.own.relative < 0.9 * total
     before = healthy.parents[verdict.first.layer.tensor]
     own = {e.layer.tensor: e.own.relative for e in healthy.layers}
@@ -259,8 +261,8 @@ def half(model):
 
 def test_overflow_of_float16(half, batches):
     model, lowered = half
-    found = compare(lowered, model, batches, SIZE)
-    verdict = judge(found, 0.02)
+    found = compare_layers(lowered, model, batches, SIZE)
+    verdict = judge_layers(found, 0.02)
     assert verdict.first is verdict.culprit
     assert verdict.first.layer.name == "Conv_7:backbone.blocks.0.0.conv_pw"
     assert verdict.first.own.not_finite > 0
@@ -273,32 +275,31 @@ def test_overflow_of_float16(half, batches):
 
 def test_healthy_float16(model, batches):
     lowered, _ = make_graph(model, BuildRequest("onnxruntime", "fp16"), "onnxruntime")
-    found = compare(lowered, model, batches, SIZE)
-    assert judge(found, 0.02).first is None
+    found = compare_layers(lowered, model, batches, SIZE)
+    assert judge_layers(found, 0.02).first is None
     assert 1e-5 < max(e.own.relative for e in found.layers) < 5e-3
 
 
 def test_nan_in_the_engine_is_beyond_any_tolerance(model, batches):
     broken = edited(model, scaled("detector.head.bottleneck.0.weight", np.nan))
-    verdict = judge(compare(broken, model, batches, SIZE), 1e9)
+    verdict = judge_layers(compare_layers(broken, model, batches, SIZE), 1e9)
     assert verdict.first.layer.name == "Conv_47:head.bottleneck.0"
 
 
 def test_nan_in_the_reference_is_an_error(model, batches):
     broken = edited(model, scaled("detector.head.bottleneck.0.weight", np.nan))
     with pytest.raises(LpxError, match=r"reference itself .* Conv_47:head.bottleneck.0"):
-        compare(model, broken, batches, SIZE)
+        compare_layers(model, broken, batches, SIZE)
 
 
-def test_batches_shrink_with_the_tensors_of_a_face(model, monkeypatch):
+def test_batches_shrink_with_the_tensors_of_a_face(model):
     assert 1 <= batch_size(model) <= 8
-    monkeypatch.setattr("lpx.layerwise.compare.ROOM", 1)
-    assert batch_size(model) == 1
+    assert batch_size(model, max_values=1) == 1
 
 
 def test_figure_marks_the_first_layer_beyond(healthy):
     def red(tolerance):
-        data = draw_layers(healthy, judge(healthy, tolerance), tolerance, "title")
+        data = draw_layers(healthy, judge_layers(healthy, tolerance), tolerance, "title")
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).astype(int)
         blue, green, other = image[..., 0], image[..., 1], image[..., 2]
         return int(((other > 200) & (abs(green - blue) < 12) & (other - green > 25)).sum())
@@ -311,13 +312,13 @@ def test_graphs_that_tensorrt_is_given(built, model, batches, dialect):
     scales = load_scales(built.scales, onnx_digest(model))
     request = BuildRequest("tensorrt", "int8", scales, scales.method or "max")
     lowered, _ = make_graph(model, request, dialect)
-    found = compare(lowered, model, batches[:1], SIZE, as_written=True)
+    found = compare_layers(lowered, model, batches[:1], SIZE, as_written=True)
     assert not found.unmatched
-    assert judge(found, TOLERANCE).first is None
+    assert judge_layers(found, TOLERANCE).first is None
     name = "hardtanh_3.scale"
     altered = edited(lowered, scaled(name, 1 / 50))
-    broken = compare(altered, model, batches[:1], SIZE, as_written=True)
-    verdict = judge(broken, TOLERANCE)
+    broken = compare_layers(altered, model, batches[:1], SIZE, as_written=True)
+    verdict = judge_layers(broken, TOLERANCE)
     tensor = name.removesuffix(".scale")
     assert verdict.culprit.layer.tensor == tensor
 
@@ -338,7 +339,7 @@ def test_modules_are_matched_with_the_graph(randomise, backbone, cut):
     layers = layers_of(graph)
     reference = TorchLayers(detector, graph, layers)
     batches = [np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)]
-    found = compare(model, model, batches, 64, reference=reference)
+    found = compare_layers(model, model, batches, 64, reference=reference)
     assert max(e.total.relative for e in found.layers) < 1e-4
     kinds = {layer.op_type.split("+")[0] for layer in found.unmatched}
     assert not kinds & {"Conv", "Add"}
@@ -368,7 +369,7 @@ def test_batch_norms_by_themselves_are_matched_too(randomise):
     layers = layers_of(graph)
     reference = TorchLayers(detector, graph, layers)
     batches = [np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)]
-    found = compare(model, model, batches, 32, reference=reference)
+    found = compare_layers(model, model, batches, 32, reference=reference)
     assert max(e.total.relative for e in found.layers) < 1e-5
     names = {e.layer.name.partition(":")[2] for e in found.layers}
     # The ReLU behind `before` is a function: it has no call to be matched with.
@@ -388,12 +389,11 @@ class Patches(nn.Module):
         return patch_map.mean((1, 2)), patch_map
 
 
-def test_every_row_of_a_face_takes_room(monkeypatch):
+def test_every_row_of_a_face_counts():
     model = to_onnx(Detector(Patches().eval(), ModelCard("m:f", "whole", "own", 32)))
     convolved = 16 * 64 * 8 * 8
-    monkeypatch.setattr(layer_errors, "ROOM", 3 * convolved)
     # Beside it are pixels, planes and patches, a tenth of it together.
-    assert batch_size(model) == 2
+    assert batch_size(model, max_values=3 * convolved) == 2
 
 
 class Withholding:
@@ -412,7 +412,7 @@ def inside(ran, lowered, model, withheld=()):
     names = tensors_to_watch(lowered, model)
     seen = OnnxRuntimeTensors(ran, "what ran", SIZE, names, as_written=True)
     plain = OnnxRuntimeEngine(ran, SIZE, as_written=True)
-    return Inside(Withholding(seen, set(withheld)), plain, 9, 10)
+    return ObservedEngine(Withholding(seen, set(withheld)), plain, 9, 10)
 
 
 @pytest.fixture(scope="module")
@@ -427,30 +427,30 @@ ALTERED = "hardtanh_3.scale"
 
 
 def test_runtime_that_does_what_the_graph_says_adds_nothing(typed, model, batches):
-    found = compare(
-        typed, model, batches[:1], SIZE, inside=inside(typed, typed, model), as_written=True
+    found = compare_layers(
+        typed, model, batches[:1], SIZE, observed=inside(typed, typed, model), as_written=True
     )
-    plain = compare(typed, model, batches[:1], SIZE, as_written=True)
+    plain = compare_layers(typed, model, batches[:1], SIZE, as_written=True)
     assert all(e.runtime.relative == 0 for e in found.layers)
     assert [e.total for e in found.layers] == [e.total for e in plain.layers]
     assert [e.own for e in found.layers] == [e.own for e in plain.layers]
     assert all(e.runtime is None for e in plain.layers)
     seen = found.watched
     assert (seen.integer_convolutions, seen.integer_convolutions_unwatched) == (9, 10)
-    assert judge(found, TOLERANCE).first is None
+    assert judge_layers(found, TOLERANCE).first is None
 
 
 @pytest.fixture(scope="module")
 def of_runtime(typed, model, batches):
     """A sound graph in a runtime that computes another one."""
     broken = edited(typed, scaled(ALTERED, 1 / 50))
-    return compare(
-        typed, model, batches[:1], SIZE, inside=inside(broken, typed, model), as_written=True
+    return compare_layers(
+        typed, model, batches[:1], SIZE, observed=inside(broken, typed, model), as_written=True
     )
 
 
 def test_fault_of_the_runtime_is_told_from_one_of_the_graph(of_runtime, typed, model, batches):
-    verdict = judge(of_runtime, TOLERANCE)
+    verdict = judge_layers(of_runtime, TOLERANCE)
     tensor = ALTERED.removesuffix(".scale")
     assert verdict.by_runtime
     assert verdict.first.layer.tensor == verdict.culprit.layer.tensor == tensor
@@ -458,10 +458,10 @@ def test_fault_of_the_runtime_is_told_from_one_of_the_graph(of_runtime, typed, m
     assert not unexplained(verdict, TOLERANCE)
     assert of_runtime.score_mean > 0
     broken = edited(typed, scaled(ALTERED, 1 / 50))
-    of_graph = compare(
-        broken, model, batches[:1], SIZE, inside=inside(broken, broken, model), as_written=True
+    of_graph = compare_layers(
+        broken, model, batches[:1], SIZE, observed=inside(broken, broken, model), as_written=True
     )
-    verdict = judge(of_graph, TOLERANCE)
+    verdict = judge_layers(of_graph, TOLERANCE)
     assert not verdict.by_runtime
     assert verdict.culprit.layer.tensor == tensor
     assert verdict.culprit.own.relative > 0.5
@@ -470,12 +470,12 @@ def test_fault_of_the_runtime_is_told_from_one_of_the_graph(of_runtime, typed, m
 def test_tensors_that_a_runtime_fused_away_are_unmatched(typed, model, batches):
     names = tensors_to_watch(typed, model)
     hidden = names[3]
-    found = compare(
+    found = compare_layers(
         typed,
         model,
         batches[:1],
         SIZE,
-        inside=inside(typed, typed, model, [hidden]),
+        observed=inside(typed, typed, model, [hidden]),
         as_written=True,
     )
     (unmatched,) = found.unmatched
@@ -485,10 +485,10 @@ def test_tensors_that_a_runtime_fused_away_are_unmatched(typed, model, batches):
 
 def test_overflow_that_stands_in_the_graph_is_not_the_runtimes(half, batches):
     model, lowered = half
-    found = compare(
-        lowered, model, batches[:1], SIZE, inside=inside(lowered, lowered, model), as_written=True
+    found = compare_layers(
+        lowered, model, batches[:1], SIZE, observed=inside(lowered, lowered, model), as_written=True
     )
-    verdict = judge(found, 0.02)
+    verdict = judge_layers(found, 0.02)
     assert not verdict.by_runtime
     assert verdict.culprit.layer.name == "Conv_7:backbone.blocks.0.0.conv_pw"
     assert verdict.first.runtime.relative == 0
@@ -497,16 +497,16 @@ def test_overflow_that_stands_in_the_graph_is_not_the_runtimes(half, batches):
 def test_nan_that_only_the_runtime_gives_is_the_runtimes(model, batches):
     typed, _ = make_graph(model, BuildRequest("tensorrt", "fp16"), "strongly-typed")
     broken = edited(typed, scaled("detector.head.bottleneck.0.weight.half", np.nan))
-    found = compare(
-        typed, model, batches[:1], SIZE, inside=inside(broken, typed, model), as_written=True
+    found = compare_layers(
+        typed, model, batches[:1], SIZE, observed=inside(broken, typed, model), as_written=True
     )
-    verdict = judge(found, 1e9)
+    verdict = judge_layers(found, 1e9)
     assert verdict.by_runtime
     assert verdict.culprit.layer.name == "Conv_47:head.bottleneck.0"
     assert verdict.culprit.runtime.not_finite > 0
 
 
 def test_figure_shows_what_the_runtime_adds(of_runtime):
-    drawn = draw_layers(of_runtime, judge(of_runtime, TOLERANCE), TOLERANCE, "t", "TensorRT")
+    drawn = draw_layers(of_runtime, judge_layers(of_runtime, TOLERANCE), TOLERANCE, "t", "TensorRT")
     bare = replace(of_runtime, layers=tuple(replace(e, runtime=None) for e in of_runtime.layers))
-    assert drawn != draw_layers(bare, judge(bare, TOLERANCE), TOLERANCE, "t", "TensorRT")
+    assert drawn != draw_layers(bare, judge_layers(bare, TOLERANCE), TOLERANCE, "t", "TensorRT")

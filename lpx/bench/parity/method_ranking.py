@@ -18,7 +18,7 @@ from lpx.engines.build import make_graph
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.engines.request import BuildRequest
 from lpx.errors import LpxError
-from lpx.graph.qdq.prepare import prepare
+from lpx.graph.qdq.prepare import prepare_model
 from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.metrics import auc, auc_difference, map_agreement, score_difference
 from lpx.reporter import SILENT, Reporter
@@ -80,7 +80,9 @@ class MethodRanking:
         indices: list[NDArray[np.int64]] = []
         parts: list[Prediction] = []
         seconds = 0.0
-        model, _ = prepare(self.model, "the exported model", requantise=self.weights.requantise)
+        model, _ = prepare_model(
+            self.model, "the exported model", requantise=self.weights.requantise
+        )
         with closing(OnnxRuntimeEngine(model, self.card.input_size)) as engine:
             for batch in self.faces.stream(_BATCH, self.card.input_size, self.skipped):
                 if not parts:

@@ -20,7 +20,7 @@
     faces.sort(function (a, b) {
       if (key === "name") { return sign * byName(a, b); }
       var one = a.dataset[key], other = b.dataset[key];
-      // What has no value comes last, whatever the direction.
+      // Faces without a value come last, in either direction.
       if (one === "" || other === "") { return (one === "") - (other === "") || byName(a, b); }
       return sign * (one - other) || byName(a, b);
     });
@@ -73,7 +73,7 @@
       if (one.type === "checkbox") { one.checked = view.get(key) === one.value; return; }
       var before = one.value;
       one.value = view.get(key);
-      // A select that has no such option would show nothing.
+      // A select without this option would become empty.
       if (one.value !== view.get(key)) { one.value = before; }
     });
     if (/^(auto|light|dark)$/.test(view.get("theme"))) { theme(view.get("theme")); }

@@ -1,1 +1,1 @@
-"""Where Q/DQ pairs go, and what integer weights become."""
+"""Quantisation of graphs: placement of Q/DQ pairs, and integer weights."""

@@ -1,47 +1,49 @@
-"""Even out the ranges of channels between two convolutions, without changing the function.
+"""Cross-layer equalisation: equal channel ranges of two convolutions, without changing the result.
 
-Cross-layer equalisation of Nagel et al., "Data-Free Quantization Through Weight Equalization and
-Bias Correction", ICCV 2019, section 4.1: channel c of the first convolution is divided by s_c and
-its reader's weights for channel c are multiplied by it, which a ReLU between them lets through.
-With r1 and r2 the largest magnitudes of a channel's weights in the first and in the second,
-s_c = sqrt(r1 / r2) makes both sqrt(r1 r2). Depthwise convolutions, whose channels may differ a
-hundredfold under one scale for all activations, gain most.
+Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019,
+section 4.1: channel c of the first convolution is divided by s_c and the second one's weights for
+channel c are multiplied by it; a ReLU between them commutes with that. With r1 and r2 the largest
+magnitudes of a channel's weights in the first and the second, s_c = sqrt(r1 / r2) makes both
+sqrt(r1 r2). Depthwise convolutions gain most: their channels may differ a hundredfold, and share
+one scale for all activations.
 
 Two things differ from the paper. s_c is rounded to a power of two, so that floating-point results
-stay the same bit for bit. And a Clip(0, 6) stays a Clip(0, 6): the paper puts a ReLU in its place,
-which is another function. A channel behind one is scaled only where interval arithmetic proves that
-the upper limit never acts, neither before nor after.
+are the same bit for bit. And a Clip(0, 6) is kept: the paper replaces it by a ReLU, which is
+another function. A channel before one is scaled only if interval arithmetic proves that the upper
+limit never applies, neither before nor after scaling.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from lpx.graph.bounds import Interval, intervals
+from lpx.graph.bounds import Bounds, tensor_bounds
 from lpx.graph.nodes import name_of
 
+# Passes over all pairs; usually a few until nothing changes.
 _SWEEPS = 20
+# A channel is scaled by at most 2**6: one that batch norm has almost switched off has tiny weights,
+# and its bias would overflow float16.
 _LARGEST_EXPONENT = 6
-"""A channel is scaled by 2**6 at most: one that batch norm has all but switched off has tiny
-weights, and would get a bias that half precision cannot hold."""
 # Operators that commute with a positive factor per channel.
 _COMMUTE = frozenset({"Relu", "LeakyRelu", "MaxPool", "AveragePool", "Clip"})
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two convolutions, and what was done between them.
+    """A pair of convolutions and its equalisation.
 
     Attributes:
-        first: Name of the node that makes the channels.
-        second: Name of the node that reads them; "" where there is none to scale.
-        channels: How many there are.
-        scaled: How many of them were scaled.
-        reason: Why not all were.
+        first: Name of the node that computes the channels.
+        second: Name of the node that reads them; "" if there is none to scale.
+        channels: Number of channels.
+        scaled: Number of channels that were scaled.
+        reason: Why others were not.
     """
 
     first: str
@@ -60,17 +62,21 @@ def equalise(model: ir.Model) -> tuple[Pair, ...]:
     Returns:
         One entry per convolution, in graph order.
     """
-    found = [(node, *_partner(node)) for node in model.graph if _is_convolution(node)]
-    links = [_Link(first, second, clip) for first, second, clip, _ in found if second is not None]
+    convolutions = [node for node in model.graph if _is_convolution(node)]
+    partners = {node: _partner(node) for node in convolutions}
+    links: dict[ir.Node, _Link] = {}
+    for node, partner in partners.items():
+        if partner.second is not None:
+            links[node] = _Link(node, partner.second, partner.clip)
     for _ in range(_SWEEPS):
-        known = intervals(model)
-        if not any([link.step(known) for link in links]):
+        known = tensor_bounds(model)
+        # A list: every pair takes its step, whether or not an earlier one changed something.
+        if not any([link.step(known) for link in links.values()]):
             break
-    done = {link.first: link for link in links}
-    return tuple(_report(first, done.get(first), reason) for first, _, _, reason in found)
+    return tuple(_pair(node, links.get(node), partners[node].reason) for node in convolutions)
 
 
-def _report(node: ir.Node, link: _Link | None, reason: str) -> Pair:
+def _pair(node: ir.Node, link: _Link | None, reason: str) -> Pair:
     channels = _weight(node).shape[0]
     if link is None:
         return Pair(name_of(node), "", channels, 0, reason)
@@ -79,7 +85,7 @@ def _report(node: ir.Node, link: _Link | None, reason: str) -> Pair:
 
 
 def _is_convolution(node: ir.Node) -> bool:
-    """Whether a node is a two-dimensional convolution whose weight and bias are its own."""
+    """Return True for a two-dimensional convolution that shares neither weight nor bias."""
     if node.op_type != "Conv":
         return False
     constants = [value for value in node.inputs[1:] if value is not None]
@@ -96,21 +102,29 @@ def _weight(node: ir.Node) -> NDArray[np.float32]:
     return array
 
 
-def _partner(node: ir.Node) -> tuple[ir.Node | None, ir.Node | None, str]:
-    """The convolution that alone reads this one's channels, the Clip between, or why none."""
+class _Partner(NamedTuple):
+    """Second convolution of a pair, the Clip between the two, or the reason why there is none."""
+
+    second: ir.Node | None = None
+    clip: ir.Node | None = None
+    reason: str = ""
+
+
+def _partner(node: ir.Node) -> _Partner:
+    """Find the only convolution that reads this one's channels."""
     value, clip = node.outputs[0], None
     while True:
         readers = tuple(value.uses())
         if value.is_graph_output() or len(readers) != 1:
-            return None, None, f"{value.name} is read by more than one node, or is an output"
+            return _Partner(reason=f"{value.name} is read by more than one node, or is an output")
         reader, index = readers[0]
         if _is_convolution(reader) and index == 0:
-            return reader, clip, ""
+            return _Partner(reader, clip)
         if reader.op_type not in _COMMUTE:
-            return None, None, f"{reader.op_type} does not commute with a factor per channel"
+            return _Partner(reason=f"{reader.op_type} does not commute with a factor per channel")
         if reader.op_type == "Clip":
             if clip is not None or not _cuts_at_zero(reader):
-                return None, None, "a Clip whose lower limit is not 0"
+                return _Partner(reason="a Clip whose lower limit is not 0")
             clip = reader
         value = reader.outputs[0]
 
@@ -123,17 +137,18 @@ def _cuts_at_zero(clip: ir.Node) -> bool:
 
 
 class _Link:
-    """Two convolutions under way: the exponents that their channels have been scaled by so far."""
+    """Two convolutions, and the exponents that their channels have been scaled by so far."""
 
     def __init__(self, first: ir.Node, second: ir.Node, clip: ir.Node | None) -> None:
         self.first, self.second, self.clip = first, second, clip
         self.exponents = np.zeros(_weight(first).shape[0], np.int64)
         self.reason = ""
 
-    def step(self, known: dict[str, Interval]) -> bool:
-        """Scale once by what evens out the two weights; whether anything changed."""
+    def step(self, known: dict[str, Bounds]) -> bool:
+        """Scale once towards equal ranges; return True if anything changed."""
         made = np.abs(_weight(self.first)).max(axis=(1, 2, 3)).astype(np.float64)
         read = self._read_magnitudes()
+        # Channels of zeros have no range to equalise.
         alive = (made > 0) & (read > 0)
         ratio = np.where(alive, made, 1.0) / np.where(alive, read, 1.0)
         wanted = np.rint(np.log2(ratio) / 2).astype(np.int64)
@@ -144,22 +159,24 @@ class _Link:
         return bool(change.any())
 
     def _read_magnitudes(self) -> NDArray[np.float64]:
-        """Largest weight that the second convolution has for each channel."""
+        """Return the largest weight of the second convolution for each channel."""
         weight = np.abs(_weight(self.second)).max(axis=(2, 3)).astype(np.float64)
         groups = self.second.attributes.get_int("group", 1)
-        found: NDArray[np.float64] = weight.reshape(groups, -1, weight.shape[1]).max(axis=1)
-        return found.reshape(-1)
+        largest: NDArray[np.float64] = weight.reshape(groups, -1, weight.shape[1]).max(axis=1)
+        return largest.reshape(-1)
 
-    def _allowed(self, change: NDArray[np.int64], known: dict[str, Interval]) -> NDArray[np.int64]:
-        """The change that leaves the upper limit of a Clip idle; none where it may act."""
+    def _allowed(self, change: NDArray[np.int64], known: dict[str, Bounds]) -> NDArray[np.int64]:
+        """Restrict a change so that the upper limit of the Clip never applies."""
         if self.clip is None or len(self.clip.inputs) < 3 or self.clip.inputs[2] is None:
             return change
         assert self.clip.inputs[0] is not None
         limit = float(self.clip.inputs[2].const_value.numpy())  # type: ignore[union-attr]
         highest = np.broadcast_to(known[str(self.clip.inputs[0].name)].high, change.shape)
+        # Channels that may be clipped already are left as they are.
         idle = highest <= limit
         if acting := int(np.count_nonzero(~idle)):
             self.reason = f"{acting} channels may reach the upper limit of {name_of(self.clip)}"
+        # The others may grow until their bound meets the limit; those below zero, as they like.
         share = np.where(idle & (highest > 0), highest / limit, 2.0**-_LARGEST_EXPONENT / 4)
         least = np.ceil(np.log2(share)).astype(np.int64)
         return np.where(idle, np.maximum(change, least), 0)

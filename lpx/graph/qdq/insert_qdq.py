@@ -1,10 +1,11 @@
-"""Insert QuantizeLinear / DequantizeLinear pairs where a placement says, with calibrated scales."""
+"""Insertion of QuantizeLinear/DequantizeLinear pairs at a placement, with calibrated scales."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -20,22 +21,21 @@ from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions, mse_scales
 # The smallest normal float16: a smaller scale would lose its bits, or become zero, in a half graph.
 # In float32 the product of two, which is the unit of a stored bias, must stay normal too.
 _SMALLEST_SCALE = {ir.DataType.FLOAT: 1e-15, ir.DataType.FLOAT16: 6.2e-5}
+# A range that extends below 0 by less than this share of its top, as after SiLU, GELU or LeakyReLU,
+# is quantised from its low end; a symmetric range would waste at least a third of the levels.
 _LOPSIDED = 0.25
-"""A range that reaches less far below 0 than this share of its top, as behind SiLU, GELU or
-LeakyReLU, is quantised from its low end; a symmetric range would waste a third of the levels or
-more."""
+# Largest stored bias, in steps: half of int32, as rounding the weights changes it a little.
 _LARGEST_BIAS = 2**30
-"""Steps that a stored bias may take: half of int32, as rounding the weights moves it a little."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """The values that an activation takes.
+    """Range of an activation.
 
     Attributes:
         low: Smallest value to represent.
         high: Largest value to represent.
-        means: Mean of each channel; empty where nothing knows it: then biases are not corrected.
+        means: Mean of each channel; empty if unknown: then biases are not corrected.
     """
 
     low: float
@@ -50,17 +50,17 @@ class Range:
 
 @dataclass(frozen=True)
 class Style:
-    """How pairs are written, per dialect.
+    """Form of Q/DQ pairs in a dialect.
 
     Attributes:
-        stored_weights: Store weights as int8 behind one DequantizeLinear, and biases as int32
-            (ONNX Runtime's integer kernels want it so). Otherwise weights stay float behind a full
-            pair, which every TensorRT release reads, and biases stay float.
-        unsigned: Quantise activations to uint8: those that are never or hardly negative from the
-            smallest value to the largest, which doubles their resolution and, with zero point 0,
-            absorbs the ReLU; the others symmetrically, with zero point 128. Otherwise int8,
-            symmetric, which is all that TensorRT knows.
-        at_source: Quantise a tensor once, for all its readers, instead of per use.
+        stored_weights: Store weights as int8 with a DequantizeLinear, and biases as int32, as ONNX
+            Runtime's integer kernels require. Otherwise weights stay float before a full pair,
+            which every TensorRT release reads, and biases stay float.
+        unsigned: Quantise activations to uint8. Those that are never or hardly negative span the
+            levels from smallest to largest value, which doubles their resolution and, with zero
+            point 0, absorbs the ReLU; the others are symmetric, with zero point 128. Otherwise
+            activations are int8 and symmetric, which is all that TensorRT supports.
+        at_source: Quantise a tensor once, for all nodes that read it, instead of once per use.
     """
 
     stored_weights: bool
@@ -82,16 +82,16 @@ def insert_qdq(
 ) -> None:
     """Insert Q/DQ pairs in place.
 
-    Before: the graph that `placement` was made from (its activations may have become float16; opset
-    >= 19 then). After: every tensor of `placement` reaches its readers through Q/DQ in `style`,
-    with a scale of the tensor's own type; weights symmetric, int8, per output channel.
+    Before: the graph that `placement` was made for; its activations may have become float16, with
+    opset >= 19. After: every tensor of `placement` is read through Q/DQ in `style`, with a scale of
+    the tensor's own type; weights are symmetric int8 per output channel.
 
     Args:
         model: The graph.
-        placement: Where.
+        placement: Places of the pairs.
         ranges: Range of each tensor of `placement.observed`.
-        style: How.
-        weights: What is done to weights; `equalise` is done before, on the float model.
+        style: Form of the pairs.
+        weights: Weight options; `equalise` must have been applied to the float model already.
 
     Raises:
         LpxError: A tensor has no range.
@@ -100,7 +100,7 @@ def insert_qdq(
 
 
 def shared_ranges(placement: Placement, ranges: Mapping[str, Range]) -> dict[str, Range]:
-    """The range of every tensor of a placement, where groups of tensors have one scale.
+    """Return the range of every tensor of a placement; tensors that share a scale share a range.
 
     Raises:
         LpxError: A tensor has no range.
@@ -111,43 +111,50 @@ def shared_ranges(placement: Placement, ranges: Mapping[str, Range]) -> dict[str
             "the scales were made for another graph",
             "remove scales.json and run `lpx build --int8` again",
         )
-    found = {name: ranges[name] for name in placement.observed}
+    complete = {name: ranges[name] for name in placement.observed}
     for group in placement.shared:
-        known = [found[name] for name in group if name in found]
+        known = [complete[name] for name in group if name in complete]
         if not known:
             continue
         low, high = min(r.low for r in known), max(r.high for r in known)
         for name in group:
-            means = found[name].means if name in found else ()
-            found[name] = Range(low, high, means)
-    return found
+            means = complete[name].means if name in complete else ()
+            complete[name] = Range(low, high, means)
+    return complete
 
 
 def activation_scales(placement: Placement, ranges: Mapping[str, Range]) -> dict[str, float]:
-    """Symmetric int8 scale of every tensor of a placement, for a TensorRT calibration cache.
+    """Return symmetric int8 scales of a placement's tensors, for a TensorRT calibration cache.
 
     Raises:
         LpxError: A tensor has no range.
     """
-    found = shared_ranges(placement, ranges)
+    complete = shared_ranges(placement, ranges)
     least = _SMALLEST_SCALE[ir.DataType.FLOAT]
-    return {name: max(found[name].peak / 127, least) for name in placement.tensors}
+    return {name: max(complete[name].peak / 127, least) for name in placement.tensors}
 
 
-def _cut(value: ir.Value) -> tuple[float, float]:
-    """What the activation before a tensor lets through; a MaxPool may stand between.
+class _Limits(NamedTuple):
+    """Values that an activation function lets through."""
 
-    ONNX Runtime takes an activation into an integer convolution only where the range of the result
-    lies within the activation's own; imported ranges are symmetric, whatever makes the tensor.
-    """
-    maker = value.producer()
-    if maker is not None and maker.op_type == "MaxPool" and maker.inputs[0] is not None:
-        return _cut(maker.inputs[0])
-    if maker is None or not cuts_at_zero(maker):
-        return -math.inf, math.inf
-    most = maker.inputs[2] if maker.op_type == "Clip" and len(maker.inputs) > 2 else None
-    known = most is not None and most.const_value is not None
-    return 0.0, float(most.const_value.numpy()) if known else math.inf  # type: ignore[union-attr]
+    low: float = -math.inf
+    high: float = math.inf
+
+
+def _limits(value: ir.Value) -> _Limits:
+    """Return the limits of the activation function before a tensor."""
+    # ONNX Runtime fuses an activation into an integer convolution only if the range of the result
+    # is within the activation's own; imported ranges are symmetric even after a ReLU.
+    producer = value.producer()
+    if producer is not None and producer.op_type == "MaxPool" and producer.inputs[0] is not None:
+        return _limits(producer.inputs[0])
+    if producer is None or not cuts_at_zero(producer):
+        return _Limits()
+    if producer.op_type == "Clip" and len(producer.inputs) > 2:
+        high = producer.inputs[2]
+        if high is not None and high.const_value is not None:
+            return _Limits(0.0, float(high.const_value.numpy()))
+    return _Limits(0.0)
 
 
 class _Inserter:
@@ -158,7 +165,8 @@ class _Inserter:
         self.nodes = {node.name: node for node in graph}
         self.values = {v.name: v for node in graph for v in (*node.inputs, *node.outputs) if v}
         self.scale_of: dict[ir.Value, float] = {}
-        self.cuts = {value: _cut(value) for value in self.values.values()}
+        # Before any pair is inserted: afterwards, producers are DequantizeLinear nodes.
+        self.limits = {value: _limits(value) for value in self.values.values()}
 
     def run(self, placement: Placement, ranges: Mapping[str, Range]) -> None:
         dequantised: dict[ir.Value, ir.Value] = {}
@@ -182,16 +190,18 @@ class _Inserter:
             self._weight(self.nodes[node_name], ranges[reads[node_name]].means)
 
     def _redirect(self, value: ir.Value, replacement: ir.Value, in_float: Collection[str]) -> None:
-        """Let every reader but the pair itself and those `in_float` read the dequantised tensor."""
+        """Replace a tensor by its dequantised one, except in the pair itself and in `in_float`."""
         for node, index in tuple(value.uses()):
             if node.op_type != "QuantizeLinear" and node.name not in in_float:
                 node.replace_input_with(index, replacement)
 
-    def _pair(self, value: ir.Value, limits: Range) -> ir.Value:
+    def _pair(self, value: ir.Value, values: Range) -> ir.Value:
         dtype = value.dtype or ir.DataType.FLOAT
         if self.style.unsigned:
-            least, most = self.cuts.get(value, (-math.inf, math.inf))
-            low, high = max(min(limits.low, 0.0), least), min(max(limits.high, 0.0), most)
+            limits = self.limits.get(value, _Limits())
+            # Zero is always in the range: padding and ReLUs need it exactly.
+            low = max(min(values.low, 0.0), limits.low)
+            high = min(max(values.high, 0.0), limits.high)
             if -_LOPSIDED < low / max(high, _SMALLEST_SCALE[dtype]) <= 0:
                 step = max((high - low) / 255, _SMALLEST_SCALE[dtype])
                 centre = np.array(round(-low / step), np.uint8)
@@ -199,11 +209,12 @@ class _Inserter:
                 step = max(max(-low, high) / 127, _SMALLEST_SCALE[dtype])
                 centre = np.array(128, np.uint8)
         else:
-            step = max(limits.peak / 127, _SMALLEST_SCALE[dtype])
+            step = max(values.peak / 127, _SMALLEST_SCALE[dtype])
             centre = np.array(0, np.int8)
         scale = tensor(self.graph, f"{value.name}.scale", np.array(step, dtype.numpy()))
         zero = tensor(self.graph, f"{value.name}.zero_point", centre)
         output = self._q_dq(value, scale, zero)
+        # As rounded to the tensor's type: the unit of a stored bias is made of the stored scales.
         self.scale_of[output] = float(np.array(step, dtype.numpy()))
         return output
 
@@ -250,7 +261,7 @@ class _Inserter:
         to_levels = nearest_levels if self.weights.rounding == "nearest" else round_levels
         levels = to_levels(array, steps)
         rounded = levels.astype(np.float32) * steps.reshape(-1, 1, 1, 1)
-        # Named after the node: two convolutions may share a weight.
+        # Named after the node, as two convolutions may share a weight.
         name = f"{node.name}.weight"
         scale = tensor(self.graph, f"{name}.scale", steps.astype(weight.dtype.numpy()))
         zero = tensor(self.graph, f"{name}.zero_point", np.zeros(len(steps), np.int8))
@@ -258,15 +269,16 @@ class _Inserter:
         if self.weights.bias_correction and means:
             if len(means) != array.shape[1] * node.attributes.get_int("group", 1):
                 raise LpxError(
-                    f"the ranges of what {node.name} reads are of {len(means)} channels, which do "
-                    f"not fit its weights {list(array.shape)}",
-                    "they were edited or damaged, or are of another model",
-                    "remove scales.json of the workspace, and calibrate again",
+                    f"the ranges of the input of {node.name} are of {len(means)} channels, which "
+                    f"do not fit its weights {list(array.shape)}",
+                    "they were edited or damaged, or belong to another model",
+                    "remove scales.json from the workspace, and calibrate again",
+                    code="damaged",
                 )
             shift = bias_shift(array, rounded, np.array(means, np.float32))
         bias = self._bias(node, weight, shift)
         if not self.style.stored_weights:
-            # On the levels already, so that QuantizeLinear finds the same ones again.
+            # Stored on the levels, so that QuantizeLinear gives the same levels, however it rounds.
             exact = tensor(self.graph, name, rounded.astype(weight.dtype.numpy()))
             node.replace_input_with(1, self._q_dq(exact, scale, zero, 0))
             node.replace_input_with(2, tensor(self.graph, f"{node.name}.bias", bias))
@@ -280,10 +292,8 @@ class _Inserter:
         self._store_bias(node, weight, bias, steps)
 
     def _least_step(self, node: ir.Node) -> NDArray[np.float32] | float:
-        """Weight scale below which the bias would not fit into int32.
-
-        A channel that batch norm has all but switched off has tiny weights and an ordinary bias.
-        """
+        """Return the weight scale below which the bias would not fit into int32."""
+        # A channel that batch norm has almost switched off has tiny weights and an ordinary bias.
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         if bias is None or bias.const_value is None:
             return 0.0
@@ -295,7 +305,7 @@ class _Inserter:
     def _bias(
         self, node: ir.Node, weight: ir.Value, shift: NDArray[np.float32]
     ) -> NDArray[np.floating]:
-        """The bias with `shift` added, in the weight's type; a convolution without one gets one."""
+        """Return the bias plus `shift`, in the weight's type; a missing bias is added."""
         assert weight.dtype is not None
         if len(node.inputs) < 3:
             node.resize_inputs(3)

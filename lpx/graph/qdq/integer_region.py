@@ -1,18 +1,20 @@
-"""What ONNX Runtime computes in integers around quantised convolutions, and what it cannot."""
+"""The region around quantised convolutions that ONNX Runtime computes in integers."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import onnx_ir as ir
 
 from lpx.graph.activations import is_activation, readers
 from lpx.graph.nodes import COMPUTE, SCORES, adds_branches, cuts_at_zero, tensor_of
 
-# What ONNX Runtime's CPU provider computes in integers between pairs (seen in graphs as its
-# optimiser leaves them), besides convolutions.
+# Operators besides convolutions that ONNX Runtime's CPU provider computes in integers between pairs
+# (observed in the graphs that its optimiser writes).
 _KERNELS = frozenset({"LeakyRelu", "Sigmoid", "Mul", "Concat", "AveragePool"})
-# It computes these in integers where their input and output have one scale...
+# It computes these in integers if their input and output have the same scale...
 _ONE_SCALE = frozenset({"DepthToSpace", "Split"})
-# ... and moves a DequantizeLinear in front of these to behind them: they need no pair.
+# ... and moves a DequantizeLinear from before these to after them: they need no pair.
 _PASSES_ON = frozenset(
     {
         "MaxPool",
@@ -25,41 +27,48 @@ _PASSES_ON = frozenset(
         "Identity",
     }
 )
-# Behind these no activation is left that an integer convolution's rounding would be worth.
+# After these, no activation is left that would repay the rounding of an integer convolution.
 _ENDS = (SCORES - {"Sigmoid"}) | {"Shape", "Size", "ArgMax"}
 
-IN_FLOAT = "ONNX Runtime cannot run it, or what follows it, behind an integer convolution"
-"""Reason of a node that must read floats."""
+IN_FLOAT = "ONNX Runtime cannot run it, or what follows it, after an integer convolution"
+"""Reason for a node that must read floats."""
+
+
+class AddInputs(NamedTuple):
+    """Indices of the inputs of an Add that get a Q/DQ pair, with the reason."""
+
+    indices: tuple[int, ...]
+    reason: str
 
 
 class IntegerRegion:
-    """What ONNX Runtime computes in integers around the quantised convolutions.
-
-    Its integer convolution ends in a QuantizeLinear, so a convolution runs in integers only where
-    the tensor behind it (and behind the ReLU fused into it) has a pair. That tensor gets one
-    wherever a convolution is reached from it: what stands between reads integers where ONNX Runtime
-    has a kernel for it, and is computed in float between two pairs where it has not. A convolution
-    in float, as the classifier is, counts too: on the demo model the pair in front of it costs
-    nothing, while without it the convolution before would run in float.
+    """The region around the quantised convolutions that ONNX Runtime computes in integers.
 
     Args:
-        graph: Every node named.
+        graph: Graph whose nodes are named.
         quantised: Names of the quantised convolutions.
 
     Attributes:
         outputs: Tensors that get a pair at their source, in graph order.
-        convolutions: The quantised convolutions whose result is among them.
-        shared: (input, output) of nodes whose integer kernel wants one scale for both.
-        in_float: Nodes that must read floats, even of a tensor that others read through a pair: so
-            the convolution before them stays in float.
+        convolutions: The quantised convolutions whose result is one of these.
+        shared: (input, output) of nodes whose integer kernel needs the same scale for both.
+        in_float: Nodes that must read floats, even of a tensor that others read through a pair; the
+            convolution before them stays in float.
     """
+
+    # An integer convolution ends in a QuantizeLinear, so a convolution runs in integers only if the
+    # tensor after it (and after the ReLU fused into it) has a pair. It gets one if another
+    # convolution can be reached from it: nodes between the two read integers if ONNX Runtime has a
+    # kernel for them, and are otherwise computed in float between two pairs. The classifier, which
+    # is in float, counts as a convolution here: on the demo model the pair before it costs nothing,
+    # while without it the convolution before it would run in float.
 
     def __init__(self, graph: ir.Graph, quantised: set[str]) -> None:
         self.quantised = quantised
         self.in_float = _lead_to_failures(graph)
         read_in_float = {value for node in self.in_float for value in node.inputs}
         self._wanted = self._reaching_convolutions(graph) - read_in_float
-        # Tensors that ONNX Runtime has as integers, and those of them that it computed so.
+        # Tensors that exist as integers, and those of them that were computed as such.
         self._read = {node.inputs[0] for node in graph if node.name in quantised}
         self._available: set[ir.Value | None] = set(self._read)
         self._made: set[ir.Value | None] = set()
@@ -69,25 +78,27 @@ class IntegerRegion:
         for node in graph:
             self._visit(node, candidates)
         kept = self._kept(graph, candidates)
-        found = [value for node in graph if node in kept for value in candidates[node]]
-        self.outputs = list(dict.fromkeys(str(value.name) for value in found))
-        one_scale = [node for node in graph if node in kept and _wants_one_scale(node)]
-        self.shared = tuple(
-            (tensor_of(node, 0), str(value.name))
-            for node in one_scale
-            for value in candidates[node]
-        )
+        self.outputs: list[str] = []
+        self.shared: list[tuple[str, str]] = []
+        for node in graph:
+            if node not in kept:
+                continue
+            for value in candidates[node]:
+                if str(value.name) not in self.outputs:
+                    self.outputs.append(str(value.name))
+                if _needs_one_scale(node):
+                    self.shared.append((tensor_of(node, 0), str(value.name)))
 
-    def judge_add(self, node: ir.Node) -> tuple[tuple[int, ...], str]:
-        """Indices of the inputs of an Add of branches that get Q/DQ, and why."""
+    def judge_add(self, node: ir.Node) -> AddInputs:
+        """Decide which inputs of an Add of two branches get Q/DQ."""
         if node in self._adds:
-            return (0, 1), "integer addition takes two integers"
+            return AddInputs((0, 1), "integer addition needs two integers")
         if node in self.in_float:
-            return (), IN_FLOAT
-        return (), "no quantised convolution ends in it"
+            return AddInputs((), IN_FLOAT)
+        return AddInputs((), "no quantised convolution ends in it")
 
     def _reaching_convolutions(self, graph: ir.Graph) -> set[ir.Value]:
-        """Activations from which a convolution, a pool or an integer Add is reached."""
+        """Return the activations from which a convolution, a pool or an integer Add is reached."""
         wanted: set[ir.Value] = set()
         for node in reversed(graph):
             if node.op_type in COMPUTE:
@@ -100,14 +111,14 @@ class IntegerRegion:
         return wanted
 
     def _ends_convolution(self, node: ir.Node) -> bool:
-        """Whether a node is the Add of two branches, one of which ends in such a convolution."""
+        """Return True for an Add of two branches of which one ends in a quantised convolution."""
         if not adds_branches(node):
             return False
         makers = [value.producer() for value in node.inputs if value is not None]
         return any(maker is not None and maker.name in self.quantised for maker in makers)
 
     def _visit(self, node: ir.Node, candidates: dict[ir.Node, list[ir.Value]]) -> None:
-        """Note which tensors a node gives as integers, its inputs being known."""
+        """Record which tensors a node gives as integers; its inputs have been visited."""
         if node in self.in_float:
             return
         data = [v for v in node.inputs if is_activation(v)]
@@ -124,7 +135,7 @@ class IntegerRegion:
             if data and data[0] in self._available:
                 self._available.update(node.outputs)
                 self._made.update(node.outputs if data[0] in self._made else ())
-        elif _wants_one_scale(node):
+        elif _needs_one_scale(node):
             outputs = [v for v in node.outputs if v in self._wanted and not v.is_graph_output()]
             if data and data[0] in self._available and outputs:
                 candidates[node] = outputs
@@ -139,7 +150,7 @@ class IntegerRegion:
     def _make(
         self, node: ir.Node, candidates: dict[ir.Node, list[ir.Value]], inputs: list[ir.Value]
     ) -> bool:
-        """Let a node end in a pair, where a convolution wants its result; whether it does."""
+        """Let a node end in a pair if a convolution is reached from it; return True if so."""
         value = _fused(node)
         if value not in self._wanted or value.is_graph_output():
             return False
@@ -149,7 +160,7 @@ class IntegerRegion:
         return True
 
     def _kept(self, graph: ir.Graph, candidates: dict[ir.Node, list[ir.Value]]) -> set[ir.Node]:
-        """Candidates that some integer kernel reads; a pair for float readers would only round."""
+        """Return the candidates that an integer kernel reads; for others, a pair only rounds."""
         kept: set[ir.Node] = set()
         read: set[ir.Value | None] = set(self._read)
         for node in reversed(graph):
@@ -166,26 +177,23 @@ class IntegerRegion:
 
 
 def _lead_to_failures(graph: ir.Graph) -> set[ir.Node]:
-    """Operators that fail behind an integer convolution, and all on the way to one.
-
-    A float convolution between stops it, as it takes channels first.
-    """
-    found: set[ir.Node] = set()
+    """Return the nodes that fail after an integer convolution, and those on a path to one."""
+    failing: set[ir.Node] = set()
     for node in reversed(graph):
-        leads = node.op_type not in COMPUTE and any(reader in found for reader in readers(node))
-        if leads or _fails_behind_integers(node):
-            found.add(node)
-    return found
+        # A float convolution in between needs channels first, and so ends the path.
+        leads = node.op_type not in COMPUTE and any(reader in failing for reader in readers(node))
+        if leads or _fails_after_integers(node):
+            failing.add(node)
+    return failing
 
 
-def _fails_behind_integers(node: ir.Node) -> bool:
-    """Whether ONNX Runtime (1.32) fails on a node behind an integer convolution.
-
-    It lays out integer convolutions with channels last, and moves the transposition behind what
-    follows. A cubic Resize takes channels first alone; of a Resize or a Pad that names its axes, as
-    CenterCropPad is expanded to, it permutes sizes that are not there. QLinearAveragePool has no
-    dilations, and with both `ceil_mode` and `count_include_pad` it divides by the wrong count.
-    """
+def _fails_after_integers(node: ir.Node) -> bool:
+    """Return True if ONNX Runtime (1.32) fails on a node after an integer convolution."""
+    # It computes integer convolutions with channels last, and moves the transposition past the
+    # nodes that follow. A cubic Resize supports only channels first; for a Resize or a Pad that
+    # names its axes, as CenterCropPad is expanded to, it permutes sizes that are not there.
+    # QLinearAveragePool has no dilations, and with both `ceil_mode` and `count_include_pad` it
+    # divides by the wrong count.
     attributes = node.attributes
     if node.op_type == "Resize":
         return "axes" in attributes or attributes.get_string("mode", "nearest") == "cubic"
@@ -199,28 +207,26 @@ def _fails_behind_integers(node: ir.Node) -> bool:
 
 
 def has_kernel(node: ir.Node) -> bool:
-    """Whether ONNX Runtime computes a node, or moves its values, in integers."""
-    return node.op_type in _KERNELS | _PASSES_ON or _wants_one_scale(node)
+    """Return True if ONNX Runtime computes a node, or moves its values, in integers."""
+    return node.op_type in _KERNELS | _PASSES_ON or _needs_one_scale(node)
 
 
-def _wants_one_scale(node: ir.Node) -> bool:
+def _needs_one_scale(node: ir.Node) -> bool:
     if node.op_type == "Resize":
         return node.attributes.get_string("mode", "nearest") == "nearest"
     return node.op_type in _ONE_SCALE
 
 
 def _gates(value: ir.Value) -> bool:
-    """Whether a value has one number for each channel: quantising it costs next to nothing."""
+    """Return True if a value has one number per channel: quantising it costs almost nothing."""
     sizes = list(value.shape or ())[2:]
     return len(sizes) == 2 and all(size == 1 for size in sizes)
 
 
 def _fused(node: ir.Node) -> ir.Value:
-    """The tensor behind a node and the activation that its integer kernel takes in.
-
-    The kernel clamps at the ends of its output's range, which is what a ReLU does where the range
-    begins at 0. An activation that may give less is computed apart.
-    """
+    """Return the tensor after a node and the activation that its integer kernel fuses."""
+    # The kernel clamps to its output's range, which is a ReLU if the range begins at 0. Other
+    # activations are computed separately.
     value = node.outputs[0]
     consumers = value.consumers()
     if len(consumers) != 1 or value.is_graph_output() or not cuts_at_zero(consumers[0]):

@@ -1,16 +1,16 @@
-"""Where Q/DQ goes for NVIDIA's DLA: on every tensor between two INT8 layers.
+"""Placement of Q/DQ pairs for NVIDIA's DLA: on every tensor between two INT8 layers.
 
-A GPU fuses what follows a convolution and wants no pair there; a DLA wants a scale on every tensor.
-NVIDIA: the DLA compiles its whole region as one node, "expects scales to be present throughout",
-and falls back to FP16 or to the GPU where one is missing (NVIDIA/Model-Optimizer, pull request
-1661, which adds `--target_dla`: "Q/DQ nodes in all tensors"). Which tensors take over the scale of
-a neighbour is taken from NVIDIA's qdq-translator (NVIDIA/Deep-Learning-Accelerator-SW, tools):
-scales pass through Relu and MaxPool, a Concat has one scale (there the largest of its inputs), an
-Add has one for each input and for its output, and graph outputs get none (pull request 35: with
-scales there, MobileNetV2 on ImageNet fell from 72 % to 3 %).
+A GPU fuses what follows a convolution and needs no pair there; a DLA needs a scale on every tensor.
+According to NVIDIA, the DLA compiles its whole region as one node, "expects scales to be present
+throughout", and falls back to FP16 or to the GPU if one is missing (NVIDIA/Model-Optimizer, pull
+request 1661, which adds `--target_dla`: "Q/DQ nodes in all tensors"). Which tensors share the scale
+of a neighbour follows NVIDIA's qdq-translator (NVIDIA/Deep-Learning-Accelerator-SW, tools): scales
+pass through Relu and MaxPool, a Concat has one scale (there the largest of its inputs), an Add has
+one for each input and for its output, and graph outputs have none (pull request 35: with scales
+there, MobileNetV2 on ImageNet fell from 72 % to 3 %).
 
-The same tensors, as a list of scales beside a float graph, are the calibration cache for a DLA of
-TensorRT 10.7 and before. None of this has run on a DLA.
+The same tensors, as a list of scales beside a float graph, make the calibration cache for a DLA
+with TensorRT 10.7 and earlier. None of this has been run on a DLA.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lpx.graph.qdq.placement import (
     Decision,
     Placement,
     float_reason,
-    judge,
+    judge_convolution,
     place,
     pooled_alone,
 )
@@ -34,7 +34,7 @@ _LAYERS = _KEEP_SCALE | {"AveragePool"}
 
 
 def place_dla(model: ir.Model) -> Placement:
-    """Decide where Q/DQ goes for a DLA.
+    """Decide where Q/DQ pairs go for a DLA.
 
     Args:
         model: A float graph with batch norms folded and every node named.
@@ -43,23 +43,26 @@ def place_dla(model: ir.Model) -> Placement:
     chosen: list[ir.Node] = []
     for node in model.graph:
         if node.op_type in COMPUTE:
-            quantised, reason = judge(node, depthwise=True, unbroken=True)
+            quantised, reason = judge_convolution(node, depthwise=True, unbroken=True)
             decisions[node] = Decision(name_of(node), node.op_type, quantised, reason)
-            chosen += [node] * quantised
+            if quantised:
+                chosen.append(node)
     inside = _between(model.graph, chosen)
     for node in model.graph:
         if node not in decisions:
-            decisions[node] = _decide(node, node in inside)
+            decisions[node] = _decide(node, inside=node in inside)
     region = [node for node in model.graph if node in inside or node in chosen]
-    uses = [
-        (tensor_of(node, index), name_of(node), index)
-        for node in region
-        for index in _data_inputs(node)
-    ]
+    uses: list[tuple[str, str, int]] = []
+    for node in region:
+        uses += [(tensor_of(node, index), name_of(node), index) for index in _data_inputs(node)]
     names = {use[0] for use in uses}
-    cut = [node for node in region if node.op_type in ACTIVATIONS and only_reader(node)]
-    derived = {tensor_of(node, 0) for node in cut if node.outputs[0].name in names}
-    derived |= {tensor_of(node, 0) for node in region if pooled_alone(node, names)}
+    # Values that an activation or a pool cuts off are in no other tensor: the range of its input
+    # need not be calibrated.
+    derived: set[str] = set()
+    for node in region:
+        clips = node.op_type in ACTIVATIONS and only_reader(node)
+        if (clips and node.outputs[0].name in names) or pooled_alone(node, names):
+            derived.add(tensor_of(node, 0))
     return Placement(
         convolutions=tuple(name_of(node) for node in chosen),
         uses=tuple(uses),
@@ -71,9 +74,9 @@ def place_dla(model: ir.Model) -> Placement:
 
 
 def tensors_to_observe(model: ir.Model) -> tuple[str, ...]:
-    """Every tensor whose range some dialect needs, in graph order: what calibration observes."""
-    # The placement for integer kernels has all that TensorRT's has, and more. Narrow convolutions
-    # are in it too, so that one calibration serves whatever --min-channels says later.
+    """Return the tensors that calibration observes: those that any dialect needs."""
+    # ONNX Runtime's placement includes all tensors of TensorRT's. Narrow convolutions are included
+    # so that one calibration serves any `min_channels`.
     wanted = set(place_dla(model).observed)
     for least in (1, MIN_CHANNELS):
         wanted.update(place(model, integer_outputs=True, min_channels=least).observed)
@@ -83,17 +86,17 @@ def tensors_to_observe(model: ir.Model) -> tuple[str, ...]:
 
 
 def _between(graph: ir.Graph, chosen: list[ir.Node]) -> set[ir.Node]:
-    """Layers that the DLA runs in INT8 besides the convolutions: those with one on either side."""
+    """Return the other layers that the DLA runs in INT8: those between two of the convolutions."""
     runs = {node for node in graph if node.op_type in _LAYERS or adds_branches(node)}
     return (between(chosen) & runs) - set(chosen)
 
 
-def _decide(node: ir.Node, inside: bool) -> Decision:
+def _decide(node: ir.Node, *, inside: bool) -> Decision:
     kind = node.op_type
     if inside:
-        reason = "between INT8 convolutions: a DLA wants a scale on every tensor"
+        reason = "between INT8 convolutions: a DLA needs a scale on every tensor"
         if kind in _KEEP_SCALE:
-            reason += ", here the same before and behind"
+            reason += ", here the same for input and output"
     elif kind in _LAYERS or adds_branches(node):
         reason = "not between INT8 convolutions"
     else:
@@ -102,14 +105,16 @@ def _decide(node: ir.Node, inside: bool) -> Decision:
 
 
 def _data_inputs(node: ir.Node) -> list[int]:
-    """Indices of the inputs that are activations."""
+    """Return the indices of the inputs that are activations."""
+    # The other inputs of these are weights and limits, which may be computed.
     if node.op_type in COMPUTE or node.op_type in ACTIVATIONS:
         return [0]
     return [i for i, value in enumerate(node.inputs) if is_activation(value)]
 
 
 def _groups(region: list[ir.Node], names: set[str]) -> tuple[tuple[str, ...], ...]:
-    """Tensors joined by layers that keep their input's scale, in graph order."""
+    """Return the groups of tensors connected by layers that keep their input's scale."""
+    # Union-find: every tensor of a group leads to the same name.
     leader: dict[str, str] = {}
 
     def find(name: str) -> str:

@@ -1,35 +1,50 @@
-"""The float model that is calibrated and quantised, from the one that was exported."""
+"""Preparation of an exported model for calibration and quantisation."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from lpx.graph.model_io import name_nodes, parse, serialise
 from lpx.graph.qdq.equalise import Pair, equalise
 from lpx.graph.qdq.strip_qdq import require_float
 
 
-def prepare(
-    model: bytes, source: str, *, equalised: bool = False, requantise: bool = False
-) -> tuple[bytes, tuple[Pair, ...]]:
-    """See to it that a model is float, and equalise it where asked.
+class PreparedModel(NamedTuple):
+    """A float model to calibrate and quantise.
 
-    Calibration must observe what this returns, with the same options as the build: equalisation
-    changes the ranges of activations. The same model and options always give the same bytes, and
-    a float model that is not to be equalised comes back as it is.
+    Attributes:
+        model: ONNX.
+        pairs: Equalisation of each convolution; empty if the model was not equalised.
+    """
+
+    model: bytes
+    pairs: tuple[Pair, ...]
+
+
+def prepare_model(
+    model: bytes, source: str, *, equalised: bool = False, requantise: bool = False
+) -> PreparedModel:
+    """Make sure that a model is float, and optionally equalise it.
+
+    Calibration and build must use the result, with the same options: equalisation changes the
+    ranges of activations. The same model and options always give the same bytes, and a float model
+    that is not equalised is returned unchanged.
 
     Args:
         model: ONNX.
-        source: What the model is called in errors.
+        source: Name of the model for errors.
         equalised: Equalise channels between convolutions (lpx.graph.qdq.equalise).
-        requantise: Take out Q/DQ pairs that are there, instead of refusing.
-
-    Returns:
-        The model, and what equalisation did.
+        requantise: Remove Q/DQ pairs of the model instead of refusing it.
 
     Raises:
-        LpxError: No ONNX model, or one that is quantised already.
+        LpxError: It is not an ONNX model, or it is quantised already.
     """
     graph = parse(model, source)
     removed = require_float(graph, source, requantise=requantise)
     name_nodes(graph)
-    pairs = equalise(graph) if equalised else ()
-    return (serialise(graph) if removed or equalised else model), pairs
+    pairs: tuple[Pair, ...] = ()
+    if equalised:
+        pairs = equalise(graph)
+    if removed or equalised:
+        model = serialise(graph)
+    return PreparedModel(model, pairs)

@@ -1,11 +1,12 @@
-"""Round weights to integers so that errors cancel instead of adding up.
+"""Rounding of weights to integers so that errors cancel instead of adding up.
 
 Rounding each weight to the nearest level leaves every kernel with a random net error, and a smooth
-input multiplies exactly that. Flipping a few roundings the other way keeps the net error of each
+input multiplies exactly that. Rounding a few weights the other way keeps the net error of each
 kernel, then of each output channel, within half a level: the data-free method of Guo et al.,
-"SQuant: On-the-Fly Data-Free Quantization via Diagonal Hessian Approximation", ICLR 2022. What
-remains of the mean is moved into the bias (Nagel et al., "Data-Free Quantization Through Weight
-Equalization and Bias Correction", ICCV 2019), with the calibrated channel means of the input.
+"SQuant: On-the-Fly Data-Free Quantization via Diagonal Hessian Approximation", ICLR 2022. The
+remaining shift of the mean is added to the bias (Nagel et al., "Data-Free Quantization Through
+Weight Equalization and Bias Correction", ICCV 2019), using the calibrated channel means of the
+input.
 
 Depthwise kernels, which have no other weights to average with, gain most; see docs/benchmarks.md.
 """
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 
 def weight_scales(weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Symmetric scale per output channel: largest magnitude / 127; 1 for a channel of zeros.
+    """Return symmetric scales per output channel: largest magnitude / 127; 1 for all zeros.
 
     Args:
         weight: Convolution weights, float32 [O, I, kh, kw].
@@ -30,13 +31,13 @@ def weight_scales(weight: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def nearest_levels(weight: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray[np.int8]:
-    """Integer levels of convolution weights, each the nearest; shapes as in `round_levels`."""
+    """Return the nearest integer level of each weight; shapes as in `round_levels`."""
     exact = weight.astype(np.float64) / scales.reshape(-1, 1, 1, 1)
     return np.clip(np.rint(exact), -127, 127).astype(np.int8)
 
 
 def round_levels(weight: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray[np.int8]:
-    """Integer levels of convolution weights whose errors cancel.
+    """Return integer levels of convolution weights whose errors cancel.
 
     Args:
         weight: float32 [O, I, kh, kw].
@@ -47,7 +48,7 @@ def round_levels(weight: NDArray[np.float32], scales: NDArray[np.float32]) -> ND
     """
     outputs, inputs = weight.shape[:2]
     exact = (weight / scales.reshape(-1, 1, 1, 1)).astype(np.float64).reshape(outputs, inputs, -1)
-    # What a clip cuts off is the bias's to take up: flipping other weights for it would spoil them.
+    # The error of clipping is left to the bias: flipping other weights for it would spoil them.
     exact = np.clip(exact, -127, 127)
     levels = np.rint(exact)
     if exact.shape[2] > 1:
@@ -59,13 +60,12 @@ def round_levels(weight: NDArray[np.float32], scales: NDArray[np.float32]) -> ND
 
 
 def _balance(levels: NDArray[np.float64], exact: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Flip roundings along the last axis until each row's net error is within half a level.
-
-    The elements flipped are those that were nearest to being rounded the other way.
-    """
+    """Flip roundings along the last axis until each row's net error is within half a level."""
     error = levels - exact
     net = error.sum(axis=-1, keepdims=True)
     sign = np.sign(net)
+    # Those that came closest to being rounded the other way are flipped first: argsort of argsort
+    # is the rank.
     gain = error * sign
     rank = np.argsort(np.argsort(-gain, axis=-1, kind="stable"), axis=-1, kind="stable")
     flip = (rank < np.rint(np.abs(net))) & (gain > 0)
@@ -75,7 +75,7 @@ def _balance(levels: NDArray[np.float64], exact: NDArray[np.float64]) -> NDArray
 def bias_shift(
     weight: NDArray[np.float32], rounded: NDArray[np.float32], means: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """What to add to a bias so that rounding the weights does not move the mean output.
+    """Return what to add to a bias so that rounding the weights does not shift the mean output.
 
     Args:
         weight: float32 [O, I / groups, kh, kw].

@@ -1,4 +1,4 @@
-"""Models that are quantised already: refused, or turned back to float."""
+"""Detection of models that are quantised already, and their conversion back to float."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ _INTEGER = frozenset(
 
 
 def require_float(model: ir.Model, source: str, *, requantise: bool = False) -> int:
-    """See to it that a model has no Q/DQ pairs: lpx places its own.
+    """Make sure that a model has no Q/DQ pairs, as lpx inserts its own.
 
     Args:
-        model: Changed in place where there are pairs and `requantise` is given.
-        source: What the model is called in errors.
-        requantise: Take the pairs out instead of refusing.
+        model: Model; changed in place if it has pairs and `requantise` is True.
+        source: Name of the model for errors.
+        requantise: Remove the pairs instead of refusing the model.
 
     Returns:
-        How many Q/DQ nodes were taken out.
+        The number of Q/DQ nodes removed.
 
     Raises:
-        LpxError: There are pairs and `requantise` is not given, or integer operators, which cannot
-            be taken out.
+        LpxError: There are pairs and `requantise` is False, or there are integer operators, which
+            cannot be removed.
     """
     if integer := [node for node in model.graph if node.op_type in _INTEGER]:
         raise _irreversible(integer[0], source)
@@ -52,20 +52,22 @@ def require_float(model: ir.Model, source: str, *, requantise: bool = False) -> 
         return 0
     if not requantise:
         raise LpxError(
-            f"{source} is quantised already: it holds {len(pairs)} Q/DQ nodes, the first "
+            f"{source} is quantised already: it has {len(pairs)} Q/DQ nodes, the first "
             f"{pairs[0].name or pairs[0].op_type}",
-            "lpx calibrates and places its own, and two on top of each other lose accuracy twice",
-            "export the float model, or take the pairs out with --requantise",
+            "lpx calibrates and inserts its own, and quantising twice loses accuracy twice",
+            "export the float model, or remove the pairs with `requantise=True`",
+            code="unsupported",
         )
     for node in pairs:
         if node.op_type == "DequantizeLinear":
             _undo(model.graph, node, source)
     for node in pairs:
-        # What is left of a pair is read by its other half alone, or stood for integers.
-        readers = [reader for output in node.outputs for reader in output.consumers()]
-        stands = node.outputs[0].is_graph_output()
-        if stands or any(reader.op_type not in _PAIRS for reader in readers):
+        # A pair is read by its own other half alone now; anything else computes with its integers.
+        if node.outputs[0].is_graph_output():
             raise _irreversible(node, source)
+        for output in node.outputs:
+            if any(reader.op_type not in _PAIRS for reader in output.consumers()):
+                raise _irreversible(node, source)
     model.graph.remove(list(reversed(pairs)), safe=True)
     return len(pairs)
 
@@ -73,13 +75,14 @@ def require_float(model: ir.Model, source: str, *, requantise: bool = False) -> 
 def _irreversible(node: ir.Node, source: str) -> LpxError:
     return LpxError(
         f"{source} computes in integers: {node.name or node.outputs[0].name} is a {node.op_type}",
-        "the float values that its integers stand for cannot be told from the graph",
+        "the float values behind its integers cannot be recovered from the graph",
         "export the float model",
+        code="unsupported",
     )
 
 
 def _undo(graph: ir.Graph, node: ir.Node, source: str) -> None:
-    """Let the readers of a DequantizeLinear read the float tensor that was quantised."""
+    """Replace the output of a DequantizeLinear by the float tensor that was quantised."""
     quantised, output = node.inputs[0], node.outputs[0]
     assert quantised is not None
     maker = quantised.producer()
@@ -90,6 +93,7 @@ def _undo(graph: ir.Graph, node: ir.Node, source: str) -> None:
     else:
         raise _irreversible(node, source)
     if output.is_graph_output():
+        # An output must keep its name, and the float tensor has another.
         name, output.name = output.name, f"{output.name}.dequantized"
         same = ir.node("Identity", [original], name=f"{name}.identity")
         same.outputs[0].name, same.outputs[0].type = name, output.type
@@ -102,13 +106,13 @@ def _undo(graph: ir.Graph, node: ir.Node, source: str) -> None:
 
 
 def _values(node: ir.Node) -> NDArray[np.floating]:
-    """What a DequantizeLinear of a constant makes, in the type of its scale."""
+    """Return the values of a DequantizeLinear of a constant, in the type of its scale."""
     levels, scale, *zero = (
         value.const_value.numpy()
         for value in node.inputs
         if value is not None and value.const_value
     )
-    # One scale for all, or one for each index of an axis.
+    # One scale for all values, or one per index of an axis.
     shape = [1] * levels.ndim
     if scale.size > 1:
         shape[node.attributes.get_int("axis", 1)] = -1

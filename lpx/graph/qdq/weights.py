@@ -1,4 +1,4 @@
-"""Quantisation of weights: options, and the clip with the least error."""
+"""Options for integer weights, and scales that minimise the squared error."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from lpx.arguments import check_at_least, check_fields
 from lpx.graph.qdq.placement import MIN_CHANNELS
 from lpx.graph.qdq.rounding import weight_scales
 
+# Clips to try, as a share of the largest magnitude. If one weight of N is much larger than the
+# others, the best is 1 / (1 + N / (12 * 127**2)): 0.98 for 512 channels of 3x3, so in 8 bits never
+# far below 1.
 _SHARES = np.linspace(1.0, 0.8, 81)[1:]
-"""Clips to try, as a share of the largest magnitude. Where one weight of N sticks out, the best is
-1 / (1 + N / (12 * 127**2)): 0.98 for 512 channels of 3x3, so in 8 bits never far below 1."""
 
 
 @dataclass(frozen=True)
 class WeightOptions:
-    """Which weights become int8, and how: symmetric, per output channel.
+    """Options for int8 weights, which are symmetric and per output channel.
 
     Attributes:
-        clip: "max" puts the largest magnitude of a channel on level 127; "mse" cuts it where the
+        clip: "max" maps the largest magnitude of a channel to level 127; "mse" clips it where the
             mean squared error of the channel is smallest.
-        rounding: "squant" lets the errors of a kernel cancel (lpx.graph.qdq.rounding); "nearest"
-            does not.
-        bias_correction: Move what rounding does to a channel's mean into the bias.
-        equalise: Even out the ranges of channels between layers (lpx.graph.qdq.equalise). It
-            changes the ranges of activations, so calibration must see the equalised model.
-        min_channels: Leave convolutions with fewer channels on either side in float; a DLA, which
-            takes INT8 regions whole, has none left out.
+        rounding: "squant" makes the errors of a kernel cancel (lpx.graph.qdq.rounding); "nearest"
+            rounds each weight by itself.
+        bias_correction: Compensate the shift of a channel's mean by rounding in its bias.
+        equalise: Equalise the ranges of channels between layers (lpx.graph.qdq.equalise). It
+            changes the ranges of activations, so calibration must use the equalised model.
+        min_channels: Leave convolutions with fewer channels on either side in float; ignored for a
+            DLA, which runs INT8 regions as a whole.
         requantise: Remove the Q/DQ pairs of a quantised model instead of refusing it.
     """
 
@@ -50,10 +51,10 @@ DEFAULT_WEIGHTS = WeightOptions()
 
 
 def mse_scales(weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Symmetric scale per output channel with the least mean squared error of nearest rounding.
+    """Return symmetric scales per output channel with the least error of nearest rounding.
 
-    Searched over clips from the largest magnitude downwards, which is one of them: so the error is
-    never larger than that of `weight_scales`.
+    The search begins with the largest magnitude, so that the squared error is never larger than
+    that of `weight_scales`.
 
     Args:
         weight: Convolution weights, float32 [O, I, kh, kw].
@@ -65,7 +66,7 @@ def mse_scales(weight: NDArray[np.float32]) -> NDArray[np.float32]:
     flat = weight.reshape(len(weight), -1).astype(np.float64)
     best, least = widest, squared_error(flat, widest)
     for share in _SHARES:
-        # A product of zero would be no scale: such a channel has no bits left to win either.
+        # The product may underflow to zero, which is not a scale.
         scales = np.maximum((widest * share).astype(np.float32), np.finfo(np.float32).tiny)
         error = squared_error(flat, scales)
         better = error < least
@@ -74,7 +75,7 @@ def mse_scales(weight: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def squared_error(weight: NDArray[np.floating], scales: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Sum over each output channel of the squared error of nearest rounding.
+    """Return the squared error of nearest rounding, summed over each output channel.
 
     Args:
         weight: [O, ...].

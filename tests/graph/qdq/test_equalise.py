@@ -215,16 +215,16 @@ def test_groups(groups):
 
 def test_mobilenet_v2_stays_the_same(randomise):
     from lpx.export.to_onnx import to_onnx
-    from lpx.graph.qdq.prepare import prepare
+    from lpx.graph.qdq.prepare import prepare_model
     from lpx.models.checkpoint import Detector
     from lpx.models.detector import new_detector
 
     module, card = new_detector("mobilenet_v2", "features.3", input_size=64)
     model = to_onnx(Detector(randomise(module), card))
-    other, pairs = prepare(model, "it", equalised=True)
+    other, pairs = prepare_model(model, "it", equalised=True)
     assert other != model
     assert sum(pair.scaled for pair in pairs) > 10
-    assert prepare(model, "it", equalised=True)[0] == other, "not the same bytes twice"
+    assert prepare_model(model, "it", equalised=True)[0] == other, "not the same bytes twice"
     pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     found = [
         onnxruntime.InferenceSession(m, providers=["CPUExecutionProvider"]).run(

@@ -10,7 +10,7 @@ import pytest
 from lpx.errors import LpxError
 from lpx.graph.model_io import serialise
 from lpx.graph.qdq.insert_qdq import DLA, ONNXRUNTIME, TENSORRT, Style
-from lpx.graph.qdq.prepare import prepare
+from lpx.graph.qdq.prepare import prepare_model
 from lpx.graph.qdq.strip_qdq import require_float
 from tests.graph.graphs import graph, quantised, run
 
@@ -81,10 +81,10 @@ def test_input_behind_a_pair():
 def test_refused_with_the_count_and_the_first_node():
     model = quantised(graph(BLOCK, **WEIGHTS), TENSORRT)
     with pytest.raises(
-        LpxError, match=r"m.onnx is quantised already: it holds 8 Q/DQ nodes, the first c.w"
+        LpxError, match=r"m.onnx is quantised already: it has 8 Q/DQ nodes, the first c.w"
     ) as e:
         require_float(model, "m.onnx")
-    assert "--requantise" in e.value.fix
+    assert "`requantise=True`" in e.value.fix
 
 
 @pytest.mark.parametrize(
@@ -107,14 +107,14 @@ def test_integers_that_are_no_pair_cannot_be_taken_out(text):
 
 def test_float_model_comes_back_as_it_is():
     data = serialise(graph(BLOCK, **WEIGHTS))
-    assert prepare(data, "it") == (data, ())
-    assert prepare(data, "it", requantise=True) == (data, ())
+    assert prepare_model(data, "it") == (data, ())
+    assert prepare_model(data, "it", requantise=True) == (data, ())
 
 
 def test_prepared_model_is_float_and_can_be_quantised_again():
     data = serialise(quantised(graph(BLOCK, **WEIGHTS), ONNXRUNTIME))
     with pytest.raises(LpxError, match="quantised already"):
-        prepare(data, "it")
-    again, _ = prepare(data, "it", requantise=True)
+        prepare_model(data, "it")
+    again, _ = prepare_model(data, "it", requantise=True)
     model = ir.serde.deserialize_model(onnx.load_model_from_string(again))
     assert not PAIRS & set(kinds(model))
