@@ -628,7 +628,7 @@ def test_a_folder_that_was_prepared_otherwise_is_refused(tree):
         ({"processes": 0}, "processes must be >= 1"),
         ({"crop": "round"}, "crop must be one of"),
         ({"detector": "eyes"}, "detector must be one of"),
-        ({"split": "tset"}, "unknown split 'tset'"),
+        ({"split": "tset"}, "split must be one of"),
         ({"methods": ("Deepfake",)}, "unknown method 'Deepfake'"),
     ],
 )

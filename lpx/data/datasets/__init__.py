@@ -1,27 +1,36 @@
-"""Adapters: from a data set as its authors published it to labelled videos."""
+"""Public data sets: from the files that their authors published to labelled videos."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from lpx.arguments import check_choice
 from lpx.data.datasets import celeb_df, deeperforensics, deepfakebench, dfdc, dfdcp, ffpp
 from lpx.data.datasets.adapter import SPLITS, DatasetInfo, Listing, VideoQuery
 from lpx.data.roots import data_roots
 from lpx.data.videos import Video, VideoSet
+from lpx.data.wording import counted
 from lpx.errors import LpxError
 
 KNOWN: dict[str, DatasetInfo] = {
-    **{f"ffpp-{level}": info for level, info in ffpp.INFO.items()},
+    "ffpp-raw": ffpp.INFO["raw"],
+    "ffpp-c23": ffpp.INFO["c23"],
+    "ffpp-c40": ffpp.INFO["c40"],
     "celeb-df-v2": celeb_df.INFO,
     "dfdc": dfdc.INFO,
     "dfdcp": dfdcp.INFO,
     "deeperforensics": deeperforensics.INFO,
     "deepfakebench": deepfakebench.INFO,
 }
-"""Data sets of videos by name; "deepfakebench" takes a file, as in "deepfakebench:FILE.json"."""
+"""Public data sets by name; "deepfakebench" takes a file, as in "deepfakebench:FILE.json"."""
 WITH_FILE = "deepfakebench"
+# Missing videos, or shared people, that a message names.
 _NAMED = 3
-_WORDS = ("real", "fake")
+
+
+def usage(name: str) -> str:
+    """Return how to name a data set of `KNOWN`: some need a file."""
+    return f"{name}:FILE.json" if name == WITH_FILE else name
 
 
 def open_videos(
@@ -32,52 +41,63 @@ def open_videos(
     methods: tuple[str, ...] = (),
     strict: bool = False,
 ) -> VideoSet:
-    """The videos of a data set that are on disk.
+    """Find the videos of a data set on disk.
 
     Args:
-        name: A name of `KNOWN`; "deepfakebench:FILE.json", or "deepfakebench:FILE.json@c40" where
-            the file lists several compression levels.
-        root: The set's root or a folder above it; looked into before LPX_DATA and lpx.toml.
-        split: "train", "val" or "test" by the official lists; None for all. What has no official
-            split counts as test.
-        methods: Manipulations, in any case; () for the set's usual ones. Reals come with them.
-        strict: Whether a video that the lists name must be on disk.
+        name: A key of `KNOWN`; "deepfakebench:FILE.json", or "deepfakebench:FILE.json@c40" if the
+            file lists several compression levels.
+        root: The set's folder or one above it, searched before LPX_DATA and lpx.toml.
+        split: "train", "val" or "test" by the official lists; None for all. Videos without an
+            official split count as test.
+        methods: Manipulation methods, in upper or lower case; () for the set's usual ones. Real
+            videos are always included.
+        strict: Raise an error if a listed video is not on disk.
 
     Raises:
-        LpxError: Unknown name, split or method; the set is not found; a list is damaged or missing;
-            the split has no videos; or `strict`, and videos are missing.
+        InvalidArgumentError: The split is unknown.
+        LpxError: The name or a method is unknown; the set is not found; a list is damaged or
+            missing; the split has no videos; or `strict`, and videos are missing.
     """
     key, _, argument = name.partition(":")
     if key not in KNOWN or bool(argument) != (key == WITH_FILE):
-        known = ", ".join(f"{k}:FILE.json" if k == WITH_FILE else k for k in KNOWN)
         raise LpxError(
-            f"unknown video data set {name!r}", f"known ones: {known}", "name one of these"
+            f"unknown video data set {name!r}",
+            f"known ones: {', '.join(map(usage, KNOWN))}",
+            "name one of these",
+            code="not-found",
         )
-    if split is not None and split not in SPLITS:
-        raise LpxError(
-            f"unknown split {split!r}", f"splits are {', '.join(SPLITS)}", "name one of these"
-        )
+    if split is not None:
+        check_choice("split", split, SPLITS)
     info = KNOWN[key]
     listing = info.adapter(VideoQuery(data_roots(root), argument, split, methods))
     _check_names(name, listing)
     _check_split(name, listing, split)
     videos = tuple(video for video in listing.present if _is_in(video.split, split))
-    missing = tuple(
-        [video.name for video in listing.absent if _is_in(video.split, split)]
-        + [lost for home, lost in listing.lost if _is_in(home, split)]
-    )
+    missing = [video.name for video in listing.absent if _is_in(video.split, split)]
+    missing += [lost.name for lost in listing.lost if _is_in(lost.split, split)]
     if missing and (strict or not videos):
-        held = f"{len(videos)} videos of {name} are" if videos else f"no video of {name} is"
-        raise LpxError(
-            f"{held} on disk; missing below {listing.root}, {len(missing)} in all:"
-            + "".join(f"\n    {entry}" for entry in missing[:_NAMED])
-            + (f"\n    and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""),
-            "with --strict nothing may be missing" if videos else "",
-            listing.hint or f"download them: {info.obtained}",
-        )
-    hints = (f"{listing.hint[:1].upper()}{listing.hint[1:]}.",) if listing.hint and missing else ()
-    notes = (*listing.notes, *hints, *_notes(listing, split), *_one_sided(videos))
-    return VideoSet(name, listing.root, videos, missing, " ".join(notes), listing.crop)
+        raise _missing_error(name, info, listing, videos, missing)
+    notes = [*listing.notes]
+    if listing.hint and missing:
+        notes.append(f"{listing.hint[:1].upper()}{listing.hint[1:]}.")
+    notes += _notes(listing, split)
+    notes += _one_sided(videos)
+    return VideoSet(name, listing.root, videos, tuple(missing), " ".join(notes), listing.crop)
+
+
+def _missing_error(
+    name: str, info: DatasetInfo, listing: Listing, videos: tuple[Video, ...], missing: list[str]
+) -> LpxError:
+    what, why = f"no video of {name} is on disk", ""
+    if videos:
+        what = f"{counted(len(videos), 'video')} of {name} are on disk"
+        why = "with `strict=True`, no video may be missing"
+    what += f"; missing below {listing.root}, {len(missing)} in all:"
+    what += "".join(f"\n    {one}" for one in missing[:_NAMED])
+    if len(missing) > _NAMED:
+        what += f"\n    and {len(missing) - _NAMED} more"
+    fix = listing.hint or f"download them: {info.obtained}"
+    return LpxError(what, why, fix, code="not-found")
 
 
 def _is_in(home: str, split: str | None) -> bool:
@@ -92,50 +112,66 @@ def _check_names(name: str, listing: Listing) -> None:
                 f"{name} lists {video.name} twice",
                 "a video that counts twice falsifies every result",
                 f"copy the lists below {listing.root} again",
+                code="damaged",
             )
         seen.add(video.name)
 
 
 def _check_split(name: str, listing: Listing, split: str | None) -> None:
-    """Every method that is meant has videos, on disk or not, in the split."""
+    """Check that every chosen method has videos in the split, on disk or not."""
+    # The splits of each method's videos.
     homes: dict[str, set[str]] = {}
     for video in (*listing.present, *listing.absent):
         homes.setdefault(video.method, set()).add(video.split or "test")
-    lost = any(_is_in(home, split) for home, _ in listing.lost)
-    if lost and not any(_is_in(home, split) for splits in homes.values() for home in splits):
-        return  # It is the list itself that is missing, which is said elsewhere.
-    without = [method for method, splits in homes.items() if split and split not in splits]
-    if without or not homes:
-        there = sorted({split for splits in homes.values() for split in splits}, key=SPLITS.index)
+    splits = sorted(set().union(*homes.values()), key=SPLITS.index)
+    if any(_is_in(lost.split, split) for lost in listing.lost) and not any(
+        _is_in(home, split) for home in splits
+    ):
+        return  # A list is missing, which open_videos() reports.
+    without = [method for method, held in homes.items() if split and split not in held]
+    if homes and not without:
+        return
+    what = f"{name} has no videos"
+    if split:
+        what += f" for {split}"
+    if without:
+        what += f" of {', '.join(without)}"
+    if not splits:
         raise LpxError(
-            f"{name} has no videos{f' for {split}' if split else ''}"
-            + (f" of {', '.join(without)}" if without else ""),
-            f"it has videos for {', '.join(there)}"
-            if there
-            else f"nothing is below {listing.root}",
-            "name another split or other methods" if there else "download the set again",
+            what, f"nothing is below {listing.root}", "download the set again", code="not-found"
         )
+    raise LpxError(
+        what, f"it has videos for {', '.join(splits)}", "name another split or other methods"
+    )
 
 
 def _notes(listing: Listing, split: str | None) -> list[str]:
-    """What is true of any set: parts without a split, and people whom training has seen."""
+    """Describe methods without splits, and people who are both in train and test."""
     notes = []
-    unsplit = sorted({v.method for v in listing.present if not v.split})
+    unsplit = sorted({video.method for video in listing.present if not video.split})
     if unsplit and split:
         notes.append(f"{', '.join(unsplit)}: without official splits, all of it counts as test.")
-    train, test = (_people(listing.present, home) for home in ("train", "test"))
-    if shared := sorted(train & test):
+    shared = sorted(_people(listing.present, "train") & _people(listing.present, "test"))
+    if shared:
         named = ", ".join(shared[:_NAMED]) + (", ..." if len(shared) > _NAMED else "")
         notes.append(f"{len(shared)} identities are in train and in test: {named}.")
     return notes
 
 
 def _one_sided(videos: tuple[Video, ...]) -> list[str]:
-    """What to know where a whole class is missing: nothing can be told from anything then."""
-    held = {video.label for video in videos}
-    absent = [word for label, word in enumerate(_WORDS) if label not in held]
-    return [f"No {word} video is on disk." for word in absent]
+    """Warn if there are only real or only fake videos, which allow no comparison."""
+    labels = {video.label for video in videos}
+    notes = []
+    for label, word in enumerate(("real", "fake")):
+        if label in labels:
+            continue
+        notes.append(f"No {word} video is on disk.")
+    return notes
 
 
 def _people(videos: tuple[Video, ...], split: str) -> set[str]:
-    return {person for video in videos if video.split == split for person in video.identities}
+    people: set[str] = set()
+    for video in videos:
+        if video.split == split:
+            people.update(video.identities)
+    return people

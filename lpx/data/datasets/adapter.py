@@ -1,4 +1,4 @@
-"""What all adapters share: what is asked of them, what they answer, how they look around."""
+"""The interface of data set adapters, and how they find files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from lpx.data.videos import VIDEO_SUFFIXES, Video
 from lpx.data.walk import is_hidden, refuse_unreadable, walk
@@ -19,13 +20,13 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class VideoQuery:
-    """What the user asked for.
+    """A query for the videos of a data set.
 
     Attributes:
-        roots: Folders to look for data sets in.
-        argument: What stands behind the colon of "deepfakebench:FILE.json"; "" elsewhere.
-        split: The split that is wanted, so that lists of others need not be there; None for all.
-        methods: Names of manipulations; () for the set's usual ones.
+        roots: Folders to search for data sets.
+        argument: Text after the colon of "deepfakebench:FILE.json"; "" for other sets.
+        split: Split wanted, so that lists of other splits need not exist; None for all.
+        methods: Manipulation methods; () for the set's usual ones.
     """
 
     roots: tuple[Path, ...]
@@ -34,24 +35,36 @@ class VideoQuery:
     methods: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Listing:
-    """What an adapter found; it may hold more splits than were asked for.
+class MissingFile(NamedTuple):
+    """A file, other than a video, that is not on disk: a list, or a frame.
 
     Attributes:
-        root: Where the set lies.
+        split: Split that it belongs to.
+        name: Name, for the user.
+    """
+
+    split: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The result of an adapter, possibly with more splits than were asked for.
+
+    Attributes:
+        root: Folder of the set.
         present: Videos on disk, in a fixed order.
-        absent: Videos that the official lists name, each with the path that it should have.
-        lost: Names of other things that are missing, a list or a frame: (split, name).
-        notes: Sentences for the reader of results.
-        crop: As `VideoSet.crop`.
-        hint: What to do about what is absent, where it is on disk in another form; else "".
+        absent: Other videos in the official lists, with the path that they should have.
+        lost: Other missing files.
+        notes: Sentences for readers of results.
+        crop: See `VideoSet.crop`.
+        hint: How to use absent videos that are on disk in another form; "" if they are not.
     """
 
     root: Path
     present: tuple[Video, ...]
     absent: tuple[Video, ...] = ()
-    lost: tuple[tuple[str, str], ...] = ()
+    lost: tuple[MissingFile, ...] = ()
     notes: tuple[str, ...] = ()
     crop: str = ""
     hint: str = ""
@@ -59,16 +72,16 @@ class Listing:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """A data set that lpx knows.
+    """A public data set.
 
     Attributes:
-        title: Its name in papers.
-        obtained: How one gets it: the official page or form.
+        title: Name in papers.
+        obtained: How to obtain it: the official page or form.
         adapter: Lists its videos.
-        folders: Usual names of its root below a data root.
-        marks: Its root holds one of these; patterns.
-        methods: Its manipulations.
-        usual: Those that count where the user names none; () for all.
+        folders: Usual names of its folder below a data root.
+        marks: Patterns, one of which matches something in the set's folder.
+        methods: Manipulation methods.
+        usual: Methods used if the user names none; () for all.
     """
 
     title: str
@@ -81,47 +94,62 @@ class DatasetInfo:
 
 
 def possible_roots(info: DatasetInfo, roots: tuple[Path, ...]) -> tuple[Path, ...]:
-    """Every folder that may be the set's root, in the order in which they are tried."""
-    return tuple(place for root in roots for place in (root, *(root / f for f in info.folders)))
+    """List the folders that may be the set's, in order of priority."""
+    folders = []
+    for root in roots:
+        folders.append(root)
+        folders += [root / name for name in info.folders]
+    return tuple(folders)
 
 
 def find_root(info: DatasetInfo, roots: tuple[Path, ...]) -> Path:
-    """The set's root: the first place that holds one of its marks.
+    """Find the set's folder: the first one that has one of its marks.
 
     Raises:
-        LpxError: There is none; every place is listed.
+        LpxError: There is none; all searched folders are listed.
     """
-    looked = possible_roots(info, roots)
-    for place in looked:
-        if any(next(place.glob(mark), None) for mark in info.marks):
-            return place
-    marks = " or ".join(info.marks)
-    raise not_found(info, f"a folder that holds {marks}", looked)
+    searched = possible_roots(info, roots)
+    for folder in searched:
+        for mark in info.marks:
+            if next(folder.glob(mark), None) is not None:
+                return folder
+    raise not_found(info, f"a folder that holds {' or '.join(info.marks)}", searched)
 
 
-def not_found(info: DatasetInfo, sought: str, looked: Iterable[Path]) -> LpxError:
-    """The error for a set that is not on disk."""
-    lines = "".join(f"\n    {place}{'' if place.is_dir() else ' (no folder)'}" for place in looked)
+def not_found(info: DatasetInfo, sought: str, searched: Iterable[Path]) -> LpxError:
+    """Return the error for a set that is not on disk.
+
+    Args:
+        info: The set.
+        sought: Description of what was searched for.
+        searched: Folders that were searched.
+    """
+    lines = ""
+    for folder in searched:
+        lines += f"\n    {folder}"
+        if not folder.is_dir():
+            lines += " (no folder)"
     return LpxError(
         f"{info.title} was not found",
         f"looked for {sought} in:{lines}" if lines else "no data root is set",
-        "name the folder with --data-root DIR, LPX_DATA or [data] root in lpx.toml; "
+        "name the folder with `data_root`, LPX_DATA or [data] root in lpx.toml; "
         f"to obtain the set: {info.obtained}",
+        code="not-found",
     )
 
 
 def choose_methods(
     asked: tuple[str, ...], known: tuple[str, ...], usual: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
-    """The methods that are meant, spelled as the set spells them and in its order.
+    """Return the chosen methods, in the spelling and order of the set.
 
     Args:
-        asked: By the user, in any case; () for the usual ones.
-        known: The set's.
-        usual: Where the user asks for none; () for all.
+        asked: Methods named by the user, in upper or lower case; () for the usual ones.
+        known: Methods of the set.
+        usual: Methods used if the user names none; () for all.
 
     Raises:
-        LpxError: Unknown; the known ones are listed.
+        LpxError: A method is unknown; the known ones are listed.
     """
     spelled = {name.casefold(): name for name in known}
     for name in asked:
@@ -131,19 +159,21 @@ def choose_methods(
             raise LpxError(
                 f"unknown method {name!r}",
                 f"{meant}this set has: {', '.join(known) or 'none'}",
-                "name methods of this set; real videos always come with them",
+                "name methods of this set; real videos are always included",
+                code="invalid-argument",
             )
     chosen = {spelled[name.casefold()] for name in asked} or set(usual or known)
     return tuple(name for name in known if name in chosen)
 
 
 def key(name: str) -> str:
-    """How names are compared: macOS writes an accent as a letter of its own."""
+    """Return a key to compare names by."""
+    # macOS stores an accent as a letter of its own (NFD).
     return unicodedata.normalize("NFC", name)
 
 
 def name_of(path: Path, root: Path) -> str:
-    """A video's name: its path below `root` without the suffix of a file."""
+    """Return the name of a video: its path below `root`, without the suffix of a file."""
     inside = path.relative_to(root)
     if inside.suffix.lower() in VIDEO_SUFFIXES:
         inside = inside.with_suffix("")
@@ -151,35 +181,68 @@ def name_of(path: Path, root: Path) -> str:
 
 
 def index_videos(folder: Path) -> dict[str, Path]:
-    """Video files below a folder, by `key` of their name without suffix; {} where there is none.
+    """Index the video files below a folder by `key` of their name without suffix.
 
-    Of equal names the first in the order of the folders counts.
+    If several have the same name, the first one in the order of folders counts. If the folder does
+    not exist, the index is empty.
 
     Raises:
-        LpxError: A folder cannot be read: its videos would otherwise count as missing.
+        LpxError: A folder cannot be read, so that its videos would count as missing.
     """
-    found: dict[str, Path] = {}
+    videos: dict[str, Path] = {}
     if not folder.is_dir():
-        return found
+        return videos
     for name in walk(folder, VIDEO_SUFFIXES, refuse=refuse_unreadable).files:
-        found.setdefault(key(PurePosixPath(name).stem), folder / name)
-    return found
+        videos.setdefault(key(PurePosixPath(name).stem), folder / name)
+    return videos
 
 
 def index_folders(folder: Path) -> dict[str, Path]:
-    """Folders right below a folder, by `key` of their name; none where it does not exist.
+    """Index the subfolders of a folder by `key` of their name.
+
+    If the folder does not exist, the index is empty.
 
     Raises:
-        LpxError: As `index_videos`.
+        LpxError: The folder cannot be read.
     """
+    folders: dict[str, Path] = {}
     if not folder.is_dir():
-        return {}
-    named = ((name, folder / name) for name in list_folder(folder) if not is_hidden(name))
-    return {key(name): path for name, path in named if path.is_dir()}
+        return folders
+    for name in list_folder(folder):
+        path = folder / name
+        if not is_hidden(name) and path.is_dir():
+            folders[key(name)] = path
+    return folders
+
+
+class Partition(NamedTuple):
+    """Listed videos, divided into those on disk and others."""
+
+    present: tuple[Video, ...]
+    absent: tuple[Video, ...]
+
+
+def partition(
+    videos: Iterable[Video], is_present: Callable[[Path], bool] = Path.is_file
+) -> Partition:
+    """Divide listed videos into those on disk and others, each in order.
+
+    Args:
+        videos: Listed videos.
+        is_present: Checks the path of a video.
+    """
+    present: list[Video] = []
+    absent: list[Video] = []
+    for video in videos:
+        if is_present(video.path):
+            present.append(video)
+        else:
+            absent.append(video)
+    return Partition(tuple(present), tuple(absent))
 
 
 def list_folder(folder: Path) -> list[str]:
-    """The names in a folder, sorted.
+    """Return the names in a folder, sorted.
 
     Raises:
         LpxError: It cannot be read.

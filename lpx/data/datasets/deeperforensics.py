@@ -4,9 +4,9 @@
     lists/splits/{train,val,test}.txt         names of manipulated videos, the same in each variant
     source_videos/                            the actors
 
-The authors say: the actors' source videos are not the real part. The reals are the target videos,
-which are originals of FaceForensics++ at c23 and come with that set only.
-(github.com/EndlessSora/DeeperForensics-1.0, dataset/README.md, "Target videos".)
+The authors say that the actors' source videos are not the real part. The real videos are the target
+videos, which are originals of FaceForensics++ at c23 and only come with that set
+(github.com/EndlessSora/DeeperForensics-1.0, dataset/README.md, "Target videos").
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from lpx.data.datasets.adapter import (
     index_videos,
     key,
     name_of,
+    partition,
     possible_roots,
 )
 from lpx.data.datasets.lists import read_lines, relative_path
@@ -33,8 +34,14 @@ from lpx.errors import LpxError
 
 VARIANTS = (
     "end_to_end",
-    *(f"end_to_end_level_{level}" for level in range(1, 6)),
-    *(f"end_to_end_mix_{count}_distortions" for count in range(2, 5)),
+    "end_to_end_level_1",
+    "end_to_end_level_2",
+    "end_to_end_level_3",
+    "end_to_end_level_4",
+    "end_to_end_level_5",
+    "end_to_end_mix_2_distortions",
+    "end_to_end_mix_3_distortions",
+    "end_to_end_mix_4_distortions",
     "end_to_end_random_level",
     "reenact_postprocess",
 )
@@ -43,23 +50,28 @@ _NAME = re.compile(r"(\d{3})_([MW]\d{3})")
 
 
 def identities(stem: str) -> tuple[str, ...]:
-    """(target of FaceForensics++, actor) of a manipulated video, else ()."""
+    """Return the people in a video, by its name.
+
+    Returns:
+        (target of FaceForensics++, actor) for a manipulated video, else ().
+    """
     people = _NAME.fullmatch(stem)
     return people.groups() if people else ()
 
 
 def read_split(root: Path, split: str) -> tuple[str, ...]:
-    """The names, without suffix, of a split's manipulated videos.
+    """Read the names of a split's manipulated videos, without suffix.
 
     Raises:
-        LpxError: The list is not there, or a line names no manipulated video.
+        LpxError: The list is missing, or a line names no manipulated video.
     """
     path = root / "lists" / "splits" / f"{split}.txt"
     if not path.is_file():
         raise LpxError(
             f"{path} does not exist",
-            "it tells which videos are in the split",
+            "it lists the videos of the split",
             "unpack the lists that come with the data set",
+            code="not-found",
         )
     stems = []
     for number, line in read_lines(path):
@@ -69,13 +81,14 @@ def read_split(root: Path, split: str) -> tuple[str, ...]:
                 f"{path}, line {number}: {line!r} names no manipulated video",
                 "a name is <target>_<actor>.mp4, such as 000_M101.mp4",
                 "unpack the list again",
+                code="damaged",
             )
         stems.append(stem)
     return tuple(dict.fromkeys(stems))
 
 
 def list_videos(query: VideoQuery) -> Listing:
-    """The target videos of each split, and each variant's fakes.
+    """List the target videos of each split, and the fakes of each variant.
 
     Raises:
         LpxError: The set or a list is not on disk, a list is damaged, or a method is unknown.
@@ -91,27 +104,26 @@ def list_videos(query: VideoQuery) -> Listing:
         videos += [_target(originals, target, split) for target in targets]
     for variant in variants:
         folder = root / "manipulated_videos" / variant
-        found = index_videos(folder)
+        on_disk = index_videos(folder)
         for split in splits:
             for stem in stems[split]:
-                path = found.get(key(stem), folder / f"{stem}.mp4")
+                path = on_disk.get(key(stem), folder / f"{stem}.mp4")
                 name = name_of(folder / stem, root)
                 videos.append(Video(name, path, 1, variant, identities(stem), split))
-    return Listing(
-        root,
-        tuple(video for video in videos if video.path.is_file()),
-        tuple(video for video in videos if not video.path.is_file()),
-        notes=(
-            "The reals of DeeperForensics-1.0 are originals of FaceForensics++ (c23): a model that "
-            "was trained on those has seen these faces.",
-        ),
+    note = (
+        "The real videos of DeeperForensics-1.0 are originals of FaceForensics++ (c23): a model "
+        "that was trained on those has seen these faces."
     )
+    return Listing(root, *partition(videos), notes=(note,))
 
 
 def _originals(roots: tuple[Path, ...], root: Path) -> Path:
-    """The folder of FaceForensics++'s originals; where it should be if it is not there."""
-    looked = possible_roots(ffpp.INFO["c23"], (root, *roots, root.parent))
-    return next((folder for p in looked if (folder := p / _TARGETS).is_dir()), root / _TARGETS)
+    """Find the folder of FaceForensics++'s originals, or return where it should be."""
+    for folder in possible_roots(ffpp.INFO["c23"], (root, *roots, root.parent)):
+        originals = folder / _TARGETS
+        if originals.is_dir():
+            return originals
+    return root / _TARGETS
 
 
 def _target(originals: Path, target: str, split: str) -> Video:

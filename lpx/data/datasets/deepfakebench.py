@@ -1,18 +1,18 @@
-"""Face crops that were prepared with DeepfakeBench or for DF40, as one of their JSON files lists.
+"""Face crops prepared with DeepfakeBench or for DF40, listed by one of their JSON files.
 
     {set: {label: {split: {[level:] {video: {"label": label, "frames": [...], "masks": [...]}}}}}}
 
-The level (raw, c23, c40) stands only in FaceForensics++, FaceShifter and DeepFakeDetection. What
-the published files are known for, and what is done about it here:
+Only FaceForensics++, FaceShifter and DeepFakeDetection have a level (raw, c23, c40). Known problems
+of the published files, and how they are handled here:
 
-* Labels are those of a set, and new sets bring new ones: `X_Real` and `X_Fake` are read by rule.
-  In files of DF40 the label may name another method (`roop_Fake` in the set `simswap_ff`): there
-  the set names it.
-* Paths are those of another machine, with a prefix of its disk: `_Frames` tries where they are.
-* A video may stand in several splits (Celeb-DF's test videos in train, a "val" that is "test", all
-  of DeepFakeDetection in all three): it counts for the last of train, val, test alone.
-* DFDC's "val" holds a bare label and frames where videos were meant: passed over, and said.
-* Frames stand in the order in which a file system returned them: they are sorted.
+* Labels differ between sets, and new sets bring new ones: `X_Real` and `X_Fake` are read by rule.
+  In files of DF40 the label may name another method (`roop_Fake` in the set `simswap_ff`): there,
+  the name of the set counts.
+* Paths begin with a prefix of another machine's disk: `_Frames` finds the files.
+* A video may be in several splits (Celeb-DF's test videos in train, a "val" that is "test", all of
+  DeepFakeDetection in all three): it counts for the last of train, val, test only.
+* DFDC's "val" holds a label and frames in place of videos: it is skipped, with a note.
+* Frames are in the order in which a file system returned them: they are sorted.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from lpx.data.datasets import celeb_df, deeperforensics, ffpp
 from lpx.data.datasets.adapter import (
     SPLITS,
     DatasetInfo,
     Listing,
+    MissingFile,
     VideoQuery,
     choose_methods,
     list_folder,
@@ -67,10 +67,11 @@ LABELS = {
     "UADFV_Real": REAL,
     "UADFV_Fake": "fake",
 }
-"""Label in the file -> method, of the labels that no rule tells."""
+"""Methods of the labels that follow no rule."""
 _BY_RULE = re.compile(r"(?:.*[^a-z])?(real|fake)", re.IGNORECASE)
+# Sets of DF40: a method, and the set whose videos it was applied to.
 _DOMAIN = re.compile(r"(.+)_(ff|cdf)")
-"""A set of DF40: a method, and whose videos it was applied to."""
+# Functions that read people from the names of videos, by the beginning of the label.
 _IDENTITIES = {
     "FF": ffpp.identities,
     "DFD": ffpp.identities,
@@ -79,16 +80,40 @@ _IDENTITIES = {
     "DF": deeperforensics.identities,
 }
 _IDENTITIES_OF_DOMAIN = {"ff": ffpp.identities, "cdf": celeb_df.identities}
+# Folders that may hold the frames; DeepfakeBench itself reads them from datasets/rgb.
 _BELOW = ("", "rgb", "datasets", "datasets/rgb")
-"""Where frames lie below a folder; DeepfakeBench itself reads them from datasets/rgb."""
+# Characters of a value that an error repeats.
+_SHOWN = 80
+# Digits of a frame number that int32 can hold in any case.
+_MAX_DIGITS = 9
 
 
 @dataclass(frozen=True)
 class _Folder:
-    """Listed files that lie in one folder, in order; a file lists hundreds of thousands."""
+    """Listed files of one folder, in order.
+
+    A JSON file may list hundreds of thousands of frames, so paths share the folder's.
+    """
 
     path: PurePosixPath
     names: tuple[str, ...]
+
+
+class _Source(NamedTuple):
+    """The JSON file, and the level asked for; "" if none was."""
+
+    path: Path
+    level: str
+
+
+class _Place(NamedTuple):
+    """The keys above an entry of the JSON file; the level is "" in sets without levels."""
+
+    dataset: str
+    label: str
+    split: str
+    level: str
+    video: str
 
 
 @dataclass(frozen=True)
@@ -104,94 +129,117 @@ class _Entry:
     masks: tuple[_Folder, ...]
 
 
+class _Entries(NamedTuple):
+    """Videos of a JSON file.
+
+    Attributes:
+        entries: The videos.
+        stray: Number of other values in place of a video.
+    """
+
+    entries: list[_Entry]
+    stray: int
+
+
 def list_videos(query: VideoQuery) -> Listing:
-    """The listed crops of the chosen methods, at one level.
+    """List the crops of the chosen methods, at one level.
 
     `query.argument` is the file; "FILE.json@c40" chooses among several levels.
 
     Raises:
-        LpxError: The file or the frames are not there, or it is no such file.
+        LpxError: The file or the frames are missing, or the file has another structure.
     """
-    path, level = _open(query)
+    path, asked = _find_file(query)
     bases = _bases(query.roots, path)
     entries, stray = _read(path, bases)
-    level, level_notes = _choose_level(path, level, entries)
+    level = _choose_level(path, asked, entries)
+    notes = []
+    levels = _levels(entries)
+    if not asked and len(levels) > 1:
+        notes.append(
+            f"{path.name} lists levels {', '.join(levels)}; these are the crops of {level}."
+        )
     entries = [entry for entry in entries if entry.level in ("", level)]
     if not any(entry.frames for entry in entries):
         raise _damaged(f"{path} lists no frames")
     frames = _Frames(bases, entries)
-    known = tuple(dict.fromkeys(e.method for e in entries if e.method != REAL))
-    methods = (REAL, *choose_methods(query.methods, known))
-    unique, notes = _one_split_each(entries)
-    listed = [(e, _video(e, frames)) for e in unique if e.method in methods]
-    lost = tuple(
-        (entry.split, f"{entry.name}/{name}")
-        for entry, video in listed
-        if video.frames
-        for folder in entry.frames
-        for name in folder.names
-        if name not in frames.held(folder)
-    )
+    known = dict.fromkeys(entry.method for entry in entries if entry.method != REAL)
+    methods = (REAL, *choose_methods(query.methods, tuple(known)))
+    present, absent, lost = [], [], []
+    for entry in _one_split_each(entries, notes):
+        if entry.method not in methods:
+            continue
+        video = _video(entry, frames)
+        if not video.frames:
+            absent.append(video)
+            continue
+        present.append(video)
+        for name in frames.missing(entry):
+            missing = MissingFile(entry.split, f"{entry.name}/{name}")
+            lost.append(missing)
     if stray:
-        notes.append(f"{stray} entries of {path.name} name no video and were passed over.")
-    return Listing(
-        frames.base,
-        tuple(video for _, video in listed if video.frames),
-        tuple(video for _, video in listed if not video.frames),
-        lost,
-        (*level_notes, *notes),
-        CROP,
-    )
+        notes.append(f"{stray} entries of {path.name} name no video and were skipped.")
+    return Listing(frames.base, tuple(present), tuple(absent), tuple(lost), tuple(notes), CROP)
 
 
-def _open(query: VideoQuery) -> tuple[Path, str]:
-    """The JSON file, and the level that is asked for."""
+def _find_file(query: VideoQuery) -> _Source:
     text, _, level = query.argument.rpartition("@")
     if level not in LEVELS or not text:
         text, level = query.argument, ""
     named = expanded(text)
-    # Joining an absolute path to a root leaves it as it is.
-    looked = tuple(dict.fromkeys((named, *(root / named for root in query.roots))))
-    if (path := next((p for p in looked if p.is_file()), None)) is None:
-        raise LpxError(
-            f"{named} does not exist",
-            "looked for:" + "".join(f"\n    {p}" for p in looked),
-            f"name a JSON file of DeepfakeBench; to obtain one: {INFO.obtained}",
-        )
-    return path, level
+    # Joining an absolute path to a root leaves it as it is, hence no repeats.
+    searched = dict.fromkeys((named, *(root / named for root in query.roots)))
+    for path in searched:
+        if path.is_file():
+            return _Source(path, level)
+    raise LpxError(
+        f"{named} does not exist",
+        "looked for:" + "".join(f"\n    {path}" for path in searched),
+        f"name a JSON file of DeepfakeBench; to obtain one: {INFO.obtained}",
+        code="not-found",
+    )
 
 
 def _bases(roots: tuple[Path, ...], path: Path) -> tuple[Path, ...]:
-    """Folders that the paths in a file may be relative to."""
-    folders = (*roots, *path.absolute().parents[:3])
-    return tuple(dict.fromkeys(folder / below for folder in folders for below in _BELOW))
+    """List the folders that the paths in a file may be relative to."""
+    bases: dict[Path, None] = {}
+    for folder in (*roots, *path.absolute().parents[:3]):
+        bases |= dict.fromkeys(folder / below for below in _BELOW)
+    return tuple(bases)
 
 
-def _read(path: Path, bases: tuple[Path, ...]) -> tuple[list[_Entry], int]:
-    """All entries, and how many things stand where an entry was meant."""
+def _read(path: Path, bases: tuple[Path, ...]) -> _Entries:
     entries, stray = [], 0
-    for (dataset, label, split, level, video), value in _walk(path):
+    for place, value in _walk(path):
         if not isinstance(value, dict) or not isinstance(value.get("frames"), list):
             stray += 1
             continue
-        method = _method(dataset, label)
-        own = value.get("label", label)
+        here = f"{path}: {place.video!r}"
+        method = _method(place.dataset, place.label)
+        # A video repeats its label, as a name or as a number.
+        own = value.get("label", place.label)
         if not isinstance(own, (str, int)):
-            raise _damaged(f"{path}: {video!r} has a label that is neither a text nor a number")
-        own = str(own)
-        its = _method(dataset, own)
-        if method is None or (its is not None and (its == REAL) != (method == REAL)):
-            raise _damaged(f"{path}: {video!r} below {label} has the label {own!r}")
-        name = "/".join(part for part in (dataset, label, level, video) if part)
-        frames = _paths(value["frames"], f"{path}: {video!r}", bases)
-        masks = _paths(value.get("masks") or [], f"{path}: {video!r}", bases)
-        people = _people(dataset, label, video)
-        entries.append(_Entry(printable(name), method, people, level, split, frames, masks))
-    return entries, stray
+            raise _damaged(f"{here} has a label that is neither a text nor a number")
+        own_method = _method(place.dataset, str(own))
+        if method is None or (own_method is not None and (own_method == REAL) != (method == REAL)):
+            raise _damaged(f"{here} below {place.label} has the label {str(own)!r}")
+        name = "/".join(filter(None, (place.dataset, place.label, place.level, place.video)))
+        entries.append(
+            _Entry(
+                printable(name),
+                method,
+                _people(place),
+                place.level,
+                place.split,
+                _paths(value["frames"], here, bases),
+                _paths(value.get("masks") or [], here, bases),
+            )
+        )
+    return _Entries(entries, stray)
 
 
-def _walk(path: Path) -> Iterator[tuple[tuple[str, str, str, str, str], Any]]:
-    """((set, label, split, level or "", video), entry) of everything in a file."""
+def _walk(path: Path) -> Iterator[tuple[_Place, Any]]:
+    """Yield everything in place of a video, with the keys above it."""
     for dataset, labels in read_json_table(path).items():
         for label, splits in labels.items():
             if _method(dataset, label) is None:
@@ -202,166 +250,229 @@ def _walk(path: Path) -> Iterator[tuple[tuple[str, str, str, str, str], Any]]:
             if not isinstance(splits, dict) or set(splits) - set(SPLITS):
                 raise _damaged(f"{path}: {label} holds other things than {', '.join(SPLITS)}")
             for split, videos in splits.items():
-                for key, value in videos.items() if isinstance(videos, dict) else ():
+                if not isinstance(videos, dict):
+                    continue
+                for key, value in videos.items():
+                    # A video may be called "raw", too.
                     if key in LEVELS and isinstance(value, dict) and "frames" not in value:
                         for video, entry in value.items():
-                            yield (dataset, label, split, key, video), entry
+                            yield _Place(dataset, label, split, key, video), entry
                     else:
-                        yield (dataset, label, split, "", key), value
+                        yield _Place(dataset, label, split, "", key), value
 
 
 def _method(dataset: str, label: str) -> str | None:
-    """The method that a label of a set stands for; None where it tells nothing."""
+    """Return the method that a label of a set stands for; None if it stands for none."""
     if label in LABELS:
         return LABELS[label]
     if label in ("0", "1"):
         label = ("real", "fake")[int(label)]
-    if (told := _BY_RULE.fullmatch(label)) is None:
+    by_rule = _BY_RULE.fullmatch(label)
+    if by_rule is None:
         return None
-    if told[1].lower() == "real":
+    if by_rule[1].lower() == "real":
         return REAL
     of_domain = _DOMAIN.fullmatch(dataset)
     return of_domain[1] if of_domain else dataset
 
 
-def _people(dataset: str, label: str, video: str) -> tuple[str, ...]:
-    """Whose faces a video shows, where its set names videos after people."""
-    of_domain = _DOMAIN.fullmatch(dataset)
-    names = (
-        _IDENTITIES_OF_DOMAIN[of_domain[2]]
-        if of_domain
-        else _IDENTITIES.get(label.replace("-", "_").partition("_")[0])
-    )
-    return names(video) if names else ()
+def _people(place: _Place) -> tuple[str, ...]:
+    """Return the people in a video, if its set names videos after people."""
+    of_domain = _DOMAIN.fullmatch(place.dataset)
+    if of_domain is not None:
+        return _IDENTITIES_OF_DOMAIN[of_domain[2]](place.video)
+    read_names = _IDENTITIES.get(place.label.replace("-", "_").partition("_")[0])
+    return read_names(place.video) if read_names else ()
 
 
 def _paths(listed: Any, listed_in: str, bases: tuple[Path, ...]) -> tuple[_Folder, ...]:
-    """The folders that listed files lie in, and each folder's files in the order of their numbers.
-
-    A file that is listed twice counts once.
-    """
+    """Group listed files by folder, sorted by number; a file that is listed twice counts once."""
     if not isinstance(listed, list) or not all(isinstance(text, str) for text in listed):
-        raise _damaged(f"{listed_in}: {str(listed)[:80]} is not a list of paths")
-    named: dict[str, tuple[str, set[str]]] = {}
+        raise _damaged(f"{listed_in}: {str(listed)[:_SHOWN]} is not a list of paths")
+    names: dict[str, set[str]] = {}
+    # One path of each folder, to be checked for all: checking each would take minutes.
+    examples: dict[str, str] = {}
     for text in listed:
         folder, _, name = text.replace("\\", "/").rpartition("/")
         if not name.strip(". ") or "\0" in name:
             raise _damaged(f"{listed_in}: {text!r} names no file")
-        named.setdefault(folder, (text, set()))[1].add(name)
-    return tuple(
-        _Folder(_below(text, listed_in, bases).parent, tuple(sorted(names, key=_frame_order)))
-        for _, (text, names) in sorted(named.items())
-    )
+        examples.setdefault(folder, text)
+        names.setdefault(folder, set()).add(name)
+    folders = []
+    for folder in sorted(names):
+        path = _below(examples[folder], listed_in, bases).parent
+        folders.append(_Folder(path, tuple(sorted(names[folder], key=_frame_order))))
+    return tuple(folders)
 
 
 def _below(text: str, listed_in: str, bases: tuple[Path, ...]) -> PurePosixPath:
-    """A listed path, relative to a base; one that is absolute must lie below a base."""
-    for base in bases if text.startswith("/") else ():
-        if text.startswith(f"{base}/"):
-            return relative_path(text.removeprefix(f"{base}/"), listed_in)
+    """Convert a listed path to one relative to a base."""
+    if text.startswith("/"):
+        for base in bases:
+            if text.startswith(f"{base}/"):
+                return relative_path(text.removeprefix(f"{base}/"), listed_in)
     return relative_path(text, listed_in)
 
 
 def frame_number(stem: str) -> int:
-    """The number that the name of a frame's file is; -1 where it is none, or one beyond int32."""
-    return int(stem) if stem.isdecimal() and len(stem) <= _MOST_DIGITS else -1
-
-
-_MOST_DIGITS = 9
+    """Return the number in the name of a frame's file; -1 if there is none, or beyond int32."""
+    if stem.isdecimal() and len(stem) <= _MAX_DIGITS:
+        return int(stem)
+    return -1
 
 
 def _frame_order(name: str) -> tuple[int, str]:
+    """Return a key that sorts frame 10 after frame 9."""
     stem = name.partition(".")[0]
     return (frame_number(stem), name)
 
 
-def _choose_level(path: Path, asked: str, entries: list[_Entry]) -> tuple[str, list[str]]:
-    levels = sorted({entry.level for entry in entries} - {""})
-    if asked and asked not in levels:
+def _levels(entries: list[_Entry]) -> list[str]:
+    return sorted({entry.level for entry in entries} - {""})
+
+
+def _choose_level(path: Path, asked: str, entries: list[_Entry]) -> str:
+    """Choose a compression level; "" if the set has none.
+
+    Raises:
+        LpxError: The file does not list the level asked for.
+    """
+    levels = _levels(entries)
+    if asked:
+        if asked in levels:
+            return asked
         raise LpxError(
             f"{path} lists nothing of level {asked}",
             f"levels in it: {', '.join(levels) or 'none, the set has no levels'}",
-            "name one of these behind the @, or leave the @ out",
+            "name one of these after the @, or leave out the @",
         )
-    if asked or len(levels) < 2:
-        return asked or "".join(levels), []
-    level = USUAL_LEVEL if USUAL_LEVEL in levels else levels[0]
-    return level, [f"{path.name} lists levels {', '.join(levels)}; these are the crops of {level}."]
+    if USUAL_LEVEL in levels or not levels:
+        return USUAL_LEVEL if levels else ""
+    return levels[0]
 
 
-def _one_split_each(entries: list[_Entry]) -> tuple[list[_Entry], list[str]]:
-    """Every video once, in the last split that lists it: training is never to see a test video."""
+def _one_split_each(entries: list[_Entry], notes: list[str]) -> list[_Entry]:
+    """Return each video once, in the last split that lists it.
+
+    So training never sees a test video.
+
+    Args:
+        entries: Videos, possibly in several splits.
+        notes: Receives a note for each pair of splits that share videos.
+    """
     last: dict[str, _Entry] = {}
     moved: dict[tuple[str, str], int] = {}
     for entry in sorted(entries, key=lambda entry: SPLITS.index(entry.split)):
-        if (earlier := last.pop(entry.name, None)) is not None:
-            pair = (earlier.split, entry.split)
+        before = last.pop(entry.name, None)
+        if before is not None:
+            pair = (before.split, entry.split)
             moved[pair] = moved.get(pair, 0) + 1
         last[entry.name] = entry
-    notes = [
-        f"{count} videos stand in {earlier} and in {later}; they count for {later} alone."
-        for (earlier, later), count in moved.items()
-    ]
-    return list(last.values()), notes
+    for (earlier, later), count in moved.items():
+        notes.append(
+            f"{count} videos are listed in {earlier} and in {later}; they count for {later} only."
+        )
+    return list(last.values())
+
+
+class _Location(NamedTuple):
+    """Location of the frames on this disk.
+
+    Attributes:
+        base: Folder that paths are relative to.
+        skip: Number of leading folders of listed paths to drop.
+    """
+
+    base: Path
+    skip: int
 
 
 class _Frames:
-    """Where the listed frames are: below which base, and after how much of a prefix.
+    """The listed frames on this disk.
 
-    A listed path starts with what somebody else's disk had. Only what all paths of the file have in
-    common may be such a prefix: nothing that tells two videos or two methods apart is cut off.
+    Listed paths begin with a prefix of somebody else's disk. Only folders that all paths of the
+    file have in common can be such a prefix: nothing that distinguishes two videos or methods is
+    dropped.
+
+    Attributes:
+        base: Folder that paths are relative to.
     """
 
     def __init__(self, bases: tuple[Path, ...], entries: list[_Entry]) -> None:
-        folders = {folder.path for entry in entries for folder in entry.frames}
-        # The folder of a video's frames itself is not a prefix, even where it is the only one.
-        steps = zip(*(folder.parts[:-1] for folder in folders), strict=False)
-        common = len(list(takewhile(lambda step: len(set(step)) == 1, steps)))
-        self.base, self._skip = self._find(bases, sorted(folders), common)
+        folders: set[PurePosixPath] = set()
+        for entry in entries:
+            folders.update(folder.path for folder in entry.frames)
+        self.base, self._skip = _locate(bases, sorted(folders), _common_depth(folders))
         self._names: dict[PurePosixPath, frozenset[str]] = {}
 
-    @staticmethod
-    def _find(
-        bases: tuple[Path, ...], folders: list[PurePosixPath], common: int
-    ) -> tuple[Path, int]:
-        for base in bases:
-            for skip in range(common + 1):
-                # One video that is missing must not hide the others.
-                if any(base.joinpath(*folder.parts[skip:]).is_dir() for folder in folders):
-                    return base, skip
-        raise not_found(INFO, f"{folders[0]}, or the end of it,", bases)
-
     def place(self, listed: PurePosixPath) -> Path:
-        """Where a listed path is on this disk."""
+        """Return the path of a listed folder on this disk."""
         return self.base.joinpath(*listed.parts[self._skip :])
 
     def held(self, folder: _Folder) -> frozenset[str]:
-        """What a folder holds on disk; it is read once, not asked for every frame."""
+        """Return the names in a folder on disk."""
+        # Read once: a system call for each of hundreds of thousands of frames takes minutes.
         if folder.path not in self._names:
             place = self.place(folder.path)
-            names = frozenset(list_folder(place) if place.is_dir() else ())
-            self._names[folder.path] = names
+            names = list_folder(place) if place.is_dir() else []
+            self._names[folder.path] = frozenset(names)
         return self._names[folder.path]
 
     def files(self, folder: _Folder) -> list[Path]:
-        """The listed files that are on disk, in order."""
+        """Return the listed files that are on disk, in order."""
         held, place = self.held(folder), self.place(folder.path)
         return [place / name for name in folder.names if name in held]
 
+    def missing(self, entry: _Entry) -> Iterator[str]:
+        """Yield the names of a video's listed frames that are not on disk."""
+        for folder in entry.frames:
+            held = self.held(folder)
+            for name in folder.names:
+                if name not in held:
+                    yield name
+
+
+def _common_depth(folders: set[PurePosixPath]) -> int:
+    """Return the number of leading folders that all paths share."""
+    depth = 0
+    # The last folder is that of a video's frames, and no prefix even if there is only one video.
+    for step in zip(*(folder.parts[:-1] for folder in folders), strict=False):
+        if len(set(step)) > 1:
+            break
+        depth += 1
+    return depth
+
+
+def _locate(bases: tuple[Path, ...], folders: list[PurePosixPath], depth: int) -> _Location:
+    """Find the base and the length of the prefix.
+
+    Raises:
+        LpxError: No listed folder is on disk.
+    """
+    for base in bases:
+        for skip in range(depth + 1):
+            # Any folder will do: one missing video must not hide the others.
+            if any(base.joinpath(*folder.parts[skip:]).is_dir() for folder in folders):
+                return _Location(base, skip)
+    raise not_found(INFO, f"{folders[0]}, or the end of it,", bases)
+
 
 def _video(entry: _Entry, frames: _Frames) -> Video:
-    held = tuple(path for folder in entry.frames for path in frames.files(folder))
-    masks = [path.parent for folder in entry.masks for path in frames.files(folder)[:1]]
-    folder = held[0].parent if held else frames.base / entry.name
+    held: list[Path] = []
+    for folder in entry.frames:
+        held += frames.files(folder)
+    masks: list[Path] = []
+    for folder in entry.masks:
+        masks += frames.files(folder)[:1]
     return Video(
         name=entry.name,
-        path=folder,
+        path=held[0].parent if held else frames.base / entry.name,
         label=int(entry.method != REAL),
         method=entry.method,
         identities=entry.identities,
         split=entry.split,
-        mask=masks[0] if masks else None,
-        frames=held,
+        mask=masks[0].parent if masks else None,
+        frames=tuple(held),
     )
 
 
@@ -369,7 +480,8 @@ def _damaged(what: str, why: str = "") -> LpxError:
     return LpxError(
         what,
         why or "DeepfakeBench lists {set: {label: {split: {[level:] {video: {label, frames}}}}}}",
-        "name a JSON file that its rearrange.py wrote",
+        "name a JSON file written by its rearrange.py",
+        code="damaged",
     )
 
 

@@ -3,18 +3,19 @@
     [train/]dfdc_train_part_{0..49}/metadata.json     {"x.mp4": {"label": "FAKE", "split": "train"}}
     test/labels.csv                                   filename,label with 1 = fake
 
-Videos lie beside these lists or in `videos/` below. Who is shown, and by which method a face was
-swapped, was not published.
+Videos are beside these lists, or in `videos/` below. Neither people nor methods were published.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from lpx.data.datasets.adapter import (
     DatasetInfo,
     Listing,
+    MissingFile,
     VideoQuery,
     choose_methods,
     find_root,
@@ -34,19 +35,31 @@ LABELS = "labels.csv"
 _PART = re.compile(r"dfdc_train_part_0*(\d+)")
 
 
+class _Label(NamedTuple):
+    """A listed file with its label: 1 = fake, 0 = real."""
+
+    name: str
+    label: int
+
+
+class _ListedVideo(NamedTuple):
+    """A listed video, and whether it is on disk."""
+
+    video: Video
+    present: bool
+
+
 def list_videos(query: VideoQuery) -> Listing:
-    """Train videos of every part on disk, and the test videos.
+    """List the train videos of every part on disk, and the test videos.
 
     Raises:
         LpxError: The set is not on disk, a list is damaged, or a method is unknown.
     """
     choose_methods(query.methods, INFO.methods)
     root = find_root(INFO, query.roots)
-    listed: list[tuple[Video, bool]] = []
-    lost: list[tuple[str, str]] = []
-    notes = [
-        "DFDC does not tell whose faces its videos show: splits cannot be checked for overlap."
-    ]
+    listed: list[_ListedVideo] = []
+    lost: list[MissingFile] = []
+    notes = ["DFDC does not name the people in its videos: splits cannot be checked for overlap."]
     parts = _parts(root)
     if len(parts) != PARTS:
         notes.append(f"{len(parts)} of the {PARTS} parts of DFDC's training set are on disk.")
@@ -54,41 +67,44 @@ def list_videos(query: VideoQuery) -> Listing:
         if (part / METADATA).is_file():
             listed += _videos(root, part, _train_labels(part / METADATA), "train")
         else:
-            lost.append(("train", (part / METADATA).relative_to(root).as_posix()))
+            lost.append(MissingFile("train", (part / METADATA).relative_to(root).as_posix()))
     if (root / "test" / LABELS).is_file():
         listed += _videos(root, root / "test", _test_labels(root / "test" / LABELS), "test")
     else:
-        lost.append(("test", f"test/{LABELS}"))
-    present = tuple(video for video, held in listed if held)
-    absent = tuple(video for video, held in listed if not held)
+        lost.append(MissingFile("test", f"test/{LABELS}"))
+    present = tuple(one.video for one in listed if one.present)
+    absent = tuple(one.video for one in listed if not one.present)
     return Listing(root, present, absent, tuple(lost), tuple(notes))
 
 
 def _parts(root: Path) -> list[Path]:
-    numbered = [
-        (int(part[1]), path)
-        for folder in (root, root / "train")
-        for name, path in index_folders(folder).items()
-        if (part := _PART.fullmatch(name))
-    ]
+    """Return the folders of the parts, in the order of their numbers."""
+    numbered = []
+    for folder in (root, root / "train"):
+        for name, path in index_folders(folder).items():
+            part = _PART.fullmatch(name)
+            if part is not None:
+                numbered.append((int(part[1]), path))
     return [path for _, path in sorted(numbered)]
 
 
-def _train_labels(path: Path) -> list[tuple[str, int]]:
+def _train_labels(path: Path) -> list[_Label]:
     labels = []
     for name, entry in read_json_table(path).items():
         if entry.get("label") not in ("FAKE", "REAL"):
             raise _unlabelled(f"{path}: {name!r}", entry.get("label"), "FAKE or REAL")
-        labels.append((relative_path(name, str(path)).name, int(entry["label"] == "FAKE")))
+        file = relative_path(name, str(path)).name
+        labels.append(_Label(file, int(entry["label"] == "FAKE")))
     return labels
 
 
-def _test_labels(path: Path) -> list[tuple[str, int]]:
+def _test_labels(path: Path) -> list[_Label]:
     labels = []
     for number, (name, label) in read_csv(path, ("filename", "label")):
+        here = f"{path}, line {number}"
         if label not in ("0", "1"):
-            raise _unlabelled(f"{path}, line {number}: {name!r}", label, "1 (fake) or 0 (real)")
-        labels.append((relative_path(name, f"{path}, line {number}").name, int(label)))
+            raise _unlabelled(f"{here}: {name!r}", label, "1 (fake) or 0 (real)")
+        labels.append(_Label(relative_path(name, here).name, int(label)))
     return labels
 
 
@@ -97,22 +113,20 @@ def _unlabelled(where: str, label: object, expected: str) -> LpxError:
         f"{where} has the label {label!r}",
         f"{expected} was expected",
         "copy the list again from the data set",
+        code="damaged",
     )
 
 
-def _videos(
-    root: Path, folder: Path, labels: list[tuple[str, int]], split: str
-) -> list[tuple[Video, bool]]:
-    """The listed videos of a folder, and whether each is on disk."""
-    found = index_videos(folder)
+def _videos(root: Path, folder: Path, labels: list[_Label], split: str) -> list[_ListedVideo]:
+    """Look up the listed videos of a folder."""
+    on_disk = index_videos(folder)
     videos = []
     for name, label in labels:
-        path = found.get(key(Path(name).stem))
+        path = on_disk.get(key(Path(name).stem))
         place = path or folder / name
         method = FAKE if label else REAL
-        videos.append(
-            (Video(name_of(place, root), place, label, method, (), split), path is not None)
-        )
+        video = Video(name_of(place, root), place, label, method, (), split)
+        videos.append(_ListedVideo(video, path is not None))
     return videos
 
 

@@ -18,6 +18,7 @@ from lpx.data.datasets.adapter import (
     choose_methods,
     find_root,
     name_of,
+    partition,
 )
 from lpx.data.datasets.lists import read_json_table, relative_path
 from lpx.data.videos import REAL, Video
@@ -30,7 +31,7 @@ _SPLITS = ("train", "test")
 
 
 def list_videos(query: VideoQuery) -> Listing:
-    """The listed videos of the chosen methods.
+    """List the videos of the chosen methods.
 
     Raises:
         LpxError: The set or its list is not on disk, the list is damaged, or a method is unknown.
@@ -40,26 +41,30 @@ def list_videos(query: VideoQuery) -> Listing:
     if not (root / LIST).is_file():
         raise LpxError(
             f"{root / LIST} does not exist",
-            "it tells labels and splits",
+            "it lists labels and splits",
             "copy it there; it comes with the data set",
+            code="not-found",
         )
-    table = read_json_table(root / LIST)
-    videos = [_video(root, name, entry) for name, entry in table.items()]
-    chosen = [video for video in videos if video.method in (REAL, *methods)]
-    return Listing(
-        root,
-        tuple(video for video in chosen if video.path.is_file()),
-        tuple(video for video in chosen if not video.path.is_file()),
-        notes=("DFDCP has no official validation split.",),
-    )
+    chosen = []
+    for name, entry in read_json_table(root / LIST).items():
+        video = _video(root, name, entry)
+        if video.method in (REAL, *methods):
+            chosen.append(video)
+    notes = ("DFDCP has no official validation split.",)
+    return Listing(root, *partition(chosen), notes=notes)
 
 
 def _video(root: Path, name: str, entry: dict[str, Any]) -> Video:
+    """Convert an entry of the list.
+
+    Raises:
+        LpxError: Its label, split, method or people are not what they can be.
+    """
     here = f"{root / LIST}: {name!r}"
     inside = relative_path(name, str(root / LIST))
     label, split = entry.get("label"), entry.get("set")
     method = inside.parts[0] if label == "fake" else REAL
-    # Whatever else JSON can hold there has no hash.
+    # A list or an object has no hash, and cannot be looked up in a dictionary.
     if (
         not isinstance(label, str)
         or label not in _LABELS
@@ -71,18 +76,24 @@ def _video(root: Path, name: str, entry: dict[str, Any]) -> Video:
             f"expected a label of {' or '.join(_LABELS)}, a set of {' or '.join(_SPLITS)}, and "
             f"fakes in {' or '.join(METHODS)}",
             "copy the list again from the data set",
+            code="damaged",
         )
-    people = (entry.get("target_id"), entry.get("swapped_id") if label == "fake" else None)
-    if not all(person is None or isinstance(person, (str, int)) for person in people):
-        raise LpxError(
-            f"{here} names people by something other than a text or a number",
-            "",
-            "copy the list again from the data set",
-        )
-    identities = tuple(str(person) for person in people if person is not None)
+    identities = []
+    for field in ("target_id", "swapped_id") if label == "fake" else ("target_id",):
+        person = entry.get(field)
+        if person is None:
+            continue
+        if not isinstance(person, (str, int)):
+            raise LpxError(
+                f"{here} names people by something other than a text or a number",
+                "",
+                "copy the list again from the data set",
+                code="damaged",
+            )
+        identities.append(str(person))
     path = _place(root, inside)
     listed = name_of(root / inside, root)
-    return Video(listed, path, _LABELS[label], method, identities, split)
+    return Video(listed, path, _LABELS[label], method, tuple(identities), split)
 
 
 def _place(root: Path, inside: PurePosixPath) -> Path:

@@ -1,23 +1,49 @@
-"""Reading the lists that data sets come with, whoever's editor they went through."""
+"""Read the lists that come with data sets, whatever editor they went through."""
 
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from lpx.data.text_table import decode, read_table
 from lpx.errors import LpxError
 from lpx.schema import MAX_BYTES, SchemaError, parse_json
 from lpx.workspace import read_regular
 
-_AGAIN = "copy it again from where the data set came from"
+_AGAIN = "copy it again from the source of the data set"
+# Characters of a key or value that an error repeats.
+_SHOWN = 80
+
+
+class Line(NamedTuple):
+    """A line of a list.
+
+    Attributes:
+        number: Line number, from 1.
+        text: Text without outer blanks.
+    """
+
+    number: int
+    text: str
+
+
+class Fields(NamedTuple):
+    """A row of a table.
+
+    Attributes:
+        number: Line number, from 1.
+        values: Values of the columns asked for.
+    """
+
+    number: int
+    values: tuple[str, ...]
 
 
 def read_text(path: Path) -> str:
-    r"""The text of a list: UTF-8, or UTF-16 with its mark; no byte-order mark, "\n" as line end.
+    r"""Read a text in UTF-8, or in UTF-16 with a byte-order mark, and normalise line ends to "\n".
 
     Raises:
-        LpxError: Unreadable, larger than `MAX_BYTES`, or in another encoding.
+        LpxError: The file cannot be read, is larger than `MAX_BYTES`, or in another encoding.
     """
     try:
         data = read_regular(path, limit=MAX_BYTES)
@@ -32,53 +58,65 @@ def read_text(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_lines(path: Path) -> list[tuple[int, str]]:
-    """The lines of a list that are not blank, each with its number from 1 and without outer blanks.
+def read_lines(path: Path) -> list[Line]:
+    """Read the lines of a list, without blank ones.
 
     Raises:
-        LpxError: As `read_text`.
+        LpxError: See `read_text`.
     """
-    lines = enumerate(read_text(path).split("\n"), start=1)
-    return [(number, line.strip()) for number, line in lines if line.strip()]
+    lines = []
+    for number, text in enumerate(read_text(path).split("\n"), start=1):
+        stripped = text.strip()
+        if stripped:
+            lines.append(Line(number, stripped))
+    return lines
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """Read a JSON file.
 
     Raises:
-        LpxError: As `read_text`, or it is not JSON within the limits of `lpx.schema`.
+        LpxError: See `read_text`; or it is not JSON within the limits of `lpx.schema`.
     """
     text = read_text(path)
     try:
         return parse_json(text)
     except SchemaError as error:
-        raise LpxError(f"{path} is not JSON that can be read", str(error), _AGAIN) from error
+        raise LpxError(
+            f"{path} is not JSON that can be read", str(error), _AGAIN, code="damaged"
+        ) from error
 
 
 def read_json_table(path: Path) -> dict[str, dict[str, Any]]:
-    """A JSON object whose values are objects.
+    """Read a JSON object whose values are objects.
 
     Raises:
-        LpxError: As `read_json`, or it is shaped otherwise; the first such entry is named.
+        LpxError: See `read_json`; or it has another structure, and the first wrong entry is named.
     """
     value = read_json(path)
     if not isinstance(value, dict):
         raise LpxError(
-            f"{path} holds no JSON object", "it maps a video to what is known of it", _AGAIN
+            f"{path} is not a JSON object",
+            "it should map each video to its properties",
+            _AGAIN,
+            code="damaged",
         )
     for key, entry in value.items():
         if not isinstance(entry, dict):
             raise LpxError(
-                f"{path}: {key[:80]!r} holds {str(entry)[:80]!r}", "an object was expected", _AGAIN
+                f"{path}: {key[:_SHOWN]!r} holds {str(entry)[:_SHOWN]!r}",
+                "an object was expected",
+                _AGAIN,
+                code="damaged",
             )
     return value
 
 
-def read_csv(path: Path, columns: tuple[str, ...]) -> list[tuple[int, tuple[str, ...]]]:
-    """Some columns of a CSV file with a header, each row with its line number.
+def read_csv(path: Path, columns: tuple[str, ...]) -> list[Fields]:
+    """Read some columns of a CSV file with a header.
 
     Raises:
-        LpxError: As `lpx.data.text_table.read_table`, or a field is empty.
+        LpxError: See `lpx.data.text_table.read_table`; or a field is empty.
     """
     table = read_table(path, dict.fromkeys(columns, ()), columns, advice=_AGAIN)
     rows = []
@@ -87,34 +125,34 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> list[tuple[int, tuple[str,
         if not all(fields):
             raise LpxError(
                 f"{path} line {row.line}: a field is missing",
-                f"every line gives {', '.join(columns)}",
+                f"each line must have {', '.join(columns)}",
                 _AGAIN,
+                code="damaged",
             )
-        rows.append((row.line, fields))
+        rows.append(Fields(row.line, fields))
     return rows
 
 
 def relative_path(text: str, listed_in: str) -> PurePosixPath:
-    r"""A path as a list gives it, relative to the set's root; "\" counts as "/".
-
-    A drive letter, a server's share or the root of an absolute path is dropped: on this machine it
-    is only a prefix that somebody else's disk had.
+    r"""Convert a listed path to one relative to the set's folder; "\" counts as "/".
 
     Args:
         text: The path.
-        listed_in: The list and place in it, for the message.
+        listed_in: The list and the place in it, for messages.
 
     Raises:
-        LpxError: It would leave the root, or names nothing.
+        LpxError: The path leaves the folder, or is empty.
     """
+    # A drive letter, a server's share or the root of an absolute path is a prefix of the disk of
+    # whoever wrote the list, and means nothing here.
     plain = text.strip().replace("\\", "/")
     # A share is "//server/share/", and Windows may write a drive as "//?/C:/".
     drive = PureWindowsPath(plain).drive.replace("\\", "/")
     path = PurePosixPath(plain.removeprefix(drive).lstrip("/"))
     if ".." in path.parts or "\0" in plain:
         raise LpxError(
-            f"{listed_in}: the path {text!r} leaves the data set's root",
-            "a list names files below the root, by relative paths without ..",
+            f"{listed_in}: the path {text!r} leaves the data set's folder",
+            "a list names files below the folder, by relative paths without ..",
             "fix the list, or " + _AGAIN,
         )
     if not path.parts:

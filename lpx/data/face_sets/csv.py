@@ -1,11 +1,11 @@
-r"""`faces.csv`: the labels of a folder's face crops, as people write them down.
+r"""Read `faces.csv`, the labels of a folder's face crops.
 
-The first line names the columns: `file`; and `label` (1 or fake, 0 or real, nothing where not
-known) or `method` ("real", or the manipulation) or both; optionally `video`, `identity` (several
-with ";" between, the one whose head it is first) and `split`. Without `label` and `method` a face
-below `real/` or `fake/` has the label of that folder. Other columns are ignored, with a note.
-Paths are relative to the folder, with "/" or with Windows' "\" between their parts. Commas,
-semicolons, tabs or bars separate the cells, see `lpx.data.text_table`.
+The first line names the columns: `file`; `label` (1 or fake, 0 or real, empty if unknown), `method`
+("real", or the manipulation), or both; optionally `video`, `identity` (several separated by ";",
+the target of a face swap first) and `split`. Without `label` and `method`, a face below `real/` or
+`fake/` has the label of that folder. Other columns are ignored, with a note. Paths are relative to
+the folder, with "/" or with Windows' "\". Cells are separated by commas, semicolons, tabs or bars,
+see `lpx.data.text_table`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from lpx.data.face_sets.table import FaceRow, FaceTable, make_table
 from lpx.data.images.decode import SUFFIXES
@@ -27,7 +28,7 @@ from lpx.errors import LpxError
 
 FILE = "faces.csv"
 LABELS = {"real": 0, "fake": 1}
-"""What a folder's name says of the faces in it."""
+"""Label of the faces in a folder of this name."""
 COLUMNS: dict[str, tuple[str, ...]] = {
     "file": ("filename", "file_name", "file_path", "path", "image", "image_path", "img", "crop"),
     "label": ("labels", "class", "is_fake", "ground_truth", "gt"),
@@ -36,36 +37,44 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "identity": ("identities", "identity_id", "person", "person_id", "people", "subject"),
     "split": ("splits", "subset", "set", "partition"),
 }
-"""The columns, and what people call them; a column of such a name is refused, not passed over."""
+"""The columns, with other names that people give them, which are refused instead of ignored."""
 ADVICE = "save it as CSV in UTF-8"
 _CELLS = {**LABELS, "0": 0, "1": 1, "0.0": 0, "1.0": 1}
 _SPLITS = {
-    **{name: name for name in ("train", "val", "test")},
-    **{"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"},
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
 }
 
 REAL_WORDS = frozenset(
     {"real", "reals", "original", "originals", "pristine", "authentic", "genuine", "bonafide"}
 )
-"""What people call faces that nobody manipulated; in lower case."""
+"""Names for faces that were not manipulated; in lower case."""
+# Words that say nothing about manipulation.
 _NEUTRAL = REAL_WORDS | {
     *("sequence", "sequences", "video", "videos", "frame", "frames", "image", "images"),
     *("face", "faces", "crop", "crops", "youtube", "actors", "celeb", "c", "raw", "data"),
 }
+# FaceForensics++ names its originals by their source; in other sets, fakes may come from there.
 _SOURCES = frozenset({"youtube", "actors"})
-"""FaceForensics++ names its originals by where they come from; elsewhere fakes may come from it."""
 
 
 @lru_cache
 def means_real(method: str) -> bool | None:
-    """Whether a method's name says that nobody manipulated the face.
+    """Return whether the name of a method stands for faces that were not manipulated.
 
-    It does where its last word does, as in `YouTube-real`, or its first and the others only say
-    where from, as in `original_sequences`.
+    That is so if its last word says it, as in `YouTube-real`, or if its first does and the others
+    say nothing about manipulation, as in `original_sequences`.
 
     Returns:
-        None where it could mean either, as of `Real-ESRGAN` and `not_original`.
+        None if the name is ambiguous, such as `Real-ESRGAN` or `not_original`.
     """
+    # Separate words written together: "CelebReal".
     apart = re.sub(r"(?<=[a-z])(?=(Real|Original)s?$)", " ", method)
     words = re.findall(r"[^\W\d_]+", apart.lower())
     if " ".join(words) in {"bona fide", *_SOURCES}:
@@ -79,44 +88,52 @@ def means_real(method: str) -> bool | None:
 
 
 def find_face_csv(folder: Path) -> Path | None:
-    """The folder's `faces.csv`, in whatever case its name is written; None where there is none.
+    """Find the `faces.csv` of a folder, in upper or lower case; None if there is none.
 
     Raises:
         LpxError: There are several, or it is not a file.
     """
-    found = sorted(name for name in os.listdir(folder) if name.lower() == FILE)
-    if not found:
+    names = sorted(name for name in os.listdir(folder) if name.lower() == FILE)
+    if not names:
         return None
-    if len(found) > 1:
+    if len(names) > 1:
         raise LpxError(
-            f"{folder} holds {' and '.join(found)}",
+            f"{folder} holds {' and '.join(names)}",
             "it would not be clear which one counts",
             "remove one of them",
         )
-    path = folder / found[0]
+    path = folder / names[0]
     if not path.is_file():
         raise LpxError(
             f"{path} cannot be read",
-            "it is a folder, or a link to nothing",
-            "put a file in its place, or remove it",
+            "it is a folder, or a broken link",
+            "replace it by a file, or remove it",
         )
     return path
 
 
-def read_face_csv(path: Path, skip: Iterable[Path] = ()) -> tuple[FaceTable, str]:
+class ListedFaces(NamedTuple):
+    """The faces of a `faces.csv`.
+
+    Attributes:
+        table: Faces whose files exist, in the order of the file.
+        note: Note that counts and names what is left out or ignored; "" if nothing is.
+    """
+
+    table: FaceTable
+    note: str
+
+
+def read_face_csv(path: Path, skip: Iterable[Path] = ()) -> ListedFaces:
     """Read a `faces.csv`.
 
     Args:
-        path: Its folder is the one that files are relative to.
-        skip: Folders whose images nobody misses in it.
-
-    Returns:
-        The faces whose files exist, in its order, and a note that counts and names what is left
-        out or ignored; "" where nothing is.
+        path: The file; paths in it are relative to its folder.
+        skip: Folders whose images need not be listed.
 
     Raises:
-        LpxError: A file leaves the folder, stands there twice or has contradictory or unknown
-            labels (the line is named); no listed file exists; or it cannot be read as a table.
+        LpxError: A file leaves the folder, is listed twice or has contradictory or unknown labels
+            (the line is named); no listed file exists; or the table cannot be read.
     """
     folder = path.parent
     table = read_table(path, COLUMNS, ("file",), advice=ADVICE)
@@ -124,18 +141,24 @@ def read_face_csv(path: Path, skip: Iterable[Path] = ()) -> tuple[FaceTable, str
     for row in table.rows:
         reading.take(row.line, row.cells)
     if not reading.rows:
-        missing = reading.missing
-        raise LpxError(
-            f"{path} lists no file that exists" if missing else f"{path} lists no faces",
-            f"the first of {len(missing)} is {folder / missing[0]}" if missing else "",
-            f"name files relative to the folder that {path.name} is in",
-        )
-    return make_table(folder, reading.rows), " ".join(reading.notes(skip))
+        what, why = f"{path} lists no faces", ""
+        if reading.missing:
+            what = f"{path} lists no file that exists"
+            why = f"the first of {len(reading.missing)} is {folder / reading.missing[0]}"
+        raise LpxError(what, why, f"name files relative to the folder that {path.name} is in")
+    return ListedFaces(make_table(folder, reading.rows), " ".join(reading.notes(skip)))
+
+
+class _Label(NamedTuple):
+    """Label and method of a row."""
+
+    label: int | None
+    method: str
 
 
 @dataclass
 class _Reading:
-    """A `faces.csv` as far as it was read."""
+    """A `faces.csv` while it is read."""
 
     path: Path
     folder: Path
@@ -152,7 +175,7 @@ class _Reading:
         if file in self.seen:
             raise LpxError(
                 f"{where} names {file} again",
-                f"it stands on line {self.seen[file]} already, and would count twice",
+                f"it is on line {self.seen[file]}, too, and would count twice",
                 "remove one of the lines",
             )
         self.seen[file] = line
@@ -168,34 +191,38 @@ class _Reading:
         if not (self.table.certain or file.isascii()):
             raise LpxError(
                 f"{where} names {file}, which does not exist",
-                "the file is not in UTF-8; it was read as Windows-1252, which is probably wrong",
+                f"{self.path.name} is not in UTF-8, and was read as Windows-1252, which is "
+                "probably wrong",
                 ADVICE,
             )
         self.missing.append(file)
 
-    def label(self, where: str, file: str, cells: Mapping[str, str]) -> tuple[int | None, str]:
-        """The label and the method of a row."""
-        of_folder = LABELS.get(file.partition("/")[0].lower()) if "/" in file else None
+    def label(self, where: str, file: str, cells: Mapping[str, str]) -> _Label:
+        """Return label and method of a row."""
+        top, slash, _ = file.partition("/")
+        of_folder = LABELS.get(top.lower()) if slash else None
         if not {"label", "method"}.intersection(cells):
-            return of_folder, _method_of(of_folder)
-        said, method = cells.get("label", ""), cells.get("method", "")
-        if said and said.lower() not in _CELLS:
-            raise LpxError(
-                f"{where} has the label {said!r}",
-                "a label is 1 or fake, 0 or real, or empty where it is not known",
-                "correct the line",
-            )
-        label = _CELLS[said.lower()] if said else None
+            return _Label(of_folder, _method_of(of_folder))
+        cell, method = cells.get("label", ""), cells.get("method", "")
+        label: int | None = None
+        if cell:
+            if cell.lower() not in _CELLS:
+                raise LpxError(
+                    f"{where} has the label {cell!r}",
+                    "a label is 1 or fake, 0 or real, or empty if unknown",
+                    "correct the line",
+                )
+            label = _CELLS[cell.lower()]
         if method:
-            label = self.implied(where, said, label, method)
+            label = self.implied(where, cell, label, method)
         if None not in (label, of_folder) and label != of_folder:
             self.against_folder.append(file)
         if label == 0 or not method:
-            return label, _method_of(label)
-        return label, method
+            return _Label(label, _method_of(label))
+        return _Label(label, method)
 
-    def implied(self, where: str, said: str, label: int | None, method: str) -> int:
-        """The label of a row that names a method."""
+    def implied(self, where: str, cell: str, label: int | None, method: str) -> int:
+        """Return the label of a row with a method, and check that the two agree."""
         real = means_real(method)
         if label is not None and method.lower() in _SOURCES:
             return label
@@ -203,13 +230,13 @@ class _Reading:
             if label is None:
                 raise LpxError(
                     f"{where} has the method {method!r}",
-                    "its name does not tell whether it means real faces",
+                    "the name may stand for real or for fake faces",
                     "add a column label: 1 or fake, 0 or real",
                 )
             return label
         if label not in (None, int(not real)):
             raise LpxError(
-                f"{where} has the label {said!r} and the method {method!r}",
+                f"{where} has the label {cell!r} and the method {method!r}",
                 "the method of a real face is real, and that of a fake is not",
                 "correct the line",
             )
@@ -218,13 +245,14 @@ class _Reading:
         return int(not real)
 
     def notes(self, skip: Iterable[Path]) -> list[str]:
+        """Describe what is left out, ignored or surprising, a sentence each."""
         notes, name = [], self.path.name
         if self.table.unknown:
             notes.append(f"{name}: columns ignored: {', '.join(self.table.unknown)}.")
         if not self.table.certain:
             notes.append(f"{name} is not in UTF-8; it was read as Windows-1252.")
         if self.taken_for_real:
-            notes.append(f"{name}: methods that count as real: {', '.join(self.taken_for_real)}.")
+            notes.append(f"{name}: methods taken for real: {', '.join(self.taken_for_real)}.")
         if self.missing:
             notes.append(
                 f"{len(self.missing)} of {len(self.seen)} files that {name} lists do not exist and "
@@ -232,7 +260,7 @@ class _Reading:
             )
         if self.against_folder:
             notes.append(
-                f"{len(self.against_folder)} of {len(self.seen)} files are labelled otherwise than "
+                f"{len(self.against_folder)} of {len(self.seen)} files have another label than "
                 f"the folder real/ or fake/ that they are in: {some(self.against_folder)}."
             )
         nowhere = [row.file for row in self.rows if not row.split]
@@ -242,7 +270,8 @@ class _Reading:
                 f"splits: {some(nowhere)}."
             )
         on_disk = walk(self.folder, SUFFIXES, skip).files
-        if unlisted := [file for file in on_disk if file not in self.seen]:
+        unlisted = [file for file in on_disk if file not in self.seen]
+        if unlisted:
             are = "is" if len(unlisted) == 1 else "are"
             notes.append(
                 f"{counted(len(unlisted), 'image')} that {name} does not list {are} left out: "
@@ -252,10 +281,10 @@ class _Reading:
 
 
 def _size_of(path: Path) -> int | None:
-    """Size of a file in bytes; None where there is none.
+    """Return the size of a file in bytes; None if there is no such file.
 
     Raises:
-        LpxError: Nobody can tell, as it is below a folder that cannot be read.
+        LpxError: It is below a folder that cannot be read.
     """
     try:
         return path.stat().st_size
@@ -266,7 +295,7 @@ def _size_of(path: Path) -> int | None:
 
 
 def split_of(cells: Mapping[str, str]) -> str:
-    """The split of a row: "train", "val" or "test" by whatever usual name, or as it is written."""
+    """Return the split of a row: "train", "val" or "test" for their usual names, else the cell."""
     split = cells.get("split", "")
     return _SPLITS.get(split.lower(), split)
 
@@ -276,14 +305,14 @@ def _method_of(label: int | None) -> str:
 
 
 def inside_folder(where: str, name: str) -> str:
-    r"""A listed path with "/" between its parts.
+    r"""Normalise a listed path to "/".
 
     Args:
-        where: The file and line that lists it, for errors.
-        name: The path, with "/" or "\" between its parts.
+        where: File and line that list it, for errors.
+        name: The path, with "/" or "\".
 
     Raises:
-        LpxError: It is empty or leaves the folder.
+        LpxError: The path is empty, or leaves the folder.
     """
     parts = [part for part in re.split(r"[/\\]", name) if part != "."]
     leaves = name[:1] in ("/", "\\") or re.match("[A-Za-z]:", name) or ".." in parts

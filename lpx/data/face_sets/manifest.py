@@ -1,9 +1,9 @@
-"""Prepared faces on disk: crops below a folder, and a manifest that says what they are.
+"""Prepared faces on disk: crops below a folder, and a manifest that describes them.
 
-The folder holds `manifest.json`, for people and for what stands once per set, and the table it
-names, `faces-<12 digits>.npz`, with a column per property. The digits begin the table's SHA-256: a
-new table never replaces the old one under its name, so that the manifest, renamed last, is at every
-moment that of a whole table.
+The folder holds `manifest.json`, which people can read, with the properties of the set; and the
+table that it names, `faces-<12 digits>.npz`, with the properties of each face. The digits are the
+first of the table's SHA-256: a new table never replaces the old one under its name, so that the
+manifest, which is renamed last, matches a whole table at any moment.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ from lpx.workspace import read_sealed, sha256, write_bytes, write_sealed
 FORMAT = "lpx-faces/1"
 FILE = "manifest.json"
 REMAKE = "lpx data prepare"
+# Arrays of the table that hold texts.
 _TEXTS = ("names", "methods", "videos", "splits", "people")
+# Fields of the file that are not of a `FaceManifest`.
+_OF_THE_TABLE = frozenset({"format", "faces", "table", "table_sha256"})
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,11 @@ class SkippedFrame:
     """A frame, or a whole video, that gave no face.
 
     Attributes:
-        video: Its video.
-        frame: Number of the frame; None for the whole video.
-        reason: Why.
-        split: The video's; "" in manifests of earlier versions, and where the set has none.
-        method: The video's; "" in manifests of earlier versions.
+        video: Video name.
+        frame: Frame number; None for the whole video.
+        reason: Reason, for the user.
+        split: Split of the video; "" in manifests of earlier versions, and if the set has none.
+        method: Method of the video; "" in manifests of earlier versions.
     """
 
     video: str
@@ -56,14 +59,14 @@ class SkippedFrame:
 
 @dataclass(frozen=True)
 class Count:
-    """How many faces and videos share a split, a method and a label.
+    """Number of faces and videos that share a split, a method and a label.
 
     Attributes:
-        split: "" where the set has none.
+        split: "" if the set has no splits.
         method: "real", or the manipulation.
-        label: 1 = fake; None where not known.
+        label: 1 = fake, 0 = real; None if unknown.
         faces: Number of faces.
-        videos: Number of videos they come from.
+        videos: Number of videos that they come from.
     """
 
     split: str
@@ -75,20 +78,20 @@ class Count:
 
 @dataclass(frozen=True)
 class FaceManifest:
-    """What stands once per set.
+    """Properties of a prepared set.
 
     Attributes:
-        name: Of the data set, as the user typed it.
-        crop: The recipe by which faces were cropped.
-        frames_per_video: How many were asked for; None where all.
-        detector: What found the faces; "" where they came cropped.
-        several_faces: The rule by which one was taken where a frame shows several.
-        skipped: What gave no face.
-        missing: Videos that the set's lists name and that were not on disk.
-        note: What a reader of results must know; "" where nothing.
-        versions: Of the programs that took part.
-        about: Anything else, as JSON can hold it.
-        counts: Per split, method and label; filled in by `write_manifest`.
+        name: Name of the data set, as the user typed it.
+        crop: Crop recipe.
+        frames_per_video: Number of frames asked for; None for all.
+        detector: Face detector; "" if the set came as crops.
+        several_faces: Rule for frames that show several faces.
+        skipped: Frames and videos without a face.
+        missing: Videos in the set's lists that were not on disk.
+        note: Note for readers of results; "" if there is none.
+        versions: Versions of lpx and its libraries, by name.
+        about: Anything else that JSON can hold.
+        counts: Counts per split, method and label; filled in by `write_manifest`.
     """
 
     name: str
@@ -105,12 +108,12 @@ class FaceManifest:
 
 
 def write_manifest(folder: Path, manifest: FaceManifest, table: FaceTable) -> None:
-    """Write a manifest and its table; until the last moment the old ones, if any, hold.
+    """Write a manifest and its table, replacing earlier ones in the last step.
 
     Args:
-        folder: Where the crops lie; `table` names them relative to it.
-        manifest: What stands once per set; its counts are taken from the table.
-        table: The faces, in the order they shall keep.
+        folder: Folder of the crops; paths in `table` are relative to it.
+        manifest: Properties of the set; its counts are taken from the table.
+        table: Faces, in their final order.
 
     Raises:
         LpxError: The folder cannot be written.
@@ -132,12 +135,12 @@ def read_face_manifest(folder: Path, split: str = "all") -> FaceSet:
     """Open a folder of prepared faces.
 
     Args:
-        folder: Holds the manifest.
-        split: Of whose videos the note tells what gave no face; the faces are those of all splits.
+        folder: Folder of the manifest.
+        split: Split whose skipped videos and frames the note describes; all faces are returned.
 
     Raises:
-        LpxError: There is no manifest, it is damaged, of another version or contradicts its table,
-            or a face's path leaves the folder.
+        LpxError: The manifest is missing, damaged, of another version or contradicts its table, or
+            a face's path leaves the folder.
     """
     values = _read(folder)
     manifest = _parsed(folder, values)
@@ -146,49 +149,53 @@ def read_face_manifest(folder: Path, split: str = "all") -> FaceSet:
         raise _damaged(folder / FILE, "its counts do not add up to its number of faces")
     faces = FaceSet(manifest.name, "all", manifest.crop, table)
     chosen = faces if split == "all" or split not in faces.splits() else faces.select(split)
-    parts = (
+    sentences = (
         manifest.note,
         missing_note(manifest.missing),
         left_out_note(manifest, split),
         damage_note(manifest, chosen),
     )
-    return replace(faces, note=" ".join(filter(None, parts)))
+    return replace(faces, note=" ".join(filter(None, sentences)))
 
 
 def read_manifest_head(folder: Path) -> FaceManifest:
-    """What stands once per set, without the table of faces.
+    """Read the properties of a set, without the table of faces.
 
     Raises:
-        LpxError: There is no manifest, or it is damaged or of another version.
+        LpxError: The manifest is missing, damaged or of another version.
     """
     return _parsed(folder, _read(folder))
 
 
 def count_faces(columns: Columns) -> tuple[Count, ...]:
-    """Faces and videos per split, method and label, in the order in which they first occur."""
+    """Count faces and videos per split, method and label, in the order of first occurrence."""
     if not len(columns):
         return ()
     split = columns.split.codes.astype(np.int64)
     kind = paired(paired(split, columns.method.codes), columns.label + 1)
     _, rows = np.unique(kind, return_index=True)
     faces = np.bincount(kind)
-    # A row of each pair of a kind and a video.
+    # One row of each pair of a kind and a video: counting these counts videos.
     _, firsts = np.unique(paired(kind, columns.video.codes), return_index=True)
     videos = np.bincount(kind[firsts])
-    return tuple(
-        Count(
-            columns.split[row],
-            columns.method[row],
-            None if columns.label[row] < 0 else int(columns.label[row]),
-            int(faces[number]),
-            int(videos[number]),
+    counts = []
+    for number in np.argsort(rows).tolist():
+        row = int(rows[number])
+        label = None if columns.label[row] < 0 else int(columns.label[row])
+        counts.append(
+            Count(
+                columns.split[row],
+                columns.method[row],
+                label,
+                int(faces[number]),
+                int(videos[number]),
+            )
         )
-        for row, number in sorted(zip(rows.tolist(), range(len(rows)), strict=True))
-    )
+    return tuple(counts)
 
 
 def missing_note(missing: tuple[str, ...]) -> str:
-    """What to say of videos that were not on disk; "" where none is missing."""
+    """Describe videos that were not on disk; "" if none is missing."""
     if not missing:
         return ""
     were, are = ("was", "is") if len(missing) == 1 else ("were", "are")
@@ -201,46 +208,54 @@ def missing_note(missing: tuple[str, ...]) -> str:
 def left_out_note(
     manifest: FaceManifest, split: str = "all", methods: Collection[str] | None = None
 ) -> str:
-    """What to say of videos and frames that gave no face; "" where all did.
+    """Describe videos and frames that gave no face; "" if all did.
 
     Args:
-        manifest: Names them.
-        split: Whose videos count; "all" for all.
-        methods: Whose videos count, beside real ones; None for all.
+        manifest: Manifest of the set.
+        split: Split to describe; "all" for all.
+        methods: Methods to describe, besides real videos; None for all.
     """
-    skipped = [
-        one
-        for one in manifest.skipped
-        if (split == "all" or one.split in ("", split))
-        and (methods is None or one.method in ("", "real", *methods))
-    ]
-    videos = {one.video: one.reason for one in skipped if one.frame is None}
-    frames = [one for one in skipped if one.frame is not None]
-    parts = []
+    # Reasons by video; videos and reasons of single frames.
+    videos: dict[str, str] = {}
+    frames: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    for one in manifest.skipped:
+        # Manifests of earlier versions do not say: what may count is described.
+        if split != "all" and one.split not in ("", split):
+            continue
+        if methods is not None and one.method not in ("", "real", *methods):
+            continue
+        if one.frame is None:
+            videos[one.video] = one.reason
+        else:
+            frames[one.video] += 1
+            reasons[one.reason] += 1
+    sentences = []
     if videos:
         are = "is" if len(videos) == 1 else "are"
         named = [f"{video} ({reason})" for video, reason in videos.items()]
-        parts.append(
+        sentences.append(
             f"{counted(len(videos), 'video')} could not be read and {are} left out: {some(named)}."
         )
     if frames:
-        each = Counter(one.video for one in frames)
-        reasons = Counter(one.reason for one in frames)
+        total = sum(frames.values())
         why = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
-        named = [f"{video} ({count})" for video, count in each.most_common()]
-        are = "is" if len(frames) == 1 else "are"
-        parts.append(
-            f"{counted(len(frames), 'frame')} of {counted(len(each), 'video')} gave no face and "
+        named = [f"{video} ({count})" for video, count in frames.most_common()]
+        are = "is" if total == 1 else "are"
+        sentences.append(
+            f"{counted(total, 'frame')} of {counted(len(frames), 'video')} gave no face and "
             f"{are} left out ({why}): {some(named)}."
         )
-    return " ".join(parts)
+    return " ".join(sentences)
 
 
 def damage_note(manifest: FaceManifest, faces: FaceSet) -> str:
-    """What to say of videos that faces come from and that seem incomplete; "" where none does."""
+    """Describe videos that faces come from and that seem incomplete; "" if there are none."""
     damaged = manifest.about.get("damaged", {})
-    there = set(faces.videos()) if damaged else set()
-    named = [f"{video} ({damage})" for video, damage in damaged.items() if video in there]
+    if not damaged:
+        return ""
+    videos = set(faces.videos())
+    named = [f"{video} ({damage})" for video, damage in damaged.items() if video in videos]
     if not named:
         return ""
     seem = "seems" if len(named) == 1 else "seem"
@@ -251,25 +266,28 @@ def damage_note(manifest: FaceManifest, faces: FaceSet) -> str:
 
 
 def _arrays(table: FaceTable) -> dict[str, NDArray[Any]]:
-    c, d = table.columns, table.details
-    texts = dict(
-        zip(
-            _TEXTS,
-            (table.names, c.method.values, c.video.values, c.split.values, c.identities.people),
-            strict=True,
-        )
-    )
+    columns, details = table.columns, table.details
     arrays: dict[str, NDArray[Any]] = {
-        "label": c.label,
-        "method": c.method.codes,
-        "video": c.video.codes,
-        "split": c.split.codes,
-        "identities": c.identities.codes,
-        "identity_offsets": c.identities.offsets,
-        "identity_members": c.identities.members,
-        **{f.name: getattr(d, f.name) for f in fields(d)},
+        "label": columns.label,
+        "method": columns.method.codes,
+        "video": columns.video.codes,
+        "split": columns.split.codes,
+        "identities": columns.identities.codes,
+        "identity_offsets": columns.identities.offsets,
+        "identity_members": columns.identities.members,
+        "frame": details.frame,
+        "width": details.width,
+        "height": details.height,
+        "size_bytes": details.size_bytes,
     }
-    for name, column in texts.items():
+    texts = (
+        table.names,
+        columns.method.values,
+        columns.video.values,
+        columns.split.values,
+        columns.identities.people,
+    )
+    for name, column in zip(_TEXTS, texts, strict=True):
         arrays[name], arrays[f"{name}_offsets"] = column.packed()
     return arrays
 
@@ -282,6 +300,7 @@ def _read(folder: Path) -> dict[str, Any]:
             f"{path} has the format {values.get('format')!r}",
             f"this version of lpx reads {FORMAT}",
             f"make it again with `{REMAKE}`",
+            code="unsupported",
         )
     return values
 
@@ -289,7 +308,9 @@ def _read(folder: Path) -> dict[str, Any]:
 def _parsed(folder: Path, values: dict[str, Any]) -> FaceManifest:
     try:
         known = {name: value for name, value in values.items() if name not in _OF_THE_TABLE}
-        if lacking := [f.name for f in fields(FaceManifest) if f.name not in known]:
+        # Fields have defaults for callers, but a file without one is damaged.
+        lacking = [field.name for field in fields(FaceManifest) if field.name not in known]
+        if lacking:
             raise SchemaError(f"missing fields: {', '.join(lacking)}")
         manifest = read_record(FaceManifest, known)
         in_range(manifest.frames_per_video, 1, MAX_INTEGER, "frames_per_video")
@@ -307,13 +328,9 @@ def _parsed(folder: Path, values: dict[str, Any]) -> FaceManifest:
 
 @dataclass(frozen=True)
 class _About:
-    """What is read of `FaceManifest.about`."""
+    """The part of `FaceManifest.about` that is read back."""
 
     damaged: dict[str, str] = field(default_factory=dict)
-
-
-_OF_THE_TABLE = frozenset({"format", "faces", "table", "table_sha256"})
-"""Fields of the file that are not of a `FaceManifest`."""
 
 
 def _read_table(folder: Path, values: dict[str, Any]) -> FaceTable:
@@ -342,22 +359,25 @@ def _read_table(folder: Path, values: dict[str, Any]) -> FaceTable:
 
 
 def _table(folder: Path, arrays: dict[str, NDArray[Any]], count: int) -> FaceTable:
-    """The table that the arrays hold.
+    """Convert arrays to a table.
+
+    Everything is checked here: a wrong offset or code would show other faces' labels, or read
+    outside an array.
 
     Raises:
-        ValueError: They contradict each other.
-        KeyError: One is missing.
+        ValueError: The arrays contradict each other.
+        KeyError: An array is missing.
     """
     texts = {name: _texts(name, arrays) for name in _TEXTS}
 
     def column(name: str, dtype: type[np.generic], length: int = count) -> NDArray[Any]:
-        found = arrays[name]
-        if found.dtype != dtype or found.shape != (length,):
+        array = arrays[name]
+        if array.dtype != dtype or array.shape != (length,):
             raise ValueError(
-                f"column {name} is {found.dtype} {list(found.shape)}, "
+                f"column {name} is {array.dtype} {list(array.shape)}, "
                 f"expected {np.dtype(dtype)} [{length}]"
             )
-        return found
+        return array
 
     def coded(name: str, size: int, length: int = count) -> NDArray[np.int32]:
         codes = column(name, np.int32, length)
@@ -380,8 +400,12 @@ def _table(folder: Path, arrays: dict[str, NDArray[Any]], count: int) -> FaceTab
         Coded(coded("split", len(texts["splits"])), texts["splits"]),
         Identities(coded("identities", len(offsets) - 1), offsets, members, texts["people"]),
     )
-    frame, width, height = (column(name, np.int32) for name in ("frame", "width", "height"))
-    details = Details(frame, width, height, column("size_bytes", np.int64))
+    details = Details(
+        column("frame", np.int32),
+        column("width", np.int32),
+        column("height", np.int32),
+        column("size_bytes", np.int64),
+    )
     return FaceTable(folder, texts["names"], columns, details)
 
 
@@ -397,10 +421,13 @@ def _check_offsets(name: str, offsets: NDArray[Any], end: int) -> None:
     if offsets.dtype != np.int64 or offsets.ndim != 1 or not len(offsets):
         raise ValueError(f"column {name} is not a list of offsets")
     if offsets[0] != 0 or offsets[-1] != end or (offsets[1:] < offsets[:-1]).any():
-        raise ValueError(f"column {name} does not divide what it should")
+        raise ValueError(f"column {name} has wrong offsets")
 
 
 def _damaged(path: Path, why: str) -> LpxError:
     return LpxError(
-        f"{path} is damaged", why, f"make it again with `{REMAKE}`; crops that are there are kept"
+        f"{path} is damaged",
+        why,
+        f"make it again with `{REMAKE}`; existing crops are kept",
+        code="damaged",
     )

@@ -1,4 +1,4 @@
-"""Data sets by name."""
+"""Open data sets by name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from lpx.data.datasets import KNOWN as VIDEO_SETS
-from lpx.data.datasets import WITH_FILE, open_videos
+from lpx.data.datasets import WITH_FILE, open_videos, usage
 from lpx.data.datasets.deepfakebench import frame_number
 from lpx.data.face_sets.demo import demo_set
 from lpx.data.face_sets.face_set import FaceSet
@@ -27,10 +27,11 @@ from lpx.data.roots import DataPlaces, expanded, face_store
 from lpx.errors import LpxError
 
 KNOWN = (
-    "demo, folder:DIR (face crops in DIR/real and DIR/fake, or a DIR/faces.csv, or what "
-    "`lpx data prepare` left in DIR), or just DIR; and, where you have their videos, "
-    + ", ".join(f"{name}:FILE.json" if name == WITH_FILE else name for name in VIDEO_SETS)
+    "demo, folder:DIR (face crops in DIR/real and DIR/fake, a DIR/faces.csv, or a DIR made by "
+    "`lpx data prepare`), or just DIR; and, if you have their videos, "
+    + ", ".join(usage(name) for name in VIDEO_SETS)
 )
+"""Names of data sets, for messages and help."""
 
 
 def open_set(
@@ -45,18 +46,17 @@ def open_set(
 
     Args:
         name: "demo", "folder:DIR", an existing folder, or a public data set that was prepared with
-            `lpx data prepare`. DeepfakeBench's crops ("deepfakebench:FILE.json") are crops already:
-            they are opened where they lie, as copying a few hundred thousand files would gain
-            nothing.
-        split: "train", "val" or "test", or "all"; a folder is taken whole, unless its faces.csv or
-            its manifest names splits.
-        skip: Folders not to look into, where they lie below the one that is opened.
-        places: Where videos and prepared faces of public data sets lie.
-        crop: The recipe that a public data set must have been cut by; None takes any.
+            `lpx data prepare`. DeepfakeBench's crops ("deepfakebench:FILE.json") need no
+            preparation, and are opened in place.
+        split: "train", "val", "test" or "all"; a folder is opened as a whole, unless its faces.csv
+            or manifest names splits.
+        skip: Folders to leave out, if they are below the one that is opened.
+        places: Folders of the videos and prepared faces of public data sets.
+        crop: Crop recipe that a public data set must have been prepared with; None for any.
 
     Raises:
-        LpxError: Unknown name (the known ones are listed), or a public data set that was not
-            prepared, or not so.
+        LpxError: The name is unknown (the known ones are listed), or a public data set was not
+            prepared, or with another recipe.
     """
     if name == "demo":
         return demo_set(split)
@@ -71,30 +71,34 @@ def open_set(
     raise LpxError(
         f"unknown data set {name!r}",
         f"it is not a folder either; known data sets: {KNOWN}",
-        "name one of these; for another set, crop its faces into DIR/real and DIR/fake",
+        "name one of these; for another set, put face crops into DIR/real and DIR/fake",
+        code="not-found",
     )
 
 
 def is_video_set(name: str) -> bool:
-    """Whether a name is that of a public data set; a folder of the same name is `./name`."""
+    """Return whether a name is that of a public data set."""
+    # A folder of the same name is opened as ./name.
     return name.partition(":")[0] in VIDEO_SETS
 
 
 def is_crops(name: str) -> bool:
-    """Whether a public data set comes as face crops, and needs no preparing."""
+    """Return whether a public data set comes as face crops, and needs no preparation."""
     return name.partition(":")[0] == WITH_FILE
 
 
 def prepare_command(name: str, split: str, places: DataPlaces, crop: str | None) -> str:
-    """The command that prepares a split of a data set."""
+    """Return the command that prepares a split of a data set."""
     words = ["lpx", "data", "prepare", name]
-    for option, value in (
-        ("--data-root", places.data_root),
-        ("--store", places.store),
-        ("--split", None if split == "all" else split),
-        ("--crop", crop),
-    ):
-        words += [option, str(value)] if value is not None else []
+    options = {
+        "--data-root": places.data_root,
+        "--store": places.store,
+        "--split": None if split == "all" else split,
+        "--crop": crop,
+    }
+    for option, value in options.items():
+        if value is not None:
+            words += [option, str(value)]
     return shlex.join(words)
 
 
@@ -108,13 +112,16 @@ def _named(name: str, split: str, places: DataPlaces, crop: str | None) -> FaceS
     if is_crops(name):
         return _crops_in_place(name, split, places)
     store = face_store(places.store)
-    if found := find_prepared(store, name, split, crop):
-        return open_prepared(found, split)
-    if others := [one for one in prepared_sets(store, name) if one.parts(split)]:
+    prepared = find_prepared(store, name, split, crop)
+    if prepared is not None:
+        return open_prepared(prepared, split)
+    others = [one for one in prepared_sets(store, name) if one.parts(split)]
+    if others:
         raise LpxError(
             f"{name} was not prepared with the crop {crop}, which the model was trained on",
-            "a detector judges crops that are cut otherwise wrongly; there are:" + listed(others),
+            "a detector misjudges crops that are cut in another way; there are:" + listed(others),
             prepare_command(name, split, places, crop or RECIPE),
+            code="not-found",
         )
     part = "" if split == "all" else f" (split {split})"
     try:
@@ -126,23 +133,25 @@ def _named(name: str, split: str, places: DataPlaces, crop: str | None) -> FaceS
         f"the faces of {name}{part} were not prepared",
         f"the store {store} does not hold them; {where}",
         prepare_command(name, split, places, crop or RECIPE),
+        code="not-found",
     )
 
 
 def _crops_in_place(name: str, split: str, places: DataPlaces) -> FaceSet:
-    found = open_videos(name, root=places.data_root, split=None if split == "all" else split)
-    rows = (
-        FaceRow(
-            frame.relative_to(found.root).as_posix(),
-            video.label,
-            video.method,
-            video.name,
-            video.identities,
-            effective_split(video),
-            frame_number(frame.stem),
-        )
-        for video in found.videos
-        for frame in video.frames
-    )
-    note = " ".join(filter(None, (found.note, missing_note(found.missing))))
-    return FaceSet(name, split, found.crop, make_table(found.root, rows), note)
+    """Open crops where they are: copying a few hundred thousand files would gain nothing."""
+    videos = open_videos(name, root=places.data_root, split=None if split == "all" else split)
+    rows = []
+    for video in videos.videos:
+        for frame in video.frames:
+            row = FaceRow(
+                frame.relative_to(videos.root).as_posix(),
+                video.label,
+                video.method,
+                video.name,
+                video.identities,
+                effective_split(video),
+                frame_number(frame.stem),
+            )
+            rows.append(row)
+    note = " ".join(filter(None, (videos.note, missing_note(videos.missing))))
+    return FaceSet(name, split, videos.crop, make_table(videos.root, rows), note)

@@ -1,4 +1,4 @@
-"""Faces in files below a folder, kept as columns: a million of them are a few arrays."""
+"""Faces in files below a folder, stored as columns: a million of them are a few arrays."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from lpx.errors import LpxError
 
 @dataclass(frozen=True)
 class FaceRow:
-    """What is known of a face in a file.
+    """A face in a file.
 
     Attributes:
-        file: Path below the set's folder, with "/" between its parts.
-        label: 1 = fake, 0 = real, None = not known.
-        method: "real", or the kind of manipulation.
-        video: The video it is a frame of; the file itself for a single image.
-        identities: Whose face; see `lpx.data.face_sets.face_set.Face`.
-        split: "train", "val", "test", or "" where none is named.
-        frame: Number of the frame in its video, from 0; -1 where not known.
-        width: Pixels; 0 where not known.
-        height: Pixels; 0 where not known.
-        size_bytes: Size of the file; -1 where not known.
+        file: Path below the set's folder, with "/".
+        label: 1 = fake, 0 = real, None = unknown.
+        method: "real", or the manipulation.
+        video: Video that the face is a frame of; the file itself for a single image.
+        identities: People shown, see `lpx.data.face_sets.face_set.Face`.
+        split: "train", "val", "test", or "" if none is named.
+        frame: Frame number in the video, from 0; -1 if unknown.
+        width: Pixels; 0 if unknown.
+        height: Pixels; 0 if unknown.
+        size_bytes: Size of the file; -1 if unknown.
     """
 
     file: str
@@ -48,13 +48,13 @@ class FaceRow:
 
 @dataclass(frozen=True)
 class Details:
-    """What is known beyond `Columns`.
+    """Properties of faces beyond `Columns`.
 
     Attributes:
-        frame: int32 [N], number in the video; -1 where not known.
-        width: int32 [N], pixels; 0 where not known.
-        height: int32 [N], pixels; 0 where not known.
-        size_bytes: int64 [N]; -1 where not known.
+        frame: Frame number in the video, int32 [N]; -1 if unknown.
+        width: Pixels, int32 [N]; 0 if unknown.
+        height: Pixels, int32 [N]; 0 if unknown.
+        size_bytes: Size of the file, int64 [N]; -1 if unknown.
     """
 
     frame: NDArray[np.int32]
@@ -63,7 +63,7 @@ class Details:
     size_bytes: NDArray[np.int64]
 
     def take(self, rows: Rows) -> Details:
-        """The same of these rows."""
+        """Select rows."""
         return Details(self.frame[rows], self.width[rows], self.height[rows], self.size_bytes[rows])
 
 
@@ -74,8 +74,8 @@ class FaceTable(LazyFaces):
     Attributes:
         root: The folder.
         names: Path of each file below it, in bytes as on disk.
-        columns: What sets are selected by.
-        details: What else is known.
+        columns: Properties by which sets are selected.
+        details: Other properties.
     """
 
     root: Path
@@ -99,7 +99,7 @@ class FaceTable(LazyFaces):
         raw = self.names.raw(row)
         label = int(self.columns.label[row])
         return Face(
-            # A name in another encoding could be neither printed nor written into a report.
+            # A name in another encoding could neither be printed nor written into a report.
             name=printable(raw.decode("utf-8", "surrogateescape")),
             label=None if label < 0 else label,
             method=self.columns.method[row],
@@ -112,82 +112,90 @@ class FaceTable(LazyFaces):
         return (self[row] for row in range(len(self)))
 
     def source(self, row: int) -> ImageFile:
-        """The file of the face in this row."""
+        """Return the file of a face."""
         return ImageFile(self.root / os.fsdecode(self.names.raw(row)))
 
     def take(self, rows: Rows) -> FaceTable:
-        """The faces in these rows; blocks of text are shared, not copied."""
+        """Select rows; blocks of text are shared, not copied."""
         return FaceTable(
             self.root, self.names.take(rows), self.columns.take(rows), self.details.take(rows)
         )
 
     def paths(self) -> list[bytes]:
-        """Path of each face's file, in bytes as on disk."""
+        """Return the path of each face's file, in bytes as on disk."""
         root = os.path.join(os.fsencode(self.root), b"")
         return [root + self.names.raw(row) for row in range(len(self))]
 
 
 def make_table(root: Path, rows: Iterable[FaceRow]) -> FaceTable:
-    """A table of these faces, in this order.
+    """Make a table of faces, in the order of `rows`.
 
     Raises:
         LpxError: A path leaves the folder.
     """
     listed = list(rows)
-    numbers = np.array(
-        [(r.frame, r.width, r.height, r.size_bytes) for r in listed], np.int64
-    ).reshape(-1, 4)
-    frame, width, height = (numbers[:, i].astype(np.int32) for i in range(3))
+    labels = np.full(len(listed), -1, np.int8)
+    numbers = np.empty((len(listed), 4), np.int64)
+    for place, row in enumerate(listed):
+        if row.label is not None:
+            labels[place] = row.label
+        numbers[place] = row.frame, row.width, row.height, row.size_bytes
+    small = numbers[:, :3].astype(np.int32)
     table = FaceTable(
         root,
-        pack(r.file for r in listed),
+        pack(row.file for row in listed),
         Columns(
-            np.array([-1 if r.label is None else r.label for r in listed], np.int8),
-            encode(r.method for r in listed),
-            encode(r.video for r in listed),
-            encode(r.split for r in listed),
-            encode_identities(r.identities for r in listed),
+            labels,
+            encode(row.method for row in listed),
+            encode(row.video for row in listed),
+            encode(row.split for row in listed),
+            encode_identities(row.identities for row in listed),
         ),
-        Details(frame, width, height, numbers[:, 3]),
+        Details(small[:, 0], small[:, 1], small[:, 2], numbers[:, 3]),
     )
     check_inside(table.names, str(root))
     return table
 
 
 def check_inside(files: Strings, where: str) -> None:
-    """Refuse paths that leave the folder they are relative to.
+    """Reject paths that leave the folder they are relative to.
 
     Args:
-        files: Paths with "/" between their parts, one behind the other in their block.
-        where: What names them, for the message.
+        files: Paths with "/", consecutive in their block.
+        where: File or set that names them, for the message.
 
     Raises:
-        LpxError: A path is empty, absolute, goes up with "..", or holds a zero byte.
+        LpxError: A path is empty, absolute, goes up with "..", or contains a zero byte.
     """
-    if row := _leaving(files):
+    row = _first_leaving(files)
+    if row is not None:
         raise LpxError(
-            f"{where} names the file {files[row - 1]!r}",
-            "a file must lie below the folder: no absolute path, no .., and no empty name",
+            f"{where} names the file {files[row]!r}",
+            "a file must be below the folder: no absolute path, no .., and no empty name",
             "put the file below the folder, and name it relative to that",
         )
 
 
-def _leaving(files: Strings) -> int:
-    """One more than the first row whose path leaves the folder; 0 where none does."""
+def _first_leaving(files: Strings) -> int | None:
+    """Return the first row whose path leaves the folder."""
+    # On the bytes of all paths at once: a loop over a million paths would take seconds.
     blob, start, stop = files.blob, files.start, files.stop
     bad = start == stop
     bad[~bad] = blob[start[~bad]] == ord("/")
     rows = [np.flatnonzero(bad)]
+    # Two dots, at the start of a path or after a slash, and at its end or before a slash.
     dots = blob == ord(".")
     at = np.flatnonzero(dots[:-1] & dots[1:])
     owner = np.searchsorted(stop, at, side="right")
     at, owner = at[owner < len(stop)], owner[owner < len(stop)]
+    # The second dot may belong to the next path.
     inside = at + 2 <= stop[owner]
     at, owner = at[inside], owner[inside]
     opens = (at == start[owner]) | (blob[at - 1] == ord("/"))
     ends = at + 2 == stop[owner]
     closes = ends | (blob[np.minimum(at + 2, len(blob) - 1)] == ord("/"))
     rows.append(owner[opens & closes])
+    # Zero bytes end a path for the system, but not for Python.
     rows.append(np.searchsorted(stop, np.flatnonzero(blob == 0), side="right"))
-    found = np.concatenate(rows)
-    return int(found.min()) + 1 if len(found) else 0
+    leaving = np.concatenate(rows)
+    return int(leaving.min()) if len(leaving) else None

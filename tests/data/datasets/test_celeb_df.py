@@ -102,7 +102,7 @@ def test_a_line_of_another_form_is_named(root, line):
 
 def test_a_line_that_leaves_the_root_is_refused(root):
     write(root / LIST, f"{TEST[0]}\n1 YouTube-real/../../00170.mp4\n")
-    with pytest.raises(LpxError, match=r"line 2: .* leaves the data set's root"):
+    with pytest.raises(LpxError, match=r"line 2: .* leaves the data set's folder"):
         open_videos("celeb-df-v2", root=root)
 
 

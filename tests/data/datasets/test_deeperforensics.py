@@ -90,7 +90,7 @@ def test_lists_from_windows_are_read(home):
     [
         ("000.mp4", "line 2: '000.mp4' names no manipulated video"),
         ("000_M101.mp4 1", "line 2"),
-        ("../000_M101.mp4", "leaves the data set's root"),
+        ("../000_M101.mp4", "leaves the data set's folder"),
     ],
 )
 def test_a_damaged_list_is_named(home, line, what):

@@ -155,7 +155,7 @@ def test_paths_that_leave_the_root_are_refused_and_named(bench, bad, field):
     table[HOME]["FF-DF"]["test"]["c23"]["953_974"].setdefault(field, []).append(bad)
     write(path, table)
     with pytest.raises(
-        LpxError, match=r"'953_974': the path .* leaves the data set's root"
+        LpxError, match=r"'953_974': the path .* leaves the data set's folder"
     ) as caught:
         opened(path, root)
     assert repr(bad) in str(caught.value)
@@ -206,8 +206,8 @@ def test_a_video_in_several_splits_counts_for_the_last_alone(tmp_path):
     path = write(tmp_path / "f.json", table)
     videos = opened(path, put(tmp_path, table))
     assert len({video.name for video in videos.videos}) == len(videos.videos) == 4
-    assert "2 videos stand in train and in val; they count for val alone." in videos.note
-    assert "2 videos stand in val and in test; they count for test alone." in videos.note
+    assert "2 videos are listed in train and in val; they count for val only." in videos.note
+    assert "2 videos are listed in val and in test; they count for test only." in videos.note
     train, test = (opened(path, tmp_path, split=split) for split in ("train", "test"))
     assert not {v.name for v in train.videos} & {v.name for v in test.videos}
     with pytest.raises(LpxError, match="no videos for val"):

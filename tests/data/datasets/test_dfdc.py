@@ -39,7 +39,7 @@ def test_train_labels_come_from_the_metadata_of_every_part(dfdc):
     assert {video.split for video in videos.videos} == {"train"}
     assert {video.method for video in videos.videos} == {"real", "fake"}
     assert "2 of the 50 parts" in videos.note
-    assert "does not tell whose faces" in videos.note
+    assert "does not name the people" in videos.note
 
 
 @pytest.mark.parametrize("below", ["", "videos/"])
@@ -92,7 +92,7 @@ def test_a_train_label_of_another_form_is_named(dfdc, label):
     [
         ("filename,label\ncc.mp4,FAKE\n", "line 2: 'cc.mp4' has the label 'FAKE'"),
         ("cc.mp4,1\n", "no column filename, label"),
-        ("filename,label\n../../cc.mp4,1\n", "line 2: .* leaves the data set's root"),
+        ("filename,label\n../../cc.mp4,1\n", "line 2: .* leaves the data set's folder"),
         ("filename,label\nzz.mp4,1\nzz.mp4,0\n", "lists test/zz twice"),
     ],
 )
@@ -104,7 +104,7 @@ def test_a_damaged_csv_is_named(dfdc, text, what):
 
 def test_metadata_that_leaves_the_root_is_refused(dfdc):
     write(dfdc / "dfdc_train_part_2" / "metadata.json", {"/../x.mp4": METADATA["aa.mp4"]})
-    with pytest.raises(LpxError, match=r"'/\.\./x\.mp4' leaves the data set's root"):
+    with pytest.raises(LpxError, match=r"'/\.\./x\.mp4' leaves the data set's folder"):
         open_videos("dfdc", root=dfdc)
 
 
@@ -196,7 +196,7 @@ def test_a_damaged_entry_of_the_preview_is_named(dfdcp, name, change):
 @pytest.mark.parametrize("name", ["../x.mp4", r"method_A\..\..\x.mp4", "/method_A/../x.mp4"])
 def test_entries_of_the_preview_that_leave_the_root_are_refused(dfdcp, name):
     write(dfdcp / "dataset.json", {name: {"label": "fake", "set": "test"}})
-    with pytest.raises(LpxError, match="leaves the data set's root"):
+    with pytest.raises(LpxError, match="leaves the data set's folder"):
         open_videos("dfdcp", root=dfdcp)
 
 

@@ -142,7 +142,7 @@ def test_paths_of_lists(text, path):
     ],
 )
 def test_paths_that_leave_the_root_are_refused_and_named(text):
-    with pytest.raises(LpxError, match="leaves the data set's root") as caught:
+    with pytest.raises(LpxError, match="leaves the data set's folder") as caught:
         relative_path(text, "list.json: x")
     assert repr(text) in str(caught.value)
     assert "list.json: x" in str(caught.value)

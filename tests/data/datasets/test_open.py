@@ -30,7 +30,7 @@ def test_an_unknown_set_lists_the_known(name):
 
 
 def test_an_unknown_split_lists_the_known(tmp_path):
-    with pytest.raises(LpxError, match="unknown split 'testing'") as caught:
+    with pytest.raises(LpxError, match="split must be one of train, val, test") as caught:
         open_videos("ffpp-c23", root=ffpp(tmp_path), split="testing")
     assert "train, val, test" in str(caught.value)
 
@@ -57,7 +57,7 @@ def test_a_set_that_is_not_there_lists_every_place_and_how_it_is_obtained(
 def test_without_any_root_it_is_said_how_to_name_one():
     with pytest.raises(LpxError, match="no data root is set") as caught:
         open_videos("celeb-df-v2")
-    for way in ("--data-root", "LPX_DATA", "lpx.toml"):
+    for way in ("`data_root`", "LPX_DATA", "lpx.toml"):
         assert way in str(caught.value)
 
 

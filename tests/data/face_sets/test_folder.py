@@ -347,7 +347,7 @@ def test_methods_that_mean_real_have_the_label_0(crops):
         ("real/b.JPG", 0, "real"),
         ("fake/d.webp", 1, "FaceSwap"),
     ]
-    assert "methods that count as real: YouTube-real, original." in faces.note
+    assert "methods taken for real: YouTube-real, original." in faces.note
     faces = with_csv(crops, "file,label,method\nreal/a.png,0,youtube\nfake/d.webp,1,youtube\n")
     assert listed(faces) == [("real/a.png", 0, "real"), ("fake/d.webp", 1, "youtube")]
 
@@ -361,7 +361,7 @@ def test_csv_without_labels_keeps_what_it_says_and_folders_label(crops):
 def test_labels_against_their_folders_are_noted(crops):
     faces = with_csv(crops, "file,label\nreal/a.png,1\nfake/d.webp,0\n")
     assert [f.label for f in faces.faces] == [1, 0]
-    assert "2 of 2 files are labelled otherwise than the folder" in faces.note
+    assert "2 of 2 files have another label than the folder" in faces.note
 
 
 def test_csv_in_any_case_of_its_name_but_only_one(crops):
@@ -383,7 +383,7 @@ def test_csv_that_is_no_file_is_refused(crops, kind):
 def test_tables_of_other_names_are_not_read_and_that_is_said(crops):
     (crops / "labels.xlsx").touch()
     assert folder_set(crops).note == (
-        "Not read, as labels are read from faces.csv alone: labels.xlsx."
+        "Not read, as labels are only read from faces.csv: labels.xlsx."
     )
 
 
@@ -395,7 +395,7 @@ def test_what_is_beside_and_below_is_named(crops):
     assert len(faces.faces) == 4
     assert faces.note == (
         "Left out: 1 hidden folder (real/.ipynb_checkpoints); 1 file ending in .heic "
-        "(real/x.heic). Only real/ and fake/ were searched, not what is beside them: Deepfakes/, "
+        "(real/x.heic). Only real/ and fake/ were searched, but not: Deepfakes/, "
         "0.png."
     )
     assert "Deepfakes" not in folder_set(crops, skip=(crops / "Deepfakes",)).note
