@@ -37,15 +37,10 @@ def test_commands_are_found():
     assert {"lpx export ckpt.pt", "lpx build --int8", "lpx bench --dataset demo"} <= set(commands())
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_linked_files_exist(page):
-    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-        assert (page.parent / target).exists(), target
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda p: p.name)
 def test_named_files_exist(page):
     for target in re.findall(
         r"\b((?:lpx|tests|benchmarks)/[\w/]+\.(?:py|md|json))\b", page.read_text()
     ):
-        assert (ROOT / target).exists(), target
+        if "NAME" not in target:  # a file that the reader is to add
+            assert (ROOT / target).exists(), target
