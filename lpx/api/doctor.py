@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, replace
 from importlib import metadata
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal
 
 from lpx.calibration.tally import compiled
 from lpx.engines.rtx_gpus import rtx_provider_serves, rtx_serves
@@ -67,29 +67,80 @@ _OLD_JETPACK = {
 }
 
 
-def examine(machine: Machine) -> tuple[Finding, ...]:
+class Installation:
+    """The Python packages that can be imported here."""
+
+    def version(self, distribution: str) -> str:
+        """Return the version in a package's metadata, or "" if it is not installed."""
+        try:
+            return metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            return ""
+
+    def requirements(self) -> list[str]:
+        """Return what lpx requires, such as "torch>=2.8", from its own metadata."""
+        try:
+            return metadata.requires("lpx") or []
+        except metadata.PackageNotFoundError:
+            return []
+
+    def importable(self, module: str) -> bool:
+        """Return whether a module can be found; a plain folder of that name does not count."""
+        try:
+            spec = find_spec(module)
+        except (ImportError, ValueError):
+            return False
+        return spec is not None and spec.origin is not None
+
+    def load(self, module: str) -> Any:
+        """Import a module.
+
+        Raises:
+            Exception: A broken wheel raises anything.
+        """
+        return importlib.import_module(module)
+
+    def has_kernel(self) -> bool:
+        """Return whether lpx was installed with its C kernel."""
+        return compiled() is not None
+
+
+INSTALLATION = Installation()
+
+
+def examine(machine: Machine, packages: Installation = INSTALLATION) -> tuple[Finding, ...]:
     """Examine everything that lpx can use. Never raises.
 
     Versions come from package metadata. Only ONNX Runtime is imported, for its list of execution
     providers, and TensorRT if it has no metadata.
+
+    Args:
+        machine: The machine.
+        packages: The packages installed on it.
     """
+
+    def package(
+        name: str, distributions: tuple[str, ...], module: str, enables: str, install: str = ""
+    ) -> Finding:
+        return _package(packages, name, distributions, module, enables, install)
+
     return (
         _python(machine),
-        _torch(machine),
-        _package("onnx", ("onnx",), "onnx", "export and graph passes"),
-        _package("onnxsim", ("onnxsim",), "onnxsim", "simplifies the exported graph"),
-        _onnxruntime(machine),
-        _package("OpenCV", _OPENCV, "cv2", "decodes faces and video"),
-        _kernel(),
+        _torch(machine, packages),
+        package("onnx", ("onnx",), "onnx", "export and graph passes"),
+        package("onnxsim", ("onnxsim",), "onnxsim", "simplifies the exported graph"),
+        _onnxruntime(machine, packages),
+        package("OpenCV", _OPENCV, "cv2", "decodes faces and video"),
+        _kernel(packages),
         _gpu(machine),
         *_jetson(machine.jetson, machine.in_container),
-        _tensorrt(machine),
-        *_tensorrt_lean(),
-        _tensorrt_rtx(),
-        _rtx_provider(),
-        _cuda_bindings(machine),
-        _package("lightning", ("lightning",), "lightning", "training", '"lpx[train]"'),
-        _package("ray", ("ray",), "ray", "work spread over a cluster", '"lpx[cluster]"'),
+        _tensorrt(machine, packages),
+        *_tensorrt_lean(packages),
+        _tensorrt_rtx(packages),
+        _rtx_provider(packages),
+        _cuda_bindings(machine, packages),
+        package("lightning", ("lightning",), "lightning", "training", '"lpx[train]"'),
+        package("ray", ("ray",), "ray", "work spread over a cluster", '"lpx[cluster]"'),
     )
 
 
@@ -145,50 +196,47 @@ def _lacking_provider(name: str, findings: tuple[Finding, ...]) -> list[str]:
     return [] if name in re.findall(r"\w+", listed) else [f"onnxruntime has no {name} provider"]
 
 
-def _versions(distributions: tuple[str, ...]) -> dict[str, str]:
-    def version(name: str) -> str:
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            return ""
+def _versions(packages: Installation, distributions: tuple[str, ...]) -> dict[str, str]:
+    """Return the versions of those distributions that are installed, by name."""
+    versions = {}
+    for name in distributions:
+        version = packages.version(name)
+        if version:
+            versions[name] = version
+    return versions
 
-    found = {name: version(name) for name in distributions}
-    return {name: version for name, version in found.items() if version}
 
-
-def _importable(module: str) -> bool:
-    """Return whether a module can be found; a plain folder of that name does not count."""
-    try:
-        spec = find_spec(module)
-    except (ImportError, ValueError):
-        return False
-    return spec is not None and spec.origin is not None
+def _first_importable(packages: Installation, modules: tuple[str, ...]) -> str | None:
+    return next(filter(packages.importable, modules), None)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
 
 
-def _minimum(distribution: str) -> str:
-    """Return the lowest version that lpx requires, from its own metadata, or ""."""
-    try:
-        requirements = metadata.requires("lpx") or []
-    except metadata.PackageNotFoundError:
-        return ""
-    found = (re.match(rf"{re.escape(distribution)}\s*>=\s*([\d.]+)", line) for line in requirements)
-    return next((match[1] for match in found if match), "")
+def _minimum(packages: Installation, distribution: str) -> str:
+    """Return the lowest version that lpx requires, or ""."""
+    for line in packages.requirements():
+        if match := re.match(rf"{re.escape(distribution)}\s*>=\s*([\d.]+)", line):
+            return match[1]
+    return ""
 
 
 def _package(
-    name: str, distributions: tuple[str, ...], module: str, enables: str, install: str = ""
+    packages: Installation,
+    name: str,
+    distributions: tuple[str, ...],
+    module: str,
+    enables: str,
+    install: str = "",
 ) -> Finding:
-    if not _importable(module):
+    if not packages.importable(module):
         return Finding(name, "missing", "", enables, f"pip install {install or distributions[0]}")
     distribution, version = next(
-        iter(_versions(distributions).items()), ("", "no version recorded")
+        iter(_versions(packages, distributions).items()), ("", "no version recorded")
     )
     finding = Finding(name, "ok", version, enables)
-    minimum = _minimum(distribution) if distribution else ""
+    minimum = _minimum(packages, distribution) if distribution else ""
     if minimum and _numbers(version) < _numbers(minimum):
         advice = f'lpx needs {minimum} or later: pip install "{distribution}>={minimum}"'
         return replace(finding, status="warning", advice=advice)
@@ -202,28 +250,28 @@ def _python(machine: Machine) -> Finding:
     return finding
 
 
-def _torch(machine: Machine) -> Finding:
+def _torch(machine: Machine, packages: Installation) -> Finding:
     enables = "models and export; the reference engines are compared with"
-    finding = _package("torch", ("torch",), "torch", enables)
+    finding = _package(packages, "torch", ("torch",), "torch", enables)
     if finding.status == "ok" and finding.found.endswith("+cpu") and machine.gpus:
         advice = "a CPU build on a machine with a GPU: the reference runs, but slowly"
         return replace(finding, status="warning", advice=advice)
     return finding
 
 
-def _onnxruntime(machine: Machine) -> Finding:
+def _onnxruntime(machine: Machine, packages: Installation) -> Finding:
     enables = "calibration; onnxruntime engines on the CPU, or CUDA"
-    finding = _package("onnxruntime", _ONNXRUNTIME, "onnxruntime", enables, "onnxruntime")
+    finding = _package(packages, "onnxruntime", _ONNXRUNTIME, "onnxruntime", enables, "onnxruntime")
     if finding.status == "missing":
         return finding
     try:
-        providers = importlib.import_module("onnxruntime").get_available_providers()
+        providers = packages.load("onnxruntime").get_available_providers()
     except Exception as error:  # a broken wheel raises anything
         return replace(finding, status="missing", advice=f"does not import: {error}")
     # Azure's provider calls a remote service, not this machine.
     names = [name.removesuffix("ExecutionProvider") for name in providers if "Azure" not in name]
     finding = replace(finding, found=f"{finding.found} ({', '.join(names)})")
-    if len(_versions(_ONNXRUNTIME)) > 1:
+    if len(_versions(packages, _ONNXRUNTIME)) > 1:
         advice = "onnxruntime and onnxruntime-gpu overwrite each other: uninstall both, install one"
         return replace(finding, status="warning", advice=advice)
     if finding.status == "ok" and machine.gpus and not machine.jetson and "CUDA" not in names:
@@ -231,9 +279,9 @@ def _onnxruntime(machine: Machine) -> Finding:
     return finding
 
 
-def _kernel() -> Finding:
+def _kernel(packages: Installation) -> Finding:
     finding = Finding("C kernel", "ok", "compiled", "calibration at full speed")
-    if compiled() is None:
+    if not packages.has_kernel():
         advice = (
             "calibration takes 1.5 to 2 times as long: install a C compiler (sudo apt install gcc),"
             " then lpx again"
@@ -313,11 +361,13 @@ def _thermal_zones(jetson: Jetson) -> Finding:
     return Finding("thermal zones", "ok", ", ".join(jetson.thermal_zones), enables)
 
 
-def _tensorrt(machine: Machine) -> Finding:
+def _tensorrt(machine: Machine, packages: Installation) -> Finding:
     enables = "tensorrt engines, for this GPU model"
-    finding = _package("TensorRT", _TENSORRT, "tensorrt", enables, '"lpx[tensorrt]"')
+    finding = _package(packages, "TensorRT", _TENSORRT, "tensorrt", enables, '"lpx[tensorrt]"')
     if finding.status != "missing":
-        return finding if _versions(_TENSORRT) else _imported(finding, "tensorrt")
+        if _versions(packages, _TENSORRT):
+            return finding
+        return _imported(packages, finding, "tensorrt")
     generation = machine.jetson.jetpack.split(".")[0] if machine.jetson else ""
     if generation in _OLD_JETPACK:
         advice = f"JetPack {generation}: {_OLD_JETPACK[generation]}"
@@ -335,45 +385,45 @@ def _tensorrt(machine: Machine) -> Finding:
     return replace(finding, advice=advice)
 
 
-def _imported(finding: Finding, module: str) -> Finding:
+def _imported(packages: Installation, finding: Finding, module: str) -> Finding:
     try:
-        return replace(finding, found=str(importlib.import_module(module).__version__))
+        return replace(finding, found=str(packages.load(module).__version__))
     except Exception as error:  # a library it needs may be absent
         return replace(finding, status="missing", advice=f"does not import: {error}")
 
 
-def _tensorrt_lean() -> tuple[Finding, ...]:
+def _tensorrt_lean(packages: Installation) -> tuple[Finding, ...]:
     """Examine the lean runtime, only if it is installed: TensorRT itself does all that it does."""
-    module = next(filter(_importable, _LEAN_MODULES), None)
+    module = _first_importable(packages, _LEAN_MODULES)
     if module is None:
         return ()
     enables = "runs version-compatible tensorrt engines if TensorRT is missing"
-    return (_package("TensorRT lean runtime", _LEAN, module, enables),)
+    return (_package(packages, "TensorRT lean runtime", _LEAN, module, enables),)
 
 
-def _tensorrt_rtx() -> Finding:
-    module = next(filter(_importable, _RTX_MODULES), _RTX_MODULES[0])
+def _tensorrt_rtx(packages: Installation) -> Finding:
+    module = _first_importable(packages, _RTX_MODULES) or _RTX_MODULES[0]
     enables = "builds engines for RTX GPUs on any machine, runs them on one"
-    return _package("TensorRT-RTX", _RTX, module, enables, '"lpx[rtx]"')
+    return _package(packages, "TensorRT-RTX", _RTX, module, enables, '"lpx[rtx]"')
 
 
-def _rtx_provider() -> Finding:
+def _rtx_provider(packages: Installation) -> Finding:
     enables = "TensorRT for RTX through onnxruntime, on RTX GPUs"
-    packages = ("onnxruntime-ep-nv-tensorrt-rtx-cu13", "onnxruntime-ep-nv-tensorrt-rtx-cu12")
+    wheels = ("onnxruntime-ep-nv-tensorrt-rtx-cu13", "onnxruntime-ep-nv-tensorrt-rtx-cu12")
     module, install = "onnxruntime_ep_nv_tensorrt_rtx", "onnxruntime-ep-nv-tensorrt-rtx"
-    return _package(_RTX_PROVIDER, packages, module, enables, install)
+    return _package(packages, _RTX_PROVIDER, wheels, module, enables, install)
 
 
-def _cuda_bindings(machine: Machine) -> Finding:
+def _cuda_bindings(machine: Machine, packages: Installation) -> Finding:
     name, enables = "CUDA bindings", "lets tensorrt and tensorrt-rtx engines run"
-    module = next(filter(_importable, _CUDA_MODULES), None)
-    if module is None and _importable("pycuda"):
-        finding = _package(name, ("pycuda",), "pycuda", enables)
+    module = _first_importable(packages, _CUDA_MODULES)
+    if module is None and packages.importable("pycuda"):
+        finding = _package(packages, name, ("pycuda",), "pycuda", enables)
         return replace(finding, found=f"pycuda {finding.found}")
     newest, why = _newest_cuda(machine)
     package = cuda_python_for(newest)
     names = ("cuda-bindings", "cuda-python")
-    finding = _package(name, names, module or _CUDA_MODULES[0], enables, package)
+    finding = _package(packages, name, names, module or _CUDA_MODULES[0], enables, package)
     if finding.status == "missing":
         return finding
     if newest is not None and _numbers(finding.found) >= (newest + 1,):

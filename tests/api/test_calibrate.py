@@ -1,16 +1,16 @@
-"""The order of calibration methods."""
+"""The order of calibration methods, and calibration that is stopped or disturbed."""
 
 from __future__ import annotations
 
 import pytest
 
-from lpx.api import calibrate as calibrate_api
 from lpx.api.ranges import PARTIAL
-from lpx.bench.parity.method_ranking import Evidence, MethodRanking, best_first
-from lpx.calibration.observed_model import ObservedModel
+from lpx.bench.parity.method_ranking import Evidence, best_first
 from lpx.calibration.scales import read_scales
 from lpx.errors import LpxError
-from lpx.reporter import Silent
+from tests.support.reporting import ActingReporter, RecordingReporter, StoppingReporter
+
+COMPARING = "comparing calibration methods"
 
 
 def evidence(method, error, loss=None, low=None, high=None):
@@ -47,55 +47,59 @@ def test_without_auc_the_error_decides():
     assert order(evidence("b", 0.2), evidence("a", 0.1)) == ["a", "b"]
 
 
-@pytest.mark.parametrize("where", ["rank", "save_scales"])
-def test_what_is_stopped_before_the_result_is_written_does_not_observe_again(
-    workspace, crops, monkeypatch, where
-):
-    """Judging takes longer than observing: a kill there once began from nothing."""
-    place = MethodRanking if where == "rank" else calibrate_api
+def without_room_for_scales(workspace):
+    """Put a folder in the place of the scales, so that they cannot be written."""
+    workspace.scales.unlink()
+    workspace.scales.mkdir()
 
-    def stop(*arguments):
-        raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(place, where, stop)
-        with pytest.raises(KeyboardInterrupt):
-            workspace.calibrate(str(crops), limit=6)
+def test_comparing_methods_is_resumed_without_observing_again(workspace, crops):
+    """Comparing takes longer than observing: a kill there once meant to observe again."""
+    with pytest.raises(KeyboardInterrupt):
+        workspace.calibrate(crops, limit=6, reporter=StoppingReporter(COMPARING, 2))
+    check_resumes_without_observing(workspace, crops)
+
+
+def test_scales_that_could_not_be_written_need_no_second_observation(workspace, crops):
+    without_room_for_scales(workspace)
+    with pytest.raises(LpxError, match=r"scales\.json cannot be written"):
+        workspace.calibrate(crops, limit=6)
+    workspace.scales.rmdir()
+    check_resumes_without_observing(workspace, crops)
+
+
+def check_resumes_without_observing(workspace, crops):
     assert (workspace.root / PARTIAL).is_file()
-
-    def run(self, *arguments):
-        raise AssertionError("faces are observed again")
-
-    monkeypatch.setattr(ObservedModel, "run_all", run)
-    done = workspace.calibrate(str(crops), limit=6)
+    reporter = RecordingReporter()
+    done = workspace.calibrate(crops, limit=6, reporter=reporter)
+    # The end of the pass is reported; a batch that is observed is reported besides.
+    label = f"calibrating on folder:{crops}"
+    assert [steps for steps in reporter.steps if steps[0] == label] == [(label, 6, 6)]
     assert done.scales.faces.count == 6
     assert not (workspace.root / PARTIAL).exists()
     assert read_scales(workspace.scales).method == done.scales.method
 
 
-def test_progress_of_faces_that_changed_is_not_gone_on_with(workspace, crops, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(calibrate_api, "save_scales", lambda *arguments: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            workspace.calibrate(str(crops), limit=6)
+def test_calibration_on_faces_that_changed_is_not_resumed(workspace, crops):
+    without_room_for_scales(workspace)
+    with pytest.raises(LpxError, match="cannot be written"):
+        workspace.calibrate(crops, limit=6)
+    workspace.scales.rmdir()
     for path in crops.rglob("*.png"):
         path.write_bytes(path.read_bytes() + b"\0")
-    said = []
-    monkeypatch.setattr(Silent, "say", lambda self, text: said.append(text))
-    workspace.calibrate(str(crops), limit=6)
-    assert any("other faces, or some of them have changed" in text for text in said)
+    reporter = RecordingReporter()
+    workspace.calibrate(crops, limit=6, reporter=reporter)
+    assert any("other faces, or some of them have changed" in text for text in reporter.said)
 
 
-def test_faces_that_change_while_they_are_calibrated_on(workspace, crops, monkeypatch):
-    rank = MethodRanking.rank
-
-    def change(self, *arguments):
+def test_faces_that_change_during_calibration_are_refused(workspace, crops):
+    def change():
         path = crops / "real" / "0.png"
         path.write_bytes((crops / "fake" / "1.png").read_bytes())
-        return rank(self, *arguments)
 
-    monkeypatch.setattr(MethodRanking, "rank", change)
     before = workspace.scales.read_bytes()
+    reporter = ActingReporter(COMPARING, change)
     with pytest.raises(LpxError, match="changed during calibration"):
-        workspace.calibrate(str(crops), limit=6)
+        workspace.calibrate(crops, limit=6, reporter=reporter)
+    assert reporter.acted
     assert workspace.scales.read_bytes() == before

@@ -2,14 +2,12 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from lpx.api import doctor
-from lpx.api.doctor import Finding, Target, examine, targets
+from lpx.api.doctor import INSTALLATION, Finding, Installation, Target, examine, targets
 from lpx.machine.jetson import Jetson
 from lpx.machine.machine import Gpu, Machine, read_machine
 from tests.support.machines import PC
@@ -42,44 +40,63 @@ MODULES = {
 }
 
 
-@pytest.fixture
-def install(monkeypatch: pytest.MonkeyPatch):
-    """Pretend that just these distributions are installed."""
+class Installed(Installation):
+    """An environment with just these packages.
 
-    def use(versions: dict[str, str], modules: tuple[str, ...] = (), cuda: bool = False) -> None:
-        found = {MODULES.get(name, name) for name in versions} | set(modules)
+    Args:
+        versions: Versions of distributions, by name.
+        modules: Modules besides those of the distributions.
+        cuda: ONNX Runtime has the CUDA provider.
+        kernel: lpx was installed with a C compiler.
+    """
 
-        def version(name: str) -> str:
-            if name not in versions:
-                raise PackageNotFoundError(name)
-            return versions[name]
+    def __init__(
+        self,
+        versions: dict[str, str],
+        modules: tuple[str, ...] = (),
+        *,
+        cuda: bool = False,
+        kernel: bool = True,
+    ) -> None:
+        self.versions, self.kernel = versions, kernel
+        self.modules = {MODULES.get(name, name) for name in versions} | set(modules)
+        providers = ["CUDAExecutionProvider"] * cuda
+        providers += ["AzureExecutionProvider", "CPUExecutionProvider"]
+        self.loaded = {
+            "onnxruntime": SimpleNamespace(get_available_providers=lambda: providers),
+            "tensorrt": SimpleNamespace(__version__="10.3.0"),
+        }
 
-        monkeypatch.setattr(doctor.metadata, "version", version)
-        monkeypatch.setattr(
-            doctor.metadata,
-            "requires",
-            lambda name: ["torch>=2.8", "onnx>=1.18", 'tensorrt>=8.6; extra == "tensorrt"'],
-        )
-        monkeypatch.setattr(doctor, "_importable", found.__contains__)
-        monkeypatch.setattr(doctor, "compiled", object)
-        providers = ["CUDAExecutionProvider"] * cuda + [
-            "AzureExecutionProvider",
-            "CPUExecutionProvider",
-        ]
-        runtime = SimpleNamespace(get_available_providers=lambda: providers)
-        loaded = {"onnxruntime": runtime, "tensorrt": SimpleNamespace(__version__="10.3.0")}
-        monkeypatch.setattr(doctor.importlib, "import_module", loaded.__getitem__)
+    def version(self, distribution: str) -> str:
+        return self.versions.get(distribution, "")
 
-    return use
+    def requirements(self) -> list[str]:
+        return ["torch>=2.8", "onnx>=1.18", 'tensorrt>=8.6; extra == "tensorrt"']
+
+    def importable(self, module: str) -> bool:
+        return module in self.modules
+
+    def load(self, module: str) -> object:
+        return self.loaded[module]
+
+    def has_kernel(self) -> bool:
+        return self.kernel
 
 
-def row(machine: Machine, name: str) -> Finding:
-    return next(finding for finding in examine(machine) if finding.name == name)
+PLAIN = Installed(CORE)
+WITH_CUDA_13 = Installed(CORE | {"cuda-bindings": "13.0.1"})
 
 
-def test_a_plain_machine(install) -> None:
-    install(CORE)
-    findings = examine(PC)
+def row(machine: Machine, name: str, packages: Installed = PLAIN) -> Finding:
+    return next(finding for finding in examine(machine, packages) if finding.name == name)
+
+
+def usable(machine: Machine, packages: Installed = PLAIN) -> dict[str, Target]:
+    return targets(machine, examine(machine, packages))
+
+
+def test_a_plain_machine() -> None:
+    findings = examine(PC, PLAIN)
     assert [finding.name for finding in findings if finding.status == "missing"] == [
         *(
             "NVIDIA GPU",
@@ -94,95 +111,89 @@ def test_a_plain_machine(install) -> None:
     assert row(PC, "onnxruntime").found == "1.22.0 (CPU)"
     assert row(PC, "TensorRT-RTX").advice == 'pip install "lpx[rtx]"'
     assert row(PC, "NVIDIA GPU").advice == "nvidia-smi not found"
-    usable = targets(PC, findings)
-    assert usable["torch"] == usable["onnxruntime"] == Target(build=True, run=True)
-    assert usable["tensorrt"] == Target(
+    results = targets(PC, findings)
+    assert results["torch"] == results["onnxruntime"] == Target(build=True, run=True)
+    assert results["tensorrt"] == Target(
         build=False, run=False, reason="no TensorRT, no NVIDIA GPU, no CUDA bindings"
     )
 
 
-def test_installed_without_a_compiler(install, monkeypatch) -> None:
-    install(CORE)
+def test_installed_without_a_compiler() -> None:
     assert row(PC, "C kernel").status == "ok"
-    monkeypatch.setattr(doctor, "compiled", lambda: None)
-    assert row(PC, "C kernel").status == "missing"
-    assert "install a C compiler" in row(PC, "C kernel").advice
-    assert targets(PC, examine(PC))["onnxruntime"] == Target(build=True, run=True)
+    slow = Installed(CORE, kernel=False)
+    assert row(PC, "C kernel", slow).status == "missing"
+    assert "install a C compiler" in row(PC, "C kernel", slow).advice
+    assert usable(PC, slow)["onnxruntime"] == Target(build=True, run=True)
 
 
-def test_nothing_installed_raises_nothing(install) -> None:
-    install({})
-    usable = targets(PC, examine(PC))
-    assert not any(target.build or target.run for target in usable.values())
-    assert row(PC, "onnxsim").advice == "pip install onnxsim"
+def test_an_empty_environment_raises_nothing() -> None:
+    empty = Installed({})
+    assert not any(target.build or target.run for target in usable(PC, empty).values())
+    assert row(PC, "onnxsim", empty).advice == "pip install onnxsim"
 
 
-def test_tensorrt_rtx_builds_without_a_gpu_and_runs_on_rtx_gpus_only(install) -> None:
-    install(CORE | {"tensorrt-rtx-cu13-bindings": "1.7.1.116", "cuda-bindings": "13.0.1"})
-    assert targets(PC, examine(PC))["tensorrt-rtx"] == Target(True, False, "no NVIDIA GPU")
-    assert targets(L4, examine(L4))["tensorrt-rtx"] == Target(True, True)
-    assert targets(H200, examine(H200))["tensorrt-rtx"] == Target(
+def test_tensorrt_rtx_builds_without_a_gpu_and_runs_on_rtx_gpus_only() -> None:
+    rtx = Installed(CORE | {"tensorrt-rtx-cu13-bindings": "1.7.1.116", "cuda-bindings": "13.0.1"})
+    assert usable(PC, rtx)["tensorrt-rtx"] == Target(True, False, "no NVIDIA GPU")
+    assert usable(L4, rtx)["tensorrt-rtx"] == Target(True, True)
+    assert usable(H200, rtx)["tensorrt-rtx"] == Target(
         build=True, run=False, reason="NVIDIA H200 is not an RTX GPU"
     )
 
 
-def test_the_lean_runtime_is_a_row_where_it_is(install) -> None:
-    install(CORE | {"tensorrt-lean-cu13-bindings": "11.4.0.106"}, ("tensorrt_lean_bindings",))
-    finding = row(L4, "TensorRT lean runtime")
+def test_the_lean_runtime_has_a_row_only_if_it_is_installed() -> None:
+    version = {"tensorrt-lean-cu13-bindings": "11.4.0.106"}
+    lean = Installed(CORE | version, ("tensorrt_lean_bindings",))
+    finding = row(L4, "TensorRT lean runtime", lean)
     assert (finding.status, finding.found) == ("ok", "11.4.0.106")
     assert "version-compatible" in finding.enables
-    assert row(L4, "TensorRT").status == "missing"
-    assert not targets(L4, examine(L4))["tensorrt"].build
-    install(CORE)
-    assert "TensorRT lean runtime" not in [finding.name for finding in examine(L4)]
+    assert row(L4, "TensorRT", lean).status == "missing"
+    assert not usable(L4, lean)["tensorrt"].build
+    assert "TensorRT lean runtime" not in [finding.name for finding in examine(L4, PLAIN)]
 
 
-def test_the_rtx_provider_builds_without_a_gpu_and_runs_on_those_it_serves(install) -> None:
-    install(CORE)
+def test_the_rtx_provider_builds_without_a_gpu_and_runs_on_those_it_serves() -> None:
     target = "onnxruntime-tensorrt-rtx"
-    assert targets(L4, examine(L4))[target] == Target(False, False, "no RTX provider")
-    install(CORE | {"onnxruntime-ep-nv-tensorrt-rtx-cu13": "0.5.0"})
-    assert targets(PC, examine(PC))[target] == Target(True, False, "no NVIDIA GPU")
-    assert targets(L4, examine(L4))[target] == Target(True, True)
-    assert targets(H200, examine(H200))[target] == Target(
+    assert usable(L4)[target] == Target(False, False, "no RTX provider")
+    rtx = Installed(CORE | {"onnxruntime-ep-nv-tensorrt-rtx-cu13": "0.5.0"})
+    assert usable(PC, rtx)[target] == Target(True, False, "no NVIDIA GPU")
+    assert usable(L4, rtx)[target] == Target(True, True)
+    assert usable(H200, rtx)[target] == Target(
         build=True, run=False, reason="NVIDIA H200 is not served"
     )
 
 
-def test_providers_of_onnxruntime_are_targets_where_it_has_them(install) -> None:
-    install(CORE)
-    assert targets(L4, examine(L4))["onnxruntime-cuda"] == Target(
+def test_targets_need_their_provider_of_onnxruntime() -> None:
+    assert usable(L4)["onnxruntime-cuda"] == Target(
         build=False, run=False, reason="onnxruntime has no CUDA provider"
     )
-    assert targets(PC, examine(PC))["onnxruntime-tensorrt"] == Target(
+    assert usable(PC)["onnxruntime-tensorrt"] == Target(
         build=False,
         run=False,
         reason="onnxruntime has no Tensorrt provider, no TensorRT, no NVIDIA GPU",
     )
-    found = Finding("onnxruntime", "ok", "1.22.0 (Tensorrt, CUDA, CPU)", "")
+    runtime = Finding("onnxruntime", "ok", "1.22.0 (Tensorrt, CUDA, CPU)", "")
     gpu = Finding("NVIDIA GPU", "ok", "L4", "")
-    usable = targets(L4, (found, gpu))
-    assert usable["onnxruntime-cuda"] == Target(True, True)
-    assert usable["onnxruntime-tensorrt"] == Target(False, False, "no TensorRT")
-    with_tensorrt = targets(L4, (found, gpu, Finding("TensorRT", "ok", "10.13.0", "")))
+    results = targets(L4, (runtime, gpu))
+    assert results["onnxruntime-cuda"] == Target(True, True)
+    assert results["onnxruntime-tensorrt"] == Target(False, False, "no TensorRT")
+    with_tensorrt = targets(L4, (runtime, gpu, Finding("TensorRT", "ok", "10.13.0", "")))
     assert with_tensorrt["onnxruntime-tensorrt"] == Target(True, True)
 
 
-def test_tensorrt_needs_cuda_bindings_to_run(install) -> None:
-    install(CORE | {"tensorrt": "10.13.0"})
-    assert targets(L4, examine(L4))["tensorrt"] == Target(True, False, "no CUDA bindings")
-    install(CORE | {"tensorrt": "10.13.0", "pycuda": "2025.1"})
-    assert targets(L4, examine(L4))["tensorrt"] == Target(True, True)
-    assert row(L4, "CUDA bindings").found == "pycuda 2025.1"
+def test_tensorrt_needs_cuda_bindings_to_run() -> None:
+    without = Installed(CORE | {"tensorrt": "10.13.0"})
+    assert usable(L4, without)["tensorrt"] == Target(True, False, "no CUDA bindings")
+    both = Installed(CORE | {"tensorrt": "10.13.0", "pycuda": "2025.1"})
+    assert usable(L4, both)["tensorrt"] == Target(True, True)
+    assert row(L4, "CUDA bindings", both).found == "pycuda 2025.1"
 
 
-def test_cuda_bindings_fit_the_driver(install) -> None:
-    install(CORE)
+def test_cuda_bindings_fit_the_driver() -> None:
     assert row(PC, "CUDA bindings").advice == "pip install cuda-python"
     assert row(L4, "CUDA bindings").advice == 'pip install "cuda-python<13"'
-    install(CORE | {"cuda-bindings": "13.0.1"})
-    assert row(PC, "CUDA bindings").status == "ok"
-    assert "driver 580" in row(L4, "CUDA bindings").advice
+    assert row(PC, "CUDA bindings", WITH_CUDA_13).status == "ok"
+    assert "driver 580" in row(L4, "CUDA bindings", WITH_CUDA_13).advice
 
 
 def jetson(**changed):
@@ -202,13 +213,11 @@ def jetson(**changed):
         ("unknown (no /etc/nv_tegra_release)", "580.00", "cuda-python"),
     ],
 )
-def test_cuda_bindings_fit_the_jetpack(install, l4t, driver, package) -> None:
+def test_cuda_bindings_fit_the_jetpack(l4t, driver, package) -> None:
     board = jetson(l4t=l4t)
     board = replace(board, gpus=(replace(ORIN.gpus[0], driver_version=driver),))
-    install(CORE)
     assert row(board, "CUDA bindings").advice == f"pip install {package}"
-    install(CORE | {"cuda-bindings": "13.0.1"})
-    finding = row(board, "CUDA bindings")
+    finding = row(board, "CUDA bindings", WITH_CUDA_13)
     if package == "cuda-python":
         assert (finding.status, finding.advice) == ("ok", "")
     else:
@@ -218,14 +227,13 @@ def test_cuda_bindings_fit_the_jetpack(install, l4t, driver, package) -> None:
         assert "or later" not in finding.advice, "a Jetson's driver cannot be replaced"
 
 
-def test_cuda_python_before_its_modules_moved_is_found(install) -> None:
-    install(CORE | {"cuda-python": "11.8.7"}, modules=("cuda.cudart",))
-    finding = row(jetson(l4t="35.6.4"), "CUDA bindings")
+def test_cuda_python_before_its_modules_moved_is_found() -> None:
+    old = Installed(CORE | {"cuda-python": "11.8.7"}, modules=("cuda.cudart",))
+    finding = row(jetson(l4t="35.6.4"), "CUDA bindings", old)
     assert (finding.status, finding.found) == ("ok", "cuda-python 11.8.7")
 
 
-def test_jetson_environment_that_hides_tensorrt(install) -> None:
-    install(CORE)
+def test_jetson_environment_that_hides_tensorrt() -> None:
     hidden = replace(ORIN, system_tensorrt="/usr/lib/python3.10/dist-packages")
     finding = row(hidden, "TensorRT")
     assert finding.status == "missing"
@@ -235,46 +243,40 @@ def test_jetson_environment_that_hides_tensorrt(install) -> None:
     assert "apt install python3-libnvinfer" in row(ORIN, "TensorRT").advice
 
 
-def test_tensorrt_without_metadata_tells_its_version(install) -> None:
-    install(CORE, modules=("tensorrt",))
-    assert row(ORIN, "TensorRT") == Finding(
+def test_version_of_tensorrt_without_metadata_comes_from_the_module() -> None:
+    assert row(ORIN, "TensorRT", Installed(CORE, modules=("tensorrt",))) == Finding(
         "TensorRT", "ok", "10.3.0", "tensorrt engines, for this GPU model"
     )
 
 
-def test_broken_onnxruntime_is_a_row(install, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(CORE)
+def test_broken_onnxruntime_is_reported_as_missing() -> None:
+    class Broken(Installed):
+        def load(self, module: str) -> object:
+            raise ImportError("libcudart.so.12: cannot open shared object file")
 
-    def broken(name: str) -> None:
-        raise ImportError("libcudart.so.12: cannot open shared object file")
-
-    monkeypatch.setattr(doctor.importlib, "import_module", broken)
-    finding = row(PC, "onnxruntime")
+    finding = row(PC, "onnxruntime", Broken(CORE))
     assert (finding.status, finding.found) == ("missing", "1.22.0")
     assert finding.advice.startswith("does not import: libcudart.so.12")
 
 
-def test_onnxruntime_on_a_gpu(install) -> None:
-    install(CORE)
+def test_onnxruntime_on_a_gpu() -> None:
     assert "onnxruntime-gpu" in row(L4, "onnxruntime").advice
     assert row(ORIN, "onnxruntime").advice == ""
-    install(CORE | {"onnxruntime-gpu": "1.22.0"}, cuda=True)
-    both = row(L4, "onnxruntime")
+    both = row(L4, "onnxruntime", Installed(CORE | {"onnxruntime-gpu": "1.22.0"}, cuda=True))
     assert (both.status, both.found) == ("warning", "1.22.0 (CUDA, CPU)")
     assert "uninstall both" in both.advice
 
 
-def test_too_old_and_cpu_only_packages_are_warned_of(install) -> None:
-    install(CORE | {"torch": "2.7.1+cpu", "tensorrt": "8.5.2.2"})
-    assert row(PC, "torch").advice == 'lpx needs 2.8 or later: pip install "torch>=2.8"'
-    assert row(L4, "TensorRT").status == "warning"
-    install(CORE | {"torch": "2.10.0+cpu"})
-    assert row(PC, "torch").status == "ok"
-    assert row(L4, "torch").status == "warning"
+def test_old_and_cpu_only_packages_have_a_warning() -> None:
+    old = Installed(CORE | {"torch": "2.7.1+cpu", "tensorrt": "8.5.2.2"})
+    assert row(PC, "torch", old).advice == 'lpx needs 2.8 or later: pip install "torch>=2.8"'
+    assert row(L4, "TensorRT", old).status == "warning"
+    cpu_only = Installed(CORE | {"torch": "2.10.0+cpu"})
+    assert row(PC, "torch", cpu_only).status == "ok"
+    assert row(L4, "torch", cpu_only).status == "warning"
 
 
-def test_jetson_rows(install) -> None:
-    install(CORE)
+def test_jetson_rows() -> None:
     assert row(ORIN, "JetPack").found == "6.2, L4T 36.4.3"
     assert row(ORIN, "clocks").status == "ok"
     assert row(ORIN, "NVIDIA GPU").found == (
@@ -282,7 +284,7 @@ def test_jetson_rows(install) -> None:
     )
     old = Jetson("Jetson AGX Orin", "35.4.1", "5.1.2", "unknown (nvpmodel not found)", None)
     boxed = replace(ORIN, jetson=old, in_container=True)
-    rows = {finding.name: finding for finding in examine(boxed)}
+    rows = {finding.name: finding for finding in examine(boxed, PLAIN)}
     assert "trtexec" in rows["JetPack"].advice
     assert "trtexec" in rows["TensorRT"].advice
     assert rows["power mode"].status == rows["clocks"].status == "warning"
@@ -290,8 +292,7 @@ def test_jetson_rows(install) -> None:
     assert rows["power rails"].status == rows["thermal zones"].status == "missing"
 
 
-def test_jetson_rows_of_power(install) -> None:
-    install(CORE)
+def test_jetson_rows_of_power() -> None:
     assert "nvpmodel -m" in row(ORIN, "power mode").advice, "15W is not the fastest mode"
     measured = replace(
         ORIN.jetson,
@@ -358,22 +359,20 @@ def test_jetson_rows_of_power(install) -> None:
         ("agx_orin", {"JetPack": "trtexec", "power mode": "", "clocks": ""}),
     ],
 )
-def test_advice_on_each_board(install, tmp_path, record, advice) -> None:
-    install(CORE)
+def test_advice_on_each_board(tmp_path, record, advice) -> None:
     tree = json.loads((RECORDS / f"{record}.json").read_text())
     for path, text in tree["files"].items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
     answers = {"nvidia-smi": ""} | tree["commands"]
     machine = read_machine(tmp_path, lambda command: answers[command[0]])
-    rows = {finding.name: finding for finding in examine(machine)}
+    rows = {finding.name: finding for finding in examine(machine, PLAIN)}
     for name, text in advice.items():
         assert text in rows[name].advice, name
         assert bool(text) == bool(rows[name].advice), name
 
 
-def test_power_mode_is_compared_with_the_boards_own(install) -> None:
-    install(CORE)
+def test_power_mode_is_compared_with_the_boards_own() -> None:
     xavier = {"MODE_15W_6CORE": 2, "MODE_20W_6CORE": 8}
     fastest = jetson(power_mode="MODE_20W_6CORE", power_modes=xavier)
     assert row(fastest, "power mode").advice == ""
@@ -383,8 +382,7 @@ def test_power_mode_is_compared_with_the_boards_own(install) -> None:
     assert row(jetson(power_mode="15W"), "power mode").advice.startswith("perhaps not the fastest")
 
 
-def test_power_rails_of_a_board_without_an_input(install) -> None:
-    install(CORE)
+def test_power_rails_of_a_board_without_an_input() -> None:
     rails = ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0", "VDDQ_VDD2_1V8AO")
     finding = row(jetson(rails=rails, board_power=rails[:3]), "power rails")
     assert finding.found == "VDD_GPU_SOC + VDD_CPU_CV + VIN_SYS_5V0 (and 1 part of it)"
@@ -395,17 +393,16 @@ def test_power_rails_of_a_board_without_an_input(install) -> None:
     ("jetpack", "status"),
     [("4.x", "warning"), ("5.1.7 or later", "warning"), ("6.x", "ok"), ("7.2.1 or later", "ok")],
 )
-def test_jetpack_that_is_too_old(install, jetpack, status) -> None:
-    install(CORE)
+def test_jetpack_that_is_too_old(jetpack, status) -> None:
     assert row(jetson(jetpack=jetpack), "JetPack").status == status
 
 
-def test_a_folder_of_the_same_name_is_no_package(tmp_path, monkeypatch) -> None:
+def test_a_folder_does_not_count_as_a_package(tmp_path, monkeypatch) -> None:
     (tmp_path / "not_really_tensorrt").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
-    assert not doctor._importable("not_really_tensorrt")
-    assert not doctor._importable("not_really_cuda.bindings")
-    assert doctor._importable("json")
+    assert not INSTALLATION.importable("not_really_tensorrt")
+    assert not INSTALLATION.importable("not_really_cuda.bindings")
+    assert INSTALLATION.importable("json")
 
 
 def test_no_framework_is_imported() -> None:

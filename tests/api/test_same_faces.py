@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import time
@@ -11,7 +10,6 @@ import cv2
 import numpy as np
 import pytest
 
-from lpx.api import predict as predict_api
 from lpx.artefacts.model import read_exported
 from lpx.bench.parity import score_store
 from lpx.calibration.scales import read_scales
@@ -21,9 +19,10 @@ from lpx.engines.base import Prediction
 from lpx.errors import LpxError
 from lpx.predict.journal import ScoreJournal
 from lpx.predict.results import FileScore
-from lpx.workspace import Appended, read_sealed, write_sealed
+from lpx.workspace import read_sealed, write_sealed
 from tests.support.costs import UNTIMED
-from tests.support.reporting import RecordingReporter
+from tests.support.limits import largest_file
+from tests.support.reporting import ActingReporter, RecordingReporter, StoppingReporter
 
 PICTURES = (".bmp", ".tiff", ".png", ".jpg", ".webp")
 
@@ -115,23 +114,6 @@ def test_build_does_not_keep_the_ranges_of_other_pictures(workspace, folder, mad
     assert read_scales(workspace.scales).faces.digest != before.faces.digest
 
 
-def stopped_bench(workspace, faces, monkeypatch, error):
-    """A bench that ends after some scores."""
-    add, calls = Appended.add, []
-
-    def fail(self, data):
-        calls.append(self)
-        if len(calls) == 4:
-            raise error
-        add(self, data)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Appended, "add", fail)
-        with pytest.raises(type(error)):
-            workspace.bench(str(faces), costs=UNTIMED)
-    assert any((workspace.root / score_store.FOLDER).glob("*.scores"))
-
-
 @pytest.fixture
 def many(folder):
     """24 faces, which are two batches."""
@@ -142,18 +124,34 @@ def many(folder):
     return root
 
 
-def test_a_full_disk_keeps_the_scores(workspace, many, monkeypatch):
+def stop_after_a_batch(workspace, faces):
+    with pytest.raises(KeyboardInterrupt):
+        workspace.bench(str(faces), costs=UNTIMED, reporter=StoppingReporter("scoring", 1))
+    assert saved_scores(workspace)
+
+
+def saved_scores(workspace):
+    """Sizes of the files of scores that a stopped bench left."""
+    files = (workspace.root / score_store.FOLDER).glob("*.scores")
+    return [path.stat().st_size for path in files]
+
+
+def test_a_full_disk_keeps_the_scores(workspace, many):
     whole = workspace.bench(str(many), costs=UNTIMED).report["reference"]
-    full = LpxError("x cannot be written", os.strerror(errno.ENOSPC))
-    stopped_bench(workspace, many, monkeypatch, full)
+    stop_after_a_batch(workspace, many)
+    # Room for a part of the second batch.
+    room = max(saved_scores(workspace)) + 100
+    with largest_file(room), pytest.raises(LpxError, match=r"\.scores cannot be written"):
+        workspace.bench(str(many), costs=UNTIMED)
+    assert room in saved_scores(workspace)
     told = RecordingReporter()
     again = workspace.bench(str(many), costs=UNTIMED, reporter=told).report
     assert any(text.startswith("going on with the bench") for text in told.said)
     assert again["reference"]["auc"] == whole["auc"]
 
 
-def test_a_resumed_bench_does_not_mix_old_and_new_faces(workspace, many, monkeypatch):
-    stopped_bench(workspace, many, monkeypatch, KeyboardInterrupt())
+def test_a_resumed_bench_does_not_mix_old_and_new_faces(workspace, many):
+    stop_after_a_batch(workspace, many)
     for path in many.rglob("*.bmp"):
         swap(path, encoded(hash(path.name) % 1000 + 5000, ".bmp"))
     told = RecordingReporter()
@@ -164,18 +162,12 @@ def test_a_resumed_bench_does_not_mix_old_and_new_faces(workspace, many, monkeyp
     assert again["reference"]["auc"] == fresh["reference"]["auc"]
 
 
-def test_faces_that_change_while_they_are_scored(workspace, many, monkeypatch):
-    from lpx.engines.torch import TorchEngine
-
-    infer = TorchEngine.infer
-
-    def change(self, faces):
-        swap(many / "real" / "0.bmp", encoded(99, ".bmp"))
-        return infer(self, faces)
-
-    monkeypatch.setattr(TorchEngine, "infer", change)
+def test_faces_that_change_while_they_are_scored(workspace, many):
+    face = many / "real" / "0.bmp"
+    reporter = ActingReporter("scoring", lambda: swap(face, encoded(99, ".bmp")), 1)
     with pytest.raises(LpxError, match="changed while they were scored"):
-        workspace.bench(str(many), costs=UNTIMED)
+        workspace.bench(str(many), costs=UNTIMED, reporter=reporter)
+    assert reporter.acted
 
 
 def test_an_engine_is_not_measured_on_its_faces_under_other_names(workspace, folder):
@@ -277,19 +269,15 @@ def test_an_unfinished_last_line_of_the_journal_is_no_damage(tmp_path):
     assert reporter.said == []
 
 
-def test_predict_says_what_changed(workspace, crops, monkeypatch, tmp_path):
+def test_predict_says_what_changed(workspace, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
-    (photos / "a.png").write_bytes(b"old")
-    (photos / "b.png").write_bytes(b"same")
-
-    def score(self, file, picture, tell, timeline, known):
-        return FileScore(file.name, "image", 0.5, True, 1, ())
-
-    monkeypatch.setattr(predict_api.FileScorer, "score", score)
+    # Noise, in which no face is found.
+    (photos / "a.png").write_bytes(encoded(1, ".png"))
+    (photos / "b.png").write_bytes(encoded(2, ".png"))
     options = {"engine": "onnxruntime-fp32", "overlay": False, "crop": "square-1.3"}
     workspace.predict(photos, **options)
-    swap(photos / "a.png", b"new")
+    swap(photos / "a.png", encoded(3, ".png"))
     told = RecordingReporter()
     done = workspace.predict(photos, **options, reporter=told)
     assert done.resumed == 1
