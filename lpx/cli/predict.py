@@ -56,7 +56,8 @@ def _frames(context: click.Context, parameter: click.Parameter, value: str) -> i
 @click.option(
     "--engine",
     metavar="NAME",
-    help="Engine of the workspace, or torch for the checkpoint. Default: the fastest that runs here.",
+    help="Engine of the workspace, or torch for the checkpoint. Default: the fastest one that runs "
+    "here.",
 )
 @click.option(
     "--out",
