@@ -14,7 +14,7 @@ from lpx.data.face_sets.demo import CHECKPOINT, folder
 from lpx.data.face_sets.demo_clip import CLIP, ClipSpan, clip_path, clip_spans
 from lpx.errors import LpxError
 from lpx.predict.results import FileScore, Predicted, moments
-from lpx.predict.timeline import KnownSpan, Row, Timeline, rows
+from lpx.predict.timeline import KnownSpan, SpanScore, Timeline, span_scores
 from lpx.reporter import SILENT, Reporter
 from lpx.workspace import WorkspaceFolder, read_json, sha256
 
@@ -35,7 +35,7 @@ class ClipResult:
     """
 
     predicted: Predicted
-    parts: tuple[tuple[ClipSpan, Row], ...]
+    parts: tuple[tuple[ClipSpan, SpanScore], ...]
 
     @property
     def file(self) -> FileScore:
@@ -79,7 +79,7 @@ def show_clip(workspace: Workspace, *, reporter: Reporter = SILENT) -> ClipResul
     line = Timeline(
         CLIP, predicted.engine, predicted.threshold, moments(file), file.score, "", spans
     )
-    return ClipResult(predicted, tuple(zip(parts, rows(line), strict=True)))
+    return ClipResult(predicted, tuple(zip(parts, span_scores(line), strict=True)))
 
 
 def _refuse_other_model(workspace: WorkspaceFolder) -> None:

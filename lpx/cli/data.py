@@ -1,4 +1,4 @@
-"""`lpx data`: faces out of data sets, and what a set holds."""
+"""`lpx data`: cut faces out of data sets, and describe sets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def data() -> None:
-    """Cut faces out of data sets, and show what a set holds.
+    """Cut faces out of data sets, and describe data sets.
 
     Both commands take --json.
     """
@@ -29,31 +29,32 @@ def data() -> None:
 
 @data.command()
 @click.argument("name", metavar="SET")
-@click.option("--split", metavar="NAME", help="train, val or test; all where none is named.")
+@click.option("--split", metavar="NAME", help="Split to prepare: train, val or test. Default: all.")
 @click.option(
     "--methods",
     default="",
     metavar="A,B,...",
-    help="Manipulations; the set's usual ones where none are named. Reals always come with them.",
+    help="Comma-separated manipulation methods; real videos are always included. "
+    "Default: the usual ones of the set.",
 )
 @click.option(
-    "--frames", default=32, show_default=True, help="Frames of each video, evenly spaced."
+    "--frames", default=32, show_default=True, help="Number of frames per video, evenly spaced."
 )
 @click.option(
     "--crop",
     metavar="RECIPE",
-    help="square-1.3, aligned-1.3-256 or square-1.75-landmarks; by default the one that "
-    "the card of the workspace's model names, else square-1.3.",
+    help="Crop recipe: square-1.3, aligned-1.3-256 or square-1.75-landmarks. Default: the one "
+    "in the card of the workspace's model, else square-1.3.",
 )
 @click.option(
     "--detector",
     default="blazeface",
     show_default=True,
     metavar="NAME",
-    help="blazeface or centerface.",
+    help="Face detector: blazeface or centerface.",
 )
-@click.option("--processes", type=int, help="At most so many at once; one per core by default.")
-@click.option("--strict", is_flag=True, help="A video that is not on disk is an error.")
+@click.option("--processes", type=int, help="Maximum number of processes. Default: one per core.")
+@click.option("--strict", is_flag=True, help="Fail if a video of the set's lists is not on disk.")
 @data_options
 @workspace_option
 @json_option
@@ -71,8 +72,8 @@ def prepare(
 ) -> None:
     """Cut the faces out of the videos of SET, once.
 
-    SET is ffpp-raw, ffpp-c23, ffpp-c40, celeb-df-v2, dfdc, dfdcp or deeperforensics. A run that was
-    stopped goes on where it was when the command is given again; what is done is not done again.
+    SET is ffpp-raw, ffpp-c23, ffpp-c40, celeb-df-v2, dfdc, dfdcp or deeperforensics. If a run is
+    interrupted, run the command again to resume it: finished videos are not cut again.
     """
     from lpx.cli.console import ConsoleReporter
 
@@ -140,7 +141,7 @@ def _tell_missing(missing: tuple[str, ...]) -> None:
     "--contact-sheet",
     type=click.Path(path_type=Path),
     metavar="FILE.png",
-    help="Draw some faces of each split and method.",
+    help="Write a picture with some faces of each split and method.",
 )
 @data_options
 @json_option
@@ -151,9 +152,9 @@ def info(
     store: Path | None,
     as_json: bool,
 ) -> None:
-    """Show what SET or FOLDER holds.
+    """Describe SET or FOLDER: its faces, people, splits and methods.
 
-    Of a public data set that was not prepared, the videos on disk are shown.
+    For a public data set that was not prepared, describes the videos on disk.
     """
     from lpx.data.face_sets.info import read_info, write_sheet
 

@@ -29,7 +29,7 @@ def _frames(context: click.Context, parameter: click.Parameter, value: str) -> i
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
-    "--crops", is_flag=True, help="Pictures are face crops already, framed as the model wants."
+    "--crops", is_flag=True, help="The pictures are face crops, cut as for the model's training."
 )
 @click.option("--limit", type=int, metavar="N", help="Maximum number of files, sampled evenly.")
 @click.option(
@@ -38,29 +38,32 @@ def _frames(context: click.Context, parameter: click.Parameter, value: str) -> i
     show_default=True,
     metavar="N|all",
     callback=_frames,
-    help="Frames of each video, evenly spaced.",
+    help="Number of frames per video, evenly spaced.",
 )
 @click.option(
     "--detector",
     default="blazeface",
     show_default=True,
     metavar="blazeface|centerface",
-    help="What finds faces.",
+    help="Face detector.",
 )
-@click.option(
-    "--crop", metavar="RECIPE", help="How to cut faces out; as the model's card says by default."
-)
+@click.option("--crop", metavar="RECIPE", help="Crop recipe. Default: the one in the model's card.")
 @click.option(
     "--overlay/--no-overlay",
     default=True,
-    help="Draw heat maps and timelines of videos, or scores only.",
+    help="Draw heat maps, and pages of videos' scores over time, or write scores only.",
 )
 @click.option(
     "--engine",
     metavar="NAME",
-    help="Engine of the workspace, or torch; the fastest that runs here by default.",
+    help="Engine of the workspace, or torch for the checkpoint. Default: the fastest one that runs "
+    "here.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for pictures and tables.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for pictures and tables. Default: predictions in the workspace.",
+)
 @host_code_option
 @factory_option
 @workspace_option
@@ -78,17 +81,18 @@ def predict(
     workspace: Workspace,
     as_json: bool,
 ) -> None:
-    """Score every face in the image or video PATH, or in all of those below folder PATH.
+    """Score every face in the image or video PATH, or in all images and videos below folder PATH.
 
-    Pictures are taken for whole photographs: faces are found in them, and cut out as in the model's
-    training. Use --crops if the images are already face crops.
+    Faces are detected in each picture, and cut out as in the model's training. Use --crops if the
+    images are already face crops.
 
-    A face's score is its probability of fake, a frame's that of its highest-scoring face, a video's
-    the mean over its frames with a face. A file without a detected face has no score.
+    The score of a face is its probability of fake, that of a frame the score of its highest-scoring
+    face, that of a video the mean over its frames with a face. A file without a detected face has
+    no score.
 
     Writes scores.csv (a row per file), frames.csv (a row per face of each frame), an overlay of
-    each file, and of each video a page with its scores over time. A run that was cut off goes on
-    where it stopped; files that were scored with the same model and options are not scored again.
+    each file, and a page of each video's scores over time. If a run is interrupted, run the command
+    again to resume it: files that were scored with the same model and options are not scored again.
     Files that cannot be read are left out, counted and named; the exit code is 2 only if none can
     be read.
     """

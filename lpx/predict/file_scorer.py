@@ -1,15 +1,15 @@
-"""Score the faces of one image or video."""
+"""Score the faces of one image or video, and draw the result."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
+from typing import NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,42 +25,30 @@ from lpx.data.images.video_writer import VideoWriter
 from lpx.data.wording import counted
 from lpx.engines.base import Engine, Prediction
 from lpx.errors import LpxError
+from lpx.metrics.roc import called_fake
+from lpx.predict.drawing import NotDrawnError, drawing, not_drawn
 from lpx.predict.results import FacelessFrame, FaceScore, FileScore, Seconds, verdict
 from lpx.predict.stills import Stills
 from lpx.predict.timeline import KnownSpan, Moment, Timeline, render_timeline
 from lpx.render.encode import encode_png
 from lpx.render.face import Image
-from lpx.render.frame import Mark, drawn_size, framed, marked, score_strip
+from lpx.render.frame import Mark, StripScore, drawn_size, framed, marked, score_strip
+from lpx.reporter import Progress
 from lpx.workspace import atomic_path, write_bytes
 
+__all__ = ["BATCH", "FileScorer", "NotDrawnError", "drawing", "not_drawn"]
+
 BATCH = 8
-"""Frames that are held at a time, and faces given to the engine at a time."""
+"""Frames held at a time, and faces given to the engine at a time."""
 SLOWEST_HZ = 2.0
-"""An overlay of few frames of a long video keeps its pace, but no frame stays longer."""
-
+"""Minimum frame rate of an overlay: one with few frames of a long video keeps the video's pace, but
+shows no frame longer than this."""
 USUAL_HZ = 25.0
-"""The rate of an overlay where the video's is not known."""
-
-Progress = Callable[[int, int], None]
-
-
-class NotDrawnError(Exception):
-    """A picture that cannot be drawn or written; the message says why."""
-
-
-@contextmanager
-def drawing() -> Iterator[None]:
-    """Tells what goes wrong with a picture from what goes wrong with a score."""
-    try:
-        yield
-    except LpxError as error:
-        raise NotDrawnError(f"{error.what}: {error.why}" if error.why else error.what) from error
-    except (OSError, cv2.error) as error:
-        raise NotDrawnError(str(error)) from error
+"""Frame rate of an overlay if that of the video is unknown."""
 
 
 class _Clock:
-    """Sums up where time goes."""
+    """Adds up the time of each step."""
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(("decode", "detect", "crop", "infer", "draw"), 0.0)
@@ -74,38 +62,70 @@ class _Clock:
             self.seconds[step] += perf_counter() - start
 
 
-def not_drawn(error: NotDrawnError) -> str:
-    """The note of a file that has no picture."""
-    return f"nothing was drawn: {error}"
-
-
 @dataclass
-class _Scored:
-    """What is known of a file so far."""
+class _Scores:
+    """Scores of a file so far.
+
+    Attributes:
+        count: Number of frames of the file, including those that are not read.
+        faces: Scored faces.
+        faceless: Frames without a scored face.
+        moments: One per frame that was read.
+        clock: Time spent.
+    """
 
     count: int
     faces: list[FaceScore] = field(default_factory=list)
     faceless: list[FacelessFrame] = field(default_factory=list)
     moments: list[Moment] = field(default_factory=list)
+    clock: _Clock = field(default_factory=_Clock)
 
-    def line(self, upto: int | None) -> list[tuple[float, float | None]]:
-        """(place in [0, 1], score) of the first frames."""
+    def strip(self, upto: int | None) -> list[StripScore]:
+        """Return the scores of the first frames, placed in the video."""
+        # An image has one frame, and no length to divide by.
         last = max(self.count - 1, 1)
-        return [(moment.frame / last, moment.score) for moment in self.moments[:upto]]
+        return [StripScore(moment.frame / last, moment.score) for moment in self.moments[:upto]]
+
+    def mean(self) -> float | None:
+        """Return the mean score of the frames with a face; None if there are none."""
+        scores = [moment.score for moment in self.moments if moment.score is not None]
+        return float(np.mean(scores)) if scores else None
+
+
+class _MarkedFrame(NamedTuple):
+    """A frame with what to draw on it."""
+
+    frame: Frame
+    marks: list[Mark]
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """Files to draw.
+
+    Attributes:
+        picture: Heat map of an image, or overlay of a video; None to draw nothing.
+        timeline: Page of a video's scores over time; None for images.
+        known: Spans of the video whose truth is known.
+    """
+
+    picture: Path | None = None
+    timeline: Path | None = None
+    known: tuple[KnownSpan, ...] = ()
 
 
 @dataclass(frozen=True)
 class FileScorer:
-    """Everything that scoring a file needs.
+    """Scores images and videos.
 
     Attributes:
-        name: The engine's, for errors.
-        engine: Scores crops.
-        card: Of the model.
+        name: Name of the engine, for errors.
+        engine: Engine that scores crops.
+        card: Card of the model.
         detector: Finds faces.
-        mesh: Finds landmarks; None where the recipe needs none.
+        mesh: Finds landmarks; None if the recipe needs none.
         recipe: Cuts faces out.
-        frames: To take of a video, evenly spaced; None for all.
+        frames: Number of frames to take of a video, evenly spaced; None for all.
     """
 
     name: str
@@ -120,268 +140,260 @@ class FileScorer:
         self,
         file: MediaFile,
         picture: Path | None,
-        tell: Progress,
+        progress: Progress,
         timeline: Path | None = None,
         known: tuple[KnownSpan, ...] = (),
     ) -> FileScore:
-        """Score all faces, eight frames at a time.
+        """Score all faces of a file, eight frames at a time.
 
         Args:
             file: An image or a video.
-            picture: Where to draw; None draws nothing. Nothing is left there where this raises, or
-                where nothing can be drawn, which the result's note says.
-            tell: Told (frames done, frames in all).
-            timeline: Where the page of a video's scores over time goes; the same holds for it. Not
-                used where nothing is drawn, or for an image.
-            known: What is known of the video's frames, for that page.
+            picture: File to draw into; None to draw nothing. It is not created if this raises, or
+                if nothing can be drawn, which the result's note says.
+            progress: Receives the number of finished frames, and that of all.
+            timeline: Page of a video's scores over time, under the same conditions. Ignored for an
+                image, and if nothing is drawn.
+            known: Spans of the video whose truth is known, for that page.
 
         Raises:
             UnreadableImageError: The image does not decode.
-            UnreadableVideoError: No frame of the video does.
-            LpxError: A score is not a number.
+            UnreadableVideoError: No frame of the video decodes.
+            LpxError: A score is not a probability.
         """
         try:
-            return self._score(file, picture, tell, timeline, known)
+            return self._score(file, _Outputs(picture, timeline, known), progress)
         except NotDrawnError as error:
-            # From the start, as what was scored until then is gone.
-            result = self._score(file, None, tell)
+            # From the start, as the scores until the error are lost.
+            result = self._score(file, _Outputs(), progress)
             note = "; ".join(filter(None, (result.note, not_drawn(error))))
             return replace(result, note=note)
 
-    def _score(
-        self,
-        file: MediaFile,
-        picture: Path | None,
-        tell: Progress,
-        timeline: Path | None = None,
-        known: tuple[KnownSpan, ...] = (),
-    ) -> FileScore:
-        clock = _Clock()
+    def _score(self, file: MediaFile, outputs: _Outputs, progress: Progress) -> FileScore:
         if file.kind == "image":
-            with clock.time("decode"):
-                pixels = read_image(file.path)
-            seen = _Scored(1)
-            found = self._scored(file, [Frame(0, pixels)], seen, clock)
-            if picture is not None:
-                with clock.time("draw"), drawing():
-                    frame, marks = found[0]
-                    strip = self._strip(frame, marks, seen, timeline=False)
-                    drawn = framed(self._marked(frame, marks), strip)
-                    write_bytes(picture, encode_png(drawn), durable=False)
-            tell(1, 1)
-            return self._result(file, seen, picture, None, "", clock)
+            return self._score_image(file, outputs, progress)
+        return self._score_video(file, outputs, progress)
+
+    def _score_image(self, file: MediaFile, outputs: _Outputs, progress: Progress) -> FileScore:
+        scores = _Scores(1)
+        with scores.clock.time("decode"):
+            pixels = read_image(file.path)
+        (scored,) = self._score_frames(file, [Frame(0, pixels)], scores)
+        if outputs.picture is not None:
+            with scores.clock.time("draw"), drawing():
+                drawn = framed(_draw_marks(scored), self._image_strip(scored, scores))
+                write_bytes(outputs.picture, encode_png(drawn), durable=False)
+        progress(1, 1)
+        return self._result(file, scores, replace(outputs, timeline=None), "")
+
+    def _score_video(self, file: MediaFile, outputs: _Outputs, progress: Progress) -> FileScore:
+        clock = _Clock()
         with clock.time("decode"):
+            # 0: as many threads as FFmpeg thinks fit; nothing else runs while it decodes.
             reader = read_frames(file.path, self.frames, threads=0)
-        seen = _Scored(reader.count)
-        with ExitStack() as place:
-            temporary = page = None
-            if picture is not None:
+        scores = _Scores(reader.count, clock=clock)
+        # Both files get their names when everything is finished: a run that is killed leaves none.
+        with ExitStack() as files:
+            overlay = page = None
+            if outputs.picture is not None:
                 with drawing():
-                    temporary = place.enter_context(atomic_path(picture, durable=False))
-                    if timeline is not None:
-                        page = place.enter_context(atomic_path(timeline, durable=False))
-            stills = self._play(file, reader, seen, temporary, clock, tell)
-            if picture is not None and page is not None and seen.moments:
+                    overlay = files.enter_context(atomic_path(outputs.picture, durable=False))
+                    if outputs.timeline is not None:
+                        page = files.enter_context(atomic_path(outputs.timeline, durable=False))
+            stills = self._score_reader(file, reader, scores, overlay, progress)
+            if outputs.picture is not None and page is not None and scores.moments:
                 with clock.time("draw"), drawing():
                     line = Timeline(
                         file.name,
                         self.name,
                         self.card.threshold,
-                        tuple(seen.moments),
-                        _mean(seen.moments),
-                        picture.name,
-                        known,
+                        tuple(scores.moments),
+                        scores.mean(),
+                        outputs.picture.name,
+                        outputs.known,
                     )
                     page.write_text(render_timeline(line, stills.chosen()), encoding="utf-8")
             with drawing():
-                place.close()
-        return self._result(file, seen, picture, timeline if page else None, reader.note, clock)
+                files.close()
+        if page is None:
+            outputs = replace(outputs, timeline=None)
+        return self._result(file, scores, outputs, reader.note)
 
-    def _play(
+    def _score_reader(
         self,
         file: MediaFile,
         reader: FrameReader,
-        seen: _Scored,
-        path: Path | None,
-        clock: _Clock,
-        tell: Progress,
+        scores: _Scores,
+        overlay: Path | None,
+        progress: Progress,
     ) -> Stills:
-        writer = None
+        """Score the frames of a video, and draw the overlay."""
         wanted = min(reader.count, self.frames or reader.count)
-        whole_hz = reader.frames_per_second or USUAL_HZ
-        rate_hz = max(whole_hz * wanted / reader.count, min(SLOWEST_HZ, whole_hz))
         stills = Stills(wanted)
+        writer: VideoWriter | None = None
         while True:
-            with clock.time("decode"):
+            with scores.clock.time("decode"):
                 frames = list(islice(reader, BATCH))
             if not frames:
                 break
-            found = self._scored(file, frames, seen, clock)
-            if path is not None:
-                done = len(seen.moments) - len(frames)
-                with clock.time("draw"), drawing():
-                    for place, (frame, marks) in enumerate(found, done):
-                        shown = self._marked(frame, marks)
-                        stills.add(place, seen.moments[place], shown)
-                        strip = self._strip(frame, marks, seen, timeline=True, upto=place + 1)
-                        drawn = framed(shown, strip)
+            scored = self._score_frames(file, frames, scores)
+            if overlay is not None:
+                first = len(scores.moments) - len(frames)
+                with scores.clock.time("draw"), drawing():
+                    for place, one in enumerate(scored, first):
+                        shown = _draw_marks(one)
+                        stills.add(place, scores.moments[place], shown)
+                        drawn = framed(shown, self._video_strip(one, scores, place))
                         if writer is None:
                             height, width = drawn.shape[:2]
-                            writer = VideoWriter(path, rate_hz, width, height)
+                            writer = VideoWriter(overlay, _rate_hz(reader, wanted), width, height)
                         writer.write(drawn)
-            tell(min(len(seen.moments), wanted - 1), wanted)
+            # The last step is reported when the overlay is finished, too.
+            progress(min(len(scores.moments), wanted - 1), wanted)
         if writer is not None:
-            with clock.time("draw"), drawing():
+            with scores.clock.time("draw"), drawing():
                 writer.close()
-        tell(wanted, wanted)
+        progress(wanted, wanted)
         return stills
 
-    def _scored(
-        self, file: MediaFile, frames: list[Frame], seen: _Scored, clock: _Clock
-    ) -> list[tuple[Frame, list[Mark]]]:
-        """Add the scores of some frames to `seen`; returns what to draw on each."""
-        found: list[tuple[FaceCrop, ...]] = []
+    def _score_frames(
+        self, file: MediaFile, frames: list[Frame], scores: _Scores
+    ) -> list[_MarkedFrame]:
+        """Score the faces of some frames, add them to `scores`, and return what to draw."""
+        faces: list[tuple[FaceCrop, ...]] = []
         crops: list[NDArray[np.uint8]] = []
         reasons: list[str] = []
         for frame in frames:
-            with clock.time("detect"):
+            with scores.clock.time("detect"):
                 boxes = self.detector.detect(frame.pixels)
-            with clock.time("crop"):
-                faces = cut_faces(frame.pixels, boxes, self.mesh, self.recipe)
-                crops += [fit(face.crop.pixels, self.card.input_size) for face in faces]
-            found.append(faces)
-            reasons.append(
-                f"the detector found {len(boxes)}, none with landmarks that fit a face"
-                if boxes
-                else "the detector found no face"
-            )
-        with clock.time("infer"):
-            scores, maps = self._infer(crops)
-        at = 0
-        drawn = []
-        for frame, faces, reason in zip(frames, found, reasons, strict=True):
-            here = slice(at, at := at + len(faces))
-            self._check(file, frame, scores[here], maps[here])
-            drawn.append((frame, self._keep(frame, faces, scores[here], maps[here], reason, seen)))
-        return drawn
+            with scores.clock.time("crop"):
+                cut = cut_faces(frame.pixels, boxes, self.mesh, self.recipe)
+                crops += [fit(face.crop.pixels, self.card.input_size) for face in cut]
+            faces.append(cut)
+            reason = "the detector found no face"
+            if boxes:
+                reason = f"the detector found {len(boxes)}, none with landmarks that fit a face"
+            reasons.append(reason)
+        with scores.clock.time("infer"):
+            prediction = self._infer(crops)
+        start = 0
+        scored = []
+        for frame, cut, reason in zip(frames, faces, reasons, strict=True):
+            here = slice(start, start + len(cut))
+            start = here.stop
+            its = Prediction(prediction.score[here], prediction.patch_map[here])
+            self._check(file, frame, its)
+            scored.append(_MarkedFrame(frame, self._add_faces(frame, cut, its, scores)))
+            if not cut:
+                scores.faceless.append(FacelessFrame(frame.index, frame.seconds, reason))
+        return scored
 
-    def _infer(self, crops: list[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], ...]:
-        parts: list[Prediction] = [
-            self.engine.infer(np.stack(crops[start : start + BATCH]))
-            for start in range(0, len(crops), BATCH)
-        ]
+    def _infer(self, crops: list[NDArray[np.uint8]]) -> Prediction:
+        parts = []
+        for start in range(0, len(crops), BATCH):
+            batch = np.stack(crops[start : start + BATCH])
+            parts.append(self.engine.infer(batch))
         if not parts:
-            return np.zeros(0, np.float32), np.zeros((0, 1, 1), np.float32)
-        return np.concatenate([p.score for p in parts]), np.concatenate(
-            [p.patch_map for p in parts]
+            return Prediction(np.zeros(0, np.float32), np.zeros((0, 1, 1), np.float32))
+        return Prediction(
+            np.concatenate([part.score for part in parts]),
+            np.concatenate([part.patch_map for part in parts]),
         )
 
-    def _check(
-        self, file: MediaFile, frame: Frame, scores: NDArray[np.float32], maps: NDArray[np.float32]
-    ) -> None:
-        likely = are_probabilities(scores)
-        if not (likely.all() and are_maps(maps).all()):
-            given = (
-                f"the score {scores[~likely][0]}"
-                if not likely.all()
-                else "a map with values outside 0 to 1"
-            )
-            raise LpxError(
-                f"{self.name} gives {given} to a face in {file.name}, frame {frame.index}",
-                "scores must be probabilities, from 0 to 1; others make every figure meaningless",
-                "see with --engine torch whether the checkpoint does so too; if it does not, "
-                "build the engine again, or in another precision",
-            )
+    def _check(self, file: MediaFile, frame: Frame, prediction: Prediction) -> None:
+        likely = are_probabilities(prediction.score)
+        if likely.all() and are_maps(prediction.patch_map).all():
+            return
+        wrong = "a map with values outside 0 to 1"
+        if not likely.all():
+            wrong = f"the score {prediction.score[~likely][0]}"
+        raise LpxError(
+            f"{self.name} gives {wrong} to a face in {file.name}, frame {frame.index}",
+            "scores must be finite probabilities, from 0 to 1; others invalidate every result",
+            'check with `engine="torch"` whether the checkpoint does so too; if it does not, build '
+            "the engine again, or in another precision",
+        )
 
-    def _keep(
+    def _add_faces(
         self,
         frame: Frame,
         faces: tuple[FaceCrop, ...],
-        scores: NDArray[np.float32],
-        maps: NDArray[np.float32],
-        reason: str,
-        seen: _Scored,
+        prediction: Prediction,
+        scores: _Scores,
     ) -> list[Mark]:
-        time, marks = frame.seconds, []
-        for number, (face, score, patch_map) in enumerate(zip(faces, scores, maps, strict=True), 1):
-            fake = bool(score >= self.card.threshold)
+        """Add the scores of a frame, and return what to draw on it."""
+        marks = []
+        top: float | None = None
+        fakes = called_fake(prediction.score, self.card.threshold).tolist()
+        for place, (face, fake) in enumerate(zip(faces, fakes, strict=True)):
+            score = float(prediction.score[place])
             box = face.detection.box
-            seen.faces.append(
-                FaceScore(frame.index, time, number, box, face.detection.score, float(score), fake)
-            )
-            label = f"{number}: {score:.2f}" if len(faces) > 1 else f"{score:.2f}"
-            height, width = face.crop.pixels.shape[:2]
-            marks.append(
-                Mark(
+            scores.faces.append(
+                FaceScore(
+                    frame.index,
+                    frame.seconds,
+                    place + 1,
                     box,
-                    face.crop.matrix,
-                    (width, height),
-                    patch_map,
-                    f"{label} {verdict(fake)}",
+                    face.detection.score,
+                    score,
                     fake,
                 )
             )
-        if not faces:
-            seen.faceless.append(FacelessFrame(frame.index, time, reason))
-        top = float(scores.max()) if len(scores) else None
-        seen.moments.append(Moment(frame.index, time, top))
+            label = f"{score:.2f} {verdict(fake)}"
+            if len(faces) > 1:
+                label = f"{place + 1}: {label}"
+            height, width = face.crop.pixels.shape[:2]
+            patch_map = prediction.patch_map[place]
+            marks.append(Mark(box, face.crop.matrix, (width, height), patch_map, label, fake))
+            top = score if top is None else max(top, score)
+        scores.moments.append(Moment(frame.index, frame.seconds, top))
         return marks
 
-    def _marked(self, frame: Frame, marks: list[Mark]) -> Image:
-        height, width = frame.pixels.shape[:2]
-        return marked(frame.pixels, marks, drawn_size(width, height))
+    def _image_strip(self, scored: _MarkedFrame, scores: _Scores) -> Image:
+        """Draw the strip below an image: the number of faces, and the score."""
+        score = scores.moments[0].score
+        return self._strip(scored.frame, counted(len(scored.marks), "face"), score, ())
+
+    def _video_strip(self, scored: _MarkedFrame, scores: _Scores, place: int) -> Image:
+        """Draw the strip below a frame of a video: its time, score, and the scores so far."""
+        line = scores.strip(upto=place + 1)
+        left = f"frame {scored.frame.index}"
+        if scored.frame.seconds is not None:
+            left += f"  {scored.frame.seconds:.2f} s"
+        return self._strip(scored.frame, left, line[-1].score, line)
 
     def _strip(
-        self,
-        frame: Frame,
-        marks: list[Mark],
-        seen: _Scored,
-        *,
-        timeline: bool,
-        upto: int | None = None,
+        self, frame: Frame, left: str, score: float | None, line: Sequence[StripScore]
     ) -> Image:
+        right = "no face"
+        if score is not None:
+            right = f"score {score:.2f} {verdict(score >= self.card.threshold)}"
         height, width = frame.pixels.shape[:2]
-        line = seen.line(upto)
-        score = line[-1][1]
-        said = (
-            "no face"
-            if score is None
-            else f"score {score:.2f} {verdict(score >= self.card.threshold)}"
-        )
-        left = counted(len(marks), "face")
-        if timeline:
-            time = frame.seconds
-            left = f"frame {frame.index}" + ("" if time is None else f"  {time:.2f} s")
-        size = drawn_size(width, height)
-        return score_strip(size[0], left, said, self.card.threshold, line if timeline else ())
+        shown_width, _ = drawn_size(width, height)
+        return score_strip(shown_width, left, right, self.card.threshold, line)
 
-    def _result(
-        self,
-        file: MediaFile,
-        seen: _Scored,
-        picture: Path | None,
-        timeline: Path | None,
-        note: str,
-        clock: _Clock,
-    ) -> FileScore:
-        mean = _mean(seen.moments)
-        fake = None if mean is None else mean >= self.card.threshold
+    def _result(self, file: MediaFile, scores: _Scores, outputs: _Outputs, note: str) -> FileScore:
+        mean = scores.mean()
         return FileScore(
-            file.name,
-            file.kind,
-            mean,
-            fake,
-            len(seen.moments),
-            tuple(seen.faces),
-            tuple(seen.faceless),
-            picture,
-            note,
-            Seconds(**clock.seconds),
-            timeline,
+            name=file.name,
+            kind=file.kind,
+            score=mean,
+            fake=None if mean is None else mean >= self.card.threshold,
+            frames=len(scores.moments),
+            faces=tuple(scores.faces),
+            faceless=tuple(scores.faceless),
+            picture=outputs.picture,
+            note=note,
+            seconds=Seconds(**scores.clock.seconds),
+            timeline=outputs.timeline,
         )
 
 
-def _mean(moments: list[Moment]) -> float | None:
-    """The mean of the frames with a face; None where there is none."""
-    scores = [moment.score for moment in moments if moment.score is not None]
-    return float(np.mean(scores)) if scores else None
+def _draw_marks(scored: _MarkedFrame) -> Image:
+    height, width = scored.frame.pixels.shape[:2]
+    return marked(scored.frame.pixels, scored.marks, drawn_size(width, height))
+
+
+def _rate_hz(reader: FrameReader, wanted: int) -> float:
+    """Return the frame rate at which an overlay of `wanted` frames keeps the video's pace."""
+    whole_hz = reader.frames_per_second or USUAL_HZ
+    return max(whole_hz * wanted / reader.count, min(SLOWEST_HZ, whole_hz))

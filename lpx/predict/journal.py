@@ -6,11 +6,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from lpx.bench.parity.score import ROUNDING
 from lpx.data.contents import UNREADABLE, ContentCache
 from lpx.data.wording import counted, some
 from lpx.journal import ResumeJournal
-from lpx.predict.results import FaceScore, FileScore, verdict
+from lpx.metrics.roc import called_fake
+from lpx.predict.results import FileScore, verdict
 from lpx.reporter import SILENT, Reporter
 from lpx.schema import MAX_INTEGER, SchemaError, in_range, read_record
 from lpx.workspace import unwritable
@@ -162,10 +165,14 @@ def _check(result: FileScore, threshold: float | None) -> None:
         SchemaError: There is one.
     """
     in_range(result.frames, 0, MAX_INTEGER, "frames")
-    scored: tuple[FileScore | FaceScore, ...] = (result, *result.faces)
-    for one in scored:
-        in_range(one.score, -ROUNDING, 1 + ROUNDING, "a score")
-        if one.score is None or threshold is None:
-            continue
-        if one.fake is not (one.score >= threshold):
-            raise SchemaError(f"a score of {one.score} is not called {verdict(one.fake)}")
+    for score in (result.score, *(face.score for face in result.faces)):
+        in_range(score, -ROUNDING, 1 + ROUNDING, "a score")
+    if threshold is None:
+        return
+    if result.score is not None and result.fake is not (result.score >= threshold):
+        raise SchemaError(f"a score of {result.score} is not called {verdict(result.fake)}")
+    # Scores of faces are float32, and compared as such: 0.7 as float32 is less than 0.7 as float64.
+    scores = np.array([face.score for face in result.faces], np.float32)
+    for face, fake in zip(result.faces, called_fake(scores, threshold).tolist(), strict=True):
+        if face.fake is not fake:
+            raise SchemaError(f"a score of {face.score} is not called {verdict(face.fake)}")

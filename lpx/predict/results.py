@@ -1,14 +1,14 @@
-"""What `predict` finds, and how it is kept: typed results, a journal, and two tables."""
+"""Results of `predict`: types, and two tables."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lpx.data.detect.base import Box
 from lpx.data.face_sets.face_set import Skipped
@@ -22,24 +22,22 @@ RULE = (
     "a video's is the mean of its frames', those without a face left out"
 )
 
-
 NAME_BYTES = 255
-"""Longest name of a file that common file systems take; some take less."""
+"""Longest file name that common file systems allow, bytes; some allow less."""
 PATH_BYTES = 3000
-"""Longest path below the folder of pictures; Linux takes 4095 in all."""
+"""Longest path below the folder of pictures, bytes; Linux allows 4095 in all."""
 
 
 @dataclass(frozen=True)
 class FaceScore:
-    """What the detector says of one face.
+    """Score of a face.
 
     Attributes:
-        frame: Number of the frame, from 0; 0 for an image.
-        time_seconds: When the frame is shown, from the first one on; None where unknown, and for
-            images.
-        face: From 1, counted from left to right in its frame.
-        box: In pixels of the frame; None where the picture was a crop already.
-        detector_score: The face detector's, in [0, 1]; None where the picture was a crop already.
+        frame: Frame number, from 0; 0 for an image.
+        time_seconds: Time of the frame since the first one; None if unknown, and for images.
+        face: Number of the face in its frame, from 1, from left to right.
+        box: Bounding box in pixels of the frame; None for a face crop.
+        detector_score: Confidence of the face detector, in [0, 1]; None for a face crop.
         score: Probability of fake, in [0, 1].
         fake: Whether the score reaches the threshold.
     """
@@ -55,7 +53,7 @@ class FaceScore:
 
 @dataclass(frozen=True)
 class FacelessFrame:
-    """A frame in which no face was scored, and why."""
+    """A frame in which no face was scored, with the reason."""
 
     frame: int
     time_seconds: float | None
@@ -64,14 +62,14 @@ class FacelessFrame:
 
 @dataclass(frozen=True)
 class Seconds:
-    """Time that steps took, summed over frames.
+    """Time of each step in seconds, summed over frames.
 
     Attributes:
-        decode: From the file to pixels.
-        detect: The face detector.
-        crop: Landmarks, where the recipe needs them, and cutting out.
-        infer: The engine.
-        draw: Pictures, or the overlay video.
+        decode: Decoding the file.
+        detect: Detecting faces.
+        crop: Finding landmarks, if the recipe needs them, and cutting out.
+        infer: Inference.
+        draw: Drawing pictures, or the overlay video.
     """
 
     decode: float = 0.0
@@ -87,22 +85,20 @@ class Seconds:
 
 @dataclass(frozen=True)
 class FileScore:
-    """What the detector says of an image or a video.
+    """Score of an image or a video.
 
     Attributes:
-        name: Path relative to what was asked.
-        kind: "crop" where the picture was a face crop already.
-        score: See `RULE`; None where there is no face.
-        fake: Whether the score reaches the threshold; None where there is no face.
-        frames: How many were looked at.
-        faces: In order of frames.
+        name: Path relative to the path that was asked for.
+        kind: "image", "video", or "crop" for a face crop.
+        score: Score, see `RULE`; None without a face.
+        fake: Whether the score reaches the threshold; None without a face.
+        frames: Number of frames read.
+        faces: Faces, in the order of frames.
         faceless: Frames without a face.
-        picture: The heat map, overlay or overlay video; None where none was asked for, or none
-            could be drawn.
-        note: What of the file is damaged, and why nothing was drawn; "" where all is well.
-        seconds: Where time went; None for crops.
-        timeline: The page of a video's scores over time; None where none was drawn, and for
-            pictures.
+        picture: Heat map, overlay or overlay video; None if none was asked for, or could be drawn.
+        note: Damage of the file, and the reason if nothing was drawn; "" if there is neither.
+        seconds: Time of each step; None for crops.
+        timeline: Page of a video's scores over time; None if none was drawn, and for pictures.
     """
 
     name: str
@@ -119,30 +115,39 @@ class FileScore:
 
 
 def moments(file: FileScore) -> tuple[Moment, ...]:
-    """The frames of a file in order, each with its highest score."""
-    found = {frame.frame: Moment(frame.frame, frame.time_seconds, None) for frame in file.faceless}
+    """Return the frames of a file in order, each with its highest score."""
+    by_frame: dict[int, Moment] = {}
+    for frame in file.faceless:
+        by_frame[frame.frame] = Moment(frame.frame, frame.time_seconds, None)
     for face in file.faces:
-        before = found.get(face.frame)
+        before = by_frame.get(face.frame)
         if before is None or before.score is None or face.score > before.score:
-            found[face.frame] = Moment(face.frame, face.time_seconds, face.score)
-    return tuple(found[frame] for frame in sorted(found))
+            by_frame[face.frame] = Moment(face.frame, face.time_seconds, face.score)
+    return tuple(moment for _, moment in sorted(by_frame.items()))
+
+
+class TotalTime(NamedTuple):
+    """Time of each step, and the number of frames that it was spent on."""
+
+    seconds: Seconds
+    frames: int
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """What `predict` found.
+class PredictionResult:
+    """The result of `predict`.
 
     Attributes:
-        engine: Its name.
-        threshold: Score at or above which a face, a frame or a file is called fake.
-        crop: The recipe that faces were cut by; None where pictures were crops already.
-        detector: The face detector's name; None where pictures were crops already.
-        files: What was scored, and files without a face.
+        engine: Name of the engine.
+        threshold: Score from which on a face, a frame or a file is called fake.
+        crop: Crop recipe; None if the pictures are face crops.
+        detector: Name of the face detector; None if the pictures are face crops.
+        files: Scored files, including those without a face.
         skipped: Files that could not be read.
-        resumed: How many of `files` an earlier run had scored.
-        scores: The table with a row per file.
-        frames: The table with a row per face of each frame, and per frame without one.
-        left_out: What the folder holds besides; () for crops, whose set says so.
+        resumed: Number of `files` that an earlier run had scored.
+        scores: Table with a row per file.
+        frames: Table with a row per face of each frame, and per frame without one.
+        left_out: Other files of the folder; () for crops, whose face set has a note of them.
     """
 
     engine: str
@@ -156,16 +161,25 @@ class Predicted:
     frames: Path
     left_out: tuple[LeftOut, ...] = ()
 
-    def seconds(self) -> tuple[Seconds, int]:
-        """Where time went, in all, and over how many frames; crops are not counted."""
-        timed = [(file.seconds, file.frames) for file in self.files if file.seconds]
-        total = sum((seconds for seconds, _ in timed), Seconds())
-        return total, sum(frames for _, frames in timed)
+    def seconds(self) -> TotalTime:
+        """Return the total time of each step; crops are not counted."""
+        total, frames = Seconds(), 0
+        for file in self.files:
+            if file.seconds is not None:
+                total += file.seconds
+                frames += file.frames
+        return TotalTime(total, frames)
+
+
+# The former name, as lpx.api still uses it.
+Predicted = PredictionResult
 
 
 def verdict(fake: bool | None) -> str:
-    """The word for tables; "" where there is no face."""
-    return "" if fake is None else "fake" if fake else "real"
+    """Return "fake" or "real"; "" without a face."""
+    if fake is None:
+        return ""
+    return "fake" if fake else "real"
 
 
 SCORES_HEADER = (
@@ -196,9 +210,14 @@ FRAMES_HEADER = (
 
 
 def write_scores(path: Path, files: Iterable[FileScore], skipped: Iterable[Skipped]) -> None:
-    """A CSV file with a row per file; of those that could not be read the note says why."""
-    rows: list[tuple[object, ...]] = [
-        (
+    """Write a CSV file with a row per file.
+
+    Raises:
+        LpxError: The file cannot be written.
+    """
+    rows: list[tuple[object, ...]] = []
+    for file in files:
+        row = (
             file.name,
             file.kind,
             _number(file.score, 6),
@@ -209,36 +228,43 @@ def write_scores(path: Path, files: Iterable[FileScore], skipped: Iterable[Skipp
             str(file.picture or ""),
             file.note,
         )
-        for file in files
-    ]
-    rows += [(f.name, "", "", "", 0, 0, 0, "", f"not read: {f.reason}") for f in skipped]
+        rows.append(row)
+    for unread in skipped:
+        note = f"not read: {unread.reason}"
+        rows.append((unread.name, "", "", "", 0, 0, 0, "", note))
     _write_csv(path, SCORES_HEADER, rows)
 
 
 def write_frames(path: Path, files: Iterable[FileScore]) -> None:
-    """A CSV file with a row per face of each frame, and per frame without one."""
-    _write_csv(path, FRAMES_HEADER, (row for file in files for row in _frame_rows(file)))
+    """Write a CSV file with a row per face of each frame, and per frame without one.
+
+    Raises:
+        LpxError: The file cannot be written.
+    """
+    # A generator: a folder of long videos has millions of rows.
+    rows = (row for file in files for row in _frame_rows(file))
+    _write_csv(path, FRAMES_HEADER, rows)
 
 
-def _frame_rows(file: FileScore) -> list[tuple[object, ...]]:
-    rows: list[tuple[object, ...]] = [
-        (
+def _frame_rows(file: FileScore) -> Iterator[tuple[object, ...]]:
+    for face in file.faces:
+        box = [""] * 4
+        if face.box is not None:
+            box = [_number(side, 1) for side in face.box]
+        yield (
             file.name,
             face.frame,
             _number(face.time_seconds, 3),
             face.face,
-            *([_number(value, 1) for value in face.box] if face.box else [""] * 4),
+            *box,
             _number(face.detector_score, 3),
             _number(face.score, 6),
             verdict(face.fake),
             "",
         )
-        for face in file.faces
-    ]
-    return rows + [
-        (file.name, frame.frame, _number(frame.time_seconds, 3), *[""] * 8, frame.reason)
-        for frame in file.faceless
-    ]
+    for frame in file.faceless:
+        time = _number(frame.time_seconds, 3)
+        yield (file.name, frame.frame, time, *[""] * 8, frame.reason)
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -249,23 +275,23 @@ def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[Iterable[obje
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
-        # A path may have bytes that are not UTF-8.
-        writer.writerows(
-            [plain(cell) if isinstance(cell, str) else cell for cell in row] for row in rows
-        )
+        for row in rows:
+            # A path may contain bytes that are not UTF-8.
+            writer.writerow([plain(cell) if isinstance(cell, str) else cell for cell in row])
 
 
 def picture_name(name: str, suffix: str, longest: int = NAME_BYTES, kind: str = "overlay") -> Path:
-    """Path of a file's picture below the folder of pictures: `a/x.jpg` -> `a/x-jpg-overlay.png`.
+    """Return the path of a file's picture below the folder of pictures.
 
-    Two files of different names have different pictures, and none has a name of its source. Parts
-    that the file system would refuse are shortened, and end in digits of the whole name's SHA-256.
+    `a/x.jpg` has the picture `a/x-jpg-overlay.png`: different files have different pictures, and no
+    picture has the name of a source. Parts that are too long for the file system are shortened, and
+    end in digits of the whole name's SHA-256.
 
     Args:
-        name: Of the file, "/" between its parts.
-        suffix: Of the picture, with the dot.
-        longest: Bytes that one part may have.
-        kind: What it is: "overlay", or "timeline".
+        name: Name of the file, with "/".
+        suffix: Suffix of the picture, with the dot.
+        longest: Maximum length of a part, bytes.
+        kind: "overlay" or "timeline".
     """
     path = Path(name)
     end = f"-{path.suffix[1:]}" if path.suffix else ""
@@ -281,7 +307,7 @@ def _shortened(part: str, name: str, longest: int) -> str:
     if len(os.fsencode(part)) <= longest:
         return part
     kept = os.fsencode(part)[: longest - 1 - len(_digits(name))]
-    # What is left of a character that was cut in two is dropped.
+    # Drops the rest of a character that was cut in two.
     return f"{kept.decode('utf-8', 'ignore')}-{_digits(name)}"
 
 
@@ -290,10 +316,11 @@ def _digits(name: str) -> str:
 
 
 def longest_name(folder: Path) -> int:
-    """Bytes that a name in a folder may have, which need not exist yet."""
-    place = next(p for p in (folder, *folder.absolute().parents) if os.path.exists(p))
+    """Return the maximum length of a name in a folder, which need not exist yet, bytes."""
+    # The root always exists.
+    place = next(filter(os.path.exists, (folder, *folder.absolute().parents)))
     try:
         return min(os.pathconf(place, "PC_NAME_MAX"), NAME_BYTES)
     except (OSError, ValueError):
-        # A file system that does not say.
+        # Some file systems do not say.
         return NAME_BYTES

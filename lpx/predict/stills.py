@@ -1,4 +1,4 @@
-"""A few frames of a video, kept while it is drawn."""
+"""Choose a few frames of a video while it is drawn."""
 
 from __future__ import annotations
 
@@ -12,27 +12,34 @@ from lpx.render.face import Image
 
 STILLS = 8
 WIDTH = 480
-"""Pixels; wider pictures are made smaller."""
+"""Maximum width of a still, pixels."""
 
 
 class Stills:
-    """Keeps the middle frame of each part of a video and, in its part instead, the highest one.
+    """Keeps the middle frame of each part of a video, or the one with the highest score of all.
 
     Args:
-        wanted: How many frames will come.
-        count: How many stills to keep.
+        wanted: Number of frames that will be added.
+        count: Number of stills to keep.
     """
 
     def __init__(self, wanted: int, count: int = STILLS) -> None:
         self._parts = min(count, wanted)
         self._wanted = wanted
+        # Rounded up, as _part() rounds down.
         starts = [-(-part * wanted // self._parts) for part in range(self._parts + 1)]
         self._middles = {(a + b - 1) // 2 for a, b in pairwise(starts)}
         self._kept: dict[int, Still] = {}
         self._highest: tuple[float, int, Still] | None = None
 
     def add(self, place: int, moment: Moment, picture: Image) -> None:
-        """Offer the frame at a place, counted from 0; its picture is copied if it is kept."""
+        """Add a frame; its picture is copied if it is kept.
+
+        Args:
+            place: Number of the frame among those that are added, from 0.
+            moment: Its time and score.
+            picture: uint8 RGB [H, W, 3].
+        """
         score = moment.score
         highest = score is not None and (self._highest is None or score > self._highest[0])
         if place not in self._middles and not highest:
@@ -44,7 +51,7 @@ class Stills:
             self._highest = (score, self._part(place), still)
 
     def chosen(self) -> tuple[Still, ...]:
-        """The stills, in order of time."""
+        """Return the stills, in order of time."""
         kept = dict(self._kept)
         if self._highest is not None:
             _, part, still = self._highest

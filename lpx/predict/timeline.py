@@ -1,10 +1,11 @@
-"""The page of a video's scores over time: one HTML file, no network, fonts or folder needed."""
+"""The page of a video's scores over time: one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,21 +16,22 @@ from lpx.render.encode import lossless, lossy
 from lpx.render.face import Image, heat_map
 
 BARS = 500
-"""A chart has no more bars: of a longer video each stands for the highest of a few frames."""
+"""Maximum number of bars in a chart; in a longer video, each shows the highest of a few frames."""
 STRETCHES = 8
-"""How many stretches that are called fake are named, the longest ones."""
+"""Maximum number of stretches called fake that the page names, the longest ones."""
+# Margins and height of the chart, and the height of the strip of known spans, in SVG units.
 _LEFT, _RIGHT, _TOP, _HIGH, _BELOW = 44, 30, 14, 190, 44
 _WIDE, _STRIP = 1000, 26
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A frame that was looked at.
+    """A scored frame.
 
     Attributes:
-        frame: Its number, from 0.
-        seconds: When it is shown; None where unknown.
-        score: Of its highest-scoring face, in [0, 1]; None where it has no face.
+        frame: Frame number, from 0.
+        seconds: Time since the first frame; None if unknown.
+        score: Score of its highest-scoring face, in [0, 1]; None without a face.
     """
 
     frame: int
@@ -39,13 +41,13 @@ class Moment:
 
 @dataclass(frozen=True)
 class KnownSpan:
-    """Frames of which the truth is known.
+    """Frames whose truth is known.
 
     Attributes:
         first: Number of the first frame.
-        last: Number of the last one.
+        last: Number of the last frame.
         fake: Whether they are forged.
-        text: What they are, in a few words.
+        text: Short description.
     """
 
     first: int
@@ -64,16 +66,16 @@ class Still:
 
 @dataclass(frozen=True)
 class Timeline:
-    """What a page shows.
+    """The content of a page.
 
     Attributes:
-        name: Of the video.
-        engine: Its name.
-        threshold: Scores from here on up are called fake.
-        moments: In order, at least one.
-        score: The video's; None where no frame has a face.
+        name: Name of the video.
+        engine: Name of the engine.
+        threshold: Score from which on a frame is called fake.
+        moments: Frames in order, at least one.
+        score: Score of the video; None if no frame has a face.
         overlay: Name of the overlay video, in the folder of the page.
-        known: What is known of the truth, in order.
+        known: Spans whose truth is known, in order.
     """
 
     name: str
@@ -86,17 +88,35 @@ class Timeline:
 
     @property
     def timed(self) -> bool:
-        """Whether it is known when frames are shown; frames are numbered where it is not."""
+        """Whether the times of all frames are known; if not, frames are numbered."""
         return all(moment.seconds is not None for moment in self.moments)
 
-    def called_fake(self, moments: Sequence[Moment]) -> tuple[int, int]:
-        """How many of some moments are called fake, and how many have a face."""
-        scores = [moment.score for moment in moments if moment.score is not None]
-        return sum(score >= self.threshold for score in scores), len(scores)
+    def counts(self, moments: Sequence[Moment]) -> Counts:
+        """Count the moments that have a face, and those that are called fake."""
+        called = faces = 0
+        for moment in moments:
+            if moment.score is not None:
+                faces += 1
+                called += moment.score >= self.threshold
+        return Counts(called, faces)
 
     def within(self, span: KnownSpan) -> list[Moment]:
-        """The moments of a span."""
+        """Return the moments of a span."""
         return [moment for moment in self.moments if span.first <= moment.frame <= span.last]
+
+
+class Counts(NamedTuple):
+    """Number of frames called fake, and of frames with a face."""
+
+    called: int
+    faces: int
+
+
+class Tick(NamedTuple):
+    """A tick of the time axis: its position in the chart, and its label."""
+
+    x: float
+    text: str
 
 
 @dataclass(frozen=True)
@@ -112,7 +132,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Area:
-    """A known span in the chart."""
+    """A known span in the chart; `word` is "real" or "fake"."""
 
     x: float
     wide: float
@@ -122,11 +142,25 @@ class Area:
 
 @dataclass(frozen=True)
 class Chart:
-    """Everything of the chart that is not text of the page."""
+    """The chart in SVG coordinates.
+
+    Attributes:
+        bars: Scores.
+        areas: Known spans.
+        ticks: Ticks of the time axis.
+        threshold_y: Position of the threshold.
+        width: Width of the chart with its margins.
+        height: Height of the chart with its margins.
+        left: Left end of the time axis.
+        right: Right end of the time axis.
+        top: Position of a score of 1.
+        bottom: Position of a score of 0.
+        unit: Label of the time axis.
+    """
 
     bars: list[Bar]
     areas: list[Area]
-    ticks: list[tuple[float, str]]
+    ticks: list[Tick]
     threshold_y: float
     width: int
     height: int
@@ -152,6 +186,7 @@ def draw_chart(line: Timeline) -> Chart:
     for group in groups:
         moments = [line.moments[index] for index in group]
         x, end = place(edges[group[0]]), place(edges[group[-1] + 1])
+        # A gap between bars, if they are wide enough to see it.
         gap = 1 if end - x > 3 else 0
         bars.append(_bar(line, moments, x, round(end - x - gap, 2)))
     numbers = [moment.frame for moment in line.moments]
@@ -163,60 +198,69 @@ def draw_chart(line: Timeline) -> Chart:
             word = "fake" if span.fake else "real"
             areas.append(Area(x, round(end - x, 2), word, span.text))
     return Chart(
-        bars,
-        areas,
-        [(place(value), text) for value, text in _ticks(low, high)],
-        round(top + _HIGH * (1 - line.threshold), 2),
-        _WIDE,
-        top + _HIGH + _BELOW,
-        _LEFT,
-        _WIDE - _RIGHT,
-        top,
-        top + _HIGH,
-        "seconds" if line.timed else "frame",
+        bars=bars,
+        areas=areas,
+        ticks=[Tick(place(value), text) for value, text in _ticks(low, high)],
+        threshold_y=round(top + _HIGH * (1 - line.threshold), 2),
+        width=_WIDE,
+        height=top + _HIGH + _BELOW,
+        left=_LEFT,
+        right=_WIDE - _RIGHT,
+        top=top,
+        bottom=top + _HIGH,
+        unit="seconds" if line.timed else "frame",
     )
 
 
 def _bar(line: Timeline, moments: Sequence[Moment], x: float, wide: float) -> Bar:
     best = max(moments, key=lambda moment: -1 if moment.score is None else moment.score)
-    at = moment_text(line, best)
+    title = moment_text(line, best)
     if best.score is None:
-        return Bar(x, wide, 0, "none", f"{at}: no face")
+        return Bar(x, wide, 0, "none", f"{title}: no face")
     word = "fake" if best.score >= line.threshold else "real"
-    more = f", the highest of {len(moments)} frames" if len(moments) > 1 else ""
-    # A score of 0 stays visible.
+    title += f": {best.score:.3f}, {word}"
+    if len(moments) > 1:
+        title += f", the highest of {len(moments)} frames"
+    # A score of 0 has to be visible, too.
     high = round(max(_HIGH * min(best.score, 1.0), 1.5), 2)
-    return Bar(x, wide, high, word, f"{at}: {best.score:.3f}, {word}{more}")
+    return Bar(x, wide, high, word, title)
 
 
 def _edges(line: Timeline) -> NDArray[np.float64]:
-    """Where each moment begins on the axis, and where the last one ends; rising."""
-    starts = np.array([m.seconds if line.timed else m.frame for m in line.moments], np.float64)
+    """Return the start of each moment on the axis, and the end of the last one, ascending."""
+    if line.timed:
+        starts = np.array([moment.seconds for moment in line.moments], np.float64)
+    else:
+        starts = np.array([moment.frame for moment in line.moments], np.float64)
     # Times of a damaged file may stand still or run back.
     starts = np.maximum.accumulate(starts)
-    gap = float(np.median(np.diff(starts))) if len(starts) > 1 else 0.0
+    gap = 0.0
+    if len(starts) > 1:
+        gap = float(np.median(np.diff(starts)))
     return np.append(starts, starts[-1] + (gap if gap > 0 else 1.0))
 
 
-def _ticks(low: float, high: float) -> list[tuple[float, str]]:
+def _ticks(low: float, high: float) -> list[Tick]:
+    """Return about eight ticks at round numbers; `x` is the number."""
     rough = (high - low) / 8
     power = 10.0 ** np.floor(np.log10(rough))
     step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough)
+    # 1e-9 keeps numbers that rounding has moved just past a limit.
     digits = max(0, -int(np.floor(np.log10(step) + 1e-9)))
     values = np.arange(np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9) + 1) * step
-    # Adding 0 makes 0 of -0.
-    return [(float(value) + 0.0, f"{value + 0.0:.{digits}f}") for value in values]
+    # Adding 0 turns -0 into 0.
+    return [Tick(value, f"{value:.{digits}f}") for value in (values + 0.0).tolist()]
 
 
 def moment_text(line: Timeline, moment: Moment) -> str:
-    """When a moment is: "1.20 s", or "frame 12" where times are not known."""
+    """Return the time of a moment: "1.20 s", or "frame 12" if times are unknown."""
     return f"{moment.seconds:.2f} s" if line.timed else f"frame {moment.frame}"
 
 
 def stretches(line: Timeline) -> list[str]:
-    """The longest stretches of frames that are called fake, in order of time."""
+    """Return the longest stretches of frames called fake, in order of time."""
     edges = _edges(line)
-    found: list[tuple[float, float]] = []
+    spans: list[tuple[float, float]] = []
 
     def fake(index: int) -> bool:
         score = line.moments[index].score
@@ -225,16 +269,17 @@ def stretches(line: Timeline) -> list[str]:
     for called, group in groupby(range(len(line.moments)), fake):
         if called:
             inside = list(group)
+            # A stretch ends with the end of its last frame, or with its number.
             last = inside[-1] + 1 if line.timed else inside[-1]
-            found.append((float(edges[inside[0]]), float(edges[last])))
-    longest = sorted(found, key=lambda span: span[0] - span[1])[:STRETCHES]
+            spans.append((float(edges[inside[0]]), float(edges[last])))
+    longest = sorted(spans, key=lambda span: span[0] - span[1])[:STRETCHES]
     digits, unit = (1, " s") if line.timed else (0, "")
-    return [f"{a:.{digits}f} to {b:.{digits}f}{unit}" for a, b in sorted(longest)]
+    return [f"{start:.{digits}f} to {end:.{digits}f}{unit}" for start, end in sorted(longest)]
 
 
-def headline(line: Timeline) -> str:
-    """What the detector says of the video, in a few sentences."""
-    called, faces = line.called_fake(line.moments)
+def timeline_headline(line: Timeline) -> str:
+    """Summarise the scores of a video in a few sentences."""
+    called, faces = line.counts(line.moments)
     if line.score is None:
         return f"No face was found in {counted(len(line.moments), 'frame')}, so there is no score."
     verdict = "fake" if line.score >= line.threshold else "real"
@@ -245,16 +290,27 @@ def headline(line: Timeline) -> str:
     )
     named = stretches(line)
     if named:
-        where = "at" if line.timed else "frames"
-        text += f": {'the longest stretches are ' if len(named) == STRETCHES else ''}{where} "
+        text += ": the longest stretches are " if len(named) == STRETCHES else ": "
+        text += "at " if line.timed else "frames "
         text += ", ".join(named)
+    text += "."
     missing = len(line.moments) - faces
-    return f"{text}." + (f" {counted(missing, 'frame')} without a face." if missing else "")
+    if missing:
+        text += f" {counted(missing, 'frame')} without a face."
+    return text
 
 
 @dataclass(frozen=True)
-class Row:
-    """A known span in the table."""
+class SpanScore:
+    """Scores of a known span.
+
+    Attributes:
+        where: Times of the first and the last frame.
+        span: The span.
+        score: Mean score of the frames with a face; None if there are none.
+        called: Number of frames called fake.
+        faces: Number of frames with a face.
+    """
 
     where: str
     span: KnownSpan
@@ -263,17 +319,18 @@ class Row:
     faces: int
 
 
-def rows(line: Timeline) -> list[Row]:
-    """What is known beside what the detector says."""
-    shown = []
+def span_scores(line: Timeline) -> list[SpanScore]:
+    """Score the known spans of a video."""
+    rows = []
     for span in line.known:
         moments = line.within(span)
-        if moments:
-            scores = [moment.score for moment in moments if moment.score is not None]
-            where = f"{moment_text(line, moments[0])} to {moment_text(line, moments[-1])}"
-            mean = float(np.mean(scores)) if scores else None
-            shown.append(Row(where, span, mean, *line.called_fake(moments)))
-    return shown
+        if not moments:
+            continue
+        scores = [moment.score for moment in moments if moment.score is not None]
+        where = f"{moment_text(line, moments[0])} to {moment_text(line, moments[-1])}"
+        mean = float(np.mean(scores)) if scores else None
+        rows.append(SpanScore(where, span, mean, *line.counts(moments)))
+    return rows
 
 
 def render_timeline(line: Timeline, stills: Sequence[Still]) -> str:
@@ -284,22 +341,20 @@ def render_timeline(line: Timeline, stills: Sequence[Still]) -> str:
         stills: A few frames, in order.
 
     Returns:
-        An HTML document that refers to nothing outside itself but the overlay video, by a link. The
-        same arguments give the same text.
+        An HTML document that refers to nothing outside itself, except the overlay video, by a link.
+        The same arguments give the same text.
     """
     ramp = np.linspace(0, 1, 256, dtype=np.float32)[None]
-    return (
-        environment("lpx.predict")
-        .get_template("timeline.html.j2")
-        .render(
-            line=line,
-            headline=headline(line),
-            chart=draw_chart(line),
-            rows=rows(line),
-            stills=[
-                (moment_text(line, still.moment), still.moment.score, lossy(still.picture))
-                for still in stills
-            ],
-            ramp=lossless(heat_map(ramp, 256)[:8]),
-        )
+    pictures = []
+    for still in stills:
+        time = moment_text(line, still.moment)
+        pictures.append((time, still.moment.score, lossy(still.picture)))
+    template = environment("lpx.predict").get_template("timeline.html.j2")
+    return template.render(
+        line=line,
+        headline=timeline_headline(line),
+        chart=draw_chart(line),
+        rows=span_scores(line),
+        stills=pictures,
+        ramp=lossless(heat_map(ramp, 256)[:8]),
     )

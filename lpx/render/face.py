@@ -1,4 +1,4 @@
-"""Heat maps and overlays: what is drawn on a face."""
+"""Draw heat maps and overlays on faces."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ Box = tuple[float, float, float, float]
 """(x0, y0, x1, y1) in pixels of the picture, x1 and y1 exclusive."""
 
 STRONGEST = (255, 40, 120)
-"""Colour of the patch that looks most like a fake; RGB, and in no heat map, as its counterpart."""
+"""RGB colour of the patch that looks most like a fake. Like `WEAKEST`, it is in no heat map."""
 WEAKEST = (110, 235, 255)
+"""RGB colour of the patch that looks least like a fake."""
 
+# Share of the heat map in an overlay.
 _OPACITY = 0.55
+# Share by which a halo darkens the picture.
 _HALO = 0.5
 # Green over white to purple, after ColorBrewer's PRGn; blue over white to orange, after PuOr.
 _SIMILARITY = ((0, 68, 27), (127, 191, 123), (247, 247, 247), (175, 141, 195), (64, 0, 75))
@@ -24,16 +27,17 @@ _DIFFERENCE = ((8, 69, 148), (107, 174, 214), (247, 247, 247), (253, 141, 60), (
 
 
 def heat_map(patch_map: NDArray[np.float32], size: int) -> Image:
-    """Colour a map of probabilities, the same colour for the same value on every face.
+    """Colour a map of probabilities, with the same colour for the same value on every face.
 
     Args:
         patch_map: float32 [h, w] in [0, 1]; 0 is dark blue, 1 is bright yellow.
         size: Side of the picture, pixels.
 
     Returns:
-        uint8 RGB [size, size, 3], one square per unit: no interpolation that invents detail.
+        uint8 RGB [size, size, 3], one square per unit.
     """
     levels = (np.clip(patch_map, 0, 1) * 255).round().astype(np.uint8)
+    # Interpolation would invent detail that the map does not have.
     large = cv2.resize(levels, (size, size), interpolation=cv2.INTER_NEAREST)
     coloured = cv2.applyColorMap(large, cv2.COLORMAP_CIVIDIS)
     return np.ascontiguousarray(coloured[..., ::-1])
@@ -42,8 +46,8 @@ def heat_map(patch_map: NDArray[np.float32], size: int) -> Image:
 def overlay(face: Image, patch_map: NDArray[np.float32]) -> Image:
     """Lay a heat map over a grey version of the face.
 
-    The face is made grey so that its own colours are not read as heat. A map of one cell, that of a
-    model which scores whole faces, localises nothing: the face stays as it is.
+    A map of one cell, from a model that scores whole faces, localises nothing: the face stays as it
+    is.
 
     Args:
         face: uint8 RGB [S, S, 3].
@@ -54,13 +58,14 @@ def overlay(face: Image, patch_map: NDArray[np.float32]) -> Image:
     """
     if patch_map.size == 1:
         return face
+    # Grey, so that the face's own colours are not read as heat.
     grey = cv2.cvtColor(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     heat = heat_map(patch_map, face.shape[0])
     return np.asarray(cv2.addWeighted(heat, _OPACITY, grey, 1 - _OPACITY, 0), np.uint8)
 
 
 def explained(face: Image, patch_map: NDArray[np.float32], caption: str) -> Image:
-    """The face, its overlay and a scale side by side, with a caption above.
+    """Draw the face, its overlay and a scale side by side, with a caption above.
 
     Args:
         face: uint8 RGB [S, S, 3].
@@ -82,7 +87,7 @@ def explained(face: Image, patch_map: NDArray[np.float32], caption: str) -> Imag
 
 
 def _scale(ramp: Image, ticks: tuple[str, str, str]) -> Image:
-    """A strip of a picture whose colour runs from top to bottom, with three numbers beside it."""
+    """Draw a strip of colours that run from top to bottom, with three numbers beside it."""
     side = ramp.shape[0]
     numbers = np.full((side, 36, 3), 255, np.uint8)
     for text, row in zip(ticks, (12, side // 2 + 4, side - 4), strict=True):
@@ -93,14 +98,14 @@ def _scale(ramp: Image, ticks: tuple[str, str, str]) -> Image:
 def looked_at(
     face: Image, heat: Image, matrix: NDArray[np.float32], group: int, lines: list[str]
 ) -> Image:
-    """What a detector looks at on one face, as a sheet to keep.
+    """Draw a sheet of what a detector looks at on one face.
 
     Args:
-        face: uint8 RGB [S, S, 3], boxes drawn on it.
-        heat: uint8 RGB [S, S, 3], the overlay.
-        matrix: float32 [R, R], similarities of regions; [0, 0] leaves them out.
-        group: As in `matrix_picture`.
-        lines: What to write below, ASCII.
+        face: Face with boxes, uint8 RGB [S, S, 3].
+        heat: Overlay of the face, uint8 RGB [S, S, 3].
+        matrix: Similarities of regions, float32 [R, R]; [0, 0] leaves them out.
+        group: See `matrix_picture`.
+        lines: Lines of ASCII text to write below.
 
     Returns:
         uint8 RGB.
@@ -115,6 +120,7 @@ def looked_at(
     if len(matrix):
         large = matrix_picture(matrix, group, side // len(matrix))
         picture = cv2.resize(large, (side, side), interpolation=cv2.INTER_NEAREST)
+        # Without negative values, the scale is that of 0 to 1.
         low = -1.0 if matrix.min() < 0 else 0.0
         colours = np.repeat(_diverging(low + (1 - low) * ramp, _SIMILARITY), 16, axis=1)
         scale = _scale(colours, ("1.0", f"{(1 + low) / 2:.1f}", f"{low:.1f}"))
@@ -127,19 +133,19 @@ def looked_at(
 
 
 def _titled(title: str, picture: Image) -> Image:
-    """A picture under its title, with a white margin around."""
+    """Draw a picture under its title, with a white margin."""
     framed = np.pad(picture, ((28, 6), (10, 10), (0, 0)), constant_values=255)
     _write(framed, title, (10, 19), 0.45)
     return framed
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Image]]], side: int, columns: int) -> Image:
-    """Pictures in rows, each under its title.
+    """Draw rows of pictures, each row under its title.
 
     Args:
-        rows: Titles, and uint8 RGB [side, side, 3] each; more than `columns` go into further lines.
-        side: Of a picture, pixels.
-        columns: Pictures in a line.
+        rows: Titles and pictures, uint8 RGB [side, side, 3]; more than `columns` are wrapped.
+        side: Side of a picture, pixels.
+        columns: Number of pictures in a line.
     """
     sheet = []
     for title, pictures in rows:
@@ -151,12 +157,12 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[Image]]], side: int, column
 
 
 def field_box(face: Image, box: Box, *, faint: bool = False) -> Image:
-    """Draw what a unit sees as a box, with a dark halo so that it shows on every skin.
+    """Draw the receptive field of a unit as a box, with a dark halo to be visible on any skin.
 
     Args:
         face: uint8 RGB [H, W, 3].
-        box: Receptive field, in pixels of `face`; what lies outside is not drawn.
-        faint: Thin, dashed and pale, for the field of the weakest patch.
+        box: Receptive field, in pixels of `face`; parts outside are not drawn.
+        faint: Draw it thin, dashed and pale, for the weakest patch.
 
     Returns:
         A copy, uint8 RGB [H, W, 3].
@@ -175,7 +181,10 @@ def field_box(face: Image, box: Box, *, faint: bool = False) -> Image:
 
 
 def unit_box(grid: tuple[int, int], row: int, column: int, size: int) -> Box:
-    """A box around the square of a unit in a heat map of `size` pixels, which stays visible."""
+    """Return a box around the square of a unit in a heat map of `size` pixels.
+
+    It is a little larger than the square, which stays visible.
+    """
     high, wide, around = size / grid[0], size / grid[1], size // 75 + 1
     return (
         column * wide - around,
@@ -186,7 +195,7 @@ def unit_box(grid: tuple[int, int], row: int, column: int, size: int) -> Box:
 
 
 def _frame(image: Image, box: Box, outside: int, inside: int) -> NDArray[np.bool_]:
-    """Pixels from `outside` pixels around `box` to `inside` pixels within it."""
+    """Return the pixels from `outside` pixels around `box` to `inside` pixels within it."""
     rows, columns = np.indices(image.shape[:2])
     x0, y0, x1, y1 = (round(value) for value in box)
 
@@ -198,11 +207,11 @@ def _frame(image: Image, box: Box, outside: int, inside: int) -> NDArray[np.bool
 
 
 def matrix_picture(matrix: NDArray[np.float32], group: int, cell: int = 5) -> Image:
-    """Colour a matrix of cosine similarities, the same colour for the same value everywhere.
+    """Colour a matrix of cosine similarities, with the same colour for the same value everywhere.
 
     Args:
         matrix: float32 [R, R] in [-1, 1]; 0 is white, 1 dark purple, -1 dark green.
-        group: A line is left blank after every `group` rows and columns.
+        group: Number of rows and columns between two blank lines.
         cell: Side of an entry, pixels.
 
     Returns:
@@ -216,14 +225,14 @@ def matrix_picture(matrix: NDArray[np.float32], group: int, cell: int = 5) -> Im
 
 
 def similarity_ramp(low: float) -> Image:
-    """The colours of similarities from `low` to 1, uint8 RGB [8, 256, 3]."""
+    """Return the colours of similarities from `low` to 1, uint8 RGB [8, 256, 3]."""
     return np.repeat(
         _diverging(np.linspace(low, 1, 256, dtype=np.float32)[None], _SIMILARITY), 8, 0
     )
 
 
 def difference_ramp() -> Image:
-    """The colours of `difference_picture` from end to end, uint8 RGB [8, 256, 3]."""
+    """Return the colours of `difference_picture` from end to end, uint8 RGB [8, 256, 3]."""
     values = np.linspace(-1, 1, 256, dtype=np.float32)[None]
     return np.asarray(np.repeat(_diverging(values, _DIFFERENCE), 8, axis=0), np.uint8)
 
@@ -233,7 +242,7 @@ def difference_picture(difference: NDArray[np.float32], limit: float, size: int)
 
     Args:
         difference: float32 [h, w]; 0 is white, `limit` and more dark orange, -`limit` dark blue.
-        limit: Value of the scale's end, over 0.
+        limit: End of the scale, above 0.
         size: Side of the picture, pixels.
 
     Returns:
@@ -245,7 +254,7 @@ def difference_picture(difference: NDArray[np.float32], limit: float, size: int)
 
 
 def _diverging(values: NDArray[np.float32], anchors: tuple[tuple[int, int, int], ...]) -> Image:
-    """Colours [..., 3] of values in [-1, 1], linear between anchors at even distances."""
+    """Colour values in [-1, 1], uint8 RGB [..., 3], linearly between evenly spaced anchors."""
     places = np.linspace(-1, 1, len(anchors))
     channels = [np.interp(values, places, channel) for channel in zip(*anchors, strict=True)]
     return np.asarray(np.stack(channels, axis=-1).round(), np.uint8)

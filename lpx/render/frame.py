@@ -1,9 +1,10 @@
-"""What is drawn on a frame of a video, or beside it."""
+"""Draw on the frames of a video, and below them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -17,12 +18,12 @@ class Mark:
     """A face to draw on a frame.
 
     Attributes:
-        box: In pixels of the frame.
-        matrix: float64 [2, 3], from the frame's coordinates to the crop's.
+        box: Bounding box, in pixels of the frame.
+        matrix: Maps the frame's coordinates to the crop's, float64 [2, 3].
         crop_size: Width and height of the crop, pixels.
         patch_map: float32 [h, w] in [0, 1], over the whole crop.
-        label: A few ASCII characters.
-        fake: Whether it is called fake.
+        label: Short text in ASCII.
+        fake: Whether the face is called fake.
     """
 
     box: Box
@@ -33,31 +34,52 @@ class Mark:
     fake: bool
 
 
+class DrawnSize(NamedTuple):
+    """Width and height of a drawn frame, pixels; both even."""
+
+    width: int
+    height: int
+
+
+class StripScore(NamedTuple):
+    """A score in the chart of a strip.
+
+    Attributes:
+        place: Position in the video, in [0, 1].
+        score: Score; None without a face.
+    """
+
+    place: float
+    score: float | None
+
+
+# Minimum width and maximum side of a drawn frame, pixels.
 _NARROWEST, _LONGEST = 640, 1920
-"""Pixels that a drawn frame is wide at least, and long at most."""
+# RGB colours.
 _FAKE, _REAL, _THRESHOLD = STRONGEST, WEAKEST, (150, 150, 150)
 _PANEL, _CHART, _PALE = (24, 26, 30), (44, 47, 53), (222, 224, 228)
+# Pixels per unit of a heat map before it is warped onto a frame, for clean edges.
 _CELL = 16
-"""Pixels per unit that a heat map has before it is laid on a frame, for clean edges."""
+# Minimum width of a strip, at which its texts and scale fit beside each other; even.
 _STRIP = 320
-"""Width at which the texts and the scale of a strip fit beside each other; even."""
 
 
-def drawn_size(width: int, height: int) -> tuple[int, int]:
-    """Width and height at which a frame is drawn on: labels stay legible, and files small; even."""
+def drawn_size(width: int, height: int) -> DrawnSize:
+    """Return the size at which a frame is drawn: labels stay legible, and files small."""
     scale = min(max(1.0, _NARROWEST / width), _LONGEST / max(width, height))
-    return max(round(width * scale / 2), 1) * 2, max(round(height * scale / 2), 1) * 2
+    # MPEG-4 stores colours at half the resolution, which takes even sides.
+    return DrawnSize(max(round(width * scale / 2), 1) * 2, max(round(height * scale / 2), 1) * 2)
 
 
 def marked(frame: Image, marks: Sequence[Mark], size: tuple[int, int]) -> Image:
     """Draw heat maps, boxes and labels of faces on a frame.
 
-    The heat map of a face lies where the pixels are that the detector saw. Below it the frame is
-    grey, and the less likely a patch is a fake, the more of it shows through.
+    The heat map of a face covers the pixels that the detector saw. Below it the frame is grey, and
+    shows through more where a patch is less likely to be fake.
 
     Args:
         frame: uint8 RGB [H, W, 3].
-        marks: Its faces.
+        marks: Faces in the frame.
         size: Width and height of the picture, see `drawn_size`.
 
     Returns:
@@ -66,12 +88,13 @@ def marked(frame: Image, marks: Sequence[Mark], size: tuple[int, int]) -> Image:
     across, down = size[0] / frame.shape[1], size[1] / frame.shape[0]
     method = cv2.INTER_AREA if across < 1 else cv2.INTER_CUBIC
     image = np.asarray(cv2.resize(frame, size, interpolation=method), np.uint8)
+    # Heat maps first: faces may overlap, and no box or label may be covered.
     for mark in marks:
         _lay_heat(image, mark, across, down)
     unit = _unit(size[0])
     for mark in marks:
-        x0, x1 = (round(x * across) for x in mark.box[::2])
-        y0, y1 = (round(y * down) for y in mark.box[1::2])
+        x0, x1 = round(mark.box[0] * across), round(mark.box[2] * across)
+        y0, y1 = round(mark.box[1] * down), round(mark.box[3] * down)
         colour = _FAKE if mark.fake else _REAL
         line = max(1, round(1.5 * unit))
         cv2.rectangle(image, (x0, y0), (x1, y1), _PANEL, line + 2, cv2.LINE_AA)
@@ -81,7 +104,7 @@ def marked(frame: Image, marks: Sequence[Mark], size: tuple[int, int]) -> Image:
 
 
 def _unit(width: int) -> float:
-    """How much larger things are drawn than on a picture that is 640 pixels wide."""
+    """Return the scale of lines and texts, 1 for a picture 640 pixels wide."""
     return max(width / _NARROWEST, 0.75)
 
 
@@ -90,7 +113,7 @@ def _lay_heat(image: Image, mark: Mark, across: float, down: float) -> None:
     shape = np.diag([wide * _CELL / mark.crop_size[0], high * _CELL / mark.crop_size[1], 1.0])
     to_crop = np.vstack([mark.matrix, [0.0, 0.0, 1.0]])
     matrix = (shape @ to_crop @ np.diag([1 / across, 1 / down, 1.0]))[:2]
-    # OpenCV puts a pixel's middle at whole numbers.
+    # In OpenCV's coordinates, the middle of a pixel has whole numbers; here, its corner has.
     matrix[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
     inverse = cv2.invertAffineTransform(matrix)
     corners = np.array([[0, 0], [wide, 0], [0, high], [wide, high]]) * _CELL
@@ -103,7 +126,7 @@ def _lay_heat(image: Image, mark: Mark, across: float, down: float) -> None:
     levels = np.repeat(np.repeat(np.clip(mark.patch_map, 0, 1), _CELL, 0), _CELL, 1)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     window = (int(right - left), int(bottom - top))
-    # The matrix goes from the frame to the heat map, the way that WARP_INVERSE_MAP wants it.
+    # WARP_INVERSE_MAP takes the matrix from the frame to the heat map, which is what there is.
     warped = cv2.warpAffine(levels, matrix, window, flags=flags, borderMode=cv2.BORDER_REPLICATE)
     inside = cv2.warpAffine(np.ones_like(levels), matrix, window, flags=flags)
     coloured = cv2.applyColorMap((warped * 255).round().astype(np.uint8), cv2.COLORMAP_CIVIDIS)
@@ -117,7 +140,15 @@ def _lay_heat(image: Image, mark: Mark, across: float, down: float) -> None:
 def _tag(
     image: Image, text: str, at: tuple[int, int, int], colour: tuple[int, int, int], unit: float
 ) -> None:
-    """A label above a box whose left, top and bottom are `at`; below it, or inside, at the edge."""
+    """Draw a label above a box, or below it or inside at the edge of the picture.
+
+    Args:
+        image: Picture to draw into.
+        text: The label.
+        at: Left, top and bottom of the box.
+        colour: RGB colour of the label.
+        unit: Scale of lines and texts.
+    """
     scale = 0.42 * unit
     thick = max(1, round(unit * 0.9))
     (wide, high), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thick)
@@ -129,6 +160,7 @@ def _tag(
     if above < 0:
         above = bottom + pad if bottom + pad + tall <= image.shape[0] else max(top, 0) + pad
     cv2.rectangle(image, (left, above), (left + wide + 2 * pad, above + tall), colour, -1)
+    # White on dark colours, black on bright ones.
     ink = (255, 255, 255) if sum(colour) < 450 else (20, 20, 20)
     place = (left + pad, above + tall - below)
     cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, ink, thick, cv2.LINE_AA)
@@ -139,26 +171,28 @@ def score_strip(
     left: str,
     right: str,
     threshold: float,
-    scores: Sequence[tuple[float, float | None]] = (),
+    scores: Sequence[StripScore] = (),
 ) -> Image:
-    """A strip to put below a frame: two texts, a scale of the heat map, scores over time.
+    """Draw a strip to put below a frame: two texts, a scale of the heat map, scores over time.
 
     Args:
-        width: Of the frame, pixels; even. The strip of a narrow frame is wider, see `framed`.
-        left: ASCII.
-        right: ASCII, at the right edge.
-        threshold: A dashed line; scores from here on up are drawn as fake.
-        scores: (place in the video in [0, 1], score or None where there is no face) of the frames
-            so far, the last one being shown now; without any there is no chart.
+        width: Width of the frame, pixels; even. The strip of a narrow frame is wider, see `framed`.
+        left: Text in ASCII, at the left edge.
+        right: Text in ASCII, at the right edge.
+        threshold: Score from which on bars have the colour of fakes; a dashed line.
+        scores: Scores of the frames so far, the current one last; () draws no chart.
 
     Returns:
-        uint8 RGB [h, w, 3], both even; the same for every strip with a chart of one width.
+        uint8 RGB [h, w, 3], both even; of the same size for all strips of one width with a chart.
     """
     width = max(width, _STRIP)
     unit = _unit(width)
     pad, text = round(8 * unit), round(22 * unit)
-    chart = round(46 * unit) if scores else 0
-    strip = np.full(((text + chart + (pad if chart else 0)) // 2 * 2, width, 3), _PANEL, np.uint8)
+    chart, height = 0, text
+    if scores:
+        chart = round(46 * unit)
+        height = text + chart + pad
+    strip = np.full((height // 2 * 2, width, 3), _PANEL, np.uint8)
     scale, thick = 0.4 * unit, max(1, round(0.8 * unit))
 
     def put(words: str, x: int) -> None:
@@ -192,7 +226,7 @@ def score_strip(
 
 
 def framed(picture: Image, strip: Image) -> Image:
-    """Put a strip below a picture, which is centred where it is the narrower one."""
+    """Put a strip below a picture, which is centred if it is narrower."""
     beside = strip.shape[1] - picture.shape[1]
     wide = cv2.copyMakeBorder(
         picture, 0, 0, beside // 2, beside - beside // 2, cv2.BORDER_CONSTANT, value=_PANEL
@@ -200,10 +234,8 @@ def framed(picture: Image, strip: Image) -> Image:
     return np.vstack([np.asarray(wide, np.uint8), strip])
 
 
-def _chart(
-    area: Image, scores: Sequence[tuple[float, float | None]], threshold: float, unit: float
-) -> None:
-    """Bars of scores from 0 to 1 over time, into `area`."""
+def _chart(area: Image, scores: Sequence[StripScore], threshold: float, unit: float) -> None:
+    """Draw bars of scores from 0 to 1 over time into `area`."""
     area[...] = _CHART
     high, wide = area.shape[:2]
     bar = max(2, round(3 * unit))

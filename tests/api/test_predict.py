@@ -385,7 +385,10 @@ def test_what_cannot_be_drawn_is_scored_and_drawn_by_the_next_run(lpx, mixed, mo
     monkeypatch.setattr(VideoWriter, "write", full)
     ran = lpx("predict", "in", "--engine", ENGINE)
     assert ran.code == 0
-    assert "warning: clip.mp4: nothing was drawn: the video cannot be written: 2 of 3" in ran.err
+    assert (
+        "warning: clip.mp4: nothing was drawn: the video cannot be written: it holds 2 of 3"
+        in ran.err
+    )
     assert "scored 3 of 5 files, 2 could not be read, 1 with a warning" in ran.out
     notes = {row["file"]: row for row in rows("lpx-out/predictions/scores.csv")}
     assert "nothing was drawn" in notes["clip.mp4"]["note"]

@@ -14,10 +14,10 @@ from lpx.predict.timeline import (
     Still,
     Timeline,
     draw_chart,
-    headline,
     render_timeline,
-    rows,
+    span_scores,
     stretches,
+    timeline_headline,
 )
 
 EVIL = '<img src=x onerror="alert(1)">.mp4'
@@ -93,7 +93,7 @@ def test_frames_are_numbered_where_times_are_not_known():
 def test_stretches_end_where_a_frame_has_no_face_or_is_called_real():
     line = timeline([0.9, 0.9, None, 0.9, 0.1, 0.6])
     assert stretches(line) == ["0.0 to 0.2 s", "0.3 to 0.4 s", "0.5 to 0.6 s"]
-    assert headline(line) == (
+    assert timeline_headline(line) == (
         "Mean score 0.680, called fake at the threshold of 0.500. 4 of 5 frames with a face are "
         "called fake: at 0.0 to 0.2 s, 0.3 to 0.4 s, 0.5 to 0.6 s. 1 frame without a face."
     )
@@ -101,7 +101,7 @@ def test_stretches_end_where_a_frame_has_no_face_or_is_called_real():
 
 def test_no_face_at_all_is_said():
     line = timeline([None, None])
-    assert headline(line) == "No face was found in 2 frames, so there is no score."
+    assert timeline_headline(line) == "No face was found in 2 frames, so there is no score."
     assert ">no face<" not in render_timeline(line, [])
     assert {bar.word for bar in draw_chart(line).bars} == {"none"}
 
@@ -113,7 +113,7 @@ def test_what_is_known_stands_beside_what_is_said():
         KnownSpan(90, 99, True, "after the end"),
     )
     line = timeline([0.1, 0.6, 0.9, None, 0.4], known=spans)
-    real, fake = rows(line)
+    real, fake = span_scores(line)
     assert (real.score, real.called, real.faces) == (pytest.approx(0.35), 1, 2)
     assert (fake.score, fake.called, fake.faces) == (pytest.approx(0.65), 1, 2)
     assert fake.where == "0.20 s to 0.40 s"

@@ -1,1 +1,1 @@
-"""Fakes made of real faces, and pairs to train on."""
+"""Make fakes from real faces, and pairs to train on."""

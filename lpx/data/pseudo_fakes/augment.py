@@ -1,8 +1,8 @@
 """Seeded augmentation of face crops, the same for real and fake.
 
-A detector that meets JPEG artefacts or blur on one class only learns those. So augmentation depends
-on nothing but its generator: both images of a pair that are given generators of one seed get the
-same resolution loss, compression and colour change.
+A detector that sees JPEG artefacts or blur in one class only learns those. So augmentation depends
+on its generator alone: two images with generators of the same seed get the same resolution loss,
+compression and colour change.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ Rng = np.random.Generator
 
 
 def augment(image: Image, rng: Rng) -> Image:
-    """One random variation: flip, crop jitter, colour, resolution loss, blur, JPEG.
+    """Apply a random variation: flip, crop jitter, colour, resolution loss, blur, JPEG.
 
     Args:
         image: uint8 RGB [H, W, 3].
-        rng: Source of every random choice; how much is drawn does not depend on the image.
+        rng: Source of every random choice.
 
     Returns:
         uint8 RGB [H, W, 3].
     """
+    # Everything is drawn first, used or not: both images of a pair consume the generator alike.
     flip, tint, quality_kind, jpeg = rng.random(4)
     offset = rng.integers(-20, 21, 3)
     shift = rng.uniform(-0.03, 0.03, 2)
@@ -39,7 +40,7 @@ def augment(image: Image, rng: Rng) -> Image:
         out = np.ascontiguousarray(out[:, ::-1])
     out = colour_shift(out, *(float(c) for c in colour))
     if tint < 0.5:
-        # Self-blending tints whole faces like this; reals must show it as often.
+        # Self-blending tints whole faces like this; real faces must show it as often.
         out = channel_offset(out, offset)
     if quality_kind < 0.3:
         out = resolution_loss(out, 0.4 + 0.6 * float(loss))
@@ -51,7 +52,7 @@ def augment(image: Image, rng: Rng) -> Image:
 
 
 def crop_jitter(image: Image, zoom: float, dx: float, dy: float) -> Image:
-    """Cut `zoom` of the side away, shifted by (dx, dy) of the side, and scale back."""
+    """Crop by `zoom`, shifted by (dx, dy), all as shares of the side, and scale back."""
     size = image.shape[0]
     scale = 1.0 / (1.0 - zoom)
     centre = size / 2
@@ -70,7 +71,7 @@ def crop_jitter(image: Image, zoom: float, dx: float, dy: float) -> Image:
 def colour_shift(
     image: Image, brightness: float, contrast: float, hue: float, saturation: float
 ) -> Image:
-    """Change colour; each argument in [-1, 1], 0 = none."""
+    """Change the colour; each argument is in [-1, 1], 0 for no change."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
     hsv[..., 0] = (hsv[..., 0].astype(np.int16) + round(4 * hue)) % 180
     table = np.clip(np.arange(256) * (1 + 0.2 * saturation), 0, 255).astype(np.uint8)
@@ -81,13 +82,13 @@ def colour_shift(
 
 
 def channel_offset(image: Image, offset: NDArray[np.int64]) -> Image:
-    """Add `offset` [3] to the channels."""
+    """Add `offset`, int64 [3], to the channels."""
     table = np.clip(np.arange(256)[:, None] + offset, 0, 255).astype(np.uint8)
     return np.asarray(cv2.LUT(image, table[None]), np.uint8)
 
 
 def resolution_loss(image: Image, ratio: float) -> Image:
-    """Shrink to `ratio` of the side and enlarge again."""
+    """Shrink to `ratio` of the sides, and enlarge again."""
     height, width = image.shape[:2]
     side = (max(1, round(width * ratio)), max(1, round(height * ratio)))
     small = cv2.resize(image, side, interpolation=cv2.INTER_AREA)
@@ -95,7 +96,7 @@ def resolution_loss(image: Image, ratio: float) -> Image:
 
 
 def jpeg_round_trip(image: Image, quality: int) -> Image:
-    """Compress and decompress at JPEG `quality` (1..100)."""
+    """Compress and decompress as JPEG of a quality from 1 to 100."""
     _, data = cv2.imencode(
         ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
     )

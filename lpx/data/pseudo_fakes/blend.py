@@ -1,10 +1,10 @@
-"""Pseudo-fakes: forgeries made from real faces and their landmarks.
+"""Make pseudo-fakes: forgeries from real faces and their landmarks.
 
 `sbi`: self-blended images after Shiohara and Yamasaki, "Detecting Deepfakes with Self-Blended
-Images", CVPR 2022: a slightly changed copy of a face is blended back into itself through a
-softened hull mask, so that only the blending gives it away. `alpha` and `poisson`: another
-identity's face is warped onto the target by its landmarks, colour-matched, and blended. Own
-implementation from the papers' descriptions.
+Images", CVPR 2022: a slightly changed copy of a face is blended back into itself through a softened
+hull mask, so that only the blending reveals it. `alpha` and `poisson`: another person's face is
+warped onto the target by its landmarks, colour-matched, and blended. Own implementation from the
+papers' descriptions.
 """
 
 from __future__ import annotations
@@ -23,14 +23,17 @@ KINDS = ("sbi", "alpha", "poisson")
 Landmarks = NDArray[np.float32]
 """Points on a face, float32 [P, 2], (x, y) in pixels; their convex hull is the face mask."""
 
+# Masks are designed for faces of this side, and scaled to others.
+_DESIGN_SIDE = 256
+
 
 @dataclass(frozen=True)
 class Forgery:
-    """A pseudo-fake and where it was forged.
+    """A pseudo-fake, and its forged pixels.
 
     Attributes:
         image: uint8 RGB [H, W, 3].
-        mask: float32 [H, W] in [0, 1], the share of the foreign pixel.
+        mask: Share of the forged pixel, float32 [H, W] in [0, 1].
     """
 
     image: Image
@@ -40,14 +43,23 @@ class Forgery:
 def forge(
     kind: str, face: Image, points: Landmarks, source: Image, source_points: Landmarks, rng: Rng
 ) -> Forgery:
-    """Make one pseudo-fake of `kind`; `source` is not used by `sbi`."""
+    """Make a pseudo-fake.
+
+    Args:
+        kind: One of `KINDS`.
+        face: Target face, uint8 RGB [H, W, 3].
+        points: Its landmarks, float32 [P, 2].
+        source: Face to put on it, uint8 RGB [H', W', 3]; not used by "sbi".
+        source_points: Landmarks of the source, in the same order.
+        rng: Source of every random choice.
+    """
     if kind == "sbi":
         return self_blend(face, points, rng)
     return swap(face, points, source, source_points, rng, poisson=kind == "poisson")
 
 
 def self_blend(face: Image, points: Landmarks, rng: Rng) -> Forgery:
-    """A face blended into itself, one of the two sides changed in colour and sharpness.
+    """Blend a face into itself, after changing colour and sharpness of one of the two copies.
 
     Args:
         face: uint8 RGB [H, W, 3].
@@ -55,7 +67,10 @@ def self_blend(face: Image, points: Landmarks, rng: Rng) -> Forgery:
         rng: Source of every random choice.
     """
     changed = _statistics_shift(face, rng)
-    foreground, background = (changed, face) if rng.random() < 0.5 else (face, changed)
+    if rng.random() < 0.5:
+        foreground, background = changed, face
+    else:
+        foreground, background = face, changed
     foreground = _nudge(foreground, rng)
     mask = soft_hull(points, face.shape[0], rng)
     mask *= np.float32(rng.choice([0.25, 0.5, 0.75, 1.0, 1.0, 1.0]))
@@ -71,16 +86,17 @@ def swap(
     *,
     poisson: bool,
 ) -> Forgery:
-    """The source's face on the target's head.
+    """Put the source's face on the target's head.
 
     Args:
         target: uint8 RGB [H, W, 3].
-        target_points: Its landmarks, float32 [P, 2].
+        target_points: Landmarks of the target, float32 [P, 2].
         source: uint8 RGB [H', W', 3].
-        source_points: The source's landmarks, the same points in the same order.
+        source_points: Landmarks of the source, in the same order.
         rng: Source of every random choice.
-        poisson: Blend gradients (Perez et al. 2003) instead of pixels.
+        poisson: Blend gradients instead of pixels: Perez et al., "Poisson image editing", 2003.
     """
+    # The affine transform that brings the source's landmarks closest to the target's.
     size = target.shape[0]
     ones = np.ones((len(source_points), 1), np.float32)
     matrix = np.linalg.lstsq(np.hstack([source_points, ones]), target_points, rcond=None)[0].T
@@ -95,25 +111,25 @@ def swap(
     region = _inside_frame(hull)
     x, y, width, height = cv2.boundingRect(region)
     centre = (x + width // 2, y + height // 2)
-    # It writes into the mask that it is given.
+    # seamlessClone writes into its mask.
     cloned = cv2.seamlessClone(matched, target, region.copy(), centre, cv2.NORMAL_CLONE)
     return Forgery(np.asarray(cloned, np.uint8), (region > 0).astype(np.float32))
 
 
 def blend(foreground: Image, background: Image, mask: NDArray[np.float32]) -> Image:
-    """Mask * foreground + (1 - mask) * background, rounded to uint8."""
+    """Compute mask * foreground + (1 - mask) * background, rounded to uint8."""
     base = background.astype(np.float32)
     mixed = base + mask[..., None] * (foreground.astype(np.float32) - base)
     return np.asarray(np.clip(mixed + 0.5, 0, 255), np.uint8)
 
 
 def soft_hull(points: Landmarks, size: int, rng: Rng) -> NDArray[np.float32]:
-    """The landmarks' hull, deformed, grown or shrunk, and blurred at random.
+    """Draw the hull of the landmarks, randomly deformed, grown or shrunk, and blurred.
 
     Returns:
         float32 [size, size] in [0, 1].
     """
-    unit = size / 256
+    unit = size / _DESIGN_SIDE
     shape = _elastic(_hull(_subset(points, rng), size), rng, unit)
     radius = int(rng.integers(0, 8) * unit)
     if radius:
@@ -122,7 +138,7 @@ def soft_hull(points: Landmarks, size: int, rng: Rng) -> NDArray[np.float32]:
         shape = np.asarray(change(shape, kernel), np.uint8)
     sigma = float(rng.uniform(1.0, 8.0)) * unit
     soft = cv2.GaussianBlur(shape.astype(np.float32) / 255.0, (0, 0), sigma)
-    # The blur of ones is a few units in the last place above one.
+    # Rounding in the blur makes some ones a little larger than 1.
     return np.minimum(soft, 1).astype(np.float32)
 
 
@@ -134,13 +150,17 @@ def _hull(points: Landmarks, size: int) -> NDArray[np.uint8]:
 
 
 def _subset(points: Landmarks, rng: Rng) -> Landmarks:
-    """The whole face, or only its lower or upper part: real swaps replace different regions."""
-    low, high = points[:, 1].min(), points[:, 1].max()
+    """Select the whole face, or only its lower or upper part, as real swaps differ in this."""
+    y = points[:, 1]
+    low, high = y.min(), y.max()
     choice = rng.random()
     if choice < 0.7:
         return points
-    middle = low + (0.45 if choice < 0.85 else 0.55) * (high - low)
-    kept = points[points[:, 1] >= middle] if choice < 0.85 else points[points[:, 1] <= middle]
+    if choice < 0.85:
+        kept = points[y >= low + 0.45 * (high - low)]
+    else:
+        kept = points[y <= low + 0.55 * (high - low)]
+    # Fewer than three points have no hull.
     return kept if len(kept) >= 3 else points
 
 
@@ -148,15 +168,16 @@ def _elastic(mask: NDArray[np.uint8], rng: Rng, unit: float) -> NDArray[np.uint8
     """Bend a mask by a smooth random field of a few pixels."""
     size = mask.shape[0]
     coarse = rng.uniform(-1, 1, (2, 5, 5)).astype(np.float32) * (10 * unit)
-    field = [cv2.resize(c, (size, size), interpolation=cv2.INTER_CUBIC) for c in coarse]
+    dx = cv2.resize(coarse[0], (size, size), interpolation=cv2.INTER_CUBIC)
+    dy = cv2.resize(coarse[1], (size, size), interpolation=cv2.INTER_CUBIC)
     axis = np.arange(size, dtype=np.float32)
-    bent = cv2.remap(mask, field[0] + axis[None, :], field[1] + axis[:, None], cv2.INTER_LINEAR)
+    bent = cv2.remap(mask, dx + axis[None, :], dy + axis[:, None], cv2.INTER_LINEAR)
     return np.asarray(bent, np.uint8)
 
 
 def _statistics_shift(face: Image, rng: Rng) -> Image:
-    """Change colour, and sharpness one way or the other."""
-    out = colour_shift(face, *(float(v) for v in rng.uniform(-1, 1, 4)))
+    """Change the colour, and reduce or increase the sharpness."""
+    out = colour_shift(face, *rng.uniform(-1, 1, 4).tolist())
     out = channel_offset(out, rng.integers(-20, 21, 3))
     if rng.random() < 0.5:
         return resolution_loss(out, 0.5 if rng.random() < 0.5 else 0.25)
@@ -166,7 +187,7 @@ def _statistics_shift(face: Image, rng: Rng) -> Image:
 
 
 def _nudge(image: Image, rng: Rng) -> Image:
-    """Shift by up to 3 % and scale by up to 5 %, so that edges no longer meet."""
+    """Shift by up to 3 % and scale by up to 5 %, so that edges of the two copies do not match."""
     size = image.shape[0]
     scale = float(rng.uniform(0.95, 1.05))
     dx, dy = rng.uniform(-1, 1, 2) * (0.03 * size, 0.015 * size)
@@ -193,7 +214,7 @@ def _match_colour(source: Image, target: Image, inside: NDArray[np.bool_]) -> Im
 
 
 def _inside_frame(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Clear the border: gradient blending needs known pixels all around the mask."""
+    """Clear the border, as gradient blending needs known pixels all around the mask."""
     out = mask.copy()
     out[[0, 1, -2, -1], :] = 0
     out[:, [0, 1, -2, -1]] = 0

@@ -1,7 +1,7 @@
-"""Real faces with identities and landmarks: what pseudo-fakes are made from.
+"""Read real faces with identities and landmarks, from which pseudo-fakes are made.
 
-On disk: a folder with `faces.csv` (columns `file`, `identity`, optional `split`; more are ignored)
-and `landmarks.npz` (`files` [F] as in the CSV, `points` float32 [F, P, 2] in crop pixels).
+On disk, a folder with `faces.csv` (columns `file`, `identity`, optionally `split`; others are
+ignored) and `landmarks.npz` (`files` [F] as in the CSV, `points` float32 [F, P, 2] in crop pixels).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class LandmarkedFace:
 
     Attributes:
         path: Image file.
-        identity: Whose face it is.
-        split: "train", "val", "test", or "" where the folder does not say.
+        identity: Person in the crop.
+        split: "train", "val", "test", or "" if the folder does not say.
         points: Landmarks, float32 [P, 2], (x, y) in pixels of the crop.
     """
 
@@ -42,7 +42,9 @@ class LandmarkedFace:
 
 
 def digest_landmarked(faces: Sequence[LandmarkedFace]) -> str:
-    """SHA-256 of faces' contents, identities and landmarks, in order; their names do not matter.
+    """Return the SHA-256 of contents, identities and landmarks of faces, in order.
+
+    Names of files do not matter.
 
     Raises:
         LpxError: A file cannot be read.
@@ -57,7 +59,7 @@ def digest_landmarked(faces: Sequence[LandmarkedFace]) -> str:
 
 
 def load_landmarked(folder: Path) -> tuple[LandmarkedFace, ...]:
-    """Read a folder of landmarked faces, in the CSV's order.
+    """Read a folder of landmarked faces, in the order of the CSV file.
 
     Raises:
         LpxError: `faces.csv` or `landmarks.npz` is missing, or a face has no landmarks.
@@ -70,6 +72,7 @@ def load_landmarked(folder: Path) -> tuple[LandmarkedFace, ...]:
                 "pseudo-fakes are made from faces with landmarks: faces.csv (file, identity) and "
                 "landmarks.npz (files, points)",
                 "name a folder that holds both",
+                code="not-found",
             )
     landmarks = _read_landmarks(points_file)
     rows = read_table(table, COLUMNS, ("file", "identity"), advice=ADVICE).rows
@@ -81,29 +84,36 @@ def load_landmarked(folder: Path) -> tuple[LandmarkedFace, ...]:
                     "pseudo-fakes are made from faces of known people",
                     "complete or remove the line",
                 )
-    faces = [(inside_folder(f"{table} line {row.line}", row.cells["file"]), row) for row in rows]
-    # Names of files are looked up as they are written, and with "/" between their parts.
-    names = [row.cells["file"] if row.cells["file"] in landmarks else file for file, row in faces]
-    if missing := [name for name in names if name not in landmarks]:
+    faces, missing, absent = [], [], []
+    for row in rows:
+        file = inside_folder(f"{table} line {row.line}", row.cells["file"])
+        # Landmarks may have the name as it is written, or with "/".
+        points = landmarks.get(row.cells["file"], landmarks.get(file))
+        if not (folder / file).is_file():
+            absent.append(file)
+        if points is None:
+            missing.append(file)
+        else:
+            split = split_of(row.cells)
+            faces.append(LandmarkedFace(folder / file, row.cells["identity"], split, points))
+    if missing:
         raise LpxError(
             f"{points_file} has no landmarks of {missing[0]} ({len(missing)} faces in all)",
-            "every row of faces.csv needs an entry of the same name in `files`",
+            "each row of faces.csv needs an entry of the same name in `files` of landmarks.npz",
             "remove the rows, or add the landmarks",
         )
-    if absent := [file for file, _ in faces if not (folder / file).is_file()]:
+    if absent:
         raise LpxError(
             f"{folder / absent[0]} does not exist ({len(absent)} faces in all)",
             f"{table} lists it",
             "remove the rows, or add the files",
+            code="not-found",
         )
-    return tuple(
-        LandmarkedFace(folder / file, row.cells["identity"], split_of(row.cells), landmarks[name])
-        for (file, row), name in zip(faces, names, strict=True)
-    )
+    return tuple(faces)
 
 
 def _read_landmarks(path: Path) -> dict[str, Landmarks]:
-    """The landmarks of each file, by its name."""
+    """Read the landmarks of each file, by its name."""
     try:
         arrays = read_arrays(path)
         names, points = arrays["files"].tolist(), arrays["points"]
@@ -116,12 +126,17 @@ def _read_landmarks(path: Path) -> dict[str, Landmarks]:
             f"{path} cannot be read",
             str(error),
             "save it with numpy.savez(path, files=names, points=landmarks)",
+            code="damaged",
         ) from error
     return dict(zip(names, points.astype(np.float32), strict=True))
 
 
 def _check_landmarks(names: object, points: NDArray[np.generic]) -> None:
-    """Raise ValueError where these are not names and their landmarks."""
+    """Check names and landmarks.
+
+    Raises:
+        ValueError: They are no names and landmarks, or do not match.
+    """
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("`files` is not an array of texts")
     if len(set(names)) < len(names):
@@ -151,12 +166,11 @@ def split_identities(
     identities = sorted({face.identity for face in faces})
     order = np.random.default_rng(seed).permutation(len(identities))
     train, val = round(shares[0] * len(order)), round((shares[0] + shares[1]) * len(order))
-    chosen = {
-        "train": {identities[i] for i in order[:train]},
-        "val": {identities[i] for i in order[train:val]},
-        "test": {identities[i] for i in order[val:]},
-    }
-    return {
-        name: tuple(face for face in faces if face.identity in group)
-        for name, group in chosen.items()
-    }
+    home: dict[str, str] = {}
+    for place, index in enumerate(order):
+        split = "train" if place < train else "val" if place < val else "test"
+        home[identities[index]] = split
+    splits: dict[str, list[LandmarkedFace]] = {"train": [], "val": [], "test": []}
+    for face in faces:
+        splits[home[face.identity]].append(face)
+    return {name: tuple(members) for name, members in splits.items()}

@@ -1,13 +1,15 @@
-"""Numbered pairs of a real face and a pseudo-fake, each a pure function of its number and seed."""
+"""Numbered pairs of a real face and a pseudo-fake, each a pure function of number and seed."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -23,7 +25,7 @@ from lpx.errors import LpxError
 
 @lru_cache(maxsize=1024)
 def _cached(path: Path) -> Image:
-    # A few hundred crops of 256 px: decoding each for every pair would cost as much as forging.
+    # A few hundred crops of 256 pixels: decoding them for every pair would take as long as forging.
     try:
         return read_image(path)
     except UnreadableImageError as error:
@@ -31,14 +33,31 @@ def _cached(path: Path) -> Image:
             f"{path} cannot be read: {error}",
             "training does not leave faces out silently",
             "remove its line from faces.csv, or repair the file",
+            code="damaged",
         ) from error
+
+
+class _Cast(NamedTuple):
+    """The faces of a pseudo-fake, and the generator for everything else.
+
+    Attributes:
+        target: Face that is changed.
+        source: Face that is put on it.
+        rng: Generator.
+    """
+
+    target: LandmarkedFace
+    source: LandmarkedFace
+    rng: np.random.Generator
 
 
 @cache
 def _made_by() -> str:
-    """Tells one release of the code that makes pairs from another."""
-    modules = [sys.modules[one.__module__] for one in (PairSource, augment, forge)]
-    sources = [os.fsencode(module.__file__ or "") for module in modules]
+    """Identify the code that makes pairs: another release makes other pictures."""
+    sources = []
+    for one in (PairSource, augment, forge):
+        module = sys.modules[one.__module__]
+        sources.append(os.fsencode(module.__file__ or ""))
     code = hashlib.sha256(file_digests(sources).tobytes()).hexdigest()
     return f"{lpx.__version__} numpy {np.__version__} opencv {cv2.__version__} {code}"
 
@@ -47,18 +66,20 @@ def _made_by() -> str:
 class PairSource:
     """An endless sequence of (real, fake) pairs made from real faces.
 
-    Both images of a pair are the same face under the same augmentation, so that quality, pose and
+    Both images of a pair show the same face under the same augmentation, so that quality, pose and
     identity say nothing about the label.
 
     Attributes:
         faces: Landmarked real faces.
-        kinds: Kinds of pseudo-fake, drawn in turn; see `lpx.data.pseudo_fakes.blend.KINDS`.
-        seed: Seed of everything.
+        kinds: Kinds of pseudo-fake, used in turn; see `lpx.data.pseudo_fakes.blend.KINDS`.
+        seed: Random seed.
+        make: Makes a pseudo-fake.
     """
 
     faces: tuple[LandmarkedFace, ...]
     kinds: tuple[str, ...]
     seed: int
+    make: Callable[..., Forgery] = field(default=forge, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if "alpha" in self.kinds or "poisson" in self.kinds:
@@ -67,12 +88,12 @@ class PairSource:
                 raise LpxError(
                     "swaps need two identities, but there is only one: " + ", ".join(identities),
                     "alpha and poisson put one person's face on another's head",
-                    "add faces, or use self-blending (sbi) only",
+                    "add faces of another person, or use self-blending (sbi) only",
                 )
 
     @cached_property
     def digest(self) -> bytes:
-        """SHA-256 of all that the pairs are made from: pictures, landmarks, seed and code."""
+        """SHA-256 of everything that pairs are made from: pictures, landmarks, seed and code."""
         digest = hashlib.sha256(f"{self.kinds} {self.seed} {_made_by()}".encode())
         pictures = file_digests([os.fsencode(face.path) for face in self.faces])
         for face, picture in zip(self.faces, pictures, strict=True):
@@ -82,53 +103,53 @@ class PairSource:
         return digest.digest()
 
     def kind(self, number: int) -> str:
-        """Kind of pseudo-fake of pair `number`."""
+        """Return the kind of pseudo-fake of a pair."""
         return self.kinds[number % len(self.kinds)]
 
     def face(self, number: int) -> LandmarkedFace:
-        """The real face of pair `number`; every face comes up once before any comes up again."""
+        """Return the real face of a pair; no face is repeated before all others were used."""
         turn, place = divmod(number // len(self.kinds), len(self.faces))
         order = np.random.default_rng((self.seed, turn)).permutation(len(self.faces))
         return self.faces[int(order[place])]
 
     def real(self, number: int) -> Image:
-        """The real image of pair `number`, uint8 RGB [H, W, 3]."""
+        """Return the real image of a pair, uint8 RGB [H, W, 3]."""
         return augment(_cached(self.face(number).path), self._rng(number, 1))
 
     def fake(self, number: int) -> Image:
-        """The pseudo-fake of pair `number`, uint8 RGB [H, W, 3]."""
+        """Return the pseudo-fake of a pair, uint8 RGB [H, W, 3]."""
+        # The same stream as for the real image, hence the same augmentation.
         return augment(self.forgery(number).image, self._rng(number, 1))
 
     def contents_sha256(self) -> str:
-        """SHA-256 of the faces, in order, with what is made of them."""
+        """Return the SHA-256 of the faces, in order, and of the kinds of pseudo-fake."""
         faces = digest_landmarked(self.faces)
         return hashlib.sha256(f"{faces} {','.join(self.kinds)}".encode()).hexdigest()
 
     def forgery(self, number: int) -> Forgery:
-        """The pseudo-fake of pair `number` before augmentation, with its mask."""
-        face, source, rng = self._cast(number)
-        return forge(
+        """Make the pseudo-fake of a pair, before augmentation, with its mask."""
+        target, source, rng = self._cast(number)
+        return self.make(
             self.kind(number),
-            _cached(face.path),
-            face.points,
+            _cached(target.path),
+            target.points,
             _cached(source.path),
             source.points,
             rng,
         )
 
     def identities(self, number: int) -> tuple[str, ...]:
-        """Who is in the pseudo-fake of pair `number`: whose head it is, and whose face if other."""
-        face, source, _ = self._cast(number)
-        return tuple(dict.fromkeys((face.identity, source.identity)))
+        """Return the people in the pseudo-fake of a pair: (target, source), or one person."""
+        target, source, _ = self._cast(number)
+        return tuple(dict.fromkeys((target.identity, source.identity)))
 
-    def _cast(self, number: int) -> tuple[LandmarkedFace, LandmarkedFace, np.random.Generator]:
-        """The face, the face that is put on it, and what else is drawn for pair `number`."""
-        face = self.face(number)
+    def _cast(self, number: int) -> _Cast:
+        target = self.face(number)
         rng = self._rng(number, 0)
         if self.kind(number) == "sbi":
-            return face, face, rng
-        others = [f for f in self.faces if f.identity != face.identity]
-        return face, others[int(rng.integers(len(others)))], rng
+            return _Cast(target, target, rng)
+        others = [face for face in self.faces if face.identity != target.identity]
+        return _Cast(target, others[int(rng.integers(len(others)))], rng)
 
     def _rng(self, number: int, stream: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, number, stream))

@@ -1,4 +1,4 @@
-"""Where training finds its faces: pairs of real and fake, split without leaking an identity."""
+"""Faces for training: pairs of real and fake, split without leaking an identity."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -25,30 +25,35 @@ from lpx.data.pseudo_fakes.pairs import PairSource
 from lpx.errors import LpxError
 
 SHARES = (0.6, 0.1, 0.3)
-"""Shares of identities that train, validate, and are held out."""
+"""Shares of identities for training, validation, and held out."""
 
 
 class Pairs(Protocol):
     """An endless sequence of (real, fake) pairs, each a pure function of its number."""
 
     def real(self, number: int) -> Image:
-        """The real image of pair `number`, uint8 RGB [H, W, 3]."""
+        """Return the real image of a pair, uint8 RGB [H, W, 3]."""
         ...
 
     def fake(self, number: int) -> Image:
-        """The fake image of pair `number`, uint8 RGB [H, W, 3]."""
+        """Return the fake image of a pair, uint8 RGB [H, W, 3]."""
         ...
 
     def contents_sha256(self) -> str:
-        """SHA-256 of what the pairs are made of: contents, order and landmarks, not names."""
+        """Return the SHA-256 of contents, order and landmarks, but not names."""
         ...
 
 
 @dataclass(frozen=True)
 class FilePairs:
-    """Real and fake faces on disk, each class shuffled and gone through in turn.
+    """Real and fake faces on disk, each class shuffled and cycled through.
 
-    So both classes come up equally often, however many files there are of each.
+    So both classes are equally frequent, whatever their numbers of files.
+
+    Attributes:
+        reals: Real faces.
+        fakes: Fake faces.
+        seed: Random seed.
     """
 
     reals: tuple[Face, ...]
@@ -56,20 +61,18 @@ class FilePairs:
     seed: int
 
     def real(self, number: int) -> Image:
-        """A real face, augmented."""
+        """Return a real face, augmented, uint8 RGB [H, W, 3]."""
         return self._image(self.reals, number, 0)
 
     def fake(self, number: int) -> Image:
-        """A fake face, augmented in the same way."""
+        """Return a fake face with the same augmentation, uint8 RGB [H, W, 3]."""
         return self._image(self.fakes, number, 1)
 
     def contents_sha256(self) -> str:
-        """SHA-256 of the files' contents, in order."""
-        return _digest_of(
-            label + content
-            for label, faces in ((b"real", self.reals), (b"fake", self.fakes))
-            for content in _contents(faces)
-        )
+        """Return the SHA-256 of the files' contents, in order."""
+        parts = [b"real" + content for content in _contents(self.reals)]
+        parts += [b"fake" + content for content in _contents(self.fakes)]
+        return _digest_of(parts)
 
     def _image(self, faces: tuple[Face, ...], number: int, label: int) -> Image:
         turn, place = divmod(number, len(faces))
@@ -91,11 +94,11 @@ class TrainingData:
     """The splits of a training.
 
     Attributes:
-        train: What is learnt from.
-        val: What chooses weights, threshold and temperature.
-        held_out: Landmarked faces that training never sees; empty where the data has none.
+        train: Pairs to learn from.
+        val: Pairs for choosing weights, threshold and temperature.
+        held_out: Landmarked faces that training never sees; empty if the data has none.
         description: Counts, for the card.
-        notes: What of the folder is left out, or is to be known otherwise.
+        notes: Notes on the folder, such as files that are left out.
     """
 
     train: Pairs
@@ -105,31 +108,39 @@ class TrainingData:
     notes: tuple[str, ...] = ()
 
     def contents_sha256(self) -> str:
-        """SHA-256 of all that a training with these faces depends on: every file is read once."""
+        """Return the SHA-256 of all faces that a training depends on; each file is read once."""
+        train, val = self.train.contents_sha256(), self.val.contents_sha256()
         held_out = digest_landmarked(self.held_out)
-        return _digest_of(
-            one.encode()
-            for one in (self.train.contents_sha256(), self.val.contents_sha256(), held_out)
-        )
+        return _digest_of((train.encode(), val.encode(), held_out.encode()))
 
 
 def _digest_of(parts: Iterable[bytes]) -> str:
     digest = hashlib.sha256()
     for part in parts:
+        # With lengths: otherwise "ab", "c" and "a", "bc" would have the same digest.
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()
 
 
 def _contents(faces: Sequence[Face]) -> list[bytes]:
-    """SHA-256 of each face: of its file, or of its pixels where it is in none."""
+    """Return the SHA-256 of each face's file, or of its pixels if it is in no file."""
     paths = [face.source.path for face in faces if isinstance(face.source, ImageFile)]
+    # All at once, which reads files in parallel.
     of_files = iter(training_digests(paths))
-    return [
-        next(of_files)
-        if isinstance(face.source, ImageFile)
-        else hashlib.sha256(face.source.read().tobytes()).digest()
-        for face in faces
-    ]
+    contents = []
+    for face in faces:
+        if isinstance(face.source, ImageFile):
+            contents.append(next(of_files))
+        else:
+            contents.append(hashlib.sha256(face.source.read().tobytes()).digest())
+    return contents
+
+
+class _Classes(NamedTuple):
+    """The real and the fake faces of a split."""
+
+    reals: tuple[Face, ...]
+    fakes: tuple[Face, ...]
 
 
 def open_training_data(folder: Path, pseudo_fakes: tuple[str, ...], seed: int) -> TrainingData:
@@ -139,56 +150,59 @@ def open_training_data(folder: Path, pseudo_fakes: tuple[str, ...], seed: int) -
         folder: Landmarked real faces (`faces.csv`, `landmarks.npz`; see
             `lpx.data.pseudo_fakes.landmarked`), or `train/` and `val/` with `real/` and `fake/` in
             each.
-        pseudo_fakes: Kinds to make from landmarked faces.
-        seed: Of splits, order and augmentation.
+        pseudo_fakes: Kinds of pseudo-fakes to make from landmarked faces.
+        seed: Random seed for splits, order and augmentation.
 
     Raises:
-        LpxError: No fakes and no pseudo-fakes, a missing split, or an identity in two splits.
+        LpxError: There are neither fakes nor pseudo-fakes, a split is missing, or an identity is in
+            two splits.
     """
     if (folder / "faces.csv").is_file():
         return _landmarked(folder, pseudo_fakes, seed)
     if pseudo_fakes:
         raise LpxError(
-            f"{folder} has no faces.csv, and --pseudo-fakes was given",
+            f"{folder} has no faces.csv, but `pseudo_fakes` was given",
             "pseudo-fakes are made from real faces with landmarks (faces.csv, landmarks.npz)",
-            "leave --pseudo-fakes out, or name a folder with landmarks",
+            "leave out `pseudo_fakes`, or name a folder with landmarks",
         )
-    sets = {name: _set(folder, name) for name in ("train", "val")}
-    splits = {name: _classes(folder / name, faces) for name, faces in sets.items()}
-    notes = tuple(f"{folder / name}: {faces.note}" for name, faces in sets.items() if faces.note)
-    train, val = (FilePairs(*splits[name], seed + i) for i, name in enumerate(("train", "val")))
-    counts = {
-        f"{split}_{kind}": len(faces)
-        for split, pair in splits.items()
-        for kind, faces in zip(("real", "fake"), pair, strict=True)
-    }
-    return TrainingData(train, val, (), counts, notes)
+    notes, counts, pairs = [], {}, []
+    for place, split in enumerate(("train", "val")):
+        faces = _set(folder, split)
+        if faces.note:
+            notes.append(f"{folder / split}: {faces.note}")
+        classes = _classes(folder / split, faces)
+        counts[f"{split}_real"] = len(classes.reals)
+        counts[f"{split}_fake"] = len(classes.fakes)
+        pairs.append(FilePairs(classes.reals, classes.fakes, seed + place))
+    train, val = pairs
+    return TrainingData(train, val, (), counts, tuple(notes))
 
 
 def _set(folder: Path, split: str) -> FaceSet:
     if not (folder / split).is_dir():
         raise LpxError(
             f"{folder} has no {split}/",
-            "training wants train/ and val/, with real/ and fake/ in each, or faces.csv with "
+            "training takes train/ and val/, with real/ and fake/ in each, or faces.csv with "
             "landmarks.npz",
             "split the faces by identity (never by file), or name another folder",
+            code="not-found",
         )
     return folder_set(folder / split)
 
 
-def _classes(folder: Path, faces: FaceSet) -> tuple[tuple[Face, ...], tuple[Face, ...]]:
-    """The real faces and the fakes."""
+def _classes(folder: Path, faces: FaceSet) -> _Classes:
     reals = tuple(face for face in faces.faces if face.label == 0)
     fakes = tuple(face for face in faces.faces if face.label == 1)
     if not reals or not fakes:
+        why = "there are no real faces"
+        if reals:
+            why = "there are no fakes to learn from, and `pseudo_fakes` needs landmarks"
         raise LpxError(
             f"{folder} has {len(reals)} real and {len(fakes)} fake faces",
-            "there are no fakes to learn from, and --pseudo-fakes needs landmarks"
-            if reals
-            else "there are no real faces",
-            "put faces into real/ and fake/, or add landmarks and use --pseudo-fakes sbi",
+            why,
+            "put faces into real/ and fake/, or add landmarks and use `pseudo_fakes`, such as sbi",
         )
-    return reals, fakes
+    return _Classes(reals, fakes)
 
 
 def _landmarked(folder: Path, kinds: tuple[str, ...], seed: int) -> TrainingData:
@@ -196,11 +210,13 @@ def _landmarked(folder: Path, kinds: tuple[str, ...], seed: int) -> TrainingData
         raise LpxError(
             f"{folder} holds real faces only",
             "a detector cannot learn from one class",
-            "make fakes of them with --pseudo-fakes sbi,alpha",
+            "make fakes of them with `pseudo_fakes`, such as sbi and alpha",
         )
     faces = load_landmarked(folder)
     splits = _splits(faces, seed)
-    counts = {f"identities_{k}": len({f.identity for f in v}) for k, v in splits.items()}
+    counts = {}
+    for split, members in splits.items():
+        counts[f"identities_{split}"] = len({face.identity for face in members})
     return TrainingData(
         train=PairSource(splits["train"], kinds, seed),
         val=PairSource(splits["val"], kinds, seed + 1),
@@ -210,17 +226,17 @@ def _landmarked(folder: Path, kinds: tuple[str, ...], seed: int) -> TrainingData
 
 
 def _splits(faces: tuple[LandmarkedFace, ...], seed: int) -> dict[str, tuple[LandmarkedFace, ...]]:
-    """The splits that the folder names, or else splits by identity."""
+    """Return the splits that the folder names, or splits by identity if it names none."""
     if not any(face.split for face in faces):
         return split_identities(faces, SHARES, seed)
-    splits = {
-        name: tuple(face for face in faces if face.split == name)
-        for name in ("train", "val", "test")
-    }
-    if astray := [face for face in faces if face.split not in splits]:
+    splits: dict[str, list[LandmarkedFace]] = {"train": [], "val": [], "test": []}
+    astray: list[LandmarkedFace] = []
+    for face in faces:
+        splits.get(face.split, astray).append(face)
+    if astray:
         raise LpxError(
             f"{astray[0].path} has the split {astray[0].split!r} ({len(astray)} faces in all)",
-            "splits are train, val and test; a face of none of them would be left out",
+            "splits are train, val and test; other faces would be left out",
             "name one of these for every face, or for none",
         )
     home: dict[str, str] = {}
@@ -229,7 +245,7 @@ def _splits(faces: tuple[LandmarkedFace, ...], seed: int) -> dict[str, tuple[Lan
             if home.setdefault(face.identity, name) != name:
                 raise LpxError(
                     f"identity {face.identity} is in {home[face.identity]} and in {name}",
-                    "a detector that knows a face scores it for who it is",
+                    "a detector scores a face that it was trained on by whose it is",
                     "put all faces of an identity into one split of faces.csv",
                 )
     for name in ("train", "val"):
@@ -237,4 +253,4 @@ def _splits(faces: tuple[LandmarkedFace, ...], seed: int) -> dict[str, tuple[Lan
             raise LpxError(
                 f"no face of split {name!r} in faces.csv", "", "name splits for all faces"
             )
-    return splits
+    return {name: tuple(members) for name, members in splits.items()}

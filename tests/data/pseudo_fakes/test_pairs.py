@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpx.data.pseudo_fakes import pairs
 from lpx.data.pseudo_fakes.augment import (
     augment,
     channel_offset,
@@ -266,15 +265,14 @@ def test_kinds_take_turns_and_every_face_comes_up_once_before_any_again(faces):
             assert sorted(drawn) == sorted(face.path for face in faces)
 
 
-def test_swap_takes_another_identity(faces, monkeypatch):
+def test_swap_takes_another_identity(faces):
     taken = []
 
     def spy(kind, face, points, other, other_points, rng):
         taken.append((kind, points, other_points))
         return Forgery(face, np.zeros(face.shape[:2], np.float32))
 
-    monkeypatch.setattr(pairs, "forge", spy)
-    source = PairSource(faces, KINDS, seed=0)
+    source = PairSource(faces, KINDS, seed=0, make=spy)
     for number in range(60):
         source.fake(number)
     owner = {face.points.tobytes(): face.identity for face in faces}
@@ -285,15 +283,14 @@ def test_swap_takes_another_identity(faces, monkeypatch):
     assert len({(owner[p.tobytes()], owner[o.tobytes()]) for k, p, o in taken if k != "sbi"}) == 6
 
 
-def test_both_of_a_pair_get_the_same_augmentation(faces, monkeypatch):
+def test_both_of_a_pair_get_the_same_augmentation(faces):
     """With a fake that equals its real, the two images of the pair are equal."""
 
     def unchanged(kind, face, points, other, other_points, rng):
         rng.random(17)
         return Forgery(face, np.zeros(face.shape[:2], np.float32))
 
-    monkeypatch.setattr(pairs, "forge", unchanged)
-    source = PairSource(faces, KINDS, seed=1)
+    source = PairSource(faces, KINDS, seed=1, make=unchanged)
     for number in range(20):
         assert np.array_equal(source.real(number), source.fake(number))
 

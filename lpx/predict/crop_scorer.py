@@ -1,0 +1,108 @@
+"""Score face crops, one face per picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpx.bench.parity.score import check_finite
+from lpx.card import ModelCard
+from lpx.data.face_sets.face_set import FaceSet, Skipped
+from lpx.data.images.decode import Image, fit
+from lpx.engines.base import Engine
+from lpx.metrics.roc import called_fake
+from lpx.predict.drawing import NotDrawnError, drawing, not_drawn
+from lpx.predict.file_scorer import BATCH
+from lpx.predict.results import FaceScore, FileScore, longest_name, picture_name
+from lpx.render.encode import encode_png
+from lpx.render.face import explained
+from lpx.reporter import Progress
+from lpx.workspace import write_bytes
+
+# Side of the crop in its picture, pixels: legible, whatever the model takes.
+_SIDE = 256
+
+
+class _Drawn(NamedTuple):
+    """A picture; if it was not drawn, a note says why, or nothing was to be drawn."""
+
+    path: Path | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class CropScorer:
+    """Scores face crops.
+
+    Attributes:
+        name: Name of the engine, for errors.
+        engine: Engine that scores the crops.
+        card: Card of the model.
+        pictures: Folder for heat maps; None to draw none.
+        write: Writes a file.
+    """
+
+    name: str
+    engine: Engine
+    card: ModelCard
+    pictures: Path | None
+    write: Callable[..., None] = write_bytes
+
+    def score(
+        self, faces: FaceSet, skipped: list[Skipped], progress: Progress
+    ) -> Iterator[FileScore]:
+        """Score all crops of a set, and yield the results as they come.
+
+        Args:
+            faces: The crops.
+            skipped: Receives the crops that cannot be read.
+            progress: Receives the number of finished crops, and that of all.
+
+        Raises:
+            LpxError: A score is not a probability.
+        """
+        done = 0
+        for batch in faces.stream(BATCH, self.card.input_size, skipped):
+            prediction = self.engine.infer(batch.pixels)
+            check_finite(self.name, prediction, faces, batch.indices)
+            fakes = called_fake(prediction.score, self.card.threshold).tolist()
+            for place, index in enumerate(batch.indices.tolist()):
+                done += 1
+                face = FaceScore(
+                    0, None, 1, None, None, float(prediction.score[place]), fakes[place]
+                )
+                picture, note = self._draw(
+                    faces.faces[index].name, batch.pixels[place], face, prediction.patch_map[place]
+                )
+                yield FileScore(
+                    faces.faces[index].name,
+                    "crop",
+                    face.score,
+                    face.fake,
+                    1,
+                    (face,),
+                    picture=picture,
+                    note=note,
+                )
+            progress(done + len(skipped), len(faces.faces))
+
+    def _draw(
+        self, name: str, pixels: Image, face: FaceScore, patch_map: NDArray[np.float32]
+    ) -> _Drawn:
+        if self.pictures is None:
+            return _Drawn(None)
+        path = self.pictures / picture_name(name, ".png", longest_name(self.pictures))
+        word = "FAKE" if face.fake else "real"
+        caption = f"{word}  score {face.score:.3f}  threshold {self.card.threshold:.3f}"
+        try:
+            with drawing():
+                drawn = explained(fit(pixels, _SIDE), patch_map, caption)
+                self.write(path, encode_png(drawn), durable=False)
+        except NotDrawnError as error:
+            return _Drawn(None, not_drawn(error))
+        return _Drawn(path)

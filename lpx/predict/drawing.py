@@ -1,0 +1,34 @@
+"""Errors of drawing, kept apart from errors of scoring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import cv2
+
+from lpx.errors import LpxError
+
+
+class NotDrawnError(Exception):
+    """A picture that cannot be drawn or written; the message says why."""
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Turn errors in this block into `NotDrawnError`: a score is worth keeping without a picture.
+
+    Raises:
+        NotDrawnError: The picture cannot be drawn or written.
+    """
+    try:
+        yield
+    except LpxError as error:
+        raise NotDrawnError(f"{error.what}: {error.why}" if error.why else error.what) from error
+    except (OSError, cv2.error) as error:
+        raise NotDrawnError(str(error)) from error
+
+
+def not_drawn(error: NotDrawnError) -> str:
+    """Return the note of a file without a picture."""
+    return f"nothing was drawn: {error}"
