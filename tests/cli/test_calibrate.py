@@ -210,7 +210,7 @@ def test_cache_stands_in_for_faces(calibrate, cache, crops, tmp_path):
     for arguments in (("--faces", crops), (tmp_path / "other.onnx",)):
         ran = calibrate("--import-cache", cache, *arguments)
         assert ran.code == 2
-        assert "takes neither --faces nor MODEL" in ran.err
+        assert "cannot be combined with --faces or MODEL" in ran.err
     ran = calibrate("--import-cache", tmp_path / "nowhere.cache")
     assert ran.code == 2
     assert "nowhere.cache cannot be read" in ran.err
