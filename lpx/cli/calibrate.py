@@ -1,4 +1,4 @@
-"""`lpx calibrate`: faces to ranges, and the method that serves the model best."""
+"""`lpx calibrate`: activation ranges from faces, and the best method for the model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     "--faces",
     envvar="LPX_FACES",
     metavar="DIR|DATASET",
-    help="Faces to choose from; the demo faces where none are given.",
+    help="Faces to select from.  [default: the demo faces]",
 )
 @click.option(
     "--limit",
@@ -41,29 +41,29 @@ if TYPE_CHECKING:
     "--select",
     default="stratified",
     show_default=True,
-    help="stratified (by label and method, identities balanced), random, or coverage "
-    "(the faces that widen the ranges).",
+    help="Face selection: stratified (by label and method, with balanced identities), random, or "
+    "coverage (faces that widen the ranges).",
 )
 @click.option(
     "--method",
     default="auto",
     show_default=True,
-    help="auto (by what each does to held-out faces), max, percentile-99.999, "
+    help="Calibration method: auto (the best on held-out faces), max, percentile-99.999, "
     "percentile-99.99, percentile-99.9, mse or entropy.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the choice of faces.")
-@click.option("--curve", is_flag=True, help="Draw the error by number of faces.")
+@click.option("--seed", default=0, show_default=True, help="Random seed for face selection.")
+@click.option("--curve", is_flag=True, help="Plot the error against the number of faces.")
 @click.option(
     "--export-cache",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write the scales as a calibration cache of TensorRT too.",
+    help="Also write the scales as a TensorRT calibration cache.",
 )
 @click.option(
     "--import-cache",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Take the scales from a calibration cache of TensorRT, instead of calibrating.",
+    help="Import the scales from a TensorRT calibration cache instead of calibrating.",
 )
 @weight_options
 @data_options
@@ -83,7 +83,7 @@ def calibrate(
     workspace: Workspace,
     as_json: bool,
 ) -> None:
-    """Calibrate the exported model (or MODEL), and compare all methods on held-out faces.
+    """Calibrate the exported model (or MODEL), and evaluate every method on held-out faces.
 
     Writes scales.json and calibration-faces.json to the workspace, for `lpx build --int8`.
     """
@@ -131,8 +131,8 @@ def _import(workspace: Workspace, cache: Path, model: Path | None, as_json: bool
     source = click.get_current_context().get_parameter_source("faces")
     if source is click.core.ParameterSource.COMMANDLINE or model is not None:
         raise click.UsageError(
-            "--import-cache cannot be combined with --faces or MODEL: the cache replaces the "
-            "faces, and must belong to the workspace's model"
+            "--import-cache cannot be combined with --faces or MODEL: the cache replaces "
+            "calibration, and must belong to the workspace's model"
         )
     with ConsoleReporter() as reporter:
         scales = calibration_cache.import_cache(workspace, cache, reporter)
@@ -151,7 +151,7 @@ def _import(workspace: Workspace, cache: Path, model: Path | None, as_json: bool
 
 
 def show(result: CalibrationResult) -> None:
-    """Print the table of methods, best first, and all notes."""
+    """Print the table of methods, best first, with warnings and notes."""
     from rich import box
     from rich.table import Table
 
@@ -178,11 +178,11 @@ def show(result: CalibrationResult) -> None:
             "" if c.auc_loss is None else f"{round(c.auc_loss, 4) + 0.0:+.4f}",
         )
     console.print(table)
-    console.say(f"* chosen; measured on {result.held_out} held-out faces, in ONNX Runtime")
+    console.say(f"* selected; measured on {result.held_out} held-out faces in ONNX Runtime")
     if any(c.auc_loss is not None for c in result.candidates):
         console.say(
-            "sorted by mean |ds|; methods with a significant loss of AUC (95 %) are last, and "
-            "gains (negative losses) are ignored"
+            "sorted by mean score error; methods with a significant AUC loss (95 %) are listed "
+            "last, and gains in AUC (negative losses) are ignored"
         )
     for text in (scales.warning, *result.notes):
         if text:

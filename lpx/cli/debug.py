@@ -1,4 +1,4 @@
-"""`lpx debug`: the layer where an engine leaves the float32 graph."""
+"""`lpx debug`: the layer where an engine diverges from the float32 graph."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WORST = 10
     "--faces",
     envvar="LPX_FACES",
     metavar="DIR|DATASET",
-    help="Faces to compare on; the demo faces where none are given.",
+    help="Faces to compare on.  [default: the demo faces]",
 )
 @click.option(
     "--limit",
@@ -39,28 +39,30 @@ _WORST = 10
     "--tolerance",
     type=float,
     metavar="REL",
-    help="Largest ||d|| / ||x|| of a layer; by default 0.001 for fp32 (0.02 in "
-    "TensorRT), 0.02 for fp16, 0.25 for int8.",
+    help="Largest relative error ||d|| / ||x|| of a layer.  [default: 0.001 for fp32 (0.02 in "
+    "TensorRT), 0.02 for fp16, 0.25 for int8]",
 )
 @click.option(
     "--against",
     type=click.Choice(("onnx", "torch")),
     default="onnx",
     show_default=True,
-    help="The exported graph, or the checkpoint's modules.",
+    help="Reference: the exported graph, or the checkpoint's modules.",
 )
-@click.option("--sensitivity", is_flag=True, help="Show what each layer alone does to the score.")
+@click.option(
+    "--sensitivity", is_flag=True, help="Show the effect of each layer alone on the score."
+)
 @click.option(
     "--runtime",
     type=click.Choice(("onnxruntime", "tensorrt")),
-    help="What computes the engine's tensors.  [default: TensorRT for its engines where "
-    "they run, else ONNX Runtime]",
+    help="Runtime that computes the engine's tensors.  [default: TensorRT for TensorRT engines "
+    "that run on this machine, else ONNX Runtime]",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Where layers.json and layers.png go.  [default: debug/ENGINE in the workspace]",
+    help="Folder for layers.json and layers.png.  [default: debug/ENGINE in the workspace]",
 )
 @host_code_option
 @factory_option
@@ -78,16 +80,17 @@ def debug(
     workspace: Workspace,
     as_json: bool,
 ) -> None:
-    """Compare every layer of ENGINE, as onnxruntime-int8, with the float32 graph.
+    """Compare every layer of ENGINE, such as onnxruntime-int8, with the float32 graph.
 
-    Names the first layer beyond the tolerance, and the layer that causes it: each is also run
-    alone, on the float32 graph's tensors, which tells its own error from what it inherits.
+    Reports the first layer beyond the tolerance, and the layer that causes its error: each layer is
+    also run alone, on the float32 graph's tensors, to separate its own error from inherited ones.
 
-    An engine of TensorRT is built again so that it hands out its tensors, which takes as long as
-    the build did; the engine itself stays as it is. What TensorRT adds to its graph is told apart
-    from what stands in the graph. Where it does not run, its graph is looked into by ONNX Runtime.
+    TensorRT engines are rebuilt with intermediate tensors exposed, which takes as long as the
+    build; the engine itself is not changed. Errors introduced by TensorRT are reported separately
+    from errors already in the graph. If TensorRT cannot run the engine on this machine, its graph
+    is run in ONNX Runtime.
 
-    Exits with 0 within tolerance, and with 1 beyond it.
+    Exit codes: 0 within tolerance, 1 beyond it.
     """
     from lpx.cli.console import ConsoleReporter
 
@@ -130,30 +133,29 @@ def show(result: DebugResult) -> None:
 
 
 def headline(result: DebugResult) -> str:
-    """The verdict in one sentence."""
+    """Return the verdict in one sentence."""
     first, culprit = result.verdict.first, result.verdict.culprit
     if first is None:
         worst = max(result.comparison.layers, key=lambda e: e.total.relative)
         return (
-            f"within tolerance: no layer is off by more than {result.tolerance:g}; the most is "
+            f"within tolerance: no layer's error exceeds {result.tolerance:g}; the largest is "
             f"{worst.total.relative:.2g} in {worst.layer.name}"
         )
-    said = f"first layer beyond {result.tolerance:g}: {first.layer.name}, off by {_off(first)}"
+    text = f"first layer beyond {result.tolerance:g}: {first.layer.name}, off by {_off(first)}"
     if result.verdict.by_runtime:
         assert culprit is not None
-        return (
-            f"{said}; TensorRT computes something else than the engine's graph says, from "
-            f"{culprit.layer.name} on"
-        )
+        return f"{text}; TensorRT deviates from the engine's graph from {culprit.layer.name} on"
     if first.runtime is not None:
-        said += f" (TensorRT is off the engine's graph by just {first.runtime.relative:.2g})"
+        text += f" (TensorRT deviates from the engine's graph by only {first.runtime.relative:.2g})"
     if culprit is None or culprit.own is None:
-        return said
+        return text
     if not culprit.own.relative <= result.tolerance:
-        cause = "by its own doing" if culprit is first else f"caused by {culprit.layer.name}"
-        return f"{said}, {cause}"
+        cause = "caused by the layer itself"
+        if culprit is not first:
+            cause = f"caused by {culprit.layer.name}"
+        return f"{text}, {cause}"
     return (
-        f"{said}; no layer alone is beyond, the largest error alone is "
+        f"{text}; no layer alone is beyond it, the largest error of a layer alone is "
         f"{culprit.own.relative:.2g}, in {culprit.layer.name}"
     )
 
@@ -172,14 +174,14 @@ def _caption(result: DebugResult) -> str:
     by = "score" if _effects(result) else "alone" if _alone(result) else "total"
     by += "' or 'TensorRT" if _apart(result) and not _effects(result) else ""
     shown = len(_rows(result))
-    text = f"{shown} of {len(result.comparison.layers)} layers, the worst by '{by}'; errors are "
+    text = f"the {shown} worst of {len(result.comparison.layers)} layers by '{by}'; errors are "
     text += "||d|| / ||x||; 'total': as the engine runs"
     if _alone(result):
-        text += "; 'alone': the layer given the float32 graph's tensors"
+        text += "; 'alone': the layer on the float32 graph's tensors"
     if _apart(result):
-        text += "; 'TensorRT': the engine against ONNX Runtime, both with the engine's graph"
+        text += "; 'TensorRT': the engine compared with its graph in ONNX Runtime"
     if _effects(result):
-        text += "; 'score': mean and largest |score difference| where just this layer is lowered"
+        text += "; 'score': mean and largest |score difference| if only this layer is lowered"
     return text
 
 
@@ -196,7 +198,7 @@ def _effects(result: DebugResult) -> bool:
 
 
 def _rows(result: DebugResult) -> list[LayerError]:
-    """The worst layers, and those that the verdict names, in graph order."""
+    """Return the worst layers and those that the verdict names, in graph order."""
 
     def badness(error: LayerError) -> tuple[float, ...]:
         effect = error.effect.score_mean if error.effect else 0.0

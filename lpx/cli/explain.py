@@ -1,4 +1,4 @@
-"""`lpx explain`: what a detector looks at."""
+"""`lpx explain`: the regions of a face that determine a detector's score."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Folder for index.html and maps.npz; `explain` in the workspace by default.",
+    help="Folder for index.html and maps.npz.  [default: explain in the workspace]",
 )
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
     default=200,
     show_default=True,
-    help="Most faces, spread evenly over the set.",
+    help="Maximum number of faces, sampled evenly.",
 )
 @workspace_option
 @json_option
@@ -41,13 +41,13 @@ def explain(
     workspace: Workspace,
     as_json: bool,
 ) -> None:
-    """Show where lpx checkpoint CHECKPOINT looks on a face, a folder of faces, or a data set.
+    """Show what an lpx checkpoint looks at, on a face, a folder of faces or a data set.
 
-    For every face: the patch map, what its strongest patch sees of it, and how alike its regions
-    are to the classifier (local diversity). Where labels are known, also the mean maps of real and
-    fake faces, and the worst mistakes first. A single image gets a picture of its own too.
+    For every face: the patch map, the receptive field of its strongest patch, and the similarity of
+    its regions to the classifier (local diversity). For labelled faces, also the mean maps of real
+    and fake faces, with the worst mistakes first. For a single image, also writes a picture.
 
-    It takes lpx checkpoints only, not models of a --factory.
+    Works with lpx checkpoints only, not with models of a --factory.
     """
     from lpx.cli.console import ConsoleReporter
 
@@ -73,7 +73,7 @@ def _show(result: ExplainResult) -> None:
     for mean in found.means:
         click.echo(f"{mean.word}: {mean.faces} faces, mean score {mean.score:.3f}")
     if found.field.size is None:
-        click.echo(f"no receptive field is drawn: {found.field.reason}")
+        click.echo(f"no receptive fields are drawn: {found.field.reason}")
     if result.picture is not None:
         click.echo(f"picture: {result.picture}")
     click.echo(f"page: {result.page} (and {result.maps.name})")

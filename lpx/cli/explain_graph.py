@@ -1,4 +1,4 @@
-"""`lpx explain-graph`: what would be quantised, and why."""
+"""`lpx explain-graph`: the nodes that would be quantised, and the reasons."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ _DIALECTS = ("onnxruntime", "strongly-typed", "weakly-typed", "calibration-cache
     default="tensorrt",
     show_default=True,
     metavar="TARGET",
-    help=f"{', '.join(TARGETS[:-1])} or {TARGETS[-1]}; it need not be installed.",
+    help=f"{', '.join(TARGETS[:-1])} or {TARGETS[-1]}; it does not have to be installed.",
 )
 @click.option(
     "--dialect",
     type=click.Choice(_DIALECTS),
     metavar="DIALECT",
-    help="Form of the graph: strongly-typed (default), weakly-typed, calibration-cache or "
-    "dla-explicit; for onnxruntime its own.",
+    help="Dialect of the graph for TensorRT: strongly-typed, weakly-typed, calibration-cache or "
+    "dla-explicit.  [default: strongly-typed; onnxruntime for target onnxruntime]",
 )
-@click.option("--equalise", is_flag=True, help="Equalise channels first, and show what it did.")
-@click.option("--requantise", is_flag=True, help="Take out Q/DQ pairs that the model has.")
+@click.option("--equalise", is_flag=True, help="Equalise channels first, and list the changes.")
+@click.option("--requantise", is_flag=True, help="Remove Q/DQ pairs that the model has.")
 @min_channels_option
 @workspace_option
 @json_option
@@ -58,10 +58,10 @@ def explain_graph(
     workspace: Workspace,
     as_json: bool,
 ) -> None:
-    """Show which nodes of a model INT8 would quantise, and why.
+    """Show which nodes of a model would be quantised to INT8, and why.
 
-    The model is an ONNX file, or the one exported into a workspace. Nothing is calibrated or
-    built; an engine's manifest.json says the same of the engine, under "placement".
+    The model is an ONNX file, or the exported model of a workspace. Nothing is calibrated or built;
+    for an engine, its manifest.json has the same information under "placement".
     """
     from lpx.engines.build import expected_work, placement_of
     from lpx.engines.onnxruntime.gpu import check_int8
@@ -101,7 +101,8 @@ def _model(source: Path | None, workspace: Workspace) -> Path:
         raise LpxError(
             f"{path} does not exist",
             "",
-            "name an ONNX file, or run `lpx export ckpt.pt` first",
+            "pass an ONNX file, or run `lpx export ckpt.pt` first",
+            code="not-found",
         )
     return path
 
@@ -113,14 +114,14 @@ def _dialect(target: str, dialect: str | None) -> str:
     if dialect == own or (target == "tensorrt" and dialect != "onnxruntime"):
         return dialect
     raise LpxError(
-        f"target {target} takes no {dialect} graph",
-        "TensorRT takes any dialect but onnxruntime's, every other target takes one",
-        f"leave --dialect out for {own}, or name another --target",
+        f"target {target} does not support {dialect} graphs",
+        "tensorrt supports all dialects but onnxruntime, every other target only one",
+        f"omit --dialect to use {own}, or use another --target",
     )
 
 
 def to_values(placement: Placement, pairs: tuple[Pair, ...]) -> dict[str, Any]:
-    """What `--json` prints of a placement and of equalisation."""
+    """Return a placement and its equalisation as plain values, for `--json`."""
     return {
         "nodes": [asdict(decision) for decision in placement.decisions],
         "tensors": list(placement.tensors),
@@ -137,10 +138,10 @@ def _show_work(work: dict[str, int], dialect: str) -> None:
         f"{percent(work.get('int8', 0) / total)} of {total / 1e6:.4g} million multiply-accumulates"
     )
     if dialect == "onnxruntime":
-        click.echo(f"{share} run in integers in ONNX Runtime, as its optimiser leaves the graph")
+        click.echo(f"{share} run in integers in ONNX Runtime, after its graph optimisations")
     else:
         click.echo(
-            f"{share} are offered to TensorRT in INT8; an engine's manifest.json says what it takes"
+            f"{share} are offered to TensorRT in INT8; an engine's manifest.json lists what it uses"
         )
 
 

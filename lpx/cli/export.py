@@ -22,17 +22,17 @@ def _triple(
     try:
         numbers = tuple(float(part) for part in value.split(","))
     except ValueError as error:
-        raise click.BadParameter("three numbers, as 0.5,0.5,0.5") from error
+        raise click.BadParameter("must be three numbers, such as 0.5,0.5,0.5") from error
     if len(numbers) != 3:
-        raise click.BadParameter("three numbers, as 0.5,0.5,0.5")
+        raise click.BadParameter("must be three numbers, such as 0.5,0.5,0.5")
     if not all(0 <= number <= 1 for number in numbers):
-        raise click.BadParameter("numbers from 0 to 1: divide values for pixels of 0..255 by 255")
+        raise click.BadParameter("must be numbers from 0 to 1: divide values for 0..255 by 255")
     if parameter.name == "std" and not all(numbers):
-        raise click.BadParameter("pixels are divided by it: it must not be 0")
+        raise click.BadParameter("must not be 0: pixels are divided by it")
     return numbers
 
 
-# What may be said of a model that a factory makes: how it wants its faces.
+# Options that describe a factory's model: the preprocessing that it needs.
 _OF_A_FACTORY = ("input_size", "mean", "std", "channel_order", "fake_class", "outputs")
 
 
@@ -43,52 +43,60 @@ def _flag(name: str) -> str:
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
 @click.option("--opset", default=20, show_default=True, help="ONNX opset, 17 (TensorRT 8.6) to 20.")
-@click.option("--backbone", help="Architecture of a state dict that brings no card.")
-@click.option("--cut", help="Stage after which its backbone ends (whole).")
-@click.option("--bottleneck", type=int, help="Channels of its head's bottleneck (0).")
-@click.option("--aggregate", help="mean_prob, lse, topk or mean_logit (mean_prob).")
+@click.option("--backbone", help="Backbone of a state dict without a model card.")
+@click.option("--cut", help="Stage after which the backbone is cut.  [default: whole]")
+@click.option("--bottleneck", type=int, help="Channels of the head's bottleneck.  [default: 0]")
+@click.option("--aggregate", help="mean_prob, lse, topk or mean_logit.  [default: mean_prob]")
 @click.option("--aggregate-parameter", type=float, help="r of lse, fraction of topk.")
 @click.option(
-    "--input-size", type=click.IntRange(1), help="Side of its face crops in pixels (256)."
+    "--input-size",
+    type=click.IntRange(1),
+    help="Side of the model's face crops, pixels.  [default: 256]",
 )
 @click.option("--mean", callback=_triple, metavar="R,G,B", help="Channel means of [0, 1] pixels.")
 @click.option(
     "--std",
     callback=_triple,
     metavar="R,G,B",
-    help="Channel deviations; those of the backbone's public weights by default.",
+    help="Channel standard deviations.  [default: those of the backbone's public weights]",
 )
 @click.option(
-    "--channel-order", type=click.Choice(["RGB", "BGR"]), help="Order its network wants (RGB)."
+    "--channel-order",
+    type=click.Choice(["RGB", "BGR"]),
+    help="Channel order of the model's input.  [default: RGB]",
 )
 @click.option(
     "--fake-class",
     type=click.IntRange(0, 1),
-    help="Which class of its network is fake; of one output, 0 says that high means real (1).",
+    help="Class that means fake; for a model with one output, 0 if high scores mean real.  "
+    "[default: 1]",
 )
 @click.option(
     "--outputs",
     type=click.Choice(["probabilities", "logits"]),
-    help="What the model of --factory returns; probabilities where its values lie in [0, 1].",
+    help="Outputs of the model of --factory.  [default: probabilities if they are in [0, 1]]",
 )
 @click.option(
     "--weights-key",
     metavar="NAME",
-    help="Which weights to take from a file that holds several, such as ema or model.state_dict.",
+    help="Key of the weights in a file with several sets, such as ema or model.state_dict.",
 )
 @click.option(
     "--tolerance",
     type=float,
-    help="Largest difference of a score or map cell between export and checkpoint (1e-4, or the "
-    "model's own float32 noise).",
+    help="Largest difference of a score or map value between export and checkpoint.  "
+    "[default: 1e-4, or the model's own float32 noise]",
 )
 @click.option(
-    "--verify-faces", default=8, show_default=True, help="Faces that the export is verified on."
+    "--verify-faces",
+    default=8,
+    show_default=True,
+    help="Number of faces to verify the export on.",
 )
 @click.option(
     "--factory",
     metavar="PKG.MOD:FUNC",
-    help="A callable that makes any nn.Module of faces [B,3,H,W] -> score, or (score, map).",
+    help="Callable that returns an nn.Module: faces [B,3,H,W] -> score, or (score, map).",
 )
 @workspace_option
 @json_option
@@ -104,10 +112,10 @@ def export(
     as_json: bool,
     **foreign: object,
 ) -> None:
-    """Export CHECKPOINT to ONNX, with preprocessing inside, and verify it on faces.
+    """Export CHECKPOINT to ONNX, with preprocessing included, and verify it on faces.
 
-    CHECKPOINT is an lpx checkpoint, or a plain state dict with --backbone and what else its
-    training chose, or weights of a model that --factory makes.
+    CHECKPOINT is an lpx checkpoint, a plain state dict (with --backbone and further options of its
+    training), or the weights of a --factory's model.
     """
     from lpx.cli.console import ConsoleReporter
     from lpx.errors import LpxError
@@ -117,21 +125,21 @@ def export(
     if given and backbone is None and factory is None:
         raise LpxError(
             f"{_flag(next(iter(given)))} without --backbone or --factory",
-            "these options describe a model that brings no card",
-            "add --backbone NAME, or leave them out for an lpx checkpoint",
+            "these options describe a model without a model card",
+            "add --backbone NAME, or omit them for an lpx checkpoint",
         )
     described = [name for name in given if name not in _OF_A_FACTORY]
     if factory is not None and (backbone is not None or described):
         raise LpxError(
             f"{'--backbone' if backbone is not None else _flag(described[0])} with --factory",
-            "the factory's model has an architecture of its own",
-            f"leave it out; beside --factory go {', '.join(map(_flag, _OF_A_FACTORY))}",
+            "the factory defines the architecture of its model",
+            f"omit it; --factory can be combined with {', '.join(map(_flag, _OF_A_FACTORY))}",
         )
     if "outputs" in given and factory is None:
         raise LpxError(
             "--outputs without --factory",
-            "it says what a factory's model returns; a backbone's head returns logits",
-            "leave it out",
+            "it describes the outputs of a factory's model; a backbone's head returns logits",
+            "omit it",
         )
     description = None
     if backbone is not None or factory is not None:
@@ -161,12 +169,12 @@ def export(
     )
     if check.noise is not None:
         click.echo(
-            f"float32 is that coarse for this model: PyTorch itself differs from float64 by "
+            f"this is within float32 noise: PyTorch itself differs from float64 by "
             f"{check.noise.score:.1e} (score) and {check.noise.map:.1e} (map) on these faces"
         )
     if check.exact is not None:
         click.echo(
-            f"ONNX Runtime's float32 is coarser still; with both in float64 the graph differs from "
+            f"ONNX Runtime's float32 noise is larger; with both in float64, the graph differs from "
             f"PyTorch by {check.exact.score:.1e} (score) and {check.exact.map:.1e} (map)"
         )
     click.echo(following("lpx build --int8", workspace))

@@ -17,7 +17,7 @@ def test_of_the_workspace(lpx, workspace):
     assert any(line.startswith("float  Conv_3") and "RGB stem" in line for line in lines)
     assert any(line.startswith("int8   Add_18") and "skip only" in line for line in lines)
     assert "24 of 26 convolutions in INT8" in lines[-2]
-    assert lines[-1].endswith("an engine's manifest.json says what it takes")
+    assert lines[-1].endswith("an engine's manifest.json lists what it uses")
 
 
 @pytest.mark.parametrize("source", ["lpx-out", "lpx-out/model.onnx"])
@@ -78,12 +78,15 @@ def test_dla_and_equalisation(lpx, workspace):
         (("nowhere.onnx",), "nowhere.onnx does not exist"),
         (("lpx-out/engines/onnxruntime-int8/engine.onnx",), "is quantised already"),
         (("lpx-out/report.txt",), "is not a readable ONNX model"),
-        (("--target", "tensorrt-rtx", "--dialect", "weakly-typed"), "takes no weakly-typed"),
-        (("--target", "onnxruntime", "--dialect", "dla-explicit"), "takes no dla-explicit"),
-        (("--dialect", "onnxruntime"), "takes no onnxruntime graph"),
+        (
+            ("--target", "tensorrt-rtx", "--dialect", "weakly-typed"),
+            "does not support weakly-typed",
+        ),
+        (("--target", "onnxruntime", "--dialect", "dla-explicit"), "does not support dla-explicit"),
+        (("--dialect", "onnxruntime"), "does not support onnxruntime graphs"),
         (
             ("--target", "onnxruntime-tensorrt", "--dialect", "weakly-typed"),
-            "takes no weakly-typed",
+            "does not support weakly-typed",
         ),
         (("--target", "onnxruntime-cuda"), "has no integer convolutions"),
         (("--target", "openvino"), "'openvino' is not one of"),
