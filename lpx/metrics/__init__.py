@@ -1,14 +1,14 @@
-"""AUC and what surrounds it: ROC measures, intervals, videos, parity. NumPy arrays in, numbers out.
+"""Detection metrics, confidence intervals and parity. NumPy arrays in, numbers out.
 
 Label 1 = fake; a higher score = more likely fake.
 """
 
-from lpx.metrics.agreement import Concordance, concordance, is_dead
+from lpx.metrics.agreement import concordance, is_dead, is_identical
 from lpx.metrics.bootstrap import auc_difference_bootstrap, auc_interval_bootstrap
 from lpx.metrics.delong import auc_difference, auc_interval
 from lpx.metrics.detection import DetectionMetrics, detection_metrics, per_method
 from lpx.metrics.grouping import VideoScores, independent_groups, video_groups, video_scores
-from lpx.metrics.intervals import Difference, Interval
+from lpx.metrics.intervals import Interval
 from lpx.metrics.parity import (
     Flips,
     MapAgreement,
@@ -32,9 +32,7 @@ from lpx.metrics.roc import (
 )
 
 __all__ = [
-    "Concordance",
     "DetectionMetrics",
-    "Difference",
     "Flips",
     "Interval",
     "MapAgreement",
@@ -56,6 +54,7 @@ __all__ = [
     "flips",
     "independent_groups",
     "is_dead",
+    "is_identical",
     "map_agreement",
     "per_method",
     "roc_curve",

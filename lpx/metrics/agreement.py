@@ -1,48 +1,37 @@
-"""Whether a candidate's scores follow the reference's: Lin's concordance, and constant scores.
+"""Agreement between a candidate's scores and the reference's, and detection of constant scores.
 
-An AUC sees the order of real and fake faces alone. An engine whose scores are all the same has an
-AUC of 0.5, which is not a loss for a reference that is no better; one whose scores are halved has
-the reference's AUC, and calls every face real. Lin's concordance correlation coefficient
-(Biometrics 45, 1989), 2 cov(r, c) / (var(r) + var(c) + (mean(r) - mean(c))^2), is 1 where the
-scores are equal and falls with noise, with a shift, and with another spread. McBride (NIWA report
-HAM2005-062, 2005) calls agreement poor below 0.90.
+AUC depends only on the ranking of real and fake faces. An engine with constant scores has an AUC of
+0.5, which is no loss if the reference is no better; an engine that halves every score keeps the
+reference's AUC but calls every face real. Lin's concordance correlation coefficient (Biometrics 45,
+1989), 2 cov(r, c) / (var(r) + var(c) + (mean(r) - mean(c))^2), is 1 for equal scores and decreases
+with noise, with an offset and with a change of scale. McBride (NIWA report HAM2005-062, 2005) calls
+agreement below 0.90 poor.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lpx.metrics.inputs import Floats, check_between, checked_scores, group_codes
-from lpx.metrics.intervals import ROUNDING, same_scores
+from lpx.metrics.inputs import Floats, check_confidence, checked_scores, group_codes
+from lpx.metrics.intervals import ROUNDING, Interval, same_scores
 
+# A candidate whose scores vary by less than this share of the reference's standard deviation
+# counts as constant: int8 rounding moves even a broken engine's scores a little.
 DEAD_SHARE = 0.01
-"""Share of the reference's standard deviation below which a candidate's scores are constant."""
 
 
-@dataclass(frozen=True)
-class Concordance:
-    """Lin's concordance of two vectors of scores, with its confidence interval.
+def is_identical(agreement: Interval) -> bool:
+    """Return True if a concordance was measured on scores that are equal but for rounding.
 
-    Attributes:
-        estimate: In [-1, 1]; 1 where both score every face alike.
-        low: The interval's lower end.
-        high: The interval's upper end.
+    Only `concordance` of such scores has an interval that begins at 1: all others are clipped
+    below it.
     """
-
-    estimate: float
-    low: float
-    high: float
-
-    @property
-    def same(self) -> bool:
-        """Whether the scores are the same but for rounding."""
-        return self.low == 1.0
+    return agreement.low == 1.0
 
 
 def concordance(
@@ -50,34 +39,36 @@ def concordance(
     candidate: ArrayLike,
     groups: ArrayLike | None = None,
     confidence: float = 0.95,
-) -> Concordance:
+) -> Interval:
     """Return Lin's concordance with a jackknife interval over groups.
 
-    The interval is normal on Fisher's z scale, its standard error that of the jackknife which
-    leaves out one group at a time (Efron and Tibshirani 1993, chapter 11).
+    The interval is normal on Fisher's z scale, with the standard error of a leave-one-group-out
+    jackknife (Efron and Tibshirani 1993, chapter 11).
 
     Args:
         reference: [N], the reference's scores.
         candidate: [N], the candidate's scores of the same faces in the same order.
-        groups: [N], each face's group, such as its video; None takes faces for independent.
-        confidence: The interval's nominal coverage, in (0, 1).
+        groups: [N], each face's group, such as its video; None assumes independent faces.
+        confidence: Nominal coverage of the interval, in (0, 1).
 
     Returns:
-        The estimate and its interval: [1, 1] where scores agree to rounding, [-1, 1] where a single
-        group gives none, and 0 without width where one side is constant and the other is not.
+        The estimate, in [-1, 1], and its interval: [1, 1] if the scores agree to rounding, [-1, 1]
+        if there is only one group, and [0, 0] if exactly one of the two is constant.
 
     Raises:
-        LpxError: A score that is not finite, lengths that differ, or `confidence` outside (0, 1).
+        LpxError: A score is not finite, or lengths differ.
+        InvalidArgumentError: `confidence` is outside (0, 1).
     """
-    check_between("confidence", confidence, 0.0, 1.0, closed=False)
+    check_confidence(confidence)
     before = checked_scores("reference", reference).astype(np.float64)
     after = checked_scores("candidate", candidate, len(before)).astype(np.float64)
     if same_scores(before, after):
-        return Concordance(1.0, 1.0, 1.0)
+        return Interval(1.0, 1.0, 1.0)
     codes: NDArray[np.integer[Any]] = np.arange(len(before))
     if groups is not None:
         _, codes = group_codes("groups", groups, len(before))
-    # Moments about the common mean: sums of squares of nearly equal scores would cancel.
+    # Moments about the common mean: differences of sums of squares would lose most of their digits
+    # to cancellation when the scores are nearly equal.
     middle = (before.mean() + after.mean()) / 2
     r, c = before - middle, after - middle
     columns = (np.ones(len(r)), r, c, r * r, c * c, r * c)
@@ -85,16 +76,20 @@ def concordance(
     whole = float(_coefficient(sums.sum(axis=1)))
     count = sums.shape[1]
     if count < 2:
-        return Concordance(whole, -1.0, 1.0)
+        return Interval(whole, -1.0, 1.0)
+    # The coefficient is a function of sums, so that leaving a group out is a subtraction.
     left_out = np.arctanh(_clipped(_coefficient(sums.sum(axis=1)[:, None] - sums)))
     spread = math.sqrt((count - 1) / count * float(((left_out - left_out.mean()) ** 2).sum()))
     reach = NormalDist().inv_cdf(0.5 + confidence / 2) * spread
     centre = math.atanh(float(_clipped(np.asarray(whole))))
-    return Concordance(whole, math.tanh(centre - reach), math.tanh(centre + reach))
+    return Interval(whole, math.tanh(centre - reach), math.tanh(centre + reach))
 
 
 def _coefficient(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Concordance from (n, sum r, sum c, sum r^2, sum c^2, sum rc), [6, ...]; 0 where undefined."""
+    """Return the concordance from (n, sum r, sum c, sum r^2, sum c^2, sum rc), [6, ...].
+
+    It is undefined, and 0 here, if both are constant and equal.
+    """
     n = np.maximum(sums[0], 1.0)
     mean_r, mean_c = sums[1] / n, sums[2] / n
     covariance = sums[5] / n - mean_r * mean_c
@@ -105,23 +100,24 @@ def _coefficient(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _clipped(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    # arctanh is infinite at -1 and 1.
     return np.clip(values, -1 + 1e-9, 1 - 1e-9)
 
 
 def is_dead(reference: ArrayLike, candidate: ArrayLike) -> bool:
-    """Whether a candidate gives all faces one score although the reference does not.
+    """Return True if a candidate gives all faces one score although the reference does not.
 
     Args:
         reference: [N], the reference's scores.
         candidate: [N], the candidate's scores of the same faces in the same order.
 
     Returns:
-        True where the candidate's scores lie within `ROUNDING` of each other, or their standard
-        deviation is below `DEAD_SHARE` of the reference's; False where the reference's own scores
-        lie within `ROUNDING` of each other, and with fewer than two faces.
+        True if the candidate's scores span at most `ROUNDING`, or have a standard deviation below
+        `DEAD_SHARE` of the reference's; False if the reference's own scores span at most
+        `ROUNDING`, as those of a single face do.
 
     Raises:
-        LpxError: A score that is not finite, no scores, or lengths that differ.
+        LpxError: A score is not finite, there are no scores, or lengths differ.
     """
     before = checked_scores("reference", reference)
     after = checked_scores("candidate", candidate, len(before))

@@ -1,31 +1,32 @@
-"""A paired AUC difference by a bootstrap that resamples groups of faces, such as videos.
+"""Bootstrap intervals of an AUC and of a paired AUC difference, resampling groups such as videos.
 
-Faces of one video are not independent: resampling faces would make the interval too narrow, so
-whole groups are drawn (the cluster bootstrap; Davison and Hinkley 1997, section 3.8).
+Faces of one video are not independent: resampling single faces would make the interval too narrow,
+so whole groups are drawn (the cluster bootstrap; Davison and Hinkley 1997, section 3.8).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lpx.arguments import check_at_least
 from lpx.errors import LpxError
 from lpx.metrics.inputs import (
     Floats,
-    check_between,
+    check_confidence,
     checked_classes,
     checked_scores,
     group_codes,
 )
-from lpx.metrics.intervals import Difference, Interval, same_scores
-from lpx.metrics.zero_variance import exact_ends, one_pair_reach
+from lpx.metrics.intervals import Interval, same_scores
+from lpx.metrics.zero_variance import exact_interval, one_pair_half_width
 
-BLOCK_WEIGHTS = 1 << 16
-"""Weights held at once, resamples times faces: bounds the memory and stays near the cache."""
+# Weights computed at once, resamples times faces: bounds the memory, and keeps them in the cache.
+_BLOCK_WEIGHTS = 1 << 16
 
 Codes = NDArray[np.integer[Any]]
 
@@ -38,46 +39,50 @@ def auc_difference_bootstrap(
     resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
-) -> Difference:
+    *,
+    block_weights: int = _BLOCK_WEIGHTS,
+) -> Interval:
     """Return AUC(candidate) - AUC(reference) with a percentile interval over resampled groups.
 
-    Groups are drawn with replacement within three strata: groups of real faces only, of fake
-    faces only, and of both. Each resample thus holds as many groups of each kind as the data,
-    and no resample can lack a class. Reference and candidate see the same resamples. As any
-    percentile interval it is somewhat too narrow where a class has few groups, below about 50.
-    Where no resample differs from another although scores do, the interval is the one of
-    `lpx.metrics.zero_variance`, as if the faces of one pair of groups had changed places.
+    Groups are drawn with replacement within three strata: groups with real faces only, with fake
+    faces only, and with both. So every resample has as many groups of each kind as the data, and
+    always both classes. Reference and candidate are evaluated on the same resamples. Like any
+    percentile interval it is somewhat too narrow if a class has few groups (fewer than about 50).
+    If the scores differ but no resample changes the difference, the interval is that of
+    `lpx.metrics.zero_variance`, as wide as if the faces of one pair of groups had swapped ranks.
 
     Args:
         labels: [N], 1 = fake, 0 = real.
         reference_scores: [N], the reference's score of each face.
         candidate_scores: [N], the candidate's score of the same faces in the same order.
         groups: [N], each face's group; `video_groups` makes it from methods and videos.
-        resamples: How many times to resample, at least 2.
-        confidence: The interval's nominal coverage, in (0, 1).
-        seed: Of the random draws, at least 0; the same seed gives the same interval.
+        resamples: Number of resamples, at least 2.
+        confidence: Nominal coverage of the interval, in (0, 1).
+        seed: Random seed, at least 0; the same seed gives the same interval.
+        block_weights: Weights computed at once, resamples times faces; the result does not depend
+            on it.
 
     Returns:
-        The difference on the faces themselves, the percentile interval and the standard
-        deviation over the resamples, method "bootstrap", or "one pair" where nothing varies.
+        The difference on the faces themselves and its interval; method "bootstrap", or "one pair"
+        if no resample changes the difference. A negative difference is a loss.
 
     Raises:
-        LpxError: One class only, a label other than 0 and 1, a score that is not finite,
-            lengths that differ, a parameter out of its range, or a class whose faces all lie
-            in groups that are alone in their stratum, so that no resample would vary it.
+        LpxError: There is only one class, a label other than 0 and 1, a score that is not finite,
+            lengths differ, or all faces of a class are in groups that are alone in their stratum,
+            so that no resample could vary them.
+        InvalidArgumentError: A parameter is out of its range.
     """
-    check_between("confidence", confidence, 0.0, 1.0, closed=False)
+    check_confidence(confidence)
     is_fake = checked_classes(labels)
     reference = checked_scores("reference_scores", reference_scores, len(is_fake))
     candidate = checked_scores("candidate_scores", candidate_scores, len(is_fake))
-    found = _resample(is_fake, (reference, candidate), groups, resamples, seed)
-    estimate = float(found.aucs[1] - found.aucs[0])
-    drawn = found.drawn[1] - found.drawn[0]
+    result = _resample(is_fake, (reference, candidate), groups, resamples, seed, block_weights)
+    estimate = float(result.aucs[1] - result.aucs[0])
+    drawn = result.drawn[1] - result.drawn[0]
     if (drawn == estimate).all() and not same_scores(reference, candidate):
-        reach = one_pair_reach(found.fake_groups, found.real_groups, confidence)
-        return Difference(estimate, estimate - reach, estimate + reach, 0.0, method="one pair")
-    low, high = _percentiles(drawn, confidence)
-    return Difference(estimate, low, high, float(drawn.std(ddof=1)), method="bootstrap")
+        half_width = one_pair_half_width(result.fake_groups, result.real_groups, confidence)
+        return Interval.about(estimate, half_width, "one pair")
+    return _percentile_interval(estimate, drawn, confidence)
 
 
 def auc_interval_bootstrap(
@@ -90,42 +95,45 @@ def auc_interval_bootstrap(
 ) -> Interval:
     """Return an AUC with a percentile interval over resampled groups.
 
-    Resamples are those of `auc_difference_bootstrap`. Where all of them give the same AUC, as with
-    a perfect separation, the interval is the exact one of `lpx.metrics.zero_variance` for as many
-    pairs as the smaller class has groups.
+    Resamples are those of `auc_difference_bootstrap`. If all of them give the same AUC, as with
+    perfect separation, the interval is the exact one of `lpx.metrics.zero_variance`, with the
+    number of groups of the smaller class as its number of pairs.
 
     Args:
         labels: [N], 1 = fake, 0 = real.
         scores: [N], higher = more likely fake.
         groups: [N], each face's group.
-        resamples: How many times to resample, at least 2.
-        confidence: The interval's nominal coverage, in (0, 1).
-        seed: Of the random draws, at least 0.
+        resamples: Number of resamples, at least 2.
+        confidence: Nominal coverage of the interval, in (0, 1).
+        seed: Random seed, at least 0.
+
+    Returns:
+        The AUC on the faces themselves and its interval; method "bootstrap" or "exact".
 
     Raises:
         LpxError: As `auc_difference_bootstrap`.
+        InvalidArgumentError: As `auc_difference_bootstrap`.
     """
-    check_between("confidence", confidence, 0.0, 1.0, closed=False)
+    check_confidence(confidence)
     is_fake = checked_classes(labels)
     checked = checked_scores("scores", scores, len(is_fake))
-    found = _resample(is_fake, (checked,), groups, resamples, seed)
-    estimate, drawn = float(found.aucs[0]), found.drawn[0]
+    result = _resample(is_fake, (checked,), groups, resamples, seed, _BLOCK_WEIGHTS)
+    estimate, drawn = float(result.aucs[0]), result.drawn[0]
     if (drawn == estimate).all():
-        pairs = min(found.fake_groups, found.real_groups)
-        return Interval(estimate, *exact_ends(estimate, pairs, confidence), 0.0, method="exact")
-    low, high = _percentiles(drawn, confidence)
-    return Interval(estimate, low, high, float(drawn.std(ddof=1)), method="bootstrap")
+        pairs = min(result.fake_groups, result.real_groups)
+        return exact_interval(estimate, pairs, confidence)
+    return _percentile_interval(estimate, drawn, confidence)
 
 
 @dataclass(frozen=True, eq=False)
 class _Resampled:
-    """AUCs of several vectors of scores, on the faces themselves and on the same resamples.
+    """AUCs of several score vectors, on the faces themselves and on the same resamples.
 
     Attributes:
         aucs: float64 [K], on the faces.
         drawn: float64 [K, resamples].
-        fake_groups: Groups that have fakes.
-        real_groups: Groups that have reals.
+        fake_groups: Number of groups with fakes.
+        real_groups: Number of groups with reals.
     """
 
     aucs: NDArray[np.float64]
@@ -140,36 +148,39 @@ def _resample(
     groups: ArrayLike,
     resamples: int,
     seed: int,
+    block_weights: int,
 ) -> _Resampled:
-    check_between("resamples", resamples, 2, np.inf, closed=True)
-    check_between("seed", seed, 0, np.inf, closed=True)
+    check_at_least("resamples", resamples, 2)
+    check_at_least("seed", seed, 0)
     names, codes = group_codes("groups", groups, len(is_fake))
     strata = _strata(is_fake, codes, len(names))
     ranked = [_rank(is_fake, scores, codes) for scores in vectors]
-    rows_per_block = max(1, BLOCK_WEIGHTS // len(is_fake))
-    drawn = [
-        [one.auc(counts) for one in ranked]
-        for counts in _draw(strata, len(names), resamples, rows_per_block, seed)
-    ]
+    rows_per_block = max(1, block_weights // len(is_fake))
+    drawn: list[list[NDArray[np.float64]]] = [[] for _ in ranked]
+    for counts in _draw(strata, len(names), resamples, rows_per_block, seed):
+        for aucs, one in zip(drawn, ranked, strict=True):
+            aucs.append(one.auc(counts))
+    # The AUC on the faces themselves comes out of the same sums, each group drawn once: resamples
+    # that change nothing then equal it exactly, which the callers test for.
     once = np.ones((1, len(names)))
-    fakes, reals = (int(has.sum()) for has in _members(is_fake, codes, len(names)))
+    has = _classes_of_groups(is_fake, codes, len(names))
     return _Resampled(
-        np.array([float(one.auc(once)[0]) for one in ranked]),
-        np.concatenate([np.array(block) for block in drawn], axis=1),
-        fakes,
-        reals,
+        aucs=np.array([float(one.auc(once)[0]) for one in ranked]),
+        drawn=np.array([np.concatenate(aucs) for aucs in drawn]),
+        fake_groups=int(has.fake.sum()),
+        real_groups=int(has.real.sum()),
     )
 
 
 @dataclass(frozen=True, eq=False)
 class _Ranked:
-    """One vector of scores, ranked once for all resamples; faces ascend by score.
+    """A score vector, ranked once for all resamples; faces ascend by score.
 
     Attributes:
         fake_groups: [m], the group of each fake face.
         real_groups: [n], the group of each real face.
-        below: [m], how many reals score below each fake.
-        up_to: [m], how many reals score below it or the same.
+        below: [m], number of reals that score below each fake.
+        up_to: [m], number of reals that score below it or the same.
     """
 
     fake_groups: Codes
@@ -178,17 +189,16 @@ class _Ranked:
     up_to: Codes
 
     def auc(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the AUC of each resample, given how often it drew each group.
-
-        Counts are whole numbers and every sum of them stays below 2**53, so the float64
-        arithmetic is exact and identical scores give differences of exactly 0.
+        """Return the AUC of each resample.
 
         Args:
-            counts: float64 [B, G].
+            counts: float64 [B, G], how often each resample drew each group.
 
         Returns:
             float64 [B].
         """
+        # Counts are whole numbers and every sum of them stays below 2**53, so the float64
+        # arithmetic is exact, and identical scores give differences of exactly 0.
         reals = np.zeros((len(counts), len(self.real_groups) + 1))
         np.cumsum(np.take(counts, self.real_groups, axis=1), axis=1, out=reals[:, 1:])
         fakes = np.take(counts, self.fake_groups, axis=1)
@@ -209,25 +219,32 @@ def _rank(is_fake: NDArray[np.bool_], scores: Floats, codes: Codes) -> _Ranked:
     )
 
 
-def _members(
-    is_fake: NDArray[np.bool_], codes: Codes, groups: int
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which groups have fakes, and which reals."""
-    has_fake = np.bincount(codes, weights=is_fake, minlength=groups) > 0
-    return has_fake, np.bincount(codes, weights=~is_fake, minlength=groups) > 0
+class _GroupClasses(NamedTuple):
+    """Masks of the groups with fakes and of the groups with reals, bool [G]."""
+
+    fake: NDArray[np.bool_]
+    real: NDArray[np.bool_]
+
+
+def _classes_of_groups(is_fake: NDArray[np.bool_], codes: Codes, groups: int) -> _GroupClasses:
+    return _GroupClasses(
+        fake=np.bincount(codes, weights=is_fake, minlength=groups) > 0,
+        real=np.bincount(codes, weights=~is_fake, minlength=groups) > 0,
+    )
 
 
 def _strata(is_fake: NDArray[np.bool_], codes: Codes, groups: int) -> list[Codes]:
-    """Split the groups into those of reals only, of fakes only, and of both."""
-    has_fake, has_real = _members(is_fake, codes, groups)
-    masks = (has_real & ~has_fake, has_fake & ~has_real, has_real & has_fake)
+    """Split the groups into those with reals only, with fakes only, and with both."""
+    has = _classes_of_groups(is_fake, codes, groups)
+    masks = (has.real & ~has.fake, has.fake & ~has.real, has.real & has.fake)
     strata: list[Codes] = [np.flatnonzero(mask) for mask in masks if mask.any()]
-    for name, has in (("real", has_real), ("fake", has_fake)):
-        if max(len(stratum) for stratum in strata if has[stratum].any()) < 2:
+    for name, members in (("real", has.real), ("fake", has.fake)):
+        # A stratum of one group is drawn whole in every resample.
+        if max(len(stratum) for stratum in strata if members[stratum].any()) < 2:
             raise LpxError(
-                f"groups: the {name} faces lie in {int(has.sum())} of {groups} groups, each alone"
-                " of its kind",
-                f"every resample would hold the same {name} faces, and the interval would be too"
+                f"groups: the {name} faces are in {int(members.sum())} of {groups} groups, each"
+                " the only one of its kind",
+                f"every resample would contain the same {name} faces, and the interval would be too"
                 " narrow",
                 f"add {name} faces from other videos",
             )
@@ -238,7 +255,7 @@ def _draw(
     strata: list[Codes], groups: int, resamples: int, rows_per_block: int, seed: int
 ) -> Iterator[NDArray[np.float64]]:
     """Yield how often each resample draws each group, float64 [B, groups], block by block."""
-    # A stream per stratum: the draws are the same whatever the size of a block.
+    # One random stream per stratum: the draws do not depend on the size of a block.
     seeds = np.random.SeedSequence(seed).spawn(len(strata))
     streams = [np.random.default_rng(stream_seed) for stream_seed in seeds]
     for start in range(0, resamples, rows_per_block):
@@ -246,13 +263,16 @@ def _draw(
         counts = np.empty((rows, groups))
         for stratum, stream in zip(strata, streams, strict=True):
             size = len(stratum)
+            # Numbers of row r are shifted by r * size, so that one bincount counts all rows.
             drawn = stream.integers(size, size=(rows, size)) + size * np.arange(rows)[:, None]
             counted = np.bincount(drawn.ravel(), minlength=rows * size)
             counts[:, stratum] = counted.reshape(rows, size)
         yield counts
 
 
-def _percentiles(drawn: NDArray[np.float64], confidence: float) -> tuple[float, float]:
+def _percentile_interval(
+    estimate: float, drawn: NDArray[np.float64], confidence: float
+) -> Interval:
     tail = (1.0 - confidence) / 2
     low, high = np.quantile(drawn, [tail, 1.0 - tail])
-    return float(low), float(high)
+    return Interval(estimate, float(low), float(high), "bootstrap")

@@ -1,13 +1,12 @@
-"""DeLong's variance of an AUC and of a difference of paired AUCs, in O(N log N).
+"""DeLong's intervals of an AUC and of a difference of paired AUCs, in O(N log N).
 
-DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988), computed from ranks as in Sun and Xu,
-IEEE Signal Processing Letters 21 (2014). Faces are taken to be independent: where several come
-from one video the interval is too narrow, and `auc_difference_bootstrap` is the one to trust.
+DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988), computed from ranks as in Sun and Xu, IEEE
+Signal Processing Letters 21 (2014). Faces are assumed independent: if several come from one video
+the interval is too narrow, and `auc_difference_bootstrap` is the one to trust.
 
-Where nothing varies, as with a perfect separation, the variance is 0 and says nothing of faces not
-seen: the interval is that of `lpx.metrics.zero_variance` then. Two engines that score every face
-    alike
-but for rounding are one detector, whatever the faces, and their difference is 0.
+With perfect separation the estimated variance is 0, which says nothing about unseen faces; the
+interval is then that of `lpx.metrics.zero_variance`. Two engines whose scores are equal but for
+rounding are the same detector, whatever the faces, and their difference is 0.
 """
 
 from __future__ import annotations
@@ -20,41 +19,40 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lpx.errors import LpxError
-from lpx.metrics.inputs import Floats, check_between, checked_classes, checked_scores
-from lpx.metrics.intervals import Difference, Interval, same_scores
+from lpx.metrics.inputs import Floats, check_confidence, checked_classes, checked_scores
+from lpx.metrics.intervals import Interval, same_scores
 from lpx.metrics.ranks import doubled_placements
-from lpx.metrics.zero_variance import exact_ends, one_pair_reach
+from lpx.metrics.zero_variance import exact_interval, one_pair_half_width
 
 
 def auc_interval(labels: ArrayLike, scores: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Return the AUC with DeLong's normal interval, cut off at 0 and 1; at 0 or 1 with the exact.
+    """Return the AUC with DeLong's normal interval, clipped to [0, 1].
 
     Args:
         labels: [N], 1 = fake, 0 = real; at least two of each.
         scores: [N], higher = more likely fake.
-        confidence: The interval's nominal coverage, in (0, 1).
+        confidence: Nominal coverage of the interval, in (0, 1).
 
     Returns:
-        The AUC and its interval, method "delong", or "exact" where nothing varies.
+        The AUC and its interval; method "delong", or "exact" if the estimated variance is 0.
 
     Raises:
-        LpxError: Fewer than two faces of a class, a label other than 0 and 1, a score that is
-            not finite, lengths that differ, or `confidence` outside (0, 1).
+        LpxError: There are fewer than two faces of a class, a label other than 0 and 1, or a score
+            that is not finite, or lengths differ.
+        InvalidArgumentError: `confidence` is outside (0, 1).
     """
-    check_between("confidence", confidence, 0.0, 1.0, closed=False)
+    check_confidence(confidence)
     is_fake = _checked_pairs_of_classes(labels)
     placed = _place(is_fake, checked_scores("scores", scores, len(is_fake)))
     error = _standard_error(placed.of_fakes, placed.of_reals)
     if not error:
         pairs = min(len(placed.of_fakes), len(placed.of_reals))
-        ends = exact_ends(placed.auc, pairs, confidence)
-        return Interval(placed.auc, *ends, error, method="exact")
-    reach = _quantile(confidence) * error
+        return exact_interval(placed.auc, pairs, confidence)
+    half_width = _quantile(confidence) * error
     return Interval(
         estimate=placed.auc,
-        low=max(0.0, placed.auc - reach),
-        high=min(1.0, placed.auc + reach),
-        standard_error=error,
+        low=max(0.0, placed.auc - half_width),
+        high=min(1.0, placed.auc + half_width),
         method="delong",
     )
 
@@ -64,24 +62,25 @@ def auc_difference(
     reference_scores: ArrayLike,
     candidate_scores: ArrayLike,
     confidence: float = 0.95,
-) -> Difference:
+) -> Interval:
     """Return AUC(candidate) - AUC(reference) on the same faces, with DeLong's normal interval.
 
     Args:
         labels: [N], 1 = fake, 0 = real; at least two of each.
         reference_scores: [N], the reference's score of each face.
         candidate_scores: [N], the candidate's score of the same faces in the same order.
-        confidence: The interval's nominal coverage, in (0, 1).
+        confidence: Nominal coverage of the interval, in (0, 1).
 
     Returns:
-        The difference and its interval, method "delong", or "one pair" where nothing varies
-        although scores differ.
+        The difference and its interval; method "delong", or "one pair" if scores differ but the
+        estimated variance is 0. A negative difference is a loss.
 
     Raises:
-        LpxError: Fewer than two faces of a class, a label other than 0 and 1, a score that is
-            not finite, lengths that differ, or `confidence` outside (0, 1).
+        LpxError: There are fewer than two faces of a class, a label other than 0 and 1, or a score
+            that is not finite, or lengths differ.
+        InvalidArgumentError: `confidence` is outside (0, 1).
     """
-    check_between("confidence", confidence, 0.0, 1.0, closed=False)
+    check_confidence(confidence)
     is_fake = _checked_pairs_of_classes(labels)
     before = checked_scores("reference_scores", reference_scores, len(is_fake))
     after = checked_scores("candidate_scores", candidate_scores, len(is_fake))
@@ -93,10 +92,9 @@ def auc_difference(
         candidate.of_fakes - reference.of_fakes, candidate.of_reals - reference.of_reals
     )
     if not error and not same_scores(before, after):
-        reach = one_pair_reach(len(reference.of_fakes), len(reference.of_reals), confidence)
-        return Difference(estimate, estimate - reach, estimate + reach, error, method="one pair")
-    reach = _quantile(confidence) * error
-    return Difference(estimate, estimate - reach, estimate + reach, error, method="delong")
+        fakes, reals = len(reference.of_fakes), len(reference.of_reals)
+        return Interval.about(estimate, one_pair_half_width(fakes, reals, confidence), "one pair")
+    return Interval.about(estimate, _quantile(confidence) * error, "delong")
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""How well a detector tells fake from real: one row of figures, over all and per method."""
+"""Detection metrics of a detector, over all faces and per manipulation method."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from numpy.typing import ArrayLike, NDArray
 from lpx.metrics.inputs import Floats, checked_classes, checked_scores, group_codes
 from lpx.metrics.roc import caught_within, counts_by_threshold, crossing, curve_of, mean_precision
 
+# False positive rates at which the true positive rate is reported.
 FALSE_POSITIVE_RATES = (0.01, 0.05, 0.1)
-"""At which the share of fakes caught is given."""
 
 
 @dataclass(frozen=True)
 class DetectionMetrics:
-    """How well fakes are told from reals.
+    """Detection metrics of one detector.
 
     Attributes:
-        method: The manipulation method, or "all".
-        fakes: How many fakes (faces, or videos where videos were given).
-        reals: How many reals, the same in every row.
+        method: Manipulation method, or "all".
+        fakes: Number of fakes (faces, or videos if videos were passed).
+        reals: Number of reals, the same in every row.
         auc: Area under the ROC curve, in [0, 1].
         equal_error_rate: In [0, 1].
         average_precision: In [0, 1]; depends on the share of fakes.
-        tpr_at_fpr: Share of fakes caught while at most that share of reals is called fake, per
-            rate of `FALSE_POSITIVE_RATES`, written "0.01".
-        accuracy_at_half: Share called rightly at a threshold of 0.5.
-        accuracy: Share called rightly at the detector's own threshold.
-        true_positive_rate: Share of fakes called fake at the detector's own threshold.
-        false_positive_rate: Share of reals called fake at the detector's own threshold.
+        tpr_at_fpr: Highest true positive rate within each false positive rate of
+            `FALSE_POSITIVE_RATES`; keys are written "0.01".
+        accuracy_at_half: Accuracy at a threshold of 0.5.
+        accuracy: Accuracy at the detector's own threshold.
+        true_positive_rate: True positive rate at the detector's own threshold.
+        false_positive_rate: False positive rate at the detector's own threshold.
     """
 
     method: str
@@ -49,7 +49,7 @@ class DetectionMetrics:
 def detection_metrics(
     labels: ArrayLike, scores: ArrayLike, threshold: float, method: str = "all"
 ) -> DetectionMetrics:
-    """Measure a detector; all figures are read off one sorting of the scores.
+    """Return the metrics of a detector, all from a single sort of the scores.
 
     Args:
         labels: [N], 1 = fake, 0 = real.
@@ -58,8 +58,8 @@ def detection_metrics(
         method: Name of the row.
 
     Raises:
-        LpxError: One class only, a label other than 0 and 1, a score that is not finite, or
-            lengths that differ.
+        LpxError: There is only one class, a label other than 0 and 1, or a score that is not
+            finite, or lengths differ.
     """
     is_fake = checked_classes(labels)
     return _measure(is_fake, checked_scores("scores", scores, len(is_fake)), threshold, method)
@@ -68,18 +68,18 @@ def detection_metrics(
 def per_method(
     scores: ArrayLike, labels: ArrayLike, methods: ArrayLike, threshold: float
 ) -> tuple[DetectionMetrics, ...]:
-    """Measure each manipulation method's fakes against all reals.
+    """Return the metrics of each manipulation method's fakes against all reals.
 
     Takes faces, or the `scores`, `labels` and `methods` of `video_scores`.
 
     Args:
         scores: [N], higher = more likely fake.
         labels: [N], 1 = fake, 0 = real.
-        methods: [N], the manipulation method; not read where the label is 0.
+        methods: [N], the manipulation method; ignored for reals.
         threshold: The detector's own.
 
     Returns:
-        One row per method that has fakes, ascending by name.
+        One row per method with fakes, sorted by name.
 
     Raises:
         LpxError: As `detection_metrics`.
@@ -97,8 +97,9 @@ def per_method(
 def _measure(
     is_fake: NDArray[np.bool_], scores: Floats, threshold: float, method: str
 ) -> DetectionMetrics:
-    fakes, reals, thresholds = counts_by_threshold(is_fake, scores)
-    curve = curve_of(fakes, reals, thresholds)
+    counts = counts_by_threshold(is_fake, scores)
+    fakes, reals, thresholds = counts
+    curve = curve_of(counts)
     called = _called(thresholds, threshold)
     return DetectionMetrics(
         method=method,
@@ -106,7 +107,7 @@ def _measure(
         reals=int(reals[-1]),
         auc=_area(fakes, reals),
         equal_error_rate=crossing(curve),
-        average_precision=mean_precision(fakes, reals),
+        average_precision=mean_precision(counts),
         tpr_at_fpr={f"{fpr:g}": caught_within(curve, fpr) for fpr in FALSE_POSITIVE_RATES},
         accuracy_at_half=_accuracy(fakes, reals, _called(thresholds, 0.5)),
         accuracy=_accuracy(fakes, reals, called),
@@ -116,15 +117,15 @@ def _measure(
 
 
 def _area(fakes: NDArray[np.int64], reals: NDArray[np.int64]) -> float:
-    """AUC from counts in integers, exact but for the last division; equals `roc.auc`."""
+    """Return the AUC from integer counts, exact but for the last division; equals `roc.auc`."""
     # Each fake beats the reals below its score, and half of those that tie with it.
     doubled = np.diff(fakes) * (2 * (reals[-1] - reals[1:]) + np.diff(reals))
     return int(doubled.sum()) / (2 * int(fakes[-1]) * int(reals[-1]))
 
 
 def _called(thresholds: Floats, threshold: float) -> int:
-    """How many of the distinct scores, which descend, are called fake at `threshold`."""
-    # Compared in the scores' own type, as an engine that returns them would.
+    """Return how many of the distinct scores, in descending order, are called fake."""
+    # Compared in the scores' own dtype, as an engine that returns them would.
     return int(np.count_nonzero(thresholds >= thresholds.dtype.type(threshold)))
 
 

@@ -1,4 +1,4 @@
-"""From faces to videos."""
+"""Groups of faces that are not independent, and scores per video."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lpx.metrics.inputs import checked_labels, checked_scores, group_codes
 
 @dataclass(frozen=True, eq=False)
 class VideoScores:
-    """One score per video, videos ascending by method and name.
+    """One score per video, sorted by method and name.
 
     Attributes:
-        scores: float64 [V], the mean of the video's face scores.
+        scores: float64 [V], mean of the video's face scores.
         labels: int64 [V], 1 = fake.
-        methods: [V], the manipulation method, as it was given.
-        videos: [V], the video's name, as it was given.
-        faces: int64 [V], how many faces the mean is of.
+        methods: [V], the manipulation method, as passed.
+        videos: [V], the video's name, as passed.
+        faces: int64 [V], number of faces of the video.
     """
 
     scores: NDArray[np.float64]
@@ -32,19 +32,19 @@ class VideoScores:
 
 
 def video_groups(methods: ArrayLike, videos: ArrayLike) -> NDArray[np.int64]:
-    """Number the videos, two videos being the same where both method and name are.
+    """Number the videos; two faces are of the same video if both method and name are equal.
 
-    The name alone is not enough: FaceForensics++ names the fakes of all its methods alike.
+    The name alone is not enough: FaceForensics++ uses the same names for the fakes of all methods.
 
     Args:
         methods: [N], each face's manipulation method.
         videos: [N], each face's video.
 
     Returns:
-        int64 [N], from 0 up, ascending by method and then video; no number is left out.
+        int64 [N], consecutive from 0, sorted by method and then video.
 
     Raises:
-        LpxError: Lengths that differ, or none at all.
+        LpxError: Lengths differ, or there are no faces.
     """
     faces = len(np.atleast_1d(np.asarray(methods)))
     _, method_codes = group_codes("methods", methods, faces)
@@ -56,22 +56,21 @@ def video_groups(methods: ArrayLike, videos: ArrayLike) -> NDArray[np.int64]:
 def independent_groups(
     methods: ArrayLike, videos: ArrayLike, people: ArrayLike
 ) -> NDArray[np.int64]:
-    """Number the groups of faces that depend on each other: those of one video or of one person.
+    """Number the groups of dependent faces: those that share a video or a person.
 
-    Groups are the connected components: faces of a person who is in two videos are in one group
-    with all faces of both.
+    Groups are connected components: if a person appears in two videos, all faces of both are in one
+    group.
 
     Args:
         methods: [N], each face's manipulation method; with `videos` as in `video_groups`.
         videos: [N], each face's video.
-        people: [N], who each face shows, for a face swap the person whose head it is; "" where that
-            is not known.
+        people: [N], identity of each face, for a face swap the target's; "" if unknown.
 
     Returns:
-        int64 [N], from 0 up; no number is left out.
+        int64 [N], consecutive from 0.
 
     Raises:
-        LpxError: Lengths that differ, or none at all.
+        LpxError: Lengths differ, or there are no faces.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -81,6 +80,7 @@ def independent_groups(
     known = np.asarray(names).astype(str)[who] != ""
     if not known.any():
         return clips
+    # Nodes of the graph: the videos, then the people; each face is an edge.
     count = int(clips.max()) + 1
     edges = coo_array(
         (np.ones(int(known.sum())), (clips[known], count + who[known])),
@@ -94,7 +94,7 @@ def independent_groups(
 def video_scores(
     scores: ArrayLike, labels: ArrayLike, methods: ArrayLike, videos: ArrayLike
 ) -> VideoScores:
-    """Average the faces' scores over each video, a video being a (method, name) pair.
+    """Average the face scores of each video; a video is a (method, name) pair.
 
     Args:
         scores: [N], higher = more likely fake.
@@ -106,8 +106,8 @@ def video_scores(
         One score, label, method and name per video.
 
     Raises:
-        LpxError: A video with faces of both labels, a label other than 0 and 1, a score that
-            is not finite, or lengths that differ.
+        LpxError: A video has faces of both labels, there is a label other than 0 and 1 or a score
+            that is not finite, or lengths differ.
     """
     is_fake = checked_labels(labels)
     checked = checked_scores("scores", scores, len(is_fake))
@@ -123,8 +123,8 @@ def video_scores(
         raise LpxError(
             f"video {video_names[video_codes[face]]!s} of method"
             f" {method_names[method_codes[face]]!s} has faces of both labels",
-            "a video's score is compared with one label",
-            "check the labels, or name the real and the fake part as two videos",
+            "a video has one score and one label",
+            "check the labels, or give the real and the fake part different video names",
         )
     return VideoScores(
         scores=np.bincount(groups, weights=checked) / faces,

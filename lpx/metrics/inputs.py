@@ -1,29 +1,30 @@
-"""What the measures accept: every array is checked here, once, before any arithmetic."""
+"""Input checks of the metrics: every array is checked once, before any arithmetic."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lpx.arguments import check_number
 from lpx.errors import LpxError
 
+# Scores or maps, float32 or float64.
 Floats = NDArray[np.floating[Any]]
-"""Scores or maps, float32 or float64."""
 
 
 def checked_labels(labels: ArrayLike) -> NDArray[np.bool_]:
-    """Turn labels into a mask of the fake faces.
+    """Return a mask of the fake faces.
 
     Args:
         labels: [N] of 0 (real) and 1 (fake), any numeric or boolean dtype.
 
     Returns:
-        bool [N], True where the face is fake.
+        bool [N], True for fakes.
 
     Raises:
-        LpxError: `labels` is empty, not one-dimensional, or holds another value than 0 and 1.
+        LpxError: `labels` is empty, not one-dimensional, or has a value other than 0 and 1.
     """
     array = np.asarray(labels)
     _check_vector("labels", array)
@@ -32,6 +33,7 @@ def checked_labels(labels: ArrayLike) -> NDArray[np.bool_]:
         raise LpxError(
             f"labels has dtype {array.dtype}, first value {array[0]!r}", "labels are numbers", fix
         )
+    # Compared rather than cast: NaN and 0.5 must not become labels.
     is_fake = array == 1
     known = is_fake | (array == 0)
     if not known.all():
@@ -41,23 +43,25 @@ def checked_labels(labels: ArrayLike) -> NDArray[np.bool_]:
 
 
 def checked_classes(labels: ArrayLike) -> NDArray[np.bool_]:
-    """Turn labels into a mask of the fake faces, both classes being present.
+    """Return a mask of the fake faces, and make sure that both classes are present.
 
     Args:
         labels: [N] of 0 (real) and 1 (fake), any numeric or boolean dtype.
 
     Returns:
-        bool [N], True where the face is fake.
+        bool [N], True for fakes.
 
     Raises:
-        LpxError: as `checked_labels`, and where all faces are of one class.
+        LpxError: As `checked_labels`, or all faces are of one class.
     """
     is_fake = checked_labels(labels)
     if is_fake.all() or not is_fake.any():
-        present, absent = ("fake (1)", "real (0)") if is_fake[0] else ("real (0)", "fake (1)")
+        present, absent = "real (0)", "fake (1)"
+        if is_fake[0]:
+            present, absent = absent, present
         raise LpxError(
             f"labels: all {len(is_fake)} are {present}, none is {absent}",
-            "AUC and every other ROC measure is undefined for one class: it compares the scores"
+            "AUC and every other ROC metric is undefined for one class: it compares the scores"
             " of fake faces with those of real faces",
             f"add faces that are {absent}, or check how the labels were read",
         )
@@ -65,19 +69,19 @@ def checked_classes(labels: ArrayLike) -> NDArray[np.bool_]:
 
 
 def checked_scores(name: str, scores: ArrayLike, faces: int | None = None) -> Floats:
-    """Check a vector of scores.
+    """Check a score vector.
 
     Args:
-        name: What the caller calls the vector; errors begin with it.
+        name: Name of the vector for errors.
         scores: [N], any real numeric dtype.
-        faces: The length that the vector must have; None accepts any.
+        faces: Length that the vector must have; None accepts any.
 
     Returns:
-        [N]; float32 and float64 stay as they are, other dtypes become float64.
+        [N]; float32 and float64 are kept, other dtypes become float64.
 
     Raises:
         LpxError: `scores` is empty, not one-dimensional, not numeric, of another length, or
-            holds NaN or infinity (the first index is named).
+            contains NaN or infinity (the first index is named).
     """
     array = np.asarray(scores)
     _check_vector(name, array)
@@ -87,48 +91,52 @@ def checked_scores(name: str, scores: ArrayLike, faces: int | None = None) -> Fl
 
 
 def checked_finite(name: str, values: ArrayLike) -> Floats:
-    """Check that an array of any shape holds finite numbers only.
+    """Check that an array of any shape contains only finite numbers.
 
     Args:
-        name: What the caller calls the array; errors begin with it.
+        name: Name of the array for errors.
         values: Any shape, any real numeric dtype.
 
     Returns:
-        The array; float32 and float64 stay as they are, other dtypes become float64.
+        The array; float32 and float64 are kept, other dtypes become float64.
 
     Raises:
-        LpxError: `values` is not numeric, or holds NaN or infinity (the first index is named).
+        LpxError: `values` is not numeric, or contains NaN or infinity (the first index is named).
     """
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
         raise LpxError(
             f"{name} has dtype {array.dtype}", "scores are real numbers", "pass a float array"
         )
-    floats: Floats = array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
+    floats: Floats = array
+    if array.dtype not in (np.float32, np.float64):
+        floats = array.astype(np.float64)
     finite = np.isfinite(floats)
     if not finite.all():
         position = np.unravel_index(int(np.argmin(finite)), floats.shape)
         index = ", ".join(str(int(axis)) for axis in position)
         raise LpxError(
             f"{name}[{index}] is {floats[position]}",
-            "a value that is not a finite number has no rank",
-            "find what makes it: a broken face crop, or an overflow in FP16",
+            "NaN and infinity cannot be ranked",
+            "look for the cause: a broken face crop, or an overflow in FP16",
         )
     return floats
 
 
-def group_codes(
-    name: str, groups: ArrayLike, faces: int
-) -> tuple[NDArray[Any], NDArray[np.integer[Any]]]:
+class GroupCodes(NamedTuple):
+    """Distinct values in ascending order, [G], and each face's index into them, [N]."""
+
+    names: NDArray[Any]
+    codes: NDArray[np.integer[Any]]
+
+
+def group_codes(name: str, groups: ArrayLike, faces: int) -> GroupCodes:
     """Number the distinct values of a vector of names.
 
     Args:
-        name: What the caller calls the vector; errors begin with it.
-        groups: [N] names or numbers; objects are told apart by their text.
+        name: Name of the vector for errors.
+        groups: [N] names or numbers; objects are compared by their text.
         faces: N.
-
-    Returns:
-        The distinct values in ascending order [G], and each face's index into them [N].
 
     Raises:
         LpxError: `groups` is not one-dimensional or not of length `faces`.
@@ -136,11 +144,10 @@ def group_codes(
     array = np.asarray(groups)
     _check_vector(name, array)
     check_length(name, len(array), faces)
-    # Objects of mixed types have no order, and np.unique sorts.
-    values, codes = np.unique(
-        array.astype(str) if array.dtype.kind == "O" else array, return_inverse=True
-    )
-    return values, codes
+    if array.dtype.kind == "O":
+        # np.unique sorts, and objects of mixed types cannot be ordered.
+        array = array.astype(str)
+    return GroupCodes(*np.unique(array, return_inverse=True))
 
 
 def check_length(name: str, length: int, faces: int) -> None:
@@ -152,37 +159,24 @@ def check_length(name: str, length: int, faces: int) -> None:
     if length != faces:
         raise LpxError(
             f"{name} has {length} values for {faces} faces",
-            "every face needs its value in every vector",
-            "pass vectors of one length, in the same order of faces",
+            "every vector needs one value per face",
+            "pass vectors of equal length, in the same order of faces",
         )
 
 
-def check_between(name: str, value: float, low: float, high: float, *, closed: bool) -> None:
-    """Refuse a parameter outside an interval.
-
-    Args:
-        name: The parameter's name.
-        value: Its value.
-        low: The interval's lower end.
-        high: Its upper end.
-        closed: Whether the ends themselves are allowed.
+def check_confidence(value: float) -> None:
+    """Refuse a nominal coverage outside (0, 1).
 
     Raises:
-        LpxError: `value` lies outside, or is NaN.
+        InvalidArgumentError: It is outside, or not a number.
     """
-    if low < value < high or (closed and value in (low, high)):
-        return
-    brackets = "[]" if closed else "()"
-    interval = f"{brackets[0]}{low:g}, {high:g}{brackets[1]}"
-    raise LpxError(
-        f"{name} is {value}", f"it must lie in {interval}", f"pass {name} from {interval}"
-    )
+    check_number("confidence", value, above=0.0, below=1.0)
 
 
 def _check_vector(name: str, array: NDArray[Any]) -> None:
     if array.ndim != 1 or array.size == 0:
         raise LpxError(
             f"{name} has shape {list(array.shape)}",
-            "a vector [N] with N of at least 1 is needed",
+            "a vector [N] with N >= 1 is needed",
             "pass one value per face",
         )

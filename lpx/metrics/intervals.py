@@ -1,4 +1,4 @@
-"""An estimate with its interval: what DeLong and the bootstrap return, and parity reads."""
+"""A number with its confidence interval, and the test for scores that differ by rounding only."""
 
 from __future__ import annotations
 
@@ -8,49 +8,34 @@ import numpy as np
 
 from lpx.metrics.inputs import Floats
 
+# The tolerance between a checkpoint and its export: a difference of this size is rounding, and no
+# verdict may depend on it.
 ROUNDING = 1e-4
-"""Scores, in [0, 1], that differ by no more are the same but for rounding: as much is allowed
-between a checkpoint and its export."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An AUC with its confidence interval.
+    """A number with its confidence interval.
 
     Attributes:
-        estimate: The AUC, in [0, 1].
-        low: The interval's lower end, in [0, 1].
-        high: The interval's upper end, in [0, 1].
-        standard_error: Of the estimate, in units of AUC; 0 where nothing varies.
-        method: How the interval was made: "delong", "bootstrap" or "exact".
+        estimate: The number, in units of what it measures.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        method: How the interval was made, such as "delong", "bootstrap", "exact" or "one pair"; ""
+            where there is only one way.
     """
 
     estimate: float
     low: float
     high: float
-    standard_error: float
-    method: str
+    method: str = ""
 
-
-@dataclass(frozen=True)
-class Difference:
-    """AUC(candidate) - AUC(reference) with its confidence interval; negative is a loss.
-
-    Attributes:
-        estimate: The difference, in [-1, 1].
-        low: The interval's lower end.
-        high: The interval's upper end.
-        standard_error: Of the estimate, in units of AUC; 0 where nothing varies.
-        method: How the interval was made: "delong", "bootstrap" or "one pair".
-    """
-
-    estimate: float
-    low: float
-    high: float
-    standard_error: float
-    method: str
+    @classmethod
+    def about(cls, estimate: float, half_width: float, method: str = "") -> Interval:
+        """Return the symmetric interval about an estimate."""
+        return cls(estimate, estimate - half_width, estimate + half_width, method)
 
 
 def same_scores(reference: Floats, candidate: Floats) -> bool:
-    """Whether two vectors of scores, [N], are the same but for rounding."""
+    """Return True if two score vectors, [N], differ by at most `ROUNDING`."""
     return bool(np.abs(np.subtract(candidate, reference, dtype=np.float64)).max() <= ROUNDING)

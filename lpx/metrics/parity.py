@@ -1,4 +1,4 @@
-"""Whether a candidate still does what its reference does: verdicts, scores, flips and maps."""
+"""Parity of a candidate with its reference: verdict, score differences, flips and patch maps."""
 
 from __future__ import annotations
 
@@ -9,26 +9,28 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lpx.arguments import check_at_least, check_number
 from lpx.errors import LpxError
-from lpx.metrics.inputs import Floats, check_between, checked_finite, checked_scores
-from lpx.metrics.intervals import Difference
+from lpx.metrics.inputs import Floats, checked_finite, checked_scores
+from lpx.metrics.intervals import Interval
 from lpx.metrics.roc import called_fake
 
+# Result of a parity test. "undecided" is shown to people as "inconclusive"; "uninformative" means
+# that the reference itself does not separate real from fake.
 Verdict = Literal["holds", "fails", "undecided", "uninformative"]
-"""On parity; "uninformative" where the reference itself cannot tell real from fake."""
 
-BLOCK_PATCHES = 1 << 21
-"""Patches ranked at once: bounds the memory of `map_agreement`."""
+# Patches ranked at once: bounds the memory of `map_agreement`.
+_BLOCK_PATCHES = 1 << 21
 
 
 @dataclass(frozen=True)
 class ScoreDifference:
-    """How far the candidate's scores lie from the reference's, in units of score.
+    """Differences between the candidate's scores and the reference's, in units of score.
 
     Attributes:
-        max: The largest |difference|.
-        p99: The 99th percentile of |difference|, interpolated linearly.
-        mean: The mean |difference|.
+        max: Largest |difference|.
+        p99: 99th percentile of |difference|, interpolated linearly.
+        mean: Mean |difference|.
     """
 
     max: float
@@ -38,12 +40,12 @@ class ScoreDifference:
 
 @dataclass(frozen=True)
 class Flips:
-    """How many faces the candidate calls otherwise than the reference.
+    """Number of faces that candidate and reference classify differently.
 
     Attributes:
         real_to_fake: Called real by the reference and fake by the candidate.
         fake_to_real: Called fake by the reference and real by the candidate.
-        total: The two together.
+        total: Sum of the two.
     """
 
     real_to_fake: int
@@ -53,13 +55,14 @@ class Flips:
 
 @dataclass(frozen=True)
 class MapAgreement:
-    """How alike the patch maps of candidate and reference are; the last two are means over faces.
+    """Agreement between the patch maps of candidate and reference.
 
     Attributes:
-        mean_abs_difference: Mean |difference| of a patch's score, over all patches.
-        top_decile_iou: Intersection over union of the two tenths of patches that score
-            highest, in [0, 1].
-        rank_correlation: Spearman's correlation of a face's patches, in [-1, 1].
+        mean_abs_difference: Mean |difference| of the patch scores, over all patches.
+        top_decile_iou: Intersection over union of the highest-scoring tenth of patches, averaged
+            over faces, in [0, 1].
+        rank_correlation: Spearman's correlation of a face's patches, averaged over faces, in
+            [-1, 1].
     """
 
     mean_abs_difference: float
@@ -67,21 +70,20 @@ class MapAgreement:
     rank_correlation: float
 
 
-def verdict(difference: Difference, margin: float = 0.005) -> Verdict:
-    """Decide whether the candidate's AUC is not inferior to the reference's.
+def verdict(difference: Interval, margin: float = 0.005) -> Verdict:
+    """Test whether the candidate's AUC is non-inferior to the reference's.
 
     Args:
         difference: AUC(candidate) - AUC(reference) with its interval.
-        margin: The loss of AUC that is tolerated, in [0, 1].
+        margin: Tolerated loss of AUC, in [0, 1].
 
     Returns:
-        "holds" where the whole interval lies above -margin, "fails" where it lies below,
-        else "undecided".
+        "holds" if the whole interval is above -margin, "fails" if it is below, else "undecided".
 
     Raises:
-        LpxError: `margin` lies outside [0, 1].
+        InvalidArgumentError: `margin` is outside [0, 1].
     """
-    check_between("margin", margin, 0.0, 1.0, closed=True)
+    check_number("margin", margin, least=0.0, most=1.0)
     if difference.low > -margin:
         return "holds"
     if difference.high < -margin:
@@ -89,53 +91,57 @@ def verdict(difference: Difference, margin: float = 0.005) -> Verdict:
     return "undecided"
 
 
-def faces_needed(difference: Difference, faces: int, margin: float = 0.005) -> int | None:
-    """Estimate how many faces in all would decide the verdict.
+def faces_needed(difference: Interval, faces: int, margin: float = 0.005) -> int | None:
+    """Estimate how many faces in total would give a verdict.
 
-    The estimate is taken to stay where it is and the interval to shrink about it with
-    1/sqrt(faces), or with 1/faces^2 where it is that of one pair. The new faces have to be like the
-    old ones, with as many per video and the same share of fakes: more frames of the same videos do
-    not count.
+    Assumes that the estimate stays the same and that the interval shrinks with 1/sqrt(faces), or
+    with 1/faces^2 if it is that of one pair. New faces have to be like the old ones, with as many
+    per video and the same share of fakes: more frames of the same videos do not count.
 
     Args:
         difference: AUC(candidate) - AUC(reference) with its interval.
-        faces: How many faces it was measured on, at least 1.
-        margin: The loss of AUC that is tolerated, in [0, 1].
+        faces: Number of faces that it was measured on, at least 1.
+        margin: Tolerated loss of AUC, in [0, 1].
 
     Returns:
-        The number of faces; `faces` itself where the verdict is decided already; None where
-        the estimate lies on the margin, which no number of faces decides.
+        The number of faces; `faces` itself if there is a verdict already; None if the estimate is
+        on the margin, so that no number of faces gives one.
 
     Raises:
-        LpxError: `margin` lies outside [0, 1], or `faces` is below 1.
+        InvalidArgumentError: `margin` is outside [0, 1], or `faces` is below 1.
     """
-    check_between("faces", faces, 1, math.inf, closed=True)
+    check_at_least("faces", faces, 1)
     if verdict(difference, margin) != "undecided":
         return faces
-    distance = difference.estimate + margin
-    # A difference of AUCs is rounded: on the margin means but for the last digits.
+    # A difference of AUCs has rounding errors, so "on the margin" is not an equality.
     if math.isclose(difference.estimate, -margin, rel_tol=1e-9, abs_tol=1e-12):
         return None
-    above = distance > 0
-    reach = difference.estimate - difference.low if above else difference.high - difference.estimate
-    power = 0.5 if difference.method == "one pair" else 2
-    return math.floor(faces * abs(reach / distance) ** power) + 1
+    distance = difference.estimate + margin
+    # The end of the interval that has to move past the margin.
+    if distance > 0:
+        reach = difference.estimate - difference.low
+    else:
+        reach = difference.high - difference.estimate
+    # The width of "one pair" is 1 / (fakes * reals), quadratic in the number of faces.
+    power = 2.0
+    if difference.method == "one pair":
+        power = 0.5
+    growth: float = abs(reach / distance) ** power
+    return math.floor(faces * growth) + 1
 
 
 def score_difference(ref: ArrayLike, cand: ArrayLike) -> ScoreDifference:
-    """Summarise |candidate - reference| over the faces.
+    """Return maximum, 99th percentile and mean of |candidate - reference| over the faces.
 
     Args:
         ref: [N], the reference's scores.
         cand: [N], the candidate's scores of the same faces in the same order.
 
-    Returns:
-        Maximum, 99th percentile and mean.
-
     Raises:
-        LpxError: A score that is not finite, no scores, or lengths that differ.
+        LpxError: A score is not finite, there are no scores, or lengths differ.
     """
-    reference, candidate = _paired_scores(ref, cand)
+    reference = checked_scores("ref", ref)
+    candidate = checked_scores("cand", cand, len(reference))
     distances = np.abs(np.subtract(candidate, reference, dtype=np.float64))
     return ScoreDifference(
         max=float(distances.max()),
@@ -145,45 +151,43 @@ def score_difference(ref: ArrayLike, cand: ArrayLike) -> ScoreDifference:
 
 
 def flips(ref: ArrayLike, cand: ArrayLike, threshold: float) -> Flips:
-    """Count the faces whose call changes at an operating threshold.
+    """Count the faces whose classification changes at a threshold.
 
     Args:
         ref: [N], the reference's scores.
         cand: [N], the candidate's scores of the same faces in the same order.
         threshold: A face is called fake where its score is at or above this.
 
-    Returns:
-        The counts in both directions and their sum.
-
     Raises:
-        LpxError: A score that is not finite, no scores, lengths that differ, or a threshold
-            that is NaN.
+        LpxError: A score is not finite, there are no scores, or lengths differ.
+        InvalidArgumentError: `threshold` is NaN.
     """
-    reference, candidate = _paired_scores(ref, cand)
+    reference = checked_scores("ref", ref)
+    candidate = checked_scores("cand", cand, len(reference))
     before, after = called_fake(reference, threshold), called_fake(candidate, threshold)
     real_to_fake = int(np.sum(~before & after))
     fake_to_real = int(np.sum(before & ~after))
     return Flips(real_to_fake, fake_to_real, total=real_to_fake + fake_to_real)
 
 
-def map_agreement(ref_maps: ArrayLike, cand_maps: ArrayLike) -> MapAgreement:
+def map_agreement(
+    ref_maps: ArrayLike, cand_maps: ArrayLike, *, block_patches: int = _BLOCK_PATCHES
+) -> MapAgreement:
     """Compare the patch maps of the same faces.
 
-    A face's top decile is every patch that scores at least as high as its ceil(h*w/10)-th
-    highest, so ties enter together. The rank correlation is Spearman's with mid-ranks; a
-    constant map has no order, so its correlation counts as 1 with another constant map and as
-    0 with a map that varies.
+    The top decile of a face is every patch that scores at least as high as its ceil(h*w/10)-th
+    highest, so that tied patches are all included. The rank correlation is Spearman's with
+    mid-ranks. The ranks of a constant map are undefined: its correlation is set to 1 with another
+    constant map and to 0 with any other map.
 
     Args:
         ref_maps: [N, h, w], the reference's patch scores.
         cand_maps: [N, h, w], the candidate's, of the same faces in the same order.
-
-    Returns:
-        Mean |difference|, overlap of the top deciles, rank correlation.
+        block_patches: Patches ranked at once; bounds the memory.
 
     Raises:
-        LpxError: Maps that are not [N, h, w], are empty, differ in shape, or hold a value that
-            is not finite.
+        LpxError: Maps are not [N, h, w], are empty, differ in shape, or contain a value that is
+            not finite.
     """
     reference = _checked_maps("ref_maps", ref_maps)
     candidate = _checked_maps("cand_maps", cand_maps)
@@ -191,11 +195,11 @@ def map_agreement(ref_maps: ArrayLike, cand_maps: ArrayLike) -> MapAgreement:
         raise LpxError(
             f"ref_maps has shape {list(reference.shape)}, cand_maps {list(candidate.shape)}",
             "patches are compared one to one",
-            "take both maps from the same faces and the same grid",
+            "pass maps of the same faces and the same grid",
         )
     faces = len(reference)
     pairs = reference.reshape(faces, -1), candidate.reshape(faces, -1)
-    faces_per_block = max(1, BLOCK_PATCHES // pairs[0].shape[1])
+    faces_per_block = max(1, block_patches // pairs[0].shape[1])
     sums = np.zeros(3)
     for start in range(0, faces, faces_per_block):
         block = [maps[start : start + faces_per_block].astype(np.float64) for maps in pairs]
@@ -217,6 +221,7 @@ def _top_decile_iou(
 
 
 def _top_decile(patches: NDArray[np.float64]) -> NDArray[np.bool_]:
+    # The lowest score of the decile, then all patches that reach it: ties are not split.
     place = patches.shape[1] - math.ceil(patches.shape[1] / 10)
     lowest = np.partition(patches, place, axis=1)[:, place, None]
     return np.asarray(patches >= lowest)
@@ -228,21 +233,16 @@ def _rank_correlation(
     """Return each face's Spearman correlation, [B], from patches [B, P]."""
     from scipy.stats import rankdata  # a second to import, and only maps need it
 
-    # Ranks less their mean, (P + 1) / 2, are multiples of one half: the sums below are exact.
+    # Ranks minus their mean, (P + 1) / 2, are multiples of one half: the sums below are exact.
     middle = (reference.shape[1] + 1) / 2
     ranks = [np.asarray(rankdata(maps, axis=1)) - middle for maps in (reference, candidate)]
     spreads = [np.einsum("bp,bp->b", rank, rank) for rank in ranks]
     together = np.einsum("bp,bp->b", *ranks)
     scale = np.sqrt(spreads[0] * spreads[1])
     both_constant = (spreads[0] == 0) & (spreads[1] == 0)
-    # A face with one constant map keeps the 0 it starts with.
+    # Faces with one constant map keep the 0 that they start with, those with two keep the 1.
     correlation = both_constant.astype(np.float64)
     return np.asarray(np.divide(together, scale, out=correlation, where=scale > 0))
-
-
-def _paired_scores(ref: ArrayLike, cand: ArrayLike) -> tuple[Floats, Floats]:
-    reference = checked_scores("ref", ref)
-    return reference, checked_scores("cand", cand, len(reference))
 
 
 def _checked_maps(name: str, maps: ArrayLike) -> Floats:
@@ -250,7 +250,7 @@ def _checked_maps(name: str, maps: ArrayLike) -> Floats:
     if array.ndim != 3 or array.size == 0:
         raise LpxError(
             f"{name} has shape {list(array.shape)}",
-            "patch maps are [N, h, w], none of them 0",
+            "patch maps are [N, h, w], all of them >= 1",
             "pass one map per face",
         )
     return checked_finite(name, array)

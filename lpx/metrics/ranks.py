@@ -1,4 +1,4 @@
-"""Placements: how many scores of one class lie below each score of the other."""
+"""Placements: how many scores of one class are below each score of the other."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from lpx.metrics.inputs import Floats
 def doubled_placements(scores: Floats, others: Floats) -> NDArray[np.int64]:
     """Count, for each score, the others below it twice and the others equal to it once.
 
-    Halved, this is the score's mid-rank in the pooled sample less its mid-rank among its own
-    class (Sun and Xu 2014, eq. 5). Doubled, it stays an integer, so that sums are exact and
-    the placements of tied or identical scores cancel without rounding.
+    Half of this is the score's mid-rank in the pooled sample minus its mid-rank in its own class
+    (Sun and Xu 2014, eq. 5).
 
     Args:
         scores: float [m].
@@ -22,8 +21,10 @@ def doubled_placements(scores: Floats, others: Floats) -> NDArray[np.int64]:
     Returns:
         int64 [m], each in [0, 2n].
     """
+    # Doubled placements are integers: sums are exact, and the placements of tied or identical
+    # scores cancel without rounding.
     ascending = np.argsort(scores)
-    # Searched for in order, neighbours touch neighbouring memory: far faster on millions.
+    # Looking scores up in ascending order touches neighbouring memory: far faster on millions.
     wanted, ordered = scores[ascending], np.sort(others)
     doubled = np.empty(len(scores), dtype=np.int64)
     doubled[ascending] = np.searchsorted(ordered, wanted, side="left")

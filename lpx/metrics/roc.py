@@ -1,23 +1,20 @@
-"""The ROC curve and what is read off it: AUC, EER, average precision, operating points.
+"""ROC curve, AUC, EER, average precision and operating points.
 
-Everywhere a face is called fake where its score is at or above the threshold.
+A face is called fake if its score is at or above the threshold.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lpx.metrics.inputs import (
-    Floats,
-    check_between,
-    checked_classes,
-    checked_labels,
-    checked_scores,
-)
+from lpx.arguments import check_number
+from lpx.errors import InvalidArgumentError
+from lpx.metrics.inputs import Floats, checked_classes, checked_labels, checked_scores
 from lpx.metrics.ranks import doubled_placements
 
 
@@ -39,8 +36,8 @@ class RocCurve:
 def auc(labels: ArrayLike, scores: ArrayLike) -> float:
     """Return the area under the ROC curve.
 
-    The Mann-Whitney statistic: the probability that a fake face scores above a real one, ties
-    counted half (Hanley and McNeil 1982). Exact but for the last division.
+    It is the Mann-Whitney statistic: the probability that a fake face scores higher than a real
+    one, with ties counted half (Hanley and McNeil 1982). Exact but for the last division.
 
     Args:
         labels: [N], 1 = fake, 0 = real.
@@ -50,8 +47,8 @@ def auc(labels: ArrayLike, scores: ArrayLike) -> float:
         The AUC, in [0, 1].
 
     Raises:
-        LpxError: One class only (AUC is undefined), a label other than 0 and 1, a score that
-            is not finite, or lengths that differ.
+        LpxError: There is only one class, so that AUC is undefined, a label other than 0 and 1, or
+            a score that is not finite, or lengths differ.
     """
     is_fake = checked_classes(labels)
     checked = checked_scores("scores", scores, len(is_fake))
@@ -61,40 +58,52 @@ def auc(labels: ArrayLike, scores: ArrayLike) -> float:
 
 
 def roc_curve(labels: ArrayLike, scores: ArrayLike) -> RocCurve:
-    """Return the ROC curve with one point per distinct score, none dropped.
+    """Return the ROC curve with one point per distinct score, including collinear points.
 
     Args:
         labels: [N], 1 = fake, 0 = real.
         scores: [N], higher = more likely fake.
 
     Returns:
-        The curve, of one point more than there are distinct scores.
+        The curve; it has one point more than there are distinct scores.
 
     Raises:
-        LpxError: One class only, a label other than 0 and 1, a score that is not finite, or
-            lengths that differ.
+        LpxError: There is only one class, a label other than 0 and 1, or a score that is not
+            finite, or lengths differ.
     """
     is_fake = checked_classes(labels)
     checked = checked_scores("scores", scores, len(is_fake))
-    return curve_of(*counts_by_threshold(is_fake, checked))
+    return curve_of(counts_by_threshold(is_fake, checked))
 
 
-def curve_of(
-    fakes: NDArray[np.int64], reals: NDArray[np.int64], thresholds: NDArray[np.floating[Any]]
-) -> RocCurve:
-    """The curve of the counts that `counts_by_threshold` gives."""
+class ThresholdCounts(NamedTuple):
+    """Number of faces at or above each distinct score, from the highest score down.
+
+    Attributes:
+        fakes: int64 [K + 1]; begins with 0, for the threshold that calls nothing fake.
+        reals: int64 [K + 1], likewise.
+        thresholds: [K], the distinct scores in descending order.
+    """
+
+    fakes: NDArray[np.int64]
+    reals: NDArray[np.int64]
+    thresholds: NDArray[np.floating[Any]]
+
+
+def curve_of(counts: ThresholdCounts) -> RocCurve:
+    """Return the ROC curve of counts."""
     return RocCurve(
-        fpr=reals / reals[-1],
-        tpr=fakes / fakes[-1],
-        thresholds=np.concatenate(([np.inf], thresholds)),
+        fpr=counts.reals / counts.reals[-1],
+        tpr=counts.fakes / counts.fakes[-1],
+        thresholds=np.concatenate(([np.inf], counts.thresholds)),
     )
 
 
 def equal_error_rate(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Return the error rate at which as many reals as fakes are called wrongly, in shares.
+    """Return the equal error rate, at which FPR and FNR = 1 - TPR are equal.
 
-    Where no threshold makes FPR and 1 - TPR equal, the crossing is taken on the straight line
-    between the two ROC points beside it.
+    If no threshold makes them equal, it is interpolated linearly between the two neighbouring ROC
+    points.
 
     Args:
         labels: [N], 1 = fake, 0 = real.
@@ -110,8 +119,8 @@ def equal_error_rate(labels: ArrayLike, scores: ArrayLike) -> float:
 
 
 def crossing(curve: RocCurve) -> float:
-    """The equal error rate of a curve; see `equal_error_rate`."""
-    excess = curve.fpr + curve.tpr - 1.0  # FPR - FNR: climbs from -1 to 1
+    """Return the equal error rate of a curve; see `equal_error_rate`."""
+    excess = curve.fpr + curve.tpr - 1.0  # FPR - FNR: increases from -1 to 1
     after = int(np.argmax(excess >= 0))
     before = after - 1
     share = -excess[before] / (excess[after] - excess[before])
@@ -119,9 +128,9 @@ def crossing(curve: RocCurve) -> float:
 
 
 def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Return the average precision of calling faces fake.
+    """Return the average precision, with fake as the positive class.
 
-    The sum over thresholds of (recall gained) * precision, without interpolation, as in
+    It is the sum over thresholds of (increase of recall) * precision, without interpolation, as in
     scikit-learn. It depends on the share of fakes: compare it only on the same faces.
 
     Args:
@@ -136,12 +145,12 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
     """
     is_fake = checked_classes(labels)
     checked = checked_scores("scores", scores, len(is_fake))
-    fakes, reals, _ = counts_by_threshold(is_fake, checked)
-    return mean_precision(fakes, reals)
+    return mean_precision(counts_by_threshold(is_fake, checked))
 
 
-def mean_precision(fakes: NDArray[np.int64], reals: NDArray[np.int64]) -> float:
-    """The average precision of the counts that `counts_by_threshold` gives."""
+def mean_precision(counts: ThresholdCounts) -> float:
+    """Return the average precision of counts; see `average_precision`."""
+    fakes, reals = counts.fakes, counts.reals
     precision = fakes[1:] / (fakes[1:] + reals[1:])
     return float(np.sum(np.diff(fakes) * precision) / fakes[-1])
 
@@ -152,16 +161,17 @@ def threshold_at_fpr(labels: ArrayLike, scores: ArrayLike, fpr: float) -> float:
     Args:
         labels: [N], 1 = fake, 0 = real.
         scores: [N], higher = more likely fake.
-        fpr: The false positive rate allowed, in [0, 1].
+        fpr: Allowed false positive rate, in [0, 1].
 
     Returns:
-        One of the scores; where even the highest one calls too many reals fake, the next
-        number above it in the scores' dtype, at which nothing is called fake.
+        One of the scores; if even the highest one calls too many reals fake, the next larger number
+        of the scores' dtype, at which nothing is called fake.
 
     Raises:
-        LpxError: As `roc_curve`, and where `fpr` lies outside [0, 1].
+        LpxError: As `roc_curve`.
+        InvalidArgumentError: `fpr` is outside [0, 1].
     """
-    check_between("fpr", fpr, 0.0, 1.0, closed=True)
+    check_number("fpr", fpr, least=0.0, most=1.0)
     curve = roc_curve(labels, scores)
     point = _last_within(curve, fpr)
     if point > 0:
@@ -171,46 +181,48 @@ def threshold_at_fpr(labels: ArrayLike, scores: ArrayLike, fpr: float) -> float:
 
 
 def tpr_at_fpr(labels: ArrayLike, scores: ArrayLike, fpr: float) -> float:
-    """Return the share of fakes caught while at most a share `fpr` of reals is called fake.
+    """Return the highest true positive rate within a false positive rate.
 
-    It is the TPR at `threshold_at_fpr`, one that a threshold attains; nothing is interpolated.
+    It is the TPR at `threshold_at_fpr`, which a threshold attains; nothing is interpolated.
 
     Args:
         labels: [N], 1 = fake, 0 = real.
         scores: [N], higher = more likely fake.
-        fpr: The false positive rate allowed, in [0, 1].
+        fpr: Allowed false positive rate, in [0, 1].
 
     Returns:
         The true positive rate, in [0, 1].
 
     Raises:
-        LpxError: As `threshold_at_fpr`.
+        LpxError: As `roc_curve`.
+        InvalidArgumentError: `fpr` is outside [0, 1].
     """
-    check_between("fpr", fpr, 0.0, 1.0, closed=True)
+    check_number("fpr", fpr, least=0.0, most=1.0)
     return caught_within(roc_curve(labels, scores), fpr)
 
 
 def caught_within(curve: RocCurve, fpr: float) -> float:
-    """The highest TPR of a curve's points at or below a false positive rate."""
+    """Return the highest TPR of a curve's points at or below a false positive rate."""
     return float(curve.tpr[_last_within(curve, fpr)])
 
 
 def accuracy(labels: ArrayLike, scores: ArrayLike, threshold: float) -> float:
-    """Return the share of faces called rightly at a threshold.
+    """Return the share of faces classified correctly at a threshold.
 
-    One class alone is enough here, so that reals and fakes can be looked at apart.
+    Accepts a single class, so that reals and fakes can be examined separately.
 
     Args:
         labels: [N], 1 = fake, 0 = real.
         scores: [N], higher = more likely fake.
-        threshold: A face is called fake where its score is at or above this.
+        threshold: A face is called fake if its score is at or above this.
 
     Returns:
         The accuracy, in [0, 1].
 
     Raises:
-        LpxError: A label other than 0 and 1, a score that is not finite, lengths that differ,
-            or a threshold that is NaN.
+        LpxError: There is a label other than 0 and 1 or a score that is not finite, or lengths
+            differ.
+        InvalidArgumentError: `threshold` is NaN.
     """
     is_fake = checked_labels(labels)
     checked = checked_scores("scores", scores, len(is_fake))
@@ -228,41 +240,49 @@ def called_fake(scores: Floats, threshold: float) -> NDArray[np.bool_]:
         bool [N].
 
     Raises:
-        LpxError: `threshold` is NaN.
+        InvalidArgumentError: `threshold` is NaN.
     """
-    check_between("threshold", threshold, -np.inf, np.inf, closed=True)
+    if math.isnan(threshold):
+        raise InvalidArgumentError("threshold", "must not be NaN", threshold)
     return np.asarray(scores >= scores.dtype.type(threshold), dtype=np.bool_)
 
 
-def counts_by_threshold(
-    is_fake: NDArray[np.bool_], scores: Floats
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.floating[Any]]]:
+def counts_by_threshold(is_fake: NDArray[np.bool_], scores: Floats) -> ThresholdCounts:
     """Count fakes and reals at or above each distinct score, from the highest down.
 
-    The counts begin with 0, for the threshold that calls nothing fake.
+    Args:
+        is_fake: bool [N].
+        scores: float [N], finite.
     """
     ordered, flags = _descending(is_fake, scores)
-    # A threshold takes tied scores all at once, so only the last of a tie is a point.
+    # A threshold includes all tied scores at once, so only the last of a tie is a point.
     last_of_tie = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), len(ordered) - 1)
     fakes = np.cumsum(flags, dtype=np.int64)[last_of_tie]
     reals = last_of_tie + 1 - fakes
-    return np.append(0, fakes), np.append(0, reals), ordered[last_of_tie]
+    return ThresholdCounts(np.append(0, fakes), np.append(0, reals), ordered[last_of_tie])
 
 
-def _descending(is_fake: NDArray[np.bool_], scores: Floats) -> tuple[Floats, NDArray[Any]]:
-    """Scores from the highest down, and whether each is a fake's."""
+class _Ordered(NamedTuple):
+    """Scores in descending order, [N], and a flag for those of fakes, [N]."""
+
+    scores: Floats
+    is_fake: NDArray[Any]
+
+
+def _descending(is_fake: NDArray[np.bool_], scores: Floats) -> _Ordered:
     if scores.dtype != np.float32:
         order = np.argsort(scores)[::-1]
-        return scores[order], is_fake[order]
-    # Score and label in one integer of the same order: NumPy sorts these several times as fast as
-    # it finds an order. Negative floats' bits run backwards; -0 becomes 0, with which it ties.
+        return _Ordered(scores[order], is_fake[order])
+    # Score and label are packed into one integer that sorts like the score: NumPy sorts integers
+    # several times as fast as it argsorts floats. The bit patterns of negative floats run backwards
+    # and are inverted; adding 0 turns -0 into 0, with which it ties.
     bits = (scores + np.float32(0)).view(np.uint32)
     sign = np.uint32(1 << 31)
     keys = np.where(bits & sign, ~bits, bits | sign).astype(np.uint64)
     keys = np.sort((keys << np.uint64(1)) | is_fake)[::-1]
     bits = (keys >> np.uint64(1)).astype(np.uint32)
     ordered = np.where(bits & sign, bits ^ sign, ~bits).view(np.float32)
-    return ordered, keys & np.uint64(1)
+    return _Ordered(ordered, keys & np.uint64(1))
 
 
 def _last_within(curve: RocCurve, fpr: float) -> int:

@@ -121,10 +121,10 @@ def test_accuracy_counts_a_score_on_the_threshold_as_fake():
 @pytest.mark.parametrize("measure", [tpr_at_fpr, threshold_at_fpr])
 @pytest.mark.parametrize("fpr", [-0.1, 1.1, float("nan")])
 def test_fpr_outside_its_range_is_refused(measure, fpr):
-    with pytest.raises(LpxError, match="fpr is"):
+    with pytest.raises(LpxError, match="fpr must be"):
         measure([0, 1], [0.1, 0.2], fpr)
 
 
 def test_a_threshold_that_is_nan_is_refused():
-    with pytest.raises(LpxError, match="threshold is nan"):
+    with pytest.raises(LpxError, match="threshold must not be NaN"):
         accuracy([0, 1], [0.1, 0.2], float("nan"))

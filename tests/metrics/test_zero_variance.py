@@ -16,7 +16,7 @@ from lpx.metrics import (
     faces_needed,
     verdict,
 )
-from lpx.metrics.zero_variance import exact_ends, one_pair_reach
+from lpx.metrics.zero_variance import exact_interval, one_pair_half_width
 from tests.metrics.samples import binormal_auc
 
 
@@ -66,7 +66,7 @@ def exponential(rng, sets, faces, area):
 def test_bound_misses_the_truth_in_no_more_than_it_says(draw, faces):
     """A true AUC just below the bound: perfect separation, which would miss it, has to be rare."""
     rng = np.random.default_rng(faces)
-    low, _ = exact_ends(1.0, faces, 0.95)
+    low = exact_interval(1.0, faces, 0.95).low
     reals, fakes = draw(rng, 20_000, faces, low - 1e-9)
     missed = (reals.max(axis=1) < fakes.min(axis=1)).mean()
     assert missed <= 0.025 + 3 * math.sqrt(0.025 / 20_000)
@@ -100,7 +100,7 @@ def test_reach_of_one_pair_is_delongs_where_one_pair_changed():
     candidate[[29, 30]] = reference[[30, 29]]
     found = auc_difference(labels, reference, candidate)
     assert (found.estimate, found.method) == (pytest.approx(-1 / 1200), "delong")
-    assert found.high - found.estimate == pytest.approx(one_pair_reach(30, 40, 0.95), rel=1e-6)
+    assert found.high - found.estimate == pytest.approx(one_pair_half_width(30, 40, 0.95), rel=1e-6)
 
 
 def test_fewer_changes_make_no_worse_verdict():
@@ -143,10 +143,12 @@ def test_as_many_faces_as_needed_decide(reals, times):
     found = auc_difference(labels, reference, reference + 0.01 * labels)
     needed = faces_needed(found, len(labels))
     scale = needed / len(labels)
-    shrunk = one_pair_reach(reals, times * reals, 0.95) / scale**2
+    shrunk = one_pair_half_width(reals, times * reals, 0.95) / scale**2
     assert (shrunk < 0.005) or verdict(found) == "holds"
     if verdict(found) == "undecided":
-        assert one_pair_reach(reals, times * reals, 0.95) / (scale - 2 / len(labels)) ** 2 > 0.005
+        assert (
+            one_pair_half_width(reals, times * reals, 0.95) / (scale - 2 / len(labels)) ** 2 > 0.005
+        )
 
 
 def test_rounding_makes_no_other_detector():
@@ -163,7 +165,7 @@ def test_rounding_makes_no_other_detector():
 def test_a_difference_that_all_pairs_show_is_no_point():
     labels = [0, 0, 1, 1]
     found = auc_difference(labels, [0.5, 0.5, 0.5, 0.5], [0.1, 0.1, 0.9, 0.9])
-    reach = one_pair_reach(2, 2, 0.95)
+    reach = one_pair_half_width(2, 2, 0.95)
     assert (found.low, found.estimate, found.high) == (0.5 - reach, 0.5, 0.5 + reach)
 
 
@@ -179,16 +181,16 @@ def test_a_difference_that_all_pairs_show_is_no_point():
 def test_faces_of_one_group_count_once(groups, fakes, reals):
     labels, reference = separated(4, 4)
     found = auc_difference_bootstrap(labels, reference, reference + 0.1 * labels, groups, 50)
-    reach = one_pair_reach(fakes, reals, 0.95)
+    reach = one_pair_half_width(fakes, reals, 0.95)
     assert (found.low, found.high, found.method) == (-reach, reach, "one pair")
 
 
 @given(st.integers(1, 10_000), st.sampled_from([0.0, 0.5, 1.0]), st.floats(0.5, 0.999))
-def test_exact_ends_hold_the_estimate_and_close_in(pairs, value, confidence):
-    low, high = exact_ends(value, pairs, confidence)
-    assert 0 <= low <= value <= high <= 1
-    more = exact_ends(value, pairs + 1, confidence)
-    assert more[1] - more[0] < high - low
+def test_exact_interval_contains_the_estimate_and_narrows_with_more_pairs(pairs, value, confidence):
+    interval = exact_interval(value, pairs, confidence)
+    assert 0 <= interval.low <= interval.estimate == value <= interval.high <= 1
+    more = exact_interval(value, pairs + 1, confidence)
+    assert more.high - more.low < interval.high - interval.low
 
 
 def test_interval_is_of_the_auc_that_is_measured():

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from lpx.engines.base import Prediction
 from lpx.errors import LpxError
 from lpx.metrics import (
-    Concordance,
-    Difference,
     Flips,
     Interval,
     MapAgreement,
@@ -27,6 +25,7 @@ from lpx.metrics import (
     faces_needed,
     flips,
     is_dead,
+    is_identical,
     map_agreement,
     score_difference,
     verdict,
@@ -100,11 +99,11 @@ class ParityResult:
     """
 
     auc: Interval
-    auc_difference: Difference
-    delong: Difference
-    bootstrap: Difference | None
+    auc_difference: Interval
+    delong: Interval
+    bootstrap: Interval | None
     note: str
-    concordance: Concordance
+    concordance: Interval
     score_range: tuple[float, float]
     dead: bool
     verdict: Verdict
@@ -166,9 +165,9 @@ def auc_over_groups(
 
 def judge(
     truth: Discrimination,
-    found: Difference,
+    found: Interval,
     margin: float,
-    agreement: Concordance | None = None,
+    agreement: Interval | None = None,
     *,
     dead: bool = False,
 ) -> Verdict:
@@ -194,7 +193,7 @@ def judge(
     if dead or scores == "fails":
         return "fails"
     of_auc = verdict(found, margin)
-    same = agreement is not None and agreement.same and of_auc == "holds"
+    same = agreement is not None and is_identical(agreement) and of_auc == "holds"
     if truth.few_groups and not (same and truth.direction != "none"):
         return "undecided"
     if truth.direction == "none":
@@ -267,12 +266,12 @@ class PairedDifference:
         note: Why there is no bootstrap interval although faces share groups; otherwise "".
     """
 
-    delong: Difference
-    bootstrap: Difference | None
+    delong: Interval
+    bootstrap: Interval | None
     note: str = ""
 
     @property
-    def deciding(self) -> Difference:
+    def deciding(self) -> Interval:
         """The interval that a verdict is read off: over groups where there is one."""
         return self.bootstrap or self.delong
 

@@ -27,7 +27,7 @@ from lpx.data.face_sets.face_set import FaceSet
 from lpx.engines.manifest import EngineManifest
 from lpx.machine.conditions import Conditions, changes
 from lpx.machine.energy_sources import Unavailable
-from lpx.metrics import Difference, Interval, Verdict
+from lpx.metrics import Interval, Verdict
 
 SCHEMA = "lpx-report/3"
 
@@ -247,7 +247,7 @@ def _differences(found: ParityResult | PairedDifference) -> dict[str, Any]:
     }
 
 
-def _interval(interval: Interval | Difference) -> dict[str, float]:
+def _interval(interval: Interval) -> dict[str, float]:
     return {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
 
 
