@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lpx.api.workspace import Workspace
     from lpx.bench.performance.costs import CostPlan
+    from lpx.bench.report.compare import compare
+    from lpx.bench.report.document.report import Report, read_report
     from lpx.card import ModelCard
     from lpx.engines.base import Engine, Prediction
     from lpx.engines.load import load
@@ -39,11 +41,14 @@ _MODULES = {
     "NotAsAskedError": "lpx.errors",
     "OutOfMemoryError": "lpx.errors",
     "Prediction": "lpx.engines.base",
+    "Report": "lpx.bench.report.document.report",
     "Reporter": "lpx.reporter",
     "TensorRTOptions": "lpx.engines.request",
     "WeightOptions": "lpx.graph.qdq.weights",
     "Workspace": "lpx.api.workspace",
+    "compare": "lpx.bench.report.compare",
     "load": "lpx.engines.load",
+    "read_report": "lpx.bench.report.document.report",
 }
 __all__ = [
     "BatchRange",
@@ -57,12 +62,15 @@ __all__ = [
     "NotAsAskedError",
     "OutOfMemoryError",
     "Prediction",
+    "Report",
     "Reporter",
     "TensorRTOptions",
     "WeightOptions",
     "Workspace",
     "__version__",
+    "compare",
     "load",
+    "read_report",
 ]
 
 __version__ = "0.1.0"

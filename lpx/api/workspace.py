@@ -16,13 +16,13 @@ from lpx.workspace import DEFAULT, WorkspaceFolder
 # Annotations only: PyTorch and ONNX Runtime take seconds to import, and are imported by the steps
 # that need them.
 if TYPE_CHECKING:
-    from lpx.api.bench import Benched
     from lpx.api.calibrate import Calibrated
     from lpx.api.debug import Debugged
     from lpx.api.debug_runtime import Runtime
     from lpx.api.explain import Explained
     from lpx.api.export import Exported
     from lpx.bench.performance.costs import CostPlan
+    from lpx.bench.report.document.report import Report
     from lpx.engines.manifest import EngineManifest, Precision
     from lpx.engines.request import TensorRTOptions
     from lpx.graph.qdq.weights import WeightOptions
@@ -295,7 +295,7 @@ class Workspace(WorkspaceFolder):
         stages: bool = True,
         allow_overlap: bool = False,
         reporter: Reporter = SILENT,
-    ) -> Benched:
+    ) -> Report:
         """Measure every engine that runs here against the checkpoint.
 
         Scores are saved as they come, so an interrupted bench resumes.
@@ -315,18 +315,17 @@ class Workspace(WorkspaceFolder):
             reporter: Receives progress and warnings.
 
         Returns:
-            The report, and paths of `report.json`, `report.html` and `report.md`.
+            The report; `report.json_path`, `report.html_path` and `report.markdown_path` are its
+            files.
 
         Raises:
             LpxError: No engines, engines of another model, faces used for calibration, or a set
                 without labels or with one class.
         """
-        from lpx.api.bench import bench
+        from lpx.api.bench import BenchOptions, bench
         from lpx.bench.performance.costs import CostPlan
 
-        return bench(
-            self,
-            _face_set("dataset", dataset) or "",
+        options = BenchOptions(
             limit=limit,
             methods=methods,
             candidates=candidates,
@@ -335,8 +334,8 @@ class Workspace(WorkspaceFolder):
             trtexec_times=[(as_path("trtexec_times", path), name) for path, name in trtexec_times],
             stages=stages,
             allow_overlap=allow_overlap,
-            reporter=reporter,
         )
+        return bench(self, _face_set("dataset", dataset) or "", options, reporter)
 
     def predict(
         self,
