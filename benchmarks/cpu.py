@@ -24,7 +24,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from lpx.bench.performance.latency import measure
+from lpx.bench.performance.latency import percentile, sample
 from lpx.calibration.methods import DEFAULT_METHOD
 from lpx.calibration.observe import calibrate
 from lpx.data.face_sets.demo import CHECKPOINT, demo_set, folder
@@ -98,12 +98,11 @@ def row(name: str, detector: Detector, seconds: float) -> dict[str, object]:
     engines = {"torch": TorchEngine(detector)} | {
         key: OnnxRuntimeEngine(graph, card.input_size) for key, graph in graphs.items()
     }
-    units = card.grid[0] * card.grid[1]
-    timed = measure(engines, pixels[:1], units, seconds)
+    timed = sample(engines, pixels[:1], seconds)
     result: dict[str, object] = {
         "model": name,
         "input_size": card.input_size,
-        "p50_ms": {key: timed[key][0].per_face_p50_ms for key in engines},
+        "p50_ms": {key: percentile(np.sort(timed[key].times_ms), 50) for key in engines},
         "convolutions": {key: count_convolutions(graph) for key, graph in graphs.items()},
     }
     if name == "demo":

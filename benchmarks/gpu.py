@@ -40,7 +40,7 @@ import torch
 from gpu_limits import BYTES, Limits, costs, floors_ms, limits, words
 from torch import Tensor, nn
 
-from lpx.bench.performance.latency import LatencyResult, measure
+from lpx.bench.performance.latency import LatencyResult, sample, summarise
 from lpx.calibration.methods import DEFAULT_METHOD
 from lpx.calibration.observe import calibrate
 from lpx.data.face_sets.demo import demo_set
@@ -313,7 +313,7 @@ def measured(
     """
     guarded = {name: Guarded(engine) for name, engine in engines.items()}
     try:
-        timed = measure(guarded, faces, units, seconds) if guarded else {}
+        timed = sample(guarded, faces, seconds) if guarded else {}
     except Exception:
         errors = {name: one.error for name, one in guarded.items() if one.error is not None}
         if not errors:  # it was not an engine
@@ -321,7 +321,7 @@ def measured(
         others = {name: engine for name, engine in engines.items() if name not in errors}
         results, failed = measured(others, faces, units, seconds)
         return results, failed | {name: words(error) for name, error in errors.items()}
-    return {name: result for name, (result, _) in timed.items()}, {}
+    return {name: summarise(calls, len(faces), units) for name, calls in timed.items()}, {}
 
 
 def rows_of(
@@ -371,18 +371,15 @@ def rows_of(
             "layer_floor_per_face_ms": _per(single, batch),
         }
         if name in timed:
-            result = asdict(timed[name])
+            result = timed[name]
             row |= {
-                key: result[key]
-                for key in (
-                    "per_face_p50_ms",
-                    "per_face_p99_ms",
-                    "cov",
-                    "per_patch_p50_us",
-                    "faces_per_second",
-                    "iterations",
-                    "device",
-                )
+                "per_face_p50_ms": result.per_face_ms.p50.estimate,
+                "per_face_p99_ms": result.per_face_ms.p99.estimate,
+                "cov": result.cov,
+                "per_patch_p50_us": result.per_patch_p50_us,
+                "faces_per_second": result.faces_per_second,
+                "iterations": result.iterations,
+                "device": result.device and asdict(result.device),
             }
             row["notes"] = [*tried[name].warned, *getattr(engines[name], "notes", ())]
         rows.append(row)

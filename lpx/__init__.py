@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lpx.api.workspace import Workspace
     from lpx.bench.performance.costs import CostPlan
+    from lpx.bench.report.compare import compare
+    from lpx.bench.report.document.report import Report, read_report
     from lpx.card import ModelCard
     from lpx.engines.base import Engine, Prediction
     from lpx.engines.load import load
@@ -46,12 +48,15 @@ _MODULES = {
     "Prediction": "lpx.engines.base",
     "Progress": "lpx.reporter",
     "Recipe": "lpx.training.recipe",
+    "Report": "lpx.bench.report.document.report",
     "Reporter": "lpx.reporter",
     "TensorRTOptions": "lpx.engines.request",
     "WeightOptions": "lpx.graph.qdq.weights",
     "Workspace": "lpx.api.workspace",
     "ablate": "lpx.training.ablation.ablating",
+    "compare": "lpx.bench.report.compare",
     "load": "lpx.engines.load",
+    "read_report": "lpx.bench.report.document.report",
     "train": "lpx.training.fit",
 }
 __all__ = [
@@ -69,13 +74,16 @@ __all__ = [
     "Prediction",
     "Progress",
     "Recipe",
+    "Report",
     "Reporter",
     "TensorRTOptions",
     "WeightOptions",
     "Workspace",
     "__version__",
     "ablate",
+    "compare",
     "load",
+    "read_report",
     "train",
 ]
 

@@ -1,17 +1,16 @@
-"""bench(): every engine against the checkpoint."""
+"""Compare every engine with the checkpoint, and measure what it costs."""
 
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from lpx.arguments import check_at_least, several
+from lpx.arguments import check_at_least, check_number, several
 from lpx.artefacts.model import (
     ExportedModel,
     look_up,
@@ -27,11 +26,12 @@ from lpx.bench.parity.run import bench as measure
 from lpx.bench.parity.score import BATCH, Failure, Scored, said
 from lpx.bench.parity.score_store import FOLDER, ScoreStore
 from lpx.bench.parity.stages import MODEL, Graphs, graph_of
-from lpx.bench.performance.candidate import REFERENCE, Candidate
-from lpx.bench.performance.costs import DEFAULT_COSTS, CostPlan
-from lpx.bench.performance.costs import energy_seconds as energy_seconds_of
+from lpx.bench.performance.costs import DEFAULT_COSTS, CostPlan, energy_seconds
+from lpx.bench.performance.loaded_engine import REFERENCE, LoadedEngine
 from lpx.bench.performance.trtexec_metrics import read_trtexec
-from lpx.bench.report.document import to_report
+from lpx.bench.report.document.assemble import assemble
+from lpx.bench.report.document.entries import Environment, ProcessMemory
+from lpx.bench.report.document.report import Report
 from lpx.bench.report.html import render_html
 from lpx.bench.report.markdown import render_markdown
 from lpx.data.face_sets.face_set import FaceSet
@@ -51,152 +51,223 @@ from lpx.workspace import WorkspaceFolder, check_writable, write_bytes, write_js
 if TYPE_CHECKING:
     from lpx.api.workspace import Workspace
 
+# Faces of a class below which an interval of AUC is not to be relied on.
 FEW_FACES = 30
-"""Faces of a class below which an interval of AUC is not to be relied on."""
 
 
 @dataclass(frozen=True)
-class Benched:
-    """What `bench` found, and where it wrote it."""
+class BenchOptions:
+    """Options of a bench; `lpx.Workspace.bench` documents them.
 
-    report: dict[str, Any]
-    json_path: Path
-    html_path: Path
-    markdown_path: Path
+    Raises:
+        InvalidArgumentError: `limit` or `margin` is out of range.
+    """
+
+    limit: int | None = None
+    methods: str | Sequence[str] | None = None
+    candidates: str | Sequence[str] | None = None
+    margin: float = MARGIN
+    costs: CostPlan = DEFAULT_COSTS
+    trtexec_times: Sequence[tuple[Path, str | None]] = ()
+    stages: bool = True
+    allow_overlap: bool = False
+
+    def __post_init__(self) -> None:
+        check_at_least(
+            "limit", self.limit, 4, "AUC and its interval need two real and two fake faces"
+        )
+        check_number(
+            "margin", self.margin, least=0, most=1, why="it is the AUC that an engine may lose"
+        )
+
+
+class OpenSource(Protocol):
+    """Opens the energy source of a device."""
+
+    def __call__(self, device: Device, /) -> EnergySource | Unavailable:
+        """Return the source, or the reason why there is none."""
+        ...
+
+
+class LoadEngine(Protocol):
+    """Loads an engine from its folder, as `lpx.load`."""
+
+    def __call__(
+        self,
+        folder: Path,
+        /,
+        *,
+        allow_host_code: bool = False,
+        cuda_graph: bool = False,
+        shares_cores: bool = False,
+    ) -> Engine:
+        """Return the engine."""
+        ...
+
+
+@dataclass(frozen=True)
+class Host:
+    """Access to what depends on the machine.
+
+    Attributes:
+        runnable: Finds the engines of a workspace that run here.
+        load: Loads an engine.
+        open_source: Opens an energy source.
+    """
+
+    runnable: Callable[
+        [WorkspaceFolder, ExportedModel], tuple[list[EngineManifest], dict[str, str]]
+    ] = field(default=runnable)
+    load: LoadEngine = field(default=load)
+    open_source: OpenSource = field(default=open_source)
+
+
+THIS_HOST = Host()
 
 
 def bench(
     workspace: Workspace,
     dataset: str,
-    *,
-    limit: int | None = None,
-    methods: str | Sequence[str] | None = None,
-    candidates: str | Sequence[str] | None = None,
-    margin: float = MARGIN,
-    costs: CostPlan = DEFAULT_COSTS,
-    trtexec_times: Sequence[tuple[Path, str | None]] = (),
-    stages: bool = True,
-    allow_overlap: bool = False,
+    options: BenchOptions = BenchOptions(),
     reporter: Reporter = SILENT,
-) -> Benched:
+    *,
+    host: Host | None = None,
+) -> Report:
     """Implement `lpx.Workspace.bench`, which documents arguments and errors.
 
     Scores are kept in `bench.partial/` of the workspace as they come, until the report is written.
     """
-    plan = costs
-    _check_options(limit, margin, plan)
-    trtexec = [read_trtexec(path, name) for path, name in trtexec_times]
+    host = host or THIS_HOST
+    plan = options.costs
+    trtexec = [read_trtexec(path, name) for path, name in options.trtexec_times]
     model = read_exported(workspace)
     faces = open_faces(
         workspace, dataset, "test", places=workspace.places, card=model.card, reporter=reporter
     )
+    methods = None if options.methods is None else several("methods", options.methods)
     if methods is not None:
-        methods = several("methods", methods)
         faces = faces.select(methods=methods)
-    faces = faces.first(limit)
-    manifests, not_run = _chosen(*runnable(workspace, model), candidates)
+    faces = faces.first(options.limit)
+    chosen = _choose(*host.runnable(workspace, model), options.candidates)
+    manifests = chosen.manifests
     look_up(faces, reporter)
-    if not allow_overlap:
+    if not options.allow_overlap:
         _check_disjoint(manifests, faces)
     check_writable(workspace.root, "report.json", "report.html", "report.md")
     with workspace.lock(), ExitStack() as stack:
         detector = read_reference(workspace, model, allow_factory=workspace.allow_factory)
         reference = stack.enter_context(closing(TorchEngine(detector)))
-        loaded, broken = _load(workspace, manifests, stack, workspace.allow_host_code)
-        graphs = _graphs(workspace, model, manifests, stack) if stages else None
+        loader = _Loader(workspace.engines, host.load, workspace.allow_host_code)
+        loaded, broken = loader.load_all(manifests, stack)
+        graphs = _graphs(workspace, model, manifests, stack) if options.stages else None
         store = _store(workspace, model, faces, manifests, graphs, reporter)
         if store.folder.is_dir():
-            reporter.say(f"going on with the bench that was stopped ({store.folder})")
+            reporter.say(f"resuming interrupted bench ({store.folder})")
         watch = Watch(
             reporter.progress(f"scoring {faces.name}"),
             reporter.progress("timing"),
             reporter.progress("measuring energy"),
         )
         engines = {REFERENCE: reference, **{name: c.engine for name, c in loaded.items()}}
-        # Whatever ends this, scores are kept: the next bench of these faces goes on with them.
+        # However this ends, scores are kept: the next bench of these faces resumes with them.
         result = measure(
             reference,
             loaded,
             faces,
             model.card,
-            margin=margin,
+            margin=options.margin,
             plan=plan,
-            sources=_sources(engines, plan, stack, reporter),
+            sources=_sources(engines, plan, stack, reporter, host.open_source),
             graphs=graphs,
             store=store,
             watch=watch,
         )
         _check_unchanged(faces)
         result = replace(result, failed=(*broken, *result.failed))
-        values = to_report(
+        report = assemble(
             result,
             faces,
             model.card,
-            margin=margin,
-            environment={
-                "machine": asdict(read_machine()),
-                "versions": versions("torch", "onnx", "onnxruntime", "numpy"),
-            },
-            not_run=not_run,
-            warnings=[*_warnings(manifests, faces, result.scored), *_noted(loaded)],
-            memory=read_memory(),
+            margin=options.margin,
+            environment=Environment(
+                machine=asdict(read_machine()),
+                versions=versions("torch", "onnx", "onnxruntime", "numpy"),
+                memory=ProcessMemory(**read_memory()),
+            ),
+            not_run=chosen.not_run,
+            warnings=[*_warnings(manifests, faces, result.scored), *_notes(loaded)],
             methods=methods,
             trtexec=trtexec,
         )
-        done = _write(workspace, values, result)
+        report = replace(report, json_file=workspace.root / "report.json")
+        _write(report, result)
         store.remove()
-    return done
+    return report
 
 
-def _load(
-    workspace: WorkspaceFolder,
-    manifests: list[EngineManifest],
-    stack: ExitStack,
-    allow_host_code: bool,
-) -> tuple[dict[str, Candidate], list[Failure]]:
-    """Load engines; those that break while they are loaded take no other with them.
+@dataclass(frozen=True)
+class _Loader:
+    """Loads the engines of a workspace."""
 
-    Raises:
-        LpxError: An engine is altered, or lacks what it needs.
-    """
-    loaded: dict[str, Candidate] = {}
-    broken: list[Failure] = []
-    for manifest in manifests:
-        folder = workspace.engines / manifest.name
-        try:
-            engine = load(folder, allow_host_code=allow_host_code)
-        except LpxError:
-            raise
-        except Exception as error:
-            broken.append(Failure(manifest.name, "loading", said(error)))
-            continue
-        stack.enter_context(closing(engine))
-        opened = partial(_opened, manifest, engine, folder, allow_host_code)
-        graph, scoring = None, None
-        if manifest.target == "onnxruntime":
-            graph = read_graph(folder, manifest)
-            scoring = partial(_sharing_cores, folder)
-        loaded[manifest.name] = Candidate(manifest, engine, opened, graph, scoring)
-    return loaded, broken
+    folder: Path
+    load: LoadEngine
+    allow_host_code: bool
+
+    def load_all(
+        self, manifests: list[EngineManifest], stack: ExitStack
+    ) -> tuple[dict[str, LoadedEngine], list[Failure]]:
+        """Load engines; if one fails while it is loaded, the others are measured without it.
+
+        Raises:
+            LpxError: An engine is altered, or lacks what it needs.
+        """
+        loaded: dict[str, LoadedEngine] = {}
+        broken: list[Failure] = []
+        for manifest in manifests:
+            folder = self.folder / manifest.name
+            try:
+                engine = self.load(folder, allow_host_code=self.allow_host_code)
+            except LpxError:
+                raise
+            except Exception as error:
+                broken.append(Failure(manifest.name, "loading", said(error)))
+                continue
+            stack.enter_context(closing(engine))
+            if manifest.target == "onnxruntime":
+                loaded[manifest.name] = LoadedEngine(
+                    manifest,
+                    engine,
+                    # ONNX Runtime's engine on the CPU serves several threads.
+                    open=partial(_shared, engine),
+                    graph=read_graph(folder, manifest),
+                    scoring=partial(self._sharing_cores, folder),
+                )
+            else:
+                another = partial(self._another, folder)
+                loaded[manifest.name] = LoadedEngine(manifest, engine, another)
+        return loaded, broken
+
+    def _another(self, folder: Path, *, cuda_graph: bool) -> AbstractContextManager[Engine]:
+        engine = self.load(folder, allow_host_code=self.allow_host_code, cuda_graph=cuda_graph)
+        return closing(engine)
+
+    def _sharing_cores(self, folder: Path) -> AbstractContextManager[Engine]:
+        # Its threads do not spin while faces are decoded on the same cores.
+        return closing(self.load(folder, shares_cores=True))
 
 
-def _opened(
-    manifest: EngineManifest, engine: Engine, folder: Path, allow_host_code: bool, cuda_graph: bool
-) -> AbstractContextManager[Engine]:
-    """ONNX Runtime's engine on the CPU serves several threads; another is loaded for each."""
-    if manifest.target == "onnxruntime":
-        return nullcontext(engine)
-    return closing(load(folder, allow_host_code=allow_host_code, cuda_graph=cuda_graph))
-
-
-def _sharing_cores(folder: Path) -> AbstractContextManager[Engine]:
-    return closing(load(folder, shares_cores=True))
+def _shared(engine: Engine, *, cuda_graph: bool) -> AbstractContextManager[Engine]:
+    return nullcontext(engine)
 
 
 def _sources(
-    engines: Mapping[str, Engine], plan: CostPlan, stack: ExitStack, reporter: Reporter
+    engines: Mapping[str, Engine],
+    plan: CostPlan,
+    stack: ExitStack,
+    reporter: Reporter,
+    open_source: OpenSource,
 ) -> dict[str, EnergySource | Unavailable]:
-    """What measures each engine's energy; none where energy is left out."""
+    """Open the energy source of each engine; none if energy is left out."""
     if not plan.energy_seconds:
         return {}
     devices: dict[str, Device] = {
@@ -207,71 +278,43 @@ def _sources(
     for source in opened.values():
         if not isinstance(source, Unavailable):
             stack.enter_context(closing(source))
-    found = {name: opened[device] for name, device in devices.items()}
-    measured = sum(not isinstance(source, Unavailable) for source in found.values())
+    sources = {name: opened[device] for name, device in devices.items()}
+    measured = sum(not isinstance(source, Unavailable) for source in sources.values())
     for source in opened.values():
         if isinstance(source, Unavailable):
             reporter.warn(f"energy is {source}")
     if measured:
-        seconds = energy_seconds_of(measured, plan.energy_seconds)
+        seconds = energy_seconds(measured, plan)
         time = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
         reporter.say(f"measuring the energy of {measured} engines will take about {time}")
-    return found
+    return sources
 
 
-def _write(workspace: WorkspaceFolder, values: dict[str, Any], result: BenchResult) -> Benched:
+def _write(report: Report, result: BenchResult) -> None:
     """Write the report in its three forms."""
-    stem = workspace.root / "report"
-    done = Benched(values, *(stem.with_suffix(f".{end}") for end in ("json", "html", "md")))
-    write_json(done.json_path, values)
-    write_bytes(done.html_path, render_html(values, result).encode())
-    write_bytes(done.markdown_path, render_markdown(values).encode())
-    return done
+    write_json(report.json_path, report.to_dict())
+    write_bytes(report.html_path, render_html(report, result).encode())
+    write_bytes(report.markdown_path, render_markdown(report).encode())
 
 
-def _check_options(limit: int | None, margin: float, plan: CostPlan) -> None:
-    check_at_least("limit", limit, 4, "AUC and its interval need two real and two fake faces")
-    if not 0 <= margin <= 1:
-        raise LpxError(
-            f"--margin {margin:g} does not lie between 0 and 1",
-            "it is how much AUC an engine may lose",
-            f"give such a number, as --margin {MARGIN:g}",
-        )
-    if not plan.batches or plan.batches[0] < 1:
-        raise LpxError(
-            f"--batches {','.join(map(str, plan.batches))} are no batch sizes",
-            "they are the numbers of faces per call that latency is measured at",
-            "give numbers of at least 1, as --batches 1,8",
-        )
-    for option, seconds, what in (
-        ("--latency-seconds", plan.latency_seconds, "each engine is measured"),
-        ("--energy-seconds", plan.energy_seconds, "one of five windows of energy lasts"),
-    ):
-        if not 0 <= seconds < math.inf:
-            raise LpxError(
-                f"{option} {seconds:g} is not a duration",
-                f"it is for how long {what}",
-                "give a number of seconds, or 0 to leave it out",
-            )
-    check_at_least("in_flight", plan.in_flight, 0, "it is how many batches are at work at a time")
-    if not plan.latency_seconds and (plan.in_flight or plan.like):
-        raise LpxError(
-            f"{'--in-flight' if plan.in_flight else '--like-trtexec'} with --latency-seconds 0",
-            "nothing is timed then",
-            "leave one of them out",
-        )
+@dataclass(frozen=True)
+class _Chosen:
+    """The engines to measure, and the reasons why others of the chosen ones do not run here."""
+
+    manifests: list[EngineManifest]
+    not_run: dict[str, str]
 
 
-def _chosen(
+def _choose(
     manifests: list[EngineManifest], not_run: dict[str, str], names: str | Sequence[str] | None
-) -> tuple[list[EngineManifest], dict[str, str]]:
-    """The engines that were named, and which of these do not run here; all where None.
+) -> _Chosen:
+    """Choose engines by name; None chooses all.
 
     Raises:
-        LpxError: There is no engine of a name, or none of them runs here.
+        LpxError: There is no engine of a name (code "not-found"), or none of them runs here.
     """
     if names is None:
-        return manifests, not_run
+        return _Chosen(manifests, not_run)
     names = several("candidates", names)
     known = [m.name for m in manifests]
     for name in names:
@@ -279,7 +322,8 @@ def _chosen(
             raise LpxError(
                 f"there is no engine {name!r}",
                 f"engines of the workspace: {', '.join([*known, *not_run])}",
-                "name some of these, by commas, with --candidates",
+                "name some of these with `candidates`",
+                code="not-found",
             )
     chosen = [m for m in manifests if m.name in names]
     left_out = {name: reason for name, reason in not_run.items() if name in names}
@@ -288,8 +332,9 @@ def _chosen(
             f"none of {', '.join(names)} runs here",
             "; ".join(f"{name}: {reason}" for name, reason in left_out.items()),
             f"engines that run here: {', '.join(known)}",
+            code="unsupported",
         )
-    return chosen, left_out
+    return _Chosen(chosen, left_out)
 
 
 def _graphs(
@@ -298,11 +343,11 @@ def _graphs(
     manifests: list[EngineManifest],
     stack: ExitStack,
 ) -> Graphs:
-    """What runs between checkpoint and engine; an engine of ONNX Runtime is its own graph."""
+    """Open the graphs between checkpoint and engine; an engine of ONNX Runtime is its graph."""
 
-    def opened(data: bytes) -> Engine:
-        # ONNX Runtime's optimiser miscomputes some float16 graphs with Q/DQ pairs; and what shall
-        # be seen here is the graph, not what ONNX Runtime makes of it.
+    def open_graph(data: bytes) -> Engine:
+        # ONNX Runtime's optimiser miscomputes some float16 graphs with Q/DQ pairs; and this stage
+        # is the graph itself, not what ONNX Runtime makes of it.
         engine = OnnxRuntimeEngine(data, model.card.input_size, as_written=True, shares_cores=True)
         return stack.enter_context(closing(engine))
 
@@ -314,12 +359,12 @@ def _graphs(
             continue
         try:
             data = read_graph(workspace.engines / manifest.name, manifest)
-            graphs[manifest.name] = opened(data)
+            graphs[manifest.name] = open_graph(data)
         except LpxError as error:
             missing[manifest.name] = said(error)
         else:
             digests[graph_of(manifest.name)] = hashlib.sha256(data).hexdigest()
-    return Graphs(opened(model.data), graphs, missing, digests)
+    return Graphs(open_graph(model.data), graphs, missing, digests)
 
 
 def _store(
@@ -330,8 +375,8 @@ def _store(
     graphs: Graphs | None,
     reporter: Reporter,
 ) -> ScoreStore:
-    """The scores of these faces that an earlier bench left, if it was killed."""
-    of = {
+    """Open the store of scores, with those that an interrupted bench of these faces left."""
+    inputs = {
         "faces": faces.digest(),
         "count": len(faces.faces),
         "size": model.card.input_size,
@@ -340,12 +385,12 @@ def _store(
     }
     engines = {m.name: m.engine_sha256 for m in manifests}
     between = dict(graphs.digests) if graphs else {}
-    told = {REFERENCE: model.sha256} | engines | between
-    return ScoreStore(workspace.root / FOLDER, of, told, reporter.say)
+    digests = {REFERENCE: model.sha256} | engines | between
+    return ScoreStore(workspace.root / FOLDER, inputs, digests, reporter.say)
 
 
 def _check_unchanged(faces: FaceSet) -> None:
-    """Refuse scores of which some are of other pictures than the digest in the report says.
+    """Refuse scores if some are of other pictures than the digest in the report.
 
     Raises:
         LpxError: A file changed since the bench began.
@@ -380,28 +425,28 @@ def _warnings(manifests: list[EngineManifest], faces: FaceSet, scored: Scored) -
     ]
 
 
-def _noted(loaded: Mapping[str, Candidate]) -> list[str]:
-    """What the engines say of how they ran."""
+def _notes(loaded: Mapping[str, LoadedEngine]) -> list[str]:
+    """Return the engines' notes on how they ran."""
     return [f"{name}: {note}" for name, c in loaded.items() for note in notes_of(c.engine)]
 
 
 def _check_disjoint(manifests: list[EngineManifest], faces: FaceSet) -> None:
-    """Refuse to measure an engine on what it was calibrated on.
+    """Refuse to measure an engine on the faces that it was calibrated on.
 
     Raises:
-        LpxError: The first such engine, and what is shared.
+        LpxError: An engine was; the error says what is shared.
     """
     for name, overlap in _overlaps(manifests, faces).items():
         raise LpxError(
             f"{name} was calibrated on {overlap}",
             "its AUC on other faces may be lower than what would be measured",
-            "bench on another set or split, build with other --faces, or measure all the same "
-            "with --allow-overlap",
+            "bench on another set or split, build with other `faces`, or accept it with "
+            "`allow_overlap=True`",
         )
 
 
 def _overlaps(manifests: list[EngineManifest], faces: FaceSet) -> dict[str, str]:
-    """What was calibrated on and is measured too, by the name of the engine."""
+    """Return what was calibrated on and is measured too, by the name of the engine."""
     digest, contents = faces.digest(), frozenset(faces.short_contents())
     found = {m.name: _overlap(m.calibration or {}, faces, digest, contents) for m in manifests}
     return {name: overlap for name, overlap in found.items() if overlap}
@@ -410,7 +455,7 @@ def _overlaps(manifests: list[EngineManifest], faces: FaceSet) -> dict[str, str]
 def _overlap(
     calibration: dict[str, Any], faces: FaceSet, digest: str, contents: frozenset[str]
 ) -> str:
-    """What calibration and measurement share; "" where nothing, as far as is known."""
+    """Say what calibration and measurement share; "" if nothing is known to be shared."""
     if calibration.get("faces_digest") == digest:
         return "the very faces it is measured on"
     if (calibration.get("faces"), calibration.get("split")) == (faces.name, faces.split):

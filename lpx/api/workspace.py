@@ -17,13 +17,13 @@ from lpx.workspace import DEFAULT, WorkspaceFolder
 # Annotations only: PyTorch and ONNX Runtime take seconds to import, and are imported by the steps
 # that need them.
 if TYPE_CHECKING:
-    from lpx.api.bench import Benched
     from lpx.api.calibrate import CalibrationResult
     from lpx.api.debug import DebugResult
     from lpx.api.debug_runtime import Runtime
     from lpx.api.explain import ExplainResult
     from lpx.api.export import ExportResult
     from lpx.bench.performance.costs import CostPlan
+    from lpx.bench.report.document.report import Report
     from lpx.data.prepare import PrepareResult
     from lpx.engines.manifest import EngineManifest, Precision
     from lpx.engines.request import TensorRTOptions
@@ -369,7 +369,7 @@ class Workspace(WorkspaceFolder):
         stages: bool = True,
         allow_overlap: bool = False,
         reporter: Reporter = SILENT,
-    ) -> Benched:
+    ) -> Report:
         """Measure every engine that runs here against the checkpoint.
 
         Scores are saved as they come, so an interrupted bench resumes.
@@ -389,19 +389,18 @@ class Workspace(WorkspaceFolder):
             reporter: Receives progress and warnings.
 
         Returns:
-            The report, and paths of `report.json`, `report.html` and `report.md`.
+            The report; `report.json_path`, `report.html_path` and `report.markdown_path` are its
+            files.
 
         Raises:
             LpxError: No engines, engines of another model, faces used for calibration, or a set
                 without labels or with one class.
         """
-        from lpx.api.bench import bench
+        from lpx.api.bench import BenchOptions, bench
         from lpx.bench.performance.costs import CostPlan
 
         check_instance("costs", costs, CostPlan)
-        return bench(
-            self,
-            os.fspath(as_path("dataset", dataset)),
+        options = BenchOptions(
             limit=limit,
             methods=methods,
             candidates=candidates,
@@ -410,8 +409,8 @@ class Workspace(WorkspaceFolder):
             trtexec_times=_times(trtexec_times),
             stages=stages,
             allow_overlap=allow_overlap,
-            reporter=reporter,
         )
+        return bench(self, os.fspath(as_path("dataset", dataset)), options, reporter)
 
     @needs_extras
     def predict(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from lpx.artefacts.model import ExportedModel
 from lpx.bench.parity.stages import MODEL
-from lpx.bench.performance.candidate import REFERENCE
+from lpx.bench.performance.loaded_engine import REFERENCE
 from lpx.data.walk import ABSENT, refuse_unreadable
 from lpx.engines.base import Engine
 from lpx.engines.compatibility import differences

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,50 +16,50 @@ from lpx.cli.options import (
     json_option,
     workspace_option,
 )
-from lpx.errors import LpxError
+from lpx.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from lpx.api.bench import Benched
     from lpx.api.workspace import Workspace
     from lpx.bench.performance.trtexec_metrics import Release
+    from lpx.bench.report.document.report import Report
     from lpx.metrics import Verdict
 
+# Exit code if the checkpoint cannot tell real from fake, so that parity cannot be judged.
 UNINFORMATIVE = 4
-"""Exit code where the checkpoint cannot tell real from fake, so that parity cannot be judged."""
 _RELEASES: dict[str, Release] = {"10": 10, "11": 11}
 
 
 def by_commas(
     context: click.Context, parameter: click.Parameter, value: str | None
 ) -> tuple[str, ...] | None:
-    """Names between commas; None where the option was not given."""
+    """Split comma-separated names; None if the option was not given."""
     if value is None:
         return None
     names = tuple(filter(None, (name.strip() for name in value.split(","))))
     if not names:
-        raise click.BadParameter("it names nothing")
+        raise click.BadParameter("it is empty")
     return names
 
 
 def sizes(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
-    """Batch sizes between commas."""
+    """Split comma-separated batch sizes."""
     try:
         return tuple(int(size) for size in by_commas(context, parameter, value) or ())
     except ValueError:
-        raise click.BadParameter(f"{value!r} are no whole numbers, as 1,8") from None
+        raise click.BadParameter(f"must be whole numbers, such as 1,8 (got {value!r})") from None
 
 
 def times_of(
     context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
 ) -> list[tuple[Path, str | None]]:
-    """Files of times, and what to call their engines; None where that is not said."""
-    found: list[tuple[Path, str | None]] = []
+    """Split FILE[=NAME] into file and name; the name is None if it is not given."""
+    files: list[tuple[Path, str | None]] = []
     for value in values:
         path, sign, name = value.rpartition("=")
-        # A file's name may hold "=" too.
+        # The name of a file may contain "=" too.
         named = bool(sign) and not Path(value).exists()
-        found.append((Path(path), name) if named else (Path(value), None))
-    return found
+        files.append((Path(path), name) if named else (Path(value), None))
+    return files
 
 
 @click.command()
@@ -68,28 +67,31 @@ def times_of(
     "--dataset",
     required=True,
     metavar="NAME|DIR",
-    help="demo, folder:DIR, DIR with real/ and fake/, or a public data set, as ffpp-c23.",
+    help="Labelled face set: demo, folder:DIR, DIR with real/ and fake/, or a public data set such "
+    "as ffpp-c23.",
 )
-@click.option("--limit", type=int, help="Most faces, spread evenly over the set.")
+@click.option("--limit", type=int, help="Maximum number of faces, sampled evenly; all by default.")
 @click.option(
     "--method",
     "methods",
     metavar="NAMES",
     callback=by_commas,
-    help="Manipulations to keep, by commas; real faces stay.",
+    help="Comma-separated manipulation methods to include; real faces are always included.",
 )
 @click.option(
     "--candidates",
     metavar="NAMES",
     callback=by_commas,
-    help="Engines to measure, by commas; all by default.",
+    help="Comma-separated names of the engines to measure; all by default.",
 )
-@click.option("--margin", default=0.005, show_default=True, help="AUC that an engine may lose.")
+@click.option(
+    "--margin", default=0.005, show_default=True, help="Largest accepted loss of AUC, 0 to 1."
+)
 @click.option(
     "--latency-seconds",
     default=2.0,
     show_default=True,
-    help="Time to measure each engine for, per batch size; 0 leaves latency out.",
+    help="Seconds to measure each engine for, per batch size; 0 leaves latency out.",
 )
 @click.option(
     "--batches",
@@ -97,29 +99,32 @@ def times_of(
     show_default=True,
     metavar="SIZES",
     callback=sizes,
-    help="Faces per call, by commas; the smallest is that of --energy, --in-flight and "
-    "--like-trtexec.",
+    help="Comma-separated batch sizes. Energy, throughput and trtexec-style latency use the "
+    "smallest.",
 )
 @click.option(
     "--in-flight",
     type=int,
     default=0,
     metavar="N",
-    help="Measure throughput with N batches at work at a time.",
+    help="Measure throughput with N batches at work at a time; 0 leaves it out.",
 )
 @click.option(
-    "--energy", is_flag=True, help="Measure energy, five windows per engine; takes minutes."
+    "--energy",
+    is_flag=True,
+    help="Measure energy over five windows per engine; takes minutes.",
 )
 @click.option(
     "--energy-seconds",
     default=10.0,
     show_default=True,
-    help="Length of such a window; shorter ones are less exact.",
+    help="Length of an energy window in seconds; shorter ones are less exact.",
 )
 @click.option(
     "--like-trtexec",
+    "like",
     type=click.Choice(("10", "11")),
-    help="Put latency in the terms of this release of trtexec too.",
+    help="Also measure latency as this release of trtexec does.",
 )
 @click.option(
     "--import-trtexec",
@@ -127,13 +132,15 @@ def times_of(
     metavar="FILE[=NAME]",
     multiple=True,
     callback=times_of,
-    help="Show times of trtexec --exportTimes=FILE; may be given again.",
+    help="Also show times of trtexec --exportTimes=FILE; can be repeated.",
 )
 @click.option(
-    "--no-stages", is_flag=True, help="Leave out ONNX and graph on the way to each engine."
+    "--no-stages",
+    is_flag=True,
+    help="Skip the intermediate stages (exported ONNX model, quantised graph).",
 )
 @click.option(
-    "--allow-overlap", is_flag=True, help="Measure even on faces that an engine was calibrated on."
+    "--allow-overlap", is_flag=True, help="Accept faces that an engine was calibrated on."
 )
 @host_code_option
 @factory_option
@@ -151,7 +158,7 @@ def bench(
     in_flight: int,
     energy: bool,
     energy_seconds: float,
-    like_trtexec: str | None,
+    like: str | None,
     trtexec_times: list[tuple[Path, str | None]],
     no_stages: bool,
     allow_overlap: bool,
@@ -167,17 +174,18 @@ def bench(
     from lpx.bench.performance.costs import CostPlan
     from lpx.cli.console import ConsoleReporter
 
-    if energy:
-        _check_window(energy_seconds)
+    # In `CostPlan` 0 leaves energy out, which is what leaving out --energy means here.
+    if energy and energy_seconds == 0:
+        raise InvalidArgumentError("energy_seconds", "must be > 0", energy_seconds)
     costs = CostPlan(
         batches,
         latency_seconds,
         in_flight,
-        _RELEASES[like_trtexec] if like_trtexec else None,
+        _RELEASES[like] if like else None,
         energy_seconds if energy else 0.0,
     )
     with ConsoleReporter() as reporter:
-        done = workspace.bench(
+        report = workspace.bench(
             dataset,
             limit=limit,
             methods=methods,
@@ -190,27 +198,18 @@ def bench(
             reporter=reporter,
         )
     if as_json:
-        click.echo(json.dumps(done.report, indent=2))
+        click.echo(json.dumps(report.to_dict(), indent=2))
     else:
-        show(done)
-    sys.exit(exit_code(done.report["verdict"]))
-
-
-def _check_window(seconds: float) -> None:
-    if not 0 < seconds < math.inf:
-        raise LpxError(
-            f"--energy-seconds {seconds:g} is not a duration",
-            "it is how long one of the five windows of an engine lasts",
-            "give a number of seconds, as --energy-seconds 10",
-        )
+        show(report)
+    sys.exit(exit_code(report.verdict))
 
 
 def exit_code(verdict: Verdict) -> int:
-    """The exit code of a bench with this verdict."""
+    """Return the exit code of a bench with this verdict."""
     return {"holds": 0, "uninformative": UNINFORMATIVE}.get(verdict, 1)
 
 
-def show(done: Benched) -> None:
+def show(report: Report) -> None:
     """Print the tables, the notes and the verdict."""
     from lpx.bench.report.cost_tables import cost_tables
     from lpx.bench.report.sentences import (
@@ -225,28 +224,26 @@ def show(done: Benched) -> None:
     from lpx.cli.console import Output
 
     console = Output()
-    values = done.report
-    console.say(
-        f"{values['faces']} faces of {values['dataset']['name']} "
-        f"({values['real']} real, {values['fake']} fake)"
-    )
-    console.print(tables.parity(values))
-    console.say(f"95 % intervals: {interval_kinds(values)}")
-    if any(c["breaks_at"] and len(c["stages"]) > 1 for c in values["candidates"]):
-        console.print(tables.stages(values))
-    if values["reference"]["latency"]:
-        console.print(tables.latency(values))
-    notes = speed_notes(values)
-    for found in cost_tables(values):
-        if found.rows:
-            console.say(f"{found.title.lower()}:")
-            console.print(tables.costs(found))
-        notes += found.notes
-    for row in values["failed"]:
+    data = report.dataset
+    console.say(f"{data.faces} faces of {data.name} ({data.real} real, {data.fake} fake)")
+    console.print(tables.parity(report))
+    console.say(f"95 % intervals: {interval_kinds(report)}")
+    if any(c.breaks_at and len(c.stages) > 1 for c in report.candidates):
+        console.print(tables.stages(report))
+    if report.reference.costs.latency:
+        console.print(tables.latency(report))
+    notes = speed_notes(report)
+    for table in cost_tables(report):
+        if table.rows:
+            console.say(f"{table.title.lower()}:")
+            console.print(tables.costs(table))
+        notes += table.notes
+    for row in report.failed:
         console.say(failure(row), "red")
-    not_run = [f"{row['name']} was not run: {row['reason']}" for row in values["not_run"]]
-    for text in (ability(values), values["dataset"]["note"], *notes, *warnings(values), *not_run):
+    not_run = [f"{row.name} was not run: {row.reason}" for row in report.not_run]
+    for text in (ability(report), data.note, *notes, *warnings(report), *not_run):
         if text:
             console.say(f"note: {text}")
-    console.say(f"parity {values['verdict']}: {headline(values)}", "bold")
-    console.say(f"report: {done.html_path} (and {done.json_path.name}, {done.markdown_path.name})")
+    console.say(f"parity {report.verdict}: {headline(report)}", "bold")
+    names = f"{report.json_path.name}, {report.markdown_path.name}"
+    console.say(f"report: {report.html_path} (and {names})")

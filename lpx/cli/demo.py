@@ -1,4 +1,4 @@
-"""`lpx demo`: the whole way on material that ships with lpx."""
+"""`lpx demo`: export, build and bench on material that ships with lpx."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ from lpx.errors import LpxError
 if TYPE_CHECKING:
     from lpx.api.clip_demo import ClipResult
     from lpx.api.workspace import Workspace
+    from lpx.bench.report.document.report import Report
+    from lpx.metrics import Verdict
 
 NOT_SHOWN = (
     "not shown: that it finds deepfakes. These people do not exist, the forgeries are blended by "
     "lpx, and the detector was trained on others like them; use your own on your own faces."
 )
+# Kinds of fakes in the demo set.
 _KINDS = {
     "alpha": "swaps",
     "poisson": "Poisson-blended swaps (not seen in training)",
     "sbi": "self-blended faces",
 }
-"""The kinds of fake of the demo set, in words."""
 
 
 @click.command()
@@ -86,18 +88,18 @@ def demo(unpack: Path | None, video: bool, workspace: Workspace, as_json: bool) 
         reporter.say("lpx build --fp32 --int8 --faces demo")
         built = workspace.build(("fp32", "int8"), faces="demo", reporter=reporter)
         reporter.say("lpx bench --dataset demo")
-        done = workspace.bench("demo", reporter=reporter)
+        report = workspace.bench("demo", reporter=reporter)
     if as_json:
-        click.echo(json.dumps(done.report, indent=2))
+        click.echo(json.dumps(report.to_dict(), indent=2))
     else:
-        show(done)
+        show(report)
         sizes = {
             str(engine.precision): (workspace.engines / engine.name / engine.file).stat().st_size
             for engine in built
         }
-        for line in story(done.report, sizes, has_vnni()):
+        for line in story(report, sizes, has_vnni()):
             click.echo(line)
-    sys.exit(exit_code(done.report["verdict"]))
+    sys.exit(exit_code(report.verdict))
 
 
 def _video(workspace: Workspace, as_json: bool) -> None:
@@ -178,41 +180,46 @@ def clip_lines(shown: ClipResult) -> list[str]:
     ]
 
 
-def story(report: Mapping[str, Any], sizes: Mapping[str, int], vnni: bool | None) -> list[str]:
+def story(report: Report, sizes: Mapping[str, int], vnni: bool | None) -> list[str]:
     """Say in plain words what the demo has shown, with what certainty, and what it has not.
 
     Args:
-        report: The bench's.
-        sizes: Bytes of the engine's file, by precision.
-        vnni: Whether the processor has integer dot products; None where it is not x86.
+        report: Report of the bench.
+        sizes: Size of the engine's file, bytes, by precision.
+        vnni: True if the processor has integer dot products; None if it is not x86.
     """
     from lpx.bench.report.sentences import percent
 
-    known, accuracy = (report["reference"][key] for key in ("discrimination", "accuracy"))
+    known, accuracy = report.reference.discrimination, report.reference.accuracy
     # Over people: pictures of one person say less than as many of different people.
-    found = known["auc_interval"]
-    kept = {
-        "holds": f"Every engine keeps that AUC to within {report['margin']:g} (95 % confidence).",
-        "fails": "An engine fails parity: see above which one, and why.",
-    }.get(report["verdict"], "These faces do not decide whether every engine keeps that AUC.")
-    kinds = ", ".join(
-        f"{_KINDS[row['method']]} {row['face']['auc']:.2f}" for row in accuracy["methods"]
-    )
+    interval = known.auc
+    kinds = [f"{_KINDS[row.method]} {row.face.auc:.2f}" for row in accuracy.methods]
     lines = [
-        f"shown: on {report['faces']} pictures of {known['real_groups']} rendered people, half of "
-        f"them forged, the detector's AUC is {found['estimate']:.3f} (95 % interval "
-        f"{found['low']:.3f} to {found['high']:.3f}): {kinds}. At its threshold it calls "
-        f"{percent(accuracy['face']['false_positive_rate'])} of the real pictures fake, and "
-        f"{percent(accuracy['face']['true_positive_rate'])} of the forged ones. {kept}",
+        f"shown: on {report.dataset.faces} pictures of {known.real_groups} rendered people, half "
+        f"of them forged, the detector's AUC is {interval.estimate:.3f} (95 % interval "
+        f"{interval.low:.3f} to {interval.high:.3f}): {', '.join(kinds)}. At its threshold it "
+        f"calls {percent(accuracy.face.false_positive_rate)} of the real pictures fake, and "
+        f"{percent(accuracy.face.true_positive_rate)} of the forged ones. "
+        f"{_kept(report.verdict, report.margin)}",
         NOT_SHOWN,
     ]
-    int8 = next((c for c in report["candidates"] if c["precision"] == "int8"), None)
-    compared = [] if int8 is None else [s for s in int8["speed"] if s["against"] != "torch"]
-    if compared and all(s["verdict"] != "faster" for s in compared):
+    tests = []
+    for candidate in report.candidates:
+        if candidate.precision == "int8":
+            tests += [speed.test for speed in candidate.costs.speed if speed.against != "torch"]
+    if tests and all(test.verdict != "faster" for test in tests):
         share = 100 * sizes["int8"] / sizes["fp32"]
         which = {True: ", although it has VNNI", False: ", which has no VNNI", None: ""}[vnni]
         lines.append(
-            f"int8: not shown to be faster than FP32 on this CPU{which}. What it brings here is a "
+            f"int8: not shown to be faster than FP32 on this CPU{which}. Its advantage here is a "
             f"file of {share:.0f} % of the size."
         )
     return lines
+
+
+def _kept(verdict: Verdict, margin: float) -> str:
+    if verdict == "holds":
+        return f"Every engine keeps that AUC to within {margin:g} (95 % confidence)."
+    if verdict == "fails":
+        return "An engine fails parity: see above which one, and why."
+    return "These faces do not decide whether every engine keeps that AUC."

@@ -15,9 +15,12 @@ import pytest
 
 from lpx import CostPlan, Workspace
 from lpx.api import bench as bench_api
+from lpx.api.bench import BenchOptions, Host
 from lpx.artefacts import select_engine
 from lpx.artefacts.model import read_exported
-from lpx.bench.parity.score import Scored
+from lpx.bench.parity.score import Failure, Scored
+from lpx.bench.report.document.entries import NotRun
+from lpx.bench.report.document.report import read_report
 from lpx.data.face_sets.face_set import Face, FaceSet, ImageFile
 from lpx.data.face_sets.sets import open_set
 from lpx.data.images.decode import fit
@@ -26,12 +29,33 @@ from lpx.engines.manifest import read_manifest, write_manifest
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.errors import LpxError
 from lpx.metrics import auc
-from tests.support.costs import UNTIMED
+from lpx.reporter import SILENT
+from tests.support.costs import QUICK, UNTIMED
 from tests.support.reporting import RecordingReporter
 
 
-def bench(workspace, dataset="demo", **options):
-    return workspace.bench(dataset, **{"costs": UNTIMED, **options}).report
+def bench(workspace, dataset="demo", *, host=None, reporter=SILENT, **options):
+    options = BenchOptions(**{"costs": UNTIMED, **options})
+    return bench_api.bench(workspace, dataset, options, reporter, host=host)
+
+
+def loading(change):
+    """A host whose engines are changed after they were loaded; `change` gets engine and folder."""
+
+    def load_changed(folder, **options):
+        engine = load(folder, **options)
+        return change(engine, folder) or engine
+
+    return Host(load=load_changed)
+
+
+def running(*names, not_run=None):
+    """A function that finds these engines of a workspace, and that others do not run."""
+
+    def find(workspace, model):
+        return [read_manifest(workspace.engines / name) for name in names], not_run or {}
+
+    return find
 
 
 def test_engines_in_python_give_what_bench_saw(workspace):
@@ -41,19 +65,20 @@ def test_engines_in_python_give_what_bench_saw(workspace):
     int8, fp32 = (
         load(workspace.engines / f"onnxruntime-{p}").infer(pixels).score for p in ("int8", "fp32")
     )
-    found = {entry["precision"]: entry for entry in report["candidates"]}
-    assert found["int8"]["auc"] == auc(faces.labels(), int8)
-    assert found["fp32"]["auc"] == auc(faces.labels(), fp32)
+    found = {entry.precision: entry for entry in report.candidates}
+    assert found["int8"].auc == auc(faces.labels(), int8)
+    assert found["fp32"].auc == auc(faces.labels(), fp32)
     # The FP32 engine is within 1e-4 of PyTorch, which is what bench compares with.
-    assert found["int8"]["score_difference"]["max"] == pytest.approx(
-        np.abs(int8 - fp32).max(), abs=2e-4
-    )
+    largest = found["int8"].parity.score_difference.max
+    assert largest == pytest.approx(np.abs(int8 - fp32).max(), abs=2e-4)
 
 
 def test_report_is_what_is_written(workspace):
-    done = workspace.bench("demo", limit=8, costs=UNTIMED)
-    assert json.loads(done.json_path.read_text()) == json.loads(json.dumps(done.report))
-    assert done.html_path.read_text().lstrip().lower().startswith("<!doctype html>")
+    report = workspace.bench("demo", limit=8, costs=UNTIMED)
+    assert json.loads(report.json_path.read_text()) == report.to_dict()
+    assert read_report(workspace.root).to_dict() == report.to_dict()
+    assert report.html_path.read_text().lstrip().lower().startswith("<!doctype html>")
+    assert report.markdown_path.read_text().startswith("## ")
 
 
 def test_same_faces_give_the_same_report(workspace):
@@ -63,7 +88,7 @@ def test_same_faces_give_the_same_report(workspace):
 
 def settled(report):
     """A report without what differs from process to process."""
-    return {key: value for key, value in report.items() if key != "memory"}
+    return replace(report, environment=replace(report.environment, memory=None))
 
 
 def test_calibrating_on_the_faces_that_are_benched_is_reported(workspace, crops):
@@ -71,13 +96,13 @@ def test_calibrating_on_the_faces_that_are_benched_is_reported(workspace, crops)
     overlap = "onnxruntime-int8 was calibrated on the very faces it is measured on"
     with pytest.raises(LpxError, match=overlap) as caught:
         bench(workspace, "folder:crops")
-    assert "--allow-overlap" in caught.value.fix
-    allowed = bench(workspace, "folder:crops", allow_overlap=True)["warnings"]
+    assert "`allow_overlap=True`" in caught.value.fix
+    allowed = bench(workspace, "folder:crops", allow_overlap=True).warnings
     assert any(text.startswith(overlap) for text in allowed)
     # By another name they are the same faces still.
     absolute = bench(workspace, str(crops), allow_overlap=True)
-    assert any(text.startswith(overlap) for text in absolute["warnings"])
-    assert not any("calibrated" in text for text in bench(workspace, limit=8)["warnings"])
+    assert any(text.startswith(overlap) for text in absolute.warnings)
+    assert not any("calibrated" in text for text in bench(workspace, limit=8).warnings)
 
 
 def test_calibrating_on_some_of_the_faces_that_are_benched_is_reported(workspace, crops):
@@ -89,8 +114,8 @@ def test_calibrating_on_some_of_the_faces_that_are_benched_is_reported(workspace
     )
     with pytest.raises(LpxError, match="10 faces of folder:crops"):
         bench(workspace, "crops")
-    assert said in bench(workspace, "crops", allow_overlap=True)["warnings"]
-    assert said in bench(workspace, "crops", limit=8, allow_overlap=True)["warnings"]
+    assert said in bench(workspace, "crops", allow_overlap=True).warnings
+    assert said in bench(workspace, "crops", limit=8, allow_overlap=True).warnings
 
 
 @pytest.mark.parametrize(
@@ -120,23 +145,19 @@ def test_shared_identities_are_reported(built, measured, said):
     assert [text.split("calibrated on ")[1].split(";")[0] for text in found] == said
 
 
-def test_few_faces_are_warned_of(workspace, monkeypatch):
-    (said,) = bench(workspace, limit=8)["warnings"]
+def test_few_faces_are_warned_of(workspace):
+    (said,) = bench(workspace, limit=8).warnings
     assert said.startswith("4 real and 4 fake faces are few")
     assert f"below some {bench_api.FEW_FACES} faces of each class" in said
-    monkeypatch.setattr(bench_api, "FEW_FACES", 4)
-    assert bench(workspace, limit=8)["warnings"] == []
+    assert bench(workspace, limit=2 * bench_api.FEW_FACES).warnings == ()
 
 
-def test_what_an_engine_notes_is_a_warning(workspace, monkeypatch):
-    def opened(folder, **options):
-        engine = load(folder, **options)
+def test_what_an_engine_notes_is_a_warning(workspace):
+    def note(engine, folder):
         engine.notes = ["built on another GPU"]
-        return engine
 
-    monkeypatch.setattr(bench_api, "load", opened)
-    report = bench(workspace, limit=8, candidates=["onnxruntime-int8"])
-    assert "onnxruntime-int8: built on another GPU" in report["warnings"]
+    report = bench(workspace, limit=8, candidates=["onnxruntime-int8"], host=loading(note))
+    assert "onnxruntime-int8: built on another GPU" in report.warnings
 
 
 def test_engines_that_do_not_run_here_are_named_and_left_out(workspace, monkeypatch):
@@ -145,8 +166,8 @@ def test_engines_that_do_not_run_here_are_named_and_left_out(workspace, monkeypa
 
     monkeypatch.setattr(select_engine, "can_run", can_run)
     report = bench(workspace, limit=8)
-    assert [entry["name"] for entry in report["candidates"]] == ["onnxruntime-int8"]
-    assert report["not_run"] == [{"name": "onnxruntime-fp32", "reason": "no float here"}]
+    assert [entry.name for entry in report.candidates] == ["onnxruntime-int8"]
+    assert report.not_run == (NotRun("onnxruntime-fp32", "no float here"),)
 
 
 def test_no_engine_that_runs_here_is_an_error_with_the_reasons(workspace, monkeypatch):
@@ -159,22 +180,22 @@ def test_no_engine_that_runs_here_is_an_error_with_the_reasons(workspace, monkey
 
 def test_limit_spreads_over_the_set_and_keeps_both_classes(workspace):
     report = bench(workspace, limit=5)
-    assert report["faces"] == 5
-    assert min(report["real"], report["fake"]) >= 2
+    assert report.dataset.faces == 5
+    assert min(report.dataset.real, report.dataset.fake) >= 2
 
 
 def test_stages_of_an_engine_that_is_its_own_graph(workspace):
     report = bench(workspace, limit=24)
-    for candidate in report["candidates"]:
-        assert [stage["kind"] for stage in candidate["stages"]] == ["onnx", "engine"]
-        onnx, engine = candidate["stages"]
+    for candidate in report.candidates:
+        assert [stage.kind for stage in candidate.stages] == ["onnx", "engine"]
+        onnx, engine = candidate.stages
         # The exported model is within 1e-4 of PyTorch; INT8 is not.
-        assert onnx["against_torch"]["score_difference"]["max"] < 1e-4
-        assert engine["against_torch"]["score_difference"] == candidate["score_difference"]
-    assert all(c["stages"] == [] for c in bench(workspace, limit=8, stages=False)["candidates"])
+        assert onnx.against_torch.score_difference.max < 1e-4
+        assert engine.against_torch.score_difference == candidate.parity.score_difference
+    assert all(c.stages == () for c in bench(workspace, limit=8, stages=False).candidates)
 
 
-def test_the_graph_of_a_tensorrt_engine_is_a_stage(workspace, monkeypatch):
+def test_the_graph_of_a_tensorrt_engine_is_a_stage(workspace):
     """Stood in for by the engines of ONNX Runtime: the INT8 graph, and an engine in FP32."""
     source = workspace.engines / "onnxruntime-int8"
     for name in ("tensorrt-int8", "tensorrt-fp32"):
@@ -188,36 +209,30 @@ def test_the_graph_of_a_tensorrt_engine_is_a_stage(workspace, monkeypatch):
     def opened(folder, **options):
         return load(workspace.engines / folder.name.replace("tensorrt", "onnxruntime"), **options)
 
-    monkeypatch.setattr(select_engine, "can_run", lambda manifest, machine: (True, ""))
-    monkeypatch.setattr(bench_api, "load", opened)
-    monkeypatch.setattr(bench_api, "_check_disjoint", lambda manifests, faces: None)
-    names = ("tensorrt-int8", "tensorrt-fp32")
-    found = {c["name"]: c for c in bench(workspace, limit=24, candidates=names)["candidates"]}
-    onnx, graph, engine = found["tensorrt-int8"]["stages"]
-    assert [s["kind"] for s in (onnx, graph, engine)] == ["onnx", "graph", "engine"]
-    assert graph["against_torch"]["score_difference"]["max"] > 1e-4
+    host = Host(runnable=running("tensorrt-int8", "tensorrt-fp32"), load=opened)
+    found = {c.name: c for c in bench(workspace, limit=24, host=host).candidates}
+    onnx, graph, engine = found["tensorrt-int8"].stages
+    assert [s.kind for s in (onnx, graph, engine)] == ["onnx", "graph", "engine"]
+    assert graph.against_torch.score_difference.max > 1e-4
     # Both compute the same graph, one as ONNX Runtime optimises it, and one as it is written.
-    assert engine["against_previous"]["score_difference"]["mean"] < 5e-3
-    _, missing, _ = found["tensorrt-fp32"]["stages"]
-    assert missing["reason"].startswith(
+    assert engine.against_previous.score_difference.mean < 5e-3
+    _, missing, _ = found["tensorrt-fp32"].stages
+    assert missing.reason.startswith(
         str(workspace.engines / "tensorrt-fp32/graph.onnx") + " does not exist"
     )
-    assert missing["against_torch"] is None
+    assert missing.against_torch is None
 
 
-def test_candidates_are_chosen_by_name(workspace, monkeypatch):
+def test_candidates_are_chosen_by_name(workspace):
     report = bench(workspace, limit=8, candidates=["onnxruntime-int8"])
-    assert [c["name"] for c in report["candidates"]] == ["onnxruntime-int8"]
+    assert [c.name for c in report.candidates] == ["onnxruntime-int8"]
     with pytest.raises(LpxError, match="there is no engine 'int8'") as caught:
         bench(workspace, limit=8, candidates=["int8"])
     assert caught.value.why.endswith("onnxruntime-fp32, onnxruntime-int8")
-    monkeypatch.setattr(
-        select_engine,
-        "can_run",
-        lambda manifest, machine: (manifest.precision == "int8", "no float"),
-    )
+    assert caught.value.code == "not-found"
+    only = Host(runnable=running("onnxruntime-int8", not_run={"onnxruntime-fp32": "no float"}))
     with pytest.raises(LpxError, match="none of onnxruntime-fp32 runs here") as caught:
-        bench(workspace, limit=8, candidates=["onnxruntime-fp32"])
+        bench(workspace, limit=8, candidates=["onnxruntime-fp32"], host=only)
     assert caught.value.why == "onnxruntime-fp32: no float"
 
 
@@ -232,16 +247,16 @@ def test_engine_is_not_taken_for_what_it_is_compared_with(workspace, name):
 def test_methods_are_chosen_by_name(workspace):
     # One, as a text, or several.
     report = bench(workspace, limit=24, methods="sbi", candidates="onnxruntime-fp32")
-    assert [c["name"] for c in report["candidates"]] == ["onnxruntime-fp32"]
-    assert report["dataset"]["methods"] == ["sbi"]
-    (row,) = report["reference"]["accuracy"]["methods"]
-    assert row["method"] == "sbi"
+    assert [c.name for c in report.candidates] == ["onnxruntime-fp32"]
+    assert report.dataset.methods == ("sbi",)
+    (row,) = report.reference.accuracy.methods
+    assert row.method == "sbi"
     with pytest.raises(LpxError, match="demo has no method 'swap'"):
         bench(workspace, methods=["swap"])
 
 
 @pytest.mark.parametrize("bad", ["raises", "nan"])
-def test_an_engine_that_breaks_is_reported_and_the_others_go_on(workspace, monkeypatch, bad):
+def test_an_engine_that_breaks_is_reported_and_the_others_continue(workspace, bad):
     class Breaking:
         def __init__(self, engine):
             self.engine, self.device_memory = engine, engine.device_memory
@@ -256,34 +271,31 @@ def test_an_engine_that_breaks_is_reported_and_the_others_go_on(workspace, monke
         def close(self):
             self.engine.close()
 
-    def opened(folder, **options):
-        engine = load(folder, **options)
+    def break_int8(engine, folder):
         return Breaking(engine) if folder.name.endswith("int8") else engine
 
-    monkeypatch.setattr(bench_api, "load", opened)
-    report = bench(workspace, limit=24, margin=0.5)
-    assert [c["name"] for c in report["candidates"]] == ["onnxruntime-fp32"]
-    assert report["candidates"][0]["concordance"]["low"] == 1.0
-    (failed,) = report["failed"]
-    assert (failed["name"], failed["during"]) == ("onnxruntime-int8", "scoring")
+    report = bench(workspace, limit=24, margin=0.5, host=loading(break_int8))
+    assert [c.name for c in report.candidates] == ["onnxruntime-fp32"]
+    assert report.candidates[0].parity.concordance.low == 1.0
+    (failed,) = report.failed
+    assert (failed.name, failed.during) == ("onnxruntime-int8", "scoring")
     said = "CUDA error" if bad == "raises" else "gives the score nan to face "
-    assert said in failed["reason"]
-    assert report["verdict"] == "undecided"
+    assert said in failed.reason
+    assert report.verdict == "undecided"
 
 
-def test_an_engine_that_breaks_while_it_is_loaded_is_reported(workspace, monkeypatch):
+def test_an_engine_that_breaks_while_it_is_loaded_is_reported(workspace):
     def opened(folder, **options):
         if folder.name.endswith("int8"):
             raise RuntimeError("std::bad_alloc")
         return load(folder, **options)
 
-    monkeypatch.setattr(bench_api, "load", opened)
-    report = bench(workspace, limit=24, margin=0.5)
-    assert [c["name"] for c in report["candidates"]] == ["onnxruntime-fp32"]
-    assert report["failed"] == [
-        {"name": "onnxruntime-int8", "during": "loading", "reason": "RuntimeError: std::bad_alloc"}
-    ]
-    assert report["verdict"] == "undecided"
+    report = bench(workspace, limit=24, margin=0.5, host=Host(load=opened))
+    assert [c.name for c in report.candidates] == ["onnxruntime-fp32"]
+    assert report.failed == (
+        Failure("onnxruntime-int8", "loading", "RuntimeError: std::bad_alloc"),
+    )
+    assert report.verdict == "undecided"
 
 
 def test_a_damaged_engine_is_a_users_error(workspace):
@@ -292,7 +304,7 @@ def test_a_damaged_engine_is_a_users_error(workspace):
         bench(workspace, limit=8)
 
 
-def test_an_altered_graph_is_no_stage(workspace, monkeypatch):
+def test_an_altered_graph_is_no_stage(workspace):
     folder = workspace.engines / "onnxruntime-int8"
     data = (folder / "engine.onnx").read_bytes()
     (folder / "graph.onnx").write_bytes(data)
@@ -303,15 +315,13 @@ def test_an_altered_graph_is_no_stage(workspace, monkeypatch):
     def opened(folder, **options):
         return OnnxRuntimeEngine((folder / "engine.onnx").read_bytes(), 160)
 
-    monkeypatch.setattr(bench_api, "load", opened)
-    monkeypatch.setattr(select_engine, "can_run", lambda manifest, machine: (True, ""))
-    names = ["onnxruntime-int8"]
-    (found,) = bench(workspace, limit=8, candidates=names)["candidates"]
-    assert found["stages"][1]["against_torch"] is not None
+    host = Host(runnable=running("onnxruntime-int8"), load=opened)
+    (found,) = bench(workspace, limit=8, host=host).candidates
+    assert found.stages[1].against_torch is not None
     (folder / "graph.onnx").write_bytes(data + b" ")
-    (found,) = bench(workspace, limit=8, candidates=names)["candidates"]
-    assert found["stages"][1]["against_torch"] is None
-    assert "is not the graph that onnxruntime-int8 was built from" in found["stages"][1]["reason"]
+    (found,) = bench(workspace, limit=8, host=host).candidates
+    assert found.stages[1].against_torch is None
+    assert "is not the graph that onnxruntime-int8 was built from" in found.stages[1].reason
 
 
 class Joules:
@@ -332,16 +342,15 @@ class Joules:
         self.closed.append(self)
 
 
-def test_energy_source_is_opened_once_per_device_and_closed(workspace, monkeypatch):
+def test_energy_source_is_opened_once_per_device_and_closed(workspace):
     closed, asked = [], []
-    monkeypatch.setattr(
-        bench_api, "open_source", lambda device: asked.append(device) or Joules(closed)
-    )
-    report = bench(workspace, limit=8, costs=CostPlan(latency_seconds=0, energy_seconds=0.02))
+    host = Host(open_source=lambda device: asked.append(device) or Joules(closed))
+    plan = CostPlan(latency_seconds=0, energy_seconds=0.02)
+    report = bench(workspace, limit=8, costs=plan, host=host)
     assert asked == ["cpu"]
     assert len(closed) == 1
-    for entry in (report["reference"], *report["candidates"]):
-        assert entry["energy"]["gross_j_per_face"]["mean"] > 0
+    for entry in report.entries:
+        assert entry.costs.energy.gross_j_per_face.estimate > 0
     page = (workspace.root / "report.html").read_text()
     assert 'id="figure-pareto-energy"' in page
     # Latency was not measured, so nothing can be said of all three together.
@@ -356,10 +365,10 @@ def test_host_code_is_allowed_where_the_user_says_so(workspace, monkeypatch):
             seen.append(options["allow_host_code"])
         return load(folder)
 
-    monkeypatch.setattr(bench_api, "load", opened)
     monkeypatch.setattr(select_engine, "load", opened)
-    bench(workspace, limit=8)
-    bench(Workspace(workspace.root, allow_host_code=True), limit=8)
+    host = Host(load=opened)
+    bench(workspace, limit=8, host=host)
+    bench(Workspace(workspace.root, allow_host_code=True), limit=8, host=host)
     assert seen == [False, False, True, True]
     seen.clear()
     model = read_exported(workspace)
@@ -368,9 +377,7 @@ def test_host_code_is_allowed_where_the_user_says_so(workspace, monkeypatch):
     assert seen == [False, True]
 
 
-def test_what_scores_beside_decoding_shares_the_cores_and_what_is_timed_does_not(
-    workspace, monkeypatch
-):
+def test_what_scores_beside_decoding_shares_the_cores_and_what_is_timed_does_not(workspace):
     calls = []
 
     def opened(folder, *, shares_cores=False, **options):
@@ -379,23 +386,15 @@ def test_what_scores_beside_decoding_shares_the_cores_and_what_is_timed_does_not
         engine.infer = lambda faces: calls.append(shares_cores) or infer(faces)
         return engine
 
-    monkeypatch.setattr(bench_api, "load", opened)
-    monkeypatch.setattr("lpx.bench.performance.latency.MIN_ITERATIONS", 2)
-    monkeypatch.setattr("lpx.bench.performance.latency.BLOCK_SECONDS", 0.01)
-    monkeypatch.setattr("lpx.bench.performance.latency.WARM_UP_SECONDS", 0)
-    workspace.bench("demo", limit=32, costs=CostPlan((1,), 0.01))
+    plan = CostPlan((1,), 0.01, limits=QUICK)
+    bench(workspace, limit=32, costs=plan, host=Host(load=opened))
     # Two batches of each of two engines.
     assert calls[:4] == [True] * 4
     assert set(calls[4:]) == {False}
 
 
-def test_an_engine_that_breaks_at_a_batch_size_keeps_its_parity(workspace, monkeypatch):
-    monkeypatch.setattr("lpx.bench.performance.latency.MIN_ITERATIONS", 2)
-    monkeypatch.setattr("lpx.bench.performance.latency.BLOCK_SECONDS", 0.01)
-    monkeypatch.setattr("lpx.bench.performance.latency.WARM_UP_SECONDS", 0)
-
-    def opened(folder, **options):
-        engine = load(folder, **options)
+def test_an_engine_that_breaks_at_a_batch_size_keeps_its_parity(workspace):
+    def limited(engine, folder):
         infer = engine.infer
 
         def infer_few(faces):
@@ -405,16 +404,15 @@ def test_an_engine_that_breaks_at_a_batch_size_keeps_its_parity(workspace, monke
 
         if folder.name.endswith("int8"):
             engine.infer = infer_few
-        return engine
 
-    monkeypatch.setattr(bench_api, "load", opened)
-    report = workspace.bench("demo", limit=16, costs=CostPlan(latency_seconds=0.01)).report
-    fp32, int8 = report["candidates"]
-    assert [row["batch"] for row in fp32["latency_by_batch"]] == [1, 8]
-    assert [row["batch"] for row in int8["latency_by_batch"]] == [1]
-    (failed,) = report["failed"]
-    assert failed["during"] == "timing"
-    assert failed["reason"] == "RuntimeError: no kernel for 8 (batch 8)"
+    plan = CostPlan(latency_seconds=0.01, limits=QUICK)
+    report = bench(workspace, limit=16, costs=plan, host=loading(limited))
+    fp32, int8 = report.candidates
+    assert [row.batch for row in fp32.costs.latency_by_batch] == [1, 8]
+    assert [row.batch for row in int8.costs.latency_by_batch] == [1]
+    (failed,) = report.failed
+    assert failed.during == "timing"
+    assert failed.reason == "RuntimeError: no kernel for 8 (batch 8)"
 
 
 KILLED = """
@@ -435,7 +433,7 @@ Workspace("lpx-out").bench("demo", limit=60, costs=CostPlan(latency_seconds=0))
 """
 
 
-def test_a_bench_that_was_killed_goes_on_and_says_the_same(workspace, monkeypatch):
+def test_an_interrupted_bench_resumes_and_says_the_same(workspace, monkeypatch):
     whole = bench(workspace, limit=60)
     root = Path(__file__).parents[2]
     process = subprocess.Popen(
@@ -482,6 +480,7 @@ def test_an_error_keeps_the_scores_of_the_faces_as_they_were(workspace, crops):
 
 def test_memory_is_told(workspace):
     report = bench(workspace, limit=8)
-    assert 0 < report["memory"]["process_rss_mib"] <= report["memory"]["process_peak_mib"]
-    assert report["reference"]["device_memory_bytes"] is None
-    assert "on the CPU" in report["reference"]["device_memory_reason"]
+    memory = report.environment.memory
+    assert 0 < memory.process_rss_mib <= memory.process_peak_mib
+    assert report.reference.costs.device_memory.bytes is None
+    assert "on the CPU" in report.reference.costs.device_memory.reason

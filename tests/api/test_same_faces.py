@@ -137,7 +137,7 @@ def saved_scores(workspace):
 
 
 def test_a_full_disk_keeps_the_scores(workspace, many):
-    whole = workspace.bench(str(many), costs=UNTIMED).report["reference"]
+    whole = workspace.bench(str(many), costs=UNTIMED).reference
     stop_after_a_batch(workspace, many)
     # Room for a part of the second batch.
     room = max(saved_scores(workspace)) + 100
@@ -145,9 +145,9 @@ def test_a_full_disk_keeps_the_scores(workspace, many):
         workspace.bench(str(many), costs=UNTIMED)
     assert room in saved_scores(workspace)
     told = RecordingReporter()
-    again = workspace.bench(str(many), costs=UNTIMED, reporter=told).report
-    assert any(text.startswith("going on with the bench") for text in told.said)
-    assert again["reference"]["auc"] == whole["auc"]
+    again = workspace.bench(str(many), costs=UNTIMED, reporter=told)
+    assert any(text.startswith("resuming interrupted bench") for text in told.said)
+    assert again.reference.auc == whole.auc
 
 
 def test_a_resumed_bench_does_not_mix_old_and_new_faces(workspace, many):
@@ -155,11 +155,11 @@ def test_a_resumed_bench_does_not_mix_old_and_new_faces(workspace, many):
     for path in many.rglob("*.bmp"):
         swap(path, encoded(hash(path.name) % 1000 + 5000, ".bmp"))
     told = RecordingReporter()
-    again = workspace.bench(str(many), costs=UNTIMED, reporter=told).report
+    again = workspace.bench(str(many), costs=UNTIMED, reporter=told)
     assert any("dropped: faces have changed since" in text for text in told.said)
-    assert not any(text.startswith("going on") for text in told.said)
-    fresh = workspace.bench(str(many), costs=UNTIMED).report
-    assert again["reference"]["auc"] == fresh["reference"]["auc"]
+    assert not any(text.startswith("resuming") for text in told.said)
+    fresh = workspace.bench(str(many), costs=UNTIMED)
+    assert again.reference.auc == fresh.reference.auc
 
 
 def test_faces_that_change_while_they_are_scored(workspace, many):

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from lpx.api import bench as bench_api
+from lpx.api.bench import Host
+from lpx.bench.performance.costs import CostPlan
 from lpx.machine.energy_sources import Unavailable
+from tests.support.costs import QUICK
 
 BENCH = ("bench", "--dataset", "demo", "--limit", 8, "--no-stages")
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr("lpx.bench.performance.latency.MIN_ITERATIONS", 2)
-    monkeypatch.setattr("lpx.bench.performance.latency.BLOCK_SECONDS", 0.01)
-    monkeypatch.setattr("lpx.bench.performance.latency.WARM_UP_SECONDS", 0)
-    monkeypatch.setattr("lpx.bench.performance.costs.SECONDS", 0.02)
+    plan = partial(CostPlan, limits=QUICK)
+    monkeypatch.setattr("lpx.bench.performance.costs.CostPlan", plan)
 
 
 def test_everything_at_once(lpx, workspace, monkeypatch):
-    monkeypatch.setattr(bench_api, "open_source", lambda device: Unavailable("no rails"))
+    host = Host(open_source=lambda device: Unavailable("no rails"))
+    monkeypatch.setattr(bench_api, "THIS_HOST", host)
     times = {"startComputeMs": 300, "h2dMs": 1, "computeMs": 2, "d2hMs": 1, "latencyMs": 4}
     Path("a=b.json").write_text(json.dumps([times]))
     ran = lpx(
@@ -69,14 +72,26 @@ def test_everything_at_once(lpx, workspace, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--batches", "1,x"], "'1,x' are no whole numbers, as 1,8"),
-        (["--batches", "0,8"], "--batches 0,8 are no batch sizes"),
-        (["--batches", ","], "it names nothing"),
+        (["--batches", "1,x"], "must be whole numbers, such as 1,8 (got '1,x')"),
+        (["--batches", "0,8"], "--batches must be >= 1 (got 0)"),
+        (["--batches", ","], "it is empty"),
         (["--in-flight", "-1"], "--in-flight must be >= 0 (got -1)"),
-        (["--in-flight", "2", "--latency-seconds", "0"], "--in-flight with --latency-seconds 0"),
+        (
+            ["--in-flight", "2", "--latency-seconds", "0"],
+            "--in-flight cannot be combined with --latency-seconds 0 (got 2)",
+        ),
+        (
+            ["--like-trtexec", "10", "--latency-seconds", "0"],
+            "--like-trtexec cannot be combined with --latency-seconds 0",
+        ),
+        (["--latency-seconds", "-1"], "--latency-seconds must be >= 0 (got -1"),
+        (["--margin", "2"], "--margin must be between 0 and 1 (got 2"),
         (["--like-trtexec", "9"], "'9' is not one of '10', '11'"),
-        (["--energy", "--energy-seconds", "0"], "--energy-seconds 0 is not a duration"),
-        (["--energy", "--energy-seconds", "nan"], "--energy-seconds nan is not a duration"),
+        (["--energy", "--energy-seconds", "0"], "--energy-seconds must be > 0 (got 0"),
+        (
+            ["--energy", "--energy-seconds", "nan"],
+            "--energy-seconds must be a finite number (got nan)",
+        ),
         (["--import-trtexec", "none.json"], "none.json cannot be read"),
         (["--import-trtexec", "none.json=x"], "none.json cannot be read"),
     ],
@@ -90,8 +105,7 @@ def test_mistakes(lpx, workspace, tree, arguments, said):
     assert tree(".") == before
 
 
-def test_energy_is_off_unless_asked_for(lpx, workspace, monkeypatch):
-    monkeypatch.setattr(bench_api, "open_source", lambda device: pytest.fail("was asked"))
+def test_energy_is_off_unless_asked_for(lpx, workspace):
     ran = lpx(*BENCH, "--latency-seconds", 0, "--energy-seconds", 3, "--json")
     assert json.loads(ran.out)["reference"]["energy"] is None
 
@@ -109,7 +123,8 @@ def test_how_long_energy_takes_is_said_first(lpx, workspace, monkeypatch):
         def close(self):
             pass
 
-    monkeypatch.setattr(bench_api, "open_source", lambda device: Source())
+    host = Host(open_source=lambda device: Source())
+    monkeypatch.setattr(bench_api, "THIS_HOST", host)
     ran = lpx(*BENCH, "--latency-seconds", 0.02, "--energy", "--energy-seconds", 0.06)
     assert "measuring the energy of 3 engines will take about 1 seconds" in ran.err
     assert "measured by fake: the board; batch 1" in ran.out

@@ -7,6 +7,8 @@ import json
 
 import pytest
 
+from lpx import Report, compare
+
 
 def estimate(mean, half):
     return {"mean": mean, "low": mean - half, "high": mean + half}
@@ -22,6 +24,33 @@ def energy(gross=2.0, net=0.5, half=0.05):
         "faces": 50,
         "gross_j_per_face": estimate(gross, half),
         "net_j_per_face": estimate(net, half),
+        "gross_mj_per_patch": estimate(20.0, 1.0),
+        "net_mj_per_patch": estimate(5.0, 1.0),
+        "load_w": estimate(20.0, 1.0),
+        "idle_w": estimate(15.0, 1.0),
+    }
+
+
+def median(milliseconds, low, high):
+    """The fields of a median latency that was not measured but written in."""
+    intervals = {name: [None, None] for name in ("p90", "p95", "p99")}
+    return {"per_face_p50_ms": milliseconds, "intervals_ms": {"p50": [low, high], **intervals}}
+
+
+def latency(batch):
+    return {
+        "batch": batch,
+        "iterations": 100,
+        **median(10.0, 9.0, 10.2),
+        "per_face_p90_ms": 12.0,
+        "per_face_p95_ms": 13.0,
+        "per_face_p99_ms": 14.0,
+        "per_patch_p50_us": 100.0,
+        "faces_per_second": 100.0,
+        "cov": 0.01,
+        "device": None,
+        "warm_up_seconds": 0.2,
+        "warnings": [],
     }
 
 
@@ -35,17 +64,14 @@ def made(built, tmp_path_factory):
 
     root = tmp_path_factory.mktemp("compared") / "lpx-out"
     shutil.copytree(built.root, root)
-    report = Workspace(root).bench("demo", limit=24, costs=UNTIMED).report
+    report = Workspace(root).bench("demo", limit=24, costs=UNTIMED).to_dict()
     for entry in (report["reference"], *report["candidates"]):
-        entry["latency_by_batch"] = [
-            {"batch": batch, "per_face_p50_ms": 10.0, "intervals_ms": {"p50": [9.0, 10.2]}}
-            for batch in (1, 8)
-        ]
+        entry["latency_by_batch"] = [latency(batch) for batch in (1, 8)]
         entry["energy"] = energy()
         entry["verdict" if "dialect" in entry else "name"] = (
             "holds" if "dialect" in entry else "torch"
         )
-    return json.loads(json.dumps(report))
+    return report
 
 
 @pytest.fixture
@@ -80,7 +106,7 @@ def verdict_falls(report):
 
 def slower(report):
     row = report["candidates"][0]["latency_by_batch"][1]
-    row |= {"per_face_p50_ms": 11.0, "intervals_ms": {"p50": [10.3, 11.4]}}
+    row |= median(11.0, 10.3, 11.4)
 
 
 def more_gross_energy(report):
@@ -139,19 +165,16 @@ def small_loss(report):
 
 def overlapping(report):
     row = report["candidates"][0]["latency_by_batch"][1]
-    row |= {"per_face_p50_ms": 11.0, "intervals_ms": {"p50": [10.1, 12.0]}}
+    row |= median(11.0, 10.1, 12.0)
 
 
 def hardly_slower(report):
     row = report["candidates"][0]["latency_by_batch"][1]
-    row |= {"per_face_p50_ms": 10.4, "intervals_ms": {"p50": [10.3, 10.5]}}
+    row |= median(10.4, 10.3, 10.5)
 
 
 def torch_slower(report):
-    report["reference"]["latency_by_batch"][0] |= {
-        "per_face_p50_ms": 20.0,
-        "intervals_ms": {"p50": [19.0, 21.0]},
-    }
+    report["reference"]["latency_by_batch"][0] |= median(20.0, 19.0, 21.0)
 
 
 def unbounded(report):
@@ -203,18 +226,19 @@ def test_slower_is_what_the_user_says(compared):
 def test_more_energy_is_what_the_user_says(compared):
     assert compared(hardly_more_energy, "--more-energy", 0.04).code == 1
     assert compared(more_gross_energy, "--more-energy", 0.2).code == 0
-    assert "--more-energy -1 is not a share" in compared(more_gross_energy, "--more-energy", -1).err
+    said = "--more-energy must be >= 0 (got -1"
+    assert said in compared(more_gross_energy, "--more-energy", -1).err
+    assert "--slower must be >= 0 (got -2" in compared(slower, "--slower", -2).err
 
 
 def test_net_energy_below_nothing_is_compared_without_a_ratio(made):
-    from lpx.bench.report.compare import compare_reports
-
     before, after = copy.deepcopy(made), copy.deepcopy(made)
     before["candidates"][0]["energy"] = energy(net=-0.1, half=0.01)
     after["candidates"][0]["energy"] = energy(net=0.1, half=0.01)
-    (worse,) = compare_reports(before, after).regressions
+    before, after = Report.from_dict(before), Report.from_dict(after)
+    (worse,) = compare(before, after).regressions
     assert (worse.kind, worse.before, worse.after, worse.note) == ("energy", -0.1, 0.1, "more")
-    assert not compare_reports(after, before).regressions
+    assert not compare(after, before).regressions
 
 
 @pytest.mark.parametrize(
@@ -244,16 +268,15 @@ def test_energy_that_cannot_be_judged_is_told_and_no_regression(compared, energy
 
 
 def test_energy_that_came_to_be_measured_is_told(made):
-    from lpx.bench.report.compare import compare_reports
-
     before = copy.deepcopy(made)
     before["candidates"][0]["energy"] = {"unavailable": "no rails"}
     before["candidates"][1]["energy"] = None
-    notes = [c.note for c in compare_reports(before, made).changes if c.kind == "energy"]
+    compared = compare(Report.from_dict(before), Report.from_dict(made))
+    notes = [c.note for c in compared.changes if c.kind == "energy"]
     assert notes == ["not judged: unavailable before: no rails", "not judged: not measured before"]
-    for report in (before, neither := copy.deepcopy(before)):
-        report["candidates"][0]["energy"] = None
-    assert not [c for c in compare_reports(before, neither).changes if c.kind == "energy"]
+    before["candidates"][0]["energy"] = None
+    neither = Report.from_dict(before)
+    assert not [c for c in compare(neither, neither).changes if c.kind == "energy"]
 
 
 def test_another_machine_is_told_first_and_latencies_are_not_judged(compared):
@@ -352,3 +375,15 @@ def test_reports_that_no_bench_writes_are_refused(compared, change):
     assert ran.code == 2, ran.err
     assert "error: " in ran.err
     assert ran.out == ""
+
+
+def test_in_python_paths_and_reports_are_compared_alike(made, tmp_path):
+    after = copy.deepcopy(made)
+    auc_falls(after)
+    for name, values in (("before", made), ("after", after)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.json").write_text(json.dumps(values))
+    by_report = compare(Report.from_dict(made), Report.from_dict(after))
+    assert [change.kind for change in by_report.regressions] == ["auc"]
+    assert by_report == compare(tmp_path / "before", str(tmp_path / "after" / "report.json"))
+    assert by_report.to_dict()["regressions"] == 1

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
 
 import pytest
 
 from lpx import Workspace
+from lpx.bench.parity.detection import Detection, MethodDetection
+from lpx.bench.performance.costs import Speed
+from lpx.bench.performance.speed_test import SpeedTest
 from lpx.cli.demo import story
 from lpx.data.face_sets.demo import CHECKPOINT, PAIRS, folder
+from lpx.metrics import Interval
 from tests.support.costs import UNTIMED
+from tests.support.reports import full_report
 
 
 @pytest.fixture(autouse=True)
@@ -38,33 +44,45 @@ def test_demo_runs_all_of_it(lpx, built, monkeypatch):
     assert Path("here/report.html").is_file()
 
 
-REPORT = {
-    "verdict": "holds",
-    "margin": 0.005,
-    "faces": 576,
-    "reference": {
-        "accuracy": {
-            "face": {"false_positive_rate": 0.08, "true_positive_rate": 0.75},
-            "methods": [{"method": "poisson", "face": {"auc": 0.874}}],
-        },
-        "auc_interval": {"estimate": 0.91, "low": 0.90, "high": 0.92},
-        "discrimination": {
-            "real_groups": 24,
-            "auc_interval": {"estimate": 0.91, "low": 0.88, "high": 0.94},
-        },
-    },
-}
+def reported(verdict="holds", candidates=()):
+    """A report of 576 faces of 24 people, by a detector with an AUC of 0.91."""
+    made = full_report()
+    reference = made.reference
+    face = replace(
+        reference.accuracy.face, auc=0.874, false_positive_rate=0.08, true_positive_rate=0.75
+    )
+    known = replace(
+        reference.discrimination,
+        auc=Interval(0.91, 0.88, 0.94),
+        real_groups=24,
+        fake_groups=24,
+    )
+    accuracy = Detection(face, None, (MethodDetection("poisson", face, None),))
+    return replace(
+        made,
+        verdict=verdict,
+        dataset=replace(made.dataset, faces=576),
+        reference=replace(reference, accuracy=accuracy, discrimination=known),
+        candidates=candidates,
+    )
+
+
 SIZES = {"fp32": 400, "int8": 200}
 
 
 def compared(verdict):
     """INT8 beside FP32 in a bench, timed with this verdict."""
-    speed = [{"against": "torch", "verdict": "faster"}, {"against": "fp32", "verdict": verdict}]
-    return {**REPORT, "candidates": [{"precision": "int8", "speed": speed}]}
+    int8 = full_report().candidates[1]
+    speed = tuple(
+        Speed(1, against, SpeedTest(Interval(1.0, 0.9, 1.1), 0.5, 9, of))
+        for against, of in (("torch", "faster"), ("fp32", verdict))
+    )
+    timed = replace(int8, costs=replace(int8.costs, speed=speed))
+    return reported(candidates=(timed,))
 
 
 def test_story_says_what_was_shown_and_what_was_not():
-    shown, limits = story({**REPORT, "candidates": []}, SIZES, None)
+    shown, limits = story(reported(), SIZES, None)
     assert "576 pictures of 24 rendered people" in shown
     assert "0.910 (95 % interval 0.880 to 0.940)" in shown
     assert "to within 0.005" in shown
@@ -75,7 +93,7 @@ def test_story_says_what_was_shown_and_what_was_not():
 
 @pytest.mark.parametrize("verdict", ["fails", "undecided", "uninformative"])
 def test_story_claims_nothing_that_was_not_shown(verdict):
-    shown, _ = story({**REPORT, "candidates": [], "verdict": verdict}, SIZES, None)
+    shown, _ = story(reported(verdict), SIZES, None)
     assert "Every engine keeps" not in shown
 
 

@@ -32,8 +32,9 @@ def benched(shell, unpacked, built):
     # The times themselves are not looked at: a few calls will do.
     line = ("bench", "--dataset", "demo", "--latency-seconds", 0.01)
     few = (
-        "from lpx.bench.performance import latency; latency.MIN_ITERATIONS = 2; "
-        "latency.BLOCK_SECONDS = 0.01"
+        "import functools; from lpx.bench.performance import costs, latency; "
+        "limits = latency.TimingLimits(min_iterations=2, block_seconds=0.01); "
+        "costs.CostPlan = functools.partial(costs.CostPlan, limits=limits)"
     )
     return shell(*line, cwd=unpacked[1], before=f"{SMALLER}; {few}")
 

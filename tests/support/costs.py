@@ -3,5 +3,7 @@
 from __future__ import annotations
 
 from lpx import CostPlan
+from lpx.bench.performance.latency import TimingLimits
 
 UNTIMED = CostPlan(latency_seconds=0)
+QUICK = TimingLimits(warm_up_seconds=0, min_iterations=2, block_seconds=0.01, trtexec_seconds=0.02)

@@ -37,7 +37,7 @@ import torch
 from lpx import CostPlan, Workspace
 from lpx.artefacts.model import read_exported
 from lpx.bench.performance.trtexec_times import read_times
-from lpx.bench.report.compare import read_report
+from lpx.bench.report.document.report import read_report
 from lpx.calibration.cache import read_cache, write_cache
 from lpx.calibration.scales import load_scales
 from lpx.card import card_from_dict, card_from_json
@@ -228,9 +228,8 @@ def _of_workspace(
     yield Reader("scales", made.scales, altered(made.scales.read_bytes()), scales)
 
     def report() -> str:
-        values = read_report(made.root / "report.json")
-        entries = [values["reference"], *values["candidates"]]
-        return _first(c for e in entries for c in _among(e["auc"], 0, 1, "auc"))
+        entries = read_report(made.root / "report.json").entries
+        return _first(c for e in entries for c in _among(e.auc, 0, 1, "auc"))
 
     path = made.root / "report.json"
     yield Reader("report", path, altered(path.read_bytes()), report)

@@ -19,20 +19,22 @@ from lpx.metrics import (
     video_scores,
 )
 
+# Faces or videos of a class below which there is no interval.
 LEAST = 2
-"""Things of a class below which there is no interval."""
+
+Level = Literal["face", "video"]
 
 
 @dataclass(frozen=True)
 class Members:
-    """Where the faces that were scored come from.
+    """Methods, videos and groups of the faces that were scored.
 
     Attributes:
-        methods: [N].
-        videos: [N], the videos' names; two videos of one name and two methods are two.
-        groups: int64 [N]: faces of one video, or of one person where people are known, have one
-            number; for a face swap the person is the one whose head it is.
-        shared_videos: Some video has two faces.
+        methods: [N], manipulation methods.
+        videos: [N], names of videos; videos with the same name and different methods differ.
+        groups: int64 [N], the same number for faces of one video, or of one person if people are
+            known (of a face swap: the target).
+        shared_videos: True if some video has several faces.
     """
 
     methods: NDArray[np.str_]
@@ -42,20 +44,20 @@ class Members:
 
 
 @dataclass(frozen=True)
-class Part:
-    """The difference on some of the faces, or of their videos.
+class SubsetParity:
+    """Parity on a subset of the faces, or of their videos.
 
     Attributes:
-        level: What was compared: faces, or videos by their faces' mean score.
-        method: The manipulation, against all reals; "all" for all.
-        fakes: How many, of this level.
-        reals: How many.
-        difference: With its intervals; None where there are too few for one.
-        verdict: None where there is no interval.
-        reason: Why there is none, else "".
+        level: "face", or "video" for videos by the mean score of their faces.
+        method: Manipulation method of the fakes; they are compared with all reals. "all" for all.
+        fakes: Number of fakes, of this level.
+        reals: Number of reals.
+        difference: AUC difference with its intervals; None if there are too few faces for one.
+        verdict: Verdict on the AUC; None without an interval.
+        reason: Reason why there is no interval, or what is wrong with it; otherwise "".
     """
 
-    level: Literal["face", "video"]
+    level: Level
     method: str
     fakes: int
     reals: int
@@ -65,7 +67,7 @@ class Part:
 
 
 def members_of(faces: FaceSet, indices: NDArray[np.int64]) -> Members:
-    """Methods and videos of the faces in these places."""
+    """Return methods, videos and groups of the faces at these indices."""
     chosen = [faces.faces[int(index)] for index in indices]
     methods = np.array([face.method for face in chosen])
     videos = np.array([face.video for face in chosen])
@@ -81,8 +83,8 @@ def breakdown(
     candidates: Mapping[str, NDArray[np.float32]],
     members: Members,
     margin: float,
-) -> dict[str, tuple[Part, ...]]:
-    """Compare per method, and per level where videos have several faces.
+) -> dict[str, tuple[SubsetParity, ...]]:
+    """Compare per method, and over videos if they have several faces.
 
     Args:
         labels: int64 [N], 1 = fake.
@@ -92,31 +94,31 @@ def breakdown(
         margin: AUC that may be lost.
 
     Returns:
-        Per candidate: faces first; within a level, "all" over videos and then each method. Faces of
-        all methods are not among them: that is the candidate's own difference. With one method
-        there are no rows per method.
+        For each candidate: faces first; within a level, "all" over videos and then each method.
+        Faces of all methods are left out: they are the candidate's own difference. With a single
+        method there are no rows per method.
     """
-    parts: dict[str, list[Part]] = {name: [] for name in candidates}
+    parts: dict[str, list[SubsetParity]] = {name: [] for name in candidates}
 
-    def add(
-        level: Literal["face", "video"], method: str, found: _Selected, kept: NDArray[np.bool_]
-    ) -> None:
-        for name, part in _parts(level, method, found.take(kept), margin).items():
+    def add(level: Level, method: str, subset: _Selected) -> None:
+        for name, part in _parts(level, method, subset, margin).items():
             parts[name].append(part)
 
-    faces = _Selected(labels, reference, candidates, members.groups)
-    levels: list[tuple[Literal["face", "video"], _Selected, NDArray[np.str_]]] = [
-        ("face", faces, members.methods)
-    ]
+    faces = _Selected(labels, reference, candidates, members.groups, members.methods)
+    for method in _several_methods(faces):
+        add("face", method, faces.of_method(method))
     if members.shared_videos:
-        levels.append(("video", *_over_videos(faces, members)))
-    for level, found, methods in levels:
-        if level == "video":
-            add(level, "all", found, np.ones(len(methods), np.bool_))
-        names = np.unique(methods[found.labels == 1])
-        for method in names if len(names) > 1 else ():
-            add(level, str(method), found, (found.labels == 0) | (methods == method))
-    return {name: tuple(found) for name, found in parts.items()}
+        videos = _over_videos(faces, members)
+        add("video", "all", videos)
+        for method in _several_methods(videos):
+            add("video", method, videos.of_method(method))
+    return {name: tuple(rows) for name, rows in parts.items()}
+
+
+def _several_methods(subset: _Selected) -> list[str]:
+    """Return the fakes' methods, sorted; none if there is just one, which is the whole."""
+    names = np.unique(subset.methods[subset.labels == 1])
+    return [str(name) for name in names] if len(names) > 1 else []
 
 
 @dataclass(frozen=True)
@@ -128,52 +130,59 @@ class _Selected:
         reference: float [N].
         candidates: By name, float [N].
         groups: int64 [N].
+        methods: [N].
     """
 
     labels: NDArray[np.int64]
     reference: NDArray[np.floating[Any]]
     candidates: Mapping[str, NDArray[np.floating[Any]]]
     groups: NDArray[np.int64]
+    methods: NDArray[np.str_]
 
-    def take(self, kept: NDArray[np.bool_]) -> _Selected:
-        """Those that are kept, bool [N]."""
+    def of_method(self, method: str) -> _Selected:
+        """Return the fakes of a method, and all reals."""
+        kept = (self.labels == 0) | (self.methods == method)
         return _Selected(
             self.labels[kept],
             self.reference[kept],
             {name: scores[kept] for name, scores in self.candidates.items()},
             self.groups[kept],
+            self.methods[kept],
         )
 
 
-def _over_videos(faces: _Selected, members: Members) -> tuple[_Selected, NDArray[np.str_]]:
-    """The mean scores of each video, and the videos' methods."""
+def _over_videos(faces: _Selected, members: Members) -> _Selected:
+    """Return the mean scores of each video."""
 
     def mean(scores: NDArray[np.floating[Any]]) -> VideoScores:
         return video_scores(scores, faces.labels, members.methods, members.videos)
 
     reference = mean(faces.reference)
-    # Each video lies in one group: that of any of its faces.
+    # All faces of a video are in one group: take that of the first.
     _, first = np.unique(video_groups(members.methods, members.videos), return_index=True)
     candidates = {name: mean(scores).scores for name, scores in faces.candidates.items()}
-    videos = _Selected(reference.labels, reference.scores, candidates, members.groups[first])
-    return videos, reference.methods
+    return _Selected(
+        reference.labels,
+        reference.scores,
+        candidates,
+        members.groups[first],
+        reference.methods,
+    )
 
 
-def _parts(
-    level: Literal["face", "video"], method: str, found: _Selected, margin: float
-) -> dict[str, Part]:
-    """A part of each candidate; the reference is looked at once."""
-    labels, groups = found.labels, found.groups
+def _parts(level: Level, method: str, subset: _Selected, margin: float) -> dict[str, SubsetParity]:
+    """Compare each candidate on a subset; the reference's discrimination is computed once."""
+    labels, groups = subset.labels, subset.groups
     fakes = int((labels == 1).sum())
     reals = len(labels) - fakes
     if min(fakes, reals) < LEAST:
         reason = f"{reals} real and {fakes} fake {level}s: too few for an interval"
-        part = Part(level, method, fakes, reals, None, None, reason)
-        return dict.fromkeys(found.candidates, part)
-    truth = discrimination(labels, found.reference, groups)
+        part = SubsetParity(level, method, fakes, reals, None, None, reason)
+        return dict.fromkeys(subset.candidates, part)
+    truth = discrimination(labels, subset.reference, groups)
     parts = {}
-    for name, scores in found.candidates.items():
-        change = difference(truth.oriented(labels), found.reference, scores, groups)
+    for name, scores in subset.candidates.items():
+        change = difference(truth.oriented(labels), subset.reference, scores, groups)
         decided = judge(truth, change.deciding, margin)
-        parts[name] = Part(level, method, fakes, reals, change, decided, change.note)
+        parts[name] = SubsetParity(level, method, fakes, reals, change, decided, change.note)
     return parts

@@ -1,9 +1,8 @@
-"""How well each engine tells fake from real: per face, per video, and per manipulation method."""
+"""Detection metrics of each engine: per face, per video, and per manipulation method."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,18 +14,47 @@ from lpx.metrics import DetectionMetrics, detection_metrics, per_method, video_s
 Names = NDArray[np.str_]
 
 
-def accuracy(scored: Scored, faces: FaceSet, threshold: float) -> dict[str, dict[str, Any]]:
-    """Measure every engine on the faces that could be read.
+@dataclass(frozen=True)
+class MethodDetection:
+    """Detection of the fakes of one manipulation method, against all reals.
+
+    Attributes:
+        method: Manipulation method.
+        face: Metrics over faces.
+        video: Metrics over videos; None if no video has two faces, or none is of this method.
+    """
+
+    method: str
+    face: DetectionMetrics
+    video: DetectionMetrics | None
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Detection by an engine.
+
+    Attributes:
+        face: Metrics over all faces.
+        video: Metrics over videos, each scored by the mean of its faces (videos with the same name
+            and different methods differ); None if no video has two faces.
+        methods: Metrics per manipulation method, sorted.
+    """
+
+    face: DetectionMetrics
+    video: DetectionMetrics | None
+    methods: tuple[MethodDetection, ...]
+
+
+def detection(scored: Scored, faces: FaceSet, threshold: float) -> dict[str, Detection]:
+    """Measure the detection of every engine on the faces that could be read.
 
     Args:
         scored: Labels and predictions.
-        faces: The set: methods and videos.
+        faces: The set, for methods and videos.
         threshold: The detector's own.
 
     Returns:
-        Per engine: `face` over all faces; `video` over videos (a video's score is the mean of its
-        faces'; videos of one name and two methods are two), None where no video has two faces;
-        `methods`, one such pair per method of manipulation, against all reals.
+        Detection by engine name.
     """
     members = [faces.faces[int(index)] for index in scored.indices]
     methods = np.array([face.method for face in members])
@@ -43,26 +71,16 @@ def _of_engine(
     methods: Names,
     videos: Names,
     threshold: float,
-) -> dict[str, Any]:
+) -> Detection:
     of_faces = detection_metrics(labels, scores, threshold)
-    rows = per_method(scores, labels, methods, threshold)
     grouped = video_scores(scores, labels, methods, videos)
-    whole, of_videos = None, {}
+    of_videos = None
+    videos_by_method: dict[str, DetectionMetrics] = {}
+    # Without two faces in a video, its metrics would repeat those of the faces.
     if len(grouped.scores) < len(scores):
-        whole = detection_metrics(grouped.labels, grouped.scores, threshold)
-        found = per_method(grouped.scores, grouped.labels, grouped.methods, threshold)
-        of_videos = {row.method: row for row in found}
-    return {
-        **_pair(of_faces, whole),
-        "methods": [{"method": r.method, **_pair(r, of_videos.get(r.method))} for r in rows],
-    }
-
-
-def _pair(face: DetectionMetrics, video: DetectionMetrics | None) -> dict[str, Any]:
-    return {"face": _values(face), "video": None if video is None else _values(video)}
-
-
-def _values(row: DetectionMetrics) -> dict[str, Any]:
-    values = asdict(row)
-    del values["method"]
-    return values
+        of_videos = detection_metrics(grouped.labels, grouped.scores, threshold)
+        for row in per_method(grouped.scores, grouped.labels, grouped.methods, threshold):
+            videos_by_method[row.method] = row
+    rows = per_method(scores, labels, methods, threshold)
+    of_methods = [MethodDetection(r.method, r, videos_by_method.get(r.method)) for r in rows]
+    return Detection(of_faces, of_videos, tuple(of_methods))

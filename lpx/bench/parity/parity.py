@@ -1,4 +1,4 @@
-"""Whether a candidate still separates real from fake as the reference does."""
+"""Parity: does a candidate still separate real from fake as the reference does?"""
 
 from __future__ import annotations
 
@@ -31,33 +31,30 @@ from lpx.metrics import (
     verdict,
 )
 
+# Non-inferiority margin: AUC that a candidate may lose.
 MARGIN = 0.005
-"""How much AUC a candidate may lose: non-inferiority by half a point."""
+# Lin's concordance of scores below which agreement is poor: see `lpx.metrics.agreement`.
 CONCORDANCE = 0.9
-"""Lin's concordance of scores below which agreement is poor: see `lpx.metrics.agreement`."""
+# Independent groups of a class below which nothing is decided. Intervals over few resampled groups
+# are too narrow (Cameron, Gelbach and Miller, Review of Economics and Statistics 90, 2008).
 MIN_GROUPS = 10
-"""Independent groups of a class below which nothing is decided.
-
-Intervals over resampled groups are too narrow with few of them; with under ten they say little
-(Cameron, Gelbach and Miller, Review of Economics and Statistics 90, 2008).
-"""
+# Best first: the index in it orders verdicts.
 VERDICTS: tuple[Verdict, ...] = ("holds", "undecided", "uninformative", "fails")
-"""Best first."""
 
 Direction = Literal["fake higher", "real higher", "none"]
-"""Which class the reference scores higher; "none" where that is not shown."""
+"""Class that the reference scores higher; "none" if neither is shown to be higher."""
 
 
 @dataclass(frozen=True)
 class Discrimination:
-    """How the reference tells the classes apart on the faces of a bench.
+    """Discrimination between the classes by the reference, on the faces of a bench.
 
     Attributes:
-        auc: With its 95 % interval: see `auc_over_groups`.
-        direction: "fake higher" where the interval lies above 0.5, "real higher" where it lies
-            below (the classes look reversed), "none" where it includes 0.5.
-        fake_groups: Independent groups (videos, people) that hold fake faces.
-        real_groups: Those that hold real faces.
+        auc: AUC with its 95 % interval: see `auc_over_groups`.
+        direction: "fake higher" if the interval is above 0.5, "real higher" if it is below (the
+            classes look reversed), "none" if it includes 0.5.
+        fake_groups: Number of independent groups (videos, people) with fake faces.
+        real_groups: Number of independent groups with real faces.
     """
 
     auc: Interval
@@ -67,42 +64,57 @@ class Discrimination:
 
     @property
     def few_groups(self) -> bool:
-        """Whether a class has too few independent groups to decide anything."""
+        """True if a class has too few independent groups to decide anything."""
         return min(self.fake_groups, self.real_groups) < MIN_GROUPS
 
     def oriented(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The labels, 1 = the class that the reference scores higher."""
+        """Return the labels, 1 = the class that the reference scores higher."""
         return 1 - labels if self.direction == "real higher" else labels
 
 
 @dataclass(frozen=True)
+class PairedDifference:
+    """A difference of AUCs with both intervals.
+
+    Attributes:
+        delong: Difference with DeLong's interval (assumes independent faces).
+        bootstrap: Difference with the interval over resampled groups; None if no group has two
+            faces or a class has too few groups.
+        note: Reason why there is no bootstrap interval although faces share groups; otherwise "".
+    """
+
+    delong: Interval
+    bootstrap: Interval | None
+    note: str = ""
+
+    @property
+    def deciding(self) -> Interval:
+        """The interval that decides the verdict: over groups if there is one."""
+        return self.bootstrap or self.delong
+
+
+@dataclass(frozen=True)
 class ParityResult:
-    """A candidate against the reference, on the same faces.
+    """Comparison of a candidate with the reference on the same faces.
 
     Attributes:
         auc: AUC of the candidate, with its 95 % interval: see `auc_over_groups`.
-        auc_difference: What the candidate gains (or, negative, loses) in the direction that the
-            reference shows, with the 95 % interval that decides: AUC(candidate) - AUC(reference),
-            or its negative where the reference scores real faces higher.
-        delong: The same with DeLong's interval, which takes faces to be independent.
-        bootstrap: The same with the interval over resampled groups; None where no group has two
-            faces, or where it cannot be computed. Where there is one, it decides.
-        note: What is wrong with the interval that decides; "" where nothing.
-        concordance: Of the scores, with its 95 % interval.
+        difference: Gain of AUC (negative: loss) in the direction that the reference shows:
+            AUC(candidate) - AUC(reference), or its negative if the reference scores real faces
+            higher.
+        concordance: Lin's concordance of the scores, with its 95 % interval.
         score_range: The candidate's lowest and highest score.
-        dead: All faces get one score, though the reference's scores vary.
-        verdict: See `judge`.
-        faces_needed: Faces that would probably decide it, None where that cannot be said.
+        dead: True if all faces get one score, although the reference's scores vary.
+        verdict: Verdict of `judge`.
+        faces_needed: Number of faces that would probably decide the verdict; None if that cannot
+            be estimated.
         score_difference: |score difference|, in [0, 1].
         flips: Faces on the other side of the threshold.
         maps: Agreement of the patch maps.
     """
 
     auc: Interval
-    auc_difference: Interval
-    delong: Interval
-    bootstrap: Interval | None
-    note: str
+    difference: PairedDifference
     concordance: Interval
     score_range: tuple[float, float]
     dead: bool
@@ -112,18 +124,23 @@ class ParityResult:
     flips: Flips
     maps: MapAgreement
 
+    @property
+    def auc_difference(self) -> Interval:
+        """The difference with the 95 % interval that decides the verdict."""
+        return self.difference.deciding
+
 
 def discrimination(
     labels: NDArray[np.int64],
     scores: NDArray[np.floating[Any]],
     groups: NDArray[np.int64] | None,
 ) -> Discrimination:
-    """How a reference tells the classes apart.
+    """Measure how a reference tells the classes apart.
 
     Args:
         labels: int64 [N], 1 = fake.
         scores: float [N], the reference's.
-        groups: int64 [N], faces that depend on each other having one number; None where every face
+        groups: int64 [N], the same number for faces that depend on each other; None if every face
             is a group of its own.
 
     Raises:
@@ -145,9 +162,7 @@ def auc_over_groups(
     scores: NDArray[np.floating[Any]],
     groups: NDArray[np.int64] | None,
 ) -> Interval:
-    """An AUC with its 95 % interval: over resampled groups where faces share them, else DeLong's.
-
-    DeLong's also where a class has too few groups to resample: no verdict is given there.
+    """Return an AUC with its 95 % interval: over resampled groups if faces share them, or DeLong's.
 
     Args:
         labels: int64 [N], 1 = fake.
@@ -158,6 +173,8 @@ def auc_over_groups(
         LpxError: One class only, or NaN scores.
     """
     if groups is not None and len(np.unique(groups)) < len(groups):
+        # A class may have too few groups to resample. DeLong's interval is too narrow then, but no
+        # verdict is given with so few groups.
         with suppress(LpxError):
             return auc_interval_bootstrap(labels, scores, groups)
     return auc_interval(labels, scores)
@@ -174,18 +191,17 @@ def judge(
     """Decide parity: no AUC lost beyond the margin, and scores that follow the reference.
 
     Args:
-        truth: How the reference tells the classes apart.
-        found: The gain of AUC in the reference's direction, with its interval.
+        truth: Discrimination by the reference.
+        found: Gain of AUC in the reference's direction, with its interval.
         margin: AUC that may be lost, in [0, 1].
         agreement: Concordance of the scores; None judges the AUC alone.
-        dead: The candidate gives all faces one score.
+        dead: True if the candidate gives all faces one score.
 
     Returns:
-        "fails" where the candidate is dead or the concordance's interval lies below
-        `CONCORDANCE`. Else "undecided" with fewer than `MIN_GROUPS` groups of a class, and
-        "uninformative" where the reference is not shown to tell the classes apart. Else the worse
-        of two: the difference's interval against -margin, the concordance's against `CONCORDANCE`.
-        Scores that are the same but for rounding need no groups: nothing is left to vary.
+        "fails" if the candidate is dead or the concordance's interval is below `CONCORDANCE`.
+        Otherwise "undecided" with fewer than `MIN_GROUPS` groups of a class, and "uninformative"
+        if the reference is not shown to tell the classes apart. Otherwise the worse of two: the
+        difference's interval against -margin, the concordance's against `CONCORDANCE`.
     """
     scores: Verdict = "holds"
     if agreement is not None:
@@ -193,6 +209,7 @@ def judge(
     if dead or scores == "fails":
         return "fails"
     of_auc = verdict(found, margin)
+    # Scores that are equal but for rounding need no groups: nothing is left to vary.
     same = agreement is not None and is_identical(agreement) and of_auc == "holds"
     if truth.few_groups and not (same and truth.direction != "none"):
         return "undecided"
@@ -220,13 +237,13 @@ def compare(
 
     Args:
         labels: int64 [N], 1 = fake.
-        reference: Of the PyTorch checkpoint, or of the stage before.
-        candidate: Of an engine.
-        threshold: Operating point at which verdicts may flip.
+        reference: Predictions of the PyTorch checkpoint, or of the previous stage.
+        candidate: Predictions of an engine.
+        threshold: Operating point at which decisions may flip.
         margin: AUC that may be lost.
-        groups: int64 [N], as `lpx.metrics.independent_groups` numbers them; None where every face
-            is one of its own.
-        truth: How the checkpoint tells the classes apart; None where `reference` is the checkpoint.
+        groups: int64 [N], as `lpx.metrics.independent_groups` numbers them; None if every face is
+            a group of its own.
+        truth: Discrimination by the checkpoint; None if `reference` is the checkpoint.
 
     Raises:
         LpxError: One class only, or NaN scores.
@@ -236,44 +253,22 @@ def compare(
     agreement = concordance(reference.score, candidate.score, groups)
     dead = is_dead(reference.score, candidate.score)
     decided = judge(truth, found.deciding, margin, agreement, dead=dead)
-    of_auc = verdict(found.deciding, margin)
+    needed = None
+    # More faces help only if the AUC's interval is what leaves the verdict open.
+    if decided == verdict(found.deciding, margin) == "undecided" and not truth.few_groups:
+        needed = faces_needed(found.deciding, len(labels), margin)
     return ParityResult(
         auc=auc_over_groups(labels, candidate.score, groups),
-        auc_difference=found.deciding,
-        delong=found.delong,
-        bootstrap=found.bootstrap,
-        note=found.note,
+        difference=found,
         concordance=agreement,
         score_range=(float(candidate.score.min()), float(candidate.score.max())),
         dead=dead,
         verdict=decided,
-        faces_needed=faces_needed(found.deciding, len(labels), margin)
-        if decided == of_auc == "undecided" and not truth.few_groups
-        else None,
+        faces_needed=needed,
         score_difference=score_difference(reference.score, candidate.score),
         flips=flips(reference.score, candidate.score, threshold),
         maps=map_agreement(reference.patch_map, candidate.patch_map),
     )
-
-
-@dataclass(frozen=True)
-class PairedDifference:
-    """A difference of AUCs with both intervals.
-
-    Attributes:
-        delong: For independent faces.
-        bootstrap: Over resampled groups; None where no group has two faces or a class has too few.
-        note: Why there is no bootstrap interval although faces share groups; otherwise "".
-    """
-
-    delong: Interval
-    bootstrap: Interval | None
-    note: str = ""
-
-    @property
-    def deciding(self) -> Interval:
-        """The interval that a verdict is read off: over groups where there is one."""
-        return self.bootstrap or self.delong
 
 
 def difference(
@@ -282,7 +277,7 @@ def difference(
     candidate: NDArray[np.floating[Any]],
     groups: NDArray[np.int64] | None,
 ) -> PairedDifference:
-    """AUC(candidate) - AUC(reference), with each interval that applies.
+    """Return AUC(candidate) - AUC(reference) with each interval that applies.
 
     Args:
         labels: int64 [N], 1 = the class that scores higher.
@@ -297,19 +292,13 @@ def difference(
     if groups is None or len(np.unique(groups)) == len(groups):
         return PairedDifference(delong, None)
     try:
-        return PairedDifference(
-            delong, auc_difference_bootstrap(labels, reference, candidate, groups)
-        )
+        bootstrap = auc_difference_bootstrap(labels, reference, candidate, groups)
+        return PairedDifference(delong, bootstrap)
     except LpxError as error:
-        note = "DeLong's interval is shown, too narrow for faces that share a video or a person"
+        note = "DeLong's interval is shown; it is too narrow if faces share a video or a person"
         return PairedDifference(delong, None, f"{error.what}; {note}")
 
 
 def overall(verdicts: list[Verdict]) -> Verdict:
-    """One verdict for all candidates: the worst.
-
-    Args:
-        verdicts: Of the candidates. It takes at least one to decide anything: without, the answer
-            is "undecided".
-    """
+    """Return the worst verdict of all candidates, "undecided" if there are none."""
     return max(verdicts, key=VERDICTS.index, default="undecided")

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.bench.parity.breakdown import Part, breakdown, members_of
-from lpx.bench.parity.detection import accuracy
+from lpx.bench.parity.breakdown import SubsetParity, breakdown, members_of
+from lpx.bench.parity.detection import Detection, detection
 from lpx.bench.parity.parity import MARGIN, Discrimination, ParityResult, compare, discrimination
 from lpx.bench.parity.score import Failure, Scored, score
 from lpx.bench.parity.score_store import ScoreStore
-from lpx.bench.parity.stages import Graphs, Stage, graph_of, stages_of
-from lpx.bench.performance.candidate import REFERENCE, Candidate
+from lpx.bench.parity.stages import ComparisonTerms, Graphs, Stage, graph_of, stages_of
 from lpx.bench.performance.costs import CostPlan, Costs, measure_costs
+from lpx.bench.performance.loaded_engine import REFERENCE, LoadedEngine
 from lpx.card import ModelCard
 from lpx.data.face_sets.face_set import FaceSet
 from lpx.engines.base import DeviceMemory, Engine, Faces
 from lpx.engines.manifest import EngineManifest
 from lpx.machine.energy_sources import EnergySource, Unavailable
+from lpx.reporter import Progress
 
+# Faces shown in the report: those on which maps agree least.
 EXAMPLES = 6
-"""Faces shown in the report: those on which maps agree least."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Example:
     """A face shown in the report.
 
     Attributes:
-        name: Its name in the set.
+        name: Name in the set.
         label: 1 = fake.
         pixels: uint8 RGB [S, S, 3].
-        maps: Patch map float32 [h, w] and score per engine, the reference first.
+        maps: Patch map float32 [h, w] and score by engine name, the reference first.
     """
 
     name: str
@@ -48,27 +48,28 @@ class Example:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """Everything a report is made from.
+    """Results of a bench, keyed by engine name.
 
     Attributes:
         scored: Labels and predictions of the reference and of the candidates, in that order.
-        truth: How the reference tells the classes apart.
-        accuracy: Per engine, the reference too: see `lpx.bench.parity.detection.accuracy`.
-        parity: Per candidate.
-        parts: Per candidate: the difference per method and over videos.
-        stages: Per candidate; empty where stages were left out.
-        costs: Latency, energy and the like.
-        examples: Faces to show.
+        truth: Discrimination by the reference.
+        detection: Detection metrics, of the reference too.
+        parity: Comparison of each candidate with the reference.
+        parts: Parity of each candidate per method and over videos.
+        stages: Parity of each candidate's stages; empty if stages were left out.
+        costs: Latency, energy and other costs.
+        examples: Faces to show in the report.
         candidates: Manifests of the engines that scored every face.
-        device_memory: Per engine, the reference too.
-        failed: Engines that failed: while loaded, scoring, timed, or energy was measured.
+        device_memory: Memory held on the device, of the reference too.
+        failed: Engines that failed while they were loaded, scored, timed, or while energy was
+            measured.
     """
 
     scored: Scored
     truth: Discrimination
-    accuracy: dict[str, dict[str, Any]]
+    detection: dict[str, Detection]
     parity: dict[str, ParityResult]
-    parts: dict[str, tuple[Part, ...]]
+    parts: dict[str, tuple[SubsetParity, ...]]
     stages: dict[str, tuple[Stage, ...]]
     costs: Costs
     examples: tuple[Example, ...]
@@ -79,16 +80,16 @@ class BenchResult:
 
 @dataclass(frozen=True)
 class Watch:
-    """How a bench reports its progress; each is called with (done, total)."""
+    """Progress of each part of a bench."""
 
-    scoring: Callable[[int, int], None] | None = None
-    timing: Callable[[int, int], None] | None = None
-    energy: Callable[[int, int], None] | None = None
+    scoring: Progress | None = None
+    timing: Progress | None = None
+    energy: Progress | None = None
 
 
 def bench(
     reference: Engine,
-    candidates: Mapping[str, Candidate],
+    candidates: Mapping[str, LoadedEngine],
     faces: FaceSet,
     card: ModelCard,
     *,
@@ -103,15 +104,15 @@ def bench(
 
     Args:
         reference: The PyTorch checkpoint.
-        candidates: By name.
+        candidates: Engines by name.
         faces: Labelled faces.
-        card: Size, grid and threshold.
+        card: Model card, for size, grid and threshold.
         margin: AUC that a candidate may lose.
-        plan: What of the engines' costs to measure.
-        sources: What measures each engine's energy; None where the plan leaves energy out.
-        graphs: What to run between checkpoint and engine; None leaves the stages out.
-        store: Where scores are kept as they come.
-        watch: Progress.
+        plan: Costs to measure.
+        sources: Energy source of each engine; None if the plan leaves energy out.
+        graphs: Graphs between checkpoint and engine; None leaves the stages out.
+        store: Store of the scores computed so far.
+        watch: Receives progress.
 
     Raises:
         LpxError: See `lpx.bench.parity.score.score`.
@@ -143,8 +144,8 @@ def bench(
         card,
         plan,
         sources or {},
-        timing=_of_a_hundred(watch.timing),
-        energy=_of_a_hundred(watch.energy),
+        timing=watch.timing,
+        energy=watch.energy,
     )
     truth, labels = scored.predictions[REFERENCE], scored.labels
     members = members_of(faces, scored.indices)
@@ -155,12 +156,19 @@ def bench(
         n: compare(labels, truth, scored.predictions[n], card.threshold, margin, groups, known)
         for n in names
     }
-    reasons = {f.name: f.reason for f in everything.failed}
-    reasons |= {graph_of(n): why for n, why in graphs.missing.items()} if graphs else {}
+    stages: dict[str, tuple[Stage, ...]] = dict.fromkeys(names, ())
+    if graphs:
+        reasons = {f.name: f.reason for f in everything.failed}
+        reasons |= {graph_of(n): why for n, why in graphs.missing.items()}
+        terms = ComparisonTerms(labels, card.threshold, margin, groups, known)
+        for name in names:
+            stages[name] = stages_of(
+                name, parity[name], truth, everything.predictions, reasons, terms
+            )
     return BenchResult(
         scored=scored,
         truth=known,
-        accuracy=accuracy(scored, faces, card.threshold),
+        detection=detection(scored, faces, card.threshold),
         parity=parity,
         parts=breakdown(
             labels,
@@ -169,23 +177,7 @@ def bench(
             members,
             margin,
         ),
-        stages={
-            n: stages_of(
-                n,
-                parity[n],
-                labels,
-                truth,
-                everything.predictions,
-                reasons,
-                card.threshold,
-                margin,
-                groups,
-                known,
-            )
-            if graphs
-            else ()
-            for n in names
-        },
+        stages=stages,
         costs=costs,
         examples=_examples(scored, faces, card.input_size),
         candidates=tuple(candidates[name].manifest for name in names),
@@ -194,19 +186,15 @@ def bench(
     )
 
 
-def _of_a_hundred(tell: Callable[[int, int], None] | None) -> Callable[[float], None] | None:
-    return None if tell is None else lambda share: tell(round(100 * share), 100)
-
-
 def _some_pixels(faces: FaceSet, size: int, batch: int) -> Faces:
-    """The first `batch` readable faces, repeated where the set is smaller."""
+    """Return the first `batch` readable faces, repeated if the set is smaller."""
     first = next(iter(faces.stream(batch, size, [])))
     repeats = -(-batch // len(first.pixels))
     return np.ascontiguousarray(np.concatenate([first.pixels] * repeats)[:batch])
 
 
 def _examples(scored: Scored, faces: FaceSet, size: int) -> tuple[Example, ...]:
-    """The faces on which some candidate's map is farthest from the reference's."""
+    """Return the faces on which some candidate's map is farthest from the reference's."""
     truth = scored.predictions[REFERENCE].patch_map
     worst = np.zeros(len(truth))
     for prediction in scored.predictions.values():

@@ -1,7 +1,7 @@
 """Parity stage by stage: torch, ONNX in float32, the precision's graph, the engine.
 
-Where an engine loses AUC, the first stage that shows the loss says where to look: the export, the
-precision's graph (scales, placement), or what the runtime made of it.
+If an engine loses AUC, the first stage that shows the loss says where to look: the export, the
+precision's graph (scales, placement), or the runtime's own optimisation.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from numpy.typing import NDArray
 from lpx.bench.parity.parity import MARGIN, VERDICTS, Discrimination, ParityResult, compare
 from lpx.engines.base import Engine, Prediction
 
+# Key of the exported model's predictions in ONNX Runtime; no engine may have this name.
 MODEL = "onnx"
-"""Key of the exported model's predictions, run by ONNX Runtime; no engine is called so."""
 
 Kind = Literal["onnx", "graph", "engine"]
 
 
 @dataclass(frozen=True)
 class Graphs:
-    """What is run besides the engines, by ONNX Runtime.
+    """Graphs that ONNX Runtime runs besides the engines.
 
     Attributes:
         model: The exported model.
-        graphs: Per candidate whose engine is not its graph: the graph that it was built from.
-        missing: Per candidate: why there is no such graph.
-        digests: SHA-256 per key of `engines`.
+        graphs: Graphs that engines were built from, by candidate; not of engines that are graphs.
+        missing: Reasons why a candidate has no such graph.
+        digests: SHA-256 by the keys of `engines`.
     """
 
     model: Engine
@@ -39,20 +39,20 @@ class Graphs:
     digests: Mapping[str, str]
 
     def engines(self) -> dict[str, Engine]:
-        """All, by the keys of their predictions."""
+        """Return all of them, by the keys of their predictions."""
         return {MODEL: self.model, **{graph_of(n): e for n, e in self.graphs.items()}}
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage on the way to an engine.
+    """A stage between the checkpoint and an engine.
 
     Attributes:
         kind: "onnx": the exported model; "graph": the precision's graph, both in ONNX Runtime;
             "engine": the engine itself.
-        against_torch: Compared with the checkpoint; None where it did not run.
-        against_previous: Compared with the last stage before it that ran.
-        reason: Why it did not run, else "".
+        against_torch: Comparison with the checkpoint; None if the stage did not run.
+        against_previous: Comparison with the last stage before it that ran.
+        reason: Reason why it did not run; otherwise "".
     """
 
     kind: Kind
@@ -62,67 +62,85 @@ class Stage:
 
 
 def graph_of(name: str) -> str:
-    """Key of the predictions of a candidate's graph."""
+    """Return the key of the predictions of a candidate's graph."""
     return f"{name}:graph"
+
+
+@dataclass(frozen=True)
+class ComparisonTerms:
+    """Terms on which predictions of the same faces are compared.
+
+    Attributes:
+        labels: int64 [N], 1 = fake.
+        threshold: Operating point at which decisions may flip.
+        margin: AUC that may be lost.
+        groups: int64 [N], the same number for faces that depend on each other; None if none do.
+        truth: Discrimination by the checkpoint; None to compute it.
+    """
+
+    labels: NDArray[np.int64]
+    threshold: float
+    margin: float = MARGIN
+    groups: NDArray[np.int64] | None = None
+    truth: Discrimination | None = None
+
+    def compare(self, reference: Prediction, candidate: Prediction) -> ParityResult:
+        """Compare two predictions; see `lpx.bench.parity.parity.compare`."""
+        return compare(
+            self.labels,
+            reference,
+            candidate,
+            self.threshold,
+            self.margin,
+            self.groups,
+            self.truth,
+        )
 
 
 def stages_of(
     name: str,
     whole: ParityResult,
-    labels: NDArray[np.int64],
     torch: Prediction,
     predictions: Mapping[str, Prediction],
     reasons: Mapping[str, str],
-    threshold: float,
-    margin: float = MARGIN,
-    groups: NDArray[np.int64] | None = None,
-    truth: Discrimination | None = None,
+    terms: ComparisonTerms,
 ) -> tuple[Stage, ...]:
-    """The stages of a candidate, in order; the engine last.
+    """Compare the stages of a candidate, in order; the engine last.
 
     Args:
-        name: The candidate.
-        whole: Of the engine against the checkpoint.
-        labels: int64 [N], 1 = fake.
-        torch: The checkpoint's predictions.
-        predictions: By name of the candidate, `MODEL` and `graph_of(name)`.
-        reasons: Why a stage that `predictions` lacks did not run, by the same keys; a stage that
-            is in neither is none of this candidate's.
-        threshold: Operating point at which verdicts may flip.
-        margin: AUC that may be lost.
-        groups: int64 [N], faces that depend on each other having one number.
-        truth: How the checkpoint tells the classes apart; None where that is to be computed.
+        name: Name of the candidate.
+        whole: Comparison of the engine with the checkpoint.
+        torch: Predictions of the checkpoint.
+        predictions: Predictions by name of the candidate, `MODEL` and `graph_of(name)`.
+        reasons: Reasons why stages without predictions did not run, by the same keys; a stage in
+            neither does not exist for this candidate.
+        terms: Labels, threshold, margin and groups.
     """
     keys: dict[str, Kind] = {MODEL: "onnx", graph_of(name): "graph", name: "engine"}
     before = torch
-    found = []
+    stages = []
     for key, kind in keys.items():
         prediction = predictions.get(key)
         if prediction is None:
             if key in reasons:
-                found.append(Stage(kind, None, None, reasons[key]))
+                stages.append(Stage(kind, None, None, reasons[key]))
             continue
-        of_torch = (
-            whole
-            if kind == "engine"
-            else compare(labels, torch, prediction, threshold, margin, groups, truth)
-        )
-        step = (
-            of_torch
-            if before is torch
-            else compare(labels, before, prediction, threshold, margin, groups, truth)
-        )
-        found.append(Stage(kind, of_torch, step))
+        # Bootstraps take seconds: what was compared already is not compared again.
+        against_torch = whole if kind == "engine" else terms.compare(torch, prediction)
+        against_previous = against_torch
+        if before is not torch:
+            against_previous = terms.compare(before, prediction)
+        stages.append(Stage(kind, against_torch, against_previous))
         before = prediction
-    return tuple(found)
+    return tuple(stages)
 
 
 def breaks_at(stages: tuple[Stage, ...]) -> Stage | None:
-    """The first stage that does as badly as the engine; None where the engine's parity holds."""
+    """Return the first stage that does as badly as the engine; None if its parity holds."""
     ran = [(stage, stage.against_torch) for stage in stages if stage.against_torch is not None]
     if not ran:
         return None
     worst = VERDICTS.index(ran[-1][1].verdict)
     if VERDICTS[worst] == "holds":
         return None
-    return next(stage for stage, found in ran if VERDICTS.index(found.verdict) >= worst)
+    return next(stage for stage, parity in ran if VERDICTS.index(parity.verdict) >= worst)

@@ -1,4 +1,4 @@
-"""What engines cost: latency and who is faster, throughput, a patch alone, energy."""
+"""Costs of engines: latency, speed tests, throughput, time of a single patch, energy."""
 
 from __future__ import annotations
 
@@ -11,51 +11,60 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.arguments import check_fields
+from lpx.arguments import check_at_least, check_fields, check_number
 from lpx.bench.parity.score import Failure, said
-from lpx.bench.performance.candidate import REFERENCE, Candidate
 from lpx.bench.performance.energy import (
     IDLE_SECONDS,
     WINDOW_SECONDS,
-    WINDOWS,
     EnergyResult,
     measure_energy,
 )
 from lpx.bench.performance.latency import (
+    TIMING_LIMITS,
     LatencyResult,
     Samples,
+    TimingLimits,
     percentile_interval,
     sample,
     summarise,
 )
+from lpx.bench.performance.loaded_engine import REFERENCE, LoadedEngine
 from lpx.bench.performance.single_patch import SinglePatch, open_single_patch
-from lpx.bench.performance.speed_test import Comparison, compare_speed
+from lpx.bench.performance.speed_test import SpeedTest, compare_speed
 from lpx.bench.performance.throughput import ThroughputResult, measure_throughput
-from lpx.bench.performance.trtexec_metrics import SECONDS, LikeTrtexec, Release, like_trtexec
+from lpx.bench.performance.trtexec_metrics import Release, TrtexecMetrics, like_trtexec
 from lpx.card import ModelCard
 from lpx.engines.base import Engine, Faces
+from lpx.errors import InvalidArgumentError
 from lpx.machine.conditions import Conditions, read_conditions
 from lpx.machine.energy_sources import EnergySource, Unavailable
 from lpx.machine.nvml import open_nvml
+from lpx.metrics import Interval
+from lpx.reporter import Progress
 
 BATCHES = (1, 8)
-Tell = Callable[[float], None]
-"""Is told the share done, in [0, 1]."""
 Pixels = Callable[[int], Faces]
-"""Gives uint8 RGB [B, S, S, 3] for a batch size B."""
+"""Return uint8 RGB [B, S, S, 3] for a batch size B."""
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class CostPlan:
-    """What to measure.
+    """Costs to measure.
 
-    Attributes:
-        batches: Batch sizes of the latency, ascending; the first is that of all else.
-        latency_seconds: Per engine and batch size; 0 leaves out all but energy.
-        in_flight: Batches at work at a time for throughput; 0 leaves it out.
-        like: Release of trtexec in whose terms to put latency; None leaves that out.
-        energy_seconds: Length of a window of energy; 0 leaves energy out.
+    Args:
+        batches: Batch sizes of the latency. Energy, throughput and trtexec-style latency use the
+            smallest.
+        latency_seconds: Time to measure each engine for at each batch size, s; 0 leaves out all
+            but energy.
+        in_flight: Number of batches at work at a time, for throughput; 0 leaves it out.
+        like: Release of trtexec, 10 or 11, in whose terms to measure latency too; None leaves that
+            out.
+        energy_seconds: Length of an energy window, s; 0 leaves energy out.
+        limits: Lengths of warm-up and measurements; the defaults suit real measurements.
+
+    Raises:
+        InvalidArgumentError: A value is out of range, or two contradict each other.
     """
 
     batches: tuple[int, ...] = BATCHES
@@ -63,9 +72,28 @@ class CostPlan:
     in_flight: int = 0
     like: Release | None = None
     energy_seconds: float = 0.0
+    limits: TimingLimits = TIMING_LIMITS
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if not self.batches:
+            raise InvalidArgumentError(
+                "batches", "must name at least one batch size", list(self.batches)
+            )
+        for batch in self.batches:
+            check_at_least("batches", batch, 1, "they are numbers of faces per call")
+        check_number("latency_seconds", self.latency_seconds, least=0)
+        check_number("energy_seconds", self.energy_seconds, least=0)
+        check_at_least("in_flight", self.in_flight, 0, "it is the number of batches at a time")
+        if not self.latency_seconds:
+            for name in ("in_flight", "like"):
+                if value := getattr(self, name):
+                    raise InvalidArgumentError(
+                        name,
+                        "cannot be combined with `latency_seconds=0`",
+                        value,
+                        "it is the time that engines are measured for",
+                    )
         # A frozen instance is changed through its base class only.
         object.__setattr__(self, "batches", tuple(sorted(set(self.batches))))
 
@@ -75,11 +103,17 @@ DEFAULT_COSTS = CostPlan()
 
 @dataclass(frozen=True)
 class Speed:
-    """How the time of an engine compares with another's at one batch size."""
+    """A speed test of an engine against another one at one batch size.
+
+    Attributes:
+        batch: Faces per call.
+        against: Name of the other engine.
+        test: Result: time of this engine / time of the other.
+    """
 
     batch: int
     against: str
-    found: Comparison
+    test: SpeedTest
 
 
 @dataclass(frozen=True)
@@ -87,41 +121,39 @@ class PatchCost:
     """Time of a call that scores one crop of the size of the receptive field.
 
     Attributes:
-        size_px: Side of the crop.
-        grid: Units (h, w) that are computed for it; more than one where the network pads.
-        iterations: Calls measured.
-        p50_us: Median.
-        interval_us: Its 95 % interval; None for an end that so few calls cannot bound.
+        size_px: Side of the crop, pixels.
+        grid: Units (h, w) that are computed for it; more than one if the network pads.
+        iterations: Number of calls measured.
+        p50_us: Median with its 95 % interval, µs; an end that is not bounded is infinite.
     """
 
     size_px: int
     grid: tuple[int, int]
     iterations: int
-    p50_us: float
-    interval_us: tuple[float | None, float | None]
+    p50_us: Interval
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What was measured; each by the engine's name, the reference's where that was measured too.
+    """Measurements, keyed by engine name. Includes the reference where noted.
 
     Attributes:
-        latency: One result per batch size.
-        times_ms: Every call's time, per (engine, batch size).
-        speed: Of candidates: against the reference, and against the fastest float candidate.
-        throughput: With several batches in flight; of candidates.
-        like: In trtexec's terms; of candidates.
-        single_patch: Of candidates.
-        energy: At the first batch size.
-        conditions: The machine before and after latency was measured.
-        failed: Candidates that failed on the way, and are in nothing that was measured later.
+        latency: One result per batch size, of the reference too.
+        times_ms: Every call's time, by (engine, batch size), of the reference too.
+        speed: Speed tests against the reference, and against the fastest float candidate.
+        throughput: Throughput with several batches in flight.
+        like: Latency in trtexec's terms.
+        single_patch: Time of a single patch.
+        energy: Energy at the first batch size, of the reference too.
+        conditions: State of the machine before and after latency was measured.
+        failed: Candidates that failed, and are missing from what was measured after that.
     """
 
     latency: dict[str, tuple[LatencyResult, ...]]
     times_ms: dict[tuple[str, int], NDArray[np.float64]] = field(default_factory=dict)
     speed: dict[str, tuple[Speed, ...]] = field(default_factory=dict)
     throughput: dict[str, ThroughputResult | Unavailable] = field(default_factory=dict)
-    like: dict[str, LikeTrtexec | Unavailable] = field(default_factory=dict)
+    like: dict[str, TrtexecMetrics | Unavailable] = field(default_factory=dict)
     single_patch: dict[str, PatchCost | Unavailable] = field(default_factory=dict)
     energy: dict[str, EnergyResult | Unavailable] = field(default_factory=dict)
     conditions: tuple[Conditions, Conditions] | None = None
@@ -130,29 +162,29 @@ class Costs:
 
 def measure_costs(
     engines: Mapping[str, Engine],
-    candidates: Mapping[str, Candidate],
+    candidates: Mapping[str, LoadedEngine],
     pixels: Pixels,
     card: ModelCard,
     plan: CostPlan,
     sources: Mapping[str, EnergySource | Unavailable],
     *,
-    timing: Tell | None = None,
-    energy: Tell | None = None,
+    timing: Progress | None = None,
+    energy: Progress | None = None,
 ) -> Costs:
-    """Measure what a plan asks for.
+    """Measure the costs in a plan.
 
     Args:
-        engines: That scored every face, the reference too.
+        engines: Engines that scored every face, including the reference.
         candidates: By name; those that are not in `engines` are left out.
-        pixels: The faces to repeat.
-        card: Grid and receptive field.
-        plan: What to measure.
-        sources: What measures each engine's energy.
-        timing: Told how far all but energy is.
-        energy: Told how far energy is.
+        pixels: Faces to repeat.
+        card: Model card, for grid and receptive field.
+        plan: Costs to measure.
+        sources: Energy source of each engine.
+        timing: Receives progress of everything but energy, in thousandths of it.
+        energy: Receives progress of the energy measurement.
 
     Raises:
-        Exception: What the reference raised; a candidate's error is noted.
+        Exception: An error of the reference; a candidate's error is noted in the result.
     """
     failed: list[Failure] = []
     costs = Costs(latency={name: () for name in engines})
@@ -160,7 +192,8 @@ def measure_costs(
         units = card.grid[0] * card.grid[1]
         gpu = open_nvml()
         before = read_conditions(nvml=gpu)
-        steps = _Steps(len(plan.batches) + 1 + bool(plan.in_flight) + bool(plan.like), timing)
+        count = len(plan.batches) + 1 + bool(plan.in_flight) + bool(plan.like)
+        steps = _Steps(count, timing)
         samples = _sweep(engines, pixels, plan, failed, steps)
         after = read_conditions(nvml=gpu)
         costs = replace(
@@ -175,25 +208,20 @@ def measure_costs(
 def summarised(
     samples: Mapping[str, Mapping[int, Samples]], precisions: Mapping[str, str], units: int
 ) -> Costs:
-    """Latency and speed of timed calls.
+    """Summarise timed calls as latency and speed.
 
     Args:
-        samples: Per engine, the reference too, and batch size.
-        precisions: Of the candidates.
+        samples: By engine name, including the reference, and batch size.
+        precisions: Precisions of the candidates.
         units: Classification units per face.
     """
-    return Costs(
-        latency={
-            name: tuple(summarise(s, batch, units) for batch, s in by_batch.items())
-            for name, by_batch in samples.items()
-        },
-        times_ms={
-            (name, batch): s.times_ms
-            for name, by_batch in samples.items()
-            for batch, s in by_batch.items()
-        },
-        speed=judge_speed(samples, precisions),
-    )
+    latency: dict[str, tuple[LatencyResult, ...]] = {}
+    times_ms: dict[tuple[str, int], NDArray[np.float64]] = {}
+    for name, by_batch in samples.items():
+        latency[name] = tuple(summarise(s, batch, units) for batch, s in by_batch.items())
+        for batch, timed in by_batch.items():
+            times_ms[name, batch] = timed.times_ms
+    return Costs(latency, times_ms, judge_speed(samples, precisions))
 
 
 def judge_speed(
@@ -202,47 +230,49 @@ def judge_speed(
     """Compare each candidate with the reference, and with the fastest float one of several.
 
     Args:
-        samples: Per engine and batch size, of calls that took turns.
-        precisions: Of the candidates.
+        samples: By engine name and batch size, from calls that took turns.
+        precisions: Precisions of the candidates.
     """
-    found: dict[str, list[Speed]] = {name: [] for name in samples if name in precisions}
+    tests: dict[str, list[Speed]] = {name: [] for name in samples if name in precisions}
     for batch in dict.fromkeys(b for by_batch in samples.values() for b in by_batch):
+        # An engine that failed at this batch size was not timed.
         timed = {name: s[batch] for name, s in samples.items() if batch in s}
         rivals = [REFERENCE] if REFERENCE in timed else []
         floats = [n for n in timed if precisions.get(n, "int8") != "int8"]
         if floats:
             rivals.append(min(floats, key=lambda n: float(np.median(timed[n].times_ms))))
-        for name in found.keys() & timed.keys():
-            found[name] += [
-                Speed(batch, rival, compare_speed(timed[name], timed[rival]))
-                for rival in rivals
-                if rival != name
-            ]
-    return {name: tuple(speeds) for name, speeds in found.items()}
+        for name in tests.keys() & timed.keys():
+            for rival in rivals:
+                if rival != name:
+                    test = compare_speed(timed[name], timed[rival])
+                    tests[name].append(Speed(batch, rival, test))
+    return {name: tuple(speeds) for name, speeds in tests.items()}
 
 
-def energy_seconds(engines: int, window_seconds: float) -> float:
-    """How long measuring the energy of some engines takes, s."""
-    return engines * WINDOWS * (window_seconds + _idle_seconds(window_seconds))
+def energy_seconds(engines: int, plan: CostPlan) -> float:
+    """Return the time that measuring the energy of `engines` engines takes, s."""
+    window = plan.energy_seconds
+    return engines * plan.limits.energy_windows * (window + _idle_seconds(window))
 
 
 class _Steps:
-    """Tells how far all steps are, by how far each is."""
+    """Progress of all steps, from the progress within each."""
 
-    def __init__(self, count: int, tell: Tell | None) -> None:
-        self._count, self._tell, self._done = count, tell, 0
+    def __init__(self, count: int, progress: Progress | None) -> None:
+        self._count, self._progress, self._done = count, progress, 0
 
-    def share(self, share: float) -> None:
-        """Of the step at hand."""
-        if self._tell is not None:
-            # A step's own last report must not say that all is done.
-            self._tell((self._done + min(share, 0.99)) / self._count)
+    def within(self, done: int, total: int) -> None:
+        """Receive the progress of the current step."""
+        if self._progress is not None:
+            # The last call within a step must not say that all steps are done.
+            share = min(done / total, 0.99)
+            self._progress(int(1000 * (self._done + share) / self._count), 1000)
 
     def end(self) -> None:
-        """The step at hand is done."""
+        """Finish the current step."""
         self._done += 1
-        if self._tell is not None:
-            self._tell(self._done / self._count)
+        if self._progress is not None:
+            self._progress(1000 * self._done // self._count, 1000)
 
 
 def _sweep(
@@ -253,17 +283,19 @@ def _sweep(
     steps: _Steps,
 ) -> dict[str, dict[int, Samples]]:
     """Time all engines at each batch size; one that fails is timed no further."""
-    found: dict[str, dict[int, Samples]] = {name: {} for name in engines}
+    samples: dict[str, dict[int, Samples]] = {name: {} for name in engines}
     for batch in plan.batches:
         faces = pixels(batch)
 
-        def timed(left: dict[str, Engine], faces: Faces = faces) -> dict[str, Samples]:
-            return sample(left, faces, plan.latency_seconds, steps.share)
+        # `faces` is bound as a default: a closure would see that of the last batch size.
+        def time_engines(left: dict[str, Engine], faces: Faces = faces) -> dict[str, Samples]:
+            return sample(left, faces, plan.latency_seconds, steps.within, limits=plan.limits)
 
-        for name, samples in _surviving(timed, engines, faces, "timing", failed).items():
-            found[name][batch] = samples
+        timed = _surviving(time_engines, engines, faces, "timing", failed)
+        for name, of_batch in timed.items():
+            samples[name][batch] = of_batch
         steps.end()
-    return found
+    return samples
 
 
 def _surviving(
@@ -273,12 +305,13 @@ def _surviving(
     during: str,
     failed: list[Failure],
 ) -> _T:
-    """Work on the engines that have not failed; where one does, without it again."""
+    """Work on the engines that have not failed; if one does, start again without it."""
     while True:
         left = _left(engines, engines, failed)
         try:
             return work(left)
         except Exception:
+            # An error does not name the engine: find out which of them can no longer score.
             broken = _broken(left, faces, during)
             if not broken:
                 raise
@@ -286,15 +319,15 @@ def _surviving(
 
 
 def _broken(engines: Mapping[str, Engine], faces: Faces, during: str) -> list[Failure]:
-    """The candidates that cannot score a batch; what the reference raises is raised."""
+    """Return the candidates that cannot score a batch; an error of the reference is raised."""
     errors = {name: _error(engine, faces) for name, engine in engines.items()}
     if (error := errors.pop(REFERENCE, None)) is not None:
         raise error
-    return [
-        Failure(name, during, f"{said(error)} (batch {len(faces)})")
-        for name, error in errors.items()
-        if error is not None
-    ]
+    failures = []
+    for name, error in errors.items():
+        if error is not None:
+            failures.append(Failure(name, during, f"{said(error)} (batch {len(faces)})"))
+    return failures
 
 
 def _error(engine: Engine, faces: Faces) -> Exception | None:
@@ -312,66 +345,68 @@ def _left(
     return {n: thing for n, thing in things.items() if n in engines and n not in gone}
 
 
-def _precisions(candidates: Mapping[str, Candidate]) -> dict[str, str]:
+def _precisions(candidates: Mapping[str, LoadedEngine]) -> dict[str, str]:
     return {name: candidate.manifest.precision for name, candidate in candidates.items()}
 
 
 def _add_others(
     costs: Costs,
-    candidates: Mapping[str, Candidate],
+    candidates: Mapping[str, LoadedEngine],
     pixels: Pixels,
     card: ModelCard,
     plan: CostPlan,
     steps: _Steps,
 ) -> Costs:
-    """Add what is measured of each candidate on its own."""
+    """Add the costs that are measured for each candidate on its own."""
     faces = pixels(plan.batches[0])
-    patches = _patches(candidates, pixels(1), card, plan.latency_seconds, steps.share)
+    patches = _patches(candidates, pixels(1), card, plan, steps)
     steps.end()
     costs = replace(costs, single_patch=patches)
     if plan.in_flight:
-        costs = replace(
-            costs,
-            throughput={
-                name: _or_why(partial(_throughput, candidate, faces, plan))
-                for name, candidate in candidates.items()
-            },
-        )
+        throughput = {}
+        for name, candidate in candidates.items():
+            throughput[name] = _or_why(partial(_throughput, candidate, faces, plan))
+        costs = replace(costs, throughput=throughput)
         steps.end()
     if release := plan.like:
-        costs = replace(
-            costs,
-            like={
-                name: _or_why(partial(_like, candidate, faces, release))
-                for name, candidate in candidates.items()
-            },
-        )
+        like = {}
+        for name, candidate in candidates.items():
+            like[name] = _or_why(partial(_like, candidate, faces, release, plan.limits))
+        costs = replace(costs, like=like)
         steps.end()
     return costs
 
 
-def _or_why(measured: Callable[[], _T]) -> _T | Unavailable:
-    """A figure, or what its measuring raised: one that fails takes no other with it."""
+def _or_why(measure: Callable[[], _T]) -> _T | Unavailable:
+    """Return a measurement, or the reason why it failed: the others continue."""
     try:
-        return measured()
+        return measure()
     except Exception as error:
         return Unavailable(said(error))
 
 
-def _throughput(candidate: Candidate, faces: Faces, plan: CostPlan) -> ThroughputResult:
-    opened = partial(candidate.opened, True)
-    return measure_throughput(opened, faces, plan.in_flight, plan.latency_seconds)
+def _throughput(candidate: LoadedEngine, faces: Faces, plan: CostPlan) -> ThroughputResult:
+    open_engine = partial(candidate.open, cuda_graph=True)
+    return measure_throughput(open_engine, faces, plan.in_flight, plan.latency_seconds)
 
 
-def _like(candidate: Candidate, faces: Faces, release: Release) -> LikeTrtexec:
+def _like(
+    candidate: LoadedEngine, faces: Faces, release: Release, limits: TimingLimits
+) -> TrtexecMetrics:
     name = candidate.manifest.name
-    with candidate.opened(release == 11) as engine:
-        # A tenth more, so that calls that end early do not fall short of trtexec's time.
-        return like_trtexec(sample({name: engine}, faces, 1.1 * SECONDS)[name], release)
+    # A tenth more, so that calls that end early do not fall short of trtexec's time.
+    seconds = 1.1 * limits.trtexec_seconds
+    with candidate.open(cuda_graph=release == 11) as engine:
+        samples = sample({name: engine}, faces, seconds, limits=limits)[name]
+    return like_trtexec(samples, release)
 
 
 def _patches(
-    candidates: Mapping[str, Candidate], face: Faces, card: ModelCard, seconds: float, tell: Tell
+    candidates: Mapping[str, LoadedEngine],
+    face: Faces,
+    card: ModelCard,
+    plan: CostPlan,
+    steps: _Steps,
 ) -> dict[str, PatchCost | Unavailable]:
     """Time one receptive field alone, in the engines that are graphs, taking turns."""
     found: dict[str, PatchCost | Unavailable] = {}
@@ -383,7 +418,8 @@ def _patches(
                 continue
             try:
                 opened[name] = open_single_patch(candidate.graph, card)
-            except Exception as error:  # a graph from elsewhere may be of any form
+            # A graph from elsewhere may have any form, and fail in any way.
+            except Exception as error:
                 found[name] = Unavailable(said(error))
             else:
                 stack.enter_context(closing(opened[name].engine))
@@ -393,19 +429,15 @@ def _patches(
         start = (face.shape[1] - size) // 2
         crop = np.ascontiguousarray(face[:, start : start + size, start : start + size])
         engines: dict[str, Engine] = {name: patch.engine for name, patch in opened.items()}
-        timed = sample(engines, crop, seconds, tell)
+        timed = sample(engines, crop, plan.latency_seconds, steps.within, limits=plan.limits)
     return found | {name: _patch_cost(patch, timed[name]) for name, patch in opened.items()}
 
 
 def _patch_cost(patch: SinglePatch, samples: Samples) -> PatchCost:
     times_us = 1e3 * np.sort(samples.times_ms)
-    return PatchCost(
-        patch.size,
-        patch.grid,
-        len(times_us),
-        float(np.median(times_us)),
-        percentile_interval(times_us, 50),
-    )
+    # The interval is of order statistics; the median of an even number lies between two.
+    median = replace(percentile_interval(times_us, 50), estimate=float(np.median(times_us)))
+    return PatchCost(patch.size, patch.grid, len(times_us), median)
 
 
 def _energy(
@@ -415,7 +447,7 @@ def _energy(
     plan: CostPlan,
     sources: Mapping[str, EnergySource | Unavailable],
     failed: list[Failure],
-    tell: Tell | None,
+    progress: Progress | None,
 ) -> dict[str, EnergyResult | Unavailable]:
     faces = pixels(plan.batches[0])
     units = card.grid[0] * card.grid[1]
@@ -426,9 +458,10 @@ def _energy(
             sources,
             faces,
             units,
+            windows=plan.limits.energy_windows,
             window_seconds=plan.energy_seconds,
             idle_seconds=_idle_seconds(plan.energy_seconds),
-            progress=tell,
+            progress=progress,
         )
 
     return _surviving(measured, engines, faces, "measuring energy", failed)

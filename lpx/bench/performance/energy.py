@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,8 @@ from scipy import stats
 
 from lpx.engines.base import Engine, Faces
 from lpx.machine.energy_sources import EnergySource, EnergySourceError, Unavailable
+from lpx.metrics import Interval
+from lpx.reporter import Progress
 
 WINDOWS = 5
 WINDOW_SECONDS = 10.0
@@ -19,27 +23,33 @@ IDLE_SECONDS = 5.0
 LEVEL = 0.95
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over windows with its 95 % interval (Student's t); no interval of one window."""
+class Clock(Protocol):
+    """A monotonic clock that can wait; the module `time` is one."""
 
-    mean: float
-    low: float | None
-    high: float | None
+    def monotonic(self) -> float:
+        """Return the time, s."""
+        ...
+
+    def sleep(self, seconds: float, /) -> None:
+        """Wait."""
+        ...
 
 
 @dataclass(frozen=True)
 class EnergyResult:
     """Energy of an engine at one batch size.
 
+    Energies and powers are means over windows with 95 % intervals (Student's t); a single window
+    does not bound them, and the ends are infinite.
+
     Attributes:
-        source: What measured, as "ina3221: VDD_IN".
-        covers: What part of the machine is in the figures.
+        source: Sensor or counter, such as "ina3221: VDD_IN".
+        covers: Part of the machine that it measures.
         batch: Faces per call.
-        windows: Windows measured, each with an idle time just before it.
+        windows: Number of windows, each with an idle time just before it.
         faces: Faces scored in all windows.
         gross_j_per_face: All energy of a window / its faces, J.
-        net_j_per_face: The same without what the machine drew idle, J.
+        net_j_per_face: The same minus what the machine drew idle, J.
         gross_mj_per_patch: Gross energy per classification unit, mJ.
         net_mj_per_patch: Net energy per classification unit, mJ.
         load_w: Power in the windows, W.
@@ -51,12 +61,12 @@ class EnergyResult:
     batch: int
     windows: int
     faces: int
-    gross_j_per_face: Estimate
-    net_j_per_face: Estimate
-    gross_mj_per_patch: Estimate
-    net_mj_per_patch: Estimate
-    load_w: Estimate
-    idle_w: Estimate
+    gross_j_per_face: Interval
+    net_j_per_face: Interval
+    gross_mj_per_patch: Interval
+    net_mj_per_patch: Interval
+    load_w: Interval
+    idle_w: Interval
 
 
 @dataclass(frozen=True)
@@ -78,49 +88,54 @@ def measure_energy(
     windows: int = WINDOWS,
     window_seconds: float = WINDOW_SECONDS,
     idle_seconds: float = IDLE_SECONDS,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
+    clock: Clock = time,
 ) -> dict[str, EnergyResult | Unavailable]:
     """Measure engines in turns, a window each: idle A, A, idle B, B, idle A, ...
 
     Args:
         engines: By name.
-        sources: Per engine, what measures it: see `energy_sources.open_source`.
+        sources: Energy source of each engine: see `energy_sources.open_source`.
         faces: uint8 RGB [B, S, S, 3], the batch to repeat.
         units: Classification units per face.
         windows: Windows per engine; an interval needs two, a fair one five.
-        window_seconds: Length of a window; 10 s or more on real rails and counters.
-        idle_seconds: Length of the idle time before each.
-        progress: Told the share done, in [0, 1].
+        window_seconds: Length of a window, s; 10 s or more on real rails and counters.
+        idle_seconds: Length of the idle time before each, s.
+        progress: Receives the windows done and their number.
+        clock: Monotonic clock.
 
     Returns:
-        Per engine the result, or why there is none.
+        For each engine the result, or the reason why there is none.
     """
-    found: dict[str, list[Window]] = {name: [] for name in engines}
+    measured: dict[str, list[Window]] = {name: [] for name in engines}
     failed = {name: s for name, s in sources.items() if isinstance(s, Unavailable)}
+    limits = _Lengths(window_seconds, idle_seconds)
     for number in range(windows):
         for place, (name, engine) in enumerate(engines.items()):
             source = sources[name]
             if name not in failed and not isinstance(source, Unavailable):
                 try:
-                    found[name].append(_window(engine, source, faces, window_seconds, idle_seconds))
+                    measured[name].append(_window(engine, source, faces, limits, clock))
                 except EnergySourceError as error:
                     failed[name] = Unavailable(str(error))
             if progress is not None:
-                progress((number * len(engines) + place + 1) / (windows * len(engines)))
-    return {
-        name: failed[name]
-        if name in failed
-        else summarise(found[name], sources[name], len(faces), units)  # type: ignore[arg-type]
-        for name in engines
-    }
+                progress(number * len(engines) + place + 1, windows * len(engines))
+    results: dict[str, EnergyResult | Unavailable] = {}
+    for name in engines:
+        source = sources[name]
+        if name in failed or isinstance(source, Unavailable):
+            results[name] = failed[name]
+        else:
+            results[name] = summarise(measured[name], source, len(faces), units)
+    return results
 
 
 def summarise(windows: list[Window], source: EnergySource, batch: int, units: int) -> EnergyResult:
-    """Means over windows, with intervals.
+    """Average over windows.
 
     Args:
         windows: At least one.
-        source: What measured them.
+        source: Energy source that measured them.
         batch: Faces per call.
         units: Classification units per face.
     """
@@ -145,31 +160,41 @@ def summarise(windows: list[Window], source: EnergySource, batch: int, units: in
     )
 
 
+@dataclass(frozen=True)
+class _Lengths:
+    """Lengths of a window and of the idle time before it, s."""
+
+    window: float
+    idle: float
+
+
 def _window(
-    engine: Engine, source: EnergySource, faces: Faces, seconds: float, idle_seconds: float
+    engine: Engine, source: EnergySource, faces: Faces, lengths: _Lengths, clock: Clock
 ) -> Window:
     source.start()
-    began = time.monotonic()
-    time.sleep(idle_seconds)
-    ended = time.monotonic()
+    began = clock.monotonic()
+    clock.sleep(lengths.idle)
+    ended = clock.monotonic()
+    # Divided by the time that passed: a sleep may take longer than asked for.
     idle_w = source.stop() / (ended - began)
-    engine.infer(faces)  # the first call after a pause wakes threads and clocks
+    # The first call after a pause wakes threads and clocks: it belongs to no window.
+    engine.infer(faces)
     source.start()
-    began = now = time.monotonic()
+    began = now = clock.monotonic()
     calls = 0
-    while now - began < seconds:
+    while now - began < lengths.window:
         engine.infer(faces)
         calls += 1
-        now = time.monotonic()
+        now = clock.monotonic()
     joules = source.stop()
     if joules <= 0:
         raise EnergySourceError(f"{source.name}: nothing was counted in {now - began:.1f} s")
     return Window(idle_w, joules, now - began, calls)
 
 
-def _estimate(values: NDArray[np.float64]) -> Estimate:
+def _estimate(values: NDArray[np.float64]) -> Interval:
     mean = float(values.mean())
     if len(values) < 2:
-        return Estimate(mean, None, None)
+        return Interval(mean, -math.inf, math.inf)
     half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * stats.sem(values))
-    return Estimate(mean, mean - half, mean + half)
+    return Interval.about(mean, half)

@@ -1,11 +1,12 @@
-"""Latency of several engines, interleaved, so that drift of the machine hits all alike.
+"""Latency of several engines, interleaved, so that drift of the machine affects all alike.
 
 Engines take turns in short blocks rather than single calls: on a CPU each has a thread pool and
-caches of its own, and the first call after another engine's pays for that. It is not timed.
+caches of its own, and the first call after another engine's pays for that: it is not timed.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,31 +17,54 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from lpx.engines.base import Engine, Faces
+from lpx.metrics import Interval
+from lpx.reporter import Progress
 
-WARM_UP_SECONDS = 0.2
-WARM_UP_MOST_SECONDS = 3.0
-MIN_ITERATIONS = 20
-BLOCK_SECONDS = 0.1
+# Coefficient of variation above which trtexec warns.
 UNSTABLE_COV = 0.025
-"""Coefficient of variation above which trtexec warns."""
+# Beginning of that warning: reports summarise these warnings over engines and batch sizes.
 UNSTABLE = "unstable"
-"""How such a warning begins."""
+# Time to enqueue / time to compute above which trtexec warns.
 HOST_BOUND_SHARE = 0.8
-"""Time to enqueue / time to compute above which trtexec warns."""
 LEVEL = 0.95
 PARTS = ("h2d_ms", "compute_ms", "d2h_ms", "enqueue_ms")
 
 
 @dataclass(frozen=True)
+class TimingLimits:
+    """Lengths of warm-up, blocks and measurements; the defaults suit real measurements.
+
+    Attributes:
+        warm_up_seconds: Length of a comparison of two halves of the warm-up, s.
+        warm_up_most_seconds: Maximum length of the warm-up, s.
+        min_iterations: Minimum number of timed calls per engine.
+        block_seconds: Length of an engine's turn, s.
+        trtexec_seconds: Length of a measurement of latency in trtexec's terms, s.
+        energy_windows: Energy windows per engine; an interval needs two, a fair one five.
+    """
+
+    warm_up_seconds: float = 0.2
+    warm_up_most_seconds: float = 3.0
+    min_iterations: int = 20
+    block_seconds: float = 0.1
+    trtexec_seconds: float = 3.0
+    energy_windows: int = 5
+
+
+TIMING_LIMITS = TimingLimits()
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
 class DeviceTime:
-    """Medians of what an engine says of its own calls, by its device's clock; ms per call.
+    """Medians of an engine's own timings, by its device's clock; ms per call.
 
     Attributes:
         h2d_ms: Copy of the faces to the device.
         compute_ms: The network.
         d2h_ms: Copy of the results to the host.
-        enqueue_ms: What the host needs to hand the work over; None where the engine does not say.
-        total_ms: Median of the first three's sum.
+        enqueue_ms: Host time to enqueue the work; None if the engine does not report it.
+        total_ms: Median of the sum of the first three.
         compute_cov: Coefficient of variation of `compute_ms`.
     """
 
@@ -53,36 +77,44 @@ class DeviceTime:
 
 
 @dataclass(frozen=True)
+class Percentiles:
+    """Percentiles of a time with their 95 % intervals; an end that is not bounded is infinite.
+
+    Attributes:
+        p50: Median.
+        p90: 90th percentile.
+        p95: 95th percentile.
+        p99: 99th percentile.
+    """
+
+    p50: Interval
+    p90: Interval
+    p95: Interval
+    p99: Interval
+
+
+@dataclass(frozen=True)
 class LatencyResult:
     """Wall time of `infer` on the host: copies, compute and Python's overhead together.
 
     Attributes:
         batch: Faces per call.
-        iterations: Calls measured.
-        per_face_p50_ms: Median over calls of (time of the call / batch).
-        per_face_p90_ms: 90th percentile of the same.
-        per_face_p99_ms: 99th percentile of the same.
-        per_patch_p50_us: Median time per classification unit, amortised over faces and grid.
+        iterations: Number of calls measured.
+        per_face_ms: Percentiles over calls of (time of the call / batch), ms.
+        per_patch_p50_us: Median time per classification unit, amortised over faces and grid, µs.
         faces_per_second: Faces scored / time spent in calls.
         cov: Coefficient of variation of the calls' times.
-        per_face_p95_ms: 95th percentile of (time of the call / batch).
-        intervals_ms: 95 % interval of each percentile, "p50" to "p99", per face; an end that the
-            number of calls does not allow is None.
-        device: Of engines that time themselves, else None.
-        warm_up_seconds: Time until calls no longer became faster.
-        warnings: Why not to rely on these figures.
+        device: Times by the device's clock; None for engines that do not time themselves.
+        warm_up_seconds: Time until calls no longer became faster, s.
+        warnings: Reasons not to rely on these numbers.
     """
 
     batch: int
     iterations: int
-    per_face_p50_ms: float
-    per_face_p90_ms: float
-    per_face_p99_ms: float
+    per_face_ms: Percentiles
     per_patch_p50_us: float
     faces_per_second: float
     cov: float
-    per_face_p95_ms: float
-    intervals_ms: dict[str, tuple[float | None, float | None]]
     device: DeviceTime | None
     warm_up_seconds: float
     warnings: tuple[str, ...]
@@ -94,10 +126,10 @@ class Samples:
 
     Attributes:
         times_ms: Wall time, float64 [N].
-        rounds: In which turn of all engines the call was, int64 [N], ascending from 0.
-        parts_ms: Of engines that time themselves: float64 [N] per name in `PARTS`; else empty.
-        warm_up_seconds: Time until calls no longer became faster.
-        steady: Whether that was reached in `WARM_UP_MOST_SECONDS`.
+        rounds: Round of turns in which the call was made, int64 [N], ascending from 0.
+        parts_ms: The engine's own timings, float64 [N] per name in `PARTS`; empty without any.
+        warm_up_seconds: Time until calls no longer became faster, s.
+        steady: False if calls were still becoming faster when the warm-up was cut off.
     """
 
     times_ms: NDArray[np.float64]
@@ -108,16 +140,17 @@ class Samples:
 
 
 def percentile(sorted_times: NDArray[np.float64], percent: float) -> float:
-    """Trtexec's percentile: sorted[all - 1 - int((1 - p / 100) * all)], no interpolation."""
+    """Return trtexec's percentile: sorted[N - 1 - int((1 - p / 100) * N)], no interpolation."""
     count = len(sorted_times)
+    # In floating point (1 - 99 / 100) * 100 is a little below 1, which int would make 0.
     excluded = int((1 - percent / 100) * count + 1e-9)
     return float(sorted_times[max(0, count - 1 - excluded)])
 
 
 def percentile_interval(
     sorted_times: NDArray[np.float64], percent: float, level: float = LEVEL
-) -> tuple[float | None, float | None]:
-    """Interval of a percentile from order statistics, for any distribution.
+) -> Interval:
+    """Return a percentile with its interval from order statistics, for any distribution.
 
     The number of calls below the true percentile is binomial(N, p / 100): the ends are the order
     statistics whose ranks hold `level` of it (Hahn and Meeker, "Statistical Intervals", 5.2). Calls
@@ -126,107 +159,88 @@ def percentile_interval(
     Args:
         sorted_times: Ascending, float64 [N].
         percent: In (0, 100).
-        level: Of the interval.
+        level: Nominal coverage of the interval.
 
     Returns:
-        (low, high); None for an end that so few calls cannot bound.
+        The percentile and its interval; an end that so few calls cannot bound is infinite.
     """
     count, tail = len(sorted_times), (1 - level) / 2
     below = stats.binom(count, percent / 100)
+    # Ranks from 0. The distribution is discrete: the lower rank may take one step too many.
     low = int(below.ppf(tail)) - 1
     if below.cdf(low) > tail:
         low -= 1
     high = int(below.ppf(1 - tail))
-    return (
-        float(sorted_times[low]) if low >= 0 else None,
-        float(sorted_times[high]) if high < count else None,
+    return Interval(
+        percentile(sorted_times, percent),
+        float(sorted_times[low]) if low >= 0 else -math.inf,
+        float(sorted_times[high]) if high < count else math.inf,
     )
-
-
-def measure(
-    engines: Mapping[str, Engine],
-    faces: Faces,
-    units: int,
-    seconds: float,
-    progress: Callable[[float], None] | None = None,
-) -> dict[str, tuple[LatencyResult, NDArray[np.float64]]]:
-    """Time every engine on one batch, taking turns: see `sample`.
-
-    Args:
-        engines: By name.
-        faces: uint8 RGB [B, S, S, 3], the batch to repeat.
-        units: Classification units per face.
-        seconds: Time to measure each engine for, at least `MIN_ITERATIONS` calls.
-        progress: Told the share done, in [0, 1].
-
-    Returns:
-        Per engine: the summary, and every call's time in milliseconds in the order measured.
-    """
-    return {
-        name: (summarise(samples, len(faces), units), samples.times_ms)
-        for name, samples in sample(engines, faces, seconds, progress).items()
-    }
 
 
 def sample(
     engines: Mapping[str, Engine],
     faces: Faces,
     seconds: float,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
+    *,
+    limits: TimingLimits = TIMING_LIMITS,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, Samples]:
     """Time every engine on one batch, taking turns: AA.. BB.. CC.. AA.. BB.. CC..
 
     Args:
-        engines: By name. One with an attribute `last_timing` that has the names in `PARTS` is asked
-            for it after each call, outside of the time measured.
+        engines: By name. `last_timing` of an engine that has this attribute, with the names in
+            `PARTS`, is read after each call, outside of the time measured.
         faces: uint8 RGB [B, S, S, 3], the batch to repeat.
-        seconds: Time to measure each engine for, at least `MIN_ITERATIONS` calls.
-        progress: Told the share done, in [0, 1].
+        seconds: Time to measure each engine for, s; at least `limits.min_iterations` calls.
+        progress: Receives the share done, in thousandths.
+        limits: Lengths of warm-up and blocks.
+        clock: Monotonic clock, s.
     """
-    warm = {name: _warm_up(engine, faces) for name, engine in engines.items()}
+    warm = {name: _warm_up(engine, faces, limits, clock) for name, engine in engines.items()}
     blocks: dict[str, list[_Block]] = {name: [] for name in engines}
     budget = seconds * len(engines)
     spent = 0.0
     fewest = 0
-    while spent < budget or fewest < MIN_ITERATIONS:
+    while spent < budget or fewest < limits.min_iterations:
         for name, engine in engines.items():
-            block = _block(engine, faces)
+            block = _block(engine, faces, limits.block_seconds, clock)
             blocks[name].append(block)
             spent += sum(block.times_ms) / 1e3
         fewest = min(sum(len(b.times_ms) for b in made) for made in blocks.values())
         if progress is not None:
-            progress(min(1.0, spent / budget) if budget else 1.0)
-    return {name: _join(blocks[name], *warm[name]) for name in engines}
+            share = min(1.0, spent / budget) if budget else 1.0
+            progress(round(1000 * share), 1000)
+    return {name: _join(blocks[name], warm[name]) for name in engines}
 
 
 def summarise(samples: Samples | NDArray[np.float64], batch: int, units: int) -> LatencyResult:
-    """Percentiles of calls that each scored `batch` faces of `units` units.
+    """Summarise calls that each scored `batch` faces of `units` units.
 
     Args:
-        samples: What `sample` gave, or the calls' times in ms alone.
+        samples: Timed calls, or their times in ms alone.
         batch: Faces per call.
         units: Classification units per face.
     """
     if not isinstance(samples, Samples):
         samples = Samples(samples, np.zeros(len(samples), np.int64))
     ordered = np.sort(samples.times_ms)
-    median = percentile(ordered, 50)
+    per_face = ordered / batch
     device = _device_time(samples.parts_ms)
     cov = float(ordered.std() / ordered.mean())
     return LatencyResult(
         batch=batch,
         iterations=len(ordered),
-        per_face_p50_ms=median / batch,
-        per_face_p90_ms=percentile(ordered, 90) / batch,
-        per_face_p99_ms=percentile(ordered, 99) / batch,
-        per_patch_p50_us=1e3 * median / (batch * units),
+        per_face_ms=Percentiles(
+            p50=percentile_interval(per_face, 50),
+            p90=percentile_interval(per_face, 90),
+            p95=percentile_interval(per_face, 95),
+            p99=percentile_interval(per_face, 99),
+        ),
+        per_patch_p50_us=1e3 * percentile(ordered, 50) / (batch * units),
         faces_per_second=1e3 * batch * len(ordered) / float(ordered.sum()),
         cov=cov,
-        per_face_p95_ms=percentile(ordered, 95) / batch,
-        intervals_ms={
-            f"p{percent}": percentile_interval(ordered / batch, percent)
-            for percent in (50, 90, 95, 99)
-        },
         device=device,
         warm_up_seconds=samples.warm_up_seconds,
         warnings=_warnings(cov, device, samples),
@@ -234,25 +248,25 @@ def summarise(samples: Samples | NDArray[np.float64], batch: int, units: int) ->
 
 
 def _warnings(cov: float, device: DeviceTime | None, samples: Samples) -> tuple[str, ...]:
-    found = []
+    warnings = []
     if not samples.steady:
-        found.append(
+        warnings.append(
             f"calls were still becoming faster after {samples.warm_up_seconds:.1f} s of warm-up"
         )
     spread, of = (cov, "calls") if device is None else (device.compute_cov, "compute")
     if spread > UNSTABLE_COV:
-        found.append(
+        warnings.append(
             f"{UNSTABLE}: the time of {of} varies by {100 * spread:.1f} % (above "
             f"{100 * UNSTABLE_COV:.1f} %): lock the clocks, and leave the machine alone"
         )
     if device is not None and device.enqueue_ms is not None:
         share = device.enqueue_ms / device.compute_ms if device.compute_ms else 0.0
         if share > HOST_BOUND_SHARE:
-            found.append(
-                f"host-bound: handing the work over takes {100 * share:.0f} % of its time on the "
-                "device: use a CUDA graph, or larger batches"
+            warnings.append(
+                f"host-bound: enqueuing takes {100 * share:.0f} % of the compute time: use a CUDA "
+                "graph or larger batches"
             )
-    return tuple(found)
+    return tuple(warnings)
 
 
 def _device_time(parts_ms: Mapping[str, NDArray[np.float64]]) -> DeviceTime | None:
@@ -272,65 +286,74 @@ def _device_time(parts_ms: Mapping[str, NDArray[np.float64]]) -> DeviceTime | No
 
 @dataclass(frozen=True)
 class _Block:
-    """Consecutive calls of one engine: their times, and its own timings where it gives any."""
+    """Consecutive calls of one engine: their times, and its own timings if it has any."""
 
     times_ms: list[float]
     timings: list[Any]
 
 
-def _block(engine: Engine, faces: Faces) -> _Block:
-    """Time calls for `BLOCK_SECONDS`, after one that is not timed."""
+@dataclass(frozen=True)
+class _WarmUp:
+    """Length of a warm-up, s, and whether calls had stopped becoming faster by its end."""
+
+    seconds: float
+    steady: bool
+
+
+def _block(engine: Engine, faces: Faces, seconds: float, clock: Clock) -> _Block:
+    """Time calls for `seconds`, after one that is not timed."""
     engine.infer(faces)
     times: list[float] = []
     timings: list[Any] = []
-    end = time.perf_counter() + BLOCK_SECONDS
-    while (started := time.perf_counter()) < end:
+    end = clock() + seconds
+    while (started := clock()) < end:
         engine.infer(faces)
-        times.append((time.perf_counter() - started) * 1e3)
+        times.append((clock() - started) * 1e3)
+        # Read now: the engine overwrites it in its next call.
         timings.append(getattr(engine, "last_timing", None))
     return _Block(times, timings)
 
 
-def _join(blocks: list[_Block], warm_up_seconds: float, steady: bool) -> Samples:
-    timings = [timing for block in blocks for timing in block.timings]
-    told = bool(timings) and all(timing is not None for timing in timings)
-    names = [name for name in PARTS if told and hasattr(timings[0], name)]
+def _join(blocks: list[_Block], warm_up: _WarmUp) -> Samples:
+    times: list[float] = []
+    timings: list[Any] = []
+    for block in blocks:
+        times += block.times_ms
+        timings += block.timings
+    parts_ms = {}
+    if timings and None not in timings:
+        for name in PARTS:
+            if hasattr(timings[0], name):
+                parts_ms[name] = np.array([float(getattr(timing, name)) for timing in timings])
     return Samples(
-        times_ms=np.array([time_ms for block in blocks for time_ms in block.times_ms]),
+        times_ms=np.array(times),
         rounds=np.repeat(np.arange(len(blocks)), [len(block.times_ms) for block in blocks]),
-        parts_ms={
-            name: np.array([float(getattr(timing, name)) for timing in timings]) for name in names
-        },
-        warm_up_seconds=warm_up_seconds,
-        steady=steady,
+        parts_ms=parts_ms,
+        warm_up_seconds=warm_up.seconds,
+        steady=warm_up.steady,
     )
 
 
-def _warm_up(engine: Engine, faces: Faces) -> tuple[float, bool]:
-    """Call until one half of `WARM_UP_SECONDS` is no faster than the one before, by medians.
-
-    A machine that slows down again is no reason to wait: that shows in the calls' variation.
-
-    Returns:
-        Seconds spent, and whether that was reached before `WARM_UP_MOST_SECONDS`.
-    """
-    began = time.perf_counter()
-    before = _half(engine, faces)
+def _warm_up(engine: Engine, faces: Faces, limits: TimingLimits, clock: Clock) -> _WarmUp:
+    """Call until one half of the warm-up is no faster than the one before, by medians."""
+    began = clock()
+    before = _half(engine, faces, limits.warm_up_seconds / 2, clock)
     while True:
-        after = _half(engine, faces)
-        spent = time.perf_counter() - began
+        after = _half(engine, faces, limits.warm_up_seconds / 2, clock)
+        spent = clock() - began
+        # A machine that slows down again is no reason to wait: its calls' variation shows that.
         if after >= (1 - UNSTABLE_COV) * before:
-            return spent, True
-        if spent >= WARM_UP_MOST_SECONDS:
-            return spent, False
+            return _WarmUp(spent, steady=True)
+        if spent >= limits.warm_up_most_seconds:
+            return _WarmUp(spent, steady=False)
         before = after
 
 
-def _half(engine: Engine, faces: Faces) -> float:
-    """Median time of a call, in seconds, over half of `WARM_UP_SECONDS` (one call at least)."""
+def _half(engine: Engine, faces: Faces, seconds: float, clock: Clock) -> float:
+    """Return the median time of a call, s, over `seconds` and at least one call."""
     times: list[float] = []
-    while not times or sum(times) < WARM_UP_SECONDS / 2:
-        started = time.perf_counter()
+    while not times or sum(times) < seconds:
+        started = clock()
         engine.infer(faces)
-        times.append(time.perf_counter() - started)
+        times.append(clock() - started)
     return float(np.median(times))

@@ -16,35 +16,37 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from lpx.bench.performance.latency import Samples
+from lpx.metrics import Interval
 
 ALPHA = 0.05
+# The exact distribution of the signed-rank statistic costs N^3; beyond this many rounds the normal
+# approximation is closer than anyone can read.
 _EXACT_UP_TO = 60
-"""Rounds up to which the signed-rank statistic's distribution is computed exactly."""
+
+
+SpeedVerdict = Literal["faster", "slower", "inconclusive"]
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Time of A / time of B, paired by round: below 1 where A is faster.
+class SpeedTest:
+    """Time of A / time of B, paired by round: below 1 if A is faster.
 
     Attributes:
-        ratio: Hodges-Lehmann estimate (the pseudo-median over rounds).
-        low: Lower end of the ratio's 95 % interval; None with fewer than six rounds.
-        high: Its upper end.
+        ratio: Hodges-Lehmann estimate (the pseudo-median over rounds) with its 95 % interval;
+            both ends are infinite with fewer than six rounds.
         p_value: Wilcoxon's signed-rank test of "neither is faster", two-sided.
-        rounds: Pairs.
-        verdict: "faster" or "slower" (A than B) where the interval leaves out 1, else
-            "inconclusive"; None with fewer than six rounds, which cannot reject anything.
+        rounds: Number of pairs.
+        verdict: "faster" or "slower" (A than B) if the interval excludes 1, else "inconclusive";
+            None with fewer than six rounds, which cannot reject anything.
     """
 
-    ratio: float
-    low: float | None
-    high: float | None
+    ratio: Interval
     p_value: float
     rounds: int
-    verdict: Literal["faster", "slower", "inconclusive"] | None
+    verdict: SpeedVerdict | None
 
 
-def compare_speed(a: Samples, b: Samples) -> Comparison:
+def compare_speed(a: Samples, b: Samples) -> SpeedTest:
     """Compare two engines that were timed in one run of `lpx.bench.performance.latency.sample`.
 
     Args:
@@ -62,7 +64,7 @@ def compare_speed(a: Samples, b: Samples) -> Comparison:
     return signed_rank(logs)
 
 
-def signed_rank(logs: NDArray[np.float64]) -> Comparison:
+def signed_rank(logs: NDArray[np.float64]) -> SpeedTest:
     """Estimate, interval and test from the logarithms of paired ratios.
 
     The interval holds every ratio that the test would not reject: its ends are order statistics of
@@ -80,14 +82,18 @@ def signed_rank(logs: NDArray[np.float64]) -> Comparison:
     smaller = math.floor(min(statistic, len(walsh) - statistic))
     p_value = min(1.0, 2 * float(cumulative[smaller]))
     outside = int(np.searchsorted(cumulative, ALPHA / 2, side="right")) - 1
-    low = high = None
-    if outside >= 0:
-        low = math.exp(walsh[outside])
-        high = math.exp(walsh[len(walsh) - 1 - outside])
-    verdict: Literal["faster", "slower", "inconclusive"] | None = None
-    if low is not None and high is not None:
-        verdict = "faster" if high < 1 else "slower" if low > 1 else "inconclusive"
-    return Comparison(math.exp(float(np.median(walsh))), low, high, p_value, count, verdict)
+    estimate = math.exp(float(np.median(walsh)))
+    if outside < 0:
+        # Fewer than six rounds: even if all agree, that happens by chance too often to bound it.
+        return SpeedTest(Interval(estimate, -math.inf, math.inf), p_value, count, None)
+    low = math.exp(walsh[outside])
+    high = math.exp(walsh[len(walsh) - 1 - outside])
+    verdict: SpeedVerdict = "inconclusive"
+    if high < 1:
+        verdict = "faster"
+    elif low > 1:
+        verdict = "slower"
+    return SpeedTest(Interval(estimate, low, high), p_value, count, verdict)
 
 
 @lru_cache

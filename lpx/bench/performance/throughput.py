@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from lpx.engines.base import Engine, Faces
 
 OpenEngine = Callable[[], AbstractContextManager[Engine]]
-"""Gives a thread its engine: `lambda: closing(load(folder))`, or, where one engine serves several
+"""Opens the engine of a thread: `lambda: closing(load(folder))`, or, if one engine serves several
 threads, `lambda: nullcontext(engine)`."""
 _WARM_UP_CALLS = 3
 
@@ -22,9 +22,9 @@ class ThroughputResult:
 
     Attributes:
         batch: Faces per call.
-        in_flight: Threads.
-        seconds: Wall time until the last thread's last call ended.
-        calls: Calls of all threads.
+        in_flight: Number of threads.
+        seconds: Wall time until the last thread's last call ended, s.
+        calls: Number of calls of all threads.
         faces_per_second: Sum over threads of (faces / time until that thread's last call ended).
     """
 
@@ -36,20 +36,26 @@ class ThroughputResult:
 
 
 def measure_throughput(
-    open_engine: OpenEngine, faces: Faces, in_flight: int, seconds: float
+    open_engine: OpenEngine,
+    faces: Faces,
+    in_flight: int,
+    seconds: float,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> ThroughputResult:
     """Keep `in_flight` batches at work for `seconds`.
 
-    Engines are opened, warmed up and closed in the thread that uses them, as TensorRT's need.
+    Engines are opened, warmed up and closed in the thread that uses them, as TensorRT requires.
 
     Args:
         open_engine: Called once in each thread.
         faces: uint8 RGB [B, S, S, 3], the batch to repeat.
-        in_flight: Threads.
-        seconds: Wall time to measure.
+        in_flight: Number of threads.
+        seconds: Wall time to measure, s.
+        sleep: Waits while the threads work.
 
     Raises:
-        Exception: What the first engine that failed raised.
+        Exception: The error of the first engine that failed.
     """
     ready = threading.Barrier(in_flight + 1)
     stop = threading.Event()
@@ -68,8 +74,10 @@ def measure_throughput(
                     calls[number] += 1
                 ended[number] = time.perf_counter() - began
         except threading.BrokenBarrierError:
-            pass  # another thread failed, and says why
-        except BaseException as error:  # handed to the caller below
+            # Another thread failed, and its error is the one to raise.
+            pass
+        except BaseException as error:
+            # Raised in the caller's thread, below.
             errors.append(error)
             ready.abort()
 
@@ -77,8 +85,9 @@ def measure_throughput(
     for thread in threads:
         thread.start()
     try:
-        _wait(ready, seconds, errors)
-    except BaseException:  # an interrupt: threads at the barrier would wait for ever
+        _wait(ready, seconds, errors, sleep)
+    except BaseException:
+        # An interrupt: threads at the barrier would wait for ever.
         ready.abort()
         raise
     finally:
@@ -91,10 +100,15 @@ def measure_throughput(
     return ThroughputResult(len(faces), in_flight, max(ended), sum(calls), rate)
 
 
-def _wait(ready: threading.Barrier, seconds: float, errors: list[BaseException]) -> None:
+def _wait(
+    ready: threading.Barrier,
+    seconds: float,
+    errors: list[BaseException],
+    sleep: Callable[[float], None],
+) -> None:
     """Wait until all threads are warm and `seconds` have passed, or until one has failed."""
     with suppress(threading.BrokenBarrierError):
         ready.wait()
         end = time.perf_counter() + seconds
         while not errors and (left := end - time.perf_counter()) > 0:
-            time.sleep(min(left, 0.05))
+            sleep(min(left, 0.05))

@@ -1,4 +1,4 @@
-"""Figures in the terms of trtexec, to set beside its output."""
+"""Latency as trtexec defines it, for comparison with its output."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from lpx.arguments import check_choice
 from lpx.bench.performance.latency import Samples, percentile
 from lpx.bench.performance.trtexec_times import read_times
 
+# trtexec measures for at least this long, after 200 ms of warm-up, and at least 10 times.
 SECONDS = 3.0
-"""trtexec measures for at least this long, after 200 ms of warm-up, and at least 10 times."""
 
 Release = Literal[10, 11]
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Of one quantity over all calls, ms: trtexec's own choice of figures."""
+class TimeStatistics:
+    """Statistics of one time over all calls, ms: the ones that trtexec prints."""
 
     min_ms: float
     max_ms: float
@@ -33,40 +33,40 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class LikeTrtexec:
-    """What trtexec of a release would call latency, of calls that lpx timed.
+class TrtexecMetrics:
+    """Latency of calls that lpx timed, as a release of trtexec defines it.
 
     Attributes:
         release: 10 (10.16 and earlier) or 11.
-        cuda_graph: Whether trtexec of that release uses a CUDA graph unless told otherwise: make
-            the engine with `cuda_graph` of this value.
-        transfers: Whether copies are in the latency.
-        latency: H2D + compute + D2H; in 11, which leaves transfers out, compute alone.
-        compute: Time on the device; None of an engine that does not time itself.
-        enqueue: Time to hand the work over; None where the engine does not say.
-        throughput_qps: Calls / wall time.
-        notes: How this differs from what trtexec does.
+        cuda_graph: True if trtexec of that release uses a CUDA graph by default: open the engine
+            with the same `cuda_graph`.
+        transfers: True if copies are part of the latency.
+        latency: H2D + compute + D2H; compute alone in release 11, which omits transfers.
+        compute: Time on the device; None for an engine without a device clock.
+        enqueue: Host time to enqueue the work; None if the engine does not report it.
+        throughput_qps: Calls / wall time, 1/s.
+        notes: Differences from what trtexec does.
     """
 
     release: Release
     cuda_graph: bool
     transfers: bool
-    latency: Spread
-    compute: Spread | None
-    enqueue: Spread | None
+    latency: TimeStatistics
+    compute: TimeStatistics | None
+    enqueue: TimeStatistics | None
     throughput_qps: float
     notes: tuple[str, ...]
 
 
-def like_trtexec(samples: Samples, release: Release) -> LikeTrtexec:
-    """Express timed calls as trtexec of `release` would.
+def like_trtexec(samples: Samples, release: Release) -> TrtexecMetrics:
+    """Summarise timed calls as trtexec of `release` would.
 
     Args:
-        samples: Of at least `SECONDS` of calls.
-        release: 10 or 11: the defaults of CUDA graph and transfers changed between them.
+        samples: At least `SECONDS` of calls.
+        release: 10 or 11: the defaults for CUDA graphs and transfers changed between them.
 
     Raises:
-        LpxError: Another release.
+        InvalidArgumentError: Another release.
     """
     check_choice("like_trtexec", release, get_args(Release))
     parts = samples.parts_ms
@@ -84,13 +84,13 @@ def like_trtexec(samples: Samples, release: Release) -> LikeTrtexec:
     seconds = float(samples.times_ms.sum()) / 1e3
     if seconds < SECONDS:
         notes.append(f"measured for {seconds:.1f} s, trtexec for {SECONDS:g} s at least")
-    return LikeTrtexec(
+    return TrtexecMetrics(
         release=release,
         cuda_graph=release == 11,
         transfers=transfers,
-        latency=spread(latency),
-        compute=spread(parts["compute_ms"]) if "compute_ms" in parts else None,
-        enqueue=spread(parts["enqueue_ms"]) if "enqueue_ms" in parts else None,
+        latency=time_statistics(latency),
+        compute=time_statistics(parts["compute_ms"]) if "compute_ms" in parts else None,
+        enqueue=time_statistics(parts["enqueue_ms"]) if "enqueue_ms" in parts else None,
         throughput_qps=len(samples.times_ms) / seconds,
         notes=tuple(notes),
     )
@@ -98,35 +98,35 @@ def like_trtexec(samples: Samples, release: Release) -> LikeTrtexec:
 
 @dataclass(frozen=True)
 class TrtexecRow:
-    """What trtexec itself measured of an engine, from a file of its times.
+    """Times that trtexec itself measured and exported.
 
     Attributes:
-        name: What the user calls the engine, or the file's name.
-        file: Where the times were read.
-        iterations: Inferences, without the warm-up.
+        name: Name of the engine as given by the user, or the file's name.
+        file: File of the times.
+        iterations: Number of inferences, without the warm-up.
         latency: H2D + compute + D2H, without waiting.
         h2d: Copy to the GPU.
-        compute: On the GPU's clock.
+        compute: Time on the GPU's clock.
         d2h: Copy back.
-        enqueue: Of the host; None where the file does not say.
+        enqueue: Time on the host; None if the file does not contain it.
     """
 
     name: str
     file: str
     iterations: int
-    latency: Spread
-    h2d: Spread
-    compute: Spread
-    d2h: Spread
-    enqueue: Spread | None
+    latency: TimeStatistics
+    h2d: TimeStatistics
+    compute: TimeStatistics
+    d2h: TimeStatistics
+    enqueue: TimeStatistics | None
 
 
 def read_trtexec(path: Path, name: str | None = None) -> TrtexecRow:
-    """Read what `trtexec --exportTimes` wrote.
+    """Read a file of `trtexec --exportTimes`.
 
     Args:
         path: The file.
-        name: Of the engine; None takes the file's name.
+        name: Name of the engine; None uses the file's name.
 
     Raises:
         LpxError: See `lpx.bench.performance.trtexec_times.read_times`.
@@ -136,18 +136,18 @@ def read_trtexec(path: Path, name: str | None = None) -> TrtexecRow:
         name=name or path.stem,
         file=str(path),
         iterations=len(times.compute_ms),
-        latency=spread(times.latency_ms),
-        h2d=spread(times.h2d_ms),
-        compute=spread(times.compute_ms),
-        d2h=spread(times.d2h_ms),
-        enqueue=spread(times.enqueue_ms) if len(times.enqueue_ms) else None,
+        latency=time_statistics(times.latency_ms),
+        h2d=time_statistics(times.h2d_ms),
+        compute=time_statistics(times.compute_ms),
+        d2h=time_statistics(times.d2h_ms),
+        enqueue=time_statistics(times.enqueue_ms) if len(times.enqueue_ms) else None,
     )
 
 
-def spread(times_ms: NDArray[np.float64]) -> Spread:
-    """Trtexec's figures of times in ms, float64 [N]."""
+def time_statistics(times_ms: NDArray[np.float64]) -> TimeStatistics:
+    """Return trtexec's statistics of times in ms, float64 [N]."""
     ordered = np.sort(times_ms)
-    return Spread(
+    return TimeStatistics(
         min_ms=float(ordered[0]),
         max_ms=float(ordered[-1]),
         mean_ms=float(ordered.mean()),

@@ -1,15 +1,17 @@
-"""The report's tables of costs: who is faster, time on the device, throughput, energy, trtexec."""
+"""Tables of costs: speed tests, time on the device, throughput, single patch, energy, trtexec."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from lpx.bench.performance.trtexec_metrics import TimeStatistics
+from lpx.bench.report.document.report import Report
 from lpx.bench.report.engine_table import Cell
-from lpx.bench.report.sentences import entries, has_map, significant
-
-_SPREAD = ("min", "mean", "median", "p90", "p95", "p99")
+from lpx.bench.report.sentences import has_map, significant
+from lpx.metrics import Interval
 
 
 @dataclass(frozen=True)
@@ -17,13 +19,13 @@ class CostTable:
     """A table, for page, pull request and terminal alike.
 
     Attributes:
-        key: Its id.
-        title: Its heading.
-        lead: How to read it.
-        heads: Titles of the columns, units in them.
-        names: How many columns, the first, hold words.
+        key: Id in the page.
+        title: Heading.
+        lead: Explanation of how to read it.
+        heads: Titles of the columns, with units.
+        names: Number of columns, the first ones, that hold words.
         rows: A cell for each column.
-        notes: What is not in the rows, and why.
+        notes: What is missing from the rows, and why.
     """
 
     key: str
@@ -35,39 +37,42 @@ class CostTable:
     notes: tuple[str, ...] = ()
 
 
-def cost_tables(report: Mapping[str, Any]) -> list[CostTable]:
-    """The tables of what was measured.
-
-    Args:
-        report: What `lpx.bench.report.document.to_report` made.
-    """
-    made = (_speed, _device, _throughput, _single_patch, _energy, _trtexec)
-    return [table for make in made if (table := make(report)).rows or table.notes]
+def cost_tables(report: Report) -> list[CostTable]:
+    """Return the tables of the costs that were measured, or could not be."""
+    tables = [
+        _speed(report),
+        _device(report),
+        _throughput(report),
+        _single_patch(report),
+        _energy(report),
+        _trtexec(report),
+    ]
+    return [table for table in tables if table.rows or table.notes]
 
 
 def line(cell: Cell) -> str:
-    """A cell in one line."""
+    """Write a cell in one line."""
     return f"{cell.text} {cell.detail}".strip()
 
 
-def _speed(report: Mapping[str, Any]) -> CostTable:
-    rows = [
-        (
-            _word(entry["name"]),
-            _number(found["batch"], str),
-            _word(found["against"]),
-            _word(found["verdict"] or "too few rounds"),
-            Cell(f"{significant(1 / found['ratio'])}×", *_interval_of_inverse(found)),
-        )
-        for entry in report["candidates"]
-        for found in entry["speed"]
-    ]
+def _speed(report: Report) -> CostTable:
+    rows = []
+    for candidate in report.candidates:
+        for speed in candidate.costs.speed:
+            row = (
+                _word(candidate.name),
+                _number(speed.batch, str),
+                _word(speed.against),
+                _word(speed.test.verdict or "too few rounds"),
+                _inverse(speed.test.ratio),
+            )
+            rows.append(row)
     return CostTable(
         "speed",
         "Which engine is faster",
         "Times as fast as another engine: the time of the other over the engine's own, paired over "
-        "the rounds in which all took turns, with a 95 % interval. Where the interval includes 1 "
-        "the comparison is inconclusive; it takes six rounds for an interval. Engines are compared "
+        "the rounds in which all took turns, with a 95 % interval. If the interval includes 1, "
+        "the comparison is inconclusive; an interval needs six rounds. Engines are compared "
         "with PyTorch, and with the fastest of FP32 and FP16.",
         ("engine", "batch", "against", "verdict", "times as fast [95 %]"),
         4,
@@ -75,52 +80,57 @@ def _speed(report: Mapping[str, Any]) -> CostTable:
     )
 
 
-def _interval_of_inverse(found: Mapping[str, Any]) -> tuple[str, float]:
-    low, high = found["low"], found["high"]
-    text = ""
-    if low is not None and high is not None:
-        text = f"[{significant(1 / high)}, {significant(1 / low)}]"
-    return text, 1 / found["ratio"]
+def _inverse(ratio: Interval) -> Cell:
+    """Return a ratio of times as a ratio of speeds, whose ends change places."""
+    factor = 1 / ratio.estimate
+    detail = ""
+    if math.isfinite(ratio.low) and math.isfinite(ratio.high):
+        detail = f"[{significant(1 / ratio.high)}, {significant(1 / ratio.low)}]"
+    return Cell(f"{significant(factor)}×", detail, factor)
 
 
-def _device(report: Mapping[str, Any]) -> CostTable:
-    parts = ("h2d_ms", "compute_ms", "d2h_ms", "enqueue_ms")
-    rows = [
-        (
-            _word(entry["name"]),
-            _number(row["batch"], str),
-            *(_number(row["device"][part]) for part in parts),
-            _number(row["per_face_p50_ms"] * row["batch"]),
-        )
-        for entry in entries(report)
-        for row in entry["latency_by_batch"]
-        if row["device"]
-    ]
+def _device(report: Report) -> CostTable:
+    rows = []
+    for entry in report.entries:
+        for timed in entry.costs.latency_by_batch:
+            if timed.device is None:
+                continue
+            row = (
+                _word(entry.name),
+                _number(timed.batch, str),
+                _number(timed.device.h2d_ms),
+                _number(timed.device.compute_ms),
+                _number(timed.device.d2h_ms),
+                _number(timed.device.enqueue_ms),
+                _number(timed.per_face_ms.p50.estimate * timed.batch),
+            )
+            rows.append(row)
     return CostTable(
         "device",
-        "Where the time of a call goes",
-        "Medians, ms per call. Copies and compute by the device's clock; to hand the work over is "
+        "Time of a call by part",
+        "Medians, ms per call. Copies and compute by the device's clock; enqueuing the work is "
         "time of the host.",
-        ("engine", "batch", "copy in", "compute", "copy out", "hand over", "call"),
+        ("engine", "batch", "copy in", "compute", "copy out", "enqueue", "call"),
         1,
         tuple(rows),
     )
 
 
-def _throughput(report: Mapping[str, Any]) -> CostTable:
-    rows = [
-        (
-            _word(name),
-            _number(found["batch"], str),
-            _number(found["in_flight"], str),
-            _number(found["faces_per_second"]),
-        )
-        for name, found in _measured(report, "throughput")
-    ]
+def _throughput(report: Report) -> CostTable:
+    rows = []
+    for entry in report.entries:
+        if result := entry.costs.throughput:
+            row = (
+                _word(entry.name),
+                _number(result.batch, str),
+                _number(result.in_flight, str),
+                _number(result.faces_per_second),
+            )
+            rows.append(row)
     return CostTable(
         "throughput",
         "Throughput",
-        "Faces scored in a second by several threads, each with a batch at work.",
+        "Faces scored per second by several threads, each with a batch at work.",
         ("engine", "batch", "in flight", "faces/s"),
         1,
         tuple(rows),
@@ -128,25 +138,25 @@ def _throughput(report: Mapping[str, Any]) -> CostTable:
     )
 
 
-def _single_patch(report: Mapping[str, Any]) -> CostTable:
+def _single_patch(report: Report) -> CostTable:
     if not has_map(report):
         return CostTable("single-patch", "One patch alone", "", (), 1, ())
     rows = []
-    for name, found in _measured(report, "single_patch"):
-        low, high = ("–" if end is None else significant(end) for end in found["interval_us"])
-        rows.append(
-            (
-                _word(name),
-                _word(f"{found['size_px']} px"),
-                _word("×".join(map(str, found["grid"]))),
-                Cell(significant(found["p50_us"]), f"[{low}, {high}]", found["p50_us"]),
+    for entry in report.entries:
+        if cost := entry.costs.single_patch:
+            low, high = map(_end, (cost.p50_us.low, cost.p50_us.high))
+            row = (
+                _word(entry.name),
+                _word(f"{cost.size_px} px"),
+                _word("×".join(map(str, cost.grid))),
+                Cell(significant(cost.p50_us.estimate), f"[{low}, {high}]", cost.p50_us.estimate),
             )
-        )
+            rows.append(row)
     return CostTable(
         "single-patch",
         "One patch alone",
         "Time of a call that scores one crop of the size of the receptive field, in ONNX Runtime. "
-        "Where the network pads, more than one patch is computed.",
+        "If the network pads, more than one patch is computed.",
         ("engine", "crop", "patches", "µs [95 %]"),
         3,
         tuple(rows),
@@ -154,102 +164,83 @@ def _single_patch(report: Mapping[str, Any]) -> CostTable:
     )
 
 
-def _energy(report: Mapping[str, Any]) -> CostTable:
+def _energy(report: Report) -> CostTable:
     patches = has_map(report)
     heads = ["engine", "J/face [95 %]", "net [95 %]", "W", "idle W"]
     if patches:
         heads.insert(3, "net mJ/patch")
     rows = []
-    for name, found in _measured(report, "energy"):
-        row = [
-            _word(name),
-            _estimate(found["gross_j_per_face"]),
-            _estimate(found["net_j_per_face"]),
-            _number(found["load_w"]["mean"]),
-            _number(found["idle_w"]["mean"]),
-        ]
-        if patches:
-            patch = found["net_mj_per_patch"]["mean"]
-            row.insert(3, Cell(_signed(patch), value=patch))
-        rows.append(tuple(row))
-    sources = dict.fromkeys(
-        f"measured by {found['source']}: {found['covers']}; batch {found['batch']}"
-        for _, found in _measured(report, "energy")
-    )
+    sources = []
+    for entry in report.entries:
+        if result := entry.costs.energy:
+            row = [
+                _word(entry.name),
+                _mean(result.gross_j_per_face),
+                _mean(result.net_j_per_face),
+                _number(result.load_w.estimate),
+                _number(result.idle_w.estimate),
+            ]
+            if patches:
+                patch = result.net_mj_per_patch.estimate
+                row.insert(3, Cell(_signed(patch), value=patch))
+            rows.append(tuple(row))
+            sources.append(f"measured by {result.source}: {result.covers}; batch {result.batch}")
     return CostTable(
         "energy",
         "Energy",
-        "Gross is all that flowed while the engine ran, net is without what flowed before it, when "
-        "the machine was idle. 95 % intervals over windows.",
+        "Gross is all energy that was drawn while the engine ran; net leaves out what the idle "
+        "machine drew before. 95 % intervals over windows.",
         tuple(heads),
         1,
         tuple(rows),
-        (*sources, *_missing(report, "energy", "energy")),
+        (*dict.fromkeys(sources), *_missing(report, "energy", "energy")),
     )
 
 
-def _trtexec(report: Mapping[str, Any]) -> CostTable:
-    rows = [
-        (_word(name), _word(f"lpx, as release {found['release']}"), *_spread(found["latency"]))
-        for name, found in _measured(report, "like_trtexec")
-    ]
-    rows += [
-        (_word(row["name"]), _word("trtexec"), *_spread(row["latency"]))
-        for row in report["trtexec"]
-    ]
-    notes = list(_missing(report, "like_trtexec", "latency in trtexec's terms"))
-    notes += [
-        f"{names}: {note}"
-        for names, note in _together(
-            (name, note)
-            for name, found in _measured(report, "like_trtexec")
-            for note in found["notes"]
+def _trtexec(report: Report) -> CostTable:
+    rows = []
+    notes = []
+    for entry in report.entries:
+        if metrics := entry.costs.like_trtexec:
+            measured_by = _word(f"lpx, as release {metrics.release}")
+            rows.append((_word(entry.name), measured_by, *_statistics(metrics.latency)))
+            notes += [(entry.name, note) for note in metrics.notes]
+    imported = []
+    for row in report.trtexec:
+        rows.append((_word(row.name), _word("trtexec"), *_statistics(row.latency)))
+        imported.append(
+            f"{row.name} was measured by trtexec ({row.iterations:,} inferences in {row.file}): "
+            "the file holds no scores, so AUC cannot be compared, and does not name the batch size"
         )
-    ]
-    notes += [
-        f"{row['name']} is as measured by trtexec ({row['iterations']:,} inferences in "
-        f"{row['file']}): the file holds no scores, so that AUC cannot be compared, and does not "
-        "say the batch size"
-        for row in report["trtexec"]
-    ]
     return CostTable(
         "trtexec",
         "Latency in trtexec's terms",
         "ms per inference of a batch: copies and compute in releases up to 10, compute alone from "
         "11 on.",
-        ("engine", "measured by", *_SPREAD),
+        ("engine", "measured by", "min", "mean", "median", "p90", "p95", "p99"),
         2,
         tuple(rows),
-        tuple(notes),
+        (
+            *_missing(report, "like_trtexec", "latency in trtexec's terms"),
+            *(f"{names}: {note}" for names, note in _grouped(notes)),
+            *imported,
+        ),
     )
 
 
-def _measured(report: Mapping[str, Any], kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The engines of which a cost was measured, and what was found."""
-    for entry in entries(report):
-        if entry[kind] is not None and "unavailable" not in entry[kind]:
-            yield entry["name"], entry[kind]
+def _missing(report: Report, kind: str, what: str) -> tuple[str, ...]:
+    """Return the reasons why a cost was not measured."""
+    asked = [entry for entry in report.entries if kind in entry.costs.unavailable]
+    reasons = [(entry.name, entry.costs.unavailable[kind]) for entry in asked]
+    return tuple(f"{what} of {names} unavailable: {why}" for names, why in _grouped(reasons))
 
 
-def _missing(report: Mapping[str, Any], kind: str, what: str) -> tuple[str, ...]:
-    """Why a cost was not measured."""
-    return tuple(
-        f"{what} of {names} unavailable: {why}"
-        for names, why in _together(
-            (entry["name"], entry[kind]["unavailable"])
-            for entry in entries(report)
-            if entry[kind] is not None and "unavailable" in entry[kind]
-        )
-    )
-
-
-def _together(said: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """What is said of several engines, once: their names, and the text."""
+def _grouped(texts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Join the names of the engines to which the same text applies."""
     names: dict[str, list[str]] = {}
-    for name, text in said:
+    for name, text in texts:
         names.setdefault(text, []).append(name)
-    for text, who in names.items():
-        yield ", ".join(who), text
+    return [(", ".join(engines), text) for text, engines in names.items()]
 
 
 def _word(text: str) -> Cell:
@@ -260,17 +251,31 @@ def _number(value: float | None, written: Callable[[Any], str] = significant) ->
     return Cell() if value is None else Cell(written(value), value=value)
 
 
-def _estimate(found: Mapping[str, Any]) -> Cell:
-    text = _signed(found["mean"])
-    if found["low"] is None:
-        return Cell(text, value=found["mean"])
-    return Cell(text, f"[{_signed(found['low'])}, {_signed(found['high'])}]", found["mean"])
+def _end(value: float) -> str:
+    return significant(value) if math.isfinite(value) else "–"
+
+
+def _mean(interval: Interval) -> Cell:
+    text = _signed(interval.estimate)
+    # A single window has no interval.
+    if not math.isfinite(interval.low):
+        return Cell(text, value=interval.estimate)
+    ends = f"[{_signed(interval.low)}, {_signed(interval.high)}]"
+    return Cell(text, ends, interval.estimate)
 
 
 def _signed(value: float) -> str:
-    """Net energy of a noisy machine may be below 0."""
+    """Write a number that may be below 0, as net energy on a noisy machine."""
     return significant(value) if value >= 0 else f"−{significant(-value)}"
 
 
-def _spread(found: Mapping[str, float]) -> tuple[Cell, ...]:
-    return tuple(_number(found[f"{name}_ms"]) for name in _SPREAD)
+def _statistics(times: TimeStatistics) -> tuple[Cell, ...]:
+    shown = (
+        times.min_ms,
+        times.mean_ms,
+        times.median_ms,
+        times.p90_ms,
+        times.p95_ms,
+        times.p99_ms,
+    )
+    return tuple(map(_number, shown))

@@ -1,25 +1,28 @@
-"""The report's table of engines: a row for each, a cell for each of its numbers."""
+"""The table of engines: a row for each engine, a cell for each of its numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from lpx.bench.parity.parity import VERDICTS
-from lpx.bench.report.sentences import auc, entries, has_map, signed, significant
+from lpx.bench.performance.costs import Speed
+from lpx.bench.performance.loaded_engine import REFERENCE
+from lpx.bench.report.document.entries import Candidate, EngineCosts, Entry
+from lpx.bench.report.document.report import Report
+from lpx.bench.report.sentences import auc, bracketed, has_map, signed, significant
 from lpx.engines.manifest import PRECISIONS, percent
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the engines' table.
+    """A column of the table of engines.
 
     Attributes:
-        key: Sorts by it: `#sort=key`.
-        title: Its header; it may break into lines at spaces, though not at no-break spaces.
-        note: Below the header: unit, or what the cell's second line is; likewise.
-        numeric: Aligned right.
+        key: Key to sort by: `#sort=key`.
+        title: Header; it may break into lines at spaces, but not at no-break spaces.
+        note: Line below the header: the unit, or the meaning of the cell's second line; breaks
+            likewise.
+        numeric: True if cells are right-aligned.
     """
 
     key: str
@@ -30,12 +33,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of the engines' table.
+    """A cell of a table.
 
     Attributes:
-        text: What it says.
-        detail: Its second line.
-        value: What it sorts by; None comes last in either direction.
+        text: First line.
+        detail: Second line.
+        value: Value to sort by; None comes last in either direction.
     """
 
     text: str = "–"
@@ -43,11 +46,12 @@ class Cell:
     value: float | str | None = None
 
 
-def columns(report: Mapping[str, Any]) -> list[Column]:
-    """The columns: those of latency only where it was measured."""
-    found = [
+def columns(report: Report) -> list[Column]:
+    """Return the columns; those of latency only if it was measured."""
+    shares = any(_in_integers(entry) for entry in report.entries)
+    made = [
         Column("engine", "Engine", numeric=False),
-        Column("precision", "Precision", _share_note(report), numeric=False),
+        Column("precision", "Precision", "done in integers" if shares else "", numeric=False),
         Column("verdict", "Parity", numeric=False),
         Column("auc", "AUC", _unbroken("95 % interval")),
         Column("difference", _unbroken("Δ AUC"), _unbroken("95 % interval")),
@@ -55,102 +59,100 @@ def columns(report: Mapping[str, Any]) -> list[Column]:
         Column("flips", "Flips", "to fake, real"),
     ]
     if has_map(report):
-        found.append(Column("maps", "Map corr.", _unbroken("mean |Δ|")))
-    batches = sorted({r["batch"] for e in entries(report) for r in e["latency_by_batch"]})
-    found += [Column(f"batch{b}", _unbroken(f"Batch {b}"), "ms/face, p99") for b in batches]
-    if batches:
-        lines = _unbroken(f"batch {', '.join(map(str, batches))}")
-        if has_map(report):
-            found.append(Column("patch", "Patch", f"µs, {lines}"))
-        found += [
-            Column("over_torch", "vs torch", lines),
-            Column("over_float", "vs float", lines),
-        ]
-    return found
+        made.append(Column("maps", "Map corr.", _unbroken("mean |Δ|")))
+    return made + _latency_columns(report)
+
+
+def _latency_columns(report: Report) -> list[Column]:
+    timed: set[int] = set()
+    for entry in report.entries:
+        timed.update(row.batch for row in entry.costs.latency_by_batch)
+    if not timed:
+        return []
+    batches = sorted(timed)
+    made = [Column(f"batch{b}", _unbroken(f"Batch {b}"), "ms/face, p99") for b in batches]
+    lines = _unbroken(f"batch {', '.join(map(str, batches))}")
+    if has_map(report):
+        made.append(Column("patch", "Patch", f"µs, {lines}"))
+    made.append(Column("over_torch", "vs torch", lines))
+    made.append(Column("over_float", "vs float", lines))
+    return made
 
 
 def _unbroken(text: str) -> str:
-    """The text with spaces that do not break."""
+    """Replace spaces by no-break spaces."""
     return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
-def rows(report: Mapping[str, Any]) -> list[dict[str, Cell]]:
-    """A row for each engine, the reference first: the cells it has, by their column's key."""
-    return [_row(entry, report) for entry in entries(report)]
+def rows(report: Report) -> list[dict[str, Cell]]:
+    """Return a row for each engine, the reference first: its cells by the key of their column."""
+    return [_row(entry, report) for entry in report.entries]
 
 
-def _row(entry: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Cell]:
-    interval = entry["auc_interval"]
+def _row(entry: Entry, report: Report) -> dict[str, Cell]:
+    interval = entry.auc_interval
+    ends = f"[{auc(interval.low)}, {auc(interval.high)}]"
+    place = PRECISIONS.index(entry.precision)
     row = {
-        "engine": Cell(entry["name"], value=entry["name"]),
-        "precision": Cell(
-            entry["precision"].upper(), _in_integers(entry), PRECISIONS.index(entry["precision"])
-        ),
+        "engine": Cell(entry.name, value=entry.name),
+        "precision": Cell(entry.precision.upper(), _in_integers(entry), place),
+        # Sorts before every verdict.
         "verdict": Cell("reference", value=-1),
-        "auc": Cell(
-            auc(entry["auc"]), f"[{auc(interval['low'])}, {auc(interval['high'])}]", entry["auc"]
-        ),
+        "auc": Cell(auc(entry.auc), ends, entry.auc),
     }
-    row |= _parity_cells(entry, report["margin"]) if "verdict" in entry else {}
-    return row | _latency_cells(entry)
+    if isinstance(entry, Candidate):
+        row |= _parity_cells(entry, report.margin)
+    return row | _latency_cells(entry.costs)
 
 
-def _share_note(report: Mapping[str, Any]) -> str:
-    return "done in integers" if any(_in_integers(entry) for entry in entries(report)) else ""
+def _in_integers(entry: Entry) -> str:
+    """Write the share of its work that an INT8 engine does in integers; "" if it is unknown."""
+    if not isinstance(entry, Candidate) or entry.engine.int8_share is None:
+        return ""
+    return percent(entry.engine.int8_share)
 
 
-def _in_integers(entry: Mapping[str, Any]) -> str:
-    """How much of its work an INT8 engine does in integers, where that is known."""
-    share = entry.get("int8_share")
-    return "" if share is None else percent(share)
-
-
-def _parity_cells(entry: Mapping[str, Any], margin: float) -> dict[str, Cell]:
-    found, scores, maps = entry["auc_difference"], entry["score_difference"], entry["patch_map"]
-    ends = ", ".join(signed(found[end], margin) for end in ("low", "high"))
-    to_fake, to_real = entry["flips_real_to_fake"], entry["flips_fake_to_real"]
+def _parity_cells(candidate: Candidate, margin: float) -> dict[str, Cell]:
+    parity = candidate.parity
+    difference, scores, maps = parity.auc_difference, parity.score_difference, parity.patch_map
+    directions = f"{parity.flips.real_to_fake}, {parity.flips.fake_to_real}"
     return {
-        "verdict": Cell(entry["verdict"], value=VERDICTS.index(entry["verdict"])),
-        "difference": Cell(signed(found["estimate"], margin), f"[{ends}]", found["estimate"]),
-        "score_max": Cell(significant(scores["max"]), significant(scores["p99"]), scores["max"]),
-        "flips": Cell(
-            str(entry["flips"]),
-            f"{to_fake}, {to_real}",
-            entry["flips"],
+        "verdict": Cell(parity.verdict, value=VERDICTS.index(parity.verdict)),
+        "difference": Cell(
+            signed(difference.estimate, margin),
+            bracketed(difference, margin),
+            difference.estimate,
         ),
+        "score_max": Cell(significant(scores.max), significant(scores.p99), scores.max),
+        "flips": Cell(str(parity.flips.total), directions, parity.flips.total),
         "maps": Cell(
-            f"{maps['rank_correlation']:.4f}",
-            significant(maps["mean_abs_difference"]),
-            maps["rank_correlation"],
+            f"{maps.rank_correlation:.4f}",
+            significant(maps.mean_abs_difference),
+            maps.rank_correlation,
         ),
     }
 
 
-def _latency_cells(entry: Mapping[str, Any]) -> dict[str, Cell]:
-    measured = entry["latency_by_batch"]
-    if not measured:
+def _latency_cells(costs: EngineCosts) -> dict[str, Cell]:
+    if not costs.latency_by_batch:
         return {}
-    cells = {
-        f"batch{row['batch']}": Cell(
-            significant(row["per_face_p50_ms"]),
-            significant(row["per_face_p99_ms"]),
-            row["per_face_p50_ms"],
-        )
-        for row in measured
-    }
-    patches = [row["per_patch_p50_us"] for row in measured]
-    cells["patch"] = Cell(
-        significant(patches[0]), ", ".join(map(significant, patches[1:])), patches[0]
-    )
-    for key, speeds in (
-        ("over_torch", [f for f in entry["speed"] if f["against"] == "torch"]),
-        ("over_float", [f for f in entry["speed"] if f["against"] != "torch"]),
-    ):
-        if speeds:
-            cells[key] = _speed_up(speeds)
+    cells = {}
+    for row in costs.latency_by_batch:
+        p50, p99 = row.per_face_ms.p50.estimate, row.per_face_ms.p99.estimate
+        cells[f"batch{row.batch}"] = Cell(significant(p50), significant(p99), p50)
+    patches = [row.per_patch_p50_us for row in costs.latency_by_batch]
+    others = ", ".join(map(significant, patches[1:]))
+    cells["patch"] = Cell(significant(patches[0]), others, patches[0])
+    over_torch = [speed for speed in costs.speed if speed.against == REFERENCE]
+    over_float = [speed for speed in costs.speed if speed.against != REFERENCE]
+    if over_torch:
+        cells["over_torch"] = _speed_up(over_torch)
+    if over_float:
+        cells["over_float"] = _speed_up(over_float)
     return cells
 
 
-def _speed_up(speeds: list[dict[str, Any]]) -> Cell:
-    texts = [f"{significant(1 / found['ratio'])}×" for found in speeds]
-    return Cell(texts[0], ", ".join(texts[1:]), 1 / speeds[0]["ratio"])
+def _speed_up(speeds: list[Speed]) -> Cell:
+    factors = [1 / speed.test.ratio.estimate for speed in speeds]
+    texts = [f"{significant(factor)}×" for factor in factors]
+    return Cell(texts[0], ", ".join(texts[1:]), factors[0])

@@ -1,25 +1,24 @@
-"""The report's example faces with their heat maps, as images within the page."""
+"""Example faces of a report with their heat maps, as images embedded in the page."""
 
 from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 
 from lpx.bench.parity.run import BenchResult, Example
-from lpx.bench.performance.candidate import REFERENCE
+from lpx.bench.performance.loaded_engine import REFERENCE
+from lpx.bench.report.document.report import Report
 from lpx.bench.report.sentences import significant
 from lpx.metrics.roc import called_fake
 from lpx.render.encode import encode_png
 from lpx.render.face import Image, heat_map, overlay
 
+# Approximate size of all faces and heat maps of a report together, so that it can be mailed.
 IMAGE_BYTES = 1_400_000
-"""What all faces and heat maps of a report may take together, roughly."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +26,11 @@ class Tile:
     """A picture of an example.
 
     Attributes:
-        title: What it is of.
-        image: Data URI.
-        alt: What it shows, in words.
-        lines: Below it.
-        flipped: The engine calls the face otherwise than the reference.
+        title: Title of the picture.
+        image: The picture as a data URI.
+        alt: Description in words.
+        lines: Lines of text below it.
+        flipped: True if the engine's decision differs from the reference's.
     """
 
     title: str
@@ -42,14 +41,14 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ExampleFace:
     """An example face.
 
     Attributes:
-        name: Of the face.
+        name: Name of the face.
         label: 1 = fake.
         worst: Largest mean |difference| of a candidate's map from the reference's.
-        tiles: The face, the reference's overlay, each candidate's.
+        tiles: The face, the reference's overlay, and each candidate's.
     """
 
     name: str
@@ -58,21 +57,21 @@ class Shown:
     tiles: tuple[Tile, ...]
 
 
-def examples(report: Mapping[str, Any], result: BenchResult) -> list[Shown]:
-    """The examples, worst agreement first."""
+def examples(report: Report, result: BenchResult) -> list[ExampleFace]:
+    """Return the examples, worst agreement first."""
     images = sum(1 + len(example.maps) for example in result.examples)
     # PNG takes about 1.75 bytes for a pixel of a face, and base64 a third more.
     side = int(math.sqrt(IMAGE_BYTES / max(1, images) / (1.75 * 4 / 3)))
-    shown = [_show(example, report["threshold"], side) for example in result.examples]
+    shown = [_show(example, report.model.threshold, side) for example in result.examples]
     return sorted(shown, key=lambda example: -example.worst)
 
 
 def ramp() -> str:
-    """The colours of a heat map from 0 to 1, as a data URI."""
+    """Return the colours of a heat map from 0 to 1, as a data URI."""
     return _data_uri(heat_map(np.linspace(0, 1, 256, dtype=np.float32)[None], 256)[:8])
 
 
-def _show(example: Example, threshold: float, side: int) -> Shown:
+def _show(example: Example, threshold: float, side: int) -> ExampleFace:
     face = example.pixels
     if side < len(face):
         face = np.asarray(cv2.resize(face, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
@@ -93,7 +92,7 @@ def _show(example: Example, threshold: float, side: int) -> Shown:
         if not localised:
             alt = f"Face {example.name}, scored by {name}"
         tiles.append(Tile(name, image, alt, tuple(lines), bool(before != after)))
-    return Shown(example.name, example.label, max(distances), tuple(tiles))
+    return ExampleFace(example.name, example.label, max(distances), tuple(tiles))
 
 
 def _data_uri(image: Image) -> str:

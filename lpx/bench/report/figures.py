@@ -1,9 +1,9 @@
-"""The report's figures: differences, ROC, latency, AUC against it, scores of each engine."""
+"""Figures of a report: differences, ROC, latency, AUC against costs, scores of each engine."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,16 +12,18 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from lpx.bench.parity.run import BenchResult
-from lpx.bench.performance.candidate import REFERENCE
-from lpx.bench.report.sentences import entries, signed, significant
+from lpx.bench.performance.loaded_engine import REFERENCE
+from lpx.bench.report.document.entries import Candidate, Entry
+from lpx.bench.report.document.report import Report
+from lpx.bench.report.sentences import signed, significant
 from lpx.bench.report.svg import COLOURS, STYLE, canvas, dots, line, to_svg
-from lpx.metrics import roc_curve
+from lpx.metrics import Interval, Verdict, roc_curve
 from lpx.metrics.roc import called_fake
 
+# Faces drawn in one scatter plot; the faces that flip come on top.
 MAX_POINTS = 5_000
-"""Faces drawn in one scatter plot; the faces that flip come on top."""
+# Points of one drawn curve: more than a screen shows.
 MAX_VERTICES = 400
-"""Points of one drawn curve: more than a screen shows."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,12 @@ class Drawing:
     """A figure of the report.
 
     Attributes:
-        key: Its id.
-        title: Its heading.
-        alt: What it shows, in words, for those who do not see it.
-        caption: How to read it.
+        key: Id in the page.
+        title: Heading.
+        alt: Description in words, for readers who do not see it.
+        caption: Explanation of how to read it.
         svg: The picture; its colours are the page's CSS variables.
-        engines: Whose lines need a legend.
+        engines: Names of the engines whose lines need a legend.
     """
 
     key: str
@@ -45,57 +47,61 @@ class Drawing:
     engines: tuple[str, ...] = ()
 
 
-def draw(report: Mapping[str, Any], result: BenchResult) -> list[Drawing]:
+def draw(report: Report, result: BenchResult) -> list[Drawing]:
     """Draw the figures: differences, ROC, latency, AUC against it, per method, scores."""
     import matplotlib.style
 
     # The default style first: what a user has set for their own plots does not reach the report.
     with matplotlib.style.context(["default", STYLE]):
-        drawings = [_forest(report)] if report["candidates"] else []
+        drawings = [_forest(report)] if report.candidates else []
         drawings.append(_roc(report, result))
         if result.costs.times_ms:
             drawings += [_latency(result), _pareto(report, _LATENCY)]
-        if sum(_ENERGY.of(entry) is not None for entry in entries(report)) > 1:
+        if sum(entry.costs.energy is not None for entry in report.entries) > 1:
             drawings.append(_pareto(report, _ENERGY))
-        drawings += filter(None, (_per_method(report, c) for c in report["candidates"]))
-        drawings += [_scatter(report, result, c) for c in report["candidates"]]
+        drawings += [_per_method(report, c) for c in report.candidates if _differing(c)]
+        drawings += [_scatter(report, result, c) for c in report.candidates]
     return drawings
 
 
 @dataclass(frozen=True)
-class _Row:
+class _Line:
     """A line of a forest plot."""
 
     name: str
-    difference: Mapping[str, Any]
-    verdict: str
+    difference: Interval
+    verdict: Verdict
 
 
-def _forest(report: Mapping[str, Any]) -> Drawing:
-    rows = [_Row(c["name"], c["auc_difference"], c["verdict"]) for c in report["candidates"]]
-    return _intervals("forest", "AUC difference", rows, report["margin"])
+def _forest(report: Report) -> Drawing:
+    rows = [_Line(c.name, c.auc_difference, c.verdict) for c in report.candidates]
+    return _intervals("forest", "AUC difference", rows, report.margin)
 
 
-def _per_method(report: Mapping[str, Any], candidate: Mapping[str, Any]) -> Drawing | None:
-    """The differences of a candidate per method, over faces and over videos; None without any."""
-    parts = [part for part in candidate["parts"] if part["auc_difference"]]
-    if not parts:
-        return None
-    rows = [_Row("all, faces", candidate["auc_difference"], candidate["verdict"])]
-    rows += [
-        _Row(f"{p['method']}, {p['level']}s", p["auc_difference"], p["verdict"]) for p in parts
-    ]
-    key = f"methods-{_slug(candidate['name'])}"
-    return _intervals(key, f"AUC difference of {candidate['name']}", rows, report["margin"])
+def _differing(candidate: Candidate) -> list[_Line]:
+    """Return the differences of a candidate per method, over faces and over videos."""
+    lines = []
+    for part in candidate.parts:
+        if part.auc_difference is not None and part.verdict is not None:
+            name = f"{part.method}, {part.level}s"
+            lines.append(_Line(name, part.auc_difference, part.verdict))
+    return lines
 
 
-def _intervals(key: str, title: str, rows: list[_Row], margin: float) -> Drawing:
-    """A forest plot: a line per row, its interval against the margin."""
+def _per_method(report: Report, candidate: Candidate) -> Drawing:
+    rows = [_Line("all, faces", candidate.auc_difference, candidate.verdict)]
+    rows += _differing(candidate)
+    key = f"methods-{_slug(candidate.name)}"
+    return _intervals(key, f"AUC difference of {candidate.name}", rows, report.margin)
+
+
+def _intervals(key: str, title: str, rows: list[_Line], margin: float) -> Drawing:
+    """Draw a forest plot: a line per row, its interval against the margin."""
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = canvas(78 + 42 * len(rows))
-    left = min([-margin, *(row.difference["low"] for row in rows)])
-    right = max([0.0, margin / 5, *(row.difference["high"] for row in rows)])
+    left = min([-margin, *(row.difference.low for row in rows)])
+    right = max([0.0, margin / 5, *(row.difference.high for row in rows)])
     pad = 0.07 * (right - left) or 0.001
     axes.set(xlim=(left - pad, right + pad), ylim=(len(rows) - 0.4, -0.75), yticks=[])
     axes.axvspan(left - pad, -margin, color=COLOURS["fails"], alpha=0.1, linewidth=0)
@@ -106,13 +112,14 @@ def _intervals(key: str, title: str, rows: list[_Row], margin: float) -> Drawing
         axes.plot([-margin] * 2, beside, color=COLOURS["fails"], dashes=(5, 3), linewidth=1.2)
         axes.plot([0, 0], beside, color=COLOURS["muted"], linewidth=0.8)
         colour = COLOURS[row.verdict]
-        low, high, estimate = (row.difference[key] for key in ("low", "high", "estimate"))
+        low, high = row.difference.low, row.difference.high
+        estimate = row.difference.estimate
         axes.plot([low, high], [y, y], color=colour, linewidth=2, marker="|", markersize=9)
         axes.plot([estimate], [y], color=colour, marker="o", markersize=6)
         text = f"{signed(estimate)} [{signed(low, margin)}, {signed(high, margin)}]"
         parts.append(f"{row.name} {text}, {row.verdict}")
-        for x, side, said in ((0, "left", row.name), (1, "right", text)):
-            axes.text(x, y - 0.33, said, ha=side, transform=axes.get_yaxis_transform())
+        for x, side, label in ((0, "left", row.name), (1, "right", text)):
+            axes.text(x, y - 0.33, label, ha=side, transform=axes.get_yaxis_transform())
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(
         lambda value, _: f"{value:+.5g}".replace("-", "−") if value else "0"
@@ -123,8 +130,8 @@ def _intervals(key: str, title: str, rows: list[_Row], margin: float) -> Drawing
         key,
         title,
         f"AUC difference with its 95 % interval: {'; '.join(parts)}. Margin {margin:g}.",
-        f"Difference to the reference with its 95 % interval. Parity holds where the whole "
-        f"interval lies right of the dashed line, the margin of −{margin:g}.",
+        f"Difference to the reference with its 95 % interval. Parity holds if the whole interval "
+        f"is right of the dashed line, the margin of −{margin:g}.",
         to_svg(figure, key),
     )
 
@@ -134,28 +141,28 @@ class _Cost:
     """A cost to draw AUC against.
 
     Attributes:
-        key: Of the figure.
-        title: Of the figure.
-        axis: What the figure's axis says.
-        unit: Of a value.
-        of: The cost of an engine; None where it was not measured.
+        key: Id of the figure.
+        title: Heading of the figure.
+        axis: Label of the axis.
+        unit: Unit of a value.
+        of: Function that returns the cost of an engine; None if it was not measured.
     """
 
     key: str
     title: str
     axis: str
     unit: str
-    of: Callable[[Mapping[str, Any]], float | None]
+    of: Callable[[Entry], float | None]
 
 
-def _latency_of(entry: Mapping[str, Any]) -> float | None:
-    return float(entry["latency"]["per_face_p50_ms"]) if entry["latency"] else None
+def _latency_of(entry: Entry) -> float | None:
+    latency = entry.costs.latency
+    return None if latency is None else latency.per_face_ms.p50.estimate
 
 
-def _energy_of(entry: Mapping[str, Any]) -> float | None:
-    found = entry["energy"]
-    measured = found is not None and "unavailable" not in found
-    return float(found["gross_j_per_face"]["mean"]) if measured else None
+def _energy_of(entry: Entry) -> float | None:
+    energy = entry.costs.energy
+    return None if energy is None else energy.gross_j_per_face.estimate
 
 
 _LATENCY = _Cost("pareto", "AUC against latency", "ms per face, median", "ms", _latency_of)
@@ -164,23 +171,28 @@ _ENERGY = _Cost(
 )
 
 
-def _pareto(report: Mapping[str, Any], cost: _Cost) -> Drawing:
-    """AUC against a cost of a face: what is left of and above another engine beats it."""
+def _pareto(report: Report, cost: _Cost) -> Drawing:
+    """Draw AUC against the cost of a face: an engine to the left of and above another beats it."""
     from matplotlib.ticker import MaxNLocator
 
-    measured = [(i, e, c) for i, e in enumerate(entries(report)) if (c := cost.of(e)) is not None]
-    costs = np.array([c for _, _, c in measured])
-    aucs = np.array([entry["auc"] for _, entry, _ in measured])
+    measured = []
+    # The place among all engines, measured or not, gives an engine its colour in every figure.
+    for place, entry in enumerate(report.entries):
+        value = cost.of(entry)
+        if value is not None:
+            measured.append((place, entry, value))
+    costs = np.array([value for _, _, value in measured])
+    aucs = np.array([entry.auc_interval.estimate for _, entry, _ in measured])
     figure, axes = canvas(290)
     best = [i for i in np.argsort(costs) if not _beaten(i, costs[:, None], aucs)]
     axes.plot(costs[best], aucs[best], color=COLOURS["muted"], linewidth=1, dashes=(4, 3))
     parts = []
     for (index, entry, x), y in zip(measured, aucs, strict=True):
         colour = line(index)["color"]
-        low, high = (entry["auc_interval"][end] for end in ("low", "high"))
-        axes.plot([x, x], [low, high], color=colour, linewidth=1.2, alpha=0.5)
+        interval = entry.auc_interval
+        axes.plot([x, x], [interval.low, interval.high], color=colour, linewidth=1.2, alpha=0.5)
         axes.plot([x], [y], color=colour, marker="o", markersize=7, linestyle="")
-        parts.append(f"{entry['name']} {significant(x)} {cost.unit}, AUC {y:.4f}")
+        parts.append(f"{entry.name} {significant(x)} {cost.unit}, AUC {y:.4f}")
     axes.set_xlim(0, 1.12 * float(costs.max()))
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set(xlabel=cost.axis, ylabel="AUC")
@@ -192,40 +204,41 @@ def _pareto(report: Mapping[str, Any], cost: _Cost) -> Drawing:
         f"both.{_best_in_all(report)} Bars are each AUC's own 95 % interval: engines see the same "
         "faces, so overlapping bars do not mean parity.",
         to_svg(figure, cost.key),
-        tuple(entry["name"] for _, entry, _ in measured),
+        tuple(entry.name for _, entry, _ in measured),
     )
 
 
-def _best_in_all(report: Mapping[str, Any]) -> str:
-    """Who is beaten by none in AUC, latency and energy together; "" where one is not known."""
-    known = [
-        (e["name"], e["auc"], c)
-        for e in entries(report)
-        if None not in (c := (_LATENCY.of(e), _ENERGY.of(e)))
-    ]
-    if len(known) < 2:
+def _best_in_all(report: Report) -> str:
+    """Name the engines that none beats in AUC, latency and energy together; "" if unknown."""
+    names, aucs_of, costs_of = [], [], []
+    for entry in report.entries:
+        latency, energy = _LATENCY.of(entry), _ENERGY.of(entry)
+        if latency is not None and energy is not None:
+            names.append(entry.name)
+            aucs_of.append(entry.auc_interval.estimate)
+            costs_of.append((latency, energy))
+    if len(names) < 2:
         return ""
-    costs = np.array([c for _, _, c in known], np.float64)
-    aucs = np.array([auc for _, auc, _ in known])
-    best = [name for i, (name, _, _) in enumerate(known) if not _beaten(i, costs, aucs)]
+    aucs, costs = np.array(aucs_of), np.array(costs_of)
+    best = [name for i, name in enumerate(names) if not _beaten(i, costs, aucs)]
     return f" In AUC, latency and energy together none beats {', '.join(best)}."
 
 
 def _beaten(index: int, costs: NDArray[np.float64], aucs: NDArray[np.float64]) -> bool:
-    """Whether another is as good in AUC float64 [N] and all costs [N, K], and better in one."""
+    """Return True if another is as good in AUC [N] and all costs [N, K], and better in one."""
     good = (costs <= costs[index]).all(axis=1) & (aucs >= aucs[index])
     better = (costs < costs[index]).any(axis=1) | (aucs > aucs[index])
     return bool((good & better).any())
 
 
-def _roc(report: Mapping[str, Any], result: BenchResult) -> Drawing:
-    labels, threshold = result.scored.labels, report["threshold"]
+def _roc(report: Report, result: BenchResult) -> Drawing:
+    labels, threshold = result.scored.labels, report.model.threshold
     figure, axes = canvas(325)
     axes.plot([0, 1], [0, 1], color=COLOURS["line"], linewidth=1)
     parts = []
     for index, (name, prediction) in enumerate(result.scored.predictions.items()):
         curve = roc_curve(labels, prediction.score)
-        kept = _spread(len(curve.fpr), MAX_VERTICES)
+        kept = _thinned(len(curve.fpr), MAX_VERTICES)
         style = line(index) | ({"linewidth": 4.5, "alpha": 0.4} if name == REFERENCE else {})
         axes.plot(curve.fpr[kept], curve.tpr[kept], **style)
         called = called_fake(prediction.score, threshold)
@@ -245,22 +258,22 @@ def _roc(report: Mapping[str, Any], result: BenchResult) -> Drawing:
     )
 
 
-def _scatter(
-    report: Mapping[str, Any], result: BenchResult, candidate: Mapping[str, Any]
-) -> Drawing:
-    name, threshold = candidate["name"], report["threshold"]
+def _scatter(report: Report, result: BenchResult, candidate: Candidate) -> Drawing:
+    name, threshold = candidate.name, report.model.threshold
+    flips = candidate.parity.flips.total
+    largest = significant(candidate.parity.score_difference.max)
     x, y = (result.scored.predictions[engine].score for engine in (REFERENCE, name))
     labels = result.scored.labels
     figure, axes = canvas(325)
     for at in (axes.axhline, axes.axvline):
         at(threshold, color=COLOURS["muted"], dashes=(3, 3), linewidth=0.8)
     axes.plot([0, 1], [0, 1], color=COLOURS["line"], linewidth=1)
-    kept = _spread(len(labels), MAX_POINTS)
+    kept = _thinned(len(labels), MAX_POINTS)
     for label, colour in ((1, "fake"), (0, "real")):
         shown = kept[labels[kept] == label]
         dots(axes, x[shown], y[shown], COLOURS[colour])
     flipped = np.flatnonzero(called_fake(x, threshold) != called_fake(y, threshold))
-    flipped = flipped[_spread(len(flipped), MAX_VERTICES)]
+    flipped = flipped[_thinned(len(flipped), MAX_VERTICES)]
     ring: dict[str, Any] = {
         "linestyle": "",
         "marker": "o",
@@ -268,10 +281,9 @@ def _scatter(
         "markerfacecolor": "none",
     }
     axes.plot(x[flipped], y[flipped], color=COLOURS["fails"], **ring)
-    for at_x, at_y, side, said in ((0.03, 0.95, "left", "fake"), (0.97, 0.03, "right", "real")):
-        said = f"flips to {said}"
+    for at_x, at_y, side, word in ((0.03, 0.95, "left", "fake"), (0.97, 0.03, "right", "real")):
         place: dict[str, Any] = {"ha": side, "transform": axes.transAxes}
-        axes.text(at_x, at_y, said, color=COLOURS["muted"], fontsize=9, **place)
+        axes.text(at_x, at_y, f"flips to {word}", color=COLOURS["muted"], fontsize=9, **place)
     low, high = min(x.min(), y.min(), threshold), max(x.max(), y.max(), threshold)
     pad = 0.04 * (high - low) or 0.05
     axes.set(xlim=(low - pad, high + pad), ylim=(low - pad, high + pad), aspect="equal")
@@ -281,8 +293,8 @@ def _scatter(
         f"scatter-{_slug(name)}",
         name,
         f"Scores of {name} against the reference's, {drawn} faces. Largest difference "
-        f"{significant(candidate['score_difference']['max'])}, {candidate['flips']} flips.",
-        f"{drawn} faces; {candidate['flips']} on the other side of the threshold, ringed.",
+        f"{largest}, {flips} flips.",
+        f"{drawn} faces; {flips} on the other side of the threshold, ringed.",
         to_svg(figure, f"scatter-{_slug(name)}"),
     )
 
@@ -300,7 +312,7 @@ def _latency(result: BenchResult) -> Drawing:
         if name not in times:
             continue
         ordered = times[name]
-        kept = _spread(len(ordered), MAX_VERTICES)
+        kept = _thinned(len(ordered), MAX_VERTICES)
         share = (kept + 1) / len(ordered)
         axes.plot(np.r_[ordered[0], ordered[kept]], np.r_[0, share], **line(index))
         parts.append(f"{name} {significant(float(np.median(ordered)))} ms")
@@ -331,8 +343,8 @@ def _latency(result: BenchResult) -> Drawing:
     )
 
 
-def _spread(count: int, most: int) -> NDArray[np.int64]:
-    """Indices of at most `most` of `count` things, evenly spread, both ends among them."""
+def _thinned(count: int, most: int) -> NDArray[np.int64]:
+    """Return at most `most` of `count` indices, sampled evenly, including both ends."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 

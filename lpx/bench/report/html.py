@@ -1,12 +1,14 @@
-"""The bench report as one HTML file that needs nothing else: no network, no fonts, no folder."""
+"""The report as one self-contained HTML file: no network, no fonts, no other files."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from dataclasses import asdict
 
-from lpx.bench.parity.parity import CONCORDANCE
+from lpx.bench.parity.parity import CONCORDANCE, MIN_GROUPS
 from lpx.bench.parity.run import BenchResult
 from lpx.bench.report.cost_tables import cost_tables
+from lpx.bench.report.document.report import SCHEMA, Report
 from lpx.bench.report.engine_table import columns, rows
 from lpx.bench.report.example_faces import examples, ramp
 from lpx.bench.report.figures import draw
@@ -28,11 +30,11 @@ from lpx.bench.report.sentences import (
 from lpx.bench.report.svg import mark
 
 
-def render_html(report: dict[str, Any], result: BenchResult) -> str:
+def render_html(report: Report, result: BenchResult) -> str:
     """Render a report for a browser.
 
     Args:
-        report: What `lpx.bench.report.document.to_report` made of `result`.
+        report: The report of `result`.
         result: Scores, times and example faces for the figures.
 
     Returns:
@@ -42,8 +44,14 @@ def render_html(report: dict[str, Any], result: BenchResult) -> str:
     names = list(result.scored.predictions)
     templates = environment()
     templates.filters |= {"auc": auc, "significant": significant, "signed": signed}
+    templates.tests["finite"] = math.isfinite
     return templates.get_template("report.html.j2").render(
         report=report,
+        schema=SCHEMA,
+        model=report.model.to_dict(),
+        memory=asdict(report.environment.memory) if report.environment.memory else {},
+        conditions=report.environment.conditions and asdict(report.environment.conditions),
+        min_groups=MIN_GROUPS,
         headline=headline(report),
         ability=ability(report),
         concordance=CONCORDANCE,
@@ -61,5 +69,5 @@ def render_html(report: dict[str, Any], result: BenchResult) -> str:
         manifests=result.candidates,
         stages=STAGES,
         intervals=interval_kinds(report),
-        failures=[failure(row) for row in report["failed"]],
+        failures=[failure(row) for row in report.failed],
     )

@@ -1,4 +1,4 @@
-"""What every page of lpx is rendered with."""
+"""The Jinja environment of all of lpx's pages."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from lpx.plain import plain
 
+# Package with the style sheet that all pages include.
 _SHARED = "lpx.bench.report"
-"""Holds the style sheet that all pages include."""
 
 
 def environment(package: str = _SHARED) -> Environment:
-    """Jinja for the templates of a package: HTML is escaped, and no control character is obeyed.
+    """Return the Jinja environment for the templates of a package.
+
+    HTML is escaped, and control characters are replaced by what `lpx.plain` makes of them.
 
     Args:
-        package: Holds `templates/`.
+        package: Package that contains `templates/`.
     """
     return Environment(
         loader=ChoiceLoader([PackageLoader(package), PackageLoader(_SHARED)]),

@@ -1,32 +1,37 @@
-"""A report in words: its numbers, its verdict, its warnings and what its times say."""
+"""Sentences of a report: its verdict, its warnings and what its times mean."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from typing import Any
 
-from lpx.bench.parity.parity import CONCORDANCE, overall
-from lpx.bench.performance.latency import UNSTABLE, UNSTABLE_COV
+from lpx.bench.parity.parity import CONCORDANCE, MIN_GROUPS, overall
+from lpx.bench.parity.score import Failure
+from lpx.bench.parity.stages import Kind
+from lpx.bench.performance.costs import Speed
+from lpx.bench.performance.latency import UNSTABLE, UNSTABLE_COV, LatencyResult
+from lpx.bench.performance.loaded_engine import REFERENCE
+from lpx.bench.report.document.entries import Candidate
+from lpx.bench.report.document.report import Report
+from lpx.metrics import Interval, Verdict
 
-STAGES = {
+# Stages between the checkpoint and an engine.
+STAGES: dict[Kind, str] = {
     "onnx": "exported model in ONNX Runtime",
     "graph": "its graph in ONNX Runtime",
     "engine": "the engine itself",
 }
-"""A stage on the way from checkpoint to engine, by its kind."""
+# Sources of intervals, by their method.
 INTERVALS = {
     "bootstrap": "2,000 resamples of whole groups (faces of one video or person)",
     "delong": "DeLong's, for independent faces",
     "one pair": "no rank swaps observed; width of one swapped pair assumed",
 }
-"""Where an interval comes from, by its method."""
 
 
-def has_map(report: Mapping[str, Any]) -> bool:
-    """Whether the model scores patches, rather than whole faces alone."""
-    return list(report["model"]["grid"]) != [1, 1]
+def has_map(report: Report) -> bool:
+    """Return True if the model scores patches, rather than whole faces alone."""
+    return report.model.grid != (1, 1)
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -39,17 +44,18 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{value:,.{max(0, digits - 1 - exponent)}f}"
 
 
-def auc(value: float) -> str:
+def auc(value: float | None) -> str:
     """Write an AUC."""
-    return f"{value:.4f}"
+    return "–" if value is None else f"{value:.4f}"
 
 
 def signed(value: float, margin: float = 0.0) -> str:
-    """Write a difference of AUCs, with as many digits as it takes to tell it from -margin."""
+    """Write a difference of AUCs, with enough digits to distinguish it from -margin."""
     places = 4
     while margin and places < 8 and 0 < abs(value + margin) < 10.0**-places:
         places += 1
     text = f"{value:+.{places}f}"
+    # No sign before a 0 that rounding made.
     return text[1:] if not float(text) else text.replace("-", "−")
 
 
@@ -58,143 +64,159 @@ def magnitude(value: float, margin: float = 0.0) -> str:
     return signed(value, margin).lstrip("+−-")
 
 
-def sentence(candidate: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+def bracketed(interval: Interval, margin: float) -> str:
+    """Write the interval of a difference of AUCs."""
+    return f"[{signed(interval.low, margin)}, {signed(interval.high, margin)}]"
+
+
+def sentence(candidate: Candidate, report: Report) -> str:
     """Say what a candidate's verdict means, with its numbers, and where parity is lost first."""
     return _judged(candidate, report) + breaking(candidate)
 
 
-def _judged(candidate: Mapping[str, Any], report: Mapping[str, Any]) -> str:
-    name, margin = candidate["name"], report["margin"]
-    verdict, found = candidate["verdict"], candidate["auc_difference"]
-    low, high = (signed(found[end], margin) for end in ("low", "high"))
-    if verdict == "fails":
+def _judged(candidate: Candidate, report: Report) -> str:
+    if candidate.verdict == "fails":
         return _failing(candidate, report)
-    if verdict == "uninformative":
-        return f"{name} cannot be judged: {_no_discrimination(report)}"
-    if verdict == "holds":
-        if found["low"] == found["high"] == 0:
-            return f"{name} has exactly the reference's AUC on these faces."
-        if float(low.replace("−", "-")) >= 0:
-            return f"{name} loses no AUC (95 % interval {low} to {high}); the margin is {margin:g}."
-        lost = magnitude(found["low"], margin)
-        return f"{name} loses at most {lost} AUC (95 % interval); the margin is {margin:g}."
-    known = report["reference"]["discrimination"]
-    if known["few_groups"]:
+    if candidate.verdict == "uninformative":
+        return f"{candidate.name} cannot be judged: {_no_discrimination(report)}"
+    if candidate.verdict == "holds":
+        return _holding(candidate, report.margin)
+    return _undecided(candidate, report)
+
+
+def _holding(candidate: Candidate, margin: float) -> str:
+    name, difference = candidate.name, candidate.auc_difference
+    if difference.low == difference.high == 0:
+        return f"{name} has exactly the reference's AUC on these faces."
+    low, high = signed(difference.low, margin), signed(difference.high, margin)
+    # The rounded end decides the wording, so that it does not contradict the number shown.
+    if float(low.replace("−", "-")) >= 0:
+        return f"{name} loses no AUC (95 % interval {low} to {high}); the margin is {margin:g}."
+    lost = magnitude(difference.low, margin)
+    return f"{name} loses at most {lost} AUC (95 % interval); the margin is {margin:g}."
+
+
+def _undecided(candidate: Candidate, report: Report) -> str:
+    name, margin = candidate.name, report.margin
+    known = report.reference.discrimination
+    if known.few_groups:
         return (
-            f"{name} cannot be judged: a verdict takes at least {known['min_groups']} independent "
-            f"groups of each class, and these faces have {known['real_groups']} real and "
-            f"{known['fake_groups']} fake (faces of one video or of one person count as one)."
+            f"{name} cannot be judged: a verdict needs at least {MIN_GROUPS} independent groups of "
+            f"each class, and these faces have {known.real_groups} real and {known.fake_groups} "
+            "fake (faces of one video or of one person count as one)."
         )
-    if found["low"] > -margin:  # the AUC is kept, so the scores are what is not decided
+    difference = candidate.auc_difference
+    if difference.low > -margin:  # the AUC is kept: it is the scores that are not decided
         return f"{name} loses no more AUC than allowed, but {_concordance(candidate)}."
-    needed = candidate["faces_needed"]
-    decide = (
-        "the difference lies on the margin, so that more faces would hardly decide it."
-        if needed is None
-        else f"about {_rounded(needed):,} such faces would probably decide it."
-    )
+    decide = "the difference equals the margin, so more faces would hardly decide it."
+    if candidate.faces_needed is not None:
+        needed = _rounded(candidate.faces_needed)
+        decide = f"about {needed:,} such faces would probably decide it."
+    low, high = signed(difference.low, margin), signed(difference.high, margin)
     return (
-        f"{name}: the AUC difference lies between {low} and {high} (95 % interval), on both sides"
-        f" of the margin of −{margin:g}; {decide}"
+        f"{name}: the test is inconclusive. The 95 % interval of the AUC difference, {low} to "
+        f"{high}, includes the margin of −{margin:g}; {decide}"
     )
 
 
-def _failing(candidate: Mapping[str, Any], report: Mapping[str, Any]) -> str:
-    name, margin = candidate["name"], report["margin"]
-    found = candidate["auc_difference"]
-    lost = f"at least {magnitude(found['high'], margin)} AUC (95 % interval)"
-    if candidate["dead"]:
-        low, high = candidate["score_range"]
+def _failing(candidate: Candidate, report: Report) -> str:
+    name, margin, parity = candidate.name, report.margin, candidate.parity
+    if parity.dead:
+        low, high = parity.score_range
         return (
             f"{name} is dead: it gives all faces one score ({low:.4f} to {high:.4f}), while the "
             "reference's scores vary."
         )
-    if found["high"] < -margin:
+    if parity.auc_difference.high < -margin:
+        lost = f"at least {magnitude(parity.auc_difference.high, margin)} AUC (95 % interval)"
         return f"{name} loses {lost}; the margin is {margin:g}."
-    flips = f"{candidate['flips']:,} of {report['faces']:,} decisions change"
+    flips = f"{parity.flips.total:,} of {report.dataset.faces:,} decisions change"
     return f"{name} does not follow the reference: {_concordance(candidate)}; {flips}."
 
 
-def _concordance(candidate: Mapping[str, Any]) -> str:
-    found = candidate["concordance"]
+def _concordance(candidate: Candidate) -> str:
+    agreement = candidate.parity.concordance
     return (
-        f"the concordance of its scores with the reference's is {found['estimate']:.3f} (95 % "
-        f"interval {found['low']:.3f} to {found['high']:.3f}), and {CONCORDANCE:g} is required"
+        f"the concordance of its scores with the reference's is {agreement.estimate:.3f} (95 % "
+        f"interval {agreement.low:.3f} to {agreement.high:.3f}), and {CONCORDANCE:g} is required"
     )
 
 
-def _no_discrimination(report: Mapping[str, Any]) -> str:
-    found = report["reference"]["discrimination"]["auc_interval"]
+def _no_discrimination(report: Report) -> str:
+    interval = report.reference.discrimination.auc
     return (
         "the reference is not shown to tell real from fake on these faces (AUC "
-        f"{auc(found['estimate'])}, 95 % interval {auc(found['low'])} to {auc(found['high'])})."
+        f"{auc(interval.estimate)}, 95 % interval {auc(interval.low)} to {auc(interval.high)})."
     )
 
 
-def interval_kinds(report: Mapping[str, Any]) -> str:
+def interval_kinds(report: Report) -> str:
     """Say where the intervals that decide come from."""
-    kinds = dict.fromkeys(c["auc_difference"]["method"] for c in report["candidates"])
+    kinds = dict.fromkeys(c.auc_difference.method for c in report.candidates)
     return "; ".join(INTERVALS[kind] for kind in kinds) or "none"
 
 
-def breaking(candidate: Mapping[str, Any]) -> str:
-    """Say at which stage parity is lost first; "" where it holds, or stages were left out."""
-    kind = candidate["breaks_at"]
-    if kind is None or not any(stage["kind"] != "engine" for stage in candidate["stages"]):
+def breaking(candidate: Candidate) -> str:
+    """Say at which stage parity is lost first; "" if it holds, or stages were left out."""
+    kind = candidate.breaks_at
+    if kind is None or all(stage.kind == "engine" for stage in candidate.stages):
         return ""
-    lacking = [STAGES[s["kind"]] for s in candidate["stages"] if s["against_torch"] is None]
-    unless = f" (not run: {', '.join(lacking)})" if lacking else ""
+    missing = [STAGES[stage.kind] for stage in candidate.stages if stage.against_torch is None]
+    unless = f" (not run: {', '.join(missing)})" if missing else ""
     return f" The first stage that shows it: {STAGES[kind]}{unless}."
 
 
-def failure(row: Mapping[str, Any]) -> str:
-    """Say of an engine that it failed, when, and why."""
-    return f"{row['name']} failed while {row['during']}: {row['reason']}"
+def failure(row: Failure) -> str:
+    """Say that an engine failed, when, and why."""
+    return f"{row.name} failed while {row.during}: {row.reason}"
 
 
-def headline(report: Mapping[str, Any]) -> str:
-    """Say what the verdict means: that of the engine that decided it, and of how many."""
-    candidates, failed = report["candidates"], sorted({row["name"] for row in report["failed"]})
+def headline(report: Report) -> str:
+    """Say what the verdict means: the sentence of the engine that decided it, and their number."""
+    candidates, failed = report.candidates, sorted({row.name for row in report.failed})
     lost = f"{', '.join(failed)} failed. " if failed else ""
     if not candidates:
         return f"{lost}No engine could be measured."
     decisive = _decisive(report)
-    verdict, few = decisive["verdict"], report["reference"]["discrimination"]["few_groups"]
+    verdict, few = decisive.verdict, report.reference.discrimination.few_groups
     if verdict == "uninformative" and len(candidates) > 1:
         return f"{lost}No engine can be judged: {_no_discrimination(report)}"
-    said = sentence(decisive, report)
+    text = sentence(decisive, report)
+    # With few groups the sentence holds for every engine: no share of them is worth a word.
     if len(candidates) == 1 or (verdict == "undecided" and few):
-        return lost + said
-    count = sum(c["verdict"] == verdict for c in candidates)
+        return lost + text
+    count = sum(candidate.verdict == verdict for candidate in candidates)
     share = f"{count} of {len(candidates)} engines"
-    everyone = "Both" if len(candidates) == 2 else f"All {len(candidates)}"
-    lead = {
-        "holds": f"{everyone} engines {'that ran ' * bool(lost)}keep the AUC. At worst, ",
-        "fails": f"{share} fail{'s' if count == 1 else ''}. {'At worst, ' if count > 1 else ''}",
-        "undecided": f"{report['faces']:,} faces do not decide {share}. ",
-    }
-    return lost + lead[verdict] + said
+    if verdict == "holds":
+        everyone = "Both" if len(candidates) == 2 else f"All {len(candidates)}"
+        lead = f"{everyone} engines {'that ran ' * bool(lost)}keep the AUC. At worst, "
+    elif verdict == "fails":
+        lead = f"{share} {'fails' if count == 1 else 'fail'}. {'At worst, ' * (count > 1)}"
+    else:
+        lead = f"{report.dataset.faces:,} faces do not decide {share}. "
+    return lost + lead + text
 
 
-def ability(report: Mapping[str, Any]) -> str:
-    """Say how well the reference itself tells these faces apart: parity is of that, no more."""
-    reference, known = report["reference"], report["reference"]["discrimination"]
-    face = reference["accuracy"]["face"]
-    low, high = (f"{known['auc_interval'][end]:.3f}" for end in ("low", "high"))
+def ability(report: Report) -> str:
+    """Say how well the reference itself detects fakes: parity is parity with that, no more."""
+    known = report.reference.discrimination
+    face = report.reference.accuracy.face
+    interval = f"{known.auc.low:.3f} to {known.auc.high:.3f}"
     groups = (
-        f"; {known['real_groups']:,} independent groups of real faces, {known['fake_groups']:,} of "
+        f"; {known.real_groups:,} independent groups of real faces, {known.fake_groups:,} of "
         "fake ones"
     )
+    estimate = report.reference.auc_interval.estimate
     return (
-        f"The checkpoint's AUC on these {report['faces']:,} faces is {reference['auc']:.3f} (95 % "
-        f"interval {low} to {high}{groups}). At its threshold of {report['threshold']:.3g} it "
-        f"calls {percent(face['false_positive_rate'])} of the real faces and "
-        f"{percent(face['true_positive_rate'])} of the fakes fake."
+        f"The checkpoint's AUC on these {report.dataset.faces:,} faces is {estimate:.3f} (95 % "
+        f"interval {interval}{groups}). At its threshold of {report.model.threshold:.3g} it "
+        f"calls {percent(face.false_positive_rate)} of the real faces and "
+        f"{percent(face.true_positive_rate)} of the fakes fake."
     )
 
 
 def percent(share: float) -> str:
-    """Write a share in percent: no decimals, but one below 10 %, and never 0 or 100 for more."""
+    """Write a share in percent: one decimal below 10 % only, and never 0 or 100 for more."""
     value = 100 * share
     if value in (0, 100):
         return f"{value:.0f} %"
@@ -202,136 +224,125 @@ def percent(share: float) -> str:
         return "less than 0.1 %"
     if value > 99.9:
         return "more than 99.9 %"
-    return f"{value:.1f} %" if value < 9.95 or value >= 99.5 else f"{value:.0f} %"
+    if 9.95 <= value < 99.5:
+        return f"{value:.0f} %"
+    return f"{value:.1f} %"
 
 
-def _decisive(report: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The candidate that does worst of those with the worst verdict."""
-    worst_verdict = overall([c["verdict"] for c in report["candidates"]])
-    end = "high" if worst_verdict == "fails" else "low"
-    alike = [c for c in report["candidates"] if c["verdict"] == worst_verdict]
-    worst: Mapping[str, Any] = min(
-        alike, key=lambda c: (not c["dead"], float(c["auc_difference"][end]))
-    )
-    return worst
+def _decisive(report: Report) -> Candidate:
+    """Return the worst of the candidates with the worst verdict."""
+    verdict = overall([candidate.verdict for candidate in report.candidates])
+
+    def badness(candidate: Candidate) -> tuple[bool, float]:
+        difference = candidate.auc_difference
+        end = difference.high if verdict == "fails" else difference.low
+        # A dead engine may keep its AUC by chance, and is worse than any loss.
+        return not candidate.parity.dead, end
+
+    return min((c for c in report.candidates if c.verdict == verdict), key=badness)
 
 
-def others(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Verdict and sentence of the candidates that the headline leaves out."""
-    if not report["candidates"]:
+def others(report: Report) -> list[tuple[Verdict, str]]:
+    """Return verdict and sentence of the candidates that the headline leaves out."""
+    if not report.candidates:
         return []
     decisive = _decisive(report)
-    rest = (c for c in report["candidates"] if c is not decisive)
-    return [(c["verdict"], sentence(c, report)) for c in rest]
+    rest = [candidate for candidate in report.candidates if candidate is not decisive]
+    return [(candidate.verdict, sentence(candidate, report)) for candidate in rest]
 
 
 def _rounded(count: int) -> int:
-    """Two significant digits, upwards: an estimate of faces knows no more."""
+    """Round up to two significant digits: the estimate is no better than that."""
     unit = 10 ** max(0, len(str(count)) - 2)
     return int(-(-count // unit) * unit)
 
 
-def warnings(report: Mapping[str, Any]) -> list[str]:
-    """All that a reader must know, what the numbers themselves warn of first."""
-    found: list[str] = []
-    reference = report["reference"]
-    known = reference["discrimination"]
-    if known["direction"] == "real higher":
-        ends = (auc(known["auc_interval"][end]) for end in ("low", "high"))
-        found.append(
+def warnings(report: Report) -> list[str]:
+    """Return all warnings to the reader, those that follow from the numbers first."""
+    texts: list[str] = []
+    known = report.reference.discrimination
+    if known.direction == "real higher":
+        texts.append(
             f"Classes look reversed: the reference scores real faces higher than fake ones (AUC "
-            f"{auc(reference['auc'])}, 95 % interval {' to '.join(ends)}). Differences are counted "
-            "in its direction. Check the labels of the set, and which class of the model is fake: "
-            "`lpx export --fake-class`."
+            f"{auc(report.reference.auc)}, 95 % interval {auc(known.auc.low)} to "
+            f"{auc(known.auc.high)}). Differences are counted in its direction. Check the labels "
+            "of the set, and which class of the model is fake: `lpx export --fake-class`."
         )
-    if known["direction"] == "none":
+    if known.direction == "none":
         text = _no_discrimination(report)
-        found.append(f"{text[0].upper()}{text[1:]} Parity with it says little.")
-    found += [
-        f"{c['name']} is dead: it gives all faces one score."
-        for c in report["candidates"]
-        if c["dead"]
-    ]
-    if reference["auc"] in (0.0, 1.0):
-        found.append(
-            "The reference separates these faces perfectly: parity here says nothing of harder "
+        texts.append(f"{text[0].upper()}{text[1:]} Parity with it says little.")
+    dead = [candidate.name for candidate in report.candidates if candidate.parity.dead]
+    texts += [f"{name} is dead: it gives all faces one score." for name in dead]
+    if report.reference.auc in (0.0, 1.0):
+        texts.append(
+            "The reference separates these faces perfectly: parity here says nothing about harder "
             "faces."
         )
-    found += report["warnings"]
-    found += [f"{c['name']}: {text}" for c in report["candidates"] for text in c["warnings"]]
-    return list(dict.fromkeys(found))
+    texts += report.warnings
+    for candidate in report.candidates:
+        texts += [f"{candidate.name}: {text}" for text in candidate.engine.warnings]
+    return list(dict.fromkeys(texts))
 
 
-def speed_notes(report: Mapping[str, Any]) -> list[str]:
-    """Say in words how far times are to be relied on, and which engines are no faster.
+def speed_notes(report: Report) -> list[str]:
+    """Say how far times are to be relied on, and which engines are not shown to be faster.
 
     Every engine should be faster than PyTorch, and INT8 than the fastest float engine.
     """
-    timed = [(entry["name"], row) for entry in entries(report) for row in entry["latency_by_batch"]]
-    notes = _unsteady(timed) + [
-        f"{name}, batch {row['batch']}: {text}."
-        for name, row in timed
-        for text in row["warnings"]
-        if not text.startswith(UNSTABLE)
-    ]
-    for entry in report["candidates"]:
-        rivals = ["torch"]
-        if entry["precision"] == "int8":
-            rivals += [f["against"] for f in entry["speed"]]
+    timed = [(entry.name, row) for entry in report.entries for row in entry.costs.latency_by_batch]
+    notes = _unsteady(timed)
+    for name, row in timed:
+        for text in row.warnings:
+            if not text.startswith(UNSTABLE):
+                notes.append(f"{name}, batch {row.batch}: {text}.")
+    for candidate in report.candidates:
+        rivals = [REFERENCE]
+        if candidate.precision == "int8":
+            rivals += [speed.against for speed in candidate.costs.speed]
         for rival in dict.fromkeys(rivals):
-            found = [
-                f for f in entry["speed"] if f["against"] == rival and f["verdict"] != "faster"
-            ]
-            if found:
-                slower = any(f["verdict"] == "slower" for f in found)
-                verb = "is slower" if slower else "is not shown to be faster"
-                # What has a verdict comes first.
-                found.sort(key=lambda f: f["verdict"] is None)
-                said = "; ".join(map(_no_faster, found))
-                notes.append(f"{entry['name']} {verb} than {rival}: {said}.")
+            if note := _not_faster(candidate, rival):
+                notes.append(note)
     return notes
 
 
-def _unsteady(timed: list[tuple[str, dict[str, Any]]]) -> list[str]:
+def _not_faster(candidate: Candidate, rival: str) -> str:
+    """Say that an engine is not shown to be faster than another; "" if it is, or was not timed."""
+    against = [speed for speed in candidate.costs.speed if speed.against == rival]
+    tests = [speed for speed in against if speed.test.verdict != "faster"]
+    if not tests:
+        return ""
+    slower = any(speed.test.verdict == "slower" for speed in tests)
+    verb = "is slower" if slower else "is not shown to be faster"
+    # Tests with a verdict come first.
+    tests.sort(key=lambda speed: speed.test.verdict is None)
+    return f"{candidate.name} {verb} than {rival}: {'; '.join(map(_ratio, tests))}."
+
+
+def _unsteady(timed: list[tuple[str, LatencyResult]]) -> list[str]:
     most: dict[str, float] = {}
     for name, row in timed:
-        if any(text.startswith(UNSTABLE) for text in row["warnings"]):
-            most[name] = max(most.get(name, 0.0), _variation(row))
+        if any(text.startswith(UNSTABLE) for text in row.warnings):
+            cov = row.device.compute_cov if row.device else row.cov
+            most[name] = max(most.get(name, 0.0), cov)
     if not most:
         return []
-    found = ", ".join(f"{100 * share:.0f} % ({name})" for name, share in most.items())
+    shares = ", ".join(f"{100 * share:.0f} % ({name})" for name, share in most.items())
     return [
-        f"Times varied from call to call by more than {100 * UNSTABLE_COV:g} %, by up to {found}. "
+        f"Times varied from call to call by more than {100 * UNSTABLE_COV:g} %, by up to {shares}. "
         "Lock the clocks and leave the machine alone before relying on small differences."
     ]
 
 
-def _variation(row: Mapping[str, Any]) -> float:
-    return float(row["device"]["compute_cov"] if row["device"] else row["cov"])
-
-
-def _no_faster(found: Mapping[str, Any]) -> str:
-    """The paired ratio alone: medians of all calls, in the table, may point the other way."""
-    ratio, batch = significant(found["ratio"]), found["batch"]
-    if None in (found["low"], found["high"]):
+def _ratio(speed: Speed) -> str:
+    """Write the paired ratio alone: medians of all calls, in the table, may point the other way."""
+    test, batch = speed.test, speed.batch
+    if test.verdict is None:
         return (
-            f"batch {batch} was timed in {found['rounds']} rounds, too few for a verdict: raise "
+            f"batch {batch} was timed in {test.rounds} rounds, too few for a verdict: raise "
             "--latency-seconds"
         )
-    low, high = significant(found["low"]), significant(found["high"])
+    ratio = test.ratio
     return (
-        f"it takes {ratio} times as long at batch {batch} (95 % interval {low} to {high}, paired "
-        f"over {found['rounds']} rounds)"
-    )
-
-
-def entries(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The report's engines, the reference first."""
-    return [report["reference"], *report["candidates"]]
-
-
-def median_ms(entry: Mapping[str, Any], batch: int) -> float:
-    """Median milliseconds per face at a batch size that was measured."""
-    return next(
-        float(row["per_face_p50_ms"]) for row in entry["latency_by_batch"] if row["batch"] == batch
+        f"it takes {significant(ratio.estimate)} times as long at batch {batch} (95 % interval "
+        f"{significant(ratio.low)} to {significant(ratio.high)}, paired over {test.rounds} rounds)"
     )

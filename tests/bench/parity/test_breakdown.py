@@ -43,13 +43,14 @@ def test_videos_decide_where_faces_share_them():
     where = members_of(faces, np.arange(len(labels)))
     assert where.shared_videos
     found = compare(labels, prediction(reference), prediction(candidate), 0.5, groups=where.groups)
-    assert found.auc_difference == found.bootstrap
-    assert found.bootstrap.method == "bootstrap"
-    width = found.bootstrap.high - found.bootstrap.low
-    assert width > 1.5 * (found.delong.high - found.delong.low)
+    assert found.auc_difference == found.difference.bootstrap
+    assert found.difference.bootstrap.method == "bootstrap"
+    interval = found.difference.bootstrap
+    width = interval.high - interval.low
+    assert width > 1.5 * (found.difference.delong.high - found.difference.delong.low)
     alone = compare(labels, prediction(reference), prediction(candidate), 0.5)
-    assert alone.auc_difference == alone.delong == found.delong
-    assert (alone.bootstrap, alone.note) == (None, "")
+    assert alone.auc_difference == alone.difference.delong == found.difference.delong
+    assert (alone.difference.bootstrap, alone.difference.note) == (None, "")
 
 
 def test_too_few_videos_for_a_bootstrap_is_said():
@@ -58,9 +59,9 @@ def test_too_few_videos_for_a_bootstrap_is_said():
     found = compare(
         labels, prediction(reference), prediction(candidate), 0.5, groups=one_video_of_reals
     )
-    assert found.auc_difference == found.delong
-    assert "the real faces lie in 1 of" in found.note
-    assert "too narrow" in found.note
+    assert found.auc_difference == found.difference.delong
+    assert "the real faces are in 1 of" in found.difference.note
+    assert "too narrow" in found.difference.note
 
 
 def test_a_row_per_method_and_level():

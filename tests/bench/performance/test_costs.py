@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,27 +14,26 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lpx.bench.performance import costs, energy, latency
-from lpx.bench.performance.candidate import Candidate
-from lpx.bench.performance.costs import CostPlan, judge_speed, measure_costs
-from lpx.bench.performance.latency import Samples
+from lpx.bench.performance.costs import CostPlan, Speed, energy_seconds, judge_speed, measure_costs
+from lpx.bench.performance.energy import EnergyResult
+from lpx.bench.performance.latency import DeviceTime, Samples, TimingLimits, summarise
+from lpx.bench.performance.loaded_engine import LoadedEngine
+from lpx.bench.performance.speed_test import SpeedTest
 from lpx.bench.performance.trtexec_metrics import read_trtexec
 from lpx.bench.report.cost_tables import cost_tables, line
+from lpx.bench.report.document.entries import EngineCosts
 from lpx.card import ModelCard
-from lpx.engines.base import ON_THE_CPU
+from lpx.engines.base import ON_THE_CPU, DeviceMemory
 from lpx.errors import LpxError
 from lpx.machine.energy_sources import Unavailable
+from lpx.metrics import Interval
+from tests.support.reports import full_report
 
 CARD = ModelCard("net", "cut", "mean_prob", 8, grid=(2, 2))
-PLAN = CostPlan(batches=(1, 4), latency_seconds=0.02)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(latency, "WARM_UP_SECONDS", 0)
-    monkeypatch.setattr(latency, "BLOCK_SECONDS", 0.003)
-    monkeypatch.setattr(latency, "MIN_ITERATIONS", 8)
-    monkeypatch.setattr(costs, "SECONDS", 0.02)
+LIMITS = TimingLimits(
+    warm_up_seconds=0, block_seconds=0.003, min_iterations=8, trtexec_seconds=0.02
+)
+PLAN = CostPlan(batches=(1, 4), latency_seconds=0.02, limits=LIMITS)
 
 
 class Spinning:
@@ -73,7 +73,7 @@ class Steady:
 
 def candidate(name, engine, opened=None):
     manifest = SimpleNamespace(name=name, precision=name.rsplit("-", 1)[1])
-    return Candidate(manifest, engine, opened or (lambda cuda_graph: nullcontext(engine)))
+    return LoadedEngine(manifest, engine, opened or (lambda *, cuda_graph: nullcontext(engine)))
 
 
 def measured(engines, plan=PLAN, sources=None, **options):
@@ -91,7 +91,8 @@ def measured(engines, plan=PLAN, sources=None, **options):
 
 def test_every_batch_size_is_timed_and_progress_ends_once():
     told = []
-    found = measured({"torch": Spinning(2), "a-fp32": Spinning(1)}, timing=told.append)
+    engines = {"torch": Spinning(2), "a-fp32": Spinning(1)}
+    found = measured(engines, timing=lambda done, total: told.append(done / total))
     assert {n: [r.batch for r in rows] for n, rows in found.latency.items()} == {
         "torch": [1, 4],
         "a-fp32": [1, 4],
@@ -120,7 +121,7 @@ def test_who_is_faster_is_judged_against_torch_and_the_fastest_float_engine():
         {name: name[2:] for name in times_ms if name != "torch"},
     )
     said = {
-        name: [(s.batch, s.against, s.found.verdict) for s in speeds]
+        name: [(s.batch, s.against, s.test.verdict) for s in speeds]
         for name, speeds in found.items()
     }
     assert said == {
@@ -128,7 +129,7 @@ def test_who_is_faster_is_judged_against_torch_and_the_fastest_float_engine():
         "a-fp16": [(1, "torch", "faster")],
         "a-int8": [(1, "torch", "faster"), (1, "a-fp16", "slower")],
     }
-    assert found["a-int8"][1].found.ratio == pytest.approx(1.5)
+    assert found["a-int8"][1].test.ratio.estimate == pytest.approx(1.5)
 
 
 def test_an_engine_that_misses_a_batch_size_is_compared_where_it_ran():
@@ -142,8 +143,8 @@ def test_an_engine_that_misses_a_batch_size_is_compared_where_it_ran():
         (1, "a-fp32"),
         (8, "torch"),
     ]
-    assert found["a-int8"][0].found.ratio == 0.5
-    assert found["a-int8"][1].found.verdict == "inconclusive"
+    assert found["a-int8"][0].test.ratio.estimate == 0.5
+    assert found["a-int8"][1].test.verdict == "inconclusive"
 
 
 def test_an_engine_that_fails_is_left_out_from_there_on():
@@ -161,12 +162,12 @@ def test_what_the_reference_raises_is_raised():
         measured({"torch": Spinning(1, 4), "a-fp32": Spinning(1)})
 
 
-def test_engines_are_opened_anew_for_threads_and_for_trtexec():
+def test_engines_are_opened_again_for_threads_and_for_trtexec():
     """Those in flight keep CUDA graphs; trtexec 10 uses none."""
     opened = []
     engine = Spinning(0.5)
 
-    def another(cuda_graph):
+    def another(*, cuda_graph):
         opened.append(cuda_graph)
         return nullcontext(Spinning(0.5))
 
@@ -186,7 +187,7 @@ def test_engines_are_opened_anew_for_threads_and_for_trtexec():
     assert opened == [True]
     assert found.like["a-fp32"].release == 11
 
-    def refused(cuda_graph):
+    def refused(*, cuda_graph):
         raise LpxError("out of memory", "the plan is large", "")
 
     found = measure_costs(
@@ -201,18 +202,18 @@ def test_engines_are_opened_anew_for_threads_and_for_trtexec():
     assert found.failed == ()
 
 
-def test_energy_is_measured_where_there_is_a_source(monkeypatch):
-    monkeypatch.setattr(energy, "WINDOWS", 2)
-    plan = CostPlan((1,), latency_seconds=0, energy_seconds=0.02)
+def test_energy_is_measured_where_there_is_a_source():
+    limits = replace(LIMITS, energy_windows=2)
+    plan = CostPlan((1,), latency_seconds=0, energy_seconds=0.02, limits=limits)
     told = []
     found = measured(
         {"torch": Spinning(1), "a-fp32": Spinning(1), "a-int8": Spinning(1, 1)},
         plan,
         {"torch": Unavailable("no rails"), "a-fp32": Steady(), "a-int8": Steady()},
-        energy=told.append,
+        energy=lambda done, total: told.append(done / total),
     )
     assert found.energy["torch"] == Unavailable("no rails")
-    assert found.energy["a-fp32"].gross_j_per_face.mean > 0
+    assert found.energy["a-fp32"].gross_j_per_face.estimate > 0
     assert "a-int8" not in found.energy
     assert [(f.name, f.during) for f in found.failed] == [("a-int8", "measuring energy")]
     assert found.conditions is None
@@ -220,46 +221,40 @@ def test_energy_is_measured_where_there_is_a_source(monkeypatch):
 
 
 def test_how_long_energy_takes():
-    assert costs.energy_seconds(3, 10.0) == 3 * energy.WINDOWS * 15.0
+    assert energy_seconds(3, CostPlan(energy_seconds=10.0)) == 3 * 5 * 15.0
 
 
-def entry(name, **found):
-    kinds = ("throughput", "like_trtexec", "single_patch", "energy")
-    return {"name": name, "speed": [], "latency_by_batch": [], **dict.fromkeys(kinds), **found}
+def report(**costs):
+    """A report whose candidates have these costs and no others; the reference has none."""
+    made = full_report()
+    nothing = EngineCosts(DeviceMemory(None))
+    template = made.candidates[0]
+    return replace(
+        made,
+        reference=replace(made.reference, costs=nothing),
+        candidates=tuple(
+            replace(template, name=name, costs=replace(nothing, **of_engine))
+            for name, of_engine in costs.items()
+        ),
+        trtexec=(),
+    )
 
 
-def report(*candidates, trtexec=()):
-    return {
-        "reference": entry("torch"),
-        "candidates": list(candidates),
-        "trtexec": list(trtexec),
-        "model": {"grid": [4, 4]},
-    }
-
-
-def rows_of(values, key):
-    (table,) = (t for t in cost_tables(values) if t.key == key)
+def rows_of(report, key):
+    (table,) = (t for t in cost_tables(report) if t.key == key)
     assert all(len(row) == len(table.heads) for row in table.rows)
     return [[line(cell) for cell in row] for row in table.rows], table.notes
 
 
 def test_nothing_measured_gives_no_table():
-    assert cost_tables(report(entry("a"))) == []
+    assert cost_tables(report(a={})) == []
 
 
 def test_a_ratio_of_times_is_told_as_a_speed():
-    speed = {
-        "batch": 1,
-        "against": "torch",
-        "ratio": 0.5,
-        "low": 0.4,
-        "high": 0.8,
-        "p_value": 0.01,
-        "rounds": 9,
-        "verdict": "faster",
-    }
-    unsure = speed | {"batch": 8, "low": None, "high": None, "verdict": None}
-    rows, _ = rows_of(report(entry("a", speed=[speed, unsure])), "speed")
+    sure = SpeedTest(Interval(0.5, 0.4, 0.8), 0.01, 9, "faster")
+    unsure = SpeedTest(Interval(0.5, -math.inf, math.inf), 0.01, 5, None)
+    speed = (Speed(1, "torch", sure), Speed(8, "torch", unsure))
+    rows, _ = rows_of(report(a={"speed": speed}), "speed")
     assert rows == [
         ["a", "1", "torch", "faster", "2.00× [1.25, 2.50]"],
         ["a", "8", "torch", "too few rounds", "2.00×"],
@@ -267,38 +262,31 @@ def test_a_ratio_of_times_is_told_as_a_speed():
 
 
 def test_device_times_are_told_of_engines_that_have_them():
-    device = {"h2d_ms": 0.1, "compute_ms": 2.0, "d2h_ms": 0.2, "enqueue_ms": None}
-    timed = {"batch": 8, "per_face_p50_ms": 0.5, "device": device}
-    plain = timed | {"device": None}
+    plain = summarise(np.full(10, 4.0), 8, 16)
+    device = DeviceTime(0.1, 2.0, 0.2, None, 2.3, 0.0)
+    timed = replace(plain, device=device)
     rows, _ = rows_of(
-        report(entry("a", latency_by_batch=[timed]), entry("b", latency_by_batch=[plain])), "device"
+        report(a={"latency_by_batch": (timed,)}, b={"latency_by_batch": (plain,)}), "device"
     )
     assert rows == [["a", "8", "0.100", "2.00", "0.200", "–", "4.00"]]
 
 
 def test_energy_says_what_was_measured_and_why_it_was_not():
-    def estimate(mean, half=None):
-        low, high = (None, None) if half is None else (mean - half, mean + half)
-        return {"mean": mean, "low": low, "high": high}
-
-    found = {
-        "source": "rapl: package-0",
-        "covers": "the processor",
-        "batch": 1,
-        "windows": 5,
-        "faces": 10,
-        "gross_j_per_face": estimate(0.2, 0.01),
-        "net_j_per_face": estimate(-0.1, 0.2),
-        "gross_mj_per_patch": estimate(2.0),
-        "net_mj_per_patch": estimate(-1.0),
-        "load_w": estimate(20.0),
-        "idle_w": estimate(10.0),
-    }
-    missing = {"unavailable": "no rails"}
-    rows, notes = rows_of(
-        report(entry("a", energy=found), entry("b", energy=missing), entry("c", energy=missing)),
-        "energy",
+    result = EnergyResult(
+        source="rapl: package-0",
+        covers="the processor",
+        batch=1,
+        windows=5,
+        faces=10,
+        gross_j_per_face=Interval.about(0.2, 0.01),
+        net_j_per_face=Interval.about(-0.1, 0.2),
+        gross_mj_per_patch=Interval.about(2.0, math.inf),
+        net_mj_per_patch=Interval.about(-1.0, math.inf),
+        load_w=Interval.about(20.0, math.inf),
+        idle_w=Interval.about(10.0, math.inf),
     )
+    missing = {"unavailable": {"energy": "no rails"}}
+    rows, notes = rows_of(report(a={"energy": result}, b=missing, c=missing), "energy")
     assert rows == [
         ["a", "0.200 [0.190, 0.210]", "−0.100 [−0.300, 0.100]", "−1.00", "20.0", "10.0"]
     ]
@@ -324,9 +312,10 @@ def test_times_of_trtexec_are_shown_beside_ours(tmp_path):
     row = read_trtexec(path)
     assert (row.name, row.iterations, row.enqueue) == ("plan=a", 10, None)
     assert row.latency.mean_ms == pytest.approx(1.7)
-    rows, (note,) = rows_of(report(trtexec=[asdict(read_trtexec(path, "mine"))]), "trtexec")
+    shown = replace(report(), trtexec=(read_trtexec(path, "mine"),))
+    rows, (note,) = rows_of(shown, "trtexec")
     assert rows == [["mine", "trtexec", "1.20", "1.70", "1.70", "2.20", "2.20", "2.20"]]
-    assert note.startswith("mine is as measured by trtexec (10 inferences in ")
+    assert note.startswith("mine was measured by trtexec (10 inferences in ")
     assert "AUC cannot be compared" in note
 
 

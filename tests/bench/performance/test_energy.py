@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpx.bench.performance import energy
 from lpx.bench.performance.energy import Window, measure_energy, summarise
 from lpx.machine.energy_sources import (
     Counters,
@@ -184,12 +183,12 @@ def test_engine_on_a_board_net_of_idle(tmp_path):
         finally:
             source.close()
     assert board.written
-    assert found.load_w.mean == pytest.approx(16.0, rel=0.01)
-    assert found.idle_w.mean == pytest.approx(4.0, rel=0.01)
-    net, gross = found.net_j_per_face.mean, found.gross_j_per_face.mean
+    assert found.load_w.estimate == pytest.approx(16.0, rel=0.01)
+    assert found.idle_w.estimate == pytest.approx(4.0, rel=0.01)
+    net, gross = found.net_j_per_face.estimate, found.gross_j_per_face.estimate
     assert net / gross == pytest.approx(12 / 16, rel=0.01)
     assert gross >= 16 * 0.02 / 2
-    assert found.gross_mj_per_patch.mean == pytest.approx(1e3 * gross / 10)
+    assert found.gross_mj_per_patch.estimate == pytest.approx(1e3 * gross / 10)
 
 
 def test_rail_that_vanishes_is_an_error_not_a_zero(tmp_path):
@@ -282,9 +281,8 @@ class Worker:
 
 
 @pytest.mark.parametrize("start_uj", [0, RANGE_UJ - 30_000_000])
-def test_rapl_counts_packages_and_memory_across_a_wrap(tmp_path, monkeypatch, start_uj):
+def test_rapl_counts_packages_and_memory_across_a_wrap(tmp_path, start_uj):
     world = World(tmp_path, start_uj)
-    monkeypatch.setattr(energy, "time", world)
     source = open_source("cpu", tmp_path)
     assert source.name == "rapl: dram + package-0"
     told = []
@@ -296,18 +294,19 @@ def test_rapl_counts_packages_and_memory_across_a_wrap(tmp_path, monkeypatch, st
         windows=2,
         window_seconds=1.0,
         idle_seconds=1.0,
-        progress=told.append,
+        progress=lambda *progress: told.append(progress),
+        clock=world,
     )
     for name, watts in (("a", 22.0), ("b", 37.0)):
         result = found[name]
-        assert result.idle_w.mean == pytest.approx(6.0)
-        assert result.load_w.mean == pytest.approx(watts)
-        assert result.gross_j_per_face.mean == pytest.approx(watts * 0.01 / 2)
-        assert result.net_j_per_face.mean == pytest.approx((watts - 6.0) * 0.01 / 2)
-        assert result.net_mj_per_patch.mean == pytest.approx((watts - 6.0) * 10 / 200)
+        assert result.idle_w.estimate == pytest.approx(6.0)
+        assert result.load_w.estimate == pytest.approx(watts)
+        assert result.gross_j_per_face.estimate == pytest.approx(watts * 0.01 / 2)
+        assert result.net_j_per_face.estimate == pytest.approx((watts - 6.0) * 0.01 / 2)
+        assert result.net_mj_per_patch.estimate == pytest.approx((watts - 6.0) * 10 / 200)
         assert result.faces in (400, 404)  # sums of 0.01 may fall short of 1.0
         json.dumps(asdict(result))
-    assert told == [0.25, 0.5, 0.75, 1.0]
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def test_rapl_of_root_says_how_to_open_it(tmp_path, monkeypatch):
@@ -403,15 +402,14 @@ def test_nvml_tells_the_state_and_picks_the_visible_gpu(monkeypatch):
     assert dict(library.asked)["nvmlDeviceGetHandleByUUID"][0] == b"GPU-8932f937"
 
 
-def test_counter_that_stands_still_is_not_zero_energy(monkeypatch, tmp_path):
+def test_counter_that_stands_still_is_not_zero_energy(tmp_path):
     world = World(tmp_path, 0)
-    monkeypatch.setattr(energy, "time", world)
     still = Counters("still", "", lambda: [7], [0], 1e-3)
     falling = iter(range(9, 0, -1))
     backwards = Counters("back", "", lambda: [next(falling)], [0], 1.0)
     engines = {name: Worker(world, 9.0) for name in ("still", "back", "none")}
     sources = {"still": still, "back": backwards, "none": Unavailable("no rails")}
-    found = measure_energy(engines, sources, FACES, 1, windows=1, window_seconds=0.1)
+    found = measure_energy(engines, sources, FACES, 1, windows=1, window_seconds=0.1, clock=world)
     assert "nothing was counted" in str(found["still"])
     assert "went backwards" in str(found["back"])
     assert found["none"] == Unavailable("no rails")
@@ -423,9 +421,9 @@ def test_interval_is_students():
     found = summarise(windows, source, batch=2, units=4)
     # Faces 10 a window: 2.0, 2.2, 2.7 J; mean 2.3, s = 0.36056; t(2, 0.975) = 4.30265.
     half = 4.30265 * 0.360555 / math.sqrt(3)
-    assert found.gross_j_per_face.mean == pytest.approx(2.3)
+    assert found.gross_j_per_face.estimate == pytest.approx(2.3)
     assert found.gross_j_per_face.low == pytest.approx(2.3 - half, rel=1e-4)
     assert found.gross_j_per_face.high == pytest.approx(2.3 + half, rel=1e-4)
-    assert found.net_j_per_face.mean == pytest.approx(1.3)
+    assert found.net_j_per_face.estimate == pytest.approx(1.3)
     single = summarise(windows[:1], source, batch=2, units=4)
-    assert (single.gross_j_per_face.low, single.gross_j_per_face.high) == (None, None)
+    assert (single.gross_j_per_face.low, single.gross_j_per_face.high) == (-math.inf, math.inf)

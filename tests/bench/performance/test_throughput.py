@@ -10,7 +10,6 @@ import onnx
 import pytest
 import torch
 
-from lpx.bench.performance import throughput
 from lpx.bench.performance.latency import Samples
 from lpx.bench.performance.single_patch import open_single_patch
 from lpx.bench.performance.throughput import measure_throughput
@@ -82,14 +81,13 @@ def test_failure_of_one_thread_ends_all(after):
     assert threading.active_count() == before
 
 
-def test_interrupt_ends_the_threads(monkeypatch):
-    def interrupted(*_):
+def test_interrupt_ends_the_threads():
+    def interrupted(seconds):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(throughput, "_wait", interrupted)
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
-        measure_throughput(lambda: nullcontext(Device()), FACES, 2, 5.0)
+        measure_throughput(lambda: nullcontext(Device()), FACES, 2, 5.0, sleep=interrupted)
     assert threading.active_count() == before
 
 

@@ -10,11 +10,16 @@ import jsonschema
 import pytest
 
 from lpx import CostPlan
-from lpx.api import bench as bench_api
-from lpx.bench.report.document import SCHEMA
+from lpx.api.bench import BenchOptions, Host, bench
+from lpx.bench.report.document.report import SCHEMA, Report, read_report
+from lpx.errors import LpxError
 from lpx.machine.energy_sources import Unavailable
+from tests.support.costs import QUICK
+from tests.support.reports import full_report
 
 PATH = Path(__file__).parents[3] / "docs" / "report.schema.json"
+# Written by the version before reports became typed, from the results of `full_report`.
+GOLDEN = Path(__file__).parent / "report.json"
 
 
 @pytest.fixture(scope="module")
@@ -29,22 +34,14 @@ def validator(schema):
 
 
 @pytest.fixture
-def report(workspace, monkeypatch):
-    monkeypatch.setattr("lpx.bench.performance.latency.MIN_ITERATIONS", 2)
-    monkeypatch.setattr("lpx.bench.performance.latency.BLOCK_SECONDS", 0.01)
-    monkeypatch.setattr("lpx.bench.performance.latency.WARM_UP_SECONDS", 0)
-    monkeypatch.setattr("lpx.bench.performance.costs.SECONDS", 0.01)
-    monkeypatch.setattr(bench_api, "open_source", lambda device: Unavailable("no rails"))
+def report(workspace):
     times = {"startComputeMs": 300, "h2dMs": 1, "computeMs": 2, "d2hMs": 1, "latencyMs": 4}
     path = workspace.root / "times.json"
     path.write_text(json.dumps([times]))
-    done = workspace.bench(
-        "demo",
-        limit=24,
-        costs=CostPlan((2, 1), 0.01, in_flight=2, like=10, energy_seconds=0.01),
-        trtexec_times=[(path, "mine")],
-    )
-    return json.loads(done.json_path.read_text())
+    costs = CostPlan((2, 1), 0.01, in_flight=2, like=10, energy_seconds=0.01, limits=QUICK)
+    options = BenchOptions(limit=24, costs=costs, trtexec_times=[(path, "mine")])
+    host = Host(open_source=lambda device: Unavailable("no rails"))
+    return json.loads(bench(workspace, "demo", options, host=host).json_path.read_text())
 
 
 def test_it_is_of_the_version_that_is_written(schema):
@@ -79,3 +76,74 @@ def test_what_is_written_fits(validator, report):
         if path[-1] in ("verdict", "digest"):
             del place[path[-1]]
             assert not validator.is_valid(wrong), path
+
+
+@pytest.fixture(scope="module")
+def made():
+    return full_report()
+
+
+def test_the_json_of_a_report_is_unchanged(made, validator):
+    values, golden = made.to_dict(), json.loads(GOLDEN.read_text())
+    validator.validate(values)
+    assert keys(values) == keys(golden)
+    assert same(values, golden)
+
+
+def keys(value, path=""):
+    """Every key of nested values, in order."""
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict):
+        return [path]
+    return [path, *(key for name, part in value.items() for key in keys(part, f"{path}/{name}"))]
+
+
+def same(value, other):
+    """Whether nested values are the same but for the last digits of numbers."""
+    if isinstance(value, dict):
+        return all(same(part, other[name]) for name, part in value.items())
+    if isinstance(value, list):
+        return all(map(same, value, other))
+    if isinstance(value, float):
+        return value == pytest.approx(other, rel=1e-6, abs=1e-9)
+    return value == other
+
+
+def test_a_report_that_is_read_is_the_one_that_was_written(made, tmp_path):
+    assert Report.from_dict(made.to_dict()) == made
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(made.to_dict()))
+    for given in (path, str(path), tmp_path):
+        read = read_report(given)
+        assert read == made
+        assert read.json_path == path
+        assert read.html_path == tmp_path / "report.html"
+        assert read.to_dict() == made.to_dict()
+
+
+def test_a_report_that_was_not_written_has_no_paths(made):
+    with pytest.raises(LpxError, match="the report is not in a file"):
+        made.json_path  # noqa: B018
+
+
+def test_every_missing_field_is_named(made):
+    values = made.to_dict()
+    for name in values.keys() - {"schema", "threshold", "threshold_source"}:
+        rest = {key: value for key, value in values.items() if key != name}
+        with pytest.raises(LpxError, match="is damaged or was edited") as caught:
+            Report.from_dict(rest)
+        assert caught.value.code == "damaged"
+        assert caught.value.why == f"missing fields: {name}"
+    engine = values["candidates"][0]
+    for name in engine.keys() - {"latency"}:
+        rest = {key: value for key, value in engine.items() if key != name}
+        with pytest.raises(LpxError) as caught:
+            Report.from_dict(values | {"candidates": [rest]})
+        assert caught.value.why == f"candidates[0]: missing fields: {name}"
+
+
+def test_reports_of_others_have_codes(made):
+    with pytest.raises(LpxError, match="another version, lpx-report/9") as caught:
+        Report.from_dict(made.to_dict() | {"schema": "lpx-report/9"})
+    assert caught.value.code == "unsupported"

@@ -1,0 +1,1 @@
+"""The report as typed values, and as JSON."""

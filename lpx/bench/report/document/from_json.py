@@ -1,0 +1,486 @@
+"""Parts of a report from JSON, strictly: what is read may have been edited or damaged.
+
+The private dataclasses are report.json as it is written. `lpx.schema.read_record` reads into them,
+and names what is missing or of another type; the functions below turn them into the report's parts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from lpx.bench.parity.detection import Detection, MethodDetection
+from lpx.bench.parity.parity import Direction, Discrimination
+from lpx.bench.parity.score import Failure
+from lpx.bench.parity.stages import Kind
+from lpx.bench.performance.costs import PatchCost, Speed
+from lpx.bench.performance.energy import EnergyResult
+from lpx.bench.performance.latency import DeviceTime, LatencyResult, Percentiles
+from lpx.bench.performance.speed_test import SpeedTest, SpeedVerdict
+from lpx.bench.performance.throughput import ThroughputResult
+from lpx.bench.performance.trtexec_metrics import TrtexecMetrics, TrtexecRow
+from lpx.bench.report.document.entries import (
+    Candidate,
+    DatasetInfo,
+    EngineCosts,
+    EngineInfo,
+    NotRun,
+    Parity,
+    PartialDifference,
+    ProcessMemory,
+    Reference,
+    StageParity,
+    TimingConditions,
+)
+from lpx.data.face_sets.face_set import Skipped
+from lpx.engines.base import DeviceMemory
+from lpx.engines.manifest import MAX_BATCH, Precision
+from lpx.metrics import (
+    DetectionMetrics,
+    Flips,
+    Interval,
+    MapAgreement,
+    ScoreDifference,
+    Verdict,
+)
+from lpx.schema import MAX_INTEGER, SchemaError, in_range, read_record
+
+_Bounds = tuple[float | None, float | None]
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class _IntervalsMs:
+    p50: _Bounds
+    p90: _Bounds
+    p95: _Bounds
+    p99: _Bounds
+
+
+@dataclass(frozen=True)
+class _Latency:
+    batch: int
+    iterations: int
+    per_face_p50_ms: float
+    per_face_p90_ms: float
+    per_face_p95_ms: float
+    per_face_p99_ms: float
+    per_patch_p50_us: float
+    faces_per_second: float
+    cov: float
+    intervals_ms: _IntervalsMs
+    device: DeviceTime | None
+    warm_up_seconds: float
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Speed:
+    batch: int
+    against: str
+    ratio: float
+    low: float | None
+    high: float | None
+    p_value: float
+    rounds: int
+    verdict: SpeedVerdict | None
+
+
+@dataclass(frozen=True)
+class _SinglePatch:
+    size_px: int
+    grid: tuple[int, int]
+    iterations: int
+    p50_us: float
+    interval_us: _Bounds
+
+
+@dataclass(frozen=True)
+class _Mean:
+    mean: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class _Energy:
+    source: str
+    covers: str
+    batch: int
+    windows: int
+    faces: int
+    gross_j_per_face: _Mean
+    net_j_per_face: _Mean
+    gross_mj_per_patch: _Mean
+    net_mj_per_patch: _Mean
+    load_w: _Mean
+    idle_w: _Mean
+
+
+@dataclass(frozen=True)
+class _Unavailable:
+    unavailable: str
+
+
+@dataclass(frozen=True)
+class _Costs:
+    device_memory_bytes: int | None
+    device_memory_reason: str
+    latency_by_batch: tuple[_Latency, ...]
+    speed: tuple[_Speed, ...]
+    # Each of these is read by `_measured`: it holds a measurement, or the reason why there is none.
+    throughput: dict[str, Any] | None
+    like_trtexec: dict[str, Any] | None
+    single_patch: dict[str, Any] | None
+    energy: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class _Metrics:
+    fakes: int
+    reals: int
+    auc: float
+    equal_error_rate: float
+    average_precision: float
+    tpr_at_fpr: dict[str, float]
+    accuracy_at_half: float
+    accuracy: float
+    true_positive_rate: float
+    false_positive_rate: float
+
+
+@dataclass(frozen=True)
+class _MethodAccuracy:
+    method: str
+    face: _Metrics
+    video: _Metrics | None
+
+
+@dataclass(frozen=True)
+class _Accuracy:
+    face: _Metrics
+    video: _Metrics | None
+    methods: tuple[_MethodAccuracy, ...]
+
+
+@dataclass(frozen=True)
+class _Discrimination:
+    direction: Direction
+    auc_interval: Interval
+    fake_groups: int
+    real_groups: int
+
+
+@dataclass(frozen=True)
+class _Reference(_Costs):
+    name: str
+    target: str
+    precision: Precision
+    auc: float | None
+    auc_interval: Interval
+    discrimination: _Discrimination
+    accuracy: _Accuracy
+
+
+@dataclass(frozen=True)
+class _Parity:
+    verdict: Verdict
+    auc: float | None
+    auc_interval: Interval
+    auc_difference: Interval
+    auc_difference_delong: Interval
+    auc_difference_bootstrap: Interval | None
+    concordance: Interval
+    score_range: tuple[float, float]
+    dead: bool
+    score_difference: ScoreDifference
+    flips: int
+    flips_real_to_fake: int
+    flips_fake_to_real: int
+    patch_map: MapAgreement
+
+
+@dataclass(frozen=True)
+class _Stage:
+    kind: Kind
+    reason: str
+    against_torch: _Parity | None
+    against_previous: _Parity | None
+
+
+@dataclass(frozen=True)
+class _Candidate(_Costs, _Parity):
+    name: str
+    target: str
+    precision: Precision
+    dialect: str
+    faces_needed: int | None
+    parts: tuple[PartialDifference, ...]
+    stages: tuple[_Stage, ...]
+    breaks_at: Kind | None
+    accuracy: _Accuracy
+    convolutions: dict[str, int]
+    multiply_accumulates: dict[str, int]
+    int8_share: float | None
+    calibration: dict[str, Any] | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Dataset:
+    name: str
+    split: str
+    crop: str
+    note: str
+    methods: tuple[str, ...] | None
+    digest: str
+    skipped: tuple[Skipped, ...]
+
+
+@dataclass(frozen=True)
+class _Environment:
+    machine: dict[str, Any]
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ReportFields:
+    """The fields of report.json; those whose form differs from the report's are converted by it."""
+
+    verdict: Verdict
+    margin: float
+    faces: int
+    real: int
+    fake: int
+    dataset: _Dataset
+    reference: _Reference
+    candidates: tuple[_Candidate, ...]
+    failed: tuple[Failure, ...]
+    not_run: tuple[NotRun, ...]
+    model: dict[str, Any]
+    memory: ProcessMemory | None
+    environment: _Environment
+    conditions: TimingConditions | None
+    trtexec: tuple[TrtexecRow, ...]
+    warnings: tuple[str, ...]
+
+
+def read_fields(values: object) -> ReportFields:
+    """Read report.json, whose schema was checked already.
+
+    Raises:
+        SchemaError: A field is missing or of another type, a number is impossible, or two engines
+            share a name.
+    """
+    # Fields that a later lpx adds are passed over: the schema's name changes where they matter.
+    fields = read_record(ReportFields, values, others=True)
+    every: tuple[_Reference | _Candidate, ...] = (fields.reference, *fields.candidates)
+    for entry in every:
+        in_range(entry.auc, 0, 1, f"the AUC of {entry.name}")
+        for row in entry.latency_by_batch:
+            in_range(row.batch, 1, MAX_BATCH, f"a batch of {entry.name}")
+            for ms in (row.per_face_p50_ms, *row.intervals_ms.p50):
+                in_range(ms, 0, math.inf, f"a latency of {entry.name}")
+    if len({entry.name for entry in every}) < len(every):
+        raise SchemaError("two engines have the same name")
+    in_range(fields.margin, 0, 1, "margin")
+    in_range(fields.faces, 1, MAX_INTEGER, "faces")
+    return fields
+
+
+def dataset_of(fields: ReportFields) -> DatasetInfo:
+    """Return the faces that were scored."""
+    dataset = fields.dataset
+    return DatasetInfo(
+        dataset.name,
+        dataset.split,
+        dataset.crop,
+        dataset.note,
+        dataset.methods,
+        dataset.digest,
+        dataset.skipped,
+        fields.faces,
+        fields.real,
+        fields.fake,
+    )
+
+
+def reference_of(fields: ReportFields) -> Reference:
+    """Return the entry of the reference.
+
+    Raises:
+        SchemaError: A cost is neither a measurement nor a reason.
+    """
+    row = fields.reference
+    known = row.discrimination
+    return Reference(
+        row.name,
+        row.target,
+        row.precision,
+        row.auc,
+        row.auc_interval,
+        Discrimination(known.auc_interval, known.direction, known.fake_groups, known.real_groups),
+        _detection(row.accuracy),
+        _costs(row, "reference"),
+    )
+
+
+def candidates_of(fields: ReportFields) -> tuple[Candidate, ...]:
+    """Return the entries of the candidates.
+
+    Raises:
+        SchemaError: A cost is neither a measurement nor a reason.
+    """
+    candidates = []
+    for place, row in enumerate(fields.candidates):
+        engine = EngineInfo(
+            row.dialect,
+            row.convolutions,
+            row.multiply_accumulates,
+            row.int8_share,
+            row.calibration,
+            row.warnings,
+        )
+        candidate = Candidate(
+            row.name,
+            row.target,
+            row.precision,
+            _parity(row),
+            row.faces_needed,
+            row.parts,
+            tuple(_stage(stage) for stage in row.stages),
+            row.breaks_at,
+            _detection(row.accuracy),
+            engine,
+            _costs(row, f"candidates[{place}]"),
+        )
+        candidates.append(candidate)
+    return tuple(candidates)
+
+
+def _stage(row: _Stage) -> StageParity:
+    return StageParity(
+        row.kind,
+        row.reason,
+        None if row.against_torch is None else _parity(row.against_torch),
+        None if row.against_previous is None else _parity(row.against_previous),
+    )
+
+
+def _parity(row: _Parity) -> Parity:
+    return Parity(
+        verdict=row.verdict,
+        auc=row.auc,
+        auc_interval=row.auc_interval,
+        auc_difference=row.auc_difference,
+        auc_difference_delong=row.auc_difference_delong,
+        auc_difference_bootstrap=row.auc_difference_bootstrap,
+        concordance=row.concordance,
+        score_range=row.score_range,
+        dead=row.dead,
+        score_difference=row.score_difference,
+        flips=Flips(row.flips_real_to_fake, row.flips_fake_to_real, row.flips),
+        patch_map=row.patch_map,
+    )
+
+
+def _detection(row: _Accuracy) -> Detection:
+    methods = []
+    for of_method in row.methods:
+        name = of_method.method
+        methods.append(
+            MethodDetection(
+                name, _metrics(of_method.face, name), _optional_metrics(of_method.video, name)
+            )
+        )
+    return Detection(_metrics(row.face, "all"), _optional_metrics(row.video, "all"), tuple(methods))
+
+
+def _metrics(row: _Metrics, method: str) -> DetectionMetrics:
+    return DetectionMetrics(method=method, **vars(row))
+
+
+def _optional_metrics(row: _Metrics | None, method: str) -> DetectionMetrics | None:
+    return None if row is None else _metrics(row, method)
+
+
+def _costs(row: _Costs, where: str) -> EngineCosts:
+    unavailable: dict[str, str] = {}
+
+    def measured(name: str, kind: type[_T], values: dict[str, Any] | None) -> _T | None:
+        if values is None:
+            return None
+        place = f"{where}.{name}"
+        if "unavailable" in values:
+            reason = read_record(_Unavailable, values, place, others=True)
+            unavailable[name] = reason.unavailable
+            return None
+        return read_record(kind, values, place, others=True)
+
+    patch = measured("single_patch", _SinglePatch, row.single_patch)
+    energy = measured("energy", _Energy, row.energy)
+    return EngineCosts(
+        device_memory=DeviceMemory(row.device_memory_bytes, row.device_memory_reason),
+        latency_by_batch=tuple(_latency(one) for one in row.latency_by_batch),
+        speed=tuple(_speed(one) for one in row.speed),
+        throughput=measured("throughput", ThroughputResult, row.throughput),
+        like_trtexec=measured("like_trtexec", TrtexecMetrics, row.like_trtexec),
+        single_patch=None if patch is None else _single_patch(patch),
+        energy=None if energy is None else _energy(energy),
+        unavailable=unavailable,
+    )
+
+
+def _latency(row: _Latency) -> LatencyResult:
+    ends = row.intervals_ms
+    return LatencyResult(
+        batch=row.batch,
+        iterations=row.iterations,
+        per_face_ms=Percentiles(
+            p50=_interval(row.per_face_p50_ms, *ends.p50),
+            p90=_interval(row.per_face_p90_ms, *ends.p90),
+            p95=_interval(row.per_face_p95_ms, *ends.p95),
+            p99=_interval(row.per_face_p99_ms, *ends.p99),
+        ),
+        per_patch_p50_us=row.per_patch_p50_us,
+        faces_per_second=row.faces_per_second,
+        cov=row.cov,
+        device=row.device,
+        warm_up_seconds=row.warm_up_seconds,
+        warnings=row.warnings,
+    )
+
+
+def _speed(row: _Speed) -> Speed:
+    ratio = _interval(row.ratio, row.low, row.high)
+    return Speed(row.batch, row.against, SpeedTest(ratio, row.p_value, row.rounds, row.verdict))
+
+
+def _single_patch(row: _SinglePatch) -> PatchCost:
+    return PatchCost(row.size_px, row.grid, row.iterations, _interval(row.p50_us, *row.interval_us))
+
+
+def _energy(row: _Energy) -> EnergyResult:
+    return EnergyResult(
+        source=row.source,
+        covers=row.covers,
+        batch=row.batch,
+        windows=row.windows,
+        faces=row.faces,
+        gross_j_per_face=_mean(row.gross_j_per_face),
+        net_j_per_face=_mean(row.net_j_per_face),
+        gross_mj_per_patch=_mean(row.gross_mj_per_patch),
+        net_mj_per_patch=_mean(row.net_mj_per_patch),
+        load_w=_mean(row.load_w),
+        idle_w=_mean(row.idle_w),
+    )
+
+
+def _mean(row: _Mean) -> Interval:
+    return _interval(row.mean, row.low, row.high)
+
+
+def _interval(estimate: float, low: float | None, high: float | None) -> Interval:
+    """Return an interval; an end that JSON has as null was not bounded."""
+    return Interval(estimate, -math.inf if low is None else low, math.inf if high is None else high)
