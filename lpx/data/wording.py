@@ -14,6 +14,11 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number} {plural or noun + 's'}"
 
 
+def are(number: int) -> str:
+    """Return the verb for a number of things: "is" or "are"."""
+    return "is" if number == 1 else "are"
+
+
 def some(names: Sequence[str], limit: int = 3) -> str:
     """List the first of many names: "a, b, c and 4 more"."""
     text = ", ".join(map(printable, names[:limit]))

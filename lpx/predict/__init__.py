@@ -1,1 +1,1 @@
-"""Scores of files: faces found, scored and drawn; results and pages."""
+"""Predict: detect, score and draw the faces in files, with tables and pages of results."""

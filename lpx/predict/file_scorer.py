@@ -273,6 +273,7 @@ class FileScorer:
             if boxes:
                 reason = f"the detector found {len(boxes)}, none with landmarks that fit a face"
             reasons.append(reason)
+        # All faces of the frames at once: batches are cheaper than single faces.
         with scores.clock.time("infer"):
             prediction = self._infer(crops)
         start = 0
@@ -280,6 +281,7 @@ class FileScorer:
         for frame, cut, reason in zip(frames, faces, reasons, strict=True):
             here = slice(start, start + len(cut))
             start = here.stop
+            # Checked frame by frame, so that an error names the frame.
             its = Prediction(prediction.score[here], prediction.patch_map[here])
             self._check(file, frame, its)
             scored.append(_MarkedFrame(frame, self._add_faces(frame, cut, its, scores)))
@@ -322,7 +324,6 @@ class FileScorer:
     ) -> list[Mark]:
         """Add the scores of a frame, and return what to draw on it."""
         marks = []
-        top: float | None = None
         fakes = called_fake(prediction.score, self.card.threshold).tolist()
         for place, (face, fake) in enumerate(zip(faces, fakes, strict=True)):
             score = float(prediction.score[place])
@@ -344,7 +345,8 @@ class FileScorer:
             height, width = face.crop.pixels.shape[:2]
             patch_map = prediction.patch_map[place]
             marks.append(Mark(box, face.crop.matrix, (width, height), patch_map, label, fake))
-            top = score if top is None else max(top, score)
+        # The score of a frame is that of its highest-scoring face.
+        top = max((float(score) for score in prediction.score), default=None)
         scores.moments.append(Moment(frame.index, frame.seconds, top))
         return marks
 

@@ -119,6 +119,7 @@ def moments(file: FileScore) -> tuple[Moment, ...]:
     by_frame: dict[int, Moment] = {}
     for frame in file.faceless:
         by_frame[frame.frame] = Moment(frame.frame, frame.time_seconds, None)
+    # A frame counts as fake if any face in it does.
     for face in file.faces:
         before = by_frame.get(face.frame)
         if before is None or before.score is None or face.score > before.score:
@@ -293,6 +294,7 @@ def picture_name(name: str, suffix: str, longest: int = NAME_BYTES, kind: str = 
         longest: Maximum length of a part, bytes.
         kind: "overlay" or "timeline".
     """
+    # The suffix stays in the name: x.jpg and x.png are different files.
     path = Path(name)
     end = f"-{path.suffix[1:]}" if path.suffix else ""
     last = _shortened(f"{path.stem}{end}", name, longest - len(f"-{kind}{suffix}"))

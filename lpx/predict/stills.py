@@ -44,6 +44,7 @@ class Stills:
         highest = score is not None and (self._highest is None or score > self._highest[0])
         if place not in self._middles and not highest:
             return
+        # Pictures are large: only those that may be chosen are kept.
         still = Still(moment, _small(picture))
         if place in self._middles:
             self._kept[self._part(place)] = still

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpx.bench.report.pages import environment
-from lpx.data.wording import counted
+from lpx.data.wording import are, counted
 from lpx.render.encode import lossless, lossy
 from lpx.render.face import Image, heat_map
 
@@ -85,6 +85,10 @@ class Timeline:
     score: float | None
     overlay: str
     known: tuple[KnownSpan, ...] = ()
+
+    def word(self, score: float) -> str:
+        """Return "fake" or "real", by the threshold."""
+        return "fake" if score >= self.threshold else "real"
 
     @property
     def timed(self) -> bool:
@@ -182,6 +186,7 @@ def draw_chart(line: Timeline) -> Chart:
         return round(_LEFT + wide * (value - low) / (high - low), 2)
 
     bars = []
+    # Thousands of bars would make the page slow, and be thinner than a pixel.
     groups = np.array_split(np.arange(len(line.moments)), min(BARS, len(line.moments)))
     for group in groups:
         moments = [line.moments[index] for index in group]
@@ -217,7 +222,7 @@ def _bar(line: Timeline, moments: Sequence[Moment], x: float, wide: float) -> Ba
     title = moment_text(line, best)
     if best.score is None:
         return Bar(x, wide, 0, "none", f"{title}: no face")
-    word = "fake" if best.score >= line.threshold else "real"
+    word = line.word(best.score)
     title += f": {best.score:.3f}, {word}"
     if len(moments) > 1:
         title += f", the highest of {len(moments)} frames"
@@ -237,7 +242,10 @@ def _edges(line: Timeline) -> NDArray[np.float64]:
     gap = 0.0
     if len(starts) > 1:
         gap = float(np.median(np.diff(starts)))
-    return np.append(starts, starts[-1] + (gap if gap > 0 else 1.0))
+    if gap <= 0:
+        # One frame, or times that stand still: the axis must not have a length of 0.
+        gap = 1.0
+    return np.append(starts, starts[-1] + gap)
 
 
 def _ticks(low: float, high: float) -> list[Tick]:
@@ -273,8 +281,9 @@ def stretches(line: Timeline) -> list[str]:
             last = inside[-1] + 1 if line.timed else inside[-1]
             spans.append((float(edges[inside[0]]), float(edges[last])))
     longest = sorted(spans, key=lambda span: span[0] - span[1])[:STRETCHES]
-    digits, unit = (1, " s") if line.timed else (0, "")
-    return [f"{start:.{digits}f} to {end:.{digits}f}{unit}" for start, end in sorted(longest)]
+    if line.timed:
+        return [f"{start:.1f} to {end:.1f} s" for start, end in sorted(longest)]
+    return [f"{start:.0f} to {end:.0f}" for start, end in sorted(longest)]
 
 
 def timeline_headline(line: Timeline) -> str:
@@ -282,11 +291,10 @@ def timeline_headline(line: Timeline) -> str:
     called, faces = line.counts(line.moments)
     if line.score is None:
         return f"No face was found in {counted(len(line.moments), 'frame')}, so there is no score."
-    verdict = "fake" if line.score >= line.threshold else "real"
     text = (
-        f"Mean score {line.score:.3f}, called {verdict} at the threshold of "
+        f"Mean score {line.score:.3f}, called {line.word(line.score)} at the threshold of "
         f"{line.threshold:.3f}. {called:,} of {counted(faces, 'frame')} with a face "
-        f"{'is' if called == 1 else 'are'} called fake"
+        f"{are(called)} called fake"
     )
     named = stretches(line)
     if named:

@@ -105,6 +105,7 @@ def _is_in(home: str, split: str | None) -> bool:
 
 
 def _check_names(name: str, listing: Listing) -> None:
+    """Check that no video is listed twice, as its crops would overwrite each other."""
     seen: set[str] = set()
     for video in (*listing.present, *listing.absent):
         if video.name in seen:
@@ -119,7 +120,7 @@ def _check_names(name: str, listing: Listing) -> None:
 
 def _check_split(name: str, listing: Listing, split: str | None) -> None:
     """Check that every chosen method has videos in the split, on disk or not."""
-    # The splits of each method's videos.
+    # A test on a split where a method is absent would silently be one of the other methods.
     homes: dict[str, set[str]] = {}
     for video in (*listing.present, *listing.absent):
         homes.setdefault(video.method, set()).add(video.split or "test")

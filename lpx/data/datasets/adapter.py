@@ -151,6 +151,7 @@ def choose_methods(
     Raises:
         LpxError: A method is unknown; the known ones are listed.
     """
+    # People write "deepfakes" and "FACESWAP".
     spelled = {name.casefold(): name for name in known}
     for name in asked:
         if name.casefold() not in spelled:
@@ -192,6 +193,7 @@ def index_videos(folder: Path) -> dict[str, Path]:
     videos: dict[str, Path] = {}
     if not folder.is_dir():
         return videos
+    # The walk is in a fixed order, so that which of two equal names counts does not vary.
     for name in walk(folder, VIDEO_SUFFIXES, refuse=refuse_unreadable).files:
         videos.setdefault(key(PurePosixPath(name).stem), folder / name)
     return videos

@@ -70,6 +70,7 @@ def read_test_list(path: Path) -> tuple[str, ...]:
                 "copy the list again from the data set",
                 code="damaged",
             )
+        # Somebody may have "corrected" the digits in a copy: neither can be trusted then.
         if (parts[1] == "1") != (folder != FAKE):
             raise LpxError(
                 f"{here}: digit {parts[1]} contradicts the folder {folder}",
@@ -100,6 +101,7 @@ def list_videos(query: VideoQuery) -> Listing:
     test = read_test_list(path)
     videos: dict[str, Path] = {}
     notes = ["Celeb-DF v2 has no official validation split; train is all but the test videos."]
+    # Copies are often incomplete, and only the test videos are listed: counts reveal the others.
     for folder, official in COUNTS.items():
         held = _videos_in(root, folder)
         videos |= held

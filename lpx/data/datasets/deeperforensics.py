@@ -100,6 +100,7 @@ def list_videos(query: VideoQuery) -> Listing:
     videos: list[Video] = []
     originals = _originals(query.roots, root)
     for split in splits:
+        # Several fakes share a target; dict.fromkeys keeps the order of the list.
         targets = dict.fromkeys(stem[:3] for stem in stems[split])
         videos += [_target(originals, target, split) for target in targets]
     for variant in variants:
@@ -119,6 +120,7 @@ def list_videos(query: VideoQuery) -> Listing:
 
 def _originals(roots: tuple[Path, ...], root: Path) -> Path:
     """Find the folder of FaceForensics++'s originals, or return where it should be."""
+    # Copies hold the targets themselves, or beside them a copy of FaceForensics++.
     for folder in possible_roots(ffpp.INFO["c23"], (root, *roots, root.parent)):
         originals = folder / _TARGETS
         if originals.is_dir():

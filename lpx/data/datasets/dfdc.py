@@ -67,6 +67,7 @@ def list_videos(query: VideoQuery) -> Listing:
         if (part / METADATA).is_file():
             listed += _videos(root, part, _train_labels(part / METADATA), "train")
         else:
+            # Without it, the labels of a whole part are unknown.
             lost.append(MissingFile("train", (part / METADATA).relative_to(root).as_posix()))
     if (root / "test" / LABELS).is_file():
         listed += _videos(root, root / "test", _test_labels(root / "test" / LABELS), "test")
@@ -119,6 +120,7 @@ def _unlabelled(where: str, label: object, expected: str) -> LpxError:
 
 def _videos(root: Path, folder: Path, labels: list[_Label], split: str) -> list[_ListedVideo]:
     """Look up the listed videos of a folder."""
+    # Copies put videos beside the list, or into folders below it.
     on_disk = index_videos(folder)
     videos = []
     for name, label in labels:

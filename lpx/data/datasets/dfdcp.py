@@ -63,6 +63,7 @@ def _video(root: Path, name: str, entry: dict[str, Any]) -> Video:
     here = f"{root / LIST}: {name!r}"
     inside = relative_path(name, str(root / LIST))
     label, split = entry.get("label"), entry.get("set")
+    # The method is only in the path.
     method = inside.parts[0] if label == "fake" else REAL
     # A list or an object has no hash, and cannot be looked up in a dictionary.
     if (

@@ -23,7 +23,7 @@ from lpx.data.images.decode import SUFFIXES
 from lpx.data.text_table import TextTable, read_table
 from lpx.data.videos import REAL
 from lpx.data.walk import ABSENT, refuse_unreadable, walk
-from lpx.data.wording import counted, some
+from lpx.data.wording import are, counted, some
 from lpx.errors import LpxError
 
 FILE = "faces.csv"
@@ -93,6 +93,7 @@ def find_face_csv(folder: Path) -> Path | None:
     Raises:
         LpxError: There are several, or it is not a file.
     """
+    # File systems of Windows and macOS do not distinguish case, and people copy from there.
     names = sorted(name for name in os.listdir(folder) if name.lower() == FILE)
     if not names:
         return None
@@ -179,6 +180,7 @@ class _Reading:
                 "remove one of the lines",
             )
         self.seen[file] = line
+        # Also tells whether the file exists, in one system call for each of a million rows.
         label, method = self.label(where, file, cells)
         size_bytes = _size_of(self.folder / file)
         if size_bytes is not None:
@@ -215,6 +217,7 @@ class _Reading:
             label = _CELLS[cell.lower()]
         if method:
             label = self.implied(where, cell, label, method)
+        # The table wins over the folder, but the contradiction is worth a note.
         if None not in (label, of_folder) and label != of_folder:
             self.against_folder.append(file)
         if label == 0 or not method:
@@ -224,6 +227,7 @@ class _Reading:
     def implied(self, where: str, cell: str, label: int | None, method: str) -> int:
         """Return the label of a row with a method, and check that the two agree."""
         real = means_real(method)
+        # Only in FaceForensics++ is "youtube" real for sure: with a label, that counts.
         if label is not None and method.lower() in _SOURCES:
             return label
         if real is None:
@@ -272,9 +276,9 @@ class _Reading:
         on_disk = walk(self.folder, SUFFIXES, skip).files
         unlisted = [file for file in on_disk if file not in self.seen]
         if unlisted:
-            are = "is" if len(unlisted) == 1 else "are"
             notes.append(
-                f"{counted(len(unlisted), 'image')} that {name} does not list {are} left out: "
+                f"{counted(len(unlisted), 'image')} that {name} does not list "
+                f"{are(len(unlisted))} left out: "
                 f"{some(unlisted)}."
             )
         return notes

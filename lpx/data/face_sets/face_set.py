@@ -197,6 +197,7 @@ class FaceSet:
         for chunk in names.chunks():
             digest.update(chunk)
         digest.update(self.contents.tobytes())
+        # Not the codes themselves, which differ between a table and a selection of it.
         for part in self.columns.canonical():
             digest.update(len(part).to_bytes(8, "little") + part)
         return digest.hexdigest()
@@ -225,6 +226,7 @@ class FaceSet:
             progress: Receives the number of finished files, and that of all.
         """
         if isinstance(self.faces, LazyFaces):
+            # Without making a Face for each of a million rows.
             return file_digests(self.faces.paths(), progress)
         contents = np.zeros((len(self.faces), len(UNREADABLE)), np.uint8)
         rows, paths = [], []
@@ -301,6 +303,7 @@ class FaceSet:
         for rows, pixels, unreadable in read_ahead(self._read, len(self.faces), batch_size, size):
             skipped += [Skipped(self.faces[one.row].name, one.reason) for one in unreadable]
             if unreadable:
+                # Pixels of unreadable rows are undefined.
                 good = ~np.isin(rows, [one.row for one in unreadable])
                 rows, pixels = rows[good], pixels[good]
             if len(rows):

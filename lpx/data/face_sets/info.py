@@ -87,6 +87,7 @@ def read_info(source: str, places: DataPlaces) -> SetInfo:
         train, test = open_set(source, "train"), open_set(source, "test")
         both = (*face_groups(train), *face_groups(test))
         return SetInfo("demo", "ships with lpx", both, test.crop, notes=(test.note,), faces=test)
+    # Not open_set(), which refuses a set that was not prepared: its videos can be described.
     if is_video_set(source) and not is_crops(source):
         prepared = prepared_sets(face_store(places.store), source)
         if len(prepared) > 1:

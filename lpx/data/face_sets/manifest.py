@@ -24,7 +24,7 @@ from lpx.arrays import read_arrays
 from lpx.data.face_sets.columns import Coded, Columns, Identities, Strings, paired
 from lpx.data.face_sets.face_set import FaceSet
 from lpx.data.face_sets.table import Details, FaceTable, check_inside
-from lpx.data.wording import counted, some
+from lpx.data.wording import are, counted, some
 from lpx.errors import LpxError
 from lpx.schema import MAX_INTEGER, SchemaError, in_range, read_record
 from lpx.workspace import read_sealed, sha256, write_bytes, write_sealed
@@ -126,6 +126,7 @@ def write_manifest(folder: Path, manifest: FaceManifest, table: FaceTable) -> No
     values = asdict(manifest) | {"counts": [asdict(count) for count in count_faces(table.columns)]}
     head = {"format": FORMAT, "faces": len(table), "table": path.name, "table_sha256": digest}
     write_sealed(folder / FILE, head | values)
+    # Only now: until the manifest was renamed, the old table was the one in use.
     for old in folder.glob("faces-*.npz"):
         if old != path:
             old.unlink(missing_ok=True)
@@ -198,10 +199,10 @@ def missing_note(missing: tuple[str, ...]) -> str:
     """Describe videos that were not on disk; "" if none is missing."""
     if not missing:
         return ""
-    were, are = ("was", "is") if len(missing) == 1 else ("were", "are")
+    were = "was" if len(missing) == 1 else "were"
     return (
-        f"{counted(len(missing), 'video')} that the set's lists name {were} not on disk and {are} "
-        f"left out: {some(missing)}."
+        f"{counted(len(missing), 'video')} that the set's lists name {were} not on disk and "
+        f"{are(len(missing))} left out: {some(missing)}."
     )
 
 
@@ -232,19 +233,18 @@ def left_out_note(
             reasons[one.reason] += 1
     sentences = []
     if videos:
-        are = "is" if len(videos) == 1 else "are"
         named = [f"{video} ({reason})" for video, reason in videos.items()]
         sentences.append(
-            f"{counted(len(videos), 'video')} could not be read and {are} left out: {some(named)}."
+            f"{counted(len(videos), 'video')} could not be read and {are(len(videos))} left out: "
+            f"{some(named)}."
         )
     if frames:
         total = sum(frames.values())
         why = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
         named = [f"{video} ({count})" for video, count in frames.most_common()]
-        are = "is" if total == 1 else "are"
         sentences.append(
             f"{counted(total, 'frame')} of {counted(len(frames), 'video')} gave no face and "
-            f"{are} left out ({why}): {some(named)}."
+            f"{are(total)} left out ({why}): {some(named)}."
         )
     return " ".join(sentences)
 
@@ -335,6 +335,7 @@ class _About:
 
 def _read_table(folder: Path, values: dict[str, Any]) -> FaceTable:
     name, count = values.get("table"), values.get("faces")
+    # The name must not lead to a file outside the folder.
     if not isinstance(name, str) or Path(name).name != name or not isinstance(count, int):
         raise _damaged(folder / FILE, f"it names the table {name!r}")
     path = folder / name

@@ -63,6 +63,7 @@ def open_set(
     if is_video_set(name):
         return _named(name, split, places, crop)
     folder = expanded(name.removeprefix("folder:"))
+    # Before the plain folder, for which crops of a prepared set would have no labels.
     if is_prepared(folder):
         return _of_split(read_face_manifest(folder, split), split)
     check_finished(folder)

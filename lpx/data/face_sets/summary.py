@@ -99,6 +99,7 @@ def sizes(faces: FaceSet) -> Sizes | None:
         return None
     details = faces.faces.details
     longer = np.maximum(details.width, details.height)
+    # 0 stands for unknown.
     known = longer[longer > 0]
     if not len(known):
         return None

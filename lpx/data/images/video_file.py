@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from lpx.data.images.decode import SUFFIXES, Image, UnreadableImageError, read_image, silence
 from lpx.data.images.edit_list import FIRST_BOXES, is_trimmed
-from lpx.data.wording import counted
+from lpx.data.wording import are, counted
 
 MAX_FRAME_PIXELS = 36_000_000
 """Maximum number of pixels of a frame; 8192 x 4320 pixels are fewer."""
@@ -312,8 +312,7 @@ def _video(path: Path, wanted: Wanted, threads: int, max_pixels: int) -> FrameRe
     note = ""
     tolerated = 0.0 if states_count else SOUND_S * rate_hz
     if stated - count > tolerated and not trimmed:
-        are = "is" if count == 1 else "are"
-        note = f"its header names {counted(stated, 'frame')}, {count} {are} there"
+        note = f"its header names {counted(stated, 'frame')}, {count} {are(count)} there"
     frames = _frames(_VideoSource(capture, rate_hz), count, _numbers_of(count, wanted), note)
     return FrameReader(count, rate_hz, frames)
 

@@ -51,7 +51,7 @@ from lpx.workspace import write_bytes
 
 NO_FACE = "no face was found"
 NO_LANDMARKS = "its landmarks are unsure"
-OUTSIDE = "the face lies outside the image"
+OUTSIDE = "the face is outside the image"
 STAGES = ("decode", "detect", "landmarks", "crop", "write")
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -127,7 +127,7 @@ class Cutter:
             LpxError: The folder cannot be written.
         """
         folder = self.settings.folder / crop_folder(video.name)
-        # A run that was killed, or an earlier state of the video, may have left other crops.
+        # A run that was killed, or an earlier version of the video, may have left other crops.
         _remove_crops(folder)
         work = _Work(self, video)
         try:
@@ -191,6 +191,7 @@ class _Work:
         except UnreadableVideoError as error:
             self.skipped.append((None, str(error)))
         except cv2.error as error:
+            # OpenCV fails on some damaged frames instead of reporting them.
             reason = (str(error).strip() or "OpenCV fails").splitlines()[0]
             self.give_up(f"it cannot be processed: {reason}")
 
@@ -210,6 +211,7 @@ class _Work:
             self.rule = MASK_OVERLAP
         with self.timed("detect"):
             detections = self.cutter.detector.detect(frame.pixels)
+        # Counted for the manifest: the choice among several faces may be wrong.
         self.several += len(detections) > 1
         face = choose_face(detections, mask)
         if face is None:

@@ -36,7 +36,7 @@ from lpx.data.prepare.store import folder_name
 from lpx.data.prepare.workers import cut_videos
 from lpx.data.roots import DataPlaces, face_store
 from lpx.data.videos import Video, VideoSet
-from lpx.data.wording import counted
+from lpx.data.wording import are, counted
 from lpx.errors import LpxError
 from lpx.reporter import Progress
 from lpx.workspace import unwritable
@@ -154,6 +154,7 @@ def prepare(
             f"its frames are face crops already, cut with {videos.crop}",
             f"use it directly: lpx bench --dataset {name}",
         )
+    # Names of videos come from lists of others, and become folders.
     check_inside(pack(crop_folder(video.name) for video in videos.videos), name)
     folder = face_store(places.store) / folder_name(name, crop, frames, detector)
     settings = Settings(folder, frames, crop, detector)
@@ -164,6 +165,8 @@ def prepare(
                 settings, videos, journal, processes=processes or usable_cores(), progress=progress
             )
             part = _part(videos, split, methods)
+            # A run that found everything done leaves the files as they are, unless it asked for
+            # something else than the runs before.
             if statistics.videos or part not in _described_parts(folder):
                 _write(settings, journal, videos, part)
             return _result(settings, journal, videos, statistics)
@@ -323,6 +326,7 @@ def _merged_parts(
 
 def _rule(records: list[VideoRecord]) -> str:
     rules = {record.rule for record in records}
+    # Real videos have no masks, so both rules usually apply in a set with masks.
     if rules == {LARGEST, MASK_OVERLAP}:
         return f"{MASK_OVERLAP} where there is a mask, {LARGEST} elsewhere"
     return "".join(rules)
@@ -354,10 +358,9 @@ def _damage(journal: VideoJournal) -> str:
     """Describe damaged lines of a journal; "" if there are none."""
     if not journal.damaged:
         return ""
-    are = "is" if journal.damaged == 1 else "are"
     return (
-        f"{counted(journal.damaged, 'line')} of {JOURNAL} {are} damaged: videos that no other line "
-        "records were cut again."
+        f"{counted(journal.damaged, 'line')} of {JOURNAL} {are(journal.damaged)} damaged: videos "
+        "that no other line records were cut again."
     )
 
 

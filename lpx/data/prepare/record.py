@@ -76,6 +76,7 @@ class VideoRecord:
         """Return whether cutting `video` now would start from the same labels and content."""
         mine = (self.video, self.label, self.method, self.identities, self.split)
         asked = (video.name, video.label, video.method, video.identities, effective_split(video))
+        # Last, as it may read the whole video.
         return mine == asked and self.source_sha256 == source_sha256(video.path)
 
     def has_crashed(self) -> bool:
@@ -121,6 +122,7 @@ class VideoRecord:
         Raises:
             SchemaError: The values have another structure, or are out of range.
         """
+        # Types are checked by the schema, ranges here: a journal may have been edited.
         stored = read_record(_StoredRecord, values)
         in_range(stored.label, 0, 1, "label")
         for face in stored.faces:
@@ -176,6 +178,7 @@ def source_sha256(path: Path) -> str:
         if not path.is_dir():
             digest = file_digests([os.fsencode(path)])[0]
             return digest.tobytes().hex() if digest.any() else UNREADABLE
+        # Sorted, as the order of a folder differs between copies.
         names = sorted(os.listdir(os.fsencode(path)))
     except OSError:
         return UNREADABLE

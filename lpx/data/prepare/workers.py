@@ -76,6 +76,7 @@ class _Worker:
             self.dead = True
             self.process.join(_JOIN_TIMEOUT_S)
             code = self.process.exitcode
+            # A decoder that crashes is a property of the video; any other end is not.
             if self.video and code and -code in _CRASHES:
                 return crashed(self.settings, self.video, f"signal {-code}")
             raise self.death() from None
@@ -162,6 +163,7 @@ def _starting() -> Iterator[None]:
 def _serve(connection: Connection, settings: Settings) -> None:
     """Receive videos and send results, until the parent closes the pipe."""
     follow_parent()
+    # One worker per core: threads of their own would only compete.
     cv2.setNumThreads(1)
     cutter: Cutter | None = None
     while True:
@@ -176,6 +178,7 @@ def _serve(connection: Connection, settings: Settings) -> None:
         except (LpxError, DiskFullError) as error:
             answer = error
         except Exception:
+            # As text: an exception may hold objects that cannot be pickled.
             answer = f"{video.name}\n{traceback.format_exc()}"
         try:
             connection.send(answer)

@@ -73,6 +73,7 @@ def colour_shift(
 ) -> Image:
     """Change the colour; each argument is in [-1, 1], 0 for no change."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    # OpenCV's hue goes from 0 to 179, and wraps around.
     hsv[..., 0] = (hsv[..., 0].astype(np.int16) + round(4 * hue)) % 180
     table = np.clip(np.arange(256) * (1 + 0.2 * saturation), 0, 255).astype(np.uint8)
     hsv[..., 1] = cv2.LUT(hsv[..., 1], table)

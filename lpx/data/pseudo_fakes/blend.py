@@ -104,6 +104,7 @@ def swap(
         source, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
     )
     hull = _hull(target_points, size)
+    # Otherwise the skin tone alone would reveal the swap.
     matched = _match_colour(np.asarray(warped, np.uint8), target, hull > 0)
     mask = soft_hull(target_points, size, rng)
     if not poisson:
@@ -207,6 +208,7 @@ def _match_colour(source: Image, target: Image, inside: NDArray[np.bool_]) -> Im
     a = cv2.cvtColor(source, cv2.COLOR_RGB2LAB).astype(np.float32)
     b = cv2.cvtColor(target, cv2.COLOR_RGB2LAB)[inside].astype(np.float32)
     region = a[inside]
+    # A region of one colour has a deviation of 0.
     gain = b.std(axis=0) / np.maximum(region.std(axis=0), 1.0)
     matched = (a - region.mean(axis=0)) * gain + b.mean(axis=0)
     lab = np.clip(matched, 0, 255).astype(np.uint8)

@@ -148,6 +148,7 @@ def _check_landmarks(names: object, points: NDArray[np.generic]) -> None:
             f"`points` is {points.dtype} {list(points.shape)}, expected float32 "
             f"[{len(names)}, P, 2] for the {len(names)} entries of `files`"
         )
+    # A landmark that is NaN would make a mask of the whole face, or none.
     bad = ~np.isfinite(points.astype(np.float64)).all(axis=(1, 2))
     if bad.any():
         raise ValueError(f"the landmarks of {names[int(bad.argmax())]} are not finite")
@@ -163,13 +164,18 @@ def split_identities(
         shares: Shares of the identities; they sum to 1.
         seed: Seed of the shuffle.
     """
+    # Sorted, as the order of a set changes between runs.
     identities = sorted({face.identity for face in faces})
     order = np.random.default_rng(seed).permutation(len(identities))
     train, val = round(shares[0] * len(order)), round((shares[0] + shares[1]) * len(order))
     home: dict[str, str] = {}
     for place, index in enumerate(order):
-        split = "train" if place < train else "val" if place < val else "test"
-        home[identities[index]] = split
+        if place < train:
+            home[identities[index]] = "train"
+        elif place < val:
+            home[identities[index]] = "val"
+        else:
+            home[identities[index]] = "test"
     splits: dict[str, list[LandmarkedFace]] = {"train": [], "val": [], "test": []}
     for face in faces:
         splits[home[face.identity]].append(face)

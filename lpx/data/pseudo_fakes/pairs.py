@@ -148,6 +148,7 @@ class PairSource:
         rng = self._rng(number, 0)
         if self.kind(number) == "sbi":
             return _Cast(target, target, rng)
+        # Swapping faces between pictures of one person would leave nothing to detect.
         others = [face for face in self.faces if face.identity != target.identity]
         return _Cast(target, others[int(rng.integers(len(others)))], rng)
 

@@ -75,6 +75,7 @@ class FilePairs:
         return _digest_of(parts)
 
     def _image(self, faces: tuple[Face, ...], number: int, label: int) -> Image:
+        # Another order each time that all faces were used.
         turn, place = divmod(number, len(faces))
         order = np.random.default_rng((self.seed, label, turn)).permutation(len(faces))
         face = faces[int(order[place])]
@@ -219,6 +220,7 @@ def _landmarked(folder: Path, kinds: tuple[str, ...], seed: int) -> TrainingData
         counts[f"identities_{split}"] = len({face.identity for face in members})
     return TrainingData(
         train=PairSource(splits["train"], kinds, seed),
+        # Another seed: pairs of equal numbers would have the same augmentation.
         val=PairSource(splits["val"], kinds, seed + 1),
         held_out=splits["test"],
         description=counts,
