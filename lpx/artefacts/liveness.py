@@ -74,6 +74,7 @@ def symptom(
         LpxError: The engine does not load or run.
     """
     count, reference = len(probe.faces), probe.scores
+    # One face says nothing about differences between faces.
     if count < 2:
         return ""
     with closing(open_engine(folder, allow_host_code=allow_host_code)) as engine:

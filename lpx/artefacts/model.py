@@ -147,6 +147,7 @@ def check_card_inside(data: bytes, card: ModelCard, path: Path, manifest: Path) 
             "one of them was edited: run `lpx export` again",
             code="damaged",
         )
+    # Somebody may have edited both cards alike. The graph itself then contradicts them.
     size, (height, width) = card.input_size, card.grid
     for name, wanted in (("faces", (size, size, 3)), ("patch_map", (height, width))):
         shape = _shape(proto, name)

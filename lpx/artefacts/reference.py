@@ -62,6 +62,8 @@ def read_reference(
             fake_class=card.fake_class,
             outputs=card.outputs,
         )
+        # Not here_first: the name was read from a file, and must not run a module that happens to
+        # be in the current folder.
         detector = load_factory(model.factory, workspace.reference, foreign, here_first=False)
     if weights_digest(detector) != model.card.weights_sha256:
         raise LpxError(

@@ -55,6 +55,7 @@ def runnable(workspace: WorkspaceFolder, model: ExportedModel) -> RunnableEngine
     not_run: dict[str, str] = {}
     for folder in engine_folders(workspace):
         manifest = read_manifest(folder)
+        # Before anything else uses the name, which is the folder's and may be anything.
         _check_name(manifest.name, folder)
         if manifest.model_sha256 != model.sha256:
             raise LpxError(
@@ -64,6 +65,7 @@ def runnable(workspace: WorkspaceFolder, model: ExportedModel) -> RunnableEngine
                 f"remove {folder}",
             )
         check_card(manifest, model)
+        # An engine that does not run here is not an error: another machine may have built it.
         usable, reason = can_run(manifest, machine)
         if usable:
             noted = (*manifest.warnings, *differences(manifest, machine))

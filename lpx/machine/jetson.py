@@ -277,8 +277,12 @@ def _jetpack(l4t: str) -> str:
     before: list[str] = []
     after: list[str] = []
     for key, name in sorted((_numbers(key), name) for key, name in _JETPACK.items()):
-        if _GENERATION[key[0]] == generation:
-            (before if key < numbers else after).append(name)
+        if _GENERATION[key[0]] != generation:
+            continue
+        if key < numbers:
+            before.append(name)
+        else:
+            after.append(name)
     if before and not after:
         return f"{before[-1]} or later"
     if before and before[-1] == after[0]:

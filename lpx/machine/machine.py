@@ -94,18 +94,16 @@ def read_machine(root: Path = Path("/"), run: Run = run_command) -> Machine:
     if jetson:
         found = _jetson_gpus(root, jetson, found)
     cpuinfo = read_text(root / "proc/cpuinfo")
-    distribution = re.search(r'^PRETTY_NAME="?(.*?)"?$', read_text(root / "etc/os-release"), re.M)
-    memory = re.search(r"^MemTotal:\s*(\d+) kB", read_text(root / "proc/meminfo"), re.M)
-    tensorrt = sorted(root.glob("usr/lib/python3*/dist-packages/tensorrt/__init__.py"))
+    distribution = _first(r'^PRETTY_NAME="?(.*?)"?$', read_text(root / "etc/os-release"))
     return Machine(
-        os=distribution[1] if distribution else f"{platform.system()} {platform.release()}",
+        os=distribution or f"{platform.system()} {platform.release()}",
         architecture=platform.machine(),
         cpu=_cpu_model(cpuinfo),
         cores=len(re.findall(r"^processor\s*:", cpuinfo, re.M)) or os.cpu_count() or 1,
-        memory_mib=int(memory[1]) // 1024 if memory else None,
+        memory_mib=_memory_mib(root, "MemTotal"),
         python=platform.python_version(),
         python_isolated=_isolated(Path(sys.prefix), Path(sys.base_prefix)),
-        system_tensorrt=f"/{tensorrt[-1].parents[1].relative_to(root)}" if tensorrt else None,
+        system_tensorrt=_system_tensorrt(root),
         gpus=found.gpus,
         no_gpu_reason=found.reason,
         jetson=jetson,
@@ -115,8 +113,7 @@ def read_machine(root: Path = Path("/"), run: Run = run_command) -> Machine:
 
 def available_memory_mib(root: Path = Path("/")) -> int | None:
     """Return the memory that programs can still take (MemAvailable), MiB; None if unreadable."""
-    available = re.search(r"^MemAvailable:\s*(\d+) kB", read_text(root / "proc/meminfo"), re.M)
-    return int(available[1]) // 1024 if available else None
+    return _memory_mib(root, "MemAvailable")
 
 
 def has_vnni(root: Path = Path("/")) -> bool | None:
@@ -124,14 +121,37 @@ def has_vnni(root: Path = Path("/")) -> bool | None:
 
     Without VNNI, ONNX Runtime's exact INT8 kernels are not faster than its float kernels.
     """
-    flags = re.search(r"^flags\s*:\s*(.+)$", read_text(root / "proc/cpuinfo"), re.M)
-    return None if flags is None else "vnni" in flags[1]
+    # Only x86 has a line of flags.
+    flags = _first(r"^flags\s*:\s*(.+)$", read_text(root / "proc/cpuinfo"))
+    if not flags:
+        return None
+    # As a part of a flag: avx512_vnni, avx_vnni.
+    return "vnni" in flags
+
+
+def _first(pattern: str, text: str) -> str:
+    """Return the group of the first line that matches, "" if none does."""
+    match = re.search(pattern, text, re.M)
+    if match is None:
+        return ""
+    return match[1].strip()
+
+
+def _memory_mib(root: Path, field: str) -> int | None:
+    kib = _first(rf"^{field}:\s*(\d+) kB", read_text(root / "proc/meminfo"))
+    return int(kib) // 1024 if kib else None
+
+
+def _system_tensorrt(root: Path) -> str | None:
+    modules = sorted(root.glob("usr/lib/python3*/dist-packages/tensorrt/__init__.py"))
+    if not modules:
+        return None
+    return f"/{modules[-1].parents[1].relative_to(root)}"
 
 
 def _cpu_model(cpuinfo: str) -> str:
     def field(name: str) -> str:
-        line = re.search(rf"^{name}\s*:\s*(.+)$", cpuinfo, re.M)
-        return line[1].strip() if line else ""
+        return _first(rf"^{name}\s*:\s*(.+)$", cpuinfo)
 
     arm = _ARM_CPU.get((field("CPU implementer"), field("CPU part")))
     return arm or field("model name") or "unknown"

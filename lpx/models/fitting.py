@@ -138,12 +138,14 @@ class _Attempt:
 
     @property
     def key_with_prefix(self) -> str:
-        return ".".join(part for part in (self.place, self.prefix.rstrip(".")) if part)
+        """Return the key, with the prefix that the names in the dictionary share."""
+        prefix = self.prefix.rstrip(".")
+        return f"{self.place}.{prefix}" if self.place and prefix else self.place or prefix
 
     def mapping(self) -> tuple[str, ...]:
         changes = []
         if self.unwrapped:
-            names = ", ".join(repr(name) for name in sorted(self.unwrapped))
+            names = ", ".join(map(repr, sorted(self.unwrapped)))
             changes.append(f"{names} removed from the names")
         if self.prefix:
             changes.append(f"prefix {self.prefix!r} removed")
@@ -230,6 +232,7 @@ def _under(key: str, attempts: Sequence[_Attempt], source: str) -> list[_Attempt
     wanted = key.rstrip(".")
     chosen = [a for a in attempts if wanted in (a.key.rstrip("."), a.key_with_prefix)]
     if not chosen:
+        # A dictionary keeps the order, and each key once.
         keys = list(dict.fromkeys(attempt.key for attempt in attempts))
         raise LpxError(
             f"{source} holds no weights under {key!r}",
@@ -314,16 +317,22 @@ class _Model:
 
 def _attempts(place: str, tensors: StateDict, model: _Model) -> Iterator[_Attempt]:
     """Yield every way to read a dictionary of a file, those that change the fewest names first."""
-    unchanged = {name: name for name in tensors}, {name: name for name in model.wanted}
+    unchanged = _unchanged(tensors), _unchanged(model.wanted)
     unwrapped = _without_wrappers(tensors), _without_wrappers(model.wanted)
     ways = [unchanged] if unwrapped == unchanged else [unchanged, unwrapped]
     for given, asked in ways:
-        needed = {name for name, full in asked.items() if is_needed(full)}
         trained = [name for name, full in asked.items() if full in model.parameters]
+        # A model may wrap the network whose weights the file holds, under a name of its own: that
+        # prefix is added. It is common to the trained tensors, while the wrapper's own buffers
+        # (mean, std) stand beside it.
         for added in _common_prefixes(trained or list(asked)):
-            # At least as many names as the model needs but one: a classifier's bias may be missing.
-            least = sum(name.startswith(added) for name in needed) - 1
-            for prefix in _prefixes(given, least):
+            needed = 0
+            for name, full in asked.items():
+                needed += is_needed(full) and name.startswith(added)
+            # The file may have a prefix that the model lacks. Only those with enough names below
+            # them are tried, since every try compares all tensors. One name may be missing, because
+            # a classifier may have no bias.
+            for prefix in _prefixes(given, needed - 1):
                 yield _attempt(place, tensors, model, given, asked, prefix, added)
 
 
@@ -357,11 +366,13 @@ def _attempt(
             inside[added + name.removeprefix(prefix)] = tensors[full]
         else:
             outside.append(full)
-    # The model's own wrappers come back: `asked` leads from names without them to its full names.
+    # `asked` leads back to the model's full names, with its own wrappers.
     state = {asked.get(name, name): value for name, value in model.rename(inside).items()}
+    # Losses and metrics are often saved with the network, and are no reason to refuse it.
     strange = [n for n in state if n not in model.wanted and _OF_TRAINING.search(n)]
     for name in strange:
         del state[name]
+    # What a wrapper adds to the network (mean, std) is in no file; the factory has set it.
     kept: list[str] = []
     for name, full in asked.items():
         is_buffer = full not in model.parameters
@@ -386,8 +397,12 @@ def _without_wrappers(names: Mapping[str, Tensor]) -> dict[str, str]:
         parts = [part for part in name.split(".") if part not in _WRAPPERS]
         plain[".".join(parts)] = name
     if len(plain) < len(names):
-        return {name: name for name in names}
+        return _unchanged(names)
     return plain
+
+
+def _unchanged(names: Mapping[str, Tensor]) -> dict[str, str]:
+    return dict(zip(names, names, strict=True))
 
 
 def _prefixes(names: Mapping[str, str], least: int) -> Iterator[str]:

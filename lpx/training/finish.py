@@ -94,6 +94,7 @@ def finish(best: StateDict, module: LocalPrediction, run: Run, minutes: float) -
     detector.load_state_dict(best)
     detector.eval()
     recipe = module.recipe
+    # Temperature and threshold are fitted on validation faces: held-out faces only measure.
     validation = _logits(detector, module.val_dataloader())
     temperature = fit_temperature(detector, validation.logits, validation.labels)
     apply_temperature(detector, temperature)
@@ -124,6 +125,7 @@ def finish(best: StateDict, module: LocalPrediction, run: Run, minutes: float) -
         provenance=provenance,
     )
     card = save_checkpoint(run.out, detector, card)
+    # After the checkpoint: a result without one would say that the training is finished.
     stored = _StoredResult(
         sha256(run.out), run.crop, run.data_name, validation_auc, held_out_auc, temperature
     )

@@ -91,6 +91,7 @@ def _train(recipe: Recipe, run: Run) -> TrainingResult:
     data = open_training_data(run.faces, recipe.pseudo_fakes, recipe.seed)
     for note in data.notes:
         reporter.say(f"note: {note}")
+    # For the initial weights. Every step sets a seed of its own.
     torch.manual_seed(recipe.seed)
     detector, card = new_detector(
         recipe.backbone,
@@ -101,6 +102,7 @@ def _train(recipe: Recipe, run: Run) -> TrainingResult:
         bottleneck=recipe.bottleneck,
     )
     recipe.diversity.check(card.grid)
+    # Hours of training come first: a checkpoint that cannot be written must not fail after them.
     check_writable(run.out.parent, run.out.name)
     if run.options.workers:
         check_sockets()
@@ -108,6 +110,8 @@ def _train(recipe: Recipe, run: Run) -> TrainingResult:
         Store(run.folder, reporter), recipe, data.contents_sha256(), run.options.save_every_s
     )
     state = _stored_state(keeper, run)
+    # In a resumed training the state then overwrites these weights. They are read all the same, so
+    # that their notes appear, and errors in the file are not found later.
     if run.weights is not None:
         fitted = load_backbone_weights(
             detector.backbone, read_weights(run.weights), str(run.weights)

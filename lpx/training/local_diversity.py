@@ -111,12 +111,14 @@ class LocalDiversity:
             return per_face.mean()
         fake = (labels > 0.5).to(per_face)
         if self.on == "fake":
+            # A batch without fakes has a loss of 0, not 0 / 0.
             return (per_face * fake).sum() / fake.sum().clamp(min=1)
         sign = fake - CONTRAST * (1 - fake)
         return (per_face * sign).mean()
 
     def regions(self, features: Tensor, classifier: Tensor) -> Tensor:
         """Return normalised region vectors [B, R, D], float32 (float64 for float64 features)."""
+        # Half precision has too few bits for cosines near 1; float64 is for tests of the gradient.
         if features.dtype != torch.float64:
             features = features.float()
         pooled = F.adaptive_avg_pool2d(features, self.grid).flatten(2).transpose(1, 2)
@@ -139,6 +141,7 @@ def hinge(vectors: Tensor, margin: float) -> Tensor:
 
 def closed(vectors: Tensor, margin: float) -> Tensor:
     """Return the mean similarity over pairs, minus `margin`, in linear time; [B]."""
+    # The square of the sum is the sum over all ordered pairs, those of equal indices included.
     count = vectors.shape[1]
     own = vectors.square().sum(dim=(1, 2))
     total = vectors.sum(dim=1).square().sum(dim=1)
@@ -154,6 +157,7 @@ def gram(vectors: Tensor, margin: float) -> Tensor:
 
 def margin_l2(vectors: Tensor, margin: float) -> Tensor:
     """Return the mean squared shortfall of distances below `margin`, over pairs; [B]."""
+    # |a - b|^2 = 2 - 2 a.b for unit vectors, which rounding may make negative.
     squared = (2 - 2 * _pairs(similarity(vectors))).clamp(min=0)
     # The root has no gradient at 0, that is, for two equal regions.
     distance = (squared + EPSILON**2).sqrt()

@@ -69,6 +69,7 @@ def localise(
         forgeries = [source.forgery(n) for n in range(first, min(count, first + BATCH))]
         maps = _logits(detector, [f.image for f in forgeries], card)
         for forgery, patch_map in zip(forgeries, maps, strict=True):
+            # Masks are soft at their edges.
             inside = forgery.mask > 0.5
             raw.append(_pixel_auc(inside, patch_map))
             over_real.append(_pixel_auc(inside, patch_map - real))
@@ -106,6 +107,7 @@ def region_similarity(
         count: Pairs of real and fake, not augmented.
         seed: Random seed of the pseudo-fakes.
     """
+    # Self-blended images: the only kind that needs a single identity.
     source = PairSource(faces, ("sbi",), seed)
     values: list[float] = []
     for first in range(0, count, BATCH):

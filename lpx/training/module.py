@@ -76,6 +76,7 @@ class LocalPrediction(lightning.LightningModule):
         """
         recipe = self.recipe
         epoch = self.step // recipe.steps_per_epoch
+        # PyTorch's own sampler would begin with the first pair at every start.
         batches = []
         for step in range(self.step, min((epoch + 1) * recipe.steps_per_epoch, recipe.steps)):
             turn = step * self.trainer.world_size + self.trainer.global_rank
@@ -95,6 +96,7 @@ class LocalPrediction(lightning.LightningModule):
     def on_train_batch_start(self, *_: Any) -> None:
         """Seed dropout by the step and the device, so that a resumed step drops the same."""
         self.within_step = True
+        # SeedSequence mixes the numbers: seeds such as seed + step would repeat between trainings.
         entropy = (self.recipe.seed, self.step, self.trainer.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1))
 
@@ -108,15 +110,18 @@ class LocalPrediction(lightning.LightningModule):
         images = images.contiguous(memory_format=torch.channels_last)
         features = self.detector.head.features(self.detector.backbone(images))
         classifier = self.detector.head.classifier
+        # The features are needed, too: the detector's own `forward` returns scores only.
         logits = classifier(features).squeeze(1)
         loss = self._supervise(logits, labels)
         self._log_place()
+        # Without the local-diversity loss, so that trainings with other weights can be compared.
         self.log("loss", loss, prog_bar=True)
         diversity = self.recipe.diversity
         if diversity.weight:
             apart = diversity(features, labels, classifier.weight)
             self.log("similarity", apart)
             loss = loss + diversity.factor(self.step / self.recipe.steps) * apart
+        # Before the optimiser's step, which would make every weight NaN.
         if not torch.isfinite(loss):
             raise LpxError(
                 f"the loss is {loss.item()} at step {self.step}",
@@ -201,6 +206,7 @@ def update(average: torch.nn.Module, current: torch.nn.Module, decay: float) -> 
     """Set average to decay * average + (1 - decay) * current, buffers too; copy integers."""
     pairs = zip(average.state_dict().values(), current.state_dict().values(), strict=True)
     for slow, fast in pairs:
+        # Integers are the counts of batch norms, which have no meaningful average.
         if slow.is_floating_point():
             slow.lerp_(fast, 1 - decay)
         else:

@@ -18,6 +18,7 @@ from lpx.training.keeper import SAVE_EVERY_S
 from lpx.training.recipe import Recipe
 from lpx.workspace import sha256
 
+# The value of `weights` that stands for a package's file instead of the user's.
 IMAGENET = "imagenet"
 # Lightning takes "auto", a number of devices (-1 for all), or their indices.
 _DEVICES = re.compile(r"auto|-1|\d+(,\d+)*,?")

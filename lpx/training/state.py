@@ -107,6 +107,7 @@ class Store:
         last = self.folder / LAST
         with _written(last) as temporary:
             write_archive(_sealed({"format": FORMAT, **_values(state)}), temporary)
+            # After the new state is complete: at every moment one of the two is whole.
             if self._keep_last and last.exists():
                 last.replace(self.folder / PREVIOUS)
         self._keep_last = True
@@ -238,6 +239,7 @@ def _fingerprint(content: Any) -> str:
     sha = hashlib.sha256()
     for name, value in _leaves(content, ""):
         if isinstance(value, Tensor):
+            # NumPy knows no bfloat16, but bytes of any type.
             data = value.contiguous()
             sha.update(f"{name}:{data.dtype}:{tuple(data.shape)};".encode())
             sha.update(data.reshape(-1).view(torch.uint8).numpy().data)

@@ -104,6 +104,7 @@ def ablate(
             )
             result = _measure(cell, cell_recipe, faces, training)
             write_json(path, {"recipe": cell_recipe.to_dict(), **asdict(result)})
+        # A new result is read back, too: numbers are the same whether it was made now or earlier.
         results.append(_read_result(path, cell_recipe))
     settings = summarise(results)
     tables = to_markdown(settings, contrasts(results), recipe.pseudo_fakes)
@@ -117,6 +118,7 @@ def ablate(
 def _measure(cell: GridCell, recipe: Recipe, faces: Path, training: TrainingResult) -> CellResult:
     detector = load_checkpoint(training.checkpoint)
     assert isinstance(detector.module, LocalPredictionDetector)
+    # The card has the receptive field, but not the cost.
     field = analyse_detector(detector.module, detector.card.input_size)
     held_out = open_training_data(faces, recipe.pseudo_fakes, recipe.seed).held_out
     location = localise(detector.module, detector.card, held_out, "alpha", HELD_OUT_FAKES)

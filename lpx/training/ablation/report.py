@@ -59,6 +59,7 @@ def mean_interval(values: Sequence[float]) -> MeanInterval:
     mean = float(np.mean(values))
     if len(values) < 2:
         return MeanInterval(mean, None)
+    # The standard deviation of a sample (n - 1), as the t distribution assumes.
     error = float(np.std(values, ddof=1)) / len(values) ** 0.5
     return MeanInterval(mean, float(t.ppf(0.975, len(values) - 1)) * error)
 
@@ -88,14 +89,23 @@ def summarise(results: Iterable[CellResult]) -> tuple[SettingSummary, ...]:
     for result in results:
         cell = result.cell
         groups.setdefault((cell.backbone, cell.variant, cell.cut, cell.ld), []).append(result)
-    return tuple(_summary(members) for members in groups.values())
+    return tuple(map(_summary, groups.values()))
 
 
 def _summary(members: list[CellResult]) -> SettingSummary:
+    values: dict[str, list[float]] = {}
+    for member in members:
+        for measure, value in _measures(member).items():
+            values.setdefault(measure, []).append(value)
+    # Architecture and cost are the same for all seeds.
     first = members[0]
-    values = [_measures(member) for member in members]
-    measures = {name: mean_interval([one[name] for one in values]) for name in values[0]}
-    return SettingSummary(first.cell, first.receptive_field, first.gmac, len(members), measures)
+    return SettingSummary(
+        first.cell, first.receptive_field, first.gmac, len(members), _mean_intervals(values)
+    )
+
+
+def _mean_intervals(values: dict[str, list[float]]) -> dict[str, MeanInterval]:
+    return {measure: mean_interval(numbers) for measure, numbers in values.items()}
 
 
 @dataclass(frozen=True)
@@ -128,8 +138,13 @@ def contrasts(results: Iterable[CellResult]) -> tuple[Contrast, ...]:
     changes += [(f"LD {weight:g} - LD off", _without_ld(weight)) for weight in weights]
     changes.append(("LP, indirect - LP, direct", _other_variant("indirect", "direct")))
     changes.append(("LP, indirect - whole + GAP", _other_variant("indirect", "whole")))
-    contrasts = (_contrast(name, by_cell, counterpart) for name, counterpart in changes)
-    return tuple(contrast for contrast in contrasts if contrast.pairs)
+    contrasts = []
+    for name, counterpart in changes:
+        contrast = _contrast(name, by_cell, counterpart)
+        # A grid need not have both sides of every change.
+        if contrast.pairs:
+            contrasts.append(contrast)
+    return tuple(contrasts)
 
 
 def _without_ld(weight: float) -> _Counterpart:
@@ -161,8 +176,7 @@ def _contrast(
         other = _measures(by_cell[other_cell])
         for measure, value in _measures(result).items():
             differences.setdefault(measure, []).append(value - other[measure])
-    measures = {measure: mean_interval(values) for measure, values in differences.items()}
-    return Contrast(name, pairs, measures)
+    return Contrast(name, pairs, _mean_intervals(differences))
 
 
 def _measures(result: CellResult) -> dict[str, float]:
@@ -192,15 +206,18 @@ def to_markdown(
         cell = setting.cell
         field = "-" if setting.receptive_field is None else str(setting.receptive_field)
         shape = [cell.backbone, LABELS[cell.variant], cell.cut, field, f"{setting.gmac:.3f}"]
-        numbers = [setting.measures[name].text(".3f") for name in (*KINDS, *_OTHERS)]
+        numbers = _numbers(setting.measures, ".3f")
         lines.append(_row([*shape, f"{cell.ld:g}", str(setting.seeds), *numbers]))
     if changes:
         lines += ["", _row(["difference", "pairs", *measures])]
         lines += ["|" + "---|" * (2 + len(measures))]
     for change in changes:
-        numbers = [change.measures[name].text("+.3f") for name in (*KINDS, *_OTHERS)]
-        lines.append(_row([change.name, str(change.pairs), *numbers]))
+        lines.append(_row([change.name, str(change.pairs), *_numbers(change.measures, "+.3f")]))
     return "\n".join(lines) + "\n"
+
+
+def _numbers(measures: dict[str, MeanInterval], style: str) -> list[str]:
+    return [measures[name].text(style) for name in (*KINDS, *_OTHERS)]
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -221,8 +238,8 @@ def draw(settings: Sequence[SettingSummary]) -> bytes:
             chosen = (variant, weight)
             series = [one for one in settings if (one.cell.variant, one.cell.ld) == chosen]
             fill = _FILLS[min(weights.index(weight), len(_FILLS) - 1)]
-            _plot(left, [(one.receptive_field, one) for one in series], fill)
-            _plot(right, [(one.gmac, one) for one in series], fill)
+            _plot(left, [one.receptive_field for one in series], series, fill)
+            _plot(right, [one.gmac for one in series], series, fill)
     left.set(xlabel="receptive field, px", ylabel="mean AUC over kinds, unseen identities")
     right.set(xlabel="GMAC per face")
     _add_legend(figure, left, right)
@@ -235,19 +252,23 @@ def draw(settings: Sequence[SettingSummary]) -> bytes:
 
 def _plot(
     axes: Axes,
-    series: list[tuple[float | None, SettingSummary]],
+    positions: Sequence[float | None],
+    series: list[SettingSummary],
     fill: Literal["none", "bottom", "full"],
 ) -> None:
     """Plot the mean AUC of one variant with one weight; settings without an x are left out."""
-    points = [(x, setting) for x, setting in series if x is not None]
-    if not points:
+    shown, means = [], []
+    for x, setting in zip(positions, series, strict=True):
+        # The whole backbone has no receptive field.
+        if x is not None:
+            shown.append(x)
+            means.append(float(np.mean([setting.measures[kind].mean for kind in KINDS])))
+    # An empty series would still have an entry in the legend.
+    if not shown:
         return
-    cell = points[0][1].cell
-    means = []
-    for _, setting in points:
-        means.append(float(np.mean([setting.measures[kind].mean for kind in KINDS])))
+    cell = series[0].cell
     axes.plot(
-        [x for x, _ in points],
+        shown,
         means,
         _MARKERS[cell.variant],
         color=f"C{list(_MARKERS).index(cell.variant)}",
