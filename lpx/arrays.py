@@ -17,15 +17,19 @@ MAX_ARRAY_BYTES = 4 << 30
 """Size of all arrays of a file in memory, bytes."""
 
 
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a `.npz` file, by name, after checking what they will take.
+def read_arrays(path: Path, *, limit: int = MAX_ARRAY_BYTES) -> dict[str, NDArray[Any]]:
+    """Read the arrays of a `.npz` file, by name, after checking their size in memory.
 
     NumPy allocates whatever a header says before it reads on.
+
+    Args:
+        path: The file.
+        limit: Maximum size of all arrays in memory, bytes.
 
     Raises:
         OSError: The file cannot be read.
         ValueError: It is not an archive, holds something other than arrays of plain values, or a
-            header that does not fit the bytes behind it, or is beyond `MAX_ARRAY_BYTES`.
+            header that does not fit the bytes behind it, or its arrays exceed the limit.
     """
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "it is not a regular file")
@@ -33,8 +37,8 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             size = sum(entry.file_size for entry in entries)
-            if size > MAX_ARRAY_BYTES:
-                raise ValueError(f"its arrays have {size} bytes; the limit is {MAX_ARRAY_BYTES}")
+            if size > limit:
+                raise ValueError(f"its arrays have {size} bytes; the limit is {limit}")
             for entry in entries:
                 with archive.open(entry) as stream:
                     _check_header(entry, stream)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,15 +122,17 @@ def pick_engine(
     *,
     allow_host_code: bool = False,
     allow_factory: bool = False,
+    load: Callable[..., Engine] = load,
 ) -> tuple[str, Engine]:
-    """An engine by its name, or "torch"; where none is named, the fastest that runs here.
+    """Open an engine by its name, or "torch"; by default the fastest that runs here.
 
     Args:
-        workspace: Holds the engines.
-        model: What they must have been built from.
-        name: Of the engine.
-        allow_host_code: Load a version-compatible plan, which carries code that runs here.
+        workspace: The workspace of the engines.
+        model: Model that they must have been built from.
+        name: Name of the engine.
+        allow_host_code: Load a version-compatible plan, which contains host code.
         allow_factory: Run the factory that the workspace names, for "torch".
+        load: Loads the engine in a folder.
 
     Raises:
         LpxError: It does not exist, or does not run here.

@@ -279,14 +279,14 @@ def compare(
     return run.result(tuple(x for x in layers if x not in matched), parents(graph, layers))
 
 
-def batch_size(model: bytes) -> int:
-    """Faces whose tensors fit in `ROOM`, from 1 to `LARGEST_BATCH`."""
+def batch_size(model: bytes, room: int = ROOM) -> int:
+    """Number of faces whose tensors have at most `room` values, from 1 to `LARGEST_BATCH`."""
     source = "the float model"
     names = [layer.tensor for layer in layers_of(read_named(model, source))]
     whole = watched(model, source, names)
     known = extents(whole, read_named(whole, source), names)
     values = sum(extent.values(1) for extent in known.values())
-    return max(1, min(LARGEST_BATCH, ROOM // max(values, 1)))
+    return max(1, min(LARGEST_BATCH, room // max(values, 1)))
 
 
 class _Run:

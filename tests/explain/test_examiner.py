@@ -13,7 +13,6 @@ from lpx.api.explain import explain, open_faces
 from lpx.data.face_sets.face_set import Face, FaceSet
 from lpx.engines.torch import TorchEngine
 from lpx.errors import LpxError
-from lpx.explain import examiner as explanation
 from lpx.explain.examiner import Examiner, class_means, clip, off_diagonal_mean, regions_per_side
 from lpx.export.deployed import Deployed
 from lpx.models.checkpoint import Detector, save_checkpoint
@@ -187,13 +186,22 @@ def test_a_grid_of_one_unit_has_no_regions(make):
     assert face.strongest.box == (0, 0, 32, 32)
 
 
-def test_a_field_that_cannot_be_analysed_is_unknown(make, monkeypatch):
-    def fail(module, size):
-        raise LpxError("it cannot be traced")
+class Branching(nn.Module):
+    """Branches on pixels, which cannot be traced."""
 
-    monkeypatch.setattr(explanation, "analyse", fail)
-    examiner = Examiner(make())
-    assert examiner.field.reason == "it cannot be traced"
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, faces):
+        return self.backbone(faces if faces.mean() > -1e9 else -faces)
+
+
+def test_a_field_that_cannot_be_analysed_is_unknown(make):
+    detector = make()
+    detector.module.backbone = Branching(detector.module.backbone)
+    examiner = Examiner(detector)
+    assert examiner.field.reason == "LocalPredictionDetector cannot be traced at 64 px"
     ((found, _),) = examiner.examine(face_set(*noise(1, 64)), [])
     assert found.strongest.box is None
     assert len(found.similarity) == 16

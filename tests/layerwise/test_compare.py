@@ -24,7 +24,6 @@ from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.errors import LpxError
 from lpx.export.to_onnx import to_onnx
 from lpx.graph.layers import layers_of, read_named
-from lpx.layerwise import compare as layer_errors
 from lpx.layerwise.compare import (
     Inside,
     OnnxRuntimeTensors,
@@ -290,10 +289,9 @@ def test_nan_in_the_reference_is_an_error(model, batches):
         compare(model, broken, batches, SIZE)
 
 
-def test_batches_shrink_with_the_tensors_of_a_face(model, monkeypatch):
+def test_batches_shrink_with_the_tensors_of_a_face(model):
     assert 1 <= batch_size(model) <= 8
-    monkeypatch.setattr("lpx.layerwise.compare.ROOM", 1)
-    assert batch_size(model) == 1
+    assert batch_size(model, room=1) == 1
 
 
 def test_figure_marks_the_first_layer_beyond(healthy):
@@ -388,12 +386,11 @@ class Patches(nn.Module):
         return patch_map.mean((1, 2)), patch_map
 
 
-def test_every_row_of_a_face_takes_room(monkeypatch):
+def test_every_row_of_a_face_takes_room():
     model = to_onnx(Detector(Patches().eval(), ModelCard("m:f", "whole", "own", 32)))
     convolved = 16 * 64 * 8 * 8
-    monkeypatch.setattr(layer_errors, "ROOM", 3 * convolved)
-    # Beside it are pixels, planes and patches, a tenth of it together.
-    assert batch_size(model) == 2
+    # Pixels, planes and patches take a tenth of it together.
+    assert batch_size(model, room=3 * convolved) == 2
 
 
 class Withholding:
