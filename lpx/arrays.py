@@ -35,6 +35,10 @@ def read_arrays(path: Path, limit: int = MAX_ARRAY_BYTES) -> dict[str, NDArray[A
     Returns:
         The arrays by name.
 
+    Args:
+        path: The file.
+        limit: Maximum size of all arrays in memory, bytes.
+
     Raises:
         OSError: The file cannot be read.
         ValueError: It is not an archive, holds something other than arrays of plain values, has a

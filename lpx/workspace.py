@@ -15,7 +15,7 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -122,10 +122,12 @@ class Appended:
 
     Args:
         path: The file, created with its folder when something is first added.
+        clock: Returns the time, seconds.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self.path = path
+        self._clock = clock
         self._synced = -math.inf
 
     def add(self, data: bytes) -> None:
@@ -140,12 +142,12 @@ class Appended:
                 rest = memoryview(data)
                 while rest:
                     rest = rest[stream.write(rest) :]
-                if time.monotonic() - self._synced >= SYNC_SECONDS:
+                if self._clock() - self._synced >= SYNC_SECONDS:
                     first = self._synced == -math.inf
                     sync_handle(stream.fileno())
                     if first:
                         _sync(self.path.parent)
-                    self._synced = time.monotonic()
+                    self._synced = self._clock()
         except OSError as error:
             raise unwritable(self.path, error) from error
 

@@ -66,16 +66,15 @@ class Ran:
 
 
 @pytest.fixture
-def lpx(capsys, monkeypatch):
+def lpx(capsys):
     """Runs the command line in this process; `shell` runs it in another, which takes longer."""
     from lpx.cli.main import main
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["lpx", *map(str, arguments)])
         capsys.readouterr()
         code = 0
         try:
-            main()
+            main(list(map(str, arguments)))
         except SystemExit as done:
             code = done.code or 0
         out, err = capsys.readouterr()

@@ -86,12 +86,12 @@ def _refuse_other_model(workspace: WorkspaceFolder) -> None:
     path = workspace.model.with_suffix(".json")
     if not path.exists():
         return
-    found: dict[str, Any] = read_json(path, "lpx export")
-    if found.get("checkpoint_sha256") != sha256(folder() / CHECKPOINT):
+    manifest: dict[str, Any] = read_json(path, "lpx export")
+    if manifest.get("checkpoint_sha256") != sha256(folder() / CHECKPOINT):
         raise LpxError(
             f"workspace {workspace.root} has another model than this demo's",
             "the demo would replace it, and its engines would no longer match",
-            "use another workspace",
+            "use another `workspace`",
         )
 
 

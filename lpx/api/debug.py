@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.api.debug_runtime import NAMES, Runtime, choose_runtime, open_inside
+from lpx.api.debug_runtime import (
+    NAMES,
+    TENSORRT,
+    Runtime,
+    TensorRTAccess,
+    choose_runtime,
+    open_inside,
+)
 from lpx.arguments import check_at_least, check_fields, check_number
 from lpx.artefacts.model import ExportedModel, open_faces, read_exported
 from lpx.artefacts.select_engine import check_card, engine_folders
@@ -137,7 +144,12 @@ class DebugOptions:
 
 
 def debug(
-    workspace: Workspace, engine: str, options: DebugOptions, reporter: Reporter = SILENT
+    workspace: Workspace,
+    engine: str,
+    options: DebugOptions,
+    reporter: Reporter = SILENT,
+    *,
+    access: TensorRTAccess = TENSORRT,
 ) -> DebugResult:
     """Implement `lpx.Workspace.debug`, which documents arguments and errors."""
     faces, limit, tolerance = options.faces, options.limit, options.tolerance
@@ -145,7 +157,7 @@ def debug(
     model = read_exported(workspace)
     manifest = _manifest(workspace, model, engine)
     lowered = read_graph(workspace.engines / manifest.name, manifest)
-    runtime, note = choose_runtime(manifest, options.runtime)
+    runtime, note = choose_runtime(manifest, options.runtime, access)
     notes = [note] if note else []
     out = out or workspace.root / "debug" / manifest.name
     pool = open_faces(workspace, faces or "demo", "test", out, reporter=reporter).first(limit)
@@ -168,6 +180,7 @@ def debug(
                 held,
                 allow_host_code=workspace.allow_host_code,
                 reporter=reporter,
+                access=access,
             )
         comparison = compare_layers(
             lowered,

@@ -1,20 +1,24 @@
-"""Where an engine is looked into: in its own runtime, or its graph in ONNX Runtime."""
+"""Runtime in which an engine is inspected: its own, or ONNX Runtime for its graph."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from typing import Literal
 
 from lpx.api.build import TIMING_CACHES, outermost
+from lpx.engines.base import Engine
 from lpx.engines.load import load
 from lpx.engines.makers import flavour_of
 from lpx.engines.manifest import EngineManifest
 from lpx.engines.targets import can_run
-from lpx.engines.tensorrt import available
+from lpx.engines.tensorrt import Plan, available
+from lpx.engines.tensorrt.tensors import TensorRTTensors
 from lpx.errors import LpxError
 from lpx.layerwise.compare import ObservedEngine, tensors_to_watch
 from lpx.layerwise.rebuild import build_watched, open_watched
-from lpx.machine.machine import read_machine
+from lpx.machine.machine import Machine, read_machine
 from lpx.reporter import Reporter
 from lpx.workspace import WorkspaceFolder
 
@@ -22,56 +26,90 @@ Runtime = Literal["onnxruntime", "tensorrt"]
 NAMES: dict[Runtime, str] = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}
 
 
-def choose_runtime(manifest: EngineManifest, asked: Runtime | None) -> tuple[Runtime, str]:
-    """What computes an engine's tensors, and what the reader must know of that; "" for nothing.
+@dataclass(frozen=True)
+class TensorRTAccess:
+    """Access to TensorRT and to its engines.
+
+    Attributes:
+        can_run: Tells whether an engine runs on a machine, and the reason.
+        can_build: Tells whether TensorRT's builder for "tensorrt" or "tensorrt-rtx" is installed,
+            and the reason.
+        load: Loads the engine in a folder.
+        build: Builds an engine again with its intermediate tensors exposed.
+        open: Loads such a plan.
+    """
+
+    can_run: Callable[[EngineManifest, Machine], tuple[bool, str]] = can_run
+    can_build: Callable[..., tuple[bool, str]] = available
+    load: Callable[..., Engine] = load
+    build: Callable[..., Plan] = build_watched
+    open: Callable[[Plan, EngineManifest, Sequence[str]], TensorRTTensors] = open_watched
+
+
+TENSORRT = TensorRTAccess()
+
+
+def choose_runtime(
+    manifest: EngineManifest, requested: Runtime | None, access: TensorRTAccess = TENSORRT
+) -> tuple[Runtime, str]:
+    """Choose the runtime that computes an engine's tensors.
 
     Args:
-        manifest: The engine's.
-        asked: None for the engine's own runtime where that can be, else ONNX Runtime.
+        manifest: Manifest of the engine.
+        requested: None for the engine's own runtime if it can be used, else ONNX Runtime.
+        access: Access to TensorRT.
+
+    Returns:
+        The runtime, and a note for the reader or "".
 
     Raises:
-        LpxError: TensorRT is asked for, and cannot be.
+        LpxError: TensorRT is requested and cannot be used.
     """
     plan = manifest.target in ("tensorrt", "tensorrt-rtx")
-    if asked == "tensorrt" and not plan:
+    if requested == "tensorrt" and not plan:
         raise LpxError(
-            f"--in tensorrt with engine {manifest.name}",
+            f'`runtime="tensorrt"` with engine {manifest.name}',
             f"{manifest.target} runs it",
-            "name an engine of target tensorrt or tensorrt-rtx, or leave --in out",
+            "name an engine of target tensorrt or tensorrt-rtx, or leave out `runtime`",
+            code="invalid-argument",
         )
     if manifest.target == "onnxruntime":
         return "onnxruntime", ""
     reason = ""
-    if plan and asked != "onnxruntime":
-        usable, reason = _can_rebuild(manifest)
+    if plan and requested != "onnxruntime":
+        usable, reason = _can_rebuild(manifest, access)
         if usable:
-            return "tensorrt", _beside_the_graph(manifest)
-    if asked == "tensorrt":
+            return "tensorrt", _outside_the_graph(manifest)
+    if requested == "tensorrt":
         raise LpxError(
-            f"engine {manifest.name} cannot be looked into by TensorRT here",
+            f"cannot inspect engine {manifest.name} with TensorRT on this machine",
             reason,
-            "do it where the engine runs, or leave --in out: its graph is then looked into",
+            "run on the target device, or leave out `runtime` to inspect its ONNX graph instead",
+            code="unsupported",
         )
-    said = (
+    note = (
         f"this ran the graph that {manifest.target} built {manifest.name} from, in ONNX Runtime: "
-        "rounding of weights and activations shows, faults of kernels of its own runtime do not; "
-        "`lpx bench` measures those by the score"
+        "it shows the rounding of weights and activations, but no faults of the engine's own "
+        "kernels; `lpx bench` measures those by the score"
     )
-    return "onnxruntime", f"{said} (TensorRT cannot show them here: {reason})" if reason else said
+    if reason:
+        note += f" (TensorRT cannot show them here: {reason})"
+    return "onnxruntime", note
 
 
-def _can_rebuild(manifest: EngineManifest) -> tuple[bool, str]:
+def _can_rebuild(manifest: EngineManifest, access: TensorRTAccess) -> tuple[bool, str]:
+    """Find out whether an engine can be built and run here, and the reason if not."""
     if "profiles" not in manifest.options:
         return False, "its manifest does not say how it was built: build it again"
-    usable, reason = can_run(manifest, read_machine())
+    usable, reason = access.can_run(manifest, read_machine())
     if usable and manifest.options.get("version_compatible"):
-        # What runs it may be the lean runtime, which builds none.
-        return available(flavour_of(manifest.target))
+        # The lean runtime may run it, but has no builder.
+        return access.can_build(flavour_of(manifest.target))
     return usable, reason
 
 
-def _beside_the_graph(manifest: EngineManifest) -> str:
-    """What a builder flag does, ONNX Runtime does not: it counts as TensorRT's."""
+def _outside_the_graph(manifest: EngineManifest) -> str:
+    """Note a precision that a builder flag sets: ONNX Runtime does not round to it."""
     if manifest.precision == "fp32" or manifest.dialect not in (
         "weakly-typed",
         "calibration-cache",
@@ -79,8 +117,8 @@ def _beside_the_graph(manifest: EngineManifest) -> str:
         return ""
     int8 = manifest.dialect == "calibration-cache" and manifest.precision == "int8"
     return (
-        f"this engine takes {'INT8' if int8 else 'FP16'} from a flag and not from its graph, so "
-        "what 'TensorRT' shows holds that rounding too"
+        f"this engine takes {'INT8' if int8 else 'FP16'} from a flag, not from its graph, so "
+        "errors shown under 'TensorRT' include that rounding"
     )
 
 
@@ -93,31 +131,33 @@ def open_inside(
     *,
     allow_host_code: bool,
     reporter: Reporter,
+    access: TensorRTAccess = TENSORRT,
 ) -> ObservedEngine:
-    """Build a TensorRT engine again, watched, and load it beside the engine itself.
+    """Build a TensorRT engine again with its tensors exposed, and load both.
 
     Args:
-        workspace: Holds the engine.
-        manifest: The engine's.
-        model: The float32 graph that it was lowered from.
-        graph: The engine's graph.
-        held: Closes both.
-        allow_host_code: Load a version-compatible engine, which carries code that runs here.
-        reporter: Told of the build.
+        workspace: The workspace of the engine.
+        manifest: Manifest of the engine.
+        model: Float32 graph that it was lowered from.
+        graph: Graph of the engine.
+        held: Closes both engines.
+        allow_host_code: Load a version-compatible engine, which contains host code.
+        reporter: Receives progress of the build.
+        access: Access to TensorRT.
 
     Raises:
-        LpxError: The engine does not load, or TensorRT refuses.
+        LpxError: The engine does not load, or TensorRT refuses to build.
     """
     folder = workspace.engines / manifest.name
-    # First what may be refused at once: the build takes minutes.
-    plain = held.enter_context(closing(load(folder, allow_host_code=allow_host_code)))
+    # The build takes minutes: first load what may be refused at once.
+    plain = held.enter_context(closing(access.load(folder, allow_host_code=allow_host_code)))
     names = tensors_to_watch(graph, model)
     reporter.say(
-        f"building {manifest.name} again with {len(names)} tensors handed out, as a finished plan "
-        "shows none; the engine itself stays as it is"
+        f"building {manifest.name} again with {len(names)} intermediate tensors exposed, as a "
+        "finished plan shows none; the engine itself is not changed"
     )
     try:
-        plan = build_watched(
+        plan = access.build(
             folder,
             manifest,
             names,
@@ -126,11 +166,11 @@ def open_inside(
         )
     except LpxError as error:
         raise LpxError(
-            f"{manifest.name} was not built again with its tensors handed out: {error.what}",
+            f"{manifest.name} could not be built again with its tensors exposed: {error.what}",
             error.why,
-            "look into its graph instead, with --in onnxruntime",
+            'inspect its graph instead: `runtime="onnxruntime"`',
         ) from error
-    seen = held.enter_context(closing(open_watched(plan, manifest, names)))
+    seen = held.enter_context(closing(access.open(plan, manifest, names)))
     unwatched = manifest.convolutions.get("int8", 0)
     counted = unwatched
     if plan.layers is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from lpx.artefacts.model import ExportedModel, open_faces, read_exported, versio
 from lpx.artefacts.select_engine import pick_engine
 from lpx.bench.parity.score import check_finite
 from lpx.card import ModelCard
-from lpx.data.detect import FaceMesh, open_detector
+from lpx.data.detect import FaceDetector, FaceMesh, open_detector
 from lpx.data.face_sets.face_set import Face, FaceSet, ImageFile, Skipped
 from lpx.data.images.crops import RECIPES, CropRecipe, find_recipe
 from lpx.data.images.decode import UnreadableImageError, fit
@@ -83,6 +83,9 @@ def predict(
     path: Path,
     options: PredictOptions,
     reporter: Reporter = SILENT,
+    *,
+    pick_engine: Callable[..., tuple[str, Engine]] = pick_engine,
+    open_detector: Callable[[str, int], FaceDetector] = open_detector,
 ) -> Predicted:
     """Implement `lpx.Workspace.predict`, which documents arguments and errors.
 
@@ -90,6 +93,14 @@ def predict(
     scored with the same model and options are not scored again if they are unchanged. A file that
     cannot be read is skipped and listed; one whose picture cannot be drawn is scored, and its note
     gives the reason. Once a file is scored, the tables are written whatever ends the run.
+
+    Args:
+        workspace: As for the method.
+        path: As for the method.
+        options: The other arguments of the method.
+        reporter: As for the method.
+        pick_engine: Opens an engine of the workspace, as `select_engine.pick_engine`.
+        open_detector: Opens a face detector by its name, for a number of threads.
     """
     check_there(path)
     out = options.out or workspace.predictions

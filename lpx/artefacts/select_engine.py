@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -149,6 +150,7 @@ def pick_engine(
     *,
     allow_host_code: bool = False,
     allow_factory: bool = False,
+    load: Callable[..., Engine] = load,
 ) -> PickedEngine:
     """Open an engine by its name.
 
@@ -159,6 +161,7 @@ def pick_engine(
             runs here.
         allow_host_code: Load a version-compatible plan, which contains code that runs here.
         allow_factory: Run the factory that the workspace names, for "torch".
+        load: Loads the engine in a folder.
 
     Raises:
         LpxError: It does not exist (code "not-found"), or does not run here ("unsupported").

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,27 +19,38 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
 def doctor(as_json: bool) -> None:
     """Show what this machine can build and run, and how to get what is missing."""
-    from lpx.api.doctor import examine, targets
+    from lpx.api.doctor import examine
     from lpx.machine.machine import read_machine
 
     machine = read_machine()
     findings = examine(machine)
-    usable = targets(machine, findings)
     if as_json:
-        report = {
-            "machine": dataclasses.asdict(machine),
-            "findings": [dataclasses.asdict(finding) for finding in findings],
-            "targets": {name: dataclasses.asdict(target) for name, target in usable.items()},
-        }
-        click.echo(json.dumps(report, indent=2))
-        return
+        click.echo(json.dumps(values(machine, findings), indent=2))
+    else:
+        show(machine, findings)
 
+
+def values(machine: Machine, findings: tuple[Finding, ...]) -> dict[str, Any]:
+    """Return what `--json` prints."""
+    from lpx.api.doctor import targets
+
+    usable = targets(machine, findings)
+    return {
+        "machine": dataclasses.asdict(machine),
+        "findings": [dataclasses.asdict(finding) for finding in findings],
+        "targets": {name: dataclasses.asdict(target) for name, target in usable.items()},
+    }
+
+
+def show(machine: Machine, findings: tuple[Finding, ...]) -> None:
+    """Print the machine, a table of findings, and what can be built and run."""
+    from lpx.api.doctor import targets
     from lpx.cli.console import Output
 
     console = Output()
     console.print(_headline(machine))
     console.print(_table(findings))
-    console.print(_closing(usable))
+    console.print(_closing(targets(machine, findings)))
 
 
 def _headline(machine: Machine) -> str:

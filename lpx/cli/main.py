@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import signal
 import sys
+from collections.abc import Sequence
 
 import click
 
@@ -81,15 +82,19 @@ def cli() -> None:
     """  # noqa: D301 (click reads the escape: it keeps the block's lines)
 
 
-def main() -> None:
-    """Run the command line; turn errors and signals into messages and exit codes."""
-    arguments = sys.argv[1:]
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; turn errors and signals into messages and exit codes.
+
+    Args:
+        arguments: Words after `lpx`; None for those that the process was started with.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         with guarded() as streams, interrupts.handled():
-            code = streams.exit_code(_run(arguments))
+            code = streams.exit_code(_run(words))
     except Interrupted as late:
         # The signal came when the command had already ended.
-        code = _interrupted(late, arguments)
+        code = _interrupted(late, words)
     if code:
         sys.exit(code)
 
@@ -97,7 +102,7 @@ def main() -> None:
 def _run(arguments: list[str]) -> int:
     """Run a command; returns its exit code."""
     try:
-        return _exit_code(arguments)
+        return exit_code(cli, arguments)
     except Interrupted as interruption:
         return _interrupted(interruption, arguments)
     except BaseException:
@@ -121,19 +126,23 @@ def _interrupted(interruption: Interrupted, arguments: list[str]) -> int:
     return 128 + interruption.signal
 
 
-def _exit_code(arguments: list[str]) -> int:
-    """Run a command; returns its exit code.
+def exit_code(root: click.Group, arguments: list[str]) -> int:
+    """Run a command of a group; print its error, if any, and return its exit code.
+
+    Args:
+        root: The group of commands.
+        arguments: Name of the command, and its arguments.
 
     Raises:
         Interrupted: A signal asked it to end.
     """
     try:
         # Not cli(): click turns some errors into exit codes that mean something else here.
-        with cli.make_context("lpx", arguments) as context:
-            cli.invoke(context)
+        with root.make_context("lpx", arguments) as context:
+            root.invoke(context)
     except LpxError as error:
         interrupts.check()
-        _show(error, arguments)
+        _show(error, root, arguments)
         return error.exit_code
     except click.ClickException as error:
         interrupts.check()
@@ -150,7 +159,7 @@ def _exit_code(arguments: list[str]) -> int:
     except Exception as error:
         interrupts.check()
         if (known := _user_error(error)) is not None:
-            _show(known, arguments)
+            _show(known, root, arguments)
             return known.exit_code
         import traceback
 
@@ -164,10 +173,10 @@ def _exit_code(arguments: list[str]) -> int:
     return 0
 
 
-def _show(error: LpxError, arguments: list[str]) -> None:
+def _show(error: LpxError, root: click.Group, arguments: list[str]) -> None:
     from lpx.cli.option_names import command_of, error_text
 
-    click.echo(f"error: {error_text(error, command_of(cli, arguments))}", err=True)
+    click.echo(f"error: {error_text(error, command_of(root, arguments))}", err=True)
 
 
 def _user_error(error: Exception) -> LpxError | None:

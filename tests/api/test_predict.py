@@ -1,4 +1,4 @@
-"""Whole images and videos: real portraits, found, cut out, scored and drawn on."""
+"""Images and videos of real portraits: faces are found, cut out, scored and drawn on."""
 
 from __future__ import annotations
 
@@ -6,33 +6,39 @@ import csv
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 
+from lpx import Workspace
 from lpx.api import predict as predict_api
+from lpx.api.predict import PredictOptions
+from lpx.artefacts.select_engine import pick_engine
+from lpx.card import METADATA_KEY
 from lpx.data.detect import FaceMesh, open_detector
 from lpx.data.face_sets.demo import folder
 from lpx.data.images.crops import RECIPES
 from lpx.data.images.cut_faces import cut_faces
 from lpx.data.images.decode import fit, read_image
-from lpx.data.images.video_file import Frame, FrameReader, read_frames
+from lpx.data.images.video_file import read_frames
 from lpx.data.images.video_writer import VideoWriter
 from lpx.engines import load
 from lpx.errors import LpxError
-from lpx.predict import file_scorer
-from lpx.predict.file_scorer import FileScorer
 from lpx.predict.journal import ScoreJournal
 from lpx.predict.results import FacelessFrame, FaceScore, FileScore, moments, picture_name
 from lpx.render.encode import encode_png
+from lpx.reporter import SILENT
+from lpx.workspace import read_sealed, sha256, write_sealed
 from tests.conftest import environment
-from tests.support.reporting import RecordingReporter
+from tests.support.reporting import RecordingReporter, StoppingReporter
 
 ENGINE = "onnxruntime-fp32"
 PEOPLE = ("p000_00", "p001_00", "p002_00")
@@ -71,6 +77,40 @@ def predict(workspace, path, **options):
     return workspace.predict(path, engine=ENGINE, **options)
 
 
+def predict_with(workspace, path, *, reporter=SILENT, **arguments):
+    """Predict with another way to open the engine or the face detector."""
+    tools = {
+        name: arguments.pop(name) for name in ("pick_engine", "open_detector") if name in arguments
+    }
+    options = PredictOptions(**{"engine": ENGINE} | arguments)
+    return predict_api.predict(workspace, Path(path), options, reporter, **tools)
+
+
+def picking(wrap):
+    """A `pick_engine` that changes the engine by a function."""
+
+    def pick(*arguments, **options):
+        name, engine = pick_engine(*arguments, **options)
+        return name, wrap(engine)
+
+    return pick
+
+
+class Altered:
+    """An engine whose predictions are changed by a function of them and their number."""
+
+    def __init__(self, engine, change):
+        self.engine, self.change, self.count = engine, change, 0
+
+    def infer(self, faces):
+        prediction = self.engine.infer(faces)
+        self.count += 1
+        return self.change(prediction, self.count)
+
+    def close(self):
+        self.engine.close()
+
+
 def rows(path):
     return list(csv.DictReader(Path(path).read_text().splitlines()))
 
@@ -93,17 +133,18 @@ def test_every_face_of_a_photograph_has_its_own_crops_score(workspace):
 
 
 @pytest.mark.parametrize("crops", [True, False])
-def test_what_an_engine_notes_is_said(workspace, monkeypatch, crops):
+def test_notes_of_an_engine_are_warnings(workspace, crops):
     photo(Path("one.png"), 0)
 
-    def picked(workspace, model, name, **options):
-        engine = load(workspace.engines / name)
+    def noted(engine):
         engine.notes = ["built on another GPU"]
-        return name, engine
+        return engine
 
-    monkeypatch.setattr(predict_api, "pick_engine", picked)
     reporter = RecordingReporter()
-    predict(workspace, "one.png", detector=None if crops else "blazeface", reporter=reporter)
+    detector = None if crops else "blazeface"
+    predict_with(
+        workspace, "one.png", detector=detector, reporter=reporter, pick_engine=picking(noted)
+    )
     assert "warning: built on another GPU" in reporter.said
 
 
@@ -234,47 +275,44 @@ def test_folder_of_both_kinds(mixed):
     assert notes["bad.png"] == "not read: file is empty"
 
 
-def test_second_run_scores_only_what_is_new_or_changed(mixed, monkeypatch):
+def test_second_run_scores_only_what_is_new_or_changed(mixed):
+    # What is scored is also drawn, into a new file.
+    def drawn(files):
+        return {file.name: file.picture.stat().st_ino for file in files}
+
+    def never(name, threads):
+        class Unused:
+            def detect(self, image):
+                raise AssertionError("a file is scored again")
+
+        return Unused()
+
     first = predict(mixed, "in")
     tables = (first.scores.read_bytes(), first.frames.read_bytes())
-    scored = []
-    real = FileScorer.score
-    monkeypatch.setattr(
-        FileScorer,
-        "score",
-        lambda self, file, *rest: scored.append(file.name) or real(self, file, *rest),
-    )
-    again = predict(mixed, "in")
+    pictures = drawn(first.files)
+    again = predict_with(mixed, "in", open_detector=never)
     assert again.resumed == 3
     assert again.files == first.files
     assert (again.scores.read_bytes(), again.frames.read_bytes()) == tables
-    assert scored == ["bad.mp4", "bad.png"]
-    scored.clear()
     photo(Path("in/a/x.png"), 1)
     first.files[1].picture.unlink()
-    assert predict(mixed, "in").resumed == 1
-    assert {"a/x.png", "a/x.jpg"} < set(scored)
+    changed = predict(mixed, "in")
+    assert changed.resumed == 1
+    assert drawn(changed.files)["clip.mp4"] == pictures["clip.mp4"]
+    assert changed.files[2].score != first.files[2].score
     assert predict(mixed, "in", frames=2).resumed == 0
 
 
-def test_what_was_done_before_a_kill_is_kept(mixed, monkeypatch):
-    real = FileScorer.score
-
-    def score(self, file, *rest):
-        if file.name == "a/x.png":
-            raise KeyboardInterrupt
-        return real(self, file, *rest)
-
-    monkeypatch.setattr(FileScorer, "score", score)
+def test_files_scored_before_a_kill_are_kept(mixed):
+    # Before a/x.png, the last of five.
     with pytest.raises(KeyboardInterrupt):
-        predict(mixed, "in")
+        predict(mixed, "in", reporter=StoppingReporter("scoring", 4))
     assert [row["file"] for row in rows("lpx-out/predictions/scores.csv")][:2] == [
         "clip.mp4",
         "a/x.jpg",
     ]
     with Path("lpx-out/predictions/results.jsonl").open("a") as journal:
         journal.write('{"key": {"torn')
-    monkeypatch.setattr(FileScorer, "score", real)
     assert predict(mixed, "in").resumed == 2
     assert predict(mixed, "in").resumed == 3
 
@@ -373,20 +411,14 @@ def test_a_path_that_is_too_long_is_shortened():
     assert parts[1] == "x-png-overlay.png"
 
 
-def test_what_cannot_be_drawn_is_scored_and_drawn_by_the_next_run(lpx, mixed, monkeypatch):
+def test_video_that_cannot_be_drawn_is_scored_and_drawn_by_the_next_run(lpx, mixed):
     plain = predict(mixed, "in", overlay=False, out=Path("plain"))
-    real = VideoWriter.write
-
-    def full(self, frame):
-        if self.frames == 2:
-            raise LpxError("the video cannot be written", "it holds 2 of 3 frames", "")
-        real(self, frame)
-
-    monkeypatch.setattr(VideoWriter, "write", full)
+    in_the_way = Path("lpx-out/predictions/clip-mp4-overlay.mp4")
+    in_the_way.mkdir(parents=True)
     ran = lpx("predict", "in", "--engine", ENGINE)
     assert ran.code == 0
     assert (
-        "warning: clip.mp4: nothing was drawn: the video cannot be written: it holds 2 of 3"
+        f"warning: clip.mp4: nothing was drawn: {in_the_way} cannot be written: Is a directory"
         in ran.err
     )
     assert "scored 3 of 5 files, 2 could not be read, 1 with a warning" in ran.out
@@ -395,23 +427,46 @@ def test_what_cannot_be_drawn_is_scored_and_drawn_by_the_next_run(lpx, mixed, mo
     assert notes["clip.mp4"]["picture"] == ""
     assert float(notes["clip.mp4"]["score"]) == pytest.approx(plain.files[0].score, abs=1e-6)
     assert not [p for p in Path("lpx-out/predictions").iterdir() if p.name.startswith(".")]
-    monkeypatch.setattr(VideoWriter, "write", real)
+    in_the_way.rmdir()
     again = predict(mixed, "in")
     assert again.resumed == 2
     assert all(file.picture.is_file() for file in again.files)
 
 
-def test_crops_that_cannot_be_drawn_are_scored(workspace, crops, monkeypatch):
-    monkeypatch.setattr(
-        "lpx.api.predict.write_bytes",
-        lambda *_, **__: (_ for _ in ()).throw(LpxError("x.png cannot be written", "no", "")),
-    )
+def test_crops_that_cannot_be_drawn_are_scored(workspace, crops):
+    workspace.predictions.mkdir()
+    for folder_of_pictures in ("real", "fake"):
+        (workspace.predictions / folder_of_pictures).touch()
     found = predict(workspace, "crops", detector=None)
     assert len(found.files) == 16
-    assert {file.note for file in found.files} == {"nothing was drawn: x.png cannot be written: no"}
+    for file in found.files:
+        assert file.picture is None
+        assert file.note.startswith("nothing was drawn: lpx-out/predictions/")
+        assert file.note.endswith("cannot be written: there is a file where a folder is needed")
 
 
-def test_one_bad_file_never_stops_a_folder(lpx, workspace, monkeypatch):
+def test_an_image_that_opencv_fails_on_is_skipped(workspace):
+    photo(Path("in/a.png"), 0)
+    photo(Path("in/b-opencv.png"), 0, 1)
+    two = read_image(Path("in/b-opencv.png"))
+
+    class Failing:
+        def __init__(self, name, threads):
+            self.detector = open_detector(name, threads)
+
+        def detect(self, image):
+            if np.array_equal(image, two):
+                raise cv2.error("OpenCV: assertion failed\nin somewhere.cpp")
+            return self.detector.detect(image)
+
+    found = predict_with(workspace, "in", open_detector=Failing)
+    assert [file.name for file in found.files] == ["a.png"]
+    assert [(skipped.name, skipped.reason) for skipped in found.skipped] == [
+        ("b-opencv.png", "it cannot be processed: OpenCV: assertion failed")
+    ]
+
+
+def test_one_bad_file_never_stops_a_folder(lpx, workspace):
     write_video(Path("in/a.mp4"), portrait(0), frames=3)
     cut = Path("in/a.mp4").read_bytes()[:2000]
     Path("in/b-cut.mp4").write_bytes(cut)
@@ -421,16 +476,7 @@ def test_one_bad_file_never_stops_a_folder(lpx, workspace, monkeypatch):
     Path("in/b-loop.mp4").symlink_to("b-loop.mp4")
     Path("in/b-folder.mp4").mkdir()
     write_video(Path("in/b-folder.mp4/in.mp4"), portrait(1), frames=3)
-    photo(Path("in/b-opencv.png"), 0)
     photo(Path("in/c.png"), 2)
-    real = FileScorer.score
-
-    def score(self, file, *rest):
-        if "opencv" in file.name:
-            raise cv2.error("OpenCV: assertion failed\nin somewhere.cpp")
-        return real(self, file, *rest)
-
-    monkeypatch.setattr(FileScorer, "score", score)
     for _ in range(2):
         ran = lpx("predict", "in", "--engine", ENGINE)
         assert ran.code == 0, ran.err
@@ -443,24 +489,61 @@ def test_one_bad_file_never_stops_a_folder(lpx, workspace, monkeypatch):
             "b-text.mov",
             "b-gone.png",
             "b-loop.mp4",
-            "b-opencv.png",
         }
-        assert "scored 3 of 9 files, 6 could not be read" in ran.out
-        assert "skipped b-opencv.png: it cannot be processed: OpenCV: assertion failed" in ran.err
+        assert "scored 3 of 8 files, 5 could not be read" in ran.out
 
 
-def test_tables_are_written_before_an_error_that_ends_the_run(lpx, mixed, monkeypatch):
-    real = FileScorer.score
+def test_tables_are_written_before_an_error_that_ends_the_run(mixed):
+    # The third call is for a/x.png, after those for the video and a/x.jpg.
+    def nan_in_the_third(prediction, count):
+        return replace(prediction, score=prediction.score * np.nan) if count == 3 else prediction
 
-    def score(self, file, *rest):
-        if file.name == "a/x.png":
-            raise LpxError("the engine gives the score nan", "", "")
-        return real(self, file, *rest)
-
-    monkeypatch.setattr(FileScorer, "score", score)
-    assert lpx("predict", "in", "--engine", ENGINE).code == 2
+    pick = picking(lambda engine: Altered(engine, nan_in_the_third))
+    with pytest.raises(LpxError, match=r"gives the score nan to a face in a/x\.png"):
+        predict_with(mixed, "in", pick_engine=pick)
     table = {row["file"]: row["score"] for row in rows("lpx-out/predictions/scores.csv")}
     assert set(table) == {"clip.mp4", "a/x.jpg", "bad.mp4", "bad.png"}
+
+
+def test_crops_with_a_score_of_nan_are_refused(workspace, crops):
+    def broken(prediction, count):
+        scores = prediction.score.copy()
+        scores[2] = np.nan
+        return replace(prediction, score=scores)
+
+    pick = picking(lambda engine: Altered(engine, broken))
+    with pytest.raises(LpxError) as refused:
+        predict_with(workspace, "crops/real", detector=None, pick_engine=pick)
+    assert f"{ENGINE} gives the score nan to face 2.png" in refused.value.what
+    assert "--engine torch" in refused.value.fix
+    assert not Path("lpx-out/predictions").exists()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -5.0, 1.5])
+def test_maps_of_other_values_than_probabilities_are_refused(workspace, crops, value):
+    def broken(prediction, count):
+        maps = prediction.patch_map.copy()
+        maps[0, 3, 4] = value
+        return replace(prediction, patch_map=maps)
+
+    pick = picking(lambda engine: Altered(engine, broken))
+    for detector, path in ((None, "crops/real"), ("blazeface", folder() / "p000_00.jpg")):
+        with pytest.raises(LpxError, match="a map with values"):
+            predict_with(workspace, path, detector=detector, pick_engine=pick)
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_host_code_is_loaded_only_if_the_workspace_allows_it(workspace, crops, allowed):
+    seen = []
+
+    def spy(place, **options):
+        seen.append(options["allow_host_code"])
+        return load(place)
+
+    trusted = Workspace(workspace.root, allow_host_code=allowed)
+    pick = partial(pick_engine, load=spy)
+    predict_with(trusted, "crops", detector=None, overlay=False, pick_engine=pick)
+    assert seen == [allowed]
 
 
 def test_limit_takes_files_evenly(lpx, workspace, crops):
@@ -475,28 +558,52 @@ def test_limit_takes_files_evenly(lpx, workspace, crops):
     assert "--limit must be >= 1 (got 0)" in ran.err
 
 
-def test_times_are_those_of_the_video(workspace, monkeypatch):
-    """Those of a variable rate; the mean rate would give others."""
+def slow_down(path, first):
+    """Make a video's frames last three times as long from frame `first` on."""
+    data = bytearray(path.read_bytes())
+    # The table of durations (stts) has 8 bytes before its number of entries, and one entry
+    # (frames, ticks). It grows by 8 bytes, and so do the boxes around it. All are behind the
+    # pictures, whose places stay the same.
+    table = data.index(b"stts")
+    frames, ticks = struct.unpack_from(">2I", data, table + 12)
+    entries = struct.pack(">5I", 2, first, ticks, frames - first, 3 * ticks)
+    data[table + 8 : table + 20] = entries
+    assert data.index(b"mdat") < table
+    for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stts"):
+        start = data.index(name) - 4
+        struct.pack_into(">I", data, start, struct.unpack_from(">I", data, start)[0] + 8)
+    # An edit list would cut the video to its former length.
+    path.write_bytes(data.replace(b"edts", b"free"))
 
-    def slowing(path, wanted, threads):
-        reader = real(path, wanted, threads)
-        frames = (Frame(f.index, f.pixels, f.index**2 / 100) for f in reader)
-        return FrameReader(reader.count, reader.frames_per_second, frames)
 
-    real = file_scorer.read_frames
-    monkeypatch.setattr(file_scorer, "read_frames", slowing)
+def test_times_of_a_variable_rate_are_those_of_the_video(workspace):
+    """The mean rate would give other times."""
     write_video(Path("clip.mp4"), portrait(0), frames=12)
+    slow_down(Path("clip.mp4"), 4)
     found = predict(workspace, "clip.mp4", frames=3, overlay=False)
     times = [face.time_seconds for face in found.files[0].faces]
-    assert times == pytest.approx([0, 0.36, 1.21])
-    assert [row["time_seconds"] for row in rows(found.frames)] == ["0.000", "0.360", "1.210"]
+    assert [face.frame for face in found.files[0].faces] == [0, 6, 11]
+    # Four frames of 0.04 s, then frames of 0.12 s.
+    assert times == pytest.approx([0, 0.4, 1.0], abs=0.002)
+    assert [row["time_seconds"] for row in rows(found.frames)] == ["0.000", "0.400", "1.000"]
 
 
-def test_crop_recipe_must_be_known(mixed, monkeypatch):
-    model = predict_api.read_exported(mixed)
-    object.__setattr__(model.card, "crop", "unknown")
-    monkeypatch.setattr("lpx.api.predict.read_exported", lambda workspace: model)
-    monkeypatch.setattr("lpx.artefacts.select_engine.check_card", lambda *_: None)
+def change_card(workspace, **changed):
+    """Change the card of the exported model, and build its engine again."""
+    proto = onnx.load(workspace.model)
+    (entry,) = (entry for entry in proto.metadata_props if entry.key == METADATA_KEY)
+    card = json.loads(entry.value) | changed
+    entry.value = json.dumps(card)
+    workspace.model.write_bytes(proto.SerializeToString())
+    manifest = workspace.root / "model.json"
+    changed_values = {"card": card, "model_sha256": sha256(workspace.model)}
+    write_sealed(manifest, read_sealed(manifest, "") | changed_values)
+    shutil.rmtree(workspace.engines)
+    workspace.build("fp32", target="onnxruntime")
+
+
+def test_crop_recipe_must_be_known(mixed):
+    change_card(mixed, crop="unknown")
     with pytest.raises(LpxError, match="choose a recipe"):
         predict(mixed, "in")
     assert predict(mixed, "in/a/x.png", crop="square-1.3").crop == "square-1.3"

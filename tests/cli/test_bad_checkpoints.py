@@ -1,17 +1,20 @@
-"""What `lpx export` says of files that it cannot export."""
+"""Errors of `lpx export` about files that it cannot export."""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
-import onnx
 import pytest
 import torch
 
 from lpx.data.face_sets.demo import CHECKPOINT, folder
 from lpx.models.backbones import build_backbone
+from lpx.models.checkpoint import save_checkpoint
+from lpx.models.detector import new_detector
+from tests.support.networks import network
 
 DEMO = folder() / CHECKPOINT
 
@@ -23,7 +26,7 @@ class RunsCode:
 
 @pytest.fixture
 def refused(lpx, tree, tmp_path, monkeypatch):
-    """Runs a command that must fail as a user's error does, and returns what it said."""
+    """A function that runs a command, checks that it is a user error, and returns the message."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
@@ -164,41 +167,58 @@ def test_unknown_names_list_the_known_ones(refused, tmp_path, options, said):
 
 
 @pytest.mark.parametrize("place", ["file", "file/below"])
-def test_workspace_that_cannot_be_made(refused, monkeypatch, place):
+def test_workspace_that_cannot_be_created(refused, place):
     # Root may write anywhere, but not below a file.
     Path("file").write_text("in the way")
-    monkeypatch.setattr("lpx.api.export.to_onnx", lambda detector, opset: b"")
-    for name in ("verify", "check_card_inside"):
-        monkeypatch.setattr(f"lpx.api.export.{name}", lambda *arguments, **options: None)
-    said = refused("export", DEMO, "-w", place)
+    small_detector(Path("ckpt.pt"))
+    said = refused("export", "ckpt.pt", "-w", place)
     assert f"{place} cannot be written" in said
     assert "there is a file where a folder is needed" in said
     assert "-w DIR" in said
 
 
+def small_detector(path):
+    module, card = new_detector("resnet18", "layer1", input_size=32)
+    save_checkpoint(path, module.eval(), card)
+
+
+# A model that computes something else when it is traced: its export cannot be right.
+CHANGING = network(
+    "Changing()",
+    """
+from torch import nn, onnx, compiler
+
+class Changing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 1, 4, 4)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return y * 1.01 if onnx.is_in_onnx_export() or compiler.is_compiling() else y
+""",
+)
+
+
 @pytest.fixture
-def wrong_export(built, monkeypatch):
-    """The exporter makes a model whose first filter is off by a hundredth."""
-    model = onnx.load_model(built.model)
-    weights = next(w for w in model.graph.initializer if len(w.dims) == 4)
-    values = onnx.numpy_helper.to_array(weights).copy()
-    values[0] *= 1.01
-    weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
-    data = model.SerializeToString()
-    monkeypatch.setattr("lpx.api.export.to_onnx", lambda detector, opset: data)
+def changing(tmp_path):
+    """Arguments of `lpx export` for a model whose export differs from it."""
+    (tmp_path / "changing_network.py").write_text(CHANGING)
+    yield "--factory", "changing_network:make", "--input-size", 16
+    sys.modules.pop("changing_network", None)
 
 
-def test_export_that_differs_from_its_checkpoint_is_refused(refused, wrong_export):
-    said = refused("export", DEMO)
+def test_export_that_differs_from_its_checkpoint_is_refused(refused, changing):
+    said = refused("export", *changing)
     assert "the exported model differs from the checkpoint by" in said
     assert "on face test/" in said
     assert "more than float32 rounding" in said
     assert "--tolerance" in said
 
 
-def test_tolerance_lets_a_known_difference_pass(lpx, refused, wrong_export, tmp_path):
-    assert "the exported model differs" in refused("export", DEMO, "--tolerance", "1e-5")
-    ran = lpx("export", DEMO, "--tolerance", "0.5", "-w", tmp_path / "out", "--json")
+def test_tolerance_lets_a_known_difference_pass(lpx, refused, changing, tmp_path):
+    assert "the exported model differs" in refused("export", *changing, "--tolerance", "1e-5")
+    ran = lpx("export", *changing, "--tolerance", "0.5", "-w", tmp_path / "out", "--json")
     assert ran.code == 0, ran.err
     check = json.loads(ran.out)["verification"]
     assert check["tolerance"] == 0.5
@@ -206,7 +226,7 @@ def test_tolerance_lets_a_known_difference_pass(lpx, refused, wrong_export, tmp_
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "2", "nan"])
-def test_tolerance_that_is_none_is_refused(refused, value):
+def test_tolerance_out_of_range_is_refused(refused, value):
     assert "--tolerance must be " in refused("export", DEMO, "--tolerance", value)
 
 

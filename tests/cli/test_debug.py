@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
-from lpx.api import debug_runtime
+from lpx.api.debug import DebugOptions, debug
+from lpx.api.debug_runtime import TensorRTAccess
+from lpx.cli.debug import debug as command
+from lpx.cli.debug import show
+from lpx.cli.option_names import error_text
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.engines.tensorrt import LayerTable, Plan
 from lpx.errors import LpxError
 from lpx.layerwise.compare import OnnxRuntimeTensors
+from lpx.reporter import SILENT
 from lpx.workspace import read_sealed, write_sealed
+from tests.support.reporting import RecordingReporter
 
 ENGINE = "onnxruntime-int8"
 
@@ -92,7 +99,7 @@ def test_errors_that_add_up(lpx, workspace):
     assert "the error is in the graph, not in fused kernels" in ran.out
 
 
-def test_tensorrt_engine_is_looked_into_by_its_graph(lpx, workspace):
+def test_tensorrt_engine_is_inspected_by_its_graph(lpx, workspace):
     source, folder = Path("lpx-out/engines") / ENGINE, Path("lpx-out/engines/tensorrt-rtx-int8")
     manifest = read_sealed(source / "manifest.json", "")
     manifest |= {"name": folder.name, "target": "tensorrt-rtx", "file": "engine.plan"}
@@ -105,7 +112,7 @@ def test_tensorrt_engine_is_looked_into_by_its_graph(lpx, workspace):
     ran = lpx("debug", folder.name, "--limit", 2)
     assert ran.code == 0, ran.err
     said = " ".join(ran.out.split())
-    assert "faults of kernels of its own runtime do not" in said
+    assert "but no faults of the engine's own kernels" in said
     assert "(TensorRT cannot show them here: its manifest does not say how it was built" in said
     assert json.loads(Path(f"lpx-out/debug/{folder.name}/layers.json").read_text())["runtime"] == (
         "onnxruntime"
@@ -118,104 +125,130 @@ def test_tensorrt_engine_is_looked_into_by_its_graph(lpx, workspace):
 
 
 class Tensors(OnnxRuntimeTensors):
-    """A runtime of its own, for the lack of a GPU: it computes `graph`."""
+    """Tensors of a plan, for lack of a GPU computed by ONNX Runtime from `graph`."""
 
-    def __init__(self, graph, names):
-        super().__init__(graph, "what ran", 160, names, as_written=True)
+    def __init__(self, graph, names, closed):
+        super().__init__(graph, "the kernels", 160, names, as_written=True)
+        self.closed = closed
 
     def close(self):
-        CLOSED.append("watched")
+        self.closed.append("watched")
 
 
 class Engine(OnnxRuntimeEngine):
+    """A TensorRT engine, likewise."""
+
+    def __init__(self, graph, closed):
+        super().__init__(graph, 160, as_written=True)
+        self.closed = closed
+
     def close(self):
-        CLOSED.append("engine")
+        self.closed.append("engine")
         super().close()
 
 
-CLOSED = []
 PLAN = "tensorrt-int8"
 
 
+class TensorRTHere:
+    """A workspace with a TensorRT engine, on a machine that runs and builds it.
+
+    Attributes:
+        path: Manifest of the engine.
+        kernels: Graph that its kernels compute.
+        closed: What was closed, in order.
+    """
+
+    def __init__(self, workspace, capsys):
+        self.workspace, self.capsys = workspace, capsys
+        source, folder = workspace.engines / ENGINE, workspace.engines / PLAN
+        manifest = read_sealed(source / "manifest.json", "")
+        manifest |= {"name": PLAN, "target": "tensorrt", "file": "engine.plan"}
+        manifest["options"] = {"profiles": []}
+        self.kernels = (source / "engine.onnx").read_bytes()
+        folder.mkdir()
+        self.path = folder / "manifest.json"
+        write_sealed(self.path, manifest)
+        (folder / "graph.onnx").write_bytes(self.kernels)
+        self.closed = []
+
+    def edit(self, options=None, **values):
+        manifest = read_sealed(self.path, "")
+        write_sealed(
+            self.path, manifest | values | {"options": manifest["options"] | (options or {})}
+        )
+
+    def debug(self, reporter=SILENT, runtime=None, limit=2, **access):
+        usual = TensorRTAccess(
+            can_run=lambda manifest, machine: (True, "here"),
+            load=lambda folder, **options: Engine(self.kernels, self.closed),
+            build=lambda *arguments: Plan(b"", "tensorrt", "10.3.0", LayerTable(()), None, ()),
+            open=lambda plan, manifest, names: Tensors(self.kernels, names, self.closed),
+        )
+        options = DebugOptions(limit=limit, runtime=runtime)
+        return debug(self.workspace, PLAN, options, reporter, access=replace(usual, **access))
+
+    def shown(self, result):
+        self.capsys.readouterr()
+        show(result)
+        return " ".join(self.capsys.readouterr().out.split())
+
+
 @pytest.fixture
-def tensorrt(workspace, monkeypatch):
-    """A TensorRT engine that runs here; the function given makes its kernels compute a graph."""
-    source, folder = Path("lpx-out/engines") / ENGINE, Path("lpx-out/engines") / PLAN
-    manifest = read_sealed(source / "manifest.json", "")
-    manifest |= {"name": PLAN, "target": "tensorrt", "file": "engine.plan"}
-    manifest["options"] = {"profiles": []}
-    graph = (source / "engine.onnx").read_bytes()
-    folder.mkdir()
-    write_sealed(folder / "manifest.json", manifest)
-    (folder / "graph.onnx").write_bytes(graph)
-    CLOSED.clear()
-
-    def computes(ran=graph):
-        monkeypatch.setattr(debug_runtime, "can_run", lambda manifest, machine: (True, "here"))
-        monkeypatch.setattr(
-            debug_runtime, "load", lambda folder, **how: Engine(ran, 160, as_written=True)
-        )
-        monkeypatch.setattr(
-            debug_runtime,
-            "build_watched",
-            lambda *what: Plan(b"", "tensorrt", "10.3.0", LayerTable(()), None, ()),
-        )
-        monkeypatch.setattr(
-            debug_runtime, "open_watched", lambda plan, manifest, names: Tensors(ran, names)
-        )
-
-    return computes
+def tensorrt(workspace, capsys):
+    return TensorRTHere(workspace, capsys)
 
 
-def test_tensorrt_engine_is_looked_into_by_tensorrt(lpx, tensorrt, tree):
-    tensorrt()
+def test_tensorrt_engine_is_inspected_in_tensorrt(tensorrt, tree):
     before = tree(Path("lpx-out/engines"))
-    ran = lpx("debug", PLAN, "--limit", 2)
-    assert ran.code == 0, ran.err
-    assert f"{PLAN} in TensorRT against onnx: 40 layers on 2 faces" in ran.out
-    assert "building tensorrt-int8 again with 40 tensors handed out" in ran.err
-    assert "layers by 'alone' or 'TensorRT'" in ran.out
-    said = " ".join(ran.out.split())
-    assert "the engine compared with its graph in ONNX Runtime" in said
-    # The plan says of no convolution that it is computed in integers, the manifest of some.
-    assert "changes how TensorRT runs: scores moved by up to 0, and 0 of" in said
-    found = json.loads(Path(f"lpx-out/debug/{PLAN}/layers.json").read_text())
-    assert found["runtime"] == "tensorrt"
-    assert not found["by_runtime"]
-    assert {layer["runtime"]["relative"] for layer in found["layers"]} == {0}
-    assert CLOSED == ["watched", "engine"]
+    reporter = RecordingReporter()
+    result = tensorrt.debug(reporter)
+    assert result.verdict.first is None
+    assert any(
+        text.startswith("building tensorrt-int8 again with 40 intermediate tensors exposed")
+        for text in reporter.said
+    )
+    text = tensorrt.shown(result)
+    assert f"{PLAN} in TensorRT against onnx: 40 layers on 2 faces" in text
+    assert "layers by 'alone' or 'TensorRT'" in text
+    assert "the engine compared with its graph in ONNX Runtime" in text
+    # The plan has no integer convolutions, the manifest has some.
+    assert "changes how TensorRT runs: scores moved by up to 0, and 0 of" in text
+    values = json.loads(result.table.read_text())
+    assert values["runtime"] == "tensorrt"
+    assert not values["by_runtime"]
+    assert {layer["runtime"]["relative"] for layer in values["layers"]} == {0}
+    assert tensorrt.closed == ["watched", "engine"]
     assert tree(Path("lpx-out/engines")) == before
 
 
-def test_fault_of_tensorrts_kernels_is_named(lpx, tensorrt):
-    tensorrt(broken(ENGINE))
-    ran = lpx("debug", PLAN, "--limit", 2)
-    assert ran.code == 1
+def test_fault_of_tensorrts_kernels_is_named(tensorrt):
+    tensorrt.kernels = broken(ENGINE)
+    result = tensorrt.debug()
     name = "Conv_5:backbone.blocks.0.0.conv_dw"
-    said = " ".join(ran.out.split())
-    assert f"first layer beyond 0.25: {name}, off by 0.9" in said
-    assert f"TensorRT deviates from the engine's graph from {name} on" in said
-    plain = lpx("debug", PLAN, "--limit", 2, "--runtime", "onnxruntime", "--json")
-    found = json.loads(plain.out)
-    assert plain.code == 0, "its graph is sound"
-    assert found["runtime"] == "onnxruntime"
-    assert all(layer["runtime"] is None for layer in found["layers"])
+    assert result.verdict.first.layer.name == name
+    text = tensorrt.shown(result)
+    assert f"first layer beyond 0.25: {name}, off by 0.9" in text
+    assert f"TensorRT deviates from the engine's graph from {name} on" in text
+    plain = tensorrt.debug(runtime="onnxruntime")
+    assert plain.verdict.first is None, "there is nothing wrong with the graph"
+    assert plain.runtime == "onnxruntime"
+    assert all(layer.runtime is None for layer in plain.comparison.layers)
 
 
-def test_fault_of_the_graph_is_not_put_down_to_tensorrt(lpx, tensorrt):
-    graph = broken(ENGINE)
-    (Path("lpx-out/engines") / PLAN / "graph.onnx").write_bytes(graph)
-    tensorrt(graph)
-    ran = lpx("debug", PLAN, "--limit", 2)
-    assert ran.code == 1
-    said = " ".join(ran.out.split())
+def test_fault_of_the_graph_is_not_blamed_on_tensorrt(tensorrt):
+    tensorrt.kernels = broken(ENGINE)
+    tensorrt.path.with_name("graph.onnx").write_bytes(tensorrt.kernels)
+    result = tensorrt.debug()
+    assert result.verdict.first is not None
+    text = tensorrt.shown(result)
     assert (
-        "(TensorRT deviates from the engine's graph by only 0), caused by the layer itself" in said
+        "(TensorRT deviates from the engine's graph by only 0), caused by the layer itself" in text
     )
 
 
 @pytest.mark.parametrize(
-    ("precision", "dialect", "tolerance", "said"),
+    ("precision", "dialect", "tolerance", "note"),
     [
         ("fp32", "strongly-typed", 0.02, ""),
         ("fp32", "weakly-typed", 0.02, ""),
@@ -224,65 +257,45 @@ def test_fault_of_the_graph_is_not_put_down_to_tensorrt(lpx, tensorrt):
         ("int8", "strongly-typed", 0.25, ""),
     ],
 )
-def test_what_stands_beside_the_graph_is_said(lpx, tensorrt, precision, dialect, tolerance, said):
-    tensorrt()
-    path = Path("lpx-out/engines") / PLAN / "manifest.json"
-    manifest = read_sealed(path, "") | {"precision": precision, "dialect": dialect}
-    write_sealed(path, manifest)
-    ran = lpx("debug", PLAN, "--limit", 1, "--json")
-    found = json.loads(ran.out)
-    assert found["tolerance"] == tolerance
-    assert any("from a flag" in note for note in found["notes"]) is bool(said)
-    assert said in " ".join(found["notes"])
+def test_precision_outside_the_graph_is_noted(tensorrt, precision, dialect, tolerance, note):
+    tensorrt.edit(precision=precision, dialect=dialect)
+    result = tensorrt.debug(limit=1)
+    assert result.tolerance == tolerance
+    assert any("from a flag" in text for text in result.notes) is bool(note)
+    assert note in " ".join(result.notes)
 
 
 @pytest.mark.parametrize(("tf32", "tolerance"), [(True, 0.02), (False, 0.001)])
-def test_float32_without_tf32_is_held_to_float32(lpx, tensorrt, tf32, tolerance):
-    tensorrt()
-    path = Path("lpx-out/engines") / PLAN / "manifest.json"
-    manifest = read_sealed(path, "") | {"precision": "fp32", "dialect": "strongly-typed"}
-    manifest["options"] |= {"tf32": tf32}
-    write_sealed(path, manifest)
-    ran = lpx("debug", PLAN, "--limit", 1, "--json")
-    assert json.loads(ran.out)["tolerance"] == tolerance
+def test_float32_without_tf32_has_the_tolerance_of_float32(tensorrt, tf32, tolerance):
+    tensorrt.edit({"tf32": tf32}, precision="fp32", dialect="strongly-typed")
+    assert tensorrt.debug(limit=1).tolerance == tolerance
 
 
-def test_watched_plan_that_is_not_built_leaves_the_graph_to_look_into(lpx, tensorrt, monkeypatch):
-    tensorrt()
-
-    def refused(*what):
+def test_engine_that_cannot_be_built_again_can_be_inspected_by_its_graph(tensorrt):
+    def refuse(*arguments):
         raise LpxError("TensorRT did not build the plan", "no kernel")
 
-    monkeypatch.setattr(debug_runtime, "build_watched", refused)
-    ran = lpx("debug", PLAN, "--limit", 1)
-    assert ran.code == 2
-    assert "handed out: TensorRT did not build the plan" in " ".join(ran.err.split())
-    assert "--in onnxruntime" in ran.err
-    assert CLOSED == ["engine"]
+    with pytest.raises(LpxError, match="exposed: TensorRT did not build the plan") as refused:
+        tensorrt.debug(limit=1, build=refuse)
+    assert "--runtime onnxruntime" in error_text(refused.value, command)
+    assert tensorrt.closed == ["engine"]
 
 
-def test_tensorrt_that_is_asked_for_and_not_there_is_an_error(lpx, tensorrt, monkeypatch):
-    monkeypatch.setattr(
-        debug_runtime, "can_run", lambda manifest, machine: (False, "no NVIDIA GPU")
-    )
-    ran = lpx("debug", PLAN, "--limit", 1, "--runtime", "tensorrt")
-    assert ran.code == 2
-    assert "cannot be looked into by TensorRT here" in ran.err
-    assert "no NVIDIA GPU" in ran.err
-    left = lpx("debug", PLAN, "--limit", 1)
-    assert left.code == 0
-    assert "(TensorRT cannot show them here: no NVIDIA GPU)" in " ".join(left.out.split())
+def test_tensorrt_that_is_requested_but_absent_is_an_error(tensorrt):
+    def absent(manifest, machine):
+        return False, "no NVIDIA GPU"
+
+    with pytest.raises(LpxError, match=r"cannot inspect engine .* with TensorRT") as refused:
+        tensorrt.debug(limit=1, runtime="tensorrt", can_run=absent)
+    assert refused.value.why == "no NVIDIA GPU"
+    result = tensorrt.debug(limit=1, can_run=absent)
+    assert "(TensorRT cannot show them here: no NVIDIA GPU)" in tensorrt.shown(result)
 
 
-def test_the_lean_runtime_does_not_build_the_engine_again(lpx, tensorrt, monkeypatch):
-    tensorrt()
-    path = Path("lpx-out/engines") / PLAN / "manifest.json"
-    values = read_sealed(path, "")
-    write_sealed(path, values | {"options": {"profiles": [], "version_compatible": True}})
-    monkeypatch.setattr(debug_runtime, "available", lambda flavour: (False, "it builds no plans"))
-    left = lpx("debug", PLAN, "--limit", 1)
-    assert left.code == 0
-    assert "(TensorRT cannot show them here: it builds no plans)" in " ".join(left.out.split())
+def test_the_lean_runtime_does_not_build_the_engine_again(tensorrt):
+    tensorrt.edit({"version_compatible": True})
+    result = tensorrt.debug(limit=1, can_build=lambda flavour: (False, "it builds no plans"))
+    assert "(TensorRT cannot show them here: it builds no plans)" in tensorrt.shown(result)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,9 @@ import json
 from dataclasses import replace
 
 import pytest
-from click.testing import CliRunner
 
 from lpx.api.doctor import Finding
-from lpx.cli.doctor import doctor
+from lpx.cli.doctor import show, values
 from tests.support.machines import PC as MACHINE
 
 ADVICE = "re-create the environment: python3.10 -m venv --system-site-packages DIR"
@@ -19,25 +18,30 @@ FINDINGS = (
 )
 
 
-@pytest.fixture(autouse=True)
-def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lpx.machine.machine.read_machine", lambda: MACHINE)
-    monkeypatch.setattr("lpx.api.doctor.examine", lambda machine: FINDINGS)
+@pytest.fixture
+def printed(capsys, monkeypatch):
+    """A function that returns what is printed on 80 columns."""
+
+    def show_to_text(findings=FINDINGS) -> str:
+        monkeypatch.setenv("COLUMNS", "80")
+        show(MACHINE, findings)
+        return capsys.readouterr().out
+
+    return show_to_text
 
 
-def test_table_loses_no_advice_at_80_columns() -> None:
-    result = CliRunner().invoke(doctor, env={"COLUMNS": "80"})
-    assert result.exit_code == 0
-    assert max(map(len, result.output.splitlines())) <= 80
-    assert "…" not in result.output
-    words = " ".join(result.output.split())
+def test_table_loses_no_advice_at_80_columns(printed) -> None:
+    text = printed()
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    words = " ".join(text.split())
     assert ADVICE in words
     assert 'pip install "lpx[cluster]"' in words
     assert "warning: two packages" in words
 
 
-def test_closing_line_names_the_usable_targets() -> None:
-    words = " ".join(CliRunner().invoke(doctor).output.split())
+def test_closing_line_names_the_usable_targets(printed) -> None:
+    words = " ".join(printed().split())
     assert words.endswith(
         "This machine can: run torch, onnxruntime; build tensorrt-rtx but not run it "
         "(no NVIDIA GPU, no CUDA bindings). "
@@ -48,21 +52,23 @@ def test_closing_line_names_the_usable_targets() -> None:
     )
 
 
-def test_a_machine_without_anything_still_exits_0(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_machine_is_no_error(printed) -> None:
     none = tuple(replace(finding, status="missing") for finding in FINDINGS)
-    monkeypatch.setattr("lpx.api.doctor.examine", lambda machine: none)
-    result = CliRunner().invoke(doctor)
-    assert result.exit_code == 0
-    assert "This machine can: nothing yet." in result.output
+    assert "This machine can: nothing yet." in printed(none)
 
 
-def test_json_is_one_object() -> None:
-    result = CliRunner().invoke(doctor, ["--json"])
-    assert result.exit_code == 0
-    report = json.loads(result.output)
+def test_values_of_json() -> None:
+    report = json.loads(json.dumps(values(MACHINE, FINDINGS)))
     assert set(report) == {"machine", "findings", "targets"}
     assert report["machine"]["memory_mib"] == 16384
     assert report["machine"]["jetson"] is None
     assert set(report["findings"][0]) == {"name", "status", "found", "enables", "advice"}
     assert report["targets"]["torch"] == {"build": True, "run": True, "reason": ""}
     assert report["targets"]["tensorrt-rtx"]["build"] is True
+
+
+def test_command_on_this_machine(lpx) -> None:
+    shown, parsed = lpx("doctor"), lpx("doctor", "--json")
+    assert (shown.code, parsed.code) == (0, 0)
+    assert "This machine can: run torch, onnxruntime" in " ".join(shown.out.split())
+    assert json.loads(parsed.out)["targets"]["onnxruntime"]["run"] is True

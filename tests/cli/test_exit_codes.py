@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -12,13 +11,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import cv2
 import numpy as np
 import pytest
 
+from lpx.cli.main import exit_code
 from lpx.data.face_sets.demo import demo_set
 from lpx.workspace import read_sealed, write_sealed
 from tests.conftest import MAIN, environment
+from tests.support.costs import UNTIMED
+from tests.support.reporting import StoppingReporter
 
 BENCH = ("bench", "--dataset", "demo", "--latency-seconds", 0)
 
@@ -80,18 +83,29 @@ def test_parity_that_is_undecided_exits_with_1(lpx, workspace):
     assert "parity undecided: " in ran.out
 
 
-def test_an_engine_of_another_precision_than_asked_for_exits_with_1(lpx, workspace, monkeypatch):
+@click.group()
+def failing():
+    """Commands that fail."""
+
+
+@failing.command()
+def build():
     from lpx.engines.tensorrt import Layer, LayerTable, assert_precision
 
-    def build_engine(*arguments):
-        layer = Layer("Conv_3", "CaskConvolution", "fp32", convolution=True)
-        assert_precision(LayerTable((layer,)), "fp16")
+    layer = Layer("Conv_3", "CaskConvolution", "fp32", convolution=True)
+    assert_precision(LayerTable((layer,)), "fp16")
 
-    monkeypatch.setattr("lpx.api.build.build_engine", build_engine)
-    ran = lpx("build", "--fp16", "--target", "onnxruntime")
-    assert ran.code == 1
-    assert "error: FP16 was asked for, but the plan computes in FP32" in ran.err
-    assert "fp32  CaskConvolution  Conv_3" in ran.err
+
+@failing.command()
+def bench():
+    raise RuntimeError("a bug")
+
+
+def test_an_engine_of_another_precision_than_requested_exits_with_1(capsys):
+    assert exit_code(failing, ["build"]) == 1
+    err = capsys.readouterr().err
+    assert "error: FP16 was asked for, but the plan computes in FP32" in err
+    assert "fp32  CaskConvolution  Conv_3" in err
 
 
 def test_interruption_exits_with_130_and_leaves_only_the_scores(workspace, tree):
@@ -126,20 +140,24 @@ def test_interruption_exits_with_130_and_leaves_only_the_scores(workspace, tree)
         pass
 
 
-def test_internal_error_exits_with_3_and_asks_for_a_report(lpx, workspace, monkeypatch, tree):
-    def fail(*arguments, **options):
-        raise RuntimeError("a bug")
+def test_internal_error_exits_with_3_and_asks_for_a_report(capsys):
+    assert exit_code(failing, ["bench"]) == 3
+    out, err = capsys.readouterr()
+    assert "Traceback" in err
+    assert "RuntimeError: a bug" in err
+    assert "Please report" in err.splitlines()[-1]
+    assert "`lpx doctor`" in err.splitlines()[-1]
+    assert out == ""
 
-    monkeypatch.setattr("lpx.api.bench.measure", fail)
+
+def test_internal_error_leaves_only_the_scores(workspace, tree):
     before = tree(".")
-    ran = lpx(*BENCH)
-    assert ran.code == 3
-    assert "Traceback" in ran.err
-    assert "RuntimeError: a bug" in ran.err
-    assert "Please report" in ran.err.splitlines()[-1]
-    assert "`lpx doctor`" in ran.err.splitlines()[-1]
-    assert ran.out == ""
-    assert tree(".") == before
+    reporter = StoppingReporter("scoring", error=RuntimeError("a bug"))
+    with pytest.raises(RuntimeError, match="a bug"):
+        workspace.bench("demo", limit=8, costs=UNTIMED, reporter=reporter)
+    assert [path for path in tree(".") if path not in before and "bench.partial" not in path] == []
+    with workspace.lock():
+        pass
 
 
 GONE = "import os; read, write = os.pipe(); os.close(read); os.dup2(write, {stream})"
@@ -149,14 +167,14 @@ LINES = [["--help"], ["doctor"], ["doctor", "--json"], ["data", "info", "demo"]]
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_reader_that_goes_away_is_no_internal_error(shell, line):
+def test_reader_that_goes_away_is_not_an_internal_error(shell, line):
     ran = shell(*line, before=GONE.format(stream=1))
     assert ran.code == 141
     assert ran.err == ""
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_output_that_cannot_be_written_is_an_error_that_says_so(shell, line):
+def test_output_that_cannot_be_written_is_a_user_error(shell, line):
     ran = shell(*line, before=FULL.format(stream=1))
     assert ran.code == 2
     assert ran.err.splitlines() == [
@@ -201,7 +219,7 @@ if len(sys.argv) == 1:
     assert (tmp_path / "made" / "ckpt.pt").is_file()
 
 
-def test_a_verdict_is_worth_more_than_a_reader_that_is_gone(shell, tmp_path):
+def test_exit_code_of_the_command_prevails_over_a_reader_that_is_gone(shell, tmp_path):
     ran = shell("predict", "nowhere", cwd=tmp_path, before=GONE.format(stream=1))
     assert ran.code == 2
     fails = "from lpx.cli import doctor; doctor.doctor.callback = lambda **_: (print('x'), exit(1))"
@@ -218,12 +236,12 @@ def test_the_home_folder_in_a_workspaces_name(lpx, workspace, monkeypatch):
     assert " -w " not in ran.out
 
 
-def test_terminal_that_lacks_characters_is_no_internal_error(lpx, workspace, monkeypatch):
-    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    monkeypatch.setattr(sys, "stdout", terminal)
-    ran = lpx(*BENCH, "--limit", 8, "--margin", 0.1)
+def test_terminal_that_lacks_characters_is_not_an_internal_error(shell, workspace):
+    ascii_only = "import sys; sys.stdout.reconfigure(encoding='ascii')"
+    ran = shell(*BENCH, "--limit", 8, "--margin", 0.1, before=ascii_only)
     assert ran.code in (0, 1), ran.err
-    assert "parity " in terminal.buffer.getvalue().decode("ascii")
+    assert "parity " in ran.out
+    assert ran.out.isascii()
 
 
 @pytest.mark.parametrize("command", ["export", "build", "bench", "predict"])

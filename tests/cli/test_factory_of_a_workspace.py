@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from lpx import Workspace
 from lpx.artefacts.model import read_exported
-from lpx.artefacts.reference import read_reference
 from lpx.data.face_sets.demo import demo_set
 from lpx.errors import LpxError
 from lpx.models.checkpoint import ForeignModel, load_factory
 from lpx.render.encode import encode_png
 from lpx.workspace import read_sealed, write_sealed
+from tests.conftest import environment
 from tests.support.networks import copy_export, network
 
 NETWORK = network("nn.Conv2d(3, 1, 4, 4)", "from pathlib import Path; Path('imported').touch()")
@@ -57,31 +60,40 @@ def test_engines_of_its_model_run_without_it(exported, shell):
     assert not (exported / "imported").exists()
 
 
-def test_current_folder_does_not_hide_the_environment(exported, tmp_path, monkeypatch):
-    """A file beside the data may bear the name of the package that the workspace means."""
-    here = tmp_path / "here"
-    here.mkdir()
-    (here / "workspace_network.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
-    monkeypatch.chdir(here)
-    monkeypatch.setattr("sys.path", ["", *_without_here(), str(exported)])
-    monkeypatch.delitem(__import__("sys").modules, "workspace_network", raising=False)
-    workspace = Workspace(exported / "lpx-out")
-    detector = read_reference(workspace, read_exported(workspace), allow_factory=True)
-    assert detector.card.architecture == "workspace_network:make"
-    assert not (here / "ran").exists()
+def test_current_folder_does_not_hide_the_environment(exported, shell, tmp_path):
+    """A file beside the data may have the name of the package that the workspace means."""
+    (tmp_path / "workspace_network.py").write_text(
+        "from pathlib import Path\nPath('ran').touch()\n"
+    )
+    # An installed package: the folder is searched after the current one, which comes first.
+    installed = f"import sys; assert not sys.path[0]; sys.path.append({str(exported)!r})"
+    face, workspace = exported / "face.png", exported / "lpx-out"
+    line = ("predict", face, *PREDICT[2:], "--allow-factory", "-w", workspace)
+    ran = shell(*line, "--out", "out", cwd=tmp_path, before=installed)
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "imported").exists()
+    assert not (tmp_path / "ran").exists()
 
 
-def test_current_folder_is_searched_first_only_while_a_typed_factory_is_imported(
-    tmp_path, monkeypatch
-):
-    import sys
-
+def test_current_folder_is_searched_first_only_while_a_typed_factory_is_imported(tmp_path):
     (tmp_path / "typed_network.py").write_text(NETWORK)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", _without_here())
-    load_factory("typed_network:make", None, ForeignModel("typed_network:make", input_size=16))
-    assert sys.path[0] != ""
-    assert sys.path.count("") == 1
+    code = """
+import sys
+# As for the installed command, whose first folder is that of the script.
+sys.path.remove("")
+from lpx.models.checkpoint import ForeignModel, load_factory
+load_factory("typed_network:make", None, ForeignModel("typed_network:make", input_size=16))
+print(sys.path[0] != "", sys.path.count(""))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "True 1\n", done.stderr
 
 
 @pytest.mark.parametrize(
@@ -90,12 +102,6 @@ def test_current_folder_is_searched_first_only_while_a_typed_factory_is_imported
 def test_spec_that_names_no_function_is_not_imported(spec):
     with pytest.raises(LpxError, match="cannot be called"):
         load_factory(spec, None, ForeignModel(spec))
-
-
-def _without_here():
-    import sys
-
-    return [entry for entry in sys.path if entry]
 
 
 @pytest.mark.parametrize("factory", ["../evil:make", "os", 3, ["os:getcwd"], "other:make"])

@@ -1,4 +1,4 @@
-"""Failures of the machine and of files are the user's to mend: exit code 2, never 3 or a trace."""
+"""Failures of the machine and of files are user errors: exit code 2, never 3 or a traceback."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import torch
 
 import lpx as package
 from lpx.cli.failures import user_error
+from lpx.cli.main import exit_code
 from lpx.errors import LpxError, out_of_memory
 from tests.conftest import MAIN, environment
 
@@ -28,6 +30,20 @@ FILES = [
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM),
     *(errno.ELOOP, errno.ENAMETOOLONG, errno.ESTALE, errno.EBUSY),
 ]
+
+
+def raising(error):
+    """Return a group of commands, of which `fail` raises an error."""
+
+    @click.group()
+    def group():
+        pass
+
+    @group.command()
+    def fail():
+        raise error
+
+    return group
 
 
 @pytest.mark.parametrize(
@@ -48,16 +64,12 @@ FILES = [
         ImportError("libtorch_cpu.so: failed to map segment from shared object"),
     ],
 )
-def test_no_bug_of_lpx(lpx, monkeypatch, error):
-    def fail(*arguments, **options):
-        raise error
-
-    monkeypatch.setattr("lpx.bench.report.compare.read_report", fail)
-    ran = lpx("compare", "a", "b")
-    assert ran.code == 2
-    assert ran.err.startswith("error: ")
-    assert "  fix: " in ran.err
-    assert "Traceback" not in ran.err
+def test_a_failure_of_the_machine_is_a_user_error(capsys, error):
+    assert exit_code(raising(error), ["fail"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert "  fix: " in err
+    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(
@@ -72,14 +84,9 @@ def test_no_bug_of_lpx(lpx, monkeypatch, error):
         ValueError("embedded null byte"),
     ],
 )
-def test_a_bug_of_lpx_or_of_its_installation(lpx, monkeypatch, error):
-    def fail(*arguments, **options):
-        raise error
-
-    monkeypatch.setattr("lpx.bench.report.compare.read_report", fail)
-    ran = lpx("compare", "a", "b")
-    assert ran.code == 3
-    assert "Traceback" in ran.err
+def test_a_bug_in_lpx_or_its_installation_is_an_internal_error(capsys, error):
+    assert exit_code(raising(error), ["fail"]) == 3
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_onnx_runtimes_own_errors():
@@ -109,7 +116,7 @@ def test_memory_that_runs_out_in_an_engine_does_not_make_it_dead(lpx, workspace,
     assert "buffer of size 9" in ran.err
 
 
-def test_what_is_said_of_memory():
+def test_errors_that_mean_too_little_memory():
     assert out_of_memory(LpxError("x is out of memory")) is None
     assert out_of_memory(ValueError("a face")) is None
     assert "GPU" in str(out_of_memory(RuntimeError("CUDA error: out of memory")))

@@ -4,13 +4,16 @@ import csv
 import json
 from pathlib import Path
 
+import click
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
-from lpx.data.face_sets.demo import folder
+from lpx.cli.options import host_code_option, workspace_option
+from lpx.cli.predict import predict
 from lpx.data.images.decode import fit
-from lpx.engines import Prediction, load
+from lpx.engines import load
 
 
 def test_one_image(lpx, workspace, crops):
@@ -105,49 +108,13 @@ def test_what_cannot_be_done(lpx, workspace, crops, tree, arguments, said):
     assert tree(".") == before
 
 
-def test_engine_that_returns_nan_is_refused(lpx, workspace, crops, monkeypatch):
-    class Broken:
-        def infer(self, faces):
-            scores = np.full(len(faces), 0.5, np.float32)
-            scores[2] = np.nan
-            return Prediction(scores, np.full((len(faces), 20, 20), 0.5, np.float32))
+def test_host_code_is_allowed_by_an_option():
+    @click.command()
+    @host_code_option
+    @workspace_option
+    def trusting(workspace):
+        click.echo(workspace.allow_host_code)
 
-        def close(self):
-            pass
-
-    monkeypatch.setattr("lpx.artefacts.select_engine.load", lambda folder, **options: Broken())
-    ran = lpx("predict", "--crops", "crops/real")
-    assert ran.code == 2
-    assert "onnxruntime-int8 gives the score nan to face 2.png" in ran.err
-    assert "--engine torch" in ran.err
-    assert not Path("lpx-out/predictions").exists()
-
-
-def test_host_code_is_allowed_where_the_user_says_so(lpx, workspace, crops, monkeypatch):
-    from lpx.artefacts import select_engine
-
-    seen, load = [], select_engine.load
-    monkeypatch.setattr(
-        select_engine, "load", lambda folder, **options: seen.append(options) or load(folder)
-    )
-    for more in ((), ("--allow-host-code",)):
-        assert lpx("predict", crops, "--crops", "--no-overlay", *more).code == 0
-    assert [options["allow_host_code"] for options in seen] == [False, True]
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -5.0, 1.5])
-def test_maps_that_are_not_of_probabilities_are_refused(lpx, workspace, crops, monkeypatch, bad):
-    class Broken:
-        def infer(self, faces):
-            maps = np.full((len(faces), 20, 20), 0.5, np.float32)
-            maps[0, 3, 4] = bad
-            return Prediction(np.full(len(faces), 0.5, np.float32), maps)
-
-        def close(self):
-            pass
-
-    monkeypatch.setattr("lpx.artefacts.select_engine.load", lambda folder, **options: Broken())
-    for line in (["--crops", "crops/real"], [folder() / "p000_00.jpg"]):
-        ran = lpx("predict", *line)
-        assert ran.code == 2, ran.err
-        assert "a map with values" in ran.err
+    assert CliRunner().invoke(trusting).output == "False\n"
+    assert CliRunner().invoke(trusting, ["--allow-host-code"]).output == "True\n"
+    assert "allow_host_code" in [option.name for option in predict.params]
