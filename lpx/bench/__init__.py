@@ -1,1 +1,1 @@
-"""The evidence: parity of AUC, latency, and the report."""
+"""Benches: parity of AUC, performance, and the report on both."""

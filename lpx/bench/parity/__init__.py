@@ -1,1 +1,1 @@
-"""Whether an engine still tells real from fake as the reference does."""
+"""Parity: does an engine still tell real from fake as the reference does?"""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +12,12 @@ from lpx.bench.parity.score_store import ScoreStore, Stored
 from lpx.data.face_sets.face_set import FaceSet, Skipped
 from lpx.engines.base import Engine, Prediction
 from lpx.errors import LpxError
+from lpx.reporter import Progress
 
+# Faces per call. Part of what a stored score depends on: another size may round differently.
 BATCH = 16
+# Half precision may round a mean of probabilities to a little outside [0, 1].
 ROUNDING = 1e-3
-"""By how much a score may leave [0, 1]: half precision rounds."""
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Failure:
     """An engine that could not be measured.
 
     Attributes:
-        name: Of the engine.
+        name: Name of the engine.
         during: "loading", "scoring", "timing" or "measuring energy".
-        reason: What it said, with the face where it was one.
+        reason: Its error, with the face if it was one.
     """
 
     name: str
@@ -37,14 +37,14 @@ class Failure:
 
 @dataclass(frozen=True)
 class Scored:
-    """What every engine said of the faces that could be read.
+    """Predictions of every engine for the faces that could be read.
 
     Attributes:
-        indices: int64 [N], their places in the face set.
+        indices: int64 [N], indices of the faces in the set.
         labels: int64 [N], 1 = fake.
-        predictions: Per engine, in the order of `indices`.
+        predictions: By engine name, in the order of `indices`.
         skipped: Faces that could not be read.
-        failed: Engines that failed on the way; they are not in `predictions`.
+        failed: Engines that failed; they are not in `predictions`.
     """
 
     indices: NDArray[np.int64]
@@ -63,16 +63,16 @@ def score(
     needed: Collection[str] | None = None,
     store: ScoreStore | None = None,
 ) -> Scored:
-    """Decode each face once, and give it to every engine.
+    """Decode each face once, and score it with every engine.
 
     Args:
         engines: By name.
         faces: Labelled faces.
         size: Side of a face, pixels.
-        progress: Told how many faces are done, and of how many.
-        needed: Engines without which nothing can be said: their errors are raised. Another that
-            fails, or gives NaN, is left out from there on, and noted. None needs all.
-        store: Where scores are kept as they come; what it holds is not scored again.
+        progress: Receives the number of faces scored, and their total.
+        needed: Engines whose errors are raised. Any other that fails, or returns NaN, is left out
+            from then on, and noted. None needs all.
+        store: Store of the scores computed so far; what it holds is not scored again.
 
     Raises:
         LpxError: A face has no label, a class has fewer than two faces, no face can be read, or a
@@ -85,16 +85,17 @@ def score(
     failed = _score_rest(engines, faces, size, progress, needed, store, parts, skipped)
     running = [name for name in engines if name not in {f.name for f in failed}]
     batches = parts[running[0]] if running else []
-    # A face at which a bench was killed is noted twice.
+    # A face at which a bench was interrupted is noted twice.
     skipped = list(dict.fromkeys(skipped))
     if not batches:
         raise LpxError(
             f"no face of {faces.name} can be read",
             f"{skipped[0].name}: {skipped[0].reason}" if skipped else "the set is empty",
-            "name another data set",
+            "use another data set",
+            code="not-found",
         )
     if progress is not None:
-        # The last faces may have been unreadable.
+        # The last faces may have been unreadable: without this the bar would not reach its end.
         progress(len(faces.faces), len(faces.faces))
     order = np.concatenate([indices for indices, _ in batches])
     _check_labels(labels[order], faces, skipped)
@@ -112,7 +113,11 @@ def _score_rest(
     parts: dict[str, list[Stored]],
     skipped: list[Skipped],
 ) -> list[Failure]:
-    """Score the faces that `parts` lacks, into `parts` and `skipped`; who failed."""
+    """Score the faces that are missing from `parts`, into `parts` and `skipped`.
+
+    Returns:
+        Engines that failed.
+    """
     failed: list[Failure] = []
     done = {name: _next_row(batches) for name, batches in parts.items()}
     start = min(done.values(), default=0)
@@ -122,6 +127,7 @@ def _score_rest(
     for batch in rest.stream(BATCH, size, skipped):
         indices = batch.indices + start
         if store is not None:
+            # Before the scores: a batch without its skipped faces would lose them at a restart.
             store.skip(skipped[noted:])
             noted = len(skipped)
         for name, engine in engines.items():
@@ -144,7 +150,7 @@ def _score_rest(
 
 
 def _next_row(batches: list[Stored]) -> int:
-    """The row at which the batch after the last one begins."""
+    """Return the index of the face at which the next batch begins."""
     return (int(batches[-1][0][-1]) // BATCH + 1) * BATCH if batches else 0
 
 
@@ -156,7 +162,7 @@ def _reason(error: Exception, faces: FaceSet, indices: NDArray[np.int64]) -> str
 
 
 def said(error: Exception) -> str:
-    """What an engine's error says, in one line."""
+    """Write an engine's error in one line."""
     if isinstance(error, LpxError):
         return ": ".join(filter(None, (error.what, error.why)))
     lines = str(error).strip().splitlines()
@@ -177,8 +183,8 @@ def check_finite(
         raise LpxError(
             f"{name} gives the score {prediction.score[at]} to face "
             f"{faces.faces[int(indices[at])].name}",
-            "scores must be probabilities, from 0 to 1; others make every figure meaningless",
-            "see with `lpx predict --crops FACE --engine torch` whether the checkpoint does so "
+            "scores must be finite probabilities; a NaN invalidates every metric",
+            "check with `lpx predict --crops FACE --engine torch` whether the checkpoint does so "
             "too; if it does not, build the engine again, or in another precision",
         )
     likely = are_maps(prediction.patch_map)
@@ -187,19 +193,19 @@ def check_finite(
         raise LpxError(
             f"{name} gives face {faces.faces[int(indices[at])].name} a map with values that are "
             "not probabilities",
-            f"they go from {prediction.patch_map[at].min()} to {prediction.patch_map[at].max()}",
+            f"they range from {prediction.patch_map[at].min()} to {prediction.patch_map[at].max()}",
             "build the engine again, or in another precision",
         )
 
 
 def are_probabilities(scores: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which scores [N] are in [0, 1]; NaN is not."""
-    # Half precision may round a mean of probabilities to a little over 1.
+    """Return a mask of the scores [N] in [0, 1], False for NaN."""
+    # Every comparison with NaN is false: this form, and not its negation, finds it.
     return (scores >= -ROUNDING) & (scores <= 1 + ROUNDING)
 
 
 def are_maps(maps: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which maps [N, h, w] are of probabilities."""
+    """Return a mask of the maps [N, h, w] whose values are all probabilities."""
     return np.asarray(are_probabilities(maps).all(axis=tuple(range(1, maps.ndim))))
 
 
@@ -212,15 +218,16 @@ def _join(parts: list[Prediction]) -> Prediction:
 def _check_labels(
     labels: NDArray[np.int64], faces: FaceSet, skipped: Sequence[Skipped] = ()
 ) -> None:
-    unread = f"; {len(skipped)} others could not be read, the first: " if skipped else ""
+    unread = ""
     if skipped:
-        unread += f"{skipped[0].name} ({skipped[0].reason})"
+        first = f"{skipped[0].name} ({skipped[0].reason})"
+        unread = f"; {len(skipped)} others could not be read, the first: {first}"
     if (labels < 0).any():
         name = faces.faces[int(np.argmax(labels < 0))].name
         raise LpxError(
             f"{faces.name}: face {name} has no label",
-            "AUC needs to know which faces are real and which fake",
-            "put the crops into real/ and fake/ below one folder, and name that folder",
+            "AUC needs a label for every face, real or fake",
+            "put the crops into real/ and fake/ below one folder, and use that folder",
         )
     fakes = int((labels == 1).sum())
     reals = len(labels) - fakes
@@ -228,11 +235,11 @@ def _check_labels(
         raise LpxError(
             f"{faces.name} holds {'real' if reals else 'fake'} faces only, {len(labels)} of them",
             f"AUC compares real with fake and is undefined with one class{unread}",
-            "add faces of the other class: real ones lie in real/, fake ones in fake/",
+            "add faces of the other class: real ones in real/, fake ones in fake/",
         )
     if min(reals, fakes) < 2:
         raise LpxError(
             f"{faces.name} holds {reals} real and {fakes} fake faces",
-            f"the interval of an AUC needs two of each at the very least{unread}",
-            "add faces, or raise --limit",
+            f"the interval of an AUC needs at least two of each{unread}",
+            "add faces, or raise `limit`",
         )

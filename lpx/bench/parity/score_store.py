@@ -1,8 +1,8 @@
-"""What a bench has scored so far, on disk as it comes, so that one that was killed goes on.
+"""Scores computed so far, on disk, so that an interrupted bench resumes.
 
-A folder holds `of.json`, which says of what, one file per engine, and the faces that could not be
-read. An engine's file is a row of frames, one per batch; a frame that was cut off in the middle, or
-whose checksum is wrong, ends what is believed. Whatever is not believed is said, and scored again.
+A folder holds `of.json` with what the scores depend on, one file per engine, and the faces that
+could not be read. An engine's file is a sequence of frames, one per batch. Reading ends at a frame
+that is truncated or has a wrong checksum; the rest is dropped with a message, and scored again.
 """
 
 from __future__ import annotations
@@ -25,53 +25,55 @@ from lpx.schema import SchemaError, sealed, sealed_line, unsealed, unsealed_line
 from lpx.workspace import Appended, no_follow, read_regular, read_sealed, unwritable, write_sealed
 
 FOLDER = "bench.partial"
+# Magic, faces, height and width of a map, bytes of the payload, its CRC-32; little-endian.
 _HEADER = struct.Struct("<4sIIIII")
 _MAGIC = b"lpx1"
 _OF = "of.json"
 _SKIPPED = "skipped.jsonl"
 
 Stored = tuple[NDArray[np.int64], Prediction]
-"""Places in the face set, int64 [N], and what an engine said of these faces."""
+"""Indices in the face set, int64 [N], and an engine's predictions for these faces."""
 
 
 class ScoreStore:
-    """Scores of a bench that is under way.
+    """Scores of a bench in progress.
 
     Args:
-        folder: Made when the first scores come; emptied where it is of another bench.
-        of: What the scores depend on besides the engine: faces, size, batch, versions.
-        engines: Per name, what tells the engine from another of that name: a SHA-256.
-        say: Receives what an earlier bench left and cannot be used, and why.
+        folder: Folder of the store, created with the first scores; emptied if it is of another
+            bench.
+        inputs: What the scores depend on besides the engine: faces, size, batch, versions.
+        engines: SHA-256 of each engine, by name.
+        say: Receives messages about earlier scores that cannot be used.
 
     Raises:
-        LpxError: What another bench left cannot be removed.
+        LpxError: Scores of another bench cannot be removed.
     """
 
     def __init__(
         self,
         folder: Path,
-        of: Mapping[str, Any],
+        inputs: Mapping[str, Any],
         engines: Mapping[str, str],
         say: Callable[[str], None] | None = None,
     ) -> None:
         self.folder = folder
-        self.of = dict(of)
+        self.inputs = dict(inputs)
         self._say = say or (lambda text: None)
         self._files = {
-            name: Appended(folder / _file_name(name, told)) for name, told in engines.items()
+            name: Appended(folder / _file_name(name, digest)) for name, digest in engines.items()
         }
         self._skipped = Appended(folder / _SKIPPED)
         if folder.is_dir() and (why := self._unfit()):
             if any(folder.iterdir()):
-                self._say(f"the scores of a stopped bench in {folder} are dropped: {why}")
+                self._say(f"scores of an interrupted bench in {folder} are dropped: {why}")
             try:
-                # What stayed would pass for scores of this bench.
+                # Scores left behind would be taken for scores of this bench.
                 shutil.rmtree(folder)
             except OSError as error:
                 raise unwritable(folder, error) from error
 
     def _unfit(self) -> str:
-        """Why what is there is of no use; "" where it is of this bench."""
+        """Return the reason why the stored scores cannot be used; "" if they are of this bench."""
         try:
             found = read_sealed(self.folder / _OF, "lpx bench")
         except LpxError as error:
@@ -80,16 +82,16 @@ class ScoreStore:
             self._read_skipped()
         except SchemaError as error:
             return f"{_SKIPPED}: {error}"
-        wanted = unsealed(sealed(self.of))
+        wanted = unsealed(sealed(self.inputs))
         if found == wanted:
             return ""
         if {**found, "faces": None} == {**wanted, "faces": None}:
-            return "faces have changed since: their files, or what is said of them"
+            return "faces have changed since: their files, or their labels, methods or videos"
         differing = sorted(k for k in found.keys() | wanted if found.get(k) != wanted.get(k))
-        return f"it was of something else ({', '.join(differing)})"
+        return f"they are of other inputs ({', '.join(differing)})"
 
     def read(self, name: str) -> list[Stored]:
-        """An engine's batches in order; what comes after a damaged one is dropped, on disk too.
+        """Return an engine's batches in order; damaged ones are dropped, on disk too.
 
         Raises:
             LpxError: The scores cannot be read.
@@ -99,8 +101,11 @@ class ScoreStore:
             data = read_regular(path)
             frames, end = _parse(data)
             if end < len(data):
+                # Truncated, so that new frames are appended to whole ones.
                 whole = len(data) - end
-                self._say(f"{path}: the last {whole} bytes are damaged, and are scored again")
+                self._say(
+                    f"{path}: the last {whole} bytes are damaged; their faces are scored again"
+                )
                 with open(path, "r+b", opener=no_follow) as stream:
                     stream.truncate(end)
         except FileNotFoundError:
@@ -118,15 +123,15 @@ class ScoreStore:
         self._append(self._files[name], _frame(indices, prediction))
 
     def skipped(self) -> list[Skipped]:
-        """Faces that could not be read; one may come twice."""
+        """Return faces that could not be read, some perhaps twice."""
         return self._read_skipped()
 
     def _read_skipped(self) -> list[Skipped]:
-        """The faces in the list, of which a last line that was cut off is dropped, on disk too.
+        """Read the list of faces; a truncated last line is dropped, on disk too.
 
         Raises:
             LpxError: It cannot be read.
-            SchemaError: Another line is damaged: the report would not name all such faces.
+            SchemaError: Another line is damaged.
         """
         path = self._skipped.path
         try:
@@ -139,11 +144,12 @@ class ScoreStore:
             return []
         except OSError as error:
             raise unwritable(path, error) from error
+        # A damaged line is not dropped: the report would not name all such faces.
         lines = (unsealed_line(line) for line in data[:end].splitlines())
         return [Skipped(str(line.get("name")), str(line.get("reason"))) for line in lines]
 
     def skip(self, faces: Iterable[Skipped]) -> None:
-        """Note faces that cannot be read; they come before the scores of their batch.
+        """Append faces that cannot be read, before the scores of their batch.
 
         Raises:
             LpxError: The folder cannot be written.
@@ -154,16 +160,16 @@ class ScoreStore:
 
     def _append(self, file: Appended, data: bytes) -> None:
         if not (self.folder / _OF).exists():
-            write_sealed(self.folder / _OF, self.of)
+            write_sealed(self.folder / _OF, self.inputs)
         file.add(data)
 
     def remove(self) -> None:
-        """Forget everything."""
+        """Delete the store."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _file_name(name: str, told: str) -> str:
-    return f"{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}.{told[:16]}.scores"
+def _file_name(name: str, digest: str) -> str:
+    return f"{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}.{digest[:16]}.scores"
 
 
 def _frame(indices: NDArray[np.int64], prediction: Prediction) -> bytes:
@@ -180,12 +186,13 @@ def _frame(indices: NDArray[np.int64], prediction: Prediction) -> bytes:
 
 
 def _parse(data: bytes) -> tuple[list[Stored], int]:
-    """The whole frames, and where they end."""
+    """Return the complete frames, and the offset of their end."""
     frames: list[Stored] = []
     at = 0
     while at + _HEADER.size <= len(data):
         magic, count, height, width, size, checksum = _HEADER.unpack_from(data, at)
         payload = data[at + _HEADER.size : at + _HEADER.size + size]
+        # 8 bytes of index and 4 of score per face, and 4 per patch.
         whole = magic == _MAGIC and len(payload) == size == count * (12 + 4 * height * width)
         if not whole or zlib.crc32(payload) != checksum:
             break

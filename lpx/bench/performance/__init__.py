@@ -1,1 +1,1 @@
-"""What engines cost: latency, throughput, energy."""
+"""Performance of engines: latency, throughput, energy."""

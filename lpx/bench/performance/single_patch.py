@@ -1,4 +1,4 @@
-"""What one patch costs alone: a crop of exactly the receptive field through the network."""
+"""Time of a single patch: a crop of exactly the receptive field through the network."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class SinglePatch:
     """A network that takes one receptive field.
 
     Attributes:
-        engine: Runs it in ONNX Runtime, in the precision of the graph it was made from.
+        engine: The network in ONNX Runtime, in the precision of the graph it was made from.
         size: Side of the crop: the receptive field, pixels.
-        grid: Units (h, w) it computes. More than one where the network pads: the one in the middle
-            sees exactly the crop, the others see padding too.
+        grid: Units (h, w) that it computes. More than one if the network pads: the one in the
+            middle sees exactly the crop, the others see padding too.
     """
 
     engine: OnnxRuntimeEngine
@@ -32,11 +32,11 @@ class SinglePatch:
 
 
 def open_single_patch(graph: bytes, card: ModelCard) -> SinglePatch:
-    """Make the engine of one patch out of the graph of whole faces.
+    """Open an engine of one patch, made from the graph of whole faces.
 
     Args:
         graph: ONNX, float or Q/DQ, for faces of the card's size.
-        card: Its card.
+        card: Model card.
 
     Raises:
         LpxError: The receptive field is unknown or the whole face, or the graph does not run at
@@ -46,28 +46,28 @@ def open_single_patch(graph: bytes, card: ModelCard) -> SinglePatch:
     if size is None or not card.strictly_local or size >= card.input_size:
         known = "unknown" if size is None else f"{size} px"
         raise LpxError(
-            "a single patch has no cost of its own here",
+            "the time of a single patch cannot be measured for this model",
             f"the receptive field is {known}, the face {card.input_size} px",
-            "read the cost per patch amortised over the face",
+            "use the time per patch amortised over the face",
         )
     engine = OnnxRuntimeEngine(resize_input(graph, size), size)
     try:
         maps = engine.infer(np.zeros((1, size, size, 3), np.uint8)).patch_map
     except Exception as error:
-        # Its errors share no base class but Exception.
+        # ONNX Runtime's errors share no base class but Exception.
         engine.close()
         if short := out_of_memory(error):
             raise short from error
         raise LpxError(
             f"the graph does not run on a crop of {size} px",
             str(error).strip().splitlines()[0],
-            "read the cost per patch amortised over the face",
+            "use the time per patch amortised over the face",
         ) from error
     return SinglePatch(engine, size, (maps.shape[1], maps.shape[2]))
 
 
 def resize_input(graph: bytes, size: int) -> bytes:
-    """The same network for crops of `size` pixels.
+    """Return the same network for crops of `size` pixels.
 
     Args:
         graph: ONNX whose input is "faces", uint8 [N, S, S, 3].
@@ -89,7 +89,8 @@ def resize_input(graph: bytes, size: int) -> bytes:
 
 
 def _free_flattening(model: onnx.ModelProto, units: int) -> None:
-    """Let a reshape to [faces, units] take any number of units."""
+    """Change reshapes to [faces, units] so that they accept any number of units."""
+    # The target is an initialiser in graphs as exported, and a Constant node in some others.
     targets = {node.input[1] for node in model.graph.node if node.op_type == "Reshape"}
     constants = [value for value in model.graph.initializer if value.name in targets]
     for node in model.graph.node:
@@ -97,6 +98,6 @@ def _free_flattening(model: onnx.ModelProto, units: int) -> None:
             constants += [field.t for field in node.attribute if field.name == "value"]
     for constant in constants:
         if onnx.numpy_helper.to_array(constant).tolist() == [-1, units]:
-            # 0 keeps the number of faces.
+            # In a target of Reshape 0 keeps the dimension, here the number of faces.
             freed = onnx.numpy_helper.from_array(np.array([0, -1], np.int64), constant.name)
             constant.CopyFrom(freed)

@@ -1,4 +1,4 @@
-"""What `trtexec --exportTimes` writes: how long each inference took, on the GPU and around it."""
+"""Read the times of single inferences that `trtexec --exportTimes` writes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from lpx.errors import LpxError
 from lpx.schema import MAX_BYTES, parse_json
 from lpx.workspace import read_regular
 
+# Default length of trtexec's warm-up.
 WARM_UP_MS = 200.0
-"""How long trtexec warms up by default."""
 _FIX = "make it again with trtexec --exportTimes=FILE, and let trtexec end by itself"
 # TensorRT 7 called the copies "in" and "out"; from 8 on they are "h2d" and "d2h".
 _NAMES = (("h2dMs", "computeMs", "d2hMs"), ("inMs", "computeMs", "outMs"))
@@ -27,10 +27,10 @@ class TrtexecTimes:
 
     Attributes:
         latency_ms: Copy to the GPU, computing, and copy back; without waiting for another batch.
-        h2d_ms: Copy to the GPU; 0 where trtexec was told to leave copies out.
+        h2d_ms: Copy to the GPU; 0 if trtexec left copies out.
         compute_ms: Computing, on the GPU's clock.
         d2h_ms: Copy back; likewise.
-        enqueue_ms: Time that the host needed to start the work; empty where the file does not say.
+        enqueue_ms: Host time to enqueue the work; empty if the file does not contain it.
     """
 
     latency_ms: NDArray[np.float64]
@@ -41,14 +41,14 @@ class TrtexecTimes:
 
 
 def read_times(path: Path, warm_up_ms: float = WARM_UP_MS) -> TrtexecTimes:
-    """Read times, without those of the warm-up, which releases up to 8.5 write too.
+    """Read times, without those of the warm-up.
 
     Args:
         path: A file of `trtexec --exportTimes`.
-        warm_up_ms: What began earlier than this after trtexec's start is left out.
+        warm_up_ms: Inferences that began earlier than this after trtexec's start are left out.
 
     Raises:
-        LpxError: The file cannot be read, is not trtexec's, or holds nothing but the warm-up.
+        LpxError: The file cannot be read, is not trtexec's, or contains nothing but the warm-up.
     """
     rows = _rows(path)
     names = next((names for names in _NAMES if names[0] in rows[0]), None)
@@ -58,6 +58,7 @@ def read_times(path: Path, warm_up_ms: float = WARM_UP_MS) -> TrtexecTimes:
             f"its first entry has {', '.join(rows[0]) or 'nothing'}",
             _FIX,
         )
+    # Releases up to 8.5 write the warm-up too.
     kept = [
         (number, row)
         for number, row in enumerate(rows, 1)

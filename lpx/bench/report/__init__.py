@@ -1,1 +1,1 @@
-"""The report: as plain values, HTML and Markdown, and compared with an earlier one."""
+"""The report: typed, as JSON, HTML and Markdown, and compared with an earlier one."""

@@ -1,4 +1,4 @@
-"""How the report's figures look, and how one becomes SVG that takes its colours from the page."""
+"""Style of the report's figures, and their conversion to SVG with the page's colours."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ STYLE: dict[str, Any] = {
 
 
 def canvas(height: int) -> tuple[Figure, Axes]:
-    """An empty figure as wide as all, `height` points high."""
+    """Return an empty figure of the common width, `height` points high."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_WIDTH / 72, height / 72))
@@ -52,42 +52,45 @@ def canvas(height: int) -> tuple[Figure, Axes]:
 
 
 def mark(index: int) -> dict[str, str]:
-    """How an engine's lines look, for the legends in HTML."""
+    """Return the style of an engine's lines, for the legends in HTML."""
     dashes = " ".join(f"{1.4 * dash:g}" for dash in _DASHES[index % len(_DASHES)])
     return {"colour": f"var(--s{index % _SERIES})", "dashes": dashes or "none"}
 
 
 def line(index: int) -> dict[str, Any]:
-    """How an engine's lines look, for Matplotlib."""
+    """Return the style of an engine's lines, for Matplotlib."""
     colour = COLOURS[f"s{index % _SERIES}"]
     dashes = _DASHES[index % len(_DASHES)]
     return {"color": colour, "linewidth": 1.6} | ({"dashes": dashes} if dashes else {})
 
 
 def dots(axes: Axes, x: NDArray[np.float32], y: NDArray[np.float32], colour: str) -> None:
-    """Draw dots as one path of lines of length 0 with round caps: a tenth of the markers' text."""
+    """Draw dots."""
+    # One path of lines of length 0 with round caps takes a tenth of the text of markers.
     gaps = np.full(len(x), np.nan)
     points = [np.stack([v, v, gaps], axis=1).ravel() for v in (x, y)]
     axes.plot(*points, color=colour, linewidth=4, alpha=0.55, solid_capstyle="round")
 
 
 def to_svg(figure: Figure, key: str) -> Markup:
-    """Write a figure as an SVG element that lives well in a page: own ids, the page's colours."""
+    """Write a figure as an SVG element for the page: ids of its own, the page's colours."""
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     text = file.getvalue()
     (box,) = re.findall(r'<svg[^>]*?(viewBox="[^"]*")', text)
     inner = text[text.index(">", text.index("<svg")) + 1 :]
     inner = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", "", inner, flags=re.S)
+    # Ids are the page's: those of two figures must not clash.
     inner = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{key}-", inner).replace("xlink:href", "href")
     inner = re.sub(r' d="[^"]*"', lambda path: _short(path[0]), inner)
+    # A fixed colour would ignore the dark theme.
     for name, placeholder in COLOURS.items():
         inner = inner.replace(placeholder, f"var(--{name})")
     return Markup(f'<svg {box} aria-hidden="true" focusable="false">{inner}')
 
 
 def _short(path: str) -> str:
-    """A path with hundredths of a pixel, and its dots as `h0`."""
+    """Shorten a path to hundredths of a pixel, and its dots to `h0`."""
     path = re.sub(r"-?\d+\.\d+", lambda number: f"{float(number[0]):.2f}", path)
     path = re.sub(r"M (\S+ \S+) \s*L \1(?=\s)", r"M\1h0", path)
     return re.sub(r"\s+", " ", path)

@@ -59,17 +59,21 @@ class _IntervalsMs:
 
 
 @dataclass(frozen=True)
-class _Latency:
-    batch: int
-    iterations: int
+class _PerFace:
     per_face_p50_ms: float
     per_face_p90_ms: float
     per_face_p95_ms: float
     per_face_p99_ms: float
+    intervals_ms: _IntervalsMs
+
+
+@dataclass(frozen=True)
+class _Latency(_PerFace):
+    batch: int
+    iterations: int
     per_patch_p50_us: float
     faces_per_second: float
     cov: float
-    intervals_ms: _IntervalsMs
     device: DeviceTime | None
     warm_up_seconds: float
     warnings: tuple[str, ...]
@@ -184,7 +188,14 @@ class _Reference(_Costs):
 
 
 @dataclass(frozen=True)
-class _Parity:
+class _Flips:
+    flips: int
+    flips_real_to_fake: int
+    flips_fake_to_real: int
+
+
+@dataclass(frozen=True)
+class _Parity(_Flips):
     verdict: Verdict
     auc: float | None
     auc_interval: Interval
@@ -195,9 +206,6 @@ class _Parity:
     score_range: tuple[float, float]
     dead: bool
     score_difference: ScoreDifference
-    flips: int
-    flips_real_to_fake: int
-    flips_fake_to_real: int
     patch_map: MapAgreement
 
 
@@ -210,21 +218,25 @@ class _Stage:
 
 
 @dataclass(frozen=True)
-class _Candidate(_Costs, _Parity):
-    name: str
-    target: str
-    precision: Precision
+class _Engine:
     dialect: str
-    faces_needed: int | None
-    parts: tuple[PartialDifference, ...]
-    stages: tuple[_Stage, ...]
-    breaks_at: Kind | None
-    accuracy: _Accuracy
     convolutions: dict[str, int]
     multiply_accumulates: dict[str, int]
     int8_share: float | None
     calibration: dict[str, Any] | None
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Candidate(_Costs, _Parity, _Engine):
+    name: str
+    target: str
+    precision: Precision
+    faces_needed: int | None
+    parts: tuple[PartialDifference, ...]
+    stages: tuple[_Stage, ...]
+    breaks_at: Kind | None
+    accuracy: _Accuracy
 
 
 @dataclass(frozen=True)
@@ -245,15 +257,19 @@ class _Environment:
 
 
 @dataclass(frozen=True)
-class ReportFields:
-    """The fields of report.json; those whose form differs from the report's are converted by it."""
-
-    verdict: Verdict
-    margin: float
+class _Faces:
     faces: int
     real: int
     fake: int
     dataset: _Dataset
+
+
+@dataclass(frozen=True)
+class ReportFields(_Faces):
+    """The fields of report.json, some of them in their form there."""
+
+    verdict: Verdict
+    margin: float
     reference: _Reference
     candidates: tuple[_Candidate, ...]
     failed: tuple[Failure, ...]
