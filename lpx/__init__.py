@@ -20,15 +20,14 @@ if TYPE_CHECKING:
     from lpx.engines.base import Engine, Prediction
     from lpx.engines.load import load
     from lpx.engines.manifest import EngineManifest
-    from lpx.engines.request import TensorRTOptions
-    from lpx.engines.tensorrt.request import BatchRange
+    from lpx.engines.tensorrt_options import BatchRange, TensorRTOptions
     from lpx.errors import InvalidArgumentError, LpxError, NotAsAskedError, OutOfMemoryError
     from lpx.graph.qdq.weights import WeightOptions
     from lpx.models.checkpoint import ForeignModel
     from lpx.reporter import Reporter
 
 _MODULES = {
-    "BatchRange": "lpx.engines.tensorrt.request",
+    "BatchRange": "lpx.engines.tensorrt_options",
     "CostPlan": "lpx.bench.performance.costs",
     "Engine": "lpx.engines.base",
     "EngineManifest": "lpx.engines.manifest",
@@ -40,7 +39,7 @@ _MODULES = {
     "OutOfMemoryError": "lpx.errors",
     "Prediction": "lpx.engines.base",
     "Reporter": "lpx.reporter",
-    "TensorRTOptions": "lpx.engines.request",
+    "TensorRTOptions": "lpx.engines.tensorrt_options",
     "WeightOptions": "lpx.graph.qdq.weights",
     "Workspace": "lpx.api.workspace",
     "load": "lpx.engines.load",

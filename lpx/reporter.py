@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+Progress = Callable[[int, int], None]
+
 
 class Reporter(Protocol):
     """Receives progress, notes and warnings. Implement it to show them elsewhere."""

@@ -1,13 +1,13 @@
-"""Where an engine is looked into: in its own runtime, or its graph in ONNX Runtime."""
+"""The runtime that computes an engine's tensors: its own, or ONNX Runtime with its graph."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack, closing
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lpx.api.build import TIMING_CACHES, outermost
+from lpx.engines.base import Availability
 from lpx.engines.load import load
-from lpx.engines.makers import flavour_of
 from lpx.engines.manifest import EngineManifest
 from lpx.engines.targets import can_run
 from lpx.engines.tensorrt import available
@@ -22,56 +22,72 @@ Runtime = Literal["onnxruntime", "tensorrt"]
 NAMES: dict[Runtime, str] = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}
 
 
-def choose_runtime(manifest: EngineManifest, asked: Runtime | None) -> tuple[Runtime, str]:
-    """What computes an engine's tensors, and what the reader must know of that; "" for nothing.
+class RuntimeChoice(NamedTuple):
+    """The runtime for an engine's tensors.
+
+    Attributes:
+        runtime: The runtime.
+        note: What the reader must know of the choice; "" for nothing.
+    """
+
+    runtime: Runtime
+    note: str = ""
+
+
+def choose_runtime(manifest: EngineManifest, asked: Runtime | None) -> RuntimeChoice:
+    """Choose the runtime for an engine's tensors.
 
     Args:
         manifest: The engine's.
-        asked: None for the engine's own runtime where that can be, else ONNX Runtime.
+        asked: None for the engine's own runtime if it can be used, else ONNX Runtime.
 
     Raises:
-        LpxError: TensorRT is asked for, and cannot be.
+        LpxError: TensorRT is requested, and cannot be used.
     """
     plan = manifest.target in ("tensorrt", "tensorrt-rtx")
     if asked == "tensorrt" and not plan:
         raise LpxError(
-            f"--in tensorrt with engine {manifest.name}",
+            f"engine {manifest.name} cannot be inspected with TensorRT",
             f"{manifest.target} runs it",
-            "name an engine of target tensorrt or tensorrt-rtx, or leave --in out",
+            "choose an engine of target tensorrt or tensorrt-rtx, or leave out `runtime`",
         )
     if manifest.target == "onnxruntime":
-        return "onnxruntime", ""
+        return RuntimeChoice("onnxruntime")
     reason = ""
     if plan and asked != "onnxruntime":
         usable, reason = _can_rebuild(manifest)
         if usable:
-            return "tensorrt", _beside_the_graph(manifest)
+            return RuntimeChoice("tensorrt", _beside_the_graph(manifest))
     if asked == "tensorrt":
         raise LpxError(
-            f"engine {manifest.name} cannot be looked into by TensorRT here",
+            f"cannot inspect engine {manifest.name} with TensorRT on this machine",
             reason,
-            "do it where the engine runs, or leave --in out: its graph is then looked into",
+            "run this on the target device, or leave out `runtime` to inspect its ONNX graph "
+            "instead",
+            code="unsupported",
         )
-    said = (
+    note = (
         f"this ran the graph that {manifest.target} built {manifest.name} from, in ONNX Runtime: "
         "rounding of weights and activations shows, faults of kernels of its own runtime do not; "
         "`lpx bench` measures those by the score"
     )
-    return "onnxruntime", f"{said} (TensorRT cannot show them here: {reason})" if reason else said
+    if reason:
+        note += f" (TensorRT cannot show them here: {reason})"
+    return RuntimeChoice("onnxruntime", note)
 
 
-def _can_rebuild(manifest: EngineManifest) -> tuple[bool, str]:
-    if "profiles" not in manifest.options:
-        return False, "its manifest does not say how it was built: build it again"
+def _can_rebuild(manifest: EngineManifest) -> Availability:
     usable, reason = can_run(manifest, read_machine())
-    if usable and manifest.options.get("version_compatible"):
-        # What runs it may be the lean runtime, which builds none.
-        return available(flavour_of(manifest.target))
-    return usable, reason
+    target = manifest.target
+    if usable and manifest.tensorrt.version_compatible:
+        assert target == "tensorrt" or target == "tensorrt-rtx"
+        # The lean runtime may be what runs it, and it builds nothing.
+        return available(target)
+    return Availability(usable, reason)
 
 
 def _beside_the_graph(manifest: EngineManifest) -> str:
-    """What a builder flag does, ONNX Runtime does not: it counts as TensorRT's."""
+    """Return a note for engines whose precision is a builder flag, which ONNX Runtime ignores."""
     if manifest.precision == "fp32" or manifest.dialect not in (
         "weakly-typed",
         "calibration-cache",
@@ -80,7 +96,7 @@ def _beside_the_graph(manifest: EngineManifest) -> str:
     int8 = manifest.dialect == "calibration-cache" and manifest.precision == "int8"
     return (
         f"this engine takes {'INT8' if int8 else 'FP16'} from a flag and not from its graph, so "
-        "what 'TensorRT' shows holds that rounding too"
+        "the errors shown for TensorRT include that rounding"
     )
 
 
@@ -102,8 +118,8 @@ def open_inside(
         model: The float32 graph that it was lowered from.
         graph: The engine's graph.
         held: Closes both.
-        allow_host_code: Load a version-compatible engine, which carries code that runs here.
-        reporter: Told of the build.
+        allow_host_code: Load a version-compatible engine, which contains host code.
+        reporter: Receives progress and warnings.
 
     Raises:
         LpxError: The engine does not load, or TensorRT refuses.
@@ -113,8 +129,8 @@ def open_inside(
     plain = held.enter_context(closing(load(folder, allow_host_code=allow_host_code)))
     names = tensors_to_watch(graph, model)
     reporter.say(
-        f"building {manifest.name} again with {len(names)} tensors handed out, as a finished plan "
-        "shows none; the engine itself stays as it is"
+        f"rebuilding {manifest.name} with {len(names)} intermediate tensors exposed; the engine "
+        "itself is not changed"
     )
     try:
         plan = build_watched(
@@ -122,17 +138,18 @@ def open_inside(
             manifest,
             names,
             workspace.root / TIMING_CACHES,
-            outermost(reporter.progress(f"building {manifest.name}, watched")),
+            outermost(reporter.progress(f"rebuilding {manifest.name}")),
         )
     except LpxError as error:
         raise LpxError(
-            f"{manifest.name} was not built again with its tensors handed out: {error.what}",
+            f"{manifest.name} cannot be rebuilt with its tensors exposed: {error.what}",
             error.why,
-            "look into its graph instead, with --in onnxruntime",
+            'inspect its graph instead, with `runtime="onnxruntime"`',
+            code=error.code,
         ) from error
-    seen = held.enter_context(closing(open_watched(plan, manifest, names)))
-    unwatched = manifest.convolutions.get("int8", 0)
-    counted = unwatched
+    watched = held.enter_context(closing(open_watched(plan, manifest, names)))
+    unwatched_count = manifest.convolutions.get("int8", 0)
+    watched_count = unwatched_count
     if plan.layers is not None:
-        counted = plan.layers.count_convolutions().get("int8", 0)
-    return Inside(seen, plain, counted, unwatched)
+        watched_count = plan.layers.count_convolutions().get("int8", 0)
+    return Inside(watched, plain, watched_count, unwatched_count)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lpx.api.export import Exported
     from lpx.bench.performance.costs import CostPlan
     from lpx.engines.manifest import EngineManifest, Precision
-    from lpx.engines.request import TensorRTOptions
+    from lpx.engines.tensorrt_options import TensorRTOptions
     from lpx.graph.qdq.weights import WeightOptions
     from lpx.models.checkpoint import ForeignModel
     from lpx.predict.results import Predicted
@@ -220,21 +220,20 @@ class Workspace(WorkspaceFolder):
             LpxError: No exported model, an unknown precision or target, or faces that cannot be
                 read.
         """
-        from lpx.api.build import build
-        from lpx.engines.request import TensorRTOptions
+        from lpx.api.build import BuildOptions, build, checked_precisions
+        from lpx.engines.tensorrt_options import DEFAULT_TENSORRT
         from lpx.graph.qdq.weights import DEFAULT_WEIGHTS
 
-        return build(
-            self,
-            precisions,
+        options = BuildOptions(
+            checked_precisions(precisions),
             target=target,
             faces=_face_set("faces", faces),
             limit=limit,
             method=method,
             weights=weights or DEFAULT_WEIGHTS,
-            tensorrt=tensorrt or TensorRTOptions(),
-            reporter=reporter,
+            tensorrt=tensorrt or DEFAULT_TENSORRT,
         )
+        return build(self, options, reporter)
 
     def emit(
         self,
@@ -266,21 +265,20 @@ class Workspace(WorkspaceFolder):
         Raises:
             LpxError: As for `build`, or a folder that cannot be written.
         """
+        from lpx.api.build import BuildOptions, checked_precisions
         from lpx.api.emit import emit
-        from lpx.engines.request import TensorRTOptions
+        from lpx.engines.tensorrt_options import DEFAULT_TENSORRT
         from lpx.graph.qdq.weights import DEFAULT_WEIGHTS
 
-        return emit(
-            self,
-            precisions,
-            out=_optional("out", out),
+        options = BuildOptions(
+            checked_precisions(precisions),
             faces=_face_set("faces", faces),
             limit=limit,
             method=method,
             weights=weights or DEFAULT_WEIGHTS,
-            tensorrt=tensorrt or TensorRTOptions(),
-            reporter=reporter,
+            tensorrt=tensorrt or DEFAULT_TENSORRT,
         )
+        return emit(self, options, _optional("out", out), reporter)
 
     def bench(
         self,

@@ -143,7 +143,7 @@ def tensorrt(workspace, monkeypatch):
     source, folder = Path("lpx-out/engines") / ENGINE, Path("lpx-out/engines") / PLAN
     manifest = read_sealed(source / "manifest.json", "")
     manifest |= {"name": PLAN, "target": "tensorrt", "file": "engine.plan"}
-    manifest["options"] = {"profiles": []}
+    manifest["options"] = {}
     graph = (source / "engine.onnx").read_bytes()
     folder.mkdir()
     write_sealed(folder / "manifest.json", manifest)
@@ -173,7 +173,7 @@ def test_tensorrt_engine_is_looked_into_by_tensorrt(lpx, tensorrt, tree):
     ran = lpx("debug", PLAN, "--limit", 2)
     assert ran.code == 0, ran.err
     assert f"{PLAN} in TensorRT against onnx: 40 layers on 2 faces" in ran.out
-    assert "building tensorrt-int8 again with 40 tensors handed out" in ran.err
+    assert "rebuilding tensorrt-int8 with 40 intermediate tensors exposed" in ran.err
     assert "the worst by 'alone' or 'TensorRT'" in ran.out
     said = " ".join(ran.out.split())
     assert "the engine against ONNX Runtime, both with the engine's graph" in said
@@ -254,8 +254,8 @@ def test_watched_plan_that_is_not_built_leaves_the_graph_to_look_into(lpx, tenso
     monkeypatch.setattr(debug_runtime, "build_watched", refused)
     ran = lpx("debug", PLAN, "--limit", 1)
     assert ran.code == 2
-    assert "handed out: TensorRT did not build the plan" in " ".join(ran.err.split())
-    assert "--in onnxruntime" in ran.err
+    assert "exposed: TensorRT did not build the plan" in " ".join(ran.err.split())
+    assert "--runtime onnxruntime" in ran.err
     assert CLOSED == ["engine"]
 
 
@@ -265,7 +265,7 @@ def test_tensorrt_that_is_asked_for_and_not_there_is_an_error(lpx, tensorrt, mon
     )
     ran = lpx("debug", PLAN, "--limit", 1, "--runtime", "tensorrt")
     assert ran.code == 2
-    assert "cannot be looked into by TensorRT here" in ran.err
+    assert "cannot inspect engine" in ran.err
     assert "no NVIDIA GPU" in ran.err
     left = lpx("debug", PLAN, "--limit", 1)
     assert left.code == 0
@@ -276,7 +276,7 @@ def test_the_lean_runtime_does_not_build_the_engine_again(lpx, tensorrt, monkeyp
     tensorrt()
     path = Path("lpx-out/engines") / PLAN / "manifest.json"
     values = read_sealed(path, "")
-    write_sealed(path, values | {"options": {"profiles": [], "version_compatible": True}})
+    write_sealed(path, values | {"options": {"tensorrt": {"version_compatible": True}}})
     monkeypatch.setattr(debug_runtime, "available", lambda flavour: (False, "it builds no plans"))
     left = lpx("debug", PLAN, "--limit", 1)
     assert left.code == 0

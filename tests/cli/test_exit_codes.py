@@ -81,10 +81,10 @@ def test_parity_that_is_undecided_exits_with_1(lpx, workspace):
 
 
 def test_an_engine_of_another_precision_than_asked_for_exits_with_1(lpx, workspace, monkeypatch):
-    from lpx.engines.tensorrt import Layer, LayerTable, assert_precision
+    from lpx.engines.tensorrt import LayerTable, PlanLayer, assert_precision
 
-    def build_engine(*arguments):
-        layer = Layer("Conv_3", "CaskConvolution", "fp32", convolution=True)
+    def build_engine(*arguments, **options):
+        layer = PlanLayer("Conv_3", "CaskConvolution", "fp32", convolution=True)
         assert_precision(LayerTable((layer,)), "fp16")
 
     monkeypatch.setattr("lpx.api.build.build_engine", build_engine)

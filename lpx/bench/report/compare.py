@@ -11,7 +11,7 @@ from typing import Any, Literal
 from lpx.bench.parity.parity import VERDICTS
 from lpx.bench.report.document import SCHEMA
 from lpx.bench.report.sentences import entries
-from lpx.engines.manifest import MAX_BATCH
+from lpx.engines.tensorrt_options import MAX_BATCH
 from lpx.errors import LpxError
 from lpx.metrics import Verdict
 from lpx.schema import MAX_INTEGER, SchemaError, in_range, read_record

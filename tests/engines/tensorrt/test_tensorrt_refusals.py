@@ -11,7 +11,7 @@ KNOWN = [
         "IRuntime::deserializeCudaEngine: Error Code 3: API Usage Error (Cannot deserialize engine "
         "with lean runtime since IRuntime::getEngineHostCodeAllowed() is false. In "
         "deserializeCudaEngineEx at /_src/runtime/dispatch/runtime.cpp:300)",
-        "--allow-host-code",
+        "`allow_host_code=True`",
     ),
     ("CUDA initialization failure with error: 35. Please check your CUDA installation", "driver"),
     (
