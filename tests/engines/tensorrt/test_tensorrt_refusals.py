@@ -39,12 +39,12 @@ KNOWN = [
         "The engine cannot run on this GPU, which has compute capability 9.0. Supported compute "
         "capabilities: 8.0. TensorRT-RTX does not support this compute capability, so the engine "
         "cannot be rebuilt for it.",
-        "--target tensorrt, onnxruntime-cuda or onnxruntime",
+        "target on this GPU: tensorrt, onnxruntime-cuda or onnxruntime",
     ),
     (
         "IRuntime::deserializeCudaEngine: Error Code 1: Internal Error (Unexpected call to stub "
         "loadRunner for ReformatRunner.)",
-        "--version-compatible",
+        "`version_compatible=True`",
     ),
     ("emitting debug tensors is not supported in the lean runtime", "the whole TensorRT"),
     ("Runtime load failed: could not create lean runtime", "TMPDIR"),

@@ -368,7 +368,7 @@ def test_a_foreign_plan_tells_why_it_does_not_load() -> None:
     ("plan", "advice", "not_advised"),
     [
         (b"host code", "pass `allow_host_code=True`", "build it again"),
-        (b"rtx", "--target tensorrt, onnxruntime-cuda or onnxruntime", "build it again"),
+        (b"rtx", "target on this GPU: tensorrt, onnxruntime-cuda or onnxruntime", "build it again"),
         (b"foreign", "build it again here", "allow_host_code"),
     ],
 )
