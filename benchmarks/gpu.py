@@ -48,7 +48,8 @@ from lpx.engines.base import ON_THE_CPU, Prediction
 from lpx.engines.build import make_graph
 from lpx.engines.onnxruntime.gpu import OnnxRuntimeGpuEngine, provider_options
 from lpx.engines.request import BuildRequest
-from lpx.engines.tensorrt import BatchRange, TensorRTEngine, build_plan, capabilities_of, load
+from lpx.engines.tensorrt import PlanRequest, TensorRTEngine, build_plan, open_library
+from lpx.engines.tensorrt_options import DEFAULT_TENSORRT, BatchRange, TensorRTOptions
 from lpx.engines.torch import TorchEngine
 from lpx.errors import LpxError
 from lpx.export.deployed import Deployed
@@ -180,13 +181,15 @@ class Subject:
         return self.made[key]
 
     def _build(self, flavour: Any, precision: Any) -> bytes:
-        dialect = capabilities_of(load(flavour), flavour).dialect
+        library = open_library(flavour)
+        dialect = library.capabilities.dialect
         scales = None
         if precision == "int8":
             scales = calibrate(self.model, demo_set("train").first(64), self.size)
         method = DEFAULT_METHOD if scales else ""
         graph, _ = make_graph(self.model, BuildRequest(flavour, precision, scales, method), dialect)
-        return build_plan(graph, flavour=flavour, precision=precision, batches=self.batches).data
+        options = TensorRTOptions(batches=self.batches)
+        return build_plan(PlanRequest(graph, precision, options), library).data
 
     @cached_property
     def model(self) -> bytes:
@@ -223,14 +226,18 @@ def contenders(subject: Subject, faces: np.ndarray, device: str) -> dict[str, Ca
         request = BuildRequest("onnxruntime-cuda", precision)
         graph, _ = make_graph(subject.model, request, "onnxruntime")
         span = BatchRange(1, largest, largest)
-        options = provider_options("onnxruntime-cuda", precision, span, subject.size, None, None)
+        options = provider_options(
+            "onnxruntime-cuda", precision, span, subject.size, DEFAULT_TENSORRT
+        )
         folder = Path(mkdtemp())
         return OnnxRuntimeGpuEngine(
             graph, subject.size, "onnxruntime-cuda", options, folder, largest
         )
 
     def tensorrt(flavour: Any, precision: Any, graph: bool) -> Any:
-        return TensorRTEngine(subject.plan(flavour, precision), flavour=flavour, cuda_graph=graph)
+        return TensorRTEngine(
+            subject.plan(flavour, precision), open_library(flavour), cuda_graph=graph
+        )
 
     found: dict[str, Callable[[], Any]] = {
         "torch eager fp32": lambda: TorchEngine(fresh()),

@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
@@ -24,9 +24,10 @@ from lpx.calibration.observe import calibrate
 from lpx.calibration.scales import Scales
 from lpx.card import ModelCard
 from lpx.data.face_sets.sets import open_set
-from lpx.engines.build import dialect_of, make_graph
+from lpx.engines.build import make_graph
 from lpx.engines.request import BuildRequest
-from lpx.engines.tensorrt import Batches, BatchRange, Plan, build_plan
+from lpx.engines.tensorrt import Plan, PlanRequest, TensorRTLibrary, build_plan, open_library
+from lpx.engines.tensorrt_options import Batches, BatchRange, TensorRTOptions
 from lpx.errors import LpxError
 from lpx.export.to_onnx import to_onnx
 from lpx.machine.machine import read_machine
@@ -81,16 +82,13 @@ def exported(backbone: str, size: int) -> tuple[bytes, ModelCard, Scales]:
     return model, card, calibrate(model, faces, card.input_size)
 
 
-def build(backbone: str, graph: bytes, request: BuildRequest, form: str) -> Build:
+def build(
+    backbone: str, graph: bytes, request: BuildRequest, form: str, library: TensorRTLibrary
+) -> Build:
     started = time.perf_counter()
+    options = replace(request.tensorrt, batches=FORMS[form])
     try:
-        plan = build_plan(
-            graph,
-            flavour="tensorrt-rtx",
-            precision=request.precision,
-            batches=FORMS[form],
-            compute_capabilities=request.compute_capabilities,
-        )
+        plan = build_plan(PlanRequest(graph, request.precision, options), library)
     except LpxError as error:
         return Build(backbone, request.precision, form, problem=error.what)
     seconds = time.perf_counter() - started
@@ -138,6 +136,9 @@ def print_row(builds: Sequence[Build]) -> None:
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Write the figures here.")
 def main(backbones: str, size: int, compute_capability: str, output: Path | None) -> None:
     found: list[Build] = []
+    library = open_library("tensorrt-rtx")
+    capabilities = tuple(compute_capability.replace(",", " ").split())
+    options = TensorRTOptions(compute_capabilities=capabilities)
     print(
         "| backbone | precision | recognised | computed in | layers (first form) | seconds | MiB |"
     )
@@ -150,10 +151,10 @@ def main(backbones: str, size: int, compute_capability: str, output: Path | None
                 precision=precision,  # type: ignore[arg-type]
                 scales=scales,
                 method="max",
-                compute_capabilities=tuple(compute_capability.replace(",", " ").split()),
+                tensorrt=options,
             )
-            graph, _ = make_graph(model, request, dialect_of(request))
-            row = [build(backbone, graph, request, form) for form in FORMS]
+            graph, _ = make_graph(model, request, library.capabilities.dialect)
+            row = [build(backbone, graph, request, form, library) for form in FORMS]
             print_row(row)
             found += row
     failed = [one for one in found if one.problem or one.recognised < one.graph]

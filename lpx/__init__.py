@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from lpx.engines.base import Engine, Prediction
     from lpx.engines.load import load
     from lpx.engines.manifest import EngineManifest
-    from lpx.engines.request import TensorRTOptions
-    from lpx.engines.tensorrt.request import BatchRange
+    from lpx.engines.tensorrt_options import BatchRange, TensorRTOptions
     from lpx.errors import InvalidArgumentError, LpxError, NotAsAskedError, OutOfMemoryError
     from lpx.graph.qdq.weights import WeightOptions
     from lpx.models.checkpoint import ForeignModel
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "AblationGrid": "lpx.training.ablation.grid",
-    "BatchRange": "lpx.engines.tensorrt.request",
+    "BatchRange": "lpx.engines.tensorrt_options",
     "CostPlan": "lpx.bench.performance.costs",
     "Engine": "lpx.engines.base",
     "EngineManifest": "lpx.engines.manifest",
@@ -50,7 +49,7 @@ _MODULES = {
     "Recipe": "lpx.training.recipe",
     "Report": "lpx.bench.report.document.report",
     "Reporter": "lpx.reporter",
-    "TensorRTOptions": "lpx.engines.request",
+    "TensorRTOptions": "lpx.engines.tensorrt_options",
     "WeightOptions": "lpx.graph.qdq.weights",
     "Workspace": "lpx.api.workspace",
     "ablate": "lpx.training.ablation.ablating",

@@ -103,7 +103,7 @@ class InvalidArgumentError(LpxError):
 class NotAsAskedError(LpxError):
     """The request was valid, but the result does not satisfy it: exit code 1."""
 
-    code = "not-as-asked"
+    code: ErrorCode = "not-as-asked"
     exit_code: ClassVar[int] = 1
 
 

@@ -1,10 +1,10 @@
-"""build(): ONNX to engines, calibrated on faces."""
+"""Build engines from the exported model, calibrated on faces."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -16,21 +16,82 @@ from lpx.calibration.methods import METHODS
 from lpx.calibration.scales import IMPORTED, Scales
 from lpx.data.face_sets.demo import demo_set
 from lpx.engines.build import build_engine, require_int8
-from lpx.engines.makers import check_for_tensorrt
-from lpx.engines.manifest import PRECISIONS, EngineManifest, Precision, write_manifest
-from lpx.engines.request import DEFAULT_TENSORRT, BuildRequest, TensorRTOptions, default_batches
-from lpx.engines.targets import can_run, choose
+from lpx.engines.manifest import PRECISIONS, EngineManifest, Precision, Target, write_manifest
+from lpx.engines.request import BuildRequest
+from lpx.engines.targets import INSTALLED, Installed, ResolvedTarget, can_run, resolve_target
+from lpx.engines.tensorrt import PhaseProgress
+from lpx.engines.tensorrt.building.make import check_for_tensorrt
+from lpx.engines.tensorrt_options import DEFAULT_TENSORRT, TensorRTOptions
 from lpx.errors import LpxError, NotAsAskedError, OutOfMemoryError
 from lpx.graph.qdq.placement import Placement
 from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.machine.machine import Machine, read_machine
-from lpx.reporter import SILENT, Reporter
+from lpx.reporter import SILENT, Progress, Reporter
 from lpx.workspace import WorkspaceFolder
 
 if TYPE_CHECKING:
     from lpx.api.workspace import Workspace
 
 CALIBRATION_FACES = 512
+TIMING_CACHES = "timing-caches"
+"""Folder of a workspace that keeps TensorRT's kernel times between builds."""
+# Options of `TensorRTOptions` that ONNX Runtime's GPU providers take; other targets take all or
+# none.
+_PROVIDER_TAKES: dict[Target, frozenset[str]] = {
+    "onnxruntime-tensorrt": frozenset({"batches", "workspace_mib", "optimisation_level"}),
+    "onnxruntime-tensorrt-rtx": frozenset({"batches", "workspace_mib"}),
+}
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """Options of `lpx.Workspace.build` and `lpx.Workspace.emit`, which document them.
+
+    Raises:
+        InvalidArgumentError: A value that an option cannot have.
+    """
+
+    precisions: tuple[Precision, ...]
+    target: str = "auto"
+    faces: str | None = None
+    limit: int = CALIBRATION_FACES
+    method: str | None = None
+    weights: WeightOptions = DEFAULT_WEIGHTS
+    tensorrt: TensorRTOptions = DEFAULT_TENSORRT
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "precisions", checked_precisions(self.precisions))
+        check_at_least("limit", self.limit, 1)
+        if self.method is not None:
+            check_choice("method", self.method, (*METHODS, IMPORTED))
+
+    def request(
+        self, target: Target, precision: Precision, scales: Scales | None = None
+    ) -> BuildRequest:
+        """Return the request for an engine of one precision.
+
+        Args:
+            target: Runtime of the engine.
+            precision: One of `precisions`.
+            scales: Calibrated ranges; they name the calibration method if the options do not.
+        """
+        method = ""
+        if scales is not None and precision == "int8":
+            method = self.method or scales.method
+        return BuildRequest(target, precision, scales, method, self.weights, self.tensorrt)
+
+
+@dataclass(frozen=True)
+class DeadEngine:
+    """An engine that gives every face the same score, or does not run.
+
+    Attributes:
+        symptom: What shows it.
+        runs: Whether it scores faces at all.
+    """
+
+    symptom: str
+    runs: bool
 
 
 class NotAllBuiltError(NotAsAskedError):
@@ -40,133 +101,158 @@ class NotAllBuiltError(NotAsAskedError):
         built: Manifests of those that were.
     """
 
+    code = "not-all-built"
+
     def __init__(
         self, failed: Mapping[Precision, LpxError], built: tuple[EngineManifest, ...]
     ) -> None:
         first = next(iter(failed.values()))
         others = ", ".join(manifest.precision.upper() for manifest in built)
         names = ", ".join(precision.upper() for precision in failed)
-        more = "".join(f"; {p.upper()}: {error.what}" for p, error in [*failed.items()][1:])
-        what = f"{names} was not built, {others} was: {first.what}{more}"
+        what = f"{names} was not built, {others} was: {first.what}"
+        for precision, error in [*failed.items()][1:]:
+            what += f"; {precision.upper()}: {error.what}"
         super().__init__(what, first.why, first.fix)
         self.built = built
 
 
-FAILS = "it does not run"
-"""How the symptom of an engine begins that loads or runs with an error."""
-
-
 class DeadEngineError(NotAsAskedError):
-    """An engine was built that gives every face one score, or does not run.
+    """An engine was built that gives every face the same score, or does not run.
 
     Attributes:
         built: Manifests of all that were built.
     """
 
-    def __init__(self, dead: Mapping[str, str], built: tuple[EngineManifest, ...]) -> None:
-        name, shown = next(iter(dead.items()))
-        more = "".join(f"; {other}: {text}" for other, text in [*dead.items()][1:])
-        if shown.startswith(FAILS):
-            why = "it was built, and cannot score a face here: see the reason"
-            fix = "`lpx doctor` shows what this machine has; or build for another target"
-        else:
+    code = "dead-engine"
+
+    def __init__(self, dead: Mapping[str, DeadEngine], built: tuple[EngineManifest, ...]) -> None:
+        name, first = next(iter(dead.items()))
+        what = f"{name} is dead: {first.symptom}"
+        for other, engine in [*dead.items()][1:]:
+            what += f"; {other}: {engine.symptom}"
+        if first.runs:
             why = "large activations that stretch a range do this, or an overflow in half precision"
             fix = (
-                f"`lpx debug {name}` shows the layer; for INT8 try --method percentile-99.9 or mse,"
-                " or calibrate on faces like those that will be scored"
+                f'`lpx debug {name}` shows the layer; for INT8 try `method="percentile-99.9"` or '
+                '`method="mse"`, or calibrate on faces like those that will be scored'
             )
-        super().__init__(f"{name} is dead: {shown}{more}", why, fix)
+        else:
+            why = "it was built, and cannot score a face here: see the reason"
+            fix = "`lpx doctor` shows what this machine has; or build for another target"
+        super().__init__(what, why, fix)
         self.built = built
 
 
-TIMING_CACHES = "timing-caches"
-"""Where TensorRT's kernel times lie between builds."""
-_TENSORRT_ONLY = {
-    "batches": "--batch",
-    "workspace_mib": "--workspace-mib",
-    "optimisation_level": "--optimisation-level",
-    "version_compatible": "--version-compatible",
-    "hardware_compatible": "--hardware-compatible",
-    "dla_core": "--dla",
-    "frozen_timing_cache": "--frozen-timing-cache",
-    "builds": "--builds",
-    "tf32": "--no-tf32",
-}
-_PROVIDER_TAKES = {
-    "onnxruntime-tensorrt": ("batches", "workspace_mib", "optimisation_level"),
-    "onnxruntime-tensorrt-rtx": ("batches", "workspace_mib"),
-}
+@dataclass(frozen=True)
+class BuildHost:
+    """The machine that builds.
+
+    Attributes:
+        machine: Its hardware.
+        installed: Its libraries.
+    """
+
+    machine: Machine = field(default_factory=read_machine)
+    installed: Installed = INSTALLED
+
+    def can_run(self, manifest: EngineManifest) -> bool:
+        """Return whether an engine that was just built runs here."""
+        usable, _ = can_run(manifest, self.machine, self.installed)
+        return usable
 
 
 def build(
-    workspace: Workspace,
-    precisions: Precision | Iterable[Precision],
-    *,
-    target: str = "auto",
-    faces: str | None = None,
-    limit: int = CALIBRATION_FACES,
-    method: str | None = None,
-    weights: WeightOptions = DEFAULT_WEIGHTS,
-    tensorrt: TensorRTOptions = DEFAULT_TENSORRT,
-    reporter: Reporter = SILENT,
+    workspace: Workspace, options: BuildOptions, reporter: Reporter = SILENT
 ) -> tuple[EngineManifest, ...]:
     """Implement `lpx.Workspace.build`, which documents arguments and errors."""
-    precisions = checked_precisions(precisions)
-    check_method(method)
-    check_at_least("limit", limit, 1)
-    machine = read_machine()
-    chosen, reason = choose(target, machine)
-    template = BuildRequest.of(chosen, "fp32", tensorrt, weights=weights)
-    _check_options(template)
-    reporter.say(f"target {chosen}: {reason}")
+    host = BuildHost()
+    target = resolve_target(options.target, host.machine, host.installed)
+    check_options(options.tensorrt, target.name)
+    reporter.say(f"target {target.name}: {target.reason}")
     model = read_exported(workspace)
-    alone = len(precisions) == 1
+    failed = _Failures(alone=len(options.precisions) == 1)
     manifests: list[EngineManifest] = []
-    dead: dict[str, str] = {}
-    failed: dict[Precision, LpxError] = {}
+    dead: dict[str, DeadEngine] = {}
     with workspace.lock():
-        scales = None
-        if chosen in ("tensorrt", "tensorrt-rtx"):
-            for precision in precisions:
-                with _noting(failed, precision, alone):
-                    check_for_tensorrt(replace(template, precision=precision), machine)
-        if "int8" in precisions and "int8" not in failed:
-            with _noting(failed, "int8", alone):
-                placement = require_int8(model.data, replace(template, precision="int8"))
-                reporter.say(f"INT8 quantises {_quantised(placement)}")
-            if "int8" not in failed:
-                scales = scales_for(
-                    workspace, model, faces, limit, weights, workspace.places, reporter
-                )
+        if target.library is not None:
+            for precision in options.precisions:
+                with failed.noting(precision):
+                    request = options.request(target.name, precision)
+                    check_for_tensorrt(request, target.library, host.machine)
+        scales = _scales(workspace, model, options, target, failed, reporter)
 
         @cache
         def probe() -> Probe:
             pool = demo_set("train")
-            if faces and "int8" in precisions:
+            if options.faces and "int8" in options.precisions:
                 pool = open_faces(
-                    workspace, faces, "train", places=workspace.places, card=model.card
+                    workspace, options.faces, "train", places=workspace.places, card=model.card
                 )
             return make_probe(pool, model)
 
-        for precision in precisions:
-            if precision in failed:
+        for precision in options.precisions:
+            if precision in failed.errors:
                 continue
-            request = request_for(template, precision, scales, method)
-            with _noting(failed, precision, alone):
-                manifest = _build_one(workspace, model, request, machine, reporter)
-                if shown := _shown_dead(workspace, manifest, machine, probe):
-                    dead[manifest.name] = shown
-                    manifest = _marked_dead(workspace, manifest, shown)
+            request = options.request(target.name, precision, scales)
+            with failed.noting(precision):
+                manifest = _build_one(workspace, model, request, target, host, reporter)
+                if (found := _dead(workspace, manifest, host, probe)) is not None:
+                    dead[manifest.name] = found
+                    manifest = _marked_dead(workspace, manifest, found)
                 manifests.append(manifest)
-    _raise_unless_all_well(failed, dead, tuple(manifests))
+    _raise_unless_all_well(failed.errors, dead, tuple(manifests))
     return tuple(manifests)
 
 
+class _Failures:
+    """Precisions that cannot be built, and why.
+
+    Args:
+        alone: One precision is built: its error is raised at once.
+    """
+
+    def __init__(self, *, alone: bool) -> None:
+        self.errors: dict[Precision, LpxError] = {}
+        self._alone = alone
+
+    @contextmanager
+    def noting(self, precision: Precision) -> Iterator[None]:
+        """Note an error, and let the other precisions be built."""
+        try:
+            yield
+        except LpxError as error:
+            if self._alone:
+                raise
+            self.errors[precision] = error
+
+
+def _scales(
+    workspace: Workspace,
+    model: ExportedModel,
+    options: BuildOptions,
+    target: ResolvedTarget,
+    failed: _Failures,
+    reporter: Reporter,
+) -> Scales | None:
+    """Return ranges for INT8, after checking that it quantises anything; None without INT8."""
+    if "int8" not in options.precisions or "int8" in failed.errors:
+        return None
+    with failed.noting("int8"):
+        request = options.request(target.name, "int8")
+        dialect = target.dialect("int8", options.tensorrt.dla_core)
+        placement = require_int8(model.data, request, dialect)
+        reporter.say(f"INT8 quantises {_quantised(placement)}")
+    if "int8" in failed.errors:
+        return None
+    return scales_for(workspace, model, options.faces, options.limit, options.weights, reporter)
+
+
 def checked_precisions(given: Precision | Iterable[Precision]) -> tuple[Precision, ...]:
-    """The precisions asked for: one, or several.
+    """Return the requested precisions: one, or several.
 
     Raises:
-        LpxError: An unknown one, or none at all.
+        InvalidArgumentError: An unknown precision.
+        LpxError: No precision at all.
     """
     precisions = several("precisions", given)
     if not precisions:
@@ -176,30 +262,12 @@ def checked_precisions(given: Precision | Iterable[Precision]) -> tuple[Precisio
     return precisions
 
 
-@contextmanager
-def _noting(failed: dict[Precision, LpxError], precision: Precision, alone: bool) -> Iterator[None]:
-    """Note why a precision cannot be built, and go on; where it was asked for alone, raise."""
-    try:
-        yield
-    except LpxError as error:
-        if alone:
-            raise
-        failed[precision] = error
-
-
-def request_for(
-    template: BuildRequest, precision: Precision, scales: Scales | None, method: str | None
-) -> BuildRequest:
-    """What to build in one precision; `method` None takes the one that the scales name."""
-    used = (method or scales.method) if scales and precision == "int8" else ""
-    return replace(template, precision=precision, scales=scales, method=used)
-
-
 def _build_one(
     workspace: WorkspaceFolder,
     model: ExportedModel,
     request: BuildRequest,
-    machine: Machine,
+    target: ResolvedTarget,
+    host: BuildHost,
     reporter: Reporter,
 ) -> EngineManifest:
     label = f"building {request.name}"
@@ -208,49 +276,50 @@ def _build_one(
         model.data,
         model.card,
         request,
+        target,
         workspace.engines / request.name,
-        machine,
-        outermost(reporter.progress(label)),
-        workspace.root / TIMING_CACHES,
+        host.machine,
+        progress=outermost(reporter.progress(label)),
+        timing_caches=workspace.root / TIMING_CACHES,
     )
 
 
-def _shown_dead(
+def _dead(
     workspace: WorkspaceFolder,
     manifest: EngineManifest,
-    machine: Machine,
+    host: BuildHost,
     probe: Callable[[], Probe],
-) -> str:
-    """What shows that an engine is dead; "" where nothing does, or it does not run here."""
+) -> DeadEngine | None:
+    """Return what shows that an engine is dead; None for a live one, or if it cannot be tried."""
     if manifest.target == "onnxruntime" and manifest.precision == "fp32":
-        return ""  # the exported model itself
+        return None  # the exported model itself
     if manifest.target == "onnxruntime-tensorrt":
-        return ""  # its first run builds TensorRT's engine, which takes minutes
-    usable, _ = can_run(manifest, machine)
-    if not usable:
-        return ""
-    # Outside of what is caught: faces that cannot be opened are not the engine's fault.
+        return None  # its first run builds TensorRT's engine, which takes minutes
+    if not host.can_run(manifest):
+        return None
+    # Not caught below: faces that cannot be opened are not the engine's fault.
     faces = probe()
     try:
-        return symptom(workspace.engines / manifest.name, faces, allow_host_code=True)
+        shown = symptom(workspace.engines / manifest.name, faces, allow_host_code=True)
     except OutOfMemoryError:
         raise
     except LpxError as error:
-        return f"{FAILS}: {error.what}: {error.why}"
+        return DeadEngine(f"it does not run: {error.what}: {error.why}", runs=False)
+    return DeadEngine(shown, runs=True) if shown else None
 
 
 def _marked_dead(
-    workspace: WorkspaceFolder, manifest: EngineManifest, shown: str
+    workspace: WorkspaceFolder, manifest: EngineManifest, dead: DeadEngine
 ) -> EngineManifest:
-    """Keep with the engine what shows that it is dead."""
-    marked = replace(manifest, warnings=(*manifest.warnings, f"dead: {shown}"))
+    """Record in an engine's manifest that it is dead."""
+    marked = replace(manifest, warnings=(*manifest.warnings, f"dead: {dead.symptom}"))
     write_manifest(workspace.engines / manifest.name, marked)
     return marked
 
 
 def _raise_unless_all_well(
     failed: Mapping[Precision, LpxError],
-    dead: Mapping[str, str],
+    dead: Mapping[str, DeadEngine],
     manifests: tuple[EngineManifest, ...],
 ) -> None:
     if failed and not manifests:
@@ -262,7 +331,7 @@ def _raise_unless_all_well(
 
 
 def _quantised(placement: Placement) -> str:
-    """What INT8 does to a model, before it is calibrated."""
+    """Describe what INT8 does to a model, before it is calibrated."""
     total = sum(decision.op_type == "Conv" for decision in placement.decisions)
     text = f"{len(placement.convolutions)} of {total} convolutions"
     if placement.stored:
@@ -270,51 +339,46 @@ def _quantised(placement: Placement) -> str:
     return text
 
 
-def check_method(method: str | None) -> None:
-    """Refuse a calibration method that there is not.
+def check_options(options: TensorRTOptions, target: Target) -> None:
+    """Refuse options of TensorRT that a target would silently ignore.
 
     Raises:
-        LpxError: There is not; None is the default.
+        LpxError: One of them is not at its default.
     """
-    if method is not None and method not in (*METHODS, IMPORTED):
+    if options.gpus and target != "tensorrt-rtx":
         raise LpxError(
-            f"unknown calibration method {method!r}",
-            f"known methods: {', '.join(METHODS)}",
-            "name one of these with --method",
+            f"`compute_capabilities` with target {target}",
+            "only tensorrt-rtx builds for GPUs that are not in this machine",
+            'leave it out, or use `target="tensorrt-rtx"`',
+            code="invalid-argument",
         )
-
-
-def _check_options(request: BuildRequest) -> None:
-    """Refuse what the target would silently leave out."""
-    if request.compute_capabilities and request.target != "tensorrt-rtx":
-        raise LpxError(
-            f"--compute-capability with target {request.target}",
-            "only tensorrt-rtx builds for GPUs that are not here",
-            "leave it out, or add --target tensorrt-rtx",
-        )
-    if request.target in ("tensorrt", "tensorrt-rtx"):
+    if target in ("tensorrt", "tensorrt-rtx"):
         return
-    batches = default_batches(request.dla_core)
-    default = BuildRequest(request.target, request.precision, batches=batches)
-    for name, option in _TENSORRT_ONLY.items():
-        if name in _PROVIDER_TAKES.get(request.target, ()):
+    taken = _PROVIDER_TAKES.get(target, frozenset())
+    for option in fields(options):
+        if option.name in taken or getattr(options, option.name) == option.default:
             continue
-        if getattr(request, name) != getattr(default, name):
-            raise LpxError(
-                f"{option} with target {request.target}",
-                "it is an option of TensorRT's builder; ONNX Runtime runs the graph as it is",
-                "leave it out, or name --target tensorrt or tensorrt-rtx",
-            )
+        raise LpxError(
+            f"`{_as_passed(option.name)}` with target {target}",
+            "it is an option of TensorRT's builder; ONNX Runtime runs the graph as it is",
+            'leave it out, or use `target="tensorrt"` or `target="tensorrt-rtx"`',
+            code="invalid-argument",
+        )
 
 
-def outermost(tell: Callable[[int, int], None]) -> Callable[[str, int, int], None]:
-    """Show the phase that holds all others: TensorRT starts with it."""
+def _as_passed(name: str) -> str:
+    """Return an option as it is passed: only False sets `tf32` apart from its default."""
+    return "tf32=False" if name == "tf32" else name
+
+
+def outermost(show: Progress) -> PhaseProgress:
+    """Return progress that shows the phase around all others: TensorRT starts with it."""
     outermost = ""
 
     def progress(phase: str, done: int, steps: int) -> None:
         nonlocal outermost
         outermost = outermost or phase
         if phase == outermost and steps:
-            tell(done, steps)
+            show(done, steps)
 
     return progress

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lpx.api.build import build
+from lpx.api.build import BuildOptions, build
 from lpx.api.export import export
 from lpx.api.predict import PredictOptions, predict
 from lpx.artefacts.model import ExportedModel, read_exported
@@ -107,7 +107,7 @@ def _ensure_engine(workspace: Workspace, reporter: Reporter) -> None:
         runnable(workspace, model)
     except LpxError:
         reporter.say("lpx build --int8 --faces demo")
-        build(workspace, "int8", faces="demo", reporter=reporter)
+        build(workspace, BuildOptions(("int8",), faces="demo"), reporter)
 
 
 def _model(workspace: WorkspaceFolder) -> ExportedModel | None:

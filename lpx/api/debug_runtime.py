@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lpx.api.build import TIMING_CACHES, outermost
-from lpx.engines.base import Engine
+from lpx.engines.base import Availability, Engine
 from lpx.engines.load import load
-from lpx.engines.makers import flavour_of
 from lpx.engines.manifest import EngineManifest
 from lpx.engines.targets import can_run
 from lpx.engines.tensorrt import Plan, available
@@ -39,8 +38,8 @@ class TensorRTAccess:
         open: Loads such a plan.
     """
 
-    can_run: Callable[[EngineManifest, Machine], tuple[bool, str]] = can_run
-    can_build: Callable[..., tuple[bool, str]] = available
+    can_run: Callable[[EngineManifest, Machine], Availability] = can_run
+    can_build: Callable[..., Availability] = available
     load: Callable[..., Engine] = load
     build: Callable[..., Plan] = build_watched
     open: Callable[[Plan, EngineManifest, Sequence[str]], TensorRTTensors] = open_watched
@@ -49,18 +48,27 @@ class TensorRTAccess:
 TENSORRT = TensorRTAccess()
 
 
+class RuntimeChoice(NamedTuple):
+    """The runtime for an engine's tensors.
+
+    Attributes:
+        runtime: The runtime.
+        note: Remark on the choice for the reader, or "".
+    """
+
+    runtime: Runtime
+    note: str = ""
+
+
 def choose_runtime(
     manifest: EngineManifest, requested: Runtime | None, access: TensorRTAccess = TENSORRT
-) -> tuple[Runtime, str]:
+) -> RuntimeChoice:
     """Choose the runtime that computes an engine's tensors.
 
     Args:
         manifest: Manifest of the engine.
         requested: None for the engine's own runtime if it can be used, else ONNX Runtime.
         access: Access to TensorRT.
-
-    Returns:
-        The runtime, and a note for the reader or "".
 
     Raises:
         LpxError: TensorRT is requested and cannot be used.
@@ -74,12 +82,12 @@ def choose_runtime(
             code="invalid-argument",
         )
     if manifest.target == "onnxruntime":
-        return "onnxruntime", ""
+        return RuntimeChoice("onnxruntime")
     reason = ""
     if plan and requested != "onnxruntime":
         usable, reason = _can_rebuild(manifest, access)
         if usable:
-            return "tensorrt", _outside_the_graph(manifest)
+            return RuntimeChoice("tensorrt", _outside_the_graph(manifest))
     if requested == "tensorrt":
         raise LpxError(
             f"cannot inspect engine {manifest.name} with TensorRT on this machine",
@@ -94,18 +102,16 @@ def choose_runtime(
     )
     if reason:
         note += f" (TensorRT cannot show them here: {reason})"
-    return "onnxruntime", note
+    return RuntimeChoice("onnxruntime", note)
 
 
-def _can_rebuild(manifest: EngineManifest, access: TensorRTAccess) -> tuple[bool, str]:
+def _can_rebuild(manifest: EngineManifest, access: TensorRTAccess) -> Availability:
     """Find out whether an engine can be built and run here, and the reason if not."""
-    if "profiles" not in manifest.options:
-        return False, "its manifest does not say how it was built: build it again"
     usable, reason = access.can_run(manifest, read_machine())
-    if usable and manifest.options.get("version_compatible"):
+    if usable and manifest.tensorrt.version_compatible:
         # The lean runtime may run it, but has no builder.
-        return access.can_build(flavour_of(manifest.target))
-    return usable, reason
+        return access.can_build(manifest.target)
+    return Availability(usable, reason)
 
 
 def _outside_the_graph(manifest: EngineManifest) -> str:
@@ -162,7 +168,7 @@ def open_inside(
             manifest,
             names,
             workspace.root / TIMING_CACHES,
-            outermost(reporter.progress(f"building {manifest.name}, watched")),
+            outermost(reporter.progress(f"rebuilding {manifest.name}")),
         )
     except LpxError as error:
         raise LpxError(

@@ -1,25 +1,17 @@
-"""emit(): what a machine without Python builds engines from."""
+"""Write graphs and scripts from which a machine without Python builds engines."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lpx.api.build import (
-    CALIBRATION_FACES,
-    check_method,
-    checked_precisions,
-    request_for,
-)
+from lpx.api.build import BuildOptions
 from lpx.api.ranges import scales_for
-from lpx.arguments import check_at_least
+from lpx.arguments import check_choice
 from lpx.artefacts.model import read_exported
-from lpx.engines.manifest import Precision
-from lpx.engines.request import DEFAULT_TENSORRT, BuildRequest, TensorRTOptions
+from lpx.engines.tensorrt_options import TensorRTOptions
 from lpx.engines.trtexec import check_emitted, emit_trtexec
-from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
+from lpx.errors import InvalidArgumentError
 from lpx.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
@@ -28,38 +20,37 @@ if TYPE_CHECKING:
 
 def emit(
     workspace: Workspace,
-    precisions: Precision | Iterable[Precision],
-    *,
+    options: BuildOptions,
     out: Path | None = None,
-    faces: str | None = None,
-    limit: int = CALIBRATION_FACES,
-    method: str | None = None,
-    weights: WeightOptions = DEFAULT_WEIGHTS,
-    tensorrt: TensorRTOptions = DEFAULT_TENSORRT,
     reporter: Reporter = SILENT,
 ) -> Path:
     """Implement `lpx.Workspace.emit`, which documents arguments and errors."""
-    precisions = checked_precisions(precisions)
-    check_at_least("limit", limit, 1)
-    check_method(method)
-    template = BuildRequest.of("tensorrt", "fp32", tensorrt, weights=weights)
-    check_emitted(tuple(replace(template, precision=precision) for precision in precisions))
+    check_choice("target", options.target, ("auto", "tensorrt"))
+    _check_for_scripts(options.tensorrt)
+    check_emitted(tuple(options.request("tensorrt", precision) for precision in options.precisions))
     model = read_exported(workspace)
     folder = out or workspace.root / "trtexec"
     with workspace.lock():
         scales = None
-        if "int8" in precisions:
+        if "int8" in options.precisions:
             scales = scales_for(
-                workspace,
-                model,
-                faces,
-                limit,
-                template.weights,
-                workspace.places,
-                reporter,
+                workspace, model, options.faces, options.limit, options.weights, reporter
             )
         requests = tuple(
-            request_for(template, precision, scales, method) for precision in precisions
+            options.request("tensorrt", precision, scales) for precision in options.precisions
         )
         emit_trtexec(model.data, model.card, requests, folder)
     return folder
+
+
+def _check_for_scripts(options: TensorRTOptions) -> None:
+    """Refuse options that scripts for trtexec would silently ignore."""
+    why = "scripts for trtexec build each engine once, for the machine that runs them"
+    if options.builds != 1:
+        raise InvalidArgumentError("builds", "must be 1 for trtexec", options.builds, why)
+    if options.frozen_timing_cache:
+        raise InvalidArgumentError("frozen_timing_cache", "must be off for trtexec", True, why)
+    if options.gpus:
+        raise InvalidArgumentError(
+            "compute_capabilities", "must be empty for trtexec", options.gpus, why
+        )

@@ -1,16 +1,16 @@
-"""Calibrated ranges for a build: those of the workspace where they fit, else new ones."""
+"""Return calibrated ranges for a build: those of the workspace if they fit, else new ones."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
 from lpx.artefacts.model import ExportedModel, look_up, open_faces
 from lpx.calibration.observe import calibrate
 from lpx.calibration.scales import IMPORTED, Scales, load_scales, read_scales, save_scales
 from lpx.data.face_sets.face_set import FaceSet
-from lpx.data.roots import DataPlaces
 from lpx.graph.model_io import name_nodes, parse
 from lpx.graph.qdq.placement_dla import tensors_to_observe
 from lpx.graph.qdq.prepare import prepare_model
@@ -18,11 +18,14 @@ from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.reporter import Reporter
 from lpx.workspace import WorkspaceFolder
 
+if TYPE_CHECKING:
+    from lpx.api.workspace import Workspace
+
 PARTIAL = "calibration.partial.npz"
-"""Where a calibration writes down how far it has come."""
+"""File of a workspace with the progress of a calibration."""
 DEMO_CALIBRATION = (
-    "calibrated on the demo faces, because no --faces were given: ranges of your own faces may "
-    "differ, and INT8 accuracy with them"
+    "calibrated on the demo faces, as no faces were named: ranges of your own faces may differ, "
+    "and INT8 accuracy with them"
 )
 OTHER_WEIGHTS = (
     "the calibration method was chosen with other weight options than these: run `lpx calibrate` "
@@ -31,7 +34,7 @@ OTHER_WEIGHTS = (
 
 
 def _prepared(model: ExportedModel, weights: WeightOptions, reporter: Reporter) -> ExportedModel:
-    """The float model that calibration must observe: equalised where the build will be."""
+    """Return the float model that calibration must observe: equalised if the build will be."""
     data, pairs = prepare_model(
         model.data, "the exported model", equalised=weights.equalise, requantise=weights.requantise
     )
@@ -42,17 +45,21 @@ def _prepared(model: ExportedModel, weights: WeightOptions, reporter: Reporter) 
 
 
 def scales_for(
-    workspace: WorkspaceFolder,
+    workspace: Workspace,
     model: ExportedModel,
     name: str | None,
     limit: int,
     weights: WeightOptions,
-    places: DataPlaces,
     reporter: Reporter,
 ) -> Scales:
-    """Ranges for this model and these faces: those in the workspace if they fit, else new ones."""
+    """Return ranges for a model and faces: those in the workspace if they fit, else new ones."""
     pool = open_faces(
-        workspace, name or "demo", "train", places=places, card=model.card, reporter=reporter
+        workspace,
+        name or "demo",
+        "train",
+        places=workspace.places,
+        card=model.card,
+        reporter=reporter,
     )
     faces = pool.first(limit)
     model = _prepared(model, weights, reporter)
@@ -84,7 +91,7 @@ def scales_for(
 
 
 def _with_evidence_of(scales: Scales, weights: WeightOptions) -> Scales:
-    """The same ranges, without what was measured of methods under other weight options."""
+    """Return the same ranges, without evidence on methods under other weight options."""
     # An earlier lpx knew fewer options: those that it did not name had their defaults.
     if not scales.candidates or asdict(DEFAULT_WEIGHTS) | scales.weights == asdict(weights):
         return scales
@@ -101,7 +108,7 @@ def _stored(
     *,
     named: bool,
 ) -> Scales | None:
-    """The scales in the workspace, where they are of this model and these faces.
+    """Return the scales in the workspace, if they are of this model and these faces.
 
     Those that `lpx calibrate` made are of faces that it chose from a set: they fit whoever names
     that set, or none. Those that it imported fit who names none.
@@ -129,7 +136,7 @@ def _stored(
 def _unfit(
     stored: Scales, model: ExportedModel, pool: FaceSet, faces: FaceSet, *, named: bool
 ) -> str:
-    """Why stored scales are not those of this model and these faces; "" where they are."""
+    """Return why stored scales are not of this model and these faces; "" if they are."""
     if stored.model_sha256 != model.sha256:
         return "it is of another export, or of other weight options"
     if stored.method == IMPORTED:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lpx.bench.report.document.report import Report
     from lpx.data.prepare import PrepareResult
     from lpx.engines.manifest import EngineManifest, Precision
-    from lpx.engines.request import TensorRTOptions
+    from lpx.engines.tensorrt_options import TensorRTOptions
     from lpx.graph.qdq.weights import WeightOptions
     from lpx.models.checkpoint import ForeignModel
     from lpx.predict.results import Predicted
@@ -288,23 +288,22 @@ class Workspace(WorkspaceFolder):
             LpxError: No exported model, an unknown precision or target, or faces that cannot be
                 read.
         """
-        from lpx.api.build import build
-        from lpx.engines.request import TensorRTOptions
+        from lpx.api.build import BuildOptions, build, checked_precisions
+        from lpx.engines.tensorrt_options import DEFAULT_TENSORRT, TensorRTOptions
         from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
 
         check_instance("weights", weights, WeightOptions)
         check_instance("tensorrt", tensorrt, TensorRTOptions)
-        return build(
-            self,
-            precisions,
+        options = BuildOptions(
+            checked_precisions(precisions),
             target=target,
             faces=_face_set("faces", faces),
             limit=limit,
             method=method,
             weights=weights or DEFAULT_WEIGHTS,
-            tensorrt=tensorrt or TensorRTOptions(),
-            reporter=reporter,
+            tensorrt=tensorrt or DEFAULT_TENSORRT,
         )
+        return build(self, options, reporter)
 
     @needs_extras
     def emit(
@@ -337,23 +336,22 @@ class Workspace(WorkspaceFolder):
         Raises:
             LpxError: As for `build`, or a folder that cannot be written.
         """
+        from lpx.api.build import BuildOptions, checked_precisions
         from lpx.api.emit import emit
-        from lpx.engines.request import TensorRTOptions
+        from lpx.engines.tensorrt_options import DEFAULT_TENSORRT, TensorRTOptions
         from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
 
         check_instance("weights", weights, WeightOptions)
         check_instance("tensorrt", tensorrt, TensorRTOptions)
-        return emit(
-            self,
-            precisions,
-            out=_optional("out", out),
+        options = BuildOptions(
+            checked_precisions(precisions),
             faces=_face_set("faces", faces),
             limit=limit,
             method=method,
             weights=weights or DEFAULT_WEIGHTS,
-            tensorrt=tensorrt or TensorRTOptions(),
-            reporter=reporter,
+            tensorrt=tensorrt or DEFAULT_TENSORRT,
         )
+        return emit(self, options, _optional("out", out), reporter)
 
     @needs_extras
     def bench(

@@ -1,4 +1,4 @@
-"""`lpx build`: ONNX to engines."""
+"""`lpx build`: build engines from the exported model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def _sizes(text: str | None) -> tuple[int, ...] | None:
-    """The sizes of `--batch 1,8,32`."""
+    """Parse the sizes of `--batch 1,8,32`."""
     if text is None:
         return None
     try:
@@ -30,12 +30,12 @@ def _sizes(text: str | None) -> tuple[int, ...] | None:
     except ValueError:
         sizes = ()
     if not sizes or min(sizes) < 1:
-        raise click.BadParameter(f"{text!r} is not a list of batch sizes such as 1,8,32")
+        raise click.BadParameter(f"must be positive integers such as 1,8,32 (got {text!r})")
     return sizes
 
 
 def _range(text: str | None) -> tuple[int, int, int] | None:
-    """The sizes of `--batch-range 1:8:32`."""
+    """Parse the sizes of `--batch-range 1:8:32`."""
     if text is None:
         return None
     parts = text.split(":")
@@ -43,7 +43,7 @@ def _range(text: str | None) -> tuple[int, int, int] | None:
         least, best, most = map(int, parts)
         if 1 <= least <= best <= most:
             return least, best, most
-    raise click.BadParameter(f"{text!r} is not a range such as 1:8:32, smallest first")
+    raise click.BadParameter(f"must be a range such as 1:8:32, smallest first (got {text!r})")
 
 
 @click.command()
@@ -62,8 +62,8 @@ def _range(text: str | None) -> tuple[int, int, int] | None:
     "--faces",
     envvar="LPX_FACES",
     metavar="DIR|DATASET",
-    help="Faces to calibrate on. Where none are given: those of `lpx calibrate`, else the demo "
-    "faces, with a warning.",
+    help="Faces to calibrate on. By default those of `lpx calibrate`, else the demo faces, with a "
+    "warning.",
 )
 @click.option(
     "--limit",
@@ -74,84 +74,89 @@ def _range(text: str | None) -> tuple[int, int, int] | None:
 @click.option(
     "--method",
     metavar="METHOD",
-    help="max, percentile-99.999, percentile-99.99, percentile-99.9, mse or entropy; by "
-    "default what `lpx calibrate` chose, else percentile-99.99.",
+    help="Calibration method: max, percentile-99.999, percentile-99.99, percentile-99.9, mse or "
+    "entropy. By default the one that `lpx calibrate` chose, else percentile-99.99.",
 )
 @click.option(
     "--compute-capability",
+    "compute_capabilities",
     default="",
     metavar="8.6,8.9,...",
-    help="GPUs to build for without having them (tensorrt-rtx); by default 8.0, 8.6, "
-    "8.9, 12.0 and later.",
+    help="Comma-separated compute capabilities of the GPUs to build for (tensorrt-rtx only); they "
+    "need not be in this machine. By default 8.0, 8.6, 8.9, 12.0 and later.",
 )
-@click.option("--workspace-mib", type=int, help="Cap on TensorRT's scratch memory, in MiB.")
+@click.option("--workspace-mib", type=int, help="Maximum scratch memory of TensorRT, in MiB.")
 @data_options
 @click.option(
     "--batch",
+    "batches",
     metavar="1,8,32",
     callback=lambda _, __, value: _sizes(value),
-    help="Batch sizes that get a TensorRT profile each: fastest at these, others are padded.",
+    help="Comma-separated batch sizes, with a TensorRT profile each: fastest at these sizes; other "
+    "batches are padded. Excludes --batch-range.",
 )
 @click.option(
     "--batch-range",
     metavar="MIN:BEST:MAX",
     callback=lambda _, __, value: _range(value),
-    help="One TensorRT profile for all of these, tuned for BEST; by default "
-    "1:8:32, and batch 1 with --dla.",
+    help="Range of batch sizes with one TensorRT profile, tuned for BEST. By default 1:8:32, and "
+    "batch 1 with --dla.",
 )
 @click.option(
     "--optimisation-level",
-    type=click.IntRange(0, 5),
-    help="TensorRT's search for kernels, from 0 (fast build) to 5 (long).",
+    type=int,
+    help="TensorRT's search for kernels, from 0 (fast build) to 5 (long search). By default "
+    "TensorRT's own.",
 )
 @click.option(
     "--builds",
     default=1,
     show_default=True,
-    help="Build this often, keep a typical plan, report the spread (TensorRT).",
+    help="Number of builds; the plan of median latency is kept, and the spread reported "
+    "(TensorRT).",
 )
 @click.option(
     "--frozen-timing-cache",
     is_flag=True,
-    help="Fail where a kernel's time is not in the workspace's timing cache: repeatable "
-    "builds, TensorRT 10 and later.",
+    help="Fail if a kernel's time is not in the workspace's timing cache, for repeatable builds "
+    "(TensorRT 10 and later).",
 )
 @click.option(
     "--version-compatible",
     is_flag=True,
-    help="Let later TensorRT releases load the plan. It then carries code that runs in "
-    "the process that loads it: share it only with those who trust you.",
+    help="Let later TensorRT releases load the plan. It then contains host code, which runs in the "
+    "process that loads it: share it only with users who trust you.",
 )
 @click.option(
     "--hardware-compatible",
     is_flag=True,
-    help="Let other GPU models, Ampere and later, load the plan; may be slower.",
+    help="Let other GPU models, Ampere and later, load the plan. It may be slower.",
 )
 @click.option(
     "--dla",
     "dla_core",
     type=int,
     metavar="CORE",
-    help="Build for a DLA core of a Jetson, with the GPU for what it cannot do (FP16, "
-    "INT8). It takes batch sizes (--batch), not a range.",
+    help="Number of the Jetson's DLA core to build for, with the GPU for layers that it does not "
+    "support (FP16 and INT8 only). Takes fixed batch sizes (--batch), not a range.",
 )
 @click.option(
     "--no-tf32",
     is_flag=True,
-    help="Multiply float32 with all 23 bits of its mantissa; by default TensorRT may "
-    "round to 10 (TF32), which is faster.",
+    help="Multiply float32 with all 23 bits of its mantissa. By default TensorRT may round to 10 "
+    "bits (TF32), which is faster.",
 )
 @click.option(
     "--emit",
     type=click.Choice(("trtexec",)),
-    help="Build nothing: write graphs, and scripts that build and time engines with "
-    "trtexec, for machines without Python.",
+    help="Build nothing; write graphs, and scripts that build and time engines with trtexec, for "
+    "machines without Python.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Folder for --emit; by default trtexec in the workspace.",
+    help="Output folder of --emit. By default trtexec in the workspace.",
 )
 @weight_options
 @workspace_option
@@ -164,9 +169,9 @@ def build(
     faces: str | None,
     limit: int,
     method: str | None,
-    compute_capability: str,
+    compute_capabilities: str,
     workspace_mib: int | None,
-    batch: tuple[int, ...] | None,
+    batches: tuple[int, ...] | None,
     batch_range: tuple[int, int, int] | None,
     optimisation_level: int | None,
     builds: int,
@@ -183,24 +188,23 @@ def build(
 ) -> None:
     """Build engines of the exported model.
 
-    Several precisions at once are fine; with none named, FP32 and INT8 are built, with --dla FP16
-    and INT8. If one of several cannot be built, the others are, and the exit code is 1.
+    Name one or several precisions; by default FP32 and INT8 are built, or FP16 and INT8 with --dla.
+    If one of several cannot be built, the others are, and the exit code is 1.
     """
     from lpx.api.build import DeadEngineError, NotAllBuiltError
     from lpx.cli.console import ConsoleReporter
     from lpx.engines.manifest import PRECISIONS, Precision
-    from lpx.engines.request import TensorRTOptions
-    from lpx.engines.tensorrt import BatchRange
+    from lpx.engines.tensorrt_options import BatchRange, TensorRTOptions
 
-    if batch and batch_range:
-        raise click.UsageError("--batch and --batch-range say the same thing: give one")
+    if batches and batch_range:
+        raise click.UsageError("--batch and --batch-range are mutually exclusive")
 
     asked = dict(zip(PRECISIONS, (fp32, fp16, int8), strict=True))
     unnamed: tuple[Precision, ...] = ("fp32" if dla_core is None else "fp16", "int8")
     precisions = tuple(p for p in PRECISIONS if asked[p]) or unnamed
     tensorrt = TensorRTOptions(
-        batches=BatchRange(*batch_range) if batch_range else batch,
-        compute_capabilities=tuple(compute_capability.replace(",", " ").split()),
+        batches=BatchRange(*batch_range) if batch_range else batches,
+        compute_capabilities=tuple(compute_capabilities.replace(",", " ").split()),
         workspace_mib=workspace_mib,
         optimisation_level=optimisation_level,
         version_compatible=version_compatible,
@@ -211,12 +215,8 @@ def build(
         tf32=not no_tf32,
     )
     if emit:
-        _refuse_with_emit(
-            ("--target", target not in ("auto", "tensorrt")),
-            ("--builds", builds != 1),
-            ("--frozen-timing-cache", frozen_timing_cache),
-            ("--compute-capability", compute_capability),
-        )
+        if target not in ("auto", "tensorrt"):
+            raise click.UsageError("--target cannot be combined with --emit trtexec")
         with ConsoleReporter() as reporter:
             folder = workspace.emit(
                 precisions,
@@ -231,7 +231,7 @@ def build(
         _show_emitted(folder, as_json)
         return
     if out is not None:
-        raise click.UsageError("--out goes with --emit: engines lie in the workspace (-w DIR)")
+        raise click.UsageError("--out needs --emit: engines are written to the workspace (-w DIR)")
     failure: NotAllBuiltError | DeadEngineError | None = None
     with ConsoleReporter() as reporter:
         try:
@@ -276,7 +276,7 @@ def _show(workspace: Workspace, manifests: Sequence[EngineManifest]) -> None:
                 click.echo(plain(f"  ranges imported from {c['faces']}"))
         if manifest.precision == "fp32" and manifest.options.get("tf32") is False:
             click.echo("  TF32 is off: float32 is multiplied with all its bits")
-        _show_options(manifest.options)
+        _show_options(manifest)
         for warning in manifest.warnings:
             click.echo(plain(f"  note: {warning}"))
     measured_on = _to_measure(manifests)
@@ -286,7 +286,7 @@ def _show(workspace: Workspace, manifests: Sequence[EngineManifest]) -> None:
 
 
 def _to_measure(manifests: Sequence[EngineManifest]) -> str:
-    """The set to bench on: the calibration set if it has another split for that; "" if not."""
+    """Return the set to bench on: the calibration set if it has another split for that; else ""."""
     for manifest in manifests:
         found = manifest.calibration or {}
         name = str(found.get("faces", "demo"))
@@ -294,12 +294,6 @@ def _to_measure(manifests: Sequence[EngineManifest]) -> str:
             # Without splits, bench would refuse the faces that ranges come from.
             return "" if found.get("split") in ("all", "") else shlex.quote(name)
     return "demo"
-
-
-def _refuse_with_emit(*options: tuple[str, object]) -> None:
-    for name, given in options:
-        if given:
-            raise click.UsageError(f"{name} says nothing to --emit trtexec: leave it out")
 
 
 def _show_emitted(folder: Path, as_json: bool) -> None:
@@ -310,11 +304,11 @@ def _show_emitted(folder: Path, as_json: bool) -> None:
     click.echo(f"written: {folder}")
     for name in ("README.txt", *manifest["files"], *(g["file"] for g in manifest["graphs"])):
         click.echo(f"  {name}")
-    click.echo("next: copy the folder to the machine, and run there the script of its TensorRT")
+    click.echo("next: copy the folder to the target machine, and run the script of its TensorRT")
 
 
-def _show_options(options: dict[str, Any]) -> None:
-    spread = options.get("builds")
+def _show_options(manifest: EngineManifest) -> None:
+    spread = manifest.options.get("builds")
     if spread and len(spread["seconds"]) > 1:
         found = {
             "s": spread["seconds"],
@@ -327,13 +321,15 @@ def _show_options(options: dict[str, Any]) -> None:
             f"  {len(spread['seconds'])} builds gave {spread['distinct']} different plans: "
             f"{ranges}; kept number {spread['kept'] + 1}"
         )
-    if options.get("dla_core") is not None:
-        beside = options["gpu_fallback"]
-        click.echo(
-            f"  {len(beside)} layers beside DLA core {options['dla_core']}, on the GPU"
-            + f": {', '.join(beside[:5])}" * bool(beside)
-            + ", ..." * (len(beside) > 5)
-        )
+    core = manifest.tensorrt.dla_core
+    if core is not None:
+        fallback: list[str] = manifest.options["gpu_fallback"]
+        text = f"  {len(fallback)} layers beside DLA core {core}, on the GPU"
+        if fallback:
+            text += f": {', '.join(fallback[:5])}"
+        if len(fallback) > 5:
+            text += ", ..."
+        click.echo(text)
 
 
 def _between(values: Sequence[float], unit: str) -> str:

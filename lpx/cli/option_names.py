@@ -65,6 +65,9 @@ def with_options(text: str, command: click.Command) -> str:
         name, value = match.groups()
         if (name, value) in _VALUES:
             return _VALUES[name, value]
+        if value is not None and value.startswith("BatchRange("):
+            ends = re.findall(r"\d+", value)
+            return f"--batch-range {':'.join(ends)}"
         if value == "False" and (negative := _option(f"no_{name}", command)):
             return negative
         flag = _option(name, command)
@@ -72,6 +75,8 @@ def with_options(text: str, command: click.Command) -> str:
             return match.group()
         if value is None or value == "True":
             return flag
+        if value.startswith("("):
+            return f"{flag} {value.strip('(),').replace(' ', '')}"
         return f"{flag} {value.strip(chr(34) + chr(39))}"
 
     return _ARGUMENT.sub(option, text)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx_ir as ir
 
@@ -15,21 +16,16 @@ from lpx.calibration.methods import LEVELS
 from lpx.calibration.scales import IMPORTED, Scales
 from lpx.card import ModelCard
 from lpx.engines.load import GRAPH
-from lpx.engines.makers import (
-    flavour_of,
-    make_for_gpu_provider,
-    make_for_onnxruntime,
-    make_for_tensorrt,
-)
 from lpx.engines.manifest import EngineManifest, Precision, Target, write_manifest
 from lpx.engines.onnxruntime.cpu import precision_of_nodes
 from lpx.engines.onnxruntime.gpu import PROVIDERS, check_int8
+from lpx.engines.onnxruntime.make import make_for_cpu, make_for_gpu
 from lpx.engines.request import BuildRequest
-from lpx.engines.tensorrt import (
-    Progress,
-    capabilities_of,
-)
-from lpx.engines.tensorrt import load as load_library
+from lpx.engines.targets import ResolvedTarget
+from lpx.engines.tensorrt import PhaseProgress, Plan, TensorRTLibrary
+from lpx.engines.tensorrt.building.make import make_for_tensorrt
+from lpx.engines.tensorrt.building.repeat import measure_latency
+from lpx.engines.tensorrt_options import TensorRTOptions
 from lpx.engines.work import by_precision, multiply_accumulates, warning_of_share
 from lpx.errors import LpxError, NotAsAskedError
 from lpx.graph.lower_opset import OLDEST, lower_opset
@@ -57,53 +53,68 @@ _STYLES = {
     "dla-explicit": DLA,
 }
 DIALECTS = (*_STYLES, "calibration-cache")
+# Dialects of releases that know no newer opset than 17.
 _LOWERED = ("weakly-typed", "calibration-cache")
-"""Dialects of releases that know no newer opset than 17."""
+# Opset from which the scale of a QuantizeLinear may be float16.
 _HALF_SCALES_FROM = 19
-"""Opset from which the scale of a QuantizeLinear may be float16."""
 
 
 def build_engine(
     model: bytes,
     card: ModelCard,
     request: BuildRequest,
+    target: ResolvedTarget,
     folder: Path,
     machine: Machine,
-    progress: Progress | None = None,
+    *,
+    progress: PhaseProgress | None = None,
     timing_caches: Path | None = None,
+    measure: Callable[[Plan, TensorRTLibrary, TensorRTOptions], float] = measure_latency,
 ) -> EngineManifest:
     """Build an engine into `folder`.
 
     Args:
         model: The exported ONNX model, float32.
         card: Its card.
-        request: What to build.
+        request: The engine to build.
+        target: The request's target, as this machine has it.
         folder: Receives the engine file, for TensorRT the graph it was built from, the manifest.
         machine: Recorded in the manifest.
-        progress: Told of TensorRT's phases.
-        timing_caches: Folder where TensorRT's timing caches lie between builds; None keeps none.
+        progress: Receives TensorRT's phases.
+        timing_caches: Folder that keeps TensorRT's timing caches between builds; None keeps none.
+        measure: Returns the latency of a plan of TensorRT, ms.
 
     Raises:
         LpxError: The library refuses, or the engine does not compute in the precision asked for.
     """
-    dialect = dialect_of(request)
+    dialect = target.dialect(request.precision, request.tensorrt.dla_core)
     graph, placement = make_graph(model, request, dialect)
     noted: dict[str, Any] = {"requantised": request.weights.requantise}
     if request.target == "onnxruntime":
-        made = make_for_onnxruntime(graph, request)
+        built = make_for_cpu(graph, request)
     elif request.target in PROVIDERS:
-        made = make_for_gpu_provider(graph, request, card.input_size)
+        built = make_for_gpu(graph, request, card.input_size)
     else:
         cache = None
         if dialect == "calibration-cache":
-            cache = _calibration_cache(model, request)
+            cache = _calibration_cache(model, request, target.tensorrt)
             write_bytes(folder / "calibration.cache", cache)
-        made = make_for_tensorrt(graph, request, machine, cache, progress, timing_caches)
+        built = make_for_tensorrt(
+            graph,
+            request,
+            target.tensorrt,
+            machine,
+            calibration_cache=cache,
+            progress=progress,
+            timing_caches=timing_caches,
+            measure=measure,
+        )
+        # Kept beside the plan: layers of a plan cannot be compared without their graph.
         write_bytes(folder / GRAPH, graph)
         noted["graph_sha256"] = hashlib.sha256(graph).hexdigest()
-    write_bytes(folder / made.file, made.data)
+    write_bytes(folder / built.file, built.data)
     calibration = None
-    warnings = made.warnings
+    warnings = built.warnings
     if request.precision == "int8" and request.scales is not None:
         calibration = {
             "method": request.method,
@@ -112,39 +123,50 @@ def build_engine(
         }
         warnings = (*warnings, *([request.scales.warning] if request.scales.warning else []))
     work: dict[str, int] = {}
-    if placement is not None and made.computed_in:
+    if placement is not None and built.computed_in:
         prepared, _ = prepare_model(
             model, "the exported model", requantise=request.weights.requantise
         )
         work = multiply_accumulates(prepared)
-        warning = warning_of_share(work, made.computed_in, placement.decisions)
+        warning = warning_of_share(work, built.computed_in, placement.decisions)
         warnings = (*warnings, *([warning] if warning else []))
     manifest = EngineManifest(
         name=request.name,
         target=request.target,
         precision=request.precision,
         dialect=dialect,
-        file=made.file,
-        engine_sha256=hashlib.sha256(made.data).hexdigest(),
+        file=built.file,
+        engine_sha256=hashlib.sha256(built.data).hexdigest(),
         model_sha256=hashlib.sha256(model).hexdigest(),
         card=card.to_dict(),
-        batches=made.batches,
-        compute_capabilities=request.compute_capabilities,
         calibration=calibration,
         placement=tuple(asdict(d) for d in placement.decisions) if placement else (),
-        convolutions=made.convolutions,
-        multiply_accumulates=by_precision(work, made.computed_in),
-        versions=made.versions,
+        convolutions=built.convolutions,
+        multiply_accumulates=by_precision(work, built.computed_in),
+        versions=built.versions,
         machine=asdict(machine),
         warnings=warnings,
-        options={**noted, **made.options},
+        options={**noted, **built.options},
     )
+    # Last: a folder with a manifest is complete.
     write_manifest(folder, manifest)
     return manifest
 
 
-def make_graph(model: bytes, request: BuildRequest, dialect: str) -> tuple[bytes, Placement | None]:
-    """The graph of a precision in a dialect, and where it is quantised.
+class LoweredGraph(NamedTuple):
+    """The graph of a precision in a dialect.
+
+    Attributes:
+        data: ONNX.
+        placement: Where it is quantised; None for float precisions.
+    """
+
+    data: bytes
+    placement: Placement | None
+
+
+def make_graph(model: bytes, request: BuildRequest, dialect: str) -> LoweredGraph:
+    """Return the graph of a precision in a dialect, and where it is quantised.
 
     Int8 in the dialect "calibration-cache" is the plain float32 graph; `cache_scales` makes the
     scales that go beside it.
@@ -167,7 +189,7 @@ def make_graph(model: bytes, request: BuildRequest, dialect: str) -> tuple[bytes
         requantise=request.weights.requantise,
     )
     if request.precision == "fp32" and dialect not in _LOWERED:
-        return model, None
+        return LoweredGraph(model, None)
     graph = parse(model, "the exported model")
     name_nodes(graph)
     placement = None
@@ -187,15 +209,16 @@ def make_graph(model: bytes, request: BuildRequest, dialect: str) -> tuple[bytes
         insert_qdq(graph, placement, ranges, _STYLES[dialect], request.weights)
     if dialect in _LOWERED:
         lower_opset(graph, OLDEST)
-    return serialise(graph), placement
+    return LoweredGraph(serialise(graph), placement)
 
 
-def require_int8(model: bytes, request: BuildRequest) -> Placement:
+def require_int8(model: bytes, request: BuildRequest, dialect: str) -> Placement:
     """Check, before calibration, that INT8 quantises anything of a model for a target.
 
     Args:
         model: Float32 ONNX.
         request: Target and weights; its scales are not read.
+        dialect: One of `DIALECTS`.
 
     Returns:
         Where it will be quantised.
@@ -206,7 +229,6 @@ def require_int8(model: bytes, request: BuildRequest) -> Placement:
         LpxError: The model is quantised already, or the target has no INT8.
     """
     check_int8(request.target)
-    dialect = dialect_of(request)
     prepared, _ = prepare_model(model, "the exported model", requantise=request.weights.requantise)
     graph = parse(prepared, "the exported model")
     name_nodes(graph)
@@ -220,8 +242,8 @@ def require_int8(model: bytes, request: BuildRequest) -> Placement:
             f"read the results of those that lpx would quantise ({names})",
             "its integer convolution gives 8-bit integers; in front of the classifier, where one "
             "logit decides, and of operators that it cannot run behind one, lpx keeps floats",
-            "build --fp32 for this target; TensorRT's integer convolutions give floats "
-            "(--target tensorrt or tensorrt-rtx)",
+            'build FP32 for this target, or INT8 for `target="tensorrt"` or '
+            '`target="tensorrt-rtx"`: TensorRT\'s integer convolutions give floats',
         )
     return placement
 
@@ -243,10 +265,10 @@ def require_quantised(graph: ir.Model, placement: Placement, min_channels: int) 
     reasons = Counter(d.reason for d in left)
     widths = [width for node in graph.graph if (width := narrowest(node)) is not None]
     narrow = [width for width in widths if width < min_channels]
-    fix = "build --fp32 or --fp16"
+    fix = "build FP32 or FP16"
     if narrow:
         fix = (
-            f"give --min-channels {min(narrow)} to quantise them all the same (to `lpx calibrate` "
+            f"use `min_channels={min(narrow)}` to quantise them all the same (for `lpx calibrate` "
             f"too; kernels pad them, so bench the engine beside a float one), or {fix}"
         )
     raise NotAsAskedError(
@@ -258,7 +280,7 @@ def require_quantised(graph: ir.Model, placement: Placement, min_channels: int) 
 
 
 def expected_work(graph: ir.Model, placement: Placement, dialect: str) -> dict[str, int]:
-    """Multiply-accumulates of a face by precision, as far as can be said before calibration.
+    """Count multiply-accumulates of a face by precision, as far as known before calibration.
 
     Of ONNX Runtime's dialect they are read off the graph as its optimiser leaves it, which takes
     no measured ranges. What TensorRT takes, only a build shows: here, what is offered to it.
@@ -283,7 +305,7 @@ def expected_work(graph: ir.Model, placement: Placement, dialect: str) -> dict[s
 
 
 def cache_scales(model: bytes, request: BuildRequest) -> dict[str, float]:
-    """Scale of every tensor of a TensorRT calibration cache, for `make_graph`'s plain graph.
+    """Return the scale of every tensor of a TensorRT calibration cache, for the plain graph.
 
     Args:
         model: Float32 ONNX.
@@ -306,11 +328,11 @@ def cache_scales(model: bytes, request: BuildRequest) -> dict[str, float]:
 def placement_of(
     graph: ir.Model, target: Target, dialect: str, min_channels: int = MIN_CHANNELS
 ) -> Placement:
-    """Where a dialect quantises a float graph, and why.
+    """Return where a dialect quantises a float graph, and why.
 
     Args:
         graph: With every node named.
-        target: What will run the engine.
+        target: Runtime of the engine.
         dialect: One of `DIALECTS`.
         min_channels: Convolutions with fewer channels stay in float, except for a DLA.
     """
@@ -327,7 +349,7 @@ def placement_of(
 
 
 def _is_half(dialect: str, precision: Precision) -> bool:
-    """Whether float16 stands in the graph; where not, it comes from a builder flag."""
+    """Return whether the graph holds float16 tensors; otherwise a builder flag asks for it."""
     typed = dialect in ("strongly-typed", "dla-explicit")
     return typed or (dialect == "onnxruntime" and precision == "fp16")
 
@@ -338,12 +360,12 @@ def _check_opset(graph: ir.Model, dialect: str) -> None:
         raise LpxError(
             f"the model is of opset {opset}",
             f"a {dialect} graph needs {_HALF_SCALES_FROM}: before, Q/DQ scales cannot be float16",
-            "run `lpx export` again without --opset",
+            "run `lpx export` again with the default opset",
         )
 
 
 def _scales_of(model: bytes, request: BuildRequest) -> Scales:
-    """The request's scales, after checking that they were made from this very model."""
+    """Return the request's scales, after checking that they were made from this model."""
     assert request.scales is not None, "int8 is built from scales"
     digest = hashlib.sha256(model).hexdigest()
     if request.scales.model_sha256 != digest:
@@ -356,24 +378,8 @@ def _scales_of(model: bytes, request: BuildRequest) -> Scales:
     return request.scales
 
 
-def dialect_of(request: BuildRequest) -> str:
-    """The form of graph, one of `DIALECTS`, that a target takes, as installed here."""
-    if request.target == "onnxruntime" or request.target == "onnxruntime-cuda":
-        return "onnxruntime"
-    if request.target in PROVIDERS:
-        return "strongly-typed"
-    flavour = flavour_of(request.target)
-    capabilities = capabilities_of(load_library(flavour), flavour)
-    if request.dla_core is None or capabilities.dla_dialect is None:
-        return capabilities.dialect  # a core that is asked of a library without DLA, it refuses
-    if request.precision == "int8":
-        return capabilities.dla_dialect
-    return "strongly-typed" if capabilities.strongly_typed_only else "weakly-typed"
-
-
-def _calibration_cache(model: bytes, request: BuildRequest) -> bytes:
-    """The text of a calibration cache for the release at hand, which refuses another one's."""
-    version = capabilities_of(load_library("tensorrt"), "tensorrt").version
+def _calibration_cache(model: bytes, request: BuildRequest, library: TensorRTLibrary) -> bytes:
+    """Return a calibration cache for the release at hand, which refuses another one's."""
     scales = cache_scales(model, request)
     peaks = {name: scale * LEVELS for name, scale in scales.items()}
-    return write_cache(peaks, header_version(version)).encode()
+    return write_cache(peaks, header_version(library.capabilities.version)).encode()

@@ -1,4 +1,4 @@
-"""What of the machine an engine was built on differs from the one at hand."""
+"""Differences between the machine that built an engine and the one at hand."""
 
 from __future__ import annotations
 
@@ -15,32 +15,30 @@ from lpx.machine.machine import Machine
 
 Version = tuple[int, ...]
 
+# By NVIDIA's support matrix of 11.4.1: the other major release that loads the version-compatible
+# plans of one. Of majors that are not listed TensorRT itself decides.
 _NEXT_MAJOR = {8: 10, 10: 11}
-"""By NVIDIA's support matrix of 11.4.1: the other major release that loads the
-version-compatible plans of one. Of majors that are not listed TensorRT itself decides."""
 
 
 def refusal(
     manifest: EngineManifest,
     machine: Machine,
     library: str = "",
-    *,
-    version_compatible: bool = False,
-    hardware_compatible: bool = False,
 ) -> str:
-    """Why a plan cannot run here, before TensorRT aborts; "" where nothing speaks against it.
+    """Return why a plan cannot run here, before TensorRT aborts; "" if nothing is known.
 
     Args:
         manifest: Of an engine with a plan.
         machine: The machine at hand.
         library: Module and version here, as "tensorrt 10.3.0"; "" leaves the version out.
-        version_compatible: The plan was built to be loaded by other releases.
-        hardware_compatible: The plan was built to be loaded on other GPUs.
     """
+    options = manifest.tensorrt
     was, now = manifest.versions.get(manifest.target, ""), library.rpartition(" ")[2]
     # TensorRT for RTX decides by itself which of its releases' plans it takes.
     if manifest.target == "tensorrt":
-        unfit = _unfit(parse_version(was), parse_version(now), compatible=version_compatible)
+        unfit = _unfit(
+            parse_version(was), parse_version(now), compatible=options.version_compatible
+        )
         if unfit is not None:
             return f"built by TensorRT {was}, here is {now}{unfit}; {rebuild(manifest)}"
     here = {gpu.compute_capability for gpu in machine.gpus if gpu.compute_capability}
@@ -51,7 +49,7 @@ def refusal(
     if manifest.target != "tensorrt":
         return ""  # ONNX Runtime compiles the graph for the GPU at hand
     built = _built_on(manifest, "compute_capability")
-    if built and here and not built & here and not hardware_compatible:
+    if built and here and not built & here and not options.hardware_compatible:
         return (
             f"built for compute capability {', '.join(sorted(built))}, here is "
             f"{', '.join(sorted(here))}; {rebuild(manifest)}"
@@ -60,11 +58,11 @@ def refusal(
 
 
 def _refusal_by_rtx(manifest: EngineManifest, here: set[str]) -> str:
-    """Why a plan of TensorRT for RTX does not run on the GPUs here: it matters what was asked for.
+    """Return why a plan of TensorRT for RTX does not run on the GPUs here, by what was asked for.
 
     The GPU of the machine that built it does not: TensorRT for RTX builds without one.
     """
-    asked = manifest.compute_capabilities
+    asked = manifest.tensorrt.gpus
     if not here or any(rtx_plan_runs_on(one, asked) for one in here):
         return ""
     built = ", ".join(sorted(asked, key=float)) or f"{', '.join(RTX_DEFAULT_GPUS)} and later"
@@ -75,7 +73,7 @@ def _refusal_by_rtx(manifest: EngineManifest, here: set[str]) -> str:
     elif served := [one for one in found if rtx_serves(one)]:
         advice = f"build it again: `{command} --compute-capability {','.join(served)}`"
     else:
-        advice = "TensorRT for RTX does not serve it: build for another --target"
+        advice = "TensorRT for RTX does not support it: build for another target"
     return f"built for compute capability {built}, here is {', '.join(found)}; {advice}"
 
 
@@ -85,12 +83,12 @@ def _refusal_by_rtx_provider(here: set[str]) -> str:
     return (
         f"TensorRT for RTX serves compute capability {', '.join(RTX_PROVIDER_GPUS)} and later "
         f"through ONNX Runtime, here is {', '.join(sorted(here, key=float))}; build for another "
-        "--target"
+        "target"
     )
 
 
 def differences(manifest: EngineManifest, machine: Machine) -> tuple[str, ...]:
-    """What may make an engine that runs here slower than where it was built, or fail.
+    """Return what may make an engine slower here than where it was built, or fail.
 
     A Jetson's power mode switches off parts of the GPU: a plan that was built in another mode had
     its kernels chosen for another chip. What is unknown on either side is not compared.
@@ -118,7 +116,7 @@ def differences(manifest: EngineManifest, machine: Machine) -> tuple[str, ...]:
 
 
 def rebuild(manifest: EngineManifest) -> str:
-    """The command that builds the engine again."""
+    """Return advice to build the engine again, with the command."""
     return f"build it again here: `lpx build --{manifest.precision} --target {manifest.target}`"
 
 
@@ -140,16 +138,16 @@ def _shared_name(built: set[str], machine: Machine) -> str:
 
 
 def _built_on(manifest: EngineManifest, name: str) -> set[str]:
-    """A property of the GPUs of the machine that built the engine."""
+    """Return a property of the GPUs of the machine that built the engine."""
     return {str(gpu[name]) for gpu in manifest.machine.get("gpus", ()) if gpu.get(name)}
 
 
 def _unfit(was: Version, now: Version, *, compatible: bool) -> str | None:
-    """Why the release at hand does not fit a plan, to be said behind the two; None where it may.
+    """Return why a release does not fit a plan, as a clause behind the two; None if it may fit.
 
-    "" is for what the two numbers say by themselves.
+    It is "" if the two versions say enough.
 
-    A release is known down to its build number where its bindings tell it: TensorRT compares that
+    A release is known down to its build number if its bindings report it: TensorRT compares that
     too. What one of the two leaves out is not compared.
 
     Args:
@@ -157,12 +155,12 @@ def _unfit(was: Version, now: Version, *, compatible: bool) -> str | None:
         now: The release at hand; () where it is not known.
         compatible: The plan was built to be loaded by later releases.
     """
-    told = min(len(was), len(now))
-    if was[:told] == now[:told]:
+    known = min(len(was), len(now))
+    if was[:known] == now[:known]:
         return None
     if not compatible:
         return ""
-    if now[:told] < was[:told]:
+    if now[:known] < was[:known]:
         return ", and a version-compatible plan runs on its own release and later ones only"
     next_major = _NEXT_MAJOR.get(was[0])
     if now[0] != was[0] and next_major is not None and now[0] != next_major:

@@ -3,61 +3,123 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
+from lpx.arguments import as_path
 from lpx.card import METADATA_KEY, ModelCard, card_from_json
 from lpx.engines.base import Engine
-from lpx.engines.manifest import EngineManifest, read_manifest
+from lpx.engines.manifest import FILE, EngineManifest, read_manifest
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.engines.onnxruntime.gpu import PROVIDER_OPTIONS, PROVIDERS, OnnxRuntimeGpuEngine
 from lpx.errors import LpxError
 from lpx.workspace import read_regular
 
+if TYPE_CHECKING:
+    from lpx.engines.tensorrt import CudaDriver, TensorRTEngine, TensorRTLibrary
+
 KERNELS = "kernels.cache"
-"""What TensorRT for RTX compiled where an engine ran, beside it; of that GPU and driver alone."""
+"""File beside an engine: kernels that TensorRT for RTX compiled for this GPU and driver."""
 GRAPH = "graph.onnx"
-"""What a TensorRT engine was built from, beside it."""
+"""File beside a TensorRT engine: the graph that it was built from."""
 
 
 def load(
-    folder: Path | str,
+    folder: str | os.PathLike[str],
     *,
     allow_host_code: bool = False,
     cuda_graph: bool = True,
     shares_cores: bool = False,
 ) -> Engine:
-    """Load the engine in `folder`, after checking it against its manifest.
+    """Load the engine in a folder, after checking it against its manifest.
 
     Args:
-        folder: As `lpx build` made it: an engine file and `manifest.json`.
-        allow_host_code: Load a version-compatible plan, which carries code that runs in this
-            process. Only for engines whose origin you trust.
-        cuda_graph: Run TensorRT's engines by CUDA graphs where they can be.
-        shares_cores: Faces are decoded while it runs: see `OnnxRuntimeEngine`.
+        folder: A folder that `lpx build` made, with an engine file and `manifest.json`.
+        allow_host_code: Load version-compatible plans. They contain host code, which runs in this
+            process: only for engines from a source you trust.
+        cuda_graph: Run TensorRT's engines with CUDA graphs where possible.
+        shares_cores: Other threads decode faces meanwhile: see `OnnxRuntimeEngine`.
+
+    Returns:
+        The engine, with its model card. Close it, or use it in a `with` block.
 
     Raises:
-        LpxError: Missing or altered engine, or a library or GPU that it needs is not here.
+        LpxError: No such folder, or no engine in it (code "not-found"); an altered or damaged
+            engine ("damaged"); or a library or GPU that it needs is missing.
     """
-    folder = Path(folder)
-    manifest, data = read_engine(folder)
-    if manifest.target != "tensorrt" and manifest.target != "tensorrt-rtx":
-        return _load_onnx(folder, manifest, data, shares_cores)
-    from lpx.engines.tensorrt import TensorRTEngine
+    path = as_path("folder", folder)
+    _check_folder(path)
+    manifest, data = read_engine(path)
+    if manifest.target == "tensorrt" or manifest.target == "tensorrt-rtx":
+        return load_plan(
+            path, manifest, data, allow_host_code=allow_host_code, cuda_graph=cuda_graph
+        )
+    return _load_onnx(path, manifest, data, shares_cores=shares_cores)
 
-    return TensorRTEngine(
-        data,
-        flavour=manifest.target,
+
+def _check_folder(path: Path) -> None:
+    if (path / FILE).exists():
+        return
+    if not path.is_dir():
+        what, why = f"{path} does not exist", ""
+        if path.exists():
+            what = f"{path} is not a folder"
+    else:
+        what, why = f"{path} holds no engine", f"there is no {FILE} in it"
+    raise LpxError(
+        what,
+        why,
+        "use an engine's folder, such as lpx-out/engines/onnxruntime-int8, or run `lpx build`",
+        code="not-found",
+    )
+
+
+def load_plan(
+    folder: Path,
+    manifest: EngineManifest,
+    plan: bytes,
+    *,
+    allow_host_code: bool,
+    cuda_graph: bool,
+    open_runtime: Callable[..., TensorRTLibrary] | None = None,
+    driver: CudaDriver | None = None,
+) -> TensorRTEngine:
+    """Load a plan of TensorRT or TensorRT for RTX.
+
+    Args:
+        folder: The engine's.
+        manifest: The engine's.
+        plan: The plan's bytes.
+        allow_host_code: As for `load`.
+        cuda_graph: As for `load`.
+        open_runtime: Imports the library; None for `lpx.engines.tensorrt.open_runtime`.
+        driver: CUDA; None opens the binding at hand.
+    """
+    # Imported here: engines of ONNX Runtime do without.
+    from lpx.engines import tensorrt
+
+    options, flavour = manifest.tensorrt, manifest.target
+    assert flavour == "tensorrt" or flavour == "tensorrt-rtx"
+    opener = open_runtime or tensorrt.open_runtime
+    kernels = None
+    if flavour == "tensorrt-rtx":
+        kernels = folder / KERNELS
+    return tensorrt.TensorRTEngine(
+        plan,
+        opener(flavour, version_compatible=options.version_compatible),
+        card=manifest.model_card(),
+        driver=driver,
         allow_host_code=allow_host_code,
         cuda_graph=cuda_graph,
-        dla_core=manifest.options.get("dla_core"),
-        version_compatible=bool(manifest.options.get("version_compatible")),
-        kernel_cache=folder / KERNELS if manifest.target == "tensorrt-rtx" else None,
+        dla_core=options.dla_core,
+        kernel_cache=kernels,
     )
 
 
 def _load_onnx(
-    folder: Path, manifest: EngineManifest, data: bytes, shares_cores: bool
+    folder: Path, manifest: EngineManifest, data: bytes, *, shares_cores: bool
 ) -> OnnxRuntimeEngine | OnnxRuntimeGpuEngine:
     card = manifest.model_card()
     engine: OnnxRuntimeEngine | OnnxRuntimeGpuEngine
@@ -69,10 +131,15 @@ def _load_onnx(
             _provider(manifest),
             folder / "cache",
             max(manifest.batches),
+            card,
         )
     else:
-        engine = OnnxRuntimeEngine(data, card.input_size, shares_cores=shares_cores)
-    _check_card(manifest, card, engine.session.get_modelmeta().custom_metadata_map)
+        engine = OnnxRuntimeEngine(data, card.input_size, card=card, shares_cores=shares_cores)
+    try:
+        _check_card(manifest, card, engine.session.get_modelmeta().custom_metadata_map)
+    except LpxError:
+        engine.close()
+        raise
     return engine
 
 
@@ -89,7 +156,7 @@ def _check_card(manifest: EngineManifest, card: ModelCard, metadata: Mapping[str
 
 
 def _provider(manifest: EngineManifest) -> dict[str, str]:
-    """The options of ONNX Runtime's provider, of which others may name files with code."""
+    """Return the options of ONNX Runtime's provider; options of others could load code."""
     given = manifest.options.get("provider")
     if not given or not manifest.batches:
         raise LpxError(
@@ -107,8 +174,20 @@ def _provider(manifest: EngineManifest) -> dict[str, str]:
     return dict(given)
 
 
-def read_engine(folder: Path) -> tuple[EngineManifest, bytes]:
-    """The manifest of the engine in `folder`, and the engine's bytes, which fit it.
+class StoredEngine(NamedTuple):
+    """An engine as its folder holds it.
+
+    Attributes:
+        manifest: Its manifest.
+        data: Contents of its engine file.
+    """
+
+    manifest: EngineManifest
+    data: bytes
+
+
+def read_engine(folder: Path) -> StoredEngine:
+    """Return the manifest of the engine in a folder, and the bytes of its engine file, checked.
 
     Raises:
         LpxError: Missing or altered engine.
@@ -121,11 +200,11 @@ def read_engine(folder: Path) -> tuple[EngineManifest, bytes]:
         "the engine that its manifest describes",
         "its manifest does, so it was removed",
     )
-    return manifest, data
+    return StoredEngine(manifest, data)
 
 
 def read_graph(folder: Path, manifest: EngineManifest) -> bytes:
-    """The ONNX graph of the engine in `folder`: what it was built from, or what it is.
+    """Return the ONNX graph of an engine: the engine itself, or what it was built from.
 
     Args:
         folder: The engine's.
@@ -135,32 +214,36 @@ def read_graph(folder: Path, manifest: EngineManifest) -> bytes:
         LpxError: Missing or altered.
     """
     if manifest.target.startswith("onnxruntime"):
-        return read_engine(folder)[1]
+        return read_engine(folder).data
     return _read(
         folder,
         GRAPH,
-        # Engines of before this was noted are taken as they are.
         manifest.options.get("graph_sha256"),
         f"the graph that {manifest.name} was built from",
-        "what lies inside a TensorRT plan cannot be read from it: this graph is looked into",
+        "a TensorRT plan does not show its graph, so this one is inspected",
     )
 
 
 def _read(folder: Path, name: str, digest: str | None, what: str, why_needed: str) -> bytes:
-    """The bytes of a file of an engine, after checking them where their SHA-256 is known."""
+    """Return the bytes of a file of an engine, checked against their SHA-256 if it is known."""
     path = folder / name
     if not path.exists():
-        raise LpxError(f"{path} does not exist", why_needed, "run `lpx build` again")
+        raise LpxError(
+            f"{path} does not exist", why_needed, "run `lpx build` again", code="not-found"
+        )
     try:
         data = read_regular(path, inside=folder)
     except OSError as error:
         why = error.strerror or str(error)
-        raise LpxError(f"{path} cannot be read", why, "run `lpx build` again") from error
+        raise LpxError(
+            f"{path} cannot be read", why, "run `lpx build` again", code="damaged"
+        ) from error
     found = hashlib.sha256(data).hexdigest()
     if digest is not None and found != digest:
         raise LpxError(
             f"{path} is not {what}",
             f"its SHA-256 begins with {found[:12]}, not {digest[:12]}",
             "it was altered or damaged: run `lpx build` again",
+            code="damaged",
         )
     return data

@@ -1,4 +1,4 @@
-"""What lies beside every engine: what it is, what it was made from, and by what."""
+"""The manifest beside every engine: its contents, its origin and its options."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from pathlib import Path, PurePath
 from typing import Any, Literal, get_args
 
 from lpx.card import ModelCard, card_from_dict
+from lpx.engines.tensorrt_options import TensorRTOptions, read_tensorrt_options
 from lpx.errors import LpxError
 from lpx.schema import SchemaError, read_record
 from lpx.workspace import read_sealed, write_sealed
 
-FORMAT = "lpx-engine/1"
+FORMAT = "lpx-engine/2"
 FILE = "manifest.json"
 UNKNOWN = "unknown"
 """Precision of what a runtime does not account for."""
-MAX_BATCH = 1 << 20
-"""Faces in one call."""
 
 Target = Literal[
     "onnxruntime",
@@ -35,21 +34,17 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 @dataclass(frozen=True)
 class EngineManifest:
-    """An engine's identity card.
+    """The identity of an engine. It has many fields because it is flat, as its JSON file is.
 
     Attributes:
-        name: Name of its folder; as built, `<target>-<precision>`, and `-dla<core>` where that
-            runs it.
-        target: What runs it.
-        precision: What its convolutions compute in.
-        dialect: How precision is written in the graph it was built from.
+        name: Name of its folder; as built, `<target>-<precision>`, and `-dla<core>` for a DLA core.
+        target: Runtime of the engine.
+        precision: Precision of its convolutions.
+        dialect: Form in which the graph that it was built from holds the precision.
         file: Name of the engine file, beside the manifest.
         engine_sha256: SHA-256 of that file.
         model_sha256: SHA-256 of the exported ONNX model.
         card: The model card, as plain values.
-        batches: Largest batch per profile; empty where any batch runs.
-        compute_capabilities: GPUs that the engine was built for, where they were asked for; empty
-            for TensorRT for RTX's default set, and for targets that build for the GPU at hand.
         calibration: Faces, method and counts, None for float engines.
         placement: Per node: whether it is quantised, and why; empty for float engines.
         convolutions: Number of the graph's convolutions per precision, as the runtime says it runs
@@ -59,10 +54,10 @@ class EngineManifest:
             report one; empty for float engines, and where it reports none at all.
         versions: Of lpx and of the libraries that built it.
         machine: Where it was built.
-        options: What else was asked of the build, and what came of it: profiles, optimisation
-            level, timing cache, DLA core, whether TF32 may be used, repeated builds, SHA-256 of
-            the graph.
-        warnings: What the user must know of this engine.
+        warnings: Notes for the user of this engine.
+        options: Options of the build, and their outcome: those of TensorRT's builder under
+            "tensorrt", timing cache, layers on the GPU beside a DLA core, whether TF32 is used,
+            repeated builds, SHA-256 of the graph.
     """
 
     name: str
@@ -73,8 +68,6 @@ class EngineManifest:
     engine_sha256: str
     model_sha256: str
     card: dict[str, Any]
-    batches: tuple[int, ...] = ()
-    compute_capabilities: tuple[str, ...] = ()
     calibration: dict[str, Any] | None = None
     placement: tuple[dict[str, Any], ...] = ()
     convolutions: dict[str, int] = field(default_factory=dict)
@@ -86,16 +79,33 @@ class EngineManifest:
 
     @property
     def int8_share(self) -> float | None:
-        """Share of the multiply-accumulates that run in integers, in [0, 1]; None if unknown."""
+        """Return the share of multiply-accumulates in integers, in [0, 1]; None if unknown."""
         return share_in_integers(self.multiply_accumulates)
 
+    @property
+    def tensorrt(self) -> TensorRTOptions:
+        """Return the options of TensorRT's builder; the defaults for a target without it."""
+        return read_tensorrt_options(self.options.get("tensorrt", {}), "options.tensorrt")
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Return the largest batch of each profile; empty if any batch runs."""
+        if "tensorrt" not in self.options:
+            return ()
+        return tuple(profile.maximum for profile in self.tensorrt.profiles)
+
+    @property
+    def compute_capabilities(self) -> tuple[str, ...]:
+        """Return the GPUs that it was built for on request; empty for the target's own choice."""
+        return self.tensorrt.gpus
+
     def model_card(self) -> ModelCard:
-        """The card of the model inside."""
+        """Return the model card."""
         return card_from_dict(self.card, f"manifest of {self.name}")
 
 
 def share_in_integers(counts: Mapping[str, int]) -> float | None:
-    """Share of multiply-accumulates that are done in INT8, in [0, 1]; None where not known.
+    """Return the share of multiply-accumulates in INT8, in [0, 1]; None if not known.
 
     Args:
         counts: As `EngineManifest.multiply_accumulates`.
@@ -105,7 +115,7 @@ def share_in_integers(counts: Mapping[str, int]) -> float | None:
 
 
 def percent(share: float) -> str:
-    """A share in [0, 1] as whole percent."""
+    """Format a share in [0, 1] as whole percent."""
     return f"{100 * share:.0f} %"
 
 
@@ -126,24 +136,29 @@ def read_manifest(folder: Path) -> EngineManifest:
     values = read_sealed(path, "lpx build")
     if values.pop("format", None) != FORMAT:
         raise LpxError(
-            f"{path} is of another format", f"expected {FORMAT}", "run `lpx build` again"
+            f"{path} is of another format",
+            f"the engine was built by an earlier lpx; this one expects {FORMAT}",
+            "run `lpx build` again",
+            code="unsupported",
         )
     known = {f.name for f in fields(EngineManifest)}
     if unknown := values.keys() - known:
         raise LpxError(f"{path} has unknown fields: {', '.join(sorted(unknown))}", "", "update lpx")
-    # Engines of before it was counted.
-    values.setdefault("multiply_accumulates", {})
     if lacking := known - values.keys():
         raise LpxError(
             f"{path} lacks {', '.join(sorted(lacking))}",
             "it was edited or damaged",
             "run `lpx build` again",
+            code="damaged",
         )
     try:
         manifest = read_record(EngineManifest, values)
         _check_values(manifest)
     except SchemaError as error:
-        raise LpxError(f"{path} is damaged", str(error), "run `lpx build` again") from error
+        raise LpxError(
+            f"{path} is damaged", str(error), "run `lpx build` again", code="damaged"
+        ) from error
+    # Reports name engines by folder: in a copy under another name it is not the original's.
     manifest = replace(manifest, name=_folder_name(folder))
     manifest.model_card()
     return manifest
@@ -161,7 +176,7 @@ def _folder_name(folder: Path) -> str:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a text names a file or folder in the current one, and can be printed."""
+    """Return whether a text names a file or folder in the current one, and can be printed."""
     return (
         name != ""
         and name.isprintable()
@@ -184,8 +199,6 @@ def _check_values(manifest: EngineManifest) -> None:
     for name in ("engine_sha256", "model_sha256"):
         if not re.fullmatch("[0-9a-f]{64}", value := getattr(manifest, name)):
             raise SchemaError(f"{name}: {value[:100]!a} is not a SHA-256")
-    if not all(1 <= batch <= MAX_BATCH for batch in manifest.batches):
-        raise SchemaError(f"batches: one is outside 1 to {MAX_BATCH}")
     for name in ("convolutions", "multiply_accumulates"):
         if any(count < 0 for count in getattr(manifest, name).values()):
             raise SchemaError(f"{name}: a count is below 0")
@@ -193,14 +206,16 @@ def _check_values(manifest: EngineManifest) -> None:
         known = {f.name for f in fields(_Calibration)}
         stated = {name: one for name, one in manifest.calibration.items() if name in known}
         read_record(_Calibration, stated, "calibration")
+    if "tensorrt" in manifest.options:
+        read_tensorrt_options(manifest.options["tensorrt"], "options.tensorrt")
     read_record(
-        _Options, {n: manifest.options[n] for n in _OPTIONS & manifest.options.keys()}, "options"
+        _Outcome, {n: manifest.options[n] for n in _OUTCOME & manifest.options.keys()}, "options"
     )
 
 
 @dataclass(frozen=True)
 class _Calibration:
-    """The part of `EngineManifest.calibration` that lpx reads."""
+    """Fields of `EngineManifest.calibration` that lpx reads."""
 
     method: str = ""
     faces: str = ""
@@ -216,25 +231,12 @@ class _Calibration:
 
 
 @dataclass(frozen=True)
-class _Profile:
-    minimum: int
-    optimum: int
-    maximum: int
+class _Outcome:
+    """Fields of `EngineManifest.options` that lpx reads, without TensorRT's own options."""
 
-
-@dataclass(frozen=True)
-class _Options:
-    """The part of `EngineManifest.options` that lpx reads."""
-
-    profiles: tuple[_Profile, ...] = ()
-    workspace_mib: int | None = None
-    optimisation_level: int | None = None
-    version_compatible: bool = False
-    hardware_compatible: bool = False
-    dla_core: int | None = None
     tf32: bool = True
     graph_sha256: str | None = None
     provider: dict[str, str] = field(default_factory=dict)
 
 
-_OPTIONS = {f.name for f in fields(_Options)}
+_OUTCOME = {f.name for f in fields(_Outcome)}

@@ -1,4 +1,4 @@
-"""The GPUs that TensorRT for RTX serves, by NVIDIA's documentation of 1.7."""
+"""GPUs that TensorRT for RTX supports, by NVIDIA's documentation of 1.7."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RTX_PROVIDER_GPUS = ("8.6", "8.9", "12.0")
 
 
 def rtx_plan_runs_on(compute_capability: str, built_for: tuple[str, ...] = ()) -> bool:
-    """Whether a plan of TensorRT for RTX runs on a GPU, by NVIDIA's documentation.
+    """Return whether a plan of TensorRT for RTX runs on a GPU, by NVIDIA's documentation.
 
     Args:
         compute_capability: The GPU's, as "8.9".
@@ -23,15 +23,15 @@ def rtx_plan_runs_on(compute_capability: str, built_for: tuple[str, ...] = ()) -
 
 
 def rtx_serves(compute_capability: str) -> bool:
-    """Whether TensorRT for RTX can build a plan that runs on a GPU, given as "8.9"."""
+    """Return whether TensorRT for RTX can build a plan that runs on a GPU, given as "8.9"."""
     return _among(compute_capability, RTX_GPUS)
 
 
 def rtx_provider_serves(compute_capability: str) -> bool:
-    """Whether TensorRT for RTX runs on a GPU, given as "8.9", through ONNX Runtime's plugin."""
+    """Return whether ONNX Runtime's plugin of TensorRT for RTX runs on a GPU, given as "8.9"."""
     return _among(compute_capability, RTX_PROVIDER_GPUS)
 
 
 def _among(compute_capability: str, listed: tuple[str, ...]) -> bool:
-    """Whether a set that goes on above its last member has one."""
+    """Return whether a GPU is in a set that includes all above its last member."""
     return compute_capability in listed or float(compute_capability) > float(listed[-1])

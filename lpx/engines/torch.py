@@ -1,24 +1,27 @@
-"""The reference: the exported detector, run by PyTorch in float32."""
+"""Run the reference, the exported detector, with PyTorch in float32."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
-from lpx.engines.base import ON_THE_CPU, DeviceMemory, Faces, Prediction, check_faces
+from lpx.engines.base import ON_THE_CPU, DeviceMemory, Engine, Faces, Prediction
 from lpx.export.deployed import Deployed
 from lpx.models.checkpoint import Detector
 from lpx.models.footprint import check_forward
 
 
-class TorchEngine:
-    """Runs a detector in float32 (no TF32), on the GPU where torch sees one.
+class TorchEngine(Engine):
+    """Run a detector in float32 (no TF32), on the GPU if PyTorch sees one.
 
     Not thread-safe.
+
+    Args:
+        detector: The detector and its card.
     """
 
     def __init__(self, detector: Detector) -> None:
-        self.size = detector.card.input_size
+        super().__init__(detector.card.input_size, detector.card)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         # TF32 keeps 10 bits of mantissa: too few for a reference.
         torch.backends.cudnn.allow_tf32 = False
@@ -26,9 +29,8 @@ class TorchEngine:
         self._fit = 0  # faces that are known to fit into memory
         self.module = Deployed(detector.module, detector.card).eval().to(self.device)
 
-    @property
-    def device_memory(self) -> DeviceMemory:
-        """Weights on the GPU; activations come from a cache that all of PyTorch shares."""
+    def _device_memory(self) -> DeviceMemory:
+        # Activations come from a cache that all of PyTorch shares.
         if self.device.type == "cpu":
             return ON_THE_CPU
         tensors = (*self.module.parameters(), *self.module.buffers())
@@ -36,9 +38,7 @@ class TorchEngine:
             sum(t.numel() * t.element_size() for t in tensors), "weights only, not activations"
         )
 
-    def infer(self, faces: Faces) -> Prediction:
-        """Score faces, uint8 RGB [N, S, S, 3]."""
-        check_faces(faces, self.size)
+    def _infer(self, faces: Faces) -> Prediction:
         if self.device.type == "cpu" and len(faces) > self._fit:
             check_forward(self.module.detector, (len(faces), 3, self.size, self.size))
             self._fit = len(faces)
@@ -48,6 +48,5 @@ class TorchEngine:
             )
         return Prediction(score.cpu().numpy(), patch_map.cpu().numpy())
 
-    def close(self) -> None:
-        """Free the model."""
+    def _release(self) -> None:
         del self.module

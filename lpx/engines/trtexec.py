@@ -1,6 +1,6 @@
-"""A folder from which trtexec builds and times engines, on machines without Python.
+"""Write a folder from which trtexec builds and times engines, on machines without Python.
 
-The precision lies in the graph or in flags, depending on the release, so there is a script per
+The precision is in the graph or in flags, depending on the release, so there is a script per
 TensorRT major: 8 takes weakly typed graphs and precision flags, 10 strongly typed graphs and
 --stronglyTyped, 11 nothing else, and has no such flag.
 """
@@ -18,16 +18,17 @@ from lpx.card import ModelCard
 from lpx.engines.build import cache_scales, make_graph
 from lpx.engines.manifest import Precision
 from lpx.engines.request import BuildRequest
-from lpx.engines.tensorrt import BatchRange, check_dla, spans_of_batches
+from lpx.engines.tensorrt import check_dla
+from lpx.engines.tensorrt_options import BatchRange
 from lpx.workspace import atomic_path, write_bytes, write_sealed
 
-FORMAT = "lpx-trtexec/1"
+FORMAT = "lpx-trtexec/2"
 Major = Literal[8, 10, 11]
 MAJORS: tuple[Major, ...] = (8, 10, 11)
 CACHE = "int8.cache"
 _SCRIPT = """\
 #!/bin/sh
-# Builds engines with TensorRT {major} and times them; made by lpx. Run it on the machine that shall
+# Builds engines with TensorRT {major} and times them; made by lpx. Run it on the machine that will
 # run the engines. TRTEXEC names another trtexec, OUT another folder for what is made.
 set -eu
 cd "$(dirname "$0")"
@@ -112,7 +113,7 @@ _ON_DLA = """\
 _README = """\
 Engines of a deepfake detector, to be built with trtexec where there is no Python.
 
-Run the script of your TensorRT on the machine that shall run the engines:
+Run the script of your TensorRT on the machine that will run the engines:
 
   sh build-tensorrt8.sh    TensorRT 8.5 and 8.6 (JetPack 5 and 6.0)
   sh build-tensorrt10.sh   TensorRT 10.3 and later (JetPack 6.1 to 7.2)
@@ -140,7 +141,7 @@ releases between, trtexec fails.
 
 @dataclass(frozen=True)
 class _Recipe:
-    """What one engine of a release is built from."""
+    """Source of one engine of a release: graph and flags."""
 
     graph: str
     dialect: str
@@ -155,7 +156,7 @@ def emit_trtexec(
     Args:
         model: The exported ONNX model, float32.
         card: Its card.
-        requests: One per precision, target "tensorrt", otherwise alike.
+        requests: One per precision, target "tensorrt", with the same options.
         folder: Receives all files.
 
     Returns:
@@ -181,31 +182,30 @@ def emit_trtexec(
             major=major,
             builds="\n".join(lines),
             cache=_REWRITE.format(cache=CACHE) * cached,
-            checks=_NOT_ON_JETSON * requests[0].hardware_compatible,
-            verify=_ON_DLA * (requests[0].dla_core is not None),
+            checks=_NOT_ON_JETSON * requests[0].tensorrt.hardware_compatible,
+            verify=_ON_DLA * (requests[0].tensorrt.dla_core is not None),
         )
         scripts.append(folder / f"build-tensorrt{major}.sh")
         _write_script(scripts[-1], text)
     for name, graph in graphs.items():
         write_bytes(folder / name, graph)
-    first = requests[0]
+    options = requests[0].tensorrt
     calibrated = next((r for r in requests if r.precision == "int8"), None)
     files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in scripts}
-    if calibrated and first.dla_core is not None:
+    if calibrated and options.dla_core is not None:
         peaks = {n: scale * LEVELS for n, scale in cache_scales(model, calibrated).items()}
         text = write_cache(peaks)
         write_bytes(folder / CACHE, text.encode())
         files[CACHE] = hashlib.sha256(text.encode()).hexdigest()
-    dla = "" if first.dla_core is None else _DLA.format(core=first.dla_core)
-    readme = _README.format(size=card.input_size, dla=dla, tf32=_TF32 if first.tf32 else _NO_TF32)
+    dla = "" if options.dla_core is None else _DLA.format(core=options.dla_core)
+    readme = _README.format(size=card.input_size, dla=dla, tf32=_TF32 if options.tf32 else _NO_TF32)
     write_bytes(folder / "README.txt", readme.encode())
     manifest = {
         "format": FORMAT,
         "model_sha256": hashlib.sha256(model).hexdigest(),
         "card": card.to_dict(),
         "precisions": [request.precision for request in requests],
-        "profiles": [asdict(span) for span in spans_of_batches(first.batches)],
-        "tf32": first.tf32,
+        "tensorrt": options.to_dict(),
         "graphs": described,
         "calibration": None,
         "files": files,
@@ -221,7 +221,7 @@ def emit_trtexec(
 
 
 def check_emitted(requests: tuple[BuildRequest, ...]) -> None:
-    """Refuse what trtexec would build otherwise than asked, without saying so.
+    """Refuse requests that trtexec would silently build in another way.
 
     Args:
         requests: One per precision.
@@ -230,8 +230,9 @@ def check_emitted(requests: tuple[BuildRequest, ...]) -> None:
         LpxError: A precision or range of batch sizes that a DLA core does not take.
     """
     for request in requests:
-        if request.dla_core is not None:
-            check_dla(request.dla_core, request.precision, request.batches)
+        options = request.tensorrt
+        if options.dla_core is not None:
+            check_dla(options.dla_core, request.precision, options.profiles)
 
 
 def _described(recipe: _Recipe, graph: bytes) -> dict[str, str]:
@@ -246,8 +247,8 @@ def _write_script(path: Path, text: str) -> None:
 
 
 def _recipe(request: BuildRequest, major: Major) -> _Recipe:
-    """Which graph a release takes for a precision, and the flags that say the rest."""
-    precision, dla = request.precision, request.dla_core is not None
+    """Return the graph that a release takes for a precision, and its flags."""
+    precision, dla = request.precision, request.tensorrt.dla_core is not None
     weak_flags = {"fp32": (), "fp16": ("--fp16",), "int8": ("--fp16", "--int8")}[precision]
     if major == 11:
         dialect = "dla-explicit" if dla and precision == "int8" else "strongly-typed"
@@ -263,27 +264,28 @@ def _recipe(request: BuildRequest, major: Major) -> _Recipe:
 
 def _name(precision: Precision, dialect: str) -> str:
     if dialect == "weakly-typed" and precision != "int8":
-        return "float-weakly-typed.onnx"  # one graph for both: a flag tells them apart
+        return "float-weakly-typed.onnx"  # one graph for both, which a flag distinguishes
     return f"{precision}-{dialect}.onnx"
 
 
 def _builds(request: BuildRequest, major: Major, recipe: _Recipe, size: int) -> list[str]:
-    """A line for each engine: trtexec takes one profile in all releases, so one per batch size."""
+    """Return a command for each engine: one per batch size, as all releases take one profile."""
+    options = request.tensorrt
     common = [f"--onnx={recipe.graph}", *recipe.flags]
-    if request.workspace_mib is not None:
-        common.append(f"--memPoolSize=workspace:{request.workspace_mib}")
-    if request.optimisation_level is not None:
-        common.append(f"--builderOptimizationLevel={request.optimisation_level}")
-    if request.version_compatible:
+    if options.workspace_mib is not None:
+        common.append(f"--memPoolSize=workspace:{options.workspace_mib}")
+    if options.optimisation_level is not None:
+        common.append(f"--builderOptimizationLevel={options.optimisation_level}")
+    if options.version_compatible:
         common.append("--versionCompatible")
-    if request.hardware_compatible:
+    if options.hardware_compatible:
         common.append("--hardwareCompatibilityLevel=ampere+")
-    if not request.tf32:
+    if not options.tf32:
         common.append("--noTF32")
-    if request.dla_core is not None:
-        common += [f"--useDLACore={request.dla_core}", "--allowGPUFallback"]
+    if options.dla_core is not None:
+        common += [f"--useDLACore={options.dla_core}", "--allowGPUFallback"]
     lines = []
-    for span in spans_of_batches(request.batches):
+    for span in options.profiles:
         name = f"{replace(request, target='tensorrt').name}-{_span_name(span)}"
         shapes = [
             f"--{option}Shapes=faces:{batch}x{size}x{size}x3"

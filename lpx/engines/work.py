@@ -1,4 +1,4 @@
-"""The work of a network in multiply-accumulates, node by node, and the share done in integers."""
+"""Multiply-accumulates of a network, node by node, and the share done in integers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _COUNTS = re.compile(r"^\d+ -> \d+ channels, | with \d+ channels")
 
 
 def multiply_accumulates(model: bytes) -> dict[str, int]:
-    """Multiply-accumulates of each convolution and matrix product, for one face.
+    """Count the multiply-accumulates of each convolution and matrix product, for one face.
 
     They are counted by the shapes that tensors have when ONNX Runtime runs the graph as it is
     written, so that no shape need be known beforehand.
@@ -53,7 +53,7 @@ def multiply_accumulates(model: bytes) -> dict[str, int]:
 
 
 def _profile(model: bytes) -> list[dict[str, Any]]:
-    """ONNX Runtime's profile of every node while one black face runs through a graph."""
+    """Return ONNX Runtime's profile of every node while one black face runs through a graph."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -68,7 +68,9 @@ def _profile(model: bytes) -> list[dict[str, Any]]:
         try:
             session.run(None, {entry.name: _zeros(entry) for entry in session.get_inputs()})
         except Exception:
-            return []  # its errors share no base class but Exception
+            # Its errors share no base class. A graph that does not run with one face has no
+            # figures; the build goes on without them.
+            return []
         finally:
             path = session.end_profiling()
         try:
@@ -79,7 +81,7 @@ def _profile(model: bytes) -> list[dict[str, Any]]:
 
 
 def _zeros(entry: Any) -> NDArray[Any]:
-    """What a session's input takes, with every dynamic dimension 1."""
+    """Return zeros for a session's input, with every dynamic dimension 1."""
     shape = [size if isinstance(size, int) else 1 for size in entry.shape]
     found: NDArray[Any] = np.zeros(shape, _TYPES.get(entry.type, np.dtype(np.float32)))
     return found
@@ -102,13 +104,13 @@ def _count(node: Mapping[str, Any]) -> int:
 
 
 def _shape(entry: Mapping[str, Sequence[int]]) -> list[int]:
-    """The shape in an entry such as {"float": [1, 16, 8, 8]}."""
+    """Return the shape in an entry such as {"float": [1, 16, 8, 8]}."""
     (shape,) = entry.values()
     return list(shape)
 
 
 def by_precision(work: Mapping[str, int], computed_in: Mapping[str, str]) -> dict[str, int]:
-    """Multiply-accumulates by precision, most first.
+    """Sum multiply-accumulates by precision, most first.
 
     Args:
         work: As `multiply_accumulates` counts.
@@ -123,7 +125,7 @@ def by_precision(work: Mapping[str, int], computed_in: Mapping[str, str]) -> dic
 def warning_of_share(
     work: Mapping[str, int], computed_in: Mapping[str, str], decisions: Sequence[Decision]
 ) -> str:
-    """Warning for an INT8 engine that does little in integers; "" for any other.
+    """Return a warning for an INT8 engine that does little in integers; "" for any other.
 
     Args:
         work: As `multiply_accumulates` counts.

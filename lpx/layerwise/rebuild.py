@@ -1,23 +1,57 @@
-"""Rebuilding of a TensorRT engine with its intermediate tensors exposed."""
+"""Build a TensorRT engine again, so that it returns the tensors between its layers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lpx.engines.load import read_graph
-from lpx.engines.makers import flavour_of
 from lpx.engines.manifest import EngineManifest, is_plain_name
 from lpx.engines.tensorrt import (
-    Batches,
-    BatchRange,
+    Flavour,
+    PhaseProgress,
     Plan,
-    Progress,
+    PlanRequest,
     TensorRTTensors,
     build_plan,
+    open_library,
 )
 from lpx.workspace import read_regular
+
+
+def watched_request(
+    folder: Path, manifest: EngineManifest, names: Sequence[str], timing_caches: Path
+) -> PlanRequest:
+    """Return the request to build an engine's plan again from its own graph, but watched.
+
+    Args:
+        folder: The engine's.
+        manifest: The engine's, of target tensorrt or tensorrt-rtx.
+        names: The tensors to return.
+        timing_caches: Folder of the timing cache that the engine's build left, if it is still
+            there.
+
+    Raises:
+        LpxError: The engine's graph is missing or altered.
+    """
+    cache = None
+    if manifest.dialect == "calibration-cache":
+        cache = read_regular(folder / "calibration.cache", inside=folder)
+    # TF32 as it was used: the environment, which can switch it off, may be another one now. A
+    # watched plan has other layers, whose times a frozen cache need not hold.
+    asked = manifest.tensorrt
+    tf32 = manifest.options.get("tf32", asked.tf32)
+    options = replace(asked, tf32=tf32, frozen_timing_cache=False, builds=1)
+    return PlanRequest(
+        read_graph(folder, manifest),
+        manifest.precision,
+        options,
+        timing_cache=_timing_cache(timing_caches, manifest.options.get("timing_cache")),
+        calibration_cache=cache,
+        watch=tuple(names),
+    )
 
 
 def build_watched(
@@ -25,65 +59,41 @@ def build_watched(
     manifest: EngineManifest,
     names: Sequence[str],
     timing_caches: Path,
-    progress: Progress | None = None,
+    progress: PhaseProgress | None = None,
 ) -> Plan:
     """Rebuild an engine from its own graph and options, with intermediate tensors as outputs.
 
-    A finished plan cannot expose the tensors between its layers.
+    A finished plan shows none of the tensors between its layers.
 
     Args:
-        folder: Folder of the engine; nothing in it is changed.
-        manifest: Manifest of the engine, of target tensorrt or tensorrt-rtx.
-        names: Tensors to expose.
-        timing_caches: Folder with the timing cache of the engine's build; used if it is there.
-        progress: Called with TensorRT's progress.
+        folder: The engine's; nothing in it is changed.
+        manifest: The engine's, of target tensorrt or tensorrt-rtx.
+        names: The tensors to return.
+        timing_caches: Folder of the timing cache that the engine's build left.
+        progress: Receives TensorRT's phases.
 
     Raises:
         LpxError: The engine's graph is missing or was changed, or TensorRT rejects it.
     """
-    options = manifest.options
-    cache = None
-    if manifest.dialect == "calibration-cache":
-        cache = read_regular(folder / "calibration.cache", inside=folder)
-    # The cache is not frozen, even if it was for the engine: with other outputs there are other
-    # layers, whose times it does not hold.
-    return build_plan(
-        read_graph(folder, manifest),
-        flavour=flavour_of(manifest.target),
-        precision=manifest.precision,
-        batches=_batches(options["profiles"]),
-        compute_capabilities=manifest.compute_capabilities,
-        workspace_mib=options["workspace_mib"],
-        optimisation_level=options["optimisation_level"],
-        timing_cache=_timing_cache(timing_caches, options["timing_cache"]),
-        calibration_cache=cache,
-        progress=progress,
-        version_compatible=options["version_compatible"],
-        hardware_compatible=options["hardware_compatible"],
-        dla_core=options["dla_core"],
-        watch=tuple(names),
-        # Manifests of earlier releases do not have it; TensorRT's default was used.
-        tf32=options.get("tf32", True),
-    )
+    request = watched_request(folder, manifest, names, timing_caches)
+    return build_plan(request, open_library(_flavour(manifest)), progress)
 
 
 def open_watched(plan: Plan, manifest: EngineManifest, names: Sequence[str]) -> TensorRTTensors:
-    """Load a plan of `build_watched`."""
-    # It was built on this machine, so the host code in it is trusted.
+    """Load a plan of `build_watched`; it was built here, so code in it is trusted."""
     return TensorRTTensors(
         plan.data,
-        flavour=plan.flavour,
+        open_library(plan.flavour),
         names=names,
-        allow_host_code=manifest.options["version_compatible"],
-        dla_core=manifest.options["dla_core"],
+        allow_host_code=manifest.tensorrt.version_compatible,
+        dla_core=manifest.tensorrt.dla_core,
     )
 
 
-def _batches(profiles: Sequence[dict[str, int]]) -> Batches:
-    """Return the batches that the engine was built for: one range, or a profile per batch size."""
-    if len(profiles) == 1:
-        return BatchRange(**profiles[0])
-    return tuple(profile["maximum"] for profile in profiles)
+def _flavour(manifest: EngineManifest) -> Flavour:
+    target = manifest.target
+    assert target == "tensorrt" or target == "tensorrt-rtx"
+    return target
 
 
 def _timing_cache(folder: Path, noted: dict[str, Any] | None) -> bytes | None:

@@ -7,11 +7,12 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
-from lpx.engines.tensorrt import Layer, LayerTable, Plan, available
+from lpx.engines.tensorrt import LayerTable, Plan, PlanLayer, available
 
 ROOT = Path(__file__).parents[2]
 USABLE, REASON = available("tensorrt-rtx")
@@ -25,7 +26,7 @@ def builds():
 
 
 def plan(*graph: str) -> Plan:
-    table = LayerTable((Layer("a", "correlation", "fp16", True, ("a",)),), graph)
+    table = LayerTable((PlanLayer("a", "correlation", "fp16", True, ("a",)),), graph)
     return Plan(b"plan", "tensorrt-rtx", "1.7.1.116", table, None, ())
 
 
@@ -41,7 +42,8 @@ def test_a_convolution_that_is_not_recognised_is_counted(builds):
 def test_it_fails_where_a_convolution_is_not_recognised(builds, monkeypatch):
     monkeypatch.setattr(builds, "exported", lambda *_: (b"", None, None))
     monkeypatch.setattr(builds, "make_graph", lambda *_: (b"", None))
-    monkeypatch.setattr(builds, "dialect_of", lambda _: "strongly-typed")
+    library = SimpleNamespace(capabilities=SimpleNamespace(dialect="strongly-typed"))
+    monkeypatch.setattr(builds, "open_library", lambda _: library)
     codes = []
     for recognised in (2, 1):
         one = builds.Build("resnet18", "fp16", "8", 2, {"fp16": recognised, "unknown": 0})

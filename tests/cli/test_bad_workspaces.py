@@ -125,7 +125,7 @@ def test_damaged_manifest(refused, text, said):
     [
         ({}, "is of another format"),
         ({"format": "lpx-engine/9"}, "is of another format"),
-        ({"format": "lpx-engine/1"}, "lacks batches"),
+        ({"format": "lpx-engine/2"}, "lacks calibration"),
     ],
 )
 def test_manifest_of_something_else(refused, values, said):
@@ -199,8 +199,11 @@ def test_second_process_is_refused_and_told_which_is_first(refused, workspace, l
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--target", "x"], "known targets: auto, onnxruntime, onnxruntime-cuda"),
-        (["--int8", "--method", "x"], "known methods: max, percentile-99.999, percentile-99.99"),
+        (["--target", "x"], "--target must be one of auto, onnxruntime, onnxruntime-cuda"),
+        (
+            ["--int8", "--method", "x"],
+            "--method must be one of max, percentile-99.999, percen",
+        ),
         (["--int8", "--faces", "x"], "known data sets: demo, folder:DIR"),
         (["--int8", "--faces", "folder:x"], "x does not exist"),
         (["--int8", "--faces", "lpx-out"], "lpx-out holds no images"),
@@ -209,7 +212,7 @@ def test_second_process_is_refused_and_told_which_is_first(refused, workspace, l
         (["--workspace-mib", "-1"], "--workspace-mib must be >= 1 (got -1)"),
         (
             ["--target", "onnxruntime", "--compute-capability", "8.6"],
-            "only tensorrt-rtx builds for GPUs that are not here",
+            "only tensorrt-rtx builds for GPUs that are not in this machine",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

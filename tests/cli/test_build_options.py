@@ -34,9 +34,9 @@ def test_profiles_level_and_repeated_builds_by_tensorrt_rtx(lpx, workspace):
     assert ran.code == 0, ran.err
     assert "building tensorrt-rtx-fp16: done" in ran.err
     (engine,) = json.loads(ran.out)["engines"]
-    assert engine["batches"] == [1, 8]
+    assert engine["options"]["tensorrt"]["batches"] == [1, 8]
     options = engine["options"]
-    assert options["optimisation_level"] == 0
+    assert options["tensorrt"]["optimisation_level"] == 0
     assert options["timing_cache"] is None
     assert "fp16" in options["layers"]
     spread = options["builds"]
@@ -54,7 +54,7 @@ def test_convolutions_that_the_plan_does_not_show_are_named(lpx, workspace, monk
         lost = table.convolutions[-1]
         return LayerTable(tuple(row for row in table.rows if row is not lost))
 
-    monkeypatch.setattr("lpx.engines.tensorrt.building.build.parse_build_log", without_the_last)
+    monkeypatch.setattr("lpx.engines.tensorrt.building.plan.parse_build_log", without_the_last)
     ran = lpx(
         "build", "--fp16", "--target", "tensorrt-rtx", "--batch", "1", "--optimisation-level", "0"
     )
@@ -106,15 +106,15 @@ def test_what_the_library_cannot_build_is_refused_before_faces_are_calibrated_on
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--batch", "1,many"), "'1,many' is not a list of batch sizes"),
-        (("--batch", "0,8"), "'0,8' is not a list of batch sizes"),
-        (("--batch-range", "1:8"), "'1:8' is not a range"),
-        (("--batch-range", "8:1:32"), "'8:1:32' is not a range"),
-        (("--batch", "1", "--batch-range", "1:2:3"), "give one"),
-        (("--optimisation-level", "6"), "6 is not in the range 0<=x<=5"),
+        (("--batch", "1,many"), "must be positive integers such as 1,8,32 (got '1,many')"),
+        (("--batch", "0,8"), "must be positive integers such as 1,8,32 (got '0,8')"),
+        (("--batch-range", "1:8"), "smallest first (got '1:8')"),
+        (("--batch-range", "8:1:32"), "smallest first (got '8:1:32')"),
+        (("--batch", "1", "--batch-range", "1:2:3"), "mutually exclusive"),
+        (("--optimisation-level", "6"), "--optimisation-level must be between 0 and 5 (got 6)"),
         (("--builds", "0"), "--builds must be >= 1 (got 0)"),
         (("--dla", "-1"), "--dla must be >= 0 (got -1)"),
-        (("--out", "x"), "--out goes with --emit"),
+        (("--out", "x"), "--out needs --emit"),
         (("--weight-clip", "none"), "'none' is not one of 'max', 'mse'"),
         (("--batch", "1,8"), "--batch with target onnxruntime"),
         (("--workspace-mib", "64"), "--workspace-mib with target onnxruntime"),

@@ -205,8 +205,8 @@ def test_dla_takes_a_cache_with_the_header_of_the_release(emit, run):
 
 def test_dla_gets_static_batches_by_default_and_never_a_range(emit, run, lpx, workspace):
     folder = emit("--dla", "0")
-    profiles = json.loads((folder / "manifest.json").read_text())["profiles"]
-    assert profiles == [{"minimum": 1, "optimum": 1, "maximum": 1}]
+    options = json.loads((folder / "manifest.json").read_text())["tensorrt"]
+    assert options["batches"] == {"minimum": 1, "optimum": 1, "maximum": 1}
     code, said, calls = run(folder, 10)
     assert code == 0, said
     assert [named(call) for call in calls] == [
@@ -229,7 +229,7 @@ def test_dla_gets_static_batches_by_default_and_never_a_range(emit, run, lpx, wo
     assert "--batch 1,4" in ran.err
     ran = lpx("build", "--emit", "trtexec", "-w", workspace.root, "--dla", "0", "--fp32")
     assert ran.code == 2
-    assert "FP32 on a DLA core" in ran.err
+    assert "a DLA core cannot run FP32" in ran.err
 
 
 def test_dla_that_takes_no_layer_is_an_error(emit, run):

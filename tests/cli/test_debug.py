@@ -164,7 +164,7 @@ class TensorRTHere:
         source, folder = workspace.engines / ENGINE, workspace.engines / PLAN
         manifest = read_sealed(source / "manifest.json", "")
         manifest |= {"name": PLAN, "target": "tensorrt", "file": "engine.plan"}
-        manifest["options"] = {"profiles": []}
+        manifest["options"] = {}
         self.kernels = (source / "engine.onnx").read_bytes()
         folder.mkdir()
         self.path = folder / "manifest.json"
@@ -293,7 +293,7 @@ def test_tensorrt_that_is_requested_but_absent_is_an_error(tensorrt):
 
 
 def test_the_lean_runtime_does_not_build_the_engine_again(tensorrt):
-    tensorrt.edit({"version_compatible": True})
+    tensorrt.edit({"tensorrt": {"version_compatible": True}})
     result = tensorrt.debug(limit=1, can_build=lambda flavour: (False, "it builds no plans"))
     assert "(TensorRT cannot show them here: it builds no plans)" in tensorrt.shown(result)
 

@@ -90,9 +90,9 @@ def failing():
 
 @failing.command()
 def build():
-    from lpx.engines.tensorrt import Layer, LayerTable, assert_precision
+    from lpx.engines.tensorrt import LayerTable, PlanLayer, assert_precision
 
-    layer = Layer("Conv_3", "CaskConvolution", "fp32", convolution=True)
+    layer = PlanLayer("Conv_3", "CaskConvolution", "fp32", convolution=True)
     assert_precision(LayerTable((layer,)), "fp16")
 
 

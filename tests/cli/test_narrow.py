@@ -48,7 +48,7 @@ def check_refusal(text):
     assert "lpx leaves all 4 convolutions and matrix products of this model in float" in text
     assert "1 x 8 -> 12 channels, under 16 (--min-channels)" in text
     assert "1 x 12 -> 12 channels, under 16 (--min-channels)" in text
-    assert "give --min-channels 8 to quantise them all the same" in text
+    assert "use --min-channels 8 to quantise them all the same" in text
     assert "please report" not in text
 
 
@@ -86,18 +86,18 @@ def test_json_lists_what_was_built(lpx, narrow):
 
 def test_precision_that_fails_late_leaves_the_others(lpx, narrow, monkeypatch):
     """As where TensorRT finds no kernel: known only when it has built."""
-    from lpx.engines import makers
+    from lpx.engines.onnxruntime import make
     from lpx.errors import NotAsAskedError
 
     def fail(graph, request):
         raise NotAsAskedError("FP32 was asked for, but the plan computes in FP16", "why", "fix")
 
     monkeypatch.setattr(
-        "lpx.engines.build.make_for_onnxruntime",
+        "lpx.engines.build.make_for_cpu",
         lambda graph, request: (
             fail(graph, request)
             if request.precision == "fp32"
-            else makers.make_for_onnxruntime(graph, request)
+            else make.make_for_cpu(graph, request)
         ),
     )
     ran = lpx("build", "--fp32", "--fp16", "--target", "onnxruntime")

@@ -35,6 +35,9 @@ def test_command_of_a_line(line, name):
         ("run `lpx doctor`, see `model.onnx`", "run `lpx doctor`, see `model.onnx`"),
         ("pass `detector=None`", "pass --crops"),
         ("`unheard_of` stays", "`unheard_of` stays"),
+        ("use `batches=(1, 8)`", "use --batch 1,8"),
+        ("use `batches=(4,)`", "use --batch 4"),
+        ("use `batches=BatchRange(1, 8, 32)`", "use --batch-range 1:8:32"),
     ],
 )
 def test_arguments_become_options(text, shown):
@@ -43,7 +46,9 @@ def test_arguments_become_options(text, shown):
 
 def test_an_argument_that_starts_an_error():
     build = command_of(cli, ["build"])
-    error = InvalidArgumentError("dla_core", "must be >= 0", -1, "of a Jetson", "leave out `batch`")
+    error = InvalidArgumentError(
+        "dla_core", "must be >= 0", -1, "of a Jetson", "leave out `batches`"
+    )
     assert error_text(error, build).splitlines() == [
         "--dla must be >= 0 (got -1)",
         "  why: of a Jetson",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lpx.engines.compatibility import refusal
+from lpx.engines.tensorrt_options import TensorRTOptions
 
 NO_GPU: Any = SimpleNamespace(gpus=(), jetson=None)
 
@@ -18,10 +19,10 @@ def refused(was: str, now: str, target: str = "tensorrt", **options: bool) -> st
         target=target,
         precision="int8",
         versions={target: was} if was else {},
-        compute_capabilities=(),
+        tensorrt=TensorRTOptions(**options),
         machine={},
     )
-    return refusal(manifest, NO_GPU, f"tensorrt {now}" if now else "", **options)
+    return refusal(manifest, NO_GPU, f"tensorrt {now}" if now else "")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,9 @@ import pytest
 
 from lpx.data.images.decode import fit
 from lpx.engines import load
+from lpx.engines.load import load_plan
+from lpx.engines.manifest import read_manifest
+from lpx.engines.tensorrt_options import TensorRTOptions
 from lpx.engines.torch import TorchEngine
 from lpx.errors import LpxError
 from lpx.models.checkpoint import load_checkpoint
@@ -146,8 +149,16 @@ def test_file_missing(workspace):
 
 
 def test_no_engine_there(tmp_path):
-    with pytest.raises(LpxError, match=r"manifest\.json does not exist"):
+    with pytest.raises(LpxError, match="nothing does not exist") as caught:
         load(tmp_path / "nothing")
+    assert caught.value.code == "not-found"
+    with pytest.raises(LpxError, match="holds no engine") as caught:
+        load(str(tmp_path))
+    assert caught.value.code == "not-found"
+    (tmp_path / "file").touch()
+    with pytest.raises(LpxError, match="is not a folder") as caught:
+        load(tmp_path / "file")
+    assert caught.value.code == "not-found"
 
 
 def test_bytes_that_are_no_model(workspace):
@@ -208,27 +219,31 @@ def test_provider_options_that_lpx_does_not_set(workspace, target):
     """ONNX Runtime loads the library that this option names."""
     folder = workspace.engines / "onnxruntime-int8"
     options = {"provider": {"use_tf32": "0", "trt_extra_plugin_lib_paths": "/tmp/evil.so"}}
-    edit(folder, target=target, batches=[8], options=options)
+    edit(folder, target=target, options=options | {"tensorrt": {"batches": [8]}})
     with pytest.raises(LpxError, match="provider options that lpx does not set"):
         load(folder)
 
 
 @pytest.mark.parametrize("compatible", [True, False])
-def test_a_version_compatible_plan_may_run_in_the_lean_runtime(workspace, monkeypatch, compatible):
+def test_a_version_compatible_plan_may_run_in_the_lean_runtime(workspace, compatible):
     folder = workspace.engines / "onnxruntime-int8"
-    edit(folder, target="tensorrt", options={"version_compatible": compatible})
+    options = TensorRTOptions(version_compatible=compatible, dla_core=1)
+    edit(folder, target="tensorrt", options={"tensorrt": options.to_dict()})
     asked = []
 
-    def whole(flavour):
-        asked.append("whole")
+    def open_runtime(flavour, *, version_compatible):
+        asked.append((flavour, version_compatible))
         raise LpxError("not here")
 
-    def either(flavour):
-        asked.append("either")
-        raise LpxError("not here")
-
-    monkeypatch.setattr("lpx.engines.tensorrt.runtime.load", whole)
-    monkeypatch.setattr("lpx.engines.tensorrt.runtime.load_runtime", either)
+    manifest = read_manifest(folder)
+    assert manifest.tensorrt.dla_core == 1
     with pytest.raises(LpxError, match="not here"):
-        load(folder)
-    assert asked == ["either" if compatible else "whole"]
+        load_plan(
+            folder,
+            manifest,
+            b"",
+            allow_host_code=False,
+            cuda_graph=True,
+            open_runtime=open_runtime,
+        )
+    assert asked == [("tensorrt", compatible)]

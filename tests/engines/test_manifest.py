@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 from lpx.card import ModelCard
 from lpx.engines.manifest import FILE, EngineManifest, read_manifest, write_manifest
+from lpx.engines.tensorrt_options import TensorRTOptions
 from lpx.errors import LpxError
 from lpx.workspace import read_sealed, write_sealed
 
 CARD = ModelCard("resnet18", "layer2", "mean_prob", 64)
+OPTIONS = TensorRTOptions(batches=(1, 32), compute_capabilities=("8.6", "12.0"), tf32=False)
 MANIFEST = EngineManifest(
     name="tensorrt-rtx-int8",
     target="tensorrt-rtx",
@@ -21,14 +23,13 @@ MANIFEST = EngineManifest(
     engine_sha256="a" * 64,
     model_sha256="b" * 64,
     card=CARD.to_dict(),
-    batches=(32,),
-    compute_capabilities=("8.6", "12.0"),
     calibration={"method": "max"},
     placement=({"node": "conv", "quantised": True, "reason": "wide enough"},),
     convolutions={"int8": 3},
     versions={"lpx": "0.1.0"},
     machine={"os": "Linux"},
     warnings=("mind this",),
+    options={"tensorrt": OPTIONS.to_dict(), "tf32": False},
 )
 
 
@@ -40,7 +41,10 @@ def folder(tmp_path):
 
 def test_round_trip(folder):
     # Its name is that of its folder, which may be a copy.
-    assert read_manifest(folder) == replace(MANIFEST, name="engine")
+    read = read_manifest(folder)
+    assert replace(read, options=MANIFEST.options) == replace(MANIFEST, name="engine")
+    assert read.tensorrt == MANIFEST.tensorrt == OPTIONS
+    assert (read.batches, read.compute_capabilities) == ((1, 32), ("8.6", "12.0"))
     assert read_manifest(folder).model_card() == CARD
     assert [path.name for path in folder.iterdir()] == [FILE]
 
@@ -51,7 +55,7 @@ def test_missing(tmp_path):
     assert "`lpx build`" in caught.value.fix
 
 
-@pytest.mark.parametrize("name", sorted(vars(MANIFEST).keys() - {"multiply_accumulates"}))
+@pytest.mark.parametrize("name", sorted(vars(MANIFEST)))
 def test_field_lost(folder, name):
     values = read_sealed(folder / FILE, "")
     del values[name]
@@ -61,14 +65,6 @@ def test_field_lost(folder, name):
     assert "`lpx build`" in caught.value.fix
 
 
-def test_engine_of_before_its_work_was_counted(folder):
-    values = read_sealed(folder / FILE, "")
-    del values["multiply_accumulates"]
-    write_sealed(folder / FILE, values)
-    assert read_manifest(folder).multiply_accumulates == {}
-    assert read_manifest(folder).int8_share is None
-
-
 def test_field_unknown(folder):
     values = read_sealed(folder / FILE, "") | {"sparsity": "2:4"}
     write_sealed(folder / FILE, values)
@@ -76,12 +72,14 @@ def test_field_unknown(folder):
         read_manifest(folder)
 
 
-@pytest.mark.parametrize("given", ["lpx-engine/0", None, 1])
+@pytest.mark.parametrize("given", ["lpx-engine/1", None, 1])
 def test_another_format(folder, given):
     values = read_sealed(folder / FILE, "") | {"format": given}
     write_sealed(folder / FILE, values)
-    with pytest.raises(LpxError, match="is of another format"):
+    with pytest.raises(LpxError, match="is of another format") as caught:
         read_manifest(folder)
+    assert "built by an earlier lpx" in caught.value.why
+    assert "run `lpx build` again" in caught.value.fix
 
 
 @pytest.mark.parametrize(
@@ -99,10 +97,6 @@ def test_another_format(folder, given):
         ({"model_sha256": None}, "model_sha256"),
         ({"target": "coreml"}, "target"),
         ({"precision": "int4"}, "precision"),
-        ({"batches": [0]}, "batches"),
-        ({"batches": [10**12]}, "batches"),
-        ({"batches": "32"}, "batches"),
-        ({"batches": [True]}, "batches"),
         ({"convolutions": {"int8": -1}}, "convolutions"),
         ({"multiply_accumulates": {"int8": "many"}}, "multiply_accumulates"),
         ({"warnings": "abc"}, "warnings"),
@@ -111,8 +105,19 @@ def test_another_format(folder, given):
         ({"calibration": []}, "calibration"),
         ({"calibration": {"identities": 5}}, r"calibration\.identities"),
         ({"calibration": {"face_count": "12"}}, r"calibration\.face_count"),
-        ({"options": {"dla_core": "0"}}, r"options\.dla_core"),
-        ({"options": {"profiles": [{"minimum": 1}]}}, r"options\.profiles"),
+        ({"batches": [32]}, "unknown fields: batches"),
+        ({"options": {"tensorrt": []}}, r"options\.tensorrt"),
+        ({"options": {"tensorrt": {"dla_core": "0"}}}, r"options\.tensorrt\.dla_core"),
+        ({"options": {"tensorrt": {"tf32": 1}}}, r"options\.tensorrt\.tf32"),
+        ({"options": {"tensorrt": {"fp8": True}}}, "unknown fields: fp8"),
+        ({"options": {"tensorrt": {"optimisation_level": 9}}}, "optimisation_level must be"),
+        ({"options": {"tensorrt": {"batches": [0]}}}, "batches must be >= 1"),
+        ({"options": {"tensorrt": {"batches": [10**12]}}}, "batches must be between"),
+        ({"options": {"tensorrt": {"batches": "32"}}}, r"options\.tensorrt\.batches"),
+        ({"options": {"tensorrt": {"batches": [True]}}}, r"options\.tensorrt\.batches"),
+        ({"options": {"tensorrt": {"batches": {"minimum": 1}}}}, r"options\.tensorrt\.batches"),
+        ({"options": {"tensorrt": {"compute_capabilities": "8.6"}}}, "compute_capabilities"),
+        ({"options": {"tensorrt": {"compute_capabilities": ["x"]}}}, "compute_capabilities"),
         ({"options": {"provider": {"use_tf32": 0}}}, r"options\.provider"),
         ({"card": {}}, "model card"),
         ({"card": CARD.to_dict() | {"threshold": -5}}, "threshold"),

@@ -15,7 +15,9 @@ from lpx.calibration.observe import calibrate
 from lpx.data.face_sets.sets import open_set
 from lpx.engines.build import build_engine
 from lpx.engines.request import BuildRequest
-from lpx.engines.tensorrt import BatchRange, available
+from lpx.engines.targets import resolve_target
+from lpx.engines.tensorrt import available
+from lpx.engines.tensorrt_options import BatchRange, TensorRTOptions
 from lpx.export.to_onnx import to_onnx
 from lpx.machine.machine import read_machine
 from lpx.models.checkpoint import Detector
@@ -43,19 +45,19 @@ def test_builds_in_every_precision(backbone, tmp_path):
     model = to_onnx(detector)
     scales = calibrate(model, open_set("demo", "train").first(8), card.input_size)
     machine = read_machine()
+    target = resolve_target("tensorrt-rtx", machine)
     total = sum(node.op_type == "Conv" for node in onnx.load_from_string(model).graph.node)
     found = {}
     for precision, batches in product(("fp32", "fp16", "int8"), BATCHES):
         request = BuildRequest(
             target="tensorrt-rtx",
             precision=precision,
-            batches=batches,
             scales=scales,
             method="max",
-            compute_capabilities=CAPABILITIES,
+            tensorrt=TensorRTOptions(batches=batches, compute_capabilities=CAPABILITIES),
         )
         folder = tmp_path / request.name
-        counts = build_engine(model, card, request, folder, machine).convolutions
+        counts = build_engine(model, card, request, target, folder, machine).convolutions
         assert (folder / "engine.plan").stat().st_size > 0
         # All are recognised, those that became matrix products too, and each counts once.
         assert sum(counts.values()) == total

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import Lock
 from typing import Any
-from unittest.mock import patch
 
 from gpu_kernel import CELLS, SIZE, Kernel
 from tensorrt_fakes import FakeLibrary, Spy
@@ -15,7 +13,6 @@ from lpx.engines.tensorrt.runtime import TensorRTEngine
 Span = tuple[int, int, int]
 """(minimum, optimum, maximum) batch of a profile."""
 ALIGNMENT = 256
-_patching = Lock()
 _SHAPES = {"faces": (SIZE, SIZE, 3), "score": (), "patch_map": (CELLS, CELLS)}
 
 
@@ -53,8 +50,7 @@ class StandIn:
 
     def load(self, **options: Any) -> TensorRTEngine:
         """The plan as lpx's engine; options as `TensorRTEngine` takes them."""
-        with _patching, patch("lpx.engines.tensorrt.runtime.load", lambda flavour: self.library):
-            return TensorRTEngine(b"plan", flavour="tensorrt", **options)
+        return TensorRTEngine(b"plan", self.library.opened, **options)
 
     def _engine(self) -> Spy:
         trt, names = self.library, tuple(_SHAPES)

@@ -18,7 +18,9 @@ from lpx.data.face_sets.sets import open_set
 from lpx.engines.build import build_engine, make_graph
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.engines.request import BuildRequest
-from lpx.engines.tensorrt import available
+from lpx.engines.targets import ResolvedTarget
+from lpx.engines.tensorrt import available, open_library
+from lpx.engines.tensorrt_options import TensorRTOptions
 from lpx.export.deployed import Deployed
 from lpx.export.to_onnx import to_onnx
 from lpx.graph.lower_opset import lower_opset
@@ -51,7 +53,7 @@ class Case:
             precision=precision,
             scales=self.scales,
             method="max",
-            compute_capabilities=devices,
+            tensorrt=TensorRTOptions(compute_capabilities=devices),
         )
 
     def error(self, graph, *, as_written):
@@ -113,7 +115,8 @@ def test_graph_of_every_dialect_computes_the_same(case, dialect, precision):
 @pytest.mark.skipif(not USABLE, reason=REASON)
 def test_tensorrt_builds_it(case, tmp_path):
     request = case.request("tensorrt-rtx", "int8")
-    made = build_engine(case.model, case.card, request, tmp_path, read_machine())
+    target = ResolvedTarget(request.target, library=open_library("tensorrt-rtx"))
+    made = build_engine(case.model, case.card, request, target, tmp_path, read_machine())
     assert set(made.convolutions) == {"fp16", "int8"}
 
 
@@ -121,5 +124,6 @@ def test_onnxruntime_computes_in_integers(case, tmp_path):
     if case.name in NARROW:
         pytest.skip("its convolutions have under 16 channels")
     request = case.request("onnxruntime", "int8")
-    made = build_engine(case.model, case.card, request, tmp_path, read_machine())
+    target = ResolvedTarget(request.target, library=open_library("tensorrt-rtx"))
+    made = build_engine(case.model, case.card, request, target, tmp_path, read_machine())
     assert made.convolutions["int8"] > 0

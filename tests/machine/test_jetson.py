@@ -127,6 +127,9 @@ def test_zone_that_is_switched_off_has_no_temperature(tmp_path):
     assert temperatures_c(tmp_path)["gpu-thermal"] == 46.875
 
 
+COMPATIBLE = {"tensorrt": {"version_compatible": True, "hardware_compatible": True}}
+
+
 def manifest(machine: Machine, target="tensorrt"):
     return manifest_for(target, machine=json.loads(json.dumps(asdict(machine))))
 
@@ -179,14 +182,16 @@ def test_plan_of_another_release_is_refused(tmp_path, built, library, refused):
     assert bool(reason) == refused
     if refused:
         assert reason.startswith(f"built by TensorRT {built}, here is 10.13.3; build it again here")
-        assert refusal(plan, machine, library, version_compatible=True) == ""
-    rtx = replace(plan, target="tensorrt-rtx", compute_capabilities=("8.7",))
+        assert refusal(replace(plan, options=COMPATIBLE), machine, library) == ""
+    rtx = replace(
+        plan, target="tensorrt-rtx", options={"tensorrt": {"compute_capabilities": ["8.7"]}}
+    )
     assert refusal(rtx, machine, library) == "", "TensorRT for RTX decides by itself"
 
 
 def test_hardware_compatible_plan_is_not_refused(tmp_path):
     built, here = plant(tmp_path / "a", "orin_nano"), plant(tmp_path / "b", "thor")
-    assert refusal(manifest(built), here, hardware_compatible=True) == ""
+    assert refusal(replace(manifest(built), options=COMPATIBLE), here) == ""
 
 
 def test_another_gpu_of_the_same_capability_is_said(tmp_path):

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lpx.engines.base import DeviceMemory, Faces, Prediction, check_faces
+from lpx.card import ModelCard
+from lpx.engines.base import Availability, DeviceMemory, Engine, Faces, Prediction
 from lpx.engines.manifest import Precision, Target
+from lpx.engines.onnxruntime.failure import ort_errors
 from lpx.engines.rtx_gpus import RTX_PROVIDER_GPUS
-from lpx.engines.tensorrt import BatchRange
-from lpx.errors import LpxError, out_of_memory
+from lpx.engines.tensorrt_options import BatchRange, TensorRTOptions
+from lpx.errors import LpxError, first_line
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -36,15 +38,15 @@ PLUGIN_PACKAGES = tuple(f"onnxruntime-ep-nv-tensorrt-rtx{cuda}" for cuda in ("-c
 """Packages of which one has that module."""
 _CUDA = PROVIDERS["onnxruntime-cuda"]
 _INSTALL = (
-    "put the wheel onnxruntime-gpu in onnxruntime's place (pip uninstall onnxruntime; pip install "
+    "replace onnxruntime by the wheel onnxruntime-gpu (pip uninstall onnxruntime; pip install "
     "onnxruntime-gpu); on a Jetson, NVIDIA's own wheel for its JetPack"
 )
 
 
-def provider_available(target: Target) -> tuple[bool, str]:
-    """Whether the installed ONNX Runtime has a target's provider, and what it has.
+def provider_available(target: Target) -> Availability:
+    """Return whether the installed ONNX Runtime has a target's provider, and what it has.
 
-    That it has it does not say that it starts: CUDA's or TensorRT's libraries may lack.
+    The provider may still fail to start: libraries of CUDA or TensorRT may be missing.
     """
     import onnxruntime
 
@@ -52,29 +54,33 @@ def provider_available(target: Target) -> tuple[bool, str]:
         return _plugin_available()
     names = onnxruntime.get_available_providers()
     if PROVIDERS[target] in names:
-        return True, f"onnxruntime {onnxruntime.__version__} with {PROVIDERS[target]}"
-    return False, (
+        return Availability(True, f"onnxruntime {onnxruntime.__version__} with {PROVIDERS[target]}")
+    return Availability(
+        False,
         f"onnxruntime {onnxruntime.__version__} has {', '.join(names)}, and no "
-        f"{PROVIDERS[target]}: {_INSTALL}"
+        f"{PROVIDERS[target]}: {_INSTALL}",
     )
 
 
-def _plugin_available() -> tuple[bool, str]:
-    """Whether the plugin is installed; importing it loads 300 MB of libraries, so it is not."""
+def _plugin_available() -> Availability:
+    """Return whether the plugin is installed, and why (not)."""
     import onnxruntime
 
     version = onnxruntime.__version__
     if not hasattr(onnxruntime, "register_execution_provider_library"):
-        return False, (
+        return Availability(
+            False,
             f"onnxruntime {version} takes no plugins: pip install 'onnxruntime>=1.24'; its wheel "
-            "for CPUs will do"
+            "for CPUs will do",
         )
+    # Not imported, as that loads 300 MB of libraries.
     if find_spec(PLUGIN) is None:
-        return False, (
+        return Availability(
+            False,
             f"{PLUGIN} is not installed: pip install onnxruntime-ep-nv-tensorrt-rtx, which goes "
-            "beside onnxruntime's own wheel"
+            "beside onnxruntime's own wheel",
         )
-    return True, f"onnxruntime {version} with {PLUGIN}"
+    return Availability(True, f"onnxruntime {version} with {PLUGIN}")
 
 
 def check_int8(target: Target) -> None:
@@ -119,19 +125,16 @@ def provider_options(
     precision: Precision,
     span: BatchRange,
     size: int,
-    workspace_mib: int | None,
-    optimisation_level: int | None,
+    tensorrt: TensorRTOptions,
 ) -> dict[str, str]:
-    """The options of a target's provider, all but the folder of its engine cache.
+    """Return the options of a target's provider, all but the folder of its engine cache.
 
     Args:
         target: One of `PROVIDERS`.
-        precision: What convolutions shall compute in.
+        precision: Precision of the convolutions.
         span: Batch sizes of TensorRT's profile: without one, each new size is a new build.
         size: Side of a face, pixels.
-        workspace_mib: Cap on TensorRT's scratch memory, MiB; None for the provider's default.
-        optimisation_level: TensorRT's, 0 to 5; None for the provider's default, which is all that
-            TensorRT for RTX has.
+        tensorrt: Its scratch memory and, except for TensorRT for RTX, its optimisation level.
     """
     if target == "onnxruntime-cuda":
         # By default the provider rounds FP32 convolutions to TF32, which has FP16's ten bits of
@@ -141,8 +144,8 @@ def provider_options(
     shapes = {end: f"faces:{batch}x{size}x{size}x3" for end, batch in ends}
     if target == "onnxruntime-tensorrt-rtx":
         options = {f"nv_profile_{end}_shapes": shape for end, shape in shapes.items()}
-        if workspace_mib is not None:
-            options["nv_max_workspace_size"] = str(workspace_mib << 20)
+        if tensorrt.workspace_mib is not None:
+            options["nv_max_workspace_size"] = str(tensorrt.workspace_mib << 20)
         return options
     options = {
         "trt_engine_cache_enable": "1",
@@ -152,15 +155,15 @@ def provider_options(
         "trt_int8_enable": str(int(precision == "int8")),
     }
     options |= {f"trt_profile_{end}_shapes": shape for end, shape in shapes.items()}
-    if workspace_mib is not None:
-        options["trt_max_workspace_size"] = str(workspace_mib << 20)
-    if optimisation_level is not None:
-        options["trt_builder_optimization_level"] = str(optimisation_level)
+    if tensorrt.workspace_mib is not None:
+        options["trt_max_workspace_size"] = str(tensorrt.workspace_mib << 20)
+    if tensorrt.optimisation_level is not None:
+        options["trt_builder_optimization_level"] = str(tensorrt.optimisation_level)
     return options
 
 
-class OnnxRuntimeGpuEngine:
-    """Runs an ONNX model by a GPU provider, with its tensors held on the GPU.
+class OnnxRuntimeGpuEngine(Engine):
+    """Run an ONNX model with a GPU provider, with its tensors held on the GPU.
 
     ONNX Runtime's plain wheel, which a plugin goes with, makes no tensors on a GPU: there they are
     the host's, and the plugin copies them.
@@ -175,6 +178,7 @@ class OnnxRuntimeGpuEngine:
         cache: Folder for TensorRT's engines, or the kernels of TensorRT for RTX; they are built
             when first needed.
         largest: Largest batch to run at once; more faces are cut up.
+        card: Model card; None if it is not needed.
 
     Raises:
         LpxError: The provider is not there, does not start, or leaves nodes to the CPU.
@@ -188,31 +192,32 @@ class OnnxRuntimeGpuEngine:
         options: dict[str, str],
         cache: Path,
         largest: int,
+        card: ModelCard | None = None,
     ) -> None:
-        self.size, self.largest = size, largest
+        super().__init__(size, card)
+        self.largest = largest
         self.on_gpu = target != "onnxruntime-tensorrt-rtx"
         self.session = _session(model, target, options, cache)
         self.tensors: dict[int, dict[str, Any]] = {}
 
-    @property
-    def device_memory(self) -> DeviceMemory:
-        """Not known: the provider does not tell."""
-        return DeviceMemory(None, "ONNX Runtime does not tell what its GPU providers hold")
+    def _device_memory(self) -> DeviceMemory:
+        return DeviceMemory(None, "ONNX Runtime does not report the memory of its GPU providers")
 
-    def infer(self, faces: Faces) -> Prediction:
-        """Score faces, uint8 RGB [N, S, S, 3]."""
-        check_faces(faces, self.size)
-        parts = [
-            self._run(np.ascontiguousarray(faces[start : start + self.largest]))
-            for start in range(0, len(faces), self.largest)
-        ]
+    def _infer(self, faces: Faces) -> Prediction:
+        with ort_errors(
+            f"ONNX Runtime failed on {len(faces)} faces",
+            "try smaller batches; if one face fails too, build for another precision",
+        ):
+            parts = [
+                self._run(np.ascontiguousarray(faces[start : start + self.largest]))
+                for start in range(0, len(faces), self.largest)
+            ]
         return Prediction(
             np.concatenate([part.score for part in parts]),
             np.concatenate([part.patch_map for part in parts]),
         )
 
-    def close(self) -> None:
-        """Free the session and the tensors."""
+    def _release(self) -> None:
         self.tensors.clear()
         del self.session
 
@@ -232,7 +237,7 @@ class OnnxRuntimeGpuEngine:
         return Prediction(held["score"].numpy(), held["patch_map"].numpy())
 
     def _allocate(self, batch: int) -> dict[str, Any]:
-        """Tensors of one batch size, on the GPU."""
+        """Allocate the tensors of one batch size on the GPU."""
         import onnxruntime
 
         cells = tuple(self.session.get_outputs()[1].shape[1:])
@@ -254,7 +259,12 @@ def _session(
 
     usable, reason = provider_available(target)
     if not usable:
-        raise LpxError(f"{target} cannot be used here", reason, "or build for another target")
+        raise LpxError(
+            f"{target} cannot be used here",
+            reason,
+            "or build for another target",
+            code="unsupported",
+        )
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
     settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -278,20 +288,15 @@ def _session(
     if providers and hasattr(onnxruntime, "preload_dlls"):
         # CUDA and cuDNN from pip's wheels, where they are not the system's.
         onnxruntime.preload_dlls()
-    try:
+    with ort_errors(
+        f"ONNX Runtime cannot load the model for {target}",
+        "`lpx doctor` shows what this machine has; ONNX Runtime's documentation says which CUDA, "
+        "cuDNN and TensorRT its release needs",
+    ):
         # Without enable_fallback=0 a provider that fails gives a session on the CPU.
         session = onnxruntime.InferenceSession(
             model, settings, providers=providers or None, enable_fallback=0
         )
-    except Exception as error:  # its errors share no base class but Exception
-        if short := out_of_memory(error):
-            raise short from error
-        raise LpxError(
-            f"ONNX Runtime cannot load the model for {target}",
-            str(error).strip().splitlines()[0],
-            "`lpx doctor` shows what this machine has; ONNX Runtime's documentation says which "
-            "CUDA, cuDNN and TensorRT its release needs",
-        ) from error
     if session.get_providers()[:1] != [PROVIDERS[target]]:
         raise LpxError(
             f"ONNX Runtime does not run the model by {PROVIDERS[target]}",
@@ -303,7 +308,7 @@ def _session(
 
 
 def _rtx_device() -> Any:
-    """The first GPU that TensorRT for RTX offers to ONNX Runtime, an `OrtEpDevice`.
+    """Return the first GPU that TensorRT for RTX offers to ONNX Runtime, an `OrtEpDevice`.
 
     Raises:
         LpxError: The plugin does not load, as without NVIDIA's driver, or serves no GPU here.
@@ -319,12 +324,13 @@ def _rtx_device() -> Any:
         try:
             plugin = importlib.import_module(PLUGIN)
             onnxruntime.register_execution_provider_library(name, plugin.get_library_path())
-        except Exception as error:  # ONNX Runtime's share no base class but Exception
-            # A process registers a library once.
+        except Exception as error:
+            # ONNX Runtime's errors share no base class but Exception, and have no code: only the
+            # text says that this process has registered the library before.
             if "already registered" not in str(error):
                 raise LpxError(
                     "TensorRT for RTX does not start in ONNX Runtime",
-                    str(error).strip().splitlines()[0],
+                    first_line(error),
                     "it needs an RTX GPU, and NVIDIA's driver for CUDA 13 or later; `lpx doctor` "
                     "shows what this machine has",
                 ) from error
@@ -334,6 +340,6 @@ def _rtx_device() -> Any:
             "TensorRT for RTX offers ONNX Runtime no GPU of this machine",
             "it serves GPUs of compute capability "
             f"{', '.join(RTX_PROVIDER_GPUS)} and later, with NVIDIA's driver for CUDA 13 or later",
-            "use another target: --target tensorrt-rtx, onnxruntime-cuda or onnxruntime",
+            "build for target tensorrt-rtx, onnxruntime-cuda or onnxruntime",
         )
     return devices[0]

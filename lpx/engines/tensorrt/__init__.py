@@ -10,68 +10,52 @@ engine and `slot` what one batch in flight needs; `tensors` looks into a plan wh
 
 from __future__ import annotations
 
-from lpx.engines.tensorrt.building.build import Plan, build_plan
-from lpx.engines.tensorrt.building.progress import Progress
-from lpx.engines.tensorrt.capabilities import Capabilities, Dialect, capabilities_of
+from lpx.engines.tensorrt.building.plan import Plan, build_plan
+from lpx.engines.tensorrt.building.plan_request import PlanRequest, check_dla, check_supported
+from lpx.engines.tensorrt.building.progress import PhaseProgress
+from lpx.engines.tensorrt.capabilities import (
+    Capabilities,
+    Dialect,
+    TensorRTLibrary,
+    capabilities_of,
+    open_library,
+    open_runtime,
+)
 from lpx.engines.tensorrt.cuda.choose import open_driver
 from lpx.engines.tensorrt.cuda.driver import CudaDriver, CudaLostError, Device
 from lpx.engines.tensorrt.inspect import parse_build_log, parse_inspector
-from lpx.engines.tensorrt.layer_table import (
-    Layer,
-    LayerTable,
-    assert_precision,
-)
-from lpx.engines.tensorrt.library import (
-    Flavour,
-    available,
-    load,
-    load_runtime,
-    runtime_available,
-)
-from lpx.engines.tensorrt.request import (
-    Batches,
-    BatchRange,
-    Precision,
-    Request,
-    check,
-    check_batches,
-    check_dla,
-    spans_of_batches,
-)
+from lpx.engines.tensorrt.layer_table import LayerTable, PlanLayer, assert_precision
+from lpx.engines.tensorrt.library import Flavour, available, runtime_available
 from lpx.engines.tensorrt.runtime import TensorRTEngine
 from lpx.engines.tensorrt.slot import Timing
 from lpx.engines.tensorrt.tensors import TensorRTTensors
 
 __all__ = [
-    "BatchRange",
-    "Batches",
     "Capabilities",
     "CudaDriver",
     "CudaLostError",
     "Device",
     "Dialect",
     "Flavour",
-    "Layer",
     "LayerTable",
+    "PhaseProgress",
     "Plan",
-    "Precision",
-    "Progress",
-    "Request",
+    "PlanLayer",
+    "PlanRequest",
     "TensorRTEngine",
+    "TensorRTLibrary",
     "TensorRTTensors",
     "Timing",
     "assert_precision",
     "available",
     "build_plan",
     "capabilities_of",
-    "check",
-    "check_batches",
     "check_dla",
-    "load",
-    "load_runtime",
+    "check_supported",
     "open_driver",
+    "open_library",
+    "open_runtime",
     "parse_build_log",
     "parse_inspector",
     "runtime_available",
-    "spans_of_batches",
 ]

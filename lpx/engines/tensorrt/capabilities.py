@@ -1,4 +1,4 @@
-"""What the TensorRT release at hand can do, read once from its version and its names."""
+"""Capabilities of a TensorRT release, read once from its version and its names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lpx.engines.tensorrt.library import Flavour
+from lpx.engines.tensorrt.library import Flavour, load, load_runtime
 
 Dialect = Literal["strongly-typed", "weakly-typed", "calibration-cache", "dla-explicit"]
 """The form of ONNX graph a library takes; made from one calibration by lpx.graph's passes."""
@@ -24,7 +24,9 @@ _KNOWN_BAD: tuple[tuple[tuple[int, ...], str], ...] = (
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What one release can do. Every use of a name that some release lacks asks here first.
+    """Capabilities of one release. Every use of a name that some release lacks asks here first.
+
+    It has many fields because each stands for a difference between releases.
 
     Attributes:
         flavour: "tensorrt" or "tensorrt-rtx".
@@ -82,10 +84,61 @@ class Capabilities:
 
     @property
     def dla_dialect(self) -> Dialect | None:
-        """The INT8 graph to give to the library for a DLA core; None where there is no DLA."""
+        """Return the INT8 graph to give to the library for a DLA core; None without DLA."""
         if not self.dla:
             return None
         return "calibration-cache" if self.calibrators else "dla-explicit"
+
+
+@dataclass(frozen=True)
+class TensorRTLibrary:
+    """A TensorRT library that was found on this machine, and what it can do.
+
+    Found once and passed on, so that all steps of a build speak of the same release.
+
+    Attributes:
+        trt: The Python module of the bindings.
+        capabilities: Read from the module.
+    """
+
+    trt: Any
+    capabilities: Capabilities
+
+    @property
+    def flavour(self) -> Flavour:
+        """Return the flavour, which is also the name of the target."""
+        return self.capabilities.flavour
+
+    @property
+    def version(self) -> str:
+        """Return the version as the library writes it, such as "10.13.3.9"."""
+        return str(self.trt.__version__)
+
+
+def open_library(flavour: Flavour) -> TensorRTLibrary:
+    """Import the library that builds and runs plans of a flavour.
+
+    Raises:
+        LpxError: The library is absent or does not import.
+    """
+    trt = load(flavour)
+    return TensorRTLibrary(trt, capabilities_of(trt, flavour))
+
+
+def open_runtime(flavour: Flavour, *, version_compatible: bool) -> TensorRTLibrary:
+    """Import what runs plans of a flavour: TensorRT's lean runtime may do for compatible ones.
+
+    Args:
+        flavour: The library that built the plan.
+        version_compatible: The plan was built to be loaded by later releases.
+
+    Raises:
+        LpxError: Neither is there or imports.
+    """
+    if not version_compatible:
+        return open_library(flavour)
+    trt = load_runtime(flavour)
+    return TensorRTLibrary(trt, capabilities_of(trt, flavour))
 
 
 def capabilities_of(trt: Any, flavour: Flavour) -> Capabilities:
@@ -131,7 +184,7 @@ def capabilities_of(trt: Any, flavour: Flavour) -> Capabilities:
 
 
 def _has(trt: Any, kind: str, member: str) -> bool:
-    """Whether a class is there, with a member: the lean runtime has none of those that build."""
+    """Return whether a class has a member: the lean runtime lacks the classes that build."""
     return hasattr(getattr(trt, kind, None), member)
 
 
@@ -142,7 +195,7 @@ def parse_version(text: str) -> tuple[int, ...]:
 
 
 def known_bad(version: tuple[int, ...]) -> str | None:
-    """Why a TensorRT release is known to be bad; None where nothing is known.
+    """Return why a TensorRT release is known to be bad; None if nothing is known.
 
     A short entry stands for all its patch releases: (10, 4) covers 10.4.0.26.
     """

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lpx.engines.manifest import UNKNOWN
-from lpx.engines.tensorrt.layer_table import Layer, LayerTable
+from lpx.engines.tensorrt.layer_table import LayerTable, PlanLayer
 from lpx.errors import LpxError
 
 _DATATYPE = re.compile(
@@ -135,7 +135,7 @@ def _datatype(entry: str | dict[str, Any]) -> str:
 
 
 def _datatype_in(text: str) -> str:
-    """The data type named in a text such as "Row major linear FP16 format"."""
+    """Return the data type named in a text such as "Row major linear FP16 format"."""
     match = _DATATYPE.search(text)
     return _SAME.get(match.group().lower(), match.group().lower()) if match else UNKNOWN
 
@@ -192,12 +192,12 @@ def _sized(tensor: str) -> tuple[int, str]:
 
 
 def _table(entries: Iterable[_Entry]) -> LayerTable:
-    """The layers with the profile of each: they are listed profile by profile.
+    """Return the layers with the profile of each: they are listed profile by profile.
 
     A fused layer's own name does not say the profile, but its tensors' names may; one that reads
     only tensors of the compiler's own is of the same profile as the layer before it.
     """
-    rows: list[Layer] = []
+    rows: list[PlanLayer] = []
     profile = 0
     for entry in entries:
         if marks := _PROFILE.findall(entry.name) or _PROFILE.findall(entry.tensors):
@@ -206,7 +206,7 @@ def _table(entries: Iterable[_Entry]) -> LayerTable:
     return LayerTable(tuple(rows))
 
 
-def _layer(entry: _Entry, profile: int) -> Layer:
+def _layer(entry: _Entry, profile: int) -> PlanLayer:
     fused = _FUSED.search(entry.name)
     steps = set(_FUSED_STEP.findall(fused[1])) if fused else set()
     convolution = bool(
@@ -222,7 +222,7 @@ def _layer(entry: _Entry, profile: int) -> Layer:
         or "gemm" in entry.tactic
         or steps & _FUSED_PRODUCTS
     )
-    return Layer(
+    return PlanLayer(
         name=entry.name,
         type=entry.type,
         precision=_multiplied_in(entry) if multiplies else _first([*entry.outputs, *entry.inputs]),
@@ -234,9 +234,9 @@ def _layer(entry: _Entry, profile: int) -> Layer:
 
 
 def _multiplied_in(entry: _Entry) -> str:
-    """What a convolution or product multiplies: as its kernel is named, else by data and weights.
+    """Return the precision of a convolution or product, by its kernel, else by data and weights.
 
-    Data and weights of different types, as where a kernel converts one of them first, do not tell.
+    Data and weights of different types, as if a kernel converts one of them first, do not show it.
     """
     if kernel := _TACTIC.search(f"{entry.tactic}_"):
         return _TACTIC_PRECISION[kernel[1]]
@@ -250,7 +250,7 @@ def _first(datatypes: Iterable[str]) -> str:
 
 
 def _nodes(entry: _Entry, *, multiplies: bool) -> tuple[str, ...]:
-    """The ONNX nodes in a layer: by its metadata, or where it has none by a convolution's name.
+    """Return the ONNX nodes in a layer: by its metadata, or if it has none by its name.
 
     Metadata is "[ONNX Layer: a][ONNX Layer: b]", with control characters between and words of the
     compiler's behind; a name of a node may have brackets.
@@ -270,7 +270,7 @@ def inspect_engine(trt: Any, engine: Any, context: Any = None) -> LayerTable:
         trt: The library.
         engine: An `ICudaEngine`.
         context: An `IExecutionContext` whose input shapes are set: before 11, a plan of dynamic
-            shape tells its data types for a shape only. None makes one at the optimum shape of
+            shape shows its data types for a shape only. None makes one at the optimum shape of
             the first profile.
 
     Raises:

@@ -16,7 +16,7 @@ from lpx.workspace import read_regular, write_bytes
 
 @dataclass
 class KernelCache:
-    """The compiled kernels of one engine, whose contexts share them.
+    """Compiled kernels of one engine, which its contexts share.
 
     Attributes:
         path: Where they are kept; the folder is the engine's.

@@ -1,4 +1,4 @@
-"""The layers of a plan with the precision that each really got, and errors where it is another."""
+"""Layers of a plan with the precision that each really got, and checks of it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from lpx.engines.manifest import UNKNOWN
-from lpx.engines.tensorrt.request import Precision
+from lpx.engines.manifest import UNKNOWN, Precision
 from lpx.errors import LpxError, NotAsAskedError
 
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
@@ -21,7 +20,7 @@ _NARROWER: dict[str, frozenset[str]] = {
 
 
 @dataclass(frozen=True)
-class Layer:
+class PlanLayer:
     """One layer of a plan.
 
     Attributes:
@@ -46,7 +45,7 @@ class Layer:
 
     @property
     def dla(self) -> bool:
-        """Whether it is a loadable of a DLA core: many nodes of the graph in one layer."""
+        """Return whether it is a loadable of a DLA core: many nodes of the graph in one layer."""
         return self.type.upper() == "DLA"
 
 
@@ -60,12 +59,12 @@ class LayerTable:
             which they are found again; empty where the graph is not at hand.
     """
 
-    rows: tuple[Layer, ...]
+    rows: tuple[PlanLayer, ...]
     graph_convolutions: tuple[str, ...] = ()
 
     @property
-    def convolutions(self) -> tuple[Layer, ...]:
-        """The layers that convolve, those of every profile.
+    def convolutions(self) -> tuple[PlanLayer, ...]:
+        """Return the layers that convolve, of all profiles.
 
         A 1x1 convolution may have become a matrix product, which only the graph shows.
         """
@@ -144,7 +143,7 @@ def _share(precisions: Iterable[str]) -> dict[str, float]:
 
 
 def of_graph(table: LayerTable, model: bytes) -> LayerTable:
-    """The same table, with the convolutions that the graph has.
+    """Return the same table, with the names of the graph's convolutions.
 
     Args:
         table: The layers of a plan.
@@ -161,7 +160,7 @@ def of_graph(table: LayerTable, model: bytes) -> LayerTable:
 
 
 def note_on_unrecognised(table: LayerTable) -> str:
-    """What a user must know of convolutions that the table does not show; "" where it shows all."""
+    """Return a note on convolutions that the table does not show; "" if it shows all."""
     if not (lacking := table.unrecognised):
         return ""
     listed = ", ".join(lacking[:_SHOWN]) + (", ..." if len(lacking) > _SHOWN else "")
@@ -183,7 +182,7 @@ def assert_precision(table: LayerTable, asked: Precision) -> None:
 
     Raises:
         NotAsAskedError: The precision is absent, or a narrower one is there; lists the layers.
-        LpxError: The table does not tell.
+        LpxError: The table does not show it.
     """
     for profile in sorted({row.profile for row in table.rows}) or [0]:
         _assert_precision_in(table, asked, profile)
@@ -196,7 +195,7 @@ def _assert_precision_in(table: LayerTable, asked: Precision, profile: int) -> N
     where = f" in profile {profile}" if any(row.profile for row in table.rows) else ""
     if not rows:
         raise LpxError(
-            f"cannot tell whether the plan computes in {asked.upper()}{where}",
+            f"it is not known whether the plan computes in {asked.upper()}{where}",
             why="TensorRT's table of layers shows no precision for any of its convolutions",
             fix="build the plan with lpx, which asks TensorRT for detail",
         )
@@ -238,9 +237,9 @@ def assert_on_dla(table: LayerTable) -> None:
 def _fix(asked: Precision) -> str:
     if asked == "int8":
         return (
-            "build --fp16 instead: to TensorRT a Q/DQ pair is an option, and where it has no INT8 "
+            "build FP16 instead: to TensorRT a Q/DQ pair is an option, and where it has no INT8 "
             "kernel, or a faster float one, it computes in floats. Compute capability 7.5 "
             "of TensorRT for RTX has no INT8 convolutions, and in one plan with other GPUs takes "
-            "INT8 from them too: leave it out of --compute-capability"
+            "INT8 from them too: leave it out of `compute_capabilities`"
         )
-    return f"precision lies in the graph: build the {asked.upper()} graph, not another one"
+    return f"the precision is in the graph: build the {asked.upper()} graph, not another one"

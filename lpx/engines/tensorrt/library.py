@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+from lpx.engines.base import Availability
 from lpx.errors import LpxError
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
@@ -16,14 +17,21 @@ _MODULES: dict[Flavour, tuple[str, ...]] = {
     "tensorrt": ("tensorrt",),
     "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
 }
+# TensorRT's lean runtime: it runs version-compatible plans, and builds none.
 _LEAN = ("tensorrt_lean", "tensorrt_lean_bindings")
-"""TensorRT's lean runtime: it runs version-compatible plans, and builds none."""
 _INSTALL_LEAN = (
     "pip install tensorrt-lean-cu13-bindings tensorrt-lean-cu13-libs (cu12 for CUDA 12), of the "
     "release that built the plan or a later one"
 )
 _EXTRAS: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}
 _JETSON_MARK = Path("/etc/nv_tegra_release")
+
+
+class _Search(NamedTuple):
+    """A library's module and version; or None, and why it is not here."""
+
+    trt: Any | None
+    reason: str
 
 
 def load(flavour: Flavour) -> Any:
@@ -40,11 +48,16 @@ def load(flavour: Flavour) -> Any:
     """
     trt, reason = _find(flavour)
     if trt is None:
-        raise LpxError(f"{flavour} cannot be used here", why=reason, fix=_install(flavour))
+        raise LpxError(
+            f"{flavour} cannot be used here",
+            why=reason,
+            fix=_install(flavour),
+            code="unsupported",
+        )
     return trt
 
 
-def available(flavour: Flavour) -> tuple[bool, str]:
+def available(flavour: Flavour) -> Availability:
     """Say whether a flavour's library imports, without raising.
 
     A library that imports can still lack a GPU: TensorRT builds and runs on the GPU of
@@ -57,7 +70,9 @@ def available(flavour: Flavour) -> tuple[bool, str]:
         (True, module and version), or (False, the reason and what to install).
     """
     trt, reason = _find(flavour)
-    return (True, reason) if trt is not None else (False, f"{reason}; {_install(flavour)}")
+    if trt is None:
+        return Availability(False, f"{reason}; {_install(flavour)}")
+    return Availability(True, reason)
 
 
 def load_runtime(flavour: Flavour) -> Any:
@@ -75,11 +90,11 @@ def load_runtime(flavour: Flavour) -> Any:
     trt, reason = _find_runtime(flavour)
     if trt is None:
         fix = _install_runtime(flavour)
-        raise LpxError(f"{flavour} cannot be used here", why=reason, fix=fix)
+        raise LpxError(f"{flavour} cannot be used here", why=reason, fix=fix, code="unsupported")
     return trt
 
 
-def runtime_available(flavour: Flavour) -> tuple[bool, str]:
+def runtime_available(flavour: Flavour) -> Availability:
     """Say whether something here runs version-compatible plans of a flavour, without raising.
 
     Args:
@@ -89,10 +104,12 @@ def runtime_available(flavour: Flavour) -> tuple[bool, str]:
         (True, module and version), or (False, the reason and what to install).
     """
     trt, reason = _find_runtime(flavour)
-    return (True, reason) if trt is not None else (False, f"{reason}; {_install_runtime(flavour)}")
+    if trt is None:
+        return Availability(False, f"{reason}; {_install_runtime(flavour)}")
+    return Availability(True, reason)
 
 
-def _find(flavour: Flavour) -> tuple[Any | None, str]:
+def _find(flavour: Flavour) -> _Search:
     if flavour not in _MODULES:
         known = ", ".join(_MODULES)
         raise LpxError(f"{flavour!r} is not a TensorRT flavour", why=f"lpx knows {known}")
@@ -101,19 +118,21 @@ def _find(flavour: Flavour) -> tuple[Any | None, str]:
         lean, found = _first(_LEAN, "Runtime")
         if lean is not None:
             reason = f"{found} builds no plans, and runs version-compatible ones only ({reason})"
-    return trt, reason
+    return _Search(trt, reason)
 
 
-def _find_runtime(flavour: Flavour) -> tuple[Any | None, str]:
+def _find_runtime(flavour: Flavour) -> _Search:
     trt, reason = _find(flavour)
     if trt is None and flavour == "tensorrt":
         lean, found = _first(_LEAN, "Runtime")
-        return (lean, found) if lean is not None else (None, reason)
-    return trt, reason
+        if lean is not None:
+            return _Search(lean, found)
+        return _Search(None, reason)
+    return _Search(trt, reason)
 
 
-def _first(names: tuple[str, ...], holding: str) -> tuple[Any | None, str]:
-    """The first module that imports and holds a class, and its version; or None, and why."""
+def _first(names: tuple[str, ...], holding: str) -> _Search:
+    """Return the first module that imports and holds a class, and its version; or None, and why."""
     reasons = []
     for name in names:
         try:
@@ -122,10 +141,10 @@ def _first(names: tuple[str, ...], holding: str) -> tuple[Any | None, str]:
             reasons.append(f"{name}: {problem}")
             continue
         if hasattr(trt, holding):
-            return trt, f"{name} {trt.__version__}"
+            return _Search(trt, f"{name} {trt.__version__}")
         # A folder called tensorrt on the path imports as an empty namespace package.
         reasons.append(f"{name}: imports, but holds no {holding}")
-    return None, "; ".join(reasons)
+    return _Search(None, "; ".join(reasons))
 
 
 def _install_runtime(flavour: Flavour) -> str:

@@ -30,7 +30,8 @@ _OUT_OF_MEMORY = (
     "bad_alloc",
 )
 _LAYERS = "Layers:"
-_NOISE = "catchCudaError"  # follows every error where there is no GPU, and says nothing of it
+# Follows every error on a machine without a GPU, and says nothing about it.
+_NOISE = "catchCudaError"
 
 _loggers: dict[int, tuple[Any, Any]] = {}
 _recorders: list[Recorder] = []
@@ -38,7 +39,7 @@ _recorders: list[Recorder] = []
 
 @dataclass(eq=False)
 class Recorder:
-    """What TensorRT said during one piece of work.
+    """Messages of TensorRT during one piece of work.
 
     Attributes:
         messages: (level, text) in order; level is "error", "warning" or lpx's own "note".
@@ -57,21 +58,21 @@ class Recorder:
         self.messages.append(("note", text))
 
     def errors(self) -> str:
-        """All errors, one a line; "TensorRT gave no reason" where it gave none."""
+        """Return all errors, one a line; "TensorRT gave no reason" if there are none."""
         return "\n".join(self.said("error")) or "TensorRT gave no reason"
 
     def said(self, *levels: str, start: int = 0) -> tuple[str, ...]:
-        """The messages of some levels, from index `start` on, each once, in order."""
+        """Return the messages of some levels, from index `start` on, each once, in order."""
         messages = self.messages[start:]
         return tuple(dict.fromkeys(text for level, text in messages if level in levels))
 
     def out_of_memory(self, start: int = 0) -> bool:
-        """Whether a message from index `start` on speaks of memory that was not to be had."""
+        """Return whether a message from index `start` on says that memory ran out."""
         said = " ".join(text for level, text in self.messages[start:] if level != "note").lower()
         return any(sign in said for sign in _OUT_OF_MEMORY)
 
     def lines(self) -> tuple[str, ...]:
-        """The messages as "level: text", each once, with its count where it came again."""
+        """Return the messages as "level: text", each once, with its count if it was repeated."""
         counts = Counter(self.messages)
         return tuple(
             f"{level}: {text}" + (f" ({count} times)" if count > 1 else "")
@@ -85,7 +86,7 @@ class Recorder:
 
 
 def logger_for(trt: Any) -> Any:
-    """The one logger of a library; it must outlive every object made with it, so it stays."""
+    """Return the one logger of a library; it must outlive every object made with it."""
     module, logger = _loggers.get(id(trt), (None, None))
     if module is not trt:
         logger = _make(trt)
@@ -125,7 +126,7 @@ class explained:  # noqa: N801 (used as a function is, such as contextlib.suppre
     __slots__ = ("_recorder",)
 
     def __enter__(self) -> Recorder:
-        """The recorder that fills."""
+        """Return the recorder that receives messages now."""
         self._recorder = Recorder()
         _recorders.append(self._recorder)
         return self._recorder
@@ -154,21 +155,21 @@ def _explain(error: LpxError, recorder: Recorder) -> None:
 
 
 def started(make: Callable[[Any], Any], logger: Any, recorder: Recorder, what: str) -> Any:
-    """A `Builder` or `Runtime` that works.
-
-    Without CUDA, TensorRT 8 returns nothing, which the bindings report as a TypeError, and logs
-    the cause as a warning. The lean runtimes of 10.16 and 11.4 return an object whose every use
-    ends the process with a segmentation fault, and its release too; they log the cause as an error.
+    """Create a `Builder` or `Runtime`, and make sure that it works.
 
     Args:
         make: The class.
         logger: Of the library.
         recorder: Of the recording at work.
-        what: What to say where it does not start.
+        what: What an error says.
 
     Raises:
         LpxError: TensorRT cannot start CUDA.
     """
+    # Without CUDA, TensorRT 8 returns nothing, which the bindings report as a TypeError, and logs
+    # the cause as a warning. The lean runtimes of 10.16 and 11.4 return an object whose every use
+    # ends the process with a segmentation fault, and its release too; they log the cause as an
+    # error.
     start = len(recorder.messages)
     said = ""
     try:
@@ -201,14 +202,17 @@ def _make(trt: Any) -> Any:
                 return
             try:
                 _keep(recorder, levels.get(severity), message)
-            except BaseException as interrupt:  # raising here would be printed and lost
+            except BaseException as interrupt:
+                # The bindings print what is raised here, and lose it.
                 recorder.interrupt = recorder.interrupt or interrupt
 
     return Logger()
 
 
 def _listening() -> Recorder | None:
-    """Who gets a message that is logged in this thread."""
+    """Return the recorder of a message that is logged in this thread."""
+    # TensorRT also logs in threads of its own, which nobody records: those messages go to the
+    # recording that began last.
     here = threading.get_ident()
     recorders = _recorders[::-1]
     own = (recorder for recorder in recorders if recorder.thread == here)

@@ -1,4 +1,4 @@
-"""Which profile runs a batch, and how a large batch is cut up."""
+"""Choose the profile that runs a batch, and cut up large batches."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from lpx.engines.tensorrt.request import BatchRange
+from lpx.engines.tensorrt_options import BatchRange
 
 _WORTH_PADDING = 2
 
@@ -29,7 +29,7 @@ class Chunk:
 
 
 def spans_of(engine: Any, name: str) -> tuple[BatchRange, ...]:
-    """The batch range of each profile of a loaded engine.
+    """Return the batch range of each profile of a loaded engine.
 
     Of several profiles all are read: TensorRT gives the shape of the input for the profile that a
     context has first, without -1 where that takes one batch size only.

@@ -1,4 +1,4 @@
-"""What to do about a plan or a run that TensorRT refuses, by TensorRT's own words.
+"""Advice on plans and runs that TensorRT refuses, found by TensorRT's own messages.
 
 The texts are those of NVIDIA's libraries: TensorRT 8.5 to 11.4, its lean runtime, and TensorRT for
 RTX 1.7.
@@ -12,7 +12,7 @@ _ADVICE: tuple[tuple[str, str], ...] = (
     (
         # "getEngineHostCodeAllowed() is false"; earlier releases write "host code".
         r"host[ _]?code",
-        "it contains host code: if you trust its origin, pass --allow-host-code",
+        "it contains host code: if you trust its origin, pass `allow_host_code=True`",
     ),
     (
         r"cuda initialization failure|cuda driver version is insufficient|cudaError 35\b|"
@@ -27,12 +27,12 @@ _ADVICE: tuple[tuple[str, str], ...] = (
     ),
     (
         r"does not support this compute capability",
-        "use another target on this GPU: --target tensorrt, onnxruntime-cuda or onnxruntime",
+        "use another target on this GPU: tensorrt, onnxruntime-cuda or onnxruntime",
     ),
     (
         r"unexpected call to stub",
-        "the lean runtime runs version-compatible plans only: build it with --version-compatible, "
-        "or install the whole TensorRT here",
+        "the lean runtime runs version-compatible plans only: build it with "
+        "`version_compatible=True`, or install the whole TensorRT here",
     ),
     (
         r"not supported in the lean runtime",
@@ -72,12 +72,12 @@ _ADVICE: tuple[tuple[str, str], ...] = (
 
 
 def advice(said: str) -> str:
-    """What to do, by the words of TensorRT's log; "" where it says nothing that lpx knows.
+    """Return advice on messages of TensorRT; "" if none of them is known.
 
     Args:
-        said: One or more messages. Where several are known, the first in lpx's list decides: it
-            goes from causes to what follows from them.
+        said: One or more messages.
     """
+    # The list goes from causes to their consequences, so the first match is the cause.
     for pattern, fix in _ADVICE:
         if re.search(pattern, said, re.IGNORECASE):
             return fix

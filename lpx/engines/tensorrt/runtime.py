@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.engines.base import DeviceMemory, Faces, Prediction
-from lpx.engines.tensorrt.capabilities import capabilities_of
+from lpx.card import ModelCard
+from lpx.engines.base import DeviceMemory, Engine, Faces, Prediction, check_faces
+from lpx.engines.tensorrt.capabilities import TensorRTLibrary
 from lpx.engines.tensorrt.cuda.choose import open_driver
 from lpx.engines.tensorrt.cuda.driver import CudaDriver, CudaLostError
 from lpx.engines.tensorrt.inspect import inspect_engine
@@ -19,16 +19,15 @@ from lpx.engines.tensorrt.kernel_cache import KernelCache, save_kernels
 from lpx.engines.tensorrt.layer_table import (
     LayerTable,
 )
-from lpx.engines.tensorrt.library import Flavour, load, load_runtime
 from lpx.engines.tensorrt.logger import explained, recording, started
 from lpx.engines.tensorrt.profiles import chunks, spans_of
 from lpx.engines.tensorrt.refusals import advice
-from lpx.engines.tensorrt.request import BatchRange
 from lpx.engines.tensorrt.slot import FACES, PATCH_MAP, SCORE, Shared, Slot, Timing
+from lpx.engines.tensorrt_options import BatchRange
 from lpx.errors import LpxError
 
 
-class TensorRTEngine:
+class TensorRTEngine(Engine):
     """A loaded plan of TensorRT or TensorRT for RTX, with the memory it runs in.
 
     The plan takes "faces", uint8 [N, H, W, 3], and gives "score", float32 [N], and "patch_map",
@@ -42,7 +41,8 @@ class TensorRTEngine:
 
     Args:
         plan: The plan's bytes.
-        flavour: The library that built it.
+        library: The library that built it; TensorRT's lean runtime for version-compatible plans.
+        card: Model card; None if it is not needed.
         driver: CUDA; None opens the binding at hand.
         allow_host_code: Load a version-compatible plan, which carries code that runs on the
             host. Only for plans whose origin you trust.
@@ -52,8 +52,6 @@ class TensorRTEngine:
             the next is copied while one computes. Each has contexts and memory of its own.
         zero_copy: Keep tensors in host memory that the GPU uses in place, where it shares the
             host's memory, as on a Jetson; there the copies take no time.
-        version_compatible: The plan was built to be loaded by later releases, so that TensorRT's
-            lean runtime will do where the whole library is not there.
         kernel_cache: File where TensorRT for RTX keeps the kernels that it compiles here; read
             now, written when the engine is closed. None keeps none; other libraries need none.
 
@@ -69,22 +67,22 @@ class TensorRTEngine:
     def __init__(
         self,
         plan: bytes,
+        library: TensorRTLibrary,
         *,
-        flavour: Flavour,
+        card: ModelCard | None = None,
         driver: CudaDriver | None = None,
         allow_host_code: bool = False,
         cuda_graph: bool = True,
         dla_core: int | None = None,
         in_flight: int = 1,
         zero_copy: bool = True,
-        version_compatible: bool = False,
         kernel_cache: Path | None = None,
     ) -> None:
+        super().__init__(0, card)  # the plan says the size
         self.last_timing: Timing | None = None
         self.notes: list[str] = []
         self._plan_bytes = len(plan)
-        self._trt = load_runtime(flavour) if version_compatible else load(flavour)
-        self._capabilities = capabilities_of(self._trt, flavour)
+        self._trt, self._capabilities = library.trt, library.capabilities
         self._driver = open_driver() if driver is None else driver
         builtin = self._capabilities.builtin_cuda_graphs
         if cuda_graph and not self._driver.graphs and not builtin:
@@ -99,6 +97,7 @@ class TensorRTEngine:
         )
         try:
             self._face_shape = _checked_face_shape(self._trt, self._engine)
+            self.size = self._face_shape[0]
             self._spans = spans_of(self._engine, FACES)
             shared = Shared(
                 trt=self._trt,
@@ -123,25 +122,22 @@ class TensorRTEngine:
 
     @property
     def face_shape(self) -> tuple[int, int, int]:
-        """(H, W, 3) of a face."""
+        """Return (H, W, 3) of a face."""
         return self._face_shape
 
     @property
     def batches(self) -> tuple[BatchRange, ...]:
-        """The batch sizes of each profile."""
+        """Return the batch sizes of each profile."""
         return self._spans
 
-    @property
-    def device_memory(self) -> DeviceMemory:
-        """Activations of every context, the tensors, and weights by the size of the plan."""
-        if self._engine is None:
-            return DeviceMemory(None, "the engine is closed")
+    def _device_memory(self) -> DeviceMemory:
+        """Return activations of every context, tensors, and weights by the size of the plan."""
         # TensorRT 10.1 renamed it; both count one context's activations.
         scratch = getattr(self._engine, "device_memory_size_v2", None)
         if scratch is None:
             scratch = getattr(self._engine, "device_memory_size", None)
         if not isinstance(scratch, int):
-            return DeviceMemory(None, f"{self._trt.__name__} does not tell")
+            return DeviceMemory(None, f"{self._trt.__name__} does not report it")
         tensors = sum(slot.nbytes for slot in self._slots)
         contexts = len(self._slots) * len(self._spans)
         return DeviceMemory(
@@ -150,36 +146,24 @@ class TensorRTEngine:
         )
 
     def layers(self) -> LayerTable:
-        """The plan's layers and the precision each computes in.
+        """Return the plan's layers and the precision of each.
 
         Raises:
             LpxError: The engine is closed, the lean runtime runs it, or the inspector's answer is
                 not as expected.
         """
-        if self._engine is None:
-            raise LpxError("the engine is closed", fix="load it again")
+        self._check_open()
         if not self._capabilities.inspector:
             raise LpxError(
-                f"{self._trt.__name__} does not tell the layers of a plan",
+                f"{self._trt.__name__} does not report the layers of a plan",
                 "the lean runtime holds only what runs one",
                 "install the whole TensorRT to look into it",
             )
         context = self._slots[0].context_for_inspection()
         return inspect_engine(self._trt, self._engine, context)
 
-    def infer(self, faces: Faces) -> Prediction:
-        """Score faces.
-
-        Args:
-            faces: uint8 RGB [N, H, W, 3]; N may exceed the largest batch, or be 0.
-
-        Returns:
-            `score` float32 [N] and `patch_map` float32 [N, h, w], new arrays, in [0, 1].
-
-        Raises:
-            LpxError: `faces` has another dtype or shape, the engine is closed, or CUDA fails.
-        """
-        self._check(faces)
+    def _infer(self, faces: Faces) -> Prediction:
+        """Score faces; their number may exceed the largest batch, or be 0."""
         count = len(faces)
         score = np.empty(count, np.float32)
         patch_map = np.empty((count, *self._slots[0].cells), np.float32)
@@ -194,37 +178,22 @@ class TensorRTEngine:
             raise
         return Prediction(score=score, patch_map=patch_map)
 
-    def close(self) -> None:
-        """Release device memory, pinned memory, events and streams; a second call does nothing."""
-        # Contexts before the engine, the engine before its runtime: TensorRT asks for that.
-        with ExitStack() as releases:
-            while self._slots:
-                releases.callback(self._slots.pop().close)
-            if self._capabilities.compiles_at_run and self._kernels is not None:
-                save_kernels(self._kernels)
-        self._engine = None
-        self._runtime = None
+    def _release(self) -> None:
+        """Release device memory, pinned memory, events and streams."""
+        # Contexts before the engine, the engine before its runtime: TensorRT asks for that. Of
+        # several releases that fail none keeps the others from being tried.
+        try:
+            with ExitStack() as releases:
+                while self._slots:
+                    releases.callback(self._slots.pop().close)
+                if self._capabilities.compiles_at_run and self._kernels is not None:
+                    save_kernels(self._kernels)
+        finally:
+            self._engine = None
+            self._runtime = None
 
-    def __enter__(self) -> TensorRTEngine:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _check(self, faces: Faces) -> None:
-        if self._engine is None:
-            raise LpxError("the engine is closed", fix="load it again")
-        expected = "uint8 [N, {}, {}, {}]".format(*self._face_shape)
-        if not isinstance(faces, np.ndarray) or faces.dtype != np.uint8:
-            found = getattr(faces, "dtype", type(faces).__name__)
-            raise LpxError(f"faces of type {found}", why=f"the engine takes {expected}")
-        if faces.ndim != 4 or faces.shape[1:] != self._face_shape:
-            raise LpxError(f"faces of shape {faces.shape}", why=f"the engine takes {expected}")
+    def _check_faces(self, faces: Faces) -> None:
+        check_faces(faces, self._face_shape, allow_empty=True)
 
     def _abandon(self) -> None:
         """Wait until the GPU is done with what was begun, and throw it away.
@@ -253,6 +222,18 @@ class TensorRTEngine:
         return timing
 
 
+class LoadedPlan(NamedTuple):
+    """TensorRT's objects for a plan.
+
+    Attributes:
+        runtime: An `IRuntime`. It must outlive the engine.
+        engine: An `ICudaEngine`.
+    """
+
+    runtime: Any
+    engine: Any
+
+
 def deserialize(
     trt: Any,
     plan: bytes,
@@ -260,8 +241,8 @@ def deserialize(
     allow_host_code: bool,
     dla_core: int | None,
     notes: list[str] | None = None,
-) -> tuple[Any, Any]:
-    """Load a plan; returns the runtime, which must outlive the engine, and the engine.
+) -> LoadedPlan:
+    """Load a plan.
 
     Args:
         trt: The library.
@@ -282,10 +263,12 @@ def deserialize(
         engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         why = recorder.errors()
-        raise LpxError("the plan does not load", why, advice(why) or _build_again(trt))
+        raise LpxError(
+            "the plan does not load", why, advice(why) or _build_again(trt), code="unsupported"
+        )
     if notes is not None:
         notes += recorder.said("warning")
-    return runtime, engine
+    return LoadedPlan(runtime, engine)
 
 
 def _choose_core(runtime: Any, core: int) -> None:
@@ -300,7 +283,7 @@ def _choose_core(runtime: Any, core: int) -> None:
             f"DLA core {core} is not on this machine",
             f"TensorRT finds {runtime.num_DLA_cores} DLA cores here, and the plan was built for "
             f"core {core}",
-            "build the engine again here, with --dla and a core that is there, or without",
+            "build the engine again here, with a `dla_core` that is there, or without",
         )
 
 

@@ -17,7 +17,7 @@ from lpx.engines.tensorrt.cuda.driver import CudaDriver, CudaLostError, Handle
 from lpx.engines.tensorrt.kernel_cache import KernelCache, use_kernels
 from lpx.engines.tensorrt.logger import recording
 from lpx.engines.tensorrt.profiles import Chunk
-from lpx.engines.tensorrt.request import BatchRange
+from lpx.engines.tensorrt_options import BatchRange
 from lpx.errors import LpxError
 
 FACES, SCORE, PATCH_MAP = "faces", "score", "patch_map"
@@ -82,7 +82,7 @@ class _Lane:
 
 @dataclass
 class Shared:
-    """What the slots of an engine have in common.
+    """Parts that all slots of an engine share.
 
     Attributes:
         trt: The library.
@@ -93,7 +93,7 @@ class Shared:
         face_shape: (H, W, 3).
         graphs: Whether CUDA graphs are captured; off for good once that has failed.
         builtin_graphs: Whether TensorRT for RTX captures its own.
-        zero_copy: Whether tensors lie in host memory that the GPU uses in place.
+        zero_copy: Whether tensors are in host memory that the GPU uses in place.
         notes: Receives what differs from what was asked, and why.
         kernels: Where TensorRT for RTX keeps the kernels it compiles; None keeps none.
     """
@@ -112,7 +112,9 @@ class Shared:
 
 
 class Slot:
-    """What one batch runs in. `start` returns while the GPU works; `finish` waits for it.
+    """Contexts and memory for one batch.
+
+    `start` returns while the GPU works; `finish` waits for it.
 
     Args:
         shared: What all slots of the engine have in common.
@@ -146,7 +148,7 @@ class Slot:
         return self._buffers[PATCH_MAP].host.shape[1:]
 
     def context_for_inspection(self) -> Any:
-        """The first profile's context, its batch set."""
+        """Return the first profile's context, with its batch set."""
         lane = self._lanes[0]
         self._set_batch(lane, lane.batch or self._shared.spans[0].optimum)
         return lane.context
@@ -213,7 +215,7 @@ class Slot:
     def abandon(self) -> None:
         """Wait for what the GPU has, and throw it away.
 
-        `start` may have failed with a part of its work handed over: that runs as well, in memory
+        `start` may have failed with a part of its work submitted: that runs as well, in memory
         that is soon written again or released.
 
         Raises:
@@ -302,7 +304,7 @@ class Slot:
             demand(lane.context.execute_async_v3(self._address), "the run")
 
     def _capture(self, lane: _Lane) -> None:
-        """Capture the lane's graph; on failure go on without graphs, for good, and say so.
+        """Capture the lane's graph; on failure stop using graphs, and add a note.
 
         The lane must have run once since its batch was set: TensorRT does in that run what
         cannot be captured.
@@ -318,7 +320,7 @@ class Slot:
         self._shared.notes.append(f"no CUDA graphs: {said}")
 
     def _captured(self, lane: _Lane) -> Handle:
-        """A graph of one run.
+        """Capture a graph of one run.
 
         Raises:
             LpxError: TensorRT or CUDA refuses.
@@ -353,7 +355,7 @@ def create_context(
     graphs: bool,
     kernels: KernelCache | None = None,
 ) -> Any:
-    """An execution context of an engine.
+    """Create an execution context of an engine.
 
     Args:
         trt: The library.

@@ -1,4 +1,4 @@
-"""Look into a plan: the tensors between its layers, handed out while it runs."""
+"""Run a watched plan, and read the tensors between its layers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpx.engines.base import Faces
-from lpx.engines.tensorrt.capabilities import capabilities_of
+from lpx.engines.tensorrt.capabilities import TensorRTLibrary
 from lpx.engines.tensorrt.cuda.choose import open_driver
 from lpx.engines.tensorrt.cuda.driver import CudaDriver, Handle
-from lpx.engines.tensorrt.library import Flavour, load
 from lpx.engines.tensorrt.logger import explained
 from lpx.engines.tensorrt.profiles import Chunk, chunks, spans_of
 from lpx.engines.tensorrt.runtime import deserialize
@@ -26,15 +25,15 @@ Tensors = dict[str, NDArray[np.float32]]
 
 
 class TensorRTTensors:
-    """A plan that was built with `build_plan(watch=...)`, and the tensors that it hands out.
+    """A plan that was built to be watched, and the tensors between its layers.
 
-    It allocates for each run and waits for each tensor: it is made to be looked into, not to be
-    fast. Not thread-safe.
+    It allocates for each run and waits for each tensor: for inspection, not for speed. Not
+    thread-safe.
 
     Args:
         plan: The plan's bytes.
-        flavour: The library that built it.
-        names: The tensors asked for; those that are outputs, such as "score", come too.
+        library: The library that built it.
+        names: The tensors to read. Outputs, such as "score", are returned as well.
         driver: CUDA; None opens the binding at hand.
         allow_host_code: Load a version-compatible plan, which carries code that runs here.
         dla_core: DLA core that runs a plan built for DLA.
@@ -49,15 +48,16 @@ class TensorRTTensors:
     def __init__(
         self,
         plan: bytes,
+        library: TensorRTLibrary,
         *,
-        flavour: Flavour,
         names: Collection[str],
         driver: CudaDriver | None = None,
         allow_host_code: bool = False,
         dla_core: int | None = None,
     ) -> None:
         self.notes: list[str] = []
-        self._trt = load(flavour)
+        self._trt = library.trt
+        self._capabilities = library.capabilities
         self._names = frozenset(names)
         self._driver = open_driver() if driver is None else driver
         self._held = ExitStack()
@@ -68,20 +68,20 @@ class TensorRTTensors:
         )
         try:
             with explained():
-                self._prepare(flavour)
+                self._prepare()
         except BaseException:
             self.close()
             raise
 
     def run(self, pixels: Faces) -> Tensors:
-        """The tensors of a batch, by name.
+        """Return the tensors of a batch, by name.
 
         Args:
             pixels: uint8 RGB [N, H, W, 3], N from 1 on.
 
         Returns:
             float32 [N, ...] each, new arrays, in the order of the network's outputs and then of
-            computation. A tensor that TensorRT does not hand out, as it fused it away, is not
+            computation. A tensor that TensorRT has fused away is not
             among them.
 
         Raises:
@@ -100,9 +100,9 @@ class TensorRTTensors:
         self._context = self._engine = self._runtime = None
         self._held.close()
 
-    def _prepare(self, flavour: Flavour) -> None:
+    def _prepare(self) -> None:
         trt, driver, engine = self._trt, self._driver, self._engine
-        capabilities = capabilities_of(trt, flavour)
+        capabilities = self._capabilities
         self._face_shape = tuple(engine.get_tensor_shape(FACES))[1:]
         self._spans = spans_of(engine, FACES)
         self._stream = driver.stream()
@@ -112,7 +112,7 @@ class TensorRTTensors:
             # TensorRT does not keep it alive.
             self._listener = _listener(trt, driver, self._stream, self._names)
             demand(context.set_debug_listener(self._listener), "a listener for debug tensors")
-            demand(context.set_all_tensors_debug_state(True), "to hand out debug tensors")
+            demand(context.set_all_tensors_debug_state(True), "debug tensors")
 
     def _run(self, chunk: Chunk, faces: Faces) -> Tensors:
         driver, stream, context = self._driver, self._stream, self._context
@@ -190,9 +190,9 @@ def _numpy_types(trt: Any) -> dict[Any, Any]:
 
 
 def _listener(trt: Any, driver: CudaDriver, stream: Handle, names: Collection[str]) -> Any:
-    """A debug listener that copies the tensors of these names to the host, as float32.
+    """Make a debug listener that copies the tensors of these names to the host, as float32.
 
-    TensorRT's binding prints what its callbacks raise, and goes on: so it is kept in `struck`.
+    TensorRT's binding prints exceptions of its callbacks, and continues: they are kept in `struck`.
     """
     types = _numpy_types(trt)
     on_the_host = trt.TensorLocation.HOST
@@ -221,7 +221,7 @@ def _listener(trt: Any, driver: CudaDriver, stream: Handle, names: Collection[st
         def _copied(
             self, address: int, shape: tuple[int, ...], dtype: Any, *, host: bool
         ) -> NDArray[np.float32]:
-            """The memory is good while the callback runs, on whichever stream it was written."""
+            """Copy memory that is valid only during the callback, whichever stream wrote it."""
             driver.synchronize_device()
             if host:
                 nbytes = math.prod(shape) * np.dtype(dtype).itemsize

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import onnxruntime
 import pytest
 
+from lpx.api.build import BuildHost
 from lpx.data.face_sets.demo import demo_set
 from lpx.engines import load
 from lpx.engines.onnxruntime.gpu import (
@@ -21,7 +22,7 @@ from lpx.engines.onnxruntime.gpu import (
     provider_available,
     provider_options,
 )
-from lpx.engines.tensorrt import BatchRange
+from lpx.engines.tensorrt_options import DEFAULT_TENSORRT, BatchRange, TensorRTOptions
 from lpx.errors import LpxError
 from lpx.machine.machine import Gpu, read_machine
 
@@ -127,8 +128,10 @@ class Plugin:
         self.gpus, self.problem, self.registered = gpus, problem, []
         monkeypatch.setattr(f"{GPU}.find_spec", lambda name: self if name == PLUGIN else None)
         monkeypatch.setitem(sys.modules, PLUGIN, self)
-        for name in ("get_ep_devices", "register_execution_provider_library"):
-            monkeypatch.setattr(onnxruntime, name, getattr(self, name))
+        fake = sys.modules["onnxruntime"]
+        assert fake is not onnxruntime, "the fixture `fake` comes first"
+        fake.get_ep_devices = self.get_ep_devices
+        fake.register_execution_provider_library = self.register_execution_provider_library
 
     def get_library_path(self):
         return "/plugin.so"
@@ -150,14 +153,16 @@ def fake(monkeypatch):
     """Puts ONNX Runtime with these providers in place of the one installed."""
 
     def apply(*names, granted=None, problem=""):
-        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [*names, CPU])
-        monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
-        monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-        monkeypatch.setattr(onnxruntime, "OrtValue", Value)
-        monkeypatch.setattr(onnxruntime, "SessionOptions", Options)
-        monkeypatch.setattr(Session, "granted", granted)
-        monkeypatch.setattr(Session, "problem", problem)
-        monkeypatch.setattr(Value, "made", [])
+        module = ModuleType("onnxruntime")
+        vars(module).update(vars(onnxruntime))
+        module.get_available_providers = lambda: [*names, CPU]
+        module.preload_dlls = lambda: None
+        module.InferenceSession = Session
+        module.OrtValue = Value
+        module.SessionOptions = Options
+        Session.granted, Session.problem, Value.made = granted, problem, []
+        # lpx imports it where it is used.
+        monkeypatch.setitem(sys.modules, "onnxruntime", module)
 
     return apply
 
@@ -286,13 +291,15 @@ def test_a_plugin_that_is_not_there_is_named(fake, monkeypatch, tmp_path):
     assert "pip install onnxruntime-ep-nv-tensorrt-rtx" in reason
     with pytest.raises(LpxError, match="onnxruntime-tensorrt-rtx cannot be used here"):
         opened("onnxruntime-tensorrt-rtx", tmp_path)
-    monkeypatch.delattr(onnxruntime, "register_execution_provider_library")
+    del sys.modules["onnxruntime"].register_execution_provider_library
     assert "takes no plugins" in provider_available("onnxruntime-tensorrt-rtx")[1]
 
 
 def test_options_of_the_plugin():
     target = "onnxruntime-tensorrt-rtx"
-    found = provider_options(target, "int8", BatchRange(1, 8, 32), 160, 64, None)
+    found = provider_options(
+        target, "int8", BatchRange(1, 8, 32), 160, TensorRTOptions(workspace_mib=64)
+    )
     assert found == {
         "nv_profile_min_shapes": "faces:1x160x160x3",
         "nv_profile_opt_shapes": "faces:8x160x160x3",
@@ -320,7 +327,13 @@ def test_faces_are_cut_up_and_tensors_made_once_a_batch_size(fake, tmp_path):
     ("precision", "half", "integer"), [("fp32", "0", "0"), ("fp16", "1", "0"), ("int8", "1", "1")]
 )
 def test_tensorrt_options(precision, half, integer):
-    found = provider_options("onnxruntime-tensorrt", precision, BatchRange(1, 8, 32), 160, 64, 4)
+    found = provider_options(
+        "onnxruntime-tensorrt",
+        precision,
+        BatchRange(1, 8, 32),
+        160,
+        TensorRTOptions(workspace_mib=64, optimisation_level=4),
+    )
     assert (found["trt_fp16_enable"], found["trt_int8_enable"]) == (half, integer)
     assert found["trt_profile_opt_shapes"] == "faces:8x160x160x3"
     assert found["trt_max_workspace_size"] == str(64 << 20)
@@ -330,7 +343,9 @@ def test_tensorrt_options(precision, half, integer):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_cuda_computes_fp32_in_fp32_and_not_in_tf32(precision):
-    found = provider_options("onnxruntime-cuda", precision, BatchRange(1, 8, 32), 160, None, None)
+    found = provider_options(
+        "onnxruntime-cuda", precision, BatchRange(1, 8, 32), 160, DEFAULT_TENSORRT
+    )
     assert found["use_tf32"] == "0"
 
 
@@ -340,12 +355,12 @@ def gpu(monkeypatch, fake):
     fake(CUDA, TENSORRT)
     machine = read_machine(Path("/"), lambda command: "")
     with_gpu = type(machine)(**{**vars(machine), "gpus": (Gpu("a GPU", "8.9", 8192, "580"),)})
-    monkeypatch.setattr("lpx.api.build.read_machine", lambda: with_gpu)
+    monkeypatch.setattr("lpx.api.build.BuildHost", lambda: BuildHost(with_gpu))
 
 
 def test_build_writes_options_and_load_takes_them(workspace, gpu):
     (made,) = workspace.build(
-        ("fp16",), target="onnxruntime-tensorrt", batches=BatchRange(1, 4, 16)
+        ("fp16",), target="onnxruntime-tensorrt", tensorrt=TensorRTOptions(BatchRange(1, 4, 16))
     )
     assert (made.name, made.dialect) == ("onnxruntime-tensorrt-fp16", "strongly-typed")
     assert made.batches == (16,)
@@ -361,18 +376,17 @@ def test_build_writes_options_and_load_takes_them(workspace, gpu):
 def test_a_plugin_engine_is_built_without_a_gpu(workspace, monkeypatch, fake):
     fake()
     Plugin(monkeypatch, gpus=0)
-    monkeypatch.setattr("lpx.engines.makers.PLUGIN_PACKAGES", ("not-installed", "numpy"))
     fp32, int8 = workspace.build(
         ("fp32", "int8"),
         target="onnxruntime-tensorrt-rtx",
         faces="demo",
         limit=16,
-        batches=BatchRange(1, 4, 16),
+        tensorrt=TensorRTOptions(BatchRange(1, 4, 16)),
     )
     assert (int8.name, int8.dialect) == ("onnxruntime-tensorrt-rtx-int8", "strongly-typed")
     assert int8.options["provider"]["nv_profile_max_shapes"] == "faces:16x160x160x3"
     assert int8.compute_capabilities == ()
-    assert {"onnxruntime", "numpy"} < int8.versions.keys()
+    assert {"onnx", "onnxruntime"} < int8.versions.keys()
     (depthwise,) = {d["quantised"] for d in int8.placement if "depthwise" in d["reason"]} or {False}
     assert not depthwise, "as for a plan of TensorRT for RTX"
     assert any("TF32" in warning for warning in fp32.warnings)
@@ -396,18 +410,22 @@ def test_precisions_of_cuda(workspace, gpu):
 @pytest.mark.parametrize(
     ("target", "options", "said"),
     [
-        ("onnxruntime-cuda", {"workspace_mib": 64}, "--workspace-mib with target onnxruntime-cuda"),
-        ("onnxruntime-tensorrt", {"builds": 2}, "--builds with target onnxruntime-tensorrt"),
+        ("onnxruntime-cuda", {"workspace_mib": 64}, "`workspace_mib` with target onnxruntime-cuda"),
+        ("onnxruntime-tensorrt", {"builds": 2}, "`builds` with target onnxruntime-tensorrt"),
         ("onnxruntime-tensorrt", {"batches": (1, 8)}, "2 batch sizes with target"),
         ("onnxruntime-tensorrt-rtx", {"batches": (1, 8)}, "2 batch sizes with target"),
-        ("onnxruntime-tensorrt-rtx", {"optimisation_level": 3}, "--optimisation-level with target"),
-        ("onnxruntime-tensorrt-rtx", {"compute_capabilities": ("8.9",)}, "--compute-capability"),
+        ("onnxruntime-tensorrt-rtx", {"optimisation_level": 3}, "`optimisation_level` with target"),
+        (
+            "onnxruntime-tensorrt-rtx",
+            {"compute_capabilities": ("8.9",)},
+            "`compute_capabilities` with",
+        ),
     ],
 )
 def test_options_that_a_provider_does_not_take(workspace, gpu, monkeypatch, target, options, said):
     Plugin(monkeypatch)
     with pytest.raises(LpxError, match=said):
-        workspace.build(("fp32",), target=target, **options)
+        workspace.build(("fp32",), target=target, tensorrt=TensorRTOptions(**options))
 
 
 @pytest.mark.gpu

@@ -19,12 +19,9 @@ def driver() -> FakeDriver:
     return FakeDriver(FakeGpu())
 
 
-def engine_on(
-    monkeypatch: pytest.MonkeyPatch, driver: FakeDriver, **options: Any
-) -> TensorRTEngine:
+def engine_on(driver: FakeDriver, **options: Any) -> TensorRTEngine:
     library = loadable(FakeLibrary("tensorrt-10.3.0"), driver.gpu)
-    monkeypatch.setattr("lpx.engines.tensorrt.runtime.load", lambda flavour: library)
-    return TensorRTEngine(b"plan", flavour="tensorrt", driver=driver, **options)
+    return TensorRTEngine(b"plan", library.opened, driver=driver, **options)
 
 
 def rightly_scored(engine: TensorRTEngine) -> bool:
@@ -35,11 +32,11 @@ def rightly_scored(engine: TensorRTEngine) -> bool:
     return right
 
 
-def no_wait(monkeypatch: pytest.MonkeyPatch, driver: FakeDriver) -> None:
-    monkeypatch.setattr(driver, "synchronize", lambda stream: None)
+def no_wait(driver: FakeDriver) -> None:
+    driver.synchronize = lambda stream: None
 
 
-def no_wait_of_the_last(monkeypatch: pytest.MonkeyPatch, driver: FakeDriver) -> None:
+def no_wait_of_the_last(driver: FakeDriver) -> None:
     wait, waited = driver.synchronize, []
 
     def synchronize(stream: Stream) -> None:
@@ -47,30 +44,29 @@ def no_wait_of_the_last(monkeypatch: pytest.MonkeyPatch, driver: FakeDriver) -> 
         if len(waited) % 2:
             wait(stream)
 
-    monkeypatch.setattr(driver, "synchronize", synchronize)
+    driver.synchronize = synchronize
 
 
-def other_streams(monkeypatch: pytest.MonkeyPatch, driver: FakeDriver) -> None:
+def other_streams(driver: FakeDriver) -> None:
     """What the first slot copies goes onto the second one's stream."""
     to_host = driver.to_host
 
     def elsewhere(array: Any, address: int, stream: Stream) -> None:
         to_host(array, address, driver.gpu.streams[1 + (stream is driver.gpu.streams[1])])
 
-    monkeypatch.setattr(driver, "to_host", elsewhere)
+    driver.to_host = elsewhere
 
 
 @pytest.mark.parametrize("sabotage", [no_wait, no_wait_of_the_last, other_streams])
 @pytest.mark.parametrize("cuda_graph", [True, False])
 def test_an_engine_that_does_not_wait_is_found(
-    monkeypatch: pytest.MonkeyPatch,
     driver: FakeDriver,
     sabotage: Callable[..., None],
     cuda_graph: bool,
 ) -> None:
-    engine = engine_on(monkeypatch, driver, in_flight=2, cuda_graph=cuda_graph)
+    engine = engine_on(driver, in_flight=2, cuda_graph=cuda_graph)
     assert rightly_scored(engine)
-    sabotage(monkeypatch, driver)
+    sabotage(driver)
     try:
         right = rightly_scored(engine)
     except (LpxError, MisuseError):

@@ -14,13 +14,14 @@ import pytest
 from tensorrt_nets import SIZE, tiny
 
 from lpx.engines.base import Prediction
-from lpx.engines.tensorrt.building.build import build_plan
-from lpx.engines.tensorrt.capabilities import capabilities_of
+from lpx.engines.tensorrt.building.plan import Plan, build_plan
+from lpx.engines.tensorrt.building.plan_request import PlanRequest
+from lpx.engines.tensorrt.capabilities import open_library
 from lpx.engines.tensorrt.cuda import choose as cuda
 from lpx.engines.tensorrt.cuda.driver import Device
-from lpx.engines.tensorrt.library import Flavour, available, load
-from lpx.engines.tensorrt.request import BatchRange
+from lpx.engines.tensorrt.library import Flavour, available
 from lpx.engines.tensorrt.runtime import TensorRTEngine
+from lpx.engines.tensorrt_options import BatchRange, TensorRTOptions
 from lpx.errors import LpxError
 
 pytestmark = pytest.mark.gpu
@@ -66,18 +67,25 @@ def reference(model: bytes, faces: Any) -> Prediction:
 
 
 def model_of(precision: str, flavour: Flavour) -> bytes:
-    dialect = capabilities_of(load(flavour), flavour).dialect
+    dialect = open_library(flavour).capabilities.dialect
     return tiny(precision, weak=dialect == "weakly-typed")
 
 
 def plan_of(model: bytes, precision: Any, flavour: Flavour, batches: Any) -> bytes:
-    return build_plan(model, flavour=flavour, precision=precision, batches=batches).data
+    return built(model, precision, flavour, batches=batches).data
+
+
+def built(
+    model: bytes, precision: Any, flavour: Flavour, cache: bytes | None = None, **options: Any
+) -> Plan:
+    request = PlanRequest(model, precision, TensorRTOptions(**options), timing_cache=cache)
+    return build_plan(request, open_library(flavour))
 
 
 @pytest.fixture
 def engine(flavour: Flavour) -> Iterator[TensorRTEngine]:
     plan = plan_of(model_of("fp16", flavour), "fp16", flavour, BatchRange(1, 4, 8))
-    with TensorRTEngine(plan, flavour=flavour) as made:
+    with TensorRTEngine(plan, open_library(flavour)) as made:
         yield made
 
 
@@ -85,7 +93,9 @@ def engine(flavour: Flavour) -> Iterator[TensorRTEngine]:
 @pytest.mark.parametrize("batches", [BatchRange(1, 4, 8), (1, 8)])
 def test_scores_are_those_of_onnxruntime(flavour: Flavour, precision: str, batches: Any) -> None:
     model = model_of(precision, flavour)
-    with TensorRTEngine(plan_of(model, precision, flavour, batches), flavour=flavour) as engine:
+    with TensorRTEngine(
+        plan_of(model, precision, flavour, batches), open_library(flavour)
+    ) as engine:
         assert engine.layers().convolutions
         for count in (1, 8, 8, 8, 3, 19):
             faces = faces_of(count, count)
@@ -98,9 +108,9 @@ def test_scores_are_those_of_onnxruntime(flavour: Flavour, precision: str, batch
 def test_cuda_graphs_change_no_score(flavour: Flavour) -> None:
     plan = plan_of(model_of("fp16", flavour), "fp16", flavour, BatchRange(1, 4, 8))
     faces = faces_of(8)
-    with TensorRTEngine(plan, flavour=flavour, cuda_graph=False) as plain:
+    with TensorRTEngine(plan, open_library(flavour), cuda_graph=False) as plain:
         expected = plain.infer(faces)
-    with TensorRTEngine(plan, flavour=flavour) as engine:
+    with TensorRTEngine(plan, open_library(flavour)) as engine:
         for _ in range(4):
             found = engine.infer(faces)
             np.testing.assert_array_equal(found.score, expected.score)
@@ -118,7 +128,7 @@ def test_a_batch_that_is_cut_up_gives_the_same_scores(engine: TensorRTEngine) ->
 def test_several_batches_in_flight_give_the_same_scores(flavour: Flavour, in_flight: int) -> None:
     model = model_of("fp16", flavour)
     plan, faces = plan_of(model, "fp16", flavour, BatchRange(1, 4, 8)), faces_of(61)
-    with TensorRTEngine(plan, flavour=flavour, in_flight=in_flight) as engine:
+    with TensorRTEngine(plan, open_library(flavour), in_flight=in_flight) as engine:
         for _ in range(3):  # the later rounds launch CUDA graphs
             found = engine.infer(faces)
             expected = reference(model, faces)
@@ -128,12 +138,12 @@ def test_several_batches_in_flight_give_the_same_scores(flavour: Flavour, in_fli
 def test_a_graph_is_captured_for_real(flavour: Flavour) -> None:
     plan = plan_of(model_of("fp16", flavour), "fp16", flavour, BatchRange(1, 4, 8))
     driver = cuda.open_driver()
-    if not driver.graphs or capabilities_of(load(flavour), flavour).builtin_cuda_graphs:
+    if not driver.graphs or open_library(flavour).capabilities.builtin_cuda_graphs:
         pytest.skip("this binding has no graphs, or the library captures its own")
     launched = []
     launch = driver.launch
     driver.launch = lambda graph, stream: (launched.append(graph), launch(graph, stream))  # type: ignore[method-assign, assignment, func-returns-value]
-    with TensorRTEngine(plan, flavour=flavour, driver=driver) as engine:
+    with TensorRTEngine(plan, open_library(flavour), driver=driver) as engine:
         for _ in range(3):
             engine.infer(faces_of(8))
         assert engine.notes == []
@@ -155,9 +165,9 @@ def test_mapped_memory_gives_the_scores_that_copies_give(flavour: Flavour) -> No
         pytest.skip("this GPU has memory of its own")
     plan = plan_of(model_of("fp16", flavour), "fp16", flavour, BatchRange(1, 4, 8))
     faces = faces_of(19)
-    with TensorRTEngine(plan, flavour=flavour, zero_copy=False) as copying:
+    with TensorRTEngine(plan, open_library(flavour), zero_copy=False) as copying:
         expected = copying.infer(faces)
-    with TensorRTEngine(plan, flavour=flavour) as engine:
+    with TensorRTEngine(plan, open_library(flavour)) as engine:
         for _ in range(3):
             np.testing.assert_array_equal(engine.infer(faces).score, expected.score)
 
@@ -200,17 +210,18 @@ def test_cuda_lost_in_the_middle_is_said_and_the_engine_closed(flavour: Flavour)
 LOSE = f"""
 import sys
 import numpy as np
-from lpx.engines.tensorrt import CudaLostError, TensorRTEngine, cuda
+from lpx.engines.tensorrt import CudaLostError, TensorRTEngine, cuda, open_library
 from lpx.errors import LpxError
 plan, faces = sys.stdin.buffer.read(), np.zeros((8, {SIZE}, {SIZE}, 3), np.uint8)
-sound = TensorRTEngine(plan, flavour=sys.argv[1])
+library = open_library(sys.argv[1])
+sound = TensorRTEngine(plan, library)
 
 # The faces of another engine are where nobody has memory: a kernel that reads there loses the GPU.
 driver = cuda.open_driver()
 malloc, to_device = driver.malloc, driver.to_device
 driver.malloc = lambda nbytes: 1 << 46 if nbytes == faces.nbytes else malloc(nbytes)
 driver.to_device = lambda address, array, stream: None
-wild = TensorRTEngine(plan, flavour=sys.argv[1], driver=driver, zero_copy=False)
+wild = TensorRTEngine(plan, library, driver=driver, zero_copy=False)
 for name in ("sound", "wild", "wild", "sound", "sound"):
     try:
         dict(sound=sound, wild=wild)[name].infer(faces)
@@ -230,7 +241,7 @@ def test_a_damaged_plan_is_refused(flavour: Flavour, damage: str) -> None:
     else:
         del plan[len(plan) // 2 if damage == "cut" else 0 :]
     with pytest.raises(LpxError, match="does not load"):
-        TensorRTEngine(bytes(plan), flavour=flavour)
+        TensorRTEngine(bytes(plan), open_library(flavour))
 
 
 def test_this_machine_takes_the_plan_and_another_gpu_would_not(gpu: Device) -> None:
@@ -258,39 +269,37 @@ def test_the_gpu_keeps_time(engine: TensorRTEngine) -> None:
 def test_memory_comes_back_on_close(flavour: Flavour) -> None:
     plan = plan_of(model_of("fp16", flavour), "fp16", flavour, BatchRange(1, 4, 8))
     driver = cuda.open_driver()
-    TensorRTEngine(plan, flavour=flavour, driver=driver).close()  # libraries load on the first
+    TensorRTEngine(
+        plan, open_library(flavour), driver=driver
+    ).close()  # libraries load on the first
     before = driver.device().memory_free_bytes
     for _ in range(5):
-        TensorRTEngine(plan, flavour=flavour, driver=driver).close()
+        TensorRTEngine(plan, open_library(flavour), driver=driver).close()
     assert before - driver.device().memory_free_bytes < 1 << 20
 
 
 def test_the_first_build_fills_a_timing_cache_and_the_second_starts_from_it(
     flavour: Flavour,
 ) -> None:
-    if not capabilities_of(load(flavour), flavour).timing_cache:
+    if not open_library(flavour).capabilities.timing_cache:
         pytest.skip("this library ignores timing caches")
     model = model_of("fp16", flavour)
-    first = build_plan(model, flavour=flavour, precision="fp16", batches=(1,))
+    first = built(model, "fp16", flavour, batches=1)
     assert first.timing_cache
     assert not first.timing_cache_used
-    second = build_plan(
-        model, flavour=flavour, precision="fp16", batches=(1,), timing_cache=first.timing_cache
-    )
+    second = built(model, "fp16", flavour, first.timing_cache, batches=1)
     assert second.timing_cache_used
 
 
 def test_without_tf32_a_plan_keeps_the_scores_of_fp32(flavour: Flavour) -> None:
     model = model_of("fp32", flavour)
-    plan = build_plan(
-        model, flavour=flavour, precision="fp32", batches=BatchRange(1, 4, 8), tf32=False
-    )
+    plan = built(model, "fp32", flavour, batches=BatchRange(1, 4, 8), tf32=False)
     faces = faces_of(8)
-    with TensorRTEngine(plan.data, flavour=flavour) as engine:
+    with TensorRTEngine(plan.data, open_library(flavour)) as engine:
         found, wanted = engine.infer(faces), reference(model, faces)
     np.testing.assert_allclose(found.score, wanted.score, atol=2e-5)
 
 
 def test_bytes_that_are_no_plan_are_refused(flavour: Flavour) -> None:
     with pytest.raises(LpxError, match="does not load"):
-        TensorRTEngine(b"no plan", flavour=flavour)
+        TensorRTEngine(b"no plan", open_library(flavour))

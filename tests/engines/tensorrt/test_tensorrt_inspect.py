@@ -24,8 +24,8 @@ from lpx.engines.tensorrt.inspect import (
     parse_inspector,
 )
 from lpx.engines.tensorrt.layer_table import (
-    Layer,
     LayerTable,
+    PlanLayer,
     assert_precision,
     of_graph,
 )
@@ -330,9 +330,9 @@ def test_where_dynamic_shapes_hide_the_type_the_weights_tell_it() -> None:
 
 def test_a_build_log_is_read() -> None:
     assert parse_build_log(BUILD_LOG).rows == (
-        Layer("__mye489_0_myl0_0", "shape_call", "unknown", False),
-        Layer("__myl_MulMinMaxRounCast_myl0_3", "kgen", "int8", False, ("QuantizeLinear_14",)),
-        Layer(
+        PlanLayer("__mye489_0_myl0_0", "shape_call", "unknown", False),
+        PlanLayer("__myl_MulMinMaxRounCast_myl0_3", "kgen", "int8", False, ("QuantizeLinear_14",)),
+        PlanLayer(
             "Conv_17_myl0_4",
             "correlation",
             "int8",
@@ -346,14 +346,14 @@ def test_a_build_log_is_read() -> None:
 
 def test_precision_of_a_node_is_that_of_the_layer_that_multiplies() -> None:
     rows = (
-        Layer("Conv_3", "correlation", "int8", True, ("Conv_3", "Relu_4")),
+        PlanLayer("Conv_3", "correlation", "int8", True, ("Conv_3", "Relu_4")),
         # Casts and copies beside it carry its name too.
-        Layer("__myl_Cast", "kgen", "fp16", False, ("Conv_3", "Sub_2")),
-        Layer("head", "gemm", "fp16", False, ("Gemm_9",), multiplies=True),
-        Layer("__myl_Add", "kgen", "fp32", False, ("Gemm_9",)),
-        Layer("shape", "shape_call", "unknown", False, ("Shape_1",)),
+        PlanLayer("__myl_Cast", "kgen", "fp16", False, ("Conv_3", "Sub_2")),
+        PlanLayer("head", "gemm", "fp16", False, ("Gemm_9",), multiplies=True),
+        PlanLayer("__myl_Add", "kgen", "fp32", False, ("Gemm_9",)),
+        PlanLayer("shape", "shape_call", "unknown", False, ("Shape_1",)),
         # What multiplies Conv_5 is not among the layers.
-        Layer("__myl_MulCastAddRelu", "kgen", "fp16", False, ("Conv_5", "Relu_6")),
+        PlanLayer("__myl_MulCastAddRelu", "kgen", "fp16", False, ("Conv_5", "Relu_6")),
     )
     found = {"Conv_3": "int8", "Relu_4": "int8", "Gemm_9": "fp16"}
     assert LayerTable(rows).precision_of_nodes() == found
@@ -396,7 +396,7 @@ def test_any_json_gives_a_table_or_an_lpx_error(content: Any) -> None:
 
 def table_of(*precisions: str, convolution: bool = True) -> LayerTable:
     return LayerTable(
-        tuple(Layer(f"layer {i}", "type", p, convolution) for i, p in enumerate(precisions))
+        tuple(PlanLayer(f"layer {i}", "type", p, convolution) for i, p in enumerate(precisions))
     )
 
 

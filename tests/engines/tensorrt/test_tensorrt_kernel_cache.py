@@ -24,17 +24,13 @@ class Kernels:
     What it writes has a checksum in front, and it takes nothing whose checksum does not fit.
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, release: str = RTX) -> None:
+    def __init__(self, release: str = RTX) -> None:
         self.gpu = FakeGpu()
         self.library = loadable(FakeLibrary(release), self.gpu, spans=((1, 1, 1), (8, 8, 8)))
-        self.flavour: Any = "tensorrt-rtx" if "rtx" in release else "tensorrt"
         self.caches: list[bytes] = []
         self.takes = True
-        monkeypatch.setattr("lpx.engines.tensorrt.runtime.load", lambda flavour: self.library)
         deserialize = vars(self.library)["Runtime"]
-        monkeypatch.setattr(
-            self.library, "Runtime", lambda logger: self._runtime(deserialize(logger))
-        )
+        self.library.Runtime = lambda logger: self._runtime(deserialize(logger))
 
     def _runtime(self, runtime: Any) -> Any:
         real = runtime.deserialize_cuda_engine
@@ -79,7 +75,7 @@ class Kernels:
 
     def load(self, path: Path | None) -> TensorRTEngine:
         return TensorRTEngine(
-            b"plan", flavour=self.flavour, driver=FakeDriver(self.gpu), kernel_cache=path
+            b"plan", self.library.opened, driver=FakeDriver(self.gpu), kernel_cache=path
         )
 
 
@@ -88,8 +84,8 @@ def sealed(data: bytes) -> bytes:
 
 
 @pytest.fixture
-def kernels(monkeypatch: pytest.MonkeyPatch) -> Kernels:
-    return Kernels(monkeypatch)
+def kernels() -> Kernels:
+    return Kernels()
 
 
 def test_kernels_of_a_shape_are_compiled_before_it_runs(kernels: Kernels) -> None:
@@ -164,8 +160,8 @@ def test_a_library_that_takes_no_cache_is_noted(kernels: Kernels, tmp_path: Path
         )
 
 
-def test_tensorrt_itself_keeps_no_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    Kernels(monkeypatch, "tensorrt-10.13.3.9").load(tmp_path / "kernels.cache").close()
+def test_tensorrt_itself_keeps_no_kernels(tmp_path: Path) -> None:
+    Kernels("tensorrt-10.13.3.9").load(tmp_path / "kernels.cache").close()
     assert list(tmp_path.iterdir()) == []
 
 

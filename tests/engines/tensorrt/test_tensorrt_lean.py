@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from lpx.engines.tensorrt.capabilities import capabilities_of
+from lpx.engines.tensorrt.capabilities import open_runtime
 from lpx.engines.tensorrt.cuda import choose as cuda
-from lpx.engines.tensorrt.library import load_runtime, runtime_available
+from lpx.engines.tensorrt.library import runtime_available
 from lpx.engines.tensorrt.runtime import TensorRTEngine
 from lpx.errors import LpxError
 
@@ -26,12 +26,12 @@ LOAD = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from tensorrt_fakes import FakeDriver, FakeGpu
-from lpx.engines.tensorrt import TensorRTEngine
+from lpx.engines.tensorrt import TensorRTEngine, open_runtime
 from lpx.errors import LpxError
 try:
     TensorRTEngine(
-        b"plan" * 100, flavour="tensorrt", driver=FakeDriver(FakeGpu()), version_compatible=True,
-        allow_host_code=True, dla_core=0,
+        b"plan" * 100, open_runtime("tensorrt", version_compatible=True),
+        driver=FakeDriver(FakeGpu()), allow_host_code=True, dla_core=0,
     )
 except LpxError as error:
     print(error)
@@ -40,7 +40,7 @@ print("alive")
 
 
 def test_its_capabilities_are_read() -> None:
-    capabilities = capabilities_of(load_runtime("tensorrt"), "tensorrt")
+    capabilities = open_runtime("tensorrt", version_compatible=True).capabilities
     assert not capabilities.inspector
     assert not capabilities.debug_tensors
     assert capabilities.profile_sharing
@@ -65,7 +65,9 @@ def test_on_a_gpu_it_starts_and_refuses_what_is_no_plan(allow: bool) -> None:
         pytest.skip(reason)
     with pytest.raises(LpxError, match="the plan does not load") as caught:
         TensorRTEngine(
-            b"plan" * 100, flavour="tensorrt", version_compatible=True, allow_host_code=allow
+            b"plan" * 100,
+            open_runtime("tensorrt", version_compatible=True),
+            allow_host_code=allow,
         )
     assert "it is a TRT engine file" in caught.value.why
     assert "this is not a plan of this library" in caught.value.fix

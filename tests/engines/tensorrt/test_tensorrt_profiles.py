@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lpx.engines.tensorrt.profiles import chunks
-from lpx.engines.tensorrt.request import BatchRange
+from lpx.engines.tensorrt_options import BatchRange
 
 ranges = st.tuples(*[st.integers(1, 40)] * 3).map(lambda sizes: BatchRange(*sorted(sizes)))
 

@@ -11,7 +11,7 @@ KNOWN = [
         "IRuntime::deserializeCudaEngine: Error Code 3: API Usage Error (Cannot deserialize engine "
         "with lean runtime since IRuntime::getEngineHostCodeAllowed() is false. In "
         "deserializeCudaEngineEx at /_src/runtime/dispatch/runtime.cpp:300)",
-        "--allow-host-code",
+        "`allow_host_code=True`",
     ),
     ("CUDA initialization failure with error: 35. Please check your CUDA installation", "driver"),
     (
@@ -39,12 +39,12 @@ KNOWN = [
         "The engine cannot run on this GPU, which has compute capability 9.0. Supported compute "
         "capabilities: 8.0. TensorRT-RTX does not support this compute capability, so the engine "
         "cannot be rebuilt for it.",
-        "--target tensorrt, onnxruntime-cuda or onnxruntime",
+        "target on this GPU: tensorrt, onnxruntime-cuda or onnxruntime",
     ),
     (
         "IRuntime::deserializeCudaEngine: Error Code 1: Internal Error (Unexpected call to stub "
         "loadRunner for ReformatRunner.)",
-        "--version-compatible",
+        "`version_compatible=True`",
     ),
     ("emitting debug tensors is not supported in the lean runtime", "the whole TensorRT"),
     ("Runtime load failed: could not create lean runtime", "TMPDIR"),

@@ -35,7 +35,6 @@ WITH_DEBUG_TENSORS = tuple(release for release in RELEASES if "8.6" not in relea
 class Bench:
     """A watched plan with the fakes around it."""
 
-    monkeypatch: pytest.MonkeyPatch
     release: str = "tensorrt-10.3.0"
     hidden: dict[str, Hidden] = field(default_factory=lambda: {"relu": Hidden()})
     names: tuple[str, ...] = ("relu", "fused")
@@ -62,11 +61,10 @@ class Bench:
             refuses=self.refuses,
             before=lambda name: self.before(name),
         )
-        self.monkeypatch.setattr("lpx.engines.tensorrt.tensors.load", lambda _: self.library)
 
     def load(self) -> TensorRTTensors:
-        flavour = "tensorrt-rtx" if "rtx" in self.release else "tensorrt"
-        return TensorRTTensors(b"plan", flavour=flavour, names=self.names, driver=self.driver)
+        library = self.library.opened
+        return TensorRTTensors(b"plan", library, names=self.names, driver=self.driver)
 
 
 def faces_of(count: int, seed: int = 0) -> np.ndarray:
@@ -75,10 +73,8 @@ def faces_of(count: int, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("release", RELEASES)
 @pytest.mark.parametrize("spans", [((1, 4, 8),), ((4, 4, 4),), ((1, 1, 1), (8, 8, 8))])
-def test_every_release_hands_tensors_out(
-    monkeypatch: pytest.MonkeyPatch, release: str, spans: Any
-) -> None:
-    bench = Bench(monkeypatch, release, spans=spans)
+def test_every_release_hands_tensors_out(release: str, spans: Any) -> None:
+    bench = Bench(release, spans=spans)
     with closing(bench.load()) as tensors:
         for seed, count in enumerate((3, 1, 8, 21)):
             faces = faces_of(count, seed)
@@ -94,11 +90,9 @@ def test_every_release_hands_tensors_out(
 
 @pytest.mark.parametrize("release", ["tensorrt-8.6.1", "tensorrt-11.4.0.106"])
 @pytest.mark.parametrize("seed", range(4))
-def test_tensors_are_right_however_streams_get_ahead(
-    monkeypatch: pytest.MonkeyPatch, release: str, seed: int
-) -> None:
+def test_tensors_are_right_however_streams_get_ahead(release: str, seed: int) -> None:
     hidden = {"relu": Hidden(), "fused": Hidden("HALF", 0.25)}
-    bench = Bench(monkeypatch, release, hidden, spans=((1, 2, 3), (5, 5, 5)), seed=seed)
+    bench = Bench(release, hidden, spans=((1, 2, 3), (5, 5, 5)), seed=seed)
     with closing(bench.load()) as tensors:
         for count in (1, 7, 7, 12):
             faces = faces_of(count, count)
@@ -111,10 +105,8 @@ def test_tensors_are_right_however_streams_get_ahead(
 
 @pytest.mark.parametrize("call", ["malloc", "pinned", "to_device", "to_host", "synchronize"])
 @pytest.mark.parametrize("release", ["tensorrt-8.6.1", "tensorrt-11.4.0.106"])
-def test_a_failure_releases_nothing_that_is_in_use(
-    monkeypatch: pytest.MonkeyPatch, release: str, call: str
-) -> None:
-    bench = Bench(monkeypatch, release)
+def test_a_failure_releases_nothing_that_is_in_use(release: str, call: str) -> None:
+    bench = Bench(release)
     tensors = bench.load()
     calls = [0]
     log = bench.driver._log
@@ -124,7 +116,7 @@ def test_a_failure_releases_nothing_that_is_in_use(
         bench.driver.failing = (call,) if calls[0] == 2 else ()
         log(name, *details)
 
-    monkeypatch.setattr(bench.driver, "_log", failing_later)
+    bench.driver._log = failing_later
     with pytest.raises(LpxError, match=call):
         tensors.run(faces_of(20))
     faces = faces_of(3)
@@ -136,8 +128,8 @@ def test_a_failure_releases_nothing_that_is_in_use(
 @pytest.mark.parametrize(
     "call", ["set_optimization_profile_async", "set_input_shape", "execute_async_v3"]
 )
-def test_a_refused_run_gives_tensorrts_reason(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    bench = Bench(monkeypatch)
+def test_a_refused_run_gives_tensorrts_reason(call: str) -> None:
+    bench = Bench()
     tensors = bench.load()
     bench.refuses[call] = "Error Code 2: OutOfMemory"
     with pytest.raises(LpxError, match="TensorRT refused") as caught:
@@ -148,30 +140,28 @@ def test_a_refused_run_gives_tensorrts_reason(monkeypatch: pytest.MonkeyPatch, c
 
 
 @pytest.mark.parametrize("release", ["tensorrt-8.6.1", "tensorrt-11.4.0.106"])
-def test_float16_becomes_float32(monkeypatch: pytest.MonkeyPatch, release: str) -> None:
-    bench = Bench(monkeypatch, release, {"relu": Hidden("HALF", 0.1)})
+def test_float16_becomes_float32(release: str) -> None:
+    bench = Bench(release, {"relu": Hidden("HALF", 0.1)})
     faces = faces_of(4)
     found = bench.load().run(faces)["relu"]
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, (faces * 0.1).astype(np.float16))
 
 
-def test_a_tensor_in_host_memory_is_read_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = Bench(monkeypatch, hidden={"relu": Hidden("HALF", host=True)})
+def test_a_tensor_in_host_memory_is_read_there() -> None:
+    bench = Bench(hidden={"relu": Hidden("HALF", host=True)})
     faces = faces_of(2)
     np.testing.assert_array_equal(bench.load().run(faces)["relu"], np.float32(0.5) * faces)
 
 
-def test_what_was_not_asked_for_or_holds_no_values_is_left_out(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_was_not_asked_for_or_holds_no_values_is_left_out() -> None:
     hidden = {"other": Hidden(), "relu": Hidden("INT8", 0.1), "fused": Hidden()}
-    found = Bench(monkeypatch, hidden=hidden).load().run(faces_of(2))
+    found = Bench(hidden=hidden).load().run(faces_of(2))
     assert set(found) == {"score", "patch_map", "fused"}
 
 
-def test_tensors_of_the_run_before_do_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = Bench(monkeypatch, hidden={"relu": Hidden(), "fused": Hidden()})
+def test_tensors_of_the_run_before_do_not_come_back() -> None:
+    bench = Bench(hidden={"relu": Hidden(), "fused": Hidden()})
     tensors = bench.load()
     assert {"relu", "fused"} <= set(tensors.run(faces_of(2)))
     del bench.hidden["fused"]
@@ -179,17 +169,15 @@ def test_tensors_of_the_run_before_do_not_come_back(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("struck", [KeyboardInterrupt(), MemoryError("host"), LpxError("said")])
-def test_what_strikes_in_the_callback_is_raised_behind_the_run(
-    monkeypatch: pytest.MonkeyPatch, struck: BaseException
-) -> None:
-    bench = Bench(monkeypatch, hidden={"relu": Hidden(), "fused": Hidden()})
+def test_what_strikes_in_the_callback_is_raised_behind_the_run(struck: BaseException) -> None:
+    bench = Bench(hidden={"relu": Hidden(), "fused": Hidden()})
     tensors, copied = bench.load(), []
 
     def synchronize_device() -> None:
         copied.append(1)
         raise struck
 
-    monkeypatch.setattr(bench.driver, "synchronize_device", synchronize_device)
+    bench.driver.synchronize_device = synchronize_device
     with pytest.raises(type(struck)) as caught:
         tensors.run(faces_of(2))
     assert caught.value is struck
@@ -198,10 +186,8 @@ def test_what_strikes_in_the_callback_is_raised_behind_the_run(
     assert set(bench.driver.live.values()) == {0}
 
 
-def test_cuda_lost_in_the_callback_is_said_and_every_release_tried(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    bench = Bench(monkeypatch)
+def test_cuda_lost_in_the_callback_is_said_and_every_release_tried() -> None:
+    bench = Bench()
     tensors = bench.load()
     bench.before = lambda name: setattr(bench.driver, "lost", True)
     with pytest.raises(CudaLostError, match="synchronize_device failed: cudaErrorIllegalAddress"):
@@ -212,10 +198,8 @@ def test_cuda_lost_in_the_callback_is_said_and_every_release_tried(
     assert tried.count("destroy_stream") == 1
 
 
-def test_a_failed_run_leaves_nothing_held_and_the_next_one_runs(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    bench = Bench(monkeypatch)
+def test_a_failed_run_leaves_nothing_held_and_the_next_one_runs() -> None:
+    bench = Bench()
     tensors = bench.load()
     bench.driver.failing = ("to_host",)
     with pytest.raises(LpxError, match="to_host"):
@@ -225,18 +209,16 @@ def test_a_failed_run_leaves_nothing_held_and_the_next_one_runs(
     assert "relu" in tensors.run(faces_of(2))
 
 
-def test_a_refused_listener_is_an_error_that_releases_the_stream(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    bench = Bench(monkeypatch, refuses={"set_debug_listener": "said so"})
+def test_a_refused_listener_is_an_error_that_releases_the_stream() -> None:
+    bench = Bench(refuses={"set_debug_listener": "said so"})
     with pytest.raises(LpxError, match="refused a listener for debug tensors") as caught:
         bench.load()
     assert caught.value.why == "said so"
     assert set(bench.driver.live.values()) == {0}
 
 
-def test_an_output_of_a_type_without_values_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = Bench(monkeypatch, "tensorrt-8.6.1", {"relu": Hidden("INT8", 0.1)})
+def test_an_output_of_a_type_without_values_is_refused() -> None:
+    bench = Bench("tensorrt-8.6.1", {"relu": Hidden("INT8", 0.1)})
     with pytest.raises(LpxError, match="the plan gives relu as"):
         bench.load().run(faces_of(2))
     assert bench.gpu.memory == {}
@@ -252,13 +234,8 @@ def watching(release: str, precision: str = "fp16") -> Workshop:
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_a_build_marks_the_tensors_that_it_is_asked_for(
-    monkeypatch: pytest.MonkeyPatch, release: str
-) -> None:
+def test_a_build_marks_the_tensors_that_it_is_asked_for(release: str) -> None:
     workshop = watching(release)
-    monkeypatch.setattr(
-        "lpx.engines.tensorrt.building.build.load", lambda flavour: workshop.library
-    )
     workshop.build(watch=("relu", "relu_1", "score", "nowhere"))
     debug = workshop.library.named("INetworkDefinition.mark_debug")
     outputs = workshop.library.named("INetworkDefinition.mark_output")
@@ -267,20 +244,14 @@ def test_a_build_marks_the_tensors_that_it_is_asked_for(
     assert none == []
 
 
-def test_a_build_that_is_not_watched_marks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_that_is_not_watched_marks_nothing() -> None:
     workshop = watching("tensorrt-10.3.0")
-    monkeypatch.setattr(
-        "lpx.engines.tensorrt.building.build.load", lambda flavour: workshop.library
-    )
     workshop.build()
     assert workshop.library.named("INetworkDefinition.mark_") == []
 
 
-def test_a_watched_plan_may_have_lost_its_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_watched_plan_may_have_lost_its_precision() -> None:
     workshop = watching("tensorrt-10.3.0", "fp32")
-    monkeypatch.setattr(
-        "lpx.engines.tensorrt.building.build.load", lambda flavour: workshop.library
-    )
     with pytest.raises(NotAsAskedError):
         workshop.build(precision="fp16")
     layers = workshop.build(precision="fp16", watch=("relu",)).layers

@@ -12,39 +12,20 @@ import pytest
 
 from lpx import Workspace
 from lpx.calibration.scales import load_scales
-from lpx.engines import makers
 from lpx.engines.build import build_engine
-from lpx.engines.manifest import EngineManifest
+from lpx.engines.manifest import EngineManifest, read_manifest
 from lpx.engines.request import BuildRequest
-from lpx.engines.tensorrt import BatchRange, Plan, build_plan
-from lpx.engines.tensorrt.building import build as builder
+from lpx.engines.targets import ResolvedTarget
+from lpx.engines.tensorrt import PlanRequest, build_plan, open_library
+from lpx.engines.tensorrt.building import plan as builder
 from lpx.engines.tensorrt.library import available
-from lpx.layerwise import rebuild
-from lpx.layerwise.rebuild import build_watched, open_watched
+from lpx.engines.tensorrt_options import BatchRange, TensorRTOptions
+from lpx.layerwise.rebuild import build_watched, watched_request
 from lpx.machine.machine import Machine, read_machine
 
 USABLE, REASON = available("tensorrt-rtx")
 rtx = pytest.mark.skipif(not USABLE, reason=REASON)
 NAMES = ("hardtanh", "add_228")
-
-
-class Recorded:
-    """Stands for `build_plan`: takes down what it is asked, and gives a plan of a few bytes."""
-
-    def __init__(self) -> None:
-        self.asked: list[dict[str, Any]] = []
-
-    def __call__(self, graph: bytes, **options: Any) -> Plan:
-        self.asked.append({"graph": graph, **options})
-        return Plan(b"plan", options["flavour"], "1.7.1", None, b"cache", ())
-
-
-@pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
-    found = Recorded()
-    monkeypatch.setattr(makers, "build_plan", found)
-    monkeypatch.setattr(rebuild, "build_plan", found)
-    return found
 
 
 def engine(
@@ -56,7 +37,10 @@ def engine(
     scales = load_scales(built.scales, hashlib.sha256(model.data).hexdigest())
     request = replace(request, scales=scales, method=scales.method or "max")
     machine: Machine = read_machine()
-    return build_engine(model.data, model.card, request, folder, machine, None, caches)
+    target = ResolvedTarget(request.target, library=open_library("tensorrt-rtx"))
+    return build_engine(
+        model.data, model.card, request, target, folder, machine, timing_caches=caches
+    )
 
 
 @rtx
@@ -71,24 +55,23 @@ def engine(
 )
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_the_same_is_asked_again_and_the_tensors(
-    built: Workspace, tmp_path: Path, recorded: Recorded, options: dict[str, Any], precision: Any
+    built: Workspace, tmp_path: Path, options: dict[str, Any], precision: Any
 ) -> None:
-    manifest = engine(built, BuildRequest("tensorrt-rtx", precision, **options), tmp_path)
+    request = BuildRequest("tensorrt-rtx", precision, tensorrt=TensorRTOptions(**options))
+    manifest = engine(built, request, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    build_watched(tmp_path, manifest, NAMES, tmp_path / "nowhere")
-    first, again = recorded.asked
-    assert again.pop("watch") == NAMES
-    assert first.pop("frozen_timing_cache") is False
+    again = watched_request(tmp_path, read_manifest(tmp_path), NAMES, tmp_path / "nowhere")
+    assert again.onnx_model == (tmp_path / "graph.onnx").read_bytes()
+    assert (again.precision, again.watch) == (manifest.precision, NAMES)
     # One static batch is the range of just that batch.
-    for asked in (first, again):
-        asked["batches"] = builder.Request("", "fp16", asked["batches"], "").spans()  # type: ignore[arg-type]
-    assert again == first
+    assert again.options.profiles == request.tensorrt.profiles
+    assert replace(again.options, batches=request.tensorrt.batches) == request.tensorrt
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("there", [True, False])
 def test_the_timing_cache_and_the_calibration_cache_are_taken(
-    built: Workspace, tmp_path: Path, recorded: Recorded, there: bool
+    built: Workspace, tmp_path: Path, there: bool
 ) -> None:
     graph = (built.engines / "onnxruntime-int8" / "engine.onnx").read_bytes()
     (tmp_path / "graph.onnx").write_bytes(graph)
@@ -97,6 +80,15 @@ def test_the_timing_cache_and_the_calibration_cache_are_taken(
     caches.mkdir()
     if there:
         (caches / "a.timing").write_bytes(b"times")
+    asked = TensorRTOptions(
+        batches=(1, 8),
+        workspace_mib=32,
+        optimisation_level=4,
+        version_compatible=True,
+        dla_core=0,
+        frozen_timing_cache=True,
+        builds=3,
+    )
     manifest = EngineManifest(
         name="tensorrt-int8-dla0",
         target="tensorrt",
@@ -107,48 +99,18 @@ def test_the_timing_cache_and_the_calibration_cache_are_taken(
         model_sha256="",
         card={},
         options={
-            "profiles": [
-                {"minimum": 1, "optimum": 1, "maximum": 1},
-                {"minimum": 8, "optimum": 8, "maximum": 8},
-            ],
-            "workspace_mib": 32,
-            "optimisation_level": 4,
-            "version_compatible": True,
-            "hardware_compatible": False,
-            "dla_core": 0,
-            "timing_cache": {"file": "a.timing", "frozen": True},
+            "tensorrt": asked.to_dict(),
+            "timing_cache": {"file": "a.timing"},
+            "tf32": False,
         },
     )
-    build_watched(tmp_path, manifest, NAMES, caches)
-    (asked,) = recorded.asked
-    assert asked["graph"] == graph
-    assert asked["batches"] == (1, 8)
-    assert asked["calibration_cache"] == b"scales"
-    assert asked["timing_cache"] == (b"times" if there else None)
-    assert (asked["dla_core"], asked["version_compatible"]) == (0, True)
-    assert not asked.get("frozen_timing_cache"), "what is watched has layers of its own"
+    request = watched_request(tmp_path, manifest, NAMES, caches)
+    assert request.onnx_model == graph
+    assert request.calibration_cache == b"scales"
+    assert request.timing_cache == (b"times" if there else None)
+    # A watched plan has other layers, and TF32 is as it was used.
+    assert request.options == replace(asked, frozen_timing_cache=False, builds=1, tf32=False)
     assert [path.name for path in caches.iterdir()] == ["a.timing"] * there
-
-
-def test_a_watched_plan_is_loaded_as_its_engine_is(
-    monkeypatch: pytest.MonkeyPatch, recorded: Recorded
-) -> None:
-    loaded: list[Any] = []
-    monkeypatch.setattr(rebuild, "TensorRTTensors", lambda plan, **how: loaded.append((plan, how)))
-    manifest = EngineManifest(
-        name="",
-        target="tensorrt",
-        precision="int8",
-        file="",
-        dialect="",
-        engine_sha256="",
-        model_sha256="",
-        card={},
-        options={"version_compatible": True, "dla_core": 1},
-    )
-    open_watched(recorded(b"", flavour="tensorrt"), manifest, NAMES)
-    how = {"flavour": "tensorrt", "names": NAMES, "allow_host_code": True, "dla_core": 1}
-    assert loaded == [(b"plan", how)]
 
 
 @rtx
@@ -177,9 +139,7 @@ def test_every_layer_of_the_demo_model_is_marked_and_no_fusion_lost(
     outputs = {"score", "patch_map"}
     assert marked | outputs == {*names} | outputs
     assert len(marked) > 20
-    unwatched = build_plan(
-        graph, flavour="tensorrt-rtx", precision=precision, batches=BatchRange(1, 8, 32)
-    )
+    unwatched = build_plan(PlanRequest(graph, precision), open_library("tensorrt-rtx"))
     assert plan.layers is not None
     assert unwatched.layers is not None
     assert len(plan.layers.rows) == len(unwatched.layers.rows)

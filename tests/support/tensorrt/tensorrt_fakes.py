@@ -18,6 +18,9 @@ import numpy as np
 from cuda_fakes import ALIGNMENT, COMPUTE_MS, FakeDriver, FakeGpu, MisuseError, Stream, Work
 from tensorrt_surfaces import surface, version
 
+from lpx.engines.tensorrt.capabilities import TensorRTLibrary, capabilities_of
+from lpx.engines.tensorrt.library import Flavour
+
 __all__ = ["FakeDriver", "FakeGpu", "MisuseError"]
 
 SIZE = 4
@@ -67,6 +70,12 @@ class FakeLibrary(ModuleType):
         self.one_context_a_profile = "tensorrt-8" in release
         for kind, members in surface(release).items():
             setattr(self, kind, _stand_in(kind, members))
+
+    @property
+    def opened(self) -> TensorRTLibrary:
+        """The library as lpx passes it on."""
+        flavour: Flavour = "tensorrt-rtx" if "rtx" in self.release else "tensorrt"
+        return TensorRTLibrary(self, capabilities_of(self, flavour))
 
     def named(self, prefix: str) -> list[tuple[Any, ...]]:
         """The calls whose name begins so."""

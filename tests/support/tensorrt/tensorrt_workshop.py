@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 
 from tensorrt_fakes import FakeLibrary, Spy
 from tensorrt_nets import one_convolution
 
-from lpx.engines.tensorrt.building.build import Plan, build_plan
-from lpx.engines.tensorrt.request import BatchRange
+from lpx.engines.tensorrt.building.plan import Plan, build_plan
+from lpx.engines.tensorrt.building.plan_request import PlanRequest
+from lpx.engines.tensorrt.library import Flavour
+from lpx.engines.tensorrt_options import BatchRange, TensorRTOptions
 
 MODEL = one_convolution()
 MIB = 1 << 20
@@ -135,8 +138,10 @@ class Workshop:
 
     def __init__(self, release: str, precision: str = "fp16") -> None:
         self.library = FakeLibrary(release)
-        self.flavour = "tensorrt-rtx" if "rtx" in release else "tensorrt"
+        self.flavour: Flavour = "tensorrt-rtx" if "rtx" in release else "tensorrt"
         self.precision = precision
+        self.model = MODEL
+        self.build_log = _build_log(precision)
         self.refused_gpus: set[str] = set()
         self.outcomes: list[Callable[[Any], bytes | None]] = []
         self.errors: list[Spy] = []
@@ -165,13 +170,13 @@ class Workshop:
     def configs(self) -> list[Spy]:
         return [configuration.spy for configuration in self.configurations]
 
-    def build(self, **options: Any) -> Plan:
-        defaults: dict[str, Any] = {
-            "flavour": self.flavour,
-            "precision": self.precision,
-            "batches": BatchRange(1, 4, 8),
-        }
-        return build_plan(MODEL, **(defaults | options))
+    def build(self, **given: Any) -> Plan:
+        """Build a plan; takes fields of `TensorRTOptions` and of `PlanRequest`, and progress."""
+        progress = given.pop("progress", None)
+        names = {field.name for field in fields(TensorRTOptions)} & given.keys()
+        options = {"batches": BatchRange(1, 4, 8)} | {name: given.pop(name) for name in names}
+        request = {"precision": self.precision, "options": TensorRTOptions(**options)} | given
+        return build_plan(PlanRequest(self.model, **request), self.library.opened, progress)
 
     def set(self, name: str) -> list[Any]:
         """The values that a member of the builder configuration was set to."""
@@ -252,7 +257,7 @@ class Workshop:
         if data is not None and not self.configurations[-1].timed(self.kernels):
             return None
         if data is not None and self.flavour == "tensorrt-rtx":
-            self.say("VERBOSE", _build_log(self.precision))
+            self.say("VERBOSE", self.build_log)
         return data
 
     def say(self, severity: str, message: str) -> None:

@@ -35,7 +35,8 @@ from lpx.bench.report.document.entries import (
 )
 from lpx.data.face_sets.face_set import Skipped
 from lpx.engines.base import DeviceMemory
-from lpx.engines.manifest import MAX_BATCH, Precision
+from lpx.engines.manifest import Precision
+from lpx.engines.tensorrt_options import MAX_BATCH
 from lpx.metrics import (
     DetectionMetrics,
     Flips,

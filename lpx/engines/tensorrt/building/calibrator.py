@@ -1,4 +1,4 @@
-"""Hand a ready calibration cache to the releases that still take one."""
+"""Pass a calibration cache to the releases that still take one."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 
 def calibrator_for(trt: Any, cache: bytes) -> Any:
-    """A calibrator that reads nothing but a cache, so that no face is run here.
+    """Make a calibrator that only reads a cache, so that no face is run here.
 
-    It must live as long as the build.
+    Keep it as long as the build runs: TensorRT holds no reference to it.
 
     Args:
         trt: A library with the calibrator classes (up to 10).

@@ -1,17 +1,18 @@
-"""ONNX bytes to a TensorRT network with its profiles."""
+"""Make a TensorRT network with its profiles from an ONNX model."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from typing import Any
 
+from lpx.engines.tensorrt.building.plan_request import PlanRequest
 from lpx.engines.tensorrt.capabilities import Capabilities
-from lpx.engines.tensorrt.request import BatchRange, Request
+from lpx.engines.tensorrt_options import BatchRange, TensorRTOptions
 from lpx.errors import LpxError
 
 
-def create_network(trt: Any, builder: Any, capabilities: Capabilities, request: Request) -> Any:
-    """An empty network of the typing that the request and the release ask for."""
+def create_network(trt: Any, builder: Any, capabilities: Capabilities, request: PlanRequest) -> Any:
+    """Create an empty network of the typing that the request and the release ask for."""
     strongly_typed = request.strongly_typed(capabilities)
     flags = 0
     if capabilities.explicit_batch_flag:
@@ -55,7 +56,8 @@ def _node_by_index(model: bytes, index: int) -> str:
 
     try:
         node = onnx.load_from_string(model).graph.node[index]
-    except Exception:  # whatever is wrong with the bytes, the parser's own message tells it
+    except Exception:
+        # Whatever is wrong with the bytes, the parser's own message says it.
         return f"node {index}"
     return f"node {node.name!r} ({node.op_type})"
 
@@ -65,7 +67,7 @@ def _without_noise(text: str) -> str:
 
 
 def find_input(network: Any, name: str) -> Any:
-    """The network's input tensor of that name.
+    """Return the network's input tensor of a name.
 
     Raises:
         LpxError: There is none, or a size other than the batch is not fixed.
@@ -84,18 +86,18 @@ def find_input(network: Any, name: str) -> Any:
     raise LpxError(f"the ONNX model has no input {name!r}", why=f"its inputs are {have}")
 
 
-def add_profiles(builder: Any, config: Any, tensor: Any, request: Request) -> None:
+def add_profiles(builder: Any, config: Any, tensor: Any, options: TensorRTOptions) -> None:
     """Give the builder configuration a profile for each batch range asked.
 
     Raises:
         LpxError: The model's batch is fixed, and another one is asked; or TensorRT refuses.
     """
     batch, *face = tuple(tensor.shape)
-    spans = request.spans()
+    spans = options.profiles
     if batch != -1:
         if spans != (BatchRange(batch, batch, batch),):
             raise LpxError(
-                f"batch sizes {request.batches} asked of a model with a fixed batch of {batch}",
+                f"batch sizes {_sizes(spans)} asked of a model with a fixed batch of {batch}",
                 fix=f"ask for batch {batch}, or export the model with a dynamic batch",
             )
         return
@@ -105,15 +107,26 @@ def add_profiles(builder: Any, config: Any, tensor: Any, request: Request) -> No
         try:
             profile.set_shape(tensor.name, *((size, *face) for size in sizes))
         except RuntimeError as error:
-            raise LpxError(f"TensorRT refused batch sizes {request.batches}", str(error)) from error
+            raise LpxError(f"TensorRT refused batch sizes {_sizes(spans)}", str(error)) from error
         if config.add_optimization_profile(profile) < 0:
             raise LpxError(
-                f"TensorRT refused batch sizes {request.batches}", "their profile is not valid"
+                f"TensorRT refused batch sizes {_sizes(spans)}", "their profile is not valid"
             )
 
 
+def _sizes(spans: tuple[BatchRange, ...]) -> str:
+    """Return batch sizes as users write them: "1, 8" or "1:8:32"."""
+    texts = []
+    for span in spans:
+        if span.minimum == span.maximum:
+            texts.append(str(span.maximum))
+        else:
+            texts.append(f"{span.minimum}:{span.optimum}:{span.maximum}")
+    return ", ".join(texts)
+
+
 def watch_tensors(network: Any, capabilities: Capabilities, names: Collection[str]) -> None:
-    """Have the plan hand out tensors between its layers, as debug tensors or as outputs.
+    """Mark tensors between the layers as debug tensors, or as outputs, of the plan.
 
     An output must be written to memory, so it stops fusions. A debug tensor need not be where
     nobody listens: TensorRT for RTX 1.7 makes the demo model 36 layers in INT8 and 21 in FP16

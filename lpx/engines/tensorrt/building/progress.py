@@ -7,7 +7,7 @@ from typing import Any
 
 from lpx.engines.tensorrt.logger import Recorder
 
-Progress = Callable[[str, int, int], None]
+PhaseProgress = Callable[[str, int, int], None]
 """Called as (phase, steps done, steps in the phase); phases nest and come in TensorRT's order."""
 
 
@@ -15,8 +15,8 @@ def silent(phase: str, done: int, steps: int) -> None:
     """Report nothing: for a build that is watched only so that Ctrl-C cancels it."""
 
 
-def monitor_for(trt: Any, report: Progress, recorder: Recorder) -> Any:
-    """A progress monitor that passes TensorRT's phases on to `report`.
+def monitor_for(trt: Any, report: PhaseProgress, recorder: Recorder) -> Any:
+    """Make a progress monitor that passes TensorRT's phases on to `report`.
 
     It must live as long as the build. An exception in `report`, Ctrl-C among them, cancels
     the build and is kept in the recorder, as an exception cannot pass through TensorRT.
@@ -28,7 +28,7 @@ def monitor_for(trt: Any, report: Progress, recorder: Recorder) -> Any:
     """
     steps: dict[str, int] = {}
 
-    def tell(phase: str, done: int) -> bool:
+    def show(phase: str, done: int) -> bool:
         try:
             report(phase, done, steps.get(phase, 0))
         except BaseException as interrupt:
@@ -41,13 +41,13 @@ def monitor_for(trt: Any, report: Progress, recorder: Recorder) -> Any:
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             steps[phase_name] = num_steps
-            tell(phase_name, 0)
+            show(phase_name, 0)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            return tell(phase_name, step + 1)
+            return show(phase_name, step + 1)
 
         def phase_finish(self, phase_name: str) -> None:
-            tell(phase_name, steps.get(phase_name, 0))
+            show(phase_name, steps.get(phase_name, 0))
             steps.pop(phase_name, None)
 
     return Monitor()

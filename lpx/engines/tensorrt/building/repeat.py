@@ -10,21 +10,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lpx.engines.tensorrt import BatchRange, Plan, TensorRTEngine
+from lpx.engines.tensorrt.building.plan import Plan
+from lpx.engines.tensorrt.capabilities import TensorRTLibrary
+from lpx.engines.tensorrt.runtime import TensorRTEngine
+from lpx.engines.tensorrt_options import TensorRTOptions
 from lpx.errors import LpxError
 
 _WARM, _TIMED = 10, 50
 
 
 @dataclass(frozen=True)
-class Spread:
-    """What several builds of one request gave.
+class BuildSpread:
+    """Results of several builds of one request.
 
     Attributes:
         seconds: Time of each build.
         sizes: Bytes of each plan.
-        layers: Number of layers of each plan; -1 where TensorRT does not tell.
-        distinct: How many of the plans differ.
+        layers: Number of layers of each plan; -1 if TensorRT does not report them.
+        distinct: Number of different plans.
         latency_ms: Median time of computing the optimum batch with each plan, by CUDA events;
             empty where plans cannot be run.
         kept: Index of the plan that was kept: the one of median latency where that is known,
@@ -41,13 +44,13 @@ class Spread:
 
 def build_repeatedly(
     make: Callable[[], Plan], count: int, measure: Callable[[Plan], float] | None
-) -> tuple[Plan, Spread]:
+) -> tuple[Plan, BuildSpread]:
     """Build `count` times, and keep a typical plan.
 
     Args:
         make: Builds the plan.
-        count: How often, at least 1.
-        measure: Gives a plan's latency in ms; None where plans cannot be run here.
+        count: Number of builds, at least 1.
+        measure: Returns a plan's latency in ms; None if plans cannot be run here.
     """
     plans, seconds = [], []
     for _ in range(count):
@@ -57,7 +60,7 @@ def build_repeatedly(
     latency = tuple(measure(plan) for plan in plans) if measure and count > 1 else ()
     # The lower median: a plan that was built, not the mean of two.
     kept = latency.index(statistics.median_low(latency)) if latency else 0
-    spread = Spread(
+    spread = BuildSpread(
         seconds=tuple(seconds),
         sizes=tuple(len(plan.data) for plan in plans),
         layers=tuple(-1 if plan.layers is None else len(plan.layers.rows) for plan in plans),
@@ -68,20 +71,24 @@ def build_repeatedly(
     return plans[kept], spread
 
 
-def measured(plan: Plan, span: BatchRange, *, allow_host_code: bool, dla_core: int | None) -> float:
-    """Median time of computing the optimum batch of a profile, ms.
+def measure_latency(plan: Plan, library: TensorRTLibrary, options: TensorRTOptions) -> float:
+    """Return the median time to compute the optimum batch of the largest profile, ms.
 
     Raises:
         LpxError: The plan does not load or run here.
     """
     with TensorRTEngine(
-        plan.data, flavour=plan.flavour, allow_host_code=allow_host_code, dla_core=dla_core
+        plan.data,
+        library,
+        # This process has just built it.
+        allow_host_code=options.version_compatible,
+        dla_core=options.dla_core,
     ) as loaded:
-        faces = np.zeros((span.optimum, *loaded.face_shape), np.uint8)
+        faces = np.zeros((options.profiles[-1].optimum, *loaded.face_shape), np.uint8)
         times = []
         for _ in range(_WARM + _TIMED):
             loaded.infer(faces)
             if loaded.last_timing is None:
-                raise LpxError("the engine tells no times")
+                raise LpxError("the engine reports no times")
             times.append(loaded.last_timing.compute_ms)
     return round(statistics.median(times[_WARM:]), 4)

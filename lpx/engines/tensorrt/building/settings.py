@@ -1,23 +1,24 @@
-"""The builder configuration of one attempt at a build."""
+"""Make the builder configuration of one attempt at a build."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+from lpx.engines.tensorrt.building.plan_request import PlanRequest
 from lpx.engines.tensorrt.capabilities import Capabilities
 from lpx.engines.tensorrt.logger import Recorder
-from lpx.engines.tensorrt.request import Request
+from lpx.engines.tensorrt_options import TensorRTOptions
 from lpx.errors import LpxError
 
 MIB = 1 << 20
+# In every message with which TensorRT passes over a timing cache.
 _OF_THE_CACHE = "timing cache"
-"""In every message with which TensorRT passes over a timing cache."""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much memory and search a build may use; None leaves TensorRT's default.
+    """Limits of memory and search for a build; None leaves TensorRT's default.
 
     Attributes:
         workspace_bytes: Cap on the memory that a layer's kernel may use besides its tensors.
@@ -29,38 +30,39 @@ class Effort:
 
 
 def make_config(
-    trt: Any, builder: Any, capabilities: Capabilities, request: Request, effort: Effort
+    trt: Any, builder: Any, capabilities: Capabilities, request: PlanRequest, effort: Effort
 ) -> Any:
-    """A builder configuration of a request, without its profiles, timing cache and callbacks."""
+    """Make a builder configuration, without its profiles, timing cache and callbacks."""
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or no precision per layer
     if effort.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, effort.workspace_bytes)
     if effort.level is not None:
         config.builder_optimization_level = effort.level
-    if not request.tf32:
+    if not request.options.tf32:
         config.clear_flag(trt.BuilderFlag.TF32)  # on by default, in all releases
     if not request.strongly_typed(capabilities):
         _set_precision(trt, config, capabilities, request)
-    _set_reach(trt, config, capabilities, request)
-    if capabilities.set_compute_capability and request.compute_capabilities:
-        _set_compute_capabilities(trt, config, request.compute_capabilities)
-    if request.dla_core is not None:
-        _set_dla(trt, builder, config, request.dla_core, request.spans()[-1].maximum)
-    if capabilities.error_on_timing_cache_miss and request.frozen_timing_cache:
+    _set_reach(trt, config, capabilities, request.options)
+    if capabilities.set_compute_capability and request.options.gpus:
+        _set_compute_capabilities(trt, config, request.options.gpus)
+    if request.options.dla_core is not None:
+        largest = request.options.profiles[-1].maximum
+        _set_dla(trt, builder, config, request.options.dla_core, largest)
+    if capabilities.error_on_timing_cache_miss and request.options.frozen_timing_cache:
         config.set_flag(trt.BuilderFlag.ERROR_ON_TIMING_CACHE_MISS)
     return config
 
 
 def effort_used(trt: Any, config: Any) -> Effort:
-    """What a configuration allows, TensorRT's defaults filled in."""
+    """Return the limits of a configuration, with TensorRT's defaults."""
     return Effort(
         workspace_bytes=config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
         level=config.builder_optimization_level,
     )
 
 
-def set_timing_cache(config: Any, request: Request, recorder: Recorder) -> bool:
+def set_timing_cache(config: Any, request: PlanRequest, recorder: Recorder) -> bool:
     """Give a configuration the timing cache of a request, or an empty one for the build to fill.
 
     TensorRT keeps the times that a build takes only in a cache that was set before.
@@ -79,12 +81,12 @@ def set_timing_cache(config: Any, request: Request, recorder: Recorder) -> bool:
     start = len(recorder.messages)
     if request.timing_cache and _takes(config, request.timing_cache, recorder, start):
         return True
-    if request.frozen_timing_cache:
+    if request.options.frozen_timing_cache:
         said = "; ".join(recorder.said("error", "warning", start=start))
         raise LpxError(
             "TensorRT does not use the timing cache",
             why=said or ("it is of another GPU" if request.timing_cache else "it is empty"),
-            fix="build once without --frozen-timing-cache, which fills it",
+            fix="build once without `frozen_timing_cache`, which fills it",
         )
     if request.timing_cache:
         recorder.note("the timing cache is damaged, or of another GPU: all kernels are timed again")
@@ -104,26 +106,26 @@ def _takes(config: Any, data: bytes, recorder: Recorder, start: int) -> bool:
 
 
 def timing_cache_of(config: Any, capabilities: Capabilities) -> bytes | None:
-    """The timing cache after a build, serialized; None where the release has none."""
+    """Return the timing cache after a build, serialized; None if the release has none."""
     if not capabilities.timing_cache:
         return None
     cache = config.get_timing_cache()
     return None if cache is None else bytes(cache.serialize())
 
 
-def _set_precision(trt: Any, config: Any, capabilities: Capabilities, request: Request) -> None:
-    """Weakly typed networks: what TensorRT may use beside FP32."""
+def _set_precision(trt: Any, config: Any, capabilities: Capabilities, request: PlanRequest) -> None:
+    """Allow precisions beside FP32, which weakly typed networks need."""
     if capabilities.fp16_flag and request.precision in ("fp16", "int8"):
         config.set_flag(trt.BuilderFlag.FP16)
     if capabilities.int8_flag and request.precision == "int8":
         config.set_flag(trt.BuilderFlag.INT8)
 
 
-def _set_reach(trt: Any, config: Any, capabilities: Capabilities, request: Request) -> None:
-    """Where the plan runs besides this release on this GPU."""
-    if capabilities.version_compatible and request.version_compatible:
+def _set_reach(trt: Any, config: Any, capabilities: Capabilities, options: TensorRTOptions) -> None:
+    """Let the plan run on other releases and GPUs."""
+    if capabilities.version_compatible and options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-    if capabilities.hardware_compatibility and request.hardware_compatible:
+    if capabilities.hardware_compatibility and options.hardware_compatible:
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
 
 
@@ -145,12 +147,12 @@ def _set_compute_capabilities(trt: Any, config: Any, asked: tuple[str, ...]) -> 
         if config.set_compute_capability(known[text], index) is False:
             raise LpxError(
                 f"TensorRT for RTX does not build for compute capability {text} here",
-                fix="name other GPUs with --compute-capability",
+                fix="use other GPUs in `compute_capabilities`",
             )
 
 
 def _dotted(name: str) -> str:
-    """As users write it: SM89 is "8.9", SM120 is "12.0"."""
+    """Return a capability as users write it: SM89 is "8.9", SM120 is "12.0"."""
     digits = name.removeprefix("SM")
     return f"{digits[:-1]}.{digits[-1]}"
 

@@ -1,4 +1,4 @@
-"""Where TensorRT's timing cache lies between builds.
+"""Keep TensorRT's timing cache between builds.
 
 It holds how long each kernel took on this GPU, and saves the next build the measuring. TensorRT
 refuses one of another release or device; on a Jetson times hold for one power mode too. So each of
@@ -16,10 +16,10 @@ from lpx.machine.machine import Machine
 
 
 def timing_cache_path(folder: Path, version: str, machine: Machine) -> Path:
-    """The file for a TensorRT release on this machine's GPU in its power mode.
+    """Return the file for a TensorRT release on this machine's GPU in its power mode.
 
     Args:
-        folder: Where timing caches lie.
+        folder: Folder of the timing caches.
         version: TensorRT's, as "10.13.3.9".
         machine: The machine at hand.
     """
@@ -30,11 +30,11 @@ def timing_cache_path(folder: Path, version: str, machine: Machine) -> Path:
 
 
 def read_timing_cache(path: Path, *, frozen: bool) -> bytes | None:
-    """An earlier build's timing cache; None where there is none.
+    """Read an earlier build's timing cache; None if there is none.
 
     Args:
         path: As `timing_cache_path` gives it.
-        frozen: The build shall take no other times than those in it.
+        frozen: The build uses no other times than those in it.
 
     Raises:
         LpxError: There is none, and `frozen` is given; or it cannot be read.
@@ -45,10 +45,10 @@ def read_timing_cache(path: Path, *, frozen: bool) -> bytes | None:
         if not frozen:
             return None
         raise LpxError(
-            f"there is no timing cache {path}",
-            "--frozen-timing-cache takes kernel times from an earlier build with the same "
+            f"timing cache {path} does not exist",
+            "`frozen_timing_cache` takes kernel times from an earlier build with the same "
             "TensorRT, GPU and power mode",
-            "build once without --frozen-timing-cache",
+            "build once without `frozen_timing_cache`",
         ) from None
     except OSError as error:
         raise LpxError(f"{path} cannot be read", error.strerror or str(error)) from error

@@ -1,10 +1,11 @@
-"""The CUDA driver: over cuda-python where present, else over pycuda."""
+"""Open the CUDA driver: with cuda-python if present, else with pycuda."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
+from lpx.engines.base import Availability
 from lpx.engines.tensorrt.cuda.cuda_python import CudaPython
 from lpx.engines.tensorrt.cuda.driver import CudaDriver, install_binding
 from lpx.engines.tensorrt.cuda.pycuda import PyCuda
@@ -14,7 +15,7 @@ _RUNTIMES = ("cuda.bindings.runtime", "cuda.cudart")  # since cuda-python 12.6, 
 
 
 def open_driver() -> CudaDriver:
-    """The CUDA driver through the binding at hand.
+    """Return the CUDA driver, with the binding at hand.
 
     Raises:
         LpxError: No binding is installed, or it finds no driver or no GPU.
@@ -32,8 +33,8 @@ def open_driver() -> CudaDriver:
     )
 
 
-def available() -> tuple[bool, str]:
-    """Say whether a GPU can be used, without raising.
+def available() -> Availability:
+    """Return whether a GPU can be used, without raising.
 
     Returns:
         (True, the GPU and the binding), or (False, the reason and what to do).
@@ -41,8 +42,9 @@ def available() -> tuple[bool, str]:
     try:
         device = open_driver().device()
     except LpxError as error:
-        return False, "; ".join(part for part in (error.what, error.why, error.fix) if part)
-    return True, f"{device.name} through {device.binding}"
+        parts = (error.what, error.why, error.fix)
+        return Availability(False, "; ".join(filter(None, parts)))
+    return Availability(True, f"{device.name} through {device.binding}")
 
 
 def _imported(name: str) -> Any | None:

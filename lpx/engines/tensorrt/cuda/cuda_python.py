@@ -81,7 +81,7 @@ class CudaPython:
         return LpxError(what, why, fix_driver(supported, needed))
 
     def device(self) -> Device:
-        """The GPU and its versions."""
+        """Return the GPU and its versions."""
         attributes = self._cudart.cudaDeviceAttr
         index = self._call("cudaGetDevice")
         free, total = self._call("cudaMemGetInfo")
@@ -103,11 +103,11 @@ class CudaPython:
         return int(self._call("cudaDeviceGetAttribute", attribute, index))
 
     def stream(self) -> Handle:
-        """A new stream that does not wait for the default stream."""
+        """Create a stream that does not wait for the default stream."""
         return self._call("cudaStreamCreateWithFlags", self._cudart.cudaStreamNonBlocking)
 
     def stream_address(self, stream: Handle) -> int:
-        """The stream as TensorRT takes it."""
+        """Return the stream's address, as TensorRT takes it."""
         return int(stream)
 
     def synchronize(self, stream: Handle) -> None:
@@ -123,7 +123,7 @@ class CudaPython:
         self._call("cudaStreamDestroy", stream)
 
     def event(self) -> Handle:
-        """A new event that keeps time."""
+        """Create an event that records time."""
         return self._call("cudaEventCreate")
 
     def record(self, event: Handle, stream: Handle) -> None:
@@ -152,20 +152,20 @@ class CudaPython:
         return _array_at(int(self._call("cudaMallocHost", nbytes)), shape, dtype)
 
     def integrated(self) -> bool:
-        """Whether the GPU shares the host's memory and can use it in place, as on a Jetson."""
+        """Return whether the GPU can use the host's memory in place, as on a Jetson."""
         attributes = self._cudart.cudaDeviceAttr
         index = self._call("cudaGetDevice")
         asked = (attributes.cudaDevAttrIntegrated, attributes.cudaDevAttrCanMapHostMemory)
         return all(self._attribute(attribute, index) for attribute in asked)
 
     def mapped(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        """As `pinned`, of memory that the GPU can use in place."""
+        """Allocate as `pinned` does, memory that the GPU can use in place."""
         flags = self._cudart.cudaHostAllocMapped
         nbytes = _nbytes(shape, dtype)
         return _array_at(int(self._call("cudaHostAlloc", nbytes, flags)), shape, dtype)
 
     def mapped_address(self, array: NDArray[Any]) -> int:
-        """Where the GPU sees what `mapped` returned."""
+        """Return the GPU's address of an array that `mapped` returned."""
         return int(self._call("cudaHostGetDevicePointer", array.ctypes.data, 0))
 
     def free_pinned(self, array: NDArray[Any]) -> None:

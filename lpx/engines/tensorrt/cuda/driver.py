@@ -1,4 +1,4 @@
-"""What an engine needs of CUDA, whichever binding gives it."""
+"""The CUDA calls that an engine needs, independent of the binding."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ROOT = Path("/")
 
 
 def fix_driver(supported: int, needed: int) -> str:
-    """What to do where the driver is absent, or too old for the binding.
+    """Return advice for a driver that is absent, or too old for the binding.
 
     Args:
         supported: CUDA version that the driver supports, as 12060 for 12.6; 0 for no driver.
@@ -41,7 +41,7 @@ def fix_driver(supported: int, needed: int) -> str:
 
 
 def install_binding() -> str:
-    """How to get a binding for CUDA on this machine."""
+    """Return advice on how to get a binding for CUDA on this machine."""
     command = f"pip install {cuda_python(_ROOT)}"
     if is_jetson(_ROOT):  # the extra would bring a TensorRT beside JetPack's
         return f"{command}, or pip install pycuda"
@@ -97,13 +97,13 @@ class CudaDriver(Protocol):
     """Whether CUDA graphs can be captured; pycuda has none."""
 
     def device(self) -> Device:
-        """The GPU and its versions."""
+        """Return the GPU and its versions."""
 
     def stream(self) -> Handle:
-        """A new stream that does not wait for the default stream."""
+        """Create a stream that does not wait for the default stream."""
 
     def stream_address(self, stream: Handle) -> int:
-        """The stream as TensorRT takes it."""
+        """Return the stream's address, as TensorRT takes it."""
 
     def synchronize(self, stream: Handle) -> None:
         """Wait for all work on a stream."""
@@ -115,7 +115,7 @@ class CudaDriver(Protocol):
         """Release a stream."""
 
     def event(self) -> Handle:
-        """A new event that keeps time."""
+        """Create an event that records time."""
 
     def record(self, event: Handle, stream: Handle) -> None:
         """Put an event on a stream."""
@@ -136,13 +136,13 @@ class CudaDriver(Protocol):
         """Allocate page-locked host memory as a C-contiguous array, not initialised."""
 
     def integrated(self) -> bool:
-        """Whether the GPU shares the host's memory and can use it in place, as on a Jetson."""
+        """Return whether the GPU can use the host's memory in place, as on a Jetson."""
 
     def mapped(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        """As `pinned`, of memory that the GPU can use in place."""
+        """Allocate as `pinned` does, memory that the GPU can use in place."""
 
     def mapped_address(self, array: NDArray[Any]) -> int:
-        """Where the GPU sees what `mapped` returned."""
+        """Return the GPU's address of an array that `mapped` returned."""
 
     def free_pinned(self, array: NDArray[Any]) -> None:
         """Release what `pinned` or `mapped` returned; the array must not be used after."""

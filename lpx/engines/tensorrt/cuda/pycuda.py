@@ -52,7 +52,7 @@ class PyCuda:
             raise (CudaLostError(what) if lost else LpxError(what)) from problem
 
     def device(self) -> Device:
-        """The GPU and its versions."""
+        """Return the GPU and its versions."""
         with self._raised("cuDeviceGet"):
             gpu = self._primary.device
             free, total = self._driver.mem_get_info()
@@ -67,12 +67,12 @@ class PyCuda:
             )
 
     def stream(self) -> Handle:
-        """A new stream that does not wait for the default stream."""
+        """Create a stream that does not wait for the default stream."""
         with self._raised("cuStreamCreate"):
             return self._driver.Stream(1)  # CU_STREAM_NON_BLOCKING
 
     def stream_address(self, stream: Handle) -> int:
-        """The stream as TensorRT takes it."""
+        """Return the stream's address, as TensorRT takes it."""
         return int(stream.handle)
 
     def synchronize(self, stream: Handle) -> None:
@@ -89,7 +89,7 @@ class PyCuda:
         """Nothing to do: pycuda releases a stream with its last reference."""
 
     def event(self) -> Handle:
-        """A new event that keeps time."""
+        """Create an event that records time."""
         with self._raised("cuEventCreate"):
             return self._driver.Event()
 
@@ -125,21 +125,21 @@ class PyCuda:
             return array
 
     def integrated(self) -> bool:
-        """Whether the GPU shares the host's memory and can use it in place, as on a Jetson."""
+        """Return whether the GPU can use the host's memory in place, as on a Jetson."""
         attributes = self._driver.device_attribute
         with self._raised("cuDeviceGetAttribute"):
             asked = (attributes.INTEGRATED, attributes.CAN_MAP_HOST_MEMORY)
             return all(self._primary.device.get_attribute(attribute) for attribute in asked)
 
     def mapped(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        """As `pinned`, of memory that the GPU can use in place."""
+        """Allocate as `pinned` does, memory that the GPU can use in place."""
         flags = self._driver.host_alloc_flags.DEVICEMAP
         with self._raised("cuMemHostAlloc"):
             array: NDArray[Any] = self._driver.pagelocked_empty(shape, dtype, mem_flags=flags)
             return array
 
     def mapped_address(self, array: NDArray[Any]) -> int:
-        """Where the GPU sees what `mapped` returned."""
+        """Return the GPU's address of an array that `mapped` returned."""
         owner: Any = array.base
         with self._raised("cuMemHostGetDevicePointer"):
             return int(owner.get_device_pointer())
@@ -161,19 +161,19 @@ class PyCuda:
             self._driver.memcpy_dtoh_async(array, address, stream)
 
     def begin_capture(self, stream: Handle) -> None:
-        """Not in pycuda."""
+        """Raise: pycuda has no CUDA graphs."""
         raise _no_graphs()
 
     def end_capture(self, stream: Handle) -> Handle:
-        """Not in pycuda."""
+        """Raise: pycuda has no CUDA graphs."""
         raise _no_graphs()
 
     def launch(self, graph: Handle, stream: Handle) -> None:
-        """Not in pycuda."""
+        """Raise: pycuda has no CUDA graphs."""
         raise _no_graphs()
 
     def destroy_graph(self, graph: Handle) -> None:
-        """Not in pycuda."""
+        """Raise: pycuda has no CUDA graphs."""
         raise _no_graphs()
 
 

@@ -13,8 +13,8 @@ from tensorrt_workshop import MIB, NO_CUDA, Workshop, cache_of, kernels_in
 
 from lpx.engines.tensorrt.capabilities import capabilities_of
 from lpx.engines.tensorrt.logger import recording
-from lpx.engines.tensorrt.request import BatchRange
 from lpx.engines.tensorrt.slot import create_context
+from lpx.engines.tensorrt_options import BatchRange
 from lpx.errors import LpxError
 
 DLA_RELEASES = ["tensorrt-8.6.1", "tensorrt-10.3.0", "tensorrt-10.7.0"]
@@ -22,15 +22,8 @@ STRONG = [r for r in RELEASES if r != "tensorrt-8.6.1"]
 
 
 @pytest.fixture
-def workshop(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Workshop]:
-    def make(release: str, precision: str = "fp16") -> Workshop:
-        made = Workshop(release, precision)
-        monkeypatch.setattr(
-            "lpx.engines.tensorrt.building.build.load", lambda flavour: made.library
-        )
-        return made
-
-    return make
+def workshop() -> Callable[..., Workshop]:
+    return Workshop
 
 
 Make = Callable[..., Workshop]
@@ -172,9 +165,7 @@ def test_a_parse_error_names_the_node_and_the_message(workshop: Make) -> None:
     assert caught.value.why == "input is of type Half but bias is of type Float"
 
 
-def test_8_6_names_no_node_so_the_model_is_asked(
-    workshop: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_8_6_names_no_node_so_the_model_is_asked(workshop: Make) -> None:
     from onnx import parser
 
     model = parser.parse_model(
@@ -184,10 +175,10 @@ def test_8_6_names_no_node_so_the_model_is_asked(
     shop = workshop("tensorrt-8.6.1")
     answers = {"node": lambda: 0, "desc": lambda: "no"}
     shop.errors = [Spy("ParserError", shop.library, **answers)]
-    monkeypatch.setattr("tensorrt_workshop.MODEL", b"onnx")
+    shop.model = b"onnx"
     with pytest.raises(LpxError, match="node 0"):
         shop.build()
-    monkeypatch.setattr("tensorrt_workshop.MODEL", model.SerializeToString())
+    shop.model = model.SerializeToString()
     with pytest.raises(LpxError, match=r"node 'exp_0' \(Exp\)"):
         shop.build()
 
@@ -308,7 +299,7 @@ def test_a_frozen_timing_cache_that_is_not_taken_is_an_error(
     with pytest.raises(LpxError, match="does not use the timing cache") as caught:
         workshop(release).build(timing_cache=useless, frozen_timing_cache=True)
     assert why in caught.value.why
-    assert "without --frozen-timing-cache" in caught.value.fix
+    assert "without `frozen_timing_cache`" in caught.value.fix
 
 
 def test_a_kernel_that_a_frozen_timing_cache_lacks_is_an_error(workshop: Make) -> None:
@@ -318,7 +309,7 @@ def test_a_kernel_that_a_frozen_timing_cache_lacks_is_an_error(workshop: Make) -
     with pytest.raises(LpxError, match="did not build") as caught:
         shop.build(timing_cache=cache_of("conv"), frozen_timing_cache=True)
     assert "Adding new entry to timing cache is not allowed" in caught.value.why
-    assert "without --frozen-timing-cache" in caught.value.fix
+    assert "without `frozen_timing_cache`" in caught.value.fix
 
 
 def test_a_library_that_makes_no_timing_cache_still_builds(workshop: Make) -> None:
@@ -489,9 +480,9 @@ def test_a_dla_core_that_is_not_there_is_an_error(workshop: Make) -> None:
 @pytest.mark.parametrize(
     ("batches", "named"),
     [
-        (BatchRange(1, 8, 32), "--batch 1,8"),
-        (BatchRange(1, 1, 4), "--batch 1"),
-        (BatchRange(2, 4, 4), "--batch 2,4"),
+        (BatchRange(1, 8, 32), "`batches=(1, 8)`"),
+        (BatchRange(1, 1, 4), "`batches=(1,)`"),
+        (BatchRange(2, 4, 4), "`batches=(2, 4)`"),
     ],
 )
 def test_a_range_of_batches_on_a_dla_core_is_refused(
@@ -565,21 +556,33 @@ def test_an_unknown_gpu_is_an_error_with_the_known_ones(workshop: Make) -> None:
 @pytest.mark.parametrize(
     ("release", "options", "what"),
     [
-        ("tensorrt-10.3.0", {"compute_capabilities": ("8.9",)}, "compute capabilities 8.9"),
+        (
+            "tensorrt-10.3.0",
+            {"compute_capabilities": ("8.9",)},
+            "cannot build for compute capability 8.9",
+        ),
         (RTX, {"version_compatible": True}, "no version-compatible plans"),
         (RTX, {"hardware_compatible": True}, "no hardware-compatible plans"),
         (RTX, {"dla_core": 0}, "DLA core 0"),
         ("tensorrt-10.16.1.11", {"dla_core": 0}, "DLA core 0"),
         ("tensorrt-11.4.0.106", {"calibration_cache": b""}, "a calibration cache"),
-        ("tensorrt-10.3.0", {"dla_core": 0, "precision": "fp32"}, "FP32 on a DLA core"),
+        ("tensorrt-10.3.0", {"dla_core": 0, "precision": "fp32"}, "a DLA core cannot run FP32"),
         ("tensorrt-10.3.0", {"precision": "fp8"}, "(got 'fp8')"),
-        ("tensorrt-10.3.0", {"batches": ()}, "batch sizes"),
-        ("tensorrt-10.3.0", {"batches": (0, 4)}, "batch sizes"),
-        ("tensorrt-10.3.0", {"batches": (1, 1 << 63)}, "batch sizes"),
-        ("tensorrt-10.3.0", {"batches": BatchRange(1, 8, (1 << 20) + 1)}, "batch sizes"),
-        ("tensorrt-10.3.0", {"batches": BatchRange(8, 4, 1)}, "batch sizes"),
-        ("tensorrt-10.3.0", {"workspace_mib": 0}, "a workspace of 0 MiB"),
-        ("tensorrt-10.3.0", {"optimisation_level": 6}, "optimisation level 6"),
+        ("tensorrt-10.3.0", {"batches": ()}, "batches must have at least one size"),
+        ("tensorrt-10.3.0", {"batches": (0, 4)}, "batches must be >= 1 (got 0)"),
+        ("tensorrt-10.3.0", {"batches": (1, 1 << 63)}, "batches must be between 1 and"),
+        (
+            "tensorrt-10.3.0",
+            {"batches": BatchRange(1, 8, (1 << 20) + 1)},
+            "batches must be between",
+        ),
+        ("tensorrt-10.3.0", {"batches": BatchRange(8, 4, 1)}, "batches must be in ascending"),
+        ("tensorrt-10.3.0", {"workspace_mib": 0}, "workspace_mib must be >= 1 (got 0)"),
+        (
+            "tensorrt-10.3.0",
+            {"optimisation_level": 6},
+            "must be between 0 and 5 (got 6)",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_built(
@@ -620,20 +623,17 @@ def test_a_convolution_that_no_layer_names_is_noted(workshop: Make) -> None:
     assert not workshop("tensorrt-10.7.0").build().log
 
 
-def test_a_plan_without_a_table_of_layers_says_that_it_is_not_verified(
-    workshop: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tensorrt_workshop._build_log", lambda precision: "Layers:")
-    plan = workshop(RTX).build()
+def test_a_plan_without_a_table_of_layers_says_that_it_is_not_verified(workshop: Make) -> None:
+    shop = workshop(RTX)
+    shop.build_log = "Layers:"
+    plan = shop.build()
     assert plan.layers is None
     assert any("precision is not verified" in line for line in plan.log)
 
 
-def test_without_memory_for_a_context_the_layers_are_not_read(
-    workshop: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_memory_for_a_context_the_layers_are_not_read(workshop: Make) -> None:
     shop = workshop("tensorrt-10.7.0")
-    monkeypatch.setattr(shop.library, "Runtime", lambda logger: _runtime_without_memory(shop))
+    shop.library.Runtime = lambda logger: _runtime_without_memory(shop)
     with pytest.raises(LpxError, match="made no execution context") as caught:
         shop.build()
     assert "memory" in caught.value.why

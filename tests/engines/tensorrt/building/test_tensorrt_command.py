@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 from tensorrt_workshop import Workshop, kernels_in
 
+from lpx.api.build import BuildHost
+from lpx.engines.manifest import EngineManifest
+from lpx.engines.targets import Installed
 from lpx.machine.machine import Gpu
 from tests.support.machines import BOARD
 
@@ -21,12 +24,16 @@ ORIN = replace(BOARD, gpus=(Gpu("Orin (nvgpu)", "8.7", None, None),))
 def board(monkeypatch: pytest.MonkeyPatch) -> Workshop:
     """TensorRT 10.3 of an Orin whose plans are built, and not run."""
     shop = Workshop("tensorrt-10.3.0")
-    for name in ("tensorrt.building.build.load", "build.load_library", "makers.load_library"):
-        monkeypatch.setattr(f"lpx.engines.{name}", lambda flavour: shop.library)
-    building = "lpx.api.build"
-    monkeypatch.setattr(f"{building}.read_machine", lambda: ORIN)
-    monkeypatch.setattr(f"{building}.choose", lambda asked, machine: ("tensorrt", "asked for"))
-    monkeypatch.setattr(f"{building}.can_run", lambda manifest, machine: (False, "not here"))
+    installed = Installed(
+        tensorrt=lambda flavour: (True, "tensorrt 10.3.0"),
+        open=lambda flavour: shop.library.opened,
+    )
+
+    class Orin(BuildHost):
+        def can_run(self, manifest: EngineManifest) -> bool:
+            return False
+
+    monkeypatch.setattr("lpx.api.build.BuildHost", lambda: Orin(ORIN, installed))
     return shop
 
 
@@ -42,7 +49,8 @@ def test_dla_builds_what_it_takes_unless_told_otherwise(
     engines = json.loads(ran.out)["engines"]
     assert [engine["name"] for engine in engines] == ["tensorrt-fp16-dla0", "tensorrt-int8-dla0"]
     for engine in engines:
-        assert engine["options"]["profiles"] == [{"minimum": 1, "optimum": 1, "maximum": 1}]
+        batches = engine["options"]["tensorrt"]["batches"]
+        assert batches == {"minimum": 1, "optimum": 1, "maximum": 1}
         assert engine["options"]["gpu_fallback"] == []
 
 
@@ -67,7 +75,7 @@ def test_every_build_leaves_kernel_times_that_the_next_one_takes(
     ("options", "said"),
     [
         (("--int8", "--dla", "0", "--batch-range", "1:4:8"), "batch sizes 1 to 8 in one profile"),
-        (("--fp32", "--dla", "0"), "FP32 on a DLA core"),
+        (("--fp32", "--dla", "0"), "a DLA core cannot run FP32"),
         (("--int8", "--hardware-compatible"), "a hardware-compatible plan on a Jetson"),
         (("--hardware-compatible",), "a hardware-compatible plan on a Jetson"),
     ],
@@ -97,7 +105,7 @@ def test_of_several_precisions_those_that_a_dla_core_takes_are_built(
 ) -> None:
     ran = lpx(*BUILD, "--fp32", "--fp16", "--dla", "0")
     assert ran.code == 1
-    assert "FP32 was not built, FP16 was: FP32 on a DLA core" in ran.err
+    assert "FP32 was not built, FP16 was: a DLA core cannot run FP32" in ran.err
 
 
 def test_tensorrt_that_cannot_start_cuda_says_why(

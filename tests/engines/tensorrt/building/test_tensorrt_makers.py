@@ -12,9 +12,11 @@ import pytest
 from tensorrt_nets import tiny
 from tensorrt_workshop import MODEL, Workshop
 
-from lpx.engines import makers
+from lpx.engines.onnxruntime.make import PROVIDER_TF32, make_for_gpu
 from lpx.engines.request import BuildRequest
 from lpx.engines.tensorrt import Plan
+from lpx.engines.tensorrt.building.make import make_for_tensorrt
+from lpx.engines.tensorrt_options import TensorRTOptions
 from lpx.errors import NotAsAskedError
 from lpx.machine.machine import Machine, available_memory_mib
 from tests.support.machines import BOARD
@@ -25,16 +27,19 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def shop(monkeypatch: pytest.MonkeyPatch) -> Workshop:
-    made = Workshop("tensorrt-10.3.0")
-    for module in ("lpx.engines.makers.load_library", "lpx.engines.tensorrt.building.build.load"):
-        monkeypatch.setattr(module, lambda flavour: made.library)
-    monkeypatch.setattr(makers, "available_memory_mib", lambda: 5000)
-    return made
+def shop() -> Workshop:
+    return Workshop("tensorrt-10.3.0")
 
 
-def make(request: BuildRequest = REQUEST, machine: Machine = BOARD, folder: Any = None) -> Any:
-    return makers.make_for_tensorrt(MODEL, request, machine, None, None, folder)
+def make(
+    shop: Workshop,
+    request: BuildRequest = REQUEST,
+    machine: Machine = BOARD,
+    free: int | None = 5000,
+) -> Any:
+    return make_for_tensorrt(
+        MODEL, request, shop.library.opened, machine, free_memory_mib=lambda: free
+    )
 
 
 def plan(timing_cache: bytes) -> Plan:
@@ -46,29 +51,29 @@ def limits(shop: Workshop) -> list[int]:
 
 
 def test_a_board_caps_the_workspace_at_half_of_what_is_free(shop: Workshop) -> None:
-    options = make().options
+    options = make(shop).options
     assert limits(shop) == [2500 * MIB]
-    assert options["workspace_mib"] == 2500
+    assert options["tensorrt"]["workspace_mib"] == 2500
     assert options["workspace_from"] == "half of the 5000 MiB that were free on the board"
 
 
 def test_what_is_asked_for_goes_before(shop: Workshop) -> None:
-    options = make(replace(REQUEST, workspace_mib=64)).options
+    options = make(shop, replace(REQUEST, tensorrt=TensorRTOptions(workspace_mib=64))).options
     assert limits(shop) == [64 * MIB]
-    assert (options["workspace_mib"], options["workspace_from"]) == (64, "as asked for")
+    assert (options["tensorrt"]["workspace_mib"], options["workspace_from"]) == (64, "as asked for")
 
 
 def test_a_gpu_with_memory_of_its_own_keeps_tensorrts_default(shop: Workshop) -> None:
-    options = make(machine=replace(BOARD, jetson=None)).options
+    options = make(shop, machine=replace(BOARD, jetson=None)).options
     assert limits(shop) == []
-    assert (options["workspace_mib"], options["workspace_from"]) == (None, "TensorRT's default")
+    assert (options["tensorrt"]["workspace_mib"], options["workspace_from"]) == (
+        None,
+        "TensorRT's default",
+    )
 
 
-def test_a_board_that_hides_its_memory_keeps_it_too(
-    shop: Workshop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(makers, "available_memory_mib", lambda: None)
-    assert make().options["workspace_mib"] is None
+def test_a_board_that_hides_its_memory_keeps_it_too(shop: Workshop) -> None:
+    assert make(shop, free=None).options["tensorrt"]["workspace_mib"] is None
 
 
 def test_available_memory_is_the_kernels_figure(tmp_path: Path) -> None:
@@ -81,7 +86,7 @@ def test_available_memory_is_the_kernels_figure(tmp_path: Path) -> None:
 
 def test_a_precision_that_is_not_there_is_no_users_mistake(shop: Workshop) -> None:
     with pytest.raises(NotAsAskedError, match="INT8 was asked for") as caught:
-        make(replace(REQUEST, precision="int8"))
+        make(shop, replace(REQUEST, precision="int8"))
     assert caught.value.exit_code == 1
     assert "CaskConvolution  conv" in caught.value.why
 
@@ -98,10 +103,10 @@ def test_engines_of_providers_say_whether_tf32_is_on(
     if override is not None:
         monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", override)
     graph = tiny(precision)
-    made = makers.make_for_gpu_provider(graph, BuildRequest(target, precision), 160)
+    made = make_for_gpu(graph, BuildRequest(target, precision), 160)
     on = target != "onnxruntime-cuda" and override is None
     assert made.options["tf32"] is on
-    assert (makers.PROVIDER_TF32 in made.warnings) is (on and precision == "fp32")
+    assert (PROVIDER_TF32 in made.warnings) is (on and precision == "fp32")
 
 
 HERE = Path(__file__).parent
@@ -111,25 +116,28 @@ import time
 from pathlib import Path
 sys.path[:0] = {folders!r}
 import test_tensorrt_makers as t
+from lpx.engines.tensorrt.building import make as making
 from lpx.errors import LpxError
 from lpx import Workspace
 
 shop = t.Workshop("tensorrt-10.3.0")
-t.makers.load_library = lambda flavour: shop.library
 root, done, refused = Path(sys.argv[1]), 0, 0
 
-def build(model, *, timing_cache, **options):
-    before = timing_cache or b""
+def build(request, library, progress):
+    before = request.timing_cache or b""
     time.sleep(0.01)
     return t.plan(before + sys.argv[2].encode())
 
-t.makers.build_plan = build
+making.build_plan = build
 print("ready", flush=True)
 sys.stdin.readline()
 while done < 20:
     try:
         with Workspace(root).lock():
-            t.make(folder=root / "timing-caches")
+            t.make_for_tensorrt(
+                t.MODEL, t.REQUEST, shop.library.opened, t.BOARD,
+                timing_caches=root / "timing-caches",
+            )
             done += 1
     except LpxError as error:
         assert "is in use by process" in error.what, error

@@ -20,12 +20,14 @@ from lpx.calibration.observe import calibrate
 from lpx.card import ModelCard
 from lpx.data.face_sets.demo import demo_set
 from lpx.engines.build import build_engine, cache_scales
-from lpx.engines.makers import TF32
 from lpx.engines.manifest import EngineManifest, read_manifest
 from lpx.engines.request import BuildRequest
-from lpx.engines.tensorrt import BatchRange, Layer, LayerTable, Plan
+from lpx.engines.targets import ResolvedTarget
+from lpx.engines.tensorrt import LayerTable, Plan, PlanLayer
+from lpx.engines.tensorrt.building.make import TF32
 from lpx.engines.tensorrt.building.repeat import build_repeatedly
 from lpx.engines.tensorrt.building.timing_cache import timing_cache_path
+from lpx.engines.tensorrt_options import BatchRange, TensorRTOptions
 from lpx.errors import LpxError
 from lpx.export.to_onnx import to_onnx
 from lpx.machine.machine import Gpu, Machine
@@ -46,20 +48,16 @@ def model() -> tuple[bytes, ModelCard, BuildRequest]:
     module, card = new_detector("resnet18", "layer1", input_size=64)
     data = to_onnx(Detector(module.eval(), card))
     scales = calibrate(data, demo_set("train").first(2), 64)
-    return data, card, BuildRequest("tensorrt", "int8", scales, "max", batches=(1, 8))
+    return data, card, BuildRequest("tensorrt", "int8", scales, "max")
 
 
 Build = Callable[..., EngineManifest]
 
 
 @pytest.fixture
-def shops(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Workshop]:
+def shops() -> Callable[..., Workshop]:
     def make(release: str, precision: str = "int8") -> Workshop:
-        shop = Workshop(release, precision)
-        for name in ("tensorrt.building.build.load", "build.load_library", "makers.load_library"):
-            monkeypatch.setattr(f"lpx.engines.{name}", lambda flavour: shop.library)
-        monkeypatch.setattr("lpx.engines.makers.measured", lambda *_, **__: 1.0)
-        return shop
+        return Workshop(release, precision)
 
     return make
 
@@ -69,9 +67,17 @@ def build(model: tuple[bytes, ModelCard, BuildRequest], tmp_path: Path) -> Build
     data, card, request = model
 
     def run(shop: Workshop, machine: Machine = MACHINE, **options: Any) -> EngineManifest:
-        asked = replace(request, precision=shop.precision, target=shop.flavour, **options)
+        tensorrt = TensorRTOptions(**({"batches": (1, 8)} | options))
+        asked = replace(request, precision=shop.precision, target=shop.flavour, tensorrt=tensorrt)
         return build_engine(
-            data, card, asked, tmp_path / "engine", machine, timing_caches=tmp_path / "times"
+            data,
+            card,
+            asked,
+            ResolvedTarget(shop.flavour, library=shop.library.opened),
+            tmp_path / "engine",
+            machine,
+            timing_caches=tmp_path / "times",
+            measure=lambda plan, library, options: 1.0,
         )
 
     return run
@@ -84,10 +90,10 @@ def test_sizes_get_a_profile_each_and_stand_in_the_manifest(
     shop = shops(release)
     made = build(shop, optimisation_level=4)
     assert made.batches == (1, 8)
-    assert [p["minimum"] for p in made.options["profiles"]] == [1, 8]
+    assert made.options["tensorrt"]["batches"] == (1, 8)
     assert [profile[1][0] for profile in shop.profiles()] == [1, 8]
     assert shop.set("builder_optimization_level") == [4]
-    assert made.options["optimisation_level"] == 4
+    assert made.options["tensorrt"]["optimisation_level"] == 4
     graph = (tmp_path / "engine/graph.onnx").read_bytes()
     assert made.options["graph_sha256"] == hashlib.sha256(graph).hexdigest()
     assert build(shop, batches=BatchRange(2, 3, 4)).batches == (4,)
@@ -147,10 +153,10 @@ def test_frozen_timing_cache_fails_on_a_miss_and_is_left_as_it_was(
     shop = shops(release)
     if release not in FREEZES:
         build(shop)
-        with pytest.raises(LpxError, match="a frozen timing cache asked of"):
+        with pytest.raises(LpxError, match="cannot use a frozen timing cache"):
             build(shop, frozen_timing_cache=True)
         return
-    with pytest.raises(LpxError, match="there is no timing cache"):
+    with pytest.raises(LpxError, match=r"timing cache .* does not exist"):
         build(shop, frozen_timing_cache=True)
     path = timing_cache_path(tmp_path / "times", shop.library.__version__, MACHINE)
     path.parent.mkdir()
@@ -164,7 +170,7 @@ def test_frozen_timing_cache_fails_on_a_miss_and_is_left_as_it_was(
     made = build(shop, frozen_timing_cache=True)
     assert shop.flags() >= {"ERROR_ON_TIMING_CACHE_MISS"}
     found = made.options["timing_cache"]
-    assert found["frozen"]
+    assert made.options["tensorrt"]["frozen_timing_cache"]
     assert found["left_sha256"] == found["used_sha256"] == hashlib.sha256(left).hexdigest()
     shop.kernels = ["conv", "another"]
     with pytest.raises(LpxError, match="did not build"):
@@ -179,7 +185,7 @@ def test_compatible_plans_carry_their_note(shops: Any, build: Build, release: st
     assert "VERSION_COMPATIBLE" in shop.flags()
     assert any("load it only if you trust who built it" in text for text in made.warnings)
     assert any(text.startswith("hardware-compatible") for text in made.warnings)
-    assert made.options["version_compatible"]
+    assert made.options["tensorrt"]["version_compatible"]
     assert not any("compatible:" in text for text in build(shop).warnings)
 
 
@@ -250,7 +256,7 @@ def test_int8_on_dla_is_a_plain_graph_and_a_cache_up_to_10_7(
     shop = release_with_dla(shops(release), release.removeprefix("tensorrt-"))
     made = build(shop, dla_core=1)
     assert (made.name, made.dialect) == ("tensorrt-int8-dla1", "calibration-cache")
-    assert (made.options["dla_core"], made.options["gpu_fallback"]) == (1, ["head"])
+    assert (made.options["tensorrt"]["dla_core"], made.options["gpu_fallback"]) == (1, ["head"])
     assert shop.flags() == {"GPU_FALLBACK", "FP16", "INT8"}
     text = (tmp_path / "engine/calibration.cache").read_text()
     header = {"8.6.1": "8601", "10.3.0": "100300", "10.7.0": "100700"}
@@ -287,7 +293,7 @@ def test_fp16_on_dla(shops: Any, build: Build, release: str, version: str, diale
 
 
 def test_dla_refused_where_it_is_not_or_takes_nothing(shops: Any, build: Build) -> None:
-    with pytest.raises(LpxError, match=r"DLA core 0 asked of tensorrt 10\.13"):
+    with pytest.raises(LpxError, match=r"tensorrt 10\.13\S* cannot build for DLA core 0"):
         build(shops("tensorrt-10.13.3.9"), dla_core=0)
     shop = shops("tensorrt-10.3.0")
     shop.layers, shop.dla_takes = [HEAD], False
@@ -299,7 +305,7 @@ def test_dla_refused_where_it_is_not_or_takes_nothing(shops: Any, build: Build) 
 
 
 def plan(data: bytes, layers: int) -> Plan:
-    rows = (Layer("conv", "conv", "int8", convolution=True),) * layers
+    rows = (PlanLayer("conv", "conv", "int8", convolution=True),) * layers
     return Plan(data, "tensorrt", "10.3.0", LayerTable(rows), None, ())
 
 

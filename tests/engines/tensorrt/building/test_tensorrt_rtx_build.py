@@ -14,13 +14,13 @@ import pytest
 from tensorrt_nets import Net, tiny
 from tensorrt_workshop import DAMAGED_CACHE
 
-from lpx.engines.tensorrt.building.build import Plan, build_plan
-from lpx.engines.tensorrt.layer_table import (
-    Layer,
-)
+from lpx.engines.tensorrt.building.plan import Plan, build_plan
+from lpx.engines.tensorrt.building.plan_request import PlanRequest
+from lpx.engines.tensorrt.capabilities import open_library
+from lpx.engines.tensorrt.layer_table import PlanLayer
 from lpx.engines.tensorrt.library import available, load
 from lpx.engines.tensorrt.logger import recording
-from lpx.engines.tensorrt.request import BatchRange
+from lpx.engines.tensorrt_options import BatchRange, TensorRTOptions
 from lpx.errors import LpxError
 
 USABLE, REASON = available("tensorrt-rtx")
@@ -30,17 +30,14 @@ GPUS = ("8.0", "8.6", "8.9", "12.0")
 
 
 def build(model: bytes, precision: Any, *gpus: str, **options: Any) -> Plan:
-    defaults: dict[str, Any] = {"batches": BatchRange(1, 4, 8)}
-    return build_plan(
-        model,
-        flavour="tensorrt-rtx",
-        precision=precision,
-        compute_capabilities=gpus or ("8.9",),
-        **(defaults | options),
-    )
+    progress = options.pop("progress", None)
+    given: dict[str, Any] = {"batches": BatchRange(1, 4, 8)} | options
+    tensorrt = TensorRTOptions(compute_capabilities=gpus or "8.9", **given)
+    request = PlanRequest(model, precision, tensorrt)
+    return build_plan(request, open_library("tensorrt-rtx"), progress)
 
 
-def int8_convolutions(plan: Plan) -> list[Layer]:
+def int8_convolutions(plan: Plan) -> list[PlanLayer]:
     assert plan.layers is not None
     return [row for row in plan.layers.convolutions if row.precision == "int8"]
 
@@ -125,9 +122,8 @@ def test_one_plan_can_serve_several_gpus() -> None:
 
 
 def test_the_default_set_of_gpus_keeps_int8() -> None:
-    plan = build_plan(
-        tiny("int8"), flavour="tensorrt-rtx", precision="int8", batches=BatchRange(1, 4, 8)
-    )
+    options = TensorRTOptions(batches=BatchRange(1, 4, 8))
+    plan = build_plan(PlanRequest(tiny("int8"), "int8", options), open_library("tensorrt-rtx"))
     assert len(int8_convolutions(plan)) == 2
 
 
@@ -233,4 +229,4 @@ def test_without_a_gpu_a_plan_does_not_load() -> None:
 
     plan = build(tiny(), "fp16")
     with pytest.raises(LpxError, match="the plan does not load"):
-        TensorRTEngine(plan.data, flavour="tensorrt-rtx", driver=FakeDriver(FakeGpu()))
+        TensorRTEngine(plan.data, open_library("tensorrt-rtx"), driver=FakeDriver(FakeGpu()))

@@ -297,13 +297,11 @@ def test_a_missing_gpu_is_found_on_opening(
     assert "nvidia-smi" in reason
 
 
-def test_a_missing_driver_library_is_an_lpx_error(
-    cudart: FakeCudart, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_driver_library_is_an_lpx_error(cudart: FakeCudart) -> None:
     def no_driver(*arguments: Any) -> Any:
         raise RuntimeError("Failed to dlopen libcuda.so.1")
 
-    monkeypatch.setattr(cudart, "cudaFree", no_driver, raising=False)
+    cudart.cudaFree = no_driver
     with pytest.raises(LpxError, match="could not run") as caught:
         CudaPython(cudart)
     assert caught.value.why == "Failed to dlopen libcuda.so.1"
@@ -464,21 +462,17 @@ def test_pycuda_maps_an_array(pycuda: ModuleType) -> None:
     assert driver.integrated() is False
 
 
-def test_pycuda_tells_an_error_that_stays(
-    pycuda: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pycuda_tells_an_error_that_stays(pycuda: ModuleType) -> None:
     def broken(*arguments: Any) -> Any:
         raise pycuda.Error("cuStreamSynchronize failed: an illegal memory access was encountered")
 
     driver = PyCuda()
-    monkeypatch.setattr(pycuda, "memcpy_dtoh_async", broken)
+    pycuda.memcpy_dtoh_async = broken
     with pytest.raises(CudaLostError, match="illegal memory access"):
         driver.to_host(np.zeros(1), 4096, None)
 
 
-def test_pycudas_exceptions_become_lpx_errors(
-    pycuda: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pycudas_exceptions_become_lpx_errors(pycuda: ModuleType) -> None:
     driver = PyCuda()
 
     def out_of_memory(nbytes: int) -> Any:
@@ -487,8 +481,8 @@ def test_pycudas_exceptions_become_lpx_errors(
     def broken(*arguments: Any) -> Any:
         raise pycuda.Error("cuMemcpyHtoDAsync failed: invalid argument")
 
-    monkeypatch.setattr(pycuda, "mem_alloc", out_of_memory)
-    monkeypatch.setattr(pycuda, "memcpy_htod_async", broken)
+    pycuda.mem_alloc = out_of_memory
+    pycuda.memcpy_htod_async = broken
     with pytest.raises(LpxError, match="CUDA_ERROR_OUT_OF_MEMORY"):
         driver.malloc(1)
     with pytest.raises(LpxError, match="cuMemcpyHtoDAsync failed: invalid argument"):

@@ -1,0 +1,41 @@
+"""An engine that was built, before its manifest is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+
+import lpx
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """An engine before its manifest.
+
+    Attributes:
+        data: Contents of the engine file.
+        file: Name of the engine file.
+        convolutions: Number of convolutions per precision; empty if the runtime reports none.
+        versions: Versions of lpx and of the libraries that built it.
+        warnings: Notes for the user.
+        options: Options of the build and their outcome, for the manifest.
+        computed_in: Precision of each node by name, for INT8: convolutions and matrix products
+            that the runtime accounts for; empty if it reports nothing.
+    """
+
+    data: bytes
+    file: str
+    convolutions: dict[str, int]
+    versions: dict[str, str]
+    warnings: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    computed_in: dict[str, str] = field(default_factory=dict)
+
+
+def versions_of(*packages: str) -> dict[str, str]:
+    """Return the versions of lpx and of installed packages."""
+    versions = {"lpx": lpx.__version__}
+    for package in packages:
+        versions[package] = metadata.version(package)
+    return versions

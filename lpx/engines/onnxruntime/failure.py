@@ -1,0 +1,30 @@
+"""ONNX Runtime's errors as lpx's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lpx.errors import LpxError, first_line, out_of_memory
+
+
+@contextmanager
+def ort_errors(what: str, fix: str) -> Iterator[None]:
+    """Raise an LpxError in place of ONNX Runtime's, whose errors share no base but Exception.
+
+    Args:
+        what: What failed.
+        fix: What to do.
+
+    Raises:
+        OutOfMemoryError: Memory ran out.
+        LpxError: Anything else.
+    """
+    try:
+        yield
+    except LpxError:
+        raise
+    except Exception as error:
+        if short := out_of_memory(error):
+            raise short from error
+        raise LpxError(what, first_line(error), fix) from error

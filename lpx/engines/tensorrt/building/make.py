@@ -1,0 +1,242 @@
+"""Make engines that TensorRT or TensorRT for RTX runs: a plan, and what its build did."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lpx.engines.built_engine import BuiltEngine, versions_of
+from lpx.engines.request import BuildRequest
+from lpx.engines.tensorrt.building.plan import Plan, build_plan
+from lpx.engines.tensorrt.building.plan_request import PlanRequest, check_supported
+from lpx.engines.tensorrt.building.progress import PhaseProgress
+from lpx.engines.tensorrt.building.repeat import build_repeatedly, measure_latency
+from lpx.engines.tensorrt.building.timing_cache import read_timing_cache, timing_cache_path
+from lpx.engines.tensorrt.capabilities import TensorRTLibrary
+from lpx.engines.tensorrt_options import TensorRTOptions
+from lpx.errors import LpxError
+from lpx.machine.machine import Machine, available_memory_mib
+from lpx.workspace import write_bytes
+
+# The first compute capability with TF32, and the first that hardware-compatible plans run on.
+_AMPERE = 8.0
+_TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
+TF32 = (
+    "TF32 is on: float32 convolutions round what they multiply to 10 bits of mantissa, as many as "
+    "FP16 has; built without TF32, an engine keeps all 23"
+)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Limit of TensorRT's scratch memory.
+
+    Attributes:
+        mib: The limit, MiB; None for TensorRT's own.
+        source: Where it comes from.
+    """
+
+    mib: int | None
+    source: str
+
+
+def check_for_tensorrt(request: BuildRequest, library: TensorRTLibrary, machine: Machine) -> None:
+    """Refuse what the library or the machine cannot build, before faces are calibrated on.
+
+    Args:
+        request: The engine to build, for a target that is TensorRT's.
+        library: The target's library.
+        machine: The machine at hand.
+
+    Raises:
+        LpxError: It cannot be built here.
+    """
+    plan_request = PlanRequest(b"", request.precision, request.tensorrt)
+    check_supported(plan_request, library.capabilities)
+    if request.tensorrt.hardware_compatible:
+        _check_reach(machine)
+
+
+def _check_reach(machine: Machine) -> None:
+    """Refuse plans for other GPU models where TensorRT does not support them."""
+    if machine.jetson is not None:
+        raise LpxError(
+            "a hardware-compatible plan on a Jetson",
+            "TensorRT does not support them with JetPack",
+            "leave out `hardware_compatible`, and build on each model of board",
+            code="unsupported",
+        )
+    oldest = machine.gpus[0].compute_capability if machine.gpus else None
+    if oldest is not None and float(oldest) < _AMPERE:
+        raise LpxError(
+            f"a hardware-compatible plan on {machine.gpus[0].name}",
+            f"such plans run on Ampere and later, compute capability {_AMPERE}; this GPU has "
+            f"{oldest}",
+            "leave out `hardware_compatible`, or build on a newer GPU",
+            code="unsupported",
+        )
+
+
+def make_for_tensorrt(
+    graph: bytes,
+    request: BuildRequest,
+    library: TensorRTLibrary,
+    machine: Machine,
+    *,
+    calibration_cache: bytes | None = None,
+    progress: PhaseProgress | None = None,
+    timing_caches: Path | None = None,
+    free_memory_mib: Callable[[], int | None] = available_memory_mib,
+    measure: Callable[[Plan, TensorRTLibrary, TensorRTOptions], float] = measure_latency,
+) -> BuiltEngine:
+    """Build a plan of TensorRT or TensorRT for RTX, and verify it.
+
+    Args:
+        graph: ONNX, in the request's dialect.
+        request: The engine to build.
+        library: The target's library.
+        machine: The machine at hand.
+        calibration_cache: Scales beside a plain graph; None for all other graphs.
+        progress: Receives TensorRT's phases.
+        timing_caches: Folder that keeps timing caches between builds; None keeps none.
+        free_memory_mib: Returns the free memory of the system, MiB.
+        measure: Returns a plan's latency, ms.
+
+    Raises:
+        NotAsAskedError: The plan does not compute in the requested precision.
+        LpxError: TensorRT refuses.
+    """
+    check_for_tensorrt(request, library, machine)
+    options = request.tensorrt
+    # TensorRT for RTX ignores timing caches: it times kernels where a plan runs.
+    path = None
+    if timing_caches is not None and library.capabilities.timing_cache:
+        path = timing_cache_path(timing_caches, _version(library), machine)
+    used = None
+    if path is not None:
+        used = read_timing_cache(path, frozen=options.frozen_timing_cache)
+    workspace = _workspace(request, machine, free_memory_mib)
+    plan_request = PlanRequest(
+        graph,
+        request.precision,
+        replace(options, workspace_mib=workspace.mib),
+        timing_cache=used,
+        calibration_cache=calibration_cache,
+    )
+
+    def latency(plan: Plan) -> float:
+        return measure(plan, library, options)
+
+    plan, spread = build_repeatedly(
+        lambda: build_plan(plan_request, library, progress),
+        options.builds,
+        latency if machine.gpus else None,
+    )
+    # A frozen cache is left as it was, so that the next build finds the same.
+    if path is not None and plan.timing_cache is not None and not options.frozen_timing_cache:
+        write_bytes(path, plan.timing_cache, durable=False)
+    tf32 = _tf32(request, machine, plan)
+    warnings = [*plan.log, *_notes(options)]
+    if tf32 and request.precision == "fp32":
+        warnings.append(TF32)
+    outcome: dict[str, Any] = {
+        "tensorrt": plan_request.options.to_dict(),
+        "workspace_from": workspace.source,
+        "tf32": tf32,
+        "gpu_fallback": _beside_dla(plan, options),
+        "layers": {},
+        "timing_cache": None,
+        "builds": asdict(spread),
+    }
+    if path is not None:
+        outcome["timing_cache"] = _timing_cache(
+            path, used, plan, frozen=options.frozen_timing_cache
+        )
+    convolutions: dict[str, int] = {}
+    computed_in: dict[str, str] = {}
+    if plan.layers is not None:
+        outcome["layers"] = plan.layers.share_of_layers()
+        convolutions = plan.layers.count_convolutions()
+        computed_in = plan.layers.precision_of_nodes()
+    return BuiltEngine(
+        plan.data,
+        "engine.plan",
+        convolutions,
+        {**versions_of("onnx"), request.target: plan.version},
+        tuple(warnings),
+        outcome,
+        computed_in,
+    )
+
+
+def _version(library: TensorRTLibrary) -> str:
+    """Return the version in numbers only: a suffix names no other release."""
+    return ".".join(map(str, library.capabilities.version))
+
+
+def _tf32(request: BuildRequest, machine: Machine, plan: Plan) -> bool:
+    """Return whether a plan's float32 tensors may be multiplied in TF32."""
+    # The flag is only a permission. TensorRT does without TF32 if the environment says so, or if
+    # the GPU, of before Ampere, has none; it may say so in its log.
+    if not request.tensorrt.tf32 or os.environ.get(_TF32_OVERRIDE) == "0":
+        return False
+    if any("Disabling TF32" in line for line in plan.log):
+        return False
+    known = request.tensorrt.gpus
+    if not known and request.target == "tensorrt":
+        known = tuple(g.compute_capability for g in machine.gpus if g.compute_capability)
+    return not known or any(float(capability) >= _AMPERE for capability in known)
+
+
+def _workspace(
+    request: BuildRequest, machine: Machine, free_memory_mib: Callable[[], int | None]
+) -> Workspace:
+    """Return the limit of TensorRT's scratch memory."""
+    # TensorRT's own limit is all memory of the device. A Jetson's GPU shares the memory of the
+    # system, so that a build which takes it all ends with the kernel's out-of-memory killer, not
+    # with an error to which a build with less memory could be the answer.
+    if request.tensorrt.workspace_mib is not None:
+        return Workspace(request.tensorrt.workspace_mib, "as asked for")
+    free = None
+    if machine.jetson and request.target == "tensorrt":
+        free = free_memory_mib()
+    if free is None:
+        return Workspace(None, "TensorRT's default")
+    return Workspace(max(free // 2, 1), f"half of the {free} MiB that were free on the board")
+
+
+def _notes(options: TensorRTOptions) -> list[str]:
+    """Return what a user must know of options that reach beyond this GPU and release."""
+    notes = []
+    if options.version_compatible:
+        notes.append(
+            "version-compatible: the plan contains code that runs in the process that loads it, so "
+            "load it only if you trust who built it (lpx does so only on request)"
+        )
+    if options.hardware_compatible:
+        notes.append(
+            "hardware-compatible: it runs on other GPUs of Ampere and later, and may be slower "
+            "than one that is built for the GPU"
+        )
+    return notes
+
+
+def _beside_dla(plan: Plan, options: TensorRTOptions) -> list[str]:
+    if options.dla_core is None or plan.layers is None:
+        return []
+    return list(plan.layers.beside_dla)
+
+
+def _timing_cache(path: Path, used: bytes | None, plan: Plan, *, frozen: bool) -> dict[str, Any]:
+    """Return the manifest's record: the file, what was read from it, and what was left in it."""
+    taken = used if plan.timing_cache_used else None
+    left = used if frozen else plan.timing_cache
+    return {
+        "file": path.name,
+        "used_sha256": taken and hashlib.sha256(taken).hexdigest(),
+        "left_sha256": left and hashlib.sha256(left).hexdigest(),
+    }
