@@ -77,6 +77,9 @@ def choose_runtime(manifest: EngineManifest, asked: Runtime | None) -> RuntimeCh
 
 
 def _can_rebuild(manifest: EngineManifest) -> Availability:
+    if "tensorrt" not in manifest.options:
+        reason = "its manifest does not say how it was built: build it again"
+        return Availability(False, reason)
     usable, reason = can_run(manifest, read_machine())
     target = manifest.target
     if usable and manifest.tensorrt.version_compatible:

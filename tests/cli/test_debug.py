@@ -143,7 +143,7 @@ def tensorrt(workspace, monkeypatch):
     source, folder = Path("lpx-out/engines") / ENGINE, Path("lpx-out/engines") / PLAN
     manifest = read_sealed(source / "manifest.json", "")
     manifest |= {"name": PLAN, "target": "tensorrt", "file": "engine.plan"}
-    manifest["options"] = {}
+    manifest["options"] = {"tensorrt": {}}
     graph = (source / "engine.onnx").read_bytes()
     folder.mkdir()
     write_sealed(folder / "manifest.json", manifest)
