@@ -107,6 +107,8 @@ def choose_runtime(
 
 def _can_rebuild(manifest: EngineManifest, access: TensorRTAccess) -> Availability:
     """Find out whether an engine can be built and run here, and the reason if not."""
+    if "tensorrt" not in manifest.options:
+        return Availability(False, "its manifest does not say how it was built: build it again")
     usable, reason = access.can_run(manifest, read_machine())
     if usable and manifest.tensorrt.version_compatible:
         # The lean runtime may run it, but has no builder.

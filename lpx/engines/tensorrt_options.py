@@ -168,7 +168,8 @@ def _check_batch_size(size: object) -> None:
     if size is None:
         raise InvalidArgumentError("batches", "must be whole numbers", None)
     check_at_least("batches", size, 1)
-    check_number("batches", size, least=1, most=MAX_BATCH)
+    if isinstance(size, int) and size > MAX_BATCH:
+        raise InvalidArgumentError("batches", f"must be between 1 and {MAX_BATCH}", size)
 
 
 def _as_capabilities(given: object) -> tuple[str, ...]:

@@ -171,7 +171,7 @@ def test_tf32_is_left_on_or_switched_off_and_the_folder_says_which(emit, run, ma
         code, said, calls = run(folder, major)
         assert code == 0, said
         assert [("--noTF32" in call) for call in calls] == [off, off]
-        assert json.loads((folder / "manifest.json").read_text())["tf32"] is not off
+        assert json.loads((folder / "manifest.json").read_text())["tensorrt"]["tf32"] is not off
         assert f"TF32 is {'off' if off else 'on'}" in (folder / "README.txt").read_text()
 
 
@@ -339,10 +339,10 @@ def test_scripts_are_clean_shell(emit, options):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--target", "onnxruntime"), "--target says nothing to --emit trtexec"),
-        (("--builds", "2"), "--builds says nothing"),
-        (("--batch", "9999999999"), "from 1 to 1048576"),
-        (("--batch", "1", "--batch-range", "1:2:3"), "say the same thing"),
+        (("--target", "onnxruntime"), "--target cannot be combined with --emit trtexec"),
+        (("--builds", "2"), "--builds must be 1 for trtexec (got 2)"),
+        (("--batch", "9999999999"), "--batch must be between 1 and 1048576"),
+        (("--batch", "1", "--batch-range", "1:2:3"), "mutually exclusive"),
     ],
 )
 def test_options_that_do_not_go_together(lpx, workspace, options, said):

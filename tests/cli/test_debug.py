@@ -164,7 +164,7 @@ class TensorRTHere:
         source, folder = workspace.engines / ENGINE, workspace.engines / PLAN
         manifest = read_sealed(source / "manifest.json", "")
         manifest |= {"name": PLAN, "target": "tensorrt", "file": "engine.plan"}
-        manifest["options"] = {}
+        manifest["options"] = {"tensorrt": {}}
         self.kernels = (source / "engine.onnx").read_bytes()
         folder.mkdir()
         self.path = folder / "manifest.json"
