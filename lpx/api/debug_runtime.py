@@ -13,10 +13,10 @@ from lpx.engines.load import load
 from lpx.engines.makers import flavour_of
 from lpx.engines.manifest import EngineManifest
 from lpx.engines.targets import can_run
-from lpx.engines.tensorrt import Plan, available
+from lpx.engines.tensorrt import Plan, TensorRTTensors, available
 from lpx.errors import LpxError
 from lpx.layerwise.compare import Inside, tensors_to_watch
-from lpx.layerwise.rebuild import TensorRTTensors, build_watched, open_watched
+from lpx.layerwise.rebuild import build_watched, open_watched
 from lpx.machine.machine import Machine, read_machine
 from lpx.reporter import Reporter
 from lpx.workspace import WorkspaceFolder
