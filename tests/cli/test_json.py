@@ -58,7 +58,9 @@ def test_build_of_several_precisions_at_once(parsed, workspace):
     assert int8["convolutions"]["int8"] > fp32["convolutions"]["int8"] == 0
 
 
-def test_bench(parsed, workspace):
+def test_bench(parsed, workspace, monkeypatch):
+    monkeypatch.setattr("lpx.bench.performance.latency.MIN_ITERATIONS", 2)
+    monkeypatch.setattr("lpx.bench.performance.latency.WARM_UP_SECONDS", 0)
     value, code = parsed("bench", "--dataset", "demo", "--limit", 24, "--latency-seconds", 0.01)
     assert value == json.loads(Path("lpx-out/report.json").read_text())
     assert value["verdict"] in ("holds", "fails", "undecided")
