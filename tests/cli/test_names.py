@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,9 +15,12 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.table import Table
 
+from lpx.bench.report.document.entries import StageParity
 from lpx.bench.report.markdown import escaped, table
 from lpx.cli import bench_tables
 from lpx.cli.console import ConsoleReporter, Output
+from lpx.metrics import Interval
+from tests.support.reports import full_report
 
 NAMES = ("[old]", "a:x:b", "a[/b]", "[bold red]", "[link=x]", ":smile:", r"back\[slash", "[[x]]")
 
@@ -58,24 +62,15 @@ def test_methods_in_the_table_of_a_set(lpx, tmp_path, monkeypatch):
 def test_intervals_and_verdicts_in_the_tables_of_a_bench(capsys, monkeypatch):
     """Whose own brackets are no markup either."""
     monkeypatch.setenv("COLUMNS", "200")
-    difference = {"estimate": -0.01, "low": -0.02, "high": 0.0}
-    found = {
-        "auc_difference": difference,
-        "score_difference": {"max": 0.1},
-        "verdict": "fails",
-    }
-    candidate = {
-        "name": "engine[old]",
-        "auc": 0.9,
-        "flips": 3,
-        "breaks_at": "engine",
-        "stages": [{"kind": "engine", "against_torch": found}],
-        **found,
-    }
-    values = {"reference": {"auc": 0.91}, "candidates": [candidate]}
+    report = full_report()
+    engine = report.candidates[0]
+    parity = replace(engine.parity, auc_difference=Interval(-0.01, -0.02, 0.0), verdict="fails")
+    stage = StageParity("engine", "", parity, parity)
+    engine = replace(engine, name="engine[old]", parity=parity, stages=(stage,), breaks_at="engine")
+    report = replace(report, candidates=(engine,))
     console = Output()
-    console.print(bench_tables.parity(values))
-    console.print(bench_tables.stages(values))
+    console.print(bench_tables.parity(report))
+    console.print(bench_tables.stages(report))
     out = capsys.readouterr().out
     assert out.count("engine[old]") == 2
     assert out.count("-0.0100 [-0.0200, +0.0000]") == 2
