@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 Progress = Callable[[int, int], None]
-"""Progress callback: receives the steps done and their total."""
+"""Receives the steps done and their total."""
 
 
 class Reporter(Protocol):

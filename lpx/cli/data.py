@@ -12,9 +12,9 @@ import click
 from lpx.cli.options import data_options, json_option, workspace_option
 from lpx.data.roots import DataPlaces
 from lpx.data.wording import counted, some
-from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
+    from lpx.api.workspace import Workspace
     from lpx.data.face_sets.info import SetInfo
     from lpx.data.prepare import Prepared
 
@@ -66,7 +66,6 @@ def prepare(
     detector: str,
     processes: int | None,
     strict: bool,
-    places: DataPlaces,
     workspace: Workspace,
     as_json: bool,
 ) -> None:
@@ -78,13 +77,13 @@ def prepare(
     from lpx.cli.console import ConsoleReporter
     from lpx.data import prepare as preparing
 
-    with ConsoleReporter() as report:
+    with ConsoleReporter() as reporter:
         if crop is None:
             crop, why = preparing.recipe_for(preparing.exported_card(workspace))
-            report.say(f"crop {crop}: {why}")
+            reporter.say(f"crop {crop}: {why}")
         done = preparing.prepare(
             name,
-            places=places,
+            places=workspace.places,
             split=split,
             methods=tuple(m for m in methods.split(",") if m),
             frames=frames,
@@ -92,7 +91,7 @@ def prepare(
             detector=detector,
             processes=processes,
             strict=strict,
-            progress=report.progress(f"preparing {name}, videos"),
+            progress=reporter.progress(f"preparing {name}, videos"),
         )
     if as_json:
         click.echo(json.dumps(_prepared(done), indent=2))
@@ -150,14 +149,20 @@ def _tell_missing(missing: tuple[str, ...]) -> None:
 )
 @data_options
 @json_option
-def info(source: str, contact_sheet: Path | None, places: DataPlaces, as_json: bool) -> None:
+def info(
+    source: str,
+    contact_sheet: Path | None,
+    data_root: Path | None,
+    store: Path | None,
+    as_json: bool,
+) -> None:
     """Show what SET or FOLDER holds.
 
     Of a public data set that was not prepared, the videos on disk are shown.
     """
     from lpx.data.face_sets.info import read_info, write_sheet
 
-    found = read_info(source, places)
+    found = read_info(source, DataPlaces(data_root, store))
     if contact_sheet is not None:
         write_sheet(found, contact_sheet)
     if as_json:

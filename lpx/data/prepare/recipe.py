@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from lpx.card import ModelCard, card_from_dict
 from lpx.data.images.crops import RECIPES
-from lpx.workspace import Workspace, read_sealed
+from lpx.workspace import WorkspaceFolder, read_sealed
 
 RECIPE = "square-1.3"
 
 
-def exported_card(workspace: Workspace) -> ModelCard | None:
+def exported_card(workspace: WorkspaceFolder) -> ModelCard | None:
     """The card of a workspace's exported model; None where there is no model.
 
     Read from the model's manifest alone: loading and checking the model itself takes seconds.

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.arguments import check_fields
+from lpx.arguments import check_at_least, check_fields
 from lpx.graph.qdq.placement import MIN_CHANNELS
 from lpx.graph.qdq.rounding import weight_scales
 
@@ -32,6 +32,7 @@ class WeightOptions:
             changes the ranges of activations, so calibration must use the equalised model.
         min_channels: Leave convolutions with fewer channels on either side in float; ignored for a
             DLA, which runs INT8 regions as a whole.
+        requantise: Remove the Q/DQ pairs of a quantised model instead of refusing it.
     """
 
     clip: Literal["max", "mse"] = "max"
@@ -39,9 +40,11 @@ class WeightOptions:
     bias_correction: bool = True
     equalise: bool = False
     min_channels: int = MIN_CHANNELS
+    requantise: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
+        check_at_least("min_channels", self.min_channels, 1)
 
 
 DEFAULT_WEIGHTS = WeightOptions()
