@@ -166,6 +166,7 @@ def render_page(findings: Findings, pictures: Sequence[Pictures]) -> str:
     Returns:
         A self-contained HTML document. The same arguments give the same text.
     """
+    # The colour scales are drawn by the functions that draw the maps, so that they cannot differ.
     ramp = np.linspace(0, 1, 256, dtype=np.float32)[None]
     return (
         environment("lpx.explain")

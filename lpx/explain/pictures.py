@@ -15,7 +15,7 @@ IMAGE_BYTES = 6_500_000
 SIDES = (112, 256)
 """Smallest and largest side of a picture on the page, pixels."""
 SHEET_SIDE = 320
-# Measured on faces at the quality of `lossy`.
+# Approximate size of a compressed picture of a face.
 _BYTES_PER_PIXEL = 0.13
 
 

@@ -32,6 +32,7 @@ FACES = 8
 
 # Perturbations of the weights by which the noise is measured.
 _PERTURBATIONS = 4
+# Several faces, so that a model that mixes the faces of a batch is noticed.
 _BATCH = 8
 # Probabilities may leave [0, 1] by rounding.
 _ROUNDING = 1e-6
@@ -312,6 +313,7 @@ def _is_noise(noise: Outputs, errors: Outputs) -> bool:
     return True
 
 
+# Beside the maximum, which one outlier decides, errors are compared by their root mean square.
 def _rms(values: NDArray[np.float64]) -> float:
     return float(np.sqrt(np.mean(np.square(values))))
 

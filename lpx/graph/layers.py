@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from lpx.graph.model_io import is_constant, name_nodes, parse, serialise
-from lpx.graph.nodes import ACTIVATIONS, COMPUTE, name_of
+from lpx.graph.nodes import ACTIVATIONS, COMPUTE, name_of, producer_of
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 FED = "fed"
@@ -136,7 +136,7 @@ def _reads_pairs(node: ir.Node) -> bool:
     # A node that multiplies by a weight computes in integers only if the weight has a pair too.
     inputs = node.inputs[1:2] if node.op_type in COMPUTE else node.inputs
     for value in inputs:
-        producer = value.producer() if value is not None else None
+        producer = producer_of(value)
         if producer is not None and producer.op_type == "DequantizeLinear":
             return True
     return False

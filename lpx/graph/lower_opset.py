@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from lpx.errors import LpxError
 from lpx.graph.model_io import tensor
+from lpx.graph.nodes import optional_input
 
 OLDEST = 17
 """Opset that TensorRT 8.6 (JetPack 6.0) parses."""
@@ -135,7 +136,7 @@ class _Node:
     def _axes_to_attribute(self, index: int) -> None:
         node = self.node
         unmoved = node.attributes.pop("noop_with_empty_axes", None)
-        given = node.inputs[index] if len(node.inputs) > index else None
+        given = optional_input(node, index)
         if given is None:
             if unmoved is not None and unmoved.as_int():
                 raise self.refusal("it reduces no axis")

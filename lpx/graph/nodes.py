@@ -45,11 +45,26 @@ def tensor_of(node: ir.Node, index: int) -> str:
     return value.name
 
 
+def optional_input(node: ir.Node, index: int) -> ir.Value | None:
+    """Return an input of a node; None if it is omitted or beyond the last one."""
+    if index < len(node.inputs):
+        return node.inputs[index]
+    return None
+
+
+def producer_of(value: ir.Value | None) -> ir.Node | None:
+    """Return the node that computes a value; None for a constant, a graph input or no value."""
+    if value is None:
+        return None
+    return value.producer()
+
+
 def cuts_at_zero(node: ir.Node) -> bool:
     """Return True if a node is a ReLU, or a Clip whose lower limit is 0."""
     if node.op_type != "Clip":
         return node.op_type == "Relu"
-    low = node.inputs[1] if len(node.inputs) > 1 else None
+    # Without a lower limit, a Clip lets negative values through.
+    low = optional_input(node, 1)
     if low is None or low.const_value is None:
         return False
     return float(low.const_value.numpy()) == 0

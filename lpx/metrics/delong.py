@@ -113,6 +113,7 @@ def _place(is_fake: NDArray[np.bool_], scores: Floats) -> _Placed:
     return _Placed(
         auc=int(reals_below.sum()) / (2 * len(fake) * len(real)),
         of_fakes=reals_below / (2 * len(real)),
+        # Fakes below a real one are its losses; the component is the share of its wins.
         of_reals=1.0 - fakes_below / (2 * len(fake)),
     )
 

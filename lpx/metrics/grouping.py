@@ -49,6 +49,7 @@ def video_groups(methods: ArrayLike, videos: ArrayLike) -> NDArray[np.int64]:
     faces = len(np.atleast_1d(np.asarray(methods)))
     _, method_codes = group_codes("methods", methods, faces)
     names, video_codes = group_codes("videos", videos, faces)
+    # A pair of codes as one number, which sorts by method and then video.
     _, codes = np.unique(method_codes * len(names) + video_codes, return_inverse=True)
     return codes.astype(np.int64)
 
@@ -114,6 +115,7 @@ def video_scores(
     method_names, method_codes = group_codes("methods", methods, len(is_fake))
     video_names, video_codes = group_codes("videos", videos, len(is_fake))
     groups = video_groups(method_codes, video_codes)
+    # Groups are numbered consecutively: index g of `first`, `faces` and `fakes` is group g.
     _, first = np.unique(groups, return_index=True)
     faces = np.bincount(groups)
     fakes = np.bincount(groups, weights=is_fake)

@@ -23,7 +23,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from lpx.graph.bounds import Bounds, tensor_bounds
-from lpx.graph.nodes import name_of
+from lpx.graph.nodes import name_of, optional_input
 
 # Passes over all pairs; usually a few until nothing changes.
 _SWEEPS = 20
@@ -184,7 +184,7 @@ class _Link:
     def _scale(self, change: NDArray[np.int64]) -> None:
         factor = np.exp2(change).astype(np.float32)
         _replace(self.first.inputs[1], _weight(self.first) / factor.reshape(-1, 1, 1, 1))
-        bias = self.first.inputs[2] if len(self.first.inputs) > 2 else None
+        bias = optional_input(self.first, 2)
         if bias is not None:
             _replace(bias, bias.const_value.numpy() / factor)  # type: ignore[union-attr]
         weight = _weight(self.second)

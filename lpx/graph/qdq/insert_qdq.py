@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lpx.errors import LpxError
 from lpx.graph.model_io import tensor
-from lpx.graph.nodes import cuts_at_zero
+from lpx.graph.nodes import cuts_at_zero, optional_input
 from lpx.graph.qdq.placement import Placement
 from lpx.graph.qdq.rounding import bias_shift, nearest_levels, round_levels, weight_scales
 from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions, mse_scales
@@ -150,10 +150,9 @@ def _limits(value: ir.Value) -> _Limits:
         return _limits(producer.inputs[0])
     if producer is None or not cuts_at_zero(producer):
         return _Limits()
-    if producer.op_type == "Clip" and len(producer.inputs) > 2:
-        high = producer.inputs[2]
-        if high is not None and high.const_value is not None:
-            return _Limits(0.0, float(high.const_value.numpy()))
+    high = optional_input(producer, 2)
+    if producer.op_type == "Clip" and high is not None and high.const_value is not None:
+        return _Limits(0.0, float(high.const_value.numpy()))
     return _Limits(0.0)
 
 
@@ -257,6 +256,7 @@ class _Inserter:
         steps = np.maximum(scales_of(array), _SMALLEST_SCALE[weight.dtype])
         if self.style.stored_weights:
             steps = np.maximum(steps, self._least_step(node))
+        # Levels are computed with the scales as they are stored, in the weight's type.
         steps = steps.astype(weight.dtype.numpy()).astype(np.float32)
         to_levels = nearest_levels if self.weights.rounding == "nearest" else round_levels
         levels = to_levels(array, steps)
@@ -294,7 +294,7 @@ class _Inserter:
     def _least_step(self, node: ir.Node) -> NDArray[np.float32] | float:
         """Return the weight scale below which the bias would not fit into int32."""
         # A channel that batch norm has almost switched off has tiny weights and an ordinary bias.
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        bias = optional_input(node, 2)
         if bias is None or bias.const_value is None:
             return 0.0
         data = node.inputs[0]

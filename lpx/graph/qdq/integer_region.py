@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import onnx_ir as ir
 
 from lpx.graph.activations import is_activation, readers
-from lpx.graph.nodes import COMPUTE, SCORES, adds_branches, cuts_at_zero, tensor_of
+from lpx.graph.nodes import (
+    COMPUTE,
+    SCORES,
+    adds_branches,
+    cuts_at_zero,
+    producer_of,
+    tensor_of,
+)
 
 # Operators besides convolutions that ONNX Runtime's CPU provider computes in integers between pairs
 # (observed in the graphs that its optimiser writes).
@@ -101,12 +109,14 @@ class IntegerRegion:
         """Return the activations from which a convolution, a pool or an integer Add is reached."""
         wanted: set[ir.Value] = set()
         for node in reversed(graph):
-            if node.op_type in COMPUTE:
-                read = node.inputs[:1] if node.op_type == "Conv" else ()
-            else:
+            read: Sequence[ir.Value | None] = ()
+            if node.op_type == "Conv":
+                read = node.inputs[:1]
+            elif node.op_type not in COMPUTE:
                 through = node.op_type not in _ENDS and any(v in wanted for v in node.outputs)
                 starts = self._ends_convolution(node) or node.op_type == "MaxPool"
-                read = node.inputs if starts or through else ()
+                if starts or through:
+                    read = node.inputs
             wanted.update(v for v in read if is_activation(v))
         return wanted
 
@@ -114,8 +124,8 @@ class IntegerRegion:
         """Return True for an Add of two branches of which one ends in a quantised convolution."""
         if not adds_branches(node):
             return False
-        makers = [value.producer() for value in node.inputs if value is not None]
-        return any(maker is not None and maker.name in self.quantised for maker in makers)
+        producers = [producer_of(value) for value in node.inputs]
+        return any(p is not None and p.name in self.quantised for p in producers)
 
     def _visit(self, node: ir.Node, candidates: dict[ir.Node, list[ir.Value]]) -> None:
         """Record which tensors a node gives as integers; its inputs have been visited."""
@@ -134,7 +144,8 @@ class IntegerRegion:
         elif node.op_type in _PASSES_ON:
             if data and data[0] in self._available:
                 self._available.update(node.outputs)
-                self._made.update(node.outputs if data[0] in self._made else ())
+                if data[0] in self._made:
+                    self._made.update(node.outputs)
         elif _needs_one_scale(node):
             outputs = [v for v in node.outputs if v in self._wanted and not v.is_graph_output()]
             if data and data[0] in self._available and outputs:
@@ -142,6 +153,8 @@ class IntegerRegion:
                 self._available.update(outputs)
                 self._made.update(outputs)
         elif node.op_type in _KERNELS and len(data) == sum(v is not None for v in node.inputs):
+            # All inputs are activations: the kernels take no constants. Inputs that are floats
+            # still get a pair if that is cheap.
             known = [v in self._available for v in data]
             gates = [v for v in data if v not in self._available]
             if any(known) and (all(known) or (node.op_type == "Mul" and all(map(_gates, gates)))):

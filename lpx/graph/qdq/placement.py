@@ -23,6 +23,8 @@ from lpx.graph.nodes import (
     adds_branches,
     name_of,
     only_reader,
+    optional_input,
+    producer_of,
     tensor_of,
 )
 from lpx.graph.qdq.integer_region import IN_FLOAT, AddInputs, IntegerRegion, has_kernel
@@ -147,12 +149,15 @@ def place(
                 indices, reason = _judge_add(node, names, depth)
             decisions.append(Decision(name_of(node), "Add", bool(indices), reason))
             uses += [(tensor_of(node, index), name_of(node), index) for index in indices]
-    outputs = region.outputs if region is not None else []
-    in_float = region.in_float if region is not None else set()
+    outputs: list[str] = []
+    in_float: set[ir.Node] = set()
+    if region is not None:
+        outputs, in_float = region.outputs, region.in_float
     pairs = {use[0] for use in uses} | set(outputs)
     if region is not None:
         nodes = {name_of(node): node for node in model.graph}
         decisions = [_noted(d, nodes[d.node], region, pairs) for d in decisions]
+    # The other nodes last: what they read depends on where the pairs are.
     judged = {decision.node for decision in decisions}
     for node in model.graph:
         if name_of(node) not in judged:
@@ -293,8 +298,8 @@ def _judge_other(
         pairs: Tensors that some node reads through a pair.
         at_source: True if all nodes read such a tensor through its pair.
     """
-    value = node.inputs[0] if node.inputs else None
-    maker = value.producer() if value is not None else None
+    value = optional_input(node, 0)
+    maker = producer_of(value)
     if at_source and value is not None and value.name in pairs and not value.is_graph_output():
         reason = f"reads {value.name}, which is quantised at its source for all its readers"
         if not has_kernel(node):
@@ -320,8 +325,7 @@ def _judge_other(
 def _before_activations(node: ir.Node | None) -> ir.Node | None:
     """Return the nearest node upstream, `node` itself included, that is not an activation."""
     while node is not None and node.op_type in ACTIVATIONS:
-        value = node.inputs[0]
-        node = value.producer() if value is not None else None
+        node = producer_of(node.inputs[0])
     return node
 
 
