@@ -1,7 +1,71 @@
-"""lpx: from a local-prediction deepfake detector's checkpoint to verified edge engines."""
+"""lpx: from a deepfake detector's checkpoint to verified edge engines.
+
+    work = lpx.Workspace("lpx-out")
+    work.export("ckpt.pt")
+    work.build("int8", faces="faces")
+    report = work.bench("ffpp-c23")
+
+Names are imported when they are first used: PyTorch takes seconds to import.
+"""
 
 import os
 import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lpx.api.workspace import Workspace
+    from lpx.bench.performance.costs import CostPlan
+    from lpx.card import ModelCard
+    from lpx.engines.base import Engine, Prediction
+    from lpx.engines.load import load
+    from lpx.engines.manifest import EngineManifest
+    from lpx.engines.request import TensorRTOptions
+    from lpx.engines.tensorrt.request import BatchRange
+    from lpx.errors import InvalidArgumentError, LpxError, NotAsAskedError, OutOfMemoryError
+    from lpx.graph.qdq.weights import WeightOptions
+    from lpx.models.checkpoint import ForeignModel
+    from lpx.reporter import Progress, Reporter
+
+_MODULES = {
+    "BatchRange": "lpx.engines.tensorrt.request",
+    "CostPlan": "lpx.bench.performance.costs",
+    "Engine": "lpx.engines.base",
+    "EngineManifest": "lpx.engines.manifest",
+    "ForeignModel": "lpx.models.checkpoint",
+    "InvalidArgumentError": "lpx.errors",
+    "LpxError": "lpx.errors",
+    "ModelCard": "lpx.card",
+    "NotAsAskedError": "lpx.errors",
+    "OutOfMemoryError": "lpx.errors",
+    "Prediction": "lpx.engines.base",
+    "Progress": "lpx.reporter",
+    "Reporter": "lpx.reporter",
+    "TensorRTOptions": "lpx.engines.request",
+    "WeightOptions": "lpx.graph.qdq.weights",
+    "Workspace": "lpx.api.workspace",
+    "load": "lpx.engines.load",
+}
+__all__ = [
+    "BatchRange",
+    "CostPlan",
+    "Engine",
+    "EngineManifest",
+    "ForeignModel",
+    "InvalidArgumentError",
+    "LpxError",
+    "ModelCard",
+    "NotAsAskedError",
+    "OutOfMemoryError",
+    "Prediction",
+    "Progress",
+    "Reporter",
+    "TensorRTOptions",
+    "WeightOptions",
+    "Workspace",
+    "__version__",
+    "load",
+]
 
 __version__ = "0.1.0"
 
@@ -11,3 +75,15 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 if "onnxruntime" in sys.modules:
     # Imported before lpx: what is left to do.
     sys.modules["onnxruntime"].disable_telemetry_events()
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

@@ -17,9 +17,35 @@ from lpx.errors import InvalidArgumentError
 Name = TypeVar("Name", bound=str)
 
 
-def several(given: Name | Iterable[Name]) -> tuple[Name, ...]:
-    """The names of an argument that is one, or several: a text is not a list of its letters."""
-    return (given,) if isinstance(given, str) else tuple(given)
+def several(name: str, value: Name | Iterable[Name]) -> tuple[Name, ...]:
+    """Return the names in an argument that takes one name or several.
+
+    Args:
+        name: Name of the argument, for the error.
+        value: What came in. A str is one name, not a list of its letters.
+
+    Raises:
+        InvalidArgumentError: It is neither a str nor several of them.
+    """
+    if isinstance(value, str):
+        return (value,)
+    names = tuple(value) if isinstance(value, Iterable) else ()
+    if not all(isinstance(one, str) for one in names) or not isinstance(value, Iterable):
+        raise InvalidArgumentError(name, "must be a name or several names", value)
+    return names
+
+
+def check_instance(name: str, value: object, kind: type | tuple[type, ...]) -> None:
+    """Refuse a value that is not an instance of a class; None passes.
+
+    Raises:
+        InvalidArgumentError: It is refused.
+    """
+    if value is None or isinstance(value, kind):
+        return
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    wanted = " or ".join(one.__name__ for one in kinds)
+    raise InvalidArgumentError(name, f"must be {wanted}", value)
 
 
 def is_one_of(value: object, choices: Iterable[object]) -> bool:
@@ -99,12 +125,14 @@ def check_number(
 def _range(least: float, above: float, most: float, below: float) -> str:
     """What a number must be, in words."""
     low, high = max(least, above), min(most, below)
-    if math.isfinite(low) and math.isfinite(high):
-        exclusive = ", exclusive" if above == low and below == high else ""
-        return f"must be between {low:g} and {high:g}{exclusive}"
+    if least == low and most == high and math.isfinite(low) and math.isfinite(high):
+        return f"must be between {low:g} and {high:g}"
+    parts = []
     if math.isfinite(low):
-        return f"must be {'>' if above == low else '>='} {low:g}"
-    return f"must be {'<' if below == high else '<='} {high:g}"
+        parts.append(f"{'>' if above == low else '>='} {low:g}")
+    if math.isfinite(high):
+        parts.append(f"{'<' if below == high else '<='} {high:g}")
+    return f"must be {' and '.join(parts)}"
 
 
 def as_path(name: str, value: object) -> Path:
@@ -126,10 +154,13 @@ def as_path(name: str, value: object) -> Path:
 
 
 def check_fields(instance: Any) -> None:
-    """Check every field of a dataclass that is a `Literal`, an optional one, or a tuple of them.
+    """Check the fields of a dataclass against their types: Python itself checks nothing.
+
+    Checked are Literals, bool, int, float, str and paths, tuples of these, and optional ones.
+    Fields of other types are not checked.
 
     Raises:
-        InvalidArgumentError: A field holds none of its choices.
+        InvalidArgumentError: A field has a value of another type, or none of its choices.
     """
     kind: type = type(instance)
     for name, hint in field_hints(kind).items():
@@ -144,9 +175,33 @@ def _check(name: str, value: Any, hint: Any) -> None:
         kinds = [kind for kind in arguments if kind is not type(None)]
         if len(kinds) == 1:
             _check(name, value, kinds[0])
-    elif origin is tuple and arguments[1:] == (...,):
-        for one in value:
-            _check(name, one, arguments[0])
+    elif origin is tuple:
+        if not isinstance(value, (tuple, list)):
+            raise InvalidArgumentError(name, "must be a tuple", value)
+        if arguments[1:] == (...,):
+            for one in value:
+                _check(name, one, arguments[0])
+        elif len(value) != len(arguments):
+            raise InvalidArgumentError(name, f"must have {len(arguments)} values", value)
+        else:
+            for one, kind in zip(value, arguments, strict=True):
+                _check(name, one, kind)
+    elif hint in _SCALARS:
+        accepted, wanted = _SCALARS[hint]
+        # bool is an int to Python, and `limit=True` a mistake.
+        wrong_bool = isinstance(value, bool) and hint is not bool
+        if wrong_bool or not isinstance(value, accepted):
+            raise InvalidArgumentError(name, f"must be {wanted}", value)
+
+
+# Accepted classes and their description, by type hint. NumPy's numbers are Integral and Real.
+_SCALARS: dict[Any, tuple[type | tuple[type, ...], str]] = {
+    bool: (bool, "True or False"),
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: (str, "a str"),
+    Path: (os.PathLike, "a path"),
+}
 
 
 @cache

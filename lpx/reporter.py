@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 Progress = Callable[[int, int], None]
+"""Receives the steps done and their total."""
 
 
 class Reporter(Protocol):
@@ -19,7 +20,7 @@ class Reporter(Protocol):
         """Receive a warning: the step goes on, but its result may not be what was wanted."""
         ...
 
-    def progress(self, label: str) -> Callable[[int, int], None]:
+    def progress(self, label: str) -> Progress:
         """Start a progress bar. The step calls the result with the steps done and their total."""
         ...
 
@@ -33,7 +34,7 @@ class Silent:
     def warn(self, text: str) -> None:
         """Discard a warning."""
 
-    def progress(self, label: str) -> Callable[[int, int], None]:
+    def progress(self, label: str) -> Progress:
         """A bar that is not shown."""
         return lambda done, total: None
 

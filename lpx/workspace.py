@@ -1,8 +1,7 @@
-"""Where artefacts lie, what made them, whether they still match.
+"""The workspace folder, and how files in it are written and read.
 
-A workspace is a folder. Every artefact is written under a temporary name and renamed, so that it
-is either whole or absent; every artefact has a manifest beside it that names the SHA-256 of what it
-was made from; and one process at a time may write.
+Every artefact is written under a temporary name and renamed, so that it is either whole or absent.
+Beside it is a manifest with the SHA-256 of what it was made from. One process at a time may write.
 """
 
 from __future__ import annotations
@@ -22,18 +21,19 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lpx import interrupts
+from lpx.arguments import as_path
 from lpx.errors import LpxError
 from lpx.schema import MAX_BYTES, SchemaError, parse_json, sealed, unsealed
 
 DEFAULT = Path("lpx-out")
 SYNC_SECONDS = 1.0
-"""A loss of power loses at most about this much of what was added to a journal."""
+"""Time between syncs of a journal: about this much is lost with the power."""
+# Characters of a file's name that its temporary name repeats.
 _SHORT = 16
-"""Characters of a file's name that its temporary name repeats."""
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(1 << 20):
@@ -43,26 +43,25 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """A temporary path in the same folder, renamed to `path` when the block ends well.
+    """Yield a temporary path in the same folder, renamed to `path` if the block succeeds.
 
     Args:
         path: The file.
-        durable: Wait until file and name are on the disk, so that a loss of power afterwards loses
-            nothing. Not worth its milliseconds where there are many files that are easily made
-            again.
+        durable: Wait until file and name are on the disk, so that they survive a loss of power.
+            This takes milliseconds; leave it out for many files that are easily made again.
 
     Raises:
         LpxError: The folder cannot be written.
     """
     temporary = None
     try:
-        # A signal in here would leave the file behind: it waits until the name is known.
+        # A signal in here would leave the file behind: defer it until the name is known.
         with interrupts.deferred():
             temporary = _new_beside(path)
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         if durable:
-            # Before the name: after a loss of power the new name must not lead to an empty file.
+            # Before renaming: after a loss of power the new name must not lead to an empty file.
             _sync(temporary)
         temporary.replace(path)
         if durable:
@@ -75,14 +74,14 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 def _new_beside(path: Path) -> Path:
-    """An empty file in the folder of `path`, which is made if need be.
+    """Create an empty file in the folder of `path`, and the folder if needed.
 
     Raises:
         LpxError: The folder cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Some writers go by what a name ends in. Where the path's name fits, this must fit too.
+        # Some writers go by the suffix. The temporary name must not be longer than `path` can be.
         suffix = path.suffix if len(path.suffix) <= _SHORT else ""
         handle, name = tempfile.mkstemp(suffix, f".{path.stem[:_SHORT]}.", path.parent)
     except OSError as error:
@@ -92,7 +91,7 @@ def _new_beside(path: Path) -> Path:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's names, are on the disk.
+    """Wait until the content of a file, or the names in a folder, are on the disk.
 
     Raises:
         OSError: The disk is full or failed.
@@ -113,16 +112,16 @@ def sync_handle(handle: int) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        # Some file systems cannot, of folders above all.
+        # Some file systems cannot sync, folders above all.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS, errno.EBADF):
             raise
 
 
 class Appended:
-    """A file that only grows: what was added is on the disk within about `SYNC_SECONDS`.
+    """A file that only grows, synced to the disk about every `SYNC_SECONDS`.
 
     Args:
-        path: The file; made, with its folder, when something is first added.
+        path: The file, created with its folder when something is first added.
     """
 
     def __init__(self, path: Path) -> None:
@@ -130,10 +129,10 @@ class Appended:
         self._synced = -math.inf
 
     def add(self, data: bytes) -> None:
-        """Add to the end.
+        """Append bytes.
 
         Raises:
-            LpxError: It cannot be written.
+            LpxError: The file cannot be written.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,33 +157,33 @@ def _umask() -> int:
 
 
 def unwritable(path: Path, error: OSError) -> LpxError:
-    """The error for a path that cannot be written."""
+    """Make the error for a path that cannot be written."""
     why = error.strerror or str(error)
     if isinstance(error, (FileExistsError, NotADirectoryError)):
         why = "there is a file where a folder is needed"
     return LpxError(
         f"{path} cannot be written",
         why,
-        "free the place, or choose another: a workspace with -w DIR or LPX_WORKSPACE, a folder for "
-        "predictions with --out DIR",
+        "remove what is in the way, free space or check permissions; or use another folder",
+        code="unwritable",
     )
 
 
 def check_writable(folder: Path, *names: str) -> None:
-    """Find out before long work that its results could not be written; nothing is left behind.
+    """Check before long work that its results can be written. Leaves nothing behind.
 
     Args:
-        folder: Where results are to go; it need not exist.
-        names: Of the files there.
+        folder: Folder for results; it need not exist.
+        names: Names of the result files.
 
     Raises:
-        LpxError: The folder cannot be made or written, or a folder has the name of a result.
+        LpxError: The folder cannot be created or written, or a folder has the name of a result.
     """
     place = folder
     try:
         while not _exists(place):
             place = place.absolute().parent
-        # Without a name, so that not even a kill leaves it behind.
+        # Without a name, so that not even SIGKILL leaves it behind.
         with tempfile.TemporaryFile(dir=place):
             pass
         for name in names:
@@ -195,12 +194,12 @@ def check_writable(folder: Path, *names: str) -> None:
 
 
 def _exists(path: Path) -> bool:
-    """Whether something is there; a link to nothing, or a name that no file can have, raises."""
+    """Check that something exists; a dangling link or an impossible name raises OSError."""
     try:
         os.stat(path)
     except FileNotFoundError:
         if os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, "it is a link to nothing") from None
+            raise FileExistsError(errno.EEXIST, "it is a dangling link") from None
         return False
     return True
 
@@ -212,25 +211,25 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, readable by people."""
+    """Write indented JSON atomically."""
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
-    """Write JSON atomically, with a checksum: what other steps read and rely on."""
+    """Write JSON with a checksum atomically, for other steps to read."""
     write_json(path, sealed(values))
 
 
 def read_regular(path: Path, *, inside: Path | None = None, limit: int | None = None) -> bytes:
-    """The bytes of a regular file: a pipe would keep lpx waiting, a device has no end.
+    """Read a regular file; a pipe could block forever, and a device never ends.
 
     Args:
         path: The file.
-        inside: Folder that the file must be in, after links are followed.
+        inside: Folder that must contain the file once links are followed.
         limit: Largest size, bytes.
 
     Raises:
-        OSError: It cannot be read, is not a regular file, is elsewhere, or is too large.
+        OSError: It cannot be read, is not a regular file, is outside, or is too large.
     """
     if inside is not None and not path.resolve().is_relative_to(inside.resolve()):
         raise OSError(errno.EPERM, f"it is a link to a file outside {inside}")
@@ -245,21 +244,21 @@ def read_regular(path: Path, *, inside: Path | None = None, limit: int | None = 
 
 
 def no_follow(path: str, flags: int) -> int:
-    """An opener for files that lpx adds to: one that is a link may name a file of the user's.
+    """Open a file to append to, but not through a link, which may lead to a file of the user's.
 
     Raises:
-        OSError: The path is a link, or a pipe that nobody reads.
+        OSError: The path is a link, or a pipe without a reader.
     """
     flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
     return os.open(path, flags, 0o666)
 
 
 def read_json(path: Path, remake: str) -> dict[str, Any]:
-    """Read a file that holds one object.
+    """Read a JSON file with one object.
 
     Args:
         path: The file.
-        remake: The command that makes it.
+        remake: The command that writes it.
 
     Raises:
         LpxError: Missing or damaged.
@@ -267,88 +266,92 @@ def read_json(path: Path, remake: str) -> dict[str, Any]:
     try:
         value = parse_json(read_regular(path, limit=MAX_BYTES))
     except FileNotFoundError:
-        raise LpxError(f"{path} does not exist", "", f"make it with `{remake}`") from None
+        raise LpxError(
+            f"{path} does not exist", "", f"run `{remake}` first", code="not-found"
+        ) from None
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise LpxError(f"{path} cannot be read", why, f"make it again with `{remake}`") from error
+        raise LpxError(
+            f"{path} cannot be read", why, f"run `{remake}` again", code="damaged"
+        ) from error
     if not isinstance(value, dict):
-        raise LpxError(f"{path} is not a manifest", "", f"make it again with `{remake}`")
+        raise LpxError(f"{path} is not a manifest", "", f"run `{remake}` again", code="damaged")
     return value
 
 
 def read_sealed(path: Path, remake: str) -> dict[str, Any]:
-    """Read what `write_sealed` wrote.
+    """Read a file that `write_sealed` wrote.
 
     Args:
         path: The file.
-        remake: The command that makes it.
+        remake: The command that writes it.
 
     Raises:
-        LpxError: Missing, damaged, or with another checksum than it was written with.
+        LpxError: Missing or damaged, or its checksum does not match.
     """
     value = read_json(path, remake)
     try:
         return unsealed(value)
     except SchemaError as error:
         raise LpxError(
-            f"{path} is not as lpx wrote it", str(error), f"make it again with `{remake}`"
+            f"{path} is not as lpx wrote it", str(error), f"run `{remake}` again", code="damaged"
         ) from error
 
 
-class Workspace:
-    """The folder that `lpx export`, `build` and `bench` share.
+class WorkspaceFolder:
+    """Paths and lock of a workspace. `lpx.Workspace` adds the steps.
 
     Args:
-        root: The folder; made when something is first written.
+        root: The folder, created when something is first written.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: str | os.PathLike[str] = DEFAULT) -> None:
+        self.root = as_path("root", root)
 
     @property
     def model(self) -> Path:
-        """The exported ONNX model; its manifest is `model.json`."""
+        """Path of the exported ONNX model; its manifest is `model.json`."""
         return self.root / "model.onnx"
 
     @property
     def reference(self) -> Path:
-        """The PyTorch checkpoint that engines are compared with."""
+        """Path of the PyTorch checkpoint that engines are compared with."""
         return self.root / "reference.pt"
 
     @property
     def engines(self) -> Path:
-        """One folder per engine: `engine.onnx` or `engine.plan`, and `manifest.json`."""
+        """Folder with a folder per engine: `engine.onnx` or `engine.plan`, and `manifest.json`."""
         return self.root / "engines"
 
     @property
     def scales(self) -> Path:
-        """Calibrated ranges."""
+        """Path of the calibrated scales."""
         return self.root / "scales.json"
 
     @property
     def predictions(self) -> Path:
-        """Where `lpx predict` puts its pictures by default."""
+        """Default folder for the pictures and tables of `predict`."""
         return self.root / "predictions"
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the workspace against other processes; released when this one ends, however.
+        """Lock the workspace against other processes until the block, or this process, ends.
 
         Raises:
             LpxError: Another process holds it, or the folder cannot be written.
         """
-        with locked(self.root, "workspace", "work elsewhere with -w DIR"):
+        with locked(self.root, "workspace", "use another workspace"):
             yield
 
 
 @contextmanager
 def locked(root: Path, kind: str, elsewhere: str) -> Iterator[None]:
-    """Hold a folder against other processes; released when this one ends, however.
+    """Lock a folder against other processes until the block, or this process, ends.
 
     Args:
-        root: The folder; made where it does not exist. Its lock is `.lock`.
-        kind: What the folder is, for the error.
-        elsewhere: What to do instead of waiting.
+        root: The folder, created if needed. Its lock is `.lock`.
+        kind: Kind of folder, for the error.
+        elsewhere: Alternative to waiting, for the error.
 
     Raises:
         LpxError: Another process holds it, or the folder cannot be written.
@@ -361,8 +364,9 @@ def locked(root: Path, kind: str, elsewhere: str) -> Iterator[None]:
         if error.errno == errno.ELOOP:
             raise LpxError(
                 f"{path} is a symbolic link",
-                "lpx writes its process number into it, and does not write through links",
-                "remove it",
+                "lpx writes its process ID into it, and does not write through links",
+                "remove the link",
+                code="unwritable",
             ) from error
         raise unwritable(root, error) from error
     with stream:
@@ -374,10 +378,11 @@ def locked(root: Path, kind: str, elsewhere: str) -> Iterator[None]:
             raise LpxError(
                 f"{kind} {root} is in use by process {holder}",
                 "two processes would overwrite each other's artefacts",
-                f"wait for it, or {elsewhere}",
+                f"wait for it to finish, or {elsewhere}",
+                code="in-use",
             ) from None
         if os.fstat(stream.fileno()).st_nlink == 1:
-            # A file with another name too may be one that somebody needs.
+            # A file with a second (hard) link may be one that someone needs.
             stream.seek(0)
             stream.truncate()
             stream.write(f"{os.getpid()}\n")
@@ -386,7 +391,7 @@ def locked(root: Path, kind: str, elsewhere: str) -> Iterator[None]:
 
 
 def _open_lock(path: Path) -> TextIO:
-    """Open a lock for reading and writing, without following a link or waiting for a pipe."""
+    """Open a lock file without following a link or blocking on a pipe."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     handle = os.open(path, flags, 0o666)
     stream = os.fdopen(handle, "r+", encoding="utf-8", errors="replace")

@@ -114,20 +114,19 @@ def environment() -> dict[str, str]:
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
     """A workspace with the demo checkpoint exported, and built in FP32 and INT8; read only."""
-    from lpx import api
+    from lpx import Workspace
     from lpx.data.face_sets.demo import CHECKPOINT, folder
-    from lpx.workspace import Workspace
 
     made = Workspace(tmp_path_factory.mktemp("built") / "lpx-out")
-    api.export(folder() / CHECKPOINT, made)
-    api.build(made, ("fp32", "int8"), target="onnxruntime", faces="demo", limit=16)
+    made.export(folder() / CHECKPOINT)
+    made.build(("fp32", "int8"), target="onnxruntime", faces="demo", limit=16)
     return made
 
 
 @pytest.fixture
 def workspace(built, tmp_path, monkeypatch):
     """A copy of `built`, in `lpx-out` of a new current folder."""
-    from lpx.workspace import Workspace
+    from lpx import Workspace
 
     shutil.copytree(built.root, tmp_path / "lpx-out")
     monkeypatch.chdir(tmp_path)

@@ -41,7 +41,7 @@ def test_fields_that_are_choices_are_checked():
 
 @pytest.mark.parametrize("given", ["int8", ["int8"], ("int8",), iter(["int8"])])
 def test_a_text_is_one_name_and_not_a_list_of_letters(given):
-    assert several(given) == ("int8",)
+    assert several("precisions", given) == ("int8",)
 
 
 @pytest.mark.parametrize("value", [True, 10.0, "10", None])
@@ -87,7 +87,8 @@ def test_whole_numbers_of_numpy_are_whole_numbers():
         ({"above": 0}, 0, "x must be > 0 (got 0)"),
         ({"most": 3}, 4, "x must be <= 3 (got 4)"),
         ({"least": 0, "most": 1}, 2, "x must be between 0 and 1 (got 2)"),
-        ({"above": 0, "below": 1}, 1.0, "x must be between 0 and 1, exclusive (got 1.0)"),
+        ({"above": 0, "below": 1}, 1.0, "x must be > 0 and < 1 (got 1.0)"),
+        ({"above": 0, "most": 1}, 0, "x must be > 0 and <= 1 (got 0)"),
         ({}, float("nan"), "x must be a finite number (got nan)"),
         ({}, "1", "x must be a finite number (got '1')"),
         ({}, True, "x must be a finite number (got True)"),
@@ -124,3 +125,52 @@ def test_errors_of_arguments_are_pickled_whole():
 
 def test_long_values_are_cut():
     assert len(str(InvalidArgumentError("x", "must be short", "y" * 10_000))) < 200
+
+
+@dataclass(frozen=True)
+class Typed:
+    flag: bool = False
+    whole: int | None = 1
+    number: float = 0.5
+    name: str = ""
+    path: Path | None = None
+    sizes: tuple[int, ...] = ()
+    mean: tuple[float, float, float] | None = None
+
+    def __post_init__(self):
+        check_fields(self)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"flag": 1},
+        {"flag": None},
+        {"whole": 1.0},
+        {"whole": True},
+        {"number": "0.5"},
+        {"number": False},
+        {"name": None},
+        {"path": 3},
+        {"sizes": 8},
+        {"sizes": "8"},
+        {"sizes": ("8",)},
+        {"mean": (0.5, 0.5)},
+        {"mean": (0.5, 0.5, "0.5")},
+    ],
+    ids=str,
+)
+def test_fields_of_another_type_are_refused(wrong):
+    with pytest.raises(InvalidArgumentError, match=next(iter(wrong))):
+        Typed(**wrong)
+
+
+def test_fields_of_their_type_pass():
+    Typed(True, np.int64(2), 1, "a", Path("a"), (1, 2), (0, 0.5, np.float32(1)))
+    Typed(whole=None, mean=None)
+
+
+@pytest.mark.parametrize("value", [8, None, [8], [b"int8"]], ids=str)
+def test_what_is_no_name_is_refused(value):
+    with pytest.raises(InvalidArgumentError, match="a name or several names"):
+        several("candidates", value)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from lpx import Workspace
 from lpx.errors import LpxError
 from lpx.workspace import (
     Appended,
-    Workspace,
     atomic_path,
     check_writable,
     no_follow,
@@ -158,7 +158,7 @@ def test_sha256(tmp_path):
 HOLD = """
 import os, sys
 from pathlib import Path
-from lpx.workspace import Workspace
+from lpx import Workspace
 with Workspace(Path(sys.argv[1])).lock():
     print(os.getpid(), flush=True)
     sys.stdin.readline()
@@ -369,7 +369,7 @@ def test_sealed_json(tmp_path):
     with pytest.raises(LpxError, match="is not as lpx wrote it") as error:
         read_sealed(path, "lpx build")
     assert "checksum does not match" in error.value.why
-    assert error.value.fix == "make it again with `lpx build`"
+    assert error.value.fix == "run `lpx build` again"
     write_json(path, {"low": 0.25})
     with pytest.raises(LpxError, match="is not as lpx wrote it"):
         read_sealed(path, "lpx build")
@@ -404,9 +404,9 @@ def test_results_that_cannot_be_written_are_not_computed(lpx, workspace, crops, 
     for name in ("report.json", "predictions/scores.csv", "predictions/index.html"):
         (workspace.root / name).mkdir()
     for place in (
-        "lpx.api.benching.TorchEngine",
-        "lpx.api.predicting.pick_engine",
-        "lpx.api.explaining._look",
+        "lpx.api.bench.TorchEngine",
+        "lpx.api.predict.pick_engine",
+        "lpx.api.explain._examine",
     ):
         monkeypatch.setattr(place, work)
     ran = lpx(*line)

@@ -17,6 +17,19 @@ from pathlib import Path
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _MANY_FIELDS = 12
+_REPORT_COMMANDS = ("cli/bench.py", "cli/bench_tables.py", "cli/compare.py", "cli/demo.py")
+_OPTIONS = {
+    "compute_capabilities",
+    "workspace_mib",
+    "optimisation_level",
+    "version_compatible",
+    "hardware_compatible",
+    "dla_core",
+    "frozen_timing_cache",
+    "tf32",
+}
+# A place that names this many of the options lists them.
+_SOME = 4
 
 
 def count(root: Path) -> dict[str, str]:
@@ -55,8 +68,63 @@ def count(root: Path) -> dict[str, str]:
         f"dataclasses of more than {_MANY_FIELDS} fields": str(
             sum(_fields(node) > _MANY_FIELDS for node in nodes)
         ),
+        "boolean parameters that can be passed by position": str(
+            sum(_positional_booleans(node) for node in outside)
+        ),
+        "string subscripts into reports": str(_report_subscripts(root, trees)),
+        "places that list TensorRT's options": str(sum(map(_lists_options, trees.values()))),
         "`# fmt: skip`": str(skips),
+        "`monkeypatch.setattr` in tests": _patches(root.parent / "tests"),
     }
+
+
+def _positional_booleans(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    count = 0
+    for argument in (*node.args.posonlyargs, *node.args.args):
+        kind = argument.annotation
+        count += isinstance(kind, ast.Name) and kind.id == "bool"
+    return count
+
+
+def _report_subscripts(root: Path, trees: dict[Path, ast.Module]) -> int:
+    """Subscripts by a literal string in the modules that read reports."""
+    count = 0
+    for path, tree in trees.items():
+        name = path.relative_to(root).as_posix()
+        if name.startswith("bench/report/") or name in _REPORT_COMMANDS:
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+                    count += isinstance(node.slice.value, str)
+    return count
+
+
+def _lists_options(tree: ast.Module) -> int:
+    """Classes, functions and dicts of a module that name several of TensorRT's options."""
+    count = 0
+    for node in ast.walk(tree):
+        names: set[str] = set()
+        if isinstance(node, ast.ClassDef):
+            names = {n.target.id for n in node.body if _is_field(n)}  # type: ignore[attr-defined]
+        elif isinstance(node, _FUNCTIONS):
+            given = node.args
+            names = {one.arg for one in (*given.posonlyargs, *given.args, *given.kwonlyargs)}
+        elif isinstance(node, ast.Dict):
+            names = {k.value for k in node.keys if isinstance(k, ast.Constant)}  # type: ignore[misc]
+        elif isinstance(node, ast.Call):
+            names = {keyword.arg or "" for keyword in node.keywords}
+        count += len(names & _OPTIONS) >= _SOME
+    return count
+
+
+def _is_field(node: ast.stmt) -> bool:
+    return isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+
+
+def _patches(tests: Path) -> str:
+    count = 0
+    for path in tests.rglob("*.py"):
+        count += path.read_text(encoding="utf-8").count("monkeypatch.setattr")
+    return str(count)
 
 
 def _lines(path: Path) -> tuple[int, int]:

@@ -1,13 +1,13 @@
-"""show_clip(): the demo's clip through `predict`, beside what is known of it."""
+"""The demo's clip, scored by `predict` and compared with what is known about it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lpx.api.building import build
-from lpx.api.exporting import export
-from lpx.api.predicting import predict
+from lpx.api.build import build
+from lpx.api.export import export
+from lpx.api.predict import PredictOptions, predict
 from lpx.artefacts.model import ExportedModel, read_exported
 from lpx.artefacts.select_engine import runnable
 from lpx.data.face_sets.demo import CHECKPOINT, folder
@@ -16,20 +16,22 @@ from lpx.errors import LpxError
 from lpx.predict.results import FileScore, Predicted, moments
 from lpx.predict.timeline import KnownSpan, SpanScore, Timeline, span_scores
 from lpx.reporter import SILENT, Reporter
-from lpx.workspace import Workspace, read_json, sha256
+from lpx.workspace import WorkspaceFolder, read_json, sha256
 
+if TYPE_CHECKING:
+    from lpx.api.workspace import Workspace
+
+# Folder in the workspace for the pictures.
 OUT = "demo-video"
-"""Folder of the workspace that receives the pictures."""
 
 
 @dataclass(frozen=True)
-class ShownClip:
-    """What `show_clip` found.
+class ClipResult:
+    """Result of `show_clip`.
 
     Attributes:
-        predicted: By `predict`; its one file is the clip.
-        parts: Parts of the clip that are all real or all forged, and what the detector says of
-            each.
+        predicted: Result of `predict`; its one file is the clip.
+        parts: Parts of the clip that are entirely real or forged, with the detector's scores.
     """
 
     predicted: Predicted
@@ -41,76 +43,75 @@ class ShownClip:
         return self.predicted.files[0]
 
 
-def show_clip(workspace: Workspace, *, report: Reporter = SILENT) -> ShownClip:
+def show_clip(workspace: Workspace, *, reporter: Reporter = SILENT) -> ClipResult:
     """Score the demo's clip with the demo's detector, and draw it.
 
-    The detector is exported, and built in INT8, where the workspace has no engine of it that runs
+    The detector is exported, and built in INT8, if the workspace has no engine of it that runs
     here. A clip that an earlier run drew with the same engine is not drawn again.
 
     Args:
         workspace: Receives the model, the engine and the folder `OUT`.
-        report: Receives progress and warnings.
+        reporter: Receives progress and warnings.
 
     Raises:
         LpxError: The workspace holds another model or cannot be written, or the clip was not drawn.
     """
     with workspace.lock():
         _refuse_other_model(workspace)
-    _ensure_engine(workspace, report)
+    _ensure_engine(workspace, reporter)
     parts = clip_spans()
     spans = tuple(KnownSpan(part.first, part.last, part.fake, part.text) for part in parts)
-    report.say(f"lpx predict {CLIP} --frames all")
+    reporter.say(f"lpx predict {CLIP} --frames all")
     out = workspace.root / OUT
     with workspace.lock():
-        # What a run that was killed did not finish; nobody else writes here under the lock.
+        # Left by a killed run; no other process writes here while the lock is held.
         for leftover in out.glob(".clip-mp4-*"):
             leftover.unlink(missing_ok=True)
-        predicted = predict(
-            workspace, clip_path(), out=out, frames=None, known={CLIP: spans}, report=report
-        )
+        options = PredictOptions(out=out, frames=None, known={CLIP: spans})
+        predicted = predict(workspace, clip_path(), options, reporter)
     (file,) = predicted.files
     if file.picture is None or file.timeline is None:
         raise LpxError(
             f"the clip was scored, and could not be drawn into {out}",
             file.note,
-            "make room there, or choose another workspace with -w DIR",
+            "free some space there, or use another workspace",
         )
     line = Timeline(
         CLIP, predicted.engine, predicted.threshold, moments(file), file.score, "", spans
     )
-    return ShownClip(predicted, tuple(zip(parts, span_scores(line), strict=True)))
+    return ClipResult(predicted, tuple(zip(parts, span_scores(line), strict=True)))
 
 
-def _refuse_other_model(workspace: Workspace) -> None:
+def _refuse_other_model(workspace: WorkspaceFolder) -> None:
     path = workspace.model.with_suffix(".json")
     if not path.exists():
         return
     found: dict[str, Any] = read_json(path, "lpx export")
     if found.get("checkpoint_sha256") != sha256(folder() / CHECKPOINT):
         raise LpxError(
-            f"workspace {workspace.root} holds another model than this demo's",
+            f"workspace {workspace.root} has another model than this demo's",
             "the demo would replace it, and its engines would no longer match",
-            "choose another workspace with -w DIR",
+            "use another workspace",
         )
 
 
-def _ensure_engine(workspace: Workspace, report: Reporter) -> None:
+def _ensure_engine(workspace: Workspace, reporter: Reporter) -> None:
     model = _model(workspace)
     if model is None:
-        report.say(f"lpx export {CHECKPOINT}")
-        export(folder() / CHECKPOINT, workspace, report=report)
+        reporter.say(f"lpx export {CHECKPOINT}")
+        export(workspace, folder() / CHECKPOINT, reporter=reporter)
         model = read_exported(workspace)
     else:
-        report.say(f"{workspace.model}: exported by an earlier run")
+        reporter.say(f"{workspace.model}: exported by an earlier run")
     try:
         runnable(workspace, model)
     except LpxError:
-        report.say("lpx build --int8 --faces demo")
-        build(workspace, "int8", faces="demo", report=report)
+        reporter.say("lpx build --int8 --faces demo")
+        build(workspace, "int8", faces="demo", reporter=reporter)
 
 
-def _model(workspace: Workspace) -> ExportedModel | None:
-    """The exported model; None where there is none, or an interrupted run left half of one."""
+def _model(workspace: WorkspaceFolder) -> ExportedModel | None:
+    """Read the exported model; None if there is none, or only part of one."""
     try:
         return read_exported(workspace)
     except LpxError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack, closing
 from typing import Literal
 
-from lpx.api.building import TIMING_CACHES, outermost
+from lpx.api.build import TIMING_CACHES, outermost
 from lpx.engines.load import load
 from lpx.engines.makers import flavour_of
 from lpx.engines.manifest import EngineManifest
@@ -16,7 +16,7 @@ from lpx.layerwise.compare import Inside, tensors_to_watch
 from lpx.layerwise.rebuild import build_watched, open_watched
 from lpx.machine.machine import read_machine
 from lpx.reporter import Reporter
-from lpx.workspace import Workspace
+from lpx.workspace import WorkspaceFolder
 
 Runtime = Literal["onnxruntime", "tensorrt"]
 NAMES: dict[Runtime, str] = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}
@@ -85,14 +85,14 @@ def _beside_the_graph(manifest: EngineManifest) -> str:
 
 
 def open_inside(
-    workspace: Workspace,
+    workspace: WorkspaceFolder,
     manifest: EngineManifest,
     model: bytes,
     graph: bytes,
     held: ExitStack,
     *,
     allow_host_code: bool,
-    report: Reporter,
+    reporter: Reporter,
 ) -> Inside:
     """Build a TensorRT engine again, watched, and load it beside the engine itself.
 
@@ -103,7 +103,7 @@ def open_inside(
         graph: The engine's graph.
         held: Closes both.
         allow_host_code: Load a version-compatible engine, which carries code that runs here.
-        report: Told of the build.
+        reporter: Told of the build.
 
     Raises:
         LpxError: The engine does not load, or TensorRT refuses.
@@ -112,7 +112,7 @@ def open_inside(
     # First what may be refused at once: the build takes minutes.
     plain = held.enter_context(closing(load(folder, allow_host_code=allow_host_code)))
     names = tensors_to_watch(graph, model)
-    report.say(
+    reporter.say(
         f"building {manifest.name} again with {len(names)} tensors handed out, as a finished plan "
         "shows none; the engine itself stays as it is"
     )
@@ -122,7 +122,7 @@ def open_inside(
             manifest,
             names,
             workspace.root / TIMING_CACHES,
-            outermost(report.progress(f"building {manifest.name}, watched")),
+            outermost(reporter.progress(f"building {manifest.name}, watched")),
         )
     except LpxError as error:
         raise LpxError(

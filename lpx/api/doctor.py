@@ -1,4 +1,4 @@
-"""What this machine can build and run with lpx, and how to get what is missing."""
+"""Examination of a machine: what lpx can build and run there, and how to get what is missing."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Finding:
     """One row of the examination.
 
     Attributes:
-        name: What was looked for.
-        status: "ok", "missing" (absent or unusable), or "warning" (there, but read the advice).
-        found: The version or value found, "" where there is none.
-        enables: What lpx does with it.
-        advice: How to get or repair it; "" where nothing is to be done.
+        name: Name of the component.
+        status: "ok", "missing" (absent or unusable), or "warning" (usable, but read the advice).
+        found: Version or value found, or "".
+        enables: Use that lpx makes of it.
+        advice: How to install or repair it, or "".
     """
 
     name: str
@@ -39,7 +39,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Target:
-    """Whether a target's engines can be built and run here; `reason` says why not."""
+    """Whether engines of a target can be built and run here, and the reason if not."""
 
     build: bool
     run: bool
@@ -57,8 +57,10 @@ _LEAN = ("tensorrt-lean", "tensorrt-lean-cu13-bindings", "tensorrt-lean-cu12-bin
 _RTX_PROVIDER = "RTX provider"
 _RTX_MODULES = ("tensorrt_rtx", "tensorrt_rtx_bindings")
 _RTX = ("tensorrt-rtx", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings")
-_CUDA_13_DRIVER = 580  # the first driver branch that runs CUDA 13
-_CUDA_MODULES = ("cuda.bindings.driver", "cuda.cudart")  # since cuda-python 12.6, and before
+# First driver branch that runs CUDA 13.
+_CUDA_13_DRIVER = 580
+# Modules of cuda-python from 12.6 on, and before.
+_CUDA_MODULES = ("cuda.bindings.driver", "cuda.cudart")
 _OLD_JETPACK = {
     "4": "its TensorRT 8.2 is too old for lpx's engines, and newer ones do not run on it",
     "5": "its TensorRT is for Python 3.8, too old for lpx: build from the ONNX with trtexec",
@@ -66,10 +68,10 @@ _OLD_JETPACK = {
 
 
 def examine(machine: Machine) -> tuple[Finding, ...]:
-    """Look for all that lpx can use; raises nothing.
+    """Examine everything that lpx can use. Never raises.
 
-    Versions are read from the packages' metadata. Only ONNX Runtime is imported, which alone knows
-    its execution providers, and TensorRT where its metadata is absent.
+    Versions come from package metadata. Only ONNX Runtime is imported, for its list of execution
+    providers, and TensorRT if it has no metadata.
     """
     return (
         _python(machine),
@@ -92,11 +94,11 @@ def examine(machine: Machine) -> tuple[Finding, ...]:
 
 
 def targets(machine: Machine, findings: tuple[Finding, ...]) -> dict[str, Target]:
-    """Say of each target whether its engines can be built and run here.
+    """Find out for each target whether its engines can be built and run here.
 
     Args:
         machine: The machine that was examined.
-        findings: What `examine` returned for it.
+        findings: Result of `examine` for it.
     """
     present = {finding.name for finding in findings if finding.status != "missing"}
 
@@ -136,7 +138,7 @@ def targets(machine: Machine, findings: tuple[Finding, ...]) -> dict[str, Target
 
 
 def _lacking_provider(name: str, findings: tuple[Finding, ...]) -> list[str]:
-    """Why ONNX Runtime's provider cannot be used, as a list; none where it is there."""
+    """List the reason why a provider of ONNX Runtime cannot be used; empty if it can."""
     listed = " ".join(
         f.found for f in findings if f.name == "onnxruntime" and f.status != "missing"
     )
@@ -155,7 +157,7 @@ def _versions(distributions: tuple[str, ...]) -> dict[str, str]:
 
 
 def _importable(module: str) -> bool:
-    """Whether `module` can be found; a mere folder of that name does not count."""
+    """Return whether a module can be found; a plain folder of that name does not count."""
     try:
         spec = find_spec(module)
     except (ImportError, ValueError):
@@ -168,7 +170,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _minimum(distribution: str) -> str:
-    """Return the lowest version lpx asks for, from its own metadata; "" where it names none."""
+    """Return the lowest version that lpx requires, from its own metadata, or ""."""
     try:
         requirements = metadata.requires("lpx") or []
     except metadata.PackageNotFoundError:
@@ -218,14 +220,14 @@ def _onnxruntime(machine: Machine) -> Finding:
         providers = importlib.import_module("onnxruntime").get_available_providers()
     except Exception as error:  # a broken wheel raises anything
         return replace(finding, status="missing", advice=f"does not import: {error}")
-    # Azure's provider calls a remote service: nothing that this machine can do.
+    # Azure's provider calls a remote service, not this machine.
     names = [name.removesuffix("ExecutionProvider") for name in providers if "Azure" not in name]
     finding = replace(finding, found=f"{finding.found} ({', '.join(names)})")
     if len(_versions(_ONNXRUNTIME)) > 1:
         advice = "onnxruntime and onnxruntime-gpu overwrite each other: uninstall both, install one"
         return replace(finding, status="warning", advice=advice)
     if finding.status == "ok" and machine.gpus and not machine.jetson and "CUDA" not in names:
-        return replace(finding, advice="for CUDA: put onnxruntime-gpu in onnxruntime's place")
+        return replace(finding, advice="for CUDA: replace onnxruntime by onnxruntime-gpu")
     return finding
 
 
@@ -261,13 +263,15 @@ def _jetson(jetson: Jetson | None, in_container: bool) -> tuple[Finding, ...]:
     if old := _OLD_JETPACK.get(jetson.jetpack.split(".")[0]):
         jetpack = replace(jetpack, status="warning", advice=old)
     elif in_container:
-        advice = "read in a container: may be the image's release, not the board's"
+        advice = "read in a container: this may be the image's release, not the board's"
         jetpack = replace(jetpack, advice=advice)
     return jetpack, _power_mode(jetson), _clocks(jetson), _rails(jetson), _thermal_zones(jetson)
 
 
 def _power_mode(jetson: Jetson) -> Finding:
-    power = Finding("power mode", "ok", jetson.power_mode, "engines and timings hold for one mode")
+    power = Finding(
+        "power mode", "ok", jetson.power_mode, "engines and timings are valid for one mode"
+    )
     if jetson.power_mode.startswith("unknown"):
         return replace(power, status="warning", advice="on the board itself: sudo nvpmodel -q")
     ship = "not the fastest: bench in the mode you will ship in; for full speed"
@@ -290,7 +294,7 @@ def _clocks(jetson: Jetson) -> Finding:
 
 
 def _rails(jetson: Jetson) -> Finding:
-    """Whether energy can be measured."""
+    """Examine the power rails, from which energy is measured."""
     enables = "energy per face and per patch"
     if not jetson.rails:
         return Finding("power rails", "missing", "", enables, jetson.no_rails_reason)
@@ -339,11 +343,11 @@ def _imported(finding: Finding, module: str) -> Finding:
 
 
 def _tensorrt_lean() -> tuple[Finding, ...]:
-    """The lean runtime, where it is: TensorRT itself does all that it does, and more."""
+    """Examine the lean runtime, only if it is installed: TensorRT itself does all that it does."""
     module = next(filter(_importable, _LEAN_MODULES), None)
     if module is None:
         return ()
-    enables = "runs tensorrt engines built with --version-compatible, where TensorRT is missing"
+    enables = "runs version-compatible tensorrt engines if TensorRT is missing"
     return (_package("TensorRT lean runtime", _LEAN, module, enables),)
 
 
@@ -378,7 +382,7 @@ def _cuda_bindings(machine: Machine) -> Finding:
 
 
 def _newest_cuda(machine: Machine) -> tuple[int | None, str]:
-    """Major version of the newest CUDA that the driver runs, None for no limit, and why."""
+    """Return the newest major version of CUDA that the driver runs (None: no limit), and why."""
     drivers = [_numbers(gpu.driver_version)[0] for gpu in machine.gpus if gpu.driver_version]
     if machine.jetson and (machine.jetson.l4t[:1].isdecimal() or not drivers):
         newest = newest_cuda(machine.jetson.l4t)

@@ -16,7 +16,7 @@ from lpx.graph.qdq.placement_dla import tensors_to_observe
 from lpx.graph.qdq.prepare import prepare
 from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.reporter import Reporter
-from lpx.workspace import Workspace
+from lpx.workspace import WorkspaceFolder
 
 PARTIAL = "calibration.partial.npz"
 """Where a calibration writes down how far it has come."""
@@ -30,48 +30,45 @@ OTHER_WEIGHTS = (
 )
 
 
-def _prepared(
-    model: ExportedModel, weights: WeightOptions, requantise: bool, report: Reporter
-) -> ExportedModel:
+def _prepared(model: ExportedModel, weights: WeightOptions, reporter: Reporter) -> ExportedModel:
     """The float model that calibration must observe: equalised where the build will be."""
     data, pairs = prepare(
-        model.data, "the exported model", equalised=weights.equalise, requantise=requantise
+        model.data, "the exported model", equalised=weights.equalise, requantise=weights.requantise
     )
     if weights.equalise:
         scaled = sum(bool(pair.scaled) for pair in pairs)
-        report.say(f"equalised channels between {scaled} pairs of convolutions")
+        reporter.say(f"equalised channels between {scaled} pairs of convolutions")
     return replace(model, data=data, sha256=hashlib.sha256(data).hexdigest())
 
 
 def scales_for(
-    workspace: Workspace,
+    workspace: WorkspaceFolder,
     model: ExportedModel,
     name: str | None,
     limit: int,
     weights: WeightOptions,
-    requantise: bool,
     places: DataPlaces,
-    report: Reporter,
+    reporter: Reporter,
 ) -> Scales:
     """Ranges for this model and these faces: those in the workspace if they fit, else new ones."""
     pool = open_faces(
-        workspace, name or "demo", "train", places=places, card=model.card, report=report
+        workspace, name or "demo", "train", places=places, card=model.card, reporter=reporter
     )
     faces = pool.first(limit)
-    model = _prepared(model, weights, requantise, report)
-    look_up(faces, report)
-    scales = _stored(workspace, model, pool, faces, report, named=bool(name))
+    model = _prepared(model, weights, reporter)
+    look_up(faces, reporter)
+    scales = _stored(workspace, model, pool, faces, reporter, named=bool(name))
     if scales is not None:
-        report.say(f"reusing {workspace.scales} ({scales.face_count} faces of {scales.faces})")
+        reporter.say(f"reusing {workspace.scales} ({scales.face_count} faces of {scales.faces})")
         scales = _with_evidence_of(scales, weights)
     else:
         scales = calibrate(
             model.data,
             faces,
             model.card.input_size,
-            progress=report.progress(f"calibrating on {faces.name}"),
+            progress=reporter.progress(f"calibrating on {faces.name}"),
             resume=workspace.root / PARTIAL,
-            say=report.say,
+            say=reporter.say,
         )
         save_scales(workspace.scales, scales)
         (workspace.root / PARTIAL).unlink(missing_ok=True)
@@ -80,7 +77,7 @@ def scales_for(
     warnings = (DEMO_CALIBRATION if unnamed else "", scales.warning)
     scales = replace(scales, warning="; ".join(filter(None, warnings)))
     if scales.warning:
-        report.warn(f"{scales.warning}")
+        reporter.warn(f"{scales.warning}")
     return scales
 
 
@@ -94,11 +91,11 @@ def _with_evidence_of(scales: Scales, weights: WeightOptions) -> Scales:
 
 
 def _stored(
-    workspace: Workspace,
+    workspace: WorkspaceFolder,
     model: ExportedModel,
     pool: FaceSet,
     faces: FaceSet,
-    report: Reporter,
+    reporter: Reporter,
     *,
     named: bool,
 ) -> Scales | None:
@@ -123,7 +120,7 @@ def _stored(
     if stored.model_sha256 != model.sha256 and not named and stored.faces != "demo":
         # The demo faces would take the place of those that somebody chose.
         load_scales(path, model.sha256)
-    report.say(f"{path} is not used, and is written again: {why}")
+    reporter.say(f"{path} is not used, and is written again: {why}")
     return None
 
 

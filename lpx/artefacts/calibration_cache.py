@@ -16,7 +16,7 @@ from lpx.graph.qdq.placement_dla import place_dla
 from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.reporter import SILENT, Reporter
 from lpx.schema import MAX_BYTES
-from lpx.workspace import Workspace, read_regular, write_bytes
+from lpx.workspace import WorkspaceFolder, read_regular, write_bytes
 
 _UNKNOWN_FACES = (
     "ranges come from the calibration cache {}: of which faces it does not say, so nothing tells "
@@ -24,7 +24,7 @@ _UNKNOWN_FACES = (
 )
 
 
-def import_cache(workspace: Workspace, path: Path, report: Reporter = SILENT) -> Scales:
+def import_cache(workspace: WorkspaceFolder, path: Path, report: Reporter = SILENT) -> Scales:
     """Take the ranges in a calibration cache of TensorRT for the exported model.
 
     Args:
@@ -74,7 +74,6 @@ def export_cache(
     scales: Scales,
     path: Path,
     weights: WeightOptions = DEFAULT_WEIGHTS,
-    requantise: bool = False,
 ) -> None:
     """Write scales as a calibration cache of TensorRT.
 
@@ -83,11 +82,8 @@ def export_cache(
         scales: As `calibrate` or `import_cache` made them; `scales.method` is taken.
         path: Receives the cache.
         weights: As they were calibrated with.
-        requantise: Likewise.
     """
-    request = BuildRequest(
-        "tensorrt", "int8", scales, scales.method, weights=weights, requantise=requantise
-    )
+    request = BuildRequest("tensorrt", "int8", scales, scales.method, weights=weights)
     found = cache_scales(model, request)
     text = write_cache({name: scale * LEVELS for name, scale in found.items()})
     write_bytes(path, text.encode())

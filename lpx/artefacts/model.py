@@ -21,7 +21,7 @@ from lpx.graph.footprint import check_pass
 from lpx.graph.proto import parse_proto
 from lpx.reporter import SILENT, Reporter
 from lpx.schema import SchemaError, read_record
-from lpx.workspace import Workspace, read_regular, read_sealed
+from lpx.workspace import WorkspaceFolder, read_regular, read_sealed
 
 if TYPE_CHECKING:
     import onnx
@@ -55,7 +55,7 @@ class _Manifest:
     versions: dict[str, str]
 
 
-def read_exported(workspace: Workspace) -> ExportedModel:
+def read_exported(workspace: WorkspaceFolder) -> ExportedModel:
     """The model that `export` left in a workspace.
 
     Raises:
@@ -154,14 +154,14 @@ def _check_factory(factory: str | None, card: ModelCard, path: Path) -> None:
 
 
 def open_faces(
-    workspace: Workspace,
+    workspace: WorkspaceFolder,
     name: str,
     split: str,
     out: Path | None = None,
     *,
     places: DataPlaces = DataPlaces(),  # noqa: B008 (frozen)
     card: ModelCard | None = None,
-    report: Reporter = SILENT,
+    reporter: Reporter = SILENT,
 ) -> FaceSet:
     """Open a face set; a public data set is prepared first, where it was not.
 
@@ -172,7 +172,7 @@ def open_faces(
         out: Where such pictures lie too.
         places: Where the videos and prepared faces of public data sets lie.
         card: Of the model that is to see the faces: they must be cropped as it was trained.
-        report: Told what is prepared, and why so.
+        reporter: Told what is prepared, and why so.
 
     Raises:
         LpxError: There is no such set, or its faces are cropped otherwise.
@@ -184,7 +184,7 @@ def open_faces(
         store = face_store(places.store)
         if find_prepared(store, name, split, crop) is None:
             recipe, why = recipe_for(card)
-            report.say(
+            reporter.say(
                 f"{name} ({split}) was not prepared yet: cutting its faces by {recipe} "
                 f"({why}) into {store}"
             )
@@ -193,23 +193,23 @@ def open_faces(
                 places=places,
                 split=None if split == "all" else split,
                 crop=recipe,
-                progress=report.progress(f"preparing {name}, videos"),
+                progress=reporter.progress(f"preparing {name}, videos"),
             )
     faces = open_set(name, split, skip, places=places, crop=crop)
     if faces.note and name != "demo":
-        report.say(f"note: {faces.note}")
+        reporter.say(f"note: {faces.note}")
     if card and name != "demo":
-        _check_crop(faces, card, report)
+        _check_crop(faces, card, reporter)
     return faces
 
 
-def look_up(faces: FaceSet, report: Reporter = SILENT) -> None:
+def look_up(faces: FaceSet, reporter: Reporter = SILENT) -> None:
     """Take down what the faces hold, with a bar where there are so many that it takes a while."""
     if len(faces.faces) >= _MANY_FACES:
-        faces.look_up(report.progress(f"comparing the files of {faces.name}"))
+        faces.look_up(reporter.progress(f"comparing the files of {faces.name}"))
 
 
-def _check_crop(faces: FaceSet, card: ModelCard, report: Reporter) -> None:
+def _check_crop(faces: FaceSet, card: ModelCard, reporter: Reporter) -> None:
     """Compare the recipe of a set with that of the model; where one is not known, only say so."""
     if faces.crop in ("unknown", card.crop):
         return
@@ -220,7 +220,7 @@ def _check_crop(faces: FaceSet, card: ModelCard, report: Reporter) -> None:
             "a detector judges crops that are cut otherwise wrongly",
             f"prepare them with `lpx data prepare NAME --crop {card.crop}`, or use other faces",
         )
-    report.warn(
+    reporter.warn(
         f"the faces of {faces.name} are cropped by {faces.crop}; the model's card says "
         f"{card.crop!r}, so nobody can tell whether it was trained on such crops"
     )

@@ -11,11 +11,11 @@ from lpx.models.checkpoint import (
     load_factory,
     weights_digest,
 )
-from lpx.workspace import Workspace
+from lpx.workspace import WorkspaceFolder
 
 
 def read_reference(
-    workspace: Workspace, model: ExportedModel, *, allow_factory: bool = False
+    workspace: WorkspaceFolder, model: ExportedModel, *, allow_factory: bool = False
 ) -> Detector:
     """The checkpoint that a model was exported from: what engines are compared with.
 

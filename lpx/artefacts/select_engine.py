@@ -17,13 +17,13 @@ from lpx.engines.manifest import FILE, EngineManifest, read_manifest
 from lpx.engines.targets import can_run
 from lpx.errors import LpxError
 from lpx.machine.machine import read_machine
-from lpx.workspace import Workspace
+from lpx.workspace import WorkspaceFolder
 
 _TAKEN = (REFERENCE, MODEL)
 
 
 def runnable(
-    workspace: Workspace, model: ExportedModel
+    workspace: WorkspaceFolder, model: ExportedModel
 ) -> tuple[list[EngineManifest], dict[str, str]]:
     """Engines of this model that run here; names and reasons of those that do not.
 
@@ -62,7 +62,7 @@ def runnable(
     return manifests, not_run
 
 
-def engine_folders(workspace: Workspace) -> list[Path]:
+def engine_folders(workspace: WorkspaceFolder) -> list[Path]:
     """The folders of all engines, sorted.
 
     Raises:
@@ -115,7 +115,7 @@ def check_card(manifest: EngineManifest, model: ExportedModel) -> None:
 
 
 def pick_engine(
-    workspace: Workspace,
+    workspace: WorkspaceFolder,
     model: ExportedModel,
     name: str | None,
     *,

@@ -17,12 +17,11 @@ from lpx.cli.options import (
     json_option,
     workspace_option,
 )
-from lpx.data.roots import DataPlaces
 from lpx.errors import LpxError
-from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
-    from lpx.api import Benched
+    from lpx.api.bench import Benched
+    from lpx.api.workspace import Workspace
     from lpx.bench.performance.trtexec_metrics import Release
     from lpx.metrics import Verdict
 
@@ -156,9 +155,6 @@ def bench(
     trtexec_times: list[tuple[Path, str | None]],
     no_stages: bool,
     allow_overlap: bool,
-    allow_host_code: bool,
-    allow_factory: bool,
-    places: DataPlaces,
     workspace: Workspace,
     as_json: bool,
 ) -> None:
@@ -168,31 +164,30 @@ def bench(
     fails to run; 4 if the checkpoint itself cannot tell real from fake on these faces, so that
     parity cannot be judged. An interrupted bench resumes when the command is run again.
     """
-    from lpx import api
+    from lpx.bench.performance.costs import CostPlan
     from lpx.cli.console import ConsoleReporter
 
     if energy:
         _check_window(energy_seconds)
-    with ConsoleReporter() as report:
-        done = api.bench(
-            workspace,
+    costs = CostPlan(
+        batches,
+        latency_seconds,
+        in_flight,
+        _RELEASES[like_trtexec] if like_trtexec else None,
+        energy_seconds if energy else 0.0,
+    )
+    with ConsoleReporter() as reporter:
+        done = workspace.bench(
             dataset,
             limit=limit,
             methods=methods,
             candidates=candidates,
             margin=margin,
-            latency_seconds=latency_seconds,
-            batches=batches,
-            in_flight=in_flight,
-            energy_seconds=energy_seconds if energy else 0.0,
-            like_trtexec=_RELEASES[like_trtexec] if like_trtexec else None,
+            costs=costs,
             trtexec_times=trtexec_times,
             stages=not no_stages,
             allow_overlap=allow_overlap,
-            allow_host_code=allow_host_code,
-            allow_factory=allow_factory,
-            places=places,
-            report=report,
+            reporter=reporter,
         )
     if as_json:
         click.echo(json.dumps(done.report, indent=2))

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lpx.cli.options import data_options, following, json_option, weight_options, workspace_option
-from lpx.data.roots import DataPlaces
 from lpx.plain import plain
-from lpx.workspace import Workspace, read_sealed
+from lpx.workspace import read_sealed
 
 if TYPE_CHECKING:
+    from lpx.api.workspace import Workspace
     from lpx.engines.manifest import EngineManifest
     from lpx.graph.qdq.weights import WeightOptions
 
@@ -178,8 +178,6 @@ def build(
     emit: str | None,
     out: Path | None,
     weights: WeightOptions,
-    requantise: bool,
-    places: DataPlaces,
     workspace: Workspace,
     as_json: bool,
 ) -> None:
@@ -188,11 +186,10 @@ def build(
     Several precisions at once are fine; with none named, FP32 and INT8 are built, with --dla FP16
     and INT8. If one of several cannot be built, the others are, and the exit code is 1.
     """
-    from lpx import api
-    from lpx.api.building import DeadEngineError, NotAllBuiltError
+    from lpx.api.build import DeadEngineError, NotAllBuiltError
     from lpx.cli.console import ConsoleReporter
     from lpx.engines.manifest import PRECISIONS, Precision
-    from lpx.engines.request import BuildRequest, default_batches
+    from lpx.engines.request import TensorRTOptions
     from lpx.engines.tensorrt import BatchRange
 
     if batch and batch_range:
@@ -201,7 +198,18 @@ def build(
     asked = dict(zip(PRECISIONS, (fp32, fp16, int8), strict=True))
     unnamed: tuple[Precision, ...] = ("fp32" if dla_core is None else "fp16", "int8")
     precisions = tuple(p for p in PRECISIONS if asked[p]) or unnamed
-    batches = BatchRange(*batch_range) if batch_range else batch
+    tensorrt = TensorRTOptions(
+        batches=BatchRange(*batch_range) if batch_range else batch,
+        compute_capabilities=tuple(compute_capability.replace(",", " ").split()),
+        workspace_mib=workspace_mib,
+        optimisation_level=optimisation_level,
+        version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible,
+        dla_core=dla_core,
+        frozen_timing_cache=frozen_timing_cache,
+        builds=builds,
+        tf32=not no_tf32,
+    )
     if emit:
         _refuse_with_emit(
             ("--target", target not in ("auto", "tensorrt")),
@@ -209,59 +217,33 @@ def build(
             ("--frozen-timing-cache", frozen_timing_cache),
             ("--compute-capability", compute_capability),
         )
-        template = BuildRequest(
-            "tensorrt",
-            "fp32",
-            batches=batches or default_batches(dla_core),
-            workspace_mib=workspace_mib,
-            tf32=not no_tf32,
-            weights=weights,
-            requantise=requantise,
-            optimisation_level=optimisation_level,
-            version_compatible=version_compatible,
-            hardware_compatible=hardware_compatible,
-            dla_core=dla_core,
-        )
-        with ConsoleReporter() as report:
-            folder = api.emit(
-                workspace,
+        with ConsoleReporter() as reporter:
+            folder = workspace.emit(
                 precisions,
-                template,
                 out=out,
                 faces=faces,
                 limit=limit,
                 method=method,
-                places=places,
-                report=report,
+                weights=weights,
+                tensorrt=tensorrt,
+                reporter=reporter,
             )
         _show_emitted(folder, as_json)
         return
     if out is not None:
         raise click.UsageError("--out goes with --emit: engines lie in the workspace (-w DIR)")
     failure: NotAllBuiltError | DeadEngineError | None = None
-    with ConsoleReporter() as report:
+    with ConsoleReporter() as reporter:
         try:
-            manifests = api.build(
-                workspace,
+            manifests = workspace.build(
                 precisions,
                 target=target,
                 faces=faces,
                 limit=limit,
                 method=method,
-                compute_capabilities=tuple(compute_capability.replace(",", " ").split()),
-                workspace_mib=workspace_mib,
-                places=places,
                 weights=weights,
-                requantise=requantise,
-                batches=batches,
-                optimisation_level=optimisation_level,
-                version_compatible=version_compatible,
-                hardware_compatible=hardware_compatible,
-                dla_core=dla_core,
-                frozen_timing_cache=frozen_timing_cache,
-                builds=builds,
-                tf32=not no_tf32,
-                report=report,
+                tensorrt=tensorrt,
+                reporter=reporter,
             )
         except (NotAllBuiltError, DeadEngineError) as error:
             manifests, failure = error.built, error

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,11 +16,10 @@ from lpx.cli.options import (
     weight_options,
     workspace_option,
 )
-from lpx.data.roots import DataPlaces
-from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
-    from lpx.api.calibrating import Calibrated
+    from lpx.api.calibrate import CalibrationResult
+    from lpx.api.workspace import Workspace
     from lpx.graph.qdq.weights import WeightOptions
 
 
@@ -82,52 +80,47 @@ def calibrate(
     export_cache: Path | None,
     import_cache: Path | None,
     weights: WeightOptions,
-    requantise: bool,
-    places: DataPlaces,
     workspace: Workspace,
     as_json: bool,
 ) -> None:
-    """Calibrate the exported model (or MODEL), and judge every method by held-out faces.
+    """Calibrate the exported model (or MODEL), and compare all methods on held-out faces.
 
-    Leaves scales.json and calibration-faces.json in the workspace, for `lpx build --int8`.
+    Writes scales.json and calibration-faces.json to the workspace, for `lpx build --int8`.
     """
-    from lpx.api import calibrating
+    from lpx.api import calibrate as calibrate_api
     from lpx.artefacts import calibration_cache
     from lpx.cli.console import ConsoleReporter
 
     if import_cache is not None:
         _import(workspace, import_cache, model, as_json)
         return
-    with ConsoleReporter() as report:
-        done = calibrating.calibrate(
-            workspace,
+    with ConsoleReporter() as reporter:
+        result = workspace.calibrate(
             faces,
-            model_path=model,
+            model=model,
             limit=limit,
             select=select,
             method=method,
             seed=seed,
             curve=curve,
             weights=weights,
-            requantise=requantise,
-            places=places,
-            report=report,
+            reporter=reporter,
         )
     written = [workspace.scales, workspace.root / "calibration-faces.json"]
     if curve:
         written.append(workspace.root / "calibration-curve.png")
-        calibrating.draw_curve(done.curve, done.scales.method, written[-1])
+        calibrate_api.draw_curve(result.curve, result.scales.method, written[-1])
     if export_cache is not None:
-        data, _ = calibrating.read_model(workspace, model)
-        calibration_cache.export_cache(data, done.scales, export_cache, weights, requantise)
+        data, _ = calibrate_api.read_model(workspace, model)
+        calibration_cache.export_cache(data, result.scales, export_cache, weights)
         written.append(export_cache)
     if as_json:
-        click.echo(json.dumps(to_json(done), indent=2))
+        click.echo(json.dumps(result.to_dict(), indent=2))
         return
-    show(done)
+    show(result)
     for path in written:
         click.echo(f"written: {path}")
-    flags = weight_flags(weights, requantise)
+    flags = weight_flags(weights)
     click.echo(following(f"lpx build --int8{flags}", workspace))
 
 
@@ -138,11 +131,11 @@ def _import(workspace: Workspace, cache: Path, model: Path | None, as_json: bool
     source = click.get_current_context().get_parameter_source("faces")
     if source is click.core.ParameterSource.COMMANDLINE or model is not None:
         raise click.UsageError(
-            "--import-cache takes neither --faces nor MODEL: the cache stands in for faces, and "
-            "must be of the workspace's model"
+            "--import-cache cannot be combined with --faces or MODEL: the cache replaces the "
+            "faces, and must belong to the workspace's model"
         )
-    with ConsoleReporter() as report:
-        scales = calibration_cache.import_cache(workspace, cache, report)
+    with ConsoleReporter() as reporter:
+        scales = calibration_cache.import_cache(workspace, cache, reporter)
     if as_json:
         values = {
             "imported": str(cache),
@@ -157,43 +150,24 @@ def _import(workspace: Workspace, cache: Path, model: Path | None, as_json: bool
     click.echo(following("lpx build --int8", workspace))
 
 
-def to_json(done: Calibrated) -> dict[str, Any]:
-    """The one object that `--json` prints."""
-    scales = done.scales
-    return {
-        "faces": scales.face_count,
-        "held_out_faces": done.held_out,
-        "set": scales.faces,
-        "forward_seconds": done.forward_seconds,
-        "calibration_seconds": scales.pass_seconds,
-        "wall_seconds": scales.seconds,
-        "peak_rss_mib": round(done.peak_rss_mib, 1),
-        "method": scales.method,
-        "methods": {c.method: asdict(c) for c in done.candidates},
-        "curve": [{"faces": p.faces, **asdict(p.evidence)} for p in done.curve],
-        "warning": scales.warning,
-        "notes": list(done.notes),
-    }
-
-
-def show(done: Calibrated) -> None:
-    """Print the table of methods, best first, and what there is to say."""
+def show(result: CalibrationResult) -> None:
+    """Print the table of methods, best first, and all notes."""
     from rich import box
     from rich.table import Table
 
     from lpx.cli.console import Output
 
     console = Output()
-    scales = done.scales
+    scales = result.scales
     console.say(
         f"{scales.face_count} faces of {scales.faces} in {scales.pass_seconds:.1f} s (float32 "
-        f"alone: {done.forward_seconds:.1f} s), peak memory {done.peak_rss_mib:.0f} MiB"
+        f"alone: {result.forward_seconds:.1f} s), peak memory {result.peak_rss_mib:.0f} MiB"
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("method", no_wrap=True)
     for name in ("mean |ds|", "max |ds|", "mean |dmap|", "AUC", "loss"):
         table.add_column(name, justify="right", no_wrap=True)
-    for c in done.candidates:
+    for c in result.candidates:
         table.add_row(
             c.method + (" *" if c.method == scales.method else ""),
             f"{c.score_error_mean:.5f}",
@@ -203,12 +177,12 @@ def show(done: Calibrated) -> None:
             "" if c.auc_loss is None else f"{round(c.auc_loss, 4) + 0.0:+.4f}",
         )
     console.print(table)
-    console.say(f"* chosen; measured on {done.held_out} held-out faces, in ONNX Runtime")
-    if any(c.auc_loss is not None for c in done.candidates):
+    console.say(f"* chosen; measured on {result.held_out} held-out faces, in ONNX Runtime")
+    if any(c.auc_loss is not None for c in result.candidates):
         console.say(
-            "ordered by mean |ds|; methods shown to lose AUC (95 %) come last, and gains in AUC "
-            "(negative losses) are ignored"
+            "sorted by mean |ds|; methods with a significant loss of AUC (95 %) are last, and "
+            "gains (negative losses) are ignored"
         )
-    for text in (scales.warning, *done.notes):
+    for text in (scales.warning, *result.notes):
         if text:
             console.say(f"note: {text}")

@@ -1,8 +1,7 @@
-"""How commands speak: results on standard output, progress on standard error.
+"""Consoles of the commands: results on standard output, progress on standard error.
 
-Names of files, sets and methods are in nearly all texts, and people may call these "[old]" or
-":x:". So rich reads no text as markup or as codes of emoji, in either console; what is to be
-coloured is a `rich.text.Text`.
+Nearly all texts have names of files, sets and methods in them, and these may be "[old]" or ":x:".
+So rich must not read any text as markup or emoji codes; coloured text is a `rich.text.Text`.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from lpx.plain import plain
 
 
 class _Console(Console):
-    """Prints text as it is, control characters spelt out."""
+    """Prints text literally, with control characters escaped."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Make text of what is printed, cells of tables too."""
+        """Escape control characters, in table cells too."""
         return super().render_str(plain(text, keep="\n\t"), **options)
 
 
@@ -38,7 +37,7 @@ class Output(_Console):
         super().__init__()
 
     def say(self, text: str, style: str | None = None) -> None:
-        """Print text as it is; only a terminal wraps it: a log is searched, a path in it copied."""
+        """Print text; only a terminal wraps it, so that logs can be searched."""
         self.print(text, style=style, soft_wrap=not self.is_terminal)
 
 
@@ -48,7 +47,7 @@ class ConsoleReporter:
     def __init__(self) -> None:
         self.console = _Console(stderr=True)
         self.bars = Progress(
-            # A column's markup is not its console's.
+            # Columns have a markup setting of their own.
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
@@ -85,7 +84,7 @@ class ConsoleReporter:
         self.console.print(text, style=style, soft_wrap=not self.console.is_terminal)
 
     def progress(self, label: str) -> Callable[[int, int], None]:
-        """A bar, shown from the first call on; without a terminal, one line when it is full."""
+        """Start a bar, shown from the first call on; without a terminal, print one line."""
         label = plain(label)
         task = self.bars.add_task(label, visible=False)
         finished = False

@@ -12,9 +12,9 @@ import click
 from lpx.cli.options import data_options, json_option, workspace_option
 from lpx.data.roots import DataPlaces
 from lpx.data.wording import counted, some
-from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
+    from lpx.api.workspace import Workspace
     from lpx.data.face_sets.info import SetInfo
     from lpx.data.prepare import PrepareResult
 
@@ -67,7 +67,6 @@ def prepare(
     detector: str,
     processes: int | None,
     strict: bool,
-    places: DataPlaces,
     workspace: Workspace,
     as_json: bool,
 ) -> None:
@@ -79,13 +78,13 @@ def prepare(
     from lpx.cli.console import ConsoleReporter
     from lpx.data import prepare as preparing
 
-    with ConsoleReporter() as report:
+    with ConsoleReporter() as reporter:
         if crop is None:
             crop, why = preparing.recipe_for(preparing.exported_card(workspace))
-            report.say(f"crop {crop}: {why}")
+            reporter.say(f"crop {crop}: {why}")
         done = preparing.prepare(
             name,
-            places=places,
+            places=workspace.places,
             split=split,
             methods=tuple(m for m in methods.split(",") if m),
             frames=frames,
@@ -93,7 +92,7 @@ def prepare(
             detector=detector,
             processes=processes,
             strict=strict,
-            progress=report.progress(f"preparing {name}, videos"),
+            progress=reporter.progress(f"preparing {name}, videos"),
         )
     if as_json:
         click.echo(json.dumps(_prepared(done), indent=2))
@@ -151,14 +150,20 @@ def _tell_missing(missing: tuple[str, ...]) -> None:
 )
 @data_options
 @json_option
-def info(source: str, contact_sheet: Path | None, places: DataPlaces, as_json: bool) -> None:
+def info(
+    source: str,
+    contact_sheet: Path | None,
+    data_root: Path | None,
+    store: Path | None,
+    as_json: bool,
+) -> None:
     """Describe SET or FOLDER: its faces, people, splits and methods.
 
     For a public data set that was not prepared, describes the videos on disk.
     """
     from lpx.data.face_sets.info import read_info, write_sheet
 
-    found = read_info(source, places)
+    found = read_info(source, DataPlaces(data_root, store))
     if contact_sheet is not None:
         write_sheet(found, contact_sheet)
     if as_json:

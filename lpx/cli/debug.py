@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import click
 
 from lpx.cli.options import factory_option, host_code_option, json_option, workspace_option
-from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lpx.api.debugging import Debugged
+    from lpx.api.debug import DebugResult
+    from lpx.api.workspace import Workspace
     from lpx.layerwise.compare import LayerError
 
 _WORST = 10
@@ -51,8 +51,7 @@ _WORST = 10
 )
 @click.option("--sensitivity", is_flag=True, help="Show what each layer alone does to the score.")
 @click.option(
-    "--in",
-    "ran_in",
+    "--runtime",
     type=click.Choice(("onnxruntime", "tensorrt")),
     help="What computes the engine's tensors.  [default: TensorRT for its engines where "
     "they run, else ONNX Runtime]",
@@ -74,10 +73,8 @@ def debug(
     tolerance: float | None,
     against: str,
     sensitivity: bool,
-    ran_in: str | None,
+    runtime: str | None,
     out: Path | None,
-    allow_host_code: bool,
-    allow_factory: bool,
     workspace: Workspace,
     as_json: bool,
 ) -> None:
@@ -92,61 +89,57 @@ def debug(
 
     Exits with 0 within tolerance, and with 1 beyond it.
     """
-    from lpx.api import debugging
     from lpx.cli.console import ConsoleReporter
 
-    with ConsoleReporter() as report:
-        done = debugging.debug(
-            workspace,
+    with ConsoleReporter() as reporter:
+        result = workspace.debug(
             engine,
             faces=faces,
             limit=limit,
             tolerance=tolerance,
             against=against,  # type: ignore[arg-type]
             sensitivity=sensitivity,
-            ran_in=ran_in,  # type: ignore[arg-type]
-            allow_host_code=allow_host_code,
-            allow_factory=allow_factory,
+            runtime=runtime,  # type: ignore[arg-type]
             out=out,
-            report=report,
+            reporter=reporter,
         )
     if as_json:
-        click.echo(json.dumps(debugging.to_values(done), indent=2))
+        click.echo(json.dumps(result.to_dict(), indent=2))
     else:
-        show(done)
-    sys.exit(0 if done.verdict.first is None else 1)
+        show(result)
+    sys.exit(0 if result.verdict.first is None else 1)
 
 
-def show(done: Debugged) -> None:
+def show(result: DebugResult) -> None:
     """Print the worst layers, the notes and the verdict."""
     from lpx.cli.console import Output
 
     console = Output()
-    found = done.comparison
+    found = result.comparison
     console.say(
-        f"{done.engine}{_by(done)} against {done.against}: {len(found.layers)} layers on "
-        f"{done.count} faces of {done.faces}; score differs by {found.score_mean:.2g} on average, "
-        f"{found.score_max:.2g} at most"
+        f"{result.engine}{_by(result)} against {result.against}: {len(found.layers)} layers on "
+        f"{result.count} faces of {result.faces}; score differs by {found.score_mean:.2g} on "
+        f"average, {found.score_max:.2g} at most"
     )
-    console.print(_table(done))
-    console.say(_caption(done))
-    for note in done.notes:
+    console.print(_table(result))
+    console.say(_caption(result))
+    for note in result.notes:
         console.say(f"note: {note}")
-    console.say(headline(done), "bold red" if done.verdict.first else "bold green")
-    console.say(f"written: {done.picture} and {done.table.name}")
+    console.say(headline(result), "bold red" if result.verdict.first else "bold green")
+    console.say(f"written: {result.picture} and {result.table.name}")
 
 
-def headline(done: Debugged) -> str:
+def headline(result: DebugResult) -> str:
     """The verdict in one sentence."""
-    first, culprit = done.verdict.first, done.verdict.culprit
+    first, culprit = result.verdict.first, result.verdict.culprit
     if first is None:
-        worst = max(done.comparison.layers, key=lambda e: e.total.relative)
+        worst = max(result.comparison.layers, key=lambda e: e.total.relative)
         return (
-            f"within tolerance: no layer is off by more than {done.tolerance:g}; the most is "
+            f"within tolerance: no layer is off by more than {result.tolerance:g}; the most is "
             f"{worst.total.relative:.2g} in {worst.layer.name}"
         )
-    said = f"first layer beyond {done.tolerance:g}: {first.layer.name}, off by {_off(first)}"
-    if done.verdict.by_runtime:
+    said = f"first layer beyond {result.tolerance:g}: {first.layer.name}, off by {_off(first)}"
+    if result.verdict.by_runtime:
         assert culprit is not None
         return (
             f"{said}; TensorRT computes something else than the engine's graph says, from "
@@ -156,7 +149,7 @@ def headline(done: Debugged) -> str:
         said += f" (TensorRT is off the engine's graph by just {first.runtime.relative:.2g})"
     if culprit is None or culprit.own is None:
         return said
-    if not culprit.own.relative <= done.tolerance:
+    if not culprit.own.relative <= result.tolerance:
         cause = "by its own doing" if culprit is first else f"caused by {culprit.layer.name}"
         return f"{said}, {cause}"
     return (
@@ -165,8 +158,8 @@ def headline(done: Debugged) -> str:
     )
 
 
-def _by(done: Debugged) -> str:
-    return " in TensorRT" if done.ran_in == "tensorrt" else ""
+def _by(result: DebugResult) -> str:
+    return " in TensorRT" if result.runtime == "tensorrt" else ""
 
 
 def _off(error: LayerError) -> str:
@@ -175,34 +168,34 @@ def _off(error: LayerError) -> str:
     return f"{error.total.relative:.2g}"
 
 
-def _caption(done: Debugged) -> str:
-    by = "score" if _effects(done) else "alone" if _alone(done) else "total"
-    by += "' or 'TensorRT" if _apart(done) and not _effects(done) else ""
-    shown = len(_rows(done))
-    text = f"{shown} of {len(done.comparison.layers)} layers, the worst by '{by}'; errors are "
+def _caption(result: DebugResult) -> str:
+    by = "score" if _effects(result) else "alone" if _alone(result) else "total"
+    by += "' or 'TensorRT" if _apart(result) and not _effects(result) else ""
+    shown = len(_rows(result))
+    text = f"{shown} of {len(result.comparison.layers)} layers, the worst by '{by}'; errors are "
     text += "||d|| / ||x||; 'total': as the engine runs"
-    if _alone(done):
+    if _alone(result):
         text += "; 'alone': the layer given the float32 graph's tensors"
-    if _apart(done):
+    if _apart(result):
         text += "; 'TensorRT': the engine against ONNX Runtime, both with the engine's graph"
-    if _effects(done):
+    if _effects(result):
         text += "; 'score': mean and largest |score difference| where just this layer is lowered"
     return text
 
 
-def _alone(done: Debugged) -> bool:
-    return all(e.own is not None for e in done.comparison.layers)
+def _alone(result: DebugResult) -> bool:
+    return all(e.own is not None for e in result.comparison.layers)
 
 
-def _apart(done: Debugged) -> bool:
-    return all(e.runtime is not None for e in done.comparison.layers)
+def _apart(result: DebugResult) -> bool:
+    return all(e.runtime is not None for e in result.comparison.layers)
 
 
-def _effects(done: Debugged) -> bool:
-    return all(e.effect is not None for e in done.comparison.layers)
+def _effects(result: DebugResult) -> bool:
+    return all(e.effect is not None for e in result.comparison.layers)
 
 
-def _rows(done: Debugged) -> list[LayerError]:
+def _rows(result: DebugResult) -> list[LayerError]:
     """The worst layers, and those that the verdict names, in graph order."""
 
     def badness(error: LayerError) -> tuple[float, ...]:
@@ -210,17 +203,17 @@ def _rows(done: Debugged) -> list[LayerError]:
         parts = [part.relative for part in (error.own, error.runtime) if part]
         return effect, max(parts, default=0.0), error.total.relative
 
-    layers = done.comparison.layers
+    layers = result.comparison.layers
     chosen = sorted(layers, key=badness, reverse=True)[:_WORST]
-    named = (done.verdict.first, done.verdict.culprit)
+    named = (result.verdict.first, result.verdict.culprit)
     return [e for e in layers if e in chosen or e in named]
 
 
-def _table(done: Debugged) -> Table:
+def _table(result: DebugResult) -> Table:
     from rich import box
     from rich.table import Table
 
-    alone, apart, effects = _alone(done), _apart(done), _effects(done)
+    alone, apart, effects = _alone(result), _apart(result), _effects(result)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("layer", overflow="fold")
     table.add_column("in", no_wrap=True)
@@ -228,7 +221,7 @@ def _table(done: Debugged) -> Table:
     columns += ["score", "max"] if effects else [*["SQNR dB"] * alone, "max |d|"]
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
-    for error in _rows(done):
+    for error in _rows(result):
         total, own, effect = error.total, error.own, error.effect
         cells = [f"{total.relative:.2g}"]
         cells += [f"{part.relative:.2g}" for part in (own, error.runtime) if part]
@@ -237,6 +230,6 @@ def _table(done: Debugged) -> Table:
         else:
             cells += [f"{own.sqnr_db:.1f}"] if own else []
             cells += [f"{total.max_abs:.2g}"]
-        named = error in (done.verdict.first, done.verdict.culprit)
+        named = error in (result.verdict.first, result.verdict.culprit)
         table.add_row(error.layer.name, error.computes_in, *cells, style="red" if named else None)
     return table

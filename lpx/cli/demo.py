@@ -14,10 +14,10 @@ import click
 from lpx.cli.options import json_option, workspace_option
 from lpx.data.wording import counted
 from lpx.errors import LpxError
-from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
-    from lpx.api import ShownClip
+    from lpx.api.clip_demo import ClipResult
+    from lpx.api.workspace import Workspace
 
 NOT_SHOWN = (
     "not shown: that it finds deepfakes. These people do not exist, the forgeries are blended by "
@@ -59,7 +59,6 @@ def demo(unpack: Path | None, video: bool, workspace: Workspace, as_json: bool) 
             raise LpxError("--unpack and --video are mutually exclusive", "", "give one of them")
         _video(workspace, as_json)
         return
-    from lpx import api
     from lpx.cli.bench import exit_code, show
     from lpx.cli.console import ConsoleReporter
     from lpx.data.face_sets.demo import CHECKPOINT, folder
@@ -68,8 +67,8 @@ def demo(unpack: Path | None, video: bool, workspace: Workspace, as_json: bool) 
     if unpack is not None:
         from lpx.data.face_sets.demo import unpack_demo
 
-        with ConsoleReporter() as report:
-            count = unpack_demo(unpack, report.progress("writing faces"))
+        with ConsoleReporter() as reporter:
+            count = unpack_demo(unpack, reporter.progress("writing faces"))
         if as_json:
             values = {"folder": str(unpack), "checkpoint": str(unpack / CHECKPOINT), "faces": count}
             click.echo(json.dumps(values, indent=2))
@@ -78,16 +77,16 @@ def demo(unpack: Path | None, video: bool, workspace: Workspace, as_json: bool) 
         steps = "lpx export ckpt.pt && lpx build --int8 && lpx bench --dataset folder:."
         click.echo(f"next: cd {shlex.quote(str(unpack))} && {steps}")
         return
-    with ConsoleReporter() as report:
-        report.say("lpx export ckpt.pt")
-        made = api.export(folder() / CHECKPOINT, workspace, report=report)
+    with ConsoleReporter() as reporter:
+        reporter.say("lpx export ckpt.pt")
+        made = workspace.export(folder() / CHECKPOINT, reporter=reporter)
         check = made.verification
         difference = f"{check.max_score_difference:.1e}"
-        report.say(f"  verified on {check.faces} faces: max |score difference| {difference}")
-        report.say("lpx build --fp32 --int8 --faces demo")
-        built = api.build(workspace, ("fp32", "int8"), faces="demo", report=report)
-        report.say("lpx bench --dataset demo")
-        done = api.bench(workspace, "demo", report=report)
+        reporter.say(f"  verified on {check.faces} faces: max |score difference| {difference}")
+        reporter.say("lpx build --fp32 --int8 --faces demo")
+        built = workspace.build(("fp32", "int8"), faces="demo", reporter=reporter)
+        reporter.say("lpx bench --dataset demo")
+        done = workspace.bench("demo", reporter=reporter)
     if as_json:
         click.echo(json.dumps(done.report, indent=2))
     else:
@@ -102,16 +101,16 @@ def demo(unpack: Path | None, video: bool, workspace: Workspace, as_json: bool) 
 
 
 def _video(workspace: Workspace, as_json: bool) -> None:
-    from lpx import api
+    from lpx.api.clip_demo import show_clip
     from lpx.cli.console import ConsoleReporter
 
-    with ConsoleReporter() as report:
-        shown = api.show_clip(workspace, report=report)
+    with ConsoleReporter() as reporter:
+        shown = show_clip(workspace, reporter=reporter)
     for line in [json.dumps(_values(shown), indent=2)] if as_json else clip_lines(shown):
         click.echo(line)
 
 
-def _values(shown: ShownClip) -> dict[str, Any]:
+def _values(shown: ClipResult) -> dict[str, Any]:
     found = shown.predicted
     return {
         "engine": found.engine,
@@ -138,7 +137,7 @@ def _values(shown: ShownClip) -> dict[str, Any]:
     }
 
 
-def clip_lines(shown: ShownClip) -> list[str]:
+def clip_lines(shown: ClipResult) -> list[str]:
     """Say in plain words what the clip has shown, with what certainty, and what it has not."""
     found, file = shown.predicted, shown.file
     head = ("scene", "time", "ground truth", "mean score", "frames called fake")

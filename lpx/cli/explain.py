@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from lpx.cli.options import json_option, workspace_option
-from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
-    from lpx.api.explaining import Explained
-    from lpx.explain.examiner import Explanation, Patch
+    from lpx.api.explain import ExplainResult
+    from lpx.api.workspace import Workspace
 
 
 @click.command()
@@ -35,7 +34,12 @@ if TYPE_CHECKING:
 @workspace_option
 @json_option
 def explain(
-    checkpoint: Path, source: str, out: Path | None, limit: int, workspace: Workspace, as_json: bool
+    checkpoint: Path,
+    source: str,
+    out: Path | None,
+    limit: int,
+    workspace: Workspace,
+    as_json: bool,
 ) -> None:
     """Show where lpx checkpoint CHECKPOINT looks on a face, a folder of faces, or a data set.
 
@@ -45,30 +49,22 @@ def explain(
 
     It takes lpx checkpoints only, not models of a --factory.
     """
-    from lpx.api import explaining
     from lpx.cli.console import ConsoleReporter
 
-    with ConsoleReporter() as report:
-        done = explaining.explain(
-            checkpoint,
-            source,
-            out or workspace.root / "explain",
-            limit=limit,
-            skip=(workspace.root,),
-            progress=report.progress(f"looking at {source}"),
-        )
-    for face in done.findings.skipped:
+    with ConsoleReporter() as reporter:
+        result = workspace.explain(checkpoint, source, out=out, limit=limit, reporter=reporter)
+    for face in result.findings.skipped:
         click.echo(f"skipped {face.name}: {face.reason}", err=True)
     if as_json:
-        click.echo(json.dumps(to_values(done), indent=2))
+        click.echo(json.dumps(result.to_dict(), indent=2))
         return
-    _show(done)
+    _show(result)
 
 
-def _show(done: Explained) -> None:
+def _show(result: ExplainResult) -> None:
     from lpx.explain.page import headline
 
-    found = done.findings
+    found = result.findings
     click.echo(headline(found))
     if found.faces.note and found.faces.name != "demo":
         click.echo(f"note: {found.faces.note}")
@@ -78,48 +74,6 @@ def _show(done: Explained) -> None:
         click.echo(f"{mean.word}: {mean.faces} faces, mean score {mean.score:.3f}")
     if found.field.size is None:
         click.echo(f"no receptive field is drawn: {found.field.reason}")
-    if done.picture is not None:
-        click.echo(f"picture: {done.picture}")
-    click.echo(f"page: {done.page} (and {done.maps.name})")
-
-
-def to_values(done: Explained) -> dict[str, Any]:
-    """What `--json` prints."""
-    found = done.findings
-    return {
-        "checkpoint": found.checkpoint,
-        "dataset": found.faces.name,
-        "faces_in_set": found.total,
-        "threshold": found.card.threshold,
-        "mistakes": found.mistakes,
-        "grid": list(found.field.grid),
-        "receptive_field": found.field.size,
-        "receptive_field_unknown_because": found.field.reason or None,
-        "regions_per_side": found.regions,
-        "classes": [
-            {"label": m.word, "faces": m.faces, "mean_score": m.score} for m in found.means
-        ],
-        "faces": [_face(face) for face in found.explanations],
-        "note": found.faces.note,
-        "skipped": [{"file": s.name, "reason": s.reason} for s in found.skipped],
-        "page": str(done.page),
-        "maps": str(done.maps),
-        "picture": None if done.picture is None else str(done.picture),
-    }
-
-
-def _face(face: Explanation) -> dict[str, Any]:
-    return {
-        "file": face.name,
-        "label": face.label,
-        "score": face.score,
-        "fake": face.fake,
-        "similarity": face.mean_similarity,
-        "strongest": _patch(face.strongest),
-        "weakest": _patch(face.weakest),
-    }
-
-
-def _patch(patch: Patch) -> dict[str, Any]:
-    box = None if patch.box is None else list(patch.box)
-    return {"row": patch.row, "column": patch.column, "probability": patch.probability, "box": box}
+    if result.picture is not None:
+        click.echo(f"picture: {result.picture}")
+    click.echo(f"page: {result.page} (and {result.maps.name})")

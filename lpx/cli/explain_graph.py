@@ -14,9 +14,10 @@ from lpx.cli.options import json_option, min_channels_option, workspace_option
 from lpx.engines.manifest import TARGETS, percent
 from lpx.errors import LpxError
 from lpx.plain import plain
-from lpx.workspace import Workspace, read_regular
+from lpx.workspace import WorkspaceFolder, read_regular
 
 if TYPE_CHECKING:
+    from lpx.api.workspace import Workspace
     from lpx.graph.qdq.equalise import Pair
     from lpx.graph.qdq.placement import Placement
 
@@ -95,7 +96,7 @@ def explain_graph(
 def _model(source: Path | None, workspace: Workspace) -> Path:
     path = workspace.model if source is None else source
     if path.is_dir():
-        path = Workspace(path).model
+        path = WorkspaceFolder(path).model
     if not path.is_file():
         raise LpxError(
             f"{path} does not exist",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from lpx.cli.options import following, json_option, workspace_option
-from lpx.workspace import Workspace
+
+if TYPE_CHECKING:
+    from lpx.api.workspace import Workspace
 
 
 def _triple(
@@ -107,7 +109,6 @@ def export(
     CHECKPOINT is an lpx checkpoint, or a plain state dict with --backbone and what else its
     training chose, or weights of a model that --factory makes.
     """
-    from lpx import api
     from lpx.cli.console import ConsoleReporter
     from lpx.errors import LpxError
     from lpx.models.checkpoint import ForeignModel
@@ -135,30 +136,24 @@ def export(
     description = None
     if backbone is not None or factory is not None:
         description = ForeignModel(architecture=backbone or str(factory), **given)  # type: ignore[arg-type]
-    with ConsoleReporter() as report:
-        made = api.export(
+    with ConsoleReporter() as reporter:
+        result = workspace.export(
             checkpoint,
-            workspace,
             opset=opset,
             foreign=description,
             factory=factory,
             weights_key=weights_key,
             tolerance=tolerance,
             verify_faces=verify_faces,
-            report=report,
+            reporter=reporter,
         )
-    check = made.verification
+    check = result.verification
     if as_json:
-        values = {
-            "model": str(made.model),
-            "model_sha256": made.model_sha256,
-            "opset": made.opset,
-            "verification": asdict(check),
-            "card": made.card.to_dict(),
-        }
-        click.echo(json.dumps(values, indent=2))
+        click.echo(json.dumps(result.to_dict(), indent=2))
         return
-    click.echo(f"{made.model}: opset {made.opset}, {made.model.stat().st_size / 2**20:.1f} MiB")
+    click.echo(
+        f"{result.model}: opset {result.opset}, {result.model.stat().st_size / 2**20:.1f} MiB"
+    )
     click.echo(
         f"verified on {check.faces} faces: max |score difference| "
         f"{check.max_score_difference:.1e}, max |map difference| {check.max_map_difference:.1e} "

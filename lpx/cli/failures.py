@@ -1,7 +1,7 @@
-"""Failures of the machine, of files and of runtimes that nothing nearer gave a message to.
+"""Messages for failures of the machine, of files and of runtimes.
 
-Exit code 3 means a bug in lpx. A disk that is full, a file that vanished or memory that ran out can
-come up at any line, so they are recognised here, once, by what was raised.
+Exit code 3 means a bug in lpx. A full disk, a vanished file or exhausted memory can come up at any
+line of code, so they are recognised here, once, by the exception.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from lpx.errors import LpxError, first_line, out_of_memory
 
 _OTHER_FOLDER = "use another folder: a workspace with -w DIR, a folder for results with --out DIR"
 _PERMISSIONS = "check the permissions of the file and of the folders above it"
+# What is wrong with the file that an error names, and what to do, by error number.
 _NAMED: dict[int, tuple[str, str]] = {
-    errno.ENOENT: ("is not there any more", "put it back, and run the same command again"),
+    errno.ENOENT: ("no longer exists", "restore it, and run the same command again"),
     errno.ENOTDIR: ("needs a folder where there is a file", _OTHER_FOLDER),
     errno.EISDIR: ("is a folder, not a file", "name a file, or remove the folder"),
     errno.EEXIST: ("is in the way", _OTHER_FOLDER),
@@ -33,11 +34,11 @@ _NAMED: dict[int, tuple[str, str]] = {
     errno.EINVAL: ("cannot be used as a file", "name a regular file on a usual file system"),
     errno.EBUSY: ("is in use", "wait for the other program, and run the same command again"),
     errno.ETXTBSY: ("is in use", "wait for the other program, and run the same command again"),
-    errno.ESTALE: ("is on a server that forgot it", "run the same command again"),
+    errno.ESTALE: ("is a stale handle of a network file system", "run the same command again"),
     errno.ENOTSUP: ("is on a file system that cannot do this", _OTHER_FOLDER),
 }
-"""What is wrong with a file that an error names, and what to do; by error number."""
 _FREE_SPACE = f"free some space, or {_OTHER_FOLDER}; temporary files go to the folder TMPDIR"
+# What the machine lacks, and what to do, by error number.
 _MACHINE: dict[int, tuple[str, str]] = {
     errno.ENOSPC: ("the disk is full", _FREE_SPACE),
     errno.EDQUOT: ("the disk quota is used up", _FREE_SPACE),
@@ -57,14 +58,13 @@ _MACHINE: dict[int, tuple[str, str]] = {
         "end other programs, or raise the limit (`ulimit -u`)",
     ),
 }
-"""What the machine lacks, and what to do; by error number."""
 
 
 def user_error(error: BaseException) -> LpxError | None:
-    """The message of a failure that is not a bug in lpx; None for any other.
+    """Make the message for a failure that is not a bug in lpx; None for any other.
 
     Args:
-        error: What a command raised.
+        error: The exception that a command raised.
     """
     if short := out_of_memory(error):
         return short
@@ -76,8 +76,8 @@ def user_error(error: BaseException) -> LpxError | None:
         return LpxError(
             "ONNX Runtime cannot run the model",
             first_line(error),
-            "update onnxruntime; if it is the newest, the model has something that it cannot do: "
-            "report the message, the command and what `lpx doctor` prints",
+            "update onnxruntime; if it is the newest, please report the message, the command and "
+            "the output of `lpx doctor`",
         )
     return None
 
@@ -99,19 +99,19 @@ def _of_system(error: OSError) -> LpxError | None:
 
 
 def _of_folders(error: OSError) -> LpxError | None:
-    """Folders that Python itself needs, and names in no other way."""
+    """Recognise missing folders that Python needs but does not name in the error."""
     if "temporary directory" in str(error):
         return LpxError(
-            "there is no folder for temporary files",
+            "there is no usable folder for temporary files",
             first_line(error),
-            "name one that can be written and has space left: TMPDIR=DIR lpx ...",
+            "set one that is writable and has space: TMPDIR=DIR lpx ...",
         )
     try:
         os.getcwd()
     except OSError:
         return LpxError(
-            "the current folder does not exist any more",
-            "relative paths begin there",
+            "the current folder no longer exists",
+            "relative paths start there",
             "change to another folder with cd",
         )
     return None
@@ -122,7 +122,7 @@ def _split(entry: tuple[str, str], why: str) -> tuple[str, str, str]:
 
 
 def _is_installed(error: OSError) -> bool:
-    """Whether the file is one of lpx's own or of Python's: that it lacks is no user's mistake."""
+    """Return whether the file belongs to lpx or Python, so that its absence is not a user error."""
     homes = (Path(__file__).parents[1], Path(sys.prefix) / "lib", Path(sys.base_prefix) / "lib")
     try:
         path = Path(os.path.abspath(os.fsdecode(error.filename)))

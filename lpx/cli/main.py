@@ -1,4 +1,4 @@
-"""`lpx`: the command group, and what becomes of errors."""
+"""`lpx`: the command group, and how errors become messages and exit codes."""
 
 from __future__ import annotations
 
@@ -14,35 +14,33 @@ from lpx.errors import LpxError
 from lpx.interrupts import Interrupted
 
 COMMANDS = {
-    "data": "Cut faces out of data sets, and show what a set holds.",
+    "data": "Prepare faces from data sets, and show what a set holds.",
     "export": "Export a checkpoint to ONNX, verified on faces.",
-    "calibrate": "Choose faces, observe them, and find the method that serves best.",
+    "calibrate": "Choose calibration faces, and rank calibration methods.",
     "build": "Build FP32, FP16 and INT8 engines.",
-    "bench": "Prove parity of AUC, and measure latency.",
-    "debug": "Name the layer where an engine leaves the float32 graph.",
-    "compare": "Flag what became worse from one report to another.",
+    "bench": "Check that AUC holds, and measure latency and energy.",
+    "debug": "Find the layer where an engine diverges from float32.",
+    "compare": "List regressions between two reports.",
     "predict": "Score the faces in images and videos, and draw heat maps.",
     "explain": "Show where a checkpoint looks, face by face.",
     "explain-graph": "Show what INT8 would quantise, and why.",
     "train": "Train a detector on image-level labels.",
-    "ablate": "Show what each part of the method adds.",
-    "demo": "Run export, build and bench on material that ships with lpx.",
+    "ablate": "Measure what each part of the method adds.",
+    "demo": "Run export, build and bench on the bundled demo.",
     "doctor": "Show what this machine can build and run.",
 }
-"""The help text is here so that listing the commands imports nothing."""
+"""Help texts by command; here, so that listing the commands imports nothing."""
 
+# What an interrupted command leaves for the next run. The others leave nothing.
 KEPT = {
-    "data prepare": "the videos that were cut are kept, and the same command goes on with the rest",
-    "calibrate": "what was observed of the faces is saved from time to time, and the same command "
-    "goes on from there",
-    "build": "ranges that were finished are kept, and the same command goes on from there",
-    "bench": "scores of finished batches are kept, and the same command goes on from there",
-    "predict": "files that were scored are kept, and the same command goes on with the rest",
-    "train": "the state of the training is kept, and the same command goes on from there",
-    "ablate": "finished trainings and the state of this one are kept, and the same command goes on",
+    "data prepare": "finished videos are saved",
+    "calibrate": "observations are saved from time to time",
+    "build": "finished ranges are saved",
+    "bench": "scores of finished batches are saved",
+    "predict": "scored files are saved",
+    "train": "the training's state is saved",
+    "ablate": "finished trainings, and the state of this one, are saved",
 }
-"""What an interrupted command leaves for the next run. Others leave nothing, and begin again."""
-_BEGINS_AGAIN = "nothing was left half-written, and the same command begins again"
 
 
 class _Group(click.Group):
@@ -90,7 +88,7 @@ def main() -> None:
         with guarded() as streams, interrupts.handled():
             code = streams.exit_code(_run(arguments))
     except Interrupted as late:
-        # The work was done, or ended already.
+        # The signal came when the command had already ended.
         code = _interrupted(late, arguments)
     if code:
         sys.exit(code)
@@ -110,13 +108,16 @@ def _run(arguments: list[str]) -> int:
 
 
 def _interrupted(interruption: Interrupted, arguments: list[str]) -> int:
-    """Say what is kept; returns the exit code that shells give a program ended by the signal."""
+    """Say what is saved; returns the exit code that shells give a program ended by the signal."""
     interrupts.settle()
     interrupts.end_children()
     words = [word for word in arguments[:2] if not word.startswith("-")]
-    usual = KEPT.get(" ".join(words)) or KEPT.get(words[0] if words else "", _BEGINS_AGAIN)
-    kept = f"{interruption.kept}, and the same command goes on" if interruption.kept else usual
-    click.echo(f"interrupted by {interruption.signal.name}: {kept}", err=True)
+    kept = interruption.kept or KEPT.get(" ".join(words)) or KEPT.get("".join(words[:1]))
+    if kept:
+        text = f"{kept}; run the same command to resume"
+    else:
+        text = "no partial results were left; run the same command to start again"
+    click.echo(f"interrupted by {interruption.signal.name}: {text}", err=True)
     return 128 + interruption.signal
 
 
@@ -127,7 +128,7 @@ def _exit_code(arguments: list[str]) -> int:
         Interrupted: A signal asked it to end.
     """
     try:
-        # Not cli(): click would turn some errors into exit codes that mean something else here.
+        # Not cli(): click turns some errors into exit codes that mean something else here.
         with cli.make_context("lpx", arguments) as context:
             cli.invoke(context)
     except LpxError as error:
@@ -155,8 +156,8 @@ def _exit_code(arguments: list[str]) -> int:
 
         traceback.print_exc()
         click.echo(
-            "internal error: this is a mistake in lpx, not yours. Please report the lines above, "
-            "the command, and what `lpx doctor` prints",
+            "internal error: this is a bug in lpx. Please report the lines above, the command, and "
+            "the output of `lpx doctor`",
             err=True,
         )
         return 3
@@ -170,7 +171,7 @@ def _show(error: LpxError, arguments: list[str]) -> None:
 
 
 def _user_error(error: Exception) -> LpxError | None:
-    """What of the machine or of files failed, where no better message was given nearer."""
+    """Make a message for failures of the machine or of files that have none yet."""
     from lpx.cli.failures import user_error
 
     return user_error(error)

@@ -22,6 +22,8 @@ _ELSEWHERE = {
     "target": "--target",
     "version_compatible": "--version-compatible",
 }
+# Arguments that options say in their own way.
+_VALUES = {("detector", "None"): "--crops"}
 
 
 def command_of(root: click.Command, arguments: Sequence[str]) -> click.Command:
@@ -53,6 +55,8 @@ def with_options(text: str, command: click.Command) -> str:
 
     def option(match: re.Match[str]) -> str:
         name, value = match.groups()
+        if (name, value) in _VALUES:
+            return _VALUES[name, value]
         if value == "False" and (negative := _option(f"no_{name}", command)):
             return negative
         flag = _option(name, command)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from lpx.data.roots import DataPlaces, expanded
-from lpx.workspace import DEFAULT, Workspace
+from lpx.data.roots import expanded
+from lpx.workspace import DEFAULT, WorkspaceFolder
 
 if TYPE_CHECKING:
     from lpx.graph.qdq.weights import WeightOptions
@@ -25,7 +25,33 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def workspace_option(command: Command) -> Command:
-    """`-w DIR`: passes a Workspace as `workspace`."""
+    """`-w DIR`: passes a Workspace as `workspace`.
+
+    It takes `--data-root`, `--store`, `--allow-host-code` and `--allow-factory` into the workspace
+    where the command has them. Their decorators stand above this one.
+    """
+
+    def passing(
+        *given: Any,
+        workspace: str,
+        data_root: Path | None = None,
+        store: Path | None = None,
+        allow_host_code: bool = False,
+        allow_factory: bool = False,
+        **options: Any,
+    ) -> Any:
+        from lpx.api.workspace import Workspace
+
+        opened = Workspace(
+            expanded(workspace),
+            data_root=data_root,
+            face_store=store,
+            allow_host_code=allow_host_code,
+            allow_factory=allow_factory,
+        )
+        return command(*given, workspace=opened, **options)
+
+    wrapped = cast(Command, functools.update_wrapper(passing, command))
     return click.option(
         "-w",
         "--workspace",
@@ -34,37 +60,28 @@ def workspace_option(command: Command) -> Command:
         default=str(DEFAULT),
         show_default=True,
         metavar="DIR",
-        help="Where artefacts lie.",
-        callback=lambda context, parameter, value: Workspace(expanded(value)),
-    )(command)
+        help="Folder of the model, its engines and reports.",
+    )(wrapped)
 
 
 def data_options(command: Command) -> Command:
-    """`--data-root DIR` and `--store DIR`: pass `places`, a DataPlaces."""
-
-    def passing(*given: Any, data_root: Path | None, store: Path | None, **options: Any) -> Any:
-        return command(*given, places=DataPlaces(data_root, store), **options)
-
-    wrapped = cast(Command, functools.update_wrapper(passing, command))
-    for option in (
-        click.option(
-            "--store",
-            type=click.Path(path_type=Path),
-            metavar="DIR",
-            help="Prepared faces; else LPX_FACE_STORE, lpx.toml, ./lpx-faces.",
-        ),
-        click.option(
-            "--data-root",
-            type=click.Path(path_type=Path),
-            metavar="DIR",
-            help="Videos of public data sets; else LPX_DATA, lpx.toml.",
-        ),
-    ):
-        wrapped = option(wrapped)
-    return wrapped
+    """`--data-root DIR` and `--store DIR`: pass `data_root` and `store`."""
+    store = click.option(
+        "--store",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Folder of prepared faces.  [default: LPX_FACE_STORE, lpx.toml, or ./lpx-faces]",
+    )
+    data_root = click.option(
+        "--data-root",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Folder of public data sets' videos.  [default: LPX_DATA or lpx.toml]",
+    )
+    return data_root(store(command))
 
 
-def following(command: str, workspace: Workspace) -> str:
+def following(command: str, workspace: WorkspaceFolder) -> str:
     """The command to type next, with `-w` where this one needed it."""
     if workspace.root == expanded(os.environ.get("LPX_WORKSPACE", str(DEFAULT))):
         return f"next: {command}"
@@ -83,7 +100,8 @@ def host_code_option(command: Command) -> Command:
     return click.option(
         "--allow-host-code",
         is_flag=True,
-        help="Load version-compatible plans, which carry code that runs here: trust their origin.",
+        help="Allow version-compatible plans. They contain host code; only use plans from a source "
+        "you trust.",
     )(command)
 
 
@@ -92,7 +110,8 @@ def factory_option(command: Command) -> Command:
     return click.option(
         "--allow-factory",
         is_flag=True,
-        help="Run the factory that the workspace names to make its model: trust its origin.",
+        help="Allow the factory that the workspace names to make its model. It is code; only use "
+        "workspaces from a source you trust.",
     )(command)
 
 
@@ -109,7 +128,7 @@ def min_channels_option(command: Command) -> Command:
 
 
 def weight_options(command: Command) -> Command:
-    """What is done to weights of INT8 graphs: passes `weights`, and `requantise`."""
+    """What is done to weights of INT8 graphs: passes `weights`."""
 
     @functools.wraps(command)
     def packed(
@@ -119,12 +138,13 @@ def weight_options(command: Command) -> Command:
         bias_correction: bool,
         equalise: bool,
         min_channels: int,
+        requantise: bool,
         **rest: Any,
     ) -> Any:
         from lpx.graph.qdq.weights import WeightOptions
 
         weights = WeightOptions(
-            weight_clip, weight_rounding, bias_correction, equalise, min_channels
+            weight_clip, weight_rounding, bias_correction, equalise, min_channels, requantise
         )
         return command(*arguments, weights=weights, **rest)
 
@@ -167,7 +187,7 @@ def weight_options(command: Command) -> Command:
     return packed  # type: ignore[return-value]
 
 
-def weight_flags(weights: WeightOptions, requantise: bool) -> str:
+def weight_flags(weights: WeightOptions) -> str:
     """The options that say the same to another command; "" for the defaults."""
     flags = {
         f" --weight-clip {weights.clip}": weights.clip != "max",
@@ -175,6 +195,6 @@ def weight_flags(weights: WeightOptions, requantise: bool) -> str:
         " --no-bias-correction": not weights.bias_correction,
         " --equalise": weights.equalise,
         f" --min-channels {weights.min_channels}": weights.min_channels != _MIN_CHANNELS,
-        " --requantise": requantise,
+        " --requantise": weights.requantise,
     }
     return "".join(flag for flag, given in flags.items() if given)

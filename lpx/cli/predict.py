@@ -11,10 +11,10 @@ import click
 
 from lpx.cli.options import factory_option, host_code_option, json_option, workspace_option
 from lpx.data.wording import counted
-from lpx.workspace import Workspace
 
 if TYPE_CHECKING:
-    from lpx.api import FileScore, Predicted
+    from lpx.api.workspace import Workspace
+    from lpx.predict.results import FileScore, Predicted
 
 
 def _frames(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
@@ -78,8 +78,6 @@ def predict(
     overlay: bool,
     engine: str | None,
     out: Path | None,
-    allow_host_code: bool,
-    allow_factory: bool,
     workspace: Workspace,
     as_json: bool,
 ) -> None:
@@ -98,24 +96,19 @@ def predict(
     Files that cannot be read are left out, counted and named; the exit code is 2 only if none can
     be read.
     """
-    from lpx import api
     from lpx.cli.console import ConsoleReporter
 
-    with ConsoleReporter() as report:
-        found = api.predict(
-            workspace,
+    with ConsoleReporter() as reporter:
+        found = workspace.predict(
             path,
             engine=engine,
             out=out,
-            crops=crops,
             limit=limit,
             frames=frames,
-            detector=detector,
+            detector=None if crops else detector,
             crop=crop,
             overlay=overlay,
-            allow_host_code=allow_host_code,
-            allow_factory=allow_factory,
-            report=report,
+            reporter=reporter,
         )
     if as_json:
         click.echo(json.dumps(_values(found), indent=2))

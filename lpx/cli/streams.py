@@ -1,8 +1,8 @@
-"""Standard streams that never end a command: what is done is done, whoever reads of it.
+"""Standard streams whose failure never ends a command.
 
 A reader that goes away (`lpx bench | head -1`), a full disk behind a redirection and a closed
-stream are found when something is printed, which may be while work is under way, or after hours of
-it. What cannot be written is dropped, and the exit code says so at the end.
+stream are noticed when something is printed, perhaps after hours of work. Output that cannot be
+written is dropped, and the exit code says so at the end.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 
 import click
 
+# What a shell reports of a program that a broken pipe ended: 128 + SIGPIPE.
 READER_GONE = 141
-"""What a shell reports of a program that a broken pipe ended."""
 
 
 class _Stream(io.TextIOWrapper):
-    """Writes to a descriptor until that fails once; the rest goes nowhere."""
+    """Writes to a descriptor until that fails once, and discards the rest."""
 
     error: OSError | None = None
 
@@ -48,13 +48,13 @@ class _Stream(io.TextIOWrapper):
 
 
 class Streams:
-    """What became of standard output."""
+    """The standard streams of a running command."""
 
     def __init__(self, output: Any) -> None:
         self._output = output
 
     def exit_code(self, code: int) -> int:
-        """The exit code of a command that would exit with `code` if all could be printed."""
+        """Return `code`, or another exit code if standard output could not be written."""
         _flush(self._output)
         error = self._output.error if isinstance(self._output, _Stream) else None
         if error is None:
@@ -63,7 +63,7 @@ class Streams:
             return code or READER_GONE
         click.echo(
             f"error: standard output cannot be written: {error.strerror}\n"
-            "  the command itself is done, and what it made is kept",
+            "  the command itself is done, and its artefacts are saved",
             err=True,
         )
         return code or 2
@@ -71,7 +71,7 @@ class Streams:
 
 @contextmanager
 def guarded() -> Iterator[Streams]:
-    """Standard output and standard error that take whatever is written; put back at the end."""
+    """Replace standard output and error by streams that never raise, until the block ends."""
     _reserve()
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _guard(sys.stdout), _guard(sys.stderr)
@@ -84,14 +84,14 @@ def guarded() -> Iterator[Streams]:
 
 
 def _flush(stream: Any) -> None:
-    # None where Python was started without one; what else stands here may be closed.
+    # None if Python was started without one; a stream may also be closed.
     if stream is not None and not stream.closed:
         stream.flush()
 
 
 def _reserve() -> None:
-    """Open what is closed, or the next file that is opened would receive what is printed."""
-    # Each is the lowest that is free.
+    """Open closed standard descriptors, or the next file opened would receive the output."""
+    # os.open returns the lowest free descriptor.
     while (number := os.open(os.devnull, os.O_RDWR)) < 3:
         pass
     os.close(number)
@@ -100,7 +100,7 @@ def _reserve() -> None:
 def _guard(stream: Any) -> Any:
     if not isinstance(stream, io.TextIOWrapper):
         return stream
-    # A terminal that lacks a character shows a question mark; it is no reason to fail.
+    # A terminal that lacks a character shows a question mark instead of failing.
     try:
         descriptor = stream.fileno()
     except (OSError, ValueError):

@@ -88,7 +88,7 @@ def build_engine(
     """
     dialect = dialect_of(request)
     graph, placement = make_graph(model, request, dialect)
-    noted: dict[str, Any] = {"requantised": request.requantise}
+    noted: dict[str, Any] = {"requantised": request.weights.requantise}
     if request.target == "onnxruntime":
         made = make_for_onnxruntime(graph, request)
     elif request.target in PROVIDERS:
@@ -113,7 +113,7 @@ def build_engine(
         warnings = (*warnings, *([request.scales.warning] if request.scales.warning else []))
     work: dict[str, int] = {}
     if placement is not None and made.computed_in:
-        prepared, _ = prepare(model, "the exported model", requantise=request.requantise)
+        prepared, _ = prepare(model, "the exported model", requantise=request.weights.requantise)
         work = multiply_accumulates(prepared)
         warning = warning_of_share(work, made.computed_in, placement.decisions)
         warnings = (*warnings, *([warning] if warning else []))
@@ -162,7 +162,7 @@ def make_graph(model: bytes, request: BuildRequest, dialect: str) -> tuple[bytes
         model,
         "the exported model",
         equalised=int8 and request.weights.equalise,
-        requantise=request.requantise,
+        requantise=request.weights.requantise,
     )
     if request.precision == "fp32" and dialect not in _LOWERED:
         return model, None
@@ -205,7 +205,7 @@ def require_int8(model: bytes, request: BuildRequest) -> Placement:
     """
     check_int8(request.target)
     dialect = dialect_of(request)
-    prepared, _ = prepare(model, "the exported model", requantise=request.requantise)
+    prepared, _ = prepare(model, "the exported model", requantise=request.weights.requantise)
     graph = parse(prepared, "the exported model")
     name_nodes(graph)
     placement = placement_of(graph, request.target, dialect, request.weights.min_channels)
@@ -294,7 +294,7 @@ def cache_scales(model: bytes, request: BuildRequest) -> dict[str, float]:
         model,
         "the exported model",
         equalised=request.weights.equalise,
-        requantise=request.requantise,
+        requantise=request.weights.requantise,
     )
     graph = parse(model, "the exported model")
     name_nodes(graph)

@@ -11,8 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lpx import api
-from lpx.api import predicting
+from lpx.api import predict as predict_api
 from lpx.artefacts.model import read_exported
 from lpx.bench.parity import score_store
 from lpx.calibration.scales import read_scales
@@ -23,6 +22,7 @@ from lpx.errors import LpxError
 from lpx.predict.journal import ScoreJournal
 from lpx.predict.results import FileScore
 from lpx.workspace import Appended, read_sealed, write_sealed
+from tests.support.costs import UNTIMED
 from tests.support.reporting import RecordingReporter
 
 PICTURES = (".bmp", ".tiff", ".png", ".jpg", ".webp")
@@ -95,7 +95,7 @@ def test_a_link_to_another_picture_and_swapped_labels_make_another_set(folder):
 
 def build(workspace, faces):
     told = RecordingReporter()
-    api.build(workspace, "int8", target="onnxruntime", faces=str(faces), report=told)
+    workspace.build("int8", target="onnxruntime", faces=str(faces), reporter=told)
     return told.said
 
 
@@ -105,7 +105,7 @@ def test_build_does_not_keep_the_ranges_of_other_pictures(workspace, folder, mad
     if made_by == "build":
         build(workspace, root)
     else:
-        api.calibrate(workspace, str(root), limit=4)
+        workspace.calibrate(str(root), limit=4)
     assert any(text.startswith("reusing ") for text in build(workspace, root))
     before = read_scales(workspace.scales)
     swap(root / "real" / "0.bmp", encoded(99, ".bmp"))
@@ -128,7 +128,7 @@ def stopped_bench(workspace, faces, monkeypatch, error):
     with monkeypatch.context() as patch:
         patch.setattr(Appended, "add", fail)
         with pytest.raises(type(error)):
-            api.bench(workspace, str(faces), latency_seconds=0)
+            workspace.bench(str(faces), costs=UNTIMED)
     assert any((workspace.root / score_store.FOLDER).glob("*.scores"))
 
 
@@ -143,11 +143,11 @@ def many(folder):
 
 
 def test_a_full_disk_keeps_the_scores(workspace, many, monkeypatch):
-    whole = api.bench(workspace, str(many), latency_seconds=0).report["reference"]
+    whole = workspace.bench(str(many), costs=UNTIMED).report["reference"]
     full = LpxError("x cannot be written", os.strerror(errno.ENOSPC))
     stopped_bench(workspace, many, monkeypatch, full)
     told = RecordingReporter()
-    again = api.bench(workspace, str(many), latency_seconds=0, report=told).report
+    again = workspace.bench(str(many), costs=UNTIMED, reporter=told).report
     assert any(text.startswith("going on with the bench") for text in told.said)
     assert again["reference"]["auc"] == whole["auc"]
 
@@ -157,10 +157,10 @@ def test_a_resumed_bench_does_not_mix_old_and_new_faces(workspace, many, monkeyp
     for path in many.rglob("*.bmp"):
         swap(path, encoded(hash(path.name) % 1000 + 5000, ".bmp"))
     told = RecordingReporter()
-    again = api.bench(workspace, str(many), latency_seconds=0, report=told).report
+    again = workspace.bench(str(many), costs=UNTIMED, reporter=told).report
     assert any("dropped: faces have changed since" in text for text in told.said)
     assert not any(text.startswith("going on") for text in told.said)
-    fresh = api.bench(workspace, str(many), latency_seconds=0).report
+    fresh = workspace.bench(str(many), costs=UNTIMED).report
     assert again["reference"]["auc"] == fresh["reference"]["auc"]
 
 
@@ -175,7 +175,7 @@ def test_faces_that_change_while_they_are_scored(workspace, many, monkeypatch):
 
     monkeypatch.setattr(TorchEngine, "infer", change)
     with pytest.raises(LpxError, match="changed while they were scored"):
-        api.bench(workspace, str(many), latency_seconds=0)
+        workspace.bench(str(many), costs=UNTIMED)
 
 
 def test_an_engine_is_not_measured_on_its_faces_under_other_names(workspace, folder):
@@ -184,9 +184,9 @@ def test_an_engine_is_not_measured_on_its_faces_under_other_names(workspace, fol
     # One of the faces that it was calibrated on, renamed, relabelled and in another folder.
     shutil.copy(folder(".bmp") / "real" / "4.bmp", other / "fake" / "new.bmp")
     with pytest.raises(LpxError, match="1 picture of those it is measured on"):
-        api.bench(workspace, str(other), latency_seconds=0)
+        workspace.bench(str(other), costs=UNTIMED)
     (other / "fake" / "new.bmp").unlink()
-    api.bench(workspace, str(other), latency_seconds=0)
+    workspace.bench(str(other), costs=UNTIMED)
 
 
 def note(journal, path, score=0.5):
@@ -286,12 +286,12 @@ def test_predict_says_what_changed(workspace, crops, monkeypatch, tmp_path):
     def score(self, file, picture, tell, timeline, known):
         return FileScore(file.name, "image", 0.5, True, 1, ())
 
-    monkeypatch.setattr(predicting.FileScorer, "score", score)
+    monkeypatch.setattr(predict_api.FileScorer, "score", score)
     options = {"engine": "onnxruntime-fp32", "overlay": False, "crop": "square-1.3"}
-    api.predict(workspace, photos, **options)
+    workspace.predict(photos, **options)
     swap(photos / "a.png", b"new")
     told = RecordingReporter()
-    done = api.predict(workspace, photos, **options, report=told)
+    done = workspace.predict(photos, **options, reporter=told)
     assert done.resumed == 1
     assert any(text.startswith("1 of 2 files changed after an earlier run") for text in told.said)
 
@@ -312,7 +312,7 @@ def test_a_digit_of_an_engines_manifest_is_found(workspace):
     write_sealed(path, values)
     path.write_text(path.read_text().replace('"face_count": 16', '"face_count": 17'))
     with pytest.raises(LpxError, match="is not as lpx wrote it"):
-        api.bench(workspace, "demo", limit=8, latency_seconds=0)
+        workspace.bench("demo", limit=8, costs=UNTIMED)
 
 
 def store(folder, faces="a", say=None):

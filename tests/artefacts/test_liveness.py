@@ -5,15 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lpx import api
-from lpx.api.building import DeadEngineError
+from lpx.api.build import DeadEngineError
 from lpx.artefacts.liveness import Probe, make_probe, symptom
 from lpx.artefacts.model import read_exported
 from lpx.data.face_sets.demo import demo_set
 from lpx.data.face_sets.sets import open_set
 from lpx.engines.manifest import read_manifest
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
-from lpx.errors import LpxError
+from lpx.errors import InvalidArgumentError, LpxError
 from lpx.workspace import read_sealed, write_sealed
 
 INT8 = ("build", "--int8", "--fp32", "--target", "onnxruntime", "--faces", "demo", "--limit", 16)
@@ -30,7 +29,7 @@ def shrink(workspace):
 def test_dead_engine_is_named_and_kept(workspace):
     shrink(workspace)
     with pytest.raises(DeadEngineError, match="onnxruntime-int8 is dead: it gives all") as caught:
-        api.build(workspace, ("fp32", "int8"), target="onnxruntime", faces="demo", limit=16)
+        workspace.build(("fp32", "int8"), target="onnxruntime", faces="demo", limit=16)
     assert caught.value.exit_code == 1
     assert [m.precision for m in caught.value.built] == ["fp32", "int8"]
     kept = read_manifest(workspace.engines / "onnxruntime-int8")
@@ -60,7 +59,7 @@ def test_engine_that_does_not_run_is_named(lpx, workspace, monkeypatch):
 
 
 def test_engine_that_lives_is_not_accused(workspace):
-    (made,) = api.build(workspace, "int8", target="onnxruntime", faces="demo", limit=16)
+    (made,) = workspace.build("int8", target="onnxruntime", faces="demo", limit=16)
     assert not any("dead" in text for text in made.warnings)
 
 
@@ -97,16 +96,16 @@ def test_faces_that_cannot_be_read_accuse_no_engine(workspace, tmp_path):
     assert symptom(workspace.engines / "onnxruntime-int8", probe, allow_host_code=False) == ""
 
 
-def test_no_name_of_faces_is_the_demo_set(workspace):
-    """As without --faces; the engine was then tried on the current folder, and called dead."""
-    (made,) = api.build(workspace, "int8", target="onnxruntime", faces="")
-    assert not any("dead" in text for text in made.warnings)
+def test_an_empty_name_of_faces_is_refused(workspace):
+    """The engine was once tried on the current folder, and called dead."""
+    with pytest.raises(InvalidArgumentError, match="faces must be the path"):
+        workspace.build("int8", target="onnxruntime", faces="")
 
 
 @pytest.mark.parametrize("wrong", ["int4", "INT8", ("fp32", "bf16"), (8,)])
 def test_unknown_precisions_are_refused(workspace, wrong):
     with pytest.raises(LpxError, match="precision must be one of fp32, fp16, int8"):
-        api.build(workspace, wrong, target="onnxruntime")
+        workspace.build(wrong, target="onnxruntime")
 
 
 def test_next_step_is_a_set_that_was_not_calibrated_on(lpx, workspace, crops):

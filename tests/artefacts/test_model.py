@@ -9,11 +9,11 @@ import onnx
 import pytest
 import torch
 
-from lpx.api import export
+from lpx import Workspace
 from lpx.artefacts.model import open_faces, read_exported
 from lpx.card import METADATA_KEY
 from lpx.errors import LpxError
-from lpx.workspace import Workspace, read_sealed, write_sealed
+from lpx.workspace import read_sealed, write_sealed
 
 
 def edit_card(workspace, **changes):
@@ -125,7 +125,7 @@ def test_checkpoint_whose_card_has_another_grid_is_not_exported(tmp_path, worksp
     content["card"]["grid"] = [3, 5]
     torch.save(content, tmp_path / "edited.pt")
     with pytest.raises(LpxError, match="patch_map has the shape"):
-        export(tmp_path / "edited.pt", Workspace(tmp_path / "new"))
+        Workspace(tmp_path / "new").export(tmp_path / "edited.pt")
     assert not (tmp_path / "new/model.onnx").exists()
 
 

@@ -99,7 +99,7 @@ def test_engine_of_an_earlier_export(refused, workspace, lpx, monkeypatch):
     """Train on and export again: the old engine is not compared with the new weights."""
     changed = onnx.load(workspace.model)
     changed.doc_string = "other weights"
-    monkeypatch.setattr("lpx.api.exporting.to_onnx", lambda *_: changed.SerializeToString())
+    monkeypatch.setattr("lpx.api.export.to_onnx", lambda *_: changed.SerializeToString())
     assert lpx("export", folder() / CHECKPOINT).code == 0
     assert "was built from another model" in refused(*BENCH)
     assert lpx("build", "--fp32", "--int8", "--target", "onnxruntime", "--limit", 4).code == 0
@@ -176,7 +176,7 @@ def test_reference_missing(refused, workspace):
 @pytest.mark.parametrize("line", [["build", "--fp32"], BENCH], ids=lambda arguments: arguments[0])
 def test_second_process_is_refused_and_told_which_is_first(refused, workspace, line):
     hold = (
-        "import sys; from pathlib import Path; from lpx.workspace import Workspace\n"
+        "import sys; from pathlib import Path; from lpx import Workspace\n"
         "with Workspace(Path('lpx-out')).lock(): print('held', flush=True); sys.stdin.read()"
     )
     first = subprocess.Popen(
@@ -255,7 +255,7 @@ def test_tensorrt_without_a_gpu(refused, monkeypatch):
     from lpx.machine.machine import read_machine
 
     bare = replace(read_machine(), gpus=(), no_gpu_reason="nvidia-smi not found")
-    monkeypatch.setattr("lpx.api.building.read_machine", lambda: bare)
+    monkeypatch.setattr("lpx.api.build.read_machine", lambda: bare)
     said = refused("build", "--target", "tensorrt")
     assert "target tensorrt cannot be built on this machine" in said
     assert "no NVIDIA GPU is seen: nvidia-smi not found" in said

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lpx.api import benching
+from lpx.api import bench as bench_api
 from lpx.machine.energy_sources import Unavailable
 
 BENCH = ("bench", "--dataset", "demo", "--limit", 8, "--no-stages")
@@ -22,7 +22,7 @@ def quick(monkeypatch):
 
 
 def test_everything_at_once(lpx, workspace, monkeypatch):
-    monkeypatch.setattr(benching, "open_source", lambda device: Unavailable("no rails"))
+    monkeypatch.setattr(bench_api, "open_source", lambda device: Unavailable("no rails"))
     times = {"startComputeMs": 300, "h2dMs": 1, "computeMs": 2, "d2hMs": 1, "latencyMs": 4}
     Path("a=b.json").write_text(json.dumps([times]))
     ran = lpx(
@@ -91,7 +91,7 @@ def test_mistakes(lpx, workspace, tree, arguments, said):
 
 
 def test_energy_is_off_unless_asked_for(lpx, workspace, monkeypatch):
-    monkeypatch.setattr(benching, "open_source", lambda device: pytest.fail("was asked"))
+    monkeypatch.setattr(bench_api, "open_source", lambda device: pytest.fail("was asked"))
     ran = lpx(*BENCH, "--latency-seconds", 0, "--energy-seconds", 3, "--json")
     assert json.loads(ran.out)["reference"]["energy"] is None
 
@@ -109,7 +109,7 @@ def test_how_long_energy_takes_is_said_first(lpx, workspace, monkeypatch):
         def close(self):
             pass
 
-    monkeypatch.setattr(benching, "open_source", lambda device: Source())
+    monkeypatch.setattr(bench_api, "open_source", lambda device: Source())
     ran = lpx(*BENCH, "--latency-seconds", 0.02, "--energy", "--energy-seconds", 0.06)
     assert "measuring the energy of 3 engines will take about 1 seconds" in ran.err
     assert "measured by fake: the board; batch 1" in ran.out

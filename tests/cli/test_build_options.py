@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from lpx.api.building import outermost
+from lpx.api.build import outermost
 from lpx.engines.manifest import read_manifest
 from lpx.engines.tensorrt import LayerTable, available
 from lpx.engines.tensorrt.inspect import parse_build_log
@@ -96,7 +96,7 @@ def test_what_the_library_cannot_build_is_refused_before_faces_are_calibrated_on
     def calibrated(*arguments, **named):
         raise AssertionError("faces were calibrated on")
 
-    monkeypatch.setattr("lpx.api.building.scales_for", calibrated)
+    monkeypatch.setattr("lpx.api.build.scales_for", calibrated)
     before = tree(workspace.root)
     ran = lpx("build", "--int8", "--fp16", "--target", "tensorrt-rtx", *options)
     assert ran.code == 2

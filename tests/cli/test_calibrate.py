@@ -105,7 +105,7 @@ def test_curve_and_cache(calibrate, workspace, crops, tmp_path):
 def test_one_class_is_enough_and_said(calibrate, crops):
     ran = calibrate("--faces", f"folder:{crops / 'real'}", "--limit", "4")
     assert ran.code == 0, ran.err
-    assert "no AUC: it takes two held-out faces of each class" in ran.out
+    assert "no AUC: that needs at least two held-out faces of each class" in ran.out
 
 
 def test_table_marks_the_method_chosen(calibrate, crops):
@@ -117,8 +117,8 @@ def test_table_marks_the_method_chosen(calibrate, crops):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--method", "magic"), "unknown calibration method 'magic'"),
-        (("--select", "magic"), "unknown selection 'magic'"),
+        (("--method", "magic"), "--method must be one of auto, max"),
+        (("--select", "magic"), "--select must be one of stratified"),
         (("--limit", "0"), "--limit must be >= 1 (got 0)"),
         (("nowhere.onnx",), "nowhere.onnx cannot be read"),
     ],
@@ -210,7 +210,7 @@ def test_cache_stands_in_for_faces(calibrate, cache, crops, tmp_path):
     for arguments in (("--faces", crops), (tmp_path / "other.onnx",)):
         ran = calibrate("--import-cache", cache, *arguments)
         assert ran.code == 2
-        assert "takes neither --faces nor MODEL" in ran.err
+        assert "cannot be combined with --faces or MODEL" in ran.err
     ran = calibrate("--import-cache", tmp_path / "nowhere.cache")
     assert ran.code == 2
     assert "nowhere.cache cannot be read" in ran.err

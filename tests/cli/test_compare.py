@@ -7,8 +7,6 @@ import json
 
 import pytest
 
-from lpx import api
-
 
 def estimate(mean, half):
     return {"mean": mean, "low": mean - half, "high": mean + half}
@@ -32,11 +30,12 @@ def made(built, tmp_path_factory):
     """A report with latencies that were not measured but written in."""
     import shutil
 
-    from lpx.workspace import Workspace
+    from lpx import Workspace
+    from tests.support.costs import UNTIMED
 
     root = tmp_path_factory.mktemp("compared") / "lpx-out"
     shutil.copytree(built.root, root)
-    report = api.bench(Workspace(root), "demo", limit=24, latency_seconds=0).report
+    report = Workspace(root).bench("demo", limit=24, costs=UNTIMED).report
     for entry in (report["reference"], *report["candidates"]):
         entry["latency_by_batch"] = [
             {"batch": batch, "per_face_p50_ms": 10.0, "intervals_ms": {"p50": [9.0, 10.2]}}

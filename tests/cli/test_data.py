@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lpx import Workspace
 from lpx.artefacts.model import open_faces, read_exported
 from lpx.data.images.decode import read_image
 from lpx.data.roots import DataPlaces
-from lpx.workspace import Workspace
 from tests.data.trees import ffpp_tree, write_video
 from tests.support.reporting import RecordingReporter
 
@@ -152,7 +152,9 @@ def test_a_card_that_names_no_recipe_only_warns(lpx, built, source, here):
     card = read_exported(workspace).card
     reporter = RecordingReporter()
     unknown = replace(card, crop="unknown")
-    faces = open_faces(workspace, "ffpp-c23", "test", places=places, card=unknown, report=reporter)
+    faces = open_faces(
+        workspace, "ffpp-c23", "test", places=places, card=unknown, reporter=reporter
+    )
     said = reporter.said
     assert len(faces.faces) == 4
     assert said[0].startswith("note: train.json: 1 pairs")

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import json
-from functools import partial
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
 
-from lpx import api
+from lpx import Workspace
 from lpx.cli.demo import story
 from lpx.data.face_sets.demo import CHECKPOINT, PAIRS, folder
+from tests.support.costs import UNTIMED
 
 
 @pytest.fixture(autouse=True)
@@ -19,8 +20,9 @@ def fewer_faces(monkeypatch, tmp_path):
 
 
 def test_demo_runs_all_of_it(lpx, built, monkeypatch):
-    monkeypatch.setattr("lpx.api.exporting.to_onnx", lambda *_: built.model.read_bytes())
-    monkeypatch.setattr(api, "bench", partial(api.bench, latency_seconds=0))
+    monkeypatch.setattr("lpx.api.export.to_onnx", lambda *_: built.model.read_bytes())
+    untimed = partialmethod(Workspace.bench, costs=UNTIMED)
+    monkeypatch.setattr(Workspace, "bench", untimed)
     ran = lpx("demo", "-w", "here", "--json")
     report = json.loads(ran.out)
     assert ran.code == (0 if report["verdict"] == "holds" else 1)

@@ -22,13 +22,12 @@ FOLDER = "lpx-out/demo-video"
 @pytest.fixture(scope="module")
 def drawn_once(built, tmp_path_factory):
     """A workspace in which the demo has run."""
-    from lpx import api
-    from lpx.workspace import Workspace
+    from lpx import Workspace
 
     root = tmp_path_factory.mktemp("drawn") / "lpx-out"
     shutil.copytree(built.root, root)
     made = Workspace(root)
-    return made, api.show_clip(made)
+    return made, clip_demo.show_clip(made)
 
 
 @pytest.fixture
@@ -134,7 +133,7 @@ def test_builds_what_an_interrupted_run_left_out(lpx, workspace, short):
 @pytest.mark.parametrize("left", ["", "model.onnx", "model.json"])
 def test_exports_what_an_interrupted_run_left_out(lpx, workspace, short, monkeypatch, left):
     model = Path("lpx-out/model.onnx").read_bytes()
-    monkeypatch.setattr("lpx.api.exporting.to_onnx", lambda *_: model)
+    monkeypatch.setattr("lpx.api.export.to_onnx", lambda *_: model)
     for name in {"model.onnx", "model.json"} - {left}:
         Path("lpx-out", name).unlink()
     ran = lpx("demo", "--video")

@@ -87,7 +87,7 @@ def test_an_engine_of_another_precision_than_asked_for_exits_with_1(lpx, workspa
         layer = Layer("Conv_3", "CaskConvolution", "fp32", convolution=True)
         assert_precision(LayerTable((layer,)), "fp16")
 
-    monkeypatch.setattr("lpx.api.building.build_engine", build_engine)
+    monkeypatch.setattr("lpx.api.build.build_engine", build_engine)
     ran = lpx("build", "--fp16", "--target", "onnxruntime")
     assert ran.code == 1
     assert "error: FP16 was asked for, but the plan computes in FP32" in ran.err
@@ -115,8 +115,8 @@ def test_interruption_exits_with_130_and_leaves_only_the_scores(workspace, tree)
         process.kill()
     assert process.returncode == 130
     assert err == (
-        "interrupted by SIGINT: scores of finished batches are kept, and the same command goes on "
-        "from there\n"
+        "interrupted by SIGINT: scores of finished batches are saved; run the same command to "
+        "resume\n"
     )
     assert out == ""
     after = tree(".")
@@ -130,7 +130,7 @@ def test_internal_error_exits_with_3_and_asks_for_a_report(lpx, workspace, monke
     def fail(*arguments, **options):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("lpx.api.benching.measure", fail)
+    monkeypatch.setattr("lpx.api.bench.measure", fail)
     before = tree(".")
     ran = lpx(*BENCH)
     assert ran.code == 3
@@ -161,7 +161,7 @@ def test_output_that_cannot_be_written_is_an_error_that_says_so(shell, line):
     assert ran.code == 2
     assert ran.err.splitlines() == [
         "error: standard output cannot be written: No space left on device",
-        "  the command itself is done, and what it made is kept",
+        "  the command itself is done, and its artefacts are saved",
     ]
 
 

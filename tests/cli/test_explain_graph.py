@@ -38,6 +38,7 @@ def test_json_says_what_the_manifest_of_the_engine_says(lpx, workspace, source):
         "bias_correction": True,
         "equalise": False,
         "min_channels": 16,
+        "requantise": False,
     }
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from lpx import Workspace
 from lpx.artefacts.model import read_exported
 from lpx.artefacts.reference import read_reference
 from lpx.data.face_sets.demo import demo_set
 from lpx.errors import LpxError
 from lpx.models.checkpoint import ForeignModel, load_factory
 from lpx.render.encode import encode_png
-from lpx.workspace import Workspace, read_sealed, write_sealed
+from lpx.workspace import read_sealed, write_sealed
 from tests.support.networks import copy_export, network
 
 NETWORK = network("nn.Conv2d(3, 1, 4, 4)", "from pathlib import Path; Path('imported').touch()")

@@ -102,7 +102,7 @@ def test_memory_that_runs_out_in_an_engine_does_not_make_it_dead(lpx, workspace,
         engine.session = Session()
         engine.infer(np.zeros((1, 160, 160, 3), np.uint8))
 
-    monkeypatch.setattr("lpx.api.building.symptom", try_it)
+    monkeypatch.setattr("lpx.api.build.symptom", try_it)
     ran = lpx("build", "--int8", "--target", "onnxruntime", "--faces", "demo", "--limit", 16)
     assert ran.code == 2
     assert "error: there is not enough memory" in ran.err
@@ -168,7 +168,7 @@ def test_current_folder_that_is_gone(shell, tmp_path):
         f"os.rmdir({str(gone)!r}); os.environ.pop('LPX_DATA', None)",
     )
     assert ran.code == 2, ran.err
-    assert "current folder does not exist any more" in ran.err
+    assert "current folder no longer exists" in ran.err
 
 
 def small_files():

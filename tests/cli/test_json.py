@@ -24,7 +24,7 @@ def parsed(lpx):
 
 
 def test_export(parsed, workspace, built, monkeypatch):
-    monkeypatch.setattr("lpx.api.exporting.to_onnx", lambda *_: built.model.read_bytes())
+    monkeypatch.setattr("lpx.api.export.to_onnx", lambda *_: built.model.read_bytes())
     value, code = parsed("export", folder() / CHECKPOINT, "-w", "new")
     assert code == 0
     assert value.keys() == {"model", "model_sha256", "opset", "verification", "card"}

@@ -127,7 +127,7 @@ def test_calibrate_hands_the_option_on_and_its_evidence_is_kept(lpx, narrow):
     ran = lpx("calibrate", "--min-channels", 8, "--limit", 8)
     assert ran.code == 0, ran.err
     assert ran.out.splitlines()[-1] == "next: lpx build --int8 --min-channels 8"
-    assert "ordered by mean |ds|; methods shown to lose AUC (95 %) come last" in ran.out
+    assert "sorted by mean |ds|; methods with a significant loss of AUC (95 %) are last" in ran.out
     built = lpx("build", "--int8", "--target", "onnxruntime", "--min-channels", 8, "--json")
     assert "reusing" in built.err
     (engine,) = json.loads(built.out)["engines"]

@@ -33,6 +33,7 @@ def test_command_of_a_line(line, name):
         ("pass `version_compatible=True`", "pass --version-compatible"),
         ("pass `dla_core`", "pass --dla"),
         ("run `lpx doctor`, see `model.onnx`", "run `lpx doctor`, see `model.onnx`"),
+        ("pass `detector=None`", "pass --crops"),
         ("`unheard_of` stays", "`unheard_of` stays"),
     ],
 )

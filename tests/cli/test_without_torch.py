@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lpx import api
+import lpx
 
 BROKEN = """
 import sys
@@ -44,7 +44,8 @@ def test_predict_does_not_wait_for_what_only_graph_passes_use(shell, workspace, 
 
 
 def test_every_public_name_is_there():
-    for name in api.__all__:
-        assert getattr(api, name) is not None
+    for name in lpx.__all__:
+        assert getattr(lpx, name) is not None
+    assert set(lpx.__all__) <= set(dir(lpx))
     with pytest.raises(AttributeError, match="has no attribute 'frobnicate'"):
-        _ = api.frobnicate
+        _ = lpx.frobnicate

@@ -210,7 +210,7 @@ def test_model_that_is_quantised_already(case):
             make_graph(quantised, replace(wanted, precision=precision), "strongly-typed")
     stripped, _ = prepare(quantised, "it", requantise=True)
     scales = replace(wanted.scales, model_sha256=hashlib.sha256(stripped).hexdigest())
-    again = replace(wanted, scales=scales, requantise=True)
+    again = replace(wanted, scales=scales, weights=replace(wanted.weights, requantise=True))
     data, placement = make_graph(quantised, again, "strongly-typed")
     assert placement.convolutions == made(case, "strongly-typed")[1].convolutions
     assert onnx.load_model_from_string(data).graph.node

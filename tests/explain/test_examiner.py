@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lpx.api.explaining import explain, open_faces
+from lpx.api.explain import explain, open_faces
 from lpx.data.face_sets.face_set import Face, FaceSet
 from lpx.engines.torch import TorchEngine
 from lpx.errors import LpxError
@@ -334,5 +334,5 @@ def test_weights_without_a_card_are_refused(make, tmp_path):
     torch.save(make().module.state_dict(), tmp_path / "plain.pt")
     with pytest.raises(LpxError, match="no lpx model card") as caught:
         explain(tmp_path / "plain.pt", "demo", tmp_path / "out")
-    assert "lpx checkpoints only" in caught.value.why
+    assert "explanations need an lpx checkpoint" in caught.value.why
     assert "lpx export" in caught.value.fix

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from lpx.api.explaining import explain
+from lpx.api.explain import explain
 from lpx.card import ModelCard
 from lpx.data.face_sets.demo import CHECKPOINT, folder
 from lpx.data.face_sets.face_set import FaceSet, Skipped

@@ -34,7 +34,7 @@ import cv2
 import numpy as np
 import torch
 
-from lpx import api
+from lpx import CostPlan, Workspace
 from lpx.artefacts.model import read_exported
 from lpx.bench.performance.trtexec_times import read_times
 from lpx.bench.report.compare import read_report
@@ -60,7 +60,6 @@ from lpx.models.checkpoint import load_checkpoint
 from lpx.models.weights_file import read_weights
 from lpx.predict.journal import ScoreJournal
 from lpx.predict.results import FaceScore, FileScore
-from lpx.workspace import Workspace
 from tools.drills import mutating
 
 SLOW_S = 10.0
@@ -168,9 +167,9 @@ def _first(found: Iterator[str]) -> str:
 def readers(folder: Path) -> list[Reader]:
     """All readers, each with a good input in a place of its own below `folder`."""
     made = Workspace(folder / "lpx-out")
-    api.export(demo_folder() / CHECKPOINT, made)
-    api.build(made, ("fp32", "int8"), target="onnxruntime", faces="demo", limit=8)
-    api.bench(made, "demo", limit=16, latency_seconds=0, stages=False)
+    made.export(demo_folder() / CHECKPOINT)
+    made.build(("fp32", "int8"), target="onnxruntime", faces="demo", limit=8)
+    made.bench("demo", limit=16, costs=CostPlan(latency_seconds=0), stages=False)
     engine = made.engines / "onnxruntime-int8"
     exported = json.loads((made.root / "model.json").read_bytes())
     sha256, card = exported["model_sha256"], exported["card"]

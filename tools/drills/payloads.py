@@ -35,7 +35,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lpx import api
+from lpx import Workspace
 from lpx.arrays import read_arrays
 from lpx.artefacts.model import read_exported
 from lpx.artefacts.reference import read_reference
@@ -46,7 +46,6 @@ from lpx.models.checkpoint import load_checkpoint
 from lpx.models.weights_file import read_weights
 from lpx.schema import sealed, unsealed
 from lpx.training.state import LAST, PREVIOUS, Store
-from lpx.workspace import Workspace
 from tools.drills.running import run
 
 # --- pickles
@@ -270,7 +269,7 @@ def drill_factories(folder: Path, rng: random.Random, counts: Counter[str]) -> N
     place = folder / "exported"
     shutil.copy(demo_folder() / CHECKPOINT, folder / "ckpt.pt")
     workspace = Workspace(place)
-    api.export(folder / "ckpt.pt", workspace)
+    workspace.export(folder / "ckpt.pt")
     path = place / "model.json"
     original = unsealed(json.loads(path.read_text()))
     for depth in (1, 2, 3):

@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lpx.arguments import check_fields
 from lpx.bench.parity.score import Failure, said
 from lpx.bench.performance.candidate import REFERENCE, Candidate
 from lpx.bench.performance.energy import (
@@ -62,6 +63,14 @@ class CostPlan:
     in_flight: int = 0
     like: Release | None = None
     energy_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        # A frozen instance is changed through its base class only.
+        object.__setattr__(self, "batches", tuple(sorted(set(self.batches))))
+
+
+DEFAULT_COSTS = CostPlan()
 
 
 @dataclass(frozen=True)

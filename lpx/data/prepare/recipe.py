@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from lpx.card import ModelCard, card_from_dict
 from lpx.data.images.crops import RECIPES
-from lpx.workspace import Workspace, read_sealed
+from lpx.workspace import WorkspaceFolder, read_sealed
 
 RECIPE = "square-1.3"
 
@@ -23,7 +23,7 @@ class RecipeChoice(NamedTuple):
     reason: str
 
 
-def exported_card(workspace: Workspace) -> ModelCard | None:
+def exported_card(workspace: WorkspaceFolder) -> ModelCard | None:
     """Return the card of a workspace's exported model, or None if there is no model.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Which weights become integers, what is done to them, and the clip of least error."""
+"""Quantisation of weights: options, and the clip with the least error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.arguments import check_fields
+from lpx.arguments import check_at_least, check_fields
 from lpx.graph.qdq.placement import MIN_CHANNELS
 from lpx.graph.qdq.rounding import weight_scales
 
@@ -31,6 +31,7 @@ class WeightOptions:
             changes the ranges of activations, so calibration must see the equalised model.
         min_channels: Leave convolutions with fewer channels on either side in float; a DLA, which
             takes INT8 regions whole, has none left out.
+        requantise: Remove the Q/DQ pairs of a quantised model instead of refusing it.
     """
 
     clip: Literal["max", "mse"] = "max"
@@ -38,9 +39,11 @@ class WeightOptions:
     bias_correction: bool = True
     equalise: bool = False
     min_channels: int = MIN_CHANNELS
+    requantise: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
+        check_at_least("min_channels", self.min_channels, 1)
 
 
 DEFAULT_WEIGHTS = WeightOptions()

@@ -9,8 +9,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from lpx import api
-from lpx.api import benching
+from lpx import CostPlan
+from lpx.api import bench as bench_api
 from lpx.bench.report.document import SCHEMA
 from lpx.machine.energy_sources import Unavailable
 
@@ -34,19 +34,14 @@ def report(workspace, monkeypatch):
     monkeypatch.setattr("lpx.bench.performance.latency.BLOCK_SECONDS", 0.01)
     monkeypatch.setattr("lpx.bench.performance.latency.WARM_UP_SECONDS", 0)
     monkeypatch.setattr("lpx.bench.performance.costs.SECONDS", 0.01)
-    monkeypatch.setattr(benching, "open_source", lambda device: Unavailable("no rails"))
+    monkeypatch.setattr(bench_api, "open_source", lambda device: Unavailable("no rails"))
     times = {"startComputeMs": 300, "h2dMs": 1, "computeMs": 2, "d2hMs": 1, "latencyMs": 4}
     path = workspace.root / "times.json"
     path.write_text(json.dumps([times]))
-    done = api.bench(
-        workspace,
+    done = workspace.bench(
         "demo",
         limit=24,
-        latency_seconds=0.01,
-        batches=(2, 1),
-        in_flight=2,
-        like_trtexec=10,
-        energy_seconds=0.01,
+        costs=CostPlan((2, 1), 0.01, in_flight=2, like=10, energy_seconds=0.01),
         trtexec_times=[(path, "mine")],
     )
     return json.loads(done.json_path.read_text())

@@ -11,7 +11,6 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from lpx import api
 from lpx.data.face_sets.demo import demo_set
 from lpx.engines import load
 from lpx.engines.onnxruntime.gpu import (
@@ -341,12 +340,12 @@ def gpu(monkeypatch, fake):
     fake(CUDA, TENSORRT)
     machine = read_machine(Path("/"), lambda command: "")
     with_gpu = type(machine)(**{**vars(machine), "gpus": (Gpu("a GPU", "8.9", 8192, "580"),)})
-    monkeypatch.setattr("lpx.api.building.read_machine", lambda: with_gpu)
+    monkeypatch.setattr("lpx.api.build.read_machine", lambda: with_gpu)
 
 
 def test_build_writes_options_and_load_takes_them(workspace, gpu):
-    (made,) = api.build(
-        workspace, ("fp16",), target="onnxruntime-tensorrt", batches=BatchRange(1, 4, 16)
+    (made,) = workspace.build(
+        ("fp16",), target="onnxruntime-tensorrt", batches=BatchRange(1, 4, 16)
     )
     assert (made.name, made.dialect) == ("onnxruntime-tensorrt-fp16", "strongly-typed")
     assert made.batches == (16,)
@@ -363,8 +362,7 @@ def test_a_plugin_engine_is_built_without_a_gpu(workspace, monkeypatch, fake):
     fake()
     Plugin(monkeypatch, gpus=0)
     monkeypatch.setattr("lpx.engines.makers.PLUGIN_PACKAGES", ("not-installed", "numpy"))
-    fp32, int8 = api.build(
-        workspace,
+    fp32, int8 = workspace.build(
         ("fp32", "int8"),
         target="onnxruntime-tensorrt-rtx",
         faces="demo",
@@ -388,11 +386,11 @@ def test_a_plugin_engine_is_built_without_a_gpu(workspace, monkeypatch, fake):
 
 
 def test_precisions_of_cuda(workspace, gpu):
-    fp32, fp16 = api.build(workspace, ("fp32", "fp16"), target="onnxruntime-cuda")
+    fp32, fp16 = workspace.build(("fp32", "fp16"), target="onnxruntime-cuda")
     assert list(fp32.convolutions) == ["fp32"]
     assert fp16.convolutions == {"fp16": fp32.convolutions["fp32"]}
     with pytest.raises(LpxError, match="INT8 with target onnxruntime-cuda"):
-        api.build(workspace, ("int8",), target="onnxruntime-cuda", faces="demo", limit=16)
+        workspace.build(("int8",), target="onnxruntime-cuda", faces="demo", limit=16)
 
 
 @pytest.mark.parametrize(
@@ -409,7 +407,7 @@ def test_precisions_of_cuda(workspace, gpu):
 def test_options_that_a_provider_does_not_take(workspace, gpu, monkeypatch, target, options, said):
     Plugin(monkeypatch)
     with pytest.raises(LpxError, match=said):
-        api.build(workspace, ("fp32",), target=target, **options)
+        workspace.build(("fp32",), target=target, **options)
 
 
 @pytest.mark.gpu
@@ -420,7 +418,7 @@ def test_scores_on_a_gpu_are_those_of_the_cpu(request, target, precision):
     if not usable or not read_machine().gpus:
         pytest.skip(reason if not usable else "no NVIDIA GPU")
     workspace = request.getfixturevalue("workspace")  # not built for a test that is skipped
-    (made,) = api.build(workspace, (precision,), target=target)
+    (made,) = workspace.build((precision,), target=target)
     batch = next(iter(demo_set("test").first(8).stream(8, 160, [])))
     with (
         closing(load(workspace.engines / made.name)) as here,

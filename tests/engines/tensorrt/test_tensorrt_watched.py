@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lpx import Workspace
 from lpx.calibration.scales import load_scales
 from lpx.engines import makers
 from lpx.engines.build import build_engine
@@ -21,7 +22,6 @@ from lpx.engines.tensorrt.library import available
 from lpx.layerwise import rebuild
 from lpx.layerwise.rebuild import build_watched, open_watched
 from lpx.machine.machine import Machine, read_machine
-from lpx.workspace import Workspace
 
 USABLE, REASON = available("tensorrt-rtx")
 rtx = pytest.mark.skipif(not USABLE, reason=REASON)
@@ -196,8 +196,6 @@ def test_debug_looks_inside_on_a_gpu(
     """The whole: build, build again watched, run both, compare with ONNX Runtime."""
     import shutil
 
-    from lpx import api
-    from lpx.api import debugging
     from lpx.engines.targets import can_run
 
     machine = read_machine()
@@ -209,10 +207,10 @@ def test_debug_looks_inside_on_a_gpu(
     built: Workspace = request.getfixturevalue("built")  # not for a test that is skipped
     shutil.copytree(built.root, tmp_path / "lpx-out")
     workspace = Workspace(tmp_path / "lpx-out")
-    (manifest,) = api.build(workspace, (precision,), target=flavour, faces="demo", limit=16)
+    (manifest,) = workspace.build((precision,), target=flavour, faces="demo", limit=16)
     assert can_run(manifest, machine)[0]
-    done = debugging.debug(workspace, manifest.name, limit=8, ran_in="tensorrt")
-    assert done.ran_in == "tensorrt"
+    done = workspace.debug(manifest.name, limit=8, runtime="tensorrt")
+    assert done.runtime == "tensorrt"
     found = done.comparison
     assert len(found.layers) > 10, "most tensors come out"
     assert done.verdict.first is None, done.notes

@@ -23,7 +23,7 @@ def board(monkeypatch: pytest.MonkeyPatch) -> Workshop:
     shop = Workshop("tensorrt-10.3.0")
     for name in ("tensorrt.building.build.load", "build.load_library", "makers.load_library"):
         monkeypatch.setattr(f"lpx.engines.{name}", lambda flavour: shop.library)
-    building = "lpx.api.building"
+    building = "lpx.api.build"
     monkeypatch.setattr(f"{building}.read_machine", lambda: ORIN)
     monkeypatch.setattr(f"{building}.choose", lambda asked, machine: ("tensorrt", "asked for"))
     monkeypatch.setattr(f"{building}.can_run", lambda manifest, machine: (False, "not here"))
@@ -84,7 +84,7 @@ def test_what_a_board_cannot_do_is_refused_before_faces_are_calibrated_on(
     def calibrated(*arguments: Any, **named: Any) -> None:
         raise AssertionError("faces were calibrated on")
 
-    monkeypatch.setattr("lpx.api.building.scales_for", calibrated)
+    monkeypatch.setattr("lpx.api.build.scales_for", calibrated)
     before = tree(workspace.root)
     ran = lpx(*BUILD, *options)
     assert ran.code == 2

@@ -112,7 +112,7 @@ from pathlib import Path
 sys.path[:0] = {folders!r}
 import test_tensorrt_makers as t
 from lpx.errors import LpxError
-from lpx.workspace import Workspace
+from lpx import Workspace
 
 shop = t.Workshop("tensorrt-10.3.0")
 t.makers.load_library = lambda flavour: shop.library

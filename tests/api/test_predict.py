@@ -16,8 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lpx import api
-from lpx.api import predicting
+from lpx.api import predict as predict_api
 from lpx.data.detect import FaceMesh, open_detector
 from lpx.data.face_sets.demo import folder
 from lpx.data.images.crops import RECIPES
@@ -69,7 +68,7 @@ def photo(path, *numbers, size=(240, 640)):
 
 
 def predict(workspace, path, **options):
-    return api.predict(workspace, Path(path), engine=ENGINE, **options)
+    return workspace.predict(path, engine=ENGINE, **options)
 
 
 def rows(path):
@@ -102,9 +101,9 @@ def test_what_an_engine_notes_is_said(workspace, monkeypatch, crops):
         engine.notes = ["built on another GPU"]
         return name, engine
 
-    monkeypatch.setattr(predicting, "pick_engine", picked)
+    monkeypatch.setattr(predict_api, "pick_engine", picked)
     reporter = RecordingReporter()
-    predict(workspace, "one.png", crops=crops, report=reporter)
+    predict(workspace, "one.png", detector=None if crops else "blazeface", reporter=reporter)
     assert "warning: built on another GPU" in reporter.said
 
 
@@ -348,7 +347,7 @@ def test_names_that_leave_no_room_for_more_are_shortened(workspace, letter):
     assert "z-png-overlay.png" in pictures
     assert len([name for name in pictures if name.startswith(letter * 10)]) == 3
     assert predict(workspace, "in").resumed == 4
-    assert len(predict(workspace, "in", crops=True, out=Path("crops")).files) == 3
+    assert len(predict(workspace, "in", detector=None, out=Path("crops")).files) == 3
 
 
 def test_names_that_are_not_utf_8_have_a_picture_each(workspace):
@@ -404,10 +403,10 @@ def test_what_cannot_be_drawn_is_scored_and_drawn_by_the_next_run(lpx, mixed, mo
 
 def test_crops_that_cannot_be_drawn_are_scored(workspace, crops, monkeypatch):
     monkeypatch.setattr(
-        "lpx.api.predicting.write_bytes",
+        "lpx.api.predict.write_bytes",
         lambda *_, **__: (_ for _ in ()).throw(LpxError("x.png cannot be written", "no", "")),
     )
-    found = predict(workspace, "crops", crops=True)
+    found = predict(workspace, "crops", detector=None)
     assert len(found.files) == 16
     assert {file.note for file in found.files} == {"nothing was drawn: x.png cannot be written: no"}
 
@@ -470,7 +469,7 @@ def test_limit_takes_files_evenly(lpx, workspace, crops):
     found = predict(workspace, "in", limit=3)
     assert [file.name for file in found.files] == ["a.png", "c.png", "e.png"]
     assert len(predict(workspace, "in", limit=99).files) == 5
-    assert len(predict(workspace, "crops", crops=True, limit=4).files) == 4
+    assert len(predict(workspace, "crops", detector=None, limit=4).files) == 4
     ran = lpx("predict", "in", "--limit", 0)
     assert ran.code == 2
     assert "--limit must be >= 1 (got 0)" in ran.err
@@ -494,9 +493,9 @@ def test_times_are_those_of_the_video(workspace, monkeypatch):
 
 
 def test_crop_recipe_must_be_known(mixed, monkeypatch):
-    model = api.predicting.read_exported(mixed)
+    model = predict_api.read_exported(mixed)
     object.__setattr__(model.card, "crop", "unknown")
-    monkeypatch.setattr("lpx.api.predicting.read_exported", lambda workspace: model)
+    monkeypatch.setattr("lpx.api.predict.read_exported", lambda workspace: model)
     monkeypatch.setattr("lpx.artefacts.select_engine.check_card", lambda *_: None)
     with pytest.raises(LpxError, match="--crop RECIPE"):
         predict(mixed, "in")

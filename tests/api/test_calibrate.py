@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lpx.api import calibrating
-from lpx.api.calibrating import Evidence, best_first
+from lpx.api import calibrate as calibrate_api
 from lpx.api.ranges import PARTIAL
+from lpx.bench.parity.method_ranking import Evidence, MethodRanking, best_first
 from lpx.calibration.observed_model import ObservedModel
 from lpx.calibration.scales import read_scales
 from lpx.errors import LpxError
@@ -52,7 +52,7 @@ def test_what_is_stopped_before_the_result_is_written_does_not_observe_again(
     workspace, crops, monkeypatch, where
 ):
     """Judging takes longer than observing: a kill there once began from nothing."""
-    place = calibrating.Judge if where == "rank" else calibrating
+    place = MethodRanking if where == "rank" else calibrate_api
 
     def stop(*arguments):
         raise KeyboardInterrupt
@@ -60,14 +60,14 @@ def test_what_is_stopped_before_the_result_is_written_does_not_observe_again(
     with monkeypatch.context() as patch:
         patch.setattr(place, where, stop)
         with pytest.raises(KeyboardInterrupt):
-            calibrating.calibrate(workspace, str(crops), limit=6)
+            workspace.calibrate(str(crops), limit=6)
     assert (workspace.root / PARTIAL).is_file()
 
     def run(self, *arguments):
         raise AssertionError("faces are observed again")
 
     monkeypatch.setattr(ObservedModel, "run_all", run)
-    done = calibrating.calibrate(workspace, str(crops), limit=6)
+    done = workspace.calibrate(str(crops), limit=6)
     assert done.scales.face_count == 6
     assert not (workspace.root / PARTIAL).exists()
     assert read_scales(workspace.scales).method == done.scales.method
@@ -75,27 +75,27 @@ def test_what_is_stopped_before_the_result_is_written_does_not_observe_again(
 
 def test_progress_of_faces_that_changed_is_not_gone_on_with(workspace, crops, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(calibrating, "save_scales", lambda *arguments: 1 / 0)
+        patch.setattr(calibrate_api, "save_scales", lambda *arguments: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            calibrating.calibrate(workspace, str(crops), limit=6)
+            workspace.calibrate(str(crops), limit=6)
     for path in crops.rglob("*.png"):
         path.write_bytes(path.read_bytes() + b"\0")
     said = []
     monkeypatch.setattr(Silent, "say", lambda self, text: said.append(text))
-    calibrating.calibrate(workspace, str(crops), limit=6)
+    workspace.calibrate(str(crops), limit=6)
     assert any("it is of other faces, or some of them have changed" in text for text in said)
 
 
 def test_faces_that_change_while_they_are_calibrated_on(workspace, crops, monkeypatch):
-    rank = calibrating.Judge.rank
+    rank = MethodRanking.rank
 
     def change(self, *arguments):
         path = crops / "real" / "0.png"
         path.write_bytes((crops / "fake" / "1.png").read_bytes())
         return rank(self, *arguments)
 
-    monkeypatch.setattr(calibrating.Judge, "rank", change)
+    monkeypatch.setattr(MethodRanking, "rank", change)
     before = workspace.scales.read_bytes()
-    with pytest.raises(LpxError, match="changed while they were calibrated on"):
-        calibrating.calibrate(workspace, str(crops), limit=6)
+    with pytest.raises(LpxError, match="changed during calibration"):
+        workspace.calibrate(str(crops), limit=6)
     assert workspace.scales.read_bytes() == before

@@ -8,11 +8,9 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from lpx import api
 from lpx.api import ranges
 from lpx.artefacts import model as exported
 from lpx.engines import load
-from lpx.engines.request import BuildRequest
 from lpx.errors import LpxError
 from lpx.graph.qdq.weights import WeightOptions
 from lpx.workspace import read_sealed, write_sealed
@@ -25,7 +23,7 @@ def build(workspace):
 
     def run(**options):
         told = RecordingReporter()
-        (manifest,) = api.build(workspace, ("int8",), target="onnxruntime", report=told, **options)
+        (manifest,) = workspace.build(("int8",), target="onnxruntime", reporter=told, **options)
         return manifest, told.said
 
     return run
@@ -159,13 +157,13 @@ def test_manifest_says_how_each_node_is_computed(build):
 
 def test_float_engines_need_no_faces(workspace, monkeypatch):
     monkeypatch.setattr(exported, "open_set", lambda *_, **__: pytest.fail("no faces are needed"))
-    made = api.build(workspace, ("fp32", "fp16"), target="onnxruntime", faces="nowhere")
+    made = workspace.build(("fp32", "fp16"), target="onnxruntime", faces="nowhere")
     assert [manifest.precision for manifest in made] == ["fp32", "fp16"]
     assert all(manifest.calibration is None for manifest in made)
 
 
 def test_fp32_engine_is_the_exported_model(workspace):
-    api.build(workspace, ("fp32",), target="onnxruntime")
+    workspace.build(("fp32",), target="onnxruntime")
     engine = workspace.engines / "onnxruntime-fp32/engine.onnx"
     assert engine.read_bytes() == workspace.model.read_bytes()
 
@@ -189,9 +187,9 @@ def test_faces_of_a_folder_within_the_workspaces_folder(build, crops):
 
 def test_python_errors_are_lpx_errors(workspace):
     with pytest.raises(LpxError, match="unknown target"):
-        api.build(workspace, ("fp32",), target="x")
+        workspace.build(("fp32",), target="x")
     with pytest.raises(LpxError, match="limit must be >= 1"):
-        api.build(workspace, ("int8",), target="onnxruntime", limit=0)
+        workspace.build(("int8",), target="onnxruntime", limit=0)
 
 
 def test_equalised_engines_are_of_ranges_of_the_equalised_model(build, workspace):
@@ -226,7 +224,7 @@ def test_weight_options_change_the_engine_but_not_the_ranges(build, weights):
 
 
 def test_evidence_of_other_weights_is_not_that_of_this_engine(build, workspace):
-    api.calibrate(workspace, "demo", limit=4, method="mse")
+    workspace.calibrate("demo", limit=4, method="mse")
     kept, _ = build()
     assert kept.calibration["candidates"]
     assert ranges.OTHER_WEIGHTS not in " ".join(kept.warnings)
@@ -247,16 +245,16 @@ def test_quantised_model_is_refused_or_stripped(build, workspace):
     write_sealed(path, values)
     for precision in ("fp32", "int8"):
         with pytest.raises(LpxError, match="is quantised already"):
-            api.build(workspace, (precision,), target="onnxruntime", faces="demo", limit=4)
-    after, said = build(faces="demo", limit=4, requantise=True)
+            workspace.build((precision,), target="onnxruntime", faces="demo", limit=4)
+    after, said = build(faces="demo", limit=4, weights=WeightOptions(requantise=True))
     assert not reused(said)
     assert after.convolutions == before.convolutions
-    assert reused(build(faces="demo", limit=4, requantise=True)[1])
+    assert reused(build(faces="demo", limit=4, weights=WeightOptions(requantise=True))[1])
 
 
 @pytest.mark.parametrize("given", ["fp32", ["fp32"]])
 def test_emit_takes_one_precision_or_several(workspace, given):
-    folder = api.emit(workspace, given, BuildRequest("tensorrt", "fp32"))
+    folder = workspace.emit(given)
     graphs = read_sealed(folder / "manifest.json", "")["graphs"]
     assert graphs
     assert not any("int8" in graph["file"] or "fp16" in graph["file"] for graph in graphs)
@@ -265,7 +263,7 @@ def test_emit_takes_one_precision_or_several(workspace, given):
 @pytest.mark.parametrize("given", [(), ("fp8",), "int4"])
 def test_emit_writes_nothing_for_precisions_that_there_are_not(workspace, given):
     with pytest.raises(LpxError, match="precision"):
-        api.emit(workspace, given, BuildRequest("tensorrt", "fp32"))
+        workspace.emit(given)
     with pytest.raises(LpxError, match="precision"):
-        api.build(workspace, given)
+        workspace.build(given)
     assert not (workspace.root / "trtexec").exists()

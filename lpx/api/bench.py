@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from lpx.arguments import check_at_least, check_choice, several
+from lpx.arguments import check_at_least, several
 from lpx.artefacts.model import (
     ExportedModel,
     look_up,
@@ -28,14 +28,13 @@ from lpx.bench.parity.score import BATCH, Failure, Scored, said
 from lpx.bench.parity.score_store import FOLDER, ScoreStore
 from lpx.bench.parity.stages import MODEL, Graphs, graph_of
 from lpx.bench.performance.candidate import REFERENCE, Candidate
-from lpx.bench.performance.costs import BATCHES, CostPlan
+from lpx.bench.performance.costs import DEFAULT_COSTS, CostPlan
 from lpx.bench.performance.costs import energy_seconds as energy_seconds_of
-from lpx.bench.performance.trtexec_metrics import Release, read_trtexec
+from lpx.bench.performance.trtexec_metrics import read_trtexec
 from lpx.bench.report.document import to_report
 from lpx.bench.report.html import render_html
 from lpx.bench.report.markdown import render_markdown
 from lpx.data.face_sets.face_set import FaceSet
-from lpx.data.roots import DataPlaces
 from lpx.data.wording import counted
 from lpx.engines.base import ON_THE_CPU, Engine, notes_of
 from lpx.engines.load import load, read_graph
@@ -47,7 +46,10 @@ from lpx.machine.energy_sources import Device, EnergySource, Unavailable, open_s
 from lpx.machine.machine import read_machine
 from lpx.machine.process_memory import read_memory
 from lpx.reporter import SILENT, Reporter
-from lpx.workspace import Workspace, check_writable, write_bytes, write_json
+from lpx.workspace import WorkspaceFolder, check_writable, write_bytes, write_json
+
+if TYPE_CHECKING:
+    from lpx.api.workspace import Workspace
 
 FEW_FACES = 30
 """Faces of a class below which an interval of AUC is not to be relied on."""
@@ -71,81 +73,44 @@ def bench(
     methods: str | Sequence[str] | None = None,
     candidates: str | Sequence[str] | None = None,
     margin: float = MARGIN,
-    latency_seconds: float = 2.0,
-    batches: Sequence[int] = BATCHES,
-    in_flight: int = 0,
-    like_trtexec: Release | None = None,
+    costs: CostPlan = DEFAULT_COSTS,
     trtexec_times: Sequence[tuple[Path, str | None]] = (),
-    energy_seconds: float = 0.0,
     stages: bool = True,
     allow_overlap: bool = False,
-    allow_host_code: bool = False,
-    allow_factory: bool = False,
-    places: DataPlaces = DataPlaces(),  # noqa: B008 (frozen)
-    report: Reporter = SILENT,
+    reporter: Reporter = SILENT,
 ) -> Benched:
-    """Measure every engine of the workspace that runs here against the checkpoint.
+    """Implement `lpx.Workspace.bench`, which documents arguments and errors.
 
-    Scores are kept in `bench.partial/` of the workspace as they come, until the report is written:
-    a bench that was killed goes on where it stopped.
-
-    Args:
-        workspace: Holds the reference and the engines; receives `report.json`, `report.html` and
-            `report.md`.
-        dataset: A labelled data set; its test split where it has splits.
-        limit: Most faces, spread evenly over the set; None for all.
-        methods: Manipulations to keep, against all reals; None for all.
-        candidates: Engines to measure, by name; None for all.
-        margin: AUC that a candidate may lose.
-        latency_seconds: Time to measure each engine for, per batch size; 0 leaves latency out.
-        batches: Faces per call to measure latency at; of the smallest, energy and throughput too.
-        in_flight: Batches at work at a time for throughput; 0 leaves it out.
-        like_trtexec: Put latency in the terms of this release of trtexec too.
-        trtexec_times: Files of `trtexec --exportTimes` to show, and what to call each engine.
-        energy_seconds: Length of a window in which energy is measured, of five per engine; 0 leaves
-            energy out.
-        stages: Run the exported model and each engine's graph too, in ONNX Runtime, so that the
-            stage that loses AUC is named.
-        allow_overlap: Measure, with a warning, on faces that an engine was calibrated on.
-        allow_host_code: Load version-compatible plans, which carry code that runs in this process.
-        allow_factory: Run the factory that the workspace names to make its PyTorch model.
-        places: Where the videos and prepared faces of public data sets lie.
-        report: Told what happens.
-
-    Raises:
-        LpxError: No engines, engines of another model, engines calibrated on faces of the set, a
-            set without labels or with one class.
+    Scores are kept in `bench.partial/` of the workspace as they come, until the report is written.
     """
-    plan = CostPlan(
-        tuple(sorted(set(batches))), latency_seconds, in_flight, like_trtexec, energy_seconds
-    )
-    if like_trtexec is not None:
-        check_choice("like_trtexec", like_trtexec, get_args(Release))
+    plan = costs
     _check_options(limit, margin, plan)
     trtexec = [read_trtexec(path, name) for path, name in trtexec_times]
     model = read_exported(workspace)
-    faces = open_faces(workspace, dataset, "test", places=places, card=model.card, report=report)
+    faces = open_faces(
+        workspace, dataset, "test", places=workspace.places, card=model.card, reporter=reporter
+    )
     if methods is not None:
-        methods = several(methods)
+        methods = several("methods", methods)
         faces = faces.select(methods=methods)
     faces = faces.first(limit)
     manifests, not_run = _chosen(*runnable(workspace, model), candidates)
-    look_up(faces, report)
+    look_up(faces, reporter)
     if not allow_overlap:
         _check_disjoint(manifests, faces)
     check_writable(workspace.root, "report.json", "report.html", "report.md")
     with workspace.lock(), ExitStack() as stack:
-        detector = read_reference(workspace, model, allow_factory=allow_factory)
+        detector = read_reference(workspace, model, allow_factory=workspace.allow_factory)
         reference = stack.enter_context(closing(TorchEngine(detector)))
-        loaded, broken = _load(workspace, manifests, stack, allow_host_code)
+        loaded, broken = _load(workspace, manifests, stack, workspace.allow_host_code)
         graphs = _graphs(workspace, model, manifests, stack) if stages else None
-        store = _store(workspace, model, faces, manifests, graphs, report)
+        store = _store(workspace, model, faces, manifests, graphs, reporter)
         if store.folder.is_dir():
-            report.say(f"going on with the bench that was stopped ({store.folder})")
+            reporter.say(f"going on with the bench that was stopped ({store.folder})")
         watch = Watch(
-            report.progress(f"scoring {faces.name}"),
-            report.progress("timing"),
-            report.progress("measuring energy"),
+            reporter.progress(f"scoring {faces.name}"),
+            reporter.progress("timing"),
+            reporter.progress("measuring energy"),
         )
         engines = {REFERENCE: reference, **{name: c.engine for name, c in loaded.items()}}
         # Whatever ends this, scores are kept: the next bench of these faces goes on with them.
@@ -156,7 +121,7 @@ def bench(
             model.card,
             margin=margin,
             plan=plan,
-            sources=_sources(engines, plan, stack, report),
+            sources=_sources(engines, plan, stack, reporter),
             graphs=graphs,
             store=store,
             watch=watch,
@@ -184,7 +149,10 @@ def bench(
 
 
 def _load(
-    workspace: Workspace, manifests: list[EngineManifest], stack: ExitStack, allow_host_code: bool
+    workspace: WorkspaceFolder,
+    manifests: list[EngineManifest],
+    stack: ExitStack,
+    allow_host_code: bool,
 ) -> tuple[dict[str, Candidate], list[Failure]]:
     """Load engines; those that break while they are loaded take no other with them.
 
@@ -226,7 +194,7 @@ def _sharing_cores(folder: Path) -> AbstractContextManager[Engine]:
 
 
 def _sources(
-    engines: Mapping[str, Engine], plan: CostPlan, stack: ExitStack, report: Reporter
+    engines: Mapping[str, Engine], plan: CostPlan, stack: ExitStack, reporter: Reporter
 ) -> dict[str, EnergySource | Unavailable]:
     """What measures each engine's energy; none where energy is left out."""
     if not plan.energy_seconds:
@@ -243,15 +211,15 @@ def _sources(
     measured = sum(not isinstance(source, Unavailable) for source in found.values())
     for source in opened.values():
         if isinstance(source, Unavailable):
-            report.warn(f"energy is {source}")
+            reporter.warn(f"energy is {source}")
     if measured:
         seconds = energy_seconds_of(measured, plan.energy_seconds)
         time = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
-        report.say(f"measuring the energy of {measured} engines will take about {time}")
+        reporter.say(f"measuring the energy of {measured} engines will take about {time}")
     return found
 
 
-def _write(workspace: Workspace, values: dict[str, Any], result: BenchResult) -> Benched:
+def _write(workspace: WorkspaceFolder, values: dict[str, Any], result: BenchResult) -> Benched:
     """Write the report in its three forms."""
     stem = workspace.root / "report"
     done = Benched(values, *(stem.with_suffix(f".{end}") for end in ("json", "html", "md")))
@@ -304,7 +272,7 @@ def _chosen(
     """
     if names is None:
         return manifests, not_run
-    names = several(names)
+    names = several("candidates", names)
     known = [m.name for m in manifests]
     for name in names:
         if name not in known and name not in not_run:
@@ -325,7 +293,10 @@ def _chosen(
 
 
 def _graphs(
-    workspace: Workspace, model: ExportedModel, manifests: list[EngineManifest], stack: ExitStack
+    workspace: WorkspaceFolder,
+    model: ExportedModel,
+    manifests: list[EngineManifest],
+    stack: ExitStack,
 ) -> Graphs:
     """What runs between checkpoint and engine; an engine of ONNX Runtime is its own graph."""
 
@@ -352,12 +323,12 @@ def _graphs(
 
 
 def _store(
-    workspace: Workspace,
+    workspace: WorkspaceFolder,
     model: ExportedModel,
     faces: FaceSet,
     manifests: list[EngineManifest],
     graphs: Graphs | None,
-    report: Reporter,
+    reporter: Reporter,
 ) -> ScoreStore:
     """The scores of these faces that an earlier bench left, if it was killed."""
     of = {
@@ -370,7 +341,7 @@ def _store(
     engines = {m.name: m.engine_sha256 for m in manifests}
     between = dict(graphs.digests) if graphs else {}
     told = {REFERENCE: model.sha256} | engines | between
-    return ScoreStore(workspace.root / FOLDER, of, told, report.say)
+    return ScoreStore(workspace.root / FOLDER, of, told, reporter.say)
 
 
 def _check_unchanged(faces: FaceSet) -> None:

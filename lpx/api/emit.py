@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lpx.api.building import (
+from lpx.api.build import (
     CALIBRATION_FACES,
     check_method,
     checked_precisions,
@@ -14,49 +16,33 @@ from lpx.api.building import (
 from lpx.api.ranges import scales_for
 from lpx.arguments import check_at_least
 from lpx.artefacts.model import read_exported
-from lpx.data.roots import DataPlaces
 from lpx.engines.manifest import Precision
-from lpx.engines.request import BuildRequest
+from lpx.engines.request import DEFAULT_TENSORRT, BuildRequest, TensorRTOptions
 from lpx.engines.trtexec import check_emitted, emit_trtexec
+from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.reporter import SILENT, Reporter
-from lpx.workspace import Workspace
+
+if TYPE_CHECKING:
+    from lpx.api.workspace import Workspace
 
 
 def emit(
     workspace: Workspace,
-    precisions: Precision | tuple[Precision, ...],
-    template: BuildRequest,
+    precisions: Precision | Iterable[Precision],
     *,
     out: Path | None = None,
     faces: str | None = None,
     limit: int = CALIBRATION_FACES,
     method: str | None = None,
-    places: DataPlaces = DataPlaces(),  # noqa: B008 (frozen)
-    report: Reporter = SILENT,
+    weights: WeightOptions = DEFAULT_WEIGHTS,
+    tensorrt: TensorRTOptions = DEFAULT_TENSORRT,
+    reporter: Reporter = SILENT,
 ) -> Path:
-    """Write a folder of graphs and scripts for trtexec, calibrated as an engine would be.
-
-    Args:
-        workspace: Holds `model.onnx`; receives `scales.json`.
-        precisions: "fp32", "fp16", "int8": one, or several.
-        template: Batch sizes, weight options and options of TensorRT's builder.
-        out: The folder; None takes `trtexec` in the workspace.
-        faces: As for `build`.
-        limit: As for `build`.
-        method: As for `build`.
-        places: As for `build`.
-        report: Told what happens.
-
-    Returns:
-        The folder.
-
-    Raises:
-        LpxError: No exported model, faces that cannot be read, options that TensorRT would ignore,
-            or a folder that cannot be written.
-    """
+    """Implement `lpx.Workspace.emit`, which documents arguments and errors."""
     precisions = checked_precisions(precisions)
     check_at_least("limit", limit, 1)
     check_method(method)
+    template = BuildRequest.of("tensorrt", "fp32", tensorrt, weights=weights)
     check_emitted(tuple(replace(template, precision=precision) for precision in precisions))
     model = read_exported(workspace)
     folder = out or workspace.root / "trtexec"
@@ -69,9 +55,8 @@ def emit(
                 faces,
                 limit,
                 template.weights,
-                template.requantise,
-                places,
-                report,
+                workspace.places,
+                reporter,
             )
         requests = tuple(
             request_for(template, precision, scales, method) for precision in precisions

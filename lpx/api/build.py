@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
+from typing import TYPE_CHECKING
 
 from lpx.api.ranges import scales_for
 from lpx.arguments import check_at_least, check_choice, several
@@ -14,19 +15,20 @@ from lpx.artefacts.model import ExportedModel, open_faces, read_exported
 from lpx.calibration.methods import METHODS
 from lpx.calibration.scales import IMPORTED, Scales
 from lpx.data.face_sets.demo import demo_set
-from lpx.data.roots import DataPlaces
 from lpx.engines.build import build_engine, require_int8
 from lpx.engines.makers import check_for_tensorrt
 from lpx.engines.manifest import PRECISIONS, EngineManifest, Precision, write_manifest
-from lpx.engines.request import BuildRequest, default_batches
+from lpx.engines.request import DEFAULT_TENSORRT, BuildRequest, TensorRTOptions, default_batches
 from lpx.engines.targets import can_run, choose
-from lpx.engines.tensorrt import Batches
 from lpx.errors import LpxError, NotAsAskedError, OutOfMemoryError
 from lpx.graph.qdq.placement import Placement
 from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.machine.machine import Machine, read_machine
 from lpx.reporter import SILENT, Reporter
-from lpx.workspace import Workspace
+from lpx.workspace import WorkspaceFolder
+
+if TYPE_CHECKING:
+    from lpx.api.workspace import Workspace
 
 CALIBRATION_FACES = 512
 
@@ -98,90 +100,25 @@ _PROVIDER_TAKES = {
 
 def build(
     workspace: Workspace,
-    precisions: Precision | tuple[Precision, ...],
+    precisions: Precision | Iterable[Precision],
     *,
     target: str = "auto",
     faces: str | None = None,
     limit: int = CALIBRATION_FACES,
     method: str | None = None,
-    compute_capabilities: tuple[str, ...] = (),
-    workspace_mib: int | None = None,
-    places: DataPlaces = DataPlaces(),  # noqa: B008 (frozen)
     weights: WeightOptions = DEFAULT_WEIGHTS,
-    requantise: bool = False,
-    batches: Batches | None = None,
-    optimisation_level: int | None = None,
-    version_compatible: bool = False,
-    hardware_compatible: bool = False,
-    dla_core: int | None = None,
-    frozen_timing_cache: bool = False,
-    builds: int = 1,
-    tf32: bool = True,
-    report: Reporter = SILENT,
+    tensorrt: TensorRTOptions = DEFAULT_TENSORRT,
+    reporter: Reporter = SILENT,
 ) -> tuple[EngineManifest, ...]:
-    """Build engines of the exported model.
-
-    Args:
-        workspace: Holds `model.onnx`; receives `scales.json` and `engines/<name>/`.
-        precisions: "fp32", "fp16", "int8": one, or several.
-        target: "auto", or one of `lpx.engines.manifest.TARGETS`.
-        faces: Face set to calibrate on, for int8; None takes what `lpx calibrate` left, else the
-            demo faces, with a warning.
-        limit: Most faces to calibrate on.
-        method: Calibration method, for int8; None takes the one that `lpx calibrate` chose, else
-            the default.
-        compute_capabilities: GPUs to build for; tensorrt-rtx only.
-        workspace_mib: Cap on TensorRT's scratch memory, MiB.
-        places: Where the videos and prepared faces of public data sets lie.
-        weights: What is done to weights, for int8.
-        requantise: Take out the Q/DQ pairs that the model has, instead of refusing it.
-        batches: TensorRT's profiles: a range, or sizes that get a profile each; None for 1 to 32,
-            and for 1 on a DLA core.
-        optimisation_level: TensorRT's search for kernels, 0 (fast build) to 5 (long).
-        version_compatible: Let later TensorRT releases load the plan; it then carries host code.
-        hardware_compatible: Let other GPU models, Ampere and later, load the plan.
-        dla_core: DLA core that shall run it, with the GPU for what it cannot do.
-        frozen_timing_cache: Take no kernel times but those of an earlier build.
-        builds: Build this often, keep a typical plan, and record the spread.
-        tf32: Let TensorRT multiply float32 tensors in TF32, with 10 bits of mantissa.
-        report: Told what happens.
-
-    Returns:
-        The manifests, in the order asked.
-
-    Raises:
-        NotAllBuiltError: Of several precisions some cannot be built; the others are.
-        NotAsAskedError: An engine would not compute in the one precision asked for.
-        DeadEngineError: An engine gives every face one score, unlike the model; it is kept.
-        LpxError: No exported model, an unknown precision, an unusable target, or faces that cannot
-            be read.
-    """
+    """Implement `lpx.Workspace.build`, which documents arguments and errors."""
     precisions = checked_precisions(precisions)
     check_method(method)
     check_at_least("limit", limit, 1)
-    check_at_least("workspace_mib", workspace_mib, 1)
-    check_at_least("builds", builds, 1)
-    check_at_least("dla_core", dla_core, 0)
     machine = read_machine()
     chosen, reason = choose(target, machine)
-    template = BuildRequest(
-        target=chosen,
-        precision="fp32",
-        compute_capabilities=several(compute_capabilities),
-        batches=batches or default_batches(dla_core),
-        workspace_mib=workspace_mib,
-        weights=weights,
-        requantise=requantise,
-        optimisation_level=optimisation_level,
-        version_compatible=version_compatible,
-        hardware_compatible=hardware_compatible,
-        dla_core=dla_core,
-        frozen_timing_cache=frozen_timing_cache,
-        builds=builds,
-        tf32=tf32,
-    )
+    template = BuildRequest.of(chosen, "fp32", tensorrt, weights=weights)
     _check_options(template)
-    report.say(f"target {chosen}: {reason}")
+    reporter.say(f"target {chosen}: {reason}")
     model = read_exported(workspace)
     alone = len(precisions) == 1
     manifests: list[EngineManifest] = []
@@ -196,17 +133,19 @@ def build(
         if "int8" in precisions and "int8" not in failed:
             with _noting(failed, "int8", alone):
                 placement = require_int8(model.data, replace(template, precision="int8"))
-                report.say(f"INT8 quantises {_quantised(placement)}")
+                reporter.say(f"INT8 quantises {_quantised(placement)}")
             if "int8" not in failed:
                 scales = scales_for(
-                    workspace, model, faces, limit, weights, requantise, places, report
+                    workspace, model, faces, limit, weights, workspace.places, reporter
                 )
 
         @cache
         def probe() -> Probe:
             pool = demo_set("train")
             if faces and "int8" in precisions:
-                pool = open_faces(workspace, faces, "train", places=places, card=model.card)
+                pool = open_faces(
+                    workspace, faces, "train", places=workspace.places, card=model.card
+                )
             return make_probe(pool, model)
 
         for precision in precisions:
@@ -214,7 +153,7 @@ def build(
                 continue
             request = request_for(template, precision, scales, method)
             with _noting(failed, precision, alone):
-                manifest = _build_one(workspace, model, request, machine, report)
+                manifest = _build_one(workspace, model, request, machine, reporter)
                 if shown := _shown_dead(workspace, manifest, machine, probe):
                     dead[manifest.name] = shown
                     manifest = _marked_dead(workspace, manifest, shown)
@@ -229,7 +168,7 @@ def checked_precisions(given: Precision | Iterable[Precision]) -> tuple[Precisio
     Raises:
         LpxError: An unknown one, or none at all.
     """
-    precisions = several(given)
+    precisions = several("precisions", given)
     if not precisions:
         raise LpxError("no precision is given", "", f"name one of {', '.join(PRECISIONS)}")
     for precision in precisions:
@@ -257,27 +196,30 @@ def request_for(
 
 
 def _build_one(
-    workspace: Workspace,
+    workspace: WorkspaceFolder,
     model: ExportedModel,
     request: BuildRequest,
     machine: Machine,
-    report: Reporter,
+    reporter: Reporter,
 ) -> EngineManifest:
     label = f"building {request.name}"
-    report.say(label)
+    reporter.say(label)
     return build_engine(
         model.data,
         model.card,
         request,
         workspace.engines / request.name,
         machine,
-        outermost(report.progress(label)),
+        outermost(reporter.progress(label)),
         workspace.root / TIMING_CACHES,
     )
 
 
 def _shown_dead(
-    workspace: Workspace, manifest: EngineManifest, machine: Machine, probe: Callable[[], Probe]
+    workspace: WorkspaceFolder,
+    manifest: EngineManifest,
+    machine: Machine,
+    probe: Callable[[], Probe],
 ) -> str:
     """What shows that an engine is dead; "" where nothing does, or it does not run here."""
     if manifest.target == "onnxruntime" and manifest.precision == "fp32":
@@ -297,7 +239,9 @@ def _shown_dead(
         return f"{FAILS}: {error.what}: {error.why}"
 
 
-def _marked_dead(workspace: Workspace, manifest: EngineManifest, shown: str) -> EngineManifest:
+def _marked_dead(
+    workspace: WorkspaceFolder, manifest: EngineManifest, shown: str
+) -> EngineManifest:
     """Keep with the engine what shows that it is dead."""
     marked = replace(manifest, warnings=(*manifest.warnings, f"dead: {shown}"))
     write_manifest(workspace.engines / manifest.name, marked)

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lpx import api
-from lpx.api import benching
+from lpx import CostPlan, Workspace
+from lpx.api import bench as bench_api
 from lpx.artefacts import select_engine
 from lpx.artefacts.model import read_exported
 from lpx.bench.parity.score import Scored
@@ -26,11 +26,12 @@ from lpx.engines.manifest import read_manifest, write_manifest
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.errors import LpxError
 from lpx.metrics import auc
+from tests.support.costs import UNTIMED
 from tests.support.reporting import RecordingReporter
 
 
 def bench(workspace, dataset="demo", **options):
-    return api.bench(workspace, dataset, latency_seconds=0, **options).report
+    return workspace.bench(dataset, **{"costs": UNTIMED, **options}).report
 
 
 def test_engines_in_python_give_what_bench_saw(workspace):
@@ -50,7 +51,7 @@ def test_engines_in_python_give_what_bench_saw(workspace):
 
 
 def test_report_is_what_is_written(workspace):
-    done = api.bench(workspace, "demo", limit=8, latency_seconds=0)
+    done = workspace.bench("demo", limit=8, costs=UNTIMED)
     assert json.loads(done.json_path.read_text()) == json.loads(json.dumps(done.report))
     assert done.html_path.read_text().lstrip().lower().startswith("<!doctype html>")
 
@@ -66,7 +67,7 @@ def settled(report):
 
 
 def test_calibrating_on_the_faces_that_are_benched_is_reported(workspace, crops):
-    api.build(workspace, ("int8",), target="onnxruntime", faces="crops")
+    workspace.build(("int8",), target="onnxruntime", faces="crops")
     overlap = "onnxruntime-int8 was calibrated on the very faces it is measured on"
     with pytest.raises(LpxError, match=overlap) as caught:
         bench(workspace, "folder:crops")
@@ -81,7 +82,7 @@ def test_calibrating_on_the_faces_that_are_benched_is_reported(workspace, crops)
 
 def test_calibrating_on_some_of_the_faces_that_are_benched_is_reported(workspace, crops):
     """As with a folder of more faces than --limit."""
-    api.build(workspace, ("int8",), target="onnxruntime", faces="crops", limit=10)
+    workspace.build(("int8",), target="onnxruntime", faces="crops", limit=10)
     said = (
         "onnxruntime-int8 was calibrated on 10 faces of folder:crops, the set it is measured on; "
         "its AUC on other faces may be lower"
@@ -113,7 +114,7 @@ def test_shared_identities_are_reported(built, measured, said):
         ),
     )
     labels = np.arange(100) % 2
-    found = benching._warnings(
+    found = bench_api._warnings(
         [replace(manifest, calibration=calibration)], faces, Scored(labels, labels, {}, ())
     )
     assert [text.split("calibrated on ")[1].split(";")[0] for text in found] == said
@@ -122,8 +123,8 @@ def test_shared_identities_are_reported(built, measured, said):
 def test_few_faces_are_warned_of(workspace, monkeypatch):
     (said,) = bench(workspace, limit=8)["warnings"]
     assert said.startswith("4 real and 4 fake faces are few")
-    assert f"below some {benching.FEW_FACES} faces of each class" in said
-    monkeypatch.setattr(benching, "FEW_FACES", 4)
+    assert f"below some {bench_api.FEW_FACES} faces of each class" in said
+    monkeypatch.setattr(bench_api, "FEW_FACES", 4)
     assert bench(workspace, limit=8)["warnings"] == []
 
 
@@ -133,7 +134,7 @@ def test_what_an_engine_notes_is_a_warning(workspace, monkeypatch):
         engine.notes = ["built on another GPU"]
         return engine
 
-    monkeypatch.setattr(benching, "load", opened)
+    monkeypatch.setattr(bench_api, "load", opened)
     report = bench(workspace, limit=8, candidates=["onnxruntime-int8"])
     assert "onnxruntime-int8: built on another GPU" in report["warnings"]
 
@@ -188,8 +189,8 @@ def test_the_graph_of_a_tensorrt_engine_is_a_stage(workspace, monkeypatch):
         return load(workspace.engines / folder.name.replace("tensorrt", "onnxruntime"), **options)
 
     monkeypatch.setattr(select_engine, "can_run", lambda manifest, machine: (True, ""))
-    monkeypatch.setattr(benching, "load", opened)
-    monkeypatch.setattr(benching, "_check_disjoint", lambda manifests, faces: None)
+    monkeypatch.setattr(bench_api, "load", opened)
+    monkeypatch.setattr(bench_api, "_check_disjoint", lambda manifests, faces: None)
     names = ("tensorrt-int8", "tensorrt-fp32")
     found = {c["name"]: c for c in bench(workspace, limit=24, candidates=names)["candidates"]}
     onnx, graph, engine = found["tensorrt-int8"]["stages"]
@@ -259,7 +260,7 @@ def test_an_engine_that_breaks_is_reported_and_the_others_go_on(workspace, monke
         engine = load(folder, **options)
         return Breaking(engine) if folder.name.endswith("int8") else engine
 
-    monkeypatch.setattr(benching, "load", opened)
+    monkeypatch.setattr(bench_api, "load", opened)
     report = bench(workspace, limit=24, margin=0.5)
     assert [c["name"] for c in report["candidates"]] == ["onnxruntime-fp32"]
     assert report["candidates"][0]["concordance"]["low"] == 1.0
@@ -276,7 +277,7 @@ def test_an_engine_that_breaks_while_it_is_loaded_is_reported(workspace, monkeyp
             raise RuntimeError("std::bad_alloc")
         return load(folder, **options)
 
-    monkeypatch.setattr(benching, "load", opened)
+    monkeypatch.setattr(bench_api, "load", opened)
     report = bench(workspace, limit=24, margin=0.5)
     assert [c["name"] for c in report["candidates"]] == ["onnxruntime-fp32"]
     assert report["failed"] == [
@@ -302,7 +303,7 @@ def test_an_altered_graph_is_no_stage(workspace, monkeypatch):
     def opened(folder, **options):
         return OnnxRuntimeEngine((folder / "engine.onnx").read_bytes(), 160)
 
-    monkeypatch.setattr(benching, "load", opened)
+    monkeypatch.setattr(bench_api, "load", opened)
     monkeypatch.setattr(select_engine, "can_run", lambda manifest, machine: (True, ""))
     names = ["onnxruntime-int8"]
     (found,) = bench(workspace, limit=8, candidates=names)["candidates"]
@@ -334,9 +335,9 @@ class Joules:
 def test_energy_source_is_opened_once_per_device_and_closed(workspace, monkeypatch):
     closed, asked = [], []
     monkeypatch.setattr(
-        benching, "open_source", lambda device: asked.append(device) or Joules(closed)
+        bench_api, "open_source", lambda device: asked.append(device) or Joules(closed)
     )
-    report = bench(workspace, limit=8, energy_seconds=0.02)
+    report = bench(workspace, limit=8, costs=CostPlan(latency_seconds=0, energy_seconds=0.02))
     assert asked == ["cpu"]
     assert len(closed) == 1
     for entry in (report["reference"], *report["candidates"]):
@@ -355,10 +356,10 @@ def test_host_code_is_allowed_where_the_user_says_so(workspace, monkeypatch):
             seen.append(options["allow_host_code"])
         return load(folder)
 
-    monkeypatch.setattr(benching, "load", opened)
+    monkeypatch.setattr(bench_api, "load", opened)
     monkeypatch.setattr(select_engine, "load", opened)
     bench(workspace, limit=8)
-    bench(workspace, limit=8, allow_host_code=True)
+    bench(Workspace(workspace.root, allow_host_code=True), limit=8)
     assert seen == [False, False, True, True]
     seen.clear()
     model = read_exported(workspace)
@@ -378,11 +379,11 @@ def test_what_scores_beside_decoding_shares_the_cores_and_what_is_timed_does_not
         engine.infer = lambda faces: calls.append(shares_cores) or infer(faces)
         return engine
 
-    monkeypatch.setattr(benching, "load", opened)
+    monkeypatch.setattr(bench_api, "load", opened)
     monkeypatch.setattr("lpx.bench.performance.latency.MIN_ITERATIONS", 2)
     monkeypatch.setattr("lpx.bench.performance.latency.BLOCK_SECONDS", 0.01)
     monkeypatch.setattr("lpx.bench.performance.latency.WARM_UP_SECONDS", 0)
-    api.bench(workspace, "demo", limit=32, latency_seconds=0.01, batches=(1,))
+    workspace.bench("demo", limit=32, costs=CostPlan((1,), 0.01))
     # Two batches of each of two engines.
     assert calls[:4] == [True] * 4
     assert set(calls[4:]) == {False}
@@ -406,8 +407,8 @@ def test_an_engine_that_breaks_at_a_batch_size_keeps_its_parity(workspace, monke
             engine.infer = infer_few
         return engine
 
-    monkeypatch.setattr(benching, "load", opened)
-    report = api.bench(workspace, "demo", limit=16, latency_seconds=0.01).report
+    monkeypatch.setattr(bench_api, "load", opened)
+    report = workspace.bench("demo", limit=16, costs=CostPlan(latency_seconds=0.01)).report
     fp32, int8 = report["candidates"]
     assert [row["batch"] for row in fp32["latency_by_batch"]] == [1, 8]
     assert [row["batch"] for row in int8["latency_by_batch"]] == [1]
@@ -419,9 +420,8 @@ def test_an_engine_that_breaks_at_a_batch_size_keeps_its_parity(workspace, monke
 KILLED = """
 import sys, time
 from pathlib import Path
-from lpx import api
+from lpx import CostPlan, Workspace
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
-from lpx.workspace import Workspace
 infer, calls = OnnxRuntimeEngine.infer, 0
 def slowly(self, faces):
     global calls
@@ -431,7 +431,7 @@ def slowly(self, faces):
         time.sleep(600)
     return infer(self, faces)
 OnnxRuntimeEngine.infer = slowly
-api.bench(Workspace(Path("lpx-out")), "demo", limit=60, latency_seconds=0)
+Workspace("lpx-out").bench("demo", limit=60, costs=CostPlan(latency_seconds=0))
 """
 
 
@@ -475,7 +475,7 @@ def test_an_error_keeps_the_scores_of_the_faces_as_they_were(workspace, crops):
     for path, data in good.items():
         path.write_bytes(data)
     told = RecordingReporter()
-    bench(workspace, "crops", report=told)
+    bench(workspace, "crops", reporter=told)
     assert any("dropped: faces have changed since" in text for text in told.said)
     assert not (workspace.root / "bench.partial").exists()
 

@@ -1,16 +1,17 @@
-"""predict(): scores and heat maps of the faces in images and videos."""
+"""Scores and heat maps of the faces in images and videos."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import astuple
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 
-from lpx.arguments import check_at_least
+from lpx.arguments import check_at_least, check_fields
 from lpx.artefacts.model import ExportedModel, open_faces, read_exported, versions
 from lpx.artefacts.select_engine import pick_engine
 from lpx.bench.parity.score import check_finite
@@ -41,118 +42,127 @@ from lpx.predict.timeline import KnownSpan
 from lpx.render.encode import encode_png
 from lpx.render.face import explained
 from lpx.reporter import SILENT, Reporter
-from lpx.workspace import Workspace, check_writable, write_bytes
+from lpx.workspace import WorkspaceFolder, check_writable, write_bytes
+
+if TYPE_CHECKING:
+    from lpx.api.workspace import Workspace
 
 FRAMES = 32
 SCORES, TABLE, JOURNAL = "scores.csv", "frames.csv", "results.jsonl"
+# Increased when the same files and settings give other results than before.
 JOURNAL_FORMAT = 3
-"""Grows where the same files and settings give other results than before."""
 Known = Mapping[str, Sequence[KnownSpan]]
-"""What is known of videos, by their names as in `FileScore`."""
-NOTHING_KNOWN: Known = {}
+"""Spans of videos whose truth is known, by name as in `FileScore`."""
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Arguments of `lpx.Workspace.predict`, which documents them.
+
+    Attributes:
+        known: Videos whose truth is known, by name: their timelines show it.
+    """
+
+    engine: str | None = None
+    out: Path | None = None
+    detector: str | None = "blazeface"
+    crop: str | None = None
+    limit: int | None = None
+    frames: int | None = FRAMES
+    overlay: bool = True
+    known: Known = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_at_least("frames", self.frames, 1)
+        check_at_least("limit", self.limit, 1)
 
 
 def predict(
     workspace: Workspace,
     path: Path,
-    *,
-    engine: str | None = None,
-    out: Path | None = None,
-    crops: bool = False,
-    limit: int | None = None,
-    frames: int | None = FRAMES,
-    detector: str = "blazeface",
-    crop: str | None = None,
-    overlay: bool = True,
-    known: Known = NOTHING_KNOWN,
-    allow_host_code: bool = False,
-    allow_factory: bool = False,
-    report: Reporter = SILENT,
+    options: PredictOptions,
+    reporter: Reporter = SILENT,
 ) -> Predicted:
-    """Score the faces in images and videos, and draw where the detector sees forgery.
+    """Implement `lpx.Workspace.predict`, which documents arguments and errors.
 
-    Files are scored one after the other, and each result is written down at once; files that an
-    earlier run scored with the same model and options are not scored again, if they are unchanged.
-    A file that cannot be read is left out and listed; one whose picture cannot be drawn is scored,
-    and its note says why there is none. Once a file is scored, the tables are written whatever ends
-    the run.
-
-    Args:
-        workspace: Holds the engines.
-        path: An image, a video, or a folder of these.
-        engine: Name of an engine, or "torch"; None takes the fastest that runs here.
-        out: Folder for pictures and tables; `predictions` in the workspace by default.
-        crops: Pictures are face crops already: nothing is detected, and nothing resumed.
-        limit: Maximum number of files, sampled evenly; None takes all.
-        frames: To take of each video, evenly spaced; None takes all.
-        detector: A key of `lpx.data.detect.DETECTORS`.
-        crop: Recipe to cut faces by; None takes the model card's.
-        overlay: Whether to draw heat maps, and each video's scores over time.
-        known: Frames of videos of which the truth is known: their timelines show it.
-        allow_host_code: Load a version-compatible plan, which carries code that runs here.
-        allow_factory: Run the factory that the workspace names, for the engine "torch".
-        report: Told what happens.
-
-    Raises:
-        LpxError: Nothing there to score or nothing readable, an engine, detector or crop recipe
-            that does not exist or run here, or an engine that returns NaN.
+    Files are scored one after another, and each result is saved at once; files that an earlier run
+    scored with the same model and options are not scored again if they are unchanged. A file that
+    cannot be read is skipped and listed; one whose picture cannot be drawn is scored, and its note
+    gives the reason. Once a file is scored, the tables are written whatever ends the run.
     """
-    check_at_least("frames", frames, 1)
-    check_at_least("limit", limit, 1)
     check_there(path)
-    out = out or workspace.predictions
+    out = options.out or workspace.predictions
     model = read_exported(workspace)
     if path.is_dir() and out.resolve() == path.resolve():
         raise LpxError(
-            f"{out} would hold both what is scored and its pictures",
-            "the next run would take the pictures for photographs",
-            "choose another folder with --out DIR",
+            f"{out} would contain both the scored files and their pictures",
+            "the next run would score the pictures, too",
+            "use another folder (`out`)",
         )
     check_writable(out, SCORES, TABLE, JOURNAL)
-    if crops:
-        faces = _crops(workspace, path, out, report).first(limit)
+    if options.detector is None:
+        faces = _crops(workspace, path, out, reporter).first(options.limit)
         picked = pick_engine(
-            workspace, model, engine, allow_host_code=allow_host_code, allow_factory=allow_factory
+            workspace,
+            model,
+            options.engine,
+            allow_host_code=workspace.allow_host_code,
+            allow_factory=workspace.allow_factory,
         )
-        return _score_crops(*picked, model, path, faces, out, overlay, report)
-    recipe = _recipe(model.card, crop, report)
+        return _score_crops(*picked, model, path, faces, out, options.overlay, reporter)
+    recipe = _recipe(model.card, options.crop, reporter)
     media = find_media(path, skip=(workspace.root, out))
-    files = tuple(media.files[number] for number in frame_indices(len(media.files), limit))
+    files = tuple(media.files[number] for number in frame_indices(len(media.files), options.limit))
     if media.left_out:
-        report.warn(f"{note_of(media.left_out)}")
+        reporter.warn(f"{note_of(media.left_out)}")
     threads = len(os.sched_getaffinity(0))
-    finder = open_detector(detector, threads)
+    finder = open_detector(options.detector, threads)
     mesh = FaceMesh(threads) if recipe.needs_landmarks else None
     name, loaded = pick_engine(
-        workspace, model, engine, allow_host_code=allow_host_code, allow_factory=allow_factory
+        workspace,
+        model,
+        options.engine,
+        allow_host_code=workspace.allow_host_code,
+        allow_factory=workspace.allow_factory,
     )
-    report.say(
-        f"engine {name}, threshold {model.card.threshold:.3f}, faces by {detector}, "
+    reporter.say(
+        f"engine {name}, threshold {model.card.threshold:.3f}, faces by {options.detector}, "
         f"crop {recipe.name}"
     )
-    _warn_of(loaded, report)
+    _warn_of(loaded, reporter)
     settings = {
         "format": JOURNAL_FORMAT,
         "engine": name,
         "sha256": _digest(workspace, model, name),
         "model_sha256": model.sha256,
         "threshold": model.card.threshold,
-        "detector": detector,
+        "detector": options.detector,
         "crop": recipe.name,
-        "frames": frames,
-        "overlay": overlay,
+        "frames": options.frames,
+        "overlay": options.overlay,
         **versions(),
-        "known": {name: [list(astuple(span)) for span in spans] for name, spans in known.items()},
+        "known": {
+            name: [list(astuple(span)) for span in spans] for name, spans in options.known.items()
+        },
     }
-    journal = ScoreJournal(out / JOURNAL, settings, report)
-    scorer = FileScorer(name, loaded, model.card, finder, mesh, recipe, frames)
+    journal = ScoreJournal(out / JOURNAL, settings, reporter)
+    scorer = FileScorer(name, loaded, model.card, finder, mesh, recipe, options.frames)
     found: list[FileScore] = []
     skipped: list[Skipped] = []
     resumed = 0
     with closing(loaded), closing(journal):
         try:
             resumed = _score_files(
-                scorer, files, journal, out, overlay, known, found, skipped, report
+                scorer,
+                files,
+                journal,
+                out,
+                options.overlay,
+                options.known,
+                found,
+                skipped,
+                reporter,
             )
         except BaseException:
             if found:
@@ -160,17 +170,17 @@ def predict(
             raise
     if not found:
         raise _nothing(path, skipped)
-    scores, table = _write_tables(out, found, skipped)
+    _write_tables(out, found, skipped)
     return Predicted(
         name,
         model.card.threshold,
         recipe.name,
-        detector,
+        options.detector,
         tuple(found),
         tuple(skipped),
         resumed,
-        scores,
-        table,
+        out / SCORES,
+        out / TABLE,
         media.left_out,
     )
 
@@ -184,11 +194,11 @@ def _score_files(
     known: Known,
     found: list[FileScore],
     skipped: list[Skipped],
-    report: Reporter,
+    reporter: Reporter,
 ) -> int:
     resumed = 0
     longest = longest_name(out)
-    tell = report.progress("scoring")
+    tell = reporter.progress("scoring")
     for number, file in enumerate(files):
         if done := journal.find(file.name, file.path):
             resumed += 1
@@ -210,15 +220,15 @@ def _score_files(
                 skipped.append(Skipped(file.name, f"it cannot be processed: {_first_line(error)}"))
             else:
                 found.append(result)
-                # What could not be drawn is tried again by the next run.
+                # If it could not be drawn, the next run tries again.
                 if result.picture == picture:
                     journal.add(result, file.path)
         if len(files) > 1:
             tell(number + 1, len(files))
     if resumed:
-        report.say(f"{resumed} of {len(files)} files were scored by an earlier run")
+        reporter.say(f"{resumed} of {len(files)} files were scored by an earlier run")
     if journal.changed:
-        report.say(
+        reporter.say(
             f"{journal.changed} of {len(files)} files changed after an earlier run had scored "
             "them, and were scored again"
         )
@@ -229,45 +239,40 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _recipe(card: ModelCard, named: str | None, report: Reporter) -> CropRecipe:
+def _recipe(card: ModelCard, named: str | None, reporter: Reporter) -> CropRecipe:
     if named is not None:
         recipe = find_recipe(named)
         if card.crop in RECIPES and card.crop != named:
-            report.warn(
-                f"the model was trained on crops by {card.crop}, not {named}: scores of "
-                "others can be far off"
+            reporter.warn(
+                f"the model was trained on crops by {card.crop}, not {named}: scores can be far off"
             )
         return recipe
     if card.crop in RECIPES:
         return RECIPES[card.crop]
     raise LpxError(
-        f"how faces were cropped for this model's training is not known: its card says "
-        f"{card.crop!r}",
-        f"a model judges faces cut as in its training only; lpx cuts by {', '.join(RECIPES)}",
-        "name the recipe with --crop RECIPE; or cut the faces yourself and add --crops",
+        f"unknown how faces were cropped for this model's training: its card says {card.crop!r}",
+        f"scores are valid only for faces cropped as in training; lpx has {', '.join(RECIPES)}",
+        "choose a recipe (`crop`), or crop the faces yourself and pass `detector=None`",
     )
 
 
-def _digest(workspace: Workspace, model: ExportedModel, engine: str) -> str:
+def _digest(workspace: WorkspaceFolder, model: ExportedModel, engine: str) -> str:
     if engine == "torch":
         return model.card.weights_sha256
     return read_manifest(workspace.engines / engine).engine_sha256
 
 
-def _write_tables(
-    out: Path, found: Sequence[FileScore], skipped: Sequence[Skipped]
-) -> tuple[Path, Path]:
+def _write_tables(out: Path, found: Sequence[FileScore], skipped: Sequence[Skipped]) -> None:
     write_frames(out / TABLE, found)
     write_scores(out / SCORES, found, skipped)
-    return out / SCORES, out / TABLE
 
 
 def _nothing(path: Path, skipped: Sequence[Skipped]) -> LpxError:
     more = f"; {len(skipped) - 1} more" if len(skipped) > 1 else ""
     return LpxError(
-        f"{path} holds nothing that can be read",
+        f"{path} has no readable image or video",
         f"{skipped[0].name}: {skipped[0].reason}{more}",
-        "name an image, a video, or a folder of these",
+        "use an image, a video, or a folder of these",
     )
 
 
@@ -279,31 +284,39 @@ def _score_crops(
     faces: FaceSet,
     out: Path,
     overlay: bool,
-    report: Reporter,
+    reporter: Reporter,
 ) -> Predicted:
-    report.say(f"engine {name}, threshold {model.card.threshold:.3f}, pictures are face crops")
-    _warn_of(loaded, report)
+    reporter.say(f"engine {name}, threshold {model.card.threshold:.3f}, pictures are face crops")
+    _warn_of(loaded, reporter)
     skipped: list[Skipped] = []
     found: list[FileScore] = []
     with closing(loaded):
         try:
-            # Those before an error are in the list, too.
-            found += _crop_scores(name, loaded, model.card, faces, out, overlay, skipped, report)
+            # += keeps the scores from before an error.
+            found += _crop_scores(name, loaded, model.card, faces, out, overlay, skipped, reporter)
         except BaseException:
             if found:
                 _write_tables(out, found, skipped)
             raise
     if not found:
         raise _nothing(path, skipped)
-    scores, table = _write_tables(out, found, skipped)
+    _write_tables(out, found, skipped)
     return Predicted(
-        name, model.card.threshold, None, None, tuple(found), tuple(skipped), 0, scores, table
+        name,
+        model.card.threshold,
+        None,
+        None,
+        tuple(found),
+        tuple(skipped),
+        0,
+        out / SCORES,
+        out / TABLE,
     )
 
 
-def _warn_of(engine: Engine, report: Reporter) -> None:
+def _warn_of(engine: Engine, reporter: Reporter) -> None:
     for note in notes_of(engine):
-        report.warn(f"{note}")
+        reporter.warn(f"{note}")
 
 
 def _crop_scores(
@@ -314,11 +327,11 @@ def _crop_scores(
     out: Path,
     overlay: bool,
     skipped: list[Skipped],
-    report: Reporter,
+    reporter: Reporter,
 ) -> Iterator[FileScore]:
     done = 0
     longest = longest_name(out)
-    tell = report.progress("scoring")
+    tell = reporter.progress("scoring")
     for batch in faces.stream(BATCH, card.input_size, skipped):
         prediction = engine.infer(batch.pixels)
         check_finite(name, prediction, faces, batch.indices)
@@ -345,9 +358,9 @@ def _crop_scores(
         tell(done + len(skipped), len(faces.faces))
 
 
-def _crops(workspace: Workspace, path: Path, out: Path, report: Reporter) -> FaceSet:
+def _crops(workspace: WorkspaceFolder, path: Path, out: Path, reporter: Reporter) -> FaceSet:
     if path.is_file():
         name = printable(path.name)
         face = Face(name, None, "unknown", name, (), ImageFile(path))
         return FaceSet(printable(str(path)), "all", "unknown", (face,))
-    return open_faces(workspace, f"folder:{path}", "all", out, report=report)
+    return open_faces(workspace, f"folder:{path}", "all", out, reporter=reporter)

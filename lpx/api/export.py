@@ -1,12 +1,13 @@
-"""export(): a checkpoint to ONNX, verified on faces."""
+"""A checkpoint to ONNX, verified on faces."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from lpx.arguments import check_at_least
+from lpx.arguments import check_at_least, check_number
 from lpx.artefacts.model import EXPORT_FORMAT, check_card_inside, versions
 from lpx.card import ModelCard
 from lpx.data.face_sets.sets import open_set
@@ -22,12 +23,20 @@ from lpx.models.checkpoint import (
     save_state,
 )
 from lpx.reporter import SILENT, Reporter
-from lpx.workspace import Workspace, sha256, write_bytes, write_sealed
+from lpx.workspace import WorkspaceFolder, sha256, write_bytes, write_sealed
 
 
 @dataclass(frozen=True)
-class Exported:
-    """What `export` made."""
+class ExportResult:
+    """Result of `lpx.Workspace.export`.
+
+    Attributes:
+        model: Path of the ONNX model.
+        model_sha256: Its SHA-256.
+        card: Its model card.
+        verification: Differences between the ONNX model and PyTorch.
+        opset: ONNX opset of the model.
+    """
 
     model: Path
     model_sha256: str
@@ -35,10 +44,20 @@ class Exported:
     verification: Verification
     opset: int
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as `lpx export --json` prints them."""
+        return {
+            "model": str(self.model),
+            "model_sha256": self.model_sha256,
+            "opset": self.opset,
+            "verification": asdict(self.verification),
+            "card": self.card.to_dict(),
+        }
+
 
 def export(
+    workspace: WorkspaceFolder,
     checkpoint: Path | None,
-    workspace: Workspace,
     *,
     opset: int = OPSET,
     foreign: ForeignModel | None = None,
@@ -46,38 +65,24 @@ def export(
     weights_key: str | None = None,
     tolerance: float | None = None,
     verify_faces: int = FACES,
-    report: Reporter = SILENT,
-) -> Exported:
-    """Export a checkpoint to `model.onnx` in the workspace, verified on faces.
-
-    Args:
-        checkpoint: An lpx checkpoint, or a state dict; None where a factory loads its own weights.
-        workspace: Receives `model.onnx`, `model.json` and `reference.pt`.
-        opset: ONNX opset, 17 to 20.
-        foreign: What a state dict without a card is.
-        factory: `package.module:function` that makes the model.
-        weights_key: Where the weights stand in a file that brings no card; None to look for them.
-        tolerance: Largest |difference| between export and checkpoint; None for `verify`'s rule.
-        verify_faces: How many demo faces the export is verified on.
-        report: Told what happens.
-
-    Raises:
-        LpxError: The checkpoint cannot be loaded or exported, or the export differs from it.
-    """
+    reporter: Reporter = SILENT,
+) -> ExportResult:
+    """Implement `lpx.Workspace.export`, which documents arguments and errors."""
     check_at_least(
-        "verify_faces", verify_faces, 2, "a face is compared alone and beside another too"
+        "verify_faces", verify_faces, 2, "a face is compared alone and as part of a batch"
     )
-    if tolerance is not None and not 0 < tolerance <= 1:
-        raise LpxError(
-            f"--tolerance must be above 0 and at most 1 (got {tolerance:g})",
-            "it is the largest difference of a score or a map cell, and both are in [0, 1]",
-            "leave it out, or give a number such as 0.001",
-        )
+    check_number(
+        "tolerance",
+        tolerance,
+        above=0,
+        most=1,
+        why="it is the largest difference of a score or a map cell, and both are in [0, 1]",
+    )
     detector = _load(checkpoint, foreign, factory, weights_key)
     card = detector.card
     for note in detector.notes:
-        report.say(note)
-    report.say(
+        reporter.say(note)
+    reporter.say(
         f"{card.architecture} cut at {card.cut}, {card.aggregate}, {card.input_size} px, "
         f"grid {card.grid[0]}x{card.grid[1]}"
     )
@@ -85,7 +90,7 @@ def export(
     verification = verify(
         model, detector, open_set("demo", "test"), count=verify_faces, tolerance=tolerance
     )
-    # The card of a checkpoint may have been edited: its grid is not what the model gives then.
+    # A checkpoint's card may have been edited so that its grid is not what the model gives.
     check_card_inside(model, card, workspace.model, workspace.model.with_suffix(".json"))
     digest = hashlib.sha256(model).hexdigest()
     with workspace.lock():
@@ -108,7 +113,7 @@ def export(
                 "versions": versions("torch", "onnx", "onnxscript", "onnxsim"),
             },
         )
-    return Exported(workspace.model, digest, card, verification, opset)
+    return ExportResult(workspace.model, digest, card, verification, opset)
 
 
 def _load(
@@ -119,13 +124,19 @@ def _load(
 ) -> Detector:
     if checkpoint is None and weights_key is not None:
         raise LpxError(
-            "--weights-key without a checkpoint",
-            "it names weights in a file, and the factory loads its own",
-            "name the file too: lpx export FILE --factory ...",
+            "`weights_key` without a checkpoint",
+            "it selects weights in a file, and the factory loads its own",
+            "add the file: `lpx export FILE --factory ...`",
+            code="invalid-argument",
         )
     if factory is not None:
         described = foreign or ForeignModel(architecture=factory)
         return load_factory(factory, checkpoint, described, weights_key)
     if checkpoint is None:
-        raise LpxError("no checkpoint was named", "", "lpx export ckpt.pt, or --factory")
+        raise LpxError(
+            "no checkpoint was given",
+            "",
+            "run `lpx export ckpt.pt`, or use a `factory`",
+            code="invalid-argument",
+        )
     return load_checkpoint(checkpoint, foreign, weights_key)

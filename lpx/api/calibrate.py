@@ -1,0 +1,379 @@
+"""Calibration: choose faces, observe their activations, and rank the methods."""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpx.api.ranges import PARTIAL
+from lpx.arguments import check_at_least, check_choice
+from lpx.artefacts.model import look_up, open_faces, read_exported
+from lpx.bench.parity.method_ranking import Evidence, MethodRanking
+from lpx.calibration import selection
+from lpx.calibration.methods import METHODS
+from lpx.calibration.observe import calibrate as observe
+from lpx.calibration.ranges import face_ranges
+from lpx.calibration.scales import Scales, save_scales
+from lpx.card import METADATA_KEY, ModelCard, card_from_json
+from lpx.data.face_sets.face_set import FaceSet, ImageFile
+from lpx.data.wording import counted
+from lpx.engines.build import placement_of, require_quantised
+from lpx.errors import LpxError
+from lpx.graph.model_io import name_nodes, parse
+from lpx.graph.qdq.prepare import prepare
+from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
+from lpx.reporter import SILENT, Reporter
+from lpx.workspace import WorkspaceFolder, read_regular, write_sealed
+
+if TYPE_CHECKING:
+    from lpx.api.workspace import Workspace
+
+FACES_FORMAT = "lpx-calibration-faces/1"
+HELD_OUT_SHARE = 0.25
+MAX_HELD_OUT = 256
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Evidence for the chosen method, calibrated on part of the faces."""
+
+    faces: int
+    evidence: Evidence
+
+
+@dataclass(frozen=True)
+class CalibrationResult:
+    """Result of `lpx.Workspace.calibrate`.
+
+    Attributes:
+        scales: Scales as written to `scales.json`; `scales.method` is the chosen method.
+        candidates: Evidence for every method, best first (see `best_first`).
+        held_out: Number of faces that the methods were compared on.
+        forward_seconds: Time of the float32 model on as many faces as were calibrated on, from its
+            time per held-out face.
+        peak_rss_mib: Largest resident memory of this process so far, MiB.
+        notes: Remarks about the choice of faces.
+        curve: Evidence by number of faces; empty unless requested.
+    """
+
+    scales: Scales
+    candidates: tuple[Evidence, ...]
+    held_out: int
+    forward_seconds: float
+    peak_rss_mib: float
+    notes: tuple[str, ...]
+    curve: tuple[CurvePoint, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as `lpx calibrate --json` prints them."""
+        scales = self.scales
+        return {
+            "faces": scales.face_count,
+            "held_out_faces": self.held_out,
+            "set": scales.faces,
+            "forward_seconds": self.forward_seconds,
+            "calibration_seconds": scales.pass_seconds,
+            "wall_seconds": scales.seconds,
+            "peak_rss_mib": round(self.peak_rss_mib, 1),
+            "method": scales.method,
+            "methods": {evidence.method: asdict(evidence) for evidence in self.candidates},
+            "curve": [{"faces": p.faces, **asdict(p.evidence)} for p in self.curve],
+            "warning": scales.warning,
+            "notes": list(self.notes),
+        }
+
+
+def calibrate(
+    workspace: Workspace,
+    faces: str | None,
+    *,
+    model_path: Path | None = None,
+    limit: int = 512,
+    select: str = "stratified",
+    method: str = "auto",
+    seed: int = 0,
+    curve: bool = False,
+    weights: WeightOptions = DEFAULT_WEIGHTS,
+    reporter: Reporter = SILENT,
+) -> CalibrationResult:
+    """Implement `lpx.Workspace.calibrate`, which documents arguments and errors."""
+    check_choice("method", method, ("auto", *METHODS))
+    check_choice("select", select, selection.SELECTIONS)
+    check_at_least("limit", limit, 1)
+    check_at_least("seed", seed, 0)
+    data, card = read_model(workspace, model_path)
+    source = str(model_path or workspace.model)
+    observed, _ = prepare(data, source, equalised=weights.equalise, requantise=weights.requantise)
+    graph = parse(observed, source)
+    name_nodes(graph)
+    placement = placement_of(graph, "onnxruntime", "onnxruntime", weights.min_channels)
+    require_quantised(graph, placement, weights.min_channels)
+    pool = open_faces(
+        workspace, faces or "demo", "train", places=workspace.places, card=card, reporter=reporter
+    )
+    with workspace.lock():
+        look_up(pool, reporter)
+        set_digest = pool.digest()
+        split = split_faces(observed, card, pool, limit, select, seed, reporter)
+        chosen, notes = split.calibration, split.notes
+        scales = observe(
+            observed,
+            chosen,
+            card.input_size,
+            progress=reporter.progress(f"calibrating on {pool.name}"),
+            resume=workspace.root / PARTIAL,
+            say=reporter.say,
+        )
+        ranking = MethodRanking(data, card, split.held_out, weights)
+        candidates = ranking.rank(scales, METHODS, reporter)
+        best = candidates[0].method if method == "auto" else method
+        if candidates[0].auc is None:
+            notes += ("no AUC: that needs at least two held-out faces of each class",)
+        scales = replace(
+            scales,
+            set_digest=set_digest,
+            method=best,
+            candidates=tuple(asdict(c) for c in candidates),
+            weights=asdict(weights),
+        )
+        points: tuple[CurvePoint, ...] = ()
+        if curve:
+            points = _curve(observed, chosen, ranking, best, seed, reporter)
+        if pool.has_changed():
+            raise LpxError(
+                f"faces of {pool.name} changed during calibration",
+                "ranges and evidence would belong to neither the old faces nor the new ones",
+                "calibrate again when nothing writes to them",
+            )
+        write_sealed(workspace.root / "calibration-faces.json", _face_list(chosen, select, seed))
+        save_scales(workspace.scales, scales)
+        # Not earlier: a run that stops while methods are compared need not observe again.
+        (workspace.root / PARTIAL).unlink(missing_ok=True)
+    return CalibrationResult(
+        scales=scales,
+        candidates=candidates,
+        held_out=len(split.held_out.faces),
+        forward_seconds=round(ranking.seconds_per_face * scales.face_count, 3),
+        peak_rss_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        notes=notes,
+        curve=points,
+    )
+
+
+def read_model(workspace: WorkspaceFolder, path: Path | None) -> tuple[bytes, ModelCard]:
+    """Read the workspace's model, or another one that lpx exported.
+
+    Returns:
+        The ONNX model's bytes, and its card.
+
+    Raises:
+        LpxError: No such file, or not a model that lpx exported.
+    """
+    if path is None:
+        exported = read_exported(workspace)
+        return exported.data, exported.card
+    try:
+        data = read_regular(path)
+    except OSError as error:
+        raise LpxError(
+            f"{path} cannot be read",
+            error.strerror or str(error),
+            "use a model that `lpx export` wrote",
+            code="not-found",
+        ) from error
+    text = parse(data, str(path)).metadata_props.get(METADATA_KEY)
+    if text is None:
+        raise LpxError(
+            f"{path} has no model card",
+            "the card says how faces are prepared for the model",
+            "use a model that `lpx export` wrote",
+            code="no-model-card",
+        )
+    return data, card_from_json(text, str(path))
+
+
+@dataclass(frozen=True)
+class FaceSplit:
+    """A face set, split for calibration.
+
+    Attributes:
+        calibration: Faces to calibrate on.
+        held_out: Faces to compare methods on. They share no video with the calibration faces, and
+            no identity unless all faces are of linked identities.
+        notes: Remarks about the choice.
+    """
+
+    calibration: FaceSet
+    held_out: FaceSet
+    notes: tuple[str, ...]
+
+
+def split_faces(
+    model: bytes,
+    card: ModelCard,
+    pool: FaceSet,
+    limit: int,
+    select: str,
+    seed: int,
+    reporter: Reporter = SILENT,
+) -> FaceSplit:
+    """Choose faces to calibrate on, and faces to compare methods on.
+
+    Args:
+        model: The float32 model, whose activations the selection "coverage" observes.
+        card: Its card.
+        pool: Faces to choose from.
+        limit: Maximum number of calibration faces.
+        select: One of `lpx.calibration.selection.SELECTIONS`.
+        seed: Random seed.
+        reporter: Receives progress.
+
+    Raises:
+        LpxError: All faces are of one video, or there are none.
+    """
+    faces = list(pool.faces)
+    notes: tuple[str, ...] = ()
+    identities = [f.identities for f in faces]
+    # Faces that share a video or an identity are on the same side of the split.
+    keys = []
+    for face in faces:
+        linked_by = [("video", face.video)]
+        linked_by += [("identity", name) for name in face.identities]
+        keys.append(linked_by)
+    aside = selection.hold_out(selection.linked(keys), HELD_OUT_SHARE, MAX_HELD_OUT, seed)
+    if not len(aside):
+        aside = selection.hold_out([f.video for f in faces], HELD_OUT_SHARE, MAX_HELD_OUT, seed)
+        notes = (
+            "all faces are of linked identities: held-out faces share identities, but no video, "
+            "with the calibration faces",
+        )
+    if not len(aside):
+        raise LpxError(
+            f"{pool.name} has {counted(len(faces), 'face')}{' of one video' * (len(faces) > 1)}",
+            "some must be held out to compare calibration methods",
+            "use a larger set of `faces`",
+        )
+    rest = np.setdiff1d(np.arange(len(faces)), aside)
+    if select == "random":
+        taken = selection.random(limit, len(rest), seed)
+    elif select == "stratified":
+        left = [faces[i] for i in rest]
+        taken = selection.stratified(
+            [(f.label, f.method) for f in left],
+            [identities[i] or faces[i].video for i in rest],
+            [f.video for f in left],
+            limit,
+            seed,
+        )
+    else:
+        readable, lows, highs = face_ranges(
+            model, _part(pool, rest), card.input_size, reporter.progress("observing all faces")
+        )
+        taken = readable[selection.coverage(lows, highs, limit)]
+    return FaceSplit(_part(pool, rest[taken]), _part(pool, aside), notes)
+
+
+def _part(faces: FaceSet, indices: NDArray[np.int64]) -> FaceSet:
+    return replace(faces, faces=tuple(faces.faces[int(i)] for i in indices))
+
+
+def _curve(
+    model: bytes,
+    chosen: FaceSet,
+    ranking: MethodRanking,
+    method: str,
+    seed: int,
+    reporter: Reporter,
+) -> tuple[CurvePoint, ...]:
+    """Measure the method on growing, random parts of the calibration faces."""
+    order = np.random.default_rng(seed).permutation(len(chosen.faces))
+    sizes = []
+    size = 4
+    while size < len(order):
+        sizes.append(size)
+        size *= 2
+    sizes.append(len(order))
+    points = []
+    progress = reporter.progress("calibrating on fewer faces")
+    for done, size in enumerate(sizes, 1):
+        part = _part(chosen, np.sort(order[:size]))
+        scales = observe(model, part, ranking.card.input_size)
+        points.append(CurvePoint(size, ranking.rank(scales, (method,))[0]))
+        progress(done, len(sizes))
+    return tuple(points)
+
+
+def _face_list(faces: FaceSet, select: str, seed: int) -> dict[str, Any]:
+    rows = []
+    for face, content in zip(faces.faces, faces.contents, strict=True):
+        digest: str | None = content.tobytes().hex()
+        of = "file" if isinstance(face.source, ImageFile) else "what it is made from"
+        # A digest of zeros stands for a face that could not be read.
+        if not content.any():
+            digest, of = None, "unreadable"
+        rows.append(
+            {
+                "name": face.name,
+                "label": face.label,
+                "method": face.method,
+                "sha256": digest,
+                "sha256_of": of,
+            }
+        )
+    return {
+        "format": FACES_FORMAT,
+        "set": faces.name,
+        "split": faces.split,
+        "select": select,
+        "seed": seed,
+        "faces": rows,
+    }
+
+
+def draw_curve(points: tuple[CurvePoint, ...], method: str, path: Path) -> None:
+    """Draw the score error, and the loss of AUC if known, over the number of faces, as PNG."""
+    import io
+
+    from matplotlib.figure import Figure
+
+    from lpx.workspace import write_bytes
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    sizes = [p.faces for p in points]
+    axes.plot(sizes, [p.evidence.score_error_mean for p in points], "o-", label="mean score error")
+    axes.plot(sizes, [p.evidence.score_error_max for p in points], "s--", label="max score error")
+    axes.set(
+        xscale="log",
+        ylim=(0, None),
+        xlabel="calibration faces",
+        ylabel="|score difference|",
+        title=f"INT8 ({method}) against float32, held-out faces",
+    )
+    axes.set_xticks(sizes, [str(n) for n in sizes])
+    axes.minorticks_off()
+    losses = [
+        (p.evidence.auc_loss, p.evidence.auc_loss_low, p.evidence.auc_loss_high) for p in points
+    ]
+    if not any(None in loss for loss in losses):
+        middle, low, high = np.array(losses, dtype=np.float64).T
+        right = axes.twinx()
+        right.errorbar(
+            sizes,
+            middle,
+            yerr=(middle - low, high - middle),
+            fmt="^:",
+            color="0.4",
+            capsize=3,
+            label="loss of AUC, 95 %",
+        )
+        right.set_ylabel("loss of AUC")
+    figure.legend(loc="outside lower center", ncols=3)
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=120)
+    write_bytes(path, data.getvalue())

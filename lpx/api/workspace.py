@@ -1,0 +1,502 @@
+"""`lpx.Workspace`: the steps from a checkpoint to verified engines, as methods."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from lpx.arguments import as_path, check_at_least, check_instance
+from lpx.data.roots import DataPlaces
+from lpx.errors import InvalidArgumentError, LpxError
+from lpx.reporter import SILENT, Reporter
+from lpx.workspace import DEFAULT, WorkspaceFolder
+
+# Annotations only: PyTorch and ONNX Runtime take seconds to import, and are imported by the steps
+# that need them.
+if TYPE_CHECKING:
+    from lpx.api.bench import Benched
+    from lpx.api.calibrate import CalibrationResult
+    from lpx.api.debug import DebugResult
+    from lpx.api.debug_runtime import Runtime
+    from lpx.api.explain import ExplainResult
+    from lpx.api.export import ExportResult
+    from lpx.bench.performance.costs import CostPlan
+    from lpx.engines.manifest import EngineManifest, Precision
+    from lpx.engines.request import TensorRTOptions
+    from lpx.graph.qdq.weights import WeightOptions
+    from lpx.models.checkpoint import ForeignModel
+    from lpx.predict.results import Predicted
+
+StrPath = str | os.PathLike[str]
+
+
+class Workspace(WorkspaceFolder):
+    """A folder with one exported model, its engines and reports, and the steps that make them.
+
+    Each step leaves its artefacts in the folder, where the next one finds them. All steps check
+    what they read against what it was made from.
+
+    Args:
+        root: The folder, created when something is first written.
+        data_root: Folder of public data sets' videos. By default LPX_DATA, or what `lpx.toml` says.
+        face_store: Folder of faces prepared from these. By default LPX_FACE_STORE, or what
+            `lpx.toml` says, or `lpx-faces`.
+        allow_host_code: Load version-compatible TensorRT plans. They contain host code: only for a
+            workspace from a source you trust.
+        allow_factory: Import and call the factory that the workspace names to make its PyTorch
+            model. Only for a workspace from a source you trust.
+    """
+
+    def __init__(
+        self,
+        root: StrPath = DEFAULT,
+        *,
+        data_root: StrPath | None = None,
+        face_store: StrPath | None = None,
+        allow_host_code: bool = False,
+        allow_factory: bool = False,
+    ) -> None:
+        super().__init__(root)
+        self.places = DataPlaces(
+            _optional("data_root", data_root), _optional("face_store", face_store)
+        )
+        self.allow_host_code = allow_host_code
+        self.allow_factory = allow_factory
+
+    def __repr__(self) -> str:
+        return f"Workspace({str(self.root)!r})"
+
+    def engine(self, name: str) -> Path:
+        """Return the folder of an engine, for `lpx.load`.
+
+        Args:
+            name: Name of the engine, such as "onnxruntime-int8".
+
+        Raises:
+            LpxError: The workspace has no such engine (code "not-found").
+        """
+        if isinstance(name, str) and name in self.engine_names():
+            return self.engines / name
+        raise LpxError(
+            f"{self.root} has no engine {name!r}",
+            f"its engines: {', '.join(self.engine_names()) or 'none'}",
+            "name one of these, or build it with `lpx build`",
+            code="not-found",
+        )
+
+    def engine_names(self) -> tuple[str, ...]:
+        """Return the names of all engines in the workspace, sorted."""
+        return tuple(sorted(path.parent.name for path in self.engines.glob("*/manifest.json")))
+
+    def export(
+        self,
+        checkpoint: StrPath | None = None,
+        *,
+        opset: int | None = None,
+        foreign: ForeignModel | None = None,
+        factory: str | None = None,
+        weights_key: str | None = None,
+        tolerance: float | None = None,
+        verify_faces: int = 8,
+        reporter: Reporter = SILENT,
+    ) -> ExportResult:
+        """Export a checkpoint to `model.onnx`, and verify it against PyTorch on faces.
+
+        Args:
+            checkpoint: An lpx checkpoint, or a state dict described by `foreign`. None with a
+                `factory` that loads its own weights.
+            opset: ONNX opset, by default the newest that lpx writes.
+            foreign: Description of a model that lpx did not train.
+            factory: A callable that makes the module, as "package.module:function".
+            weights_key: Key of the weights in a checkpoint that holds several.
+            tolerance: Largest accepted |score difference| to PyTorch, in (0, 1]; None for the
+                rounding error measured on the model itself.
+            verify_faces: Number of demo faces to verify on, at least 2.
+            reporter: Receives progress and warnings.
+
+        Returns:
+            Paths, digest, card and verification of the exported model.
+
+        Raises:
+            LpxError: The checkpoint cannot be loaded or exported, or the export differs from it.
+        """
+        from lpx.api.export import export
+        from lpx.export.to_onnx import OPSET
+        from lpx.models.checkpoint import ForeignModel
+
+        check_at_least("opset", opset, 1)
+        check_instance("foreign", foreign, ForeignModel)
+        check_instance("factory", factory, str)
+        check_instance("weights_key", weights_key, str)
+
+        return export(
+            self,
+            _optional("checkpoint", checkpoint),
+            opset=OPSET if opset is None else opset,
+            foreign=foreign,
+            factory=factory,
+            weights_key=weights_key,
+            tolerance=tolerance,
+            verify_faces=verify_faces,
+            reporter=reporter,
+        )
+
+    def calibrate(
+        self,
+        faces: StrPath | None = None,
+        *,
+        model: StrPath | None = None,
+        limit: int = 512,
+        select: str = "stratified",
+        method: str = "auto",
+        seed: int = 0,
+        curve: bool = False,
+        weights: WeightOptions | None = None,
+        reporter: Reporter = SILENT,
+    ) -> CalibrationResult:
+        """Choose calibration faces, observe them, and keep the method with the smallest error.
+
+        Args:
+            faces: Face set to choose from: a data set's name or a folder. None for the demo faces.
+            model: An ONNX model that lpx exported; None for the workspace's.
+            limit: Maximum number of calibration faces.
+            select: "stratified", "random" or "coverage".
+            method: A method of `lpx.calibration.methods`, or "auto" to judge all on held-out faces.
+            seed: Random seed for face selection.
+            curve: Also measure the error against the number of faces.
+            weights: Quantisation of weights; None for the defaults.
+            reporter: Receives progress and warnings.
+
+        Returns:
+            The scales, and evidence for every method.
+
+        Raises:
+            LpxError: No exported model, faces that cannot be read, or an unknown option.
+        """
+        from lpx.api.calibrate import calibrate
+        from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
+
+        check_instance("weights", weights, WeightOptions)
+        return calibrate(
+            self,
+            _face_set("faces", faces),
+            model_path=_optional("model", model),
+            limit=limit,
+            select=select,
+            method=method,
+            seed=seed,
+            curve=curve,
+            weights=weights or DEFAULT_WEIGHTS,
+            reporter=reporter,
+        )
+
+    def build(
+        self,
+        precisions: Precision | Sequence[Precision] = ("fp32", "int8"),
+        *,
+        target: str = "auto",
+        faces: StrPath | None = None,
+        limit: int = 512,
+        method: str | None = None,
+        weights: WeightOptions | None = None,
+        tensorrt: TensorRTOptions | None = None,
+        reporter: Reporter = SILENT,
+    ) -> tuple[EngineManifest, ...]:
+        """Build engines of the exported model.
+
+        Args:
+            precisions: "fp32", "fp16" or "int8": one, or several.
+            target: "auto", or one of `lpx.engines.manifest.TARGETS`.
+            faces: Face set to calibrate on, for int8. None for the ranges of the last `calibrate`,
+                else the demo faces, with a warning.
+            limit: Maximum number of calibration faces, sampled evenly.
+            method: Calibration method, for int8. None for the one that `calibrate` chose.
+            weights: Quantisation of weights, for int8; None for the defaults.
+            tensorrt: Options of TensorRT's builder; None for the defaults.
+            reporter: Receives progress and warnings.
+
+        Returns:
+            The engines' manifests, in the order of `precisions`.
+
+        Raises:
+            NotAllBuiltError: Some of several precisions cannot be built; the others are.
+            DeadEngineError: An engine gives every face the same score; it is kept for inspection.
+            NotAsAskedError: The engine would not compute in the requested precision.
+            LpxError: No exported model, an unknown precision or target, or faces that cannot be
+                read.
+        """
+        from lpx.api.build import build
+        from lpx.engines.request import TensorRTOptions
+        from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
+
+        check_instance("weights", weights, WeightOptions)
+        check_instance("tensorrt", tensorrt, TensorRTOptions)
+        return build(
+            self,
+            precisions,
+            target=target,
+            faces=_face_set("faces", faces),
+            limit=limit,
+            method=method,
+            weights=weights or DEFAULT_WEIGHTS,
+            tensorrt=tensorrt or TensorRTOptions(),
+            reporter=reporter,
+        )
+
+    def emit(
+        self,
+        precisions: Precision | Sequence[Precision] = ("fp32", "int8"),
+        *,
+        out: StrPath | None = None,
+        faces: StrPath | None = None,
+        limit: int = 512,
+        method: str | None = None,
+        weights: WeightOptions | None = None,
+        tensorrt: TensorRTOptions | None = None,
+        reporter: Reporter = SILENT,
+    ) -> Path:
+        """Write graphs, and scripts that build and time engines with trtexec.
+
+        Args:
+            precisions: As for `build`.
+            out: Folder to write; None for `trtexec` in the workspace.
+            faces: As for `build`.
+            limit: As for `build`.
+            method: As for `build`.
+            weights: As for `build`.
+            tensorrt: As for `build`.
+            reporter: Receives progress and warnings.
+
+        Returns:
+            The folder. It needs no Python on the machine that it is copied to.
+
+        Raises:
+            LpxError: As for `build`, or a folder that cannot be written.
+        """
+        from lpx.api.emit import emit
+        from lpx.engines.request import TensorRTOptions
+        from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
+
+        check_instance("weights", weights, WeightOptions)
+        check_instance("tensorrt", tensorrt, TensorRTOptions)
+        return emit(
+            self,
+            precisions,
+            out=_optional("out", out),
+            faces=_face_set("faces", faces),
+            limit=limit,
+            method=method,
+            weights=weights or DEFAULT_WEIGHTS,
+            tensorrt=tensorrt or TensorRTOptions(),
+            reporter=reporter,
+        )
+
+    def bench(
+        self,
+        dataset: StrPath,
+        *,
+        limit: int | None = None,
+        methods: str | Sequence[str] | None = None,
+        candidates: str | Sequence[str] | None = None,
+        margin: float = 0.005,
+        costs: CostPlan | None = None,
+        trtexec_times: Sequence[tuple[StrPath, str | None]] = (),
+        stages: bool = True,
+        allow_overlap: bool = False,
+        reporter: Reporter = SILENT,
+    ) -> Benched:
+        """Measure every engine that runs here against the checkpoint.
+
+        Scores are saved as they come, so an interrupted bench resumes.
+
+        Args:
+            dataset: A labelled face set: a data set's name or a folder.
+            limit: Maximum number of faces, sampled evenly; None for all.
+            methods: Manipulation methods to include; real faces are always included.
+            candidates: Engines to measure, by name; None for all.
+            margin: Largest accepted loss of AUC, in (0, 1).
+            costs: Which costs to measure, and for how long; None for latency at batch 1 and 8.
+            trtexec_times: Files of `trtexec --exportTimes` to show, each with the name of its
+                engine or None.
+            stages: Also score the exported model and each engine's graph in ONNX Runtime, which
+                shows the stage that loses AUC.
+            allow_overlap: Accept, with a warning, faces that an engine was calibrated on.
+            reporter: Receives progress and warnings.
+
+        Returns:
+            The report, and paths of `report.json`, `report.html` and `report.md`.
+
+        Raises:
+            LpxError: No engines, engines of another model, faces used for calibration, or a set
+                without labels or with one class.
+        """
+        from lpx.api.bench import bench
+        from lpx.bench.performance.costs import CostPlan
+
+        check_instance("costs", costs, CostPlan)
+        return bench(
+            self,
+            os.fspath(as_path("dataset", dataset)),
+            limit=limit,
+            methods=methods,
+            candidates=candidates,
+            margin=margin,
+            costs=costs or CostPlan(),
+            trtexec_times=_times(trtexec_times),
+            stages=stages,
+            allow_overlap=allow_overlap,
+            reporter=reporter,
+        )
+
+    def predict(
+        self,
+        path: StrPath,
+        *,
+        engine: str | None = None,
+        out: StrPath | None = None,
+        detector: str | None = "blazeface",
+        crop: str | None = None,
+        limit: int | None = None,
+        frames: int | None = 32,
+        overlay: bool = True,
+        reporter: Reporter = SILENT,
+    ) -> Predicted:
+        """Score the faces in images and videos, and draw heat maps.
+
+        Args:
+            path: An image, a video, or a folder of these.
+            engine: Name of an engine, or "torch"; None for the fastest that runs here.
+            out: Folder for pictures and tables; None for `predictions` in the workspace.
+            detector: A face detector of `lpx.data.detect.DETECTORS`. None if the images are
+                already face crops.
+            crop: Recipe to crop faces by; None for the model card's.
+            limit: Maximum number of files, sampled evenly; None for all.
+            frames: Maximum number of frames per video, sampled evenly; None for all.
+            overlay: Draw heat maps, and each video's scores over time.
+            reporter: Receives progress and warnings.
+
+        Returns:
+            Scores of every file, and the paths of the tables.
+
+        Raises:
+            LpxError: Nothing to score or nothing readable, an unknown engine, detector or recipe,
+                or an engine that returns NaN.
+        """
+        from lpx.api.predict import PredictOptions, predict
+
+        options = PredictOptions(
+            engine=engine,
+            out=_optional("out", out),
+            detector=detector,
+            crop=crop,
+            limit=limit,
+            frames=frames,
+            overlay=overlay,
+        )
+        return predict(self, as_path("path", path), options, reporter)
+
+    def debug(
+        self,
+        engine: str,
+        *,
+        faces: StrPath | None = None,
+        limit: int = 16,
+        tolerance: float | None = None,
+        against: Literal["onnx", "torch"] = "onnx",
+        sensitivity: bool = False,
+        runtime: Runtime | None = None,
+        out: StrPath | None = None,
+        reporter: Reporter = SILENT,
+    ) -> DebugResult:
+        """Compare every layer of an engine with the float32 graph, on the same faces.
+
+        Args:
+            engine: Name of the engine.
+            faces: Face set; None for the demo faces.
+            limit: Maximum number of faces to compare, sampled evenly.
+            tolerance: Largest accepted relative error of a layer; None for the precision's default.
+            against: "onnx", the exported graph, or "torch", the checkpoint.
+            sensitivity: Also measure the effect of each layer alone on the score; "onnx" only.
+            runtime: Runtime used to compute intermediate tensors. None for TensorRT if the engine
+                is TensorRT's and runs here, else ONNX Runtime.
+            out: Folder to write; None for `debug/<engine>` in the workspace.
+            reporter: Receives progress and warnings.
+
+        Returns:
+            The comparison, layer by layer, and the first layer beyond the tolerance.
+
+        Raises:
+            LpxError: No such engine, no face that can be read, an option out of range, or a
+                runtime that cannot be used here.
+        """
+        from lpx.api.debug import DebugOptions, debug
+
+        options = DebugOptions(
+            faces=_face_set("faces", faces),
+            limit=limit,
+            tolerance=tolerance,
+            against=against,
+            sensitivity=sensitivity,
+            runtime=runtime,
+            out=_optional("out", out),
+        )
+        return debug(self, engine, options, reporter)
+
+    def explain(
+        self,
+        checkpoint: StrPath,
+        source: StrPath,
+        *,
+        out: StrPath | None = None,
+        limit: int | None = 200,
+        reporter: Reporter = SILENT,
+    ) -> ExplainResult:
+        """Show where a checkpoint looks, face by face.
+
+        Args:
+            checkpoint: An lpx checkpoint.
+            source: An image of a cropped face, a folder of them, or a data set's name.
+            out: Folder to write; None for `explain` in the workspace.
+            limit: Maximum number of faces, sampled evenly; None for all.
+            reporter: Receives progress and warnings.
+
+        Returns:
+            Explanations of every face, and the paths of the page and the maps.
+
+        Raises:
+            LpxError: No lpx checkpoint, no readable image, or a folder that cannot be written.
+        """
+        from lpx.api.explain import explain
+
+        return explain(
+            as_path("checkpoint", checkpoint),
+            str(as_path("source", source)),
+            _optional("out", out) or self.root / "explain",
+            limit=limit,
+            skip=(self.root,),
+            progress=reporter.progress(f"explaining {source}"),
+        )
+
+
+def _optional(name: str, value: StrPath | None) -> Path | None:
+    """A path that may be left out."""
+    return None if value is None else as_path(name, value)
+
+
+def _times(files: Sequence[tuple[StrPath, str | None]]) -> list[tuple[Path, str | None]]:
+    """Check files of trtexec's times, each with the name of an engine."""
+    times = []
+    for pair in files:
+        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+            raise InvalidArgumentError("trtexec_times", "must be pairs of a path and a name", pair)
+        path, name = pair
+        check_instance("trtexec_times", name, str)
+        times.append((as_path("trtexec_times", path), name))
+    return times
+
+
+def _face_set(name: str, value: StrPath | None) -> str | None:
+    """The name of a face set, or the path of its folder, as `open_set` takes them."""
+    return None if value is None else os.fspath(as_path(name, value))

@@ -1,0 +1,156 @@
+"""Bad input to the public Python API: every mistake is an LpxError that speaks Python."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import lpx
+from lpx.data.face_sets.demo import CHECKPOINT, folder
+
+DEMO = folder() / CHECKPOINT
+INT8 = "onnxruntime-int8"
+
+WRONG_TYPES = {
+    "root": lambda work: lpx.Workspace(1),
+    "root-bytes": lambda work: lpx.Workspace(b"lpx-out"),
+    "root-empty": lambda work: lpx.Workspace(""),
+    "data-root": lambda work: lpx.Workspace("w", data_root=3),
+    "checkpoint": lambda work: work.export(1),
+    "opset": lambda work: work.export(DEMO, opset="17"),
+    "tolerance": lambda work: work.export(DEMO, tolerance="small"),
+    "verify-faces": lambda work: work.export(DEMO, verify_faces=2.5),
+    "weights-key": lambda work: work.export(DEMO, weights_key=3),
+    "factory": lambda work: work.export(factory=len),
+    "foreign": lambda work: work.export(DEMO, foreign={"architecture": "resnet18"}),
+    "calibrate-faces": lambda work: work.calibrate(["demo"]),
+    "calibrate-limit": lambda work: work.calibrate("demo", limit="8"),
+    "calibrate-seed": lambda work: work.calibrate("demo", seed=0.5),
+    "calibrate-weights": lambda work: work.calibrate("demo", weights="mse"),
+    "calibrate-model": lambda work: work.calibrate("demo", model=3),
+    "precision": lambda work: work.build(8),
+    "precisions": lambda work: work.build([8]),
+    "no-precision": lambda work: work.build(()),
+    "build-faces": lambda work: work.build("int8", faces=1),
+    "build-limit": lambda work: work.build("int8", limit=True),
+    "build-target": lambda work: work.build("fp32", target=None),
+    "build-weights": lambda work: work.build("int8", weights={"clip": "mse"}),
+    "build-tensorrt": lambda work: work.build("fp32", tensorrt={"builds": 2}),
+    "emit-out": lambda work: work.emit("fp32", out=1),
+    "emit-tensorrt": lambda work: work.emit("fp32", tensorrt=3),
+    "dataset": lambda work: work.bench(None),
+    "bench-limit": lambda work: work.bench("demo", limit=8.0),
+    "margin": lambda work: work.bench("demo", margin="small"),
+    "costs": lambda work: work.bench("demo", costs=0),
+    "candidates": lambda work: work.bench("demo", candidates=8),
+    "methods": lambda work: work.bench("demo", methods=8),
+    "trtexec-times": lambda work: work.bench("demo", trtexec_times=["times.json"]),
+    "path": lambda work: work.predict(None),
+    "predict-engine": lambda work: work.predict(".", engine=8),
+    "frames": lambda work: work.predict(".", frames="all"),
+    "predict-limit": lambda work: work.predict(".", limit=0.5),
+    "debug-engine": lambda work: work.debug(None),
+    "debug-limit": lambda work: work.debug(INT8, limit="4"),
+    "debug-tolerance": lambda work: work.debug(INT8, tolerance="0.1"),
+    "explain-checkpoint": lambda work: work.explain(None, "demo"),
+    "explain-source": lambda work: work.explain(DEMO, 8),
+    "explain-limit": lambda work: work.explain(DEMO, "demo", limit="8"),
+    "engine": lambda work: work.engine(8),
+    "load": lambda work: lpx.load(8),
+    "costs-batches": lambda work: lpx.CostPlan(batches="8"),
+    "costs-latency": lambda work: lpx.CostPlan(latency_seconds="2"),
+    "weights-channels": lambda work: lpx.WeightOptions(min_channels="16"),
+    "weights-equalise": lambda work: lpx.WeightOptions(equalise="no"),
+}
+WRONG_CHOICES = {
+    "precision": lambda work: work.build("int4"),
+    "precision-case": lambda work: work.build("INT8"),
+    "target": lambda work: work.build("fp32", target="openvino"),
+    "method": lambda work: work.build("int8", method="median"),
+    "select": lambda work: work.calibrate("demo", select="first"),
+    "calibrate-method": lambda work: work.calibrate("demo", method="median"),
+    "calibrate-limit": lambda work: work.calibrate("demo", limit=0),
+    "seed": lambda work: work.calibrate("demo", seed=-1),
+    "opset": lambda work: work.export(DEMO, opset=3),
+    "tolerance": lambda work: work.export(DEMO, tolerance=2),
+    "verify-faces": lambda work: work.export(DEMO, verify_faces=1),
+    "margin": lambda work: work.bench("demo", margin=2),
+    "bench-limit": lambda work: work.bench("demo", limit=3),
+    "candidates": lambda work: work.bench("demo", candidates="tensorrt-int8"),
+    "methods": lambda work: work.bench("demo", methods="FaceSwap"),
+    "detector": lambda work: work.predict(".", detector="mtcnn"),
+    "crop": lambda work: work.predict(".", crop="tight"),
+    "frames": lambda work: work.predict(".", frames=0),
+    "against": lambda work: work.debug(INT8, against="tensorrt"),
+    "runtime": lambda work: work.debug(INT8, runtime="openvino"),
+    "debug-tolerance": lambda work: work.debug(INT8, tolerance=0),
+    "sensitivity": lambda work: work.debug(INT8, sensitivity=True, against="torch"),
+    "explain-limit": lambda work: work.explain(DEMO, "demo", limit=0),
+    "channel-order": lambda work: lpx.ForeignModel("resnet18", channel_order="GBR"),
+    "clip": lambda work: lpx.WeightOptions(clip="none"),
+    "min-channels": lambda work: lpx.WeightOptions(min_channels=0),
+    "like": lambda work: lpx.CostPlan(like=9),
+    "batches": lambda work: lpx.CostPlan(batches=(0,)),
+    "latency": lambda work: lpx.CostPlan(latency_seconds=-1),
+    "energy": lambda work: lpx.CostPlan(energy_seconds=float("nan")),
+    "in-flight": lambda work: lpx.CostPlan(in_flight=-1),
+    "trt-batches": lambda work: lpx.TensorRTOptions(batches=(0,)),
+    "trt-builds": lambda work: lpx.TensorRTOptions(builds=0),
+    "trt-level": lambda work: lpx.TensorRTOptions(optimisation_level=9),
+}
+MISSING = {
+    "checkpoint": lambda work: work.export("nowhere.pt"),
+    "calibrate-faces": lambda work: work.calibrate("nowhere"),
+    "calibrate-model": lambda work: work.calibrate("demo", model="nowhere.onnx"),
+    "build-faces": lambda work: work.build("int8", target="onnxruntime", faces="nowhere"),
+    "dataset": lambda work: work.bench("nowhere"),
+    "path": lambda work: work.predict("nowhere.jpg"),
+    "predict-engine": lambda work: work.predict(folder(), engine="nowhere", limit=1),
+    "debug-engine": lambda work: work.debug("nowhere"),
+    "debug-faces": lambda work: work.debug(INT8, faces="nowhere"),
+    "explain-checkpoint": lambda work: work.explain("nowhere.pt", "demo"),
+    "explain-source": lambda work: work.explain(DEMO, "nowhere.png"),
+    "engine": lambda work: work.engine("nowhere"),
+    "load": lambda work: lpx.load("nowhere"),
+    "workspace": lambda work: lpx.Workspace("nowhere").build("fp32"),
+}
+
+
+def refused(call, workspace):
+    with pytest.raises(lpx.LpxError) as caught:
+        call(workspace)
+    # Whole commands in backticks may have options.
+    text = re.sub("`lpx [^`]*`", "", str(caught.value))
+    assert "--" not in text, f"an option in the library's text: {text}"
+    return caught.value
+
+
+@pytest.mark.parametrize("name", WRONG_TYPES)
+def test_wrong_types(name, workspace):
+    refused(WRONG_TYPES[name], workspace)
+
+
+@pytest.mark.parametrize("name", WRONG_CHOICES)
+def test_wrong_choices(name, workspace):
+    refused(WRONG_CHOICES[name], workspace)
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_missing_paths(name, workspace):
+    error = refused(MISSING[name], workspace)
+    assert "nowhere" in str(error)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_paths_are_str_or_path(kind, workspace, crops):
+    (int8,) = workspace.build("int8", target="onnxruntime", faces=kind(crops), limit=8)
+    assert int8.calibration["face_count"] == 8
+    result = workspace.predict(
+        kind(crops), engine=INT8, out=kind("pictures"), detector=None, limit=1
+    )
+    assert result.scores == Path("pictures/scores.csv")
+    assert workspace.emit("fp32", out=kind("scripts")) == Path("scripts")
+    again = lpx.Workspace(kind("again"))
+    assert again.export(kind(DEMO), verify_faces=2).model == Path("again/model.onnx")
