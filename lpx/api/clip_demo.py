@@ -13,7 +13,7 @@ from lpx.artefacts.select_engine import runnable
 from lpx.data.face_sets.demo import CHECKPOINT, folder
 from lpx.data.face_sets.demo_clip import CLIP, ClipSpan, clip_path, clip_spans
 from lpx.errors import LpxError
-from lpx.predict.results import FileScore, Predicted, moments
+from lpx.predict.results import FileScore, PredictionResult, moments
 from lpx.predict.timeline import KnownSpan, SpanScore, Timeline, span_scores
 from lpx.reporter import SILENT, Reporter
 from lpx.workspace import WorkspaceFolder, read_json, sha256
@@ -34,7 +34,7 @@ class ClipResult:
         parts: Parts of the clip that are entirely real or forged, with the detector's scores.
     """
 
-    predicted: Predicted
+    predicted: PredictionResult
     parts: tuple[tuple[ClipSpan, SpanScore], ...]
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
@@ -14,12 +14,11 @@ import cv2
 from lpx.arguments import check_at_least, check_fields
 from lpx.artefacts.model import ExportedModel, open_faces, read_exported, versions
 from lpx.artefacts.select_engine import pick_engine
-from lpx.bench.parity.score import check_finite
 from lpx.card import ModelCard
 from lpx.data.detect import FaceDetector, FaceMesh, open_detector
 from lpx.data.face_sets.face_set import Face, FaceSet, ImageFile, Skipped
 from lpx.data.images.crops import RECIPES, CropRecipe, find_recipe
-from lpx.data.images.decode import UnreadableImageError, fit
+from lpx.data.images.decode import UnreadableImageError
 from lpx.data.images.media import MediaFile, check_there, find_media
 from lpx.data.images.video_file import UnreadableVideoError, frame_indices
 from lpx.data.walk import note_of
@@ -27,22 +26,20 @@ from lpx.data.wording import printable
 from lpx.engines.base import Engine, notes_of
 from lpx.engines.manifest import read_manifest
 from lpx.errors import LpxError
-from lpx.predict.file_scorer import BATCH, FileScorer, NotDrawnError, drawing, not_drawn
+from lpx.predict.crop_scorer import CropScorer
+from lpx.predict.file_scorer import FileScorer
 from lpx.predict.journal import ScoreJournal
 from lpx.predict.results import (
-    FaceScore,
     FileScore,
-    Predicted,
+    PredictionResult,
     longest_name,
     picture_name,
     write_frames,
     write_scores,
 )
 from lpx.predict.timeline import KnownSpan
-from lpx.render.encode import encode_png
-from lpx.render.face import explained
 from lpx.reporter import SILENT, Reporter
-from lpx.workspace import WorkspaceFolder, check_writable, write_bytes
+from lpx.workspace import WorkspaceFolder, check_writable
 
 if TYPE_CHECKING:
     from lpx.api.workspace import Workspace
@@ -86,7 +83,7 @@ def predict(
     *,
     pick_engine: Callable[..., tuple[str, Engine]] = pick_engine,
     open_detector: Callable[[str, int], FaceDetector] = open_detector,
-) -> Predicted:
+) -> PredictionResult:
     """Implement `lpx.Workspace.predict`, which documents arguments and errors.
 
     Files are scored one after another, and each result is saved at once; files that an earlier run
@@ -182,7 +179,7 @@ def predict(
     if not found:
         raise _nothing(path, skipped)
     _write_tables(out, found, skipped)
-    return Predicted(
+    return PredictionResult(
         name,
         model.card.threshold,
         recipe.name,
@@ -296,15 +293,16 @@ def _score_crops(
     out: Path,
     overlay: bool,
     reporter: Reporter,
-) -> Predicted:
+) -> PredictionResult:
     reporter.say(f"engine {name}, threshold {model.card.threshold:.3f}, pictures are face crops")
     _warn_of(loaded, reporter)
+    scorer = CropScorer(name, loaded, model.card, out if overlay else None)
     skipped: list[Skipped] = []
     found: list[FileScore] = []
     with closing(loaded):
         try:
             # += keeps the scores from before an error.
-            found += _crop_scores(name, loaded, model.card, faces, out, overlay, skipped, reporter)
+            found += scorer.score(faces, skipped, reporter.progress("scoring"))
         except BaseException:
             if found:
                 _write_tables(out, found, skipped)
@@ -312,7 +310,7 @@ def _score_crops(
     if not found:
         raise _nothing(path, skipped)
     _write_tables(out, found, skipped)
-    return Predicted(
+    return PredictionResult(
         name,
         model.card.threshold,
         None,
@@ -328,45 +326,6 @@ def _score_crops(
 def _warn_of(engine: Engine, reporter: Reporter) -> None:
     for note in notes_of(engine):
         reporter.warn(f"{note}")
-
-
-def _crop_scores(
-    name: str,
-    engine: Engine,
-    card: ModelCard,
-    faces: FaceSet,
-    out: Path,
-    overlay: bool,
-    skipped: list[Skipped],
-    reporter: Reporter,
-) -> Iterator[FileScore]:
-    done = 0
-    longest = longest_name(out)
-    tell = reporter.progress("scoring")
-    for batch in faces.stream(BATCH, card.input_size, skipped):
-        prediction = engine.infer(batch.pixels)
-        check_finite(name, prediction, faces, batch.indices)
-        for index, pixels, value, patch_map in zip(
-            batch.indices, batch.pixels, prediction.score, prediction.patch_map, strict=True
-        ):
-            file, score, fake = faces.faces[index].name, float(value), bool(value >= card.threshold)
-            picture = out / picture_name(file, ".png", longest) if overlay else None
-            note = ""
-            if picture is not None:
-                caption = (
-                    f"{'FAKE' if fake else 'real'}  score {score:.3f}  "
-                    f"threshold {card.threshold:.3f}"
-                )
-                try:
-                    with drawing():
-                        drawn = explained(fit(pixels, 256), patch_map, caption)
-                        write_bytes(picture, encode_png(drawn), durable=False)
-                except NotDrawnError as error:
-                    picture, note = None, not_drawn(error)
-            face = FaceScore(0, None, 1, None, None, score, fake)
-            done += 1
-            yield FileScore(file, "crop", score, fake, 1, (face,), picture=picture, note=note)
-        tell(done + len(skipped), len(faces.faces))
 
 
 def _crops(workspace: WorkspaceFolder, path: Path, out: Path, reporter: Reporter) -> FaceSet:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lpx.engines.tensorrt_options import TensorRTOptions
     from lpx.graph.qdq.weights import WeightOptions
     from lpx.models.checkpoint import ForeignModel
-    from lpx.predict.results import Predicted
+    from lpx.predict.results import PredictionResult
 
 StrPath = str | os.PathLike[str]
 
@@ -423,7 +423,7 @@ class Workspace(WorkspaceFolder):
         frames: int | None = 32,
         overlay: bool = True,
         reporter: Reporter = SILENT,
-    ) -> Predicted:
+    ) -> PredictionResult:
         """Score the faces in images and videos, and draw heat maps.
 
         Args:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,7 +13,7 @@ from lpx.data.wording import counted
 
 if TYPE_CHECKING:
     from lpx.api.workspace import Workspace
-    from lpx.predict.results import FileScore, Predicted
+    from lpx.predict.results import FileScore, PredictionResult
 
 
 def _frames(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
@@ -99,7 +98,7 @@ def predict(
     from lpx.cli.console import ConsoleReporter
 
     with ConsoleReporter() as reporter:
-        found = workspace.predict(
+        result = workspace.predict(
             path,
             engine=engine,
             out=out,
@@ -111,47 +110,13 @@ def predict(
             reporter=reporter,
         )
     if as_json:
-        click.echo(json.dumps(_values(found), indent=2))
+        click.echo(json.dumps(result.to_dict(), indent=2))
     else:
-        _show(found)
+        _show(result)
 
 
-def _values(found: Predicted) -> dict[str, Any]:
-    from lpx.predict.results import RULE
-
-    return {
-        "engine": found.engine,
-        "threshold": found.threshold,
-        "crop": found.crop,
-        "detector": found.detector,
-        "rule": RULE,
-        "ms_per_frame": _ms_per_frame(found),
-        "files": [_file(file) for file in found.files],
-        "skipped": [{"file": s.name, "reason": s.reason} for s in found.skipped],
-        "left_out": [asdict(one) for one in found.left_out],
-        "resumed": found.resumed,
-        "scores": str(found.scores),
-        "frames": str(found.frames),
-    }
-
-
-def _file(file: FileScore) -> dict[str, Any]:
-    values = asdict(file)
-    del values["seconds"]
-    drawn = {"picture": file.picture, "timeline": file.timeline}
-    paths = {name: None if path is None else str(path) for name, path in drawn.items()}
-    return {"file": values.pop("name"), **values, **paths}
-
-
-def _ms_per_frame(found: Predicted) -> dict[str, float] | None:
-    seconds, frames = found.seconds()
-    if not frames:
-        return None
-    return {step: 1e3 * value / frames for step, value in asdict(seconds).items()}
-
-
-def _show(found: Predicted) -> None:
-    for file in found.files:
+def _show(result: PredictionResult) -> None:
+    for file in result.files:
         where = f" -> {file.picture}" if file.picture else ""
         score = "  -  " if file.score is None else f"{file.score:.3f}"
         word = {None: "none", True: "FAKE", False: "real"}[file.fake]
@@ -165,26 +130,26 @@ def _show(found: Predicted) -> None:
                 )
         if file.note:
             click.echo(f"warning: {file.name}: {file.note}", err=True)
-    for skipped in found.skipped:
+    for skipped in result.skipped:
         click.echo(f"skipped {skipped.name}: {skipped.reason}", err=True)
-    if len(found.files) + len(found.skipped) > 1:
-        click.echo(_summary(found))
-    if times := _ms_per_frame(found):
+    if len(result.files) + len(result.skipped) > 1:
+        click.echo(_summary(result))
+    if times := result.ms_per_frame():
         said = ", ".join(f"{step} {ms:.1f}" for step, ms in times.items())
         click.echo(f"ms per frame: {said}")
-    click.echo(f"scores: {found.scores}")
-    if found.crop is not None:
-        click.echo(f"frames: {found.frames}")
+    click.echo(f"scores: {result.scores}")
+    if result.crop is not None:
+        click.echo(f"frames: {result.frames}")
 
 
-def _summary(found: Predicted) -> str:
-    total = len(found.files) + len(found.skipped)
-    parts = [f"scored {sum(f.score is not None for f in found.files)} of {counted(total, 'file')}"]
-    if without := sum(file.score is None for file in found.files):
+def _summary(result: PredictionResult) -> str:
+    total = len(result.files) + len(result.skipped)
+    parts = [f"scored {sum(f.score is not None for f in result.files)} of {counted(total, 'file')}"]
+    if without := sum(file.score is None for file in result.files):
         parts.append(f"{without} without a face")
-    if found.skipped:
-        parts.append(f"{len(found.skipped)} could not be read")
-    if noted := sum(bool(file.note) for file in found.files):
+    if result.skipped:
+        parts.append(f"{len(result.skipped)} could not be read")
+    if noted := sum(bool(file.note) for file in result.files):
         parts.append(f"{noted} with a warning")
     return ", ".join(parts)
 

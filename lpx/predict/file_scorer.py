@@ -36,8 +36,6 @@ from lpx.render.frame import Mark, StripScore, drawn_size, framed, marked, score
 from lpx.reporter import Progress
 from lpx.workspace import atomic_path, write_bytes
 
-__all__ = ["BATCH", "FileScorer", "NotDrawnError", "drawing", "not_drawn"]
-
 BATCH = 8
 """Frames held at a time, and faces given to the engine at a time."""
 SLOWEST_HZ = 2.0

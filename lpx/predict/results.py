@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from lpx.data.detect.base import Box
 from lpx.data.face_sets.face_set import Skipped
@@ -171,9 +171,38 @@ class PredictionResult:
                 frames += file.frames
         return TotalTime(total, frames)
 
+    def ms_per_frame(self) -> dict[str, float] | None:
+        """Return the time of each step per frame, ms; None if no frame was timed."""
+        seconds, frames = self.seconds()
+        if not frames:
+            return None
+        return {step: 1e3 * value / frames for step, value in asdict(seconds).items()}
 
-# The former name, as lpx.api still uses it.
-Predicted = PredictionResult
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as `lpx predict --json` prints them."""
+        return {
+            "engine": self.engine,
+            "threshold": self.threshold,
+            "crop": self.crop,
+            "detector": self.detector,
+            "rule": RULE,
+            "ms_per_frame": self.ms_per_frame(),
+            "files": [_file_values(file) for file in self.files],
+            "skipped": [{"file": one.name, "reason": one.reason} for one in self.skipped],
+            "left_out": [asdict(one) for one in self.left_out],
+            "resumed": self.resumed,
+            "scores": str(self.scores),
+            "frames": str(self.frames),
+        }
+
+
+def _file_values(file: FileScore) -> dict[str, Any]:
+    values = asdict(file)
+    # Times differ from run to run; the result has them in sum.
+    del values["seconds"]
+    for name in ("picture", "timeline"):
+        values[name] = None if values[name] is None else str(values[name])
+    return {"file": values.pop("name"), **values}
 
 
 def verdict(fake: bool | None) -> str:
