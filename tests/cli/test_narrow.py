@@ -46,8 +46,8 @@ def narrow(exported, tmp_path, monkeypatch):
 
 def check_refusal(text):
     assert "lpx leaves all 4 convolutions and matrix products of this model in float" in text
-    assert "1 x 8 -> 12 channels, under 16 (--min-channels)" in text
-    assert "1 x 12 -> 12 channels, under 16 (--min-channels)" in text
+    assert "1 x 8 -> 12 channels, under 16 (min_channels)" in text
+    assert "1 x 12 -> 12 channels, under 16 (min_channels)" in text
     assert "use --min-channels 8 to quantise them all the same" in text
     assert "please report" not in text
 
@@ -149,7 +149,7 @@ def test_engine_with_less_than_half_its_work_in_integers_warns(
     little = manifest.int8_share < 0.5
     assert little == (min_channels == 12)
     assert ("note: only 47 % of the multiply-accumulates run in integers" in ran.out) == little
-    assert ("31 % (1 node): under 12 (--min-channels)" in ran.out) == little
+    assert ("31 % (1 node): under 12 (min_channels)" in ran.out) == little
 
 
 def test_explain_graph_takes_the_option(lpx, narrow):

@@ -108,8 +108,8 @@ def test_what_a_runtime_does_not_account_for_is_unknown():
 
 DECISIONS = (
     Decision("wide", "Conv", True, "16 -> 16 channels"),
-    Decision("narrow", "Conv", False, "8 -> 12 channels, under 16 (--min-channels)"),
-    Decision("thin", "Conv", False, "12 -> 8 channels, under 16 (--min-channels)"),
+    Decision("narrow", "Conv", False, "8 -> 12 channels, under 16 (min_channels)"),
+    Decision("thin", "Conv", False, "12 -> 8 channels, under 16 (min_channels)"),
     Decision("head", "MatMul", False, "not a convolution: the head's products are few"),
 )
 
@@ -118,7 +118,7 @@ def test_little_work_in_integers_is_said_with_the_reasons():
     work = {"wide": 40, "narrow": 30, "thin": 25, "head": 5}
     text = warning_of_share(work, {"wide": "int8", "narrow": "fp32", "thin": "fp32"}, DECISIONS)
     assert text.startswith("only 40 % of the multiply-accumulates run in integers")
-    assert "55 % (2 nodes): under 16 (--min-channels); 5 % (1 node): not a convolution" in text
+    assert "55 % (2 nodes): under 16 (min_channels); 5 % (1 node): not a convolution" in text
 
 
 @pytest.mark.parametrize("least", [50, 99])

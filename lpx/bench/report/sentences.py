@@ -338,8 +338,8 @@ def _ratio(speed: Speed) -> str:
     test, batch = speed.test, speed.batch
     if test.verdict is None:
         return (
-            f"batch {batch} was timed in {test.rounds} rounds, too few for a verdict: raise "
-            "--latency-seconds"
+            f"batch {batch} was timed in {test.rounds} rounds, too few for a verdict: "
+            "measure for longer"
         )
     ratio = test.ratio
     return (

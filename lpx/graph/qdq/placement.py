@@ -282,7 +282,7 @@ def judge_convolution(
         )
     if min(inputs, outputs) < min_channels and not unbroken:
         return Judgement(
-            False, f"{inputs} -> {outputs} channels, under {min_channels} (--min-channels)"
+            False, f"{inputs} -> {outputs} channels, under {min_channels} (min_channels)"
         )
     return Judgement(True, f"{inputs} -> {outputs} channels")
 

@@ -279,6 +279,6 @@ def test_min_channels_is_the_rule_for_narrow_convolutions():
     text = "g (float[N,12,8,8] x) => (float[N,12,8,8] z) { z = Conv(x, w) }"
     model = graph(text, w=(12, 12, 1, 1))
     assert place(model).convolutions == ()
-    assert "under 16 (--min-channels)" in place(model).decisions[0].reason
+    assert "under 16 (min_channels)" in place(model).decisions[0].reason
     assert place(model, min_channels=12).convolutions == ("z",)
     assert place(model, min_channels=13).convolutions == ()
