@@ -128,7 +128,7 @@ def examine(machine: Machine, packages: Installation = INSTALLATION) -> tuple[Fi
         _python(machine),
         _torch(machine, packages),
         package("onnx", ("onnx",), "onnx", "export and graph passes"),
-        package("onnxsim", ("onnxsim",), "onnxsim", "simplifies the exported graph"),
+        package("onnxsim", ("onnxsim",), "onnxsim", "simplifies exported graphs", '"lpx[export]"'),
         _onnxruntime(machine, packages),
         package("OpenCV", _OPENCV, "cv2", "decodes faces and video"),
         _kernel(packages),
@@ -252,7 +252,7 @@ def _python(machine: Machine) -> Finding:
 
 def _torch(machine: Machine, packages: Installation) -> Finding:
     enables = "models and export; the reference engines are compared with"
-    finding = _package(packages, "torch", ("torch",), "torch", enables)
+    finding = _package(packages, "torch", ("torch",), "torch", enables, '"lpx[export]"')
     if finding.status == "ok" and finding.found.endswith("+cpu") and machine.gpus:
         advice = "a CPU build on a machine with a GPU: the reference runs, but slowly"
         return replace(finding, status="warning", advice=advice)

@@ -129,7 +129,8 @@ def test_installed_without_a_compiler() -> None:
 def test_an_empty_environment_raises_nothing() -> None:
     empty = Installed({})
     assert not any(target.build or target.run for target in usable(PC, empty).values())
-    assert row(PC, "onnxsim", empty).advice == "pip install onnxsim"
+    assert row(PC, "onnxsim", empty).advice == 'pip install "lpx[export]"'
+    assert row(PC, "onnx", empty).advice == "pip install onnx"
 
 
 def test_tensorrt_rtx_builds_without_a_gpu_and_runs_on_rtx_gpus_only() -> None:

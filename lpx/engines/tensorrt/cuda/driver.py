@@ -43,9 +43,7 @@ def fix_driver(supported: int, needed: int) -> str:
 def install_binding() -> str:
     """Return advice on how to get a binding for CUDA on this machine."""
     command = f"pip install {cuda_python(_ROOT)}"
-    if is_jetson(_ROOT):  # the extra would bring a TensorRT beside JetPack's
-        return f"{command}, or pip install pycuda"
-    return f"{command}, or pip install 'lpx[tensorrt]' which brings pycuda"
+    return f"{command}, or pip install pycuda"
 
 
 class CudaLostError(LpxError):
