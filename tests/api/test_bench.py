@@ -27,7 +27,7 @@ from lpx.data.images.decode import fit
 from lpx.engines import load
 from lpx.engines.manifest import read_manifest, write_manifest
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
-from lpx.errors import LpxError
+from lpx.errors import InvalidArgumentError, LpxError
 from lpx.metrics import auc
 from lpx.reporter import SILENT
 from tests.support.costs import QUICK, UNTIMED
@@ -176,6 +176,45 @@ def test_no_engine_that_runs_here_is_an_error_with_the_reasons(workspace, monkey
         bench(workspace, limit=8)
     assert caught.value.why == "onnxruntime-fp32: no GPU; onnxruntime-int8: no GPU"
     assert "--target onnxruntime" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"margin": 2}, "margin must be between 0 and 1 (got 2)"),
+        ({"margin": "0"}, "margin must be a finite number (got '0')"),
+        ({"limit": 3}, "limit must be >= 4 (got 3)"),
+    ],
+)
+def test_options_are_refused_by_name(workspace, options, said):
+    with pytest.raises(InvalidArgumentError) as caught:
+        workspace.bench("demo", **options)
+    assert caught.value.what == said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"batches": ()}, "batches must name at least one batch size (got [])"),
+        ({"batches": (8, 0)}, "batches must be >= 1 (got 0)"),
+        ({"latency_seconds": -1}, "latency_seconds must be >= 0 (got -1)"),
+        ({"energy_seconds": float("inf")}, "energy_seconds must be a finite number (got inf)"),
+        ({"in_flight": -1}, "in_flight must be >= 0 (got -1)"),
+        ({"like": 9}, "like must be one of 10, 11 (got 9)"),
+        (
+            {"in_flight": 2, "latency_seconds": 0},
+            "in_flight cannot be combined with `latency_seconds=0` (got 2)",
+        ),
+        (
+            {"like": 10, "latency_seconds": 0},
+            "like cannot be combined with `latency_seconds=0` (got 10)",
+        ),
+    ],
+)
+def test_costs_are_refused_by_name(options, said):
+    with pytest.raises(InvalidArgumentError) as caught:
+        CostPlan(**options)
+    assert caught.value.what == said
 
 
 def test_limit_spreads_over_the_set_and_keeps_both_classes(workspace):

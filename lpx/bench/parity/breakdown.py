@@ -71,6 +71,7 @@ def members_of(faces: FaceSet, indices: NDArray[np.int64]) -> Members:
     chosen = [faces.faces[int(index)] for index in indices]
     methods = np.array([face.method for face in chosen])
     videos = np.array([face.video for face in chosen])
+    # A face swap has two people: the target, whose head it is, comes first.
     people = np.array([face.identities[0] if face.identities else "" for face in chosen])
     clips = len(np.unique(video_groups(methods, videos)))
     groups = independent_groups(methods, videos, people)
@@ -179,6 +180,7 @@ def _parts(level: Level, method: str, subset: _Selected, margin: float) -> dict[
         reason = f"{reals} real and {fakes} fake {level}s: too few for an interval"
         part = SubsetParity(level, method, fakes, reals, None, None, reason)
         return dict.fromkeys(subset.candidates, part)
+    # Once for all candidates: its bootstrap takes most of the time.
     truth = discrimination(labels, subset.reference, groups)
     parts = {}
     for name, scores in subset.candidates.items():

@@ -120,6 +120,7 @@ def bench(
     engines: dict[str, Engine] = {REFERENCE: reference}
     engines |= {name: candidate.engine for name, candidate in candidates.items()}
     between = graphs.engines() if graphs else {}
+    # What scores faces shares the cores with decoding; what is timed does not.
     with ExitStack() as stack:
         scoring = {n: stack.enter_context(c.scoring()) for n, c in candidates.items() if c.scoring}
         everything = score(
@@ -130,6 +131,7 @@ def bench(
             needed=(REFERENCE,),
             store=store,
         )
+    # A graph between checkpoint and engine that failed is a stage without a result, not a failure.
     failed = [failure for failure in everything.failed if failure.name in engines]
     scored = replace(
         everything,
@@ -199,6 +201,7 @@ def _examples(scored: Scored, faces: FaceSet, size: int) -> tuple[Example, ...]:
     worst = np.zeros(len(truth))
     for prediction in scored.predictions.values():
         worst = np.maximum(worst, np.abs(prediction.patch_map - truth).mean(axis=(1, 2)))
+    # Stable: with equal maps the same faces are shown in every run.
     chosen = np.argsort(-worst, kind="stable")[:EXAMPLES]
     picked = tuple(faces.faces[scored.indices[i]] for i in chosen)
     shown = FaceSet(faces.name, faces.split, faces.crop, picked)

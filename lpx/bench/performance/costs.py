@@ -190,6 +190,7 @@ def measure_costs(
     costs = Costs(latency={name: () for name in engines})
     if plan.latency_seconds > 0:
         units = card.grid[0] * card.grid[1]
+        # Before and after the timing, so that throttling and other programs show in the report.
         gpu = open_nvml()
         before = read_conditions(nvml=gpu)
         count = len(plan.batches) + 1 + bool(plan.in_flight) + bool(plan.like)
@@ -426,6 +427,7 @@ def _patches(
         if not opened:
             return found
         size = next(iter(opened.values())).size
+        # The middle of a face; which pixels are scored does not matter for the time.
         start = (face.shape[1] - size) // 2
         crop = np.ascontiguousarray(face[:, start : start + size, start : start + size])
         engines: dict[str, Engine] = {name: patch.engine for name, patch in opened.items()}

@@ -60,6 +60,7 @@ def compare_speed(a: Samples, b: Samples) -> SpeedTest:
     shared = sorted(ours.keys() & theirs.keys())
     if not shared:
         raise ValueError("the engines were not timed in the same rounds")
+    # Logarithms: a ratio and its inverse are equally far from 1.
     logs = np.log([ours[number] / theirs[number] for number in shared])
     return signed_rank(logs)
 
@@ -74,6 +75,7 @@ def signed_rank(logs: NDArray[np.float64]) -> SpeedTest:
         logs: One per pair, float64 [N].
     """
     count = len(logs)
+    # Means of all pairs, each with itself too.
     rows, columns = np.triu_indices(count)
     walsh = np.sort((logs[rows] + logs[columns]) / 2)
     cumulative = _cumulative(count)

@@ -181,6 +181,7 @@ def _auc(name: str, old: float | None, new: float | None, tolerance: _Tolerance)
     if old is None or new is None:
         note = f"not judged: it is not known {'now' if new is None else 'before'}"
         return Change(name, "auc", "AUC", old, new, False, note, unjudged=True)
+    # If the classes look reversed, an AUC further above 0.5 is a loss.
     lost = new - old if tolerance.reversed else old - new
     regression = lost > tolerance.margin
     note = f"lost more than the margin of {tolerance.margin:g}" if regression else ""
@@ -190,6 +191,7 @@ def _auc(name: str, old: float | None, new: float | None, tolerance: _Tolerance)
 def _latencies(
     name: str, old: EngineCosts, new: EngineCosts, tolerance: _Tolerance
 ) -> Iterator[Change]:
+    # Batch sizes that only one of the reports has cannot be compared.
     rows = {row.batch: row for row in old.latency_by_batch}
     for row in new.latency_by_batch:
         if row.batch in rows:
@@ -199,6 +201,7 @@ def _latencies(
 def _latency(name: str, old: LatencyResult, new: LatencyResult, tolerance: _Tolerance) -> Change:
     """Compare medians: worse if it grew by more than tolerated and its interval moved too."""
     before, after = old.per_face_ms.p50, new.per_face_ms.p50
+    # Both: a tiny growth may be certain, and a large one an accident.
     worse = _is_above(after, before)
     worse = worse and after.estimate > before.estimate * (1 + tolerance.slower)
     note = ""

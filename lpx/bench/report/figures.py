@@ -99,7 +99,9 @@ def _intervals(key: str, title: str, rows: list[_Line], margin: float) -> Drawin
     """Draw a forest plot: a line per row, its interval against the margin."""
     from matplotlib.ticker import MaxNLocator
 
+    # Rows of equal height in every figure, whatever their number.
     figure, axes = canvas(78 + 42 * len(rows))
+    # The margin and 0 are always in view: they are what the intervals are read against.
     left = min([-margin, *(row.difference.low for row in rows)])
     right = max([0.0, margin / 5, *(row.difference.high for row in rows)])
     pad = 0.07 * (right - left) or 0.001
@@ -272,6 +274,7 @@ def _scatter(report: Report, result: BenchResult, candidate: Candidate) -> Drawi
     for label, colour in ((1, "fake"), (0, "real")):
         shown = kept[labels[kept] == label]
         dots(axes, x[shown], y[shown], COLOURS[colour])
+    # Drawn besides the thinned points: none of the few that matter may be thinned away.
     flipped = np.flatnonzero(called_fake(x, threshold) != called_fake(y, threshold))
     flipped = flipped[_thinned(len(flipped), MAX_VERTICES)]
     ring: dict[str, Any] = {
@@ -304,6 +307,7 @@ def _latency(result: BenchResult) -> Drawing:
 
     batch = min(size for _, size in result.costs.times_ms)
     times = {n: np.sort(t) for (n, size), t in result.costs.times_ms.items() if size == batch}
+    # A few calls take many times as long: they would squeeze the rest into a line.
     edge = 1.1 * max(float(np.quantile(t, 0.99)) for t in times.values())
     beyond = sum(int((t > edge).sum()) for t in times.values())
     figure, axes = canvas(290)
@@ -317,6 +321,7 @@ def _latency(result: BenchResult) -> Drawing:
         axes.plot(np.r_[ordered[0], ordered[kept]], np.r_[0, share], **line(index))
         parts.append(f"{name} {significant(float(np.median(ordered)))} ms")
     start = min(float(t[0]) for t in times.values())
+    # Engines may differ by a factor of 100; on a linear axis the fast ones could not be told apart.
     if edge > 6 * start:
         axes.set_xscale("log")
         ticks = [n * 10.0**e for e in range(-4, 6) for n in (1, 2, 5)]

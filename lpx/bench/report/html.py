@@ -42,6 +42,7 @@ def render_html(report: Report, result: BenchResult) -> str:
         text.
     """
     names = list(result.scored.predictions)
+    # Only markup and order are decided in the template; every number is computed here or before.
     templates = environment()
     templates.filters |= {"auc": auc, "significant": significant, "signed": signed}
     templates.tests["finite"] = math.isfinite

@@ -59,6 +59,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1) -
 def escaped(text: str) -> str:
     """Escape text for Markdown and HTML."""
     text = plain(text, keep="\n\t")
+    # Ampersands first: the others' entities contain them.
     # An ampersand would begin an entity, as in a file that is called "&lt;.png".
     for sign, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         text = text.replace(sign, entity)

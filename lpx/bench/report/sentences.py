@@ -99,6 +99,7 @@ def _holding(candidate: Candidate, margin: float) -> str:
 def _undecided(candidate: Candidate, report: Report) -> str:
     name, margin = candidate.name, report.margin
     known = report.reference.discrimination
+    # First: with few groups the interval itself is not to be trusted.
     if known.few_groups:
         return (
             f"{name} cannot be judged: a verdict needs at least {MIN_GROUPS} independent groups of "
@@ -281,6 +282,7 @@ def warnings(report: Report) -> list[str]:
     texts += report.warnings
     for candidate in report.candidates:
         texts += [f"{candidate.name}: {text}" for text in candidate.engine.warnings]
+    # Two engines may give the same warning; the order is kept.
     return list(dict.fromkeys(texts))
 
 
