@@ -128,12 +128,12 @@ def _range(least: float, above: float, most: float, below: float) -> str:
     """Return the requirement on a number, in words."""
     low, high = max(least, above), min(most, below)
     if least == low and most == high and math.isfinite(low) and math.isfinite(high):
-        return f"must be between {low:g} and {high:g}"
+        return f"must be between {low:.12g} and {high:.12g}"
     parts = []
     if math.isfinite(low):
-        parts.append(f"{'>' if above == low else '>='} {low:g}")
+        parts.append(f"{'>' if above == low else '>='} {low:.12g}")
     if math.isfinite(high):
-        parts.append(f"{'<' if below == high else '<='} {high:g}")
+        parts.append(f"{'<' if below == high else '<='} {high:.12g}")
     return f"must be {' and '.join(parts)}"
 
 

@@ -133,7 +133,7 @@ def examine(machine: Machine, packages: Installation = INSTALLATION) -> tuple[Fi
         package("OpenCV", _OPENCV, "cv2", "decodes faces and video"),
         _kernel(packages),
         _gpu(machine),
-        *_jetson(machine.jetson, machine.in_container),
+        *_jetson(machine),
         _tensorrt(machine, packages),
         *_tensorrt_lean(packages),
         _tensorrt_rtx(packages),
@@ -304,13 +304,14 @@ def _describe(gpu: Gpu) -> str:
     return ", ".join(filter(None, (gpu.name, capability, memory, driver)))
 
 
-def _jetson(jetson: Jetson | None, in_container: bool) -> tuple[Finding, ...]:
+def _jetson(machine: Machine) -> tuple[Finding, ...]:
+    jetson = machine.jetson
     if jetson is None:
         return ()
     jetpack = Finding("JetPack", "ok", f"{jetson.jetpack}, L4T {jetson.l4t}", "brings TensorRT")
     if old := _OLD_JETPACK.get(jetson.jetpack.split(".")[0]):
         jetpack = replace(jetpack, status="warning", advice=old)
-    elif in_container:
+    elif machine.in_container:
         advice = "read in a container: this may be the image's release, not the board's"
         jetpack = replace(jetpack, advice=advice)
     return jetpack, _power_mode(jetson), _clocks(jetson), _rails(jetson), _thermal_zones(jetson)

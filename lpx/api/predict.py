@@ -118,7 +118,7 @@ def predict(
             allow_host_code=workspace.allow_host_code,
             allow_factory=workspace.allow_factory,
         )
-        return _score_crops(*picked, model, path, faces, out, options.overlay, reporter)
+        return _score_crops(*picked, model, path, faces, out, reporter, overlay=options.overlay)
     recipe = _recipe(model.card, options.crop, reporter)
     media = find_media(path, skip=(workspace.root, out))
     files = tuple(media.files[number] for number in frame_indices(len(media.files), options.limit))
@@ -166,8 +166,7 @@ def predict(
                 files,
                 journal,
                 out,
-                options.overlay,
-                options.known,
+                options,
                 found,
                 skipped,
                 reporter,
@@ -198,8 +197,7 @@ def _score_files(
     files: Sequence[MediaFile],
     journal: ScoreJournal,
     out: Path,
-    overlay: bool,
-    known: Known,
+    options: PredictOptions,
     found: list[FileScore],
     skipped: list[Skipped],
     reporter: Reporter,
@@ -214,14 +212,16 @@ def _score_files(
         else:
             suffix = ".png" if file.kind == "image" else ".mp4"
             picture = page = None
-            if overlay:
+            if options.overlay:
                 picture = out / picture_name(file.name, suffix, longest)
-            if overlay and file.kind == "video":
+            if options.overlay and file.kind == "video":
                 page = out / picture_name(file.name, ".html", longest, "timeline")
             # A folder's bar counts files; one file's counts frames.
             within = (lambda a, b: None) if len(files) > 1 else tell
             try:
-                result = scorer.score(file, picture, within, page, tuple(known.get(file.name, ())))
+                result = scorer.score(
+                    file, picture, within, page, tuple(options.known.get(file.name, ()))
+                )
             except (UnreadableImageError, UnreadableVideoError) as error:
                 skipped.append(Skipped(file.name, str(error)))
             except (cv2.error, MemoryError) as error:
@@ -291,8 +291,9 @@ def _score_crops(
     path: Path,
     faces: FaceSet,
     out: Path,
-    overlay: bool,
     reporter: Reporter,
+    *,
+    overlay: bool,
 ) -> PredictionResult:
     reporter.say(f"engine {name}, threshold {model.card.threshold:.3f}, pictures are face crops")
     _warn_of(loaded, reporter)
