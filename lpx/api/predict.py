@@ -217,11 +217,12 @@ def _score_files(
             if options.overlay and file.kind == "video":
                 page = out / picture_name(file.name, ".html", longest, "timeline")
             # A folder's bar counts files; one file's counts frames.
-            within = (lambda a, b: None) if len(files) > 1 else tell
+            within = tell
+            if len(files) > 1:
+                within = SILENT.progress("")
             try:
-                result = scorer.score(
-                    file, picture, within, page, tuple(options.known.get(file.name, ()))
-                )
+                spans = tuple(options.known.get(file.name, ()))
+                result = scorer.score(file, picture, within, page, spans)
             except (UnreadableImageError, UnreadableVideoError) as error:
                 skipped.append(Skipped(file.name, str(error)))
             except (cv2.error, MemoryError) as error:
