@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lpx.api.workspace import Workspace
     from lpx.bench.performance.costs import CostPlan
+    from lpx.bundle.unpack import unpack
     from lpx.card import ModelCard
     from lpx.engines.base import Engine, Prediction
     from lpx.engines.load import load
@@ -53,6 +54,7 @@ _MODULES = {
     "ablate": "lpx.training.ablation.ablating",
     "load": "lpx.engines.load",
     "train": "lpx.training.fit",
+    "unpack": "lpx.bundle.unpack",
 }
 __all__ = [
     "AblationGrid",
@@ -77,6 +79,7 @@ __all__ = [
     "ablate",
     "load",
     "train",
+    "unpack",
 ]
 
 __version__ = "0.1.0"
