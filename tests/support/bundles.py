@@ -30,7 +30,7 @@ def write_members(path: Path, members: Members) -> Path:
     return path
 
 
-def change_manifest(members: Members, **changes) -> Members:
+def change_manifest(members: Members, /, **changes) -> Members:
     """The same members, with other values in `bundle.json`, and a checksum that matches them."""
     values = json.loads(dict(members)[FILE])
     del values["checksum"]
