@@ -110,7 +110,7 @@ def test_json(lpx, workspace, packed):
         (["pack", "-o", "x", "-w", "nowhere"], "no exported model"),
         (["pack", "-o", "x", "--faces", "nowhere"], "unknown data set 'nowhere'"),
         (["unpack"], "Missing argument 'BUNDLE'"),
-        (["unpack", "x"], "x does not exist"),
+        (["unpack", "x", "-w", "board"], "x does not exist"),
         (["unpack", "ckpt.pt", "-w", "board"], "ckpt.pt is not a bundle of lpx"),
         (["unpack", "ckpt.pt"], "lpx-out is not empty"),
     ],
