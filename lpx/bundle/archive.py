@@ -14,7 +14,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 CHUNK = 1 << 20
 """Bytes of a member in memory at a time."""
@@ -41,6 +41,7 @@ _MODE = 0o100644 << 16
 _TIME, _DATE = 0, 1 << 5 | 1
 # Bit 11: the name is UTF-8. Names in ASCII go without, as `zipfile` has it.
 _UTF_8 = 1 << 11
+# In place of a number that does not fit, and is in a ZIP64 record.
 _FULL_16, _FULL_32 = 0xFFFF, 0xFFFFFFFF
 
 
@@ -91,6 +92,21 @@ class Written:
 
     size: int
     sha256: str
+
+
+class FirstMember(NamedTuple):
+    """Name and content of the first member of an archive."""
+
+    name: str
+    content: bytes
+
+
+class _End(NamedTuple):
+    """What an archive's last record says of its directory: members, size and position in bytes."""
+
+    members: int
+    size: int
+    offset: int
 
 
 class ArchiveWriter:
@@ -166,6 +182,7 @@ def _flags(name: str) -> int:
 def _central_header(entry: Entry) -> bytes:
     name, extra, offset, version = entry.name.encode(), b"", entry.offset, _VERSION
     if offset >= _FULL_32:
+        # 1 is the tag of ZIP64's extra field, 8 the bytes behind it.
         extra, offset, version = _OFFSET_64.pack(1, 8, entry.offset), _FULL_32, _VERSION_64
     head = _CENTRAL.pack(
         _CENTRAL_MARK,
@@ -231,20 +248,23 @@ def read_entries(stream: BinaryIO) -> tuple[Entry, ...]:
     """
     file_size = stream.seek(0, io.SEEK_END)
     count, size, offset = _read_end(stream, file_size)
+    # Before anything is allocated by these numbers.
     if count > MAX_MEMBERS or size > count * (_CENTRAL.size + _OFFSET_64.size + MAX_NAME_BYTES):
         raise ArchiveError("", f"its directory has {count} members in {size} bytes")
     if offset + size + len(_end(count, size, offset)) != file_size:
         raise ArchiveError("", "its directory is not at its end")
     stream.seek(offset)
+    # The limits above bound it: 200,000 names of 1 KiB at most.
     block = stream.read(size)
     entries: list[Entry] = []
     position, end = 0, 0
     for _ in range(count):
-        entry, length = _read_central(block, position)
+        entry = _read_central(block, position)
+        # Overlapping members are how a small archive claims a large content; a gap could hide one.
         if entry.offset != end:
             raise ArchiveError(entry.name, "it does not follow the member before it")
         entries.append(entry)
-        position += length
+        position += len(_central_header(entry))
         end = entry.end
     if position != len(block) or end != offset:
         raise ArchiveError("", "there are bytes that belong to no member")
@@ -254,8 +274,8 @@ def read_entries(stream: BinaryIO) -> tuple[Entry, ...]:
     return tuple(entries)
 
 
-def _read_end(stream: BinaryIO, file_size: int) -> tuple[int, int, int]:
-    """Return the number of members, and the size and position of their central headers."""
+def _read_end(stream: BinaryIO, file_size: int) -> _End:
+    """Read the record at the end, which says where the central headers are."""
     stream.seek(max(0, file_size - _END.size))
     end = stream.read()
     if len(end) < _END.size or not end.startswith(_END_MARK):
@@ -270,11 +290,11 @@ def _read_end(stream: BinaryIO, file_size: int) -> tuple[int, int, int]:
             if not record.startswith(_END_64_MARK):
                 raise ArchiveError("", "the end of its directory is damaged")
             *_, count, size, offset = _END_64.unpack(record)
-    return count, size, offset
+    return _End(count, size, offset)
 
 
-def _read_central(block: bytes, position: int) -> tuple[Entry, int]:
-    """Return the member whose central header is at a position, and the header's length."""
+def _read_central(block: bytes, position: int) -> Entry:
+    """Return the member whose central header is at a position of the directory."""
     head = block[position : position + _CENTRAL.size]
     if len(head) < _CENTRAL.size or not head.startswith(_CENTRAL_MARK):
         raise ArchiveError("", "its directory is damaged")
@@ -301,11 +321,12 @@ def _read_central(block: bytes, position: int) -> tuple[Entry, int]:
         extra = block[start + name_bytes : start + name_bytes + extra_bytes]
         if len(extra) == _OFFSET_64.size:
             offset = _OFFSET_64.unpack(extra)[2]
+    # Name, size, CRC and offset are all that may vary: with these, the header can be only one.
     entry = Entry(name, size, crc, offset)
     header = _central_header(entry)
     if block[position : position + len(header)] != header:
         raise ArchiveError(name, "its entry in the directory is not as lpx writes it")
-    return entry, len(header)
+    return entry
 
 
 def read_content(stream: BinaryIO, entry: Entry) -> Iterator[bytes]:
@@ -320,6 +341,7 @@ def read_content(stream: BinaryIO, entry: Entry) -> Iterator[bytes]:
     if stream.read(len(header)) != header:
         raise ArchiveError(entry.name, "its header does not match the directory")
     left, crc = entry.size, 0
+    # The size is the directory's, which the manifest confirms: no more than that is ever read.
     while left:
         chunk = stream.read(min(left, CHUNK))
         if not chunk:
@@ -331,27 +353,30 @@ def read_content(stream: BinaryIO, entry: Entry) -> Iterator[bytes]:
         raise ArchiveError(entry.name, "its content does not match its CRC-32")
 
 
-def read_first(stream: BinaryIO, limit: int) -> tuple[str, bytes]:
+def read_first(stream: BinaryIO, limit: int) -> FirstMember:
     """Return name and content of the first member, of an archive that may be of a newer format.
 
     Args:
         stream: The archive.
-        limit: Largest size of the content, bytes; ("", b"") if it has more, or is no archive.
+        limit: Largest size of the content, bytes. If it has more, or the file is not an archive,
+            name and content are empty.
     """
+    nothing = FirstMember("", b"")
     stream.seek(0)
     head = stream.read(_LOCAL.size)
     if len(head) < _LOCAL.size or not head.startswith(_LOCAL_MARK):
-        return "", b""
+        return nothing
     *_, size, name_bytes, extra_bytes = _LOCAL.unpack(head)
     if size > limit or name_bytes > MAX_NAME_BYTES:
-        return "", b""
+        return nothing
     name = stream.read(name_bytes).decode(errors="replace")
     stream.seek(extra_bytes, io.SEEK_CUR)
-    return name, stream.read(size)
+    return FirstMember(name, stream.read(size))
 
 
 def _cut_off(stream: BinaryIO, file_size: int) -> ArchiveError:
     """Find the member at which an archive without an end was cut off."""
+    # The directory would be at the end, which is missing: local headers lead from one to the next.
     before, offset = "", 0
     while True:
         stream.seek(offset)
@@ -369,6 +394,7 @@ def _cut_off(stream: BinaryIO, file_size: int) -> ArchiveError:
         before = name
     if not before:
         return ArchiveError("", "it is cut off, or not a bundle")
+    # The file ends before or within the header of the next member, whose name is then unknown.
     if len(head) < _LOCAL.size:
         return ArchiveError(before, "the file is cut off behind it")
     return ArchiveError(before, "what follows it is damaged")

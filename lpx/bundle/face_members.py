@@ -63,6 +63,7 @@ def face_members(faces: FaceSet) -> FaceMembers:
     cells = {column: _Cells(column) for column in _COLUMNS[2:]}
     sources: list[Source] = []
     unreadable: list[str] = []
+    # A face does not name its split; columns do.
     splits = faces.columns.split
     for row, face in enumerate(faces.faces):
         if isinstance(face.source, ImageFile) and not _is_readable(face.source.path):
@@ -109,6 +110,7 @@ def _method(face: Face, cells: _Cells) -> str:
         # A method without a label would be read as one.
         return ""
     if face.label == 0:
+        # Whatever a set calls its real faces, a table has one word for them.
         return "real"
     return cells.cell(face.method)
 
@@ -129,6 +131,7 @@ class _FileNames:
             name = str(PurePosixPath(name).with_suffix(".png"))
         if all(_PLAIN.fullmatch(part) for part in name.split("/")) and not self._names.add(name):
             return name
+        # The suffix is kept, as people and programs go by it.
         suffix = PurePosixPath(name).suffix
         if not _PLAIN.fullmatch(f"x{suffix}"):
             suffix = ""
@@ -162,6 +165,7 @@ class _Cells:
     def _survives(self, value: str) -> bool:
         if value != value.strip() or not value.isprintable() or len(value) > _MAX_CELL:
             return False
+        # Cells that readers of tables take for empty, and values that look like a replacement.
         if value in NOTHING or value.startswith(f"{self._column}:"):
             return False
         if self._column == "identity":

@@ -25,6 +25,7 @@ FOLDERS = (ENGINES, FACES, PROBE, REFERENCE)
 """Folders that a bundle may have at its top."""
 MAX_TOTAL_BYTES = 256 << 30
 """Maximum size of all members together."""
+# Few digits: int() of a text without end would take long.
 _NUMBER = re.compile(r"lpx-bundle/(\d{1,9})")
 
 
@@ -90,6 +91,7 @@ def from_bytes(data: bytes) -> BundleManifest:
     if values.pop("format", None) != FORMAT:
         raise SchemaError(f"expected format {FORMAT}")
     manifest = read_record(BundleManifest, values)
+    # The archive is checked for these too; here they guard whoever reads `bundle.json` later.
     if len(manifest.members) > MAX_MEMBERS:
         raise SchemaError(f"it lists more than {MAX_MEMBERS} members")
     for name, member in manifest.members.items():
@@ -114,6 +116,7 @@ def _check_contents(manifest: BundleManifest) -> None:
             raise SchemaError(f"{name} is not among its members")
     if members["model.onnx"].sha256 != manifest.model_sha256:
         raise SchemaError("model.onnx is not the model that it names")
+    # What the manifest says is shown to people and used to choose engines: it must be there.
     folders = {name.split("/")[1] for name in members if name.startswith(f"{ENGINES}/")}
     if folders != set(manifest.engines):
         raise SchemaError("its engines are not those among its members")

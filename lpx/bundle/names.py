@@ -13,6 +13,7 @@ _DEVICES = frozenset(
     {"con", "prn", "aux", "nul", "conin$", "conout$"}
     | {f"{port}{number}" for port in ("com", "lpt") for number in "0123456789\u00b9\u00b2\u00b3"}
 )
+# File systems take 255 bytes; temporary names beside a file are a little longer than its own.
 _MAX_PART_BYTES = 240
 _MAX_PARTS = 32
 
@@ -26,6 +27,7 @@ def name_problem(name: str) -> str:
         return f"its name has more than {MAX_NAME_BYTES} bytes"
     if not name.isprintable():
         return "its name has characters that cannot be printed"
+    # macOS may store names decomposed: two spellings of a name would be one file there.
     if unicodedata.normalize("NFC", name) != name:
         return "its name is not in Unicode's composed form (NFC)"
     parts = name.split("/")
@@ -41,10 +43,12 @@ def _part_problem(part: str) -> str:
     """Return what makes a part of a name unfit; "" if it is fit."""
     if part in ("", ".", ".."):
         return "its name leaves the folder, or has an empty part"
+    # Hidden files mean something to lpx (locks, temporary files) and to other programs.
     if part.startswith("."):
         return "a part of its name begins with a dot"
     if _FORBIDDEN & set(part):
         return "its name has a character that Windows does not allow"
+    # Windows drops these without a word, so that two names become one.
     if part != part.strip() or part.endswith("."):
         return "a part of its name begins or ends with a blank, or ends with a dot"
     if len(part.encode(errors="surrogatepass")) > _MAX_PART_BYTES:
@@ -65,6 +69,7 @@ class MemberNames:
         """Take a name; return why it cannot be taken, or "" if it was."""
         if problem := name_problem(name):
             return problem
+        # Case folding may undo the composed form.
         key = unicodedata.normalize("NFC", name.casefold())
         parts = key.split("/")
         folders = ["/".join(parts[:length]) for length in range(1, len(parts))]

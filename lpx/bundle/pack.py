@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import lpx
 from lpx.arguments import check_at_least, several
@@ -40,8 +41,6 @@ from lpx.errors import LpxError
 from lpx.reporter import SILENT, Reporter
 from lpx.workspace import WorkspaceFolder, atomic_path, read_sealed
 
-LIMIT = 1000
-"""Maximum number of faces by default."""
 CALIBRATION_FACES = "calibration-faces.json"
 """List of the faces that `lpx calibrate` chose."""
 # Files of an engine beside its own and its manifest. What a library caches where an engine runs
@@ -62,10 +61,10 @@ class PackOptions:
     """
 
     out: Path
-    faces: str | None = None
-    limit: int | None = LIMIT
-    engines: str | Sequence[str] | None = None
-    checkpoint: bool = False
+    faces: str | None
+    limit: int | None
+    engines: str | Sequence[str] | None
+    checkpoint: bool
 
 
 @dataclass(frozen=True)
@@ -96,6 +95,13 @@ class _Faces:
     packed: PackedFaces
 
 
+class _Engines(NamedTuple):
+    """Engines to pack, and names of those that are left out, sorted."""
+
+    packed: tuple[EngineManifest, ...]
+    left_out: tuple[str, ...]
+
+
 def pack(
     workspace: WorkspaceFolder,
     options: PackOptions,
@@ -108,28 +114,31 @@ def pack(
     _check_replaceable(options.out)
     model = read_exported(workspace)
     with workspace.lock():
-        engines, left_out = _choose_engines(workspace, model, options.engines)
-        if left_out:
-            reporter.warn(f"engines of another model are left out: {some(left_out)}")
+        engines = _choose_engines(workspace, model, options.engines)
+        if engines.left_out:
+            reporter.warn(f"engines of another model are left out: {some(engines.left_out)}")
         faces = _open(workspace, model, options, places, reporter)
         probe = faces.set if faces else open_faces(workspace, "demo", "test")
         sources = [
             *_top_files(workspace, model, checkpoint=options.checkpoint),
-            *_engine_files(workspace, engines),
+            *_engine_files(workspace, engines.packed),
             *_folder(workspace.root / REFERENCE, REFERENCE),
             *probe_members(probe, model, _tolerance(workspace)),
             *(faces.members.sources if faces else ()),
         ]
-        manifest, size = _write(
+        # In bytes, as UTF-8: the order must not depend on this machine's language.
+        sources.sort(key=lambda source: source.name.encode())
+        manifest = _write(
             options.out,
-            sorted(sources, key=lambda source: source.name.encode()),
+            sources,
             model.sha256,
-            tuple(sorted(engine.name for engine in engines)),
+            tuple(sorted(engine.name for engine in engines.packed)),
             faces.packed if faces else None,
             reporter,
         )
+    size = options.out.stat().st_size
     unreadable = faces.members.unreadable if faces else ()
-    return PackResult(options.out, size, manifest, left_out, unreadable)
+    return PackResult(options.out, size, manifest, engines.left_out, unreadable)
 
 
 def _check_replaceable(out: Path) -> None:
@@ -159,8 +168,8 @@ def _check_replaceable(out: Path) -> None:
 
 def _choose_engines(
     workspace: WorkspaceFolder, model: ExportedModel, names: str | Sequence[str] | None
-) -> tuple[list[EngineManifest], tuple[str, ...]]:
-    """Return the engines to pack, and the names of those that are of another model.
+) -> _Engines:
+    """Choose the engines to pack; by default those of another model are left out.
 
     Raises:
         LpxError: A named engine does not exist or is of another model, or a manifest is damaged.
@@ -175,7 +184,8 @@ def _choose_engines(
             check_card(manifest, model)
             of_model[name] = manifest
     if names is None:
-        return list(of_model.values()), tuple(sorted(manifests.keys() - of_model.keys()))
+        left_out = tuple(sorted(manifests.keys() - of_model.keys()))
+        return _Engines(tuple(of_model.values()), left_out)
     chosen = dict.fromkeys(several("engines", names))
     for name in chosen:
         if name not in manifests:
@@ -191,7 +201,7 @@ def _choose_engines(
                 "a bundle is for one model",
                 f"build it again with `lpx build`, or leave {name} out of `engines`",
             )
-    return [of_model[name] for name in chosen], ()
+    return _Engines(tuple(of_model[name] for name in chosen), ())
 
 
 def _open(
@@ -241,6 +251,7 @@ def _top_files(
     Raises:
         LpxError: The checkpoint is asked for and missing, or the scales are damaged.
     """
+    # The bytes that were checked, not the file, which may be replaced meanwhile.
     yield bytes_source("model.onnx", model.data)
     yield file_source("model.json", workspace.model.with_suffix(".json"))
     if os.path.lexists(workspace.scales):
@@ -279,6 +290,7 @@ def _engine_files(
 
 def _folder(folder: Path, below: str) -> Iterator[Source]:
     """Yield all files of a folder of the workspace that travels as it is; none if it is absent."""
+    # What is in it is for its reader to check: a bundle only carries it.
     for parent, folders, files in os.walk(folder):
         folders.sort()
         for name in files:
@@ -316,8 +328,8 @@ def _write(
     engines: tuple[str, ...],
     faces: PackedFaces | None,
     reporter: Reporter,
-) -> tuple[BundleManifest, int]:
-    """Write a bundle; return its manifest and its size in bytes.
+) -> BundleManifest:
+    """Write a bundle, and return its manifest.
 
     Raises:
         LpxError: A member cannot be read or has changed, or the bundle cannot be written.
@@ -332,11 +344,11 @@ def _write(
             written = _add(writer, source)
             members[source.name] = Member(written.size, written.sha256)
             progress(number, len(sources))
+        # Last, so that each file is read once: its digest is known when it was written.
         manifest = BundleManifest(lpx.__version__, model_sha256, engines, faces, members)
         _add(writer, bytes_source(FILE, to_bytes(manifest)))
         writer.finish()
-        size = stream.tell()
-    return manifest, size
+    return manifest
 
 
 def _add(writer: ArchiveWriter, source: Source) -> Written:
@@ -352,6 +364,7 @@ def _add(writer: ArchiveWriter, source: Source) -> Written:
         raise LpxError(
             f"{source.name} cannot be packed", error.reason, "pack fewer or smaller files"
         ) from error
+    # The file was read once, for the bundle and for its digest: nothing can change in between.
     if source.sha256 not in ("", written.sha256):
         raise LpxError(
             f"{source.name} is not the file that its manifest describes",

@@ -102,6 +102,7 @@ def probe_members(faces: FaceSet, model: ExportedModel, tolerance: float) -> tup
         data, file = encode_png(pixels), f"{number:02d}.png"
         sources.append(bytes_source(f"{PROBE}/{file}", data))
         digest = hashlib.sha256(data).hexdigest()
+        # A digest of its own: `read_probe` is used long after the bundle was unpacked.
         listed.append(_ProbeFace(file, digest, round(float(score), _DIGITS)))
     values = {"format": FORMAT, **asdict(_ProbeFile(tuple(listed), tolerance))}
     text = json.dumps(sealed(values), indent=2) + "\n"
@@ -123,6 +124,7 @@ def read_probe(folder: Path) -> Probe:
     try:
         if values.pop("format", None) != FORMAT:
             raise SchemaError(f"expected format {FORMAT}")
+        # `read_sealed` has checked the values' checksum; here each is checked for what it means.
         probe = read_record(_ProbeFile, values)
         in_range(probe.tolerance, 0, 1, "tolerance")
         faces = []

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from lpx import interrupts
 from lpx.arguments import as_path
@@ -59,6 +59,13 @@ class UnpackResult:
     manifest: BundleManifest
 
 
+class _Manifest(NamedTuple):
+    """The manifest of a bundle, and its bytes, which the workspace keeps."""
+
+    values: BundleManifest
+    text: bytes
+
+
 def unpack(
     bundle: str | os.PathLike[str],
     folder: str | os.PathLike[str],
@@ -99,15 +106,17 @@ def unpack(
         try:
             _check_format(stream, path)
             entries = read_entries(stream)
-            manifest, text = _read_manifest(stream, entries)
-            _check_members(entries, manifest.members)
+            manifest = _read_manifest(stream, entries)
+            _check_members(entries, manifest.values.members)
         except ArchiveError as error:
             raise _damaged(path, error) from error
         except OSError as error:
             raise _unreadable(path, error) from error
-        _write(stream, path, entries, manifest, text, target, reporter)
-    faces = target / FACES if manifest.faces is not None else None
-    return UnpackResult(target, faces, manifest)
+        _write(stream, path, entries, manifest, target, reporter)
+    faces = None
+    if manifest.values.faces is not None:
+        faces = target / FACES
+    return UnpackResult(target, faces, manifest.values)
 
 
 def _unreadable(path: Path, error: OSError) -> LpxError:
@@ -180,8 +189,8 @@ def _check_format(stream: BinaryIO, path: Path) -> None:
         )
 
 
-def _read_manifest(stream: BinaryIO, entries: Sequence[Entry]) -> tuple[BundleManifest, bytes]:
-    """Return the manifest, and its bytes.
+def _read_manifest(stream: BinaryIO, entries: Sequence[Entry]) -> _Manifest:
+    """Read the manifest.
 
     Raises:
         ArchiveError: It is missing or damaged, or the tag is.
@@ -190,6 +199,7 @@ def _read_manifest(stream: BinaryIO, entries: Sequence[Entry]) -> tuple[BundleMa
         raise ArchiveError(TAG, "it is not the first member")
     if entries[-1].name != FILE:
         raise ArchiveError(FILE, f"it is not the last member, which is {entries[-1].name}")
+    # It was read before, leniently: now byte for byte.
     tag = b"".join(read_content(stream, entries[0]))
     if tag != f"{FORMAT}\n".encode():
         raise ArchiveError(TAG, "it does not name a format as lpx writes it")
@@ -197,7 +207,7 @@ def _read_manifest(stream: BinaryIO, entries: Sequence[Entry]) -> tuple[BundleMa
         raise ArchiveError(FILE, f"it has more than {MAX_BYTES} bytes")
     text = b"".join(read_content(stream, entries[-1]))
     try:
-        return from_bytes(text), text
+        return _Manifest(from_bytes(text), text)
     except SchemaError as error:
         raise ArchiveError(FILE, str(error)) from error
 
@@ -210,6 +220,8 @@ def _check_members(entries: Sequence[Entry], members: Mapping[str, Member]) -> N
             a member cannot have.
     """
     names = MemberNames()
+    # Everything is checked before the first file is written: a name that is accepted here is used
+    # as a path later.
     before = b""
     content = entries[1:-1]
     for entry in content:
@@ -235,8 +247,7 @@ def _write(
     stream: BinaryIO,
     path: Path,
     entries: Sequence[Entry],
-    manifest: BundleManifest,
-    text: bytes,
+    manifest: _Manifest,
     target: Path,
     reporter: Reporter,
 ) -> None:
@@ -245,20 +256,21 @@ def _write(
     Raises:
         LpxError: A member is damaged, or the folder cannot be written.
     """
+    # A link to an empty folder is followed: renaming would replace the link itself.
     final = target.resolve()
     temporary: Path | None = None
     progress = reporter.progress(f"unpacking {path.name}, files")
     try:
-        _check_space(final, manifest)
+        _check_space(final, manifest.values)
         # A signal in here would leave the folder behind: defer it until the name is known.
         with interrupts.deferred():
             temporary = _new_folder(final)
         content = entries[1:-1]
         for number, entry in enumerate(content, start=1):
-            _write_member(stream, path, entry, manifest.members[entry.name], temporary)
+            _write_member(stream, path, entry, manifest.values.members[entry.name], temporary)
             progress(number, len(content))
         with _create(temporary / FILE) as file:
-            file.write(text)
+            file.write(manifest.text)
         # Replaces an empty folder of this name, and fails if it is not empty any more.
         os.rename(temporary, final)
         temporary = None
@@ -338,5 +350,6 @@ def _create(path: Path) -> BinaryIO:
     Raises:
         OSError: It exists, or cannot be created.
     """
+    # Nobody else has written there; should somebody have, no link of theirs is followed.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.fdopen(os.open(path, flags, 0o666), "wb")
