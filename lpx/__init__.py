@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lpx.bench.performance.costs import CostPlan
     from lpx.bench.report.compare import compare
     from lpx.bench.report.document.report import Report, read_report
+    from lpx.bundle.unpack import unpack
     from lpx.card import ModelCard
     from lpx.engines.base import Engine, Prediction
     from lpx.engines.load import load
@@ -57,6 +58,7 @@ _MODULES = {
     "load": "lpx.engines.load",
     "read_report": "lpx.bench.report.document.report",
     "train": "lpx.training.fit",
+    "unpack": "lpx.bundle.unpack",
 }
 __all__ = [
     "AblationGrid",
@@ -84,6 +86,7 @@ __all__ = [
     "load",
     "read_report",
     "train",
+    "unpack",
 ]
 
 __version__ = "0.1.0"

@@ -331,6 +331,11 @@ class WorkspaceFolder:
         return self.root / "scales.json"
 
     @property
+    def bundle(self) -> Path:
+        """Path of the manifest of the bundle that this workspace came from; absent in others."""
+        return self.root / "bundle.json"
+
+    @property
     def predictions(self) -> Path:
         """Default folder for the pictures and tables of `predict`."""
         return self.root / "predictions"

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from lpx.artefacts.model import ExportedModel, look_up, open_faces
+from lpx.bundle.manifest import came_with_bundle
 from lpx.calibration.observe import calibrate
 from lpx.calibration.scales import IMPORTED, Scales, load_scales, read_scales, save_scales
 from lpx.data.face_sets.face_set import FaceSet
@@ -111,7 +112,7 @@ def _stored(
     """Return the scales in the workspace, if they are of this model and these faces.
 
     Those that `lpx calibrate` made are of faces that it chose from a set: they fit whoever names
-    that set, or none. Those that it imported fit who names none.
+    that set, or none. Those that it imported, or that came in a bundle, fit who names none.
 
     Returns:
         None where there are none, or what they are of can be calibrated again.
@@ -123,7 +124,9 @@ def _stored(
     if not os.path.lexists(path):
         return None
     stored = read_scales(path)
-    why = _unfit(stored, model, pool, faces, named=named)
+    # The faces behind ranges in a bundle are seldom on this machine, and its packer chose them.
+    kept = not named and came_with_bundle(workspace, path.name)
+    why = _unfit(stored, model, pool, faces, named=named, kept=kept)
     if not why:
         return stored
     if stored.model_sha256 != model.sha256 and not named and stored.faces.name != "demo":
@@ -134,7 +137,7 @@ def _stored(
 
 
 def _unfit(
-    stored: Scales, model: ExportedModel, pool: FaceSet, faces: FaceSet, *, named: bool
+    stored: Scales, model: ExportedModel, pool: FaceSet, faces: FaceSet, *, named: bool, kept: bool
 ) -> str:
     """Return why stored scales are not of this model and these faces; "" if they are."""
     if stored.model_sha256 != model.sha256:
@@ -143,7 +146,7 @@ def _unfit(
         return "it was imported, and faces are named" if named else ""
     if not _observed(model) <= stored.tensors.keys():
         return "an earlier lpx observed fewer tensors"
-    if stored.faces.set_digest and not named:
+    if kept or (stored.faces.set_digest and not named):
         return ""
     then = stored.faces.set_digest or stored.faces.digest
     now = pool if stored.faces.set_digest else faces

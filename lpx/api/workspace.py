@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lpx.api.export import ExportResult
     from lpx.bench.performance.costs import CostPlan
     from lpx.bench.report.document.report import Report
+    from lpx.bundle.pack import PackResult
     from lpx.data.prepare import PrepareResult
     from lpx.engines.manifest import EngineManifest, Precision
     from lpx.engines.tensorrt_options import TensorRTOptions
@@ -541,6 +542,47 @@ class Workspace(WorkspaceFolder):
             skip=(self.root,),
             progress=reporter.progress(f"explaining {source}"),
         )
+
+    def pack(
+        self,
+        out: StrPath,
+        *,
+        faces: StrPath | None = None,
+        limit: int | None = 1000,
+        engines: str | Sequence[str] | None = None,
+        checkpoint: bool = False,
+        reporter: Reporter = SILENT,
+    ) -> PackResult:
+        """Pack what another machine needs into one file, for `lpx.unpack`.
+
+        The bundle has the exported model with its card, calibrated ranges, engines, a few probe
+        faces with their scores, and a face set. The same contents give the same bytes.
+
+        Args:
+            out: File to write, such as "detector.lpx".
+            faces: Face set to bench on there: a data set's name or a folder. None for none.
+            limit: Maximum number of faces, sampled evenly; None for all.
+            engines: Engines to include, by name; None for all of the exported model.
+            checkpoint: Include the PyTorch checkpoint, which `bench` compares engines with.
+            reporter: Receives progress and warnings.
+
+        Returns:
+            Path and size of the bundle, what it contains, and what was left out.
+
+        Raises:
+            LpxError: No exported model, an unknown or altered engine, faces that cannot be read,
+                or a file that cannot be written.
+        """
+        from lpx.bundle.pack import PackOptions, pack
+
+        options = PackOptions(
+            out=as_path("out", out),
+            faces=_face_set("faces", faces),
+            limit=limit,
+            engines=engines,
+            checkpoint=checkpoint,
+        )
+        return pack(self, options, places=self.places, reporter=reporter)
 
 
 def _optional(name: str, value: StrPath | None) -> Path | None:

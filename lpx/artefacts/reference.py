@@ -37,6 +37,14 @@ def read_reference(
             "if you trust it, use `allow_factory=True`",
             code="untrusted",
         )
+    if not workspace.reference.is_file() and workspace.bundle.is_file():
+        raise LpxError(
+            f"{workspace.reference} does not exist",
+            "it is the checkpoint that engines are compared with, and the bundle that this "
+            "workspace came from does not include it",
+            "run `lpx pack --checkpoint` where it was packed, or bench there",
+            code="not-found",
+        )
     if not workspace.reference.is_file():
         raise LpxError(
             f"{workspace.reference} does not exist",

@@ -25,6 +25,8 @@ COMMANDS = {
     "predict": "Score the faces in images and videos, and draw heat maps.",
     "explain": "Show where a checkpoint looks, face by face.",
     "explain-graph": "Show what INT8 would quantise, and why.",
+    "pack": "Pack a workspace into one file for another machine.",
+    "unpack": "Unpack such a file into a workspace.",
     "train": "Train a detector on image-level labels.",
     "ablate": "Measure what each part of the method adds.",
     "demo": "Run export, build and bench on the bundled demo.",

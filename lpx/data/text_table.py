@@ -25,7 +25,7 @@ MAX_LINE_CHARACTERS = 1 << 20
 # Delimiters, and their names in messages.
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 # Written into empty cells by pandas, R, databases and others.
-_NOTHING = frozenset({"nan", "NaN", "None", "NULL", "null", "<NA>", "N/A", "n/a"})
+NOTHING = frozenset({"nan", "NaN", "None", "NULL", "null", "<NA>", "N/A", "n/a"})
 # Characters of a line that an error repeats.
 _SHOWN = 80
 # Similarity, in [0, 1], from which on an unknown column is taken for a misspelt one.
@@ -281,7 +281,7 @@ def _cells(
             comment = lines[started - 1].lstrip().startswith("#")
             started = head.line + reader.line_num + 1
             if any(stripped) and not comment:
-                yield started - 1, ["" if cell in _NOTHING else cell for cell in stripped]
+                yield started - 1, ["" if cell in NOTHING else cell for cell in stripped]
     except csv.Error as error:
         raise LpxError(f"{path} line {started} cannot be read", str(error), advice) from error
 

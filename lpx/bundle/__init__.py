@@ -1,0 +1,1 @@
+"""Bundles: everything that a detector needs on another machine, in one checked file."""

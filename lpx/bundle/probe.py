@@ -1,0 +1,160 @@
+"""Probe faces: a few faces with the scores that they must get on another machine.
+
+They are packed at the size of the model's input, losslessly: neither the resizing nor the JPEG
+decoder of the other machine takes part, and a score that differs shows that the model runs
+differently. `read_probe` is for whatever rebuilds or chooses an engine there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpx.artefacts.model import ExportedModel
+from lpx.bundle.manifest import PROBE
+from lpx.bundle.sources import Source, bytes_source
+from lpx.data.face_sets.face_set import FaceSet
+from lpx.data.images.decode import UnreadableImageError, read_image
+from lpx.engines.base import Faces
+from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
+from lpx.errors import LpxError
+from lpx.render.encode import encode_png
+from lpx.schema import SchemaError, in_range, read_record, sealed
+from lpx.workspace import read_sealed
+
+FACES = 16
+"""Number of probe faces, sampled evenly."""
+FILE = "probe.json"
+FORMAT = "lpx-probe/1"
+_BATCH = 8
+# Digits of a score behind the point: more would differ from run to run, and none would be missed
+# beside the tolerance, which is 1e-4 or more.
+_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Probe faces of a model.
+
+    Attributes:
+        faces: uint8 RGB [N, S, S, 3].
+        scores: float32 [N], scores of the float32 model in ONNX Runtime.
+        tolerance: Largest |score difference| of that model on another machine.
+    """
+
+    faces: Faces
+    scores: NDArray[np.float32]
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class _ProbeFace:
+    """A face in `probe.json`: its file, the file's SHA-256, and its score."""
+
+    file: str
+    sha256: str
+    score: float
+
+
+@dataclass(frozen=True)
+class _ProbeFile:
+    """Contents of `probe.json`."""
+
+    faces: tuple[_ProbeFace, ...]
+    tolerance: float
+
+
+def probe_members(faces: FaceSet, model: ExportedModel, tolerance: float) -> tuple[Source, ...]:
+    """Score probe faces with the float32 model, and return the members for them.
+
+    Args:
+        faces: Face set to sample from.
+        model: The exported model.
+        tolerance: Largest |score difference| of that model on another machine.
+
+    Raises:
+        LpxError: No face can be read, ONNX Runtime cannot run the model, or a score is not finite.
+    """
+    size = model.card.input_size
+    batches = [batch.pixels for batch in faces.first(FACES).stream(_BATCH, size, [])]
+    if not batches:
+        raise LpxError(
+            f"no probe face of {faces.name} can be read",
+            "a bundle has a few faces with their scores, to check the model on another machine",
+            "`lpx data info` counts the faces that cannot be read",
+        )
+    with closing(OnnxRuntimeEngine(model.data, size)) as engine:
+        scores = np.concatenate([engine.infer(pixels).score for pixels in batches])
+    if not np.isfinite(scores).all():
+        raise LpxError(
+            f"the exported model gives a face of {faces.name} a score that is not finite",
+            "such a model cannot be checked on another machine, or be relied on here",
+            "run `lpx bench` to see which faces, and export a model that works",
+        )
+    sources, listed = [], []
+    for number, (pixels, score) in enumerate(zip(np.concatenate(batches), scores, strict=True)):
+        data, file = encode_png(pixels), f"{number:02d}.png"
+        sources.append(bytes_source(f"{PROBE}/{file}", data))
+        digest = hashlib.sha256(data).hexdigest()
+        # A digest of its own: `read_probe` is used long after the bundle was unpacked.
+        listed.append(_ProbeFace(file, digest, round(float(score), _DIGITS)))
+    values = {"format": FORMAT, **asdict(_ProbeFile(tuple(listed), tolerance))}
+    text = json.dumps(sealed(values), indent=2) + "\n"
+    sources.append(bytes_source(f"{PROBE}/{FILE}", text.encode()))
+    return tuple(sources)
+
+
+def read_probe(folder: Path) -> Probe:
+    """Read the probe faces of an unpacked bundle.
+
+    Args:
+        folder: `probe` in the workspace.
+
+    Raises:
+        LpxError: They are missing or damaged.
+    """
+    path = folder / FILE
+    values = read_sealed(path, "lpx unpack")
+    try:
+        if values.pop("format", None) != FORMAT:
+            raise SchemaError(f"expected format {FORMAT}")
+        # `read_sealed` has checked the values' checksum; here each is checked for what it means.
+        probe = read_record(_ProbeFile, values)
+        in_range(probe.tolerance, 0, 1, "tolerance")
+        faces = []
+        for face in probe.faces:
+            in_range(face.score, 0, 1, f"the score of {face.file[:60]}")
+            faces.append(_read_face(folder, face))
+        if len({pixels.shape for pixels in faces}) != 1:
+            raise SchemaError("its faces do not have one size")
+    except SchemaError as error:
+        raise LpxError(
+            f"{path} is damaged", str(error), "unpack the bundle again", code="damaged"
+        ) from error
+    scores = np.array([face.score for face in probe.faces], np.float32)
+    return Probe(np.stack(faces), scores, probe.tolerance)
+
+
+def _read_face(folder: Path, face: _ProbeFace) -> NDArray[np.uint8]:
+    """Read a probe face.
+
+    Raises:
+        SchemaError: It is not the one that was packed.
+    """
+    if Path(face.file).name != face.file:
+        raise SchemaError(f"{face.file[:60]!a} is not the plain name of a file")
+    path = folder / face.file
+    try:
+        pixels = read_image(path)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except (OSError, UnreadableImageError) as error:
+        raise SchemaError(f"{face.file} cannot be read: {error}") from error
+    if digest != face.sha256:
+        raise SchemaError(f"{face.file} is not the face that was packed")
+    return pixels
