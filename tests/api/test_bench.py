@@ -396,7 +396,7 @@ def test_energy_source_is_opened_once_per_device_and_closed(workspace):
     assert "In AUC, latency and energy together" not in page
 
 
-def test_host_code_is_allowed_where_the_user_says_so(workspace, monkeypatch):
+def test_host_code_is_allowed_where_the_user_says_so(workspace):
     seen = []
 
     def opened(folder, **options):
@@ -404,7 +404,6 @@ def test_host_code_is_allowed_where_the_user_says_so(workspace, monkeypatch):
             seen.append(options["allow_host_code"])
         return load(folder)
 
-    monkeypatch.setattr(select_engine, "load", opened)
     host = Host(load=opened)
     bench(workspace, limit=8, host=host)
     bench(Workspace(workspace.root, allow_host_code=True), limit=8, host=host)
@@ -412,7 +411,7 @@ def test_host_code_is_allowed_where_the_user_says_so(workspace, monkeypatch):
     seen.clear()
     model = read_exported(workspace)
     for allow in (False, True):
-        select_engine.pick_engine(workspace, model, None, allow_host_code=allow)
+        select_engine.pick_engine(workspace, model, None, allow_host_code=allow, load=opened)
     assert seen == [False, True]
 
 

@@ -369,7 +369,7 @@ def test_a_damaged_batch_is_said(tmp_path):
     told = []
     again = store(tmp_path / "p", say=told.append)
     assert len(again.read("torch")) == 1
-    assert "are damaged, and are scored again" in told[0]
+    assert "are damaged; their faces are scored" in told[0]
     score(again, 2)
     assert len(store(tmp_path / "p", say=told.append).read("torch")) == 2
     assert len(told) == 1

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from lpx.api import bench as bench_api
 from lpx.api.bench import Host
-from lpx.bench.performance.costs import CostPlan
 from lpx.machine.energy_sources import Unavailable
-from tests.support.costs import QUICK
+from tests.support.costs import QuickPlan
 
 BENCH = ("bench", "--dataset", "demo", "--limit", 8, "--no-stages")
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    plan = partial(CostPlan, limits=QUICK)
-    monkeypatch.setattr("lpx.bench.performance.costs.CostPlan", plan)
+    monkeypatch.setattr("lpx.bench.performance.costs.CostPlan", QuickPlan)
 
 
 def test_everything_at_once(lpx, workspace, monkeypatch):

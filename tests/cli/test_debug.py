@@ -140,10 +140,10 @@ class Engine(OnnxRuntimeEngine):
 
     def __init__(self, graph, closed):
         super().__init__(graph, 160, as_written=True)
-        self.closed = closed
+        self.record = closed
 
     def close(self):
-        self.closed.append("engine")
+        self.record.append("engine")
         super().close()
 
 

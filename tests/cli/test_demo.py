@@ -40,7 +40,7 @@ def test_demo_runs_all_of_it(lpx, built, monkeypatch):
         "lpx build --fp32 --int8 --faces demo",
         "lpx bench --dataset demo",
     ]
-    assert "no --faces were given" not in ran.err
+    assert "no faces were named" not in ran.err
     assert Path("here/report.html").is_file()
 
 

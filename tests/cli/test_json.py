@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from lpx.bench.performance.costs import CostPlan
 from lpx.data.face_sets.demo import CHECKPOINT, folder
-from tests.support.costs import QUICK
+from tests.support.costs import QuickPlan
 
 
 @pytest.fixture
@@ -62,8 +60,7 @@ def test_build_of_several_precisions_at_once(parsed, workspace):
 
 
 def test_bench(parsed, workspace, monkeypatch):
-    quick = partial(CostPlan, limits=QUICK)
-    monkeypatch.setattr("lpx.bench.performance.costs.CostPlan", quick)
+    monkeypatch.setattr("lpx.bench.performance.costs.CostPlan", QuickPlan)
     value, code = parsed("bench", "--dataset", "demo", "--limit", 24, "--latency-seconds", 0.01)
     assert value == json.loads(Path("lpx-out/report.json").read_text())
     assert value["verdict"] in ("holds", "fails", "undecided")

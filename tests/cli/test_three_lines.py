@@ -32,9 +32,8 @@ def benched(shell, unpacked, built):
     # The times themselves are not looked at: a few calls will do.
     line = ("bench", "--dataset", "demo", "--latency-seconds", 0.01)
     few = (
-        "import functools; from lpx.bench.performance import costs, latency; "
-        "limits = latency.TimingLimits(min_iterations=2, block_seconds=0.01); "
-        "costs.CostPlan = functools.partial(costs.CostPlan, limits=limits)"
+        "from lpx.bench.performance import costs; from tests.support.costs import QuickPlan; "
+        "costs.CostPlan = QuickPlan"
     )
     return shell(*line, cwd=unpacked[1], before=f"{SMALLER}; {few}")
 
@@ -76,7 +75,7 @@ def test_build_leaves_an_engine_with_its_manifest(built, unpacked):
 
 
 def test_build_warns_that_the_demo_calibrated_it(built):
-    said = "warning: calibrated on the demo faces, because no --faces were given"
+    said = "warning: calibrated on the demo faces, as no faces were named"
     assert built.err.count(said) == 1
     assert "note: calibrated on the demo faces" in built.out
 

@@ -132,7 +132,7 @@ def test_an_engine_that_is_interrupted_scores_the_next_faces(rig: Rig) -> None:
 )
 def test_wrong_faces_are_refused_and_the_next_are_scored(rig: Rig, faces: Any) -> None:
     with StandIn(rig.kernel).load(driver=rig.driver) as engine:
-        with pytest.raises(LpxError, match="faces of"):
+        with pytest.raises(LpxError, match="this engine takes"):
             engine.infer(faces)
         assert_right(engine, 3)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lpx.engines import targets
+from lpx.engines.base import Availability
 from lpx.engines.compatibility import differences, refusal
-from lpx.engines.targets import can_run
+from lpx.engines.targets import Installed, can_run
 from lpx.machine.conditions import changes, read_conditions
 from lpx.machine.ina3221 import covered, find_rails, total_power
 from lpx.machine.jetson import cuda_python, faster_mode, is_jetson, temperatures_c
@@ -134,8 +134,8 @@ def manifest(machine: Machine, target="tensorrt"):
     return manifest_for(target, machine=json.loads(json.dumps(asdict(machine))))
 
 
-def test_power_mode_goes_into_the_manifest_and_another_one_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(targets, "available", lambda flavour: (True, "TensorRT 10.3.0"))
+def test_power_mode_goes_into_the_manifest_and_another_one_is_said(tmp_path):
+    installed = Installed(tensorrt=lambda flavour: Availability(True, "TensorRT 10.3.0"))
     built = plant(tmp_path, "orin_nano")
     assert manifest(built).machine["jetson"]["power_mode"] == "15W"
     assert differences(manifest(built), built) == ()
@@ -143,7 +143,7 @@ def test_power_mode_goes_into_the_manifest_and_another_one_is_said(tmp_path, mon
     (difference,) = differences(manifest(built), here)
     assert "built in power mode 15W, here it is MAXN_SUPER" in difference
     assert "`lpx build --int8 --target tensorrt`" in difference
-    usable, reason = can_run(manifest(built), here)
+    usable, reason = can_run(manifest(built), here, installed)
     assert usable, "another power mode is no reason to refuse"
     assert difference in reason
     assert differences(manifest(built, "onnxruntime"), here) == ()
@@ -155,12 +155,12 @@ def test_unknown_power_mode_is_not_called_another(tmp_path):
     assert differences(manifest(built), replace(built, jetson=boxed)) == ()
 
 
-def test_plan_of_another_board_is_refused_with_the_command(tmp_path, monkeypatch):
-    monkeypatch.setattr(targets, "available", lambda flavour: (True, "TensorRT 10.13.3"))
+def test_plan_of_another_board_is_refused_with_the_command(tmp_path):
+    installed = Installed(tensorrt=lambda flavour: Availability(True, "TensorRT 10.13.3"))
     built = plant(tmp_path / "orin", "orin_nano")
     here = plant(tmp_path / "thor", "thor")
     assert refusal(manifest(built), built) == ""
-    usable, reason = can_run(manifest(built), here)
+    usable, reason = can_run(manifest(built), here, installed)
     assert not usable
     assert reason.startswith("built for compute capability 8.7, here is 11.0; build it again here")
 

@@ -132,7 +132,7 @@ def test_unwritable_place(faces, tmp_path):
         ({"pairs": 2.5}, "pairs must be a whole number"),
         ({"seed": -1}, "seed must be >= 0"),
         ({"learning_rate": float("nan")}, "learning_rate must be a finite number"),
-        ({"fpr": 1}, "fpr must be between 0 and 1, exclusive"),
+        ({"fpr": 1}, "fpr must be > 0 and < 1"),
         ({"ema": 1.5}, "ema must be between 0 and 1"),
     ],
 )
