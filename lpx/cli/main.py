@@ -26,6 +26,7 @@ COMMANDS = {
     "explain-graph": "Show what INT8 would quantise, and why.",
     "train": "Train a detector on image-level labels.",
     "ablate": "Measure what each part of the method adds.",
+    "package": "Write a C++ project that runs an engine without Python.",
     "demo": "Run export, build and bench on the bundled demo.",
     "doctor": "Show what this machine can build and run.",
 }
