@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lpx.api.debug_runtime import Runtime
     from lpx.api.explain import ExplainResult
     from lpx.api.export import ExportResult
+    from lpx.api.package import PackageResult
     from lpx.bench.performance.costs import CostPlan
     from lpx.bench.report.document.report import Report
     from lpx.bundle.pack import PackResult
@@ -353,6 +354,35 @@ class Workspace(WorkspaceFolder):
             tensorrt=tensorrt or DEFAULT_TENSORRT,
         )
         return emit(self, options, _optional("out", out), reporter)
+
+    def package(
+        self,
+        out: StrPath | None = None,
+        *,
+        engine: str | None = None,
+        reporter: Reporter = SILENT,
+    ) -> PackageResult:
+        """Write a C++ project that scores faces with TensorRT, without Python.
+
+        It holds a TensorRT plan. If the workspace has none, it holds the graph of the engine's
+        precision, and a script that builds the plan with trtexec where the project is copied to.
+
+        Args:
+            out: Folder to write, new or empty; None for `cpp` in the workspace.
+            engine: Name of the engine. None for a TensorRT plan if there is one, else for the
+                engine of the lowest precision, else for the float32 graph.
+            reporter: Receives progress and warnings.
+
+        Returns:
+            The project's folder, and the score that its self-test expects.
+
+        Raises:
+            LpxError: No exported model, no such engine, an engine of another model, or a folder
+                that is not empty.
+        """
+        from lpx.api.package import package
+
+        return package(self, _optional("out", out), engine=engine, reporter=reporter)
 
     @needs_extras
     def bench(

@@ -29,6 +29,7 @@ COMMANDS = {
     "unpack": "Unpack such a file into a workspace.",
     "train": "Train a detector on image-level labels.",
     "ablate": "Measure what each part of the method adds.",
+    "package": "Write a C++ project that runs an engine without Python.",
     "demo": "Run export, build and bench on the bundled demo.",
     "doctor": "Show what this machine can build and run.",
 }

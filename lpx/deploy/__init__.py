@@ -1,0 +1,1 @@
+"""Projects that run an engine without Python."""
