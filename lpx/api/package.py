@@ -1,4 +1,4 @@
-"""package(): a project that runs an engine without Python."""
+"""A project that runs an engine without Python."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lpx.api.build import request_for
+from lpx.api.build import BuildOptions
 from lpx.arguments import check_instance
 from lpx.artefacts.model import ExportedModel, read_exported
 from lpx.artefacts.select_engine import check_card, engine_folders
@@ -27,7 +27,6 @@ from lpx.deploy.cpp_project import (
 from lpx.engines.load import read_engine, read_graph
 from lpx.engines.manifest import EngineManifest, Precision, read_manifest
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
-from lpx.engines.request import DEFAULT_TENSORRT, BuildRequest
 from lpx.engines.trtexec import emit_trtexec
 from lpx.errors import LpxError
 from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
@@ -168,16 +167,16 @@ def _with_graph(
             scales = _ranges_of(workspace, manifest)
             method = manifest.calibration["method"]
             weights = WeightOptions(**manifest.calibration["weights"])
-    template = BuildRequest.of("tensorrt", precision, DEFAULT_TENSORRT, weights=weights)
-    request = request_for(template, precision, scales, method)
+    options = BuildOptions((precision,), method=method, weights=weights)
+    request = options.request("tensorrt", precision, scales)
     emit_trtexec(model.data, model.card, (request,), folder)
     emitted = read_sealed(folder / "manifest.json", "lpx package")
     # ONNX Runtime runs the graph for TensorRT 10 and 11; the others differ in how they say the
     # same precision.
     graph = next(one for one in emitted["graphs"] if one["dialect"] == "strongly-typed")
     test = choose_face((folder / graph["file"]).read_bytes(), model, precision)
-    (profile,) = emitted["profiles"]
-    name = f"tensorrt-{precision}-batch{profile['minimum']}to{profile['maximum']}"
+    (profile,) = options.tensorrt.profiles
+    name = f"tensorrt-{precision}-batch{profile.minimum}to{profile.maximum}"
     return ProjectContent(model.card, precision, test, trtexec_engine=name)
 
 

@@ -86,9 +86,9 @@ class ProjectContent:
         if self.manifest is None:
             return ()
         options: list[str] = []
-        if self.manifest.options.get("version_compatible"):
+        if self.manifest.tensorrt.version_compatible:
             options.append("--allow-host-code")
-        core = self.manifest.options.get("dla_core")
+        core = self.manifest.tensorrt.dla_core
         if core is not None:
             options += ["--dla", str(core)]
         return tuple(options)
@@ -209,7 +209,7 @@ def _plan_text(manifest: EngineManifest) -> str:
     text = _PLAN.format(
         name=manifest.name, version=version, gpu=" and ".join(names) or "an unknown GPU"
     )
-    if manifest.options.get("version_compatible"):
+    if manifest.tensorrt.version_compatible:
         text += _HOST_CODE
     return text
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import lpx
+from lpx import TensorRTOptions
 from lpx.deploy.cpp_project import new_folder
 from lpx.engines.load import GRAPH
 from lpx.engines.manifest import read_manifest, write_manifest
@@ -58,7 +59,10 @@ def add_plan(workspace):
             engine_sha256=hashlib.sha256(plan).hexdigest(),
             versions={"tensorrt": "10.3.0"},
             machine={"gpus": [{"name": "Orin"}]},
-            options={"graph_sha256": hashlib.sha256(graph).hexdigest(), **options},
+            options={
+                "graph_sha256": hashlib.sha256(graph).hexdigest(),
+                "tensorrt": TensorRTOptions(**options).to_dict(),
+            },
         )
         write_manifest(folder, manifest)
         return manifest
