@@ -13,8 +13,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+# Default limit for the arrays of a file, bytes.
 MAX_ARRAY_BYTES = 4 << 30
-"""Default limit for the arrays of a file, bytes."""
 
 
 class _Header(NamedTuple):

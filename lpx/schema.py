@@ -17,14 +17,14 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from lpx.arguments import field_hints, is_one_of
 
+# Levels of nested lists and objects in JSON.
 MAX_DEPTH = 32
-"""Levels of nested lists and objects in JSON."""
+# Largest magnitude of an integer.
 MAX_INTEGER = 2**63 - 1
-"""Largest magnitude of an integer."""
+# Size of a JSON file, bytes.
 MAX_BYTES = 256 << 20
-"""Size of a JSON file, bytes."""
+# Field of a file, or of a line of a journal, with a checksum of the others.
 CHECKSUM = "checksum"
-"""Field of a file, or of a line of a journal, with a checksum of the others."""
 # Hexadecimal digits of a line's checksum. Lines are many, and short: 64 bits find damage reliably.
 _LINE_DIGITS = 16
 # Digits of the largest 64-bit integer, with its sign.

@@ -26,8 +26,8 @@ from lpx.errors import LpxError
 from lpx.schema import MAX_BYTES, SchemaError, parse_json, sealed, unsealed
 
 DEFAULT = Path("lpx-out")
+# Time between syncs of a journal: about this much is lost with the power.
 SYNC_SECONDS = 1.0
-"""Time between syncs of a journal: about this much is lost with the power."""
 # Characters of a file's name that its temporary name repeats.
 _SHORT = 16
 

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from lpx.api.workspace import Workspace
 
 CALIBRATION_FACES = 512
+# Folder of a workspace that keeps TensorRT's kernel times between builds.
 TIMING_CACHES = "timing-caches"
-"""Folder of a workspace that keeps TensorRT's kernel times between builds."""
 # Options of `TensorRTOptions` that ONNX Runtime's GPU providers take; other targets take all or
 # none.
 _PROVIDER_TAKES: dict[Target, frozenset[str]] = {

@@ -48,8 +48,8 @@ FRAMES = 32
 SCORES, TABLE, JOURNAL = "scores.csv", "frames.csv", "results.jsonl"
 # Increased when the same files and settings give other results than before.
 JOURNAL_FORMAT = 3
+# Spans of videos whose truth is known, by name as in `FileScore`.
 Known = Mapping[str, Sequence[KnownSpan]]
-"""Spans of videos whose truth is known, by name as in `FileScore`."""
 
 
 @dataclass(frozen=True)

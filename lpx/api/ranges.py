@@ -22,8 +22,8 @@ from lpx.workspace import WorkspaceFolder
 if TYPE_CHECKING:
     from lpx.api.workspace import Workspace
 
+# File of a workspace with the progress of a calibration.
 PARTIAL = "calibration.partial.npz"
-"""File of a workspace with the progress of a calibration."""
 DEMO_CALIBRATION = (
     "calibrated on the demo faces, as no faces were named: ranges of your own faces may differ, "
     "and INT8 accuracy with them"

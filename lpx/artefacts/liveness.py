@@ -23,8 +23,8 @@ from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.errors import LpxError
 from lpx.metrics import is_dead
 
+# Number of faces that are scored, sampled evenly.
 FACES = 32
-"""Number of faces that are scored, sampled evenly."""
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
+# Bytes of a member in memory at a time.
 CHUNK = 1 << 20
-"""Bytes of a member in memory at a time."""
+# Maximum number of members.
 MAX_MEMBERS = 200_000
-"""Maximum number of members."""
+# Maximum length of a member's name in UTF-8.
 MAX_NAME_BYTES = 1024
-"""Maximum length of a member's name in UTF-8."""
 # Larger members would need ZIP64 sizes in their local headers.
+# Maximum size of a member.
 MAX_MEMBER_BYTES = (1 << 32) - 2
-"""Maximum size of a member."""
 
 _LOCAL = struct.Struct("<4s5H3L2H")
 _CENTRAL = struct.Struct("<4s4B4H3L5H2L")

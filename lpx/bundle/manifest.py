@@ -12,19 +12,19 @@ from lpx.schema import MAX_BYTES, SchemaError, in_range, parse_json, read_record
 from lpx.workspace import WorkspaceFolder, read_regular, sha256
 
 FORMAT = "lpx-bundle/1"
+# First member: the format alone, so that any version of lpx can read which one it is.
 TAG = "FORMAT"
-"""First member: the format alone, so that any version of lpx can read which one it is."""
+# Last member: the manifest. It stays in the unpacked workspace.
 FILE = "bundle.json"
-"""Last member: the manifest. It stays in the unpacked workspace."""
+# Members that every bundle has.
 REQUIRED = ("model.onnx", "model.json")
-"""Members that every bundle has."""
+# Members that a bundle may have at its top.
 FILES = (*REQUIRED, "scales.json", "calibration-faces.json", "reference.pt")
-"""Members that a bundle may have at its top."""
 ENGINES, FACES, PROBE, REFERENCE = "engines", "faces", "probe", "reference"
+# Folders that a bundle may have at its top.
 FOLDERS = (ENGINES, FACES, PROBE, REFERENCE)
-"""Folders that a bundle may have at its top."""
+# Maximum size of all members together.
 MAX_TOTAL_BYTES = 256 << 30
-"""Maximum size of all members together."""
 # Few digits: int() of a text without end would take long.
 _NUMBER = re.compile(r"lpx-bundle/(\d{1,9})")
 

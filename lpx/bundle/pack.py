@@ -41,8 +41,8 @@ from lpx.errors import LpxError
 from lpx.reporter import SILENT, Reporter
 from lpx.workspace import WorkspaceFolder, atomic_path, read_sealed
 
+# List of the faces that `lpx calibrate` chose.
 CALIBRATION_FACES = "calibration-faces.json"
-"""List of the faces that `lpx calibrate` chose."""
 # Files of an engine beside its own and its manifest. What a library caches where an engine runs
 # (kernels, timings) is code for that GPU, which no digest covers: it stays behind.
 _BESIDE_ENGINE = (GRAPH, "calibration.cache")

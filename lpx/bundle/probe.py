@@ -28,8 +28,8 @@ from lpx.render.encode import encode_png
 from lpx.schema import SchemaError, in_range, read_record, sealed
 from lpx.workspace import read_sealed
 
+# Number of probe faces, sampled evenly.
 FACES = 16
-"""Number of probe faces, sampled evenly."""
 FILE = "probe.json"
 FORMAT = "lpx-probe/1"
 _BATCH = 8

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+# Integers per sum, each for 16 neighbouring powers of two: together all of float32.
 PARTS = 16
-"""Integers per sum, each for 16 neighbouring powers of two: together all of float32."""
 
 # Number of fraction bits of a float32, below its 8 exponent bits.
 _FRACTION = 23

@@ -20,8 +20,8 @@ from lpx.data.face_sets.face_set import Batch, FaceSet, Skipped
 from lpx.errors import LpxError
 from lpx.reporter import Progress
 
+# Faces after which progress is saved.
 SHARD = 256
-"""Faces after which progress is saved."""
 
 
 def calibrate(

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 _ROOM = 1 << 26
 # Activation values of one batch: larger batches of large faces are not faster.
 _BATCH_ROOM = 1 << 24
+# Maximum number of faces in a batch.
 LARGEST_BATCH = 8
-"""Maximum number of faces in a batch."""
 
 T = TypeVar("T")
 

@@ -18,8 +18,8 @@ _REMAKE = (
     "run `lpx calibrate` again with the same `faces`; or remove the file, and "
     "`lpx build --int8 --faces DIR` writes another"
 )
+# Method of ranges that were imported from a calibration cache.
 IMPORTED = "imported"
-"""Method of ranges that were imported from a calibration cache."""
 
 # Keys of the file for the fields of `CalibrationFaces`: the file is flat, so that files and engine
 # manifests of earlier releases read the same.

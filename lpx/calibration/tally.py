@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from lpx.calibration.exact_mean import add_exactly
 
+# Low bits to drop from a magnitude to get its code: exponent and 7 bits of mantissa remain.
 SHIFT = 16
-"""Low bits to drop from a magnitude to get its code: exponent and 7 bits of mantissa remain."""
+# Number of codes of finite values; the codes of infinity and NaN follow.
 BINS = 0x7F80
-"""Number of codes of finite values; the codes of infinity and NaN follow."""
+# Supported block sizes of channels in memory.
 BLOCKS = (1, 2, 4, 8, 16)
-"""Supported block sizes of channels in memory."""
 
 # All codes, those of infinity and NaN included.
 _CODES = 0x8000

@@ -14,6 +14,7 @@ from lpx.cli.streams import guarded
 from lpx.errors import LpxError
 from lpx.interrupts import Interrupted
 
+# Help texts by command; here, so that listing the commands imports nothing.
 COMMANDS = {
     "data": "Prepare faces from data sets, and show what a set holds.",
     "export": "Export a checkpoint to ONNX, verified on faces.",
@@ -33,7 +34,6 @@ COMMANDS = {
     "demo": "Run export, build and bench on the bundled demo.",
     "doctor": "Show what this machine can build and run.",
 }
-"""Help texts by command; here, so that listing the commands imports nothing."""
 
 # What an interrupted command leaves for the next run. The others leave nothing.
 KEPT = {

@@ -32,15 +32,15 @@ from numpy.typing import NDArray
 from lpx.errors import LpxError
 from lpx.reporter import Progress
 
+# Size of a digest, bytes.
 SIZE = hashlib.sha256().digest_size
-"""Size of a digest, bytes."""
+# Stands for the digest of a file that cannot be read, or is not a regular file.
 UNREADABLE = bytes(SIZE)
-"""Stands for the digest of a file that cannot be read, or is not a regular file."""
+# Digests of files changed more recently are not stored: clocks of file systems are coarse, so
+# such a file could change again without a new time.
 SETTLED_SECONDS = 2.0
-"""Digests of files changed more recently are not stored: clocks of file systems are coarse, so such
-a file could change again without a new time."""
+# A larger database is discarded: it may be full of files that no longer exist.
 MAX_DATABASE_BYTES = 2 << 30
-"""A larger database is discarded: it may be full of files that no longer exist."""
 
 _FILE = "contents.sqlite3"
 _VERSION = 1

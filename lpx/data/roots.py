@@ -27,8 +27,8 @@ else:
 SETTINGS = "lpx.toml"
 DEFAULT_STORE = Path("lpx-faces")
 _KEYS = ("root", "store")
+# Maximum size of an lpx.toml, bytes.
 MAX_SETTINGS_BYTES = 1 << 20
-"""Maximum size of an lpx.toml, bytes."""
 
 
 @dataclass(frozen=True)

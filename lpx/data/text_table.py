@@ -18,10 +18,10 @@ from lpx.data.wording import counted
 from lpx.errors import LpxError
 from lpx.workspace import read_regular
 
+# Maximum size of a table, bytes; a million rows take about 60 MiB.
 MAX_TABLE_BYTES = 256 << 20
-"""Maximum size of a table, bytes; a million rows take about 60 MiB."""
+# Maximum length of a line of a table.
 MAX_LINE_CHARACTERS = 1 << 20
-"""Maximum length of a line of a table."""
 # Delimiters, and their names in messages.
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 # Written into empty cells by pandas, R, databases and others.

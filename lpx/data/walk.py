@@ -15,8 +15,8 @@ from typing import NamedTuple, NoReturn
 from lpx.data.wording import printable
 from lpx.errors import LpxError
 
+# Error numbers that say that there is nothing at a path.
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
-"""Error numbers that say that there is nothing at a path."""
 # Names given as examples, per kind.
 _NAMED = 3
 # Suffixes that are counted one by one; rarer ones are counted together.
@@ -30,8 +30,8 @@ class _Kind(NamedTuple):
     many: str
 
 
+# Lists a folder, like `os.scandir`.
 ScanFolder = Callable[[str], AbstractContextManager[Iterator[os.DirEntry[str]]]]
-"""Lists a folder, like `os.scandir`."""
 
 _HIDDEN_FOLDER = _Kind("hidden folder", "hidden folders")
 _HIDDEN_FILE = _Kind("hidden file", "hidden files")

@@ -25,8 +25,8 @@ from lpx.workspace import unwritable, write_bytes, write_json
 
 SOURCES = ("CMakeLists.txt", "detector.h", "main.cpp")
 PLAN = "engine.plan"
+# Folder of graphs and scripts in a project without a plan.
 TRTEXEC = "trtexec"
-"""Folder of graphs and scripts in a project without a plan."""
 # Largest accepted |score difference| between the plan and the same graph in ONNX Runtime on a CPU.
 # Estimates, not yet measured on a GPU: TF32 keeps 10 bits of mantissa, as FP16 does, and INT8
 # levels flip where the two round differently. A wrong order of channels has to exceed them, which

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+# Compute capabilities of the GPUs that TensorRT for RTX serves, with all above the last.
 RTX_GPUS = ("7.5", "8.0", "8.6", "8.9", "12.0")
-"""Compute capabilities of the GPUs that TensorRT for RTX serves, with all above the last."""
+# Those that its plans run on where none were asked for: 7.5 must be asked for by itself.
 RTX_DEFAULT_GPUS = RTX_GPUS[1:]
-"""Those that its plans run on where none were asked for: 7.5 must be asked for by itself."""
+# Those that its plugin for ONNX Runtime serves (0.5.0), with all above the last.
 RTX_PROVIDER_GPUS = ("8.6", "8.9", "12.0")
-"""Those that its plugin for ONNX Runtime serves (0.5.0), with all above the last."""
 
 
 def rtx_plan_runs_on(compute_capability: str, built_for: tuple[str, ...] = ()) -> bool:

@@ -18,8 +18,8 @@ from lpx.engines.manifest import UNKNOWN, percent, share_in_integers
 from lpx.graph.model_io import name_nodes, parse, serialise
 from lpx.graph.qdq.placement import Decision
 
+# An INT8 engine that does less of its work in integers gets a warning.
 HALF = 0.5
-"""An INT8 engine that does less of its work in integers gets a warning."""
 _TYPES: dict[str, np.dtype[Any]] = {
     "tensor(uint8)": np.dtype(np.uint8),
     "tensor(float16)": np.dtype(np.float16),

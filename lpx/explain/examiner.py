@@ -29,8 +29,8 @@ from lpx.models.detector import LocalPredictionDetector
 from lpx.models.receptive_field import ReceptiveField, analyse
 from lpx.training.local_diversity import LocalDiversity, similarity
 
+# Regions per side, the default of the local-diversity loss; fewer on a smaller grid of units.
 REGIONS = 4
-"""Regions per side, the default of the local-diversity loss; fewer on a smaller grid of units."""
 _BATCH = 8
 
 Box = tuple[int, int, int, int]

@@ -10,10 +10,10 @@ from lpx.explain.examiner import Explanation, Findings
 from lpx.render.encode import lossless, lossy
 from lpx.render.face import field_box, looked_at, matrix_picture, overlay, unit_box
 
+# Approximate size of all faces' pictures in a page; pictures of many faces are smaller.
 IMAGE_BYTES = 6_500_000
-"""Approximate size of all faces' pictures in a page; pictures of many faces are smaller."""
+# Smallest and largest side of a picture on the page, pixels.
 SIDES = (112, 256)
-"""Smallest and largest side of a picture on the page, pixels."""
 SHEET_SIDE = 320
 # Approximate size of a compressed picture of a face.
 _BYTES_PER_PIXEL = 0.13

@@ -21,14 +21,14 @@ from lpx.models.footprint import check_forward
 if TYPE_CHECKING:
     import torch
 
+# Largest |difference| of score and map that passes without further checks.
 TOLERANCE = 1e-4
-"""Largest |difference| of score and map that passes without further checks."""
+# Allowed error of an export, as a multiple of the model's own float32 noise.
 NOISE_FACTOR = 4.0
-"""Allowed error of an export, as a multiple of the model's own float32 noise."""
+# Allowed error of ONNX Runtime, as a multiple of that noise, if the graph in float64 is exact.
 RUNTIME_FACTOR = 100.0
-"""Allowed error of ONNX Runtime, as a multiple of that noise, if the graph in float64 is exact."""
+# Default number of faces to compare.
 FACES = 8
-"""Default number of faces to compare."""
 
 # Perturbations of the weights by which the noise is measured.
 _PERTURBATIONS = 4

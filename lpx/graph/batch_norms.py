@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from lpx.errors import LpxError
 from lpx.graph.model_io import tensor
 
+# Suffixes of the names of the two constants, after the module's path.
 FACTOR, OFFSET = "factor", "offset"
-"""Suffixes of the names of the two constants, after the module's path."""
 _PARAMETER = re.compile(r"(.+)\.(?:weight|bias|running_mean|running_var)")
 
 

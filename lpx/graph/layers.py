@@ -19,8 +19,8 @@ from lpx.graph.model_io import is_constant, name_nodes, parse, serialise
 from lpx.graph.nodes import ACTIVATIONS, COMPUTE, name_of, producer_of
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+# Prefix of the inputs of `cut_at_layers` and `resume_from`, before the name of their tensor.
 FED = "fed"
-"""Prefix of the inputs of `cut_at_layers` and `resume_from`, before the name of their tensor."""
 
 
 @dataclass(frozen=True)

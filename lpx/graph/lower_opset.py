@@ -16,8 +16,8 @@ from lpx.errors import LpxError
 from lpx.graph.model_io import tensor
 from lpx.graph.nodes import optional_input
 
+# Opset that TensorRT 8.6 (JetPack 6.0) parses.
 OLDEST = 17
-"""Opset that TensorRT 8.6 (JetPack 6.0) parses."""
 
 _REDUCTIONS = (
     *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean"),

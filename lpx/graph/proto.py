@@ -16,8 +16,8 @@ from onnx import numpy_helper
 
 from lpx.errors import LpxError
 
+# Values that a node may create from constants alone: 1 GiB of float32.
 MAX_CONSTANT_VALUES = 1 << 28
-"""Values that a node may create from constants alone: 1 GiB of float32."""
 # Values of a tensor that is read to compute a shape: shapes have few dimensions.
 _SMALL = 64
 

@@ -19,10 +19,10 @@ from lpx.graph.activations import between
 from lpx.graph.model_io import is_constant, tensor
 from lpx.graph.nodes import COMPUTE
 
+# Largest finite float16.
 LARGEST = 65504.0
-"""Largest finite float16."""
+# Smallest positive float16.
 SMALLEST = 2.0**-24
-"""Smallest positive float16."""
 _INNER = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 

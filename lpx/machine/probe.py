@@ -6,8 +6,8 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+# Runs a command and returns its output; raises OSError or SubprocessError if it fails.
 Run = Callable[[Sequence[str]], str]
-"""Runs a command and returns its output; raises OSError or SubprocessError if it fails."""
 
 
 def run_command(command: Sequence[str]) -> str:

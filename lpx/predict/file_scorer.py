@@ -36,13 +36,13 @@ from lpx.render.frame import Mark, StripScore, drawn_size, framed, marked, score
 from lpx.reporter import Progress
 from lpx.workspace import atomic_path, write_bytes
 
+# Frames held at a time, and faces given to the engine at a time.
 BATCH = 8
-"""Frames held at a time, and faces given to the engine at a time."""
+# Minimum frame rate of an overlay: one with few frames of a long video keeps the video's pace,
+# but shows no frame longer than this.
 SLOWEST_HZ = 2.0
-"""Minimum frame rate of an overlay: one with few frames of a long video keeps the video's pace, but
-shows no frame longer than this."""
+# Frame rate of an overlay if that of the video is unknown.
 USUAL_HZ = 25.0
-"""Frame rate of an overlay if that of the video is unknown."""
 
 
 class _Clock:

@@ -22,10 +22,10 @@ RULE = (
     "a video's is the mean of its frames', those without a face left out"
 )
 
+# Longest file name that common file systems allow, bytes; some allow less.
 NAME_BYTES = 255
-"""Longest file name that common file systems allow, bytes; some allow less."""
+# Longest path below the folder of pictures, bytes; Linux allows 4095 in all.
 PATH_BYTES = 3000
-"""Longest path below the folder of pictures, bytes; Linux allows 4095 in all."""
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from lpx.predict.timeline import Moment, Still
 from lpx.render.face import Image
 
 STILLS = 8
+# Maximum width of a still, pixels.
 WIDTH = 480
-"""Maximum width of a still, pixels."""
 
 
 class Stills:

@@ -15,10 +15,10 @@ from lpx.data.wording import are, counted
 from lpx.render.encode import lossless, lossy
 from lpx.render.face import Image, heat_map
 
+# Maximum number of bars in a chart; in a longer video, each shows the highest of a few frames.
 BARS = 500
-"""Maximum number of bars in a chart; in a longer video, each shows the highest of a few frames."""
+# Maximum number of stretches called fake that the page names, the longest ones.
 STRETCHES = 8
-"""Maximum number of stretches called fake that the page names, the longest ones."""
 # Margins and height of the chart, and the height of the strip of known spans, in SVG units.
 _LEFT, _RIGHT, _TOP, _HIGH, _BELOW = 44, 30, 14, 190, 44
 _WIDE, _STRIP = 1000, 26

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
+# (x0, y0, x1, y1) in pixels of the picture, x1 and y1 exclusive.
 Box = tuple[float, float, float, float]
-"""(x0, y0, x1, y1) in pixels of the picture, x1 and y1 exclusive."""
 
+# RGB colour of the patch that looks most like a fake. Like `WEAKEST`, it is in no heat map.
 STRONGEST = (255, 40, 120)
-"""RGB colour of the patch that looks most like a fake. Like `WEAKEST`, it is in no heat map."""
+# RGB colour of the patch that looks least like a fake.
 WEAKEST = (110, 235, 255)
-"""RGB colour of the patch that looks least like a fake."""
 
 # Share of the heat map in an overlay.
 _OPACITY = 0.55

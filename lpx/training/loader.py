@@ -15,8 +15,8 @@ from lpx.data.pseudo_fakes.training_pairs import Pairs
 from lpx.errors import LpxError
 from lpx.interrupts import follow_parent
 
+# Normalised faces and their labels: [2, 3, S, S] and [2], with a leading B in a batch.
 Pair = tuple[Tensor, Tensor]
-"""Normalised faces and their labels: [2, 3, S, S] and [2], with a leading B in a batch."""
 
 
 class PairDataset(Dataset[Pair | LpxError]):

@@ -41,8 +41,8 @@ MIN_GROUPS = 10
 # Best first: the index in it orders verdicts.
 VERDICTS: tuple[Verdict, ...] = ("holds", "undecided", "uninformative", "fails")
 
+# Class that the reference scores higher; "none" if neither is shown to be higher.
 Direction = Literal["fake higher", "real higher", "none"]
-"""Class that the reference scores higher; "none" if neither is shown to be higher."""
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ _MAGIC = b"lpx1"
 _OF = "of.json"
 _SKIPPED = "skipped.jsonl"
 
+# Indices in the face set, int64 [N], and an engine's predictions for these faces.
 Stored = tuple[NDArray[np.int64], Prediction]
-"""Indices in the face set, int64 [N], and an engine's predictions for these faces."""
 
 
 class ScoreStore:

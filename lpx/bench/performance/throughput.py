@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from lpx.engines.base import Engine, Faces
 
+# Opens the engine of a thread: `lambda: closing(load(folder))`, or, if one engine serves several
+# threads, `lambda: nullcontext(engine)`.
 OpenEngine = Callable[[], AbstractContextManager[Engine]]
-"""Opens the engine of a thread: `lambda: closing(load(folder))`, or, if one engine serves several
-threads, `lambda: nullcontext(engine)`."""
 _WARM_UP_CALLS = 3
 
 

@@ -12,6 +12,7 @@ from lpx.data.videos import Video, VideoSet
 from lpx.data.wording import counted
 from lpx.errors import LpxError
 
+# Public data sets by name; "deepfakebench" takes a file, as in "deepfakebench:FILE.json".
 KNOWN: dict[str, DatasetInfo] = {
     "ffpp-raw": ffpp.INFO["raw"],
     "ffpp-c23": ffpp.INFO["c23"],
@@ -22,7 +23,6 @@ KNOWN: dict[str, DatasetInfo] = {
     "deeperforensics": deeperforensics.INFO,
     "deepfakebench": deepfakebench.INFO,
 }
-"""Public data sets by name; "deepfakebench" takes a file, as in "deepfakebench:FILE.json"."""
 WITH_FILE = "deepfakebench"
 # Missing videos, or shared people, that a message names.
 _NAMED = 3

@@ -28,8 +28,8 @@ from lpx.data.wording import printable
 from lpx.errors import LpxError
 
 FAKE = "Celeb-synthesis"
+# Official number of videos in each folder.
 COUNTS = {"Celeb-real": 590, "YouTube-real": 300, FAKE: 5639}
-"""Official number of videos in each folder."""
 LIST = "List_of_testing_videos.txt"
 LISTED = 518
 # Copies spell the folders in other cases.

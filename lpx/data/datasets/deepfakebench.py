@@ -43,6 +43,7 @@ from lpx.errors import LpxError
 CROP = "aligned-1.3-256"
 LEVELS = ("raw", "c0", "c23", "c40")
 USUAL_LEVEL = "c23"
+# Methods of the labels that follow no rule.
 LABELS = {
     "FF-real": REAL,
     "FF-DF": "Deepfakes",
@@ -67,7 +68,6 @@ LABELS = {
     "UADFV_Real": REAL,
     "UADFV_Fake": "fake",
 }
-"""Methods of the labels that follow no rule."""
 _BY_RULE = re.compile(r"(?:.*[^a-z])?(real|fake)", re.IGNORECASE)
 # Sets of DF40: a method, and the set whose videos it was applied to.
 _DOMAIN = re.compile(r"(.+)_(ff|cdf)")

@@ -36,13 +36,13 @@ from lpx.data.datasets.lists import read_json
 from lpx.data.videos import REAL, Video
 from lpx.errors import LpxError
 
+# Names of the folder of each compression level.
 LEVELS = {"raw": ("raw", "c0"), "c23": ("c23",), "c40": ("c40",)}
-"""Names of the folder of each compression level."""
 USUAL = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
 ACTORS = "DeepFakeDetection"
 METHODS = (*USUAL, "FaceShifter", ACTORS)
+# Number of pairs in the official lists.
 PAIRS = {"train": 360, "val": 70, "test": 70}
-"""Number of pairs in the official lists."""
 _YOUTUBE = "original_sequences/youtube"
 _ACTORS = "original_sequences/actors"
 _ID = re.compile(r"[0-9]{3}")

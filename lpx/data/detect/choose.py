@@ -13,8 +13,8 @@ from lpx.data.detect.base import Detection
 LARGEST = "largest"
 MASK_OVERLAP = "mask-overlap"
 
+# [H, W] like the image: which pixels were manipulated, or how much; bool, or any numbers >= 0.
 Mask = NDArray[Any]
-"""[H, W] like the image: which pixels were manipulated, or how much; bool, or any numbers >= 0."""
 
 
 def rule_name(mask: Mask | None) -> str:

@@ -21,8 +21,8 @@ MODEL = "face_mesh.onnx"
 SHA256 = "72e57412a656db099af1178353ab6deff39c63096ed7c29739ac540cc157e97a"
 SIDE = 192
 COUNT = 468
+# Side of the region, as a multiple of the box's longer side.
 MARGIN = 1.5
-"""Side of the region, as a multiple of the box's longer side."""
 
 # From FaceMesh's documentation.
 _MIN_PRESENCE = 0.5

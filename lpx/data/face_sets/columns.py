@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+# Indices into a set, int64 [M].
 Rows = NDArray[np.int64]
-"""Indices into a set, int64 [M]."""
 
 # Texts that are joined at a time, which bounds the memory for a copy.
 _CHUNK = 1 << 16

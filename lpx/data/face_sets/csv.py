@@ -27,8 +27,9 @@ from lpx.data.wording import are, counted, some
 from lpx.errors import LpxError
 
 FILE = "faces.csv"
+# Label of the faces in a folder of this name.
 LABELS = {"real": 0, "fake": 1}
-"""Label of the faces in a folder of this name."""
+# The columns, with other names that people give them, which are refused instead of ignored.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "file": ("filename", "file_name", "file_path", "path", "image", "image_path", "img", "crop"),
     "label": ("labels", "class", "is_fake", "ground_truth", "gt"),
@@ -37,7 +38,6 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "identity": ("identities", "identity_id", "person", "person_id", "people", "subject"),
     "split": ("splits", "subset", "set", "partition"),
 }
-"""The columns, with other names that people give them, which are refused instead of ignored."""
 ADVICE = "save it as CSV in UTF-8"
 _CELLS = {**LABELS, "0": 0, "1": 1, "0.0": 0, "1.0": 1}
 _SPLITS = {
@@ -51,10 +51,10 @@ _SPLITS = {
     "testing": "test",
 }
 
+# Names for faces that were not manipulated; in lower case.
 REAL_WORDS = frozenset(
     {"real", "reals", "original", "originals", "pristine", "authentic", "genuine", "bonafide"}
 )
-"""Names for faces that were not manipulated; in lower case."""
 # Words that say nothing about manipulation.
 _NEUTRAL = REAL_WORDS | {
     *("sequence", "sequences", "video", "videos", "frame", "frames", "image", "images"),

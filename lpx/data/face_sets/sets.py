@@ -26,12 +26,12 @@ from lpx.data.prepare.store import (
 from lpx.data.roots import DataPlaces, expanded, face_store
 from lpx.errors import LpxError
 
+# Names of data sets, for messages and help.
 KNOWN = (
     "demo, folder:DIR (face crops in DIR/real and DIR/fake, a DIR/faces.csv, or a DIR made by "
     "`lpx data prepare`), or just DIR; and, if you have their videos, "
     + ", ".join(usage(name) for name in VIDEO_SETS)
 )
-"""Names of data sets, for messages and help."""
 
 
 def open_set(

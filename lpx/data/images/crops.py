@@ -18,10 +18,12 @@ from lpx.data.detect.base import Box, Detection, Points
 from lpx.data.images.decode import Image
 from lpx.errors import LpxError
 
+# float64 [2, 3]: (x, y) of the image -> matrix @ (x, y, 1) of the crop.
 Matrix = NDArray[np.float64]
-"""float64 [2, 3]: (x, y) of the image -> matrix @ (x, y, 1) of the crop."""
 
 ALIGNED_SIDE = 256
+# Positions of the five points in DeepfakeBench's crop of 256 pixels. As in OpenCV, the middle of
+# a pixel has whole numbers.
 ALIGNED_TARGETS = (
     (96.870, 120.433),
     (158.825, 120.090),
@@ -29,13 +31,11 @@ ALIGNED_TARGETS = (
     (102.592, 191.939),
     (153.899, 191.656),
 )
-"""Positions of the five points in DeepfakeBench's crop of 256 pixels. As in OpenCV, the middle of a
-pixel has whole numbers."""
 
+# FaceMesh's landmarks for dlib's points 37, 44, 30, 49 and 55, counted from 0: on the left and
+# right upper eyelid, the tip of the nose, beside the left corner of the mouth on the upper lip
+# and beside the right one on the lower lip.
 ALIGNED_LANDMARKS = (160, 387, 4, 39, 405)
-"""FaceMesh's landmarks for dlib's points 37, 44, 30, 49 and 55, counted from 0: on the left and
-right upper eyelid, the tip of the nose, beside the left corner of the mouth on the upper lip and
-beside the right one on the lower lip."""
 # Each is the landmark nearest to dlib's point by root mean square over the 204 faces of the Face
 # Research Lab London Set: 2.9, 2.4, 2.7, 2.9 and 3.0 pixels on faces that are 134 pixels wide. The
 # next best landmark is up to 1.5 times as far.
@@ -206,6 +206,7 @@ def _slice(image: Image, left: int, top: int, side: int) -> Crop:
     return Crop(pixels, np.array([[1.0, 0.0, -left], [0.0, 1.0, -top]]))
 
 
+# Crop recipes by name.
 RECIPES: dict[str, CropRecipe] = {
     "square-1.3": CropRecipe("square-1.3", needs_landmarks=False, cut=square_of_box),
     "aligned-1.3-256": CropRecipe("aligned-1.3-256", needs_landmarks=True, cut=aligned),
@@ -213,4 +214,3 @@ RECIPES: dict[str, CropRecipe] = {
         "square-1.75-landmarks", needs_landmarks=True, cut=square_of_landmarks
     ),
 }
-"""Crop recipes by name."""

@@ -17,21 +17,21 @@ from numpy.typing import NDArray
 
 from lpx.data.images.header import image_size, is_cut_off, is_turned_avif
 
+# An RGB image, uint8 [H, W, 3].
 Image = NDArray[np.uint8]
-"""An RGB image, uint8 [H, W, 3]."""
 
 # An OpenCV may be built without these formats; it only says which of them it could write.
 _OPTIONAL = {".avif": {".avif"}, ".gif": {".gif"}, ".jp2": {".jp2", ".j2k", ".j2c"}}
+# Suffixes of image files that the installed OpenCV decodes; in lower case.
 SUFFIXES = frozenset(
     {".png", ".apng", ".webp", ".bmp", ".dib", ".tif", ".tiff"}
     | {".jpg", ".jpeg", ".jpe", ".jfif", ".jif"}
     | {".pbm", ".pgm", ".ppm", ".pnm"}
 ).union(*(known for asked, known in _OPTIONAL.items() if cv2.haveImageWriter(asked)))
-"""Suffixes of image files that the installed OpenCV decodes; in lower case."""
+# Maximum number of pixels, by the header of a file: no face crop has 64 megapixels.
 MAX_PIXELS = 64_000_000
-"""Maximum number of pixels, by the header of a file: no face crop has 64 megapixels."""
+# Maximum size of a file: more than 64 megapixels take without compression.
 MAX_BYTES = 512 * 1024 * 1024
-"""Maximum size of a file: more than 64 megapixels take without compression."""
 
 _NO_IMAGE = "not an image that OpenCV can decode"
 _SILENT = 0

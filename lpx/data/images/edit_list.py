@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+# Types of the first box of such a file; any other file has no edit list.
 FIRST_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp"})
-"""Types of the first box of such a file; any other file has no edit list."""
 # A larger movie box, which holds the tables of frames, is not read.
 _MAX_BYTES = 256 * 1024 * 1024
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from lpx.data.images.decode import Image, UnreadableImageError, fit, silence
 
 MAX_READERS = 8
+# Maximum number of faces per task: submitting single JPEGs costs a tenth of decoding them.
 MAX_TASK = 8
-"""Maximum number of faces per task: submitting single JPEGs costs a tenth of decoding them."""
 
 
 @dataclass(frozen=True)

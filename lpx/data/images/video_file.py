@@ -24,19 +24,19 @@ from lpx.data.images.decode import SUFFIXES, Image, UnreadableImageError, read_i
 from lpx.data.images.edit_list import FIRST_BOXES, is_trimmed
 from lpx.data.wording import are, counted
 
+# Maximum number of pixels of a frame; 8192 x 4320 pixels are fewer.
 MAX_FRAME_PIXELS = 36_000_000
-"""Maximum number of pixels of a frame; 8192 x 4320 pixels are fewer."""
+# Frame rate above which a header is not believed.
 MAX_RATE_HZ = 1000.0
-"""Frame rate above which a header is not believed."""
+# Ratio of a pixel's sides above which a header is not believed.
 MAX_STRETCH = 4.0
-"""Ratio of a pixel's sides above which a header is not believed."""
+# Deviation from square up to which pixels are left alone: resampling would change every one of
+# them, and nobody sees 1 %.
 NEARLY_SQUARE = 0.01
-"""Deviation from square up to which pixels are left alone: resampling would change every one of
-them, and nobody sees 1 %."""
+# Length of video that may be missing without being damage. MP4 and AVI state their number of
+# frames; for other containers OpenCV guesses it from the length, which is that of the sound if
+# this is longer.
 SOUND_S = 0.25
-"""Length of video that may be missing without being damage. MP4 and AVI state their number of
-frames; for other containers OpenCV guesses it from the length, which is that of the sound if this
-is longer."""
 
 # FFmpeg, inside OpenCV, writes to standard error what is reported here. It reads this once, before
 # the first video.
@@ -108,8 +108,8 @@ def frame_indices(count: int, wanted: int | None) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, max(count - 1, 0), wanted).round().astype(np.int64))[:count]
 
 
+# Number of frames, evenly spaced; or their numbers, ascending; or None for all.
 Wanted = int | NDArray[np.int64] | None
-"""Number of frames, evenly spaced; or their numbers, ascending; or None for all."""
 
 
 def read_frames(

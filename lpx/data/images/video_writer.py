@@ -11,8 +11,8 @@ import numpy as np
 from lpx.data.images.decode import Image, silence
 from lpx.errors import LpxError
 
+# Frame rates that any player supports.
 MIN_RATE_HZ, MAX_RATE_HZ = 0.1, 120.0
-"""Frame rates that any player supports."""
 
 # A disk with fewer bytes left is probably the reason why a video cannot be written.
 _NEARLY_FULL = 1 << 20

@@ -43,8 +43,8 @@ from lpx.workspace import unwritable
 
 FRAMES = 32
 
+# Cuts videos with a number of processes, see `lpx.data.prepare.workers.cut_videos`.
 CutVideos = Callable[[Settings, Sequence[Video], int], Iterator[CutResult]]
-"""Cuts videos with a number of processes, see `lpx.data.prepare.workers.cut_videos`."""
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from lpx.data.face_sets.table import FaceRow
 from lpx.data.videos import Video
 from lpx.schema import in_range, read_record
 
+# Folder of the crops below that of a prepared set; it has a folder per video.
 FACES = "faces"
-"""Folder of the crops below that of a prepared set; it has a folder per video."""
+# Stands for the SHA-256 of a video that cannot be read.
 UNREADABLE = ""
-"""Stands for the SHA-256 of a video that cannot be read."""
+# Reason of a video that is tried again by each run: memory may have run out.
 CRASHED = "reading it ended the process"
-"""Reason of a video that is tried again by each run: memory may have run out."""
 # Frame numbers and sides are stored as int32.
 _MAX_INT32 = 2**31 - 1
 

@@ -20,8 +20,8 @@ from lpx.data.pseudo_fakes.augment import Rng, channel_offset, colour_shift, res
 
 KINDS = ("sbi", "alpha", "poisson")
 
+# Points on a face, float32 [P, 2], (x, y) in pixels; their convex hull is the face mask.
 Landmarks = NDArray[np.float32]
-"""Points on a face, float32 [P, 2], (x, y) in pixels; their convex hull is the face mask."""
 
 # Masks are designed for faces of this side, and scaled to others.
 _DESIGN_SIDE = 256

@@ -24,8 +24,8 @@ from lpx.data.pseudo_fakes.landmarked import (
 from lpx.data.pseudo_fakes.pairs import PairSource
 from lpx.errors import LpxError
 
+# Shares of identities for training, validation, and held out.
 SHARES = (0.6, 0.1, 0.3)
-"""Shares of identities for training, validation, and held out."""
 
 
 class Pairs(Protocol):

@@ -32,10 +32,10 @@ PROVIDERS: dict[Target, str] = {
     "onnxruntime-tensorrt": "TensorrtExecutionProvider",
     "onnxruntime-tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
 }
+# Module of the package that brings TensorRT for RTX to ONNX Runtime.
 PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
-"""Module of the package that brings TensorRT for RTX to ONNX Runtime."""
+# Packages of which one has that module.
 PLUGIN_PACKAGES = tuple(f"onnxruntime-ep-nv-tensorrt-rtx{cuda}" for cuda in ("-cu13", "-cu12"))
-"""Packages of which one has that module."""
 _CUDA = PROVIDERS["onnxruntime-cuda"]
 _INSTALL = (
     "replace onnxruntime by the wheel onnxruntime-gpu (pip uninstall onnxruntime; pip install "
@@ -98,6 +98,7 @@ def check_int8(target: Target) -> None:
         )
 
 
+# All that `provider_options` may set.
 PROVIDER_OPTIONS = frozenset(
     {
         "cudnn_conv_algo_search",
@@ -117,7 +118,6 @@ PROVIDER_OPTIONS = frozenset(
         "nv_max_workspace_size",
     }
 )
-"""All that `provider_options` may set."""
 
 
 def provider_options(

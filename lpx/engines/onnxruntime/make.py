@@ -14,8 +14,8 @@ from lpx.engines.tensorrt_options import BatchRange
 from lpx.errors import LpxError, NotAsAskedError
 from lpx.graph.model_io import parse
 
+# Variable of the environment with which NVIDIA's libraries switch TF32 off.
 TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
-"""Variable of the environment with which NVIDIA's libraries switch TF32 off."""
 PROVIDER_TF32 = (
     "TF32 is on, and ONNX Runtime's provider has no option against it: float32 convolutions round "
     "what they multiply to 10 bits of mantissa, as many as FP16 has; NVIDIA_TF32_OVERRIDE=0 in the "

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from lpx.engines.tensorrt.library import Flavour, load, load_runtime
 
+# The form of ONNX graph a library takes; made from one calibration by lpx.graph's passes.
 Dialect = Literal["strongly-typed", "weakly-typed", "calibration-cache", "dla-explicit"]
-"""The form of ONNX graph a library takes; made from one calibration by lpx.graph's passes."""
 
 _STRONGLY_TYPED_FROM = (10, 3)
 _KNOWN_BAD: tuple[tuple[tuple[int, ...], str], ...] = (

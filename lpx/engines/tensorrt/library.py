@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple
 from lpx.engines.base import Availability
 from lpx.errors import LpxError
 
+# Which library builds and runs a plan: a plan of one does not load in the other.
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
-"""Which library builds and runs a plan: a plan of one does not load in the other."""
 
 _MODULES: dict[Flavour, tuple[str, ...]] = {
     "tensorrt": ("tensorrt",),

@@ -38,8 +38,8 @@ _PASSES_ON = frozenset(
 # After these, no activation is left that would repay the rounding of an integer convolution.
 _ENDS = (SCORES - {"Sigmoid"}) | {"Shape", "Size", "ArgMax"}
 
+# Reason for a node that must read floats.
 IN_FLOAT = "ONNX Runtime cannot run it, or what follows it, after an integer convolution"
-"""Reason for a node that must read floats."""
 
 
 class AddInputs(NamedTuple):

@@ -29,8 +29,8 @@ from lpx.graph.nodes import (
 )
 from lpx.graph.qdq.integer_region import IN_FLOAT, AddInputs, IntegerRegion, has_kernel
 
+# Default of `min_channels`: fewer channels do not fill an integer kernel's tile.
 MIN_CHANNELS = 16
-"""Default of `min_channels`: fewer channels do not fill an integer kernel's tile."""
 _POINTWISE = ACTIVATIONS | {"LeakyRelu", "HardSwish", "Elu", "PRelu"}
 _MOVES = frozenset(
     {

@@ -13,6 +13,7 @@ from lpx.models.backbones.mobilenet_v2 import mobilenet_v2
 from lpx.models.backbones.resnet import resnet18, resnet50
 from lpx.models.backbones.xception import xception
 
+# Function that builds each backbone, called with the cut.
 BACKBONES: dict[str, Callable[[str], Backbone]] = {
     "xception": xception,
     "resnet18": resnet18,
@@ -21,12 +22,11 @@ BACKBONES: dict[str, Callable[[str], Backbone]] = {
     "efficientnet_lite0": efficientnet_lite0,
     "tf_efficientnet_lite0": tf_efficientnet_lite0,
 }
-"""Function that builds each backbone, called with the cut."""
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+# Mean and standard deviation that a backbone's public weights expect, unless ImageNet's.
 NORMALISATION = {"xception": HALF, "tf_efficientnet_lite0": HALF}
-"""Mean and standard deviation that a backbone's public weights expect, unless ImageNet's."""
 
 
 def build_backbone(name: str, cut: str) -> Backbone:

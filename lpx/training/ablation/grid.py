@@ -9,8 +9,8 @@ from lpx.arguments import check_at_least, check_choice, check_fields, check_numb
 from lpx.models.backbones import BACKBONES
 from lpx.training.recipe import Recipe
 
+# Whole backbone with average pooling; label on every unit; label on the aggregated score.
 Variant = Literal["whole", "direct", "indirect"]
-"""Whole backbone with average pooling; label on every unit; label on the aggregated score."""
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
 

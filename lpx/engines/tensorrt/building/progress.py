@@ -7,8 +7,8 @@ from typing import Any
 
 from lpx.engines.tensorrt.logger import Recorder
 
+# Called as (phase, steps done, steps in the phase); phases nest and come in TensorRT's order.
 PhaseProgress = Callable[[str, int, int], None]
-"""Called as (phase, steps done, steps in the phase); phases nest and come in TensorRT's order."""
 
 
 def silent(phase: str, done: int, steps: int) -> None:

@@ -11,8 +11,8 @@ from numpy.typing import DTypeLike, NDArray
 from lpx.errors import LpxError
 from lpx.machine.jetson import cuda_python, is_jetson
 
+# A stream, event or graph of the binding that made it: passed around, never looked into.
 Handle = Any
-"""A stream, event or graph of the binding that made it: passed around, never looked into."""
 
 FIXES = {
     "cudaErrorMemoryAllocation": "use smaller batches, or close other programs on the GPU",
