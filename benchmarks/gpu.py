@@ -70,6 +70,8 @@ NVIDIA_SMI = (
     "--query-gpu=name,driver_version,clocks.sm,power.limit",
     "--format=csv,noheader",
 )
+# Name of a contender -> what makes its engine.
+Makers = dict[str, Callable[[], Any]]
 LEFT_OUT = "left out: the time that --minutes allows was over"
 LIBRARIES = (
     "lpx",
@@ -125,7 +127,9 @@ class TorchVariant:
         del self.run
 
 
-def compiled(module: nn.Module) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def compiled(
+    module: nn.Module, backend: str | Callable[..., Any] = "inductor"
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """A module compiled for the one batch size it will see, or an error: never eager instead.
 
     Without a reset, the batches measured before count as recompilations: the second one turns the
@@ -133,7 +137,13 @@ def compiled(module: nn.Module) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """
     torch._dynamo.reset()
     torch._dynamo.config.fail_on_recompile_limit_hit = True
-    return torch.compile(module, mode="max-autotune-no-cudagraphs", dynamic=False, fullgraph=True)
+    return torch.compile(
+        module,
+        mode="max-autotune-no-cudagraphs",
+        dynamic=False,
+        fullgraph=True,
+        backend=backend,
+    )
 
 
 def captured(module: nn.Module, example: np.ndarray) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
@@ -166,6 +176,7 @@ class Subject:
     batches: tuple[int, ...]
     made: dict[tuple[str, str], bytes] = field(default_factory=dict)
     failed: dict[tuple[str, str], Exception] = field(default_factory=dict)
+    export: Callable[[Detector], bytes] = to_onnx
 
     def plan(self, flavour: Any, precision: Any) -> bytes:
         """A plan, built when first asked for; what failed fails again with the same words."""
@@ -194,7 +205,7 @@ class Subject:
     @cached_property
     def model(self) -> bytes:
         """As ONNX; not needed by PyTorch's contenders, which run where no export is possible."""
-        return to_onnx(self.detector)
+        return self.export(self.detector)
 
     @property
     def size(self) -> int:
@@ -202,7 +213,7 @@ class Subject:
         return self.detector.card.input_size
 
 
-def contenders(subject: Subject, faces: np.ndarray, device: str) -> dict[str, Callable[[], Any]]:
+def contenders(subject: Subject, faces: np.ndarray, device: str) -> Makers:
     """Name -> what makes the engine for this batch; making it may raise."""
     detector = subject.detector
 
@@ -239,7 +250,7 @@ def contenders(subject: Subject, faces: np.ndarray, device: str) -> dict[str, Ca
             subject.plan(flavour, precision), open_library(flavour), cuda_graph=graph
         )
 
-    found: dict[str, Callable[[], Any]] = {
+    found: Makers = {
         "torch eager fp32": lambda: TorchEngine(fresh()),
         "torch fp16 channels-last": lambda: TorchVariant(half(), device),
         "torch.compile fp16": lambda: TorchVariant(compiled(half()), device),
@@ -339,6 +350,7 @@ def rows_of(
     found: Limits,
     chosen: tuple[str, ...] = (),
     in_time: Callable[[], bool] = lambda: True,
+    makers: Makers | None = None,
 ) -> list[dict[str, Any]]:
     """One row a contender: its times, or why there are none.
 
@@ -350,11 +362,13 @@ def rows_of(
         found: What the device allows.
         chosen: Names of the contenders to run; all where empty.
         in_time: Whether one more contender may start.
+        makers: What makes each contender's engine, by its name; None for `contenders`.
     """
     card, layers = subject.detector.card, costs(subject.detector)
     shape = (batch, card.input_size, card.input_size, 3)
     faces = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    makers = contenders(subject, faces, device)
+    if makers is None:
+        makers = contenders(subject, faces, device)
     names = [name for name in makers if not chosen or name in chosen]
     tried = {
         name: started(makers[name], faces) if in_time() else Started(None, LEFT_OUT, ())

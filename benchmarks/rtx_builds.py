@@ -14,7 +14,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -135,15 +135,11 @@ def print_row(builds: Sequence[Build]) -> None:
 @click.option("--compute-capability", default="", help="Comma-separated; by default RTX's own set.")
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Write the figures here.")
 def main(backbones: str, size: int, compute_capability: str, output: Path | None) -> None:
-    found: list[Build] = []
     library = open_library("tensorrt-rtx")
     capabilities = tuple(compute_capability.replace(",", " ").split())
     options = TensorRTOptions(compute_capabilities=capabilities)
-    print(
-        "| backbone | precision | recognised | computed in | layers (first form) | seconds | MiB |"
-    )
-    print("|---|---|---|---|---|---|---|")
-    for backbone in backbones.split(","):
+
+    def build_all(backbone: str) -> Iterable[list[Build]]:
         model, _, scales = exported(backbone, size)
         for precision in PRECISIONS:
             request = BuildRequest(
@@ -154,7 +150,30 @@ def main(backbones: str, size: int, compute_capability: str, output: Path | None
                 tensorrt=options,
             )
             graph, _ = make_graph(model, request, library.capabilities.dialect)
-            row = [build(backbone, graph, request, form, library) for form in FORMS]
+            yield [build(backbone, graph, request, form, library) for form in FORMS]
+
+    sys.exit(run(backbones.split(","), build_all, output))
+
+
+def run(
+    backbones: Sequence[str],
+    build_all: Callable[[str], Iterable[list[Build]]],
+    output: Path | None = None,
+) -> int:
+    """Print the builds of all backbones, and return the exit code.
+
+    Args:
+        backbones: Their names.
+        build_all: Makes the builds of a backbone, those of a precision at a time.
+        output: Where to write the figures; None for nowhere.
+    """
+    found: list[Build] = []
+    print(
+        "| backbone | precision | recognised | computed in | layers (first form) | seconds | MiB |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for backbone in backbones:
+        for row in build_all(backbone):
             print_row(row)
             found += row
     failed = [one for one in found if one.problem or one.recognised < one.graph]
@@ -166,7 +185,7 @@ def main(backbones: str, size: int, compute_capability: str, output: Path | None
         machine = asdict(read_machine())
         values = {"machine": machine, "builds": [asdict(one) for one in found]}
         output.write_text(json.dumps(values, indent=2) + "\n")
-    sys.exit(1 if failed else 0)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -114,10 +114,20 @@ class ArchiveWriter:
 
     Args:
         stream: Empty file to write; it must be seekable.
+        max_members: Maximum number of members.
+        max_member_bytes: Maximum size of a member.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(
+        self,
+        stream: BinaryIO,
+        *,
+        max_members: int = MAX_MEMBERS,
+        max_member_bytes: int = MAX_MEMBER_BYTES,
+    ) -> None:
         self._stream = stream
+        self._max_members = max_members
+        self._max_member_bytes = max_member_bytes
         self._entries: list[Entry] = []
 
     def add(self, name: str, content: Iterable[bytes]) -> Written:
@@ -128,19 +138,19 @@ class ArchiveWriter:
             content: Its content, in pieces.
 
         Raises:
-            ArchiveError: It is larger than `MAX_MEMBER_BYTES`, or there are too many members.
+            ArchiveError: It is too large, or there are too many members.
             OSError: The archive cannot be written.
         """
-        if len(self._entries) >= MAX_MEMBERS:
-            raise ArchiveError(name, f"an archive has at most {MAX_MEMBERS} members")
+        if len(self._entries) >= self._max_members:
+            raise ArchiveError(name, f"an archive has at most {self._max_members} members")
         offset = self._stream.tell()
         # The header has the size and CRC, which are known once the content was read.
         self._stream.write(_local_header(Entry(name, 0, 0, offset)))
         size, crc, digest = 0, 0, hashlib.sha256()
         for chunk in content:
             size += len(chunk)
-            if size > MAX_MEMBER_BYTES:
-                raise ArchiveError(name, f"it has more than {MAX_MEMBER_BYTES} bytes")
+            if size > self._max_member_bytes:
+                raise ArchiveError(name, f"it has more than {self._max_member_bytes} bytes")
             crc = zlib.crc32(chunk, crc)
             digest.update(chunk)
             self._stream.write(chunk)
@@ -237,10 +247,14 @@ def _end(count: int, size: int, offset: int) -> bytes:
     return parts + _END.pack(_END_MARK, 0, 0, few, few, small, near, 0)
 
 
-def read_entries(stream: BinaryIO) -> tuple[Entry, ...]:
+def read_entries(stream: BinaryIO, *, max_members: int = MAX_MEMBERS) -> tuple[Entry, ...]:
     """Read the directory of an archive, and check that it could have been written here.
 
     Members follow each other without gaps, so none can overlap another.
+
+    Args:
+        stream: The archive.
+        max_members: Maximum number of members.
 
     Raises:
         ArchiveError: It is cut off or damaged, or another program wrote it.
@@ -249,12 +263,12 @@ def read_entries(stream: BinaryIO) -> tuple[Entry, ...]:
     file_size = stream.seek(0, io.SEEK_END)
     count, size, offset = _read_end(stream, file_size)
     # Before anything is allocated by these numbers.
-    if count > MAX_MEMBERS or size > count * (_CENTRAL.size + _OFFSET_64.size + MAX_NAME_BYTES):
+    if count > max_members or size > count * (_CENTRAL.size + _OFFSET_64.size + MAX_NAME_BYTES):
         raise ArchiveError("", f"its directory has {count} members in {size} bytes")
     if offset + size + len(_end(count, size, offset)) != file_size:
         raise ArchiveError("", "its directory is not at its end")
     stream.seek(offset)
-    # The limits above bound it: 200,000 names of 1 KiB at most.
+    # The limits above bound it: by default, 200,000 names of 1 KiB at most.
     block = stream.read(size)
     entries: list[Entry] = []
     position, end = 0, 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
 from typing import Any
 
 LIBRARY = "libnvidia-ml.so.1"
@@ -34,6 +35,7 @@ class Nvml:
 
     Args:
         library: Replacement for the driver's library; None loads it.
+        load: Loads a library by its name.
 
     Attributes:
         name: The GPU's name.
@@ -42,9 +44,9 @@ class Nvml:
         NvmlError: There is no driver or no GPU.
     """
 
-    def __init__(self, library: Any = None) -> None:
+    def __init__(self, library: Any = None, load: Callable[[str], Any] = ctypes.CDLL) -> None:
         try:
-            self._library = ctypes.CDLL(LIBRARY) if library is None else library
+            self._library = load(LIBRARY) if library is None else library
         except OSError as error:
             raise NvmlError(f"no NVIDIA driver ({LIBRARY} is not found)") from error
         self._call("nvmlInit_v2")

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from lpx.api import ranges
-from lpx.artefacts import model as exported
 from lpx.engines import load
 from lpx.errors import LpxError
 from lpx.graph.qdq.weights import WeightOptions
@@ -155,8 +154,9 @@ def test_manifest_says_how_each_node_is_computed(build):
     assert quantised - 1 <= manifest.convolutions["int8"] <= quantised
 
 
-def test_float_engines_need_no_faces(workspace, monkeypatch):
-    monkeypatch.setattr(exported, "open_set", lambda *_, **__: pytest.fail("no faces are needed"))
+def test_float_engines_need_no_faces(workspace):
+    with pytest.raises(LpxError, match="nowhere"):
+        workspace.build(("int8",), target="onnxruntime", faces="nowhere")
     made = workspace.build(("fp32", "fp16"), target="onnxruntime", faces="nowhere")
     assert [manifest.precision for manifest in made] == ["fp32", "fp16"]
     assert all(manifest.calibration is None for manifest in made)

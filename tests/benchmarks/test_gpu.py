@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,38 +113,38 @@ def text_of(gpu, limits, rows):
     return gpu.markdown(about, limits, rows)
 
 
-def test_when_the_time_is_over_no_further_contender_starts(gpu, small, no_limits, monkeypatch):
+def test_when_the_time_is_over_no_further_contender_starts(gpu, small, no_limits):
     """Not even within a batch: building for one can take longer than all others together."""
     makers = dict.fromkeys(("torch fp32", "torch fp16", "tensorrt int8"), Engine)
-    monkeypatch.setattr(gpu, "contenders", lambda *given: makers)
     answers = iter([True, True, *[False] * 4])
     rows = [
         row
         for batch in small.batches
-        for row in gpu.rows_of(small, batch, "cpu", 0.0, no_limits, (), lambda: next(answers))
+        for row in gpu.rows_of(
+            small, batch, "cpu", 0.0, no_limits, (), lambda: next(answers), makers
+        )
     ]
     assert [row["cannot_run"] for row in rows] == [None, None, *[gpu.LEFT_OUT] * 4]
     told = f"- tensorrt int8 (small batch 1, small batch 2): {gpu.LEFT_OUT}"
     assert told in text_of(gpu, no_limits, rows).splitlines()
 
 
-def test_contenders_of_pytorch_need_no_export(gpu, small, monkeypatch):
+def test_contenders_of_pytorch_need_no_export(gpu, small):
     def fail(detector):
         raise ModuleNotFoundError("No module named 'onnxsim'")
 
-    monkeypatch.setattr(gpu, "to_onnx", fail)
-    makers = gpu.contenders(small, None, "cpu")
+    unexported = replace(small, export=fail)
+    makers = gpu.contenders(unexported, None, "cpu")
     faces = np.zeros((1, 64, 64, 3), np.uint8)
     assert gpu.started(makers["torch eager fp32"], faces).reason is None
     with pytest.raises(ModuleNotFoundError):
-        _ = small.model
+        _ = unexported.model
 
 
-def test_what_a_contender_warns_of_is_told(gpu, small, no_limits, monkeypatch):
+def test_what_a_contender_warns_of_is_told(gpu, small, no_limits):
     """Libraries warn when they do something else than was asked for."""
     makers = {"torch.compile fp16": Engine, "onnxruntime-cuda fp16": lambda: 1 / 0}
-    monkeypatch.setattr(gpu, "contenders", lambda *given: makers)
-    rows = gpu.rows_of(small, 1, "cpu", 0.0, no_limits)
+    rows = gpu.rows_of(small, 1, "cpu", 0.0, no_limits, makers=makers)
     assert rows[0]["notes"] == ["running eagerly", "no CUDA graphs: none here"]
     assert rows[1]["cannot_run"] == "ZeroDivisionError: division by zero"
     lines = text_of(gpu, no_limits, rows).splitlines()
@@ -152,9 +153,7 @@ def test_what_a_contender_warns_of_is_told(gpu, small, no_limits, monkeypatch):
     assert "- onnxruntime-cuda fp16 (small batch 1): ZeroDivisionError: division by zero" in lines
 
 
-def test_a_contender_that_fails_in_the_measurement_takes_no_other_with_it(
-    gpu, small, no_limits, monkeypatch
-):
+def test_a_contender_that_fails_in_the_measurement_takes_no_other_with_it(gpu, small, no_limits):
     class Failing(Engine):
         runs = 0
 
@@ -164,8 +163,7 @@ def test_a_contender_that_fails_in_the_measurement_takes_no_other_with_it(
                 raise MemoryError("no memory\nleft")
 
     makers = {"torch fp32": Engine, "tensorrt fp16": Failing, "tensorrt int8": Engine}
-    monkeypatch.setattr(gpu, "contenders", lambda *given: makers)
-    rows = gpu.rows_of(small, 1, "cpu", 0.0, no_limits)
+    rows = gpu.rows_of(small, 1, "cpu", 0.0, no_limits, makers=makers)
     assert [row["cannot_run"] for row in rows] == [None, "MemoryError: no memory left", None]
     assert ["per_face_p50_ms" in row for row in rows] == [True, False, True]
 
@@ -179,26 +177,23 @@ def faces_of(batch, device="cpu"):
     return torch.arange(batch * 12, dtype=torch.uint8, device=device).reshape(batch, 2, 2, 3)
 
 
-def test_each_batch_size_is_compiled_for_itself_or_fails(gpu, monkeypatch):
+def test_each_batch_size_is_compiled_for_itself_or_fails(gpu):
     """More batches than PyTorch compiles of one function before it runs it eagerly."""
     compiled_for = []
 
-    def backend(graph, examples):
+    def backend(graph, examples, mode):
+        assert mode == "max-autotune-no-cudagraphs"
         compiled_for.append([tuple(x.shape) for x in examples if isinstance(x, torch.Tensor)])
         return graph.forward
 
-    whole = torch.compile
-    monkeypatch.setattr(
-        torch, "compile", lambda module, mode, **kept: whole(module, backend=backend, **kept)
-    )
     batches = range(1, torch._dynamo.config.recompile_limit + 5)
     for batch in batches:
-        run = gpu.compiled(Squares())
+        run = gpu.compiled(Squares(), backend)
         for _ in range(2):
             torch.testing.assert_close(run(faces_of(batch)), Squares()(faces_of(batch)))
     # Whole numbers: a dimension that had become dynamic would be a symbol.
     assert compiled_for == [[(batch, 2, 2, 3)] for batch in batches]
-    run = gpu.compiled(Squares())
+    run = gpu.compiled(Squares(), backend)
     with pytest.raises(Exception, match=r"(?i)recompile"):
         list(map(run, map(faces_of, batches)))
 

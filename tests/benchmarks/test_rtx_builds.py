@@ -7,7 +7,6 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -39,17 +38,13 @@ def test_a_convolution_that_is_not_recognised_is_counted(builds):
     assert without.problem
 
 
-def test_it_fails_where_a_convolution_is_not_recognised(builds, monkeypatch):
-    monkeypatch.setattr(builds, "exported", lambda *_: (b"", None, None))
-    monkeypatch.setattr(builds, "make_graph", lambda *_: (b"", None))
-    library = SimpleNamespace(capabilities=SimpleNamespace(dialect="strongly-typed"))
-    monkeypatch.setattr(builds, "open_library", lambda _: library)
-    codes = []
-    for recognised in (2, 1):
-        one = builds.Build("resnet18", "fp16", "8", 2, {"fp16": recognised, "unknown": 0})
-        monkeypatch.setattr(builds, "build", lambda *_, one=one: one)
-        codes.append(CliRunner().invoke(builds.main, ["--backbones", "resnet18"]).exit_code)
-    assert codes == [0, 1]
+def test_it_fails_where_a_convolution_is_not_recognised(builds, capsys):
+    whole = builds.Build("resnet18", "fp16", "8", 2, {"fp16": 2, "unknown": 0})
+    part = replace(whole, shown={"fp16": 1, "unknown": 1})
+    assert builds.run(["resnet18"], lambda _: [[whole], [whole]]) == 0
+    assert "2 builds; 0 failed" in capsys.readouterr().out
+    assert builds.run(["resnet18"], lambda _: [[whole], [whole, part]]) == 1
+    assert "3 builds; 1 failed" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not USABLE, reason=REASON)

@@ -51,7 +51,7 @@ def load(flavour: Flavour) -> Any:
         raise LpxError(
             f"{flavour} cannot be used here",
             why=reason,
-            fix=_install(flavour),
+            fix=install_advice(flavour),
             code="unsupported",
         )
     return trt
@@ -71,7 +71,7 @@ def available(flavour: Flavour) -> Availability:
     """
     trt, reason = _find(flavour)
     if trt is None:
-        return Availability(False, f"{reason}; {_install(flavour)}")
+        return Availability(False, f"{reason}; {install_advice(flavour)}")
     return Availability(True, reason)
 
 
@@ -149,14 +149,25 @@ def _first(names: tuple[str, ...], holding: str) -> _Search:
 
 def _install_runtime(flavour: Flavour) -> str:
     lean = f", or its lean runtime: {_INSTALL_LEAN}" if flavour == "tensorrt" else ""
-    return _install(flavour) + lean
+    return install_advice(flavour) + lean
 
 
-def _install(flavour: Flavour) -> str:
+def install_advice(
+    flavour: Flavour, jetson_mark: Path = _JETSON_MARK, in_environment: bool | None = None
+) -> str:
+    """Return how to install a flavour's library on this machine.
+
+    Args:
+        flavour: "tensorrt" or "tensorrt-rtx".
+        jetson_mark: A file that only Jetsons have.
+        in_environment: Whether Python runs in a virtual environment; None to find out.
+    """
+    if in_environment is None:
+        in_environment = sys.prefix != sys.base_prefix
     command = f"pip install 'lpx[{_EXTRAS[flavour]}]'"
-    if flavour != "tensorrt" or not _JETSON_MARK.exists():
+    if flavour != "tensorrt" or not jetson_mark.exists():
         return command
-    if sys.prefix == sys.base_prefix:
+    if not in_environment:
         return "install JetPack's TensorRT: sudo apt install python3-libnvinfer"
     return (
         "JetPack's TensorRT is not seen from this virtual environment: "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
 import threading
@@ -309,17 +308,16 @@ def test_rapl_counts_packages_and_memory_across_a_wrap(tmp_path, start_uj):
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-def test_rapl_of_root_says_how_to_open_it(tmp_path, monkeypatch):
+def test_rapl_of_root_says_how_to_open_it(tmp_path):
     World(tmp_path, 0)
-    read = Path.read_text
 
-    def refused(path, *arguments, **options):
-        if path.name == "energy_uj":
-            raise PermissionError(13, "Permission denied")
-        return read(path, *arguments, **options)
+    class Guarded(type(Path())):
+        def read_text(self, *arguments, **options):
+            if self.name == "energy_uj":
+                raise PermissionError(13, "Permission denied")
+            return super().read_text(*arguments, **options)
 
-    monkeypatch.setattr(Path, "read_text", refused)
-    found = open_source("cpu", tmp_path)
+    found = open_source("cpu", Guarded(tmp_path))
     assert isinstance(found, Unavailable)
     assert "root only: sudo chmod a+r" in str(found)
 
@@ -375,17 +373,17 @@ def test_nvml_counts_millijoules(tmp_path):
     assert source.stop() == pytest.approx(7.5)
 
 
-def test_nvml_without_a_counter_or_a_driver_says_so(tmp_path, monkeypatch):
+def test_nvml_without_a_counter_or_a_driver_says_so(tmp_path):
     found = open_source("gpu", tmp_path, lambda: Nvml(FakeNvml([], code=3)))
     assert "NVML: Not Supported" in str(found)
 
     def absent(name):
         raise OSError(name)
 
-    monkeypatch.setattr(ctypes, "CDLL", absent)
     with pytest.raises(NvmlError, match="no NVIDIA driver"):
-        Nvml()
-    assert "no NVIDIA driver" in str(open_source("gpu", tmp_path))
+        Nvml(load=absent)
+    found = open_source("gpu", tmp_path, lambda: Nvml(load=absent))
+    assert "no NVIDIA driver" in str(found)
 
 
 def test_nvml_tells_the_state_and_picks_the_visible_gpu(monkeypatch):

@@ -434,13 +434,13 @@ def test_a_rate_that_cannot_be_is_unknown(videos, monkeypatch, rate):
     assert [frame.seconds for frame in reader] == pytest.approx([0, 14 / 25, 29 / 25], abs=0.03)
 
 
-def test_a_file_that_must_not_be_read_says_so(tmp_path, videos, monkeypatch):
-    def forbidden(path, *_):
-        raise PermissionError(13, "Permission denied")
+def test_a_file_that_must_not_be_read_says_so(videos):
+    class Forbidden(type(Path())):
+        def open(self, *_, **__):
+            raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", forbidden)
     with pytest.raises(UnreadableVideoError, match="Permission denied"):
-        read_frames(videos["mp4"], 3)
+        read_frames(Forbidden(videos["mp4"]), 3)
 
 
 def with_sound(data, number, chunks):

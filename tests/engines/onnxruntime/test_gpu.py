@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -126,7 +127,7 @@ class Plugin:
 
     def __init__(self, monkeypatch, gpus=1, problem=""):
         self.gpus, self.problem, self.registered = gpus, problem, []
-        monkeypatch.setattr(f"{GPU}.find_spec", lambda name: self if name == PLUGIN else None)
+        self.__spec__ = ModuleSpec(PLUGIN, None)
         monkeypatch.setitem(sys.modules, PLUGIN, self)
         fake = sys.modules["onnxruntime"]
         assert fake is not onnxruntime, "the fixture `fake` comes first"
@@ -285,7 +286,7 @@ def test_a_plugin_without_a_gpu_says_so(fake, monkeypatch, tmp_path, gpus, probl
 
 def test_a_plugin_that_is_not_there_is_named(fake, monkeypatch, tmp_path):
     fake(CUDA)
-    monkeypatch.setattr(f"{GPU}.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, PLUGIN, None)
     usable, reason = provider_available("onnxruntime-tensorrt-rtx")
     assert not usable
     assert "pip install onnxruntime-ep-nv-tensorrt-rtx" in reason

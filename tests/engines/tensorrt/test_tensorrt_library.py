@@ -4,31 +4,64 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from lpx.engines.tensorrt import library
-from lpx.engines.tensorrt.library import available, load, load_runtime, runtime_available
+from lpx.engines.tensorrt.library import (
+    available,
+    install_advice,
+    load,
+    load_runtime,
+    runtime_available,
+)
 from lpx.errors import LpxError
+
+NAMES = (
+    *("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"),
+    *("tensorrt_lean", "tensorrt_lean_bindings"),
+)
+
+
+class Finder(MetaPathFinder, Loader):
+    """Imports these modules in place of TensorRT's; a value that is an exception is raised."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Any] = {}
+
+    def find_spec(self, name: str, path: object, target: object = None) -> ModuleSpec | None:
+        if name not in NAMES:
+            return None
+        if name not in self.found:
+            raise ModuleNotFoundError(f"No module named {name!r}")
+        if isinstance(self.found[name], Exception):
+            raise self.found[name]
+        return ModuleSpec(name, self)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module: ModuleType = self.found[spec.name]
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        pass
 
 
 @pytest.fixture
-def modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def modules() -> Iterator[dict[str, Any]]:
     """Modules that can be imported, by name; a value that is an exception is raised."""
-    found: dict[str, Any] = {}
-
-    def import_module(name: str) -> Any:
-        if name not in found:
-            raise ModuleNotFoundError(f"No module named {name!r}")
-        if isinstance(found[name], Exception):
-            raise found[name]
-        return found[name]
-
-    monkeypatch.setattr(library.importlib, "import_module", import_module)
-    return found
+    finder = Finder()
+    imported = {name: sys.modules.pop(name) for name in NAMES if name in sys.modules}
+    sys.meta_path.insert(0, finder)
+    yield finder.found
+    sys.meta_path.remove(finder)
+    for name in NAMES:
+        sys.modules.pop(name, None)
+    sys.modules.update(imported)
 
 
 def lean(name: str, version: str = "11.4.0.106") -> ModuleType:
@@ -99,22 +132,15 @@ def test_an_empty_folder_of_that_name_is_not_the_library(modules: dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    ("prefix", "advice"), [("venv", "--system-site-packages"), ("base", "apt install")]
+    ("in_environment", "advice"), [(True, "--system-site-packages"), (False, "apt install")]
 )
 def test_on_jetson_the_advice_fits_the_environment(
-    modules: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    prefix: str,
-    advice: str,
+    tmp_path: Path, in_environment: bool, advice: str
 ) -> None:
     mark = tmp_path / "nv_tegra_release"
     mark.touch()
-    monkeypatch.setattr(library, "_JETSON_MARK", mark)
-    monkeypatch.setattr(sys, "prefix", prefix)
-    monkeypatch.setattr(sys, "base_prefix", "base")
-    assert advice in available("tensorrt")[1]
-    assert "lpx[rtx]" in available("tensorrt-rtx")[1]
+    assert advice in install_advice("tensorrt", mark, in_environment)
+    assert "lpx[rtx]" in install_advice("tensorrt-rtx", mark, in_environment)
 
 
 def test_an_unknown_flavour_is_refused() -> None:

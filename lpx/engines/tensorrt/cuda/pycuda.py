@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,10 +29,10 @@ class PyCuda:
 
     graphs = False
 
-    def __init__(self) -> None:
-        self._driver = importlib.import_module("pycuda.driver")
+    def __init__(self, import_module: Callable[[str], Any] = importlib.import_module) -> None:
+        self._driver = import_module("pycuda.driver")
         with self._raised("cuInit"):
-            self._primary = importlib.import_module("pycuda.autoprimaryctx")
+            self._primary = import_module("pycuda.autoprimaryctx")
         self._allocations: dict[int, Any] = {}
 
     @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import sys
 from collections.abc import Iterator
 from enum import IntEnum
@@ -13,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lpx.engines.tensorrt.cuda import choose as cuda
 from lpx.engines.tensorrt.cuda import driver as driver_module
 from lpx.engines.tensorrt.cuda.choose import available, open_driver
 from lpx.engines.tensorrt.cuda.cuda_python import CudaPython
@@ -489,19 +489,15 @@ def test_pycudas_exceptions_become_lpx_errors(pycuda: ModuleType) -> None:
         driver.to_device(4096, np.zeros(1), None)
 
 
-def test_pycuda_without_a_gpu_is_an_lpx_error(
-    pycuda: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = cuda.importlib.import_module
-
+@pytest.mark.usefixtures("pycuda")
+def test_pycuda_without_a_gpu_is_an_lpx_error() -> None:
     def import_module(name: str) -> Any:
         if name == "pycuda.autoprimaryctx":
             raise RuntimeError("make_default_context() wasn't able to create a context")
-        return real(name)
+        return importlib.import_module(name)
 
-    monkeypatch.setattr(cuda.importlib, "import_module", import_module)
     with pytest.raises(LpxError, match="wasn't able to create a context"):
-        PyCuda()
+        PyCuda(import_module)
 
 
 def test_pycuda_has_no_graphs(pycuda: ModuleType) -> None:
