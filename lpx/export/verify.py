@@ -181,8 +181,8 @@ def verify(
             return _as_outputs(module(torch.from_numpy(pixels)))
 
     size = detector.card.input_size
-    # The network is tried on random pixels before any face is read, as its errors are clearer
-    # there.
+    # Asked before any face is decoded: a pass that needs more memory than there is would end the
+    # process without an error.
     check_forward(detector.module, (min(limit, _BATCH), 3, size, size))
     batches, names = _read(faces.first(limit), size)
     exported = _joined(run(pixels) for pixels in batches)
@@ -210,7 +210,7 @@ def verify(
         worst_face=names[worst],
         tolerance=allowed,
         noise=noise,
-    # A tolerance that was given is final, and is not widened by any noise.
+        # A tolerance that was given is final, and is not widened by any noise.
     )
     if tolerance is not None and not largest[worst] <= tolerance:
         raise _differs(result, float(largest[worst]), tolerance, None)

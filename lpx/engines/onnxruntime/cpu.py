@@ -93,7 +93,8 @@ class OnnxRuntimeEngine(Engine):
         ):
             score, patch_map = self.session.run(
                 # ONNX Runtime reads the memory as it lies, and a view may have strides.
-                ("score", "patch_map"), {"faces": np.ascontiguousarray(faces)}
+                ("score", "patch_map"),
+                {"faces": np.ascontiguousarray(faces)},
             )
         return Prediction(score, patch_map)
 
