@@ -210,8 +210,8 @@ def verify(
         worst_face=names[worst],
         tolerance=allowed,
         noise=noise,
-        # A tolerance that was given is final, and is not widened by any noise.
     )
+    # A tolerance that was given is final, and is not widened by any noise.
     if tolerance is not None and not largest[worst] <= tolerance:
         raise _differs(result, float(largest[worst]), tolerance, None)
     bound = max(allowed, TOLERANCE)

@@ -91,10 +91,9 @@ class OnnxRuntimeEngine(Engine):
             f"ONNX Runtime failed on {len(faces)} faces",
             "try smaller batches; if one face fails too, build for another precision",
         ):
+            # ONNX Runtime reads the memory as it lies, and a view may have strides.
             score, patch_map = self.session.run(
-                # ONNX Runtime reads the memory as it lies, and a view may have strides.
-                ("score", "patch_map"),
-                {"faces": np.ascontiguousarray(faces)},
+                ("score", "patch_map"), {"faces": np.ascontiguousarray(faces)}
             )
         return Prediction(score, patch_map)
 
