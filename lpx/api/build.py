@@ -60,6 +60,7 @@ class BuildOptions:
     tensorrt: TensorRTOptions = DEFAULT_TENSORRT
 
     def __post_init__(self) -> None:
+        # The dataclass is frozen, so the checked value has to be set around it.
         object.__setattr__(self, "precisions", checked_precisions(self.precisions))
         check_at_least("limit", self.limit, 1)
         if self.method is not None:
@@ -76,6 +77,7 @@ class BuildOptions:
             scales: Calibrated ranges; they name the calibration method if the options do not.
         """
         method = ""
+        # Float engines carry no method, so that their manifests do not claim a calibration.
         if scales is not None and precision == "int8":
             method = self.method or scales.method
         return BuildRequest(target, precision, scales, method, self.weights, self.tensorrt)

@@ -99,15 +99,18 @@ def predict(
         pick_engine: Opens an engine of the workspace, as `select_engine.pick_engine`.
         open_detector: Opens a face detector by its name, for a number of threads.
     """
+    # Before the model is read: a misspelt path is the most frequent mistake.
     check_there(path)
     out = options.out or workspace.predictions
     model = read_exported(workspace)
+    # Resolved, as the two may be written differently, or one may be a link.
     if path.is_dir() and out.resolve() == path.resolve():
         raise LpxError(
             f"{out} would contain both the scored files and their pictures",
             "the next run would score the pictures, too",
             "use another folder (`out`)",
         )
+    # Checked before scoring, which may take hours.
     check_writable(out, SCORES, TABLE, JOURNAL)
     if options.detector is None:
         faces = _crops(workspace, path, out, reporter).first(options.limit)
@@ -120,12 +123,14 @@ def predict(
         )
         return _score_crops(*picked, model, path, faces, out, reporter, overlay=options.overlay)
     recipe = _recipe(model.card, options.crop, reporter)
+    # Results of earlier runs would otherwise be scored as input.
     media = find_media(path, skip=(workspace.root, out))
     files = tuple(media.files[number] for number in frame_indices(len(media.files), options.limit))
     if media.left_out:
         reporter.warn(f"{note_of(media.left_out)}")
     threads = len(os.sched_getaffinity(0))
     finder = open_detector(options.detector, threads)
+    # The mesh is loaded only where the recipe needs landmarks, as it takes time for every face.
     mesh = FaceMesh(threads) if recipe.needs_landmarks else None
     name, loaded = pick_engine(
         workspace,
@@ -139,6 +144,8 @@ def predict(
         f"crop {recipe.name}"
     )
     _warn_of(loaded, reporter)
+    # Everything that can change a result; anything else, as the folder's name, must not be here, or
+    # a resumed run starts over.
     settings = {
         "format": JOURNAL_FORMAT,
         "engine": name,
@@ -149,6 +156,7 @@ def predict(
         "crop": recipe.name,
         "frames": options.frames,
         "overlay": options.overlay,
+        # Versions belong to it, as decoders and detectors change results between releases.
         **versions(),
         "known": {
             name: [list(astuple(span)) for span in spans] for name, spans in options.known.items()
@@ -171,6 +179,8 @@ def predict(
                 skipped,
                 reporter,
             )
+        # BaseException, as an interrupt is the usual end of a long run, and its results are worth
+        # keeping.
         except BaseException:
             if found:
                 _write_tables(out, found, skipped)
@@ -203,6 +213,7 @@ def _score_files(
     reporter: Reporter,
 ) -> int:
     resumed = 0
+    # Asked once, as file systems answer slowly over a network.
     longest = longest_name(out)
     tell = reporter.progress("scoring")
     for number, file in enumerate(files):
@@ -225,6 +236,8 @@ def _score_files(
                 result = scorer.score(file, picture, within, page, spans)
             except (UnreadableImageError, UnreadableVideoError) as error:
                 skipped.append(Skipped(file.name, str(error)))
+            # OpenCV raises its own error for pictures that it decodes but cannot resize; one file
+            # must not end the run.
             except (cv2.error, MemoryError) as error:
                 skipped.append(Skipped(file.name, f"it cannot be processed: {_first_line(error)}"))
             else:
@@ -232,6 +245,7 @@ def _score_files(
                 # If it could not be drawn, the next run tries again.
                 if result.picture == picture:
                     journal.add(result, file.path)
+        # After the file, whatever became of it: skipped files count as well.
         if len(files) > 1:
             tell(number + 1, len(files))
     if resumed:
@@ -251,6 +265,7 @@ def _first_line(error: BaseException) -> str:
 def _recipe(card: ModelCard, named: str | None, reporter: Reporter) -> CropRecipe:
     if named is not None:
         recipe = find_recipe(named)
+        # A recipe that is named wins over the card's, which may be wrong, but the user has to know.
         if card.crop in RECIPES and card.crop != named:
             reporter.warn(
                 f"the model was trained on crops by {card.crop}, not {named}: scores can be far off"
@@ -266,12 +281,14 @@ def _recipe(card: ModelCard, named: str | None, reporter: Reporter) -> CropRecip
 
 
 def _digest(workspace: WorkspaceFolder, model: ExportedModel, engine: str) -> str:
+    # The checkpoint is no engine in a folder, so that its weights identify it.
     if engine == "torch":
         return model.card.weights_sha256
     return read_manifest(workspace.engines / engine).engine_sha256
 
 
 def _write_tables(out: Path, found: Sequence[FileScore], skipped: Sequence[Skipped]) -> None:
+    # frames.csv first: whoever waits for scores.csv finds both.
     write_frames(out / TABLE, found)
     write_scores(out / SCORES, found, skipped)
 
@@ -314,6 +331,7 @@ def _score_crops(
     _write_tables(out, found, skipped)
     return PredictionResult(
         name,
+        # Crops are cut already, so there is neither recipe nor detector.
         model.card.threshold,
         None,
         None,

@@ -81,6 +81,7 @@ class Workspace(WorkspaceFolder):
         Raises:
             LpxError: The workspace has no such engine (code "not-found").
         """
+        # Compared with the list of names: a text with slashes must not lead out of the workspace.
         if isinstance(name, str) and name in self.engine_names():
             return self.engines / name
         raise LpxError(
@@ -92,6 +93,7 @@ class Workspace(WorkspaceFolder):
 
     def engine_names(self) -> tuple[str, ...]:
         """Return the names of all engines in the workspace, sorted."""
+        # By manifest, as a folder without one is a build that did not finish.
         return tuple(sorted(path.parent.name for path in self.engines.glob("*/manifest.json")))
 
     @needs_extras
@@ -134,6 +136,7 @@ class Workspace(WorkspaceFolder):
         from lpx.data import prepare
 
         if crop is None:
+            # Said aloud, as scores on faces cut in another way can be far off.
             choice = prepare.recipe_for(prepare.exported_card(self))
             reporter.say(f"crop {choice.recipe}: {choice.reason}")
             crop = choice.recipe
@@ -187,6 +190,7 @@ class Workspace(WorkspaceFolder):
         from lpx.export.to_onnx import OPSET
         from lpx.models.checkpoint import ForeignModel
 
+        # Checked here, before the steps import PyTorch, so that a typing error shows at once.
         check_at_least("opset", opset, 1)
         check_instance("foreign", foreign, ForeignModel)
         check_instance("factory", factory, str)
@@ -434,6 +438,7 @@ class Workspace(WorkspaceFolder):
             methods=methods,
             candidates=candidates,
             margin=margin,
+            # Made here rather than as a default, which would import the module with this one.
             costs=costs or CostPlan(),
             trtexec_times=_times(trtexec_times),
             stages=stages,
@@ -624,6 +629,7 @@ def _times(files: Sequence[tuple[StrPath, str | None]]) -> list[tuple[Path, str 
     """Check files of trtexec's times, each with the name of an engine."""
     times = []
     for pair in files:
+        # A text is a sequence as well: "ab" would pass as a pair.
         if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
             raise InvalidArgumentError("trtexec_times", "must be pairs of a path and a name", pair)
         path, name = pair

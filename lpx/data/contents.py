@@ -129,6 +129,7 @@ class ContentCache:
 
     def digest(self, path: Path) -> bytes:
         """Return the SHA-256 of a file; `UNREADABLE` if it cannot be read."""
+        # Paths are bytes throughout, as names need not be valid UTF-8.
         return bytes(self.digests([os.fsencode(path)])[0])
 
     def digests(
@@ -156,6 +157,8 @@ class ContentCache:
                     self.read += len(unknown)
                     if number % _COMMIT == 0:
                         self._store(fresh)
+                        # Forgotten once stored, so that memory does not grow with the number of
+                        # files.
                         fresh = []
                     if progress is not None:
                         progress(start + len(batch), len(paths))
@@ -173,6 +176,8 @@ class ContentCache:
             value = known.get(file.key)
             digest = None
             if value is not None:
+                # Checked against the file's present status, as it may have changed since it was
+                # stored.
                 digest = _checked(file.key, value, file.path)
             if digest is None:
                 unknown.append(file)
@@ -181,6 +186,7 @@ class ContentCache:
         return unknown
 
     def _read_all(self, files: list[_File], pool: ThreadPoolExecutor) -> Iterator[_Read]:
+        # One file is read on this thread, as handing it over would only add a delay.
         if len(files) == 1:
             yield self._read_one(files[0])
             return
@@ -197,6 +203,7 @@ class ContentCache:
         return _read_file(file, self._settled_seconds)
 
     def _known(self, keys: list[bytes]) -> dict[bytes, bytes]:
+        # A cache that cannot be opened costs time only, so nothing depends on it.
         if self._database is None:
             return {}
         marks = ",".join("?" * len(keys))
@@ -213,12 +220,14 @@ class ContentCache:
     def _store(self, files: Iterable[_Read]) -> None:
         rows = []
         for one in files:
+            # Files that may still change are read again next time.
             if one.status is None:
                 continue
             rows.append((one.file.key, _value(one.file.key, one.status, one.digest)))
         if self._database is None or not rows:
             return
         try:
+            # The connection as a context commits at the end, or rolls back.
             with self._database:
                 self._database.executemany(
                     "INSERT OR REPLACE INTO contents (key, value) VALUES (?, ?)", rows
@@ -228,6 +237,7 @@ class ContentCache:
 
     def _give_up(self, error: sqlite3.Error) -> None:
         """Continue without the database, and remove it if it is damaged."""
+        # Closed first: the file of an open database must not be removed.
         self.close()
         # OperationalError: the disk is full, or another process holds a lock.
         if not isinstance(error, sqlite3.OperationalError) and self._path is not None:
@@ -247,6 +257,7 @@ def training_digests(paths: Sequence[Path]) -> list[bytes]:
         LpxError: A file cannot be read.
     """
     digests = []
+    # Read all at once, as threads read in parallel.
     for path, row in zip(paths, file_digests(list(map(os.fsencode, paths))), strict=True):
         digest = bytes(row)
         if digest == UNREADABLE:
@@ -290,6 +301,7 @@ def _open(path: Path | None, max_bytes: int, timeout_s: float) -> sqlite3.Connec
                 _remove(path)
         try:
             return _connect(path, timeout_s)
+        # Locked or not permitted: the file may be sound, so it is kept.
         except sqlite3.OperationalError:
             return None
         except sqlite3.DatabaseError:
@@ -303,10 +315,12 @@ def _open(path: Path | None, max_bytes: int, timeout_s: float) -> sqlite3.Connec
 def _connect(path: Path, timeout_s: float) -> sqlite3.Connection:
     # Only the owner may read a new file: paths in it are hashed, but not their number.
     with contextlib.suppress(FileExistsError):
+        # O_EXCL: an existing file keeps its mode, and a link in its place is not followed.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     database = sqlite3.connect(path, timeout=timeout_s)
     try:
         (version,) = database.execute("PRAGMA user_version").fetchone()
+        # 0 is a database that was created just now.
         if version not in (0, _VERSION):
             raise sqlite3.DatabaseError(f"version {version}")
         with database:
@@ -315,6 +329,7 @@ def _connect(path: Path, timeout_s: float) -> sqlite3.Connection:
                 "WITHOUT ROWID"
             )
             database.execute(f"PRAGMA user_version = {_VERSION}")
+    # BaseException, as an interrupt would leave the handle open as well.
     except BaseException:
         database.close()
         raise
@@ -322,6 +337,7 @@ def _connect(path: Path, timeout_s: float) -> sqlite3.Connection:
 
 
 def _remove(path: Path) -> None:
+    # SQLite's files beside it: a journal left behind would be applied to the next database.
     for end in ("", "-journal", "-wal", "-shm"):
         with contextlib.suppress(OSError):
             os.unlink(f"{path}{end}")
@@ -340,6 +356,7 @@ def _value(key: bytes, status: bytes, digest: bytes) -> bytes:
 
 def _checked(key: bytes, value: bytes, path: bytes) -> bytes | None:
     """Return the digest in a stored value; None if the file changed or the value is damaged."""
+    # unpack would raise an error on a value of another size.
     if len(value) != _VALUE.size:
         return None
     status, digest, checksum = _VALUE.unpack(value)
@@ -355,6 +372,7 @@ def _checked(key: bytes, value: bytes, path: bytes) -> bytes | None:
 def _packed(status: os.stat_result) -> bytes:
     """Pack everything that changes when a file is written or replaced."""
     return _STATUS.pack(
+        # Some systems give negative numbers, which the unsigned format refuses.
         status.st_dev & (2**64 - 1),
         status.st_ino & (2**64 - 1),
         status.st_size,
@@ -367,6 +385,7 @@ def _read_file(
     file: _File, settled_seconds: float, read: Callable[[int, int], bytes] = os.read
 ) -> _Read:
     """Digest a file; its status is None if a later change might not alter it."""
+    # Before the file is opened: a change while it is read must count as recent.
     began = time.time()
     try:
         # O_NONBLOCK: opening a pipe would wait for somebody to write into it.
@@ -375,6 +394,7 @@ def _read_file(
         return _Read(file, UNREADABLE, None)
     try:
         before = os.fstat(handle)
+        # Asked of the open handle, as the name may be replaced in between.
         if not stat.S_ISREG(before.st_mode):
             return _Read(file, UNREADABLE, None)
         digest = hashlib.sha256()

@@ -52,6 +52,7 @@ def expanded(path: str | Path) -> Path:
     """
     text = os.fspath(path)
     full = os.path.expanduser(text)
+    # A home folder that is unknown is left as it is, and would then be created here as "~user".
     if full.startswith("~"):
         raise LpxError(
             f"{text} begins with the home folder of a user",
@@ -78,6 +79,8 @@ def data_roots(data_root: Path | None = None) -> tuple[Path, ...]:
     folders = []
     if data_root is not None:
         folder = expanded(data_root)
+        # Only the folder that was named is checked: one of the environment may be on a disk that is
+        # not mounted.
         if not folder.is_dir():
             state = "is a file" if folder.exists() else "does not exist"
             raise LpxError(
@@ -85,12 +88,14 @@ def data_roots(data_root: Path | None = None) -> tuple[Path, ...]:
             )
         folders.append(folder)
     for entry in os.environ.get("LPX_DATA", "").split(os.pathsep):
+        # An empty entry, as in "a::b", would mean the current folder.
         if not entry:
             continue
         folders.append(expanded(entry))
     setting = _setting("root")
     if setting is not None:
         folders.append(setting)
+    # The same folder may be named twice; dict keeps the first place, which has priority.
     return tuple(dict.fromkeys(folders))
 
 
@@ -111,6 +116,7 @@ def _find_settings() -> Path | None:
     """Find the nearest lpx.toml in the current folder or one above."""
     here = Path.cwd()
     for folder in (here, *here.parents):
+        # The nearest one counts, so that a project can override what is above it.
         path = folder / SETTINGS
         if path.is_file():
             return path
@@ -124,6 +130,7 @@ def _setting(key: str) -> Path | None:
         return None
     try:
         # Editors on Windows write a byte-order mark, which TOML does not allow.
+        # With a limit: this file is found by searching upwards, and may be anybody's.
         table = tomllib.loads(read_regular(path, limit=MAX_SETTINGS_BYTES).decode("utf-8-sig"))
         check_plain(table)
     except (OSError, ValueError, RecursionError) as error:
@@ -132,6 +139,7 @@ def _setting(key: str) -> Path | None:
             f"{path} cannot be read", str(error), "fix or remove it", code="damaged"
         ) from error
     data = table.get("data", {})
+    # A misspelt key would otherwise be ignored, and another folder be used.
     if not isinstance(data, dict) or set(data) - set(_KEYS):
         raise LpxError(
             f"{path}: [data] holds {str(data)[:80]!r}",
@@ -145,4 +153,5 @@ def _setting(key: str) -> Path | None:
         raise LpxError(
             f"{path}: {key} is {str(value)[:80]!r}", "it must be one folder", f'{key} = "DIR"'
         )
+    # Relative to the file, not to the current folder, so that it means the same from everywhere.
     return path.parent / expanded(value)

@@ -117,6 +117,7 @@ def walk(
     """
     search = _Search(os.fspath(folder), suffixes, skip, refuse, scan or os.scandir)
     search.run(only)
+    # Sorted, as the order of a folder differs between file systems, and limits take the first ones.
     return WalkResult(tuple(sorted(search.files, key=_sort_key)), search.left_out())
 
 
@@ -142,6 +143,7 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
     try:
         return stat.S_ISDIR(os.stat(path).st_mode)
     except OSError as error:
+        # Errors such as a missing permission do not say that there is no folder.
         if error.errno in ABSENT:
             return False
         raise
@@ -155,6 +157,7 @@ def note_of(left_out: Iterable[LeftOut]) -> str:
 
 def is_hidden(name: str) -> bool:
     """Return whether a file or folder is hidden, or created by a system."""
+    # Windows and macOS write these names in either case.
     return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
 
 
@@ -190,8 +193,10 @@ class _Search:
                 self.remember(name)
             else:
                 self.below(name)
+        # A heap, as following a link may find further links that have to be sorted in.
         while self.links:
             _, link = heapq.heappop(self.links)
+            # A link upwards would bring the whole search in again under another name.
             if self.leads_up(link):
                 self.leave_out(_UPWARDS, link)
             else:
@@ -206,6 +211,7 @@ class _Search:
         while waiting:
             inside = waiting.pop()
             try:
+                # Looked up for every folder: links and bind mounts give one folder several names.
                 status = os.stat(self.path(inside))
                 identity = _FileId(status.st_dev, status.st_ino)
                 if inside and identity in self.skip:
@@ -215,6 +221,7 @@ class _Search:
                     continue
                 self.seen.add(identity)
                 with self.scan(self.path(inside)) as entries:
+                    # Sorted, so that two machines find the same files in the same order.
                     listed = sorted(entries, key=lambda entry: entry.name)
             except OSError as error:
                 if self.refuse is not None:
@@ -232,6 +239,7 @@ class _Search:
     def take(self, inside: str, entry: os.DirEntry[str]) -> str | None:
         """Keep an entry, or leave it out; return its path if it is a folder to search."""
         name = f"{inside}/{entry.name}" if inside else entry.name
+        # Hidden folders come before links, so that a hidden link is not followed.
         if not self.is_folder(name, entry):
             self.take_file(name, entry)
         elif entry.name.startswith("."):
@@ -245,6 +253,7 @@ class _Search:
         return None
 
     def is_folder(self, name: str, entry: os.DirEntry[str]) -> bool:
+        # The entry knows its type from listing the folder, without a further call.
         if not entry.is_symlink():
             return entry.is_dir()
         try:
@@ -261,6 +270,7 @@ class _Search:
                 self.leave_out(_HIDDEN_FILE, name)
             else:
                 self.files.append(name)
+        # A broken link with a picture's suffix has been kept: reading it reports what is wrong.
         elif entry.is_symlink() and not os.path.exists(entry.path):
             self.leave_out(_BROKEN, name)
         elif not (
@@ -283,6 +293,7 @@ class _Search:
 
     def leave_out(self, kind: _Kind, name: str) -> None:
         count, names = self._left_out.get(kind, (0, []))
+        # Three names as examples suffice; a folder may have millions of such files.
         if len(names) < _NAMED:
             names.append(printable(name))
         self._left_out[kind] = (count + 1, names)
@@ -318,6 +329,7 @@ class _FileId(NamedTuple):
 def _identity(path: Path) -> _FileId | None:
     try:
         status = path.stat()
+    # A folder to skip need not exist yet, as results are often written later.
     except OSError:
         return None
     return _FileId(status.st_dev, status.st_ino)

@@ -115,6 +115,8 @@ class Engine(ABC):
     @property
     def device_memory(self) -> DeviceMemory:
         """Return the memory that it holds on its device."""
+        # Asking a closed engine is no error: reports read this after the engines have been
+        # released.
         if self._closed:
             return DeviceMemory(None, "the engine is closed")
         return self._device_memory()
@@ -137,6 +139,7 @@ class Engine(ABC):
         self._check_open()
         parts = []
         crops: list[Faces] = []
+        # A generator has no length, so that the end of the crops shows only when they run out.
         # Files are read in the course of scoring: all crops at once may not fit into memory.
         for crop in _crops(image):
             crops.append(self._fitted(crop))
@@ -146,6 +149,8 @@ class Engine(ABC):
         if crops:
             parts.append(self.infer(np.stack(crops)))
         if not parts:
+            # Nothing was scored, and np.concatenate would fail with an error that does not name the
+            # argument.
             raise InvalidArgumentError("image", _REQUIRED, image)
         return Prediction(
             np.concatenate([part.score for part in parts]),
@@ -166,6 +171,7 @@ class Engine(ABC):
                 its runtime fails.
         """
         self._check_open()
+        # Checked before the runtime sees them: its own errors name tensors, not what to do.
         self._check_faces(faces)
         return self._infer(faces)
 
@@ -177,6 +183,7 @@ class Engine(ABC):
             self._release()
 
     def __enter__(self) -> Self:
+        # A closed engine must not enter a `with` block, where it would fail at the first call only.
         self._check_open()
         return self
 
@@ -218,6 +225,7 @@ def notes_of(engine: Engine) -> tuple[str, ...]:
 
     Only TensorRT's engines have notes. Some come with the first runs, as those on CUDA graphs.
     """
+    # The notes are read each time, as runs may add to them.
     return tuple(getattr(engine, "notes", ()))
 
 
@@ -232,6 +240,7 @@ def check_faces(faces: Any, shape: tuple[int, ...], *, allow_empty: bool = False
     Raises:
         LpxError: Another type, dtype or shape, or no face at all.
     """
+    # Formatted here, as both errors below state what the engine takes.
     why = "this engine takes uint8 RGB [N, {}, {}, {}]".format(*shape)
     if not isinstance(faces, np.ndarray):
         raise LpxError(f"faces are of type {type(faces).__name__}", why, code="invalid-argument")
@@ -263,12 +272,14 @@ def _described(array: NDArray[Any]) -> str:
 
 def _crops(image: object) -> Iterable[Faces]:
     """Return the crops of `Engine.__call__`'s argument, read as they are needed."""
+    # A text is iterable too, letter by letter, so paths come first.
     if isinstance(image, (str, os.PathLike)):
         return [_read(image)]
     if isinstance(image, np.ndarray):
         if image.ndim == 4:
             return [_checked(crop, image) for crop in image]
         return [_checked(image, image)]
+    # Bytes and dicts can be iterated, but give numbers and keys, not crops.
     if isinstance(image, Iterable) and not isinstance(image, (bytes, bytearray, dict)):
         return (_one_of(element) for element in image)
     raise InvalidArgumentError("image", _REQUIRED, _Described(type(image).__name__))
@@ -284,15 +295,18 @@ def _one_of(element: object) -> Faces:
 
 def _checked(crop: NDArray[Any], whole: NDArray[Any]) -> Faces:
     """Return a crop that is uint8 [H, W, 3]; an error shows the whole array that was passed."""
+    # A side of 0 would pass through NumPy and fail in OpenCV.
     if crop.dtype != np.uint8 or crop.ndim != 3 or crop.shape[2] != 3 or 0 in crop.shape:
         raise InvalidArgumentError("image", _REQUIRED, _described(whole))
     return crop
 
 
 def _read(path: str | os.PathLike[str]) -> Faces:
+    # Imported here: OpenCV takes a while, and engines that get arrays do without.
     from lpx.data.images.decode import UnreadableImageError, read_image
 
     file: Path = as_path("image", path)
+    # Asked first, as the decoder's error for a missing file reads like that for a damaged one.
     if not os.path.lexists(file):
         raise LpxError(
             f"{file} does not exist", "", "use the path of an image file", code="not-found"

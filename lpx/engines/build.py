@@ -98,6 +98,7 @@ def build_engine(
         cache = None
         if dialect == "calibration-cache":
             cache = _calibration_cache(model, request, target.tensorrt)
+            # Written before the build, so that a build that fails leaves the cache to look at.
             write_bytes(folder / "calibration.cache", cache)
         built = make_for_tensorrt(
             graph,
@@ -111,10 +112,12 @@ def build_engine(
         )
         # Kept beside the plan: layers of a plan cannot be compared without their graph.
         write_bytes(folder / GRAPH, graph)
+        # The plan's own digest does not cover the graph, which is a file of its own.
         noted["graph_sha256"] = hashlib.sha256(graph).hexdigest()
     write_bytes(folder / built.file, built.data)
     calibration = None
     warnings = built.warnings
+    # Scales may be passed for float precisions as well, which do not use them.
     if request.precision == "int8" and request.scales is not None:
         calibration = {
             "method": request.method,
@@ -123,6 +126,7 @@ def build_engine(
         }
         warnings = (*warnings, *([request.scales.warning] if request.scales.warning else []))
     work: dict[str, int] = {}
+    # Runtimes that do not report precisions have nothing to multiply the work with.
     if placement is not None and built.computed_in:
         prepared, _ = prepare_model(
             model, "the exported model", requantise=request.weights.requantise
@@ -137,6 +141,8 @@ def build_engine(
         dialect=dialect,
         file=built.file,
         engine_sha256=hashlib.sha256(built.data).hexdigest(),
+        # The digest of the model that was passed, not of the prepared one: it is what users can
+        # check.
         model_sha256=hashlib.sha256(model).hexdigest(),
         card=card.to_dict(),
         calibration=calibration,
@@ -182,22 +188,26 @@ def make_graph(model: bytes, request: BuildRequest, dialect: str) -> LoweredGrap
             scales are of another model.
     """
     int8 = request.precision == "int8"
+    # Equalised weights would only change the rounding of a float engine, to no use.
     model, _ = prepare_model(
         model,
         "the exported model",
         equalised=int8 and request.weights.equalise,
         requantise=request.weights.requantise,
     )
+    # Old dialects have to be lowered even in float32, as their parsers know no newer opset.
     if request.precision == "fp32" and dialect not in _LOWERED:
         return LoweredGraph(model, None)
     graph = parse(model, "the exported model")
     name_nodes(graph)
     placement = None
+    # Decided on the float32 graph: casts to float16 would hide the patterns that are looked for.
     if int8:
         placement = placement_of(graph, request.target, dialect, request.weights.min_channels)
     if _is_half(dialect, request.precision):
         _check_opset(graph, dialect)
         to_fp16(graph)
+    # A calibration cache goes with the plain graph; pairs in it would be quantised twice.
     if placement is not None and dialect != "calibration-cache":
         scales = _scales_of(model, request)
         ranges = scales.ranges(request.method)
@@ -207,6 +217,7 @@ def make_graph(model: bytes, request: BuildRequest, dialect: str) -> LoweredGrap
             known = tuple(name for name in placement.outputs if name in ranges)
             placement = replace(placement, outputs=known)
         insert_qdq(graph, placement, ranges, _STYLES[dialect], request.weights)
+    # Last, as the steps before expect the opset that lpx exports.
     if dialect in _LOWERED:
         lower_opset(graph, OLDEST)
     return LoweredGraph(serialise(graph), placement)
@@ -228,12 +239,14 @@ def require_int8(model: bytes, request: BuildRequest, dialect: str) -> Placement
             option overrides them.
         LpxError: The model is quantised already, or the target has no INT8.
     """
+    # Checked before calibration, which may take minutes.
     check_int8(request.target)
     prepared, _ = prepare_model(model, "the exported model", requantise=request.weights.requantise)
     graph = parse(prepared, "the exported model")
     name_nodes(graph)
     placement = placement_of(graph, request.target, dialect, request.weights.min_channels)
     require_quantised(graph, placement, request.weights.min_channels)
+    # Some convolutions only have their weights stored in INT8, and compute in float.
     running = set(placement.convolutions) - placement.stored
     if dialect == "onnxruntime" and not running:
         names = ", ".join(placement.convolutions[:3])
@@ -263,6 +276,7 @@ def require_quantised(graph: ir.Model, placement: Placement, min_channels: int) 
         return
     left = [d for d in placement.decisions if d.op_type in COMPUTE]
     reasons = Counter(d.reason for d in left)
+    # Narrow layers are the one reason that an option overrides, so the error looks for them.
     widths = [width for node in graph.graph if (width := narrowest(node)) is not None]
     narrow = [width for width in widths if width < min_channels]
     fix = "build FP32 or FP16"
@@ -295,6 +309,8 @@ def expected_work(graph: ir.Model, placement: Placement, dialect: str) -> dict[s
     """
     work = multiply_accumulates(serialise(graph))
     if dialect == "onnxruntime":
+        # Any range will do: which nodes ONNX Runtime fuses depends on the pairs, not on their
+        # scales.
         ranges = dict.fromkeys(placement.observed, Range(-1.0, 1.0, ()))
         insert_qdq(graph, placement, ranges, ONNXRUNTIME)
         found = precision_of_nodes(serialise(graph))

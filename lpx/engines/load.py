@@ -50,6 +50,7 @@ def load(
             engine ("damaged"); or a library or GPU that it needs is missing.
     """
     path = as_path("folder", folder)
+    # A missing folder gets an error that says so, before the manifest is looked for.
     _check_folder(path)
     manifest, data = read_engine(path)
     if manifest.target == "tensorrt" or manifest.target == "tensorrt-rtx":
@@ -104,6 +105,7 @@ def load_plan(
     assert flavour == "tensorrt" or flavour == "tensorrt-rtx"
     opener = open_runtime or tensorrt.open_runtime
     kernels = None
+    # Only TensorRT for RTX compiles kernels when it loads; those of TensorRT are in the plan.
     if flavour == "tensorrt-rtx":
         kernels = folder / KERNELS
     return tensorrt.TensorRTEngine(
@@ -130,14 +132,17 @@ def _load_onnx(
             manifest.target,
             _provider(manifest),
             folder / "cache",
+            # Larger batches are split, as the provider's profile ends at its largest one.
             max(manifest.batches),
             card,
         )
     else:
         engine = OnnxRuntimeEngine(data, card.input_size, card=card, shares_cores=shares_cores)
     try:
+        # After loading, as only the session can read the metadata of the graph.
         _check_card(manifest, card, engine.session.get_modelmeta().custom_metadata_map)
     except LpxError:
+        # Nobody else has the engine yet, so nobody else could release it.
         engine.close()
         raise
     return engine
@@ -146,6 +151,7 @@ def _load_onnx(
 def _check_card(manifest: EngineManifest, card: ModelCard, metadata: Mapping[str, str]) -> None:
     """Compare the card in the manifest with the one in the engine, which is under its SHA-256."""
     text = metadata.get(METADATA_KEY)
+    # Graphs of other programs have no card, so there is nothing to compare.
     if text is not None and card_from_json(text, manifest.file) != card:
         raise LpxError(
             f"the manifest of engine {manifest.name} and {manifest.file} carry different model "
@@ -159,6 +165,7 @@ def _provider(manifest: EngineManifest) -> dict[str, str]:
     """Return the options of ONNX Runtime's provider; options of others could load code."""
     given = manifest.options.get("provider")
     if not given or not manifest.batches:
+        # An empty profile would fail later, with an error about shapes.
         raise LpxError(
             f"the manifest of engine {manifest.name} lacks its provider's options or batches",
             "it was edited or damaged",
@@ -213,6 +220,7 @@ def read_graph(folder: Path, manifest: EngineManifest) -> bytes:
     Raises:
         LpxError: Missing or altered.
     """
+    # ONNX Runtime's engine is its own graph.
     if manifest.target.startswith("onnxruntime"):
         return read_engine(folder).data
     return _read(
@@ -227,6 +235,7 @@ def read_graph(folder: Path, manifest: EngineManifest) -> bytes:
 def _read(folder: Path, name: str, digest: str | None, what: str, why_needed: str) -> bytes:
     """Return the bytes of a file of an engine, checked against their SHA-256 if it is known."""
     path = folder / name
+    # Asked first: for a missing file the message says why the file is needed.
     if not path.exists():
         raise LpxError(
             f"{path} does not exist", why_needed, "run `lpx build` again", code="not-found"
@@ -239,6 +248,7 @@ def _read(folder: Path, name: str, digest: str | None, what: str, why_needed: st
             f"{path} cannot be read", why, "run `lpx build` again", code="damaged"
         ) from error
     found = hashlib.sha256(data).hexdigest()
+    # Graphs of earlier builds have no digest in their manifest.
     if digest is not None and found != digest:
         raise LpxError(
             f"{path} is not {what}",

@@ -90,6 +90,7 @@ class EngineManifest:
     @property
     def batches(self) -> tuple[int, ...]:
         """Return the largest batch of each profile; empty if any batch runs."""
+        # ONNX Runtime's CPU engine has a dynamic batch, hence no options and no limit.
         if "tensorrt" not in self.options:
             return ()
         return tuple(profile.maximum for profile in self.tensorrt.profiles)
@@ -111,6 +112,7 @@ def share_in_integers(counts: Mapping[str, int]) -> float | None:
         counts: As `EngineManifest.multiply_accumulates`.
     """
     total = sum(counts.values())
+    # A total of 0 means that nothing was counted, not that nothing is in integers.
     return counts.get("int8", 0) / total if total else None
 
 
@@ -134,6 +136,7 @@ def read_manifest(folder: Path) -> EngineManifest:
     """
     path = folder / FILE
     values = read_sealed(path, "lpx build")
+    # The format comes first: another one explains unknown and lacking fields better.
     if values.pop("format", None) != FORMAT:
         raise LpxError(
             f"{path} is of another format",
@@ -142,6 +145,7 @@ def read_manifest(folder: Path) -> EngineManifest:
             code="unsupported",
         )
     known = {f.name for f in fields(EngineManifest)}
+    # A field that this lpx does not know may change what the others mean.
     if unknown := values.keys() - known:
         raise LpxError(f"{path} has unknown fields: {', '.join(sorted(unknown))}", "", "update lpx")
     if lacking := known - values.keys():
@@ -160,6 +164,7 @@ def read_manifest(folder: Path) -> EngineManifest:
         ) from error
     # Reports name engines by folder: in a copy under another name it is not the original's.
     manifest = replace(manifest, name=_folder_name(folder))
+    # Read once here, so that a damaged card fails with the manifest and not in a later step.
     manifest.model_card()
     return manifest
 
@@ -177,6 +182,7 @@ def _folder_name(folder: Path) -> str:
 
 def is_plain_name(name: str) -> bool:
     """Return whether a text names a file or folder in the current one, and can be printed."""
+    # Manifests come from other machines: a name with a slash would reach outside the folder.
     return (
         name != ""
         and name.isprintable()
@@ -197,6 +203,7 @@ def _check_values(manifest: EngineManifest) -> None:
         if not is_plain_name(value := getattr(manifest, name)):
             raise SchemaError(f"{name}: {value[:100]!a} is not the plain name of a file")
     for name in ("engine_sha256", "model_sha256"):
+        # The whole text has to match, as a digest is also printed and compared by its beginning.
         if not re.fullmatch("[0-9a-f]{64}", value := getattr(manifest, name)):
             raise SchemaError(f"{name}: {value[:100]!a} is not a SHA-256")
     for name in ("convolutions", "multiply_accumulates"):
@@ -204,6 +211,7 @@ def _check_values(manifest: EngineManifest) -> None:
             raise SchemaError(f"{name}: a count is below 0")
     if manifest.calibration is not None:
         known = {f.name for f in fields(_Calibration)}
+        # Fields beyond these may come from a newer lpx and do no harm, as nobody reads them.
         stated = {name: one for name, one in manifest.calibration.items() if name in known}
         read_record(_Calibration, stated, "calibration")
     if "tensorrt" in manifest.options:

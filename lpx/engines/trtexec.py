@@ -165,6 +165,7 @@ def emit_trtexec(
     Raises:
         LpxError: As `make_graph` and `check_emitted`; the folder cannot be written.
     """
+    # Before anything is written, so that a refusal leaves no half-made folder.
     check_emitted(requests)
     graphs: dict[str, bytes] = {}
     described = []
@@ -173,10 +174,12 @@ def emit_trtexec(
         lines = []
         for request in requests:
             recipe = _recipe(request, major)
+            # Releases share graphs; each is made and described once.
             if recipe.graph not in graphs:
                 graphs[recipe.graph], _ = make_graph(model, request, recipe.dialect)
                 described.append(_described(recipe, graphs[recipe.graph]))
             lines += _builds(request, major, recipe, card.input_size)
+        # Only scripts that read the cache rewrite its first line.
         cached = any(CACHE in line for line in lines)
         text = _SCRIPT.format(
             major=major,
@@ -186,6 +189,7 @@ def emit_trtexec(
             verify=_ON_DLA * (requests[0].tensorrt.dla_core is not None),
         )
         scripts.append(folder / f"build-tensorrt{major}.sh")
+        # The scripts are written first but the manifest last, as it lists the digests of all.
         _write_script(scripts[-1], text)
     for name, graph in graphs.items():
         write_bytes(folder / name, graph)
@@ -193,6 +197,7 @@ def emit_trtexec(
     calibrated = next((r for r in requests if r.precision == "int8"), None)
     files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in scripts}
     if calibrated and options.dla_core is not None:
+        # A cache stores a scale per tensor; write_cache takes the largest value that it represents.
         peaks = {n: scale * LEVELS for n, scale in cache_scales(model, calibrated).items()}
         text = write_cache(peaks)
         write_bytes(folder / CACHE, text.encode())
@@ -243,13 +248,16 @@ def _described(recipe: _Recipe, graph: bytes) -> dict[str, str]:
 def _write_script(path: Path, text: str) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+    # Added to the mode that it has, which keeps the user's umask.
     path.chmod(path.stat().st_mode | 0o111)
 
 
 def _recipe(request: BuildRequest, major: Major) -> _Recipe:
     """Return the graph that a release takes for a precision, and its flags."""
     precision, dla = request.precision, request.tensorrt.dla_core is not None
+    # INT8 also allows FP16: layers without an integer kernel would otherwise fall back to FP32.
     weak_flags = {"fp32": (), "fp16": ("--fp16",), "int8": ("--fp16", "--int8")}[precision]
+    # From 11 on, types in the graph replace the builder's flags.
     if major == 11:
         dialect = "dla-explicit" if dla and precision == "int8" else "strongly-typed"
         return _Recipe(_name(precision, dialect), dialect, ())
@@ -257,6 +265,7 @@ def _recipe(request: BuildRequest, major: Major) -> _Recipe:
         # Q/DQ nodes do not run on a DLA core before 11: its scales come beside the graph.
         flags = (*weak_flags, f'--calib="$out/{CACHE}"')
         return _Recipe(_name(precision, "calibration-cache"), "calibration-cache", flags)
+    # TensorRT 8 has no strongly typed networks, and a DLA takes its precision from flags before 11.
     if major == 8 or dla:
         return _Recipe(_name(precision, "weakly-typed"), "weakly-typed", weak_flags)
     return _Recipe(_name(precision, "strongly-typed"), "strongly-typed", ("--stronglyTyped",))
@@ -276,6 +285,7 @@ def _builds(request: BuildRequest, major: Major, recipe: _Recipe, size: int) -> 
         common.append(f"--memPoolSize=workspace:{options.workspace_mib}")
     if options.optimisation_level is not None:
         common.append(f"--builderOptimizationLevel={options.optimisation_level}")
+    # Left out if unset, so that each release keeps its own default.
     if options.version_compatible:
         common.append("--versionCompatible")
     if options.hardware_compatible:
@@ -283,6 +293,8 @@ def _builds(request: BuildRequest, major: Major, recipe: _Recipe, size: int) -> 
     if not options.tf32:
         common.append("--noTF32")
     if options.dla_core is not None:
+        # A DLA core lacks some operators, and without the fallback the build fails at the first of
+        # them.
         common += [f"--useDLACore={options.dla_core}", "--allowGPUFallback"]
     lines = []
     for span in options.profiles:
@@ -295,6 +307,7 @@ def _builds(request: BuildRequest, major: Major, recipe: _Recipe, size: int) -> 
                 ("max", span.maximum),
             )
         ]
+        # Timed at the optimum, for which the kernels were chosen.
         run = f"--shapes=faces:{span.optimum}x{size}x{size}x3"
         lines.append(" \\\n    ".join([f"build {name}", *common, *shapes, run]))
     return lines

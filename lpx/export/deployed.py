@@ -24,6 +24,7 @@ class Deployed(nn.Module):
         self.detector = detector
         self.reverse = card.channel_order == "BGR"
         offset, scale = card.normalisation()
+        # Buffers rather than constants: they move with the module to float64 and to another device.
         self.register_buffer("offset", _per_channel(offset))
         self.register_buffer("scale", _per_channel(scale))
 
@@ -37,7 +38,9 @@ class Deployed(nn.Module):
         # The cast comes first: TensorRT supports uint8 only as a network input.
         pixels = faces.to(torch.float32).permute(0, 3, 1, 2)
         if self.reverse:
+            # Slices joined again rather than an index with a list, which exports as a Gather.
             pixels = torch.cat([pixels[:, 2:3], pixels[:, 1:2], pixels[:, 0:1]], dim=1)
+        # Subtract, then scale, in this order, as folding both into one would round differently.
         return (pixels - self.offset) * self.scale
 
 

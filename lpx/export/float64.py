@@ -27,9 +27,13 @@ class _Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        # Reinterpreting bits gives nonsense in a wider type, so such a model is not measured at
+        # all.
         if func is torch.ops.aten.view.dtype:
             raise TypeError("the bits of a float32 are not those of a float64")
         args, kwargs = tree_map(_widened, (args, kwargs or {}))
+        # The results are widened as well: an operation with an explicit dtype returns float32
+        # otherwise.
         return tree_map(_widened, func(*args, **kwargs))
 
 
@@ -50,6 +54,8 @@ class _Arguments(TorchFunctionMode):
 def _widened(value: Any) -> Any:
     if isinstance(value, Tensor) and value.dtype in _FLOATS:
         return value.to(torch.float64)
+    # Explicit dtypes in a module's code, as in `x.to(torch.float32)`, would narrow everything
+    # again.
     if isinstance(value, torch.dtype) and value in _FLOATS:
         return torch.float64
     return value
@@ -67,6 +73,7 @@ def in_float64(module: nn.Module, inputs: Tensor) -> tuple[Tensor, ...] | None:
         below PyTorch's operations.
     """
     state: dict[str, Tensor] = {}
+    # functional_call takes the widened copies, so that the module itself stays in float32.
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         state[name] = _widened(tensor)
     try:
@@ -75,6 +82,7 @@ def in_float64(module: nn.Module, inputs: Tensor) -> tuple[Tensor, ...] | None:
     except Exception:
         # A user's module may raise anything if it cannot be run in float64.
         return None
+    # A result that is still narrow was computed by something that the modes do not see.
     if any(value.dtype != torch.float64 for value in outputs):
         return None
     return outputs
@@ -92,12 +100,16 @@ def with_perturbed_weights(module: nn.Module, inputs: Tensor, seed: int) -> tupl
         Its outputs. They are as correct as those of the original weights: folding a batch norm, or
         adding in another order, changes results as much.
     """
+    # Seeded, so that a verification that passes does so again.
     generator = torch.Generator().manual_seed(seed)
     state: dict[str, Tensor] = {}
     for name, parameter in (*module.named_parameters(), *module.named_buffers()):
+        # Detached from the graph of gradients, as the values are only read.
         tensor = parameter.detach()
         if tensor.dtype == torch.float32:
             uniform = 2 * torch.rand(tensor.shape, generator=generator, dtype=torch.float64) - 1
+            # Moved in float64 and rounded once; in float32 the factor itself would round to 1 half
+            # of the time. 2**-23 is one unit in the last place of float32.
             tensor = (tensor * (1 + uniform * 2.0**-23)).to(torch.float32)
         state[name] = tensor
     with torch.no_grad():
@@ -123,6 +135,7 @@ def graph_in_float64(
     Returns:
         The outputs, float64; None if the evaluator cannot run the model so.
     """
+    # The evaluator is needed only when a difference exceeds the tolerance.
     from onnx.reference import ReferenceEvaluator
 
     try:
@@ -146,6 +159,7 @@ def _widen(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
+                # Branches of If and bodies of Loop have weights and casts of their own.
                 _widen(attribute.g)
             elif attribute.type == onnx.AttributeProto.TENSOR:
                 tensors.append(attribute.t)

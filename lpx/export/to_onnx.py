@@ -55,6 +55,8 @@ def trace(detector: Detector) -> onnx.ModelProto:
             )
     except Exception as error:
         # The exporter wraps any failure in errors of its own.
+        # Running out of memory is not the model's fault, so it must not be reported as a limit of
+        # the exporter.
         if short := out_of_memory(_innermost(error)):
             raise short from error
         raise LpxError(
@@ -65,6 +67,7 @@ def trace(detector: Detector) -> onnx.ModelProto:
             code="unsupported",
         ) from error
     assert program is not None
+    # The exporter may succeed with a fixed batch, which would fail only at the first other batch.
     _check_batch(program.model_proto, detector.card.architecture)
     return program.model_proto
 
@@ -94,6 +97,7 @@ def to_onnx(
     check_choice("opset", opset, range(OLDEST, OPSET + 1))
     model = ir.serde.deserialize_model(_simplify(tracer(detector)))
     expand_batch_norms(model)
+    # Named before the opset is lowered, so that names do not depend on the opset.
     _name_nodes(model)
     lower_opset(model, opset)
     model.metadata_props[METADATA_KEY] = detector.card.to_json()
@@ -129,6 +133,7 @@ def _check_batch(proto: onnx.ModelProto, architecture: str) -> None:
 
 
 def _simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
+    # onnxsim is a compiled library that only an export needs.
     import onnxsim
 
     with _quiet():
@@ -175,5 +180,6 @@ def _quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
+        # Loggers belong to the whole process: those who use lpx as a library get their levels back.
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -107,9 +107,11 @@ def open_in_onnxruntime(model: bytes) -> Run:
     Raises:
         LpxError: ONNX Runtime cannot run the model; raised by the function too.
     """
+    # ONNX Runtime takes a while to import, and reading results needs none of it.
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    # 4 is "fatal": whatever it logs comes back as an exception, which is reported once.
     options.log_severity_level = 4
 
     def refused(error: Exception) -> LpxError:
@@ -132,6 +134,7 @@ def open_in_onnxruntime(model: bytes) -> Run:
             score, patch_map = session.run(OUTPUTS, {INPUT: pixels})
         except Exception as error:
             raise refused(error) from error
+        # Compared in float64, so that the subtraction adds no rounding of its own.
         return Outputs(score.astype(np.float64), patch_map.astype(np.float64))
 
     return run
@@ -178,16 +181,22 @@ def verify(
             return _as_outputs(module(torch.from_numpy(pixels)))
 
     size = detector.card.input_size
+    # Asked before any face is decoded: a pass that needs more memory than there is would end the
+    # process without an error.
     check_forward(detector.module, (min(limit, _BATCH), 3, size, size))
     batches, names = _read(faces.first(limit), size)
     exported = _joined(run(pixels) for pixels in batches)
     expected = _joined(reference(pixels) for pixels in batches)
     _check_shapes(exported, expected, len(names))
+    # The range is that of the checkpoint: an export that leaves it differs, and is reported as
+    # that.
     _check_range(expected, names)
     differences = _differences(exported, expected)
     largest = np.maximum(_per_face(differences.score), _per_face(differences.patch_map))
     worst = int(np.argmax(largest))
     allowed = TOLERANCE if tolerance is None else tolerance
+    # Repeats come before the float64 check: for a random model, that would measure its noise as
+    # rounding.
     _check_repeats(reference, batches[0], max(allowed, TOLERANCE), names[0])
     errors = None
     # Written as "not <=" here and below, so that NaN fails.
@@ -202,6 +211,7 @@ def verify(
         tolerance=allowed,
         noise=noise,
     )
+    # A tolerance that was given is final, and is not widened by any noise.
     if tolerance is not None and not largest[worst] <= tolerance:
         raise _differs(result, float(largest[worst]), tolerance, None)
     bound = max(allowed, TOLERANCE)
@@ -213,7 +223,9 @@ def verify(
         return result
     if errors is not None and _is_noise(errors.torch, errors.export):
         return result
+    # The reference evaluator is slow, so errors that no rounding explains do not get to it.
     if errors is not None and _within(errors.torch, errors.export, RUNTIME_FACTOR):
+        # On the worst face alone, as it evaluates every operator in NumPy.
         exact = _of_the_graph(model, np.concatenate(batches), errors.truth, worst)
         if exact is not None and _is_noise(errors.torch, exact):
             return replace(result, exact=_largest(exact))
@@ -249,6 +261,7 @@ def _against_float64(
         exact.append(Outputs(outputs[0].numpy(), outputs[1].numpy()))
     truth = _joined(exact)
     noise = _differences(expected, truth)
+    # One run shows one sample of the rounding; perturbed weights show how far it can reach.
     for seed in range(_PERTURBATIONS):
         perturbed = _joined(
             _as_outputs(with_perturbed_weights(module, torch.from_numpy(pixels), seed))
@@ -265,6 +278,7 @@ def _of_the_graph(
     model: bytes, pixels: NDArray[np.uint8], truth: Outputs, face: int
 ) -> Outputs | None:
     """Return the errors of the graph in float64 on one face; None if it cannot be run so."""
+    # A slice rather than an index keeps the dimension of the batch.
     one = slice(face, face + 1)
     outputs = graph_in_float64(model, OUTPUTS, {INPUT: pixels[one]})
     if outputs is None:
@@ -296,6 +310,7 @@ def _largest(errors: Outputs) -> Noise:
 
 def _within(noise: Outputs, errors: Outputs, factor: float) -> bool:
     for own, error in zip(noise, errors, strict=True):
+        # The comparison is "not <=", so that a NaN fails.
         if not error.max() <= max(TOLERANCE, factor * own.max()):
             return False
     return True
@@ -334,10 +349,12 @@ def _check_range(expected: Outputs, names: list[str]) -> None:
         low, high = float(values.min()), float(values.max())
         if not np.isfinite(values).all():
             raise LpxError(
+                # NaN and infinity come before the range, as comparisons with NaN tell nothing.
                 f"the model's {name} is not finite on {len(names)} faces",
                 f"it takes values from {low:.3g} to {high:.3g}",
                 "check the checkpoint's weights: training may have diverged",
             )
+        # Also written so that NaN would fail.
         if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
             raise LpxError(
                 f"the model's {name} takes values from {low:.3g} to {high:.3g} on {len(names)} "
@@ -349,6 +366,7 @@ def _check_range(expected: Outputs, names: list[str]) -> None:
 
 def _check_repeats(reference: Run, pixels: NDArray[np.uint8], allowed: float, name: str) -> None:
     """Refuse a model that gives a face a different score each time."""
+    # The same single face twice: batches of different sizes would differ by noise.
     largest = _largest(_differences(reference(pixels[:1]), reference(pixels[:1])))
     repeated = max(largest.score, largest.map)
     if not repeated <= allowed:
@@ -419,4 +437,5 @@ def _differs(
 def _rounded_up(value: float) -> float:
     """Return a slightly larger number with one digit, to type."""
     power = 10.0 ** np.floor(np.log10(value))
+    # The factor keeps a value that is a round number itself above the difference it has to allow.
     return float(power * np.ceil(value / power * 1.0001))

@@ -62,8 +62,10 @@ def concordance(
     check_confidence(confidence)
     before = checked_scores("reference", reference).astype(np.float64)
     after = checked_scores("candidate", candidate, len(before)).astype(np.float64)
+    # Scores that are constant and equal agree perfectly, although their coefficient is undefined.
     if same_scores(before, after):
         return Interval(1.0, 1.0, 1.0)
+    # Without groups every face is its own, so the jackknife leaves out one face at a time.
     codes: NDArray[np.integer[Any]] = np.arange(len(before))
     if groups is not None:
         _, codes = group_codes("groups", groups, len(before))
@@ -75,10 +77,14 @@ def concordance(
     sums = np.stack([np.bincount(codes, weights=column) for column in columns])
     whole = float(_coefficient(sums.sum(axis=1)))
     count = sums.shape[1]
+    # If the only group is left out, nothing remains: there is no spread to estimate.
     if count < 2:
         return Interval(whole, -1.0, 1.0)
     # The coefficient is a function of sums, so that leaving a group out is a subtraction.
+    # Fisher's transformation makes the distribution of a correlation nearly normal, also close to
+    # 1.
     left_out = np.arctanh(_clipped(_coefficient(sums.sum(axis=1)[:, None] - sums)))
+    # The leave-one-out values are strongly correlated, hence the jackknife's factor (n - 1) / n.
     spread = math.sqrt((count - 1) / count * float(((left_out - left_out.mean()) ** 2).sum()))
     reach = NormalDist().inv_cdf(0.5 + confidence / 2) * spread
     centre = math.atanh(float(_clipped(np.asarray(whole))))
@@ -90,6 +96,7 @@ def _coefficient(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 
     It is undefined, and 0 here, if both are constant and equal.
     """
+    # Leaving out the only group with faces leaves a count of 0, which must not divide.
     n = np.maximum(sums[0], 1.0)
     mean_r, mean_c = sums[1] / n, sums[2] / n
     covariance = sums[5] / n - mean_r * mean_c
@@ -121,10 +128,12 @@ def is_dead(reference: ArrayLike, candidate: ArrayLike) -> bool:
     """
     before = checked_scores("reference", reference)
     after = checked_scores("candidate", candidate, len(before))
+    # A reference that is constant itself cannot show that the candidate is broken.
     if np.ptp(before) <= ROUNDING:
         return False
     return bool(np.ptp(after) <= ROUNDING or _spread(after) < DEAD_SHARE * _spread(before))
 
 
 def _spread(scores: Floats) -> float:
+    # Summing many float32 squares in float32 would lose the small spreads that this is about.
     return float(scores.std(dtype=np.float64))

@@ -79,6 +79,8 @@ def auc_difference_bootstrap(
     result = _resample(is_fake, (reference, candidate), groups, resamples, seed, block_weights)
     estimate = float(result.aucs[1] - result.aucs[0])
     drawn = result.drawn[1] - result.drawn[0]
+    # Resamples that never change the difference would give an interval of width 0, as if it were
+    # known exactly; only scores that are the same deserve that.
     if (drawn == estimate).all() and not same_scores(reference, candidate):
         half_width = one_pair_half_width(result.fake_groups, result.real_groups, confidence)
         return Interval.about(estimate, half_width, "one pair")
@@ -119,7 +121,10 @@ def auc_interval_bootstrap(
     checked = checked_scores("scores", scores, len(is_fake))
     result = _resample(is_fake, (checked,), groups, resamples, seed, _BLOCK_WEIGHTS)
     estimate, drawn = float(result.aucs[0]), result.drawn[0]
+    # If all resamples agree, the percentiles would claim a certainty that the number of groups does
+    # not support.
     if (drawn == estimate).all():
+        # Groups, not faces, are independent, and the rarer class limits how much was seen.
         pairs = min(result.fake_groups, result.real_groups)
         return exact_interval(estimate, pairs, confidence)
     return _percentile_interval(estimate, drawn, confidence)
@@ -154,9 +159,11 @@ def _resample(
     check_at_least("seed", seed, 0)
     names, codes = group_codes("groups", groups, len(is_fake))
     strata = _strata(is_fake, codes, len(names))
+    # The scores are ranked once, as resampling changes how often a face counts but never its rank.
     ranked = [_rank(is_fake, scores, codes) for scores in vectors]
     rows_per_block = max(1, block_weights // len(is_fake))
     drawn: list[list[NDArray[np.float64]]] = [[] for _ in ranked]
+    # All vectors see the same draws: a paired difference has to compare them on the same faces.
     for counts in _draw(strata, len(names), resamples, rows_per_block, seed):
         for aucs, one in zip(drawn, ranked, strict=True):
             aucs.append(one.auc(counts))
@@ -199,11 +206,14 @@ class _Ranked:
         """
         # Counts are whole numbers and every sum of them stays below 2**53, so the float64
         # arithmetic is exact, and identical scores give differences of exactly 0.
+        # The leading column of zeros lets `below` and `up_to` index the sum of nothing.
         reals = np.zeros((len(counts), len(self.real_groups) + 1))
         np.cumsum(np.take(counts, self.real_groups, axis=1), axis=1, out=reals[:, 1:])
         fakes = np.take(counts, self.fake_groups, axis=1)
         wins = np.take(reals, self.below, axis=1)
         wins += np.take(reals, self.up_to, axis=1)
+        # Each fake wins against the reals below it and those up to it, so that ties count one half
+        # each.
         doubled = np.einsum("bm,bm->b", fakes, wins)
         return np.asarray(doubled / (2.0 * fakes.sum(axis=1) * reals[:, -1]))
 
@@ -227,6 +237,7 @@ class _GroupClasses(NamedTuple):
 
 
 def _classes_of_groups(is_fake: NDArray[np.bool_], codes: Codes, groups: int) -> _GroupClasses:
+    # A group may hold both classes, so neither mask is the complement of the other.
     return _GroupClasses(
         fake=np.bincount(codes, weights=is_fake, minlength=groups) > 0,
         real=np.bincount(codes, weights=~is_fake, minlength=groups) > 0,

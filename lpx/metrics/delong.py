@@ -45,11 +45,13 @@ def auc_interval(labels: ArrayLike, scores: ArrayLike, confidence: float = 0.95)
     is_fake = _checked_pairs_of_classes(labels)
     placed = _place(is_fake, checked_scores("scores", scores, len(is_fake)))
     error = _standard_error(placed.of_fakes, placed.of_reals)
+    # A variance of 0 would give an interval without width, which no finite sample justifies.
     if not error:
         pairs = min(len(placed.of_fakes), len(placed.of_reals))
         return exact_interval(placed.auc, pairs, confidence)
     half_width = _quantile(confidence) * error
     return Interval(
+        # Near 0 and 1 the normal interval reaches past values that an AUC can take.
         estimate=placed.auc,
         low=max(0.0, placed.auc - half_width),
         high=min(1.0, placed.auc + half_width),
@@ -91,6 +93,7 @@ def auc_difference(
     error = _standard_error(
         candidate.of_fakes - reference.of_fakes, candidate.of_reals - reference.of_reals
     )
+    # Equal placements of different scores are luck; only scores that are the same have no error.
     if not error and not same_scores(before, after):
         fakes, reals = len(reference.of_fakes), len(reference.of_reals)
         return Interval.about(estimate, one_pair_half_width(fakes, reals, confidence), "one pair")
@@ -111,6 +114,7 @@ def _place(is_fake: NDArray[np.bool_], scores: Floats) -> _Placed:
     reals_below = doubled_placements(fake, real)
     fakes_below = doubled_placements(real, fake)
     return _Placed(
+        # The sum stays an integer until the one division, so that equal rankings give equal AUCs.
         auc=int(reals_below.sum()) / (2 * len(fake) * len(real)),
         of_fakes=reals_below / (2 * len(real)),
         # Fakes below a real one are its losses; the component is the share of its wins.
@@ -130,6 +134,7 @@ def _checked_pairs_of_classes(labels: ArrayLike) -> NDArray[np.bool_]:
     is_fake = checked_classes(labels)
     fakes = int(is_fake.sum())
     reals = len(is_fake) - fakes
+    # The sample variance divides by n - 1, so that a class of one face has none.
     if min(fakes, reals) < 2:
         raise LpxError(
             f"labels: {fakes} fake and {reals} real",

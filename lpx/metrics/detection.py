@@ -87,6 +87,7 @@ def per_method(
     is_fake = checked_classes(labels)
     checked = checked_scores("scores", scores, len(is_fake))
     names, codes = group_codes("methods", methods, len(is_fake))
+    # Methods of real faces get no row: an AUC of reals alone does not exist.
     rows = []
     for code in np.unique(codes[is_fake]):
         shown = ~is_fake | (codes == code)
@@ -98,6 +99,7 @@ def _measure(
     is_fake: NDArray[np.bool_], scores: Floats, threshold: float, method: str
 ) -> DetectionMetrics:
     # Everything below follows from these counts: sorting the scores is the expensive part.
+    # Labels and scores have been checked by the callers, once for all methods.
     counts = counts_by_threshold(is_fake, scores)
     fakes, reals, thresholds = counts
     curve = curve_of(counts)
@@ -106,6 +108,8 @@ def _measure(
         method=method,
         fakes=int(fakes[-1]),
         reals=int(reals[-1]),
+        # From counts rather than by trapezia of the curve, whose float sums would differ from
+        # `roc.auc` in the last digits.
         auc=_area(fakes, reals),
         equal_error_rate=crossing(curve),
         average_precision=mean_precision(counts),

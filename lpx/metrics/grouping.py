@@ -73,11 +73,14 @@ def independent_groups(
     Raises:
         LpxError: Lengths differ, or there are no faces.
     """
+    # SciPy's sparse graphs take a while to import, and few reports know the people.
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     clips = video_groups(methods, videos)
     names, who = group_codes("people", people, len(clips))
+    # An unknown person is written as an empty name, and must not join all of these faces into one
+    # group.
     known = np.asarray(names).astype(str)[who] != ""
     if not known.any():
         return clips
@@ -88,6 +91,7 @@ def independent_groups(
         shape=(count + len(names), count + len(names)),
     )
     _, components = connected_components(edges, directed=False)
+    # The components also number the people, so they are renumbered to have no gaps.
     _, codes = np.unique(components[clips], return_inverse=True)
     return codes.astype(np.int64)
 
@@ -129,6 +133,7 @@ def video_scores(
             "check the labels, or give the real and the fake part different video names",
         )
     return VideoScores(
+        # bincount sums in float64, whatever the dtype of the scores.
         scores=np.bincount(groups, weights=checked) / faces,
         labels=is_fake[first].astype(np.int64),
         methods=method_names[method_codes[first]],

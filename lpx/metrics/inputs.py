@@ -28,6 +28,8 @@ def checked_labels(labels: ArrayLike) -> NDArray[np.bool_]:
     """
     array = np.asarray(labels)
     _check_vector("labels", array)
+    # Booleans, signed and unsigned integers and floats: a cast of texts would accept "1" but also
+    # "nan".
     fix = "label every face 1 (fake) or 0 (real)"
     if array.dtype.kind not in "biuf":
         raise LpxError(
@@ -54,6 +56,7 @@ def checked_classes(labels: ArrayLike) -> NDArray[np.bool_]:
     Raises:
         LpxError: As `checked_labels`, or all faces are of one class.
     """
+    # Labels are checked before classes, so that a wrong label is not reported as a missing class.
     is_fake = checked_labels(labels)
     if is_fake.all() or not is_fake.any():
         present, absent = "real (0)", "fake (1)"
@@ -109,10 +112,12 @@ def checked_finite(name: str, values: ArrayLike) -> Floats:
             f"{name} has dtype {array.dtype}", "scores are real numbers", "pass a float array"
         )
     floats: Floats = array
+    # float32 is kept: thresholds are applied in the dtype in which the engine gave its scores.
     if array.dtype not in (np.float32, np.float64):
         floats = array.astype(np.float64)
     finite = np.isfinite(floats)
     if not finite.all():
+        # argmin finds the first False, so the error names the first value that is wrong.
         position = np.unravel_index(int(np.argmin(finite)), floats.shape)
         index = ", ".join(str(int(axis)) for axis in position)
         raise LpxError(

@@ -38,4 +38,5 @@ class Interval:
 
 def same_scores(reference: Floats, candidate: Floats) -> bool:
     """Return True if two score vectors, [N], differ by at most `ROUNDING`."""
+    # In float64, as the difference of two float32 scores would be rounded to float32 again.
     return bool(np.abs(np.subtract(candidate, reference, dtype=np.float64)).max() <= ROUNDING)

@@ -86,8 +86,11 @@ def verdict(difference: Interval, margin: float = 0.005) -> Verdict:
         InvalidArgumentError: `margin` is outside [0, 1].
     """
     check_number("margin", margin, least=0.0, most=1.0)
+    # Only the lower end decides: the candidate may be better, it must not be worse by more than the
+    # margin.
     if difference.low > -margin:
         return "holds"
+    # The whole interval is beyond the margin here, so more faces would hardly change the result.
     if difference.high < -margin:
         return "fails"
     return "undecided"
@@ -129,6 +132,8 @@ def faces_needed(difference: Interval, faces: int, margin: float = 0.005) -> int
     if difference.method == "one pair":
         power = 0.5
     growth: float = abs(reach / distance) ** power
+    # One more than the floor: with an end exactly on the margin the verdict would still be
+    # undecided.
     return math.floor(faces * growth) + 1
 
 
@@ -144,6 +149,7 @@ def score_difference(ref: ArrayLike, cand: ArrayLike) -> ScoreDifference:
     """
     reference = checked_scores("ref", ref)
     candidate = checked_scores("cand", cand, len(reference))
+    # In float64: the differences of interest are as small as the rounding of float32.
     distances = np.abs(np.subtract(candidate, reference, dtype=np.float64))
     return ScoreDifference(
         max=float(distances.max()),
@@ -166,6 +172,7 @@ def flips(ref: ArrayLike, cand: ArrayLike, threshold: float) -> Flips:
     """
     reference = checked_scores("ref", ref)
     candidate = checked_scores("cand", cand, len(reference))
+    # Thresholds are applied to both in the dtype of each, as deployment would.
     before, after = called_fake(reference, threshold), called_fake(candidate, threshold)
     real_to_fake = int(np.sum(~before & after))
     fake_to_real = int(np.sum(before & ~after))
@@ -203,6 +210,7 @@ def map_agreement(
     pairs = reference.reshape(faces, -1), candidate.reshape(faces, -1)
     faces_per_block = max(1, block_patches // pairs[0].shape[1])
     sums = np.zeros(3)
+    # Only a block is widened to float64, as all maps at once would double the memory.
     for start in range(0, faces, faces_per_block):
         block = [maps[start : start + faces_per_block].astype(np.float64) for maps in pairs]
         sums += (
@@ -219,11 +227,13 @@ def _top_decile_iou(
     """Return each face's overlap, [B], from patches [B, P]."""
     in_reference, in_candidate = _top_decile(reference), _top_decile(candidate)
     shared = np.sum(in_reference & in_candidate, axis=1)
+    # Each decile holds at least one patch, so the union is never empty.
     return np.asarray(shared / np.sum(in_reference | in_candidate, axis=1))
 
 
 def _top_decile(patches: NDArray[np.float64]) -> NDArray[np.bool_]:
     # The lowest score of the decile, then all patches that reach it: ties are not split.
+    # Rounded up, so that a grid with fewer than ten patches still has one at the top.
     place = patches.shape[1] - math.ceil(patches.shape[1] / 10)
     lowest = np.partition(patches, place, axis=1)[:, place, None]
     return np.asarray(patches >= lowest)

@@ -95,6 +95,7 @@ def curve_of(counts: ThresholdCounts) -> RocCurve:
     return RocCurve(
         fpr=counts.reals / counts.reals[-1],
         tpr=counts.fakes / counts.fakes[-1],
+        # The first point calls nothing fake, which only an infinite threshold does for every score.
         thresholds=np.concatenate(([np.inf], counts.thresholds)),
     )
 
@@ -121,8 +122,11 @@ def equal_error_rate(labels: ArrayLike, scores: ArrayLike) -> float:
 def crossing(curve: RocCurve) -> float:
     """Return the equal error rate of a curve; see `equal_error_rate`."""
     excess = curve.fpr + curve.tpr - 1.0  # FPR - FNR: increases from -1 to 1
+    # The curve ends with an excess of 1, so that there always is such a point.
     after = int(np.argmax(excess >= 0))
+    # It is never the first point, whose excess is -1.
     before = after - 1
+    # The excess grows strictly from point to point, as each adds a face: this does not divide by 0.
     share = -excess[before] / (excess[after] - excess[before])
     return float(curve.fpr[before] + share * (curve.fpr[after] - curve.fpr[before]))
 
@@ -151,7 +155,9 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
 def mean_precision(counts: ThresholdCounts) -> float:
     """Return the average precision of counts; see `average_precision`."""
     fakes, reals = counts.fakes, counts.reals
+    # The first point is left out, as it calls no face fake and has no precision.
     precision = fakes[1:] / (fakes[1:] + reals[1:])
+    # A sum of steps rather than trapezia: interpolation between precisions is too optimistic.
     return float(np.sum(np.diff(fakes) * precision) / fakes[-1])
 
 
@@ -177,6 +183,7 @@ def threshold_at_fpr(labels: ArrayLike, scores: ArrayLike, fpr: float) -> float:
     if point > 0:
         return float(curve.thresholds[point])
     highest = checked_scores("scores", scores).max()
+    # Next in the scores' own dtype: one step of float64 above a float32 score rounds back to it.
     return float(np.nextafter(highest, np.inf, dtype=highest.dtype))
 
 
@@ -243,6 +250,7 @@ def called_fake(scores: Floats, threshold: float) -> NDArray[np.bool_]:
         InvalidArgumentError: `threshold` is NaN.
     """
     if math.isnan(threshold):
+        # Every comparison with NaN is False, so that all faces would silently be called real.
         raise InvalidArgumentError("threshold", "must not be NaN", threshold)
     return np.asarray(scores >= scores.dtype.type(threshold), dtype=np.bool_)
 
@@ -263,6 +271,7 @@ def counts_by_threshold(is_fake: NDArray[np.bool_], scores: Floats) -> Threshold
 
 
 class _Ordered(NamedTuple):
+    # A tie has faces of both classes, whose order within it must not matter to the curve.
     """Scores in descending order, [N], and a flag for those of fakes, [N]."""
 
     scores: Floats
@@ -286,4 +295,5 @@ def _descending(is_fake: NDArray[np.bool_], scores: Floats) -> _Ordered:
 
 
 def _last_within(curve: RocCurve, fpr: float) -> int:
+    # "right" includes points that are exactly at the rate.
     return int(np.searchsorted(curve.fpr, fpr, side="right")) - 1

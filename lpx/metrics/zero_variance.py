@@ -34,6 +34,8 @@ def exact_interval(auc: float, pairs: int, confidence: float) -> Interval:
         pairs: Number of pairs that share no face: that of the smaller class, at least 1.
         confidence: Coverage of the interval, in (0, 1).
     """
+    # If all pairs are ranked alike, this is the smallest share that is still consistent with it
+    # (Clopper and Pearson).
     share = ((1.0 - confidence) / 2) ** (1 / pairs)
     return Interval(auc, share * auc, 1.0 - share * (1.0 - auc), "exact")
 

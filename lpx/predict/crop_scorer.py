@@ -69,7 +69,10 @@ class CropScorer:
         done = 0
         for batch in faces.stream(BATCH, self.card.input_size, skipped):
             prediction = self.engine.infer(batch.pixels)
+            # Before anything is yielded: NaN would pass as real at every threshold.
             check_finite(self.name, prediction, faces, batch.indices)
+            # In the dtype of the engine's scores, as the benchmark decides, so that both call the
+            # same faces fake.
             fakes = called_fake(prediction.score, self.card.threshold).tolist()
             for place, index in enumerate(batch.indices.tolist()):
                 done += 1
@@ -89,6 +92,7 @@ class CropScorer:
                     picture=picture,
                     note=note,
                 )
+            # Skipped crops are done as well; without them the progress would never reach its end.
             progress(done + len(skipped), len(faces.faces))
 
     def _draw(
@@ -102,6 +106,8 @@ class CropScorer:
         try:
             with drawing():
                 drawn = explained(fit(pixels, _SIDE), patch_map, caption)
+                # Not durable: a picture can be drawn again, and a sync for each takes longer than
+                # to draw it.
                 self.write(path, encode_png(drawn), durable=False)
         except NotDrawnError as error:
             return _Drawn(None, not_drawn(error))

@@ -56,6 +56,7 @@ class _Clock:
         start = perf_counter()
         try:
             yield
+        # In `finally`, so that a step that fails has its time counted as well.
         finally:
             self.seconds[step] += perf_counter() - start
 
@@ -86,6 +87,7 @@ class _Scores:
 
     def mean(self) -> float | None:
         """Return the mean score of the frames with a face; None if there are none."""
+        # Frames without a face have no score, which is not the same as a score of 0.
         scores = [moment.score for moment in self.moments if moment.score is not None]
         return float(np.mean(scores)) if scores else None
 
@@ -180,7 +182,9 @@ class FileScorer:
             with scores.clock.time("draw"), drawing():
                 drawn = framed(_draw_marks(scored), self._image_strip(scored, scores))
                 write_bytes(outputs.picture, encode_png(drawn), durable=False)
+        # Last: a caller that sees the end of the progress may look for the picture.
         progress(1, 1)
+        # An image has no timeline, even if one was asked for.
         return self._result(file, scores, replace(outputs, timeline=None), "")
 
     def _score_video(self, file: MediaFile, outputs: _Outputs, progress: Progress) -> FileScore:
@@ -191,6 +195,7 @@ class FileScorer:
         scores = _Scores(reader.count, clock=clock)
         # Both files get their names when everything is finished: a run that is killed leaves none.
         with ExitStack() as files:
+            # Without a picture there is no overlay for the page to show, hence none of the two.
             overlay = page = None
             if outputs.picture is not None:
                 with drawing():
@@ -198,6 +203,7 @@ class FileScorer:
                     if outputs.timeline is not None:
                         page = files.enter_context(atomic_path(outputs.timeline, durable=False))
             stills = self._score_reader(file, reader, scores, overlay, progress)
+            # A file without frames has no axis to draw.
             if outputs.picture is not None and page is not None and scores.moments:
                 with clock.time("draw"), drawing():
                     line = Timeline(
@@ -210,6 +216,8 @@ class FileScorer:
                         outputs.known,
                     )
                     page.write_text(render_timeline(line, stills.chosen()), encoding="utf-8")
+            # Closed here rather than by the block, so that an error in renaming counts as one of
+            # drawing.
             with drawing():
                 files.close()
         if page is None:
@@ -230,23 +238,29 @@ class FileScorer:
         writer: VideoWriter | None = None
         while True:
             with scores.clock.time("decode"):
+                # Decoded in batches, so that the memory does not depend on the length of the video.
                 frames = list(islice(reader, BATCH))
             if not frames:
                 break
             scored = self._score_frames(file, frames, scores)
             if overlay is not None:
+                # The scores of this batch have been appended, so its first frame is at the end less
+                # the batch.
                 first = len(scores.moments) - len(frames)
                 with scores.clock.time("draw"), drawing():
                     for place, one in enumerate(scored, first):
                         shown = _draw_marks(one)
                         stills.add(place, scores.moments[place], shown)
                         drawn = framed(shown, self._video_strip(one, scores, place))
+                        # Only the first drawn frame tells the size of the overlay.
                         if writer is None:
                             height, width = drawn.shape[:2]
                             writer = VideoWriter(overlay, _rate_hz(reader, wanted), width, height)
                         writer.write(drawn)
             # The last step is reported when the overlay is finished, too.
             progress(min(len(scores.moments), wanted - 1), wanted)
+        # Closing writes what the encoder has buffered, which counts as drawing and may fail as
+        # such.
         if writer is not None:
             with scores.clock.time("draw"), drawing():
                 writer.close()
@@ -267,6 +281,7 @@ class FileScorer:
                 cut = cut_faces(frame.pixels, boxes, self.mesh, self.recipe)
                 crops += [fit(face.crop.pixels, self.card.input_size) for face in cut]
             faces.append(cut)
+            # The two reasons call for different remedies: a better picture, or another crop recipe.
             reason = "the detector found no face"
             if boxes:
                 reason = f"the detector found {len(boxes)}, none with landmarks that fit a face"
@@ -288,10 +303,12 @@ class FileScorer:
         return scored
 
     def _infer(self, crops: list[NDArray[np.uint8]]) -> Prediction:
+        # A crowd may have hundreds of faces in a frame, more than an engine's largest batch takes.
         parts = []
         for start in range(0, len(crops), BATCH):
             batch = np.stack(crops[start : start + BATCH])
             parts.append(self.engine.infer(batch))
+        # np.concatenate refuses an empty list, and frames without faces are common.
         if not parts:
             return Prediction(np.zeros(0, np.float32), np.zeros((0, 1, 1), np.float32))
         return Prediction(
@@ -314,6 +331,7 @@ class FileScorer:
         )
 
     def _add_faces(
+        # Numbers are needed only to tell several faces apart; they are those of the table.
         self,
         frame: Frame,
         faces: tuple[FaceCrop, ...],
@@ -368,6 +386,7 @@ class FileScorer:
         if score is not None:
             right = f"score {score:.2f} {verdict(score >= self.card.threshold)}"
         height, width = frame.pixels.shape[:2]
+        # The strip has the width of the drawn frame, which may be smaller than the video.
         shown_width, _ = drawn_size(width, height)
         return score_strip(shown_width, left, right, self.card.threshold, line)
 
@@ -377,6 +396,7 @@ class FileScorer:
             name=file.name,
             kind=file.kind,
             score=mean,
+            # Nothing was found to judge, so the file is neither fake nor real.
             fake=None if mean is None else mean >= self.card.threshold,
             frames=len(scores.moments),
             faces=tuple(scores.faces),

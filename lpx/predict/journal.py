@@ -27,6 +27,7 @@ class _State(NamedTuple):
     inode: int
     size: int
     mtime_ns: int
+    # Programs can restore the modification time, but not the change time.
     ctime_ns: int
 
 
@@ -55,8 +56,10 @@ class ScoreJournal:
         try:
             self._journal = ResumeJournal(path, _parse)
         except OSError as error:
+            # The database is open already, and nobody could close it: the object is not returned.
             self._contents.close()
             raise unwritable(path, error) from error
+        # Later lines replace earlier ones of the same name.
         self._entries = {line.entry["result"]["name"]: line.entry for line in self._journal.lines}
         damaged = self._journal.damaged
         if damaged:
@@ -77,18 +80,23 @@ class ScoreJournal:
         """
         try:
             before = _state(path)
+            # Taken before the contents are read: a change in between is then noticed by `add`.
             self._before[name] = before
             entry = self._entries.get(name)
+            # The file's part of the key is compared apart, as its digest is expensive.
             if entry is None or {**entry["key"], "file": None} != {**self._settings, "file": None}:
                 return None
             location, size, digest = entry["key"]["file"]
+            # Another file of the same name is not a file that changed, so it is not counted as one.
             if location != _location(path):
                 return None
+            # The size comes first, as it saves reading a large file that cannot be the same.
             if size != before.size or digest != self._contents.digest(path).hex():
                 self.changed += 1
                 return None
             result = _result_from_dict(entry["result"])
             _check(result, self._settings.get("threshold"))
+            # A removed picture is drawn again, which needs the scores of all frames.
             for drawn in (result.picture, result.timeline):
                 if drawn is not None and not drawn.is_file():
                     return None
@@ -109,8 +117,10 @@ class ScoreJournal:
             location = _location(path)
         except OSError:
             return
+        # The content of a file that changed while it was scored belongs to neither state.
         if digest == UNREADABLE or self._before.pop(result.name, state) != state:
             return
+        # JSON has no paths.
         values = asdict(result)
         for name in _PATHS:
             if values[name] is not None:
@@ -159,6 +169,7 @@ def _result_from_dict(values: object) -> FileScore:
 
 
 def _check(result: FileScore, threshold: float | None) -> None:
+    # The journal is a text file that anyone may have edited.
     """Reject scores out of range, and verdicts that contradict their score.
 
     Raises:

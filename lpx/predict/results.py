@@ -186,6 +186,7 @@ class PredictionResult:
             "crop": self.crop,
             "detector": self.detector,
             "rule": RULE,
+            # The rule goes with the numbers, as a score of a video means little without it.
             "ms_per_frame": self.ms_per_frame(),
             "files": [_file_values(file) for file in self.files],
             "skipped": [{"file": one.name, "reason": one.reason} for one in self.skipped],
@@ -261,6 +262,7 @@ def write_scores(path: Path, files: Iterable[FileScore], skipped: Iterable[Skipp
         rows.append(row)
     for unread in skipped:
         note = f"not read: {unread.reason}"
+        # Skipped files have a row too: a table that leaves them out looks complete.
         rows.append((unread.name, "", "", "", 0, 0, 0, "", note))
     _write_csv(path, SCORES_HEADER, rows)
 
@@ -298,10 +300,13 @@ def _frame_rows(file: FileScore) -> Iterator[tuple[object, ...]]:
 
 
 def _number(value: float | None, digits: int) -> str:
+    # An empty cell, as pandas and spreadsheets read "None" as a text.
     return "" if value is None else f"{value:.{digits}f}"
 
 
 def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[Iterable[object]]) -> None:
+    # Written beside the table and renamed, so that a reader never sees half of it. The csv module
+    # ends lines itself, hence newline="".
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
@@ -326,11 +331,13 @@ def picture_name(name: str, suffix: str, longest: int = NAME_BYTES, kind: str = 
     # The suffix stays in the name: x.jpg and x.png are different files.
     path = Path(name)
     end = f"-{path.suffix[1:]}" if path.suffix else ""
+    # Names are limited in bytes, not characters, and the ending has to fit as well.
     last = _shortened(f"{path.stem}{end}", name, longest - len(f"-{kind}{suffix}"))
     *folders, _ = path.parts or ("",)
     short = Path(*(_shortened(part, name, longest) for part in folders), f"{last}-{kind}{suffix}")
     if len(os.fsencode(str(short))) <= PATH_BYTES:
         return short
+    # The digits are of the full name, so that two paths that are too long do not collide.
     return Path(f"{_digits(name)}-{kind}{suffix}")
 
 

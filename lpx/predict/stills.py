@@ -24,6 +24,8 @@ class Stills:
     """
 
     def __init__(self, wanted: int, count: int = STILLS) -> None:
+        # A short video has fewer frames than stills, and a part without a frame would have no
+        # middle.
         self._parts = min(count, wanted)
         self._wanted = wanted
         # Rounded up, as _part() rounds down.
@@ -41,6 +43,7 @@ class Stills:
             picture: uint8 RGB [H, W, 3].
         """
         score = moment.score
+        # Strictly higher, so that of equal frames the first one stays.
         highest = score is not None and (self._highest is None or score > self._highest[0])
         if place not in self._middles and not highest:
             return
@@ -56,6 +59,7 @@ class Stills:
         kept = dict(self._kept)
         if self._highest is not None:
             _, part, still = self._highest
+            # It replaces the middle frame of its part, so that the number of stills stays the same.
             kept[part] = still
         return tuple(kept[part] for part in sorted(kept))
 
@@ -66,6 +70,8 @@ class Stills:
 def _small(picture: Image) -> Image:
     height, width = picture.shape[:2]
     if width <= WIDTH:
+        # A copy: the caller may go on drawing on its own.
         return np.array(picture)
     size = (WIDTH, max(1, round(height * WIDTH / width)))
+    # Averaging over areas avoids the moiré that other interpolations give when a frame shrinks.
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)

@@ -93,6 +93,7 @@ class Timeline:
     @property
     def timed(self) -> bool:
         """Whether the times of all frames are known; if not, frames are numbered."""
+        # One frame without a time would leave a hole in an axis of seconds.
         return all(moment.seconds is not None for moment in self.moments)
 
     def counts(self, moments: Sequence[Moment]) -> Counts:
@@ -183,6 +184,7 @@ def draw_chart(line: Timeline) -> Chart:
     top, wide = _TOP + strip, _WIDE - _LEFT - _RIGHT
 
     def place(value: float) -> float:
+        # Two decimals are below a pixel, and keep a page with hundreds of bars small.
         return round(_LEFT + wide * (value - low) / (high - low), 2)
 
     bars = []
@@ -195,9 +197,11 @@ def draw_chart(line: Timeline) -> Chart:
         gap = 1 if end - x > 3 else 0
         bars.append(_bar(line, moments, x, round(end - x - gap, 2)))
     numbers = [moment.frame for moment in line.moments]
+    # Spans are numbered by frames, and the axis may be one of seconds.
     areas = []
     for span in line.known:
         inside = [i for i, n in enumerate(numbers) if span.first <= n <= span.last]
+        # A span may fall between the frames that were scored.
         if inside:
             x, end = place(edges[inside[0]]), place(edges[inside[-1] + 1])
             word = "fake" if span.fake else "real"
@@ -218,6 +222,8 @@ def draw_chart(line: Timeline) -> Chart:
 
 
 def _bar(line: Timeline, moments: Sequence[Moment], x: float, wide: float) -> Bar:
+    # Frames without a face rank below every score, so that a bar is empty only if all its frames
+    # are.
     best = max(moments, key=lambda moment: -1 if moment.score is None else moment.score)
     title = moment_text(line, best)
     if best.score is None:
@@ -226,6 +232,7 @@ def _bar(line: Timeline, moments: Sequence[Moment], x: float, wide: float) -> Ba
     title += f": {best.score:.3f}, {word}"
     if len(moments) > 1:
         title += f", the highest of {len(moments)} frames"
+    # Rounding may leave a score just above 1, which would stick out of the chart.
     # A score of 0 has to be visible, too.
     high = round(max(_HIGH * min(best.score, 1.0), 1.5), 2)
     return Bar(x, wide, high, word, title)
@@ -241,6 +248,7 @@ def _edges(line: Timeline) -> NDArray[np.float64]:
     starts = np.maximum.accumulate(starts)
     gap = 0.0
     if len(starts) > 1:
+        # The median, as a cut in the video or a damaged time stamp leaves a few huge gaps.
         gap = float(np.median(np.diff(starts)))
     if gap <= 0:
         # One frame, or times that stand still: the axis must not have a length of 0.
@@ -280,6 +288,7 @@ def stretches(line: Timeline) -> list[str]:
             # A stretch ends with the end of its last frame, or with its number.
             last = inside[-1] + 1 if line.timed else inside[-1]
             spans.append((float(edges[inside[0]]), float(edges[last])))
+    # The longest are chosen first, and only then put in order of time.
     longest = sorted(spans, key=lambda span: span[0] - span[1])[:STRETCHES]
     if line.timed:
         return [f"{start:.1f} to {end:.1f} s" for start, end in sorted(longest)]
@@ -297,6 +306,7 @@ def timeline_headline(line: Timeline) -> str:
         f"{are(called)} called fake"
     )
     named = stretches(line)
+    # Only a full list can have left any out.
     if named:
         text += ": the longest stretches are " if len(named) == STRETCHES else ": "
         text += "at " if line.timed else "frames "
@@ -352,6 +362,7 @@ def render_timeline(line: Timeline, stills: Sequence[Still]) -> str:
         An HTML document that refers to nothing outside itself, except the overlay video, by a link.
         The same arguments give the same text.
     """
+    # The ramp of the legend is drawn by the same function as the maps, so that the colours agree.
     ramp = np.linspace(0, 1, 256, dtype=np.float32)[None]
     pictures = []
     for still in stills:

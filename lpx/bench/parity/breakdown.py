@@ -72,6 +72,7 @@ def members_of(faces: FaceSet, indices: NDArray[np.int64]) -> Members:
     methods = np.array([face.method for face in chosen])
     videos = np.array([face.video for face in chosen])
     # A face swap has two people: the target, whose head it is, comes first.
+    # The first person alone: a swap's donors would join most videos into one group.
     people = np.array([face.identities[0] if face.identities else "" for face in chosen])
     clips = len(np.unique(video_groups(methods, videos)))
     groups = independent_groups(methods, videos, people)
@@ -140,6 +141,7 @@ class _Selected:
     groups: NDArray[np.int64]
     methods: NDArray[np.str_]
 
+    # Every method is compared with the same reals, so that their rows are comparable.
     def of_method(self, method: str) -> _Selected:
         """Return the fakes of a method, and all reals."""
         kept = (self.labels == 0) | (self.methods == method)
@@ -176,6 +178,7 @@ def _parts(level: Level, method: str, subset: _Selected, margin: float) -> dict[
     labels, groups = subset.labels, subset.groups
     fakes = int((labels == 1).sum())
     reals = len(labels) - fakes
+    # Checked first, as the intervals would raise an error for the whole breakdown.
     if min(fakes, reals) < LEAST:
         reason = f"{reals} real and {fakes} fake {level}s: too few for an interval"
         part = SubsetParity(level, method, fakes, reals, None, None, reason)
@@ -184,6 +187,7 @@ def _parts(level: Level, method: str, subset: _Selected, margin: float) -> dict[
     truth = discrimination(labels, subset.reference, groups)
     parts = {}
     for name, scores in subset.candidates.items():
+        # A reference that ranks the classes the other way round is compared by its own direction.
         change = difference(truth.oriented(labels), subset.reference, scores, groups)
         decided = judge(truth, change.deciding, margin)
         parts[name] = SubsetParity(level, method, fakes, reals, change, decided, change.note)

@@ -73,6 +73,7 @@ def _of_engine(
     threshold: float,
 ) -> Detection:
     of_faces = detection_metrics(labels, scores, threshold)
+    # Videos of reals and fakes have a name in common in some data sets, so methods count as well.
     grouped = video_scores(scores, labels, methods, videos)
     of_videos = None
     videos_by_method: dict[str, DetectionMetrics] = {}
@@ -82,5 +83,6 @@ def _of_engine(
         for row in per_method(grouped.scores, grouped.labels, grouped.methods, threshold):
             videos_by_method[row.method] = row
     rows = per_method(scores, labels, methods, threshold)
+    # There is none where the videos were not measured.
     of_methods = [MethodDetection(r.method, r, videos_by_method.get(r.method)) for r in rows]
     return Detection(of_faces, of_videos, tuple(of_methods))

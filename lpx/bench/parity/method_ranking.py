@@ -80,6 +80,7 @@ class MethodRanking:
         indices: list[NDArray[np.int64]] = []
         parts: list[Prediction] = []
         seconds = 0.0
+        # Prepared as for the INT8 graphs, so that only quantisation differs.
         model, _ = prepare_model(
             self.model, "the exported model", requantise=self.weights.requantise
         )
@@ -91,6 +92,7 @@ class MethodRanking:
                 started = time.perf_counter()
                 parts.append(engine.infer(batch.pixels))
                 seconds += time.perf_counter() - started
+                # NaN would make every method's error NaN, and the order of methods arbitrary.
                 check_finite("the float32 model", parts[-1], self.faces, batch.indices)
                 indices.append(batch.indices)
         if not parts:
@@ -118,6 +120,7 @@ class MethodRanking:
             )
             graph, _ = make_graph(self.model, request, "onnxruntime")
             size = self.card.input_size
+            # All methods score while the next faces are decoded.
             engines[method] = OnnxRuntimeEngine(graph, size, shares_cores=True)
         parts: dict[str, list[Prediction]] = {method: [] for method in methods}
         progress = reporter.progress("comparing calibration methods on held-out faces")
@@ -125,6 +128,7 @@ class MethodRanking:
             for method, engine in engines.items():
                 parts[method].append(engine.infer(batch.pixels))
             progress(int(batch.indices[-1]) + 1, len(self.faces.faces))
+        # Faces at the end may be unreadable, and the bar has to reach its end.
         progress(len(self.faces.faces), len(self.faces.faces))
         return best_first([self._evidence(m, _join(parts[m])) for m in methods])
 
@@ -133,8 +137,11 @@ class MethodRanking:
         maps = map_agreement(self.reference.patch_map, prediction.patch_map)
         labels = self.faces.labels()[self.indices]
         evidence = Evidence(method, error.mean, error.max, maps.mean_abs_difference)
+        # An AUC needs two faces of each class for its variance; without labels the scores alone
+        # decide.
         if min((labels == 0).sum(), (labels == 1).sum()) < 2:
             return evidence
+        # Faces without a label have -1.
         known = labels >= 0
         scores = self.reference.score[known], prediction.score[known]
         d = auc_difference(labels[known], *scores)
@@ -159,6 +166,7 @@ def best_first(candidates: list[Evidence]) -> tuple[Evidence, ...]:
 
     def place(candidate: Evidence) -> tuple[float, float]:
         low = candidate.auc_loss_low
+        # A loss counts only if the whole interval is above 0.
         return 0.0 if low is None else max(low, 0.0), candidate.score_error_mean
 
     return tuple(sorted(candidates, key=place))

@@ -69,6 +69,7 @@ class Discrimination:
 
     def oriented(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the labels, 1 = the class that the reference scores higher."""
+        # AUC of the flipped labels is 1 minus the AUC, so a loss stays a loss.
         return 1 - labels if self.direction == "real higher" else labels
 
 
@@ -146,10 +147,12 @@ def discrimination(
     Raises:
         LpxError: One class only, or NaN scores.
     """
+    # Without groups every face is independent.
     own = np.arange(len(labels)) if groups is None else groups
     fake_groups, real_groups = (len(np.unique(own[labels == label])) for label in (1, 0))
     auc = auc_over_groups(labels, scores, groups)
     direction: Direction = "none"
+    # By the interval and not the estimate: a direction by chance would turn noise into a verdict.
     if auc.low > 0.5:
         direction = "fake higher"
     elif auc.high < 0.5:
@@ -206,15 +209,18 @@ def judge(
     scores: Verdict = "holds"
     if agreement is not None:
         scores = _above(agreement.low, agreement.high, CONCORDANCE)
+    # An engine that gives one score to all faces fails whatever its intervals say.
     if dead or scores == "fails":
         return "fails"
     of_auc = verdict(found, margin)
     # Scores that are equal but for rounding need no groups: nothing is left to vary.
     same = agreement is not None and is_identical(agreement) and of_auc == "holds"
+    # Before the direction, which is not known either with so few groups.
     if truth.few_groups and not (same and truth.direction != "none"):
         return "undecided"
     if truth.direction == "none":
         return "uninformative"
+    # The worse of the two decides.
     return max(of_auc, scores, key=VERDICTS.index)
 
 
@@ -251,6 +257,7 @@ def compare(
     truth = truth or discrimination(labels, reference.score, groups)
     found = difference(truth.oriented(labels), reference.score, candidate.score, groups)
     agreement = concordance(reference.score, candidate.score, groups)
+    # Told apart from a low agreement, as the remedy is another one.
     dead = is_dead(reference.score, candidate.score)
     decided = judge(truth, found.deciding, margin, agreement, dead=dead)
     needed = None
@@ -289,11 +296,13 @@ def difference(
         LpxError: One class only, or NaN scores.
     """
     delong = auc_difference(labels, reference, candidate)
+    # If every face is a group of its own, resampling them would repeat DeLong's interval at a cost.
     if groups is None or len(np.unique(groups)) == len(groups):
         return PairedDifference(delong, None)
     try:
         bootstrap = auc_difference_bootstrap(labels, reference, candidate, groups)
         return PairedDifference(delong, bootstrap)
+    # The classes may have too few groups to resample, which must not cost the other results.
     except LpxError as error:
         note = "DeLong's interval is shown; it is too narrow if faces share a video or a person"
         return PairedDifference(delong, None, f"{error.what}; {note}")

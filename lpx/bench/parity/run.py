@@ -124,6 +124,8 @@ def bench(
     with ExitStack() as stack:
         scoring = {n: stack.enter_context(c.scoring()) for n, c in candidates.items() if c.scoring}
         everything = score(
+            # Graphs between checkpoint and engine are scored in the same pass, which decodes each
+            # face once.
             engines | scoring | between,
             faces,
             card.input_size,
@@ -139,6 +141,7 @@ def bench(
         failed=tuple(failed),
     )
     running = {name: engine for name, engine in engines.items() if name in scored.predictions}
+    # After scoring, so that only engines that run take part in the timing.
     costs = measure_costs(
         running,
         candidates,
@@ -152,6 +155,7 @@ def bench(
     truth, labels = scored.predictions[REFERENCE], scored.labels
     members = members_of(faces, scored.indices)
     groups = members.groups
+    # Once for all candidates, as its bootstrap takes most of the time.
     known = discrimination(labels, truth.score, groups)
     names = [name for name in candidates if name in running]
     parity = {
@@ -190,6 +194,7 @@ def bench(
 
 def _some_pixels(faces: FaceSet, size: int, batch: int) -> Faces:
     """Return the first `batch` readable faces, repeated if the set is smaller."""
+    # A set smaller than the batch is repeated, as the time does not depend on the pixels.
     first = next(iter(faces.stream(batch, size, [])))
     repeats = -(-batch // len(first.pixels))
     return np.ascontiguousarray(np.concatenate([first.pixels] * repeats)[:batch])
@@ -198,6 +203,7 @@ def _some_pixels(faces: FaceSet, size: int, batch: int) -> Faces:
 def _examples(scored: Scored, faces: FaceSet, size: int) -> tuple[Example, ...]:
     """Return the faces on which some candidate's map is farthest from the reference's."""
     truth = scored.predictions[REFERENCE].patch_map
+    # Any candidate counts: a face on which one of them is wrong is worth a look.
     worst = np.zeros(len(truth))
     for prediction in scored.predictions.values():
         worst = np.maximum(worst, np.abs(prediction.patch_map - truth).mean(axis=(1, 2)))

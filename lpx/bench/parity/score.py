@@ -79,6 +79,7 @@ def score(
             needed engine returns NaN (engine and face named).
     """
     labels = faces.labels()
+    # Before scoring, which may take hours: a set with one class gives no verdict.
     _check_labels(labels, faces)
     parts: dict[str, list[Stored]] = {n: store.read(n) if store else [] for n in engines}
     skipped: list[Skipped] = store.skipped() if store else []
@@ -98,6 +99,7 @@ def score(
         # The last faces may have been unreadable: without this the bar would not reach its end.
         progress(len(faces.faces), len(faces.faces))
     order = np.concatenate([indices for indices, _ in batches])
+    # Again, as unreadable faces may have been all those of a class.
     _check_labels(labels[order], faces, skipped)
     predictions = {name: _join([p for _, p in parts[name]]) for name in running}
     return Scored(order, labels[order], predictions, tuple(skipped), tuple(failed))

@@ -85,6 +85,7 @@ class CostPlan:
         check_number("latency_seconds", self.latency_seconds, least=0)
         check_number("energy_seconds", self.energy_seconds, least=0)
         check_at_least("in_flight", self.in_flight, 0, "it is the number of batches at a time")
+        # Without a time to measure for, these would silently measure nothing.
         if not self.latency_seconds:
             for name in ("in_flight", "like"):
                 if value := getattr(self, name):
@@ -191,8 +192,10 @@ def measure_costs(
     if plan.latency_seconds > 0:
         units = card.grid[0] * card.grid[1]
         # Before and after the timing, so that throttling and other programs show in the report.
+        # Opened once for both readings, so that they are of the same GPU.
         gpu = open_nvml()
         before = read_conditions(nvml=gpu)
+        # The sweep has a step per batch size, and the single patch always takes one.
         count = len(plan.batches) + 1 + bool(plan.in_flight) + bool(plan.like)
         steps = _Steps(count, timing)
         samples = _sweep(engines, pixels, plan, failed, steps)
@@ -200,6 +203,7 @@ def measure_costs(
         costs = replace(
             summarised(samples, _precisions(candidates), units), conditions=(before, after)
         )
+        # Engines that failed in the sweep are not measured further.
         costs = _add_others(costs, _left(candidates, engines, failed), pixels, card, plan, steps)
     if plan.energy_seconds > 0:
         costs = replace(costs, energy=_energy(engines, pixels, card, plan, sources, failed, energy))
@@ -239,11 +243,13 @@ def judge_speed(
         # An engine that failed at this batch size was not timed.
         timed = {name: s[batch] for name, s in samples.items() if batch in s}
         rivals = [REFERENCE] if REFERENCE in timed else []
+        # A name without a precision is the reference, which is a rival already.
         floats = [n for n in timed if precisions.get(n, "int8") != "int8"]
         if floats:
             rivals.append(min(floats, key=lambda n: float(np.median(timed[n].times_ms))))
         for name in tests.keys() & timed.keys():
             for rival in rivals:
+                # An engine is not compared with itself, although it may be the fastest float one.
                 if rival != name:
                     test = compare_speed(timed[name], timed[rival])
                     tests[name].append(Speed(batch, rival, test))
@@ -253,6 +259,7 @@ def judge_speed(
 def energy_seconds(engines: int, plan: CostPlan) -> float:
     """Return the time that measuring the energy of `engines` engines takes, s."""
     window = plan.energy_seconds
+    # Every window has idle time of its own before it, as the idle power drifts.
     return engines * plan.limits.energy_windows * (window + _idle_seconds(window))
 
 
@@ -292,6 +299,8 @@ def _sweep(
         def time_engines(left: dict[str, Engine], faces: Faces = faces) -> dict[str, Samples]:
             return sample(left, faces, plan.latency_seconds, steps.within, limits=plan.limits)
 
+        # Sampled together, as only interleaved calls are comparable; hence one failure ends all of
+        # them.
         timed = _surviving(time_engines, engines, faces, "timing", failed)
         for name, of_batch in timed.items():
             samples[name][batch] = of_batch
@@ -311,9 +320,12 @@ def _surviving(
         left = _left(engines, engines, failed)
         try:
             return work(left)
+        # Any exception, as engines from elsewhere may fail in any way.
         except Exception:
             # An error does not name the engine: find out which of them can no longer score.
             broken = _broken(left, faces, during)
+            # All of them still score: the error is of the measurement, and starting again could
+            # loop forever.
             if not broken:
                 raise
             failed += broken
@@ -322,6 +334,7 @@ def _surviving(
 def _broken(engines: Mapping[str, Engine], faces: Faces, during: str) -> list[Failure]:
     """Return the candidates that cannot score a batch; an error of the reference is raised."""
     errors = {name: _error(engine, faces) for name, engine in engines.items()}
+    # Without the reference there is nothing to compare the others with.
     if (error := errors.pop(REFERENCE, None)) is not None:
         raise error
     failures = []
@@ -382,6 +395,7 @@ def _or_why(measure: Callable[[], _T]) -> _T | Unavailable:
     """Return a measurement, or the reason why it failed: the others continue."""
     try:
         return measure()
+    # These costs are extras: a bench of hours must not end because one of them failed.
     except Exception as error:
         return Unavailable(said(error))
 
@@ -397,6 +411,8 @@ def _like(
     name = candidate.manifest.name
     # A tenth more, so that calls that end early do not fall short of trtexec's time.
     seconds = 1.1 * limits.trtexec_seconds
+    # trtexec uses CUDA graphs by default from this release on, and the figures have to be
+    # comparable.
     with candidate.open(cuda_graph=release == 11) as engine:
         samples = sample({name: engine}, faces, seconds, limits=limits)[name]
     return like_trtexec(samples, release)
@@ -426,6 +442,7 @@ def _patches(
                 stack.enter_context(closing(opened[name].engine))
         if not opened:
             return found
+        # The receptive field is the same in all of them, as all are graphs of the same model.
         size = next(iter(opened.values())).size
         # The middle of a face; which pixels are scored does not matter for the time.
         start = (face.shape[1] - size) // 2

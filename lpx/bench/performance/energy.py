@@ -110,9 +110,11 @@ def measure_energy(
     measured: dict[str, list[Window]] = {name: [] for name in engines}
     failed = {name: s for name, s in sources.items() if isinstance(s, Unavailable)}
     limits = _Lengths(window_seconds, idle_seconds)
+    # Windows of all engines alternate, so that a machine that grows warmer affects all alike.
     for number in range(windows):
         for place, (name, engine) in enumerate(engines.items()):
             source = sources[name]
+            # A source that failed once is not asked again, but the progress still counts its turns.
             if name not in failed and not isinstance(source, Unavailable):
                 try:
                     measured[name].append(_window(engine, source, faces, limits, clock))
@@ -144,6 +146,7 @@ def summarise(windows: list[Window], source: EnergySource, batch: int, units: in
     joules = np.array([window.joules for window in windows])
     idle_w = np.array([window.idle_w for window in windows])
     gross = joules / faces
+    # Idle power of the same window, as it drifts with temperature.
     net = (joules - idle_w * seconds) / faces
     return EnergyResult(
         source=source.name,
@@ -185,8 +188,10 @@ def _window(
     while now - began < lengths.window:
         engine.infer(faces)
         calls += 1
+        # The time is read after each call, so the last call counts as a whole.
         now = clock.monotonic()
     joules = source.stop()
+    # A counter that stands still would make the engine look free.
     if joules <= 0:
         raise EnergySourceError(f"{source.name}: nothing was counted in {now - began:.1f} s")
     return Window(idle_w, joules, now - began, calls)
@@ -194,7 +199,9 @@ def _window(
 
 def _estimate(values: NDArray[np.float64]) -> Interval:
     mean = float(values.mean())
+    # One window has no spread: nothing bounds its mean.
     if len(values) < 2:
         return Interval(mean, -math.inf, math.inf)
+    # Student's t rather than the normal distribution, as there are only a few windows.
     half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * stats.sem(values))
     return Interval.about(mean, half)

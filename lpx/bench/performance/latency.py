@@ -198,11 +198,14 @@ def sample(
         limits: Lengths of warm-up and blocks.
         clock: Monotonic clock, s.
     """
+    # All are warmed up before any is timed, so that the first round is like the others.
     warm = {name: _warm_up(engine, faces, limits, clock) for name, engine in engines.items()}
     blocks: dict[str, list[_Block]] = {name: [] for name in engines}
+    # Engines take turns by blocks of equal time, so the time of all is counted together.
     budget = seconds * len(engines)
     spent = 0.0
     fewest = 0
+    # A slow engine may use the time up before it has enough calls for an interval.
     while spent < budget or fewest < limits.min_iterations:
         for name, engine in engines.items():
             block = _block(engine, faces, limits.block_seconds, clock)
@@ -223,9 +226,11 @@ def summarise(samples: Samples | NDArray[np.float64], batch: int, units: int) ->
         batch: Faces per call.
         units: Classification units per face.
     """
+    # Times from elsewhere, as trtexec's, were not measured in rounds.
     if not isinstance(samples, Samples):
         samples = Samples(samples, np.zeros(len(samples), np.int64))
     ordered = np.sort(samples.times_ms)
+    # Percentiles are of calls: dividing by the batch afterwards keeps their order.
     per_face = ordered / batch
     device = _device_time(samples.parts_ms)
     cov = float(ordered.std() / ordered.mean())
@@ -239,6 +244,7 @@ def summarise(samples: Samples | NDArray[np.float64], batch: int, units: int) ->
             p99=percentile_interval(per_face, 99),
         ),
         per_patch_p50_us=1e3 * percentile(ordered, 50) / (batch * units),
+        # The mean over all calls, as throughput includes the slow ones.
         faces_per_second=1e3 * batch * len(ordered) / float(ordered.sum()),
         cov=cov,
         device=device,
@@ -253,6 +259,7 @@ def _warnings(cov: float, device: DeviceTime | None, samples: Samples) -> tuple[
         warnings.append(
             f"calls were still becoming faster after {samples.warm_up_seconds:.1f} s of warm-up"
         )
+    # Where the device has its own clock, the host's scheduling does not count as instability.
     spread, of = (cov, "calls") if device is None else (device.compute_cov, "compute")
     if spread > UNSTABLE_COV:
         warnings.append(
@@ -279,7 +286,9 @@ def _device_time(parts_ms: Mapping[str, NDArray[np.float64]]) -> DeviceTime | No
         compute_ms=float(np.median(compute)),
         d2h_ms=float(np.median(d2h)),
         enqueue_ms=None if enqueue is None else float(np.median(enqueue)),
+        # The median of the sums, which the sum of the medians need not equal.
         total_ms=float(np.median(h2d + compute + d2h)),
+        # Some clocks are too coarse for a short kernel, and give 0.
         compute_cov=float(compute.std() / compute.mean()) if compute.mean() else 0.0,
     )
 
@@ -302,10 +311,12 @@ class _WarmUp:
 
 def _block(engine: Engine, faces: Faces, seconds: float, clock: Clock) -> _Block:
     """Time calls for `seconds`, after one that is not timed."""
+    # The call after another engine's turn finds its caches cold.
     engine.infer(faces)
     times: list[float] = []
     timings: list[Any] = []
     end = clock() + seconds
+    # Bound in the condition, so that checking the clock adds no time between the two readings.
     while (started := clock()) < end:
         engine.infer(faces)
         times.append((clock() - started) * 1e3)
@@ -321,6 +332,7 @@ def _join(blocks: list[_Block], warm_up: _WarmUp) -> Samples:
         times += block.times_ms
         timings += block.timings
     parts_ms = {}
+    # One call without timings would put the others out of step with the times.
     if timings and None not in timings:
         for name in PARTS:
             if hasattr(timings[0], name):

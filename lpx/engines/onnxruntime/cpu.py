@@ -63,6 +63,7 @@ class OnnxRuntimeEngine(Engine):
         self._fit = 0  # faces that are known to fit into memory
         options = _options()
         if as_written:
+            # Graphs that are to be run node by node must not have any of them fused.
             level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
             options.graph_optimization_level = level
         # Idle threads would keep spinning after a call, on cores that the next engine needs.
@@ -78,7 +79,9 @@ class OnnxRuntimeEngine(Engine):
             self.session = onnxruntime.InferenceSession(model, options, providers=PROVIDERS)
 
     def _infer(self, faces: Faces) -> Prediction:
+        # Only when the batch grows: counting the memory of a pass takes longer than a small pass.
         if len(faces) > self._fit and len(faces) * self.size**2 >= SMALL_PIXELS:
+            # Imported here, as small batches never need it.
             from lpx.graph.footprint import check_pass
             from lpx.graph.proto import parse_proto
 
@@ -88,12 +91,14 @@ class OnnxRuntimeEngine(Engine):
             f"ONNX Runtime failed on {len(faces)} faces",
             "try smaller batches; if one face fails too, build for another precision",
         ):
+            # ONNX Runtime reads the memory as it lies, and a view may have strides.
             score, patch_map = self.session.run(
                 ("score", "patch_map"), {"faces": np.ascontiguousarray(faces)}
             )
         return Prediction(score, patch_map)
 
     def _release(self) -> None:
+        # The session frees its memory when the last reference goes.
         del self.session, self._model
 
 
@@ -101,6 +106,8 @@ def _options() -> onnxruntime.SessionOptions:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    # Level 3 is "error": its warnings are about graphs, and arrive on standard error with no
+    # context.
     options.log_severity_level = 3
     # x86-64 without VNNI adds two products of uint8 and int8 in 16 bits, and saturates: scores of
     # the demo model were off by 0.07 on average. This keeps to kernels that are exact there.
@@ -146,10 +153,13 @@ def nodes_as_run(model: bytes) -> dict[str, tuple[str, str]]:
     graph = parse(model, "the graph")
     name_nodes(graph)
     options = _options()
+    # The last level before ONNX Runtime changes the layout of tensors, which renames nodes and
+    # makes convolutions of other operators.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimised.onnx"
         options.optimized_model_filepath = str(path)
+        # Creating the session writes the optimised graph; nothing is run.
         onnxruntime.InferenceSession(serialise(graph), options, providers=PROVIDERS)
         nodes = onnx.load(path).graph.node
     integer = {node.name for node in nodes if node.op_type in _INTEGER}

@@ -23,8 +23,10 @@ def ort_errors(what: str, fix: str) -> Iterator[None]:
     try:
         yield
     except LpxError:
+        # An error of lpx already says what to do.
         raise
     except Exception as error:
+        # Running out of memory is not the graph's fault, and has advice of its own.
         if short := out_of_memory(error):
             raise short from error
         raise LpxError(what, first_line(error), fix) from error

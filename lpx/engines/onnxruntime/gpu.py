@@ -50,6 +50,7 @@ def provider_available(target: Target) -> Availability:
     """
     import onnxruntime
 
+    # The plugin is not among the providers until it has been registered.
     if target == "onnxruntime-tensorrt-rtx":
         return _plugin_available()
     names = onnxruntime.get_available_providers()
@@ -67,6 +68,8 @@ def _plugin_available() -> Availability:
     import onnxruntime
 
     version = onnxruntime.__version__
+    # Releases before plugins lack the function, and a version number would not cover vendors'
+    # builds.
     if not hasattr(onnxruntime, "register_execution_provider_library"):
         return Availability(
             False,
@@ -196,6 +199,7 @@ class OnnxRuntimeGpuEngine(Engine):
     ) -> None:
         super().__init__(size, card)
         self.largest = largest
+        # ONNX Runtime's plain wheel, which the plugin goes with, makes no tensors on a GPU.
         self.on_gpu = target != "onnxruntime-tensorrt-rtx"
         self.session = _session(model, target, options, cache)
         self.tensors: dict[int, dict[str, Any]] = {}
@@ -210,6 +214,8 @@ class OnnxRuntimeGpuEngine(Engine):
         ):
             parts = [
                 self._run(np.ascontiguousarray(faces[start : start + self.largest]))
+                # A batch beyond the profile would make TensorRT build a new engine in the middle of
+                # a run.
                 for start in range(0, len(faces), self.largest)
             ]
         return Prediction(
@@ -218,13 +224,17 @@ class OnnxRuntimeGpuEngine(Engine):
         )
 
     def _release(self) -> None:
+        # Before the session: tensors that outlive it hold memory of its device.
         self.tensors.clear()
         del self.session
 
     def _run(self, faces: Faces) -> Prediction:
+        # Copies are left to the session where its tensors cannot be held on the GPU.
         if not self.on_gpu:
             score, patch_map = self.session.run(["score", "patch_map"], {"faces": faces})
             return Prediction(score, patch_map)
+        # Kept per batch size: allocating on the GPU for each call would cost more than a small
+        # batch.
         held = self.tensors.get(len(faces))
         if held is None:
             held = self.tensors[len(faces)] = self._allocate(len(faces))
@@ -240,6 +250,7 @@ class OnnxRuntimeGpuEngine(Engine):
         """Allocate the tensors of one batch size on the GPU."""
         import onnxruntime
 
+        # The batch is dynamic, so only the other dimensions are read off the graph.
         cells = tuple(self.session.get_outputs()[1].shape[1:])
         shapes = {
             "faces": ((batch, self.size, self.size, 3), np.uint8),
@@ -266,7 +277,9 @@ def _session(
             code="unsupported",
         )
     settings = onnxruntime.SessionOptions()
+    # Level 3 is "error": what matters of the rest is checked below.
     settings.log_severity_level = 3
+    # A node that runs on the CPU would falsify latency without anybody noticing.
     settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     providers: list[tuple[str, dict[str, str]]] = [(_CUDA, {})]
     if target != "onnxruntime-cuda":
@@ -277,6 +290,7 @@ def _session(
         cache.mkdir(parents=True, exist_ok=True)
         options = {**options, "nv_runtime_cache_path": str(cache)}
         settings.add_provider_for_devices([_rtx_device()], options)
+        # The session takes its provider from the device, so none is named.
         providers = []
     elif target == "onnxruntime-tensorrt":
         cache.mkdir(parents=True, exist_ok=True)
@@ -285,6 +299,7 @@ def _session(
         providers.insert(0, (PROVIDERS[target], options))
     else:
         providers = [(_CUDA, options)]
+    # Older releases lack the function.
     if providers and hasattr(onnxruntime, "preload_dlls"):
         # CUDA and cuDNN from pip's wheels, where they are not the system's.
         onnxruntime.preload_dlls()
@@ -297,6 +312,7 @@ def _session(
         session = onnxruntime.InferenceSession(
             model, settings, providers=providers or None, enable_fallback=0
         )
+    # A session may start without the provider that was asked for, so the outcome counts.
     if session.get_providers()[:1] != [PROVIDERS[target]]:
         raise LpxError(
             f"ONNX Runtime does not run the model by {PROVIDERS[target]}",
@@ -320,6 +336,7 @@ def _rtx_device() -> Any:
     def offered() -> list[Any]:
         return [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
 
+    # Asked before registering, as a process may register a library only once.
     if not (devices := offered()):
         try:
             plugin = importlib.import_module(PLUGIN)

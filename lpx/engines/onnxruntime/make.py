@@ -77,6 +77,7 @@ def make_for_gpu(
         LpxError: The provider does not support what the request asks for.
     """
     if request.precision == "int8":
+        # Here as well, for callers that did not ask before calibration.
         check_int8(request.target)
     span = _one_profile(request)
     warnings: tuple[str, ...] = ()
@@ -96,11 +97,13 @@ def make_for_gpu(
             "not report the precision of its layers: target tensorrt-rtx does",
         )
     # The CUDA provider is run without TF32.
+    # NVIDIA's libraries read the variable when they start, and it outranks every option.
     tf32 = request.target != "onnxruntime-cuda" and os.environ.get(TF32_OVERRIDE) != "0"
     if tf32 and request.precision == "fp32":
         warnings += (PROVIDER_TF32,)
     versions = {**versions_of("onnx"), "onnxruntime": _onnxruntime_version()}
     if request.target == "onnxruntime-tensorrt-rtx":
+        # The plugin has a version of its own, which decides its kernels.
         versions |= _plugin_version(plugin_packages)
     options = {
         "tensorrt": request.tensorrt.to_dict(),
@@ -138,6 +141,7 @@ def _plugin_version(packages: Sequence[str]) -> dict[str, str]:
 
 def _version(package: str) -> str:
     try:
+        # One of several packages has the module, so a missing one is no error.
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return ""

@@ -38,6 +38,7 @@ def use_kernels(runtime_config: Any, kernels: KernelCache) -> None:
         runtime_config: An `IRuntimeConfig`.
         kernels: The cache; filled from its file when it is first used, with CUDA's context current.
     """
+    # Made by the first context; those that follow share it.
     if kernels.made is None:
         kernels.made = kernel_cache = runtime_config.create_runtime_cache()
         kernels.known = _read(kernels)
@@ -52,6 +53,7 @@ def use_kernels(runtime_config: Any, kernels: KernelCache) -> None:
 
 def save_kernels(kernels: KernelCache) -> None:
     """Write a cache to its file, if it grew; one that cannot be written is noted and given up."""
+    # Taken out at once, so that a second close does not save again.
     kernel_cache, kernels.made = kernels.made, None
     if kernel_cache is None:
         return
@@ -62,9 +64,11 @@ def save_kernels(kernels: KernelCache) -> None:
         # A lost GPU makes anything fail, and the engine is being closed: the rest must be released.
         kernels.notes.append(f"compiled kernels were not kept: {first_line(error)}")
         return
+    # Nothing was compiled that the file lacks.
     if not data or data == kernels.known:
         return
     try:
+        # Not durable: a cache that is lost is compiled again.
         write_bytes(kernels.path, data, durable=False)
     except (OSError, LpxError) as error:
         kernels.notes.append(f"compiled kernels were not kept in {kernels.path}: {error}")
@@ -73,6 +77,7 @@ def save_kernels(kernels: KernelCache) -> None:
 def _read(kernels: KernelCache) -> bytes:
     try:
         return read_regular(kernels.path, inside=kernels.path.parent)
+    # The first run on a machine has no file, which is no reason for a note.
     except FileNotFoundError:
         return b""
     except OSError as error:

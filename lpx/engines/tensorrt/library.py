@@ -116,6 +116,7 @@ def _find(flavour: Flavour) -> _Search:
     trt, reason = _first(_MODULES[flavour], "Builder")
     if trt is None and flavour == "tensorrt":
         lean, found = _first(_LEAN, "Runtime")
+        # The lean runtime is mentioned, as otherwise it would seem that no TensorRT is installed.
         if lean is not None:
             reason = f"{found} builds no plans, and runs version-compatible ones only ({reason})"
     return _Search(trt, reason)
@@ -167,6 +168,8 @@ def install_advice(
     command = f"pip install 'lpx[{_EXTRAS[flavour]}]'"
     if flavour != "tensorrt" or not jetson_mark.exists():
         return command
+    # Outside a virtual environment JetPack's packages are visible, so what is not found is not
+    # installed.
     if not in_environment:
         return "install JetPack's TensorRT: sudo apt install python3-libnvinfer"
     return (

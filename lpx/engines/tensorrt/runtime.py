@@ -88,6 +88,7 @@ class TensorRTEngine(Engine):
         if cuda_graph and not self._driver.graphs and not builtin:
             self.notes.append("no CUDA graphs: this CUDA binding has none; install cuda-python")
         if in_flight > 1 and not self._capabilities.profile_sharing:
+            # Contexts of the same profile cannot run side by side before TensorRT 10.
             self.notes.append("one batch in flight: before TensorRT 10 a profile serves one")
             in_flight = 1
         self._slots: list[Slot] = []
@@ -95,6 +96,7 @@ class TensorRTEngine(Engine):
         self._runtime, self._engine = deserialize(
             self._trt, plan, allow_host_code=allow_host_code, dla_core=dla_core, notes=self.notes
         )
+        # From here on there is something to release, whatever fails.
         try:
             self._face_shape = _checked_face_shape(self._trt, self._engine)
             self.size = self._face_shape[0]
@@ -102,12 +104,14 @@ class TensorRTEngine(Engine):
             shared = Shared(
                 trt=self._trt,
                 capabilities=self._capabilities,
+                # Graphs are captured by lpx only where the library does not do so itself.
                 driver=self._driver,
                 engine=self._engine,
                 spans=self._spans,
                 face_shape=self._face_shape,
                 graphs=cuda_graph and self._driver.graphs and not builtin,
                 builtin_graphs=cuda_graph,
+                # Only GPUs that share the host's memory gain by leaving out the copy.
                 zero_copy=zero_copy and self._driver.integrated(),
                 notes=self.notes,
                 kernels=self._kernels,
@@ -116,6 +120,7 @@ class TensorRTEngine(Engine):
                 while len(self._slots) < in_flight:
                     self._slots.append(Slot(shared))
             self.notes += recorder.said("warning")
+        # BaseException, as an interrupt would leave memory on the GPU.
         except BaseException:
             self.close()
             raise
@@ -171,9 +176,11 @@ class TensorRTEngine(Engine):
             with explained():
                 self.last_timing = self._run(faces, score, patch_map)
         except CudaLostError:
+            # A lost GPU answers nothing any more, so that waiting for it would only fail again.
             self.close()
             raise
         except BaseException:
+            # Batches in flight would otherwise be taken for the answer to the next call.
             self._abandon()
             raise
         return Prediction(score=score, patch_map=patch_map)
@@ -189,6 +196,7 @@ class TensorRTEngine(Engine):
                 if self._capabilities.compiles_at_run and self._kernels is not None:
                     save_kernels(self._kernels)
         finally:
+            # In `finally`, as the references alone keep the plan's memory.
             self._engine = None
             self._runtime = None
 
@@ -215,6 +223,7 @@ class TensorRTEngine(Engine):
         timing = Timing(0.0, 0.0, 0.0)
         for index, chunk in enumerate(chunks(len(faces), self._spans)):
             slot = self._slots[index % len(self._slots)]
+            # A slot's host memory holds the results until they are read.
             timing += slot.finish(score, patch_map)
             slot.start(chunk, faces[chunk.start : chunk.start + chunk.faces])
         for slot in self._slots:
@@ -257,10 +266,12 @@ def deserialize(
     with recording(trt) as (logger, recorder):
         what = f"{trt.__name__} {trt.__version__} cannot start"
         runtime = started(trt.Runtime, logger, recorder, what)
+        # Set before the plan is read: it decides whether code inside the plan may be loaded at all.
         runtime.engine_host_code_allowed = allow_host_code
         if dla_core is not None:
             _choose_core(runtime, dla_core)
         engine = runtime.deserialize_cuda_engine(plan)
+    # TensorRT returns None instead of raising, and says why only to its logger.
     if engine is None:
         why = recorder.errors()
         raise LpxError(
@@ -311,6 +322,7 @@ def _checked_face_shape(trt: Any, engine: Any) -> tuple[int, int, int]:
         )
         for name in names
     }
+    # The names, directions and types together, as a plan of another program may agree in some.
     if found != expected:
         listed = "; ".join(
             f"{name}: {dtype} {tuple(engine.get_tensor_shape(name))}"

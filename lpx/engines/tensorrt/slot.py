@@ -132,6 +132,7 @@ class Slot:
         self._held = ExitStack()
         self._stream: Handle | None = None
         try:
+            # Allocations are registered one by one, so that close releases those that succeeded.
             self._prepare()
         except BaseException:
             self.close()
@@ -166,10 +167,12 @@ class Slot:
         driver, stream, count = self._driver, self._stream, chunk.faces
         lane = self._lanes[chunk.profile]
         self._set_batch(lane, chunk.batch)
+        # A graph is captured only after a first run, in which TensorRT may still allocate.
         if self._shared.graphs and lane.warm and lane.graph is None:
             self._capture(lane)
         source, score, patch_map = (self._buffers[n] for n in (FACES, SCORE, PATCH_MAP))
         start, copied, computed, end = self._events
+        # Copied to page-locked memory, as only from there can the GPU copy while the host goes on.
         np.copyto(source.host[:count], faces)
         driver.record(start, stream)
         if not source.shared:
@@ -177,6 +180,7 @@ class Slot:
         driver.record(copied, stream)
         began = time.perf_counter()
         self._compute(lane)
+        # Timed on the host: enqueuing is the host's work, which events do not see.
         enqueue_ms = (time.perf_counter() - began) * 1e3
         driver.record(computed, stream)
         for made in (score, patch_map):
@@ -199,11 +203,13 @@ class Slot:
             return Timing(0.0, 0.0, 0.0)
         (chunk, lane, enqueue_ms), self._running = self._running, None
         driver = self._driver
+        # Until then the results are not complete in host memory.
         driver.synchronize(self._stream)
         lane.warm = True
         part = slice(chunk.start, chunk.start + chunk.faces)
         score[part] = self._buffers[SCORE].host[: chunk.faces]
         patch_map[part] = self._buffers[PATCH_MAP].host[: chunk.faces]
+        # Read after the wait, as the time between events that have not happened yet is undefined.
         start, copied, computed, end = self._events
         return Timing(
             h2d_ms=driver.elapsed_ms(start, copied),
@@ -225,6 +231,7 @@ class Slot:
         try:
             self._driver.synchronize(self._stream)
         except CudaLostError:
+            # A failed run says so here, once more; it was reported when it was started.
             raise
         except LpxError:
             pass
@@ -264,6 +271,7 @@ class Slot:
             accepted = context.set_optimization_profile_async(index, self._address)
             demand(accepted, f"profile {index}")
             self._lanes.append(_Lane(context))
+        # Memory for the largest batch serves all profiles.
         largest = max(range(len(shared.spans)), key=lambda index: shared.spans[index].maximum)
         self._set_batch(self._lanes[largest], shared.spans[largest].maximum)
         context = self._lanes[largest].context
@@ -290,6 +298,7 @@ class Slot:
     def _set_batch(self, lane: _Lane, batch: int) -> None:
         if lane.batch == batch:
             return
+        # A graph holds the shapes it was captured with.
         if lane.graph is not None:
             self._driver.destroy_graph(lane.graph)
             lane.graph = None
@@ -316,6 +325,7 @@ class Slot:
             except LpxError as error:
                 reason = error.what
         said = "; ".join((reason, *recorder.said("error")))
+        # What failed once would fail at every batch size, and be noted each time.
         self._shared.graphs = False
         self._shared.notes.append(f"no CUDA graphs: {said}")
 
@@ -334,6 +344,7 @@ class Slot:
             with suppress(LpxError):
                 driver.destroy_graph(driver.end_capture(self._stream))
             raise
+        # Ended in any case, as the stream would stay in capture.
         graph = driver.end_capture(self._stream)
         if not accepted:
             driver.destroy_graph(graph)
@@ -374,6 +385,7 @@ def create_context(
         context = engine.create_execution_context(runtime_config)
     else:
         context = engine.create_execution_context()
+    # TensorRT returns None instead of raising.
     if context is None:
         raise LpxError(
             "TensorRT made no execution context",
