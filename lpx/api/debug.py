@@ -21,7 +21,7 @@ from lpx.api.debug_runtime import (
 )
 from lpx.arguments import check_at_least, check_fields, check_number
 from lpx.artefacts.model import ExportedModel, open_faces, read_exported
-from lpx.artefacts.select_engine import check_card, engine_folders
+from lpx.artefacts.select_engine import check_model, find_engine
 from lpx.data.face_sets.face_set import FaceSet, Skipped
 from lpx.engines.load import read_graph
 from lpx.engines.manifest import EngineManifest, Precision, read_manifest
@@ -256,22 +256,8 @@ def _optimiser(verdict: LayerVerdict, plain: LayerVerdict) -> str:
 
 
 def _manifest(workspace: WorkspaceFolder, model: ExportedModel, name: str) -> EngineManifest:
-    names = [folder.name for folder in engine_folders(workspace)]
-    if name not in names:
-        raise LpxError(
-            f"engine {name} does not exist",
-            f"{workspace.root} has {', '.join(names) or 'no engine'}",
-            "use one of these" if names else "run `lpx build --int8` first",
-            code="not-found",
-        )
-    manifest = read_manifest(workspace.engines / name)
-    if manifest.model_sha256 != model.sha256:
-        raise LpxError(
-            f"engine {name} was built from another model than {workspace.model}",
-            f"its manifest says {manifest.model_sha256[:12]}, the model is {model.sha256[:12]}",
-            f"run `lpx build --{manifest.precision} --target {manifest.target}` again",
-        )
-    check_card(manifest, model)
+    manifest = read_manifest(find_engine(workspace, name))
+    check_model(workspace, manifest, model)
     return manifest
 
 

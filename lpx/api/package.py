@@ -12,7 +12,7 @@ import numpy as np
 from lpx.api.build import BuildOptions
 from lpx.arguments import check_instance
 from lpx.artefacts.model import ExportedModel, read_exported
-from lpx.artefacts.select_engine import check_card, engine_folders
+from lpx.artefacts.select_engine import check_model, engine_folders
 from lpx.calibration.scales import Scales, read_scales
 from lpx.data.face_sets.demo import demo_set
 from lpx.deploy.cpp_project import (
@@ -109,7 +109,7 @@ def _choose(workspace: Workspace, model: ExportedModel, name: str | None) -> Eng
     """Return the manifest of a named engine, or of the best one; None if there is none.
 
     Raises:
-        LpxError: There is no such engine, or it was built from another model.
+        LpxError: The engine does not exist, or was built from another model.
     """
     check_instance("engine", name, str)
     if name is not None:
@@ -123,14 +123,7 @@ def _choose(workspace: Workspace, model: ExportedModel, name: str | None) -> Eng
             manifests,
             key=lambda one: (one.target != "tensorrt", _PREFERRED.index(one.precision), one.name),
         )
-    if manifest.model_sha256 != model.sha256:
-        raise LpxError(
-            f"engine {manifest.name} was built from another model than {workspace.model}",
-            f"it names {manifest.model_sha256[:12]}, the model is {model.sha256[:12]}",
-            f"run `lpx build --{manifest.precision} --target {manifest.target}` again, or name "
-            "another engine with `engine`",
-        )
-    check_card(manifest, model)
+    check_model(workspace, manifest, model)
     return manifest
 
 

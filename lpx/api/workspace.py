@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lpx.arguments import as_path, check_at_least, check_instance, several
 from lpx.data.roots import DataPlaces
-from lpx.errors import InvalidArgumentError, LpxError
+from lpx.errors import InvalidArgumentError
 from lpx.extras import needs_extras
 from lpx.reporter import SILENT, Reporter
 from lpx.workspace import DEFAULT, WorkspaceFolder
@@ -81,20 +81,15 @@ class Workspace(WorkspaceFolder):
         Raises:
             LpxError: The workspace has no such engine (code "not-found").
         """
-        # Compared with the list of names: a text with slashes must not lead out of the workspace.
-        if isinstance(name, str) and name in self.engine_names():
-            return self.engines / name
-        raise LpxError(
-            f"{self.root} has no engine {name!r}",
-            f"its engines: {', '.join(self.engine_names()) or 'none'}",
-            "name one of these, or build it with `lpx build`",
-            code="not-found",
-        )
+        from lpx.artefacts.select_engine import find_engine
+
+        return find_engine(self, name)
 
     def engine_names(self) -> tuple[str, ...]:
         """Return the names of all engines in the workspace, sorted."""
-        # By manifest, as a folder without one is a build that did not finish.
-        return tuple(sorted(path.parent.name for path in self.engines.glob("*/manifest.json")))
+        from lpx.artefacts.select_engine import engine_folders
+
+        return tuple(folder.name for folder in engine_folders(self))
 
     @needs_extras
     def prepare_faces(

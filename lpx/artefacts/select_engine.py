@@ -58,14 +58,7 @@ def runnable(workspace: WorkspaceFolder, model: ExportedModel) -> RunnableEngine
         manifest = read_manifest(folder)
         # Before anything else uses the name, which is the folder's and may be anything.
         _check_name(manifest.name, folder)
-        if manifest.model_sha256 != model.sha256:
-            raise LpxError(
-                f"engine {manifest.name} was built from another model than {workspace.model}",
-                f"it names {manifest.model_sha256[:12]}, the model is {model.sha256[:12]}",
-                f"run `lpx build --{manifest.precision} --target {manifest.target}` again, or "
-                f"remove {folder}",
-            )
-        check_card(manifest, model)
+        check_model(workspace, manifest, model)
         # An engine that does not run here is not an error: another machine may have built it.
         usable, reason = can_run(manifest, machine)
         if usable:
@@ -126,12 +119,46 @@ def _check_name(name: str, folder: Path) -> None:
         )
 
 
-def check_card(manifest: EngineManifest, model: ExportedModel) -> None:
-    """Check that an engine has the card of the model that it was built from.
+def find_engine(workspace: WorkspaceFolder, name: object) -> Path:
+    """Return the folder of an engine.
+
+    Args:
+        workspace: Contains the engines.
+        name: Name of the engine.
 
     Raises:
-        LpxError: It has another card.
+        LpxError: The workspace has no engine of this name (code "not-found").
     """
+    # Compared with the names: a text with slashes must not lead out of the workspace.
+    folders = {folder.name: folder for folder in engine_folders(workspace)}
+    if isinstance(name, str) and name in folders:
+        return folders[name]
+    raise LpxError(
+        f"engine {name} does not exist",
+        f"engines of {workspace.root}: {', '.join(folders) or 'none'}",
+        "use one of these" if folders else "run `lpx build --int8` first",
+        code="not-found",
+    )
+
+
+def check_model(workspace: WorkspaceFolder, manifest: EngineManifest, model: ExportedModel) -> None:
+    """Check that an engine was built from a model, and has its card.
+
+    Args:
+        workspace: Contains both.
+        manifest: Manifest of the engine.
+        model: The exported model.
+
+    Raises:
+        LpxError: It was built from another model, or has another card.
+    """
+    if manifest.model_sha256 != model.sha256:
+        raise LpxError(
+            f"engine {manifest.name} was built from another model than {workspace.model}",
+            f"its manifest says {manifest.model_sha256[:12]}, the model is {model.sha256[:12]}",
+            f"run `lpx build --{manifest.precision} --target {manifest.target}` again, or remove "
+            f"{workspace.engines / manifest.name}",
+        )
     if manifest.model_card() != model.card:
         raise LpxError(
             f"the manifest of engine {manifest.name} has another model card than the exported "

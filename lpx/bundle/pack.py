@@ -11,7 +11,7 @@ from typing import NamedTuple
 import lpx
 from lpx.arguments import check_at_least, several
 from lpx.artefacts.model import ExportedModel, open_faces, read_exported
-from lpx.artefacts.select_engine import check_card, engine_folders
+from lpx.artefacts.select_engine import check_model, engine_folders, find_engine
 from lpx.bundle.archive import CHUNK, ArchiveError, ArchiveWriter, Written, read_first
 from lpx.bundle.face_members import FaceMembers, face_members
 from lpx.bundle.manifest import (
@@ -181,26 +181,15 @@ def _choose_engines(
     of_model = {}
     for name, manifest in manifests.items():
         if manifest.model_sha256 == model.sha256:
-            check_card(manifest, model)
+            check_model(workspace, manifest, model)
             of_model[name] = manifest
     if names is None:
         left_out = tuple(sorted(manifests.keys() - of_model.keys()))
         return _Engines(tuple(of_model.values()), left_out)
     chosen = dict.fromkeys(several("engines", names))
     for name in chosen:
-        if name not in manifests:
-            raise LpxError(
-                f"{workspace.root} has no engine {name!r}",
-                f"its engines: {', '.join(manifests) or 'none'}",
-                "name one of these with `engines`, or build it with `lpx build`",
-                code="not-found",
-            )
-        if name not in of_model:
-            raise LpxError(
-                f"engine {name} was built from another model than {workspace.model}",
-                "a bundle is for one model",
-                f"build it again with `lpx build`, or leave {name} out of `engines`",
-            )
+        manifest = manifests[find_engine(workspace, name).name]
+        check_model(workspace, manifest, model)
     return _Engines(tuple(of_model[name] for name in chosen), ())
 
 

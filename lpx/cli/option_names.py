@@ -12,13 +12,18 @@ from lpx.errors import InvalidArgumentError, LpxError, layout
 # `name`, or `name=value` with the value as Python writes it. Commands, paths and file names in
 # backticks have spaces, slashes or dots, and stay as they are.
 _ARGUMENT = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
-# Arguments of other commands than the one that failed, where an error gives advice about these.
+# Arguments that the failing command has no parameter for: fields of options objects that have
+# another name on the command line, and arguments of other commands that errors advise to use.
 _ELSEWHERE = {
+    "architecture": "--backbone",
     "batches": "--batch",
+    "clip": "--weight-clip",
     "dla_core": "--dla",
+    "folder": "--workspace",
     "limit": "--limit",
     "min_channels": "--min-channels",
     "requantise": "--requantise",
+    "rounding": "--weight-rounding",
     "target": "--target",
     "version_compatible": "--version-compatible",
 }
@@ -29,7 +34,7 @@ _VALUES = {("detector", "None"): "--crops"}
 
 
 def command_of(root: click.Command, arguments: Sequence[str]) -> click.Command:
-    """The command that a command line names: `lpx data prepare` names two in a row."""
+    """Return the command of a command line; `lpx data prepare` names two in a row."""
     command = root
     for word in arguments:
         if not isinstance(command, click.Group):
@@ -44,7 +49,7 @@ def command_of(root: click.Command, arguments: Sequence[str]) -> click.Command:
 
 
 def error_text(error: LpxError, command: click.Command) -> str:
-    """The text of an error, with a command's options in place of the library's arguments."""
+    """Return the text of an error, with options in place of the library's arguments."""
     what = error.what
     if isinstance(error, InvalidArgumentError) and what.startswith(error.argument):
         rest = what[len(error.argument) :]
@@ -59,7 +64,7 @@ def error_text(error: LpxError, command: click.Command) -> str:
 
 
 def with_options(text: str, command: click.Command) -> str:
-    """A text with a command's options in place of arguments in backticks."""
+    """Replace arguments in backticks by the options of a command."""
 
     def option(match: re.Match[str]) -> str:
         name, value = match.groups()
@@ -83,7 +88,7 @@ def with_options(text: str, command: click.Command) -> str:
 
 
 def _option(name: str, command: click.Command) -> str | None:
-    """The option, or the positional argument, that sets an argument of the library."""
+    """Return the option, or the positional argument, that sets an argument of the library."""
     for parameter in command.params:
         if parameter.name == name:
             if isinstance(parameter, click.Argument):

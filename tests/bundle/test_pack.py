@@ -153,7 +153,7 @@ def test_engines_by_name(workspace, engines, expected):
 
 
 def test_an_unknown_engine(workspace):
-    with pytest.raises(LpxError, match="no engine 'tensorrt-int8'") as caught:
+    with pytest.raises(LpxError, match="engine tensorrt-int8 does not exist") as caught:
         workspace.pack("out.lpx", engines="tensorrt-int8")
     assert caught.value.code == "not-found"
     assert FP32 in caught.value.why

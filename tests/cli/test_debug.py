@@ -302,7 +302,7 @@ def test_the_lean_runtime_does_not_build_the_engine_again(tensorrt):
     ("arguments", "said"),
     [
         ([ENGINE, "--runtime", "tensorrt"], "onnxruntime runs it"),
-        (["nothing"], "lpx-out has onnxruntime-fp32, onnxruntime-int8"),
+        (["nothing"], "engines of lpx-out: onnxruntime-fp32, onnxruntime-int8"),
         ([ENGINE, "--tolerance", "0"], "--tolerance must be > 0 (got 0.0)"),
         ([ENGINE, "--tolerance", "nan"], "--tolerance must be a finite number (got nan)"),
         ([ENGINE, "--limit", "0"], "--limit must be >= 1 (got 0)"),

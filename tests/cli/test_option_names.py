@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
+import lpx
+from lpx import (
+    AblationGrid,
+    CostPlan,
+    ForeignModel,
+    Recipe,
+    TensorRTOptions,
+    WeightOptions,
+    Workspace,
+)
 from lpx.cli.main import cli
 from lpx.cli.option_names import command_of, error_text, with_options
 from lpx.errors import InvalidArgumentError, LpxError
+from lpx.training.local_diversity import LocalDiversity
+from lpx.training.run import RunOptions
 
 
 @pytest.mark.parametrize(
@@ -61,6 +75,61 @@ def test_folders_that_cannot_be_written_have_options():
     assert "use another folder (-w DIR, --out DIR)" in error_text(
         error, command_of(cli, ["predict"])
     )
+
+
+# Arguments that no option sets: objects made from several options, and settings of training that
+# only the library has.
+UNSET = {
+    "costs",
+    "limits",
+    "weights",
+    "tensorrt",
+    "precisions",
+    "foreign",
+    "recipe",
+    "grid",
+    "options",
+    "command",
+    "diversity",
+    "weight_decay",
+    "ema",
+    "held_out_pairs",
+    "initial_weights_sha256",
+    "warm_up",
+    "progress_bar",
+    "save_every_s",
+    "callbacks",
+    "reporter",
+    "self",
+}
+
+
+@pytest.mark.parametrize(
+    ("line", "takes"),
+    [
+        ("export", (Workspace.export, ForeignModel)),
+        ("calibrate", (Workspace.calibrate, WeightOptions)),
+        ("build", (Workspace.build, TensorRTOptions, WeightOptions)),
+        ("bench", (Workspace.bench, CostPlan)),
+        ("predict", (Workspace.predict,)),
+        ("debug", (Workspace.debug,)),
+        ("explain", (Workspace.explain,)),
+        ("pack", (Workspace.pack,)),
+        ("package", (Workspace.package,)),
+        ("unpack", (lpx.unpack,)),
+        ("compare", (lpx.compare,)),
+        ("data prepare", (Workspace.prepare_faces,)),
+        ("train", (lpx.train, Recipe, LocalDiversity, RunOptions)),
+        ("ablate", (lpx.ablate, AblationGrid)),
+    ],
+)
+def test_every_argument_has_an_option(line, takes):
+    """Errors would else name what the command line does not have."""
+    command = command_of(cli, line.split())
+    names = {name for one in takes for name in inspect.signature(one).parameters} - UNSET
+    negative = {name for name in names if with_options(f"`{name}=False`", command)[0] == "-"}
+    missing = [n for n in sorted(names - negative) if with_options(f"`{n}`", command)[0] == "`"]
+    assert missing == []
 
 
 def test_other_errors_keep_their_words():
