@@ -10,7 +10,7 @@ process, and through a plain loop over the same videos: `cv2.VideoCapture`, the 
 slice, `cv2.imwrite`. Both in turns; frames per second are crops written per second of one core, and
 shares say where `prepare` spends them. Last, `prepare` with two processes.
 manifest: a million faces, written, then opened in a new process: seconds, and what resident memory
-grows by; after it labels, a stratified sample, and one batch. For digests: benchmarks/contents.py.
+grows by; after it labels, a selection, and one batch. For digests: benchmarks/contents.py.
 loading: crops of 256 px through `FaceSet.stream`, and through `cv2.imread`, `cv2.cvtColor` and
 `cv2.resize` in a loop, in turns over the same files; each turn gives one ratio, and the median of
 them is reported with the least and the greatest. Turns in which others used the machine do not

@@ -115,8 +115,8 @@ class Workspace(WorkspaceFolder):
             split: "train", "val" or "test"; None for all.
             methods: Manipulation methods; () for the usual ones of the set.
             frames: Number of frames of each video, sampled evenly.
-            crop: Crop recipe; None for that of the exported model's card, or "square-1.3" if there
-                is no model.
+            crop: Crop recipe; None for that of the exported model's card, or "square-1.3"
+                without a model.
             detector: A face detector of `lpx.data.detect.DETECTORS`.
             processes: Maximum number of processes; None for one per core.
             strict: Raise an error if a video is missing.
