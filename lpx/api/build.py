@@ -22,7 +22,7 @@ from lpx.engines.targets import INSTALLED, Installed, ResolvedTarget, can_run, r
 from lpx.engines.tensorrt import PhaseProgress
 from lpx.engines.tensorrt.building.make import check_for_tensorrt
 from lpx.engines.tensorrt_options import DEFAULT_TENSORRT, TensorRTOptions
-from lpx.errors import LpxError, NotAsAskedError, OutOfMemoryError
+from lpx.errors import InvalidArgumentError, LpxError, NotAsAskedError, OutOfMemoryError
 from lpx.graph.qdq.placement import Placement
 from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.machine.machine import Machine, read_machine
@@ -258,7 +258,7 @@ def checked_precisions(given: Precision | Iterable[Precision]) -> tuple[Precisio
     """
     precisions = several("precisions", given)
     if not precisions:
-        raise LpxError("no precision is given", "", f"name one of {', '.join(PRECISIONS)}")
+        raise InvalidArgumentError("precisions", f"must have one of {', '.join(PRECISIONS)}", given)
     for precision in precisions:
         check_choice("precision", precision, PRECISIONS)
     return precisions

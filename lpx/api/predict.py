@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import cv2
 
-from lpx.arguments import check_at_least, check_fields
+from lpx.arguments import check_at_least, check_choice, check_fields
 from lpx.artefacts.model import ExportedModel, open_faces, read_exported, versions
 from lpx.artefacts.select_engine import pick_engine
 from lpx.card import ModelCard
-from lpx.data.detect import FaceDetector, FaceMesh, open_detector
+from lpx.data.detect import DETECTORS, FaceDetector, FaceMesh, open_detector
 from lpx.data.face_sets.face_set import Face, FaceSet, ImageFile, Skipped
 from lpx.data.images.crops import RECIPES, CropRecipe, find_recipe
 from lpx.data.images.decode import UnreadableImageError
@@ -71,6 +71,8 @@ class PredictOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.detector is not None:
+            check_choice("detector", self.detector, DETECTORS)
         check_at_least("frames", self.frames, 1)
         check_at_least("limit", self.limit, 1)
 

@@ -17,7 +17,7 @@ from lpx.engines.compatibility import differences
 from lpx.engines.load import load
 from lpx.engines.manifest import FILE, EngineManifest, read_manifest
 from lpx.engines.targets import can_run
-from lpx.errors import LpxError
+from lpx.errors import InvalidArgumentError, LpxError
 from lpx.machine.machine import read_machine
 from lpx.workspace import WorkspaceFolder
 
@@ -127,11 +127,14 @@ def find_engine(workspace: WorkspaceFolder, name: object) -> Path:
         name: Name of the engine.
 
     Raises:
+        InvalidArgumentError: The name is not a str.
         LpxError: The workspace has no engine of this name (code "not-found").
     """
     # Compared with the names: a text with slashes must not lead out of the workspace.
     folders = {folder.name: folder for folder in engine_folders(workspace)}
-    if isinstance(name, str) and name in folders:
+    if not isinstance(name, str):
+        raise InvalidArgumentError("engine", "must be the name of an engine", name)
+    if name in folders:
         return folders[name]
     raise LpxError(
         f"engine {name} does not exist",

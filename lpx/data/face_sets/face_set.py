@@ -353,7 +353,12 @@ def _check_known(name: str, what: str, wanted: Sequence[str], known: Sequence[st
     why = f"it has {listed}" if listed else f"its faces name no {what}"
     for value in wanted:
         if value not in known:
-            raise LpxError(f"{name} has no {what} {value!r}", why, f"name a {what} that it has")
+            raise LpxError(
+                f"{name} has no {what} {value!r}",
+                why,
+                f"use a {what} that it has",
+                code="not-found",
+            )
 
 
 def _made_digest(source: ImageSource) -> bytes:
