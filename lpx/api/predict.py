@@ -26,7 +26,7 @@ from lpx.data.walk import LeftOut, note_of
 from lpx.data.wording import printable
 from lpx.engines.base import Engine, notes_of
 from lpx.engines.manifest import read_manifest
-from lpx.errors import LpxError
+from lpx.errors import LpxError, first_line
 from lpx.predict.crop_scorer import CropScorer
 from lpx.predict.file_scorer import FileScorer
 from lpx.predict.journal import ScoreJournal
@@ -285,7 +285,7 @@ def _score_files(
             # OpenCV raises its own error for pictures that it decodes but cannot resize; one file
             # must not end the run.
             except (cv2.error, MemoryError) as error:
-                skipped.append(Skipped(file.name, f"it cannot be processed: {_first_line(error)}"))
+                skipped.append(Skipped(file.name, f"it cannot be processed: {first_line(error)}"))
             else:
                 found.append(result)
                 # If it could not be drawn, the next run tries again.
@@ -302,10 +302,6 @@ def _score_files(
             "them, and were scored again"
         )
     return resumed
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _recipe(card: ModelCard, named: str | None, reporter: Reporter) -> CropRecipe:

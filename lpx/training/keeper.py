@@ -10,7 +10,7 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 
 from lpx import interrupts
-from lpx.errors import LpxError
+from lpx.errors import LpxError, first_line
 from lpx.interrupts import Interrupted
 from lpx.training.module import LocalPrediction
 from lpx.training.recipe import Recipe
@@ -68,7 +68,7 @@ class Keeper(Callback):
         except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise LpxError(
                 f"the state in {self.store.folder} does not fit the model",
-                str(error).strip().splitlines()[0],
+                first_line(error),
                 "start the training again with `restart=True`",
                 code="damaged",
             ) from error
