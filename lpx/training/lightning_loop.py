@@ -110,7 +110,6 @@ def _trainer(module: LocalPrediction, run: Run, keeper: Keeper) -> lightning.Tra
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
         # Lightning has no one type for a device or a strategy that is not there.
-        options = run.options
         raise LpxError(
             f"Lightning cannot use devices {options.devices!r} with strategy {options.strategy!r}",
             first_line(error),
