@@ -24,7 +24,7 @@ MAX_TABLE_BYTES = 256 << 20
 MAX_LINE_CHARACTERS = 1 << 20
 # Delimiters, and their names in messages.
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
-# Written into empty cells by pandas, R, databases and others.
+# Written into empty cells by pandas, databases and others.
 NOTHING = frozenset({"nan", "NaN", "None", "NULL", "null", "<NA>", "N/A", "n/a"})
 # Characters of a line that an error repeats.
 _SHOWN = 80

@@ -239,9 +239,9 @@ class _Search:
     def take(self, inside: str, entry: os.DirEntry[str]) -> str | None:
         """Keep an entry, or leave it out; return its path if it is a folder to search."""
         name = f"{inside}/{entry.name}" if inside else entry.name
-        # Hidden folders come before links, so that a hidden link is not followed.
         if not self.is_folder(name, entry):
             self.take_file(name, entry)
+        # Before links, so that a hidden link is not followed.
         elif entry.name.startswith("."):
             self.leave_out(_HIDDEN_FOLDER, name)
         elif is_hidden(entry.name):
@@ -253,7 +253,7 @@ class _Search:
         return None
 
     def is_folder(self, name: str, entry: os.DirEntry[str]) -> bool:
-        # The entry knows its type from listing the folder, without a further call.
+        # The entry usually knows its type from listing the folder, without a further call.
         if not entry.is_symlink():
             return entry.is_dir()
         try:

@@ -123,7 +123,7 @@ def _contents(file: int, max_bytes: int) -> bytes:
         raise UnreadableImageError("not a regular file")
     if status.st_size > max_bytes:
         raise UnreadableImageError(f"over the limit of {max_bytes >> 20} MiB")
-    # One call nearly always suffices: only very large files are returned in parts.
+    # One call usually suffices, but a system may return fewer bytes than asked for.
     parts = []
     left = status.st_size
     while left and (part := os.read(file, left)):
