@@ -157,7 +157,7 @@ def note_of(left_out: Iterable[LeftOut]) -> str:
 
 def is_hidden(name: str) -> bool:
     """Return whether a file or folder is hidden, or created by a system."""
-    # Windows and macOS write these names in either case.
+    # Systems differ in the case of these names: $Recycle.Bin, $RECYCLE.BIN.
     return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
 
 

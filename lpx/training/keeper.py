@@ -24,7 +24,8 @@ class Keeper(Callback):
     """Writes the state after each validation, at intervals in between, and when a signal arrives.
 
     It also chooses the best weights, and ends a training that does not improve. Lightning's own
-    callbacks for this keep their state in checkpoints that only its loader reads, which runs code.
+    callbacks for this keep their state in checkpoints that only its loader reads, which before
+    release 2.6 runs code from them.
 
     Args:
         store: Folder of the states.

@@ -101,8 +101,8 @@ def is_cut_off(data: bytes) -> bool:
     Args:
         data: The whole file.
     """
-    # Decoders fill the rest of such a JPEG with grey, and report nothing. For such a PNG they
-    # allocate as much memory as the missing part claims to have.
+    # OpenCV does not decode such a JPEG, and does not say why. For such a PNG it allocates as much
+    # memory as the missing part claims to have.
     if data[:8] == _PNG:
         return _is_cut_off_png(data)
     if data[:2] != b"\xff\xd8":
