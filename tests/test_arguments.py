@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from lpx.arguments import as_path, check_at_least, check_choice, check_fields, check_number, several
-from lpx.data.face_sets.face_set import FaceSet, assert_disjoint
 from lpx.engines.request import BuildRequest
 from lpx.errors import InvalidArgumentError, LpxError
 from lpx.graph.qdq.weights import WeightOptions
@@ -60,7 +59,6 @@ def test_a_value_of_another_type_is_no_choice(value):
         (lambda: LocalDiversity(form="cosine"), "form"),
         (lambda: LocalDiversity(on="real"), "on"),
         (lambda: Recipe(supervision="none"), "supervision"),
-        (lambda: assert_disjoint(*[FaceSet("a", "all", "", ())] * 2, by="face"), "by"),
     ],
 )
 def test_every_literal_is_checked_where_it_comes_in(make, name):

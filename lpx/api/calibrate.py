@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lpx.api.ranges import PARTIAL
 from lpx.arguments import check_at_least, check_choice
@@ -146,12 +145,7 @@ def calibrate(
         points: tuple[CurvePoint, ...] = ()
         if curve:
             points = _curve(observed, chosen, ranking, best, seed, reporter)
-        if pool.has_changed():
-            raise LpxError(
-                f"faces of {pool.name} changed during calibration",
-                "ranges and evidence would belong to neither the old faces nor the new ones",
-                "calibrate again when nothing writes to them",
-            )
+        _check_unchanged(pool)
         write_sealed(workspace.root / "calibration-faces.json", _face_list(chosen, select, seed))
         save_scales(workspace.scales, scales)
         # Not earlier: a run that stops while methods are compared need not observe again.
@@ -165,6 +159,15 @@ def calibrate(
         notes=notes,
         curve=points,
     )
+
+
+def _check_unchanged(pool: FaceSet) -> None:
+    if pool.has_changed():
+        raise LpxError(
+            f"faces of {pool.name} changed during calibration",
+            "ranges and evidence would belong to neither the old faces nor the new ones",
+            "calibrate again when nothing writes to them",
+        )
 
 
 def read_model(workspace: WorkspaceFolder, path: Path | None) -> tuple[bytes, ModelCard]:
@@ -274,14 +277,10 @@ def split_faces(
         )
     else:
         readable, lows, highs = face_ranges(
-            model, _part(pool, rest), card.input_size, reporter.progress("observing all faces")
+            model, pool.take(rest), card.input_size, reporter.progress("observing all faces")
         )
         taken = readable[selection.coverage(lows, highs, limit)]
-    return FaceSplit(_part(pool, rest[taken]), _part(pool, aside), notes)
-
-
-def _part(faces: FaceSet, indices: NDArray[np.int64]) -> FaceSet:
-    return replace(faces, faces=tuple(faces.faces[int(i)] for i in indices))
+    return FaceSplit(pool.take(rest[taken]), pool.take(aside), notes)
 
 
 def _curve(
@@ -303,7 +302,7 @@ def _curve(
     points = []
     progress = reporter.progress("calibrating on fewer faces")
     for done, size in enumerate(sizes, 1):
-        part = _part(chosen, np.sort(order[:size]))
+        part = chosen.take(np.sort(order[:size]))
         scales = observe(model, part, ranking.card.input_size)
         points.append(CurvePoint(size, ranking.rank(scales, (method,))[0]))
         progress(done, len(sizes))

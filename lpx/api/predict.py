@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 
@@ -21,11 +22,11 @@ from lpx.data.images.crops import RECIPES, CropRecipe, find_recipe
 from lpx.data.images.decode import UnreadableImageError
 from lpx.data.images.media import MediaFile, check_there, find_media
 from lpx.data.images.video_file import UnreadableVideoError, frame_indices
-from lpx.data.walk import note_of
+from lpx.data.walk import LeftOut, note_of
 from lpx.data.wording import printable
 from lpx.engines.base import Engine, notes_of
 from lpx.engines.manifest import read_manifest
-from lpx.errors import LpxError
+from lpx.errors import LpxError, first_line
 from lpx.predict.crop_scorer import CropScorer
 from lpx.predict.file_scorer import FileScorer
 from lpx.predict.journal import ScoreJournal
@@ -114,46 +115,129 @@ def predict(
         )
     # Checked before scoring, which may take hours.
     check_writable(out, SCORES, TABLE, JOURNAL)
-    if options.detector is None:
-        faces = _crops(workspace, path, out, reporter).first(options.limit)
-        picked = pick_engine(
-            workspace,
-            model,
-            options.engine,
-            allow_host_code=workspace.allow_host_code,
-            allow_factory=workspace.allow_factory,
-        )
-        return _score_crops(*picked, model, path, faces, out, reporter, overlay=options.overlay)
-    recipe = _recipe(model.card, options.crop, reporter)
-    # Results of earlier runs would otherwise be scored as input.
-    media = find_media(path, skip=(workspace.root, out))
-    files = tuple(media.files[number] for number in frame_indices(len(media.files), options.limit))
-    if media.left_out:
-        reporter.warn(f"{note_of(media.left_out)}")
-    threads = len(os.sched_getaffinity(0))
-    finder = open_detector(options.detector, threads)
-    # The mesh is loaded only where the recipe needs landmarks, as it takes time for every face.
-    mesh = FaceMesh(threads) if recipe.needs_landmarks else None
-    name, loaded = pick_engine(
+    pick = partial(
+        pick_engine,
         workspace,
         model,
         options.engine,
         allow_host_code=workspace.allow_host_code,
         allow_factory=workspace.allow_factory,
     )
+    run = _Run(workspace, model, path, out, options, reporter, pick)
+    if options.detector is None:
+        return _predict_crops(run)
+    return _predict_files(run, options.detector, open_detector)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Arguments of a prediction, and what follows from them, for files as for crops."""
+
+    workspace: Workspace
+    model: ExportedModel
+    path: Path
+    out: Path
+    options: PredictOptions
+    reporter: Reporter
+    pick_engine: Callable[[], tuple[str, Engine]]
+
+    @contextmanager
+    def collect(self) -> Iterator[_Collected]:
+        """Collect results in this block, and write the tables at its end.
+
+        Raises:
+            LpxError: Nothing was scored, or a table cannot be written.
+        """
+        collected = _Collected([], [])
+        try:
+            yield collected
+        # Even after an interrupt, which is the usual end of a long run: its results are worth
+        # keeping.
+        finally:
+            if collected.found:
+                # frames.csv first: whoever waits for scores.csv finds both.
+                write_frames(self.out / TABLE, collected.found)
+                write_scores(self.out / SCORES, collected.found, collected.skipped)
+        if not collected.found:
+            raise _nothing(self.path, collected.skipped)
+
+    def result(
+        self,
+        engine: str,
+        collected: _Collected,
+        *,
+        crop: str | None = None,
+        detector: str | None = None,
+        resumed: int = 0,
+        left_out: tuple[LeftOut, ...] = (),
+    ) -> PredictionResult:
+        return PredictionResult(
+            engine=engine,
+            threshold=self.model.card.threshold,
+            crop=crop,
+            detector=detector,
+            files=tuple(collected.found),
+            skipped=tuple(collected.skipped),
+            resumed=resumed,
+            scores=self.out / SCORES,
+            frames=self.out / TABLE,
+            left_out=left_out,
+        )
+
+
+class _Collected(NamedTuple):
+    """Results so far, and the files that cannot be read."""
+
+    found: list[FileScore]
+    skipped: list[Skipped]
+
+
+def _predict_files(
+    run: _Run, detector: str, open_detector: Callable[[str, int], FaceDetector]
+) -> PredictionResult:
+    model, options, reporter = run.model, run.options, run.reporter
+    recipe = _recipe(model.card, options.crop, reporter)
+    # Results of earlier runs would otherwise be scored as input.
+    media = find_media(run.path, skip=(run.workspace.root, run.out))
+    files = tuple(media.files[number] for number in frame_indices(len(media.files), options.limit))
+    if media.left_out:
+        reporter.warn(f"{note_of(media.left_out)}")
+    threads = len(os.sched_getaffinity(0))
+    finder = open_detector(detector, threads)
+    # The mesh is loaded only where the recipe needs landmarks, as it takes time for every face.
+    mesh = FaceMesh(threads) if recipe.needs_landmarks else None
+    name, loaded = run.pick_engine()
     reporter.say(
-        f"engine {name}, threshold {model.card.threshold:.3f}, faces by {options.detector}, "
+        f"engine {name}, threshold {model.card.threshold:.3f}, faces by {detector}, "
         f"crop {recipe.name}"
     )
     _warn_of(loaded, reporter)
-    # Everything that can change a result; anything else, as the folder's name, must not be here, or
-    # a resumed run starts over.
-    settings = {
+    journal = ScoreJournal(run.out / JOURNAL, _settings(run, name, recipe), reporter)
+    scorer = FileScorer(name, loaded, model.card, finder, mesh, recipe, options.frames)
+    with closing(loaded), closing(journal), run.collect() as collected:
+        resumed = _score_files(run, scorer, files, journal, collected)
+    return run.result(
+        name,
+        collected,
+        crop=recipe.name,
+        detector=detector,
+        resumed=resumed,
+        left_out=media.left_out,
+    )
+
+
+def _settings(run: _Run, engine: str, recipe: CropRecipe) -> dict[str, Any]:
+    """Return everything that can change a result.
+
+    Anything else, such as the folder's name, must not be here, or a resumed run starts over.
+    """
+    options = run.options
+    return {
         "format": JOURNAL_FORMAT,
-        "engine": name,
-        "sha256": _digest(workspace, model, name),
-        "model_sha256": model.sha256,
-        "threshold": model.card.threshold,
+        "engine": engine,
+        "sha256": _digest(run.workspace, run.model, engine),
+        "model_sha256": run.model.sha256,
+        "threshold": run.model.card.threshold,
         "detector": options.detector,
         "crop": recipe.name,
         "frames": options.frames,
@@ -164,56 +248,18 @@ def predict(
             name: [list(astuple(span)) for span in spans] for name, spans in options.known.items()
         },
     }
-    journal = ScoreJournal(out / JOURNAL, settings, reporter)
-    scorer = FileScorer(name, loaded, model.card, finder, mesh, recipe, options.frames)
-    found: list[FileScore] = []
-    skipped: list[Skipped] = []
-    resumed = 0
-    with closing(loaded), closing(journal):
-        try:
-            resumed = _score_files(
-                scorer,
-                files,
-                journal,
-                out,
-                options,
-                found,
-                skipped,
-                reporter,
-            )
-        # BaseException, as an interrupt is the usual end of a long run, and its results are worth
-        # keeping.
-        except BaseException:
-            if found:
-                _write_tables(out, found, skipped)
-            raise
-    if not found:
-        raise _nothing(path, skipped)
-    _write_tables(out, found, skipped)
-    return PredictionResult(
-        name,
-        model.card.threshold,
-        recipe.name,
-        options.detector,
-        tuple(found),
-        tuple(skipped),
-        resumed,
-        out / SCORES,
-        out / TABLE,
-        media.left_out,
-    )
 
 
 def _score_files(
+    run: _Run,
     scorer: FileScorer,
     files: Sequence[MediaFile],
     journal: ScoreJournal,
-    out: Path,
-    options: PredictOptions,
-    found: list[FileScore],
-    skipped: list[Skipped],
-    reporter: Reporter,
+    collected: _Collected,
 ) -> int:
+    """Score files, or take their results from the journal; return how many were taken."""
+    out, options, reporter = run.out, run.options, run.reporter
+    found, skipped = collected
     resumed = 0
     # Asked once, as file systems answer slowly over a network.
     longest = longest_name(out)
@@ -241,7 +287,7 @@ def _score_files(
             # OpenCV raises its own error for pictures that it decodes but cannot resize; one file
             # must not end the run.
             except (cv2.error, MemoryError) as error:
-                skipped.append(Skipped(file.name, f"it cannot be processed: {_first_line(error)}"))
+                skipped.append(Skipped(file.name, f"it cannot be processed: {first_line(error)}"))
             else:
                 found.append(result)
                 # If it could not be drawn, the next run tries again.
@@ -258,10 +304,6 @@ def _score_files(
             "them, and were scored again"
         )
     return resumed
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _recipe(card: ModelCard, named: str | None, reporter: Reporter) -> CropRecipe:
@@ -283,16 +325,10 @@ def _recipe(card: ModelCard, named: str | None, reporter: Reporter) -> CropRecip
 
 
 def _digest(workspace: WorkspaceFolder, model: ExportedModel, engine: str) -> str:
-    # The checkpoint is no engine in a folder, so that its weights identify it.
+    # The checkpoint has no folder with a manifest: its weights' digest stands for it.
     if engine == "torch":
         return model.card.weights_sha256
     return read_manifest(workspace.engines / engine).engine_sha256
-
-
-def _write_tables(out: Path, found: Sequence[FileScore], skipped: Sequence[Skipped]) -> None:
-    # frames.csv first: whoever waits for scores.csv finds both.
-    write_frames(out / TABLE, found)
-    write_scores(out / SCORES, found, skipped)
 
 
 def _nothing(path: Path, skipped: Sequence[Skipped]) -> LpxError:
@@ -304,45 +340,17 @@ def _nothing(path: Path, skipped: Sequence[Skipped]) -> LpxError:
     )
 
 
-def _score_crops(
-    name: str,
-    loaded: Engine,
-    model: ExportedModel,
-    path: Path,
-    faces: FaceSet,
-    out: Path,
-    reporter: Reporter,
-    *,
-    overlay: bool,
-) -> PredictionResult:
+def _predict_crops(run: _Run) -> PredictionResult:
+    model, reporter = run.model, run.reporter
+    faces = _crops(run.workspace, run.path, run.out, reporter).first(run.options.limit)
+    name, loaded = run.pick_engine()
     reporter.say(f"engine {name}, threshold {model.card.threshold:.3f}, pictures are face crops")
     _warn_of(loaded, reporter)
-    scorer = CropScorer(name, loaded, model.card, out if overlay else None)
-    skipped: list[Skipped] = []
-    found: list[FileScore] = []
-    with closing(loaded):
-        try:
-            # += keeps the scores from before an error.
-            found += scorer.score(faces, skipped, reporter.progress("scoring"))
-        except BaseException:
-            if found:
-                _write_tables(out, found, skipped)
-            raise
-    if not found:
-        raise _nothing(path, skipped)
-    _write_tables(out, found, skipped)
-    return PredictionResult(
-        name,
-        # Crops are cut already, so there is neither recipe nor detector.
-        model.card.threshold,
-        None,
-        None,
-        tuple(found),
-        tuple(skipped),
-        0,
-        out / SCORES,
-        out / TABLE,
-    )
+    scorer = CropScorer(name, loaded, model.card, run.out if run.options.overlay else None)
+    with closing(loaded), run.collect() as collected:
+        # extend() keeps the scores from before an error.
+        collected.found.extend(scorer.score(faces, collected.skipped, reporter.progress("scoring")))
+    return run.result(name, collected)
 
 
 def _warn_of(engine: Engine, reporter: Reporter) -> None:

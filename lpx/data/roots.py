@@ -52,7 +52,7 @@ def expanded(path: str | Path) -> Path:
     """
     text = os.fspath(path)
     full = os.path.expanduser(text)
-    # A home folder that is unknown is left as it is, and would then be created here as "~user".
+    # expanduser leaves an unknown home folder as it is: "~user" would then be created here.
     if full.startswith("~"):
         raise LpxError(
             f"{text} begins with the home folder of a user",
@@ -79,8 +79,7 @@ def data_roots(data_root: Path | None = None) -> tuple[Path, ...]:
     folders = []
     if data_root is not None:
         folder = expanded(data_root)
-        # Only the folder that was named is checked: one of the environment may be on a disk that is
-        # not mounted.
+        # Only this folder is checked: one of LPX_DATA may be on a disk that is not mounted.
         if not folder.is_dir():
             state = "is a file" if folder.exists() else "does not exist"
             raise LpxError(
@@ -129,8 +128,8 @@ def _setting(key: str) -> Path | None:
     if path is None:
         return None
     try:
-        # Editors on Windows write a byte-order mark, which TOML does not allow.
-        # With a limit: this file is found by searching upwards, and may be anybody's.
+        # With a limit, as a file found by searching upwards may be anybody's. "-sig", as editors on
+        # Windows write a byte-order mark, which tomllib refuses.
         table = tomllib.loads(read_regular(path, limit=MAX_SETTINGS_BYTES).decode("utf-8-sig"))
         check_plain(table)
     except (OSError, ValueError, RecursionError) as error:

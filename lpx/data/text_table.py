@@ -24,7 +24,7 @@ MAX_TABLE_BYTES = 256 << 20
 MAX_LINE_CHARACTERS = 1 << 20
 # Delimiters, and their names in messages.
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
-# Written into empty cells by pandas, R, databases and others.
+# Written into empty cells by pandas, databases and others.
 NOTHING = frozenset({"nan", "NaN", "None", "NULL", "null", "<NA>", "N/A", "n/a"})
 # Characters of a line that an error repeats.
 _SHOWN = 80
@@ -86,7 +86,7 @@ def decode(data: bytes) -> str:
     Raises:
         UnicodeDecodeError: The data is in another encoding.
     """
-    # PowerShell's `>` writes UTF-16. UTF-32 comes first, as its mark begins with that of UTF-16.
+    # Windows PowerShell's `>` writes UTF-16. UTF-32 comes first, as its mark begins with UTF-16's.
     if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return data.decode("utf-32")
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -164,8 +164,8 @@ def _read_text(path: Path, advice: str, max_bytes: int) -> _Text:
     try:
         text = decode(data)
     except UnicodeDecodeError as error:
-        # Excel on Windows saves CSV in Windows-1252, where nearly all bytes have a meaning: the
-        # text may be wrong, and the caller has to say so.
+        # Excel on Windows saves CSV in the system's code page, often Windows-1252, where nearly all
+        # bytes have a meaning: the text may be wrong, and the caller has to say so.
         certain = False
         try:
             text = data.decode("cp1252")

@@ -157,7 +157,7 @@ def note_of(left_out: Iterable[LeftOut]) -> str:
 
 def is_hidden(name: str) -> bool:
     """Return whether a file or folder is hidden, or created by a system."""
-    # Windows and macOS write these names in either case.
+    # Systems differ in the case of these names: $Recycle.Bin, $RECYCLE.BIN.
     return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
 
 
@@ -239,9 +239,9 @@ class _Search:
     def take(self, inside: str, entry: os.DirEntry[str]) -> str | None:
         """Keep an entry, or leave it out; return its path if it is a folder to search."""
         name = f"{inside}/{entry.name}" if inside else entry.name
-        # Hidden folders come before links, so that a hidden link is not followed.
         if not self.is_folder(name, entry):
             self.take_file(name, entry)
+        # Before links, so that a hidden link is not followed.
         elif entry.name.startswith("."):
             self.leave_out(_HIDDEN_FOLDER, name)
         elif is_hidden(entry.name):
@@ -253,7 +253,7 @@ class _Search:
         return None
 
     def is_folder(self, name: str, entry: os.DirEntry[str]) -> bool:
-        # The entry knows its type from listing the folder, without a further call.
+        # The entry usually knows its type from listing the folder, without a further call.
         if not entry.is_symlink():
             return entry.is_dir()
         try:

@@ -35,10 +35,10 @@ class Deployed(nn.Module):
 
     def normalised(self, faces: Tensor) -> Tensor:
         """Return the network's input, float32 [N, 3, H, W], for faces, uint8 RGB [N, H, W, 3]."""
-        # The cast comes first: TensorRT supports uint8 only as a network input.
+        # The cast comes first: TensorRT does not compute with a uint8 input in any other layer.
         pixels = faces.to(torch.float32).permute(0, 3, 1, 2)
         if self.reverse:
-            # Slices joined again rather than an index with a list, which exports as a Gather.
+            # Slices joined again rather than an index with a list, which exports as a GatherND.
             pixels = torch.cat([pixels[:, 2:3], pixels[:, 1:2], pixels[:, 0:1]], dim=1)
         # Subtract, then scale, in this order, as folding both into one would round differently.
         return (pixels - self.offset) * self.scale

@@ -108,8 +108,8 @@ def with_perturbed_weights(module: nn.Module, inputs: Tensor, seed: int) -> tupl
         tensor = parameter.detach()
         if tensor.dtype == torch.float32:
             uniform = 2 * torch.rand(tensor.shape, generator=generator, dtype=torch.float64) - 1
-            # Moved in float64 and rounded once; in float32 the factor itself would round to 1 half
-            # of the time. 2**-23 is one unit in the last place of float32.
+            # Moved in float64 and rounded once: in float32, three of eight factors would already
+            # round to 1. 2**-23 is the distance from 1 to the next float32.
             tensor = (tensor * (1 + uniform * 2.0**-23)).to(torch.float32)
         state[name] = tensor
     with torch.no_grad():

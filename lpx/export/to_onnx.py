@@ -54,9 +54,8 @@ def trace(detector: Detector) -> onnx.ModelProto:
                 verbose=False,
             )
     except Exception as error:
-        # The exporter wraps any failure in errors of its own.
-        # Running out of memory is not the model's fault, so it must not be reported as a limit of
-        # the exporter.
+        # The exporter wraps any failure in errors of its own. Running out of memory is not the
+        # model's fault, so it must not be reported as a limit of the exporter.
         if short := out_of_memory(_innermost(error)):
             raise short from error
         raise LpxError(

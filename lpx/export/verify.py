@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpx.data.face_sets.face_set import FaceSet
-from lpx.errors import LpxError, out_of_memory
+from lpx.errors import LpxError, first_line, out_of_memory
 from lpx.export.deployed import Deployed
 from lpx.export.float64 import graph_in_float64, in_float64, with_perturbed_weights
 from lpx.export.to_onnx import INPUT, OUTPUTS
@@ -111,13 +111,13 @@ def open_in_onnxruntime(model: bytes) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    # 4 is "fatal": whatever it logs comes back as an exception, which is reported once.
+    # 4 is "fatal": an error that it logs also comes back as an exception, and is reported then.
     options.log_severity_level = 4
 
     def refused(error: Exception) -> LpxError:
         return out_of_memory(error) or LpxError(
             "ONNX Runtime cannot run the exported model",
-            str(error).strip().splitlines()[0],
+            first_line(error),
             "use operations and types in the model that ONNX Runtime supports (float32: "
             "`model.float()`)",
             code="unsupported",
@@ -169,8 +169,7 @@ def verify(
         LpxError: The difference is larger, the export does not run, the model is random in eval
             mode, a face's score depends on other faces in the batch, or scores are outside [0, 1].
     """
-    # A model with steep maps (large logits) turns the last bit of an activation into a hundredth of
-    # a map cell; a wrong export differs by more, and in more cells.
+    # PyTorch takes seconds to import.
     import torch
 
     module = Deployed(detector.module, detector.card).eval()
@@ -199,7 +198,9 @@ def verify(
     # rounding.
     _check_repeats(reference, batches[0], max(allowed, TOLERANCE), names[0])
     errors = None
-    # Written as "not <=" here and below, so that NaN fails.
+    # A model with steep maps (large logits) turns the last bit of an activation into a hundredth of
+    # a map cell; a wrong export differs by more, and in more cells. Written as "not <=" here and
+    # below, so that NaN fails.
     if tolerance is None and not largest[worst] <= TOLERANCE:
         errors = _against_float64(module, batches, expected, exported)
     noise = None if errors is None else _largest(errors.torch)
@@ -347,9 +348,9 @@ def _check_shapes(exported: Outputs, expected: Outputs, faces: int) -> None:
 def _check_range(expected: Outputs, names: list[str]) -> None:
     for name, values in zip(("score", "map"), expected, strict=True):
         low, high = float(values.min()), float(values.max())
+        # NaN and infinity come before the range, as comparisons with NaN tell nothing.
         if not np.isfinite(values).all():
             raise LpxError(
-                # NaN and infinity come before the range, as comparisons with NaN tell nothing.
                 f"the model's {name} is not finite on {len(names)} faces",
                 f"it takes values from {low:.3g} to {high:.3g}",
                 "check the checkpoint's weights: training may have diverged",

@@ -54,7 +54,7 @@ def lower_opset(model: ir.Model, opset: int) -> None:
         if not node.domain:
             _Node(node, current, opset).lower()
     model.graph.opset_imports[""] = opset
-    # The checker rejects IR versions newer than those that came with the opset.
+    # The IR version of the release that brought the opset: older runtimes refuse newer ones.
     model.ir_version = min(model.ir_version, 8 if opset < 19 else 9)
 
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
-from lpx.errors import LpxError
+from lpx.errors import LpxError, first_line
 from lpx.graph.proto import parse_proto, unreadable
 
 
@@ -41,7 +41,7 @@ def serialise(model: ir.Model) -> bytes:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise LpxError(
             "the transformed graph is not valid ONNX",
-            str(error).strip().splitlines()[0],
+            first_line(error),
             "please report this with the checkpoint's backbone and cut",
         ) from error
     data: bytes = proto.SerializeToString()

@@ -60,8 +60,8 @@ def parse_proto(data: bytes, source: str) -> onnx.ModelProto:
 
 
 def _max_values(tensor: onnx.TensorProto) -> int:
-    # The smallest types pack two values into a byte.
-    return 2 * int(tensor.ByteSize())
+    # The smallest types, INT2 and UINT2, pack four values into a byte.
+    return 4 * int(tensor.ByteSize())
 
 
 def _oversized_constant(graph: onnx.GraphProto, outer: dict[str, onnx.TensorProto]) -> str:

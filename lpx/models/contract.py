@@ -125,7 +125,6 @@ def check_module(module: nn.Module, spec: str) -> None:
     for name, value in state.items():
         if not isinstance(value, Tensor):
             odd.append(name)
-        # Before asking a lazy tensor for its device, which raises.
         elif is_lazy(value):
             lazy.append(name)
         elif value.is_meta:

@@ -368,7 +368,7 @@ def _attempt(
             outside.append(full)
     # `asked` leads back to the model's full names, with its own wrappers.
     state = {asked.get(name, name): value for name, value in model.rename(inside).items()}
-    # Losses and metrics are often saved with the network, and are no reason to refuse it.
+    # Losses and metrics are often saved with the network, which is not refused for them.
     strange = [n for n in state if n not in model.wanted and _OF_TRAINING.search(n)]
     for name in strange:
         del state[name]

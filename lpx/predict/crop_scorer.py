@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from lpx.engines.base import Engine
 from lpx.metrics.roc import called_fake
 from lpx.predict.drawing import NotDrawnError, drawing, not_drawn
 from lpx.predict.file_scorer import BATCH
-from lpx.predict.results import FaceScore, FileScore, longest_name, picture_name
+from lpx.predict.results import NAME_BYTES, FaceScore, FileScore, longest_name, picture_name
 from lpx.render.encode import encode_png
 from lpx.render.face import explained
 from lpx.reporter import Progress
@@ -76,14 +77,15 @@ class CropScorer:
             fakes = called_fake(prediction.score, self.card.threshold).tolist()
             for place, index in enumerate(batch.indices.tolist()):
                 done += 1
+                name = faces.faces[index].name
                 face = FaceScore(
                     0, None, 1, None, None, float(prediction.score[place]), fakes[place]
                 )
                 picture, note = self._draw(
-                    faces.faces[index].name, batch.pixels[place], face, prediction.patch_map[place]
+                    name, batch.pixels[place], face, prediction.patch_map[place]
                 )
                 yield FileScore(
-                    faces.faces[index].name,
+                    name,
                     "crop",
                     face.score,
                     face.fake,
@@ -95,12 +97,17 @@ class CropScorer:
             # Skipped crops are done as well; without them the progress would never reach its end.
             progress(done + len(skipped), len(faces.faces))
 
+    @cached_property
+    def _longest(self) -> int:
+        # Asked once, as file systems answer slowly over a network.
+        return longest_name(self.pictures) if self.pictures else NAME_BYTES
+
     def _draw(
         self, name: str, pixels: Image, face: FaceScore, patch_map: NDArray[np.float32]
     ) -> _Drawn:
         if self.pictures is None:
             return _Drawn(None)
-        path = self.pictures / picture_name(name, ".png", longest_name(self.pictures))
+        path = self.pictures / picture_name(name, ".png", self._longest)
         word = "FAKE" if face.fake else "real"
         caption = f"{word}  score {face.score:.3f}  threshold {self.card.threshold:.3f}"
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -49,7 +49,7 @@ class _Clock:
     """Adds up the time of each step."""
 
     def __init__(self) -> None:
-        self.seconds = dict.fromkeys(("decode", "detect", "crop", "infer", "draw"), 0.0)
+        self.seconds = asdict(Seconds())
 
     @contextmanager
     def time(self, step: str) -> Iterator[None]:
@@ -195,7 +195,7 @@ class FileScorer:
         scores = _Scores(reader.count, clock=clock)
         # Both files get their names when everything is finished: a run that is killed leaves none.
         with ExitStack() as files:
-            # Without a picture there is no overlay for the page to show, hence none of the two.
+            # Without a picture there is no overlay for the page to show, hence neither of the two.
             overlay = page = None
             if outputs.picture is not None:
                 with drawing():
@@ -331,7 +331,6 @@ class FileScorer:
         )
 
     def _add_faces(
-        # Numbers are needed only to tell several faces apart; they are those of the table.
         self,
         frame: Frame,
         faces: tuple[FaceCrop, ...],
@@ -356,6 +355,7 @@ class FileScorer:
                 )
             )
             label = f"{score:.2f} {verdict(fake)}"
+            # Numbers, those of the table, are needed only to tell several faces apart.
             if len(faces) > 1:
                 label = f"{place + 1}: {label}"
             height, width = face.crop.pixels.shape[:2]

@@ -133,7 +133,7 @@ class ScoreJournal:
 
 
 def _parse(values: dict[str, Any]) -> dict[str, Any]:
-    # A name that is no text cannot be looked up; everything else is checked by `find`.
+    # Only a text can be looked up as a name; everything else is checked by `find`.
     if not isinstance(values["result"]["name"], str):
         raise SchemaError("the name of its file is not a text")
     return values
@@ -169,12 +169,12 @@ def _result_from_dict(values: object) -> FileScore:
 
 
 def _check(result: FileScore, threshold: float | None) -> None:
-    # The journal is a text file that anyone may have edited.
     """Reject scores out of range, and verdicts that contradict their score.
 
     Raises:
         SchemaError: There is one.
     """
+    # The journal is a text file that anyone may have edited.
     in_range(result.frames, 0, MAX_INTEGER, "frames")
     for score in (result.score, *(face.score for face in result.faces)):
         in_range(score, -ROUNDING, 1 + ROUNDING, "a score")

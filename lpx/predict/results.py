@@ -185,8 +185,8 @@ class PredictionResult:
             "threshold": self.threshold,
             "crop": self.crop,
             "detector": self.detector,
-            "rule": RULE,
             # The rule goes with the numbers, as a score of a video means little without it.
+            "rule": RULE,
             "ms_per_frame": self.ms_per_frame(),
             "files": [_file_values(file) for file in self.files],
             "skipped": [{"file": one.name, "reason": one.reason} for one in self.skipped],
@@ -300,7 +300,7 @@ def _frame_rows(file: FileScore) -> Iterator[tuple[object, ...]]:
 
 
 def _number(value: float | None, digits: int) -> str:
-    # An empty cell, as pandas and spreadsheets read "None" as a text.
+    # An empty cell: spreadsheets, and pandas before 2.0, read "None" as a text.
     return "" if value is None else f"{value:.{digits}f}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import NamedTuple
 
@@ -90,7 +91,7 @@ class Timeline:
         """Return "fake" or "real", by the threshold."""
         return "fake" if score >= self.threshold else "real"
 
-    @property
+    @cached_property
     def timed(self) -> bool:
         """Whether the times of all frames are known; if not, frames are numbered."""
         # One frame without a time would leave a hole in an axis of seconds.
@@ -232,8 +233,8 @@ def _bar(line: Timeline, moments: Sequence[Moment], x: float, wide: float) -> Ba
     title += f": {best.score:.3f}, {word}"
     if len(moments) > 1:
         title += f", the highest of {len(moments)} frames"
-    # Rounding may leave a score just above 1, which would stick out of the chart.
-    # A score of 0 has to be visible, too.
+    # Rounding may leave a score just above 1, which would stick out of the chart; a score of 0 has
+    # to be visible, too.
     high = round(max(_HIGH * min(best.score, 1.0), 1.5), 2)
     return Bar(x, wide, high, word, title)
 

@@ -26,9 +26,6 @@ from lpx.training.run import Run, RunOptions, TrainingResult, initial_weights, w
 from lpx.training.state import State, Store
 from lpx.workspace import check_writable, locked, unwritable, write_json
 
-# Differing settings that an error names.
-_NAMED_DIFFERENCES = 4
-
 
 def train(
     recipe: Recipe,
@@ -157,7 +154,7 @@ def _stored_state(keeper: Keeper, run: Run) -> State | None:
     if different := recipe.differences(state.recipe):
         raise LpxError(
             f"{run.folder} holds a training with other settings",
-            "; ".join(different[:_NAMED_DIFFERENCES]),
+            different,
             "use the same settings, another `out`, or `restart=True` to discard it",
         )
     if state.data != keeper.data:

@@ -10,7 +10,7 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 
 from lpx import interrupts
-from lpx.errors import LpxError
+from lpx.errors import LpxError, first_line
 from lpx.interrupts import Interrupted
 from lpx.training.module import LocalPrediction
 from lpx.training.recipe import Recipe
@@ -24,7 +24,8 @@ class Keeper(Callback):
     """Writes the state after each validation, at intervals in between, and when a signal arrives.
 
     It also chooses the best weights, and ends a training that does not improve. Lightning's own
-    callbacks for this keep their state in checkpoints that only its loader reads, which runs code.
+    callbacks for this keep their state in checkpoints that only its loader reads, which before
+    release 2.6 runs code from them.
 
     Args:
         store: Folder of the states.
@@ -68,7 +69,7 @@ class Keeper(Callback):
         except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise LpxError(
                 f"the state in {self.store.folder} does not fit the model",
-                str(error).strip().splitlines()[0],
+                first_line(error),
                 "start the training again with `restart=True`",
                 code="damaged",
             ) from error

@@ -101,7 +101,7 @@ def _trainer(module: LocalPrediction, run: Run, keeper: Keeper) -> lightning.Tra
             reload_dataloaders_every_n_epochs=1,
             num_sanity_val_steps=0,
             log_every_n_steps=min(10, recipe.steps_per_epoch),
-            # The keeper writes the state: Lightning's checkpoints need a loader that runs code.
+            # The keeper writes the state: before 2.6, Lightning runs code from its checkpoints.
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=options.progress_bar,
@@ -110,7 +110,6 @@ def _trainer(module: LocalPrediction, run: Run, keeper: Keeper) -> lightning.Tra
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
         # Lightning has no one type for a device or a strategy that is not there.
-        options = run.options
         raise LpxError(
             f"Lightning cannot use devices {options.devices!r} with strategy {options.strategy!r}",
             first_line(error),

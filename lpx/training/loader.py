@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from lpx.card import ModelCard
-from lpx.data.images.decode import fit
+from lpx.data.images.decode import Image, fit
 from lpx.data.pseudo_fakes.training_pairs import Pairs
 from lpx.errors import LpxError
 from lpx.interrupts import follow_parent
@@ -29,9 +29,7 @@ class PairDataset(Dataset[Pair | LpxError]):
     """
 
     def __init__(self, pairs: Pairs, card: ModelCard, length: int) -> None:
-        self.pairs, self.length = pairs, length
-        self.size = card.input_size
-        self.offset, self.scale = card.normalisation()
+        self.pairs, self.card, self.length = pairs, card, length
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -45,9 +43,20 @@ class PairDataset(Dataset[Pair | LpxError]):
             # PyTorch would send an error that is raised here as the text of its traceback. As a
             # value it arrives in the training process whole; `opened` raises it there.
             return error
-        pixels = np.stack([fit(image, self.size) for image in images]).astype(np.float32)
-        faces = ((pixels - self.offset) * self.scale).transpose(0, 3, 1, 2)
-        return torch.from_numpy(np.ascontiguousarray(faces)), torch.tensor([0.0, 1.0])
+        return normalised(images, self.card), torch.tensor([0.0, 1.0])
+
+
+def normalised(images: Sequence[Image], card: ModelCard) -> Tensor:
+    """Return crops as the network expects them, float32 [B, 3, S, S].
+
+    Args:
+        images: uint8 RGB [H, W, 3] each.
+        card: Card of the model, for its input size and normalisation.
+    """
+    offset, scale = card.normalisation()
+    pixels = np.stack([fit(image, card.input_size) for image in images]).astype(np.float32)
+    faces = ((pixels - offset) * scale).transpose(0, 3, 1, 2)
+    return torch.from_numpy(np.ascontiguousarray(faces))
 
 
 def collate(items: list[Pair | LpxError]) -> Pair | LpxError:
@@ -86,17 +95,11 @@ def loader(
         batch_size: Pairs per batch, if `batches` does not say which.
         batches: Numbers of the pairs of each batch; None for all of the dataset in order.
     """
-    if batches is None:
-        return DataLoader(
-            dataset,
-            batch_size,
-            num_workers=workers,
-            worker_init_fn=follow_parent,
-            collate_fn=collate,
-        )
     return DataLoader(
         dataset,
-        batch_sampler=list(batches),
+        # Beside a sampler of batches, PyTorch takes only its default of 1.
+        batch_size=batch_size if batches is None else 1,
+        batch_sampler=None if batches is None else list(batches),
         num_workers=workers,
         worker_init_fn=follow_parent,
         collate_fn=collate,

@@ -136,7 +136,7 @@ def similarity(vectors: Tensor) -> Tensor:
 
 def hinge(vectors: Tensor, margin: float) -> Tensor:
     """Return the mean positive part of similarity above `margin`, over pairs; [B]."""
-    return F.relu(_pairs(similarity(vectors)) - margin).mean(dim=1)
+    return F.relu(above_diagonal(similarity(vectors)) - margin).mean(dim=1)
 
 
 def closed(vectors: Tensor, margin: float) -> Tensor:
@@ -158,13 +158,13 @@ def gram(vectors: Tensor, margin: float) -> Tensor:
 def margin_l2(vectors: Tensor, margin: float) -> Tensor:
     """Return the mean squared shortfall of distances below `margin`, over pairs; [B]."""
     # |a - b|^2 = 2 - 2 a.b for unit vectors, which rounding may make negative.
-    squared = (2 - 2 * _pairs(similarity(vectors))).clamp(min=0)
+    squared = (2 - 2 * above_diagonal(similarity(vectors))).clamp(min=0)
     # The root has no gradient at 0, that is, for two equal regions.
     distance = (squared + EPSILON**2).sqrt()
     return F.relu(margin - distance).square().mean(dim=1)
 
 
-def _pairs(matrix: Tensor) -> Tensor:
+def above_diagonal(matrix: Tensor) -> Tensor:
     """Return the entries above the diagonal, [B, R (R - 1) / 2]."""
     rows, columns = torch.triu_indices(matrix.shape[1], matrix.shape[1], offset=1)
     return matrix[:, rows, columns]

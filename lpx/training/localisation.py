@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lpx.card import ModelCard
-from lpx.data.images.decode import Image, fit, read_image
+from lpx.data.images.decode import Image, read_image
 from lpx.data.pseudo_fakes.landmarked import LandmarkedFace
 from lpx.data.pseudo_fakes.pairs import PairSource
 from lpx.metrics import auc
 from lpx.models.detector import LocalPredictionDetector
-from lpx.training.local_diversity import LocalDiversity, similarity
+from lpx.training.loader import normalised
+from lpx.training.local_diversity import LocalDiversity, above_diagonal, similarity
 
 BATCH = 16
 # Scores closer to 0 or 1 have logits that are dominated by rounding, or infinite.
@@ -78,7 +79,7 @@ def localise(
 
 def _logits(detector: nn.Module, images: list[Image], card: ModelCard) -> NDArray[np.float32]:
     """Return patch maps as logits, float32 [B, h, w]."""
-    _, maps = detector(_normalised(images, card))
+    _, maps = detector(normalised(images, card))
     return np.asarray(torch.logit(maps, eps=_NEARLY).numpy(), np.float32)
 
 
@@ -114,17 +115,7 @@ def region_similarity(
         numbers = range(first, min(count, first + BATCH))
         images = [read_image(source.face(n).path) for n in numbers]
         images += [source.forgery(n).image for n in numbers]
-        features = detector.head.features(detector.backbone(_normalised(images, card)))
+        features = detector.head.features(detector.backbone(normalised(images, card)))
         matrices = similarity(diversity.regions(features, detector.head.classifier.weight))
-        regions = matrices.shape[1]
-        rows, columns = torch.triu_indices(regions, regions, offset=1)
-        values += matrices[:, rows, columns].mean(dim=1).tolist()
+        values += above_diagonal(matrices).mean(dim=1).tolist()
     return float(np.mean(values))
-
-
-def _normalised(images: list[Image], card: ModelCard) -> torch.Tensor:
-    """Return crops as the network expects them, float32 [B, 3, S, S]."""
-    offset, scale = card.normalisation()
-    pixels = np.stack([fit(image, card.input_size) for image in images]).astype(np.float32)
-    batch = ((pixels - offset) * scale).transpose(0, 3, 1, 2)
-    return torch.from_numpy(np.ascontiguousarray(batch))

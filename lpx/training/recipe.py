@@ -13,6 +13,8 @@ from lpx.models.backbones import BACKBONES
 from lpx.training.local_diversity import LocalDiversity
 
 Supervision = Literal["indirect", "direct"]
+# Differing settings that an error names.
+_NAMED = 4
 
 
 # The fields are not grouped although there are many: model cards, training states and result.json
@@ -113,8 +115,8 @@ class Recipe:
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return values
 
-    def differences(self, other: dict[str, Any]) -> list[str]:
-        """Return the settings in which a stored recipe differs from this one, a text for each.
+    def differences(self, other: dict[str, Any]) -> str:
+        """Name the first few settings in which a stored recipe differs from this one; "" if none.
 
         Args:
             other: The stored recipe, as `to_dict` made it.
@@ -126,7 +128,7 @@ class Recipe:
             now, before = mine.get(name), theirs.get(name)
             if now != before:
                 different.append(f"{name} is {now!r}, was {before!r}")
-        return different
+        return "; ".join(different[:_NAMED])
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:

@@ -62,3 +62,15 @@ def test_weights_that_claim_more_than_they_hold(dims):
     node = helper.make_node("Identity", ["w"], ["made"])
     with pytest.raises(LpxError, match="claim more values than it has"):
         parse_proto(model(node, weights).SerializeToString(), "x")
+
+
+@pytest.mark.parametrize("kind", ["INT4", "INT2"])
+def test_weights_that_share_bytes(kind):
+    data_type = getattr(TensorProto, kind, None)
+    if data_type is None:
+        pytest.skip(f"this onnx has no {kind}")
+    # Values below 8 bits are packed: two or four into a byte.
+    packed = bytes(4096 // {"INT4": 2, "INT2": 4}[kind])
+    weights = onnx.TensorProto(name="w", data_type=data_type, dims=[4096], raw_data=packed)
+    node = helper.make_node("Identity", ["w"], ["made"])
+    assert parse_proto(model(node, weights).SerializeToString(), "x").graph

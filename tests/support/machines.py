@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from lpx.engines.manifest import EngineManifest
@@ -22,7 +23,8 @@ PC = Machine(
     jetson=None,
     in_container=False,
 )
-BOARD = Machine(
+BOARD = replace(
+    PC,
     os="Ubuntu",
     architecture="aarch64",
     cpu="Cortex-A78AE",
@@ -30,11 +32,8 @@ BOARD = Machine(
     memory_mib=7619,
     python="3.10.12",
     python_isolated=False,
-    system_tensorrt=None,
-    gpus=(),
     no_gpu_reason="",
     jetson=Jetson("Jetson Orin Nano", "36.4.3", "6.2", "15W", True),
-    in_container=False,
 )
 
 

@@ -28,7 +28,7 @@ SAME_FACE = 0.3
 # of 102 neutral (0.81) and 102 smiling (0.93) faces of the Face Research Lab London Set.
 MOUTH_WIDTH = 0.87
 
-# exp(-score) of a larger score would overflow float32.
+# exp(-score) overflows float32 if the score is below -88.7.
 _RAW_SCORE_LIMIT = 80.0
 
 

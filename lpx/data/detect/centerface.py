@@ -152,7 +152,6 @@ def _any_size(model: bytes) -> bytes:
     import onnx
 
     # As published, the model declares ten images of 32 x 32 pixels.
-
     proto = onnx.load_model_from_string(model)
     for value in (*proto.graph.input, *proto.graph.output):
         if value.name in ("input.1", *_OUTPUTS):

@@ -26,7 +26,7 @@ MARGIN = 1.5
 
 # From FaceMesh's documentation.
 _MIN_PRESENCE = 0.5
-# exp() of more would overflow float32.
+# exp() overflows float32 from 88.8 on.
 _LOGIT_LIMIT = 80.0
 
 

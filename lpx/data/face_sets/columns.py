@@ -248,8 +248,7 @@ def paired(outer: NDArray[np.int64], inner: NDArray[np.generic]) -> NDArray[np.i
     """
     codes = inner.astype(np.int64)
     pairs = outer * (int(codes.max()) + 1) + codes
-    # NumPy 2.0 alone gives the inverse the shape of the input.
-    numbers: NDArray[np.int64] = np.unique(pairs, return_inverse=True)[1].reshape(-1)
+    numbers: NDArray[np.int64] = np.unique(pairs, return_inverse=True)[1]
     return numbers
 
 

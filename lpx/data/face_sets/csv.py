@@ -93,7 +93,7 @@ def find_face_csv(folder: Path) -> Path | None:
     Raises:
         LpxError: There are several, or it is not a file.
     """
-    # File systems of Windows and macOS do not distinguish case, and people copy from there.
+    # File systems of Windows and macOS ignore case by default, and people copy from there.
     names = sorted(name for name in os.listdir(folder) if name.lower() == FILE)
     if not names:
         return None
@@ -180,8 +180,8 @@ class _Reading:
                 "remove one of the lines",
             )
         self.seen[file] = line
-        # Also tells whether the file exists, in one system call for each of a million rows.
         label, method = self.label(where, file, cells)
+        # Also tells whether the file exists, in one system call for each of a million rows.
         size_bytes = _size_of(self.folder / file)
         if size_bytes is not None:
             video, split = cells.get("video") or file, split_of(cells)
@@ -227,7 +227,7 @@ class _Reading:
     def implied(self, where: str, cell: str, label: int | None, method: str) -> int:
         """Return the label of a row with a method, and check that the two agree."""
         real = means_real(method)
-        # Only in FaceForensics++ is "youtube" real for sure: with a label, that counts.
+        # "youtube" is sure to mean real in FaceForensics++ only, so a label takes precedence.
         if label is not None and method.lower() in _SOURCES:
             return label
         if real is None:

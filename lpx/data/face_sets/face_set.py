@@ -9,24 +9,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.arguments import check_choice
 from lpx.data.contents import UNREADABLE, file_digests
 from lpx.data.face_sets.columns import Columns, Rows, Strings, encode, encode_identities, pack
 from lpx.data.images.decode import Image, UnreadableImageError, read_image
 from lpx.data.images.read_ahead import read_ahead
-from lpx.data.wording import counted, some
 from lpx.errors import LpxError
 from lpx.reporter import Progress
 
 CONTENT_DIGITS = 16
 """Digits of the SHA-256 of a face's content that suffice to identify it."""
-# People or videos that an error names.
-_NAMED = 5
 
 
 class ImageSource(Protocol):
@@ -313,39 +309,6 @@ class FaceSet:
         if isinstance(self.faces, LazyFaces):
             return self.faces.source(row).read()
         return self.faces[row].source.read()
-
-
-def assert_disjoint(a: FaceSet, b: FaceSet, by: Literal["identity", "video"] = "identity") -> None:
-    """Check that two sets share no person, or no video.
-
-    Names are compared, even between data sets. Faces of unknown identity share nobody.
-
-    Args:
-        a: A face set.
-        b: Another one.
-        by: "identity" or "video".
-
-    Raises:
-        LpxError: They overlap; the first few shared names are listed, and all are counted.
-    """
-    check_choice("by", by, ("identity", "video"))
-    if by == "identity":
-        shared = sorted(set(a.identities()) & set(b.identities()))
-        what = counted(len(shared), "identity", "identities")
-    else:
-        shared = sorted(set(a.videos()) & set(b.videos()))
-        what = counted(len(shared), "video")
-    if not shared:
-        return
-    raise LpxError(
-        f"{_titled(a)} and {_titled(b)} share {what}: {some(shared, _NAMED)}",
-        "a detector scores a face that it was trained on by whose it is, so results are too good",
-        "use disjoint splits, as the official ones of data sets usually are",
-    )
-
-
-def _titled(faces: FaceSet) -> str:
-    return faces.name if faces.split == "all" else f"{faces.name} ({faces.split})"
 
 
 def _check_known(name: str, what: str, wanted: Sequence[str], known: Sequence[str]) -> None:

@@ -82,7 +82,7 @@ def read_image(
         raise UnreadableImageError(
             f"{size[0]} x {size[1]} pixels are over the limit of {max_pixels / 1e6:g} megapixels"
         )
-    # Decoders fill the missing part of a truncated JPEG with grey, and report nothing.
+    # For the reason: of a truncated JPEG, OpenCV says only that there is no image.
     if is_cut_off(data):
         raise UnreadableImageError("it is truncated: its end is missing")
     if is_turned_avif(data):
@@ -123,7 +123,7 @@ def _contents(file: int, max_bytes: int) -> bytes:
         raise UnreadableImageError("not a regular file")
     if status.st_size > max_bytes:
         raise UnreadableImageError(f"over the limit of {max_bytes >> 20} MiB")
-    # One call nearly always suffices: only very large files are returned in parts.
+    # One call usually suffices, but a system may return fewer bytes than asked for.
     parts = []
     left = status.st_size
     while left and (part := os.read(file, left)):

@@ -101,8 +101,8 @@ def is_cut_off(data: bytes) -> bool:
     Args:
         data: The whole file.
     """
-    # Decoders fill the rest of such a JPEG with grey, and report nothing. For such a PNG they
-    # allocate as much memory as the missing part claims to have.
+    # OpenCV does not decode such a JPEG, and does not say why. For such a PNG it allocates as much
+    # memory as the missing part claims to have.
     if data[:8] == _PNG:
         return _is_cut_off_png(data)
     if data[:2] != b"\xff\xd8":
@@ -112,7 +112,7 @@ def is_cut_off(data: bytes) -> bool:
     while (place := data.find(b"\xff", place)) >= 0 and place + 4 <= len(data):
         marker = data[place + 1]
         if marker == _SCAN:
-            # Every 0xFF within pixels is followed by a 0, so this can only be the end.
+            # Among pixels, 0xFF is followed by 0 or by a number from 0xD0 to 0xD7 (restart).
             return data.find(b"\xff\xd9", place) < 0
         if marker in (0, 0xFF) or marker in _ALONE:
             place += 1

@@ -11,7 +11,7 @@ import numpy as np
 from lpx.data.images.decode import Image, silence
 from lpx.errors import LpxError
 
-# Frame rates that any player supports.
+# Limits of the frame rate that is written.
 MIN_RATE_HZ, MAX_RATE_HZ = 0.1, 120.0
 
 # A disk with fewer bytes left is probably the reason why a video cannot be written.
@@ -35,9 +35,9 @@ class VideoWriter:
         self.path = path
         self.frames = 0
         self.size = (width, height)
-        # MPEG-4 counts at most 65535 ticks per second: 106.667 Hz would need 320000.
+        # MPEG-4 counts at most 65535 ticks per second: 106.667 Hz would need 106667.
         rate_hz = round(min(max(rate_hz, MIN_RATE_HZ), MAX_RATE_HZ), 2)
-        # Not H.264: OpenCV's own FFmpeg has no encoder for it.
+        # Not H.264: the FFmpeg in OpenCV's wheels has no software encoder for it.
         fourcc = cv2.VideoWriter.fourcc(*"mp4v")
         with silence():
             # An absolute path: FFmpeg takes anything before a colon for a protocol.

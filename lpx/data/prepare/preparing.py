@@ -152,7 +152,7 @@ def prepare(
         raise LpxError(
             f"{name} needs no preparation",
             f"its frames are face crops already, cut with {videos.crop}",
-            f"use it directly: lpx bench --dataset {name}",
+            f"use it directly: `lpx bench --dataset {name}`",
         )
     # Names of videos come from lists of others, and become folders.
     check_inside(pack(crop_folder(video.name) for video in videos.videos), name)
@@ -162,7 +162,11 @@ def prepare(
     try:
         with open_journal(folder, head) as journal:
             statistics = cut_missing(
-                settings, videos, journal, processes=processes or usable_cores(), progress=progress
+                settings,
+                videos,
+                journal,
+                processes=processes or len(os.sched_getaffinity(0)),
+                progress=progress,
             )
             part = _part(videos, split, methods)
             # A run that found everything done leaves the files as they are, unless it asked for
@@ -229,13 +233,6 @@ def _is_valid(record: VideoRecord, video: Video, folder: Path) -> bool:
     # A crash may have been for lack of memory. The digest of the video, in `is_of`, is the most
     # expensive check but one that a change cannot escape; sizes of crops come last.
     return not record.has_crashed() and record.is_of(video) and record.is_whole(folder)
-
-
-def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _part(videos: VideoSet, split: str | None, methods: tuple[str, ...]) -> dict[str, Any]:

@@ -161,7 +161,7 @@ def _subset(points: Landmarks, rng: Rng) -> Landmarks:
         kept = points[y >= low + 0.45 * (high - low)]
     else:
         kept = points[y <= low + 0.55 * (high - low)]
-    # Fewer than three points have no hull.
+    # Fewer than three points enclose no area.
     return kept if len(kept) >= 3 else points
 
 

@@ -135,7 +135,7 @@ def _check_landmarks(names: object, points: NDArray[np.generic]) -> None:
     """Check names and landmarks.
 
     Raises:
-        ValueError: They are no names and landmarks, or do not match.
+        ValueError: They are not names and landmarks, or do not match.
     """
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("`files` is not an array of texts")

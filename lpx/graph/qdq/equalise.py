@@ -23,7 +23,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from lpx.graph.bounds import Bounds, tensor_bounds
-from lpx.graph.nodes import name_of, optional_input
+from lpx.graph.nodes import cuts_at_zero, name_of, optional_input
 
 # Passes over all pairs; usually a few until nothing changes.
 _SWEEPS = 20
@@ -123,16 +123,14 @@ def _partner(node: ir.Node) -> _Partner:
         if reader.op_type not in _COMMUTE:
             return _Partner(reason=f"{reader.op_type} does not commute with a factor per channel")
         if reader.op_type == "Clip":
-            if clip is not None or not _cuts_at_zero(reader):
+            if clip is not None or not (cuts_at_zero(reader) and _limit_is_known(reader)):
                 return _Partner(reason="a Clip whose lower limit is not 0")
             clip = reader
         value = reader.outputs[0]
 
 
-def _cuts_at_zero(clip: ir.Node) -> bool:
-    low, high = (clip.inputs[i] if len(clip.inputs) > i else None for i in (1, 2))
-    if low is None or low.const_value is None or float(low.const_value.numpy()) != 0:
-        return False
+def _limit_is_known(clip: ir.Node) -> bool:
+    high = optional_input(clip, 2)
     return high is None or high.const_value is not None
 
 
@@ -167,10 +165,10 @@ class _Link:
 
     def _allowed(self, change: NDArray[np.int64], known: dict[str, Bounds]) -> NDArray[np.int64]:
         """Restrict a change so that the upper limit of the Clip never applies."""
-        if self.clip is None or len(self.clip.inputs) < 3 or self.clip.inputs[2] is None:
+        if self.clip is None or (high := optional_input(self.clip, 2)) is None:
             return change
         assert self.clip.inputs[0] is not None
-        limit = float(self.clip.inputs[2].const_value.numpy())  # type: ignore[union-attr]
+        limit = float(high.const_value.numpy())  # type: ignore[union-attr]
         highest = np.broadcast_to(known[str(self.clip.inputs[0].name)].high, change.shape)
         # Channels that may be clipped already are left as they are.
         idle = highest <= limit

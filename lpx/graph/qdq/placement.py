@@ -168,12 +168,8 @@ def place(
     order = {name_of(node): position for position, node in enumerate(model.graph)}
     decisions.sort(key=lambda decision: order[decision.node])
     uses.sort(key=lambda use: (order[use[1]], use[2]))
-    shared: list[tuple[str, ...]] = []
-    derived: set[str] = set()
-    for node in model.graph:
-        if pooled_alone(node, pairs) and tensor_of(node, 0) in pairs:
-            shared.append((tensor_of(node, 0), str(node.outputs[0].name)))
-            derived.add(tensor_of(node, 0))
+    pools = [n for n in model.graph if pooled_alone(n, pairs) and tensor_of(n, 0) in pairs]
+    shared: list[tuple[str, ...]] = [(tensor_of(n, 0), str(n.outputs[0].name)) for n in pools]
     stored: set[str] = set()
     if region is not None:
         shared += region.shared
@@ -184,7 +180,7 @@ def place(
         outputs=tuple(outputs),
         decisions=tuple(decisions),
         shared=tuple(shared),
-        derived=frozenset(derived),
+        derived=frozenset(tensor_of(node, 0) for node in pools),
         stored=frozenset(stored),
         in_float=frozenset(map(name_of, in_float)),
     )

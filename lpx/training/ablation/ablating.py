@@ -25,8 +25,6 @@ from lpx.workspace import check_writable, read_json, write_bytes, write_json
 
 # Pseudo-fakes for localisation, and pairs for similarity.
 HELD_OUT_FAKES = 100
-# Differing settings that an error names.
-_NAMED_DIFFERENCES = 4
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,7 @@ def _read_result(path: Path, recipe: Recipe) -> CellResult:
     if different := recipe.differences(values.pop("recipe", {})):
         raise LpxError(
             f"{path} is the result of a training with other settings",
-            "; ".join(different[:_NAMED_DIFFERENCES]),
+            different,
             "use the same settings, or another `out`",
         )
     try:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lpx.data.face_sets.demo import demo_set
-from lpx.data.face_sets.face_set import Face, FaceSet, assert_disjoint
+from lpx.data.face_sets.face_set import Face, FaceSet
 from lpx.data.face_sets.table import FaceRow, make_table
 from lpx.data.images import read_ahead
 from lpx.data.images.decode import UnreadableImageError
@@ -279,33 +279,6 @@ def test_select_what_is_not_there(table, wanted, said):
     with pytest.raises(LpxError) as caught:
         table.select(**wanted)
     assert said in str(caught.value)
-
-
-def test_disjoint_sets_pass(table):
-    train, test = table.select(split="train"), table.select(split="test")
-    assert_disjoint(train, test)
-    assert_disjoint(train, test, by="video")
-    assert_disjoint(demo_set("train"), demo_set("test"))
-
-
-def test_overlap_is_named_and_counted(table):
-    test = table.select(split="test")
-    with pytest.raises(LpxError) as caught:
-        assert_disjoint(table, test)
-    assert caught.value.what == (
-        "tabled and tabled (test) share 4 identities: test0, test1, test2, test3"
-    )
-    with pytest.raises(LpxError) as caught:
-        assert_disjoint(table, test, by="video")
-    assert "share 9 videos: Deepfakes/test0, " in caught.value.what
-    assert caught.value.what.endswith(" and 4 more")
-
-
-def test_second_identity_of_a_fake_counts(table):
-    swap = table.take(np.array([i for i, r in enumerate(ROWS) if r.method == "FaceSwap"][8:9]))
-    real = FaceSet("other", "all", "", (Face("a", 0, "real", "a", ("train3",), Grey(0)),))
-    with pytest.raises(LpxError, match="share 1 identity: train3"):
-        assert_disjoint(real, swap)
 
 
 def test_demo_fakes_carry_both_people():

@@ -212,7 +212,7 @@ def test_fit_averages_when_shrinking():
         [cv2.IMWRITE_JPEG_RST_INTERVAL, 2],
     ],
 )
-def test_a_jpeg_that_is_cut_off_is_not_filled_with_grey(tmp_path, flags):
+def test_a_truncated_jpeg_is_refused(tmp_path, flags):
     rng = np.random.default_rng(3)
     picture = rng.integers(0, 256, (64, 64, 3), np.uint8)
     data = bytes(cv2.imencode(".jpg", picture, flags)[1])
