@@ -107,10 +107,10 @@ def package(
 
 
 def _choose(workspace: Workspace, model: ExportedModel, name: str | None) -> EngineManifest | None:
-    """Return the manifest of a named engine, or of the best one; None if there is none.
+    """Return the manifest of a named engine, or of the best one; None if none was built.
 
     Raises:
-        LpxError: There is no such engine, or it was built from another model.
+        LpxError: The engine does not exist, or was built from another model.
     """
     check_instance("engine", name, str)
     if name is not None:
@@ -172,8 +172,8 @@ def _with_graph(
     request = options.request("tensorrt", precision, scales)
     emit_trtexec(model.data, model.card, (request,), folder)
     emitted = read_sealed(folder / "manifest.json", "lpx package")
-    # ONNX Runtime runs the graph for TensorRT 10 and 11; the others differ in how they say the
-    # same precision.
+    # ONNX Runtime runs the graph for TensorRT 10 and 11; the others state the same precision in
+    # another way.
     graph = next(one for one in emitted["graphs"] if one["dialect"] == "strongly-typed")
     test = choose_face((folder / graph["file"]).read_bytes(), model, precision)
     (profile,) = options.tensorrt.profiles

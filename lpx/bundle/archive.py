@@ -48,7 +48,7 @@ class ArchiveError(ValueError):
     """An archive is damaged, or was not written by `ArchiveWriter`.
 
     Args:
-        member: Name of the member concerned; "" if it cannot be told.
+        member: Name of the member concerned; "" if it is unknown.
         reason: What is wrong with it.
     """
 

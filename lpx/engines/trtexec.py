@@ -8,7 +8,7 @@ TensorRT major: 8 takes weakly typed graphs and precision flags, 10 strongly typ
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -111,7 +111,7 @@ _ON_DLA = """\
     fi
 """
 _README = """\
-Engines of a deepfake detector, to be built with trtexec where there is no Python.
+Engines of a deepfake detector, to be built with trtexec on machines without Python.
 
 Run the script of your TensorRT on the machine that will run the engines:
 
@@ -212,15 +212,9 @@ def emit_trtexec(
         "precisions": [request.precision for request in requests],
         "tensorrt": options.to_dict(),
         "graphs": described,
-        "calibration": None,
+        "calibration": calibrated and calibrated.calibration,
         "files": files,
     }
-    if calibrated and calibrated.scales:
-        manifest["calibration"] = {
-            "method": calibrated.method,
-            **calibrated.scales.summary(),
-            "weights": asdict(calibrated.weights),
-        }
     write_sealed(folder / "manifest.json", manifest)
     return tuple(scripts)
 
