@@ -27,10 +27,11 @@ from lpx.deploy.cpp_project import (
 from lpx.engines.load import read_engine, read_graph
 from lpx.engines.manifest import EngineManifest, Precision, read_manifest
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
-from lpx.engines.trtexec import emit_trtexec
-from lpx.errors import LpxError
+from lpx.engines.trtexec import emit_trtexec, plan_name
+from lpx.errors import InvalidArgumentError, LpxError
 from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.reporter import SILENT, Reporter
+from lpx.schema import SchemaError, read_record
 from lpx.workspace import check_writable, read_sealed
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def package(
 
 
 def _choose(workspace: Workspace, model: ExportedModel, name: str | None) -> EngineManifest | None:
-    """Return the manifest of a named engine, or of the best one; None if there is none.
+    """Return the manifest of a named engine, or of the best one; None if none was built.
 
     Raises:
         LpxError: The engine does not exist, or was built from another model.
@@ -151,6 +152,7 @@ def _with_graph(
         reporter.say("no engine was built: the float32 graph is packaged")
     else:
         precision = manifest.precision
+        weights = _weights_of(manifest)
         reporter.say(
             f"{manifest.name} is not a TensorRT plan: the {precision.upper()} graph for TensorRT "
             "is packaged, and build.sh builds the plan"
@@ -159,18 +161,36 @@ def _with_graph(
             # Not those that `emit` would take: it may calibrate again, on other faces.
             scales = _ranges_of(workspace, manifest)
             method = manifest.calibration["method"]
-            weights = WeightOptions(**manifest.calibration["weights"])
     options = BuildOptions((precision,), method=method, weights=weights)
     request = options.request("tensorrt", precision, scales)
     emit_trtexec(model.data, model.card, (request,), folder)
     emitted = read_sealed(folder / "manifest.json", "lpx package")
-    # ONNX Runtime runs the graph for TensorRT 10 and 11; the others differ in how they say the
-    # same precision.
+    # ONNX Runtime runs the graph for TensorRT 10 and 11; the others state the same precision in
+    # another way.
     graph = next(one for one in emitted["graphs"] if one["dialect"] == "strongly-typed")
     test = choose_face((folder / graph["file"]).read_bytes(), model, precision)
     (profile,) = options.tensorrt.profiles
-    name = f"tensorrt-{precision}-batch{profile.minimum}to{profile.maximum}"
+    name = plan_name(request, profile)
     return ProjectContent(model.card, precision, test, trtexec_engine=name)
+
+
+def _weights_of(manifest: EngineManifest) -> WeightOptions:
+    """Return the weight options that an engine was built with.
+
+    Raises:
+        LpxError: A newer lpx built it, with options that this one does not know.
+    """
+    if manifest.calibration is None:
+        # A float engine has one of them: its model may have been quantised.
+        return WeightOptions(requantise=manifest.options.get("requantised") is True)
+    try:
+        return read_record(WeightOptions, manifest.calibration["weights"], "weights")
+    except (SchemaError, InvalidArgumentError) as error:
+        raise LpxError(
+            f"engine {manifest.name} was built with weight options that this lpx does not know",
+            str(error),
+            f"run `lpx build --{manifest.precision} --target {manifest.target}` again",
+        ) from error
 
 
 def _ranges_of(workspace: Workspace, manifest: EngineManifest) -> Scales:

@@ -12,6 +12,7 @@ from lpx.bundle.manifest import came_with_bundle
 from lpx.calibration.observe import calibrate
 from lpx.calibration.scales import IMPORTED, Scales, load_scales, read_scales, save_scales
 from lpx.data.face_sets.face_set import FaceSet
+from lpx.errors import LpxError
 from lpx.graph.model_io import name_nodes, parse
 from lpx.graph.qdq.placement_dla import tensors_to_observe
 from lpx.graph.qdq.prepare import prepare_model
@@ -87,7 +88,7 @@ def scales_for(
     warnings = (DEMO_CALIBRATION if unnamed else "", scales.warning)
     scales = replace(scales, warning="; ".join(filter(None, warnings)))
     if scales.warning:
-        reporter.warn(f"{scales.warning}")
+        reporter.warn(scales.warning)
     return scales
 
 
@@ -111,27 +112,34 @@ def _stored(
 ) -> Scales | None:
     """Return the scales in the workspace, if they are of this model and these faces.
 
-    Those that `lpx calibrate` made are of faces that it chose from a set: they fit whoever names
-    that set, or none. Those that it imported, or that came in a bundle, fit who names none.
+    Without named faces, all scales fit that are of named ones, were imported or came in a bundle.
+    Those of faces that `lpx calibrate` chose from a set also fit if that set is named.
 
     Returns:
-        None where there are none, or what they are of can be calibrated again.
+        None if there are none, or if their faces can be calibrated on again.
 
     Raises:
-        LpxError: They are damaged, or of another model and of faces that nobody names now.
+        LpxError: They are damaged; or they are of named faces and do not fit the model, and no
+            faces are named now.
     """
     path = workspace.scales
     if not os.path.lexists(path):
         return None
     stored = read_scales(path)
-    # The faces behind ranges in a bundle are seldom on this machine, and its packer chose them.
-    kept = not named and came_with_bundle(workspace, path.name)
+    chosen = stored.faces.name != "demo"
+    # The packer of a bundle chose its ranges, those of the demo faces too.
+    kept = not named and (chosen or came_with_bundle(workspace, path.name))
     why = _unfit(stored, model, pool, faces, named=named, kept=kept)
     if not why:
         return stored
-    if stored.model_sha256 != model.sha256 and not named and stored.faces.name != "demo":
+    if chosen and not named:
         # The demo faces would take the place of those that somebody chose.
         load_scales(path, model.sha256)
+        raise LpxError(
+            f"{path} lacks tensors of the model",
+            why,
+            f"calibrate again: name the faces with `faces` (it is of {stored.faces.name})",
+        )
     reporter.say(f"{path} is not used, and is written again: {why}")
     return None
 

@@ -271,8 +271,8 @@ class Workspace(WorkspaceFolder):
         Args:
             precisions: "fp32", "fp16" or "int8": one, or several.
             target: "auto", or one of `lpx.engines.manifest.TARGETS`.
-            faces: Face set to calibrate on, for int8. None for the ranges of the last `calibrate`,
-                else the demo faces, with a warning.
+            faces: Face set to calibrate on, for int8. None for the ranges in the workspace, else
+                the demo faces, with a warning.
             limit: Maximum number of calibration faces, sampled evenly.
             method: Calibration method, for int8. None for the one that `calibrate` chose.
             weights: Quantisation of weights, for int8; None for the defaults.

@@ -22,8 +22,7 @@ CHUNK = 1 << 20
 MAX_MEMBERS = 200_000
 # Maximum length of a member's name in UTF-8.
 MAX_NAME_BYTES = 1024
-# Larger members would need ZIP64 sizes in their local headers.
-# Maximum size of a member.
+# Maximum size of a member: larger ones would need ZIP64 sizes in their local headers.
 MAX_MEMBER_BYTES = (1 << 32) - 2
 
 _LOCAL = struct.Struct("<4s5H3L2H")
@@ -49,7 +48,7 @@ class ArchiveError(ValueError):
     """An archive is damaged, or was not written by `ArchiveWriter`.
 
     Args:
-        member: Name of the member concerned; "" if it cannot be told.
+        member: Name of the member concerned; "" if it is unknown.
         reason: What is wrong with it.
     """
 

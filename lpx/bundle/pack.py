@@ -145,7 +145,7 @@ def _check_replaceable(out: Path) -> None:
     """Refuse to write over a file that is not a bundle: it may be the user's checkpoint.
 
     Raises:
-        LpxError: There is such a file, or a folder.
+        LpxError: It is such a file, or a folder.
     """
     if not os.path.lexists(out):
         return
@@ -203,7 +203,7 @@ def _open(
     """Open the face set to pack.
 
     Raises:
-        LpxError: There is no such set, or none of its faces can be read.
+        LpxError: The set does not exist, or none of its faces can be read.
     """
     if options.faces is None:
         return None
@@ -389,7 +389,7 @@ def _check_names(sources: Sequence[Source]) -> None:
     """Refuse names that would not survive on another file system.
 
     Raises:
-        LpxError: There is one.
+        LpxError: A name is of that kind.
     """
     names = MemberNames()
     for source in sources:

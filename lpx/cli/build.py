@@ -62,8 +62,8 @@ def _range(text: str | None) -> tuple[int, int, int] | None:
     "--faces",
     envvar="LPX_FACES",
     metavar="DIR|DATASET",
-    help="Faces to calibrate on. By default those of `lpx calibrate`, else the demo faces, with a "
-    "warning.",
+    help="Faces to calibrate on. By default the ranges in the workspace are kept; if it has none, "
+    "the demo faces are used, with a warning.",
 )
 @click.option(
     "--limit",

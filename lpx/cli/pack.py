@@ -42,8 +42,6 @@ def _names(
 )
 @click.option(
     "--limit",
-    "--count",
-    "limit",
     type=click.IntRange(1),
     default=1000,
     show_default=True,

@@ -253,7 +253,7 @@ def check_faces(faces: Any, shape: tuple[int, ...], *, allow_empty: bool = False
         )
     if not len(faces) and not allow_empty:
         raise LpxError(
-            "there are no faces in the batch", "", "give it at least one", code="invalid-argument"
+            "the batch has no faces", "", "give it at least one", code="invalid-argument"
         )
 
 

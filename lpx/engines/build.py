@@ -115,16 +115,9 @@ def build_engine(
         # The plan's own digest does not cover the graph, which is a file of its own.
         noted["graph_sha256"] = hashlib.sha256(graph).hexdigest()
     write_bytes(folder / built.file, built.data)
-    calibration = None
-    warnings = built.warnings
-    # Scales may be passed for float precisions as well, which do not use them.
-    if request.precision == "int8" and request.scales is not None:
-        calibration = {
-            "method": request.method,
-            **request.scales.summary(),
-            "weights": asdict(request.weights),
-        }
-        warnings = (*warnings, *([request.scales.warning] if request.scales.warning else []))
+    warnings = [*built.warnings]
+    if request.calibration is not None and request.scales is not None:
+        warnings.append(request.scales.warning)
     work: dict[str, int] = {}
     # Runtimes that do not report precisions have nothing to multiply the work with.
     if placement is not None and built.computed_in:
@@ -132,8 +125,7 @@ def build_engine(
             model, "the exported model", requantise=request.weights.requantise
         )
         work = multiply_accumulates(prepared)
-        warning = warning_of_share(work, built.computed_in, placement.decisions)
-        warnings = (*warnings, *([warning] if warning else []))
+        warnings.append(warning_of_share(work, built.computed_in, placement.decisions))
     manifest = EngineManifest(
         name=request.name,
         target=request.target,
@@ -145,13 +137,13 @@ def build_engine(
         # check.
         model_sha256=hashlib.sha256(model).hexdigest(),
         card=card.to_dict(),
-        calibration=calibration,
+        calibration=request.calibration,
         placement=tuple(asdict(d) for d in placement.decisions) if placement else (),
         convolutions=built.convolutions,
         multiply_accumulates=by_precision(work, built.computed_in),
         versions=built.versions,
         machine=asdict(machine),
-        warnings=warnings,
+        warnings=tuple(filter(None, warnings)),
         options={**noted, **built.options},
     )
     # Last: a folder with a manifest is complete.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
@@ -31,6 +32,11 @@ class BuiltEngine:
     warnings: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     computed_in: dict[str, str] = field(default_factory=dict)
+
+
+def tf32_switched_off() -> bool:
+    """Return whether the environment switches TF32 off: NVIDIA's libraries put it above options."""
+    return os.environ.get("NVIDIA_TF32_OVERRIDE") == "0"
 
 
 def versions_of(*packages: str) -> dict[str, str]:

@@ -68,7 +68,7 @@ def _check_folder(path: Path) -> None:
         if path.exists():
             what = f"{path} is not a folder"
     else:
-        what, why = f"{path} holds no engine", f"there is no {FILE} in it"
+        what, why = f"{path} holds no engine", f"it has no {FILE}"
     raise LpxError(
         what,
         why,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from lpx.arguments import check_fields
 from lpx.calibration.scales import Scales
@@ -43,3 +44,12 @@ class BuildRequest:
         core = self.tensorrt.dla_core
         suffix = "" if core is None else f"-dla{core}"
         return f"{self.target}-{self.precision}{suffix}"
+
+    @property
+    def calibration(self) -> dict[str, Any] | None:
+        """Return the manifest's record of the calibration; None for float precisions."""
+        # Scales may be passed for float precisions as well, which do not use them.
+        if self.precision != "int8" or self.scales is None:
+            return None
+        weights = asdict(self.weights)
+        return {"method": self.method, **self.scales.summary(), "weights": weights}

@@ -2,13 +2,13 @@
 
 The precision is in the graph or in flags, depending on the release, so there is a script per
 TensorRT major: 8 takes weakly typed graphs and precision flags, 10 strongly typed graphs and
---stronglyTyped, 11 nothing else, and has no such flag.
+--stronglyTyped, 11 strongly typed graphs only, without a flag.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -111,7 +111,7 @@ _ON_DLA = """\
     fi
 """
 _README = """\
-Engines of a deepfake detector, to be built with trtexec where there is no Python.
+Engines of a deepfake detector, to be built with trtexec on machines without Python.
 
 Run the script of your TensorRT on the machine that will run the engines:
 
@@ -212,15 +212,9 @@ def emit_trtexec(
         "precisions": [request.precision for request in requests],
         "tensorrt": options.to_dict(),
         "graphs": described,
-        "calibration": None,
+        "calibration": calibrated and calibrated.calibration,
         "files": files,
     }
-    if calibrated and calibrated.scales:
-        manifest["calibration"] = {
-            "method": calibrated.method,
-            **calibrated.scales.summary(),
-            "weights": asdict(calibrated.weights),
-        }
     write_sealed(folder / "manifest.json", manifest)
     return tuple(scripts)
 
@@ -278,7 +272,7 @@ def _name(precision: Precision, dialect: str) -> str:
 
 
 def _builds(request: BuildRequest, major: Major, recipe: _Recipe, size: int) -> list[str]:
-    """Return a command for each engine: one per batch size, as all releases take one profile."""
+    """Return a command for each profile, which gets an engine of its own."""
     options = request.tensorrt
     common = [f"--onnx={recipe.graph}", *recipe.flags]
     if options.workspace_mib is not None:
@@ -298,7 +292,6 @@ def _builds(request: BuildRequest, major: Major, recipe: _Recipe, size: int) -> 
         common += [f"--useDLACore={options.dla_core}", "--allowGPUFallback"]
     lines = []
     for span in options.profiles:
-        name = f"{replace(request, target='tensorrt').name}-{_span_name(span)}"
         shapes = [
             f"--{option}Shapes=faces:{batch}x{size}x{size}x3"
             for option, batch in (
@@ -309,11 +302,14 @@ def _builds(request: BuildRequest, major: Major, recipe: _Recipe, size: int) -> 
         ]
         # Timed at the optimum, for which the kernels were chosen.
         run = f"--shapes=faces:{span.optimum}x{size}x{size}x3"
-        lines.append(" \\\n    ".join([f"build {name}", *common, *shapes, run]))
+        build = f"build {plan_name(request, span)}"
+        lines.append(" \\\n    ".join([build, *common, *shapes, run]))
     return lines
 
 
-def _span_name(span: BatchRange) -> str:
+def plan_name(request: BuildRequest, span: BatchRange) -> str:
+    """Return the name that a script gives to the plan of a batch range."""
+    sizes = f"{span.minimum}to{span.maximum}"
     if span.minimum == span.maximum:
-        return f"batch{span.maximum}"
-    return f"batch{span.minimum}to{span.maximum}"
+        sizes = f"{span.maximum}"
+    return f"{replace(request, target='tensorrt').name}-batch{sizes}"

@@ -123,7 +123,7 @@ def _match(graph: ir.Model, layers: Sequence[Layer], calls: Sequence[_Call]) -> 
     norms = [i for i, call in enumerate(calls) if call.path in expanded]
     norm_paths = [calls[i].path for i in norms]
     # Calls of convolutions and of expanded batch norms, by tensor. A module that is called more
-    # than once cannot be told by its name.
+    # than once cannot be identified by its name.
     anchors: dict[str, int] = {}
     separate: dict[str, int] = {}
     for layer in layers:

@@ -117,6 +117,34 @@ def test_faces_that_somebody_chose_do_not_give_way_to_the_demo_faces(build, crop
     assert not reused(build(faces="crops")[1])
 
 
+@pytest.mark.parametrize("then", ["build", "emit"])
+def test_ranges_of_named_faces_are_kept_if_none_are_named_later(build, crops, workspace, then):
+    build(faces="crops")
+    before = workspace.scales.read_bytes()
+    told = RecordingReporter()
+    if then == "build":
+        workspace.build("int8", target="onnxruntime", limit=4, reporter=told)
+    else:
+        workspace.emit("int8", reporter=told)
+    assert reused(told.said)
+    assert ranges.DEMO_CALIBRATION not in " ".join(told.said)
+    assert workspace.scales.read_bytes() == before
+
+
+def test_ranges_that_lack_a_tensor_do_not_give_way_to_the_demo_faces(build, crops, workspace):
+    build(faces="crops")
+    values = read_sealed(workspace.scales, "")
+    tensors = dict(values["tensors"])
+    tensors.popitem()
+    write_sealed(workspace.scales, values | {"tensors": tensors})
+    before = workspace.scales.read_bytes()
+    with pytest.raises(LpxError, match="lacks tensors of the model") as caught:
+        build()
+    assert "`faces`" in caught.value.fix
+    assert workspace.scales.read_bytes() == before
+    assert not reused(build(faces="crops")[1])
+
+
 def test_warning_is_that_of_this_build_not_of_the_one_that_calibrated(build):
     """The ranges are kept; whether the user named faces is not a property of ranges."""
     unnamed, said = build(limit=4)

@@ -66,10 +66,12 @@ def test_bench_works_where_the_checkpoint_came_along(lpx, workspace, crops):
     assert json.loads(ran.out)["faces"] == 16
 
 
-def test_ranges_of_faces_that_are_elsewhere_are_reused(lpx, workspace, crops):
-    """Without the bundle, ranges of a folder would give way to those of the demo faces."""
+@pytest.mark.parametrize("faces", ["a folder", "demo"])
+def test_ranges_that_came_in_a_bundle_are_reused(lpx, workspace, crops, faces):
+    """Without the bundle, ranges of few demo faces would give way to those of more."""
     command = ("build", "--int8", "--target", "onnxruntime")
-    assert lpx(*command, "--faces", crops).code == 0
+    chosen = (crops,) if faces == "a folder" else ("demo", "--limit", "4")
+    assert lpx(*command, "--faces", *chosen).code == 0
     lpx("pack", "-o", "out.lpx")
     lpx("unpack", "out.lpx", "-w", "board")
     shutil.rmtree(crops)
@@ -80,11 +82,11 @@ def test_ranges_of_faces_that_are_elsewhere_are_reused(lpx, workspace, crops):
     assert Path("board/scales.json").read_bytes() == scales
 
 
-def test_ranges_that_were_made_there_are_treated_like_any_others(lpx, workspace, crops, packed):
+def test_ranges_that_were_made_there_are_treated_like_any_others(lpx, workspace, packed):
     lpx("unpack", "out.lpx", "-w", "board")
     command = ("build", "--int8", "--target", "onnxruntime", "-w", "board")
-    assert "reusing" not in lpx(*command, "--faces", "board/faces").err
-    ran = lpx(*command)
+    assert "reusing" not in lpx(*command, "--faces", "demo", "--limit", "4").err
+    ran = lpx(*command, "--limit", "8")
     assert "board/scales.json is not used, and is written again" in ran.err
 
 
@@ -125,7 +127,7 @@ def test_mistakes(lpx, workspace, arguments, expected):
 
 def test_fewer_faces_and_engines(lpx, workspace, crops):
     ran = lpx(
-        "pack", "-o", "out.lpx", "--faces", crops, "--count", "4", "--engines", "onnxruntime-int8"
+        "pack", "-o", "out.lpx", "--faces", crops, "--limit", "4", "--engines", "onnxruntime-int8"
     )
     assert ran.code == 0
     assert "packing 4 of 16 faces" in ran.err

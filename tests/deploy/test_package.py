@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import lpx
@@ -19,6 +20,8 @@ from lpx import TensorRTOptions
 from lpx.deploy.cpp_project import new_folder
 from lpx.engines.load import GRAPH
 from lpx.engines.manifest import read_manifest, write_manifest
+from lpx.graph.qdq.weights import WeightOptions
+from lpx.workspace import read_sealed, write_sealed
 
 SUPPORT = Path(__file__).parents[1] / "support" / "tensorrt_cpp"
 FILES = {"CMakeLists.txt", "detector.h", "main.cpp", "card.json", "face.rgb", "expected.json"}
@@ -183,6 +186,38 @@ def test_calibration_that_was_replaced_is_refused(workspace):
     workspace.calibrate("demo", limit=4, method="max")
     with pytest.raises(lpx.LpxError, match="built with other ranges"):
         workspace.package("project")
+    assert not Path("project").exists()
+
+
+@pytest.fixture
+def quantised(workspace):
+    """The workspace, with a model that holds Q/DQ pairs, built in FP32 and INT8 without them."""
+    data = (workspace.engine("onnxruntime-int8") / "engine.onnx").read_bytes()
+    workspace.model.write_bytes(data)
+    path = workspace.model.with_suffix(".json")
+    values = read_sealed(path, "") | {"model_sha256": hashlib.sha256(data).hexdigest()}
+    write_sealed(path, values)
+    workspace.build(
+        target="onnxruntime", faces="demo", limit=4, weights=WeightOptions(requantise=True)
+    )
+    return workspace
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_engine_without_the_pairs_of_its_model_is_packaged_without_them(quantised, precision):
+    result = quantised.package("project", engine=f"onnxruntime-{precision}")
+    graph = onnx.load(result.folder / f"trtexec/{precision}-strongly-typed.onnx").graph
+    assert result.precision == precision
+    assert any(node.op_type == "QuantizeLinear" for node in graph.node) == (precision == "int8")
+
+
+def test_weight_options_of_a_newer_lpx_are_refused(workspace):
+    folder = workspace.engine("onnxruntime-int8")
+    manifest = read_manifest(folder)
+    calibration = {**manifest.calibration, "weights": {"newer": True}}
+    write_manifest(folder, replace(manifest, calibration=calibration))
+    with pytest.raises(lpx.LpxError, match="weight options that this lpx does not know"):
+        workspace.package("project", engine="onnxruntime-int8")
     assert not Path("project").exists()
 
 

@@ -83,7 +83,7 @@ def test_any_memory_layout_will_do(engine, faces):
         (lambda f: f[:, :100], r"faces are uint8 \[16, 100, 160, 3\]"),
         (lambda f: f.transpose(0, 3, 1, 2), r"faces are uint8 \[16, 3, 160, 160\]"),
         (lambda f: f[0], r"faces are uint8 \[160, 160, 3\]"),
-        (lambda f: f[:0], "no faces in the batch"),
+        (lambda f: f[:0], "the batch has no faces"),
     ],
 )
 def test_faces_of_another_kind_are_refused(engine, faces, change, said):

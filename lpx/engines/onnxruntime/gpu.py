@@ -34,7 +34,7 @@ PROVIDERS: dict[Target, str] = {
 }
 # Module of the package that brings TensorRT for RTX to ONNX Runtime.
 PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
-# Packages of which one has that module.
+# Packages, one of which has that module.
 PLUGIN_PACKAGES = tuple(f"onnxruntime-ep-nv-tensorrt-rtx{cuda}" for cuda in ("-cu13", "-cu12"))
 _CUDA = PROVIDERS["onnxruntime-cuda"]
 _INSTALL = (
@@ -50,7 +50,7 @@ def provider_available(target: Target) -> Availability:
     """
     import onnxruntime
 
-    # The plugin is not among the providers until it has been registered.
+    # ONNX Runtime lists the providers of its own wheel, not those of plugins.
     if target == "onnxruntime-tensorrt-rtx":
         return _plugin_available()
     names = onnxruntime.get_available_providers()
@@ -76,7 +76,7 @@ def _plugin_available() -> Availability:
             f"onnxruntime {version} takes no plugins: pip install 'onnxruntime>=1.24'; its wheel "
             "for CPUs will do",
         )
-    # Not imported, as that loads 300 MB of libraries.
+    # Looked for, not imported: only a session needs its libraries.
     if find_spec(PLUGIN) is None:
         return Availability(
             False,
@@ -153,7 +153,7 @@ def provider_options(
     options = {
         "trt_engine_cache_enable": "1",
         "trt_timing_cache_enable": "1",
-        # Flags say what a kernel may compute in; what it does, the types and Q/DQ pairs say.
+        # Flags permit a precision; they do not require it.
         "trt_fp16_enable": str(int(precision != "fp32")),
         "trt_int8_enable": str(int(precision == "int8")),
     }
@@ -168,8 +168,8 @@ def provider_options(
 class OnnxRuntimeGpuEngine(Engine):
     """Run an ONNX model with a GPU provider, with its tensors held on the GPU.
 
-    ONNX Runtime's plain wheel, which a plugin goes with, makes no tensors on a GPU: there they are
-    the host's, and the plugin copies them.
+    ONNX Runtime's plain wheel, which the plugin goes with, makes no tensors on a GPU: with it they
+    are in host memory, and the plugin copies them.
 
     Not thread-safe: the tensors are shared between calls.
 
@@ -199,7 +199,6 @@ class OnnxRuntimeGpuEngine(Engine):
     ) -> None:
         super().__init__(size, card)
         self.largest = largest
-        # ONNX Runtime's plain wheel, which the plugin goes with, makes no tensors on a GPU.
         self.on_gpu = target != "onnxruntime-tensorrt-rtx"
         self.session = _session(model, target, options, cache)
         self.tensors: dict[int, dict[str, Any]] = {}
@@ -224,7 +223,7 @@ class OnnxRuntimeGpuEngine(Engine):
         )
 
     def _release(self) -> None:
-        # Before the session: tensors that outlive it hold memory of its device.
+        # Tensors and session each hold memory of the GPU.
         self.tensors.clear()
         del self.session
 
@@ -233,8 +232,7 @@ class OnnxRuntimeGpuEngine(Engine):
         if not self.on_gpu:
             score, patch_map = self.session.run(["score", "patch_map"], {"faces": faces})
             return Prediction(score, patch_map)
-        # Kept per batch size: allocating on the GPU for each call would cost more than a small
-        # batch.
+        # Kept per batch size, so that a call does not allocate.
         held = self.tensors.get(len(faces))
         if held is None:
             held = self.tensors[len(faces)] = self._allocate(len(faces))
@@ -308,7 +306,7 @@ def _session(
         "`lpx doctor` shows what this machine has; ONNX Runtime's documentation says which CUDA, "
         "cuDNN and TensorRT its release needs",
     ):
-        # Without enable_fallback=0 a provider that fails gives a session on the CPU.
+        # Without enable_fallback=0, ONNX Runtime tries others in place of a provider that fails.
         session = onnxruntime.InferenceSession(
             model, settings, providers=providers or None, enable_fallback=0
         )
@@ -317,7 +315,7 @@ def _session(
         raise LpxError(
             f"ONNX Runtime does not run the model by {PROVIDERS[target]}",
             f"it fell back to {', '.join(session.get_providers())}: a library that the provider "
-            "needs lacks",
+            "needs is missing",
             "install the CUDA, cuDNN and TensorRT that this release of ONNX Runtime needs",
         )
     return session

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from importlib import metadata
 
-from lpx.engines.built_engine import BuiltEngine, versions_of
+from lpx.engines.built_engine import BuiltEngine, tf32_switched_off, versions_of
 from lpx.engines.onnxruntime.cpu import convolutions_of, nodes_as_run
 from lpx.engines.onnxruntime.gpu import PLUGIN_PACKAGES, check_int8, provider_options
 from lpx.engines.request import BuildRequest
@@ -14,8 +13,6 @@ from lpx.engines.tensorrt_options import BatchRange
 from lpx.errors import LpxError, NotAsAskedError
 from lpx.graph.model_io import parse
 
-# Variable of the environment with which NVIDIA's libraries switch TF32 off.
-TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
 PROVIDER_TF32 = (
     "TF32 is on, and ONNX Runtime's provider has no option against it: float32 convolutions round "
     "what they multiply to 10 bits of mantissa, as many as FP16 has; NVIDIA_TF32_OVERRIDE=0 in the "
@@ -97,8 +94,7 @@ def make_for_gpu(
             "not report the precision of its layers: target tensorrt-rtx does",
         )
     # The CUDA provider is run without TF32.
-    # NVIDIA's libraries read the variable when they start, and it outranks every option.
-    tf32 = request.target != "onnxruntime-cuda" and os.environ.get(TF32_OVERRIDE) != "0"
+    tf32 = request.target != "onnxruntime-cuda" and not tf32_switched_off()
     if tf32 and request.precision == "fp32":
         warnings += (PROVIDER_TF32,)
     versions = {**versions_of("onnx"), "onnxruntime": _onnxruntime_version()}

@@ -16,9 +16,7 @@ from lpx.engines.tensorrt.cuda.choose import open_driver
 from lpx.engines.tensorrt.cuda.driver import CudaDriver, CudaLostError
 from lpx.engines.tensorrt.inspect import inspect_engine
 from lpx.engines.tensorrt.kernel_cache import KernelCache, save_kernels
-from lpx.engines.tensorrt.layer_table import (
-    LayerTable,
-)
+from lpx.engines.tensorrt.layer_table import LayerTable
 from lpx.engines.tensorrt.logger import explained, recording, started
 from lpx.engines.tensorrt.profiles import chunks, spans_of
 from lpx.engines.tensorrt.refusals import advice

@@ -120,7 +120,7 @@ class Slot:
         shared: What all slots of the engine have in common.
 
     Raises:
-        LpxError: Memory lacks, or TensorRT refuses a profile.
+        LpxError: Memory is short, or TensorRT refuses a profile.
     """
 
     def __init__(self, shared: Shared) -> None:
@@ -167,7 +167,7 @@ class Slot:
         driver, stream, count = self._driver, self._stream, chunk.faces
         lane = self._lanes[chunk.profile]
         self._set_batch(lane, chunk.batch)
-        # A graph is captured only after a first run, in which TensorRT may still allocate.
+        # TensorRT asks for a run between a change of shape and a capture.
         if self._shared.graphs and lane.warm and lane.graph is None:
             self._capture(lane)
         source, score, patch_map = (self._buffers[n] for n in (FACES, SCORE, PATCH_MAP))
@@ -209,7 +209,7 @@ class Slot:
         part = slice(chunk.start, chunk.start + chunk.faces)
         score[part] = self._buffers[SCORE].host[: chunk.faces]
         patch_map[part] = self._buffers[PATCH_MAP].host[: chunk.faces]
-        # Read after the wait, as the time between events that have not happened yet is undefined.
+        # Read after the wait: CUDA gives no time between events that have not completed.
         start, copied, computed, end = self._events
         return Timing(
             h2d_ms=driver.elapsed_ms(start, copied),
@@ -315,8 +315,7 @@ class Slot:
     def _capture(self, lane: _Lane) -> None:
         """Capture the lane's graph; on failure stop using graphs, and add a note.
 
-        The lane must have run once since its batch was set: TensorRT does in that run what
-        cannot be captured.
+        The lane must have run once since its batch was set, as TensorRT asks.
         """
         with recording(self._shared.trt) as (_, recorder):
             try:
@@ -376,7 +375,7 @@ def create_context(
         kernels: Where TensorRT for RTX keeps the kernels it compiles; None keeps none.
 
     Raises:
-        LpxError: Memory lacks.
+        LpxError: Memory is short.
     """
     if capabilities.builtin_cuda_graphs and capabilities.compiles_at_run:
         runtime_config = _runtime_config(trt, engine, graphs=graphs)

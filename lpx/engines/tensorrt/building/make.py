@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lpx.engines.built_engine import BuiltEngine, versions_of
+from lpx.engines.built_engine import BuiltEngine, tf32_switched_off, versions_of
 from lpx.engines.request import BuildRequest
 from lpx.engines.tensorrt.building.plan import Plan, build_plan
 from lpx.engines.tensorrt.building.plan_request import PlanRequest, check_supported
@@ -24,7 +23,6 @@ from lpx.workspace import write_bytes
 
 # The first compute capability with TF32, and the first that hardware-compatible plans run on.
 _AMPERE = 8.0
-_TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
 TF32 = (
     "TF32 is on: float32 convolutions round what they multiply to 10 bits of mantissa, as many as "
     "FP16 has; built without TF32, an engine keeps all 23"
@@ -182,7 +180,7 @@ def _tf32(request: BuildRequest, machine: Machine, plan: Plan) -> bool:
     """Return whether a plan's float32 tensors may be multiplied in TF32."""
     # The flag is only a permission. TensorRT does without TF32 if the environment says so, or if
     # the GPU, of before Ampere, has none; it may say so in its log.
-    if not request.tensorrt.tf32 or os.environ.get(_TF32_OVERRIDE) == "0":
+    if not request.tensorrt.tf32 or tf32_switched_off():
         return False
     if any("Disabling TF32" in line for line in plan.log):
         return False

@@ -116,3 +116,37 @@ def test_tensorrt_that_cannot_start_cuda_says_why(
     assert ran.code == 2
     assert "CUDA initialization failure with error: 35" in ran.err
     assert "lpx doctor" in ran.err
+
+
+def test_plan_that_was_built_is_packaged_with_its_options(
+    lpx: Lpx, workspace: Any, board: Workshop
+) -> None:
+    built = lpx(*BUILD, "--int8", "--dla", "0", "--version-compatible", "--json")
+    assert built.code == 0, built.err
+    ran = lpx("package", "--for", "cpp", "-o", "project", "--json")
+    assert ran.code == 0, ran.err
+    packaged = json.loads(ran.out)
+    assert (packaged["engine"], packaged["plan"]) == ("tensorrt-int8-dla0", True)
+    assert packaged["options"] == ["--allow-host-code", "--dla", "0"]
+    plan = workspace.engines / "tensorrt-int8-dla0/engine.plan"
+    assert Path("project/engine.plan").read_bytes() == plan.read_bytes()
+    text = Path("project/README.md").read_text()
+    assert "the engine tensorrt-int8-dla0, built by TensorRT 10.3.0 on Orin (nvgpu)." in text
+
+
+def test_plan_that_was_built_is_packed_with_its_graph_and_cache(
+    lpx: Lpx, workspace: Any, board: Workshop
+) -> None:
+    built = lpx(*BUILD, "--int8", "--dla", "0", "--json")
+    assert built.code == 0, built.err
+    folder = workspace.engines / "tensorrt-int8-dla0"
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert files.keys() == {"manifest.json", "engine.plan", "graph.onnx", "calibration.cache"}
+    assert lpx("pack", "-o", "out.lpx").code == 0
+    assert lpx("unpack", "out.lpx", "-w", "board").code == 0
+    unpacked = Path("board/engines/tensorrt-int8-dla0")
+    assert {path.name: path.read_bytes() for path in unpacked.iterdir()} == files
+    (folder / "graph.onnx").write_bytes(b"another graph")
+    ran = lpx("pack", "-o", "out.lpx")
+    assert ran.code == 2
+    assert "graph.onnx is not the file that its manifest describes" in ran.err
