@@ -23,7 +23,7 @@ from lpx.artefacts.select_engine import runnable
 from lpx.bench.parity.parity import MARGIN
 from lpx.bench.parity.run import BenchResult, Watch
 from lpx.bench.parity.run import bench as measure
-from lpx.bench.parity.score import BATCH, Failure, Scored, said
+from lpx.bench.parity.score import BATCH, Failure, Scored, in_one_line
 from lpx.bench.parity.score_store import FOLDER, ScoreStore
 from lpx.bench.parity.stages import MODEL, Graphs, graph_of
 from lpx.bench.performance.costs import DEFAULT_COSTS, CostPlan, energy_seconds
@@ -230,7 +230,7 @@ class _Loader:
             except LpxError:
                 raise
             except Exception as error:
-                broken.append(Failure(manifest.name, "loading", said(error)))
+                broken.append(Failure(manifest.name, "loading", in_one_line(error)))
                 continue
             stack.enter_context(closing(engine))
             if manifest.target == "onnxruntime":
@@ -361,7 +361,7 @@ def _graphs(
             data = read_graph(workspace.engines / manifest.name, manifest)
             graphs[manifest.name] = open_graph(data)
         except LpxError as error:
-            missing[manifest.name] = said(error)
+            missing[manifest.name] = in_one_line(error)
         else:
             digests[graph_of(manifest.name)] = hashlib.sha256(data).hexdigest()
     return Graphs(open_graph(model.data), graphs, missing, digests)

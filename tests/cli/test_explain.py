@@ -35,6 +35,8 @@ def test_unreadable_images_are_named(lpx, crops):
     assert values["skipped"] == [{"file": "empty.jpg", "reason": "file is empty"}]
     assert "skipped empty.jpg: file is empty" in ran.err
     assert values["page"] == "shown/index.html"
+    ran = lpx("explain", DEMO, crops / "real", "--out", "shown")
+    assert ran.err.count("skipped empty.jpg: file is empty") == 1
 
 
 def test_json(lpx, crops):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpx.arguments import check_at_least, check_fields, check_number
-from lpx.bench.parity.score import Failure, said
+from lpx.bench.parity.score import Failure, in_one_line
 from lpx.bench.performance.energy import (
     IDLE_SECONDS,
     WINDOW_SECONDS,
@@ -340,7 +340,7 @@ def _broken(engines: Mapping[str, Engine], faces: Faces, during: str) -> list[Fa
     failures = []
     for name, error in errors.items():
         if error is not None:
-            failures.append(Failure(name, during, f"{said(error)} (batch {len(faces)})"))
+            failures.append(Failure(name, during, f"{in_one_line(error)} (batch {len(faces)})"))
     return failures
 
 
@@ -397,7 +397,7 @@ def _or_why(measure: Callable[[], _T]) -> _T | Unavailable:
         return measure()
     # These costs are extras: a bench of hours must not end because one of them failed.
     except Exception as error:
-        return Unavailable(said(error))
+        return Unavailable(in_one_line(error))
 
 
 def _throughput(candidate: LoadedEngine, faces: Faces, plan: CostPlan) -> ThroughputResult:
@@ -437,7 +437,7 @@ def _patches(
                 opened[name] = open_single_patch(candidate.graph, card)
             # A graph from elsewhere may have any form, and fail in any way.
             except Exception as error:
-                found[name] = Unavailable(said(error))
+                found[name] = Unavailable(in_one_line(error))
             else:
                 stack.enter_context(closing(opened[name].engine))
         if not opened:

@@ -134,7 +134,7 @@ class _Costs:
     device_memory_reason: str
     latency_by_batch: tuple[_Latency, ...]
     speed: tuple[_Speed, ...]
-    # Each of these is read by `_measured`: it holds a measurement, or the reason why there is none.
+    # Each of these is read by `_costs`: it holds a measurement, or the reason why there is none.
     throughput: dict[str, Any] | None
     like_trtexec: dict[str, Any] | None
     single_patch: dict[str, Any] | None
