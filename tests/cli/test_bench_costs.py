@@ -126,5 +126,6 @@ def test_how_long_energy_takes_is_said_first(lpx, workspace, monkeypatch):
     assert "measuring the energy of 3 engines will take about 1 seconds" in ran.err
     assert "measured by fake: the board; batch 1" in ran.out
     assert (
-        "In AUC, latency and energy together none beats " in Path("lpx-out/report.html").read_text()
+        "In AUC, latency and energy together no engine beats "
+        in Path("lpx-out/report.html").read_text()
     )
