@@ -142,30 +142,17 @@ class _Costs:
 
 
 @dataclass(frozen=True)
-class _Metrics:
-    fakes: int
-    reals: int
-    auc: float
-    equal_error_rate: float
-    average_precision: float
-    tpr_at_fpr: dict[str, float]
-    accuracy_at_half: float
-    accuracy: float
-    true_positive_rate: float
-    false_positive_rate: float
-
-
-@dataclass(frozen=True)
 class _MethodAccuracy:
     method: str
-    face: _Metrics
-    video: _Metrics | None
+    # Read by `_metrics`, together with the method.
+    face: dict[str, Any]
+    video: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
 class _Accuracy:
-    face: _Metrics
-    video: _Metrics | None
+    face: dict[str, Any]
+    video: dict[str, Any] | None
     methods: tuple[_MethodAccuracy, ...]
 
 
@@ -296,7 +283,7 @@ def reference_of(fields: ReportFields) -> Reference:
     """Return the entry of the reference.
 
     Raises:
-        SchemaError: A cost is neither a measurement nor a reason.
+        SchemaError: A cost is neither a measurement nor a reason, or detection metrics are damaged.
     """
     row = fields.reference
     known = row.discrimination
@@ -306,7 +293,7 @@ def reference_of(fields: ReportFields) -> Reference:
         discrimination=Discrimination(
             known.auc_interval, known.direction, known.fake_groups, known.real_groups
         ),
-        accuracy=_detection(row.accuracy),
+        accuracy=_detection(row.accuracy, "reference.accuracy"),
         costs=_costs(row, "reference"),
     )
 
@@ -315,7 +302,7 @@ def candidates_of(fields: ReportFields) -> tuple[Candidate, ...]:
     """Return the entries of the candidates.
 
     Raises:
-        SchemaError: A cost is neither a measurement nor a reason.
+        SchemaError: A cost is neither a measurement nor a reason, or detection metrics are damaged.
     """
     return tuple(
         _same_fields(
@@ -323,7 +310,7 @@ def candidates_of(fields: ReportFields) -> tuple[Candidate, ...]:
             row,
             parity=_parity(row),
             stages=tuple(_stage(stage) for stage in row.stages),
-            accuracy=_detection(row.accuracy),
+            accuracy=_detection(row.accuracy, f"candidates[{place}].accuracy"),
             engine=_same_fields(EngineInfo, row),
             costs=_costs(row, f"candidates[{place}]"),
         )
@@ -351,24 +338,24 @@ def _parity(row: _Parity) -> Parity:
     return _same_fields(Parity, row, flips=flips)
 
 
-def _detection(row: _Accuracy) -> Detection:
+def _detection(row: _Accuracy, where: str) -> Detection:
     methods = []
-    for of_method in row.methods:
-        name = of_method.method
-        methods.append(
-            MethodDetection(
-                name, _metrics(of_method.face, name), _optional_metrics(of_method.video, name)
-            )
-        )
-    return Detection(_metrics(row.face, "all"), _optional_metrics(row.video, "all"), tuple(methods))
+    for index, part in enumerate(row.methods):
+        place = f"{where}.methods[{index}]"
+        methods.append(MethodDetection(part.method, *_metrics(part, part.method, place)))
+    return Detection(*_metrics(row, "all", where), tuple(methods))
 
 
-def _metrics(row: _Metrics, method: str) -> DetectionMetrics:
-    return DetectionMetrics(method=method, **vars(row))
+def _metrics(
+    row: _Accuracy | _MethodAccuracy, method: str, where: str
+) -> tuple[DetectionMetrics, DetectionMetrics | None]:
+    """Return the metrics over faces, and over videos; the row names their method."""
 
+    def read(level: str, values: dict[str, Any]) -> DetectionMetrics:
+        named = values | {"method": method}
+        return read_record(DetectionMetrics, named, f"{where}.{level}", others=True)
 
-def _optional_metrics(row: _Metrics | None, method: str) -> DetectionMetrics | None:
-    return None if row is None else _metrics(row, method)
+    return read("face", row.face), None if row.video is None else read("video", row.video)
 
 
 def _costs(row: _Costs, where: str) -> EngineCosts:
