@@ -285,8 +285,11 @@ def _sources(
             reporter.warn(f"energy is {source}")
     if measured:
         seconds = energy_seconds(measured, plan)
-        time = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
-        reporter.say(f"measuring the energy of {measured} engines will take about {time}")
+        time = counted(round(seconds), "second")
+        if seconds >= 120:
+            time = f"{seconds / 60:.0f} minutes"
+        count = counted(measured, "engine")
+        reporter.say(f"measuring the energy of {count} will take about {time}")
     return sources
 
 
@@ -459,7 +462,8 @@ def _overlap(
     if calibration.get("faces_digest") == digest:
         return "the very faces it is measured on"
     if (calibration.get("faces"), calibration.get("split")) == (faces.name, faces.split):
-        return f"{calibration['face_count']} faces of {faces.name}, the set it is measured on"
+        count = counted(calibration["face_count"], "face")
+        return f"{count} of {faces.name}, the set it is measured on"
     if same := contents.intersection(calibration.get("contents", ())):
         return f"{counted(len(same), 'picture')} that it is measured on (names may differ)"
     if calibration.get("faces") == faces.name:

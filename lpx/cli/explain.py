@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lpx.cli.options import json_option, workspace_option
+from lpx.data.wording import counted
 
 if TYPE_CHECKING:
     from lpx.api.explain import ExplainResult
@@ -69,7 +70,7 @@ def _show(result: ExplainResult) -> None:
     if findings.faces.note and findings.faces.name != "demo":
         click.echo(f"note: {findings.faces.note}")
     for mean in findings.means:
-        click.echo(f"{mean.word}: {mean.faces} faces, mean score {mean.score:.3f}")
+        click.echo(f"{mean.word}: {counted(mean.faces, 'face')}, mean score {mean.score:.3f}")
     if findings.field.size is None:
         click.echo(f"no receptive fields are drawn: {findings.field.reason}")
     if result.picture is not None:
