@@ -23,7 +23,7 @@ from lpx.artefacts.select_engine import runnable
 from lpx.bench.parity.parity import MARGIN
 from lpx.bench.parity.run import BenchResult, Watch
 from lpx.bench.parity.run import bench as measure
-from lpx.bench.parity.score import BATCH, Failure, Scored, said
+from lpx.bench.parity.score import BATCH, Failure, Scored, in_one_line
 from lpx.bench.parity.score_store import FOLDER, ScoreStore
 from lpx.bench.parity.stages import MODEL, Graphs, graph_of
 from lpx.bench.performance.costs import DEFAULT_COSTS, CostPlan, energy_seconds
@@ -135,7 +135,7 @@ def bench(
 ) -> Report:
     """Implement `lpx.Workspace.bench`, which documents arguments and errors.
 
-    Scores are kept in `bench.partial/` of the workspace as they come, until the report is written.
+    Scores are kept in `bench.partial/` of the workspace until the report is written.
     """
     host = host or THIS_HOST
     plan = options.costs
@@ -230,7 +230,7 @@ class _Loader:
             except LpxError:
                 raise
             except Exception as error:
-                broken.append(Failure(manifest.name, "loading", said(error)))
+                broken.append(Failure(manifest.name, "loading", in_one_line(error)))
                 continue
             stack.enter_context(closing(engine))
             if manifest.target == "onnxruntime":
@@ -285,8 +285,11 @@ def _sources(
             reporter.warn(f"energy is {source}")
     if measured:
         seconds = energy_seconds(measured, plan)
-        time = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
-        reporter.say(f"measuring the energy of {measured} engines will take about {time}")
+        time = counted(round(seconds), "second")
+        if seconds >= 120:
+            time = f"{seconds / 60:.0f} minutes"
+        count = counted(measured, "engine")
+        reporter.say(f"measuring the energy of {count} will take about {time}")
     return sources
 
 
@@ -311,7 +314,7 @@ def _choose(
     """Choose engines by name; None chooses all.
 
     Raises:
-        LpxError: There is no engine of a name (code "not-found"), or none of them runs here.
+        LpxError: No engine has one of the names (code "not-found"), or none of them runs here.
     """
     if names is None:
         return _Chosen(manifests, not_run)
@@ -320,7 +323,7 @@ def _choose(
     for name in names:
         if name not in known and name not in not_run:
             raise LpxError(
-                f"there is no engine {name!r}",
+                f"no engine named {name!r}",
                 f"engines of the workspace: {', '.join([*known, *not_run])}",
                 "name some of these with `candidates`",
                 code="not-found",
@@ -361,7 +364,7 @@ def _graphs(
             data = read_graph(workspace.engines / manifest.name, manifest)
             graphs[manifest.name] = open_graph(data)
         except LpxError as error:
-            missing[manifest.name] = said(error)
+            missing[manifest.name] = in_one_line(error)
         else:
             digests[graph_of(manifest.name)] = hashlib.sha256(data).hexdigest()
     return Graphs(open_graph(model.data), graphs, missing, digests)
@@ -390,7 +393,7 @@ def _store(
 
 
 def _check_unchanged(faces: FaceSet) -> None:
-    """Refuse scores if some are of other pictures than the digest in the report.
+    """Refuse the scores if a face changed after the report's digest was computed.
 
     Raises:
         LpxError: A file changed since the bench began.
@@ -416,8 +419,8 @@ def _warnings(manifests: list[EngineManifest], faces: FaceSet, scored: Scored) -
     reals = len(scored.labels) - fakes
     if min(reals, fakes) < FEW_FACES:
         warnings.append(
-            f"{reals} real and {fakes} fake faces are few: intervals of AUC hold for large samples,"
-            f" and are too narrow below some {FEW_FACES} faces of each class"
+            f"{reals} real and {fakes} fake faces are few: intervals of AUC assume large samples,"
+            f" and are too narrow with fewer than about {FEW_FACES} faces of each class"
         )
     return warnings + [
         f"{name} was calibrated on {overlap}; its AUC on other faces may be lower"
@@ -446,10 +449,10 @@ def _check_disjoint(manifests: list[EngineManifest], faces: FaceSet) -> None:
 
 
 def _overlaps(manifests: list[EngineManifest], faces: FaceSet) -> dict[str, str]:
-    """Return what was calibrated on and is measured too, by the name of the engine."""
+    """Return what each engine was calibrated on that is measured too, by the engine's name."""
     digest, contents = faces.digest(), frozenset(faces.short_contents())
-    found = {m.name: _overlap(m.calibration or {}, faces, digest, contents) for m in manifests}
-    return {name: overlap for name, overlap in found.items() if overlap}
+    overlaps = {m.name: _overlap(m.calibration or {}, faces, digest, contents) for m in manifests}
+    return {name: overlap for name, overlap in overlaps.items() if overlap}
 
 
 def _overlap(
@@ -459,9 +462,10 @@ def _overlap(
     if calibration.get("faces_digest") == digest:
         return "the very faces it is measured on"
     if (calibration.get("faces"), calibration.get("split")) == (faces.name, faces.split):
-        return f"{calibration['face_count']} faces of {faces.name}, the set it is measured on"
+        count = counted(calibration["face_count"], "face")
+        return f"{count} of {faces.name}, the set it is measured on"
     if same := contents.intersection(calibration.get("contents", ())):
-        return f"{counted(len(same), 'picture')} of those it is measured on, under whatever name"
+        return f"{counted(len(same), 'picture')} that it is measured on (names may differ)"
     if calibration.get("faces") == faces.name:
         # Two sets may use one name for different videos; two splits of one set do not.
         videos = set(faces.videos()) & set(calibration.get("videos", ()))

@@ -48,25 +48,25 @@ class ExplainResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as `lpx explain --json` prints them."""
-        found = self.findings
+        findings = self.findings
         means = [
             {"label": mean.word, "faces": mean.faces, "mean_score": mean.score}
-            for mean in found.means
+            for mean in findings.means
         ]
         return {
-            "checkpoint": found.checkpoint,
-            "dataset": found.faces.name,
-            "faces_in_set": found.total,
-            "threshold": found.card.threshold,
-            "mistakes": found.mistakes,
-            "grid": list(found.field.grid),
-            "receptive_field": found.field.size,
-            "receptive_field_unknown_because": found.field.reason or None,
-            "regions_per_side": found.regions,
+            "checkpoint": findings.checkpoint,
+            "dataset": findings.faces.name,
+            "faces_in_set": findings.total,
+            "threshold": findings.card.threshold,
+            "mistakes": findings.mistakes,
+            "grid": list(findings.field.grid),
+            "receptive_field": findings.field.size,
+            "receptive_field_unknown_because": findings.field.reason or None,
+            "regions_per_side": findings.regions,
             "classes": means,
-            "faces": [_face_values(face) for face in found.explanations],
-            "note": found.faces.note,
-            "skipped": [{"file": s.name, "reason": s.reason} for s in found.skipped],
+            "faces": [_face_values(face) for face in findings.explanations],
+            "note": findings.faces.note,
+            "skipped": [{"file": s.name, "reason": s.reason} for s in findings.skipped],
             "page": str(self.page),
             "maps": str(self.maps),
             "picture": None if self.picture is None else str(self.picture),
@@ -138,7 +138,7 @@ def explain(
 
 @dataclass
 class _Examination:
-    """Everything kept of faces that stream by: no pixels but those of the last one."""
+    """Results that are kept while faces stream by; of their pixels, only the last face's."""
 
     explanations: list[Explanation] = field(default_factory=list)
     pictures: list[Pictures] = field(default_factory=list)
@@ -162,16 +162,16 @@ def _examine(examiner: Examiner, faces: FaceSet, progress: Progress | None) -> _
     return done
 
 
-def _numbers(found: list[Explanation]) -> bytes:
+def _numbers(faces: list[Explanation]) -> bytes:
     data = io.BytesIO()
     np.savez_compressed(
         data,
-        names=np.array([face.name for face in found]),
-        scores=np.array([face.score for face in found], np.float32),
-        labels=np.array([-1 if face.label is None else face.label for face in found], np.int64),
-        patch_maps=np.stack([face.patch_map for face in found]),
-        strongest=np.array([(face.strongest.row, face.strongest.column) for face in found]),
-        similarities=np.stack([face.similarity for face in found]),
+        names=np.array([face.name for face in faces]),
+        scores=np.array([face.score for face in faces], np.float32),
+        labels=np.array([-1 if face.label is None else face.label for face in faces], np.int64),
+        patch_maps=np.stack([face.patch_map for face in faces]),
+        strongest=np.array([(face.strongest.row, face.strongest.column) for face in faces]),
+        similarities=np.stack([face.similarity for face in faces]),
     )
     return data.getvalue()
 

@@ -54,7 +54,7 @@ def demo(unpack: Path | None, video: bool, workspace: Workspace, as_json: bool) 
     toolkit, not a detector to rely on.
 
     With --video a clip of such people goes through `lpx predict` instead, in a few seconds; an
-    engine of the demo's detector is built first where the workspace has none.
+    engine of the demo's detector is built first if the workspace has none.
     """
     if video:
         if unpack is not None:
@@ -113,10 +113,10 @@ def _video(workspace: Workspace, as_json: bool) -> None:
 
 
 def _values(shown: ClipResult) -> dict[str, Any]:
-    found = shown.predicted
+    predicted = shown.predicted
     return {
-        "engine": found.engine,
-        "threshold": found.threshold,
+        "engine": predicted.engine,
+        "threshold": predicted.threshold,
         "frames": shown.file.frames,
         "frames_without_face": len(shown.file.faceless),
         "parts": [
@@ -132,16 +132,16 @@ def _values(shown: ClipResult) -> dict[str, Any]:
             }
             for part, row in shown.parts
         ],
-        "reused": found.resumed > 0,
+        "reused": predicted.resumed > 0,
         "video": str(shown.file.picture),
         "timeline": str(shown.file.timeline),
-        "frame_scores": str(found.frames),
+        "frame_scores": str(predicted.frames),
     }
 
 
 def clip_lines(shown: ClipResult) -> list[str]:
-    """Say in plain words what the clip has shown, with what certainty, and what it has not."""
-    found, file = shown.predicted, shown.file
+    """Say in plain words what the clip shows, how certain that is, and what it does not show."""
+    predicted, file = shown.predicted, shown.file
     head = ("scene", "time", "ground truth", "mean score", "frames called fake")
     table = [
         (
@@ -164,24 +164,24 @@ def clip_lines(shown: ClipResult) -> list[str]:
         faces[fake] = sum(row.faces for part, row in shown.parts if part.fake == fake)
     scenes = len({part.scene for part, _ in shown.parts})
     people = len({part.head for part, _ in shown.parts})
-    again = " (drawn by an earlier run)" if found.resumed else ""
+    again = " (drawn by an earlier run)" if predicted.resumed else ""
     return [
         *lines,
         f"video: {file.picture}{again}",
         f"timeline: {file.timeline}{again}",
-        f"frames: {found.frames}",
+        f"frames: {predicted.frames}",
         f"shown: a face was found in {file.frames - len(file.faceless)} of "
-        f"{counted(file.frames, 'frame')}. At the threshold of {found.threshold:.3f}, "
-        f"{found.engine} calls {called[True]} of {faces[True]} forged frames fake, and "
+        f"{counted(file.frames, 'frame')}. At the threshold of {predicted.threshold:.3f}, "
+        f"{predicted.engine} calls {called[True]} of {faces[True]} forged frames fake, and "
         f"{called[False]} of {faces[False]} real ones.",
         f"how certain: frames of a scene are nearly the same picture, and {scenes} scenes of "
-        f"{people} people do not tell how often the detector is right; `lpx demo` measures that.",
+        f"{people} people do not show how often the detector is right; `lpx demo` measures that.",
         NOT_SHOWN,
     ]
 
 
 def story(report: Report, sizes: Mapping[str, int], vnni: bool | None) -> list[str]:
-    """Say in plain words what the demo has shown, with what certainty, and what it has not.
+    """Say in plain words what the demo shows, how certain that is, and what it does not show.
 
     Args:
         report: Report of the bench.

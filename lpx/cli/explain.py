@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lpx.cli.options import json_option, workspace_option
+from lpx.data.wording import counted
 
 if TYPE_CHECKING:
     from lpx.api.explain import ExplainResult
@@ -64,16 +65,14 @@ def explain(
 def _show(result: ExplainResult) -> None:
     from lpx.explain.page import headline
 
-    found = result.findings
-    click.echo(headline(found))
-    if found.faces.note and found.faces.name != "demo":
-        click.echo(f"note: {found.faces.note}")
-    for skipped in found.skipped:
-        click.echo(f"skipped {skipped.name}: {skipped.reason}", err=True)
-    for mean in found.means:
-        click.echo(f"{mean.word}: {mean.faces} faces, mean score {mean.score:.3f}")
-    if found.field.size is None:
-        click.echo(f"no receptive fields are drawn: {found.field.reason}")
+    findings = result.findings
+    click.echo(headline(findings))
+    if findings.faces.note and findings.faces.name != "demo":
+        click.echo(f"note: {findings.faces.note}")
+    for mean in findings.means:
+        click.echo(f"{mean.word}: {counted(mean.faces, 'face')}, mean score {mean.score:.3f}")
+    if findings.field.size is None:
+        click.echo(f"no receptive fields are drawn: {findings.field.reason}")
     if result.picture is not None:
         click.echo(f"picture: {result.picture}")
     click.echo(f"page: {result.page} (and {result.maps.name})")

@@ -10,6 +10,7 @@ import numpy as np
 
 from lpx.bench.report.pages import environment
 from lpx.data.images.decode import fit
+from lpx.data.wording import are
 from lpx.explain.examiner import ClassMean, Explanation, Findings, Floats, off_diagonal_mean
 from lpx.explain.pictures import Pictures
 from lpx.render.encode import lossless, lossy
@@ -95,7 +96,7 @@ def scale_end(difference: Floats) -> float:
 
 
 def _class_mean(mean: ClassMean, regions: int) -> Mean:
-    lines = [f"{mean.faces:,} faces, mean score {mean.score:.3f}"]
+    lines = [f"{_faces(mean.faces)}, mean score {mean.score:.3f}"]
     matrix = ""
     if regions:
         matrix = lossless(matrix_picture(mean.similarity, regions))
@@ -119,13 +120,13 @@ def headline(findings: Findings) -> str:
     elif findings.mistakes is None:
         called = sum(face.fake for face in faces)
         text = (
-            f"{called:,} of {_faces(len(faces))} classified as fake at {threshold}; "
-            "labels are unknown."
+            f"{called:,} of {_faces(len(faces))} {are(len(faces))} classified as fake at "
+            f"{threshold}; labels are unknown."
         )
     else:
         labelled = sum(face.label is not None for face in faces)
         text = (
-            f"{findings.mistakes:,} of {_faces(labelled)} misclassified at "
+            f"{findings.mistakes:,} of {_faces(labelled)} {are(labelled)} misclassified at "
             f"{threshold}{_split(faces)}."
         )
     size, side = findings.field.size, findings.card.input_size
@@ -139,7 +140,7 @@ def headline(findings: Findings) -> str:
 
 
 def _faces(count: int) -> str:
-    return f"{count:,} face is" if count == 1 else f"{count:,} faces are"
+    return f"{count:,} {'face' if count == 1 else 'faces'}"
 
 
 def _split(faces: Sequence[Explanation]) -> str:

@@ -11,14 +11,13 @@ agreement below 0.90 poor.
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lpx.metrics.inputs import Floats, check_confidence, checked_scores, group_codes
-from lpx.metrics.intervals import ROUNDING, Interval, same_scores
+from lpx.metrics.intervals import ROUNDING, Interval, normal_quantile, same_scores
 
 # A candidate whose scores vary by less than this share of the reference's standard deviation
 # counts as constant: int8 rounding moves even a broken engine's scores a little.
@@ -86,7 +85,7 @@ def concordance(
     left_out = np.arctanh(_clipped(_coefficient(sums.sum(axis=1)[:, None] - sums)))
     # The leave-one-out values are strongly correlated, hence the jackknife's factor (n - 1) / n.
     spread = math.sqrt((count - 1) / count * float(((left_out - left_out.mean()) ** 2).sum()))
-    reach = NormalDist().inv_cdf(0.5 + confidence / 2) * spread
+    reach = normal_quantile(confidence) * spread
     centre = math.atanh(float(_clipped(np.asarray(whole))))
     return Interval(whole, math.tanh(centre - reach), math.tanh(centre + reach))
 

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lpx.errors import LpxError
 from lpx.metrics.inputs import Floats, check_confidence, checked_classes, checked_scores
-from lpx.metrics.intervals import Interval, same_scores
+from lpx.metrics.intervals import Interval, normal_quantile, same_scores
 from lpx.metrics.ranks import doubled_placements
 from lpx.metrics.zero_variance import exact_interval, one_pair_half_width
 
@@ -49,7 +48,7 @@ def auc_interval(labels: ArrayLike, scores: ArrayLike, confidence: float = 0.95)
     if not error:
         pairs = min(len(placed.of_fakes), len(placed.of_reals))
         return exact_interval(placed.auc, pairs, confidence)
-    half_width = _quantile(confidence) * error
+    half_width = normal_quantile(confidence) * error
     return Interval(
         # Near 0 and 1 the normal interval reaches past values that an AUC can take.
         estimate=placed.auc,
@@ -97,7 +96,7 @@ def auc_difference(
     if not error and not same_scores(before, after):
         fakes, reals = len(reference.of_fakes), len(reference.of_reals)
         return Interval.about(estimate, one_pair_half_width(fakes, reals, confidence), "one pair")
-    return Interval.about(estimate, _quantile(confidence) * error, "delong")
+    return Interval.about(estimate, normal_quantile(confidence) * error, "delong")
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,10 +123,6 @@ def _place(is_fake: NDArray[np.bool_], scores: Floats) -> _Placed:
 
 def _standard_error(of_fakes: NDArray[np.float64], of_reals: NDArray[np.float64]) -> float:
     return math.sqrt(of_fakes.var(ddof=1) / len(of_fakes) + of_reals.var(ddof=1) / len(of_reals))
-
-
-def _quantile(confidence: float) -> float:
-    return NormalDist().inv_cdf(0.5 + confidence / 2)
 
 
 def _checked_pairs_of_classes(labels: ArrayLike) -> NDArray[np.bool_]:

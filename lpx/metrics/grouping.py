@@ -73,10 +73,6 @@ def independent_groups(
     Raises:
         LpxError: Lengths differ, or there are no faces.
     """
-    # SciPy's sparse graphs take a while to import, and few reports know the people.
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     clips = video_groups(methods, videos)
     names, who = group_codes("people", people, len(clips))
     # An unknown person is written as an empty name, and must not join all of these faces into one
@@ -84,6 +80,10 @@ def independent_groups(
     known = np.asarray(names).astype(str)[who] != ""
     if not known.any():
         return clips
+    # Imported here: it takes a while, and in few data sets the people are known.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     # Nodes of the graph: the videos, then the people; each face is an edge.
     count = int(clips.max()) + 1
     edges = coo_array(

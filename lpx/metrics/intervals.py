@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -34,6 +35,11 @@ class Interval:
     def about(cls, estimate: float, half_width: float, method: str = "") -> Interval:
         """Return the symmetric interval about an estimate."""
         return cls(estimate, estimate - half_width, estimate + half_width, method)
+
+
+def normal_quantile(confidence: float) -> float:
+    """Return the half-width, in standard errors, of a normal interval with this coverage."""
+    return NormalDist().inv_cdf(0.5 + confidence / 2)
 
 
 def same_scores(reference: Floats, candidate: Floats) -> bool:

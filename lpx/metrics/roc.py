@@ -271,7 +271,6 @@ def counts_by_threshold(is_fake: NDArray[np.bool_], scores: Floats) -> Threshold
 
 
 class _Ordered(NamedTuple):
-    # A tie has faces of both classes, whose order within it must not matter to the curve.
     """Scores in descending order, [N], and a flag for those of fakes, [N]."""
 
     scores: Floats
@@ -279,11 +278,12 @@ class _Ordered(NamedTuple):
 
 
 def _descending(is_fake: NDArray[np.bool_], scores: Floats) -> _Ordered:
+    # The order within a tie does not matter: only the counts at its end are used.
     if scores.dtype != np.float32:
         order = np.argsort(scores)[::-1]
         return _Ordered(scores[order], is_fake[order])
-    # Score and label are packed into one integer that sorts like the score: NumPy sorts integers
-    # several times as fast as it argsorts floats. The bit patterns of negative floats run backwards
+    # Score and label are packed into one integer that sorts like the score: for two million faces
+    # this took two thirds of the time of argsort. The bit patterns of negative floats run backwards
     # and are inverted; adding 0 turns -0 into 0, with which it ties.
     bits = (scores + np.float32(0)).view(np.uint32)
     sign = np.uint32(1 << 31)

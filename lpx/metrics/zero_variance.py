@@ -21,9 +21,8 @@ cannot account for failures that are rarer than one face in the set.
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 
-from lpx.metrics.intervals import Interval
+from lpx.metrics.intervals import Interval, normal_quantile
 
 
 def exact_interval(auc: float, pairs: int, confidence: float) -> Interval:
@@ -48,4 +47,4 @@ def one_pair_half_width(fakes: int, reals: int, confidence: float) -> float:
         reals: Number of real faces, or of groups with reals, at least 1.
         confidence: Nominal coverage of the interval, in (0, 1).
     """
-    return NormalDist().inv_cdf(0.5 + confidence / 2) * math.sqrt(2) / (fakes * reals)
+    return normal_quantile(confidence) * math.sqrt(2) / (fakes * reals)

@@ -175,7 +175,7 @@ def test_an_engine_is_not_measured_on_its_faces_under_other_names(workspace, fol
     other = folder(".bmp", "other", 100)
     # One of the faces that it was calibrated on, renamed, relabelled and in another folder.
     shutil.copy(folder(".bmp") / "real" / "4.bmp", other / "fake" / "new.bmp")
-    with pytest.raises(LpxError, match="1 picture of those it is measured on"):
+    with pytest.raises(LpxError, match="1 picture that it is measured on"):
         workspace.bench(str(other), costs=UNTIMED)
     (other / "fake" / "new.bmp").unlink()
     workspace.bench(str(other), costs=UNTIMED)

@@ -123,8 +123,9 @@ def test_how_long_energy_takes_is_said_first(lpx, workspace, monkeypatch):
     host = Host(open_source=lambda device: Source())
     monkeypatch.setattr(bench_api, "THIS_HOST", host)
     ran = lpx(*BENCH, "--latency-seconds", 0.02, "--energy", "--energy-seconds", 0.06)
-    assert "measuring the energy of 3 engines will take about 1 seconds" in ran.err
+    assert "measuring the energy of 3 engines will take about 1 second\n" in ran.err
     assert "measured by fake: the board; batch 1" in ran.out
     assert (
-        "In AUC, latency and energy together none beats " in Path("lpx-out/report.html").read_text()
+        "In AUC, latency and energy together no engine beats "
+        in Path("lpx-out/report.html").read_text()
     )

@@ -35,6 +35,8 @@ def test_unreadable_images_are_named(lpx, crops):
     assert values["skipped"] == [{"file": "empty.jpg", "reason": "file is empty"}]
     assert "skipped empty.jpg: file is empty" in ran.err
     assert values["page"] == "shown/index.html"
+    ran = lpx("explain", DEMO, crops / "real", "--out", "shown")
+    assert ran.err.count("skipped empty.jpg: file is empty") == 1
 
 
 def test_json(lpx, crops):
@@ -61,7 +63,10 @@ def test_an_image_gets_a_picture(lpx, drawn, tmp_path):
 def test_the_workspace_says_where(lpx, crops, tmp_path):
     ran = lpx("explain", DEMO, crops, "--limit", 2, "-w", "elsewhere")
     assert ran.code == 0
-    assert (tmp_path / "elsewhere" / "explain" / "index.html").is_file()
+    assert "real: 1 face, mean score" in ran.out
+    page = (tmp_path / "elsewhere" / "explain" / "index.html").read_text()
+    assert "1 face, mean score" in page
+    assert "1 faces" not in page
 
 
 @pytest.mark.parametrize(

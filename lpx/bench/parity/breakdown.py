@@ -141,9 +141,8 @@ class _Selected:
     groups: NDArray[np.int64]
     methods: NDArray[np.str_]
 
-    # Every method is compared with the same reals, so that their rows are comparable.
     def of_method(self, method: str) -> _Selected:
-        """Return the fakes of a method, and all reals."""
+        """Return the fakes of a method, and all reals: rows of different methods are comparable."""
         kept = (self.labels == 0) | (self.methods == method)
         return _Selected(
             self.labels[kept],

@@ -83,6 +83,6 @@ def _of_engine(
         for row in per_method(grouped.scores, grouped.labels, grouped.methods, threshold):
             videos_by_method[row.method] = row
     rows = per_method(scores, labels, methods, threshold)
-    # There is none where the videos were not measured.
+    # `get`: a method has no metrics over videos if they were not measured.
     of_methods = [MethodDetection(r.method, r, videos_by_method.get(r.method)) for r in rows]
     return Detection(of_faces, of_videos, tuple(of_methods))

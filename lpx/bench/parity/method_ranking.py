@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.bench.parity.score import check_finite
+from lpx.bench.parity.score import check_finite, joined
 from lpx.calibration.scales import Scales
 from lpx.card import ModelCard
 from lpx.data.face_sets.face_set import FaceSet, Skipped
@@ -103,7 +103,7 @@ class MethodRanking:
             )
         order = np.concatenate(indices)
         self.seconds_per_face = seconds / len(order)
-        return order, _join(parts)
+        return order, joined(parts)
 
     def rank(
         self, scales: Scales, methods: tuple[str, ...], reporter: Reporter = SILENT
@@ -130,7 +130,7 @@ class MethodRanking:
             progress(int(batch.indices[-1]) + 1, len(self.faces.faces))
         # Faces at the end may be unreadable, and the bar has to reach its end.
         progress(len(self.faces.faces), len(self.faces.faces))
-        return best_first([self._evidence(m, _join(parts[m])) for m in methods])
+        return best_first([self._evidence(m, joined(parts[m])) for m in methods])
 
     def _evidence(self, method: str, prediction: Prediction) -> Evidence:
         error = score_difference(self.reference.score, prediction.score)
@@ -170,9 +170,3 @@ def best_first(candidates: list[Evidence]) -> tuple[Evidence, ...]:
         return 0.0 if low is None else max(low, 0.0), candidate.score_error_mean
 
     return tuple(sorted(candidates, key=place))
-
-
-def _join(parts: list[Prediction]) -> Prediction:
-    return Prediction(
-        np.concatenate([p.score for p in parts]), np.concatenate([p.patch_map for p in parts])
-    )

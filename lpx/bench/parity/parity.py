@@ -185,7 +185,7 @@ def auc_over_groups(
 
 def judge(
     truth: Discrimination,
-    found: Interval,
+    gain: Interval,
     margin: float,
     agreement: Interval | None = None,
     *,
@@ -195,7 +195,7 @@ def judge(
 
     Args:
         truth: Discrimination by the reference.
-        found: Gain of AUC in the reference's direction, with its interval.
+        gain: Gain of AUC in the reference's direction, with its interval.
         margin: AUC that may be lost, in [0, 1].
         agreement: Concordance of the scores; None judges the AUC alone.
         dead: True if the candidate gives all faces one score.
@@ -212,7 +212,7 @@ def judge(
     # An engine that gives one score to all faces fails whatever its intervals say.
     if dead or scores == "fails":
         return "fails"
-    of_auc = verdict(found, margin)
+    of_auc = verdict(gain, margin)
     # Scores that are equal but for rounding need no groups: nothing is left to vary.
     same = agreement is not None and is_identical(agreement) and of_auc == "holds"
     # Before the direction, which is not known either with so few groups.
@@ -255,18 +255,18 @@ def compare(
         LpxError: One class only, or NaN scores.
     """
     truth = truth or discrimination(labels, reference.score, groups)
-    found = difference(truth.oriented(labels), reference.score, candidate.score, groups)
+    change = difference(truth.oriented(labels), reference.score, candidate.score, groups)
     agreement = concordance(reference.score, candidate.score, groups)
     # Told apart from a low agreement, as the remedy is another one.
     dead = is_dead(reference.score, candidate.score)
-    decided = judge(truth, found.deciding, margin, agreement, dead=dead)
+    decided = judge(truth, change.deciding, margin, agreement, dead=dead)
     needed = None
     # More faces help only if the AUC's interval is what leaves the verdict open.
-    if decided == verdict(found.deciding, margin) == "undecided" and not truth.few_groups:
-        needed = faces_needed(found.deciding, len(labels), margin)
+    if decided == verdict(change.deciding, margin) == "undecided" and not truth.few_groups:
+        needed = faces_needed(change.deciding, len(labels), margin)
     return ParityResult(
         auc=auc_over_groups(labels, candidate.score, groups),
-        difference=found,
+        difference=change,
         concordance=agreement,
         score_range=(float(candidate.score.min()), float(candidate.score.max())),
         dead=dead,

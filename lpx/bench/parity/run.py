@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lpx.bench.parity.breakdown import SubsetParity, breakdown, members_of
 from lpx.bench.parity.detection import Detection, detection
-from lpx.bench.parity.parity import MARGIN, Discrimination, ParityResult, compare, discrimination
+from lpx.bench.parity.parity import MARGIN, Discrimination, ParityResult, discrimination
 from lpx.bench.parity.score import Failure, Scored, score
 from lpx.bench.parity.score_store import ScoreStore
 from lpx.bench.parity.stages import ComparisonTerms, Graphs, Stage, graph_of, stages_of
@@ -119,14 +119,13 @@ def bench(
     """
     engines: dict[str, Engine] = {REFERENCE: reference}
     engines |= {name: candidate.engine for name, candidate in candidates.items()}
-    between = graphs.engines() if graphs else {}
     # What scores faces shares the cores with decoding; what is timed does not.
     with ExitStack() as stack:
         scoring = {n: stack.enter_context(c.scoring()) for n, c in candidates.items() if c.scoring}
         everything = score(
             # Graphs between checkpoint and engine are scored in the same pass, which decodes each
             # face once.
-            engines | scoring | between,
+            engines | scoring | (graphs.engines() if graphs else {}),
             faces,
             card.input_size,
             watch.scoring,
@@ -157,20 +156,12 @@ def bench(
     groups = members.groups
     # Once for all candidates, as its bootstrap takes most of the time.
     known = discrimination(labels, truth.score, groups)
+    terms = ComparisonTerms(labels, card.threshold, margin, groups, known)
     names = [name for name in candidates if name in running]
-    parity = {
-        n: compare(labels, truth, scored.predictions[n], card.threshold, margin, groups, known)
-        for n in names
-    }
+    parity = {name: terms.compare(truth, scored.predictions[name]) for name in names}
     stages: dict[str, tuple[Stage, ...]] = dict.fromkeys(names, ())
     if graphs:
-        reasons = {f.name: f.reason for f in everything.failed}
-        reasons |= {graph_of(n): why for n, why in graphs.missing.items()}
-        terms = ComparisonTerms(labels, card.threshold, margin, groups, known)
-        for name in names:
-            stages[name] = stages_of(
-                name, parity[name], truth, everything.predictions, reasons, terms
-            )
+        stages = _stages(parity, everything, graphs, terms)
     return BenchResult(
         scored=scored,
         truth=known,
@@ -190,6 +181,19 @@ def bench(
         device_memory={name: engine.device_memory for name, engine in running.items()},
         failed=(*failed, *costs.failed),
     )
+
+
+def _stages(
+    parity: Mapping[str, ParityResult], everything: Scored, graphs: Graphs, terms: ComparisonTerms
+) -> dict[str, tuple[Stage, ...]]:
+    """Compare the stages of each candidate, from the predictions of engines and graphs."""
+    reasons = {failure.name: failure.reason for failure in everything.failed}
+    reasons |= {graph_of(name): reason for name, reason in graphs.missing.items()}
+    truth = everything.predictions[REFERENCE]
+    return {
+        name: stages_of(name, whole, truth, everything.predictions, reasons, terms)
+        for name, whole in parity.items()
+    }
 
 
 def _some_pixels(faces: FaceSet, size: int, batch: int) -> Faces:

@@ -101,7 +101,7 @@ def score(
     order = np.concatenate([indices for indices, _ in batches])
     # Again, as unreadable faces may have been all those of a class.
     _check_labels(labels[order], faces, skipped)
-    predictions = {name: _join([p for _, p in parts[name]]) for name in running}
+    predictions = {name: joined([p for _, p in parts[name]]) for name in running}
     return Scored(order, labels[order], predictions, tuple(skipped), tuple(failed))
 
 
@@ -158,12 +158,12 @@ def _next_row(batches: list[Stored]) -> int:
 
 def _reason(error: Exception, faces: FaceSet, indices: NDArray[np.int64]) -> str:
     if isinstance(error, LpxError):
-        return said(error)
+        return in_one_line(error)
     first, last = (faces.faces[int(indices[at])].name for at in (0, -1))
-    return f"{said(error)} (at faces {first} to {last})"
+    return f"{in_one_line(error)} (at faces {first} to {last})"
 
 
-def said(error: Exception) -> str:
+def in_one_line(error: Exception) -> str:
     """Write an engine's error in one line."""
     if isinstance(error, LpxError):
         return ": ".join(filter(None, (error.what, error.why)))
@@ -211,7 +211,8 @@ def are_maps(maps: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.asarray(are_probabilities(maps).all(axis=tuple(range(1, maps.ndim))))
 
 
-def _join(parts: list[Prediction]) -> Prediction:
+def joined(parts: list[Prediction]) -> Prediction:
+    """Return the predictions of several batches as one."""
     return Prediction(
         np.concatenate([p.score for p in parts]), np.concatenate([p.patch_map for p in parts])
     )

@@ -75,7 +75,7 @@ class ScoreStore:
     def _unfit(self) -> str:
         """Return the reason why the stored scores cannot be used; "" if they are of this bench."""
         try:
-            found = read_sealed(self.folder / _OF, "lpx bench")
+            stored = read_sealed(self.folder / _OF, "lpx bench")
         except LpxError as error:
             return f"{error.what}: {error.why}" if error.why else error.what
         try:
@@ -83,11 +83,11 @@ class ScoreStore:
         except SchemaError as error:
             return f"{_SKIPPED}: {error}"
         wanted = unsealed(sealed(self.inputs))
-        if found == wanted:
+        if stored == wanted:
             return ""
-        if {**found, "faces": None} == {**wanted, "faces": None}:
+        if {**stored, "faces": None} == {**wanted, "faces": None}:
             return "faces have changed since: their files, or their labels, methods or videos"
-        differing = sorted(k for k in found.keys() | wanted if found.get(k) != wanted.get(k))
+        differing = sorted(k for k in stored.keys() | wanted if stored.get(k) != wanted.get(k))
         return f"they are of other inputs ({', '.join(differing)})"
 
     def read(self, name: str) -> list[Stored]:

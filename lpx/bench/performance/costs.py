@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpx.arguments import check_at_least, check_fields, check_number
-from lpx.bench.parity.score import Failure, said
+from lpx.bench.parity.score import Failure, in_one_line
 from lpx.bench.performance.energy import (
     IDLE_SECONDS,
     WINDOW_SECONDS,
@@ -340,7 +340,7 @@ def _broken(engines: Mapping[str, Engine], faces: Faces, during: str) -> list[Fa
     failures = []
     for name, error in errors.items():
         if error is not None:
-            failures.append(Failure(name, during, f"{said(error)} (batch {len(faces)})"))
+            failures.append(Failure(name, during, f"{in_one_line(error)} (batch {len(faces)})"))
     return failures
 
 
@@ -397,7 +397,7 @@ def _or_why(measure: Callable[[], _T]) -> _T | Unavailable:
         return measure()
     # These costs are extras: a bench of hours must not end because one of them failed.
     except Exception as error:
-        return Unavailable(said(error))
+        return Unavailable(in_one_line(error))
 
 
 def _throughput(candidate: LoadedEngine, faces: Faces, plan: CostPlan) -> ThroughputResult:
@@ -426,22 +426,22 @@ def _patches(
     steps: _Steps,
 ) -> dict[str, PatchCost | Unavailable]:
     """Time one receptive field alone, in the engines that are graphs, taking turns."""
-    found: dict[str, PatchCost | Unavailable] = {}
+    results: dict[str, PatchCost | Unavailable] = {}
     opened: dict[str, SinglePatch] = {}
     with ExitStack() as stack:
         for name, candidate in candidates.items():
             if candidate.graph is None:
-                found[name] = Unavailable("its engine is built for whole faces")
+                results[name] = Unavailable("its engine is built for whole faces")
                 continue
             try:
                 opened[name] = open_single_patch(candidate.graph, card)
             # A graph from elsewhere may have any form, and fail in any way.
             except Exception as error:
-                found[name] = Unavailable(said(error))
+                results[name] = Unavailable(in_one_line(error))
             else:
                 stack.enter_context(closing(opened[name].engine))
         if not opened:
-            return found
+            return results
         # The receptive field is the same in all of them, as all are graphs of the same model.
         size = next(iter(opened.values())).size
         # The middle of a face; which pixels are scored does not matter for the time.
@@ -449,7 +449,7 @@ def _patches(
         crop = np.ascontiguousarray(face[:, start : start + size, start : start + size])
         engines: dict[str, Engine] = {name: patch.engine for name, patch in opened.items()}
         timed = sample(engines, crop, plan.latency_seconds, steps.within, limits=plan.limits)
-    return found | {name: _patch_cost(patch, timed[name]) for name, patch in opened.items()}
+    return results | {name: _patch_cost(patch, timed[name]) for name, patch in opened.items()}
 
 
 def _patch_cost(patch: SinglePatch, samples: Samples) -> PatchCost:

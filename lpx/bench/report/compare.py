@@ -13,6 +13,7 @@ from lpx.bench.performance.energy import EnergyResult
 from lpx.bench.performance.latency import LatencyResult
 from lpx.bench.report.document.entries import Candidate, EngineCosts, Entry
 from lpx.bench.report.document.report import Report, read_report
+from lpx.data.wording import counted
 from lpx.errors import LpxError
 from lpx.metrics import Interval
 
@@ -357,12 +358,12 @@ def render_comparison(comparison: ReportComparison) -> str:
 def summary(comparison: ReportComparison) -> str:
     """Say how many regressions there are, and what cannot be judged."""
     count, unknown = len(comparison.regressions), len(comparison.unjudged)
-    text = f"{count} regression{'s' * (count > 1)}" if count else "no regression"
+    text = counted(count, "regression") if count else "no regression"
     if not unknown:
         return text
     if not count:
         text = "no regression found"
-    return f"{text}, and {unknown} AUC{'s' * (unknown > 1)} cannot be judged"
+    return f"{text}, and {counted(unknown, 'AUC')} cannot be judged"
 
 
 def shown(value: float | str | None) -> str:

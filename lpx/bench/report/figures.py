@@ -223,7 +223,7 @@ def _best_in_all(report: Report) -> str:
         return ""
     aucs, costs = np.array(aucs_of), np.array(costs_of)
     best = [name for i, name in enumerate(names) if not _beaten(i, costs, aucs)]
-    return f" In AUC, latency and energy together none beats {', '.join(best)}."
+    return f" In AUC, latency and energy together no engine beats {', '.join(best)}."
 
 
 def _beaten(index: int, costs: NDArray[np.float64], aucs: NDArray[np.float64]) -> bool:

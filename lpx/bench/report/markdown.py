@@ -59,8 +59,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1) -
 def escaped(text: str) -> str:
     """Escape text for Markdown and HTML."""
     text = plain(text, keep="\n\t")
-    # Ampersands first: the others' entities contain them.
-    # An ampersand would begin an entity, as in a file that is called "&lt;.png".
+    # Ampersands too, as a file may be called "&lt;.png"; first, as the other entities contain them.
     for sign, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         text = text.replace(sign, entity)
     # "~" strikes through and "$" sets formulas where GitHub shows a report.

@@ -11,6 +11,7 @@ from lpx.bench.parity.stages import Kind
 from lpx.bench.performance.costs import Speed
 from lpx.bench.performance.latency import UNSTABLE, UNSTABLE_COV, LatencyResult
 from lpx.bench.performance.loaded_engine import REFERENCE
+from lpx.bench.performance.speed_test import SpeedTest
 from lpx.bench.report.document.entries import Candidate
 from lpx.bench.report.document.report import Report
 from lpx.metrics import Interval, Verdict
@@ -190,11 +191,14 @@ def headline(report: Report) -> str:
     share = f"{count} of {len(candidates)} engines"
     if verdict == "holds":
         everyone = "Both" if len(candidates) == 2 else f"All {len(candidates)}"
-        lead = f"{everyone} engines {'that ran ' * bool(lost)}keep the AUC. At worst, "
+        lead = f"{everyone} engines {'that ran ' * bool(lost)}keep the AUC. "
     elif verdict == "fails":
-        lead = f"{share} {'fails' if count == 1 else 'fail'}. {'At worst, ' * (count > 1)}"
+        lead = f"{share} {'fails' if count == 1 else 'fail'}. "
     else:
         lead = f"{report.dataset.faces:,} faces do not decide {share}. "
+    if count > 1 and verdict in ("holds", "fails"):
+        # The sentence begins with the engine's name.
+        text = f"The worst, {decisive.name},{text.removeprefix(decisive.name)}"
     return lost + lead + text
 
 
@@ -308,16 +312,23 @@ def speed_notes(report: Report) -> list[str]:
 
 
 def _not_faster(candidate: Candidate, rival: str) -> str:
-    """Say that an engine is not shown to be faster than another; "" if it is, or was not timed."""
+    """Say at which batch sizes an engine is slower than another, or not shown to be faster.
+
+    Returns:
+        A sentence; "" if the engine is faster at every batch size, or was not timed.
+    """
     against = [speed for speed in candidate.costs.speed if speed.against == rival]
-    tests = [speed for speed in against if speed.test.verdict != "faster"]
-    if not tests:
-        return ""
-    slower = any(speed.test.verdict == "slower" for speed in tests)
-    verb = "is slower" if slower else "is not shown to be faster"
+    slower = [speed for speed in against if speed.test.verdict == "slower"]
     # Tests with a verdict come first.
-    tests.sort(key=lambda speed: speed.test.verdict is None)
-    return f"{candidate.name} {verb} than {rival}: {'; '.join(map(_ratio, tests))}."
+    unshown = [speed for speed in against if speed.test.verdict == "inconclusive"]
+    unshown += [speed for speed in against if speed.test.verdict is None]
+    clauses = []
+    if slower:
+        clauses.append(f"slower than {rival} {_at_batches(slower)}")
+    if unshown:
+        than = "" if slower else f" than {rival}"
+        clauses.append(f"not shown to be faster{than} {_at_batches(unshown)}")
+    return f"{candidate.name} is {', and '.join(clauses)}." if clauses else ""
 
 
 def _unsteady(timed: list[tuple[str, LatencyResult]]) -> list[str]:
@@ -335,16 +346,17 @@ def _unsteady(timed: list[tuple[str, LatencyResult]]) -> list[str]:
     ]
 
 
-def _ratio(speed: Speed) -> str:
+def _at_batches(tests: list[Speed]) -> str:
+    return " and ".join(f"at batch {speed.batch} ({_evidence(speed.test)})" for speed in tests)
+
+
+def _evidence(test: SpeedTest) -> str:
     """Write the paired ratio alone: medians of all calls, in the table, may point the other way."""
-    test, batch = speed.test, speed.batch
     if test.verdict is None:
-        return (
-            f"batch {batch} was timed in {test.rounds} rounds, too few for a verdict: "
-            "measure for longer"
-        )
+        return f"timed in {test.rounds} rounds, too few for a verdict: measure for longer"
     ratio = test.ratio
     return (
-        f"it takes {significant(ratio.estimate)} times as long at batch {batch} (95 % interval "
-        f"{significant(ratio.low)} to {significant(ratio.high)}, paired over {test.rounds} rounds)"
+        f"{'inconclusive: ' * (test.verdict == 'inconclusive')}{significant(ratio.estimate)} times "
+        f"as long, 95 % interval {significant(ratio.low)} to {significant(ratio.high)}, paired "
+        f"over {test.rounds} rounds"
     )

@@ -66,7 +66,7 @@ def line(index: int) -> dict[str, Any]:
 
 def dots(axes: Axes, x: NDArray[np.float32], y: NDArray[np.float32], colour: str) -> None:
     """Draw dots."""
-    # One path of lines of length 0 with round caps takes a tenth of the text of markers.
+    # One path of lines of length 0 with round caps takes a sixth of the text of markers.
     gaps = np.full(len(x), np.nan)
     points = [np.stack([v, v, gaps], axis=1).ravel() for v in (x, y)]
     axes.plot(*points, color=colour, linewidth=4, alpha=0.55, solid_capstyle="round")

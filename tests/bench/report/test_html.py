@@ -9,14 +9,15 @@ import pytest
 
 from lpx.bench.parity.run import BenchResult
 from lpx.bench.parity.score import Failure
-from lpx.bench.performance.costs import Costs
+from lpx.bench.performance.costs import Costs, Speed
 from lpx.bench.performance.latency import LatencyResult
+from lpx.bench.performance.speed_test import SpeedTest, SpeedVerdict
 from lpx.bench.report.document.entries import Candidate, EngineCosts
 from lpx.bench.report.document.report import Report
 from lpx.bench.report.figures import MAX_POINTS, draw
 from lpx.bench.report.html import render_html
 from lpx.bench.report.markdown import render_markdown
-from lpx.bench.report.sentences import percent, sentence, signed, significant, speed_notes
+from lpx.bench.report.sentences import headline, percent, sentence, signed, significant, speed_notes
 from lpx.engines.base import Prediction
 from lpx.metrics import Flips, Interval, Verdict
 from tests.support.browser import PHONE, look, needs_browser
@@ -117,7 +118,7 @@ def test_the_page_says_what_was_found(page: str, report: Report) -> None:
         "31 in INT8, 2 in FP32, 4 not recognised",
         "33 in FP32",
         "only 77 faces",
-        "onnxruntime-int8 is slower than onnxruntime-fp32: it takes 1.3",
+        "onnxruntime-int8 is slower than onnxruntime-fp32 at batch 1 (1.3",
         "tf_efficientnet_lite0",
         "the head stays in float",
         f"{report.reference.auc:.4f}",
@@ -408,12 +409,81 @@ def judged_as(costs: EngineCosts, verdict: str, tests: slice = slice(None)) -> E
 def test_nothing_is_said_of_an_int8_engine_that_is_faster(report: Report) -> None:
     fast = with_costs(report, 1, judged_as(report.candidates[1].costs, "faster"))
     assert speed_notes(fast) == []
-    (said,) = speed_notes(report)
-    assert said.startswith("onnxruntime-int8 is slower than onnxruntime-fp32: ")
-    assert "it takes 1.38 times as long at batch 1 (95 % interval 1.3" in said
     unsure = judged_as(report.candidates[0].costs, "inconclusive", slice(1))
     (said,) = speed_notes(with_costs(fast, 0, unsure))
-    assert said.startswith("onnxruntime-fp32 is not shown to be faster than torch: it")
+    assert said.startswith("onnxruntime-fp32 is not shown to be faster than torch at batch 1 (inc")
+
+
+def speeds(*tests: tuple[int, float, SpeedVerdict | None]) -> tuple[Speed, ...]:
+    """Tests against FP32, by batch, ratio and verdict, with an interval of 0.1 either side."""
+    return tuple(
+        Speed(
+            batch,
+            "onnxruntime-fp32",
+            SpeedTest(Interval(ratio, ratio - 0.1, ratio + 0.1), 0.04, 20, verdict),
+        )
+        for batch, ratio, verdict in tests
+    )
+
+
+SLOWER = "at batch 8 (1.38 times as long, 95 % interval 1.28 to 1.48, paired over 20 rounds)"
+UNSURE = (
+    "at batch 1 (inconclusive: 0.949 times as long, 95 % interval 0.849 to 1.05, paired over 20 "
+    "rounds)"
+)
+SHORT = "at batch 4 (timed in 20 rounds, too few for a verdict: measure for longer)"
+
+
+@pytest.mark.parametrize(
+    ("tests", "note"),
+    [
+        (speeds((8, 1.38, "slower")), f"slower than onnxruntime-fp32 {SLOWER}"),
+        (
+            speeds((1, 0.949, "inconclusive"), (4, 1.0, None), (8, 1.38, "slower")),
+            f"slower than onnxruntime-fp32 {SLOWER}, and not shown to be faster {UNSURE} "
+            f"and {SHORT}",
+        ),
+        (
+            speeds((8, 1.38, "slower"), (16, 0.5, "faster")),
+            f"slower than onnxruntime-fp32 {SLOWER}",
+        ),
+        (
+            speeds((4, 1.0, None), (1, 0.949, "inconclusive"), (8, 0.5, "faster")),
+            f"not shown to be faster than onnxruntime-fp32 {UNSURE} and {SHORT}",
+        ),
+    ],
+)
+def test_a_verdict_on_speed_names_its_batch_sizes(
+    report: Report, tests: tuple[Speed, ...], note: str
+) -> None:
+    costs = replace(report.candidates[1].costs, speed=tests)
+    assert speed_notes(with_costs(report, 1, costs)) == [f"onnxruntime-int8 is {note}."]
+
+
+@pytest.mark.parametrize(
+    ("lows", "verdict", "said"),
+    [
+        (
+            (-0.001, -0.0016),
+            "holds",
+            "Both engines keep the AUC. The worst, x1, loses at most 0.0016 AUC (95 % interval);",
+        ),
+        (
+            (-0.02, -0.03, -0.01),
+            "fails",
+            "3 of 3 engines fail. The worst, x1, loses at least 0.0290 AUC (95 % interval);",
+        ),
+        ((-0.001,), "holds", "x0 loses at most 0.0010 AUC (95 % interval);"),
+    ],
+)
+def test_the_headline_names_the_worst_engine_once(
+    report: Report, lows: tuple[float, ...], verdict: Verdict, said: str
+) -> None:
+    judged = tuple(
+        replace(candidate(report, low, low + 0.001, verdict), name=f"x{place}")
+        for place, low in enumerate(lows)
+    )
+    assert headline(replace(report, candidates=judged, failed=())).startswith(said)
 
 
 def test_a_noisy_clock_is_told(report: Report) -> None:

@@ -6,6 +6,7 @@ and names what is missing or of another type; the functions below turn them into
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -33,7 +34,6 @@ from lpx.bench.report.document.entries import (
     StageParity,
     TimingConditions,
 )
-from lpx.data.face_sets.face_set import Skipped
 from lpx.engines.base import DeviceMemory
 from lpx.engines.manifest import Precision
 from lpx.engines.tensorrt_options import MAX_BATCH
@@ -134,7 +134,7 @@ class _Costs:
     device_memory_reason: str
     latency_by_batch: tuple[_Latency, ...]
     speed: tuple[_Speed, ...]
-    # Each of these is read by `_measured`: it holds a measurement, or the reason why there is none.
+    # Each of these is read by `_costs`: it holds a measurement, or the reason why there is none.
     throughput: dict[str, Any] | None
     like_trtexec: dict[str, Any] | None
     single_patch: dict[str, Any] | None
@@ -142,30 +142,17 @@ class _Costs:
 
 
 @dataclass(frozen=True)
-class _Metrics:
-    fakes: int
-    reals: int
-    auc: float
-    equal_error_rate: float
-    average_precision: float
-    tpr_at_fpr: dict[str, float]
-    accuracy_at_half: float
-    accuracy: float
-    true_positive_rate: float
-    false_positive_rate: float
-
-
-@dataclass(frozen=True)
 class _MethodAccuracy:
     method: str
-    face: _Metrics
-    video: _Metrics | None
+    # Read by `_metrics`, together with the method.
+    face: dict[str, Any]
+    video: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
 class _Accuracy:
-    face: _Metrics
-    video: _Metrics | None
+    face: dict[str, Any]
+    video: dict[str, Any] | None
     methods: tuple[_MethodAccuracy, ...]
 
 
@@ -219,17 +206,7 @@ class _Stage:
 
 
 @dataclass(frozen=True)
-class _Engine:
-    dialect: str
-    convolutions: dict[str, int]
-    multiply_accumulates: dict[str, int]
-    int8_share: float | None
-    calibration: dict[str, Any] | None
-    warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Candidate(_Costs, _Parity, _Engine):
+class _Candidate(_Costs, _Parity, EngineInfo):
     name: str
     target: str
     precision: Precision
@@ -241,36 +218,22 @@ class _Candidate(_Costs, _Parity, _Engine):
 
 
 @dataclass(frozen=True)
-class _Dataset:
-    name: str
-    split: str
-    crop: str
-    note: str
-    methods: tuple[str, ...] | None
-    digest: str
-    skipped: tuple[Skipped, ...]
-
-
-@dataclass(frozen=True)
 class _Environment:
     machine: dict[str, Any]
     versions: dict[str, str]
 
 
 @dataclass(frozen=True)
-class _Faces:
-    faces: int
-    real: int
-    fake: int
-    dataset: _Dataset
-
-
-@dataclass(frozen=True)
-class ReportFields(_Faces):
+class ReportFields:
     """The fields of report.json, some of them in their form there."""
 
     verdict: Verdict
     margin: float
+    faces: int
+    real: int
+    fake: int
+    # Read by `dataset_of`, together with the counts.
+    dataset: dict[str, Any]
     reference: _Reference
     candidates: tuple[_Candidate, ...]
     failed: tuple[Failure, ...]
@@ -307,39 +270,31 @@ def read_fields(values: object) -> ReportFields:
 
 
 def dataset_of(fields: ReportFields) -> DatasetInfo:
-    """Return the faces that were scored."""
-    dataset = fields.dataset
-    return DatasetInfo(
-        dataset.name,
-        dataset.split,
-        dataset.crop,
-        dataset.note,
-        dataset.methods,
-        dataset.digest,
-        dataset.skipped,
-        fields.faces,
-        fields.real,
-        fields.fake,
-    )
+    """Return the faces that were scored.
+
+    Raises:
+        SchemaError: A field of the data set is missing or of another type.
+    """
+    counts = {"faces": fields.faces, "real": fields.real, "fake": fields.fake}
+    return read_record(DatasetInfo, fields.dataset | counts, "dataset", others=True)
 
 
 def reference_of(fields: ReportFields) -> Reference:
     """Return the entry of the reference.
 
     Raises:
-        SchemaError: A cost is neither a measurement nor a reason.
+        SchemaError: A cost is neither a measurement nor a reason, or detection metrics are damaged.
     """
     row = fields.reference
     known = row.discrimination
-    return Reference(
-        row.name,
-        row.target,
-        row.precision,
-        row.auc,
-        row.auc_interval,
-        Discrimination(known.auc_interval, known.direction, known.fake_groups, known.real_groups),
-        _detection(row.accuracy),
-        _costs(row, "reference"),
+    return _same_fields(
+        Reference,
+        row,
+        discrimination=Discrimination(
+            known.auc_interval, known.direction, known.fake_groups, known.real_groups
+        ),
+        accuracy=_detection(row.accuracy, "reference.accuracy"),
+        costs=_costs(row, "reference"),
     )
 
 
@@ -347,33 +302,26 @@ def candidates_of(fields: ReportFields) -> tuple[Candidate, ...]:
     """Return the entries of the candidates.
 
     Raises:
-        SchemaError: A cost is neither a measurement nor a reason.
+        SchemaError: A cost is neither a measurement nor a reason, or detection metrics are damaged.
     """
-    candidates = []
-    for place, row in enumerate(fields.candidates):
-        engine = EngineInfo(
-            row.dialect,
-            row.convolutions,
-            row.multiply_accumulates,
-            row.int8_share,
-            row.calibration,
-            row.warnings,
+    return tuple(
+        _same_fields(
+            Candidate,
+            row,
+            parity=_parity(row),
+            stages=tuple(_stage(stage) for stage in row.stages),
+            accuracy=_detection(row.accuracy, f"candidates[{place}].accuracy"),
+            engine=_same_fields(EngineInfo, row),
+            costs=_costs(row, f"candidates[{place}]"),
         )
-        candidate = Candidate(
-            row.name,
-            row.target,
-            row.precision,
-            _parity(row),
-            row.faces_needed,
-            row.parts,
-            tuple(_stage(stage) for stage in row.stages),
-            row.breaks_at,
-            _detection(row.accuracy),
-            engine,
-            _costs(row, f"candidates[{place}]"),
-        )
-        candidates.append(candidate)
-    return tuple(candidates)
+        for place, row in enumerate(fields.candidates)
+    )
+
+
+def _same_fields(kind: type[_T], row: object, **changed: Any) -> _T:
+    """Return a part whose fields are those of the same names in a row, but for some."""
+    names = {field.name for field in dataclasses.fields(kind)} - changed.keys()  # type: ignore[arg-type]
+    return kind(**{name: getattr(row, name) for name in names}, **changed)
 
 
 def _stage(row: _Stage) -> StageParity:
@@ -386,40 +334,28 @@ def _stage(row: _Stage) -> StageParity:
 
 
 def _parity(row: _Parity) -> Parity:
-    return Parity(
-        verdict=row.verdict,
-        auc=row.auc,
-        auc_interval=row.auc_interval,
-        auc_difference=row.auc_difference,
-        auc_difference_delong=row.auc_difference_delong,
-        auc_difference_bootstrap=row.auc_difference_bootstrap,
-        concordance=row.concordance,
-        score_range=row.score_range,
-        dead=row.dead,
-        score_difference=row.score_difference,
-        flips=Flips(row.flips_real_to_fake, row.flips_fake_to_real, row.flips),
-        patch_map=row.patch_map,
-    )
+    flips = Flips(row.flips_real_to_fake, row.flips_fake_to_real, row.flips)
+    return _same_fields(Parity, row, flips=flips)
 
 
-def _detection(row: _Accuracy) -> Detection:
+def _detection(row: _Accuracy, where: str) -> Detection:
     methods = []
-    for of_method in row.methods:
-        name = of_method.method
-        methods.append(
-            MethodDetection(
-                name, _metrics(of_method.face, name), _optional_metrics(of_method.video, name)
-            )
-        )
-    return Detection(_metrics(row.face, "all"), _optional_metrics(row.video, "all"), tuple(methods))
+    for index, part in enumerate(row.methods):
+        place = f"{where}.methods[{index}]"
+        methods.append(MethodDetection(part.method, *_metrics(part, part.method, place)))
+    return Detection(*_metrics(row, "all", where), tuple(methods))
 
 
-def _metrics(row: _Metrics, method: str) -> DetectionMetrics:
-    return DetectionMetrics(method=method, **vars(row))
+def _metrics(
+    row: _Accuracy | _MethodAccuracy, method: str, where: str
+) -> tuple[DetectionMetrics, DetectionMetrics | None]:
+    """Return the metrics over faces, and over videos; the row names their method."""
 
+    def read(level: str, values: dict[str, Any]) -> DetectionMetrics:
+        named = values | {"method": method}
+        return read_record(DetectionMetrics, named, f"{where}.{level}", others=True)
 
-def _optional_metrics(row: _Metrics | None, method: str) -> DetectionMetrics | None:
-    return None if row is None else _metrics(row, method)
+    return read("face", row.face), None if row.video is None else read("video", row.video)
 
 
 def _costs(row: _Costs, where: str) -> EngineCosts:
@@ -451,22 +387,13 @@ def _costs(row: _Costs, where: str) -> EngineCosts:
 
 def _latency(row: _Latency) -> LatencyResult:
     ends = row.intervals_ms
-    return LatencyResult(
-        batch=row.batch,
-        iterations=row.iterations,
-        per_face_ms=Percentiles(
-            p50=_interval(row.per_face_p50_ms, *ends.p50),
-            p90=_interval(row.per_face_p90_ms, *ends.p90),
-            p95=_interval(row.per_face_p95_ms, *ends.p95),
-            p99=_interval(row.per_face_p99_ms, *ends.p99),
-        ),
-        per_patch_p50_us=row.per_patch_p50_us,
-        faces_per_second=row.faces_per_second,
-        cov=row.cov,
-        device=row.device,
-        warm_up_seconds=row.warm_up_seconds,
-        warnings=row.warnings,
+    times = Percentiles(
+        p50=_interval(row.per_face_p50_ms, *ends.p50),
+        p90=_interval(row.per_face_p90_ms, *ends.p90),
+        p95=_interval(row.per_face_p95_ms, *ends.p95),
+        p99=_interval(row.per_face_p99_ms, *ends.p99),
     )
+    return _same_fields(LatencyResult, row, per_face_ms=times)
 
 
 def _speed(row: _Speed) -> Speed:
@@ -479,23 +406,12 @@ def _single_patch(row: _SinglePatch) -> PatchCost:
 
 
 def _energy(row: _Energy) -> EnergyResult:
-    return EnergyResult(
-        source=row.source,
-        covers=row.covers,
-        batch=row.batch,
-        windows=row.windows,
-        faces=row.faces,
-        gross_j_per_face=_mean(row.gross_j_per_face),
-        net_j_per_face=_mean(row.net_j_per_face),
-        gross_mj_per_patch=_mean(row.gross_mj_per_patch),
-        net_mj_per_patch=_mean(row.net_mj_per_patch),
-        load_w=_mean(row.load_w),
-        idle_w=_mean(row.idle_w),
-    )
-
-
-def _mean(row: _Mean) -> Interval:
-    return _interval(row.mean, row.low, row.high)
+    means = {
+        name: _interval(value.mean, value.low, value.high)
+        for name, value in vars(row).items()
+        if isinstance(value, _Mean)
+    }
+    return _same_fields(EnergyResult, row, **means)
 
 
 def _interval(estimate: float, low: float | None, high: float | None) -> Interval:

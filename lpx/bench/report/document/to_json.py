@@ -64,7 +64,7 @@ def candidate_values(candidate: Candidate) -> dict[str, Any]:
         "auc": parity.auc,
         "auc_interval": _interval(parity.auc_interval),
         **_differences(parity),
-        "parts": [_part(part) for part in candidate.parts],
+        "parts": [{**vars(part), **_differences(part)} for part in candidate.parts],
         "stages": [_stage(stage) for stage in candidate.stages],
         "breaks_at": candidate.breaks_at,
         "accuracy": _detection(candidate.accuracy),
@@ -86,18 +86,6 @@ def _discrimination(truth: Discrimination) -> dict[str, Any]:
         "real_groups": truth.real_groups,
         "few_groups": truth.few_groups,
         "min_groups": MIN_GROUPS,
-    }
-
-
-def _part(part: PartialDifference) -> dict[str, Any]:
-    return {
-        "level": part.level,
-        "method": part.method,
-        "fakes": part.fakes,
-        "reals": part.reals,
-        "verdict": part.verdict,
-        "reason": part.reason,
-        **_differences(part),
     }
 
 
@@ -231,17 +219,8 @@ def _single_patch(cost: PatchCost) -> dict[str, Any]:
 
 def _energy(result: EnergyResult) -> dict[str, Any]:
     return {
-        "source": result.source,
-        "covers": result.covers,
-        "batch": result.batch,
-        "windows": result.windows,
-        "faces": result.faces,
-        "gross_j_per_face": _mean(result.gross_j_per_face),
-        "net_j_per_face": _mean(result.net_j_per_face),
-        "gross_mj_per_patch": _mean(result.gross_mj_per_patch),
-        "net_mj_per_patch": _mean(result.net_mj_per_patch),
-        "load_w": _mean(result.load_w),
-        "idle_w": _mean(result.idle_w),
+        name: _mean(value) if isinstance(value, Interval) else value
+        for name, value in vars(result).items()
     }
 
 
