@@ -203,7 +203,7 @@ def open_faces(
         reporter: Receives what is prepared and by which crop rule, notes and warnings.
 
     Raises:
-        LpxError: There is no such set, or its faces are cropped differently.
+        LpxError: The set does not exist, or its faces are cropped differently.
     """
     # Callers from Python may pass a Path.
     name = os.fspath(name)

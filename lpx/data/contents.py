@@ -272,7 +272,7 @@ def training_digests(paths: Sequence[Path]) -> list[bytes]:
 
 
 def _default_path() -> Path | None:
-    """Return the database in the user's cache folder; None if there is no such folder."""
+    """Return the database in the user's cache folder; None if the folder does not exist."""
     named = os.environ.get("LPX_CACHE")
     if named:
         return Path(named) / _FILE

@@ -55,9 +55,15 @@ class SelfTest:
     tolerance: float
 
     @property
-    def detects_swapped_channels(self) -> bool:
-        """True if the self-test fails where red and blue are swapped."""
-        return abs(self.swapped_score - self.score) > self.tolerance
+    def distance(self) -> float:
+        """Smallest |difference| between the score and that of a typical fault."""
+        # Red and blue swapped; or an engine, such as one of zero weights, that gives only 0 or 1.
+        return min(abs(self.swapped_score - self.score), self.score, 1 - self.score)
+
+    @property
+    def detects_faults(self) -> bool:
+        """True if the self-test fails on each of these faults."""
+        return self.distance > self.tolerance
 
 
 @dataclass(frozen=True)

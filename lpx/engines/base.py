@@ -115,7 +115,7 @@ class Engine(ABC):
     @property
     def device_memory(self) -> DeviceMemory:
         """Return the memory that it holds on its device."""
-        # Asking a closed engine is no error: reports read this after the engines have been
+        # Asking a closed engine is not an error: reports read this after the engines have been
         # released.
         if self._closed:
             return DeviceMemory(None, "the engine is closed")

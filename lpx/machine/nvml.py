@@ -41,7 +41,7 @@ class Nvml:
         name: The GPU's name.
 
     Raises:
-        NvmlError: There is no driver or no GPU.
+        NvmlError: No driver or no GPU was found.
     """
 
     def __init__(self, library: Any = None, load: Callable[[str], Any] = ctypes.CDLL) -> None:

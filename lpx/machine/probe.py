@@ -14,7 +14,7 @@ def run_command(command: Sequence[str]) -> str:
     """Run a command for at most 10 s and return its standard output.
 
     Raises:
-        OSError: There is no such command, or it cannot be started.
+        OSError: The command does not exist, or cannot be started.
         subprocess.SubprocessError: It failed or took too long.
     """
     done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)

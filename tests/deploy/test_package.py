@@ -92,6 +92,8 @@ def test_plan_is_packaged_with_a_face_and_its_score(workspace, add_plan):
         assert engine.infer(face).score[0] == pytest.approx(expected["score"], abs=1e-4)
         swapped = engine.infer(np.ascontiguousarray(face[..., ::-1])).score[0]
     assert abs(swapped - expected["score"]) > expected["tolerance"]
+    # An engine that gives every face 0, or 1, must not pass.
+    assert expected["tolerance"] < expected["score"] < 1 - expected["tolerance"]
     text = Path("project/README.md").read_text()
     assert "built by TensorRT 10.3.0 on Orin" in text
     assert "not yet run on a GPU" in text

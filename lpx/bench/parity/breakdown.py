@@ -19,7 +19,7 @@ from lpx.metrics import (
     video_scores,
 )
 
-# Faces or videos of a class below which there is no interval.
+# Minimum number of faces, or of videos, per class for an interval.
 LEAST = 2
 
 Level = Literal["face", "video"]

@@ -24,7 +24,7 @@ def open_detector(name: str = BlazeFace.name, threads: int = 1) -> FaceDetector:
             cores.
 
     Raises:
-        InvalidArgumentError: There is no such detector.
+        InvalidArgumentError: The detector does not exist.
         LpxError: It is not installed, or its model was altered.
     """
     check_choice("detector", name, DETECTORS)

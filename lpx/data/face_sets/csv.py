@@ -285,7 +285,7 @@ class _Reading:
 
 
 def _size_of(path: Path) -> int | None:
-    """Return the size of a file in bytes; None if there is no such file.
+    """Return the size of a file in bytes; None if the file does not exist.
 
     Raises:
         LpxError: It is below a folder that cannot be read.

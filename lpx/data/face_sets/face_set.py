@@ -269,7 +269,7 @@ class FaceSet:
                 as there is no AUC without them.
 
         Raises:
-            LpxError: There is no such split or method (the existing ones are listed), or no face
+            LpxError: The split or method does not exist (the existing ones are listed), or no face
                 has both.
         """
         keep = np.ones(len(self.faces), np.bool_)

@@ -81,7 +81,7 @@ def read_info(source: str, places: DataPlaces) -> SetInfo:
         places: Folders of the videos and of the store.
 
     Raises:
-        LpxError: There is no such set, or it was prepared in several ways.
+        LpxError: The set does not exist, or was prepared in several ways.
     """
     if source == "demo":
         train, test = open_set(source, "train"), open_set(source, "test")

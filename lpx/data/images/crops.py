@@ -87,7 +87,7 @@ def crop(recipe: str, image: Image, detection: Detection, mesh: Points | None = 
             them.
 
     Raises:
-        InvalidArgumentError: There is no such recipe.
+        InvalidArgumentError: The recipe does not exist.
         LpxError: The face is outside the image.
         ValueError: The recipe needs landmarks and there are none.
     """

@@ -137,7 +137,7 @@ def _plugin_version(packages: Sequence[str]) -> dict[str, str]:
 
 def _version(package: str) -> str:
     try:
-        # One of several packages has the module, so a missing one is no error.
+        # One of several packages has the module, so a missing one is not an error.
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return ""

@@ -77,7 +77,7 @@ def save_kernels(kernels: KernelCache) -> None:
 def _read(kernels: KernelCache) -> bytes:
     try:
         return read_regular(kernels.path, inside=kernels.path.parent)
-    # The first run on a machine has no file, which is no reason for a note.
+    # The first run on a machine has no file, which needs no note.
     except FileNotFoundError:
         return b""
     except OSError as error:

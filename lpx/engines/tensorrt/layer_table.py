@@ -116,10 +116,6 @@ class LayerTable:
         """Share of layers per precision, in [0, 1]; layers of unknown precision are left out."""
         return _share(row.precision for row in self.rows)
 
-    def share_of_convolutions(self) -> dict[str, float]:
-        """Share of convolutions per precision, in [0, 1]; unknown precisions are left out."""
-        return _share(self._precisions())
-
     @property
     def _profiles(self) -> int:
         return len({row.profile for row in self.rows})

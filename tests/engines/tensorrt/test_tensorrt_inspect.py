@@ -125,7 +125,7 @@ def test_the_json_before_11_is_read() -> None:
         ("PointWiseV2", "fp32", False),
     ]
     assert table.share_of_layers() == {"int8": 0.5, "fp16": 0.25, "fp32": 0.25}
-    assert table.share_of_convolutions() == {"int8": 0.5, "fp16": 0.5}
+    assert table.count_convolutions() == {"int8": 1, "fp16": 1}
 
 
 def test_the_json_from_11_on_is_read() -> None:
@@ -215,7 +215,6 @@ def test_several_profiles_count_their_convolutions_once() -> None:
     assert [row.profile for row in table.rows] == [0] * 5 + [1] * 4
     assert len(table.convolutions) == 8
     assert table.count_convolutions() == alone.count_convolutions() == {"fp16": 4}
-    assert table.share_of_convolutions() == {"fp16": 1.0}
     assert_precision(table, "fp16")
 
 

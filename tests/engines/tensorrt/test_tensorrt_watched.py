@@ -143,7 +143,7 @@ def test_every_layer_of_the_demo_model_is_marked_and_no_fusion_lost(
     assert plan.layers is not None
     assert unwatched.layers is not None
     assert len(plan.layers.rows) == len(unwatched.layers.rows)
-    assert plan.layers.share_of_convolutions() == unwatched.layers.share_of_convolutions()
+    assert plan.layers.count_convolutions() == unwatched.layers.count_convolutions()
     assert plan.data != unwatched.data
 
 
