@@ -323,7 +323,7 @@ def _choose(
     for name in names:
         if name not in known and name not in not_run:
             raise LpxError(
-                f"no engine named {name!r}",
+                f"engine {name} does not exist",
                 f"engines of the workspace: {', '.join([*known, *not_run])}",
                 "name some of these with `candidates`",
                 code="not-found",

@@ -230,7 +230,12 @@ def other_model(workspace):
 
 BAD = {
     "no model": (lambda w: w.model.unlink(), {}, "not-found", "holds no exported model"),
-    "unknown": (lambda w: None, {"engine": "tensorrt-int4"}, "not-found", "no engine"),
+    "unknown": (
+        lambda w: None,
+        {"engine": "tensorrt-int4"},
+        "not-found",
+        "tensorrt-int4 does not exist",
+    ),
     "no name": (lambda w: None, {"engine": 3}, "invalid-argument", "engine must be str"),
     "another model": (
         other_model,
