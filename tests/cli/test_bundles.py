@@ -107,7 +107,7 @@ def test_json(lpx, workspace, packed):
     [
         (["pack"], "Missing option '-o' / '--out'"),
         (["pack", "-o", "x", "--limit", "0"], "0 is not in the range"),
-        (["pack", "-o", "x", "--engines", "tensorrt-fp16"], "name one of these with --engines"),
+        (["pack", "-o", "x", "--engines", "tensorrt-fp16"], "use one of these"),
         (["pack", "-o", "ckpt.pt"], "use another name with --out"),
         (["pack", "-o", "x", "-w", "nowhere"], "no exported model"),
         (["pack", "-o", "x", "--faces", "nowhere"], "unknown data set 'nowhere'"),

@@ -111,7 +111,7 @@ def test_where_the_one_lacks_memory_the_other_runs(gpu: Rig, torch: Any) -> None
 
 LOSE = """
 import torch
-from lpx.engines.tensorrt import cuda
+from lpx.engines.tensorrt.cuda import choose as cuda
 from lpx.engines.tensorrt.cuda.driver import CudaLostError
 driver = cuda.open_driver()
 torch.zeros(4, device="cuda")[torch.tensor([99], device="cuda")]

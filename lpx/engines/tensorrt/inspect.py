@@ -277,7 +277,10 @@ def inspect_engine(trt: Any, engine: Any, context: Any = None) -> LayerTable:
         LpxError: No context can be made, or the inspector's answer is not as expected.
     """
     inspector = engine.create_engine_inspector()
-    inspector.execution_context = _at_optimum(trt, engine) if context is None else context
+    # No release's inspector keeps its context alive: to ask it after the context was released ends
+    # the process. The name does, until it has answered.
+    at_shape = _at_optimum(trt, engine) if context is None else context
+    inspector.execution_context = at_shape
     return parse_inspector(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 

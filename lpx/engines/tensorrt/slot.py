@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -75,6 +75,8 @@ class _Lane:
     """
 
     context: Any
+    # Held only so that it lives as long as the context.
+    runtime_config: Any = None
     batch: int = 0
     warm: bool = False
     graph: Handle | None = None
@@ -261,16 +263,16 @@ class Slot:
         self._address = driver.stream_address(self._stream)
         self._events = [self._keep(driver.event(), driver.destroy_event) for _ in range(4)]
         for index in range(len(shared.spans)):
-            context = create_context(
+            created = create_context(
                 shared.trt,
                 shared.capabilities,
                 shared.engine,
                 graphs=shared.builtin_graphs,
                 kernels=shared.kernels,
             )
-            accepted = context.set_optimization_profile_async(index, self._address)
+            accepted = created.context.set_optimization_profile_async(index, self._address)
             demand(accepted, f"profile {index}")
-            self._lanes.append(_Lane(context))
+            self._lanes.append(_Lane(created.context, created.runtime_config))
         # Memory for the largest batch serves all profiles.
         largest = max(range(len(shared.spans)), key=lambda index: shared.spans[index].maximum)
         self._set_batch(self._lanes[largest], shared.spans[largest].maximum)
@@ -357,6 +359,18 @@ def unless_lost(release: Callable[[Any], None], held: Any) -> None:
         release(held)
 
 
+class CreatedContext(NamedTuple):
+    """An execution context, and what must live as long because the bindings do not keep it.
+
+    Attributes:
+        context: An `IExecutionContext`.
+        runtime_config: The `IRuntimeConfig` that made it; None with releases that have none.
+    """
+
+    context: Any
+    runtime_config: Any | None
+
+
 def create_context(
     trt: Any,
     capabilities: Capabilities,
@@ -364,7 +378,7 @@ def create_context(
     *,
     graphs: bool,
     kernels: KernelCache | None = None,
-) -> Any:
+) -> CreatedContext:
     """Create an execution context of an engine.
 
     Args:
@@ -377,6 +391,7 @@ def create_context(
     Raises:
         LpxError: Memory is short.
     """
+    runtime_config = None
     if capabilities.builtin_cuda_graphs and capabilities.compiles_at_run:
         runtime_config = _runtime_config(trt, engine, graphs=graphs)
         if kernels is not None:
@@ -394,7 +409,7 @@ def create_context(
     # Plans are built in detail, so that their layers can be inspected; to mark every layer for a
     # profiler that is not there would make each enqueue slower.
     context.nvtx_verbosity = trt.ProfilingVerbosity.NONE
-    return context
+    return CreatedContext(context, runtime_config)
 
 
 def _runtime_config(trt: Any, engine: Any, *, graphs: bool) -> Any:

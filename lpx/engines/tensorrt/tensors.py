@@ -62,6 +62,7 @@ class TensorRTTensors:
         self._driver = open_driver() if driver is None else driver
         self._held = ExitStack()
         self._context: Any = None
+        self._runtime_config: Any = None
         self._listener: Any = None
         self._runtime, self._engine = deserialize(
             self._trt, plan, allow_host_code=allow_host_code, dla_core=dla_core, notes=self.notes
@@ -97,7 +98,7 @@ class TensorRTTensors:
 
     def close(self) -> None:
         """Release the context, the engine and the stream; a second call does nothing."""
-        self._context = self._engine = self._runtime = None
+        self._context = self._runtime_config = self._engine = self._runtime = None
         self._held.close()
 
     def _prepare(self) -> None:
@@ -107,7 +108,8 @@ class TensorRTTensors:
         self._spans = spans_of(engine, FACES)
         self._stream = driver.stream()
         self._held.callback(unless_lost, driver.destroy_stream, self._stream)
-        self._context = context = create_context(trt, capabilities, engine, graphs=False)
+        context, self._runtime_config = create_context(trt, capabilities, engine, graphs=False)
+        self._context = context
         if capabilities.debug_tensors:
             # TensorRT does not keep it alive.
             self._listener = _listener(trt, driver, self._stream, self._names)

@@ -453,7 +453,10 @@ def test_a_long_list_is_cut() -> None:
 def test_the_inspector_is_asked_at_a_set_shape(release: str, given_context: bool) -> None:
     library = FakeLibrary(release)
     shapes: dict[str, Any] = {}
-    context = Spy("IExecutionContext", library, set_input_shape=shapes.__setitem__)
+
+    def make() -> Spy:
+        return Spy("IExecutionContext", library, set_input_shape=shapes.__setitem__)
+
     inspector = Spy(
         "EngineInspector", library, get_engine_information=lambda form: json.dumps(FROM_11)
     )
@@ -465,10 +468,12 @@ def test_the_inspector_is_asked_at_a_set_shape(release: str, given_context: bool
         get_tensor_mode=lambda name: library.TensorIOMode["INPUT" if name == "faces" else "OUTPUT"],
         get_tensor_shape=lambda name: (-1, 4, 4, 3) if name == "faces" else (-1,),
         get_tensor_profile_shape=lambda name, index: [(n, 4, 4, 3) for n in (1, 2, 3)],
-        create_execution_context=lambda: context,
+        create_execution_context=make,
         create_engine_inspector=lambda: inspector,
     )
-    table = inspect_engine(library, engine, context if given_context else None)
+    context = make() if given_context else None
+    table = inspect_engine(library, engine, context)
     assert len(table.rows) == 3
     assert shapes == ({} if given_context else {"faces": (2, 4, 4, 3)})
-    assert ("EngineInspector.execution_context =", context) in library.calls
+    ((_, asked),) = library.named("EngineInspector.execution_context =")
+    assert asked() is context

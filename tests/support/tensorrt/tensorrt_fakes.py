@@ -8,6 +8,7 @@ are not aligned, a run before all is set, a capture before the first run.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -27,16 +28,41 @@ SIZE = 4
 CELLS = 2
 
 
+# Arguments that the real object uses later though its bindings do not keep them alive, in one
+# release at least: python/src/infer/pyCore.cpp of NVIDIA/TensorRT, tags v8.6.0 to v11.1, where
+# these have no `py::keep_alive`. Used after they were released, they end the process.
+BORROWS = {
+    "EngineInspector.execution_context",
+    "IExecutionContext.set_debug_listener",
+    "ICudaEngine.create_execution_context",
+}
+
+
 class Spy:
     """An object of a TensorRT class: only that class's members can be got or set.
 
     Members that are set can be read again. Others answer from `answers`; a member that is not
-    there is a call that is written down and returns None.
+    there is a call that is written down and returns None. An object that was released although this
+    one, or one that it made, still uses it is a `MisuseError`.
     """
 
     def __init__(self, kind: str, library: FakeLibrary, **answers: Any) -> None:
         members = surface(library.release)[kind] if library.release else frozenset(answers)
-        vars(self).update(_kind=kind, _library=library, _members=members, _answers=answers)
+        vars(self).update(
+            _kind=kind, _library=library, _members=members, _answers=answers, _borrowed=[]
+        )
+
+    def _note(self, name: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return arguments as they are written down: what is borrowed must not be kept alive."""
+        if f"{self._kind}.{name}" not in BORROWS:
+            return arguments
+        references = tuple(weakref.ref(one) for one in arguments if one is not None)
+        self._borrowed.extend(references)
+        return references
+
+    def _check_borrowed(self, name: str) -> None:
+        if any(reference() is None for reference in self._borrowed):
+            raise MisuseError(f"{self._kind}.{name} uses an object that was released")
 
     def __getattr__(self, name: str) -> Any:
         if name not in self._members:
@@ -46,16 +72,24 @@ class Spy:
             return answer
 
         def call(*arguments: Any) -> Any:
-            self._library.calls.append((f"{self._kind}.{name}", *arguments))
-            return answer(*arguments) if answer else None
+            self._check_borrowed(name)
+            noted = self._note(name, arguments)
+            self._library.calls.append((f"{self._kind}.{name}", *noted))
+            made = answer(*arguments) if answer else None
+            if isinstance(made, Spy) and noted is not arguments:
+                # What is made uses the arguments, not what makes it.
+                made._borrowed.extend(noted)
+                del self._borrowed[:]
+            return made
 
         return call
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in self._members:
             raise AttributeError(f"{self._library.release}: {self._kind} has no {name}")
-        self._library.calls.append((f"{self._kind}.{name} =", value))
-        self._answers[name] = value
+        (noted,) = self._note(name, (value,)) or (None,)
+        self._library.calls.append((f"{self._kind}.{name} =", noted))
+        self._answers[name] = noted
 
 
 class FakeLibrary(ModuleType):

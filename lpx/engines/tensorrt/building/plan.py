@@ -37,6 +37,7 @@ from lpx.engines.tensorrt.logger import Recorder, recording, started
 from lpx.engines.tensorrt.refusals import advice
 from lpx.engines.tensorrt.runtime import deserialize
 from lpx.errors import LpxError
+from lpx.interrupts import deferred
 
 _ATTEMPTS = 5
 # TensorRT 8 to 10, and 11: "Try increasing the workspace size with IBuilderConfig::..."
@@ -176,7 +177,11 @@ class _Build:
             calibrator = calibrator_for(trt, request.calibration_cache)
             config.int8_calibrator = calibrator
         used = effort_used(trt, config)
-        serialized = builder.build_serialized_network(network, config)
+        # A signal must not raise in a callback: the bindings would print it, with each message that
+        # TensorRT logs, and go on. The monitor cancels the build instead; TensorRT 8 has none, and
+        # ends it first. A second signal ends the process.
+        with deferred():
+            serialized = builder.build_serialized_network(network, config)
         if serialized is None:
             return _Attempt(None, used)
         built = _Built(bytes(serialized), timing_cache_of(config, capabilities), timed)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lpx.engines.tensorrt.logger import Recorder
+from lpx.interrupts import received
 
 # Called as (phase, steps done, steps in the phase); phases nest and come in TensorRT's order.
 PhaseProgress = Callable[[str, int, int], None]
@@ -33,7 +34,8 @@ def monitor_for(trt: Any, report: PhaseProgress, recorder: Recorder) -> Any:
             report(phase, done, steps.get(phase, 0))
         except BaseException as interrupt:
             recorder.interrupt = recorder.interrupt or interrupt
-        return recorder.interrupt is None
+        # While TensorRT builds, signals wait: see `lpx.interrupts.deferred`.
+        return recorder.interrupt is None and received() is None
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:

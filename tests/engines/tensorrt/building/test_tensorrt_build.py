@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +18,7 @@ from lpx.engines.tensorrt.logger import recording
 from lpx.engines.tensorrt.slot import create_context
 from lpx.engines.tensorrt_options import BatchRange
 from lpx.errors import LpxError
+from lpx.interrupts import Interrupted, handled
 
 DLA_RELEASES = ["tensorrt-8.6.1", "tensorrt-10.3.0", "tensorrt-10.7.0"]
 STRONG = [r for r in RELEASES if r != "tensorrt-8.6.1"]
@@ -342,6 +345,29 @@ def test_progress_comes_through_the_monitor(workshop: Make) -> None:
     assert steps == [("tactics", 0, 2), ("tactics", 1, 2), ("tactics", 2, 2)]
 
 
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_signal_waits_until_tensorrt_has_returned(workshop: Make, release: str) -> None:
+    """Raised in a callback it would be printed and lost: seen with TensorRT 8.6 on an H200."""
+    shop = workshop(release)
+    stopped: list[bool] = []
+
+    def build(made: Workshop) -> bytes | None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        # Handlers run between two instructions of Python: were it raised, it would be in here.
+        for _ in range(100):
+            made.say("WARNING", "a kernel takes long")
+        if made.library.opened.capabilities.progress_monitor:
+            stopped.append(not made.configs[-1].progress_monitor.step_complete("tactics", 0))
+            return None
+        stopped.append(True)
+        return b"plan"
+
+    shop.outcomes = [build]
+    with handled(), pytest.raises(Interrupted):
+        shop.build()
+    assert stopped == [True]
+
+
 @pytest.mark.parametrize("struck", ["progress", "logger"])
 def test_an_interrupt_in_a_callback_cancels_the_build_and_comes_out(
     workshop: Make, monkeypatch: pytest.MonkeyPatch, struck: str
@@ -433,8 +459,8 @@ def test_contexts_mark_no_layers_for_profilers(release: str) -> None:
         create_runtime_config=lambda: Spy("IRuntimeConfig", library),
     )
     flavour = "tensorrt-rtx" if "rtx" in release else "tensorrt"
-    context = create_context(library, capabilities_of(library, flavour), engine, graphs=True)
-    assert context.nvtx_verbosity is library.ProfilingVerbosity.NONE
+    created = create_context(library, capabilities_of(library, flavour), engine, graphs=True)
+    assert created.context.nvtx_verbosity is library.ProfilingVerbosity.NONE
 
 
 @pytest.mark.parametrize("release", KEEPS_TIMES)
