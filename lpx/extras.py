@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import ParamSpec, TypeVar
 
 from lpx.errors import LpxError
@@ -51,6 +52,15 @@ def missing_package(error: ImportError, purpose: str) -> LpxError | None:
         f'install it: pip install "lpx[{EXTRAS[package]}]"',
         code="unsupported",
     )
+
+
+def is_installed(package: str) -> bool:
+    """Return whether a package can be found, without importing it."""
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):
+        # A package that is broken, or kept from being imported.
+        return False
 
 
 def needs_extras(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:

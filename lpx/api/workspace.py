@@ -17,6 +17,7 @@ from lpx.workspace import DEFAULT, WorkspaceFolder
 # Annotations only: PyTorch and ONNX Runtime take seconds to import, and are imported by the steps
 # that need them.
 if TYPE_CHECKING:
+    from lpx.api.bench import ReferenceKind
     from lpx.api.calibrate import CalibrationResult
     from lpx.api.debug import DebugResult
     from lpx.api.debug_runtime import Runtime
@@ -396,6 +397,7 @@ class Workspace(WorkspaceFolder):
         trtexec_times: Sequence[tuple[StrPath, str | None]] = (),
         stages: bool = True,
         allow_overlap: bool = False,
+        reference: ReferenceKind = "auto",
         reporter: Reporter = SILENT,
     ) -> Report:
         """Measure every engine that runs here against the checkpoint.
@@ -414,6 +416,9 @@ class Workspace(WorkspaceFolder):
             stages: Also score the exported model and each engine's graph in ONNX Runtime, which
                 shows the stage that loses AUC.
             allow_overlap: Accept, with a warning, faces that an engine was calibrated on.
+            reference: "checkpoint": run it with PyTorch, and record its scores in `reference/`;
+                "recorded": use the scores that an earlier bench of these faces recorded; "auto":
+                the checkpoint if it and PyTorch are here, else recorded scores if there are any.
             reporter: Receives progress and warnings.
 
         Returns:
@@ -421,8 +426,8 @@ class Workspace(WorkspaceFolder):
             files.
 
         Raises:
-            LpxError: No engines, engines of another model, faces used for calibration, or a set
-                without labels or with one class.
+            LpxError: No engines, engines of another model, faces used for calibration, a set
+                without labels or with one class, or faces without a recorded score.
         """
         from lpx.api.bench import BenchOptions, bench
         from lpx.bench.performance.costs import CostPlan
@@ -438,6 +443,7 @@ class Workspace(WorkspaceFolder):
             trtexec_times=_times(trtexec_times),
             stages=stages,
             allow_overlap=allow_overlap,
+            reference=reference,
         )
         return bench(self, os.fspath(as_path("dataset", dataset)), options, reporter)
 

@@ -42,7 +42,8 @@ def read_reference(
             f"{workspace.reference} does not exist",
             "it is the checkpoint that engines are compared with, and the bundle that this "
             "workspace came from does not include it",
-            "run `lpx pack --checkpoint` where it was packed, or bench there",
+            "run `lpx bench` where it was packed, which records the checkpoint's scores, and pack "
+            "again; or run `lpx pack --checkpoint` there",
             code="not-found",
         )
     if not workspace.reference.is_file():

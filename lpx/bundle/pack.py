@@ -18,7 +18,6 @@ from lpx.bundle.manifest import (
     ENGINES,
     FILE,
     FORMAT,
-    REFERENCE,
     TAG,
     BundleManifest,
     Member,
@@ -28,6 +27,7 @@ from lpx.bundle.manifest import (
 )
 from lpx.bundle.names import MemberNames
 from lpx.bundle.probe import probe_members
+from lpx.bundle.recording_members import recording_members
 from lpx.bundle.sources import Source, bytes_source, file_source, open_regular
 from lpx.calibration.scales import read_scales
 from lpx.data.face_sets.face_set import FaceSet
@@ -122,7 +122,7 @@ def pack(
         sources = [
             *_top_files(workspace, model, checkpoint=options.checkpoint),
             *_engine_files(workspace, engines.packed),
-            *_folder(workspace.root / REFERENCE, REFERENCE),
+            *recording_members(workspace, model, faces.set if faces else None, reporter),
             *probe_members(probe, model, _tolerance(workspace)),
             *(faces.members.sources if faces else ()),
         ]
@@ -275,19 +275,6 @@ def _engine_files(
                 # Engines of earlier versions do not have a digest of their graph.
                 digest = engine.options.get("graph_sha256") if name == GRAPH else None
                 yield file_source(f"{below}/{name}", folder / name, digest or "")
-
-
-def _folder(folder: Path, below: str) -> Iterator[Source]:
-    """Yield all files of a folder of the workspace that travels as it is; none if it is absent."""
-    # What is in it is for its reader to check: a bundle only carries it.
-    for parent, folders, files in os.walk(folder):
-        folders.sort()
-        for name in files:
-            path = Path(parent, name)
-            inside = path.relative_to(folder).as_posix()
-            # Hidden files are temporary ones, and locks.
-            if not name.startswith("."):
-                yield file_source(f"{below}/{inside}", path)
 
 
 def _tolerance(workspace: WorkspaceFolder) -> float:

@@ -19,6 +19,7 @@ from lpx.cli.options import (
 from lpx.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
+    from lpx.api.bench import ReferenceKind
     from lpx.api.workspace import Workspace
     from lpx.bench.performance.trtexec_metrics import Release
     from lpx.bench.report.document.report import Report
@@ -142,6 +143,14 @@ def times_of(
 @click.option(
     "--allow-overlap", is_flag=True, help="Accept faces that an engine was calibrated on."
 )
+@click.option(
+    "--reference",
+    type=click.Choice(("auto", "checkpoint", "recorded")),
+    default="auto",
+    show_default=True,
+    help="Compare engines with the checkpoint, which needs PyTorch, or with its scores that an "
+    "earlier bench of these faces recorded. auto: the checkpoint where it runs.",
+)
 @host_code_option
 @factory_option
 @data_options
@@ -162,6 +171,7 @@ def bench(
     trtexec_times: list[tuple[Path, str | None]],
     no_stages: bool,
     allow_overlap: bool,
+    reference: ReferenceKind,
     workspace: Workspace,
     as_json: bool,
 ) -> None:
@@ -195,6 +205,7 @@ def bench(
             trtexec_times=trtexec_times,
             stages=not no_stages,
             allow_overlap=allow_overlap,
+            reference=reference,
             reporter=reporter,
         )
     if as_json:
@@ -230,7 +241,7 @@ def show(report: Report) -> None:
     console.say(f"95 % intervals: {interval_kinds(report)}")
     if any(c.breaks_at and len(c.stages) > 1 for c in report.candidates):
         console.print(tables.stages(report))
-    if report.reference.costs.latency:
+    if report.batches:
         console.print(tables.latency(report))
     notes = speed_notes(report)
     for table in cost_tables(report):

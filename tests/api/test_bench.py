@@ -184,6 +184,10 @@ def test_no_engine_that_runs_here_is_an_error_with_the_reasons(workspace, monkey
         ({"margin": 2}, "margin must be between 0 and 1 (got 2)"),
         ({"margin": "0"}, "margin must be a finite number (got '0')"),
         ({"limit": 3}, "limit must be >= 4 (got 3)"),
+        (
+            {"reference": "torch"},
+            "reference must be one of auto, checkpoint, recorded (got 'torch')",
+        ),
     ],
 )
 def test_options_are_refused_by_name(workspace, options, said):

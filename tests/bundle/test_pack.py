@@ -13,12 +13,16 @@ import numpy as np
 import pytest
 
 import lpx
+from lpx.artefacts.model import read_exported
+from lpx.bench.parity.recording import Origin, Recording, Subject, read_recordings, record
+from lpx.bench.performance.costs import CostPlan
 from lpx.bundle.face_members import face_members
 from lpx.bundle.probe import read_probe
 from lpx.data.face_sets.demo import demo_set
 from lpx.data.face_sets.face_set import FaceSet, ImageFile
 from lpx.data.face_sets.sets import open_set
 from lpx.data.face_sets.table import FaceRow, make_table
+from lpx.engines.base import Prediction
 from lpx.engines.load import KERNELS
 from lpx.engines.manifest import read_manifest, write_manifest
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
@@ -196,16 +200,54 @@ def test_damaged_scales_are_noticed_here(workspace):
 # Recorded reference.
 
 
-def test_a_folder_reference_travels_as_it_is(workspace):
-    (workspace.root / "reference/maps").mkdir(parents=True)
-    (workspace.root / "reference/scores.json").write_text("{}")
-    (workspace.root / "reference/maps/0.bin").write_bytes(b"maps")
-    (workspace.root / "reference/.tmp").write_bytes(b"half")
+@pytest.mark.parametrize("faces", ["demo", "crops"])
+def test_recorded_scores_travel_with_the_faces(workspace, crops, faces):
+    """The demo's faces are made when they are read, and packed as PNG: another content."""
+    few = {"limit": 8} if faces == "demo" else {}
+    quick = {"costs": CostPlan(latency_seconds=0), "allow_overlap": True, "stages": False, **few}
+    live = workspace.bench(faces, **quick)
+    workspace.pack("out.lpx", faces=faces, **few)
+    lpx.unpack("out.lpx", "board")
+    board = lpx.Workspace("board")
+    assert not board.reference.exists()
+    packed = board.bench("board/faces", **quick | {"limit": None})
+    assert packed.reference.recorded is not None
+    assert packed.reference.auc == live.reference.auc
+    assert packed.candidates[0].parity == live.candidates[0].parity
+
+
+def test_recorded_scores_of_another_model_stay_behind(workspace, recorded):
+    other = replace(recorded.subject, model_sha256="0" * 64)
+    record(workspace.root / "reference", replace(recorded, subject=other))
+    record(workspace.root / "reference", recorded)
     workspace.pack("out.lpx")
     lpx.unpack("out.lpx", "board")
-    assert Path("board/reference/maps/0.bin").read_bytes() == b"maps"
-    assert Path("board/reference/scores.json").read_text() == "{}"
-    assert not Path("board/reference/.tmp").exists()
+    assert [one.subject for one in read_recordings(Path("board/reference"))] == [recorded.subject]
+
+
+def test_damaged_recorded_scores_are_not_packed(workspace, recorded):
+    record(workspace.root / "reference", recorded)
+    (file,) = workspace.root.glob("reference/*.scores")
+    file.write_bytes(b"no scores")
+    with pytest.raises(LpxError) as caught:
+        workspace.pack("out.lpx")
+    assert caught.value.code == "damaged"
+    assert not Path("out.lpx").exists()
+
+
+def test_faces_without_recorded_scores_are_counted(workspace, crops):
+    notes = Notes()
+    workspace.pack("out.lpx", faces="crops", reporter=notes)
+    assert any("16 of 16 faces have no recorded score" in text for text in notes.warnings)
+
+
+@pytest.fixture
+def recorded(workspace):
+    model = read_exported(workspace)
+    subject = Subject(model.sha256, model.card.weights_sha256, model.card.input_size)
+    origin = Origin("2.13.0", "cpu", "a machine", "2026-01-01T00:00:00+00:00", "0.1.0")
+    prediction = Prediction(np.full(1, 0.5, np.float32), np.full((1, 2, 2), 0.5, np.float32))
+    return Recording(subject, origin, ("square",), np.full((1, 32), 7, np.uint8), prediction)
 
 
 # The file.

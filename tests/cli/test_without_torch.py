@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,23 @@ def test_commands_that_need_torch_say_how_to_install_it(shell, workspace, crops,
     assert ran.code == 2, ran.err
     assert 'pip install "lpx[export]"' in ran.err or 'pip install "lpx[train]"' in ran.err
     assert "Traceback" not in ran.err
+
+
+def test_bench_takes_recorded_scores_where_torch_cannot_be_imported(shell, workspace, crops):
+    line = ("bench", "--dataset", "crops", "--allow-overlap", "--latency-seconds", "0")
+    live = shell(*line, cwd=Path.cwd())
+    parity = json.loads(Path("lpx-out/report.json").read_text())
+    assert parity["reference"]["recorded"] is None
+    for more in ([], ["--reference", "recorded"]):
+        ran = shell(*line, *more, cwd=Path.cwd(), before=BROKEN.format(EXPORT))
+        assert (ran.code, ran.err and "Traceback" in ran.err) == (live.code, False), ran.err
+        assert "its scores were recorded on" in " ".join(ran.out.split())
+        again = json.loads(Path("lpx-out/report.json").read_text())
+        assert again["reference"]["recorded"]["torch"] == metadata.version("torch")
+        assert "torch" not in again["environment"]["versions"]
+        for name in ("verdict", "auc_difference", "score_difference", "flips", "patch_map"):
+            for then, now in zip(parity["candidates"], again["candidates"], strict=True):
+                assert then[name] == now[name]
 
 
 def test_predict_does_not_wait_for_what_only_graph_passes_use(shell, workspace, crops):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lpx.bench.parity.breakdown import SubsetParity, breakdown, members_of
 from lpx.bench.parity.detection import Detection, detection
 from lpx.bench.parity.parity import MARGIN, Discrimination, ParityResult, discrimination
+from lpx.bench.parity.recording import Origin, RecordedScores
 from lpx.bench.parity.score import Failure, Scored, score
 from lpx.bench.parity.score_store import ScoreStore
 from lpx.bench.parity.stages import ComparisonTerms, Graphs, Stage, graph_of, stages_of
@@ -20,7 +21,7 @@ from lpx.bench.performance.costs import CostPlan, Costs, measure_costs
 from lpx.bench.performance.loaded_engine import REFERENCE, LoadedEngine
 from lpx.card import ModelCard
 from lpx.data.face_sets.face_set import FaceSet
-from lpx.engines.base import DeviceMemory, Engine, Faces
+from lpx.engines.base import DeviceMemory, Engine, Faces, Prediction
 from lpx.engines.manifest import EngineManifest
 from lpx.machine.energy_sources import EnergySource, Unavailable
 from lpx.reporter import Progress
@@ -63,6 +64,7 @@ class BenchResult:
         device_memory: Memory held on the device, of the reference too.
         failed: Engines that failed while they were loaded, scored, timed, or while energy was
             measured.
+        recorded: Where and when the reference's scores were recorded; None if it ran here.
     """
 
     scored: Scored
@@ -76,6 +78,7 @@ class BenchResult:
     candidates: tuple[EngineManifest, ...]
     device_memory: dict[str, DeviceMemory]
     failed: tuple[Failure, ...] = ()
+    recorded: Origin | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Watch:
 
 
 def bench(
-    reference: Engine,
+    reference: Engine | RecordedScores,
     candidates: Mapping[str, LoadedEngine],
     faces: FaceSet,
     card: ModelCard,
@@ -103,7 +106,7 @@ def bench(
     """Measure candidates against the reference.
 
     Args:
-        reference: The PyTorch checkpoint.
+        reference: The PyTorch checkpoint, or its recorded scores of these faces.
         candidates: Engines by name.
         faces: Labelled faces.
         card: Model card, for size, grid and threshold.
@@ -117,8 +120,14 @@ def bench(
     Raises:
         LpxError: See `lpx.bench.parity.score.score`.
     """
-    engines: dict[str, Engine] = {REFERENCE: reference}
-    engines |= {name: candidate.engine for name, candidate in candidates.items()}
+    engines = {name: candidate.engine for name, candidate in candidates.items()}
+    ready: dict[str, Prediction] = {}
+    recorded = None
+    if isinstance(reference, RecordedScores):
+        ready[REFERENCE], recorded = reference.prediction, reference.origin
+    else:
+        # First: reports list engines in this order.
+        engines = {REFERENCE: reference, **engines}
     # What scores faces shares the cores with decoding; what is timed does not.
     with ExitStack() as stack:
         scoring = {n: stack.enter_context(c.scoring()) for n, c in candidates.items() if c.scoring}
@@ -129,14 +138,15 @@ def bench(
             faces,
             card.input_size,
             watch.scoring,
-            needed=(REFERENCE,),
+            needed=() if ready else (REFERENCE,),
             store=store,
+            known=ready,
         )
     # A graph between checkpoint and engine that failed is a stage without a result, not a failure.
     failed = [failure for failure in everything.failed if failure.name in engines]
     scored = replace(
         everything,
-        predictions={n: p for n, p in everything.predictions.items() if n in engines},
+        predictions={n: p for n, p in everything.predictions.items() if n in {*ready, *engines}},
         failed=tuple(failed),
     )
     running = {name: engine for name, engine in engines.items() if name in scored.predictions}
@@ -180,6 +190,7 @@ def bench(
         candidates=tuple(candidates[name].manifest for name in names),
         device_memory={name: engine.device_memory for name, engine in running.items()},
         failed=(*failed, *costs.failed),
+        recorded=recorded,
     )
 
 

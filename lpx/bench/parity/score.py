@@ -62,6 +62,7 @@ def score(
     *,
     needed: Collection[str] | None = None,
     store: ScoreStore | None = None,
+    known: Mapping[str, Prediction] | None = None,
 ) -> Scored:
     """Decode each face once, and score it with every engine.
 
@@ -73,6 +74,8 @@ def score(
         needed: Engines whose errors are raised. Any other that fails, or returns NaN, is left out
             from then on, and noted. None needs all.
         store: Store of the scores computed so far; what it holds is not scored again.
+        known: Predictions for the whole set that no engine has to compute, by name. They come first
+            in the result.
 
     Raises:
         LpxError: A face has no label, a class has fewer than two faces, no face can be read, or a
@@ -86,6 +89,12 @@ def score(
     failed = _score_rest(engines, faces, size, progress, needed, store, parts, skipped)
     running = [name for name in engines if name not in {f.name for f in failed}]
     batches = parts[running[0]] if running else []
+    if failed and not running:
+        raise LpxError(
+            f"no engine can score the faces of {faces.name}",
+            "; ".join(f"{failure.name}: {failure.reason}" for failure in failed),
+            "build the engines again",
+        )
     # A face at which a bench was interrupted is noted twice.
     skipped = list(dict.fromkeys(skipped))
     if not batches:
@@ -101,7 +110,11 @@ def score(
     order = np.concatenate([indices for indices, _ in batches])
     # Again, as unreadable faces may have been all those of a class.
     _check_labels(labels[order], faces, skipped)
-    predictions = {name: joined([p for _, p in parts[name]]) for name in running}
+    predictions: dict[str, Prediction] = {}
+    for name, whole in (known or {}).items():
+        predictions[name] = Prediction(whole.score[order], whole.patch_map[order])
+    for name in running:
+        predictions[name] = joined([prediction for _, prediction in parts[name]])
     return Scored(order, labels[order], predictions, tuple(skipped), tuple(failed))
 
 

@@ -64,12 +64,9 @@ def columns(report: Report) -> list[Column]:
 
 
 def _latency_columns(report: Report) -> list[Column]:
-    timed: set[int] = set()
-    for entry in report.entries:
-        timed.update(row.batch for row in entry.costs.latency_by_batch)
-    if not timed:
+    batches = report.batches
+    if not batches:
         return []
-    batches = sorted(timed)
     made = [Column(f"batch{b}", _unbroken(f"Batch {b}"), "ms/face, p99") for b in batches]
     lines = _unbroken(f"batch {', '.join(map(str, batches))}")
     if has_map(report):

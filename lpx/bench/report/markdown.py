@@ -82,10 +82,9 @@ def difference(interval: Interval | None, margin: float) -> str:
 
 
 def _engines(report: Report) -> str:
-    latency = report.reference.costs.latency_by_batch
     heads = ["engine", "parity", "AUC", "difference [95 %]", "max score diff.", "flips"]
-    if latency:
-        heads.append(f"ms per face, batch {' / '.join(str(row.batch) for row in latency)}")
+    if report.batches:
+        heads.append(f"ms per face, batch {' / '.join(map(str, report.batches))}")
     rows = []
     for entry in report.entries:
         row = [entry.name, "reference", auc(entry.auc), "", "", ""]
@@ -94,7 +93,7 @@ def _engines(report: Report) -> str:
             row[3] = difference(entry.auc_difference, report.margin)
             row[4] = significant(entry.parity.score_difference.max)
             row[5] = str(entry.parity.flips.total)
-        if latency:
+        if report.batches:
             medians = [timed.per_face_ms.p50.estimate for timed in entry.costs.latency_by_batch]
             row.append(" / ".join(map(significant, medians)))
         rows.append(row)

@@ -216,7 +216,19 @@ def ability(report: Report) -> str:
         f"The checkpoint's AUC on these {report.dataset.faces:,} faces is {estimate:.3f} (95 % "
         f"interval {interval}{groups}). At its threshold of {report.model.threshold:.3g} it "
         f"calls {percent(face.false_positive_rate)} of the real faces and "
-        f"{percent(face.true_positive_rate)} of the fakes fake."
+        f"{percent(face.true_positive_rate)} of the fakes fake.{_recorded(report)}"
+    )
+
+
+def _recorded(report: Report) -> str:
+    """Say where and when the checkpoint's scores were recorded; "" if it ran in this bench."""
+    origin = report.reference.recorded
+    if origin is None:
+        return ""
+    device = f" on {origin.device}" if origin.device else ""
+    return (
+        f" It did not run here: its scores were recorded on {origin.created[:10]} with torch "
+        f"{origin.torch}{device} ({origin.machine}), by lpx {origin.lpx}."
     )
 
 

@@ -36,6 +36,10 @@ from lpx.machine.energy_sources import Unavailable
 from lpx.metrics import Interval, Verdict
 
 _T = TypeVar("_T")
+# Of a reference whose scores were recorded elsewhere.
+NOT_RUN_HERE = EngineCosts(
+    device_memory=DeviceMemory(None, "its scores were recorded"), latency_by_batch=()
+)
 
 
 def assemble(
@@ -119,7 +123,8 @@ def _reference(result: BenchResult) -> Reference:
         auc_interval=_unnamed(result.truth.auc),
         discrimination=result.truth,
         accuracy=result.detection[REFERENCE],
-        costs=_costs(result, REFERENCE),
+        costs=_costs(result, REFERENCE) if result.recorded is None else NOT_RUN_HERE,
+        recorded=result.recorded,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from lpx.bench.parity.breakdown import Level
 from lpx.bench.parity.detection import Detection
 from lpx.bench.parity.parity import Discrimination
+from lpx.bench.parity.recording import Origin
 from lpx.bench.parity.stages import Kind
 from lpx.bench.performance.costs import PatchCost, Speed
 from lpx.bench.performance.energy import EnergyResult
@@ -259,6 +260,7 @@ class Reference:
         discrimination: Discrimination between real and fake on these faces.
         accuracy: Detection metrics per face, video and method.
         costs: Latency, energy and other costs.
+        recorded: Where and when its scores were recorded; None if it ran in this bench.
     """
 
     name: str
@@ -269,6 +271,7 @@ class Reference:
     discrimination: Discrimination
     accuracy: Detection
     costs: EngineCosts
+    recorded: Origin | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from lpx.bench.parity.detection import Detection, MethodDetection
 from lpx.bench.parity.parity import Direction, Discrimination
+from lpx.bench.parity.recording import Origin
 from lpx.bench.parity.score import Failure
 from lpx.bench.parity.stages import Kind
 from lpx.bench.performance.costs import PatchCost, Speed
@@ -173,6 +174,8 @@ class _Reference(_Costs):
     auc_interval: Interval
     discrimination: _Discrimination
     accuracy: _Accuracy
+    # Reports of earlier versions do not have it.
+    recorded: Origin | None = None
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,14 @@ class Report:
         return (self.reference, *self.candidates)
 
     @property
+    def batches(self) -> tuple[int, ...]:
+        """Batch sizes at which latency was measured, ascending; empty if it was not."""
+        sizes: set[int] = set()
+        for entry in self.entries:
+            sizes.update(row.batch for row in entry.costs.latency_by_batch)
+        return tuple(sorted(sizes))
+
+    @property
     def json_path(self) -> Path:
         """Path of report.json.
 

@@ -47,6 +47,7 @@ def reference_values(reference: Reference) -> dict[str, Any]:
         "auc_interval": _interval(reference.auc_interval),
         "discrimination": _discrimination(reference.discrimination),
         "accuracy": _detection(reference.accuracy),
+        "recorded": None if reference.recorded is None else asdict(reference.recorded),
         **_costs(reference.costs),
     }
 
