@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from lpx.api.doctor import Finding, Target
+    from lpx.machine.installed import InstalledSize
     from lpx.machine.machine import Machine
+
+# Packages whose size is shown.
+_SHOWN_PACKAGES = 5
 
 
 @click.command()
@@ -33,12 +37,17 @@ def doctor(as_json: bool) -> None:
 def values(machine: Machine, findings: tuple[Finding, ...]) -> dict[str, Any]:
     """Return what `--json` prints."""
     from lpx.api.doctor import targets
+    from lpx.machine.installed import installed_size
+    from lpx.machine.process_memory import read_memory
 
+    size = installed_size()
     usable = targets(machine, findings)
     return {
         "machine": dataclasses.asdict(machine),
         "findings": [dataclasses.asdict(finding) for finding in findings],
         "targets": {name: dataclasses.asdict(target) for name, target in usable.items()},
+        "installed": None if size is None else dataclasses.asdict(size),
+        "memory": read_memory(),
     }
 
 
@@ -46,11 +55,31 @@ def show(machine: Machine, findings: tuple[Finding, ...]) -> None:
     """Print the machine, a table of findings, and what can be built and run."""
     from lpx.api.doctor import targets
     from lpx.cli.console import Output
+    from lpx.machine.installed import installed_size
+    from lpx.machine.process_memory import read_memory
 
     console = Output()
     console.print(_headline(machine))
     console.print(_table(findings))
     console.print(_closing(targets(machine, findings)))
+    console.print(_footprint(installed_size(), read_memory()["process_rss_mib"]))
+
+
+def _footprint(size: InstalledSize | None, memory_mib: float | None) -> str:
+    """Say what lpx takes on the disk and in memory."""
+    texts: list[str] = []
+    if size is not None:
+        largest = list(size.packages_mb.items())[:_SHOWN_PACKAGES]
+        names = ", ".join(f"{name} {mb:,.0f}" for name, mb in largest)
+        extras = size.total_mb - size.core_mb
+        more = f" and {extras:,.0f} MB for extras" if extras >= 1 else ""
+        texts.append(
+            f"On the disk: {size.core_mb:,.0f} MB for lpx and what it needs{more}; largest, in "
+            f"MB: {names}."
+        )
+    if memory_mib is not None:
+        texts.append(f"Memory of this process: {memory_mib:.0f} MiB.")
+    return " ".join(texts)
 
 
 def _headline(machine: Machine) -> str:

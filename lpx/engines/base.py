@@ -214,7 +214,10 @@ class Engine(ABC):
             raise LpxError("the engine is closed", fix="load it again", code="closed")
 
     def _fitted(self, crop: Faces) -> Faces:
-        # Imported here: OpenCV takes a while, and engines that get batches do without.
+        # A crop of the right size needs no OpenCV, which a small installation may lack.
+        if crop.shape[:2] == (self.size, self.size):
+            return crop
+        # Imported here, as it takes a while.
         from lpx.data.images.decode import fit
 
         return fit(crop, self.size)

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -42,14 +43,15 @@ def test_table_loses_no_advice_at_80_columns(printed) -> None:
 
 def test_closing_line_names_the_usable_targets(printed) -> None:
     words = " ".join(printed().split())
-    assert words.endswith(
+    assert (
         "This machine can: run torch, onnxruntime; build tensorrt-rtx but not run it "
         "(no NVIDIA GPU, no CUDA bindings). "
         "Not here: onnxruntime-cuda (onnxruntime has no CUDA provider, no NVIDIA GPU), "
         "onnxruntime-tensorrt (onnxruntime has no Tensorrt provider, no TensorRT, no NVIDIA GPU), "
         "onnxruntime-tensorrt-rtx (no RTX provider, no NVIDIA GPU), "
         "tensorrt (no TensorRT, no NVIDIA GPU, no CUDA bindings)."
-    )
+    ) in words
+    assert re.search(r"On the disk: [\d,]+ MB.* Memory of this process: \d+ MiB\.$", words)
 
 
 def test_an_empty_machine_is_no_error(printed) -> None:
@@ -59,7 +61,9 @@ def test_an_empty_machine_is_no_error(printed) -> None:
 
 def test_values_of_json() -> None:
     report = json.loads(json.dumps(values(MACHINE, FINDINGS)))
-    assert set(report) == {"machine", "findings", "targets"}
+    assert set(report) == {"machine", "findings", "targets", "installed", "memory"}
+    assert report["installed"]["packages_mb"]["numpy"] > 10
+    assert report["memory"]["process_rss_mib"] > 10
     assert report["machine"]["memory_mib"] == 16384
     assert report["machine"]["jetson"] is None
     assert set(report["findings"][0]) == {"name", "status", "found", "enables", "advice"}

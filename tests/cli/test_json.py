@@ -116,4 +116,7 @@ def test_predict(parsed, workspace, crops):
 
 
 def test_doctor(parsed):
-    assert parsed("doctor")[0].keys() == {"machine", "findings", "targets"}
+    assert parsed("doctor")[0].keys() == {
+        *("machine", "findings", "targets"),
+        *("installed", "memory"),
+    }

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -33,6 +36,7 @@ EXPORT = "torch onnxscript onnxsim"
         "debug onnxruntime-int8 --limit 4",
         "explain-graph",
         "doctor",
+        "pack -o out.lpx --faces crops",
     ],
 )
 def test_it_runs_where_torch_cannot_be_imported(shell, workspace, crops, line):
@@ -61,6 +65,36 @@ def test_commands_that_need_torch_say_how_to_install_it(shell, workspace, crops,
     assert ran.code == 2, ran.err
     assert 'pip install "lpx[export]"' in ran.err or 'pip install "lpx[train]"' in ran.err
     assert "Traceback" not in ran.err
+
+
+def test_a_bundle_is_unpacked_where_torch_cannot_be_imported(shell, workspace, crops):
+    workspace.pack("out.lpx", faces="crops")
+    ran = shell("unpack", "out.lpx", "-w", "board", cwd=Path.cwd(), before=BROKEN.format(EXPORT))
+    assert ran.code == 0, ran.err
+    line = ("predict", "--crops", "board/faces", "-w", "board")
+    ran = shell(*line, cwd=Path.cwd(), before=BROKEN.format(EXPORT))
+    assert ran.code == 0, ran.err
+
+
+BARE = """
+import numpy as np
+import lpx
+with lpx.load("lpx-out/engines/onnxruntime-int8") as detector:
+    size = detector.card.input_size
+    prediction = detector(np.zeros((size, size, 3), np.uint8))
+    print(prediction.score[0], prediction.patch_map.shape, detector.card.threshold)
+"""
+# All that the core installs but NumPy and ONNX Runtime, and what these need.
+OTHERS = "click rich onnx onnx_ir cv2 scipy jinja2 markupsafe matplotlib " + EXPORT
+
+
+def test_an_engine_scores_with_numpy_and_its_runtime_alone(workspace):
+    command = [sys.executable, "-c", BROKEN.format(OTHERS) + BARE]
+    environment = os.environ | {"PYTHONPATH": str(Path(lpx.__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    score = float(done.stdout.split()[0])
+    assert 0 <= score <= 1
 
 
 def test_bench_takes_recorded_scores_where_torch_cannot_be_imported(shell, workspace, crops):
