@@ -65,7 +65,8 @@ if [ "$major" -ne {major} ]; then
     exit 2
 fi
 # Kernel times hold for one GPU and, on a Jetson, for one power mode, which switches off parts of
-# the GPU: trtexec fails on those of another.
+# the GPU. trtexec 10 and 11 use those of another GPU as if they were its own (they ask TensorRT to
+# ignore the mismatch), so each machine has a file.
 machine=$({{
     nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1
     nvpmodel -q | sed -n 's/.*Power Mode: *//p'
