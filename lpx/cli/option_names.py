@@ -43,6 +43,9 @@ def command_of(root: click.Command, arguments: Sequence[str]) -> click.Command:
             continue
         found = command.get_command(click.Context(command), word)
         if found is None:
+            # `lpx remote HOST build`: a group may have arguments of its own.
+            if any(isinstance(parameter, click.Argument) for parameter in command.params):
+                continue
             break
         command = found
     return command
