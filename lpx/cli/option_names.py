@@ -20,12 +20,17 @@ _ELSEWHERE = {
     "clip": "--weight-clip",
     "dla_core": "--dla",
     "folder": "--workspace",
+    "host": "HOST",
     "limit": "--limit",
     "min_channels": "--min-channels",
+    "patience_s": "--patience",
+    "remote_folder": "--remote-folder",
     "requantise": "--requantise",
     "rounding": "--weight-rounding",
+    "ssh_config": "--ssh-config",
     "target": "--target",
     "version_compatible": "--version-compatible",
+    "workspace": "--workspace",
 }
 # Options that name the folders that commands write to.
 _FOLDERS = {"workspace": "-w DIR", "out": "--out DIR"}

@@ -39,7 +39,7 @@ class _HostGroup(click.Group):
     help="Configuration of ssh.  [default: the user's]",
 )
 @click.option(
-    "--folder",
+    "--remote-folder",
     default=".lpx-remote",
     show_default=True,
     metavar="DIR",
@@ -56,14 +56,18 @@ class _HostGroup(click.Group):
 @click.argument("host")
 @click.pass_context
 def remote(
-    context: click.Context, host: str, ssh_config: Path | None, folder: str, patience_s: float
+    context: click.Context,
+    host: str,
+    ssh_config: Path | None,
+    remote_folder: str,
+    patience_s: float,
 ) -> None:
     """Run lpx on HOST, a board that `ssh HOST` reaches without asking for a password.
 
     \b
-      lpx remote jetson setup                     once: installs lpx there, without PyTorch
-      lpx remote jetson build --int8              the same options as here
-      lpx remote jetson bench --dataset ffpp-c23
+      lpx remote jetson setup                  once; without PyTorch
+      lpx remote jetson build --int8           the options of lpx build
+      lpx remote jetson bench --dataset demo
       lpx remote jetson predict photos
 
     The workspace (-w) travels there, and only what changed is sent again. What a command prints is
@@ -73,7 +77,9 @@ def remote(
     """  # noqa: D301 (click reads the escape: it keeps the block's lines)
     from lpx.remote.board import Board
 
-    context.obj = Board(host, folder=folder, ssh_config=ssh_config, patience_s=patience_s)
+    context.obj = Board(
+        host, remote_folder=remote_folder, ssh_config=ssh_config, patience_s=patience_s
+    )
 
 
 @remote.command()

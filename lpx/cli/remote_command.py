@@ -20,6 +20,8 @@ from lpx.errors import LpxError
 _STAYS = ("workspace", "data_root", "store")
 # Commands that read a checkpoint, train, or carry workspaces: they belong on the workstation.
 _NOT_THERE = ("export", "train", "ablate", "pack", "unpack", "remote", "data", "explain", "demo")
+# Parameters that name files which are neither sent nor fetched.
+_FILES_HERE = ("out", "import_cache", "export_cache", "trtexec_times")
 _FACES_THERE = "lpx-out/faces"
 
 
@@ -60,7 +62,10 @@ def remote_command(name: str, arguments: Sequence[str]) -> RemoteCommand:
         there = ", ".join(one for one in COMMANDS if one not in _NOT_THERE)
         raise click.UsageError(f"{name} cannot run on a board; these can: {there}")
     # Here, so that a mistake is found before anything is sent; prints the help for --help.
-    context = command.make_context(f"remote HOST {name}", list(arguments))
+    helps = ["-h", "--help"]
+    context = command.make_context(
+        f"lpx remote HOST {name}", list(arguments), help_option_names=helps
+    )
     raw: dict[str, Any] = command.make_parser(context).parse_args(list(arguments))[0]
     values: dict[str, Any] = context.params
     places = DataPlaces(values.get("data_root"), values.get("store"))
@@ -78,6 +83,13 @@ def remote_command(name: str, arguments: Sequence[str]) -> RemoteCommand:
             value = context.params["faces"]
         if not isinstance(value, (str, list, bool)):
             continue
+        if parameter.name in _FILES_HERE:
+            raise LpxError(
+                f"{max(parameter.opts, key=len)} cannot be used on a board",
+                "it names a file or folder of this machine",
+                "leave it out: results are fetched into the workspace",
+                code="invalid-argument",
+            )
         if isinstance(value, str):
             value = _renamed(made, name, parameter.name, value, context)
         if isinstance(parameter, click.Argument):
@@ -104,12 +116,6 @@ def _renamed(
     made: RemoteCommand, command: str, parameter: str, value: str, context: click.Context
 ) -> str:
     """Return the value of a parameter on the board, and note what has to be sent."""
-    if parameter in ("out", "import_cache", "export_cache", "trtexec_times"):
-        raise LpxError(
-            f"`{parameter}` cannot be used on a board",
-            "it names a file or folder of this machine",
-            "leave it out: results are fetched into the workspace",
-        )
     if (command, parameter) == ("predict", "path"):
         return _placeholder(made, expanded(value))
     if (command, parameter) == ("bench", "dataset") and value != "demo":

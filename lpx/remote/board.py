@@ -68,7 +68,7 @@ class Board:
 
     Args:
         host: A host, `user@host`, or an alias of ssh's configuration.
-        folder: Folder of lpx there, relative to the user's home.
+        remote_folder: Folder of lpx there, relative to the user's home.
         ssh_config: Configuration file of ssh; None for the user's.
         patience_s: Time to try to connect again for when a connection is lost, seconds.
     """
@@ -77,12 +77,12 @@ class Board:
         self,
         host: str,
         *,
-        folder: str = DEFAULT_FOLDER,
+        remote_folder: str = DEFAULT_FOLDER,
         ssh_config: StrPath | None = None,
         patience_s: float = PATIENCE_S,
     ) -> None:
         self.host = check_host(host)
-        self._folder = os.fspath(as_path("folder", folder))
+        self._folder = os.fspath(as_path("remote_folder", remote_folder))
         self._config = None if ssh_config is None else as_path("ssh_config", ssh_config).absolute()
         check_number("patience_s", patience_s, least=0)
         self._patience_s = patience_s
@@ -128,11 +128,11 @@ class Board:
         if python is not None and (not python or python.startswith("-") or "\0" in python):
             raise InvalidArgumentError("python", "must be a path or a name", python)
         if not environment and (download or wheels is not None):
-            raise InvalidArgumentError(
-                "environment",
-                "must be True with wheels",
-                environment,
+            raise LpxError(
+                "`environment=False` cannot be combined with `wheels` or `download`",
                 "wheels are installed into an environment",
+                "leave out one of them",
+                code="invalid-argument",
             )
         folder = None if wheels is None else as_path("wheels", wheels)
         options = SetupOptions(python, folder, download, environment)

@@ -169,7 +169,7 @@ def check(host: str, info: BoardInfo, options: SetupOptions) -> None:
         raise LpxError(
             f"{host} has {info.free_bytes / 2**20:.0f} MiB free for {plain(info.base)}",
             f"lpx and what it needs take up to {ENVIRONMENT_BYTES / 2**20:.0f} MiB",
-            "free some space there, or name a folder on another disk with `folder`",
+            "free some space there, or name a folder on another disk with `remote_folder`",
             code="unwritable",
         )
 

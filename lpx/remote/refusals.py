@@ -27,7 +27,7 @@ def refused(host: str, reply: Mapping[str, Any]) -> LpxError:
         return LpxError(
             f"{host} cannot work in {_text(reply, 'path')}",
             _text(reply, "text"),
-            "check the permissions there, or name another folder of the board with `folder`",
+            "check the permissions there, or name another folder of the board with `remote_folder`",
             code="unwritable",
         )
     if kind == "python":

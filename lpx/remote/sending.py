@@ -19,7 +19,7 @@ from lpx.bundle.sources import open_regular
 from lpx.data.roots import DataPlaces
 from lpx.errors import LpxError
 from lpx.remote.agent.files import WORKSPACE
-from lpx.reporter import Reporter
+from lpx.reporter import Progress, Reporter
 from lpx.workspace import WorkspaceFolder, sha256
 
 INPUTS = "inputs"
@@ -87,6 +87,18 @@ def _plain_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:_KEPT].strip("_-") or "workspace"
 
 
+class _WithoutBars:
+    """Passes on notes and warnings: packing takes a moment, and is not what the user asked for."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.say = reporter.say
+        self.warn = reporter.warn
+
+    def progress(self, label: str) -> Progress:
+        """Return a bar that is not shown."""
+        return lambda done, total: None
+
+
 def add_workspace(
     shipment: Shipment,
     workspace: WorkspaceFolder,
@@ -99,7 +111,7 @@ def add_workspace(
     Raises:
         LpxError: It cannot be packed.
     """
-    packed = pack(workspace, options, places=places, reporter=reporter)
+    packed = pack(workspace, options, places=places, reporter=_WithoutBars(reporter))
     with options.out.open("rb") as stream:
         for entry in read_entries(stream):
             if entry.name == TAG:

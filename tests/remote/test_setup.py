@@ -102,7 +102,7 @@ def test_a_full_disk_there(sshd, workspace, heard):
     if mounted.returncode:
         pytest.skip("a small file system cannot be mounted here")
     try:
-        board = sshd.board(folder=str(folder / "lpx"))
+        board = sshd.board(remote_folder=str(folder / "lpx"))
         (folder / "big").write_bytes(bytes(12 << 20))
         with pytest.raises(LpxError) as caught:
             board.setup(environment=False, output=heard)
