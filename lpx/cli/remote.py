@@ -74,6 +74,8 @@ def remote(
     shown as it comes, its exit code becomes that of this command, and its results are fetched into
     remote/HOST in the workspace. If the connection breaks, the command goes on there, and this one
     connects again. Ctrl-C stops it there, too; closing the terminal does not.
+
+    Every command has --json, as it has here.
     """  # noqa: D301 (click reads the escape: it keeps the block's lines)
     from lpx.remote.board import Board
 
@@ -153,7 +155,7 @@ def build(board: Board, arguments: tuple[str, ...]) -> None:
     _run(board, "build", arguments)
 
 
-@remote.command(context_settings=_PASSED_ON)
+@remote.command(context_settings=_PASSED_ON, short_help="Check AUC and measure costs on the board.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
 def bench(board: Board, arguments: tuple[str, ...]) -> None:
@@ -176,7 +178,7 @@ def predict(board: Board, arguments: tuple[str, ...]) -> None:
     _run(board, "predict", arguments)
 
 
-@remote.command(context_settings=_PASSED_ON)
+@remote.command(context_settings=_PASSED_ON, short_help="Run another command, such as doctor.")
 @click.argument("command")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
@@ -188,7 +190,7 @@ def run(board: Board, command: str, arguments: tuple[str, ...]) -> None:
     _run(board, command, arguments)
 
 
-@remote.command()
+@remote.command(short_help="Show the last command of the workspace, to its end.")
 @workspace_option
 @json_option
 @click.pass_obj
@@ -210,7 +212,7 @@ def attach(board: Board, workspace: Workspace, as_json: bool) -> None:
     sys.exit(result.exit_code)
 
 
-@remote.command()
+@remote.command(short_help="Fetch results from the board that are not here yet.")
 @workspace_option
 @json_option
 @click.pass_obj

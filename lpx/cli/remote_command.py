@@ -18,10 +18,13 @@ from lpx.errors import LpxError
 
 # Parameters that name something on this machine, and mean nothing on the board.
 _STAYS = ("workspace", "data_root", "store")
-# Commands that read a checkpoint, train, or carry workspaces: they belong on the workstation.
-_NOT_THERE = ("export", "train", "ablate", "pack", "unpack", "remote", "data", "explain", "demo")
+# Commands that read a checkpoint or reports, train, or carry workspaces: they belong here.
+_NOT_THERE = (
+    *("data", "export", "calibrate", "compare", "explain", "pack", "unpack", "remote"),
+    *("train", "ablate", "package", "demo"),
+)
 # Parameters that name files which are neither sent nor fetched.
-_FILES_HERE = ("out", "import_cache", "export_cache", "trtexec_times")
+_FILES_HERE = ("out", "emit", "import_cache", "export_cache", "trtexec_times")
 _FACES_THERE = "lpx-out/faces"
 
 

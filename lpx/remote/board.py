@@ -14,19 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lpx
-from lpx.arguments import as_path, check_instance, check_number
-from lpx.bundle.pack import PackOptions
+from lpx.arguments import as_path, check_at_least, check_instance, check_number
 from lpx.data.roots import DataPlaces
 from lpx.errors import InvalidArgumentError, LpxError
 from lpx.plain import plain
 from lpx.remote.connection import Connection, LostError
 from lpx.remote.host import check_host
-from lpx.remote.installing import BoardInfo, Installed, SetupOptions, look, set_up
-from lpx.remote.refusals import not_set_up
+from lpx.remote.installing import BoardInfo, Installed, SetupOptions, check_installed, set_up
 from lpx.remote.results import Fetched, fetch
 from lpx.remote.running import Output, RemoteJob, again, follow, holder, read_job
-from lpx.remote.sending import Shipment, add_input, add_workspace, command_key, work_name
+from lpx.remote.sending import SentFaces, Shipment, add_input, add_workspace, command_key, work_name
 from lpx.reporter import SILENT, Reporter
 from lpx.workspace import WorkspaceFolder
 
@@ -180,22 +177,20 @@ class Board:
         here = None if workspace is None else _workspace(workspace)
         if isinstance(words, str) or not words or not all(isinstance(one, str) for one in words):
             raise InvalidArgumentError("words", "must be a command and its options", words)
+        name = None if faces is None else os.fspath(as_path("faces", faces))
+        check_at_least("limit", limit, 1)
+        sent = SentFaces(name, limit, places)
+        shipment = Shipment()
+        mine = _with_inputs(words, inputs or {}, shipment)
         with self._connection() as connection:
-            info = look(connection, None)
-            installed = _check_installed(self.host, info)
+            installed = check_installed(connection)
             with tempfile.TemporaryDirectory(prefix="lpx-send-") as temporary:
                 bundle = Path(temporary) / "workspace.lpx"
-                shipment = Shipment()
                 if here is not None:
-                    options = PackOptions(
-                        out=bundle,
-                        faces=None if faces is None else os.fspath(faces),
-                        limit=limit,
-                        engines=(),
-                        checkpoint=_wants_checkpoint(here, installed),
+                    checkpoint = _wants_checkpoint(here, installed)
+                    add_workspace(
+                        shipment, here, bundle, sent, checkpoint=checkpoint, reporter=reporter
                     )
-                    add_workspace(shipment, here, options, places, reporter)
-                mine = _with_inputs(words, inputs or {}, shipment)
                 command = _Command(mine, shipment, bundle)
                 job = self._start(connection, work_name(here), command, reporter)
             return self._finish(connection, here, job, mine, output, reporter)
@@ -317,9 +312,15 @@ class Board:
         result = RemoteResult(code, None, ())
         if here is not None:
             ran = {"words": list(words), "job": job, "exit_code": code}
-            fetched = fetch(connection, here, work_name(here), ran, reporter)
+            try:
+                fetched = fetch(connection, here, work_name(here), ran, reporter)
+            except LostError:
+                # Its end is not seen yet: the same command shows it again, and fetches again.
+                raise
+            except LpxError:
+                connection.call("seen", {"job": job})
+                raise
             result = RemoteResult(code, fetched.folder, fetched.new)
-        # Only now: if the results could not be fetched, the same command shows this end again.
         connection.call("seen", {"job": job})
         return result
 
@@ -343,24 +344,6 @@ def _workspace(workspace: StrPath | WorkspaceFolder) -> WorkspaceFolder:
     if isinstance(workspace, WorkspaceFolder):
         return workspace
     return WorkspaceFolder(as_path("workspace", workspace))
-
-
-def _check_installed(host: str, info: BoardInfo) -> Installed:
-    """Refuse a board with another lpx: the two would read and write different files.
-
-    Raises:
-        LpxError: It has none, or another version.
-    """
-    if info.installed is None:
-        raise not_set_up(host)
-    if info.installed.lpx != lpx.__version__:
-        raise LpxError(
-            f"{host} has lpx {plain(info.installed.lpx)[:40]}, this machine {lpx.__version__}",
-            "the two could not read each other's files",
-            f"run `lpx remote {host} setup` again",
-            code="unsupported",
-        )
-    return info.installed
 
 
 def _wants_checkpoint(here: WorkspaceFolder, installed: Installed) -> bool:

@@ -11,8 +11,10 @@ from typing import Any
 
 import lpx
 from lpx.errors import LpxError
+from lpx.machine.jetson import cuda_python_for, l4t_in, newest_cuda
 from lpx.plain import plain
 from lpx.remote.connection import Connection
+from lpx.remote.refusals import not_set_up
 from lpx.remote.running import Output, holder
 from lpx.remote.sending import Shipment
 from lpx.remote.wheel import download_wheels, wheel_name, write_wheel
@@ -126,6 +128,30 @@ def look(connection: Connection, python: str | None) -> BoardInfo:
         ) from error
 
 
+def check_installed(connection: Connection) -> Installed:
+    """Return what is set up on a board; another lpx would read and write different files.
+
+    Raises:
+        LpxError: There is none, or another version of lpx.
+    """
+    host = connection.host
+    values = connection.call("installed", {})["installed"]
+    if values is None:
+        raise not_set_up(host)
+    try:
+        installed = read_record(Installed, values)
+    except SchemaError:
+        raise not_set_up(host) from None
+    if installed.lpx != lpx.__version__:
+        raise LpxError(
+            f"{host} has lpx {plain(installed.lpx)[:40]}, this machine {lpx.__version__}",
+            "the two could not read each other's files",
+            f"run `lpx remote {host} setup` again",
+            code="unsupported",
+        )
+    return installed
+
+
 def check(host: str, info: BoardInfo, options: SetupOptions) -> None:
     """Refuse a board on which lpx could not run.
 
@@ -200,6 +226,16 @@ def set_up(
     return look(connection, options.python)
 
 
+def cuda_binding(info: BoardInfo) -> tuple[str, ...]:
+    """Return the requirement on the CUDA binding that TensorRT needs on a Jetson; () elsewhere.
+
+    The driver comes with JetPack: the newest binding may be too new for it.
+    """
+    if not info.l4t:
+        return ()
+    return (cuda_python_for(newest_cuda(l4t_in(info.l4t))).strip('"'),)
+
+
 def describe_board(info: BoardInfo) -> list[str]:
     """Return lines that say what was found."""
     name = info.model or "a machine without a device tree"
@@ -225,7 +261,7 @@ def _collect(folder: Path, info: BoardInfo, options: SetupOptions, reporter: Rep
         reporter.say(
             f"downloading wheels for Python {version[0]}.{version[1]} on {info.architecture}"
         )
-        download_wheels(folder, info.architecture, version, info.libc)
+        download_wheels(folder, info.architecture, version, info.libc, cuda_binding(info))
     paths = {path.name: path for path in sorted(folder.glob("*.whl"))}
     if options.wheels is not None:
         given = sorted(options.wheels.glob("*.whl"))
@@ -245,6 +281,13 @@ def _collect(folder: Path, info: BoardInfo, options: SetupOptions, reporter: Rep
         shipment.files[name] = (path.stat().st_size, sha256(path))
         shipment.places[name] = path
     return shipment
+
+
+def _more(info: BoardInfo, options: SetupOptions, wheels: Shipment) -> list[str]:
+    """Return what to install beside lpx: with carried wheels, only what is among them."""
+    if options.wheels is not None and not any(name.startswith("cuda_") for name in wheels.files):
+        return []
+    return list(cuda_binding(info))
 
 
 def _install(
@@ -271,6 +314,7 @@ def _install(
         "missing": names,
         "token": secrets.token_hex(8),
         "wheel": wheel_name(),
+        "requirements": _more(info, options, wheels),
         "lpx": lpx.__version__,
         "python": info.interpreter.path,
         "environment": options.environment,

@@ -15,16 +15,13 @@ from typing import Any
 
 import lpx
 from lpx import interrupts
-from lpx.bench.report.document.report import read_report
 from lpx.bundle.archive import CHUNK, MAX_MEMBER_BYTES, MAX_MEMBERS
 from lpx.bundle.manifest import MAX_TOTAL_BYTES
 from lpx.bundle.names import MemberNames
-from lpx.engines.load import GRAPH
-from lpx.engines.manifest import read_manifest
 from lpx.errors import LpxError
 from lpx.plain import plain
 from lpx.remote.agent.machine import describe
-from lpx.remote.agent.results import REPORTS
+from lpx.remote.agent.results import REPORTS, RESULTS
 from lpx.remote.connection import Connection
 from lpx.remote.host import folder_name
 from lpx.reporter import Reporter
@@ -149,7 +146,7 @@ def _known(name: str) -> bool:
         return name in REPORTS
     if top == "engines":
         return "/" in below
-    return top == "predictions"
+    return top in RESULTS
 
 
 def _unit(name: str) -> str:
@@ -190,11 +187,13 @@ def _fetch_units(
     """Fetch units into a temporary folder, check them, and put them in place; returns their names.
 
     Raises:
-        LpxError: A file is not what the board said, or cannot be written.
+        LpxError: A file is not what the board said, a unit is not what it claims to be, or the
+            folder cannot be written.
     """
     names = [name for unit in units.values() for name in unit]
     needed = sum(listed.files[name][0] for name in names)
     new: list[str] = []
+    refused: LpxError | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if needed > (free := shutil.disk_usage(folder).free):
@@ -203,12 +202,20 @@ def _fetch_units(
             staged = Path(temporary)
             _receive(connection, work, listed, names, staged, reporter)
             for unit, files in units.items():
-                if _checked(connection.host, staged, unit, files, model_sha256, reporter):
+                try:
+                    good = _checked(connection.host, staged, unit, files, model_sha256, reporter)
+                except LpxError as error:
+                    # The others are taken all the same.
+                    refused = refused or error
+                    continue
+                if good:
                     with interrupts.deferred():
                         _place(staged, folder, unit, files)
                     new.append(unit)
     except OSError as error:
         raise unwritable(folder, error) from error
+    if refused is not None:
+        raise refused
     return new
 
 
@@ -260,11 +267,17 @@ def _checked(
         LpxError: It is damaged, or contradicts itself.
     """
     if unit == "report":
+        # Late imports, here and below: SciPy and others take longer than an empty `pull`.
+        from lpx.bench.report.document.report import read_report
+
         if "report.json" in files:
             read_report(staged / "report.json")
         return True
     if not unit.startswith("engines/"):
         return True
+    from lpx.engines.load import GRAPH
+    from lpx.engines.manifest import read_manifest
+
     manifest = read_manifest(staged / unit)
     digests = {manifest.file: manifest.engine_sha256}
     graph = manifest.options.get("graph_sha256")

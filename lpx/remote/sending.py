@@ -14,7 +14,6 @@ from typing import BinaryIO
 from lpx.bundle.archive import CHUNK, Entry, read_content, read_entries
 from lpx.bundle.manifest import FILE, TAG
 from lpx.bundle.names import name_problem
-from lpx.bundle.pack import PackOptions, pack
 from lpx.bundle.sources import open_regular
 from lpx.data.roots import DataPlaces
 from lpx.errors import LpxError
@@ -25,6 +24,21 @@ from lpx.workspace import WorkspaceFolder, sha256
 INPUTS = "inputs"
 # Characters of a folder's name that the name of its copy on the board keeps.
 _KEPT = 24
+
+
+@dataclass(frozen=True)
+class SentFaces:
+    """A face set to send as `lpx-out/faces`.
+
+    Attributes:
+        name: The set, or its folder; None for none.
+        limit: Maximum number of faces, sampled evenly; None for all.
+        places: Folders of public data sets and of prepared faces.
+    """
+
+    name: str | None = None
+    limit: int | None = None
+    places: DataPlaces = DataPlaces()  # noqa: RUF009 (frozen)
 
 
 @dataclass
@@ -102,17 +116,24 @@ class _WithoutBars:
 def add_workspace(
     shipment: Shipment,
     workspace: WorkspaceFolder,
-    options: PackOptions,
-    places: DataPlaces,
+    bundle: Path,
+    faces: SentFaces,
+    *,
+    checkpoint: bool,
     reporter: Reporter,
 ) -> None:
-    """Pack a workspace, and add the members of the bundle.
+    """Pack a workspace into `bundle`, and add the members of the bundle.
 
     Raises:
         LpxError: It cannot be packed.
     """
-    packed = pack(workspace, options, places=places, reporter=_WithoutBars(reporter))
-    with options.out.open("rb") as stream:
+    # ONNX Runtime and others take a second to import: commands without a workspace need none.
+    from lpx.bundle.pack import PackOptions, pack
+
+    # Engines are built on the board, and stay there.
+    options = PackOptions(bundle, faces.name, faces.limit, (), checkpoint)
+    packed = pack(workspace, options, places=faces.places, reporter=_WithoutBars(reporter))
+    with bundle.open("rb") as stream:
         for entry in read_entries(stream):
             if entry.name == TAG:
                 continue

@@ -116,7 +116,13 @@ def core_requirements() -> tuple[str, ...]:
     return tuple(one for one in requires if "extra ==" not in one)
 
 
-def download_wheels(folder: Path, architecture: str, python: Sequence[int], libc: str) -> None:
+def download_wheels(
+    folder: Path,
+    architecture: str,
+    python: Sequence[int],
+    libc: str,
+    more: Sequence[str] = (),
+) -> None:
     """Download what lpx needs on another machine, with this machine's pip.
 
     Args:
@@ -124,6 +130,7 @@ def download_wheels(folder: Path, architecture: str, python: Sequence[int], libc
         architecture: Architecture there, such as "aarch64".
         python: Version of Python there, such as (3, 10).
         libc: C library there, such as "glibc 2.35".
+        more: Requirements beyond those of lpx.
 
     Raises:
         LpxError: pip is missing, or cannot download them.
@@ -141,7 +148,7 @@ def download_wheels(folder: Path, architecture: str, python: Sequence[int], libc
     if tuple(python[:2]) >= (3, 11):
         own = [one for one in own if not one.startswith("tomli")]
     done = subprocess.run(
-        [*words, *own], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        [*words, *own, *more], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()] or ["pip said nothing"]

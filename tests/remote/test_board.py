@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from lpx import Board, LpxError, Workspace
+from lpx.remote.connection import Connection
 from lpx.schema import unsealed
 
 
@@ -172,6 +173,28 @@ def test_without_a_workspace(ready, heard):
     assert result.exit_code == 0
     assert result.folder is None
     assert json.loads(heard.output["stdout"])
+
+
+def test_the_same_command_is_not_started_twice(ready, workspace):
+    """The reply to a request may be lost after the command was started."""
+    request = {
+        **{"work": "w", "key": "k", "job": "j", "words": ["--version"], "variables": {}},
+        **{"files": {}, "missing": [], "holder": {"who": "me", "command": "c"}},
+    }
+    with Connection("board", ".lpx-remote", ready.config) as connection:
+        assert connection.call("start", request) == {"started": True}
+        assert connection.call("start", request) == {"started": False}
+
+
+def test_results_that_are_refused_do_not_block_the_next_command(ready, workspace, heard):
+    run(ready, workspace, heard, "build", "--fp32", "--target", "onnxruntime")
+    engine = work_folder(ready) / "lpx-out/engines/onnxruntime-fp32/engine.onnx"
+    engine.write_bytes(engine.read_bytes() + b"\0")
+    for _ in range(2):
+        with pytest.raises(LpxError) as caught:
+            run(ready, workspace, heard, "explain-graph")
+        assert caught.value.code == "damaged"
+    assert len(list((ready.home / ".lpx-remote/jobs").iterdir())) == 3
 
 
 def test_nothing_to_attach_to(ready, workspace):

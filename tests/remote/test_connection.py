@@ -24,6 +24,15 @@ sys.exit({code})
 """
 
 
+# Tests may run in the background of a shell, where SIGINT is ignored.
+MAIN = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from lpx.cli.main import main
+main()
+"""
+
+
 def lines(heard):
     return heard.output["stdout"].decode().split("\n")[:-1]
 
@@ -198,7 +207,7 @@ def test_signals(ready, workspace, number):
     )
     words = ["remote", "-F", str(ready.config), "board", "run", "explain-graph"]
     process = subprocess.Popen(
-        [sys.executable, "-c", "from lpx.cli.main import main; main()", *words],
+        [sys.executable, "-c", MAIN, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -16,7 +16,14 @@ import pytest
 import lpx
 from lpx import LpxError
 from lpx.remote.connection import _MODULES, agent_text
-from lpx.remote.installing import ARCHITECTURES, BoardInfo, Interpreter, SetupOptions, check
+from lpx.remote.installing import (
+    ARCHITECTURES,
+    BoardInfo,
+    Interpreter,
+    SetupOptions,
+    check,
+    cuda_binding,
+)
 from lpx.remote.wheel import core_requirements, download_wheels, write_wheel
 
 # Stands for a Python that is too old for lpx, in what it says of itself.
@@ -168,6 +175,19 @@ def test_boards_that_do_not_suffice(board, asked, code, part):
         check("b", board, asked)
     assert caught.value.code == code
     assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("l4t", "binding"),
+    [
+        ("", ()),
+        ("# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic", ("cuda-python<13",)),
+        ("# R38 (release), REVISION: 2.0, GCID: 1, BOARD: generic", ("cuda-python",)),
+        ("something else", ("cuda-python<13",)),
+    ],
+)
+def test_cuda_binding(l4t, binding):
+    assert cuda_binding(info(l4t=l4t)) == binding
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import signal
 import sys
 import time
 from typing import Any, BinaryIO, Dict, List, Mapping, Sequence, Tuple
@@ -15,6 +16,8 @@ Files = Mapping[str, Tuple[int, str]]
 
 # Bytes of a file in memory at a time.
 CHUNK = 1 << 18
+# Time that a workstation may take to send some bytes, seconds.
+STALL_S = 60
 # Name of the workspace in its folder on the board: the default of every command.
 WORKSPACE = "lpx-out"
 
@@ -111,7 +114,11 @@ def receive(folder: str, files: Files, names: Sequence[str], stream: BinaryIO) -
         try:
             with open(temporary, "wb") as out:
                 while left:
+                    # If the network is gone, sshd notices late or never: this process must not
+                    # keep the lock for so long. The signal ends it.
+                    signal.alarm(STALL_S)
                     chunk = stream.read(min(CHUNK, left))
+                    signal.alarm(0)
                     if not chunk:
                         raise RefusedError("cut", name=name)
                     left -= len(chunk)

@@ -48,7 +48,7 @@ def install(base: str, request: Request, stream: BinaryIO) -> None:
         steps[1] += ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
         if request["offline"]:
             steps[1] += ["--no-index", "--find-links", folder]
-        steps[1].append(wheel)
+        steps[1] += [wheel] + request["requirements"]
     else:
         new = os.path.join(base, "lib", token)
         setup["python"], setup["path"], steps = request["python"], new, []

@@ -69,6 +69,11 @@ def probe(base: str, request: Request, stream: BinaryIO) -> None:
     answer(request, values)
 
 
+def installed(base: str, request: Request, stream: BinaryIO) -> None:
+    """Say what is installed."""
+    answer(request, {"installed": read_json(os.path.join(base, "setup.json"))})
+
+
 def choose_python(named: Optional[str]) -> Values:
     """Return path, version and packages of the Python to use: the named one, or the newest."""
     if named:

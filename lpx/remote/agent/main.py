@@ -14,11 +14,12 @@ import sys
 from lpx.remote.agent.files import RefusedError, answer
 from lpx.remote.agent.install import install, wheels
 from lpx.remote.agent.jobs import follow, have, latest, seen, start, stop
-from lpx.remote.agent.machine import probe
+from lpx.remote.agent.machine import installed, probe
 from lpx.remote.agent.results import fetch, results
 
 VERBS = {
     "probe": probe,
+    "installed": installed,
     "wheels": wheels,
     "install": install,
     "have": have,

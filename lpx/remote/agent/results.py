@@ -9,7 +9,7 @@ from lpx.remote.agent.machine import describe
 
 # Names in a workspace that are results.
 REPORTS = ("report.json", "report.html", "report.md")
-RESULTS = ("engines", "predictions")
+RESULTS = ("engines", "predictions", "debug")
 # Files of an engine that only the GPU which made them can use.
 CACHES = ("kernels.cache", "cache")
 
