@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 import secrets
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lpx import interrupts
 from lpx.arguments import as_path, check_at_least, check_instance, check_number
 from lpx.data.roots import DataPlaces
 from lpx.errors import InvalidArgumentError, LpxError
@@ -280,6 +283,12 @@ class Board:
         }
         try:
             connection.call("start", request, shipment.contents(names, command.bundle))
+        except interrupts.Interrupted as interruption:
+            # It may have started just now, and nobody would know.
+            if interruption.signal != signal.SIGHUP:
+                with contextlib.suppress(LpxError):
+                    connection.call("stop", {"job": job, "signal": int(signal.SIGINT)})
+            raise
         except LostError:
             # It may have started: with the same identifier it is not started a second time.
             for _ in again(connection, self._patience_s, reporter):
@@ -300,13 +309,15 @@ class Board:
         reporter: Reporter,
     ) -> RemoteResult:
         """Follow a command to its end, and fetch its results."""
-        code = follow(
-            connection,
-            job,
-            output or _PassOn(),
-            patience_s=self._patience_s,
-            reporter=reporter,
-        )
+        passing = output or _PassOn()
+        try:
+            code = follow(connection, job, passing, patience_s=self._patience_s, reporter=reporter)
+        except LostError:
+            raise
+        except LpxError:
+            # It has no exit code and never will: given again, the command is started again.
+            connection.call("seen", {"job": job})
+            raise
         if code == 128 + 9:
             reporter.warn(f"the command on {self.host} was killed: usually memory ran out there")
         result = RemoteResult(code, None, ())

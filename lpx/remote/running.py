@@ -241,6 +241,8 @@ class _Following:
         try:
             self.connection.call("stop", {"job": self._job, "signal": int(signal.SIGINT)})
             code = self.once(time.monotonic() + STOP_S)
+            # Given again, the command resumes there, and does not show this end.
+            self.connection.call("seen", {"job": self._job})
         except LpxError as error:
             interruption.kept = f"{left} ({error.what})"
             return

@@ -197,6 +197,16 @@ def test_results_that_are_refused_do_not_block_the_next_command(ready, workspace
     assert len(list((ready.home / ".lpx-remote/jobs").iterdir())) == 3
 
 
+def test_a_link_among_results_stays_there(ready, workspace, heard):
+    run(ready, workspace, heard, "build", "--fp32", "--target", "onnxruntime")
+    (work_folder(ready) / "lpx-out/report.md").symlink_to("/etc/passwd")
+    assert ready.board().pull(workspace).new == ()
+
+
+def test_others_there_cannot_look_inside(ready):
+    assert (ready.home / ".lpx-remote").stat().st_mode & 0o077 == 0
+
+
 def test_nothing_to_attach_to(ready, workspace):
     with pytest.raises(LpxError) as caught:
         ready.board().attach(workspace)

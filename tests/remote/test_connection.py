@@ -126,6 +126,9 @@ def test_a_command_without_an_exit_code_is_no_verdict(ready, workspace, heard):
         ready.board().run(["doctor"], workspace, output=heard, reporter=heard)
     assert caught.value.code == "unreachable"
     assert "without an exit code" in caught.value.what
+    # It never will have one: the same command is started again.
+    ready.replace_lpx("sys.exit(4)")
+    assert ready.board().run(["doctor"], workspace, output=heard).exit_code == 4
 
 
 def test_key_refused(sshd, workspace):
@@ -224,6 +227,10 @@ def test_signals(ready, workspace, number):
     else:
         assert out == "saved\n"
         assert "has ended with exit code 130" in err
+        # Given again, it is started again.
+        ready.replace_lpx("sys.exit(3)")
+        result = ready.board().run(["explain-graph"], workspace, output=lambda *_: None)
+        assert result.exit_code == 3
 
 
 def test_hosts_that_ssh_would_misread(workspace):

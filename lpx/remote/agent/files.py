@@ -161,7 +161,8 @@ def group(name: str) -> str:
 
 def take_lock(base: str, holder: Mapping[str, Any]) -> int:
     """Lock the board for one workstation at a time; the lock ends with the process that has it."""
-    os.makedirs(base, exist_ok=True)
+    # Faces may be in it: they are for this user only.
+    os.makedirs(base, mode=0o700, exist_ok=True)
     handle = os.open(os.path.join(base, "lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -26,7 +26,10 @@ def results(base: str, request: Request, stream: BinaryIO) -> None:
     listed: Dict[str, List[Union[int, str]]] = {}
     for name in names:
         path = os.path.join(root, name)
-        listed[name] = [os.lstat(path).st_size, digest_of(path)]
+        digest = digest_of(path)
+        # Links, and what has just gone: lpx makes none.
+        if digest:
+            listed[name] = [os.lstat(path).st_size, digest]
     answer(request, {"files": listed, "machine": describe()})
 
 
