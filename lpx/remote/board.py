@@ -32,6 +32,8 @@ from lpx.workspace import WorkspaceFolder
 
 StrPath = str | os.PathLike[str]
 DEFAULT_FOLDER = ".lpx-remote"
+# Attempts to start a command whose board is still locked by the one that was cut off.
+_ATTEMPTS = 5
 # Time to try for when a connection is lost, seconds.
 PATIENCE_S = 600.0
 
@@ -265,8 +267,7 @@ class Board:
         if (before := read_job(self.host, reply)) is not None:
             _say_attached(before, reporter)
             return before.job
-        missing = set(reply["missing"])
-        names = [name for name in shipment.files if name in missing]
+        names = shipment.missing(self.host, reply)
         if names:
             size = shipment.size(names) / 2**20
             reporter.say(f"sending {len(names)} of {len(shipment.files)} files, {size:.1f} MiB")
@@ -290,14 +291,34 @@ class Board:
                     connection.call("stop", {"job": job, "signal": int(signal.SIGINT)})
             raise
         except LostError:
-            # It may have started: with the same identifier it is not started a second time.
-            for _ in again(connection, self._patience_s, reporter):
-                files = {"work": work, "key": key, "files": shipment.files}
-                request["missing"] = connection.call("have", files)["missing"]
-                rest = shipment.contents(request["missing"], command.bundle)
-                connection.call("start", request, rest)
-                break
+            self._start_again(connection, request, command, reporter)
         return job
+
+    def _start_again(
+        self,
+        connection: Connection,
+        request: dict[str, Any],
+        command: _Command,
+        reporter: Reporter,
+    ) -> None:
+        """Start a command over a new connection, with what had not arrived.
+
+        It may have started: with the same identifier it is not started a second time.
+        """
+        reporter.warn(f"the connection to {self.host} is lost, connecting again")
+        for attempt, _ in enumerate(again(connection, self._patience_s, reporter)):
+            reporter.say(f"connected to {self.host} again")
+            try:
+                names = command.shipment.missing(self.host, connection.call("have", request))
+                contents = command.shipment.contents(names, command.bundle)
+                connection.call("start", {**request, "missing": names}, contents)
+                return
+            except LostError:
+                continue
+            except LpxError as error:
+                # The lock may still be that of the request that was cut off.
+                if error.code != "in-use" or attempt >= _ATTEMPTS:
+                    raise
 
     def _finish(
         self,

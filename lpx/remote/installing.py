@@ -79,6 +79,14 @@ class Installed:
 
 
 @dataclass(frozen=True)
+class _Result:
+    """How an installation ended: an exit code, and what was set up."""
+
+    code: int
+    setup: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class BoardInfo:
     """What a board says of itself.
 
@@ -303,8 +311,8 @@ def _install(
     Raises:
         LpxError: The connection was lost, or somebody else works there.
     """
-    missing = connection.call("wheels", {"files": wheels.files})["missing"]
-    names = [name for name in wheels.files if name in missing]
+    reply = connection.call("wheels", {"files": wheels.files})
+    names = wheels.missing(connection.host, reply)
     if names:
         size = wheels.size(names) / 2**20
         reporter.say(f"sending {len(names)} of {len(wheels.files)} wheels, {size:.1f} MiB")
@@ -323,13 +331,22 @@ def _install(
         "offline": options.download or options.wheels is not None,
         "holder": holder("lpx remote setup"),
     }
-    end: dict[str, Any] = {}
+    end = b""
     with connection.session("install", request, wheels.contents(names, None)) as session:
         for frame in session.frames():
             if frame.kind == "e":
                 output("stderr", frame.data)
             elif frame.kind == "x":
-                end = parse_json(frame.data)
-    if end.get("code") != 0:
+                end = frame.data
+    try:
+        result = read_record(_Result, parse_json(end))
+    except SchemaError as error:
+        raise LpxError(
+            f"{connection.host} does not say how the installation ended",
+            str(error),
+            "run the same command again",
+            code="damaged",
+        ) from error
+    if result.code:
         return None
-    return read_record(Installed, end["setup"])
+    return read_record(Installed, result.setup)

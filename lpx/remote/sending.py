@@ -6,10 +6,10 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from lpx.bundle.archive import CHUNK, Entry, read_content, read_entries
 from lpx.bundle.manifest import FILE, TAG
@@ -57,6 +57,24 @@ class Shipment:
         """Return a digest of all names and contents."""
         text = "".join(f"{name}\0{sha}\0" for name, (_, sha) in sorted(self.files.items()))
         return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+    def missing(self, host: str, reply: Mapping[str, Any]) -> list[str]:
+        """Return the names of files that a board says it lacks.
+
+        Raises:
+            LpxError: It names others.
+        """
+        names = reply.get("missing")
+        known = isinstance(names, list) and all(isinstance(one, str) for one in names)
+        if not known or not self.files.keys() >= set(names or ()):
+            raise LpxError(
+                f"{host} sends what lpx does not understand",
+                "it asks for files that were not announced",
+                "",
+                code="damaged",
+            )
+        lacking = set(names or ())
+        return [name for name in self.files if name in lacking]
 
     def size(self, names: Sequence[str]) -> int:
         """Return the bytes of some of the files together."""

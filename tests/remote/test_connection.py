@@ -14,6 +14,7 @@ import pytest
 from lpx import Board, LpxError, Workspace
 from lpx.remote.connection import Connection, failure
 from lpx.remote.running import holder
+from lpx.remote.sending import Shipment
 from tests.remote.conftest import free_port, write_client
 
 SLOW = """
@@ -73,6 +74,34 @@ def test_a_broken_connection_in_the_middle(ready, workspace, heard):
     assert lines(heard) == [f"line {number}" for number in range(25)]
     assert len(list((ready.home / ".lpx-remote/jobs").iterdir())) == 1
     assert "the command goes on there" in heard.warnings[0]
+
+
+def test_a_connection_that_breaks_while_files_are_sent(ready, workspace, heard, tmp_path):
+    ready.replace_lpx("print(os.path.getsize(sys.argv[-1])); sys.exit(4)")
+    big = tmp_path / "big.png"
+    big.write_bytes(bytes(120 << 20))
+    board = ready.board()
+    thread, done = in_background(
+        lambda: board.run(
+            ["predict", "@big@"], workspace, inputs={"@big@": big}, output=heard, reporter=heard
+        )
+    )
+    work = ready.home / ".lpx-remote/work"
+    wait_for(lambda: list(work.rglob("big.png.part")) or done, 60)
+    ready.kill_sessions()
+    thread.join(120)
+    assert done[0].exit_code == 4
+    assert lines(heard) == [str(120 << 20)]
+    assert "connecting again" in heard.warnings[0]
+    assert not list(work.rglob("*.part"))
+    assert len(list((ready.home / ".lpx-remote/jobs").iterdir())) == 1
+
+
+@pytest.mark.parametrize("missing", [None, 3, "x", ["other"], [["a"]], {"a": 1}, ["a", None], [{}]])
+def test_a_board_that_asks_for_other_files(missing):
+    with pytest.raises(LpxError) as caught:
+        Shipment({"a": (1, "0" * 64)}).missing("b", {"missing": missing})
+    assert caught.value.code == "damaged"
 
 
 def test_a_board_that_stays_away_is_no_verdict(ready, workspace, heard):
