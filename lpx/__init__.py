@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lpx.errors import InvalidArgumentError, LpxError, NotAsAskedError, OutOfMemoryError
     from lpx.graph.qdq.weights import WeightOptions
     from lpx.models.checkpoint import ForeignModel
+    from lpx.remote.board import Board
     from lpx.reporter import Progress, Reporter
     from lpx.training.ablation.ablating import ablate
     from lpx.training.ablation.grid import AblationGrid
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "AblationGrid": "lpx.training.ablation.grid",
     "BatchRange": "lpx.engines.tensorrt_options",
+    "Board": "lpx.remote.board",
     "CostPlan": "lpx.bench.performance.costs",
     "Engine": "lpx.engines.base",
     "EngineManifest": "lpx.engines.manifest",
@@ -63,6 +65,7 @@ _MODULES = {
 __all__ = [
     "AblationGrid",
     "BatchRange",
+    "Board",
     "CostPlan",
     "Engine",
     "EngineManifest",

@@ -14,6 +14,7 @@ ErrorCode = Literal[
     "damaged",
     "unwritable",
     "in-use",
+    "unreachable",
     "no-model-card",
     "untrusted",
     "unsupported",

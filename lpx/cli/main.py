@@ -28,6 +28,7 @@ COMMANDS = {
     "explain-graph": "Show what INT8 would quantise, and why.",
     "pack": "Pack a workspace into one file for another machine.",
     "unpack": "Unpack such a file into a workspace.",
+    "remote": "Run commands on a board, over ssh.",
     "train": "Train a detector on image-level labels.",
     "ablate": "Measure what each part of the method adds.",
     "package": "Write a C++ project that runs an engine without Python.",

@@ -20,12 +20,17 @@ _ELSEWHERE = {
     "clip": "--weight-clip",
     "dla_core": "--dla",
     "folder": "--workspace",
+    "host": "HOST",
     "limit": "--limit",
     "min_channels": "--min-channels",
+    "patience_s": "--patience",
+    "remote_folder": "--remote-folder",
     "requantise": "--requantise",
     "rounding": "--weight-rounding",
+    "ssh_config": "--ssh-config",
     "target": "--target",
     "version_compatible": "--version-compatible",
+    "workspace": "--workspace",
 }
 # Options that name the folders that commands write to.
 _FOLDERS = {"workspace": "-w DIR", "out": "--out DIR"}
@@ -43,6 +48,9 @@ def command_of(root: click.Command, arguments: Sequence[str]) -> click.Command:
             continue
         found = command.get_command(click.Context(command), word)
         if found is None:
+            # `lpx remote HOST build`: a group may have arguments of its own.
+            if any(isinstance(parameter, click.Argument) for parameter in command.params):
+                continue
             break
         command = found
     return command

@@ -258,8 +258,19 @@ def _family(root: Path, board: str) -> str:
 
 
 def _l4t(root: Path) -> str:
-    """Return the release as NVIDIA's archive writes it, "36.4" for 36.4.0; "" if unknown."""
-    release = re.search(r"R(\d+)\s*\(release\),\s*REVISION:\s*(\d+(?:\.\d+)*)", _release(root))
+    return l4t_in(_release(root))
+
+
+def l4t_in(text: str) -> str:
+    """Return the release that `/etc/nv_tegra_release` names; "" if it names none.
+
+    Args:
+        text: Its content.
+
+    Returns:
+        The release as NVIDIA's archive writes it, "36.4" for 36.4.0.
+    """
+    release = re.search(r"R(\d+)\s*\(release\),\s*REVISION:\s*(\d+(?:\.\d+)*)", text)
     if release is None:
         return ""
     return re.sub(r"\.0$", "", f"{release[1]}.{release[2]}")

@@ -1,0 +1,1 @@
+"""lpx on a board, driven from a workstation over plain OpenSSH."""

@@ -1,0 +1,1 @@
+"""What runs on a board: see `main`."""
