@@ -8,9 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 
 def scores(folder: Path, engine: str) -> dict[str, float]:
@@ -19,29 +17,23 @@ def scores(folder: Path, engine: str) -> dict[str, float]:
         return {row["file"]: float(row["score"]) for row in csv.DictReader(stream)}
 
 
-def numbers(value: Any) -> Iterator[float]:
-    """Yield all numbers with a decimal point in nested values, in order."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        for part in value:
-            yield from numbers(part)
-    elif isinstance(value, float):
-        yield value
-
-
-def ranges(folder: Path) -> list[float]:
-    """Return the ranges in `scales.json`, without times and losses."""
-    return list(numbers(json.loads((folder / "scales.json").read_text())["tensors"]))
+def ranges(folder: Path) -> dict[str, tuple[float, float]]:
+    """Return the lowest and highest value of each tensor."""
+    tensors = json.loads((folder / "scales.json").read_text())["tensors"]
+    return {name: (values["low"], values["high"]) for name, values in tensors.items()}
 
 
 def main(here: Path, there: Path, name: str) -> None:
     """Print the differences."""
-    worst = 0.0
     ours, theirs = ranges(here), ranges(there)
-    for one, other in zip(ours, theirs, strict=True):
-        worst = max(worst, abs(one - other) / max(abs(one), abs(other), 1e-12))
-    print(f"ranges: {len(ours)} numbers, largest relative difference {worst:.1e}")
+    if ours.keys() != theirs.keys():
+        sys.exit("other tensors were observed")
+    differences = []
+    for tensor, ends in ours.items():
+        width = ends[1] - ends[0]
+        difference = max(abs(x - y) for x, y in zip(ends, theirs[tensor], strict=True))
+        differences.append(difference / width)
+    print(f"ranges of {len(ours)} tensors, largest difference {max(differences):.1e} of a range")
     for engine in ("fp32", "int8"):
         mine, yours = scores(here, engine), scores(there, engine)
         if mine.keys() != yours.keys():
