@@ -43,7 +43,8 @@ class Workspace(WorkspaceFolder):
     what they read against what it was made from.
 
     Args:
-        root: The folder, created when something is first written.
+        root: The folder, created when something is first written. The file of a bundle is unpacked
+            into a folder beside it, `<bundle>.d`, unless that was done before.
         data_root: Folder of public data sets' videos. By default LPX_DATA, or what `lpx.toml` says.
         face_store: Folder of faces prepared from these. By default LPX_FACE_STORE, or what
             `lpx.toml` says, or `lpx-faces`.
@@ -51,6 +52,10 @@ class Workspace(WorkspaceFolder):
             workspace from a source you trust.
         allow_factory: Import and call the factory that the workspace names to make its PyTorch
             model. Only for a workspace from a source you trust.
+        reporter: Receives progress while a bundle is unpacked.
+
+    Raises:
+        LpxError: A bundle that is damaged, or cannot be unpacked beside itself.
     """
 
     def __init__(
@@ -61,8 +66,13 @@ class Workspace(WorkspaceFolder):
         face_store: StrPath | None = None,
         allow_host_code: bool = False,
         allow_factory: bool = False,
+        reporter: Reporter = SILENT,
     ) -> None:
         super().__init__(root)
+        if self.root.is_file():
+            from lpx.bundle.beside import workspace_of
+
+            self.root = workspace_of(self.root, reporter)
         self.places = DataPlaces(
             _optional("data_root", data_root), _optional("face_store", face_store)
         )
