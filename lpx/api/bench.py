@@ -42,6 +42,8 @@ from lpx.engines.manifest import EngineManifest
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.engines.torch import TorchEngine
 from lpx.errors import LpxError
+from lpx.healing.host import Rebuild
+from lpx.healing.pick import Healer, HealingOptions
 from lpx.machine.energy_sources import Device, EnergySource, Unavailable, open_source
 from lpx.machine.machine import read_machine
 from lpx.machine.process_memory import read_memory
@@ -60,7 +62,7 @@ class BenchOptions:
     """Options of a bench; `lpx.Workspace.bench` documents them.
 
     Raises:
-        InvalidArgumentError: `limit` or `margin` is out of range.
+        InvalidArgumentError: `limit`, `margin` or `rebuild` has a value that it cannot have.
     """
 
     limit: int | None = None
@@ -71,8 +73,10 @@ class BenchOptions:
     trtexec_times: Sequence[tuple[Path, str | None]] = ()
     stages: bool = True
     allow_overlap: bool = False
+    rebuild: Rebuild = "auto"
 
     def __post_init__(self) -> None:
+        HealingOptions(self.rebuild)
         check_at_least(
             "limit", self.limit, 4, "AUC and its interval need two real and two fake faces"
         )
@@ -148,6 +152,9 @@ def bench(
     if methods is not None:
         faces = faces.select(methods=methods)
     faces = faces.first(options.limit)
+    healing = HealingOptions(options.rebuild, workspace.allow_host_code)
+    healer = Healer(workspace, model, healing, reporter)
+    healer.prepare(options.candidates and several("candidates", options.candidates))
     chosen = _choose(*host.runnable(workspace, model), options.candidates)
     manifests = chosen.manifests
     look_up(faces, reporter)
@@ -157,7 +164,7 @@ def bench(
     with workspace.lock(), ExitStack() as stack:
         detector = read_reference(workspace, model, allow_factory=workspace.allow_factory)
         reference = stack.enter_context(closing(TorchEngine(detector)))
-        loader = _Loader(workspace.engines, host.load, workspace.allow_host_code)
+        loader = _Loader(workspace.engines, host.load, workspace.allow_host_code, healer.problem)
         loaded, broken = loader.load_all(manifests, stack)
         graphs = _graphs(workspace, model, manifests, stack) if options.stages else None
         store = _store(workspace, model, faces, manifests, graphs, reporter)
@@ -212,6 +219,7 @@ class _Loader:
     folder: Path
     load: LoadEngine
     allow_host_code: bool
+    problem: Callable[[EngineManifest, Engine], str]
 
     def load_all(
         self, manifests: list[EngineManifest], stack: ExitStack
@@ -233,6 +241,9 @@ class _Loader:
                 broken.append(Failure(manifest.name, "loading", in_one_line(error)))
                 continue
             stack.enter_context(closing(engine))
+            if problem := self.problem(manifest, engine):
+                broken.append(Failure(manifest.name, "loading", problem))
+                continue
             if manifest.target == "onnxruntime":
                 loaded[manifest.name] = LoadedEngine(
                     manifest,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lpx.engines.manifest import EngineManifest, Precision
     from lpx.engines.tensorrt_options import TensorRTOptions
     from lpx.graph.qdq.weights import WeightOptions
+    from lpx.healing.host import Rebuild
     from lpx.models.checkpoint import ForeignModel
     from lpx.predict.results import PredictionResult
 
@@ -406,9 +407,13 @@ class Workspace(WorkspaceFolder):
         trtexec_times: Sequence[tuple[StrPath, str | None]] = (),
         stages: bool = True,
         allow_overlap: bool = False,
+        rebuild: Rebuild = "auto",
         reporter: Reporter = SILENT,
     ) -> Report:
         """Measure every engine that runs here against the checkpoint.
+
+        In the workspace of a bundle, an engine whose scores of the probe faces are not those that
+        they must be counts as failed.
 
         Scores are saved as they come, so an interrupted bench resumes.
 
@@ -424,6 +429,8 @@ class Workspace(WorkspaceFolder):
             stages: Also score the exported model and each engine's graph in ONNX Runtime, which
                 shows the stage that loses AUC.
             allow_overlap: Accept, with a warning, faces that an engine was calibrated on.
+            rebuild: Whether to rebuild candidates that do not run here, or an engine if none does:
+                "auto", "ask" (on the terminal) or "never".
             reporter: Receives progress and warnings.
 
         Returns:
@@ -448,6 +455,7 @@ class Workspace(WorkspaceFolder):
             trtexec_times=_times(trtexec_times),
             stages=stages,
             allow_overlap=allow_overlap,
+            rebuild=rebuild,
         )
         return bench(self, os.fspath(as_path("dataset", dataset)), options, reporter)
 
@@ -463,6 +471,7 @@ class Workspace(WorkspaceFolder):
         limit: int | None = None,
         frames: int | None = 32,
         overlay: bool = True,
+        rebuild: Rebuild = "auto",
         reporter: Reporter = SILENT,
     ) -> PredictionResult:
         """Score the faces in images and videos, and draw heat maps.
@@ -477,12 +486,16 @@ class Workspace(WorkspaceFolder):
             limit: Maximum number of files, sampled evenly; None for all.
             frames: Maximum number of frames per video, sampled evenly; None for all.
             overlay: Draw heat maps, and each video's scores over time.
+            rebuild: Whether to rebuild the engine if it does not run here, or none does: "auto",
+                "ask" (on the terminal) or "never".
             reporter: Receives progress and warnings.
 
         Returns:
             Scores of every file, and the paths of the tables.
 
         Raises:
+            NotAsAskedError: The engine gives the bundle's probe faces other scores than it must
+                (code "scores-differ").
             LpxError: Nothing to score or nothing readable, an unknown engine, detector or recipe,
                 or an engine that returns NaN.
         """
@@ -496,6 +509,7 @@ class Workspace(WorkspaceFolder):
             limit=limit,
             frames=frames,
             overlay=overlay,
+            rebuild=rebuild,
         )
         return predict(self, as_path("path", path), options, reporter)
 

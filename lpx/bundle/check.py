@@ -119,7 +119,7 @@ def scores_differ(what: str, found: ScoreCheck, fix: str) -> LpxError:
         fix: What to do.
     """
     return NotAsAskedError(
-        f"{what} does not score faces here as it did where they were packed",
+        f"{what} does not give probe faces the scores that they must get",
         str(found),
         fix,
         code="scores-differ",

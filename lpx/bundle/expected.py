@@ -13,7 +13,6 @@ import json
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +31,8 @@ LEAST = {"fp32": 0.002, "fp16": 0.002, "int8": 0.01}
 _TO_FLOAT32 = {"fp32": 0.01, "fp16": 0.05, "int8": 0.25}
 # Dialects whose precision a flag of the builder or a calibration cache decides.
 _NOT_IN_GRAPH = ("weakly-typed", "calibration-cache")
-# Of a manifest's calibration: what does not change the engine.
-_REMARKS = ("warning", "seconds", "pass_seconds")
+# Of a manifest's calibration: what decides the graph. The rest says where it comes from.
+_DECIDING = ("method", "ranges_sha256", "weights")
 
 
 @dataclass(frozen=True)
@@ -55,11 +54,9 @@ def identity(manifest: EngineManifest) -> str:
     It covers the model, target, precision and calibrated ranges: an engine that was built with
     other ranges has other scores.
     """
-    calibration: dict[str, Any] = {}
-    for key, value in (manifest.calibration or {}).items():
-        if key not in _REMARKS:
-            calibration[key] = value
-    asked = [manifest.model_sha256, manifest.target, manifest.precision, calibration]
+    calibration = manifest.calibration or {}
+    deciding = [calibration.get(key) for key in _DECIDING]
+    asked = [manifest.model_sha256, manifest.target, manifest.precision, deciding]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 

@@ -14,6 +14,7 @@ from lpx.cli.options import (
     factory_option,
     host_code_option,
     json_option,
+    rebuild_option,
     workspace_option,
 )
 from lpx.errors import InvalidArgumentError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from lpx.api.workspace import Workspace
     from lpx.bench.performance.trtexec_metrics import Release
     from lpx.bench.report.document.report import Report
+    from lpx.healing.host import Rebuild
     from lpx.metrics import Verdict
 
 # Exit code if the checkpoint cannot tell real from fake, so that parity cannot be judged.
@@ -142,6 +144,7 @@ def times_of(
 @click.option(
     "--allow-overlap", is_flag=True, help="Accept faces that an engine was calibrated on."
 )
+@rebuild_option
 @host_code_option
 @factory_option
 @data_options
@@ -162,6 +165,7 @@ def bench(
     trtexec_times: list[tuple[Path, str | None]],
     no_stages: bool,
     allow_overlap: bool,
+    rebuild: Rebuild,
     workspace: Workspace,
     as_json: bool,
 ) -> None:
@@ -195,6 +199,7 @@ def bench(
             trtexec_times=trtexec_times,
             stages=not no_stages,
             allow_overlap=allow_overlap,
+            rebuild=rebuild,
             reporter=reporter,
         )
     if as_json:

@@ -123,6 +123,18 @@ def host_code_option(command: Command) -> Command:
     )(command)
 
 
+def rebuild_option(command: Command) -> Command:
+    """`--rebuild auto|ask|never`: passes `rebuild`."""
+    return click.option(
+        "--rebuild",
+        type=click.Choice(("auto", "ask", "never")),
+        default="auto",
+        show_default=True,
+        help="Rebuild an engine that does not run here, from its graph and ranges, if none does or "
+        "it is named.",
+    )(command)
+
+
 def factory_option(command: Command) -> Command:
     """`--allow-factory`: passes `allow_factory`."""
     return click.option(
