@@ -91,17 +91,19 @@ def _new_beside(path: Path) -> Path:
     return Path(name)
 
 
-def swap(new: Path, old: Path) -> None:
+def swap(new: Path, old: Path, *, at_once: bool = True) -> None:
     """Exchange two folders of one file system, so that `old` is never missing.
+
+    Args:
+        new: A folder.
+        old: The other.
+        at_once: Use the system call for it, where C library and file system have it.
 
     Raises:
         OSError: One does not exist, or their parents cannot be written.
     """
-    try:
-        exchange = ctypes.CDLL(None, use_errno=True).renameat2
-    except AttributeError:
-        exchange = None
-    if exchange is not None:
+    exchange = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if at_once and exchange is not None:
         # -100: relative paths are those of this process; 2: RENAME_EXCHANGE.
         failed = exchange(-100, os.fsencode(new), -100, os.fsencode(old), 2)
         if not failed:
@@ -109,7 +111,7 @@ def swap(new: Path, old: Path) -> None:
         number = ctypes.get_errno()
         if number not in (errno.ENOSYS, errno.EINVAL):
             raise OSError(number, os.strerror(number), str(old))
-    # Neither every C library nor every file system has it. Between these calls `old` is missing.
+    # Between these calls `old` is missing.
     aside = new.with_name(f"{new.name}.aside")
     os.rename(old, aside)
     try:
