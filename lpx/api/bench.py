@@ -42,7 +42,7 @@ from lpx.engines.manifest import EngineManifest
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.engines.torch import TorchEngine
 from lpx.errors import LpxError
-from lpx.healing.host import Rebuild
+from lpx.healing import Rebuild
 from lpx.healing.pick import Healer, HealingOptions
 from lpx.machine.energy_sources import Device, EnergySource, Unavailable, open_source
 from lpx.machine.machine import read_machine

@@ -26,7 +26,7 @@ from lpx.data.wording import printable
 from lpx.engines.base import Engine, notes_of
 from lpx.engines.manifest import read_manifest
 from lpx.errors import LpxError, first_line
-from lpx.healing.host import REBUILD, Rebuild
+from lpx.healing import REBUILD, Rebuild
 from lpx.healing.pick import pick_engine
 from lpx.predict.crop_scorer import CropScorer
 from lpx.predict.file_scorer import FileScorer

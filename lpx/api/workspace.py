@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lpx.engines.manifest import EngineManifest, Precision
     from lpx.engines.tensorrt_options import TensorRTOptions
     from lpx.graph.qdq.weights import WeightOptions
-    from lpx.healing.host import Rebuild
+    from lpx.healing import Rebuild
     from lpx.models.checkpoint import ForeignModel
     from lpx.predict.results import PredictionResult
 

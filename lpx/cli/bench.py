@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lpx.api.workspace import Workspace
     from lpx.bench.performance.trtexec_metrics import Release
     from lpx.bench.report.document.report import Report
-    from lpx.healing.host import Rebuild
+    from lpx.healing import Rebuild
     from lpx.metrics import Verdict
 
 # Exit code if the checkpoint cannot tell real from fake, so that parity cannot be judged.

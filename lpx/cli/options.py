@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from lpx.data.roots import expanded
+from lpx.healing import REBUILD
 from lpx.workspace import DEFAULT, WorkspaceFolder
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def rebuild_option(command: Command) -> Command:
     """`--rebuild auto|ask|never`: passes `rebuild`."""
     return click.option(
         "--rebuild",
-        type=click.Choice(("auto", "ask", "never")),
+        type=click.Choice(REBUILD),
         default="auto",
         show_default=True,
         help="Rebuild an engine that does not run here, from its graph and ranges, if none does or "

@@ -19,7 +19,7 @@ from lpx.data.wording import counted
 
 if TYPE_CHECKING:
     from lpx.api.workspace import Workspace
-    from lpx.healing.host import Rebuild
+    from lpx.healing import Rebuild
     from lpx.predict.results import FileScore, PredictionResult
 
 

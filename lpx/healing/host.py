@@ -5,17 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, get_args
 
 from lpx.engines.base import Availability, Engine
 from lpx.engines.load import load
 from lpx.engines.manifest import EngineManifest
 from lpx.engines.targets import INSTALLED, Installed, can_build, can_run
 from lpx.machine.machine import Machine, read_machine
-
-Rebuild = Literal["auto", "ask", "never"]
-"""Whether to rebuild an engine where none fits: yes, after a question on the terminal, or no."""
-REBUILD: tuple[Rebuild, ...] = get_args(Rebuild)
 
 
 def ask_on_terminal(question: str) -> bool | None:

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from lpx.arguments import as_path, check_instance
+from lpx.arguments import as_path, check_choice, check_instance
 from lpx.engines.base import Engine
 from lpx.engines.load import load as load_folder
 from lpx.engines.manifest import FILE
 from lpx.errors import InvalidArgumentError
+from lpx.healing import REBUILD, Rebuild
 from lpx.reporter import SILENT, Reporter
-
-if TYPE_CHECKING:
-    from lpx.healing.host import Rebuild
 
 
 def load(
@@ -59,6 +56,7 @@ def load(
     """
     place = as_path("path", path)
     check_instance("engine", engine, str)
+    check_choice("rebuild", rebuild, REBUILD)
     if _is_engine(place):
         if engine is not None:
             raise InvalidArgumentError(

@@ -28,7 +28,8 @@ from lpx.engines.base import Engine
 from lpx.engines.load import load
 from lpx.engines.manifest import EngineManifest
 from lpx.errors import LpxError
-from lpx.healing.host import REBUILD, Host, Rebuild
+from lpx.healing import REBUILD, Rebuild
+from lpx.healing.host import Host
 from lpx.healing.origin import moved
 from lpx.reporter import SILENT, Reporter
 from lpx.workspace import WorkspaceFolder
@@ -192,7 +193,12 @@ class Healer:
             if isinstance(error, LpxError) and error.code == "damaged":
                 raise
             return in_one_line(error)
-        return str(found) if found is not None and not found.passed else ""
+        if found is None:
+            return ""
+        if found.passed:
+            self.reporter.say(_as_expected(manifest, found))
+            return ""
+        return str(found)
 
     def _survey(self) -> Survey:
         return survey(self.workspace, self.model, self.host.machine, self.host.runs)
@@ -229,7 +235,7 @@ class Healer:
         """Say which engines would have been preferred, and why they were not taken."""
         for one in sorted(unfit, key=lambda one: preference(one.manifest)):
             if preference(one.manifest) < preference(chosen):
-                self.reporter.warn(f"{one.manifest.name} is passed over: {one.reason}")
+                self.reporter.say(f"{one.manifest.name} is passed over: {one.reason}")
         if engines > 1:
             self.reporter.say(
                 f"using {chosen.name}: of the engines that run here, it should be the fastest"
@@ -280,10 +286,7 @@ class Healer:
                 f"run `lpx build --{manifest.precision} --target {manifest.target}` here, use "
                 "another `engine`, or unpack the bundle again",
             )
-        self.reporter.say(
-            f"{manifest.name} scores {counted(found.faces, 'probe face')} as expected "
-            f"(largest difference {found.largest:.1g}, tolerance {found.tolerance:.2g})"
-        )
+        self.reporter.say(_as_expected(manifest, found))
 
     @cached_property
     def _probe(self) -> Probe | None:
@@ -388,6 +391,13 @@ class Healer:
             f"{manifest.name} was rebuilt, and scores {counted(found.faces, 'probe face')} as "
             f"{where} (largest difference {found.largest:.1g}, tolerance {found.tolerance:.2g})"
         )
+
+
+def _as_expected(manifest: EngineManifest, found: ScoreCheck) -> str:
+    return (
+        f"{manifest.name} scores {counted(found.faces, 'probe face')} as expected "
+        f"(largest difference {found.largest:.1g}, tolerance {found.tolerance:.2g})"
+    )
 
 
 def _reason(error: LpxError) -> str:

@@ -119,9 +119,7 @@ def test_what_is_in_its_place_is_not_touched(place, tree):
     FOLDER.mkdir()
     (FOLDER / "notes.txt").write_text("mine")
     before = tree(".")
-    with pytest.raises(
-        LpxError, match=r"detector\.lpx\.d is not the workspace of a bundle"
-    ) as caught:
+    with pytest.raises(LpxError, match="is not the workspace of a bundle") as caught:
         lpx.Workspace(place)
     assert "lpx unpack detector.lpx -w FOLDER" in caught.value.fix
     assert tree(".") == before

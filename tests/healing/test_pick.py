@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +21,7 @@ from lpx.errors import InvalidArgumentError, LpxError
 from lpx.healing.host import Host, ask_on_terminal
 from lpx.healing.pick import HealingOptions, pick_engine
 from lpx.machine.machine import Gpu
+from tests.conftest import environment
 from tests.healing.conftest import fits_after
 from tests.support.machines import PC, manifest_for
 
@@ -52,7 +57,7 @@ def test_what_does_not_fit_is_passed_over_with_the_reason(board, healer, heard):
     name, engine = healer(board, fits=fits_after("0.0")).open(None)
     engine.close()
     assert name == FP32
-    assert f"warning: {INT8} is passed over: built with lpx 0.0" in heard
+    assert f"{INT8} is passed over: built with lpx 0.0" in heard
     # Something fits: nothing is rebuilt unasked.
     assert read_manifest(board.engines / INT8) == before
 
@@ -163,6 +168,38 @@ def test_it_asks_and_is_answered_yes(board, healer):
 
 def test_nobody_is_asked_without_a_terminal():
     assert ask_on_terminal("really?") is None
+
+
+ASK = """
+from lpx.cli.console import ConsoleReporter
+from lpx.healing.host import ask_on_terminal
+with ConsoleReporter() as reporter:
+    reporter.say("before")
+    answer = ask_on_terminal("really?")
+print("answer:", answer)
+"""
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"), [(b"y\n", True), (b" YES\n", True), (b"n\n", False), (b"\n", False)]
+)
+def test_whoever_sits_at_a_terminal_is_asked(typed, answer):
+    master, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", ASK],
+        stdin=terminal,
+        stderr=terminal,
+        stdout=subprocess.PIPE,
+        env=environment(),
+    )
+    os.close(terminal)
+    shown = b""
+    while b"really? [y/N]" not in shown:
+        shown += os.read(master, 1000)
+    os.write(master, typed)
+    out, _ = process.communicate(timeout=60)
+    os.close(master)
+    assert f"answer: {answer}" in out.decode()
 
 
 def test_where_none_fits_and_none_can_be_rebuilt(board, healer):
