@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lpx.bundle.expected import ExpectedScores, expected_scores, identity
+from lpx.bundle.expected import ExpectedScores, expected_scores, identity, score_each
 from lpx.bundle.manifest import PROBE
 from lpx.bundle.probe import FILE, Probe, read_probe
 from lpx.data.wording import counted
@@ -53,7 +53,7 @@ def compare_scores(engine: Engine, probe: Probe, expected: ExpectedScores) -> Sc
     Raises:
         LpxError: The engine does not take the faces, or fails.
     """
-    scores = engine.infer(probe.faces).score
+    scores = score_each(engine, probe.faces)
     difference = np.abs(scores - expected.scores)
     # A NaN is not below any bound.
     differing = int((~(difference <= expected.tolerance)).sum())

@@ -100,11 +100,15 @@ def test_a_precision_that_is_not_in_the_graph_is_compared_with_float32(tmp_path)
 
 def test_scores_beyond_the_tolerance_are_counted():
     class Fixed:
+        """Scores faces by the value of their first pixel."""
+
         def infer(self, faces):
-            return Prediction(np.array([0.5, 0.7, np.nan], np.float32), np.zeros((3, 1, 1), "f4"))
+            scores = np.array([0.5, 0.7, np.nan], np.float32)[faces[:, 0, 0, 0]]
+            return Prediction(scores, scores.reshape(-1, 1, 1))
 
     scores = np.array([0.5, 0.5, 0.5], np.float32)
-    probe = Probe(np.zeros((3, 8, 8, 3), np.uint8), scores, 0.1, "")
+    faces = np.zeros((3, 8, 8, 3), np.uint8) + np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1)
+    probe = Probe(faces, scores, 0.1, "")
     found = compare_scores(Fixed(), probe, ExpectedScores(scores, 0.1))
     assert found == ScoreCheck(3, float("inf"), 0.1, 2)
     assert not found.passed

@@ -80,19 +80,6 @@ def test_a_bundle_needs_no_torch(board):
     assert done.stdout == "(1,)\n", done.stderr
 
 
-def test_host_code_is_allowed_to_the_engine_that_is_chosen(board, monkeypatch):
-    seen = []
-
-    def spy(folder, **options):
-        seen.append(options)
-        raise LpxError("enough", code="closed")
-
-    monkeypatch.setattr("lpx.healing.load.load_folder", spy)
-    with pytest.raises(LpxError, match="enough"):
-        lpx.load("board", allow_host_code=True, cuda_graph=False, shares_cores=True)
-    assert seen == [{"allow_host_code": True, "cuda_graph": False, "shares_cores": True}]
-
-
 def test_a_workspace_without_a_model(tmp_path):
     (tmp_path / "engines").mkdir()
     with pytest.raises(LpxError) as caught:
