@@ -58,7 +58,7 @@ def load(
     check_instance("engine", engine, str)
     check_choice("rebuild", rebuild, REBUILD)
     if _is_engine(place):
-        if engine is not None:
+        if engine is not None and (place / FILE).exists():
             raise InvalidArgumentError(
                 "engine", "is for a workspace or a bundle", engine, f"{place} is an engine's folder"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -96,6 +97,34 @@ def test_a_precision_that_is_not_in_the_graph_is_compared_with_float32(tmp_path)
     # As when there is no graph beside a plan.
     expected = expected_scores(tmp_path, manifest_for("tensorrt"), faces, float32, 1e-4)
     assert expected.tolerance == to_float32(manifest_for("tensorrt"), float32, 1e-4).tolerance
+
+
+@pytest.mark.parametrize(
+    ("target", "tf32", "tolerance"),
+    [
+        ("tensorrt", True, 0.05),
+        ("tensorrt", False, 0.002),
+        ("onnxruntime-tensorrt", True, 0.05),
+        ("onnxruntime", True, 1e-4),
+    ],
+)
+def test_tf32_is_as_coarse_as_fp16(built, tmp_path, target, tf32, tolerance):
+    model = built.model.read_bytes()
+    manifest = manifest_for(
+        target,
+        precision="fp32",
+        file="graph.onnx",
+        engine_sha256=hashlib.sha256(model).hexdigest(),
+        options={"tensorrt": {"tf32": tf32, "batches": [1]}},
+    )
+    for name in ("graph.onnx", "engine.onnx"):
+        (tmp_path / name).write_bytes(model)
+    size = read_exported(built).card.input_size
+    faces = np.zeros((1, size, size, 3), np.uint8)
+    with OnnxRuntimeEngine(model, size) as engine:
+        float32 = engine.infer(faces).score
+    found = expected_scores(tmp_path, manifest, faces, float32, 1e-4)
+    assert found.tolerance == pytest.approx(tolerance)
 
 
 def test_scores_beyond_the_tolerance_are_counted():
