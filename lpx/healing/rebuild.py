@@ -71,7 +71,7 @@ def rebuild_engine(
     with workspace.lock():
         # Another process may have rebuilt it before this one got the lock.
         current = read_manifest(folder)
-        if current != old and host.runs(current).usable:
+        if _build_of(current) != _build_of(old) and host.runs(current).usable:
             return current
         target = resolve_target(old.target, host.machine, host.installed)
         plan = _plan(workspace, folder, current, target, host)
@@ -102,6 +102,12 @@ def rebuild_engine(
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         return read_manifest(folder)
+
+
+def _build_of(manifest: EngineManifest) -> tuple[object, ...]:
+    """Return what tells one build of an engine from another."""
+    # Not the whole manifest: a survey adds warnings of this machine to it.
+    return (manifest.engine_sha256, manifest.versions, manifest.machine)
 
 
 def _plan(

@@ -255,6 +255,43 @@ def test_what_another_process_rebuilt_meanwhile_is_taken(board, healer, heard):
     assert f"{INT8} scores 16 probe faces as expected" in heard
 
 
+@pytest.mark.parametrize("name", [INT8, None])
+def test_an_engine_that_seems_to_fit_and_does_not_load_is_rebuilt(board, healer, heard, name):
+    of_another_lpx(board, INT8)
+    if name is None:
+        shutil.rmtree(board.engines / "onnxruntime-fp32")
+
+    def opened(folder, **options):
+        if read_manifest(folder).versions["lpx"] == "0.0":
+            raise LpxError("the plan does not load", "of another release", code="unsupported")
+        return load(folder, **options)
+
+    # The survey warns of it, so that its manifest there is not the one on disk.
+    picked = healer(board, load=opened).open(name)
+    picked.engine.close()
+    assert f"{INT8} does not run here: the plan does not load: of another release" in heard
+    assert f"{INT8} was rebuilt" in heard
+
+
+def test_an_engine_of_which_the_survey_warns_is_rebuilt_too(plan, healer, heard):
+    """A plan of another GPU of the same capability fits, with a warning; TensorRT refuses it."""
+    board = plan()
+    refused = []
+
+    def opened(folder, **options):
+        if not refused:
+            refused.append(folder)
+            raise LpxError("the plan does not load", "other multiprocessors", code="unsupported")
+        return scored_by_its_graph(folder)
+
+    here = replace(with_gpu("8.9"), gpus=(Gpu("another GPU", "8.9", 8192, "580"),))
+    shop = Workshop("tensorrt-10.3.0", "int8")
+    healing = healer(board, machine=here, installed=library_of(shop), load=opened)
+    healing.open(PLAN).engine.close()
+    assert f"{PLAN} was rebuilt" in heard
+    assert read_manifest(board.engines / PLAN).machine["gpus"][0]["name"] == "another GPU"
+
+
 def test_its_own_name_stays(board, healer):
     (board.engines / INT8).rename(board.engines / "mine")
     of_another_lpx(board, "mine")
