@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from lpx.bundle.unpack import unpack
     from lpx.card import ModelCard
     from lpx.engines.base import Engine, Prediction
-    from lpx.engines.load import load
     from lpx.engines.manifest import EngineManifest
     from lpx.engines.tensorrt_options import BatchRange, TensorRTOptions
     from lpx.errors import InvalidArgumentError, LpxError, NotAsAskedError, OutOfMemoryError
     from lpx.graph.qdq.weights import WeightOptions
+    from lpx.healing.load import load
     from lpx.models.checkpoint import ForeignModel
     from lpx.remote.board import Board
     from lpx.reporter import Progress, Reporter
@@ -57,7 +57,7 @@ _MODULES = {
     "Workspace": "lpx.api.workspace",
     "ablate": "lpx.training.ablation.ablating",
     "compare": "lpx.bench.report.compare",
-    "load": "lpx.engines.load",
+    "load": "lpx.healing.load",
     "read_report": "lpx.bench.report.document.report",
     "train": "lpx.training.fit",
     "unpack": "lpx.bundle.unpack",

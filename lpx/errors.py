@@ -23,6 +23,7 @@ ErrorCode = Literal[
     "not-as-asked",
     "not-all-built",
     "dead-engine",
+    "scores-differ",
 ]
 """What kind of error it is, for programs. docs/api.md says what each means."""
 

@@ -6,6 +6,7 @@ Beside it is a manifest with the SHA-256 of what it was made from. One process a
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -88,6 +89,37 @@ def _new_beside(path: Path) -> Path:
         raise unwritable(path.parent, error) from error
     os.close(handle)
     return Path(name)
+
+
+def swap(new: Path, old: Path, *, at_once: bool = True) -> None:
+    """Exchange two folders of one file system, so that `old` is never missing.
+
+    Args:
+        new: A folder.
+        old: The other.
+        at_once: Use the system call for it, where C library and file system have it.
+
+    Raises:
+        OSError: One does not exist, or their parents cannot be written.
+    """
+    exchange = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if at_once and exchange is not None:
+        # -100: relative paths are those of this process; 2: RENAME_EXCHANGE.
+        failed = exchange(-100, os.fsencode(new), -100, os.fsencode(old), 2)
+        if not failed:
+            return
+        number = ctypes.get_errno()
+        if number not in (errno.ENOSYS, errno.EINVAL):
+            raise OSError(number, os.strerror(number), str(old))
+    # Between these calls `old` is missing.
+    aside = new.with_name(f"{new.name}.aside")
+    os.rename(old, aside)
+    try:
+        os.rename(new, old)
+    except OSError:
+        os.rename(aside, old)
+        raise
+    os.rename(aside, new)
 
 
 def _sync(path: Path) -> None:
@@ -339,6 +371,16 @@ class WorkspaceFolder:
     def predictions(self) -> Path:
         """Default folder for the pictures and tables of `predict`."""
         return self.root / "predictions"
+
+    @property
+    def probe(self) -> Path:
+        """Folder of the probe faces that came with a bundle; absent in other workspaces."""
+        return self.root / "probe"
+
+    @property
+    def timing_caches(self) -> Path:
+        """Folder that keeps TensorRT's kernel times between builds."""
+        return self.root / "timing-caches"
 
     @contextmanager
     def lock(self) -> Iterator[None]:

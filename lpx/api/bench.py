@@ -52,6 +52,8 @@ from lpx.engines.manifest import EngineManifest
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.errors import LpxError
 from lpx.extras import is_installed
+from lpx.healing import Rebuild
+from lpx.healing.pick import Healer, HealingOptions
 from lpx.machine.energy_sources import Device, EnergySource, Unavailable, open_source
 from lpx.machine.machine import read_machine
 from lpx.machine.process_memory import read_memory
@@ -75,7 +77,7 @@ class BenchOptions:
     """Options of a bench; `lpx.Workspace.bench` documents them.
 
     Raises:
-        InvalidArgumentError: `limit` or `margin` is out of range.
+        InvalidArgumentError: `limit`, `margin` or `rebuild` has a value that it cannot have.
     """
 
     limit: int | None = None
@@ -87,9 +89,11 @@ class BenchOptions:
     stages: bool = True
     allow_overlap: bool = False
     reference: ReferenceKind = "auto"
+    rebuild: Rebuild = "auto"
 
     def __post_init__(self) -> None:
         check_choice("reference", self.reference, get_args(ReferenceKind))
+        HealingOptions(self.rebuild)
         check_at_least(
             "limit", self.limit, 4, "AUC and its interval need two real and two fake faces"
         )
@@ -165,6 +169,9 @@ def bench(
     if methods is not None:
         faces = faces.select(methods=methods)
     faces = faces.first(options.limit)
+    healing = HealingOptions(options.rebuild, workspace.allow_host_code)
+    healer = Healer(workspace, model, healing, reporter)
+    healer.prepare(options.candidates and several("candidates", options.candidates))
     chosen = _choose(*host.runnable(workspace, model), options.candidates)
     manifests = chosen.manifests
     look_up(faces, reporter)
@@ -173,7 +180,7 @@ def bench(
     check_writable(workspace.root, "report.json", "report.html", "report.md")
     with workspace.lock(), ExitStack() as stack:
         reference = _reference(workspace, model, faces, options.reference, stack, reporter)
-        loader = _Loader(workspace.engines, host.load, workspace.allow_host_code)
+        loader = _Loader(workspace.engines, host.load, workspace.allow_host_code, healer.problem)
         loaded, broken = loader.load_all(manifests, stack)
         graphs = _graphs(workspace, model, manifests, stack) if options.stages else None
         store = _store(workspace, model, faces, manifests, graphs, reference, reporter)
@@ -318,6 +325,7 @@ class _Loader:
     folder: Path
     load: LoadEngine
     allow_host_code: bool
+    problem: Callable[[EngineManifest, Engine], str]
 
     def load_all(
         self, manifests: list[EngineManifest], stack: ExitStack
@@ -339,6 +347,9 @@ class _Loader:
                 broken.append(Failure(manifest.name, "loading", in_one_line(error)))
                 continue
             stack.enter_context(closing(engine))
+            if problem := self.problem(manifest, engine):
+                broken.append(Failure(manifest.name, "loading", problem))
+                continue
             if manifest.target == "onnxruntime":
                 loaded[manifest.name] = LoadedEngine(
                     manifest,

@@ -19,22 +19,20 @@ from lpx.engines.build import build_engine, require_int8
 from lpx.engines.manifest import PRECISIONS, EngineManifest, Precision, Target, write_manifest
 from lpx.engines.request import BuildRequest
 from lpx.engines.targets import INSTALLED, Installed, ResolvedTarget, can_run, resolve_target
-from lpx.engines.tensorrt import PhaseProgress
 from lpx.engines.tensorrt.building.make import check_for_tensorrt
+from lpx.engines.tensorrt.building.progress import outermost
 from lpx.engines.tensorrt_options import DEFAULT_TENSORRT, TensorRTOptions
 from lpx.errors import InvalidArgumentError, LpxError, NotAsAskedError, OutOfMemoryError
 from lpx.graph.qdq.placement import Placement
 from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.machine.machine import Machine, read_machine
-from lpx.reporter import SILENT, Progress, Reporter
+from lpx.reporter import SILENT, Reporter
 from lpx.workspace import WorkspaceFolder
 
 if TYPE_CHECKING:
     from lpx.api.workspace import Workspace
 
 CALIBRATION_FACES = 512
-# Folder of a workspace that keeps TensorRT's kernel times between builds.
-TIMING_CACHES = "timing-caches"
 # Options of `TensorRTOptions` that ONNX Runtime's GPU providers take; other targets take all or
 # none.
 _PROVIDER_TAKES: dict[Target, frozenset[str]] = {
@@ -282,7 +280,7 @@ def _build_one(
         workspace.engines / request.name,
         host.machine,
         progress=outermost(reporter.progress(label)),
-        timing_caches=workspace.root / TIMING_CACHES,
+        timing_caches=workspace.timing_caches,
     )
 
 
@@ -371,16 +369,3 @@ def check_options(options: TensorRTOptions, target: Target) -> None:
 def _as_passed(name: str) -> str:
     """Return an option as it is passed: only False sets `tf32` apart from its default."""
     return "tf32=False" if name == "tf32" else name
-
-
-def outermost(show: Progress) -> PhaseProgress:
-    """Return progress that shows the phase around all others: TensorRT starts with it."""
-    outermost = ""
-
-    def progress(phase: str, done: int, steps: int) -> None:
-        nonlocal outermost
-        outermost = outermost or phase
-        if phase == outermost and steps:
-            show(done, steps)
-
-    return progress

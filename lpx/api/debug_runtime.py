@@ -7,12 +7,12 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from lpx.api.build import TIMING_CACHES, outermost
 from lpx.engines.base import Availability, Engine
 from lpx.engines.load import load
 from lpx.engines.manifest import EngineManifest
 from lpx.engines.targets import can_run
 from lpx.engines.tensorrt import Plan, available
+from lpx.engines.tensorrt.building.progress import outermost
 from lpx.engines.tensorrt.tensors import TensorRTTensors
 from lpx.errors import LpxError
 from lpx.layerwise.compare import ObservedEngine, tensors_to_watch
@@ -169,7 +169,7 @@ def open_inside(
             folder,
             manifest,
             names,
-            workspace.root / TIMING_CACHES,
+            workspace.timing_caches,
             outermost(reporter.progress(f"rebuilding {manifest.name}")),
         )
     except LpxError as error:

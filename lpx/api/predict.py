@@ -14,7 +14,6 @@ import cv2
 
 from lpx.arguments import check_at_least, check_choice, check_fields
 from lpx.artefacts.model import ExportedModel, open_faces, read_exported, versions
-from lpx.artefacts.select_engine import pick_engine
 from lpx.card import ModelCard
 from lpx.data.detect import DETECTORS, FaceDetector, FaceMesh, open_detector
 from lpx.data.face_sets.face_set import Face, FaceSet, ImageFile, Skipped
@@ -27,6 +26,8 @@ from lpx.data.wording import printable
 from lpx.engines.base import Engine, notes_of
 from lpx.engines.manifest import read_manifest
 from lpx.errors import LpxError, first_line
+from lpx.healing import REBUILD, Rebuild
+from lpx.healing.pick import pick_engine
 from lpx.predict.crop_scorer import CropScorer
 from lpx.predict.file_scorer import FileScorer
 from lpx.predict.journal import ScoreJournal
@@ -68,10 +69,12 @@ class PredictOptions:
     limit: int | None = None
     frames: int | None = FRAMES
     overlay: bool = True
+    rebuild: Rebuild = "auto"
     known: Known = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_fields(self)
+        check_choice("rebuild", self.rebuild, REBUILD)
         if self.detector is not None:
             check_choice("detector", self.detector, DETECTORS)
         check_at_least("frames", self.frames, 1)
@@ -99,7 +102,7 @@ def predict(
         path: As for the method.
         options: The other arguments of the method.
         reporter: As for the method.
-        pick_engine: Opens an engine of the workspace, as `select_engine.pick_engine`.
+        pick_engine: Opens an engine of the workspace, as `lpx.healing.pick.pick_engine`.
         open_detector: Opens a face detector by its name, for a number of threads.
     """
     # Before the model is read: a misspelt path is the most frequent mistake.
@@ -122,6 +125,8 @@ def predict(
         options.engine,
         allow_host_code=workspace.allow_host_code,
         allow_factory=workspace.allow_factory,
+        rebuild=options.rebuild,
+        reporter=reporter,
     )
     run = _Run(workspace, model, path, out, options, reporter, pick)
     if options.detector is None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lpx.engines.manifest import EngineManifest, Precision
     from lpx.engines.tensorrt_options import TensorRTOptions
     from lpx.graph.qdq.weights import WeightOptions
+    from lpx.healing import Rebuild
     from lpx.models.checkpoint import ForeignModel
     from lpx.predict.results import PredictionResult
 
@@ -44,7 +45,8 @@ class Workspace(WorkspaceFolder):
     what they read against what it was made from.
 
     Args:
-        root: The folder, created when something is first written.
+        root: The folder, created when something is first written. The file of a bundle is unpacked
+            into a folder beside it, `<bundle>.d`, unless that was done before.
         data_root: Folder of public data sets' videos. By default LPX_DATA, or what `lpx.toml` says.
         face_store: Folder of faces prepared from these. By default LPX_FACE_STORE, or what
             `lpx.toml` says, or `lpx-faces`.
@@ -52,6 +54,10 @@ class Workspace(WorkspaceFolder):
             workspace from a source you trust.
         allow_factory: Import and call the factory that the workspace names to make its PyTorch
             model. Only for a workspace from a source you trust.
+        reporter: Receives progress while a bundle is unpacked.
+
+    Raises:
+        LpxError: A bundle that is damaged, or cannot be unpacked beside itself.
     """
 
     def __init__(
@@ -62,8 +68,13 @@ class Workspace(WorkspaceFolder):
         face_store: StrPath | None = None,
         allow_host_code: bool = False,
         allow_factory: bool = False,
+        reporter: Reporter = SILENT,
     ) -> None:
         super().__init__(root)
+        if self.root.is_file():
+            from lpx.bundle.beside import workspace_of
+
+            self.root = workspace_of(self.root, reporter)
         self.places = DataPlaces(
             _optional("data_root", data_root), _optional("face_store", face_store)
         )
@@ -398,9 +409,13 @@ class Workspace(WorkspaceFolder):
         stages: bool = True,
         allow_overlap: bool = False,
         reference: ReferenceKind = "auto",
+        rebuild: Rebuild = "auto",
         reporter: Reporter = SILENT,
     ) -> Report:
         """Measure every engine that runs here against the checkpoint.
+
+        In the workspace of a bundle, an engine whose scores of the probe faces are not those that
+        they must be counts as failed.
 
         Scores are saved as they come, so an interrupted bench resumes.
 
@@ -419,6 +434,8 @@ class Workspace(WorkspaceFolder):
             reference: "checkpoint": run it with PyTorch, and record its scores in `reference/`;
                 "recorded": use the scores that an earlier bench of these faces recorded; "auto":
                 the checkpoint if it and PyTorch are here, else recorded scores if there are any.
+            rebuild: Whether to rebuild candidates that do not run here, or an engine if none does:
+                "auto", "ask" (on the terminal) or "never".
             reporter: Receives progress and warnings.
 
         Returns:
@@ -444,6 +461,7 @@ class Workspace(WorkspaceFolder):
             stages=stages,
             allow_overlap=allow_overlap,
             reference=reference,
+            rebuild=rebuild,
         )
         return bench(self, os.fspath(as_path("dataset", dataset)), options, reporter)
 
@@ -459,6 +477,7 @@ class Workspace(WorkspaceFolder):
         limit: int | None = None,
         frames: int | None = 32,
         overlay: bool = True,
+        rebuild: Rebuild = "auto",
         reporter: Reporter = SILENT,
     ) -> PredictionResult:
         """Score the faces in images and videos, and draw heat maps.
@@ -473,12 +492,16 @@ class Workspace(WorkspaceFolder):
             limit: Maximum number of files, sampled evenly; None for all.
             frames: Maximum number of frames per video, sampled evenly; None for all.
             overlay: Draw heat maps, and each video's scores over time.
+            rebuild: Whether to rebuild the engine if it does not run here, or none does: "auto",
+                "ask" (on the terminal) or "never".
             reporter: Receives progress and warnings.
 
         Returns:
             Scores of every file, and the paths of the tables.
 
         Raises:
+            NotAsAskedError: The engine gives the bundle's probe faces other scores than it must
+                (code "scores-differ").
             LpxError: Nothing to score or nothing readable, an unknown engine, detector or recipe,
                 or an engine that returns NaN.
         """
@@ -492,6 +515,7 @@ class Workspace(WorkspaceFolder):
             limit=limit,
             frames=frames,
             overlay=overlay,
+            rebuild=rebuild,
         )
         return predict(self, as_path("path", path), options, reporter)
 

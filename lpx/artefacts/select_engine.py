@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,13 +12,12 @@ from lpx.artefacts.model import ExportedModel
 from lpx.bench.parity.stages import MODEL
 from lpx.bench.performance.loaded_engine import REFERENCE
 from lpx.data.walk import ABSENT, refuse_unreadable
-from lpx.engines.base import Engine
+from lpx.engines.base import Availability
 from lpx.engines.compatibility import differences
-from lpx.engines.load import load
 from lpx.engines.manifest import FILE, EngineManifest, read_manifest
 from lpx.engines.targets import can_run
 from lpx.errors import InvalidArgumentError, LpxError
-from lpx.machine.machine import read_machine
+from lpx.machine.machine import Machine, read_machine
 from lpx.workspace import WorkspaceFolder
 
 _TAKEN = (REFERENCE, MODEL)
@@ -38,11 +37,30 @@ class RunnableEngines(NamedTuple):
     not_run: dict[str, str]
 
 
-class PickedEngine(NamedTuple):
-    """An opened engine and its name."""
+@dataclass(frozen=True)
+class UnfitEngine:
+    """An engine that does not run on this machine, and why."""
 
-    name: str
-    engine: Engine
+    manifest: EngineManifest
+    reason: str
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All engines of a workspace.
+
+    Attributes:
+        fit: Manifests of the engines that run here, with warnings added.
+        unfit: The others.
+    """
+
+    fit: list[EngineManifest]
+    unfit: list[UnfitEngine]
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Return why engines do not run here, by name."""
+        return {one.manifest.name: one.reason for one in self.unfit}
 
 
 def runnable(workspace: WorkspaceFolder, model: ExportedModel) -> RunnableEngines:
@@ -52,26 +70,59 @@ def runnable(workspace: WorkspaceFolder, model: ExportedModel) -> RunnableEngine
         LpxError: None runs here, or one was built from another model.
     """
     machine = read_machine()
-    manifests: list[EngineManifest] = []
-    not_run: dict[str, str] = {}
+    found = survey(workspace, model, machine, lambda manifest: can_run(manifest, machine))
+    if not found.fit:
+        raise none_runs(workspace, found.reasons)
+    return RunnableEngines(found.fit, found.reasons)
+
+
+def survey(
+    workspace: WorkspaceFolder,
+    model: ExportedModel,
+    machine: Machine,
+    runs: Callable[[EngineManifest], Availability],
+) -> Survey:
+    """Sort the engines of a model into those that run here and others.
+
+    Args:
+        workspace: Contains the engines.
+        model: The exported model.
+        machine: The machine at hand.
+        runs: Says whether an engine runs on it.
+
+    Raises:
+        LpxError: An engine was built from another model, or its manifest is damaged.
+    """
+    fit: list[EngineManifest] = []
+    unfit: list[UnfitEngine] = []
     for folder in engine_folders(workspace):
         manifest = read_manifest(folder)
         # Before anything else uses the name, which is the folder's and may be anything.
         _check_name(manifest.name, folder)
         check_model(workspace, manifest, model)
         # An engine that does not run here is not an error: another machine may have built it.
-        usable, reason = can_run(manifest, machine)
+        usable, reason = runs(manifest)
         if usable:
             noted = (*manifest.warnings, *differences(manifest, machine))
-            manifests.append(replace(manifest, warnings=noted))
+            fit.append(replace(manifest, warnings=noted))
         else:
-            not_run[manifest.name] = reason
-    if not manifests:
-        raise _none_runs(workspace, not_run)
-    return RunnableEngines(manifests, not_run)
+            unfit.append(UnfitEngine(manifest, reason))
+    return Survey(fit, unfit)
 
 
-def _none_runs(workspace: WorkspaceFolder, not_run: dict[str, str]) -> LpxError:
+def preference(manifest: EngineManifest) -> tuple[bool, int]:
+    """Return a key that sorts engines, the one to prefer first."""
+    # False sorts before True: TensorRT's engines before ONNX Runtime's, at any precision.
+    return (manifest.target == "onnxruntime", _PREFERRED.index(manifest.precision))
+
+
+def none_runs(workspace: WorkspaceFolder, not_run: dict[str, str]) -> LpxError:
+    """Make the error for a workspace without an engine that runs here.
+
+    Args:
+        workspace: The workspace.
+        not_run: Why its engines do not, by name.
+    """
     what = f"workspace {workspace.root} has no engine that runs here"
     if not not_run:
         return LpxError(what, "none was built", "run `lpx build --int8` first", code="not-found")
@@ -171,57 +222,3 @@ def check_model(workspace: WorkspaceFolder, manifest: EngineManifest, model: Exp
             "again",
             code="damaged",
         )
-
-
-def pick_engine(
-    workspace: WorkspaceFolder,
-    model: ExportedModel,
-    name: str | None,
-    *,
-    allow_host_code: bool = False,
-    allow_factory: bool = False,
-    load: Callable[..., Engine] = load,
-) -> PickedEngine:
-    """Open an engine by its name.
-
-    Args:
-        workspace: Contains the engines.
-        model: The model that they must have been built from.
-        name: Name of the engine, or "torch" for the checkpoint; None for the fastest engine that
-            runs here.
-        allow_host_code: Load a version-compatible plan, which contains code that runs here.
-        allow_factory: Run the factory that the workspace names, for "torch".
-        load: Loads the engine in a folder.
-
-    Raises:
-        LpxError: It does not exist (code "not-found"), or does not run here ("unsupported").
-    """
-    if name == REFERENCE:
-        # PyTorch takes seconds to import.
-        from lpx.artefacts.reference import read_reference
-        from lpx.engines.torch import TorchEngine
-
-        reference = read_reference(workspace, model, allow_factory=allow_factory)
-        return PickedEngine(name, TorchEngine(reference))
-    manifests, not_run = runnable(workspace, model)
-    if name is None:
-        # False sorts before True: TensorRT's engines before ONNX Runtime's, at any precision.
-        name = min(
-            manifests, key=lambda m: (m.target == "onnxruntime", _PREFERRED.index(m.precision))
-        ).name
-    names = [manifest.name for manifest in manifests]
-    if name in names:
-        # The cores are shared: the caller reads images or videos while the engine runs.
-        engine = load(workspace.engines / name, allow_host_code=allow_host_code, shares_cores=True)
-        return PickedEngine(name, engine)
-    fix = (
-        f"engines that run here: torch, {', '.join(names)}; use one of these, or leave out `engine`"
-    )
-    if name in not_run:
-        raise LpxError(f"engine {name} does not run here", not_run[name], fix, code="unsupported")
-    raise LpxError(
-        f"engine {name} does not exist",
-        f"{workspace.root} holds no engine of that name",
-        fix,
-        code="not-found",
-    )

@@ -26,7 +26,7 @@ from lpx.bundle.manifest import (
     to_bytes,
 )
 from lpx.bundle.names import MemberNames
-from lpx.bundle.probe import probe_members
+from lpx.bundle.probe import make_probe, probe_members, tolerance_elsewhere
 from lpx.bundle.recording_members import recording_members
 from lpx.bundle.sources import Source, bytes_source, file_source, open_regular
 from lpx.calibration.scales import read_scales
@@ -118,12 +118,13 @@ def pack(
         if engines.left_out:
             reporter.warn(f"engines of another model are left out: {some(engines.left_out)}")
         faces = _open(workspace, model, options, places, reporter)
-        probe = faces.set if faces else open_faces(workspace, "demo", "test")
+        chosen = faces.set if faces else open_faces(workspace, "demo", "test")
+        probe = make_probe(chosen, model, tolerance_elsewhere(workspace))
         sources = [
             *_top_files(workspace, model, checkpoint=options.checkpoint),
             *_engine_files(workspace, engines.packed),
             *recording_members(workspace, model, faces.set if faces else None, reporter),
-            *probe_members(probe, model, _tolerance(workspace)),
+            *probe_members(probe, engines.packed, workspace.engines),
             *(faces.members.sources if faces else ()),
         ]
         # In bytes, as UTF-8: the order must not depend on this machine's language.
@@ -275,26 +276,6 @@ def _engine_files(
                 # Engines of earlier versions do not have a digest of their graph.
                 digest = engine.options.get("graph_sha256") if name == GRAPH else None
                 yield file_source(f"{below}/{name}", folder / name, digest or "")
-
-
-def _tolerance(workspace: WorkspaceFolder) -> float:
-    """Return the largest |score difference| of the float32 model on another machine.
-
-    ONNX Runtime was measured to be up to d from PyTorch when the model was exported. Elsewhere it
-    may be as far off in the other direction: 2 d apart, and never less than the export's tolerance.
-    """
-    path = workspace.model.with_suffix(".json")
-    verification = read_sealed(path, "lpx export ckpt.pt")["verification"]
-    try:
-        largest = float(verification["max_score_difference"])
-        return min(1.0, max(float(verification["tolerance"]), 2 * largest))
-    except (KeyError, TypeError, ValueError) as error:
-        raise LpxError(
-            f"{path} does not say how the export was verified",
-            "the tolerance for scores on another machine comes from it",
-            "run `lpx export` again",
-            code="damaged",
-        ) from error
 
 
 def _write(

@@ -8,12 +8,13 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from lpx import interrupts
-from lpx.arguments import as_path
+from lpx.arguments import as_path, check_choice
 from lpx.bundle.archive import (
     ArchiveError,
     Entry,
@@ -21,6 +22,7 @@ from lpx.bundle.archive import (
     read_entries,
     read_first,
 )
+from lpx.bundle.check import check_model_scores
 from lpx.bundle.manifest import (
     FACES,
     FILE,
@@ -66,13 +68,23 @@ class _Manifest(NamedTuple):
     text: bytes
 
 
+class _Directory(NamedTuple):
+    """All members of a bundle, and its manifest."""
+
+    entries: tuple[Entry, ...]
+    manifest: _Manifest
+
+
 def unpack(
     bundle: str | os.PathLike[str],
     folder: str | os.PathLike[str],
     *,
+    check: bool = True,
     reporter: Reporter = SILENT,
 ) -> UnpackResult:
     """Unpack a bundle into a new workspace, after checking every byte.
+
+    The probe faces of the bundle are then scored with the exported model in ONNX Runtime.
 
     Files are written to a temporary folder beside `folder`, which is renamed when all of them
     match the bundle's manifest: an interrupted or failed call leaves nothing behind. A bundle is
@@ -81,42 +93,71 @@ def unpack(
     Args:
         bundle: File that `Workspace.pack` wrote.
         folder: Folder of the workspace: a new or an empty one.
+        check: Refuse the bundle if the model's scores differ by more than its tolerance here.
         reporter: Receives progress.
 
     Returns:
         The workspace's folder, its faces, and what the bundle contains.
 
     Raises:
+        NotAsAskedError: The model gives probe faces other scores here (code "scores-differ").
         LpxError: The bundle cannot be read, is cut off or was altered (code "damaged"; the member
             is named), or a newer lpx wrote it ("unsupported"); or `folder` is not empty, or cannot
             be written ("unwritable").
     """
     path = as_path("bundle", bundle)
     target = as_path("folder", folder)
+    check_choice("check", check, (True, False))
     _check_target(target)
+    stream = _open(path)
+    with stream:
+        entries, manifest = _read_directory(stream, path)
+        with _written(stream, path, entries, manifest, target, reporter) as temporary:
+            if check:
+                check_model_scores(temporary)
+    faces = None
+    if manifest.values.faces is not None:
+        faces = target / FACES
+    return UnpackResult(target, faces, manifest.values)
+
+
+def manifest_bytes(bundle: Path) -> bytes:
+    """Return the manifest of a bundle as it is kept in its workspace, without reading the rest.
+
+    Raises:
+        LpxError: As for `unpack`.
+    """
+    with _open(bundle) as stream:
+        return _read_directory(stream, bundle).manifest.text
+
+
+def _open(path: Path) -> BinaryIO:
     try:
-        stream = open_regular(path)
+        return open_regular(path)
     except FileNotFoundError:
         raise LpxError(
             f"{path} does not exist", "", "name a file that `lpx pack` wrote", code="not-found"
         ) from None
     except OSError as error:
         raise _unreadable(path, error) from error
-    with stream:
-        try:
-            _check_format(stream, path)
-            entries = read_entries(stream)
-            manifest = _read_manifest(stream, entries)
-            _check_members(entries, manifest.values.members)
-        except ArchiveError as error:
-            raise _damaged(path, error) from error
-        except OSError as error:
-            raise _unreadable(path, error) from error
-        _write(stream, path, entries, manifest, target, reporter)
-    faces = None
-    if manifest.values.faces is not None:
-        faces = target / FACES
-    return UnpackResult(target, faces, manifest.values)
+
+
+def _read_directory(stream: BinaryIO, path: Path) -> _Directory:
+    """Read members and manifest of a bundle, and compare them.
+
+    Raises:
+        LpxError: It is damaged, or of another format.
+    """
+    try:
+        _check_format(stream, path)
+        entries = read_entries(stream)
+        manifest = _read_manifest(stream, entries)
+        _check_members(entries, manifest.values.members)
+    except ArchiveError as error:
+        raise _damaged(path, error) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return _Directory(entries, manifest)
 
 
 def _unreadable(path: Path, error: OSError) -> LpxError:
@@ -243,15 +284,16 @@ def _check_members(entries: Sequence[Entry], members: Mapping[str, Member]) -> N
         raise ArchiveError(min(missing), f"{FILE} lists it, and it is missing")
 
 
-def _write(
+@contextmanager
+def _written(
     stream: BinaryIO,
     path: Path,
     entries: Sequence[Entry],
     manifest: _Manifest,
     target: Path,
     reporter: Reporter,
-) -> None:
-    """Write the members into a temporary folder, and rename it.
+) -> Iterator[Path]:
+    """Yield a temporary folder with the members, renamed if the block succeeds.
 
     Raises:
         LpxError: A member is damaged, or the folder cannot be written.
@@ -271,6 +313,7 @@ def _write(
             progress(number, len(content))
         with _create(temporary / FILE) as file:
             file.write(manifest.text)
+        yield temporary
         # Replaces an empty folder of this name, and fails if it is not empty any more.
         os.rename(temporary, final)
         temporary = None

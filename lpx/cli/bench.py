@@ -14,6 +14,7 @@ from lpx.cli.options import (
     factory_option,
     host_code_option,
     json_option,
+    rebuild_option,
     workspace_option,
 )
 from lpx.errors import InvalidArgumentError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from lpx.api.workspace import Workspace
     from lpx.bench.performance.trtexec_metrics import Release
     from lpx.bench.report.document.report import Report
+    from lpx.healing import Rebuild
     from lpx.metrics import Verdict
 
 # Exit code if the checkpoint cannot tell real from fake, so that parity cannot be judged.
@@ -151,6 +153,7 @@ def times_of(
     help="Compare engines with the checkpoint, which needs PyTorch, or with its scores that an "
     "earlier bench of these faces recorded. auto: the checkpoint where it runs.",
 )
+@rebuild_option
 @host_code_option
 @factory_option
 @data_options
@@ -172,6 +175,7 @@ def bench(
     no_stages: bool,
     allow_overlap: bool,
     reference: ReferenceKind,
+    rebuild: Rebuild,
     workspace: Workspace,
     as_json: bool,
 ) -> None:
@@ -206,6 +210,7 @@ def bench(
             stages=not no_stages,
             allow_overlap=allow_overlap,
             reference=reference,
+            rebuild=rebuild,
             reporter=reporter,
         )
     if as_json:

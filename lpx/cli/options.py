@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from lpx.data.roots import expanded
+from lpx.healing import REBUILD
 from lpx.workspace import DEFAULT, WorkspaceFolder
 
 if TYPE_CHECKING:
+    from lpx.api.workspace import Workspace
     from lpx.graph.qdq.weights import WeightOptions
 
 # The same as `lpx.graph.qdq.placement.MIN_CHANNELS`, whose import would slow down `lpx --help`.
@@ -38,9 +40,7 @@ def workspace_option(command: Command) -> Command:
         allow_factory: bool = False,
         **options: Any,
     ) -> Any:
-        from lpx.api.workspace import Workspace
-
-        opened = Workspace(
+        opened = _opened(
             expanded(workspace),
             data_root=data_root,
             face_store=store,
@@ -50,6 +50,27 @@ def workspace_option(command: Command) -> Command:
         return command(*given, workspace=opened, **options)
 
     wrapped = cast(Command, functools.update_wrapper(passing, command))
+    return folder_option(
+        wrapped, "Folder of the model, its engines and reports; or a bundle, unpacked beside it."
+    )
+
+
+def _opened(root: Path, **options: Any) -> Workspace:
+    """Return a workspace. Of a bundle, the folder is named, since results are written there."""
+    from lpx.api.workspace import Workspace
+
+    if not root.is_file():
+        return Workspace(root, **options)
+    from lpx.cli.console import ConsoleReporter
+
+    with ConsoleReporter() as reporter:
+        opened = Workspace(root, **options, reporter=reporter)
+        reporter.say(f"workspace {opened.root}, unpacked from {root}")
+    return opened
+
+
+def folder_option(command: Command, description: str) -> Command:
+    """`-w DIR` without opening the workspace: passes its path as `workspace`, a str."""
     return click.option(
         "-w",
         "--workspace",
@@ -58,8 +79,8 @@ def workspace_option(command: Command) -> Command:
         default=str(DEFAULT),
         show_default=True,
         metavar="DIR",
-        help="Folder of the model, its engines and reports.",
-    )(wrapped)
+        help=description,
+    )(command)
 
 
 def data_options(command: Command) -> Command:
@@ -100,6 +121,18 @@ def host_code_option(command: Command) -> Command:
         is_flag=True,
         help="Allow version-compatible plans. They contain host code; only use plans from a source "
         "you trust.",
+    )(command)
+
+
+def rebuild_option(command: Command) -> Command:
+    """`--rebuild auto|ask|never`: passes `rebuild`."""
+    return click.option(
+        "--rebuild",
+        type=click.Choice(REBUILD),
+        default="auto",
+        show_default=True,
+        help="Rebuild an engine that does not run here, from its graph and ranges, if none does or "
+        "it is named.",
     )(command)
 
 

@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lpx.cli.options import factory_option, host_code_option, json_option, workspace_option
+from lpx.cli.options import (
+    factory_option,
+    host_code_option,
+    json_option,
+    rebuild_option,
+    workspace_option,
+)
 from lpx.data.wording import counted
 
 if TYPE_CHECKING:
     from lpx.api.workspace import Workspace
+    from lpx.healing import Rebuild
     from lpx.predict.results import FileScore, PredictionResult
 
 
@@ -63,6 +70,7 @@ def _frames(context: click.Context, parameter: click.Parameter, value: str) -> i
     type=click.Path(path_type=Path),
     help="Folder for pictures and tables. Default: predictions in the workspace.",
 )
+@rebuild_option
 @host_code_option
 @factory_option
 @workspace_option
@@ -77,6 +85,7 @@ def predict(
     overlay: bool,
     engine: str | None,
     out: Path | None,
+    rebuild: Rebuild,
     workspace: Workspace,
     as_json: bool,
 ) -> None:
@@ -107,6 +116,7 @@ def predict(
             detector=None if crops else detector,
             crop=crop,
             overlay=overlay,
+            rebuild=rebuild,
             reporter=reporter,
         )
     if as_json:

@@ -69,6 +69,7 @@ def build_engine(
     *,
     progress: PhaseProgress | None = None,
     timing_caches: Path | None = None,
+    graph: bytes | None = None,
     measure: Callable[[Plan, TensorRTLibrary, TensorRTOptions], float] = measure_latency,
 ) -> EngineManifest:
     """Build an engine into `folder`.
@@ -82,13 +83,18 @@ def build_engine(
         machine: Recorded in the manifest.
         progress: Receives TensorRT's phases.
         timing_caches: Folder that keeps TensorRT's timing caches between builds; None keeps none.
+        graph: Graph in the target's dialect that was made of the model before; None makes it. With
+            a calibration cache it has to be made.
         measure: Returns the latency of a plan of TensorRT, ms.
 
     Raises:
         LpxError: The library refuses, or the engine does not compute in the precision asked for.
     """
     dialect = target.dialect(request.precision, request.tensorrt.dla_core)
-    graph, placement = make_graph(model, request, dialect)
+    if graph is None:
+        graph, placement = make_graph(model, request, dialect)
+    else:
+        placement = _placement_in(model, request, dialect)
     noted: dict[str, Any] = {"requantised": request.weights.requantise}
     if request.target == "onnxruntime":
         built = make_for_cpu(graph, request)
@@ -354,6 +360,16 @@ def placement_of(
         integer_outputs=dialect == "onnxruntime",
         min_channels=min_channels,
     )
+
+
+def _placement_in(model: bytes, request: BuildRequest, dialect: str) -> Placement | None:
+    """Return where the graph of a request is quantised, which takes no scales; None for floats."""
+    if request.precision != "int8":
+        return None
+    model, _ = prepare_model(model, "the exported model", requantise=request.weights.requantise)
+    graph = parse(model, "the exported model")
+    name_nodes(graph)
+    return placement_of(graph, request.target, dialect, request.weights.min_channels)
 
 
 def _is_half(dialect: str, precision: Precision) -> bool:

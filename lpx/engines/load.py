@@ -72,7 +72,8 @@ def _check_folder(path: Path) -> None:
     raise LpxError(
         what,
         why,
-        "use an engine's folder, such as lpx-out/engines/onnxruntime-int8, or run `lpx build`",
+        "use an engine's folder, such as lpx-out/engines/onnxruntime-int8, a workspace or a "
+        "bundle, or run `lpx build`",
         code="not-found",
     )
 

@@ -72,6 +72,13 @@ WRONG_TYPES = {
     "board-pull": lambda work: lpx.Board("h").pull(3),
     "board-python": lambda work: lpx.Board("h").setup(python=3),
     "board-wheels": lambda work: lpx.Board("h").setup(wheels=3),
+    "load-engine": lambda work: lpx.load("lpx-out", engine=8),
+    "load-engine-of-an-engine": lambda work: lpx.load(work.engines / INT8, engine=INT8),
+    "predict-rebuild": lambda work: work.predict(".", rebuild=True),
+    "bench-rebuild": lambda work: work.bench("demo", rebuild=None),
+    "unpack": lambda work: lpx.unpack(8, "board"),
+    "unpack-folder": lambda work: lpx.unpack("detector.lpx", None),
+    "unpack-check": lambda work: lpx.unpack("detector.lpx", "board", check="no"),
     "costs-batches": lambda work: lpx.CostPlan(batches="8"),
     "costs-latency": lambda work: lpx.CostPlan(latency_seconds="2"),
     "weights-channels": lambda work: lpx.WeightOptions(min_channels="16"),
@@ -79,6 +86,10 @@ WRONG_TYPES = {
 }
 WRONG_CHOICES = {
     "precision": lambda work: work.build("int4"),
+    "load-rebuild": lambda work: lpx.load(work.engines / INT8, rebuild="sometimes"),
+    "load-rebuild-of-a-workspace": lambda work: lpx.load("lpx-out", rebuild=""),
+    "predict-rebuild": lambda work: work.predict(".", rebuild="yes"),
+    "bench-rebuild": lambda work: work.bench("demo", rebuild="yes"),
     "precision-case": lambda work: work.build("INT8"),
     "target": lambda work: work.build("fp32", target="openvino"),
     "method": lambda work: work.build("int8", method="median"),
@@ -127,6 +138,8 @@ MISSING = {
     "explain-source": lambda work: work.explain(DEMO, "nowhere.png"),
     "engine": lambda work: work.engine("nowhere"),
     "load": lambda work: lpx.load("nowhere"),
+    "load-engine": lambda work: lpx.load("lpx-out", engine="nowhere"),
+    "unpack": lambda work: lpx.unpack("nowhere.lpx", "board"),
     "workspace": lambda work: lpx.Workspace("nowhere").build("fp32"),
 }
 

@@ -28,6 +28,7 @@ from lpx.engines import load
 from lpx.engines.manifest import read_manifest, write_manifest
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.errors import InvalidArgumentError, LpxError
+from lpx.healing.pick import pick_engine
 from lpx.metrics import auc
 from lpx.reporter import SILENT
 from tests.support.costs import QUICK, UNTIMED
@@ -415,7 +416,7 @@ def test_host_code_is_allowed_where_the_user_says_so(workspace):
     seen.clear()
     model = read_exported(workspace)
     for allow in (False, True):
-        select_engine.pick_engine(workspace, model, None, allow_host_code=allow, load=opened)
+        pick_engine(workspace, model, None, allow_host_code=allow, load=opened)
     assert seen == [False, True]
 
 

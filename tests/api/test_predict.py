@@ -21,7 +21,6 @@ import pytest
 from lpx import Workspace
 from lpx.api import predict as predict_api
 from lpx.api.predict import PredictOptions
-from lpx.artefacts.select_engine import pick_engine
 from lpx.card import METADATA_KEY
 from lpx.data.detect import FaceMesh, open_detector
 from lpx.data.face_sets.demo import folder
@@ -32,6 +31,7 @@ from lpx.data.images.video_file import read_frames
 from lpx.data.images.video_writer import VideoWriter
 from lpx.engines import load
 from lpx.errors import LpxError
+from lpx.healing.pick import pick_engine
 from lpx.predict.journal import ScoreJournal
 from lpx.predict.results import FacelessFrame, FaceScore, FileScore, moments, picture_name
 from lpx.render.encode import encode_png

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from lpx.api.build import outermost
 from lpx.engines.manifest import read_manifest
 from lpx.engines.tensorrt import LayerTable, available
+from lpx.engines.tensorrt.building.progress import outermost
 from lpx.engines.tensorrt.inspect import parse_build_log
 
 USABLE, REASON = available("tensorrt-rtx")

@@ -182,7 +182,7 @@ def test_a_page_that_cannot_be_written_leaves_no_video_without_one(lpx, workspac
 
 def test_a_folder_that_cannot_be_written_is_refused_before_the_export(lpx, tmp_path):
     (tmp_path / "file").touch()
-    ran = lpx("demo", "--video", "-w", tmp_path / "file")
+    ran = lpx("demo", "--video", "-w", tmp_path / "file/w")
     assert ran.code == 2
     assert "cannot be written" in ran.err
     assert "lpx export" not in ran.err

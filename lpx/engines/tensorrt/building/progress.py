@@ -7,6 +7,7 @@ from typing import Any
 
 from lpx.engines.tensorrt.logger import Recorder
 from lpx.interrupts import received
+from lpx.reporter import Progress
 
 # Called as (phase, steps done, steps in the phase); phases nest and come in TensorRT's order.
 PhaseProgress = Callable[[str, int, int], None]
@@ -53,3 +54,16 @@ def monitor_for(trt: Any, report: PhaseProgress, recorder: Recorder) -> Any:
             steps.pop(phase_name, None)
 
     return Monitor()
+
+
+def outermost(show: Progress) -> PhaseProgress:
+    """Return progress that shows the phase around all others: TensorRT starts with it."""
+    outermost = ""
+
+    def progress(phase: str, done: int, steps: int) -> None:
+        nonlocal outermost
+        outermost = outermost or phase
+        if phase == outermost and steps:
+            show(done, steps)
+
+    return progress
