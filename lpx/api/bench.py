@@ -6,12 +6,17 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from lpx.arguments import check_at_least, check_choice, check_number, several
+from lpx.artefacts.bench_reference import (
+    ReferenceKind,
+    open_reference,
+    record_reference,
+    torch_package,
+)
 from lpx.artefacts.model import (
     ExportedModel,
     look_up,
@@ -21,16 +26,7 @@ from lpx.artefacts.model import (
 )
 from lpx.artefacts.select_engine import runnable
 from lpx.bench.parity.parity import MARGIN
-from lpx.bench.parity.recording import FOLDER as RECORDINGS
-from lpx.bench.parity.recording import (
-    Origin,
-    RecordedScores,
-    Recording,
-    Subject,
-    has_recordings,
-    record,
-    recorded_scores,
-)
+from lpx.bench.parity.recording import RecordedScores
 from lpx.bench.parity.run import BenchResult, Watch
 from lpx.bench.parity.run import bench as measure
 from lpx.bench.parity.score import BATCH, Failure, Scored, in_one_line
@@ -51,7 +47,6 @@ from lpx.engines.load import load, read_graph
 from lpx.engines.manifest import EngineManifest
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.errors import LpxError
-from lpx.extras import is_installed
 from lpx.healing import Rebuild
 from lpx.healing.pick import Healer, HealingOptions
 from lpx.machine.energy_sources import Device, EnergySource, Unavailable, open_source
@@ -62,10 +57,6 @@ from lpx.workspace import WorkspaceFolder, check_writable, write_bytes, write_js
 
 if TYPE_CHECKING:
     from lpx.api.workspace import Workspace
-
-# What engines are compared with: the checkpoint, which needs PyTorch, or its recorded scores. With
-# "auto" it is the checkpoint where that runs.
-ReferenceKind = Literal["auto", "checkpoint", "recorded"]
 
 # Faces of a class below which an interval of AUC is not to be relied on.
 FEW_FACES = 30
@@ -179,7 +170,15 @@ def bench(
         _check_disjoint(manifests, faces)
     check_writable(workspace.root, "report.json", "report.html", "report.md")
     with workspace.lock(), ExitStack() as stack:
-        reference = _reference(workspace, model, faces, options.reference, stack, reporter)
+        reference = open_reference(
+            workspace,
+            model,
+            faces,
+            options.reference,
+            stack,
+            reporter,
+            allow_factory=workspace.allow_factory,
+        )
         loader = _Loader(workspace.engines, host.load, workspace.allow_host_code, healer.problem)
         loaded, broken = loader.load_all(manifests, stack)
         graphs = _graphs(workspace, model, manifests, stack) if options.stages else None
@@ -216,7 +215,7 @@ def bench(
             margin=options.margin,
             environment=Environment(
                 machine=asdict(read_machine()),
-                versions=versions(*_VERSIONS, *_torch(reference)),
+                versions=versions(*_VERSIONS, *torch_package(reference)),
                 memory=ProcessMemory(**read_memory()),
             ),
             not_run=chosen.not_run,
@@ -227,95 +226,9 @@ def bench(
         report = replace(report, json_file=workspace.root / "report.json")
         _write(report, result)
         if isinstance(reference, Engine):
-            _record(workspace, model, faces, result, reference, reporter)
+            record_reference(workspace, model, faces, result.scored, reference, reporter.warn)
         store.remove()
     return report
-
-
-def _reference(
-    workspace: Workspace,
-    model: ExportedModel,
-    faces: FaceSet,
-    kind: ReferenceKind,
-    stack: ExitStack,
-    reporter: Reporter,
-) -> Engine | RecordedScores:
-    """Return what engines are compared with: the checkpoint, or its recorded scores.
-
-    Raises:
-        LpxError: The checkpoint is missing or damaged, or a face has no recorded score.
-        ImportError: PyTorch is missing.
-    """
-    folder = workspace.root / RECORDINGS
-    if kind == "auto":
-        torch, recorded = is_installed("torch"), has_recordings(folder)
-        if not torch and not recorded:
-            raise LpxError(
-                "bench needs torch, which is not installed, or recorded scores of the checkpoint",
-                f"{folder} has none",
-                'pip install "lpx[export]"; or run `lpx bench` where the checkpoint is, '
-                "which records its scores, and `lpx pack` after it",
-                code="unsupported",
-            )
-        runs = torch and workspace.reference.is_file()
-        # Without a recording, the error about the checkpoint is the one that helps.
-        kind = "checkpoint" if runs or not recorded else "recorded"
-    if kind == "recorded":
-        scores = recorded_scores(folder, _subject(model), faces)
-        origin = scores.origin
-        reporter.say(
-            f"comparing with the checkpoint's scores recorded on {origin.created[:10]} with torch "
-            f"{origin.torch} on {origin.machine}"
-        )
-        return scores
-    # Here, as they import PyTorch.
-    from lpx.artefacts.reference import read_reference
-    from lpx.engines.torch import TorchEngine
-
-    detector = read_reference(workspace, model, allow_factory=workspace.allow_factory)
-    return stack.enter_context(closing(TorchEngine(detector)))
-
-
-def _torch(reference: Engine | RecordedScores) -> tuple[str, ...]:
-    """Return the package whose version a reference depends on; none if it was recorded."""
-    return ("torch",) if isinstance(reference, Engine) else ()
-
-
-def _subject(model: ExportedModel) -> Subject:
-    return Subject(model.sha256, model.card.weights_sha256, model.card.input_size)
-
-
-def _record(
-    workspace: WorkspaceFolder,
-    model: ExportedModel,
-    faces: FaceSet,
-    result: BenchResult,
-    reference: Engine,
-    reporter: Reporter,
-) -> None:
-    """Record the checkpoint's scores, so that a bench elsewhere needs neither it nor PyTorch."""
-    from lpx.engines.torch import TorchEngine
-
-    machine = read_machine()
-    device = reference.device.type if isinstance(reference, TorchEngine) else ""
-    if device == "cuda" and machine.gpus:
-        device = machine.gpus[0].name
-    origin = Origin(
-        torch=versions("torch")["torch"],
-        device=device,
-        machine=f"{machine.os}, {machine.architecture}, {machine.cpu}",
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        lpx=versions()["lpx"],
-    )
-    indices = result.scored.indices
-    recording = Recording(
-        _subject(model),
-        origin,
-        (faces.crop,),
-        faces.contents[indices],
-        result.scored.predictions[REFERENCE],
-    )
-    record(workspace.root / RECORDINGS, recording, reporter.warn)
 
 
 @dataclass(frozen=True)
@@ -502,7 +415,7 @@ def _store(
         "count": len(faces.faces),
         "size": model.card.input_size,
         "batch": BATCH,
-        "versions": versions("onnxruntime", "numpy", *_torch(reference)),
+        "versions": versions("onnxruntime", "numpy", *torch_package(reference)),
     }
     engines = {m.name: m.engine_sha256 for m in manifests}
     between = dict(graphs.digests) if graphs else {}

@@ -17,13 +17,13 @@ from lpx.workspace import DEFAULT, WorkspaceFolder
 # Annotations only: PyTorch and ONNX Runtime take seconds to import, and are imported by the steps
 # that need them.
 if TYPE_CHECKING:
-    from lpx.api.bench import ReferenceKind
     from lpx.api.calibrate import CalibrationResult
     from lpx.api.debug import DebugResult
     from lpx.api.debug_runtime import Runtime
     from lpx.api.explain import ExplainResult
     from lpx.api.export import ExportResult
     from lpx.api.package import PackageResult
+    from lpx.artefacts.bench_reference import ReferenceKind
     from lpx.bench.performance.costs import CostPlan
     from lpx.bench.report.document.report import Report
     from lpx.bundle.pack import PackResult

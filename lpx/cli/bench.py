@@ -20,8 +20,8 @@ from lpx.cli.options import (
 from lpx.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from lpx.api.bench import ReferenceKind
     from lpx.api.workspace import Workspace
+    from lpx.artefacts.bench_reference import ReferenceKind
     from lpx.bench.performance.trtexec_metrics import Release
     from lpx.bench.report.document.report import Report
     from lpx.healing import Rebuild
