@@ -8,13 +8,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lpx import interrupts
-from lpx.bundle.manifest import ENGINES, FILE, Member, from_bytes
+from lpx.bundle.archive import read_first
+from lpx.bundle.manifest import ENGINES, FILE, TAG, Member, from_bytes
+from lpx.bundle.sources import open_regular
 from lpx.bundle.unpack import manifest_bytes, unpack
 from lpx.errors import LpxError
 from lpx.reporter import SILENT, Reporter
 from lpx.schema import MAX_BYTES, SchemaError
 from lpx.workspace import locked, read_regular, sha256, swap
 
+# Longest content of the first member.
+_TAG_BYTES = 100
 # What is appended to the bundle's name for its folder.
 SUFFIX = ".d"
 # At the top of a workspace, and in the folder of an engine: what is made again, and is no result.
@@ -39,6 +43,7 @@ def workspace_of(bundle: Path, reporter: Reporter = SILENT) -> Path:
         LpxError: The bundle is damaged, or the folder cannot be written (code "unwritable").
     """
     folder = bundle.with_name(bundle.name + SUFFIX)
+    _check_is_bundle(bundle)
     text = manifest_bytes(bundle)
     if _is_of(folder, text):
         return folder
@@ -58,6 +63,27 @@ def workspace_of(bundle: Path, reporter: Reporter = SILENT) -> Path:
     except OSError as error:
         raise _elsewhere(bundle, folder, error) from error
     return folder
+
+
+def _check_is_bundle(path: Path) -> None:
+    """Refuse a file that does not begin as a bundle: it was named by mistake.
+
+    Raises:
+        LpxError: It is such a file.
+    """
+    try:
+        with open_regular(path) as stream:
+            if read_first(stream, _TAG_BYTES).name == TAG:
+                return
+    except OSError:
+        # Reading the manifest says what is wrong.
+        return
+    raise LpxError(
+        f"{path} is a file, and not a bundle",
+        "a workspace is a folder, or a bundle that `lpx pack` wrote, which begins otherwise",
+        "use a folder; if the file was a bundle, copy it again",
+        code="damaged",
+    )
 
 
 def _is_of(folder: Path, text: bytes) -> bool:

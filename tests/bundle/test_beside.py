@@ -218,7 +218,7 @@ def test_two_at_once(place):
 def test_what_is_no_bundle_is_refused(tmp_path):
     path = tmp_path / "photo.png"
     path.write_bytes(b"not a bundle")
-    with pytest.raises(LpxError, match="is not a bundle of lpx") as caught:
+    with pytest.raises(LpxError, match="is a file, and not a bundle") as caught:
         lpx.Workspace(path)
     assert caught.value.code == "damaged"
     assert list(tmp_path.iterdir()) == [path]

@@ -166,13 +166,19 @@ def test_unknown_names_list_the_known_ones(refused, tmp_path, options, said):
     assert said in refused("export", "ckpt.pt", *options)
 
 
-@pytest.mark.parametrize("place", ["file", "file/below"])
-def test_workspace_that_cannot_be_created(refused, place):
+def test_a_workspace_that_is_another_file(refused):
+    Path("file").write_text("in the way")
+    small_detector(Path("ckpt.pt"))
+    said = refused("export", "ckpt.pt", "-w", "file")
+    assert "file is a file, and not a bundle" in said
+
+
+def test_workspace_that_cannot_be_created(refused):
     # Root may write anywhere, but not below a file.
     Path("file").write_text("in the way")
     small_detector(Path("ckpt.pt"))
-    said = refused("export", "ckpt.pt", "-w", place)
-    assert f"{place} cannot be written" in said
+    said = refused("export", "ckpt.pt", "-w", "file/below")
+    assert "file/below cannot be written" in said
     assert "there is a file where a folder is needed" in said
     assert "-w DIR" in said
 

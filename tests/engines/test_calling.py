@@ -154,7 +154,7 @@ def test_the_fake_plan_is_of_another_size():
 
 @pytest.mark.parametrize("folder", [None, 3, b"x", ""])
 def test_a_folder_of_another_type_is_refused(folder):
-    with pytest.raises(InvalidArgumentError, match="folder must be"):
+    with pytest.raises(InvalidArgumentError, match="path must be"):
         lpx.load(folder)
 
 

@@ -243,6 +243,8 @@ def test_signals(ready, workspace, number):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # nohup, under which the tests may run, ignores SIGHUP, and so would the command.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     assert process.stdout.readline() == "begun\n"
     process.send_signal(number)
