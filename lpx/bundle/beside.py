@@ -21,7 +21,7 @@ from lpx.workspace import locked, read_regular, sha256, swap
 _TAG_BYTES = 100
 # What is appended to the bundle's name for its folder.
 SUFFIX = ".d"
-# At the top of a workspace, and in the folder of an engine: what is made again, and is no result.
+# At the top of a workspace, and in the folder of an engine: files that are made again, not results.
 _REMADE = frozenset({".lock", FILE, "timing-caches"})
 _REMADE_IN_ENGINE = frozenset({"kernels.cache", "cache"})
 

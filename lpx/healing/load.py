@@ -96,6 +96,6 @@ def load(
 def _is_engine(path: Path) -> bool:
     """Return whether a path is an engine's folder, or what can only have been meant as one."""
     if path.is_file():
-        # An engine file in its folder is no bundle.
+        # An engine file in its folder is not a bundle.
         return (path.parent / FILE).is_file()
     return not (path / "model.onnx").exists()

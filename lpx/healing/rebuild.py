@@ -105,7 +105,7 @@ def rebuild_engine(
 
 
 def _build_of(manifest: EngineManifest) -> tuple[object, ...]:
-    """Return what tells one build of an engine from another."""
+    """Return what distinguishes one build of an engine from another."""
     # Not the whole manifest: a survey adds warnings of this machine to it.
     return (manifest.engine_sha256, manifest.versions, manifest.machine)
 

@@ -169,7 +169,7 @@ class Session:
                 return
 
     def _failure(self) -> LpxError:
-        """Say why there is no reply, or no more of it."""
+        """Return why the reply is missing, or was cut off."""
         code = self._process.wait()
         self._errors.seek(0)
         return failure(self._host, code, self._errors.read(1 << 16).decode(errors="replace"))

@@ -57,7 +57,7 @@ class _End:
 
 
 def holder(command: str) -> dict[str, str]:
-    """Return what others are told while this workstation has the board."""
+    """Return what others see while this workstation has the board."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
@@ -87,7 +87,7 @@ def again(connection: Connection, patience_s: float, reporter: Reporter) -> Iter
     Args:
         connection: The board.
         patience_s: Time after which it gives up, counted from the last connection.
-        reporter: Is told.
+        reporter: Receives a message when the connection is lost, and when it is back.
 
     Raises:
         LostError: There was no connection for that time.

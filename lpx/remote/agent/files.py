@@ -31,7 +31,7 @@ class RefusedError(Exception):
 
 
 def answer(request: Request, values: Mapping[str, Any]) -> None:
-    """Reply with one line, which the marker tells apart from what a login shell printed."""
+    """Reply with one line, which the marker distinguishes from what a login shell printed."""
     line = request["marker"] + " " + json.dumps(dict(values)) + "\n"
     sys.stdout.buffer.write(line.encode())
     sys.stdout.buffer.flush()

@@ -31,7 +31,7 @@ from lpx.remote.agent.machine import describe
 # Finished commands whose output is kept.
 KEPT_JOBS = 5
 POLL_S = 0.05
-# Silence after which the workstation is told that there is nothing new.
+# Silence after which a message says to the workstation that there is nothing new.
 HEARTBEAT_S = 2.0
 
 

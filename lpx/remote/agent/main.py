@@ -1,7 +1,7 @@
 """What runs on the board: the modules of this folder, sent through ssh with each request.
 
-They must run on Python 3.6, so that a board whose Python is too old for lpx is told so, and not met
-with a syntax error; and they use the standard library only. Requests come on standard input: a line
+They must run on Python 3.6, so that a board whose Python is too old for lpx gets a clear error and
+not a syntax error; and they use the standard library only. Requests come on standard input: a line
 of JSON, then bytes of files. Replies go to standard output: a marker and a line of JSON, behind
 whatever the login shell printed, then bytes or frames. No argument ever passes through a shell.
 """
