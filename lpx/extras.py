@@ -57,10 +57,12 @@ def missing_package(error: ImportError, purpose: str) -> LpxError | None:
 def is_installed(package: str) -> bool:
     """Return whether a package can be found, without importing it."""
     try:
-        return find_spec(package) is not None
+        spec = find_spec(package)
     except (ImportError, ValueError):
         # A package that is broken, or kept from being imported.
         return False
+    # A plain folder of that name, such as one in the current folder, has no origin.
+    return spec is not None and spec.origin is not None
 
 
 def needs_extras(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:

@@ -6,11 +6,11 @@ import importlib
 import re
 from dataclasses import dataclass, replace
 from importlib import metadata
-from importlib.util import find_spec
 from typing import Any, Literal
 
 from lpx.calibration.tally import compiled
 from lpx.engines.rtx_gpus import rtx_provider_serves, rtx_serves
+from lpx.extras import is_installed
 from lpx.machine.ina3221 import covered
 from lpx.machine.jetson import Jetson, cuda_python_for, faster_mode, newest_cuda
 from lpx.machine.machine import Gpu, Machine
@@ -86,11 +86,7 @@ class Installation:
 
     def importable(self, module: str) -> bool:
         """Return whether a module can be found; a plain folder of that name does not count."""
-        try:
-            spec = find_spec(module)
-        except (ImportError, ValueError):
-            return False
-        return spec is not None and spec.origin is not None
+        return is_installed(module)
 
     def load(self, module: str) -> Any:
         """Import a module.

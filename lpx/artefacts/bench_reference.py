@@ -58,8 +58,9 @@ def open_reference(
         ImportError: PyTorch is missing.
     """
     folder = workspace.root / FOLDER
+    recorded = has_recordings(folder)
     if kind == "auto":
-        torch, recorded = is_installed("torch"), has_recordings(folder)
+        torch = is_installed("torch")
         if not torch and not recorded:
             raise LpxError(
                 "bench needs torch, which is not installed, or recorded scores of the checkpoint",
@@ -79,6 +80,13 @@ def open_reference(
             f"{origin.torch} on {origin.machine}"
         )
         return scores
+    if recorded and not workspace.reference.is_file():
+        raise LpxError(
+            f"{workspace.reference} does not exist",
+            "it is the checkpoint, of which this workspace has recorded scores only",
+            'use `reference="recorded"`, or run `lpx pack --checkpoint` where it was packed',
+            code="not-found",
+        )
     # Here, as they import PyTorch.
     from lpx.artefacts.reference import read_reference
     from lpx.engines.torch import TorchEngine

@@ -195,7 +195,7 @@ class FileScorer:
         scores = _Scores(reader.count, clock=clock)
         # Both files get their names when everything is finished: a run that is killed leaves none.
         with ExitStack() as files:
-            # Without a picture there is no overlay for the page to show, hence neither of the two.
+            # The page shows the overlay, which needs a picture: without one, both are left out.
             overlay = page = None
             if outputs.picture is not None:
                 with drawing():

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -172,12 +173,13 @@ def record(
             values = _merged(earlier, recording.contents, recording.prediction)
     if not values:
         values = _sorted(recording.contents, recording.prediction)
-    for name, data in files_of(replace(recording, crops=crops, **values)).items():
+    files = files_of(replace(recording, crops=crops, **values))
+    for name, data in files.items():
         write_bytes(folder / name, data)
     # The JSON, written last, names another file now: until then the earlier one was complete.
-    names = {file.name for file in folder.glob(f"{path.stem}.*.scores")}
-    for name in names - {_read_record(path).file}:
-        (folder / name).unlink(missing_ok=True)
+    for file in folder.glob(f"{path.stem}.*.scores"):
+        if file.name not in files:
+            file.unlink(missing_ok=True)
 
 
 def files_of(recording: Recording) -> dict[str, bytes]:
@@ -209,7 +211,7 @@ def read_recordings(folder: Path) -> tuple[Recording, ...]:
         folder: `reference` in the workspace; it need not exist.
 
     Raises:
-        LpxError: One is damaged.
+        LpxError: One is damaged, or of a newer lpx.
     """
     return tuple(_read(path) for path in sorted(folder.glob("*.json")))
 
@@ -230,8 +232,9 @@ def recorded_scores(folder: Path, subject: Subject, faces: FaceSet) -> RecordedS
         faces: The faces to score.
 
     Raises:
-        LpxError: There is no recording (code "not-found"), it is of another model, of faces cropped
-            otherwise, or lacks faces ("invalid-input"), or is damaged ("damaged").
+        LpxError: Nothing was recorded (code "not-found"); the recording is of another model or
+            lacks faces ("invalid-input"), is damaged ("damaged"), or of a newer lpx
+            ("unsupported").
     """
     recordings = read_recordings(folder)
     if not recordings:
@@ -316,7 +319,8 @@ def _take(prediction: Prediction, rows: NDArray[np.int64]) -> Prediction:
 def _name(recording: Recording) -> str:
     """Return the name of a recording's files: another model, PyTorch or machine has its own."""
     subject, origin = recording.subject, recording.origin
-    parts = (*asdict(subject).values(), origin.torch, origin.device, origin.machine)
+    # The format too: an older lpx must not replace what a newer one recorded.
+    parts = (FORMAT, *asdict(subject).values(), origin.torch, origin.device, origin.machine)
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:16]
 
 
@@ -347,56 +351,74 @@ def _together(data: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
 def _read_record(path: Path) -> _Record:
     values = read_sealed(path, _RECORD_AGAIN)
     try:
-        if values.get("format") != FORMAT:
-            raise SchemaError(f"expected format {FORMAT}")
-        found = read_record(_Record, values)
-        in_range(found.faces, 1, 1 << 40, "faces")
-        for side in found.grid:
+        _check_format(path, values.get("format"))
+        read = read_record(_Record, values)
+        in_range(read.faces, 1, 1 << 40, "faces")
+        for side in read.grid:
             in_range(side, 1, _MAX_SIDE, "grid")
-        if Path(found.file).name != found.file or not found.file.endswith(".scores"):
-            raise SchemaError(f"{found.file[:60]!a} is not the name of a file of scores")
-        return found
+        if Path(read.file).name != read.file or not read.file.endswith(".scores"):
+            raise SchemaError(f"{read.file[:60]!a} is not the name of a file of scores")
+        return read
     except SchemaError as error:
         raise _damaged(path, str(error)) from error
+
+
+def _check_format(path: Path, name: object) -> None:
+    """Check the format that a file names.
+
+    Raises:
+        SchemaError: It does not name one.
+        LpxError: It names that of another lpx.
+    """
+    if name == FORMAT:
+        return
+    if not isinstance(name, str) or not re.fullmatch(r"lpx-recording/\d{1,4}", name):
+        raise SchemaError(f"expected format {FORMAT}")
+    raise LpxError(
+        f"{os.fspath(path)} has the format {name}",
+        f"this version of lpx reads {FORMAT}",
+        "update lpx here, or run `lpx bench` again where the checkpoint is",
+        code="unsupported",
+    )
 
 
 def _read(path: Path) -> Recording:
     """Read a recording.
 
     Raises:
-        LpxError: It is damaged.
+        LpxError: It is damaged, or of a newer lpx.
     """
-    found = _read_record(path)
-    file = path.parent / found.file
+    kept = _read_record(path)
+    file = path.parent / kept.file
     try:
         data = read_regular(file, inside=path.parent)
     except OSError as error:
         raise _damaged(path, f"{file.name} cannot be read: {error.strerror or error}") from error
-    if hashlib.sha256(data).hexdigest() != found.sha256:
+    if hashlib.sha256(data).hexdigest() != kept.sha256:
         raise _damaged(path, f"{file.name} was changed after it was written")
-    height, width = found.grid
-    ends = np.cumsum([found.faces * size for size in (_DIGEST, 4, 4 * height * width)])
+    height, width = kept.grid
+    ends = np.cumsum([kept.faces * size for size in (_DIGEST, 4, 4 * height * width)])
     size = int(ends[-1])
     if size > _MAX_RATIO * len(data):
-        raise _damaged(path, f"{file.name} cannot hold {found.faces} faces")
+        raise _damaged(path, f"{file.name} cannot hold {kept.faces} faces")
     try:
         # One byte more than there may be, to notice it.
         plain = zlib.decompressobj().decompress(data, size + 1)
     except zlib.error as error:
         raise _damaged(path, f"{file.name}: {error}") from error
     if len(plain) != size:
-        raise _damaged(path, f"{file.name} does not hold {found.faces} faces")
+        raise _damaged(path, f"{file.name} does not hold {kept.faces} faces")
     contents = np.frombuffer(plain, np.uint8, int(ends[0])).reshape(-1, _DIGEST)
     prediction = Prediction(
-        _together(plain[ends[0] : ends[1]], (found.faces,)),
-        _together(plain[ends[1] :], (found.faces, height, width)),
+        _together(plain[ends[0] : ends[1]], (kept.faces,)),
+        _together(plain[ends[1] :], (kept.faces, height, width)),
     )
     keys = _keys(contents)
     if (keys[1:] <= keys[:-1]).any():
         raise _damaged(path, "its faces are not in order")
     if not are_probabilities(prediction.score).all() or not are_maps(prediction.patch_map).all():
         raise _damaged(path, "a score or map is not a probability")
-    return Recording(found.subject, found.origin, found.crops, contents, prediction)
+    return Recording(kept.subject, kept.origin, kept.crops, contents, prediction)
 
 
 def _damaged(path: Path, why: str) -> LpxError:

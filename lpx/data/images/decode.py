@@ -82,7 +82,7 @@ def read_image(
         raise UnreadableImageError(
             f"{size[0]} x {size[1]} pixels are over the limit of {max_pixels / 1e6:g} megapixels"
         )
-    # For the reason: of a truncated JPEG, OpenCV says only that there is no image.
+    # Read to find the reason: for a truncated JPEG, OpenCV returns None without one.
     if is_cut_off(data):
         raise UnreadableImageError("it is truncated: its end is missing")
     if is_turned_avif(data):

@@ -230,7 +230,8 @@ def _rewritten(change):
         _shorter,
         _gone,
         _unsealed,
-        _changed(format="lpx-recording/9"),
+        _changed(format="lpx-score/1"),
+        _changed(format=1),
         _changed(faces=11),
         _changed(faces=0),
         _changed(faces=1 << 39),
@@ -257,6 +258,19 @@ def test_a_damaged_recording_is_refused_and_the_next_bench_replaces_it(
     assert len(warnings) == 1
     found = recorded_scores(folder, SUBJECT, faces).prediction
     np.testing.assert_array_equal(found.score, prediction(12, 1).score)
+
+
+def test_a_recording_of_a_newer_lpx_is_named_and_kept(faces: FaceSet, folder: Path) -> None:
+    record(folder, recording(faces))
+    (path,) = folder.glob("*.json")
+    altered(path, format="lpx-recording/2")
+    newer = path.rename(folder / "of-a-newer-lpx.json")
+    with pytest.raises(LpxError, match="has the format lpx-recording/2") as caught:
+        recorded_scores(folder, SUBJECT, faces)
+    assert caught.value.code == "unsupported"
+    kept = newer.read_bytes()
+    record(folder, recording(faces))
+    assert newer.read_bytes() == kept
 
 
 def test_what_was_written_before_a_crash_does_not_matter(faces: FaceSet, folder: Path) -> None:

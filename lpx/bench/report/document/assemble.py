@@ -37,7 +37,7 @@ from lpx.metrics import Interval, Verdict
 
 _T = TypeVar("_T")
 # Of a reference whose scores were recorded elsewhere.
-NOT_RUN_HERE = EngineCosts(
+_NOT_RUN_HERE = EngineCosts(
     device_memory=DeviceMemory(None, "its scores were recorded"), latency_by_batch=()
 )
 
@@ -123,7 +123,7 @@ def _reference(result: BenchResult) -> Reference:
         auc_interval=_unnamed(result.truth.auc),
         discrimination=result.truth,
         accuracy=result.detection[REFERENCE],
-        costs=_costs(result, REFERENCE) if result.recorded is None else NOT_RUN_HERE,
+        costs=_costs(result, REFERENCE) if result.recorded is None else _NOT_RUN_HERE,
         recorded=result.recorded,
     )
 
