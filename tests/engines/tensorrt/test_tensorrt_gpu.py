@@ -210,7 +210,8 @@ def test_cuda_lost_in_the_middle_is_said_and_the_engine_closed(flavour: Flavour)
 LOSE = f"""
 import sys
 import numpy as np
-from lpx.engines.tensorrt import CudaLostError, TensorRTEngine, cuda, open_library
+from lpx.engines.tensorrt import CudaLostError, TensorRTEngine, open_library
+from lpx.engines.tensorrt.cuda import choose as cuda
 from lpx.errors import LpxError
 plan, faces = sys.stdin.buffer.read(), np.zeros((8, {SIZE}, {SIZE}, 3), np.uint8)
 library = open_library(sys.argv[1])
