@@ -206,7 +206,7 @@ def bench(
             store=store,
             watch=watch,
         )
-        _check_unchanged(faces)
+        faces.check_unchanged("the bench")
         result = replace(result, failed=(*broken, *result.failed))
         report = assemble(
             result,
@@ -421,20 +421,6 @@ def _store(
     between = dict(graphs.digests) if graphs else {}
     digests = {REFERENCE: model.sha256} | engines | between
     return ScoreStore(workspace.root / FOLDER, inputs, digests, reporter.say)
-
-
-def _check_unchanged(faces: FaceSet) -> None:
-    """Refuse the scores if a face changed after the report's digest was computed.
-
-    Raises:
-        LpxError: A file changed since the bench began.
-    """
-    if faces.has_changed():
-        raise LpxError(
-            f"faces of {faces.name} changed while they were scored",
-            "the scores would be of neither the old faces nor the new",
-            "run the bench again when nothing writes to them",
-        )
 
 
 def _warnings(manifests: list[EngineManifest], faces: FaceSet, scored: Scored) -> list[str]:

@@ -145,7 +145,7 @@ def calibrate(
         points: tuple[CurvePoint, ...] = ()
         if curve:
             points = _curve(observed, chosen, ranking, best, seed, reporter)
-        _check_unchanged(pool)
+        pool.check_unchanged("calibration")
         write_sealed(workspace.root / "calibration-faces.json", _face_list(chosen, select, seed))
         save_scales(workspace.scales, scales)
         # Not earlier: a run that stops while methods are compared need not observe again.
@@ -159,15 +159,6 @@ def calibrate(
         notes=notes,
         curve=points,
     )
-
-
-def _check_unchanged(pool: FaceSet) -> None:
-    if pool.has_changed():
-        raise LpxError(
-            f"faces of {pool.name} changed during calibration",
-            "ranges and evidence would belong to neither the old faces nor the new ones",
-            "calibrate again when nothing writes to them",
-        )
 
 
 def read_model(workspace: WorkspaceFolder, path: Path | None) -> tuple[bytes, ModelCard]:

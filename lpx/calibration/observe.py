@@ -94,12 +94,7 @@ def _check_pass(run: _Pass) -> None:
         if skipped:
             reason = f"{skipped[0].name}: {skipped[0].reason}"
         raise LpxError(f"no face of {faces.name} can be read", reason, "pass other `faces`")
-    if faces.has_changed():
-        raise LpxError(
-            f"faces of {faces.name} changed during calibration",
-            "the ranges would be those of neither the old nor the new faces",
-            "run it again when nothing writes to them",
-        )
+    faces.check_unchanged("calibration")
 
 
 def _record_of(faces: FaceSet, key: Mapping[str, str], skipped: int) -> CalibrationFaces:

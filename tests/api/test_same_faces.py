@@ -165,7 +165,7 @@ def test_a_resumed_bench_does_not_mix_old_and_new_faces(workspace, many):
 def test_faces_that_change_while_they_are_scored(workspace, many):
     face = many / "real" / "0.bmp"
     reporter = ActingReporter("scoring", lambda: swap(face, encoded(99, ".bmp")), 1)
-    with pytest.raises(LpxError, match="changed while they were scored"):
+    with pytest.raises(LpxError, match="changed during the bench"):
         workspace.bench(str(many), costs=UNTIMED, reporter=reporter)
     assert reporter.acted
 

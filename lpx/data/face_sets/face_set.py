@@ -248,6 +248,22 @@ class FaceSet:
         """Return whether a file changed since `digest` or `contents` was first used."""
         return not np.array_equal(self.contents, self.read_contents())
 
+    def check_unchanged(self, during: str) -> None:
+        """Refuse results of faces that changed while they were computed.
+
+        Args:
+            during: What computed them, such as "calibration".
+
+        Raises:
+            LpxError: A file changed since `digest` or `contents` was first used.
+        """
+        if self.has_changed():
+            raise LpxError(
+                f"faces of {self.name} changed during {during}",
+                "its results would belong to neither the old faces nor the new ones",
+                "run it again when nothing writes to them",
+            )
+
     def take(self, rows: Rows) -> FaceSet:
         """Select faces by index, in the order of `rows`."""
         if isinstance(self.faces, LazyFaces):
