@@ -37,7 +37,7 @@ def main() -> None:
     """Serve one request."""
     stream = sys.stdin.buffer
     request = json.loads(stream.readline().decode())
-    base = os.path.join(os.path.expanduser("~"), request["folder"])
+    base = os.path.join(os.path.expanduser("~"), os.path.expanduser(request["folder"]))
     try:
         VERBS[request["verb"]](base, request, stream)
     except RefusedError as refusal:
