@@ -41,7 +41,7 @@ _REFUSALS = {
         "unwritable",
     ),
     "foreign": _Refusal(
-        "{path} on {host} has files that are not of lpx",
+        "{path} on {host} has files that lpx did not put there",
         "setup could remove some of them: it replaces what is in folders such as lib and wheels",
         "name a folder that does not exist yet with `remote_folder`",
         "invalid-argument",

@@ -112,7 +112,8 @@ def fetch(
     if changed:
         taken = _fetch_units(connection, work, listed, changed, folder, model_sha256, reporter)
     if taken.new or not (taken.refused or (folder / RECORD).is_file()):
-        here = [name for name in listed.files if _unit(name) not in changed.keys() - taken.new]
+        stayed = changed.keys() - set(taken.new)
+        here = [name for name in listed.files if _unit(name) not in stayed]
         _write_record(folder, connection.host, listed, here, ran)
     if taken.refused is not None:
         raise taken.refused
