@@ -1,10 +1,10 @@
-"""What `lpx remote HOST` adds to a command: both forms in turns, on a board that is this machine.
+"""Time that `lpx remote HOST` adds to a command: both forms in turns, on this very machine.
 
     python benchmarks/remote.py localhost -w lpx-out PICTURES
 
 HOST must reach this machine, or the difference is that of two machines, and has lpx set up
 (`lpx remote HOST setup`). The workspace needs the exported model and calibrated ranges. Printed are
-medians and quartiles of the time by the clock, of commands that leave nothing to send.
+medians and quartiles of wall-clock time; there is nothing left to send.
 """
 
 from __future__ import annotations

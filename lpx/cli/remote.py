@@ -130,7 +130,6 @@ def setup(
             wheels=wheels,
             download=download,
             environment=not no_environment,
-            output=_to_stderr if as_json else None,
             reporter=reporter,
         )
     if as_json:
@@ -201,9 +200,10 @@ def attach(board: Board, workspace: Workspace, as_json: bool) -> None:
     of this command.
     """
     from lpx.cli.console import ConsoleReporter
+    from lpx.remote.running import PassOn
 
     with ConsoleReporter() as reporter:
-        output = _to_stderr if as_json else None
+        output = PassOn(sys.stderr) if as_json else None
         result = board.attach(workspace, output=output, reporter=reporter)
     if as_json:
         click.echo(json.dumps(asdict(result) | {"folder": str(result.folder)}, indent=2))
@@ -257,9 +257,3 @@ def _run(board: Board, name: str, arguments: Sequence[str]) -> None:
 def _show(result: RemoteResult, *, err: bool = False) -> None:
     if result.new:
         click.echo(f"fetched into {result.folder}: {', '.join(result.new)}", err=err)
-
-
-def _to_stderr(name: str, data: bytes) -> None:
-    from lpx.plain import plain
-
-    click.echo(plain(data.decode(errors="replace"), keep="\n\t"), nl=False, err=True)

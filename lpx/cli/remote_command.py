@@ -132,7 +132,8 @@ def _renamed(
         if not path.exists():
             raise LpxError(
                 f"{value} cannot be sent",
-                "there is no such folder here; sets with a name are not sent to calibrate on",
+                "no folder of this name exists here, and data sets given by name are not sent for "
+                "calibration",
                 f"calibrate here (`lpx build --int8 --faces {value}`): the ranges travel with the "
                 "workspace",
                 code="not-found",

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import os
 import secrets
 import shlex
 import shutil
 import signal
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +23,7 @@ from lpx.remote.connection import Connection, LostError
 from lpx.remote.host import check_host
 from lpx.remote.installing import BoardInfo, Installed, SetupOptions, check_installed, set_up
 from lpx.remote.results import Fetched, fetch
-from lpx.remote.running import Output, RemoteJob, again, follow, holder, read_job
+from lpx.remote.running import Output, PassOn, RemoteJob, again, follow, holder, read_job
 from lpx.remote.sending import SentFaces, Shipment, add_input, add_workspace, command_key, work_name
 from lpx.reporter import SILENT, Reporter
 from lpx.workspace import WorkspaceFolder
@@ -139,7 +137,7 @@ class Board:
         folder = None if wheels is None else as_path("wheels", wheels)
         options = SetupOptions(python, folder, download, environment)
         with self._connection() as connection:
-            return set_up(connection, options, output or _PassOn(), reporter)
+            return set_up(connection, options, output or PassOn(), reporter)
 
     def run(
         self,
@@ -307,18 +305,16 @@ class Board:
         """
         reporter.warn(f"the connection to {self.host} is lost, connecting again")
         for attempt, _ in enumerate(again(connection, self._patience_s, reporter)):
-            reporter.say(f"connected to {self.host} again")
-            try:
+            with contextlib.suppress(LostError):
                 names = command.shipment.missing(self.host, connection.call("have", request))
                 contents = command.shipment.contents(names, command.bundle)
-                connection.call("start", {**request, "missing": names}, contents)
-                return
-            except LostError:
-                continue
-            except LpxError as error:
-                # The lock may still be that of the request that was cut off.
-                if error.code != "in-use" or attempt >= _ATTEMPTS:
-                    raise
+                try:
+                    connection.call("start", {**request, "missing": names}, contents)
+                    return
+                except LpxError as error:
+                    # The lock may still be that of the request that was cut off.
+                    if error.code != "in-use" or attempt >= _ATTEMPTS:
+                        raise
 
     def _finish(
         self,
@@ -330,46 +326,28 @@ class Board:
         reporter: Reporter,
     ) -> RemoteResult:
         """Follow a command to its end, and fetch its results."""
-        passing = output or _PassOn()
+        passing = output or PassOn()
         try:
             code = follow(connection, job, passing, patience_s=self._patience_s, reporter=reporter)
+            if code == 128 + signal.SIGKILL:
+                reporter.warn(
+                    f"the command on {self.host} was killed: usually memory ran out there"
+                )
+            result = RemoteResult(code, None, ())
+            if here is not None:
+                ran = {"words": list(words), "job": job, "exit_code": code}
+                fetched = fetch(connection, here, work_name(here), ran, reporter)
+                result = RemoteResult(code, fetched.folder, fetched.new)
         except LostError:
+            # Its end is not seen yet: the same command shows it again, and fetches again.
             raise
         except LpxError:
-            # It has no exit code and never will: given again, the command is started again.
+            # It never will have an exit code, or its results stay there: given again, the command
+            # is started again.
             connection.call("seen", {"job": job})
             raise
-        if code == 128 + 9:
-            reporter.warn(f"the command on {self.host} was killed: usually memory ran out there")
-        result = RemoteResult(code, None, ())
-        if here is not None:
-            ran = {"words": list(words), "job": job, "exit_code": code}
-            try:
-                fetched = fetch(connection, here, work_name(here), ran, reporter)
-            except LostError:
-                # Its end is not seen yet: the same command shows it again, and fetches again.
-                raise
-            except LpxError:
-                connection.call("seen", {"job": job})
-                raise
-            result = RemoteResult(code, fetched.folder, fetched.new)
         connection.call("seen", {"job": job})
         return result
-
-
-class _PassOn:
-    """Writes output of a command on a board to the same streams of this process."""
-
-    def __init__(self) -> None:
-        # A piece may end within a character.
-        decoder = codecs.getincrementaldecoder("utf-8")
-        self._decoders = {name: decoder(errors="replace") for name in ("stdout", "stderr")}
-
-    def __call__(self, name: str, data: bytes) -> None:
-        stream = sys.stdout if name == "stdout" else sys.stderr
-        # What the board prints is not trusted: no escape sequences for this terminal.
-        stream.write(plain(self._decoders[name].decode(data), keep="\n\t"))
-        stream.flush()
 
 
 def _workspace(workspace: StrPath | WorkspaceFolder) -> WorkspaceFolder:

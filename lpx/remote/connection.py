@@ -19,7 +19,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, NamedTuple
 
 from lpx.errors import LpxError
@@ -162,7 +161,8 @@ class Session:
                 kind, size = head[:1].decode("ascii"), int(head[1:], 16)
             except ValueError:
                 raise _nonsense(self._host, "its output is not in frames") from None
-            if size > _MAX_FRAME or kind not in "oehx":
+            # int() reads "-0000001", too, and a size of -1 means "all" to read().
+            if not 0 <= size <= _MAX_FRAME or kind not in "oehx":
                 raise _nonsense(self._host, "its output is not in frames")
             yield Frame(kind, self.read(size))
             if kind == "x":
@@ -196,16 +196,15 @@ class Connection:
         try:
             self.connect()
         except BaseException:
-            self.__exit__(None, None, None)
+            self.close()
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection; the commands there go on."""
         self._end_master()
         if self._sockets is not None:
             shutil.rmtree(self._sockets, ignore_errors=True)
@@ -272,7 +271,7 @@ class Connection:
             )
         except FileNotFoundError:
             raise LpxError(
-                "there is no ssh on this machine",
+                "ssh is not installed on this machine",
                 "boards are reached with OpenSSH's client",
                 "install it (`apt-get install openssh-client`), and see that it is in PATH",
                 code="not-found",
@@ -344,8 +343,8 @@ def failure(host: str, code: int, text: str) -> LpxError:
                 code="unreachable",
             )
     return LostError(
-        f"there is no connection to {host}",
-        last or "it ended without a word from ssh",
+        f"{host} cannot be reached",
+        last or "ssh ended, and gave no reason",
         f"check that `ssh {host}` connects, and run the same command again",
     )
 

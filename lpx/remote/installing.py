@@ -33,7 +33,7 @@ _NEEDED = ("numpy", "onnx", "onnxruntime", "cv2")
 
 @dataclass(frozen=True)
 class SetupOptions:
-    """How to set up a board.
+    """Options of setting up a board.
 
     Attributes:
         python: Interpreter there; None for its newest.
@@ -59,14 +59,14 @@ class Interpreter:
 
 @dataclass(frozen=True)
 class Installed:
-    """What is set up on a board.
+    """Installation of lpx on a board.
 
     Attributes:
         lpx: Version of lpx.
         wheel_sha256: SHA-256 of its wheel.
         environment: Name of its folder there.
         python: Interpreter that runs it.
-        path: Folder of lpx, if the interpreter has not got it; "" otherwise.
+        path: Folder of lpx, if it is not among the interpreter's packages; "" otherwise.
         has: Whether the interpreter has certain packages.
     """
 
@@ -80,7 +80,7 @@ class Installed:
 
 @dataclass(frozen=True)
 class _Result:
-    """How an installation ended: an exit code, and what was set up."""
+    """End of an installation: an exit code, and what was set up."""
 
     code: int
     setup: Mapping[str, Any]
@@ -88,7 +88,7 @@ class _Result:
 
 @dataclass(frozen=True)
 class BoardInfo:
-    """What a board says of itself.
+    """Description of a board, by itself.
 
     Attributes:
         hostname: Its name.
@@ -100,7 +100,7 @@ class BoardInfo:
         python: Version of its `python3`.
         base: Folder of lpx there.
         free_bytes: Free space on that disk.
-        installed: What is set up; None for nothing.
+        installed: Installation of lpx; None if there is none.
         interpreter: Python that an installation would use.
     """
 
@@ -143,7 +143,7 @@ def check_installed(connection: Connection) -> Installed:
         LpxError: There is none, or another version of lpx.
     """
     host = connection.host
-    values = connection.call("installed", {})["installed"]
+    values = connection.call("installed", {}).get("installed")
     if values is None:
         raise not_set_up(host)
     try:
@@ -340,6 +340,7 @@ def _install(
                 end = frame.data
     try:
         result = read_record(_Result, parse_json(end))
+        return None if result.code else read_record(Installed, result.setup)
     except SchemaError as error:
         raise LpxError(
             f"{connection.host} does not say how the installation ended",
@@ -347,6 +348,3 @@ def _install(
             "run the same command again",
             code="damaged",
         ) from error
-    if result.code:
-        return None
-    return read_record(Installed, result.setup)

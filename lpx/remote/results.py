@@ -47,8 +47,16 @@ class Fetched:
 
 
 @dataclass(frozen=True)
+class _Taken:
+    """Names of units that were put in place, and the first refusal of another one."""
+
+    new: tuple[str, ...] = ()
+    refused: LpxError | None = None
+
+
+@dataclass(frozen=True)
 class _Listed:
-    """What a board says of its results."""
+    """Results of a board, as it lists them."""
 
     files: Mapping[str, tuple[int, str]]
     machine: Mapping[str, Any]
@@ -100,12 +108,16 @@ def fetch(
     for unit, names in units.items():
         if not _same(folder, unit, {name: listed.files[name] for name in names}):
             changed[unit] = sorted(names)
-    new: list[str] = []
+    taken = _Taken()
     if changed:
-        new = _fetch_units(connection, work, listed, changed, folder, model_sha256, reporter)
-    if new or not (folder / RECORD).is_file():
-        _write_record(folder, connection.host, listed, ran)
-    return Fetched(folder, tuple(sorted(new)))
+        taken = _fetch_units(connection, work, listed, changed, folder, model_sha256, reporter)
+    if taken.new or not (taken.refused or (folder / RECORD).is_file()):
+        stayed = changed.keys() - set(taken.new)
+        here = [name for name in listed.files if _unit(name) not in stayed]
+        _write_record(folder, connection.host, listed, here, ran)
+    if taken.refused is not None:
+        raise taken.refused
+    return Fetched(folder, taken.new)
 
 
 def _read_listing(host: str, reply: Mapping[str, Any]) -> _Listed:
@@ -183,12 +195,11 @@ def _fetch_units(
     folder: Path,
     model_sha256: str,
     reporter: Reporter,
-) -> list[str]:
-    """Fetch units into a temporary folder, check them, and put them in place; returns their names.
+) -> _Taken:
+    """Fetch units into a temporary folder, check them, and put the good ones in place.
 
     Raises:
-        LpxError: A file is not what the board said, a unit is not what it claims to be, or the
-            folder cannot be written.
+        LpxError: A file is not what the board said, or the folder cannot be written.
     """
     names = [name for unit in units.values() for name in unit]
     needed = sum(listed.files[name][0] for name in names)
@@ -214,9 +225,7 @@ def _fetch_units(
                     new.append(unit)
     except OSError as error:
         raise unwritable(folder, error) from error
-    if refused is not None:
-        raise refused
-    return new
+    return _Taken(tuple(sorted(new)), refused)
 
 
 def _receive(
@@ -321,9 +330,11 @@ def _place(staged: Path, folder: Path, unit: str, files: Sequence[str]) -> None:
         os.rename(staged / unit, final)
 
 
-def _write_record(folder: Path, host: str, listed: _Listed, ran: Mapping[str, Any]) -> None:
-    """Note both machines, and what was fetched."""
-    files = {name: digest for name, (_, digest) in sorted(listed.files.items())}
+def _write_record(
+    folder: Path, host: str, listed: _Listed, here: Sequence[str], ran: Mapping[str, Any]
+) -> None:
+    """Note both machines, and the files that are here."""
+    files = {name: listed.files[name][1] for name in sorted(here)}
     write_sealed(
         folder / RECORD,
         {

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import getpass
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 from lpx import interrupts
 from lpx.errors import LpxError
 from lpx.plain import plain
 from lpx.remote.connection import Connection, LostError
 from lpx.reporter import Reporter
-from lpx.schema import SchemaError, parse_json, read_record
+from lpx.schema import SchemaError, in_range, parse_json, read_record
 
 Output = Callable[[str, bytes], None]
 """Receives "stdout" or "stderr", and bytes that a command on a board wrote there."""
@@ -24,6 +27,7 @@ Output = Callable[[str, bytes], None]
 _WAITS_S = (1, 2, 4, 8, 15)
 # Time that a command has to end after Ctrl-C, before it is left to itself.
 STOP_S = 30.0
+_MAX_SIGNAL = 64
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,32 @@ class RemoteJob:
 
 @dataclass(frozen=True)
 class _End:
-    """How a command ended: its exit code, or why it could not be started; neither if unknown."""
+    """End of a command: its exit code, or why it could not be started; neither if unknown."""
 
     code: int | None = None
     error: str = ""
     ended: float = 0.0
+
+
+class PassOn:
+    """Writes output of a command on a board to the same streams of this process.
+
+    Args:
+        stdout: Stream for its standard output; None for standard output.
+    """
+
+    def __init__(self, stdout: TextIO | None = None) -> None:
+        self._stdout = stdout
+        # A piece may end within a character.
+        decoder = codecs.getincrementaldecoder("utf-8")
+        self._decoders = {name: decoder(errors="replace") for name in ("stdout", "stderr")}
+
+    def __call__(self, name: str, data: bytes) -> None:
+        """Write a piece of "stdout" or "stderr"."""
+        stream = sys.stderr if name == "stderr" else self._stdout or sys.stdout
+        # What the board prints is not trusted: no escape sequences for this terminal.
+        stream.write(plain(self._decoders[name].decode(data), keep="\n\t"))
+        stream.flush()
 
 
 def holder(command: str) -> dict[str, str]:
@@ -81,13 +106,13 @@ def read_job(host: str, reply: Mapping[str, Any]) -> RemoteJob | None:
         ) from error
 
 
-def again(connection: Connection, patience_s: float, reporter: Reporter) -> Iterator[float]:
+def again(connection: Connection, patience_s: float, reporter: Reporter) -> Iterator[None]:
     """Connect again after a lost connection: yields whenever there is a connection.
 
     Args:
         connection: The board.
         patience_s: Time after which it gives up, counted from the last connection.
-        reporter: Receives a message when the connection is lost, and when it is back.
+        reporter: Receives a message when the connection is back.
 
     Raises:
         LostError: There was no connection for that time.
@@ -98,7 +123,8 @@ def again(connection: Connection, patience_s: float, reporter: Reporter) -> Iter
         try:
             connection.connect()
             number, lost_at = 0, time.monotonic()
-            yield lost_at
+            reporter.say(f"connected to {connection.host} again")
+            yield
         except LostError:
             if time.monotonic() - lost_at >= patience_s:
                 raise
@@ -152,11 +178,8 @@ def _follow(reading: _Following, patience_s: float, reporter: Reporter) -> int:
         )
     try:
         for _ in again(reading.connection, patience_s, reporter):
-            reporter.say(f"connected to {host} again")
-            try:
+            with contextlib.suppress(LostError):
                 return reading.once()
-            except LostError:
-                continue
     except LostError as error:
         raise LostError(
             f"the connection to {host} is lost, and the command there goes on",
@@ -209,6 +232,8 @@ class _Following:
         host = self.connection.host
         try:
             end = read_record(_End, parse_json(data))
+            # As exit code, 256 would be 0.
+            in_range(end.code, -_MAX_SIGNAL, 255, "its exit code")
         except SchemaError as error:
             raise LpxError(
                 f"{host} does not say how the command ended", str(error), "", code="damaged"

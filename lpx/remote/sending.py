@@ -1,4 +1,4 @@
-"""What travels to a board: the workspace as a bundle's members, and files that a command reads."""
+"""Files to send to a board: the workspace as a bundle's members, and what a command reads."""
 
 from __future__ import annotations
 
@@ -255,6 +255,9 @@ def _unreadable(path: Path, error: OSError) -> LpxError:
 
 
 def command_key(words: Sequence[str], shipment: Shipment) -> str:
-    """Return what makes two commands the same: their words, and all that they read."""
+    """Return a digest of the words of a command and all that it reads.
+
+    Commands with the same digest are the same.
+    """
     whole = "\0".join([*words, "", shipment.digest()])
     return hashlib.sha256(whole.encode(errors="surrogateescape")).hexdigest()

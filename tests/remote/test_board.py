@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 
@@ -112,6 +113,35 @@ def test_predict_sends_its_pictures(ready, workspace, heard, crops):
     shutil.rmtree(crops / "real")
     run(ready, workspace, heard, *words, inputs={"@crops@": crops})
     assert len(list((work_folder(ready) / "inputs").rglob("*.png"))) == 8
+
+
+def test_a_file_may_take_the_place_of_a_folder(ready, workspace, heard, crops, tmp_path):
+    ready.replace_lpx("print(sorted(os.listdir('inputs')), os.path.isdir('inputs/crops'))")
+    file = tmp_path / "other" / crops.name
+    file.parent.mkdir()
+    file.write_bytes(b"a picture")
+    for path, is_folder in ((crops, True), (file, False), (crops, True)):
+        heard.output["stdout"] = b""
+        run(ready, workspace, heard, "predict", "@x@", inputs={"@x@": path})
+        assert heard.output["stdout"].decode() == f"{[crops.name]} {is_folder}\n"
+
+
+def test_what_arrived_before_a_cut_is_removed_when_it_is_not_sent_again(ready):
+    """Ranges that are not here any more must not be those of the next build there."""
+    content = b"ranges"
+    name = "lpx-out/scales.json"
+    first = {name: [len(content), hashlib.sha256(content).hexdigest()], "lpx-out/b": [1, "0" * 64]}
+    request = {"work": "w", "key": "k", "words": ["--version"], "variables": {}}
+    request["holder"] = {"who": "me", "command": "c"}
+    path = ready.home / ".lpx-remote/work/w" / name
+    with Connection("board", ".lpx-remote", ready.config) as connection:
+        cut = {**request, "job": "a", "files": first, "missing": list(first)}
+        with pytest.raises(LpxError) as caught:
+            connection.call("start", cut, [content])
+        assert caught.value.code == "damaged"
+        assert path.read_bytes() == content
+        connection.call("start", {**request, "job": "b", "files": {}, "missing": []})
+    assert not path.exists()
 
 
 def test_words_with_a_meaning_for_shells_arrive_as_they_are(ready, workspace, heard, crops):

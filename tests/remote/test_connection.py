@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import json
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 
 from lpx import Board, LpxError, Workspace
-from lpx.remote.connection import Connection, failure
-from lpx.remote.running import holder
+from lpx.remote.connection import Connection, Frame, Session, failure
+from lpx.remote.installing import check_installed
+from lpx.remote.running import PassOn, follow, holder
 from lpx.remote.sending import Shipment
 from tests.remote.conftest import free_port, write_client
 
@@ -60,12 +64,14 @@ def in_background(work):
     return thread, done
 
 
+def doctor_in_background(board, workspace, heard):
+    return in_background(lambda: board.run(["doctor"], workspace, output=heard, reporter=heard))
+
+
 def test_a_broken_connection_in_the_middle(ready, workspace, heard):
     ready.replace_lpx(SLOW.format(count=25, code=4))
     board = ready.board()
-    thread, done = in_background(
-        lambda: board.run(["doctor"], workspace, output=heard, reporter=heard)
-    )
+    thread, done = doctor_in_background(board, workspace, heard)
     wait_for(lambda: len(lines(heard)) > 3)
     assert ready.kill_sessions()
     thread.join(60)
@@ -107,9 +113,7 @@ def test_a_board_that_asks_for_other_files(missing):
 def test_a_board_that_stays_away_is_no_verdict(ready, workspace, heard):
     ready.replace_lpx(SLOW.format(count=30, code=0))
     board = Board("board", ssh_config=ready.config, patience_s=1)
-    thread, done = in_background(
-        lambda: board.run(["doctor"], workspace, output=heard, reporter=heard)
-    )
+    thread, done = doctor_in_background(board, workspace, heard)
     wait_for(lambda: lines(heard))
     ready.stop_hard()
     thread.join(60)
@@ -129,9 +133,7 @@ def test_a_board_that_stays_away_is_no_verdict(ready, workspace, heard):
 def test_a_command_that_ended_while_nobody_was_connected(ready, workspace, heard):
     ready.replace_lpx(SLOW.format(count=10, code=1))
     board = Board("board", ssh_config=ready.config, patience_s=0)
-    thread, done = in_background(
-        lambda: board.run(["doctor"], workspace, output=heard, reporter=heard)
-    )
+    thread, done = doctor_in_background(board, workspace, heard)
     wait_for(lambda: lines(heard))
     ready.stop_hard()
     thread.join(60)
@@ -190,7 +192,7 @@ def test_ssh_missing(sshd, workspace, monkeypatch, tmp_path):
     with pytest.raises(LpxError) as caught:
         sshd.board().pull(workspace)
     assert caught.value.code == "not-found"
-    assert "no ssh" in caught.value.what
+    assert "ssh is not installed" in caught.value.what
 
 
 def test_configuration_of_ssh_missing(sshd, workspace, tmp_path):
@@ -211,9 +213,7 @@ def test_no_python_there(sshd, workspace):
 def test_two_workstations_at_one_board(ready, workspace, heard, tmp_path):
     ready.replace_lpx(SLOW.format(count=20, code=0))
     board = ready.board()
-    thread, done = in_background(
-        lambda: board.run(["doctor"], workspace, output=heard, reporter=heard)
-    )
+    thread, done = doctor_in_background(board, workspace, heard)
     wait_for(lambda: lines(heard))
     shutil.copytree(workspace.root, tmp_path / "theirs")
     with pytest.raises(LpxError) as caught:
@@ -284,10 +284,15 @@ def test_hosts(host):
     [
         (127, "sh: python3: not found", "unsupported", "no python3"),
         (1, "MemoryError", "unsupported", "cannot serve"),
-        (255, "ssh: connect to host h port 22: No route to host", "unreachable", "no connection"),
-        (255, "", "unreachable", "no connection"),
+        (
+            255,
+            "ssh: connect to host h port 22: No route to host",
+            "unreachable",
+            "cannot be reached",
+        ),
+        (255, "", "unreachable", "cannot be reached"),
         (255, "Permission denied (publickey).", "unreachable", "let this user in"),
-        (255, "bad \x1b[2J escape", "unreachable", "no connection"),
+        (255, "bad \x1b[2J escape", "unreachable", "cannot be reached"),
     ],
 )
 def test_ends_of_ssh(code, text, kind, part):
@@ -307,3 +312,64 @@ def test_one_connection_serves_all_calls(sshd):
         sockets = list(connection._sockets.iterdir())
         assert len(sockets) == 1
     assert not sockets[0].exists()
+
+
+class Sends:
+    """The standard output of an ssh whose board sends certain bytes."""
+
+    def __init__(self, data):
+        self.stdout = io.BytesIO(data)
+
+
+@pytest.mark.parametrize(
+    "head", [b"o-0000001", b"o00200000", b"q00000001", b"o+-000001", b"\xff" * 9]
+)
+def test_frames_that_are_refused(head):
+    session = Session("b", Sends(head + b"x" * 100), io.BytesIO())
+    with pytest.raises(LpxError) as caught:
+        next(session.frames())
+    assert caught.value.code == "damaged"
+
+
+class Replies:
+    """A board whose reply is given."""
+
+    host = "b"
+
+    def __init__(self, reply):
+        self.reply = reply
+
+    def call(self, verb, request):
+        return self.reply
+
+    @contextmanager
+    def session(self, verb, request):
+        yield self
+
+    def frames(self):
+        yield Frame("x", json.dumps(self.reply).encode())
+
+
+@pytest.mark.parametrize("reply", [{}, {"installed": 3}, {"installed": {"lpx": 1}}])
+def test_a_board_that_does_not_say_what_is_installed(reply):
+    with pytest.raises(LpxError) as caught:
+        check_installed(Replies(reply))
+    assert caught.value.code == "not-found"
+
+
+@pytest.mark.parametrize("code", [256, -256, 1 << 40, "0", 0.5, True])
+def test_exit_codes_that_a_command_cannot_have(code, heard):
+    """As exit code of this process, 256 would be 0."""
+    with pytest.raises(LpxError) as caught:
+        follow(Replies({"code": code}), "j", heard, patience_s=0, reporter=heard)
+    assert caught.value.code == "damaged"
+
+
+def test_pieces_that_end_within_a_character(capsys):
+    pass_on = PassOn(sys.stderr)
+    for piece in ("grü\x1b[2J".encode()[:3], "grü\x1b[2J".encode()[3:]):
+        pass_on("stdout", piece)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("grü")
+    assert "\x1b" not in shown.err

@@ -223,6 +223,19 @@ def test_predictions_that_vanished_there_do_so_here(workspace):
     assert "remote/board/predictions/a.png" not in left(workspace)
 
 
+def test_the_record_lists_what_is_here(workspace):
+    """One engine is refused: the others are taken, and the record is of these."""
+    files = {**engine(workspace), **CSV}
+    files["engines/onnxruntime-fp32/engine.onnx"] += b"\0"
+    with pytest.raises(LpxError):
+        receive(Hostile(files), workspace)
+    record = results_folder(workspace, "board") / "remote.json"
+    digest = hashlib.sha256(CSV["predictions/scores.csv"]).hexdigest()
+    assert json.loads(record.read_text())["files"] == {"predictions/scores.csv": digest}
+    receive(Hostile({**engine(workspace), **CSV}), workspace)
+    assert set(json.loads(record.read_text())["files"]) == {*engine(workspace), *CSV}
+
+
 def test_without_a_model(workspace):
     workspace.model.unlink()
     with pytest.raises(LpxError) as caught:

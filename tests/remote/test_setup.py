@@ -308,3 +308,18 @@ def test_agent_is_for_python_3_6():
         ast.parse(text, feature_version=(3, 6))
     folder = Path(lpx.__file__).parent / "remote/agent"
     assert {path.stem for path in folder.glob("*.py")} == {*_MODULES, "__init__"}
+
+
+@pytest.mark.parametrize("folder", [".", "mine", "~/mine"])
+def test_a_folder_of_others_is_refused(sshd, folder):
+    """Setup removes what is in its folders and not its own."""
+    for parent in (sshd.home, sshd.home / "mine"):
+        (parent / "lib/theirs").mkdir(parents=True)
+        (parent / "wheels").mkdir()
+        (parent / "wheels/theirs.whl").write_bytes(b"theirs")
+    before = sorted(sshd.home.rglob("*"))
+    with pytest.raises(LpxError) as caught:
+        sshd.board(remote_folder=folder).setup(environment=False)
+    assert caught.value.code == "invalid-argument"
+    assert "`remote_folder`" in caught.value.fix
+    assert sorted(sshd.home.rglob("*")) == before

@@ -1,1 +1,1 @@
-"""What runs on a board: see `main`."""
+"""The program that runs on a board: see `main`."""

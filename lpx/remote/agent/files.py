@@ -135,7 +135,11 @@ def receive(folder: str, files: Files, names: Sequence[str], stream: BinaryIO) -
 
 
 def prune(work: str, files: Files) -> None:
-    """Remove what was sent before and is not now; faces and inputs only for others of them."""
+    """Remove what was sent before and is not now; faces and inputs only for others of them.
+
+    Before the files arrive: a file may take the place of a folder, and if the connection breaks,
+    what has arrived is already in the record.
+    """
     os.makedirs(work, exist_ok=True)
     record = os.path.join(work, "sent.json")
     before = read_json(record) or []
@@ -150,7 +154,20 @@ def prune(work: str, files: Files) -> None:
         path = inside(work, name)
         if os.path.lexists(path):
             os.unlink(path)
+        remove_empty(os.path.dirname(path), work)
     write_json(record, sorted(files) + kept)
+
+
+def remove_empty(folder: str, top: str) -> None:
+    """Remove a folder, and those above it below `top`, as far as they are empty."""
+    while folder != top:
+        try:
+            os.rmdir(folder)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return
+        folder = os.path.dirname(folder)
 
 
 def group(name: str) -> str:
@@ -161,6 +178,7 @@ def group(name: str) -> str:
 
 def take_lock(base: str, holder: Mapping[str, Any]) -> int:
     """Lock the board for one workstation at a time; the lock ends with the process that has it."""
+    refuse_foreign(base)
     # Faces may be in it: they are for this user only.
     os.makedirs(base, mode=0o700, exist_ok=True)
     handle = os.open(os.path.join(base, "lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -171,6 +189,17 @@ def take_lock(base: str, holder: Mapping[str, Any]) -> int:
         raise RefusedError("busy", holder=read_json(os.path.join(base, "holder.json")) or {})
     write_json(os.path.join(base, "holder.json"), dict(holder, since=time.time()))
     return handle
+
+
+def refuse_foreign(base: str) -> None:
+    """Refuse a folder with other files: setup removes what it does not know in some of its own."""
+    try:
+        names = set(os.listdir(base))
+    except FileNotFoundError:
+        return
+    # What a first request leaves that was cut off before it had the lock.
+    if "holder.json" not in names and names - {"lock", "holder.json.tmp"}:
+        raise RefusedError("foreign", path=base)
 
 
 def is_locked(path: str) -> bool:

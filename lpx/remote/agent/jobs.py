@@ -81,11 +81,11 @@ def start(base: str, request: Request, stream: BinaryIO) -> None:
         raise RefusedError("setup")
     lock = take_lock(base, request["holder"])
     work = os.path.join(base, "work", request["work"])
+    prune(work, request["files"])
     receive(work, request["files"], request["missing"], stream)
     if missing_files(work, request["files"]):
         # Another command of this workspace ran since they were compared.
         raise RefusedError("changed")
-    prune(work, request["files"])
     forget_jobs(base)
     os.makedirs(folder)
     alive = os.open(os.path.join(folder, "alive"), os.O_RDWR | os.O_CREAT, 0o600)

@@ -1,4 +1,4 @@
-"""What a board is, and which Python it has."""
+"""Description of a board, and the choice of its Python."""
 
 import json
 import os

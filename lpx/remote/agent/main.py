@@ -1,4 +1,4 @@
-"""What runs on the board: the modules of this folder, sent through ssh with each request.
+"""The program on the board: the modules of this folder, sent through ssh with each request.
 
 They must run on Python 3.6, so that a board whose Python is too old for lpx gets a clear error and
 not a syntax error; and they use the standard library only. Requests come on standard input: a line
@@ -37,7 +37,7 @@ def main() -> None:
     """Serve one request."""
     stream = sys.stdin.buffer
     request = json.loads(stream.readline().decode())
-    base = os.path.join(os.path.expanduser("~"), request["folder"])
+    base = os.path.join(os.path.expanduser("~"), os.path.expanduser(request["folder"]))
     try:
         VERBS[request["verb"]](base, request, stream)
     except RefusedError as refusal:
