@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lpx import interrupts
-from lpx.bundle.archive import read_first
-from lpx.bundle.manifest import ENGINES, FILE, TAG, Member, from_bytes
+from lpx.bundle.manifest import ENGINES, FILE, Member, from_bytes, read_format
 from lpx.bundle.sources import open_regular
 from lpx.bundle.unpack import manifest_bytes, unpack
 from lpx.errors import LpxError
@@ -17,8 +16,6 @@ from lpx.reporter import SILENT, Reporter
 from lpx.schema import MAX_BYTES, SchemaError
 from lpx.workspace import locked, read_regular, sha256, swap
 
-# Longest content of the first member.
-_TAG_BYTES = 100
 # What is appended to the bundle's name for its folder.
 SUFFIX = ".d"
 # At the top of a workspace, and in the folder of an engine: files that are made again, not results.
@@ -66,14 +63,14 @@ def workspace_of(bundle: Path, reporter: Reporter = SILENT) -> Path:
 
 
 def _check_is_bundle(path: Path) -> None:
-    """Refuse a file that does not begin as a bundle: it was named by mistake.
+    """Refuse a file that is not a bundle: it was named by mistake.
 
     Raises:
-        LpxError: It is such a file.
+        LpxError: The file does not begin as bundles do.
     """
     try:
         with open_regular(path) as stream:
-            if read_first(stream, _TAG_BYTES).name == TAG:
+            if read_format(stream) is not None:
                 return
     except OSError:
         # Reading the manifest says what is wrong.
@@ -119,7 +116,7 @@ def _replace(bundle: Path, folder: Path, reporter: Reporter) -> None:
     if members is None:
         raise LpxError(
             f"{folder} is not the workspace of a bundle",
-            f"it is in the place where {bundle} would be unpacked, and has no {FILE} of lpx",
+            f"{bundle} would be unpacked there; it has no {FILE} that this version of lpx reads",
             f"rename it, or unpack elsewhere with `lpx unpack {bundle} -w FOLDER`",
         )
     staging = folder.with_name(f".{folder.name}.new")

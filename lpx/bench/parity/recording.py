@@ -26,7 +26,7 @@ from lpx.data.wording import counted
 from lpx.engines.base import Prediction
 from lpx.errors import LpxError
 from lpx.schema import SchemaError, in_range, read_record, sealed
-from lpx.workspace import read_regular, read_sealed, write_bytes
+from lpx.workspace import check_format, read_regular, read_sealed, write_bytes
 
 # Folder in the workspace.
 FOLDER = "reference"
@@ -38,6 +38,7 @@ _MAX_RATIO = 100
 # Rows and columns of a map.
 _MAX_SIDE = 1 << 12
 _RECORD_AGAIN = "lpx bench"
+_BENCH_AGAIN = "run `lpx bench` again where the checkpoint is"
 
 
 @dataclass(frozen=True)
@@ -347,8 +348,7 @@ def _together(data: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
 def _read_record(path: Path) -> _Record:
     values = read_sealed(path, _RECORD_AGAIN)
     try:
-        if values.get("format") != FORMAT:
-            raise SchemaError(f"expected format {FORMAT}")
+        check_format(path, values.get("format"), FORMAT, _BENCH_AGAIN)
         found = read_record(_Record, values)
         in_range(found.faces, 1, 1 << 40, "faces")
         for side in found.grid:
@@ -403,6 +403,6 @@ def _damaged(path: Path, why: str) -> LpxError:
     return LpxError(
         f"{os.fspath(path)} is damaged",
         why,
-        "run `lpx bench` again where the checkpoint is",
+        _BENCH_AGAIN,
         code="damaged",
     )

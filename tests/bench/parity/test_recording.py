@@ -225,12 +225,25 @@ def _rewritten(change):
 
 
 @pytest.mark.parametrize(
+    ("found", "who"), [("lpx-recording/0", "an earlier"), ("lpx-recording/9", "a newer")]
+)
+def test_a_recording_of_another_version_is_not_damaged(
+    faces: FaceSet, folder: Path, found: str, who: str
+) -> None:
+    record(folder, recording(faces))
+    _changed(format=found)(folder)
+    with pytest.raises(LpxError, match=f"was written by {who} version of lpx") as caught:
+        recorded_scores(folder, SUBJECT, faces)
+    assert caught.value.code == "unsupported"
+
+
+@pytest.mark.parametrize(
     "damage",
     [
         _shorter,
         _gone,
         _unsealed,
-        _changed(format="lpx-recording/9"),
+        _changed(format="lpx-recording"),
         _changed(faces=11),
         _changed(faces=0),
         _changed(faces=1 << 39),
