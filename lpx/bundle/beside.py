@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 from lpx import interrupts
 from lpx.bundle.manifest import ENGINES, FILE, Member, from_bytes, read_format
@@ -164,24 +165,37 @@ def has_own_files(folder: Path, members: Mapping[str, Member]) -> bool:
         members: Members of the bundle, by name.
     """
     unchanged = []
-    for path in _files(folder):
-        member = members.get(path.relative_to(folder).as_posix())
-        if member is None or path.stat().st_size != member.size:
-            return True
-        unchanged.append((path, member))
-    # Reading takes long; sizes are compared first.
-    return any(sha256(path) != member.sha256 for path, member in unchanged)
+    try:
+        for path in _files(folder):
+            member = members.get(path.relative_to(folder).as_posix())
+            if member is None or path.is_symlink() or path.stat().st_size != member.size:
+                return True
+            unchanged.append((path, member))
+        # Reading takes long; sizes are compared first.
+        return any(sha256(path) != member.sha256 for path, member in unchanged)
+    except OSError:
+        # What cannot be read may be the user's.
+        return True
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files of a workspace whose loss would cost more than time."""
-    for parent, folders, files in os.walk(folder):
+    """Yield the files and links of a workspace whose loss would cost more than time.
+
+    Raises:
+        OSError: A folder cannot be read.
+    """
+    for parent, folders, files in os.walk(folder, onerror=_raise):
         remade: frozenset[str] = frozenset()
         if Path(parent) == folder:
             remade = _REMADE
         elif Path(parent).parent == folder / ENGINES:
             remade = _REMADE_IN_ENGINE
         folders[:] = [name for name in folders if name not in remade]
-        for name in files:
+        links = [name for name in folders if Path(parent, name).is_symlink()]
+        for name in (*links, *files):
             if name not in remade:
                 yield Path(parent, name)
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error

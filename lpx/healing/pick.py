@@ -14,6 +14,7 @@ from lpx.artefacts.model import ExportedModel, open_faces
 from lpx.artefacts.select_engine import (
     Survey,
     UnfitEngine,
+    find_engine,
     none_runs,
     preference,
     survey,
@@ -124,18 +125,12 @@ class Healer:
 
     def open(self, name: str | None) -> PickedEngine:
         """Open the engine of a name, or the preferred one; see `pick_engine`."""
-        found = self._survey()
         if name is None:
-            return self._open_preferred(found)
+            return self._open_preferred(self._survey())
+        find_engine(self.workspace, name)
+        found = self._survey()
         fit = {manifest.name: manifest for manifest in found.fit}
         unfit = {one.manifest.name: one for one in found.unfit}
-        if name not in fit and name not in unfit:
-            raise LpxError(
-                f"engine {name} does not exist",
-                f"{self.workspace.root} holds no engine of that name",
-                _others(fit),
-                code="not-found",
-            )
         if name in fit:
             manifest = fit[name]
             try:

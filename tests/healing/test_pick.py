@@ -356,7 +356,7 @@ def test_without_probe_faces_an_engine_from_elsewhere_is_said_to_be_unchecked(
 def test_without_probe_faces_an_engine_of_this_machine_needs_no_words(workspace, heard):
     model = read_exported(workspace)
     pick_engine(workspace, model, INT8, reporter=heard).engine.close()
-    assert heard.texts == []
+    assert heard.said == []
 
 
 def test_there_is_no_such_engine(board, healer):
