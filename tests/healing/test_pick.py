@@ -155,11 +155,7 @@ def test_a_named_engine_is_rebuilt_though_others_fit(board, healer):
     [
         ("never", None, 'rebuilding it was not allowed (`rebuild="never"`)'),
         ("ask", False, "you chose not to rebuild it"),
-        (
-            "ask",
-            None,
-            '`rebuild="ask"` needs a terminal to ask on',
-        ),
+        ("ask", None, '`rebuild="ask"` needs a terminal to ask on'),
     ],
 )
 def test_what_is_not_to_be_rebuilt_is_an_error_that_says_how(board, healer, rebuild, answer, why):
