@@ -21,7 +21,7 @@ from lpx.graph.footprint import check_pass
 from lpx.graph.proto import parse_proto
 from lpx.reporter import SILENT, Reporter
 from lpx.schema import SchemaError, read_record
-from lpx.workspace import WorkspaceFolder, read_regular, read_sealed
+from lpx.workspace import WorkspaceFolder, check_format, read_regular, read_sealed
 
 if TYPE_CHECKING:
     import onnx
@@ -80,8 +80,7 @@ def read_exported(workspace: WorkspaceFolder) -> ExportedModel:
         )
     values = read_sealed(manifest_path, "lpx export ckpt.pt")
     try:
-        if values.get("format") != EXPORT_FORMAT:
-            raise SchemaError(f"expected format {EXPORT_FORMAT}")
+        check_format(manifest_path, values.get("format"), EXPORT_FORMAT, "run `lpx export` again")
         manifest = read_record(_Manifest, values)
     except SchemaError as error:
         raise LpxError(

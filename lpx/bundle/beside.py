@@ -6,10 +6,10 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 from lpx import interrupts
-from lpx.bundle.archive import read_first
-from lpx.bundle.manifest import ENGINES, FILE, TAG, Member, from_bytes
+from lpx.bundle.manifest import ENGINES, FILE, Member, from_bytes, read_format
 from lpx.bundle.sources import open_regular
 from lpx.bundle.unpack import manifest_bytes, unpack
 from lpx.errors import LpxError
@@ -17,8 +17,6 @@ from lpx.reporter import SILENT, Reporter
 from lpx.schema import MAX_BYTES, SchemaError
 from lpx.workspace import locked, read_regular, sha256, swap
 
-# Longest content of the first member.
-_TAG_BYTES = 100
 # What is appended to the bundle's name for its folder.
 SUFFIX = ".d"
 # At the top of a workspace, and in the folder of an engine: files that are made again, not results.
@@ -66,14 +64,14 @@ def workspace_of(bundle: Path, reporter: Reporter = SILENT) -> Path:
 
 
 def _check_is_bundle(path: Path) -> None:
-    """Refuse a file that does not begin as a bundle: it was named by mistake.
+    """Refuse a file that is not a bundle: it was named by mistake.
 
     Raises:
-        LpxError: It is such a file.
+        LpxError: The file does not begin as bundles do.
     """
     try:
         with open_regular(path) as stream:
-            if read_first(stream, _TAG_BYTES).name == TAG:
+            if read_format(stream) is not None:
                 return
     except OSError:
         # Reading the manifest says what is wrong.
@@ -119,7 +117,7 @@ def _replace(bundle: Path, folder: Path, reporter: Reporter) -> None:
     if members is None:
         raise LpxError(
             f"{folder} is not the workspace of a bundle",
-            f"it is in the place where {bundle} would be unpacked, and has no {FILE} of lpx",
+            f"{bundle} would be unpacked there; it has no {FILE} that this version of lpx reads",
             f"rename it, or unpack elsewhere with `lpx unpack {bundle} -w FOLDER`",
         )
     staging = folder.with_name(f".{folder.name}.new")
@@ -167,24 +165,37 @@ def has_own_files(folder: Path, members: Mapping[str, Member]) -> bool:
         members: Members of the bundle, by name.
     """
     unchanged = []
-    for path in _files(folder):
-        member = members.get(path.relative_to(folder).as_posix())
-        if member is None or path.stat().st_size != member.size:
-            return True
-        unchanged.append((path, member))
-    # Reading takes long; sizes are compared first.
-    return any(sha256(path) != member.sha256 for path, member in unchanged)
+    try:
+        for path in _files(folder):
+            member = members.get(path.relative_to(folder).as_posix())
+            if member is None or path.is_symlink() or path.stat().st_size != member.size:
+                return True
+            unchanged.append((path, member))
+        # Reading takes long; sizes are compared first.
+        return any(sha256(path) != member.sha256 for path, member in unchanged)
+    except OSError:
+        # What cannot be read may be the user's.
+        return True
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files of a workspace whose loss would cost more than time."""
-    for parent, folders, files in os.walk(folder):
+    """Yield the files and links of a workspace whose loss would cost more than time.
+
+    Raises:
+        OSError: A folder cannot be read.
+    """
+    for parent, folders, files in os.walk(folder, onerror=_raise):
         remade: frozenset[str] = frozenset()
         if Path(parent) == folder:
             remade = _REMADE
         elif Path(parent).parent == folder / ENGINES:
             remade = _REMADE_IN_ENGINE
         folders[:] = [name for name in folders if name not in remade]
-        for name in files:
+        links = [name for name in folders if Path(parent, name).is_symlink()]
+        for name in (*links, *files):
             if name not in remade:
                 yield Path(parent, name)
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,8 +67,8 @@ def compare_scores(engine: Engine, probe: Probe, expected: ExpectedScores) -> Sc
 def expected_of(folder: Path, manifest: EngineManifest, probe: Probe) -> ExpectedScores:
     """Return the scores that an engine must give probe faces.
 
-    Those that came with it; for an engine that was built later, with other ranges, those of its
-    graph on this machine.
+    They came with the engine. For one that was built later, with other ranges, they are those of
+    its graph on this machine.
 
     Args:
         folder: The engine's.
@@ -83,25 +84,38 @@ def expected_of(folder: Path, manifest: EngineManifest, probe: Probe) -> Expecte
     return expected_scores(folder, manifest, probe.faces, probe.scores, probe.tolerance)
 
 
-def check_model_scores(folder: Path) -> None:
+def check_model_scores(folder: Path) -> ScoreCheck | None:
     """Score the probe faces of a workspace with its exported model in ONNX Runtime.
 
     Args:
-        folder: The workspace. Without probe faces, nothing is checked.
+        folder: The workspace.
+
+    Returns:
+        The comparison, which has passed; None without probe faces.
 
     Raises:
         NotAsAskedError: Scores differ by more than the tolerance (code "scores-differ").
-        LpxError: The probe faces are damaged, or the model does not run here.
+        LpxError: The probe faces are damaged or of another model, or the model does not run here.
     """
-    if not (folder / PROBE / FILE).is_file():
-        return
-    probe = read_probe(folder / PROBE)
+    path = folder / PROBE / FILE
+    if not path.is_file():
+        return None
+    probe = read_probe(path.parent)
     data = (folder / "model.onnx").read_bytes()
+    if probe.model_sha256 != hashlib.sha256(data).hexdigest():
+        # Engines would not be checked with faces of another model.
+        raise LpxError(
+            f"{path} is of another model than {folder / 'model.onnx'}",
+            "engines of this model could not be checked with it",
+            "pack the bundle again",
+            code="damaged",
+        )
     expected = ExpectedScores(probe.scores, probe.tolerance)
     with closing(OnnxRuntimeEngine(data, probe.faces.shape[1])) as engine:
         found = compare_scores(engine, probe, expected)
     if not found.passed:
         raise scores_differ("the exported model in ONNX Runtime", found, _UNPACK)
+    return found
 
 
 _UNPACK = (

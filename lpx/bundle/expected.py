@@ -80,8 +80,8 @@ def expected_scores(
 ) -> ExpectedScores:
     """Score faces with the graph of an engine in ONNX Runtime, and derive the tolerance.
 
-    The tolerance is twice the largest difference to the float32 model, since the errors of two
-    kernels may have opposite signs, and no less than that of the precision.
+    The tolerance is twice the largest difference from the float32 model, since the errors of two
+    kernels may have opposite signs, or the least one of the precision if that is larger.
 
     Args:
         folder: Folder of the engine.

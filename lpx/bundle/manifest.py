@@ -6,14 +6,17 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import BinaryIO
 
-from lpx.bundle.archive import MAX_MEMBER_BYTES, MAX_MEMBERS
+from lpx.bundle.archive import MAX_MEMBER_BYTES, MAX_MEMBERS, read_first
 from lpx.schema import MAX_BYTES, SchemaError, in_range, parse_json, read_record, sealed, unsealed
 from lpx.workspace import WorkspaceFolder, read_regular, sha256
 
 FORMAT = "lpx-bundle/1"
 # First member: the format alone, so that any version of lpx can read which one it is.
 TAG = "FORMAT"
+# Its maximum size: another file may begin like an archive.
+_MAX_TAG_BYTES = 64
 # Last member: the manifest. It stays in the unpacked workspace.
 FILE = "bundle.json"
 # Members that every bundle has.
@@ -130,10 +133,28 @@ def known_member(name: str) -> bool:
     return top in FOLDERS if below else name in FILES
 
 
-def format_number(text: str) -> int | None:
-    """Return the number of a bundle's format; None if it is not one."""
+def read_format(stream: BinaryIO) -> int | None:
+    """Return the number of a bundle's format; None if the file is not a bundle.
+
+    Args:
+        stream: The file. It may be of any format: all versions of lpx write the first member alike.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    name, content = read_first(stream, _MAX_TAG_BYTES)
+    if name != TAG:
+        return None
+    return _number(content.decode(errors="replace"))
+
+
+def _number(text: str) -> int | None:
     match = _NUMBER.fullmatch(text.strip())
     return int(match[1]) if match else None
+
+
+FORMAT_NUMBER = _number(FORMAT)
+"""The format that this version of lpx writes and reads."""
 
 
 def came_with_bundle(workspace: WorkspaceFolder, name: str) -> bool:

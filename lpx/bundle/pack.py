@@ -12,7 +12,7 @@ import lpx
 from lpx.arguments import check_at_least, several
 from lpx.artefacts.model import ExportedModel, open_faces, read_exported
 from lpx.artefacts.select_engine import check_model, engine_folders, find_engine
-from lpx.bundle.archive import CHUNK, ArchiveError, ArchiveWriter, Written, read_first
+from lpx.bundle.archive import CHUNK, ArchiveError, ArchiveWriter, Written
 from lpx.bundle.face_members import FaceMembers, face_members
 from lpx.bundle.manifest import (
     ENGINES,
@@ -23,6 +23,7 @@ from lpx.bundle.manifest import (
     Member,
     PackedFaces,
     known_member,
+    read_format,
     to_bytes,
 )
 from lpx.bundle.names import MemberNames
@@ -154,7 +155,7 @@ def _check_replaceable(out: Path) -> None:
     if not out.is_dir():
         try:
             with open_regular(out) as stream:
-                if read_first(stream, 100)[0] == TAG:
+                if read_format(stream) is not None:
                     return
         except OSError:
             pass

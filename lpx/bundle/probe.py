@@ -29,12 +29,13 @@ from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.errors import LpxError
 from lpx.render.encode import encode_png
 from lpx.schema import SchemaError, in_range, read_record, sealed
-from lpx.workspace import WorkspaceFolder, read_sealed
+from lpx.workspace import WorkspaceFolder, check_format, read_sealed
 
 # Number of probe faces, sampled evenly.
 FACES = 16
 FILE = "probe.json"
 FORMAT = "lpx-probe/2"
+_PACK_AGAIN = "pack the bundle again with the version of lpx that is installed here"
 _BATCH = 8
 # Digits of a score behind the point: more would differ from run to run, and none would be missed
 # beside the tolerance, which is 1e-4 or more.
@@ -121,8 +122,8 @@ def make_probe(faces: FaceSet, model: ExportedModel, tolerance: float) -> Probe:
 def tolerance_elsewhere(workspace: WorkspaceFolder) -> float:
     """Return the largest |score difference| of the float32 model on another machine.
 
-    ONNX Runtime was measured to be up to d from PyTorch when the model was exported. Elsewhere it
-    may be as far off in the other direction: 2 d apart, and never less than the export's tolerance.
+    When the model was exported, ONNX Runtime differed from PyTorch by up to d. Elsewhere it may
+    differ as much in the other direction: by 2 d from here. The export's tolerance is the least.
     """
     path = workspace.model.with_suffix(".json")
     verification = read_sealed(path, "lpx export ckpt.pt")["verification"]
@@ -183,13 +184,12 @@ def read_probe(folder: Path) -> Probe:
         folder: `probe` in the workspace.
 
     Raises:
-        LpxError: They are missing or damaged.
+        LpxError: They are missing, damaged, or of another version of lpx (code "unsupported").
     """
     path = folder / FILE
     values = read_sealed(path, "lpx unpack")
     try:
-        if values.pop("format", None) != FORMAT:
-            raise SchemaError(f"expected format {FORMAT}")
+        check_format(path, values.pop("format", None), FORMAT, _PACK_AGAIN)
         # `read_sealed` has checked the values' checksum; here each is checked for what it means.
         probe = read_record(_ProbeFile, values)
         in_range(probe.tolerance, 0, 1, "tolerance")

@@ -15,24 +15,19 @@ from typing import BinaryIO, NamedTuple
 
 from lpx import interrupts
 from lpx.arguments import as_path, check_choice
-from lpx.bundle.archive import (
-    ArchiveError,
-    Entry,
-    read_content,
-    read_entries,
-    read_first,
-)
-from lpx.bundle.check import check_model_scores
+from lpx.bundle.archive import ArchiveError, Entry, read_content, read_entries
+from lpx.bundle.check import ScoreCheck, check_model_scores
 from lpx.bundle.manifest import (
     FACES,
     FILE,
     FORMAT,
+    FORMAT_NUMBER,
     TAG,
     BundleManifest,
     Member,
-    format_number,
     from_bytes,
     known_member,
+    read_format,
 )
 from lpx.bundle.names import MemberNames
 from lpx.bundle.sources import open_regular
@@ -42,7 +37,6 @@ from lpx.reporter import SILENT, Reporter
 from lpx.schema import MAX_BYTES, SchemaError
 from lpx.workspace import sync_handle, unwritable
 
-_MAX_TAG_BYTES = 64
 _AGAIN = "copy the bundle again, or pack it again with `lpx pack`"
 
 
@@ -54,11 +48,14 @@ class UnpackResult:
         folder: The workspace, for `lpx.Workspace`.
         faces: Folder of its face set; None if the bundle has none.
         manifest: What the bundle contains.
+        checked: Number of probe faces that the model scored here as where they were packed; 0 if
+            that was not checked, or the bundle has none.
     """
 
     folder: Path
     faces: Path | None
     manifest: BundleManifest
+    checked: int = 0
 
 
 class _Manifest(NamedTuple):
@@ -113,12 +110,12 @@ def unpack(
     with stream:
         entries, manifest = _read_directory(stream, path)
         with _written(stream, path, entries, manifest, target, reporter) as temporary:
-            if check:
-                check_model_scores(temporary)
+            found = _check_scores(path, temporary) if check else None
     faces = None
     if manifest.values.faces is not None:
         faces = target / FACES
-    return UnpackResult(target, faces, manifest.values)
+    checked = found.faces if found else 0
+    return UnpackResult(target, faces, manifest.values, checked)
 
 
 def manifest_bytes(bundle: Path) -> bytes:
@@ -211,8 +208,7 @@ def _check_format(stream: BinaryIO, path: Path) -> None:
     Raises:
         LpxError: It is not a bundle, or of another format.
     """
-    name, content = read_first(stream, _MAX_TAG_BYTES)
-    number = format_number(content.decode(errors="replace")) if name == TAG else None
+    number = read_format(stream)
     if number is None:
         raise LpxError(
             f"{path} is not a bundle of lpx",
@@ -220,11 +216,10 @@ def _check_format(stream: BinaryIO, path: Path) -> None:
             "name a file that `lpx pack` wrote; if this was one, it is damaged: " + _AGAIN,
             code="damaged",
         )
-    known = format_number(FORMAT)
-    if number != known:
+    if number != FORMAT_NUMBER:
         raise LpxError(
             f"{path}: {TAG} names format {number} of bundles",
-            f"this version of lpx reads format {known}",
+            f"this version of lpx reads format {FORMAT_NUMBER}",
             "update lpx here, or pack with the version that is installed here",
             code="unsupported",
         )
@@ -322,6 +317,22 @@ def _written(
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_scores(path: Path, folder: Path) -> ScoreCheck | None:
+    """Check the model's scores of probe faces in the folder that a bundle is being unpacked into.
+
+    Raises:
+        LpxError: As for `check_model_scores`; it names the bundle, as the folder will be gone.
+    """
+    try:
+        return check_model_scores(folder)
+    except LpxError as error:
+        if error.code not in ("damaged", "unsupported"):
+            raise
+        what = error.what.replace(f"{folder}{os.sep}", f"{path}: ")
+        fix = _AGAIN if error.code == "damaged" else error.fix
+        raise LpxError(what, error.why, fix, code=error.code) from error
 
 
 def _check_space(final: Path, manifest: BundleManifest) -> None:

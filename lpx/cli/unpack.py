@@ -47,14 +47,21 @@ def unpack(bundle: Path, no_check: bool, workspace: str, as_json: bool) -> None:
         result = unpack_bundle(bundle, expanded(workspace), check=not no_check, reporter=reporter)
     manifest = result.manifest
     if as_json:
-        values = {"workspace": str(result.folder), "faces_folder": None, **asdict(manifest)}
+        values = {
+            "workspace": str(result.folder),
+            "faces_folder": None,
+            "checked": result.checked,
+            **asdict(manifest),
+        }
         if result.faces is not None:
             values["faces_folder"] = str(result.faces)
         click.echo(json.dumps(values, indent=2))
         return
     click.echo(f"{result.folder}: {counted(len(manifest.members), 'file')}, all as packed")
-    if not no_check:
+    if result.checked:
         click.echo("probe faces: scored here as where they were packed")
+    elif not no_check:
+        click.echo("probe faces: none, so that scores could not be checked")
     click.echo(f"engines: {', '.join(manifest.engines) or 'none'}")
     following_command = "lpx build --int8"
     if manifest.engines:

@@ -12,7 +12,7 @@ from lpx.card import ModelCard, card_from_dict
 from lpx.engines.tensorrt_options import TensorRTOptions, read_tensorrt_options
 from lpx.errors import LpxError
 from lpx.schema import SchemaError, read_record
-from lpx.workspace import read_sealed, write_sealed
+from lpx.workspace import is_newer, read_sealed, write_sealed
 
 FORMAT = "lpx-engine/2"
 FILE = "manifest.json"
@@ -137,11 +137,15 @@ def read_manifest(folder: Path) -> EngineManifest:
     path = folder / FILE
     values = read_sealed(path, "lpx build")
     # The format comes first: another one explains unknown and lacking fields better.
-    if values.pop("format", None) != FORMAT:
+    found = values.pop("format", None)
+    if found != FORMAT:
+        who, fix = "an earlier", "run `lpx build` again"
+        if is_newer(found, FORMAT):
+            who, fix = "a newer", "update lpx, or run `lpx build` again"
         raise LpxError(
             f"{path} is of another format",
-            f"the engine was built by an earlier lpx; this one expects {FORMAT}",
-            "run `lpx build` again",
+            f"the engine was built by {who} lpx; this one expects {FORMAT}",
+            fix,
             code="unsupported",
         )
     known = {f.name for f in fields(EngineManifest)}

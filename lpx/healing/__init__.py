@@ -7,5 +7,5 @@ runtime only.
 from typing import Literal, get_args
 
 Rebuild = Literal["auto", "ask", "never"]
-"""Whether to rebuild an engine that does not fit: yes, after a question on the terminal, or no."""
+"""Permission to rebuild an engine that does not fit: given, asked for on the terminal, or not."""
 REBUILD: tuple[Rebuild, ...] = get_args(Rebuild)

@@ -14,7 +14,7 @@ from lpx.machine.machine import Machine, read_machine
 
 
 def ask_on_terminal(question: str) -> bool | None:
-    """Ask a yes-or-no question; None where nobody can answer, as without a terminal."""
+    """Ask a yes-or-no question; return None without a terminal, where nobody can answer."""
     if not sys.stdin.isatty() or not sys.stderr.isatty():
         return None
     # A whole line: beside progress bars, standard error shows nothing less.

@@ -51,8 +51,8 @@ def load(
     Raises:
         NotAsAskedError: An engine gives probe faces other scores than it must (code
             "scores-differ").
-        LpxError: No such folder, or no engine in it (code "not-found"); an altered or damaged
-            engine or bundle ("damaged"); or a library or GPU that it needs is missing.
+        LpxError: The folder does not exist, or has no engine (code "not-found"); an engine or
+            bundle is altered or damaged ("damaged"); or a library or GPU that it needs is missing.
     """
     place = as_path("path", path)
     check_instance("engine", engine, str)
@@ -74,13 +74,11 @@ def load(
     from lpx.healing.pick import pick_engine
     from lpx.workspace import WorkspaceFolder
 
-    def loaded(folder: Path, *, allow_host_code: bool, shares_cores: bool = False) -> Engine:
-        # Who picks an engine to predict with shares cores; here the caller decides.
-        return load_folder(
-            folder, allow_host_code=allow_host_code, cuda_graph=cuda_graph, shares_cores=sharing
-        )
+    def loaded(folder: Path, **options: bool) -> Engine:
+        # Predictions, which pick engines too, share the cores; here the caller decides.
+        options["shares_cores"] = shares_cores
+        return load_folder(folder, cuda_graph=cuda_graph, **options)
 
-    sharing = shares_cores
     workspace = WorkspaceFolder(workspace_of(place, reporter) if place.is_file() else place)
     return pick_engine(
         workspace,
@@ -94,7 +92,7 @@ def load(
 
 
 def _is_engine(path: Path) -> bool:
-    """Return whether a path is an engine's folder, or what can only have been meant as one."""
+    """Return whether a path is an engine's folder, or must have been meant as one."""
     if path.is_file():
         # An engine file in its folder is not a bundle.
         return (path.parent / FILE).is_file()

@@ -14,6 +14,7 @@ from lpx.artefacts.model import ExportedModel, open_faces
 from lpx.artefacts.select_engine import (
     Survey,
     UnfitEngine,
+    find_engine,
     none_runs,
     preference,
     survey,
@@ -47,7 +48,7 @@ class HealingOptions:
     """Options of whatever opens engines.
 
     Attributes:
-        rebuild: Whether to rebuild an engine where none fits.
+        rebuild: Whether to rebuild an engine that is named and does not fit, or if none fits.
         allow_host_code: Load version-compatible plans, which contain code that runs here.
 
     Raises:
@@ -124,27 +125,23 @@ class Healer:
 
     def open(self, name: str | None) -> PickedEngine:
         """Open the engine of a name, or the preferred one; see `pick_engine`."""
-        found = self._survey()
         if name is None:
-            return self._open_preferred(found)
+            return self._open_preferred(self._survey())
+        find_engine(self.workspace, name)
+        found = self._survey()
         fit = {manifest.name: manifest for manifest in found.fit}
         unfit = {one.manifest.name: one for one in found.unfit}
-        if name not in fit and name not in unfit:
-            raise LpxError(
-                f"engine {name} does not exist",
-                f"{self.workspace.root} holds no engine of that name",
-                _others(fit),
-                code="not-found",
-            )
         if name in fit:
             manifest = fit[name]
             try:
-                return self._serve(manifest, self._load(manifest))
+                engine = self._load(manifest)
             except LpxError as error:
                 if not self._may_heal(manifest, error):
                     raise
                 unfit[name] = UnfitEngine(manifest, _reason(error))
                 del fit[name]
+            else:
+                return self._serve(manifest, engine)
         manifest = self._rebuild(unfit[name], _others(fit))
         return self._serve(manifest, self._load(manifest))
 
@@ -167,38 +164,25 @@ class Healer:
         if names is None and not found.fit:
             self._rebuild(self._to_rebuild(found), others)
 
-    def check(self, manifest: EngineManifest, engine: Engine) -> ScoreCheck | None:
-        """Compare an engine's scores of the bundle's probe faces with those that they must be.
-
-        Returns:
-            The comparison; None if there are no probe faces of this model.
-
-        Raises:
-            LpxError: The probe faces are damaged, or the engine fails.
-        """
-        if self._probe is None:
-            return None
-        expected = expected_of(self.workspace.engines / manifest.name, manifest, self._probe)
-        return compare_scores(engine, self._probe, expected)
-
     def problem(self, manifest: EngineManifest, engine: Engine) -> str:
         """Return why an engine must not be used, by its scores of probe faces; "" if it may be.
 
         Raises:
             LpxError: The probe faces, or the engine's graph, are damaged.
         """
+        # Outside the block below: what is wrong with the faces is not wrong with this engine.
+        if self._probe is None:
+            return ""
         try:
-            found = self.check(manifest, engine)
+            found = self._check(manifest, engine, self._probe)
         except Exception as error:
             if isinstance(error, LpxError) and error.code == "damaged":
                 raise
             return in_one_line(error)
-        if found is None:
-            return ""
-        if found.passed:
-            self.reporter.say(_as_expected(manifest, found))
-            return ""
-        return str(found)
+        if not found.passed:
+            return str(found)
+        self.reporter.say(_as_expected(manifest, found))
+        return ""
 
     def _survey(self) -> Survey:
         return survey(self.workspace, self.model, self.host.machine, self.host.runs)
@@ -263,15 +247,28 @@ class Healer:
             LpxError: They do, or the probe faces are damaged.
         """
         try:
-            found = self.check(manifest, engine)
-            self._say_checked(manifest, found)
+            self._require_scores(manifest, engine)
         except BaseException:
             engine.close()
             raise
         return PickedEngine(manifest.name, engine)
 
-    def _say_checked(self, manifest: EngineManifest, found: ScoreCheck | None) -> None:
-        if found is None:
+    def _check(self, manifest: EngineManifest, engine: Engine, probe: Probe) -> ScoreCheck:
+        """Compare an engine's scores of probe faces with those that they must be.
+
+        Raises:
+            LpxError: The engine's graph is altered, or the engine fails.
+        """
+        expected = expected_of(self.workspace.engines / manifest.name, manifest, probe)
+        return compare_scores(engine, probe, expected)
+
+    def _require_scores(self, manifest: EngineManifest, engine: Engine) -> None:
+        """Check an engine's scores of the bundle's probe faces, and say so.
+
+        Raises:
+            LpxError: They differ, or the probe faces are damaged.
+        """
+        if self._probe is None:
             # On the machine that built it, nothing is expected to differ.
             if why := moved(manifest, self.host.machine):
                 self.reporter.warn(
@@ -279,6 +276,7 @@ class Healer:
                     "has no probe faces, which bundles have"
                 )
             return
+        found = self._check(manifest, engine, self._probe)
         if not found.passed:
             raise scores_differ(
                 f"engine {manifest.name}",
@@ -320,6 +318,8 @@ class Healer:
                 "if you trust its origin, pass `allow_host_code=True`",
                 code="untrusted",
             )
+        # Damage to the probe faces is noticed here, and not after a build that takes minutes.
+        _ = self._probe
         self._ask(unfit, others)
         # Imported here: graph passes take time to import, and most runs rebuild nothing.
         from lpx.healing.rebuild import rebuild_engine
@@ -329,7 +329,7 @@ class Healer:
         )
 
     def _ask(self, unfit: UnfitEngine, others: str) -> None:
-        """Find out whether an engine may be rebuilt.
+        """Find out whether an engine may be rebuilt, and say why it is.
 
         Raises:
             LpxError: It may not.
@@ -348,7 +348,7 @@ class Healer:
                 return
             why = "you chose not to rebuild it"
             if answer is None:
-                why = 'there is no terminal to ask on whether to rebuild it (`rebuild="ask"`)'
+                why = '`rebuild="ask"` needs a terminal to ask on'
         advice = '`rebuild="auto"` rebuilds it without asking'
         raise LpxError(
             f"engine {name} does not run here",

@@ -29,6 +29,9 @@ from lpx.workspace import WorkspaceFolder, swap, unwritable
 # Folder of a workspace in which an engine is built until it has passed. Its name begins with a dot,
 # so that it is not taken for an engine, or packed.
 STAGING = ".rebuild"
+# Maximum number of builds, whatever a manifest says: it may come from a stranger, and each of them
+# takes minutes.
+MAX_BUILDS = 8
 
 
 @dataclass(frozen=True)
@@ -117,10 +120,10 @@ def _plan(
     target: ResolvedTarget,
     host: Host,
 ) -> _Plan:
-    """Return what to build: the old engine's graph, or a graph from the ranges that it was of.
+    """Return what to build: the old engine's graph, or one to make from its ranges.
 
     Raises:
-        LpxError: Neither is there, or it is altered.
+        LpxError: Both are missing, or one is altered.
     """
     options = _options(old, host.machine)
     weights, method = _quantisation(old)
@@ -150,7 +153,7 @@ def _options(old: EngineManifest, machine: Machine) -> TensorRTOptions:
     """Return TensorRT's options for this machine, from those in a manifest."""
     options = old.tensorrt
     # Kernel times of the other machine are not here, so that a frozen cache would fail.
-    options = replace(options, frozen_timing_cache=False)
+    options = replace(options, frozen_timing_cache=False, builds=min(options.builds, MAX_BUILDS))
     if old.options.get("workspace_from", "as asked for") != "as asked for":
         # It was chosen by the memory that was free there.
         options = replace(options, workspace_mib=None)
@@ -207,7 +210,7 @@ def _scales(workspace: WorkspaceFolder, old: EngineManifest) -> Scales:
 
 
 def _with_calibration_of(made: EngineManifest, old: EngineManifest) -> EngineManifest:
-    """Return a new manifest with the old one's calibration: graph and ranges are the same."""
+    """Return a new manifest with the calibration of the old one: their ranges are the same."""
     if old.calibration is None:
         return made
     warnings = made.warnings

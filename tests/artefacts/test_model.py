@@ -120,6 +120,17 @@ def test_manifest_of_another_shape(workspace, change):
         read_exported(workspace)
 
 
+@pytest.mark.parametrize(
+    ("found", "who"), [("lpx-export/0", "an earlier"), ("lpx-export/2", "a newer")]
+)
+def test_manifest_of_another_version(workspace, found, who):
+    path = workspace.model.with_suffix(".json")
+    write_sealed(path, read_sealed(path, "") | {"format": found})
+    with pytest.raises(LpxError, match=f"was written by {who} version of lpx") as caught:
+        read_exported(workspace)
+    assert caught.value.code == "unsupported"
+
+
 def test_checkpoint_whose_card_has_another_grid_is_not_exported(tmp_path, workspace):
     content = torch.load(workspace.reference, weights_only=True)
     content["card"]["grid"] = [3, 5]

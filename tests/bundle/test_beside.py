@@ -14,23 +14,9 @@ from lpx.bundle.beside import has_own_files, workspace_of
 from lpx.bundle.manifest import from_bytes
 from lpx.errors import LpxError
 from lpx.workspace import WorkspaceFolder
+from tests.support.reporting import RecordingReporter
 
 FOLDER = Path("detector.lpx.d")
-
-
-class Heard:
-    """A reporter that keeps what it is told."""
-
-    def __init__(self):
-        self.texts = []
-
-    def say(self, text):
-        self.texts.append(text)
-
-    warn = say
-
-    def progress(self, label):
-        return lambda done, total: None
 
 
 @pytest.fixture
@@ -64,10 +50,10 @@ def test_results_are_kept_while_the_bundle_is_the_same(place, crops):
 def test_a_new_bundle_takes_the_place_of_the_old(place):
     lpx.Workspace(place)
     pack_again()
-    heard = Heard()
+    heard = RecordingReporter()
     work = lpx.Workspace(place, reporter=heard)
     assert work.engine_names() == ("onnxruntime-int8",)
-    assert heard.texts == ["detector.lpx has changed: unpacking it again into detector.lpx.d"]
+    assert heard.said == ["detector.lpx has changed: unpacking it again into detector.lpx.d"]
     # Everything in the old folder came with the old bundle.
     assert [path.name for path in Path().glob("*.d*")] == [FOLDER.name]
     assert list(Path().glob(".detector*")) == []
@@ -83,11 +69,11 @@ def test_what_the_user_made_is_kept_under_a_number(place, own):
             pack_again()
         else:
             lpx.Workspace("packed").pack("detector.lpx")
-        heard = Heard()
+        heard = RecordingReporter()
         lpx.Workspace(place, reporter=heard)
         kept = Path(f"detector.lpx.d.{number}")
         assert (kept / own).read_text() == f"mine {number}"
-        assert f"are kept in {kept}" in heard.texts[-1]
+        assert f"are kept in {kept}" in heard.said[-1]
     assert lpx.Workspace(place).engine_names() == ("onnxruntime-fp32", "onnxruntime-int8")
 
 
@@ -113,6 +99,26 @@ def test_what_libraries_cache_is_no_result(place):
     (root / "predictions/cache").mkdir(parents=True)
     (root / "predictions/cache/x.png").write_bytes(b"")
     assert has_own_files(root, members)
+
+
+@pytest.mark.parametrize("leads_to", ["a folder", "a file of the bundle", "nothing"])
+def test_a_link_is_somebodys(place, tmp_path, leads_to):
+    root = lpx.Workspace(place).root
+    members = from_bytes((root / "bundle.json").read_bytes()).members
+    link = root / "scales.json"
+    target = tmp_path / "elsewhere"
+    if leads_to == "a folder":
+        link = root / "more"
+        target.mkdir()
+    elif leads_to == "a file of the bundle":
+        link.rename(target)
+    else:
+        link.unlink()
+    link.symlink_to(target)
+    assert has_own_files(root, members)
+    pack_again()
+    assert lpx.Workspace(place).engine_names() == ("onnxruntime-int8",)
+    assert Path("detector.lpx.d.1", link.name).is_symlink()
 
 
 def test_what_is_in_its_place_is_not_touched(place, tree):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,24 @@ from tests.support.machines import manifest_for
 @pytest.fixture
 def board(bundle, tmp_path):
     return lpx.Workspace(lpx.unpack(bundle, tmp_path / "board").folder)
+
+
+@pytest.fixture
+def repacked(tmp_path, monkeypatch):
+    """A function that packs the files of a workspace again, as they are, into detector.lpx."""
+    monkeypatch.chdir(tmp_path)
+
+    def pack(board):
+        packed = from_bytes(board.bundle.read_bytes())
+        if board.root != Path("there"):
+            board.root.rename("there")
+        names = [name for name in packed.members if Path("there", name).is_file()]
+        sources = [file_source(name, Path("there", name)) for name in names]
+        named = (packed.model_sha256, packed.engines, packed.faces)
+        _write(Path("detector.lpx"), sources, *named, SILENT)
+        return Path("detector.lpx")
+
+    return pack
 
 
 def change_scores(folder, by):
@@ -146,15 +165,10 @@ def test_scores_beyond_the_tolerance_are_counted():
     )
 
 
-def test_unpack_refuses_a_machine_that_scores_otherwise(board, tmp_path, monkeypatch):
+def test_unpack_refuses_a_machine_that_scores_otherwise(board, repacked):
     """The bundle is intact; its model computes something else here."""
     change_scores(board.root / "probe", 0.2)
-    packed = from_bytes(board.bundle.read_bytes())
-    monkeypatch.chdir(tmp_path)
-    board.root.rename("there")
-    sources = [file_source(name, Path("there", name)) for name in packed.members]
-    named = (packed.model_sha256, packed.engines, packed.faces)
-    _write(Path("detector.lpx"), sources, *named, SILENT)
+    repacked(board)
     with pytest.raises(LpxError) as caught:
         lpx.unpack("detector.lpx", "board")
     assert caught.value.code == "scores-differ"
@@ -200,6 +214,59 @@ def test_scores_that_no_engine_can_have_are_damage(board, field, value):
     with pytest.raises(LpxError) as caught:
         read_probe(path.parent)
     assert caught.value.code == "damaged"
+
+
+def edit_probe(folder, **changes):
+    """Change fields of `probe.json`, with a checksum that matches them."""
+    path = folder / "probe.json"
+    values = unsealed(json.loads(path.read_text()))
+    path.write_text(json.dumps(sealed(values | changes)))
+
+
+@pytest.mark.parametrize(
+    ("found", "what", "fix"),
+    [
+        ("lpx-probe/1", "was written by an earlier version of lpx", "pack the bundle again with"),
+        ("lpx-probe/9", "was written by a newer version of lpx", "update lpx, or pack"),
+    ],
+)
+def test_probe_faces_of_another_version_are_not_damaged(board, repacked, found, what, fix):
+    edit_probe(board.root / "probe", format=found)
+    with pytest.raises(LpxError, match=what) as caught:
+        read_probe(board.root / "probe")
+    assert caught.value.code == "unsupported"
+    assert fix in caught.value.fix
+    with pytest.raises(LpxError) as caught:
+        lpx.unpack(repacked(board), "again")
+    assert caught.value.what == f"detector.lpx: probe/probe.json {what}"
+    assert caught.value.code == "unsupported"
+    assert not Path("again").exists()
+
+
+@pytest.mark.parametrize("found", [None, 2, "lpx-probe", "lpx-bundle/2", "lpx-probe/2x"])
+def test_what_is_not_a_format_of_probe_faces_is_damage(board, found):
+    edit_probe(board.root / "probe", format=found)
+    with pytest.raises(LpxError, match="is damaged") as caught:
+        read_probe(board.root / "probe")
+    assert caught.value.code == "damaged"
+
+
+def test_probe_faces_of_another_model_are_refused(board, repacked):
+    """Its engines would never be checked."""
+    edit_probe(board.root / "probe", model_sha256="0" * 64)
+    with pytest.raises(LpxError, match="of another model") as caught:
+        lpx.unpack(repacked(board), "again")
+    assert caught.value.code == "damaged"
+    assert "detector.lpx: probe/probe.json" in caught.value.what
+
+
+def test_unpack_says_how_many_faces_were_scored(board, repacked):
+    bundle = repacked(board)
+    assert lpx.unpack(bundle, "checked").checked == 8
+    assert lpx.unpack(bundle, "unchecked", check=False).checked == 0
+    shutil.rmtree("there/probe")
+    board = lpx.Workspace("there")
+    assert lpx.unpack(repacked(board), "without").checked == 0
 
 
 def test_the_model_of_the_probe_faces_is_named(board):

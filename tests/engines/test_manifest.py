@@ -82,6 +82,16 @@ def test_another_format(folder, given):
     assert "run `lpx build` again" in caught.value.fix
 
 
+def test_a_newer_format(folder):
+    values = read_sealed(folder / FILE, "") | {"format": "lpx-engine/9"}
+    write_sealed(folder / FILE, values)
+    with pytest.raises(LpxError, match="is of another format") as caught:
+        read_manifest(folder)
+    assert "built by a newer lpx" in caught.value.why
+    assert "update lpx" in caught.value.fix
+    assert caught.value.code == "unsupported"
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -11,29 +11,24 @@ from lpx.engines.base import Availability
 from lpx.healing.host import Host
 from lpx.healing.pick import Healer, HealingOptions
 from tests.support.machines import PC
+from tests.support.reporting import RecordingReporter
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support" / "tensorrt"))
 
 
-class Heard:
-    """A reporter that keeps what it is told."""
+class Heard(RecordingReporter):
+    """Knows whether a text was reported, and the labels of all progress bars."""
 
     def __init__(self):
-        self.texts = []
+        super().__init__()
         self.bars = []
-
-    def say(self, text):
-        self.texts.append(text)
-
-    def warn(self, text):
-        self.texts.append(f"warning: {text}")
 
     def progress(self, label):
         self.bars.append(label)
-        return lambda done, total: None
+        return super().progress(label)
 
     def __contains__(self, text):
-        return any(text in one for one in self.texts)
+        return any(text in one for one in self.said)
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def test_an_engine_is_named(board, face):
 
 def test_an_engine_of_its_own_folder_is_not_compared(board, face, heard):
     scores_of(board.engines / INT8, face, reporter=heard)
-    assert heard.texts == []
+    assert heard.said == []
 
 
 def test_a_folder_with_an_engine_only_needs_its_runtime_only(built):

@@ -21,6 +21,7 @@ from lpx.errors import InvalidArgumentError, LpxError
 from lpx.healing.host import Host, ask_on_terminal
 from lpx.healing.pick import HealingOptions, pick_engine
 from lpx.machine.machine import Gpu
+from lpx.workspace import read_sealed, write_sealed
 from tests.conftest import environment
 from tests.healing.conftest import fits_after
 from tests.support.machines import PC, manifest_for
@@ -118,6 +119,29 @@ def test_where_none_fits_one_is_rebuilt(board, healer, heard):
     assert read_manifest(board.engines / FP32).versions["lpx"] == "0.0"
 
 
+@pytest.mark.parametrize("name", [INT8, None])
+def test_probe_faces_of_another_version_are_no_reason_to_rebuild(board, healer, heard, name):
+    path = board.root / "probe/probe.json"
+    write_sealed(path, read_sealed(path, "") | {"format": "lpx-probe/1"})
+    with pytest.raises(LpxError, match="an earlier version") as caught:
+        healer(board).open(name)
+    assert caught.value.code == "unsupported"
+    assert not heard.bars
+    # Nor is the engine at fault, as a bench would list it.
+    manifest = read_manifest(board.engines / INT8)
+    with load(board.engines / INT8) as engine, pytest.raises(LpxError, match="an earlier version"):
+        healer(board).problem(manifest, engine)
+
+
+def test_damaged_probe_faces_are_noticed_before_a_build(board, healer, heard):
+    of_another_lpx(board, INT8)
+    (board.root / "probe/00.png").write_bytes(b"altered")
+    with pytest.raises(LpxError) as caught:
+        healer(board, fits=fits_after("0.0")).open(INT8)
+    assert caught.value.code == "damaged"
+    assert not heard.bars
+
+
 def test_a_named_engine_is_rebuilt_though_others_fit(board, healer):
     of_another_lpx(board, INT8)
     picked = healer(board, fits=fits_after("0.0")).open(INT8)
@@ -131,7 +155,7 @@ def test_a_named_engine_is_rebuilt_though_others_fit(board, healer):
     [
         ("never", None, 'rebuilding it was not allowed (`rebuild="never"`)'),
         ("ask", False, "you chose not to rebuild it"),
-        ("ask", None, 'there is no terminal to ask on whether to rebuild it (`rebuild="ask"`)'),
+        ("ask", None, '`rebuild="ask"` needs a terminal to ask on'),
     ],
 )
 def test_what_is_not_to_be_rebuilt_is_an_error_that_says_how(board, healer, rebuild, answer, why):
@@ -328,7 +352,7 @@ def test_without_probe_faces_an_engine_from_elsewhere_is_said_to_be_unchecked(
 def test_without_probe_faces_an_engine_of_this_machine_needs_no_words(workspace, heard):
     model = read_exported(workspace)
     pick_engine(workspace, model, INT8, reporter=heard).engine.close()
-    assert heard.texts == []
+    assert heard.said == []
 
 
 def test_there_is_no_such_engine(board, healer):

@@ -22,7 +22,7 @@ from lpx.engines.request import BuildRequest
 from lpx.engines.targets import Installed, ResolvedTarget
 from lpx.engines.tensorrt_options import TensorRTOptions
 from lpx.errors import LpxError
-from lpx.healing.rebuild import STAGING, _options
+from lpx.healing.rebuild import MAX_BUILDS, STAGING, _options
 from lpx.machine.machine import Gpu
 from lpx.workspace import swap
 from tests.healing.conftest import fits_after
@@ -329,6 +329,11 @@ def test_scratch_memory_that_nobody_asked_for_is_that_of_this_machine():
 
 def test_kernel_times_of_another_machine_are_not_asked_for():
     assert not options_of(frozen_timing_cache=True).frozen_timing_cache
+
+
+@pytest.mark.parametrize(("asked", "made"), [(1, 1), (3, 3), (10**9, MAX_BUILDS)])
+def test_a_manifest_cannot_ask_for_builds_without_end(asked, made):
+    assert options_of(builds=asked).builds == made
 
 
 def test_a_plan_for_other_gpus_is_built_for_this_board_only():

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -27,7 +26,7 @@ from lpx.data.wording import counted
 from lpx.engines.base import Prediction
 from lpx.errors import LpxError
 from lpx.schema import SchemaError, in_range, read_record, sealed
-from lpx.workspace import read_regular, read_sealed, write_bytes
+from lpx.workspace import check_format, read_regular, read_sealed, write_bytes
 
 # Folder in the workspace.
 FOLDER = "reference"
@@ -39,6 +38,7 @@ _MAX_RATIO = 100
 # Rows and columns of a map.
 _MAX_SIDE = 1 << 12
 _RECORD_AGAIN = "lpx bench"
+_BENCH_AGAIN = "run `lpx bench` again where the checkpoint is"
 
 
 @dataclass(frozen=True)
@@ -351,7 +351,7 @@ def _together(data: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
 def _read_record(path: Path) -> _Record:
     values = read_sealed(path, _RECORD_AGAIN)
     try:
-        _check_format(path, values.get("format"))
+        check_format(path, values.get("format"), FORMAT, _BENCH_AGAIN)
         read = read_record(_Record, values)
         in_range(read.faces, 1, 1 << 40, "faces")
         for side in read.grid:
@@ -361,25 +361,6 @@ def _read_record(path: Path) -> _Record:
         return read
     except SchemaError as error:
         raise _damaged(path, str(error)) from error
-
-
-def _check_format(path: Path, name: object) -> None:
-    """Check the format that a file names.
-
-    Raises:
-        SchemaError: It does not name one.
-        LpxError: It names that of another lpx.
-    """
-    if name == FORMAT:
-        return
-    if not isinstance(name, str) or not re.fullmatch(r"lpx-recording/\d{1,4}", name):
-        raise SchemaError(f"expected format {FORMAT}")
-    raise LpxError(
-        f"{os.fspath(path)} has the format {name}",
-        f"this version of lpx reads {FORMAT}",
-        "update lpx here, or run `lpx bench` again where the checkpoint is",
-        code="unsupported",
-    )
 
 
 def _read(path: Path) -> Recording:
@@ -425,6 +406,6 @@ def _damaged(path: Path, why: str) -> LpxError:
     return LpxError(
         f"{os.fspath(path)} is damaged",
         why,
-        "run `lpx bench` again where the checkpoint is",
+        _BENCH_AGAIN,
         code="damaged",
     )

@@ -225,6 +225,19 @@ def _rewritten(change):
 
 
 @pytest.mark.parametrize(
+    ("found", "who"), [("lpx-recording/0", "an earlier"), ("lpx-recording/9", "a newer")]
+)
+def test_a_recording_of_another_version_is_not_damaged(
+    faces: FaceSet, folder: Path, found: str, who: str
+) -> None:
+    record(folder, recording(faces))
+    _changed(format=found)(folder)
+    with pytest.raises(LpxError, match=f"was written by {who} version of lpx") as caught:
+        recorded_scores(folder, SUBJECT, faces)
+    assert caught.value.code == "unsupported"
+
+
+@pytest.mark.parametrize(
     "damage",
     [
         _shorter,
@@ -232,6 +245,7 @@ def _rewritten(change):
         _unsealed,
         _changed(format="lpx-score/1"),
         _changed(format=1),
+        _changed(format="lpx-recording"),
         _changed(faces=11),
         _changed(faces=0),
         _changed(faces=1 << 39),
@@ -265,7 +279,7 @@ def test_a_recording_of_a_newer_lpx_is_named_and_kept(faces: FaceSet, folder: Pa
     (path,) = folder.glob("*.json")
     altered(path, format="lpx-recording/2")
     newer = path.rename(folder / "of-a-newer-lpx.json")
-    with pytest.raises(LpxError, match="has the format lpx-recording/2") as caught:
+    with pytest.raises(LpxError, match="written by a newer version") as caught:
         recorded_scores(folder, SUBJECT, faces)
     assert caught.value.code == "unsupported"
     kept = newer.read_bytes()
