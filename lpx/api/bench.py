@@ -24,7 +24,7 @@ from lpx.artefacts.model import (
     read_exported,
     versions,
 )
-from lpx.artefacts.select_engine import runnable
+from lpx.artefacts.select_engine import Survey, no_such_engine, runnable
 from lpx.bench.parity.parity import MARGIN
 from lpx.bench.parity.recording import RecordedScores
 from lpx.bench.parity.run import BenchResult, Watch
@@ -127,9 +127,7 @@ class Host:
         open_source: Opens an energy source.
     """
 
-    runnable: Callable[
-        [WorkspaceFolder, ExportedModel], tuple[list[EngineManifest], dict[str, str]]
-    ] = field(default=runnable)
+    runnable: Callable[[WorkspaceFolder, ExportedModel], Survey] = field(default=runnable)
     load: LoadEngine = field(default=load)
     open_source: OpenSource = field(default=open_source)
 
@@ -163,8 +161,8 @@ def bench(
     healing = HealingOptions(options.rebuild, workspace.allow_host_code)
     healer = Healer(workspace, model, healing, reporter)
     healer.prepare(options.candidates and several("candidates", options.candidates))
-    chosen = _choose(*host.runnable(workspace, model), options.candidates)
-    manifests = chosen.manifests
+    chosen = _choose(workspace, host.runnable(workspace, model), options.candidates)
+    manifests = chosen.fit
     look_up(faces, reporter)
     if not options.allow_overlap:
         _check_disjoint(manifests, faces)
@@ -218,7 +216,7 @@ def bench(
                 versions=versions(*_VERSIONS, *torch_package(reference)),
                 memory=ProcessMemory(**read_memory()),
             ),
-            not_run=chosen.not_run,
+            not_run=chosen.reasons,
             warnings=[*_warnings(manifests, faces, result.scored), *_notes(loaded)],
             methods=methods,
             trtexec=trtexec,
@@ -330,44 +328,31 @@ def _write(report: Report, result: BenchResult) -> None:
     write_bytes(report.markdown_path, render_markdown(report).encode())
 
 
-@dataclass(frozen=True)
-class _Chosen:
-    """The engines to measure, and the reasons why others of the chosen ones do not run here."""
-
-    manifests: list[EngineManifest]
-    not_run: dict[str, str]
-
-
-def _choose(
-    manifests: list[EngineManifest], not_run: dict[str, str], names: str | Sequence[str] | None
-) -> _Chosen:
+def _choose(workspace: WorkspaceFolder, found: Survey, names: str | Sequence[str] | None) -> Survey:
     """Choose engines by name; None chooses all.
 
     Raises:
         LpxError: No engine has one of the names (code "not-found"), or none of them runs here.
     """
     if names is None:
-        return _Chosen(manifests, not_run)
+        return found
     names = several("candidates", names)
-    known = [m.name for m in manifests]
+    fit = {manifest.name: manifest for manifest in found.fit}
     for name in names:
-        if name not in known and name not in not_run:
-            raise LpxError(
-                f"engine {name} does not exist",
-                f"engines of the workspace: {', '.join([*known, *not_run])}",
-                "name some of these with `candidates`",
-                code="not-found",
-            )
-    chosen = [m for m in manifests if m.name in names]
-    left_out = {name: reason for name, reason in not_run.items() if name in names}
-    if not chosen:
+        if name not in fit and name not in found.reasons:
+            raise no_such_engine(workspace, name, [*fit, *found.reasons])
+    chosen = Survey(
+        [manifest for manifest in found.fit if manifest.name in names],
+        [one for one in found.unfit if one.manifest.name in names],
+    )
+    if not chosen.fit:
         raise LpxError(
             f"none of {', '.join(names)} runs here",
-            "; ".join(f"{name}: {reason}" for name, reason in left_out.items()),
-            f"engines that run here: {', '.join(known)}",
+            "; ".join(f"{name}: {reason}" for name, reason in chosen.reasons.items()),
+            f"engines that run here: {', '.join(fit)}",
             code="unsupported",
         )
-    return _Chosen(chosen, left_out)
+    return chosen
 
 
 def _graphs(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from lpx.artefacts.model import ExportedModel
 from lpx.bench.parity.stages import MODEL
@@ -23,18 +22,6 @@ from lpx.workspace import WorkspaceFolder
 _TAKEN = (REFERENCE, MODEL)
 # Preferred precisions of an engine that is not chosen by name, the fastest first.
 _PREFERRED = ("int8", "fp16", "fp32")
-
-
-class RunnableEngines(NamedTuple):
-    """Engines of a workspace.
-
-    Attributes:
-        manifests: Manifests of the engines that run here, with warnings added.
-        not_run: Reasons why the others do not, by name.
-    """
-
-    manifests: list[EngineManifest]
-    not_run: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -63,7 +50,7 @@ class Survey:
         return {one.manifest.name: one.reason for one in self.unfit}
 
 
-def runnable(workspace: WorkspaceFolder, model: ExportedModel) -> RunnableEngines:
+def runnable(workspace: WorkspaceFolder, model: ExportedModel) -> Survey:
     """Find the engines of a model that run on this machine.
 
     Raises:
@@ -73,7 +60,7 @@ def runnable(workspace: WorkspaceFolder, model: ExportedModel) -> RunnableEngine
     found = survey(workspace, model, machine, lambda manifest: can_run(manifest, machine))
     if not found.fit:
         raise none_runs(workspace, found.reasons)
-    return RunnableEngines(found.fit, found.reasons)
+    return found
 
 
 def survey(
@@ -187,10 +174,22 @@ def find_engine(workspace: WorkspaceFolder, name: object) -> Path:
         raise InvalidArgumentError("engine", "must be the name of an engine", name)
     if name in folders:
         return folders[name]
-    raise LpxError(
+    raise no_such_engine(workspace, name, folders)
+
+
+def no_such_engine(workspace: WorkspaceFolder, name: str, known: Iterable[str]) -> LpxError:
+    """Make the error for a name that no engine of a workspace has.
+
+    Args:
+        workspace: The workspace.
+        name: The name.
+        known: Names of its engines.
+    """
+    names = ", ".join(known)
+    return LpxError(
         f"engine {name} does not exist",
-        f"engines of {workspace.root}: {', '.join(folders) or 'none'}",
-        "use one of these" if folders else "run `lpx build --int8` first",
+        f"engines of {workspace.root}: {names or 'none'}",
+        "use one of these" if names else "run `lpx build --int8` first",
         code="not-found",
     )
 

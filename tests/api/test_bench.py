@@ -18,6 +18,7 @@ from lpx.api import bench as bench_api
 from lpx.api.bench import BenchOptions, Host
 from lpx.artefacts import select_engine
 from lpx.artefacts.model import read_exported
+from lpx.artefacts.select_engine import Survey, UnfitEngine
 from lpx.bench.parity.score import Failure, Scored
 from lpx.bench.report.document.entries import NotRun
 from lpx.bench.report.document.report import read_report
@@ -54,7 +55,11 @@ def running(*names, not_run=None):
     """A function that finds these engines of a workspace, and that others do not run."""
 
     def find(workspace, model):
-        return [read_manifest(workspace.engines / name) for name in names], not_run or {}
+        unfit = [
+            UnfitEngine(read_manifest(workspace.engines / name), reason)
+            for name, reason in (not_run or {}).items()
+        ]
+        return Survey([read_manifest(workspace.engines / name) for name in names], unfit)
 
     return find
 

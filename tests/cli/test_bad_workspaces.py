@@ -278,7 +278,7 @@ def test_copied_engine_has_a_name_of_its_own(lpx, workspace):
     copied = workspace.engines / "kept-from-may"
     shutil.copytree(INT8, copied)
     edit(copied / "manifest.json", calibration=None)
-    manifests, _ = runnable(workspace, read_exported(workspace))
+    manifests = runnable(workspace, read_exported(workspace)).fit
     found = {manifest.name: manifest.calibration for manifest in manifests}
     assert set(found) == {"kept-from-may", "onnxruntime-fp32", "onnxruntime-int8"}
     assert found["kept-from-may"] is None

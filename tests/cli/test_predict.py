@@ -87,7 +87,7 @@ def test_torch_is_an_engine_even_before_anything_is_built(lpx, workspace, crops)
         (["lpx-out/model.json"], "lpx-out/model.json has no readable image or video"),
         (
             ["crops/real/0.png", "--engine", "x"],
-            "engines that run here: torch, onnxruntime-fp32, onnxruntime-int8",
+            "engines of lpx-out: onnxruntime-fp32, onnxruntime-int8",
         ),
         (
             ["crops/real/0.png", "--out", "lpx-out/model.json"],
