@@ -247,11 +247,24 @@ class _VideoSource:
             return None
         if not done:
             return None
-        image = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
-        return _with_square_pixels(image, _pixel_shape(self.capture))
+        return upright_rgb(self.capture, pixels)
 
     def close(self) -> None:
         self.capture.release()
+
+
+def upright_rgb(capture: cv2.VideoCapture, pixels: NDArray[np.uint8]) -> Image:
+    """Return a frame as players show it: RGB, with square pixels.
+
+    Args:
+        capture: The frame's video.
+        pixels: The frame as OpenCV decodes it, uint8 BGR [H, W, 3].
+
+    Returns:
+        uint8 RGB [h, w, 3], contiguous.
+    """
+    image = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
+    return _with_square_pixels(image, _pixel_shape(capture))
 
 
 class _PixelShape(NamedTuple):
