@@ -27,6 +27,7 @@ _ELSEWHERE = {
     "remote_folder": "--remote-folder",
     "requantise": "--requantise",
     "rounding": "--weight-rounding",
+    "source": "PATH",
     "ssh_config": "--ssh-config",
     "target": "--target",
     "version_compatible": "--version-compatible",

@@ -27,7 +27,7 @@ class RtspServer:
         self.user = user
         self.methods = []
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = "127.0.0.1:%d" % self._listener.getsockname()[1]
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._rtp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         # RTP takes even ports, and RTCP the one above.
         for port in range(21000, 23000, 2):
@@ -106,7 +106,7 @@ class RtspServer:
                 client.settimeout(0.01)
 
     def _answer(self, request):
-        method, url, _ = request.splitlines()[0].split()
+        method, _, _ = request.splitlines()[0].split()
         number = re.search(r"CSeq: *(\d+)", request)[1]
         expected = base64.b64encode(self.user.encode()).decode()
         if self.user and f"Basic {expected}" not in request:

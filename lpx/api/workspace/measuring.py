@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lpx.bench.performance.costs import CostPlan
     from lpx.bench.report.document.report import Report
     from lpx.predict.results import PredictionResult
+    from lpx.streams.live.watch import LiveOptions, LiveWatch
 
 
 class MeasuringSteps(OpenedWorkspace):
@@ -138,6 +139,66 @@ class MeasuringSteps(OpenedWorkspace):
             overlay=overlay,
         )
         return predict(self, as_path("path", path), options, reporter)
+
+    @needs_extras
+    def watch(
+        self,
+        source: StrPath,
+        *,
+        engine: str | None = None,
+        detector: str = "blazeface",
+        crop: str | None = None,
+        frames: int | None = None,
+        seconds: float | None = None,
+        fps: float | None = None,
+        options: LiveOptions | None = None,
+        reporter: Reporter = SILENT,
+    ) -> LiveWatch:
+        """Score the faces of a live source, frame by frame, without end if no limit is given.
+
+        The result is an iterator and a context manager. It gives scored frames and events, always
+        for the newest frame; the source is opened when the first one is asked for, and opened
+        again when it is lost. Memory does not grow.
+
+        Args:
+            source: A URL (rtsp, http, udp and others), "camera:0", or a video file, which is
+                played at its own pace again and again.
+            engine: Name of an engine, or "torch"; None for the fastest that runs here.
+            detector: A face detector of `lpx.data.detect.DETECTORS`.
+            crop: Recipe to crop faces by; None for the model card's.
+            frames: Number of frames to score; None for no limit.
+            seconds: Time after which to stop, s; None for no limit.
+            fps: Maximum number of frames scored a second; None for as many as possible.
+            options: Timeouts and reconnection; None for the defaults.
+            reporter: Receives the choice of the engine, and warnings.
+
+        Returns:
+            The iterator. It raises LpxError if the source gives no frame at the beginning (code
+            "unreachable"; "not-found" for a camera that is not there), or the engine returns NaN.
+
+        Raises:
+            InvalidArgumentError: A source, detector, recipe or limit that cannot be.
+            LpxError: No exported model, a file that does not exist, or an engine that does not
+                exist or run here.
+        """
+        from lpx.streams.live.open_watch import open_watch
+        from lpx.streams.live.source import live_source
+        from lpx.streams.live.watch import LiveLimits, LiveOptions
+        from lpx.streams.scoring import ScorerOptions
+
+        check_instance("options", options, LiveOptions)
+        scorer = ScorerOptions(
+            engine=engine,
+            detector=detector,
+            crop=crop,
+            rebuild=self.rebuild,
+            allow_host_code=self.allow_host_code,
+            allow_factory=self.allow_factory,
+        )
+        limits = LiveLimits(frames=frames, seconds=seconds, fps=fps)
+        return open_watch(
+            self, live_source(source), scorer, limits, options or LiveOptions(), reporter
+        )
 
     @needs_extras
     def debug(

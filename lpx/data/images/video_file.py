@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -247,13 +247,13 @@ class _VideoSource:
             return None
         if not done:
             return None
-        return upright_rgb(self.capture, pixels)
+        return upright_rgb(self.capture, np.asarray(pixels))
 
     def close(self) -> None:
         self.capture.release()
 
 
-def upright_rgb(capture: cv2.VideoCapture, pixels: NDArray[np.uint8]) -> Image:
+def upright_rgb(capture: cv2.VideoCapture, pixels: NDArray[Any]) -> Image:
     """Return a frame as players show it: RGB, with square pixels.
 
     Args:

@@ -113,7 +113,9 @@ class Connection:
             # Ctrl-C reaches every process of a session, but this one is ended by its parent.
             start_new_session=True,
         )
-        assert self._process.stdin and self._process.stdout and self._process.stderr
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
         self._requests: BinaryIO = self._process.stdin  # type: ignore[assignment]
         self._answers = self._process.stdout.fileno()
         self._log = FfmpegLog(self._process.stderr)  # type: ignore[arg-type]
@@ -228,7 +230,7 @@ class Connection:
         if header.height * header.width > MAX_FRAME_PIXELS:
             raise ConnectionLostError("the decoding process sent too large a frame")
         pixels = np.empty(shape, np.uint8)
-        self._fill(memoryview(pixels).cast("B"))
+        self._fill(pixels.data.cast("B"))
         return _Message(kind, {}, LiveFrame(header, pixels))
 
     def _exactly(self, size: int) -> bytes:

@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import BinaryIO
 
 import cv2
@@ -77,11 +78,9 @@ def main() -> None:
     os.dup2(2, 1)
     demand = _Demand()
     threading.Thread(target=demand.listen, args=(requests,), daemon=True).start()
-    try:
+    # Broken if the scoring process has ended.
+    with suppress(BrokenPipeError):
         _send(answers, text_message(ENDED, {"reason": _decode(settings, answers, demand)}))
-    except BrokenPipeError:
-        # The scoring process has ended.
-        pass
     # Without unwinding: the listening thread holds the lock of standard input.
     os._exit(0)
 
@@ -91,6 +90,8 @@ def _decode(settings: DecoderSettings, answers: BinaryIO, demand: _Demand) -> st
     asked = time.monotonic()
     capture = _open(settings)
     if not capture.isOpened():
+        if time.monotonic() - asked >= settings.timeout_s * 0.9:
+            return f"no answer in {settings.timeout_s:g} s"
         return NO_VIDEO
     pace_hz = 0.0
     if settings.kind == "file":
@@ -161,7 +162,7 @@ def _hand_over(
     header = header._replace(height=height, width=width)
     packed = header.pack()
     _send(answers, HEADER.pack(FRAME, len(packed) + image.nbytes) + packed)
-    _send(answers, memoryview(image).cast("B"))
+    _send(answers, image.data.cast("B"))
     return ""
 
 

@@ -328,11 +328,11 @@ class LiveWatch(Iterator[LiveItem], AbstractContextManager["LiveWatch"]):
 
     def _over(self) -> bool:
         limits = self._limits
+        seconds = self._clock.monotonic() - self._began
         if limits.frames is not None and self._totals.counts.frames >= limits.frames:
             self._ended_by = "frames"
-        elif limits.seconds is not None:
-            if self._clock.monotonic() - self._began >= limits.seconds:
-                self._ended_by = "seconds"
+        elif limits.seconds is not None and seconds >= limits.seconds:
+            self._ended_by = "seconds"
         return bool(self._ended_by)
 
     def _event(

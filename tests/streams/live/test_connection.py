@@ -45,7 +45,7 @@ def test_a_process_that_fails(program, said):
 
 
 def test_a_process_that_hangs_before_the_source_is_open():
-    with pytest.raises(ConnectionLostError, match="no answer in 0.2 s"):
+    with pytest.raises(ConnectionLostError, match=r"no answer in 0\.2 s"):
         receive_all("import time; time.sleep(60)", 0.2, 0.2)
 
 
