@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lpx.models.checkpoint import ForeignModel
     from lpx.remote.board import Board
     from lpx.reporter import Progress, Reporter
+    from lpx.streams.capacity.plan import CapacityOptions
     from lpx.streams.live.results import LiveEvent, ScoredFrame
     from lpx.streams.live.watch import LiveOptions
     from lpx.training.ablation.ablating import ablate
@@ -40,6 +41,7 @@ _MODULES = {
     "AblationGrid": "lpx.training.ablation.grid",
     "BatchRange": "lpx.engines.tensorrt_options",
     "Board": "lpx.remote.board",
+    "CapacityOptions": "lpx.streams.capacity.plan",
     "CostPlan": "lpx.bench.performance.costs",
     "Engine": "lpx.engines.base",
     "EngineManifest": "lpx.engines.manifest",
@@ -71,6 +73,7 @@ __all__ = [
     "AblationGrid",
     "BatchRange",
     "Board",
+    "CapacityOptions",
     "CostPlan",
     "Engine",
     "EngineManifest",

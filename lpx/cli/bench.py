@@ -15,6 +15,7 @@ from lpx.cli.options import (
     host_code_option,
     json_option,
     rebuild_option,
+    refuse_options,
     workspace_option,
 )
 from lpx.errors import InvalidArgumentError
@@ -28,6 +29,32 @@ if TYPE_CHECKING:
 
 # Exit code if the checkpoint cannot tell real from fake, so that parity cannot be judged.
 UNINFORMATIVE = 4
+# Options that only one of the two kinds of bench has.
+_OF_FACES = (
+    "dataset",
+    "limit",
+    "methods",
+    "margin",
+    "latency_seconds",
+    "in_flight",
+    "energy",
+    "energy_seconds",
+    "like",
+    "trtexec_times",
+    "no_stages",
+    "allow_overlap",
+    "reference",
+)
+_OF_STREAMS = (
+    "fps",
+    "budget_ms",
+    "budget_watts",
+    "detector",
+    "crop",
+    "seconds",
+    "batch_wait_ms",
+    "most_streams",
+)
 _RELEASES: dict[str, Release] = {"10": 10, "11": 11}
 
 
@@ -67,7 +94,6 @@ def times_of(
 @click.command()
 @click.option(
     "--dataset",
-    required=True,
     metavar="NAME|DIR",
     help="Labelled face set: demo, folder:DIR, DIR with real/ and fake/, or a public data set such "
     "as ffpp-c23.",
@@ -152,14 +178,70 @@ def times_of(
     help="Compare engines with the checkpoint, which needs PyTorch, or with its scores that an "
     "earlier bench of these faces recorded. auto: the checkpoint where it runs.",
 )
+@click.option(
+    "--streams",
+    "videos",
+    metavar="PATH",
+    help="Measure instead how many cameras this machine carries: videos that stand for them (a "
+    "file, a folder, or demo).",
+)
+@click.option(
+    "--fps",
+    default=10.0,
+    show_default=True,
+    metavar="F",
+    help="Streams: frames a second of each camera.",
+)
+@click.option(
+    "--budget-ms",
+    default=200.0,
+    show_default=True,
+    metavar="MS",
+    help="Streams: largest 99th percentile of the time from a frame to its scores.",
+)
+@click.option(
+    "--budget-watts", type=float, metavar="W", help="Streams: largest mean power, in watts."
+)
+@click.option(
+    "--detector",
+    default="blazeface",
+    show_default=True,
+    metavar="blazeface|centerface",
+    help="Streams: face detector.",
+)
+@click.option("--crop", metavar="RECIPE", help="Streams: crop recipe. Default: the model card's.")
+@click.option(
+    "--stream-seconds",
+    "seconds",
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="Streams: length of a trial; longer where that is less than 400 frames.",
+)
+@click.option(
+    "--batch-wait-ms",
+    default=2.0,
+    show_default=True,
+    metavar="MS",
+    help="Streams: longest time that a face waits for others to fill its batch.",
+)
+@click.option(
+    "--most-streams",
+    default=256,
+    show_default=True,
+    metavar="N",
+    help="Streams: number at which the search ends.",
+)
 @rebuild_option
 @host_code_option
 @factory_option
 @data_options
 @workspace_option
 @json_option
+@click.pass_context
 def bench(
-    dataset: str,
+    context: click.Context,
+    dataset: str | None,
     limit: int | None,
     methods: tuple[str, ...] | None,
     candidates: tuple[str, ...] | None,
@@ -174,6 +256,15 @@ def bench(
     no_stages: bool,
     allow_overlap: bool,
     reference: ReferenceKind,
+    videos: str | None,
+    fps: float,
+    budget_ms: float,
+    budget_watts: float | None,
+    detector: str,
+    crop: str | None,
+    seconds: float,
+    batch_wait_ms: float,
+    most_streams: int,
     workspace: Workspace,
     as_json: bool,
 ) -> None:
@@ -182,7 +273,32 @@ def bench(
     Exit codes: 0 if parity holds for every engine; 1 if it fails or is undecided, or an engine
     fails to run; 4 if the checkpoint itself cannot tell real from fake on these faces, so that
     parity cannot be judged. An interrupted bench resumes when the command is run again.
+
+    With --streams, the whole road from video to score is measured for more and more simulated
+    cameras: exit code 0 if an engine carries at least one within the budget, else 1.
     """
+    if videos is not None:
+        from lpx.cli.bench_streams import StreamsCommand, bench_streams
+
+        refuse_options(context, _OF_FACES, "--streams scores no labelled faces")
+        command = StreamsCommand(
+            videos,
+            fps,
+            budget_ms,
+            budget_watts,
+            candidates,
+            batches,
+            detector,
+            crop,
+            seconds,
+            batch_wait_ms,
+            most_streams,
+        )
+        bench_streams(workspace, command, as_json=as_json)
+        return
+    if dataset is None:
+        raise click.UsageError("Missing option '--dataset' (or '--streams').")
+    refuse_options(context, _OF_STREAMS, "it belongs to --streams")
     from lpx.bench.performance.costs import CostPlan
     from lpx.cli.console import ConsoleReporter
 

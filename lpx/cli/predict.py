@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from click.core import ParameterSource
 
 from lpx.cli.options import (
     factory_option,
     host_code_option,
     json_option,
     rebuild_option,
+    refuse_options,
+    was_given,
     workspace_option,
 )
 from lpx.data.wording import counted
-from lpx.errors import LpxError
 from lpx.streams.live.source import is_live
 
 if TYPE_CHECKING:
@@ -144,15 +143,15 @@ def predict(
     if live or is_live(path):
         from lpx.cli.predict_live import LiveCommand, show_live
 
-        _refuse(context, _NOT_LIVE, "a live source is scored as it comes")
-        if not _given(context, "frames"):
+        refuse_options(context, _NOT_LIVE, "a live source is scored as it comes")
+        if not was_given(context, "frames"):
             frames = None
         command = LiveCommand(
             path, engine, detector, crop, frames, seconds, fps, timeout_s, wait, not no_reconnect
         )
         show_live(workspace, command, out, as_json=as_json)
         return
-    _refuse(context, _ONLY_LIVE, "it is for live sources: rtsp://..., camera:0, or with --live")
+    refuse_options(context, _ONLY_LIVE, "it is for live sources, such as rtsp://..., or --live")
     with ConsoleReporter() as reporter:
         result = workspace.predict(
             path,
@@ -169,22 +168,6 @@ def predict(
         click.echo(json.dumps(result.to_dict(), indent=2))
     else:
         _show(result)
-
-
-def _given(context: click.Context, name: str) -> bool:
-    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-
-
-def _refuse(context: click.Context, names: Sequence[str], why: str) -> None:
-    """Refuse options that were given and have no meaning here."""
-    for parameter in context.command.params:
-        if parameter.name in names and _given(context, parameter.name):
-            raise LpxError(
-                f"{parameter.opts[0]} has no meaning here",
-                why,
-                "leave it out",
-                code="invalid-argument",
-            )
 
 
 def _show(result: PredictionResult) -> None:

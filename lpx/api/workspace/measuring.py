@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from lpx.bench.performance.costs import CostPlan
     from lpx.bench.report.document.report import Report
     from lpx.predict.results import PredictionResult
+    from lpx.streams.capacity.plan import CapacityOptions
+    from lpx.streams.capacity.result import CapacityResult
     from lpx.streams.live.watch import LiveOptions, LiveWatch
 
 
@@ -199,6 +201,69 @@ class MeasuringSteps(OpenedWorkspace):
         return open_watch(
             self, live_source(source), scorer, limits, options or LiveOptions(), reporter
         )
+
+    @needs_extras
+    def capacity(
+        self,
+        videos: StrPath,
+        *,
+        fps: float = 10.0,
+        budget_ms: float = 200.0,
+        budget_watts: float | None = None,
+        engines: str | Sequence[str] | None = None,
+        batches: Sequence[int] = (1, 8),
+        detector: str = "blazeface",
+        crop: str | None = None,
+        options: CapacityOptions | None = None,
+        reporter: Reporter = SILENT,
+    ) -> CapacityResult:
+        """Measure how many cameras this machine carries, and with which engine and batch size.
+
+        Videos stand for cameras. Their frames are released at fixed times, whether or not the
+        machine keeps up, and each is timed from then until its faces are scored: decoding, face
+        detection, cropping and scoring. The most streams are searched whose 99th percentile stays
+        within the budget, without a backlog that grows.
+
+        Args:
+            videos: A video, a folder of videos, or "demo" for the clip that ships with lpx.
+            fps: Frames a second of each camera.
+            budget_ms: Largest 99th percentile of the time from a frame to its scores, ms.
+            budget_watts: Largest mean power, W; None for any.
+            engines: Engines to measure, by name; None for all that run here.
+            batches: Maximum numbers of faces per call of an engine to try.
+            detector: A face detector of `lpx.data.detect.DETECTORS`.
+            crop: Recipe to crop faces by; None for the model card's.
+            options: How it is measured; None for the defaults.
+            reporter: Receives trials, progress and warnings.
+
+        Returns:
+            The capacity with each engine and batch size, and which to use; also in streams.json.
+
+        Raises:
+            InvalidArgumentError: A budget, batch size or name that cannot be.
+            LpxError: No video or no face in them, no engine that runs here, or a budget of power
+                where power cannot be read.
+        """
+        from lpx.streams.capacity.measure import CapacityRequest, measure_capacity
+        from lpx.streams.capacity.plan import Budget, CapacityOptions
+        from lpx.streams.scoring import ScorerOptions
+
+        check_instance("options", options, CapacityOptions)
+        scorer = ScorerOptions(
+            detector=detector,
+            crop=crop,
+            rebuild=self.rebuild,
+            allow_host_code=self.allow_host_code,
+        )
+        request = CapacityRequest(
+            as_path("videos", videos),
+            Budget(fps, budget_ms, budget_watts),
+            scorer,
+            engines,
+            batches,
+            options or CapacityOptions(),
+        )
+        return measure_capacity(self, request, reporter)
 
     @needs_extras
     def debug(

@@ -26,7 +26,7 @@ class Failure:
 
     Attributes:
         name: Name of the engine.
-        during: "loading", "scoring", "timing" or "measuring energy".
+        during: "loading", "scoring", "timing", "measuring energy" or "streams".
         reason: Its error, with the face if it was one.
     """
 

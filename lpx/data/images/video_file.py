@@ -302,7 +302,7 @@ def _video(path: Path, wanted: Wanted, threads: int, max_pixels: int) -> FrameRe
     with path.open("rb") as stream:
         # This also raises if the file cannot be read: OpenCV would not say why.
         states_count = _states_count(stream.read(8))
-    capture = _open(path, [cv2.CAP_PROP_N_THREADS, threads])
+    capture = open_capture(path, [cv2.CAP_PROP_N_THREADS, threads])
     if not capture.isOpened():
         raise UnreadableVideoError("not a video that OpenCV can decode, or a truncated MP4")
     width = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
@@ -335,7 +335,8 @@ def _states_count(beginning: bytes) -> bool:
     return beginning[4:] in FIRST_BOXES or beginning[:4] == b"RIFF"
 
 
-def _open(path: Path, settings: list[int]) -> cv2.VideoCapture:
+def open_capture(path: Path, settings: list[int]) -> cv2.VideoCapture:
+    """Open a video file with FFmpeg, and with settings of OpenCV: names and values in turns."""
     # FFmpeg only: OpenCV's reader of image sequences would take a digit in a name for a counter.
     # An absolute path: FFmpeg takes anything before a colon for a protocol.
     with silence():
@@ -354,7 +355,7 @@ def _count(path: Path, stated: int | None, threads: int) -> int:
     # counted too, which decodes nothing. If the two differ, or the first packet depends on an
     # earlier one, only decoding can tell.
     packets = 0
-    undecoded = _open(path, [cv2.CAP_PROP_FORMAT, -1])
+    undecoded = open_capture(path, [cv2.CAP_PROP_FORMAT, -1])
     begins_whole = False
     while undecoded.grab():
         if not packets:
@@ -362,7 +363,7 @@ def _count(path: Path, stated: int | None, threads: int) -> int:
         packets += 1
     if packets == stated and begins_whole:
         return packets
-    capture = _open(path, [cv2.CAP_PROP_N_THREADS, threads])
+    capture = open_capture(path, [cv2.CAP_PROP_N_THREADS, threads])
     count = 0
     # Frames that do not decode may precede others that do.
     for position in range(packets):
