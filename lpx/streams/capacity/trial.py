@@ -181,6 +181,8 @@ class _Trial:
             self.cameras.append(_Camera(first, number, video))
         heapq.heapify(self.cameras)
         self.due = sum(map(self._due_in_window, self.cameras))
+        # Cameras whose frames have not all been taken. One that is being decoded is not in the heap.
+        self.giving = self.streams
         self.frames: list[FrameTimes] = []
         self.hopeless = False
         self.error: BaseException | None = None
@@ -248,13 +250,11 @@ class _Trial:
         """Wait for the last frames, for as long as they may still be in time."""
         until = self.end + self.setup.budget.ms / 1e3 + _LAST_S
         while not self._over() and time.monotonic() < until:
-            if all(frame.done < float("inf") for frame in self.frames) and self._all_taken():
+            # Asked first: a frame that is taken meanwhile would be missing in the list.
+            taken = not self.giving
+            if taken and all(frame.done < float("inf") for frame in list(self.frames)):
                 return
             time.sleep(_POLL_S / 10)
-
-    def _all_taken(self) -> bool:
-        with self.changed:
-            return not self.cameras
 
     def _over(self) -> bool:
         return self.hopeless or self.error is not None or self.setup.scoring.failed
@@ -271,8 +271,12 @@ class _Trial:
         """Wait until a frame is due; None at the end."""
         with self.changed:
             while not self.stop.is_set() and not self._over():
-                if not self.cameras:
+                if not self.giving:
                     return None
+                if not self.cameras:
+                    # All are being decoded.
+                    self.changed.wait(_POLL_S)
+                    continue
                 left = self.cameras[0].due - time.monotonic()
                 if left > 0:
                     self.changed.wait(min(left, _POLL_S))
@@ -280,6 +284,7 @@ class _Trial:
                 camera = heapq.heappop(self.cameras)
                 if camera.due < self.end:
                     return camera
+                self.giving -= 1
         return None
 
     def _take(self, camera: _Camera) -> None:

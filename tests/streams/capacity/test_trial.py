@@ -93,6 +93,16 @@ def test_frames_are_due_at_fixed_times():
     assert np.diff(due) == pytest.approx(0.05)
 
 
+def test_the_last_frames_are_waited_for():
+    """Also where the only camera is being decoded when the window ends."""
+    for _ in range(3):
+        samples, judged = trial(
+            SlowEngine(0.02), 1, fps=200, ms=60_000, seconds=0.5, warm_up_seconds=0, workers=1
+        )
+        assert judged.dropped == 0
+        assert len(samples.frames) == samples.due
+
+
 def test_cameras_do_not_start_together():
     samples, _ = trial(ConstantEngine(), 4, fps=10)
     first = np.sort([frame.due for frame in samples.frames])[:4]
