@@ -74,6 +74,7 @@ class FixedDetector:
     name = "fixed"
 
     def detect(self, image):
+        """Return the face."""
         height, width = image.shape[:2]
         box = (0.3 * width, 0.3 * height, 0.7 * width, 0.7 * height)
         return (Detection(box, 1.0, np.zeros((5, 2), np.float32)),)

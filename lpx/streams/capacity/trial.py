@@ -181,7 +181,7 @@ class _Trial:
             self.cameras.append(_Camera(first, number, video))
         heapq.heapify(self.cameras)
         self.due = sum(map(self._due_in_window, self.cameras))
-        # Cameras whose frames have not all been taken. One that is being decoded is not in the heap.
+        # Cameras whose frames have not all been taken: the heap lacks those being decoded.
         self.giving = self.streams
         self.frames: list[FrameTimes] = []
         self.hopeless = False

@@ -126,10 +126,16 @@ class LiveEvent:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the event as plain values, without what is unknown: a line of the output."""
-        values = {"kind": self.kind, "time": utc(self.time_s)}
-        for name, value in asdict(self).items():
-            if name not in ("kind", "time_s") and value not in (None, ""):
-                values[name] = value
+        known = {
+            "source": self.source,
+            "reason": self.reason or None,
+            "retry_seconds": self.retry_s,
+            "width": self.width,
+            "height": self.height,
+            "frames_per_second": self.frames_per_second,
+        }
+        values: dict[str, Any] = {"kind": self.kind, "time": utc(self.time_s)}
+        values.update((name, value) for name, value in known.items() if value is not None)
         return values
 
     def __str__(self) -> str:
