@@ -145,7 +145,9 @@ def cuda_python(root: Path = Path("/")) -> str:
 
 def cuda_python_for(newest: int | None) -> str:
     """Return the requirement on cuda-python for a driver of CUDA up to `newest`, None for any."""
-    return "cuda-python" if newest is None else f'"cuda-python<{newest + 1}"'
+    if newest is None:
+        return "cuda-python"
+    return f'"cuda-python<{newest + 1}"'
 
 
 def newest_cuda(l4t: str) -> int | None:
@@ -160,13 +162,17 @@ def newest_cuda(l4t: str) -> int | None:
         return 12
     if numbers >= (38,):
         return None
-    return 12 if numbers >= (36,) else 11
+    if numbers >= (36,):
+        return 12
+    return 11
 
 
 def faster_mode(jetson: Jetson) -> str | None:
     """Return the name of the board's fastest mode, None if it is in use."""
     fastest = max(jetson.power_modes, key=_speed, default=jetson.power_mode)
-    return fastest if _speed(fastest) > _speed(jetson.power_mode) else None
+    if _speed(fastest) > _speed(jetson.power_mode):
+        return fastest
+    return None
 
 
 class IntegratedGpu(NamedTuple):

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from lpx.engines.manifest import UNKNOWN
 from lpx.engines.tensorrt.layer_table import LayerTable, PlanLayer
@@ -105,26 +105,33 @@ def parse_inspector(text: str) -> LayerTable:
 def _from_json(layer: str | dict[str, Any]) -> _Entry:
     if isinstance(layer, str):
         return _Entry(layer, UNKNOWN)
-    tensors = [*layer.get("Inputs", ()), *layer.get("Outputs", ())]
-    weights = layer.get("Weights")
+    inputs, outputs = layer.get("Inputs", ()), layer.get("Outputs", ())
+    names = []
+    for tensor in (*inputs, *outputs):
+        if isinstance(tensor, dict):
+            names.append(str(tensor.get("Name")))
     return _Entry(
         name=str(layer.get("Name", "")),
         type=str(layer.get("LayerType", UNKNOWN)),
         parameters=str(layer.get("ParameterType", "")),
         tactic=str(layer.get("TacticName", "")),
         metadata=str(layer.get("Metadata", "")),
-        inputs=tuple(_datatype(entry) for entry in layer.get("Inputs", ())),
-        outputs=tuple(_datatype(entry) for entry in layer.get("Outputs", ())),
-        weights=(
-            _datatype_in(str(weights.get("Type")))
-            if isinstance(weights, dict)
-            else _largest(
-                (math.prod(entry["Dimensions"]), _datatype(entry))
-                for entry in layer.get("Constants", ())
-            )
-        ),
-        tensors=" ".join(str(entry.get("Name")) for entry in tensors if isinstance(entry, dict)),
+        inputs=tuple(map(_datatype, inputs)),
+        outputs=tuple(map(_datatype, outputs)),
+        weights=_weights_datatype(layer),
+        tensors=" ".join(names),
     )
+
+
+def _weights_datatype(layer: dict[str, Any]) -> str:
+    """Return the data type of a layer's weights, by its entry for them or by its constants."""
+    weights = layer.get("Weights")
+    if isinstance(weights, dict):
+        return _datatype_in(str(weights.get("Type")))
+    constants = []
+    for constant in layer.get("Constants", ()):
+        constants.append(_Sized(math.prod(constant["Dimensions"]), _datatype(constant)))
+    return _largest(constants)
 
 
 def _datatype(entry: str | dict[str, Any]) -> str:
@@ -137,12 +144,23 @@ def _datatype(entry: str | dict[str, Any]) -> str:
 def _datatype_in(text: str) -> str:
     """Return the data type named in a text such as "Row major linear FP16 format"."""
     match = _DATATYPE.search(text)
-    return _SAME.get(match.group().lower(), match.group().lower()) if match else UNKNOWN
+    if match is None:
+        return UNKNOWN
+    name = match.group().lower()
+    return _SAME.get(name, name)
 
 
-def _largest(constants: Iterable[tuple[int, str]]) -> str:
-    """Data type of a layer's weights, which are larger than the scales beside them."""
-    return max(constants, default=(0, UNKNOWN), key=lambda constant: constant[0])[1]
+class _Sized(NamedTuple):
+    """Number of values and data type of a tensor."""
+
+    size: int
+    datatype: str
+
+
+def _largest(constants: Iterable[_Sized]) -> str:
+    """Return the data type of a layer's weights, which are larger than the scales beside them."""
+    largest = max(constants, default=_Sized(0, UNKNOWN), key=lambda constant: constant.size)
+    return largest.datatype
 
 
 def parse_build_log(text: str) -> LayerTable:
@@ -156,7 +174,7 @@ def parse_build_log(text: str) -> LayerTable:
         text: The message that begins with "Layers:".
     """
     listed = _TENSORS.split(text.partition(_LAYERS)[2], maxsplit=1)[0]
-    return _table(_from_line(line) for line in listed.splitlines() if line.strip())
+    return _table(map(_from_line, filter(str.strip, listed.splitlines())))
 
 
 def _from_line(line: str) -> _Entry:
@@ -164,31 +182,38 @@ def _from_line(line: str) -> _Entry:
     if match is None:
         name = line.removeprefix("Name: ").partition(", LayerType: ")[0]
         return _Entry(name.strip(), UNKNOWN)
-    inputs, constants, outputs = (
-        [_sized(tensor) for tensor in _ONE_LINE_TENSOR.findall(match[part] or "")]
-        for part in ("inputs", "constants", "outputs")
-    )
     rest, _, metadata = (match["rest"] or "").partition("Metadata:")
     values = dict(_ONE_LINE_FIELD.findall(rest))
-    weights = _ONE_LINE_WEIGHTS.search(rest)
+    if stated := _ONE_LINE_WEIGHTS.search(rest):
+        weights = _datatype_in(stated[1])
+    else:
+        weights = _largest(_tensors_in(match["constants"]))
     return _Entry(
         name=match["name"],
         type=match["type"],
         parameters=values.get("ParameterType", ""),
         tactic=values.get("TacticName", ""),
         metadata=metadata.strip(),
-        inputs=tuple(datatype for _, datatype in inputs),
-        outputs=tuple(datatype for _, datatype in outputs),
-        weights=_datatype_in(weights[1]) if weights else _largest(constants),
+        inputs=tuple(tensor.datatype for tensor in _tensors_in(match["inputs"])),
+        outputs=tuple(tensor.datatype for tensor in _tensors_in(match["outputs"])),
+        weights=weights,
         tensors=f"{match['inputs']} {match['outputs']}",
     )
 
 
-def _sized(tensor: str) -> tuple[int, str]:
-    """Number of values and data type of a tensor as a line describes it."""
-    shape, datatype = _ONE_LINE_SHAPE.search(tensor), _ONE_LINE_DATATYPE.search(tensor)
-    size = math.prod(int(side) for side in shape[1].split(",") if side) if shape else 0
-    return size, _datatype_in(datatype[1]) if datatype else UNKNOWN
+def _tensors_in(part: str | None) -> list[_Sized]:
+    """Return the tensors that a part of a line describes; None for a part that is missing."""
+    return [_sized(tensor) for tensor in _ONE_LINE_TENSOR.findall(part or "")]
+
+
+def _sized(tensor: str) -> _Sized:
+    shape, stated = _ONE_LINE_SHAPE.search(tensor), _ONE_LINE_DATATYPE.search(tensor)
+    size = 0
+    if shape is not None:
+        size = math.prod(map(int, filter(None, shape[1].split(","))))
+    if stated is None:
+        return _Sized(size, UNKNOWN)
+    return _Sized(size, _datatype_in(stated[1]))
 
 
 def _table(entries: Iterable[_Entry]) -> LayerTable:
@@ -207,8 +232,9 @@ def _table(entries: Iterable[_Entry]) -> LayerTable:
 
 
 def _layer(entry: _Entry, profile: int) -> PlanLayer:
-    fused = _FUSED.search(entry.name)
-    steps = set(_FUSED_STEP.findall(fused[1])) if fused else set()
+    steps: set[str] = set()
+    if fused := _FUSED.search(entry.name):
+        steps.update(_FUSED_STEP.findall(fused[1]))
     convolution = bool(
         _CONVOLUTION_TYPE.search(entry.type)
         or _CONVOLUTION_TYPE.search(entry.parameters)
@@ -222,10 +248,14 @@ def _layer(entry: _Entry, profile: int) -> PlanLayer:
         or "gemm" in entry.tactic
         or steps & _FUSED_PRODUCTS
     )
+    if multiplies:
+        precision = _multiplied_in(entry)
+    else:
+        precision = _first([*entry.outputs, *entry.inputs])
     return PlanLayer(
         name=entry.name,
         type=entry.type,
-        precision=_multiplied_in(entry) if multiplies else _first([*entry.outputs, *entry.inputs]),
+        precision=precision,
         convolution=convolution,
         nodes=_nodes(entry, multiplies=multiplies),
         profile=profile,
@@ -240,13 +270,18 @@ def _multiplied_in(entry: _Entry) -> str:
     """
     if kernel := _TACTIC.search(f"{entry.tactic}_"):
         return _TACTIC_PRECISION[kernel[1]]
-    data = entry.inputs[0] if entry.inputs else UNKNOWN
-    known = {data, entry.weights} - {UNKNOWN}
-    return known.pop() if len(known) == 1 else UNKNOWN
+    known = {*entry.inputs[:1], entry.weights} - {UNKNOWN}
+    if len(known) == 1:
+        return known.pop()
+    return UNKNOWN
 
 
 def _first(datatypes: Iterable[str]) -> str:
-    return next((datatype for datatype in datatypes if datatype != UNKNOWN), UNKNOWN)
+    """Return the first data type that is known, or else "unknown"."""
+    for datatype in datatypes:
+        if datatype != UNKNOWN:
+            return datatype
+    return UNKNOWN
 
 
 def _nodes(entry: _Entry, *, multiplies: bool) -> tuple[str, ...]:

@@ -69,11 +69,11 @@ class LayerTable:
         A 1x1 convolution may have become a matrix product, which only the graph shows.
         """
         names = frozenset(self.graph_convolutions)
-        return tuple(
-            row
-            for row in self.rows
-            if row.convolution or (row.multiplies and not names.isdisjoint(row.nodes))
-        )
+        rows = []
+        for row in self.rows:
+            if row.convolution or (row.multiplies and not names.isdisjoint(row.nodes)):
+                rows.append(row)
+        return tuple(rows)
 
     @property
     def beside_dla(self) -> tuple[str, ...]:
@@ -94,19 +94,22 @@ class LayerTable:
         profile has no layer that multiplies it, or one of unknown precision. Where several layers
         or profiles compute it in different precisions, the widest counts.
         """
-        computed: dict[str, dict[int, list[str]]] = {}
+        profiles: dict[str, set[int]] = {}
+        precisions: dict[str, set[str]] = {}
         for row in self.rows:
-            for node in row.nodes if row.multiplies or row.convolution else ():
-                computed.setdefault(node, {}).setdefault(row.profile, []).append(row.precision)
-        return {
-            node: _widest(precision for each in by_profile.values() for precision in each)
-            for node, by_profile in computed.items()
-            if len(by_profile) == self._profiles
-            and not any(UNKNOWN in each for each in by_profile.values())
-        }
+            if row.multiplies or row.convolution:
+                for node in row.nodes:
+                    profiles.setdefault(node, set()).add(row.profile)
+                    precisions.setdefault(node, set()).add(row.precision)
+        count = len(self.profiles)
+        widest = {}
+        for node, known in precisions.items():
+            if len(profiles[node]) == count and UNKNOWN not in known:
+                widest[node] = _widest(known)
+        return widest
 
     def count_convolutions(self) -> dict[str, int]:
-        """Number of convolutions per precision, most first; the unrecognised are "unknown".
+        """Count convolutions per precision, most frequent first; the unrecognised are "unknown".
 
         They are the graph's where it is at hand, else the first profile's layers.
         """
@@ -117,24 +120,36 @@ class LayerTable:
         return _share(row.precision for row in self.rows)
 
     @property
-    def _profiles(self) -> int:
-        return len({row.profile for row in self.rows})
+    def profiles(self) -> list[int]:
+        """Indices of the profiles in ascending order; profile 0 alone if there are no layers."""
+        return sorted({row.profile for row in self.rows}) or [0]
 
     def _precisions(self) -> list[str]:
         if self.graph_convolutions:
-            found = self.precision_of_nodes()
-            return [found.get(name, UNKNOWN) for name in self.graph_convolutions]
+            known = self.precision_of_nodes()
+            return [known.get(name, UNKNOWN) for name in self.graph_convolutions]
         first = min((row.profile for row in self.rows), default=0)
-        return [row.precision for row in self.convolutions if row.profile == first]
+        precisions = []
+        for row in self.convolutions:
+            if row.profile == first:
+                precisions.append(row.precision)
+        return precisions
 
 
 def _widest(precisions: Iterable[str]) -> str:
-    rank = {precision: index for index, precision in enumerate(_WIDEST_FIRST)}
-    return min(precisions, key=lambda precision: rank.get(precision, -1))
+    """Return the widest of some precisions; one that has no rank is wider than all others."""
+
+    def rank(precision: str) -> int:
+        if precision in _WIDEST_FIRST:
+            return _WIDEST_FIRST.index(precision)
+        return -1
+
+    return min(precisions, key=rank)
 
 
 def _share(precisions: Iterable[str]) -> dict[str, float]:
-    counts = Counter(precision for precision in precisions if precision != UNKNOWN)
+    counts = Counter(precisions)
+    del counts[UNKNOWN]
     return {precision: count / counts.total() for precision, count in counts.most_common()}
 
 
@@ -147,11 +162,11 @@ def of_graph(table: LayerTable, model: bytes) -> LayerTable:
     """
     from lpx.graph.proto import parse_proto  # imports onnx, which running a plan does without
 
-    nodes = parse_proto(model, "the graph").graph.node
-    # TensorRT's parser names a node that has no name after its first output.
-    names = (
-        node.name or f"node_of_{node.output[0]}" for node in nodes if node.op_type in _CONVOLUTIONS
-    )
+    names = []
+    for node in parse_proto(model, "the graph").graph.node:
+        if node.op_type in _CONVOLUTIONS:
+            # TensorRT's parser names a node that has no name after its first output.
+            names.append(node.name or f"node_of_{node.output[0]}")
     return replace(table, graph_convolutions=tuple(names))
 
 
@@ -159,7 +174,9 @@ def note_on_unrecognised(table: LayerTable) -> str:
     """Return a note on convolutions that the table does not show; "" if it shows all."""
     if not (lacking := table.unrecognised):
         return ""
-    listed = ", ".join(lacking[:_SHOWN]) + (", ..." if len(lacking) > _SHOWN else "")
+    listed = ", ".join(lacking[:_SHOWN])
+    if len(lacking) > _SHOWN:
+        listed += ", ..."
     return (
         f"the precision of {len(lacking)} of {len(table.graph_convolutions)} convolutions is not "
         f"verified: TensorRT's table of layers does not show what computes them ({listed})"
@@ -180,15 +197,19 @@ def assert_precision(table: LayerTable, asked: Precision) -> None:
         NotAsAskedError: The precision is absent, or a narrower one is there; lists the layers.
         LpxError: The table does not show it.
     """
-    for profile in sorted({row.profile for row in table.rows}) or [0]:
+    for profile in table.profiles:
         _assert_precision_in(table, asked, profile)
 
 
 def _assert_precision_in(table: LayerTable, asked: Precision, profile: int) -> None:
-    # Of a graph with convolutions, other layers show nothing: copies have a precision too.
-    counted = table.convolutions or (() if table.graph_convolutions else table.rows)
+    counted = table.convolutions
+    # If the graph has convolutions, other layers show nothing: copies have a precision too.
+    if not counted and not table.graph_convolutions:
+        counted = table.rows
     rows = [row for row in counted if row.precision != UNKNOWN and row.profile == profile]
-    where = f" in profile {profile}" if any(row.profile for row in table.rows) else ""
+    where = ""
+    if any(table.profiles):
+        where = f" in profile {profile}"
     if not rows:
         raise LpxError(
             f"it is not known whether the plan computes in {asked.upper()}{where}",
@@ -215,18 +236,21 @@ def assert_on_dla(table: LayerTable) -> None:
     Raises:
         NotAsAskedError: All layers of a profile run on the GPU; lists them.
     """
-    profiles = sorted({row.profile for row in table.rows}) or [0]
+    profiles = table.profiles
     for profile in profiles:
         rows = [row for row in table.rows if row.profile == profile]
         if any(row.dla for row in rows):
             continue
-        what = "the whole plan runs" if len(profiles) == 1 else f"all of profile {profile} runs"
+        what = "the whole plan runs"
+        fix = "build for the GPU, which runs INT8 faster than a plan that switches between the two"
+        if len(profiles) > 1:
+            what = f"all of profile {profile} runs"
+            fix += "; or name one batch size"
         lines = [f"{row.type:<16} {row.name}" for row in rows[:_SHOWN]]
         raise NotAsAskedError(
             f"a DLA core was asked for, but {what} on the GPU",
             why="its layers are\n    " + "\n    ".join(lines),
-            fix="build for the GPU, which runs INT8 faster than a plan that changes hands"
-            + ("; or name one batch size" if len(profiles) > 1 else ""),
+            fix=fix,
         )
 
 

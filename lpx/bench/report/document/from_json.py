@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from lpx.bench.parity.detection import Detection, MethodDetection
 from lpx.bench.parity.parity import Direction, Discrimination
@@ -307,18 +307,19 @@ def candidates_of(fields: ReportFields) -> tuple[Candidate, ...]:
     Raises:
         SchemaError: A cost is neither a measurement nor a reason, or detection metrics are damaged.
     """
-    return tuple(
-        _same_fields(
+    candidates = []
+    for place, row in enumerate(fields.candidates):
+        candidate = _same_fields(
             Candidate,
             row,
             parity=_parity(row),
-            stages=tuple(_stage(stage) for stage in row.stages),
+            stages=tuple(map(_stage, row.stages)),
             accuracy=_detection(row.accuracy, f"candidates[{place}].accuracy"),
             engine=_same_fields(EngineInfo, row),
             costs=_costs(row, f"candidates[{place}]"),
         )
-        for place, row in enumerate(fields.candidates)
-    )
+        candidates.append(candidate)
+    return tuple(candidates)
 
 
 def _same_fields(kind: type[_T], row: object, **changed: Any) -> _T:
@@ -331,9 +332,15 @@ def _stage(row: _Stage) -> StageParity:
     return StageParity(
         row.kind,
         row.reason,
-        None if row.against_torch is None else _parity(row.against_torch),
-        None if row.against_previous is None else _parity(row.against_previous),
+        _optional_parity(row.against_torch),
+        _optional_parity(row.against_previous),
     )
+
+
+def _optional_parity(row: _Parity | None) -> Parity | None:
+    if row is None:
+        return None
+    return _parity(row)
 
 
 def _parity(row: _Parity) -> Parity:
@@ -345,20 +352,30 @@ def _detection(row: _Accuracy, where: str) -> Detection:
     methods = []
     for index, part in enumerate(row.methods):
         place = f"{where}.methods[{index}]"
-        methods.append(MethodDetection(part.method, *_metrics(part, part.method, place)))
-    return Detection(*_metrics(row, "all", where), tuple(methods))
+        faces, videos = _metrics(part, part.method, place)
+        methods.append(MethodDetection(part.method, faces, videos))
+    faces, videos = _metrics(row, "all", where)
+    return Detection(faces, videos, tuple(methods))
 
 
-def _metrics(
-    row: _Accuracy | _MethodAccuracy, method: str, where: str
-) -> tuple[DetectionMetrics, DetectionMetrics | None]:
-    """Return the metrics over faces, and over videos; the row names their method."""
+class _MetricsByLevel(NamedTuple):
+    """Metrics over faces, and over videos."""
+
+    faces: DetectionMetrics
+    videos: DetectionMetrics | None
+
+
+def _metrics(row: _Accuracy | _MethodAccuracy, method: str, where: str) -> _MetricsByLevel:
+    """Return the metrics in a row, which names their method."""
 
     def read(level: str, values: dict[str, Any]) -> DetectionMetrics:
         named = values | {"method": method}
         return read_record(DetectionMetrics, named, f"{where}.{level}", others=True)
 
-    return read("face", row.face), None if row.video is None else read("video", row.video)
+    faces = read("face", row.face)
+    if row.video is None:
+        return _MetricsByLevel(faces, None)
+    return _MetricsByLevel(faces, read("video", row.video))
 
 
 def _costs(row: _Costs, where: str) -> EngineCosts:
@@ -409,14 +426,18 @@ def _single_patch(row: _SinglePatch) -> PatchCost:
 
 
 def _energy(row: _Energy) -> EnergyResult:
-    means = {
-        name: _interval(value.mean, value.low, value.high)
-        for name, value in vars(row).items()
-        if isinstance(value, _Mean)
-    }
+    means = {}
+    for name, value in vars(row).items():
+        if isinstance(value, _Mean):
+            means[name] = _interval(value.mean, value.low, value.high)
     return _same_fields(EnergyResult, row, **means)
 
 
 def _interval(estimate: float, low: float | None, high: float | None) -> Interval:
     """Return an interval; an end that JSON has as null was not bounded."""
-    return Interval(estimate, -math.inf if low is None else low, math.inf if high is None else high)
+    # JSON has no infinity, which the report writes as null.
+    if low is None:
+        low = -math.inf
+    if high is None:
+        high = math.inf
+    return Interval(estimate, low, high)

@@ -242,7 +242,7 @@ def _layers(
             notes=warnings,
         )
     except LpxError as error:
-        reason = f"{error.what}: {error.why}" if error.why else error.what
+        reason = error.summary
         recorder.note(f"the precision of the plan is not verified: {reason}")
         return None
     recorder.messages += (("warning", text) for text in warnings)

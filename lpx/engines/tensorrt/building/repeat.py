@@ -57,18 +57,28 @@ def build_repeatedly(
         started = time.perf_counter()
         plans.append(make())
         seconds.append(round(time.perf_counter() - started, 3))
-    latency = tuple(measure(plan) for plan in plans) if measure and count > 1 else ()
-    # The lower median: a plan that was built, not the mean of two.
-    kept = latency.index(statistics.median_low(latency)) if latency else 0
+    latency: tuple[float, ...] = ()
+    kept = 0
+    if measure and count > 1:
+        latency = tuple(map(measure, plans))
+        # The lower median: a plan that was built, not the mean of two.
+        kept = latency.index(statistics.median_low(latency))
     spread = BuildSpread(
         seconds=tuple(seconds),
         sizes=tuple(len(plan.data) for plan in plans),
-        layers=tuple(-1 if plan.layers is None else len(plan.layers.rows) for plan in plans),
+        layers=tuple(map(_layers, plans)),
         distinct=len({hashlib.sha256(plan.data).digest() for plan in plans}),
         latency_ms=latency,
         kept=kept,
     )
     return plans[kept], spread
+
+
+def _layers(plan: Plan) -> int:
+    """Return the number of layers of a plan; -1 if it is unknown."""
+    if plan.layers is None:
+        return -1
+    return len(plan.layers.rows)
 
 
 def measure_latency(plan: Plan, library: TensorRTLibrary, options: TensorRTOptions) -> float:
