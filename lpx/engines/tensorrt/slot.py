@@ -271,7 +271,8 @@ class Slot:
                 kernels=shared.kernels,
             )
             accepted = created.context.set_optimization_profile_async(index, self._address)
-            demand(accepted, f"profile {index}")
+            if not accepted:
+                raise refused(f"profile {index}")
             self._lanes.append(_Lane(created.context, created.runtime_config))
         # Memory for the largest batch serves all profiles.
         largest = max(range(len(shared.spans)), key=lambda index: shared.spans[index].maximum)
@@ -281,7 +282,8 @@ class Slot:
             self._buffers[name] = self._allocate(tuple(context.get_tensor_shape(name)), dtype)
         for lane in self._lanes:
             for name, buffer in self._buffers.items():
-                demand(lane.context.set_tensor_address(name, buffer.device), f"address of {name}")
+                if not lane.context.set_tensor_address(name, buffer.device):
+                    raise refused(f"address of {name}")
         driver.synchronize(self._stream)
 
     def _keep(self, made: Any, release: Callable[[Any], None]) -> Any:
@@ -305,14 +307,16 @@ class Slot:
             self._driver.destroy_graph(lane.graph)
             lane.graph = None
         shape = (batch, *self._shared.face_shape)
-        demand(lane.context.set_input_shape(FACES, shape), f"input shape {shape}")
+        if not lane.context.set_input_shape(FACES, shape):
+            raise refused(f"input shape {shape}")
         lane.batch, lane.warm = batch, False
 
     def _compute(self, lane: _Lane) -> None:
         if lane.graph is not None:
             self._driver.launch(lane.graph, self._stream)
         else:
-            demand(lane.context.execute_async_v3(self._address), "the run")
+            if not lane.context.execute_async_v3(self._address):
+                raise refused("the run")
 
     def _capture(self, lane: _Lane) -> None:
         """Capture the lane's graph; on failure stop using graphs, and add a note.
@@ -428,7 +432,6 @@ def _runtime_config(trt: Any, engine: Any, *, graphs: bool) -> Any:
     return runtime_config
 
 
-def demand(accepted: bool, what: str) -> None:
-    """Make an error of TensorRT's "no"."""
-    if not accepted:
-        raise LpxError(f"TensorRT refused {what}", fix="build the plan again here")
+def refused(what: str) -> LpxError:
+    """Return the error for a call of TensorRT that returned False."""
+    return LpxError(f"TensorRT refused {what}", fix="build the plan again here")

@@ -18,7 +18,7 @@ from lpx.engines.tensorrt.cuda.driver import CudaDriver, Handle
 from lpx.engines.tensorrt.logger import explained
 from lpx.engines.tensorrt.profiles import Chunk, chunks, spans_of
 from lpx.engines.tensorrt.runtime import deserialize
-from lpx.engines.tensorrt.slot import FACES, create_context, demand, unless_lost
+from lpx.engines.tensorrt.slot import FACES, create_context, refused, unless_lost
 from lpx.errors import LpxError
 
 Tensors = dict[str, NDArray[np.float32]]
@@ -113,18 +113,19 @@ class TensorRTTensors:
         if capabilities.debug_tensors:
             # TensorRT does not keep it alive.
             self._listener = _listener(trt, driver, self._stream, self._names)
-            demand(context.set_debug_listener(self._listener), "a listener for debug tensors")
-            demand(context.set_all_tensors_debug_state(True), "debug tensors")
+            if not context.set_debug_listener(self._listener):
+                raise refused("a listener for debug tensors")
+            if not context.set_all_tensors_debug_state(True):
+                raise refused("debug tensors")
 
     def _run(self, chunk: Chunk, faces: Faces) -> Tensors:
         driver, stream, context = self._driver, self._stream, self._context
         address = driver.stream_address(stream)
-        demand(
-            context.set_optimization_profile_async(chunk.profile, address),
-            f"profile {chunk.profile}",
-        )
+        if not context.set_optimization_profile_async(chunk.profile, address):
+            raise refused(f"profile {chunk.profile}")
         shape = (chunk.batch, *self._face_shape)
-        demand(context.set_input_shape(FACES, shape), f"input shape {shape}")
+        if not context.set_input_shape(FACES, shape):
+            raise refused(f"input shape {shape}")
         with ExitStack() as held:
             try:
                 found = self._computed(address, faces, held)
@@ -141,7 +142,8 @@ class TensorRTTensors:
         outputs: dict[str, tuple[NDArray[Any], int]] = {}
         for name in self._io_names():
             host, device = self._allocate(name, held)
-            demand(context.set_tensor_address(name, device), f"address of {name}")
+            if not context.set_tensor_address(name, device):
+                raise refused(f"address of {name}")
             if name == FACES:
                 host[: len(faces)], host[len(faces) :] = faces, 0
                 driver.to_device(device, host, stream)
@@ -182,7 +184,8 @@ class TensorRTTensors:
             # What struck in a callback came first.
             if listener is not None and listener.struck is not None:
                 raise listener.struck
-        demand(accepted, "the run")
+        if not accepted:
+            raise refused("the run")
         return dict(listener.found) if listener is not None else {}
 
 
