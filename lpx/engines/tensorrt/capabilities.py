@@ -41,7 +41,6 @@ class Capabilities:
         debug_tensors: `INetworkDefinition.mark_debug` exists.
         progress_monitor: A build reports its progress and can be cancelled.
         timing_cache: A timing cache saves work; TensorRT for RTX ignores it.
-        timing_cache_editable: The timing cache can be edited.
         error_on_timing_cache_miss: A build can be made to fail on a miss, and so be repeatable.
         version_compatible: Plans that run on later releases can be built.
         hardware_compatibility: Plans that run on other GPU models can be built.
@@ -51,7 +50,6 @@ class Capabilities:
         compiles_at_run: Kernels are compiled where a plan runs, and can be kept in a cache.
         profile_sharing: Several contexts can use one profile at once.
         inspector: Plans can be asked for their layers; the lean runtime cannot.
-        inspector_io_key: Name of the inputs and outputs in the inspector's JSON.
         dialect: The graph to give to the library for the GPU.
         known_bad: Why this release is known to give wrong or no plans; None where it is not.
     """
@@ -68,7 +66,6 @@ class Capabilities:
     debug_tensors: bool
     progress_monitor: bool
     timing_cache: bool
-    timing_cache_editable: bool
     error_on_timing_cache_miss: bool
     version_compatible: bool
     hardware_compatibility: bool
@@ -78,7 +75,6 @@ class Capabilities:
     compiles_at_run: bool
     profile_sharing: bool
     inspector: bool
-    inspector_io_key: Literal["Bindings", "I/O Tensors"]
     dialect: Dialect
     known_bad: str | None
 
@@ -165,7 +161,6 @@ def capabilities_of(trt: Any, flavour: Flavour) -> Capabilities:
         debug_tensors=_has(trt, "INetworkDefinition", "mark_debug"),
         progress_monitor=hasattr(trt, "IProgressMonitor"),
         timing_cache=not rtx,
-        timing_cache_editable=not rtx and hasattr(trt.BuilderFlag, "EDITABLE_TIMING_CACHE"),
         error_on_timing_cache_miss=(
             not rtx and hasattr(trt.BuilderFlag, "ERROR_ON_TIMING_CACHE_MISS")
         ),
@@ -177,7 +172,6 @@ def capabilities_of(trt: Any, flavour: Flavour) -> Capabilities:
         compiles_at_run=hasattr(trt, "IRuntimeCache"),
         profile_sharing=rtx or version >= (10,),
         inspector=hasattr(trt, "EngineInspector"),
-        inspector_io_key="I/O Tensors" if rtx or version >= (11,) else "Bindings",
         dialect="strongly-typed" if rtx or version >= _STRONGLY_TYPED_FROM else "weakly-typed",
         known_bad=None if rtx else known_bad(version),
     )

@@ -107,9 +107,9 @@ def _from_json(layer: str | dict[str, Any]) -> _Entry:
         return _Entry(layer, UNKNOWN)
     inputs, outputs = layer.get("Inputs", ()), layer.get("Outputs", ())
     names = []
-    for tensor in (*inputs, *outputs):
-        if isinstance(tensor, dict):
-            names.append(str(tensor.get("Name")))
+    for entry in (*inputs, *outputs):
+        if isinstance(entry, dict):
+            names.append(str(entry.get("Name")))
     return _Entry(
         name=str(layer.get("Name", "")),
         type=str(layer.get("LayerType", UNKNOWN)),
@@ -194,8 +194,8 @@ def _from_line(line: str) -> _Entry:
         parameters=values.get("ParameterType", ""),
         tactic=values.get("TacticName", ""),
         metadata=metadata.strip(),
-        inputs=tuple(tensor.datatype for tensor in _tensors_in(match["inputs"])),
-        outputs=tuple(tensor.datatype for tensor in _tensors_in(match["outputs"])),
+        inputs=tuple(sized.datatype for sized in _tensors_in(match["inputs"])),
+        outputs=tuple(sized.datatype for sized in _tensors_in(match["outputs"])),
         weights=weights,
         tensors=f"{match['inputs']} {match['outputs']}",
     )

@@ -227,26 +227,42 @@ class _Environment:
 
 
 @dataclass(frozen=True)
-class ReportFields:
-    """The fields of report.json, some of them in their form there."""
+class _Scored:
+    """The faces that were scored, and the model: `dataset_of` joins the counts to the data set."""
 
-    verdict: Verdict
-    margin: float
     faces: int
     real: int
     fake: int
-    # Read by `dataset_of`, together with the counts.
     dataset: dict[str, Any]
+    model: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Results:
+    verdict: Verdict
+    margin: float
     reference: _Reference
     candidates: tuple[_Candidate, ...]
     failed: tuple[Failure, ...]
     not_run: tuple[NotRun, ...]
-    model: dict[str, Any]
+    trtexec: tuple[TrtexecRow, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Surroundings:
     memory: ProcessMemory | None
     environment: _Environment
     conditions: TimingConditions | None
-    trtexec: tuple[TrtexecRow, ...]
-    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ReportFields:
+    """The fields of report.json in parts, some of them in their form there."""
+
+    scored: _Scored
+    results: _Results
+    surroundings: _Surroundings
 
 
 def read_fields(values: object) -> ReportFields:
@@ -257,8 +273,10 @@ def read_fields(values: object) -> ReportFields:
             share a name.
     """
     # Fields that a later lpx adds are passed over: the schema's name changes where they matter.
-    fields = read_record(ReportFields, values, others=True)
-    every: tuple[_Reference | _Candidate, ...] = (fields.reference, *fields.candidates)
+    scored = read_record(_Scored, values, others=True)
+    results = read_record(_Results, values, others=True)
+    surroundings = read_record(_Surroundings, values, others=True)
+    every: tuple[_Reference | _Candidate, ...] = (results.reference, *results.candidates)
     for entry in every:
         in_range(entry.auc, 0, 1, f"the AUC of {entry.name}")
         for row in entry.latency_by_batch:
@@ -267,9 +285,9 @@ def read_fields(values: object) -> ReportFields:
                 in_range(ms, 0, math.inf, f"a latency of {entry.name}")
     if len({entry.name for entry in every}) < len(every):
         raise SchemaError("two engines have the same name")
-    in_range(fields.margin, 0, 1, "margin")
-    in_range(fields.faces, 1, MAX_INTEGER, "faces")
-    return fields
+    in_range(results.margin, 0, 1, "margin")
+    in_range(scored.faces, 1, MAX_INTEGER, "faces")
+    return ReportFields(scored, results, surroundings)
 
 
 def dataset_of(fields: ReportFields) -> DatasetInfo:
@@ -278,8 +296,9 @@ def dataset_of(fields: ReportFields) -> DatasetInfo:
     Raises:
         SchemaError: A field of the data set is missing or of another type.
     """
-    counts = {"faces": fields.faces, "real": fields.real, "fake": fields.fake}
-    return read_record(DatasetInfo, fields.dataset | counts, "dataset", others=True)
+    scored = fields.scored
+    counts = {"faces": scored.faces, "real": scored.real, "fake": scored.fake}
+    return read_record(DatasetInfo, scored.dataset | counts, "dataset", others=True)
 
 
 def reference_of(fields: ReportFields) -> Reference:
@@ -288,7 +307,7 @@ def reference_of(fields: ReportFields) -> Reference:
     Raises:
         SchemaError: A cost is neither a measurement nor a reason, or detection metrics are damaged.
     """
-    row = fields.reference
+    row = fields.results.reference
     known = row.discrimination
     return _same_fields(
         Reference,
@@ -308,7 +327,7 @@ def candidates_of(fields: ReportFields) -> tuple[Candidate, ...]:
         SchemaError: A cost is neither a measurement nor a reason, or detection metrics are damaged.
     """
     candidates = []
-    for place, row in enumerate(fields.candidates):
+    for place, row in enumerate(fields.results.candidates):
         candidate = _same_fields(
             Candidate,
             row,
