@@ -46,7 +46,7 @@ KNOWN = [
         "loadRunner for ReformatRunner.)",
         "`version_compatible=True`",
     ),
-    ("emitting debug tensors is not supported in the lean runtime", "the whole TensorRT"),
+    ("emitting debug tensors is not supported in the lean runtime", "the full TensorRT"),
     ("Runtime load failed: could not create lean runtime", "TMPDIR"),
     (
         "Use of temporary files for deserialization of lean runtime requires configuring a valid "

@@ -29,9 +29,9 @@ class BuildSpread:
         layers: Number of layers of each plan; -1 if TensorRT does not report them.
         distinct: Number of different plans.
         latency_ms: Median time of computing the optimum batch with each plan, by CUDA events;
-            empty where plans cannot be run.
-        kept: Index of the plan that was kept: the one of median latency where that is known,
-            else the first.
+            empty if plans cannot be run.
+        kept: Index of the plan that was kept: that of median latency, or the first if latency is
+            not known.
     """
 
     seconds: tuple[float, ...]
@@ -48,9 +48,9 @@ def build_repeatedly(
     """Build `count` times, and keep a typical plan.
 
     Args:
-        make: Builds the plan.
+        make: Function that builds the plan.
         count: Number of builds, at least 1.
-        measure: Returns a plan's latency in ms; None if plans cannot be run here.
+        measure: Function that returns the latency of a plan, ms; None if plans cannot be run here.
     """
     plans, seconds = [], []
     for _ in range(count):
@@ -90,7 +90,7 @@ def measure_latency(plan: Plan, library: TensorRTLibrary, options: TensorRTOptio
     with TensorRTEngine(
         plan.data,
         library,
-        # This process has just built it.
+        # Trusted, since this process has just built it.
         allow_host_code=options.version_compatible,
         dla_core=options.dla_core,
     ) as loaded:
