@@ -186,7 +186,7 @@ def test_a_graph_is_compiled_for_the_gpu_at_hand(target, capability, runs):
     usable, reason = can_run(made, machine(capability), ALL)
     assert usable == runs
     if not runs:
-        assert f"8.6, 8.9, 12.0 and later through ONNX Runtime, here is {capability}" in reason
+        assert f"8.6, 8.9, 12.0 and later in ONNX Runtime, here is {capability}" in reason
 
 
 @pytest.mark.parametrize(("capability", "runs"), [("8.6", False), ("8.9", True)])

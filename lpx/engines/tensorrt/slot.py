@@ -411,10 +411,11 @@ def create_context(
 
 def _runtime_config(trt: Any, engine: Any, *, graphs: bool) -> Any:
     """Return the settings of a context of TensorRT for RTX: CUDA graphs, and compiling kernels."""
-    runtime_config = engine.create_runtime_config()
-    runtime_config.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED
+    strategy = trt.CudaGraphStrategy.DISABLED
     if graphs:
-        runtime_config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    runtime_config = engine.create_runtime_config()
+    runtime_config.cuda_graph_strategy = strategy
     # By default it compiles the kernels of a new shape in the background and runs slower ones in
     # the meantime, so that a measured time may be that of either.
     runtime_config.dynamic_shapes_kernel_specialization_strategy = (

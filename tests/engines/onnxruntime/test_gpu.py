@@ -196,7 +196,7 @@ def test_fallback_to_the_cpu_is_an_error(fake, monkeypatch, tmp_path, target):
 
 def test_tensorrt_that_falls_back_to_cuda_is_an_error(fake, tmp_path):
     fake(CUDA, TENSORRT, granted=(CUDA, CPU))
-    with pytest.raises(LpxError, match=f"by {TENSORRT}"):
+    with pytest.raises(LpxError, match=f"with {TENSORRT}"):
         opened("onnxruntime-tensorrt", tmp_path)
 
 
