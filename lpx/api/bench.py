@@ -47,7 +47,6 @@ from lpx.engines.load import load, read_graph
 from lpx.engines.manifest import EngineManifest
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.errors import LpxError
-from lpx.healing import Rebuild
 from lpx.healing.pick import Healer, HealingOptions
 from lpx.machine.energy_sources import Device, EnergySource, Unavailable, open_source
 from lpx.machine.machine import read_machine
@@ -56,7 +55,7 @@ from lpx.reporter import SILENT, Reporter
 from lpx.workspace import WorkspaceFolder, check_writable, write_bytes, write_json
 
 if TYPE_CHECKING:
-    from lpx.api.workspace import Workspace
+    from lpx.api.workspace.opened import OpenedWorkspace
 
 # Faces of a class below which an interval of AUC is not to be relied on.
 FEW_FACES = 30
@@ -68,7 +67,7 @@ class BenchOptions:
     """Options of a bench; `lpx.Workspace.bench` documents them.
 
     Raises:
-        InvalidArgumentError: `limit`, `margin` or `rebuild` has a value that it cannot have.
+        InvalidArgumentError: `limit` or `margin` has a value that it cannot have.
     """
 
     limit: int | None = None
@@ -76,15 +75,12 @@ class BenchOptions:
     candidates: str | Sequence[str] | None = None
     margin: float = MARGIN
     costs: CostPlan = DEFAULT_COSTS
-    trtexec_times: Sequence[tuple[Path, str | None]] = ()
     stages: bool = True
     allow_overlap: bool = False
     reference: ReferenceKind = "auto"
-    rebuild: Rebuild = "auto"
 
     def __post_init__(self) -> None:
         check_choice("reference", self.reference, get_args(ReferenceKind))
-        HealingOptions(self.rebuild)
         check_at_least(
             "limit", self.limit, 4, "AUC and its interval need two real and two fake faces"
         )
@@ -136,7 +132,7 @@ THIS_HOST = Host()
 
 
 def bench(
-    workspace: Workspace,
+    workspace: OpenedWorkspace,
     dataset: str,
     options: BenchOptions = BenchOptions(),
     reporter: Reporter = SILENT,
@@ -149,7 +145,7 @@ def bench(
     """
     host = host or THIS_HOST
     plan = options.costs
-    trtexec = [read_trtexec(path, name) for path, name in options.trtexec_times]
+    trtexec = [read_trtexec(Path(path), name) for path, name in options.costs.trtexec_times]
     model = read_exported(workspace)
     faces = open_faces(
         workspace, dataset, "test", places=workspace.places, card=model.card, reporter=reporter
@@ -158,7 +154,7 @@ def bench(
     if methods is not None:
         faces = faces.select(methods=methods)
     faces = faces.first(options.limit)
-    healing = HealingOptions(options.rebuild, workspace.allow_host_code)
+    healing = HealingOptions(workspace.rebuild, workspace.allow_host_code)
     healer = Healer(workspace, model, healing, reporter)
     healer.prepare(options.candidates and several("candidates", options.candidates))
     chosen = _choose(workspace, host.runnable(workspace, model), options.candidates)

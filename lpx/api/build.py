@@ -30,7 +30,7 @@ from lpx.reporter import SILENT, Reporter
 from lpx.workspace import WorkspaceFolder
 
 if TYPE_CHECKING:
-    from lpx.api.workspace import Workspace
+    from lpx.api.workspace.opened import OpenedWorkspace
 
 CALIBRATION_FACES = 512
 # Options of `TensorRTOptions` that ONNX Runtime's GPU providers take; other targets take all or
@@ -162,7 +162,7 @@ class BuildHost:
 
 
 def build(
-    workspace: Workspace, options: BuildOptions, reporter: Reporter = SILENT
+    workspace: OpenedWorkspace, options: BuildOptions, reporter: Reporter = SILENT
 ) -> tuple[EngineManifest, ...]:
     """Implement `lpx.Workspace.build`, which documents arguments and errors."""
     host = BuildHost()
@@ -227,7 +227,7 @@ class _Failures:
 
 
 def _scales(
-    workspace: Workspace,
+    workspace: OpenedWorkspace,
     model: ExportedModel,
     options: BuildOptions,
     target: ResolvedTarget,

@@ -30,7 +30,7 @@ from lpx.reporter import SILENT, Reporter
 from lpx.workspace import WorkspaceFolder, read_regular, write_sealed
 
 if TYPE_CHECKING:
-    from lpx.api.workspace import Workspace
+    from lpx.api.workspace.opened import OpenedWorkspace
 
 FACES_FORMAT = "lpx-calibration-faces/1"
 HELD_OUT_SHARE = 0.25
@@ -88,7 +88,7 @@ class CalibrationResult:
 
 
 def calibrate(
-    workspace: Workspace,
+    workspace: OpenedWorkspace,
     faces: str | None,
     *,
     model_path: Path | None = None,

@@ -19,7 +19,7 @@ from lpx.reporter import SILENT, Reporter
 from lpx.workspace import WorkspaceFolder, read_json, sha256
 
 if TYPE_CHECKING:
-    from lpx.api.workspace import Workspace
+    from lpx.api.workspace.opened import OpenedWorkspace
 
 # Folder in the workspace for the pictures.
 OUT = "demo-video"
@@ -43,7 +43,7 @@ class ClipResult:
         return self.predicted.files[0]
 
 
-def show_clip(workspace: Workspace, *, reporter: Reporter = SILENT) -> ClipResult:
+def show_clip(workspace: OpenedWorkspace, *, reporter: Reporter = SILENT) -> ClipResult:
     """Score the demo's clip with the demo's detector, and draw it.
 
     The detector is exported, and built in INT8, if the workspace has no engine of it that runs
@@ -95,7 +95,7 @@ def _refuse_other_model(workspace: WorkspaceFolder) -> None:
         )
 
 
-def _ensure_engine(workspace: Workspace, reporter: Reporter) -> None:
+def _ensure_engine(workspace: OpenedWorkspace, reporter: Reporter) -> None:
     model = _model(workspace)
     if model is None:
         reporter.say(f"lpx export {CHECKPOINT}")

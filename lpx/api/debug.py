@@ -44,7 +44,7 @@ from lpx.reporter import SILENT, Reporter
 from lpx.workspace import WorkspaceFolder, write_bytes, write_json
 
 if TYPE_CHECKING:
-    from lpx.api.workspace import Workspace
+    from lpx.api.workspace.opened import OpenedWorkspace
 
 FACES = 16
 # Default relative error of a layer: about four times that of the demo's detector.
@@ -143,7 +143,7 @@ class DebugOptions:
 
 
 def debug(
-    workspace: Workspace,
+    workspace: OpenedWorkspace,
     engine: str,
     options: DebugOptions,
     reporter: Reporter = SILENT,
@@ -221,7 +221,7 @@ def debug(
 
 
 def _checkpoint(
-    workspace: Workspace, model: ExportedModel, manifest: EngineManifest, target: bytes
+    workspace: OpenedWorkspace, model: ExportedModel, manifest: EngineManifest, target: bytes
 ) -> TensorSource:
     """Match the checkpoint's modules with the layers of the float graph."""
     if _equalised(manifest):

@@ -15,11 +15,11 @@ from lpx.errors import InvalidArgumentError
 from lpx.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
-    from lpx.api.workspace import Workspace
+    from lpx.api.workspace.opened import OpenedWorkspace
 
 
 def emit(
-    workspace: Workspace,
+    workspace: OpenedWorkspace,
     options: BuildOptions,
     out: Path | None = None,
     reporter: Reporter = SILENT,

@@ -26,7 +26,6 @@ from lpx.data.wording import printable
 from lpx.engines.base import Engine, notes_of
 from lpx.engines.manifest import read_manifest
 from lpx.errors import LpxError, first_line
-from lpx.healing import REBUILD, Rebuild
 from lpx.healing.pick import pick_engine
 from lpx.predict.crop_scorer import CropScorer
 from lpx.predict.file_scorer import FileScorer
@@ -44,7 +43,7 @@ from lpx.reporter import SILENT, Reporter
 from lpx.workspace import WorkspaceFolder, check_writable
 
 if TYPE_CHECKING:
-    from lpx.api.workspace import Workspace
+    from lpx.api.workspace.opened import OpenedWorkspace
 
 FRAMES = 32
 SCORES, TABLE, JOURNAL = "scores.csv", "frames.csv", "results.jsonl"
@@ -69,12 +68,10 @@ class PredictOptions:
     limit: int | None = None
     frames: int | None = FRAMES
     overlay: bool = True
-    rebuild: Rebuild = "auto"
     known: Known = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_choice("rebuild", self.rebuild, REBUILD)
         if self.detector is not None:
             check_choice("detector", self.detector, DETECTORS)
         check_at_least("frames", self.frames, 1)
@@ -82,7 +79,7 @@ class PredictOptions:
 
 
 def predict(
-    workspace: Workspace,
+    workspace: OpenedWorkspace,
     path: Path,
     options: PredictOptions,
     reporter: Reporter = SILENT,
@@ -125,7 +122,7 @@ def predict(
         options.engine,
         allow_host_code=workspace.allow_host_code,
         allow_factory=workspace.allow_factory,
-        rebuild=options.rebuild,
+        rebuild=workspace.rebuild,
         reporter=reporter,
     )
     run = _Run(workspace, model, path, out, options, reporter, pick)
@@ -138,7 +135,7 @@ def predict(
 class _Run:
     """Arguments of a prediction, and what follows from them, for files as for crops."""
 
-    workspace: Workspace
+    workspace: OpenedWorkspace
     model: ExportedModel
     path: Path
     out: Path

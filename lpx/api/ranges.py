@@ -21,7 +21,7 @@ from lpx.reporter import Reporter
 from lpx.workspace import WorkspaceFolder
 
 if TYPE_CHECKING:
-    from lpx.api.workspace import Workspace
+    from lpx.api.workspace.opened import OpenedWorkspace
 
 # File of a workspace with the progress of a calibration.
 PARTIAL = "calibration.partial.npz"
@@ -47,7 +47,7 @@ def _prepared(model: ExportedModel, weights: WeightOptions, reporter: Reporter) 
 
 
 def scales_for(
-    workspace: Workspace,
+    workspace: OpenedWorkspace,
     model: ExportedModel,
     name: str | None,
     limit: int,

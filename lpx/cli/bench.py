@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from lpx.artefacts.bench_reference import ReferenceKind
     from lpx.bench.performance.trtexec_metrics import Release
     from lpx.bench.report.document.report import Report
-    from lpx.healing import Rebuild
     from lpx.metrics import Verdict
 
 # Exit code if the checkpoint cannot tell real from fake, so that parity cannot be judged.
@@ -175,7 +174,6 @@ def bench(
     no_stages: bool,
     allow_overlap: bool,
     reference: ReferenceKind,
-    rebuild: Rebuild,
     workspace: Workspace,
     as_json: bool,
 ) -> None:
@@ -197,6 +195,7 @@ def bench(
         in_flight,
         _RELEASES[like] if like else None,
         energy_seconds if energy else 0.0,
+        trtexec_times,
     )
     with ConsoleReporter() as reporter:
         report = workspace.bench(
@@ -206,11 +205,9 @@ def bench(
             candidates=candidates,
             margin=margin,
             costs=costs,
-            trtexec_times=trtexec_times,
             stages=not no_stages,
             allow_overlap=allow_overlap,
             reference=reference,
-            rebuild=rebuild,
             reporter=reporter,
         )
     if as_json:

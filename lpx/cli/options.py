@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from lpx.data.roots import expanded
-from lpx.healing import REBUILD
+from lpx.healing import REBUILD, Rebuild
 from lpx.workspace import DEFAULT, WorkspaceFolder
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def workspace_option(command: Command) -> Command:
     """`-w DIR`: passes a Workspace as `workspace`.
 
-    It takes `--data-root`, `--store`, `--allow-host-code` and `--allow-factory` into the workspace
-    where the command has them. Their decorators stand above this one.
+    It takes `--data-root`, `--store`, `--allow-host-code`, `--allow-factory` and `--rebuild` into
+    the workspace where the command has them. Their decorators stand above this one.
     """
 
     def passing(
@@ -38,6 +38,7 @@ def workspace_option(command: Command) -> Command:
         store: Path | None = None,
         allow_host_code: bool = False,
         allow_factory: bool = False,
+        rebuild: Rebuild = "auto",
         **options: Any,
     ) -> Any:
         opened = _opened(
@@ -46,6 +47,7 @@ def workspace_option(command: Command) -> Command:
             face_store=store,
             allow_host_code=allow_host_code,
             allow_factory=allow_factory,
+            rebuild=rebuild,
         )
         return command(*given, workspace=opened, **options)
 

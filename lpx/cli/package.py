@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lpx.api.package import KINDS, PackageKind
 from lpx.cli.options import json_option, workspace_option
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.option(
     "--for",
-    "language",
-    type=click.Choice(("cpp",)),
+    "kind",
+    type=click.Choice(KINDS),
     required=True,
     help="cpp: a CMake project for TensorRT 8.6 to 11.",
 )
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 @workspace_option
 @json_option
 def package(
-    language: str, engine: str | None, out: Path | None, workspace: Workspace, as_json: bool
+    kind: PackageKind, engine: str | None, out: Path | None, workspace: Workspace, as_json: bool
 ) -> None:
     """Write a project that scores faces with TensorRT in C++, without Python.
 
@@ -48,7 +49,7 @@ def package(
     from lpx.cli.console import ConsoleReporter
 
     with ConsoleReporter() as reporter:
-        result = workspace.package(out, engine=engine, reporter=reporter)
+        result = workspace.package(kind, out, engine=engine, reporter=reporter)
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
         return

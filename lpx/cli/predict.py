@@ -19,7 +19,6 @@ from lpx.data.wording import counted
 
 if TYPE_CHECKING:
     from lpx.api.workspace import Workspace
-    from lpx.healing import Rebuild
     from lpx.predict.results import FileScore, PredictionResult
 
 
@@ -85,7 +84,6 @@ def predict(
     overlay: bool,
     engine: str | None,
     out: Path | None,
-    rebuild: Rebuild,
     workspace: Workspace,
     as_json: bool,
 ) -> None:
@@ -116,7 +114,6 @@ def predict(
             detector=None if crops else detector,
             crop=crop,
             overlay=overlay,
-            rebuild=rebuild,
             reporter=reporter,
         )
     if as_json:

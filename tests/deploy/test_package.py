@@ -79,7 +79,7 @@ def names(folder):
 
 def test_plan_is_packaged_with_a_face_and_its_score(workspace, add_plan):
     add_plan()
-    result = workspace.package("project")
+    result = workspace.package("cpp", "project")
     assert (result.engine, result.plan, result.options) == ("tensorrt-fp32", True, ())
     assert names(result.folder) == FILES | {"engine.plan"}
     assert Path("project/engine.plan").read_bytes() == b"a plan"
@@ -103,7 +103,7 @@ def test_plan_is_packaged_with_a_face_and_its_score(workspace, add_plan):
 
 def test_options_of_a_plan_are_in_the_commands(workspace, add_plan):
     add_plan(version_compatible=True, dla_core=1)
-    result = workspace.package("project")
+    result = workspace.package("cpp", "project")
     assert result.options == ("--allow-host-code", "--dla", "1")
     text = Path("project/README.md").read_text()
     assert "./build/detector --self-test --allow-host-code --dla 1\n" in text
@@ -117,8 +117,8 @@ def test_options_of_a_plan_are_in_the_commands(workspace, add_plan):
 def test_best_plan_is_chosen(workspace, add_plan, precisions, chosen):
     for precision in precisions:
         add_plan(precision)
-    assert workspace.package("project").engine == chosen
-    assert workspace.package("another", engine="tensorrt-fp32").engine == "tensorrt-fp32"
+    assert workspace.package("cpp", "project").engine == chosen
+    assert workspace.package("cpp", "another", engine="tensorrt-fp32").engine == "tensorrt-fp32"
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def test_without_a_plan_the_graph_is_packaged_and_build_sh_builds_it(workspace, 
 
 
 def test_build_sh_passes_on_what_trtexec_says(workspace, build_script):
-    folder = workspace.package("project", engine="onnxruntime-fp32").folder
+    folder = workspace.package("cpp", "project", engine="onnxruntime-fp32").folder
     done = build_script(folder, FAKE_BREAK="1")
     assert done.returncode == 1
     assert "[E] no kernel found" in done.stderr
@@ -171,7 +171,7 @@ def test_build_sh_passes_on_what_trtexec_says(workspace, build_script):
 
 def test_without_engines_the_float32_graph_is_packaged(workspace):
     shutil.rmtree(workspace.engines)
-    result = workspace.package()
+    result = workspace.package("cpp")
     assert (result.engine, result.precision, result.plan) == ("", "fp32", False)
     assert result.folder == workspace.root / "cpp"
     assert (result.folder / "trtexec" / "fp32-strongly-typed.onnx").exists()
@@ -187,7 +187,7 @@ def test_json(workspace, add_plan, lpx):
 def test_calibration_that_was_replaced_is_refused(workspace):
     workspace.calibrate("demo", limit=4, method="max")
     with pytest.raises(lpx.LpxError, match="built with other ranges"):
-        workspace.package("project")
+        workspace.package("cpp", "project")
     assert not Path("project").exists()
 
 
@@ -207,7 +207,7 @@ def quantised(workspace):
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_engine_without_the_pairs_of_its_model_is_packaged_without_them(quantised, precision):
-    result = quantised.package("project", engine=f"onnxruntime-{precision}")
+    result = quantised.package("cpp", "project", engine=f"onnxruntime-{precision}")
     graph = onnx.load(result.folder / f"trtexec/{precision}-strongly-typed.onnx").graph
     assert result.precision == precision
     assert any(node.op_type == "QuantizeLinear" for node in graph.node) == (precision == "int8")
@@ -219,7 +219,7 @@ def test_weight_options_of_a_newer_lpx_are_refused(workspace):
     calibration = {**manifest.calibration, "weights": {"newer": True}}
     write_manifest(folder, replace(manifest, calibration=calibration))
     with pytest.raises(lpx.LpxError, match="weight options that this lpx does not know"):
-        workspace.package("project", engine="onnxruntime-int8")
+        workspace.package("cpp", "project", engine="onnxruntime-int8")
     assert not Path("project").exists()
 
 
@@ -259,7 +259,7 @@ def test_bad_input(workspace, name, tree):
     spoil(workspace)
     before = tree(".")
     with pytest.raises(lpx.LpxError) as caught:
-        workspace.package("project", **options)
+        workspace.package("cpp", "project", **options)
     assert caught.value.code == code
     assert message in str(caught.value)
     assert "--" not in caught.value.what
@@ -326,7 +326,7 @@ def test_project_is_configured_built_and_tested_by_cmake(workspace, add_plan, to
     card = read_manifest(workspace.engine("onnxruntime-fp32")).model_card()
     numbers = (0, 0, card.input_size, *card.grid, -1, 1, 1, 8)
     add_plan(plan=("lpx-fake " + " ".join(map(str, numbers))).encode())
-    folder = workspace.package("a project").folder
+    folder = workspace.package("cpp", "a project").folder
     # The stand-in scores the brightness of a face.
     face = np.frombuffer((folder / "face.rgb").read_bytes(), np.uint8)
     expected = {"score": face.mean() / 255, "tolerance": 1e-6}
@@ -345,7 +345,7 @@ def test_project_is_configured_built_and_tested_by_cmake(workspace, add_plan, to
 @pytest.mark.skipif(CMAKE is None or COMPILER is None, reason="there is no CMake, or no g++")
 def test_cmake_says_that_tensorrt_is_missing(workspace, add_plan, toolkit):
     add_plan()
-    folder = workspace.package("project").folder
+    folder = workspace.package("cpp", "project").folder
     done = cmake("-S", folder, "-B", folder / "build", f"-DCUDAToolkit_ROOT={toolkit[0]}")
     assert done.returncode != 0
     assert "TensorRT was not found: install" in " ".join(done.stderr.split())

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.arguments import check_at_least, check_fields, check_number
+from lpx.arguments import as_path, check_at_least, check_fields, check_instance, check_number
 from lpx.bench.parity.score import Failure, in_one_line
 from lpx.bench.performance.energy import (
     IDLE_SECONDS,
@@ -43,6 +45,7 @@ from lpx.metrics import Interval
 from lpx.reporter import Progress
 
 BATCHES = (1, 8)
+StrPath = str | os.PathLike[str]
 Pixels = Callable[[int], Faces]
 """Return uint8 RGB [B, S, S, 3] for a batch size B."""
 _T = TypeVar("_T")
@@ -61,6 +64,8 @@ class CostPlan:
         like: Release of trtexec, 10 or 11, in whose terms to measure latency too; None leaves that
             out.
         energy_seconds: Length of an energy window, s; 0 leaves energy out.
+        trtexec_times: Files of `trtexec --exportTimes` to show beside the measurements, each with
+            the name of its engine or None.
         limits: Lengths of warm-up and measurements; the defaults suit real measurements.
 
     Raises:
@@ -72,6 +77,7 @@ class CostPlan:
     in_flight: int = 0
     like: Release | None = None
     energy_seconds: float = 0.0
+    trtexec_times: Sequence[tuple[StrPath, str | None]] = ()
     limits: TimingLimits = TIMING_LIMITS
 
     def __post_init__(self) -> None:
@@ -97,6 +103,23 @@ class CostPlan:
                     )
         # A frozen instance is changed through its base class only.
         object.__setattr__(self, "batches", tuple(sorted(set(self.batches))))
+        object.__setattr__(self, "trtexec_times", _times(self.trtexec_times))
+
+
+def _times(files: object) -> tuple[tuple[Path, str | None], ...]:
+    """Check files of trtexec's times, each with the name of an engine."""
+    required = "must be pairs of a path and a name"
+    if isinstance(files, str) or not isinstance(files, Sequence):
+        raise InvalidArgumentError("trtexec_times", required, files)
+    times: list[tuple[Path, str | None]] = []
+    for pair in files:
+        # A text is a sequence as well: "ab" would pass as a pair.
+        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+            raise InvalidArgumentError("trtexec_times", required, pair)
+        path, name = pair
+        check_instance("trtexec_times", name, str)
+        times.append((as_path("trtexec_times", path), name))
+    return tuple(times)
 
 
 DEFAULT_COSTS = CostPlan()

@@ -38,8 +38,8 @@ def report(workspace):
     times = {"startComputeMs": 300, "h2dMs": 1, "computeMs": 2, "d2hMs": 1, "latencyMs": 4}
     path = workspace.root / "times.json"
     path.write_text(json.dumps([times]))
-    costs = CostPlan((2, 1), 0.01, in_flight=2, like=10, energy_seconds=0.01, limits=QUICK)
-    options = BenchOptions(limit=24, costs=costs, trtexec_times=[(path, "mine")])
+    costs = CostPlan((2, 1), 0.01, 2, 10, 0.01, [(path, "mine")], QUICK)
+    options = BenchOptions(limit=24, costs=costs)
     host = Host(open_source=lambda device: Unavailable("no rails"))
     return json.loads(bench(workspace, "demo", options, host=host).json_path.read_text())
 

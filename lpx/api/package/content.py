@@ -1,0 +1,124 @@
+"""Contents of every package: an engine, its graph and ranges, and a face with its score."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import numpy as np
+
+from lpx.api.workspace.opened import OpenedWorkspace
+from lpx.arguments import check_instance
+from lpx.artefacts.model import ExportedModel
+from lpx.artefacts.select_engine import check_model, engine_folders
+from lpx.calibration.scales import Scales, read_scales
+from lpx.data.face_sets.demo import demo_set
+from lpx.deploy.cpp_project import TOLERANCES, SelfTest
+from lpx.engines.manifest import EngineManifest, Precision, read_manifest
+from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
+from lpx.errors import InvalidArgumentError, LpxError
+from lpx.graph.qdq.weights import WeightOptions
+from lpx.schema import SchemaError, read_record
+
+# Preferred precisions of an engine that is not named, the fastest first.
+_PREFERRED: tuple[Precision, ...] = ("int8", "fp16", "fp32")
+# Number of demo faces among which that of the self-test is chosen.
+_FACES = 64
+
+
+def choose_engine(
+    workspace: OpenedWorkspace, model: ExportedModel, name: str | None
+) -> EngineManifest | None:
+    """Return the manifest of a named engine, or of the best one; None if none was built.
+
+    Raises:
+        LpxError: The engine does not exist, or was built from another model.
+    """
+    check_instance("engine", name, str)
+    if name is not None:
+        manifest = read_manifest(workspace.engine(name))
+    else:
+        manifests = [read_manifest(folder) for folder in engine_folders(workspace)]
+        if not manifests:
+            return None
+        # A plan first: it need not be built on the other machine.
+        manifest = min(
+            manifests,
+            key=lambda one: (one.target != "tensorrt", _PREFERRED.index(one.precision), one.name),
+        )
+    check_model(workspace, manifest, model)
+    return manifest
+
+
+def weights_of(manifest: EngineManifest) -> WeightOptions:
+    """Return the weight options that an engine was built with.
+
+    Raises:
+        LpxError: A newer lpx built it, with options that this one does not know.
+    """
+    if manifest.calibration is None:
+        # A float engine has one of them: its model may have been quantised.
+        return WeightOptions(requantise=manifest.options.get("requantised") is True)
+    try:
+        return read_record(WeightOptions, manifest.calibration["weights"], "weights")
+    except (SchemaError, InvalidArgumentError) as error:
+        raise LpxError(
+            f"engine {manifest.name} was built with weight options that this lpx does not know",
+            str(error),
+            f"run `lpx build --{manifest.precision} --target {manifest.target}` again",
+        ) from error
+
+
+def ranges_of(workspace: OpenedWorkspace, manifest: EngineManifest) -> Scales:
+    """Return the ranges that an INT8 engine was built with.
+
+    Raises:
+        LpxError: The workspace has others: the graph would not be the one that was measured.
+    """
+    built = (manifest.calibration or {}).get("ranges_sha256")
+    scales = read_scales(workspace.scales)
+    if built == scales.summary()["ranges_sha256"]:
+        return scales
+    raise LpxError(
+        f"engine {manifest.name} was built with other ranges than those in {workspace.scales}",
+        "the packaged graph would differ from the engine",
+        f"run `lpx build --{manifest.precision} --target {manifest.target}` again",
+    )
+
+
+def choose_face(graph: bytes, model: ExportedModel, precision: Precision) -> SelfTest:
+    """Choose the demo face whose score is farthest from the scores of typical faults.
+
+    Args:
+        graph: ONNX graph of the engine.
+        model: The exported model.
+        precision: Precision of the engine, which decides the tolerance.
+
+    Raises:
+        LpxError: ONNX Runtime cannot run the graph, or a score is not finite.
+    """
+    size = model.card.input_size
+    chosen = demo_set("test").first(_FACES)
+    (batch,) = chosen.stream(_FACES, size, [])
+    # As written: the optimiser of ONNX Runtime miscomputes graphs for TensorRT.
+    with closing(OnnxRuntimeEngine(graph, size, as_written=True)) as engine:
+        scores = engine.infer(batch.pixels).score
+        swapped = engine.infer(np.ascontiguousarray(batch.pixels[..., ::-1])).score
+    if not (np.isfinite(scores).all() and np.isfinite(swapped).all()):
+        raise LpxError(
+            f"the {precision.upper()} graph gives a demo face a score that is not finite",
+            "such a score cannot be compared with that of an engine",
+            "package another precision, with `engine`",
+        )
+    tests = []
+    for row, index in enumerate(batch.indices.tolist()):
+        tests.append(
+            SelfTest(
+                face=batch.pixels[row],
+                name=chosen.faces[index].name,
+                score=float(scores[row]),
+                swapped_score=float(swapped[row]),
+                source=f"the {precision.upper()} graph in ONNX Runtime on a CPU",
+                tolerance=TOLERANCES[precision],
+            )
+        )
+    return max(tests, key=lambda test: test.distance)

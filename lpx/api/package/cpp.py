@@ -1,0 +1,135 @@
+"""A project that runs an engine without Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lpx.api.build import BuildOptions
+from lpx.api.package.content import choose_engine, choose_face, ranges_of, weights_of
+from lpx.artefacts.model import ExportedModel, read_exported
+from lpx.deploy.cpp_project import (
+    TRTEXEC,
+    ProjectContent,
+    check_free,
+    new_folder,
+    write_project,
+)
+from lpx.engines.load import read_engine, read_graph
+from lpx.engines.manifest import EngineManifest, Precision
+from lpx.engines.trtexec import emit_trtexec, plan_name
+from lpx.graph.qdq.weights import DEFAULT_WEIGHTS
+from lpx.reporter import SILENT, Reporter
+from lpx.workspace import check_writable, read_sealed
+
+if TYPE_CHECKING:
+    from lpx.api.workspace.opened import OpenedWorkspace
+
+
+@dataclass(frozen=True)
+class CppResult:
+    """A project that was written.
+
+    Attributes:
+        folder: Its folder.
+        engine: Name of the packaged engine; "" if none was built.
+        precision: Precision of the engine.
+        plan: The project holds a plan; otherwise `build.sh` builds it.
+        options: Options that the program needs to load the plan.
+        expected_score: Score of the self-test's face.
+        tolerance: Largest accepted |score difference| of the self-test.
+    """
+
+    folder: Path
+    engine: str
+    precision: Precision
+    plan: bool
+    options: tuple[str, ...]
+    expected_score: float
+    tolerance: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as plain values, for JSON."""
+        return {**self.__dict__, "folder": str(self.folder), "options": list(self.options)}
+
+
+def package_cpp(
+    workspace: OpenedWorkspace,
+    folder: Path,
+    *,
+    engine: str | None = None,
+    reporter: Reporter = SILENT,
+) -> CppResult:
+    """Implement `lpx.Workspace.package`, which documents arguments and errors."""
+    model = read_exported(workspace)
+    check_free(folder)
+    check_writable(folder)
+    manifest = choose_engine(workspace, model, engine)
+    with new_folder(folder) as new:
+        if manifest is not None and manifest.target == "tensorrt":
+            content = _with_plan(workspace, model, manifest)
+        else:
+            content = _with_graph(workspace, model, manifest, new / TRTEXEC, reporter)
+        write_project(new, content)
+    test = content.self_test
+    if not test.detects_faults:
+        reporter.warn(
+            "the self-test may pass on a faulty engine: no demo face has a score that is more than "
+            f"{test.tolerance:g} away from 0, from 1, and from its score with red and blue swapped"
+        )
+    return CppResult(
+        folder=folder,
+        engine="" if manifest is None else manifest.name,
+        precision=content.precision,
+        plan=content.plan is not None,
+        options=content.options,
+        expected_score=test.score,
+        tolerance=test.tolerance,
+    )
+
+
+def _with_plan(
+    workspace: OpenedWorkspace, model: ExportedModel, manifest: EngineManifest
+) -> ProjectContent:
+    folder = workspace.engines / manifest.name
+    _, plan = read_engine(folder)
+    graph = read_graph(folder, manifest)
+    test = choose_face(graph, model, manifest.precision)
+    return ProjectContent(model.card, manifest.precision, test, plan=plan, manifest=manifest)
+
+
+def _with_graph(
+    workspace: OpenedWorkspace,
+    model: ExportedModel,
+    manifest: EngineManifest | None,
+    folder: Path,
+    reporter: Reporter,
+) -> ProjectContent:
+    """Write the graphs and trtexec scripts of an engine's precision to a folder."""
+    precision: Precision = "fp32"
+    method, weights, scales = None, DEFAULT_WEIGHTS, None
+    if manifest is None:
+        reporter.say("no engine was built: the float32 graph is packaged")
+    else:
+        precision = manifest.precision
+        weights = weights_of(manifest)
+        reporter.say(
+            f"{manifest.name} is not a TensorRT plan: the {precision.upper()} graph for TensorRT "
+            "is packaged, and build.sh builds the plan"
+        )
+        if manifest.calibration is not None:
+            # Not those that `emit` would take: it may calibrate again, on other faces.
+            scales = ranges_of(workspace, manifest)
+            method = manifest.calibration["method"]
+    options = BuildOptions((precision,), method=method, weights=weights)
+    request = options.request("tensorrt", precision, scales)
+    emit_trtexec(model.data, model.card, (request,), folder)
+    emitted = read_sealed(folder / "manifest.json", "lpx package")
+    # ONNX Runtime runs the graph for TensorRT 10 and 11; the others state the same precision in
+    # another way.
+    graph = next(one for one in emitted["graphs"] if one["dialect"] == "strongly-typed")
+    test = choose_face((folder / graph["file"]).read_bytes(), model, precision)
+    (profile,) = options.tensorrt.profiles
+    name = plan_name(request, profile)
+    return ProjectContent(model.card, precision, test, trtexec_engine=name)

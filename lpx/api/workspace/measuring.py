@@ -1,0 +1,224 @@
+"""Steps that measure, score and explain."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from lpx.api.workspace.arguments import StrPath, face_set, optional_path
+from lpx.api.workspace.opened import OpenedWorkspace
+from lpx.arguments import as_path, check_instance
+from lpx.extras import needs_extras
+from lpx.reporter import SILENT, Reporter
+
+# Annotations only: PyTorch and ONNX Runtime take seconds to import, and are imported by the steps
+# that need them.
+if TYPE_CHECKING:
+    from lpx.api.debug import DebugResult
+    from lpx.api.debug_runtime import Runtime
+    from lpx.api.explain import ExplainResult
+    from lpx.artefacts.bench_reference import ReferenceKind
+    from lpx.bench.performance.costs import CostPlan
+    from lpx.bench.report.document.report import Report
+    from lpx.predict.results import PredictionResult
+
+
+class MeasuringSteps(OpenedWorkspace):
+    """Steps that measure, score and explain. See `lpx.Workspace`."""
+
+    @needs_extras
+    def bench(
+        self,
+        dataset: StrPath,
+        *,
+        limit: int | None = None,
+        methods: str | Sequence[str] | None = None,
+        candidates: str | Sequence[str] | None = None,
+        margin: float = 0.005,
+        costs: CostPlan | None = None,
+        stages: bool = True,
+        allow_overlap: bool = False,
+        reference: ReferenceKind = "auto",
+        reporter: Reporter = SILENT,
+    ) -> Report:
+        """Measure every engine that runs here against the checkpoint.
+
+        In the workspace of a bundle, an engine whose scores of the probe faces are not those that
+        they must be counts as failed.
+
+        Scores are saved as they come, so an interrupted bench resumes.
+
+        Args:
+            dataset: A labelled face set: a data set's name or a folder.
+            limit: Maximum number of faces, sampled evenly; None for all.
+            methods: Manipulation methods to include; real faces are always included.
+            candidates: Engines to measure, by name; None for all.
+            margin: Largest accepted loss of AUC, in (0, 1).
+            costs: Which costs to measure, and for how long; None for latency at batch 1 and 8.
+            stages: Also score the exported model and each engine's graph in ONNX Runtime, which
+                shows the stage that loses AUC.
+            allow_overlap: Accept, with a warning, faces that an engine was calibrated on.
+            reference: "checkpoint": run it with PyTorch, and record its scores in `reference/`;
+                "recorded": use the scores that an earlier bench of these faces recorded; "auto":
+                the checkpoint if it and PyTorch are here, else recorded scores if there are any.
+            reporter: Receives progress and warnings.
+
+        Returns:
+            The report; `report.json_path`, `report.html_path` and `report.markdown_path` are its
+            files.
+
+        Raises:
+            LpxError: No engines, engines of another model, faces used for calibration, a set
+                without labels or with one class, or faces without a recorded score.
+        """
+        from lpx.api.bench import BenchOptions, bench
+        from lpx.bench.performance.costs import CostPlan
+
+        check_instance("costs", costs, CostPlan)
+        options = BenchOptions(
+            limit=limit,
+            methods=methods,
+            candidates=candidates,
+            margin=margin,
+            # Made here rather than as a default, which would import the module with this one.
+            costs=costs or CostPlan(),
+            stages=stages,
+            allow_overlap=allow_overlap,
+            reference=reference,
+        )
+        return bench(self, os.fspath(as_path("dataset", dataset)), options, reporter)
+
+    @needs_extras
+    def predict(
+        self,
+        path: StrPath,
+        *,
+        engine: str | None = None,
+        out: StrPath | None = None,
+        detector: str | None = "blazeface",
+        crop: str | None = None,
+        limit: int | None = None,
+        frames: int | None = 32,
+        overlay: bool = True,
+        reporter: Reporter = SILENT,
+    ) -> PredictionResult:
+        """Score the faces in images and videos, and draw heat maps.
+
+        Args:
+            path: An image, a video, or a folder of these.
+            engine: Name of an engine, or "torch"; None for the fastest that runs here.
+            out: Folder for pictures and tables; None for `predictions` in the workspace.
+            detector: A face detector of `lpx.data.detect.DETECTORS`. None if the images are
+                already face crops.
+            crop: Recipe to crop faces by; None for the model card's.
+            limit: Maximum number of files, sampled evenly; None for all.
+            frames: Maximum number of frames per video, sampled evenly; None for all.
+            overlay: Draw heat maps, and each video's scores over time.
+            reporter: Receives progress and warnings.
+
+        Returns:
+            Scores of every file, and the paths of the tables.
+
+        Raises:
+            NotAsAskedError: The engine gives the bundle's probe faces other scores than it must
+                (code "scores-differ").
+            LpxError: Nothing to score or nothing readable, an unknown engine, detector or recipe,
+                or an engine that returns NaN.
+        """
+        from lpx.api.predict import PredictOptions, predict
+
+        options = PredictOptions(
+            engine=engine,
+            out=optional_path("out", out),
+            detector=detector,
+            crop=crop,
+            limit=limit,
+            frames=frames,
+            overlay=overlay,
+        )
+        return predict(self, as_path("path", path), options, reporter)
+
+    @needs_extras
+    def debug(
+        self,
+        engine: str,
+        *,
+        faces: StrPath | None = None,
+        limit: int = 16,
+        tolerance: float | None = None,
+        against: Literal["onnx", "torch"] = "onnx",
+        sensitivity: bool = False,
+        runtime: Runtime | None = None,
+        out: StrPath | None = None,
+        reporter: Reporter = SILENT,
+    ) -> DebugResult:
+        """Compare every layer of an engine with the float32 graph, on the same faces.
+
+        Args:
+            engine: Name of the engine.
+            faces: Face set; None for the demo faces.
+            limit: Maximum number of faces to compare, sampled evenly.
+            tolerance: Largest accepted relative error of a layer; None for the precision's default.
+            against: "onnx", the exported graph, or "torch", the checkpoint.
+            sensitivity: Also measure the effect of each layer alone on the score; "onnx" only.
+            runtime: Runtime used to compute intermediate tensors. None for TensorRT if the engine
+                is TensorRT's and runs here, else ONNX Runtime.
+            out: Folder to write; None for `debug/<engine>` in the workspace.
+            reporter: Receives progress and warnings.
+
+        Returns:
+            The comparison, layer by layer, and the first layer beyond the tolerance.
+
+        Raises:
+            LpxError: No such engine, no face that can be read, an option out of range, or a
+                runtime that cannot be used here.
+        """
+        from lpx.api.debug import DebugOptions, debug
+
+        options = DebugOptions(
+            faces=face_set("faces", faces),
+            limit=limit,
+            tolerance=tolerance,
+            against=against,
+            sensitivity=sensitivity,
+            runtime=runtime,
+            out=optional_path("out", out),
+        )
+        return debug(self, engine, options, reporter)
+
+    @needs_extras
+    def explain(
+        self,
+        checkpoint: StrPath,
+        source: StrPath,
+        *,
+        out: StrPath | None = None,
+        limit: int | None = 200,
+        reporter: Reporter = SILENT,
+    ) -> ExplainResult:
+        """Show where a checkpoint looks, face by face.
+
+        Args:
+            checkpoint: An lpx checkpoint.
+            source: An image of a cropped face, a folder of them, or a data set's name.
+            out: Folder to write; None for `explain` in the workspace.
+            limit: Maximum number of faces, sampled evenly; None for all.
+            reporter: Receives progress and warnings.
+
+        Returns:
+            Explanations of every face, and the paths of the page and the maps.
+
+        Raises:
+            LpxError: No lpx checkpoint, no readable image, or a folder that cannot be written.
+        """
+        from lpx.api.explain import explain
+
+        return explain(
+            as_path("checkpoint", checkpoint),
+            str(as_path("source", source)),
+            optional_path("out", out) or self.root / "explain",
+            limit=limit,
+            skip=(self.root,),
+            progress=reporter.progress(f"explaining {source}"),
+        )

@@ -1,0 +1,100 @@
+"""Steps that hand a detector to other machines and programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lpx.api.workspace.arguments import StrPath, face_set, optional_path
+from lpx.api.workspace.opened import OpenedWorkspace
+from lpx.arguments import as_path, check_choice
+from lpx.reporter import SILENT, Reporter
+
+# Annotations only: PyTorch and ONNX Runtime take seconds to import, and are imported by the steps
+# that need them.
+if TYPE_CHECKING:
+    from lpx.api.package import PackageKind
+    from lpx.api.package.cpp import CppResult
+    from lpx.bundle.pack import PackResult
+
+
+class ShippingSteps(OpenedWorkspace):
+    """Steps that hand a detector to other machines and programs. See `lpx.Workspace`."""
+
+    def package(
+        self,
+        kind: PackageKind,
+        out: StrPath | None = None,
+        *,
+        engine: str | None = None,
+        reporter: Reporter = SILENT,
+    ) -> CppResult:
+        """Write what another program needs to run an engine without lpx.
+
+        "cpp" is a C++ project that scores faces with TensorRT. It holds a TensorRT plan. If the
+        workspace has none, it holds the graph of the engine's precision, and a script that builds
+        the plan with trtexec where the project is copied to.
+
+        Args:
+            kind: "cpp".
+            out: Folder to write, new or empty; None for a folder named after `kind` in the
+                workspace.
+            engine: Name of the engine. None for a TensorRT plan if there is one, else for the
+                engine of the lowest precision, else for the float32 graph.
+            reporter: Receives progress and warnings.
+
+        Returns:
+            The project's folder, and the score that its self-test expects.
+
+        Raises:
+            InvalidArgumentError: `kind` has none of its values.
+            LpxError: No exported model, no such engine, an engine of another model, or a folder
+                that is not empty.
+        """
+        from lpx.api.package import KINDS
+        from lpx.api.package.cpp import package_cpp
+
+        check_choice("kind", kind, KINDS)
+        folder = optional_path("out", out) or self.root / kind
+        return package_cpp(self, folder, engine=engine, reporter=reporter)
+
+    def pack(
+        self,
+        out: StrPath,
+        *,
+        faces: StrPath | None = None,
+        limit: int | None = 1000,
+        engines: str | Sequence[str] | None = None,
+        checkpoint: bool = False,
+        reporter: Reporter = SILENT,
+    ) -> PackResult:
+        """Pack what another machine needs into one file, for `lpx.unpack`.
+
+        The bundle has the exported model with its card, calibrated ranges, engines, a few probe
+        faces with their scores, and a face set. The same contents give the same bytes.
+
+        Args:
+            out: File to write, such as "detector.lpx".
+            faces: Face set to bench on there: a data set's name or a folder. None for none.
+            limit: Maximum number of faces, sampled evenly; None for all.
+            engines: Engines to include, by name; None for all of the exported model.
+            checkpoint: Include the PyTorch checkpoint, which `bench` compares engines with.
+            reporter: Receives progress and warnings.
+
+        Returns:
+            Path and size of the bundle, what it contains, and what was left out.
+
+        Raises:
+            LpxError: No exported model, an unknown or altered engine, faces that cannot be read,
+                or a file that cannot be written.
+        """
+        from lpx.bundle.pack import PackOptions, pack
+
+        options = PackOptions(
+            out=as_path("out", out),
+            faces=face_set("faces", faces),
+            limit=limit,
+            engines=engines,
+            checkpoint=checkpoint,
+        )
+        return pack(self, options, places=self.places, reporter=reporter)
