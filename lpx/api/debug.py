@@ -355,6 +355,7 @@ def _finite_values(values: dict[str, float]) -> dict[str, float | None]:
 
 
 def _finite(value: float) -> float | None:
+    # json.dumps would write Infinity and NaN, which other parsers refuse.
     if math.isfinite(value):
         return value
     return None

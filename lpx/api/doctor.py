@@ -158,6 +158,7 @@ def targets(machine: Machine, findings: tuple[Finding, ...]) -> dict[str, Target
     unfit, not_served = [], []
     for gpu in machine.gpus:
         capability = gpu.compute_capability
+        # A GPU whose compute capability is unknown counts as not supported.
         if capability is None or not rtx_serves(capability):
             unfit.append(f"{gpu.name} is not an RTX GPU")
         if capability is None or not rtx_provider_serves(capability):

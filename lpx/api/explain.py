@@ -168,6 +168,7 @@ def _numbers(faces: list[Explanation]) -> bytes:
     labels, strongest = [], []
     for face in faces:
         label = face.label
+        # NumPy's integers have no NaN for an unknown label.
         if label is None:
             label = -1
         labels.append(label)

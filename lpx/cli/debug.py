@@ -245,6 +245,7 @@ def _table(result: DebugResult) -> Table:
 def _cells(error: LayerError) -> list[str]:
     """Return the numbers of a layer, for the columns that it has numbers for."""
     total, own, effect = error.total, error.own, error.effect
+    # In the order of the columns in `_table`.
     cells = [f"{total.relative:.2g}"]
     for part in (own, error.runtime):
         if part is not None:

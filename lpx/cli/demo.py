@@ -188,6 +188,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     lines = []
     for row in rows:
         cells = map(str.ljust, row, widths)
+        # The padding of the last cell would wrap in a narrow terminal.
         lines.append("  ".join(cells).rstrip())
     return lines
 
@@ -219,6 +220,7 @@ def story(report: Report, int8_share: float, vnni: bool | None) -> list[str]:
     for candidate in report.candidates:
         if candidate.precision == "int8":
             for speed in candidate.costs.speed:
+                # Faster than PyTorch is any engine: the question is whether INT8 beats FP32.
                 if speed.against != "torch":
                     verdicts.append(speed.test.verdict)
     if verdicts and "faster" not in verdicts:

@@ -321,6 +321,7 @@ def expected_work(graph: ir.Model, placement: Placement, dialect: str) -> dict[s
         precisions = dict.fromkeys(placement.convolutions, "int8")
     computed_in = dict.fromkeys(work, "float")
     for name, precision in precisions.items():
+        # All other precisions count as floats: which of them is known only after the build.
         if precision == "int8":
             computed_in[name] = "int8"
     return by_precision(work, computed_in)

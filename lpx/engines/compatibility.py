@@ -46,6 +46,7 @@ def refusal(
         )
         if unfit is not None:
             return f"built by TensorRT {was}, here is {now}{unfit}; {rebuild(manifest)}"
+    # Empty if they are unknown, so that nothing is refused below.
     here = set(machine.compute_capabilities)
     if manifest.target == "tensorrt-rtx":
         return _refusal_by_rtx(manifest, here)

@@ -252,6 +252,7 @@ def _readme(request: BuildRequest, size: int) -> str:
     tf32 = _TF32
     if not options.tf32:
         tf32 = _NO_TF32
+    # A real name, so that readers recognise it in the folder.
     example = plan_name(request, options.profiles[0])
     return _README.format(size=size, example=example, dla=dla, tf32=tf32)
 

@@ -41,6 +41,7 @@ def computed_values(graph: ir.Graph) -> dict[str, ir.Value]:
     """Return the values that the nodes of a graph compute, by their names, in graph order."""
     values = {}
     for node in graph:
+        # All outputs: a Split has several.
         for value in node.outputs:
             values[str(value.name)] = value
     return values

@@ -83,6 +83,7 @@ class Machine:
     @property
     def compute_capabilities(self) -> tuple[str, ...]:
         """Compute capabilities of the GPUs, such as "8.9"; without those that are unknown."""
+        # Unknown without nvidia-smi's answer: nothing can be refused because of them.
         return tuple(gpu.compute_capability for gpu in self.gpus if gpu.compute_capability)
 
 

@@ -149,6 +149,7 @@ def bench(
         )
     # A graph between checkpoint and engine that failed is a stage without a result, not a failure.
     failed = [failure for failure in everything.failed if failure.name in engines]
+    # Without graphs between checkpoint and engine, which are stages and not engines of the report.
     predictions = {}
     for name, prediction in everything.predictions.items():
         if name in ready or name in engines:

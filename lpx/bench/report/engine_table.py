@@ -139,6 +139,7 @@ def _latency_cells(costs: EngineCosts) -> dict[str, Cell]:
         cells[f"batch{row.batch}"] = Cell(significant(p50), significant(p99), p50)
     patches = [row.per_patch_p50_us for row in costs.latency_by_batch]
     others = ", ".join(map(significant, patches[1:]))
+    # By rival: PyTorch, and the fastest float engine, which differs from report to report.
     over_torch, over_float = [], []
     for speed in costs.speed:
         if speed.against == REFERENCE:

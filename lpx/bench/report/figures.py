@@ -151,6 +151,7 @@ def _intervals(key: str, title: str, rows: list[_Line], margin: float) -> Drawin
 
 
 def _signed_tick(value: float, _: float) -> str:
+    # Without a sign, which "+.5g" would give to 0, too.
     if not value:
         return "0"
     return f"{value:+.5g}".replace("-", "−")

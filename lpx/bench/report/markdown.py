@@ -30,6 +30,7 @@ def render_markdown(report: Report) -> str:
     """Render a report for a pull request: verdict, engines, broken stages, costs, warnings."""
     data, model = report.dataset, report.model
     all_warnings = warnings(report)
+    # First, as it concerns all numbers.
     if data.note:
         all_warnings.insert(0, data.note)
     broken = []

@@ -164,6 +164,7 @@ def list_videos(query: VideoQuery) -> Listing:
         raise _damaged(f"{path} lists no frames")
     frames = _Frames(bases, entries)
     known = dict.fromkeys(entry.method for entry in entries)
+    # Not a choice: real videos are always listed.
     known.pop(REAL, None)
     methods = (REAL, *choose_methods(query.methods, tuple(known)))
     present, absent, lost = [], [], []

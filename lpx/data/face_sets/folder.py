@@ -87,6 +87,7 @@ def _labelled_row(folder: Path, file: str) -> FaceRow:
         method, opposite = "fake", REAL_WORDS
     if len(parts) > 2:
         inner = parts[1]
+        # In real/fakes/ and fake/real/ one of the two names is wrong, and either may be meant.
         if inner.lower() in opposite:
             raise LpxError(
                 f"{folder / parts[0] / inner} contradicts itself",

@@ -251,6 +251,7 @@ class OnnxRuntimeGpuEngine(Engine):
         import onnxruntime
 
         def allocated(shape: tuple[int, ...], dtype: DTypeLike) -> Any:
+            # Device 0 is the first GPU that CUDA_VISIBLE_DEVICES allows.
             return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, "cuda", 0)
 
         # The batch is dynamic: only the other dimensions are known from the graph.

@@ -129,6 +129,7 @@ def _weights_datatype(layer: dict[str, Any]) -> str:
     weights = layer.get("Weights")
     if isinstance(weights, dict):
         return _datatype_in(str(weights.get("Type")))
+    # Other layers list their weights among their constants, beside scales.
     constants = []
     for constant in layer.get("Constants", ()):
         constants.append(_Sized(math.prod(constant["Dimensions"]), _datatype(constant)))

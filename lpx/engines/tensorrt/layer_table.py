@@ -143,6 +143,7 @@ def _widest(precisions: Iterable[str]) -> str:
     def rank(precision: str) -> int:
         if precision in _WIDEST_FIRST:
             return _WIDEST_FIRST.index(precision)
+        # A type of a later TensorRT, which must not pass for a narrow one.
         return -1
 
     return min(precisions, key=rank)
@@ -150,6 +151,7 @@ def _widest(precisions: Iterable[str]) -> str:
 
 def _share(precisions: Iterable[str]) -> dict[str, float]:
     counts = Counter(precisions)
+    # Otherwise the shares of known precisions would depend on how many layers are reported.
     del counts[UNKNOWN]
     return {precision: count / counts.total() for precision, count in counts.most_common()}
 

@@ -204,6 +204,7 @@ def to_markdown(
     """
     measures = []
     for kind in KINDS:
+        # Kinds that were not trained on show how far a detector generalises.
         if kind not in seen:
             kind = f"{kind} (unseen)"
         measures.append(kind)

@@ -247,6 +247,7 @@ def _bounds(interval: Interval) -> list[float | None]:
 
 
 def _finite(value: float) -> float | None:
+    # json.dumps would write Infinity and NaN, which other parsers refuse.
     if math.isfinite(value):
         return value
     return None
