@@ -141,8 +141,8 @@ For each engine NAME, such as {example}:
   NAME.log          trtexec's log, with latency and throughput at its end
   NAME.times.json   the time of each inference. To show it in a report, copy it to the machine with
                     lpx and run `lpx bench --import-trtexec NAME.times.json`
-  NAME.layers.json  the layers of the engine. trtexec does not check their precision: look here
-                    whether the convolutions of an INT8 or FP16 engine compute in it
+  NAME.layers.json  the layers of the engine. trtexec does not check their precision: check here
+                    that the convolutions of an INT8 or FP16 engine compute in INT8 or FP16
 
 timing-*.cache holds the times of single kernels, and makes the next build faster.
 
