@@ -478,7 +478,7 @@ def _largest(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
 def _check_number(layer: Layer, truth: NDArray[np.floating]) -> None:
     if np.isnan(truth).any():
         raise LpxError(
-            f"layer {layer.name} of the reference itself computes NaN",
+            f"the reference itself computes NaN in layer {layer.name}",
             f"tensor {layer.tensor}: there is nothing to compare an engine with",
             "check the checkpoint with `lpx predict --crops FACE --engine torch`",
         )
