@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -199,36 +199,40 @@ class LiveWatch(Iterator[LiveItem], AbstractContextManager["LiveWatch"]):
     def _run(self) -> Generator[LiveItem, None, None]:
         failures = 0
         self._began = self._clock.monotonic()
-        try:
-            while not self._over():
-                began = self._clock.monotonic()
-                before = self._totals.arrived
-                connection = self._connect(self.source, self._options.timeout_s)
-                try:
+        while not self._over():
+            began, before = self._clock.monotonic(), self._totals.arrived
+            try:
+                with closing(self._open()) as connection:
                     yield from self._follow(connection)
-                    return
-                except SizeChangedError:
-                    if self._clock.monotonic() - began >= _FLAPPING_S:
-                        # Not lost: it is opened again at once, and the next frame tells its size.
-                        continue
-                    error = ConnectionLostError("its size changes too often")
-                except ConnectionLostError as lost:
-                    error = lost
-                finally:
-                    connection.close()
-                    self._totals.end_connection()
-                if self._clock.monotonic() - began >= STEADY_S:
-                    failures = 0
-                arrived = self._totals.arrived > before
-                pause_s = self._pause(failures, arrived)
-                failures += 1
-                yield self._failed(error, arrived, pause_s)
-                if pause_s is None:
-                    self._ended_by = "source"
-                    return
-                self._wait(pause_s)
-        finally:
-            self._totals.end_connection()
+                return
+            except SizeChangedError:
+                if self._clock.monotonic() - began >= _FLAPPING_S:
+                    # Not lost: it is opened again at once, and the next frame tells its size.
+                    continue
+                error = ConnectionLostError("its size changes too often")
+            except ConnectionLostError as lost:
+                error = lost
+            finally:
+                self._totals.end_connection()
+            arrived = self._totals.arrived > before
+            if arrived and self._clock.monotonic() - began >= STEADY_S:
+                failures = 0
+            pause_s = self._pause(failures, arrived=arrived)
+            failures += 1
+            yield self._failed(error, pause_s, arrived=arrived)
+            if pause_s is None:
+                self._ended_by = "source"
+                return
+            self._wait(pause_s)
+
+    def _open(self) -> Connection:
+        try:
+            return self._connect(self.source, self._options.timeout_s)
+        except OSError as error:
+            # After hours, too many processes or too little memory may pass as well.
+            raise ConnectionLostError(
+                f"the decoding process cannot be started: {error.strerror or error}"
+            ) from error
 
     def _follow(self, connection: Connection) -> Generator[LiveItem, None, None]:
         """Yield the items of one connection until a limit is reached.
@@ -296,7 +300,7 @@ class LiveWatch(Iterator[LiveItem], AbstractContextManager["LiveWatch"]):
         )
 
     def _failed(
-        self, error: ConnectionLostError, arrived: bool, pause_s: float | None
+        self, error: ConnectionLostError, pause_s: float | None, *, arrived: bool
     ) -> LiveEvent:
         """Return the event for a source that is lost, or cannot be reached.
 
@@ -309,7 +313,7 @@ class LiveWatch(Iterator[LiveItem], AbstractContextManager["LiveWatch"]):
         kind: EventKind = "lost" if arrived else "unreachable"
         return self._event(kind, reason=reason, retry_s=pause_s)
 
-    def _pause(self, failures: int, arrived: bool) -> float | None:
+    def _pause(self, failures: int, *, arrived: bool) -> float | None:
         """Return the time until the source is opened again, s; None if it is not."""
         if not self._options.reconnect and self._totals.arrived:
             return None

@@ -232,6 +232,49 @@ def test_waiting_for_a_source():
     assert items[-1].counts.reconnects == 0
 
 
+def test_a_process_that_cannot_be_started_is_tried_again():
+    clock = Time()
+    source = Source(clock, [S], [S])
+    calls = []
+
+    def connect(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise OSError(11, "Resource temporarily unavailable")
+        return source(*arguments)
+
+    limits = LiveLimits(frames=2)
+    opener = scorer(detector=FixedDetector())
+    live = LiveWatch(
+        live_source("udp://cam"), opener, limits, LiveOptions(), connect=connect, clock=clock
+    )
+    with live:
+        items = list(live)
+    assert kinds(items)[2:4] == ["lost", "unreachable"]
+    assert "cannot be started: Resource temporarily unavailable" in items[3].reason
+
+
+def test_long_attempts_that_fail_do_not_shorten_the_pauses():
+    class Slow(Source):
+        def __call__(self, source, timeout_s):
+            if self.opened_at:
+                self.clock.now += 60
+            return super().__call__(source, timeout_s)
+
+    clock = Time()
+    live = LiveWatch(
+        live_source("udp://cam"),
+        scorer(detector=FixedDetector()),
+        LiveLimits(seconds=400),
+        LiveOptions(),
+        connect=Slow(clock, [S]),
+        clock=clock,
+    )
+    with live:
+        pauses = [item.retry_s for item in live if getattr(item, "retry_s", None)]
+    assert pauses[:5] == [1, 2, 4, 8, 16]
+
+
 def test_no_reconnection():
     live, _ = watch([[S, S]], options=LiveOptions(reconnect=False))
     with live:
