@@ -57,8 +57,8 @@ def bench_streams(workspace: Workspace, command: StreamsCommand, *, as_json: boo
                 reporter=reporter,
             )
         except Interrupted as stop:
-            kept = "what was measured is in streams.json, and a new run measures it again"
-            raise Interrupted(stop.signal, kept) from None
+            kept = "engines and batch sizes that were finished are in streams.json"
+            raise Interrupted(stop.signal, kept, resumable=False) from None
     if as_json:
         print(json.dumps(result.to_dict(), indent=2))
     else:
