@@ -8,6 +8,7 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+import click
 from rich.table import Table
 
 from lpx.cli.console import ConsoleReporter, Output
@@ -60,7 +61,7 @@ def bench_streams(workspace: Workspace, command: StreamsCommand, *, as_json: boo
             kept = "engines and batch sizes that were finished are in streams.json"
             raise Interrupted(stop.signal, kept, resumable=False) from None
     if as_json:
-        print(json.dumps(result.to_dict(), indent=2))
+        click.echo(json.dumps(result.to_dict(), indent=2))
     else:
         show(result)
     sys.exit(0 if result.recommended else 1)
