@@ -11,6 +11,7 @@ import numpy as np
 from lpx.bench.parity.breakdown import breakdown, members_of
 from lpx.bench.parity.detection import detection
 from lpx.bench.parity.parity import compare, discrimination
+from lpx.bench.parity.pixels import PixelFacts, PixelPlan, PixelStage, pixel_stages, pixels_of
 from lpx.bench.parity.run import BenchResult, Example
 from lpx.bench.parity.score import Failure, Scored
 from lpx.bench.parity.stages import MODEL, ComparisonTerms, graph_of, stages_of
@@ -24,6 +25,7 @@ from lpx.bench.report.document.entries import Environment, ProcessMemory
 from lpx.bench.report.document.report import Report
 from lpx.card import ModelCard
 from lpx.data.face_sets.face_set import Face, FaceSet, ImageFile, Skipped
+from lpx.data.pipelines.table import PIPELINES
 from lpx.engines.base import ON_THE_CPU, Prediction
 from lpx.engines.manifest import EngineManifest
 from lpx.machine.conditions import Conditions
@@ -176,6 +178,38 @@ def result(count: int = 60, size: int = 64, noise: dict[str, float] = NOISE) -> 
     )
 
 
+def on_pixels(bench: BenchResult, noise: float = 0.02) -> BenchResult:
+    """Return a result with each engine on the pixels of two pipelines; one was not scored."""
+    found = bench.scored
+    terms = ComparisonTerms(
+        found.labels,
+        CARD.threshold,
+        groups=members_of(members(found), found.indices).groups,
+        truth=bench.truth,
+    )
+    pipelines = (PIPELINES["deepstream"], PIPELINES["opencv-linear"])
+    names = [manifest.name for manifest in bench.candidates]
+    shift = noise * np.random.default_rng(9).normal(size=len(found.labels)).astype(np.float32)
+    pixels: dict[str, tuple[PixelStage, ...]] = {}
+    for name in names:
+        whole = found.predictions[name]
+        moved = Prediction(np.clip(whole.score + shift, 0, 1), whole.patch_map)
+        pixels[name] = pixel_stages(
+            name,
+            PixelPlan(pipelines, tuple(names)),
+            found.predictions["torch"],
+            found.predictions | {pixels_of(name, "deepstream"): moved},
+            {pixels_of(name, "opencv-linear"): "RuntimeError: no memory"},
+            terms,
+        )
+    count = len(found.labels)
+    facts = (
+        PixelFacts(pipelines[0], count, count, count, count, 128.0, 1.25),
+        PixelFacts(pipelines[1], count, 0, 0, 0, 64.0, 0.0),
+    )
+    return replace(bench, pixels=pixels, pixel_facts=facts)
+
+
 def report_of(bench: BenchResult, name: str = "folder:<i>mine</i>") -> Report:
     faces = FaceSet(name, "all", "square", (), "A note on the set.")
     return assemble(
@@ -223,7 +257,7 @@ def full_report() -> Report:
     failed = Failure("tensorrt-int8", "scoring", "RuntimeError: no memory")
     statistics = time_statistics(times)
     return assemble(
-        replace(bench, costs=costs, failed=(failed,)),
+        replace(on_pixels(bench), costs=costs, failed=(failed,)),
         FaceSet("mine", "all", "square", (), "A note."),
         CARD,
         margin=0.005,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -13,6 +13,13 @@ from numpy.typing import NDArray
 from lpx.bench.parity.breakdown import SubsetParity, breakdown, members_of
 from lpx.bench.parity.detection import Detection, detection
 from lpx.bench.parity.parity import MARGIN, Discrimination, ParityResult, discrimination
+from lpx.bench.parity.pixels import (
+    PixelFacts,
+    PixelPlan,
+    PixelStage,
+    pixel_stages,
+    read_facts,
+)
 from lpx.bench.parity.recording import Origin, RecordedScores
 from lpx.bench.parity.score import Failure, Scored, score
 from lpx.bench.parity.score_store import ScoreStore
@@ -21,6 +28,7 @@ from lpx.bench.performance.costs import CostPlan, Costs, measure_costs
 from lpx.bench.performance.loaded_engine import REFERENCE, LoadedEngine
 from lpx.card import ModelCard
 from lpx.data.face_sets.face_set import FaceSet
+from lpx.data.pipelines.table import Pipeline
 from lpx.engines.base import DeviceMemory, Engine, Faces, Prediction
 from lpx.engines.manifest import EngineManifest
 from lpx.machine.energy_sources import EnergySource, Unavailable
@@ -58,6 +66,8 @@ class BenchResult:
         parity: Comparison of each candidate with the reference.
         parts: Parity of each candidate per method and over videos.
         stages: Parity of each candidate's stages; empty if stages were left out.
+        pixels: Each candidate on the pixels of pipelines; empty if none was asked for.
+        pixel_facts: How far the pixels of each pipeline are from lpx's.
         costs: Latency, energy and other costs.
         examples: Faces to show in the report.
         candidates: Manifests of the engines that scored every face.
@@ -79,6 +89,8 @@ class BenchResult:
     device_memory: dict[str, DeviceMemory]
     failed: tuple[Failure, ...] = ()
     recorded: Origin | None = None
+    pixels: dict[str, tuple[PixelStage, ...]] = field(default_factory=dict)
+    pixel_facts: tuple[PixelFacts, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,6 +102,19 @@ class Watch:
     energy: Progress | None = None
 
 
+@dataclass(frozen=True)
+class StagePlan:
+    """What is scored besides the engines.
+
+    Attributes:
+        graphs: Graphs between checkpoint and engine; None leaves these stages out.
+        pipelines: Pipelines whose pixels each candidate scores too.
+    """
+
+    graphs: Graphs | None = None
+    pipelines: tuple[Pipeline, ...] = ()
+
+
 def bench(
     reference: Engine | RecordedScores,
     candidates: Mapping[str, LoadedEngine],
@@ -99,7 +124,7 @@ def bench(
     margin: float = MARGIN,
     plan: CostPlan = CostPlan(),  # noqa: B008 (frozen)
     sources: Mapping[str, EnergySource | Unavailable] | None = None,
-    graphs: Graphs | None = None,
+    stages: StagePlan = StagePlan(),
     store: ScoreStore | None = None,
     watch: Watch = Watch(),
 ) -> BenchResult:
@@ -113,7 +138,7 @@ def bench(
         margin: AUC that a candidate may lose.
         plan: Costs to measure.
         sources: Energy source of each engine; None if the plan leaves energy out.
-        graphs: Graphs between checkpoint and engine; None leaves the stages out.
+        stages: What is scored before the engines and after them.
         store: Store of the scores computed so far.
         watch: Receives progress.
 
@@ -128,6 +153,7 @@ def bench(
     else:
         # First: reports list engines in this order.
         engines = {REFERENCE: reference, **engines}
+    graphs, pixels = stages.graphs, PixelPlan(stages.pipelines, tuple(candidates))
     # What scores faces shares the cores with decoding; what is timed does not.
     with ExitStack() as stack:
         scoring = {n: stack.enter_context(c.scoring()) for n, c in candidates.items() if c.scoring}
@@ -141,6 +167,7 @@ def bench(
             needed=() if ready else (REFERENCE,),
             store=store,
             known=ready,
+            pixels=pixels,
         )
     # A graph between checkpoint and engine that failed is a stage without a result, not a failure.
     failed = [failure for failure in everything.failed if failure.name in engines]
@@ -169,9 +196,17 @@ def bench(
     terms = ComparisonTerms(labels, card.threshold, margin, groups, known)
     names = [name for name in candidates if name in running]
     parity = {name: terms.compare(truth, scored.predictions[name]) for name in names}
-    stages: dict[str, tuple[Stage, ...]] = dict.fromkeys(names, ())
+    of_graphs: dict[str, tuple[Stage, ...]] = dict.fromkeys(names, ())
     if graphs:
-        stages = _stages(parity, everything, graphs, terms)
+        of_graphs = _stages(parity, everything, graphs, terms)
+    reasons = {failure.name: failure.reason for failure in everything.failed}
+    of_pixels: dict[str, tuple[PixelStage, ...]] = {}
+    for name in names:
+        of_pixels[name] = pixel_stages(name, pixels, truth, everything.predictions, reasons, terms)
+    facts = []
+    for pipeline in stages.pipelines:
+        notes = everything.pixel_notes[pipeline.name]
+        facts.append(read_facts(pipeline, notes, card.input_size))
     return BenchResult(
         scored=scored,
         truth=known,
@@ -184,7 +219,9 @@ def bench(
             members,
             margin,
         ),
-        stages=stages,
+        stages=of_graphs,
+        pixels=of_pixels,
+        pixel_facts=tuple(facts),
         costs=costs,
         examples=_examples(scored, faces, card.input_size),
         candidates=tuple(candidates[name].manifest for name in names),

@@ -15,9 +15,10 @@ from lpx.bench.performance.speed_test import SpeedTest, SpeedVerdict
 from lpx.bench.report.document.entries import Candidate, EngineCosts
 from lpx.bench.report.document.report import Report
 from lpx.bench.report.figures import MAX_POINTS, draw
+from lpx.bench.report.headline import headline
 from lpx.bench.report.html import render_html
 from lpx.bench.report.markdown import render_markdown
-from lpx.bench.report.sentences import headline, percent, sentence, signed, significant, speed_notes
+from lpx.bench.report.sentences import percent, sentence, signed, significant, speed_notes
 from lpx.engines.base import Prediction
 from lpx.metrics import Flips, Interval, Verdict
 from tests.support.browser import PHONE, look, needs_browser

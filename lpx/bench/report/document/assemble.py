@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from lpx.bench.parity.breakdown import SubsetParity
 from lpx.bench.parity.parity import PairedDifference, ParityResult, overall
+from lpx.bench.parity.pixels import PixelFacts, PixelStage
 from lpx.bench.parity.run import BenchResult
 from lpx.bench.parity.stages import Stage, breaks_at
 from lpx.bench.performance.costs import Costs
@@ -22,6 +23,8 @@ from lpx.bench.report.document.entries import (
     NotRun,
     Parity,
     PartialDifference,
+    PixelParity,
+    PixelSummary,
     Reference,
     StageParity,
     TimingConditions,
@@ -76,8 +79,12 @@ def assemble(
     conditions = _conditions(result.costs)
     if conditions:
         notes += [f"while latency was measured: {change}" for change in conditions.changes]
+    verdicts = [parity.verdict for parity in result.parity.values()] + unseen
+    for stages in result.pixels.values():
+        # Asked for, so that a loss on these pixels is a loss.
+        verdicts += [stage.verdict for stage in stages]
     return Report(
-        verdict=overall([parity.verdict for parity in result.parity.values()] + unseen),
+        verdict=overall(verdicts),
         margin=margin,
         dataset=_dataset(result, faces, methods),
         model=card,
@@ -88,6 +95,7 @@ def assemble(
         trtexec=tuple(trtexec),
         warnings=(*warnings, *notes),
         environment=replace(environment, conditions=conditions),
+        pixels=tuple(map(_summary, result.pixel_facts)),
     )
 
 
@@ -156,6 +164,7 @@ def _candidate(result: BenchResult, manifest: EngineManifest) -> Candidate:
             warnings=manifest.warnings,
         ),
         costs=_costs(result, name),
+        pixels=tuple(_on_pixels(stage) for stage in result.pixels.get(name, ())),
     )
 
 
@@ -190,6 +199,30 @@ def _stage(stage: Stage) -> StageParity:
         against_previous=None
         if stage.against_previous is None
         else _parity(stage.against_previous),
+    )
+
+
+def _on_pixels(stage: PixelStage) -> PixelParity:
+    against_torch, against_engine = stage.against_torch, stage.against_engine
+    return PixelParity(
+        pipeline=stage.pipeline,
+        reason=stage.reason,
+        against_torch=None if against_torch is None else _parity(against_torch),
+        against_engine=None if against_engine is None else _parity(against_engine),
+        faces_needed=None if against_torch is None else against_torch.faces_needed,
+    )
+
+
+def _summary(facts: PixelFacts) -> PixelSummary:
+    return PixelSummary(
+        pipeline=facts.pipeline.name,
+        version=facts.pipeline.version,
+        text=facts.pipeline.text,
+        faces_changed=facts.changed,
+        faces_resized=facts.resized,
+        faces_shrunk=facts.shrunk,
+        median_side_px=facts.median_side,
+        mean_difference=facts.difference,
     )
 
 
