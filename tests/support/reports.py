@@ -11,7 +11,14 @@ import numpy as np
 from lpx.bench.parity.breakdown import breakdown, members_of
 from lpx.bench.parity.detection import detection
 from lpx.bench.parity.parity import compare, discrimination
-from lpx.bench.parity.pixels import PixelFacts, PixelPlan, PixelStage, pixel_stages, pixels_of
+from lpx.bench.parity.pixels import (
+    PixelFacts,
+    PixelPlan,
+    PixelStage,
+    StageResults,
+    pixel_stages,
+    pixels_of,
+)
 from lpx.bench.parity.run import BenchResult, Example
 from lpx.bench.parity.score import Failure, Scored
 from lpx.bench.parity.stages import MODEL, ComparisonTerms, graph_of, stages_of
@@ -152,17 +159,19 @@ def result(count: int = 60, size: int = 64, noise: dict[str, float] = NOISE) -> 
         parts=breakdown(
             found.labels, truth.score, {n: found.predictions[n].score for n in names}, where, 0.005
         ),
-        stages={
-            n: stages_of(
-                n,
-                parity[n],
-                truth,
-                found.predictions | {MODEL: truth},
-                {graph_of(n): "no such graph"},
-                ComparisonTerms(found.labels, CARD.threshold, groups=where.groups),
-            )
-            for n in names
-        },
+        stages=StageResults(
+            {
+                n: stages_of(
+                    n,
+                    parity[n],
+                    truth,
+                    found.predictions | {MODEL: truth},
+                    {graph_of(n): "no such graph"},
+                    ComparisonTerms(found.labels, CARD.threshold, groups=where.groups),
+                )
+                for n in names
+            }
+        ),
         device_memory=dict.fromkeys(noise, ON_THE_CPU),
         costs=summarised(timed, precisions, 16),
         examples=tuple(
@@ -207,7 +216,7 @@ def on_pixels(bench: BenchResult, noise: float = 0.02) -> BenchResult:
         PixelFacts(pipelines[0], count, count, count, count, 128.0, 1.25),
         PixelFacts(pipelines[1], count, 0, 0, 0, 64.0, 0.0),
     )
-    return replace(bench, pixels=pixels, pixel_facts=facts)
+    return replace(bench, stages=StageResults(bench.stages.graphs, pixels, facts))
 
 
 def report_of(bench: BenchResult, name: str = "folder:<i>mine</i>") -> Report:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from lpx.bench.parity.parity import ParityResult
-from lpx.bench.parity.stages import ComparisonTerms
+from lpx.bench.parity.stages import ComparisonTerms, Stage
 from lpx.data.face_sets.face_set import Batch
 from lpx.data.pipelines.table import Pipeline
 from lpx.engines.base import Prediction
@@ -74,6 +74,21 @@ class PixelStage:
     def verdict(self) -> Verdict:
         """Verdict on parity with the checkpoint; "undecided" if it did not run."""
         return "undecided" if self.against_torch is None else self.against_torch.verdict
+
+
+@dataclass(frozen=True)
+class StageResults:
+    """What was scored besides the engines; empty where it was not asked for.
+
+    Attributes:
+        graphs: The stages of each candidate, up to the engine itself.
+        pixels: Each candidate on the pixels of each pipeline.
+        facts: How far the pixels of each pipeline are from lpx's own.
+    """
+
+    graphs: dict[str, tuple[Stage, ...]] = field(default_factory=dict)
+    pixels: dict[str, tuple[PixelStage, ...]] = field(default_factory=dict)
+    facts: tuple[PixelFacts, ...] = ()
 
 
 def pixels_of(engine: str, pipeline: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -14,9 +14,9 @@ from lpx.bench.parity.breakdown import SubsetParity, breakdown, members_of
 from lpx.bench.parity.detection import Detection, detection
 from lpx.bench.parity.parity import MARGIN, Discrimination, ParityResult, discrimination
 from lpx.bench.parity.pixels import (
-    PixelFacts,
     PixelPlan,
     PixelStage,
+    StageResults,
     pixel_stages,
     read_facts,
 )
@@ -65,9 +65,7 @@ class BenchResult:
         detection: Detection metrics, of the reference too.
         parity: Comparison of each candidate with the reference.
         parts: Parity of each candidate per method and over videos.
-        stages: Parity of each candidate's stages; empty if stages were left out.
-        pixels: Each candidate on the pixels of pipelines; empty if none was asked for.
-        pixel_facts: How far the pixels of each pipeline are from lpx's.
+        stages: Parity of each candidate's stages, and on the pixels of pipelines.
         costs: Latency, energy and other costs.
         examples: Faces to show in the report.
         candidates: Manifests of the engines that scored every face.
@@ -82,15 +80,13 @@ class BenchResult:
     detection: dict[str, Detection]
     parity: dict[str, ParityResult]
     parts: dict[str, tuple[SubsetParity, ...]]
-    stages: dict[str, tuple[Stage, ...]]
+    stages: StageResults
     costs: Costs
     examples: tuple[Example, ...]
     candidates: tuple[EngineManifest, ...]
     device_memory: dict[str, DeviceMemory]
     failed: tuple[Failure, ...] = ()
     recorded: Origin | None = None
-    pixels: dict[str, tuple[PixelStage, ...]] = field(default_factory=dict)
-    pixel_facts: tuple[PixelFacts, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -199,14 +195,6 @@ def bench(
     of_graphs: dict[str, tuple[Stage, ...]] = dict.fromkeys(names, ())
     if graphs:
         of_graphs = _stages(parity, everything, graphs, terms)
-    reasons = {failure.name: failure.reason for failure in everything.failed}
-    of_pixels: dict[str, tuple[PixelStage, ...]] = {}
-    for name in names:
-        of_pixels[name] = pixel_stages(name, pixels, truth, everything.predictions, reasons, terms)
-    facts = []
-    for pipeline in stages.pipelines:
-        notes = everything.pixel_notes[pipeline.name]
-        facts.append(read_facts(pipeline, notes, card.input_size))
     return BenchResult(
         scored=scored,
         truth=known,
@@ -219,9 +207,7 @@ def bench(
             members,
             margin,
         ),
-        stages=of_graphs,
-        pixels=of_pixels,
-        pixel_facts=tuple(facts),
+        stages=_on_pixels(of_graphs, pixels, everything, terms, card.input_size),
         costs=costs,
         examples=_examples(scored, faces, card.input_size),
         candidates=tuple(candidates[name].manifest for name in names),
@@ -242,6 +228,25 @@ def _stages(
         name: stages_of(name, whole, truth, everything.predictions, reasons, terms)
         for name, whole in parity.items()
     }
+
+
+def _on_pixels(
+    graphs: dict[str, tuple[Stage, ...]],
+    plan: PixelPlan,
+    everything: Scored,
+    terms: ComparisonTerms,
+    size: int,
+) -> StageResults:
+    """Compare candidates on the pixels of pipelines, and add their stages before these."""
+    reasons = {failure.name: failure.reason for failure in everything.failed}
+    truth = everything.predictions[REFERENCE]
+    stages: dict[str, tuple[PixelStage, ...]] = {}
+    for name in graphs:
+        stages[name] = pixel_stages(name, plan, truth, everything.predictions, reasons, terms)
+    facts = []
+    for pipeline in plan.pipelines:
+        facts.append(read_facts(pipeline, everything.pixel_notes[pipeline.name], size))
+    return StageResults(graphs, stages, tuple(facts))
 
 
 def _some_pixels(faces: FaceSet, size: int, batch: int) -> Faces:

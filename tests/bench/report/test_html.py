@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 
+from lpx.bench.parity.pixels import StageResults
 from lpx.bench.parity.run import BenchResult
 from lpx.bench.parity.score import Failure
 from lpx.bench.performance.costs import Costs, Speed
@@ -228,7 +229,7 @@ def test_all_may_have_failed(bench: BenchResult) -> None:
         candidates=(),
         parity={},
         parts={},
-        stages={},
+        stages=StageResults(),
         failed=(gone,),
         costs=Costs({"torch": ()}),
     )

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from lpx.bench.parity.pixels import StageResults
 from lpx.bench.report.compare import compare, render_comparison
 from lpx.bench.report.document.entries import PixelSummary
 from lpx.bench.report.headline import headline, warnings
@@ -32,8 +33,9 @@ def report():
 def kept():
     """Parity holds on the pixels of the pipeline that was scored."""
     bench = on_pixels(result(400, noise=QUIET), noise=0.0)
-    pixels = {name: rows[:1] for name, rows in bench.pixels.items()}
-    return report_of(replace(bench, pixels=pixels, pixel_facts=bench.pixel_facts[:1]))
+    pixels = {name: rows[:1] for name, rows in bench.stages.pixels.items()}
+    stages = StageResults(bench.stages.graphs, pixels, bench.stages.facts[:1])
+    return report_of(replace(bench, stages=stages))
 
 
 def test_a_loss_on_pixels_that_were_asked_for_is_the_verdict(report, kept):

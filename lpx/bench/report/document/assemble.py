@@ -80,7 +80,7 @@ def assemble(
     if conditions:
         notes += [f"while latency was measured: {change}" for change in conditions.changes]
     verdicts = [parity.verdict for parity in result.parity.values()] + unseen
-    for stages in result.pixels.values():
+    for stages in result.stages.pixels.values():
         # Asked for, so that a loss on these pixels is a loss.
         verdicts += [stage.verdict for stage in stages]
     return Report(
@@ -95,7 +95,7 @@ def assemble(
         trtexec=tuple(trtexec),
         warnings=(*warnings, *notes),
         environment=replace(environment, conditions=conditions),
-        pixels=tuple(map(_summary, result.pixel_facts)),
+        pixels=tuple(map(_summary, result.stages.facts)),
     )
 
 
@@ -138,7 +138,7 @@ def _reference(result: BenchResult) -> Reference:
 
 def _candidate(result: BenchResult, manifest: EngineManifest) -> Candidate:
     name = manifest.name
-    parity, stages = result.parity[name], result.stages[name]
+    parity, stages = result.parity[name], result.stages.graphs[name]
     broken = breaks_at(stages)
     # If the faces decide nothing, no stage is to blame.
     if parity.verdict == "uninformative" or (
@@ -164,7 +164,7 @@ def _candidate(result: BenchResult, manifest: EngineManifest) -> Candidate:
             warnings=manifest.warnings,
         ),
         costs=_costs(result, name),
-        pixels=tuple(_on_pixels(stage) for stage in result.pixels.get(name, ())),
+        pixels=tuple(_on_pixels(stage) for stage in result.stages.pixels.get(name, ())),
     )
 
 
