@@ -4,6 +4,7 @@ The demo faces are 256 px, and so shrunk 1.6 times. For larger crops they are en
 noise as of a sensor is added in their new size: bilinear resizing without antialiasing keeps it,
 averaging does not. Each engine of a workspace scores each pipeline's pixels; what is shown is its
 AUC against its own on lpx's pixels of the same faces, with the 95 % interval over people.
+"halving" is what helps a pipeline that can resize bilinearly only: steps of 2, then the rest.
 
     lpx build --fp32 --int8 --target onnxruntime
     python benchmarks/pixels.py
@@ -31,7 +32,8 @@ from lpx.bench.parity.score import score
 from lpx.data.face_sets.demo import demo_set
 from lpx.data.face_sets.face_set import FaceSet, ImageSource
 from lpx.data.images.decode import Image
-from lpx.data.pipelines.table import PIPELINES
+from lpx.data.pipelines.resize import bilinear
+from lpx.data.pipelines.table import PIPELINES, Pipeline
 from lpx.metrics import auc
 
 
@@ -70,6 +72,18 @@ class Larger:
         return hashlib.sha256(repr(parts).encode()).digest()
 
 
+def halved(image: Image, size: int) -> Image:
+    """Resize bilinearly in steps of 2 as long as the crop is twice as large, then in one."""
+    while min(image.shape[:2]) >= 2 * size:
+        height, width = image.shape[:2]
+        half = (width // 2, height // 2)
+        image = np.asarray(cv2.resize(image, half, interpolation=cv2.INTER_LINEAR), np.uint8)
+    return bilinear(image, size)
+
+
+HALVING = Pipeline("halving", 1, "bilinear in steps of 2, then in one", halved)
+
+
 def enlarged(faces: FaceSet, factor: int, noise: float) -> FaceSet:
     """Return a face set whose faces are larger."""
     larger = []
@@ -86,7 +100,7 @@ def measure(workspace: Path, faces: FaceSet) -> list[dict[str, object]]:
         for folder in sorted((workspace / "engines").iterdir()):
             engines[folder.name] = stack.enter_context(lpx.load(folder))
         size = next(iter(engines.values())).size
-        plan = PixelPlan(tuple(PIPELINES.values()), tuple(engines))
+        plan = PixelPlan((*PIPELINES.values(), HALVING), tuple(engines))
         found = score(engines, faces, size, pixels=plan)
     groups = members_of(faces, found.indices).groups
     for name in engines:

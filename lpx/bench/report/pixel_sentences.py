@@ -48,8 +48,11 @@ def _pixel_badness(row: tuple[Candidate, PixelParity]) -> tuple[int, bool, float
 
 
 def pixel_sentence(candidate: Candidate, row: PixelParity, report: Report) -> str:
-    """Say what an engine's verdict on the pixels of a pipeline means, with its numbers."""
-    name = f"{candidate.name} on the pixels of {row.pipeline}"
+    """Say what an engine's verdict on the pixels of a pipeline means, with its numbers.
+
+    The sentence does not name the pipeline: it stands behind its name.
+    """
+    name = f"{candidate.name} on these pixels"
     if row.against_torch is None or row.against_engine is None:
         return f"{name} was not scored: {row.reason}."
     there = replace(

@@ -65,13 +65,11 @@ def test_the_headline_tells_pixels_from_engines(report, kept):
 def test_each_pipeline_has_a_sentence_with_its_numbers(report):
     lost, missing = pixel_verdicts(report)
     assert re.match(
-        r"onnxruntime-\w+ on the pixels of deepstream .* The pixels alone change its AUC by "
+        r"onnxruntime-\w+ on these pixels .* The pixels alone change its AUC by "
         r"−0\.\d+ \[−0\.\d+, [−+]0\.\d+\]\.$",
         lost.text,
     )
-    assert missing.text.endswith(
-        "on the pixels of opencv-linear was not scored: RuntimeError: no memory."
-    )
+    assert missing.text.endswith("on these pixels was not scored: RuntimeError: no memory.")
 
 
 def test_a_loss_by_pixels_is_warned_of_once_for_all_engines(report, kept):
