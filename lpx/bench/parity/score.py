@@ -93,14 +93,21 @@ def score(
     # Before scoring, which may take hours: a set with one class gives no verdict.
     _check_labels(labels, faces)
     tasks = _tasks(engines, pixels, needed)
-    parts: dict[str, list[Stored]] = {n: store.read(n) if store else [] for n in tasks}
-    skipped: list[Skipped] = store.skipped() if store else []
-    others = {one.name: one.make for one in pixels.pipelines} if pixels else {}
+    parts: dict[str, list[Stored]] = {name: [] for name in tasks}
+    skipped: list[Skipped] = []
+    if store:
+        parts = {name: store.read(name) for name in tasks}
+        skipped = store.skipped()
+    others: dict[str, Resize] = {}
+    if pixels:
+        others = {one.name: one.make for one in pixels.pipelines}
     run = _Run(tasks, faces, size, others, progress, store)
     failed = run.score_rest(parts, skipped)
     lost = {failure.name for failure in failed}
     running = [name for name in engines if name not in lost]
-    batches = parts[running[0]] if running else []
+    batches: list[Stored] = []
+    if running:
+        batches = parts[running[0]]
     if failed and not running:
         raise LpxError(
             f"no engine can score the faces of {faces.name}",

@@ -34,7 +34,9 @@ def headline(report: Report) -> str:
 
 def _of_engines(report: Report) -> str:
     candidates, failed = report.candidates, sorted({row.name for row in report.failed})
-    lost = f"{', '.join(failed)} failed. " if failed else ""
+    lost = ""
+    if failed:
+        lost = f"{', '.join(failed)} failed. "
     if not candidates:
         return f"{lost}No engine could be measured."
     decisive = _decisive(report)
@@ -48,10 +50,13 @@ def _of_engines(report: Report) -> str:
     count = sum(candidate.verdict == verdict for candidate in candidates)
     share = f"{count} of {len(candidates)} engines"
     if verdict == "holds":
-        everyone = "Both" if len(candidates) == 2 else f"All {len(candidates)}"
+        everyone = f"All {len(candidates)}"
+        if len(candidates) == 2:
+            everyone = "Both"
         lead = f"{everyone} engines {'that ran ' * bool(lost)}keep the AUC. "
     elif verdict == "fails":
-        lead = f"{share} {'fails' if count == 1 else 'fail'}. "
+        fail = "fails" if count == 1 else "fail"
+        lead = f"{share} {fail}. "
     else:
         lead = f"{report.dataset.faces:,} faces do not decide {share}. "
     if count > 1 and verdict in ("holds", "fails"):
@@ -70,7 +75,8 @@ def _decisive(report: Report) -> Candidate:
         # A dead engine may keep its AUC by chance, and is worse than any loss.
         return not candidate.parity.dead, end
 
-    return min((c for c in report.candidates if c.verdict == verdict), key=badness)
+    worst = [candidate for candidate in report.candidates if candidate.verdict == verdict]
+    return min(worst, key=badness)
 
 
 def others(report: Report) -> list[tuple[Verdict, str]]:
@@ -78,8 +84,11 @@ def others(report: Report) -> list[tuple[Verdict, str]]:
     if not report.candidates:
         return []
     decisive = _decisive(report)
-    rest = [candidate for candidate in report.candidates if candidate is not decisive]
-    return [(candidate.verdict, sentence(candidate, report)) for candidate in rest]
+    texts = []
+    for candidate in report.candidates:
+        if candidate is not decisive:
+            texts.append((candidate.verdict, sentence(candidate, report)))
+    return texts
 
 
 def warnings(report: Report) -> list[str]:
@@ -96,8 +105,9 @@ def warnings(report: Report) -> list[str]:
     if known.direction == "none":
         text = no_discrimination(report)
         texts.append(f"{text[0].upper()}{text[1:]} Parity with it says little.")
-    dead = [candidate.name for candidate in report.candidates if candidate.parity.dead]
-    texts += [f"{name} is dead: it gives all faces one score." for name in dead]
+    for candidate in report.candidates:
+        if candidate.parity.dead:
+            texts.append(f"{candidate.name} is dead: it gives all faces one score.")
     if report.reference.auc in (0.0, 1.0):
         texts.append(
             "The reference separates these faces perfectly: parity here says nothing about harder "

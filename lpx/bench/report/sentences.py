@@ -56,8 +56,10 @@ def signed(value: float, margin: float = 0.0) -> str:
     while margin and places < 8 and 0 < abs(value + margin) < 10.0**-places:
         places += 1
     text = f"{value:+.{places}f}"
-    # No sign before a 0 that rounding made.
-    return text[1:] if not float(text) else text.replace("-", "−")
+    if not float(text):
+        # No sign before a 0 that rounding made.
+        return text[1:]
+    return text.replace("-", "−")
 
 
 def magnitude(value: float, margin: float = 0.0) -> str:
@@ -165,9 +167,14 @@ def breaking(candidate: Candidate) -> str:
     kind = candidate.breaks_at
     if kind is None or all(stage.kind == "engine" for stage in candidate.stages):
         return ""
-    missing = [STAGES[stage.kind] for stage in candidate.stages if stage.against_torch is None]
-    unless = f" (not run: {', '.join(missing)})" if missing else ""
-    return f" The first stage that shows it: {STAGES[kind]}{unless}."
+    text = f" The first stage that shows it: {STAGES[kind]}"
+    missing = []
+    for stage in candidate.stages:
+        if stage.against_torch is None:
+            missing.append(STAGES[stage.kind])
+    if missing:
+        text += f" (not run: {', '.join(missing)})"
+    return f"{text}."
 
 
 def failure(row: Failure) -> str:
@@ -198,7 +205,9 @@ def _recorded(report: Report) -> str:
     origin = report.reference.recorded
     if origin is None:
         return ""
-    device = f" on {origin.device}" if origin.device else ""
+    device = ""
+    if origin.device:
+        device = f" on {origin.device}"
     return (
         f" It did not run here: its scores were recorded on {origin.created[:10]} with torch "
         f"{origin.torch}{device} ({origin.machine}), by lpx {origin.lpx}."
@@ -230,7 +239,10 @@ def speed_notes(report: Report) -> list[str]:
 
     Every engine should be faster than PyTorch, and INT8 than the fastest float engine.
     """
-    timed = [(entry.name, row) for entry in report.entries for row in entry.costs.latency_by_batch]
+    timed: list[tuple[str, LatencyResult]] = []
+    for entry in report.entries:
+        for row in entry.costs.latency_by_batch:
+            timed.append((entry.name, row))
     notes = _unsteady(timed)
     for name, row in timed:
         for text in row.warnings:
@@ -252,25 +264,39 @@ def _not_faster(candidate: Candidate, rival: str) -> str:
     Returns:
         A sentence; "" if the engine is faster at every batch size, or was not timed.
     """
-    against = [speed for speed in candidate.costs.speed if speed.against == rival]
-    slower = [speed for speed in against if speed.test.verdict == "slower"]
+    slower, inconclusive, untested = [], [], []
+    for speed in candidate.costs.speed:
+        if speed.against != rival:
+            continue
+        if speed.test.verdict == "slower":
+            slower.append(speed)
+        elif speed.test.verdict == "inconclusive":
+            inconclusive.append(speed)
+        elif speed.test.verdict is None:
+            untested.append(speed)
     # Tests with a verdict come first.
-    unshown = [speed for speed in against if speed.test.verdict == "inconclusive"]
-    unshown += [speed for speed in against if speed.test.verdict is None]
-    clauses = []
-    if slower:
-        clauses.append(f"slower than {rival} {_at_batches(slower)}")
-    if unshown:
-        than = "" if slower else f" than {rival}"
-        clauses.append(f"not shown to be faster{than} {_at_batches(unshown)}")
-    return f"{candidate.name} is {', and '.join(clauses)}." if clauses else ""
+    unshown = inconclusive + untested
+    if slower and unshown:
+        clauses = (
+            f"slower than {rival} {_at_batches(slower)}, and not shown to be faster "
+            f"{_at_batches(unshown)}"
+        )
+    elif slower:
+        clauses = f"slower than {rival} {_at_batches(slower)}"
+    elif unshown:
+        clauses = f"not shown to be faster than {rival} {_at_batches(unshown)}"
+    else:
+        return ""
+    return f"{candidate.name} is {clauses}."
 
 
 def _unsteady(timed: list[tuple[str, LatencyResult]]) -> list[str]:
     most: dict[str, float] = {}
     for name, row in timed:
         if any(text.startswith(UNSTABLE) for text in row.warnings):
-            cov = row.device.compute_cov if row.device else row.cov
+            cov = row.cov
+            if row.device is not None:
+                cov = row.device.compute_cov
             most[name] = max(most.get(name, 0.0), cov)
     if not most:
         return []
