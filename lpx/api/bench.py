@@ -26,11 +26,14 @@ from lpx.artefacts.model import (
 )
 from lpx.artefacts.select_engine import Survey, choose_engines, runnable
 from lpx.bench.parity.parity import MARGIN
+from lpx.bench.parity.pixels import PixelPlan
+from lpx.bench.parity.pixels import digests as pixel_digests
 from lpx.bench.parity.recording import RecordedScores
-from lpx.bench.parity.run import BenchResult, Watch
+from lpx.bench.parity.run import BenchResult, StagePlan, Watch
 from lpx.bench.parity.run import bench as measure
 from lpx.bench.parity.score import BATCH, Failure, Scored, in_one_line
 from lpx.bench.parity.score_store import FOLDER, ScoreStore
+from lpx.bench.parity.stage_names import STAGES, ChosenStages, choose_stages
 from lpx.bench.parity.stages import MODEL, Graphs, graph_of
 from lpx.bench.performance.costs import DEFAULT_COSTS, CostPlan, energy_seconds
 from lpx.bench.performance.loaded_engine import REFERENCE, LoadedEngine
@@ -67,7 +70,7 @@ class BenchOptions:
     """Options of a bench; `lpx.Workspace.bench` documents them.
 
     Raises:
-        InvalidArgumentError: `limit` or `margin` has a value that it cannot have.
+        InvalidArgumentError: `limit`, `margin` or `stages` has a value that it cannot have.
     """
 
     limit: int | None = None
@@ -75,7 +78,7 @@ class BenchOptions:
     candidates: str | Sequence[str] | None = None
     margin: float = MARGIN
     costs: CostPlan = DEFAULT_COSTS
-    stages: bool = True
+    stages: str | Sequence[str] = STAGES
     allow_overlap: bool = False
     reference: ReferenceKind = "auto"
 
@@ -87,6 +90,7 @@ class BenchOptions:
         check_number(
             "margin", self.margin, least=0, most=1, why="it is the AUC that an engine may lose"
         )
+        choose_stages(self.stages)
 
 
 class OpenSource(Protocol):
@@ -144,7 +148,9 @@ def bench(
     Scores are kept in `bench.partial/` of the workspace until the report is written.
     """
     host = host or THIS_HOST
-    plan = options.costs
+    plan, chosen_stages = options.costs, choose_stages(options.stages)
+    for note in chosen_stages.notes:
+        reporter.say(note)
     trtexec = [read_trtexec(Path(path), name) for path, name in options.costs.trtexec_times]
     model = read_exported(workspace)
     faces = open_faces(
@@ -175,8 +181,10 @@ def bench(
         )
         loader = _Loader(workspace.engines, host.load, workspace.allow_host_code, healer.problem)
         loaded, broken = loader.load_all(manifests, stack)
-        graphs = _graphs(workspace, model, manifests, stack) if options.stages else None
-        store = _store(workspace, model, faces, manifests, graphs, reference, reporter)
+        stages = StagePlan(
+            _graphs(workspace, model, manifests, chosen_stages, stack), chosen_stages.pipelines
+        )
+        store = _store(workspace, model, faces, manifests, stages, reference, reporter)
         if store.folder.is_dir():
             reporter.say(f"resuming interrupted bench ({store.folder})")
         watch = Watch(
@@ -196,7 +204,7 @@ def bench(
             margin=options.margin,
             plan=plan,
             sources=_sources(engines, plan, stack, reporter, host.open_source),
-            graphs=graphs,
+            stages=stages,
             store=store,
             watch=watch,
         )
@@ -328,9 +336,12 @@ def _graphs(
     workspace: WorkspaceFolder,
     model: ExportedModel,
     manifests: list[EngineManifest],
+    chosen: ChosenStages,
     stack: ExitStack,
-) -> Graphs:
+) -> Graphs | None:
     """Open the graphs between checkpoint and engine; an engine of ONNX Runtime is its graph."""
+    if not (chosen.onnx or chosen.graph):
+        return None
 
     def open_graph(data: bytes) -> Engine:
         # ONNX Runtime's optimiser miscomputes some float16 graphs with Q/DQ pairs; and this stage
@@ -340,8 +351,12 @@ def _graphs(
 
     graphs: dict[str, Engine] = {}
     missing: dict[str, str] = {}
-    digests = {MODEL: model.sha256}
-    for manifest in manifests:
+    digests: dict[str, str] = {}
+    exported = None
+    if chosen.onnx:
+        exported = open_graph(model.data)
+        digests[MODEL] = model.sha256
+    for manifest in manifests if chosen.graph else ():
         if manifest.target == "onnxruntime":
             continue
         try:
@@ -351,7 +366,7 @@ def _graphs(
             missing[manifest.name] = in_one_line(error)
         else:
             digests[graph_of(manifest.name)] = hashlib.sha256(data).hexdigest()
-    return Graphs(open_graph(model.data), graphs, missing, digests)
+    return Graphs(exported, graphs, missing, digests)
 
 
 def _store(
@@ -359,7 +374,7 @@ def _store(
     model: ExportedModel,
     faces: FaceSet,
     manifests: list[EngineManifest],
-    graphs: Graphs | None,
+    stages: StagePlan,
     reference: Engine | RecordedScores,
     reporter: Reporter,
 ) -> ScoreStore:
@@ -372,8 +387,9 @@ def _store(
         "versions": versions("onnxruntime", "numpy", *torch_package(reference)),
     }
     engines = {m.name: m.engine_sha256 for m in manifests}
-    between = dict(graphs.digests) if graphs else {}
-    digests = {REFERENCE: model.sha256} | engines | between
+    between = dict(stages.graphs.digests) if stages.graphs else {}
+    pixels = pixel_digests(PixelPlan(stages.pipelines, tuple(engines)), engines)
+    digests = {REFERENCE: model.sha256} | engines | between | pixels
     return ScoreStore(workspace.root / FOLDER, inputs, digests, reporter.say)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,7 @@ _OF_FACES = (
     "energy_seconds",
     "like",
     "trtexec_times",
+    "pixels",
     "no_stages",
     "allow_overlap",
     "reference",
@@ -76,6 +78,12 @@ def sizes(context: click.Context, parameter: click.Parameter, value: str) -> tup
         return tuple(int(size) for size in by_commas(context, parameter, value) or ())
     except ValueError:
         raise click.BadParameter(f"must be whole numbers, such as 1,8 (got {value!r})") from None
+
+
+def stages_of(pipelines: Sequence[str], *, no_stages: bool) -> list[str]:
+    """Return the stages of `Workspace.bench`: those on the way to an engine, and on its pixels."""
+    stages = [] if no_stages else ["onnx", "graph"]
+    return stages + [f"pixels:{name}" for name in pipelines]
 
 
 def times_of(
@@ -161,6 +169,14 @@ def times_of(
     multiple=True,
     callback=times_of,
     help="Also show times of trtexec --exportTimes=FILE; can be repeated.",
+)
+@click.option(
+    "--pixels",
+    "stages",
+    metavar="NAMES",
+    callback=by_commas,
+    help="Also score faces as other pipelines resize them: comma-separated, of deepstream, "
+    "deepstream-nearest, triton, opencv-linear, pillow-bilinear, nv12, nv12-wrong-matrix.",
 )
 @click.option(
     "--no-stages",
@@ -253,6 +269,7 @@ def bench(
     energy_seconds: float,
     like: str | None,
     trtexec_times: list[tuple[Path, str | None]],
+    stages: tuple[str, ...] | None,
     no_stages: bool,
     allow_overlap: bool,
     reference: ReferenceKind,
@@ -270,9 +287,10 @@ def bench(
 ) -> None:
     """Measure every engine against the PyTorch checkpoint, on a labelled face set.
 
-    Exit codes: 0 if parity holds for every engine; 1 if it fails or is undecided, or an engine
-    fails to run; 4 if the checkpoint itself cannot tell real from fake on these faces, so that
-    parity cannot be judged. An interrupted bench resumes when the command is run again.
+    Exit codes: 0 if parity holds for every engine, and on the pixels of each pipeline of --pixels;
+    1 if it fails or is undecided, or an engine fails to run; 4 if the checkpoint itself cannot tell
+    real from fake on these faces, so that parity cannot be judged. An interrupted bench resumes
+    when the command is run again.
 
     With --streams, the whole road from video to score is measured for more and more simulated
     cameras: exit code 0 if an engine carries at least one within the budget, else 1.
@@ -321,7 +339,7 @@ def bench(
             candidates=candidates,
             margin=margin,
             costs=costs,
-            stages=not no_stages,
+            stages=stages_of(stages or (), no_stages=no_stages),
             allow_overlap=allow_overlap,
             reference=reference,
             reporter=reporter,
@@ -341,14 +359,9 @@ def exit_code(verdict: Verdict) -> int:
 def show(report: Report) -> None:
     """Print the tables, the notes and the verdict."""
     from lpx.bench.report.cost_tables import cost_tables
-    from lpx.bench.report.sentences import (
-        ability,
-        failure,
-        headline,
-        interval_kinds,
-        speed_notes,
-        warnings,
-    )
+    from lpx.bench.report.headline import headline, warnings
+    from lpx.bench.report.pixel_sentences import pixel_facts, pixel_verdicts
+    from lpx.bench.report.sentences import ability, failure, interval_kinds, speed_notes
     from lpx.cli import bench_tables as tables
     from lpx.cli.console import Output
 
@@ -359,6 +372,8 @@ def show(report: Report) -> None:
     console.say(f"95 % intervals: {interval_kinds(report)}")
     if any(c.breaks_at and len(c.stages) > 1 for c in report.candidates):
         console.print(tables.stages(report))
+    if report.pixels:
+        console.print(tables.pixels(report))
     if report.batches:
         console.print(tables.latency(report))
     notes = speed_notes(report)
@@ -369,10 +384,13 @@ def show(report: Report) -> None:
         notes += table.notes
     for row in report.failed:
         console.say(failure(row), "red")
+    notes += [pixel_facts(summary, report) for summary in report.pixels]
     not_run = [f"{row.name} was not run: {row.reason}" for row in report.not_run]
     for text in (ability(report), data.note, *notes, *warnings(report), *not_run):
         if text:
             console.say(f"note: {text}")
+    for line in pixel_verdicts(report):
+        console.say(f"pixels of {line.pipeline}: parity {line.verdict}: {line.text}")
     console.say(f"parity {report.verdict}: {headline(report)}", "bold")
     names = f"{report.json_path.name}, {report.markdown_path.name}"
     console.say(f"report: {report.html_path} (and {names})")

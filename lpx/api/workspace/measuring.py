@@ -40,7 +40,7 @@ class MeasuringSteps(OpenedWorkspace):
         candidates: str | Sequence[str] | None = None,
         margin: float = 0.005,
         costs: CostPlan | None = None,
-        stages: bool = True,
+        stages: str | Sequence[str] = ("onnx", "graph"),
         allow_overlap: bool = False,
         reference: ReferenceKind = "auto",
         reporter: Reporter = SILENT,
@@ -59,8 +59,11 @@ class MeasuringSteps(OpenedWorkspace):
             candidates: Engines to measure, by name; None for all.
             margin: Largest accepted loss of AUC, in (0, 1).
             costs: Which costs to measure, and for how long; None for latency at batch 1 and 8.
-            stages: Also score the exported model and each engine's graph in ONNX Runtime, which
-                shows the stage that loses AUC.
+            stages: What to score besides the engines. "onnx", the exported model, and "graph", each
+                engine's graph, both in ONNX Runtime, show the stage that loses AUC.
+                "pixels:PIPELINE" is each engine on the faces as another pipeline resizes them, a
+                key of `lpx.data.pipelines.table.PIPELINES` such as "deepstream"; its verdict counts
+                in the report's. () for none.
             allow_overlap: Accept, with a warning, faces that an engine was calibrated on.
             reference: "checkpoint": run it with PyTorch, and record its scores in `reference/`;
                 "recorded": use the scores that an earlier bench of these faces recorded; "auto":
@@ -73,7 +76,8 @@ class MeasuringSteps(OpenedWorkspace):
 
         Raises:
             LpxError: No engines, engines of another model, faces used for calibration, a set
-                without labels or with one class, or faces without a recorded score.
+                without labels or with one class, faces without a recorded score, or an unknown
+                stage or pipeline.
         """
         from lpx.api.bench import BenchOptions, bench
         from lpx.bench.performance.costs import CostPlan

@@ -129,19 +129,43 @@ def test_a_report_that_was_not_written_has_no_paths(made):
 
 def test_every_missing_field_is_named(made):
     values = made.to_dict()
-    for name in values.keys() - {"schema", "threshold", "threshold_source"}:
+    for name in values.keys() - {"schema", "threshold", "threshold_source", "pixels"}:
         rest = {key: value for key, value in values.items() if key != name}
         with pytest.raises(LpxError, match="is damaged or was edited") as caught:
             Report.from_dict(rest)
         assert caught.value.code == "damaged"
         assert caught.value.why == f"missing fields: {name}"
     engine = values["candidates"][0]
-    # Reports that were written before it was added lack engine_sha256.
-    for name in engine.keys() - {"latency", "engine_sha256"}:
+    # Reports that were written before they were added lack engine_sha256 and pixels.
+    for name in engine.keys() - {"latency", "engine_sha256", "pixels"}:
         rest = {key: value for key, value in engine.items() if key != name}
         with pytest.raises(LpxError) as caught:
             Report.from_dict(values | {"candidates": [rest]})
         assert caught.value.why == f"candidates[0]: missing fields: {name}"
+
+
+def test_a_report_of_a_version_without_pixels_is_read(made):
+    values = made.to_dict()
+    del values["pixels"]
+    for candidate in values["candidates"]:
+        del candidate["pixels"]
+    read = Report.from_dict(values)
+    assert read.pixels == ()
+    assert all(candidate.pixels == () for candidate in read.candidates)
+
+
+def test_no_verdict_on_pixels_goes_unseen(made):
+    """Tables have a row for each pipeline that the report describes."""
+    for change in (
+        lambda values: values["pixels"].pop(),
+        lambda values: values["candidates"][1]["pixels"].pop(0),
+        lambda values: values["candidates"][0].pop("pixels"),
+    ):
+        values = made.to_dict()
+        change(values)
+        with pytest.raises(LpxError, match="damaged") as caught:
+            Report.from_dict(values)
+        assert caught.value.why.endswith("was scored on other pixels than are described")
 
 
 def test_reports_of_others_have_codes(made):
