@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from pathlib import Path
 
@@ -86,6 +87,9 @@ def made():
 def test_the_json_of_a_report_is_unchanged(made, validator):
     values, golden = made.to_dict(), json.loads(GOLDEN.read_text())
     validator.validate(values)
+    for row in values["candidates"]:
+        # What was added since.
+        assert row.pop("engine_sha256") is not None
     assert keys(values) == keys(golden)
     assert same(values, golden)
 
@@ -136,11 +140,23 @@ def test_every_missing_field_is_named(made):
         assert caught.value.code == "damaged"
         assert caught.value.why == f"missing fields: {name}"
     engine = values["candidates"][0]
-    for name in engine.keys() - {"latency"}:
+    for name in engine.keys() - {"latency", "engine_sha256"}:
         rest = {key: value for key, value in engine.items() if key != name}
         with pytest.raises(LpxError) as caught:
             Report.from_dict(values | {"candidates": [rest]})
         assert caught.value.why == f"candidates[0]: missing fields: {name}"
+
+
+def test_a_report_of_an_earlier_version_has_no_digests_of_engines():
+    report = read_report(GOLDEN)
+    assert [one.engine.engine_sha256 for one in report.candidates] == [""] * len(report.candidates)
+
+
+def test_a_report_names_the_engines_that_were_measured(report, workspace):
+    engines = {row["name"]: row["engine_sha256"] for row in report["candidates"]}
+    for name in workspace.engine_names():
+        data = (workspace.engine(name) / "engine.onnx").read_bytes()
+        assert engines[name] == hashlib.sha256(data).hexdigest()
 
 
 def test_reports_of_others_have_codes(made):

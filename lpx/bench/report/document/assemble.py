@@ -154,6 +154,7 @@ def _candidate(result: BenchResult, manifest: EngineManifest) -> Candidate:
             int8_share=manifest.int8_share,
             calibration=manifest.calibration,
             warnings=manifest.warnings,
+            engine_sha256=manifest.engine_sha256,
         ),
         costs=_costs(result, name),
     )

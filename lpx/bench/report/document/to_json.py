@@ -75,6 +75,7 @@ def candidate_values(candidate: Candidate) -> dict[str, Any]:
         "int8_share": engine.int8_share,
         "calibration": engine.calibration,
         "warnings": engine.warnings,
+        "engine_sha256": engine.engine_sha256,
         **_costs(candidate.costs),
     }
 
