@@ -53,7 +53,9 @@ def with_unsigned_weights(graph: bytes, source: str) -> bytes:
 
 def _shift(graph: ir.Graph, node: ir.Node, source: str) -> None:
     weight, scale = node.inputs[0], node.inputs[1]
-    assert weight is not None and weight.const_value is not None and scale is not None
+    assert weight is not None
+    assert weight.const_value is not None
+    assert scale is not None
     if scale.const_value is None:
         raise _unknown(node, source, "a scale that is computed")
     zero = node.inputs[2] if len(node.inputs) > 2 else None
