@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -93,7 +93,6 @@ def package(
 
     Both include one face and its expected score as a self-test.
     """
-    from lpx.api.package.triton import TritonResult
     from lpx.cli.console import ConsoleReporter
 
     with ConsoleReporter() as reporter:
@@ -109,10 +108,10 @@ def package(
         )
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
-    elif isinstance(result, TritonResult):
-        _show_triton(result)
+    elif kind == "triton":
+        _show_triton(cast("TritonResult", result))
     else:
-        _show_cpp(result)
+        _show_cpp(cast("CppResult", result))
 
 
 def _show_cpp(result: CppResult) -> None:

@@ -29,7 +29,13 @@ from lpx.arguments import as_path, check_choice, several
 from lpx.artefacts.model import ExportedModel, read_exported
 from lpx.bundle.expected import score_each
 from lpx.deploy.cpp_project import SelfTest, check_free, new_folder
-from lpx.deploy.triton.batching import Batching, covered, default_batching, measured_batching
+from lpx.deploy.triton.batching import (
+    Batching,
+    Coverage,
+    covered,
+    default_batching,
+    measured_batching,
+)
 from lpx.deploy.triton.config import DEFAULT_PLAN, TritonConfig
 from lpx.deploy.triton.readme import readme_of
 from lpx.deploy.triton.repository import (
@@ -43,6 +49,7 @@ from lpx.deploy.triton.repository import (
 )
 from lpx.engines.load import read_engine, read_graph
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
+from lpx.engines.tensorrt_options import BatchRange
 from lpx.errors import InvalidArgumentError, LpxError
 from lpx.graph.qdq.unsigned_weights import with_unsigned_weights
 from lpx.plain import plain
@@ -59,9 +66,8 @@ _PERF_FACES = 8
 _UNSIGNED = (
     "Its weights are uint8 with a zero point of 128 in place of int8. Triton's ONNX Runtime cannot "
     "be told to use exact kernels, and those for int8 weights saturate on x86-64 processors "
-    "without VNNI. Its scores are the engine's on every processor. On one with VNNI it takes about "
-    "as long as FP32, up to twice the engine's time: if all servers have VNNI, `lpx package "
-    "--vnni` keeps int8."
+    "without VNNI. Its scores are the engine's on every processor; it takes about as long as FP32. "
+    "If all servers have VNNI, `lpx package --vnni` keeps int8, which is faster there."
 )
 _VNNI_ONLY = (
     "**Its scores are wrong on x86-64 processors without VNNI** (`grep vnni /proc/cpuinfo`), as "
@@ -216,6 +222,13 @@ def package_triton(
     check_free(folder)
     check_writable(folder)
     chosen = choose_engines(workspace, model, options.engines, options.also)
+    if options.vnni and not any(group.saturates for group in chosen.groups):
+        raise InvalidArgumentError(
+            "vnni",
+            "must be left out",
+            True,
+            "it is for INT8 engines of ONNX Runtime, and none is packaged",
+        )
     for name, reason in chosen.left_out.items():
         reporter.say(f"{name} is left out: {reason}")
     faces = demo_faces(model.card.input_size)
@@ -259,15 +272,15 @@ def _serve_graph(
     notes: list[str] = []
     extra: dict[str, str] = {}
     needs_vnni, altered = False, False
-    # The engine was measured, but not this form of it.
     latency = latency_of(engine, reporter)
-    if group.precision == "int8":
+    if group.saturates:
         unsigned = with_unsigned_weights(graph, f"engine {manifest.name}")
         needs_vnni = options.vnni and unsigned != graph
         if needs_vnni:
             notes.append(_VNNI_ONLY)
         elif unsigned != graph:
             notes.append(_UNSIGNED)
+            # The engine was measured, and not this form of it.
             graph, latency, altered = unsigned, (), True
         extra["lpx.needs_vnni"] = "yes" if needs_vnni else "no"
     tests = demo_tests(graph, faces, group.precision, as_written=False)
@@ -305,24 +318,12 @@ def _serve_plans(
     first = group.engines[0]
     profiles = plan_profiles(group)
     coverage = covered(profiles)
-    notes: list[str] = []
-    if coverage.largest < max(profile.maximum for profile in profiles):
-        notes.append(
-            f"Batches end at {coverage.largest}: the plan has no profile for {coverage.largest + 1}"
-            ", and Triton may form a batch of any size up to the largest. A plan with one range, "
-            "`lpx build --batch-range 1:8:32`, serves all."
-        )
     files: dict[str, bytes] = {}
     plans: list[ServedPlan] = []
     for engine in group.engines:
         plan = _plan_of(engine)
         plans.append(plan)
         files[plan.file] = read_engine(engine.folder).data
-    batching: Batching = default_batching(coverage.largest)
-    for engine in group.engines:
-        batching = measured_batching(latency_of(engine, reporter), coverage.largest)
-        if batching.measured:
-            break
     used: tuple[int, ...] = ()
     if len(profiles) > 1:
         used = coverage.profiles
@@ -331,7 +332,7 @@ def _serve_plans(
         backend="tensorrt",
         size=model.card.input_size,
         grid=model.card.grid,
-        batching=batching,
+        batching=_batching_of(group, coverage.largest, reporter),
         parameters=_parameters(model, group, files, plans),
         plans={plan.capability: plan.file for plan in plans if plan.capability},
         default_plan=any(not plan.capability for plan in plans),
@@ -350,9 +351,35 @@ def _serve_plans(
         perf_scores=None,
         altered=False,
         needs_vnni=False,
-        notes=tuple(notes),
+        notes=_notes_on_profiles(profiles, coverage),
     )
     return _Tested(served, tests)
+
+
+def _batching_of(group: ModelGroup, largest: int, reporter: Reporter) -> Batching:
+    """Return the batching of plans, from the first of them that was measured."""
+    batching = default_batching(largest)
+    for engine in group.engines:
+        batching = measured_batching(latency_of(engine, reporter), largest)
+        if batching.measured:
+            break
+    return batching
+
+
+def _notes_on_profiles(profiles: Sequence[BatchRange], coverage: Coverage) -> tuple[str, ...]:
+    notes: list[str] = []
+    if coverage.largest < max(profile.maximum for profile in profiles):
+        notes.append(
+            f"Batches end at {coverage.largest}: the plan has no profile for {coverage.largest + 1}"
+            ", and Triton may form a batch of any size up to the largest. A plan with one range, "
+            "`lpx build --batch-range 1:8:32`, serves all."
+        )
+    if len(coverage.profiles) > 1:
+        notes.append(
+            "Triton records CUDA graphs of every batch size for every profile, and logs an error "
+            "for a size that a profile does not take: that is harmless."
+        )
+    return tuple(notes)
 
 
 def _plan_of(engine: ChosenEngine) -> ServedPlan:

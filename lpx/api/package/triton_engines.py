@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 
 from lpx.artefacts.model import ExportedModel
 from lpx.artefacts.select_engine import check_model, engine_folders, no_such_engine
-from lpx.bench.performance.latency import LatencyResult
-from lpx.bench.report.document.report import read_report
 from lpx.bundle.expected import identity
 from lpx.engines.compatibility import rebuild
 from lpx.engines.manifest import EngineManifest, Precision, read_manifest
@@ -21,6 +19,7 @@ from lpx.reporter import Reporter
 
 if TYPE_CHECKING:
     from lpx.api.workspace.opened import OpenedWorkspace
+    from lpx.bench.performance.latency import LatencyResult
 
 _NOT_SERVED = {
     "tensorrt-rtx": "Triton has no backend for TensorRT for RTX",
@@ -62,6 +61,11 @@ class ModelGroup:
     precision: Precision
     dla_core: int | None
     engines: tuple[ChosenEngine, ...]
+
+    @property
+    def saturates(self) -> bool:
+        """Whether Triton would compute it inexactly on processors without VNNI, as it is."""
+        return self.target == "onnxruntime" and self.precision == "int8"
 
     def name_after(self, first: str) -> str:
         """Return the model's name, which begins as asked for."""
@@ -107,31 +111,18 @@ def choose_engines(
     known: set[str] = set()
     for place in (workspace, *also):
         other = place is not workspace
-        engines = _engines_of(place)
-        known.update(engine.manifest.name for engine in engines)
-        plans = 0
-        for engine in engines:
+        for engine in _offered(place, other=other):
             manifest = engine.manifest
-            # Of other workspaces only the plans: their graphs are the same on every machine.
-            if other and manifest.target != "tensorrt":
-                continue
-            plans += 1
+            known.add(manifest.name)
             if names is not None and manifest.name not in names:
                 continue
             reason = _NOT_SERVED.get(manifest.target)
-            if reason is not None:
+            if reason is None:
+                _check_model(place, manifest, model, other=other)
+                found.append(engine)
+            else:
                 _refuse_named(manifest, reason, names)
                 left_out[manifest.name] = reason
-                continue
-            _check_model(place, manifest, model, other=other)
-            found.append(engine)
-        if other and not plans:
-            raise LpxError(
-                f"{place.root} has no TensorRT plan",
-                "other workspaces add plans for other GPUs",
-                "leave it out of `also`, or run `lpx build --target tensorrt` there",
-                code="not-found",
-            )
     for name in names or ():
         if name not in known:
             raise no_such_engine(workspace, name, sorted(known))
@@ -140,10 +131,24 @@ def choose_engines(
     return Choice(_grouped(found), left_out)
 
 
-def _engines_of(place: OpenedWorkspace) -> list[ChosenEngine]:
+def _offered(place: OpenedWorkspace, *, other: bool) -> list[ChosenEngine]:
+    """Return the engines of a workspace; of another one only the plans, which are for its GPU.
+
+    Raises:
+        LpxError: A manifest is damaged, or another workspace has no plan (code "not-found").
+    """
     engines = []
     for folder in engine_folders(place):
-        engines.append(ChosenEngine(read_manifest(folder), folder, place.root))
+        manifest = read_manifest(folder)
+        if not other or manifest.target == "tensorrt":
+            engines.append(ChosenEngine(manifest, folder, place.root))
+    if other and not engines:
+        raise LpxError(
+            f"{place.root} has no TensorRT plan",
+            "other workspaces add plans for other GPUs",
+            "leave it out of `also`, or run `lpx build --target tensorrt` there",
+            code="not-found",
+        )
     return engines
 
 
@@ -239,6 +244,8 @@ def _distinct_plans(engines: Sequence[ChosenEngine]) -> list[ChosenEngine]:
     for engine in found[1:]:
         if identity(engine.manifest) != identity(first.manifest):
             raise _apart(first, engine, "they were calibrated differently, and give other scores")
+        if engine.manifest.tensorrt.tf32 != first.manifest.tensorrt.tf32:
+            raise _apart(first, engine, "one multiplies in TF32, and the other does not")
         if engine.manifest.tensorrt.profiles != first.manifest.tensorrt.profiles:
             raise _apart(first, engine, "they take other batch sizes, and Triton has one setting")
     return found
@@ -319,6 +326,9 @@ def latency_of(engine: ChosenEngine, reporter: Reporter) -> tuple[LatencyResult,
     path = engine.root / "report.json"
     if not path.exists():
         return ()
+    # It imports SciPy, which takes a second.
+    from lpx.bench.report.document.report import read_report
+
     try:
         report = read_report(path)
     except LpxError as error:

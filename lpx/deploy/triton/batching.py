@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from lpx.bench.performance.latency import LatencyResult
 from lpx.engines.tensorrt_options import DEFAULT_BATCHES, BatchRange
+
+# For annotations: its module imports SciPy, which takes a second.
+if TYPE_CHECKING:
+    from lpx.bench.performance.latency import LatencyResult
 
 # A face waits for others for at most this share of the time that its batch takes.
 _WAIT_SHARE = 0.1

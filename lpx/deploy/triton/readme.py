@@ -14,6 +14,7 @@ from lpx.deploy.triton.repository import (
     ServedModel,
     ServedPlan,
 )
+from lpx.plain import plain
 
 SUPPORT_MATRIX = "https://docs.nvidia.com/deeplearning/frameworks/support-matrix/"
 
@@ -65,7 +66,7 @@ def _model_section(model: ServedModel) -> str:
         f"### {config.name}",
         "",
         f"{model.precision.upper()}, `{PLATFORMS[config.backend]}`, from "
-        f"{', '.join(sorted(set(model.engines)))}.",
+        f"{plain(', '.join(sorted(set(model.engines))))}.",
         "",
     ]
     for plan in model.plans:

@@ -333,128 +333,161 @@ def test_results_of_a_board_are_taken_from_their_folder(workspace, add_plan, boa
     assert result.models[0].compute_capabilities == ("8.6", "8.7")
 
 
-def other_board(workspace, board, **changed):
-    return {"also": board("other", **changed).root, "engines": "tensorrt-fp16"}
+def after(*steps, **options):
+    """The options, after steps that were taken to spoil something."""
+    return options
 
 
+def two_machines():
+    return {"gpus": [{"compute_capability": "8.6"}, {"compute_capability": "9.0"}]}
+
+
+FP16 = "tensorrt-fp16"
+# What spoils the workspace and makes the options; the error's code, and a part of its text.
 BAD = {
-    "unknown": (lambda w, add, board: {"engines": "tensorrt-int4"}, "not-found", "does not exist"),
-    "no name": (lambda w, add, board: {"engines": []}, "invalid-argument", "must name one"),
-    "no text": (lambda w, add, board: {"engines": [3]}, "invalid-argument", "engines must be"),
+    "unknown": (lambda w, add, board: after(engines="int4"), "not-found", "does not exist"),
+    "no name": (lambda w, add, board: after(engines=[]), "invalid-argument", "must name one"),
+    "no text": (lambda w, add, board: after(engines=[3]), "invalid-argument", "engines must be"),
     "engine": (
-        lambda w, add, board: {"engine": "onnxruntime-fp32"},
+        lambda w, add, board: after(engine="onnxruntime-fp32"),
         "invalid-argument",
         'engine must be left out for `kind="triton"`',
     ),
-    "slash": (lambda w, add, board: {"name": "a/b"}, "invalid-argument", "name must be letters"),
-    "point": (lambda w, add, board: {"name": ".."}, "invalid-argument", "name must be letters"),
-    "space": (lambda w, add, board: {"name": "a b"}, "invalid-argument", "name must be letters"),
-    "line": (lambda w, add, board: {"name": "a\n"}, "invalid-argument", "name must be letters"),
-    "long": (lambda w, add, board: {"name": "a" * 201}, "invalid-argument", "name must be"),
-    "empty": (lambda w, add, board: {"name": ""}, "invalid-argument", "name must be letters"),
-    "number": (lambda w, add, board: {"name": 3}, "invalid-argument", "name must be letters"),
-    "vnni": (lambda w, add, board: {"vnni": 1}, "invalid-argument", "vnni must be"),
-    "also": (lambda w, add, board: {"also": 3}, "invalid-argument", "also must be"),
-    "also one": (lambda w, add, board: {"also": [3]}, "invalid-argument", "also must be a path"),
-    "nowhere": (lambda w, add, board: {"also": ["nowhere"]}, "not-found", "nowhere does not"),
+    "vnni": (lambda w, add, board: after(vnni=1), "invalid-argument", "vnni must be"),
+    "vnni of nothing": (
+        lambda w, add, board: after(vnni=True, engines="onnxruntime-fp32"),
+        "invalid-argument",
+        "vnni must be left out",
+    ),
+    "also": (lambda w, add, board: after(also=3), "invalid-argument", "also must be"),
+    "also one": (lambda w, add, board: after(also=[3]), "invalid-argument", "also must be a path"),
+    "nowhere": (lambda w, add, board: after(also=["nowhere"]), "not-found", "nowhere does not"),
     "none": (
-        lambda w, add, board: shutil.rmtree(w.engines) or {},
+        lambda w, add, board: after(shutil.rmtree(w.engines)),
         "not-found",
         "no engine that Triton can serve",
     ),
-    "no model": (lambda w, add, board: w.model.unlink() or {}, "not-found", "no exported model"),
+    "no model": (lambda w, add, board: after(w.model.unlink()), "not-found", "no exported model"),
     "another runtime": (
-        lambda w, add, board: add("rtx", target="tensorrt-rtx") and {"engines": "rtx"},
+        lambda w, add, board: after(add("rtx", target="tensorrt-rtx"), engines="rtx"),
         "unsupported",
         "engine rtx cannot be packaged for Triton",
     ),
     "no capability": (
-        lambda w, add, board: add(machine={}) and {},
+        lambda w, add, board: after(add(machine={})),
         "unsupported",
         "the compute capability of plan tensorrt-fp16 is not known",
     ),
     "no number": (
-        lambda w, add, board: add(capability="../8.6") and {},
+        lambda w, add, board: after(add(capability="../8.6")),
         "unsupported",
         "the compute capability of plan tensorrt-fp16 is not known",
     ),
     "two capabilities": (
-        lambda w, add, board: (
-            add(machine={"gpus": [{"compute_capability": "8.6"}, {"compute_capability": "9.0"}]})
-            and {}
-        ),
+        lambda w, add, board: after(add(machine=two_machines())),
         "unsupported",
         "had GPUs of '8.6', '9.0'",
     ),
     "two plans": (
-        lambda w, add, board: add("a") and add("b") and {"engines": ["a", "b"]},
+        lambda w, add, board: after(add("a"), add("b"), engines=["a", "b"]),
         "invalid-input",
         "would be one model",
     ),
     "two boards": (
-        lambda w, add, board: add() and other_board(w, board, plan=b"another"),
+        lambda w, add, board: after(add(), also=board("other", plan=b"another").root, engines=FP16),
         "invalid-input",
         "both are FP16 plans for compute capability 8.6",
     ),
     "two graphs": (
-        lambda w, add, board: (
-            add("b", "fp32", target="onnxruntime") and {"engines": ["b", "onnxruntime-fp32"]}
+        lambda w, add, board: after(
+            add("b", "fp32", target="onnxruntime"), engines=["b", "onnxruntime-fp32"]
         ),
         "invalid-input",
         "both are FP32 for ONNX Runtime",
     ),
+    "graph of another workspace": (
+        lambda w, add, board: after(
+            board("other", capability="8.7"),
+            shutil.rmtree(w.engine("onnxruntime-int8")),
+            also="other",
+            engines=["onnxruntime-int8", FP16],
+        ),
+        "not-found",
+        "onnxruntime-int8 does not exist",
+    ),
     "another model": (
-        lambda w, add, board: add(model_sha256="0" * 64) and {},
+        lambda w, add, board: after(add(model_sha256="0" * 64)),
         "invalid-input",
         "was built from another model",
     ),
     "another model there": (
-        lambda w, add, board: other_board(w, board, capability="8.7", model_sha256="0" * 64),
+        lambda w, add, board: after(
+            also=board("other", capability="8.7", model_sha256="0" * 64).root, engines=FP16
+        ),
         "invalid-input",
         "is of another model",
     ),
     "other ranges": (
-        lambda w, add, board: (
-            add("a", "int8")
-            and add("b", "int8", capability="8.7", calibration={"ranges_sha256": "0" * 64})
-            and {"engines": ["a", "b"]}
+        lambda w, add, board: after(
+            add("a", "int8"),
+            add("b", "int8", capability="8.7", calibration={"ranges_sha256": "0" * 64}),
+            engines=["a", "b"],
         ),
         "invalid-input",
         "calibrated differently",
     ),
+    "TF32": (
+        lambda w, add, board: after(
+            add("a"), add("b", capability="8.7", options={"tf32": False}), engines=["a", "b"]
+        ),
+        "invalid-input",
+        "multiplies in TF32",
+    ),
     "other batches": (
-        lambda w, add, board: (
-            add() and other_board(w, board, capability="8.7", options={"batches": 1})
+        lambda w, add, board: after(
+            add(),
+            also=board("other", capability="8.7", options={"batches": 1}).root,
+            engines=FP16,
         ),
         "invalid-input",
         "other batch sizes",
     ),
     "no single face": (
-        lambda w, add, board: add(options={"batches": 8}) and {},
+        lambda w, add, board: after(add(options={"batches": 8})),
         "unsupported",
         "takes batches of 8 faces at least",
     ),
     "no plan there": (
-        lambda w, add, board: (
-            shutil.rmtree(board("bare").engines / "tensorrt-fp16") or {"also": "bare"}
-        ),
+        lambda w, add, board: after(shutil.rmtree(board("bare").engines / FP16), also="bare"),
         "not-found",
         "has no TensorRT plan",
     ),
     "not empty": (
-        lambda w, add, board: Path("served").mkdir() or Path("served/mine").touch() or {},
+        lambda w, add, board: after(Path("served").mkdir(), Path("served/mine").touch()),
         "unwritable",
         "served is not empty",
     ),
-    "file": (lambda w, add, board: Path("served").touch() or {}, "unwritable", "cannot be written"),
+    "file": (
+        lambda w, add, board: after(Path("served").touch()),
+        "unwritable",
+        "served cannot be written",
+    ),
     "altered": (
-        lambda w, add, board: (
-            (w.engine("onnxruntime-fp32") / "engine.onnx").write_bytes(b"other") and {}
+        lambda w, add, board: after(
+            (w.engine("onnxruntime-fp32") / "engine.onnx").write_bytes(b"other")
         ),
         "damaged",
         "is not the engine that its manifest describes",
     ),
 }
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "a b", "a\n", "a" * 201, "", 3, "-a", "é"])
+def test_names_that_triton_or_its_addresses_do_not_take(workspace, name):
+    with pytest.raises(lpx.LpxError, match="name must be letters") as caught:
+        workspace.package("triton", "served", name=name)
+    assert caught.value.code == "invalid-argument"
+    assert not Path("served").exists()
 
 
 @pytest.mark.parametrize("name", BAD)
