@@ -1,6 +1,6 @@
 """Packages for programs that run engines without lpx: a module for each kind.
 
-Nothing is imported here: `lpx.Workspace.package` imports the module of the kind.
+No kind is imported here: `lpx.Workspace.package` imports the module of the kind.
 """
 
 from typing import Literal, get_args
@@ -22,12 +22,12 @@ def refuse_others(kind: PackageKind, **given: object) -> None:
 
     Args:
         kind: The kind.
-        given: Arguments by name; None, False and () are not given.
+        given: Arguments by name; None, False and an empty sequence are not given.
 
     Raises:
         InvalidArgumentError: One is given that the kind does not take.
     """
     for name, value in given.items():
-        is_given = value is not None and value is not False and value != ()
+        is_given = value is not None and value is not False and value not in ((), [])
         if is_given and name not in _ARGUMENTS[kind]:
             raise InvalidArgumentError(name, f'must be left out for `kind="{kind}"`', value)
