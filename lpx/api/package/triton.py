@@ -70,7 +70,7 @@ _UNSIGNED = (
     "If all servers have VNNI, `lpx package --vnni` keeps int8, which is faster there."
 )
 _VNNI_ONLY = (
-    "**Its scores are wrong on x86-64 processors without VNNI** (`grep vnni /proc/cpuinfo`), as "
+    "Its scores are wrong on x86-64 processors without VNNI (`grep vnni /proc/cpuinfo`), as "
     "`--vnni` was asked for: ONNX Runtime's kernels for int8 weights saturate there, and Triton "
     "cannot choose others. serve.sh refuses to start there."
 )
