@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from pathlib import Path
 
@@ -166,6 +167,21 @@ def test_no_verdict_on_pixels_goes_unseen(made):
         with pytest.raises(LpxError, match="damaged") as caught:
             Report.from_dict(values)
         assert caught.value.why.endswith("was scored on other pixels than are described")
+
+
+def test_a_report_of_an_earlier_version_has_no_digests_of_engines(made):
+    values = made.to_dict()
+    for candidate in values["candidates"]:
+        del candidate["engine_sha256"]
+    report = Report.from_dict(values)
+    assert [one.engine.engine_sha256 for one in report.candidates] == [""] * len(report.candidates)
+
+
+def test_a_report_names_the_engines_that_were_measured(report, workspace):
+    engines = {row["name"]: row["engine_sha256"] for row in report["candidates"]}
+    for name in workspace.engine_names():
+        data = (workspace.engine(name) / "engine.onnx").read_bytes()
+        assert engines[name] == hashlib.sha256(data).hexdigest()
 
 
 def test_reports_of_others_have_codes(made):

@@ -288,7 +288,7 @@ class EngineInfo:
         int8_share: Share of these that run in integers, in [0, 1]; None if unknown.
         calibration: Faces, method and counts, as plain values; None for float engines.
         warnings: Warnings of the build.
-        engine_sha256: SHA-256 of the engine's file; "" in a report that does not know it.
+        engine_sha256: SHA-256 of the engine file; "" in a report of an earlier version.
     """
 
     dialect: str
@@ -297,6 +297,7 @@ class EngineInfo:
     int8_share: float | None
     calibration: dict[str, Any] | None
     warnings: tuple[str, ...]
+    # By keyword, as the reader's record of a candidate adds fields without defaults.
     engine_sha256: str = field(default="", kw_only=True)
 
 
