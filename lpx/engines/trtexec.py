@@ -8,6 +8,7 @@ TensorRT major: 8 takes weakly typed graphs and precision flags, 10 strongly typ
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -19,7 +20,7 @@ from lpx.engines.build import cache_scales, make_graph
 from lpx.engines.manifest import Precision
 from lpx.engines.request import BuildRequest
 from lpx.engines.tensorrt import check_dla
-from lpx.engines.tensorrt_options import BatchRange
+from lpx.engines.tensorrt_options import BatchRange, TensorRTOptions
 from lpx.workspace import atomic_path, write_bytes, write_sealed
 
 FORMAT = "lpx-trtexec/2"
@@ -29,7 +30,8 @@ CACHE = "int8.cache"
 _SCRIPT = """\
 #!/bin/sh
 # Builds engines with TensorRT {major} and times them; made by lpx. Run it on the machine that will
-# run the engines. TRTEXEC names another trtexec, OUT another folder for what is made.
+# run the engines. TRTEXEC names another trtexec, OUT another folder for what is made, ONLY the one
+# engine to build.
 set -eu
 cd "$(dirname "$0")"
 out=${{OUT:-tensorrt{major}}}
@@ -76,6 +78,9 @@ machine=$({{
 build() {{
     name=$1
     shift
+    if [ "${{ONLY:-$name}}" != "$name" ]; then
+        return
+    fi
     echo "$name: building and timing, see $out/$name.log"
     if ! "$trtexec" "$@" --saveEngine="$out/$name.plan" --exportTimes="$out/$name.times.json" \\
         --exportLayerInfo="$out/$name.layers.json" --profilingVerbosity=detailed \\
@@ -89,6 +94,10 @@ build() {{
 {verify}}}
 
 {builds}
+if [ -n "${{ONLY:-}}" ] && [ ! -e "$out/$ONLY.plan" ]; then
+    echo "error: this script builds no engine named $ONLY" >&2
+    exit 2
+fi
 echo "done: engines and times are in $out"
 """
 _REWRITE = """\
@@ -120,8 +129,7 @@ Run the script of your TensorRT on the machine that will run the engines:
   sh build-tensorrt10.sh   TensorRT 10.3 and later (JetPack 6.1 to 7.2)
   sh build-tensorrt11.sh   TensorRT 11
 
-Each engine takes faces, uint8 RGB [N, {size}, {size}, 3], and gives score, float32 [N], the
-probability of fake, and patch_map, float32 [N, h, w].
+{interface}
 
 What is made: NAME.plan, the engine; NAME.times.json, the time of each inference, which
 `lpx bench --import-trtexec NAME.times.json` reads; NAME.layers.json, the layers. See in it that
@@ -129,6 +137,9 @@ convolutions got the precision asked for: trtexec does not check that.
 
 {tf32}
 {dla}"""
+_UINT8_PIXELS = """\
+Each engine takes faces, uint8 RGB [N, {size}, {size}, 3], and gives score, float32 [N], the
+probability of fake, and patch_map, float32 [N, h, w]."""
 _TF32 = """\
 TF32 is on, as TensorRT has it by default: from Ampere on, float32 convolutions round what they
 multiply to 10 bits of mantissa. `lpx build --emit trtexec --no-tf32` writes scripts without it."""
@@ -141,6 +152,29 @@ releases between, trtexec fails.
 
 
 @dataclass(frozen=True)
+class GraphForm:
+    """Inputs and outputs of the graphs, for programs that take other ones than lpx.
+
+    Attributes:
+        prefix: Beginning of the names of its graphs and engines.
+        face: Shape of a face, with "S" for its side, as trtexec takes it.
+        convert: Makes a graph of this form from one of lpx's.
+    """
+
+    prefix: str
+    face: str
+    convert: Callable[[bytes], bytes]
+
+
+def _unchanged(graph: bytes) -> bytes:
+    return graph
+
+
+UINT8_PIXELS = GraphForm("", "SxSx3", _unchanged)
+"""The graphs of lpx: uint8 RGB [N, S, S, 3] in, score and patch map out."""
+
+
+@dataclass(frozen=True)
 class _Recipe:
     """Source of one engine of a release: graph and flags."""
 
@@ -150,7 +184,13 @@ class _Recipe:
 
 
 def emit_trtexec(
-    model: bytes, card: ModelCard, requests: tuple[BuildRequest, ...], folder: Path
+    model: bytes,
+    card: ModelCard,
+    requests: tuple[BuildRequest, ...],
+    folder: Path,
+    *,
+    forms: tuple[GraphForm, ...] = (UINT8_PIXELS,),
+    interface: str = _UINT8_PIXELS,
 ) -> tuple[Path, ...]:
     """Write graphs, a script per TensorRT major, a README and a manifest.
 
@@ -159,6 +199,9 @@ def emit_trtexec(
         card: Its card.
         requests: One per precision, target "tensorrt", with the same options.
         folder: Receives all files.
+        forms: Forms of the graphs; an engine is built for each.
+        interface: Inputs and outputs of the engines, for the README; "{size}" is the side of a
+            face.
 
     Returns:
         The scripts.
@@ -168,18 +211,15 @@ def emit_trtexec(
     """
     # Before anything is written, so that a refusal leaves no half-made folder.
     check_emitted(requests)
-    graphs: dict[str, bytes] = {}
-    described = []
+    graphs = _Graphs(model, forms)
     scripts = []
     for major in MAJORS:
         lines = []
         for request in requests:
             recipe = _recipe(request, major)
-            # Releases share graphs; each is made and described once.
-            if recipe.graph not in graphs:
-                graphs[recipe.graph], _ = make_graph(model, request, recipe.dialect)
-                described.append(_described(recipe, graphs[recipe.graph]))
-            lines += _builds(request, major, recipe, card.input_size)
+            graphs.add(request, recipe)
+            for form in forms:
+                lines += _builds(request, recipe, form, card.input_size)
         # Only scripts that read the cache rewrite its first line.
         cached = any(CACHE in line for line in lines)
         text = _SCRIPT.format(
@@ -192,7 +232,7 @@ def emit_trtexec(
         scripts.append(folder / f"build-tensorrt{major}.sh")
         # The scripts are written first but the manifest last, as it lists the digests of all.
         _write_script(scripts[-1], text)
-    for name, graph in graphs.items():
+    for name, graph in graphs.files.items():
         write_bytes(folder / name, graph)
     options = requests[0].tensorrt
     calibrated = next((r for r in requests if r.precision == "int8"), None)
@@ -203,21 +243,54 @@ def emit_trtexec(
         text = write_cache(peaks)
         write_bytes(folder / CACHE, text.encode())
         files[CACHE] = hashlib.sha256(text.encode()).hexdigest()
-    dla = "" if options.dla_core is None else _DLA.format(core=options.dla_core)
-    readme = _README.format(size=card.input_size, dla=dla, tf32=_TF32 if options.tf32 else _NO_TF32)
-    write_bytes(folder / "README.txt", readme.encode())
+    write_bytes(folder / "README.txt", _readme(options, interface, card.input_size).encode())
     manifest = {
         "format": FORMAT,
         "model_sha256": hashlib.sha256(model).hexdigest(),
         "card": card.to_dict(),
         "precisions": [request.precision for request in requests],
         "tensorrt": options.to_dict(),
-        "graphs": described,
+        "graphs": graphs.described,
         "calibration": calibrated and calibrated.calibration,
         "files": files,
     }
     write_sealed(folder / "manifest.json", manifest)
     return tuple(scripts)
+
+
+class _Graphs:
+    """Graphs of all releases and forms: many are shared, and each is made once.
+
+    Attributes:
+        files: Graphs by the name of their file.
+        described: Their entries in the manifest.
+    """
+
+    def __init__(self, model: bytes, forms: tuple[GraphForm, ...]) -> None:
+        self._model = model
+        self._forms = forms
+        self.files: dict[str, bytes] = {}
+        self.described: list[dict[str, str]] = []
+
+    def add(self, request: BuildRequest, recipe: _Recipe) -> None:
+        """Make the graph of a release and precision in every form, unless it has been made."""
+        if self._forms[0].prefix + recipe.graph in self.files:
+            return
+        made, _ = make_graph(self._model, request, recipe.dialect)
+        for form in self._forms:
+            name = form.prefix + recipe.graph
+            graph = form.convert(made)
+            self.files[name] = graph
+            digest = hashlib.sha256(graph).hexdigest()
+            entry = {"file": name, "sha256": digest, "dialect": recipe.dialect}
+            self.described.append(entry)
+
+
+def _readme(options: TensorRTOptions, interface: str, size: int) -> str:
+    dla = "" if options.dla_core is None else _DLA.format(core=options.dla_core)
+    return _README.format(
+        interface=interface.format(size=size), dla=dla, tf32=_TF32 if options.tf32 else _NO_TF32
+    )
 
 
 def check_emitted(requests: tuple[BuildRequest, ...]) -> None:
@@ -233,11 +306,6 @@ def check_emitted(requests: tuple[BuildRequest, ...]) -> None:
         options = request.tensorrt
         if options.dla_core is not None:
             check_dla(options.dla_core, request.precision, options.profiles)
-
-
-def _described(recipe: _Recipe, graph: bytes) -> dict[str, str]:
-    digest = hashlib.sha256(graph).hexdigest()
-    return {"file": recipe.graph, "sha256": digest, "dialect": recipe.dialect}
 
 
 def _write_script(path: Path, text: str) -> None:
@@ -272,10 +340,11 @@ def _name(precision: Precision, dialect: str) -> str:
     return f"{precision}-{dialect}.onnx"
 
 
-def _builds(request: BuildRequest, major: Major, recipe: _Recipe, size: int) -> list[str]:
+def _builds(request: BuildRequest, recipe: _Recipe, form: GraphForm, size: int) -> list[str]:
     """Return a command for each profile, which gets an engine of its own."""
     options = request.tensorrt
-    common = [f"--onnx={recipe.graph}", *recipe.flags]
+    face = form.face.replace("S", str(size))
+    common = [f"--onnx={form.prefix}{recipe.graph}", *recipe.flags]
     if options.workspace_mib is not None:
         common.append(f"--memPoolSize=workspace:{options.workspace_mib}")
     if options.optimisation_level is not None:
@@ -294,7 +363,7 @@ def _builds(request: BuildRequest, major: Major, recipe: _Recipe, size: int) -> 
     lines = []
     for span in options.profiles:
         shapes = [
-            f"--{option}Shapes=faces:{batch}x{size}x{size}x3"
+            f"--{option}Shapes=faces:{batch}x{face}"
             for option, batch in (
                 ("min", span.minimum),
                 ("opt", span.optimum),
@@ -302,8 +371,8 @@ def _builds(request: BuildRequest, major: Major, recipe: _Recipe, size: int) -> 
             )
         ]
         # Timed at the optimum, for which the kernels were chosen.
-        run = f"--shapes=faces:{span.optimum}x{size}x{size}x3"
-        build = f"build {plan_name(request, span)}"
+        run = f"--shapes=faces:{span.optimum}x{face}"
+        build = f"build {form.prefix}{plan_name(request, span)}"
         lines.append(" \\\n    ".join([build, *common, *shapes, run]))
     return lines
 

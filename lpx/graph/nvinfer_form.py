@@ -65,7 +65,6 @@ def _float_planes(graph: ir.Graph) -> None:
                 code="unsupported",
             )
         _replace(graph, cast, planes)
-    # Nothing reads the old input any more: the nodes left without a reader go when it is serialised.
 
 
 def _replace(graph: ir.Graph, cast: ir.Node, planes: ir.Value) -> None:

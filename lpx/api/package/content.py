@@ -6,6 +6,7 @@ from contextlib import closing
 
 import numpy as np
 
+from lpx.api.build import BuildOptions
 from lpx.api.workspace.opened import OpenedWorkspace
 from lpx.arguments import check_instance
 from lpx.artefacts.model import ExportedModel
@@ -15,6 +16,8 @@ from lpx.data.face_sets.demo import demo_set
 from lpx.deploy.cpp_project import TOLERANCES, SelfTest
 from lpx.engines.manifest import EngineManifest, Precision, read_manifest
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
+from lpx.engines.request import BuildRequest
+from lpx.engines.tensorrt_options import DEFAULT_TENSORRT, TensorRTOptions
 from lpx.errors import InvalidArgumentError, LpxError
 from lpx.graph.qdq.weights import WeightOptions
 from lpx.schema import SchemaError, read_record
@@ -83,6 +86,33 @@ def ranges_of(workspace: OpenedWorkspace, manifest: EngineManifest) -> Scales:
         "the packaged graph would differ from the engine",
         f"run `lpx build --{manifest.precision} --target {manifest.target}` again",
     )
+
+
+def request_of(
+    workspace: OpenedWorkspace,
+    manifest: EngineManifest | None,
+    tensorrt: TensorRTOptions = DEFAULT_TENSORRT,
+) -> BuildRequest:
+    """Return the request for a TensorRT plan of an engine's precision, weights and ranges.
+
+    Args:
+        workspace: The workspace.
+        manifest: Manifest of the engine; None for float32.
+        tensorrt: Options of TensorRT's builder.
+
+    Raises:
+        LpxError: As `weights_of` and `ranges_of`.
+    """
+    if manifest is None:
+        return BuildOptions(("fp32",), tensorrt=tensorrt).request("tensorrt", "fp32")
+    method, scales = None, None
+    weights = weights_of(manifest)
+    if manifest.calibration is not None:
+        # Not those that `emit` would take: it may calibrate again, on other faces.
+        scales = ranges_of(workspace, manifest)
+        method = manifest.calibration["method"]
+    options = BuildOptions((manifest.precision,), method=method, weights=weights, tensorrt=tensorrt)
+    return options.request("tensorrt", manifest.precision, scales)
 
 
 def choose_face(graph: bytes, model: ExportedModel, precision: Precision) -> SelfTest:
