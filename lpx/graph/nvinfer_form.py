@@ -57,7 +57,8 @@ def _float_planes(graph: ir.Graph) -> None:
     pixels.name = f"{pixels.name}.uint8"
     graph.inputs[0] = planes
     for cast, _ in tuple(pixels.uses()):
-        if cast.op_type != "Cast" or cast.outputs[0].dtype != ir.DataType.FLOAT:
+        # By the attribute: types of values between nodes need not be written in a graph.
+        if cast.op_type != "Cast" or cast.attributes.get_int("to", 0) != ir.DataType.FLOAT:
             raise LpxError(
                 f"the graph reads its uint8 input with {cast.op_type}",
                 "DeepStream's nvinfer gives float32, which only takes the place of a cast to it",
@@ -76,9 +77,10 @@ def _replace(graph: ir.Graph, cast: ir.Node, planes: ir.Value) -> None:
             graph.remove(reader, safe=True)
     if pixels.uses():
         # Something wants rows of pixels all the same.
-        turn = ir.node("Transpose", [planes], {"perm": _TO_PIXELS}, name=f"{planes.name}.to_pixels")
-        turn.outputs[0].name = f"{planes.name}.pixels"
-        turn.outputs[0].type = pixels.type
+        turn = ir.node("Transpose", [planes], {"perm": _TO_PIXELS}, name=cast.name)
+        # Name of the cast's output, whose place it takes.
+        turn.outputs[0].name = pixels.name
+        turn.outputs[0].type = planes.type
         turn.outputs[0].shape = pixels.shape
         graph.insert_before(cast, turn)
         ir.convenience.replace_all_uses_with(pixels, turn.outputs[0])

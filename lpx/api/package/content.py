@@ -115,13 +115,18 @@ def request_of(
     return options.request("tensorrt", manifest.precision, scales)
 
 
-def choose_face(graph: bytes, model: ExportedModel, precision: Precision) -> SelfTest:
+def choose_face(
+    graph: bytes, model: ExportedModel, precision: Precision, *, another: bytes | None = None
+) -> SelfTest:
     """Choose the demo face whose score is farthest from the scores of typical faults.
 
     Args:
         graph: ONNX graph of the engine.
         model: The exported model.
         precision: Precision of the engine, which decides the tolerance.
+        another: Graph of the same precision for another release of TensorRT. Faces that it scores
+            differently are avoided: there, levels of INT8 flip where graphs round differently, and
+            a plan of either would miss the tolerance for no fault.
 
     Raises:
         LpxError: ONNX Runtime cannot run the graph, or a score is not finite.
@@ -133,7 +138,11 @@ def choose_face(graph: bytes, model: ExportedModel, precision: Precision) -> Sel
     with closing(OnnxRuntimeEngine(graph, size, as_written=True)) as engine:
         scores = engine.infer(batch.pixels).score
         swapped = engine.infer(np.ascontiguousarray(batch.pixels[..., ::-1])).score
-    if not (np.isfinite(scores).all() and np.isfinite(swapped).all()):
+    spread = np.zeros_like(scores)
+    if another is not None:
+        with closing(OnnxRuntimeEngine(another, size, as_written=True)) as engine:
+            spread = np.abs(engine.infer(batch.pixels).score - scores)
+    if not all(np.isfinite(values).all() for values in (scores, swapped, spread)):
         raise LpxError(
             f"the {precision.upper()} graph gives a demo face a score that is not finite",
             "such a score cannot be compared with that of an engine",
@@ -151,4 +160,6 @@ def choose_face(graph: bytes, model: ExportedModel, precision: Precision) -> Sel
                 tolerance=TOLERANCES[precision],
             )
         )
-    return max(tests, key=lambda test: test.distance)
+    # A quarter of the tolerance leaves the rest to the GPU.
+    steady = [test for test, by in zip(tests, spread, strict=True) if by <= test.tolerance / 4]
+    return max(steady or tests, key=lambda test: test.distance)

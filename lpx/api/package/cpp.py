@@ -117,8 +117,12 @@ def _with_graph(
     emitted = read_sealed(folder / "manifest.json", "lpx package")
     # ONNX Runtime runs the graph for TensorRT 10 and 11; the others state the same precision in
     # another way.
-    graph = next(one for one in emitted["graphs"] if one["dialect"] == "strongly-typed")
-    test = choose_face((folder / graph["file"]).read_bytes(), model, request.precision)
+    graphs = {}
+    for entry in emitted["graphs"]:
+        graphs[entry["dialect"]] = (folder / entry["file"]).read_bytes()
+    test = choose_face(
+        graphs["strongly-typed"], model, request.precision, another=graphs["weakly-typed"]
+    )
     (profile,) = request.tensorrt.profiles
     name = plan_name(request, profile)
     return ProjectContent(model.card, request.precision, test, trtexec_engine=name)

@@ -89,7 +89,8 @@ def package_deepstream(
     request = request_of(workspace, manifest, _builder_options(manifest))
     (profile,) = request.tensorrt.profiles
     graph, _ = make_graph(model.data, request, _TYPED)
-    test = choose_face(graph, model, request.precision)
+    another, _ = make_graph(model.data, request, "weakly-typed")
+    test = choose_face(graph, model, request.precision, another=another)
     settings = Settings(model.card, request.precision, profile.maximum, _MODEL)
     with new_folder(folder) as new:
         emit_trtexec(
