@@ -396,8 +396,10 @@ def spoil_card(workspace, **changes):
     data = model.SerializeToString()
     workspace.model.write_bytes(data)
     path = workspace.model.with_suffix(".json")
-    digest = hashlib.sha256(data).hexdigest()
-    write_sealed(path, read_sealed(path, "") | {"model_sha256": digest})
+    values = read_sealed(path, "")
+    values["model_sha256"] = hashlib.sha256(data).hexdigest()
+    values["card"].update(changes)
+    write_sealed(path, values)
     shutil.rmtree(workspace.engines)
 
 
