@@ -92,13 +92,20 @@ def _new_beside(path: Path) -> Path:
     return Path(name)
 
 
-def swap(new: Path, old: Path, *, at_once: bool = True) -> None:
+def swap(
+    new: Path,
+    old: Path,
+    *,
+    at_once: bool = True,
+    rename: Callable[[Path, Path], None] = os.rename,
+) -> None:
     """Exchange two folders of one file system, so that `old` is never missing.
 
     Args:
         new: A folder.
         old: The other.
         at_once: Use the system call for it, where C library and file system have it.
+        rename: Renames a folder, if that is how it is done.
 
     Raises:
         OSError: One does not exist, or their parents cannot be written.
@@ -112,15 +119,16 @@ def swap(new: Path, old: Path, *, at_once: bool = True) -> None:
         number = ctypes.get_errno()
         if number not in (errno.ENOSYS, errno.EINVAL):
             raise OSError(number, os.strerror(number), str(old))
-    # Between these calls `old` is missing.
     aside = new.with_name(f"{new.name}.aside")
-    os.rename(old, aside)
-    try:
-        os.rename(new, old)
-    except OSError:
-        os.rename(aside, old)
-        raise
-    os.rename(aside, new)
+    # Between these calls `old` is missing: a signal has to wait until it is back.
+    with interrupts.deferred():
+        rename(old, aside)
+        try:
+            rename(new, old)
+        except OSError:
+            rename(aside, old)
+            raise
+        rename(aside, new)
 
 
 def _sync(path: Path) -> None:

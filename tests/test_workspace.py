@@ -5,6 +5,7 @@ import hashlib
 import math
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lpx import Workspace
+from lpx import Workspace, interrupts
 from lpx.errors import LpxError
 from lpx.workspace import (
     Appended,
@@ -24,6 +25,7 @@ from lpx.workspace import (
     read_regular,
     read_sealed,
     sha256,
+    swap,
     write_bytes,
     write_json,
     write_sealed,
@@ -412,3 +414,31 @@ def test_results_that_cannot_be_written_are_not_computed(lpx, workspace, crops, 
     ran = lpx(*line)
     assert ran.code == 2, ran.err
     assert "in it is a folder, not a file" in ran.err
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_signal_waits_until_both_folders_are_in_place(tmp_path, number):
+    """Between the renames the folder is missing, and what unwinds would remove the other one."""
+    new, old = tmp_path / "new", tmp_path / "old"
+    for folder in (new, old):
+        folder.mkdir()
+        (folder / "name").write_text(folder.name)
+    renamed = []
+
+    def rename(source, target):
+        os.rename(source, target)
+        renamed.append(target)
+        if len(renamed) == number:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(interrupts.Interrupted), interrupts.handled():
+        swap(new, old, at_once=False, rename=rename)
+    assert (old / "name").read_text() == "new"
+    assert (new / "name").read_text() == "old"
+
+
+def test_a_folder_that_cannot_be_moved_stays(tmp_path):
+    (tmp_path / "old").mkdir()
+    with pytest.raises(OSError, match="new"):
+        swap(tmp_path / "new", tmp_path / "old", at_once=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lpx import interrupts
 from lpx.artefacts.model import ExportedModel
 from lpx.calibration.scales import Scales, read_scales
 from lpx.engines.build import build_engine
@@ -98,8 +97,7 @@ def rebuild_engine(
             write_manifest(new, _with_calibration_of(made, current))
             prove(new, read_manifest(new))
             # From here on the new engine is in place; what is removed below is the old one.
-            with interrupts.deferred():
-                swap(new, folder)
+            swap(new, folder)
         except OSError as error:
             raise unwritable(folder, error) from error
         finally:
