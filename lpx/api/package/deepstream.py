@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 # nvinfer's NVDSINFER_MAX_BATCH_SIZE.
 _MAX_BATCH = 1024
-# Name of the model in the repository that `lpx package --for triton` writes.
-_MODEL = "detector"
+# Name of the model of a precision in the repository that `lpx package --for triton` writes.
+_MODEL = "detector-tensorrt-{precision}"
 _TYPED = "strongly-typed"
 
 
@@ -91,7 +91,8 @@ def package_deepstream(
     graph, _ = make_graph(model.data, request, _TYPED)
     another, _ = make_graph(model.data, request, "weakly-typed")
     test = choose_face(graph, model, request.precision, another=another)
-    settings = Settings(model.card, request.precision, profile.maximum, _MODEL)
+    served = _MODEL.format(precision=request.precision)
+    settings = Settings(model.card, request.precision, profile.maximum, served)
     with new_folder(folder) as new:
         emit_trtexec(
             model.data,
