@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lpx.api.package.content import choose_engine, choose_face, request_of
 from lpx.artefacts.model import ExportedModel, read_exported
 from lpx.deploy.cpp_project import TRTEXEC, SelfTest, check_free, new_folder
-from lpx.deploy.deepstream.configs import FORMS, Settings, engine_file, takes_nvinferserver
+from lpx.deploy.deepstream.configs import FORMS, Form, Settings, engine_file, takes_nvinferserver
 from lpx.deploy.deepstream.files.selftest import planes, score_of_graph
 from lpx.deploy.deepstream.project import (
     GRAPH_FORMS,
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 _MAX_BATCH = 1024
 # Name of the model of a precision in the repository that `lpx package --for triton` writes.
 _MODEL = "detector-tensorrt-{precision}"
-_TYPED = "strongly-typed"
+# Dialects of the graphs for TensorRT 10 and 11, and for 8.
+_TYPED, _WEAKLY_TYPED = "strongly-typed", "weakly-typed"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class DeepStreamResult:
     folder: Path
     engine: str
     precision: Precision
-    engines: dict[str, str]
+    engines: dict[Form, str]
     batch: int
     crop: str
     nvinferserver: bool
@@ -89,35 +90,28 @@ def package_deepstream(
     request = request_of(workspace, manifest, _builder_options(manifest))
     (profile,) = request.tensorrt.profiles
     graph, _ = make_graph(model.data, request, _TYPED)
-    another, _ = make_graph(model.data, request, "weakly-typed")
-    test = choose_face(graph, model, request.precision, another=another)
+    older, _ = make_graph(model.data, request, _WEAKLY_TYPED)
+    test = choose_face(graph, model, request.precision, another=older)
     served = _MODEL.format(precision=request.precision)
     settings = Settings(model.card, request.precision, profile.maximum, served)
+    content = DeepStreamContent(settings, test, plan_name(request, profile), own_crop)
     with new_folder(folder) as new:
+        scripts = new / TRTEXEC
         emit_trtexec(
-            model.data,
-            model.card,
-            (request,),
-            new / TRTEXEC,
-            forms=GRAPH_FORMS,
-            interface=INTERFACE,
+            model.data, model.card, (request,), scripts, forms=GRAPH_FORMS, interface=INTERFACE
         )
-        _check_scores(new / TRTEXEC, graph, test, model)
-        name = plan_name(request, profile)
-        write_package(new, DeepStreamContent(settings, test, name, own_crop))
+        _check_scores(scripts, graph, test, model)
+        write_package(new, content)
     if not test.detects_faults:
         reporter.warn(
             "the self-test may pass on a faulty engine: no demo face has a score that is more than "
             f"{test.tolerance:g} away from 0, from 1, and from its score with red and blue swapped"
         )
-    engines: dict[str, str] = {}
-    for form in FORMS:
-        engines[form] = engine_file(form, settings)
     return DeepStreamResult(
         folder=folder,
         engine="" if manifest is None else manifest.name,
         precision=request.precision,
-        engines=engines,
+        engines={form: engine_file(form, settings) for form in FORMS},
         batch=profile.maximum,
         crop="" if own_crop else model.card.crop,
         nvinferserver=takes_nvinferserver(model.card),

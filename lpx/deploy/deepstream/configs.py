@@ -154,8 +154,9 @@ All outputs as tensors: score [1] and patch_map [h, w], read by tensor_meta.py."
 
 _NVINFERSERVER = """\
 # nvinferserver runs plans of an lpx workspace as they are: uint8 [N, S, S, 3].
-# Write the model repository with `lpx package --for triton`, and copy it here as model_repository;
-# model_name is the name of its folder. max_batch_size must not exceed the one in its config.pbtxt.
+# Write the model repository with `lpx package --for triton`, and copy its `models` here as
+# model_repository; model_name is a folder in it. max_batch_size must not exceed the one in its
+# config.pbtxt.
 # The probe in face_boxes.py must enlarge the boxes before this element.
 infer_config {{
   unique_id: {detector}

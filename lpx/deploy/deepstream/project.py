@@ -23,7 +23,14 @@ from lpx.engines.trtexec import GraphForm
 from lpx.graph.nvinfer_form import PATCH_MAP, SCORE, for_nvinfer
 from lpx.workspace import write_bytes, write_json
 
-SOURCES = ("face_boxes.py", "pipeline.py", "selftest.py", "service_maker.py", "tensor_meta.py")
+SOURCES = (
+    "face_boxes.h",
+    "face_boxes.py",
+    "pipeline.py",
+    "selftest.py",
+    "service_maker.py",
+    "tensor_meta.py",
+)
 NVINFERSERVER = "nvinferserver.txt"
 INTERFACE = """\
 These engines are for DeepStream's nvinfer. Each takes faces, float32 RGB [N, 3, {size}, {size}],
@@ -147,8 +154,8 @@ that turns faces, use nvdspreprocess with a library of your own, and `input-tens
 the configuration: its tensors are then the input of these engines."""
 _SERVER = """\
 `nvinferserver.txt` is for nvinferserver, DeepStream's Triton. It takes a plan of the workspace as
-it is, uint8, from the model repository that `lpx package --for triton` writes: copy that here as
-`model_repository`, and check that `model_name` ({model}) is the name of its folder. Then
+it is, uint8, from the model repository that `lpx package --for triton` writes: copy its `models`
+here as `model_repository`, and check that `model_name` ({model}) is a folder in it. Then
 `pipeline.py --form nvinferserver`."""
 _NO_SERVER = """\
 There is no configuration for nvinferserver: it scales faces to an even number of pixels only, and

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 from lpx.data.images.crops import RECIPES as LPX_RECIPES
 from lpx.data.images.crops import crop
 from lpx.data.images.cut_faces import cut_faces
+from lpx.deploy.deepstream.files import face_boxes
 from lpx.deploy.deepstream.files.face_boxes import (
     NOTHING,
     RECIPES,
@@ -23,6 +27,7 @@ from lpx.deploy.deepstream.files.face_boxes import (
 )
 
 RECIPE = "square-1.3"
+FILES = Path(face_boxes.__file__).parent
 
 
 def float32(value):
@@ -199,3 +204,54 @@ def test_memory_is_bounded_where_frames_are_dropped():
 def test_unknown_recipe_is_refused():
     with pytest.raises(ValueError, match=r"aligned-1\.3-256 is not one of square-1\.3"):
         FaceBoxes("aligned-1.3-256")
+
+
+PROGRAM = """
+#include <stdio.h>
+#include "face_boxes.h"
+int main(void) {
+    LpxBox box;
+    int width, height;
+    while (scanf("%lf %lf %lf %lf %d %d", &box.left, &box.top, &box.width, &box.height, &width,
+                 &height) == 6) {
+        if (lpx_crop_box(&box, width, height))
+            printf("%g %g %g %g\\n", box.left, box.top, box.width, box.height);
+        else
+            printf("none\\n");
+    }
+    return 0;
+}
+"""
+COMPILERS = {"c": shutil.which("gcc"), "c++": shutil.which("g++")}
+
+
+@pytest.mark.parametrize("language", COMPILERS)
+def test_boxes_in_c_are_the_same(language, tmp_path):
+    compiler = COMPILERS[language]
+    if compiler is None:
+        pytest.skip("there is no compiler")
+    source, program = tmp_path / "boxes.c", tmp_path / "boxes"
+    source.write_text(PROGRAM)
+    options = ("-Wall", "-Wextra", "-Werror", f"-I{FILES}", "-x", language)
+    command = [compiler, *options, str(source), "-o", str(program), "-lm"]
+    subprocess.run(command, check=True)
+    random = np.random.default_rng(0)
+    count = 20_000
+    # Halves and quarters, as ties are where roundings differ.
+    faces = np.float32(random.integers(-800, 3200, (count, 4)) / 4)
+    faces[:, 2:] = np.abs(faces[:, 2:])
+    faces[0, 0] = np.nan
+    frames = random.integers(1, 800, (count, 2))
+    lines = []
+    for face, frame in zip(faces.tolist(), frames.tolist(), strict=True):
+        lines.append(" ".join(map(repr, (*face, *frame))))
+    done = subprocess.run(
+        [str(program)], input="\n".join(lines), capture_output=True, text=True, check=True
+    )
+    found = done.stdout.splitlines()
+    assert len(found) == count
+    assert 0.05 < found.count("none") / count < 0.95
+    for face, frame, line in zip(faces.tolist(), frames.tolist(), found, strict=True):
+        box = crop_box(Box(*face), *frame, RECIPE)
+        expected = "none" if box is None else " ".join(f"{value:g}" for value in box)
+        assert line == expected, (face, frame)

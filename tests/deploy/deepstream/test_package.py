@@ -32,6 +32,7 @@ FILES = {
     "card.json",
     "expected.json",
     "face.rgb",
+    "face_boxes.h",
     "face_boxes.py",
     "labels.txt",
     "nvinfer_score.txt",
@@ -265,6 +266,14 @@ def test_description_of_the_pipeline(package):
     assert f'"{package.folder / "nvinfer_tensors.txt"}"' in line
     # The boxes are left as they are.
     assert "# nvinfer sees 100.0 100.0 50.0 60.0" in done.stdout
+
+
+@pytest.mark.parametrize("score", ["nan", "7"])
+def test_pipeline_fails_on_a_score_that_is_none(package, score):
+    done = pipeline(package, FAKE_SCORE=score)
+    assert done.returncode == 1
+    assert "is not a probability" in done.stderr
+    assert '"score"' not in done.stdout
 
 
 def test_pipeline_checks_its_options(package):

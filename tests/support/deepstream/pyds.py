@@ -1,14 +1,15 @@
 """Stands in for pyds: one frame with three objects, of which two are faces.
 
-The second face is outside the frame. SCORED says whether the detector attached a tensor.
+The second face is outside the frame. FAKE_SCORE is the score of the first.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 from types import SimpleNamespace
 
-SCORE = (ctypes.c_float * 1)(0.875)
+SCORE = (ctypes.c_float * 1)(float(os.environ.get("FAKE_SCORE", "0.875")))
 
 
 class Link:
@@ -61,10 +62,6 @@ OBJECTS = [_object(100.0, 1, 0), _object(300.0, 1, 7), _object(900.0, 1, 0), _ob
 FRAME = SimpleNamespace(
     source_id=3,
     frame_num=41,
-    pipeline_width=0,
-    pipeline_height=0,
-    source_frame_width=640,
-    source_frame_height=480,
     obj_meta_list=Link(OBJECTS),
 )
 BATCH = SimpleNamespace(frame_meta_list=Link([FRAME]))

@@ -37,22 +37,21 @@ class Faces:
     Args:
         pyds: The module.
         card: Content of card.json.
+        size: Size of the frames that nvstreammux gives, in which boxes are.
         tensors: The detector attaches tensors; otherwise a label to each fake face.
         boxes: Enlarges the boxes; None if something else does.
     """
 
-    def __init__(self, pyds: Any, card: Any, tensors: bool, boxes: FaceBoxes | None) -> None:
-        self.pyds, self.card, self.tensors, self.boxes = pyds, card, tensors, boxes
+    def __init__(
+        self, pyds: Any, card: Any, size: Size, *, tensors: bool, boxes: FaceBoxes | None
+    ) -> None:
+        self.pyds, self.card, self.size, self.tensors, self.boxes = pyds, card, size, tensors, boxes
 
     def before(self, batch: Any) -> None:
         """Enlarge the boxes of all faces in a batch of frames."""
         for frame in items(batch.frame_meta_list, self.pyds.NvDsFrameMeta):
             if self.boxes is not None:
-                # Boxes are in the frames that nvstreammux gives, whatever the source's size is.
-                size = Size(frame.pipeline_width, frame.pipeline_height)
-                if 0 in size:
-                    size = Size(frame.source_frame_width, frame.source_frame_height)
-                self.boxes.enlarge(_key(frame), self.faces_in(frame), *size)
+                self.boxes.enlarge(_key(frame), self.faces_in(frame), *self.size)
 
     def after(self, batch: Any) -> None:
         """Put the boxes back, and print what was found."""
@@ -165,19 +164,26 @@ def main() -> int:
 
     card = json.loads((HERE / "card.json").read_text())
     boxes = None if arguments.own_boxes else FaceBoxes(card["crop"])
-    faces = Faces(pyds, card, arguments.form != "score", boxes)
+    faces = Faces(pyds, card, arguments.size, tensors=arguments.form != "score", boxes=boxes)
     Gst.init(None)
     pipeline = Gst.parse_launch(description(arguments))
 
+    loop = GLib.MainLoop()
+    failed: list[Any] = []
+
     def probe(pad: Any, info: Any, handle: Any) -> Any:
-        handle(pyds.gst_buffer_get_nvds_batch_meta(hash(info.get_buffer())))
+        try:
+            handle(pyds.gst_buffer_get_nvds_batch_meta(hash(info.get_buffer())))
+        except Exception as error:
+            # Otherwise Python would print it, drop the frame, and go on as if nothing were wrong.
+            print("error:", error, file=sys.stderr)
+            failed.append(error)
+            loop.quit()
         return Gst.PadProbeReturn.OK
 
     element = pipeline.get_by_name("faces")
     for name, handle in (("sink", faces.before), ("src", faces.after)):
         element.get_static_pad(name).add_probe(Gst.PadProbeType.BUFFER, probe, handle)
-    loop = GLib.MainLoop()
-    failed = []
 
     def on_message(bus: Any, message: Any) -> None:
         if message.type == Gst.MessageType.ERROR:
