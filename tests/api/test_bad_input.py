@@ -93,6 +93,7 @@ WRONG_CHOICES = {
     "load-rebuild-of-a-workspace": lambda work: lpx.load("lpx-out", rebuild=""),
     "rebuild": lambda work: lpx.Workspace("w", rebuild="yes"),
     "package": lambda work: work.package("rust"),
+    "package-own-crop": lambda work: work.package("cpp", own_crop=True),
     "precision-case": lambda work: work.build("INT8"),
     "target": lambda work: work.build("fp32", target="openvino"),
     "method": lambda work: work.build("int8", method="median"),

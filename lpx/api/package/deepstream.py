@@ -83,7 +83,12 @@ def package_deepstream(
     check_free(folder)
     check_writable(folder)
     manifest = choose_engine(workspace, model, engine)
-    if not own_crop:
+    if own_crop:
+        reporter.warn(
+            "the package leaves the boxes to your pipeline: faces cut in another way than in "
+            f'training, by "{model.card.crop}", get wrong scores'
+        )
+    else:
         check_recipe(model.card)
     if manifest is None:
         reporter.say("no engine was built: the float32 graph is packaged")
@@ -93,8 +98,8 @@ def package_deepstream(
     older, _ = make_graph(model.data, request, _WEAKLY_TYPED)
     test = choose_face(graph, model, request.precision, another=older)
     served = _MODEL.format(precision=request.precision)
-    settings = Settings(model.card, request.precision, profile.maximum, served)
-    content = DeepStreamContent(settings, test, plan_name(request, profile), own_crop)
+    settings = Settings(model.card, request.precision, profile.maximum, served, own_crop)
+    content = DeepStreamContent(settings, test, plan_name(request, profile))
     with new_folder(folder) as new:
         scripts = new / TRTEXEC
         emit_trtexec(

@@ -72,7 +72,9 @@ class ShippingSteps(OpenedWorkspace):
                 self, folder, engine=engine, own_crop=own_crop, reporter=reporter
             )
         if own_crop:
-            raise InvalidArgumentError("own_crop", 'is for `kind="deepstream"`', own_crop)
+            raise InvalidArgumentError(
+                "own_crop", f'must be left out for `kind="{kind}"`', own_crop
+            )
         from lpx.api.package.cpp import package_cpp
 
         return package_cpp(self, folder, engine=engine, reporter=reporter)

@@ -33,12 +33,21 @@ class Settings:
         precision: Precision of the engines.
         batch: Largest batch of the engines.
         model: Name of the model in Triton's model repository.
+        own_crop: Something else than the probe of the package sets the boxes.
     """
 
     card: ModelCard
     precision: Precision
     batch: int
     model: str
+    own_crop: bool = False
+
+    @property
+    def boxes(self) -> str:
+        """Who sets the boxes, as a sentence of a comment."""
+        if self.own_crop:
+            return "Your pipeline must set the boxes by the crop recipe before this element."
+        return "The probe in face_boxes.py must enlarge the boxes before this element."
 
 
 def engine_file(form: Form, settings: Settings) -> str:
@@ -62,7 +71,8 @@ def nvinfer_config(form: Form, settings: Settings) -> str:
     """Return the configuration of nvinfer for a form, as a GLib key file."""
     size = settings.card.input_size
     lines = [
-        *_comment(_ENGINE.format(form=form)),
+        *_comment(_ENGINE),
+        *_comment(settings.boxes),
         "[property]",
         "gpu-id=0",
         f"gie-unique-id={DETECTOR}",
@@ -110,6 +120,7 @@ def nvinferserver_config(settings: Settings) -> str:
     Only for even input sizes: see `takes_nvinferserver`.
     """
     return _NVINFERSERVER.format(
+        boxes=settings.boxes,
         model=settings.model,
         batch=settings.batch,
         detector=DETECTOR,
@@ -134,8 +145,7 @@ def _comment(text: str) -> list[str]:
 
 _ENGINE = """\
 Built by build.sh, and checked there. Its input is float32: never name a plan of an lpx workspace
-here, whose input is uint8. nvinfer writes float32 into it, beyond its end, without a check.
-The probe in face_boxes.py must enlarge the boxes before this element."""
+here, whose input is uint8. nvinfer writes float32 into it, beyond its end, without a check."""
 _REBUILD = """\
 There is no onnx-file on purpose. With one, nvinfer builds another engine whenever this one does not
 load (after an update of TensorRT, say), without a self-test, and before DeepStream 9.1 in another
@@ -157,7 +167,7 @@ _NVINFERSERVER = """\
 # Write the model repository with `lpx package --for triton`, and copy its `models` here as
 # model_repository; model_name is a folder in it. max_batch_size must not exceed the one in its
 # config.pbtxt.
-# The probe in face_boxes.py must enlarge the boxes before this element.
+# {boxes}
 infer_config {{
   unique_id: {detector}
   gpu_ids: [0]

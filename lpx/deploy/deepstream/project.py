@@ -63,13 +63,11 @@ class DeepStreamContent:
         settings: What the configurations say.
         self_test: The face to ship, and its score.
         plan: Name that the trtexec scripts give to a plan, without the form before it.
-        own_crop: Something else than the probe sets the boxes.
     """
 
     settings: Settings
     self_test: SelfTest
     plan: str
-    own_crop: bool
 
 
 def write_package(folder: Path, content: DeepStreamContent) -> None:
@@ -117,12 +115,12 @@ def _source(name: str) -> str:
 def _readme(content: DeepStreamContent) -> str:
     settings, test = content.settings, content.self_test
     card = settings.card
-    boxes = _OWN_CROP if content.own_crop else _PROBE
+    boxes = _OWN_CROP if settings.own_crop else _PROBE
     server = _SERVER if takes_nvinferserver(card) else _NO_SERVER
     return _source("README.md").format(
         boxes=boxes.format(crop=card.crop),
         server=server.format(size=card.input_size, model=settings.model),
-        own_boxes=" --own-boxes" if content.own_crop else "",
+        own_boxes=" --own-boxes" if settings.own_crop else "",
         size=card.input_size,
         threshold=f"{card.threshold:g}",
         score_engine=engine_file("score", settings),

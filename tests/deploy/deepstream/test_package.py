@@ -86,6 +86,7 @@ def test_files(package):
     assert "It has not yet run in DeepStream" in text
     assert "recipe `square-1.3`" in text
     assert "--own-boxes" not in text
+    assert "# The probe in face_boxes.py" in (package.folder / "nvinfer_score.txt").read_text()
 
 
 def test_every_graph_takes_float32_planes(package):
@@ -262,7 +263,7 @@ def test_description_of_the_pipeline(package):
     assert "batch-size=2 width=640 height=480" in line
     assert "live-source=1" in line
     assert f'uri="{Path("clip.mp4").resolve().as_uri()}" ! mux.sink_0' in line
-    assert 'uri="rtsp://camera/1" ! mux.sink_1' in line
+    assert 'uri="rtsp://camera/1" rtsp-reconnect-interval=10 ! mux.sink_1' in line
     assert f'"{package.folder / "nvinfer_tensors.txt"}"' in line
     # The boxes are left as they are.
     assert "# nvinfer sees 100.0 100.0 50.0 60.0" in done.stdout
@@ -442,6 +443,12 @@ def test_recipe_that_boxes_cannot_make_is_refused(workspace, lpx, recipe, tree):
     assert f"of the crops of the training: `{recipe}`" in text
     assert "--size 1920x1080 --own-boxes video.mp4" in text
     assert "something else in your pipeline must set" in text
+    for name in ("nvinfer_score.txt", "nvinfer_tensors.txt", "nvinferserver.txt"):
+        assert "# Your pipeline must set the boxes" in Path("out", name).read_text()
+    done = pipeline(result)
+    assert done.returncode == 2
+    assert f"error: the crop recipe {recipe} cannot be made from a box" in done.stderr
+    assert pipeline(result, "--own-boxes").returncode == 0
 
 
 def lpx_error():
@@ -496,12 +503,12 @@ def test_bad_input(workspace, name, tree):
 
 
 def test_own_crop_is_for_deepstream(workspace, lpx):
-    with pytest.raises(lpx_error(), match="own_crop is for") as caught:
+    with pytest.raises(lpx_error(), match="own_crop must be left out") as caught:
         workspace.package("cpp", "out", own_crop=True)
     assert caught.value.code == "invalid-argument"
     ran = lpx("package", "--for", "cpp", "--own-crop", "-o", "out")
     assert ran.code == 2
-    assert "--own-crop is for --for deepstream" in ran.err
+    assert "--own-crop must be left out for --for cpp" in ran.err
     assert not Path("out").exists()
 
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from face_boxes import FaceBoxes
+from face_boxes import RECIPES, FaceBoxes
 from tensor_meta import items, label_of, layers_of, read_face
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -111,7 +111,10 @@ def description(arguments: argparse.Namespace) -> str:
         elements.insert(2, tracker)
     sources = []
     for index, source in enumerate(arguments.sources):
-        sources.append(f'nvurisrcbin uri="{_uri(source)}" ! mux.sink_{index}')
+        uri = _uri(source)
+        # By default a camera that was lost stays lost.
+        again = " rtsp-reconnect-interval=10" if uri.startswith("rtsp") else ""
+        sources.append(f'nvurisrcbin uri="{uri}"{again} ! mux.sink_{index}')
     return " ".join([" ! ".join(elements), *sources])
 
 
@@ -154,15 +157,22 @@ def parse(command: list[str]) -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run the pipeline until the sources end; return 1 if it fails."""
+    """Run the pipeline until the sources end; return 1 if it fails, 2 if it cannot begin."""
     arguments = parse(sys.argv[1:])
+    card = json.loads((HERE / "card.json").read_text())
+    if not arguments.own_boxes and card["crop"] not in RECIPES:
+        print(
+            f"error: the crop recipe {card['crop']} cannot be made from a box: let something else "
+            "set the boxes, and use --own-boxes",
+            file=sys.stderr,
+        )
+        return 2
     import gi
 
     gi.require_version("Gst", "1.0")
     import pyds
     from gi.repository import GLib, Gst
 
-    card = json.loads((HERE / "card.json").read_text())
     boxes = None if arguments.own_boxes else FaceBoxes(card["crop"])
     faces = Faces(pyds, card, arguments.size, tensors=arguments.form != "score", boxes=boxes)
     Gst.init(None)
