@@ -33,9 +33,10 @@ SOURCES = (
 )
 NVINFERSERVER = "nvinferserver.txt"
 INTERFACE = """\
-These engines are for DeepStream's nvinfer. Each takes faces, float32 RGB [N, 3, {size}, {size}],
-whole numbers from 0 to 255, and gives score, float32 [N, 1], the probability of fake; those named
-tensors also give patch_map, float32 [N, h, w]."""
+  faces      input, float32 [N, 3, {size}, {size}]: face crops, RGB, whole numbers from 0 to 255,
+             as DeepStream's nvinfer gives them
+  score      output, float32 [N, 1]: probability that a face is fake
+  patch_map  output of the engines named tensors, float32 [N, h, w]: the same for each patch"""
 """Inputs and outputs of the engines, for the README of the trtexec scripts."""
 
 
