@@ -101,8 +101,8 @@ def capacity(options: argparse.Namespace) -> None:
 
         def run(streams, *, scout):
             trial = judge(run_trial(setup, streams, scout=scout), budget, scout=scout)
-            if trial.other_cores is not None and not scout:
-                others.append(trial.other_cores)
+            if trial.load.other_cores is not None and not scout:
+                others.append(trial.load.other_cores)
             return trial
 
         others: list[float] = []
@@ -116,7 +116,7 @@ def capacity(options: argparse.Namespace) -> None:
                     print(
                         f"sweep {number}: {streams} streams {trial.verdict}, p99 "
                         f"{trial.p99_ms.estimate:.0f} ms, other programs "
-                        f"{trial.other_cores or 0:.1f} cores",
+                        f"{trial.load.other_cores or 0:.1f} cores",
                         flush=True,
                     )
             result = find_most_streams(run, settings.most_streams, lambda text: None)

@@ -72,10 +72,11 @@ def show(result: CapacityResult) -> None:
     console = Output()
     budget = result.budget
     watts = f" and {budget.watts:g} W" if budget.watts is not None else ""
+    cameras = result.cameras
     console.say(
         f"{budget.fps:g} frames a second per camera, p99 within {budget.ms:g} ms{watts}; "
-        f"{counted(result.threads, 'thread')} to decode, detect ({result.detector}) and crop "
-        f"({result.crop})"
+        f"{counted(cameras.threads, 'thread')} to decode, detect ({cameras.detector}) and crop "
+        f"({cameras.crop})"
     )
     if result.engines:
         console.print(_table(result))
@@ -106,7 +107,7 @@ def _table(result: CapacityResult) -> Table:
         next(column for column in table.columns if column.header == name).justify = "right"
     for one in result.engines:
         streams = f"{one.streams}" + (" or more" if one.reached_limit else "")
-        watts = "-" if one.best.watts is None else f"{one.best.watts:.1f}"
+        watts = "-" if one.best.load.watts is None else f"{one.best.load.watts:.1f}"
         table.add_row(one.engine, str(one.batch), streams, _p99(one), watts, _auc(one.auc))
     return table
 
@@ -135,9 +136,10 @@ def _details(one: EngineCapacity) -> str:
     if best.stages is not None:
         times = (f"{name} {ms:.1f}" for name, ms in asdict(best.stages).items())
         parts.append(f"ms per frame: {', '.join(times)}")
-    parts.append(f"{best.cores:.1f} CPU cores")
+    parts.append(f"{best.load.cores:.1f} CPU cores")
     parts.append(
-        f"engine busy {100 * best.engine_busy:.0f} %, {best.faces_per_call:.1f} faces a call"
+        f"engine busy {100 * best.load.engine_busy:.0f} %, "
+        f"{best.load.faces_per_call:.1f} faces a call"
     )
     parts.append(f"of {counted(best.frames, 'frame')} {best.late} late, {best.dropped} dropped")
     return f"{one.engine}, batch {one.batch}, {counted(best.streams, 'stream')}: {'; '.join(parts)}"

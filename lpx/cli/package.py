@@ -136,7 +136,7 @@ def _show_project(result: CppResult | DeepStreamResult) -> None:
 def _show_triton(result: TritonResult) -> None:
     click.echo(f"written: {result.folder}")
     for model in result.models:
-        click.echo(f"  {model.name}: batches of 1 to {model.max_batch_size}{_gathered(model)}")
+        click.echo(f"  {model.name}: batches of 1 to {model.batching.largest}{_gathered(model)}")
         if model.compute_capabilities:
             click.echo(f"    GPUs: compute capability {', '.join(model.compute_capabilities)}")
         click.echo(
@@ -149,9 +149,11 @@ def _show_triton(result: TritonResult) -> None:
 
 def _gathered(model: TritonModel) -> str:
     """Return how requests are gathered, as a clause; "" if a batch takes one face."""
-    if model.preferred_batch_sizes:
-        sizes = ", ".join(map(str, model.preferred_batch_sizes))
-        return f", gathered to {sizes} within {model.queue_delay_us} µs (measured)"
-    if model.max_batch_size == 1:
+    batching = model.batching
+    if batching.preferred:
+        sizes = ", ".join(map(str, batching.preferred))
+        return f", gathered to {sizes} within {batching.delay_us} µs (measured)"
+    if batching.largest == 1:
         return ""
-    return ", of what has arrived" + (" (measured)" if model.measured else " (not measured)")
+    source = "measured" if batching.measured else "not measured"
+    return f", of what has arrived ({source})"

@@ -104,10 +104,7 @@ class TritonModel:
         engines: Names of these engines.
         files: Engine files, relative to the repository.
         compute_capabilities: GPUs that have a plan of their own; empty for ONNX Runtime.
-        max_batch_size: Largest batch.
-        preferred_batch_sizes: Sizes that requests are gathered to; empty to run what has arrived.
-        queue_delay_us: Longest time that a face waits for others, microseconds.
-        measured: Batching comes from measured latencies.
+        batching: Batch sizes, and how long a face waits for others.
         expected_score: Score of the self-test's face.
         tolerance: Largest accepted |score difference| of the self-test.
         notes: What was chosen, and why, in sentences.
@@ -119,10 +116,7 @@ class TritonModel:
     engines: tuple[str, ...]
     files: tuple[str, ...]
     compute_capabilities: tuple[str, ...]
-    max_batch_size: int
-    preferred_batch_sizes: tuple[int, ...]
-    queue_delay_us: int
-    measured: bool
+    batching: Batching
     expected_score: float
     tolerance: float
     notes: tuple[str, ...]
@@ -469,10 +463,7 @@ def _result_of(served: ServedModel) -> TritonModel:
         engines=served.engines,
         files=tuple(f"{config.name}/1/{name}" for name in served.files),
         compute_capabilities=tuple(config.plans),
-        max_batch_size=config.batching.largest,
-        preferred_batch_sizes=config.batching.preferred,
-        queue_delay_us=config.batching.delay_us,
-        measured=config.batching.measured,
+        batching=config.batching,
         expected_score=served.test.score,
         tolerance=served.test.tolerance,
         notes=served.notes,

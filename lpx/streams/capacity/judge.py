@@ -45,6 +45,27 @@ class StageTimes:
 
 
 @dataclass(frozen=True)
+class Load:
+    """Load of the machine and of the engine during a trial.
+
+    Attributes:
+        watts: Mean power, W; None if it was not measured.
+        cores: Processor seconds of this process per second.
+        other_cores: The same of all other processes; None if unknown.
+        faces_per_frame: Mean number of faces in a frame.
+        faces_per_call: Mean number of faces in a call of the engine.
+        engine_busy: Share of the time in which the engine computed.
+    """
+
+    watts: float | None
+    cores: float
+    other_cores: float | None
+    faces_per_frame: float
+    faces_per_call: float
+    engine_busy: float
+
+
+@dataclass(frozen=True)
 class Trial:
     """A judged trial.
 
@@ -60,12 +81,7 @@ class Trial:
         p50_ms: Median latency, ms; infinity if most frames were not finished.
         p99_ms: 99th percentile with its 95 % interval, ms.
         growth_ms_per_s: Growth of the latency, ms per second; None if too few were finished.
-        watts: Mean power, W; None if it was not measured.
-        cores: Processor seconds of this process per second.
-        other_cores: The same of all other processes; None if unknown.
-        faces_per_frame: Mean number of faces in a frame.
-        faces_per_call: Mean number of faces in a call of the engine.
-        engine_busy: Share of the time in which the engine computed.
+        load: Load of the machine and of the engine.
         stages: Mean times of finished frames; None if none was.
     """
 
@@ -78,12 +94,7 @@ class Trial:
     p50_ms: float
     p99_ms: Interval
     growth_ms_per_s: float | None
-    watts: float | None
-    cores: float
-    other_cores: float | None
-    faces_per_frame: float
-    faces_per_call: float
-    engine_busy: float
+    load: Load
     stages: StageTimes | None
 
 
@@ -126,12 +137,14 @@ def judge(samples: TrialSamples, budget: Budget, *, scout: bool = False) -> Tria
         p50_ms=p50,
         p99_ms=p99,
         growth_ms_per_s=growth.estimate if growth else None,
-        watts=samples.watts,
-        cores=samples.cores,
-        other_cores=samples.other_cores,
-        faces_per_frame=faces / len(done) if done else 0.0,
-        faces_per_call=samples.batches.faces / max(samples.batches.calls, 1),
-        engine_busy=min(1.0, samples.batches.seconds / times),
+        load=Load(
+            watts=samples.watts,
+            cores=samples.cores,
+            other_cores=samples.other_cores,
+            faces_per_frame=faces / max(len(done), 1),
+            faces_per_call=samples.batches.faces / max(samples.batches.calls, 1),
+            engine_busy=min(1.0, samples.batches.seconds / times),
+        ),
         stages=_stages(samples),
     )
 

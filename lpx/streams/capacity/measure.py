@@ -28,7 +28,13 @@ from lpx.predict.choose_recipe import choose_recipe
 from lpx.reporter import Reporter
 from lpx.streams.capacity.judge import Trial, judge
 from lpx.streams.capacity.plan import Budget, CapacityOptions
-from lpx.streams.capacity.result import FILE, CapacityResult, EngineCapacity, KnownAuc
+from lpx.streams.capacity.result import (
+    FILE,
+    CameraSetup,
+    CapacityResult,
+    EngineCapacity,
+    KnownAuc,
+)
 from lpx.streams.capacity.scoring_thread import EngineFailedError, ScoringThread
 from lpx.streams.capacity.search import find_most_streams
 from lpx.streams.capacity.trial import TrialSetup, run_trial
@@ -247,11 +253,13 @@ class _Run:
         result = CapacityResult(
             budget=self.request.budget,
             options=self.request.options,
-            threads=self.request.options.threads,
-            videos=self.videos.paths,
-            skipped=self.videos.skipped,
-            detector=self.request.scorer.detector,
-            crop=self.road.recipe.name,
+            cameras=CameraSetup(
+                threads=self.request.options.threads,
+                videos=self.videos.paths,
+                skipped=self.videos.skipped,
+                detector=self.request.scorer.detector,
+                crop=self.road.recipe.name,
+            ),
             energy_source="; ".join(f"{one.name} ({one.covers})" for one in opened),
             energy_reason="; ".join(one.reason for one in missing),
             engines=tuple(measured),
@@ -270,7 +278,7 @@ def _disturbances(measured: Sequence[EngineCapacity]) -> list[str]:
     """Say which of the trials that decided were disturbed by other programs."""
     notes = []
     for one in measured:
-        others = one.best.other_cores
+        others = one.best.load.other_cores
         if others is not None and others > _NOTABLE_CORES:
             notes.append(
                 f"{one.engine}, batch {one.batch}: other programs used {others:.1f} cores during "

@@ -76,17 +76,32 @@ class Recommendation:
 
 
 @dataclass(frozen=True)
+class CameraSetup:
+    """The simulated cameras, and how faces are found in them: the same for all engines.
+
+    Attributes:
+        threads: Threads that decoded, detected and cropped.
+        videos: Videos of the simulated cameras.
+        skipped: Videos that could not be read.
+        detector: Face detector.
+        crop: Crop recipe.
+    """
+
+    threads: int
+    videos: tuple[Path, ...]
+    skipped: tuple[Skipped, ...]
+    detector: str
+    crop: str
+
+
+@dataclass(frozen=True)
 class CapacityResult:
     """Result of `lpx.Workspace.capacity`.
 
     Attributes:
         budget: What every stream must get.
         options: How it was measured.
-        threads: Threads that decoded, detected and cropped.
-        videos: Videos of the simulated cameras.
-        skipped: Videos that could not be read.
-        detector: Face detector.
-        crop: Crop recipe.
+        cameras: The simulated cameras, and how faces were found in them.
         energy_source: What measured the power; "" if nothing could.
         energy_reason: Why the power was not measured; "" if it was.
         engines: Capacity by engine and batch size.
@@ -100,11 +115,7 @@ class CapacityResult:
 
     budget: Budget
     options: CapacityOptions
-    threads: int
-    videos: tuple[Path, ...]
-    skipped: tuple[Skipped, ...]
-    detector: str
-    crop: str
+    cameras: CameraSetup
     energy_source: str
     energy_reason: str
     engines: tuple[EngineCapacity, ...]
@@ -146,11 +157,11 @@ class CapacityResult:
             "complete": self.complete,
             "recommended": recommended and asdict(recommended),
             "budget": asdict(self.budget),
-            "options": {**asdict(self.options), "workers": self.threads},
-            "videos": [str(path) for path in self.videos],
-            "skipped": [asdict(one) for one in self.skipped],
-            "detector": self.detector,
-            "crop": self.crop,
+            "options": {**asdict(self.options), "workers": self.cameras.threads},
+            "videos": [str(path) for path in self.cameras.videos],
+            "skipped": [asdict(one) for one in self.cameras.skipped],
+            "detector": self.cameras.detector,
+            "crop": self.cameras.crop,
             "energy_source": self.energy_source,
             "energy_reason": self.energy_reason,
             "engines": [asdict(one) for one in self.engines],

@@ -54,12 +54,12 @@ def test_graphs_for_onnx_runtime(workspace):
         check_graph(config, data)
         assert config.input[0].format == messages().ModelInput.FORMAT_NHWC
         assert list(config.input[0].dims) == [card["input_size"]] * 2 + [3]
-        assert config.max_batch_size == model.max_batch_size == 32
+        assert config.max_batch_size == model.batching.largest == 32
         assert config.instance_group[0].kind == messages().ModelInstanceGroup.KIND_CPU
         # Nothing was measured, so nothing is gathered.
         assert list(config.dynamic_batching.preferred_batch_size) == []
         assert config.dynamic_batching.max_queue_delay_microseconds == 0
-        assert not model.measured
+        assert not model.batching.measured
         found = parameters(config)
         assert found["lpx.engine_sha256"] == hashlib.sha256(data).hexdigest()
         card_bytes = Path("served/card.json").read_bytes()
@@ -232,10 +232,10 @@ def test_measured_latencies_decide_the_batches(benched):
     result, configs = served(benched, engines="onnxruntime-fp32")
     (model,) = result.models
     batching = configs[model.name].dynamic_batching
-    assert list(batching.preferred_batch_size) == [4] == list(model.preferred_batch_sizes)
-    assert batching.max_queue_delay_microseconds == 400 == model.queue_delay_us
+    assert list(batching.preferred_batch_size) == [4] == list(model.batching.preferred)
+    assert batching.max_queue_delay_microseconds == 400 == model.batching.delay_us
     assert [sample.batch_size for sample in configs[model.name].model_warmup] == [1, 4, 32]
-    assert model.measured
+    assert model.batching.measured
     assert "gathered to 4 within 400 microseconds" in Path("served/README.md").read_text()
 
 
@@ -247,22 +247,22 @@ def test_measurements_of_another_engine_are_not_used(benched):
         candidate["engine_sha256"] = "0" * 64
     path.write_text(json.dumps(report))
     result, _ = served(benched, engines="onnxruntime-fp32")
-    assert not result.models[0].measured
+    assert not result.models[0].batching.measured
 
 
 def test_measurements_are_not_used_for_another_form_of_the_graph(benched):
     speed_up(benched, "onnxruntime-int8", 4, 2)
     result, _ = served(benched, engines="onnxruntime-int8")
-    assert not result.models[0].measured
+    assert not result.models[0].batching.measured
     result, _ = served(benched, "kept", engines="onnxruntime-int8", vnni=True)
-    assert result.models[0].preferred_batch_sizes == (4,)
+    assert result.models[0].batching.preferred == (4,)
 
 
 def test_a_damaged_report_is_named_and_left(workspace):
     (workspace.root / "report.json").write_text("{")
     heard = RecordingReporter()
     result, _ = served(workspace, engines="onnxruntime-fp32", reporter=heard)
-    assert not result.models[0].measured
+    assert not result.models[0].batching.measured
     assert any("the last bench is not used" in text for text in heard.said)
 
 
@@ -276,7 +276,7 @@ def test_a_report_of_a_board_counts_for_its_plan(workspace, add_plan, board, ben
     report["candidates"][0]["engine_sha256"] = digest
     path.write_text(json.dumps(report))
     result, configs = served(workspace, engines="tensorrt-fp16", also=orin.root)
-    assert result.models[0].preferred_batch_sizes == (4,)
+    assert result.models[0].batching.preferred == (4,)
     graphs = configs["detector-tensorrt-fp16"].optimization.cuda.graph_spec
     assert [spec.batch_size for spec in graphs] == [1, 4, 32]
 

@@ -49,8 +49,8 @@ def test_a_trial_that_holds():
     assert (trial.verdict, trial.reason) == ("holds", "")
     assert trial.p99_ms.low <= trial.p99_ms.estimate <= trial.p99_ms.high < 100
     assert (trial.frames, trial.late, trial.dropped) == (400, 0, 0)
-    assert trial.faces_per_call == 4
-    assert trial.engine_busy == 0.25
+    assert trial.load.faces_per_call == 4
+    assert trial.load.engine_busy == 0.25
 
 
 def test_stages_add_up_to_the_latency():
@@ -101,7 +101,7 @@ def test_nothing_was_finished():
     trial = judge(samples([], due=50), BUDGET)
     assert (trial.verdict, trial.stages) == ("fails", None)
     assert trial.p50_ms == math.inf
-    assert trial.faces_per_frame == 0
+    assert trial.load.faces_per_frame == 0
 
 
 def test_a_backlog_that_grows_fails_within_the_budget():
