@@ -160,7 +160,7 @@ def show(result: CalibrationResult) -> None:
     console = Output()
     scales = result.scales
     console.say(
-        f"{scales.faces.count} faces of {scales.faces.name} in {scales.pass_seconds:.1f} s "
+        f"{scales.faces.count} faces of {scales.faces.name} in {result.pass_seconds:.1f} s "
         f"(float32 alone: {result.forward_seconds:.1f} s), peak memory "
         f"{result.peak_rss_mib:.0f} MiB"
     )

@@ -29,8 +29,6 @@ SCALES = Scales(
         videos=("a", "b"),
     ),
     warning="of three faces only",
-    seconds=0.5,
-    pass_seconds=0.25,
     tensors={
         "relu": TensorScale(0.0, 4.0, 100, PEAKS, (0.5, 1.5)),
         "conv": TensorScale(-4.0, 2.5, 100, PEAKS, (-0.5,)),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from lpx.api.workspace.making import MakingSteps
 from lpx.api.workspace.measuring import MeasuringSteps
+from lpx.api.workspace.sharding import ShardingSteps
 from lpx.api.workspace.shipping import ShippingSteps
 
 
-class Workspace(MakingSteps, MeasuringSteps, ShippingSteps):
+class Workspace(MakingSteps, MeasuringSteps, ShippingSteps, ShardingSteps):
     """A folder with one exported model, its engines and reports, and the steps that make them.
 
     Each step leaves its artefacts in the folder, where the next one finds them. All steps check

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -128,13 +128,9 @@ def bench(
     else:
         # First: reports list engines in this order.
         engines = {REFERENCE: reference, **engines}
-    # What scores faces shares the cores with decoding; what is timed does not.
-    with ExitStack() as stack:
-        scoring = {n: stack.enter_context(c.scoring()) for n, c in candidates.items() if c.scoring}
+    with scorers(engines, candidates, graphs) as scoring:
         everything = score(
-            # Graphs between checkpoint and engine are scored in the same pass, which decodes each
-            # face once.
-            engines | scoring | (graphs.engines() if graphs else {}),
+            scoring,
             faces,
             card.input_size,
             watch.scoring,
@@ -192,6 +188,23 @@ def bench(
         failed=(*failed, *costs.failed),
         recorded=recorded,
     )
+
+
+@contextmanager
+def scorers(
+    engines: Mapping[str, Engine], candidates: Mapping[str, LoadedEngine], graphs: Graphs | None
+) -> Iterator[dict[str, Engine]]:
+    """Open everything that scores faces in one pass, which decodes each face once, by name.
+
+    Args:
+        engines: The reference, unless its scores were recorded, and the engines.
+        candidates: The engines as they are loaded.
+        graphs: Graphs between checkpoint and engine, if they are scored.
+    """
+    # What scores faces shares the cores with decoding; what is timed does not.
+    with ExitStack() as stack:
+        scoring = {n: stack.enter_context(c.scoring()) for n, c in candidates.items() if c.scoring}
+        yield {**engines, **scoring, **(graphs.engines() if graphs else {})}
 
 
 def _stages(

@@ -118,6 +118,40 @@ def score(
     return Scored(order, labels[order], predictions, tuple(skipped), tuple(failed))
 
 
+def score_rows(
+    engines: Mapping[str, Engine],
+    faces: FaceSet,
+    size: int,
+    rows: range,
+    store: ScoreStore,
+    progress: Progress | None = None,
+    *,
+    needed: Collection[str] | None = None,
+) -> list[Failure]:
+    """Score some faces of a set into a store: the unit of work of a bench.
+
+    Args:
+        engines: By name.
+        faces: All faces; indices in the store are those of this set.
+        size: Side of a face, pixels.
+        rows: The faces to score; the first is at a multiple of `BATCH`.
+        store: Store of the scores; what it holds is not scored again.
+        progress: Receives the number of faces scored, and their total.
+        needed: As for `score`.
+
+    Returns:
+        Engines that failed; the store has their scores up to there.
+
+    Raises:
+        LpxError: As for `score`.
+    """
+    # Of the whole set, so that all shards of one without a verdict fail at once.
+    _check_labels(faces.labels(), faces)
+    parts = {name: store.read(name) for name in engines}
+    skipped = store.skipped()
+    return _score_rest(engines, faces, size, progress, needed, store, parts, skipped, rows)
+
+
 def _score_rest(
     engines: Mapping[str, Engine],
     faces: FaceSet,
@@ -127,6 +161,7 @@ def _score_rest(
     store: ScoreStore | None,
     parts: dict[str, list[Stored]],
     skipped: list[Skipped],
+    rows: range | None = None,
 ) -> list[Failure]:
     """Score the faces that are missing from `parts`, into `parts` and `skipped`.
 
@@ -135,9 +170,12 @@ def _score_rest(
     """
     failed: list[Failure] = []
     done = {name: _next_row(batches) for name, batches in parts.items()}
-    start = min(done.values(), default=0)
+    if rows is None:
+        rows = range(len(faces.faces))
+    start = max(rows.start, min(done.values(), default=0))
     # A batch begins at a multiple of BATCH here too: its faces, and so its scores, are the same.
-    rest = faces.take(np.arange(start, len(faces.faces))) if start else faces
+    whole = (start, rows.stop) == (0, len(faces.faces))
+    rest = faces if whole else faces.take(np.arange(start, rows.stop))
     noted = len(skipped)
     for batch in rest.stream(BATCH, size, skipped):
         indices = batch.indices + start
@@ -160,7 +198,7 @@ def _score_rest(
             if store is not None:
                 store.add(name, indices, prediction)
         if progress is not None:
-            progress(int(indices[-1]) + 1, len(faces.faces))
+            progress(int(indices[-1]) + 1 - rows.start, len(rows))
     return failed
 
 
