@@ -17,6 +17,7 @@ from lpx.cli.options import (
     rebuild_option,
     workspace_option,
 )
+from lpx.cli.shards import check_shard, shard_options, show_part
 from lpx.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -28,6 +29,18 @@ if TYPE_CHECKING:
 
 # Exit code if the checkpoint cannot tell real from fake, so that parity cannot be judged.
 UNINFORMATIVE = 4
+# A shard scores; costs are measured, and the verdict is given, by the bench after the merge.
+_NOT_SHARDED = (
+    "margin",
+    "latency_seconds",
+    "batches",
+    "in_flight",
+    "energy",
+    "energy_seconds",
+    "like",
+    "trtexec_times",
+    "rebuild",
+)
 _RELEASES: dict[str, Release] = {"10": 10, "11": 11}
 
 
@@ -152,6 +165,7 @@ def times_of(
     help="Compare engines with the checkpoint, which needs PyTorch, or with its scores that an "
     "earlier bench of these faces recorded. auto: the checkpoint where it runs.",
 )
+@shard_options
 @rebuild_option
 @host_code_option
 @factory_option
@@ -174,6 +188,8 @@ def bench(
     no_stages: bool,
     allow_overlap: bool,
     reference: ReferenceKind,
+    shard: str | None,
+    out: Path | None,
     workspace: Workspace,
     as_json: bool,
 ) -> None:
@@ -182,10 +198,28 @@ def bench(
     Exit codes: 0 if parity holds for every engine; 1 if it fails or is undecided, or an engine
     fails to run; 4 if the checkpoint itself cannot tell real from fake on these faces, so that
     parity cannot be judged. An interrupted bench resumes when the command is run again.
+
+    With --shard, faces are only scored: after `lpx merge` the same command without it finds all
+    scores, measures costs, and writes the report.
     """
     from lpx.bench.performance.costs import CostPlan
     from lpx.cli.console import ConsoleReporter
 
+    check_shard(shard, out, _NOT_SHARDED)
+    if shard is not None:
+        with ConsoleReporter() as reporter:
+            part = workspace.shard(shard, out=out).bench(
+                dataset,
+                limit=limit,
+                methods=methods,
+                candidates=candidates,
+                stages=not no_stages,
+                allow_overlap=allow_overlap,
+                reference=reference,
+                reporter=reporter,
+            )
+        show_part(part, workspace, as_json=as_json)
+        return
     # In `CostPlan` 0 leaves energy out, which is what leaving out --energy means here.
     if energy and energy_seconds == 0:
         raise InvalidArgumentError("energy_seconds", "must be > 0", energy_seconds)

@@ -13,7 +13,8 @@ from lpx.shards.part import FILE, read_part
 from lpx.workspace import write_sealed
 from tests.support.reporting import RecordingReporter, StoppingReporter
 
-LIMIT = 20
+# Faces of the demo set, and of the smaller one that most tests use as it is faster.
+LIMIT, FEW = 20, 12
 FILES = ("scales.json", "calibration-faces.json")
 
 
@@ -30,12 +31,21 @@ def whole(built, tmp_path_factory):
     return written(work)
 
 
-def parts(work, count, **options):
+def parts(work, count, faces="demo", limit=LIMIT):
     folders = []
     for index in range(count):
-        part = work.shard(f"{index}/{count}").calibrate("demo", **{"limit": LIMIT, **options})
+        part = work.shard(f"{index}/{count}").calibrate(faces, limit=limit)
         folders.append(part.folder)
     return folders
+
+
+@pytest.fixture
+def few(workspace, crops):
+    """What an undivided calibration on some of the crops writes."""
+    workspace.calibrate(crops, limit=FEW)
+    found = written(workspace)
+    unsettled(workspace)
+    return found
 
 
 def unsettled(work):
@@ -71,49 +81,49 @@ def test_a_shard_locks_nothing_and_writes_its_part_only(workspace, tree):
     assert {name: after[name] for name in before} == before
 
 
-def test_an_interrupted_shard_is_refused_and_finished(workspace, whole):
+def test_an_interrupted_shard_is_refused_and_finished(workspace, crops, few):
     shard = workspace.shard("0/1")
     with pytest.raises(KeyboardInterrupt):
-        shard.calibrate("demo", limit=LIMIT, reporter=StoppingReporter("calibrating", LIMIT))
+        shard.calibrate(crops, limit=FEW, reporter=StoppingReporter("calibrating", FEW))
     folder = workspace.root / "shards/calibrate/0-of-1"
     assert not read_part(folder).complete
-    with pytest.raises(LpxError, match="part 0/1 in .* is not finished") as caught:
+    with pytest.raises(LpxError, match=r"part 0/1 in .* is not finished") as caught:
         workspace.merge(folder)
     assert "--shard 0/1" in caught.value.fix
-    shard.calibrate("demo", limit=LIMIT)
+    shard.calibrate(crops, limit=FEW)
     assert not list(folder.glob("progress*"))
     workspace.merge(folder)
-    assert written(workspace) == whole
+    assert written(workspace) == few
 
 
-def test_a_finished_shard_is_left_as_it_is(workspace, tree):
-    (folder,) = parts(workspace, 1)
+def test_a_finished_shard_is_left_as_it_is(workspace, crops, tree):
+    (folder,) = parts(workspace, 1, crops, FEW)
     before = tree(folder)
     reporter = RecordingReporter()
-    workspace.shard("0/1").calibrate("demo", limit=LIMIT, reporter=reporter)
+    workspace.shard("0/1").calibrate(crops, limit=FEW, reporter=reporter)
     assert any("nothing to do" in text for text in reporter.said)
     assert tree(folder) == before
 
 
 @pytest.mark.parametrize("name", ["observed.npz", "contents.sha256"])
-def test_an_altered_part_is_refused_and_repaired(workspace, whole, name):
-    folders = parts(workspace, 2)
+def test_an_altered_part_is_refused_and_repaired(workspace, crops, few, name):
+    folders = parts(workspace, 2, crops, FEW)
     path = folders[1] / name
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
-    with pytest.raises(LpxError, match="part 1/2 in .* is damaged") as caught:
+    with pytest.raises(LpxError, match=r"part 1/2 in .* is damaged") as caught:
         workspace.merge(folders)
     assert caught.value.code == "damaged"
     reporter = RecordingReporter()
-    workspace.shard("1/2").calibrate("demo", limit=LIMIT, reporter=reporter)
+    workspace.shard("1/2").calibrate(crops, limit=FEW, reporter=reporter)
     assert any("made again" in text for text in reporter.said)
     workspace.merge(folders)
-    assert written(workspace) == whole
+    assert written(workspace) == few
 
 
-def test_another_model_is_refused(workspace, tmp_path):
-    (folder,) = parts(workspace, 1)
+def test_another_model_is_refused(workspace, crops):
+    (folder,) = parts(workspace, 1, crops, FEW)
     values = json.loads((folder / FILE).read_text())
     values["key"]["model"] = "0" * 64
     del values["checksum"]
@@ -123,16 +133,16 @@ def test_another_model_is_refused(workspace, tmp_path):
     assert "another model" in caught.value.why
 
 
-def test_other_options_are_refused(workspace):
-    one = workspace.shard("0/2").calibrate("demo", limit=LIMIT)
-    other = workspace.shard("1/2").calibrate("demo", limit=LIMIT, seed=1)
+def test_other_options_are_refused(workspace, crops):
+    one = workspace.shard("0/2").calibrate(crops, limit=FEW)
+    other = workspace.shard("1/2").calibrate(crops, limit=FEW, seed=1)
     with pytest.raises(LpxError, match="do not belong together") as caught:
         workspace.merge([one.folder, other.folder])
     assert "seed 1, not 0" in caught.value.why
     # The place of a part of another run is not taken.
     with pytest.raises(LpxError, match="holds another part") as caught:
-        workspace.shard("0/2").calibrate("demo", limit=8)
-    assert "limit 20, not 8" in caught.value.why
+        workspace.shard("0/2").calibrate(crops, limit=8)
+    assert "limit 12, not 8" in caught.value.why
     assert "`out`" in caught.value.fix
 
 
@@ -140,7 +150,7 @@ def test_faces_with_other_files_are_refused(workspace, crops):
     part = workspace.shard("0/1").calibrate(crops, limit=6)
     for path in crops.rglob("*.png"):
         path.write_bytes(path.read_bytes() + b"\0")
-    with pytest.raises(LpxError, match="part 0/1 in .* saw other faces") as caught:
+    with pytest.raises(LpxError, match=r"part 0/1 in .* saw other faces") as caught:
         workspace.merge(part.folder)
     assert "the first is" in caught.value.why
 

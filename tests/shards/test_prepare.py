@@ -60,7 +60,9 @@ def parts(work, count, out=None):
     folders = []
     for index in range(count):
         place = None if out is None else out / str(index)
-        folders.append(work.shard(f"{index}/{count}", out=place).prepare_faces(SET, **OPTIONS).folder)
+        folders.append(
+            work.shard(f"{index}/{count}", out=place).prepare_faces(SET, **OPTIONS).folder
+        )
     return folders
 
 
@@ -146,7 +148,7 @@ def test_an_altered_part_is_refused_and_repaired(work, whole, change):
     else:
         data[-9] ^= 1
         path.write_bytes(data)
-    with pytest.raises(LpxError, match="part 1/2 in .* is damaged") as caught:
+    with pytest.raises(LpxError, match=r"part 1/2 in .* is damaged") as caught:
         work.merge(folders)
     assert caught.value.code == "damaged"
     assert not (Path("store") / FOLDER / "manifest.json").exists()

@@ -18,9 +18,7 @@ ARRAY = {
 }
 
 
-@given(
-    total=st.integers(0, 500), unit=st.integers(1, 20), count=st.integers(1, 40), data=st.data()
-)
+@given(total=st.integers(0, 500), unit=st.integers(1, 20), count=st.integers(1, 40), data=st.data())
 def test_ranges_are_disjoint_complete_balanced_and_aligned(total, unit, count, data):
     ranges = [Shard(index, count).rows(total, unit) for index in range(count)]
     rows = [row for part in ranges for row in part]

@@ -85,8 +85,8 @@ def check_finished(folder: Path) -> None:
                 f"{folder} holds faces of `lpx data prepare`, but no readable {MANIFEST}",
                 "the run was stopped before its end, or the file was removed; it describes the "
                 "faces",
-                "run `lpx data prepare` again: finished videos are not cut again; or `lpx merge`, if "
-                "its shards have finished",
+                "run `lpx data prepare` again: finished videos are not cut again; or `lpx merge`, "
+                "if its shards have finished",
                 code="damaged",
             )
 
