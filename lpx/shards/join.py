@@ -17,11 +17,11 @@ from lpx.shards.part import (
     Kind,
     PartFile,
     PartManifest,
+    command_of,
     damaged,
     difference,
     read_part,
 )
-from lpx.shards.shard import Shard
 
 # Machines that a note names.
 _NAMED = 3
@@ -158,7 +158,7 @@ def _check_alike(folder: Path, found: PartManifest, home: Path, first: PartManif
         raise LpxError(
             f"part {found.shard} in {folder} is not finished",
             "its shard was interrupted, or is still at work",
-            f"run `{COMMANDS[found.kind]}` with --shard {found.shard} again: it resumes",
+            f"run {command_of(found)} again: it resumes",
         )
     if found.kind != first.kind:
         why = f"the first is of `{COMMANDS[first.kind]}`, the second of `{COMMANDS[found.kind]}`"
@@ -185,14 +185,15 @@ def _check_all_there(first: PartManifest, members: Mapping[int, Part]) -> None:
     missing = []
     for index in range(first.count):
         if index not in members:
-            missing.append(str(Shard(index, first.count)))
+            missing.append(replace(first, index=index))
     if not missing:
         return
+    names = [str(part.shard) for part in missing]
     raise LpxError(
         f"{counted(len(missing), 'part')} of {first.count} {'is' if len(missing) == 1 else 'are'} "
-        f"missing: {some(missing, 10)}",
+        f"missing: {some(names, 10)}",
         "a result of some of the parts would look like one of all",
-        f"run `{COMMANDS[first.kind]}` with --shard {missing[0]}, and name its part too",
+        f"run {command_of(missing[0])}, and name its part too",
         code="not-found",
     )
 

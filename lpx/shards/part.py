@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NoReturn
@@ -154,7 +154,13 @@ class PartWork:
 
 @contextmanager
 def open_part(
-    folder: Path, kind: Kind, shard: Shard, key: Mapping[str, Any], reporter: Reporter
+    folder: Path,
+    kind: Kind,
+    shard: Shard,
+    key: Mapping[str, Any],
+    reporter: Reporter,
+    *,
+    lock: Callable[[Path, str, str], AbstractContextManager[None]] = locked,
 ) -> Iterator[PartWork]:
     """Open or create the part of a shard, locked against other processes.
 
@@ -164,6 +170,7 @@ def open_part(
         shard: The shard.
         key: What all parts of the whole have in common.
         reporter: Receives warnings.
+        lock: Locks a folder, as `lpx.workspace.locked`.
 
     Raises:
         LpxError: The folder holds something else, another process is at work in it (code
@@ -172,7 +179,7 @@ def open_part(
     wanted = PartManifest(FORMAT, kind, shard.index, shard.count, unsealed(sealed(key)))
     with ExitStack() as stack:
         try:
-            stack.enter_context(locked(folder, "part", "use another folder (`out`)"))
+            stack.enter_context(lock(folder, "part", "use another folder (`out`)"))
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise unwritable(folder, error) from error
@@ -242,7 +249,7 @@ def read_part(folder: Path) -> PartManifest:
         raise LpxError(
             f"{folder} is not a part",
             f"it has no {FILE}, which a shard writes when it begins",
-            "name folders that a command with --shard left",
+            "name folders that shards left",
             code="not-found",
         )
     values = read_sealed(path, "lpx COMMAND --shard I/N")
@@ -308,10 +315,14 @@ def damaged(folder: Path, part: PartManifest, why: str) -> NoReturn:
     raise LpxError(
         f"part {part.shard} in {folder} is damaged",
         why,
-        f"copy it again; or run `{COMMANDS[part.kind]}` with --shard {part.shard} again, which "
-        "repairs it",
+        f"copy it again; or run {command_of(part)} again, which repairs it",
         code="damaged",
     )
+
+
+def command_of(part: PartManifest) -> str:
+    """Return the command that makes a part, for messages; only the user knows its options."""
+    return f"`{COMMANDS[part.kind]} ... --shard {part.shard}`"
 
 
 def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -275,7 +275,7 @@ def _take(part: Part, records: list[VideoRecord], folder: Path, journal: VideoJo
         if wanted != _digests(part.folder, files):
             damaged(part.folder, part.manifest, f"crops of {record.video} are missing or altered")
         for file in files:
-            _place(part.folder / file, folder / file)
+            place_crop(part.folder / file, folder / file)
         journal.append(record)
     if at != len(digests):
         damaged(part.folder, part.manifest, f"{CROPS} has digests of other crops")
@@ -285,19 +285,23 @@ def _digests(folder: Path, files: list[str]) -> bytes:
     return file_digests([os.fsencode(folder / file) for file in files]).tobytes()
 
 
-def _place(source: Path, target: Path) -> None:
+def place_crop(source: Path, target: Path, *, link: Callable[..., None] = os.link) -> None:
     """Link a crop into the set, or copy it to another file system.
+
+    Args:
+        source: The crop in its part.
+        target: Its place in the set, where no file is.
+        link: Makes a hard link, as `os.link`.
 
     Raises:
         OSError: It cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    # A link would lead into a folder that is removed after the merge.
-    with suppress(OSError):
-        os.link(source, target, follow_symlinks=False)
-        if not target.is_symlink():
+    # A symbolic link would lead into a folder that may be removed after the merge.
+    if not source.is_symlink():
+        with suppress(OSError):
+            link(source, target)
             return
-        target.unlink()
     write_bytes(target, read_regular(source), durable=False)
 
 

@@ -100,7 +100,8 @@ def _of_slurm(environment: Mapping[str, str]) -> Shard:
         raise LpxError(
             f'`shard="auto"` cannot number the tasks of this array: task {task} of {count}, from '
             f"{least} to {greatest} in steps of {step}",
-            "they must be evenly numbered, as with --array=0-6 or --array=0-60:10",
+            "they must be evenly numbered, as with `sbatch --array=0-6` or "
+            "`sbatch --array=0-60:10`",
             "number the shards yourself: `shard` as I/N, with I from 0",
             code="unsupported",
         )
