@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lpx.cli.options import data_options, following, json_option, workspace_option
+from lpx.cli.options import (
+    data_options,
+    following,
+    json_option,
+    weight_flags,
+    workspace_option,
+)
 from lpx.data.wording import counted
 
 if TYPE_CHECKING:
@@ -39,6 +45,7 @@ def merge(parts: tuple[Path, ...], faces: str | None, workspace: Workspace, as_j
     from lpx.cli import calibrate, data
     from lpx.cli.console import ConsoleReporter
     from lpx.data.prepare import PrepareResult
+    from lpx.graph.qdq.weights import WeightOptions
 
     with ConsoleReporter() as reporter:
         merged = workspace.merge(parts, faces=faces, reporter=reporter)
@@ -51,7 +58,8 @@ def merge(parts: tuple[Path, ...], faces: str | None, workspace: Workspace, as_j
         calibrate.show(merged)
         click.echo(f"written: {workspace.scales}")
         click.echo(f"written: {workspace.root / 'calibration-faces.json'}")
-        click.echo(following("lpx build --int8", workspace))
+        weights = WeightOptions(**merged.scales.weights)
+        click.echo(following(f"lpx build --int8{weight_flags(weights)}", workspace))
     else:
         _show_scores(merged, workspace)
 
