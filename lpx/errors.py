@@ -71,6 +71,13 @@ class LpxError(Exception):
     def __str__(self) -> str:
         return layout(self.what, self.why, self.fix)
 
+    @property
+    def summary(self) -> str:
+        """What is wrong and why, for a text that quotes the error: "what: why"."""
+        if self.why:
+            return f"{self.what}: {self.why}"
+        return self.what
+
 
 class InvalidArgumentError(LpxError):
     """An argument of a function, or an option of a command, has a value that it cannot have.

@@ -1,8 +1,8 @@
-"""Count what makes the code of lpx easy or hard to enter, and compare it with the aims.
+"""Count properties that make the code of lpx easy or hard to read.
 
     python tools/count_style.py [FOLDER]
 
-Prints a table in Markdown, as docs/architecture.md shows it. FOLDER is a package's; lpx by default.
+Prints a table in Markdown, for docs/architecture.md. FOLDER is that of a package; lpx by default.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ _OPTIONS = {
     "frozen_timing_cache",
     "tf32",
 }
-# A place that names this many of the options lists them.
+# A place that names at least this many of the options counts as a list of them.
 _SOME = 4
 
 
 def count(root: Path) -> dict[str, str]:
-    """What was counted in a package, by what it is."""
+    """Return the counts of a package, by their names."""
     paths = sorted(root.rglob("*.py"))
     trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in paths}
     nodes = [node for tree in trees.values() for node in ast.walk(tree)]
     lines = comments = 0
     for path in paths:
-        code, said = _lines(path)
+        code, own_line = _lines(path)
         lines += code
-        comments += said
+        comments += own_line
     functions = [node for node in nodes if isinstance(node, _FUNCTIONS)]
     outside = [
         node
@@ -87,7 +87,7 @@ def _positional_booleans(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def _report_subscripts(root: Path, trees: dict[Path, ast.Module]) -> int:
-    """Subscripts by a literal string in the modules that read reports."""
+    """Count subscripts by a literal string in the modules that read reports."""
     count = 0
     for path, tree in trees.items():
         name = path.relative_to(root).as_posix()
@@ -99,7 +99,7 @@ def _report_subscripts(root: Path, trees: dict[Path, ast.Module]) -> int:
 
 
 def _lists_options(tree: ast.Module) -> int:
-    """Classes, functions and dicts of a module that name several of TensorRT's options."""
+    """Count classes, functions, dicts and calls that name several of TensorRT's options."""
     count = 0
     for node in ast.walk(tree):
         names: set[str] = set()
@@ -128,7 +128,7 @@ def _patches(tests: Path) -> str:
 
 
 def _lines(path: Path) -> tuple[int, int]:
-    """Lines of a file that hold code, and comments that have a line of their own."""
+    """Return the number of lines with code, and of comments on a line of their own."""
     code: set[int] = set()
     comments = 0
     with path.open("rb") as stream:
@@ -141,7 +141,7 @@ def _lines(path: Path) -> tuple[int, int]:
 
 
 def _rate(nodes: list[ast.AST], kinds: tuple[type[ast.AST], ...], lines: int) -> str:
-    return f"{1000 * sum(isinstance(node, kinds) for node in nodes) / lines:.0f}"
+    return f"{1000 * sum(isinstance(node, kinds) for node in nodes) / lines:.1f}"
 
 
 def _returns_tuple(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
@@ -177,11 +177,11 @@ def _is_dataclass(decorator: ast.expr) -> bool:
     return isinstance(called, ast.Name) and called.id == "dataclass"
 
 
-def table(found: dict[str, str]) -> Iterator[str]:
-    """The counts as a table in Markdown."""
+def table(counts: dict[str, str]) -> Iterator[str]:
+    """Yield the lines of a Markdown table of the counts."""
     yield "| | |"
     yield "|---|---|"
-    for name, value in found.items():
+    for name, value in counts.items():
         yield f"| {name} | {value} |"
 
 

@@ -25,7 +25,7 @@ from lpx.artefacts.model import (
     versions,
 )
 from lpx.artefacts.overlap import check_disjoint, face_warnings
-from lpx.artefacts.select_engine import Survey, no_such_engine, runnable
+from lpx.artefacts.select_engine import Survey, choose_engines, runnable
 from lpx.bench.parity.parity import MARGIN
 from lpx.bench.parity.recording import RecordedScores
 from lpx.bench.parity.run import BenchResult, Watch
@@ -277,7 +277,7 @@ def open_subject(
     healing = HealingOptions(rebuild or workspace.rebuild, workspace.allow_host_code)
     healer = Healer(workspace, model, healing, reporter)
     healer.prepare(options.candidates and several("candidates", options.candidates))
-    chosen = _choose(workspace, host.runnable(workspace, model), options.candidates)
+    chosen = choose_engines(workspace, host.runnable(workspace, model), options.candidates)
     return BenchSubject(model, faces, chosen, healer)
 
 
@@ -458,33 +458,6 @@ def _write(report: Report, result: BenchResult) -> None:
     write_json(report.json_path, report.to_dict())
     write_bytes(report.html_path, render_html(report, result).encode())
     write_bytes(report.markdown_path, render_markdown(report).encode())
-
-
-def _choose(workspace: WorkspaceFolder, found: Survey, names: str | Sequence[str] | None) -> Survey:
-    """Choose engines by name; None chooses all.
-
-    Raises:
-        LpxError: No engine has one of the names (code "not-found"), or none of them runs here.
-    """
-    if names is None:
-        return found
-    names = several("candidates", names)
-    fit = {manifest.name: manifest for manifest in found.fit}
-    for name in names:
-        if name not in fit and name not in found.reasons:
-            raise no_such_engine(workspace, name, [*fit, *found.reasons])
-    chosen = Survey(
-        [manifest for manifest in found.fit if manifest.name in names],
-        [one for one in found.unfit if one.manifest.name in names],
-    )
-    if not chosen.fit:
-        raise LpxError(
-            f"none of {', '.join(names)} runs here",
-            "; ".join(f"{name}: {reason}" for name, reason in chosen.reasons.items()),
-            f"engines that run here: {', '.join(fit)}",
-            code="unsupported",
-        )
-    return chosen
 
 
 def _graphs(

@@ -294,7 +294,7 @@ def _dead(
     if manifest.target == "onnxruntime" and manifest.precision == "fp32":
         return None  # the exported model itself
     if manifest.target == "onnxruntime-tensorrt":
-        return None  # its first run builds TensorRT's engine, which takes minutes
+        return None  # loading it builds TensorRT's engine, which takes minutes
     if not host.can_run(manifest):
         return None
     # Not caught below: faces that cannot be opened are not the engine's fault.

@@ -89,8 +89,7 @@ class DebugResult:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as `layers.json` holds them; None stands for infinity."""
         comparison, verdict = self.comparison, self.verdict
-        first = verdict.first.layer.name if verdict.first else None
-        culprit = verdict.culprit.layer.name if verdict.culprit else None
+        first, culprit = _layer_name(verdict.first), _layer_name(verdict.culprit)
         return {
             "engine": self.engine,
             "against": self.against,
@@ -324,23 +323,39 @@ def _notes(
     return notes
 
 
+def _layer_name(error: LayerError | None) -> str | None:
+    if error is None:
+        return None
+    return error.layer.name
+
+
 def _layer_values(error: LayerError) -> dict[str, Any]:
-    effect = error.effect
+    effect = None
+    if error.effect is not None:
+        effect = _finite_values(asdict(error.effect))
     return {
         **asdict(error.layer),
         "computes_in": error.computes_in,
         "stored_in": error.stored_in,
         "total": _error_values(error.total),
-        "own": _error_values(error.own) if error.own else None,
-        "effect": {k: _finite(v) for k, v in asdict(effect).items()} if effect else None,
-        "runtime": _error_values(error.runtime) if error.runtime else None,
+        "own": _error_values(error.own),
+        "effect": effect,
+        "runtime": _error_values(error.runtime),
     }
 
 
-def _error_values(error: TensorError) -> dict[str, Any]:
-    values = {**asdict(error), "sqnr_db": error.sqnr_db}
-    return {key: _finite(value) for key, value in values.items()}
+def _error_values(error: TensorError | None) -> dict[str, Any] | None:
+    if error is None:
+        return None
+    return _finite_values({**asdict(error), "sqnr_db": error.sqnr_db})
+
+
+def _finite_values(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: _finite(value) for name, value in values.items()}
 
 
 def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    # json.dumps would write Infinity and NaN, which other parsers refuse.
+    if math.isfinite(value):
+        return value
+    return None

@@ -6,7 +6,7 @@ import importlib
 import re
 from dataclasses import dataclass, replace
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lpx.calibration.tally import compiled
 from lpx.engines.rtx_gpus import rtx_provider_serves, rtx_serves
@@ -155,16 +155,14 @@ def targets(machine: Machine, findings: tuple[Finding, ...]) -> dict[str, Target
     def target(build: list[str], run: list[str]) -> Target:
         return Target(not build, not build and not run, ", ".join(build + run))
 
-    unfit = [
-        f"{gpu.name} is not an RTX GPU"
-        for gpu in machine.gpus
-        if gpu.compute_capability is None or not rtx_serves(gpu.compute_capability)
-    ]
-    not_served = [
-        f"{gpu.name} is not served"
-        for gpu in machine.gpus
-        if gpu.compute_capability is None or not rtx_provider_serves(gpu.compute_capability)
-    ]
+    unfit, not_served = [], []
+    for gpu in machine.gpus:
+        capability = gpu.compute_capability
+        # A GPU whose compute capability is unknown counts as not supported.
+        if capability is None or not rtx_serves(capability):
+            unfit.append(f"{gpu.name} is not an RTX GPU")
+        if capability is None or not rtx_provider_serves(capability):
+            not_served.append(f"{gpu.name} is not served")
     no_gpu_fits = len(not_served) == len(machine.gpus)
     no_gpu = lacking("NVIDIA GPU")
     rtx = lacking("NVIDIA GPU", "CUDA bindings") + unfit * (len(unfit) == len(machine.gpus))
@@ -186,10 +184,13 @@ def targets(machine: Machine, findings: tuple[Finding, ...]) -> dict[str, Target
 
 def _lacking_provider(name: str, findings: tuple[Finding, ...]) -> list[str]:
     """List the reason why a provider of ONNX Runtime cannot be used; empty if it can."""
-    listed = " ".join(
-        f.found for f in findings if f.name == "onnxruntime" and f.status != "missing"
-    )
-    return [] if name in re.findall(r"\w+", listed) else [f"onnxruntime has no {name} provider"]
+    listed: list[str] = []
+    for finding in findings:
+        if finding.name == "onnxruntime" and finding.status != "missing":
+            listed += re.findall(r"\w+", finding.found)
+    if name in listed:
+        return []
+    return [f"onnxruntime has no {name} provider"]
 
 
 def _versions(packages: Installation, distributions: tuple[str, ...]) -> dict[str, str]:
@@ -265,7 +266,10 @@ def _onnxruntime(machine: Machine, packages: Installation) -> Finding:
     except Exception as error:  # a broken wheel raises anything
         return replace(finding, status="missing", advice=f"does not import: {error}")
     # Azure's provider calls a remote service, not this machine.
-    names = [name.removesuffix("ExecutionProvider") for name in providers if "Azure" not in name]
+    names = []
+    for name in providers:
+        if "Azure" not in name:
+            names.append(name.removesuffix("ExecutionProvider"))
     finding = replace(finding, found=f"{finding.found} ({', '.join(names)})")
     if len(_versions(packages, _ONNXRUNTIME)) > 1:
         advice = "onnxruntime and onnxruntime-gpu overwrite each other: uninstall both, install one"
@@ -428,11 +432,20 @@ def _cuda_bindings(machine: Machine, packages: Installation) -> Finding:
     return replace(finding, found=f"cuda-python {finding.found}")
 
 
-def _newest_cuda(machine: Machine) -> tuple[int | None, str]:
-    """Return the newest major version of CUDA that the driver runs (None: no limit), and why."""
-    drivers = [_numbers(gpu.driver_version)[0] for gpu in machine.gpus if gpu.driver_version]
+class _NewestCuda(NamedTuple):
+    """Newest major version of CUDA that the driver runs, None without a limit, and the reason."""
+
+    version: int | None
+    reason: str
+
+
+def _newest_cuda(machine: Machine) -> _NewestCuda:
+    drivers = [gpu.driver_version for gpu in machine.gpus if gpu.driver_version]
     if machine.jetson and (machine.jetson.l4t[:1].isdecimal() or not drivers):
         newest = newest_cuda(machine.jetson.l4t)
-        return newest, f"the driver comes with JetPack, and this one supports CUDA {newest}"
-    old = bool(drivers) and drivers[0] < _CUDA_13_DRIVER
-    return 12 if old else None, f"CUDA 13 needs driver {_CUDA_13_DRIVER} or later"
+        reason = f"the driver comes with JetPack, and this one supports CUDA {newest}"
+        return _NewestCuda(newest, reason)
+    reason = f"CUDA 13 needs driver {_CUDA_13_DRIVER} or later"
+    if drivers and _numbers(drivers[0])[0] < _CUDA_13_DRIVER:
+        return _NewestCuda(12, reason)
+    return _NewestCuda(None, reason)

@@ -49,10 +49,12 @@ class ExplainResult:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as `lpx explain --json` prints them."""
         findings = self.findings
-        means = [
-            {"label": mean.word, "faces": mean.faces, "mean_score": mean.score}
-            for mean in findings.means
-        ]
+        means = []
+        for mean in findings.means:
+            means.append({"label": mean.word, "faces": mean.faces, "mean_score": mean.score})
+        picture = None
+        if self.picture is not None:
+            picture = str(self.picture)
         return {
             "checkpoint": findings.checkpoint,
             "dataset": findings.faces.name,
@@ -69,7 +71,7 @@ class ExplainResult:
             "skipped": [{"file": s.name, "reason": s.reason} for s in findings.skipped],
             "page": str(self.page),
             "maps": str(self.maps),
-            "picture": None if self.picture is None else str(self.picture),
+            "picture": picture,
         }
 
 
@@ -163,14 +165,22 @@ def _examine(examiner: Examiner, faces: FaceSet, progress: Progress | None) -> _
 
 
 def _numbers(faces: list[Explanation]) -> bytes:
+    labels, strongest = [], []
+    for face in faces:
+        label = face.label
+        # NumPy's integers have no NaN for an unknown label.
+        if label is None:
+            label = -1
+        labels.append(label)
+        strongest.append((face.strongest.row, face.strongest.column))
     data = io.BytesIO()
     np.savez_compressed(
         data,
         names=np.array([face.name for face in faces]),
         scores=np.array([face.score for face in faces], np.float32),
-        labels=np.array([-1 if face.label is None else face.label for face in faces], np.int64),
+        labels=np.array(labels, np.int64),
         patch_maps=np.stack([face.patch_map for face in faces]),
-        strongest=np.array([(face.strongest.row, face.strongest.column) for face in faces]),
+        strongest=np.array(strongest),
         similarities=np.stack([face.similarity for face in faces]),
     )
     return data.getvalue()

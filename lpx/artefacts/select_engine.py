@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lpx.arguments import several
 from lpx.artefacts.model import ExportedModel
 from lpx.bench.parity.stages import MODEL
 from lpx.bench.performance.loaded_engine import REFERENCE
@@ -95,6 +96,35 @@ def survey(
         else:
             unfit.append(UnfitEngine(manifest, reason))
     return Survey(fit, unfit)
+
+
+def choose_engines(
+    workspace: WorkspaceFolder, found: Survey, names: str | Sequence[str] | None
+) -> Survey:
+    """Choose engines by name; None chooses all.
+
+    Raises:
+        LpxError: No engine has one of the names (code "not-found"), or none of them runs here.
+    """
+    if names is None:
+        return found
+    names = several("candidates", names)
+    fit = {manifest.name: manifest for manifest in found.fit}
+    for name in names:
+        if name not in fit and name not in found.reasons:
+            raise no_such_engine(workspace, name, [*fit, *found.reasons])
+    chosen = Survey(
+        [manifest for manifest in found.fit if manifest.name in names],
+        [one for one in found.unfit if one.manifest.name in names],
+    )
+    if not chosen.fit:
+        raise LpxError(
+            f"none of {', '.join(names)} runs here",
+            "; ".join(f"{name}: {reason}" for name, reason in chosen.reasons.items()),
+            f"engines that run here: {', '.join(fit)}",
+            code="unsupported",
+        )
+    return chosen
 
 
 def preference(manifest: EngineManifest) -> tuple[bool, int]:

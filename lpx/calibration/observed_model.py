@@ -21,6 +21,7 @@ from lpx.calibration.ort_layout import leave_blocked, open_session
 from lpx.data.face_sets.face_set import Batch
 from lpx.errors import LpxError
 from lpx.graph.model_io import parse, serialise
+from lpx.graph.nodes import computed_values
 from lpx.graph.qdq.placement_dla import tensors_to_observe
 
 if TYPE_CHECKING:
@@ -130,10 +131,11 @@ class ObservedModel:
 
     def room(self) -> list[Activation]:
         """Allocate memory for the activations of a batch."""
-        return [
-            Activation(np.zeros(extent.shape(self.batch_size), np.float32), block)
-            for extent, block in zip(self.extents, self._blocks, strict=True)
-        ]
+        activations = []
+        for extent, block in zip(self.extents, self._blocks, strict=True):
+            values = np.zeros(extent.shape(self.batch_size), np.float32)
+            activations.append(Activation(values, block))
+        return activations
 
     def run_all(
         self, batches: Iterable[Batch], take: Callable[[Batch, list[Activation]], T]
@@ -199,7 +201,7 @@ class ObservedModel:
 
 
 def _make_outputs(model: ir.Model, names: Sequence[str]) -> None:
-    values = {v.name: v for node in model.graph for v in node.outputs}
+    values = computed_values(model.graph)
     for name in names:
         if values[name].dtype is None:
             raise LpxError(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.console import JustifyMethod
     from rich.table import Table
     from rich.text import Text
 
@@ -66,7 +67,7 @@ def stages(report: Report) -> Table:
     return table
 
 
-def _table(first: str, *numbers: str, **texts: Literal["left"]) -> Table:
+def _table(first: str, *numbers: str, **texts: JustifyMethod) -> Table:
     """Return a plain table that fits 80 columns: names to the left, numbers to the right."""
     from rich import box
     from rich.table import Table

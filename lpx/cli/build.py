@@ -12,38 +12,15 @@ from typing import TYPE_CHECKING
 import click
 
 from lpx.cli.options import data_options, following, json_option, weight_options, workspace_option
+from lpx.cli.tensorrt_options import tensorrt_options
 from lpx.plain import plain
 from lpx.workspace import read_sealed
 
 if TYPE_CHECKING:
     from lpx.api.workspace import Workspace
     from lpx.engines.manifest import EngineManifest
+    from lpx.engines.tensorrt_options import TensorRTOptions
     from lpx.graph.qdq.weights import WeightOptions
-
-
-def _sizes(text: str | None) -> tuple[int, ...] | None:
-    """Parse the sizes of `--batch 1,8,32`."""
-    if text is None:
-        return None
-    try:
-        sizes = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        sizes = ()
-    if not sizes or min(sizes) < 1:
-        raise click.BadParameter(f"must be positive integers such as 1,8,32 (got {text!r})")
-    return sizes
-
-
-def _range(text: str | None) -> tuple[int, int, int] | None:
-    """Parse the sizes of `--batch-range 1:8:32`."""
-    if text is None:
-        return None
-    parts = text.split(":")
-    if len(parts) == 3 and all(part.isdecimal() for part in parts):
-        least, best, most = map(int, parts)
-        if 1 <= least <= best <= most:
-            return least, best, most
-    raise click.BadParameter(f"must be a range such as 1:8:32, smallest first (got {text!r})")
 
 
 @click.command()
@@ -77,75 +54,8 @@ def _range(text: str | None) -> tuple[int, int, int] | None:
     help="Calibration method: max, percentile-99.999, percentile-99.99, percentile-99.9, mse or "
     "entropy. By default the one that `lpx calibrate` chose, else percentile-99.99.",
 )
-@click.option(
-    "--compute-capability",
-    "compute_capabilities",
-    default="",
-    metavar="8.6,8.9,...",
-    help="Comma-separated compute capabilities of the GPUs to build for (tensorrt-rtx only); they "
-    "need not be in this machine. By default 8.0, 8.6, 8.9, 12.0 and later.",
-)
-@click.option("--workspace-mib", type=int, help="Maximum scratch memory of TensorRT, in MiB.")
 @data_options
-@click.option(
-    "--batch",
-    "batches",
-    metavar="1,8,32",
-    callback=lambda _, __, value: _sizes(value),
-    help="Comma-separated batch sizes, with a TensorRT profile each: fastest at these sizes; other "
-    "batches are padded. Excludes --batch-range.",
-)
-@click.option(
-    "--batch-range",
-    metavar="MIN:BEST:MAX",
-    callback=lambda _, __, value: _range(value),
-    help="Range of batch sizes with one TensorRT profile, tuned for BEST. By default 1:8:32, and "
-    "batch 1 with --dla.",
-)
-@click.option(
-    "--optimisation-level",
-    type=int,
-    help="TensorRT's search for kernels, from 0 (fast build) to 5 (long search). By default "
-    "TensorRT's own.",
-)
-@click.option(
-    "--builds",
-    default=1,
-    show_default=True,
-    help="Number of builds; the plan of median latency is kept, and the spread reported "
-    "(TensorRT).",
-)
-@click.option(
-    "--frozen-timing-cache",
-    is_flag=True,
-    help="Fail if a kernel's time is not in the workspace's timing cache, for repeatable builds "
-    "(TensorRT 10 and later).",
-)
-@click.option(
-    "--version-compatible",
-    is_flag=True,
-    help="Let later TensorRT releases load the plan. It then contains host code, which runs in the "
-    "process that loads it: share it only with users who trust you.",
-)
-@click.option(
-    "--hardware-compatible",
-    is_flag=True,
-    help="Let other GPU models, Ampere and later, load the plan. It may be slower.",
-)
-@click.option(
-    "--dla",
-    "dla_core",
-    type=int,
-    metavar="CORE",
-    help="Number of the Jetson's DLA core to build for, with the GPU for layers that it does not "
-    "support (FP16 and INT8 only). Takes fixed batch sizes (--batch), not a range.",
-)
-@click.option(
-    "--no-tf32",
-    is_flag=True,
-    help="Multiply float32 with all 23 bits of its mantissa. By default TensorRT may round to 10 "
-    "bits (TF32), which is faster.",
-)
+@tensorrt_options
 @click.option(
     "--emit",
     type=click.Choice(("trtexec",)),
@@ -169,17 +79,7 @@ def build(
     faces: str | None,
     limit: int,
     method: str | None,
-    compute_capabilities: str,
-    workspace_mib: int | None,
-    batches: tuple[int, ...] | None,
-    batch_range: tuple[int, int, int] | None,
-    optimisation_level: int | None,
-    builds: int,
-    frozen_timing_cache: bool,
-    version_compatible: bool,
-    hardware_compatible: bool,
-    dla_core: int | None,
-    no_tf32: bool,
+    tensorrt: TensorRTOptions,
     emit: str | None,
     out: Path | None,
     weights: WeightOptions,
@@ -194,26 +94,13 @@ def build(
     from lpx.api.build import DeadEngineError, NotAllBuiltError
     from lpx.cli.console import ConsoleReporter
     from lpx.engines.manifest import PRECISIONS, Precision
-    from lpx.engines.tensorrt_options import BatchRange, TensorRTOptions
-
-    if batches and batch_range:
-        raise click.UsageError("--batch and --batch-range are mutually exclusive")
 
     asked = dict(zip(PRECISIONS, (fp32, fp16, int8), strict=True))
-    unnamed: tuple[Precision, ...] = ("fp32" if dla_core is None else "fp16", "int8")
+    unnamed: tuple[Precision, ...] = ("fp32", "int8")
+    if tensorrt.dla_core is not None:
+        # A DLA core has no float32.
+        unnamed = ("fp16", "int8")
     precisions = tuple(p for p in PRECISIONS if asked[p]) or unnamed
-    tensorrt = TensorRTOptions(
-        batches=BatchRange(*batch_range) if batch_range else batches,
-        compute_capabilities=tuple(compute_capabilities.replace(",", " ").split()),
-        workspace_mib=workspace_mib,
-        optimisation_level=optimisation_level,
-        version_compatible=version_compatible,
-        hardware_compatible=hardware_compatible,
-        dla_core=dla_core,
-        frozen_timing_cache=frozen_timing_cache,
-        builds=builds,
-        tf32=not no_tf32,
-    )
     if emit:
         if target not in ("auto", "tensorrt"):
             raise click.UsageError("--target cannot be combined with --emit trtexec")

@@ -171,10 +171,13 @@ def _off(error: LayerError) -> str:
 
 
 def _caption(result: DebugResult) -> str:
-    by = "score" if _effects(result) else "alone" if _alone(result) else "total"
-    by += "' or 'TensorRT" if _apart(result) and not _effects(result) else ""
+    by = "'alone'" if _alone(result) else "'total'"
+    if _apart(result):
+        by += " or 'TensorRT'"
+    if _effects(result):
+        by = "'score'"
     shown = len(_rows(result))
-    text = f"the {shown} worst of {len(result.comparison.layers)} layers by '{by}'; errors are "
+    text = f"the {shown} worst of {len(result.comparison.layers)} layers by {by}; errors are "
     text += "||d|| / ||x||; 'total': as the engine runs"
     if _alone(result):
         text += "; 'alone': the layer on the float32 graph's tensors"
@@ -201,8 +204,13 @@ def _rows(result: DebugResult) -> list[LayerError]:
     """Return the worst layers and those that the verdict names, in graph order."""
 
     def badness(error: LayerError) -> tuple[float, ...]:
-        effect = error.effect.score_mean if error.effect else 0.0
-        parts = [part.relative for part in (error.own, error.runtime) if part]
+        effect = 0.0
+        if error.effect is not None:
+            effect = error.effect.score_mean
+        parts = []
+        for part in (error.own, error.runtime):
+            if part is not None:
+                parts.append(part.relative)
         return effect, max(parts, default=0.0), error.total.relative
 
     layers = result.comparison.layers
@@ -220,18 +228,30 @@ def _table(result: DebugResult) -> Table:
     table.add_column("layer", overflow="fold")
     table.add_column("in", no_wrap=True)
     columns = ["total", *["alone"] * alone, *["TensorRT"] * apart]
-    columns += ["score", "max"] if effects else [*["SQNR dB"] * alone, "max |d|"]
+    if effects:
+        columns += ["score", "max"]
+    else:
+        columns += [*["SQNR dB"] * alone, "max |d|"]
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     for error in _rows(result):
-        total, own, effect = error.total, error.own, error.effect
-        cells = [f"{total.relative:.2g}"]
-        cells += [f"{part.relative:.2g}" for part in (own, error.runtime) if part]
-        if effect is not None:
-            cells += [f"{effect.score_mean:.2g}", f"{effect.score_max:.2g}"]
-        else:
-            cells += [f"{own.sqnr_db:.1f}"] if own else []
-            cells += [f"{total.max_abs:.2g}"]
-        named = error in (result.verdict.first, result.verdict.culprit)
-        table.add_row(error.layer.name, error.computes_in, *cells, style="red" if named else None)
+        style = None
+        if error in (result.verdict.first, result.verdict.culprit):
+            style = "red"
+        table.add_row(error.layer.name, error.computes_in, *_cells(error), style=style)
     return table
+
+
+def _cells(error: LayerError) -> list[str]:
+    """Return the numbers of a layer, for the columns that it has numbers for."""
+    total, own, effect = error.total, error.own, error.effect
+    # In the order of the columns in `_table`.
+    cells = [f"{total.relative:.2g}"]
+    for part in (own, error.runtime):
+        if part is not None:
+            cells.append(f"{part.relative:.2g}")
+    if effect is not None:
+        return [*cells, f"{effect.score_mean:.2g}", f"{effect.score_max:.2g}"]
+    if own is not None:
+        cells.append(f"{own.sqnr_db:.1f}")
+    return [*cells, f"{total.max_abs:.2g}"]

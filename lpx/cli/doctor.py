@@ -72,7 +72,9 @@ def _footprint(size: InstalledSize | None, memory_mib: float | None) -> str:
         largest = list(size.packages_mb.items())[:_SHOWN_PACKAGES]
         names = ", ".join(f"{name} {mb:,.0f}" for name, mb in largest)
         extras = size.total_mb - size.core_mb
-        more = f" and {extras:,.0f} MB for extras" if extras >= 1 else ""
+        more = ""
+        if extras >= 1:
+            more = f" and {extras:,.0f} MB for extras"
         texts.append(
             f"On the disk: {size.core_mb:,.0f} MB for lpx and what it needs{more}; largest, in "
             f"MB: {names}."
@@ -86,10 +88,15 @@ def _headline(machine: Machine) -> str:
     parts = [machine.os, machine.architecture, f"{machine.cpu} x {machine.cores}"]
     if machine.jetson:
         board = machine.jetson.board
-        parts.insert(0, f"Jetson, board {board}" if board.startswith("unknown") else board)
+        if board.startswith("unknown"):
+            board = f"Jetson, board {board}"
+        parts.insert(0, board)
     if machine.memory_mib:
         parts.append(f"{machine.memory_mib / 1024:.1f} GiB memory")
-    return ", ".join(parts) + (" (in a container)" if machine.in_container else "")
+    text = ", ".join(parts)
+    if machine.in_container:
+        text += " (in a container)"
+    return text
 
 
 def _table(findings: tuple[Finding, ...]) -> Table:
@@ -113,13 +120,16 @@ def _table(findings: tuple[Finding, ...]) -> Table:
 
 
 def _closing(usable: dict[str, Target]) -> str:
-    run = [name for name, target in usable.items() if target.run]
-    build = [
-        f"build {name} but not run it ({target.reason})"
-        for name, target in usable.items()
-        if target.build and not target.run
-    ]
-    cannot = [f"{name} ({target.reason})" for name, target in usable.items() if not target.build]
+    run, build, cannot = [], [], []
+    for name, target in usable.items():
+        if target.run:
+            run.append(name)
+        elif target.build:
+            build.append(f"build {name} but not run it ({target.reason})")
+        else:
+            cannot.append(f"{name} ({target.reason})")
     can = [f"run {', '.join(run)}"] * bool(run) + build
     closing = f"This machine can: {'; '.join(can) or 'nothing yet'}."
-    return f"{closing} Not here: {', '.join(cannot)}." if cannot else closing
+    if cannot:
+        closing += f" Not here: {', '.join(cannot)}."
+    return closing

@@ -1,7 +1,7 @@
-"""From an ONNX model to an engine, and from an engine to predictions.
+"""Build engines from an ONNX model, load them, and run them on faces.
 
-`build.build_engine` makes an engine for a target and a precision; `load` brings one back as an
-object with `infer(faces)`.
+`build.build_engine` builds an engine for a target and a precision; `load` loads one as an object
+with `infer(faces)`.
 """
 
 from __future__ import annotations

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 class Availability(NamedTuple):
-    """Whether something can be used on this machine.
+    """Whether something can be used on this machine, and the reason.
 
     Attributes:
-        usable: Whether it can.
-        reason: What was found, or why it cannot be used and what to install.
+        usable: True if it can.
+        reason: What was found; or why it cannot be used, and what to install.
     """
 
     usable: bool
@@ -37,7 +37,7 @@ Faces = NDArray[np.uint8]
 """A batch of RGB face crops, uint8 [N, H, W, 3]."""
 FaceImage = str | os.PathLike[str] | NDArray[np.uint8]
 """A face crop: the path of an image file, or uint8 RGB [H, W, 3] of any size."""
-# Crops that `Engine.__call__` scores at once, so that memory does not grow with their number.
+# Number of crops that `Engine.__call__` scores at once, so that memory does not grow with theirs.
 _AT_ONCE = 32
 _REQUIRED = "must be a face crop or several: uint8 RGB [H, W, 3], [N, H, W, 3], or image files"
 
@@ -109,14 +109,13 @@ class Engine(ABC):
 
     @property
     def closed(self) -> bool:
-        """Return whether the engine was closed."""
+        """True if the engine was closed."""
         return self._closed
 
     @property
     def device_memory(self) -> DeviceMemory:
-        """Return the memory that it holds on its device."""
-        # Asking a closed engine is not an error: reports read this after the engines have been
-        # released.
+        """Return the memory that the engine holds on its device."""
+        # Not an error for a closed engine: reports read this after the engines were released.
         if self._closed:
             return DeviceMemory(None, "the engine is closed")
         return self._device_memory()
@@ -139,8 +138,8 @@ class Engine(ABC):
         self._check_open()
         parts = []
         crops: list[Faces] = []
-        # A generator has no length, so that the end of the crops shows only when they run out.
-        # Files are read in the course of scoring: all crops at once may not fit into memory.
+        # The number of crops from a generator is not known in advance, and all of them at once may
+        # not fit into memory: files are read while scoring.
         for crop in _crops(image):
             crops.append(self._fitted(crop))
             if len(crops) == _AT_ONCE:
@@ -149,8 +148,7 @@ class Engine(ABC):
         if crops:
             parts.append(self.infer(np.stack(crops)))
         if not parts:
-            # Nothing was scored, and np.concatenate would fail with an error that does not name the
-            # argument.
+            # Otherwise np.concatenate fails with an error that does not name the argument.
             raise InvalidArgumentError("image", _REQUIRED, image)
         return Prediction(
             np.concatenate([part.score for part in parts]),
@@ -171,19 +169,19 @@ class Engine(ABC):
                 its runtime fails.
         """
         self._check_open()
-        # Checked before the runtime sees them: its own errors name tensors, not what to do.
+        # Checked here, as errors of a runtime name tensors and do not say what to do.
         self._check_faces(faces)
         return self._infer(faces)
 
     def close(self) -> None:
         """Release sessions and device memory; a second call does nothing."""
         if not self._closed:
-            # First: what is released in part cannot be used either.
+            # First: an engine that is released in part cannot be used either.
             self._closed = True
             self._release()
 
     def __enter__(self) -> Self:
-        # A closed engine must not enter a `with` block, where it would fail at the first call only.
+        # Otherwise a closed engine would only fail at the first call in the block.
         self._check_open()
         return self
 
@@ -224,26 +222,25 @@ class Engine(ABC):
 
 
 def notes_of(engine: Engine) -> tuple[str, ...]:
-    """Return what differs from what was asked of an engine, and its library's warnings.
+    """Return how an engine differs from the request, and the warnings of its library.
 
-    Only TensorRT's engines have notes. Some come with the first runs, as those on CUDA graphs.
+    Only TensorRT's engines have notes. Some, such as those on CUDA graphs, appear after the first
+    runs.
     """
-    # The notes are read each time, as runs may add to them.
     return tuple(getattr(engine, "notes", ()))
 
 
 def check_faces(faces: Any, shape: tuple[int, ...], *, allow_empty: bool = False) -> None:
-    """Refuse faces that an engine cannot take.
+    """Refuse faces that an engine cannot score.
 
     Args:
-        faces: Whatever was passed.
+        faces: The argument of `Engine.infer`, of any type.
         shape: (H, W, 3) of a face.
-        allow_empty: Take a batch without faces.
+        allow_empty: Accept a batch without faces.
 
     Raises:
         LpxError: Another type, dtype or shape, or no face at all.
     """
-    # Formatted here, as both errors below state what the engine takes.
     why = "this engine takes uint8 RGB [N, {}, {}, {}]".format(*shape)
     if not isinstance(faces, np.ndarray):
         raise LpxError(f"faces are of type {type(faces).__name__}", why, code="invalid-argument")
@@ -256,7 +253,7 @@ def check_faces(faces: Any, shape: tuple[int, ...], *, allow_empty: bool = False
         )
     if not len(faces) and not allow_empty:
         raise LpxError(
-            "the batch has no faces", "", "give it at least one", code="invalid-argument"
+            "the batch has no faces", "", "pass at least one face", code="invalid-argument"
         )
 
 
@@ -275,14 +272,14 @@ def _described(array: NDArray[Any]) -> str:
 
 def _crops(image: object) -> Iterable[Faces]:
     """Return the crops of `Engine.__call__`'s argument, read as they are needed."""
-    # A text is iterable too, letter by letter, so paths come first.
+    # Paths first, as a text is iterable too, letter by letter.
     if isinstance(image, (str, os.PathLike)):
         return [_read(image)]
     if isinstance(image, np.ndarray):
         if image.ndim == 4:
             return [_checked(crop, image) for crop in image]
         return [_checked(image, image)]
-    # Bytes and dicts can be iterated, but give numbers and keys, not crops.
+    # Iterating over bytes or a dict gives numbers or keys, not crops.
     if isinstance(image, Iterable) and not isinstance(image, (bytes, bytearray, dict)):
         return (_one_of(element) for element in image)
     raise InvalidArgumentError("image", _REQUIRED, _Described(type(image).__name__))
@@ -298,18 +295,18 @@ def _one_of(element: object) -> Faces:
 
 def _checked(crop: NDArray[Any], whole: NDArray[Any]) -> Faces:
     """Return a crop that is uint8 [H, W, 3]; an error shows the whole array that was passed."""
-    # A side of 0 would pass through NumPy and fail in OpenCV.
+    # With a side of 0, OpenCV would fail.
     if crop.dtype != np.uint8 or crop.ndim != 3 or crop.shape[2] != 3 or 0 in crop.shape:
         raise InvalidArgumentError("image", _REQUIRED, _described(whole))
     return crop
 
 
 def _read(path: str | os.PathLike[str]) -> Faces:
-    # Imported here: OpenCV takes a while, and engines that get arrays do without.
+    # Imported here, as OpenCV takes a while to import and arrays do not need it.
     from lpx.data.images.decode import UnreadableImageError, read_image
 
     file: Path = as_path("image", path)
-    # Asked first, as the decoder's error for a missing file reads like that for a damaged one.
+    # Checked first, as the decoder reports a missing file like a damaged one.
     if not os.path.lexists(file):
         raise LpxError(
             f"{file} does not exist", "", "use the path of an image file", code="not-found"

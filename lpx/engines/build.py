@@ -53,7 +53,7 @@ _STYLES = {
     "dla-explicit": DLA,
 }
 DIALECTS = (*_STYLES, "calibration-cache")
-# Dialects of releases that know no newer opset than 17.
+# Dialects of TensorRT releases that support no opset beyond 17.
 _LOWERED = ("weakly-typed", "calibration-cache")
 # Opset from which the scale of a QuantizeLinear may be float16.
 _HALF_SCALES_FROM = 19
@@ -76,16 +76,16 @@ def build_engine(
 
     Args:
         model: The exported ONNX model, float32.
-        card: Its card.
+        card: Its model card.
         request: The engine to build.
-        target: The request's target, as this machine has it.
-        folder: Receives the engine file, for TensorRT the graph it was built from, the manifest.
-        machine: Recorded in the manifest.
+        target: The request's target, resolved for this machine.
+        folder: Folder for the engine file and the manifest; for TensorRT also for the graph.
+        machine: This machine, which the manifest records.
         progress: Receives TensorRT's phases.
-        timing_caches: Folder that keeps TensorRT's timing caches between builds; None keeps none.
-        graph: Graph in the target's dialect that was made of the model before; None makes it. With
-            a calibration cache it has to be made.
-        measure: Returns the latency of a plan of TensorRT, ms.
+        timing_caches: Folder of TensorRT's timing caches; None for builds without one.
+        graph: Graph of the model in the target's dialect, if it was made before; None to make it
+            here, which dialect "calibration-cache" requires.
+        measure: Function that returns the latency of a TensorRT plan, ms.
 
     Raises:
         LpxError: The library refuses, or the engine does not compute in the precision asked for.
@@ -104,7 +104,7 @@ def build_engine(
         cache = None
         if dialect == "calibration-cache":
             cache = _calibration_cache(model, request, target.tensorrt)
-            # Written before the build, so that a build that fails leaves the cache to look at.
+            # Written before the build, so that it can be inspected if the build fails.
             write_bytes(folder / "calibration.cache", cache)
         built = make_for_tensorrt(
             graph,
@@ -116,22 +116,24 @@ def build_engine(
             timing_caches=timing_caches,
             measure=measure,
         )
-        # Kept beside the plan: layers of a plan cannot be compared without their graph.
+        # Stored beside the plan, since `lpx debug` compares the layers of a plan with their graph.
         write_bytes(folder / GRAPH, graph)
-        # The plan's own digest does not cover the graph, which is a file of its own.
         noted["graph_sha256"] = hashlib.sha256(graph).hexdigest()
     write_bytes(folder / built.file, built.data)
     warnings = [*built.warnings]
     if request.calibration is not None and request.scales is not None:
         warnings.append(request.scales.warning)
     work: dict[str, int] = {}
-    # Runtimes that do not report precisions have nothing to multiply the work with.
+    # Only if the runtime reports in which precision it computes each node.
     if placement is not None and built.computed_in:
         prepared, _ = prepare_model(
             model, "the exported model", requantise=request.weights.requantise
         )
         work = multiply_accumulates(prepared)
         warnings.append(warning_of_share(work, built.computed_in, placement.decisions))
+    decisions: tuple[dict[str, Any], ...] = ()
+    if placement is not None:
+        decisions = tuple(map(asdict, placement.decisions))
     manifest = EngineManifest(
         name=request.name,
         target=request.target,
@@ -139,12 +141,11 @@ def build_engine(
         dialect=dialect,
         file=built.file,
         engine_sha256=hashlib.sha256(built.data).hexdigest(),
-        # The digest of the model that was passed, not of the prepared one: it is what users can
-        # check.
+        # Of the exported model, not of the prepared one, so that users can check it.
         model_sha256=hashlib.sha256(model).hexdigest(),
         card=card.to_dict(),
         calibration=request.calibration,
-        placement=tuple(asdict(d) for d in placement.decisions) if placement else (),
+        placement=decisions,
         convolutions=built.convolutions,
         multiply_accumulates=by_precision(work, built.computed_in),
         versions=built.versions,
@@ -158,11 +159,11 @@ def build_engine(
 
 
 class LoweredGraph(NamedTuple):
-    """The graph of a precision in a dialect.
+    """A graph of some precision and dialect.
 
     Attributes:
         data: ONNX.
-        placement: Where it is quantised; None for float precisions.
+        placement: Placement of its Q/DQ pairs; None for float precisions.
     """
 
     data: bytes
@@ -170,14 +171,14 @@ class LoweredGraph(NamedTuple):
 
 
 def make_graph(model: bytes, request: BuildRequest, dialect: str) -> LoweredGraph:
-    """Return the graph of a precision in a dialect, and where it is quantised.
+    """Lower a model to the precision and dialect of an engine.
 
-    Int8 in the dialect "calibration-cache" is the plain float32 graph; `cache_scales` makes the
-    scales that go beside it.
+    For INT8 in dialect "calibration-cache" this is the plain float32 graph; its scales come from
+    `cache_scales`.
 
     Args:
         model: Float32 ONNX.
-        request: Precision, scales and target. The scales are those of
+        request: Precision, scales and target. The scales belong to the result of
             `prepare_model(model, equalised=request.weights.equalise)`.
         dialect: One of `DIALECTS`.
 
@@ -186,32 +187,32 @@ def make_graph(model: bytes, request: BuildRequest, dialect: str) -> LoweredGrap
             scales are of another model.
     """
     int8 = request.precision == "int8"
-    # Equalised weights would only change the rounding of a float engine, to no use.
+    # In a float engine, equalisation would only change rounding errors.
     model, _ = prepare_model(
         model,
         "the exported model",
         equalised=int8 and request.weights.equalise,
         requantise=request.weights.requantise,
     )
-    # Old dialects have to be lowered even in float32, as their parsers know no newer opset.
+    # Old dialects are lowered even in float32, as their parsers do not support newer opsets.
     if request.precision == "fp32" and dialect not in _LOWERED:
         return LoweredGraph(model, None)
     graph = parse(model, "the exported model")
     name_nodes(graph)
     placement = None
-    # Decided on the float32 graph: casts to float16 would hide the patterns that are looked for.
+    # Placed in the float32 graph: casts to float16 would hide the patterns that the rules match.
     if int8:
         placement = placement_of(graph, request.target, dialect, request.weights.min_channels)
     if _is_half(dialect, request.precision):
         _check_opset(graph, dialect)
         to_fp16(graph)
-    # A calibration cache goes with the plain graph; pairs in it would be quantised twice.
+    # A calibration cache is used with the plain graph: with pairs it would be quantised twice.
     if placement is not None and dialect != "calibration-cache":
         scales = _scales_of(model, request)
         ranges = scales.ranges(request.method)
         if scales.method == IMPORTED:
-            # A calibration cache knows the tensors that TensorRT or a DLA quantises: where ONNX
-            # Runtime would take more, it computes in float instead.
+            # An imported calibration cache has scales for the tensors that TensorRT or a DLA
+            # quantises. ONNX Runtime would quantise more; it computes those in float.
             known = tuple(name for name in placement.outputs if name in ranges)
             placement = replace(placement, outputs=known)
         insert_qdq(graph, placement, ranges, _STYLES[dialect], request.weights)
@@ -222,7 +223,7 @@ def make_graph(model: bytes, request: BuildRequest, dialect: str) -> LoweredGrap
 
 
 def require_int8(model: bytes, request: BuildRequest, dialect: str) -> Placement:
-    """Check, before calibration, that INT8 quantises anything of a model for a target.
+    """Check, before calibration, that a target computes some of a model in INT8.
 
     Args:
         model: Float32 ONNX.
@@ -230,31 +231,31 @@ def require_int8(model: bytes, request: BuildRequest, dialect: str) -> Placement
         dialect: One of `DIALECTS`.
 
     Returns:
-        Where it will be quantised.
+        Placement of the Q/DQ pairs.
 
     Raises:
         NotAsAskedError: lpx's rules leave every convolution in float; says which rules, and which
             option overrides them.
         LpxError: The model is quantised already, or the target has no INT8.
     """
-    # Checked before calibration, which may take minutes.
     check_int8(request.target)
     prepared, _ = prepare_model(model, "the exported model", requantise=request.weights.requantise)
     graph = parse(prepared, "the exported model")
     name_nodes(graph)
     placement = placement_of(graph, request.target, dialect, request.weights.min_channels)
     require_quantised(graph, placement, request.weights.min_channels)
-    # Some convolutions only have their weights stored in INT8, and compute in float.
+    # Some convolutions compute in float, although their weights are stored as integers.
     running = set(placement.convolutions) - placement.stored
     if dialect == "onnxruntime" and not running:
         names = ", ".join(placement.convolutions[:3])
         raise NotAsAskedError(
             f"ONNX Runtime would run none of this model's convolutions in integers: float nodes "
             f"read the results of those that lpx would quantise ({names})",
-            "its integer convolution gives 8-bit integers; in front of the classifier, where one "
-            "logit decides, and of operators that it cannot run behind one, lpx keeps floats",
+            "its integer convolutions return 8-bit integers, and lpx keeps floats before the "
+            "classifier, where one logit decides, and before operators that it cannot run after "
+            "such a convolution",
             'build FP32 for this target, or INT8 for `target="tensorrt"` or '
-            '`target="tensorrt-rtx"`: TensorRT\'s integer convolutions give floats',
+            '`target="tensorrt-rtx"`: TensorRT\'s integer convolutions return floats',
         )
     return placement
 
@@ -264,8 +265,8 @@ def require_quantised(graph: ir.Model, placement: Placement, min_channels: int) 
 
     Args:
         graph: The float graph that it was made from.
-        placement: Where it is quantised.
-        min_channels: As it was made with.
+        placement: Placement of its Q/DQ pairs.
+        min_channels: The `min_channels` of the placement.
 
     Raises:
         NotAsAskedError: It quantises none; says why, and which option overrides that.
@@ -274,13 +275,16 @@ def require_quantised(graph: ir.Model, placement: Placement, min_channels: int) 
         return
     left = [d for d in placement.decisions if d.op_type in COMPUTE]
     reasons = Counter(d.reason for d in left)
-    # Narrow layers are the one reason that an option overrides, so the error looks for them.
-    widths = [width for node in graph.graph if (width := narrowest(node)) is not None]
-    narrow = [width for width in widths if width < min_channels]
+    # Narrow layers are the only reason that an option overrides.
+    narrow = []
+    for node in graph.graph:
+        width = narrowest(node)
+        if width is not None and width < min_channels:
+            narrow.append(width)
     fix = "build FP32 or FP16"
     if narrow:
         fix = (
-            f"use `min_channels={min(narrow)}` to quantise them all the same (for `lpx calibrate` "
+            f"use `min_channels={min(narrow)}` to quantise them nevertheless (for `lpx calibrate` "
             f"too; kernels pad them, so bench the engine beside a float one), or {fix}"
         )
     raise NotAsAskedError(
@@ -294,28 +298,33 @@ def require_quantised(graph: ir.Model, placement: Placement, min_channels: int) 
 def expected_work(graph: ir.Model, placement: Placement, dialect: str) -> dict[str, int]:
     """Count multiply-accumulates of a face by precision, as far as known before calibration.
 
-    Of ONNX Runtime's dialect they are read off the graph as its optimiser leaves it, which takes
-    no measured ranges. What TensorRT takes, only a build shows: here, what is offered to it.
+    For ONNX Runtime's dialect they are counted in the optimised graph, which needs no measured
+    ranges. For TensorRT they are those that Q/DQ pairs allow in INT8: only a build shows which of
+    them TensorRT computes in it.
 
     Args:
-        graph: The float graph that the placement was made from; it gets Q/DQ pairs.
-        placement: Where it is quantised.
+        graph: The float graph that the placement was made from; Q/DQ pairs are inserted in it.
+        placement: Placement of the Q/DQ pairs.
         dialect: One of `DIALECTS`.
 
     Returns:
-        Counts for "int8" and "float"; empty where the graph does not run with a batch of one.
+        Counts for "int8" and "float"; empty if the graph does not run with a batch of one.
     """
     work = multiply_accumulates(serialise(graph))
     if dialect == "onnxruntime":
-        # Any range will do: which nodes ONNX Runtime fuses depends on the pairs, not on their
-        # scales.
+        # The range does not matter: which nodes ONNX Runtime fuses depends on the pairs, not on
+        # their scales.
         ranges = dict.fromkeys(placement.observed, Range(-1.0, 1.0, ()))
         insert_qdq(graph, placement, ranges, ONNXRUNTIME)
-        found = precision_of_nodes(serialise(graph))
-        integer = {name for name, precision in found.items() if precision == "int8"}
+        precisions = precision_of_nodes(serialise(graph))
     else:
-        integer = set(placement.convolutions)
-    return by_precision(work, {name: "int8" if name in integer else "float" for name in work})
+        precisions = dict.fromkeys(placement.convolutions, "int8")
+    computed_in = dict.fromkeys(work, "float")
+    for name, precision in precisions.items():
+        # All other precisions count as floats: which of them is known only after the build.
+        if precision == "int8":
+            computed_in[name] = "int8"
+    return by_precision(work, computed_in)
 
 
 def cache_scales(model: bytes, request: BuildRequest) -> dict[str, float]:
@@ -342,10 +351,10 @@ def cache_scales(model: bytes, request: BuildRequest) -> dict[str, float]:
 def placement_of(
     graph: ir.Model, target: Target, dialect: str, min_channels: int = MIN_CHANNELS
 ) -> Placement:
-    """Return where a dialect quantises a float graph, and why.
+    """Place the Q/DQ pairs of a dialect in a float graph.
 
     Args:
-        graph: With every node named.
+        graph: Float graph, with every node named.
         target: Runtime of the engine.
         dialect: One of `DIALECTS`.
         min_channels: Convolutions with fewer channels stay in float, except for a DLA.
@@ -363,7 +372,7 @@ def placement_of(
 
 
 def _placement_in(model: bytes, request: BuildRequest, dialect: str) -> Placement | None:
-    """Return where the graph of a request is quantised, which takes no scales; None for floats."""
+    """Place the Q/DQ pairs of a request, without its scales; None for float precisions."""
     if request.precision != "int8":
         return None
     model, _ = prepare_model(model, "the exported model", requantise=request.weights.requantise)
@@ -373,7 +382,7 @@ def _placement_in(model: bytes, request: BuildRequest, dialect: str) -> Placemen
 
 
 def _is_half(dialect: str, precision: Precision) -> bool:
-    """Return whether the graph holds float16 tensors; otherwise a builder flag asks for it."""
+    """Return True if the graph has float16 tensors, False if a builder flag allows float16."""
     typed = dialect in ("strongly-typed", "dla-explicit")
     return typed or (dialect == "onnxruntime" and precision == "fp16")
 
@@ -382,8 +391,9 @@ def _check_opset(graph: ir.Model, dialect: str) -> None:
     opset = graph.graph.opset_imports[""]
     if dialect != "onnxruntime" and opset < _HALF_SCALES_FROM:
         raise LpxError(
-            f"the model is of opset {opset}",
-            f"a {dialect} graph needs {_HALF_SCALES_FROM}: before, Q/DQ scales cannot be float16",
+            f"the model has opset {opset}",
+            f"a {dialect} graph needs opset {_HALF_SCALES_FROM} or later, in which Q/DQ scales can "
+            "be float16",
             "run `lpx export` again with the default opset",
         )
 
@@ -394,7 +404,7 @@ def _scales_of(model: bytes, request: BuildRequest) -> Scales:
     digest = hashlib.sha256(model).hexdigest()
     if request.scales.model_sha256 != digest:
         raise LpxError(
-            f"the scales were calibrated on model {request.scales.model_sha256[:12]}, this is "
+            f"the scales were calibrated on model {request.scales.model_sha256[:12]}, and this is "
             f"{digest[:12]}",
             "ranges of another model, or of this one before equalisation, do not fit",
             "calibrate again",
@@ -403,7 +413,7 @@ def _scales_of(model: bytes, request: BuildRequest) -> Scales:
 
 
 def _calibration_cache(model: bytes, request: BuildRequest, library: TensorRTLibrary) -> bytes:
-    """Return a calibration cache for the release at hand, which refuses another one's."""
+    """Return a calibration cache for a release, which refuses the cache of another release."""
     scales = cache_scales(model, request)
     peaks = {name: scale * LEVELS for name, scale in scales.items()}
     return write_cache(peaks, header_version(library.capabilities.version)).encode()

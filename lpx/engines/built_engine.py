@@ -1,4 +1,4 @@
-"""An engine that was built, before its manifest is written."""
+"""Result of building an engine for one target, before its manifest is written."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class BuiltEngine:
         versions: Versions of lpx and of the libraries that built it.
         warnings: Notes for the user.
         options: Options of the build and their outcome, for the manifest.
-        computed_in: Precision of each node by name, for INT8: convolutions and matrix products
-            that the runtime accounts for; empty if it reports nothing.
+        computed_in: For INT8, the precision of convolutions and matrix products by name of the
+            node; empty if the runtime does not report it.
     """
 
     data: bytes
@@ -35,7 +35,7 @@ class BuiltEngine:
 
 
 def tf32_switched_off() -> bool:
-    """Return whether the environment switches TF32 off: NVIDIA's libraries put it above options."""
+    """Return True if the environment switches TF32 off, which overrides all options."""
     return os.environ.get("NVIDIA_TF32_OVERRIDE") == "0"
 
 

@@ -50,7 +50,7 @@ def load(
             engine ("damaged"); or a library or GPU that it needs is missing.
     """
     path = as_path("folder", folder)
-    # A missing folder gets an error that says so, before the manifest is looked for.
+    # First, so that the error for a missing folder does not speak of a manifest.
     _check_folder(path)
     manifest, data = read_engine(path)
     if manifest.target == "tensorrt" or manifest.target == "tensorrt-rtx":
@@ -91,15 +91,16 @@ def load_plan(
     """Load a plan of TensorRT or TensorRT for RTX.
 
     Args:
-        folder: The engine's.
-        manifest: The engine's.
+        folder: Folder of the engine.
+        manifest: Manifest of the engine.
         plan: The plan's bytes.
-        allow_host_code: As for `load`.
-        cuda_graph: As for `load`.
-        open_runtime: Imports the library; None for `lpx.engines.tensorrt.open_runtime`.
-        driver: CUDA; None opens the binding at hand.
+        allow_host_code: See `load`.
+        cuda_graph: See `load`.
+        open_runtime: Function that imports the library; None for
+            `lpx.engines.tensorrt.open_runtime`.
+        driver: Access to CUDA; None for the installed binding.
     """
-    # Imported here: engines of ONNX Runtime do without.
+    # Imported here, as engines of ONNX Runtime do not need it.
     from lpx.engines import tensorrt
 
     options, flavour = manifest.tensorrt, manifest.target
@@ -133,26 +134,26 @@ def _load_onnx(
             manifest.target,
             _provider(manifest),
             folder / "cache",
-            # Larger batches are split, as the provider's profile ends at its largest one.
+            # Larger batches are split.
             max(manifest.batches),
             card,
         )
     else:
         engine = OnnxRuntimeEngine(data, card.input_size, card=card, shares_cores=shares_cores)
     try:
-        # After loading, as only the session can read the metadata of the graph.
+        # After loading, since the session gives access to the metadata of the graph.
         _check_card(manifest, card, engine.session.get_modelmeta().custom_metadata_map)
     except LpxError:
-        # Nobody else has the engine yet, so nobody else could release it.
+        # The caller does not get the engine, and so cannot close it.
         engine.close()
         raise
     return engine
 
 
 def _check_card(manifest: EngineManifest, card: ModelCard, metadata: Mapping[str, str]) -> None:
-    """Compare the card in the manifest with the one in the engine, which is under its SHA-256."""
+    """Compare the card in the manifest with the one in the engine, which the SHA-256 protects."""
     text = metadata.get(METADATA_KEY)
-    # Graphs of other programs have no card, so there is nothing to compare.
+    # Graphs of other programs have no card.
     if text is not None and card_from_json(text, manifest.file) != card:
         raise LpxError(
             f"the manifest of engine {manifest.name} and {manifest.file} carry different model "
@@ -163,7 +164,11 @@ def _check_card(manifest: EngineManifest, card: ModelCard, metadata: Mapping[str
 
 
 def _provider(manifest: EngineManifest) -> dict[str, str]:
-    """Return the options of ONNX Runtime's provider; options of others could load code."""
+    """Return the options of ONNX Runtime's provider.
+
+    Raises:
+        LpxError: They are missing, or lpx does not set one of them: such options could load code.
+    """
     given = manifest.options.get("provider")
     if not given or not manifest.batches:
         # An empty profile would fail later, with an error about shapes.
@@ -183,11 +188,11 @@ def _provider(manifest: EngineManifest) -> dict[str, str]:
 
 
 class StoredEngine(NamedTuple):
-    """An engine as its folder holds it.
+    """An engine as it is stored in its folder.
 
     Attributes:
-        manifest: Its manifest.
-        data: Contents of its engine file.
+        manifest: Manifest.
+        data: Contents of the engine file.
     """
 
     manifest: EngineManifest
@@ -195,10 +200,10 @@ class StoredEngine(NamedTuple):
 
 
 def read_engine(folder: Path) -> StoredEngine:
-    """Return the manifest of the engine in a folder, and the bytes of its engine file, checked.
+    """Read the engine in a folder, and check it against its manifest.
 
     Raises:
-        LpxError: Missing or altered engine.
+        LpxError: The engine is missing or was altered.
     """
     manifest = read_manifest(folder)
     data = _read(
@@ -206,22 +211,22 @@ def read_engine(folder: Path) -> StoredEngine:
         manifest.file,
         manifest.engine_sha256,
         "the engine that its manifest describes",
-        "its manifest does, so it was removed",
+        "its manifest exists, so it was removed",
     )
     return StoredEngine(manifest, data)
 
 
 def read_graph(folder: Path, manifest: EngineManifest) -> bytes:
-    """Return the ONNX graph of an engine: the engine itself, or what it was built from.
+    """Return the ONNX graph of an engine: the engine file, or the graph that a plan was built from.
 
     Args:
-        folder: The engine's.
-        manifest: The engine's.
+        folder: Folder of the engine.
+        manifest: Manifest of the engine.
 
     Raises:
-        LpxError: Missing or altered.
+        LpxError: The graph is missing or was altered.
     """
-    # ONNX Runtime's engine is its own graph.
+    # ONNX Runtime's engine file is the graph.
     if manifest.target.startswith("onnxruntime"):
         return read_engine(folder).data
     return _read(
@@ -236,7 +241,7 @@ def read_graph(folder: Path, manifest: EngineManifest) -> bytes:
 def _read(folder: Path, name: str, digest: str | None, what: str, why_needed: str) -> bytes:
     """Return the bytes of a file of an engine, checked against their SHA-256 if it is known."""
     path = folder / name
-    # Asked first: for a missing file the message says why the file is needed.
+    # Checked first, as the message for a missing file says why it is needed.
     if not path.exists():
         raise LpxError(
             f"{path} does not exist", why_needed, "run `lpx build` again", code="not-found"
@@ -248,12 +253,12 @@ def _read(folder: Path, name: str, digest: str | None, what: str, why_needed: st
         raise LpxError(
             f"{path} cannot be read", why, "run `lpx build` again", code="damaged"
         ) from error
-    found = hashlib.sha256(data).hexdigest()
-    # Graphs of earlier builds have no digest in their manifest.
-    if digest is not None and found != digest:
+    actual = hashlib.sha256(data).hexdigest()
+    # Manifests of earlier versions have no digest for the graph.
+    if digest is not None and actual != digest:
         raise LpxError(
             f"{path} is not {what}",
-            f"its SHA-256 begins with {found[:12]}, not {digest[:12]}",
+            f"its SHA-256 begins with {actual[:12]}, not {digest[:12]}",
             "it was altered or damaged: run `lpx build` again",
             code="damaged",
         )

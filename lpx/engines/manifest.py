@@ -34,30 +34,32 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 @dataclass(frozen=True)
 class EngineManifest:
-    """The identity of an engine. It has many fields because it is flat, as its JSON file is.
+    """Properties of an engine, as its manifest.json holds them.
 
     Attributes:
-        name: Name of its folder; as built, `<target>-<precision>`, and `-dla<core>` for a DLA core.
+        name: Name of its folder; by default `<target>-<precision>`, with `-dla<core>` for a DLA
+            core.
         target: Runtime of the engine.
         precision: Precision of its convolutions.
-        dialect: Form in which the graph that it was built from holds the precision.
+        dialect: Dialect of the graph that it was built from.
         file: Name of the engine file, beside the manifest.
         engine_sha256: SHA-256 of that file.
         model_sha256: SHA-256 of the exported ONNX model.
-        card: The model card, as plain values.
-        calibration: Faces, method and counts, None for float engines.
-        placement: Per node: whether it is quantised, and why; empty for float engines.
-        convolutions: Number of the graph's convolutions per precision, as the runtime says it runs
-            them, "unknown" where its table of layers does not show them; empty where it has none.
+        card: Model card, as plain values.
+        calibration: Faces, method and counts; None for float engines.
+        placement: For each node, the decision to quantise it, and the reason; empty for float
+            engines.
+        convolutions: Number of the graph's convolutions per precision, as the runtime reports it;
+            "unknown" for those that it does not report, and empty if it reports none.
         multiply_accumulates: Multiply-accumulates of convolutions and matrix products for one face,
-            by the precision that the runtime computes them in, "unknown" where it does not
-            report one; empty for float engines, and where it reports none at all.
-        versions: Of lpx and of the libraries that built it.
-        machine: Where it was built.
+            by the precision in which the runtime computes them, or "unknown"; empty for float
+            engines, and if the runtime reports no precisions.
+        versions: Versions of lpx and of the libraries that built it.
+        machine: Machine that built it.
         warnings: Notes for the user of this engine.
-        options: Options of the build, and their outcome: those of TensorRT's builder under
-            "tensorrt", timing cache, layers on the GPU beside a DLA core, whether TF32 is used,
-            repeated builds, SHA-256 of the graph.
+        options: Options and results of the build: TensorRT's options under "tensorrt", timing
+            cache, layers on the GPU in addition to a DLA core, use of TF32, repeated builds,
+            SHA-256 of the graph.
     """
 
     name: str
@@ -79,25 +81,25 @@ class EngineManifest:
 
     @property
     def int8_share(self) -> float | None:
-        """Return the share of multiply-accumulates in integers, in [0, 1]; None if unknown."""
+        """Share of multiply-accumulates in integers, in [0, 1]; None if unknown."""
         return share_in_integers(self.multiply_accumulates)
 
     @property
     def tensorrt(self) -> TensorRTOptions:
-        """Return the options of TensorRT's builder; the defaults for a target without it."""
+        """Options of TensorRT's builder; the defaults for a target without it."""
         return read_tensorrt_options(self.options.get("tensorrt", {}), "options.tensorrt")
 
     @property
     def batches(self) -> tuple[int, ...]:
-        """Return the largest batch of each profile; empty if any batch runs."""
-        # ONNX Runtime's CPU engine has a dynamic batch, hence no options and no limit.
+        """Largest batch of each profile; empty if batches of any size run."""
+        # ONNX Runtime's CPU engine has a dynamic batch without a limit.
         if "tensorrt" not in self.options:
             return ()
         return tuple(profile.maximum for profile in self.tensorrt.profiles)
 
     @property
     def compute_capabilities(self) -> tuple[str, ...]:
-        """Return the GPUs that it was built for on request; empty for the target's own choice."""
+        """GPUs that it was built for on request; empty for the target's own choice."""
         return self.tensorrt.gpus
 
     def model_card(self) -> ModelCard:
@@ -113,7 +115,9 @@ def share_in_integers(counts: Mapping[str, int]) -> float | None:
     """
     total = sum(counts.values())
     # A total of 0 means that nothing was counted, not that nothing is in integers.
-    return counts.get("int8", 0) / total if total else None
+    if not total:
+        return None
+    return counts.get("int8", 0) / total
 
 
 def percent(share: float) -> str:

@@ -41,14 +41,15 @@ class BuildRequest:
     @property
     def name(self) -> str:
         """Return the name of the engine and of its folder."""
-        core = self.tensorrt.dla_core
-        suffix = "" if core is None else f"-dla{core}"
-        return f"{self.target}-{self.precision}{suffix}"
+        name = f"{self.target}-{self.precision}"
+        if self.tensorrt.dla_core is not None:
+            name += f"-dla{self.tensorrt.dla_core}"
+        return name
 
     @property
     def calibration(self) -> dict[str, Any] | None:
-        """Return the manifest's record of the calibration; None for float precisions."""
-        # Scales may be passed for float precisions as well, which do not use them.
+        """Return the record of the calibration for the manifest; None for float precisions."""
+        # Float precisions may come with scales, and do not use them.
         if self.precision != "int8" or self.scales is None:
             return None
         weights = asdict(self.weights)

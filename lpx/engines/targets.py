@@ -1,4 +1,4 @@
-"""Targets that this machine can build for and run."""
+"""Targets that this machine can build for, and engines that it can run."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ _BUILT_ANYWHERE = ("tensorrt-rtx", "onnxruntime-tensorrt-rtx")
 
 @dataclass(frozen=True)
 class Installed:
-    """Functions that look for what is installed here.
+    """Functions that look for installed libraries.
 
     Attributes:
         tensorrt: Looks for a TensorRT library.
-        runtime: Looks for what runs version-compatible plans, TensorRT's lean runtime included.
+        runtime: Looks for a library that runs version-compatible plans: TensorRT, or its lean
+            runtime.
         provider: Looks for a GPU provider of ONNX Runtime.
         open: Imports a TensorRT library.
     """
@@ -41,7 +42,7 @@ class Installed:
     open: Callable[[Flavour], TensorRTLibrary] = open_library
 
     def library(self, target: Target) -> Availability:
-        """Return whether a target's library is here, and why (not)."""
+        """Return whether the library of a target is installed, and the reason."""
         if target == "tensorrt" or target == "tensorrt-rtx":
             return self.tensorrt(target)
         return self.provider(target)
@@ -52,12 +53,12 @@ INSTALLED = Installed()
 
 @dataclass(frozen=True)
 class ResolvedTarget:
-    """A target as this machine has it, resolved once for a build.
+    """A target and its library on this machine, resolved once for a build.
 
     Attributes:
-        name: The target.
-        reason: Why it was chosen.
-        library: Its TensorRT library; None for targets that ONNX Runtime runs.
+        name: Target.
+        reason: Reason for choosing it.
+        library: TensorRT library of the target; None for targets that ONNX Runtime runs.
     """
 
     name: Target
@@ -66,43 +67,45 @@ class ResolvedTarget:
 
     @property
     def tensorrt(self) -> TensorRTLibrary:
-        """Return the TensorRT library of a target that has one."""
-        assert self.library is not None, f"{self.name} is not TensorRT's"
+        """The TensorRT library; only for the targets tensorrt and tensorrt-rtx."""
+        assert self.library is not None, f"{self.name} has no TensorRT library"
         return self.library
 
     def dialect(self, precision: Precision, dla_core: int | None = None) -> str:
-        """Return the form of graph to build from, one of `lpx.engines.build.DIALECTS`.
+        """Return the dialect of the graph to build from, one of `lpx.engines.build.DIALECTS`.
 
         Args:
             precision: Precision of the engine.
-            dla_core: DLA core that runs it; None for the GPU.
+            dla_core: DLA core that the engine runs on; None for the GPU.
         """
         if self.name == "onnxruntime" or self.name == "onnxruntime-cuda":
             return "onnxruntime"
         if self.library is None:
             return "strongly-typed"
         capabilities = self.library.capabilities
-        # A build for a DLA core is refused later if the library has no DLA.
+        # A library without DLA refuses the build later.
         if dla_core is None or capabilities.dla_dialect is None:
             return capabilities.dialect
         if precision == "int8":
             return capabilities.dla_dialect
-        return "strongly-typed" if capabilities.strongly_typed_only else "weakly-typed"
+        if capabilities.strongly_typed_only:
+            return "strongly-typed"
+        return "weakly-typed"
 
 
 def resolve_target(
     asked: str, machine: Machine, installed: Installed = INSTALLED
 ) -> ResolvedTarget:
-    """Resolve the target to build for: TensorRT if "auto" finds it, else ONNX Runtime's CPU.
+    """Resolve the target to build for; "auto" is TensorRT if it is usable, or else ONNX Runtime.
 
     Args:
         asked: A target, or "auto".
-        machine: The machine at hand.
-        installed: What is installed here.
+        machine: This machine.
+        installed: Finds installed libraries.
 
     Raises:
         InvalidArgumentError: The target is unknown.
-        LpxError: It cannot be built for here (with what to install).
+        LpxError: This machine cannot build for it; says what to install.
     """
     check_choice("target", asked, ("auto", *TARGETS))
     if asked == "auto":
@@ -127,25 +130,25 @@ def resolve_target(
 
 
 def can_build(target: Target, machine: Machine, installed: Installed = INSTALLED) -> Availability:
-    """Return whether engines of a target can be built here, and why (not)."""
+    """Return whether engines of a target can be built on this machine, and the reason."""
     if target == "onnxruntime":
-        return Availability(True, "onnxruntime is always there")
+        return Availability(True, "onnxruntime is always installed")
     if target not in _BUILT_ANYWHERE and not machine.gpus:
         return Availability(False, _no_gpu(machine))
     return installed.library(target)
 
 
 def _no_gpu(machine: Machine) -> str:
-    return ": ".join(filter(None, ("no NVIDIA GPU is seen", machine.no_gpu_reason)))
+    return ": ".join(filter(None, ("no NVIDIA GPU was found", machine.no_gpu_reason)))
 
 
 def can_run(
     manifest: EngineManifest, machine: Machine, installed: Installed = INSTALLED
 ) -> Availability:
-    """Return whether an engine runs on this machine, and why (not)."""
+    """Return whether an engine runs on this machine, and the reason."""
     target = manifest.target
     if target == "onnxruntime":
-        return Availability(True, "onnxruntime is always there")
+        return Availability(True, "onnxruntime is always installed")
     if not machine.gpus:
         return Availability(False, _no_gpu(machine))
     options = manifest.tensorrt

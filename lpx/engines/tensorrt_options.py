@@ -65,8 +65,8 @@ class TensorRTOptions:
     tf32: bool = True
 
     def __post_init__(self) -> None:
-        # Frozen: one size, one capability and lists become tuples here, and are tuples for all
-        # who read them.
+        # A single size or capability, and lists, become tuples, so that readers find only tuples.
+        # `object.__setattr__`, as the dataclass is frozen.
         object.__setattr__(self, "batches", _as_batches(self.batches))
         capabilities = _as_capabilities(self.compute_capabilities)
         object.__setattr__(self, "compute_capabilities", capabilities)
@@ -81,9 +81,11 @@ class TensorRTOptions:
 
     @property
     def profiles(self) -> tuple[BatchRange, ...]:
-        """Return the profiles, smallest batch first."""
+        """Profiles, the smallest batch first."""
+        if self.batches is None and self.dla_core is None:
+            return (DEFAULT_BATCHES,)
         if self.batches is None:
-            return (DEFAULT_BATCHES if self.dla_core is None else BatchRange(1, 1, 1),)
+            return (BatchRange(1, 1, 1),)
         if isinstance(self.batches, BatchRange):
             return (self.batches,)
         assert isinstance(self.batches, tuple), "one size has become a tuple"
@@ -91,7 +93,7 @@ class TensorRTOptions:
 
     @property
     def gpus(self) -> tuple[str, ...]:
-        """Return the compute capabilities to build for; empty for the library's own choice."""
+        """Compute capabilities to build for; empty for the library's own choice."""
         assert isinstance(self.compute_capabilities, tuple), "one text has become a tuple"
         return self.compute_capabilities
 

@@ -1,4 +1,4 @@
-"""Run the reference, the exported detector, with PyTorch in float32."""
+"""The reference: the detector in PyTorch, in float32."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class TorchEngine(Engine):
     def __init__(self, detector: Detector) -> None:
         super().__init__(detector.card.input_size, detector.card)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        # TF32 keeps 10 bits of mantissa: too few for a reference.
+        # TF32 has 10 bits of mantissa, too few for a reference.
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
         self._fit = 0  # faces that are known to fit into memory
         self.module = Deployed(detector.module, detector.card).eval().to(self.device)
 
     def _device_memory(self) -> DeviceMemory:
-        # Activations come from a cache that all of PyTorch shares.
+        # Activations are not counted, as their memory is a cache that all of PyTorch shares.
         if self.device.type == "cpu":
             return ON_THE_CPU
         tensors = (*self.module.parameters(), *self.module.buffers())

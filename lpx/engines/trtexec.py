@@ -1,8 +1,8 @@
 """Write a folder from which trtexec builds and times engines, on machines without Python.
 
-The precision is in the graph or in flags, depending on the release, so there is a script per
-TensorRT major: 8 takes weakly typed graphs and precision flags, 10 strongly typed graphs and
---stronglyTyped, 11 strongly typed graphs only, without a flag.
+Depending on the release, the precision is in the graph or in flags, so there is a script for each
+major release of TensorRT: 8 takes weakly typed graphs and precision flags, 10 strongly typed graphs
+and --stronglyTyped, 11 strongly typed graphs only, without a flag.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ MAJORS: tuple[Major, ...] = (8, 10, 11)
 CACHE = "int8.cache"
 _SCRIPT = """\
 #!/bin/sh
-# Builds engines with TensorRT {major} and times them; made by lpx. Run it on the machine that will
-# run the engines. TRTEXEC names another trtexec, OUT another folder for what is made.
+# Builds engines with TensorRT {major} and times them; written by lpx, see README.txt. Run it on the
+# machine that will run the engines. TRTEXEC names another trtexec, OUT another folder for results.
 set -eu
 cd "$(dirname "$0")"
 out=${{OUT:-tensorrt{major}}}
 trtexec=${{TRTEXEC:-trtexec}}
 if ! command -v "$trtexec" >/dev/null 2>&1; then
-    # Where JetPack and NVIDIA's packages put it.
+    # JetPack and NVIDIA's packages install it here.
     trtexec=/usr/src/tensorrt/bin/trtexec
 fi
 if ! command -v "$trtexec" >/dev/null 2>&1; then
@@ -43,8 +43,8 @@ if ! command -v "$trtexec" >/dev/null 2>&1; then
     exit 2
 fi
 version=${{LPX_TENSORRT:-}}
-# trtexec names its version when it begins to work, which some releases do not for --help: an option
-# that it does not know ends it before it looks for a GPU.
+# trtexec prints its version when it starts to work, which some releases do not do for --help. An
+# unknown option makes it print the version and stop before it looks for a GPU.
 for question in --help --version-please; do
     if [ -z "$version" ]; then
         version=$("$trtexec" $question 2>&1 |
@@ -53,20 +53,21 @@ for question in --help --version-please; do
 done
 case $version in
 "" | *[!0-9]*)
-    echo "error: cannot tell which TensorRT $trtexec is of, and in a graph for another release" \\
-        "the precision may be wrong: set LPX_TENSORRT to it, as 8601 for 8.6.1 or 101303 for" \\
-        "10.13.3" >&2
+    echo "error: cannot find out the TensorRT release of $trtexec. The graph for another release" \\
+        "may give the wrong precision: set LPX_TENSORRT to the release, such as 8601 for 8.6.1" \\
+        "or 101303 for 10.13.3" >&2
     exit 2
     ;;
 esac
 if [ "$version" -ge 10000 ]; then major=$((version / 10000)); else major=$((version / 1000)); fi
 if [ "$major" -ne {major} ]; then
-    echo "error: $trtexec is of TensorRT $major, this script is for {major}: run the other" >&2
+    echo "error: $trtexec is of TensorRT $major, and this script is for {major}: run the script" \\
+        "for $major" >&2
     exit 2
 fi
-# Kernel times hold for one GPU and, on a Jetson, for one power mode, which switches off parts of
-# the GPU. trtexec 10 and 11 use those of another GPU as if they were its own (they ask TensorRT to
-# ignore the mismatch), so each machine has a file.
+# Kernel times are valid for one GPU and, on a Jetson, for one power mode, since power modes switch
+# off parts of the GPU. trtexec 10 and 11 tell TensorRT to ignore that a cache is of another GPU, so
+# each machine gets a file of its own.
 machine=$({{
     nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1
     nvpmodel -q | sed -n 's/.*Power Mode: *//p'
@@ -104,39 +105,64 @@ if [ -e /etc/nv_tegra_release ] ||
 fi
 """
 _ON_DLA = """\
-    # What a DLA core cannot do, the GPU does, and trtexec does not say how much that is.
+    # Layers that a DLA core does not support run on the GPU, and trtexec does not say how many.
     if ! grep -q '"LayerType" *: *"DLA"' "$out/$name.layers.json"; then
-        echo "error: $name runs on the GPU alone, no layer of it on the DLA core;" \\
+        echo "error: $name runs on the GPU alone, with no layer on the DLA core:" \\
             "see $out/$name.layers.json and $out/$name.log" >&2
         exit 1
     fi
 """
 _README = """\
-Engines of a deepfake detector, to be built with trtexec on machines without Python.
+This folder builds TensorRT engines of a deepfake detector, and times them. It needs trtexec, which
+comes with TensorRT, and neither Python nor lpx.
 
-Run the script of your TensorRT on the machine that will run the engines:
+How to build
+------------
+Copy the whole folder to the machine that will run the engines, since an engine fits the GPU and the
+TensorRT release that it was built with. There, run the script for its TensorRT release, which
+`dpkg -l "libnvinfer*"` shows on a Jetson or on Ubuntu:
 
   sh build-tensorrt8.sh    TensorRT 8.5 and 8.6 (JetPack 5 and 6.0)
   sh build-tensorrt10.sh   TensorRT 10.3 and later (JetPack 6.1 to 7.2)
   sh build-tensorrt11.sh   TensorRT 11
 
-Each engine takes faces, uint8 RGB [N, {size}, {size}, 3], and gives score, float32 [N], the
-probability of fake, and patch_map, float32 [N, h, w].
+A script takes minutes. It stops at the first error, and shows the end of trtexec's log. Variables
+that change what it does, as in `OUT=/data/engines sh build-tensorrt10.sh`:
 
-What is made: NAME.plan, the engine; NAME.times.json, the time of each inference, which
-`lpx bench --import-trtexec NAME.times.json` reads; NAME.layers.json, the layers. See in it that
-convolutions got the precision asked for: trtexec does not check that.
+  OUT=DIR              folder for the results (default: tensorrt8, tensorrt10 or tensorrt11, here)
+  TRTEXEC=FILE         trtexec, if it is neither on PATH nor /usr/src/tensorrt/bin/trtexec
+  LPX_TENSORRT=101303  TensorRT's release, here 10.13.3, if the script cannot find it out
+
+Results
+-------
+For each engine NAME, such as {example}:
+
+  NAME.plan         the engine
+  NAME.log          trtexec's log, with latency and throughput at its end
+  NAME.times.json   the time of each inference. To show it in a report, copy it to the machine with
+                    lpx and run `lpx bench --import-trtexec NAME.times.json`
+  NAME.layers.json  the layers of the engine. trtexec does not check their precision: check here
+                    that the convolutions of an INT8 or FP16 engine compute in INT8 or FP16
+
+timing-*.cache holds the times of single kernels, and makes the next build faster.
+
+The engine
+----------
+  faces      input, uint8 [N, {size}, {size}, 3]: face crops, RGB, not normalised
+  score      output, float32 [N]: probability that a face is fake
+  patch_map  output, float32 [N, h, w]: the same for each patch of a face
 
 {tf32}
 {dla}"""
 _TF32 = """\
-TF32 is on, as TensorRT has it by default: from Ampere on, float32 convolutions round what they
-multiply to 10 bits of mantissa. `lpx build --emit trtexec --no-tf32` writes scripts without it."""
+TF32 is on, which is TensorRT's default: on GPUs from Ampere on, float32 convolutions round their
+inputs and weights to 10 bits of mantissa. To switch it off, write this folder again with
+`lpx build --emit trtexec --no-tf32`."""
 _NO_TF32 = """\
 TF32 is off: float32 is multiplied with all 23 bits of its mantissa."""
 _DLA = """
-These engines are for DLA core {core}. DLA is in TensorRT up to 10.7 and from 11.4.1 on; with
-releases between, trtexec fails.
+These engines are for DLA core {core}. TensorRT supports DLA up to 10.7 and from 11.4.1 on; with the
+releases in between, trtexec fails. Layers that a DLA core does not support run on the GPU.
 """
 
 
@@ -203,9 +229,7 @@ def emit_trtexec(
         text = write_cache(peaks)
         write_bytes(folder / CACHE, text.encode())
         files[CACHE] = hashlib.sha256(text.encode()).hexdigest()
-    dla = "" if options.dla_core is None else _DLA.format(core=options.dla_core)
-    readme = _README.format(size=card.input_size, dla=dla, tf32=_TF32 if options.tf32 else _NO_TF32)
-    write_bytes(folder / "README.txt", readme.encode())
+    write_bytes(folder / "README.txt", _readme(requests[0], card.input_size).encode())
     manifest = {
         "format": FORMAT,
         "model_sha256": hashlib.sha256(model).hexdigest(),
@@ -218,6 +242,19 @@ def emit_trtexec(
     }
     write_sealed(folder / "manifest.json", manifest)
     return tuple(scripts)
+
+
+def _readme(request: BuildRequest, size: int) -> str:
+    options = request.tensorrt
+    dla = ""
+    if options.dla_core is not None:
+        dla = _DLA.format(core=options.dla_core)
+    tf32 = _TF32
+    if not options.tf32:
+        tf32 = _NO_TF32
+    # A real name, so that readers recognise it in the folder.
+    example = plan_name(request, options.profiles[0])
+    return _README.format(size=size, example=example, dla=dla, tf32=tf32)
 
 
 def check_emitted(requests: tuple[BuildRequest, ...]) -> None:
@@ -292,19 +329,18 @@ def _builds(request: BuildRequest, major: Major, recipe: _Recipe, size: int) -> 
         # them.
         common += [f"--useDLACore={options.dla_core}", "--allowGPUFallback"]
     lines = []
+    side = f"{size}x{size}x3"
     for span in options.profiles:
-        shapes = [
-            f"--{option}Shapes=faces:{batch}x{size}x{size}x3"
-            for option, batch in (
-                ("min", span.minimum),
-                ("opt", span.optimum),
-                ("max", span.maximum),
-            )
+        arguments = [
+            f"build {plan_name(request, span)}",
+            *common,
+            f"--minShapes=faces:{span.minimum}x{side}",
+            f"--optShapes=faces:{span.optimum}x{side}",
+            f"--maxShapes=faces:{span.maximum}x{side}",
+            # Timed at the optimum, for which the kernels were chosen.
+            f"--shapes=faces:{span.optimum}x{side}",
         ]
-        # Timed at the optimum, for which the kernels were chosen.
-        run = f"--shapes=faces:{span.optimum}x{size}x{size}x3"
-        build = f"build {plan_name(request, span)}"
-        lines.append(" \\\n    ".join([build, *common, *shapes, run]))
+        lines.append(" \\\n    ".join(arguments))
     return lines
 
 

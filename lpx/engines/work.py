@@ -32,37 +32,37 @@ _COUNTS = re.compile(r"^\d+ -> \d+ channels, | with \d+ channels")
 def multiply_accumulates(model: bytes) -> dict[str, int]:
     """Count the multiply-accumulates of each convolution and matrix product, for one face.
 
-    They are counted by the shapes that tensors have when ONNX Runtime runs the graph as it is
-    written, so that no shape need be known beforehand.
+    ONNX Runtime runs the graph, without optimising it, and reports the shapes of all tensors: none
+    has to be known beforehand.
 
     Args:
         model: A float ONNX model whose batch is the one dynamic dimension of its inputs.
 
     Returns:
         Count by name of the node, in graph order; names as `lpx.graph.model_io.name_nodes` gives
-        them. Empty where the graph does not run with a batch of one.
+        them. Empty if the graph does not run with a batch of one.
     """
     graph = parse(model, "the float model")
     name_nodes(graph)
-    found = {}
+    counts = {}
     for event in _profile(serialise(graph)):
         count = _count(event["args"])
         if count:
-            found[event["name"].removesuffix("_kernel_time")] = count
-    return found
+            counts[event["name"].removesuffix("_kernel_time")] = count
+    return counts
 
 
 def _profile(model: bytes) -> list[dict[str, Any]]:
-    """Return ONNX Runtime's profile of every node while one black face runs through a graph."""
+    """Return ONNX Runtime's profile of every node of a graph, run on one black face."""
     import onnxruntime
 
-    # Level 3 is "error": warnings on graphs that are run once help nobody.
+    # Level 3 is "error": warnings are of no use for a graph that is run once.
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # Optimised graphs have fused nodes, which could not be told apart by name.
+    # The optimiser fuses nodes, which could then no longer be found by name.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.enable_profiling = True
-    # Prepacked weights are missing from what the profiler notes.
+    # The profiler does not report the shapes of prepacked weights.
     options.add_session_config_entry("session.disable_prepacking", "1")
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")
@@ -70,8 +70,8 @@ def _profile(model: bytes) -> list[dict[str, Any]]:
         try:
             session.run(None, {entry.name: _zeros(entry) for entry in session.get_inputs()})
         except Exception:
-            # Its errors share no base class. A graph that does not run with one face has no
-            # figures; the build goes on without them.
+            # ONNX Runtime's errors have no base class of their own. If a graph does not run with
+            # one face, nothing is counted, and the build continues.
             return []
         finally:
             path = session.end_profiling()
@@ -79,19 +79,22 @@ def _profile(model: bytes) -> list[dict[str, Any]]:
         try:
             events: list[dict[str, Any]] = json.loads(Path(path).read_text(encoding="utf-8"))
         except ValueError:
-            return []  # cut off: there was no room for temporary files
+            return []  # truncated: the disk was full
     return [e for e in events if str(e.get("name")).endswith("_kernel_time") and "args" in e]
 
 
 def _zeros(entry: Any) -> NDArray[Any]:
     """Return zeros for a session's input, with every dynamic dimension 1."""
-    shape = [size if isinstance(size, int) else 1 for size in entry.shape]
-    found: NDArray[Any] = np.zeros(shape, _TYPES.get(entry.type, np.dtype(np.float32)))
-    return found
+    shape = []
+    for size in entry.shape:
+        # A dynamic dimension has a name in place of a size.
+        shape.append(size if isinstance(size, int) else 1)
+    zeros: NDArray[Any] = np.zeros(shape, _TYPES.get(entry.type, np.dtype(np.float32)))
+    return zeros
 
 
 def _count(node: Mapping[str, Any]) -> int:
-    """Multiply-accumulates of a node as the profiler describes it; 0 for all other operators."""
+    """Return the multiply-accumulates of a node in a profile; 0 for operators without any."""
     kind = node.get("op_name")
     if kind not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
         return 0
@@ -113,11 +116,11 @@ def _shape(entry: Mapping[str, Sequence[int]]) -> list[int]:
 
 
 def by_precision(work: Mapping[str, int], computed_in: Mapping[str, str]) -> dict[str, int]:
-    """Sum multiply-accumulates by precision, most first.
+    """Sum multiply-accumulates by precision, the most frequent first.
 
     Args:
-        work: As `multiply_accumulates` counts.
-        computed_in: Precision by name of the node; missing ones count as `UNKNOWN`.
+        work: Count by name of the node, as `multiply_accumulates` returns it.
+        computed_in: Precision by name of the node; nodes that are missing count as `UNKNOWN`.
     """
     counts: Counter[str] = Counter()
     for name, count in work.items():
@@ -131,9 +134,9 @@ def warning_of_share(
     """Return a warning for an INT8 engine that does little in integers; "" for any other.
 
     Args:
-        work: As `multiply_accumulates` counts.
-        computed_in: As for `by_precision`.
-        decisions: Why each node was quantised or not.
+        work: Count by name of the node, as `multiply_accumulates` returns it.
+        computed_in: Precision by name of the node.
+        decisions: Reasons why nodes were quantised or not.
     """
     share = share_in_integers(by_precision(work, computed_in))
     if share is None or share >= HALF:
@@ -147,10 +150,11 @@ def warning_of_share(
             reason = _reason(known.get(name))
             reasons[reason] += count
             nodes[reason] += 1
-    listed = "; ".join(
-        f"{percent(count / total)} ({nodes[reason]} node{'s' * (nodes[reason] != 1)}): {reason}"
-        for reason, count in reasons.most_common(_REASONS)
-    )
+    largest = []
+    for reason, count in reasons.most_common(_REASONS):
+        plural = "s" * (nodes[reason] != 1)
+        largest.append(f"{percent(count / total)} ({nodes[reason]} node{plural}): {reason}")
+    listed = "; ".join(largest)
     return (
         f"only {percent(share)} of the multiply-accumulates run in integers, so this engine is "
         f"hardly an INT8 one: bench a float engine beside it. Computed in float: {listed}"

@@ -1,1 +1,1 @@
-"""What a detector looks at, face by face."""
+"""Explanation of a detector's scores, face by face."""

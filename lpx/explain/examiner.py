@@ -93,9 +93,9 @@ class Explanation:
         return self.fake != bool(self.label)
 
     def mistake(self, threshold: float) -> float | None:
-        """Return by how much the score is on the wrong side of the threshold.
+        """Return the distance of the score from the threshold, on its wrong side.
 
-        Negative for a correctly classified face; None if the label is unknown.
+        It is negative for a correctly classified face, and None if the label is unknown.
         """
         if self.label is None:
             return None
@@ -170,7 +170,9 @@ def class_means(
 def regions_per_side(grid: tuple[int, int]) -> int:
     """Return the regions per side to which a grid (h, w) of units is pooled; 0 for a single one."""
     side = min(REGIONS, *grid)
-    return side if side > 1 else 0
+    if side == 1:
+        return 0
+    return side
 
 
 def clip(box: Box | None, size: int) -> Box | None:
@@ -217,7 +219,8 @@ class Examiner:
         if not isinstance(detector.module, LocalPredictionDetector):
             raise LpxError(
                 f"{detector.card.architecture} is not a local-prediction detector of lpx",
-                "an explanation compares the features of its units, which lpx cannot find in it",
+                "an explanation compares the features of its units, which lpx cannot identify in "
+                "other models",
                 "use `lpx predict`, which draws the heat maps of any model",
                 code="unsupported",
             )
@@ -238,7 +241,7 @@ class Examiner:
             Each face that can be read, explained.
 
         Raises:
-            LpxError: The detector gives a score that is not a probability.
+            LpxError: A score of the detector is not a probability.
         """
         for batch in faces.stream(_BATCH, self.card.input_size, skipped):
             results = self._run(batch.pixels)
@@ -289,7 +292,7 @@ def _field(
     try:
         return analyser(detector.module, detector.card.input_size)
     except LpxError as error:
-        # Everything but the boxes can be shown without it.
+        # Only the boxes are missing without it.
         return ReceptiveField(None, None, None, detector.card.grid, False, error.what, 0.0)
 
 
@@ -298,7 +301,7 @@ def _sigmoid(logits: Floats) -> Floats:
 
 
 def _check_probability(name: str, score: float) -> None:
-    # Written so that NaN is refused too.
+    # "not <=", so that NaN is refused, too.
     if not -ROUNDING <= score <= 1 + ROUNDING:
         raise LpxError(
             f"the checkpoint gives the score {score} to face {name}",

@@ -91,7 +91,7 @@ def means(findings: Findings) -> list[Mean]:
 
 def scale_end(difference: Floats) -> float:
     """Return the largest magnitude, rounded up to a tenth."""
-    # A little less, so that 0.3 as a float32, which is above 0.3, does not become 0.4.
+    # Minus a small number, so that 0.3, which as a float32 is above 0.3, does not become 0.4.
     return max(1, math.ceil(float(np.abs(difference).max()) * 10 - 1e-6)) / 10
 
 
@@ -131,8 +131,8 @@ def headline(findings: Findings) -> str:
         )
     size, side = findings.field.size, findings.card.input_size
     if size is not None and size < side:
-        text += f" A patch sees {size} × {size} px of the {side} × {side} px crop, "
-        text += f"{100 * (size / side) ** 2:.0f} % of it."
+        share = 100 * (size / side) ** 2
+        text += f" A patch sees {size} × {size} px, {share:.0f} % of the {side} × {side} px crop."
     similarity = mean_of(faces)
     if similarity is not None:
         text += f" The mean similarity of a face's regions is {similarity:.2f}."
@@ -153,8 +153,13 @@ def _split(faces: Sequence[Explanation]) -> str:
 
 def mean_of(faces: Sequence[Explanation]) -> float | None:
     """Return the mean over faces of the similarity of their regions; None without regions."""
-    values = [value for face in faces if (value := face.mean_similarity) is not None]
-    return float(np.mean(values)) if values else None
+    values = []
+    for face in faces:
+        if face.mean_similarity is not None:
+            values.append(face.mean_similarity)
+    if not values:
+        return None
+    return float(np.mean(values))
 
 
 def render_page(findings: Findings, pictures: Sequence[Pictures]) -> str:

@@ -16,7 +16,14 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from lpx.graph.model_io import is_constant, name_nodes, parse, serialise
-from lpx.graph.nodes import ACTIVATIONS, COMPUTE, name_of, producer_of
+from lpx.graph.nodes import (
+    ACTIVATIONS,
+    COMPUTE,
+    computed_values,
+    name_of,
+    nodes_by_name,
+    producer_of,
+)
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 # Prefix of the inputs of `cut_at_layers` and `resume_from`, before the name of their tensor.
@@ -83,8 +90,9 @@ def layers_of(model: ir.Model) -> tuple[Layer, ...]:
             name, kind = name_of(fused[node]), f"{fused[node].op_type}+{kind}"
         for index, output in enumerate(node.outputs):
             if output.dtype == ir.DataType.FLOAT and output.name:
-                suffix = f".{index}" if index else ""
-                layers.append(Layer(name + suffix, kind, output.name))
+                # A node may have several outputs, which need names of their own.
+                layer = f"{name}.{index}" if index else name
+                layers.append(Layer(layer, kind, output.name))
     return tuple(layers)
 
 
@@ -106,8 +114,8 @@ def locate(layers: Sequence[Layer], lowered: ir.Model) -> tuple[Place, ...]:
     A Q/DQ pair after a layer that computes in float has a place of its own: a layer of the same
     tensor, named after the QuantizeLinear.
     """
-    values = _values(lowered)
-    nodes = {name_of(node): node for node in lowered.graph}
+    values = computed_values(lowered.graph)
+    nodes = nodes_by_name(lowered.graph)
     places = []
     for layer in layers:
         value = values.get(layer.tensor)
@@ -142,10 +150,6 @@ def _reads_pairs(node: ir.Node) -> bool:
     return False
 
 
-def _values(model: ir.Model) -> dict[str, ir.Value]:
-    return {str(v.name): v for node in model.graph for v in node.outputs}
-
-
 def _chain(value: ir.Value) -> list[ir.Value]:
     """Return the tensors from a value to what others read: through a Q/DQ pair and Casts."""
     for node in value.consumers():
@@ -169,7 +173,7 @@ def with_outputs(model: bytes, source: str, names: Sequence[str]) -> bytes:
         names: Tensors to add to the outputs.
     """
     graph = read_named(model, source)
-    values = _values(graph)
+    values = computed_values(graph.graph)
     for name in names:
         if not values[name].is_graph_output():
             graph.graph.outputs.append(values[name])
@@ -189,7 +193,7 @@ def cut_at_layers(model: bytes, source: str, places: Sequence[Place]) -> bytes:
         places: Counterparts of the layers.
     """
     graph = read_named(model, source)
-    values = _values(graph)
+    values = computed_values(graph.graph)
     outputs = [values[place.read_as] for place in places]
     places_of = Counter(place.layer.tensor for place in places)
     for place in places:
@@ -219,7 +223,7 @@ def resume_from(model: bytes, source: str, tensor: str, output: str) -> bytes:
         output: Name of the output to keep.
     """
     graph = read_named(model, source)
-    value = _values(graph)[tensor]
+    value = computed_values(graph.graph)[tensor]
     fed = _input(graph.graph, value, tensor)
     for node, index in tuple(value.uses()):
         node.replace_input_with(index, fed)

@@ -32,6 +32,21 @@ def name_of(node: ir.Node) -> str:
     return node.name
 
 
+def nodes_by_name(graph: ir.Graph) -> dict[str, ir.Node]:
+    """Return the nodes of a graph, all of which are named, by their names."""
+    return {name_of(node): node for node in graph}
+
+
+def computed_values(graph: ir.Graph) -> dict[str, ir.Value]:
+    """Return the values that the nodes of a graph compute, by their names, in graph order."""
+    values = {}
+    for node in graph:
+        # All outputs: a Split has several.
+        for value in node.outputs:
+            values[str(value.name)] = value
+    return values
+
+
 def adds_branches(node: ir.Node) -> bool:
     """Return True if a node is the Add of two computed tensors, and not of a constant."""
     return node.op_type == "Add" and not any(is_constant(v) for v in node.inputs)

@@ -69,7 +69,9 @@ def _oversized_constant(graph: onnx.GraphProto, outer: dict[str, onnx.TensorProt
     known = outer | {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant" and node.output:
-            known.update((node.output[0], a.t) for a in node.attribute if a.HasField("t"))
+            for attribute in node.attribute:
+                if attribute.HasField("t"):
+                    known[node.output[0]] = attribute.t
         if _values_made(node, known) > MAX_CONSTANT_VALUES:
             return str(node.name or node.op_type)
         for attribute in node.attribute:
@@ -82,9 +84,12 @@ def _oversized_constant(graph: onnx.GraphProto, outer: dict[str, onnx.TensorProt
 def _values_made(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto]) -> float:
     """Return the number of values a node creates from constants; 0 if it does not or is unknown."""
     given = [known.get(name) for name in node.input]
-    if node.op_type == "Range" and len(given) == 3 and None not in given:
-        start, end, step = (_numbers(tensor)[0] for tensor in given if tensor is not None)
-        return (end - start) / step if step else 0.0
+    constants = [tensor for tensor in given if tensor is not None]
+    if node.op_type == "Range" and len(given) == len(constants) == 3:
+        start, end, step = (_numbers(tensor)[0] for tensor in constants)
+        if step:
+            return (end - start) / step
+        return 0.0
     place = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1}.get(node.op_type)
     if place is None or len(given) <= place or (shape := given[place]) is None:
         return 0.0
@@ -110,7 +115,11 @@ def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
             continue
         for descriptor, value in one.ListFields():
             if descriptor.message_type is not None:
-                rest.extend([value] if hasattr(value, "ListFields") else value)
+                # A message, or a list of them.
+                if hasattr(value, "ListFields"):
+                    rest.append(value)
+                else:
+                    rest.extend(value)
 
 
 def unreadable(source: str, error: Exception) -> LpxError:

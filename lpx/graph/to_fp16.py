@@ -113,7 +113,8 @@ def _reads(node: ir.Node) -> Iterator[tuple[ir.Node, int, ir.Value]]:
             if attribute.type == ir.AttributeType.GRAPH:
                 inner += attribute.as_graph()
             elif attribute.type == ir.AttributeType.GRAPHS:
-                inner += [each for graph in attribute.as_graphs() for each in graph]
+                for graph in attribute.as_graphs():
+                    inner += graph
 
 
 class _Casts:

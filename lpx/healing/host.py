@@ -48,5 +48,5 @@ class Host:
         """Return whether an engine that does not run here can be rebuilt to run, and why (not)."""
         if manifest.target != "onnxruntime" and not self.machine.gpus:
             # TensorRT for RTX builds without a GPU, and runs on none.
-            return Availability(False, "no NVIDIA GPU is seen")
+            return Availability(False, "no NVIDIA GPU was found")
         return can_build(manifest.target, self.machine, self.installed)

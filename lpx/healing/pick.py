@@ -138,7 +138,7 @@ class Healer:
             except LpxError as error:
                 if not self._may_heal(manifest, error):
                     raise
-                unfit[name] = UnfitEngine(manifest, _reason(error))
+                unfit[name] = UnfitEngine(manifest, error.summary)
                 del fit[name]
             else:
                 return self._serve(manifest, engine)
@@ -195,7 +195,7 @@ class Healer:
             except LpxError as error:
                 if not self._may_heal(manifest, error):
                     raise
-                unfit.append(UnfitEngine(manifest, _reason(error)))
+                unfit.append(UnfitEngine(manifest, error.summary))
                 continue
             self._say_choice(manifest, unfit, len(found.fit) + len(found.unfit))
             return self._serve(manifest, engine)
@@ -398,10 +398,6 @@ def _as_expected(manifest: EngineManifest, found: ScoreCheck) -> str:
         f"{manifest.name} scores {counted(found.faces, 'probe face')} as expected "
         f"(largest difference {found.largest:.1g}, tolerance {found.tolerance:.2g})"
     )
-
-
-def _reason(error: LpxError) -> str:
-    return f"{error.what}: {error.why}" if error.why else error.what
 
 
 def _others(fit: dict[str, EngineManifest]) -> str:

@@ -158,7 +158,7 @@ def _options(old: EngineManifest, machine: Machine) -> TensorRTOptions:
     if machine.jetson is not None:
         # Built here, it need not run on other GPUs; on a Jetson, TensorRT refuses to try.
         options = replace(options, hardware_compatible=False)
-    here = tuple(gpu.compute_capability for gpu in machine.gpus if gpu.compute_capability)
+    here = machine.compute_capabilities
     if old.target == "tensorrt-rtx" and not any(
         rtx_plan_runs_on(capability, options.gpus) for capability in here
     ):

@@ -145,8 +145,8 @@ def judge_layers(comparison: LayerComparison, tolerance: float) -> LayerVerdict:
     if not beyond:
         return LayerVerdict(None, None, ())
     first = beyond[0]
-    # Layers that the first one depends on, itself included: of the same tensor may be two, a layer
-    # and the Q/DQ pair after it.
+    # Layers that the first one depends on, including itself. A tensor may have two: the layer that
+    # computes it, and the Q/DQ pair after that.
     until = comparison.layers[: comparison.layers.index(first) + 1]
     before = comparison.parents[first.layer.tensor] | {first.layer.tensor}
     sources = [e for e in until if e.layer.tensor in before]
@@ -157,8 +157,13 @@ def judge_layers(comparison: LayerComparison, tolerance: float) -> LayerVerdict:
         return LayerVerdict(first, None, beyond)
     if not first.own.relative <= tolerance:
         return LayerVerdict(first, first, beyond)
-    culprit = max(sources, key=lambda e: e.own.relative if e.own else 0.0)
-    return LayerVerdict(first, culprit, beyond)
+
+    def own_error(error: LayerError) -> float:
+        if error.own is None:
+            return 0.0
+        return error.own.relative
+
+    return LayerVerdict(first, max(sources, key=own_error), beyond)
 
 
 def unexplained(verdict: LayerVerdict, tolerance: float) -> bool:
@@ -170,7 +175,7 @@ def unexplained(verdict: LayerVerdict, tolerance: float) -> bool:
 
 
 class TensorSource(Protocol):
-    """Computes the tensors of a network: those of the reference, or those of an engine."""
+    """Source of the tensors of a network, either the reference or an engine."""
 
     def run(self, pixels: Pixels) -> Tensors:
         """Return the tensors of a batch by name, including "score"; each has all faces."""
@@ -367,7 +372,7 @@ class _Run:
     def _add_runtime(self, seen: Tensors, graph: Tensors) -> None:
         for place, runtime in zip(self.places, self.runtime, strict=True):
             expected = graph[place.read_as]
-            # If the graph itself gives NaN or infinity, no runtime can do better.
+            # Values that are NaN or infinite in the graph itself are not the runtime's error.
             finite = np.isfinite(expected)
             runtime.add(expected[finite], seen[place.read_as][finite])
 
@@ -377,7 +382,7 @@ class _Run:
             feeds[name] = pixels
             if name.startswith(FED):
                 values = truth[name.removeprefix(fed_name("", half=half))]
-                # Values beyond float16 become infinite: the layer before has that error already.
+                # Values beyond float16's range become infinite, as in the layer before.
                 with np.errstate(over="ignore"):
                     feeds[name] = values.astype(np.float16 if half else np.float32)
         outputs = alone.session.run([place.read_as for place in self.places], feeds)
@@ -473,7 +478,7 @@ def _largest(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
 def _check_number(layer: Layer, truth: NDArray[np.floating]) -> None:
     if np.isnan(truth).any():
         raise LpxError(
-            f"the reference itself gives NaN in layer {layer.name}",
+            f"the reference itself computes NaN in layer {layer.name}",
             f"tensor {layer.tensor}: there is nothing to compare an engine with",
             "check the checkpoint with `lpx predict --crops FACE --engine torch`",
         )

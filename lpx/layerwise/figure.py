@@ -92,8 +92,9 @@ class _Limits(NamedTuple):
 def _limits(layers: tuple[LayerError, ...], tolerance: float) -> _Limits:
     shown = [tolerance]
     for layer in layers:
-        errors = [error.relative for error in (layer.total, layer.own, layer.runtime) if error]
-        shown += [error for error in errors if math.isfinite(error) and error > _LEAST]
+        for error in (layer.total, layer.own, layer.runtime):
+            if error is not None and _LEAST < error.relative < math.inf:
+                shown.append(error.relative)
     return _Limits(min(shown) / 3, max(shown) * 3)
 
 
@@ -133,7 +134,9 @@ def _explain(axes: Axes, layers: tuple[LayerError, ...], tolerance: float, runti
             )
         )
     used = {e.computes_in for e in layers}
-    handles += [Patch(color=c, label=f"computes in {p}") for p, c in _COLOURS.items() if p in used]
+    for precision, colour in _COLOURS.items():
+        if precision in used:
+            handles.append(Patch(color=colour, label=f"computes in {precision}"))
     axes.figure.legend(
         handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False
     )

@@ -24,14 +24,13 @@ from lpx.workspace import read_regular
 def watched_request(
     folder: Path, manifest: EngineManifest, names: Sequence[str], timing_caches: Path
 ) -> PlanRequest:
-    """Return the request to build an engine's plan again from its own graph, but watched.
+    """Return a request to build the plan of an engine again, with tensors to watch.
 
     Args:
-        folder: The engine's.
-        manifest: The engine's, of target tensorrt or tensorrt-rtx.
-        names: The tensors to return.
-        timing_caches: Folder of the timing cache that the engine's build left, if it is still
-            there.
+        folder: Folder of the engine.
+        manifest: Manifest of the engine, for target tensorrt or tensorrt-rtx.
+        names: Tensors to watch.
+        timing_caches: Folder of timing caches, which may have that of the engine's build.
 
     Raises:
         LpxError: The engine's graph is missing or altered.
@@ -39,8 +38,8 @@ def watched_request(
     cache = None
     if manifest.dialect == "calibration-cache":
         cache = read_regular(folder / "calibration.cache", inside=folder)
-    # TF32 as it was used: the environment, which can switch it off, may be another one now. A
-    # watched plan has other layers, whose times a frozen cache need not hold.
+    # TF32 as in the build, since the environment, which can switch it off, may have changed. Not
+    # frozen, since a watched plan has other layers, whose times the cache may lack.
     asked = manifest.tensorrt
     tf32 = manifest.options.get("tf32", asked.tf32)
     options = replace(asked, tf32=tf32, frozen_timing_cache=False, builds=1)
@@ -61,26 +60,26 @@ def build_watched(
     timing_caches: Path,
     progress: PhaseProgress | None = None,
 ) -> Plan:
-    """Rebuild an engine from its own graph and options, with intermediate tensors as outputs.
+    """Rebuild an engine from its graph and options, so that tensors between its layers can be read.
 
-    A finished plan shows none of the tensors between its layers.
+    In a plan that was built without this, they cannot.
 
     Args:
-        folder: The engine's; nothing in it is changed.
-        manifest: The engine's, of target tensorrt or tensorrt-rtx.
-        names: The tensors to return.
-        timing_caches: Folder of the timing cache that the engine's build left.
+        folder: Folder of the engine, which is not changed.
+        manifest: Manifest of the engine, for target tensorrt or tensorrt-rtx.
+        names: Tensors to watch.
+        timing_caches: Folder of timing caches.
         progress: Receives TensorRT's phases.
 
     Raises:
-        LpxError: The engine's graph is missing or was changed, or TensorRT rejects it.
+        LpxError: The engine's graph is missing or was altered, or TensorRT refuses it.
     """
     request = watched_request(folder, manifest, names, timing_caches)
     return build_plan(request, open_library(_flavour(manifest)), progress)
 
 
 def open_watched(plan: Plan, manifest: EngineManifest, names: Sequence[str]) -> TensorRTTensors:
-    """Load a plan of `build_watched`; it was built here, so code in it is trusted."""
+    """Load a plan of `build_watched`, including host code, since this process built it."""
     return TensorRTTensors(
         plan.data,
         open_library(plan.flavour),
@@ -97,8 +96,13 @@ def _flavour(manifest: EngineManifest) -> Flavour:
 
 
 def _timing_cache(folder: Path, noted: dict[str, Any] | None) -> bytes | None:
-    name = noted.get("file") if noted else None
+    if noted is None:
+        return None
+    name = noted.get("file")
+    # From the manifest, which may have been edited: only a file in the folder is read.
     if not isinstance(name, str) or not is_plain_name(name):
         return None
     path = folder / name
-    return read_regular(path, inside=folder) if path.is_file() else None
+    if not path.is_file():
+        return None
+    return read_regular(path, inside=folder)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lpx.engines.torch import TorchEngine
 from lpx.graph.batch_norms import OFFSET
 from lpx.graph.layers import Layer, parents
-from lpx.graph.nodes import ACTIVATIONS, name_of
+from lpx.graph.nodes import ACTIVATIONS, computed_values, name_of
 from lpx.models.checkpoint import Detector
 
 # Names of weights and of expanded batch norms; a folded batch norm leaves the convolution's weight
@@ -62,10 +62,10 @@ class TorchLayers:
         self.engine = TorchEngine(detector)
         size = self.engine.size
         pixels = np.zeros((1, size, size, 3), np.uint8)
-        self.calls = [
-            _Call(output.path, output.module, tuple(output.tensor.shape[1:]))
-            for output in self._trace(pixels)
-        ]
+        self.calls: list[_Call] = []
+        for output in self._trace(pixels):
+            shape = tuple(output.tensor.shape[1:])
+            self.calls.append(_Call(output.path, output.module, shape))
         self.index = _match(graph, layers, self.calls)
 
     def run(self, pixels: NDArray[np.uint8]) -> Mapping[str, NDArray[np.float32]]:
@@ -133,7 +133,7 @@ def _match(graph: ir.Model, layers: Sequence[Layer], calls: Sequence[_Call]) -> 
         elif path and norm_paths.count(path) == 1:
             separate[layer.tensor] = norms[norm_paths.index(path)]
     before = parents(graph, layers)
-    shapes = {str(v.name): v.shape for node in graph.graph for v in node.outputs}
+    values = computed_values(graph.graph)
     matched = {}
     for layer in layers:
         kinds = layer.op_type.split("+")
@@ -141,7 +141,8 @@ def _match(graph: ir.Model, layers: Sequence[Layer], calls: Sequence[_Call]) -> 
         added = kinds[0] == "Add" and own is None
         if added:
             # The residual block of an Add ends after the last convolution that leads to it.
-            own = max((anchors[t] for t in before[layer.tensor] if t in anchors), default=None)
+            leading = anchors.keys() & before[layer.tensor]
+            own = max((anchors[tensor] for tensor in leading), default=None)
         elif kinds[0] not in ("Add", "Conv", "Gemm"):
             continue
         if own is None:
@@ -149,7 +150,7 @@ def _match(graph: ir.Model, layers: Sequence[Layer], calls: Sequence[_Call]) -> 
         end = min((i for i in (*starts, *norms) if i > own), default=len(calls))
         activated = len(kinds) > 1 and kinds[-1] in ACTIVATIONS
         call = _pick(calls, own, end, expanded, added=added, activated=activated)
-        shape = shapes[layer.tensor]
+        shape = values[layer.tensor].shape
         # Another shape shows that the guess is wrong.
         if call is not None and shape is not None and calls[call].shape == tuple(shape)[1:]:
             matched[layer.tensor] = call
@@ -184,11 +185,15 @@ def _pick(
         if not activations:
             return None
         # The activation of a residual Add comes after those inside the block.
-        return activations[-1] if added else activations[0]
+        if added:
+            return activations[-1]
+        return activations[0]
     if added:
         # A block is a module with children, and ends after they do.
-        blocks = [i for i in window if any(True for _ in calls[i].module.children())]
-        return blocks[-1] if blocks else None
+        for i in reversed(window):
+            if list(calls[i].module.children()):
+                return i
+        return None
     for i in window:
         if isinstance(calls[i].module, _ACTIVATION_MODULES):
             break

@@ -1,4 +1,4 @@
-"""Conditions of a measurement that the machine may change meanwhile: clocks, heat, load."""
+"""Conditions of a measurement that may change while it runs: clocks, temperatures, load."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Conditions:
         temperatures_c: Temperatures by sensor, degrees Celsius; the GPU's is "gpu".
         throttle_reasons: Why NVIDIA's driver reduces the GPU's clocks.
         power_mode: Power mode of a Jetson, "" on other machines.
-        load_per_core: Processes that want a core (mean of the last minute) / cores.
+        load_per_core: Number of runnable processes per core, mean of the last minute.
     """
 
     cpu_mhz: float | None
@@ -71,7 +71,7 @@ def read_conditions(
 
 
 def changes(before: Conditions, after: Conditions) -> tuple[str, ...]:
-    """Return the changes between two moments that affect timings, a text each."""
+    """Describe the changes between two moments that affect timings, one text each."""
     notes = []
     clocks = (("CPU", before.cpu_mhz, after.cpu_mhz), ("GPU", before.gpu_mhz, after.gpu_mhz))
     for name, was, now in clocks:

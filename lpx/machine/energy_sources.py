@@ -74,8 +74,9 @@ def open_source(
 ) -> EnergySource | Unavailable:
     """Open the source that measures an engine's device.
 
-    On a Jetson the rails measure the board or the module, whatever runs. Elsewhere an engine on the
-    GPU is measured by NVIDIA's counter, which excludes the host, and one on the CPU by RAPL.
+    On a Jetson the power rails measure the whole board or module, for engines on any device. On
+    other machines an engine on the GPU is measured by NVIDIA's counter, which excludes the host,
+    and an engine on the CPU by RAPL.
 
     Args:
         device: Device that the engine runs on.

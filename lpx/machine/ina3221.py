@@ -55,7 +55,7 @@ class RailSearch(NamedTuple):
 
     Attributes:
         rails: Rails that can be read.
-        reason: Why there are none, else "".
+        reason: Reason why there are none; "" if there are.
     """
 
     rails: tuple[Rail, ...]

@@ -26,8 +26,8 @@ class InstalledSize:
     """Disk space of packages, in MB of 10^6 bytes.
 
     Attributes:
-        core_mb: lpx and what every installation of it needs.
-        total_mb: The same with what is installed of its extras.
+        core_mb: lpx and the packages that every installation needs.
+        total_mb: The same, and all installed packages of its extras.
         packages_mb: Size by package, largest first.
     """
 
@@ -88,7 +88,7 @@ def _add(names: set[str], sizes: dict[str, float], find: Find) -> None:
         try:
             distribution = find(name)
         except metadata.PackageNotFoundError:
-            # Of an extra that is not installed, or for another platform.
+            # A package of an extra that is not installed, or for another platform.
             continue
         sizes[name] = _files_mb(distribution)
         for text in distribution.requires or []:

@@ -63,18 +63,18 @@ class Jetson:
     """Properties of a Jetson board.
 
     Attributes:
-        board: The device tree's model, or "unknown (reason)".
-        l4t: The Jetson Linux release, such as "36.4.3", or "unknown (reason)".
-        jetpack: The JetPack release, such as "6.2"; for one that lpx does not list "6.2.3 or
-            later", "6.x" or "unknown (L4T x.y)".
-        power_mode: nvpmodel's name of the mode, such as "15W", or "unknown (reason)".
+        board: Model in the device tree, or "unknown (reason)".
+        l4t: Release of Jetson Linux, such as "36.4.3", or "unknown (reason)".
+        jetpack: Release of JetPack, such as "6.2"; "6.2.3 or later", "6.x" or "unknown (L4T x.y)"
+            if lpx does not list the release of Jetson Linux.
+        power_mode: Name of the power mode, such as "15W", or "unknown (reason)".
         clocks_locked: Whether GPU and CPU clocks are locked (jetson_clocks); None if unreadable.
         rails: Names of the power rails that can be read.
         board_power: Names of the rails whose sum is the power of the board, or of the module if its
             carrier board is not measured: see `ina3221.covered`.
-        no_rails_reason: Why `rails` is empty, else "".
+        no_rails_reason: Reason why `rails` is empty; "" if it is not.
         thermal_zones: Names of the temperature sensors that can be read.
-        power_modes: Names of the board's modes -> numbers for `nvpmodel -m`; empty if
+        power_modes: Numbers of the power modes, for `nvpmodel -m`, by name; empty if
             /etc/nvpmodel.conf does not list them.
     """
 
@@ -91,7 +91,7 @@ class Jetson:
 
 
 def is_jetson(root: Path = Path("/")) -> bool:
-    """Return whether the machine is a Jetson.
+    """Return True if the machine is a Jetson.
 
     Args:
         root: Root of the file system.
@@ -104,24 +104,29 @@ def read_jetson(root: Path, run: Run, *, in_container: bool) -> Jetson | None:
     """Read the properties of this board, None if the machine is not a Jetson.
 
     Args:
-        root: Root of the file system: a recorded tree stands in for a board.
+        root: Root of the file system; tests use the recorded files of other machines.
         run: Runs nvpmodel.
-        in_container: Whether a container may hide files and commands.
+        in_container: True if a container may hide files and commands.
     """
     if not is_jetson(root):
         return None
     board, l4t = _board(root), _l4t(root)
-    hidden = "the container hides the device tree" if in_container else "no device-tree model"
-    found = find_rails(root)
+    hidden = "no device-tree model"
+    if in_container:
+        hidden = "the container hides the device tree"
+    jetpack = "unknown"
+    if l4t:
+        jetpack = _jetpack(l4t)
+    search = find_rails(root)
     return Jetson(
         board=board or f"unknown ({hidden})",
         l4t=l4t or "unknown (no /etc/nv_tegra_release)",
-        jetpack=_jetpack(l4t) if l4t else "unknown",
+        jetpack=jetpack,
         power_mode=read_power_mode(run, in_container=in_container),
         clocks_locked=_clocks_locked(root),
-        rails=tuple(rail.name for rail in found.rails),
-        board_power=tuple(rail.name for rail in total_power(found.rails)),
-        no_rails_reason=found.reason,
+        rails=tuple(rail.name for rail in search.rails),
+        board_power=tuple(rail.name for rail in total_power(search.rails)),
+        no_rails_reason=search.reason,
         thermal_zones=tuple(temperatures_c(root)),
         power_modes=_power_modes(root),
     )
@@ -145,14 +150,16 @@ def cuda_python(root: Path = Path("/")) -> str:
 
 def cuda_python_for(newest: int | None) -> str:
     """Return the requirement on cuda-python for a driver of CUDA up to `newest`, None for any."""
-    return "cuda-python" if newest is None else f'"cuda-python<{newest + 1}"'
+    if newest is None:
+        return "cuda-python"
+    return f'"cuda-python<{newest + 1}"'
 
 
 def newest_cuda(l4t: str) -> int | None:
     """Return the newest major version of CUDA that a Jetson's driver supports; None for any.
 
     Args:
-        l4t: The release, as `Jetson.l4t`; anything else counts as unknown.
+        l4t: Release of Jetson Linux, as in `Jetson.l4t`; any other text counts as unknown.
     """
     numbers = _numbers(l4t)
     if not numbers:
@@ -160,22 +167,26 @@ def newest_cuda(l4t: str) -> int | None:
         return 12
     if numbers >= (38,):
         return None
-    return 12 if numbers >= (36,) else 11
+    if numbers >= (36,):
+        return 12
+    return 11
 
 
 def faster_mode(jetson: Jetson) -> str | None:
     """Return the name of the board's fastest mode, None if it is in use."""
     fastest = max(jetson.power_modes, key=_speed, default=jetson.power_mode)
-    return fastest if _speed(fastest) > _speed(jetson.power_mode) else None
+    if _speed(fastest) > _speed(jetson.power_mode):
+        return fastest
+    return None
 
 
 class IntegratedGpu(NamedTuple):
     """The GPU of a Jetson.
 
     Attributes:
-        name: Its name; "" if a container hides it.
+        name: Name; "" if a container hides the GPU.
         compute_capability: "8.7" for SM 8.7; None if unknown.
-        hidden_reason: Why it is hidden, else "".
+        hidden_reason: Reason why it is hidden; "" if it is not.
     """
 
     name: str
@@ -199,7 +210,7 @@ def integrated_gpu(root: Path, jetson: Jetson) -> IntegratedGpu:
 
 
 def read_power_mode(run: Run, *, in_container: bool) -> str:
-    """Ask nvpmodel for the name of the power mode; "unknown (reason)" without an answer."""
+    """Return the name of the power mode, from nvpmodel, or "unknown (reason)"."""
     try:
         answer = run(("nvpmodel", "-q"))
     except (OSError, subprocess.SubprocessError) as error:

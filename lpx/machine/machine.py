@@ -36,9 +36,9 @@ class Gpu:
     """One NVIDIA GPU.
 
     Attributes:
-        name: The driver's name for it.
+        name: Name in the driver.
         compute_capability: "8.9" for SM 8.9; None if unknown.
-        memory_mib: Its own memory, MiB; None on a Jetson, which shares the system's.
+        memory_mib: Device memory, MiB; None on a Jetson, whose GPU shares the system's memory.
         driver_version: Version of the driver by nvidia-smi; None without nvidia-smi.
     """
 
@@ -53,16 +53,16 @@ class Machine:
     """Properties of a machine that can be read without importing a framework.
 
     Attributes:
-        os: The distribution's name.
-        architecture: Architecture by `uname -m`: "x86_64", "aarch64".
-        cpu: The processor's model, or "unknown".
+        os: Name of the distribution.
+        architecture: Architecture by `uname -m`, such as "x86_64" or "aarch64".
+        cpu: Model of the processor, or "unknown".
         cores: Number of logical cores.
         memory_mib: Memory (MemTotal), MiB; None if unreadable.
         python: Version of the running interpreter.
         python_isolated: Whether it runs in a virtual environment without the system's packages.
         system_tensorrt: The system's dist-packages folder with TensorRT's Python module, or None.
         gpus: NVIDIA GPUs.
-        no_gpu_reason: Why `gpus` is empty, else "".
+        no_gpu_reason: Reason why `gpus` is empty; "" if it is not.
         jetson: Properties of a Jetson board; None for another machine.
         in_container: Whether it is a container: Docker, Podman, Kubernetes or LXC.
     """
@@ -80,12 +80,18 @@ class Machine:
     jetson: Jetson | None
     in_container: bool
 
+    @property
+    def compute_capabilities(self) -> tuple[str, ...]:
+        """Compute capabilities of the GPUs, such as "8.9"; without those that are unknown."""
+        # Unknown without nvidia-smi's answer: nothing can be refused because of them.
+        return tuple(gpu.compute_capability for gpu in self.gpus if gpu.compute_capability)
+
 
 def read_machine(root: Path = Path("/"), run: Run = run_command) -> Machine:
-    """Read the properties of this machine. Raises nothing: unreadable ones are unknown.
+    """Read the properties of this machine. Raises nothing: unreadable properties are unknown.
 
     Args:
-        root: Root of the file system: a recorded tree stands in for a machine.
+        root: Root of the file system; tests use the recorded files of other machines.
         run: Runs nvidia-smi and, on a Jetson, nvpmodel.
     """
     in_container = _in_container(root)
@@ -112,7 +118,7 @@ def read_machine(root: Path = Path("/"), run: Run = run_command) -> Machine:
 
 
 def available_memory_mib(root: Path = Path("/")) -> int | None:
-    """Return the memory that programs can still take (MemAvailable), MiB; None if unreadable."""
+    """Return the memory that programs can still use (MemAvailable), MiB; None if unreadable."""
     return _memory_mib(root, "MemAvailable")
 
 
@@ -139,7 +145,9 @@ def _first(pattern: str, text: str) -> str:
 
 def _memory_mib(root: Path, field: str) -> int | None:
     kib = _first(rf"^{field}:\s*(\d+) kB", read_text(root / "proc/meminfo"))
-    return int(kib) // 1024 if kib else None
+    if not kib:
+        return None
+    return int(kib) // 1024
 
 
 def _system_tensorrt(root: Path) -> str | None:

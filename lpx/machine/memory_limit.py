@@ -1,7 +1,7 @@
-"""The memory that this process may take, and the refusal of work that cannot fit into it.
+"""Limit of this process's memory, and a check that work fits into it.
 
-A system that runs out of memory may kill a process without a message, so work that is certain to
-need too much is refused before it begins.
+A system that runs out of memory may kill a process without a message. Work that is certain to need
+too much memory is therefore refused before it begins.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def memory_limit(root: Path = Path("/"), address_space: int | None = None) -> Li
     process is in, and that of `ulimit -v`.
 
     Args:
-        root: Root of the file system: a recorded tree stands in for a machine.
-        address_space: The limit of `ulimit -v`, bytes, or RLIM_INFINITY; None to ask the system.
+        root: Root of the file system; tests use the recorded files of other machines.
+        address_space: Limit of `ulimit -v`, bytes, or RLIM_INFINITY; None to ask the system.
     """
     if address_space is None:
         address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
@@ -74,7 +74,7 @@ def _groups(root: Path) -> Iterator[Path]:
         else:
             continue
         path = PurePosixPath(group.lstrip("/"))
-        # In a container the path may be the one outside of it: the top is tried in any case.
+        # In a container this may be the path on the host: the root group is tried in any case.
         for part in (path, *path.parents):
             yield home / part / name
 
@@ -85,16 +85,16 @@ SMALL_PIXELS = 1 << 21
 
 
 def check_fits(needed: int, work: str, fix: str, limit: Limit | None = None) -> None:
-    """Refuse work that needs more memory than this process may take.
+    """Refuse work that needs more memory than this process may allocate.
 
     Args:
-        needed: Bytes that it needs at least.
-        work: The work, as the beginning of a sentence.
+        needed: Least memory that it needs, bytes.
+        work: Description of the work, which begins the error's sentence.
         fix: What to do.
-        limit: The memory that the process may take; None to ask the system.
+        limit: Limit of the process's memory; None to ask the system.
 
     Raises:
-        OutOfMemoryError: It cannot fit.
+        OutOfMemoryError: The work does not fit.
     """
     if limit is None:
         limit = memory_limit()

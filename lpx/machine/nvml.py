@@ -27,7 +27,7 @@ _THROTTLE = {
 
 
 class NvmlError(Exception):
-    """NVML is absent or reports an error, which is the message."""
+    """NVML is missing, or reports an error; the message says which."""
 
 
 class Nvml:
@@ -46,12 +46,12 @@ class Nvml:
 
     def __init__(self, library: Any = None, load: Callable[[str], Any] = ctypes.CDLL) -> None:
         try:
-            self._library = load(LIBRARY) if library is None else library
+            self._library = library or load(LIBRARY)
         except OSError as error:
             raise NvmlError(f"no NVIDIA driver ({LIBRARY} is not found)") from error
         self._call("nvmlInit_v2")
         self._device = ctypes.c_void_p()
-        # An index or, as schedulers of clusters set it, a UUID.
+        # An index or a UUID, which schedulers of clusters use.
         selector = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() or "0"
         if selector.isdecimal():
             index = ctypes.c_uint(int(selector))
@@ -105,7 +105,7 @@ class Nvml:
         try:
             call = getattr(self._library, function)
         except AttributeError as error:
-            # A Jetson's library, or an old one, has fewer functions.
+            # The library of a Jetson or of an old driver has fewer functions.
             raise NvmlError(f"NVML: {function} is missing from {LIBRARY}") from error
         code = call(*arguments)
         if code:

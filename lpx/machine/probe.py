@@ -22,11 +22,11 @@ def run_command(command: Sequence[str]) -> str:
 
 
 def failure(error: OSError | subprocess.SubprocessError, command: str) -> str:
-    """Return in a few words why `run_command` failed."""
+    """Describe in a few words why `run_command` failed."""
     if isinstance(error, FileNotFoundError):
         return f"{command} not found"
     if isinstance(error, subprocess.TimeoutExpired):
-        return f"{command} gave no answer in {error.timeout:g} s"
+        return f"{command} did not finish in {error.timeout:g} s"
     if isinstance(error, subprocess.CalledProcessError):
         # nvidia-smi reports errors on standard output.
         for line in f"{error.stdout or ''}\n{error.stderr or ''}".split("\n"):
@@ -47,4 +47,6 @@ def read_text(path: Path) -> str:
 def read_number(path: Path) -> int | None:
     """Return the integer in a file of sysfs, None if there is none."""
     text = read_text(path)
-    return int(text) if text.lstrip("-").isdecimal() else None
+    if not text.lstrip("-").isdecimal():
+        return None
+    return int(text)

@@ -9,7 +9,7 @@ import tarfile
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -69,26 +69,21 @@ _PLAIN_PACKAGES = (
     "typing",
 )
 _PLAIN_NAMES: dict[str, Callable[..., Any]] = {
-    **{
-        f"builtins.{name}": _Beside
-        for name in (
-            "int",
-            "float",
-            "bool",
-            "complex",
-            "str",
-            "bytes",
-            "bytearray",
-            "list",
-            "dict",
-            "set",
-            "frozenset",
-            "tuple",
-            "slice",
-            "range",
-            "object",
-        )
-    },
+    "builtins.int": _Beside,
+    "builtins.float": _Beside,
+    "builtins.bool": _Beside,
+    "builtins.complex": _Beside,
+    "builtins.str": _Beside,
+    "builtins.bytes": _Beside,
+    "builtins.bytearray": _Beside,
+    "builtins.list": _Beside,
+    "builtins.dict": _Beside,
+    "builtins.set": _Beside,
+    "builtins.frozenset": _Beside,
+    "builtins.tuple": _Beside,
+    "builtins.slice": _Beside,
+    "builtins.range": _Beside,
+    "builtins.object": _Beside,
     "_codecs.encode": _Beside,
     "copyreg._reconstructor": _Beside,
     "collections.deque": _list,
@@ -182,7 +177,7 @@ def _load_pickled(path: Path, head: _Head) -> object:
             code = [name for name in named if _stand_in(name) is None and not _is_torch(name)]
             listed = ""
             if code:
-                listed = f": {', '.join(code[:_NAMED])}{' ...' if len(code) > _NAMED else ''}"
+                listed = f": {_some(code)}"
             raise LpxError(
                 f"{path} holds pickled Python objects, not only weights{listed}",
                 "loading it would run code from the file",
@@ -202,11 +197,16 @@ def _check_sizes(path: Path, content: object, limit: int) -> None:
     """
     repeated = 0
     for _, container in containers(content):
-        for one in container.values() if isinstance(container, Mapping) else container:
+        values: Iterable[Any] = container
+        if isinstance(container, Mapping):
+            values = container.values()
+        for one in values:
             if not isinstance(one, torch.Tensor):
                 continue
             size = one.numel() * one.element_size()
-            stored = one.untyped_storage().nbytes() if one.layout == torch.strided else 0
+            stored = 0
+            if one.layout == torch.strided:
+                stored = one.untyped_storage().nbytes()
             repeated += max(0, size - stored)
             if repeated > limit:
                 raise LpxError(
@@ -392,10 +392,17 @@ def _zip_refusal(path: Path, limit: int) -> _Refusal | None:
         return _Refusal("it is a Keras model (.keras)", _bring("that copies the weights from it"))
     if names and all(name.endswith(".npy") for name in names):
         return _Refusal("it is a NumPy archive (.npz)", _bring("that copies the weights from it"))
-    listed = ", ".join(names[:_NAMED]) + (" ..." if len(names) > _NAMED else "")
     return _Refusal(
-        f"it is a ZIP archive of other files: {listed or 'none'}", f"unpack it: unzip {path}"
+        f"it is a ZIP archive of other files: {_some(names) or 'none'}", f"unpack it: unzip {path}"
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    """List the first of many names; "" if there are none."""
+    text = ", ".join(names[:_NAMED])
+    if len(names) > _NAMED:
+        text += " ..."
+    return text
 
 
 def _is_onnx(path: Path, head: bytes) -> bool:

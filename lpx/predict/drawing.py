@@ -24,7 +24,7 @@ def drawing() -> Iterator[None]:
     try:
         yield
     except LpxError as error:
-        raise NotDrawnError(f"{error.what}: {error.why}" if error.why else error.what) from error
+        raise NotDrawnError(error.summary) from error
     # OpenCV's error is not a subclass of OSError, and a full disk raises either.
     except (OSError, cv2.error) as error:
         raise NotDrawnError(str(error)) from error

@@ -140,10 +140,10 @@ class Keeper(Callback):
         better = progress.best_auc is None or pl_module.val_auc > progress.best_auc
         if better:
             progress.best_auc, progress.waited = pl_module.val_auc, 0
-            progress.best = {
-                name: value.detach().cpu().clone()
-                for name, value in pl_module.average.state_dict().items()
-            }
+            best = {}
+            for name, value in pl_module.average.state_dict().items():
+                best[name] = value.detach().cpu().clone()
+            progress.best = best
         else:
             progress.waited += 1
         progress.stopped = bool(self.recipe.patience) and progress.waited >= self.recipe.patience

@@ -259,7 +259,7 @@ def test_tensorrt_without_a_gpu(refused, monkeypatch):
     monkeypatch.setenv("PATH", "")
     said = refused("build", "--target", "tensorrt")
     assert "target tensorrt cannot be built on this machine" in said
-    assert "no NVIDIA GPU is seen: nvidia-smi not found" in said
+    assert "no NVIDIA GPU was found: nvidia-smi not found" in said
     assert "--target onnxruntime" in said
     assert "`lpx doctor`" in said
 

@@ -279,7 +279,7 @@ def test_script_of_another_release_stops_before_it_builds(emit, run):
     folder = emit("--fp32")
     code, said, calls = run(folder, 8, version="101303")
     assert (code, calls) == (2, [])
-    assert "is of TensorRT 10, this script is for 8" in said
+    assert "is of TensorRT 10, and this script is for 8" in said
 
 
 @pytest.mark.parametrize("major", [8, 10, 11])

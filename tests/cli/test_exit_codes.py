@@ -104,7 +104,7 @@ def bench():
 def test_an_engine_of_another_precision_than_requested_exits_with_1(capsys):
     assert exit_code(failing, ["build"]) == 1
     err = capsys.readouterr().err
-    assert "error: FP16 was asked for, but the plan computes in FP32" in err
+    assert "error: FP16 was requested, but the plan computes in FP32" in err
     assert "fp32  CaskConvolution  Conv_3" in err
 
 

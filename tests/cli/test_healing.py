@@ -48,7 +48,7 @@ def test_predict_takes_a_bundle_and_says_where_it_writes(lpx, bundle):
     assert ran.code == 0, ran.err
     assert "unpacking detector.lpx into detector.lpx.d" in ran.err
     assert "workspace detector.lpx.d, unpacked from detector.lpx" in ran.err
-    assert "tensorrt-int8 is passed over: no NVIDIA GPU is seen" in ran.err
+    assert "tensorrt-int8 is passed over: no NVIDIA GPU was found" in ran.err
     assert f"using {INT8}: of the engines that run here, it should be the fastest" in ran.err
     assert f"{INT8} scores 16 probe faces as expected" in ran.err
     assert "scores: detector.lpx.d/predictions/scores.csv" in ran.out
@@ -109,7 +109,7 @@ def test_what_cannot_be_rebuilt_here_is_an_error(lpx, bundle, rebuild):
     ran = lpx(*CROPS, "--engine", "tensorrt-int8", "--rebuild", rebuild)
     assert ran.code == 2
     assert "error: engine tensorrt-int8 does not run here" in ran.err
-    assert "no NVIDIA GPU is seen" in ran.err
+    assert "no NVIDIA GPU was found" in ran.err
 
 
 def test_unpack_says_that_the_faces_were_scored(lpx, bundle):

@@ -48,7 +48,7 @@ def check_refusal(text):
     assert "lpx leaves all 4 convolutions and matrix products of this model in float" in text
     assert "1 x 8 -> 12 channels, under 16 (min_channels)" in text
     assert "1 x 12 -> 12 channels, under 16 (min_channels)" in text
-    assert "use --min-channels 8 to quantise them all the same" in text
+    assert "use --min-channels 8 to quantise them nevertheless" in text
     assert "please report" not in text
 
 

@@ -10,7 +10,7 @@ import pytest
 from lpx.engines.compatibility import refusal
 from lpx.engines.tensorrt_options import TensorRTOptions
 
-NO_GPU: Any = SimpleNamespace(gpus=(), jetson=None)
+NO_GPU: Any = SimpleNamespace(gpus=(), compute_capabilities=(), jetson=None)
 
 
 def refused(was: str, now: str, target: str = "tensorrt", **options: bool) -> str:

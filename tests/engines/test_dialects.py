@@ -221,9 +221,9 @@ def test_model_that_is_quantised_already(case):
 def test_scales_of_another_model(case):
     model, wanted = case
     other = replace(wanted, scales=replace(wanted.scales, model_sha256="0" * 64))
-    with pytest.raises(LpxError, match="calibrated on model 000000000000, this is"):
+    with pytest.raises(LpxError, match="calibrated on model 000000000000, and this is"):
         make_graph(model, other, "strongly-typed")
-    with pytest.raises(LpxError, match="calibrated on model 000000000000, this is"):
+    with pytest.raises(LpxError, match="calibrated on model 000000000000, and this is"):
         cache_scales(model, other)
 
 

@@ -55,7 +55,7 @@ def test_auto_is_tensorrt_where_it_can_be_built():
 def test_auto_is_onnxruntime_without_a_gpu_and_says_why():
     found = resolve_target("auto", machine(), ALL)
     assert (found.name, found.library) == ("onnxruntime", None)
-    assert "no NVIDIA GPU is seen: nvidia-smi not found" in found.reason
+    assert "no NVIDIA GPU was found: nvidia-smi not found" in found.reason
 
 
 def test_auto_is_onnxruntime_without_the_library_and_says_what_to_install():
@@ -73,7 +73,7 @@ def test_target_asked_for_is_taken_where_it_can_be_built(target):
 def test_tensorrt_without_a_gpu_is_refused_with_a_way_out():
     with pytest.raises(LpxError, match="target tensorrt cannot be built on this machine") as caught:
         resolve_target("tensorrt", machine(), ALL)
-    assert caught.value.why == "no NVIDIA GPU is seen: nvidia-smi not found"
+    assert caught.value.why == "no NVIDIA GPU was found: nvidia-smi not found"
     assert '`target="onnxruntime"`' in caught.value.fix
 
 
@@ -88,7 +88,7 @@ def test_rtx_is_built_without_a_gpu_but_not_run(target):
     assert can_build(target, machine(), ALL)[0]
     assert can_run(manifest(target), machine(), ALL) == (
         False,
-        "no NVIDIA GPU is seen: nvidia-smi not found",
+        "no NVIDIA GPU was found: nvidia-smi not found",
     )
 
 
@@ -147,7 +147,7 @@ def test_rtx_engine_runs_on_the_gpus_it_was_built_for(built, here, runs, builder
             ("8.9", "8.6"),
             "12.0",
             "built for compute capability 8.6, 8.9, here is 12.0; build it again: `lpx build "
-            "--int8 --target tensorrt-rtx` builds for all of the default set",
+            "--int8 --target tensorrt-rtx` builds for all GPUs of the default set",
         ),
         (
             (),
@@ -186,7 +186,7 @@ def test_a_graph_is_compiled_for_the_gpu_at_hand(target, capability, runs):
     usable, reason = can_run(made, machine(capability), ALL)
     assert usable == runs
     if not runs:
-        assert f"8.6, 8.9, 12.0 and later through ONNX Runtime, here is {capability}" in reason
+        assert f"8.6, 8.9, 12.0 and later in ONNX Runtime, here is {capability}" in reason
 
 
 @pytest.mark.parametrize(("capability", "runs"), [("8.6", False), ("8.9", True)])
@@ -205,7 +205,7 @@ def test_engine_does_not_run_without_its_library():
 
 @pytest.mark.parametrize("target", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
 def test_gpu_providers_need_a_gpu_and_the_provider(target):
-    no_gpu = (False, "no NVIDIA GPU is seen: nvidia-smi not found")
+    no_gpu = (False, "no NVIDIA GPU was found: nvidia-smi not found")
     assert can_build(target, machine(), ALL) == no_gpu
     assert not can_run(manifest(target), machine(), ALL)[0]
     none = installed(**{target.replace("-", "_"): "has CPUExecutionProvider"})

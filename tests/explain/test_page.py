@@ -137,7 +137,7 @@ def test_the_page_says_what_was_found(page, explained):
     assert "x<y.png file is empty" in text
     assert "Mean of real faces" in text
     assert "Fake minus real" in text
-    assert "sees 147 × 147 px of the 160 × 160 px crop, 84 % of it" in text
+    assert "sees 147 × 147 px, 84 % of the 160 × 160 px crop" in text
     for row in found.explanations:
         assert f"local diversity: similarity {row.mean_similarity:.2f}" in text
 

@@ -76,7 +76,7 @@ def test_an_engine_of_tensorrt_beside_one_of_onnx_runtime(board, healer, heard):
     name, engine = healer(board).open(None)
     engine.close()
     assert name == FP32
-    assert f"{INT8} is passed over: no NVIDIA GPU is seen" in heard
+    assert f"{INT8} is passed over: no NVIDIA GPU was found" in heard
 
 
 def test_a_plan_that_does_not_load_is_passed_over(board, healer, heard):
@@ -235,7 +235,7 @@ def test_where_none_fits_and_none_can_be_rebuilt(board, healer):
     with pytest.raises(LpxError, match=f"engine {INT8} does not run here") as caught:
         healer(board).open(INT8)
     assert caught.value.code == "unsupported"
-    assert caught.value.why.count("no NVIDIA GPU is seen") == 1
+    assert caught.value.why.count("no NVIDIA GPU was found") == 1
 
 
 def test_a_plan_with_host_code_is_not_rebuilt_unless_that_is_allowed(board, healer):
@@ -370,4 +370,4 @@ def test_rebuild_is_one_of_three_words(rebuild):
 def test_an_engine_for_a_gpu_is_not_rebuilt_where_there_is_none():
     # TensorRT for RTX would build it.
     found = Host(machine=PC).rebuilds(manifest_for("tensorrt-rtx"))
-    assert found == (False, "no NVIDIA GPU is seen")
+    assert found == (False, "no NVIDIA GPU was found")

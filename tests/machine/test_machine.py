@@ -181,7 +181,7 @@ def test_workstation_with_two_gpus(tmp_path: Path) -> None:
     [
         (FileNotFoundError(), "nvidia-smi not found"),
         (PermissionError("denied"), "nvidia-smi: denied"),
-        (subprocess.TimeoutExpired("nvidia-smi", 10), "nvidia-smi gave no answer in 10 s"),
+        (subprocess.TimeoutExpired("nvidia-smi", 10), "nvidia-smi did not finish in 10 s"),
         (
             subprocess.CalledProcessError(9, "nvidia-smi", "NVIDIA-SMI has failed\nmore", ""),
             "NVIDIA-SMI has failed",

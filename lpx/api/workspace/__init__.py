@@ -8,7 +8,8 @@ from lpx.api.workspace.sharding import ShardingSteps
 from lpx.api.workspace.shipping import ShippingSteps
 
 
-class Workspace(MakingSteps, MeasuringSteps, ShippingSteps, ShardingSteps):
+# The reference lists what a class inherits from its last base first.
+class Workspace(ShardingSteps, ShippingSteps, MeasuringSteps, MakingSteps):
     """A folder with one exported model, its engines and reports, and the steps that make them.
 
     Each step leaves its artefacts in the folder, where the next one finds them. All steps check

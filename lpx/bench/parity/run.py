@@ -140,11 +140,12 @@ def bench(
         )
     # A graph between checkpoint and engine that failed is a stage without a result, not a failure.
     failed = [failure for failure in everything.failed if failure.name in engines]
-    scored = replace(
-        everything,
-        predictions={n: p for n, p in everything.predictions.items() if n in {*ready, *engines}},
-        failed=tuple(failed),
-    )
+    # Without graphs between checkpoint and engine, which are stages and not engines of the report.
+    predictions = {}
+    for name, prediction in everything.predictions.items():
+        if name in ready or name in engines:
+            predictions[name] = prediction
+    scored = replace(everything, predictions=predictions, failed=tuple(failed))
     running = {name: engine for name, engine in engines.items() if name in scored.predictions}
     # After scoring, so that only engines that run take part in the timing.
     costs = measure_costs(
@@ -203,8 +204,13 @@ def scorers(
     """
     # What scores faces shares the cores with decoding; what is timed does not.
     with ExitStack() as stack:
-        scoring = {n: stack.enter_context(c.scoring()) for n, c in candidates.items() if c.scoring}
-        yield {**engines, **scoring, **(graphs.engines() if graphs else {})}
+        scoring = dict(engines)
+        for name, candidate in candidates.items():
+            if candidate.scoring is not None:
+                scoring[name] = stack.enter_context(candidate.scoring())
+        if graphs:
+            scoring |= graphs.engines()
+        yield scoring
 
 
 def _stages(
@@ -214,10 +220,10 @@ def _stages(
     reasons = {failure.name: failure.reason for failure in everything.failed}
     reasons |= {graph_of(name): reason for name, reason in graphs.missing.items()}
     truth = everything.predictions[REFERENCE]
-    return {
-        name: stages_of(name, whole, truth, everything.predictions, reasons, terms)
-        for name, whole in parity.items()
-    }
+    stages = {}
+    for name, whole in parity.items():
+        stages[name] = stages_of(name, whole, truth, everything.predictions, reasons, terms)
+    return stages
 
 
 def _some_pixels(faces: FaceSet, size: int, batch: int) -> Faces:
@@ -240,15 +246,10 @@ def _examples(scored: Scored, faces: FaceSet, size: int) -> tuple[Example, ...]:
     picked = tuple(faces.faces[scored.indices[i]] for i in chosen)
     shown = FaceSet(faces.name, faces.split, faces.crop, picked)
     (batch,) = shown.stream(len(picked), size, [])
-    return tuple(
-        Example(
-            name=face.name,
-            label=int(scored.labels[i]),
-            pixels=pixels,
-            maps={
-                name: (prediction.patch_map[i], float(prediction.score[i]))
-                for name, prediction in scored.predictions.items()
-            },
-        )
-        for face, pixels, i in zip(picked, batch.pixels, chosen, strict=True)
-    )
+    examples = []
+    for face, pixels, i in zip(picked, batch.pixels, chosen, strict=True):
+        maps = {}
+        for name, prediction in scored.predictions.items():
+            maps[name] = (prediction.patch_map[i], float(prediction.score[i]))
+        examples.append(Example(face.name, int(scored.labels[i]), pixels, maps))
+    return tuple(examples)

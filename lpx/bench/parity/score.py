@@ -84,11 +84,17 @@ def score(
     labels = faces.labels()
     # Before scoring, which may take hours: a set with one class gives no verdict.
     _check_labels(labels, faces)
-    parts: dict[str, list[Stored]] = {n: store.read(n) if store else [] for n in engines}
-    skipped: list[Skipped] = store.skipped() if store else []
+    parts: dict[str, list[Stored]] = {name: [] for name in engines}
+    skipped: list[Skipped] = []
+    if store:
+        parts = {name: store.read(name) for name in engines}
+        skipped = store.skipped()
     failed = _score_rest(engines, faces, size, progress, needed, store, parts, skipped)
-    running = [name for name in engines if name not in {f.name for f in failed}]
-    batches = parts[running[0]] if running else []
+    failed_names = {failure.name for failure in failed}
+    running = [name for name in engines if name not in failed_names]
+    batches: list[Stored] = []
+    if running:
+        batches = parts[running[0]]
     if failed and not running:
         raise LpxError(
             f"no engine can score the faces of {faces.name}",

@@ -59,9 +59,9 @@ class ScoreStore:
         self.folder = folder
         self.inputs = dict(inputs)
         self._say = say or (lambda text: None)
-        self._files = {
-            name: Appended(folder / scores_file(name, digest)) for name, digest in engines.items()
-        }
+        self._files: dict[str, Appended] = {}
+        for name, digest in engines.items():
+            self._files[name] = Appended(folder / scores_file(name, digest))
         self._skipped = Appended(folder / SKIPPED)
         if folder.is_dir() and (why := self._unfit()):
             if any(folder.iterdir()):
@@ -77,7 +77,7 @@ class ScoreStore:
         try:
             stored = read_sealed(self.folder / OF, "lpx bench")
         except LpxError as error:
-            return f"{error.what}: {error.why}" if error.why else error.what
+            return error.summary
         try:
             self._read_skipped()
         except SchemaError as error:

@@ -262,10 +262,16 @@ def judge_speed(
         precisions: Precisions of the candidates.
     """
     tests: dict[str, list[Speed]] = {name: [] for name in samples if name in precisions}
-    for batch in dict.fromkeys(b for by_batch in samples.values() for b in by_batch):
-        # An engine that failed at this batch size was not timed.
-        timed = {name: s[batch] for name, s in samples.items() if batch in s}
-        rivals = [REFERENCE] if REFERENCE in timed else []
+    # By batch size, in the order of the first engine that was timed at it. An engine that failed at
+    # a batch size was not timed.
+    timed_at: dict[int, dict[str, Samples]] = {}
+    for name, by_batch in samples.items():
+        for batch, timed_once in by_batch.items():
+            timed_at.setdefault(batch, {})[name] = timed_once
+    for batch, timed in timed_at.items():
+        rivals = []
+        if REFERENCE in timed:
+            rivals.append(REFERENCE)
         # A name without a precision is the reference, which is a rival already.
         floats = [n for n in timed if precisions.get(n, "int8") != "int8"]
         if floats:

@@ -59,11 +59,10 @@ def read_times(path: Path, warm_up_ms: float = WARM_UP_MS) -> TrtexecTimes:
             _FIX,
         )
     # Releases up to 8.5 write the warm-up too.
-    kept = [
-        (number, row)
-        for number, row in enumerate(rows, 1)
-        if _time(path, number, row, "startComputeMs") >= warm_up_ms
-    ]
+    kept = []
+    for number, row in enumerate(rows, 1):
+        if _time(path, number, row, "startComputeMs") >= warm_up_ms:
+            kept.append((number, row))
     if not kept:
         raise LpxError(
             f"all {len(rows)} inferences in {path} began in the first {warm_up_ms:g} ms",

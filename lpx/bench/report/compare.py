@@ -180,13 +180,17 @@ def _figures(old: Entry, new: Entry, tolerance: _Tolerance) -> Iterator[Change]:
 
 def _auc(name: str, old: float | None, new: float | None, tolerance: _Tolerance) -> Change:
     if old is None or new is None:
-        note = f"not judged: it is not known {'now' if new is None else 'before'}"
+        when = "now" if new is None else "before"
+        note = f"not judged: it is not known {when}"
         return Change(name, "auc", "AUC", old, new, False, note, unjudged=True)
-    # If the classes look reversed, an AUC further above 0.5 is a loss.
-    lost = new - old if tolerance.reversed else old - new
-    regression = lost > tolerance.margin
-    note = f"lost more than the margin of {tolerance.margin:g}" if regression else ""
-    return Change(name, "auc", "AUC", old, new, regression, note)
+    lost = old - new
+    if tolerance.reversed:
+        # If the classes look reversed, an AUC further above 0.5 is a loss.
+        lost = new - old
+    if lost > tolerance.margin:
+        note = f"lost more than the margin of {tolerance.margin:g}"
+        return Change(name, "auc", "AUC", old, new, True, note)
+    return Change(name, "auc", "AUC", old, new, False)
 
 
 def _latencies(
@@ -225,10 +229,12 @@ def _energies(
     if before is None and after is None:
         return
     if before is None or after is None:
-        costs, when = (old, "before") if before is None else (new, "now")
-        reason = costs.unavailable.get("energy")
-        why = f"unavailable {when}: {reason}" if reason else f"not measured {when}"
-        note = f"not judged: {why}"
+        costs, when = new, "now"
+        if before is None:
+            costs, when = old, "before"
+        note = f"not judged: not measured {when}"
+        if reason := costs.unavailable.get("energy"):
+            note = f"not judged: unavailable {when}: {reason}"
         figures = _gross(before), _gross(after)
         yield Change(name, "energy", "J per face, gross", *figures, False, note)
         return
@@ -244,7 +250,9 @@ def _energies(
 
 
 def _gross(result: EnergyResult | None) -> float | None:
-    return None if result is None else result.gross_j_per_face.estimate
+    if result is None:
+        return None
+    return result.gross_j_per_face.estimate
 
 
 def _unlike(before: EnergyResult, after: EnergyResult) -> list[str]:

@@ -16,7 +16,19 @@ from lpx.bench.performance.loaded_engine import REFERENCE
 from lpx.bench.report.document.entries import Candidate, Entry
 from lpx.bench.report.document.report import Report
 from lpx.bench.report.sentences import signed, significant
-from lpx.bench.report.svg import COLOURS, STYLE, canvas, dots, line, to_svg
+from lpx.bench.report.svg import (
+    FAKE,
+    LINE,
+    MUTED,
+    REAL,
+    STYLE,
+    canvas,
+    dots,
+    line,
+    series_colour,
+    to_svg,
+    verdict_colour,
+)
 from lpx.metrics import Interval, Verdict, roc_curve
 from lpx.metrics.roc import called_fake
 
@@ -24,6 +36,8 @@ from lpx.metrics.roc import called_fake
 MAX_POINTS = 5_000
 # Points of one drawn curve: more than a screen shows.
 MAX_VERTICES = 400
+# The margin, and what is beyond it, in the colour of the verdict that it leads to.
+FAILS = verdict_colour("fails")
 
 
 @dataclass(frozen=True)
@@ -106,14 +120,14 @@ def _intervals(key: str, title: str, rows: list[_Line], margin: float) -> Drawin
     right = max([0.0, margin / 5, *(row.difference.high for row in rows)])
     pad = 0.07 * (right - left) or 0.001
     axes.set(xlim=(left - pad, right + pad), ylim=(len(rows) - 0.4, -0.75), yticks=[])
-    axes.axvspan(left - pad, -margin, color=COLOURS["fails"], alpha=0.1, linewidth=0)
+    axes.axvspan(left - pad, -margin, color=FAILS, alpha=0.1, linewidth=0)
     parts = []
     for y, row in enumerate(rows):
         # Beside the interval alone: drawn from top to bottom, these lines would cross the labels.
         beside = (y - 0.12, y + 0.4)
-        axes.plot([-margin] * 2, beside, color=COLOURS["fails"], dashes=(5, 3), linewidth=1.2)
-        axes.plot([0, 0], beside, color=COLOURS["muted"], linewidth=0.8)
-        colour = COLOURS[row.verdict]
+        axes.plot([-margin] * 2, beside, color=FAILS, dashes=(5, 3), linewidth=1.2)
+        axes.plot([0, 0], beside, color=MUTED, linewidth=0.8)
+        colour = verdict_colour(row.verdict)
         low, high = row.difference.low, row.difference.high
         estimate = row.difference.estimate
         axes.plot([low, high], [y, y], color=colour, linewidth=2, marker="|", markersize=9)
@@ -123,10 +137,8 @@ def _intervals(key: str, title: str, rows: list[_Line], margin: float) -> Drawin
         for x, side, label in ((0, "left", row.name), (1, "right", text)):
             axes.text(x, y - 0.33, label, ha=side, transform=axes.get_yaxis_transform())
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(
-        lambda value, _: f"{value:+.5g}".replace("-", "−") if value else "0"
-    )
-    axes.spines["left"].set_visible(False)
+    axes.xaxis.set_major_formatter(_signed_tick)
+    axes.spines.left.set_visible(False)
     axes.set_xlabel("AUC gained (+) or lost (−) against the reference")
     return Drawing(
         key,
@@ -136,6 +148,13 @@ def _intervals(key: str, title: str, rows: list[_Line], margin: float) -> Drawin
         f"is right of the dashed line, the margin of −{margin:g}.",
         to_svg(figure, key),
     )
+
+
+def _signed_tick(value: float, _: float) -> str:
+    # Without a sign, which "+.5g" would give to 0, too.
+    if not value:
+        return "0"
+    return f"{value:+.5g}".replace("-", "−")
 
 
 @dataclass(frozen=True)
@@ -159,12 +178,16 @@ class _Cost:
 
 def _latency_of(entry: Entry) -> float | None:
     latency = entry.costs.latency
-    return None if latency is None else latency.per_face_ms.p50.estimate
+    if latency is None:
+        return None
+    return latency.per_face_ms.p50.estimate
 
 
 def _energy_of(entry: Entry) -> float | None:
     energy = entry.costs.energy
-    return None if energy is None else energy.gross_j_per_face.estimate
+    if energy is None:
+        return None
+    return energy.gross_j_per_face.estimate
 
 
 _LATENCY = _Cost("pareto", "AUC against latency", "ms per face, median", "ms", _latency_of)
@@ -187,10 +210,10 @@ def _pareto(report: Report, cost: _Cost) -> Drawing:
     aucs = np.array([entry.auc_interval.estimate for _, entry, _ in measured])
     figure, axes = canvas(290)
     best = [i for i in np.argsort(costs) if not _beaten(i, costs[:, None], aucs)]
-    axes.plot(costs[best], aucs[best], color=COLOURS["muted"], linewidth=1, dashes=(4, 3))
+    axes.plot(costs[best], aucs[best], color=MUTED, linewidth=1, dashes=(4, 3))
     parts = []
     for (index, entry, x), y in zip(measured, aucs, strict=True):
-        colour = line(index)["color"]
+        colour = series_colour(index)
         interval = entry.auc_interval
         axes.plot([x, x], [interval.low, interval.high], color=colour, linewidth=1.2, alpha=0.5)
         axes.plot([x], [y], color=colour, marker="o", markersize=7, linestyle="")
@@ -236,16 +259,19 @@ def _beaten(index: int, costs: NDArray[np.float64], aucs: NDArray[np.float64]) -
 def _roc(report: Report, result: BenchResult) -> Drawing:
     labels, threshold = result.scored.labels, report.model.threshold
     figure, axes = canvas(325)
-    axes.plot([0, 1], [0, 1], color=COLOURS["line"], linewidth=1)
+    axes.plot([0, 1], [0, 1], color=LINE, linewidth=1)
     parts = []
     for index, (name, prediction) in enumerate(result.scored.predictions.items()):
         curve = roc_curve(labels, prediction.score)
         kept = _thinned(len(curve.fpr), MAX_VERTICES)
-        style = line(index) | ({"linewidth": 4.5, "alpha": 0.4} if name == REFERENCE else {})
+        style = line(index)
+        if name == REFERENCE:
+            # Broad: curves that coincide with the reference's are drawn on top of it.
+            style |= {"linewidth": 4.5, "alpha": 0.4}
         axes.plot(curve.fpr[kept], curve.tpr[kept], **style)
         called = called_fake(prediction.score, threshold)
         point = float(called[labels == 0].mean()), float(called[labels == 1].mean())
-        axes.plot(*point, marker="o", markersize=5, color=style["color"])
+        axes.plot(*point, marker="o", markersize=5, color=series_colour(index))
         parts.append(f"{name} calls {point[0]:.1%} of real and {point[1]:.1%} of fake faces fake")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     axes.set(xlabel="real faces called fake (FPR)", ylabel="fake faces called fake (TPR)")
@@ -268,12 +294,12 @@ def _scatter(report: Report, result: BenchResult, candidate: Candidate) -> Drawi
     labels = result.scored.labels
     figure, axes = canvas(325)
     for at in (axes.axhline, axes.axvline):
-        at(threshold, color=COLOURS["muted"], dashes=(3, 3), linewidth=0.8)
-    axes.plot([0, 1], [0, 1], color=COLOURS["line"], linewidth=1)
+        at(threshold, color=MUTED, dashes=(3, 3), linewidth=0.8)
+    axes.plot([0, 1], [0, 1], color=LINE, linewidth=1)
     kept = _thinned(len(labels), MAX_POINTS)
-    for label, colour in ((1, "fake"), (0, "real")):
+    for label, colour in ((1, FAKE), (0, REAL)):
         shown = kept[labels[kept] == label]
-        dots(axes, x[shown], y[shown], COLOURS[colour])
+        dots(axes, x[shown], y[shown], colour)
     # Drawn besides the thinned points: none of the few that matter may be thinned away.
     flipped = np.flatnonzero(called_fake(x, threshold) != called_fake(y, threshold))
     flipped = flipped[_thinned(len(flipped), MAX_VERTICES)]
@@ -283,15 +309,17 @@ def _scatter(report: Report, result: BenchResult, candidate: Candidate) -> Drawi
         "markersize": 8,
         "markerfacecolor": "none",
     }
-    axes.plot(x[flipped], y[flipped], color=COLOURS["fails"], **ring)
+    axes.plot(x[flipped], y[flipped], color=FAILS, **ring)
     for at_x, at_y, side, word in ((0.03, 0.95, "left", "fake"), (0.97, 0.03, "right", "real")):
         place: dict[str, Any] = {"ha": side, "transform": axes.transAxes}
-        axes.text(at_x, at_y, f"flips to {word}", color=COLOURS["muted"], fontsize=9, **place)
+        axes.text(at_x, at_y, f"flips to {word}", color=MUTED, fontsize=9, **place)
     low, high = min(x.min(), y.min(), threshold), max(x.max(), y.max(), threshold)
     pad = 0.04 * (high - low) or 0.05
     axes.set(xlim=(low - pad, high + pad), ylim=(low - pad, high + pad), aspect="equal")
     axes.set(xlabel="reference score", ylabel="engine score")
-    drawn = f"{len(kept):,} of {len(labels):,}" if len(kept) < len(labels) else f"{len(labels):,}"
+    drawn = f"{len(labels):,}"
+    if len(kept) < len(labels):
+        drawn = f"{len(kept):,} of {drawn}"
     return Drawing(
         f"scatter-{_slug(name)}",
         name,
@@ -306,7 +334,10 @@ def _latency(result: BenchResult) -> Drawing:
     from matplotlib.ticker import MaxNLocator, NullFormatter
 
     batch = min(size for _, size in result.costs.times_ms)
-    times = {n: np.sort(t) for (n, size), t in result.costs.times_ms.items() if size == batch}
+    times: dict[str, NDArray[np.float64]] = {}
+    for (name, size), times_ms in result.costs.times_ms.items():
+        if size == batch:
+            times[name] = np.sort(times_ms)
     # A few calls take many times as long: they would squeeze the rest into a line.
     edge = 1.1 * max(float(np.quantile(t, 0.99)) for t in times.values())
     beyond = sum(int((t > edge).sum()) for t in times.values())
@@ -324,8 +355,8 @@ def _latency(result: BenchResult) -> Drawing:
     # Engines may differ by a factor of 100; on a linear axis the fast ones could not be told apart.
     if edge > 6 * start:
         axes.set_xscale("log")
-        ticks = [n * 10.0**e for e in range(-4, 6) for n in (1, 2, 5)]
-        axes.set_xticks([t for t in ticks if 0.85 * start <= t <= edge])
+        ticks = np.outer(10.0 ** np.arange(-4, 6), (1, 2, 5)).ravel()
+        axes.set_xticks(ticks[(ticks >= 0.85 * start) & (ticks <= edge)])
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlim(0.85 * start, edge)
@@ -333,11 +364,9 @@ def _latency(result: BenchResult) -> Drawing:
         axes.set_xlim(0, edge)
         axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set(ylim=(0, 1.01), xlabel="ms per call", ylabel="share of calls within")
-    cut = (
-        f" {beyond} call{'s' * (beyond > 1)} longer than {significant(edge)} ms not shown."
-        if beyond
-        else ""
-    )
+    cut = ""
+    if beyond:
+        cut = f" {beyond} call{'s' * (beyond > 1)} longer than {significant(edge)} ms not shown."
     return Drawing(
         "latency",
         f"Latency, batch {batch}",

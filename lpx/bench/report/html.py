@@ -45,7 +45,7 @@ def render_html(report: Report, result: BenchResult) -> str:
     # Only markup and order are decided in the template; every number is computed here or before.
     templates = environment()
     templates.filters |= {"auc": auc, "significant": significant, "signed": signed}
-    templates.tests["finite"] = math.isfinite
+    templates.tests |= {"finite": math.isfinite}
     return templates.get_template("report.html.j2").render(
         report=report,
         schema=SCHEMA,

@@ -29,7 +29,14 @@ _SIGNS = {"holds": "✅", "undecided": "❔", "uninformative": "⚠️", "fails"
 def render_markdown(report: Report) -> str:
     """Render a report for a pull request: verdict, engines, broken stages, costs, warnings."""
     data, model = report.dataset, report.model
-    note = [data.note] if data.note else []
+    all_warnings = warnings(report)
+    # First, as it concerns all numbers.
+    if data.note:
+        all_warnings.insert(0, data.note)
+    broken = []
+    for candidate in report.candidates:
+        if candidate.breaks_at:
+            broken.append(_stages(candidate, report.margin))
     blocks = [
         f"## {_SIGNS[report.verdict]} AUC parity {report.verdict}",
         escaped(headline(report)),
@@ -38,21 +45,23 @@ def render_markdown(report: Report) -> str:
         f"{data.real:,} real, {data.fake:,} fake); margin {report.margin:g}; model "
         f"{escaped(model.architecture)}, cut {escaped(model.cut)}.",
         _engines(report),
-        *(_stages(c, report.margin) for c in report.candidates if c.breaks_at),
+        *broken,
         _parts(report),
         *map(_costs, cost_tables(report)),
         _bullets("Speed", speed_notes(report)),
         _bullets("Failed", (failure(row) for row in report.failed)),
         _bullets("Not run", (f"{row.name}: {row.reason}" for row in report.not_run)),
-        _bullets("Warnings", [*note, *warnings(report)]),
+        _bullets("Warnings", all_warnings),
     ]
     return "\n\n".join(filter(None, blocks)) + "\n"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1) -> str:
     """Return a Markdown table, the first `names` columns left-aligned, the rest right-aligned."""
-    rule = [":--" if index < names else "--:" for index in range(len(heads))]
-    lines = [heads, rule, *([escaped(cell) for cell in row] for row in rows)]
+    rule = [":--"] * names + ["--:"] * (len(heads) - names)
+    lines = [heads, rule]
+    for row in rows:
+        lines.append([escaped(cell) for cell in row])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

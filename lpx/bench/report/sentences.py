@@ -56,8 +56,10 @@ def signed(value: float, margin: float = 0.0) -> str:
     while margin and places < 8 and 0 < abs(value + margin) < 10.0**-places:
         places += 1
     text = f"{value:+.{places}f}"
-    # No sign before a 0 that rounding made.
-    return text[1:] if not float(text) else text.replace("-", "−")
+    if not float(text):
+        # No sign before a 0 that rounding made.
+        return text[1:]
+    return text.replace("-", "−")
 
 
 def magnitude(value: float, margin: float = 0.0) -> str:
@@ -163,9 +165,14 @@ def breaking(candidate: Candidate) -> str:
     kind = candidate.breaks_at
     if kind is None or all(stage.kind == "engine" for stage in candidate.stages):
         return ""
-    missing = [STAGES[stage.kind] for stage in candidate.stages if stage.against_torch is None]
-    unless = f" (not run: {', '.join(missing)})" if missing else ""
-    return f" The first stage that shows it: {STAGES[kind]}{unless}."
+    text = f" The first stage that shows it: {STAGES[kind]}"
+    missing = []
+    for stage in candidate.stages:
+        if stage.against_torch is None:
+            missing.append(STAGES[stage.kind])
+    if missing:
+        text += f" (not run: {', '.join(missing)})"
+    return f"{text}."
 
 
 def failure(row: Failure) -> str:
@@ -176,7 +183,9 @@ def failure(row: Failure) -> str:
 def headline(report: Report) -> str:
     """Say what the verdict means: the sentence of the engine that decided it, and their number."""
     candidates, failed = report.candidates, sorted({row.name for row in report.failed})
-    lost = f"{', '.join(failed)} failed. " if failed else ""
+    lost = ""
+    if failed:
+        lost = f"{', '.join(failed)} failed. "
     if not candidates:
         return f"{lost}No engine could be measured."
     decisive = _decisive(report)
@@ -190,10 +199,13 @@ def headline(report: Report) -> str:
     count = sum(candidate.verdict == verdict for candidate in candidates)
     share = f"{count} of {len(candidates)} engines"
     if verdict == "holds":
-        everyone = "Both" if len(candidates) == 2 else f"All {len(candidates)}"
+        everyone = f"All {len(candidates)}"
+        if len(candidates) == 2:
+            everyone = "Both"
         lead = f"{everyone} engines {'that ran ' * bool(lost)}keep the AUC. "
     elif verdict == "fails":
-        lead = f"{share} {'fails' if count == 1 else 'fail'}. "
+        fail = "fails" if count == 1 else "fail"
+        lead = f"{share} {fail}. "
     else:
         lead = f"{report.dataset.faces:,} faces do not decide {share}. "
     if count > 1 and verdict in ("holds", "fails"):
@@ -225,7 +237,9 @@ def _recorded(report: Report) -> str:
     origin = report.reference.recorded
     if origin is None:
         return ""
-    device = f" on {origin.device}" if origin.device else ""
+    device = ""
+    if origin.device:
+        device = f" on {origin.device}"
     return (
         f" It did not run here: its scores were recorded on {origin.created[:10]} with torch "
         f"{origin.torch}{device} ({origin.machine}), by lpx {origin.lpx}."
@@ -256,7 +270,8 @@ def _decisive(report: Report) -> Candidate:
         # A dead engine may keep its AUC by chance, and is worse than any loss.
         return not candidate.parity.dead, end
 
-    return min((c for c in report.candidates if c.verdict == verdict), key=badness)
+    worst = [candidate for candidate in report.candidates if candidate.verdict == verdict]
+    return min(worst, key=badness)
 
 
 def others(report: Report) -> list[tuple[Verdict, str]]:
@@ -264,8 +279,11 @@ def others(report: Report) -> list[tuple[Verdict, str]]:
     if not report.candidates:
         return []
     decisive = _decisive(report)
-    rest = [candidate for candidate in report.candidates if candidate is not decisive]
-    return [(candidate.verdict, sentence(candidate, report)) for candidate in rest]
+    texts = []
+    for candidate in report.candidates:
+        if candidate is not decisive:
+            texts.append((candidate.verdict, sentence(candidate, report)))
+    return texts
 
 
 def _rounded(count: int) -> int:
@@ -288,8 +306,9 @@ def warnings(report: Report) -> list[str]:
     if known.direction == "none":
         text = _no_discrimination(report)
         texts.append(f"{text[0].upper()}{text[1:]} Parity with it says little.")
-    dead = [candidate.name for candidate in report.candidates if candidate.parity.dead]
-    texts += [f"{name} is dead: it gives all faces one score." for name in dead]
+    for candidate in report.candidates:
+        if candidate.parity.dead:
+            texts.append(f"{candidate.name} is dead: it gives all faces one score.")
     if report.reference.auc in (0.0, 1.0):
         texts.append(
             "The reference separates these faces perfectly: parity here says nothing about harder "
@@ -307,7 +326,10 @@ def speed_notes(report: Report) -> list[str]:
 
     Every engine should be faster than PyTorch, and INT8 than the fastest float engine.
     """
-    timed = [(entry.name, row) for entry in report.entries for row in entry.costs.latency_by_batch]
+    timed: list[tuple[str, LatencyResult]] = []
+    for entry in report.entries:
+        for row in entry.costs.latency_by_batch:
+            timed.append((entry.name, row))
     notes = _unsteady(timed)
     for name, row in timed:
         for text in row.warnings:
@@ -329,25 +351,39 @@ def _not_faster(candidate: Candidate, rival: str) -> str:
     Returns:
         A sentence; "" if the engine is faster at every batch size, or was not timed.
     """
-    against = [speed for speed in candidate.costs.speed if speed.against == rival]
-    slower = [speed for speed in against if speed.test.verdict == "slower"]
+    slower, inconclusive, untested = [], [], []
+    for speed in candidate.costs.speed:
+        if speed.against != rival:
+            continue
+        if speed.test.verdict == "slower":
+            slower.append(speed)
+        elif speed.test.verdict == "inconclusive":
+            inconclusive.append(speed)
+        elif speed.test.verdict is None:
+            untested.append(speed)
     # Tests with a verdict come first.
-    unshown = [speed for speed in against if speed.test.verdict == "inconclusive"]
-    unshown += [speed for speed in against if speed.test.verdict is None]
-    clauses = []
-    if slower:
-        clauses.append(f"slower than {rival} {_at_batches(slower)}")
-    if unshown:
-        than = "" if slower else f" than {rival}"
-        clauses.append(f"not shown to be faster{than} {_at_batches(unshown)}")
-    return f"{candidate.name} is {', and '.join(clauses)}." if clauses else ""
+    unshown = inconclusive + untested
+    if slower and unshown:
+        clauses = (
+            f"slower than {rival} {_at_batches(slower)}, and not shown to be faster "
+            f"{_at_batches(unshown)}"
+        )
+    elif slower:
+        clauses = f"slower than {rival} {_at_batches(slower)}"
+    elif unshown:
+        clauses = f"not shown to be faster than {rival} {_at_batches(unshown)}"
+    else:
+        return ""
+    return f"{candidate.name} is {clauses}."
 
 
 def _unsteady(timed: list[tuple[str, LatencyResult]]) -> list[str]:
     most: dict[str, float] = {}
     for name, row in timed:
         if any(text.startswith(UNSTABLE) for text in row.warnings):
-            cov = row.device.compute_cov if row.device else row.cov
+            cov = row.cov
+            if row.device is not None:
+                cov = row.device.compute_cov
             most[name] = max(most.get(name, 0.0), cov)
     if not most:
         return []

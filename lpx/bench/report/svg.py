@@ -11,6 +11,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from lpx.bench.parity.parity import VERDICTS
+from lpx.metrics import Verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,13 +19,20 @@ if TYPE_CHECKING:
 
 _WIDTH = 340
 _SERIES = 8
-_NAMES = ("ink", "muted", "line", "real", "fake", *VERDICTS, *(f"s{i}" for i in range(_SERIES)))
-# Matplotlib draws in these, and the page's CSS variables take their place in the SVG text.
-COLOURS = {name: f"#0101{index + 1:02x}" for index, name in enumerate(_NAMES)}
+# Matplotlib draws in these colours, and the page's CSS variables take their place in the SVG text.
+INK = "#010101"
+MUTED = "#010102"
+LINE = "#010103"
+REAL = "#010104"
+FAKE = "#010105"
+_VERDICT_COLOURS: dict[str, str] = {
+    verdict: f"#0102{index:02x}" for index, verdict in enumerate(VERDICTS)
+}
+_SERIES_COLOURS = tuple(f"#0103{index:02x}" for index in range(_SERIES))
 _DASHES = ((), (6, 2), (1.5, 1.5), (7, 2, 1.5, 2))
 STYLE: dict[str, Any] = {
-    "axes.edgecolor": COLOURS["line"],
-    "axes.labelcolor": COLOURS["muted"],
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "figure.constrained_layout.use": True,
@@ -34,12 +42,12 @@ STYLE: dict[str, Any] = {
     "path.simplify": False,  # it would drop the dots, which are lines of length 0
     "svg.fonttype": "none",
     "svg.hashsalt": "lpx",
-    "text.color": COLOURS["ink"],
+    "text.color": INK,
     "text.parse_math": False,
-    "xtick.color": COLOURS["line"],
-    "xtick.labelcolor": COLOURS["muted"],
-    "ytick.color": COLOURS["line"],
-    "ytick.labelcolor": COLOURS["muted"],
+    "xtick.color": LINE,
+    "xtick.labelcolor": MUTED,
+    "ytick.color": LINE,
+    "ytick.labelcolor": MUTED,
 }
 
 
@@ -57,11 +65,22 @@ def mark(index: int) -> dict[str, str]:
     return {"colour": f"var(--s{index % _SERIES})", "dashes": dashes or "none"}
 
 
+def series_colour(index: int) -> str:
+    """Return the colour of an engine's lines, for Matplotlib."""
+    return _SERIES_COLOURS[index % _SERIES]
+
+
+def verdict_colour(verdict: Verdict) -> str:
+    """Return the colour of a verdict, for Matplotlib."""
+    return _VERDICT_COLOURS[verdict]
+
+
 def line(index: int) -> dict[str, Any]:
     """Return the style of an engine's lines, for Matplotlib."""
-    colour = COLOURS[f"s{index % _SERIES}"]
-    dashes = _DASHES[index % len(_DASHES)]
-    return {"color": colour, "linewidth": 1.6} | ({"dashes": dashes} if dashes else {})
+    style: dict[str, Any] = {"color": series_colour(index), "linewidth": 1.6}
+    if dashes := _DASHES[index % len(_DASHES)]:
+        style |= {"dashes": dashes}
+    return style
 
 
 def dots(axes: Axes, x: NDArray[np.float32], y: NDArray[np.float32], colour: str) -> None:
@@ -84,9 +103,16 @@ def to_svg(figure: Figure, key: str) -> Markup:
     inner = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{key}-", inner).replace("xlink:href", "href")
     inner = re.sub(r' d="[^"]*"', lambda path: _short(path[0]), inner)
     # A fixed colour would ignore the dark theme.
-    for name, placeholder in COLOURS.items():
+    for name, placeholder in _css_variables().items():
         inner = inner.replace(placeholder, f"var(--{name})")
     return Markup(f'<svg {box} aria-hidden="true" focusable="false">{inner}')
+
+
+def _css_variables() -> dict[str, str]:
+    """Return the colours by the page's names for them."""
+    series = {f"s{index}": colour for index, colour in enumerate(_SERIES_COLOURS)}
+    plain = {"ink": INK, "muted": MUTED, "line": LINE, "real": REAL, "fake": FAKE}
+    return {**plain, **_VERDICT_COLOURS, **series}
 
 
 def _short(path: str) -> str:

@@ -73,8 +73,13 @@ def open_videos(
     _check_names(name, listing)
     _check_split(name, listing, split)
     videos = tuple(video for video in listing.present if _is_in(video.split, split))
-    missing = [video.name for video in listing.absent if _is_in(video.split, split)]
-    missing += [lost.name for lost in listing.lost if _is_in(lost.split, split)]
+    missing = []
+    for video in listing.absent:
+        if _is_in(video.split, split):
+            missing.append(video.name)
+    for lost in listing.lost:
+        if _is_in(lost.split, split):
+            missing.append(lost.name)
     if missing and (strict or not videos):
         raise _missing_error(name, info, listing, videos, missing)
     notes = [*listing.notes]
@@ -125,9 +130,8 @@ def _check_split(name: str, listing: Listing, split: str | None) -> None:
     for video in (*listing.present, *listing.absent):
         homes.setdefault(video.method, set()).add(video.split or "test")
     splits = sorted(set().union(*homes.values()), key=SPLITS.index)
-    if any(_is_in(lost.split, split) for lost in listing.lost) and not any(
-        _is_in(home, split) for home in splits
-    ):
+    lost = any(_is_in(one.split, split) for one in listing.lost)
+    if lost and not any(_is_in(home, split) for home in splits):
         return  # A list is missing, which open_videos() reports.
     without = [method for method, held in homes.items() if split and split not in held]
     if homes and not without:
@@ -154,7 +158,9 @@ def _notes(listing: Listing, split: str | None) -> list[str]:
         notes.append(f"{', '.join(unsplit)}: without official splits, all of it counts as test.")
     shared = sorted(_people(listing.present, "train") & _people(listing.present, "test"))
     if shared:
-        named = ", ".join(shared[:_NAMED]) + (", ..." if len(shared) > _NAMED else "")
+        named = ", ".join(shared[:_NAMED])
+        if len(shared) > _NAMED:
+            named += ", ..."
         notes.append(f"{len(shared)} identities are in train and in test: {named}.")
     return notes
 

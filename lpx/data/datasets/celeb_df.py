@@ -114,7 +114,10 @@ def list_videos(query: VideoQuery) -> Listing:
     for name, video in videos.items():
         split = "test" if name in for_test else "train"
         present.append(_video(name, video, split))
-    absent = [_video(name, root / f"{name}.mp4", "test") for name in test if name not in videos]
+    absent = []
+    for name in test:
+        if name not in videos:
+            absent.append(_video(name, root / f"{name}.mp4", "test"))
     return Listing(root, tuple(present), tuple(absent), notes=tuple(notes))
 
 

@@ -163,7 +163,9 @@ def list_videos(query: VideoQuery) -> Listing:
     if not any(entry.frames for entry in entries):
         raise _damaged(f"{path} lists no frames")
     frames = _Frames(bases, entries)
-    known = dict.fromkeys(entry.method for entry in entries if entry.method != REAL)
+    known = dict.fromkeys(entry.method for entry in entries)
+    # Not a choice: real videos are always listed.
+    known.pop(REAL, None)
     methods = (REAL, *choose_methods(query.methods, tuple(known)))
     present, absent, lost = [], [], []
     for entry in _one_split_each(entries, notes):
@@ -273,7 +275,9 @@ def _method(dataset: str, label: str) -> str | None:
     if by_rule[1].lower() == "real":
         return REAL
     of_domain = _DOMAIN.fullmatch(dataset)
-    return of_domain[1] if of_domain else dataset
+    if of_domain is None:
+        return dataset
+    return of_domain[1]
 
 
 def _people(place: _Place) -> tuple[str, ...]:
@@ -282,7 +286,9 @@ def _people(place: _Place) -> tuple[str, ...]:
     if of_domain is not None:
         return _IDENTITIES_OF_DOMAIN[of_domain[2]](place.video)
     read_names = _IDENTITIES.get(place.label.replace("-", "_").partition("_")[0])
-    return read_names(place.video) if read_names else ()
+    if read_names is None:
+        return ()
+    return read_names(place.video)
 
 
 def _paths(listed: Any, listed_in: str, bases: tuple[Path, ...]) -> tuple[_Folder, ...]:

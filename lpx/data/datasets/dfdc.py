@@ -73,9 +73,13 @@ def list_videos(query: VideoQuery) -> Listing:
         listed += _videos(root, root / "test", _test_labels(root / "test" / LABELS), "test")
     else:
         lost.append(MissingFile("test", f"test/{LABELS}"))
-    present = tuple(one.video for one in listed if one.present)
-    absent = tuple(one.video for one in listed if not one.present)
-    return Listing(root, present, absent, tuple(lost), tuple(notes))
+    present, absent = [], []
+    for one in listed:
+        if one.present:
+            present.append(one.video)
+        else:
+            absent.append(one.video)
+    return Listing(root, tuple(present), tuple(absent), tuple(lost), tuple(notes))
 
 
 def _parts(root: Path) -> list[Path]:

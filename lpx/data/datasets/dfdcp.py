@@ -79,8 +79,11 @@ def _video(root: Path, name: str, entry: dict[str, Any]) -> Video:
             "copy the list again from the data set",
             code="damaged",
         )
+    people = ["target_id"]
+    if label == "fake":
+        people.append("swapped_id")
     identities = []
-    for field in ("target_id", "swapped_id") if label == "fake" else ("target_id",):
+    for field in people:
         person = entry.get(field)
         if person is None:
             continue
@@ -100,7 +103,9 @@ def _video(root: Path, name: str, entry: dict[str, Any]) -> Video:
 def _place(root: Path, inside: PurePosixPath) -> Path:
     path = root / inside
     gathered = root / inside.parts[0] / "videos" / inside.name
-    return gathered if not path.is_file() and gathered.is_file() else path
+    if gathered.is_file() and not path.is_file():
+        return gathered
+    return path
 
 
 INFO = DatasetInfo(

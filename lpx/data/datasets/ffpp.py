@@ -114,10 +114,14 @@ def list_videos(query: VideoQuery, level: str) -> Listing:
     root = find_root(info, query.roots)
     _check_level(root, level)
     paired = tuple(method for method in methods if method != ACTORS)
-    splits = [split for split in SPLITS if query.split in (None, split)] if paired else []
-    pairs = {split: read_pairs(root, split) for split in splits}
-    _check_apart(root, pairs)
-    listed = _paired(root, level, paired, pairs) if paired else []
+    pairs = {}
+    listed = []
+    if paired:
+        for split in SPLITS:
+            if query.split in (None, split):
+                pairs[split] = read_pairs(root, split)
+        _check_apart(root, pairs)
+        listed = _paired(root, level, paired, pairs)
     if ACTORS in methods:
         listed += _unpaired(root, level)
     notes = []
@@ -242,8 +246,8 @@ class _Sequence:
         return Video(name, path, label, method, identities(stem), split, mask)
 
 
-INFO = {
-    level: DatasetInfo(
+def _info(level: str) -> DatasetInfo:
+    return DatasetInfo(
         title=f"FaceForensics++ ({level})",
         obtained="fill out the form that github.com/ondyari/FaceForensics links to; its download "
         f"script takes -c {level}",
@@ -253,5 +257,6 @@ INFO = {
         methods=METHODS,
         usual=USUAL,
     )
-    for level in LEVELS
-}
+
+
+INFO = {level: _info(level) for level in LEVELS}

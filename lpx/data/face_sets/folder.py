@@ -82,10 +82,13 @@ def _labelled_row(folder: Path, file: str) -> FaceRow:
     """Make the row of a file below real/ or fake/."""
     parts = file.split("/")
     label = LABELS[parts[0].lower()]
-    method = "fake" if label else "real"
+    method, opposite = "real", frozenset({"fake", "fakes"})
+    if label:
+        method, opposite = "fake", REAL_WORDS
     if len(parts) > 2:
         inner = parts[1]
-        if inner.lower() in (REAL_WORDS if label else ("fake", "fakes")):
+        # In real/fakes/ and fake/real/ one of the two names is wrong, and either may be meant.
+        if inner.lower() in opposite:
             raise LpxError(
                 f"{folder / parts[0] / inner} contradicts itself",
                 f"files below {parts[0]}/ are {parts[0].lower()}, but its name is {inner}",

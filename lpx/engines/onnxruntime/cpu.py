@@ -1,4 +1,4 @@
-"""ONNX Runtime: the default engine of a machine without an NVIDIA GPU."""
+"""Engines that ONNX Runtime runs on the CPU: the default on a machine without an NVIDIA GPU."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class OnnxRuntimeEngine(Engine):
         model: ONNX.
         size: Side of a face, pixels.
         card: Model card; None if it is not needed.
-        as_written: Compute every node as it stands, without ONNX Runtime's graph optimiser.
+        as_written: Run the graph node by node, without ONNX Runtime's graph optimiser.
         shares_cores: Other threads need the same cores, such as those that decode images while
-            faces are scored. Predictions are the same; the default is what users of ONNX Runtime
-            know, and the setting to time.
+            faces are scored. Predictions are the same. The default is that of ONNX Runtime, and
+            the one for measuring latency.
 
     Raises:
         LpxError: ONNX Runtime cannot load the model.
@@ -63,15 +63,16 @@ class OnnxRuntimeEngine(Engine):
         self._fit = 0  # faces that are known to fit into memory
         options = _options()
         if as_written:
-            # Graphs that are to be run node by node must not have any of them fused.
+            # The optimiser would fuse nodes.
             level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
             options.graph_optimization_level = level
-        # Idle threads would keep spinning after a call, on cores that the next engine needs.
+        # Otherwise idle threads keep spinning after a call, on cores that the next engine needs.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if shares_cores:
-            # Within a call too a thread that spins takes its core from whoever decodes; and pieces
-            # of equal size wait for the one thread that was put aside, small ones are shared out.
+            # During a call, threads that spin take cores from the decoders.
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            # With blocks of equal size, all threads wait for one that the system has suspended;
+            # with blocks that get smaller, the others take over its share.
             options.add_session_config_entry("session.dynamic_block_base", "4")
         with ort_errors(
             "ONNX Runtime cannot load the model", "build the engine again, or update onnxruntime"
@@ -79,7 +80,8 @@ class OnnxRuntimeEngine(Engine):
             self.session = onnxruntime.InferenceSession(model, options, providers=PROVIDERS)
 
     def _infer(self, faces: Faces) -> Prediction:
-        # Only when the batch grows: counting the memory of a pass takes longer than a small pass.
+        # Only if the batch grows, since counting the memory of a pass takes longer than a small
+        # pass.
         if len(faces) > self._fit and len(faces) * self.size**2 >= SMALL_PIXELS:
             # Imported here, as small batches never need it.
             from lpx.graph.footprint import check_pass
@@ -91,14 +93,14 @@ class OnnxRuntimeEngine(Engine):
             f"ONNX Runtime failed on {len(faces)} faces",
             "try smaller batches; if one face fails too, build for another precision",
         ):
-            # ONNX Runtime reads the memory as it lies, and a view may have strides.
+            # ONNX Runtime reads contiguous memory, and a view may have strides.
             score, patch_map = self.session.run(
                 ("score", "patch_map"), {"faces": np.ascontiguousarray(faces)}
             )
         return Prediction(score, patch_map)
 
     def _release(self) -> None:
-        # The session frees its memory when the last reference goes.
+        # The session frees its memory when its last reference is deleted.
         del self.session, self._model
 
 
@@ -106,11 +108,12 @@ def _options() -> onnxruntime.SessionOptions:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    # Level 3 is "error": its warnings are about graphs, and arrive on standard error with no
+    # Level 3 is "error": warnings are about the graph, and appear on standard error without
     # context.
     options.log_severity_level = 3
-    # x86-64 without VNNI adds two products of uint8 and int8 in 16 bits, and saturates: scores of
-    # the demo model were off by 0.07 on average. This keeps to kernels that are exact there.
+    # On x86-64 without VNNI, products of uint8 and int8 are added in pairs in 16 bits, which
+    # saturates: scores of the demo model were off by 0.07 on average. This selects slower kernels
+    # that are exact.
     options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
@@ -132,11 +135,11 @@ def convolutions_of(nodes: Mapping[str, tuple[str, str]]) -> dict[str, int]:
 
 
 def nodes_as_run(model: bytes) -> dict[str, tuple[str, str]]:
-    """Return whether ONNX Runtime really computes each node of a graph in "int8" or in "fp32".
+    """Return the precision in which ONNX Runtime really computes each node, "int8" or "fp32".
 
-    Read off the graph as its optimiser leaves it: a Q/DQ pattern that it does not recognise runs in
-    float between the pairs, silently. What the optimiser does to the layout of tensors afterwards
-    is left out: it would rename nodes, and make convolutions of other operators.
+    It is read from the optimised graph, because ONNX Runtime silently computes in float, between
+    the pairs, if it does not recognise a Q/DQ pattern. Optimisations of the memory layout are left
+    out, since they rename nodes and turn other operators into convolutions.
 
     Args:
         model: Float ONNX, or with Q/DQ pairs.
@@ -144,7 +147,7 @@ def nodes_as_run(model: bytes) -> dict[str, tuple[str, str]]:
     Returns:
         Operator and precision by name of the node, as `lpx.graph.model_io.name_nodes` names it.
     """
-    # Imported here: what only runs engines, or prints help, does not wait for them.
+    # Imported here, so that running engines and printing help do not have to wait.
     import onnx
     import onnxruntime
 
@@ -153,8 +156,7 @@ def nodes_as_run(model: bytes) -> dict[str, tuple[str, str]]:
     graph = parse(model, "the graph")
     name_nodes(graph)
     options = _options()
-    # The last level before ONNX Runtime changes the layout of tensors, which renames nodes and
-    # makes convolutions of other operators.
+    # The highest level without changes to the memory layout.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimised.onnx"
@@ -163,7 +165,10 @@ def nodes_as_run(model: bytes) -> dict[str, tuple[str, str]]:
         onnxruntime.InferenceSession(serialise(graph), options, providers=PROVIDERS)
         nodes = onnx.load(path).graph.node
     integer = {node.name for node in nodes if node.op_type in _INTEGER}
-    return {
-        str(node.name): (node.op_type, "int8" if node.name in integer else "fp32")
-        for node in graph.graph
-    }
+    as_run = {}
+    for node in graph.graph:
+        precision = "fp32"
+        if node.name in integer:
+            precision = "int8"
+        as_run[str(node.name)] = (node.op_type, precision)
+    return as_run

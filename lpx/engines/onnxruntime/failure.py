@@ -1,4 +1,4 @@
-"""ONNX Runtime's errors as lpx's."""
+"""Turn ONNX Runtime's errors into errors of lpx."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from lpx.errors import LpxError, first_line, out_of_memory
 
 @contextmanager
 def ort_errors(what: str, fix: str) -> Iterator[None]:
-    """Raise an LpxError in place of ONNX Runtime's, whose errors share no base but Exception.
+    """Raise an LpxError in place of an error of ONNX Runtime.
+
+    ONNX Runtime's errors have no base class other than Exception.
 
     Args:
         what: What failed.

@@ -1,10 +1,10 @@
 """ONNX Runtime's providers for NVIDIA GPUs: CUDA, TensorRT, and TensorRT for RTX.
 
-A provider that does not start is not an error to ONNX Runtime: it runs on the CPU instead, and
-every figure measured is of another processor. Here it is an error.
+If a provider does not start, ONNX Runtime runs the model on the CPU instead, without an error, and
+every measurement is of the wrong processor. Here it is an error.
 
-TensorRT for RTX comes as a plugin: a package beside ONNX Runtime's plain wheel, whose library is
-registered with ONNX Runtime and then offers the GPUs that it serves as devices.
+TensorRT for RTX comes as a plugin: a package of its own, beside ONNX Runtime's plain wheel. Its
+library is registered with ONNX Runtime, and then offers the GPUs that it supports as devices.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from lpx.card import ModelCard
 from lpx.engines.base import Availability, DeviceMemory, Engine, Faces, Prediction
@@ -32,9 +33,9 @@ PROVIDERS: dict[Target, str] = {
     "onnxruntime-tensorrt": "TensorrtExecutionProvider",
     "onnxruntime-tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
 }
-# Module of the package that brings TensorRT for RTX to ONNX Runtime.
+# Module of the plugin.
 PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
-# Packages, one of which has that module.
+# Packages that contain this module, one for each major version of CUDA.
 PLUGIN_PACKAGES = tuple(f"onnxruntime-ep-nv-tensorrt-rtx{cuda}" for cuda in ("-cu13", "-cu12"))
 _CUDA = PROVIDERS["onnxruntime-cuda"]
 _INSTALL = (
@@ -44,13 +45,13 @@ _INSTALL = (
 
 
 def provider_available(target: Target) -> Availability:
-    """Return whether the installed ONNX Runtime has a target's provider, and what it has.
+    """Return whether the installed ONNX Runtime has a target's provider.
 
-    The provider may still fail to start: libraries of CUDA or TensorRT may be missing.
+    The provider may still fail to start, if libraries of CUDA or TensorRT are missing.
     """
     import onnxruntime
 
-    # ONNX Runtime lists the providers of its own wheel, not those of plugins.
+    # ONNX Runtime lists the providers in its own wheel, not those of plugins.
     if target == "onnxruntime-tensorrt-rtx":
         return _plugin_available()
     names = onnxruntime.get_available_providers()
@@ -58,50 +59,51 @@ def provider_available(target: Target) -> Availability:
         return Availability(True, f"onnxruntime {onnxruntime.__version__} with {PROVIDERS[target]}")
     return Availability(
         False,
-        f"onnxruntime {onnxruntime.__version__} has {', '.join(names)}, and no "
+        f"onnxruntime {onnxruntime.__version__} has {', '.join(names)}, but no "
         f"{PROVIDERS[target]}: {_INSTALL}",
     )
 
 
 def _plugin_available() -> Availability:
-    """Return whether the plugin is installed, and why (not)."""
+    """Return whether the plugin is installed."""
     import onnxruntime
 
     version = onnxruntime.__version__
-    # Releases before plugins lack the function, and a version number would not cover vendors'
-    # builds.
+    # The function, not the version number, shows whether plugins are supported: vendors' builds
+    # have numbers of their own.
     if not hasattr(onnxruntime, "register_execution_provider_library"):
         return Availability(
             False,
-            f"onnxruntime {version} takes no plugins: pip install 'onnxruntime>=1.24'; its wheel "
-            "for CPUs will do",
+            f"onnxruntime {version} does not support plugins: pip install 'onnxruntime>=1.24'; the "
+            "plain wheel is enough",
         )
-    # Looked for, not imported: only a session needs its libraries.
+    # Searched for, but not imported, as only a session needs its libraries.
     if find_spec(PLUGIN) is None:
         return Availability(
             False,
-            f"{PLUGIN} is not installed: pip install onnxruntime-ep-nv-tensorrt-rtx, which goes "
-            "beside onnxruntime's own wheel",
+            f"{PLUGIN} is not installed: pip install onnxruntime-ep-nv-tensorrt-rtx, in addition "
+            "to onnxruntime",
         )
     return Availability(True, f"onnxruntime {version} with {PLUGIN}")
 
 
 def check_int8(target: Target) -> None:
-    """Refuse INT8 where a provider would not compute in it.
+    """Refuse INT8 for a provider that does not compute in integers.
 
     Raises:
         LpxError: The target is onnxruntime-cuda.
     """
     if target == "onnxruntime-cuda":
         raise LpxError(
-            "INT8 with target onnxruntime-cuda",
+            "INT8 is not supported with target onnxruntime-cuda",
             "ONNX Runtime's CUDA provider has no integer convolutions: it would compute in floats "
             "between Q/DQ pairs, slower than FP16",
-            "take FP16 for it, or INT8 for onnxruntime-tensorrt, tensorrt or onnxruntime",
+            "build FP16 for this target, or INT8 for onnxruntime-tensorrt, tensorrt or onnxruntime",
         )
 
 
-# All that `provider_options` may set.
+# Options that `provider_options` may set. Other options in a manifest are refused: they could load
+# code.
 PROVIDER_OPTIONS = frozenset(
     {
         "cudnn_conv_algo_search",
@@ -130,18 +132,19 @@ def provider_options(
     size: int,
     tensorrt: TensorRTOptions,
 ) -> dict[str, str]:
-    """Return the options of a target's provider, all but the folder of its engine cache.
+    """Return the options of a target's provider, except the folder of its engine cache.
 
     Args:
         target: One of `PROVIDERS`.
         precision: Precision of the convolutions.
-        span: Batch sizes of TensorRT's profile: without one, each new size is a new build.
+        span: Batch sizes of TensorRT's profile. Without a profile the provider would build a new
+            engine whenever a batch is outside the range that it has seen so far.
         size: Side of a face, pixels.
-        tensorrt: Its scratch memory and, except for TensorRT for RTX, its optimisation level.
+        tensorrt: Limit of scratch memory and, except for TensorRT for RTX, optimisation level.
     """
     if target == "onnxruntime-cuda":
-        # By default the provider rounds FP32 convolutions to TF32, which has FP16's ten bits of
-        # mantissa: on an H200 the demo's scores moved by up to 0.0014. Asking for FP32 means FP32.
+        # By default the provider computes FP32 convolutions in TF32, which has 10 bits of mantissa,
+        # as FP16 has: on an H200 the demo's scores changed by up to 0.0014. FP32 should mean FP32.
         return {"cudnn_conv_algo_search": "EXHAUSTIVE", "use_tf32": "0"}
     ends = (("min", span.minimum), ("opt", span.optimum), ("max", span.maximum))
     shapes = {end: f"faces:{batch}x{size}x{size}x3" for end, batch in ends}
@@ -166,10 +169,10 @@ def provider_options(
 
 
 class OnnxRuntimeGpuEngine(Engine):
-    """Run an ONNX model with a GPU provider, with its tensors held on the GPU.
+    """Run an ONNX model with a GPU provider, with inputs and outputs in GPU memory.
 
-    ONNX Runtime's plain wheel, which the plugin goes with, makes no tensors on a GPU: with it they
-    are in host memory, and the plugin copies them.
+    The plugin of TensorRT for RTX is used with ONNX Runtime's plain wheel, which cannot allocate
+    tensors on a GPU: they are in host memory then, and the plugin copies them.
 
     Not thread-safe: the tensors are shared between calls.
 
@@ -177,14 +180,14 @@ class OnnxRuntimeGpuEngine(Engine):
         model: ONNX.
         size: Side of a face, pixels.
         target: One of `PROVIDERS`.
-        options: As `provider_options` gives them.
-        cache: Folder for TensorRT's engines, or the kernels of TensorRT for RTX; they are built
-            when first needed.
-        largest: Largest batch to run at once; more faces are cut up.
+        options: Provider options, as `provider_options` returns them.
+        cache: Folder for TensorRT's engines, or for the kernels of TensorRT for RTX. The first
+            time an engine is loaded they are built, and from then on read from here.
+        largest: Largest batch to run at once; more faces are split into batches.
         card: Model card; None if it is not needed.
 
     Raises:
-        LpxError: The provider is not there, does not start, or leaves nodes to the CPU.
+        LpxError: The provider is missing, does not start, or leaves nodes to the CPU.
     """
 
     def __init__(
@@ -211,24 +214,23 @@ class OnnxRuntimeGpuEngine(Engine):
             f"ONNX Runtime failed on {len(faces)} faces",
             "try smaller batches; if one face fails too, build for another precision",
         ):
-            parts = [
-                self._run(np.ascontiguousarray(faces[start : start + self.largest]))
-                # A batch beyond the profile would make TensorRT build a new engine in the middle of
-                # a run.
-                for start in range(0, len(faces), self.largest)
-            ]
+            parts = []
+            # Split, as TensorRT refuses a batch that is larger than its profile.
+            for start in range(0, len(faces), self.largest):
+                batch = np.ascontiguousarray(faces[start : start + self.largest])
+                parts.append(self._run(batch))
         return Prediction(
             np.concatenate([part.score for part in parts]),
             np.concatenate([part.patch_map for part in parts]),
         )
 
     def _release(self) -> None:
-        # Tensors and session each hold memory of the GPU.
+        # Tensors and session both hold GPU memory.
         self.tensors.clear()
         del self.session
 
     def _run(self, faces: Faces) -> Prediction:
-        # Copies are left to the session where its tensors cannot be held on the GPU.
+        # If tensors cannot be allocated on the GPU, the session copies them.
         if not self.on_gpu:
             score, patch_map = self.session.run(["score", "patch_map"], {"faces": faces})
             return Prediction(score, patch_map)
@@ -248,16 +250,16 @@ class OnnxRuntimeGpuEngine(Engine):
         """Allocate the tensors of one batch size on the GPU."""
         import onnxruntime
 
-        # The batch is dynamic, so only the other dimensions are read off the graph.
+        def allocated(shape: tuple[int, ...], dtype: DTypeLike) -> Any:
+            # Device 0 is the first GPU that CUDA_VISIBLE_DEVICES allows.
+            return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, "cuda", 0)
+
+        # The batch is dynamic: only the other dimensions are known from the graph.
         cells = tuple(self.session.get_outputs()[1].shape[1:])
-        shapes = {
-            "faces": ((batch, self.size, self.size, 3), np.uint8),
-            "score": ((batch,), np.float32),
-            "patch_map": ((batch, *cells), np.float32),
-        }
         return {
-            name: onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, "cuda", 0)
-            for name, (shape, dtype) in shapes.items()
+            "faces": allocated((batch, self.size, self.size, 3), np.uint8),
+            "score": allocated((batch,), np.float32),
+            "patch_map": allocated((batch, *cells), np.float32),
         }
 
 
@@ -275,20 +277,21 @@ def _session(
             code="unsupported",
         )
     settings = onnxruntime.SessionOptions()
-    # Level 3 is "error": what matters of the rest is checked below.
+    # Level 3 is "error": lpx checks below what warnings would say.
     settings.log_severity_level = 3
-    # A node that runs on the CPU would falsify latency without anybody noticing.
+    # Nodes that silently run on the CPU would falsify the latency.
     settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     providers: list[tuple[str, dict[str, str]]] = [(_CUDA, {})]
     if target != "onnxruntime-cuda":
-        # ONNX Runtime's basic optimisations come before a provider gets the graph, and miscompute
-        # FP16 graphs with Q/DQ pairs: scores of the demo model were off by 0.83, without by 0.03.
+        # ONNX Runtime applies its basic optimisations before a provider gets the graph. They break
+        # FP16 graphs with Q/DQ pairs: scores of the demo model were off by 0.83 with them, and by
+        # 0.03 without.
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if target == "onnxruntime-tensorrt-rtx":
         cache.mkdir(parents=True, exist_ok=True)
         options = {**options, "nv_runtime_cache_path": str(cache)}
         settings.add_provider_for_devices([_rtx_device()], options)
-        # The session takes its provider from the device, so none is named.
+        # The device determines the provider, so that none is named.
         providers = []
     elif target == "onnxruntime-tensorrt":
         cache.mkdir(parents=True, exist_ok=True)
@@ -299,21 +302,21 @@ def _session(
         providers = [(_CUDA, options)]
     # Older releases lack the function.
     if providers and hasattr(onnxruntime, "preload_dlls"):
-        # CUDA and cuDNN from pip's wheels, where they are not the system's.
+        # Finds CUDA and cuDNN in pip's wheels, if the system has none.
         onnxruntime.preload_dlls()
     with ort_errors(
         f"ONNX Runtime cannot load the model for {target}",
         "`lpx doctor` shows what this machine has; ONNX Runtime's documentation says which CUDA, "
         "cuDNN and TensorRT its release needs",
     ):
-        # Without enable_fallback=0, ONNX Runtime tries others in place of a provider that fails.
+        # enable_fallback=0: otherwise ONNX Runtime replaces a provider that fails by others.
         session = onnxruntime.InferenceSession(
             model, settings, providers=providers or None, enable_fallback=0
         )
-    # A session may start without the provider that was asked for, so the outcome counts.
+    # A session may start without the requested provider.
     if session.get_providers()[:1] != [PROVIDERS[target]]:
         raise LpxError(
-            f"ONNX Runtime does not run the model by {PROVIDERS[target]}",
+            f"ONNX Runtime does not run the model with {PROVIDERS[target]}",
             f"it fell back to {', '.join(session.get_providers())}: a library that the provider "
             "needs is missing",
             "install the CUDA, cuDNN and TensorRT that this release of ONNX Runtime needs",
@@ -325,7 +328,8 @@ def _rtx_device() -> Any:
     """Return the first GPU that TensorRT for RTX offers to ONNX Runtime, an `OrtEpDevice`.
 
     Raises:
-        LpxError: The plugin does not load, as without NVIDIA's driver, or serves no GPU here.
+        LpxError: The plugin does not load, for example because NVIDIA's driver is missing, or it
+            supports no GPU of this machine.
     """
     import onnxruntime
 
@@ -334,13 +338,13 @@ def _rtx_device() -> Any:
     def offered() -> list[Any]:
         return [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
 
-    # Asked before registering, as a process may register a library only once.
+    # Checked first, as a process can register a library only once.
     if not (devices := offered()):
         try:
             plugin = importlib.import_module(PLUGIN)
             onnxruntime.register_execution_provider_library(name, plugin.get_library_path())
         except Exception as error:
-            # ONNX Runtime's errors share no base class but Exception, and have no code: only the
+            # ONNX Runtime's errors have no base class other than Exception, and no code. Only the
             # text says that this process has registered the library before.
             if "already registered" not in str(error):
                 raise LpxError(
@@ -352,8 +356,8 @@ def _rtx_device() -> Any:
         devices = offered()
     if not devices:
         raise LpxError(
-            "TensorRT for RTX offers ONNX Runtime no GPU of this machine",
-            "it serves GPUs of compute capability "
+            "TensorRT for RTX supports no GPU of this machine in ONNX Runtime",
+            "it supports GPUs of compute capability "
             f"{', '.join(RTX_PROVIDER_GPUS)} and later, with NVIDIA's driver for CUDA 13 or later",
             "build for target tensorrt-rtx, onnxruntime-cuda or onnxruntime",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import metadata
 
 from lpx.engines.built_engine import BuiltEngine, tf32_switched_off, versions_of
@@ -14,14 +15,14 @@ from lpx.errors import LpxError, NotAsAskedError
 from lpx.graph.model_io import parse
 
 PROVIDER_TF32 = (
-    "TF32 is on, and ONNX Runtime's provider has no option against it: float32 convolutions round "
-    "what they multiply to 10 bits of mantissa, as many as FP16 has; NVIDIA_TF32_OVERRIDE=0 in the "
-    "environment switches it off"
+    "TF32 is on, and ONNX Runtime's provider has no option to switch it off: float32 convolutions "
+    "round their inputs and weights to 10 bits of mantissa, as many as FP16 has; "
+    "NVIDIA_TF32_OVERRIDE=0 in the environment switches it off"
 )
 
 
 def make_for_cpu(graph: bytes, request: BuildRequest) -> BuiltEngine:
-    """Make an engine for ONNX Runtime's CPU provider: the graph, and how its convolutions run.
+    """Make an engine for ONNX Runtime's CPU provider: the graph, and the precision of its nodes.
 
     Raises:
         NotAsAskedError: No convolution of an INT8 graph runs in integers.
@@ -74,7 +75,7 @@ def make_for_gpu(
         LpxError: The provider does not support what the request asks for.
     """
     if request.precision == "int8":
-        # Here as well, for callers that did not ask before calibration.
+        # Here as well, for callers that did not check it before calibration.
         check_int8(request.target)
     span = _one_profile(request)
     warnings: tuple[str, ...] = ()
@@ -85,7 +86,7 @@ def make_for_gpu(
         counts = {request.precision: sum(node.op_type == "Conv" for node in nodes)}
     elif request.target == "onnxruntime-tensorrt":
         warnings = (
-            "ONNX Runtime builds TensorRT's engine when this one is first run, which takes "
+            "ONNX Runtime builds TensorRT's engine when this one is first loaded, which takes "
             "minutes, and does not report the precision of its layers: target tensorrt does",
         )
     else:
@@ -93,7 +94,7 @@ def make_for_gpu(
             "ONNX Runtime builds the plan of TensorRT for RTX when it loads this engine, and does "
             "not report the precision of its layers: target tensorrt-rtx does",
         )
-    # The CUDA provider is run without TF32.
+    # lpx switches TF32 off in the CUDA provider: see `provider_options`.
     tf32 = request.target != "onnxruntime-cuda" and not tf32_switched_off()
     if tf32 and request.precision == "fp32":
         warnings += (PROVIDER_TF32,)
@@ -131,13 +132,9 @@ def _onnxruntime_version() -> str:
 
 def _plugin_version(packages: Sequence[str]) -> dict[str, str]:
     """Return the version of the plugin's package; empty if it is not known."""
-    versions = {package: _version(package) for package in packages}
-    return {package: version for package, version in versions.items() if version}
-
-
-def _version(package: str) -> str:
-    try:
+    versions = {}
+    for package in packages:
         # One of several packages has the module, so a missing one is not an error.
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions

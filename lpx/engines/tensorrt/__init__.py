@@ -1,11 +1,13 @@
-"""TensorRT and TensorRT for RTX: ONNX to a verified plan, a plan to predictions.
+"""TensorRT and TensorRT for RTX: build and verify plans, and run them.
 
-The only package of lpx that names TensorRT. Importing it imports neither TensorRT nor CUDA:
-that happens when something is built, loaded or asked for. `library` finds the bindings,
-`capabilities` holds what their release can do, `build` makes a plan, `inspect` says which
-precision its layers got, `driver` names the few CUDA calls that `cuda` opens, `runtime` is the
-engine and `slot` what one batch in flight needs; `tensors` looks into a plan while it runs.
-`logger` keeps what TensorRT says, and `refusals` knows what to do about it.
+The only package of lpx that imports TensorRT, and only when something is built, loaded or looked
+up, so that importing the package needs neither TensorRT nor CUDA.
+
+- `library` finds TensorRT's bindings, `capabilities` describes their release.
+- `building` builds a plan, `inspect` and `layer_table` show the precision of its layers.
+- `runtime` is the engine, `slot` the memory of one batch in flight, `cuda` the CUDA calls that they
+  need. `tensors` reads the tensors between the layers of a plan.
+- `logger` collects TensorRT's messages, and `refusals` has advice on them.
 """
 
 from __future__ import annotations

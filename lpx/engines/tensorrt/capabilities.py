@@ -1,4 +1,4 @@
-"""Capabilities of a TensorRT release, read once from its version and its names."""
+"""Capabilities of a TensorRT release, read once from its version and the names in its module."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from lpx.engines.tensorrt.library import Flavour, load, load_runtime
 
-# The form of ONNX graph a library takes; made from one calibration by lpx.graph's passes.
+# Forms of ONNX graph that libraries expect; the passes of lpx.graph make all of them from one
+# calibration.
 Dialect = Literal["strongly-typed", "weakly-typed", "calibration-cache", "dla-explicit"]
 
 _STRONGLY_TYPED_FROM = (10, 3)
@@ -24,36 +25,37 @@ _KNOWN_BAD: tuple[tuple[tuple[int, ...], str], ...] = (
 
 @dataclass(frozen=True)
 class Capabilities:
-    """Capabilities of one release. Every use of a name that some release lacks asks here first.
+    """Capabilities of one release.
 
-    It has many fields because each stands for a difference between releases.
+    Code checks a field before it uses a name that some release lacks; a test compares all such uses
+    with the names of the releases. There are as many fields as there are differences.
 
     Attributes:
         flavour: "tensorrt" or "tensorrt-rtx".
         version: Version numbers, as (10, 13, 3, 9).
-        strongly_typed_only: Networks are always strongly typed; precision flags are gone.
-        strongly_typed_flag: Networks can be asked to be strongly typed.
+        strongly_typed_only: Networks are always strongly typed, and there are no precision flags.
+        strongly_typed_flag: `NetworkDefinitionCreationFlag.STRONGLY_TYPED` exists.
         explicit_batch_flag: `NetworkDefinitionCreationFlag.EXPLICIT_BATCH` exists.
         fp16_flag: `BuilderFlag.FP16` exists.
         int8_flag: `BuilderFlag.INT8` exists.
         calibrators: The INT8 calibrator classes exist.
-        dla: The release can build for a DLA core; whether the board has one, the builder says.
+        dla: The release can build for a DLA core, if the board has one.
         debug_tensors: `INetworkDefinition.mark_debug` exists.
         progress_monitor: A build reports its progress and can be cancelled.
         timing_cache: A timing cache saves work; TensorRT for RTX ignores it.
-        timing_cache_editable: The timing cache can be edited.
-        error_on_timing_cache_miss: A build can be made to fail on a miss, and so be repeatable.
+        error_on_timing_cache_miss: A build can fail if the timing cache lacks a kernel, which makes
+            builds repeatable.
         version_compatible: Plans that run on later releases can be built.
         hardware_compatibility: Plans that run on other GPU models can be built.
         set_compute_capability: Plans can be built for GPUs that are not in this machine.
         parser_node_name: Parser errors name the node, not only its index.
         builtin_cuda_graphs: The library captures CUDA graphs by itself.
-        compiles_at_run: Kernels are compiled where a plan runs, and can be kept in a cache.
-        profile_sharing: Several contexts can use one profile at once.
-        inspector: Plans can be asked for their layers; the lean runtime cannot.
-        inspector_io_key: Name of the inputs and outputs in the inspector's JSON.
-        dialect: The graph to give to the library for the GPU.
-        known_bad: Why this release is known to give wrong or no plans; None where it is not.
+        compiles_at_run: Kernels are compiled where a plan runs, and can be cached.
+        profile_sharing: Several contexts can use one profile at the same time.
+        inspector: `EngineInspector` exists, which shows the layers of a plan; the lean runtime has
+            none.
+        dialect: Form of graph for the GPU.
+        known_bad: Known fault of this release; None if none is known.
     """
 
     flavour: Flavour
@@ -68,7 +70,6 @@ class Capabilities:
     debug_tensors: bool
     progress_monitor: bool
     timing_cache: bool
-    timing_cache_editable: bool
     error_on_timing_cache_miss: bool
     version_compatible: bool
     hardware_compatibility: bool
@@ -78,27 +79,28 @@ class Capabilities:
     compiles_at_run: bool
     profile_sharing: bool
     inspector: bool
-    inspector_io_key: Literal["Bindings", "I/O Tensors"]
     dialect: Dialect
     known_bad: str | None
 
     @property
     def dla_dialect(self) -> Dialect | None:
-        """Return the INT8 graph to give to the library for a DLA core; None without DLA."""
+        """Form of INT8 graph for a DLA core; None without DLA."""
         if not self.dla:
             return None
-        return "calibration-cache" if self.calibrators else "dla-explicit"
+        if self.calibrators:
+            return "calibration-cache"
+        return "dla-explicit"
 
 
 @dataclass(frozen=True)
 class TensorRTLibrary:
-    """A TensorRT library that was found on this machine, and what it can do.
+    """A TensorRT library of this machine, with its capabilities.
 
-    Found once and passed on, so that all steps of a build speak of the same release.
+    It is looked for once and passed on, so that all steps of a build use the same release.
 
     Attributes:
         trt: The Python module of the bindings.
-        capabilities: Read from the module.
+        capabilities: Capabilities of its release.
     """
 
     trt: Any
@@ -106,12 +108,12 @@ class TensorRTLibrary:
 
     @property
     def flavour(self) -> Flavour:
-        """Return the flavour, which is also the name of the target."""
+        """Flavour, which is also the name of the target."""
         return self.capabilities.flavour
 
     @property
     def version(self) -> str:
-        """Return the version as the library writes it, such as "10.13.3.9"."""
+        """Version as the library writes it, such as "10.13.3.9"."""
         return str(self.trt.__version__)
 
 
@@ -126,14 +128,16 @@ def open_library(flavour: Flavour) -> TensorRTLibrary:
 
 
 def open_runtime(flavour: Flavour, *, version_compatible: bool) -> TensorRTLibrary:
-    """Import what runs plans of a flavour: TensorRT's lean runtime may do for compatible ones.
+    """Import a library that runs plans of a flavour.
+
+    For version-compatible plans this may be TensorRT's lean runtime.
 
     Args:
-        flavour: The library that built the plan.
+        flavour: Library that built the plan.
         version_compatible: The plan was built to be loaded by later releases.
 
     Raises:
-        LpxError: Neither is there or imports.
+        LpxError: No such library is installed and imports.
     """
     if not version_compatible:
         return open_library(flavour)
@@ -142,16 +146,22 @@ def open_runtime(flavour: Flavour, *, version_compatible: bool) -> TensorRTLibra
 
 
 def capabilities_of(trt: Any, flavour: Flavour) -> Capabilities:
-    """Read the capabilities of an imported library; nothing native is called.
+    """Read the capabilities of an imported library, without calling into it.
 
     Args:
         trt: The module that `library.load` returned.
-        flavour: Its flavour.
+        flavour: Flavour of the library.
     """
     version = parse_version(trt.__version__)
     rtx = flavour == "tensorrt-rtx"
     strongly_typed_only = not hasattr(trt.BuilderFlag, "FP16")
-    # RTX still has the names of the next three, but refuses or ignores the setting.
+    # `not rtx`: TensorRT for RTX has these names, too, but refuses or ignores the setting.
+    dialect: Dialect = "weakly-typed"
+    if rtx or version >= _STRONGLY_TYPED_FROM:
+        dialect = "strongly-typed"
+    bad = None
+    if not rtx:
+        bad = known_bad(version)
     return Capabilities(
         flavour=flavour,
         version=version,
@@ -165,7 +175,6 @@ def capabilities_of(trt: Any, flavour: Flavour) -> Capabilities:
         debug_tensors=_has(trt, "INetworkDefinition", "mark_debug"),
         progress_monitor=hasattr(trt, "IProgressMonitor"),
         timing_cache=not rtx,
-        timing_cache_editable=not rtx and hasattr(trt.BuilderFlag, "EDITABLE_TIMING_CACHE"),
         error_on_timing_cache_miss=(
             not rtx and hasattr(trt.BuilderFlag, "ERROR_ON_TIMING_CACHE_MISS")
         ),
@@ -177,27 +186,29 @@ def capabilities_of(trt: Any, flavour: Flavour) -> Capabilities:
         compiles_at_run=hasattr(trt, "IRuntimeCache"),
         profile_sharing=rtx or version >= (10,),
         inspector=hasattr(trt, "EngineInspector"),
-        inspector_io_key="I/O Tensors" if rtx or version >= (11,) else "Bindings",
-        dialect="strongly-typed" if rtx or version >= _STRONGLY_TYPED_FROM else "weakly-typed",
-        known_bad=None if rtx else known_bad(version),
+        dialect=dialect,
+        known_bad=bad,
     )
 
 
 def _has(trt: Any, kind: str, member: str) -> bool:
-    """Return whether a class has a member: the lean runtime lacks the classes that build."""
+    """Return True if a class exists and has a member."""
+    # The lean runtime lacks the classes for building.
     return hasattr(getattr(trt, kind, None), member)
 
 
 def parse_version(text: str) -> tuple[int, ...]:
-    """Numbers of a version: "10.13.3.9" -> (10, 13, 3, 9); a suffix as in "8.6.2-1" is cut."""
+    """Return the numbers of a version: "10.13.3.9" -> (10, 13, 3, 9), "8.6.2-1" -> (8, 6, 2)."""
     match = re.match(r"\d+(?:\.\d+)*", text)
-    return tuple(int(number) for number in match.group().split(".")) if match else ()
+    if match is None:
+        return ()
+    return tuple(map(int, match.group().split(".")))
 
 
 def known_bad(version: tuple[int, ...]) -> str | None:
-    """Return why a TensorRT release is known to be bad; None if nothing is known.
+    """Return the known fault of a TensorRT release; None if none is known.
 
-    A short entry stands for all its patch releases: (10, 4) covers 10.4.0.26.
+    A short entry of the list covers all its patch releases: (10, 4) includes 10.4.0.26.
     """
     for prefix, reason in _KNOWN_BAD:
         if version[: len(prefix)] == prefix:

@@ -1,4 +1,4 @@
-"""Read the layers of a plan: from the engine inspector, or from the log of its build."""
+"""Read the layers of a plan from the engine inspector, or from the log of its build."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from lpx.engines.manifest import UNKNOWN
 from lpx.engines.tensorrt.layer_table import LayerTable, PlanLayer
@@ -28,13 +28,13 @@ _SAME = {
 _CONVOLUTION_TYPE = re.compile(r"conv|correlation", re.IGNORECASE)
 _PRODUCT_TYPE = re.compile(r"gemm|matmul|matrix|fully", re.IGNORECASE)
 _ONNX_NODE = "[ONNX Layer: "
-_FROM_CONVOLUTION = "__gemm_from_conv1x1"  # stands behind the nodes in a layer's metadata
+_FROM_CONVOLUTION = "__gemm_from_conv1x1"  # after the nodes in a layer's metadata
 # The compiler of fused kernels names them after what they do: __myl_CorrCastSigm, __myl_FcRelu.
 _FUSED = re.compile(r"__myl_([A-Za-z0-9]+)")
 _FUSED_STEP = re.compile(r"[A-Z][a-z0-9]*")
 _FUSED_CONVOLUTIONS = frozenset({"Corr", "Conv"})
 _FUSED_PRODUCTS = frozenset({"Fc", "Gemm", "Bmm", "Mm"})
-# What a kernel's name says that it multiplies and adds up in: ..._i8i8_i8i32_f32_...
+# The types in which a kernel multiplies and accumulates, in its name: ..._i8i8_i8i32_f32_...
 _TACTIC = re.compile(
     r"_(i8i32|f16f16|f16f32|bf16f32|bf16bf16|tf32f32|f32f32|e4m3f32)_(?:[a-z0-9]+_)"
 )
@@ -65,7 +65,7 @@ _ONE_LINE_WEIGHTS = re.compile(r'\bWeights: \{"Type": "(\w+)"')
 
 @dataclass(frozen=True)
 class _Entry:
-    """A layer as TensorRT describes it, in either of its two forms.
+    """TensorRT's description of a layer, in JSON or in one line.
 
     Attributes:
         inputs: Data type of each input.
@@ -98,65 +98,85 @@ def parse_inspector(text: str) -> LayerTable:
         return _table(_from_json(layer) for layer in json.loads(text)["Layers"])
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
         raise LpxError(
-            "the engine inspector's answer is not as expected", why=f"{problem!r}: {text[:200]!r}"
+            "the output of the engine inspector is not as expected",
+            why=f"{problem!r}: {text[:200]!r}",
         ) from problem
 
 
 def _from_json(layer: str | dict[str, Any]) -> _Entry:
     if isinstance(layer, str):
         return _Entry(layer, UNKNOWN)
-    tensors = [*layer.get("Inputs", ()), *layer.get("Outputs", ())]
-    weights = layer.get("Weights")
+    inputs, outputs = layer.get("Inputs", ()), layer.get("Outputs", ())
+    names = []
+    for entry in (*inputs, *outputs):
+        if isinstance(entry, dict):
+            names.append(str(entry.get("Name")))
     return _Entry(
         name=str(layer.get("Name", "")),
         type=str(layer.get("LayerType", UNKNOWN)),
         parameters=str(layer.get("ParameterType", "")),
         tactic=str(layer.get("TacticName", "")),
         metadata=str(layer.get("Metadata", "")),
-        inputs=tuple(_datatype(entry) for entry in layer.get("Inputs", ())),
-        outputs=tuple(_datatype(entry) for entry in layer.get("Outputs", ())),
-        weights=(
-            _datatype_in(str(weights.get("Type")))
-            if isinstance(weights, dict)
-            else _largest(
-                (math.prod(entry["Dimensions"]), _datatype(entry))
-                for entry in layer.get("Constants", ())
-            )
-        ),
-        tensors=" ".join(str(entry.get("Name")) for entry in tensors if isinstance(entry, dict)),
+        inputs=tuple(map(_datatype, inputs)),
+        outputs=tuple(map(_datatype, outputs)),
+        weights=_weights_datatype(layer),
+        tensors=" ".join(names),
     )
+
+
+def _weights_datatype(layer: dict[str, Any]) -> str:
+    """Return the data type of a layer's weights, by its entry for them or by its constants."""
+    weights = layer.get("Weights")
+    if isinstance(weights, dict):
+        return _datatype_in(str(weights.get("Type")))
+    # Other layers list their weights among their constants, beside scales.
+    constants = []
+    for constant in layer.get("Constants", ()):
+        constants.append(_Sized(math.prod(constant["Dimensions"]), _datatype(constant)))
+    return _largest(constants)
 
 
 def _datatype(entry: str | dict[str, Any]) -> str:
     if isinstance(entry, str):
         return UNKNOWN
-    # Dynamic shapes hide it before 11: "N/A due to dynamic shapes".
+    # Before TensorRT 11, a dynamic shape hides the type: "N/A due to dynamic shapes".
     return _datatype_in(str(entry.get("Datatype") or entry.get("Format/Datatype", "")))
 
 
 def _datatype_in(text: str) -> str:
     """Return the data type named in a text such as "Row major linear FP16 format"."""
     match = _DATATYPE.search(text)
-    return _SAME.get(match.group().lower(), match.group().lower()) if match else UNKNOWN
+    if match is None:
+        return UNKNOWN
+    name = match.group().lower()
+    return _SAME.get(name, name)
 
 
-def _largest(constants: Iterable[tuple[int, str]]) -> str:
-    """Data type of a layer's weights, which are larger than the scales beside them."""
-    return max(constants, default=(0, UNKNOWN), key=lambda constant: constant[0])[1]
+class _Sized(NamedTuple):
+    """Number of values and data type of a tensor."""
+
+    size: int
+    datatype: str
+
+
+def _largest(constants: Iterable[_Sized]) -> str:
+    """Return the data type of a layer's weights, which are larger than the scales beside them."""
+    largest = max(constants, default=_Sized(0, UNKNOWN), key=lambda constant: constant.size)
+    return largest.datatype
 
 
 def parse_build_log(text: str) -> LayerTable:
-    """Read a table of layers that has one layer a line.
+    """Read a table of layers with one layer per line.
 
-    A detailed build logs it, which shows the precision of a plan where there is no GPU to load it;
-    it is the inspector's answer in its one-line form too. A line that cannot be read is a layer of
-    unknown precision: none is left out.
+    A build with detailed profiling verbosity logs it, so that the precision of a plan is known
+    without a GPU to load it; the inspector's one-line format is the same. A line that cannot be
+    parsed becomes a layer of unknown precision, so that none is left out.
 
     Args:
         text: The message that begins with "Layers:".
     """
     listed = _TENSORS.split(text.partition(_LAYERS)[2], maxsplit=1)[0]
-    return _table(_from_line(line) for line in listed.splitlines() if line.strip())
+    return _table(map(_from_line, filter(str.strip, listed.splitlines())))
 
 
 def _from_line(line: str) -> _Entry:
@@ -164,38 +184,46 @@ def _from_line(line: str) -> _Entry:
     if match is None:
         name = line.removeprefix("Name: ").partition(", LayerType: ")[0]
         return _Entry(name.strip(), UNKNOWN)
-    inputs, constants, outputs = (
-        [_sized(tensor) for tensor in _ONE_LINE_TENSOR.findall(match[part] or "")]
-        for part in ("inputs", "constants", "outputs")
-    )
     rest, _, metadata = (match["rest"] or "").partition("Metadata:")
     values = dict(_ONE_LINE_FIELD.findall(rest))
-    weights = _ONE_LINE_WEIGHTS.search(rest)
+    if stated := _ONE_LINE_WEIGHTS.search(rest):
+        weights = _datatype_in(stated[1])
+    else:
+        weights = _largest(_tensors_in(match["constants"]))
     return _Entry(
         name=match["name"],
         type=match["type"],
         parameters=values.get("ParameterType", ""),
         tactic=values.get("TacticName", ""),
         metadata=metadata.strip(),
-        inputs=tuple(datatype for _, datatype in inputs),
-        outputs=tuple(datatype for _, datatype in outputs),
-        weights=_datatype_in(weights[1]) if weights else _largest(constants),
+        inputs=tuple(sized.datatype for sized in _tensors_in(match["inputs"])),
+        outputs=tuple(sized.datatype for sized in _tensors_in(match["outputs"])),
+        weights=weights,
         tensors=f"{match['inputs']} {match['outputs']}",
     )
 
 
-def _sized(tensor: str) -> tuple[int, str]:
-    """Number of values and data type of a tensor as a line describes it."""
-    shape, datatype = _ONE_LINE_SHAPE.search(tensor), _ONE_LINE_DATATYPE.search(tensor)
-    size = math.prod(int(side) for side in shape[1].split(",") if side) if shape else 0
-    return size, _datatype_in(datatype[1]) if datatype else UNKNOWN
+def _tensors_in(part: str | None) -> list[_Sized]:
+    """Return the tensors that a part of a line describes; None for a part that is missing."""
+    return [_sized(tensor) for tensor in _ONE_LINE_TENSOR.findall(part or "")]
+
+
+def _sized(tensor: str) -> _Sized:
+    shape, stated = _ONE_LINE_SHAPE.search(tensor), _ONE_LINE_DATATYPE.search(tensor)
+    size = 0
+    if shape is not None:
+        size = math.prod(map(int, filter(None, shape[1].split(","))))
+    if stated is None:
+        return _Sized(size, UNKNOWN)
+    return _Sized(size, _datatype_in(stated[1]))
 
 
 def _table(entries: Iterable[_Entry]) -> LayerTable:
-    """Return the layers with the profile of each: they are listed profile by profile.
+    """Return the table of layers with the profile of each.
 
-    A fused layer's own name does not say the profile, but its tensors' names may; one that reads
-    only tensors of the compiler's own is of the same profile as the layer before it.
+    Layers are listed profile by profile. The profile is in the name of a layer, or in the names of
+    the tensors of a fused layer. If neither has it, the layer belongs to the same profile as the
+    one before it.
     """
     rows: list[PlanLayer] = []
     profile = 0
@@ -207,8 +235,9 @@ def _table(entries: Iterable[_Entry]) -> LayerTable:
 
 
 def _layer(entry: _Entry, profile: int) -> PlanLayer:
-    fused = _FUSED.search(entry.name)
-    steps = set(_FUSED_STEP.findall(fused[1])) if fused else set()
+    steps: set[str] = set()
+    if fused := _FUSED.search(entry.name):
+        steps.update(_FUSED_STEP.findall(fused[1]))
     convolution = bool(
         _CONVOLUTION_TYPE.search(entry.type)
         or _CONVOLUTION_TYPE.search(entry.parameters)
@@ -222,10 +251,14 @@ def _layer(entry: _Entry, profile: int) -> PlanLayer:
         or "gemm" in entry.tactic
         or steps & _FUSED_PRODUCTS
     )
+    if multiplies:
+        precision = _multiplied_in(entry)
+    else:
+        precision = _first([*entry.outputs, *entry.inputs])
     return PlanLayer(
         name=entry.name,
         type=entry.type,
-        precision=_multiplied_in(entry) if multiplies else _first([*entry.outputs, *entry.inputs]),
+        precision=precision,
         convolution=convolution,
         nodes=_nodes(entry, multiplies=multiplies),
         profile=profile,
@@ -234,26 +267,31 @@ def _layer(entry: _Entry, profile: int) -> PlanLayer:
 
 
 def _multiplied_in(entry: _Entry) -> str:
-    """Return the precision of a convolution or product, by its kernel, else by data and weights.
+    """Return the precision of a convolution or product, by its kernel or by its data and weights.
 
-    Data and weights of different types, as if a kernel converts one of them first, do not show it.
+    It is unknown if data and weights have different types, since a kernel may convert either.
     """
     if kernel := _TACTIC.search(f"{entry.tactic}_"):
         return _TACTIC_PRECISION[kernel[1]]
-    data = entry.inputs[0] if entry.inputs else UNKNOWN
-    known = {data, entry.weights} - {UNKNOWN}
-    return known.pop() if len(known) == 1 else UNKNOWN
+    known = {*entry.inputs[:1], entry.weights} - {UNKNOWN}
+    if len(known) == 1:
+        return known.pop()
+    return UNKNOWN
 
 
 def _first(datatypes: Iterable[str]) -> str:
-    return next((datatype for datatype in datatypes if datatype != UNKNOWN), UNKNOWN)
+    """Return the first data type that is known, or else "unknown"."""
+    for datatype in datatypes:
+        if datatype != UNKNOWN:
+            return datatype
+    return UNKNOWN
 
 
 def _nodes(entry: _Entry, *, multiplies: bool) -> tuple[str, ...]:
-    """Return the ONNX nodes in a layer: by its metadata, or if it has none by its name.
+    """Return the ONNX nodes in a layer, by its metadata or, without metadata, by its name.
 
-    Metadata is "[ONNX Layer: a][ONNX Layer: b]", with control characters between and words of the
-    compiler's behind; a name of a node may have brackets.
+    Metadata is "[ONNX Layer: a][ONNX Layer: b]", with control characters in between, and words of
+    the compiler at the end. Names of nodes may contain brackets.
     """
     if parts := entry.metadata.split(_ONNX_NODE)[1:]:
         return tuple(part.rpartition("]")[0] for part in parts)
@@ -264,22 +302,24 @@ def _nodes(entry: _Entry, *, multiplies: bool) -> tuple[str, ...]:
 
 
 def inspect_engine(trt: Any, engine: Any, context: Any = None) -> LayerTable:
-    """Ask a loaded engine for its layers.
+    """Return the layers of a loaded engine.
 
     Args:
         trt: The library.
         engine: An `ICudaEngine`.
-        context: An `IExecutionContext` whose input shapes are set: before 11, a plan of dynamic
-            shape shows its data types for a shape only. None makes one at the optimum shape of
-            the first profile.
+        context: An `IExecutionContext` whose input shapes are set, since before TensorRT 11 a plan
+            with dynamic shapes shows data types only for given shapes. None creates one with the
+            optimum shapes of the first profile.
 
     Raises:
-        LpxError: No context can be made, or the inspector's answer is not as expected.
+        LpxError: No context can be created, or the output of the inspector is not as expected.
     """
     inspector = engine.create_engine_inspector()
-    # No release's inspector keeps its context alive: to ask it after the context was released ends
-    # the process. The name does, until it has answered.
-    at_shape = _at_optimum(trt, engine) if context is None else context
+    # This variable keeps the context alive, which the inspector does not: the process would end
+    # if the context was released before the call.
+    at_shape = context
+    if at_shape is None:
+        at_shape = _at_optimum(trt, engine)
     inspector.execution_context = at_shape
     return parse_inspector(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
@@ -288,8 +328,8 @@ def _at_optimum(trt: Any, engine: Any) -> Any:
     context = engine.create_execution_context()
     if context is None:
         raise LpxError(
-            "TensorRT made no execution context, so the plan's precision cannot be read",
-            why="most often the GPU lacks memory for the plan's activations",
+            "TensorRT created no execution context, so the plan's precision cannot be read",
+            why="most often the GPU has not enough memory for the plan's activations",
             fix="build with smaller batches, or close other programs on the GPU",
         )
     for index in range(engine.num_io_tensors):

@@ -1,7 +1,8 @@
-"""Kernels that TensorRT for RTX compiles where a plan runs, kept beside the plan between runs.
+"""Cache of the kernels that TensorRT for RTX compiles, in a file beside the plan.
 
-Its plans hold no kernels for a GPU: those are compiled when a plan first runs there, which takes
-seconds. A cache of one GPU, driver and release is refused by the others, and then made again.
+Plans of TensorRT for RTX contain no kernels: they are compiled when a plan first runs on a GPU,
+which takes seconds. A cache is valid for one GPU, driver and release; any other refuses it, and the
+kernels are compiled again.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ class KernelCache:
     """Compiled kernels of one engine, which its contexts share.
 
     Attributes:
-        path: Where they are kept; the folder is the engine's.
-        notes: Receives what went wrong; the engine runs all the same.
-        made: An `IRuntimeCache`; None before the first context is made.
-        known: What the file holds; b"" where there is none.
+        path: File in the folder of the engine.
+        notes: Receives failures, none of which stops the engine.
+        made: An `IRuntimeCache`; None before the first context is created.
+        known: Contents of the file; b"" if there is none.
     """
 
     path: Path
@@ -32,43 +33,45 @@ class KernelCache:
 
 
 def use_kernels(runtime_config: Any, kernels: KernelCache) -> None:
-    """Let the contexts that a configuration makes take their kernels from a cache, and add to it.
+    """Let the contexts of a configuration read kernels from a cache, and add new ones to it.
 
     Args:
         runtime_config: An `IRuntimeConfig`.
-        kernels: The cache; filled from its file when it is first used, with CUDA's context current.
+        kernels: The cache. Its file is read when it is first used, which needs a CUDA context.
     """
-    # Made by the first context; those that follow share it.
+    # Created for the first context, and shared by all others.
     if kernels.made is None:
         kernels.made = kernel_cache = runtime_config.create_runtime_cache()
         kernels.known = _read(kernels)
         if kernels.known and not kernel_cache.deserialize(kernels.known):
             kernels.notes.append(
-                f"{kernels.path.name} is of another GPU, driver or release of TensorRT for RTX: "
-                "kernels are compiled again"
+                f"{kernels.path.name} belongs to another GPU, driver or release of TensorRT for "
+                "RTX: kernels are compiled again"
             )
     if not runtime_config.set_runtime_cache(kernels.made):
-        kernels.notes.append("TensorRT for RTX took no cache: kernels are compiled in each run")
+        kernels.notes.append("TensorRT for RTX refused the cache: kernels are compiled in each run")
 
 
 def save_kernels(kernels: KernelCache) -> None:
-    """Write a cache to its file, if it grew; one that cannot be written is noted and given up."""
-    # Taken out at once, so that a second close does not save again.
+    """Write a cache to its file, if it has changed; a failure is added to the notes."""
+    # Removed first, so that a second close does not save it again.
     kernel_cache, kernels.made = kernels.made, None
     if kernel_cache is None:
         return
+    data = b""
     try:
-        held = kernel_cache.serialize()
-        data = b"" if held is None else bytes(held)
+        serialized = kernel_cache.serialize()
+        if serialized is not None:
+            data = bytes(serialized)
     except Exception as error:
-        # A lost GPU makes anything fail, and the engine is being closed: the rest must be released.
+        # After CUDA was lost every call fails, and the rest of the engine must still be released.
         kernels.notes.append(f"compiled kernels were not kept: {first_line(error)}")
         return
-    # Nothing was compiled that the file lacks.
+    # No kernel is missing from the file.
     if not data or data == kernels.known:
         return
     try:
-        # Not durable: a cache that is lost is compiled again.
+        # Not flushed to the disk: after a crash the kernels are compiled again.
         write_bytes(kernels.path, data, durable=False)
     except (OSError, LpxError) as error:
         kernels.notes.append(f"compiled kernels were not kept in {kernels.path}: {error}")
@@ -77,7 +80,7 @@ def save_kernels(kernels: KernelCache) -> None:
 def _read(kernels: KernelCache) -> bytes:
     try:
         return read_regular(kernels.path, inside=kernels.path.parent)
-    # The first run on a machine has no file, which needs no note.
+    # No note, as there is no file before the first run.
     except FileNotFoundError:
         return b""
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Layers of a plan with the precision that each really got, and checks of it."""
+"""Layers of a plan with their actual precision, and checks of the precision."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class PlanLayer:
     """One layer of a plan.
 
     Attributes:
-        name: TensorRT's name for it, usually the ONNX nodes fused in it.
+        name: TensorRT's name, usually the names of the ONNX nodes that are fused in it.
         type: TensorRT's type, such as "CaskConvolution", "correlation", "kgen", "Reformat".
-        precision: "fp32", "fp16", "int8" or another data type: what a convolution or matrix product
-            multiplies, the first output of any other layer; "unknown" where TensorRT does not
-            report one.
-        convolution: Whether it convolves, as far as its type, kernel or name shows.
-        nodes: Names of the ONNX nodes that are computed in it, as far as TensorRT reports them.
-        profile: Index of the optimisation profile that it belongs to.
-        multiplies: Whether it convolves or multiplies matrices.
+        precision: "fp32", "fp16", "int8" or another data type: that of the factors in a convolution
+            or matrix product, and of the first output in any other layer; "unknown" if TensorRT
+            does not report it.
+        convolution: True for a convolution, as far as its type, kernel or name shows.
+        nodes: Names of the ONNX nodes that it computes, as far as TensorRT reports them.
+        profile: Index of its optimisation profile.
+        multiplies: True for a convolution or a matrix product.
     """
 
     name: str
@@ -45,18 +45,18 @@ class PlanLayer:
 
     @property
     def dla(self) -> bool:
-        """Return whether it is a loadable of a DLA core: many nodes of the graph in one layer."""
+        """True for a loadable of a DLA core, which contains many nodes of the graph."""
         return self.type.upper() == "DLA"
 
 
 @dataclass(frozen=True)
 class LayerTable:
-    """All layers of a plan; a plan with several profiles lists its layers once for each.
+    """All layers of a plan, once for each of its profiles.
 
     Attributes:
         rows: The layers.
-        graph_convolutions: Names of the convolutions of the graph that the plan was built from, by
-            which they are found again; empty where the graph is not at hand.
+        graph_convolutions: Names of the convolutions in the graph that the plan was built from;
+            empty if the graph is not known.
     """
 
     rows: tuple[PlanLayer, ...]
@@ -64,16 +64,17 @@ class LayerTable:
 
     @property
     def convolutions(self) -> tuple[PlanLayer, ...]:
-        """Return the layers that convolve, of all profiles.
+        """Convolutions of all profiles.
 
-        A 1x1 convolution may have become a matrix product, which only the graph shows.
+        They include 1x1 convolutions that TensorRT has turned into matrix products, if the graph is
+        known.
         """
         names = frozenset(self.graph_convolutions)
-        return tuple(
-            row
-            for row in self.rows
-            if row.convolution or (row.multiplies and not names.isdisjoint(row.nodes))
-        )
+        rows = []
+        for row in self.rows:
+            if row.convolution or (row.multiplies and not names.isdisjoint(row.nodes)):
+                rows.append(row)
+        return tuple(rows)
 
     @property
     def beside_dla(self) -> tuple[str, ...]:
@@ -87,113 +88,137 @@ class LayerTable:
         return tuple(name for name in self.graph_convolutions if name not in found)
 
     def precision_of_nodes(self) -> dict[str, str]:
-        """Precision that each ONNX node is computed in, of those in layers that multiply.
+        """Return the precision of each ONNX node that a convolution or matrix product computes.
 
-        Pointwise layers beside a convolution, such as the scaling behind an INT8 one, carry its
-        name too, and their precision is not that of the convolution. A node is left out where a
-        profile has no layer that multiplies it, or one of unknown precision. Where several layers
-        or profiles compute it in different precisions, the widest counts.
+        Other layers are ignored, since pointwise layers, such as the scaling after an INT8
+        convolution, carry the name of the convolution and have another precision. A node is left
+        out if the layer is missing in a profile, or its precision is unknown. If several layers or
+        profiles compute a node, the widest precision counts.
         """
-        computed: dict[str, dict[int, list[str]]] = {}
+        profiles: dict[str, set[int]] = {}
+        precisions: dict[str, set[str]] = {}
         for row in self.rows:
-            for node in row.nodes if row.multiplies or row.convolution else ():
-                computed.setdefault(node, {}).setdefault(row.profile, []).append(row.precision)
-        return {
-            node: _widest(precision for each in by_profile.values() for precision in each)
-            for node, by_profile in computed.items()
-            if len(by_profile) == self._profiles
-            and not any(UNKNOWN in each for each in by_profile.values())
-        }
+            if row.multiplies or row.convolution:
+                for node in row.nodes:
+                    profiles.setdefault(node, set()).add(row.profile)
+                    precisions.setdefault(node, set()).add(row.precision)
+        count = len(self.profiles)
+        widest = {}
+        for node, known in precisions.items():
+            if len(profiles[node]) == count and UNKNOWN not in known:
+                widest[node] = _widest(known)
+        return widest
 
     def count_convolutions(self) -> dict[str, int]:
-        """Number of convolutions per precision, most first; the unrecognised are "unknown".
+        """Count convolutions per precision, most frequent first; unrecognised ones as "unknown".
 
-        They are the graph's where it is at hand, else the first profile's layers.
+        They are those of the graph, or of the first profile's layers if the graph is not known.
         """
         return dict(Counter(self._precisions()).most_common())
 
     def share_of_layers(self) -> dict[str, float]:
-        """Share of layers per precision, in [0, 1]; layers of unknown precision are left out."""
+        """Return the share of layers per precision, in [0, 1], without unknown precisions."""
         return _share(row.precision for row in self.rows)
 
     @property
-    def _profiles(self) -> int:
-        return len({row.profile for row in self.rows})
+    def profiles(self) -> list[int]:
+        """Indices of the profiles in ascending order; profile 0 alone if there are no layers."""
+        return sorted({row.profile for row in self.rows}) or [0]
 
     def _precisions(self) -> list[str]:
         if self.graph_convolutions:
-            found = self.precision_of_nodes()
-            return [found.get(name, UNKNOWN) for name in self.graph_convolutions]
+            known = self.precision_of_nodes()
+            return [known.get(name, UNKNOWN) for name in self.graph_convolutions]
         first = min((row.profile for row in self.rows), default=0)
-        return [row.precision for row in self.convolutions if row.profile == first]
+        precisions = []
+        for row in self.convolutions:
+            if row.profile == first:
+                precisions.append(row.precision)
+        return precisions
 
 
 def _widest(precisions: Iterable[str]) -> str:
-    rank = {precision: index for index, precision in enumerate(_WIDEST_FIRST)}
-    return min(precisions, key=lambda precision: rank.get(precision, -1))
+    """Return the widest of some precisions; one that has no rank is wider than all others."""
+
+    def rank(precision: str) -> int:
+        if precision in _WIDEST_FIRST:
+            return _WIDEST_FIRST.index(precision)
+        # A type of a later TensorRT, which must not pass for a narrow one.
+        return -1
+
+    return min(precisions, key=rank)
 
 
 def _share(precisions: Iterable[str]) -> dict[str, float]:
-    counts = Counter(precision for precision in precisions if precision != UNKNOWN)
+    counts = Counter(precisions)
+    # Otherwise the shares of known precisions would depend on how many layers are reported.
+    del counts[UNKNOWN]
     return {precision: count / counts.total() for precision, count in counts.most_common()}
 
 
 def of_graph(table: LayerTable, model: bytes) -> LayerTable:
-    """Return the same table, with the names of the graph's convolutions.
+    """Return a table with the names of the convolutions in the graph.
 
     Args:
-        table: The layers of a plan.
-        model: The ONNX model that the plan was built from.
+        table: Layers of a plan.
+        model: ONNX model that the plan was built from.
     """
-    from lpx.graph.proto import parse_proto  # imports onnx, which running a plan does without
+    from lpx.graph.proto import parse_proto  # imports onnx, which is not needed to run a plan
 
-    nodes = parse_proto(model, "the graph").graph.node
-    # TensorRT's parser names a node that has no name after its first output.
-    names = (
-        node.name or f"node_of_{node.output[0]}" for node in nodes if node.op_type in _CONVOLUTIONS
-    )
+    names = []
+    for node in parse_proto(model, "the graph").graph.node:
+        if node.op_type in _CONVOLUTIONS:
+            # TensorRT's parser names a node that has no name after its first output.
+            names.append(node.name or f"node_of_{node.output[0]}")
     return replace(table, graph_convolutions=tuple(names))
 
 
 def note_on_unrecognised(table: LayerTable) -> str:
-    """Return a note on convolutions that the table does not show; "" if it shows all."""
+    """Return a note on convolutions that are missing in the table; "" if there are none."""
     if not (lacking := table.unrecognised):
         return ""
-    listed = ", ".join(lacking[:_SHOWN]) + (", ..." if len(lacking) > _SHOWN else "")
+    listed = ", ".join(lacking[:_SHOWN])
+    if len(lacking) > _SHOWN:
+        listed += ", ..."
     return (
         f"the precision of {len(lacking)} of {len(table.graph_convolutions)} convolutions is not "
-        f"verified: TensorRT's table of layers does not show what computes them ({listed})"
+        f"verified: TensorRT's table does not show which layers compute them ({listed})"
     )
 
 
 def assert_precision(table: LayerTable, asked: Precision) -> None:
-    """Make sure that the precision asked for is in the plan, in each of its profiles.
+    """Check that a plan has the requested precision, in each of its profiles.
 
-    It is there when at least one convolution computes in it and none in a narrower one. Of a plan
-    whose graph is not at hand and whose table names no convolution, all layers count.
+    It has if at least one convolution computes in this precision, and none in a narrower one. All
+    layers count if the graph is not known and the table has no convolutions.
 
     Args:
-        table: The layers of the plan.
-        asked: The precision asked for.
+        table: Layers of the plan.
+        asked: Requested precision.
 
     Raises:
-        NotAsAskedError: The precision is absent, or a narrower one is there; lists the layers.
-        LpxError: The table does not show it.
+        NotAsAskedError: No convolution has this precision, or one has a narrower one; lists the
+            layers.
+        LpxError: The table does not show the precision.
     """
-    for profile in sorted({row.profile for row in table.rows}) or [0]:
+    for profile in table.profiles:
         _assert_precision_in(table, asked, profile)
 
 
 def _assert_precision_in(table: LayerTable, asked: Precision, profile: int) -> None:
-    # Of a graph with convolutions, other layers show nothing: copies have a precision too.
-    counted = table.convolutions or (() if table.graph_convolutions else table.rows)
+    counted = table.convolutions
+    # If the graph has convolutions, other layers prove nothing: copies have a precision, too.
+    if not counted and not table.graph_convolutions:
+        counted = table.rows
     rows = [row for row in counted if row.precision != UNKNOWN and row.profile == profile]
-    where = f" in profile {profile}" if any(row.profile for row in table.rows) else ""
+    where = ""
+    if any(table.profiles):
+        where = f" in profile {profile}"
     if not rows:
         raise LpxError(
             f"it is not known whether the plan computes in {asked.upper()}{where}",
             why="TensorRT's table of layers shows no precision for any of its convolutions",
-            fix="build the plan with lpx, which asks TensorRT for detail",
+            fix="build the plan with lpx, which sets detailed profiling verbosity",
         )
     present = {row.precision for row in rows}
     if asked in present and not present & _NARROWER[asked]:
@@ -202,7 +227,7 @@ def _assert_precision_in(table: LayerTable, asked: Precision, profile: int) -> N
     if len(rows) > _SHOWN:
         lines.append(f"... and {len(rows) - _SHOWN} more")
     raise NotAsAskedError(
-        f"{asked.upper()} was asked for, but the plan computes in "
+        f"{asked.upper()} was requested, but the plan computes in "
         f"{', '.join(sorted(p.upper() for p in present))}{where}",
         why="its layers are\n    " + "\n    ".join(lines),
         fix=_fix(asked),
@@ -210,32 +235,35 @@ def _assert_precision_in(table: LayerTable, asked: Precision, profile: int) -> N
 
 
 def assert_on_dla(table: LayerTable) -> None:
-    """Make sure that a plan for a DLA core leaves something to it, in each of its profiles.
+    """Check that some of a plan runs on the DLA core, in each of its profiles.
 
     Raises:
         NotAsAskedError: All layers of a profile run on the GPU; lists them.
     """
-    profiles = sorted({row.profile for row in table.rows}) or [0]
+    profiles = table.profiles
     for profile in profiles:
         rows = [row for row in table.rows if row.profile == profile]
         if any(row.dla for row in rows):
             continue
-        what = "the whole plan runs" if len(profiles) == 1 else f"all of profile {profile} runs"
+        what = "the whole plan runs"
+        fix = "build for the GPU, which runs INT8 faster than a plan that switches between the two"
+        if len(profiles) > 1:
+            what = f"all of profile {profile} runs"
+            fix += "; or name one batch size"
         lines = [f"{row.type:<16} {row.name}" for row in rows[:_SHOWN]]
         raise NotAsAskedError(
-            f"a DLA core was asked for, but {what} on the GPU",
+            f"a DLA core was requested, but {what} on the GPU",
             why="its layers are\n    " + "\n    ".join(lines),
-            fix="build for the GPU, which runs INT8 faster than a plan that changes hands"
-            + ("; or name one batch size" if len(profiles) > 1 else ""),
+            fix=fix,
         )
 
 
 def _fix(asked: Precision) -> str:
     if asked == "int8":
         return (
-            "build FP16 instead: to TensorRT a Q/DQ pair is an option, and where it has no INT8 "
-            "kernel, or a faster float one, it computes in floats. Compute capability 7.5 "
-            "of TensorRT for RTX has no INT8 convolutions, and in one plan with other GPUs takes "
-            "INT8 from them too: leave it out of `compute_capabilities`"
+            "build FP16 instead: TensorRT may ignore Q/DQ pairs, and computes in floats if it has "
+            "no INT8 kernel, or a faster float kernel. TensorRT for RTX has no INT8 convolutions "
+            "for compute capability 7.5, and none at all in a plan for 7.5 and other GPUs: leave "
+            "it out of `compute_capabilities`"
         )
     return f"the precision is in the graph: build the {asked.upper()} graph, not another one"

@@ -1,4 +1,4 @@
-"""Find TensorRT and import it, only when something needs it."""
+"""Find and import TensorRT when it is needed."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any, Literal, NamedTuple
 from lpx.engines.base import Availability
 from lpx.errors import LpxError
 
-# Which library builds and runs a plan: a plan of one does not load in the other.
+# The library that builds and runs a plan. Neither loads a plan of the other.
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 
 _MODULES: dict[Flavour, tuple[str, ...]] = {
     "tensorrt": ("tensorrt",),
     "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
 }
-# TensorRT's lean runtime: it runs version-compatible plans, and builds none.
+# TensorRT's lean runtime: runs version-compatible plans, and cannot build any.
 _LEAN = ("tensorrt_lean", "tensorrt_lean_bindings")
 _INSTALL_LEAN = (
-    "pip install tensorrt-lean-cu13-bindings tensorrt-lean-cu13-libs (cu12 for CUDA 12), of the "
+    "pip install tensorrt-lean-cu13-bindings tensorrt-lean-cu13-libs (cu12 for CUDA 12), in the "
     "release that built the plan or a later one"
 )
 _EXTRAS: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}
@@ -28,7 +28,7 @@ _JETSON_MARK = Path("/etc/nv_tegra_release")
 
 
 class _Search(NamedTuple):
-    """A library's module and version; or None, and why it is not here."""
+    """A library's module and its version; or None and the reason why it cannot be imported."""
 
     trt: Any | None
     reason: str
@@ -41,10 +41,10 @@ def load(flavour: Flavour) -> Any:
         flavour: "tensorrt" or "tensorrt-rtx".
 
     Returns:
-        The Python module of the bindings, to be held in a variable called `trt`.
+        The Python module of the bindings, to be assigned to a variable called `trt`.
 
     Raises:
-        LpxError: The flavour is unknown, or its library is absent or does not import.
+        LpxError: The flavour is unknown, or its library is missing or does not import.
     """
     trt, reason = _find(flavour)
     if trt is None:
@@ -58,10 +58,9 @@ def load(flavour: Flavour) -> Any:
 
 
 def available(flavour: Flavour) -> Availability:
-    """Say whether a flavour's library imports, without raising.
+    """Return whether the library of a flavour imports, and the reason.
 
-    A library that imports can still lack a GPU: TensorRT builds and runs on the GPU of
-    this machine, TensorRT for RTX builds without one.
+    TensorRT also needs a GPU, to build as well as to run; TensorRT for RTX only to run.
 
     Args:
         flavour: "tensorrt" or "tensorrt-rtx".
@@ -76,16 +75,16 @@ def available(flavour: Flavour) -> Availability:
 
 
 def load_runtime(flavour: Flavour) -> Any:
-    """Import what runs a version-compatible plan: the library, or else its lean runtime.
+    """Import a library that runs version-compatible plans: TensorRT, or else its lean runtime.
 
     Args:
         flavour: "tensorrt" or "tensorrt-rtx", which has no lean runtime.
 
     Returns:
-        The Python module of the bindings, to be held in a variable called `trt`.
+        The Python module of the bindings, to be assigned to a variable called `trt`.
 
     Raises:
-        LpxError: The flavour is unknown, or neither is there or imports.
+        LpxError: The flavour is unknown, or no such library is installed and imports.
     """
     trt, reason = _find_runtime(flavour)
     if trt is None:
@@ -95,10 +94,10 @@ def load_runtime(flavour: Flavour) -> Any:
 
 
 def runtime_available(flavour: Flavour) -> Availability:
-    """Say whether something here runs version-compatible plans of a flavour, without raising.
+    """Return whether `load_runtime` finds a library, and the reason.
 
     Args:
-        flavour: As for `load_runtime`.
+        flavour: "tensorrt" or "tensorrt-rtx".
 
     Returns:
         (True, module and version), or (False, the reason and what to install).
@@ -116,9 +115,9 @@ def _find(flavour: Flavour) -> _Search:
     trt, reason = _first(_MODULES[flavour], "Builder")
     if trt is None and flavour == "tensorrt":
         lean, found = _first(_LEAN, "Runtime")
-        # The lean runtime is mentioned, as otherwise it would seem that no TensorRT is installed.
+        # Without mention of the lean runtime it would seem that no TensorRT is installed.
         if lean is not None:
-            reason = f"{found} builds no plans, and runs version-compatible ones only ({reason})"
+            reason = f"{found} cannot build plans, and runs only version-compatible ones ({reason})"
     return _Search(trt, reason)
 
 
@@ -133,7 +132,7 @@ def _find_runtime(flavour: Flavour) -> _Search:
 
 
 def _first(names: tuple[str, ...], holding: str) -> _Search:
-    """Return the first module that imports and holds a class, and its version; or None, and why."""
+    """Return the first module that imports and has a class, or the reason why none does."""
     reasons = []
     for name in names:
         try:
@@ -143,36 +142,37 @@ def _first(names: tuple[str, ...], holding: str) -> _Search:
             continue
         if hasattr(trt, holding):
             return _Search(trt, f"{name} {trt.__version__}")
-        # A folder called tensorrt on the path imports as an empty namespace package.
-        reasons.append(f"{name}: imports, but holds no {holding}")
+        # A folder called "tensorrt" on the path imports as an empty namespace package.
+        reasons.append(f"{name}: imports, but has no {holding}")
     return _Search(None, "; ".join(reasons))
 
 
 def _install_runtime(flavour: Flavour) -> str:
-    lean = f", or its lean runtime: {_INSTALL_LEAN}" if flavour == "tensorrt" else ""
-    return install_advice(flavour) + lean
+    advice = install_advice(flavour)
+    if flavour == "tensorrt":
+        advice += f", or its lean runtime: {_INSTALL_LEAN}"
+    return advice
 
 
 def install_advice(
     flavour: Flavour, jetson_mark: Path = _JETSON_MARK, in_environment: bool | None = None
 ) -> str:
-    """Return how to install a flavour's library on this machine.
+    """Return advice on installing the library of a flavour on this machine.
 
     Args:
         flavour: "tensorrt" or "tensorrt-rtx".
-        jetson_mark: A file that only Jetsons have.
-        in_environment: Whether Python runs in a virtual environment; None to find out.
+        jetson_mark: File that exists only on Jetsons.
+        in_environment: True if Python runs in a virtual environment; None to find out.
     """
     if in_environment is None:
         in_environment = sys.prefix != sys.base_prefix
     command = f"pip install 'lpx[{_EXTRAS[flavour]}]'"
     if flavour != "tensorrt" or not jetson_mark.exists():
         return command
-    # Outside a virtual environment JetPack's packages are visible, so what is not found is not
-    # installed.
+    # JetPack's packages are visible outside virtual environments: there it is not installed.
     if not in_environment:
         return "install JetPack's TensorRT: sudo apt install python3-libnvinfer"
     return (
-        "JetPack's TensorRT is not seen from this virtual environment: "
+        "JetPack's TensorRT is not visible in this virtual environment: "
         "create it again with python3 -m venv --system-site-packages"
     )

@@ -1,9 +1,9 @@
-"""TensorRT's messages, kept instead of printed.
+"""TensorRT's messages, collected instead of printed.
 
-TensorRT keeps one logger a process: the first one given while any of its objects lives. So
-lpx has one logger a library, alive for good, and `recording` says who gets the messages: the
-innermost recording of the thread in which TensorRT logs. What TensorRT logs in a thread of its
-own goes to the recording that began last in any thread.
+TensorRT uses one logger per process: the first that it is given, as long as any of its objects
+exists. lpx therefore has one logger per library, which is never released, and `recording` decides
+who receives the messages: the innermost recording of the thread in which TensorRT logs. Messages
+from TensorRT's own threads go to the recording that began last in any thread.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _OUT_OF_MEMORY = (
     "bad_alloc",
 )
 _LAYERS = "Layers:"
-# Follows every error on a machine without a GPU, and says nothing about it.
+# In a message that follows every error on a machine without a GPU, and does not explain it.
 _NOISE = "catchCudaError"
 
 _loggers: dict[int, tuple[Any, Any]] = {}
@@ -43,9 +43,10 @@ class Recorder:
 
     Attributes:
         messages: (level, text) in order; level is "error", "warning" or lpx's own "note".
-        layers_text: The table of layers that a build logs when asked for detail, or None.
-        interrupt: An exception that struck inside a callback, where it could not be raised.
-        thread: The thread that records.
+        layers_text: Table of layers, which a build with detailed profiling verbosity logs; None
+            without one.
+        interrupt: Exception raised in a callback, through which it could not propagate.
+        thread: Thread that records.
     """
 
     messages: list[tuple[str, str]] = field(default_factory=list)
@@ -54,33 +55,35 @@ class Recorder:
     thread: int = field(default_factory=threading.get_ident)
 
     def note(self, text: str) -> None:
-        """Keep a decision of lpx's beside TensorRT's messages."""
+        """Add a decision of lpx to TensorRT's messages."""
         self.messages.append(("note", text))
 
     def errors(self) -> str:
-        """Return all errors, one a line; "TensorRT gave no reason" if there are none."""
+        """Return all errors, one per line; "TensorRT gave no reason" if there are none."""
         return "\n".join(self.said("error")) or "TensorRT gave no reason"
 
     def said(self, *levels: str, start: int = 0) -> tuple[str, ...]:
-        """Return the messages of some levels, from index `start` on, each once, in order."""
+        """Return the messages of some levels from index `start` on, in order, without repeats."""
         messages = self.messages[start:]
         return tuple(dict.fromkeys(text for level, text in messages if level in levels))
 
     def out_of_memory(self, start: int = 0) -> bool:
-        """Return whether a message from index `start` on says that memory ran out."""
-        said = " ".join(text for level, text in self.messages[start:] if level != "note").lower()
+        """Return True if a message from index `start` on says that memory ran out."""
+        said = " ".join(self.said("error", "warning", start=start)).lower()
         return any(sign in said for sign in _OUT_OF_MEMORY)
 
     def lines(self) -> tuple[str, ...]:
-        """Return the messages as "level: text", each once, with its count if it was repeated."""
-        counts = Counter(self.messages)
-        return tuple(
-            f"{level}: {text}" + (f" ({count} times)" if count > 1 else "")
-            for (level, text), count in counts.items()
-        )
+        """Return the messages as "level: text", without repeats but with their number."""
+        lines = []
+        for (level, text), count in Counter(self.messages).items():
+            line = f"{level}: {text}"
+            if count > 1:
+                line += f" ({count} times)"
+            lines.append(line)
+        return tuple(lines)
 
     def reraise(self) -> None:
-        """Raise what struck inside a callback, such as the user's Ctrl-C."""
+        """Raise the exception that a callback raised, such as for Ctrl-C."""
         if self.interrupt is not None:
             raise self.interrupt
 
@@ -96,13 +99,13 @@ def logger_for(trt: Any) -> Any:
 
 @contextmanager
 def recording(trt: Any) -> Iterator[tuple[Any, Recorder]]:
-    """Collect what TensorRT says inside the block.
+    """Collect the messages that TensorRT logs in the block.
 
     Yields:
-        The logger to give to TensorRT's objects, and the recorder that fills.
+        The logger to pass to TensorRT's objects, and the recorder that receives the messages.
 
     Raises:
-        BaseException: What struck inside a callback during the block, such as Ctrl-C.
+        BaseException: A callback raised it in the block, such as for Ctrl-C.
     """
     recorder = Recorder()
     _recorders.append(recorder)
@@ -114,13 +117,13 @@ def recording(trt: Any) -> Iterator[tuple[Any, Recorder]]:
 
 
 class explained:  # noqa: N801 (used as a function is, such as contextlib.suppress)
-    """Give an error that leaves the block TensorRT's own reason, and the advice that fits it.
+    """Add TensorRT's own reason, and advice on it, to errors that leave the block.
 
-    TensorRT refuses with no more than False or None; the reason is in its log. Its objects have
-    the logger already: entered around each run, this must cost next to nothing.
+    A call that fails only returns False or None, and TensorRT logs the reason. The block is entered
+    for each run of an engine, so it must cost next to nothing.
 
     Raises:
-        BaseException: What left the block, or struck inside a callback during it, such as Ctrl-C.
+        BaseException: Raised in the block, or by a callback during it, such as for Ctrl-C.
     """
 
     __slots__ = ("_recorder",)
@@ -139,7 +142,7 @@ class explained:  # noqa: N801 (used as a function is, such as contextlib.suppre
     ) -> None:
         _recorders.remove(self._recorder)
         if error is None or isinstance(error, LpxError):
-            # What struck in a callback came before what TensorRT made of it.
+            # An exception in a callback is the cause of TensorRT's error.
             self._recorder.reraise()
         if isinstance(error, LpxError):
             _explain(error, self._recorder)
@@ -149,34 +152,33 @@ def _explain(error: LpxError, recorder: Recorder) -> None:
     said = "\n".join(recorder.said("error"))
     if said and said not in error.why:
         error.why = "\n".join(filter(None, (said, error.why)))
-        # Where CUDA is lost, all that TensorRT says follows from that.
+        # If CUDA is lost, TensorRT's messages are only consequences.
         if not isinstance(error, CudaLostError):
             error.fix = advice(said) or error.fix
 
 
 def started(make: Callable[[Any], Any], logger: Any, recorder: Recorder, what: str) -> Any:
-    """Create a `Builder` or `Runtime`, and make sure that it works.
+    """Create a `Builder` or `Runtime`, and check that it works.
 
     Args:
         make: The class.
-        logger: Of the library.
-        recorder: Of the recording at work.
-        what: What an error says.
+        logger: Logger of the library.
+        recorder: Recorder of the current recording.
+        what: First line of an error.
 
     Raises:
         LpxError: TensorRT cannot start CUDA.
     """
     # Without CUDA, TensorRT 8 returns nothing, which the bindings report as a TypeError, and logs
-    # the cause as a warning. The lean runtimes of 10.16 and 11.4 return an object whose every use
-    # ends the process with a segmentation fault, and its release too; they log the cause as an
-    # error.
+    # the cause as a warning. The lean runtimes of 10.16 and 11.4 log it as an error, and return an
+    # object that ends the process with a segmentation fault when it is used or released.
     start = len(recorder.messages)
     said = ""
     try:
         made = make(logger)
         if not any("cuda" in text.lower() for text in recorder.said("error", start=start)):
             return made
-        # One reference more, so that it is not released at exit either.
+        # One more reference, so that it is not even released at exit.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(made))
     except (TypeError, RuntimeError) as error:
         said = str(error)
@@ -203,7 +205,7 @@ def _make(trt: Any) -> Any:
             try:
                 _keep(recorder, levels.get(severity), message)
             except BaseException as interrupt:
-                # The bindings print what is raised here, and lose it.
+                # The bindings would print the exception and continue.
                 recorder.interrupt = recorder.interrupt or interrupt
 
     return Logger()
@@ -211,12 +213,15 @@ def _make(trt: Any) -> Any:
 
 def _listening() -> Recorder | None:
     """Return the recorder of a message that is logged in this thread."""
-    # TensorRT also logs in threads of its own, which nobody records: those messages go to the
-    # recording that began last.
     here = threading.get_ident()
     recorders = _recorders[::-1]
-    own = (recorder for recorder in recorders if recorder.thread == here)
-    return next(own, recorders[0] if recorders else None)
+    for recorder in recorders:
+        if recorder.thread == here:
+            return recorder
+    # TensorRT also logs in threads of its own: their messages go to the recording that began last.
+    if recorders:
+        return recorders[0]
+    return None
 
 
 def _keep(recorder: Recorder, level: str | None, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Choose the profile that runs a batch, and cut up large batches."""
+"""Choose profiles for batches, and split large batches."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from lpx.engines.tensorrt_options import BatchRange
 
+# A batch is padded to at most this many times its size.
 _WORTH_PADDING = 2
 
 
@@ -19,7 +20,7 @@ class Chunk:
         profile: Index of the profile.
         start: First face of the chunk.
         faces: Number of faces in it.
-        batch: Batch size that runs: `faces`, or more where the profile takes no fewer.
+        batch: Batch size that runs: `faces`, or the minimum of the profile if that is larger.
     """
 
     profile: int
@@ -31,13 +32,12 @@ class Chunk:
 def spans_of(engine: Any, name: str) -> tuple[BatchRange, ...]:
     """Return the batch range of each profile of a loaded engine.
 
-    Of several profiles all are read: TensorRT gives the shape of the input for the profile that a
-    context has first, without -1 where that takes one batch size only.
-
     Args:
         engine: An `ICudaEngine`.
-        name: Its input, whose first dimension is the batch.
+        name: Name of the input, whose first dimension is the batch.
     """
+    # With several profiles, the shape of the input is that of the first, and shows a fixed batch if
+    # that profile takes a single batch size.
     count = engine.num_optimization_profiles
     batch = int(engine.get_tensor_shape(name)[0])
     if batch != -1 and count <= 1:
@@ -48,7 +48,7 @@ def spans_of(engine: Any, name: str) -> tuple[BatchRange, ...]:
 def _span(engine: Any, name: str, index: int, batch: int) -> BatchRange:
     shapes = [tuple(shape) for shape in engine.get_tensor_profile_shape(name, index)]
     if batch != -1 and not all(shapes):
-        # The network itself has this batch: profiles say nothing of an input that is not dynamic.
+        # The network's batch is fixed: profiles have no shapes for an input that is not dynamic.
         return BatchRange(batch, batch, batch)
     minimum, optimum, maximum = (shape[0] for shape in shapes)
     return BatchRange(minimum, optimum, maximum)
@@ -56,25 +56,25 @@ def _span(engine: Any, name: str, index: int, batch: int) -> BatchRange:
 
 @lru_cache(maxsize=256)
 def chunks(faces: int, spans: tuple[BatchRange, ...]) -> tuple[Chunk, ...]:
-    """Cut a batch into runs, in order, each in the profile that wastes least.
+    """Split a batch into runs, in order, and choose the profile of each.
 
-    A run takes the smallest profile that holds all remaining faces, padded where that profile
-    takes no fewer and padding at most doubles the batch; else it fills the largest profile that
-    the remaining faces fill. Rows of a batch do not see each other, so padding changes no score.
+    A run uses the smallest profile that fits all remaining faces, padded to its minimum if that at
+    most doubles the batch. Otherwise it fills the largest profile that these faces can fill.
+    Faces of a batch are computed independently, so padding changes no score.
 
     Args:
         faces: Number of faces, 0 or more.
-        spans: The batch range of each profile.
+        spans: Batch range of each profile.
     """
-    found: list[Chunk] = []
+    runs: list[Chunk] = []
     start = 0
     while start < faces:
         left = faces - start
         profile = _profile(left, spans)
         count = min(left, spans[profile].maximum)
-        found.append(Chunk(profile, start, count, max(count, spans[profile].minimum)))
+        runs.append(Chunk(profile, start, count, max(count, spans[profile].minimum)))
         start += count
-    return tuple(found)
+    return tuple(runs)
 
 
 def _profile(left: int, spans: tuple[BatchRange, ...]) -> int:

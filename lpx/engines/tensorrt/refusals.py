@@ -1,7 +1,7 @@
-"""Advice on plans and runs that TensorRT refuses, found by TensorRT's own messages.
+"""Advice on errors of TensorRT, chosen by its messages.
 
-The texts are those of NVIDIA's libraries: TensorRT 8.5 to 11.4, its lean runtime, and TensorRT for
-RTX 1.7.
+The patterns match messages in NVIDIA's libraries: TensorRT 8.5 to 11.4, its lean runtime, and
+TensorRT for RTX 1.7.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _ADVICE: tuple[tuple[str, str], ...] = (
     (
         # "getEngineHostCodeAllowed() is false"; earlier releases write "host code".
         r"host[ _]?code",
-        "it contains host code: if you trust its origin, pass `allow_host_code=True`",
+        "it contains host code: if you trust its source, pass `allow_host_code=True`",
     ),
     (
         r"cuda initialization failure|cuda driver version is insufficient|cudaError 35\b|"
@@ -31,27 +31,27 @@ _ADVICE: tuple[tuple[str, str], ...] = (
     ),
     (
         r"unexpected call to stub",
-        "the lean runtime runs version-compatible plans only: build it with "
-        "`version_compatible=True`, or install the whole TensorRT here",
+        "the lean runtime runs only version-compatible plans: build it with "
+        "`version_compatible=True`, or install the full TensorRT here",
     ),
     (
         r"not supported in the lean runtime",
-        "install the whole TensorRT here: its lean runtime cannot do this",
+        "install the full TensorRT here: its lean runtime does not support this",
     ),
     (
         r"runtime load failed|temporary (files|directory)|TempfileControlFlag|temporary DLL",
-        "a version-compatible plan carries a runtime that TensorRT unpacks into a temporary file: "
-        "see that TMPDIR can be written to and is not mounted noexec",
+        "a version-compatible plan contains a runtime that TensorRT unpacks into a temporary file: "
+        "make sure that TMPDIR is writable and not mounted noexec",
     ),
     (
         r"old deserialization call on a newer plan|major version does not match|"
         r"forward compatibility supported starting",
-        "build it again with the TensorRT that is here, or install the release that built it",
+        "build it again with the TensorRT of this machine, or install the release that built it",
     ),
     (
         r"multiprocessors but the engine file requires",
-        "on a Jetson, set the power mode that it was built in (`sudo nvpmodel -m MODE`), as a mode "
-        "switches off parts of the GPU; else build it again here",
+        "on a Jetson, set the power mode that it was built in (`sudo nvpmodel -m MODE`), as power "
+        "modes switch off parts of the GPU; otherwise build it again here",
     ),
     (
         r"this hardware-compatible engine|generated on an incompatible device|"
@@ -65,8 +65,8 @@ _ADVICE: tuple[tuple[str, str], ...] = (
     ),
     (
         r"magicTag|magic tag",
-        "this is not a plan of this library: the file is damaged, or TensorRT and TensorRT for RTX "
-        "were mistaken for each other; build it again",
+        "this is not a plan of this library: the file is damaged, or is a plan of TensorRT for RTX "
+        "in place of TensorRT or the reverse; build it again",
     ),
 )
 
@@ -77,7 +77,7 @@ def advice(said: str) -> str:
     Args:
         said: One or more messages.
     """
-    # The list goes from causes to their consequences, so the first match is the cause.
+    # The list is in order from causes to consequences, so the first match is the cause.
     for pattern, fix in _ADVICE:
         if re.search(pattern, said, re.IGNORECASE):
             return fix

@@ -1,4 +1,4 @@
-"""Run a plan: uint8 faces in, scores and patch maps out."""
+"""Engine that runs a plan of TensorRT."""
 
 from __future__ import annotations
 
@@ -28,38 +28,39 @@ from lpx.errors import LpxError
 class TensorRTEngine(Engine):
     """A loaded plan of TensorRT or TensorRT for RTX, with the memory it runs in.
 
-    The plan takes "faces", uint8 [N, H, W, 3], and gives "score", float32 [N], and "patch_map",
-    float32 [N, h, w]. Memory is allocated once, for the largest batch of any profile; a larger
-    batch is cut up. From the second run in a row at one batch size on, a CUDA graph is launched
-    in place of the single kernels; where a graph cannot be captured, the kernels are launched
-    one by one and `notes` says why. TensorRT for RTX captures graphs by itself.
+    The input of the plan is "faces", uint8 [N, H, W, 3]; its outputs are "score", float32 [N], and
+    "patch_map", float32 [N, h, w]. Memory is allocated once, for the largest batch of all profiles;
+    a larger batch is split. From the second consecutive run at one batch size on, a CUDA graph is
+    launched instead of single kernels; if no graph can be captured, `notes` says why. TensorRT for
+    RTX captures graphs by itself.
 
-    Not thread-safe: buffers, streams and contexts are shared between calls. Use one engine a
-    thread, in the thread that made it. Where CUDA is lost in the middle, the engine closes itself.
+    Not thread-safe: buffers, streams and contexts are shared between calls. Use one engine per
+    thread, in the thread that created it. If CUDA is lost, the engine closes itself.
 
     Args:
         plan: The plan's bytes.
-        library: The library that built it; TensorRT's lean runtime for version-compatible plans.
+        library: Library that built it; for version-compatible plans also TensorRT's lean runtime.
         card: Model card; None if it is not needed.
-        driver: CUDA; None opens the binding at hand.
-        allow_host_code: Load a version-compatible plan, which carries code that runs on the
-            host. Only for plans whose origin you trust.
+        driver: Access to CUDA; None for the installed binding.
+        allow_host_code: Load a version-compatible plan, which contains code that runs on the host.
+            Only for plans from a source you trust.
         cuda_graph: Use CUDA graphs.
         dla_core: DLA core that runs a plan built for DLA.
-        in_flight: Batches that the GPU has at once when `infer` is given more faces than one takes:
-            the next is copied while one computes. Each has contexts and memory of its own.
-        zero_copy: Keep tensors in host memory that the GPU uses in place, where it shares the
-            host's memory, as on a Jetson; there the copies take no time.
-        kernel_cache: File where TensorRT for RTX keeps the kernels that it compiles here; read
-            now, written when the engine is closed. None keeps none; other libraries need none.
+        in_flight: Number of batches on the GPU at the same time, if `infer` gets several: one is
+            copied while another is computed. Each has contexts and memory of its own.
+        zero_copy: If the GPU shares the host's memory, as on a Jetson, let it use tensors in host
+            memory without a copy.
+        kernel_cache: File for the kernels that TensorRT for RTX compiles on this machine. It is
+            read here, and written when the engine is closed. None for no file; other libraries
+            need none.
 
     Attributes:
         last_timing: Time of the last call of `infer`; None before the first.
-        notes: What differs from what was asked, and why; and what TensorRT warned of.
+        notes: Differences from the request, with their reasons, and TensorRT's warnings.
 
     Raises:
-        LpxError: The library or CUDA is absent, the plan does not load, or its inputs and
-            outputs are not those above.
+        LpxError: The library or CUDA is missing, the plan does not load, or its inputs and outputs
+            are not those above.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class TensorRTEngine(Engine):
         self._runtime, self._engine = deserialize(
             self._trt, plan, allow_host_code=allow_host_code, dla_core=dla_core, notes=self.notes
         )
-        # From here on there is something to release, whatever fails.
+        # If anything fails from here on, the runtime and the engine have to be released.
         try:
             self._face_shape = _checked_face_shape(self._trt, self._engine)
             self.size = self._face_shape[0]
@@ -102,14 +103,14 @@ class TensorRTEngine(Engine):
             shared = Shared(
                 trt=self._trt,
                 capabilities=self._capabilities,
-                # Graphs are captured by lpx only where the library does not do so itself.
                 driver=self._driver,
                 engine=self._engine,
                 spans=self._spans,
                 face_shape=self._face_shape,
+                # lpx captures graphs only if the library does not do so itself.
                 graphs=cuda_graph and self._driver.graphs and not builtin,
                 builtin_graphs=cuda_graph,
-                # Only GPUs that share the host's memory gain by leaving out the copy.
+                # Only faster if the GPU shares the host's memory.
                 zero_copy=zero_copy and self._driver.integrated(),
                 notes=self.notes,
                 kernels=self._kernels,
@@ -118,24 +119,24 @@ class TensorRTEngine(Engine):
                 while len(self._slots) < in_flight:
                     self._slots.append(Slot(shared))
             self.notes += recorder.said("warning")
-        # BaseException, as an interrupt would leave memory on the GPU.
+        # BaseException, since Ctrl-C would leave memory allocated on the GPU.
         except BaseException:
             self.close()
             raise
 
     @property
     def face_shape(self) -> tuple[int, int, int]:
-        """Return (H, W, 3) of a face."""
+        """(H, W, 3) of a face."""
         return self._face_shape
 
     @property
     def batches(self) -> tuple[BatchRange, ...]:
-        """Return the batch sizes of each profile."""
+        """Batch sizes of each profile."""
         return self._spans
 
     def _device_memory(self) -> DeviceMemory:
-        """Return activations of every context, tensors, and weights by the size of the plan."""
-        # TensorRT 10.1 renamed it; both count one context's activations.
+        """Return the memory of activations, tensors and weights."""
+        # The activations of one context, by a name that TensorRT 10.1 changed.
         scratch = getattr(self._engine, "device_memory_size_v2", None)
         if scratch is None:
             scratch = getattr(self._engine, "device_memory_size", None)
@@ -145,28 +146,28 @@ class TensorRTEngine(Engine):
         contexts = len(self._slots) * len(self._spans)
         return DeviceMemory(
             scratch * contexts + tensors + self._plan_bytes,
-            "weights taken to be as large as the plan; without CUDA's own context",
+            "weights counted by the size of the plan; without CUDA's own context",
         )
 
     def layers(self) -> LayerTable:
         """Return the plan's layers and the precision of each.
 
         Raises:
-            LpxError: The engine is closed, the lean runtime runs it, or the inspector's answer is
-                not as expected.
+            LpxError: The engine is closed, the lean runtime runs it, or the output of the inspector
+                is not as expected.
         """
         self._check_open()
         if not self._capabilities.inspector:
             raise LpxError(
                 f"{self._trt.__name__} does not report the layers of a plan",
-                "the lean runtime holds only what runs one",
-                "install the whole TensorRT to look into it",
+                "the lean runtime can only run plans",
+                "install the full TensorRT to inspect it",
             )
         context = self._slots[0].context_for_inspection()
         return inspect_engine(self._trt, self._engine, context)
 
     def _infer(self, faces: Faces) -> Prediction:
-        """Score faces; their number may exceed the largest batch, or be 0."""
+        """Score any number of faces: more than the largest batch, or none."""
         count = len(faces)
         score = np.empty(count, np.float32)
         patch_map = np.empty((count, *self._slots[0].cells), np.float32)
@@ -174,19 +175,19 @@ class TensorRTEngine(Engine):
             with explained():
                 self.last_timing = self._run(faces, score, patch_map)
         except CudaLostError:
-            # A lost GPU answers nothing any more, so that waiting for it would only fail again.
+            # Waiting for the GPU would only fail again.
             self.close()
             raise
         except BaseException:
-            # Batches in flight would otherwise be taken for the answer to the next call.
+            # Otherwise the next call would return the results of batches that are still in flight.
             self._abandon()
             raise
         return Prediction(score=score, patch_map=patch_map)
 
     def _release(self) -> None:
         """Release device memory, pinned memory, events and streams."""
-        # Contexts before the engine, the engine before its runtime: TensorRT asks for that. Of
-        # several releases that fail none keeps the others from being tried.
+        # TensorRT requires contexts to be released before their engine, and an engine before its
+        # runtime. ExitStack releases the others if one fails.
         try:
             with ExitStack() as releases:
                 while self._slots:
@@ -194,7 +195,7 @@ class TensorRTEngine(Engine):
                 if self._capabilities.compiles_at_run and self._kernels is not None:
                     save_kernels(self._kernels)
         finally:
-            # In `finally`, as the references alone keep the plan's memory.
+            # In `finally`, since these references keep the plan's memory allocated.
             self._engine = None
             self._runtime = None
 
@@ -202,10 +203,10 @@ class TensorRTEngine(Engine):
         check_faces(faces, self._face_shape, allow_empty=True)
 
     def _abandon(self) -> None:
-        """Wait until the GPU is done with what was begun, and throw it away.
+        """Wait until the GPU has finished the batches in flight, and discard their results.
 
         Raises:
-            CudaLostError: What failed took CUDA with it; the engine is closed.
+            CudaLostError: CUDA is lost; the engine is closed.
         """
         try:
             for slot in self._slots:
@@ -217,11 +218,11 @@ class TensorRTEngine(Engine):
     def _run(
         self, faces: Faces, score: NDArray[np.float32], patch_map: NDArray[np.float32]
     ) -> Timing:
-        """Run all faces through the slots in turn; each is emptied before it is filled again."""
+        """Run all faces through the slots in turn."""
         timing = Timing(0.0, 0.0, 0.0)
         for index, chunk in enumerate(chunks(len(faces), self._spans)):
             slot = self._slots[index % len(self._slots)]
-            # A slot's host memory holds the results until they are read.
+            # First, since the slot's host memory still holds the results of its last batch.
             timing += slot.finish(score, patch_map)
             slot.start(chunk, faces[chunk.start : chunk.start + chunk.faces])
         for slot in self._slots:
@@ -254,22 +255,23 @@ def deserialize(
     Args:
         trt: The library.
         plan: The plan's bytes.
-        allow_host_code: Load a plan that carries code which runs on the host.
+        allow_host_code: Load a plan that contains code which runs on the host.
         dla_core: DLA core that runs a plan built for DLA.
         notes: Receives TensorRT's warnings; None drops them.
 
     Raises:
-        LpxError: TensorRT cannot start CUDA, the DLA core is not there, or the plan does not load.
+        LpxError: TensorRT cannot start CUDA, the DLA core does not exist, or the plan does not
+            load.
     """
     with recording(trt) as (logger, recorder):
         what = f"{trt.__name__} {trt.__version__} cannot start"
         runtime = started(trt.Runtime, logger, recorder, what)
-        # Set before the plan is read: it decides whether code inside the plan may be loaded at all.
+        # Before the plan is read, since it decides whether code in the plan may be loaded.
         runtime.engine_host_code_allowed = allow_host_code
         if dla_core is not None:
             _choose_core(runtime, dla_core)
         engine = runtime.deserialize_cuda_engine(plan)
-    # TensorRT returns None instead of raising, and says why only to its logger.
+    # TensorRT returns None instead of raising, and logs the reason.
     if engine is None:
         why = recorder.errors()
         raise LpxError(
@@ -281,55 +283,50 @@ def deserialize(
 
 
 def _choose_core(runtime: Any, core: int) -> None:
-    """Choose a DLA core. One that is not there, TensorRT does not take, and says nothing.
+    """Choose a DLA core.
 
     Raises:
-        LpxError: The core is not there.
+        LpxError: The core does not exist.
     """
     runtime.DLA_core = core
+    # TensorRT silently ignores a core that does not exist.
     if runtime.DLA_core != core:
         raise LpxError(
-            f"DLA core {core} is not on this machine",
+            f"DLA core {core} does not exist on this machine",
             f"TensorRT finds {runtime.num_DLA_cores} DLA cores here, and the plan was built for "
             f"core {core}",
-            "build the engine again here, with a `dla_core` that is there, or without",
+            "build the engine again here, with an existing `dla_core` or without",
         )
 
 
 def _build_again(trt: Any) -> str:
     return (
-        "a plan runs on the release and the GPU model it was built for; this is "
+        "a plan runs on the release and the GPU model that it was built for, and this is "
         f"{trt.__name__} {trt.__version__}: build it again here"
     )
 
 
 def _checked_face_shape(trt: Any, engine: Any) -> tuple[int, int, int]:
-    """Make sure of the tensors' names, directions and types; returns (H, W, 3)."""
+    """Check names, directions and types of the inputs and outputs, and return (H, W, 3)."""
     inward, outward = trt.TensorIOMode.INPUT, trt.TensorIOMode.OUTPUT
     expected = {
         FACES: (inward, trt.DataType.UINT8, 4),
         SCORE: (outward, trt.DataType.FLOAT, 1),
         PATCH_MAP: (outward, trt.DataType.FLOAT, 3),
     }
-    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    found = {
-        name: (
-            engine.get_tensor_mode(name),
-            engine.get_tensor_dtype(name),
-            len(tuple(engine.get_tensor_shape(name))),
-        )
-        for name in names
-    }
-    # The names, directions and types together, as a plan of another program may agree in some.
-    if found != expected:
-        listed = "; ".join(
-            f"{name}: {dtype} {tuple(engine.get_tensor_shape(name))}"
-            for name, (_, dtype, _) in found.items()
-        )
+    present = {}
+    described = []
+    for index in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(index)
+        shape = tuple(engine.get_tensor_shape(name))
+        dtype = engine.get_tensor_dtype(name)
+        present[name] = (engine.get_tensor_mode(name), dtype, len(shape))
+        described.append(f"{name}: {dtype} {shape}")
+    if present != expected:
         raise LpxError(
-            f"the plan's tensors are {listed}",
-            why="lpx runs plans with faces uint8 [N, H, W, 3] in, and score float32 [N] and "
-            "patch_map float32 [N, h, w] out",
+            f"the plan's tensors are {'; '.join(described)}",
+            why="lpx runs plans with the input faces, uint8 [N, H, W, 3], and the outputs score, "
+            "float32 [N], and patch_map, float32 [N, h, w]",
             fix="build the plan from an ONNX model that lpx exported",
         )
     _, height, width, channels = tuple(engine.get_tensor_shape(FACES))

@@ -1,4 +1,4 @@
-"""One batch in flight: its stream, its events, its contexts and its memory."""
+"""Stream, events, contexts and memory of one batch in flight."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _TYPES: dict[str, DTypeLike] = {FACES: np.uint8, SCORE: np.float32, PATCH_MAP: n
 
 @dataclass(frozen=True)
 class Timing:
-    """Time on the GPU of one call of `infer`, by CUDA events, summed over its runs.
+    """Times of one call of `infer`, by CUDA events, summed over its runs.
 
     Attributes:
-        h2d_ms: Copy of the faces to the device.
-        compute_ms: The network.
-        d2h_ms: Copy of scores and patch maps to the host.
-        enqueue_ms: Time on the host to hand the network over to the GPU.
+        h2d_ms: Copying the faces to the device, ms.
+        compute_ms: Computing the network, ms.
+        d2h_ms: Copying scores and patch maps to the host, ms.
+        enqueue_ms: Enqueuing the network, ms on the host.
     """
 
     h2d_ms: float
@@ -42,7 +42,7 @@ class Timing:
 
     @property
     def total_ms(self) -> float:
-        """H2D, compute and D2H."""
+        """Time of both copies and of computing, ms."""
         return self.h2d_ms + self.compute_ms + self.d2h_ms
 
     def __add__(self, other: Timing) -> Timing:
@@ -56,9 +56,9 @@ class Timing:
 
 @dataclass(frozen=True)
 class _Buffer:
-    """A tensor's memory for the largest batch: page-locked on the host, and where the GPU has it.
+    """Memory of a tensor for the largest batch: page-locked on the host, and on the device.
 
-    In place of a copy on the device, `shared` memory is the host's own.
+    If it is `shared`, the device uses the host's memory, and there is no second copy.
     """
 
     host: NDArray[Any]
@@ -68,14 +68,14 @@ class _Buffer:
 
 @dataclass
 class _Lane:
-    """A profile's execution context, the batch it is set to, and the graph captured of it.
+    """Execution context of a profile, the batch size that is set, and the captured graph.
 
-    A graph is only good for the state its context had at capture: a lane holds one at most,
-    and drops it when the batch changes.
+    A graph is valid for the state of its context when it was captured, so that a lane drops its
+    graph when the batch size changes.
     """
 
     context: Any
-    # Held only so that it lives as long as the context.
+    # Referenced only to keep it alive as long as the context.
     runtime_config: Any = None
     batch: int = 0
     warm: bool = False
@@ -88,16 +88,16 @@ class Shared:
 
     Attributes:
         trt: The library.
-        capabilities: What it can do.
-        driver: CUDA.
+        capabilities: Capabilities of the library.
+        driver: Access to CUDA.
         engine: An `ICudaEngine`.
-        spans: The batch range of each profile.
+        spans: Batch range of each profile.
         face_shape: (H, W, 3).
-        graphs: Whether CUDA graphs are captured; off for good once that has failed.
-        builtin_graphs: Whether TensorRT for RTX captures its own.
-        zero_copy: Whether tensors are in host memory that the GPU uses in place.
-        notes: Receives what differs from what was asked, and why.
-        kernels: Where TensorRT for RTX keeps the kernels it compiles; None keeps none.
+        graphs: True if lpx captures CUDA graphs; False from the first failure on.
+        builtin_graphs: True if TensorRT for RTX captures CUDA graphs.
+        zero_copy: True if the GPU uses tensors in host memory.
+        notes: Receives differences from the request, with their reasons.
+        kernels: Cache of the kernels that TensorRT for RTX compiles; None for none.
     """
 
     trt: Any
@@ -119,10 +119,10 @@ class Slot:
     `start` returns while the GPU works; `finish` waits for it.
 
     Args:
-        shared: What all slots of the engine have in common.
+        shared: Parts that all slots of the engine share.
 
     Raises:
-        LpxError: Memory is short, or TensorRT refuses a profile.
+        LpxError: There is not enough memory, or TensorRT refuses a profile.
     """
 
     def __init__(self, shared: Shared) -> None:
@@ -134,7 +134,7 @@ class Slot:
         self._held = ExitStack()
         self._stream: Handle | None = None
         try:
-            # Allocations are registered one by one, so that close releases those that succeeded.
+            # If this fails, `close` releases what was allocated.
             self._prepare()
         except BaseException:
             self.close()
@@ -151,17 +151,17 @@ class Slot:
         return self._buffers[PATCH_MAP].host.shape[1:]
 
     def context_for_inspection(self) -> Any:
-        """Return the first profile's context, with its batch set."""
+        """Return the context of the first profile, with a batch size set."""
         lane = self._lanes[0]
         self._set_batch(lane, lane.batch or self._shared.spans[0].optimum)
         return lane.context
 
     def start(self, chunk: Chunk, faces: Faces) -> None:
-        """Hand a chunk to the GPU: the faces are copied away before this returns.
+        """Start a chunk on the GPU. Its faces are copied before this returns.
 
         Args:
-            chunk: Which profile runs it, at which batch size.
-            faces: Its faces.
+            chunk: Profile and batch size.
+            faces: Faces of the chunk.
 
         Raises:
             LpxError: CUDA or TensorRT fails.
@@ -169,12 +169,12 @@ class Slot:
         driver, stream, count = self._driver, self._stream, chunk.faces
         lane = self._lanes[chunk.profile]
         self._set_batch(lane, chunk.batch)
-        # TensorRT asks for a run between a change of shape and a capture.
+        # TensorRT requires a run between a change of the shape and a capture.
         if self._shared.graphs and lane.warm and lane.graph is None:
             self._capture(lane)
         source, score, patch_map = (self._buffers[n] for n in (FACES, SCORE, PATCH_MAP))
         start, copied, computed, end = self._events
-        # Copied to page-locked memory, as only from there can the GPU copy while the host goes on.
+        # Copies by the GPU are only asynchronous from page-locked memory.
         np.copyto(source.host[:count], faces)
         driver.record(start, stream)
         if not source.shared:
@@ -182,7 +182,7 @@ class Slot:
         driver.record(copied, stream)
         began = time.perf_counter()
         self._compute(lane)
-        # Timed on the host: enqueuing is the host's work, which events do not see.
+        # Timed on the host, since enqueuing is work of the host, which events do not measure.
         enqueue_ms = (time.perf_counter() - began) * 1e3
         driver.record(computed, stream)
         for made in (score, patch_map):
@@ -192,11 +192,11 @@ class Slot:
         self._running = (chunk, lane, enqueue_ms)
 
     def finish(self, score: NDArray[np.float32], patch_map: NDArray[np.float32]) -> Timing:
-        """Wait for what was started; nothing to do where nothing was.
+        """Wait for the chunk that was started, if any, and copy its results.
 
         Args:
-            score: Receives the scores at the chunk's faces, float32 [N].
-            patch_map: The same, float32 [N, h, w].
+            score: Receives the scores of the chunk's faces, float32 [N].
+            patch_map: Receives their patch maps, float32 [N, h, w].
 
         Raises:
             LpxError: The GPU failed.
@@ -205,13 +205,12 @@ class Slot:
             return Timing(0.0, 0.0, 0.0)
         (chunk, lane, enqueue_ms), self._running = self._running, None
         driver = self._driver
-        # Until then the results are not complete in host memory.
         driver.synchronize(self._stream)
         lane.warm = True
         part = slice(chunk.start, chunk.start + chunk.faces)
         score[part] = self._buffers[SCORE].host[: chunk.faces]
         patch_map[part] = self._buffers[PATCH_MAP].host[: chunk.faces]
-        # Read after the wait: CUDA gives no time between events that have not completed.
+        # Read after waiting, since CUDA reports no time between events that have not completed.
         start, copied, computed, end = self._events
         return Timing(
             h2d_ms=driver.elapsed_ms(start, copied),
@@ -221,43 +220,39 @@ class Slot:
         )
 
     def abandon(self) -> None:
-        """Wait for what the GPU has, and throw it away.
+        """Wait until the GPU has finished, and discard the results.
 
-        `start` may have failed with a part of its work submitted: that runs as well, in memory
-        that is soon written again or released.
+        If `start` failed, some of its work may have been submitted, and still uses the memory.
 
         Raises:
-            CudaLostError: CUDA is lost. Other failures are not raised: one led here already.
+            CudaLostError: CUDA is lost.
         """
         self._running = None
         try:
             self._driver.synchronize(self._stream)
         except CudaLostError:
-            # A failed run says so here, once more; it was reported when it was started.
             raise
         except LpxError:
+            # The error of a run that was reported when it was started.
             pass
 
     def close(self) -> None:
-        """Release all; a second call does nothing. Where one release fails the others are done.
-
-        A GPU that is lost has nothing left to release, and says so to every call.
-        """
+        """Release everything, even if some releases fail; a second call does nothing."""
         if self._stream is not None:
-            # What runs must be done with the memory. Where the wait fails, that was said before.
+            # The GPU may still use the memory. An error of this run was reported before.
             with suppress(LpxError):
                 self._driver.synchronize(self._stream)
             self._stream = None
         for lane in self._lanes:
             if lane.graph is not None:
                 self._held.callback(unless_lost, self._driver.destroy_graph, lane.graph)
-        # Contexts before the engine: TensorRT asks for that.
+        # TensorRT requires contexts to be released before their engine.
         self._lanes.clear()
         self._buffers.clear()
         self._held.close()
 
     def _prepare(self) -> None:
-        """Make stream, events, contexts and buffers: all that is ever allocated."""
+        """Allocate stream, events, contexts and buffers. Nothing is allocated later."""
         shared, driver = self._shared, self._driver
         self._stream = self._keep(driver.stream(), driver.destroy_stream)
         self._address = driver.stream_address(self._stream)
@@ -271,9 +266,10 @@ class Slot:
                 kernels=shared.kernels,
             )
             accepted = created.context.set_optimization_profile_async(index, self._address)
-            demand(accepted, f"profile {index}")
+            if not accepted:
+                raise refused(f"profile {index}")
             self._lanes.append(_Lane(created.context, created.runtime_config))
-        # Memory for the largest batch serves all profiles.
+        # Buffers for the largest batch are large enough for all profiles.
         largest = max(range(len(shared.spans)), key=lambda index: shared.spans[index].maximum)
         self._set_batch(self._lanes[largest], shared.spans[largest].maximum)
         context = self._lanes[largest].context
@@ -281,11 +277,12 @@ class Slot:
             self._buffers[name] = self._allocate(tuple(context.get_tensor_shape(name)), dtype)
         for lane in self._lanes:
             for name, buffer in self._buffers.items():
-                demand(lane.context.set_tensor_address(name, buffer.device), f"address of {name}")
+                if not lane.context.set_tensor_address(name, buffer.device):
+                    raise refused(f"address of {name}")
         driver.synchronize(self._stream)
 
     def _keep(self, made: Any, release: Callable[[Any], None]) -> Any:
-        """Note how a thing is released."""
+        """Register a resource to be released by `close`."""
         self._held.callback(unless_lost, release, made)
         return made
 
@@ -300,24 +297,25 @@ class Slot:
     def _set_batch(self, lane: _Lane, batch: int) -> None:
         if lane.batch == batch:
             return
-        # A graph holds the shapes it was captured with.
+        # A graph is only valid for the shapes at its capture.
         if lane.graph is not None:
             self._driver.destroy_graph(lane.graph)
             lane.graph = None
         shape = (batch, *self._shared.face_shape)
-        demand(lane.context.set_input_shape(FACES, shape), f"input shape {shape}")
+        if not lane.context.set_input_shape(FACES, shape):
+            raise refused(f"input shape {shape}")
         lane.batch, lane.warm = batch, False
 
     def _compute(self, lane: _Lane) -> None:
         if lane.graph is not None:
             self._driver.launch(lane.graph, self._stream)
-        else:
-            demand(lane.context.execute_async_v3(self._address), "the run")
+        elif not lane.context.execute_async_v3(self._address):
+            raise refused("the run")
 
     def _capture(self, lane: _Lane) -> None:
         """Capture the lane's graph; on failure stop using graphs, and add a note.
 
-        The lane must have run once since its batch was set, as TensorRT asks.
+        TensorRT requires that the lane has run once since its batch size was set.
         """
         with recording(self._shared.trt) as (_, recorder):
             try:
@@ -326,7 +324,7 @@ class Slot:
             except LpxError as error:
                 reason = error.what
         said = "; ".join((reason, *recorder.said("error")))
-        # What failed once would fail at every batch size, and be noted each time.
+        # Captures at other batch sizes would fail, too, and add a note each.
         self._shared.graphs = False
         self._shared.notes.append(f"no CUDA graphs: {said}")
 
@@ -341,11 +339,10 @@ class Slot:
         try:
             accepted = lane.context.execute_async_v3(self._address)
         except BaseException:
-            # The stream must not stay in capture, and nobody takes the graph.
+            # The stream must not remain in capture mode.
             with suppress(LpxError):
                 driver.destroy_graph(driver.end_capture(self._stream))
             raise
-        # Ended in any case, as the stream would stay in capture.
         graph = driver.end_capture(self._stream)
         if not accepted:
             driver.destroy_graph(graph)
@@ -354,17 +351,17 @@ class Slot:
 
 
 def unless_lost(release: Callable[[Any], None], held: Any) -> None:
-    """Release a thing; a GPU that is lost has nothing left to release."""
+    """Release a resource, unless CUDA is lost: then there is nothing left to release."""
     with suppress(CudaLostError):
         release(held)
 
 
 class CreatedContext(NamedTuple):
-    """An execution context, and what must live as long because the bindings do not keep it.
+    """An execution context, and the object that the bindings do not keep alive for it.
 
     Attributes:
         context: An `IExecutionContext`.
-        runtime_config: The `IRuntimeConfig` that made it; None with releases that have none.
+        runtime_config: The `IRuntimeConfig` that created it; None for releases without that class.
     """
 
     context: Any
@@ -383,13 +380,13 @@ def create_context(
 
     Args:
         trt: The library.
-        capabilities: What it can do.
+        capabilities: Capabilities of the library.
         engine: An `ICudaEngine`.
-        graphs: Whether TensorRT for RTX captures CUDA graphs of its own.
-        kernels: Where TensorRT for RTX keeps the kernels it compiles; None keeps none.
+        graphs: Let TensorRT for RTX capture CUDA graphs.
+        kernels: Cache of the kernels that TensorRT for RTX compiles; None for none.
 
     Raises:
-        LpxError: Memory is short.
+        LpxError: There is not enough memory.
     """
     runtime_config = None
     if capabilities.builtin_cuda_graphs and capabilities.compiles_at_run:
@@ -402,33 +399,31 @@ def create_context(
     # TensorRT returns None instead of raising.
     if context is None:
         raise LpxError(
-            "TensorRT made no execution context",
-            why="most often the GPU lacks memory for the plan's activations",
+            "TensorRT created no execution context",
+            why="most often the GPU has not enough memory for the plan's activations",
             fix="build with smaller batches, or close other programs on the GPU",
         )
-    # Plans are built in detail, so that their layers can be inspected; to mark every layer for a
-    # profiler that is not there would make each enqueue slower.
+    # Plans are built with detailed profiling verbosity, so that their layers can be inspected.
+    # Without a profiler, its markers for every layer would only make enqueuing slower.
     context.nvtx_verbosity = trt.ProfilingVerbosity.NONE
     return CreatedContext(context, runtime_config)
 
 
 def _runtime_config(trt: Any, engine: Any, *, graphs: bool) -> Any:
-    """TensorRT for RTX compiles kernels while it runs, and knows when a graph is worth it.
-
-    Left to itself it compiles those of a new shape in the background and runs slower ones
-    meanwhile: which of the two a time is of, nobody could say.
-    """
+    """Return the settings of a context of TensorRT for RTX: CUDA graphs, and compiling kernels."""
+    strategy = trt.CudaGraphStrategy.DISABLED
+    if graphs:
+        strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
     runtime_config = engine.create_runtime_config()
-    runtime_config.cuda_graph_strategy = (
-        trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE if graphs else trt.CudaGraphStrategy.DISABLED
-    )
+    runtime_config.cuda_graph_strategy = strategy
+    # By default it compiles the kernels of a new shape in the background and runs slower ones in
+    # the meantime, so that a measured time may be that of either.
     runtime_config.dynamic_shapes_kernel_specialization_strategy = (
         trt.DynamicShapesKernelSpecializationStrategy.EAGER
     )
     return runtime_config
 
 
-def demand(accepted: bool, what: str) -> None:
-    """Make an error of TensorRT's "no"."""
-    if not accepted:
-        raise LpxError(f"TensorRT refused {what}", fix="build the plan again here")
+def refused(what: str) -> LpxError:
+    """Return the error for a call of TensorRT that returned False."""
+    return LpxError(f"TensorRT refused {what}", fix="build the plan again here")

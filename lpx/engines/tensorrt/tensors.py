@@ -1,4 +1,4 @@
-"""Run a watched plan, and read the tensors between its layers."""
+"""Run a plan that was built to be inspected, and read the tensors between its layers."""
 
 from __future__ import annotations
 
@@ -18,31 +18,30 @@ from lpx.engines.tensorrt.cuda.driver import CudaDriver, Handle
 from lpx.engines.tensorrt.logger import explained
 from lpx.engines.tensorrt.profiles import Chunk, chunks, spans_of
 from lpx.engines.tensorrt.runtime import deserialize
-from lpx.engines.tensorrt.slot import FACES, create_context, demand, unless_lost
+from lpx.engines.tensorrt.slot import FACES, create_context, refused, unless_lost
 from lpx.errors import LpxError
 
 Tensors = dict[str, NDArray[np.float32]]
 
 
 class TensorRTTensors:
-    """A plan that was built to be watched, and the tensors between its layers.
+    """Tensors between the layers of a plan that was built with `PlanRequest.watch`.
 
-    It allocates for each run and waits for each tensor: for inspection, not for speed. Not
-    thread-safe.
+    It is slow, since it allocates memory for each run and waits for each tensor. Not thread-safe.
 
     Args:
         plan: The plan's bytes.
-        library: The library that built it.
-        names: The tensors to read. Outputs, such as "score", are returned as well.
-        driver: CUDA; None opens the binding at hand.
-        allow_host_code: Load a version-compatible plan, which carries code that runs here.
+        library: Library that built it.
+        names: Tensors to read. Outputs, such as "score", are returned in any case.
+        driver: Access to CUDA; None for the installed binding.
+        allow_host_code: Load a version-compatible plan, which contains code that runs on the host.
         dla_core: DLA core that runs a plan built for DLA.
 
     Attributes:
-        notes: What TensorRT warned of while it loaded the plan.
+        notes: TensorRT's warnings from loading the plan.
 
     Raises:
-        LpxError: The library or CUDA is absent, or the plan does not load.
+        LpxError: The library or CUDA is missing, or the plan does not load.
     """
 
     def __init__(
@@ -78,22 +77,20 @@ class TensorRTTensors:
         """Return the tensors of a batch, by name.
 
         Args:
-            pixels: uint8 RGB [N, H, W, 3], N from 1 on.
+            pixels: uint8 RGB [N, H, W, 3], N >= 1.
 
         Returns:
-            float32 [N, ...] each, new arrays, in the order of the network's outputs and then of
-            computation. A tensor that TensorRT has fused away is not
-            among them.
+            New arrays, float32 [N, ...] each: first the network's outputs, then the other tensors
+            in the order of computation. Tensors that TensorRT has fused away are missing.
 
         Raises:
             LpxError: TensorRT refuses, or CUDA fails.
-            BaseException: What struck inside a callback, such as Ctrl-C.
+            BaseException: A callback raised it, such as for Ctrl-C.
         """
+        parts = []
         with explained():
-            parts = [
-                self._run(chunk, pixels[chunk.start : chunk.start + chunk.faces])
-                for chunk in chunks(len(pixels), self._spans)
-            ]
+            for chunk in chunks(len(pixels), self._spans):
+                parts.append(self._run(chunk, pixels[chunk.start : chunk.start + chunk.faces]))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def close(self) -> None:
@@ -111,25 +108,26 @@ class TensorRTTensors:
         context, self._runtime_config = create_context(trt, capabilities, engine, graphs=False)
         self._context = context
         if capabilities.debug_tensors:
-            # TensorRT does not keep it alive.
+            # Referenced here, as TensorRT does not keep it alive.
             self._listener = _listener(trt, driver, self._stream, self._names)
-            demand(context.set_debug_listener(self._listener), "a listener for debug tensors")
-            demand(context.set_all_tensors_debug_state(True), "debug tensors")
+            if not context.set_debug_listener(self._listener):
+                raise refused("a listener for debug tensors")
+            if not context.set_all_tensors_debug_state(True):
+                raise refused("debug tensors")
 
     def _run(self, chunk: Chunk, faces: Faces) -> Tensors:
         driver, stream, context = self._driver, self._stream, self._context
         address = driver.stream_address(stream)
-        demand(
-            context.set_optimization_profile_async(chunk.profile, address),
-            f"profile {chunk.profile}",
-        )
+        if not context.set_optimization_profile_async(chunk.profile, address):
+            raise refused(f"profile {chunk.profile}")
         shape = (chunk.batch, *self._face_shape)
-        demand(context.set_input_shape(FACES, shape), f"input shape {shape}")
+        if not context.set_input_shape(FACES, shape):
+            raise refused(f"input shape {shape}")
         with ExitStack() as held:
             try:
                 found = self._computed(address, faces, held)
             except BaseException:
-                # Memory is released behind this, so the GPU must be done with it.
+                # The memory is released after this, so the GPU must have finished.
                 with suppress(LpxError):
                     driver.synchronize(stream)
                 raise
@@ -141,7 +139,8 @@ class TensorRTTensors:
         outputs: dict[str, tuple[NDArray[Any], int]] = {}
         for name in self._io_names():
             host, device = self._allocate(name, held)
-            demand(context.set_tensor_address(name, device), f"address of {name}")
+            if not context.set_tensor_address(name, device):
+                raise refused(f"address of {name}")
             if name == FACES:
                 host[: len(faces)], host[len(faces) :] = faces, 0
                 driver.to_device(device, host, stream)
@@ -158,11 +157,11 @@ class TensorRTTensors:
         return [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
 
     def _allocate(self, name: str, held: ExitStack) -> tuple[NDArray[Any], int]:
-        """Memory for an input or output of the shape that it has now, on host and device."""
+        """Allocate memory for an input or output in its current shape, on host and device."""
         kind = self._engine.get_tensor_dtype(name)
         dtype = _numpy_types(self._trt).get(kind)
         if dtype is None:
-            raise LpxError(f"the plan gives {name} as {kind}", "lpx reads float32 and float16")
+            raise LpxError(f"tensor {name} of the plan is {kind}", "lpx reads float32 and float16")
         host = self._driver.pinned(tuple(self._context.get_tensor_shape(name)), dtype)
         held.callback(unless_lost, self._driver.free_pinned, host)
         device = self._driver.malloc(host.nbytes)
@@ -170,20 +169,23 @@ class TensorRTTensors:
         return host, device
 
     def _execute(self, address: int) -> Tensors:
-        """Run; returns the debug tensors."""
+        """Run the batch that is set, and return its debug tensors."""
         listener = self._listener
         if listener is not None:
             listener.start()
         accepted = self._context.execute_async_v3(address)
         try:
-            # Memory is released behind this, so the GPU must be done with it.
+            # The memory is released after this, so the GPU must have finished.
             self._driver.synchronize(self._stream)
         finally:
-            # What struck in a callback came first.
+            # An exception in a callback is the cause of other errors.
             if listener is not None and listener.struck is not None:
                 raise listener.struck
-        demand(accepted, "the run")
-        return dict(listener.found) if listener is not None else {}
+        if not accepted:
+            raise refused("the run")
+        if listener is None:
+            return {}
+        return dict(listener.found)
 
 
 def _numpy_types(trt: Any) -> dict[Any, Any]:
@@ -192,9 +194,9 @@ def _numpy_types(trt: Any) -> dict[Any, Any]:
 
 
 def _listener(trt: Any, driver: CudaDriver, stream: Handle, names: Collection[str]) -> Any:
-    """Make a debug listener that copies the tensors of these names to the host, as float32.
+    """Create a debug listener that copies the named tensors to the host, as float32.
 
-    TensorRT's binding prints exceptions of its callbacks, and continues: they are kept in `struck`.
+    TensorRT's bindings print exceptions of callbacks and continue, so `struck` keeps the first one.
     """
     types = _numpy_types(trt)
     on_the_host = trt.TensorLocation.HOST
@@ -211,7 +213,7 @@ def _listener(trt: Any, driver: CudaDriver, stream: Handle, names: Collection[st
         def process_debug_tensor(
             self, address: int, location: Any, kind: Any, shape: Any, name: str, on_stream: int
         ) -> bool:
-            # A type of another kind holds no values without its scales.
+            # Tensors of other types, such as INT8, have no values without their scales.
             if self.struck is None and name in names and kind in types:
                 try:
                     host = location == on_the_host

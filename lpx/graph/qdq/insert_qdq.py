@@ -118,7 +118,9 @@ def shared_ranges(placement: Placement, ranges: Mapping[str, Range]) -> dict[str
             continue
         low, high = min(r.low for r in known), max(r.high for r in known)
         for name in group:
-            means = complete[name].means if name in complete else ()
+            means: tuple[float, ...] = ()
+            if name in complete:
+                means = complete[name].means
             complete[name] = Range(low, high, means)
     return complete
 
@@ -162,7 +164,11 @@ class _Inserter:
         self.style = style
         self.weights = weights
         self.nodes = {node.name: node for node in graph}
-        self.values = {v.name: v for node in graph for v in (*node.inputs, *node.outputs) if v}
+        self.values: dict[str | None, ir.Value] = {}
+        for node in graph:
+            for value in (*node.inputs, *node.outputs):
+                if value is not None:
+                    self.values[value.name] = value
         self.scale_of: dict[ir.Value, float] = {}
         # Before any pair is inserted: afterwards, producers are DequantizeLinear nodes.
         self.limits = {value: _limits(value) for value in self.values.values()}
@@ -184,7 +190,10 @@ class _Inserter:
                     dequantised[value] = self._pair(value, ranges[name])
             for value, replacement in dequantised.items():
                 self._redirect(value, replacement, placement.in_float)
-        reads = {node: name for name, node, index in placement.uses if index == 0}
+        reads = {}
+        for name, node_name, index in placement.uses:
+            if index == 0:
+                reads[node_name] = name
         for node_name in placement.convolutions:
             self._weight(self.nodes[node_name], ranges[reads[node_name]].means)
 

@@ -74,10 +74,14 @@ class IntegerRegion:
     def __init__(self, graph: ir.Graph, quantised: set[str]) -> None:
         self.quantised = quantised
         self.in_float = _lead_to_failures(graph)
-        read_in_float = {value for node in self.in_float for value in node.inputs}
-        self._wanted = self._reaching_convolutions(graph) - read_in_float
+        self._wanted = self._reaching_convolutions(graph)
+        for node in self.in_float:
+            self._wanted.difference_update(node.inputs)
+        self._read: set[ir.Value | None] = set()
+        for node in graph:
+            if node.name in quantised:
+                self._read.add(node.inputs[0])
         # Tensors that exist as integers, and those of them that were computed as such.
-        self._read = {node.inputs[0] for node in graph if node.name in quantised}
         self._available: set[ir.Value | None] = set(self._read)
         self._made: set[ir.Value | None] = set()
         self._adds: set[ir.Node] = set()
@@ -105,27 +109,29 @@ class IntegerRegion:
             return AddInputs((), IN_FLOAT)
         return AddInputs((), "no quantised convolution ends in it")
 
-    def _reaching_convolutions(self, graph: ir.Graph) -> set[ir.Value]:
+    def _reaching_convolutions(self, graph: ir.Graph) -> set[ir.Value | None]:
         """Return the activations from which a convolution, a pool or an integer Add is reached."""
-        wanted: set[ir.Value] = set()
+        wanted: set[ir.Value | None] = set()
         for node in reversed(graph):
             read: Sequence[ir.Value | None] = ()
             if node.op_type == "Conv":
                 read = node.inputs[:1]
             elif node.op_type not in COMPUTE:
-                through = node.op_type not in _ENDS and any(v in wanted for v in node.outputs)
+                through = node.op_type not in _ENDS and not wanted.isdisjoint(node.outputs)
                 starts = self._ends_convolution(node) or node.op_type == "MaxPool"
                 if starts or through:
                     read = node.inputs
-            wanted.update(v for v in read if is_activation(v))
+            wanted.update(filter(is_activation, read))
         return wanted
 
     def _ends_convolution(self, node: ir.Node) -> bool:
         """Return True for an Add of two branches of which one ends in a quantised convolution."""
         if not adds_branches(node):
             return False
-        producers = [producer_of(value) for value in node.inputs]
-        return any(p is not None and p.name in self.quantised for p in producers)
+        for producer in map(producer_of, node.inputs):
+            if producer is not None and producer.name in self.quantised:
+                return True
+        return False
 
     def _visit(self, node: ir.Node, candidates: dict[ir.Node, list[ir.Value]]) -> None:
         """Record which tensors a node gives as integers; its inputs have been visited."""
@@ -137,7 +143,7 @@ class IntegerRegion:
                 self.convolutions.add(node)
         elif adds_branches(node):
             ends = self._ends_convolution(node)
-            joins = any(v in self._made for v in data) and node.outputs[0] in self._wanted
+            joins = not self._made.isdisjoint(data) and node.outputs[0] in self._wanted
             if ends or joins:
                 self._adds.add(node)
                 self._make(node, candidates, [])
@@ -155,10 +161,10 @@ class IntegerRegion:
         elif node.op_type in _KERNELS and len(data) == sum(v is not None for v in node.inputs):
             # All inputs are activations: the kernels take no constants. Inputs that are floats
             # still get a pair if that is cheap.
-            known = [v in self._available for v in data]
-            gates = [v for v in data if v not in self._available]
-            if any(known) and (all(known) or (node.op_type == "Mul" and all(map(_gates, gates)))):
-                self._make(node, candidates, gates)
+            floats = [v for v in data if v not in self._available]
+            cheap = node.op_type == "Mul" and all(map(_gates, floats))
+            if len(floats) < len(data) and (cheap or not floats):
+                self._make(node, candidates, floats)
 
     def _make(
         self, node: ir.Node, candidates: dict[ir.Node, list[ir.Value]], inputs: list[ir.Value]
@@ -178,12 +184,12 @@ class IntegerRegion:
         read: set[ir.Value | None] = set(self._read)
         for node in reversed(graph):
             always = node in self.convolutions or node in self._adds
-            needed = any(v in read for v in candidates.get(node, ()))
+            needed = not read.isdisjoint(candidates.get(node, ()))
             if node in candidates and (always or needed):
                 kept.add(node)
                 read.update(node.inputs)
             elif node in self._adds or (
-                node.op_type in _PASSES_ON and any(v in read for v in node.outputs)
+                node.op_type in _PASSES_ON and not read.isdisjoint(node.outputs)
             ):
                 read.update(node.inputs)
         return kept
@@ -194,7 +200,7 @@ def _lead_to_failures(graph: ir.Graph) -> set[ir.Node]:
     failing: set[ir.Node] = set()
     for node in reversed(graph):
         # A float convolution in between needs channels first, and so ends the path.
-        leads = node.op_type not in COMPUTE and any(reader in failing for reader in readers(node))
+        leads = node.op_type not in COMPUTE and not failing.isdisjoint(readers(node))
         if leads or _fails_after_integers(node):
             failing.add(node)
     return failing

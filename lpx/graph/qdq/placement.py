@@ -22,6 +22,7 @@ from lpx.graph.nodes import (
     SCORES,
     adds_branches,
     name_of,
+    nodes_by_name,
     only_reader,
     optional_input,
     producer_of,
@@ -155,7 +156,7 @@ def place(
         outputs, in_float = region.outputs, region.in_float
     pairs = {use[0] for use in uses} | set(outputs)
     if region is not None:
-        nodes = {name_of(node): node for node in model.graph}
+        nodes = nodes_by_name(model.graph)
         decisions = [_noted(d, nodes[d.node], region, pairs) for d in decisions]
     # The other nodes last: what they read depends on where the pairs are.
     judged = {decision.node for decision in decisions}
@@ -168,19 +169,23 @@ def place(
     order = {name_of(node): position for position, node in enumerate(model.graph)}
     decisions.sort(key=lambda decision: order[decision.node])
     uses.sort(key=lambda use: (order[use[1]], use[2]))
-    pools = [n for n in model.graph if pooled_alone(n, pairs) and tensor_of(n, 0) in pairs]
-    shared: list[tuple[str, ...]] = [(tensor_of(n, 0), str(n.outputs[0].name)) for n in pools]
+    shared: list[tuple[str, ...]] = []
+    derived: set[str] = set()
+    for node in model.graph:
+        if pooled_alone(node, pairs) and tensor_of(node, 0) in pairs:
+            shared.append((tensor_of(node, 0), str(node.outputs[0].name)))
+            derived.add(tensor_of(node, 0))
     stored: set[str] = set()
     if region is not None:
         shared += region.shared
-        stored = {name_of(node) for node in chosen if node not in region.convolutions}
+        stored = names.difference(map(name_of, region.convolutions))
     return Placement(
         convolutions=tuple(name_of(node) for node in chosen),
         uses=tuple(uses),
         outputs=tuple(outputs),
         decisions=tuple(decisions),
         shared=tuple(shared),
-        derived=frozenset(tensor_of(node, 0) for node in pools),
+        derived=frozenset(derived),
         stored=frozenset(stored),
         in_float=frozenset(map(name_of, in_float)),
     )
@@ -219,8 +224,9 @@ def pooled_alone(node: ir.Node, names: Collection[str]) -> bool:
 def _noted(decision: Decision, node: ir.Node, region: IntegerRegion, pairs: set[str]) -> Decision:
     """Return a decision with a note on how ONNX Runtime will compute a convolution."""
     if decision.quantised and node.op_type == "Conv" and node not in region.convolutions:
-        needed = any(reader in region.in_float for reader in readers(node))
-        why = "a node that must read floats reads it" if needed else "only float nodes read it"
+        why = "only float nodes read it"
+        if not region.in_float.isdisjoint(readers(node)):
+            why = "a node that must read floats reads it"
         note = f"{why}, so ONNX Runtime computes it in float with quantised weights"
     elif not decision.quantised and node.op_type == "Conv" and tensor_of(node, 0) in pairs:
         note = f"it still reads {tensor_of(node, 0)} in 8 bits"
@@ -340,8 +346,11 @@ def _depths(graph: ir.Graph) -> dict[ir.Value, int]:
     """Return the longest distance of each value from the inputs, in nodes."""
     depth: dict[ir.Value, int] = {}
     for node in graph:
-        reached = 1 + max((depth.get(v, 0) for v in node.inputs if v is not None), default=0)
-        depth |= dict.fromkeys(node.outputs, reached)
+        longest = 0
+        for value in node.inputs:
+            if value is not None:
+                longest = max(longest, depth.get(value, 0))
+        depth |= dict.fromkeys(node.outputs, longest + 1)
     return depth
 
 
@@ -354,7 +363,9 @@ def _judge_add(node: ir.Node, quantised: set[str], depth: dict[ir.Value, int]) -
         return AddInputs((), "no quantised convolution ends in it")
     # Only a convolution can fuse the Add into its epilogue; of two, that of the longer branch.
     main = max((0, 1), key=lambda i: (convolved[i], depth.get(branches[i], 0)))
-    kind = "identity" if _feeds(branches[1 - main], branches[main]) else "projection"
+    kind = "projection"
+    if _feeds(branches[1 - main], branches[main]):
+        kind = "identity"
     return AddInputs((1 - main,), f"{kind} skip only: the other branch's convolution fuses the Add")
 
 

@@ -18,7 +18,15 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from lpx.graph.activations import between, is_activation
-from lpx.graph.nodes import ACTIVATIONS, COMPUTE, adds_branches, name_of, only_reader, tensor_of
+from lpx.graph.nodes import (
+    ACTIVATIONS,
+    COMPUTE,
+    adds_branches,
+    computed_values,
+    name_of,
+    only_reader,
+    tensor_of,
+)
 from lpx.graph.qdq.placement import (
     MIN_CHANNELS,
     Decision,
@@ -80,9 +88,9 @@ def tensors_to_observe(model: ir.Model) -> tuple[str, ...]:
     wanted = set(place_dla(model).observed)
     for least in (1, MIN_CHANNELS):
         wanted.update(place(model, integer_outputs=True, min_channels=least).observed)
-    inputs = [value.name for value in model.graph.inputs]
-    made = [value.name for node in model.graph for value in node.outputs]
-    return tuple(name for name in (*inputs, *made) if name in wanted and name is not None)
+    inputs = [str(value.name) for value in model.graph.inputs]
+    names = (*inputs, *computed_values(model.graph))
+    return tuple(name for name in names if name in wanted)
 
 
 def _between(graph: ir.Graph, chosen: list[ir.Node]) -> set[ir.Node]:

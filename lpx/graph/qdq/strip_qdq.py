@@ -107,16 +107,19 @@ def _undo(graph: ir.Graph, node: ir.Node, source: str) -> None:
 
 def _values(node: ir.Node) -> NDArray[np.floating]:
     """Return the values of a DequantizeLinear of a constant, in the type of its scale."""
-    levels, scale, *zero = (
-        value.const_value.numpy()
-        for value in node.inputs
-        if value is not None and value.const_value
-    )
+    constants = []
+    for value in node.inputs:
+        if value is not None and value.const_value:
+            constants.append(value.const_value.numpy())
+    # A zero point may be left out.
+    levels, scale, *zero_points = constants
     # One scale for all values, or one per index of an axis.
     shape = [1] * levels.ndim
     if scale.size > 1:
         shape[node.attributes.get_int("axis", 1)] = -1
-    centre = zero[0].astype(np.float64).reshape(shape) if zero else 0.0
-    values = (levels.astype(np.float64) - centre) * scale.astype(np.float64).reshape(shape)
+    values = levels.astype(np.float64)
+    for zero_point in zero_points:
+        values -= zero_point.astype(np.float64).reshape(shape)
+    values *= scale.astype(np.float64).reshape(shape)
     result: NDArray[np.floating] = values.astype(scale.dtype)
     return result

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import nn
 
 from lpx.errors import InvalidArgumentError
-from lpx.models.backbones.base import Backbone
+from lpx.models.backbones.backbone import Backbone
 from lpx.models.backbones.efficientnet_lite import efficientnet_lite0, tf_efficientnet_lite0
 from lpx.models.backbones.mobilenet_v2 import mobilenet_v2
 from lpx.models.backbones.resnet import resnet18, resnet50

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lpx.models.backbones.base import Backbone, cut_index
+from lpx.models.backbones.backbone import Backbone, cut_index
 
 # Expansion, kernel, channels, repeats, stride of the first block: the table of EfficientNet-B0.
 PLAN = [

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lpx.models.backbones.base import Backbone, cut_index
+from lpx.models.backbones.backbone import Backbone, cut_index
 
 # Expansion, channels, repeats, stride of the first block: table 2 of the paper.
 PLAN = [

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lpx.models.backbones.base import Backbone, cut_index
+from lpx.models.backbones.backbone import Backbone, cut_index
 
 STAGES = ["layer1", "layer2", "layer3", "layer4"]
 

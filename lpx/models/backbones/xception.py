@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lpx.models.backbones.base import Backbone, cut_index
+from lpx.models.backbones.backbone import Backbone, cut_index
 
 STAGES = [f"block{i}" for i in range(1, 13)]
 

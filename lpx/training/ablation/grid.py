@@ -127,7 +127,6 @@ class AblationGrid:
         cuts = ("whole",) if variant == "whole" else self.cuts
         cells: list[GridCell] = []
         for cut in cuts:
-            cells += [
-                GridCell(variant, backbone, cut, weight, seed) for weight in self.diversity_weights
-            ]
+            for weight in self.diversity_weights:
+                cells.append(GridCell(variant, backbone, cut, weight, seed))
         return cells

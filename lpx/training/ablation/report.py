@@ -149,7 +149,9 @@ def contrasts(results: Iterable[CellResult]) -> tuple[Contrast, ...]:
 
 def _without_ld(weight: float) -> _Counterpart:
     def counterpart(cell: GridCell) -> GridCell | None:
-        return replace(cell, ld=0.0) if cell.ld == weight else None
+        if cell.ld != weight:
+            return None
+        return replace(cell, ld=0.0)
 
     return counterpart
 
@@ -158,7 +160,9 @@ def _other_variant(variant: Variant, other: Variant) -> _Counterpart:
     def counterpart(cell: GridCell) -> GridCell | None:
         if cell.variant != variant:
             return None
-        return replace(cell, variant=other, cut="whole" if other == "whole" else cell.cut)
+        if other == "whole":
+            return replace(cell, variant=other, cut="whole")
+        return replace(cell, variant=other)
 
     return counterpart
 
@@ -198,13 +202,20 @@ def to_markdown(
         changes: Rows of the second table.
         seen: Kinds of pseudo-fakes that training saw; the others are marked.
     """
-    measures = [kind if kind in seen else f"{kind} (unseen)" for kind in KINDS]
+    measures = []
+    for kind in KINDS:
+        # Kinds that were not trained on show how far a detector generalises.
+        if kind not in seen:
+            kind = f"{kind} (unseen)"
+        measures.append(kind)
     measures += _OTHERS
     names = ["backbone", "model", "cut", "RF px", "GMAC", "LD", "seeds", *measures]
     lines = [_row(names), "|" + "---|" * len(names)]
     for setting in settings:
         cell = setting.cell
-        field = "-" if setting.receptive_field is None else str(setting.receptive_field)
+        field = "-"
+        if setting.receptive_field is not None:
+            field = str(setting.receptive_field)
         shape = [cell.backbone, LABELS[cell.variant], cell.cut, field, f"{setting.gmac:.3f}"]
         numbers = _numbers(setting.measures, ".3f")
         lines.append(_row([*shape, f"{cell.ld:g}", str(setting.seeds), *numbers]))
@@ -267,13 +278,14 @@ def _plot(
     if not shown:
         return
     cell = series[0].cell
+    diversity = f"{cell.ld:g}" if cell.ld else "off"
     axes.plot(
         shown,
         means,
         _MARKERS[cell.variant],
         color=f"C{list(_MARKERS).index(cell.variant)}",
         fillstyle=fill,
-        label=f"{LABELS[cell.variant]}, LD {f'{cell.ld:g}' if cell.ld else 'off'}",
+        label=f"{LABELS[cell.variant]}, LD {diversity}",
     )
 
 

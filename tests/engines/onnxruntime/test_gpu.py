@@ -177,7 +177,7 @@ def test_provider_that_the_wheel_lacks_is_named_with_the_wheel(fake, tmp_path):
     assert provider_available("onnxruntime-tensorrt")[0]
     usable, reason = provider_available("onnxruntime-cuda")
     assert not usable
-    assert f"has {TENSORRT}, {CPU}, and no {CUDA}" in reason
+    assert f"has {TENSORRT}, {CPU}, but no {CUDA}" in reason
     assert "onnxruntime-gpu" in reason
     with pytest.raises(LpxError, match="onnxruntime-cuda cannot be used here"):
         opened("onnxruntime-cuda", tmp_path)
@@ -187,14 +187,16 @@ def test_provider_that_the_wheel_lacks_is_named_with_the_wheel(fake, tmp_path):
 def test_fallback_to_the_cpu_is_an_error(fake, monkeypatch, tmp_path, target):
     fake(CUDA, TENSORRT, granted=(CPU,))
     Plugin(monkeypatch)
-    with pytest.raises(LpxError, match=f"does not run the model by {PROVIDERS[target]}") as caught:
+    with pytest.raises(
+        LpxError, match=f"does not run the model with {PROVIDERS[target]}"
+    ) as caught:
         opened(target, tmp_path)
     assert f"fell back to {CPU}" in caught.value.why
 
 
 def test_tensorrt_that_falls_back_to_cuda_is_an_error(fake, tmp_path):
     fake(CUDA, TENSORRT, granted=(CUDA, CPU))
-    with pytest.raises(LpxError, match=f"by {TENSORRT}"):
+    with pytest.raises(LpxError, match=f"with {TENSORRT}"):
         opened("onnxruntime-tensorrt", tmp_path)
 
 
@@ -256,7 +258,7 @@ def test_a_plugin_runs_the_graph_as_written_on_its_first_gpu(fake, monkeypatch, 
 @pytest.mark.parametrize(
     ("gpus", "problem", "what", "why"),
     [
-        (0, "", "offers ONNX Runtime no GPU of this machine", "8.6, 8.9, 12.0 and later"),
+        (0, "", "supports no GPU of this machine in ONNX Runtime", "8.6, 8.9, 12.0 and later"),
         # ONNX Runtime's own words, on a machine without NVIDIA's driver.
         (
             0,
@@ -268,7 +270,7 @@ def test_a_plugin_runs_the_graph_as_written_on_its_first_gpu(fake, monkeypatch, 
         (
             0,
             "EP library is already registered under NvTensorRTRTXExecutionProvider",
-            "offers ONNX Runtime no GPU of this machine",
+            "supports no GPU of this machine in ONNX Runtime",
             "driver",
         ),
     ],
@@ -293,7 +295,7 @@ def test_a_plugin_that_is_not_there_is_named(fake, monkeypatch, tmp_path):
     with pytest.raises(LpxError, match="onnxruntime-tensorrt-rtx cannot be used here"):
         opened("onnxruntime-tensorrt-rtx", tmp_path)
     del sys.modules["onnxruntime"].register_execution_provider_library
-    assert "takes no plugins" in provider_available("onnxruntime-tensorrt-rtx")[1]
+    assert "does not support plugins" in provider_available("onnxruntime-tensorrt-rtx")[1]
 
 
 def test_options_of_the_plugin():
@@ -404,7 +406,7 @@ def test_precisions_of_cuda(workspace, gpu):
     fp32, fp16 = workspace.build(("fp32", "fp16"), target="onnxruntime-cuda")
     assert list(fp32.convolutions) == ["fp32"]
     assert fp16.convolutions == {"fp16": fp32.convolutions["fp32"]}
-    with pytest.raises(LpxError, match="INT8 with target onnxruntime-cuda"):
+    with pytest.raises(LpxError, match="INT8 is not supported with target onnxruntime-cuda"):
         workspace.build(("int8",), target="onnxruntime-cuda", faces="demo", limit=16)
 
 

@@ -20,7 +20,6 @@ HOLDS = {
     "debug_tensors": "011 1111",
     "progress_monitor": "011 1111",
     "timing_cache": "111 1110",
-    "timing_cache_editable": "000 1110",
     "error_on_timing_cache_miss": "011 1110",
     "version_compatible": "111 1110",
     "hardware_compatibility": "111 1110",
@@ -29,7 +28,6 @@ HOLDS = {
     "builtin_cuda_graphs": "000 0001",
 }
 DIALECTS = ["weakly-typed", *["strongly-typed"] * 6]
-IO_KEYS = [*["Bindings"] * 5, *["I/O Tensors"] * 2]
 DLA_DIALECTS = [*["calibration-cache"] * 3, *[None] * 4]
 
 
@@ -44,7 +42,6 @@ def test_each_release_has_its_capabilities(index: int) -> None:
     expected = {name: marks.replace(" ", "")[index] == "1" for name, marks in HOLDS.items()}
     assert {name: getattr(found, name) for name in HOLDS} == expected
     assert found.dialect == DIALECTS[index]
-    assert found.inspector_io_key == IO_KEYS[index]
     assert found.dla_dialect == DLA_DIALECTS[index]
 
 

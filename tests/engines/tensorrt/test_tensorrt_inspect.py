@@ -426,7 +426,7 @@ def test_a_precision_that_is_not_there_is_an_error_with_the_layers(
 ) -> None:
     with pytest.raises(LpxError) as caught:
         assert_precision(table_of(*precisions), asked)
-    assert caught.value.what.startswith(f"{asked.upper()} was asked for")
+    assert caught.value.what.startswith(f"{asked.upper()} was requested")
     assert caught.value.what.endswith(found)
     for index in range(len(precisions)):
         assert f"layer {index}" in caught.value.why
@@ -434,7 +434,7 @@ def test_a_precision_that_is_not_there_is_an_error_with_the_layers(
 
 def test_int8_in_a_copy_is_no_int8_convolution() -> None:
     rows = table_of("fp16").rows + table_of("int8", convolution=False).rows
-    with pytest.raises(LpxError, match="INT8 was asked for"):
+    with pytest.raises(LpxError, match="INT8 was requested"):
         assert_precision(LayerTable(rows), "int8")
 
 

@@ -123,7 +123,7 @@ def test_a_cache_of_another_machine_is_made_again(
     path.write_bytes(data)
     with kernels.load(path) as engine:
         (note,) = engine.notes
-        assert note.startswith("kernels.cache is of another GPU, driver or release")
+        assert note.startswith("kernels.cache belongs to another GPU, driver or release")
     assert path.read_bytes() == sealed(2 * KERNEL)
 
 
@@ -156,7 +156,7 @@ def test_a_library_that_takes_no_cache_is_noted(kernels: Kernels, tmp_path: Path
     kernels.takes = False
     with kernels.load(tmp_path / "kernels.cache") as engine:
         assert engine.notes[0] == (
-            "TensorRT for RTX took no cache: kernels are compiled in each run"
+            "TensorRT for RTX refused the cache: kernels are compiled in each run"
         )
 
 

@@ -46,7 +46,7 @@ KNOWN = [
         "loadRunner for ReformatRunner.)",
         "`version_compatible=True`",
     ),
-    ("emitting debug tensors is not supported in the lean runtime", "the whole TensorRT"),
+    ("emitting debug tensors is not supported in the lean runtime", "the full TensorRT"),
     ("Runtime load failed: could not create lean runtime", "TMPDIR"),
     (
         "Use of temporary files for deserialization of lean runtime requires configuring a valid "
@@ -56,17 +56,17 @@ KNOWN = [
     (
         "Error Code 6: API Usage Error (TensorRT plan major version does not match runtime major "
         "version. )",
-        "the TensorRT that is here",
+        "the TensorRT of this machine",
     ),
     (
         "Engine Version Forward Compatibility supported starting TensorRT 8.6. This Engine was "
         "created with TensorRT 8.5",
-        "the TensorRT that is here",
+        "the TensorRT of this machine",
     ),
     (
         "Failed due to an old deserialization call on a newer plan file. This might happen when "
         "the plan file was built from an older TensorRT version.",
-        "the TensorRT that is here",
+        "the TensorRT of this machine",
     ),
     (
         "The current device only supports 4 multiprocessors but the engine file requires 8. "

@@ -436,7 +436,7 @@ def test_a_runtime_that_logs_an_error_is_not_touched() -> None:
 @pytest.mark.parametrize("core", [1, 2, 5])
 def test_a_dla_core_that_is_not_there_is_said(core: int) -> None:
     bench = Bench("tensorrt-10.3.0", dla_core=core, dla_cores=1)
-    with pytest.raises(LpxError, match=f"DLA core {core} is not on this machine") as caught:
+    with pytest.raises(LpxError, match=f"DLA core {core} does not exist on this machine") as caught:
         bench.load()
     assert "finds 1 DLA core" in caught.value.why
 

@@ -219,7 +219,7 @@ def test_a_refused_listener_is_an_error_that_releases_the_stream() -> None:
 
 def test_an_output_of_a_type_without_values_is_refused() -> None:
     bench = Bench("tensorrt-8.6.1", {"relu": Hidden("INT8", 0.1)})
-    with pytest.raises(LpxError, match="the plan gives relu as"):
+    with pytest.raises(LpxError, match="tensor relu of the plan is"):
         bench.load().run(faces_of(2))
     assert bench.gpu.memory == {}
 

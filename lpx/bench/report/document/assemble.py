@@ -67,17 +67,20 @@ def assemble(
         methods: Manipulation methods that were asked for; None for all.
         trtexec: Times that trtexec measured, from files.
     """
-    # An engine that failed was not shown to keep its AUC: parity cannot hold for all.
-    unseen: list[Verdict] = ["undecided"] if result.failed else []
+    verdicts: list[Verdict] = []
     notes = []
     for name, parity in result.parity.items():
+        verdicts.append(parity.verdict)
         if parity.difference.note:
             notes.append(f"{name}: {parity.difference.note}")
+    if result.failed:
+        # An engine that failed was not shown to keep its AUC: parity cannot hold for all.
+        verdicts.append("undecided")
     conditions = _conditions(result.costs)
     if conditions:
         notes += [f"while latency was measured: {change}" for change in conditions.changes]
     return Report(
-        verdict=overall([parity.verdict for parity in result.parity.values()] + unseen),
+        verdict=overall(verdicts),
         margin=margin,
         dataset=_dataset(result, faces, methods),
         model=card,
@@ -186,11 +189,15 @@ def _stage(stage: Stage) -> StageParity:
     return StageParity(
         kind=stage.kind,
         reason=stage.reason,
-        against_torch=None if stage.against_torch is None else _parity(stage.against_torch),
-        against_previous=None
-        if stage.against_previous is None
-        else _parity(stage.against_previous),
+        against_torch=_optional_parity(stage.against_torch),
+        against_previous=_optional_parity(stage.against_previous),
     )
+
+
+def _optional_parity(result: ParityResult | None) -> Parity | None:
+    if result is None:
+        return None
+    return _parity(result)
 
 
 def _parity(result: ParityResult) -> Parity:
@@ -225,7 +232,9 @@ def _part(part: SubsetParity) -> PartialDifference:
 
 
 def _bootstrap(difference: PairedDifference) -> Interval | None:
-    return None if difference.bootstrap is None else _unnamed(difference.bootstrap)
+    if difference.bootstrap is None:
+        return None
+    return _unnamed(difference.bootstrap)
 
 
 def _unnamed(interval: Interval) -> Interval:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from lpx.bench.parity.detection import Detection, MethodDetection
 from lpx.bench.parity.parity import Direction, Discrimination
@@ -227,26 +227,42 @@ class _Environment:
 
 
 @dataclass(frozen=True)
-class ReportFields:
-    """The fields of report.json, some of them in their form there."""
+class _Scored:
+    """The faces that were scored, and the model: `dataset_of` joins the counts to the data set."""
 
-    verdict: Verdict
-    margin: float
     faces: int
     real: int
     fake: int
-    # Read by `dataset_of`, together with the counts.
     dataset: dict[str, Any]
+    model: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Results:
+    verdict: Verdict
+    margin: float
     reference: _Reference
     candidates: tuple[_Candidate, ...]
     failed: tuple[Failure, ...]
     not_run: tuple[NotRun, ...]
-    model: dict[str, Any]
+    trtexec: tuple[TrtexecRow, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Surroundings:
     memory: ProcessMemory | None
     environment: _Environment
     conditions: TimingConditions | None
-    trtexec: tuple[TrtexecRow, ...]
-    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ReportFields:
+    """The fields of report.json in parts, some of them in their form there."""
+
+    scored: _Scored
+    results: _Results
+    surroundings: _Surroundings
 
 
 def read_fields(values: object) -> ReportFields:
@@ -257,8 +273,10 @@ def read_fields(values: object) -> ReportFields:
             share a name.
     """
     # Fields that a later lpx adds are passed over: the schema's name changes where they matter.
-    fields = read_record(ReportFields, values, others=True)
-    every: tuple[_Reference | _Candidate, ...] = (fields.reference, *fields.candidates)
+    scored = read_record(_Scored, values, others=True)
+    results = read_record(_Results, values, others=True)
+    surroundings = read_record(_Surroundings, values, others=True)
+    every: tuple[_Reference | _Candidate, ...] = (results.reference, *results.candidates)
     for entry in every:
         in_range(entry.auc, 0, 1, f"the AUC of {entry.name}")
         for row in entry.latency_by_batch:
@@ -267,9 +285,9 @@ def read_fields(values: object) -> ReportFields:
                 in_range(ms, 0, math.inf, f"a latency of {entry.name}")
     if len({entry.name for entry in every}) < len(every):
         raise SchemaError("two engines have the same name")
-    in_range(fields.margin, 0, 1, "margin")
-    in_range(fields.faces, 1, MAX_INTEGER, "faces")
-    return fields
+    in_range(results.margin, 0, 1, "margin")
+    in_range(scored.faces, 1, MAX_INTEGER, "faces")
+    return ReportFields(scored, results, surroundings)
 
 
 def dataset_of(fields: ReportFields) -> DatasetInfo:
@@ -278,8 +296,9 @@ def dataset_of(fields: ReportFields) -> DatasetInfo:
     Raises:
         SchemaError: A field of the data set is missing or of another type.
     """
-    counts = {"faces": fields.faces, "real": fields.real, "fake": fields.fake}
-    return read_record(DatasetInfo, fields.dataset | counts, "dataset", others=True)
+    scored = fields.scored
+    counts = {"faces": scored.faces, "real": scored.real, "fake": scored.fake}
+    return read_record(DatasetInfo, scored.dataset | counts, "dataset", others=True)
 
 
 def reference_of(fields: ReportFields) -> Reference:
@@ -288,7 +307,7 @@ def reference_of(fields: ReportFields) -> Reference:
     Raises:
         SchemaError: A cost is neither a measurement nor a reason, or detection metrics are damaged.
     """
-    row = fields.reference
+    row = fields.results.reference
     known = row.discrimination
     return _same_fields(
         Reference,
@@ -307,18 +326,19 @@ def candidates_of(fields: ReportFields) -> tuple[Candidate, ...]:
     Raises:
         SchemaError: A cost is neither a measurement nor a reason, or detection metrics are damaged.
     """
-    return tuple(
-        _same_fields(
+    candidates = []
+    for place, row in enumerate(fields.results.candidates):
+        candidate = _same_fields(
             Candidate,
             row,
             parity=_parity(row),
-            stages=tuple(_stage(stage) for stage in row.stages),
+            stages=tuple(map(_stage, row.stages)),
             accuracy=_detection(row.accuracy, f"candidates[{place}].accuracy"),
             engine=_same_fields(EngineInfo, row),
             costs=_costs(row, f"candidates[{place}]"),
         )
-        for place, row in enumerate(fields.candidates)
-    )
+        candidates.append(candidate)
+    return tuple(candidates)
 
 
 def _same_fields(kind: type[_T], row: object, **changed: Any) -> _T:
@@ -331,9 +351,15 @@ def _stage(row: _Stage) -> StageParity:
     return StageParity(
         row.kind,
         row.reason,
-        None if row.against_torch is None else _parity(row.against_torch),
-        None if row.against_previous is None else _parity(row.against_previous),
+        _optional_parity(row.against_torch),
+        _optional_parity(row.against_previous),
     )
+
+
+def _optional_parity(row: _Parity | None) -> Parity | None:
+    if row is None:
+        return None
+    return _parity(row)
 
 
 def _parity(row: _Parity) -> Parity:
@@ -345,20 +371,30 @@ def _detection(row: _Accuracy, where: str) -> Detection:
     methods = []
     for index, part in enumerate(row.methods):
         place = f"{where}.methods[{index}]"
-        methods.append(MethodDetection(part.method, *_metrics(part, part.method, place)))
-    return Detection(*_metrics(row, "all", where), tuple(methods))
+        faces, videos = _metrics(part, part.method, place)
+        methods.append(MethodDetection(part.method, faces, videos))
+    faces, videos = _metrics(row, "all", where)
+    return Detection(faces, videos, tuple(methods))
 
 
-def _metrics(
-    row: _Accuracy | _MethodAccuracy, method: str, where: str
-) -> tuple[DetectionMetrics, DetectionMetrics | None]:
-    """Return the metrics over faces, and over videos; the row names their method."""
+class _MetricsByLevel(NamedTuple):
+    """Metrics over faces, and over videos."""
+
+    faces: DetectionMetrics
+    videos: DetectionMetrics | None
+
+
+def _metrics(row: _Accuracy | _MethodAccuracy, method: str, where: str) -> _MetricsByLevel:
+    """Return the metrics in a row, which names their method."""
 
     def read(level: str, values: dict[str, Any]) -> DetectionMetrics:
         named = values | {"method": method}
         return read_record(DetectionMetrics, named, f"{where}.{level}", others=True)
 
-    return read("face", row.face), None if row.video is None else read("video", row.video)
+    faces = read("face", row.face)
+    if row.video is None:
+        return _MetricsByLevel(faces, None)
+    return _MetricsByLevel(faces, read("video", row.video))
 
 
 def _costs(row: _Costs, where: str) -> EngineCosts:
@@ -409,14 +445,18 @@ def _single_patch(row: _SinglePatch) -> PatchCost:
 
 
 def _energy(row: _Energy) -> EnergyResult:
-    means = {
-        name: _interval(value.mean, value.low, value.high)
-        for name, value in vars(row).items()
-        if isinstance(value, _Mean)
-    }
+    means = {}
+    for name, value in vars(row).items():
+        if isinstance(value, _Mean):
+            means[name] = _interval(value.mean, value.low, value.high)
     return _same_fields(EnergyResult, row, **means)
 
 
 def _interval(estimate: float, low: float | None, high: float | None) -> Interval:
     """Return an interval; an end that JSON has as null was not bounded."""
-    return Interval(estimate, -math.inf if low is None else low, math.inf if high is None else high)
+    # JSON has no infinity, which the report writes as null.
+    if low is None:
+        low = -math.inf
+    if high is None:
+        high = math.inf
+    return Interval(estimate, low, high)

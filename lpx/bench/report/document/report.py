@@ -171,23 +171,24 @@ def _from_values(values: dict[str, Any], source: str, file: Path | None = None) 
     _check_schema(values.get("schema"), source)
     try:
         fields = read_fields(values)
+        results, surroundings = fields.results, fields.surroundings
         environment = Environment(
-            fields.environment.machine,
-            fields.environment.versions,
-            fields.memory,
-            fields.conditions,
+            surroundings.environment.machine,
+            surroundings.environment.versions,
+            surroundings.memory,
+            surroundings.conditions,
         )
         return Report(
-            verdict=fields.verdict,
-            margin=fields.margin,
+            verdict=results.verdict,
+            margin=results.margin,
             dataset=dataset_of(fields),
-            model=card_from_dict(fields.model, source),
+            model=card_from_dict(fields.scored.model, source),
             reference=reference_of(fields),
             candidates=candidates_of(fields),
-            failed=fields.failed,
-            not_run=fields.not_run,
-            trtexec=fields.trtexec,
-            warnings=fields.warnings,
+            failed=results.failed,
+            not_run=results.not_run,
+            trtexec=results.trtexec,
+            warnings=results.warnings,
             environment=environment,
             json_file=file,
         )

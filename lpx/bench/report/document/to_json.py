@@ -133,13 +133,14 @@ def _agreement(parity: Parity) -> dict[str, Any]:
 
 
 def _detection(detection: Detection) -> dict[str, Any]:
+    methods = []
+    for row in detection.methods:
+        faces, videos = _metrics(row.face), _metrics(row.video)
+        methods.append({"method": row.method, "face": faces, "video": videos})
     return {
         "face": _metrics(detection.face),
         "video": _metrics(detection.video),
-        "methods": [
-            {"method": row.method, "face": _metrics(row.face), "video": _metrics(row.video)}
-            for row in detection.methods
-        ],
+        "methods": methods,
     }
 
 
@@ -148,7 +149,7 @@ def _metrics(row: DetectionMetrics | None) -> dict[str, Any] | None:
         return None
     values = asdict(row)
     # The row that holds these metrics names the method.
-    del values["method"]
+    values.pop("method")
     return values
 
 
@@ -219,10 +220,11 @@ def _single_patch(cost: PatchCost) -> dict[str, Any]:
 
 
 def _energy(result: EnergyResult) -> dict[str, Any]:
-    return {
-        name: _mean(value) if isinstance(value, Interval) else value
-        for name, value in vars(result).items()
-    }
+    values = dict(vars(result))
+    for name, value in values.items():
+        if isinstance(value, Interval):
+            values[name] = _mean(value)
+    return values
 
 
 def _mean(interval: Interval) -> dict[str, Any]:
@@ -235,10 +237,17 @@ def _interval(interval: Interval | None) -> dict[str, Any] | None:
         return None
     values = asdict(interval)
     if not interval.method:
-        del values["method"]
+        values.pop("method")
     return values
 
 
 def _bounds(interval: Interval) -> list[float | None]:
     """Return the ends; None for an infinite one, since JSON has no infinity."""
-    return [end if math.isfinite(end) else None for end in (interval.low, interval.high)]
+    return [_finite(interval.low), _finite(interval.high)]
+
+
+def _finite(value: float) -> float | None:
+    # json.dumps would write Infinity and NaN, which other parsers refuse.
+    if math.isfinite(value):
+        return value
+    return None

@@ -1,4 +1,4 @@
-"""Pass a calibration cache to the releases that still take one."""
+"""Pass a calibration cache to releases that support one, up to TensorRT 10."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 
 def calibrator_for(trt: Any, cache: bytes) -> Any:
-    """Make a calibrator that only reads a cache, so that no face is run here.
+    """Return a calibrator that only reads a cache, so that TensorRT does not calibrate.
 
-    Keep it as long as the build runs: TensorRT holds no reference to it.
+    Keep a reference to it during the build, since TensorRT holds none.
 
     Args:
         trt: A library with the calibrator classes (up to 10).

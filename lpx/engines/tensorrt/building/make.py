@@ -1,4 +1,4 @@
-"""Make engines that TensorRT or TensorRT for RTX runs: a plan, and what its build did."""
+"""Make engines of TensorRT and TensorRT for RTX: a plan, and the record of its build."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from lpx.workspace import write_bytes
 # The first compute capability with TF32, and the first that hardware-compatible plans run on.
 _AMPERE = 8.0
 TF32 = (
-    "TF32 is on: float32 convolutions round what they multiply to 10 bits of mantissa, as many as "
-    "FP16 has; built without TF32, an engine keeps all 23"
+    "TF32 is on: float32 convolutions round their inputs and weights to 10 bits of mantissa, as "
+    "many as FP16 has; an engine that is built without TF32 keeps all 23"
 )
 
 
@@ -34,8 +34,8 @@ class Workspace:
     """Limit of TensorRT's scratch memory.
 
     Attributes:
-        mib: The limit, MiB; None for TensorRT's own.
-        source: Where it comes from.
+        mib: The limit, MiB; None for TensorRT's default.
+        source: Origin of the limit, for the manifest.
     """
 
     mib: int | None
@@ -43,15 +43,15 @@ class Workspace:
 
 
 def check_for_tensorrt(request: BuildRequest, library: TensorRTLibrary, machine: Machine) -> None:
-    """Refuse what the library or the machine cannot build, before faces are calibrated on.
+    """Check, before calibration, that the library and the machine support a build.
 
     Args:
-        request: The engine to build, for a target that is TensorRT's.
+        request: The engine to build, for target tensorrt or tensorrt-rtx.
         library: The target's library.
-        machine: The machine at hand.
+        machine: This machine.
 
     Raises:
-        LpxError: It cannot be built here.
+        LpxError: The engine cannot be built on this machine.
     """
     plan_request = PlanRequest(b"", request.precision, request.tensorrt)
     check_supported(plan_request, library.capabilities)
@@ -63,17 +63,19 @@ def _check_reach(machine: Machine) -> None:
     """Refuse plans for other GPU models where TensorRT does not support them."""
     if machine.jetson is not None:
         raise LpxError(
-            "a hardware-compatible plan on a Jetson",
+            "hardware-compatible plans are not supported on a Jetson",
             "TensorRT does not support them with JetPack",
             "leave out `hardware_compatible`, and build on each model of board",
             code="unsupported",
         )
-    oldest = machine.gpus[0].compute_capability if machine.gpus else None
-    if oldest is not None and float(oldest) < _AMPERE:
+    capability = None
+    if machine.gpus:
+        capability = machine.gpus[0].compute_capability
+    if capability is not None and float(capability) < _AMPERE:
         raise LpxError(
-            f"a hardware-compatible plan on {machine.gpus[0].name}",
-            f"such plans run on Ampere and later, compute capability {_AMPERE}; this GPU has "
-            f"{oldest}",
+            f"{machine.gpus[0].name} does not support hardware-compatible plans",
+            f"they need compute capability {_AMPERE} (Ampere) or later, and this GPU has "
+            f"{capability}",
             "leave out `hardware_compatible`, or build on a newer GPU",
             code="unsupported",
         )
@@ -97,12 +99,12 @@ def make_for_tensorrt(
         graph: ONNX, in the request's dialect.
         request: The engine to build.
         library: The target's library.
-        machine: The machine at hand.
-        calibration_cache: Scales beside a plain graph; None for all other graphs.
+        machine: This machine.
+        calibration_cache: Scales of a plain graph; None for all other graphs.
         progress: Receives TensorRT's phases.
-        timing_caches: Folder that keeps timing caches between builds; None keeps none.
-        free_memory_mib: Returns the free memory of the system, MiB.
-        measure: Returns a plan's latency, ms.
+        timing_caches: Folder of timing caches; None for builds without one.
+        free_memory_mib: Function that returns the free memory of the system, MiB.
+        measure: Function that returns the latency of a plan, ms.
 
     Raises:
         NotAsAskedError: The plan does not compute in the requested precision.
@@ -110,7 +112,7 @@ def make_for_tensorrt(
     """
     check_for_tensorrt(request, library, machine)
     options = request.tensorrt
-    # TensorRT for RTX ignores timing caches: it times kernels where a plan runs.
+    # TensorRT for RTX ignores timing caches, as it compiles kernels where a plan runs.
     path = None
     if timing_caches is not None and library.capabilities.timing_cache:
         path = timing_cache_path(timing_caches, _version(library), machine)
@@ -134,7 +136,7 @@ def make_for_tensorrt(
         options.builds,
         latency if machine.gpus else None,
     )
-    # A frozen cache is left as it was, so that the next build finds the same.
+    # A frozen cache remains unchanged, so that the next build uses the same times.
     if path is not None and plan.timing_cache is not None and not options.frozen_timing_cache:
         write_bytes(path, plan.timing_cache, durable=False)
     tf32 = _tf32(request, machine, plan)
@@ -172,21 +174,21 @@ def make_for_tensorrt(
 
 
 def _version(library: TensorRTLibrary) -> str:
-    """Return the version in numbers only: a suffix names no other release."""
+    """Return the version without its suffix, which is the same release."""
     return ".".join(map(str, library.capabilities.version))
 
 
 def _tf32(request: BuildRequest, machine: Machine, plan: Plan) -> bool:
-    """Return whether a plan's float32 tensors may be multiplied in TF32."""
-    # The flag is only a permission. TensorRT does without TF32 if the environment says so, or if
-    # the GPU, of before Ampere, has none; it may say so in its log.
+    """Return True if float32 tensors of a plan may be multiplied in TF32."""
+    # The flag only permits it: the environment may switch TF32 off, and GPUs before Ampere have
+    # none, which TensorRT may log.
     if not request.tensorrt.tf32 or tf32_switched_off():
         return False
     if any("Disabling TF32" in line for line in plan.log):
         return False
     known = request.tensorrt.gpus
     if not known and request.target == "tensorrt":
-        known = tuple(g.compute_capability for g in machine.gpus if g.compute_capability)
+        known = machine.compute_capabilities
     return not known or any(float(capability) >= _AMPERE for capability in known)
 
 
@@ -194,9 +196,9 @@ def _workspace(
     request: BuildRequest, machine: Machine, free_memory_mib: Callable[[], int | None]
 ) -> Workspace:
     """Return the limit of TensorRT's scratch memory."""
-    # TensorRT's own limit is all memory of the device. A Jetson's GPU shares the memory of the
-    # system, so that a build which takes it all ends with the kernel's out-of-memory killer, not
-    # with an error to which a build with less memory could be the answer.
+    # By default TensorRT may use all memory of the device. On a Jetson that is the memory of the
+    # system: Linux would end the process when it runs out, without an error after which lpx could
+    # try a smaller limit.
     if request.tensorrt.workspace_mib is not None:
         return Workspace(request.tensorrt.workspace_mib, "as asked for")
     free = None
@@ -208,7 +210,7 @@ def _workspace(
 
 
 def _notes(options: TensorRTOptions) -> list[str]:
-    """Return what a user must know of options that reach beyond this GPU and release."""
+    """Return notes on plans for other GPUs and releases."""
     notes = []
     if options.version_compatible:
         notes.append(
@@ -217,8 +219,8 @@ def _notes(options: TensorRTOptions) -> list[str]:
         )
     if options.hardware_compatible:
         notes.append(
-            "hardware-compatible: it runs on other GPUs of Ampere and later, and may be slower "
-            "than one that is built for the GPU"
+            "hardware-compatible: the plan runs on other GPUs from Ampere on, and may be slower "
+            "than one that is built for a single GPU"
         )
     return notes
 
@@ -230,9 +232,12 @@ def _beside_dla(plan: Plan, options: TensorRTOptions) -> list[str]:
 
 
 def _timing_cache(path: Path, used: bytes | None, plan: Plan, *, frozen: bool) -> dict[str, Any]:
-    """Return the manifest's record: the file, what was read from it, and what was left in it."""
-    taken = used if plan.timing_cache_used else None
-    left = used if frozen else plan.timing_cache
+    """Return the record for the manifest: the file, and its contents before and after the build."""
+    taken, left = None, plan.timing_cache
+    if plan.timing_cache_used:
+        taken = used
+    if frozen:
+        left = used
     return {
         "file": path.name,
         "used_sha256": taken and hashlib.sha256(taken).hexdigest(),

@@ -1,4 +1,4 @@
-"""Make a TensorRT network with its profiles from an ONNX model."""
+"""Create a TensorRT network and its profiles from an ONNX model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lpx.errors import LpxError
 
 
 def create_network(trt: Any, builder: Any, capabilities: Capabilities, request: PlanRequest) -> Any:
-    """Create an empty network of the typing that the request and the release ask for."""
+    """Create an empty network, strongly or weakly typed as the request needs it."""
     strongly_typed = request.strongly_typed(capabilities)
     flags = 0
     if capabilities.explicit_batch_flag:
@@ -23,10 +23,10 @@ def create_network(trt: Any, builder: Any, capabilities: Capabilities, request: 
 
 
 def parse(trt: Any, logger: Any, network: Any, capabilities: Capabilities, model: bytes) -> None:
-    """Fill a network from a serialized ONNX model.
+    """Parse a serialized ONNX model into a network.
 
     Raises:
-        LpxError: TensorRT does not take the model; names the node and the parser's message.
+        LpxError: TensorRT does not support the model; contains the node and the parser's message.
     """
     parser = trt.OnnxParser(network, logger)
     if parser.parse(model):
@@ -35,7 +35,9 @@ def parse(trt: Any, logger: Any, network: Any, capabilities: Capabilities, model
     if not errors:
         raise LpxError("TensorRT did not parse the ONNX model", why="it gave no reason")
     parser_error = errors[0]
-    more = f" (and {len(errors) - 1} more nodes)" if len(errors) > 1 else ""
+    more = ""
+    if len(errors) > 1:
+        more = f" (and {len(errors) - 1} more nodes)"
     raise LpxError(
         f"TensorRT refused {_where(parser_error, capabilities, model)}{more}",
         why=_without_noise(parser_error.desc()),
@@ -57,7 +59,7 @@ def _node_by_index(model: bytes, index: int) -> str:
     try:
         node = onnx.load_from_string(model).graph.node[index]
     except Exception:
-        # Whatever is wrong with the bytes, the parser's own message says it.
+        # The model is damaged, which the parser's own message says.
         return f"node {index}"
     return f"node {node.name!r} ({node.op_type})"
 
@@ -67,10 +69,10 @@ def _without_noise(text: str) -> str:
 
 
 def find_input(network: Any, name: str) -> Any:
-    """Return the network's input tensor of a name.
+    """Return an input tensor of a network by its name.
 
     Raises:
-        LpxError: There is none, or a size other than the batch is not fixed.
+        LpxError: There is none, or a dimension other than the batch is dynamic.
     """
     tensors = [network.get_input(index) for index in range(network.num_inputs)]
     for tensor in tensors:
@@ -87,18 +89,18 @@ def find_input(network: Any, name: str) -> Any:
 
 
 def add_profiles(builder: Any, config: Any, tensor: Any, options: TensorRTOptions) -> None:
-    """Give the builder configuration a profile for each batch range asked.
+    """Add a profile for each requested batch range to a builder configuration.
 
     Raises:
-        LpxError: The model's batch is fixed, and another one is asked; or TensorRT refuses.
+        LpxError: The model has a fixed batch, and another one is requested; or TensorRT refuses.
     """
     batch, *face = tuple(tensor.shape)
     spans = options.profiles
     if batch != -1:
         if spans != (BatchRange(batch, batch, batch),):
             raise LpxError(
-                f"batch sizes {_sizes(spans)} asked of a model with a fixed batch of {batch}",
-                fix=f"ask for batch {batch}, or export the model with a dynamic batch",
+                f"batch sizes {_sizes(spans)} for a model with a fixed batch of {batch}",
+                fix=f"build for batch {batch}, or export the model with a dynamic batch",
             )
         return
     for span in spans:
@@ -126,18 +128,20 @@ def _sizes(spans: tuple[BatchRange, ...]) -> str:
 
 
 def watch_tensors(network: Any, capabilities: Capabilities, names: Collection[str]) -> None:
-    """Mark tensors between the layers as debug tensors, or as outputs, of the plan.
+    """Mark tensors between the layers as debug tensors or, before TensorRT 10, as outputs.
 
-    An output must be written to memory, so it stops fusions. A debug tensor need not be where
-    nobody listens: TensorRT for RTX 1.7 makes the demo model 36 layers in INT8 and 21 in FP16
-    with all 27 tensors marked, as with none; as outputs they make it 37 and 39.
+    Outputs prevent fusions, since they must be written to memory. Debug tensors need not be if
+    there is no listener: TensorRT for RTX 1.7 builds 36 layers for the demo model in INT8 and 21 in
+    FP16, whether none of its 27 tensors is marked or all. As outputs they lead to 37 and 39.
 
     Args:
-        network: Parsed.
-        capabilities: What the library can do; before TensorRT 10 there are only outputs.
-        names: The tensors. Those that the network lacks, or gives out anyway, are passed over.
+        network: A parsed network.
+        capabilities: Capabilities of the library.
+        names: Names of the tensors. Those that are missing, or are outputs anyway, are ignored.
     """
-    for index in range(network.num_layers if names else 0):
+    if not names:
+        return
+    for index in range(network.num_layers):
         network_layer = network.get_layer(index)
         for number in range(network_layer.num_outputs):
             tensor = network_layer.get_output(number)

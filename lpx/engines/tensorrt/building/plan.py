@@ -50,12 +50,12 @@ class Plan:
 
     Attributes:
         data: The plan's bytes.
-        flavour: The library that built it and loads it.
-        version: That library's version, as "10.13.3.9".
-        layers: Its layers with their precision; None if TensorRT does not report them.
-        timing_cache: The timing cache after the build; None where the release has none.
+        flavour: Library that built it, and loads it.
+        version: Version of that library, such as "10.13.3.9".
+        layers: Layers with their precision; None if TensorRT does not report them.
+        timing_cache: Timing cache after the build; None if the release has none.
         log: TensorRT's warnings and errors and lpx's own decisions, as "level: text".
-        timing_cache_used: Whether the build started from the timing cache that it was given.
+        timing_cache_used: True if the build used the times in the request's timing cache.
     """
 
     data: bytes
@@ -70,23 +70,24 @@ class Plan:
 def build_plan(
     request: PlanRequest, library: TensorRTLibrary, progress: PhaseProgress | None = None
 ) -> Plan:
-    """Build a plan and make sure that it computes in the precision asked for.
+    """Build a plan, and check that it computes in the requested precision.
 
-    A strongly typed library takes the precision from the graph alone: give it the graph of that
+    With a strongly typed library the graph alone determines the precision: pass the graph of that
     precision and of `Capabilities.dialect`. A weakly typed one also gets FP16 and INT8 flags.
     A build that runs out of memory is tried again with half the workspace and a lower
-    optimisation level, up to five times; the log has each step.
+    optimisation level, up to five times; the log contains each attempt.
 
     Args:
         request: The graph and the options.
-        library: TensorRT builds for the GPU of this machine, TensorRT for RTX needs no GPU.
-        progress: Called as (phase, steps done, steps); ignored by releases that report none.
+        library: TensorRT, which builds for the GPU of this machine, or TensorRT for RTX, which
+            needs no GPU.
+        progress: Called with (phase, steps done, steps), if the release reports progress.
 
     Raises:
         NotAsAskedError: The plan does not compute in the requested precision, or not on the DLA
             core.
-        LpxError: The library does not support an option; the model is refused, with the node and
-            the parser's message; the build fails.
+        LpxError: The library does not support an option; TensorRT refuses the model (contains the
+            node and the parser's message); or the build fails.
     """
     trt, capabilities = library.trt, library.capabilities
     check_supported(request, capabilities)
@@ -95,10 +96,10 @@ def build_plan(
             recorder.note(f"known-bad release: {capabilities.known_bad}")
         built = _Build(trt, capabilities, request, logger, recorder, progress).run()
         layers = _layers(trt, capabilities, request, recorder, built.data)
-    # Watching may stop fusions, and change precisions with them: who watches compares.
+    # Not for a watched plan: watching may prevent fusions, and thereby change precisions.
     if layers is not None and not request.watch:
         if request.options.dla_core is not None:
-            # The inspector does not show the contents of a DLA's loadable.
+            # The inspector does not show the contents of a DLA loadable.
             assert_on_dla(layers)
         else:
             assert_precision(layers, request.precision)
@@ -123,7 +124,7 @@ class _Built:
 
 
 class _Attempt(NamedTuple):
-    """One attempt at a build: what it gave, None if it failed, and what it was allowed."""
+    """One attempt at a build: its result, None if it failed, and the limits that it used."""
 
     built: _Built | None
     used: Effort
@@ -131,7 +132,7 @@ class _Attempt(NamedTuple):
 
 @dataclass(frozen=True)
 class _Build:
-    """One request, tried until it succeeds or fails for good."""
+    """The build of a request, in several attempts if memory runs out."""
 
     trt: Any
     capabilities: Capabilities
@@ -141,9 +142,12 @@ class _Build:
     progress: PhaseProgress | None
 
     def run(self) -> _Built:
-        """Build, with smaller workspaces and lower levels as long as memory runs out."""
-        asked = self.request.options.workspace_mib
-        effort = Effort(asked * MIB if asked else None, self.request.options.optimisation_level)
+        """Build, with a smaller workspace and a lower level each time that memory runs out."""
+        options = self.request.options
+        workspace_bytes = None
+        if options.workspace_mib is not None:
+            workspace_bytes = options.workspace_mib * MIB
+        effort = Effort(workspace_bytes, options.optimisation_level)
         for left in reversed(range(_ATTEMPTS)):
             start = len(self.recorder.messages)
             built, used = self._attempt(effort)
@@ -169,7 +173,7 @@ class _Build:
         config = make_config(trt, builder, capabilities, request, effort)
         timed = capabilities.timing_cache and set_timing_cache(config, request, self.recorder)
         add_profiles(builder, config, find_input(network, request.input_name), request.options)
-        # TensorRT does not keep its callbacks alive; these names do, while it builds.
+        # These variables keep the callbacks alive during the build, which TensorRT does not.
         if capabilities.progress_monitor:
             monitor = monitor_for(trt, self.progress or silent, self.recorder)
             config.progress_monitor = monitor
@@ -177,9 +181,9 @@ class _Build:
             calibrator = calibrator_for(trt, request.calibration_cache)
             config.int8_calibrator = calibrator
         used = effort_used(trt, config)
-        # A signal must not raise in a callback: the bindings would print it, with each message that
-        # TensorRT logs, and go on. The monitor cancels the build instead; TensorRT 8 has none, and
-        # ends it first. A second signal ends the process.
+        # Signals are deferred: an exception in a callback would be printed by the bindings, and the
+        # build would continue. Instead, the monitor cancels the build. TensorRT 8 has no monitor,
+        # and finishes first. A second signal ends the process.
         with deferred():
             serialized = builder.build_serialized_network(network, config)
         if serialized is None:
@@ -195,9 +199,9 @@ class _Build:
         said = self.recorder.said("error") or self.recorder.said("warning")
         why = "\n".join(said) or "TensorRT gave no reason"
         if any(sign in why for sign in _SMALL_WORKSPACE):
-            fix = "give a larger workspace, or none"
+            fix = "set a larger workspace, or none"
         elif self.recorder.out_of_memory():
-            fix = "close other programs on the GPU, or ask for smaller batches"
+            fix = "close other programs on the GPU, or build for smaller batches"
         elif "ERROR_ON_TIMING_CACHE_MISS" in why:
             fix = "build once without `frozen_timing_cache`, which adds the missing times"
         else:
@@ -207,10 +211,11 @@ class _Build:
 
 def _lower(used: Effort) -> Effort:
     workspace, level = used.workspace_bytes, used.level
-    return Effort(
-        workspace_bytes=None if workspace is None else max(workspace // 2, MIB),
-        level=None if level is None else max(level - 1, 0),
-    )
+    if workspace is not None:
+        workspace = max(workspace // 2, MIB)
+    if level is not None:
+        level = max(level - 1, 0)
+    return Effort(workspace, level)
 
 
 def _described(effort: Effort) -> str:
@@ -225,7 +230,7 @@ def _layers(
     recorder: Recorder,
     data: bytes,
 ) -> LayerTable | None:
-    """Return the layers of a plan just built: from RTX's build log, else from the loaded plan."""
+    """Return the layers of a new plan: from the build log of TensorRT for RTX, or by loading it."""
     if capabilities.flavour == "tensorrt-rtx":
         table = parse_build_log(recorder.layers_text or "")
         if not table.rows:
@@ -242,7 +247,7 @@ def _layers(
             notes=warnings,
         )
     except LpxError as error:
-        reason = f"{error.what}: {error.why}" if error.why else error.what
+        reason = error.summary
         recorder.note(f"the precision of the plan is not verified: {reason}")
         return None
     recorder.messages += (("warning", text) for text in warnings)

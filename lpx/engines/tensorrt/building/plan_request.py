@@ -18,13 +18,13 @@ class PlanRequest:
 
     Attributes:
         onnx_model: Serialized ONNX model, below 2 GiB.
-        precision: Precision of the graph, verified on the plan.
+        precision: Precision of the graph, which the plan is checked for.
         options: Options of the builder. `builds` is not read: `build_plan` builds once.
-        input_name: Name of the input that carries the batch, [N, H, W, 3].
-        timing_cache: A cache from an earlier build on the same release, device and power mode.
-        calibration_cache: EntropyCalibration2 cache; up to TensorRT 10, with a plain graph.
-        watch: Tensors between the layers for `TensorRTTensors` to return. A watched plan has other
-            layers than an unwatched one, and they are not verified.
+        input_name: Name of the input, [N, H, W, 3].
+        timing_cache: Timing cache of an earlier build with the same release, device and power mode.
+        calibration_cache: EntropyCalibration2 cache for a plain graph; up to TensorRT 10.
+        watch: Tensors between the layers that `TensorRTTensors` returns. They may change the
+            layers of the plan, so the precision of such a plan is not checked.
     """
 
     onnx_model: bytes
@@ -39,9 +39,10 @@ class PlanRequest:
         check_choice("precision", self.precision, get_args(Precision))
 
     def strongly_typed(self, capabilities: Capabilities) -> bool:
-        """Return whether the network is strongly typed.
+        """Return True if the network is strongly typed.
 
-        A DLA core takes no strongly typed network before 11, and a calibration cache none ever.
+        Before TensorRT 11 a DLA core does not support strongly typed networks, and a calibration
+        cache never does.
         """
         if capabilities.strongly_typed_only:
             return True
@@ -53,7 +54,7 @@ def check_supported(request: PlanRequest, capabilities: Capabilities) -> None:
     """Refuse options that the library does not support or would silently ignore.
 
     Raises:
-        LpxError: The library lacks what was asked for.
+        LpxError: There is such an option.
     """
     options = request.options
     name = f"{capabilities.flavour} {'.'.join(map(str, capabilities.version))}"
@@ -73,7 +74,7 @@ def check_supported(request: PlanRequest, capabilities: Capabilities) -> None:
             fix = "use `compute_capabilities` with several GPUs instead"
         raise LpxError(f"{name} builds no hardware-compatible plans", fix=fix, code="unsupported")
     if options.dla_core is not None and not capabilities.dla:
-        why = "DLA is in TensorRT up to 10.7 and from 11.4.1 on"
+        why = "TensorRT supports DLA up to 10.7 and from 11.4.1 on"
         if rtx:
             why = "it would ignore the option and build for the GPU"
         raise LpxError(
@@ -91,8 +92,8 @@ def check_supported(request: PlanRequest, capabilities: Capabilities) -> None:
         )
     if request.calibration_cache is not None and not capabilities.calibrators:
         raise LpxError(
-            f"{name} does not take a calibration cache",
-            why="it takes INT8 only as Q/DQ nodes in the graph",
+            f"{name} does not support calibration caches",
+            why="it supports INT8 only by Q/DQ nodes in the graph",
             fix=f"build the {capabilities.dialect} graph",
             code="unsupported",
         )
@@ -101,7 +102,7 @@ def check_supported(request: PlanRequest, capabilities: Capabilities) -> None:
 
 
 def check_dla(core: int, precision: Precision, profiles: tuple[BatchRange, ...]) -> None:
-    """Refuse what TensorRT would silently run on the GPU in place of a DLA core.
+    """Refuse engines that TensorRT would silently run on the GPU in place of a DLA core.
 
     Args:
         core: Number of the DLA core.

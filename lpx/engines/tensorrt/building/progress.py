@@ -18,15 +18,15 @@ def silent(phase: str, done: int, steps: int) -> None:
 
 
 def monitor_for(trt: Any, report: PhaseProgress, recorder: Recorder) -> Any:
-    """Make a progress monitor that passes TensorRT's phases on to `report`.
+    """Create a progress monitor that passes TensorRT's phases on to `report`.
 
-    It must live as long as the build. An exception in `report`, Ctrl-C among them, cancels
-    the build and is kept in the recorder, as an exception cannot pass through TensorRT.
+    Keep a reference to it during the build. An exception in `report`, such as for Ctrl-C, cancels
+    the build and is stored in the recorder, since exceptions cannot propagate through TensorRT.
 
     Args:
         trt: A library with `IProgressMonitor`.
-        report: What is called at the start of a phase, after each step and at its end.
-        recorder: Where an interrupt is kept.
+        report: Called at the start of a phase, after each step and at its end.
+        recorder: Receives the exception.
     """
     steps: dict[str, int] = {}
 
@@ -57,7 +57,7 @@ def monitor_for(trt: Any, report: PhaseProgress, recorder: Recorder) -> Any:
 
 
 def outermost(show: Progress) -> PhaseProgress:
-    """Return progress that shows the phase around all others: TensorRT starts with it."""
+    """Return progress that shows only the outermost phase, which is the first that starts."""
     outermost = ""
 
     def progress(phase: str, done: int, steps: int) -> None:

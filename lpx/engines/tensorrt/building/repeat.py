@@ -29,9 +29,9 @@ class BuildSpread:
         layers: Number of layers of each plan; -1 if TensorRT does not report them.
         distinct: Number of different plans.
         latency_ms: Median time of computing the optimum batch with each plan, by CUDA events;
-            empty where plans cannot be run.
-        kept: Index of the plan that was kept: the one of median latency where that is known,
-            else the first.
+            empty if plans cannot be run.
+        kept: Index of the plan that was kept: that of median latency, or the first if latency is
+            not known.
     """
 
     seconds: tuple[float, ...]
@@ -48,27 +48,37 @@ def build_repeatedly(
     """Build `count` times, and keep a typical plan.
 
     Args:
-        make: Builds the plan.
+        make: Function that builds the plan.
         count: Number of builds, at least 1.
-        measure: Returns a plan's latency in ms; None if plans cannot be run here.
+        measure: Function that returns the latency of a plan, ms; None if plans cannot be run here.
     """
     plans, seconds = [], []
     for _ in range(count):
         started = time.perf_counter()
         plans.append(make())
         seconds.append(round(time.perf_counter() - started, 3))
-    latency = tuple(measure(plan) for plan in plans) if measure and count > 1 else ()
-    # The lower median: a plan that was built, not the mean of two.
-    kept = latency.index(statistics.median_low(latency)) if latency else 0
+    latency: tuple[float, ...] = ()
+    kept = 0
+    if measure and count > 1:
+        latency = tuple(map(measure, plans))
+        # The lower median: a plan that was built, not the mean of two.
+        kept = latency.index(statistics.median_low(latency))
     spread = BuildSpread(
         seconds=tuple(seconds),
         sizes=tuple(len(plan.data) for plan in plans),
-        layers=tuple(-1 if plan.layers is None else len(plan.layers.rows) for plan in plans),
+        layers=tuple(map(_layers, plans)),
         distinct=len({hashlib.sha256(plan.data).digest() for plan in plans}),
         latency_ms=latency,
         kept=kept,
     )
     return plans[kept], spread
+
+
+def _layers(plan: Plan) -> int:
+    """Return the number of layers of a plan; -1 if it is unknown."""
+    if plan.layers is None:
+        return -1
+    return len(plan.layers.rows)
 
 
 def measure_latency(plan: Plan, library: TensorRTLibrary, options: TensorRTOptions) -> float:
@@ -80,7 +90,7 @@ def measure_latency(plan: Plan, library: TensorRTLibrary, options: TensorRTOptio
     with TensorRTEngine(
         plan.data,
         library,
-        # This process has just built it.
+        # Trusted, since this process has just built it.
         allow_host_code=options.version_compatible,
         dla_core=options.dla_core,
     ) as loaded:

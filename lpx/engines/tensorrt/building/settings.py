@@ -1,4 +1,4 @@
-"""Make the builder configuration of one attempt at a build."""
+"""Create the builder configuration of one attempt at a build."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from lpx.engines.tensorrt_options import TensorRTOptions
 from lpx.errors import LpxError
 
 MIB = 1 << 20
-# In every message with which TensorRT passes over a timing cache.
+# In all messages with which TensorRT ignores a timing cache.
 _OF_THE_CACHE = "timing cache"
 
 
 @dataclass(frozen=True)
 class Effort:
-    """Limits of memory and search for a build; None leaves TensorRT's default.
+    """Limits of memory and search for a build; None for TensorRT's default.
 
     Attributes:
-        workspace_bytes: Cap on the memory that a layer's kernel may use besides its tensors.
+        workspace_bytes: Limit of the memory that a kernel may use in addition to its tensors.
         level: Builder optimisation level, 0 to 5.
     """
 
@@ -32,9 +32,10 @@ class Effort:
 def make_config(
     trt: Any, builder: Any, capabilities: Capabilities, request: PlanRequest, effort: Effort
 ) -> Any:
-    """Make a builder configuration, without its profiles, timing cache and callbacks."""
+    """Create a builder configuration, without profiles, timing cache and callbacks."""
     config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or no precision per layer
+    # Otherwise the inspector does not show the precision of layers.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if effort.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, effort.workspace_bytes)
     if effort.level is not None:
@@ -55,7 +56,7 @@ def make_config(
 
 
 def effort_used(trt: Any, config: Any) -> Effort:
-    """Return the limits of a configuration, with TensorRT's defaults."""
+    """Return the limits of a configuration, including TensorRT's defaults."""
     return Effort(
         workspace_bytes=config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
         level=config.builder_optimization_level,
@@ -63,17 +64,17 @@ def effort_used(trt: Any, config: Any) -> Effort:
 
 
 def set_timing_cache(config: Any, request: PlanRequest, recorder: Recorder) -> bool:
-    """Give a configuration the timing cache of a request, or an empty one for the build to fill.
+    """Set the timing cache of a request, or an empty one.
 
-    TensorRT keeps the times that a build takes only in a cache that was set before.
+    TensorRT stores the times of a build only if a cache was set before.
 
     Args:
         config: The builder configuration.
-        request: Its timing cache may be None.
-        recorder: Receives TensorRT's messages while this runs, and what lpx decides.
+        request: The request; its timing cache may be None.
+        recorder: Receives TensorRT's messages, and decisions of lpx.
 
     Returns:
-        Whether the build starts from the times in the request's cache.
+        True if the build uses the times in the request's cache.
 
     Raises:
         LpxError: The cache is frozen, and TensorRT does not use it.
@@ -82,23 +83,27 @@ def set_timing_cache(config: Any, request: PlanRequest, recorder: Recorder) -> b
     if request.timing_cache and _takes(config, request.timing_cache, recorder, start):
         return True
     if request.options.frozen_timing_cache:
-        said = "; ".join(recorder.said("error", "warning", start=start))
+        why = "; ".join(recorder.said("error", "warning", start=start))
+        if not why:
+            why = "it belongs to another GPU" if request.timing_cache else "it is empty"
         raise LpxError(
             "TensorRT does not use the timing cache",
-            why=said or ("it is of another GPU" if request.timing_cache else "it is empty"),
+            why=why,
             fix="build once without `frozen_timing_cache`, which fills it",
         )
     if request.timing_cache:
-        recorder.note("the timing cache is damaged, or of another GPU: all kernels are timed again")
+        recorder.note(
+            "the timing cache is damaged or belongs to another GPU: all kernels are timed again"
+        )
     if not _takes(config, b"", recorder, len(recorder.messages)):
-        recorder.note("TensorRT takes no timing cache: the next build times all kernels again")
+        recorder.note("TensorRT accepts no timing cache: the next build times all kernels again")
     return False
 
 
 def _takes(config: Any, data: bytes, recorder: Recorder, start: int) -> bool:
-    """Set a timing cache; False where TensorRT refuses it, or reads it as an empty one."""
+    """Set a timing cache; return False if TensorRT refuses it, or takes it for an empty one."""
     cache = config.create_timing_cache(data)
-    # For another device TensorRT returns False; for one that it cannot read it only warns.
+    # TensorRT returns False for the cache of another device, and only warns if it is damaged.
     if cache is None or not config.set_timing_cache(cache, False):
         return False
     said = recorder.said("error", "warning", start=start)
@@ -110,11 +115,13 @@ def timing_cache_of(config: Any, capabilities: Capabilities) -> bytes | None:
     if not capabilities.timing_cache:
         return None
     cache = config.get_timing_cache()
-    return None if cache is None else bytes(cache.serialize())
+    if cache is None:
+        return None
+    return bytes(cache.serialize())
 
 
 def _set_precision(trt: Any, config: Any, capabilities: Capabilities, request: PlanRequest) -> None:
-    """Allow precisions beside FP32, which weakly typed networks need."""
+    """Allow precisions other than FP32 in a weakly typed network."""
     if capabilities.fp16_flag and request.precision in ("fp16", "int8"):
         config.set_flag(trt.BuilderFlag.FP16)
     if capabilities.int8_flag and request.precision == "int8":
@@ -122,7 +129,7 @@ def _set_precision(trt: Any, config: Any, capabilities: Capabilities, request: P
 
 
 def _set_reach(trt: Any, config: Any, capabilities: Capabilities, options: TensorRTOptions) -> None:
-    """Let the plan run on other releases and GPUs."""
+    """Let the plan run with other releases and on other GPUs."""
     if capabilities.version_compatible and options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     if capabilities.hardware_compatibility and options.hardware_compatible:
@@ -130,17 +137,16 @@ def _set_reach(trt: Any, config: Any, capabilities: Capabilities, options: Tenso
 
 
 def _set_compute_capabilities(trt: Any, config: Any, asked: tuple[str, ...]) -> None:
-    known = {
-        _dotted(name): getattr(trt.ComputeCapability, name)
-        for name in dir(trt.ComputeCapability)
-        if name.startswith("SM")
-    }
+    known = {}
+    for name in dir(trt.ComputeCapability):
+        if name.startswith("SM"):
+            known[_dotted(name)] = getattr(trt.ComputeCapability, name)
     unknown = [text for text in asked if text not in known]
     if unknown:
         raise LpxError(
-            f"compute capability {', '.join(unknown)}",
+            f"compute capability {', '.join(unknown)} is not supported",
             why=f"TensorRT for RTX builds for {', '.join(sorted(known, key=float))}",
-            fix="for another GPU, build for tensorrt on the machine that has it",
+            fix="for another GPU, build for target tensorrt on a machine with that GPU",
         )
     config.num_compute_capabilities = len(asked)
     for index, text in enumerate(asked):
@@ -160,15 +166,15 @@ def _dotted(name: str) -> str:
 def _set_dla(trt: Any, builder: Any, config: Any, core: int, largest_batch: int) -> None:
     if core not in range(builder.num_DLA_cores):
         raise LpxError(
-            f"DLA core {core}",
+            f"DLA core {core} does not exist",
             why=f"this machine has {builder.num_DLA_cores} DLA cores",
             fix="count from 0, or build for the GPU",
         )
     if largest_batch > builder.max_DLA_batch_size:
         raise LpxError(
-            f"batch {largest_batch} for DLA core {core}",
-            why=f"it takes batches of up to {builder.max_DLA_batch_size}",
-            fix="name smaller batch sizes",
+            f"batch {largest_batch} is too large for DLA core {core}",
+            why=f"its largest batch is {builder.max_DLA_batch_size}",
+            fix="use smaller batch sizes",
         )
     config.default_device_type = trt.DeviceType.DLA
     config.DLA_core = core

@@ -1,9 +1,9 @@
-"""Keep TensorRT's timing cache between builds.
+"""Files of TensorRT's timing caches, which are kept between builds.
 
-It holds how long each kernel took on this GPU, and saves the next build the measuring. TensorRT
-refuses one of another release or device; on a Jetson times hold for one power mode too. So each of
-these has a file of its own. A workspace is locked while engines are built in it, so that no two
-processes write one file.
+A timing cache contains the measured times of kernels on this GPU, so that the next build need not
+measure them again. TensorRT refuses the cache of another release or device, and on a Jetson times
+are valid for one power mode only, so that each combination has its own file. A workspace is locked
+during a build, so that two processes never write the same file.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ def timing_cache_path(folder: Path, version: str, machine: Machine) -> Path:
 
     Args:
         folder: Folder of the timing caches.
-        version: TensorRT's, as "10.13.3.9".
-        machine: The machine at hand.
+        version: Version of TensorRT, such as "10.13.3.9".
+        machine: This machine.
     """
-    gpu = machine.gpus[0].name if machine.gpus else "no GPU"
-    parts = ["tensorrt", version, gpu, machine.jetson.power_mode if machine.jetson else ""]
-    words = (re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-") for part in parts if part)
+    parts = ["tensorrt", version, "no GPU"]
+    if machine.gpus:
+        parts[-1] = machine.gpus[0].name
+    if machine.jetson is not None and machine.jetson.power_mode:
+        parts.append(machine.jetson.power_mode)
+    words = [re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-") for part in filter(None, parts)]
     return folder / ("_".join(words) + ".timing")
 
 
@@ -33,11 +36,11 @@ def read_timing_cache(path: Path, *, frozen: bool) -> bytes | None:
     """Read an earlier build's timing cache; None if there is none.
 
     Args:
-        path: As `timing_cache_path` gives it.
-        frozen: The build uses no other times than those in it.
+        path: File, as `timing_cache_path` returns it.
+        frozen: The build only uses times in the cache.
 
     Raises:
-        LpxError: There is none, and `frozen` is given; or it cannot be read.
+        LpxError: There is none, and the build needs one; or it cannot be read.
     """
     try:
         return path.read_bytes()
@@ -46,7 +49,7 @@ def read_timing_cache(path: Path, *, frozen: bool) -> bytes | None:
             return None
         raise LpxError(
             f"timing cache {path} does not exist",
-            "`frozen_timing_cache` takes kernel times from an earlier build with the same "
+            "`frozen_timing_cache` uses the kernel times of an earlier build with the same "
             "TensorRT, GPU and power mode",
             "build once without `frozen_timing_cache`",
         ) from None

@@ -1,1 +1,1 @@
-"""The CUDA driver, by either of two bindings."""
+"""Access to CUDA through one of two bindings."""

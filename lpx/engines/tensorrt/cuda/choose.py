@@ -1,4 +1,4 @@
-"""Open the CUDA driver: with cuda-python if present, else with pycuda."""
+"""Access CUDA through cuda-python or, if it is not installed, pycuda."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _RUNTIMES = ("cuda.bindings.runtime", "cuda.cudart")  # since cuda-python 12.6, 
 
 
 def open_driver() -> CudaDriver:
-    """Return the CUDA driver, with the binding at hand.
+    """Return access to CUDA through the installed binding.
 
     Raises:
-        LpxError: No binding is installed, or it finds no driver or no GPU.
+        LpxError: No binding is installed, or it finds no driver or GPU.
     """
     for name in _RUNTIMES:
         cudart = _imported(name)
@@ -34,7 +34,7 @@ def open_driver() -> CudaDriver:
 
 
 def available() -> Availability:
-    """Return whether a GPU can be used, without raising.
+    """Return whether a GPU can be used, and the reason.
 
     Returns:
         (True, the GPU and the binding), or (False, the reason and what to do).

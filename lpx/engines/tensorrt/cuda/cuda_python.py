@@ -1,4 +1,4 @@
-"""CUDA through cuda-python."""
+"""Access to CUDA through cuda-python."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lpx.engines.tensorrt.cuda.driver import (
 )
 from lpx.errors import LpxError
 
-# Errors that stay: every later call of the process returns them again.
+# Errors after which every later call of the process fails with the same error.
 _LOST = frozenset(
     {
         *("cudaErrorIllegalAddress", "cudaErrorLaunchFailure", "cudaErrorLaunchTimeout"),
@@ -31,23 +31,23 @@ _LOST = frozenset(
 
 
 class CudaPython:
-    """CUDA through cuda-python's runtime API, whose calls return (status, values...).
+    """Access to CUDA through cuda-python's runtime API, whose calls return (status, values...).
 
     Args:
-        cudart: The module `cuda.bindings.runtime`, or `cuda.cudart` of older releases.
+        cudart: The module `cuda.bindings.runtime`, or `cuda.cudart` in older releases.
     """
 
     graphs = True
 
     def __init__(self, cudart: Any) -> None:
         self._cudart = cudart
-        self._call("cudaFree", 0)  # makes the context, and so finds a missing driver here
+        self._call("cudaFree", 0)  # creates the context, and fails if there is no driver
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        """Call by name; returns the value, None where the call has none, a tuple of several."""
+        """Call a function by name, and return its value, a tuple of several values, or None."""
         try:
             status, *values = getattr(self._cudart, name)(*arguments)
-        except RuntimeError as problem:  # the driver's library is not there
+        except RuntimeError as problem:  # the driver's library is missing
             raise LpxError(
                 f"CUDA's {name} could not run",
                 why=str(problem),
@@ -57,7 +57,9 @@ class CudaPython:
             raise self._error(name, status)
         if not values:
             return None
-        return values[0] if len(values) == 1 else tuple(values)
+        if len(values) == 1:
+            return values[0]
+        return tuple(values)
 
     def _error(self, name: str, status: Any) -> LpxError:
         error = getattr(status, "name", str(status))
@@ -69,15 +71,13 @@ class CudaPython:
         return LpxError(what, fix=FIXES.get(error, ""))
 
     def _driver_error(self, what: str) -> LpxError:
-        # Both answer without a GPU; 0 stands for no driver at all.
-        supported, needed = (
-            getattr(self._cudart, name)()[1]
-            for name in ("cudaDriverGetVersion", "cudaRuntimeGetVersion")
-        )
-        here = (
-            f"the driver supports CUDA {dotted(supported)}" if supported else "there is no driver"
-        )
-        why = f"{here}, cuda-python is made for CUDA {dotted(needed)}"
+        # Both calls work without a GPU. The version 0 means that there is no driver.
+        supported = self._cudart.cudaDriverGetVersion()[1]
+        needed = self._cudart.cudaRuntimeGetVersion()[1]
+        here = "there is no driver"
+        if supported:
+            here = f"the driver supports CUDA {dotted(supported)}"
+        why = f"{here}, and cuda-python is for CUDA {dotted(needed)}"
         return LpxError(what, why, fix_driver(supported, needed))
 
     def device(self) -> Device:
@@ -184,7 +184,7 @@ class CudaPython:
 
     def begin_capture(self, stream: Handle) -> None:
         """Record the work put on a stream from here on, instead of running it."""
-        # Of this thread only: what other threads do on the GPU does not spoil the capture.
+        # Calls of other threads must not make the capture fail.
         mode = self._cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call("cudaStreamBeginCapture", stream, mode)
 

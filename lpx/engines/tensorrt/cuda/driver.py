@@ -1,4 +1,4 @@
-"""The CUDA calls that an engine needs, independent of the binding."""
+"""CUDA calls that an engine needs, independent of the binding."""
 
 from __future__ import annotations
 
@@ -11,54 +11,58 @@ from numpy.typing import DTypeLike, NDArray
 from lpx.errors import LpxError
 from lpx.machine.jetson import cuda_python, is_jetson
 
-# A stream, event or graph of the binding that made it: passed around, never looked into.
+# A stream, event or graph of a binding; opaque to all other code.
 Handle = Any
 
 FIXES = {
     "cudaErrorMemoryAllocation": "use smaller batches, or close other programs on the GPU",
-    "cudaErrorNoDevice": "see that nvidia-smi lists a GPU, and what CUDA_VISIBLE_DEVICES holds",
+    "cudaErrorNoDevice": "check that nvidia-smi lists a GPU and CUDA_VISIBLE_DEVICES selects it",
 }
 _ROOT = Path("/")
 
 
 def fix_driver(supported: int, needed: int) -> str:
-    """Return advice for a driver that is absent, or too old for the binding.
+    """Return advice for a driver that is missing, or too old for the binding.
 
     Args:
-        supported: CUDA version that the driver supports, as 12060 for 12.6; 0 for no driver.
-        needed: CUDA version that the binding is made for.
+        supported: CUDA version that the driver supports, such as 12060 for 12.6; 0 for no driver.
+        needed: CUDA version of the binding.
     """
     jetson = is_jetson(_ROOT)
+    if not supported and jetson:
+        return "start the container with --runtime nvidia: it uses the host's driver"
     if not supported:
-        there = "start the container with --runtime nvidia: the host's driver is used in it"
-        return there if jetson else "install an NVIDIA driver"
+        return "install an NVIDIA driver"
     major, minor = supported // 1000, supported % 1000 // 10
-    below = f"{major + 1}" if needed // 1000 > major else f"{major}.{minor + 1}"
+    below = f"{major}.{minor + 1}"
+    if needed // 1000 > major:
+        below = f"{major + 1}"
     binding = f'pip install "cuda-python<{below}"'
     if jetson:
         return f"{binding}: on a Jetson the driver comes with JetPack"
-    return f"{binding}, or install an NVIDIA driver as new as CUDA {dotted(needed)} asks"
+    return f"{binding}, or install an NVIDIA driver for CUDA {dotted(needed)} or later"
 
 
 def install_binding() -> str:
-    """Return advice on how to get a binding for CUDA on this machine."""
+    """Return advice on installing a binding for CUDA on this machine."""
     command = f"pip install {cuda_python(_ROOT)}"
     return f"{command}, or pip install pycuda"
 
 
 class CudaLostError(LpxError):
-    """An error after which no call on the GPU succeeds any more in this process.
+    """An error after which every call on the GPU fails in this process.
 
     Args:
-        what: CUDA's call and the error.
+        what: The failed call, and its error.
     """
 
     def __init__(self, what: str) -> None:
         super().__init__(
             f"CUDA was lost: {what}",
-            "after this error the GPU serves this process no more, and what it held is gone",
-            "start again in a new process; where it comes again, look for lines with Xid in "
-            "`dmesg`, and build the engine again",
+            "after this error the process cannot use the GPU any more, and its memory there is "
+            "lost",
+            "start again in a new process; if it fails again, look for lines with Xid in `dmesg`, "
+            "and build the engine again",
         )
 
 
@@ -67,11 +71,11 @@ class Device:
     """The GPU in use.
 
     Attributes:
-        name: As the driver names it, such as "Orin".
+        name: Name in the driver, such as "Orin".
         compute_capability: (major, minor).
         memory_free_bytes: Device memory free now; shared with the CPU on Jetson.
         memory_total_bytes: All device memory.
-        driver_version: CUDA version that the driver supports, as "12.6".
+        driver_version: CUDA version that the driver supports, such as "12.6".
         runtime_version: CUDA version that the binding was built for.
         binding: "cuda-python" or "pycuda".
     """
@@ -165,5 +169,5 @@ class CudaDriver(Protocol):
 
 
 def dotted(version: int) -> str:
-    """CUDA's version number as text: 12060 -> "12.6"."""
+    """Return a version number of CUDA as text: 12060 -> "12.6"."""
     return f"{version // 1000}.{version % 1000 // 10}"

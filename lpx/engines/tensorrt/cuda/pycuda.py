@@ -1,4 +1,4 @@
-"""CUDA through pycuda."""
+"""Access to CUDA through pycuda."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lpx.engines.tensorrt.cuda.driver import FIXES, CudaLostError, Device, Handl
 from lpx.errors import LpxError
 from lpx.machine.jetson import cuda_python
 
-# The driver's texts of errors that stay: every later call of the process returns them again.
+# Texts of errors after which every later call of the process fails with the same error.
 _LOST = (
     *("illegal memory access", "launch failure", "launch timed out", "illegal instruction"),
     *("misaligned address", "invalid program counter", "hardware stack error"),
@@ -22,7 +22,7 @@ _LOST = (
 
 
 class PyCuda:
-    """CUDA through pycuda, in the device's primary context, which TensorRT uses too.
+    """Access to CUDA through pycuda, in the device's primary context, which TensorRT uses too.
 
     Importing `pycuda.autoprimaryctx` makes that context current and releases it at exit.
     """
@@ -37,7 +37,7 @@ class PyCuda:
 
     @contextmanager
     def _raised(self, name: str) -> Iterator[None]:
-        """Turn pycuda's exceptions into LpxError; its text holds the call and the error."""
+        """Turn pycuda's exceptions into an LpxError with the call and the error."""
         try:
             yield
         except self._driver.MemoryError as problem:
@@ -49,7 +49,9 @@ class PyCuda:
         except (self._driver.Error, RuntimeError) as problem:
             what = f"CUDA's {name} failed: {type(problem).__name__}: {problem}"
             lost = any(sign in str(problem) for sign in _LOST)
-            raise (CudaLostError(what) if lost else LpxError(what)) from problem
+            if lost:
+                raise CudaLostError(what) from problem
+            raise LpxError(what) from problem
 
     def device(self) -> Device:
         """Return the GPU and its versions."""
@@ -110,7 +112,8 @@ class PyCuda:
         """Allocate device memory; returns its address."""
         with self._raised("cuMemAlloc"):
             allocation = self._driver.mem_alloc(nbytes)
-        self._allocations[int(allocation)] = allocation  # pycuda frees what nobody holds
+        # pycuda frees memory with the last reference to its object.
+        self._allocations[int(allocation)] = allocation
         return int(allocation)
 
     def free(self, address: int) -> None:

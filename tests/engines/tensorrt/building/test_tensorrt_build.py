@@ -236,7 +236,7 @@ def test_another_failure_is_not_tried_again(workshop: Make) -> None:
 
 
 def test_a_plan_of_another_precision_is_an_error(workshop: Make) -> None:
-    with pytest.raises(LpxError, match="INT8 was asked for, but the plan computes in FP16"):
+    with pytest.raises(LpxError, match="INT8 was requested, but the plan computes in FP16"):
         workshop("tensorrt-11.4.0.106", "fp16").build(precision="int8")
 
 
@@ -282,7 +282,9 @@ def test_a_timing_cache_that_tensorrt_does_not_take_is_replaced(
     plan = workshop(release).build(timing_cache=useless)
     assert kernels_in(plan.timing_cache) == ["conv"]
     assert not plan.timing_cache_used
-    note = "note: the timing cache is damaged, or of another GPU: all kernels are timed again"
+    note = (
+        "note: the timing cache is damaged or belongs to another GPU: all kernels are timed again"
+    )
     assert note in plan.log
 
 
@@ -290,7 +292,7 @@ def test_a_timing_cache_that_tensorrt_does_not_take_is_replaced(
 @pytest.mark.parametrize(
     ("useless", "why"),
     [
-        (cache_of("conv", device="another GPU"), "it is of another GPU"),
+        (cache_of("conv", device="another GPU"), "it belongs to another GPU"),
         (b"garbage", "Failed to deserialize timing cache"),
         (b"", "it is empty"),
         (None, "it is empty"),
@@ -320,7 +322,7 @@ def test_a_library_that_makes_no_timing_cache_still_builds(workshop: Make) -> No
     shop.makes_caches = False
     plan = shop.build(timing_cache=cache_of("conv"))
     assert (plan.data, plan.timing_cache, plan.timing_cache_used) == (b"plan", None, False)
-    assert any("takes no timing cache" in line for line in plan.log)
+    assert any("accepts no timing cache" in line for line in plan.log)
 
 
 def test_a_release_without_progress_builds_in_silence(workshop: Make) -> None:
@@ -542,9 +544,9 @@ def test_a_profile_that_leaves_the_dla_core_nothing_is_an_error(workshop: Make) 
 
 
 def test_a_batch_that_a_dla_core_does_not_take_is_refused(workshop: Make) -> None:
-    with pytest.raises(LpxError, match="batch 5000 for DLA core 0") as caught:
+    with pytest.raises(LpxError, match="batch 5000 is too large for DLA core 0") as caught:
         workshop("tensorrt-10.3.0").build(dla_core=0, batches=(1, 5000))
-    assert "up to 4096" in caught.value.why
+    assert "largest batch is 4096" in caught.value.why
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -591,7 +593,7 @@ def test_an_unknown_gpu_is_an_error_with_the_known_ones(workshop: Make) -> None:
         (RTX, {"hardware_compatible": True}, "no hardware-compatible plans"),
         (RTX, {"dla_core": 0}, "DLA core 0"),
         ("tensorrt-10.16.1.11", {"dla_core": 0}, "DLA core 0"),
-        ("tensorrt-11.4.0.106", {"calibration_cache": b""}, "a calibration cache"),
+        ("tensorrt-11.4.0.106", {"calibration_cache": b""}, "calibration caches"),
         ("tensorrt-10.3.0", {"dla_core": 0, "precision": "fp32"}, "a DLA core cannot run FP32"),
         ("tensorrt-10.3.0", {"precision": "fp8"}, "(got 'fp8')"),
         ("tensorrt-10.3.0", {"batches": ()}, "batches must have at least one size"),
@@ -660,7 +662,7 @@ def test_a_plan_without_a_table_of_layers_says_that_it_is_not_verified(workshop:
 def test_without_memory_for_a_context_the_layers_are_not_read(workshop: Make) -> None:
     shop = workshop("tensorrt-10.7.0")
     shop.library.Runtime = lambda logger: _runtime_without_memory(shop)
-    with pytest.raises(LpxError, match="made no execution context") as caught:
+    with pytest.raises(LpxError, match="created no execution context") as caught:
         shop.build()
     assert "memory" in caught.value.why
 

@@ -85,7 +85,7 @@ def test_available_memory_is_the_kernels_figure(tmp_path: Path) -> None:
 
 
 def test_a_precision_that_is_not_there_is_no_users_mistake(shop: Workshop) -> None:
-    with pytest.raises(NotAsAskedError, match="INT8 was asked for") as caught:
+    with pytest.raises(NotAsAskedError, match="INT8 was requested") as caught:
         make(shop, replace(REQUEST, precision="int8"))
     assert caught.value.exit_code == 1
     assert "CaskConvolution  conv" in caught.value.why

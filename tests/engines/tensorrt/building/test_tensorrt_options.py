@@ -195,7 +195,7 @@ def test_hardware_compatible_plans_are_refused_where_they_are_not_supported(
     old = replace(MACHINE, gpus=(Gpu("Tesla T4", "7.5", 15360, "570.1"),))
     for machine, why in ((ORIN, "JetPack"), (old, "this GPU has 7.5")):
         shop = shops("tensorrt-10.3.0")
-        with pytest.raises(LpxError, match="a hardware-compatible plan on") as caught:
+        with pytest.raises(LpxError, match="hardware-compatible plans") as caught:
             build(shop, machine, hardware_compatible=True)
         assert why in caught.value.why
         assert not shop.library.named("Builder")

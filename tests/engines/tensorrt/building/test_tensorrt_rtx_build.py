@@ -112,7 +112,7 @@ def test_weights_shrink_with_the_precision() -> None:
 
 @pytest.mark.parametrize("gpus", [("7.5",), ("7.5", "8.9")])
 def test_7_5_has_no_int8_and_takes_it_from_the_others(gpus: tuple[str, ...]) -> None:
-    with pytest.raises(LpxError, match="INT8 was asked for, but the plan computes in FP16"):
+    with pytest.raises(LpxError, match="INT8 was requested, but the plan computes in FP16"):
         build(tiny("int8"), "int8", *gpus)
 
 
@@ -127,9 +127,9 @@ def test_the_default_set_of_gpus_keeps_int8() -> None:
 
 
 def test_a_graph_of_another_precision_is_caught() -> None:
-    with pytest.raises(LpxError, match="INT8 was asked for, but the plan computes in FP16"):
+    with pytest.raises(LpxError, match="INT8 was requested, but the plan computes in FP16"):
         build(tiny("fp16"), "int8")
-    with pytest.raises(LpxError, match="FP16 was asked for, but the plan computes in FP32"):
+    with pytest.raises(LpxError, match="FP16 was requested, but the plan computes in FP32"):
         build(tiny("fp32"), "fp16")
 
 
@@ -137,7 +137,7 @@ def test_unquantised_weights_are_caught() -> None:
     net = Net(np.float16)
     x = net.conv(net.start(), (3, 32), stride=2)
     x = net.conv(net.quantised(x, 0.05, scales="same"), (32, 32))
-    with pytest.raises(LpxError, match="INT8 was asked for, but the plan computes in FP16"):
+    with pytest.raises(LpxError, match="INT8 was requested, but the plan computes in FP16"):
         build(net.finish(x, 32), "int8")
 
 
@@ -184,7 +184,7 @@ def test_an_unknown_gpu_is_refused_with_the_known_ones() -> None:
 def test_too_small_a_workspace_says_so() -> None:
     with pytest.raises(LpxError) as caught:
         build(tiny(), "fp16", workspace_mib=1, batches=BatchRange(1, 64, 256))
-    assert caught.value.fix == "give a larger workspace, or none"
+    assert caught.value.fix == "set a larger workspace, or none"
 
 
 def test_progress_is_reported() -> None:

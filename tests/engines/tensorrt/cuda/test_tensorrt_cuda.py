@@ -186,9 +186,9 @@ def test_a_driver_too_old_is_named_with_both_versions(cudart: FakeCudart) -> Non
     cudart.failing["cudaFree"] = Status.cudaErrorInsufficientDriver
     with pytest.raises(LpxError) as caught:
         CudaPython(cudart)
-    assert caught.value.why == "the driver supports CUDA 12.6, cuda-python is made for CUDA 13.5"
+    assert caught.value.why == "the driver supports CUDA 12.6, and cuda-python is for CUDA 13.5"
     assert caught.value.fix == (
-        'pip install "cuda-python<13", or install an NVIDIA driver as new as CUDA 13.5 asks'
+        'pip install "cuda-python<13", or install an NVIDIA driver for CUDA 13.5 or later'
     )
 
 
@@ -235,7 +235,7 @@ def test_no_driver_at_all_is_not_called_an_old_one(
     monkeypatch.setitem(SUCCESS, "cudaDriverGetVersion", (0,))
     with pytest.raises(LpxError) as caught:
         CudaPython(cudart)
-    assert caught.value.why == "there is no driver, cuda-python is made for CUDA 13.5"
+    assert caught.value.why == "there is no driver, and cuda-python is for CUDA 13.5"
 
 
 def test_cuda_python_captures_a_graph(cudart: FakeCudart) -> None:
