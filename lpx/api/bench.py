@@ -152,24 +152,18 @@ def bench(
     plan = options.costs
     trtexec = [read_trtexec(Path(path), name) for path, name in options.costs.trtexec_times]
     subject = open_subject(workspace, dataset, options, reporter, host=host)
-    model, faces, chosen = subject.model, subject.faces, subject.chosen
-    manifests = chosen.fit
+    model, faces, manifests = subject.model, subject.faces, subject.chosen.fit
     look_up(faces, reporter)
     if not options.allow_overlap:
         check_disjoint(manifests, faces)
     check_writable(workspace.root, "report.json", "report.html", "report.md")
     with workspace.lock(), ExitStack() as stack:
         opened = open_engines(workspace, subject, faces, options, stack, reporter, host=host)
-        reference, loaded, broken, graphs = (
-            opened.reference,
-            opened.loaded,
-            opened.broken,
-            opened.graphs,
-        )
+        reference, loaded = opened.reference, opened.loaded
         store = ScoreStore(
             workspace.root / FOLDER,
             score_inputs(model, faces, torch_package(reference)),
-            score_digests(model, manifests, graphs),
+            score_digests(model, manifests, opened.graphs),
             reporter.say,
         )
         joined = read_joined(store.folder)
@@ -192,12 +186,12 @@ def bench(
             margin=options.margin,
             plan=plan,
             sources=_sources(engines, plan, stack, reporter, host.open_source),
-            graphs=graphs,
+            graphs=opened.graphs,
             store=store,
             watch=watch,
         )
         faces.check_unchanged("the bench")
-        result = replace(result, failed=(*broken, *result.failed))
+        result = replace(result, failed=(*opened.broken, *result.failed))
         report = assemble(
             result,
             faces,
@@ -208,7 +202,7 @@ def bench(
                 versions=versions(*_VERSIONS, *torch_package(reference)),
                 memory=ProcessMemory(**read_memory()),
             ),
-            not_run=chosen.reasons,
+            not_run=subject.chosen.reasons,
             warnings=[
                 *face_warnings(manifests, faces, result.scored),
                 *_notes(loaded),
