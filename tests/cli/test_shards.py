@@ -109,3 +109,15 @@ def test_faces_are_no_matter_of_prepared_parts(lpx, workspace, tmp_path):
     ran = lpx("merge", tmp_path / "part", "--faces", "demo")
     assert ran.code == 2
     assert "--faces cannot be used with parts of `lpx data prepare`" in ran.err
+
+
+def test_shards_do_not_prepare_a_set(lpx, workspace, tmp_path):
+    from tests.data.trees import ffpp_tree
+
+    places = ("--data-root", ffpp_tree(tmp_path / "ffpp", frames=2), "--store", "store")
+    for line in (("bench", "--dataset", "ffpp-c23"), ("calibrate", "--faces", "ffpp-c23")):
+        ran = lpx(*line, *places, "--shard", "0/2")
+        assert ran.code == 2
+        assert "were not prepared" in ran.err
+        assert "lpx data prepare ffpp-c23" in ran.err
+    assert not (tmp_path / "store").exists()

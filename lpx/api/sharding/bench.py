@@ -22,7 +22,7 @@ from lpx.api.bench import (
 )
 from lpx.arguments import several
 from lpx.artefacts.bench_reference import torch_package
-from lpx.artefacts.model import look_up, read_exported
+from lpx.artefacts.model import look_up, read_exported, require_prepared
 from lpx.artefacts.overlap import check_disjoint
 from lpx.artefacts.select_engine import engine_folders
 from lpx.bench.parity.run import scorers
@@ -103,6 +103,8 @@ def bench_shard(
     Raises:
         LpxError: As for `lpx.Workspace.bench`, or the folder holds something else.
     """
+    # All shards would do so at once.
+    require_prepared(workspace, dataset, "test", workspace.places)
     # Rebuilding would write into the workspace, and give each shard other engines.
     subject = open_subject(workspace, dataset, options, reporter, host=host, rebuild="never")
     faces = subject.faces

@@ -16,7 +16,7 @@ from lpx.api.calibrate import (
     conclude,
     open_inputs,
 )
-from lpx.artefacts.model import look_up, versions
+from lpx.artefacts.model import look_up, require_prepared, versions
 from lpx.calibration.observe import scales_of
 from lpx.errors import InvalidArgumentError
 from lpx.graph.qdq.weights import WeightOptions
@@ -72,6 +72,8 @@ def calibrate_shard(
             options.select,
             "coverage runs the model over all faces to choose some, and each shard would do so",
         )
+    # All shards would prepare it at once.
+    require_prepared(workspace, faces or "demo", "train", workspace.places)
     chosen = _choose(workspace, faces, options, reporter)
     return observe_part(
         folder,
