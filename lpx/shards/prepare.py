@@ -17,8 +17,10 @@ from typing import Any
 
 from lpx.data.contents import file_digests
 from lpx.data.datasets import KNOWN
+from lpx.data.detect import DETECTORS
 from lpx.data.face_sets.columns import pack
 from lpx.data.face_sets.table import check_inside
+from lpx.data.images.crops import RECIPES
 from lpx.data.prepare.cutting import STAGES, Settings, remove_crops
 from lpx.data.prepare.journal import FILE as JOURNAL
 from lpx.data.prepare.journal import VideoJournal, open_journal, read_records
@@ -40,6 +42,7 @@ from lpx.data.roots import DataPlaces, face_store
 from lpx.data.videos import Video
 from lpx.errors import LpxError
 from lpx.reporter import Reporter
+from lpx.schema import MAX_INTEGER, SchemaError, in_range, read_record
 from lpx.shards.join import Part, Whole
 from lpx.shards.part import PartResult, PartWork, damaged, open_part, read_payload
 from lpx.shards.shard import Shard
@@ -151,13 +154,33 @@ def _crops_of(record: VideoRecord) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Set:
-    """The prepared set that parts become, from their key."""
+class _Head:
+    """The settings in a key."""
 
     name: str
-    settings: Settings
-    run: dict[str, Any]
-    head: dict[str, Any]
+    crop: str
+    frames: int
+    detector: str
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The description of the run in a key."""
+
+    split: str | None
+    methods: tuple[str, ...]
+    videos: int
+    missing: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Key:
+    """The key of a part, as `_key` makes it."""
+
+    videos: str
+    run: _Run
+    settings: _Head
     versions: dict[str, str]
 
 
@@ -174,16 +197,18 @@ def merge_prepared(whole: Whole, places: DataPlaces, reporter: Reporter) -> Prep
             made the parts; the set is in use or was prepared with other settings; no face was
             found; or the disk is full.
     """
-    target = _target(whole, places)
-    folder = target.settings.folder
+    key = _read_key(whole)
+    head, run = dict(whole.key["settings"]), dict(whole.key["run"])
+    settings = _settings(key.settings, places)
+    folder = settings.folder
     progress = reporter.progress("merging parts")
     names: list[str] = []
     lines: list[list[Any]] = []
     _check_shares(whole)
     try:
-        with open_journal(folder, target.head) as journal:
+        with open_journal(folder, head) as journal:
             for done, part in enumerate(whole.parts, 1):
-                records = _records(part, target)
+                records = _records(part, head)
                 _take(part, records, folder, journal)
                 for record in records:
                     names.append(record.video)
@@ -191,53 +216,54 @@ def merge_prepared(whole: Whole, places: DataPlaces, reporter: Reporter) -> Prep
                     identities = list(record.identities)
                     lines.append([record.video, record.label, record.method, identities, split])
                 progress(done, len(whole.parts))
-            if _digest(sorted(lines)) != whole.key.get("videos"):
+            if _digest(sorted(lines)) != key.videos:
                 part = whole.parts[0]
                 damaged(part.folder, part.manifest, "the parts have other videos than the set")
-            write_set(target.settings, target.name, journal.records, target.run, target.versions)
-            notes = (*target.run["notes"], journal.damage(), whole.machine_note())
+            write_set(settings, key.settings.name, journal.records, run, key.versions)
+            notes = (*key.run.notes, journal.damage(), whole.machine_note())
             statistics = CutStatistics(len(names), _seconds(whole))
-            return result_of(
-                target.settings, journal.records, sorted(names), target.run, notes, statistics
-            )
+            return result_of(settings, journal.records, sorted(names), run, notes, statistics)
     except OSError as error:
         raise unwritten(folder, error) from error
 
 
-def _target(whole: Whole, places: DataPlaces) -> _Set:
-    """Return the set that parts become.
+def _read_key(whole: Whole) -> _Key:
+    """Read the key of parts.
 
     Raises:
-        LpxError: The key was not written by this version of lpx.
+        LpxError: It was edited, or another version of lpx wrote it.
     """
     first = whole.parts[0]
     try:
-        head, run, versions = (dict(whole.key[name]) for name in ("settings", "run", "versions"))
-        name, crop, frames = str(head["name"]), str(head["crop"]), int(head["frames"])
-        detector = str(head["detector"])
-        known = name.partition(":")[0] in KNOWN and {*run} >= {
-            "split",
-            "methods",
-            "missing",
-            "notes",
-        }
-    except (KeyError, TypeError, ValueError) as error:
-        damaged(first.folder, first.manifest, f"its key lacks {error}")
-    if not known:
-        damaged(first.folder, first.manifest, f"it names the data set {name[:60]!r}")
+        key = read_record(_Key, whole.key)
+        of = key.settings
+        in_range(of.frames, 1, MAX_INTEGER, "frames")
+        # They become the name of a folder.
+        for value, known in ((of.name.partition(":")[0], KNOWN), (of.crop, RECIPES)):
+            if value not in known:
+                raise SchemaError(f"{value[:60]!a} is unknown")
+        if of.detector not in DETECTORS:
+            raise SchemaError(f"the detector {of.detector[:60]!a} is unknown")
+    except SchemaError as error:
+        damaged(first.folder, first.manifest, f"its key: {error}")
     here = crop_versions()["lpx"]
-    if versions.get("lpx") != here:
+    if key.versions.get("lpx") != here:
         raise LpxError(
-            f"the parts were made by lpx {versions.get('lpx')}, and this is {here}",
+            f"the parts were made by lpx {key.versions.get('lpx')}, and this is {here}",
             "another version may record videos in another way",
             "merge with the version that made the parts",
             code="unsupported",
         )
-    folder = face_store(places.store) / folder_name(name, crop, frames, detector)
-    return _Set(name, Settings(folder, frames, crop, detector), run, head, versions)
+    return key
 
 
-def _records(part: Part, target: _Set) -> list[VideoRecord]:
+def _settings(head: _Head, places: DataPlaces) -> Settings:
+    """Return the settings of the prepared set that parts become."""
+    name = folder_name(head.name, head.crop, head.frames, head.detector)
+    return Settings(face_store(places.store) / name, head.frames, head.crop, head.detector)
+
+
+def _records(part: Part, head: dict[str, Any]) -> list[VideoRecord]:
     """Read the finished videos of a part, in the order of their names.
 
     Raises:
@@ -246,7 +272,7 @@ def _records(part: Part, target: _Set) -> list[VideoRecord]:
     file = part.file(JOURNAL)
     pieces: list[bytes] = []
     read_payload(part.folder, part.manifest, file, pieces.append)
-    records = read_records(part.folder, b"".join(pieces), target.head)
+    records = read_records(part.folder, b"".join(pieces), head)
     names = _videos_of(part)
     if not set(names) <= records.keys():
         damaged(part.folder, part.manifest, f"{JOURNAL} lacks videos of the shard")
