@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from lpx.models.checkpoint import ForeignModel
     from lpx.remote.board import Board
     from lpx.reporter import Progress, Reporter
+    from lpx.streams.capacity.plan import CapacityOptions
+    from lpx.streams.live.results import LiveEvent, ScoredFrame
+    from lpx.streams.live.watch import LiveOptions
     from lpx.training.ablation.ablating import ablate
     from lpx.training.ablation.grid import AblationGrid
     from lpx.training.fit import train
@@ -38,11 +41,14 @@ _MODULES = {
     "AblationGrid": "lpx.training.ablation.grid",
     "BatchRange": "lpx.engines.tensorrt_options",
     "Board": "lpx.remote.board",
+    "CapacityOptions": "lpx.streams.capacity.plan",
     "CostPlan": "lpx.bench.performance.costs",
     "Engine": "lpx.engines.base",
     "EngineManifest": "lpx.engines.manifest",
     "ForeignModel": "lpx.models.checkpoint",
     "InvalidArgumentError": "lpx.errors",
+    "LiveEvent": "lpx.streams.live.results",
+    "LiveOptions": "lpx.streams.live.watch",
     "LpxError": "lpx.errors",
     "ModelCard": "lpx.card",
     "NotAsAskedError": "lpx.errors",
@@ -52,6 +58,7 @@ _MODULES = {
     "Recipe": "lpx.training.recipe",
     "Report": "lpx.bench.report.document.report",
     "Reporter": "lpx.reporter",
+    "ScoredFrame": "lpx.streams.live.results",
     "TensorRTOptions": "lpx.engines.tensorrt_options",
     "WeightOptions": "lpx.graph.qdq.weights",
     "Workspace": "lpx.api.workspace",
@@ -66,11 +73,14 @@ __all__ = [
     "AblationGrid",
     "BatchRange",
     "Board",
+    "CapacityOptions",
     "CostPlan",
     "Engine",
     "EngineManifest",
     "ForeignModel",
     "InvalidArgumentError",
+    "LiveEvent",
+    "LiveOptions",
     "LpxError",
     "ModelCard",
     "NotAsAskedError",
@@ -80,6 +90,7 @@ __all__ = [
     "Recipe",
     "Report",
     "Reporter",
+    "ScoredFrame",
     "TensorRTOptions",
     "WeightOptions",
     "Workspace",

@@ -40,12 +40,14 @@ class Interrupted(BaseException):
     Args:
         number: The signal.
         kept: Result that was kept, for the user; "" for the command's usual text.
+        resumable: Whether the same command goes on from there.
     """
 
-    def __init__(self, number: signal.Signals, kept: str = "") -> None:
+    def __init__(self, number: signal.Signals, kept: str = "", *, resumable: bool = True) -> None:
         super().__init__(number, kept)
         self.signal = number
         self.kept = kept
+        self.resumable = resumable
 
 
 class _State:

@@ -28,10 +28,11 @@ from lpx.artefacts.overlap import check_disjoint, face_warnings
 from lpx.artefacts.select_engine import Survey, choose_engines, runnable
 from lpx.bench.parity.parity import MARGIN
 from lpx.bench.parity.recording import RecordedScores
-from lpx.bench.parity.run import BenchResult, Watch
+from lpx.bench.parity.run import BenchResult, StagePlan, Watch
 from lpx.bench.parity.run import bench as measure
 from lpx.bench.parity.score import Failure, in_one_line
 from lpx.bench.parity.score_store import FOLDER, ScoreStore
+from lpx.bench.parity.stage_names import STAGES, ChosenStages, choose_stages
 from lpx.bench.parity.stages import MODEL, Graphs, graph_of
 from lpx.bench.performance.costs import DEFAULT_COSTS, CostPlan, energy_seconds
 from lpx.bench.performance.loaded_engine import REFERENCE, LoadedEngine
@@ -54,7 +55,7 @@ from lpx.machine.energy_sources import Device, EnergySource, Unavailable, open_s
 from lpx.machine.machine import read_machine
 from lpx.machine.process_memory import read_memory
 from lpx.reporter import SILENT, Reporter
-from lpx.shards.bench import read_joined, score_inputs
+from lpx.shards.bench import read_joined, score_digests, score_inputs
 from lpx.workspace import WorkspaceFolder, check_writable, write_bytes, write_json
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class BenchOptions:
     """Options of a bench; `lpx.Workspace.bench` documents them.
 
     Raises:
-        InvalidArgumentError: `limit` or `margin` has a value that it cannot have.
+        InvalidArgumentError: `limit`, `margin` or `stages` has a value that it cannot have.
     """
 
     limit: int | None = None
@@ -76,7 +77,7 @@ class BenchOptions:
     candidates: str | Sequence[str] | None = None
     margin: float = MARGIN
     costs: CostPlan = DEFAULT_COSTS
-    stages: bool = True
+    stages: str | Sequence[str] = STAGES
     allow_overlap: bool = False
     reference: ReferenceKind = "auto"
 
@@ -88,6 +89,7 @@ class BenchOptions:
         check_number(
             "margin", self.margin, least=0, most=1, why="it is the AUC that an engine may lose"
         )
+        choose_stages(self.stages)
 
     def chosen_methods(self) -> tuple[str, ...] | None:
         """Return the manipulation methods that were asked for; None for all."""
@@ -163,7 +165,7 @@ def bench(
         store = ScoreStore(
             workspace.root / FOLDER,
             score_inputs(model, faces, torch_package(reference)),
-            score_digests(model, manifests, opened.graphs),
+            score_digests(model, manifests, opened.stages),
             reporter.say,
         )
         joined = read_joined(store.folder)
@@ -186,7 +188,7 @@ def bench(
             margin=options.margin,
             plan=plan,
             sources=_sources(engines, plan, stack, reporter, host.open_source),
-            graphs=opened.graphs,
+            stages=opened.stages,
             store=store,
             watch=watch,
         )
@@ -304,13 +306,13 @@ class OpenedBench:
         reference: The checkpoint, or its recorded scores.
         loaded: Engines by name.
         broken: Engines that failed while they were loaded.
-        graphs: Graphs between checkpoint and engine; None if these stages are left out.
+        stages: What is scored besides the engines.
     """
 
     reference: Engine | RecordedScores
     loaded: dict[str, LoadedEngine]
     broken: list[Failure]
-    graphs: Graphs | None
+    stages: StagePlan
 
 
 def open_engines(
@@ -349,10 +351,11 @@ def open_engines(
     manifests, problem = subject.chosen.fit, subject.healer.problem
     loader = _Loader(workspace.engines, host.load, workspace.allow_host_code, problem)
     loaded, broken = loader.load_all(manifests, stack)
-    graphs = None
-    if options.stages:
-        graphs = _graphs(workspace, subject.model, manifests, stack)
-    return OpenedBench(reference, loaded, broken, graphs)
+    chosen = choose_stages(options.stages)
+    for note in chosen.notes:
+        reporter.say(note)
+    graphs = _graphs(workspace, subject.model, manifests, chosen, stack)
+    return OpenedBench(reference, loaded, broken, StagePlan(graphs, chosen.pipelines))
 
 
 @dataclass(frozen=True)
@@ -458,9 +461,12 @@ def _graphs(
     workspace: WorkspaceFolder,
     model: ExportedModel,
     manifests: list[EngineManifest],
+    chosen: ChosenStages,
     stack: ExitStack,
-) -> Graphs:
+) -> Graphs | None:
     """Open the graphs between checkpoint and engine; an engine of ONNX Runtime is its graph."""
+    if not (chosen.onnx or chosen.graph):
+        return None
 
     def open_graph(data: bytes) -> Engine:
         # ONNX Runtime's optimiser miscomputes some float16 graphs with Q/DQ pairs; and this stage
@@ -470,8 +476,12 @@ def _graphs(
 
     graphs: dict[str, Engine] = {}
     missing: dict[str, str] = {}
-    digests = {MODEL: model.sha256}
-    for manifest in manifests:
+    digests: dict[str, str] = {}
+    exported = None
+    if chosen.onnx:
+        exported = open_graph(model.data)
+        digests[MODEL] = model.sha256
+    for manifest in manifests if chosen.graph else ():
         if manifest.target == "onnxruntime":
             continue
         try:
@@ -481,16 +491,7 @@ def _graphs(
             missing[manifest.name] = in_one_line(error)
         else:
             digests[graph_of(manifest.name)] = hashlib.sha256(data).hexdigest()
-    return Graphs(open_graph(model.data), graphs, missing, digests)
-
-
-def score_digests(
-    model: ExportedModel, manifests: list[EngineManifest], graphs: Graphs | None
-) -> dict[str, str]:
-    """Return the SHA-256 of everything that scores faces, by its name in the store."""
-    engines = {m.name: m.engine_sha256 for m in manifests}
-    between = dict(graphs.digests) if graphs else {}
-    return {REFERENCE: model.sha256} | engines | between
+    return Graphs(exported, graphs, missing, digests)
 
 
 def _notes(loaded: Mapping[str, LoadedEngine]) -> list[str]:

@@ -14,10 +14,9 @@ import cv2
 
 from lpx.arguments import check_at_least, check_choice, check_fields
 from lpx.artefacts.model import ExportedModel, open_faces, read_exported, versions
-from lpx.card import ModelCard
 from lpx.data.detect import DETECTORS, FaceDetector, FaceMesh, open_detector
 from lpx.data.face_sets.face_set import Face, FaceSet, ImageFile, Skipped
-from lpx.data.images.crops import RECIPES, CropRecipe, find_recipe
+from lpx.data.images.crops import CropRecipe
 from lpx.data.images.decode import UnreadableImageError
 from lpx.data.images.media import MediaFile, check_there, find_media
 from lpx.data.images.video_file import UnreadableVideoError, frame_indices
@@ -27,6 +26,7 @@ from lpx.engines.base import Engine, notes_of
 from lpx.engines.manifest import read_manifest
 from lpx.errors import LpxError, first_line
 from lpx.healing.pick import pick_engine
+from lpx.predict.choose_recipe import choose_recipe
 from lpx.predict.crop_scorer import CropScorer
 from lpx.predict.file_scorer import FileScorer
 from lpx.predict.journal import ScoreJournal
@@ -198,7 +198,7 @@ def _predict_files(
     run: _Run, detector: str, open_detector: Callable[[str, int], FaceDetector]
 ) -> PredictionResult:
     model, options, reporter = run.model, run.options, run.reporter
-    recipe = _recipe(model.card, options.crop, reporter)
+    recipe = choose_recipe(model.card, options.crop, reporter)
     # Results of earlier runs would otherwise be scored as input.
     media = find_media(run.path, skip=(run.workspace.root, run.out))
     files = tuple(media.files[number] for number in frame_indices(len(media.files), options.limit))
@@ -306,24 +306,6 @@ def _score_files(
             "them, and were scored again"
         )
     return resumed
-
-
-def _recipe(card: ModelCard, named: str | None, reporter: Reporter) -> CropRecipe:
-    if named is not None:
-        recipe = find_recipe(named)
-        # A recipe that is named wins over the card's, which may be wrong, but the user has to know.
-        if card.crop in RECIPES and card.crop != named:
-            reporter.warn(
-                f"the model was trained on crops by {card.crop}, not {named}: scores can be far off"
-            )
-        return recipe
-    if card.crop in RECIPES:
-        return RECIPES[card.crop]
-    raise LpxError(
-        f"unknown how faces were cropped for this model's training: its card says {card.crop!r}",
-        f"scores are valid only for faces cropped as in training; lpx has {', '.join(RECIPES)}",
-        "choose a recipe (`crop`), or crop the faces yourself and pass `detector=None`",
-    )
 
 
 def _digest(workspace: WorkspaceFolder, model: ExportedModel, engine: str) -> str:

@@ -98,35 +98,6 @@ def survey(
     return Survey(fit, unfit)
 
 
-def choose_engines(
-    workspace: WorkspaceFolder, found: Survey, names: str | Sequence[str] | None
-) -> Survey:
-    """Choose engines by name; None chooses all.
-
-    Raises:
-        LpxError: No engine has one of the names (code "not-found"), or none of them runs here.
-    """
-    if names is None:
-        return found
-    names = several("candidates", names)
-    fit = {manifest.name: manifest for manifest in found.fit}
-    for name in names:
-        if name not in fit and name not in found.reasons:
-            raise no_such_engine(workspace, name, [*fit, *found.reasons])
-    chosen = Survey(
-        [manifest for manifest in found.fit if manifest.name in names],
-        [one for one in found.unfit if one.manifest.name in names],
-    )
-    if not chosen.fit:
-        raise LpxError(
-            f"none of {', '.join(names)} runs here",
-            "; ".join(f"{name}: {reason}" for name, reason in chosen.reasons.items()),
-            f"engines that run here: {', '.join(fit)}",
-            code="unsupported",
-        )
-    return chosen
-
-
 def preference(manifest: EngineManifest) -> tuple[bool, int]:
     """Return a key that sorts engines, the one to prefer first."""
     # False sorts before True: TensorRT's engines before ONNX Runtime's, at any precision.
@@ -251,3 +222,32 @@ def check_model(workspace: WorkspaceFolder, manifest: EngineManifest, model: Exp
             "again",
             code="damaged",
         )
+
+
+def choose_engines(
+    workspace: WorkspaceFolder, found: Survey, names: str | Sequence[str] | None
+) -> Survey:
+    """Choose engines by name; None chooses all.
+
+    Raises:
+        LpxError: No engine has one of the names (code "not-found"), or none of them runs here.
+    """
+    if names is None:
+        return found
+    names = several("candidates", names)
+    fit = {manifest.name: manifest for manifest in found.fit}
+    for name in names:
+        if name not in fit and name not in found.reasons:
+            raise no_such_engine(workspace, name, [*fit, *found.reasons])
+    chosen = Survey(
+        [manifest for manifest in found.fit if manifest.name in names],
+        [one for one in found.unfit if one.manifest.name in names],
+    )
+    if not chosen.fit:
+        raise LpxError(
+            f"none of {', '.join(names)} runs here",
+            "; ".join(f"{name}: {reason}" for name, reason in chosen.reasons.items()),
+            f"engines that run here: {', '.join(fit)}",
+            code="unsupported",
+        )
+    return chosen

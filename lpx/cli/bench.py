@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from lpx.cli.options import (
     host_code_option,
     json_option,
     rebuild_option,
+    refuse_options,
     workspace_option,
 )
 from lpx.cli.shards import check_shard, shard_options, show_part
@@ -40,6 +42,34 @@ _NOT_SHARDED = (
     "like",
     "trtexec_times",
     "rebuild",
+    "videos",
+)
+# Options that only one of the two kinds of bench has.
+_OF_FACES = (
+    "dataset",
+    "limit",
+    "methods",
+    "margin",
+    "latency_seconds",
+    "in_flight",
+    "energy",
+    "energy_seconds",
+    "like",
+    "trtexec_times",
+    "pixels",
+    "no_stages",
+    "allow_overlap",
+    "reference",
+)
+_OF_STREAMS = (
+    "fps",
+    "budget_ms",
+    "budget_watts",
+    "detector",
+    "crop",
+    "seconds",
+    "batch_wait_ms",
+    "most_streams",
 )
 _RELEASES: dict[str, Release] = {"10": 10, "11": 11}
 
@@ -64,6 +94,12 @@ def sizes(context: click.Context, parameter: click.Parameter, value: str) -> tup
         raise click.BadParameter(f"must be whole numbers, such as 1,8 (got {value!r})") from None
 
 
+def stages_of(pipelines: Sequence[str], *, no_stages: bool) -> list[str]:
+    """Return the stages of `Workspace.bench`: those on the way to an engine, and on its pixels."""
+    stages = [] if no_stages else ["onnx", "graph"]
+    return stages + [f"pixels:{name}" for name in pipelines]
+
+
 def times_of(
     context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
 ) -> list[tuple[Path, str | None]]:
@@ -80,7 +116,6 @@ def times_of(
 @click.command()
 @click.option(
     "--dataset",
-    required=True,
     metavar="NAME|DIR",
     help="Labelled face set: demo, folder:DIR, DIR with real/ and fake/, or a public data set such "
     "as ffpp-c23.",
@@ -150,6 +185,14 @@ def times_of(
     help="Also show times of trtexec --exportTimes=FILE; can be repeated.",
 )
 @click.option(
+    "--pixels",
+    "stages",
+    metavar="NAMES",
+    callback=by_commas,
+    help="Also score faces as other pipelines resize them: comma-separated, of deepstream, "
+    "deepstream-nearest, triton, opencv-linear, pillow-bilinear, nv12, nv12-wrong-matrix.",
+)
+@click.option(
     "--no-stages",
     is_flag=True,
     help="Skip the intermediate stages (exported ONNX model, quantised graph).",
@@ -165,6 +208,60 @@ def times_of(
     help="Compare engines with the checkpoint, which needs PyTorch, or with its scores that an "
     "earlier bench of these faces recorded. auto: the checkpoint where it runs.",
 )
+@click.option(
+    "--streams",
+    "videos",
+    metavar="PATH",
+    help="Measure instead how many cameras this machine carries: videos that stand for them (a "
+    "file, a folder, or demo).",
+)
+@click.option(
+    "--fps",
+    default=10.0,
+    show_default=True,
+    metavar="F",
+    help="Streams: frames a second of each camera.",
+)
+@click.option(
+    "--budget-ms",
+    default=200.0,
+    show_default=True,
+    metavar="MS",
+    help="Streams: largest 99th percentile of the time from a frame to its scores.",
+)
+@click.option(
+    "--budget-watts", type=float, metavar="W", help="Streams: largest mean power, in watts."
+)
+@click.option(
+    "--detector",
+    default="blazeface",
+    show_default=True,
+    metavar="blazeface|centerface",
+    help="Streams: face detector.",
+)
+@click.option("--crop", metavar="RECIPE", help="Streams: crop recipe. Default: the model card's.")
+@click.option(
+    "--stream-seconds",
+    "seconds",
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="Streams: length of a trial; longer where that is less than 400 frames.",
+)
+@click.option(
+    "--batch-wait-ms",
+    default=2.0,
+    show_default=True,
+    metavar="MS",
+    help="Streams: longest time that a face waits for others to fill its batch.",
+)
+@click.option(
+    "--most-streams",
+    default=256,
+    show_default=True,
+    metavar="N",
+    help="Streams: number at which the search ends.",
+)
 @shard_options
 @rebuild_option
 @host_code_option
@@ -172,8 +269,10 @@ def times_of(
 @data_options
 @workspace_option
 @json_option
+@click.pass_context
 def bench(
-    dataset: str,
+    context: click.Context,
+    dataset: str | None,
     limit: int | None,
     methods: tuple[str, ...] | None,
     candidates: tuple[str, ...] | None,
@@ -185,9 +284,19 @@ def bench(
     energy_seconds: float,
     like: str | None,
     trtexec_times: list[tuple[Path, str | None]],
+    stages: tuple[str, ...] | None,
     no_stages: bool,
     allow_overlap: bool,
     reference: ReferenceKind,
+    videos: str | None,
+    fps: float,
+    budget_ms: float,
+    budget_watts: float | None,
+    detector: str,
+    crop: str | None,
+    seconds: float,
+    batch_wait_ms: float,
+    most_streams: int,
     shard: str | None,
     out: Path | None,
     workspace: Workspace,
@@ -195,13 +304,39 @@ def bench(
 ) -> None:
     """Measure every engine against the PyTorch checkpoint, on a labelled face set.
 
-    Exit codes: 0 if parity holds for every engine; 1 if it fails or is undecided, or an engine
-    fails to run; 4 if the checkpoint itself cannot tell real from fake on these faces, so that
-    parity cannot be judged. An interrupted bench resumes when the command is run again.
+    Exit codes: 0 if parity holds for every engine, and on the pixels of each pipeline of --pixels;
+    1 if it fails or is undecided, or an engine fails to run; 4 if the checkpoint itself cannot tell
+    real from fake on these faces, so that parity cannot be judged. An interrupted bench resumes
+    when the command is run again.
+
+    With --streams, the whole road from video to score is measured for more and more simulated
+    cameras: exit code 0 if an engine carries at least one within the budget, else 1.
 
     With --shard, faces are only scored: after `lpx merge` the same command without it finds all
     scores, measures costs, and writes the report.
     """
+    if videos is not None:
+        from lpx.cli.bench_streams import StreamsCommand, bench_streams
+
+        refuse_options(context, _OF_FACES, "--streams scores no labelled faces")
+        command = StreamsCommand(
+            videos,
+            fps,
+            budget_ms,
+            budget_watts,
+            candidates,
+            batches,
+            detector,
+            crop,
+            seconds,
+            batch_wait_ms,
+            most_streams,
+        )
+        bench_streams(workspace, command, as_json=as_json)
+        return
+    if dataset is None:
+        raise click.UsageError("Missing option '--dataset' (or '--streams').")
+    refuse_options(context, _OF_STREAMS, "it belongs to --streams")
     from lpx.bench.performance.costs import CostPlan
     from lpx.cli.console import ConsoleReporter
 
@@ -213,7 +348,7 @@ def bench(
                 limit=limit,
                 methods=methods,
                 candidates=candidates,
-                stages=not no_stages,
+                stages=stages_of(stages or (), no_stages=no_stages),
                 allow_overlap=allow_overlap,
                 reference=reference,
                 reporter=reporter,
@@ -239,7 +374,7 @@ def bench(
             candidates=candidates,
             margin=margin,
             costs=costs,
-            stages=not no_stages,
+            stages=stages_of(stages or (), no_stages=no_stages),
             allow_overlap=allow_overlap,
             reference=reference,
             reporter=reporter,
@@ -259,14 +394,9 @@ def exit_code(verdict: Verdict) -> int:
 def show(report: Report) -> None:
     """Print the tables, the notes and the verdict."""
     from lpx.bench.report.cost_tables import cost_tables
-    from lpx.bench.report.sentences import (
-        ability,
-        failure,
-        headline,
-        interval_kinds,
-        speed_notes,
-        warnings,
-    )
+    from lpx.bench.report.headline import headline, warnings
+    from lpx.bench.report.pixel_sentences import pixel_facts, pixel_verdicts
+    from lpx.bench.report.sentences import ability, failure, interval_kinds, speed_notes
     from lpx.cli import bench_tables as tables
     from lpx.cli.console import Output
 
@@ -277,6 +407,8 @@ def show(report: Report) -> None:
     console.say(f"95 % intervals: {interval_kinds(report)}")
     if any(c.breaks_at and len(c.stages) > 1 for c in report.candidates):
         console.print(tables.stages(report))
+    if report.pixels:
+        console.print(tables.pixels(report))
     if report.batches:
         console.print(tables.latency(report))
     notes = speed_notes(report)
@@ -287,10 +419,13 @@ def show(report: Report) -> None:
         notes += table.notes
     for row in report.failed:
         console.say(failure(row), "red")
+    notes += [pixel_facts(summary, report) for summary in report.pixels]
     not_run = [f"{row.name} was not run: {row.reason}" for row in report.not_run]
     for text in (ability(report), data.note, *notes, *warnings(report), *not_run):
         if text:
             console.say(f"note: {text}")
+    for line in pixel_verdicts(report):
+        console.say(f"pixels of {line.pipeline}: parity {line.verdict}: {line.text}")
     console.say(f"parity {report.verdict}: {headline(report)}", "bold")
     names = f"{report.json_path.name}, {report.markdown_path.name}"
     console.say(f"report: {report.html_path} (and {names})")

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from lpx.bench.report.cost_tables import CostTable
+    from lpx.bench.report.document.entries import Parity
     from lpx.bench.report.document.report import Report
     from lpx.metrics import Interval, Verdict
 
@@ -65,6 +66,30 @@ def stages(report: Report) -> Table:
                 _coloured(result.verdict, " <- first" * first),
             )
     return table
+
+
+def pixels(report: Report) -> Table:
+    """Return each engine on the pixels of each pipeline: all that is lost, and by these alone."""
+    from rich.text import Text
+
+    table = _table("pixels of", "AUC difference [95 %]", "max |ds|", parity="left")
+    for summary in report.pixels:
+        table.add_row(Text(summary.pipeline, "bold"))
+        for candidate in report.candidates:
+            for row in candidate.pixels:
+                if row.pipeline != summary.pipeline:
+                    continue
+                whole, own = row.against_torch, row.against_engine
+                if whole is None or own is None:
+                    table.add_row(f"  {candidate.name}", "", "", "not scored")
+                    continue
+                table.add_row(f"  {candidate.name}", *_changes(whole), _coloured(whole.verdict))
+                table.add_row("    pixels alone", *_changes(own), "")
+    return table
+
+
+def _changes(result: Parity) -> tuple[str, str]:
+    return _difference(result.auc_difference), f"{result.score_difference.max:.4f}"
 
 
 def _table(first: str, *numbers: str, **texts: JustifyMethod) -> Table:

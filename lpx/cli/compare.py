@@ -40,9 +40,10 @@ def compare(
     """Compare the reports BEFORE and AFTER of two benches on the same faces.
 
     Each is a report.json, or the workspace that contains it. A regression is an AUC that fell by
-    more than the margin, a verdict that became worse, an engine that no longer runs, and, on the
-    same machine, a median latency that grew by more than --slower, or energy of a face (gross or
-    net) that grew by more than --more-energy, if the intervals do not overlap.
+    more than the margin, a verdict that became worse (also on the pixels of a pipeline), an engine
+    that no longer runs, and, on the same machine, a median latency that grew by more than --slower,
+    or energy of a face (gross or net) that grew by more than --more-energy, if the intervals do not
+    overlap.
 
     Exit codes: 0 without a regression; 1 with one; 4 if there is none, but an AUC cannot be judged
     because a report does not contain it.

@@ -124,7 +124,9 @@ def _interrupted(interruption: Interrupted, arguments: list[str]) -> int:
     interrupts.end_children()
     words = [word for word in arguments[:2] if not word.startswith("-")]
     kept = interruption.kept or KEPT.get(" ".join(words)) or KEPT.get("".join(words[:1]))
-    if kept:
+    if kept and not interruption.resumable:
+        text = f"{kept}; the same command starts again"
+    elif kept:
         text = f"{kept}; run the same command to resume"
     else:
         text = "no partial results were left; run the same command to start again"

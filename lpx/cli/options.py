@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 
 from lpx.data.roots import expanded
+from lpx.errors import LpxError
 from lpx.healing import REBUILD, Rebuild
 from lpx.workspace import DEFAULT, WorkspaceFolder
 
@@ -107,6 +109,30 @@ def following(command: str, workspace: WorkspaceFolder) -> str:
     if workspace.root == expanded(os.environ.get("LPX_WORKSPACE", str(DEFAULT))):
         return f"next: {command}"
     return f"next: {command} -w {shlex.quote(str(workspace.root))}"
+
+
+def was_given(context: click.Context, name: str) -> bool:
+    """Return whether a parameter was named on the command line."""
+    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def refuse_options(context: click.Context, names: Sequence[str], why: str) -> None:
+    """Refuse options that have no meaning beside the others.
+
+    Args:
+        context: The command's.
+        names: Parameters that must not have been given.
+        why: Why they have no meaning.
+
+    Raises:
+        LpxError: One was given (code "invalid-argument").
+    """
+    for parameter in context.command.params:
+        if parameter.name in names and was_given(context, parameter.name):
+            option = max(parameter.opts, key=len)
+            raise LpxError(
+                f"{option} has no meaning here", why, "leave it out", code="invalid-argument"
+            )
 
 
 def json_option(command: Command) -> Command:

@@ -1,10 +1,10 @@
-"""`lpx package`: a project that runs an engine without Python."""
+"""`lpx package`: what other programs need to run an engine without lpx."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -12,7 +12,17 @@ from lpx.api.package import KINDS, PackageKind
 from lpx.cli.options import json_option, workspace_option
 
 if TYPE_CHECKING:
+    from lpx.api.package.cpp import CppResult
+    from lpx.api.package.triton import TritonModel, TritonResult
     from lpx.api.workspace import Workspace
+
+
+def _names(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    return tuple(filter(None, (name.strip() for name in value.split(","))))
 
 
 @click.command()
@@ -21,38 +31,114 @@ if TYPE_CHECKING:
     "kind",
     type=click.Choice(KINDS),
     required=True,
-    help="cpp: a CMake project for TensorRT 8.6 to 11.",
+    help="cpp: a CMake project for TensorRT 8.6 to 11. triton: a model repository for Triton "
+    "Inference Server.",
 )
 @click.option(
     "--engine",
     metavar="NAME",
-    help="Engine to package.  [default: a TensorRT plan, else the lowest precision that was built]",
+    help="cpp: engine to package.  [default: a TensorRT plan, else the lowest precision that was "
+    "built]",
+)
+@click.option(
+    "--engines",
+    callback=_names,
+    metavar="NAMES",
+    help="triton: comma-separated engines to serve.  [default: all that Triton can serve]",
+)
+@click.option(
+    "--also",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="WORKSPACE",
+    help="triton: another workspace or bundle with TensorRT plans of the same model, for other "
+    "GPUs; repeatable.",
+)
+@click.option(
+    "--name", metavar="TEXT", help="triton: first part of the models' names.  [default: detector]"
+)
+@click.option(
+    "--vnni",
+    is_flag=True,
+    help="triton: keep int8 weights in INT8 graphs for ONNX Runtime. Faster on x86 processors with "
+    "VNNI; wrong scores on those without.",
 )
 @click.option(
     "-o",
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Folder to write, new or empty.  [default: cpp in the workspace]",
+    help="Folder to write, new or empty.  [default: a folder of the kind's name in the workspace]",
 )
 @workspace_option
 @json_option
 def package(
-    kind: PackageKind, engine: str | None, out: Path | None, workspace: Workspace, as_json: bool
+    kind: PackageKind,
+    engine: str | None,
+    engines: tuple[str, ...] | None,
+    also: tuple[Path, ...],
+    name: str | None,
+    vnni: bool,
+    out: Path | None,
+    workspace: Workspace,
+    as_json: bool,
 ) -> None:
-    """Write a project that scores faces with TensorRT in C++, without Python.
+    """Write what another program needs to run an engine without lpx.
 
-    The program reads raw RGB faces and prints a line of JSON for each. It includes one face and its
-    expected score as a self-test. If the workspace has no TensorRT plan, the project has a script
-    that builds it on the other machine with trtexec.
+    cpp: a program that reads raw RGB faces and prints a line of JSON for each. If the workspace has
+    no TensorRT plan, the project has a script that builds it on the other machine with trtexec.
+
+    triton: a model repository, a script that starts the server, and a client. Engines of one
+    runtime and precision become one model, which has a plan for each GPU's compute capability.
+
+    Both include one face and its expected score as a self-test.
     """
     from lpx.cli.console import ConsoleReporter
 
     with ConsoleReporter() as reporter:
-        result = workspace.package(kind, out, engine=engine, reporter=reporter)
+        result = workspace.package(
+            kind,
+            out,
+            engine=engine,
+            engines=engines,
+            also=also,
+            name=name,
+            vnni=vnni,
+            reporter=reporter,
+        )
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
-        return
+    elif kind == "triton":
+        _show_triton(cast("TritonResult", result))
+    else:
+        _show_cpp(cast("CppResult", result))
+
+
+def _show_cpp(result: CppResult) -> None:
     click.echo(f"written: {result.folder}")
     click.echo(f"  self-test: one face, score {result.expected_score:.4f} +/- {result.tolerance:g}")
     click.echo("next: copy the folder to the machine, and follow its README.md")
+
+
+def _show_triton(result: TritonResult) -> None:
+    click.echo(f"written: {result.folder}")
+    for model in result.models:
+        click.echo(f"  {model.name}: batches of 1 to {model.max_batch_size}{_gathered(model)}")
+        if model.compute_capabilities:
+            click.echo(f"    GPUs: compute capability {', '.join(model.compute_capabilities)}")
+        click.echo(
+            f"    self-test: one face, score {model.expected_score:.4f} +/- {model.tolerance:g}"
+        )
+        for note in model.notes:
+            click.echo(f"    note: {note}")
+    click.echo("next: copy the folder to the server, and follow its README.md")
+
+
+def _gathered(model: TritonModel) -> str:
+    """Return how requests are gathered, as a clause; "" if a batch takes one face."""
+    if model.preferred_batch_sizes:
+        sizes = ", ".join(map(str, model.preferred_batch_sizes))
+        return f", gathered to {sizes} within {model.queue_delay_us} µs (measured)"
+    if model.max_batch_size == 1:
+        return ""
+    return ", of what has arrived" + (" (measured)" if model.measured else " (not measured)")

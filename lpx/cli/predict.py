@@ -13,13 +13,21 @@ from lpx.cli.options import (
     host_code_option,
     json_option,
     rebuild_option,
+    refuse_options,
+    was_given,
     workspace_option,
 )
 from lpx.data.wording import counted
+from lpx.streams.live.source import is_live
 
 if TYPE_CHECKING:
     from lpx.api.workspace import Workspace
     from lpx.predict.results import FileScore, PredictionResult
+
+
+# Options that only a live source has, and those that it does not have.
+_ONLY_LIVE = ("seconds", "fps", "timeout_s", "wait", "no_reconnect")
+_NOT_LIVE = ("crops", "limit", "overlay")
 
 
 def _frames(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
@@ -32,7 +40,7 @@ def _frames(context: click.Context, parameter: click.Parameter, value: str) -> i
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path")
 @click.option(
     "--crops", is_flag=True, help="The pictures are face crops, cut as for the model's training."
 )
@@ -43,7 +51,8 @@ def _frames(context: click.Context, parameter: click.Parameter, value: str) -> i
     show_default=True,
     metavar="N|all",
     callback=_frames,
-    help="Number of frames per video, evenly spaced.",
+    help="Number of frames per video, evenly spaced. Of a live source: stop after N frames; by "
+    "default never.",
 )
 @click.option(
     "--detector",
@@ -67,15 +76,32 @@ def _frames(context: click.Context, parameter: click.Parameter, value: str) -> i
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder for pictures and tables. Default: predictions in the workspace.",
+    help="Folder for pictures and tables. Default: predictions in the workspace. Of a live source: "
+    "file to append lines of JSON to. Default: standard output.",
 )
+@click.option("--live", is_flag=True, help="Play a video file as if it were a camera, in a loop.")
+@click.option("--seconds", type=float, metavar="S", help="Live: stop after S seconds.")
+@click.option("--fps", type=float, metavar="F", help="Live: score at most F frames a second.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=float,
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="Live: a source that gives no frame for S seconds is lost.",
+)
+@click.option("--wait", is_flag=True, help="Live: wait for a source that is not there yet.")
+@click.option("--no-reconnect", is_flag=True, help="Live: end when the source is lost.")
 @rebuild_option
 @host_code_option
 @factory_option
 @workspace_option
 @json_option
+@click.pass_context
 def predict(
-    path: Path,
+    context: click.Context,
+    path: str,
     crops: bool,
     limit: int | None,
     frames: int | None,
@@ -84,10 +110,20 @@ def predict(
     overlay: bool,
     engine: str | None,
     out: Path | None,
+    live: bool,
+    seconds: float | None,
+    fps: float | None,
+    timeout_s: float,
+    wait: bool,
+    no_reconnect: bool,
     workspace: Workspace,
     as_json: bool,
 ) -> None:
     """Score every face in the image or video PATH, or in all images and videos below folder PATH.
+
+    PATH may also be a live source: rtsp://..., http://..., udp://... or camera:0. Its newest
+    frames are scored until a signal (Ctrl-C) or a limit ends it, and written as lines of JSON; it
+    is opened again when it is lost.
 
     Faces are detected in each picture, and cut out as in the model's training. Use --crops if the
     images are already face crops.
@@ -104,6 +140,18 @@ def predict(
     """
     from lpx.cli.console import ConsoleReporter
 
+    if live or is_live(path):
+        from lpx.cli.predict_live import LiveCommand, show_live
+
+        refuse_options(context, _NOT_LIVE, "a live source is scored as it comes")
+        if not was_given(context, "frames"):
+            frames = None
+        command = LiveCommand(
+            path, engine, detector, crop, frames, seconds, fps, timeout_s, wait, not no_reconnect
+        )
+        show_live(workspace, command, out, as_json=as_json)
+        return
+    refuse_options(context, _ONLY_LIVE, "it is for live sources, such as rtsp://..., or --live")
     with ConsoleReporter() as reporter:
         result = workspace.predict(
             path,

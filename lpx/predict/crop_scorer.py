@@ -18,8 +18,8 @@ from lpx.data.images.decode import Image, fit
 from lpx.engines.base import Engine
 from lpx.metrics.roc import called_fake
 from lpx.predict.drawing import NotDrawnError, drawing, not_drawn
-from lpx.predict.file_scorer import BATCH
 from lpx.predict.results import NAME_BYTES, FaceScore, FileScore, longest_name, picture_name
+from lpx.predict.score_crops import BATCH
 from lpx.render.encode import encode_png
 from lpx.render.face import explained
 from lpx.reporter import Progress

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.bench.parity.score import are_maps, are_probabilities
 from lpx.card import ModelCard
 from lpx.data.detect import FaceDetector, FaceMesh
 from lpx.data.images.crops import CropRecipe
@@ -24,10 +23,10 @@ from lpx.data.images.video_file import Frame, FrameReader, read_frames
 from lpx.data.images.video_writer import VideoWriter
 from lpx.data.wording import counted
 from lpx.engines.base import Engine, Prediction
-from lpx.errors import LpxError
 from lpx.metrics.roc import called_fake
 from lpx.predict.drawing import NotDrawnError, drawing, not_drawn
 from lpx.predict.results import FacelessFrame, FaceScore, FileScore, Seconds, verdict
+from lpx.predict.score_crops import BATCH, check_scores, score_crops
 from lpx.predict.stills import Stills
 from lpx.predict.timeline import KnownSpan, Moment, Timeline, render_timeline
 from lpx.render.encode import encode_png
@@ -36,8 +35,6 @@ from lpx.render.frame import Mark, StripScore, drawn_size, framed, marked, score
 from lpx.reporter import Progress
 from lpx.workspace import atomic_path, write_bytes
 
-# Frames held at a time, and faces given to the engine at a time.
-BATCH = 8
 # Minimum frame rate of an overlay: one with few frames of a long video keeps the video's pace,
 # but shows no frame longer than this.
 SLOWEST_HZ = 2.0
@@ -288,7 +285,7 @@ class FileScorer:
             reasons.append(reason)
         # All faces of the frames at once: batches are cheaper than single faces.
         with scores.clock.time("infer"):
-            prediction = self._infer(crops)
+            prediction = score_crops(self.engine, crops)
         start = 0
         scored = []
         for frame, cut, reason in zip(frames, faces, reasons, strict=True):
@@ -296,39 +293,11 @@ class FileScorer:
             start = here.stop
             # Checked frame by frame, so that an error names the frame.
             its = Prediction(prediction.score[here], prediction.patch_map[here])
-            self._check(file, frame, its)
+            check_scores(self.name, its, f"{file.name}, frame {frame.index}")
             scored.append(_MarkedFrame(frame, self._add_faces(frame, cut, its, scores)))
             if not cut:
                 scores.faceless.append(FacelessFrame(frame.index, frame.seconds, reason))
         return scored
-
-    def _infer(self, crops: list[NDArray[np.uint8]]) -> Prediction:
-        # A crowd may have hundreds of faces in a frame, more than an engine's largest batch takes.
-        parts = []
-        for start in range(0, len(crops), BATCH):
-            batch = np.stack(crops[start : start + BATCH])
-            parts.append(self.engine.infer(batch))
-        # np.concatenate refuses an empty list, and frames without faces are common.
-        if not parts:
-            return Prediction(np.zeros(0, np.float32), np.zeros((0, 1, 1), np.float32))
-        return Prediction(
-            np.concatenate([part.score for part in parts]),
-            np.concatenate([part.patch_map for part in parts]),
-        )
-
-    def _check(self, file: MediaFile, frame: Frame, prediction: Prediction) -> None:
-        likely = are_probabilities(prediction.score)
-        if likely.all() and are_maps(prediction.patch_map).all():
-            return
-        wrong = "a map with values outside 0 to 1"
-        if not likely.all():
-            wrong = f"the score {prediction.score[~likely][0]}"
-        raise LpxError(
-            f"{self.name} gives {wrong} to a face in {file.name}, frame {frame.index}",
-            "scores must be finite probabilities, from 0 to 1; others invalidate every result",
-            'check with `engine="torch"` whether the checkpoint does so too; if it does not, build '
-            "the engine again, or in another precision",
-        )
 
     def _add_faces(
         self,

@@ -19,6 +19,9 @@ import numpy as np
 
 from lpx import interrupts
 from lpx.artefacts.model import ExportedModel, versions
+from lpx.bench.parity.pixels import PixelPlan
+from lpx.bench.parity.pixels import digests as pixel_digests
+from lpx.bench.parity.run import StagePlan
 from lpx.bench.parity.score import BATCH, Failure
 from lpx.bench.parity.score_store import (
     OF,
@@ -27,8 +30,10 @@ from lpx.bench.parity.score_store import (
     parse_frames,
     scores_file,
 )
+from lpx.bench.performance.loaded_engine import REFERENCE
 from lpx.data.face_sets.face_set import FaceSet
 from lpx.data.wording import counted, some
+from lpx.engines.manifest import EngineManifest
 from lpx.errors import LpxError
 from lpx.reporter import Reporter
 from lpx.shards.contents import FILE as CONTENTS
@@ -64,6 +69,16 @@ def score_inputs(
         "batch": BATCH,
         "versions": score_versions(packages),
     }
+
+
+def score_digests(
+    model: ExportedModel, manifests: list[EngineManifest], stages: StagePlan
+) -> dict[str, str]:
+    """Return the SHA-256 of everything that scores faces, by its name in the store."""
+    engines = {m.name: m.engine_sha256 for m in manifests}
+    between = dict(stages.graphs.digests) if stages.graphs else {}
+    pixels = pixel_digests(PixelPlan(stages.pipelines, tuple(engines)), engines)
+    return {REFERENCE: model.sha256} | engines | between | pixels
 
 
 def score_versions(packages: tuple[str, ...]) -> dict[str, str]:

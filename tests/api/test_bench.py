@@ -242,7 +242,7 @@ def test_stages_of_an_engine_that_is_its_own_graph(workspace):
         # The exported model is within 1e-4 of PyTorch; INT8 is not.
         assert onnx.against_torch.score_difference.max < 1e-4
         assert engine.against_torch.score_difference == candidate.parity.score_difference
-    assert all(c.stages == () for c in bench(workspace, limit=8, stages=False).candidates)
+    assert all(c.stages == () for c in bench(workspace, limit=8, stages=()).candidates)
 
 
 def test_the_graph_of_a_tensorrt_engine_is_a_stage(workspace):

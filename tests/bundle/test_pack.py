@@ -204,7 +204,7 @@ def test_damaged_scales_are_noticed_here(workspace):
 def test_recorded_scores_travel_with_the_faces(workspace, crops, faces):
     """The demo's faces are made when they are read, and packed as PNG: another content."""
     few = {"limit": 8} if faces == "demo" else {}
-    quick = {"costs": CostPlan(latency_seconds=0), "allow_overlap": True, "stages": False, **few}
+    quick = {"costs": CostPlan(latency_seconds=0), "allow_overlap": True, "stages": (), **few}
     live = workspace.bench(faces, **quick)
     workspace.pack("out.lpx", faces=faces, **few)
     lpx.unpack("out.lpx", "board")

@@ -9,8 +9,10 @@ import pytest
 import lpx
 from lpx import (
     AblationGrid,
+    CapacityOptions,
     CostPlan,
     ForeignModel,
+    LiveOptions,
     Recipe,
     TensorRTOptions,
     WeightOptions,
@@ -99,6 +101,10 @@ UNSET = {
     "progress_bar",
     "save_every_s",
     "callbacks",
+    "first_pause_s",
+    "longest_pause_s",
+    "warm_up_seconds",
+    "workers",
     "reporter",
     "self",
 }
@@ -110,8 +116,11 @@ UNSET = {
         ("export", (Workspace.export, ForeignModel)),
         ("calibrate", (Workspace.calibrate, Workspace.shard, WeightOptions)),
         ("build", (Workspace.build, TensorRTOptions, WeightOptions)),
-        ("bench", (Workspace.bench, Workspace.shard, CostPlan)),
-        ("predict", (Workspace.predict,)),
+        (
+            "bench",
+            (Workspace.bench, Workspace.shard, CostPlan, Workspace.capacity, CapacityOptions),
+        ),
+        ("predict", (Workspace.predict, Workspace.watch, LiveOptions)),
         ("debug", (Workspace.debug,)),
         ("explain", (Workspace.explain,)),
         ("pack", (Workspace.pack,)),

@@ -99,6 +99,7 @@ def test_an_engine_scores_with_numpy_and_its_runtime_alone(workspace):
 
 def test_bench_takes_recorded_scores_where_torch_cannot_be_imported(shell, workspace, crops):
     line = ("bench", "--dataset", "crops", "--allow-overlap", "--latency-seconds", "0")
+    line += ("--pixels", "nv12")
     live = shell(*line, cwd=Path.cwd())
     parity = json.loads(Path("lpx-out/report.json").read_text())
     assert parity["reference"]["recorded"] is None
@@ -109,7 +110,14 @@ def test_bench_takes_recorded_scores_where_torch_cannot_be_imported(shell, works
         again = json.loads(Path("lpx-out/report.json").read_text())
         assert again["reference"]["recorded"]["torch"] == metadata.version("torch")
         assert "torch" not in again["environment"]["versions"]
-        for name in ("verdict", "auc_difference", "score_difference", "flips", "patch_map"):
+        for name in (
+            "verdict",
+            "auc_difference",
+            "score_difference",
+            "flips",
+            "patch_map",
+            "pixels",
+        ):
             for then, now in zip(parity["candidates"], again["candidates"], strict=True):
                 assert then[name] == now[name]
 

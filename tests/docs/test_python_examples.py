@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lpx.data.face_sets.demo import CHECKPOINT, PAIRS, demo_set, folder
+from lpx.data.face_sets.demo_clip import clip_path
 from lpx.render.encode import encode_png
 
 ROOT = Path(__file__).parents[2]
@@ -15,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A folder with what the examples name: ckpt.pt, faces/ with labels, and photo.png."""
+    """A folder with what the examples name: ckpt.pt, faces/ with labels, photo.png, video.mp4."""
     for split in PAIRS:
         monkeypatch.setitem(PAIRS, split, 6)
     monkeypatch.chdir(tmp_path)
@@ -24,6 +25,7 @@ def here(tmp_path, monkeypatch):
         path = Path("faces", "fake" if face.label else "real", f"{number}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode_png(face.source.read()))
+    Path("video.mp4").write_bytes(clip_path().read_bytes())
     Path("photo.png").write_bytes(Path("faces/real/0.png").read_bytes())
 
 

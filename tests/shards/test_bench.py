@@ -21,7 +21,8 @@ from tests.support.costs import UNTIMED
 from tests.support.reporting import RecordingReporter, StoppingReporter
 
 LIMIT = 40
-OPTIONS = {"limit": LIMIT, "allow_overlap": True}
+STAGES = ("onnx", "graph", "pixels:deepstream")
+OPTIONS = {"limit": LIMIT, "allow_overlap": True, "stages": STAGES}
 
 
 class StoppedError(Exception):
@@ -69,7 +70,7 @@ def test_shards_give_the_scores_of_one_bench(workspace, whole, count):
     assert scores(workspace) == whole[0]
     assert merged.faces == LIMIT
     assert merged.parts == count
-    assert "lpx bench --dataset demo --limit 40 --allow-overlap" in merged.command
+    assert "--limit 40 --pixels deepstream --allow-overlap" in merged.command
     if count != 2:
         return
 

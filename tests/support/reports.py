@@ -11,6 +11,14 @@ import numpy as np
 from lpx.bench.parity.breakdown import breakdown, members_of
 from lpx.bench.parity.detection import detection
 from lpx.bench.parity.parity import compare, discrimination
+from lpx.bench.parity.pixels import (
+    PixelFacts,
+    PixelPlan,
+    PixelStage,
+    StageResults,
+    pixel_stages,
+    pixels_of,
+)
 from lpx.bench.parity.run import BenchResult, Example
 from lpx.bench.parity.score import Failure, Scored
 from lpx.bench.parity.stages import MODEL, ComparisonTerms, graph_of, stages_of
@@ -24,6 +32,7 @@ from lpx.bench.report.document.entries import Environment, ProcessMemory
 from lpx.bench.report.document.report import Report
 from lpx.card import ModelCard
 from lpx.data.face_sets.face_set import Face, FaceSet, ImageFile, Skipped
+from lpx.data.pipelines.table import PIPELINES
 from lpx.engines.base import ON_THE_CPU, Prediction
 from lpx.engines.manifest import EngineManifest
 from lpx.machine.conditions import Conditions
@@ -150,17 +159,19 @@ def result(count: int = 60, size: int = 64, noise: dict[str, float] = NOISE) -> 
         parts=breakdown(
             found.labels, truth.score, {n: found.predictions[n].score for n in names}, where, 0.005
         ),
-        stages={
-            n: stages_of(
-                n,
-                parity[n],
-                truth,
-                found.predictions | {MODEL: truth},
-                {graph_of(n): "no such graph"},
-                ComparisonTerms(found.labels, CARD.threshold, groups=where.groups),
-            )
-            for n in names
-        },
+        stages=StageResults(
+            {
+                n: stages_of(
+                    n,
+                    parity[n],
+                    truth,
+                    found.predictions | {MODEL: truth},
+                    {graph_of(n): "no such graph"},
+                    ComparisonTerms(found.labels, CARD.threshold, groups=where.groups),
+                )
+                for n in names
+            }
+        ),
         device_memory=dict.fromkeys(noise, ON_THE_CPU),
         costs=summarised(timed, precisions, 16),
         examples=tuple(
@@ -174,6 +185,38 @@ def result(count: int = 60, size: int = 64, noise: dict[str, float] = NOISE) -> 
         ),
         candidates=tuple(map(manifest, names)),
     )
+
+
+def on_pixels(bench: BenchResult, noise: float = 0.02) -> BenchResult:
+    """Return a result with each engine on the pixels of two pipelines; one was not scored."""
+    found = bench.scored
+    terms = ComparisonTerms(
+        found.labels,
+        CARD.threshold,
+        groups=members_of(members(found), found.indices).groups,
+        truth=bench.truth,
+    )
+    pipelines = (PIPELINES["deepstream"], PIPELINES["opencv-linear"])
+    names = [manifest.name for manifest in bench.candidates]
+    shift = noise * np.random.default_rng(9).normal(size=len(found.labels)).astype(np.float32)
+    pixels: dict[str, tuple[PixelStage, ...]] = {}
+    for name in names:
+        whole = found.predictions[name]
+        moved = Prediction(np.clip(whole.score + shift, 0, 1), whole.patch_map)
+        pixels[name] = pixel_stages(
+            name,
+            PixelPlan(pipelines, tuple(names)),
+            found.predictions["torch"],
+            found.predictions | {pixels_of(name, "deepstream"): moved},
+            {pixels_of(name, "opencv-linear"): "RuntimeError: no memory"},
+            terms,
+        )
+    count = len(found.labels)
+    facts = (
+        PixelFacts(pipelines[0], count, count, count, count, 128.0, 1.25),
+        PixelFacts(pipelines[1], count, 0, 0, 0, 64.0, 0.0),
+    )
+    return replace(bench, stages=StageResults(bench.stages.graphs, pixels, facts))
 
 
 def report_of(bench: BenchResult, name: str = "folder:<i>mine</i>") -> Report:
@@ -223,7 +266,7 @@ def full_report() -> Report:
     failed = Failure("tensorrt-int8", "scoring", "RuntimeError: no memory")
     statistics = time_statistics(times)
     return assemble(
-        replace(bench, costs=costs, failed=(failed,)),
+        replace(on_pixels(bench), costs=costs, failed=(failed,)),
         FaceSet("mine", "all", "square", (), "A note."),
         CARD,
         margin=0.005,

@@ -169,7 +169,7 @@ def readers(folder: Path) -> list[Reader]:
     made = Workspace(folder / "lpx-out")
     made.export(demo_folder() / CHECKPOINT)
     made.build(("fp32", "int8"), target="onnxruntime", faces="demo", limit=8)
-    made.bench("demo", limit=16, costs=CostPlan(latency_seconds=0), stages=False)
+    made.bench("demo", limit=16, costs=CostPlan(latency_seconds=0), stages=())
     engine = made.engines / "onnxruntime-int8"
     exported = json.loads((made.root / "model.json").read_bytes())
     sha256, card = exported["model_sha256"], exported["card"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lpx.api.workspace.opened import OpenedWorkspace
 from lpx.arguments import check_instance
@@ -85,40 +87,81 @@ def ranges_of(workspace: OpenedWorkspace, manifest: EngineManifest) -> Scales:
     )
 
 
+@dataclass(frozen=True)
+class DemoFaces:
+    """Faces of the demo set, among which that of a self-test is chosen.
+
+    Attributes:
+        pixels: uint8 RGB [N, S, S, 3].
+        names: Names of the faces in their set.
+    """
+
+    pixels: NDArray[np.uint8]
+    names: tuple[str, ...]
+
+
+def demo_faces(size: int) -> DemoFaces:
+    """Return demo faces: the same ones every time.
+
+    Args:
+        size: Side of a face, pixels.
+    """
+    chosen = demo_set("test").first(_FACES)
+    (batch,) = chosen.stream(_FACES, size, [])
+    names = tuple(chosen.faces[index].name for index in batch.indices.tolist())
+    return DemoFaces(batch.pixels, names)
+
+
 def choose_face(graph: bytes, model: ExportedModel, precision: Precision) -> SelfTest:
     """Choose the demo face whose score is farthest from the scores of typical faults.
 
     Args:
-        graph: ONNX graph of the engine.
+        graph: ONNX graph of the engine, for TensorRT.
         model: The exported model.
         precision: Precision of the engine, which decides the tolerance.
 
     Raises:
         LpxError: ONNX Runtime cannot run the graph, or a score is not finite.
     """
-    size = model.card.input_size
-    chosen = demo_set("test").first(_FACES)
-    (batch,) = chosen.stream(_FACES, size, [])
-    # As written: the optimiser of ONNX Runtime miscomputes graphs for TensorRT.
-    with closing(OnnxRuntimeEngine(graph, size, as_written=True)) as engine:
-        scores = engine.infer(batch.pixels).score
-        swapped = engine.infer(np.ascontiguousarray(batch.pixels[..., ::-1])).score
+    faces = demo_faces(model.card.input_size)
+    return max(demo_tests(graph, faces, precision), key=lambda test: test.distance)
+
+
+def demo_tests(
+    graph: bytes, faces: DemoFaces, precision: Precision, *, as_written: bool = True
+) -> list[SelfTest]:
+    """Return demo faces with the scores that an engine must give them.
+
+    Args:
+        graph: ONNX graph of the engine.
+        faces: The faces.
+        precision: Precision of the engine, which decides the tolerance.
+        as_written: Compute every node as it stands: the optimiser of ONNX Runtime miscomputes
+            graphs for TensorRT. False for a graph that ONNX Runtime is to run.
+
+    Raises:
+        LpxError: ONNX Runtime cannot run the graph, or a score is not finite.
+    """
+    pixels = faces.pixels
+    with closing(OnnxRuntimeEngine(graph, pixels.shape[1], as_written=as_written)) as engine:
+        scores = engine.infer(pixels).score
+        swapped = engine.infer(np.ascontiguousarray(pixels[..., ::-1])).score
     if not (np.isfinite(scores).all() and np.isfinite(swapped).all()):
         raise LpxError(
             f"the {precision.upper()} graph gives a demo face a score that is not finite",
             "such a score cannot be compared with that of an engine",
-            "package another precision, with `engine`",
+            "package engines of another precision",
         )
     tests = []
-    for row, index in enumerate(batch.indices.tolist()):
+    for row, name in enumerate(faces.names):
         tests.append(
             SelfTest(
-                face=batch.pixels[row],
-                name=chosen.faces[index].name,
+                face=pixels[row],
+                name=name,
                 score=float(scores[row]),
                 swapped_score=float(swapped[row]),
                 source=f"the {precision.upper()} graph in ONNX Runtime on a CPU",
                 tolerance=TOLERANCES[precision],
             )
         )
-    return max(tests, key=lambda test: test.distance)
+    return tests

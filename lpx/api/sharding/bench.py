@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,23 +18,31 @@ from lpx.api.bench import (
     faces_of_bench,
     open_engines,
     open_subject,
-    score_digests,
 )
 from lpx.arguments import several
 from lpx.artefacts.bench_reference import torch_package
 from lpx.artefacts.model import look_up, read_exported, require_prepared
 from lpx.artefacts.overlap import check_disjoint
 from lpx.artefacts.select_engine import engine_folders
-from lpx.bench.parity.run import scorers
+from lpx.bench.parity.pixels import PixelPlan, pixels_of
+from lpx.bench.parity.run import StagePlan, scorers
 from lpx.bench.parity.score import Failure, score_rows
 from lpx.bench.parity.score_store import FOLDER, ScoreStore
+from lpx.bench.parity.stage_names import PIXELS
 from lpx.bench.parity.stages import MODEL
 from lpx.bench.performance.loaded_engine import REFERENCE
 from lpx.engines.base import Engine
 from lpx.engines.manifest import read_manifest
 from lpx.errors import InvalidArgumentError, LpxError
 from lpx.reporter import Reporter
-from lpx.shards.bench import UNIT, join_scores, score_inputs, score_part, score_versions
+from lpx.shards.bench import (
+    UNIT,
+    join_scores,
+    score_digests,
+    score_inputs,
+    score_part,
+    score_versions,
+)
 from lpx.shards.contents import check_contents, take
 from lpx.shards.join import Whole, check_key
 from lpx.shards.part import PartResult, damaged
@@ -117,13 +125,16 @@ def bench_shard(
         needed: tuple[str, ...] = ()
         if isinstance(opened.reference, Engine):
             engines, needed = {REFERENCE: opened.reference, **engines}, (REFERENCE,)
-        scoring = stack.enter_context(scorers(engines, opened.loaded, opened.graphs))
+        pixels = PixelPlan(opened.stages.pipelines, tuple(opened.loaded))
+        scoring = stack.enter_context(scorers(engines, opened.loaded, opened.stages.graphs))
 
         def score(rows: range, store: ScoreStore) -> list[Failure]:
             progress = reporter.progress(f"scoring {faces.name}, shard {shard}")
             size = subject.model.card.input_size
-            failed = score_rows(scoring, faces, size, rows, store, progress, needed=needed)
-            return [*opened.broken, *failed]
+            failed = score_rows(
+                scoring, faces, size, rows, store, progress, needed=needed, pixels=pixels
+            )
+            return _with_pixels([*opened.broken, *failed], opened.stages)
 
         return score_part(
             folder,
@@ -137,13 +148,22 @@ def bench_shard(
         )
 
 
+def _with_pixels(failed: list[Failure], stages: StagePlan) -> list[Failure]:
+    """Add that an engine which failed has not scored the pixels of pipelines either."""
+    others = []
+    for failure in failed:
+        for pipeline in stages.pipelines:
+            others.append(replace(failure, name=pixels_of(failure.name, pipeline.name)))
+    return [*failed, *others]
+
+
 def _key(subject: BenchSubject, opened: OpenedBench, options: BenchOptions) -> dict[str, Any]:
-    engines = score_digests(subject.model, subject.chosen.fit, opened.graphs)
+    engines = score_digests(subject.model, subject.chosen.fit, opened.stages)
     recorded = not isinstance(opened.reference, Engine)
     if recorded:
         del engines[REFERENCE]
     asked = {name: getattr(options, name) for name in _OPTIONS}
-    for name in ("methods", "candidates"):
+    for name in ("methods", "candidates", "stages"):
         value = getattr(options, name)
         asked[name] = None if value is None else list(several(name, value))
     return {
@@ -247,7 +267,11 @@ def _command(dataset: str, options: BenchOptions, reference: str) -> str:
         words += ["--method", ",".join(options.methods)]
     if options.candidates is not None:
         words += ["--candidates", ",".join(options.candidates)]
-    if not options.stages:
+    stages = several("stages", options.stages)
+    pipelines = [name.removeprefix(PIXELS) for name in stages if name.startswith(PIXELS)]
+    if pipelines:
+        words += ["--pixels", ",".join(pipelines)]
+    if len(pipelines) == len(stages):
         words.append("--no-stages")
     if options.allow_overlap:
         words.append("--allow-overlap")

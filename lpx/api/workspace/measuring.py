@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from lpx.bench.performance.costs import CostPlan
     from lpx.bench.report.document.report import Report
     from lpx.predict.results import PredictionResult
+    from lpx.streams.capacity.plan import CapacityOptions
+    from lpx.streams.capacity.result import CapacityResult
+    from lpx.streams.live.watch import LiveOptions, LiveWatch
 
 
 class MeasuringSteps(OpenedWorkspace):
@@ -37,7 +40,7 @@ class MeasuringSteps(OpenedWorkspace):
         candidates: str | Sequence[str] | None = None,
         margin: float = 0.005,
         costs: CostPlan | None = None,
-        stages: bool = True,
+        stages: str | Sequence[str] = ("onnx", "graph"),
         allow_overlap: bool = False,
         reference: ReferenceKind = "auto",
         reporter: Reporter = SILENT,
@@ -56,8 +59,11 @@ class MeasuringSteps(OpenedWorkspace):
             candidates: Engines to measure, by name; None for all.
             margin: Largest accepted loss of AUC, in (0, 1).
             costs: Which costs to measure, and for how long; None for latency at batch 1 and 8.
-            stages: Also score the exported model and each engine's graph in ONNX Runtime, which
-                shows the stage that loses AUC.
+            stages: What to score besides the engines. "onnx", the exported model, and "graph", each
+                engine's graph, both in ONNX Runtime, show the stage that loses AUC.
+                "pixels:PIPELINE" is each engine on the faces as another pipeline resizes them, a
+                key of `lpx.data.pipelines.table.PIPELINES` such as "deepstream"; its verdict counts
+                in the report's. () for none.
             allow_overlap: Accept, with a warning, faces that an engine was calibrated on.
             reference: "checkpoint": run it with PyTorch, and record its scores in `reference/`;
                 "recorded": use the scores that an earlier bench of these faces recorded; "auto":
@@ -70,7 +76,8 @@ class MeasuringSteps(OpenedWorkspace):
 
         Raises:
             LpxError: No engines, engines of another model, faces used for calibration, a set
-                without labels or with one class, or faces without a recorded score.
+                without labels or with one class, faces without a recorded score, or an unknown
+                stage or pipeline.
         """
         from lpx.api.bench import BenchOptions, bench
         from lpx.bench.performance.costs import CostPlan
@@ -138,6 +145,129 @@ class MeasuringSteps(OpenedWorkspace):
             overlay=overlay,
         )
         return predict(self, as_path("path", path), options, reporter)
+
+    @needs_extras
+    def watch(
+        self,
+        source: StrPath,
+        *,
+        engine: str | None = None,
+        detector: str = "blazeface",
+        crop: str | None = None,
+        frames: int | None = None,
+        seconds: float | None = None,
+        fps: float | None = None,
+        options: LiveOptions | None = None,
+        reporter: Reporter = SILENT,
+    ) -> LiveWatch:
+        """Score the faces of a live source, frame by frame, without end if no limit is given.
+
+        The result is an iterator and a context manager. It gives scored frames and events, always
+        for the newest frame; the source is opened when the first one is asked for, and opened
+        again when it is lost. Memory does not grow.
+
+        Args:
+            source: A URL (rtsp, http, udp and others), "camera:0", or a video file, which is
+                played at its own pace again and again.
+            engine: Name of an engine, or "torch"; None for the fastest that runs here.
+            detector: A face detector of `lpx.data.detect.DETECTORS`.
+            crop: Recipe to crop faces by; None for the model card's.
+            frames: Number of frames to score; None for no limit.
+            seconds: Time after which to stop, s; None for no limit.
+            fps: Maximum number of frames scored a second; None for as many as possible.
+            options: Timeouts and reconnection; None for the defaults.
+            reporter: Receives the choice of the engine, and warnings.
+
+        Returns:
+            The iterator. It raises LpxError if the source gives no frame at the beginning (code
+            "unreachable"; "not-found" for a camera that is not there), or the engine returns NaN.
+
+        Raises:
+            InvalidArgumentError: A source, detector, recipe or limit that cannot be.
+            LpxError: No exported model, a file that does not exist, or an engine that does not
+                exist or run here.
+        """
+        from lpx.streams.live.open_watch import open_watch
+        from lpx.streams.live.source import live_source
+        from lpx.streams.live.watch import LiveLimits, LiveOptions
+        from lpx.streams.scoring import ScorerOptions
+
+        check_instance("options", options, LiveOptions)
+        scorer = ScorerOptions(
+            engine=engine,
+            detector=detector,
+            crop=crop,
+            rebuild=self.rebuild,
+            allow_host_code=self.allow_host_code,
+            allow_factory=self.allow_factory,
+        )
+        limits = LiveLimits(frames=frames, seconds=seconds, fps=fps)
+        return open_watch(
+            self, live_source(source), scorer, limits, options or LiveOptions(), reporter
+        )
+
+    @needs_extras
+    def capacity(
+        self,
+        videos: StrPath,
+        *,
+        fps: float = 10.0,
+        budget_ms: float = 200.0,
+        budget_watts: float | None = None,
+        engines: str | Sequence[str] | None = None,
+        batches: Sequence[int] = (1, 8),
+        detector: str = "blazeface",
+        crop: str | None = None,
+        options: CapacityOptions | None = None,
+        reporter: Reporter = SILENT,
+    ) -> CapacityResult:
+        """Measure how many cameras this machine carries, and with which engine and batch size.
+
+        Videos stand for cameras. Their frames are released at fixed times, whether or not the
+        machine keeps up, and each is timed from then until its faces are scored: decoding, face
+        detection, cropping and scoring. The most streams are searched whose 99th percentile stays
+        within the budget, without a backlog that grows.
+
+        Args:
+            videos: A video, a folder of videos, or "demo" for the clip that ships with lpx.
+            fps: Frames a second of each camera.
+            budget_ms: Largest 99th percentile of the time from a frame to its scores, ms.
+            budget_watts: Largest mean power, W; None for any.
+            engines: Engines to measure, by name; None for all that run here.
+            batches: Maximum numbers of faces per call of an engine to try.
+            detector: A face detector of `lpx.data.detect.DETECTORS`.
+            crop: Recipe to crop faces by; None for the model card's.
+            options: How it is measured; None for the defaults.
+            reporter: Receives trials, progress and warnings.
+
+        Returns:
+            The capacity with each engine and batch size, and which to use; also in streams.json.
+
+        Raises:
+            InvalidArgumentError: A budget, batch size or name that cannot be.
+            LpxError: No video or no face in them, no engine that runs here, or a budget of power
+                where power cannot be read.
+        """
+        from lpx.streams.capacity.measure import CapacityRequest, measure_capacity
+        from lpx.streams.capacity.plan import Budget, CapacityOptions
+        from lpx.streams.scoring import ScorerOptions
+
+        check_instance("options", options, CapacityOptions)
+        scorer = ScorerOptions(
+            detector=detector,
+            crop=crop,
+            rebuild=self.rebuild,
+            allow_host_code=self.allow_host_code,
+        )
+        request = CapacityRequest(
+            as_path("videos", videos),
+            Budget(fps, budget_ms, budget_watts),
+            scorer,
+            engines,
+            batches,
+            options or CapacityOptions(),
+        )
+        return measure_capacity(self, request, reporter)
 
     @needs_extras
     def debug(

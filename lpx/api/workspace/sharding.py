@@ -146,7 +146,7 @@ class WorkspaceShard:
         limit: int | None = None,
         methods: str | Sequence[str] | None = None,
         candidates: str | Sequence[str] | None = None,
-        stages: bool = True,
+        stages: str | Sequence[str] = ("onnx", "graph"),
         allow_overlap: bool = False,
         reference: ReferenceKind = "auto",
         reporter: Reporter = SILENT,
@@ -160,7 +160,7 @@ class WorkspaceShard:
             limit: Maximum number of faces, of all shards together; None for all.
             methods: Manipulation methods to include.
             candidates: Engines to score, by name; None for all that run here.
-            stages: Also score the exported model and each engine's graph.
+            stages: What to score besides the engines: "onnx", "graph" and "pixels:PIPELINE".
             allow_overlap: Accept faces that an engine was calibrated on.
             reference: "checkpoint", "recorded" or "auto".
             reporter: Receives progress and warnings.

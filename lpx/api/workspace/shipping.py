@@ -15,6 +15,7 @@ from lpx.reporter import SILENT, Reporter
 if TYPE_CHECKING:
     from lpx.api.package import PackageKind
     from lpx.api.package.cpp import CppResult
+    from lpx.api.package.triton import TritonResult
     from lpx.bundle.pack import PackResult
 
 
@@ -27,35 +28,57 @@ class ShippingSteps(OpenedWorkspace):
         out: StrPath | None = None,
         *,
         engine: str | None = None,
+        engines: str | Sequence[str] | None = None,
+        also: StrPath | Sequence[StrPath] = (),
+        name: str | None = None,
+        vnni: bool = False,
         reporter: Reporter = SILENT,
-    ) -> CppResult:
+    ) -> CppResult | TritonResult:
         """Write what another program needs to run an engine without lpx.
 
         "cpp" is a C++ project that scores faces with TensorRT. It holds a TensorRT plan. If the
         workspace has none, it holds the graph of the engine's precision, and a script that builds
         the plan with trtexec where the project is copied to.
 
+        "triton" is a model repository for Triton Inference Server, with a client and a script that
+        starts the server: a model for each precision of TensorRT plans, one plan for each compute
+        capability, and one for each precision of ONNX Runtime.
+
         Args:
-            kind: "cpp".
+            kind: "cpp" or "triton".
             out: Folder to write, new or empty; None for a folder named after `kind` in the
                 workspace.
-            engine: Name of the engine. None for a TensorRT plan if there is one, else for the
-                engine of the lowest precision, else for the float32 graph.
+            engine: For "cpp": name of the engine. None for a TensorRT plan if there is one, else
+                for the engine of the lowest precision, else for the float32 graph.
+            engines: For "triton": names of the engines; None for all that Triton can serve.
+            also: For "triton": other workspaces or bundles, of which TensorRT plans are taken: the
+                same model, built for other GPUs.
+            name: For "triton": first part of the models' names; None for "detector".
+            vnni: For "triton": every server's processor has VNNI, so INT8 graphs for ONNX Runtime
+                keep int8 weights: faster there, and wrong elsewhere.
             reporter: Receives progress and warnings.
 
         Returns:
-            The project's folder, and the score that its self-test expects.
+            The folder, and the scores that its self-test expects.
 
         Raises:
-            InvalidArgumentError: `kind` has none of its values.
-            LpxError: No exported model, no such engine, an engine of another model, or a folder
-                that is not empty.
+            InvalidArgumentError: `kind` has none of its values, an argument is for another kind, or
+                Triton does not take the name.
+            LpxError: No exported model, no such engine, an engine of another model, one that cannot
+                be served or does not go together with another, or a folder that is not empty.
         """
-        from lpx.api.package import KINDS
-        from lpx.api.package.cpp import package_cpp
+        from lpx.api.package import KINDS, refuse_others
 
         check_choice("kind", kind, KINDS)
+        refuse_others(kind, engine=engine, engines=engines, also=also, name=name, vnni=vnni)
         folder = optional_path("out", out) or self.root / kind
+        if kind == "triton":
+            from lpx.api.package.triton import package_triton, triton_options
+
+            options = triton_options(engines, also, name, vnni=vnni, reporter=reporter)
+            return package_triton(self, folder, options, reporter)
+        from lpx.api.package.cpp import package_cpp
+
         return package_cpp(self, folder, engine=engine, reporter=reporter)
 
     def pack(

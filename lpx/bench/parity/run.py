@@ -13,6 +13,13 @@ from numpy.typing import NDArray
 from lpx.bench.parity.breakdown import SubsetParity, breakdown, members_of
 from lpx.bench.parity.detection import Detection, detection
 from lpx.bench.parity.parity import MARGIN, Discrimination, ParityResult, discrimination
+from lpx.bench.parity.pixels import (
+    PixelPlan,
+    PixelStage,
+    StageResults,
+    pixel_stages,
+    read_facts,
+)
 from lpx.bench.parity.recording import Origin, RecordedScores
 from lpx.bench.parity.score import Failure, Scored, score
 from lpx.bench.parity.score_store import ScoreStore
@@ -21,6 +28,7 @@ from lpx.bench.performance.costs import CostPlan, Costs, measure_costs
 from lpx.bench.performance.loaded_engine import REFERENCE, LoadedEngine
 from lpx.card import ModelCard
 from lpx.data.face_sets.face_set import FaceSet
+from lpx.data.pipelines.table import Pipeline
 from lpx.engines.base import DeviceMemory, Engine, Faces, Prediction
 from lpx.engines.manifest import EngineManifest
 from lpx.machine.energy_sources import EnergySource, Unavailable
@@ -57,7 +65,7 @@ class BenchResult:
         detection: Detection metrics, of the reference too.
         parity: Comparison of each candidate with the reference.
         parts: Parity of each candidate per method and over videos.
-        stages: Parity of each candidate's stages; empty if stages were left out.
+        stages: Parity of each candidate's stages, and on the pixels of pipelines.
         costs: Latency, energy and other costs.
         examples: Faces to show in the report.
         candidates: Manifests of the engines that scored every face.
@@ -72,7 +80,7 @@ class BenchResult:
     detection: dict[str, Detection]
     parity: dict[str, ParityResult]
     parts: dict[str, tuple[SubsetParity, ...]]
-    stages: dict[str, tuple[Stage, ...]]
+    stages: StageResults
     costs: Costs
     examples: tuple[Example, ...]
     candidates: tuple[EngineManifest, ...]
@@ -90,6 +98,19 @@ class Watch:
     energy: Progress | None = None
 
 
+@dataclass(frozen=True)
+class StagePlan:
+    """What is scored besides the engines.
+
+    Attributes:
+        graphs: Graphs between checkpoint and engine; None leaves these stages out.
+        pipelines: Pipelines whose pixels each candidate scores too.
+    """
+
+    graphs: Graphs | None = None
+    pipelines: tuple[Pipeline, ...] = ()
+
+
 def bench(
     reference: Engine | RecordedScores,
     candidates: Mapping[str, LoadedEngine],
@@ -99,7 +120,7 @@ def bench(
     margin: float = MARGIN,
     plan: CostPlan = CostPlan(),  # noqa: B008 (frozen)
     sources: Mapping[str, EnergySource | Unavailable] | None = None,
-    graphs: Graphs | None = None,
+    stages: StagePlan = StagePlan(),
     store: ScoreStore | None = None,
     watch: Watch = Watch(),
 ) -> BenchResult:
@@ -113,7 +134,7 @@ def bench(
         margin: AUC that a candidate may lose.
         plan: Costs to measure.
         sources: Energy source of each engine; None if the plan leaves energy out.
-        graphs: Graphs between checkpoint and engine; None leaves the stages out.
+        stages: What is scored before the engines and after them.
         store: Store of the scores computed so far.
         watch: Receives progress.
 
@@ -128,6 +149,7 @@ def bench(
     else:
         # First: reports list engines in this order.
         engines = {REFERENCE: reference, **engines}
+    graphs, pixels = stages.graphs, PixelPlan(stages.pipelines, tuple(candidates))
     with scorers(engines, candidates, graphs) as scoring:
         everything = score(
             scoring,
@@ -137,6 +159,7 @@ def bench(
             needed=() if ready else (REFERENCE,),
             store=store,
             known=ready,
+            pixels=pixels,
         )
     # A graph between checkpoint and engine that failed is a stage without a result, not a failure.
     failed = [failure for failure in everything.failed if failure.name in engines]
@@ -166,9 +189,9 @@ def bench(
     terms = ComparisonTerms(labels, card.threshold, margin, groups, known)
     names = [name for name in candidates if name in running]
     parity = {name: terms.compare(truth, scored.predictions[name]) for name in names}
-    stages: dict[str, tuple[Stage, ...]] = dict.fromkeys(names, ())
+    of_graphs: dict[str, tuple[Stage, ...]] = dict.fromkeys(names, ())
     if graphs:
-        stages = _stages(parity, everything, graphs, terms)
+        of_graphs = _stages(parity, everything, graphs, terms)
     return BenchResult(
         scored=scored,
         truth=known,
@@ -181,7 +204,7 @@ def bench(
             members,
             margin,
         ),
-        stages=stages,
+        stages=_on_pixels(of_graphs, pixels, everything, terms, card.input_size),
         costs=costs,
         examples=_examples(scored, faces, card.input_size),
         candidates=tuple(candidates[name].manifest for name in names),
@@ -224,6 +247,25 @@ def _stages(
     for name, whole in parity.items():
         stages[name] = stages_of(name, whole, truth, everything.predictions, reasons, terms)
     return stages
+
+
+def _on_pixels(
+    graphs: dict[str, tuple[Stage, ...]],
+    plan: PixelPlan,
+    everything: Scored,
+    terms: ComparisonTerms,
+    size: int,
+) -> StageResults:
+    """Compare candidates on the pixels of pipelines, and add their stages before these."""
+    reasons = {failure.name: failure.reason for failure in everything.failed}
+    truth = everything.predictions[REFERENCE]
+    stages: dict[str, tuple[PixelStage, ...]] = {}
+    for name in graphs:
+        stages[name] = pixel_stages(name, plan, truth, everything.predictions, reasons, terms)
+    facts = []
+    for pipeline in plan.pipelines:
+        facts.append(read_facts(pipeline, everything.pixel_notes[pipeline.name], size))
+    return StageResults(graphs, stages, tuple(facts))
 
 
 def _some_pixels(faces: FaceSet, size: int, batch: int) -> Faces:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lpx.bench.parity.pixels import PixelPlan, facts_of, note_pixels, pixels_of
 from lpx.bench.parity.score_store import ScoreStore, Stored
-from lpx.data.face_sets.face_set import FaceSet, Skipped
+from lpx.data.face_sets.face_set import Batch, FaceSet, Skipped
+from lpx.data.images.read_ahead import Resize
 from lpx.engines.base import Engine, Prediction
 from lpx.errors import LpxError
 from lpx.reporter import Progress
@@ -26,7 +29,7 @@ class Failure:
 
     Attributes:
         name: Name of the engine.
-        during: "loading", "scoring", "timing" or "measuring energy".
+        during: "loading", "scoring", "timing", "measuring energy" or "streams".
         reason: Its error, with the face if it was one.
     """
 
@@ -42,7 +45,9 @@ class Scored:
     Attributes:
         indices: int64 [N], indices of the faces in the set.
         labels: int64 [N], 1 = fake.
-        predictions: By engine name, in the order of `indices`.
+        predictions: By engine name, in the order of `indices`; for pipelines' pixels also by
+            `lpx.bench.parity.pixels.pixels_of`.
+        pixel_notes: What was noted of pipelines' pixels, by the pipeline's name, in that order.
         skipped: Faces that could not be read.
         failed: Engines that failed; they are not in `predictions`.
     """
@@ -52,6 +57,7 @@ class Scored:
     predictions: dict[str, Prediction]
     skipped: tuple[Skipped, ...]
     failed: tuple[Failure, ...] = ()
+    pixel_notes: dict[str, Prediction] = field(default_factory=dict)
 
 
 def score(
@@ -63,6 +69,7 @@ def score(
     needed: Collection[str] | None = None,
     store: ScoreStore | None = None,
     known: Mapping[str, Prediction] | None = None,
+    pixels: PixelPlan | None = None,
 ) -> Scored:
     """Decode each face once, and score it with every engine.
 
@@ -76,6 +83,7 @@ def score(
         store: Store of the scores computed so far; what it holds is not scored again.
         known: Predictions for the whole set that no engine has to compute, by name. They come first
             in the result.
+        pixels: Pipelines whose pixels some of the engines score too.
 
     Raises:
         LpxError: A face has no label, a class has fewer than two faces, no face can be read, or a
@@ -84,21 +92,24 @@ def score(
     labels = faces.labels()
     # Before scoring, which may take hours: a set with one class gives no verdict.
     _check_labels(labels, faces)
-    parts: dict[str, list[Stored]] = {name: [] for name in engines}
+    tasks = _tasks(engines, pixels, needed)
+    parts: dict[str, list[Stored]] = {name: [] for name in tasks}
     skipped: list[Skipped] = []
     if store:
-        parts = {name: store.read(name) for name in engines}
+        parts = {name: store.read(name) for name in tasks}
         skipped = store.skipped()
-    failed = _score_rest(engines, faces, size, progress, needed, store, parts, skipped)
-    failed_names = {failure.name for failure in failed}
-    running = [name for name in engines if name not in failed_names]
+    others = _others(pixels)
+    run = _Run(tasks, faces, size, others, progress, store, range(len(faces.faces)))
+    failed = run.score_rest(parts, skipped)
+    lost = {failure.name for failure in failed}
+    running = [name for name in engines if name not in lost]
     batches: list[Stored] = []
     if running:
         batches = parts[running[0]]
     if failed and not running:
         raise LpxError(
             f"no engine can score the faces of {faces.name}",
-            "; ".join(f"{failure.name}: {failure.reason}" for failure in failed),
+            "; ".join(f"{one.name}: {one.reason}" for one in failed if one.name in engines),
             "build the engines again",
         )
     # A face at which a bench was interrupted is noted twice.
@@ -119,9 +130,13 @@ def score(
     predictions: dict[str, Prediction] = {}
     for name, whole in (known or {}).items():
         predictions[name] = Prediction(whole.score[order], whole.patch_map[order])
-    for name in running:
-        predictions[name] = joined([prediction for _, prediction in parts[name]])
-    return Scored(order, labels[order], predictions, tuple(skipped), tuple(failed))
+    for name, task in tasks.items():
+        if task.engine and lost.isdisjoint((name, task.engine)):
+            predictions[name] = joined([prediction for _, prediction in parts[name]])
+    notes: dict[str, Prediction] = {}
+    for pipeline in others:
+        notes[pipeline] = joined([note for _, note in parts[facts_of(pipeline)]])
+    return Scored(order, labels[order], predictions, tuple(skipped), tuple(failed), notes)
 
 
 def score_rows(
@@ -133,6 +148,7 @@ def score_rows(
     progress: Progress | None = None,
     *,
     needed: Collection[str] | None = None,
+    pixels: PixelPlan | None = None,
 ) -> list[Failure]:
     """Score some faces of a set into a store: the unit of work of a bench.
 
@@ -144,68 +160,139 @@ def score_rows(
         store: Store of the scores; what it holds is not scored again.
         progress: Receives the number of faces scored, and their total.
         needed: As for `score`.
+        pixels: As for `score`.
 
     Returns:
-        Engines that failed; the store has their scores up to there.
+        What failed; the store has the scores up to there.
 
     Raises:
         LpxError: As for `score`.
     """
     # Of the whole set, so that all shards of one without a verdict fail at once.
     _check_labels(faces.labels(), faces)
-    parts = {name: store.read(name) for name in engines}
-    skipped = store.skipped()
-    return _score_rest(engines, faces, size, progress, needed, store, parts, skipped, rows)
+    tasks = _tasks(engines, pixels, needed)
+    parts = {name: store.read(name) for name in tasks}
+    run = _Run(tasks, faces, size, _others(pixels), progress, store, rows)
+    return run.score_rest(parts, store.skipped())
 
 
-def _score_rest(
-    engines: Mapping[str, Engine],
-    faces: FaceSet,
-    size: int,
-    progress: Progress | None,
-    needed: Collection[str] | None,
-    store: ScoreStore | None,
-    parts: dict[str, list[Stored]],
-    skipped: list[Skipped],
-    rows: range | None = None,
-) -> list[Failure]:
-    """Score the faces that are missing from `parts`, into `parts` and `skipped`.
+def _others(pixels: PixelPlan | None) -> dict[str, Resize]:
+    """Return how other pipelines resize faces, by their names."""
+    others: dict[str, Resize] = {}
+    for pipeline in pixels.pipelines if pixels else ():
+        others[pipeline.name] = pipeline.make
+    return others
 
-    Returns:
-        Engines that failed.
+
+@dataclass(frozen=True)
+class _Task:
+    """What is computed for each batch.
+
+    Attributes:
+        run: Computes it.
+        engine: Name of the engine that computes it; "" for notes on pixels.
+        needed: Whether its errors are raised.
     """
-    failed: list[Failure] = []
-    done = {name: _next_row(batches) for name, batches in parts.items()}
-    if rows is None:
-        rows = range(len(faces.faces))
-    start = max(rows.start, min(done.values(), default=0))
-    # A batch begins at a multiple of BATCH here too: its faces, and so its scores, are the same.
-    whole = (start, rows.stop) == (0, len(faces.faces))
-    rest = faces if whole else faces.take(np.arange(start, rows.stop))
-    noted = len(skipped)
-    for batch in rest.stream(BATCH, size, skipped):
-        indices = batch.indices + start
-        if store is not None:
-            # Before the scores: a batch without its skipped faces would lose them at a restart.
-            store.skip(skipped[noted:])
-            noted = len(skipped)
-        for name, engine in engines.items():
-            if done[name] > indices[0] or name in {f.name for f in failed}:
-                continue
-            try:
-                prediction = engine.infer(batch.pixels)
-                check_finite(name, prediction, faces, indices)
-            except Exception as error:
-                if needed is None or name in needed:
-                    raise
-                failed.append(Failure(name, "scoring", _reason(error, faces, indices)))
-                continue
-            parts[name].append((indices, prediction))
+
+    run: Callable[[Batch], Prediction]
+    engine: str
+    needed: bool
+
+
+def _tasks(
+    engines: Mapping[str, Engine], pixels: PixelPlan | None, needed: Collection[str] | None
+) -> dict[str, _Task]:
+    """Return what is computed, by the keys of its predictions; the engines on lpx's pixels first.
+
+    Args:
+        engines: By name.
+        pixels: Pipelines whose pixels some of the engines score too.
+        needed: Engines whose errors are raised; None for all.
+    """
+    tasks: dict[str, _Task] = {}
+    for name, engine in engines.items():
+        must = needed is None or name in needed
+        tasks[name] = _Task(partial(_infer, engine), name, must)
+    if pixels is None:
+        return tasks
+    for pipeline in pixels.pipelines:
+        note = partial(note_pixels, pipeline=pipeline.name)
+        tasks[facts_of(pipeline.name)] = _Task(note, "", needed=True)
+        for name in pixels.engines:
+            infer = partial(_infer, engines[name], pipeline=pipeline.name)
+            tasks[pixels_of(name, pipeline.name)] = _Task(infer, name, needed is None)
+    return tasks
+
+
+def _infer(engine: Engine, batch: Batch, pipeline: str = "") -> Prediction:
+    return engine.infer(batch.others[pipeline] if pipeline else batch.pixels)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One pass over a face set.
+
+    Attributes:
+        tasks: What is computed, by name.
+        faces: The faces.
+        size: Side of a face, pixels.
+        others: Other ways to resize them than lpx's, by name.
+        progress: Receives the number of faces scored, and their total.
+        store: Store of the scores computed so far.
+        rows: The faces to score.
+    """
+
+    tasks: Mapping[str, _Task]
+    faces: FaceSet
+    size: int
+    others: Mapping[str, Resize]
+    progress: Progress | None
+    store: ScoreStore | None
+    rows: range
+
+    def score_rest(self, parts: dict[str, list[Stored]], skipped: list[Skipped]) -> list[Failure]:
+        """Score the faces that are missing from `parts`, into `parts` and `skipped`.
+
+        Returns:
+            Tasks that failed.
+        """
+        failed: list[Failure] = []
+        faces, store = self.faces, self.store
+        done = {name: _next_row(batches) for name, batches in parts.items()}
+        rows = self.rows
+        start = max(rows.start, min(done.values(), default=0))
+        # A batch begins at a multiple of BATCH here too: its faces, and so its scores, are the
+        # same.
+        rest = faces
+        if (start, rows.stop) != (0, len(faces.faces)):
+            rest = faces.take(np.arange(start, rows.stop))
+        noted = len(skipped)
+        for batch in rest.stream(BATCH, self.size, skipped, self.others):
+            indices = batch.indices + start
             if store is not None:
-                store.add(name, indices, prediction)
-        if progress is not None:
-            progress(int(indices[-1]) + 1 - rows.start, len(rows))
-    return failed
+                # Before the scores: a batch without its skipped faces would lose them at a restart.
+                store.skip(skipped[noted:])
+                noted = len(skipped)
+            for name, task in self.tasks.items():
+                lost = {failure.name for failure in failed}
+                # Without its scores on lpx's pixels an engine's others say nothing.
+                if done[name] > indices[0] or not lost.isdisjoint((name, task.engine)):
+                    continue
+                try:
+                    prediction = task.run(batch)
+                    if task.engine:
+                        check_finite(name, prediction, faces, indices)
+                except Exception as error:
+                    if task.needed:
+                        raise
+                    failed.append(Failure(name, "scoring", _reason(error, faces, indices)))
+                    continue
+                parts[name].append((indices, prediction))
+                if store is not None:
+                    store.add(name, indices, prediction)
+            if self.progress is not None:
+                self.progress(int(indices[-1]) + 1 - rows.start, len(rows))
+        return failed
 
 
 def _next_row(batches: list[Stored]) -> int:

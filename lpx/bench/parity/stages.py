@@ -27,20 +27,21 @@ class Graphs:
     """Graphs that ONNX Runtime runs besides the engines.
 
     Attributes:
-        model: The exported model.
+        model: The exported model; None if it was left out.
         graphs: Graphs that engines were built from, by candidate; not of engines that are graphs.
         missing: Reasons why a candidate has no such graph.
         digests: SHA-256 by the keys of `engines`.
     """
 
-    model: Engine
+    model: Engine | None
     graphs: Mapping[str, Engine]
     missing: Mapping[str, str]
     digests: Mapping[str, str]
 
     def engines(self) -> dict[str, Engine]:
         """Return all of them, by the keys of their predictions."""
-        return {MODEL: self.model, **{graph_of(n): e for n, e in self.graphs.items()}}
+        engines = {graph_of(name): engine for name, engine in self.graphs.items()}
+        return engines if self.model is None else {MODEL: self.model, **engines}
 
 
 @dataclass(frozen=True)

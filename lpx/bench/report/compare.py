@@ -21,7 +21,7 @@ from lpx.metrics import Interval
 SLOWER = 0.05
 MORE_ENERGY = 0.05
 
-Kind = Literal["verdict", "auc", "latency", "energy", "engine"]
+Kind = Literal["verdict", "auc", "latency", "energy", "engine", "pixels"]
 
 
 @dataclass(frozen=True)
@@ -172,10 +172,29 @@ def _figures(old: Entry, new: Entry, tolerance: _Tolerance) -> Iterator[Change]:
         worse = VERDICTS.index(new.verdict) > VERDICTS.index(old.verdict)
         yield Change(new.name, "verdict", "AUC parity", old.verdict, new.verdict, worse)
     yield _auc(new.name, old.auc, new.auc, tolerance)
+    if isinstance(old, Candidate) and isinstance(new, Candidate):
+        yield from _on_pixels(old, new)
     # The costs of PyTorch are not those of an engine.
     if isinstance(new, Candidate):
         yield from _latencies(new.name, old.costs, new.costs, tolerance)
         yield from _energies(new.name, old.costs, new.costs, tolerance)
+
+
+def _on_pixels(old: Candidate, new: Candidate) -> Iterator[Change]:
+    """Compare the verdicts on the pixels of other pipelines."""
+    before = {row.pipeline: row.verdict for row in old.pixels}
+    after = {row.pipeline: row.verdict for row in new.pixels}
+    for pipeline in dict.fromkeys((*before, *after)):
+        was, is_now = before.get(pipeline), after.get(pipeline)
+        figure = f"AUC parity, pixels of {pipeline}"
+        if was is None or is_now is None:
+            # A loss there would not be noticed any more, but was not shown either.
+            note = "not scored before" if was is None else "not judged: not scored now"
+            unjudged = is_now is None
+            yield Change(new.name, "pixels", figure, was, is_now, False, note, unjudged)
+            continue
+        worse = VERDICTS.index(is_now) > VERDICTS.index(was)
+        yield Change(new.name, "pixels", figure, was, is_now, worse)
 
 
 def _auc(name: str, old: float | None, new: float | None, tolerance: _Tolerance) -> Change:

@@ -12,20 +12,19 @@ from lpx.bench.report.document.report import SCHEMA, Report
 from lpx.bench.report.engine_table import columns, rows
 from lpx.bench.report.example_faces import examples, ramp
 from lpx.bench.report.figures import draw
+from lpx.bench.report.headline import headline, others, warnings
 from lpx.bench.report.pages import environment
+from lpx.bench.report.pixel_sentences import pixel_facts, pixel_verdicts
 from lpx.bench.report.sentences import (
     STAGES,
     ability,
     auc,
     failure,
     has_map,
-    headline,
     interval_kinds,
-    others,
     signed,
     significant,
     speed_notes,
-    warnings,
 )
 from lpx.bench.report.svg import mark
 
@@ -69,6 +68,8 @@ def render_html(report: Report, result: BenchResult) -> str:
         ramp=ramp(),
         manifests=result.candidates,
         stages=STAGES,
+        pixel_verdicts=pixel_verdicts(report),
+        pixel_facts=[pixel_facts(summary, report) for summary in report.pixels],
         intervals=interval_kinds(report),
         failures=[failure(row) for row in report.failed],
     )

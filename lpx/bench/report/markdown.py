@@ -6,19 +6,19 @@ import re
 from collections.abc import Iterable, Sequence
 
 from lpx.bench.report.cost_tables import CostTable, cost_tables, line
-from lpx.bench.report.document.entries import Candidate
+from lpx.bench.report.document.entries import Candidate, PixelParity
 from lpx.bench.report.document.report import Report
+from lpx.bench.report.headline import headline, warnings
+from lpx.bench.report.pixel_sentences import pixel_facts, pixel_verdicts
 from lpx.bench.report.sentences import (
     STAGES,
     ability,
     auc,
     bracketed,
     failure,
-    headline,
     signed,
     significant,
     speed_notes,
-    warnings,
 )
 from lpx.metrics import Interval
 from lpx.plain import plain
@@ -46,6 +46,7 @@ def render_markdown(report: Report) -> str:
         f"{escaped(model.architecture)}, cut {escaped(model.cut)}.",
         _engines(report),
         *broken,
+        _pixels(report),
         _parts(report),
         *map(_costs, cost_tables(report)),
         _bullets("Speed", speed_notes(report)),
@@ -129,6 +130,41 @@ def _stages(candidate: Candidate, margin: float) -> str:
     heads = ("stage", "parity", "against torch", "against the stage before", "max score diff.")
     title = f"**{escaped(candidate.name)}, stage by stage**"
     return f"{title}\n\n{table(heads, rows, names=2)}"
+
+
+def _pixels(report: Report) -> str:
+    """Return the engines on the pixels of other pipelines; "" if none was asked for."""
+    if not report.pixels:
+        return ""
+    rows = []
+    for summary in report.pixels:
+        for candidate in report.candidates:
+            for row in candidate.pixels:
+                if row.pipeline == summary.pipeline:
+                    rows.append([row.pipeline, candidate.name, *_on_pixels(row, report.margin)])
+    heads = (
+        *("pixels of", "engine", "parity", "against torch [95 %]", "by the pixels alone [95 %]"),
+        *("max score diff.", "flips"),
+    )
+    verdicts = []
+    for one in pixel_verdicts(report):
+        verdicts.append(f"{_SIGNS[one.verdict]} {one.pipeline}: {one.verdict}. {one.text}")
+    facts = [pixel_facts(summary, report) for summary in report.pixels]
+    title = "Faces resized as other pipelines do"
+    return f"{_bullets(title, [*verdicts, *facts])}\n\n{table(heads, rows, names=3)}"
+
+
+def _on_pixels(row: PixelParity, margin: float) -> list[str]:
+    whole, own = row.against_torch, row.against_engine
+    if whole is None or own is None:
+        return [f"not scored: {row.reason}", "", "", "", ""]
+    return [
+        f"{_SIGNS[whole.verdict]} {whole.verdict}",
+        difference(whole.auc_difference, margin),
+        difference(own.auc_difference, margin),
+        significant(whole.score_difference.max),
+        str(whole.flips.total),
+    ]
 
 
 def _parts(report: Report) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from lpx.bench.parity.parity import CONCORDANCE, MIN_GROUPS, overall
+from lpx.bench.parity.parity import CONCORDANCE, MIN_GROUPS
 from lpx.bench.parity.score import Failure
 from lpx.bench.parity.stages import Kind
 from lpx.bench.performance.costs import Speed
@@ -14,7 +14,7 @@ from lpx.bench.performance.loaded_engine import REFERENCE
 from lpx.bench.performance.speed_test import SpeedTest
 from lpx.bench.report.document.entries import Candidate
 from lpx.bench.report.document.report import Report
-from lpx.metrics import Interval, Verdict
+from lpx.metrics import Interval
 
 # Stages between the checkpoint and an engine.
 STAGES: dict[Kind, str] = {
@@ -74,14 +74,15 @@ def bracketed(interval: Interval, margin: float) -> str:
 
 def sentence(candidate: Candidate, report: Report) -> str:
     """Say what a candidate's verdict means, with its numbers, and where parity is lost first."""
-    return _judged(candidate, report) + breaking(candidate)
+    return judged(candidate, report) + breaking(candidate)
 
 
-def _judged(candidate: Candidate, report: Report) -> str:
+def judged(candidate: Candidate, report: Report) -> str:
+    """Say what a candidate's verdict means, with its numbers."""
     if candidate.verdict == "fails":
         return _failing(candidate, report)
     if candidate.verdict == "uninformative":
-        return f"{candidate.name} cannot be judged: {_no_discrimination(report)}"
+        return f"{candidate.name} cannot be judged: {no_discrimination(report)}"
     if candidate.verdict == "holds":
         return _holding(candidate, report.margin)
     return _undecided(candidate, report)
@@ -146,7 +147,8 @@ def _concordance(candidate: Candidate) -> str:
     )
 
 
-def _no_discrimination(report: Report) -> str:
+def no_discrimination(report: Report) -> str:
+    """Say that the reference is not shown to tell real from fake; the end of a sentence."""
     interval = report.reference.discrimination.auc
     return (
         "the reference is not shown to tell real from fake on these faces (AUC "
@@ -178,40 +180,6 @@ def breaking(candidate: Candidate) -> str:
 def failure(row: Failure) -> str:
     """Say that an engine failed, when, and why."""
     return f"{row.name} failed while {row.during}: {row.reason}"
-
-
-def headline(report: Report) -> str:
-    """Say what the verdict means: the sentence of the engine that decided it, and their number."""
-    candidates, failed = report.candidates, sorted({row.name for row in report.failed})
-    lost = ""
-    if failed:
-        lost = f"{', '.join(failed)} failed. "
-    if not candidates:
-        return f"{lost}No engine could be measured."
-    decisive = _decisive(report)
-    verdict, few = decisive.verdict, report.reference.discrimination.few_groups
-    if verdict == "uninformative" and len(candidates) > 1:
-        return f"{lost}No engine can be judged: {_no_discrimination(report)}"
-    text = sentence(decisive, report)
-    # With few groups the sentence holds for every engine: no share of them is worth a word.
-    if len(candidates) == 1 or (verdict == "undecided" and few):
-        return lost + text
-    count = sum(candidate.verdict == verdict for candidate in candidates)
-    share = f"{count} of {len(candidates)} engines"
-    if verdict == "holds":
-        everyone = f"All {len(candidates)}"
-        if len(candidates) == 2:
-            everyone = "Both"
-        lead = f"{everyone} engines {'that ran ' * bool(lost)}keep the AUC. "
-    elif verdict == "fails":
-        fail = "fails" if count == 1 else "fail"
-        lead = f"{share} {fail}. "
-    else:
-        lead = f"{report.dataset.faces:,} faces do not decide {share}. "
-    if count > 1 and verdict in ("holds", "fails"):
-        # The sentence begins with the engine's name.
-        text = f"The worst, {decisive.name},{text.removeprefix(decisive.name)}"
-    return lost + lead + text
 
 
 def ability(report: Report) -> str:
@@ -260,65 +228,10 @@ def percent(share: float) -> str:
     return f"{value:.1f} %"
 
 
-def _decisive(report: Report) -> Candidate:
-    """Return the worst of the candidates with the worst verdict."""
-    verdict = overall([candidate.verdict for candidate in report.candidates])
-
-    def badness(candidate: Candidate) -> tuple[bool, float]:
-        difference = candidate.auc_difference
-        end = difference.high if verdict == "fails" else difference.low
-        # A dead engine may keep its AUC by chance, and is worse than any loss.
-        return not candidate.parity.dead, end
-
-    worst = [candidate for candidate in report.candidates if candidate.verdict == verdict]
-    return min(worst, key=badness)
-
-
-def others(report: Report) -> list[tuple[Verdict, str]]:
-    """Return verdict and sentence of the candidates that the headline leaves out."""
-    if not report.candidates:
-        return []
-    decisive = _decisive(report)
-    texts = []
-    for candidate in report.candidates:
-        if candidate is not decisive:
-            texts.append((candidate.verdict, sentence(candidate, report)))
-    return texts
-
-
 def _rounded(count: int) -> int:
     """Round up to two significant digits: the estimate is no better than that."""
     unit = 10 ** max(0, len(str(count)) - 2)
     return int(-(-count // unit) * unit)
-
-
-def warnings(report: Report) -> list[str]:
-    """Return all warnings to the reader, those that follow from the numbers first."""
-    texts: list[str] = []
-    known = report.reference.discrimination
-    if known.direction == "real higher":
-        texts.append(
-            f"Classes look reversed: the reference scores real faces higher than fake ones (AUC "
-            f"{auc(report.reference.auc)}, 95 % interval {auc(known.auc.low)} to "
-            f"{auc(known.auc.high)}). Differences are counted in its direction. Check the labels "
-            "of the set, and which class of the model is fake: `lpx export --fake-class`."
-        )
-    if known.direction == "none":
-        text = _no_discrimination(report)
-        texts.append(f"{text[0].upper()}{text[1:]} Parity with it says little.")
-    for candidate in report.candidates:
-        if candidate.parity.dead:
-            texts.append(f"{candidate.name} is dead: it gives all faces one score.")
-    if report.reference.auc in (0.0, 1.0):
-        texts.append(
-            "The reference separates these faces perfectly: parity here says nothing about harder "
-            "faces."
-        )
-    texts += report.warnings
-    for candidate in report.candidates:
-        texts += [f"{candidate.name}: {text}" for text in candidate.engine.warnings]
-    # Two engines may give the same warning; the order is kept.
-    return list(dict.fromkeys(texts))
 
 
 def speed_notes(report: Report) -> list[str]:

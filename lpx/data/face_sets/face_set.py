@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 
 from lpx.data.contents import UNREADABLE, file_digests
 from lpx.data.face_sets.columns import Columns, Rows, Strings, encode, encode_identities, pack
-from lpx.data.images.decode import Image, UnreadableImageError, read_image
-from lpx.data.images.read_ahead import read_ahead
+from lpx.data.images.decode import Image, UnreadableImageError, fit, read_image
+from lpx.data.images.read_ahead import Resize, read_ahead
 from lpx.errors import LpxError
 from lpx.reporter import Progress
 
 CONTENT_DIGITS = 16
 """Digits of the SHA-256 of a face's content that suffice to identify it."""
+
+# Name of lpx's own way to resize, among others; none of these has it.
+_OWN = ""
 
 
 class ImageSource(Protocol):
@@ -116,10 +119,14 @@ class Batch:
     Attributes:
         indices: Indices into the set, int64 [N].
         pixels: uint8 RGB [N, S, S, 3].
+        crop_sizes: Height and width of the faces before they were resized, int64 [N, 2].
+        others: The same faces resized in other ways, by the names of these.
     """
 
     indices: NDArray[np.int64]
     pixels: NDArray[np.uint8]
+    crop_sizes: NDArray[np.int64]
+    others: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -308,7 +315,13 @@ class FaceSet:
             raise LpxError(f"{self.name} has no faces of {wanted}", "", "choose fewer restrictions")
         return replace(self.take(np.flatnonzero(keep)), split=split or self.split)
 
-    def stream(self, batch_size: int, size: int, skipped: list[Skipped]) -> Iterator[Batch]:
+    def stream(
+        self,
+        batch_size: int,
+        size: int,
+        skipped: list[Skipped],
+        others: Mapping[str, Resize] | None = None,
+    ) -> Iterator[Batch]:
         """Decode faces in order, ahead of the consumer, in bounded memory.
 
         Args:
@@ -316,18 +329,24 @@ class FaceSet:
                 faces cannot be read, but never empty.
             size: Side to resize to, pixels.
             skipped: Receives the faces that cannot be read, which are in no batch.
+            others: Other ways to resize, by name, for `Batch.others`. A face is decoded once.
 
         Yields:
             Batches in the order of the set.
         """
-        for rows, pixels, unreadable in read_ahead(self._read, len(self.faces), batch_size, size):
+        resizes = {_OWN: fit, **(others or {})}
+        for rows, made, sizes, unreadable in read_ahead(
+            self._read, len(self.faces), batch_size, size, resizes
+        ):
             skipped += [Skipped(self.faces[one.row].name, one.reason) for one in unreadable]
             if unreadable:
                 # Pixels of unreadable rows are undefined.
                 good = ~np.isin(rows, [one.row for one in unreadable])
-                rows, pixels = rows[good], pixels[good]
+                rows, sizes = rows[good], sizes[good]
+                made = {name: pixels[good] for name, pixels in made.items()}
             if len(rows):
-                yield Batch(rows, pixels)
+                own = made.pop(_OWN)
+                yield Batch(rows, own, sizes, made)
 
     def _read(self, row: int) -> Image:
         if isinstance(self.faces, LazyFaces):

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.data.images.decode import Image, UnreadableImageError, fit, silence
+from lpx.data.images.decode import Image, UnreadableImageError, silence
+
+# Makes a face of a side from an image, uint8 RGB.
+Resize = Callable[[Image, int], Image]
 
 MAX_READERS = 8
 # Maximum number of faces per task: submitting single JPEGs costs a tenth of decoding them.
@@ -38,12 +41,14 @@ class ImageBatch(NamedTuple):
 
     Attributes:
         rows: int64 [N].
-        pixels: uint8 RGB [N, S, S, 3].
-        unreadable: Those of the rows whose pixels are undefined.
+        pixels: uint8 RGB [N, S, S, 3], by the name of what resized them.
+        sizes: Height and width of the images, int64 [N, 2].
+        unreadable: Those of the rows whose pixels and sizes are undefined.
     """
 
     rows: NDArray[np.int64]
-    pixels: NDArray[np.uint8]
+    pixels: dict[str, NDArray[np.uint8]]
+    sizes: NDArray[np.int64]
     unreadable: list[UnreadableRow]
 
 
@@ -54,7 +59,11 @@ def readers() -> int:
 
 
 def read_ahead(
-    read: Callable[[int], Image], count: int, batch_size: int, size: int
+    read: Callable[[int], Image],
+    count: int,
+    batch_size: int,
+    size: int,
+    resizes: Mapping[str, Resize],
 ) -> Iterator[ImageBatch]:
     """Read rows 0 to `count` - 1 in batches.
 
@@ -68,6 +77,7 @@ def read_ahead(
         count: Number of rows.
         batch_size: Rows per batch; the last may hold fewer.
         size: Side to resize to, pixels.
+        resizes: What resizes the images, by name: each image is read once for all.
     """
     threads = readers()
     task = max(1, min(MAX_TASK, batch_size // threads))
@@ -81,7 +91,9 @@ def read_ahead(
             while True:
                 while len(waiting) <= ahead and (start := next(starts, None)) is not None:
                     rows = np.arange(start, min(start + batch_size, count), dtype=np.int64)
-                    waiting.append(_Pending(pool, read, rows, size, task, stop))
+                    waiting.append(
+                        _Pending(pool, read, _Rows.empty(rows, size, resizes), task, stop)
+                    )
                 if not waiting:
                     return
                 yield waiting.popleft().result()
@@ -92,6 +104,43 @@ def read_ahead(
                 pending.cancel()
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """Rows that are being read, or a part of them: arrays that threads write into.
+
+    Attributes:
+        rows: int64 [N].
+        size: Side of a face, pixels.
+        resizes: What resizes the images, by name.
+        pixels: uint8 [N, S, S, 3] by the same names.
+        sizes: int64 [N, 2].
+    """
+
+    rows: NDArray[np.int64]
+    size: int
+    resizes: Mapping[str, Resize]
+    pixels: dict[str, NDArray[np.uint8]]
+    sizes: NDArray[np.int64]
+
+    @classmethod
+    def empty(cls, rows: NDArray[np.int64], size: int, resizes: Mapping[str, Resize]) -> _Rows:
+        """Return rows whose pixels are undefined."""
+        shape = (len(rows), size, size, 3)
+        pixels = {name: np.empty(shape, np.uint8) for name in resizes}
+        return cls(rows, size, resizes, pixels, np.zeros((len(rows), 2), np.int64))
+
+    def part(self, rows: slice) -> _Rows:
+        """Return views of some of the rows."""
+        pixels = {name: whole[rows] for name, whole in self.pixels.items()}
+        return replace(self, rows=self.rows[rows], pixels=pixels, sizes=self.sizes[rows])
+
+    def fill(self, place: int, image: Image) -> None:
+        """Write a row."""
+        self.sizes[place] = image.shape[:2]
+        for name, resize in self.resizes.items():
+            self.pixels[name][place] = resize(image, self.size)
+
+
 class _Pending:
     """A batch that is being read."""
 
@@ -99,25 +148,22 @@ class _Pending:
         self,
         pool: ThreadPoolExecutor,
         read: Callable[[int], Image],
-        rows: NDArray[np.int64],
-        size: int,
+        whole: _Rows,
         task: int,
         stop: Event,
     ) -> None:
-        self.rows = rows
-        self.pixels = np.empty((len(rows), size, size, 3), np.uint8)
+        self.whole = whole
         self.tasks: list[Future[list[UnreadableRow]]] = []
-        for start in range(0, len(rows), task):
-            part = slice(start, start + task)
-            # A view: threads write straight into the batch.
-            self.tasks.append(pool.submit(_fill, read, rows[part], self.pixels[part], stop))
+        for start in range(0, len(whole.rows), task):
+            part = whole.part(slice(start, start + task))
+            self.tasks.append(pool.submit(_fill, read, part, stop))
 
     def result(self) -> ImageBatch:
         """Wait for the batch."""
         unreadable: list[UnreadableRow] = []
         for task in self.tasks:
             unreadable += task.result()
-        return ImageBatch(self.rows, self.pixels, unreadable)
+        return ImageBatch(self.whole.rows, self.whole.pixels, self.whole.sizes, unreadable)
 
     def cancel(self) -> None:
         """Drop tasks that have not begun."""
@@ -125,16 +171,14 @@ class _Pending:
             task.cancel()
 
 
-def _fill(
-    read: Callable[[int], Image], rows: NDArray[np.int64], pixels: NDArray[np.uint8], stop: Event
-) -> list[UnreadableRow]:
+def _fill(read: Callable[[int], Image], part: _Rows, stop: Event) -> list[UnreadableRow]:
     unreadable = []
     with silence():
-        for row, place in zip(rows.tolist(), pixels, strict=True):
+        for place, row in enumerate(part.rows.tolist()):
             if stop.is_set():
                 break
             try:
-                place[...] = fit(read(row), pixels.shape[1])
+                part.fill(place, read(row))
             except UnreadableImageError as error:
                 unreadable.append(UnreadableRow(row, str(error)))
     return unreadable

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -247,11 +247,24 @@ class _VideoSource:
             return None
         if not done:
             return None
-        image = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
-        return _with_square_pixels(image, _pixel_shape(self.capture))
+        return upright_rgb(self.capture, np.asarray(pixels))
 
     def close(self) -> None:
         self.capture.release()
+
+
+def upright_rgb(capture: cv2.VideoCapture, pixels: NDArray[Any]) -> Image:
+    """Return a frame as players show it: RGB, with square pixels.
+
+    Args:
+        capture: The frame's video.
+        pixels: The frame as OpenCV decodes it, uint8 BGR [H, W, 3].
+
+    Returns:
+        uint8 RGB [h, w, 3], contiguous.
+    """
+    image = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
+    return _with_square_pixels(image, _pixel_shape(capture))
 
 
 class _PixelShape(NamedTuple):
@@ -289,7 +302,7 @@ def _video(path: Path, wanted: Wanted, threads: int, max_pixels: int) -> FrameRe
     with path.open("rb") as stream:
         # This also raises if the file cannot be read: OpenCV would not say why.
         states_count = _states_count(stream.read(8))
-    capture = _open(path, [cv2.CAP_PROP_N_THREADS, threads])
+    capture = open_capture(path, [cv2.CAP_PROP_N_THREADS, threads])
     if not capture.isOpened():
         raise UnreadableVideoError("not a video that OpenCV can decode, or a truncated MP4")
     width = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
@@ -322,7 +335,8 @@ def _states_count(beginning: bytes) -> bool:
     return beginning[4:] in FIRST_BOXES or beginning[:4] == b"RIFF"
 
 
-def _open(path: Path, settings: list[int]) -> cv2.VideoCapture:
+def open_capture(path: Path, settings: list[int]) -> cv2.VideoCapture:
+    """Open a video file with FFmpeg, and with settings of OpenCV: names and values in turns."""
     # FFmpeg only: OpenCV's reader of image sequences would take a digit in a name for a counter.
     # An absolute path: FFmpeg takes anything before a colon for a protocol.
     with silence():
@@ -341,7 +355,7 @@ def _count(path: Path, stated: int | None, threads: int) -> int:
     # counted too, which decodes nothing. If the two differ, or the first packet depends on an
     # earlier one, only decoding can tell.
     packets = 0
-    undecoded = _open(path, [cv2.CAP_PROP_FORMAT, -1])
+    undecoded = open_capture(path, [cv2.CAP_PROP_FORMAT, -1])
     begins_whole = False
     while undecoded.grab():
         if not packets:
@@ -349,7 +363,7 @@ def _count(path: Path, stated: int | None, threads: int) -> int:
         packets += 1
     if packets == stated and begins_whole:
         return packets
-    capture = _open(path, [cv2.CAP_PROP_N_THREADS, threads])
+    capture = open_capture(path, [cv2.CAP_PROP_N_THREADS, threads])
     count = 0
     # Frames that do not decode may precede others that do.
     for position in range(packets):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from pathlib import Path
 
@@ -129,18 +130,58 @@ def test_a_report_that_was_not_written_has_no_paths(made):
 
 def test_every_missing_field_is_named(made):
     values = made.to_dict()
-    for name in values.keys() - {"schema", "threshold", "threshold_source"}:
+    for name in values.keys() - {"schema", "threshold", "threshold_source", "pixels"}:
         rest = {key: value for key, value in values.items() if key != name}
         with pytest.raises(LpxError, match="is damaged or was edited") as caught:
             Report.from_dict(rest)
         assert caught.value.code == "damaged"
         assert caught.value.why == f"missing fields: {name}"
     engine = values["candidates"][0]
-    for name in engine.keys() - {"latency"}:
+    # Reports that were written before they were added lack engine_sha256 and pixels.
+    for name in engine.keys() - {"latency", "engine_sha256", "pixels"}:
         rest = {key: value for key, value in engine.items() if key != name}
         with pytest.raises(LpxError) as caught:
             Report.from_dict(values | {"candidates": [rest]})
         assert caught.value.why == f"candidates[0]: missing fields: {name}"
+
+
+def test_a_report_of_a_version_without_pixels_is_read(made):
+    values = made.to_dict()
+    del values["pixels"]
+    for candidate in values["candidates"]:
+        del candidate["pixels"]
+    read = Report.from_dict(values)
+    assert read.pixels == ()
+    assert all(candidate.pixels == () for candidate in read.candidates)
+
+
+def test_no_verdict_on_pixels_goes_unseen(made):
+    """Tables have a row for each pipeline that the report describes."""
+    for change in (
+        lambda values: values["pixels"].pop(),
+        lambda values: values["candidates"][1]["pixels"].pop(0),
+        lambda values: values["candidates"][0].pop("pixels"),
+    ):
+        values = made.to_dict()
+        change(values)
+        with pytest.raises(LpxError, match="damaged") as caught:
+            Report.from_dict(values)
+        assert caught.value.why.endswith("was scored on other pixels than are described")
+
+
+def test_a_report_of_an_earlier_version_has_no_digests_of_engines(made):
+    values = made.to_dict()
+    for candidate in values["candidates"]:
+        del candidate["engine_sha256"]
+    report = Report.from_dict(values)
+    assert [one.engine.engine_sha256 for one in report.candidates] == [""] * len(report.candidates)
+
+
+def test_a_report_names_the_engines_that_were_measured(report, workspace):
+    engines = {row["name"]: row["engine_sha256"] for row in report["candidates"]}
+    for name in workspace.engine_names():
+        data = (workspace.engine(name) / "engine.onnx").read_bytes()
+        assert engines[name] == hashlib.sha256(data).hexdigest()
 
 
 def test_reports_of_others_have_codes(made):

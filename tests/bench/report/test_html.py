@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 
+from lpx.bench.parity.pixels import StageResults
 from lpx.bench.parity.run import BenchResult
 from lpx.bench.parity.score import Failure
 from lpx.bench.performance.costs import Costs, Speed
@@ -15,9 +16,10 @@ from lpx.bench.performance.speed_test import SpeedTest, SpeedVerdict
 from lpx.bench.report.document.entries import Candidate, EngineCosts
 from lpx.bench.report.document.report import Report
 from lpx.bench.report.figures import MAX_POINTS, draw
+from lpx.bench.report.headline import headline
 from lpx.bench.report.html import render_html
 from lpx.bench.report.markdown import render_markdown
-from lpx.bench.report.sentences import headline, percent, sentence, signed, significant, speed_notes
+from lpx.bench.report.sentences import percent, sentence, signed, significant, speed_notes
 from lpx.engines.base import Prediction
 from lpx.metrics import Flips, Interval, Verdict
 from tests.support.browser import PHONE, look, needs_browser
@@ -227,7 +229,7 @@ def test_all_may_have_failed(bench: BenchResult) -> None:
         candidates=(),
         parity={},
         parts={},
-        stages={},
+        stages=StageResults(),
         failed=(gone,),
         costs=Costs({"torch": ()}),
     )

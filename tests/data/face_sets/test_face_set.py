@@ -97,6 +97,20 @@ def test_stream_resizes():
     assert batch.pixels.shape == (2, 3, 3, 3)
 
 
+def test_stream_resizes_in_other_ways_too():
+    def inverted(image, size):
+        return 255 - np.full((size, size, 3), image[0, 0], np.uint8)
+
+    sources = [Grey(7), Grey(None), Grey(9)]
+    (batch,) = greys(sources).stream(4, 3, [], {"one": inverted, "two": inverted})
+    assert batch.indices.tolist() == [0, 2]
+    assert batch.pixels[:, 0, 0, 0].tolist() == [7, 9]
+    assert list(batch.others) == ["one", "two"]
+    assert batch.others["two"].shape == (2, 3, 3, 3)
+    assert batch.others["two"][:, 0, 0, 0].tolist() == [248, 246]
+    assert batch.crop_sizes.tolist() == [[SIDE, SIDE]] * 2
+
+
 def test_stream_of_nothing():
     assert list(greys([]).stream(4, SIDE, [])) == []
 

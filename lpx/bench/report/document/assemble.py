@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from lpx.bench.parity.breakdown import SubsetParity
 from lpx.bench.parity.parity import PairedDifference, ParityResult, overall
+from lpx.bench.parity.pixels import PixelFacts, PixelStage
 from lpx.bench.parity.run import BenchResult
 from lpx.bench.parity.stages import Stage, breaks_at
 from lpx.bench.performance.costs import Costs
@@ -22,6 +23,8 @@ from lpx.bench.report.document.entries import (
     NotRun,
     Parity,
     PartialDifference,
+    PixelParity,
+    PixelSummary,
     Reference,
     StageParity,
     TimingConditions,
@@ -79,6 +82,9 @@ def assemble(
     conditions = _conditions(result.costs)
     if conditions:
         notes += [f"while latency was measured: {change}" for change in conditions.changes]
+    for stages in result.stages.pixels.values():
+        # Asked for, so that a loss on these pixels is a loss.
+        verdicts += [stage.verdict for stage in stages]
     return Report(
         verdict=overall(verdicts),
         margin=margin,
@@ -91,6 +97,7 @@ def assemble(
         trtexec=tuple(trtexec),
         warnings=(*warnings, *notes),
         environment=replace(environment, conditions=conditions),
+        pixels=tuple(map(_summary, result.stages.facts)),
     )
 
 
@@ -133,7 +140,7 @@ def _reference(result: BenchResult) -> Reference:
 
 def _candidate(result: BenchResult, manifest: EngineManifest) -> Candidate:
     name = manifest.name
-    parity, stages = result.parity[name], result.stages[name]
+    parity, stages = result.parity[name], result.stages.graphs[name]
     broken = breaks_at(stages)
     # If the faces decide nothing, no stage is to blame.
     if parity.verdict == "uninformative" or (
@@ -157,8 +164,10 @@ def _candidate(result: BenchResult, manifest: EngineManifest) -> Candidate:
             int8_share=manifest.int8_share,
             calibration=manifest.calibration,
             warnings=manifest.warnings,
+            engine_sha256=manifest.engine_sha256,
         ),
         costs=_costs(result, name),
+        pixels=tuple(_on_pixels(stage) for stage in result.stages.pixels.get(name, ())),
     )
 
 
@@ -191,6 +200,30 @@ def _stage(stage: Stage) -> StageParity:
         reason=stage.reason,
         against_torch=_optional_parity(stage.against_torch),
         against_previous=_optional_parity(stage.against_previous),
+    )
+
+
+def _on_pixels(stage: PixelStage) -> PixelParity:
+    against_torch, against_engine = stage.against_torch, stage.against_engine
+    return PixelParity(
+        pipeline=stage.pipeline,
+        reason=stage.reason,
+        against_torch=_optional_parity(against_torch),
+        against_engine=_optional_parity(against_engine),
+        faces_needed=None if against_torch is None else against_torch.faces_needed,
+    )
+
+
+def _summary(facts: PixelFacts) -> PixelSummary:
+    return PixelSummary(
+        pipeline=facts.pipeline.name,
+        version=facts.pipeline.version,
+        text=facts.pipeline.text,
+        faces_changed=facts.changed,
+        faces_resized=facts.resized,
+        faces_shrunk=facts.shrunk,
+        median_side_px=facts.median_side,
+        mean_difference=facts.difference,
     )
 
 

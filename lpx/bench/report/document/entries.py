@@ -168,6 +168,57 @@ class StageParity:
 
 
 @dataclass(frozen=True)
+class PixelParity:
+    """Parity of an engine on faces that are resized as another pipeline does.
+
+    Attributes:
+        pipeline: Name of the pipeline.
+        reason: Reason why it was not scored; otherwise "".
+        against_torch: Comparison with the checkpoint on lpx's own pixels; None if it was not
+            scored.
+        against_engine: Comparison with the same engine on lpx's own pixels; None likewise.
+        faces_needed: Number of faces that would probably decide the verdict; None if that cannot be
+            estimated.
+    """
+
+    pipeline: str
+    reason: str
+    against_torch: Parity | None
+    against_engine: Parity | None
+    faces_needed: int | None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Verdict on parity with the checkpoint; "undecided" if it was not scored."""
+        return "undecided" if self.against_torch is None else self.against_torch.verdict
+
+
+@dataclass(frozen=True)
+class PixelSummary:
+    """How far the pixels of a pipeline are from lpx's own.
+
+    Attributes:
+        pipeline: Name of the pipeline.
+        version: Version of its simulation.
+        text: What it does.
+        faces_changed: Number of faces with other pixels than lpx's.
+        faces_resized: Number of faces whose crops are not of the model's size already.
+        faces_shrunk: Number of faces whose crops are larger in both directions.
+        median_side_px: Median of the crops' shorter sides, pixels.
+        mean_difference: Mean absolute difference of the values, of 255.
+    """
+
+    pipeline: str
+    version: int
+    text: str
+    faces_changed: int
+    faces_resized: int
+    faces_shrunk: int
+    median_side_px: float
+    mean_difference: float
+
+
+@dataclass(frozen=True)
 class PartialDifference:
     """AUC difference on the fakes of one method, or over videos.
 
@@ -237,6 +288,7 @@ class EngineInfo:
         int8_share: Share of these that run in integers, in [0, 1]; None if unknown.
         calibration: Faces, method and counts, as plain values; None for float engines.
         warnings: Warnings of the build.
+        engine_sha256: SHA-256 of the engine file; "" in a report of an earlier version.
     """
 
     dialect: str
@@ -245,6 +297,8 @@ class EngineInfo:
     int8_share: float | None
     calibration: dict[str, Any] | None
     warnings: tuple[str, ...]
+    # By keyword, as the reader's record of a candidate adds fields without defaults.
+    engine_sha256: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -291,6 +345,7 @@ class Candidate:
         accuracy: Detection metrics per face, video and method.
         engine: Facts from its manifest.
         costs: Latency, energy and other costs.
+        pixels: Parity on faces that are resized as other pipelines do; empty if none was asked for.
     """
 
     name: str
@@ -304,6 +359,7 @@ class Candidate:
     accuracy: Detection
     engine: EngineInfo
     costs: EngineCosts
+    pixels: tuple[PixelParity, ...] = ()
 
     @property
     def verdict(self) -> Verdict:

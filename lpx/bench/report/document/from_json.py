@@ -30,6 +30,8 @@ from lpx.bench.report.document.entries import (
     NotRun,
     Parity,
     PartialDifference,
+    PixelParity,
+    PixelSummary,
     ProcessMemory,
     Reference,
     StageParity,
@@ -209,6 +211,15 @@ class _Stage:
 
 
 @dataclass(frozen=True)
+class _OnPixels:
+    pipeline: str
+    reason: str
+    faces_needed: int | None
+    against_torch: _Parity | None
+    against_engine: _Parity | None
+
+
+@dataclass(frozen=True)
 class _Candidate(_Costs, _Parity, EngineInfo):
     name: str
     target: str
@@ -218,6 +229,8 @@ class _Candidate(_Costs, _Parity, EngineInfo):
     stages: tuple[_Stage, ...]
     breaks_at: Kind | None
     accuracy: _Accuracy
+    # Reports of earlier versions do not have it.
+    pixels: tuple[_OnPixels, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -247,6 +260,8 @@ class _Results:
     not_run: tuple[NotRun, ...]
     trtexec: tuple[TrtexecRow, ...]
     warnings: tuple[str, ...]
+    # Reports of earlier versions do not have it.
+    pixels: tuple[PixelSummary, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -285,6 +300,11 @@ def read_fields(values: object) -> ReportFields:
                 in_range(ms, 0, math.inf, f"a latency of {entry.name}")
     if len({entry.name for entry in every}) < len(every):
         raise SchemaError("two engines have the same name")
+    pipelines = [summary.pipeline for summary in results.pixels]
+    for candidate in results.candidates:
+        # Tables have a row for each pipeline that is described: a verdict must not go unseen.
+        if [row.pipeline for row in candidate.pixels] != pipelines:
+            raise SchemaError(f"{candidate.name} was scored on other pixels than are described")
     in_range(results.margin, 0, 1, "margin")
     in_range(scored.faces, 1, MAX_INTEGER, "faces")
     return ReportFields(scored, results, surroundings)
@@ -336,6 +356,7 @@ def candidates_of(fields: ReportFields) -> tuple[Candidate, ...]:
             accuracy=_detection(row.accuracy, f"candidates[{place}].accuracy"),
             engine=_same_fields(EngineInfo, row),
             costs=_costs(row, f"candidates[{place}]"),
+            pixels=tuple(_on_pixels(one) for one in row.pixels),
         )
         candidates.append(candidate)
     return tuple(candidates)
@@ -345,6 +366,15 @@ def _same_fields(kind: type[_T], row: object, **changed: Any) -> _T:
     """Return a part whose fields are those of the same names in a row, but for some."""
     names = {field.name for field in dataclasses.fields(kind)} - changed.keys()  # type: ignore[arg-type]
     return kind(**{name: getattr(row, name) for name in names}, **changed)
+
+
+def _on_pixels(row: _OnPixels) -> PixelParity:
+    return _same_fields(
+        PixelParity,
+        row,
+        against_torch=None if row.against_torch is None else _parity(row.against_torch),
+        against_engine=None if row.against_engine is None else _parity(row.against_engine),
+    )
 
 
 def _stage(row: _Stage) -> StageParity:

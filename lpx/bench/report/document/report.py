@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lpx.arguments import as_path
+from lpx.bench.parity.parity import overall
 from lpx.bench.parity.score import Failure
 from lpx.bench.performance.trtexec_metrics import TrtexecRow
 from lpx.bench.report.document.entries import (
@@ -16,6 +17,7 @@ from lpx.bench.report.document.entries import (
     Entry,
     Environment,
     NotRun,
+    PixelSummary,
     Reference,
 )
 from lpx.bench.report.document.from_json import (
@@ -45,8 +47,8 @@ class Report:
     """The report of a bench.
 
     Attributes:
-        verdict: The worst verdict of the candidates; no better than "undecided" if an engine
-            failed.
+        verdict: The worst verdict of the candidates, on the pixels of pipelines too; no better
+            than "undecided" if an engine failed.
         margin: AUC that a candidate may lose.
         dataset: Faces that were scored.
         model: Model card.
@@ -57,6 +59,7 @@ class Report:
         trtexec: Times that trtexec measured, from files.
         warnings: Warnings to the reader.
         environment: Machine, versions and conditions.
+        pixels: Pipelines whose pixels were scored.
         json_file: report.json, if the report was written or read; not part of `to_dict()`.
     """
 
@@ -71,7 +74,14 @@ class Report:
     trtexec: tuple[TrtexecRow, ...]
     warnings: tuple[str, ...]
     environment: Environment
+    pixels: tuple[PixelSummary, ...] = ()
     json_file: Path | None = field(default=None, compare=False)
+
+    @property
+    def engine_verdict(self) -> Verdict:
+        """The verdict on lpx's own pixels alone."""
+        unseen: list[Verdict] = ["undecided"] if self.failed else []
+        return overall([candidate.verdict for candidate in self.candidates] + unseen)
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -132,6 +142,7 @@ class Report:
             },
             "conditions": conditions_values(environment.conditions),
             "trtexec": [asdict(row) for row in self.trtexec],
+            "pixels": [asdict(summary) for summary in self.pixels],
             "warnings": self.warnings,
         }
         # Through JSON, so that tuples become lists: equal to what a reader of the file gets.
@@ -190,6 +201,7 @@ def _from_values(values: dict[str, Any], source: str, file: Path | None = None) 
             trtexec=results.trtexec,
             warnings=results.warnings,
             environment=environment,
+            pixels=results.pixels,
             json_file=file,
         )
     except SchemaError as error:

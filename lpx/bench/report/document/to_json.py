@@ -17,6 +17,7 @@ from lpx.bench.report.document.entries import (
     EngineCosts,
     Parity,
     PartialDifference,
+    PixelParity,
     Reference,
     StageParity,
     TimingConditions,
@@ -68,6 +69,7 @@ def candidate_values(candidate: Candidate) -> dict[str, Any]:
         "parts": [{**vars(part), **_differences(part)} for part in candidate.parts],
         "stages": [_stage(stage) for stage in candidate.stages],
         "breaks_at": candidate.breaks_at,
+        "pixels": [_on_pixels(row) for row in candidate.pixels],
         "accuracy": _detection(candidate.accuracy),
         **_agreement(parity),
         "convolutions": engine.convolutions,
@@ -75,6 +77,7 @@ def candidate_values(candidate: Candidate) -> dict[str, Any]:
         "int8_share": engine.int8_share,
         "calibration": engine.calibration,
         "warnings": engine.warnings,
+        "engine_sha256": engine.engine_sha256,
         **_costs(candidate.costs),
     }
 
@@ -96,6 +99,17 @@ def _stage(stage: StageParity) -> dict[str, Any]:
         "reason": stage.reason,
         "against_torch": _compared(stage.against_torch),
         "against_previous": _compared(stage.against_previous),
+    }
+
+
+def _on_pixels(row: PixelParity) -> dict[str, Any]:
+    return {
+        "pipeline": row.pipeline,
+        "reason": row.reason,
+        "verdict": row.verdict,
+        "faces_needed": row.faces_needed,
+        "against_torch": _compared(row.against_torch),
+        "against_engine": _compared(row.against_engine),
     }
 
 

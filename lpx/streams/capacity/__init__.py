@@ -1,0 +1,1 @@
+"""How many cameras a machine carries: the whole road, frames released at their due times."""
