@@ -13,6 +13,7 @@ from lpx.cli.options import json_option, workspace_option
 
 if TYPE_CHECKING:
     from lpx.api.package.cpp import CppResult
+    from lpx.api.package.deepstream import DeepStreamResult
     from lpx.api.package.triton import TritonModel, TritonResult
     from lpx.api.workspace import Workspace
 
@@ -32,13 +33,13 @@ def _names(
     type=click.Choice(KINDS),
     required=True,
     help="cpp: a CMake project for TensorRT 8.6 to 11. triton: a model repository for Triton "
-    "Inference Server.",
+    "Inference Server. deepstream: graphs, configurations and probes for DeepStream.",
 )
 @click.option(
     "--engine",
     metavar="NAME",
-    help="cpp: engine to package.  [default: a TensorRT plan, else the lowest precision that was "
-    "built]",
+    help="cpp, deepstream: engine to package.  [default: a TensorRT plan, else the lowest "
+    "precision that was built]",
 )
 @click.option(
     "--engines",
@@ -64,6 +65,12 @@ def _names(
     "VNNI; wrong scores on those without.",
 )
 @click.option(
+    "--own-crop",
+    is_flag=True,
+    help="deepstream: something else in the pipeline sets the boxes as the model's crop recipe "
+    "says.",
+)
+@click.option(
     "-o",
     "--out",
     type=click.Path(path_type=Path),
@@ -79,6 +86,7 @@ def package(
     also: tuple[Path, ...],
     name: str | None,
     vnni: bool,
+    own_crop: bool,
     out: Path | None,
     workspace: Workspace,
     as_json: bool,
@@ -91,7 +99,11 @@ def package(
     triton: a model repository, a script that starts the server, and a client. Engines of one
     runtime and precision become one model, which has a plan for each GPU's compute capability.
 
-    Both include one face and its expected score as a self-test.
+    deepstream: configurations for the faces that a face detector finds in DeepStream, a script that
+    builds engines in the form that nvinfer takes, and a probe that enlarges boxes by the model's
+    crop recipe.
+
+    Each includes one face and its expected score as a self-test.
     """
     from lpx.cli.console import ConsoleReporter
 
@@ -104,6 +116,7 @@ def package(
             also=also,
             name=name,
             vnni=vnni,
+            own_crop=own_crop,
             reporter=reporter,
         )
     if as_json:
@@ -111,10 +124,10 @@ def package(
     elif kind == "triton":
         _show_triton(cast("TritonResult", result))
     else:
-        _show_cpp(cast("CppResult", result))
+        _show_project(cast("CppResult | DeepStreamResult", result))
 
 
-def _show_cpp(result: CppResult) -> None:
+def _show_project(result: CppResult | DeepStreamResult) -> None:
     click.echo(f"written: {result.folder}")
     click.echo(f"  self-test: one face, score {result.expected_score:.4f} +/- {result.tolerance:g}")
     click.echo("next: copy the folder to the machine, and follow its README.md")

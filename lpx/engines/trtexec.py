@@ -8,6 +8,7 @@ and --stronglyTyped, 11 strongly typed graphs only, without a flag.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -29,7 +30,8 @@ CACHE = "int8.cache"
 _SCRIPT = """\
 #!/bin/sh
 # Builds engines with TensorRT {major} and times them; written by lpx, see README.txt. Run it on the
-# machine that will run the engines. TRTEXEC names another trtexec, OUT another folder for results.
+# machine that will run the engines. TRTEXEC names another trtexec, OUT another folder for results,
+# ONLY the one engine to build.
 set -eu
 cd "$(dirname "$0")"
 out=${{OUT:-tensorrt{major}}}
@@ -77,6 +79,9 @@ machine=$({{
 build() {{
     name=$1
     shift
+    if [ "${{ONLY:-$name}}" != "$name" ]; then
+        return
+    fi
     echo "$name: building and timing, see $out/$name.log"
     if ! "$trtexec" "$@" --saveEngine="$out/$name.plan" --exportTimes="$out/$name.times.json" \\
         --exportLayerInfo="$out/$name.layers.json" --profilingVerbosity=detailed \\
@@ -90,6 +95,10 @@ build() {{
 {verify}}}
 
 {builds}
+if [ -n "${{ONLY:-}}" ] && [ ! -e "$out/$ONLY.plan" ]; then
+    echo "error: this script builds no engine named $ONLY" >&2
+    exit 2
+fi
 echo "done: engines and times are in $out"
 """
 _REWRITE = """\
@@ -132,6 +141,7 @@ that change what it does, as in `OUT=/data/engines sh build-tensorrt10.sh`:
   OUT=DIR              folder for the results (default: tensorrt8, tensorrt10 or tensorrt11, here)
   TRTEXEC=FILE         trtexec, if it is neither on PATH nor /usr/src/tensorrt/bin/trtexec
   LPX_TENSORRT=101303  TensorRT's release, here 10.13.3, if the script cannot find it out
+  ONLY=NAME            the one engine to build, instead of all
 
 Results
 -------
@@ -148,22 +158,48 @@ timing-*.cache holds the times of single kernels, and makes the next build faste
 
 The engine
 ----------
-  faces      input, uint8 [N, {size}, {size}, 3]: face crops, RGB, not normalised
-  score      output, float32 [N]: probability that a face is fake
-  patch_map  output, float32 [N, h, w]: the same for each patch of a face
+{interface}
 
 {tf32}
 {dla}"""
+_UINT8_PIXELS = """\
+  faces      input, uint8 [N, {size}, {size}, 3]: face crops, RGB, not normalised
+  score      output, float32 [N]: probability that a face is fake
+  patch_map  output, float32 [N, h, w]: the same for each patch of a face"""
 _TF32 = """\
 TF32 is on, which is TensorRT's default: on GPUs from Ampere on, float32 convolutions round their
-inputs and weights to 10 bits of mantissa. To switch it off, write this folder again with
-`lpx build --emit trtexec --no-tf32`."""
+inputs and weights to 10 bits of mantissa."""
+_SWITCH_TF32_OFF = """
+To switch it off, write this folder again with `lpx build --emit trtexec --no-tf32`."""
 _NO_TF32 = """\
 TF32 is off: float32 is multiplied with all 23 bits of its mantissa."""
 _DLA = """
 These engines are for DLA core {core}. TensorRT supports DLA up to 10.7 and from 11.4.1 on; with the
 releases in between, trtexec fails. Layers that a DLA core does not support run on the GPU.
 """
+
+
+@dataclass(frozen=True)
+class GraphForm:
+    """Inputs and outputs of the graphs, for programs that take other ones than lpx.
+
+    Attributes:
+        prefix: Beginning of the names of its graphs and engines.
+        face: Shape of a face, with "S" for its side, as trtexec takes it.
+        convert: Makes a graph of this form from one of lpx's.
+    """
+
+    prefix: str
+    face: str
+    convert: Callable[[bytes], bytes]
+
+
+def _unchanged(graph: bytes) -> bytes:
+    return graph
+
+
+UINT8_PIXELS = GraphForm("", "SxSx3", _unchanged)
+"""The graphs of lpx: uint8 RGB [N, S, S, 3] in, score and patch map out."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +212,13 @@ class _Recipe:
 
 
 def emit_trtexec(
-    model: bytes, card: ModelCard, requests: tuple[BuildRequest, ...], folder: Path
+    model: bytes,
+    card: ModelCard,
+    requests: tuple[BuildRequest, ...],
+    folder: Path,
+    *,
+    forms: tuple[GraphForm, ...] = (UINT8_PIXELS,),
+    interface: str = _UINT8_PIXELS,
 ) -> tuple[Path, ...]:
     """Write graphs, a script per TensorRT major, a README and a manifest.
 
@@ -185,6 +227,9 @@ def emit_trtexec(
         card: Its card.
         requests: One per precision, target "tensorrt", with the same options.
         folder: Receives all files.
+        forms: Forms of the graphs; an engine is built for each.
+        interface: Inputs and outputs of the engines, for the README; "{size}" is the side of a
+            face.
 
     Returns:
         The scripts.
@@ -194,18 +239,15 @@ def emit_trtexec(
     """
     # Before anything is written, so that a refusal leaves no half-made folder.
     check_emitted(requests)
-    graphs: dict[str, bytes] = {}
-    described = []
+    graphs = _Graphs(model, forms)
     scripts = []
     for major in MAJORS:
         lines = []
         for request in requests:
             recipe = _recipe(request, major)
-            # Releases share graphs; each is made and described once.
-            if recipe.graph not in graphs:
-                graphs[recipe.graph], _ = make_graph(model, request, recipe.dialect)
-                described.append(_described(recipe, graphs[recipe.graph]))
-            lines += _builds(request, major, recipe, card.input_size)
+            graphs.add(request, recipe)
+            for form in forms:
+                lines += _builds(request, recipe, form, card.input_size)
         # Only scripts that read the cache rewrite its first line.
         cached = any(CACHE in line for line in lines)
         text = _SCRIPT.format(
@@ -218,7 +260,7 @@ def emit_trtexec(
         scripts.append(folder / f"build-tensorrt{major}.sh")
         # The scripts are written first but the manifest last, as it lists the digests of all.
         _write_script(scripts[-1], text)
-    for name, graph in graphs.items():
+    for name, graph in graphs.files.items():
         write_bytes(folder / name, graph)
     options = requests[0].tensorrt
     calibrated = next((r for r in requests if r.precision == "int8"), None)
@@ -229,14 +271,15 @@ def emit_trtexec(
         text = write_cache(peaks)
         write_bytes(folder / CACHE, text.encode())
         files[CACHE] = hashlib.sha256(text.encode()).hexdigest()
-    write_bytes(folder / "README.txt", _readme(requests[0], card.input_size).encode())
+    readme = _readme(requests[0], forms[0], interface, card.input_size)
+    write_bytes(folder / "README.txt", readme.encode())
     manifest = {
         "format": FORMAT,
         "model_sha256": hashlib.sha256(model).hexdigest(),
         "card": card.to_dict(),
         "precisions": [request.precision for request in requests],
         "tensorrt": options.to_dict(),
-        "graphs": described,
+        "graphs": graphs.described,
         "calibration": calibrated and calibrated.calibration,
         "files": files,
     }
@@ -244,7 +287,35 @@ def emit_trtexec(
     return tuple(scripts)
 
 
-def _readme(request: BuildRequest, size: int) -> str:
+class _Graphs:
+    """Graphs of all releases and forms: many are shared, and each is made once.
+
+    Attributes:
+        files: Graphs by the name of their file.
+        described: Their entries in the manifest.
+    """
+
+    def __init__(self, model: bytes, forms: tuple[GraphForm, ...]) -> None:
+        self._model = model
+        self._forms = forms
+        self.files: dict[str, bytes] = {}
+        self.described: list[dict[str, str]] = []
+
+    def add(self, request: BuildRequest, recipe: _Recipe) -> None:
+        """Make the graph of a release and precision in every form, unless it has been made."""
+        if self._forms[0].prefix + recipe.graph in self.files:
+            return
+        made, _ = make_graph(self._model, request, recipe.dialect)
+        for form in self._forms:
+            name = form.prefix + recipe.graph
+            graph = form.convert(made)
+            self.files[name] = graph
+            digest = hashlib.sha256(graph).hexdigest()
+            entry = {"file": name, "sha256": digest, "dialect": recipe.dialect}
+            self.described.append(entry)
+
+
+def _readme(request: BuildRequest, form: GraphForm, interface: str, size: int) -> str:
     options = request.tensorrt
     dla = ""
     if options.dla_core is not None:
@@ -252,9 +323,13 @@ def _readme(request: BuildRequest, size: int) -> str:
     tf32 = _TF32
     if not options.tf32:
         tf32 = _NO_TF32
+    elif form == UINT8_PIXELS:
+        # Folders of other forms are not written by that command.
+        tf32 += _SWITCH_TF32_OFF
     # A real name, so that readers recognise it in the folder.
-    example = plan_name(request, options.profiles[0])
-    return _README.format(size=size, example=example, dla=dla, tf32=tf32)
+    example = form.prefix + plan_name(request, options.profiles[0])
+    interface = interface.format(size=size)
+    return _README.format(interface=interface, example=example, dla=dla, tf32=tf32)
 
 
 def check_emitted(requests: tuple[BuildRequest, ...]) -> None:
@@ -270,11 +345,6 @@ def check_emitted(requests: tuple[BuildRequest, ...]) -> None:
         options = request.tensorrt
         if options.dla_core is not None:
             check_dla(options.dla_core, request.precision, options.profiles)
-
-
-def _described(recipe: _Recipe, graph: bytes) -> dict[str, str]:
-    digest = hashlib.sha256(graph).hexdigest()
-    return {"file": recipe.graph, "sha256": digest, "dialect": recipe.dialect}
 
 
 def _write_script(path: Path, text: str) -> None:
@@ -309,10 +379,11 @@ def _name(precision: Precision, dialect: str) -> str:
     return f"{precision}-{dialect}.onnx"
 
 
-def _builds(request: BuildRequest, major: Major, recipe: _Recipe, size: int) -> list[str]:
+def _builds(request: BuildRequest, recipe: _Recipe, form: GraphForm, size: int) -> list[str]:
     """Return a command for each profile, which gets an engine of its own."""
     options = request.tensorrt
-    common = [f"--onnx={recipe.graph}", *recipe.flags]
+    face = form.face.replace("S", str(size))
+    common = [f"--onnx={form.prefix}{recipe.graph}", *recipe.flags]
     if options.workspace_mib is not None:
         common.append(f"--memPoolSize=workspace:{options.workspace_mib}")
     if options.optimisation_level is not None:
@@ -329,16 +400,15 @@ def _builds(request: BuildRequest, major: Major, recipe: _Recipe, size: int) -> 
         # them.
         common += [f"--useDLACore={options.dla_core}", "--allowGPUFallback"]
     lines = []
-    side = f"{size}x{size}x3"
     for span in options.profiles:
         arguments = [
-            f"build {plan_name(request, span)}",
+            f"build {form.prefix}{plan_name(request, span)}",
             *common,
-            f"--minShapes=faces:{span.minimum}x{side}",
-            f"--optShapes=faces:{span.optimum}x{side}",
-            f"--maxShapes=faces:{span.maximum}x{side}",
+            f"--minShapes=faces:{span.minimum}x{face}",
+            f"--optShapes=faces:{span.optimum}x{face}",
+            f"--maxShapes=faces:{span.maximum}x{face}",
             # Timed at the optimum, for which the kernels were chosen.
-            f"--shapes=faces:{span.optimum}x{side}",
+            f"--shapes=faces:{span.optimum}x{face}",
         ]
         lines.append(" \\\n    ".join(arguments))
     return lines

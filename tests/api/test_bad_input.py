@@ -146,6 +146,7 @@ WRONG_CHOICES = {
     "capacity-streams": lambda work: lpx.CapacityOptions(most_streams=0),
     "package-name": lambda work: work.package("triton", name="a/b"),
     "package-engine": lambda work: work.package("triton", engine=INT8),
+    "package-own-crop": lambda work: work.package("cpp", own_crop=True),
     "precision-case": lambda work: work.build("INT8"),
     "target": lambda work: work.build("fp32", target="openvino"),
     "method": lambda work: work.build("int8", method="median"),

@@ -309,6 +309,18 @@ def test_failing_trtexec_is_told_with_its_last_words(emit, run):
     assert "[E] no kernel found" in said
 
 
+def test_one_engine_can_be_built_alone(emit, run):
+    folder = emit("--fp32", "--fp16")
+    code, said, calls = run(folder, 10, ONLY="tensorrt-fp16-batch1to32")
+    assert code == 0, said
+    assert len(calls) == 1
+    assert "--onnx=fp16-strongly-typed.onnx" in calls[0]
+    code, said, calls = run(folder, 10, ONLY="tensorrt-int8-batch1to32")
+    assert code == 2
+    assert "this script builds no engine named tensorrt-int8-batch1to32" in said
+    assert calls == []
+
+
 def test_missing_trtexec_is_told(emit, run):
     code, said, _ = run(emit("--fp32"), 10, TRTEXEC="nowhere")
     assert code == 2

@@ -7,13 +7,14 @@ from typing import Literal, get_args
 
 from lpx.errors import InvalidArgumentError
 
-PackageKind = Literal["cpp", "triton"]
-"""What a package is for: a program in C++, or Triton Inference Server."""
+PackageKind = Literal["cpp", "triton", "deepstream"]
+"""What a package is for: a program in C++, Triton Inference Server, or DeepStream."""
 KINDS: tuple[PackageKind, ...] = get_args(PackageKind)
 # Arguments of `lpx.Workspace.package` that not every kind takes.
 _ARGUMENTS: dict[PackageKind, tuple[str, ...]] = {
     "cpp": ("engine",),
     "triton": ("engines", "also", "name", "vnni"),
+    "deepstream": ("engine", "own_crop"),
 }
 
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpx.api.build import BuildOptions
-from lpx.api.package.content import choose_engine, choose_face, ranges_of, weights_of
+from lpx.api.package.content import choose_engine, choose_face, request_of
 from lpx.artefacts.model import ExportedModel, read_exported
 from lpx.deploy.cpp_project import (
     TRTEXEC,
@@ -19,7 +18,6 @@ from lpx.deploy.cpp_project import (
 from lpx.engines.load import read_engine, read_graph
 from lpx.engines.manifest import EngineManifest, Precision
 from lpx.engines.trtexec import emit_trtexec, plan_name
-from lpx.graph.qdq.weights import DEFAULT_WEIGHTS
 from lpx.reporter import SILENT, Reporter
 from lpx.workspace import check_writable, read_sealed
 
@@ -107,29 +105,24 @@ def _with_graph(
     reporter: Reporter,
 ) -> ProjectContent:
     """Write the graphs and trtexec scripts of an engine's precision to a folder."""
-    precision: Precision = "fp32"
-    method, weights, scales = None, DEFAULT_WEIGHTS, None
     if manifest is None:
         reporter.say("no engine was built: the float32 graph is packaged")
     else:
-        precision = manifest.precision
-        weights = weights_of(manifest)
         reporter.say(
-            f"{manifest.name} is not a TensorRT plan: the {precision.upper()} graph for TensorRT "
-            "is packaged, and build.sh builds the plan"
+            f"{manifest.name} is not a TensorRT plan: the {manifest.precision.upper()} graph for "
+            "TensorRT is packaged, and build.sh builds the plan"
         )
-        if manifest.calibration is not None:
-            # Not those that `emit` would take: it may calibrate again, on other faces.
-            scales = ranges_of(workspace, manifest)
-            method = manifest.calibration["method"]
-    options = BuildOptions((precision,), method=method, weights=weights)
-    request = options.request("tensorrt", precision, scales)
+    request = request_of(workspace, manifest)
     emit_trtexec(model.data, model.card, (request,), folder)
     emitted = read_sealed(folder / "manifest.json", "lpx package")
     # ONNX Runtime runs the graph for TensorRT 10 and 11; the others state the same precision in
     # another way.
-    graph = next(one for one in emitted["graphs"] if one["dialect"] == "strongly-typed")
-    test = choose_face((folder / graph["file"]).read_bytes(), model, precision)
-    (profile,) = options.tensorrt.profiles
+    graphs = {}
+    for entry in emitted["graphs"]:
+        graphs[entry["dialect"]] = (folder / entry["file"]).read_bytes()
+    test = choose_face(
+        graphs["strongly-typed"], model, request.precision, another=graphs["weakly-typed"]
+    )
+    (profile,) = request.tensorrt.profiles
     name = plan_name(request, profile)
-    return ProjectContent(model.card, precision, test, trtexec_engine=name)
+    return ProjectContent(model.card, request.precision, test, trtexec_engine=name)

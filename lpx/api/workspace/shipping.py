@@ -15,6 +15,7 @@ from lpx.reporter import SILENT, Reporter
 if TYPE_CHECKING:
     from lpx.api.package import PackageKind
     from lpx.api.package.cpp import CppResult
+    from lpx.api.package.deepstream import DeepStreamResult
     from lpx.api.package.triton import TritonResult
     from lpx.bundle.pack import PackResult
 
@@ -32,8 +33,9 @@ class ShippingSteps(OpenedWorkspace):
         also: StrPath | Sequence[StrPath] = (),
         name: str | None = None,
         vnni: bool = False,
+        own_crop: bool = False,
         reporter: Reporter = SILENT,
-    ) -> CppResult | TritonResult:
+    ) -> CppResult | TritonResult | DeepStreamResult:
         """Write what another program needs to run an engine without lpx.
 
         "cpp" is a C++ project that scores faces with TensorRT. It holds a TensorRT plan. If the
@@ -44,18 +46,25 @@ class ShippingSteps(OpenedWorkspace):
         starts the server: a model for each precision of TensorRT plans, one plan for each compute
         capability, and one for each precision of ONNX Runtime.
 
+        "deepstream" has configurations of nvinfer and nvinferserver for the faces that a face
+        detector finds, graphs in the form that nvinfer takes, a script that builds and checks
+        their engines with trtexec, and a probe that enlarges boxes by the model's crop recipe.
+
         Args:
-            kind: "cpp" or "triton".
+            kind: "cpp", "triton" or "deepstream".
             out: Folder to write, new or empty; None for a folder named after `kind` in the
                 workspace.
-            engine: For "cpp": name of the engine. None for a TensorRT plan if there is one, else
-                for the engine of the lowest precision, else for the float32 graph.
+            engine: For "cpp" and "deepstream": name of the engine. None for a TensorRT plan if
+                there is one, else for the engine of the lowest precision, else for the float32
+                graph.
             engines: For "triton": names of the engines; None for all that Triton can serve.
             also: For "triton": other workspaces or bundles, of which TensorRT plans are taken: the
                 same model, built for other GPUs.
             name: For "triton": first part of the models' names; None for "detector".
             vnni: For "triton": every server's processor has VNNI, so INT8 graphs for ONNX Runtime
                 keep int8 weights: faster there, and wrong elsewhere.
+            own_crop: For "deepstream": something else in the pipeline sets the boxes as the crop
+                recipe says, which is then not checked.
             reporter: Receives progress and warnings.
 
         Returns:
@@ -65,18 +74,34 @@ class ShippingSteps(OpenedWorkspace):
             InvalidArgumentError: `kind` has none of its values, an argument is for another kind, or
                 Triton does not take the name.
             LpxError: No exported model, no such engine, an engine of another model, one that cannot
-                be served or does not go together with another, or a folder that is not empty.
+                be served or does not go together with another, a crop recipe that DeepStream
+                cannot make, or a folder that is not empty.
         """
         from lpx.api.package import KINDS, refuse_others
 
         check_choice("kind", kind, KINDS)
-        refuse_others(kind, engine=engine, engines=engines, also=also, name=name, vnni=vnni)
+        check_choice("own_crop", own_crop, (True, False))
+        refuse_others(
+            kind,
+            engine=engine,
+            engines=engines,
+            also=also,
+            name=name,
+            vnni=vnni,
+            own_crop=own_crop,
+        )
         folder = optional_path("out", out) or self.root / kind
         if kind == "triton":
             from lpx.api.package.triton import package_triton, triton_options
 
             options = triton_options(engines, also, name, vnni=vnni, reporter=reporter)
             return package_triton(self, folder, options, reporter)
+        if kind == "deepstream":
+            from lpx.api.package.deepstream import package_deepstream
+
+            return package_deepstream(
+                self, folder, engine=engine, own_crop=own_crop, reporter=reporter
+            )
         from lpx.api.package.cpp import package_cpp
 
         return package_cpp(self, folder, engine=engine, reporter=reporter)

@@ -1,0 +1,1 @@
+"""What DeepStream needs to run a detector: configurations, probes, a self-test."""
