@@ -315,6 +315,7 @@ def bench(
     With --shard, faces are only scored: after `lpx merge` the same command without it finds all
     scores, measures costs, and writes the report.
     """
+    check_shard(shard, out, _NOT_SHARDED)
     if videos is not None:
         from lpx.cli.bench_streams import StreamsCommand, bench_streams
 
@@ -340,7 +341,6 @@ def bench(
     from lpx.bench.performance.costs import CostPlan
     from lpx.cli.console import ConsoleReporter
 
-    check_shard(shard, out, _NOT_SHARDED)
     if shard is not None:
         with ConsoleReporter() as reporter:
             part = workspace.shard(shard, out=out).bench(

@@ -87,6 +87,7 @@ def test_faces_in_two_shards(lpx, tmp_path, monkeypatch):
         (("calibrate", "--shard", "0/2", "--select", "coverage"), "--select must be"),
         (("bench", "--dataset", "demo", "--shard", "0/2", "--energy"), "--energy cannot be"),
         (("bench", "--dataset", "demo", "--shard", "0/2", "--margin", "0.1"), "--margin cannot be"),
+        (("bench", "--streams", "demo", "--shard", "0/2"), "--streams cannot be combined"),
         (("merge",), "Missing argument 'PART...'"),
         (("merge", "nowhere"), "nowhere is not a part"),
     ],
