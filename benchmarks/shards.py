@@ -1,6 +1,7 @@
 """What shards cost: merging many parts, and two shards beside an undivided run.
 
-python benchmarks/shards.py [--parts 1000] [--faces 1000000] [--turns 5] [--only merge|overhead]
+python benchmarks/shards.py [--parts 1000] [--faces 1000000] [--turns 5]
+                            [--only merge|prepare|calibrate]
 
 Scores and observations of the parts that are merged are synthetic: merging does not depend on their
 values. Each merge runs in a process of its own, whose peak memory is given. The two shards of the
@@ -152,19 +153,20 @@ def ratios(turns: int, alone: Callable[[], object], shards: Callable[[], object]
     """Time of two shards and their merge over that of an undivided run, in turns."""
     alone()
     values, seconds = [], []
-    for _ in range(turns):
-        times = []
-        for run in (alone, shards):
+    for turn in range(turns):
+        times = {}
+        # In both orders, as the load of the machine drifts.
+        for run in ((alone, shards), (shards, alone))[turn % 2]:
             started = time.perf_counter()
             run()
-            times.append(time.perf_counter() - started)
-        seconds.append(times[0])
-        values.append(times[1] / times[0])
+            times[run] = time.perf_counter() - started
+        seconds.append(times[alone])
+        values.append(times[shards] / times[alone])
     low, middle, high = np.percentile(values, (25, 50, 75))
     return f"{middle:.2f} [{low:.2f}, {high:.2f}] of {statistics.median(seconds):.1f} s"
 
 
-def overhead(base: Path, turns: int) -> None:
+def overhead(base: Path, turns: int, only: str | None) -> None:
     work = exported(base / "w")
     root = videos(base, 8)
     options: dict[str, Any] = {
@@ -195,15 +197,19 @@ def overhead(base: Path, turns: int) -> None:
             work.shard(f"{index}/{shards}").calibrate("demo", limit=256)
         work.merge(work.root / "shards/calibrate")
 
-    print("prepare, 9 videos of 60 frames:", ratios(turns, lambda: prepare(0), lambda: prepare(2)))
-    print("calibrate, 256 faces:", ratios(turns, lambda: calibrate(0), lambda: calibrate(2)))
+    if only != "calibrate":
+        found = ratios(turns, lambda: prepare(0), lambda: prepare(2))
+        print("prepare, 9 videos of 60 frames:", found)
+    if only != "prepare":
+        found = ratios(turns, lambda: calibrate(0), lambda: calibrate(2))
+        print("calibrate, 256 faces:", found)
 
 
 @click.command()
 @click.option("--parts", default=1000, show_default=True)
 @click.option("--faces", default=1_000_000, show_default=True)
 @click.option("--turns", default=5, show_default=True)
-@click.option("--only", type=click.Choice(("merge", "overhead")))
+@click.option("--only", type=click.Choice(("merge", "prepare", "calibrate")))
 @click.option("--child", hidden=True)
 @click.option("--base", type=click.Path(path_type=Path), hidden=True)
 def main(
@@ -216,14 +222,14 @@ def main(
     print(f"{read_machine().cpu}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        if only != "overhead":
+        if only in (None, "merge"):
             bench_parts(place / "bench", parts, faces)
             print(f"bench, {faces} faces, {parts} parts:", merging("bench", place / "bench", faces))
             calibration_parts(place / "calibrate", exported(place / "m"), parts)
             found = merging("calibrate", place / "calibrate", parts)
             print(f"calibrate, {parts} parts:", found)
         if only != "merge":
-            overhead(place, turns)
+            overhead(place, turns, only)
 
 
 if __name__ == "__main__":
