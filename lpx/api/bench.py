@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, get_args
+from typing import TYPE_CHECKING, Protocol, get_args
 
 from lpx.arguments import check_at_least, check_choice, check_number, several
 from lpx.artefacts.bench_reference import (
@@ -24,14 +24,13 @@ from lpx.artefacts.model import (
     read_exported,
     versions,
 )
+from lpx.artefacts.overlap import check_disjoint, face_warnings
 from lpx.artefacts.select_engine import Survey, choose_engines, runnable
 from lpx.bench.parity.parity import MARGIN
-from lpx.bench.parity.pixels import PixelPlan
-from lpx.bench.parity.pixels import digests as pixel_digests
 from lpx.bench.parity.recording import RecordedScores
 from lpx.bench.parity.run import BenchResult, StagePlan, Watch
 from lpx.bench.parity.run import bench as measure
-from lpx.bench.parity.score import BATCH, Failure, Scored, in_one_line
+from lpx.bench.parity.score import Failure, in_one_line
 from lpx.bench.parity.score_store import FOLDER, ScoreStore
 from lpx.bench.parity.stage_names import STAGES, ChosenStages, choose_stages
 from lpx.bench.parity.stages import MODEL, Graphs, graph_of
@@ -50,18 +49,18 @@ from lpx.engines.load import load, read_graph
 from lpx.engines.manifest import EngineManifest
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.errors import LpxError
+from lpx.healing import Rebuild
 from lpx.healing.pick import Healer, HealingOptions
 from lpx.machine.energy_sources import Device, EnergySource, Unavailable, open_source
 from lpx.machine.machine import read_machine
 from lpx.machine.process_memory import read_memory
 from lpx.reporter import SILENT, Reporter
+from lpx.shards.bench import read_joined, score_digests, score_inputs
 from lpx.workspace import WorkspaceFolder, check_writable, write_bytes, write_json
 
 if TYPE_CHECKING:
     from lpx.api.workspace.opened import OpenedWorkspace
 
-# Faces of a class below which an interval of AUC is not to be relied on.
-FEW_FACES = 30
 _VERSIONS = ("onnx", "onnxruntime", "numpy")
 
 
@@ -91,6 +90,10 @@ class BenchOptions:
             "margin", self.margin, least=0, most=1, why="it is the AUC that an engine may lose"
         )
         choose_stages(self.stages)
+
+    def chosen_methods(self) -> tuple[str, ...] | None:
+        """Return the manipulation methods that were asked for; None for all."""
+        return None if self.methods is None else several("methods", self.methods)
 
 
 class OpenSource(Protocol):
@@ -148,43 +151,24 @@ def bench(
     Scores are kept in `bench.partial/` of the workspace until the report is written.
     """
     host = host or THIS_HOST
-    plan, chosen_stages = options.costs, choose_stages(options.stages)
-    for note in chosen_stages.notes:
-        reporter.say(note)
+    plan = options.costs
     trtexec = [read_trtexec(Path(path), name) for path, name in options.costs.trtexec_times]
-    model = read_exported(workspace)
-    faces = open_faces(
-        workspace, dataset, "test", places=workspace.places, card=model.card, reporter=reporter
-    )
-    methods = None if options.methods is None else several("methods", options.methods)
-    if methods is not None:
-        faces = faces.select(methods=methods)
-    faces = faces.first(options.limit)
-    healing = HealingOptions(workspace.rebuild, workspace.allow_host_code)
-    healer = Healer(workspace, model, healing, reporter)
-    healer.prepare(options.candidates and several("candidates", options.candidates))
-    chosen = choose_engines(workspace, host.runnable(workspace, model), options.candidates)
-    manifests = chosen.fit
+    subject = open_subject(workspace, dataset, options, reporter, host=host)
+    model, faces, manifests = subject.model, subject.faces, subject.chosen.fit
     look_up(faces, reporter)
     if not options.allow_overlap:
-        _check_disjoint(manifests, faces)
+        check_disjoint(manifests, faces)
     check_writable(workspace.root, "report.json", "report.html", "report.md")
     with workspace.lock(), ExitStack() as stack:
-        reference = open_reference(
-            workspace,
-            model,
-            faces,
-            options.reference,
-            stack,
-            reporter,
-            allow_factory=workspace.allow_factory,
+        opened = open_engines(workspace, subject, faces, options, stack, reporter, host=host)
+        reference, loaded = opened.reference, opened.loaded
+        store = ScoreStore(
+            workspace.root / FOLDER,
+            score_inputs(model, faces, torch_package(reference)),
+            score_digests(model, manifests, opened.stages),
+            reporter.say,
         )
-        loader = _Loader(workspace.engines, host.load, workspace.allow_host_code, healer.problem)
-        loaded, broken = loader.load_all(manifests, stack)
-        stages = StagePlan(
-            _graphs(workspace, model, manifests, chosen_stages, stack), chosen_stages.pipelines
-        )
-        store = _store(workspace, model, faces, manifests, stages, reference, reporter)
+        joined = read_joined(store.folder)
         if store.folder.is_dir():
             reporter.say(f"resuming interrupted bench ({store.folder})")
         watch = Watch(
@@ -204,12 +188,12 @@ def bench(
             margin=options.margin,
             plan=plan,
             sources=_sources(engines, plan, stack, reporter, host.open_source),
-            stages=stages,
+            stages=opened.stages,
             store=store,
             watch=watch,
         )
         faces.check_unchanged("the bench")
-        result = replace(result, failed=(*broken, *result.failed))
+        result = replace(result, failed=(*opened.broken, *result.failed))
         report = assemble(
             result,
             faces,
@@ -220,17 +204,158 @@ def bench(
                 versions=versions(*_VERSIONS, *torch_package(reference)),
                 memory=ProcessMemory(**read_memory()),
             ),
-            not_run=chosen.reasons,
-            warnings=[*_warnings(manifests, faces, result.scored), *_notes(loaded)],
-            methods=methods,
+            not_run=subject.chosen.reasons,
+            warnings=[
+                *face_warnings(manifests, faces, result.scored),
+                *_notes(loaded),
+                *joined.notes,
+            ],
+            methods=options.chosen_methods(),
             trtexec=trtexec,
         )
         report = replace(report, json_file=workspace.root / "report.json")
         _write(report, result)
         if isinstance(reference, Engine):
-            record_reference(workspace, model, faces, result.scored, reference, reporter.warn)
+            record_reference(
+                workspace,
+                model,
+                faces,
+                result.scored,
+                reference,
+                reporter.warn,
+                machine=joined.machine,
+            )
         store.remove()
     return report
+
+
+@dataclass(frozen=True)
+class BenchSubject:
+    """What a bench is about, before anything is loaded.
+
+    Attributes:
+        model: The exported model.
+        faces: The faces to score.
+        chosen: Engines that were chosen; those in `fit` run here.
+        healer: Checks engines of a bundle.
+    """
+
+    model: ExportedModel
+    faces: FaceSet
+    chosen: Survey
+    healer: Healer
+
+
+def open_subject(
+    workspace: OpenedWorkspace,
+    dataset: str,
+    options: BenchOptions,
+    reporter: Reporter,
+    *,
+    host: Host,
+    rebuild: Rebuild | None = None,
+) -> BenchSubject:
+    """Read the model, open the faces and choose the engines.
+
+    Args:
+        workspace: The workspace.
+        dataset: Face set.
+        options: Options of the bench.
+        reporter: Receives notes and warnings.
+        host: Access to the machine.
+        rebuild: Whether an engine may be rebuilt; None for what the workspace says.
+
+    Raises:
+        LpxError: As for `lpx.Workspace.bench`.
+    """
+    model = read_exported(workspace)
+    faces = faces_of_bench(workspace, dataset, options, model, reporter)
+    healing = HealingOptions(rebuild or workspace.rebuild, workspace.allow_host_code)
+    healer = Healer(workspace, model, healing, reporter)
+    healer.prepare(options.candidates and several("candidates", options.candidates))
+    chosen = choose_engines(workspace, host.runnable(workspace, model), options.candidates)
+    return BenchSubject(model, faces, chosen, healer)
+
+
+def faces_of_bench(
+    workspace: OpenedWorkspace,
+    dataset: str,
+    options: BenchOptions,
+    model: ExportedModel,
+    reporter: Reporter,
+) -> FaceSet:
+    """Open the faces of a bench.
+
+    Raises:
+        LpxError: The set does not exist, lacks a method, or is cropped in another way.
+    """
+    faces = open_faces(
+        workspace, dataset, "test", places=workspace.places, card=model.card, reporter=reporter
+    )
+    methods = options.chosen_methods()
+    if methods is not None:
+        faces = faces.select(methods=methods)
+    return faces.first(options.limit)
+
+
+@dataclass(frozen=True)
+class OpenedBench:
+    """Everything that scores faces.
+
+    Attributes:
+        reference: The checkpoint, or its recorded scores.
+        loaded: Engines by name.
+        broken: Engines that failed while they were loaded.
+        stages: What is scored besides the engines.
+    """
+
+    reference: Engine | RecordedScores
+    loaded: dict[str, LoadedEngine]
+    broken: list[Failure]
+    stages: StagePlan
+
+
+def open_engines(
+    workspace: OpenedWorkspace,
+    subject: BenchSubject,
+    faces: FaceSet,
+    options: BenchOptions,
+    stack: ExitStack,
+    reporter: Reporter,
+    *,
+    host: Host,
+) -> OpenedBench:
+    """Open the reference, the engines and the graphs between them.
+
+    Args:
+        workspace: The workspace.
+        subject: What the bench is about.
+        faces: The faces that will be scored now: all of the subject's, or a shard's.
+        options: Options of the bench.
+        stack: Closes what was opened.
+        reporter: Receives notes.
+        host: Access to the machine.
+
+    Raises:
+        LpxError: As for `lpx.Workspace.bench`.
+    """
+    reference = open_reference(
+        workspace,
+        subject.model,
+        faces,
+        options.reference,
+        stack,
+        reporter,
+        allow_factory=workspace.allow_factory,
+    )
+    manifests, problem = subject.chosen.fit, subject.healer.problem
+    loader = _Loader(workspace.engines, host.load, workspace.allow_host_code, problem)
+    loaded, broken = loader.load_all(manifests, stack)
+    chosen = choose_stages(options.stages)
+    for note in chosen.notes:
+        reporter.say(note)
+    graphs = _graphs(workspace, subject.model, manifests, chosen, stack)
+    return OpenedBench(reference, loaded, broken, StagePlan(graphs, chosen.pipelines))
 
 
 @dataclass(frozen=True)
@@ -369,98 +494,6 @@ def _graphs(
     return Graphs(exported, graphs, missing, digests)
 
 
-def _store(
-    workspace: WorkspaceFolder,
-    model: ExportedModel,
-    faces: FaceSet,
-    manifests: list[EngineManifest],
-    stages: StagePlan,
-    reference: Engine | RecordedScores,
-    reporter: Reporter,
-) -> ScoreStore:
-    """Open the store of scores, with those that an interrupted bench of these faces left."""
-    inputs = {
-        "faces": faces.digest(),
-        "count": len(faces.faces),
-        "size": model.card.input_size,
-        "batch": BATCH,
-        "versions": versions("onnxruntime", "numpy", *torch_package(reference)),
-    }
-    engines = {m.name: m.engine_sha256 for m in manifests}
-    between = dict(stages.graphs.digests) if stages.graphs else {}
-    pixels = pixel_digests(PixelPlan(stages.pipelines, tuple(engines)), engines)
-    digests = {REFERENCE: model.sha256} | engines | between | pixels
-    return ScoreStore(workspace.root / FOLDER, inputs, digests, reporter.say)
-
-
-def _warnings(manifests: list[EngineManifest], faces: FaceSet, scored: Scored) -> list[str]:
-    warnings = []
-    if skipped := scored.skipped:
-        names = ", ".join(f"{s.name} ({s.reason})" for s in skipped[:3])
-        more = f" and {len(skipped) - 3} more, listed in report.json" * (len(skipped) > 3)
-        warnings.append(
-            f"{len(skipped)} of {len(faces.faces)} faces could not be read and are left out: "
-            f"{names}{more}"
-        )
-    fakes = int((scored.labels == 1).sum())
-    reals = len(scored.labels) - fakes
-    if min(reals, fakes) < FEW_FACES:
-        warnings.append(
-            f"{reals} real and {fakes} fake faces are few: intervals of AUC assume large samples,"
-            f" and are too narrow with fewer than about {FEW_FACES} faces of each class"
-        )
-    return warnings + [
-        f"{name} was calibrated on {overlap}; its AUC on other faces may be lower"
-        for name, overlap in _overlaps(manifests, faces).items()
-    ]
-
-
 def _notes(loaded: Mapping[str, LoadedEngine]) -> list[str]:
     """Return the engines' notes on how they ran."""
     return [f"{name}: {note}" for name, c in loaded.items() for note in notes_of(c.engine)]
-
-
-def _check_disjoint(manifests: list[EngineManifest], faces: FaceSet) -> None:
-    """Refuse to measure an engine on the faces that it was calibrated on.
-
-    Raises:
-        LpxError: An engine was; the error says what is shared.
-    """
-    for name, overlap in _overlaps(manifests, faces).items():
-        raise LpxError(
-            f"{name} was calibrated on {overlap}",
-            "its AUC on other faces may be lower than what would be measured",
-            "bench on another set or split, build with other `faces`, or accept it with "
-            "`allow_overlap=True`",
-        )
-
-
-def _overlaps(manifests: list[EngineManifest], faces: FaceSet) -> dict[str, str]:
-    """Return what each engine was calibrated on that is measured too, by the engine's name."""
-    digest, contents = faces.digest(), frozenset(faces.short_contents())
-    overlaps = {m.name: _overlap(m.calibration or {}, faces, digest, contents) for m in manifests}
-    return {name: overlap for name, overlap in overlaps.items() if overlap}
-
-
-def _overlap(
-    calibration: dict[str, Any], faces: FaceSet, digest: str, contents: frozenset[str]
-) -> str:
-    """Say what calibration and measurement share; "" if nothing is known to be shared."""
-    if calibration.get("faces_digest") == digest:
-        return "the very faces it is measured on"
-    if (calibration.get("faces"), calibration.get("split")) == (faces.name, faces.split):
-        count = counted(calibration["face_count"], "face")
-        return f"{count} of {faces.name}, the set it is measured on"
-    if same := contents.intersection(calibration.get("contents", ())):
-        return f"{counted(len(same), 'picture')} that it is measured on (names may differ)"
-    if calibration.get("faces") == faces.name:
-        # Two sets may use one name for different videos; two splits of one set do not.
-        videos = set(faces.videos()) & set(calibration.get("videos", ()))
-        if videos:
-            more = f" and {len(videos) - 1} more" if len(videos) > 1 else ""
-            return f"frames of video {min(videos)}{more}, which {'are' if more else 'is'} measured"
-    shared = sorted(set(faces.identities()) & set(calibration.get("identities", ())))
-    if not shared:
-        return ""
-    more = f" and {len(shared) - 1} more" if len(shared) > 1 else ""
-    return f"faces of {shared[0]}{more}, who {'are' if more else 'is'} also measured"

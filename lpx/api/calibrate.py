@@ -15,7 +15,8 @@ from lpx.artefacts.model import look_up, open_faces, read_exported
 from lpx.bench.parity.method_ranking import Evidence, MethodRanking
 from lpx.calibration import selection
 from lpx.calibration.methods import METHODS
-from lpx.calibration.observe import calibrate as observe
+from lpx.calibration.observe import calibrate as observed_scales
+from lpx.calibration.observe import observe, scales_of
 from lpx.calibration.ranges import face_ranges
 from lpx.calibration.scales import Scales, save_scales
 from lpx.card import METADATA_KEY, ModelCard, card_from_json
@@ -38,6 +39,28 @@ MAX_HELD_OUT = 256
 
 
 @dataclass(frozen=True)
+class CalibrateOptions:
+    """Options of a calibration; `lpx.Workspace.calibrate` documents them.
+
+    Raises:
+        InvalidArgumentError: One has a value that it cannot have.
+    """
+
+    limit: int = 512
+    select: str = "stratified"
+    method: str = "auto"
+    seed: int = 0
+    curve: bool = False
+    weights: WeightOptions = DEFAULT_WEIGHTS
+
+    def __post_init__(self) -> None:
+        check_choice("method", self.method, ("auto", *METHODS))
+        check_choice("select", self.select, selection.SELECTIONS)
+        check_at_least("limit", self.limit, 1)
+        check_at_least("seed", self.seed, 0)
+
+
+@dataclass(frozen=True)
 class CurvePoint:
     """Evidence for the chosen method, calibrated on part of the faces."""
 
@@ -55,6 +78,9 @@ class CalibrationResult:
         held_out: Number of faces that the methods were compared on.
         forward_seconds: Time of the float32 model on as many faces as were calibrated on, from its
             time per held-out face.
+        seconds: Wall time of observing the faces, including decoding, s; of a merge, the sum of
+            all parts.
+        pass_seconds: Time of the forward pass and of its statistics, s; likewise.
         peak_rss_mib: Largest resident memory of this process so far, MiB.
         notes: Remarks about the choice of faces.
         curve: Evidence by number of faces; empty unless requested.
@@ -64,6 +90,8 @@ class CalibrationResult:
     candidates: tuple[Evidence, ...]
     held_out: int
     forward_seconds: float
+    seconds: float
+    pass_seconds: float
     peak_rss_mib: float
     notes: tuple[str, ...]
     curve: tuple[CurvePoint, ...]
@@ -76,8 +104,8 @@ class CalibrationResult:
             "held_out_faces": self.held_out,
             "set": scales.faces.name,
             "forward_seconds": self.forward_seconds,
-            "calibration_seconds": scales.pass_seconds,
-            "wall_seconds": scales.seconds,
+            "calibration_seconds": self.pass_seconds,
+            "wall_seconds": self.seconds,
             "peak_rss_mib": round(self.peak_rss_mib, 1),
             "method": scales.method,
             "methods": {evidence.method: asdict(evidence) for evidence in self.candidates},
@@ -87,24 +115,85 @@ class CalibrationResult:
         }
 
 
+@dataclass(frozen=True)
+class CalibrationInputs:
+    """The model and the faces of a calibration.
+
+    Attributes:
+        data: The exported model, ONNX.
+        observed: The same, as it is observed: equalised, and without Q/DQ pairs.
+        card: Its card.
+        pool: Faces to choose from.
+    """
+
+    data: bytes
+    observed: bytes
+    card: ModelCard
+    pool: FaceSet
+
+    def split(self, options: CalibrateOptions, reporter: Reporter) -> FaceSplit:
+        """Choose the faces; see `split_faces`."""
+        return split_faces(
+            self.observed,
+            self.card,
+            self.pool,
+            options.limit,
+            options.select,
+            options.seed,
+            reporter,
+        )
+
+
 def calibrate(
     workspace: OpenedWorkspace,
     faces: str | None,
+    options: CalibrateOptions = CalibrateOptions(),
+    reporter: Reporter = SILENT,
     *,
     model_path: Path | None = None,
-    limit: int = 512,
-    select: str = "stratified",
-    method: str = "auto",
-    seed: int = 0,
-    curve: bool = False,
-    weights: WeightOptions = DEFAULT_WEIGHTS,
-    reporter: Reporter = SILENT,
 ) -> CalibrationResult:
     """Implement `lpx.Workspace.calibrate`, which documents arguments and errors."""
-    check_choice("method", method, ("auto", *METHODS))
-    check_choice("select", select, selection.SELECTIONS)
-    check_at_least("limit", limit, 1)
-    check_at_least("seed", seed, 0)
+    inputs = open_inputs(workspace, faces, options, reporter, model_path=model_path)
+    with workspace.lock():
+        look_up(inputs.pool, reporter)
+        # Now, so that files that change during the pass are noticed.
+        inputs.pool.digest()
+        split = inputs.split(options, reporter)
+        resume = workspace.root / PARTIAL
+        observation = observe(
+            inputs.observed,
+            split.calibration,
+            inputs.card.input_size,
+            progress=reporter.progress(f"calibrating on {inputs.pool.name}"),
+            resume=resume,
+            say=reporter.say,
+        )
+        try:
+            scales = scales_of(observation, split.calibration)
+        except LpxError:
+            # Resuming would only come to the same end.
+            resume.unlink(missing_ok=True)
+            raise
+        result = conclude(workspace, inputs, split, scales, options, reporter)
+        # Not earlier: a run that stops while methods are compared need not observe again.
+        resume.unlink(missing_ok=True)
+    return replace(result, seconds=observation.seconds, pass_seconds=observation.pass_seconds)
+
+
+def open_inputs(
+    workspace: OpenedWorkspace,
+    faces: str | None,
+    options: CalibrateOptions,
+    reporter: Reporter,
+    *,
+    model_path: Path | None = None,
+) -> CalibrationInputs:
+    """Read the model, and open the faces to choose from.
+
+    Raises:
+        LpxError: No exported model, one of which nothing would be quantised, or no such faces.
+    """
+    weights = options.weights
     data, card = read_model(workspace, model_path)
     source = str(model_path or workspace.model)
     observed, _ = prepare_model(
@@ -117,44 +206,62 @@ def calibrate(
     pool = open_faces(
         workspace, faces or "demo", "train", places=workspace.places, card=card, reporter=reporter
     )
-    with workspace.lock():
-        look_up(pool, reporter)
-        set_digest = pool.digest()
-        split = split_faces(observed, card, pool, limit, select, seed, reporter)
-        chosen, notes = split.calibration, split.notes
-        scales = observe(
-            observed,
-            chosen,
-            card.input_size,
-            progress=reporter.progress(f"calibrating on {pool.name}"),
-            resume=workspace.root / PARTIAL,
-            say=reporter.say,
-        )
-        ranking = MethodRanking(data, card, split.held_out, weights)
-        candidates = ranking.rank(scales, METHODS, reporter)
-        best = candidates[0].method if method == "auto" else method
-        if candidates[0].auc is None:
-            notes += ("no AUC: that needs at least two held-out faces of each class",)
-        scales = replace(
-            scales,
-            faces=replace(scales.faces, set_digest=set_digest),
-            method=best,
-            candidates=tuple(asdict(c) for c in candidates),
-            weights=asdict(weights),
-        )
-        points: tuple[CurvePoint, ...] = ()
-        if curve:
-            points = _curve(observed, chosen, ranking, best, seed, reporter)
-        pool.check_unchanged("calibration")
-        write_sealed(workspace.root / "calibration-faces.json", _face_list(chosen, select, seed))
-        save_scales(workspace.scales, scales)
-        # Not earlier: a run that stops while methods are compared need not observe again.
-        (workspace.root / PARTIAL).unlink(missing_ok=True)
+    return CalibrationInputs(data, observed, card, pool)
+
+
+def conclude(
+    workspace: OpenedWorkspace,
+    inputs: CalibrationInputs,
+    split: FaceSplit,
+    scales: Scales,
+    options: CalibrateOptions,
+    reporter: Reporter,
+) -> CalibrationResult:
+    """Rank the methods on held-out faces, and write the result.
+
+    Args:
+        workspace: Receives `scales.json` and `calibration-faces.json`.
+        inputs: The model and the faces.
+        split: Faces calibrated on, and held-out ones.
+        scales: Ranges of the former.
+        options: Options of the calibration.
+        reporter: Receives progress.
+
+    Returns:
+        The result, without the times of the pass.
+
+    Raises:
+        LpxError: Faces changed in the meantime, no held-out face can be read, or the workspace
+            cannot be written.
+    """
+    pool, chosen, notes = inputs.pool, split.calibration, split.notes
+    set_digest = pool.digest()
+    ranking = MethodRanking(inputs.data, inputs.card, split.held_out, options.weights)
+    candidates = ranking.rank(scales, METHODS, reporter)
+    best = candidates[0].method if options.method == "auto" else options.method
+    if candidates[0].auc is None:
+        notes += ("no AUC: that needs at least two held-out faces of each class",)
+    scales = replace(
+        scales,
+        faces=replace(scales.faces, set_digest=set_digest),
+        method=best,
+        candidates=tuple(asdict(c) for c in candidates),
+        weights=asdict(options.weights),
+    )
+    points: tuple[CurvePoint, ...] = ()
+    if options.curve:
+        points = _curve(inputs.observed, chosen, ranking, best, options.seed, reporter)
+    pool.check_unchanged("calibration")
+    face_list = _face_list(chosen, options.select, options.seed)
+    write_sealed(workspace.root / "calibration-faces.json", face_list)
+    save_scales(workspace.scales, scales)
     return CalibrationResult(
         scales=scales,
         candidates=candidates,
         held_out=len(split.held_out.faces),
         forward_seconds=round(ranking.seconds_per_face * scales.faces.count, 3),
+        seconds=0.0,
+        pass_seconds=0.0,
         peak_rss_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         notes=notes,
         curve=points,
@@ -294,7 +401,7 @@ def _curve(
     progress = reporter.progress("calibrating on fewer faces")
     for done, size in enumerate(sizes, 1):
         part = chosen.take(np.sort(order[:size]))
-        scales = observe(model, part, ranking.card.input_size)
+        scales = observed_scales(model, part, ranking.card.input_size)
         points.append(CurvePoint(size, ranking.rank(scales, (method,))[0]))
         progress(done, len(sizes))
     return tuple(points)

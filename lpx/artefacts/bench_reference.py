@@ -111,6 +111,8 @@ def record_reference(
     scored: Scored,
     reference: Engine,
     warn: Callable[[str], None],
+    *,
+    machine: str = "",
 ) -> None:
     """Record the checkpoint's scores, so that a bench elsewhere needs neither it nor PyTorch.
 
@@ -121,20 +123,21 @@ def record_reference(
         scored: Predictions of the checkpoint, among others.
         reference: The checkpoint.
         warn: Receives the reason why an earlier recording is replaced.
+        machine: The machines that computed the scores, in words; "" for this one.
 
     Raises:
         LpxError: The folder cannot be written.
     """
     from lpx.engines.torch import TorchEngine
 
-    machine = read_machine()
+    here = read_machine()
     device = reference.device.type if isinstance(reference, TorchEngine) else ""
-    if device == "cuda" and machine.gpus:
-        device = machine.gpus[0].name
+    if device == "cuda" and here.gpus:
+        device = here.gpus[0].name
     origin = Origin(
         torch=versions("torch")["torch"],
         device=device,
-        machine=f"{machine.os}, {machine.architecture}, {machine.cpu}",
+        machine=machine or f"{here.os}, {here.architecture}, {here.cpu}",
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         lpx=versions()["lpx"],
     )

@@ -14,7 +14,7 @@ from lpx.card import METADATA_KEY, ModelCard, card_from_dict, card_from_json
 from lpx.data.face_sets.face_set import FaceSet
 from lpx.data.face_sets.sets import is_crops, is_video_set, open_set
 from lpx.data.images.crops import RECIPES
-from lpx.data.prepare import find_prepared, prepare, recipe_for
+from lpx.data.prepare import exported_card, find_prepared, prepare, recipe_for
 from lpx.data.roots import DataPlaces, face_store
 from lpx.errors import LpxError
 from lpx.graph.footprint import check_pass
@@ -219,6 +219,27 @@ def open_faces(
     if card:
         _check_crop(faces, card, reporter)
     return faces
+
+
+def require_prepared(workspace: WorkspaceFolder, name: str, split: str, places: DataPlaces) -> None:
+    """Refuse a public data set that `open_faces` would prepare first.
+
+    Args:
+        workspace: Contains the model that is to see the faces.
+        name: Face set, of any kind.
+        split: Split that is needed.
+        places: Folders of the videos and of the prepared faces.
+
+    Raises:
+        LpxError: Its faces were not prepared (code "not-found"); the command is named.
+    """
+    if not is_video_set(name) or is_crops(name):
+        return
+    card = exported_card(workspace)
+    crop = card.crop if card and card.crop in RECIPES else None
+    if find_prepared(face_store(places.store), name, split, crop) is None:
+        # It raises the error.
+        open_set(name, split, places=places, crop=crop)
 
 
 def _prepare_if_missing(

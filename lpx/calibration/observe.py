@@ -6,8 +6,9 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,43 @@ import numpy as np
 from lpx.calibration.observed_model import LARGEST_BATCH, Activation, ObservedModel
 from lpx.calibration.observer import Observer
 from lpx.calibration.progress import PassProgress, load_progress, save_progress
-from lpx.calibration.scales import CalibrationFaces, Scales, TensorScale
+from lpx.calibration.scales import CalibrationFaces, Scales
 from lpx.data.face_sets.face_set import Batch, FaceSet, Skipped
 from lpx.errors import LpxError
 from lpx.reporter import Progress
 
 # Faces after which progress is saved.
 SHARD = 256
+
+
+@dataclass
+class Observation:
+    """What a pass over faces has observed; passes over other faces can be merged into it.
+
+    Attributes:
+        model_sha256: SHA-256 of the ONNX model.
+        faces: Number of faces, with those that could not be read.
+        skipped: Faces that could not be read.
+        observers: Statistics of the others, per tensor.
+        seconds: Wall time, including decoding, s; the sum of all passes.
+        pass_seconds: Time of the forward pass and of its statistics, s; likewise.
+    """
+
+    model_sha256: str
+    faces: int
+    skipped: tuple[Skipped, ...]
+    observers: dict[str, Observer]
+    seconds: float = 0.0
+    pass_seconds: float = 0.0
+
+    def merge(self, other: Observation) -> None:
+        """Add a pass over the faces that follow; the result is that of one pass, bit for bit."""
+        for name, observer in other.observers.items():
+            self.observers[name].merge(observer)
+        self.faces += other.faces
+        self.skipped += other.skipped
+        self.seconds += other.seconds
+        self.pass_seconds += other.pass_seconds
 
 
 def calibrate(
@@ -35,11 +66,42 @@ def calibrate(
     shard: int = SHARD,
     largest_batch: int = LARGEST_BATCH,
 ) -> Scales:
-    """Collect the activation ranges of a float32 model on faces.
+    """Collect the activation ranges of a float32 model on faces: `observe`, then `scales_of`."""
+    observation = observe(
+        model,
+        faces,
+        size,
+        progress=progress,
+        resume=resume,
+        say=say,
+        shard=shard,
+        largest_batch=largest_batch,
+    )
+    try:
+        return scales_of(observation, faces)
+    except LpxError:
+        # Resuming would only come to the same end.
+        if resume is not None:
+            resume.unlink(missing_ok=True)
+        raise
+
+
+def observe(
+    model: bytes,
+    faces: FaceSet,
+    size: int,
+    *,
+    progress: Progress | None = None,
+    resume: Path | None = None,
+    say: Callable[[str], None] | None = None,
+    shard: int = SHARD,
+    largest_batch: int = LARGEST_BATCH,
+) -> Observation:
+    """Observe the activations of a float32 model on faces: all of a calibration's, or a part.
 
     Args:
         model: ONNX, input `faces` uint8 [N, S, S, 3].
-        faces: The calibration set.
+        faces: The faces.
         size: S, pixels.
         progress: Called after each batch with the faces done and their total.
         resume: File to save progress to, and to resume an earlier pass over the same model and
@@ -50,8 +112,8 @@ def calibrate(
         largest_batch: Maximum batch size; the result does not depend on it.
 
     Raises:
-        LpxError: No face can be read, a face changed during the pass, or an activation is NaN or
-            infinite (the tensor and the face are named).
+        LpxError: A face changed during the pass, or an activation is NaN or infinite (the tensor
+            and the face are named).
     """
     started = time.perf_counter()
     digest = hashlib.sha256(model).hexdigest()
@@ -67,42 +129,59 @@ def calibrate(
         if resume is not None:
             save_progress(resume, key, run.progress())
     try:
-        _check_pass(run)
+        faces.check_unchanged("calibration")
     except LpxError:
-        # Resuming would only come to the same end.
+        # What was observed is of neither the old faces nor the new ones.
         if resume is not None:
             resume.unlink(missing_ok=True)
         raise
     if progress is not None:
         # Unreadable faces at the end are in no batch.
         progress(total, total)
-    return Scales(
-        model_sha256=digest,
-        faces=_record_of(faces, key, len(run.skipped)),
-        warning=_warning(run.skipped, faces),
+    return Observation(
+        digest,
+        total,
+        tuple(run.skipped),
+        run.observers,
         seconds=round(time.perf_counter() - started, 3),
         pass_seconds=round(run.model.seconds, 3),
-        tensors=run.statistics(),
     )
 
 
-def _check_pass(run: _Pass) -> None:
-    """Refuse a pass over no readable face, or over faces that changed in the meantime."""
-    faces, skipped = run.faces, run.skipped
+def scales_of(observation: Observation, faces: FaceSet) -> Scales:
+    """Return the ranges by every method.
+
+    Args:
+        observation: Observation of all of the faces.
+        faces: The faces.
+
+    Raises:
+        LpxError: No face could be read.
+    """
+    skipped = observation.skipped
     if len(skipped) == len(faces.faces):
         reason = "the set is empty"
         if skipped:
             reason = f"{skipped[0].name}: {skipped[0].reason}"
         raise LpxError(f"no face of {faces.name} can be read", reason, "pass other `faces`")
-    faces.check_unchanged("calibration")
+    # The searches for peaks are NumPy, which releases the lock.
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        statistics = pool.map(Observer.statistics, observation.observers.values())
+        tensors = dict(zip(observation.observers, statistics, strict=True))
+    return Scales(
+        model_sha256=observation.model_sha256,
+        faces=_record_of(faces, len(skipped)),
+        warning=_warning(skipped, faces),
+        tensors=tensors,
+    )
 
 
-def _record_of(faces: FaceSet, key: Mapping[str, str], skipped: int) -> CalibrationFaces:
+def _record_of(faces: FaceSet, skipped: int) -> CalibrationFaces:
     return CalibrationFaces(
         name=faces.name,
         split=faces.split,
         count=len(faces.faces) - skipped,
-        digest=key["faces"],
+        digest=faces.digest(),
         identities=faces.identities(),
         videos=tuple(sorted(faces.videos())),
         contents=faces.short_contents(),
@@ -156,13 +235,6 @@ class _Pass:
     def progress(self) -> PassProgress:
         """Return the progress so far, to save."""
         return PassProgress(self.position, tuple(self.skipped), self.observers)
-
-    def statistics(self) -> dict[str, TensorScale]:
-        """Return the statistics of all faces, per tensor."""
-        # The searches for peaks are NumPy, which releases the lock.
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            statistics = pool.map(Observer.statistics, self.observers.values())
-            return dict(zip(self.observers, statistics, strict=True))
 
     def _new(self) -> dict[str, Observer]:
         pairs = zip(self.model.names, self.model.channels, strict=True)

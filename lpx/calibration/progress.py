@@ -37,13 +37,17 @@ class PassProgress:
     observers: dict[str, Observer]
 
 
-def save_progress(path: Path, key: Mapping[str, str], progress: PassProgress) -> None:
+def save_progress(
+    path: Path, key: Mapping[str, str], progress: PassProgress, *, final: bool = False
+) -> None:
     """Write progress atomically.
 
     Args:
         path: File to write.
         key: Identifies the model, the faces and their size; `load_progress` compares it.
         progress: Progress to save.
+        final: Save it to be kept: compressed, which shrinks histograms twentyfold but takes longer
+            than some passes between two savings, and synchronised to the disk.
     """
     about = {
         "format": _FORMAT,
@@ -61,9 +65,12 @@ def save_progress(path: Path, key: Mapping[str, str], progress: PassProgress) ->
         arrays[f"sums{number}"] = mean.sums
         arrays[f"faces{number}"] = np.array(mean.count, np.int64)
     data = io.BytesIO()
-    np.savez(data, **arrays)  # type: ignore[arg-type]
-    # Not synchronised to the disk: losing it costs part of a pass, and it is written often.
-    write_bytes(path, data.getvalue(), durable=False)
+    if final:
+        np.savez_compressed(data, **arrays)  # type: ignore[arg-type]
+    else:
+        np.savez(data, **arrays)  # type: ignore[arg-type]
+    # Else not synchronised: losing it costs part of a pass, and it is written often.
+    write_bytes(path, data.getvalue(), durable=final)
 
 
 def load_progress(

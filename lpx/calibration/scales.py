@@ -13,7 +13,10 @@ from lpx.graph.qdq.insert_qdq import Range
 from lpx.schema import CHECKSUM, SchemaError, read_record, sealed
 from lpx.workspace import read_sealed, write_sealed
 
-FORMAT = "lpx-scales/2"
+FORMAT = "lpx-scales/3"
+# The format before, which also held the times of the pass; these are not of the ranges.
+_EARLIER = "lpx-scales/2"
+_TIMES = ("seconds", "pass_seconds")
 _REMAKE = (
     "run `lpx calibrate` again with the same `faces`; or remove the file, and "
     "`lpx build --int8 --faces DIR` writes another"
@@ -90,8 +93,6 @@ class Scales:
         model_sha256: SHA-256 of the ONNX model that was calibrated.
         faces: Faces it was calibrated on.
         warning: Warning about this calibration, such as faces left out; "" if there is none.
-        seconds: Wall time of the pass, including decoding, s.
-        pass_seconds: Time of the forward pass and of its statistics, s.
         tensors: Statistics by tensor name.
         method: Method to use by default.
         candidates: Measurements of each method on held-out faces.
@@ -102,8 +103,6 @@ class Scales:
     model_sha256: str
     faces: CalibrationFaces
     warning: str
-    seconds: float
-    pass_seconds: float
     tensors: dict[str, TensorScale]
     method: str = DEFAULT_METHOD
     candidates: tuple[dict[str, Any], ...] = ()
@@ -163,8 +162,6 @@ def imported_scales(
         model_sha256=model_sha256,
         faces=faces,
         warning=warning,
-        seconds=0.0,
-        pass_seconds=0.0,
         tensors=tensors,
         method=IMPORTED,
     )
@@ -201,7 +198,11 @@ def read_scales(path: Path) -> Scales:
         values = read_sealed(path, "lpx calibrate")
     except LpxError as error:
         raise LpxError(error.what, error.why, _REMAKE, code=error.code) from error
-    if (version := values.pop("format", None)) != FORMAT:
+    version = values.pop("format", None)
+    if version == _EARLIER:
+        for name in _TIMES:
+            values.pop(name, None)
+    elif version != FORMAT:
         raise LpxError(
             f"{path} has another format",
             f"expected {FORMAT}, found {version!a:.60}",
@@ -232,8 +233,8 @@ def _check_values(scales: Scales) -> None:
     methods = {IMPORTED} if scales.method == IMPORTED else set(METHODS)
     if scales.method not in methods:
         raise SchemaError(f"method: {scales.method[:60]!a} is unknown")
-    if scales.faces.count < 0 or scales.seconds < 0 or scales.pass_seconds < 0:
-        raise SchemaError("face_count, seconds and pass_seconds must be >= 0")
+    if scales.faces.count < 0:
+        raise SchemaError("face_count must be >= 0")
     for name, tensor in scales.tensors.items():
         where = f"tensors.{name[:100]}"
         if tensor.low > tensor.high or tensor.count < 0:

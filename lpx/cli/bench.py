@@ -19,6 +19,7 @@ from lpx.cli.options import (
     refuse_options,
     workspace_option,
 )
+from lpx.cli.shards import check_shard, shard_options, show_part
 from lpx.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -30,6 +31,19 @@ if TYPE_CHECKING:
 
 # Exit code if the checkpoint cannot tell real from fake, so that parity cannot be judged.
 UNINFORMATIVE = 4
+# A shard scores; costs are measured, and the verdict is given, by the bench after the merge.
+_NOT_SHARDED = (
+    "margin",
+    "latency_seconds",
+    "batches",
+    "in_flight",
+    "energy",
+    "energy_seconds",
+    "like",
+    "trtexec_times",
+    "rebuild",
+    "videos",
+)
 # Options that only one of the two kinds of bench has.
 _OF_FACES = (
     "dataset",
@@ -248,6 +262,7 @@ def times_of(
     metavar="N",
     help="Streams: number at which the search ends.",
 )
+@shard_options
 @rebuild_option
 @host_code_option
 @factory_option
@@ -282,6 +297,8 @@ def bench(
     seconds: float,
     batch_wait_ms: float,
     most_streams: int,
+    shard: str | None,
+    out: Path | None,
     workspace: Workspace,
     as_json: bool,
 ) -> None:
@@ -294,7 +311,11 @@ def bench(
 
     With --streams, the whole road from video to score is measured for more and more simulated
     cameras: exit code 0 if an engine carries at least one within the budget, else 1.
+
+    With --shard, faces are only scored: after `lpx merge` the same command without it finds all
+    scores, measures costs, and writes the report.
     """
+    check_shard(shard, out, _NOT_SHARDED)
     if videos is not None:
         from lpx.cli.bench_streams import StreamsCommand, bench_streams
 
@@ -320,6 +341,20 @@ def bench(
     from lpx.bench.performance.costs import CostPlan
     from lpx.cli.console import ConsoleReporter
 
+    if shard is not None:
+        with ConsoleReporter() as reporter:
+            part = workspace.shard(shard, out=out).bench(
+                dataset,
+                limit=limit,
+                methods=methods,
+                candidates=candidates,
+                stages=stages_of(stages or (), no_stages=no_stages),
+                allow_overlap=allow_overlap,
+                reference=reference,
+                reporter=reporter,
+            )
+        show_part(part, workspace, as_json=as_json)
+        return
     # In `CostPlan` 0 leaves energy out, which is what leaving out --energy means here.
     if energy and energy_seconds == 0:
         raise InvalidArgumentError("energy_seconds", "must be > 0", energy_seconds)

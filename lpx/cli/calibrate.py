@@ -16,6 +16,7 @@ from lpx.cli.options import (
     weight_options,
     workspace_option,
 )
+from lpx.cli.shards import check_shard, shard_options, show_part
 
 if TYPE_CHECKING:
     from lpx.api.calibrate import CalibrationResult
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Import the scales from a TensorRT calibration cache instead of calibrating.",
 )
+@shard_options
 @weight_options
 @data_options
 @workspace_option
@@ -79,6 +81,8 @@ def calibrate(
     curve: bool,
     export_cache: Path | None,
     import_cache: Path | None,
+    shard: str | None,
+    out: Path | None,
     weights: WeightOptions,
     workspace: Workspace,
     as_json: bool,
@@ -91,8 +95,22 @@ def calibrate(
     from lpx.artefacts import calibration_cache
     from lpx.cli.console import ConsoleReporter
 
+    check_shard(shard, out, ("model", "curve", "export_cache", "import_cache"))
     if import_cache is not None:
         _import(workspace, import_cache, model, as_json)
+        return
+    if shard is not None:
+        with ConsoleReporter() as reporter:
+            part = workspace.shard(shard, out=out).calibrate(
+                faces,
+                limit=limit,
+                select=select,
+                method=method,
+                seed=seed,
+                weights=weights,
+                reporter=reporter,
+            )
+        show_part(part, workspace, as_json=as_json)
         return
     with ConsoleReporter() as reporter:
         result = workspace.calibrate(
@@ -160,7 +178,7 @@ def show(result: CalibrationResult) -> None:
     console = Output()
     scales = result.scales
     console.say(
-        f"{scales.faces.count} faces of {scales.faces.name} in {scales.pass_seconds:.1f} s "
+        f"{scales.faces.count} faces of {scales.faces.name} in {result.pass_seconds:.1f} s "
         f"(float32 alone: {result.forward_seconds:.1f} s), peak memory "
         f"{result.peak_rss_mib:.0f} MiB"
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lpx.cli.options import data_options, json_option, workspace_option
+from lpx.cli.shards import check_shard, shard_options, show_part
 from lpx.data.roots import DataPlaces
 from lpx.data.wording import counted, some
 
@@ -55,6 +56,7 @@ def data() -> None:
 )
 @click.option("--processes", type=int, help="Maximum number of processes. Default: one per core.")
 @click.option("--strict", is_flag=True, help="Fail if a video of the set's lists is not on disk.")
+@shard_options
 @data_options
 @workspace_option
 @json_option
@@ -67,6 +69,8 @@ def prepare(
     detector: str,
     processes: int | None,
     strict: bool,
+    shard: str | None,
+    out: Path | None,
     workspace: Workspace,
     as_json: bool,
 ) -> None:
@@ -77,21 +81,31 @@ def prepare(
     """
     from lpx.cli.console import ConsoleReporter
 
+    check_shard(shard, out)
+    options: dict[str, Any] = {
+        "split": split,
+        "methods": [method for method in methods.split(",") if method],
+        "frames": frames,
+        "crop": crop,
+        "detector": detector,
+        "processes": processes,
+        "strict": strict,
+    }
     with ConsoleReporter() as reporter:
-        done = workspace.prepare_faces(
-            name,
-            split=split,
-            methods=[method for method in methods.split(",") if method],
-            frames=frames,
-            crop=crop,
-            detector=detector,
-            processes=processes,
-            strict=strict,
-            reporter=reporter,
-        )
-    if as_json:
-        click.echo(json.dumps(_prepared(done), indent=2))
-        return
+        if shard is not None:
+            part = workspace.shard(shard, out=out).prepare_faces(name, **options, reporter=reporter)
+        else:
+            done = workspace.prepare_faces(name, **options, reporter=reporter)
+    if shard is not None:
+        show_part(part, workspace, as_json=as_json)
+    elif as_json:
+        click.echo(json.dumps(prepared(done), indent=2))
+    else:
+        show_prepared(done)
+
+
+def show_prepared(done: PrepareResult) -> None:
+    """Print what was prepared."""
     if not done.done_now:
         click.echo(f"nothing to do: {counted(done.videos, 'video')} done before")
     none = f" ({done.faceless_videos} more gave none)" if done.faceless_videos else ""
@@ -106,7 +120,8 @@ def prepare(
         click.echo(f"time: {total:.0f} s of one core: {', '.join(shares)}")
 
 
-def _prepared(done: PrepareResult) -> dict[str, Any]:
+def prepared(done: PrepareResult) -> dict[str, Any]:
+    """Return plain values, for --json."""
     return {
         "folder": str(done.folder),
         "crop": done.crop,

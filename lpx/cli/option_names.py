@@ -69,6 +69,9 @@ def error_text(error: LpxError, command: click.Command) -> str:
     if error.code in ("unwritable", "in-use"):
         # These end in "use another folder".
         folders = [flag for name, flag in _FOLDERS.items() if _option(name, command)]
+        if _option("shard", command):
+            # There --out is for the part of a shard, and only for that.
+            folders.remove(_FOLDERS["out"])
         if folders:
             fix += f" ({', '.join(folders)})"
     return layout(*(with_options(text, command) for text in (what, error.why, fix)))

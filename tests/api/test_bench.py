@@ -18,6 +18,7 @@ from lpx.api import bench as bench_api
 from lpx.api.bench import BenchOptions, Host
 from lpx.artefacts import select_engine
 from lpx.artefacts.model import read_exported
+from lpx.artefacts.overlap import FEW_FACES, face_warnings
 from lpx.artefacts.select_engine import Survey, UnfitEngine
 from lpx.bench.parity.score import Failure, Scored
 from lpx.bench.report.document.entries import NotRun
@@ -145,7 +146,7 @@ def test_shared_identities_are_reported(built, measured, said):
         ),
     )
     labels = np.arange(100) % 2
-    found = bench_api._warnings(
+    found = face_warnings(
         [replace(manifest, calibration=calibration)], faces, Scored(labels, labels, {}, ())
     )
     assert [text.split("calibrated on ")[1].split(";")[0] for text in found] == said
@@ -154,8 +155,8 @@ def test_shared_identities_are_reported(built, measured, said):
 def test_few_faces_are_warned_of(workspace):
     (said,) = bench(workspace, limit=8).warnings
     assert said.startswith("4 real and 4 fake faces are few")
-    assert f"fewer than about {bench_api.FEW_FACES} faces of each class" in said
-    assert bench(workspace, limit=2 * bench_api.FEW_FACES).warnings == ()
+    assert f"fewer than about {FEW_FACES} faces of each class" in said
+    assert bench(workspace, limit=2 * FEW_FACES).warnings == ()
 
 
 def test_what_an_engine_notes_is_a_warning(workspace):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -29,8 +30,6 @@ SCALES = Scales(
         videos=("a", "b"),
     ),
     warning="of three faces only",
-    seconds=0.5,
-    pass_seconds=0.25,
     tensors={
         "relu": TensorScale(0.0, 4.0, 100, PEAKS, (0.5, 1.5)),
         "conv": TensorScale(-4.0, 2.5, 100, PEAKS, (-0.5,)),
@@ -45,6 +44,14 @@ def path(tmp_path):
 
 
 def test_round_trip(path):
+    assert load_scales(path, "a" * 64) == SCALES
+
+
+def test_the_format_before_is_read(path):
+    """It also held the times of the pass."""
+    values = json.loads(path.read_text())
+    del values["checksum"]
+    write_sealed(path, {**values, "format": "lpx-scales/2", "seconds": 0.5, "pass_seconds": 0.25})
     assert load_scales(path, "a" * 64) == SCALES
 
 

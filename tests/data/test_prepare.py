@@ -711,7 +711,7 @@ def test_a_damaged_line_is_done_again_and_said(tmp_path):
     path.write_bytes(b"".join([*lines[:2], lines[2].replace(b"99", b"98"), lines[3]]))
     with open_journal(tmp_path, {"name": "x"}) as held:
         assert (list(held.records), held.damaged) == (["a", "c"], 1)
-        assert "1 line of journal.jsonl is damaged" in preparing._damage(held)
+        assert "1 line of journal.jsonl is damaged" in held.damage()
         held.append(record("b"))
     with open_journal(tmp_path, {"name": "x"}) as held:
         assert set(held.records) == {"a", "b", "c"}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from lpx.api.workspace.making import MakingSteps
 from lpx.api.workspace.measuring import MeasuringSteps
+from lpx.api.workspace.sharding import ShardingSteps
 from lpx.api.workspace.shipping import ShippingSteps
 
 
 # The reference lists what a class inherits from its last base first.
-class Workspace(ShippingSteps, MeasuringSteps, MakingSteps):
+class Workspace(ShardingSteps, ShippingSteps, MeasuringSteps, MakingSteps):
     """A folder with one exported model, its engines and reports, and the steps that make them.
 
     Each step leaves its artefacts in the folder, where the next one finds them. All steps check

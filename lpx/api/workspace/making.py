@@ -172,21 +172,24 @@ class MakingSteps(OpenedWorkspace):
         Raises:
             LpxError: No exported model, faces that cannot be read, or an unknown option.
         """
-        from lpx.api.calibrate import calibrate
+        from lpx.api.calibrate import CalibrateOptions, calibrate
         from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
 
         check_instance("weights", weights, WeightOptions)
-        return calibrate(
-            self,
-            face_set("faces", faces),
-            model_path=optional_path("model", model),
+        options = CalibrateOptions(
             limit=limit,
             select=select,
             method=method,
             seed=seed,
             curve=curve,
             weights=weights or DEFAULT_WEIGHTS,
-            reporter=reporter,
+        )
+        return calibrate(
+            self,
+            face_set("faces", faces),
+            options,
+            reporter,
+            model_path=optional_path("model", model),
         )
 
     @needs_extras

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -150,16 +150,7 @@ def bench(
         # First: reports list engines in this order.
         engines = {REFERENCE: reference, **engines}
     graphs, pixels = stages.graphs, PixelPlan(stages.pipelines, tuple(candidates))
-    # What scores faces shares the cores with decoding; what is timed does not.
-    with ExitStack() as stack:
-        scoring = dict(engines)
-        for name, candidate in candidates.items():
-            if candidate.scoring is not None:
-                scoring[name] = stack.enter_context(candidate.scoring())
-        if graphs:
-            # Graphs between checkpoint and engine are scored in the same pass, which decodes each
-            # face once.
-            scoring |= graphs.engines()
+    with scorers(engines, candidates, graphs) as scoring:
         everything = score(
             scoring,
             faces,
@@ -221,6 +212,28 @@ def bench(
         failed=(*failed, *costs.failed),
         recorded=recorded,
     )
+
+
+@contextmanager
+def scorers(
+    engines: Mapping[str, Engine], candidates: Mapping[str, LoadedEngine], graphs: Graphs | None
+) -> Iterator[dict[str, Engine]]:
+    """Open everything that scores faces in one pass, which decodes each face once, by name.
+
+    Args:
+        engines: The reference, unless its scores were recorded, and the engines.
+        candidates: The engines as they are loaded.
+        graphs: Graphs between checkpoint and engine, if they are scored.
+    """
+    # What scores faces shares the cores with decoding; what is timed does not.
+    with ExitStack() as stack:
+        scoring = dict(engines)
+        for name, candidate in candidates.items():
+            if candidate.scoring is not None:
+                scoring[name] = stack.enter_context(candidate.scoring())
+        if graphs:
+            scoring |= graphs.engines()
+        yield scoring
 
 
 def _stages(

@@ -98,10 +98,8 @@ def score(
     if store:
         parts = {name: store.read(name) for name in tasks}
         skipped = store.skipped()
-    others: dict[str, Resize] = {}
-    if pixels:
-        others = {one.name: one.make for one in pixels.pipelines}
-    run = _Run(tasks, faces, size, others, progress, store)
+    others = _others(pixels)
+    run = _Run(tasks, faces, size, others, progress, store, range(len(faces.faces)))
     failed = run.score_rest(parts, skipped)
     lost = {failure.name for failure in failed}
     running = [name for name in engines if name not in lost]
@@ -139,6 +137,51 @@ def score(
     for pipeline in others:
         notes[pipeline] = joined([note for _, note in parts[facts_of(pipeline)]])
     return Scored(order, labels[order], predictions, tuple(skipped), tuple(failed), notes)
+
+
+def score_rows(
+    engines: Mapping[str, Engine],
+    faces: FaceSet,
+    size: int,
+    rows: range,
+    store: ScoreStore,
+    progress: Progress | None = None,
+    *,
+    needed: Collection[str] | None = None,
+    pixels: PixelPlan | None = None,
+) -> list[Failure]:
+    """Score some faces of a set into a store: the unit of work of a bench.
+
+    Args:
+        engines: By name.
+        faces: All faces; indices in the store are those of this set.
+        size: Side of a face, pixels.
+        rows: The faces to score; the first is at a multiple of `BATCH`.
+        store: Store of the scores; what it holds is not scored again.
+        progress: Receives the number of faces scored, and their total.
+        needed: As for `score`.
+        pixels: As for `score`.
+
+    Returns:
+        What failed; the store has the scores up to there.
+
+    Raises:
+        LpxError: As for `score`.
+    """
+    # Of the whole set, so that all shards of one without a verdict fail at once.
+    _check_labels(faces.labels(), faces)
+    tasks = _tasks(engines, pixels, needed)
+    parts = {name: store.read(name) for name in tasks}
+    run = _Run(tasks, faces, size, _others(pixels), progress, store, rows)
+    return run.score_rest(parts, store.skipped())
+
+
+def _others(pixels: PixelPlan | None) -> dict[str, Resize]:
+    """Return how other pipelines resize faces, by their names."""
+    others: dict[str, Resize] = {}
+    for pipeline in pixels.pipelines if pixels else ():
+        others[pipeline.name] = pipeline.make
+    return others
 
 
 @dataclass(frozen=True)
@@ -196,6 +239,7 @@ class _Run:
         others: Other ways to resize them than lpx's, by name.
         progress: Receives the number of faces scored, and their total.
         store: Store of the scores computed so far.
+        rows: The faces to score.
     """
 
     tasks: Mapping[str, _Task]
@@ -204,6 +248,7 @@ class _Run:
     others: Mapping[str, Resize]
     progress: Progress | None
     store: ScoreStore | None
+    rows: range
 
     def score_rest(self, parts: dict[str, list[Stored]], skipped: list[Skipped]) -> list[Failure]:
         """Score the faces that are missing from `parts`, into `parts` and `skipped`.
@@ -214,10 +259,13 @@ class _Run:
         failed: list[Failure] = []
         faces, store = self.faces, self.store
         done = {name: _next_row(batches) for name, batches in parts.items()}
-        start = min(done.values(), default=0)
+        rows = self.rows
+        start = max(rows.start, min(done.values(), default=0))
         # A batch begins at a multiple of BATCH here too: its faces, and so its scores, are the
         # same.
-        rest = faces.take(np.arange(start, len(faces.faces))) if start else faces
+        rest = faces
+        if (start, rows.stop) != (0, len(faces.faces)):
+            rest = faces.take(np.arange(start, rows.stop))
         noted = len(skipped)
         for batch in rest.stream(BATCH, self.size, skipped, self.others):
             indices = batch.indices + start
@@ -243,7 +291,7 @@ class _Run:
                 if store is not None:
                     store.add(name, indices, prediction)
             if self.progress is not None:
-                self.progress(int(indices[-1]) + 1, len(faces.faces))
+                self.progress(int(indices[-1]) + 1 - rows.start, len(rows))
         return failed
 
 

@@ -28,8 +28,8 @@ FOLDER = "bench.partial"
 # Magic, faces, height and width of a map, bytes of the payload, its CRC-32; little-endian.
 _HEADER = struct.Struct("<4sIIIII")
 _MAGIC = b"lpx1"
-_OF = "of.json"
-_SKIPPED = "skipped.jsonl"
+OF = "of.json"
+SKIPPED = "skipped.jsonl"
 
 # Indices in the face set, int64 [N], and an engine's predictions for these faces.
 Stored = tuple[NDArray[np.int64], Prediction]
@@ -61,8 +61,8 @@ class ScoreStore:
         self._say = say or (lambda text: None)
         self._files: dict[str, Appended] = {}
         for name, digest in engines.items():
-            self._files[name] = Appended(folder / _file_name(name, digest))
-        self._skipped = Appended(folder / _SKIPPED)
+            self._files[name] = Appended(folder / scores_file(name, digest))
+        self._skipped = Appended(folder / SKIPPED)
         if folder.is_dir() and (why := self._unfit()):
             if any(folder.iterdir()):
                 self._say(f"scores of an interrupted bench in {folder} are dropped: {why}")
@@ -75,13 +75,13 @@ class ScoreStore:
     def _unfit(self) -> str:
         """Return the reason why the stored scores cannot be used; "" if they are of this bench."""
         try:
-            stored = read_sealed(self.folder / _OF, "lpx bench")
+            stored = read_sealed(self.folder / OF, "lpx bench")
         except LpxError as error:
             return error.summary
         try:
             self._read_skipped()
         except SchemaError as error:
-            return f"{_SKIPPED}: {error}"
+            return f"{SKIPPED}: {error}"
         wanted = unsealed(sealed(self.inputs))
         if stored == wanted:
             return ""
@@ -99,7 +99,7 @@ class ScoreStore:
         path = self._files[name].path
         try:
             data = read_regular(path)
-            frames, end = _parse(data)
+            frames, end = parse_frames(data)
             if end < len(data):
                 # Truncated, so that new frames are appended to whole ones.
                 whole = len(data) - end
@@ -159,8 +159,8 @@ class ScoreStore:
             self._append(self._skipped, b"".join(lines))
 
     def _append(self, file: Appended, data: bytes) -> None:
-        if not (self.folder / _OF).exists():
-            write_sealed(self.folder / _OF, self.inputs)
+        if not (self.folder / OF).exists():
+            write_sealed(self.folder / OF, self.inputs)
         file.add(data)
 
     def remove(self) -> None:
@@ -168,7 +168,8 @@ class ScoreStore:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _file_name(name: str, digest: str) -> str:
+def scores_file(name: str, digest: str) -> str:
+    """Return the name of the file with an engine's scores."""
     return f"{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}.{digest[:16]}.scores"
 
 
@@ -185,7 +186,7 @@ def _frame(indices: NDArray[np.int64], prediction: Prediction) -> bytes:
     return _HEADER.pack(_MAGIC, *sizes, zlib.crc32(payload)) + payload
 
 
-def _parse(data: bytes) -> tuple[list[Stored], int]:
+def parse_frames(data: bytes) -> tuple[list[Stored], int]:
     """Return the complete frames, and the offset of their end."""
     frames: list[Stored] = []
     at = 0

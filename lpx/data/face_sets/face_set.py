@@ -190,7 +190,14 @@ class FaceSet:
 
         Contents are those at the first call, see `has_changed`.
         """
-        digest = hashlib.sha256(b"lpx-face-set/2")
+        return self._digest(b"lpx-face-set/2", with_contents=True)
+
+    def list_digest(self) -> str:
+        """Return the same without contents, for which no file is read."""
+        return self._digest(b"lpx-face-list/1", with_contents=False)
+
+    def _digest(self, start: bytes, *, with_contents: bool) -> str:
+        digest = hashlib.sha256(start)
         if isinstance(self.faces, LazyFaces):
             names = self.faces.names
         else:
@@ -199,7 +206,8 @@ class FaceSet:
         digest.update((names.stop - names.start).astype("<i8").tobytes())
         for chunk in names.chunks():
             digest.update(chunk)
-        digest.update(self.contents.tobytes())
+        if with_contents:
+            digest.update(self.contents.tobytes())
         # Not the codes themselves, which differ between a table and a selection of it.
         for part in self.columns.canonical():
             digest.update(len(part).to_bytes(8, "little") + part)

@@ -128,12 +128,12 @@ class Cutter:
         """
         folder = self.settings.folder / crop_folder(video.name)
         # A run that was killed, or an earlier version of the video, may have left other crops.
-        _remove_crops(folder)
+        remove_crops(folder)
         work = _Work(self, video)
         try:
             work.run()
         except DiskFullError:
-            _remove_crops(folder)
+            remove_crops(folder)
             raise
         return CutResult(work.record(), dict(work.seconds))
 
@@ -146,7 +146,7 @@ def crashed(settings: Settings, video: Video, how: str) -> CutResult:
         video: The video.
         how: How the process ended, such as "signal 11".
     """
-    _remove_crops(settings.folder / crop_folder(video.name))
+    remove_crops(settings.folder / crop_folder(video.name))
     record = VideoRecord(
         video.name,
         video.label,
@@ -197,7 +197,7 @@ class _Work:
 
     def give_up(self, reason: str) -> None:
         """Skip the whole video, and remove its crops."""
-        _remove_crops(self.cutter.settings.folder / crop_folder(self.video.name))
+        remove_crops(self.cutter.settings.folder / crop_folder(self.video.name))
         self.faces.clear()
         self.skipped = [(None, reason)]
 
@@ -346,7 +346,7 @@ def is_full(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and error.errno in _DISK_FULL
 
 
-def _remove_crops(folder: Path) -> None:
+def remove_crops(folder: Path) -> None:
     """Remove the crops of one video, but not folders below, which may be those of other videos."""
     # Not Path.is_dir, which raises if the name is too long.
     if not os.path.isdir(folder):

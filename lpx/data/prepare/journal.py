@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from lpx.data.prepare.record import VideoRecord
+from lpx.data.wording import are, counted
 from lpx.errors import LpxError
 from lpx.journal import ResumeJournal
+from lpx.schema import SchemaError, unsealed_line
 
 FILE = "journal.jsonl"
 FORMAT = "lpx-journal/3"
@@ -34,6 +36,15 @@ class VideoJournal:
             if isinstance(line.entry, VideoRecord):
                 self.records[line.entry.video] = line.entry
 
+    def damage(self) -> str:
+        """Describe damaged lines; "" if there are none."""
+        if not self.damaged:
+            return ""
+        return (
+            f"{counted(self.damaged, 'line')} of {FILE} {are(self.damaged)} damaged: videos that "
+            "no other line records were cut again."
+        )
+
     def append(self, record: VideoRecord) -> None:
         """Record a finished video.
 
@@ -45,8 +56,15 @@ class VideoJournal:
 
 
 @contextmanager
-def open_journal(folder: Path, settings: Mapping[str, Any]) -> Iterator[VideoJournal]:
-    """Open or create the journal of the set prepared in `folder`, locked against other processes.
+def open_journal(
+    folder: Path, settings: Mapping[str, Any], *, locked: bool = True
+) -> Iterator[VideoJournal]:
+    """Open or create the journal of the set prepared in `folder`.
+
+    Args:
+        folder: Folder of the set.
+        settings: Settings of the set, its first line.
+        locked: Hold it against other processes; False if the caller holds the folder.
 
     Raises:
         LpxError: Another process is preparing this set, it was prepared with other settings, or
@@ -56,7 +74,7 @@ def open_journal(folder: Path, settings: Mapping[str, Any]) -> Iterator[VideoJou
     path = folder / FILE
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        lines: ResumeJournal[_Entry] = ResumeJournal(path, _parse, locked=True)
+        lines: ResumeJournal[_Entry] = ResumeJournal(path, _parse, locked=locked)
     except BlockingIOError:
         raise LpxError(
             f"{folder} is being prepared by another process",
@@ -81,6 +99,38 @@ def open_journal(folder: Path, settings: Mapping[str, Any]) -> Iterator[VideoJou
                 code="damaged",
             )
         yield VideoJournal(lines)
+
+
+def read_records(folder: Path, data: bytes, settings: Mapping[str, Any]) -> dict[str, VideoRecord]:
+    """Return the last record of each video in a whole journal that is not written any more.
+
+    Args:
+        folder: Its folder, for errors.
+        data: Its content.
+        settings: Settings that it must have.
+
+    Raises:
+        LpxError: It has other settings.
+    """
+    records: dict[str, VideoRecord] = {}
+    head: _Entry | None = None
+    # Not splitlines(), which also splits at a carriage return in damaged bytes.
+    for number, line in enumerate(data.split(b"\n")):
+        # Damaged lines were so when the journal was finished: their videos have others.
+        with suppress(SchemaError, KeyError, TypeError):
+            entry = _parse(unsealed_line(line))
+            if isinstance(entry, VideoRecord):
+                records[entry.video] = entry
+            elif number == 0:
+                head = entry
+    if head != {"format": FORMAT, **settings}:
+        raise LpxError(
+            f"{folder / FILE} is of other settings than its part",
+            "its first line should name them",
+            "remove this part, and run its shard again",
+            code="damaged",
+        )
+    return records
 
 
 def _parse(values: dict[str, Any]) -> _Entry:

@@ -28,7 +28,6 @@ from lpx.data.face_sets.manifest import (
 from lpx.data.face_sets.table import FaceRow, check_inside, make_table
 from lpx.data.images.crops import find_recipe
 from lpx.data.prepare.cutting import STAGES, CutResult, DiskFullError, Settings, is_full
-from lpx.data.prepare.journal import FILE as JOURNAL
 from lpx.data.prepare.journal import VideoJournal, open_journal
 from lpx.data.prepare.recipe import RECIPE
 from lpx.data.prepare.record import VideoRecord, crop_folder
@@ -36,7 +35,7 @@ from lpx.data.prepare.store import folder_name
 from lpx.data.prepare.workers import cut_videos
 from lpx.data.roots import DataPlaces, face_store
 from lpx.data.videos import Video, VideoSet
-from lpx.data.wording import are, counted
+from lpx.data.wording import counted
 from lpx.errors import LpxError
 from lpx.reporter import Progress
 from lpx.workspace import unwritable
@@ -103,6 +102,76 @@ def count_reasons(skipped: Iterable[SkippedFrame]) -> dict[str, int]:
     return dict(reasons.most_common())
 
 
+@dataclass(frozen=True)
+class Preparation:
+    """A data set to be prepared.
+
+    Attributes:
+        settings: Settings of its crops; the folder is that of the prepared set.
+        videos: Its videos.
+        run: Description of the run for the manifest.
+    """
+
+    settings: Settings
+    videos: VideoSet
+    run: dict[str, Any]
+
+    def head(self) -> dict[str, Any]:
+        """Return what the journal of the set begins with."""
+        settings = self.settings
+        return {
+            "name": self.videos.name,
+            "crop": settings.recipe,
+            "frames": settings.frames,
+            "detector": settings.detector,
+        }
+
+
+def open_preparation(
+    name: str,
+    *,
+    places: DataPlaces = DataPlaces(),  # noqa: B008 (frozen)
+    split: str | None = None,
+    methods: tuple[str, ...] = (),
+    frames: int = FRAMES,
+    crop: str = RECIPE,
+    detector: str = BlazeFace.name,
+    strict: bool = False,
+) -> Preparation:
+    """Find the videos of a data set, and check that they can be prepared. Writes nothing.
+
+    Args:
+        name: As for `prepare`, as are all others.
+        places: Folders of the videos and of the store.
+        split: Split to prepare.
+        methods: Manipulation methods.
+        frames: Number of frames of each video.
+        crop: Crop recipe.
+        detector: Face detector.
+        strict: Raise an error if a video is missing.
+
+    Raises:
+        LpxError: The set, recipe or detector does not exist, or the set consists of crops already.
+    """
+    check_at_least("frames", frames, 1)
+    # Wrong names must be refused before anything is created in the store.
+    find_recipe(crop)
+    open_detector(detector)
+    videos = open_videos(name, root=places.data_root, split=split, methods=methods, strict=strict)
+    if videos.crop:
+        raise LpxError(
+            f"{name} needs no preparation",
+            f"its frames are face crops already, cut with {videos.crop}",
+            f"use it directly: `lpx bench --dataset {name}`",
+        )
+    # Names of videos come from lists of others, and become folders.
+    check_inside(pack(crop_folder(video.name) for video in videos.videos), name)
+    folder = face_store(places.store) / folder_name(name, crop, frames, detector)
+    return Preparation(
+        Settings(folder, frames, crop, detector), videos, _run(videos, split, methods)
+    )
+
+
 def prepare(
     name: str,
     *,
@@ -142,40 +211,44 @@ def prepare(
             face is found, the disk is full, the folder is in use or was prepared with other
             settings, or a worker died.
     """
-    check_at_least("frames", frames, 1)
     check_at_least("processes", processes, 1)
-    # Wrong names must be refused before anything is created in the store.
-    find_recipe(crop)
-    open_detector(detector)
-    videos = open_videos(name, root=places.data_root, split=split, methods=methods, strict=strict)
-    if videos.crop:
-        raise LpxError(
-            f"{name} needs no preparation",
-            f"its frames are face crops already, cut with {videos.crop}",
-            f"use it directly: `lpx bench --dataset {name}`",
-        )
-    # Names of videos come from lists of others, and become folders.
-    check_inside(pack(crop_folder(video.name) for video in videos.videos), name)
-    folder = face_store(places.store) / folder_name(name, crop, frames, detector)
-    settings = Settings(folder, frames, crop, detector)
-    head = {"name": name, "crop": crop, "frames": frames, "detector": detector}
+    preparation = open_preparation(
+        name,
+        places=places,
+        split=split,
+        methods=methods,
+        frames=frames,
+        crop=crop,
+        detector=detector,
+        strict=strict,
+    )
+    settings, videos = preparation.settings, preparation.videos
+    folder = settings.folder
     try:
-        with open_journal(folder, head) as journal:
+        with open_journal(folder, preparation.head()) as journal:
             statistics = cut_missing(
-                settings,
-                videos,
-                journal,
-                processes=processes or len(os.sched_getaffinity(0)),
-                progress=progress,
+                settings, videos, journal, processes=processes, progress=progress
             )
-            part = _part(videos, split, methods)
             # A run that found everything done leaves the files as they are, unless it asked for
             # something else than the runs before.
-            if statistics.videos or part not in _described_parts(folder):
-                _write(settings, journal, videos, part)
-            return _result(settings, journal, videos, statistics)
+            if statistics.videos or preparation.run not in _described_runs(folder):
+                write_set(settings, name, journal.records, preparation.run, crop_versions())
+            names = [video.name for video in videos.videos]
+            notes = (videos.note, journal.damage())
+            return result_of(settings, journal.records, names, preparation.run, notes, statistics)
     except OSError as error:
-        raise _unwritten(folder, error) from error
+        raise unwritten(folder, error) from error
+
+
+def crop_versions() -> dict[str, str]:
+    """Return the versions that crops depend on."""
+    import onnxruntime
+
+    return {
+        "lpx": lpx.__version__,
+        "opencv": cv2.__version__,
+        "onnxruntime": onnxruntime.__version__,
+    }
 
 
 def cut_missing(
@@ -183,7 +256,7 @@ def cut_missing(
     videos: VideoSet,
     journal: VideoJournal,
     *,
-    processes: int,
+    processes: int | None,
     progress: Progress,
     cut: CutVideos = cut_videos,
 ) -> CutStatistics:
@@ -193,9 +266,9 @@ def cut_missing(
         settings: Settings of the prepared set.
         videos: Videos asked for.
         journal: Receives a record per video.
-        processes: Maximum number of processes.
+        processes: Maximum number of processes; None for one per core.
         progress: Receives the number of finished videos, and that of all.
-        cut: Cuts videos.
+        cut: Cuts videos: in this process, in several, or elsewhere.
 
     Raises:
         LpxError: The disk is full, or a worker died; finished videos are recorded.
@@ -213,9 +286,10 @@ def cut_missing(
         return CutStatistics(0, seconds)
     progress(before, total)
     done = 0
+    cores = len(os.sched_getaffinity(0))
     try:
         # Closing the generator ends its workers even if this loop is left early.
-        with closing(cut(settings, todo, processes)) as results:  # type: ignore[type-var]
+        with closing(cut(settings, todo, processes or cores)) as results:  # type: ignore[type-var]
             for result in results:
                 journal.append(result.record)
                 done += 1
@@ -235,7 +309,7 @@ def _is_valid(record: VideoRecord, video: Video, folder: Path) -> bool:
     return not record.has_crashed() and record.is_of(video) and record.is_whole(folder)
 
 
-def _part(videos: VideoSet, split: str | None, methods: tuple[str, ...]) -> dict[str, Any]:
+def _run(videos: VideoSet, split: str | None, methods: tuple[str, ...]) -> dict[str, Any]:
     """Describe a run for the manifest: what was asked for, and what was missing."""
     return {
         "split": split,
@@ -246,7 +320,7 @@ def _part(videos: VideoSet, split: str | None, methods: tuple[str, ...]) -> dict
     }
 
 
-def _described_parts(folder: Path) -> list[dict[str, Any]]:
+def _described_runs(folder: Path) -> list[dict[str, Any]]:
     """Return the runs that the manifest in `folder` describes."""
     if not (folder / FILE).is_file():
         return []
@@ -257,68 +331,77 @@ def _described_parts(folder: Path) -> list[dict[str, Any]]:
         return []
 
 
-def _write(
-    settings: Settings, journal: VideoJournal, videos: VideoSet, part: dict[str, Any]
+def write_set(
+    settings: Settings,
+    name: str,
+    records: Mapping[str, VideoRecord],
+    run: dict[str, Any],
+    versions: Mapping[str, str],
 ) -> None:
-    """Write the manifest of everything in the journal."""
-    import onnxruntime
+    """Write the table and the manifest of a set.
 
-    # Sorted by name: the files must not depend on the number of runs or processes.
-    records = [journal.records[name] for name in sorted(journal.records)]
+    Args:
+        settings: Its settings.
+        name: Name of the data set.
+        records: All finished videos, by name: those of earlier runs too.
+        run: Description of this run.
+        versions: Versions that the crops depend on.
+
+    Raises:
+        LpxError: There is no face, or the folder cannot be written.
+    """
+    # Sorted by name: the files must not depend on the number of runs, processes or shards.
+    ordered = [records[video] for video in sorted(records)]
     skipped: list[SkippedFrame] = []
     rows: list[FaceRow] = []
-    for record in records:
+    for record in ordered:
         skipped += record.skipped_frames()
         rows += record.face_rows()
     table = make_table(settings.folder, rows)
     if not len(table):
         counts = [f"{count} x {reason}" for reason, count in count_reasons(skipped).items()]
         raise LpxError(
-            f"no face was found in {counted(len(records), 'video')} of {videos.name}",
+            f"no face was found in {counted(len(ordered), 'video')} of {name}",
             "; ".join(counts),
-            f'look at the videos in {videos.root}, or try `detector="centerface"`',
+            'look at the videos, or try `detector="centerface"`',
         )
-    parts = _merged_parts(settings.folder, journal, part)
+    runs = _merged_runs(settings.folder, records, run)
     missing: dict[str, None] = {}
     notes: dict[str, None] = {}
-    for one in parts:
+    for one in runs:
         missing |= dict.fromkeys(one["missing"])
         notes |= dict.fromkeys(one["notes"])
     manifest = FaceManifest(
-        name=videos.name,
+        name=name,
         crop=settings.recipe,
         frames_per_video=settings.frames,
         detector=settings.detector,
-        several_faces=_rule(records),
+        several_faces=_rule(ordered),
         skipped=tuple(skipped),
         missing=tuple(missing),
         note=" ".join(notes),
-        versions={
-            "lpx": lpx.__version__,
-            "opencv": cv2.__version__,
-            "onnxruntime": onnxruntime.__version__,
-        },
+        versions=versions,
         about={
-            "prepared": parts,
-            "frames_with_several_faces": sum(record.several for record in records),
-            "damaged": {record.video: record.note for record in records if record.note},
+            "prepared": runs,
+            "frames_with_several_faces": sum(record.several for record in ordered),
+            "damaged": {record.video: record.note for record in ordered if record.note},
         },
     )
     write_manifest(settings.folder, manifest, table)
 
 
-def _merged_parts(
-    folder: Path, journal: VideoJournal, part: dict[str, Any]
+def _merged_runs(
+    folder: Path, records: Mapping[str, VideoRecord], run: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Return the runs of the manifest with this one, which replaces an earlier one like it."""
-    parts = [part]
-    for other in _described_parts(folder):
-        if (other["split"], other["methods"]) == (part["split"], part["methods"]):
+    runs = [run]
+    for other in _described_runs(folder):
+        if (other["split"], other["methods"]) == (run["split"], run["methods"]):
             continue
         # Its missing videos may have been downloaded since, and prepared by another run.
-        other["missing"] = [name for name in other["missing"] if name not in journal.records]
-        parts.append(other)
-    return sorted(parts, key=lambda one: (one["split"] or "", one["methods"]))
+        other["missing"] = [name for name in other["missing"] if name not in records]
+        runs.append(other)
+    return sorted(runs, key=lambda one: (one["split"] or "", one["methods"]))
 
 
 def _rule(records: list[VideoRecord]) -> str:
@@ -329,35 +412,40 @@ def _rule(records: list[VideoRecord]) -> str:
     return "".join(rules)
 
 
-def _result(
-    settings: Settings, journal: VideoJournal, videos: VideoSet, statistics: CutStatistics
+def result_of(
+    settings: Settings,
+    records: Mapping[str, VideoRecord],
+    names: Sequence[str],
+    run: Mapping[str, Any],
+    notes: Sequence[str],
+    statistics: CutStatistics,
 ) -> PrepareResult:
-    records = [journal.records[video.name] for video in videos.videos]
+    """Return the result of a run.
+
+    Args:
+        settings: Settings of the set.
+        records: Finished videos, by name.
+        names: Videos that were asked for and are on disk.
+        run: Description of the run.
+        notes: Notes for readers of results; "" is left out.
+        statistics: Number of videos cut now, and their times.
+    """
+    asked = [records[name] for name in names]
     skipped: list[SkippedFrame] = []
-    for record in records:
+    for record in asked:
         skipped += record.skipped_frames()
     return PrepareResult(
         folder=settings.folder,
         crop=settings.recipe,
         frames_per_video=settings.frames,
-        videos=len(records),
+        videos=len(asked),
         done_now=statistics.videos,
-        faces=sum(len(record.faces) for record in records),
-        faceless_videos=sum(not record.faces for record in records),
+        faces=sum(len(record.faces) for record in asked),
+        faceless_videos=sum(not record.faces for record in asked),
         skipped=tuple(skipped),
-        missing=videos.missing,
-        notes=tuple(filter(None, (videos.note, _damage(journal)))),
+        missing=tuple(run["missing"]),
+        notes=tuple(filter(None, notes)),
         seconds=statistics.seconds,
-    )
-
-
-def _damage(journal: VideoJournal) -> str:
-    """Describe damaged lines of a journal; "" if there are none."""
-    if not journal.damaged:
-        return ""
-    return (
-        f"{counted(journal.damaged, 'line')} of {JOURNAL} {are(journal.damaged)} damaged: videos "
-        "that no other line records were cut again."
     )
 
 
@@ -378,7 +466,8 @@ def _full(settings: Settings, journal: VideoJournal, done: int, total: int) -> L
     )
 
 
-def _unwritten(folder: Path, error: OSError) -> LpxError:
+def unwritten(folder: Path, error: OSError) -> LpxError:
+    """Make the error for a folder in which videos cannot be recorded."""
     if is_full(error):
         return LpxError(
             f"the disk of {folder} is full",

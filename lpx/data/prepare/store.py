@@ -25,7 +25,7 @@ from lpx.errors import LpxError
 
 FORMAT_MARK = b'"format": "lpx-faces/'
 # Files that a run of `lpx data prepare` leaves before its manifest.
-_UNFINISHED_MARKS = ("faces-*.npz", JOURNAL)
+_UNFINISHED_MARKS = ("faces-*.npz", JOURNAL, "shards/prepare")
 # The mark is within the first fields of a manifest.
 _HEAD_BYTES = 4096
 
@@ -85,7 +85,8 @@ def check_finished(folder: Path) -> None:
                 f"{folder} holds faces of `lpx data prepare`, but no readable {MANIFEST}",
                 "the run was stopped before its end, or the file was removed; it describes the "
                 "faces",
-                "run `lpx data prepare` again: finished videos are not cut again",
+                "run `lpx data prepare` again: finished videos are not cut again; or `lpx merge`, "
+                "if its shards have finished",
                 code="damaged",
             )
 

@@ -1,8 +1,8 @@
 """Worker processes that cut videos.
 
-No worker outlives the run, and one that dies is noticed and named with its video. Hence not
-`concurrent.futures`: its workers stay for ever if the parent is killed, and it does not say what a
-dead worker was doing.
+No worker outlives the run, and one that dies is noticed and named with its video, which is all
+that it costs. Hence not `concurrent.futures`, loky or joblib: a dead worker fails all their tasks,
+and does not say what it was doing; workers of the first stay for ever if the parent is killed.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Shards of the workspace's steps, and the merging of their parts."""

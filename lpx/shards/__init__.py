@@ -1,0 +1,1 @@
+"""Parts of long work, made by several machines that know nothing of each other, and joined."""
