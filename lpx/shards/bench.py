@@ -62,6 +62,8 @@ def score_inputs(
         faces: All faces.
         packages: Further packages whose version counts.
     """
+    # `ScoreStore` compares all of it: a field that a bench and a merge did not both have would make
+    # the bench drop the merged scores.
     return {
         "faces": faces.digest(),
         "count": len(faces.faces),
@@ -124,11 +126,15 @@ def score_part(
         if work.manifest.complete:
             reporter.say(f"nothing to do: shard {shard} is finished ({folder})")
         else:
+            # Of its own faces: the digest of all would make every machine read every file.
+            # Versions are those of the key, with PyTorch's if the checkpoint scores.
             mine = take(faces, rows)
             inputs = score_inputs(model, mine) | {"versions": key["versions"]}
+            # The store holds indices in the whole set, which a digest of these faces does not fix.
             inputs["rows"] = [rows.start, rows.stop]
             store = ScoreStore(folder / _SCORES, inputs, key["engines"], reporter.say)
             failed = score(rows, store)
+            # Before the seal: scores of faces that changed meanwhile are not to be merged.
             mine.check_unchanged("the bench")
             _seal(work, mine, failed, about)
     return PartResult(folder, "bench", shard, len(rows), total, _notes(work))
@@ -138,8 +144,10 @@ def _seal(work: PartWork, faces: FaceSet, failed: list[Failure], about: Mapping[
     save_contents(work, faces)
     names = [CONTENTS]
     engines: dict[str, str] = work.manifest.key["engines"]
+    # Not `of.json`, which is about the faces of this shard: a joined store has its own.
     files = [scores_file(name, digest) for name, digest in engines.items()]
     for name in (*files, SKIPPED):
+        # Absent if the shard has no faces, the engine failed at once, or all faces were readable.
         if (work.folder / _SCORES / name).is_file():
             names.append(f"{_SCORES}/{name}")
     failures = {one.name: f"{one.during}: {one.reason}" for one in failed}
@@ -225,9 +233,12 @@ def join_scores(
     progress = reporter.progress("merging parts")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the target, as a rename works within one file system only. The store is a folder
+        # inside, since the block removes the temporary one at its end.
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as name:
             joined = _Joined(Path(name) / "store")
             joined.folder.mkdir()
+            # In the order of the shards: files are only appended to.
             for done, part in enumerate(whole.parts, 1):
                 _append(joined, whole, part, int(inputs["count"]))
                 progress(done, len(whole.parts))
@@ -238,6 +249,7 @@ def join_scores(
                 reporter.say(f"scores of an interrupted bench in {target} are replaced")
             with interrupts.deferred():
                 # Between the two the scores are in the parts only, from which this can be repeated.
+                # Errors are ignored here: the rename fails if anything was left.
                 shutil.rmtree(target, ignore_errors=True)
                 os.rename(joined.folder, target)
     except OSError as error:
@@ -263,10 +275,13 @@ def _append(joined: _Joined, whole: Whole, part: Part, total: int) -> None:
         if engine in joined.stopped:
             continue
         file = scores_file(engine, digest)
+        # For an engine without a file too, which is then seen to lack what others scored.
         frames = _Frames(part, rows)
         if f"{_SCORES}/{file}" in there:
             with open(joined.folder / file, "ab") as stream:
                 _copy(part, f"{_SCORES}/{file}", stream, frames)
+        # After its scores are taken: those before the failure are good. They end early, and so
+        # are not compared with the others'.
         if engine in failures:
             joined.stopped[engine] = part
             continue
@@ -291,6 +306,8 @@ def _copy(part: Part, name: str, stream: BinaryIO, frames: _Frames | None) -> No
             frames.add(piece)
         stream.write(piece)
 
+    # Pieces are written before their digest is known: if it is wrong, the error leaves a temporary
+    # folder, and the target as it was.
     read_payload(part.folder, part.manifest, part.file(name), pass_on)
     if frames is not None:
         frames.end()
@@ -308,6 +325,7 @@ class _Frames:
         self._part = part
         self._rows = rows
         self._rest = b""
+        # The face before the shard's first, so that one comparison covers the lower bound as well.
         self._last = rows.start - 1
         self._indices = hashlib.sha256()
 
@@ -315,8 +333,11 @@ class _Frames:
         """Check the batches that end in a piece of the file."""
         data = self._rest + piece
         frames, end = parse_frames(data)
+        # A damaged batch ends the parsing like one that is cut off: `end` refuses both.
         self._rest = data[end:]
         for indices, _ in frames:
+            # Digests do not show this: a part that was passed off as another shard's is intact,
+            # and its faces would count twice.
             whole = np.concatenate([[self._last], indices])
             if not (np.diff(whole) > 0).all() or whole[-1] >= self._rows.stop:
                 self._refuse("it has scores of other faces than its shard's")

@@ -80,10 +80,13 @@ def _observe(
     )
     save_contents(work, faces)
     done = PassProgress(observation.faces, observation.skipped, observation.observers)
+    # As `_read` expects it, which is not the key of the saved progress: that has the size too.
     key = {"model": observation.model_sha256, "faces": faces.digest()}
+    # Final, thus compressed: parts are kept, and copied between machines.
     save_progress(work.folder / _OBSERVED, key, done, final=True)
     times = {"seconds": observation.seconds, "pass_seconds": observation.pass_seconds}
     work.seal((_OBSERVED, CONTENTS), {**about, **times})
+    # After the seal: an interruption before it would otherwise cost the whole share.
     resume.unlink(missing_ok=True)
 
 
@@ -100,11 +103,15 @@ def merged_observation(whole: Whole, faces: FaceSet, reporter: Reporter) -> Obse
     """
     progress = reporter.progress("merging parts")
     merged: Observation | None = None
+    # In the order of the shards, as the list of unreadable faces is in that of the set. Only one
+    # part is in memory besides the sum.
     for done, part in enumerate(whole.parts, 1):
         rows = part.manifest.shard.rows(len(faces.faces), UNIT)
         observation = _read(part, whole, take(faces, rows))
         if merged is None:
             merged = observation
+        # `merge` goes through the tensors of its argument: one that is missing there would keep
+        # ranges of fewer faces, and nothing would show it.
         elif observation.observers.keys() != merged.observers.keys():
             damaged(part.folder, part.manifest, "it observed other tensors than the first part")
         else:
@@ -120,6 +127,7 @@ def _read(part: Part, whole: Whole, faces: FaceSet) -> Observation:
     Raises:
         LpxError: It is damaged.
     """
+    # For its checks only: an archive is not read in pieces.
     read_payload(part.folder, part.manifest, part.file(_OBSERVED), lambda piece: None)
     problems: list[str] = []
     key = {"model": str(whole.key["observed"]), "faces": faces.digest()}
@@ -127,6 +135,7 @@ def _read(part: Part, whole: Whole, faces: FaceSet) -> Observation:
     if stored is None or stored.position != len(faces.faces):
         damaged(part.folder, part.manifest, "; ".join(problems) or f"{_OBSERVED} is incomplete")
     times = []
+    # Times are for information: one that is missing or odd is not worth a part.
     for name in ("seconds", "pass_seconds"):
         value = part.about.get(name)
         times.append(float(value) if isinstance(value, (int, float)) else 0.0)

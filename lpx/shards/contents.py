@@ -24,6 +24,7 @@ def take(faces: FaceSet, rows: range) -> FaceSet:
 
 def save_contents(work: PartWork, faces: FaceSet) -> None:
     """Write the SHA-256 of each face of a part, 32 bytes each, in the order of the set."""
+    # Digests as of the first use, before the work: callers have checked that no file changed since.
     write_bytes(work.folder / FILE, faces.contents.tobytes())
 
 
@@ -38,6 +39,8 @@ def check_contents(whole: Whole, faces: FaceSet, unit: int) -> None:
     Raises:
         LpxError: A part saw another face, or its list of digests is damaged.
     """
+    # Not settled by the key, which has a digest of the list of faces only, since no shard reads
+    # all files.
     for part in whole.parts:
         rows = part.manifest.shard.rows(len(faces.faces), unit)
         pieces: list[bytes] = []

@@ -117,7 +117,10 @@ def open_whole(places: Sequence[Path]) -> Whole:
     if first is None:
         raise LpxError("there is no part to merge", "", "name the folders of all parts")
     _check_all_there(first, members)
+    # By number, as merges append in this order: by name, "10-of-12" is before "2-of-12".
     whole = Whole(first.kind, first.key, tuple(members[index] for index in range(first.count)))
+    # A copy that was cut short is found here before anything is written, without reading payloads
+    # that may be large.
     for part in whole.parts:
         _check_sizes(part)
     return whole
@@ -133,6 +136,7 @@ def check_key(whole: Whole, ours: Mapping[str, Any]) -> None:
     Raises:
         LpxError: They are of another model, other faces, or another version.
     """
+    # Through JSON, as the parts' key has been: a tuple never equals the list that it became.
     plain = unsealed(sealed(ours))
     if plain != whole.key:
         raise LpxError(
@@ -149,6 +153,7 @@ def _expanded(places: Sequence[Path]) -> Iterator[Path]:
         inside: list[Path] = []
         if place.is_dir() and not (place / FILE).is_file():
             inside = sorted(path.parent for path in place.glob(f"*-of-*/{FILE}"))
+        # A place without parts is passed on, so that the error of `read_part` names it.
         yield from inside or [place]
 
 
@@ -160,6 +165,7 @@ def _check_alike(folder: Path, found: PartManifest, home: Path, first: PartManif
             "its shard was interrupted, or is still at work",
             f"run {command_of(found)} again: it resumes",
         )
+    # The plainest difference first: keys of two commands differ in everything.
     if found.kind != first.kind:
         why = f"the first is of `{COMMANDS[first.kind]}`, the second of `{COMMANDS[found.kind]}`"
     elif found.count != first.count:
@@ -176,6 +182,8 @@ def _check_alike(folder: Path, found: PartManifest, home: Path, first: PartManif
 
 
 def _places(one: Path, other: Path) -> str:
+    # One folder under two names, such as a link and its target, must not be taken for two copies,
+    # of which the user would remove one.
     if os.path.realpath(one) == os.path.realpath(other):
         return f"both are {other}"
     return f"it is in {one} and in {other}"

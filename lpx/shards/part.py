@@ -149,6 +149,7 @@ class PartWork:
                 raise unwritable(path, error) from error
         own = {"machine": _machine(), **about}
         self.manifest = replace(self.manifest, complete=True, about=own, files=tuple(files))
+        # Last: until this file is replaced, the part counts as unfinished, whatever else is in it.
         write_sealed(self.folder / FILE, asdict(self.manifest))
 
 
@@ -176,10 +177,12 @@ def open_part(
         LpxError: The folder holds something else, another process is at work in it (code
             "in-use"), or it cannot be written.
     """
+    # Through JSON, so that tuples in the key become the lists that a stored one has.
     wanted = PartManifest(FORMAT, kind, shard.index, shard.count, unsealed(sealed(key)))
     with ExitStack() as stack:
         try:
             stack.enter_context(lock(folder, "part", "use another folder (`out`)"))
+        # Only of the lock itself: a folder that cannot be opened is an LpxError already.
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise unwritable(folder, error) from error
@@ -187,10 +190,13 @@ def open_part(
                 f"the file system of {folder} has no locks: make sure that no other process works "
                 f"on shard {shard}"
             )
+        # Under the lock, as another process might be sealing the part.
         found = _found(folder, wanted)
+        # Made again rather than refused: unlike a merge, its shard can repair it.
         if found.complete and (why := _altered(folder, found)):
             reporter.warn(f"{folder} is not as its shard left it, and is made again: {why}")
             found = replace(found, complete=False, about=None, files=())
+        # Before any payload: the next run refuses a folder that has files but lacks this one.
         if not found.complete:
             write_sealed(folder / FILE, asdict(found))
         yield PartWork(folder, found)
@@ -228,6 +234,7 @@ def _found(folder: Path, wanted: PartManifest) -> PartManifest:
 
 def _altered(folder: Path, part: PartManifest) -> str:
     """Return what is wrong with the payload of a complete part; "" if nothing is."""
+    # Crops are not among the files: `lpx.shards.prepare` compares them with their own digests.
     for file in part.files:
         path = folder / file.name
         try:
@@ -255,8 +262,10 @@ def read_part(folder: Path) -> PartManifest:
     values = read_sealed(path, "lpx COMMAND --shard I/N")
     again = "run its shard again in an empty folder"
     try:
+        # First, so that a part of a newer version is not called damaged for a field that it adds.
         check_format(path, values.get("format"), FORMAT, again)
         part = read_record(PartManifest, values)
+        # Here, since `Shard` would blame the user's option instead of the file.
         in_range(part.count, 1, MAX_COUNT, "count")
         in_range(part.index, 0, part.count - 1, "index")
         for file in part.files:
@@ -268,6 +277,7 @@ def read_part(folder: Path) -> PartManifest:
 
 
 def _check_inside(name: str) -> None:
+    # A part may come from anyone, and each name in it becomes a path that is looked at.
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not path.parts:
         raise SchemaError(f"{name[:60]!a} is not a file of the part")
@@ -290,6 +300,7 @@ def read_payload(
     path = folder / file.name
     digest, left = hashlib.sha256(), file.size
     try:
+        # A name without ".." may still be a link out of the folder, and a pipe would block forever.
         if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
             damaged(folder, part, f"{file.name} is missing, or leads out of the folder")
         with path.open("rb") as stream:

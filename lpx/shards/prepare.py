@@ -75,16 +75,21 @@ def prepare_part(
     Raises:
         LpxError: As for `lpx.data.prepare.prepare`, or the folder holds something else.
     """
+    # `_check_shares` deals the videos again from their names alone, so that this order is fixed.
     everything = sorted(preparation.videos.videos, key=lambda video: video.name)
     mine = shard.every(everything)
     videos = replace(preparation.videos, videos=tuple(mine))
     settings = replace(preparation.settings, folder=folder)
+    # Of all videos: a machine that lacks one has other shares, and its part must not fit the rest.
     key = _key(preparation, everything)
     try:
         with (
             open_part(folder, "prepare", shard, key, reporter) as work,
+            # `open_part` holds the folder, and lets file systems without locks pass; a second lock
+            # would fail on them.
             open_journal(folder, preparation.head(), locked=False) as journal,
         ):
+            # First: `cut_missing` looks at the sizes of crops only, and would keep altered ones.
             _drop_altered(work, journal)
             done = cut_missing(
                 settings,
@@ -94,6 +99,7 @@ def prepare_part(
                 progress=reporter.progress(f"preparing {videos.name}, shard {shard}, videos"),
                 cut=cut,
             )
+            # A finished part of which something was cut again needs a seal with the new digests.
             if done.videos or not work.manifest.complete:
                 _seal(work, journal, mine, done)
             else:
@@ -105,10 +111,13 @@ def prepare_part(
 
 
 def _key(preparation: Preparation, videos: list[Video]) -> dict[str, Any]:
+    # Neither paths nor contents: videos may have another place on each machine, and a shard reads
+    # its own only.
     lines = []
     for video in videos:
         split = effective_split(video)
         lines.append([video.name, video.label, video.method, list(video.identities), split])
+    # With all that `write_set` needs, as the machine that merges may have no videos.
     return {
         "videos": _digest(lines),
         "run": preparation.run,
@@ -125,6 +134,7 @@ def _drop_altered(work: PartWork, journal: VideoJournal) -> None:
     """Remove crops that are not as a finished shard left them, so that they are cut again."""
     if not work.manifest.complete:
         return
+    # Both can be relied on: `open_part` reopens a part whose journal or digests were altered.
     digests, at = (work.folder / CROPS).read_bytes(), 0
     for name in (work.manifest.about or {}).get("videos", ()):
         files = _crops_of(journal.records[name])
@@ -139,9 +149,12 @@ def _seal(work: PartWork, journal: VideoJournal, videos: list[Video], done: CutS
     # Videos of an earlier state of the set may be in the journal too.
     records = {video.name: journal.records[video.name] for video in videos}
     paths = []
+    # By name, like `videos` below: `_take` finds the digests of a video by their position.
     for record in _by_name(records):
         paths += [os.fsencode(work.folder / file) for file in _crops_of(record)]
     write_bytes(work.folder / CROPS, file_digests(paths).tobytes())
+    # Nothing may be appended to the journal after this. Crops are in the list of digests only, as
+    # `part.json` would become large with an entry for each.
     work.seal((JOURNAL, CROPS), {"videos": sorted(records), "seconds": dict(done.seconds)})
 
 
@@ -204,6 +217,7 @@ def merge_prepared(whole: Whole, places: DataPlaces, reporter: Reporter) -> Prep
     progress = reporter.progress("merging parts")
     names: list[str] = []
     lines: list[list[Any]] = []
+    # Before the journal is opened, which creates the set: a refused merge must leave nothing.
     _check_shares(whole)
     try:
         with open_journal(folder, head) as journal:
@@ -216,6 +230,7 @@ def merge_prepared(whole: Whole, places: DataPlaces, reporter: Reporter) -> Prep
                     identities = list(record.identities)
                     lines.append([record.video, record.label, record.method, identities, split])
                 progress(done, len(whole.parts))
+            # Known only once all journals were read, and checked before the table is written.
             if _digest(sorted(lines)) != key.videos:
                 part = whole.parts[0]
                 damaged(part.folder, part.manifest, "the parts have other videos than the set")
@@ -246,6 +261,7 @@ def _read_key(whole: Whole) -> _Key:
             raise SchemaError(f"the detector {of.detector[:60]!a} is unknown")
     except SchemaError as error:
         damaged(first.folder, first.manifest, f"its key: {error}")
+    # Only lpx's: OpenCV and ONNX Runtime matter where crops are cut, and the parts agree on them.
     here = crop_versions()["lpx"]
     if key.versions.get("lpx") != here:
         raise LpxError(
@@ -276,6 +292,7 @@ def _records(part: Part, head: dict[str, Any]) -> list[VideoRecord]:
     names = _videos_of(part)
     if not set(names) <= records.keys():
         damaged(part.folder, part.manifest, f"{JOURNAL} lacks videos of the shard")
+    # Names become paths below the set: an edited part must not write elsewhere.
     check_inside(pack(crop_folder(name) for name in names), str(part.folder))
     return [records[name] for name in names]
 
@@ -297,11 +314,13 @@ def _take(part: Part, records: list[VideoRecord], folder: Path, journal: VideoJo
         # A merge that was interrupted, or a second one, finds them here.
         if journal.records.get(record.video) == record and wanted == _digests(folder, files):
             continue
+        # `os.link` replaces no file, and crops of frames that the new record lacks would stay.
         remove_crops(folder / crop_folder(record.video))
         if wanted != _digests(part.folder, files):
             damaged(part.folder, part.manifest, f"crops of {record.video} are missing or altered")
         for file in files:
             place_crop(part.folder / file, folder / file)
+        # After its crops: with the record, other runs take the video for finished.
         journal.append(record)
     if at != len(digests):
         damaged(part.folder, part.manifest, f"{CROPS} has digests of other crops")
@@ -325,9 +344,11 @@ def place_crop(source: Path, target: Path, *, link: Callable[..., None] = os.lin
     target.parent.mkdir(parents=True, exist_ok=True)
     # A symbolic link would lead into a folder that may be removed after the merge.
     if not source.is_symlink():
+        # Whatever prevents a link, such as another file system, the copy works or says why not.
         with suppress(OSError):
             link(source, target)
             return
+    # Not synchronised: parts are kept, from which a lost crop can be merged again.
     write_bytes(target, read_regular(source), durable=False)
 
 
@@ -347,6 +368,7 @@ def _check_shares(whole: Whole) -> None:
                     "run one of the two shards again in an empty folder",
                     code="damaged",
                 )
+    # From the names in the parts, as the videos need not be on the machine that merges.
     names = sorted(homes)
     for part in whole.parts:
         if part.manifest.shard.every(names) != _videos_of(part):

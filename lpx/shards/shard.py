@@ -12,6 +12,8 @@ from lpx.errors import InvalidArgumentError, LpxError
 
 # More parts than this were certainly not meant, and each would cost a folder.
 MAX_COUNT = 100_000
+# Not \d, which matches digits of all scripts. Nine at most: `int` refuses thousands of them with
+# an error of its own.
 _TEXT = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 _REQUIRED = f"must be I/N with 0 <= I < N <= {MAX_COUNT}, such as 0/7, or auto"
 _ID, _COUNT = "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"
@@ -37,6 +39,7 @@ class Shard:
 
     def __post_init__(self) -> None:
         numbers = (self.index, self.count)
+        # Not isinstance, for which True is an integer too.
         whole = all(type(number) is int for number in numbers)
         if not whole or not 0 <= self.index < self.count <= MAX_COUNT:
             raise InvalidArgumentError("shard", _REQUIRED, f"{self.index}/{self.count}")
@@ -60,6 +63,9 @@ class Shard:
             An empty range if there are more shares than units.
         """
         units = -(-total // unit)
+        # Edges rather than sizes are rounded, so that shares differ by at most one unit. In
+        # integers, as neighbours must compute the same edge: otherwise a row might be in two
+        # shards or in none.
         first, end = (units * index // self.count for index in (self.index, self.index + 1))
         return range(min(first * unit, total), min(end * unit, total))
 
@@ -94,6 +100,8 @@ def _of_slurm(environment: Mapping[str, str]) -> Shard:
     task, least, count = (_number(environment, name) for name in (_ID, _MIN, _COUNT))
     # `--array=0-9%4`, without a step, has the step 1.
     step = _number(environment, _STEP, default=1)
+    # Without the greatest, the first task of `--array=1,5,6` would pass as 0/3: only the others
+    # would be refused, after it had done its work.
     greatest = _number(environment, _MAX, default=least + (count - 1) * step)
     index, rest = divmod(task - least, step) if step > 0 else (-1, 0)
     if rest or not 0 <= index < count or greatest != least + (count - 1) * step:

@@ -79,6 +79,8 @@ def open_scorer(
     """
     model = read_exported(workspace)
     recipe = choose_recipe(model.card, options.crop, reporter)
+    # All cores for one frame, as those of a live source are scored one after another. A
+    # measurement of capacity, which has many at a time, opens a detector with one thread.
     threads = len(os.sched_getaffinity(0))
     finder = open_detector(options.detector, threads)
     mesh = FaceMesh(threads) if recipe.needs_landmarks else None

@@ -143,6 +143,7 @@ def judge(samples: TrialSamples, budget: Budget, *, scout: bool = False) -> Tria
             other_cores=samples.other_cores,
             faces_per_frame=faces / max(len(done), 1),
             faces_per_call=samples.batches.faces / max(samples.batches.calls, 1),
+            # Calls of the warm-up are in the sum, but not in the window: their ratio may exceed 1.
             engine_busy=min(1.0, samples.batches.seconds / times),
         ),
         stages=_stages(samples),

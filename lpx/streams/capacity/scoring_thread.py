@@ -230,6 +230,8 @@ class ScoringThread:
         self.counts.calls += 1
         self.counts.faces += len(taken)
         self.counts.seconds += now - began
+        # The queue keeps the order of faces, so that a frame which is spread over several calls is
+        # done with its last face. `done` is set last, as a finite one says that all is there.
         for waiting in taken:
             if waiting.last:
                 waiting.frame.scoring, waiting.frame.done = began, now

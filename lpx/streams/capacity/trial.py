@@ -211,6 +211,7 @@ class _Trial:
             energy = _Energy(source)
             self._sleep_until(self.end)
             passed_s = time.monotonic() - began
+            # Read before the wait for the last frames, in which the load falls.
             watts = energy.watts(passed_s)
             after = _Usage.now()
             self._finish()
@@ -220,6 +221,7 @@ class _Trial:
                 self.changed.notify_all()
             for thread in threads:
                 thread.join()
+            # After the threads have ended, which would otherwise queue more.
             scoring.drop_all()
         scoring.check()
         if self.error is not None:

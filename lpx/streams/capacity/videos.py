@@ -166,6 +166,7 @@ def open_cameras(paths: Sequence[Path], streams: int) -> list[VideoLoop]:
     try:
         for number in range(streams):
             # Cameras of one video must not all decode its expensive frames at the same time.
+            # 7 and 50 have no common factor: 50 cameras of a long video begin at different frames.
             start = 7 * (number // len(paths)) % 50
             cameras.append(VideoLoop(paths[number % len(paths)], start))
     except BaseException:

@@ -153,6 +153,7 @@ class Connection:
         """
         deadline = time.monotonic() + wait_s
         while True:
+            # Looked at first: frames after a change are scaled to the old size, and score wrongly.
             if self._log.changed is not None:
                 raise SizeChangedError(self._log.changed)
             left = deadline - time.monotonic()
@@ -257,6 +258,7 @@ class Connection:
         try:
             return os.read(self._answers, size)
         except BlockingIOError:
+            # Not empty, which would mean that the process has closed its end.
             return b" "
 
     def _crashed(self) -> ConnectionLostError:

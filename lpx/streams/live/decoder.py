@@ -102,6 +102,7 @@ def _decode(settings: DecoderSettings, answers: BinaryIO, demand: _Demand) -> st
     _send(answers, text_message(OPENED, {"frames_per_second": rate_hz if rate_hz > 0 else 0.0}))
     began = time.monotonic()
     number = dropped = skipped = 0
+    # So far back that a source which ends at once does not pass for one that stalled.
     stalled_at = -_DRAINED
     while not demand.stop:
         ready = capture.grab()
@@ -115,8 +116,10 @@ def _decode(settings: DecoderSettings, answers: BinaryIO, demand: _Demand) -> st
         if demand.stop:
             break
         if pace_hz:
+            # From the beginning, not from the last frame: errors of sleep would add up.
             time.sleep(max(0.0, began + number / pace_hz - time.monotonic()))
         if demand.next:
+            # Before the frame is sent: the next request may follow at once, and must not be lost.
             demand.next = demand.idle = False
             header = FrameHeader(time.time(), number, dropped, skipped, 0, 0)
             problem = _hand_over(capture, header, settings.max_pixels, answers)

@@ -261,6 +261,7 @@ class LiveWatch(Iterator[LiveItem], AbstractContextManager["LiveWatch"]):
             # could not be scored in time are not made up for.
             due = max(due + period_s, self._clock.monotonic())
             yield scored
+            # After the consumer has come back: frames that arrive while it works count as dropped.
             if due > self._clock.monotonic():
                 connection.rest()
 
