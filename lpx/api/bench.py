@@ -152,6 +152,7 @@ def bench(
     """
     host = host or THIS_HOST
     plan = options.costs
+    # Read first: a wrong file must not show after hours of scoring.
     trtexec = [read_trtexec(Path(path), name) for path, name in options.costs.trtexec_times]
     subject = open_subject(workspace, dataset, options, reporter, host=host)
     model, faces, manifests = subject.model, subject.faces, subject.chosen.fit
@@ -168,6 +169,8 @@ def bench(
             score_digests(model, manifests, opened.stages),
             reporter.say,
         )
+        # After the store was opened, as that drops scores of another bench and their origin with
+        # them.
         joined = read_joined(store.folder)
         if store.folder.is_dir():
             reporter.say(f"resuming interrupted bench ({store.folder})")
@@ -225,6 +228,7 @@ def bench(
                 reporter.warn,
                 machine=joined.machine,
             )
+        # Last: if the report or the recording cannot be written, no face has to be scored again.
         store.remove()
     return report
 
@@ -272,6 +276,7 @@ def open_subject(
     faces = faces_of_bench(workspace, dataset, options, model, reporter)
     healing = HealingOptions(rebuild or workspace.rebuild, workspace.allow_host_code)
     healer = Healer(workspace, model, healing, reporter)
+    # Before the choice, so that an engine that is rebuilt counts among those that run here.
     healer.prepare(options.candidates and several("candidates", options.candidates))
     chosen = choose_engines(workspace, host.runnable(workspace, model), options.candidates)
     return BenchSubject(model, faces, chosen, healer)
@@ -381,11 +386,14 @@ class _Loader:
             folder = self.folder / manifest.name
             try:
                 engine = self.load(folder, allow_host_code=self.allow_host_code)
+            # An altered engine, or a library that is missing: somebody has to act on it, and a
+            # report without the engine would hide that.
             except LpxError:
                 raise
             except Exception as error:
                 broken.append(Failure(manifest.name, "loading", in_one_line(error)))
                 continue
+            # Before the probe, which may raise: the engine is closed in any case.
             stack.enter_context(closing(engine))
             if problem := self.problem(manifest, engine):
                 broken.append(Failure(manifest.name, "loading", problem))
@@ -431,6 +439,7 @@ def _sources(
         name: "cpu" if engine.device_memory == ON_THE_CPU else "gpu"
         for name, engine in engines.items()
     }
+    # Once per device, which its engines share, so that a source that is missing is reported once.
     opened = {device: open_source(device) for device in set(devices.values())}
     for source in opened.values():
         if not isinstance(source, Unavailable):

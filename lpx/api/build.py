@@ -181,6 +181,8 @@ def build(
                     check_for_tensorrt(request, target.library, host.machine)
         scales = _scales(workspace, model, options, target, failed, reporter)
 
+        # Only if there is an engine to try, and then once for all: it decodes faces and runs the
+        # exported model.
         @cache
         def probe() -> Probe:
             pool = demo_set("train")
@@ -300,7 +302,9 @@ def _dead(
     # Not caught below: faces that cannot be opened are not the engine's fault.
     faces = probe()
     try:
+        # Host code that this process has just built need not be allowed by the user.
         shown = symptom(workspace.engines / manifest.name, faces, allow_host_code=True)
+    # A matter of the machine, which says nothing about the engine.
     except OutOfMemoryError:
         raise
     except LpxError as error:

@@ -201,6 +201,8 @@ def open_inputs(
     )
     graph = parse(observed, source)
     name_nodes(graph)
+    # Whatever the engine will be for, the methods are ranked in ONNX Runtime. Checked before faces
+    # are opened: a model without anything to quantise would otherwise show after the whole pass.
     placement = placement_of(graph, "onnxruntime", "onnxruntime", weights.min_channels)
     require_quantised(graph, placement, weights.min_channels)
     pool = open_faces(
@@ -251,6 +253,7 @@ def conclude(
     points: tuple[CurvePoint, ...] = ()
     if options.curve:
         points = _curve(inputs.observed, chosen, ranking, best, options.seed, reporter)
+    # After the last face was read, and before anything is written.
     pool.check_unchanged("calibration")
     face_list = _face_list(chosen, options.select, options.seed)
     write_sealed(workspace.root / "calibration-faces.json", face_list)
@@ -262,6 +265,7 @@ def conclude(
         forward_seconds=round(ranking.seconds_per_face * scales.faces.count, 3),
         seconds=0.0,
         pass_seconds=0.0,
+        # Linux gives it in KiB.
         peak_rss_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         notes=notes,
         curve=points,
@@ -390,6 +394,8 @@ def _curve(
     reporter: Reporter,
 ) -> tuple[CurvePoint, ...]:
     """Measure the method on growing, random parts of the calibration faces."""
+    # One order for all sizes: each part contains the smaller ones, so only the number of faces
+    # changes along the curve.
     order = np.random.default_rng(seed).permutation(len(chosen.faces))
     sizes = []
     size = 4

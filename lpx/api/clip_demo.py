@@ -58,6 +58,8 @@ def show_clip(workspace: OpenedWorkspace, *, reporter: Reporter = SILENT) -> Cli
     """
     with workspace.lock():
         _refuse_other_model(workspace)
+    # Outside the lock, which export and build take themselves: it cannot be taken twice, not even
+    # by one process.
     _ensure_engine(workspace, reporter)
     parts = clip_spans()
     spans = tuple(KnownSpan(part.first, part.last, part.fake, part.text) for part in parts)

@@ -161,6 +161,8 @@ def debug(
     out = out or workspace.root / "debug" / manifest.name
     pool = open_faces(workspace, faces or "demo", "test", out, reporter=reporter).first(limit)
     target, size = _target(model, manifest), model.card.input_size
+    # Before a TensorRT engine is built again, which takes minutes: a set without a readable face
+    # ends here. The batches are kept, as they may be compared twice.
     batches, skipped = _decode(pool, batch_size(target), size)
     reference = None
     if against == "torch":
@@ -194,6 +196,8 @@ def debug(
         )
     bound = _default_tolerance(manifest, runtime) if tolerance is None else tolerance
     verdict = judge_layers(comparison, bound)
+    # An error that no layer shows when it is run alone is either the graph's or that of a fused
+    # kernel. A second run without the optimiser tells which, and costs as much as the first.
     if unexplained(verdict, bound) and not as_written:
         plain = judge_layers(compare_layers(lowered, target, batches, size, as_written=True), bound)
         notes.append(_optimiser(verdict, plain))
@@ -274,6 +278,8 @@ def _equalised(manifest: EngineManifest) -> bool:
 def _target(model: ExportedModel, manifest: EngineManifest) -> bytes:
     """The float32 graph that the engine was lowered from."""
     equalised = _equalised(manifest)
+    # `requantise` leaves a float model as it is; from one with Q/DQ pairs, the engine was only
+    # built after they had been removed.
     return prepare_model(model.data, "the exported model", equalised=equalised, requantise=True)[0]
 
 

@@ -181,6 +181,7 @@ def open_inside(
     seen = held.enter_context(closing(access.open(plan, manifest, names)))
     unwatched = manifest.convolutions.get("int8", 0)
     counted = unwatched
+    # A plan without a layer list shows no convolutions: no difference is claimed then.
     if plan.layers is not None:
         counted = plan.layers.count_convolutions().get("int8", 0)
     return ObservedEngine(seen, plain, counted, unwatched)

@@ -47,6 +47,7 @@ class Target:
 
 
 _ONNXRUNTIME = ("onnxruntime-gpu", "onnxruntime")
+# Four distributions of one module, any of which will do.
 _OPENCV = (
     *("opencv-python-headless", "opencv-python"),
     *("opencv-contrib-python-headless", "opencv-contrib-python"),
@@ -165,6 +166,7 @@ def targets(machine: Machine, findings: tuple[Finding, ...]) -> dict[str, Target
             not_served.append(f"{gpu.name} is not served")
     no_gpu_fits = len(not_served) == len(machine.gpus)
     no_gpu = lacking("NVIDIA GPU")
+    # One GPU that fits is enough: the others are no reason then.
     rtx = lacking("NVIDIA GPU", "CUDA bindings") + unfit * (len(unfit) == len(machine.gpus))
     return {
         "torch": target(lacking("torch"), []),
@@ -208,6 +210,7 @@ def _first_importable(packages: Installation, modules: tuple[str, ...]) -> str |
 
 
 def _numbers(version: str) -> tuple[int, ...]:
+    # The local part, as in 2.8.0+cu126, has digits that are not part of the release.
     return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
 
 
@@ -373,6 +376,7 @@ def _tensorrt(machine: Machine, packages: Installation) -> Finding:
     if generation in _OLD_JETPACK:
         advice = f"JetPack {generation}: {_OLD_JETPACK[generation]}"
     elif machine.system_tensorrt:
+        # The last folder but one, as in /usr/lib/python3.12/dist-packages.
         python = machine.system_tensorrt.split("/")[-2]
         who = "this virtual environment" if machine.python_isolated else "this Python"
         advice = (
@@ -427,6 +431,7 @@ def _cuda_bindings(machine: Machine, packages: Installation) -> Finding:
     finding = _package(packages, name, names, module or _CUDA_MODULES[0], enables, package)
     if finding.status == "missing":
         return finding
+    # (13,) is not above (13, 0, 1), so any release of the next major version counts.
     if newest is not None and _numbers(finding.found) >= (newest + 1,):
         finding = replace(finding, status="warning", advice=f"{why}: pip install {package}")
     return replace(finding, found=f"cuda-python {finding.found}")
@@ -446,6 +451,7 @@ def _newest_cuda(machine: Machine) -> _NewestCuda:
         reason = f"the driver comes with JetPack, and this one supports CUDA {newest}"
         return _NewestCuda(newest, reason)
     reason = f"CUDA 13 needs driver {_CUDA_13_DRIVER} or later"
+    # One driver serves all GPUs of a machine.
     if drivers and _numbers(drivers[0])[0] < _CUDA_13_DRIVER:
         return _NewestCuda(12, reason)
     return _NewestCuda(None, reason)

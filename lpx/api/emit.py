@@ -27,6 +27,7 @@ def emit(
     """Implement `lpx.Workspace.emit`, which documents arguments and errors."""
     check_choice("target", options.target, ("auto", "tensorrt"))
     _check_for_scripts(options.tensorrt)
+    # `emit_trtexec` checks it again. Here it comes before calibration, which takes minutes.
     check_emitted(tuple(options.request("tensorrt", precision) for precision in options.precisions))
     model = read_exported(workspace)
     folder = out or workspace.root / "trtexec"

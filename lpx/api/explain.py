@@ -157,6 +157,7 @@ def _examine(examiner: Examiner, faces: FaceSet, progress: Progress | None) -> _
         done.pictures.append(draw(face, pixels, examiner.regions, side))
         done.last = pixels
         if face.label is not None:
+            # Zeros of float64: a sum of uint8 would wrap around at 256.
             so_far = done.sums.get(face.label, np.zeros(pixels.shape))
             done.sums[face.label] = so_far + pixels
         if progress:

@@ -95,12 +95,15 @@ def export(
     # A checkpoint's card may have been edited so that its grid is not what the model gives.
     check_card_inside(model, card, workspace.model, workspace.model.with_suffix(".json"))
     digest = hashlib.sha256(model).hexdigest()
+    # Nothing is written earlier, so an export that is refused leaves the earlier model in place.
     with workspace.lock():
         if factory is None:
             save_checkpoint(workspace.reference, detector.module, card)
         else:
             save_state(workspace.reference, detector)
         write_bytes(workspace.model, model)
+        # The manifest is last: a model that an interrupted export leaves has another digest than
+        # the manifest, and is refused.
         write_sealed(
             workspace.model.with_suffix(".json"),
             {

@@ -204,10 +204,12 @@ def _predict_files(
     files = tuple(media.files[number] for number in frame_indices(len(media.files), options.limit))
     if media.left_out:
         reporter.warn(f"{note_of(media.left_out)}")
+    # Not os.cpu_count(): a container or a batch system may allow fewer cores.
     threads = len(os.sched_getaffinity(0))
     finder = open_detector(detector, threads)
     # The mesh is loaded only where the recipe needs landmarks, as it takes time for every face.
     mesh = FaceMesh(threads) if recipe.needs_landmarks else None
+    # After what is refused at once: an engine may have to be rebuilt, which takes minutes.
     name, loaded = run.pick_engine()
     reporter.say(
         f"engine {name}, threshold {model.card.threshold:.3f}, faces by {detector}, "

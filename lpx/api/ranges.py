@@ -43,6 +43,7 @@ def _prepared(model: ExportedModel, weights: WeightOptions, reporter: Reporter) 
     if weights.equalise:
         scaled = sum(bool(pair.scaled) for pair in pairs)
         reporter.say(f"equalised channels between {scaled} pairs of convolutions")
+    # With its digest: ranges belong to the graph that was observed, not to the one before.
     return replace(model, data=data, sha256=hashlib.sha256(data).hexdigest())
 
 
@@ -82,6 +83,7 @@ def scales_for(
             say=reporter.say,
         )
         save_scales(workspace.scales, scales)
+        # Not before the ranges are saved: a run that stops in between resumes from it.
         (workspace.root / PARTIAL).unlink(missing_ok=True)
     # Whether faces were named is this build's affair, not that of the ranges, which are kept.
     unnamed = not name and scales.faces.name == "demo"
@@ -123,6 +125,7 @@ def _stored(
             faces are named now.
     """
     path = workspace.scales
+    # A link that leads nowhere counts as a file, so that it is reported and not replaced.
     if not os.path.lexists(path):
         return None
     stored = read_scales(path)
@@ -156,6 +159,8 @@ def _unfit(
         return "an earlier lpx observed fewer tensors"
     if kept or (stored.faces.set_digest and not named):
         return ""
+    # Faces that `lpx calibrate` chose are identified by the set that they were chosen from, all
+    # others by themselves.
     then = stored.faces.set_digest or stored.faces.digest
     now = pool if stored.faces.set_digest else faces
     if stored.faces.name != now.name:

@@ -63,6 +63,7 @@ class SelfTest:
     @property
     def detects_faults(self) -> bool:
         """True if the self-test fails on each of these faults."""
+        # Not >=: a difference that equals the tolerance still passes the self-test.
         return self.distance > self.tolerance
 
 
@@ -95,6 +96,7 @@ class ProjectContent:
         if self.manifest.tensorrt.version_compatible:
             options.append("--allow-host-code")
         core = self.manifest.tensorrt.dla_core
+        # Not by its truth: core 0 is a core, too.
         if core is not None:
             options += ["--dla", str(core)]
         return tuple(options)
@@ -131,6 +133,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """
     temporary = None
     try:
+        # An empty folder that the user made is kept, even if nothing is written into it.
         existed = folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         # Within the folder, and so on the same file system: files are renamed, not copied.
@@ -165,6 +168,7 @@ def write_project(folder: Path, content: ProjectContent) -> None:
     for name in SOURCES:
         write_bytes(folder / name, _source(name).encode())
     write_json(folder / "card.json", content.card.to_dict())
+    # Raw pixels, so that the program needs no image decoder.
     write_bytes(folder / "face.rgb", test.face.tobytes())
     expected = {
         "score": test.score,
@@ -175,8 +179,10 @@ def write_project(folder: Path, content: ProjectContent) -> None:
     write_json(folder / "expected.json", expected)
     if content.plan is None:
         script = folder / "build.sh"
+        # Not by `format`, as a shell script has braces of its own.
         text = _source(script.name).replace("@NAME@", content.trtexec_engine)
         write_bytes(script, text.encode())
+        # Added to the mode that it has, which keeps the user's umask.
         script.chmod(script.stat().st_mode | 0o111)
     else:
         write_bytes(folder / PLAN, content.plan)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 # nvinfer's NVDSINFER_MAX_BATCH_SIZE.
 _MAX_BATCH = 1024
 # Name of the model of a precision in the repository that `lpx package --for triton` writes.
+# It has to be what `ModelGroup.name_after` makes of `DEFAULT_NAME`.
 _MODEL = "detector-tensorrt-{precision}"
 # Dialects of the graphs for TensorRT 10 and 11, and for 8.
 _TYPED, _WEAKLY_TYPED = "strongly-typed", "weakly-typed"
@@ -105,6 +106,7 @@ def package_deepstream(
         emit_trtexec(
             model.data, model.card, (request,), scripts, forms=GRAPH_FORMS, interface=INTERFACE
         )
+        # While the folder is still temporary: a package with wrong graphs must not appear.
         _check_scores(scripts, graph, test, model)
         write_package(new, content)
     if not test.detects_faults:
@@ -135,6 +137,8 @@ def _builder_options(manifest: EngineManifest | None) -> TensorRTOptions:
     built = manifest.tensorrt
     largest = built.profiles[-1]
     maximum = min(largest.maximum, _MAX_BATCH)
+    # Only options that hold here as well: the configurations are for a GPU, even if the engine is
+    # for a DLA core.
     return TensorRTOptions(
         batches=BatchRange(1, min(largest.optimum, maximum), maximum),
         workspace_mib=built.workspace_mib,

@@ -268,6 +268,7 @@ def _serve_graph(
     needs_vnni, altered = False, False
     latency = latency_of(engine, reporter)
     if group.saturates:
+        # If this changes nothing, no weights are int8: nothing can saturate, and no note is needed.
         unsigned = with_unsigned_weights(graph, f"engine {manifest.name}")
         needs_vnni = options.vnni and unsigned != graph
         if needs_vnni:
@@ -293,6 +294,7 @@ def _serve_graph(
         files=files,
         engines=(manifest.name,),
         plans=(),
+        # Only until `_with_one_face` has seen the scores of all models.
         test=tests[0],
         perf_scores=_scores_alone(graph, _spread(tests)),
         altered=altered,
@@ -402,6 +404,7 @@ def _parameters(
         "lpx.card_sha256": hashlib.sha256(card_bytes(model.card)).hexdigest(),
         "lpx.model_sha256": model.sha256,
         "lpx.precision": group.precision,
+        # The shortest text that gives the same number back.
         "lpx.threshold": repr(model.card.threshold),
         **engine_digests(files, plans),
     }
@@ -425,10 +428,12 @@ def _with_one_face(model: ExportedModel, tested: Sequence[_Tested]) -> Repositor
     def margin(row: int) -> float:
         return min(one.tests[row].distance - one.tests[row].tolerance for one in tested)
 
+    # All models were tested on the same faces in the same order, so a row is the same face in each.
     best = max(range(len(tested[0].tests)), key=margin)
     models = []
     for one in tested:
         models.append(replace(one.model, test=one.tests[best]))
+    # They must be those that `_scores_alone` scored: faces and scores are paired by row.
     faces = np.stack([test.face for test in _spread(tested[0].tests)])
     return RepositoryContent(model.card, tuple(models), faces)
 

@@ -279,6 +279,7 @@ def capability_of(manifest: EngineManifest) -> str:
         return ""
     # A set, since a machine may have several GPUs of one kind.
     found = {str(gpu.get("compute_capability")) for gpu in manifest.machine.get("gpus", ())}
+    # From a GPU whose compute capability could not be read.
     found.discard("None")
     if len(found) == 1:
         (capability,) = found

@@ -118,6 +118,7 @@ def bench_shard(
     faces = subject.faces
     mine = take(faces, shard.rows(len(faces.faces), UNIT))
     if not options.allow_overlap:
+        # Its own faces only: it compares their contents, and a shard reads no files but its own.
         check_disjoint(subject.chosen.fit, mine)
     with ExitStack() as stack:
         opened = open_engines(workspace, subject, mine, options, stack, reporter, host=host)
@@ -161,8 +162,10 @@ def _key(subject: BenchSubject, opened: OpenedBench, options: BenchOptions) -> d
     engines = score_digests(subject.model, subject.chosen.fit, opened.stages)
     recorded = not isinstance(opened.reference, Engine)
     if recorded:
+        # The part has no scores of the checkpoint then, as it is not run.
         del engines[REFERENCE]
     asked = {name: getattr(options, name) for name in _OPTIONS}
+    # One spelling: a name, a list and a tuple of the same names must not make different keys.
     for name in ("methods", "candidates", "stages"):
         value = getattr(options, name)
         asked[name] = None if value is None else list(several(name, value))
@@ -200,6 +203,8 @@ def merge_scores(
     packages = ("torch",) if reference == "checkpoint" else ()
     _check_engines(workspace, whole)
     ours = {"model": model.sha256, "faces": opened.list_digest()}
+    # Engines and options are taken from the parts: `_check_engines` has compared the former with
+    # those here, and the latter have chosen the faces here.
     check_key(whole, {**whole.key, **ours, "versions": score_versions(packages)})
     with workspace.lock():
         look_up(opened, reporter)

@@ -128,6 +128,7 @@ def merge_calibration(
     check_key(whole, chosen.key)
     with workspace.lock():
         look_up(chosen.inputs.pool, reporter)
+        # Now, so that files that change while the methods are ranked are noticed.
         chosen.inputs.pool.digest()
         calibration = chosen.split.calibration
         check_contents(whole, calibration, UNIT)

@@ -349,6 +349,8 @@ class MeasuringSteps(OpenedWorkspace):
             str(as_path("source", source)),
             optional_path("out", out) or self.root / "explain",
             limit=limit,
+            # A workspace inside `source` has pictures that lpx drew, and they are not faces to
+            # explain.
             skip=(self.root,),
             progress=reporter.progress(f"explaining {source}"),
         )

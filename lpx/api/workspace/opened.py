@@ -27,6 +27,7 @@ class OpenedWorkspace(WorkspaceFolder):
         reporter: Reporter = SILENT,
     ) -> None:
         super().__init__(root)
+        # Before a bundle is unpacked: a typing error must not leave its folder behind.
         check_choice("rebuild", rebuild, REBUILD)
         if self.root.is_file():
             from lpx.bundle.beside import workspace_of

@@ -243,6 +243,7 @@ class ShardingSteps(OpenedWorkspace):
         """
         from lpx.api.sharding.merge import merge
 
+        # First, as a str is an iterable, too: of letters.
         if isinstance(parts, (str, Path)):
             parts = (parts,)
         if not isinstance(parts, Iterable):

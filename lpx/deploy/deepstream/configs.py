@@ -62,6 +62,8 @@ def attribute_threshold(threshold: float) -> str:
     float32 below is written. It refuses negative ones, so a threshold of 0 stays: only a score of
     exactly 0 is then not labelled.
     """
+    # The step must be one of float32: the float64 number before a threshold would be rounded back
+    # to it.
     below = np.nextafter(np.float32(threshold), np.float32(-1))
     # Nine digits give a float32 back exactly.
     return f"{max(float(below), 0.0):.9g}"
@@ -140,6 +142,7 @@ def takes_nvinferserver(card: ModelCard) -> bool:
 
 
 def _comment(text: str) -> list[str]:
+    # On lines of their own: in a GLib key file, a comment behind a value is part of the value.
     return [f"# {line}" for line in text.splitlines()]
 
 

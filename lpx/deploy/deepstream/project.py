@@ -49,6 +49,7 @@ def _all_outputs(graph: bytes) -> bytes:
 
 
 _PLANES = "3xSxS"
+# The prefixes are the names of the forms: build.sh looks for the plan FORM-NAME.
 GRAPH_FORMS = (
     GraphForm("score-", _PLANES, _score_only),
     GraphForm("tensors-", _PLANES, _all_outputs),

@@ -68,6 +68,7 @@ def covered(profiles: Sequence[BatchRange]) -> Coverage:
     """
     largest = 0
     used: list[int] = []
+    # By where they begin: after the first gap, no later profile can close it.
     order = sorted(range(len(profiles)), key=lambda number: profiles[number].minimum)
     for number in order:
         profile = profiles[number]
@@ -97,10 +98,13 @@ def measured_batching(latency: Sequence[LatencyResult], largest: int | None) -> 
     rows = sorted(latency, key=lambda row: row.batch)
     if largest is None and rows:
         default = Batching(max(default.largest, rows[-1].batch))
+    # Triton refuses a preferred size above the largest batch.
     rows = [row for row in rows if row.batch <= default.largest]
     if not rows:
         return default
     preferred: list[LatencyResult] = []
+    # Sizes are compared with the best smaller one, not with the next smaller one: a size that only
+    # makes up for a slow neighbour gains nothing.
     best = rows[0].per_face_ms.p50
     for row in rows[1:]:
         now = row.per_face_ms.p50
@@ -110,6 +114,7 @@ def measured_batching(latency: Sequence[LatencyResult], largest: int | None) -> 
             best = now
     delay_us = 0
     if preferred:
+        # One delay serves all sizes, so it is that of the smallest, whose faces can wait the least.
         batch_ms = preferred[0].batch * preferred[0].per_face_ms.p50.estimate
         delay_us = int(1000 * batch_ms * _WAIT_SHARE)
     sizes = tuple(row.batch for row in preferred)

@@ -103,6 +103,7 @@ class TritonConfig:
 
     def _instances(self) -> Message:
         kind = "KIND_GPU" if self.backend == "tensorrt" else "KIND_CPU"
+        # One instance: on a CPU it uses all cores, which another one would only share.
         fields = [Field("count", 1), Field("kind", Enum(kind))]
         if self.profiles:
             # Without this, Triton uses the first profile only.
@@ -113,6 +114,8 @@ class TritonConfig:
         return message(*fields)
 
     def _dynamic_batching(self) -> Message:
+        # An empty message is not an absent one: with it, whatever arrived while the server was busy
+        # becomes a batch, and no face waits for others.
         if not self.batching.preferred:
             return Message(())
         return message(

@@ -150,6 +150,7 @@ def write_repository(folder: Path, content: RepositoryContent, readme: str) -> N
     write_bytes(folder / "face.rgb", face)
     _write_json(folder / "models.json", _models(content, hashlib.sha256(card).hexdigest()))
     write_bytes(folder / CLIENT, _file(CLIENT))
+    # After the last file in the repository, as it lists them all.
     write_bytes(folder / SUMS, _sums(folder).encode())
     start = folder / START
     write_bytes(start, _start_script(content).encode())
@@ -166,6 +167,7 @@ def _sums(folder: Path) -> str:
     lines = []
     for path in sorted((folder / REPOSITORY).rglob("*")):
         if path.is_file():
+            # Relative to the package, from which serve.sh runs sha256sum.
             lines.append(f"{sha256(path)}  {path.relative_to(folder)}\n")
     return "".join(lines)
 

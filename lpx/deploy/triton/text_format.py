@@ -58,6 +58,7 @@ def text_of(body: Message, indent: str = "") -> str:
 def _value(value: str | bool | int | Enum | Sequence[str] | Sequence[int]) -> str:
     if isinstance(value, Enum):
         return value.name
+    # The order matters: a bool is also an int, and a str is also a sequence.
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int):
@@ -75,6 +76,7 @@ def _quoted(text: str) -> str:
         if character in '"\\':
             character = "\\" + character
         elif not 32 <= byte < 127:
+            # Always three digits: otherwise a digit that follows would become part of the escape.
             character = f"\\{byte:03o}"
         characters.append(character)
     return '"' + "".join(characters) + '"'

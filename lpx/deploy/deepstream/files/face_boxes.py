@@ -40,6 +40,7 @@ def square_of_box(face: Box, frame_width: int, frame_height: int) -> Box | None:
     covered_y = min(edges[3], frame_height) - max(edges[1], 0)
     if not min(covered_x, covered_y) >= _MIN_COVERED:
         return None
+    # Halves go to even numbers, as in `lpx predict`; face_boxes.h has rint() for it.
     x0, y0, x1, y1 = (round(value) for value in edges)
     side = int(max(x1 - x0, y1 - y0) * 1.3)
     left = max((x0 + x1) // 2 - side // 2, 0)
@@ -71,6 +72,7 @@ def on_even_pixels(square: Box, frame_width: int, frame_height: int) -> Box | No
 
 def _even(start: int, side: int, end: int) -> int:
     even = start + start % 2
+    # Only where `start` is odd, as the square was inside the frame: the result is never negative.
     if even + side > end:
         even -= 2
     return even
@@ -129,6 +131,8 @@ class FaceBoxes:
             _set_box(face, box)
             changed.append((found, box))
         self._changed[key] = changed
+        # The oldest frames go first: one that was dropped on the way never comes back for its
+        # boxes.
         while len(self._changed) > self._kept:
             self._changed.popitem(last=False)
 
@@ -139,7 +143,10 @@ class FaceBoxes:
             key: As for `enlarge`.
             faces: The same objects, in the same order.
         """
+        # Not strict, as nothing is known of a frame that `enlarge` has not seen or has forgotten.
         for face, (found, box) in zip(faces, self._changed.pop(key, []), strict=False):
+            # The numbers of `box` are whole, and so survive a `rect_params` of float32 without
+            # rounding.
             if _box_of(face) == box:
                 _set_box(face, found)
 

@@ -56,11 +56,13 @@ class Faces:
     def after(self, batch: Any) -> None:
         """Put the boxes back, and print what was found."""
         for frame in items(batch.frame_meta_list, self.pyds.NvDsFrameMeta):
+            # Before the lines are made, which show the face detector's own boxes.
             if self.boxes is not None:
                 self.boxes.restore(_key(frame), self.faces_in(frame))
             for face in self.faces_in(frame):
                 line = self.line(frame, face)
                 if line is not None:
+                    # Without a flush, a pipe would hold back the lines of a camera for a long time.
                     print(json.dumps(line), flush=True)
 
     def line(self, frame: Any, face: Any) -> dict[str, Any] | None:
@@ -89,6 +91,7 @@ class Faces:
 
 
 def _key(frame: Any) -> tuple[int, int]:
+    # Every source numbers its own frames, so the number alone is not unique in a batch.
     return frame.source_id, frame.frame_num
 
 
@@ -136,6 +139,7 @@ def _size(text: str) -> Size:
     width, _, height = text.partition("x")
     size = Size(int(width), int(height))
     if min(size) < 16:
+        # argparse makes an error of the option out of it.
         raise ValueError
     return size
 
@@ -167,6 +171,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
+    # Not at the top, so that mistakes in the options show without DeepStream.
     import gi
 
     gi.require_version("Gst", "1.0")
@@ -208,6 +213,7 @@ def main() -> int:
     pipeline.set_state(Gst.State.PLAYING)
     try:
         loop.run()
+    # Cameras have no end, so this is the normal end of a run.
     except KeyboardInterrupt:
         pass
     finally:

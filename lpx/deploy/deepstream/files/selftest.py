@@ -33,6 +33,7 @@ def planes(pixels: bytes) -> array.array[float]:
     Args:
         pixels: uint8 RGB, row by row.
     """
+    # Not with NumPy: checking an engine needs nothing but Python and trtexec.
     values = array.array("f")
     for channel in range(3):
         values.extend(pixels[channel::3])
@@ -69,6 +70,8 @@ def score_of_engine(path: pathlib.Path, face: array.array[float], size: int) -> 
             raise CannotRunError(f"trtexec failed on {path}:\n{tail}")
         try:
             written = json.loads(outputs.read_text())
+            # Unpacking refuses none and several: another engine must not pass by the first of its
+            # numbers.
             (values,) = [entry["values"] for entry in written if entry["name"] == "score"]
             (score,) = values
             return float(score)
@@ -83,6 +86,7 @@ def score_of_graph(path: pathlib.Path, face: array.array[float], size: int) -> f
         CannotRunError: ONNX Runtime or NumPy is missing, or cannot run the graph.
     """
     try:
+        # Only for graphs: a board that checks its engines need not have them.
         import numpy
         import onnxruntime
     except ImportError as error:

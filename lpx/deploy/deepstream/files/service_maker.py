@@ -30,8 +30,10 @@ def operators(base: Any, recipe: str) -> Operators:
         base: pyservicemaker.BatchMetadataOperator.
         recipe: "crop" in card.json.
     """
+    # One object for both operators: the second restores what the first remembers.
     boxes = FaceBoxes(recipe)
 
+    # Defined in here, as the base class is DeepStream's, and this file must import without it.
     class Before(base):  # type: ignore[misc]
         """Enlarges boxes."""
 

@@ -77,6 +77,7 @@ def layers_of(pyds: Any, face: Any, detector_id: int) -> dict[str, Layer] | None
         if user.base_meta.meta_type != pyds.NvDsMetaType.NVDSINFER_TENSOR_OUTPUT_META:
             continue
         meta = pyds.NvDsInferTensorMeta.cast(user.user_meta_data)
+        # Other elements may have attached their own tensors to the same face.
         if meta.unique_id != detector_id:
             continue
         layers = {}
@@ -100,6 +101,7 @@ def label_of(pyds: Any, face: Any, detector_id: int) -> FaceScore | None:
     for found in items(face.classifier_meta_list, pyds.NvDsClassifierMeta):
         if found.unique_component_id != detector_id:
             continue
+        # At most one, as the engine of this form has one output with one class.
         for label in items(found.label_info_list, pyds.NvDsLabelInfo):
             return FaceScore(label.result_prob, True, None)
     return None
@@ -115,6 +117,7 @@ def items(link: Any, kind: Any) -> Iterator[Any]:
     while link is not None:
         try:
             element = kind.cast(link.data)
+        # pyds ends its lists in this way, and a generator would turn it into a RuntimeError.
         except StopIteration:
             return
         yield element
@@ -126,7 +129,9 @@ def items(link: Any, kind: Any) -> Iterator[Any]:
 
 def _layer(pyds: Any, info: Any) -> Layer:
     dims = info.inferDims
+    # `d` has a fixed number of places, and those from `numDims` on mean nothing.
     shape = tuple(int(size) for size in dims.d[: dims.numDims])
+    # The engines of this package give float32 in every precision.
     pointer = ctypes.cast(pyds.get_ptr(info.buffer), ctypes.POINTER(ctypes.c_float))
     # Copied, as nvinfer uses the buffer again once the frame has gone on.
     return Layer(shape, list(pointer[: math.prod(shape)]))

@@ -86,6 +86,7 @@ def read_package(folder: Path = FOLDER) -> Package:
         raise ClientError(
             f"the files beside client.py are not as lpx wrote them: {error}"
         ) from None
+    # Of the bytes, not of the values: the server's parameter is the digest of these bytes.
     if hashlib.sha256(card_bytes).hexdigest() != digest:
         raise ClientError("card.json is not the one that lpx wrote: its SHA-256 differs")
     return Package(card, models, face)
@@ -129,6 +130,7 @@ def check_server(client: Any, package: Package, name: str) -> int:
     for key, value in config.get("parameters", {}).items():
         if key.startswith(PREFIX):
             found[key] = value.get("string_value")
+    # The keys of both: a parameter that only the server has is a sign of another model, too.
     for key in sorted(expected.keys() | found.keys()):
         if expected.get(key) != found.get(key):
             raise ClientError(
@@ -177,6 +179,7 @@ def read_face(path: Path, size: int) -> Any:
     Raises:
         ClientError: It is not an image.
     """
+    # The self-test has raw pixels, and so runs without OpenCV.
     import cv2
 
     try:
@@ -211,6 +214,7 @@ def self_test(client: Any, package: Package, name: str, most: int) -> bool:
     for count in sorted({1, min(most, 4)}):
         faces = np.repeat(package.face[None], count, axis=0)
         for value in score(client, name, faces):
+            # `score` has refused NaN, which max() would pass over.
             worst = max(worst, abs(float(value) - expected))
     passed = bool(worst <= tolerance)
     line = {"self_test": name, "passed": passed, "difference": worst, "tolerance": tolerance}
