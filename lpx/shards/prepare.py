@@ -314,10 +314,11 @@ def _take(part: Part, records: list[VideoRecord], folder: Path, journal: VideoJo
         # A merge that was interrupted, or a second one, finds them here.
         if journal.records.get(record.video) == record and wanted == _digests(folder, files):
             continue
-        # `os.link` replaces no file, and crops of frames that the new record lacks would stay.
-        remove_crops(folder / crop_folder(record.video))
+        # Before anything is removed: the set may have good crops of this video.
         if wanted != _digests(part.folder, files):
             damaged(part.folder, part.manifest, f"crops of {record.video} are missing or altered")
+        # `os.link` replaces no file, and crops of frames that the new record lacks would stay.
+        remove_crops(folder / crop_folder(record.video))
         for file in files:
             place_crop(part.folder / file, folder / file)
         # After its crops: with the record, other runs take the video for finished.

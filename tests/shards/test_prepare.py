@@ -155,6 +155,20 @@ def test_an_altered_part_is_refused_and_repaired(work, whole, change):
     assert contents(work.merge(folders).folder) == whole
 
 
+def test_a_damaged_part_costs_the_set_no_crops(work, whole):
+    folders = parts(work, 1)
+    folder = work.merge(folders).folder
+    crop = next(iter(sorted(folders[0].rglob("*.png"))))
+    placed = folder / crop.relative_to(folders[0])
+    others = sorted(placed.parent.iterdir())
+    # Links: both would change.
+    placed.unlink()
+    crop.unlink()
+    with pytest.raises(LpxError, match="are missing or altered"):
+        work.merge(folders)
+    assert sorted(placed.parent.iterdir()) == [path for path in others if path != placed]
+
+
 def test_a_crop_that_is_a_link_is_not_followed_into_the_set(work, tmp_path):
     folders = parts(work, 1)
     crop = next(iter(folders[0].rglob("*.png")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 from pathlib import Path
@@ -124,7 +125,11 @@ def test_nvinfers_own_rounding_leaves_the_frame():
         (Box(639, 100, 60, 60), None),
         (Box(100, 100, 1, 1), None),
         (Box(100, 100, 0, 0), None),
-        (Box(float("nan"), 100, 60, 60), None),
+        *(
+            (Box(*(value if at == place else 100 for at in range(4))), None)
+            for place in range(4)
+            for value in (math.nan, math.inf, -math.inf)
+        ),
     ],
 )
 def test_examples(face, expected):
@@ -240,7 +245,9 @@ def test_boxes_in_c_are_the_same(language, tmp_path):
     # Halves and quarters, as ties are where roundings differ.
     faces = np.float32(random.integers(-800, 3200, (count, 4)) / 4)
     faces[:, 2:] = np.abs(faces[:, 2:])
-    faces[0, 0] = np.nan
+    # One number of a face that is not finite, each in turn.
+    for row in range(8):
+        faces[row, row % 4] = np.nan if row < 4 else np.inf
     frames = random.integers(1, 800, (count, 2))
     lines = []
     for face, frame in zip(faces.tolist(), frames.tolist(), strict=True):

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import lpx
+from lpx.deploy.triton.files.client import is_fake
 from lpx.render.encode import encode_png
 from tests.support.triton_server import serving
 
@@ -76,6 +77,12 @@ def test_scores_over_the_network_are_those_of_lpx(workspace, package, images, mo
     # The last bits of float convolutions depend on the size of the batch.
     np.testing.assert_allclose([line["score"] for line in ran.lines], expected, atol=1e-6)
     assert [line["fake"] for line in ran.lines] == [score >= threshold for score in expected]
+
+
+@pytest.mark.parametrize(("value", "fake"), [(0.7, True), (0.69999, False), (0.70001, True)])
+def test_a_score_on_the_threshold_is_fake(value, fake):
+    """As in lpx: the float32 next to 0.7 is less than 0.7 in double precision."""
+    assert is_fake(np.float32(value), {"threshold": 0.7}) is fake
 
 
 def test_self_test_passes_on_every_model(package):

@@ -29,8 +29,11 @@ static inline int lpx_crop_box(LpxBox *box, int frame_width, int frame_height) {
     double right = box->left + box->width, bottom = box->top + box->height;
     double across = fmin(right, frame_width) - fmax(box->left, 0);
     double down = fmin(bottom, frame_height) - fmax(box->top, 0);
-    /* In this form a NaN is refused, too. Less than two pixels show no face. */
-    if (!(box->left == box->left && box->top == box->top && fmin(across, down) >= 2))
+    /* fmin and fmax pass over a NaN. */
+    if (!(isfinite(box->left) && isfinite(box->top) && isfinite(right) && isfinite(bottom)))
+        return 0;
+    /* Less than two pixels show no face. */
+    if (fmin(across, down) < 2)
         return 0;
     /* rint rounds halves to even numbers, as long as nobody has called fesetround. */
     double x0 = rint(box->left), x1 = rint(right), y0 = rint(box->top), y1 = rint(bottom);

@@ -7,6 +7,7 @@ arithmetic is in functions of their own, which need neither DeepStream nor any p
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, NamedTuple
@@ -36,9 +37,12 @@ def square_of_box(face: Box, frame_width: int, frame_height: int) -> Box | None:
     into it; beyond the right or lower edge, it is made smaller.
     """
     edges = (face.left, face.top, face.left + face.width, face.top + face.height)
+    # min() and max() may pass over a NaN, and neither NaN nor infinity can be rounded.
+    if not all(map(math.isfinite, edges)):
+        return None
     covered_x = min(edges[2], frame_width) - max(edges[0], 0)
     covered_y = min(edges[3], frame_height) - max(edges[1], 0)
-    if not min(covered_x, covered_y) >= _MIN_COVERED:
+    if min(covered_x, covered_y) < _MIN_COVERED:
         return None
     # Halves go to even numbers, as in `lpx predict`; face_boxes.h has rint() for it.
     x0, y0, x1, y1 = (round(value) for value in edges)
