@@ -429,7 +429,8 @@ def test_a_signal_waits_until_both_folders_are_in_place(tmp_path, number):
         os.rename(source, target)
         renamed.append(target)
         if len(renamed) == number:
-            os.kill(os.getpid(), signal.SIGINT)
+            # Not SIGINT, which stays ignored where tests run in the background.
+            os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(interrupts.Interrupted), interrupts.handled():
         swap(new, old, at_once=False, rename=rename)

@@ -15,6 +15,7 @@ from lpx.api.workspace import Workspace
 from lpx.cli.main import COMMANDS, cli
 from lpx.data.roots import DataPlaces, expanded
 from lpx.errors import LpxError
+from lpx.streams.live.source import is_live
 
 # Parameters that name something on this machine, and mean nothing on the board.
 _STAYS = ("workspace", "data_root", "store")
@@ -71,6 +72,7 @@ def remote_command(name: str, arguments: Sequence[str]) -> RemoteCommand:
     )
     raw: dict[str, Any] = command.make_parser(context).parse_args(list(arguments))[0]
     values: dict[str, Any] = context.params
+    _refuse_there(name, values)
     places = DataPlaces(values.get("data_root"), values.get("store"))
     workspace = None
     if "workspace" in values:
@@ -103,6 +105,32 @@ def remote_command(name: str, arguments: Sequence[str]) -> RemoteCommand:
         # Behind "--": a file may be called "-x".
         made.words += ["--", *last]
     return made
+
+
+def _refuse_there(name: str, values: dict[str, Any]) -> None:
+    """Refuse what works on the board itself only, and what its command would refuse at once.
+
+    Raises:
+        click.UsageError: Neither a data set nor videos are named.
+        LpxError: The command needs cameras or videos of the board, or is a part of a larger run.
+    """
+    what = ""
+    if name == "bench" and values["videos"] is not None:
+        what = "--streams"
+    elif values.get("shard") is not None:
+        what = "--shard"
+    elif name == "predict" and (values["live"] or is_live(str(values["path"]))):
+        # Its address may have a password, which must not get into the board's list of commands.
+        what = "a live source"
+    if what:
+        raise LpxError(
+            f"{what} cannot be used with `lpx remote`",
+            "only the files of a workspace and of a face set are sent and fetched",
+            "log in to the board, and run the command there",
+            code="unsupported",
+        )
+    if name == "bench" and values["dataset"] is None:
+        raise click.UsageError("Missing option '--dataset'.")
 
 
 def _option_words(parameter: click.Parameter, value: str | list[Any] | bool) -> list[str]:

@@ -101,6 +101,23 @@ def test_mistakes_are_found_before_anything_is_sent(lpx):
     assert "is not a valid integer" in lpx("remote", "jetson", "build", "--limit", "x").err
 
 
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        (["bench", "--streams", "demo"], "--streams"),
+        (["bench", "--dataset", "demo", "--shard", "0/2"], "--shard"),
+        (["predict", "rtsp://admin:secret@camera/1"], "a live source"),
+        (["predict", "camera:0"], "a live source"),
+        (["predict", "clip.mp4", "--live"], "a live source"),
+    ],
+)
+def test_what_runs_on_the_board_itself_only(lpx, line, what):
+    done = lpx("remote", "jetson", *line)
+    assert done.code == 2
+    assert f"{what} cannot be used with `lpx remote`" in done.err
+    assert "secret" not in done.err
+
+
 def test_help_of_a_command_is_that_of_its_namesake(lpx):
     done = lpx("remote", "jetson", "build", "--help")
     assert done.code == 0

@@ -67,6 +67,8 @@ def test_a_signal_ends_it_with_a_summary(workspace, number, tmp_path):
         env=environment(),
         stderr=subprocess.PIPE,
         text=True,
+        # A background process, which tests may run in, ignores SIGINT, and so would its children.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     end = time.monotonic() + 60
     while time.monotonic() < end:
