@@ -166,7 +166,7 @@ def targets(machine: Machine, findings: tuple[Finding, ...]) -> dict[str, Target
             not_served.append(f"{gpu.name} is not served")
     no_gpu_fits = len(not_served) == len(machine.gpus)
     no_gpu = lacking("NVIDIA GPU")
-    # One GPU that fits is enough: the others are no reason then.
+    # One GPU that fits is enough: those that do not are listed only if none does.
     rtx = lacking("NVIDIA GPU", "CUDA bindings") + unfit * (len(unfit) == len(machine.gpus))
     return {
         "torch": target(lacking("torch"), []),

@@ -28,7 +28,7 @@ def tensorrt_options(command: Command) -> Command:
             raise click.UsageError("--batch and --batch-range are mutually exclusive")
         if batch_range:
             rest["batches"] = BatchRange(*batch_range)
-        # Empty parts are dropped: a comma at the end is no error.
+        # Empty parts are dropped, so that a trailing comma is accepted.
         rest["compute_capabilities"] = tuple(compute_capabilities.replace(",", " ").split())
         rest["tf32"] = not no_tf32
         # The command's parameters have the names of the fields, which are listed in one place only.

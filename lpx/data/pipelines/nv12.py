@@ -1,4 +1,4 @@
-"""The round trip of pixels through NV12, in which video decoders hand out frames.
+"""The round trip of pixels through NV12, the format of frames from video decoders.
 
 NV12 holds a luma value for each pixel and two chroma values for each square of 2 x 2 pixels, 8 bits
 each, in the limited range of video (luma 16 to 235, chroma 16 to 240).

@@ -113,7 +113,7 @@ def find_pipelines(argument: str, names: Sequence[str]) -> tuple[Pipeline, ...]:
         names: Keys of `PIPELINES` or `ALIASES`.
 
     Raises:
-        InvalidArgumentError: There is no such pipeline; those that exist are listed.
+        InvalidArgumentError: No pipeline has this name; the error lists those that exist.
     """
     found: dict[str, Pipeline] = {}
     for name in names:

@@ -348,7 +348,7 @@ def write_set(
         versions: Versions that the crops depend on.
 
     Raises:
-        LpxError: There is no face, or the folder cannot be written.
+        LpxError: No face was found, or the folder cannot be written.
     """
     # Sorted by name: the files must not depend on the number of runs, processes or shards.
     ordered = [records[video] for video in sorted(records)]

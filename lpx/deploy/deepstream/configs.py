@@ -150,9 +150,9 @@ _ENGINE = """\
 Built by build.sh, and checked there. Its input is float32: never name a plan of an lpx workspace
 here, whose input is uint8. nvinfer writes float32 into it, beyond its end, without a check."""
 _REBUILD = """\
-There is no onnx-file on purpose. With one, nvinfer builds another engine whenever this one does not
+onnx-file is left out on purpose. With it, nvinfer builds another engine whenever this one does not
 load (after an update of TensorRT, say), without a self-test, and before DeepStream 9.1 in another
-precision than the graph states. Without, it stops, and build.sh is to be run again."""
+precision than the graph states. Without it, nvinfer stops, and build.sh has to be run again."""
 _PIXELS = """\
 Pixels from 0 to 255, RGB, not normalised: mean and standard deviation are in the engine."""
 _SCALER = """\
