@@ -165,6 +165,26 @@ def test_an_engine_that_cannot_be_opened():
         pass
 
 
+class Interrupting(ConstantEngine):
+    """Raises what is no Exception."""
+
+    def _infer(self, faces):
+        raise KeyboardInterrupt
+
+
+def test_whatever_ends_the_scoring_thread_ends_the_wait_for_it():
+    ended = threading.Event()
+
+    def measure():
+        with pytest.raises(KeyboardInterrupt):
+            trial(Interrupting(), 1)
+        ended.set()
+
+    # In a thread, so that a wait without an end fails the test.
+    threading.Thread(target=measure, daemon=True).start()
+    assert ended.wait(30)
+
+
 def test_power():
     assert trial(ConstantEngine(), 1, source=Battery())[0].watts == pytest.approx(10, rel=0.3)
     assert trial(ConstantEngine(), 1, source=BrokenSensor())[0].watts is None
