@@ -97,6 +97,14 @@ def test_frames_that_are_not_finished_count_as_late():
     assert trial.verdict == "fails"
 
 
+@pytest.mark.parametrize("due", [400, 401, 450, 499, 500, 1000])
+def test_more_than_a_hundredth_that_is_not_finished_is_over_any_budget(due):
+    few, many = due // 100, due // 100 + 1
+    assert judge(samples(np.full(due - few, 10.0), due=due), BUDGET).verdict == "undecided"
+    trial = judge(samples(np.full(due - many, 10.0), due=due), BUDGET)
+    assert (trial.verdict, trial.reason) == ("fails", "p99 is over 100 ms")
+
+
 def test_nothing_was_finished():
     trial = judge(samples([], due=50), BUDGET)
     assert (trial.verdict, trial.stages) == ("fails", None)
