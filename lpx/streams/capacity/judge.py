@@ -49,7 +49,7 @@ class Load:
     """Load of the machine and of the engine during a trial.
 
     Attributes:
-        watts: Mean power, W; None if it was not measured.
+        watts: Mean power, W; None if it was not measured, or the trial was ended early.
         cores: Processor seconds of this process per second.
         other_cores: The same of all other processes; None if unknown.
         faces_per_frame: Mean number of faces in a frame.
@@ -124,7 +124,6 @@ def judge(samples: TrialSamples, budget: Budget, *, scout: bool = False) -> Tria
         verdict, reason = "undecided", "too few frames to judge"
         if samples.due and percentile(latency_ms, 90) > budget.ms:
             verdict, reason = "fails", f"p90 is over {budget.ms:g} ms"
-    times = samples.window_s if samples.window_s else 1.0
     faces = sum(frame.faces for frame in done)
     return Trial(
         streams=samples.streams,
@@ -142,8 +141,7 @@ def judge(samples: TrialSamples, budget: Budget, *, scout: bool = False) -> Tria
             other_cores=samples.other_cores,
             faces_per_frame=faces / max(len(done), 1),
             faces_per_call=samples.batches.faces / max(samples.batches.calls, 1),
-            # Calls of the warm-up are in the sum, but not in the window: their ratio may exceed 1.
-            engine_busy=min(1.0, samples.batches.seconds / times),
+            engine_busy=samples.batches.seconds / samples.lasted_s,
         ),
         stages=_stages(samples),
     )
