@@ -17,6 +17,7 @@ import numpy as np
 
 from lpx.bench.parity.score import in_one_line
 from lpx.engines.base import Engine
+from lpx.predict.score_crops import check_scores
 from lpx.streams.face_road import FaceInput
 
 OpenEngine = Callable[[], AbstractContextManager[Engine]]
@@ -230,8 +231,10 @@ class ScoringThread:
 
     def _score(self, engine: Engine, taken: list[_Waiting]) -> None:
         began = time.monotonic()
-        engine.infer(np.stack([waiting.face for waiting in taken]))
+        prediction = engine.infer(np.stack([waiting.face for waiting in taken]))
         now = time.monotonic()
+        # However fast it is, an engine that breaks down on these faces must not be recommended.
+        check_scores("the engine", prediction, "the videos")
         self.counts.calls += 1
         self.counts.faces += len(taken)
         self.counts.seconds += now - began

@@ -179,6 +179,13 @@ def test_an_engine_that_fails_ends_the_trial_with_its_error():
         trial(FailingEngine(), 1, batch=1)
 
 
+@pytest.mark.parametrize("score", [float("nan"), 7.0])
+def test_an_engine_whose_scores_are_none_fails(score):
+    """However many streams it carries, it must not be recommended."""
+    with pytest.raises(EngineFailedError, match=f"gives the score {score} to a face in the videos"):
+        trial(ConstantEngine(score), 1)
+
+
 def test_an_engine_that_cannot_be_opened():
     def open_it():
         raise RuntimeError("no such device")
