@@ -58,7 +58,8 @@ def bench_streams(workspace: Workspace, command: StreamsCommand, *, as_json: boo
                 reporter=reporter,
             )
         except Interrupted as stop:
-            kept = "engines and batch sizes that were finished are in streams.json"
+            # The file may be there all the same, of an earlier measurement.
+            kept = stop.kept or "nothing was finished, and streams.json was not written"
             raise Interrupted(stop.signal, kept, resumable=False) from None
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))

@@ -49,7 +49,7 @@ class EngineCapacity:
         batch: Maximum number of faces per call.
         streams: Most streams that hold the budgets; 0 if not even one does.
         reached_limit: Whether the search ended at its limit: there may be more.
-        best: The last trial with this number of streams, or the best one with a single stream.
+        best: The last trial with this number of streams; for 0, the best that failed with one.
         trials: All trials, in their order; the short ones are undecided, or fail.
         auc: AUC in the last bench report.
     """

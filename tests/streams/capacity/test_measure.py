@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from lpx.cli.bench_streams import StreamsCommand, bench_streams
 from lpx.errors import InvalidArgumentError, LpxError
+from lpx.interrupts import Interrupted
 from lpx.machine.energy_sources import Unavailable
 from lpx.metrics import Interval
 from lpx.reporter import SILENT
@@ -101,14 +105,35 @@ def test_an_engine_that_fails_does_not_stop_the_others(workspace):
 def test_what_was_measured_is_kept_when_the_rest_is_interrupted(workspace):
     def load(folder, **_):
         if folder.name == INT8:
-            raise KeyboardInterrupt
+            raise Interrupted(signal.SIGTERM)
         return Loaded()
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted) as caught:
         measure(workspace, asked=request(engines=(FP32, INT8)), load=load)
-    values = json.loads((workspace.root / "streams.json").read_text())
+    assert caught.value.kept == "1 of 2 engines and batch sizes are in streams.json"
+    assert (caught.value.signal, caught.value.resumable) == (signal.SIGTERM, False)
+    path = workspace.root / "streams.json"
+    values = json.loads(path.read_text())
     assert values["complete"] is False
     assert [one["engine"] for one in values["engines"]] == [FP32]
+
+
+def test_an_interrupt_before_anything_was_measured_says_so(workspace):
+    """The file of an earlier measurement must not pass for the result of this one."""
+    path = workspace.root / "streams.json"
+    path.write_text("{}")
+
+    def stopped(*_, **__):
+        raise Interrupted(signal.SIGINT)
+
+    command = StreamsCommand("demo", 10.0, 200.0, None, None, (1,), "none", None, 1.0, 2.0, 1)
+    with pytest.raises(Interrupted) as caught:
+        bench_streams(SimpleNamespace(capacity=stopped), command, as_json=False)
+    assert caught.value.kept == "nothing was finished, and streams.json was not written"
+    with pytest.raises(Interrupted) as caught:
+        measure(workspace, load=stopped)
+    assert caught.value.kept == ""
+    assert path.read_text() == "{}"
 
 
 def test_a_budget_of_power_needs_a_sensor(workspace):
