@@ -190,6 +190,7 @@ def test_streams_as_json(lpx, workspace, tmp_path):
     assert ran.code == 0, ran.err
     values = json.loads(ran.out)
     assert values == json.loads(Path("lpx-out/streams.json").read_text())
-    assert values["recommended"] == {"engine": "onnxruntime-int8", "batch": 2, "streams": 1}
+    recommended = {"engine": "onnxruntime-int8", "batch": 2, "streams": 1, "reached_limit": True}
+    assert values["recommended"] == recommended
     assert values["engines"][0]["auc"]["reason"].startswith("there is no bench report")
     assert os.path.samefile(values["videos"][0], tmp_path / "camera.mp4")

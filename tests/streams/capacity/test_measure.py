@@ -6,12 +6,11 @@ import json
 import signal
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from lpx.cli.bench_streams import StreamsCommand, bench_streams
+from lpx.cli.bench_streams import bench_streams, conclusion, show
 from lpx.errors import InvalidArgumentError, LpxError
 from lpx.interrupts import Interrupted
 from lpx.machine.energy_sources import Unavailable
@@ -78,7 +77,9 @@ def test_a_measurement_and_its_file(workspace):
     assert values["schema"] == "lpx-streams/1"
     assert values["complete"] is True
     assert values["energy_source"] == "battery (all of it)"
-    assert values["recommended"] == {"engine": INT8, "batch": 1, "streams": 2}
+    recommended = {"engine": INT8, "batch": 1, "streams": 2, "reached_limit": True}
+    assert values["recommended"] == recommended
+    assert conclusion(result) == f"use {INT8} with batch 1: 2 streams or more"
     assert values["engines"][0]["best"]["verdict"] == "holds"
     assert len(values["engines"][0]["trials"]) == len(one.trials)
 
@@ -126,9 +127,8 @@ def test_an_interrupt_before_anything_was_measured_says_so(workspace):
     def stopped(*_, **__):
         raise Interrupted(signal.SIGINT)
 
-    command = StreamsCommand("demo", 10.0, 200.0, None, None, (1,), "none", None, 1.0, 2.0, 1)
     with pytest.raises(Interrupted) as caught:
-        bench_streams(SimpleNamespace(capacity=stopped), command, as_json=False)
+        bench_streams(stopped, as_json=False)
     assert caught.value.kept == "nothing was finished, and streams.json was not written"
     with pytest.raises(Interrupted) as caught:
         measure(workspace, load=stopped)
@@ -170,6 +170,16 @@ def test_the_auc_of_the_last_bench(workspace, lpx):
     assert "not a report" in known_auc(workspace, manifest).reason
 
 
+def test_the_table_looks_like_those_of_the_other_benches(workspace, capsys):
+    capacities = (capacity("a", 12), replace(capacity("b", 0, 650.0), batch=8))
+    show(replace(measure(workspace), engines=capacities))
+    out = capsys.readouterr().out
+    assert not set("│┃┏┡") & set(out)
+    rows = [" ".join(line.split()) for line in out.splitlines()]
+    assert "a 1 12 50 [50, 50] - 0.9000 (demo), parity holds" in rows
+    assert "650 [650, 650] with 1 stream" in out
+
+
 @pytest.mark.parametrize(
     ("batches", "fault"),
     [
@@ -208,8 +218,6 @@ def capacity(name, streams, p99=50.0, verdict="holds"):
     ],
 )
 def test_the_recommendation(workspace, engines, recommended):
-    from lpx.cli.bench_streams import conclusion
-
     result = replace(measure(workspace), engines=tuple(engines))
     found = result.recommended
     assert (found and found.engine) == recommended
