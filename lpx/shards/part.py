@@ -17,11 +17,12 @@ from typing import Any, Literal, NoReturn
 
 from lpx.data.wording import counted
 from lpx.errors import LpxError
+from lpx.formats import check_format
 from lpx.machine.machine import read_machine
 from lpx.reporter import Reporter
 from lpx.schema import MAX_INTEGER, SchemaError, in_range, read_record, sealed, unsealed
 from lpx.shards.shard import MAX_COUNT, Shard
-from lpx.workspace import check_format, locked, read_sealed, sha256, unwritable, write_sealed
+from lpx.workspace import locked, read_sealed, sha256, unwritable, write_sealed
 
 FORMAT = "lpx-part/1"
 FILE = "part.json"
