@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lpx.api.workspace.arguments import StrPath, face_set, optional_path
+from lpx.api.workspace.arguments import StrPath, crop_recipe, face_set, optional_path
 from lpx.api.workspace.opened import OpenedWorkspace
 from lpx.arguments import check_at_least, check_instance, several
 from lpx.extras import needs_extras
@@ -66,18 +66,13 @@ class MakingSteps(OpenedWorkspace):
         """
         from lpx.data import prepare
 
-        if crop is None:
-            # Said aloud, as scores on faces cut in another way can be far off.
-            choice = prepare.recipe_for(prepare.exported_card(self))
-            reporter.say(f"crop {choice.recipe}: {choice.reason}")
-            crop = choice.recipe
         return prepare.prepare(
             name,
             places=self.places,
             split=split,
             methods=several("methods", methods),
             frames=frames,
-            crop=crop,
+            crop=crop_recipe(self, crop, reporter),
             detector=detector,
             processes=processes,
             strict=strict,

@@ -87,8 +87,11 @@ def test_a_measurement_and_its_file(workspace):
 def test_every_engine_and_batch_size(workspace):
     result = measure(workspace, asked=request(engines=None, batches=(4, 1, 4)))
     assert [(one.engine, one.batch) for one in result.engines] == [
-        (FP32, 1), (FP32, 4), (INT8, 1), (INT8, 4),
-    ]  # fmt: skip
+        (FP32, 1),
+        (FP32, 4),
+        (INT8, 1),
+        (INT8, 4),
+    ]
 
 
 def test_an_engine_that_fails_does_not_stop_the_others(workspace):
