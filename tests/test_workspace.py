@@ -16,6 +16,7 @@ import pytest
 
 from lpx import Workspace, interrupts
 from lpx.errors import LpxError
+from lpx.swap import swap
 from lpx.workspace import (
     Appended,
     NoLocksError,
@@ -27,7 +28,6 @@ from lpx.workspace import (
     read_regular,
     read_sealed,
     sha256,
-    swap,
     write_bytes,
     write_json,
     write_sealed,
