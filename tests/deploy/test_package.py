@@ -114,6 +114,7 @@ def build_script(tmp_path):
             capture_output=True,
             text=True,
             check=False,
+            timeout=120,
         )
 
     return run
@@ -250,14 +251,14 @@ def toolkit(tmp_path):
     library = tensorrt / "lib" / "libnvinfer.so"
     compile_it = (str(COMPILER), "-std=c++17", "-shared", "-fPIC", f"-I{SUPPORT}")
     source = str(SUPPORT / "fake_runtime.cpp")
-    subprocess.run([*compile_it, source, "-o", str(library)], check=True)
+    subprocess.run([*compile_it, source, "-o", str(library)], check=True, timeout=120)
     shutil.copy(library, cuda / "lib64" / "libcudart.so")
     return cuda, tensorrt
 
 
 def cmake(*arguments):
     return subprocess.run(
-        [str(CMAKE), *map(str, arguments)], capture_output=True, text=True, check=False
+        [str(CMAKE), *map(str, arguments)], capture_output=True, text=True, check=False, timeout=120
     )
 
 

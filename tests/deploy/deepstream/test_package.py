@@ -137,7 +137,9 @@ def build(package, tmp_path):
             command[0] = sys.executable
         path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
         environment = {**os.environ, "PATH": path, "TRTEXEC": str(tool), **environment}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, timeout=120
+        )
 
     run.folder = folder
     return run
@@ -250,6 +252,7 @@ def pipeline(package, *arguments, **environment):
         capture_output=True,
         text=True,
         check=False,
+        timeout=120,
     )
 
 
@@ -305,6 +308,7 @@ print(list(vars(rect).values()))
         capture_output=True,
         text=True,
         check=True,
+        timeout=120,
     )
     assert done.stdout.splitlines() == ["[86.0, 92.0, 78.0, 78.0]", "[100.0, 100.0, 50.0, 60.0]"]
 

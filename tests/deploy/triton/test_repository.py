@@ -549,6 +549,7 @@ def test_a_full_disk_leaves_nothing(workspace, tree):
         text=True,
         env=environment,
         check=False,
+        timeout=120,
     )
     assert done.returncode == 1
     assert "cannot be written" in done.stderr
@@ -613,6 +614,7 @@ def start(tmp_path):
             text=True,
             env={**os.environ, "DOCKER": str(docker), **environment},
             check=False,
+            timeout=120,
         )
 
     return run
