@@ -280,6 +280,14 @@ def test_pipeline_fails_on_a_score_that_is_none(package, score):
     assert '"score"' not in done.stdout
 
 
+def test_pipeline_prints_no_scores_of_boxes_that_were_not_enlarged(package):
+    """The frame is on its way when the first probe fails, and the second one sees it."""
+    done = pipeline(package, FAKE_BREAK="1")
+    assert done.returncode == 1
+    assert done.stderr == "error: no metadata\n"
+    assert '"score"' not in done.stdout
+
+
 def test_pipeline_checks_its_options(package):
     done = pipeline(package, "--size", "1920")
     assert done.returncode == 2
