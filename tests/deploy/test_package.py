@@ -16,11 +16,13 @@ import onnx
 import pytest
 
 import lpx
-from lpx.deploy.cpp_project import new_folder
+from lpx.api.package.content import warn_if_weak
+from lpx.deploy.cpp_project import SelfTest, new_folder
 from lpx.engines.manifest import read_manifest, write_manifest
 from lpx.graph.qdq.weights import WeightOptions
 from lpx.workspace import read_sealed, write_sealed
 from tests.support.packages import BAD, check_refusal, write_plan
+from tests.support.reporting import RecordingReporter
 
 SUPPORT = Path(__file__).parents[1] / "support" / "tensorrt_cpp"
 FILES = {"CMakeLists.txt", "detector.h", "main.cpp", "card.json", "face.rgb", "expected.json"}
@@ -205,6 +207,16 @@ def test_weight_options_of_a_newer_lpx_are_refused(workspace):
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input(workspace, name, tree):
     check_refusal(workspace, "cpp", BAD[name], tree)
+
+
+@pytest.mark.parametrize(("score", "weak"), [(0.5, False), (0.02, True), (0.98, True)])
+def test_a_self_test_that_faults_would_pass_is_warned_of(score, weak):
+    """An engine that gives every face 0, or 1, is within its tolerance."""
+    test = SelfTest(np.zeros((8, 8, 3), np.uint8), "a.png", score, 0.7, "a graph", 0.05)
+    reporter = RecordingReporter()
+    warn_if_weak(test, reporter, "x: ")
+    assert [text.split(":")[:2] for text in reporter.said] == [["warning", " x"]] * weak
+    assert ["may pass on a faulty engine" in text for text in reporter.said] == [True] * weak
 
 
 def test_command_without_a_language(lpx, workspace):

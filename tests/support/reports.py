@@ -21,7 +21,7 @@ from lpx.bench.parity.pixels import (
 )
 from lpx.bench.parity.run import BenchResult, Example
 from lpx.bench.parity.score import Failure, Scored
-from lpx.bench.parity.stages import MODEL, ComparisonTerms, graph_of, stages_of
+from lpx.bench.parity.stages import MODEL, ComparisonTerms, StageScores, graph_of, stages_of
 from lpx.bench.performance.cost_plan import BATCHES
 from lpx.bench.performance.costs import PatchCost, summarised
 from lpx.bench.performance.energy import EnergyResult
@@ -165,10 +165,12 @@ def result(count: int = 60, size: int = 64, noise: dict[str, float] = NOISE) -> 
                 n: stages_of(
                     n,
                     parity[n],
-                    truth,
-                    found.predictions | {MODEL: truth},
-                    {graph_of(n): "no such graph"},
-                    ComparisonTerms(found.labels, CARD.threshold, groups=where.groups),
+                    StageScores(
+                        truth,
+                        found.predictions | {MODEL: truth},
+                        {graph_of(n): "no such graph"},
+                        ComparisonTerms(found.labels, CARD.threshold, groups=where.groups),
+                    ),
                 )
                 for n in names
             }
@@ -207,10 +209,12 @@ def on_pixels(bench: BenchResult, noise: float = 0.02) -> BenchResult:
         pixels[name] = pixel_stages(
             name,
             PixelPlan(pipelines, tuple(names)),
-            found.predictions["torch"],
-            found.predictions | {pixels_of(name, "deepstream"): moved},
-            {pixels_of(name, "opencv-linear"): "RuntimeError: no memory"},
-            terms,
+            StageScores(
+                found.predictions["torch"],
+                found.predictions | {pixels_of(name, "deepstream"): moved},
+                {pixels_of(name, "opencv-linear"): "RuntimeError: no memory"},
+                terms,
+            ),
         )
     count = len(found.labels)
     facts = (

@@ -22,6 +22,7 @@ from lpx.engines.request import BuildRequest
 from lpx.engines.tensorrt_options import DEFAULT_TENSORRT, TensorRTOptions
 from lpx.errors import InvalidArgumentError, LpxError
 from lpx.graph.qdq.weights import WeightOptions
+from lpx.reporter import Reporter
 from lpx.schema import SchemaError, read_record
 
 # Preferred precisions of an engine that is not named, the fastest first.
@@ -208,3 +209,19 @@ def demo_tests(
             )
         )
     return tests
+
+
+def warn_if_weak(test: SelfTest, reporter: Reporter, before: str = "") -> None:
+    """Warn of a self-test that typical faults pass.
+
+    Args:
+        test: The self-test.
+        reporter: Receives the warning.
+        before: Beginning of the warning.
+    """
+    if not test.detects_faults:
+        reporter.warn(
+            f"{before}the self-test may pass on a faulty engine: no demo face has a score that is "
+            f"more than {test.tolerance:g} away from 0, from 1, and from its score with red and "
+            "blue swapped"
+        )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpx.api.package.content import choose_engine, choose_face, request_of
+from lpx.api.package.content import choose_engine, choose_face, request_of, warn_if_weak
 from lpx.artefacts.model import ExportedModel, read_exported
 from lpx.deploy.cpp_project import (
     TRTEXEC,
@@ -71,11 +71,7 @@ def package_cpp(
             content = _with_graph(workspace, model, manifest, new / TRTEXEC, reporter)
         write_project(new, content)
     test = content.self_test
-    if not test.detects_faults:
-        reporter.warn(
-            "the self-test may pass on a faulty engine: no demo face has a score that is more than "
-            f"{test.tolerance:g} away from 0, from 1, and from its score with red and blue swapped"
-        )
+    warn_if_weak(test, reporter)
     return CppResult(
         folder=folder,
         engine="" if manifest is None else manifest.name,

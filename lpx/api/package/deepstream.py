@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpx.api.package.content import choose_engine, choose_face, request_of
+from lpx.api.package.content import choose_engine, choose_face, request_of, warn_if_weak
 from lpx.artefacts.model import ExportedModel, read_exported
 from lpx.deploy.cpp_project import TRTEXEC, SelfTest, check_free, new_folder
 from lpx.deploy.deepstream.configs import FORMS, Form, Settings, engine_file, takes_nvinferserver
@@ -109,11 +109,7 @@ def package_deepstream(
         # While the folder is still temporary: a package with wrong graphs must not appear.
         _check_scores(scripts, graph, test, model)
         write_package(new, content)
-    if not test.detects_faults:
-        reporter.warn(
-            "the self-test may pass on a faulty engine: no demo face has a score that is more than "
-            f"{test.tolerance:g} away from 0, from 1, and from its score with red and blue swapped"
-        )
+    warn_if_weak(test, reporter)
     return DeepStreamResult(
         folder=folder,
         engine="" if manifest is None else manifest.name,

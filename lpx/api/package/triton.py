@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.api.package.content import DemoFaces, demo_faces, demo_tests
+from lpx.api.package.content import DemoFaces, demo_faces, demo_tests, warn_if_weak
 from lpx.api.package.triton_engines import (
     ChosenEngine,
     ModelGroup,
@@ -451,12 +451,7 @@ def _warn(served: ServedModel, reporter: Reporter) -> None:
             f"{name}: its plans are of TensorRT {' and '.join(releases)}, and a server loads those "
             "of its own release only"
         )
-    if not served.test.detects_faults:
-        reporter.warn(
-            f"{name}: the self-test may pass on a faulty engine: no demo face has a score that is "
-            f"more than {served.test.tolerance:g} away from 0, from 1, and from its score with red "
-            "and blue swapped"
-        )
+    warn_if_weak(served.test, reporter, f"{name}: ")
 
 
 def _result_of(served: ServedModel) -> TritonModel:

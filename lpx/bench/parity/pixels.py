@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpx.bench.parity.parity import ParityResult
-from lpx.bench.parity.stages import ComparisonTerms, Stage
+from lpx.bench.parity.stages import Stage, StageScores
 from lpx.data.face_sets.face_set import Batch
 from lpx.data.pipelines.table import Pipeline
 from lpx.engines.base import Prediction
@@ -155,33 +155,24 @@ def read_facts(pipeline: Pipeline, notes: Prediction, size: int) -> PixelFacts:
     )
 
 
-def pixel_stages(
-    engine: str,
-    plan: PixelPlan,
-    torch: Prediction,
-    predictions: Mapping[str, Prediction],
-    reasons: Mapping[str, str],
-    terms: ComparisonTerms,
-) -> tuple[PixelStage, ...]:
+def pixel_stages(engine: str, plan: PixelPlan, scores: StageScores) -> tuple[PixelStage, ...]:
     """Compare an engine on the pixels of pipelines with the checkpoint and with itself.
 
     Args:
         engine: Name of the engine.
         plan: The pipelines.
-        torch: Predictions of the checkpoint on lpx's pixels.
-        predictions: Predictions by engine, and by `pixels_of`.
-        reasons: Reasons why predictions are missing, by the same keys.
-        terms: Labels, threshold, margin and groups.
+        scores: Predictions by engine, and by `pixels_of`; those of the checkpoint are on lpx's
+            pixels.
     """
     stages = []
     for pipeline in plan.pipelines:
         key = pixels_of(engine, pipeline.name)
-        prediction = predictions.get(key)
+        prediction = scores.predictions.get(key)
         if prediction is None:
-            reason = reasons.get(key, "it was not scored")
+            reason = scores.reasons.get(key, "it was not scored")
             stages.append(PixelStage(pipeline.name, None, None, reason))
             continue
-        against_torch = terms.compare(torch, prediction)
-        against_engine = terms.compare(predictions[engine], prediction)
+        against_torch = scores.terms.compare(scores.torch, prediction)
+        against_engine = scores.terms.compare(scores.predictions[engine], prediction)
         stages.append(PixelStage(pipeline.name, against_torch, against_engine))
     return tuple(stages)

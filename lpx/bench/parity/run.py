@@ -23,7 +23,14 @@ from lpx.bench.parity.pixels import (
 from lpx.bench.parity.recording import Origin, RecordedScores
 from lpx.bench.parity.score import Failure, Scored, score
 from lpx.bench.parity.score_store import ScoreStore
-from lpx.bench.parity.stages import ComparisonTerms, Graphs, Stage, graph_of, stages_of
+from lpx.bench.parity.stages import (
+    ComparisonTerms,
+    Graphs,
+    Stage,
+    StageScores,
+    graph_of,
+    stages_of,
+)
 from lpx.bench.performance.cost_plan import CostPlan
 from lpx.bench.performance.costs import Costs, measure_costs
 from lpx.bench.performance.loaded_engine import REFERENCE, LoadedEngine
@@ -150,8 +157,8 @@ def bench(
     else:
         # First: reports list engines in this order.
         engines = {REFERENCE: reference, **engines}
-    graphs, pixels = stages.graphs, PixelPlan(stages.pipelines, tuple(candidates))
-    with scorers(engines, candidates, graphs) as scoring:
+    pixels = PixelPlan(stages.pipelines, tuple(candidates))
+    with scorers(engines, candidates, stages.graphs) as scoring:
         everything = score(
             scoring,
             faces,
@@ -190,9 +197,6 @@ def bench(
     terms = ComparisonTerms(labels, card.threshold, margin, groups, known)
     names = [name for name in candidates if name in running]
     parity = {name: terms.compare(truth, scored.predictions[name]) for name in names}
-    of_graphs: dict[str, tuple[Stage, ...]] = dict.fromkeys(names, ())
-    if graphs:
-        of_graphs = _stages(parity, everything, graphs, terms)
     return BenchResult(
         scored=scored,
         truth=known,
@@ -205,7 +209,7 @@ def bench(
             members,
             margin,
         ),
-        stages=_on_pixels(of_graphs, pixels, everything, terms, card.input_size),
+        stages=_stages(parity, stages, everything, terms, card.input_size),
         costs=costs,
         examples=_examples(scored, faces, card.input_size),
         candidates=tuple(candidates[name].manifest for name in names),
@@ -238,35 +242,29 @@ def scorers(
 
 
 def _stages(
-    parity: Mapping[str, ParityResult], everything: Scored, graphs: Graphs, terms: ComparisonTerms
-) -> dict[str, tuple[Stage, ...]]:
-    """Compare the stages of each candidate, from the predictions of engines and graphs."""
-    reasons = {failure.name: failure.reason for failure in everything.failed}
-    reasons |= {graph_of(name): reason for name, reason in graphs.missing.items()}
-    truth = everything.predictions[REFERENCE]
-    stages = {}
-    for name, whole in parity.items():
-        stages[name] = stages_of(name, whole, truth, everything.predictions, reasons, terms)
-    return stages
-
-
-def _on_pixels(
-    graphs: dict[str, tuple[Stage, ...]],
-    plan: PixelPlan,
+    parity: Mapping[str, ParityResult],
+    plan: StagePlan,
     everything: Scored,
     terms: ComparisonTerms,
     size: int,
 ) -> StageResults:
-    """Compare candidates on the pixels of pipelines, and add their stages before these."""
+    """Compare the stages of each candidate, and each candidate on the pixels of pipelines."""
     reasons = {failure.name: failure.reason for failure in everything.failed}
-    truth = everything.predictions[REFERENCE]
-    stages: dict[str, tuple[PixelStage, ...]] = {}
-    for name in graphs:
-        stages[name] = pixel_stages(name, plan, truth, everything.predictions, reasons, terms)
+    if plan.graphs:
+        reasons |= {graph_of(name): reason for name, reason in plan.graphs.missing.items()}
+    torch = everything.predictions[REFERENCE]
+    scores = StageScores(torch, everything.predictions, reasons, terms)
+    graphs: dict[str, tuple[Stage, ...]] = dict.fromkeys(parity, ())
+    pixels: dict[str, tuple[PixelStage, ...]] = {}
+    on_pixels = PixelPlan(plan.pipelines, tuple(parity))
+    for name, whole in parity.items():
+        if plan.graphs:
+            graphs[name] = stages_of(name, whole, scores)
+        pixels[name] = pixel_stages(name, on_pixels, scores)
     facts = []
     for pipeline in plan.pipelines:
         facts.append(read_facts(pipeline, everything.pixel_notes[pipeline.name], size))
-    return StageResults(graphs, stages, tuple(facts))
+    return StageResults(graphs, pixels, tuple(facts))
 
 
 def _some_pixels(faces: FaceSet, size: int, batch: int) -> Faces:

@@ -98,38 +98,47 @@ class ComparisonTerms:
         )
 
 
-def stages_of(
-    name: str,
-    whole: ParityResult,
-    torch: Prediction,
-    predictions: Mapping[str, Prediction],
-    reasons: Mapping[str, str],
-    terms: ComparisonTerms,
-) -> tuple[Stage, ...]:
+@dataclass(frozen=True)
+class StageScores:
+    """What the stages of all candidates are compared by.
+
+    Attributes:
+        torch: Predictions of the checkpoint.
+        predictions: Predictions of engines, graphs, and engines on the pixels of pipelines, by
+            their keys.
+        reasons: Reasons why others are missing, by the same keys.
+        terms: Labels, threshold, margin and groups.
+    """
+
+    torch: Prediction
+    predictions: Mapping[str, Prediction]
+    reasons: Mapping[str, str]
+    terms: ComparisonTerms
+
+
+def stages_of(name: str, whole: ParityResult, scores: StageScores) -> tuple[Stage, ...]:
     """Compare the stages of a candidate, in order; the engine last.
+
+    A stage that has neither predictions nor a reason does not exist for this candidate.
 
     Args:
         name: Name of the candidate.
         whole: Comparison of the engine with the checkpoint.
-        torch: Predictions of the checkpoint.
-        predictions: Predictions by name of the candidate, `MODEL` and `graph_of(name)`.
-        reasons: Reasons why stages without predictions did not run, by the same keys; a stage in
-            neither does not exist for this candidate.
-        terms: Labels, threshold, margin and groups.
+        scores: Predictions, with the keys `MODEL`, `graph_of(name)` and `name`.
     """
     keys: dict[str, Kind] = {MODEL: "onnx", graph_of(name): "graph", name: "engine"}
-    before = torch
+    before, terms = scores.torch, scores.terms
     stages = []
     for key, kind in keys.items():
-        prediction = predictions.get(key)
+        prediction = scores.predictions.get(key)
         if prediction is None:
-            if key in reasons:
-                stages.append(Stage(kind, None, None, reasons[key]))
+            if key in scores.reasons:
+                stages.append(Stage(kind, None, None, scores.reasons[key]))
             continue
         # Bootstraps take seconds: what was compared already is not compared again.
-        against_torch = whole if kind == "engine" else terms.compare(torch, prediction)
+        against_torch = whole if kind == "engine" else terms.compare(scores.torch, prediction)
         against_previous = against_torch
-        if before is not torch:
+        if before is not scores.torch:
             against_previous = terms.compare(before, prediction)
         stages.append(Stage(kind, against_torch, against_previous))
         before = prediction

@@ -20,7 +20,7 @@ from lpx.bench.parity.pixels import (
 from lpx.bench.parity.score import BATCH, score
 from lpx.bench.parity.score_store import ScoreStore
 from lpx.bench.parity.stage_names import choose_stages
-from lpx.bench.parity.stages import ComparisonTerms
+from lpx.bench.parity.stages import ComparisonTerms, StageScores
 from lpx.data.face_sets.face_set import Batch, Face, FaceSet
 from lpx.data.images.decode import UnreadableImageError, fit
 from lpx.data.pipelines.table import PIPELINES
@@ -247,7 +247,7 @@ def test_stages_are_compared_with_the_checkpoint_and_with_the_engine():
     }
     plan = PixelPlan((*CHOSEN, PIPELINES["deepstream"]), ("x",))
     reasons = {"x:pixels:deepstream": "no memory"}
-    same, bad, missing = pixel_stages("x", plan, GOOD, predictions, reasons, terms)
+    same, bad, missing = pixel_stages("x", plan, StageScores(GOOD, predictions, reasons, terms))
     assert same.pipeline == "opencv-linear"
     assert same.against_torch == compare(LABELS, GOOD, moved, 0.5)
     assert same.against_engine.auc_difference.estimate == 0

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from lpx.bench.parity.parity import compare
-from lpx.bench.parity.stages import MODEL, ComparisonTerms, breaks_at, graph_of, stages_of
+from lpx.bench.parity.stages import (
+    MODEL,
+    ComparisonTerms,
+    StageScores,
+    breaks_at,
+    graph_of,
+    stages_of,
+)
 from lpx.engines.base import Prediction
 
 LABELS = np.arange(400) % 2
@@ -24,7 +31,8 @@ def run(onnx, graph, engine, reasons=None):
     predictions = {MODEL: onnx, graph_of("x"): graph, "x": engine}
     predictions = {key: found for key, found in predictions.items() if found is not None}
     whole = compare(LABELS, GOOD, engine, 0.5)
-    return stages_of("x", whole, GOOD, predictions, reasons or {}, ComparisonTerms(LABELS, 0.5))
+    terms = ComparisonTerms(LABELS, 0.5)
+    return stages_of("x", whole, StageScores(GOOD, predictions, reasons or {}, terms))
 
 
 @pytest.mark.parametrize(

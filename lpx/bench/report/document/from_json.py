@@ -372,8 +372,8 @@ def _on_pixels(row: _OnPixels) -> PixelParity:
     return _same_fields(
         PixelParity,
         row,
-        against_torch=None if row.against_torch is None else _parity(row.against_torch),
-        against_engine=None if row.against_engine is None else _parity(row.against_engine),
+        against_torch=_optional_parity(row.against_torch),
+        against_engine=_optional_parity(row.against_engine),
     )
 
 
