@@ -64,25 +64,31 @@ class MakingSteps(OpenedWorkspace):
         Raises:
             LpxError: An unknown set, recipe or detector, no videos, no faces, or a full disk.
         """
-        from lpx.data import prepare
+        from functools import partial
 
+        from lpx.data import prepare
+        from lpx.data.prepare.on_cluster import ClusterCutter
+        from lpx.data.prepare.workers import cut_videos
+
+        check_at_least("processes", processes, 1)
         if crop is None:
             # Said aloud, as scores on faces cut in another way can be far off.
             choice = prepare.recipe_for(prepare.exported_card(self))
             reporter.say(f"crop {choice.recipe}: {choice.reason}")
             crop = choice.recipe
-        return prepare.prepare(
-            name,
-            places=self.places,
-            split=split,
-            methods=several("methods", methods),
-            frames=frames,
-            crop=crop,
-            detector=detector,
-            processes=processes,
-            strict=strict,
-            progress=reporter.progress(f"preparing {name}, videos"),
-        )
+        with self.cluster(reporter) as cluster:
+            return prepare.prepare(
+                name,
+                places=self.places,
+                split=split,
+                methods=several("methods", methods),
+                frames=frames,
+                crop=crop,
+                detector=detector,
+                cut=ClusterCutter(cluster) if cluster else partial(cut_videos, processes=processes),
+                strict=strict,
+                progress=reporter.progress(f"preparing {name}, videos"),
+            )
 
     @needs_extras
     def export(

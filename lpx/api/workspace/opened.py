@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lpx.api.workspace.arguments import StrPath, optional_path
-from lpx.arguments import check_choice
+from lpx.arguments import check_choice, check_instance
+from lpx.cluster.options import RayOptions
 from lpx.data.roots import DataPlaces
 from lpx.healing import REBUILD, Rebuild
 from lpx.reporter import SILENT, Reporter
 from lpx.workspace import DEFAULT, WorkspaceFolder
+
+if TYPE_CHECKING:
+    from lpx.cluster.session import Cluster
 
 
 class OpenedWorkspace(WorkspaceFolder):
@@ -24,11 +31,13 @@ class OpenedWorkspace(WorkspaceFolder):
         allow_host_code: bool = False,
         allow_factory: bool = False,
         rebuild: Rebuild = "auto",
+        ray: RayOptions | None = None,
         reporter: Reporter = SILENT,
     ) -> None:
         super().__init__(root)
         # Before a bundle is unpacked: a typing error must not leave its folder behind.
         check_choice("rebuild", rebuild, REBUILD)
+        check_instance("ray", ray, RayOptions)
         if self.root.is_file():
             from lpx.bundle.beside import workspace_of
 
@@ -39,9 +48,25 @@ class OpenedWorkspace(WorkspaceFolder):
         self.allow_host_code = allow_host_code
         self.allow_factory = allow_factory
         self.rebuild = rebuild
+        self.ray = ray
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.root)!r})"
+
+    @contextmanager
+    def cluster(self, reporter: Reporter) -> Iterator[Cluster | None]:
+        """Connect to the Ray cluster that long steps run on; None without `ray`.
+
+        Raises:
+            LpxError: As for `lpx.cluster.session.open_cluster`.
+        """
+        if self.ray is None:
+            yield None
+            return
+        from lpx.cluster.session import open_cluster
+
+        with open_cluster(self.ray, reporter) as cluster:
+            yield cluster
 
     def engine(self, name: str) -> Path:
         """Return the folder of an engine, for `lpx.load`.

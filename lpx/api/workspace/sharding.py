@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lpx.api.workspace.arguments import StrPath, face_set, optional_path
 from lpx.api.workspace.opened import OpenedWorkspace
-from lpx.arguments import as_path, check_instance, several
+from lpx.arguments import as_path, check_at_least, check_instance, several
 from lpx.errors import InvalidArgumentError
 from lpx.extras import needs_extras
 from lpx.reporter import SILENT, Reporter
@@ -74,9 +74,11 @@ class WorkspaceShard:
         Raises:
             LpxError: As for `lpx.Workspace.prepare_faces`, or the folder holds something else.
         """
-        from lpx.arguments import check_at_least
+        from functools import partial
+
         from lpx.data import prepare
         from lpx.data.prepare.preparing import open_preparation
+        from lpx.data.prepare.workers import cut_videos
         from lpx.shards.prepare import prepare_part
 
         check_at_least("processes", processes, 1)
@@ -95,7 +97,8 @@ class WorkspaceShard:
             strict=strict,
         )
         folder = self._folder("prepare", preparation.settings.folder)
-        return prepare_part(folder, self.shard, preparation, reporter, processes=processes)
+        cut = partial(cut_videos, processes=processes)
+        return prepare_part(folder, self.shard, preparation, reporter, cut=cut)
 
     @needs_extras
     def calibrate(
