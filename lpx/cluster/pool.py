@@ -74,12 +74,12 @@ class Done(NamedTuple):
     """A unit that was done.
 
     Attributes:
-        index: Its index among the units.
+        unit: Its index among the units.
         value: Its result.
         host: Name of the machine that did it.
     """
 
-    index: int
+    unit: int
     value: Any
     host: str
 

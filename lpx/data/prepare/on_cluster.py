@@ -62,7 +62,7 @@ class ClusterCutter:
         )
         for done in run_units(self.cluster, plan, _Units(videos)):
             crops: _Crops = done.value
-            self._write(settings, videos[done.index], crops.files)
+            self._write(settings, videos[done.unit], crops.files)
             yield crops.cut
 
     def _write(
