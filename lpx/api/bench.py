@@ -169,16 +169,20 @@ def bench(
             score_digests(model, manifests, opened.stages),
             reporter.say,
         )
-        # After the store was opened, as that drops scores of another bench and their origin with
-        # them.
-        joined = read_joined(store.folder)
         if store.folder.is_dir():
             reporter.say(f"resuming interrupted bench ({store.folder})")
+        scoring = reporter.progress(f"scoring {faces.name}")
         watch = Watch(
-            reporter.progress(f"scoring {faces.name}"),
+            scoring,
             reporter.progress("timing"),
             reporter.progress("measuring energy"),
         )
+        with workspace.cluster(reporter) as cluster:
+            if cluster is not None:
+                from lpx.api.bench_on_cluster import score_on_cluster
+
+                score_on_cluster(cluster, workspace, subject, opened, options, store, scoring)
+        joined = read_joined(store.folder)
         engines = {name: candidate.engine for name, candidate in loaded.items()}
         if isinstance(reference, Engine):
             engines[REFERENCE] = reference
@@ -354,17 +358,17 @@ def open_engines(
         allow_factory=workspace.allow_factory,
     )
     manifests, problem = subject.chosen.fit, subject.healer.problem
-    loader = _Loader(workspace.engines, host.load, workspace.allow_host_code, problem)
+    loader = EngineLoader(workspace.engines, host.load, workspace.allow_host_code, problem)
     loaded, broken = loader.load_all(manifests, stack)
     chosen = choose_stages(options.stages)
     for note in chosen.notes:
         reporter.say(note)
-    graphs = _graphs(workspace, subject.model, manifests, chosen, stack)
+    graphs = open_graphs(workspace, subject.model, manifests, chosen, stack)
     return OpenedBench(reference, loaded, broken, StagePlan(graphs, chosen.pipelines))
 
 
 @dataclass(frozen=True)
-class _Loader:
+class EngineLoader:
     """Loads the engines of a workspace."""
 
     folder: Path
@@ -466,7 +470,7 @@ def _write(report: Report, result: BenchResult) -> None:
     write_bytes(report.markdown_path, render_markdown(report).encode())
 
 
-def _graphs(
+def open_graphs(
     workspace: WorkspaceFolder,
     model: ExportedModel,
     manifests: list[EngineManifest],

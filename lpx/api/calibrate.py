@@ -15,8 +15,8 @@ from lpx.artefacts.model import look_up, open_faces, read_exported
 from lpx.bench.parity.method_ranking import Evidence, MethodRanking
 from lpx.calibration import selection
 from lpx.calibration.methods import METHODS
-from lpx.calibration.observe import calibrate as observed_scales
 from lpx.calibration.observe import Observation, observe, scales_of
+from lpx.calibration.observe import calibrate as observed_scales
 from lpx.calibration.ranges import face_ranges
 from lpx.calibration.scales import Scales, save_scales
 from lpx.card import METADATA_KEY, ModelCard, card_from_json

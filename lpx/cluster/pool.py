@@ -42,11 +42,11 @@ class Resources(NamedTuple):
     """Resources of a worker, where the user's options leave them open.
 
     Attributes:
-        cpus: CPU cores; fewer if no node has as many.
+        cpus: CPU cores; fewer if some node has fewer. None for all of the smallest node.
         gpus: GPUs.
     """
 
-    cpus: int = 1
+    cpus: int | None = 1
     gpus: float = 0
 
 
@@ -197,8 +197,9 @@ class _Run:
     def start(self) -> None:
         """Decide on the workers, ship what they need, and start them."""
         options, wanted = self.cluster.options, self.plan.resources
-        largest = max((node.cpus for node in self.cluster.nodes), default=0)
-        self.cpus = options.cpus or max(1, min(wanted.cpus, largest))
+        # Every node that has cores takes part, however few. The head may be set to have none.
+        smallest = min((node.cpus for node in self.cluster.nodes if node.cpus), default=1)
+        self.cpus = options.cpus or min(wanted.cpus or smallest, smallest)
         gpus = wanted.gpus if options.gpus is None else options.gpus
         self.asked = {"num_cpus": self.cpus, "num_gpus": gpus}
         if options.memory_gib:
