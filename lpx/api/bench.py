@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, get_args
 
@@ -17,6 +16,7 @@ from lpx.artefacts.bench_reference import (
     record_reference,
     torch_package,
 )
+from lpx.artefacts.load_engines import EngineLoader, LoadEngine
 from lpx.artefacts.model import (
     ExportedModel,
     look_up,
@@ -104,22 +104,6 @@ class OpenSource(Protocol):
         ...
 
 
-class LoadEngine(Protocol):
-    """Loads an engine from its folder, as `lpx.load`."""
-
-    def __call__(
-        self,
-        folder: Path,
-        /,
-        *,
-        allow_host_code: bool = False,
-        cuda_graph: bool = False,
-        shares_cores: bool = False,
-    ) -> Engine:
-        """Return the engine."""
-        ...
-
-
 @dataclass(frozen=True)
 class Host:
     """Access to what depends on the machine.
@@ -177,11 +161,10 @@ def bench(
             reporter.progress("timing"),
             reporter.progress("measuring energy"),
         )
-        with workspace.cluster(reporter) as cluster:
-            if cluster is not None:
-                from lpx.api.bench_on_cluster import score_on_cluster
+        if workspace.ray is not None:
+            from lpx.api.bench_on_cluster import score_on_cluster
 
-                score_on_cluster(cluster, workspace, subject, opened, options, store, scoring)
+            score_on_cluster(workspace, subject, opened, options, store, scoring, reporter)
         joined = read_joined(store.folder)
         engines = {name: candidate.engine for name, candidate in loaded.items()}
         if isinstance(reference, Engine):
@@ -365,68 +348,6 @@ def open_engines(
         reporter.say(note)
     graphs = open_graphs(workspace, subject.model, manifests, chosen, stack)
     return OpenedBench(reference, loaded, broken, StagePlan(graphs, chosen.pipelines))
-
-
-@dataclass(frozen=True)
-class EngineLoader:
-    """Loads the engines of a workspace."""
-
-    folder: Path
-    load: LoadEngine
-    allow_host_code: bool
-    problem: Callable[[EngineManifest, Engine], str]
-
-    def load_all(
-        self, manifests: list[EngineManifest], stack: ExitStack
-    ) -> tuple[dict[str, LoadedEngine], list[Failure]]:
-        """Load engines; if one fails while it is loaded, the others are measured without it.
-
-        Raises:
-            LpxError: An engine is altered, or lacks what it needs.
-        """
-        loaded: dict[str, LoadedEngine] = {}
-        broken: list[Failure] = []
-        for manifest in manifests:
-            folder = self.folder / manifest.name
-            try:
-                engine = self.load(folder, allow_host_code=self.allow_host_code)
-            # An altered engine, or a library that is missing: somebody has to act on it, and a
-            # report without the engine would hide that.
-            except LpxError:
-                raise
-            except Exception as error:
-                broken.append(Failure(manifest.name, "loading", in_one_line(error)))
-                continue
-            # Before the probe, which may raise: the engine is closed in any case.
-            stack.enter_context(closing(engine))
-            if problem := self.problem(manifest, engine):
-                broken.append(Failure(manifest.name, "loading", problem))
-                continue
-            if manifest.target == "onnxruntime":
-                loaded[manifest.name] = LoadedEngine(
-                    manifest,
-                    engine,
-                    # ONNX Runtime's engine on the CPU serves several threads.
-                    open=partial(_shared, engine),
-                    graph=read_graph(folder, manifest),
-                    scoring=partial(self._sharing_cores, folder),
-                )
-            else:
-                another = partial(self._another, folder)
-                loaded[manifest.name] = LoadedEngine(manifest, engine, another)
-        return loaded, broken
-
-    def _another(self, folder: Path, *, cuda_graph: bool) -> AbstractContextManager[Engine]:
-        engine = self.load(folder, allow_host_code=self.allow_host_code, cuda_graph=cuda_graph)
-        return closing(engine)
-
-    def _sharing_cores(self, folder: Path) -> AbstractContextManager[Engine]:
-        # Its threads do not spin while faces are decoded on the same cores.
-        return closing(self.load(folder, shares_cores=True))
-
-
-def _shared(engine: Engine, *, cuda_graph: bool) -> AbstractContextManager[Engine]:
-    return nullcontext(engine)
 
 
 def _sources(

@@ -13,10 +13,10 @@ from lpx.api.bench import (
     THIS_HOST,
     BenchOptions,
     BenchSubject,
-    EngineLoader,
     OpenedBench,
     open_graphs,
 )
+from lpx.artefacts.load_engines import EngineLoader
 from lpx.artefacts.model import read_exported
 from lpx.artefacts.select_engine import survey
 from lpx.bench.parity.pixels import PixelPlan
@@ -26,7 +26,7 @@ from lpx.bench.parity.score_store import BATCH, ScoreStore, UnitScores
 from lpx.bench.parity.stage_names import choose_stages
 from lpx.bench.performance.loaded_engine import REFERENCE
 from lpx.cluster.pool import Resources, WorkerPlan, run_units
-from lpx.cluster.session import Cluster
+from lpx.cluster.session import Cluster, open_cluster
 from lpx.data.face_sets.face_set import FaceSet
 from lpx.data.face_sets.seen import check_seen
 from lpx.engines.base import ON_THE_CPU, Engine
@@ -34,7 +34,7 @@ from lpx.engines.manifest import EngineManifest
 from lpx.engines.targets import can_run
 from lpx.errors import LpxError
 from lpx.machine.machine import read_machine
-from lpx.reporter import Progress
+from lpx.reporter import Progress, Reporter
 from lpx.shards.bench import note_machines, read_joined, score_digests
 from lpx.workspace import WorkspaceFolder, read_regular, write_bytes
 
@@ -78,26 +78,27 @@ class _Subject:
 
 
 def score_on_cluster(
-    cluster: Cluster,
     workspace: OpenedWorkspace,
     subject: BenchSubject,
     opened: OpenedBench,
     options: BenchOptions,
     store: ScoreStore,
     progress: Progress,
+    reporter: Reporter,
 ) -> None:
     """Score the faces that have no scores yet, into the store of an interrupted bench.
 
     An engine that fails on a worker is left to the bench that follows here.
 
     Args:
-        cluster: The cluster.
-        workspace: Contains model and engines, which are sent to the workers.
+        workspace: Contains model and engines, which are sent to the workers, and says where these
+            are.
         subject: What the bench is about.
         opened: What scores faces here.
         options: Options of the bench.
         store: Receives the scores; only this process writes to it.
         progress: Receives the number of faces scored, and their total.
+        reporter: Receives notes and warnings.
 
     Raises:
         LpxError: As for `lpx.bench.parity.score.score`; a node does not see a face, or cannot run
@@ -123,30 +124,36 @@ def score_on_cluster(
         "faces",
         _name_of,
     )
-    cluster.reporter.say(
-        "the model and its engines are sent to the workers; they read the faces under their paths "
-        "on this machine"
-    )
-    # Before the first score that is not of this machine alone.
+    assert workspace.ray is not None, "only a workspace with a cluster comes here"
+    with open_cluster(workspace.ray, reporter) as cluster:
+        reporter.say(
+            "the model and its engines are sent to the workers; they read the faces under their "
+            "paths on this machine"
+        )
+        _note_machines(store, cluster, len(units), has_scores=any(done.values()))
+        for finished in run_units(cluster, plan, units, ordered=True):
+            scored: _ScoredUnit = finished.value
+            store.skip(scored.scores.skipped)
+            for name, indices, prediction in scored.scores.batches:
+                # After a gap a bench would take an engine for one that has scored everything.
+                if name not in lost:
+                    store.add(name, indices, prediction)
+            for failure in scored.failed:
+                if failure.name not in lost:
+                    reporter.warn(
+                        f"{failure.name} failed on node {finished.host}: {failure.reason}"
+                    )
+            lost |= {failure.name for failure in with_pixels(scored.failed, pixels)}
+            progress(units[finished.unit].rows.stop, total)
+
+
+def _note_machines(store: ScoreStore, cluster: Cluster, parts: int, *, has_scores: bool) -> None:
+    """Note where scores come from, before the first that was not computed here."""
     earlier = read_joined(store.folder)
     machines = [*earlier.machines, *cluster.machines()]
-    if any(done.values()) and not earlier.parts:
+    if has_scores and not earlier.parts:
         machines.insert(0, read_machine().words)
-    note_machines(store.folder, earlier.parts + len(units), dict.fromkeys(machines))
-    for finished in run_units(cluster, plan, units, ordered=True):
-        scored: _ScoredUnit = finished.value
-        store.skip(scored.scores.skipped)
-        for name, indices, prediction in scored.scores.batches:
-            # After a gap a bench would take an engine for one that has scored everything.
-            if name not in lost:
-                store.add(name, indices, prediction)
-        for failure in scored.failed:
-            if failure.name not in lost:
-                cluster.reporter.warn(
-                    f"{failure.name} failed on node {finished.host}: {failure.reason}"
-                )
-        lost |= {failure.name for failure in with_pixels(scored.failed, pixels)}
-        progress(units[finished.unit].rows.stop, total)
+    note_machines(store.folder, earlier.parts + parts, dict.fromkeys(machines))
 
 
 def _name_of(unit: _Unit) -> str:

@@ -17,11 +17,12 @@ from lpx.data.images.crops import RECIPES
 from lpx.data.prepare import exported_card, find_prepared, prepare, recipe_for
 from lpx.data.roots import DataPlaces, face_store
 from lpx.errors import LpxError
+from lpx.formats import check_format
 from lpx.graph.footprint import check_pass
 from lpx.graph.proto import parse_proto
 from lpx.reporter import SILENT, Reporter
 from lpx.schema import SchemaError, read_record
-from lpx.workspace import WorkspaceFolder, check_format, read_regular, read_sealed
+from lpx.workspace import WorkspaceFolder, read_regular, read_sealed
 
 if TYPE_CHECKING:
     import onnx

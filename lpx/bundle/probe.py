@@ -27,9 +27,10 @@ from lpx.engines.base import Faces
 from lpx.engines.manifest import EngineManifest
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.errors import LpxError
+from lpx.formats import check_format
 from lpx.render.encode import encode_png
 from lpx.schema import SchemaError, in_range, read_record, sealed
-from lpx.workspace import WorkspaceFolder, check_format, read_sealed
+from lpx.workspace import WorkspaceFolder, read_sealed
 
 # Number of probe faces, sampled evenly.
 FACES = 16

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from lpx.calibration.observe import FaceObserver
 from lpx.calibration.observer import Observer
 from lpx.calibration.progress import ObservedRows
+from lpx.cluster.options import RayOptions
 from lpx.cluster.pool import Resources, WorkerPlan, run_units
-from lpx.cluster.session import Cluster
+from lpx.cluster.session import open_cluster
 from lpx.data.face_sets.face_set import FaceSet
 from lpx.data.face_sets.seen import check_seen
-from lpx.reporter import Progress
+from lpx.reporter import Progress, Reporter
 
 # Faces of a unit: several batches, so that a result, of megabytes whatever the number of faces,
 # is not sent for each.
@@ -28,13 +29,15 @@ class ClusterObserver:
     The model is sent to the workers, and faces are read there from the same paths as here.
 
     Attributes:
-        cluster: The cluster.
+        options: The cluster, and the resources of a worker.
+        reporter: Receives notes and warnings.
         model: ONNX, input `faces` uint8 [N, S, S, 3].
         faces: All faces.
         size: S, pixels.
     """
 
-    cluster: Cluster
+    options: RayOptions
+    reporter: Reporter
     model: bytes
     faces: FaceSet
     size: int
@@ -43,6 +46,8 @@ class ClusterObserver:
         self, ranges: Sequence[range], progress: Progress | None
     ) -> Iterator[ObservedRows]:
         """Observe ranges of faces, and yield the result of each in order."""
+        if not ranges:
+            return
         # With the digests of the faces here, which are then compared with those there.
         self.faces.digest()
         plan = WorkerPlan(
@@ -52,16 +57,17 @@ class ClusterObserver:
             "faces",
             _name_of,
         )
-        self.cluster.reporter.say(
-            "the model is sent to the workers; they read the faces under their paths on this "
-            "machine"
-        )
         total = len(self.faces.faces)
-        for done in run_units(self.cluster, plan, ranges, ordered=True):
-            part = _owned(done.value)
-            if progress is not None:
-                progress(part.rows.stop, total)
-            yield part
+        with open_cluster(self.options, self.reporter) as cluster:
+            self.reporter.say(
+                "the model is sent to the workers; they read the faces under their paths on this "
+                "machine"
+            )
+            for done in run_units(cluster, plan, ranges, ordered=True):
+                part = _owned(done.value)
+                if progress is not None:
+                    progress(part.rows.stop, total)
+                yield part
 
 
 def _owned(part: ObservedRows) -> ObservedRows:

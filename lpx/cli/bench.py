@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -317,23 +318,25 @@ def bench(
     """
     check_shard(shard, out, _NOT_SHARDED)
     if videos is not None:
-        from lpx.cli.bench_streams import StreamsCommand, bench_streams
+        from lpx.cli.bench_streams import bench_streams
+        from lpx.streams.capacity.plan import CapacityOptions
 
         refuse_options(context, _OF_FACES, "--streams scores no labelled faces")
-        command = StreamsCommand(
+        measure = partial(
+            workspace.capacity,
             videos,
-            fps,
-            budget_ms,
-            budget_watts,
-            candidates,
-            batches,
-            detector,
-            crop,
-            seconds,
-            batch_wait_ms,
-            most_streams,
+            fps=fps,
+            budget_ms=budget_ms,
+            budget_watts=budget_watts,
+            engines=candidates,
+            batches=batches,
+            detector=detector,
+            crop=crop,
+            options=CapacityOptions(
+                seconds, batch_wait_ms=batch_wait_ms, most_streams=most_streams
+            ),
         )
-        bench_streams(workspace, command, as_json=as_json)
+        bench_streams(measure, as_json=as_json)
         return
     if dataset is None:
         raise click.UsageError("Missing option '--dataset' (or '--streams').")

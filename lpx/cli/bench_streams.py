@@ -5,60 +5,36 @@ from __future__ import annotations
 import json
 import math
 import sys
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import Protocol
 
 import click
 from rich.table import Table
 
+from lpx.cli.bench_tables import plain_table
 from lpx.cli.console import ConsoleReporter, Output
 from lpx.data.wording import counted
 from lpx.interrupts import Interrupted
-from lpx.streams.capacity.plan import CapacityOptions
+from lpx.reporter import Reporter
 from lpx.streams.capacity.result import CapacityResult, EngineCapacity, KnownAuc
 
-if TYPE_CHECKING:
-    from lpx.api.workspace import Workspace
+
+class Measure(Protocol):
+    """`lpx.Workspace.capacity` with its arguments."""
+
+    def __call__(self, *, reporter: Reporter) -> CapacityResult:
+        """Measure."""
+        ...
 
 
-@dataclass(frozen=True)
-class StreamsCommand:
-    """Options of the command; those of `lpx.Workspace.capacity`."""
-
-    videos: str
-    fps: float
-    budget_ms: float
-    budget_watts: float | None
-    candidates: tuple[str, ...] | None
-    batches: tuple[int, ...]
-    detector: str
-    crop: str | None
-    seconds: float
-    batch_wait_ms: float
-    most_streams: int
-
-
-def bench_streams(workspace: Workspace, command: StreamsCommand, *, as_json: bool) -> None:
+def bench_streams(measure: Measure, *, as_json: bool) -> None:
     """Measure capacity, print it, and exit with 1 if nothing is to be recommended."""
-    options = CapacityOptions(
-        command.seconds, batch_wait_ms=command.batch_wait_ms, most_streams=command.most_streams
-    )
     with ConsoleReporter() as reporter:
         try:
-            result = workspace.capacity(
-                command.videos,
-                fps=command.fps,
-                budget_ms=command.budget_ms,
-                budget_watts=command.budget_watts,
-                engines=command.candidates,
-                batches=command.batches,
-                detector=command.detector,
-                crop=command.crop,
-                options=options,
-                reporter=reporter,
-            )
+            result = measure(reporter=reporter)
         except Interrupted as stop:
-            kept = "engines and batch sizes that were finished are in streams.json"
+            # The file may be there all the same, of an earlier measurement.
+            kept = stop.kept or "nothing was finished, and streams.json was not written"
             raise Interrupted(stop.signal, kept, resumable=False) from None
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
@@ -102,9 +78,7 @@ def show(result: CapacityResult) -> None:
 
 
 def _table(result: CapacityResult) -> Table:
-    table = Table("engine", "batch", "streams", "p99 ms [95 %]", "W", "AUC")
-    for name in ("batch", "streams", "p99 ms [95 %]", "W"):
-        next(column for column in table.columns if column.header == name).justify = "right"
+    table = plain_table("engine", "batch", "streams", "p99 ms [95 %]", "W", AUC="left")
     for one in result.engines:
         streams = f"{one.streams}" + (" or more" if one.reached_limit else "")
         watts = "-" if one.best.load.watts is None else f"{one.best.load.watts:.1f}"
@@ -148,7 +122,9 @@ def _details(one: EngineCapacity) -> str:
 def conclusion(result: CapacityResult) -> str:
     """Return which engine and batch size to use, or what came nearest."""
     if best := result.recommended:
-        return f"use {best.engine} with batch {best.batch}: {counted(best.streams, 'stream')}"
+        more = " or more" if best.reached_limit else ""
+        streams = f"{counted(best.streams, 'stream')}{more}"
+        return f"use {best.engine} with batch {best.batch}: {streams}"
     nearest = result.nearest
     if nearest is None:
         return "no engine could be measured"

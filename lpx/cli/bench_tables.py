@@ -19,7 +19,7 @@ def parity(report: Report) -> Table:
     """Return the AUC of every engine, and its difference to the checkpoint's."""
     from lpx.bench.report.sentences import auc
 
-    table = _table("engine", "AUC", "difference [95 %]", "max |ds|", "flips", parity="left")
+    table = plain_table("engine", "AUC", "difference [95 %]", "max |ds|", "flips", parity="left")
     table.add_row("torch fp32", auc(report.reference.auc), "the reference", "", "", "")
     for candidate in report.candidates:
         table.add_row(
@@ -48,7 +48,7 @@ def stages(report: Report) -> Table:
     """Return the stages of the engines whose parity does not hold."""
     from rich.text import Text
 
-    table = _table("stage of", "against torch [95 %]", "max |ds|", parity="left")
+    table = plain_table("stage of", "against torch [95 %]", "max |ds|", parity="left")
     for candidate in report.candidates:
         if candidate.breaks_at is None:
             continue
@@ -72,7 +72,7 @@ def pixels(report: Report) -> Table:
     """Return each engine on the pixels of each pipeline: all that is lost, and by these alone."""
     from rich.text import Text
 
-    table = _table("pixels of", "AUC difference [95 %]", "max |ds|", parity="left")
+    table = plain_table("pixels of", "AUC difference [95 %]", "max |ds|", parity="left")
     for summary in report.pixels:
         table.add_row(Text(summary.pipeline, "bold"))
         for candidate in report.candidates:
@@ -92,7 +92,7 @@ def _changes(result: Parity) -> tuple[str, str]:
     return _difference(result.auc_difference), f"{result.score_difference.max:.4f}"
 
 
-def _table(first: str, *numbers: str, **texts: JustifyMethod) -> Table:
+def plain_table(first: str, *numbers: str, **texts: JustifyMethod) -> Table:
     """Return a plain table that fits 80 columns: names to the left, numbers to the right."""
     from rich import box
     from rich.table import Table
@@ -115,7 +115,7 @@ def latency(report: Report) -> Table:
     patches = has_map(report)
     if patches:
         headers.insert(4, "us/patch")
-    table = _table("engine", *headers)
+    table = plain_table("engine", *headers)
     for entry in report.entries:
         for row in entry.costs.latency_by_batch:
             cells = [
@@ -137,7 +137,7 @@ def costs(cost_table: CostTable) -> Table:
     """Return a table of costs."""
     from lpx.bench.report.cost_tables import line
 
-    table = _table(cost_table.heads[0])
+    table = plain_table(cost_table.heads[0])
     for index, head in enumerate(cost_table.heads[1:], 1):
         if index < cost_table.names:
             table.add_column(head, overflow="fold")

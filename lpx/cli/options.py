@@ -105,10 +105,24 @@ def data_options(command: Command) -> Command:
 
 
 def following(command: str, workspace: WorkspaceFolder) -> str:
-    """Return the next command to run, with `-w` if this one needed it."""
-    if workspace.root == expanded(os.environ.get("LPX_WORKSPACE", str(DEFAULT))):
-        return f"next: {command}"
-    return f"next: {command} -w {shlex.quote(str(workspace.root))}"
+    """Return the next command to run, with the folders that were named to this one.
+
+    Args:
+        command: The command. It must have `data_options` if this one has them.
+        workspace: The workspace of both.
+    """
+    from lpx.api.workspace.opened import OpenedWorkspace
+
+    folders: dict[str, Path | None] = {}
+    if isinstance(workspace, OpenedWorkspace):
+        places = workspace.places
+        folders = {"--data-root": places.data_root, "--store": places.store}
+    if workspace.root != expanded(os.environ.get("LPX_WORKSPACE", str(DEFAULT))):
+        folders["-w"] = workspace.root
+    for option, folder in folders.items():
+        if folder is not None:
+            command += f" {option} {shlex.quote(str(folder))}"
+    return f"next: {command}"
 
 
 def was_given(context: click.Context, name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -141,15 +142,24 @@ def predict(
     from lpx.cli.console import ConsoleReporter
 
     if live or is_live(path):
-        from lpx.cli.predict_live import LiveCommand, show_live
+        from lpx.cli.predict_live import show_live
+        from lpx.streams.live.watch import LiveOptions
 
         refuse_options(context, _NOT_LIVE, "a live source is scored as it comes")
         if not was_given(context, "frames"):
             frames = None
-        command = LiveCommand(
-            path, engine, detector, crop, frames, seconds, fps, timeout_s, wait, not no_reconnect
+        watch = partial(
+            workspace.watch,
+            path,
+            engine=engine,
+            detector=detector,
+            crop=crop,
+            frames=frames,
+            seconds=seconds,
+            fps=fps,
+            options=LiveOptions(timeout_s, wait, not no_reconnect),
         )
-        show_live(workspace, command, out, as_json=as_json)
+        show_live(watch, out, as_json=as_json)
         return
     refuse_options(context, _ONLY_LIVE, "it is for live sources, such as rtsp://..., or --live")
     with ConsoleReporter() as reporter:

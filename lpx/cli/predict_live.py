@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import click
 
@@ -18,37 +17,23 @@ from lpx.errors import LpxError
 from lpx.interrupts import Interrupted
 from lpx.reporter import Reporter
 from lpx.streams.live.results import LiveEvent, LiveSummary
-from lpx.streams.live.watch import LiveOptions, LiveWatch
+from lpx.streams.live.watch import LiveWatch
 from lpx.workspace import Appended, check_writable
 
-if TYPE_CHECKING:
-    from lpx.api.workspace import Workspace
+
+class Watch(Protocol):
+    """`lpx.Workspace.watch` with its arguments."""
+
+    def __call__(self, *, reporter: Reporter) -> LiveWatch:
+        """Open the engine."""
+        ...
 
 
-@dataclass(frozen=True)
-class LiveCommand:
-    """Options of the command; those of `lpx.Workspace.watch`."""
-
-    source: str
-    engine: str | None
-    detector: str
-    crop: str | None
-    frames: int | None
-    seconds: float | None
-    fps: float | None
-    timeout_s: float
-    wait: bool
-    reconnect: bool
-
-
-def show_live(
-    workspace: Workspace, command: LiveCommand, out: Path | None, *, as_json: bool
-) -> None:
+def show_live(watch: Watch, out: Path | None, *, as_json: bool) -> None:
     """Watch a source, and write each frame and event as a line.
 
     Args:
-        workspace: Has the engine.
-        command: Options.
+        watch: Watches it.
         out: File to append to; None for standard output.
         as_json: Print the summary as one object; the lines go to `out`.
 
@@ -64,20 +49,8 @@ def show_live(
             code="invalid-argument",
         )
     lines = _Lines(out)
-    options = LiveOptions(command.timeout_s, command.wait, command.reconnect)
     with ConsoleReporter() as reporter:
-        watch = workspace.watch(
-            command.source,
-            engine=command.engine,
-            detector=command.detector,
-            crop=command.crop,
-            frames=command.frames,
-            seconds=command.seconds,
-            fps=command.fps,
-            options=options,
-            reporter=reporter,
-        )
-        summary = _follow(watch, lines, reporter)
+        summary = _follow(watch(reporter=reporter), lines, reporter)
         reporter.say(_text(summary, out))
     if as_json:
         click.echo(json.dumps(summary.to_dict(), indent=2))
@@ -108,7 +81,8 @@ def _follow(watch: LiveWatch, lines: _Lines, reporter: Reporter) -> LiveSummary:
         reporter.say(_text(summary, lines.path))
         raise Interrupted(stop.signal, f"{_scored(summary)} and written") from None
     summary = watch.summary()
-    lines.write(summary.to_dict())
+    with interrupts.deferred():
+        lines.write(summary.to_dict())
     return summary
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lpx.cli.options import Command, following
+from lpx.cli.options import Command, following, was_given
 
 if TYPE_CHECKING:
     from lpx.shards.part import PartResult
@@ -51,8 +51,7 @@ def check_shard(shard: str | None, out: Path | None, without: Sequence[str] = ()
         return
     context = click.get_current_context()
     for parameter in context.command.params:
-        source = context.get_parameter_source(parameter.name or "")
-        if parameter.name in without and source is click.core.ParameterSource.COMMANDLINE:
+        if parameter.name in without and was_given(context, parameter.name):
             name = max(parameter.opts, key=len)
             if isinstance(parameter, click.Argument):
                 name = parameter.make_metavar(context)

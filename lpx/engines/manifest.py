@@ -11,8 +11,9 @@ from typing import Any, Literal, get_args
 from lpx.card import ModelCard, card_from_dict
 from lpx.engines.tensorrt_options import TensorRTOptions, read_tensorrt_options
 from lpx.errors import LpxError
+from lpx.formats import is_newer
 from lpx.schema import SchemaError, read_record
-from lpx.workspace import is_newer, read_sealed, write_sealed
+from lpx.workspace import read_sealed, write_sealed
 
 FORMAT = "lpx-engine/2"
 FILE = "manifest.json"

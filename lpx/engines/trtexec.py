@@ -76,12 +76,14 @@ machine=$({{
 }} 2>/dev/null | tr '\\n' ' ' | tr -cs 'A-Za-z0-9.' '-' | cut -c 1-60 | sed 's/-*$//')
 {checks}mkdir -p "$out"
 {cache}
+found=no
 build() {{
     name=$1
     shift
     if [ "${{ONLY:-$name}}" != "$name" ]; then
         return
     fi
+    found=yes
     echo "$name: building and timing, see $out/$name.log"
     if ! "$trtexec" "$@" --saveEngine="$out/$name.plan" --exportTimes="$out/$name.times.json" \\
         --exportLayerInfo="$out/$name.layers.json" --profilingVerbosity=detailed \\
@@ -95,7 +97,8 @@ build() {{
 {verify}}}
 
 {builds}
-if [ -n "${{ONLY:-}}" ] && [ ! -e "$out/$ONLY.plan" ]; then
+# Not by the plan, which may be there from an earlier folder.
+if [ "$found" = no ]; then
     echo "error: this script builds no engine named $ONLY" >&2
     exit 2
 fi

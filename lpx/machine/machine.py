@@ -14,6 +14,8 @@ from typing import NamedTuple
 from lpx.machine.jetson import Jetson, integrated_gpu, read_jetson
 from lpx.machine.probe import Run, failure, read_text, run_command
 
+# Flags of /proc/cpuinfo: dot products of 8-bit integers, in 512 and in 256 bits.
+_VNNI = frozenset({"avx512_vnni", "avx_vnni"})
 _GPU_QUERY = (
     "nvidia-smi",
     "--query-gpu=name,compute_cap,memory.total,driver_version",
@@ -130,14 +132,15 @@ def available_memory_mib(root: Path = Path("/")) -> int | None:
 def has_vnni(root: Path = Path("/")) -> bool | None:
     """Return whether the processor has VNNI, x86's integer dot products; None if it is not x86.
 
-    Without VNNI, ONNX Runtime's exact INT8 kernels are not faster than its float kernels.
+    Without VNNI, ONNX Runtime's default INT8 kernels saturate, and its exact ones are not faster
+    than its float kernels.
     """
     # Only x86 has a line of flags.
     flags = _first(r"^flags\s*:\s*(.+)$", read_text(root / "proc/cpuinfo"))
     if not flags:
         return None
-    # As a part of a flag: avx512_vnni, avx_vnni.
-    return "vnni" in flags
+    # Whole words: avx512_4vnniw, of the Xeon Phi, multiplies 16-bit integers.
+    return not _VNNI.isdisjoint(flags.split())
 
 
 def _first(pattern: str, text: str) -> str:

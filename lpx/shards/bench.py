@@ -38,7 +38,7 @@ from lpx.engines.manifest import EngineManifest
 from lpx.errors import LpxError
 from lpx.reporter import Reporter
 from lpx.shards.contents import FILE as CONTENTS
-from lpx.shards.contents import save_contents, take
+from lpx.shards.contents import reopen_if_changed, save_contents, take
 from lpx.shards.join import Part, Whole
 from lpx.shards.part import PartResult, PartWork, damaged, open_part, read_payload
 from lpx.shards.shard import Shard
@@ -123,13 +123,14 @@ def score_part(
     """
     total = len(faces.faces)
     rows = shard.rows(total, UNIT)
+    # Of its own faces: the digest of all would make every machine read every file.
+    mine = take(faces, rows)
     with open_part(folder, "bench", shard, key, reporter) as work:
+        reopen_if_changed(work, mine, reporter)
         if work.manifest.complete:
             reporter.say(f"nothing to do: shard {shard} is finished ({folder})")
         else:
-            # Of its own faces: the digest of all would make every machine read every file.
             # Versions are those of the key, with PyTorch's if the checkpoint scores.
-            mine = take(faces, rows)
             inputs = score_inputs(model, mine) | {"versions": key["versions"]}
             # The store holds indices in the whole set, which a digest of these faces does not fix.
             inputs["rows"] = [rows.start, rows.stop]

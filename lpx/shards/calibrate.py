@@ -12,7 +12,7 @@ from lpx.calibration.progress import PassProgress, load_progress, save_progress
 from lpx.data.face_sets.face_set import FaceSet
 from lpx.reporter import Reporter
 from lpx.shards.contents import FILE as CONTENTS
-from lpx.shards.contents import save_contents, take
+from lpx.shards.contents import reopen_if_changed, save_contents, take
 from lpx.shards.join import Part, Whole
 from lpx.shards.part import PartResult, PartWork, damaged, open_part, read_payload
 from lpx.shards.shard import Shard
@@ -53,11 +53,13 @@ def observe_part(
     """
     total = len(faces.faces)
     rows = shard.rows(total, UNIT)
+    mine = take(faces, rows)
     with open_part(folder, "calibrate", shard, key, reporter) as work:
+        reopen_if_changed(work, mine, reporter)
         if work.manifest.complete:
             reporter.say(f"nothing to do: shard {shard} is finished ({folder})")
         else:
-            _observe(work, take(faces, rows), model, size, reporter, about)
+            _observe(work, mine, model, size, reporter, about)
     return PartResult(folder, "calibrate", shard, len(rows), total)
 
 

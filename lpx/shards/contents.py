@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lpx.data.face_sets.face_set import FaceSet
 from lpx.errors import LpxError
+from lpx.reporter import Reporter
 from lpx.shards.join import Whole
 from lpx.shards.part import PartWork, read_payload
 from lpx.workspace import write_bytes
@@ -20,6 +21,24 @@ _DIGEST_BYTES = 32
 def take(faces: FaceSet, rows: range) -> FaceSet:
     """Return the faces of a shard's range."""
     return faces.take(np.arange(rows.start, rows.stop))
+
+
+def reopen_if_changed(work: PartWork, faces: FaceSet, reporter: Reporter) -> None:
+    """Reopen a complete part if its faces are no longer those that its shard saw.
+
+    Args:
+        work: The part.
+        faces: The faces of its shard.
+        reporter: Receives a warning.
+
+    Raises:
+        LpxError: The folder cannot be written.
+    """
+    if not work.manifest.complete:
+        return
+    # Intact, as `open_part` reopens a part whose files were altered.
+    if (work.folder / FILE).read_bytes() != faces.contents.tobytes():
+        work.reopen(reporter, f"the files of its faces have changed ({faces.name})")
 
 
 def save_contents(work: PartWork, faces: FaceSet) -> None:

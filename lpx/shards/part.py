@@ -17,11 +17,12 @@ from typing import Any, Literal, NoReturn
 
 from lpx.data.wording import counted
 from lpx.errors import LpxError
+from lpx.formats import check_format
 from lpx.machine.machine import read_machine
 from lpx.reporter import Reporter
 from lpx.schema import MAX_INTEGER, SchemaError, in_range, read_record, sealed, unsealed
 from lpx.shards.shard import MAX_COUNT, Shard
-from lpx.workspace import check_format, locked, read_sealed, sha256, unwritable, write_sealed
+from lpx.workspace import locked, read_sealed, sha256, unwritable, write_sealed
 
 FORMAT = "lpx-part/1"
 FILE = "part.json"
@@ -130,6 +131,20 @@ class PartWork:
         self.folder = folder
         self.manifest = manifest
 
+    def reopen(self, reporter: Reporter, why: str) -> None:
+        """Count a complete part as unfinished, so that its shard does its share again.
+
+        Args:
+            reporter: Receives the reason as a warning.
+            why: The reason.
+
+        Raises:
+            LpxError: The folder cannot be written.
+        """
+        reporter.warn(f"{self.folder} is made again: {why}")
+        self.manifest = replace(self.manifest, complete=False, about=None, files=())
+        write_sealed(self.folder / FILE, asdict(self.manifest))
+
     def seal(self, names: Sequence[str], about: Mapping[str, Any]) -> None:
         """Record that the shard has ended.
 
@@ -191,15 +206,14 @@ def open_part(
                 f"on shard {shard}"
             )
         # Under the lock, as another process might be sealing the part.
-        found = _found(folder, wanted)
+        work = PartWork(folder, _found(folder, wanted))
+        if not work.manifest.complete:
+            # Before any payload: the next run refuses a folder that has files but lacks this one.
+            write_sealed(folder / FILE, asdict(work.manifest))
         # Made again rather than refused: unlike a merge, its shard can repair it.
-        if found.complete and (why := _altered(folder, found)):
-            reporter.warn(f"{folder} is not as its shard left it, and is made again: {why}")
-            found = replace(found, complete=False, about=None, files=())
-        # Before any payload: the next run refuses a folder that has files but lacks this one.
-        if not found.complete:
-            write_sealed(folder / FILE, asdict(found))
-        yield PartWork(folder, found)
+        elif why := _altered(folder, work.manifest):
+            work.reopen(reporter, f"it is not as its shard left it ({why})")
+        yield work
 
 
 def _found(folder: Path, wanted: PartManifest) -> PartManifest:

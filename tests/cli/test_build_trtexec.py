@@ -315,6 +315,8 @@ def test_one_engine_can_be_built_alone(emit, run):
     assert code == 0, said
     assert len(calls) == 1
     assert "--onnx=fp16-strongly-typed.onnx" in calls[0]
+    # A plan of an earlier folder must not pass for the one that is missing.
+    (folder / "tensorrt10" / "tensorrt-int8-batch1to32.plan").write_text("an old plan")
     code, said, calls = run(folder, 10, ONLY="tensorrt-int8-batch1to32")
     assert code == 2
     assert "this script builds no engine named tensorrt-int8-batch1to32" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 
@@ -70,6 +71,25 @@ def test_faces_in_two_shards(lpx, tmp_path, monkeypatch):
     assert "store/ffpp-c23-square-1.3-1: 8 faces of 8 videos, crop square-1.3" in ran.out
     ran = lpx("merge", "part0", "part1", "--store", "store", "--json")
     assert json.loads(ran.out)["faces"] == 8
+
+
+def test_the_next_command_names_the_places_that_this_one_had(lpx, tmp_path, monkeypatch):
+    """Without its --store, it would merge into another set."""
+    from tests.data.trees import ffpp_tree
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("LPX_DATA", "LPX_FACE_STORE"):
+        monkeypatch.delenv(name, raising=False)
+    root = ffpp_tree(tmp_path / "ffpp", frames=2)
+    line = ("data", "prepare", "ffpp-c23", "--methods", "Deepfakes", "--frames", 1)
+    places = ("--data-root", root, "--store", "my store", "--processes", 1)
+    ran = lpx(*line, *places, "--shard", "0/1")
+    assert ran.code == 0, ran.err
+    following = next(one for one in ran.out.splitlines() if one.startswith("next: "))
+    ran = lpx(*shlex.split(following.removeprefix("next: lpx ")))
+    assert ran.code == 0, ran.err
+    assert "my store/ffpp-c23-square-1.3-1: 8 faces of 8 videos" in ran.out
+    assert not (tmp_path / "lpx-faces").exists()
 
 
 @pytest.mark.parametrize(

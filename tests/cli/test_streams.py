@@ -170,9 +170,20 @@ def test_mistakes_with_streams(lpx, workspace, arguments, said):
 
 def test_a_budget_that_nothing_meets(lpx, workspace):
     ran = lpx(
-        "bench", "--streams", CLIP, "--fps", 100, "--budget-ms", 0.001, "--batches", 1,
-        "--candidates", "onnxruntime-int8", "--stream-seconds", 0.5,
-    )  # fmt: skip
+        "bench",
+        "--streams",
+        CLIP,
+        "--fps",
+        100,
+        "--budget-ms",
+        0.001,
+        "--batches",
+        1,
+        "--candidates",
+        "onnxruntime-int8",
+        "--stream-seconds",
+        0.5,
+    )
     assert ran.code == 1, ran.err
     assert "not even one stream holds the budget: best was onnxruntime-int8" in ran.out
     values = json.loads(Path("lpx-out/streams.json").read_text())
@@ -183,13 +194,27 @@ def test_a_budget_that_nothing_meets(lpx, workspace):
 def test_streams_as_json(lpx, workspace, tmp_path):
     shutil.copy(CLIP, tmp_path / "camera.mp4")
     ran = lpx(
-        "bench", "--streams", tmp_path / "camera.mp4", "--fps", 100, "--budget-ms", 600_000,
-        "--batches", 2, "--candidates", "onnxruntime-int8", "--stream-seconds", 0.5,
-        "--most-streams", 1, "--json",
-    )  # fmt: skip
+        "bench",
+        "--streams",
+        tmp_path / "camera.mp4",
+        "--fps",
+        100,
+        "--budget-ms",
+        600_000,
+        "--batches",
+        2,
+        "--candidates",
+        "onnxruntime-int8",
+        "--stream-seconds",
+        0.5,
+        "--most-streams",
+        1,
+        "--json",
+    )
     assert ran.code == 0, ran.err
     values = json.loads(ran.out)
     assert values == json.loads(Path("lpx-out/streams.json").read_text())
-    assert values["recommended"] == {"engine": "onnxruntime-int8", "batch": 2, "streams": 1}
+    recommended = {"engine": "onnxruntime-int8", "batch": 2, "streams": 1, "reached_limit": True}
+    assert values["recommended"] == recommended
     assert values["engines"][0]["auc"]["reason"].startswith("there is no bench report")
     assert os.path.samefile(values["videos"][0], tmp_path / "camera.mp4")

@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from lpx.data.images.decode import fit
 from lpx.engines import load
 from lpx.engines.load import load_plan
 from lpx.engines.manifest import read_manifest
+from lpx.engines.onnxruntime.cpu import session_options
 from lpx.engines.tensorrt_options import TensorRTOptions
 from lpx.engines.torch import TorchEngine
 from lpx.errors import LpxError
@@ -65,6 +67,28 @@ def test_sharing_cores_changes_no_bit(built, faces, name):
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
     for engine in engines:
         engine.close()
+
+
+@pytest.mark.parametrize(("vnni", "entry"), [(True, None), (False, "1"), (None, "1")])
+def test_slower_kernels_only_where_the_default_ones_saturate(vnni, entry):
+    options = session_options(vnni=vnni)
+    found = None
+    # ONNX Runtime raises an error for an entry that was not set.
+    with suppress(RuntimeError):
+        found = options.get_session_config_entry("session.x64quantprecision")
+    assert found == entry
+
+
+def test_int8_is_exact_on_this_processor(built, faces):
+    """The scores are those of the kernels that cannot saturate, whatever was chosen."""
+    folder = built.engines / "onnxruntime-int8"
+    with closing(load(folder)) as engine:
+        chosen = engine.infer(faces)
+    graph = (folder / "engine.onnx").read_bytes()
+    exact = onnxruntime.InferenceSession(graph, session_options(vnni=False))
+    score, patch_map = exact.run(["score", "patch_map"], {"faces": faces})
+    np.testing.assert_array_equal(chosen.score, score)
+    np.testing.assert_array_equal(chosen.patch_map, patch_map)
 
 
 @pytest.mark.parametrize("engine", ENGINES, indirect=True)

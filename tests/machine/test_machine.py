@@ -227,6 +227,8 @@ def test_this_machine_is_read() -> None:
         ("flags\t\t: fpu avx2 avx512_vnni\n", True),
         ("flags\t\t: fpu avx2 avx_vnni\n", True),
         ("flags\t\t: fpu avx2\n", False),
+        # Of 16-bit integers: ONNX Runtime has no kernels with it.
+        ("flags\t\t: fpu avx2 avx512f avx512_4vnniw\n", False),
         ("Features\t: fp asimd asimddp\n", None),
         ("", None),
     ],

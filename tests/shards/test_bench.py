@@ -274,6 +274,25 @@ def test_unreadable_faces_are_noted_once(workspace, crops):
     assert [one.name for one in report.dataset.skipped] == [bad.relative_to(crops).as_posix()]
 
 
+def test_a_finished_shard_whose_faces_changed_is_done_again(workspace, crops):
+    """It would say that there is nothing to do, and every merge would refuse its part."""
+    folders = [workspace.shard(f"{index}/2").bench(crops).folder for index in range(2)]
+    first = sorted(crops.rglob("*.png"))[0]
+    first.write_bytes(first.read_bytes() + b"\0")
+    with pytest.raises(LpxError, match="saw other faces"):
+        workspace.merge(folders)
+    reporters = []
+    for index in range(2):
+        reporters.append(RecordingReporter())
+        workspace.shard(f"{index}/2").bench(crops, reporter=reporters[index])
+    # Only the shard of that face.
+    again = [any("faces have changed" in text for text in one.said) for one in reporters]
+    idle = [any("nothing to do" in text for text in one.said) for one in reporters]
+    assert sorted(again) == [False, True]
+    assert again == [not one for one in idle]
+    assert workspace.merge(folders).parts == 2
+
+
 def test_a_shard_refuses_what_a_bench_refuses(workspace, crops):
     with pytest.raises(InvalidArgumentError):
         workspace.shard("0/2").bench("demo", limit=2)

@@ -155,6 +155,18 @@ def test_faces_with_other_files_are_refused(workspace, crops):
     assert "the first is" in caught.value.why
 
 
+def test_a_finished_shard_whose_faces_changed_is_done_again(workspace, crops):
+    """It would say that there is nothing to do, and every merge would refuse its part."""
+    part = workspace.shard("0/1").calibrate(crops, limit=FEW)
+    for path in crops.rglob("*.png"):
+        path.write_bytes(path.read_bytes() + b"\0")
+    reporter = RecordingReporter()
+    workspace.shard("0/1").calibrate(crops, limit=FEW, reporter=reporter)
+    assert not any("nothing to do" in text for text in reporter.said)
+    assert any("files of its faces have changed" in text for text in reporter.said)
+    assert workspace.merge(part.folder).scales.faces.count == FEW
+
+
 def test_faces_may_have_another_place(workspace, crops, tmp_path):
     part = workspace.shard("0/1", out=tmp_path / "part").calibrate(crops, limit=6)
     moved = crops.rename(tmp_path / "moved")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lpx.api.workspace.arguments import StrPath, face_set, optional_path
+from lpx.api.workspace.arguments import StrPath, crop_recipe, face_set, optional_path
 from lpx.api.workspace.opened import OpenedWorkspace
 from lpx.arguments import check_at_least, check_instance, several
 from lpx.extras import needs_extras
@@ -68,27 +68,25 @@ class MakingSteps(OpenedWorkspace):
 
         from lpx.data import prepare
         from lpx.data.prepare.on_cluster import ClusterCutter
+        from lpx.data.prepare.preparing import CutVideos
         from lpx.data.prepare.workers import cut_videos
 
         check_at_least("processes", processes, 1)
-        if crop is None:
-            # Said aloud, as scores on faces cut in another way can be far off.
-            choice = prepare.recipe_for(prepare.exported_card(self))
-            reporter.say(f"crop {choice.recipe}: {choice.reason}")
-            crop = choice.recipe
-        with self.cluster(reporter) as cluster:
-            return prepare.prepare(
-                name,
-                places=self.places,
-                split=split,
-                methods=several("methods", methods),
-                frames=frames,
-                crop=crop,
-                detector=detector,
-                cut=ClusterCutter(cluster) if cluster else partial(cut_videos, processes=processes),
-                strict=strict,
-                progress=reporter.progress(f"preparing {name}, videos"),
-            )
+        cut: CutVideos = partial(cut_videos, processes=processes)
+        if self.ray is not None:
+            cut = ClusterCutter(self.ray, reporter)
+        return prepare.prepare(
+            name,
+            places=self.places,
+            split=split,
+            methods=several("methods", methods),
+            frames=frames,
+            crop=crop_recipe(self, crop, reporter),
+            detector=detector,
+            cut=cut,
+            strict=strict,
+            progress=reporter.progress(f"preparing {name}, videos"),
+        )
 
     @needs_extras
     def export(

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lpx.api.workspace.arguments import StrPath, optional_path
 from lpx.arguments import check_choice, check_instance
@@ -14,9 +11,6 @@ from lpx.data.roots import DataPlaces
 from lpx.healing import REBUILD, Rebuild
 from lpx.reporter import SILENT, Reporter
 from lpx.workspace import DEFAULT, WorkspaceFolder
-
-if TYPE_CHECKING:
-    from lpx.cluster.session import Cluster
 
 
 class OpenedWorkspace(WorkspaceFolder):
@@ -52,21 +46,6 @@ class OpenedWorkspace(WorkspaceFolder):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.root)!r})"
-
-    @contextmanager
-    def cluster(self, reporter: Reporter) -> Iterator[Cluster | None]:
-        """Connect to the Ray cluster that long steps run on; None without `ray`.
-
-        Raises:
-            LpxError: As for `lpx.cluster.session.open_cluster`.
-        """
-        if self.ray is None:
-            yield None
-            return
-        from lpx.cluster.session import open_cluster
-
-        with open_cluster(self.ray, reporter) as cluster:
-            yield cluster
 
     def engine(self, name: str) -> Path:
         """Return the folder of an engine, for `lpx.load`.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lpx.api.workspace.arguments import StrPath, face_set, optional_path
+from lpx.api.workspace.arguments import StrPath, crop_recipe, face_set, optional_path
 from lpx.api.workspace.opened import OpenedWorkspace
 from lpx.arguments import as_path, check_at_least, check_instance, several
 from lpx.errors import InvalidArgumentError
@@ -76,23 +76,18 @@ class WorkspaceShard:
         """
         from functools import partial
 
-        from lpx.data import prepare
         from lpx.data.prepare.preparing import open_preparation
         from lpx.data.prepare.workers import cut_videos
         from lpx.shards.prepare import prepare_part
 
         check_at_least("processes", processes, 1)
-        if crop is None:
-            choice = prepare.recipe_for(prepare.exported_card(self._workspace))
-            crop = choice.recipe
-            reporter.say(f"crop {choice.recipe}: {choice.reason}")
         preparation = open_preparation(
             name,
             places=self._workspace.places,
             split=split,
             methods=several("methods", methods),
             frames=frames,
-            crop=crop,
+            crop=crop_recipe(self._workspace, crop, reporter),
             detector=detector,
             strict=strict,
         )

@@ -25,8 +25,9 @@ from lpx.data.face_sets.face_set import FaceSet
 from lpx.data.wording import counted
 from lpx.engines.base import Prediction
 from lpx.errors import LpxError
+from lpx.formats import check_format
 from lpx.schema import SchemaError, in_range, read_record, sealed
-from lpx.workspace import check_format, read_regular, read_sealed, write_bytes
+from lpx.workspace import read_regular, read_sealed, write_bytes
 
 # Folder in the workspace.
 FOLDER = "reference"

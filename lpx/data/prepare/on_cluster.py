@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lpx.cluster.files import FileState, check_same, file_states
+from lpx.cluster.options import RayOptions
 from lpx.cluster.pool import Resources, WorkerPlan, run_units
-from lpx.cluster.session import Cluster
+from lpx.cluster.session import open_cluster
 from lpx.data.prepare.cutting import CutResult, DiskFullError, Settings, is_full, remove_crops
 from lpx.data.prepare.record import crop_folder
 from lpx.data.prepare.workers import CuttingProcess, starting
 from lpx.data.videos import Video
 from lpx.errors import LpxError
+from lpx.reporter import Reporter
 from lpx.workspace import write_bytes
 
 
@@ -40,10 +42,12 @@ class ClusterCutter:
     here: nothing else writes into the set.
 
     Attributes:
-        cluster: The cluster.
+        options: The cluster, and the resources of a worker.
+        reporter: Receives notes and warnings.
     """
 
-    cluster: Cluster
+    options: RayOptions
+    reporter: Reporter
 
     def __call__(self, settings: Settings, videos: Sequence[Video]) -> Iterator[CutResult]:
         """Cut videos, and yield each result as soon as it is there.
@@ -57,13 +61,14 @@ class ClusterCutter:
             LpxError: The set cannot be written, a node does not see a video, or workers died.
         """
         plan = WorkerPlan(_make_cutter, (settings,), Resources(), "video", _name_of)
-        self.cluster.reporter.say(
-            "workers read the videos under their paths on this machine, and send crops back"
-        )
-        for done in run_units(self.cluster, plan, _Units(videos)):
-            crops: _Crops = done.value
-            self._write(settings, videos[done.unit], crops.files)
-            yield crops.cut
+        with open_cluster(self.options, self.reporter) as cluster:
+            self.reporter.say(
+                "workers read the videos under their paths on this machine, and send crops back"
+            )
+            for done in run_units(cluster, plan, _Units(videos)):
+                crops: _Crops = done.value
+                self._write(settings, videos[done.unit], crops.files)
+                yield crops.cut
 
     def _write(
         self, settings: Settings, video: Video, files: tuple[tuple[str, bytes], ...]

@@ -21,6 +21,7 @@ from lpx.engines.manifest import EngineManifest
 from lpx.engines.tensorrt_options import MAX_BATCH
 from lpx.errors import InvalidArgumentError, LpxError
 from lpx.healing.pick import Healer, HealingOptions
+from lpx.interrupts import Interrupted
 from lpx.machine.conditions import Conditions, changes, read_conditions
 from lpx.machine.energy_sources import Device, EnergySource, Unavailable, open_source
 from lpx.machine.machine import read_machine
@@ -189,6 +190,11 @@ class _Run:
             except EngineFailedError as error:
                 self.reporter.warn(f"{manifest.name} failed: {error}")
                 failed.append(Failure(manifest.name, "streams", str(error)))
+            except Interrupted as stop:
+                if not measured:
+                    raise
+                kept = f"{len(measured)} of {total} engines and batch sizes are in {FILE}"
+                raise Interrupted(stop.signal, kept, resumable=False) from None
             tell(min((number + 1) * len(batches), total - 1), total)
         tell(total, total)
         return self._write(measured, failed, chosen.unfit, before, complete=True)

@@ -49,7 +49,7 @@ class EngineCapacity:
         batch: Maximum number of faces per call.
         streams: Most streams that hold the budgets; 0 if not even one does.
         reached_limit: Whether the search ended at its limit: there may be more.
-        best: The last trial with this number of streams, or the best one with a single stream.
+        best: The last trial with this number of streams; for 0, the best that failed with one.
         trials: All trials, in their order; the short ones are undecided, or fail.
         auc: AUC in the last bench report.
     """
@@ -68,11 +68,19 @@ class EngineCapacity:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The engine and batch size to use."""
+    """The engine and batch size to use.
+
+    Attributes:
+        engine: Name of the engine.
+        batch: Maximum number of faces per call.
+        streams: Most streams that hold the budgets with them.
+        reached_limit: Whether the search ended at its limit: there may be more.
+    """
 
     engine: str
     batch: int
     streams: int
+    reached_limit: bool
 
 
 @dataclass(frozen=True)
@@ -137,7 +145,7 @@ class CapacityResult:
             return None
         # Equal numbers of streams are decided by the time to spare.
         best = max(held, key=lambda one: (one.streams, -one.best.p99_ms.estimate))
-        return Recommendation(best.engine, best.batch, best.streams)
+        return Recommendation(best.engine, best.batch, best.streams, best.reached_limit)
 
     @property
     def nearest(self) -> EngineCapacity | None:

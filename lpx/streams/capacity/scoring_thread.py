@@ -17,6 +17,7 @@ import numpy as np
 
 from lpx.bench.parity.score import in_one_line
 from lpx.engines.base import Engine
+from lpx.predict.score_crops import check_scores
 from lpx.streams.face_road import FaceInput
 
 OpenEngine = Callable[[], AbstractContextManager[Engine]]
@@ -82,7 +83,7 @@ class _State:
     warmed: int = 0
     busy: bool = False
     ended: bool = False
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 class ScoringThread:
@@ -125,9 +126,13 @@ class ScoringThread:
 
         Raises:
             EngineFailedError: It has.
+            BaseException: Something else ended the thread, such as KeyboardInterrupt.
         """
-        if self._state.error is not None:
-            raise EngineFailedError(in_one_line(self._state.error)) from self._state.error
+        error = self._state.error
+        if isinstance(error, Exception):
+            raise EngineFailedError(in_one_line(error)) from error
+        if error is not None:
+            raise error
 
     @property
     def failed(self) -> bool:
@@ -181,8 +186,9 @@ class ScoringThread:
                         self._score(engine, taken)
                     else:
                         self._warm(engine, self._state.batch)
-        except Exception as error:
-            # Raised in the thread that measures, by `check`.
+        except BaseException as error:
+            # Raised in the thread that measures, by `check`. Of any kind: that thread waits for
+            # this one, and would do so for ever if it ended without a word.
             with self._changed:
                 self._state.error = error
                 self._changed.notify_all()
@@ -225,8 +231,10 @@ class ScoringThread:
 
     def _score(self, engine: Engine, taken: list[_Waiting]) -> None:
         began = time.monotonic()
-        engine.infer(np.stack([waiting.face for waiting in taken]))
+        prediction = engine.infer(np.stack([waiting.face for waiting in taken]))
         now = time.monotonic()
+        # However fast it is, an engine that breaks down on these faces must not be recommended.
+        check_scores("the engine", prediction, "the videos")
         self.counts.calls += 1
         self.counts.faces += len(taken)
         self.counts.seconds += now - began

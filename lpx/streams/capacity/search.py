@@ -30,7 +30,7 @@ class Found:
     Attributes:
         streams: Most streams that hold the budget, confirmed; 0 if not even one does.
         reached_limit: Whether the search ended at its limit: there may be more.
-        best: Trial with this number of streams, or, for 0, with one.
+        best: The last trial with this number of streams; for 0, the best that failed with one.
         trials: All trials, in their order.
     """
 
@@ -45,7 +45,7 @@ def find_most_streams(run: RunTrial, limit: int, tell: Callable[[str], None]) ->
 
     Short trials double the number of streams until one fails; full trials then close in on the
     largest number that holds. It has to hold in `CONFIRMATIONS` trials more; if it does not, the
-    next smaller number is confirmed. A trial that does not hold is repeated once, unless
+    next smaller number has to hold as often. A trial that does not hold is repeated once, unless
     most of its frames were late.
 
     Args:
@@ -61,10 +61,9 @@ def find_most_streams(run: RunTrial, limit: int, tell: Callable[[str], None]) ->
             at_limit = holds == limit
             return Found(holds, at_limit, confirmed, tuple(search.trials))
         holds -= 1
-    # Full trials of one stream, not scouts, which have too few frames for a percentile.
-    if not (alone := [trial for trial in search.full if trial.streams == 1]):
-        search.attempt(1)
-        alone = [trial for trial in search.full if trial.streams == 1]
+    # Full trials, not scouts, which have too few frames for a percentile; and not one that held by
+    # luck, which does not say what is wrong.
+    alone = [trial for trial in search.full if trial.streams == 1 and trial.verdict != "holds"]
     best = min(alone, key=lambda trial: trial.p99_ms.estimate)
     return Found(0, False, best, tuple(search.trials))
 
@@ -123,10 +122,14 @@ class _Search:
 
     def confirm(self, streams: int) -> Trial | None:
         """Return the last of the trials that confirm a number of streams; None if one does not."""
-        for _ in range(CONFIRMATIONS):
+        # Counted, as a number that the search comes down to may have had no trial before.
+        while self._held(streams) < 1 + CONFIRMATIONS:
             if not self.attempt(streams):
                 return None
         return self.full[-1]
+
+    def _held(self, streams: int) -> int:
+        return sum(trial.streams == streams and trial.verdict == "holds" for trial in self.full)
 
     def _survives(self, streams: int) -> bool:
         for _ in range(ATTEMPTS):

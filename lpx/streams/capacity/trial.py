@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from lpx.machine.energy_sources import EnergySource, EnergySourceError, Unavailable
 from lpx.machine.processor_time import busy_seconds
@@ -64,20 +65,20 @@ class TrialSamples:
 
     Attributes:
         streams: Number of cameras.
-        window_s: Length of the window whose frames count, s.
-        begin: Its beginning, seconds of the monotonic clock.
-        frames: Frames that were due in it and that a thread has taken.
+        begin: Beginning of the window whose frames count, seconds of the monotonic clock.
+        lasted_s: Length of the whole trial, warm-up included, s.
+        frames: Frames that were due in the window and that a thread has taken.
         due: Number of frames that were due in it.
         hopeless: Whether the trial was ended early, as frames were much too late.
-        batches: What the engine did, warm-up included.
-        watts: Mean power, W; None if it cannot be read.
+        batches: What the engine did in the whole trial.
+        watts: Mean power, W; None if it cannot be read, or the trial was ended early.
         cores: Processor seconds of this process per second.
         other_cores: The same of all other processes; None if unknown.
     """
 
     streams: int
-    window_s: float
     begin: float
+    lasted_s: float
     frames: list[FrameTimes]
     due: int
     hopeless: bool
@@ -113,17 +114,33 @@ def run_trial(setup: TrialSetup, streams: int, *, scout: bool = False) -> TrialS
             camera.close()
 
 
+class _Cores(NamedTuple):
+    """Cores in use by this process, and by all others; None if unknown."""
+
+    own: float
+    others: float | None
+
+
 @dataclass(frozen=True)
 class _Usage:
     """Processor time at a moment, s."""
 
+    at: float
     own: float
     all: float | None
 
     @classmethod
     def now(cls) -> _Usage:
         usage = resource.getrusage(resource.RUSAGE_SELF)
-        return cls(usage.ru_utime + usage.ru_stime, busy_seconds())
+        return cls(time.monotonic(), usage.ru_utime + usage.ru_stime, busy_seconds())
+
+    def cores(self, since: _Usage) -> _Cores:
+        """Return the cores that were in use between an earlier moment and this one."""
+        passed_s, own = self.at - since.at, self.own - since.own
+        others = None
+        if self.all is not None and since.all is not None:
+            others = max(0.0, self.all - since.all - own) / passed_s
+        return _Cores(own / passed_s, others)
 
 
 class _Energy:
@@ -138,10 +155,14 @@ class _Energy:
             with suppress(EnergySourceError):
                 source.start()
                 self._source = source
+        # After the start, which may wait for a sample: with that wait in it, the time would be too
+        # long, and the power too low.
+        self._began = time.monotonic()
 
-    def watts(self, seconds: float) -> float | None:
+    def watts(self) -> float | None:
         """Return the mean power, W; None if it is not known."""
         if self._source is not None:
+            seconds = time.monotonic() - self._began
             with suppress(EnergySourceError):
                 joules = self._source.stop()
                 # A counter that stands still would make the machine look free.
@@ -202,18 +223,22 @@ class _Trial:
         threads = []
         for _ in range(self.setup.options.threads):
             threads.append(threading.Thread(target=self._work, name="lpx-road", daemon=True))
+        first = _Usage.now()
         for thread in threads:
             thread.start()
         watts = None
         try:
             self._sleep_until(self.begin)
-            before, began = _Usage.now(), time.monotonic()
+            before = _Usage.now()
             energy = _Energy(source)
             self._sleep_until(self.end)
-            passed_s = time.monotonic() - began
             # Read before the wait for the last frames, in which the load falls.
-            watts = energy.watts(passed_s)
             after = _Usage.now()
+            watts = energy.watts()
+            if self.hopeless:
+                # Little or nothing may be left of the window: a power in it would mean nothing,
+                # and processor time is that of the whole trial.
+                before, watts = first, None
             self._finish()
         finally:
             self.stop.set()
@@ -226,22 +251,19 @@ class _Trial:
         scoring.check()
         if self.error is not None:
             raise self.error
-        own = after.own - before.own
-        others = None
-        if before.all is not None and after.all is not None:
-            others = max(0.0, after.all - before.all - own) / passed_s
+        cores = after.cores(before)
         counted = [frame for frame in self.frames if self.begin <= frame.due < self.end]
         return TrialSamples(
             streams=self.streams,
-            window_s=self.window_s,
             begin=self.begin,
+            lasted_s=time.monotonic() - first.at,
             frames=counted,
             due=self.due,
             hopeless=self.hopeless,
             batches=scoring.counts,
             watts=watts,
-            cores=own / passed_s,
-            other_cores=others,
+            cores=cores.own,
+            other_cores=cores.others,
         )
 
     def _sleep_until(self, moment: float) -> None:

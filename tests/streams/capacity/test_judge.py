@@ -21,15 +21,17 @@ def frame(due, latency_ms, faces=1):
     return FrameTimes(due, *moments, due + latency_ms / 1e3, faces)
 
 
-def samples(latencies_ms, *, due=None, window_s=10.0, watts=None, hopeless=False, seed=0):
+def samples(
+    latencies_ms, *, due=None, window_s=10.0, lasted_s=10.0, watts=None, hopeless=False, seed=0
+):
     times = np.linspace(0, window_s, len(latencies_ms), endpoint=False)
     frames = [frame(time, ms) for time, ms in zip(times, latencies_ms, strict=True)]
     # Threads finish frames in any order.
     np.random.default_rng(seed).shuffle(frames)
     return TrialSamples(
         streams=4,
-        window_s=window_s,
         begin=0.0,
+        lasted_s=lasted_s,
         frames=frames,
         due=due or len(frames),
         hopeless=hopeless,
@@ -97,6 +99,14 @@ def test_frames_that_are_not_finished_count_as_late():
     assert trial.verdict == "fails"
 
 
+@pytest.mark.parametrize("due", [400, 401, 450, 499, 500, 1000])
+def test_more_than_a_hundredth_that_is_not_finished_is_over_any_budget(due):
+    few, many = due // 100, due // 100 + 1
+    assert judge(samples(np.full(due - few, 10.0), due=due), BUDGET).verdict == "undecided"
+    trial = judge(samples(np.full(due - many, 10.0), due=due), BUDGET)
+    assert (trial.verdict, trial.reason) == ("fails", "p99 is over 100 ms")
+
+
 def test_nothing_was_finished():
     trial = judge(samples([], due=50), BUDGET)
     assert (trial.verdict, trial.stages) == ("fails", None)
@@ -128,6 +138,12 @@ def test_power():
 def test_a_hopeless_trial_fails_whatever_it_measured():
     assert judge(samples(noise(400), hopeless=True), BUDGET).verdict == "fails"
     assert judge(samples(noise(400), hopeless=True), BUDGET, scout=True).verdict == "fails"
+
+
+def test_the_load_of_a_trial_that_was_ended_early_is_that_of_its_time():
+    """Of the window that was planned, an engine that cannot keep up would seem to be idle."""
+    trial = judge(samples(noise(40), hopeless=True, lasted_s=4.0), BUDGET)
+    assert trial.load.engine_busy == 2.5 / 4
 
 
 def test_a_scout_fails_by_its_90th_percentile_and_never_holds():

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lpx.cli.bench_streams import bench_streams, conclusion, show
 from lpx.errors import InvalidArgumentError, LpxError
+from lpx.interrupts import Interrupted
 from lpx.machine.energy_sources import Unavailable
 from lpx.metrics import Interval
 from lpx.reporter import SILENT
@@ -74,7 +77,9 @@ def test_a_measurement_and_its_file(workspace):
     assert values["schema"] == "lpx-streams/1"
     assert values["complete"] is True
     assert values["energy_source"] == "battery (all of it)"
-    assert values["recommended"] == {"engine": INT8, "batch": 1, "streams": 2}
+    recommended = {"engine": INT8, "batch": 1, "streams": 2, "reached_limit": True}
+    assert values["recommended"] == recommended
+    assert conclusion(result) == f"use {INT8} with batch 1: 2 streams or more"
     assert values["engines"][0]["best"]["verdict"] == "holds"
     assert len(values["engines"][0]["trials"]) == len(one.trials)
 
@@ -82,8 +87,11 @@ def test_a_measurement_and_its_file(workspace):
 def test_every_engine_and_batch_size(workspace):
     result = measure(workspace, asked=request(engines=None, batches=(4, 1, 4)))
     assert [(one.engine, one.batch) for one in result.engines] == [
-        (FP32, 1), (FP32, 4), (INT8, 1), (INT8, 4),
-    ]  # fmt: skip
+        (FP32, 1),
+        (FP32, 4),
+        (INT8, 1),
+        (INT8, 4),
+    ]
 
 
 def test_an_engine_that_fails_does_not_stop_the_others(workspace):
@@ -101,14 +109,34 @@ def test_an_engine_that_fails_does_not_stop_the_others(workspace):
 def test_what_was_measured_is_kept_when_the_rest_is_interrupted(workspace):
     def load(folder, **_):
         if folder.name == INT8:
-            raise KeyboardInterrupt
+            raise Interrupted(signal.SIGTERM)
         return Loaded()
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted) as caught:
         measure(workspace, asked=request(engines=(FP32, INT8)), load=load)
-    values = json.loads((workspace.root / "streams.json").read_text())
+    assert caught.value.kept == "1 of 2 engines and batch sizes are in streams.json"
+    assert (caught.value.signal, caught.value.resumable) == (signal.SIGTERM, False)
+    path = workspace.root / "streams.json"
+    values = json.loads(path.read_text())
     assert values["complete"] is False
     assert [one["engine"] for one in values["engines"]] == [FP32]
+
+
+def test_an_interrupt_before_anything_was_measured_says_so(workspace):
+    """The file of an earlier measurement must not pass for the result of this one."""
+    path = workspace.root / "streams.json"
+    path.write_text("{}")
+
+    def stopped(*_, **__):
+        raise Interrupted(signal.SIGINT)
+
+    with pytest.raises(Interrupted) as caught:
+        bench_streams(stopped, as_json=False)
+    assert caught.value.kept == "nothing was finished, and streams.json was not written"
+    with pytest.raises(Interrupted) as caught:
+        measure(workspace, load=stopped)
+    assert caught.value.kept == ""
+    assert path.read_text() == "{}"
 
 
 def test_a_budget_of_power_needs_a_sensor(workspace):
@@ -143,6 +171,16 @@ def test_the_auc_of_the_last_bench(workspace, lpx):
     assert "does not have it" in known_auc(workspace, replace(manifest, name="x")).reason
     (workspace.root / "report.json").write_text("{}")
     assert "not a report" in known_auc(workspace, manifest).reason
+
+
+def test_the_table_looks_like_those_of_the_other_benches(workspace, capsys):
+    capacities = (capacity("a", 12), replace(capacity("b", 0, 650.0), batch=8))
+    show(replace(measure(workspace), engines=capacities))
+    out = capsys.readouterr().out
+    assert not set("│┃┏┡") & set(out)
+    rows = [" ".join(line.split()) for line in out.splitlines()]
+    assert "a 1 12 50 [50, 50] - 0.9000 (demo), parity holds" in rows
+    assert "650 [650, 650] with 1 stream" in out
 
 
 @pytest.mark.parametrize(
@@ -183,8 +221,6 @@ def capacity(name, streams, p99=50.0, verdict="holds"):
     ],
 )
 def test_the_recommendation(workspace, engines, recommended):
-    from lpx.cli.bench_streams import conclusion
-
     result = replace(measure(workspace), engines=tuple(engines))
     found = result.recommended
     assert (found and found.engine) == recommended

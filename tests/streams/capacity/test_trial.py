@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from contextlib import nullcontext
@@ -59,6 +60,14 @@ class Battery:
         pass
 
 
+class SlowSensor(Battery):
+    """Begins with a sample that it has to wait for."""
+
+    def start(self):
+        time.sleep(1)
+        super().start()
+
+
 class BrokenSensor(Battery):
     def stop(self):
         raise EnergySourceError("it went away")
@@ -80,7 +89,8 @@ def trial(engine, streams, *, fps=10.0, ms=500.0, source=NO_POWER, batch=1, face
 def test_every_frame_is_released_and_finished():
     samples, judged = trial(ConstantEngine(), 3, fps=20)
     assert samples.due == len(samples.frames)
-    assert samples.due == pytest.approx(3 * 20 * samples.window_s, abs=3)
+    # A fifth of a trial, at least 50 frames.
+    assert samples.due == pytest.approx(50, abs=3)
     assert judged.dropped == 0
     assert judged.stages.decode > 0
     assert judged.load.faces_per_frame == 1
@@ -129,6 +139,18 @@ def test_a_machine_that_cannot_keep_up_is_not_measured_to_the_end():
     assert judged.p99_ms.estimate == np.inf
 
 
+def test_the_load_of_a_trial_that_ends_in_its_warm_up():
+    """Nothing is left of the window then: whatever is divided by its length means nothing."""
+    samples, judged = trial(
+        SlowEngine(0.2), 8, fps=20, ms=50, seconds=100.0, source=Battery(), warm_up_seconds=60.0
+    )
+    assert samples.hopeless
+    assert samples.cores <= os.cpu_count() + 1
+    assert samples.watts is None
+    assert samples.batches.seconds <= samples.lasted_s < 60
+    assert 0 < judged.load.engine_busy <= 1
+
+
 def test_faces_of_several_cameras_share_a_batch():
     engine = SlowEngine(0.03)
     samples, judged = trial(engine, 8, fps=10, batch=8, batch_wait_ms=20)
@@ -157,6 +179,13 @@ def test_an_engine_that_fails_ends_the_trial_with_its_error():
         trial(FailingEngine(), 1, batch=1)
 
 
+@pytest.mark.parametrize("score", [float("nan"), 7.0])
+def test_an_engine_whose_scores_are_none_fails(score):
+    """However many streams it carries, it must not be recommended."""
+    with pytest.raises(EngineFailedError, match=f"gives the score {score} to a face in the videos"):
+        trial(ConstantEngine(score), 1)
+
+
 def test_an_engine_that_cannot_be_opened():
     def open_it():
         raise RuntimeError("no such device")
@@ -165,8 +194,31 @@ def test_an_engine_that_cannot_be_opened():
         pass
 
 
+class Interrupting(ConstantEngine):
+    """Raises what is no Exception."""
+
+    def _infer(self, faces):
+        raise KeyboardInterrupt
+
+
+def test_whatever_ends_the_scoring_thread_ends_the_wait_for_it():
+    ended = threading.Event()
+
+    def measure():
+        with pytest.raises(KeyboardInterrupt):
+            trial(Interrupting(), 1)
+        ended.set()
+
+    # In a thread, so that a wait without an end fails the test.
+    threading.Thread(target=measure, daemon=True).start()
+    assert ended.wait(30)
+
+
 def test_power():
     assert trial(ConstantEngine(), 1, source=Battery())[0].watts == pytest.approx(10, rel=0.3)
+    # Over the time that was measured: a wait for its beginning would make the power look lower.
+    slow = trial(ConstantEngine(), 1, fps=50, source=SlowSensor())[0]
+    assert slow.watts == pytest.approx(10, rel=0.3)
     assert trial(ConstantEngine(), 1, source=BrokenSensor())[0].watts is None
     assert trial(ConstantEngine(), 1)[0].watts is None
 

@@ -177,8 +177,14 @@ def test_another_size_is_an_event():
     with live:
         items = list(live)
     assert kinds(items) == [
-        "connected", "frame", "frame", "size-changed", "frame", "size-changed", "frame",
-    ]  # fmt: skip
+        "connected",
+        "frame",
+        "frame",
+        "size-changed",
+        "frame",
+        "size-changed",
+        "frame",
+    ]
     assert (items[3].width, items[3].height) == (240, 180)
 
 
