@@ -210,6 +210,10 @@ class ShardingSteps(OpenedWorkspace):
         """
         from lpx.shards.shard import parse_shard
 
+        if self.ray is not None:
+            raise InvalidArgumentError(
+                "ray", "cannot be combined with shards", self.ray, "Ray divides the work itself"
+            )
         return WorkspaceShard(self, parse_shard(shard), optional_path("out", out))
 
     @needs_extras
