@@ -131,20 +131,26 @@ def score_on_cluster(
             "paths on this machine"
         )
         _note_machines(store, cluster, len(units), has_scores=any(done.values()))
-        for finished in run_units(cluster, plan, units, ordered=True):
-            scored: _ScoredUnit = finished.value
-            store.skip(scored.scores.skipped)
-            for name, indices, prediction in scored.scores.batches:
-                # After a gap a bench would take an engine for one that has scored everything.
-                if name not in lost:
-                    store.add(name, indices, prediction)
-            for failure in scored.failed:
-                if failure.name not in lost:
-                    reporter.warn(
-                        f"{failure.name} failed on node {finished.host}: {failure.reason}"
-                    )
-            lost |= {failure.name for failure in with_pixels(scored.failed, pixels)}
-            progress(units[finished.unit].rows.stop, total)
+        with closing(run_units(cluster, plan, units, ordered=True)) as results:
+            for finished in results:
+                scored: _ScoredUnit = finished.value
+                _keep(scored.scores, store, lost)
+                for failure in scored.failed:
+                    if failure.name not in lost:
+                        reporter.warn(
+                            f"{failure.name} failed on node {finished.host}: {failure.reason}"
+                        )
+                lost |= {failure.name for failure in with_pixels(scored.failed, pixels)}
+                progress(units[finished.unit].rows.stop, total)
+
+
+def _keep(scores: UnitScores, store: ScoreStore, lost: set[str]) -> None:
+    """Append the scores of a unit to the store, but for engines that failed in an earlier one."""
+    store.skip(scores.skipped)
+    for name, indices, prediction in scores.batches:
+        # After a gap a bench would take an engine for one that has scored everything.
+        if name not in lost:
+            store.add(name, indices, prediction)
 
 
 def _note_machines(store: ScoreStore, cluster: Cluster, parts: int, *, has_scores: bool) -> None:

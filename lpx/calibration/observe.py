@@ -6,8 +6,9 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,11 +136,13 @@ def observe(
         done = earlier
     seconds = 0.0
     rest = [range(at, min(at + shard, total)) for at in range(done.position, total, shard)]
-    for part in observe_rows(rest, progress):
-        done = done.followed_by(part)
-        seconds += part.seconds
-        if resume is not None:
-            save_progress(resume, key, done)
+    # Closed in any case: on a cluster it holds the connection and the workers.
+    with closing(observe_rows(rest, progress)) as parts:
+        for part in parts:
+            done = done.followed_by(part)
+            seconds += part.seconds
+            if resume is not None:
+                save_progress(resume, key, done)
     try:
         faces.check_unchanged("calibration")
     except LpxError:
@@ -214,7 +217,7 @@ def _prepared(
 
 # Observes ranges of faces, and yields the result of each in order. The second argument receives the
 # number of faces done, and their total.
-ObserveRows = Callable[[Sequence[range], Progress | None], Iterator[ObservedRows]]
+ObserveRows = Callable[[Sequence[range], Progress | None], Generator[ObservedRows, None, None]]
 
 
 class FaceObserver:
@@ -245,7 +248,7 @@ class FaceObserver:
 
     def observe_all(
         self, ranges: Sequence[range], progress: Progress | None
-    ) -> Iterator[ObservedRows]:
+    ) -> Generator[ObservedRows, None, None]:
         """Observe several ranges, see `ObserveRows`."""
         for rows in ranges:
             yield self.observe(rows, progress)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from lpx.calibration.observe import FaceObserver
@@ -44,7 +45,7 @@ class ClusterObserver:
 
     def __call__(
         self, ranges: Sequence[range], progress: Progress | None
-    ) -> Iterator[ObservedRows]:
+    ) -> Generator[ObservedRows, None, None]:
         """Observe ranges of faces, and yield the result of each in order."""
         if not ranges:
             return
@@ -63,11 +64,13 @@ class ClusterObserver:
                 "the model is sent to the workers; they read the faces under their paths on this "
                 "machine"
             )
-            for done in run_units(cluster, plan, ranges, ordered=True):
-                part = _owned(done.value)
-                if progress is not None:
-                    progress(part.rows.stop, total)
-                yield part
+            with closing(run_units(cluster, plan, ranges, ordered=True)) as results:
+                for done in results:
+                    part = _owned(done.value)
+                    yield part
+                    # After the caller has kept it.
+                    if progress is not None:
+                        progress(part.rows.stop, total)
 
 
 def _owned(part: ObservedRows) -> ObservedRows:

@@ -13,9 +13,8 @@ from lpx.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from lpx.cluster.options import RayOptions
 
-# Options by the fields of `RayOptions`.
+# Options by the fields of `RayOptions`, but for the address.
 _FLAGS = {
-    "address": "--ray",
     "workers": "--ray-workers",
     "cpus": "--ray-cpus",
     "gpus": "--ray-gpus",
@@ -53,6 +52,7 @@ def ray_options(command: Command) -> Command:
             "ray_address",
             is_flag=False,
             flag_value="auto",
+            callback=_checked_address,
             metavar="[ADDRESS]",
             help="Work on a Ray cluster: HOST:PORT, ray://HOST:PORT, or local for one of this "
             "machine's cores. Without ADDRESS, RAY_ADDRESS or the cluster on this machine, else "
@@ -90,6 +90,23 @@ def ray_options(command: Command) -> Command:
     return passing
 
 
+def _checked_address(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> str | None:
+    """Check an address before anything else: `--ray ffpp-c23` takes the set for one."""
+    if value is None:
+        return None
+    from lpx.cluster.options import RayOptions
+
+    try:
+        return RayOptions(value).address
+    except InvalidArgumentError as error:
+        what = error.what.removeprefix("address ")
+        raise click.BadParameter(
+            f"{what}; to name none, put --ray last or write --ray=auto"
+        ) from None
+
+
 def _packed(address: str | None, values: dict[str, Any]) -> RayOptions | None:
     if address is None:
         for name, value in values.items():
@@ -102,8 +119,4 @@ def _packed(address: str | None, values: dict[str, Any]) -> RayOptions | None:
         return RayOptions(address, **values)
     except InvalidArgumentError as error:
         what = error.what.removeprefix(error.argument)
-        text = f"{_FLAGS[error.argument]}{what}"
-        # `--ray ffpp-c23` takes the set for its address.
-        if error.argument == "address":
-            text += "; without an address, put --ray last, or write --ray=auto"
-        raise click.UsageError(text) from None
+        raise click.UsageError(f"{_FLAGS[error.argument]}{what}") from None

@@ -13,7 +13,7 @@ AUTO = "auto"
 # One that is started for this run, and ends with it.
 LOCAL = "local"
 _ADDRESS = re.compile(r"(ray://)?(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
-_REQUIRED = f'must be "{AUTO}", "{LOCAL}", HOST:PORT or ray://HOST:PORT'
+_REQUIRED = f"must be {AUTO}, {LOCAL}, HOST:PORT or ray://HOST:PORT"
 
 
 @dataclass(frozen=True)

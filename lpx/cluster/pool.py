@@ -13,7 +13,7 @@ import platform
 import re
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -130,7 +130,7 @@ def run_units(
     units: Sequence[Unit],
     *,
     ordered: bool = False,
-) -> Iterator[Done]:
+) -> Generator[Done, None, None]:
     """Do units on the workers of a cluster, and yield each result as soon as it may be used.
 
     Closing the generator ends the workers.

@@ -6,21 +6,25 @@ import logging
 import os
 import platform
 import socket
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lpx
 from lpx import interrupts
 from lpx.cluster import probe
 from lpx.cluster.options import AUTO, LOCAL, RayOptions
-from lpx.errors import LpxError, first_line
+from lpx.errors import InvalidArgumentError, LpxError, first_line
 from lpx.extras import optional_packages
 from lpx.reporter import Reporter
 
 # Time for an address to accept a connection.
 _CONNECT_S = 5.0
+# Time for the head of a cluster to say that it is well.
+_HEALTH_S = 20.0
 # Time for a node to answer what it has installed: the first import there may read from a slow disk.
 _PROBE_S = 120.0
 
@@ -86,7 +90,7 @@ def open_cluster(
         import ray
     mine = not ray.is_initialized()
     if mine:
-        _connect(ray, options, reporter)
+        connect(ray, options, reporter)
     try:
         # Ray installs handlers of its own.
         interrupts.take_back()
@@ -99,10 +103,31 @@ def open_cluster(
                 ray.shutdown()
 
 
-def _connect(ray: Any, options: RayOptions, reporter: Reporter) -> None:
-    endpoint = options.endpoint()
-    if endpoint is not None:
-        _check_answers(options.address, *endpoint)
+def connect(
+    ray: Any,
+    options: RayOptions,
+    reporter: Reporter,
+    *,
+    environment: Mapping[str, str] = os.environ,
+) -> None:
+    """Connect this process to a cluster, or start one.
+
+    Args:
+        ray: The module.
+        options: Address of the cluster.
+        reporter: Receives a note if one is started.
+        environment: Environment variables, for RAY_ADDRESS.
+
+    Raises:
+        LpxError: The address does not answer.
+    """
+    if options.address == AUTO and (named := environment.get("RAY_ADDRESS", "")) != "":
+        try:
+            options = replace(options, address=named)
+        except InvalidArgumentError as error:
+            rest = error.what.removeprefix(error.argument).strip()
+            raise InvalidArgumentError("RAY_ADDRESS", rest.partition(" (got")[0], named) from None
+    check_answers(options)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     # A cluster of one's own sends no statistics of its use, unless the user has decided otherwise.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -112,9 +137,7 @@ def _connect(ray: Any, options: RayOptions, reporter: Reporter) -> None:
                 ray.init(address="auto", **quiet)
                 return
             except ConnectionError:
-                if os.environ.get("RAY_ADDRESS"):
-                    raise
-            reporter.say("no Ray cluster is running here: one of this machine's cores is started")
+                reporter.say("no Ray cluster is running here: one of this machine is started")
         if options.address in (AUTO, LOCAL):
             ray.init(address="local", include_dashboard=False, **quiet)
         else:
@@ -125,13 +148,35 @@ def _connect(ray: Any, options: RayOptions, reporter: Reporter) -> None:
         raise _unreachable(options.address, first_line(error)) from error
 
 
-def _check_answers(address: str, host: str, port: int) -> None:
-    # Ray itself tries for a minute, and then names a component of its own.
+def check_answers(options: RayOptions, *, health_seconds: float = _HEALTH_S) -> None:
+    """Check in bounded time that a cluster is there; Ray itself tries for minutes.
+
+    Args:
+        options: Address of the cluster; one that names no host passes.
+        health_seconds: Time for its head to say that it is well, s.
+
+    Raises:
+        LpxError: It is not.
+    """
+    address, endpoint = options.address, options.endpoint()
+    if endpoint is None:
+        return
     try:
-        with socket.create_connection((host, port), timeout=_CONNECT_S):
+        with socket.create_connection(endpoint, timeout=_CONNECT_S):
             pass
     except OSError as error:
         raise _unreachable(address, error.strerror or str(error)) from error
+    if address.startswith("ray://"):
+        # Its client gives up by itself.
+        return
+    # In a process, as nothing ends the attempt from inside.
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=health_seconds, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise _unreachable(address, "what listens there does not speak Ray's protocol") from error
+    if done.returncode:
+        raise _unreachable(address, "what listens there is no healthy head of a Ray cluster")
 
 
 def _unreachable(address: str, why: str) -> LpxError:

@@ -37,6 +37,21 @@ class Nodes:
         self._cluster.shutdown()
 
 
+class Notes:
+    """A reporter that keeps what it is told."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+    warn = say
+
+    def progress(self, label):
+        return lambda done, total: None
+
+
 @pytest.fixture(scope="session")
 def new_nodes(ray_module):
     """Starts a cluster with a number of nodes; all are ended with the tests."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -65,10 +66,11 @@ class ClusterCutter:
             self.reporter.say(
                 "workers read the videos under their paths on this machine, and send crops back"
             )
-            for done in run_units(cluster, plan, _Units(videos)):
-                crops: _Crops = done.value
-                self._write(settings, videos[done.unit], crops.files)
-                yield crops.cut
+            with closing(run_units(cluster, plan, Units(videos))) as results:
+                for done in results:
+                    crops: _Crops = done.value
+                    self._write(settings, videos[done.unit], crops.files)
+                    yield crops.cut
 
     def _write(
         self, settings: Settings, video: Video, files: tuple[tuple[str, bytes], ...]
@@ -86,7 +88,7 @@ class ClusterCutter:
             raise
 
 
-class _Units(Sequence[_Unit]):
+class Units(Sequence[_Unit]):
     """Units of videos; the state of files is read when a unit is given away, not before."""
 
     def __init__(self, videos: Sequence[Video]) -> None:
@@ -105,19 +107,30 @@ def _name_of(unit: _Unit) -> str:
     return unit.video.name
 
 
-class _NodeCutter:
-    """Cuts videos on a node, into a temporary folder, in a process that may crash."""
+class NodeCutter:
+    """Cuts videos on a node, into a temporary folder, in a process that may crash.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: Settings of the prepared set.
+        make_process: Starts a process that cuts.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        make_process: Callable[[Settings], CuttingProcess] = CuttingProcess,
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="lpx-crops-")
         self._settings = replace(settings, folder=Path(self._folder.name))
+        self._make_process = make_process
         self._process: CuttingProcess | None = None
 
     def __call__(self, unit: _Unit) -> _Crops:
         check_same(unit.files)
         if self._process is None or self._process.dead:
             with starting():
-                self._process = CuttingProcess(self._settings)
+                self._process = self._make_process(self._settings)
         self._process.give(unit.video)
         try:
             cut = self._process.receive()
@@ -135,5 +148,5 @@ class _NodeCutter:
         return _Crops(cut, tuple(files))
 
 
-def _make_cutter(cpus: int, settings: Settings) -> _NodeCutter:
-    return _NodeCutter(settings)
+def _make_cutter(cpus: int, settings: Settings) -> NodeCutter:
+    return NodeCutter(settings)
