@@ -127,6 +127,7 @@ class NodeCutter:
         self._process: CuttingProcess | None = None
 
     def __call__(self, unit: _Unit) -> _Crops:
+        """Cut the video of a unit."""
         check_same(unit.files)
         if self._process is None or self._process.dead:
             with starting():
