@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lpx.api.workspace import Workspace
-    from lpx.bench.performance.costs import CostPlan
+    from lpx.bench.performance.cost_plan import CostPlan
     from lpx.bench.report.compare import compare
     from lpx.bench.report.document.report import Report, read_report
     from lpx.bundle.unpack import unpack
@@ -43,7 +43,7 @@ _MODULES = {
     "BatchRange": "lpx.engines.tensorrt_options",
     "Board": "lpx.remote.board",
     "CapacityOptions": "lpx.streams.capacity.plan",
-    "CostPlan": "lpx.bench.performance.costs",
+    "CostPlan": "lpx.bench.performance.cost_plan",
     "Engine": "lpx.engines.base",
     "EngineManifest": "lpx.engines.manifest",
     "ForeignModel": "lpx.models.checkpoint",

@@ -5,7 +5,6 @@ One JSON object per line, with a checksum, appended as soon as a part of the wor
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
 import time
@@ -15,7 +14,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 
 from lpx.schema import SchemaError, sealed_line, unsealed_line
-from lpx.workspace import SYNC_SECONDS, no_follow, read_regular, sync_handle, write_bytes
+from lpx.workspace import (
+    SYNC_SECONDS,
+    no_follow,
+    read_regular,
+    sync_handle,
+    take_lock,
+    write_bytes,
+)
 
 Entry = TypeVar("Entry")
 
@@ -151,7 +157,7 @@ def append_whole(stream: BinaryIO, data: bytes) -> None:
 def _open_locked(path: Path) -> BinaryIO:
     stream = open(path, "ab", buffering=0, opener=no_follow)  # noqa: SIM115 (held by the journal)
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        take_lock(stream, path.parent)
     except BaseException:
         stream.close()
         raise

@@ -6,7 +6,6 @@ Beside it is a manifest with the SHA-256 of what it was made from. One process a
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import hashlib
@@ -19,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from lpx import interrupts
 from lpx.arguments import as_path
@@ -29,6 +28,8 @@ from lpx.schema import MAX_BYTES, SchemaError, parse_json, sealed, unsealed
 DEFAULT = Path("lpx-out")
 # Time between syncs of a journal: about this much is lost with the power.
 SYNC_SECONDS = 1.0
+# Errors of file systems without locks: Lustre and BeeGFS have them only if mounted so.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)
 # Characters of a file's name that its temporary name repeats.
 _SHORT = 16
 
@@ -89,45 +90,6 @@ def _new_beside(path: Path) -> Path:
         raise unwritable(path.parent, error) from error
     os.close(handle)
     return Path(name)
-
-
-def swap(
-    new: Path,
-    old: Path,
-    *,
-    at_once: bool = True,
-    rename: Callable[[Path, Path], None] = os.rename,
-) -> None:
-    """Exchange two folders of one file system, so that `old` is never missing.
-
-    Args:
-        new: A folder.
-        old: The other.
-        at_once: Use the system call for it, where C library and file system have it.
-        rename: Renames a folder, if that is how it is done.
-
-    Raises:
-        OSError: One does not exist, or their parents cannot be written.
-    """
-    exchange = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if at_once and exchange is not None:
-        # -100: relative paths are those of this process; 2: RENAME_EXCHANGE.
-        failed = exchange(-100, os.fsencode(new), -100, os.fsencode(old), 2)
-        if not failed:
-            return
-        number = ctypes.get_errno()
-        if number not in (errno.ENOSYS, errno.EINVAL):
-            raise OSError(number, os.strerror(number), str(old))
-    aside = new.with_name(f"{new.name}.aside")
-    # Between these calls `old` is missing: a signal has to wait until it is back.
-    with interrupts.deferred():
-        rename(old, aside)
-        try:
-            rename(new, old)
-        except OSError:
-            rename(aside, old)
-            raise
-        rename(aside, new)
 
 
 def _sync(path: Path) -> None:
@@ -401,16 +363,57 @@ class WorkspaceFolder:
             yield
 
 
+class NoLocksError(LpxError):
+    """The file system of a folder has no locks, so that no process can hold the folder."""
+
+    code = "unwritable"
+
+
+def take_lock(
+    stream: IO[Any], folder: Path, *, flock: Callable[[IO[Any], int], None] = fcntl.flock
+) -> None:
+    """Lock an open file against other processes, until it is closed.
+
+    Args:
+        stream: The file.
+        folder: Its folder, for the error.
+        flock: Locks a file, as `fcntl.flock`.
+
+    Raises:
+        BlockingIOError: Another process holds it.
+        NoLocksError: The file system has no locks.
+    """
+    try:
+        flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            raise NoLocksError(
+                f"the file system of {folder} has no locks",
+                "without them, two processes could overwrite each other's files; Lustre and BeeGFS "
+                "have locks only if they are mounted with them",
+                "mount it with locks, or use another folder",
+            ) from error
+        raise
+
+
 @contextmanager
-def locked(root: Path, kind: str, elsewhere: str) -> Iterator[None]:
+def locked(
+    root: Path,
+    kind: str,
+    elsewhere: str,
+    *,
+    flock: Callable[[IO[Any], int], None] = fcntl.flock,
+) -> Iterator[None]:
     """Lock a folder against other processes until the block, or this process, ends.
 
     Args:
         root: The folder, created if needed. Its lock is `.lock`.
         kind: Kind of folder, for the error.
         elsewhere: Alternative to waiting, for the error.
+        flock: Locks a file, as `fcntl.flock`.
 
     Raises:
+        NoLocksError: The file system has no locks.
         LpxError: Another process holds it, or the folder cannot be written.
     """
     path = root / ".lock"
@@ -428,7 +431,7 @@ def locked(root: Path, kind: str, elsewhere: str) -> Iterator[None]:
         raise unwritable(root, error) from error
     with stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take_lock(stream, root, flock=flock)
         except BlockingIOError:
             stream.seek(0)
             holder = ascii(stream.read(20).strip())[1:-1] or "unknown"

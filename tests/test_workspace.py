@@ -16,16 +16,18 @@ import pytest
 
 from lpx import Workspace, interrupts
 from lpx.errors import LpxError
+from lpx.swap import swap
 from lpx.workspace import (
     Appended,
+    NoLocksError,
     atomic_path,
     check_writable,
+    locked,
     no_follow,
     read_json,
     read_regular,
     read_sealed,
     sha256,
-    swap,
     write_bytes,
     write_json,
     write_sealed,
@@ -248,6 +250,18 @@ def test_lock_with_another_name_is_held_but_not_written(tmp_path):
     with first.lock(), pytest.raises(LpxError, match="is in use"), second.lock():
         pass
     assert victim.read_text() == "years of work"
+
+
+def test_a_file_system_without_locks_is_a_users_error(tmp_path):
+    """Not an internal error: Lustre and BeeGFS are often mounted without locks."""
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with pytest.raises(NoLocksError) as caught, locked(tmp_path, "workspace", "", flock=refuse):
+        raise AssertionError("it must not be taken for locked")
+    assert caught.value.code == "unwritable"
+    assert f"{tmp_path} has no locks" in caught.value.what
 
 
 def test_lock_that_is_a_pipe_does_not_keep_lpx_waiting(tmp_path):

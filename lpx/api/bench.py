@@ -34,7 +34,7 @@ from lpx.bench.parity.score import Failure, in_one_line
 from lpx.bench.parity.score_store import FOLDER, ScoreStore
 from lpx.bench.parity.stage_names import STAGES, ChosenStages, choose_stages
 from lpx.bench.parity.stages import MODEL, Graphs, graph_of
-from lpx.bench.performance.costs import DEFAULT_COSTS, CostPlan, energy_seconds
+from lpx.bench.performance.cost_plan import DEFAULT_COSTS, CostPlan, energy_seconds
 from lpx.bench.performance.loaded_engine import REFERENCE, LoadedEngine
 from lpx.bench.performance.trtexec_metrics import read_trtexec
 from lpx.bench.report.document.assemble import assemble

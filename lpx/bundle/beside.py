@@ -15,7 +15,8 @@ from lpx.bundle.unpack import manifest_bytes, unpack
 from lpx.errors import LpxError
 from lpx.reporter import SILENT, Reporter
 from lpx.schema import MAX_BYTES, SchemaError
-from lpx.workspace import locked, read_regular, sha256, swap
+from lpx.swap import swap
+from lpx.workspace import locked, read_regular, sha256
 
 # What is appended to the bundle's name for its folder.
 SUFFIX = ".d"

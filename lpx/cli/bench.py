@@ -344,7 +344,7 @@ def bench(
     if dataset is None:
         raise click.UsageError("Missing option '--dataset' (or '--streams').")
     refuse_options(context, _OF_STREAMS, "it belongs to --streams")
-    from lpx.bench.performance.costs import CostPlan
+    from lpx.bench.performance.cost_plan import CostPlan
     from lpx.cli.console import ConsoleReporter
 
     if shard is not None:

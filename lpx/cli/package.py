@@ -14,8 +14,9 @@ from lpx.cli.options import json_option, workspace_option
 if TYPE_CHECKING:
     from lpx.api.package.cpp import CppResult
     from lpx.api.package.deepstream import DeepStreamResult
-    from lpx.api.package.triton import TritonModel, TritonResult
+    from lpx.api.package.triton import TritonResult
     from lpx.api.workspace import Workspace
+    from lpx.deploy.triton.batching import Batching
 
 
 def _names(
@@ -122,7 +123,7 @@ def package(
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
     elif kind == "triton":
-        _show_triton(cast("TritonResult", result))
+        show_triton(cast("TritonResult", result))
     else:
         _show_project(cast("CppResult | DeepStreamResult", result))
 
@@ -133,10 +134,11 @@ def _show_project(result: CppResult | DeepStreamResult) -> None:
     click.echo("next: copy the folder to the machine, and follow its README.md")
 
 
-def _show_triton(result: TritonResult) -> None:
+def show_triton(result: TritonResult) -> None:
+    """Print which models were packaged for Triton."""
     click.echo(f"written: {result.folder}")
     for model in result.models:
-        click.echo(f"  {model.name}: batches of 1 to {model.batching.largest}{_gathered(model)}")
+        click.echo(f"  {model.name}: {_batches(model.batching)}")
         if model.compute_capabilities:
             click.echo(f"    GPUs: compute capability {', '.join(model.compute_capabilities)}")
         click.echo(
@@ -147,13 +149,15 @@ def _show_triton(result: TritonResult) -> None:
     click.echo("next: copy the folder to the server, and follow its README.md")
 
 
-def _gathered(model: TritonModel) -> str:
-    """Return how requests are gathered, as a clause; "" if a batch takes one face."""
-    batching = model.batching
-    if batching.preferred:
-        sizes = ", ".join(map(str, batching.preferred))
-        return f", gathered to {sizes} within {batching.delay_us} µs (measured)"
+def _batches(batching: Batching) -> str:
+    """Return how many faces are scored at a time, and how long one waits for others."""
     if batching.largest == 1:
-        return ""
-    source = "measured" if batching.measured else "not measured"
-    return f", of what has arrived ({source})"
+        return "one face at a time"
+    text = f"batches of up to {batching.largest} faces"
+    if batching.preferred:
+        sizes = " or ".join(map(str, batching.preferred))
+        return f"{text}, waiting up to {batching.delay_us} µs to fill one of {sizes} (measured)"
+    why = "its latency was not measured"
+    if batching.measured:
+        why = "in the last bench no larger batch took less time per face"
+    return f"{text}, without waiting for more ({why})"

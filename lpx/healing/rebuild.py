@@ -23,7 +23,8 @@ from lpx.healing.host import Host
 from lpx.machine.machine import Machine
 from lpx.reporter import Reporter
 from lpx.schema import SchemaError, read_record
-from lpx.workspace import WorkspaceFolder, swap, unwritable
+from lpx.swap import swap
+from lpx.workspace import WorkspaceFolder, unwritable
 
 # Folder of a workspace in which an engine is built until it has passed. Its name begins with a dot,
 # so that it is not taken for an engine, or packed.

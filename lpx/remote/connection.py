@@ -56,6 +56,8 @@ _OPTIONS = (
 _MAX_NOISE = 1 << 20
 _MAX_REPLY = 64 << 20
 _MAX_FRAME = 1 << 20
+# Longer than ssh takes to notice that a connection is lost.
+_END_S = 30.0
 # Exit code of ssh itself; the agent never has it.
 _SSH_FAILED = 255
 _NOT_FOUND = (126, 127)
@@ -86,13 +88,28 @@ class Frame(NamedTuple):
 
 
 class Session:
-    """One request, and what comes back."""
+    """One request, and what comes back.
 
-    def __init__(self, host: str, process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
+    Args:
+        host: Name of the board.
+        process: ssh, with pipes for standard input and output.
+        errors: What ssh wrote to standard error.
+        patience_s: Time that ssh has to end once its output has ended, s.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        process: subprocess.Popen[bytes],
+        errors: IO[bytes],
+        *,
+        patience_s: float = _END_S,
+    ) -> None:
         self.reply: dict[str, Any] = {}
         self._host = host
         self._process = process
         self._errors = errors
+        self._patience_s = patience_s
 
     def send(self, request: Mapping[str, Any], payload: Iterable[bytes]) -> None:
         """Send a request and its payload, and read the reply.
@@ -170,7 +187,12 @@ class Session:
 
     def _failure(self) -> LpxError:
         """Return why the reply is missing, or was cut off."""
-        code = self._process.wait()
+        try:
+            code = self._process.wait(self._patience_s)
+        except subprocess.TimeoutExpired:
+            # A program on the board may close its output and stay, and ssh with it.
+            self._process.kill()
+            code = self._process.wait()
         self._errors.seek(0)
         return failure(self._host, code, self._errors.read(1 << 16).decode(errors="replace"))
 

@@ -7,7 +7,6 @@ scores), so that an interrupted shard resumes. Nothing outside the folder is wri
 
 from __future__ import annotations
 
-import errno
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -22,7 +21,7 @@ from lpx.machine.machine import read_machine
 from lpx.reporter import Reporter
 from lpx.schema import MAX_INTEGER, SchemaError, in_range, read_record, sealed, unsealed
 from lpx.shards.shard import MAX_COUNT, Shard
-from lpx.workspace import locked, read_sealed, sha256, unwritable, write_sealed
+from lpx.workspace import NoLocksError, locked, read_sealed, sha256, unwritable, write_sealed
 
 FORMAT = "lpx-part/1"
 FILE = "part.json"
@@ -34,8 +33,6 @@ COMMANDS: dict[str, str] = {
     "calibrate": "lpx calibrate",
     "bench": "lpx bench",
 }
-# Errors of file systems without locks: Lustre and BeeGFS have them only if mounted so.
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)
 _CHUNK_BYTES = 1 << 20
 # What differs if a field of a key does, in words.
 _WORDS = {"model": "another model", "faces": "another list of faces", "videos": "other videos"}
@@ -197,10 +194,8 @@ def open_part(
     with ExitStack() as stack:
         try:
             stack.enter_context(lock(folder, "part", "use another folder (`out`)"))
-        # Only of the lock itself: a folder that cannot be opened is an LpxError already.
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise unwritable(folder, error) from error
+        # Not fatal, as no other shard has this folder.
+        except NoLocksError:
             reporter.warn(
                 f"the file system of {folder} has no locks: make sure that no other process works "
                 f"on shard {shard}"

@@ -15,7 +15,7 @@ import pytest
 import lpx
 from lpx.artefacts.model import read_exported
 from lpx.bench.parity.recording import Origin, Recording, Subject, read_recordings, record
-from lpx.bench.performance.costs import CostPlan
+from lpx.bench.performance.cost_plan import CostPlan
 from lpx.bundle.face_members import face_members
 from lpx.bundle.probe import read_probe
 from lpx.data.face_sets.demo import demo_set

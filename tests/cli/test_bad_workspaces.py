@@ -15,6 +15,7 @@ from lpx.data.face_sets.demo import CHECKPOINT, folder
 from lpx.machine.machine import read_machine
 from lpx.models.checkpoint import load_checkpoint, save_checkpoint
 from lpx.workspace import read_sealed, write_sealed
+from tests.support.processes import bounded
 
 BENCH = ("bench", "--dataset", "demo", "--limit", 8, "--latency-seconds", 0)
 INT8 = Path("lpx-out/engines/onnxruntime-int8")
@@ -185,11 +186,10 @@ def test_second_process_is_refused_and_told_which_is_first(refused, workspace, l
         text=True,
         env={"PYTHONPATH": str(Path(__file__).parents[2])},
     )
-    try:
+    with bounded(first):
         assert first.stdout.readline() == "held\n"
         said = refused(*line)
-    finally:
-        first.communicate("")
+        first.communicate("", timeout=60)
     assert f"workspace lpx-out is in use by process {first.pid}" in said
     assert "-w DIR" in said
     with workspace.lock():

@@ -17,7 +17,7 @@ BENCH = ("bench", "--dataset", "demo", "--limit", 8, "--no-stages")
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr("lpx.bench.performance.costs.CostPlan", QuickPlan)
+    monkeypatch.setattr("lpx.bench.performance.cost_plan.CostPlan", QuickPlan)
 
 
 def test_everything_at_once(lpx, workspace, monkeypatch):

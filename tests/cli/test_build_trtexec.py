@@ -111,6 +111,7 @@ def run(tmp_path):
             capture_output=True,
             text=True,
             check=False,
+            timeout=120,
         )
         lines = record.read_text().splitlines() if record.exists() else []
         return done.returncode, done.stdout + done.stderr, [line.split() for line in lines]
@@ -345,9 +346,9 @@ def test_manifest_names_every_file_with_its_hash(emit, dla):
 def test_scripts_are_clean_shell(emit, options):
     folder = emit(*options)
     for path in folder.glob("*.sh"):
-        assert subprocess.run(["sh", "-n", str(path)], check=False).returncode == 0
+        assert subprocess.run(["sh", "-n", str(path)], check=False, timeout=120).returncode == 0
         if shutil.which("shellcheck"):
-            subprocess.run(["shellcheck", "-s", "sh", str(path)], check=True)
+            subprocess.run(["shellcheck", "-s", "sh", str(path)], check=True, timeout=120)
 
 
 @pytest.mark.parametrize(

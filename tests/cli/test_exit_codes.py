@@ -21,6 +21,7 @@ from lpx.data.face_sets.demo import demo_set
 from lpx.workspace import read_sealed, write_sealed
 from tests.conftest import MAIN, environment
 from tests.support.costs import UNTIMED
+from tests.support.processes import bounded
 from tests.support.reporting import StoppingReporter
 
 BENCH = ("bench", "--dataset", "demo", "--latency-seconds", 0)
@@ -121,12 +122,10 @@ def test_interruption_exits_with_130_and_leaves_only_the_scores(workspace, tree)
         text=True,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
     )
-    try:
+    with bounded(process, 300):
         assert "scoring demo: done\n" in iter(process.stderr.readline, ""), "it ended by itself"
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
     assert process.returncode == 130
     assert err == (
         "interrupted by SIGINT: scores of finished batches are saved; run the same command to "
@@ -213,6 +212,7 @@ if len(sys.argv) == 1:
         capture_output=True,
         text=True,
         check=False,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr

@@ -92,6 +92,7 @@ print(sys.path[0] != "", sys.path.count(""))
         capture_output=True,
         text=True,
         check=False,
+        timeout=120,
     )
     assert done.stdout == "True 1\n", done.stderr
 

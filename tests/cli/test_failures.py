@@ -203,6 +203,7 @@ def test_disk_without_room(workspace, tmp_path, line):
         capture_output=True,
         text=True,
         check=False,
+        timeout=120,
     )
     if line[0] == "predict":
         # A picture without room is noted; the score is what was asked for.

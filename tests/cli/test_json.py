@@ -60,7 +60,7 @@ def test_build_of_several_precisions_at_once(parsed, workspace):
 
 
 def test_bench(parsed, workspace, monkeypatch):
-    monkeypatch.setattr("lpx.bench.performance.costs.CostPlan", QuickPlan)
+    monkeypatch.setattr("lpx.bench.performance.cost_plan.CostPlan", QuickPlan)
     value, code = parsed("bench", "--dataset", "demo", "--limit", 24, "--latency-seconds", 0.01)
     assert value == json.loads(Path("lpx-out/report.json").read_text())
     assert value["verdict"] in ("holds", "fails", "undecided")

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,8 @@ import pytest
 
 from lpx.data.face_sets.demo_clip import clip_path
 from tests.conftest import MAIN, environment
+from tests.support.processes import bounded
+from tests.support.rtsp_server import wait_until
 
 CLIP = clip_path()
 
@@ -70,20 +71,20 @@ def test_a_signal_ends_it_with_a_summary(workspace, number, tmp_path):
         # A background process, which tests may run in, ignores SIGINT, and so would its children.
         preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        if Path("x.jsonl").exists() and Path("x.jsonl").read_text().count("frame") > 2:
-            break
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=30)
+    with bounded(process):
+        lines_of = Path("x.jsonl")
+        wait_until(lambda: lines_of.exists() and lines_of.read_text().count("frame") > 2, 60)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
     assert process.returncode == 128 + number
     last = lines(Path("x.jsonl").read_text())[-1]
     assert (last["kind"], last["ended_by"]) == ("ended", signal.Signals(number).name)
     assert "scored and written" in err
     assert "Traceback" not in err
     # The decoding process has ended, too.
-    found = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, check=False)
+    found = subprocess.run(
+        ["pgrep", "-f", str(tmp_path)], capture_output=True, check=False, timeout=120
+    )
     assert found.stdout == b""
 
 
@@ -94,9 +95,10 @@ def test_a_reader_that_goes_away_ends_it(workspace):
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
-    process.stdout.readline()
-    process.stdout.close()
-    assert process.wait(timeout=60) == 141
+    with bounded(process):
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(timeout=60) == 141
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,8 @@ def benched(shell, unpacked, built):
     # The times themselves are not looked at: a few calls will do.
     line = ("bench", "--dataset", "demo", "--latency-seconds", 0.01)
     few = (
-        "from lpx.bench.performance import costs; from tests.support.costs import QuickPlan; "
-        "costs.CostPlan = QuickPlan"
+        "from lpx.bench.performance import cost_plan; from tests.support.costs import "
+        "QuickPlan; cost_plan.CostPlan = QuickPlan"
     )
     return shell(*line, cwd=unpacked[1], before=f"{SMALLER}; {few}")
 

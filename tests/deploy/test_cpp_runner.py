@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.processes import bounded
+
 SUPPORT = Path(__file__).parents[1] / "support" / "tensorrt_cpp"
 SOURCES = Path(str(resources.files("lpx.deploy") / "cpp"))
 PUBLISHED = Path(__file__).parents[1] / "fixtures" / "tensorrt_api"
@@ -49,6 +51,7 @@ def compile_runner(target, release, *options):
         capture_output=True,
         text=True,
         check=False,
+        timeout=120,
     )
 
 
@@ -226,12 +229,13 @@ def test_network_without_dynamic_batch(run, runs, project):
 def test_short_reads_of_a_pipe_are_put_together(program, project):
     faces = some_faces(3)
     data = faces.tobytes()
-    with subprocess.Popen(
+    process = subprocess.Popen(
         [program, "--model", project, "--batch", "1"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         bufsize=0,
-    ) as process:
+    )
+    with bounded(process):
         for part in (data[:10], data[10:50], data[50:100]):
             process.stdin.write(part)
         # The first two faces are scored while the input is still open.
@@ -403,6 +407,7 @@ def test_output_that_cannot_be_written(program, project):
             stdout=full,
             stderr=subprocess.PIPE,
             check=False,
+            timeout=120,
         )
     assert done.returncode == 2
     assert b"error: cannot write: No space left" in done.stderr

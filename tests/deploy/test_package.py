@@ -16,12 +16,11 @@ import onnx
 import pytest
 
 import lpx
-from lpx import TensorRTOptions
 from lpx.deploy.cpp_project import new_folder
-from lpx.engines.load import GRAPH
 from lpx.engines.manifest import read_manifest, write_manifest
 from lpx.graph.qdq.weights import WeightOptions
 from lpx.workspace import read_sealed, write_sealed
+from tests.support.packages import BAD, check_refusal, write_plan
 
 SUPPORT = Path(__file__).parents[1] / "support" / "tensorrt_cpp"
 FILES = {"CMakeLists.txt", "detector.h", "main.cpp", "card.json", "face.rgb", "expected.json"}
@@ -42,33 +41,12 @@ done
 
 @pytest.fixture
 def add_plan(workspace):
-    """Adds a TensorRT engine to the workspace, whose plan is text; returns its manifest."""
+    """Adds a TensorRT engine to the workspace, whose plan is text."""
 
-    def add(precision="fp32", plan=b"a plan", name=None, **options):
-        name = name or f"tensorrt-{precision}"
-        folder = workspace.engines / name
-        folder.mkdir()
-        model = workspace.engine("onnxruntime-fp32")
-        graph = (model / "engine.onnx").read_bytes()
-        (folder / GRAPH).write_bytes(graph)
-        (folder / "engine.plan").write_bytes(plan)
-        manifest = replace(
-            read_manifest(model),
-            name=name,
-            target="tensorrt",
-            precision=precision,
-            dialect="strongly-typed",
-            file="engine.plan",
-            engine_sha256=hashlib.sha256(plan).hexdigest(),
-            versions={"tensorrt": "10.3.0"},
-            machine={"gpus": [{"name": "Orin"}]},
-            options={
-                "graph_sha256": hashlib.sha256(graph).hexdigest(),
-                "tensorrt": TensorRTOptions(**options).to_dict(),
-            },
-        )
-        write_manifest(folder, manifest)
-        return manifest
+    def add(precision="fp32", plan=b"a plan", **options):
+        gpus = {"gpus": [{"name": "Orin"}]}
+        name = f"tensorrt-{precision}"
+        write_plan(workspace, name, precision, machine=gpus, plan=plan, options=options)
 
     return add
 
@@ -136,6 +114,7 @@ def build_script(tmp_path):
             capture_output=True,
             text=True,
             check=False,
+            timeout=120,
         )
 
     return run
@@ -223,47 +202,9 @@ def test_weight_options_of_a_newer_lpx_are_refused(workspace):
     assert not Path("project").exists()
 
 
-def other_model(workspace):
-    folder = workspace.engine("onnxruntime-fp32")
-    write_manifest(folder, replace(read_manifest(folder), model_sha256="0" * 64))
-
-
-BAD = {
-    "no model": (lambda w: w.model.unlink(), {}, "not-found", "holds no exported model"),
-    "unknown": (
-        lambda w: None,
-        {"engine": "tensorrt-int4"},
-        "not-found",
-        "tensorrt-int4 does not exist",
-    ),
-    "no name": (lambda w: None, {"engine": 3}, "invalid-argument", "engine must be str"),
-    "another model": (
-        other_model,
-        {"engine": "onnxruntime-fp32"},
-        "invalid-input",
-        "was built from another model",
-    ),
-    "not empty": (
-        lambda w: [Path("project").mkdir(), Path("project/mine").touch()],
-        {},
-        "unwritable",
-        "project is not empty",
-    ),
-    "file": (lambda w: Path("project").touch(), {}, "unwritable", "project cannot be written"),
-}
-
-
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input(workspace, name, tree):
-    spoil, options, code, message = BAD[name]
-    spoil(workspace)
-    before = tree(".")
-    with pytest.raises(lpx.LpxError) as caught:
-        workspace.package("cpp", "project", **options)
-    assert caught.value.code == code
-    assert message in str(caught.value)
-    assert "--" not in caught.value.what
-    assert tree(".") == before
+    check_refusal(workspace, "cpp", BAD[name], tree)
 
 
 def test_command_without_a_language(lpx, workspace):
@@ -310,14 +251,14 @@ def toolkit(tmp_path):
     library = tensorrt / "lib" / "libnvinfer.so"
     compile_it = (str(COMPILER), "-std=c++17", "-shared", "-fPIC", f"-I{SUPPORT}")
     source = str(SUPPORT / "fake_runtime.cpp")
-    subprocess.run([*compile_it, source, "-o", str(library)], check=True)
+    subprocess.run([*compile_it, source, "-o", str(library)], check=True, timeout=120)
     shutil.copy(library, cuda / "lib64" / "libcudart.so")
     return cuda, tensorrt
 
 
 def cmake(*arguments):
     return subprocess.run(
-        [str(CMAKE), *map(str, arguments)], capture_output=True, text=True, check=False
+        [str(CMAKE), *map(str, arguments)], capture_output=True, text=True, check=False, timeout=120
     )
 
 

@@ -24,7 +24,7 @@ from lpx.engines.tensorrt_options import TensorRTOptions
 from lpx.errors import LpxError
 from lpx.healing.rebuild import MAX_BUILDS, STAGING, _options
 from lpx.machine.machine import Gpu
-from lpx.workspace import swap
+from lpx.swap import swap
 from tests.healing.conftest import fits_after
 from tests.healing.test_pick import Off, of_another_lpx
 from tests.support.machines import BOARD, PC, manifest_for

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import pytest
 
 from lpx import Board, LpxError, Workspace
-from lpx.remote.connection import Connection, Frame, Session, failure
+from lpx.remote.connection import Connection, Frame, LostError, Session, failure
 from lpx.remote.installing import check_installed
 from lpx.remote.running import PassOn, follow, holder
 from lpx.remote.sending import Shipment
@@ -40,6 +40,20 @@ main()
 
 def lines(heard):
     return heard.output["stdout"].decode().split("\n")[:-1]
+
+
+def test_an_ssh_that_outlives_its_output_is_not_waited_for():
+    process = subprocess.Popen(
+        ["sh", "-c", "exec >&-; exec sleep 300"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        session = Session("board", process, io.BytesIO(), patience_s=0.1)
+        with pytest.raises(LostError, match="board cannot be reached"):
+            session.read(1)
+        assert process.returncode == -signal.SIGKILL
+    finally:
+        process.kill()
+        process.communicate(timeout=20)
 
 
 def wait_for(condition, seconds=20):

@@ -7,6 +7,7 @@ import json
 import resource
 import shutil
 from dataclasses import asdict
+from functools import partial
 
 import pytest
 
@@ -180,12 +181,12 @@ def test_two_processes_do_not_work_on_one_part(tmp_path):
 
 
 def test_a_file_system_without_locks_is_warned_of(tmp_path):
-    def refuse(folder, *_):
-        folder.mkdir()
+    def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
     reporter = RecordingReporter()
-    with open_part(tmp_path / "part", "bench", Shard(0, 1), KEY, reporter, lock=refuse):
+    lock = partial(locked, flock=refuse)
+    with open_part(tmp_path / "part", "bench", Shard(0, 1), KEY, reporter, lock=lock):
         pass
     assert "has no locks" in reporter.said[0]
 

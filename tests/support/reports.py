@@ -22,7 +22,8 @@ from lpx.bench.parity.pixels import (
 from lpx.bench.parity.run import BenchResult, Example
 from lpx.bench.parity.score import Failure, Scored
 from lpx.bench.parity.stages import MODEL, ComparisonTerms, graph_of, stages_of
-from lpx.bench.performance.costs import BATCHES, PatchCost, summarised
+from lpx.bench.performance.cost_plan import BATCHES
+from lpx.bench.performance.costs import PatchCost, summarised
 from lpx.bench.performance.energy import EnergyResult
 from lpx.bench.performance.latency import Samples, summarise
 from lpx.bench.performance.throughput import ThroughputResult

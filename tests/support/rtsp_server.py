@@ -51,9 +51,8 @@ class RtspServer:
         ]
         self._ffmpeg = subprocess.Popen(
             ["ffmpeg", "-v", "error", *arguments],
-            stdout=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            text=True,
         )
         self._ended = False
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -61,10 +60,12 @@ class RtspServer:
 
     def close(self):
         self._ended = True
+        # Closing alone does not wake the thread that waits for a client.
+        self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._ffmpeg.kill()
-        self._ffmpeg.wait()
-        self._thread.join(5)
+        self._ffmpeg.wait(timeout=30)
+        self._thread.join(timeout=5)
         self._rtp.close()
 
     def _serve(self):

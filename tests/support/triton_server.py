@@ -119,4 +119,4 @@ def serving(root):
     finally:
         server.shutdown()
         server.server_close()
-        thread.join()
+        thread.join(timeout=30)

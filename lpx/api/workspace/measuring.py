@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lpx.api.debug_runtime import Runtime
     from lpx.api.explain import ExplainResult
     from lpx.artefacts.bench_reference import ReferenceKind
-    from lpx.bench.performance.costs import CostPlan
+    from lpx.bench.performance.cost_plan import CostPlan
     from lpx.bench.report.document.report import Report
     from lpx.predict.results import PredictionResult
     from lpx.streams.capacity.plan import CapacityOptions
@@ -80,7 +80,7 @@ class MeasuringSteps(OpenedWorkspace):
                 stage or pipeline.
         """
         from lpx.api.bench import BenchOptions, bench
-        from lpx.bench.performance.costs import CostPlan
+        from lpx.bench.performance.cost_plan import CostPlan
 
         check_instance("costs", costs, CostPlan)
         options = BenchOptions(

@@ -24,7 +24,8 @@ from lpx.bench.parity.recording import Origin, RecordedScores
 from lpx.bench.parity.score import Failure, Scored, score
 from lpx.bench.parity.score_store import ScoreStore
 from lpx.bench.parity.stages import ComparisonTerms, Graphs, Stage, graph_of, stages_of
-from lpx.bench.performance.costs import CostPlan, Costs, measure_costs
+from lpx.bench.performance.cost_plan import CostPlan
+from lpx.bench.performance.costs import Costs, measure_costs
 from lpx.bench.performance.loaded_engine import REFERENCE, LoadedEngine
 from lpx.card import ModelCard
 from lpx.data.face_sets.face_set import FaceSet

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lpx.arguments import as_path, check_at_least, check_fields, check_instance, check_number
 from lpx.bench.parity.score import Failure, in_one_line
-from lpx.bench.performance.energy import (
-    IDLE_SECONDS,
-    WINDOW_SECONDS,
-    EnergyResult,
-    measure_energy,
-)
+from lpx.bench.performance.cost_plan import CostPlan, idle_seconds
+from lpx.bench.performance.energy import EnergyResult, measure_energy
 from lpx.bench.performance.latency import (
-    TIMING_LIMITS,
     LatencyResult,
     Samples,
     TimingLimits,
@@ -37,92 +29,15 @@ from lpx.bench.performance.throughput import ThroughputResult, measure_throughpu
 from lpx.bench.performance.trtexec_metrics import Release, TrtexecMetrics, like_trtexec
 from lpx.card import ModelCard
 from lpx.engines.base import Engine, Faces
-from lpx.errors import InvalidArgumentError
 from lpx.machine.conditions import Conditions, read_conditions
 from lpx.machine.energy_sources import EnergySource, Unavailable
 from lpx.machine.nvml import open_nvml
 from lpx.metrics import Interval
 from lpx.reporter import Progress
 
-BATCHES = (1, 8)
-StrPath = str | os.PathLike[str]
 Pixels = Callable[[int], Faces]
 """Return uint8 RGB [B, S, S, 3] for a batch size B."""
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class CostPlan:
-    """Costs to measure.
-
-    Args:
-        batches: Batch sizes of the latency. Energy, throughput and trtexec-style latency use the
-            smallest.
-        latency_seconds: Time to measure each engine for at each batch size, s; 0 leaves out all
-            but energy.
-        in_flight: Number of batches at work at a time, for throughput; 0 leaves it out.
-        like: Release of trtexec, 10 or 11, in whose terms to measure latency too; None leaves that
-            out.
-        energy_seconds: Length of an energy window, s; 0 leaves energy out.
-        trtexec_times: Files of `trtexec --exportTimes` to show beside the measurements, each with
-            the name of its engine or None.
-        limits: Lengths of warm-up and measurements; the defaults suit real measurements.
-
-    Raises:
-        InvalidArgumentError: A value is out of range, or two contradict each other.
-    """
-
-    batches: tuple[int, ...] = BATCHES
-    latency_seconds: float = 2.0
-    in_flight: int = 0
-    like: Release | None = None
-    energy_seconds: float = 0.0
-    trtexec_times: Sequence[tuple[StrPath, str | None]] = ()
-    limits: TimingLimits = TIMING_LIMITS
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if not self.batches:
-            raise InvalidArgumentError(
-                "batches", "must name at least one batch size", list(self.batches)
-            )
-        for batch in self.batches:
-            check_at_least("batches", batch, 1, "they are numbers of faces per call")
-        check_number("latency_seconds", self.latency_seconds, least=0)
-        check_number("energy_seconds", self.energy_seconds, least=0)
-        check_at_least("in_flight", self.in_flight, 0, "it is the number of batches at a time")
-        # Without a time to measure for, these would silently measure nothing.
-        if not self.latency_seconds:
-            for name in ("in_flight", "like"):
-                if value := getattr(self, name):
-                    raise InvalidArgumentError(
-                        name,
-                        "cannot be combined with `latency_seconds=0`",
-                        value,
-                        "it is the time that engines are measured for",
-                    )
-        # A frozen instance is changed through its base class only.
-        object.__setattr__(self, "batches", tuple(sorted(set(self.batches))))
-        object.__setattr__(self, "trtexec_times", _times(self.trtexec_times))
-
-
-def _times(files: object) -> tuple[tuple[Path, str | None], ...]:
-    """Check files of trtexec's times, each with the name of an engine."""
-    required = "must be pairs of a path and a name"
-    if isinstance(files, str) or not isinstance(files, Sequence):
-        raise InvalidArgumentError("trtexec_times", required, files)
-    times: list[tuple[Path, str | None]] = []
-    for pair in files:
-        # A text is a sequence as well: "ab" would pass as a pair.
-        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
-            raise InvalidArgumentError("trtexec_times", required, pair)
-        path, name = pair
-        check_instance("trtexec_times", name, str)
-        times.append((as_path("trtexec_times", path), name))
-    return tuple(times)
-
-
-DEFAULT_COSTS = CostPlan()
 
 
 @dataclass(frozen=True)
@@ -283,13 +198,6 @@ def judge_speed(
                     test = compare_speed(timed[name], timed[rival])
                     tests[name].append(Speed(batch, rival, test))
     return {name: tuple(speeds) for name, speeds in tests.items()}
-
-
-def energy_seconds(engines: int, plan: CostPlan) -> float:
-    """Return the time that measuring the energy of `engines` engines takes, s."""
-    window = plan.energy_seconds
-    # Every window has idle time of its own before it, as the idle power drifts.
-    return engines * plan.limits.energy_windows * (window + _idle_seconds(window))
 
 
 class _Steps:
@@ -508,12 +416,8 @@ def _energy(
             units,
             windows=plan.limits.energy_windows,
             window_seconds=plan.energy_seconds,
-            idle_seconds=_idle_seconds(plan.energy_seconds),
+            idle_seconds=idle_seconds(plan.energy_seconds),
             progress=progress,
         )
 
     return _surviving(measured, engines, faces, "measuring energy", failed)
-
-
-def _idle_seconds(window_seconds: float) -> float:
-    return window_seconds * IDLE_SECONDS / WINDOW_SECONDS

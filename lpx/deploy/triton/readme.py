@@ -97,19 +97,16 @@ def _plan_line(plan: ServedPlan) -> str:
 
 
 def _batching_line(batching: Batching, *, altered: bool) -> str:
-    text = f"Batches of 1 to {batching.largest}"
     if batching.largest == 1:
-        return f"{text}: requests are not gathered."
+        return "One face at a time: requests are not gathered into batches."
+    text = f"Batches of up to {batching.largest} faces."
     if batching.preferred:
-        sizes = " and ".join(map(str, batching.preferred))
-        text += f", gathered to {sizes} within {batching.delay_us} microseconds."
+        sizes = " or ".join(map(str, batching.preferred))
+        text += f" Requests wait up to {batching.delay_us} microseconds to fill one of {sizes}."
         return f"{text} The rule: {RULE}."
+    text += " Requests that have arrived are scored together, and wait for no others: "
     if batching.measured:
-        return (
-            f"{text} of what has arrived: by the last bench no larger batch takes less time per "
-            "face, so no face waits for others."
-        )
-    text += " of what has arrived, without waiting: "
+        return f"{text}in the last bench no larger batch took less time per face."
     if altered:
         return f"{text}`lpx bench` measures the engine, and not this form of it."
     return (

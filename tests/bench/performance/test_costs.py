@@ -14,7 +14,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lpx.bench.performance.costs import CostPlan, Speed, energy_seconds, judge_speed, measure_costs
+from lpx.bench.performance.cost_plan import CostPlan, energy_seconds
+from lpx.bench.performance.costs import Speed, judge_speed, measure_costs
 from lpx.bench.performance.energy import EnergyResult
 from lpx.bench.performance.latency import DeviceTime, Samples, TimingLimits, summarise
 from lpx.bench.performance.loaded_engine import LoadedEngine

@@ -239,7 +239,7 @@ def test_boxes_in_c_are_the_same(language, tmp_path):
     source.write_text(PROGRAM)
     options = ("-Wall", "-Wextra", "-Werror", f"-I{FILES}", "-x", language)
     command = [compiler, *options, str(source), "-o", str(program), "-lm"]
-    subprocess.run(command, check=True)
+    subprocess.run(command, check=True, timeout=120)
     random = np.random.default_rng(0)
     count = 20_000
     # Halves and quarters, as ties are where roundings differ.
@@ -253,7 +253,12 @@ def test_boxes_in_c_are_the_same(language, tmp_path):
     for face, frame in zip(faces.tolist(), frames.tolist(), strict=True):
         lines.append(" ".join(map(repr, (*face, *frame))))
     done = subprocess.run(
-        [str(program)], input="\n".join(lines), capture_output=True, text=True, check=True
+        [str(program)],
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     found = done.stdout.splitlines()
     assert len(found) == count

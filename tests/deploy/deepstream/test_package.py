@@ -20,10 +20,10 @@ from onnx import TensorProto
 import lpx
 from lpx.card import METADATA_KEY, ModelCard
 from lpx.deploy.deepstream.recipes import check_recipe
-from lpx.engines.load import GRAPH
-from lpx.engines.manifest import read_manifest, write_manifest
-from lpx.engines.tensorrt_options import BatchRange, TensorRTOptions
+from lpx.engines.tensorrt_options import BatchRange
+from lpx.errors import LpxError
 from tests.support.limits import largest_file
+from tests.support.packages import BAD, check_refusal, write_plan
 
 SUPPORT = Path(__file__).parents[2] / "support" / "deepstream"
 FILES = {
@@ -137,7 +137,9 @@ def build(package, tmp_path):
             command[0] = sys.executable
         path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
         environment = {**os.environ, "PATH": path, "TRTEXEC": str(tool), **environment}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, timeout=120
+        )
 
     run.folder = folder
     return run
@@ -250,6 +252,7 @@ def pipeline(package, *arguments, **environment):
         capture_output=True,
         text=True,
         check=False,
+        timeout=120,
     )
 
 
@@ -274,6 +277,14 @@ def test_pipeline_fails_on_a_score_that_is_none(package, score):
     done = pipeline(package, FAKE_SCORE=score)
     assert done.returncode == 1
     assert "is not a probability" in done.stderr
+    assert '"score"' not in done.stdout
+
+
+def test_pipeline_prints_no_scores_of_boxes_that_were_not_enlarged(package):
+    """The frame is on its way when the first probe fails, and the second one sees it."""
+    done = pipeline(package, FAKE_BREAK="1")
+    assert done.returncode == 1
+    assert done.stderr == "error: no metadata\n"
     assert '"score"' not in done.stdout
 
 
@@ -305,6 +316,7 @@ print(list(vars(rect).values()))
         capture_output=True,
         text=True,
         check=True,
+        timeout=120,
     )
     assert done.stdout.splitlines() == ["[86.0, 92.0, 78.0, 78.0]", "[100.0, 100.0, 50.0, 60.0]"]
 
@@ -340,25 +352,7 @@ def plan(workspace):
     """Adds a TensorRT engine, whose plan is text, to the workspace."""
 
     def add(**options):
-        folder = workspace.engines / "tensorrt-fp32"
-        folder.mkdir()
-        model = workspace.engine("onnxruntime-fp32")
-        graph = (model / "engine.onnx").read_bytes()
-        (folder / GRAPH).write_bytes(graph)
-        (folder / "engine.plan").write_bytes(b"a uint8 plan")
-        manifest = replace(
-            read_manifest(model),
-            name="tensorrt-fp32",
-            target="tensorrt",
-            dialect="strongly-typed",
-            file="engine.plan",
-            engine_sha256=hashlib.sha256(b"a uint8 plan").hexdigest(),
-            options={
-                "graph_sha256": hashlib.sha256(graph).hexdigest(),
-                "tensorrt": TensorRTOptions(**options).to_dict(),
-            },
-        )
-        write_manifest(folder, manifest)
+        write_plan(workspace, "tensorrt-fp32", "fp32", plan=b"a uint8 plan", options=options)
 
     return add
 
@@ -426,7 +420,7 @@ def test_recipe_that_boxes_cannot_make_is_refused(workspace, lpx, recipe, tree):
     code, what, why = RECIPES[recipe]
     spoil_card(workspace, crop=recipe)
     before = tree(".")
-    with pytest.raises(lpx_error()) as caught:
+    with pytest.raises(LpxError) as caught:
         workspace.package("deepstream", "out")
     error = caught.value
     assert error.code == code
@@ -451,10 +445,6 @@ def test_recipe_that_boxes_cannot_make_is_refused(workspace, lpx, recipe, tree):
     assert pipeline(result, "--own-boxes").returncode == 0
 
 
-def lpx_error():
-    return lpx.LpxError
-
-
 def test_only_recipes_of_boxes_pass():
     card = ModelCard("resnet18", "layer1", "mean_prob", 64, crop="square-1.3")
     check_recipe(card)
@@ -462,48 +452,19 @@ def test_only_recipes_of_boxes_pass():
         check_recipe(replace(card, crop="square-1.30"))
 
 
-def other_model(workspace):
-    folder = workspace.engine("onnxruntime-fp32")
-    write_manifest(folder, replace(read_manifest(folder), model_sha256="0" * 64))
-
-
-def busy_folder(workspace):
-    Path("out").mkdir()
-    Path("out/mine").touch()
-
-
-BAD = {
-    "no model": (lambda w: w.model.unlink(), {}, "not-found", "holds no exported model"),
-    "unknown": (lambda w: None, {"engine": "tensorrt-int4"}, "not-found", "does not exist"),
-    "no name": (lambda w: None, {"engine": 3}, "invalid-argument", "engine must be str"),
-    "another model": (
-        other_model,
-        {"engine": "onnxruntime-fp32"},
-        "invalid-input",
-        "was built from another model",
-    ),
+MORE = {
     "no ranges": (lambda w: w.scales.unlink(), {}, "not-found", "scales.json"),
-    "not empty": (busy_folder, {}, "unwritable", "out is not empty"),
-    "file": (lambda w: Path("out").touch(), {}, "unwritable", "out cannot be written"),
     "own_crop": (lambda w: None, {"own_crop": "yes"}, "invalid-argument", "own_crop must be"),
 }
 
 
-@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("name", [*BAD, *MORE])
 def test_bad_input(workspace, name, tree):
-    spoil, options, code, message = BAD[name]
-    spoil(workspace)
-    before = tree(".")
-    with pytest.raises(lpx.LpxError) as caught:
-        workspace.package("deepstream", "out", **options)
-    assert caught.value.code == code
-    assert message in str(caught.value)
-    assert "--" not in caught.value.what
-    assert tree(".") == before
+    check_refusal(workspace, "deepstream", (BAD | MORE)[name], tree)
 
 
 def test_own_crop_is_for_deepstream(workspace, lpx):
-    with pytest.raises(lpx_error(), match="own_crop must be left out") as caught:
+    with pytest.raises(LpxError, match="own_crop must be left out") as caught:
         workspace.package("cpp", "out", own_crop=True)
     assert caught.value.code == "invalid-argument"
     ran = lpx("package", "--for", "cpp", "--own-crop", "-o", "out")

@@ -16,25 +16,9 @@ from lpx.deploy.deepstream.files.tensor_meta import (
     layers_of,
     read_face,
 )
+from tests.support.deepstream.pyds import Link
 
 TENSOR, OTHER = 12, 3
-
-
-class Link:
-    """A link of one of DeepStream's lists; `data` and the end raise, as in pyds."""
-
-    def __init__(self, elements):
-        self._elements = elements
-
-    @property
-    def data(self):
-        return self._elements[0]
-
-    @property
-    def next(self):
-        if len(self._elements) == 1:
-            raise StopIteration
-        return Link(self._elements[1:])
 
 
 def linked(*elements):

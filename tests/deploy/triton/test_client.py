@@ -121,7 +121,14 @@ def test_self_test_fails_on_a_faulty_engine(package, images, fault):
 
 
 @pytest.mark.parametrize(
-    "answer", [lambda scores: scores[:-1], lambda scores: np.full_like(scores, np.nan)]
+    "answer",
+    [
+        lambda scores: scores[:-1],
+        lambda scores: np.full_like(scores, np.nan),
+        # Logits, or those of a broken engine.
+        lambda scores: np.full_like(scores, 7),
+        lambda scores: np.full_like(scores, -0.1),
+    ],
 )
 def test_an_answer_that_is_no_score_is_refused(package, images, answer):
     with serving(package / "models") as (models, url):

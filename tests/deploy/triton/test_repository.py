@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ import pytest
 
 import lpx
 from lpx import CostPlan, Workspace
+from lpx.cli.package import show_triton
+from lpx.deploy.triton.batching import Batching
 from lpx.engines.manifest import read_manifest
 from lpx.graph.model_io import parse as parse_graph
 from lpx.graph.qdq.unsigned_weights import saturating_weights
@@ -236,7 +239,10 @@ def test_measured_latencies_decide_the_batches(benched):
     assert batching.max_queue_delay_microseconds == 400 == model.batching.delay_us
     assert [sample.batch_size for sample in configs[model.name].model_warmup] == [1, 4, 32]
     assert model.batching.measured
-    assert "gathered to 4 within 400 microseconds" in Path("served/README.md").read_text()
+    text = Path("served/README.md").read_text()
+    assert (
+        "Batches of up to 32 faces. Requests wait up to 400 microseconds to fill one of 4." in text
+    )
 
 
 def test_measurements_of_another_engine_are_not_used(benched):
@@ -543,6 +549,7 @@ def test_a_full_disk_leaves_nothing(workspace, tree):
         text=True,
         env=environment,
         check=False,
+        timeout=120,
     )
     assert done.returncode == 1
     assert "cannot be written" in done.stderr
@@ -555,7 +562,8 @@ def test_command(lpx, workspace):
     lines = ran.out.splitlines()
     assert lines[0] == "written: served"
     assert lines[1] == (
-        "  detector-onnxruntime-int8: batches of 1 to 32, of what has arrived (not measured)"
+        "  detector-onnxruntime-int8: batches of up to 32 faces, without waiting for more (its "
+        "latency was not measured)"
     )
     assert "uint8" in ran.out
     ran = lpx("package", "--for", "triton", "-o", "more", "--json", "--name", "mine")
@@ -568,6 +576,28 @@ def test_command(lpx, workspace):
     ran = lpx("package", "--for", "triton", "-o", "x", "--engine", "onnxruntime-fp32")
     assert ran.code == 2
     assert "--engine must be left out for --for triton" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("batching", "text"),
+    [
+        (Batching(1, measured=True), "one face at a time"),
+        (
+            Batching(32, (4, 8), 400, measured=True),
+            "batches of up to 32 faces, waiting up to 400 µs to fill one of 4 or 8 (measured)",
+        ),
+        (
+            Batching(32, measured=True),
+            "batches of up to 32 faces, without waiting for more (in the last bench no larger "
+            "batch took less time per face)",
+        ),
+    ],
+)
+def test_batches_in_words(workspace, capsys, batching, text):
+    result = workspace.package("triton", "served", engines="onnxruntime-fp32")
+    models = tuple(replace(model, batching=batching) for model in result.models)
+    show_triton(replace(result, models=models))
+    assert capsys.readouterr().out.splitlines()[1] == f"  detector-onnxruntime-fp32: {text}"
 
 
 @pytest.fixture
@@ -584,6 +614,7 @@ def start(tmp_path):
             text=True,
             env={**os.environ, "DOCKER": str(docker), **environment},
             check=False,
+            timeout=120,
         )
 
     return run

@@ -16,6 +16,7 @@ from tests.support.triton_rules import (
 
 GRAPH = "detector-onnxruntime-fp32"
 PLAN = "detector-tensorrt-fp16"
+GRAPHS, NO_FILE = "optimization { cuda { graphs: true } }", 'default_model_filename: "a.plan"'
 OLD_NEW = {
     "name": (GRAPH, f'name: "{GRAPH}"', 'name: "other"', "that of the folder"),
     "unknown field": (GRAPH, "backend:", "backends:", "no field named"),
@@ -38,37 +39,17 @@ OLD_NEW = {
     "profile name": (PLAN, "KIND_GPU", 'KIND_GPU profile: ["first"]', "a number"),
     "preferred": (GRAPH, "batching {", "batching { preferred_batch_size: [33]", "above"),
     "preferred zero": (GRAPH, "batching {", "batching { preferred_batch_size: [0]", "positive"),
-    "graph": (
-        PLAN,
-        "graph_spec {\n      batch_size: 1",
-        "graph_spec {\n batch_size: 99",
-        "graph's",
-    ),
-    "graphs of ONNX": (
-        GRAPH,
-        "batching {\n}",
-        "batching {} optimization { cuda { graphs: true } }",
-        "only TensorRT",
-    ),
+    "graph": (PLAN, "graph_spec {", "graph_spec { batch_size: 99 } graph_spec {", "graph's"),
+    "graphs of ONNX": (GRAPH, "instance_group", f"{GRAPHS} instance_group", "only TensorRT"),
     "warm-up": (GRAPH, 'name: "batch-32"\n  batch_size: 32', "batch_size: 64", "warm-up batch"),
     "warm-up name": (GRAPH, 'key: "faces"', 'key: "face"', "every input"),
     "warm-up file": (GRAPH, '"face.rgb"', '"other.rgb"', "missing"),
-    "warm-up type": (
-        GRAPH,
-        "value {\n      data_type: TYPE_UINT8",
-        "value {\n data_type: TYPE_FP32",
-        "another type",
-    ),
+    "warm-up type": (GRAPH, "      data_type: TYPE_UINT8", "data_type: TYPE_FP32", "another type"),
     "warm-up noise": (GRAPH, 'input_data_file: "face.rgb"', "random_data: true", "without data"),
     "capability": (PLAN, 'key: "8.6"', 'key: "sm86"', "compute capability"),
     "plan": (PLAN, "model-sm86.plan", "model-sm87.plan", "no GPU loads"),
     "folder of a plan": (PLAN, "model-sm86.plan", "../model.plan", "version's folder"),
-    "default plan": (
-        PLAN,
-        "cc_model",
-        'default_model_filename: "a.plan"\ncc_model',
-        "no GPU loads",
-    ),
+    "default plan": (PLAN, "cc_model", f"{NO_FILE} cc_model", "no GPU loads"),
     "no group": (GRAPH, "instance_group {\n  count: 1\n  kind: KIND_CPU\n}", "", "instance group"),
 }
 

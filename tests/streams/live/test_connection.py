@@ -72,7 +72,11 @@ def test_the_address_is_not_among_the_arguments_of_the_process():
     try:
         pid = connection._process.pid
         shown = subprocess.run(
-            ["ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=True
+            ["ps", "-ww", "-o", "args=", "-p", str(pid)],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
         )
         assert shown.stdout
         assert "secret" not in shown.stdout

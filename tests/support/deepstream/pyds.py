@@ -1,6 +1,7 @@
 """Stands in for pyds: one frame with three objects, of which two are faces.
 
-The second face is outside the frame. FAKE_SCORE is the score of the first.
+The second face is outside the frame. FAKE_SCORE is the score of the first. With FAKE_BREAK,
+reading the metadata fails once, in the first of the two probes.
 """
 
 from __future__ import annotations
@@ -82,5 +83,11 @@ def infer():
         found.classifier_meta_list = Link([classifier])
 
 
+_ASKED = []
+
+
 def gst_buffer_get_nvds_batch_meta(address):
+    _ASKED.append(address)
+    if len(_ASKED) == 1 and "FAKE_BREAK" in os.environ:
+        raise RuntimeError("no metadata")
     return BATCH

@@ -187,6 +187,9 @@ def main() -> int:
     failed: list[Any] = []
 
     def probe(pad: Any, info: Any, handle: Any) -> Any:
+        # What is still on its way then may have boxes that were not enlarged, and wrong scores.
+        if failed:
+            return Gst.PadProbeReturn.DROP
         try:
             handle(pyds.gst_buffer_get_nvds_batch_meta(hash(info.get_buffer())))
         except Exception as error:

@@ -60,7 +60,7 @@ Gst = SimpleNamespace(
     init=lambda arguments: None,
     parse_launch=_Pipeline,
     PadProbeType=SimpleNamespace(BUFFER="buffer"),
-    PadProbeReturn=SimpleNamespace(OK="ok"),
+    PadProbeReturn=SimpleNamespace(OK="ok", DROP="drop"),
     MessageType=SimpleNamespace(ERROR="error", EOS="eos"),
     State=SimpleNamespace(PLAYING="playing", NULL="null"),
 )
