@@ -208,6 +208,8 @@ class _Run:
         if not room:
             raise self._no_room()
         self.count = min(room, options.workers or room, len(self.units))
+        each = "1 core" if self.cpus == 1 else f"{self.cpus} cores"
+        self.cluster.reporter.say(f"Ray workers: {self.count}, with {each} each")
         ray = self.cluster.ray
         try:
             self.shipped = [ray.put(value) for value in self.plan.shipped]

@@ -247,9 +247,13 @@ def _check_versions(host: str, python: str, version: str) -> None:
 def _describe(nodes: tuple[Node, ...], reporter: Reporter) -> None:
     hosts = []
     for node in nodes:
-        gpus = f", {node.gpus} GPU" if node.gpus else ""
-        hosts.append(f"{node.host} ({node.cpus} CPU{gpus})")
+        gpus = f", {_counted(node.gpus, 'GPU')}" if node.gpus else ""
+        hosts.append(f"{node.host} ({_counted(node.cpus, 'core')}{gpus})")
     listed = ", ".join(hosts[:4])
     if len(hosts) > 4:
         listed += f" and {len(hosts) - 4} more"
     reporter.say(f"Ray nodes: {listed}")
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
