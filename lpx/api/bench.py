@@ -153,16 +153,19 @@ def bench(
             score_digests(model, manifests, opened.stages),
             reporter.say,
         )
-        # After the store was opened, as that drops scores of another bench and their origin with
-        # them.
-        joined = read_joined(store.folder)
         if store.folder.is_dir():
             reporter.say(f"resuming interrupted bench ({store.folder})")
+        scoring = reporter.progress(f"scoring {faces.name}")
         watch = Watch(
-            reporter.progress(f"scoring {faces.name}"),
+            scoring,
             reporter.progress("timing"),
             reporter.progress("measuring energy"),
         )
+        if workspace.ray is not None:
+            from lpx.api.bench_on_cluster import score_on_cluster
+
+            score_on_cluster(workspace, subject, opened, options, store, scoring, reporter)
+        joined = read_joined(store.folder)
         engines = {name: candidate.engine for name, candidate in loaded.items()}
         if isinstance(reference, Engine):
             engines[REFERENCE] = reference
@@ -343,7 +346,7 @@ def open_engines(
     chosen = choose_stages(options.stages)
     for note in chosen.notes:
         reporter.say(note)
-    graphs = _graphs(workspace, subject.model, manifests, chosen, stack)
+    graphs = open_graphs(workspace, subject.model, manifests, chosen, stack)
     return OpenedBench(reference, loaded, broken, StagePlan(graphs, chosen.pipelines))
 
 
@@ -388,7 +391,7 @@ def _write(report: Report, result: BenchResult) -> None:
     write_bytes(report.markdown_path, render_markdown(report).encode())
 
 
-def _graphs(
+def open_graphs(
     workspace: WorkspaceFolder,
     model: ExportedModel,
     manifests: list[EngineManifest],

@@ -15,8 +15,9 @@ from lpx.artefacts.model import look_up, open_faces, read_exported
 from lpx.bench.parity.method_ranking import Evidence, MethodRanking
 from lpx.calibration import selection
 from lpx.calibration.methods import METHODS
+from lpx.calibration.observe import SHARD, Observation, observe, scales_of
 from lpx.calibration.observe import calibrate as observed_scales
-from lpx.calibration.observe import observe, scales_of
+from lpx.calibration.on_cluster import ROWS, ClusterObserver
 from lpx.calibration.ranges import face_ranges
 from lpx.calibration.scales import Scales, save_scales
 from lpx.card import METADATA_KEY, ModelCard, card_from_json
@@ -160,14 +161,7 @@ def calibrate(
         inputs.pool.digest()
         split = inputs.split(options, reporter)
         resume = workspace.root / PARTIAL
-        observation = observe(
-            inputs.observed,
-            split.calibration,
-            inputs.card.input_size,
-            progress=reporter.progress(f"calibrating on {inputs.pool.name}"),
-            resume=resume,
-            say=reporter.say,
-        )
+        observation = _observe(workspace, inputs, split.calibration, resume, reporter)
         try:
             scales = scales_of(observation, split.calibration)
         except LpxError:
@@ -178,6 +172,32 @@ def calibrate(
         # Not earlier: a run that stops while methods are compared need not observe again.
         resume.unlink(missing_ok=True)
     return replace(result, seconds=observation.seconds, pass_seconds=observation.pass_seconds)
+
+
+def _observe(
+    workspace: OpenedWorkspace,
+    inputs: CalibrationInputs,
+    faces: FaceSet,
+    resume: Path,
+    reporter: Reporter,
+) -> Observation:
+    """Observe the faces here, or on the cluster of the workspace."""
+    size = inputs.card.input_size
+    progress = reporter.progress(f"calibrating on {inputs.pool.name}")
+    shard, elsewhere = SHARD, None
+    if workspace.ray is not None:
+        shard = ROWS
+        elsewhere = ClusterObserver(workspace.ray, reporter, inputs.observed, faces, size)
+    return observe(
+        inputs.observed,
+        faces,
+        size,
+        progress=progress,
+        resume=resume,
+        say=reporter.say,
+        shard=shard,
+        elsewhere=elsewhere,
+    )
 
 
 def open_inputs(

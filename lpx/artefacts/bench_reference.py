@@ -137,7 +137,7 @@ def record_reference(
     origin = Origin(
         torch=versions("torch")["torch"],
         device=device,
-        machine=machine or f"{here.os}, {here.architecture}, {here.cpu}",
+        machine=machine or here.words,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         lpx=versions()["lpx"],
     )

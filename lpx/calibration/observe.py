@@ -6,8 +6,9 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +16,17 @@ import numpy as np
 
 from lpx.calibration.observed_model import LARGEST_BATCH, Activation, ObservedModel
 from lpx.calibration.observer import Observer
-from lpx.calibration.progress import PassProgress, load_progress, save_progress
+from lpx.calibration.progress import (
+    ObservedRows,
+    PassProgress,
+    load_progress,
+    save_progress,
+)
 from lpx.calibration.scales import CalibrationFaces, Scales
 from lpx.data.face_sets.face_set import Batch, FaceSet, Skipped
 from lpx.errors import LpxError
+from lpx.graph.model_io import parse
+from lpx.graph.qdq.placement_dla import tensors_to_observe
 from lpx.reporter import Progress
 
 # Faces after which progress is saved.
@@ -96,6 +104,7 @@ def observe(
     say: Callable[[str], None] | None = None,
     shard: int = SHARD,
     largest_batch: int = LARGEST_BATCH,
+    elsewhere: ObserveRows | None = None,
 ) -> Observation:
     """Observe the activations of a float32 model on faces: all of a calibration's, or a part.
 
@@ -110,6 +119,7 @@ def observe(
         say: Receives the reason if an earlier pass cannot be resumed.
         shard: Faces after which progress is saved; the result does not depend on it.
         largest_batch: Maximum batch size; the result does not depend on it.
+        elsewhere: Observes the faces instead of this process, such as on a cluster.
 
     Raises:
         LpxError: A face changed during the pass, or an activation is NaN or infinite (the tensor
@@ -118,16 +128,21 @@ def observe(
     started = time.perf_counter()
     digest = hashlib.sha256(model).hexdigest()
     key = {"model": digest, "faces": faces.digest(), "size": str(size)}
-    run = _Pass(ObservedModel(model, largest_batch=largest_batch), faces, size, shard)
-    if resume is not None:
-        run.resume(load_progress(resume, key, say))
     total = len(faces.faces)
-    while run.position < total:
-        for position in run.next_shard():
-            if progress is not None:
-                progress(position, total)
-        if resume is not None:
-            save_progress(resume, key, run.progress())
+    names, done, observe_rows = _prepared(model, faces, size, largest_batch, elsewhere)
+    earlier = load_progress(resume, key, say) if resume is not None else None
+    # Another release of lpx may have observed other tensors.
+    if earlier is not None and tuple(earlier.observers) == names:
+        done = earlier
+    seconds = 0.0
+    rest = [range(at, min(at + shard, total)) for at in range(done.position, total, shard)]
+    # Closed in any case: on a cluster it holds the connection and the workers.
+    with closing(observe_rows(rest, progress)) as parts:
+        for part in parts:
+            done = done.followed_by(part)
+            seconds += part.seconds
+            if resume is not None:
+                save_progress(resume, key, done)
     try:
         faces.check_unchanged("calibration")
     except LpxError:
@@ -141,10 +156,10 @@ def observe(
     return Observation(
         digest,
         total,
-        tuple(run.skipped),
-        run.observers,
+        done.skipped,
+        done.observers,
         seconds=round(time.perf_counter() - started, 3),
-        pass_seconds=round(run.model.seconds, 3),
+        pass_seconds=round(seconds, 3),
     )
 
 
@@ -188,55 +203,91 @@ def _record_of(faces: FaceSet, skipped: int) -> CalibrationFaces:
     )
 
 
-class _Pass:
-    """A pass over the faces, shard by shard.
+def _prepared(
+    model: bytes, faces: FaceSet, size: int, largest_batch: int, elsewhere: ObserveRows | None
+) -> tuple[tuple[str, ...], PassProgress, ObserveRows]:
+    """Return the tensors, a pass that has just begun, and what observes faces."""
+    if elsewhere is not None:
+        # The model is not opened here, where nothing runs it: its first result brings observers.
+        names = tensors_to_observe(parse(model, "the exported model"))
+        return names, PassProgress(0, (), {}), elsewhere
+    here = FaceObserver(model, faces, size, largest_batch=largest_batch)
+    return here.model.names, PassProgress(0, (), here.nothing()), here.observe_all
 
-    Batches run in several threads, each with its own observers. They are merged after each shard:
+
+# Observes ranges of faces, and yields the result of each in order. The second argument receives the
+# number of faces done, and their total.
+ObserveRows = Callable[[Sequence[range], Progress | None], Generator[ObservedRows, None, None]]
+
+
+class FaceObserver:
+    """Observes a model on ranges of faces: the unit of work of a calibration.
+
+    Batches run in several threads, each with its own observers. They are merged after each range:
     statistics are exact, so that it does not matter which thread took which batch.
+
+    Args:
+        model: ONNX, input `faces` uint8 [N, S, S, 3].
+        faces: All faces.
+        size: S, pixels.
+        largest_batch: Maximum batch size.
+        cores: CPU cores to use; None for all.
     """
 
-    def __init__(self, model: ObservedModel, faces: FaceSet, size: int, shard: int) -> None:
-        self.model, self.faces, self.size, self.shard = model, faces, size, shard
-        self.position = 0
-        self.skipped: list[Skipped] = []
-        self.observers = self._new()
+    def __init__(
+        self,
+        model: bytes,
+        faces: FaceSet,
+        size: int,
+        *,
+        largest_batch: int = LARGEST_BATCH,
+        cores: int | None = None,
+    ) -> None:
+        self.model = ObservedModel(model, largest_batch=largest_batch, cores=cores)
+        self.faces, self.size = faces, size
 
-    def resume(self, earlier: PassProgress | None) -> None:
-        """Continue an earlier pass, unless another release of lpx observed other tensors in it."""
-        if earlier is None or tuple(earlier.observers) != self.model.names:
-            return
-        self.position = earlier.position
-        self.skipped = list(earlier.skipped)
-        self.observers = earlier.observers
+    def observe_all(
+        self, ranges: Sequence[range], progress: Progress | None
+    ) -> Generator[ObservedRows, None, None]:
+        """Observe several ranges, see `ObserveRows`."""
+        for rows in ranges:
+            yield self.observe(rows, progress)
 
-    def next_shard(self) -> Iterator[int]:
-        """Observe the next faces; yields the number of faces done after each batch."""
-        first = self.position
-        end = min(first + self.shard, len(self.faces.faces))
-        shard = self.faces.take(np.arange(first, end))
+    def observe(self, rows: range, progress: Progress | None = None) -> ObservedRows:
+        """Observe a range.
+
+        Args:
+            rows: The faces.
+            progress: Called after each batch with the index of the next face, and the number of
+                all faces.
+
+        Raises:
+            LpxError: An activation is NaN or infinite.
+        """
+        before = self.model.seconds
+        shard = self.faces.take(np.arange(rows.start, rows.stop))
         skipped: list[Skipped] = []
         parts: list[dict[str, Observer]] = []
         own = threading.local()
 
         def take(batch: Batch, activations: list[Activation]) -> None:
             if not hasattr(own, "observers"):
-                own.observers = self._new()
+                own.observers = self.nothing()
                 parts.append(own.observers)
-            self._observe(own.observers, activations, batch, first)
+            self._observe(own.observers, activations, batch, rows.start)
 
         batches = shard.stream(self.model.batch_size, self.size, skipped)
         for batch, _ in self.model.run_all(batches, take):
-            yield first + int(batch.indices[-1]) + 1
+            if progress is not None:
+                progress(rows.start + int(batch.indices[-1]) + 1, len(self.faces.faces))
+        whole = self.nothing()
         for observers in parts:
             for name, observer in observers.items():
-                self.observers[name].merge(observer)
-        self.position, self.skipped = end, self.skipped + skipped
+                whole[name].merge(observer)
+        return ObservedRows(rows, tuple(skipped), whole, self.model.seconds - before)
 
-    def progress(self) -> PassProgress:
-        """Return the progress so far, to save."""
-        return PassProgress(self.position, tuple(self.skipped), self.observers)
-
-    def _new(self) -> dict[str, Observer]:
+    def nothing(self) -> dict[str, Observer]:
+        """Return observers that have seen no face."""
         pairs = zip(self.model.names, self.model.channels, strict=True)
         return {name: Observer(channels) for name, channels in pairs}
 

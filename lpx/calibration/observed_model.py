@@ -62,6 +62,7 @@ class ObservedModel:
         model: ONNX, input `faces` uint8 [N, S, S, 3].
         largest_batch: Maximum batch size.
         block: Channels of a block in ONNX Runtime's own layout; measured if None.
+        cores: CPU cores to use; None for all.
         opener: Opens the session that runs the model, as `lpx.calibration.ort_layout.open_session`.
 
     Attributes:
@@ -85,6 +86,7 @@ class ObservedModel:
         *,
         largest_batch: int = LARGEST_BATCH,
         block: int | None = None,
+        cores: int | None = None,
         opener: Callable[..., onnxruntime.InferenceSession] = open_session,
     ) -> None:
         graph = parse(model, "the exported model")
@@ -101,7 +103,7 @@ class ObservedModel:
         whole = serialise(graph)
         known = extents(whole, graph, self.names)
         self.extents = [known[name] for name in self.names]
-        cores = os.cpu_count() or 1
+        cores = cores or os.cpu_count() or 1
         values = max(1, sum(extent.values(1) for extent in self.extents))
         self.batch_size = max(1, min(largest_batch, _BATCH_ROOM // values))
         self.at_once = max(1, min(cores, _ROOM // (self.batch_size * values)))

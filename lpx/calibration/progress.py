@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,22 @@ from lpx.schema import parse_json
 from lpx.workspace import write_bytes
 
 _FORMAT = "lpx-calibration/2"
+
+
+class ObservedRows(NamedTuple):
+    """What was observed on some of the faces.
+
+    Attributes:
+        rows: The faces.
+        skipped: Those of them that could not be read.
+        observers: Statistics of the others, per tensor.
+        seconds: Time of the forward pass and of its statistics, s.
+    """
+
+    rows: range
+    skipped: tuple[Skipped, ...]
+    observers: dict[str, Observer]
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -35,6 +51,14 @@ class PassProgress:
     position: int
     skipped: tuple[Skipped, ...]
     observers: dict[str, Observer]
+
+    def followed_by(self, part: ObservedRows) -> PassProgress:
+        """Return the progress with the faces that follow; observers are changed in place."""
+        if not self.observers:
+            return PassProgress(part.rows.stop, self.skipped + part.skipped, part.observers)
+        for name, observer in part.observers.items():
+            self.observers[name].merge(observer)
+        return PassProgress(part.rows.stop, self.skipped + part.skipped, self.observers)
 
 
 def save_progress(

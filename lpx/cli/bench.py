@@ -20,6 +20,7 @@ from lpx.cli.options import (
     refuse_options,
     workspace_option,
 )
+from lpx.cli.ray import ray_options
 from lpx.cli.shards import check_shard, shard_options, show_part
 from lpx.errors import InvalidArgumentError
 
@@ -61,6 +62,7 @@ _OF_FACES = (
     "no_stages",
     "allow_overlap",
     "reference",
+    "ray_address",
 )
 _OF_STREAMS = (
     "fps",
@@ -264,6 +266,7 @@ def times_of(
     help="Streams: number at which the search ends.",
 )
 @shard_options
+@ray_options
 @rebuild_option
 @host_code_option
 @factory_option

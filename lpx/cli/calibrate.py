@@ -16,6 +16,7 @@ from lpx.cli.options import (
     weight_options,
     workspace_option,
 )
+from lpx.cli.ray import ray_options
 from lpx.cli.shards import check_shard, shard_options, show_part
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     help="Import the scales from a TensorRT calibration cache instead of calibrating.",
 )
 @shard_options
+@ray_options
 @weight_options
 @data_options
 @workspace_option

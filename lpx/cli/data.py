@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lpx.cli.options import data_options, json_option, workspace_option
+from lpx.cli.ray import ray_options
 from lpx.cli.shards import check_shard, shard_options, show_part
 from lpx.data.roots import DataPlaces
 from lpx.data.wording import counted, some
@@ -57,6 +58,7 @@ def data() -> None:
 @click.option("--processes", type=int, help="Maximum number of processes. Default: one per core.")
 @click.option("--strict", is_flag=True, help="Fail if a video of the set's lists is not on disk.")
 @shard_options
+@ray_options
 @data_options
 @workspace_option
 @json_option

@@ -19,6 +19,7 @@ from lpx.workspace import DEFAULT, WorkspaceFolder
 
 if TYPE_CHECKING:
     from lpx.api.workspace import Workspace
+    from lpx.cluster.options import RayOptions
     from lpx.graph.qdq.weights import WeightOptions
 
 # The same as `lpx.graph.qdq.placement.MIN_CHANNELS`, whose import would slow down `lpx --help`.
@@ -29,8 +30,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def workspace_option(command: Command) -> Command:
     """`-w DIR`: passes a Workspace as `workspace`.
 
-    It takes `--data-root`, `--store`, `--allow-host-code`, `--allow-factory` and `--rebuild` into
-    the workspace where the command has them. Their decorators stand above this one.
+    It takes `--data-root`, `--store`, `--allow-host-code`, `--allow-factory`, `--rebuild` and `ray`
+    into the workspace where the command has them. Their decorators stand above this one.
     """
 
     def passing(
@@ -41,6 +42,7 @@ def workspace_option(command: Command) -> Command:
         allow_host_code: bool = False,
         allow_factory: bool = False,
         rebuild: Rebuild = "auto",
+        ray: RayOptions | None = None,
         **options: Any,
     ) -> Any:
         opened = _opened(
@@ -50,6 +52,7 @@ def workspace_option(command: Command) -> Command:
             allow_host_code=allow_host_code,
             allow_factory=allow_factory,
             rebuild=rebuild,
+            ray=ray,
         )
         return command(*given, workspace=opened, **options)
 

@@ -119,6 +119,8 @@ def _refuse_there(name: str, values: dict[str, Any]) -> None:
         what = "--streams"
     elif values.get("shard") is not None:
         what = "--shard"
+    elif values.get("ray_address") is not None:
+        what = "--ray"
     elif name == "predict" and (values["live"] or is_live(str(values["path"]))):
         # Its address may have a password, which must not get into the board's list of commands.
         what = "a live source"

@@ -51,7 +51,7 @@ def check_shard(shard: str | None, out: Path | None, without: Sequence[str] = ()
         return
     context = click.get_current_context()
     for parameter in context.command.params:
-        if parameter.name in without and was_given(context, parameter.name):
+        if parameter.name in ("ray_address", *without) and was_given(context, parameter.name):
             name = max(parameter.opts, key=len)
             if isinstance(parameter, click.Argument):
                 name = parameter.make_metavar(context)

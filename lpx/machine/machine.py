@@ -83,6 +83,11 @@ class Machine:
     in_container: bool
 
     @property
+    def words(self) -> str:
+        """System and processor in words, such as "Debian 12, x86_64, Xeon Platinum 8481C"."""
+        return f"{self.os}, {self.architecture}, {self.cpu}"
+
+    @property
     def compute_capabilities(self) -> tuple[str, ...]:
         """Compute capabilities of the GPUs, such as "8.9"; without those that are unknown."""
         # Unknown without nvidia-smi's answer: nothing can be refused because of them.

@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,8 +22,9 @@ from lpx.artefacts.model import ExportedModel, versions
 from lpx.bench.parity.pixels import PixelPlan
 from lpx.bench.parity.pixels import digests as pixel_digests
 from lpx.bench.parity.run import StagePlan
-from lpx.bench.parity.score import BATCH, Failure
+from lpx.bench.parity.score import Failure
 from lpx.bench.parity.score_store import (
+    BATCH,
     OF,
     SKIPPED,
     ScoreStore,
@@ -190,6 +191,15 @@ class JoinedScores:
         )
 
 
+def note_machines(folder: Path, parts: int, machines: Iterable[str]) -> None:
+    """Note in a store that its scores were computed in parts, and where.
+
+    Raises:
+        LpxError: The folder cannot be written.
+    """
+    write_sealed(folder / _JOINED, {"parts": parts, "machines": list(machines)})
+
+
 def read_joined(folder: Path) -> JoinedScores:
     """Return where the scores of a store come from."""
     try:
@@ -244,8 +254,7 @@ def join_scores(
                 _append(joined, whole, part, int(inputs["count"]))
                 progress(done, len(whole.parts))
             write_sealed(joined.folder / OF, inputs)
-            about = {"parts": len(whole.parts), "machines": list(whole.machines())}
-            write_sealed(joined.folder / _JOINED, about)
+            note_machines(joined.folder, len(whole.parts), whole.machines())
             if target.exists():
                 reporter.say(f"scores of an interrupted bench in {target} are replaced")
             with interrupts.deferred():

@@ -59,7 +59,6 @@ def prepare_part(
     preparation: Preparation,
     reporter: Reporter,
     *,
-    processes: int | None = None,
     cut: CutVideos = cut_videos,
 ) -> PartResult:
     """Cut a shard's share of the videos, into its part.
@@ -69,7 +68,6 @@ def prepare_part(
         shard: The shard.
         preparation: The data set.
         reporter: Receives progress and warnings.
-        processes: Maximum number of processes; None for one per core.
         cut: Cuts videos.
 
     Raises:
@@ -95,7 +93,6 @@ def prepare_part(
                 settings,
                 videos,
                 journal,
-                processes=processes,
                 progress=reporter.progress(f"preparing {videos.name}, shard {shard}, videos"),
                 cut=cut,
             )

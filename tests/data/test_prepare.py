@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -35,7 +36,13 @@ from tests.data.trees import ffpp_tree, portrait, scene, write, write_video
 
 REALS = "original_sequences/youtube/c23/videos"
 FAKES = "manipulated_sequences/Deepfakes/c23/videos"
-OPTIONS = {"methods": ("Deepfakes",), "frames": 3, "processes": 1}
+
+
+def in_processes(count):
+    return partial(workers.cut_videos, processes=count)
+
+
+OPTIONS = {"methods": ("Deepfakes",), "frames": 3, "cut": in_processes(1)}
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +139,7 @@ def test_a_second_run_does_nothing(whole, source):
 
 def test_several_processes_leave_the_same(tree, whole):
     told = []
-    done = run(tree, processes=2, progress=lambda *at: told.append(at))
+    done = run(tree, cut=in_processes(2), progress=lambda *at: told.append(at))
     assert contents(done.folder) == contents(whole.folder)
     assert told == [(n, 8) for n in range(9)]
 
@@ -261,7 +268,7 @@ def test_names_in_other_scripts(tmp_path, monkeypatch):
         "dfdcp",
         places=DataPlaces(Path("dfdcp"), Path("s")),
         frames=2,
-        processes=1,
+        cut=in_processes(1),
         methods=("method_A",),
     )
     assert done.faces == 4
@@ -335,6 +342,7 @@ def test_frames_of_certain_numbers(source):
 
 KILLED = """
 import os, signal, sys
+from functools import partial
 from pathlib import Path
 from lpx.data.prepare import cutting, prepare, workers
 from lpx.data.roots import DataPlaces
@@ -352,7 +360,7 @@ class Cutter(cutting.Cutter):
         super().__init__(settings, write=write)
 workers.Cutter = Cutter
 prepare("ffpp-c23", places=DataPlaces(Path("ffpp"), Path("store")), methods=("Deepfakes",),
-        frames=3, processes=1)
+        frames=3, cut=partial(workers.cut_videos, processes=1))
 """
 
 
@@ -452,10 +460,10 @@ def test_a_worker_that_is_killed_is_an_error_that_says_so(tree, whole):
 
 @pytest.mark.parametrize(("code", "said"), [(-11, "by signal 11"), (7, "with exit code 7")])
 def test_a_decoder_that_crashes_names_the_video(code, said):
-    worker = workers._Worker.__new__(workers._Worker)
+    worker = workers.CuttingProcess.__new__(workers.CuttingProcess)
     worker.process = type("Dead", (), {"exitcode": code, "join": lambda *_: None})()
     worker.video = type("V", (), {"name": "a/b"})()
-    death = worker.death()
+    death = worker._death()
     assert death.what == "a worker died at video a/b"
     assert said in death.why
     assert "download it again" in death.fix
@@ -465,6 +473,7 @@ CRASH = """
 import os, signal, sys
 from pathlib import Path
 from lpx.data.prepare import prepare, workers
+from functools import partial
 from lpx.data.roots import DataPlaces
 class Cutter(workers.Cutter):
     def cut(self, video):
@@ -474,7 +483,7 @@ class Cutter(workers.Cutter):
 workers.Cutter = Cutter
 if __name__ == "__main__":
     prepare("ffpp-c23", places=DataPlaces(Path("ffpp"), Path("store")), methods=("Deepfakes",),
-            frames=3, processes=2)
+            frames=3, cut=partial(workers.cut_videos, processes=2))
 """
 
 
@@ -582,8 +591,8 @@ def test_a_full_disk_says_what_to_free_and_the_next_run_goes_on(tree, whole, pla
     settings = cutting.Settings(folder, 3, "square-1.3", "blazeface")
     head = {"name": "ffpp-c23", "crop": "square-1.3", "frames": 3, "detector": "blazeface"}
 
-    def full_after_three(settings, todo, processes):
-        yield from workers.cut_videos(settings, todo[:3], processes)
+    def full_after_three(settings, todo):
+        yield from workers.cut_videos(settings, todo[:3], 1)
         if place == "crops":
             raise cutting.DiskFullError
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
@@ -593,7 +602,7 @@ def test_a_full_disk_says_what_to_free_and_the_next_run_goes_on(tree, whole, pla
         open_journal(folder, head) as held,
     ):
         preparing.cut_missing(
-            settings, videos, held, processes=1, progress=lambda *_: None, cut=full_after_three
+            settings, videos, held, progress=lambda *_: None, cut=full_after_three
         )
     assert caught.value.why == "3 of 8 videos are finished, and are kept"
     assert "GiB for the 5 videos left" in caught.value.fix
@@ -625,7 +634,6 @@ def test_a_folder_that_was_prepared_otherwise_is_refused(tree):
     ("options", "said"),
     [
         ({"frames": 0}, "frames must be >= 1"),
-        ({"processes": 0}, "processes must be >= 1"),
         ({"crop": "round"}, "crop must be one of"),
         ({"detector": "eyes"}, "detector must be one of"),
         ({"split": "tset"}, "split must be one of"),

@@ -239,14 +239,14 @@ def test_a_crashed_video_is_tried_again(work):
     preparation = open_preparation(SET, places=DataPlaces(Path("ffpp"), Path("store")), **options)
     folder = Path("part")
 
-    def crash(settings, videos, processes):
+    def crash(settings, videos):
         for video in videos:
             yield crashed(settings, video, "signal 11")
 
     shards_prepare.prepare_part(folder, Shard(0, 1), preparation, SILENT, cut=crash)
     with pytest.raises(LpxError, match="no face was found"):
         work.merge(folder)
-    shards_prepare.prepare_part(folder, Shard(0, 1), preparation, SILENT, processes=1)
+    shards_prepare.prepare_part(folder, Shard(0, 1), preparation, SILENT)
     assert work.merge(folder).faces > 0
 
 

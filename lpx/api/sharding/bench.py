@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +24,9 @@ from lpx.artefacts.bench_reference import torch_package
 from lpx.artefacts.model import look_up, read_exported, require_prepared
 from lpx.artefacts.overlap import check_disjoint
 from lpx.artefacts.select_engine import engine_folders
-from lpx.bench.parity.pixels import PixelPlan, pixels_of
-from lpx.bench.parity.run import StagePlan, scorers
-from lpx.bench.parity.score import Failure, score_rows
+from lpx.bench.parity.pixels import PixelPlan
+from lpx.bench.parity.run import scorers
+from lpx.bench.parity.score import Failure, score_rows, with_pixels
 from lpx.bench.parity.score_store import FOLDER, ScoreStore
 from lpx.bench.parity.stage_names import PIXELS
 from lpx.bench.parity.stages import MODEL
@@ -135,7 +135,7 @@ def bench_shard(
             failed = score_rows(
                 scoring, faces, size, rows, store, progress, needed=needed, pixels=pixels
             )
-            return _with_pixels([*opened.broken, *failed], opened.stages)
+            return with_pixels([*opened.broken, *failed], pixels)
 
         return score_part(
             folder,
@@ -147,15 +147,6 @@ def bench_shard(
             reporter,
             about={"set": dataset, "not_run": subject.chosen.reasons},
         )
-
-
-def _with_pixels(failed: list[Failure], stages: StagePlan) -> list[Failure]:
-    """Add that an engine which failed has not scored the pixels of pipelines either."""
-    others = []
-    for failure in failed:
-        for pipeline in stages.pipelines:
-            others.append(replace(failure, name=pixels_of(failure.name, pipeline.name)))
-    return [*failed, *others]
 
 
 def _key(subject: BenchSubject, opened: OpenedBench, options: BenchOptions) -> dict[str, Any]:

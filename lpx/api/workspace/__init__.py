@@ -27,6 +27,8 @@ class Workspace(ShardingSteps, ShippingSteps, MeasuringSteps, MakingSteps):
             model. Only for a workspace from a source you trust.
         rebuild: Whether `bench` and `predict` rebuild an engine that is named and does not run
             here, or one if none runs: "auto", "ask" (on the terminal) or "never".
+        ray: The Ray cluster on which `prepare_faces`, `calibrate` and `bench` do their long work;
+            None for this machine alone.
         reporter: Receives progress while a bundle is unpacked.
 
     Raises:

@@ -64,8 +64,17 @@ class MakingSteps(OpenedWorkspace):
         Raises:
             LpxError: An unknown set, recipe or detector, no videos, no faces, or a full disk.
         """
-        from lpx.data import prepare
+        from functools import partial
 
+        from lpx.data import prepare
+        from lpx.data.prepare.on_cluster import ClusterCutter
+        from lpx.data.prepare.preparing import CutVideos
+        from lpx.data.prepare.workers import cut_videos
+
+        check_at_least("processes", processes, 1)
+        cut: CutVideos = partial(cut_videos, processes=processes)
+        if self.ray is not None:
+            cut = ClusterCutter(self.ray, reporter)
         return prepare.prepare(
             name,
             places=self.places,
@@ -74,7 +83,7 @@ class MakingSteps(OpenedWorkspace):
             frames=frames,
             crop=crop_recipe(self, crop, reporter),
             detector=detector,
-            processes=processes,
+            cut=cut,
             strict=strict,
             progress=reporter.progress(f"preparing {name}, videos"),
         )

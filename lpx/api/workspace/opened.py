@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from lpx.api.workspace.arguments import StrPath, optional_path
-from lpx.arguments import check_choice
+from lpx.arguments import check_choice, check_instance
+from lpx.cluster.options import RayOptions
 from lpx.data.roots import DataPlaces
 from lpx.healing import REBUILD, Rebuild
 from lpx.reporter import SILENT, Reporter
@@ -24,11 +25,13 @@ class OpenedWorkspace(WorkspaceFolder):
         allow_host_code: bool = False,
         allow_factory: bool = False,
         rebuild: Rebuild = "auto",
+        ray: RayOptions | None = None,
         reporter: Reporter = SILENT,
     ) -> None:
         super().__init__(root)
         # Before a bundle is unpacked: a typing error must not leave its folder behind.
         check_choice("rebuild", rebuild, REBUILD)
+        check_instance("ray", ray, RayOptions)
         if self.root.is_file():
             from lpx.bundle.beside import workspace_of
 
@@ -39,6 +42,7 @@ class OpenedWorkspace(WorkspaceFolder):
         self.allow_host_code = allow_host_code
         self.allow_factory = allow_factory
         self.rebuild = rebuild
+        self.ray = ray
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.root)!r})"

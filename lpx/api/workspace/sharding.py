@@ -74,7 +74,10 @@ class WorkspaceShard:
         Raises:
             LpxError: As for `lpx.Workspace.prepare_faces`, or the folder holds something else.
         """
+        from functools import partial
+
         from lpx.data.prepare.preparing import open_preparation
+        from lpx.data.prepare.workers import cut_videos
         from lpx.shards.prepare import prepare_part
 
         check_at_least("processes", processes, 1)
@@ -89,7 +92,8 @@ class WorkspaceShard:
             strict=strict,
         )
         folder = self._folder("prepare", preparation.settings.folder)
-        return prepare_part(folder, self.shard, preparation, reporter, processes=processes)
+        cut = partial(cut_videos, processes=processes)
+        return prepare_part(folder, self.shard, preparation, reporter, cut=cut)
 
     @needs_extras
     def calibrate(
@@ -206,6 +210,10 @@ class ShardingSteps(OpenedWorkspace):
         """
         from lpx.shards.shard import parse_shard
 
+        if self.ray is not None:
+            raise InvalidArgumentError(
+                "ray", "cannot be combined with shards", self.ray, "Ray divides the work itself"
+            )
         return WorkspaceShard(self, parse_shard(shard), optional_path("out", out))
 
     @needs_extras

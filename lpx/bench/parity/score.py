@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lpx.bench.parity.pixels import PixelPlan, facts_of, note_pixels, pixels_of
-from lpx.bench.parity.score_store import ScoreStore, Stored
+from lpx.bench.parity.score_store import BATCH, Scores, ScoreStore, Stored, next_row
 from lpx.data.face_sets.face_set import Batch, FaceSet, Skipped
 from lpx.data.images.read_ahead import Resize
 from lpx.engines.base import Engine, Prediction
 from lpx.errors import LpxError
 from lpx.reporter import Progress
 
-# Faces per call. Part of what a stored score depends on: another size may round differently.
-BATCH = 16
 # Half precision may round a mean of probabilities to a little outside [0, 1].
 ROUNDING = 1e-3
 
@@ -100,7 +98,8 @@ def score(
         skipped = store.skipped()
     others = _others(pixels)
     run = _Run(tasks, faces, size, others, progress, store, range(len(faces.faces)))
-    failed = run.score_rest(parts, skipped)
+    done = {name: next_row(batches) for name, batches in parts.items()}
+    failed = run.score_rest(done, parts, skipped)
     lost = {failure.name for failure in failed}
     running = [name for name in engines if name not in lost]
     batches: list[Stored] = []
@@ -144,7 +143,7 @@ def score_rows(
     faces: FaceSet,
     size: int,
     rows: range,
-    store: ScoreStore,
+    store: Scores,
     progress: Progress | None = None,
     *,
     needed: Collection[str] | None = None,
@@ -171,9 +170,19 @@ def score_rows(
     # Of the whole set, so that all shards of one without a verdict fail at once.
     _check_labels(faces.labels(), faces)
     tasks = _tasks(engines, pixels, needed)
-    parts = {name: store.read(name) for name in tasks}
+    done = {name: store.next_row(name) for name in tasks}
+    parts: dict[str, list[Stored]] = {name: [] for name in tasks}
     run = _Run(tasks, faces, size, _others(pixels), progress, store, rows)
-    return run.score_rest(parts, store.skipped())
+    return run.score_rest(done, parts, [])
+
+
+def with_pixels(failed: Sequence[Failure], pixels: PixelPlan) -> list[Failure]:
+    """Add that an engine which failed has not scored the pixels of pipelines either."""
+    others = []
+    for failure in failed:
+        for pipeline in pixels.pipelines:
+            others.append(replace(failure, name=pixels_of(failure.name, pipeline.name)))
+    return [*failed, *others]
 
 
 def _others(pixels: PixelPlan | None) -> dict[str, Resize]:
@@ -247,18 +256,24 @@ class _Run:
     size: int
     others: Mapping[str, Resize]
     progress: Progress | None
-    store: ScoreStore | None
+    store: Scores | None
     rows: range
 
-    def score_rest(self, parts: dict[str, list[Stored]], skipped: list[Skipped]) -> list[Failure]:
-        """Score the faces that are missing from `parts`, into `parts` and `skipped`.
+    def score_rest(
+        self, done: Mapping[str, int], parts: dict[str, list[Stored]], skipped: list[Skipped]
+    ) -> list[Failure]:
+        """Score the faces that have no scores yet, into the store, `parts` and `skipped`.
+
+        Args:
+            done: Index of the first face that each task has not scored, by name.
+            parts: Receives batches, by name.
+            skipped: Receives faces that cannot be read.
 
         Returns:
             Tasks that failed.
         """
         failed: list[Failure] = []
         faces, store = self.faces, self.store
-        done = {name: _next_row(batches) for name, batches in parts.items()}
         rows = self.rows
         start = max(rows.start, min(done.values(), default=0))
         # A batch begins at a multiple of BATCH here too: its faces, and so its scores, are the
@@ -293,11 +308,6 @@ class _Run:
             if self.progress is not None:
                 self.progress(int(indices[-1]) + 1 - rows.start, len(rows))
         return failed
-
-
-def _next_row(batches: list[Stored]) -> int:
-    """Return the index of the face at which the next batch begins."""
-    return (int(batches[-1][0][-1]) // BATCH + 1) * BATCH if batches else 0
 
 
 def _reason(error: Exception, faces: FaceSet, indices: NDArray[np.int64]) -> str:

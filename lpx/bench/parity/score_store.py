@@ -11,9 +11,10 @@ import re
 import shutil
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ from lpx.schema import SchemaError, sealed, sealed_line, unsealed, unsealed_line
 from lpx.workspace import Appended, no_follow, read_regular, read_sealed, unwritable, write_sealed
 
 FOLDER = "bench.partial"
+# Faces per call. Part of what a stored score depends on: another size may round differently.
+BATCH = 16
 # Magic, faces, height and width of a map, bytes of the payload, its CRC-32; little-endian.
 _HEADER = struct.Struct("<4sIIIII")
 _MAGIC = b"lpx1"
@@ -33,6 +36,49 @@ SKIPPED = "skipped.jsonl"
 
 # Indices in the face set, int64 [N], and an engine's predictions for these faces.
 Stored = tuple[NDArray[np.int64], Prediction]
+
+
+class Scores(Protocol):
+    """Receives the scores of a pass over faces."""
+
+    def next_row(self, name: str) -> int:
+        """Return the index of the first face that an engine has not scored."""
+        ...
+
+    def add(self, name: str, indices: NDArray[np.int64], prediction: Prediction) -> None:
+        """Append an engine's batch."""
+        ...
+
+    def skip(self, faces: Iterable[Skipped]) -> None:
+        """Append faces that cannot be read, before the scores of their batch."""
+        ...
+
+
+@dataclass
+class UnitScores:
+    """Scores of a unit of work, in memory, for the store of another machine.
+
+    Attributes:
+        done: Index of the first face that each engine has not scored before, by name.
+        batches: Names of engines, indices and predictions, in the order in which they came.
+        skipped: Faces that could not be read.
+    """
+
+    done: Mapping[str, int]
+    batches: list[tuple[str, NDArray[np.int64], Prediction]] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+
+    def next_row(self, name: str) -> int:
+        """Return the index of the first face that an engine has not scored."""
+        return self.done.get(name, 0)
+
+    def add(self, name: str, indices: NDArray[np.int64], prediction: Prediction) -> None:
+        """Append an engine's batch."""
+        self.batches.append((name, indices, prediction))
+
+    def skip(self, faces: Iterable[Skipped]) -> None:
+        """Append faces that cannot be read."""
+        self.skipped += faces
 
 
 class ScoreStore:
@@ -114,6 +160,14 @@ class ScoreStore:
             raise unwritable(path, error) from error
         return frames
 
+    def next_row(self, name: str) -> int:
+        """Return the index of the first face that an engine has not scored.
+
+        Raises:
+            LpxError: The scores cannot be read.
+        """
+        return next_row(self.read(name))
+
     def add(self, name: str, indices: NDArray[np.int64], prediction: Prediction) -> None:
         """Append a batch.
 
@@ -166,6 +220,11 @@ class ScoreStore:
     def remove(self) -> None:
         """Delete the store."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def next_row(batches: Sequence[Stored]) -> int:
+    """Return the index of the face at which the batch after these begins."""
+    return (int(batches[-1][0][-1]) // BATCH + 1) * BATCH if batches else 0
 
 
 def scores_file(name: str, digest: str) -> str:

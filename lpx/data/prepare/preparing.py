@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -42,8 +41,8 @@ from lpx.workspace import unwritable
 
 FRAMES = 32
 
-# Cuts videos with a number of processes, see `lpx.data.prepare.workers.cut_videos`.
-CutVideos = Callable[[Settings, Sequence[Video], int], Iterator[CutResult]]
+# Cuts videos, in some order: `lpx.data.prepare.workers.cut_videos`, or on a cluster.
+CutVideos = Callable[[Settings, Sequence[Video]], Iterator[CutResult]]
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,7 @@ def prepare(
     frames: int = FRAMES,
     crop: str = RECIPE,
     detector: str = BlazeFace.name,
-    processes: int | None = None,
+    cut: CutVideos = cut_videos,
     strict: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> PrepareResult:
@@ -201,8 +200,7 @@ def prepare(
         frames: Number of frames of each video, evenly spaced.
         crop: Crop recipe, a key of `lpx.data.images.crops.RECIPES`.
         detector: A key of `lpx.data.detect.DETECTORS`.
-        processes: Maximum number of processes; None for one per core. With more than 1, a script
-            must guard its main part with `if __name__ == "__main__"`.
+        cut: Cuts the videos, in this process, in several or elsewhere.
         strict: Raise an error if a video is missing.
         progress: Receives the number of finished videos, and that of all.
 
@@ -211,7 +209,6 @@ def prepare(
             face is found, the disk is full, the folder is in use or was prepared with other
             settings, or a worker died.
     """
-    check_at_least("processes", processes, 1)
     preparation = open_preparation(
         name,
         places=places,
@@ -226,9 +223,7 @@ def prepare(
     folder = settings.folder
     try:
         with open_journal(folder, preparation.head()) as journal:
-            statistics = cut_missing(
-                settings, videos, journal, processes=processes, progress=progress
-            )
+            statistics = cut_missing(settings, videos, journal, progress=progress, cut=cut)
             # A run that found everything done leaves the files as they are, unless it asked for
             # something else than the runs before.
             if statistics.videos or preparation.run not in _described_runs(folder):
@@ -256,9 +251,8 @@ def cut_missing(
     videos: VideoSet,
     journal: VideoJournal,
     *,
-    processes: int | None,
     progress: Progress,
-    cut: CutVideos = cut_videos,
+    cut: CutVideos,
 ) -> CutStatistics:
     """Cut the videos that have no valid record in the journal, and record them.
 
@@ -266,9 +260,8 @@ def cut_missing(
         settings: Settings of the prepared set.
         videos: Videos asked for.
         journal: Receives a record per video.
-        processes: Maximum number of processes; None for one per core.
         progress: Receives the number of finished videos, and that of all.
-        cut: Cuts videos: in this process, in several, or elsewhere.
+        cut: Cuts videos.
 
     Raises:
         LpxError: The disk is full, or a worker died; finished videos are recorded.
@@ -286,10 +279,9 @@ def cut_missing(
         return CutStatistics(0, seconds)
     progress(before, total)
     done = 0
-    cores = len(os.sched_getaffinity(0))
     try:
         # Closing the generator ends its workers even if this loop is left early.
-        with closing(cut(settings, todo, processes or cores)) as results:  # type: ignore[type-var]
+        with closing(cut(settings, todo)) as results:  # type: ignore[type-var]
             for result in results:
                 journal.append(result.record)
                 done += 1

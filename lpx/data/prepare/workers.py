@@ -7,6 +7,7 @@ and does not say what it was doing; workers of the first stay for ever if the pa
 
 from __future__ import annotations
 
+import os
 import signal
 import traceback
 from collections.abc import Iterator, Sequence
@@ -28,27 +29,40 @@ _JOIN_TIMEOUT_S = 5.0
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
 
 
-def cut_videos(settings: Settings, videos: Sequence[Video], processes: int) -> Iterator[CutResult]:
+def cut_videos(
+    settings: Settings, videos: Sequence[Video], processes: int | None = None
+) -> Iterator[CutResult]:
     """Cut videos, and yield each result as soon as it is there.
 
     Args:
         settings: Settings of the prepared set.
         videos: Videos to cut.
-        processes: Maximum number of processes; 1 uses this process. Others are started by "spawn",
-            so a script that calls this must guard its main part with `if __name__ == "__main__"`.
+        processes: Maximum number of processes; None for one per core. 1 uses this process. Others
+            are started by "spawn", so a script that calls this must guard its main part with
+            `if __name__ == "__main__"`.
 
     Raises:
         DiskFullError: The disk is full.
         LpxError: The folder cannot be written, or a worker was killed from outside.
     """
-    processes = min(processes, len(videos))
+    processes = min(processes or len(os.sched_getaffinity(0)), len(videos))
     if processes > 1:
         yield from _in_processes(settings, videos, processes)
     elif videos:
         yield from map(Cutter(settings).cut, videos)
 
 
-class _Worker:
+class CuttingProcess:
+    """A process that cuts videos, one at a time; one that dies is not started again.
+
+    Args:
+        settings: Settings of the prepared set.
+
+    Attributes:
+        dead: Whether it died at a damaged video.
+        video: The video that was given last.
+    """
+
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.dead = False
@@ -63,13 +77,24 @@ class _Worker:
         self.video: Video | None = None
 
     def give(self, video: Video) -> None:
+        """Give it a video to cut.
+
+        Raises:
+            LpxError: It has died.
+        """
         self.video = video
         try:
             self.connection.send(video)
         except BrokenPipeError:
-            raise self.death() from None
+            raise self._death() from None
 
     def receive(self) -> CutResult:
+        """Wait for the result of the video that it was given.
+
+        Raises:
+            DiskFullError: The disk is full.
+            LpxError: The folder cannot be written, or the process was killed from outside.
+        """
         try:
             answer = self.connection.recv()
         except (EOFError, ConnectionResetError):
@@ -79,12 +104,12 @@ class _Worker:
             # A decoder that crashes is a property of the video; any other end is not.
             if self.video and code and -code in _CRASHES:
                 return crashed(self.settings, self.video, f"signal {-code}")
-            raise self.death() from None
+            raise self._death() from None
         if isinstance(answer, BaseException):
             raise answer
         return _checked(answer)
 
-    def death(self) -> LpxError:
+    def _death(self) -> LpxError:
         self.process.join(_JOIN_TIMEOUT_S)
         code = self.process.exitcode
         what = f"a worker died at video {self.video.name if self.video else ''}"
@@ -105,6 +130,12 @@ class _Worker:
             "the file is damaged: download it again, or move it away",
         )
 
+    def end(self) -> None:
+        """Kill it, and wait until it has ended."""
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
 
 def _checked(answer: object) -> CutResult:
     if not isinstance(answer, CutResult):
@@ -116,10 +147,10 @@ def _in_processes(
     settings: Settings, videos: Sequence[Video], processes: int
 ) -> Iterator[CutResult]:
     waiting = iter(videos)
-    workers: list[_Worker] = []
+    workers: list[CuttingProcess] = []
     try:
-        with _starting():
-            workers += [_Worker(settings) for _ in range(processes)]
+        with starting():
+            workers += [CuttingProcess(settings) for _ in range(processes)]
         for worker in workers:
             worker.give(next(waiting))
         busy = list(workers)
@@ -135,8 +166,8 @@ def _in_processes(
                     busy.remove(worker)
                 if video is not None:
                     if worker.dead:
-                        with _starting():
-                            replacement = _Worker(settings)
+                        with starting():
+                            replacement = CuttingProcess(settings)
                         workers.append(replacement)
                         busy.append(replacement)
                         replacement.give(video)
@@ -144,15 +175,15 @@ def _in_processes(
                         worker.give(video)
                 yield cut
     finally:
+        # All at once, before the first is waited for.
         for worker in workers:
             worker.process.kill()
         for worker in workers:
-            worker.process.join()
-            worker.connection.close()
+            worker.end()
 
 
 @contextmanager
-def _starting() -> Iterator[None]:
+def starting() -> Iterator[None]:
     """Start processes in this block; they receive no signal before they can handle it."""
     # Python starts the resource tracker with the first process, and unblocks signals for that.
     resource_tracker.ensure_running()

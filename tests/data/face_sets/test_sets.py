@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,14 @@ from lpx.data.face_sets.summary import face_groups, overlaps
 from lpx.data.face_sets.table import FaceRow, make_table
 from lpx.data.images.decode import read_image
 from lpx.data.prepare import prepare, prepared_sets
+from lpx.data.prepare.workers import cut_videos
 from lpx.data.roots import DataPlaces
 from lpx.errors import LpxError
 from lpx.render.encode import encode_png
 from lpx.workspace import write_sealed
 from tests.data.trees import ffpp_tree, portrait, swapped, touch, write
 
-OPTIONS = {"methods": ("Deepfakes",), "frames": 2, "processes": 1}
+OPTIONS = {"methods": ("Deepfakes",), "frames": 2, "cut": partial(cut_videos, processes=1)}
 
 
 @pytest.fixture(scope="module")
