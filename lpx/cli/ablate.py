@@ -85,6 +85,8 @@ from lpx.extras import optional_packages
     help="Learning rate of the backbone; three times as much for the head.",
 )
 @click.option("--workers", default=1, show_default=True, help="Processes that make images.")
+@click.option("--devices", default="auto", show_default=True, help="Devices, as Lightning's.")
+@click.option("--strategy", default="auto", show_default=True, help="Strategy, as Lightning's.")
 @json_option
 def ablate(
     faces: Path,
@@ -98,6 +100,8 @@ def ablate(
     seeds: int,
     steps: int,
     workers: int,
+    devices: str,
+    strategy: str,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -110,6 +114,7 @@ def ablate(
         from lpx.training.ablation.ablating import ablate as run_ablation
         from lpx.training.ablation.grid import AblationGrid
         from lpx.training.recipe import Recipe
+        from lpx.training.run import RunOptions
     recipe = Recipe(
         pseudo_fakes=names(pseudo_fakes),
         steps=steps,
@@ -129,7 +134,7 @@ def ablate(
         out,
         grid=grid,
         weights=weights,
-        workers=workers,
+        options=RunOptions(workers, devices, strategy),
         command=partial(command_line, starts_from_weights=weights is not None),
         reporter=ConsoleReporter(),
     )
