@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lpx.cli.console import ConsoleReporter
 from lpx.cli.options import json_option
+from lpx.cli.ray import ray_options
 from lpx.cli.train import command_line, names
 from lpx.extras import optional_packages
+
+if TYPE_CHECKING:
+    from lpx.cluster.options import RayOptions
 
 
 @click.command()
@@ -85,6 +89,9 @@ from lpx.extras import optional_packages
     help="Learning rate of the backbone; three times as much for the head.",
 )
 @click.option("--workers", default=1, show_default=True, help="Processes that make images.")
+@click.option("--devices", default="auto", show_default=True, help="Devices, as Lightning's.")
+@click.option("--strategy", default="auto", show_default=True, help="Strategy, as Lightning's.")
+@ray_options
 @json_option
 def ablate(
     faces: Path,
@@ -98,6 +105,9 @@ def ablate(
     seeds: int,
     steps: int,
     workers: int,
+    devices: str,
+    strategy: str,
+    ray: RayOptions | None,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -110,6 +120,7 @@ def ablate(
         from lpx.training.ablation.ablating import ablate as run_ablation
         from lpx.training.ablation.grid import AblationGrid
         from lpx.training.recipe import Recipe
+        from lpx.training.run import RunOptions
     recipe = Recipe(
         pseudo_fakes=names(pseudo_fakes),
         steps=steps,
@@ -129,7 +140,8 @@ def ablate(
         out,
         grid=grid,
         weights=weights,
-        workers=workers,
+        options=RunOptions(workers, devices, strategy),
+        ray=ray,
         command=partial(command_line, starts_from_weights=weights is not None),
         reporter=ConsoleReporter(),
     )

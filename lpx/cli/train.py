@@ -150,6 +150,20 @@ if TYPE_CHECKING:
 @click.option("--workers", default=1, show_default=True, help="Processes that make images.")
 @click.option("--devices", default="auto", show_default=True, help="Devices, as Lightning's.")
 @click.option("--strategy", default="auto", show_default=True, help="Strategy, as Lightning's.")
+@click.option(
+    "--nodes",
+    default=1,
+    show_default=True,
+    help="Number of machines; start the same command on each (torchrun, srun, or NODE_RANK).",
+)
+@click.option(
+    "--wait",
+    "wait_s",
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Longest time to wait for another process of the training.",
+)
 @click.option("--restart", is_flag=True, help="Discard the state of an earlier run.")
 @click.option(
     "--crop", default="unknown", show_default=True, help="Crop rule of the faces, for the card."
@@ -170,6 +184,8 @@ def train(
     workers: int,
     devices: str,
     strategy: str,
+    nodes: int,
+    wait_s: float,
     restart: bool,
     crop: str,
     data_name: str,
@@ -200,7 +216,9 @@ def train(
         crop=crop,
         data_name=data_name,
         command=command_line(recipe, starts_from_weights=weights is not None),
-        options=RunOptions(workers, devices, strategy, restart, progress_bar=True),
+        options=RunOptions(
+            workers, devices, strategy, nodes, restart, progress_bar=True, wait_s=wait_s
+        ),
         # Lightning shows its own bar: the reporter's is not started.
         reporter=ConsoleReporter(),
     )

@@ -130,6 +130,7 @@ def run_units(
     units: Sequence[Unit],
     *,
     ordered: bool = False,
+    each_look: Callable[[], None] | None = None,
 ) -> Generator[Done, None, None]:
     """Do units on the workers of a cluster, and yield each result as soon as it may be used.
 
@@ -140,6 +141,7 @@ def run_units(
         plan: What workers do.
         units: The units.
         ordered: Yield results in the order of the units.
+        each_look: Called at least about once a second, while units are done.
 
     Raises:
         LpxError: No node has the resources of a worker, one unit cost several workers, or the
@@ -152,6 +154,8 @@ def run_units(
     try:
         run.start()
         while run.open:
+            if each_look is not None:
+                each_look()
             yield from run.step()
     finally:
         with interrupts.deferred():

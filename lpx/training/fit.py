@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import replace
 
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 
 from lpx.arguments import as_path
 from lpx.data.pseudo_fakes.training_pairs import open_training_data
 from lpx.errors import LpxError
-from lpx.interrupts import follow_parent
 from lpx.models.detector import new_detector
 from lpx.models.fitting import load_backbone_weights
 from lpx.models.weights_file import read_weights
@@ -21,6 +20,7 @@ from lpx.training.finish import clear_result, finish, read_result
 from lpx.training.keeper import Keeper
 from lpx.training.lightning_loop import check_sockets, run_lightning
 from lpx.training.module import LocalPrediction
+from lpx.training.processes import end_with_its_parent, read_place
 from lpx.training.recipe import Recipe
 from lpx.training.run import Run, RunOptions, TrainingResult, initial_weights, with_weights
 from lpx.training.state import State, Store
@@ -44,6 +44,10 @@ def train(
     The result of a resumed run is the same as that of an uninterrupted one, bit for bit on a CPU.
     A training that has finished is not repeated: its checkpoint is left as it is, or written again
     if it is missing.
+
+    On several devices every process calls this function: Lightning starts those of this machine,
+    and the same program is started on each of `options.nodes`. It returns in the first process
+    only; the others end with exit code 0 when the weights are trained.
 
     Args:
         recipe: Settings that decide the result.
@@ -74,11 +78,13 @@ def train(
         reporter=reporter,
     )
     recipe = with_weights(recipe, run.weights)
-    if getattr(rank_zero_only, "rank", 0):
-        # Lightning's first process started this one. That process holds the lock, receives the
-        # signals, and reports.
-        follow_parent()
-        return _train(recipe, replace(run, reporter=SILENT))
+    place = read_place(run.options.nodes)
+    if place.is_child:
+        end_with_its_parent()
+    if not place.first:
+        # The first process holds the lock, and reports.
+        return _train(recipe, replace(run, reporter=SILENT, place=place))
+    run = replace(run, place=place)
     with locked(run.folder, "the training", "choose another `out`"):
         return _train(recipe, run)
 
@@ -99,12 +105,18 @@ def _train(recipe: Recipe, run: Run) -> TrainingResult:
         bottleneck=recipe.bottleneck,
     )
     recipe.diversity.check(card.grid)
-    # Hours of training come first: a checkpoint that cannot be written must not fail after them.
-    check_writable(run.out.parent, run.out.name)
+    if run.place.first:
+        # Hours of training come first: a checkpoint that cannot be written must not fail after
+        # them.
+        check_writable(run.out.parent, run.out.name)
     if run.options.workers:
         check_sockets()
     keeper = Keeper(
-        Store(run.folder, reporter), recipe, data.contents_sha256(), run.options.save_every_s
+        Store(run.folder, reporter),
+        recipe,
+        data.contents_sha256(),
+        run.options.save_every_s,
+        is_child=run.place.is_child,
     )
     state = _stored_state(keeper, run)
     # In a resumed training the state then overwrites these weights. They are read all the same, so
@@ -122,6 +134,8 @@ def _train(recipe: Recipe, run: Run) -> TrainingResult:
         keeper.restore(state, module)
     started = time.perf_counter()
     if keeper.progress.finished(recipe.steps):
+        if not run.place.first:
+            sys.exit(0)
         if (earlier := read_result(run)) is not None:
             reporter.say(f"note: this training is finished, and {run.out} is its checkpoint")
             return earlier
@@ -140,14 +154,18 @@ def _stored_state(keeper: Keeper, run: Run) -> State | None:
     Raises:
         LpxError: It is of another training, or cannot be read.
     """
-    store, recipe = keeper.store, keeper.recipe
+    store, recipe, first = keeper.store, keeper.recipe, run.place.first
     try:
         if run.options.restart:
+            if not first:
+                # The first process discards it, perhaps only later.
+                return None
             store.clear()
             clear_result(run)
-        state = store.read()
+        state = store.read(sweep=first)
         if state is None:
-            write_json(run.folder / "recipe.json", recipe.to_dict())
+            if first:
+                write_json(run.folder / "recipe.json", recipe.to_dict())
             return None
     except OSError as error:
         raise unwritable(run.folder, error) from error

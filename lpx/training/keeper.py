@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from typing import Any
 
@@ -13,6 +14,7 @@ from lpx import interrupts
 from lpx.errors import LpxError, first_line
 from lpx.interrupts import Interrupted
 from lpx.training.module import LocalPrediction
+from lpx.training.processes import shared_maximum
 from lpx.training.recipe import Recipe
 from lpx.training.state import State, Store, TrainingProgress
 
@@ -32,16 +34,24 @@ class Keeper(Callback):
         recipe: Settings of the training.
         data: Digest of its faces.
         save_every_s: Time between states within an epoch, seconds.
+        is_child: Whether Lightning has started this process.
 
     Attributes:
         progress: Steps done, and the best weights so far.
     """
 
     def __init__(
-        self, store: Store, recipe: Recipe, data: str, save_every_s: float = SAVE_EVERY_S
+        self,
+        store: Store,
+        recipe: Recipe,
+        data: str,
+        save_every_s: float = SAVE_EVERY_S,
+        *,
+        is_child: bool = False,
     ) -> None:
         self.store, self.recipe, self.data = store, recipe, data
         self.save_every_s = save_every_s
+        self._is_child = is_child
         self.progress = TrainingProgress()
         self._precision: dict[str, Any] = {}
         self._devices = 0
@@ -168,12 +178,18 @@ class Keeper(Callback):
 
     def _end_if_asked(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Write the state and raise `Interrupted` if a signal has arrived."""
-        if interrupts.received():
-            step = self._save(trainer, module)
-            if trainer.is_global_zero and trainer.strategy.launcher is not None:
-                # The other processes would report that they lost the connection to this one.
-                trainer.strategy.launcher.kill(signal.SIGKILL)
-            interrupts.check(f"step {step} of {self.recipe.steps} is kept in {self.store.folder}")
+        # All processes end at the same step, whichever of them received the signal.
+        number = shared_maximum(interrupts.received() or 0, trainer.strategy)
+        if not number:
+            return
+        step = self._save(trainer, module)
+        # torchrun and Lightning kill all processes when one has ended.
+        trainer.strategy.barrier()
+        if self._is_child:
+            # Its parent reports.
+            sys.exit(0)
+        kept = f"step {step} of {self.recipe.steps} is kept in {self.store.folder}"
+        raise Interrupted(signal.Signals(number), kept)
 
     def _save(
         self,

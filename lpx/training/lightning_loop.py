@@ -13,14 +13,18 @@ from contextlib import contextmanager
 
 import lightning
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from lpx import interrupts
 from lpx.errors import LpxError, first_line
 from lpx.training.keeper import Keeper
 from lpx.training.module import LocalPrediction
+from lpx.training.processes import Joined, Meeting, check_count, own_environment, this_member
 from lpx.training.run import Run
 from lpx.workspace import unwritable
 
@@ -63,24 +67,77 @@ def run_lightning(module: LocalPrediction, run: Run, keeper: Keeper) -> None:
         LpxError: Training failed, the disk is full, or a worker process died.
         Interrupted: A signal arrived; the state is kept.
     """
-    with _quiet_lightning(), dead_workers_named(), interrupts.deferred():
-        trainer = _trainer(module, run, keeper)
+    with (
+        _quiet_lightning(),
+        dead_workers_named(),
+        interrupts.deferred(),
+        own_environment(),
+    ):
+        trainer = _trainer(module, run, keeper, run.options.strategy)
+        check_count(run.place, trainer.world_size)
         keeper.check_devices(trainer.world_size)
-        try:
-            if not keeper.progress.validated:
-                trainer.validate(module, verbose=False)
-            if not keeper.progress.finished(module.recipe.steps):
-                trainer.fit(module)
-        except OSError as error:
-            raise unwritable(run.folder, error) from error
-        if trainer.global_rank:
+        if isinstance(trainer.strategy, DDPStrategy):
+            trainer = _trainer(module, run, keeper, _joined(module, run, keeper))
+        elif run.options.nodes > 1:
+            raise _unusable(run, "`nodes` takes a strategy of the family ddp")
+        with _others(trainer.strategy):
+            try:
+                if not keeper.progress.validated:
+                    trainer.validate(module, verbose=False)
+                if not keeper.progress.finished(module.recipe.steps):
+                    trainer.fit(module)
+            except OSError as error:
+                raise unwritable(run.folder, error) from error
+        if not run.place.first:
             # The first process does the rest.
             sys.exit(0)
     if trainer.interrupted:
         raise KeyboardInterrupt
 
 
-def _trainer(module: LocalPrediction, run: Run, keeper: Keeper) -> lightning.Trainer:
+def _joined(module: LocalPrediction, run: Run, keeper: Keeper) -> Joined:
+    """Return the strategy for several processes.
+
+    Raises:
+        LpxError: It is one that trains in copies of this process, whose results Lightning drops.
+    """
+    name = run.options.strategy.lower()
+    if any(word in name for word in ("spawn", "fork", "notebook")):
+        raise _unusable(run, "it trains in copies of this process")
+    validated = keeper.progress.validated
+    member = this_member(module.recipe, keeper.data, module.step, validated=validated)
+    meeting = Meeting(member, run.options.wait_s, run.reporter)
+    return Joined(meeting, "ddp" if name == "auto" else name)
+
+
+@contextmanager
+def _others(strategy: Strategy) -> Iterator[None]:
+    """Tell the other processes of an error here, and turn the loss of one into an error.
+
+    Raises:
+        LpxError: Another process has ended.
+    """
+    if not isinstance(strategy, Joined):
+        yield
+        return
+    try:
+        yield
+    except LpxError as error:
+        strategy.tell(error)
+        raise
+    except RuntimeError as error:
+        lost = strategy.lost(error)
+        if lost is None:
+            raise
+        # Whoever sends a signal to one process often sends it to all.
+        interrupts.check()
+        raise lost from error
+    strategy.part()
+
+
+def _trainer(
+    module: LocalPrediction, run: Run, keeper: Keeper, strategy: str | Strategy
+) -> lightning.Trainer:
     recipe, options = module.recipe, run.options
     # The keeper comes first: other callbacks see a step after its state may have been written.
     callbacks: list[Callback] = [keeper, *options.callbacks]
@@ -92,11 +149,14 @@ def _trainer(module: LocalPrediction, run: Run, keeper: Keeper) -> lightning.Tra
             max_epochs=recipe.epochs - module.step // recipe.steps_per_epoch,
             accelerator="auto",
             devices=options.devices,
-            strategy=options.strategy,
+            strategy=strategy,
+            num_nodes=options.nodes,
+            plugins=_environment(),
             precision="16-mixed" if torch.cuda.is_available() else "32-true",
             logger=_loggers(run, module.step),
             callbacks=callbacks,
-            default_root_dir=run.folder,
+            # Not a folder. Under Slurm Lightning would resume from checkpoints of its own there.
+            default_root_dir=os.devnull,
             # Each epoch's loader begins at another step.
             reload_dataloaders_every_n_epochs=1,
             num_sanity_val_steps=0,
@@ -110,12 +170,24 @@ def _trainer(module: LocalPrediction, run: Run, keeper: Keeper) -> lightning.Tra
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
         # Lightning has no one type for a device or a strategy that is not there.
-        raise LpxError(
-            f"Lightning cannot use devices {options.devices!r} with strategy {options.strategy!r}",
-            first_line(error),
-            "change `devices` or `strategy`",
-            code="invalid-argument",
-        ) from error
+        raise _unusable(run, first_line(error)) from error
+
+
+def _unusable(run: Run, why: str) -> LpxError:
+    options = run.options
+    return LpxError(
+        f"Lightning cannot use devices {options.devices!r} with strategy {options.strategy!r}",
+        why,
+        "change `devices` or `strategy`",
+        code="invalid-argument",
+    )
+
+
+def _environment() -> SLURMEnvironment | None:
+    """Return Lightning's view of a Slurm job, without its way to stop and resume there."""
+    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+        return SLURMEnvironment(auto_requeue=False)
+    return None
 
 
 @contextmanager

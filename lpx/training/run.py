@@ -15,11 +15,14 @@ from lpx.card import ModelCard
 from lpx.errors import InvalidArgumentError, LpxError
 from lpx.reporter import SILENT, Reporter
 from lpx.training.keeper import SAVE_EVERY_S
+from lpx.training.processes import FIRST, Place
 from lpx.training.recipe import Recipe
 from lpx.workspace import sha256
 
 # The value of `weights` that stands for a package's file instead of the user's.
 IMAGENET = "imagenet"
+# Seconds: nodes read all faces before they meet, some from slower disks than others.
+WAIT_S = 600.0
 # Lightning takes "auto", a number of devices (-1 for all), or their indices.
 _DEVICES = re.compile(r"auto|-1|\d+(,\d+)*,?")
 
@@ -32,10 +35,13 @@ class RunOptions:
         workers: Processes that make images; 0 makes them in this process.
         devices: Lightning's `devices`: "auto", a number of devices, or their indices as "0,1".
         strategy: Lightning's `strategy`.
+        nodes: Number of machines, on each of which the same command is started.
         restart: Discard the state of an earlier run instead of resuming it.
         progress_bar: Show Lightning's progress bar on standard error.
         save_every_s: Time between states within an epoch, seconds.
         callbacks: Lightning callbacks to run as well, after those of lpx.
+        wait_s: Longest time that one process waits for another, seconds: for a node that does not
+            come, or does not answer any more.
 
     Raises:
         InvalidArgumentError: A field has a value that it cannot have.
@@ -44,13 +50,17 @@ class RunOptions:
     workers: int = 1
     devices: int | str = "auto"
     strategy: str = "auto"
+    nodes: int = 1
     restart: bool = False
     progress_bar: bool = False
     save_every_s: float = SAVE_EVERY_S
     callbacks: tuple[Callback, ...] = ()
+    wait_s: float = WAIT_S
 
     def __post_init__(self) -> None:
         check_at_least("workers", self.workers, 0)
+        check_at_least("nodes", self.nodes, 1)
+        check_number("wait_s", self.wait_s, above=0)
         check_number("save_every_s", self.save_every_s, least=0)
         if not _DEVICES.fullmatch(str(self.devices)):
             raise InvalidArgumentError(
@@ -104,6 +114,7 @@ class Run:
         command: Command that trains this again, for the card; "" to leave it out.
         options: Settings that do not change the result.
         reporter: Receives notes and warnings.
+        place: Which process of the training this one is.
     """
 
     out: Path
@@ -114,6 +125,7 @@ class Run:
     command: str = ""
     options: RunOptions = field(default_factory=RunOptions)
     reporter: Reporter = SILENT
+    place: Place = FIRST
 
     @property
     def folder(self) -> Path:

@@ -143,13 +143,17 @@ class Store:
             for path in self.folder.glob(f".{Path(name).stem}.*{Path(name).suffix}"):
                 path.unlink(missing_ok=True)
 
-    def read(self) -> State | None:
+    def read(self, *, sweep: bool = True) -> State | None:
         """Return the newest undamaged state, None if there is none yet.
+
+        Args:
+            sweep: Remove what a killed run has left behind.
 
         Raises:
             LpxError: There are states, and none can be read.
         """
-        self._sweep()
+        if sweep:
+            self._sweep()
         reasons: list[str] = []
         for name in (LAST, PREVIOUS):
             path = self.folder / name

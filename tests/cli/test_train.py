@@ -78,6 +78,8 @@ def test_trains_and_prints_one_object(tmp_path):
         ("--aggregate topk --aggregate-parameter 2", "--aggregate-parameter must be > 0 and <= 1"),
         ("--devices two", '--devices must be "auto"'),
         ("--workers -1", "--workers must be >= 0"),
+        ("--nodes 0", "--nodes must be >= 1"),
+        ("--wait 0", "--wait must be > 0"),
     ],
 )
 def test_errors_name_the_options(tmp_path, options, said):
@@ -107,3 +109,12 @@ def test_ablation_refuses_variants_that_are_none(tmp_path):
     with pytest.raises(LpxError) as caught:
         CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert error_text(caught.value, command_of(cli, arguments)).startswith("--variants must be")
+
+
+def test_ablation_takes_devices_and_strategy(tmp_path):
+    pytest.importorskip("lightning", reason="training needs lpx[train]")
+    arguments = ["ablate", "--data", str(tmp_path), "--out", str(tmp_path), "--devices", "two"]
+    with pytest.raises(LpxError) as caught:
+        CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    text = error_text(caught.value, command_of(cli, arguments))
+    assert text.startswith('--devices must be "auto"')

@@ -14,6 +14,7 @@ from lpx.training.ablation.grid import AblationGrid, CellResult, GridCell
 from lpx.training.ablation.report import contrasts, draw, summarise, to_markdown
 from lpx.training.localisation import localise
 from tests.support.reporting import RecordingReporter
+from tests.training.callbacks import quiet
 from tests.training.small import SMALL, write_faces
 
 
@@ -72,7 +73,7 @@ def test_grid_is_trained_once_and_read_again(faces, tmp_path):
     base = replace(SMALL, steps=2, steps_per_epoch=2, input_size=32)
     grid = AblationGrid("efficientnet_lite0", "stage2", ("direct", "indirect"), (0.1,), seeds=1)
     reporter = RecordingReporter()
-    arguments = {"grid": grid, "workers": 0, "reporter": reporter}
+    arguments = {"grid": grid, "options": quiet(), "reporter": reporter}
     first = ablate(
         base, str(faces), str(tmp_path), command=lambda recipe: f"train {recipe.seed}", **arguments
     )

@@ -9,22 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from lpx.arguments import as_path
-from lpx.data.pseudo_fakes.training_pairs import open_training_data
-from lpx.errors import LpxError
-from lpx.models.checkpoint import load_checkpoint
-from lpx.models.detector import LocalPredictionDetector, analyse_detector
+from lpx.cluster.options import RayOptions
+from lpx.errors import InvalidArgumentError, LpxError
 from lpx.reporter import SILENT, Reporter
-from lpx.schema import SchemaError, read_record
-from lpx.training.ablation.grid import AblationGrid, CellResult, GridCell
+from lpx.training.ablation.cells import RESULT, CellTraining, read_result, run_cell, write_result
+from lpx.training.ablation.grid import AblationGrid, CellResult
+from lpx.training.ablation.on_cluster import ClusterTrainer
 from lpx.training.ablation.report import contrasts, draw, summarise, to_markdown
-from lpx.training.fit import train
-from lpx.training.localisation import localise, region_similarity
+from lpx.training.processes import read_place
 from lpx.training.recipe import Recipe
-from lpx.training.run import RunOptions, TrainingResult, initial_weights, with_weights
-from lpx.workspace import check_writable, read_json, write_bytes, write_json
-
-# Pseudo-fakes for localisation, and pairs for similarity.
-HELD_OUT_FAKES = 100
+from lpx.training.run import RunOptions, initial_weights, with_weights
+from lpx.workspace import check_writable, locked, write_bytes, write_json
 
 
 @dataclass(frozen=True)
@@ -57,7 +52,8 @@ def ablate(
     *,
     grid: AblationGrid = AblationGrid(),  # noqa: B008 (frozen)
     weights: str | os.PathLike[str] | None = None,
-    workers: int = 1,
+    options: RunOptions = RunOptions(),  # noqa: B008 (frozen)
+    ray: RayOptions | None = None,
     command: Callable[[Recipe], str] | None = None,
     reporter: Reporter = SILENT,
 ) -> AblationResult:
@@ -72,88 +68,97 @@ def ablate(
         out: Folder for the results, with a folder for each training.
         grid: Settings to combine.
         weights: Weights that each backbone starts from; see `lpx.training.fit.train`.
-        workers: Processes that make images.
+        options: Settings of each training that do not change its result: devices of this machine,
+            processes that make images, and so on; not `restart`.
+        ray: Trains on the workers of this Ray cluster, several trainings at a time, each on one
+            GPU, or on a few cores. They read the faces under the same path as this machine.
         command: Returns the command that trains a recipe, for the cards of the checkpoints.
         reporter: Receives the name of each training.
 
     Raises:
         InvalidArgumentError: An argument has a value that it cannot have.
-        LpxError: As `lpx.training.fit.train`, or a stored result has other settings.
+        LpxError: As `lpx.training.fit.train`; a stored result has other settings; the cluster
+            cannot be used, a node does not see the faces, or workers died.
     """
+    _check_options(options, ray)
     folder = as_path("out", out)
     faces = as_path("faces", faces)
     file = initial_weights(weights)
+    trainings = []
+    for cell in grid.cells():
+        cell_recipe = with_weights(cell.recipe(recipe), file)
+        text = "" if command is None else command(cell_recipe)
+        trainings.append(CellTraining(cell, cell_recipe, text))
+    place = read_place(nodes=1)
+    if place.is_child:
+        # The first process, which waits for this one, has the lock, and is at this training.
+        _train_here(_pending(folder, trainings)[0], folder, faces, file, options)
+    if place.of > 1 or not place.first:
+        raise LpxError(
+            "an ablation is started once, not by several processes",
+            "torchrun, srun or a variable such as NODE_RANK says that this is one of several",
+            "start it as one process, with `devices` for several devices of this machine, or with "
+            "`ray` for several machines",
+            code="invalid-argument",
+        )
     # Hours of training come first: a folder that cannot be written must not fail after them.
     check_writable(folder, "ablation.json", "ablation.md", "ablation.png")
-    cells = grid.cells()
-    results = []
-    for index, cell in enumerate(cells):
-        cell_recipe = with_weights(cell.recipe(recipe), file)
-        path = folder / cell.name / "result.json"
-        if not path.is_file():
-            reporter.say(f"{index + 1}/{len(cells)} {cell.name}")
-            training = train(
-                cell_recipe,
-                faces,
-                path.parent / "ckpt.pt",
-                weights=file,
-                command="" if command is None else command(cell_recipe),
-                options=RunOptions(workers=workers),
-            )
-            result = _measure(cell, cell_recipe, faces, training)
-            write_json(path, {"recipe": cell_recipe.to_dict(), **asdict(result)})
-        # A new result is read back, too: numbers are the same whether it was made now or earlier.
-        results.append(_read_result(path, cell_recipe))
-    settings = summarise(results)
-    tables = to_markdown(settings, contrasts(results), recipe.pseudo_fakes)
-    ablation = AblationResult(folder, recipe, tuple(results), tables)
-    write_json(folder / "ablation.json", ablation.to_dict())
-    write_bytes(folder / "ablation.md", tables.encode())
-    write_bytes(folder / "ablation.png", draw(settings))
-    return ablation
+    with locked(folder, "the ablation", "choose another `out`"):
+        # Before hours of training, too: they may be of other settings.
+        for training in trainings:
+            if (folder / training.cell.name / RESULT).is_file():
+                read_result(folder / training.cell.name, training)
+        pending = _pending(folder, trainings)
+        if ray is not None:
+            on_cluster = ClusterTrainer(ray, folder, faces, file, options, reporter)
+            before = len(trainings) - len(pending)
+            for count, line in enumerate(on_cluster(pending), before + 1):
+                reporter.say(f"{count}/{len(trainings)} {line}")
+        else:
+            for training in pending:
+                number = trainings.index(training) + 1
+                reporter.say(f"{number}/{len(trainings)} {training.cell.name}")
+                _train_here(training, folder, faces, file, options)
+        # New results are read back, too: numbers are the same whether made now or earlier.
+        results = [read_result(folder / one.cell.name, one) for one in trainings]
+        settings = summarise(results)
+        tables = to_markdown(settings, contrasts(results), recipe.pseudo_fakes)
+        ablation = AblationResult(folder, recipe, tuple(results), tables)
+        write_json(folder / "ablation.json", ablation.to_dict())
+        write_bytes(folder / "ablation.md", tables.encode())
+        write_bytes(folder / "ablation.png", draw(settings))
+        return ablation
 
 
-def _measure(cell: GridCell, recipe: Recipe, faces: Path, training: TrainingResult) -> CellResult:
-    detector = load_checkpoint(training.checkpoint)
-    assert isinstance(detector.module, LocalPredictionDetector)
-    # The card has the receptive field, but not the cost.
-    field = analyse_detector(detector.module, detector.card.input_size)
-    held_out = open_training_data(faces, recipe.pseudo_fakes, recipe.seed).held_out
-    location = localise(detector.module, detector.card, held_out, "alpha", HELD_OUT_FAKES)
-    alike = region_similarity(
-        detector.module, detector.card, held_out, recipe.diversity, HELD_OUT_FAKES
-    )
-    return CellResult(
-        cell,
-        field.size,
-        round(field.gmac, 4),
-        training.held_out_auc,
-        round(location.raw, 4),
-        round(location.over_real, 4),
-        round(alike, 4),
-        round(training.minutes, 2),
-    )
-
-
-def _read_result(path: Path, recipe: Recipe) -> CellResult:
-    """Read a stored result.
-
-    Raises:
-        LpxError: It is damaged, or of another recipe: a grid of mixed settings compares nothing.
-    """
-    values: dict[str, Any] = read_json(path, "lpx ablate")
-    if different := recipe.differences(values.pop("recipe", {})):
-        raise LpxError(
-            f"{path} is the result of a training with other settings",
-            different,
-            "use the same settings, or another `out`",
+def _check_options(options: RunOptions, ray: RayOptions | None) -> None:
+    if options.restart:
+        raise InvalidArgumentError(
+            "restart", "cannot be used in an ablation: choose another `out`", options.restart
         )
-    try:
-        return read_record(CellResult, values)
-    except SchemaError as error:
-        raise LpxError(
-            f"{path} is damaged",
-            str(error),
-            "remove it, and run the same command again",
-            code="damaged",
-        ) from error
+    if options.nodes > 1:
+        raise InvalidArgumentError(
+            "nodes", "must be 1 in an ablation: use `ray` for several machines", options.nodes
+        )
+    if ray is None:
+        return
+    if str(options.devices) not in ("auto", "1"):
+        raise InvalidArgumentError(
+            "devices", "must be auto on a Ray cluster: a worker trains on one", options.devices
+        )
+    if options.strategy != "auto":
+        raise InvalidArgumentError("strategy", "must be auto on a Ray cluster", options.strategy)
+    if options.callbacks:
+        raise InvalidArgumentError(
+            "callbacks", "cannot be used on a Ray cluster", list(options.callbacks)
+        )
+
+
+def _pending(folder: Path, trainings: list[CellTraining]) -> list[CellTraining]:
+    return [one for one in trainings if not (folder / one.cell.name / RESULT).is_file()]
+
+
+def _train_here(
+    training: CellTraining, out: Path, faces: Path, weights: Path | None, options: RunOptions
+) -> None:
+    folder = out / training.cell.name
+    write_result(folder, training, run_cell(training, folder, faces, weights, options))
