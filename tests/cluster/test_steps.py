@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lpx import CostPlan, RayOptions, Workspace
+from lpx import RayOptions, Workspace
 from lpx.api.calibrate import CalibrateOptions, open_inputs
 from lpx.api.ranges import PARTIAL
 from lpx.bench.parity.score_store import FOLDER
@@ -31,10 +31,10 @@ from lpx.render.encode import encode_png
 from tests.cluster.conftest import Notes
 from tests.conftest import environment
 from tests.data.trees import ffpp_tree
+from tests.support.costs import UNTIMED
 
 SET = "ffpp-c23"
 VIDEOS = {"methods": ("Deepfakes",), "frames": 3, "crop": "square-1.3"}
-CHEAP = CostPlan(latency_seconds=0)
 STAGES = ("onnx", "pixels:deepstream")
 
 
@@ -216,7 +216,7 @@ def benched(exported, crops, tmp_path_factory):
     """What one machine reports."""
     root = tmp_path_factory.mktemp("benched") / "work"
     shutil.copytree(exported, root)
-    return settled(Workspace(root).bench(str(crops), costs=CHEAP, stages=STAGES))
+    return settled(Workspace(root).bench(str(crops), costs=UNTIMED, stages=STAGES))
 
 
 def settled(report):
@@ -232,10 +232,10 @@ def test_a_bench_goes_on_elsewhere(work, ray, crops, benched, first):
     begun, finished = (None, ray) if first == "here" else (ray, None)
     with pytest.raises(KeyboardInterrupt):
         work("a", begun).bench(
-            str(crops), costs=CHEAP, stages=STAGES, reporter=Stopping("scoring", 48)
+            str(crops), costs=UNTIMED, stages=STAGES, reporter=Stopping("scoring", 48)
         )
     assert (Path("a") / FOLDER).is_dir()
-    report = work("a", finished).bench(str(crops), costs=CHEAP, stages=STAGES)
+    report = work("a", finished).bench(str(crops), costs=UNTIMED, stages=STAGES)
     assert "scores were computed in" in " ".join(report.warnings)
     assert settled(report) == benched
 

@@ -27,6 +27,7 @@ from lpx.streams.capacity.result import EngineCapacity, KnownAuc
 from lpx.streams.scoring import ScorerOptions
 from tests.streams.capacity.test_judge import BUDGET, samples
 from tests.streams.capacity.test_trial import Battery
+from tests.support.costs import UNTIMED
 from tests.support.streaming import ConstantEngine, FixedDetector
 
 # Nothing is ever late, however busy the machine that tests.
@@ -161,7 +162,7 @@ def test_the_auc_of_the_last_bench(workspace, lpx):
 
     manifest = read_manifest(find_engine(workspace, INT8))
     assert "there is no bench report" in known_auc(workspace, manifest).reason
-    report = workspace.bench("demo", limit=24, candidates=INT8, stages=())
+    report = workspace.bench("demo", limit=24, candidates=INT8, stages=(), costs=UNTIMED)
     known = known_auc(workspace, manifest)
     assert known.reason == ""
     assert known.auc == report.candidates[0].auc_interval
