@@ -28,6 +28,7 @@ _ELSEWHERE = {
     "memory_gib": "--ray-memory",
     "min_channels": "--min-channels",
     "patience_s": "--patience",
+    "ray": "--ray",
     "remote_folder": "--remote-folder",
     "requantise": "--requantise",
     "rounding": "--weight-rounding",
