@@ -15,9 +15,9 @@ from lpx.artefacts.model import look_up, open_faces, read_exported
 from lpx.bench.parity.method_ranking import Evidence, MethodRanking
 from lpx.calibration import selection
 from lpx.calibration.methods import METHODS
-from lpx.calibration.observe import SHARD, Observation, observe, scales_of
+from lpx.calibration.observe import Observation, observe, scales_of
 from lpx.calibration.observe import calibrate as observed_scales
-from lpx.calibration.on_cluster import ROWS, ClusterObserver
+from lpx.calibration.on_cluster import ClusterObserver
 from lpx.calibration.ranges import face_ranges
 from lpx.calibration.scales import Scales, save_scales
 from lpx.card import METADATA_KEY, ModelCard, card_from_json
@@ -184,9 +184,8 @@ def _observe(
     """Observe the faces here, or on the cluster of the workspace."""
     size = inputs.card.input_size
     progress = reporter.progress(f"calibrating on {inputs.pool.name}")
-    shard, elsewhere = SHARD, None
+    elsewhere = None
     if workspace.ray is not None:
-        shard = ROWS
         elsewhere = ClusterObserver(workspace.ray, reporter, inputs.observed, faces, size)
     return observe(
         inputs.observed,
@@ -195,7 +194,6 @@ def _observe(
         progress=progress,
         resume=resume,
         say=reporter.say,
-        shard=shard,
         elsewhere=elsewhere,
     )
 

@@ -215,8 +215,8 @@ def _prepared(
     return here.model.names, PassProgress(0, (), here.nothing()), here.observe_all
 
 
-# Observes ranges of faces, and yields the result of each in order. The second argument receives the
-# number of faces done, and their total.
+# Observes ranges of faces, and yields the result of each, or of parts of it, in order. The second
+# argument receives the number of faces done, and their total.
 ObserveRows = Callable[[Sequence[range], Progress | None], Generator[ObservedRows, None, None]]
 
 

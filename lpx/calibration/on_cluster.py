@@ -18,7 +18,7 @@ from lpx.reporter import Progress, Reporter
 
 # Faces of a unit: several batches, so that a result, of megabytes whatever the number of faces,
 # is not sent for each.
-ROWS = 64
+_ROWS = 64
 # A worker's batches run in several threads, which share the model.
 _CPUS = 4
 
@@ -46,9 +46,12 @@ class ClusterObserver:
     def __call__(
         self, ranges: Sequence[range], progress: Progress | None
     ) -> Generator[ObservedRows, None, None]:
-        """Observe ranges of faces, and yield the result of each in order."""
+        """Observe ranges of faces in units of fewer, and yield the result of each in order."""
         if not ranges:
             return
+        units = []
+        for rows in ranges:
+            units += [rows[at : at + _ROWS] for at in range(0, len(rows), _ROWS)]
         # With the digests of the faces here, which are then compared with those there.
         self.faces.digest()
         plan = WorkerPlan(
@@ -64,7 +67,7 @@ class ClusterObserver:
                 "the model is sent to the workers; they read the faces under their paths on this "
                 "machine"
             )
-            with closing(run_units(cluster, plan, ranges, ordered=True)) as results:
+            with closing(run_units(cluster, plan, units, ordered=True)) as results:
                 for done in results:
                     part = _owned(done.value)
                     yield part

@@ -26,7 +26,7 @@ from lpx.errors import LpxError, first_line
 _DEATHS = 3
 # Time between looks at signals and at nodes, s.
 _LOOK_S = 1.0
-# Time without a worker after which the user is told what is waited for, s.
+# Time without a worker after which a message says what the run is waiting for, s.
 _PATIENCE_S = 30.0
 # Results that may wait for their turn, per worker.
 _AHEAD = 2

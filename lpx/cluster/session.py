@@ -176,7 +176,9 @@ def check_answers(options: RayOptions, *, health_seconds: float = _HEALTH_S) -> 
     except subprocess.TimeoutExpired as error:
         raise _unreachable(address, "what listens there does not speak Ray's protocol") from error
     if done.returncode:
-        raise _unreachable(address, "what listens there is no healthy head of a Ray cluster")
+        raise _unreachable(
+            address, "the head of the cluster there is not healthy, or it is another program"
+        )
 
 
 def _unreachable(address: str, why: str) -> LpxError:

@@ -24,7 +24,7 @@ def take(faces: FaceSet, rows: range) -> FaceSet:
 
 
 def reopen_if_changed(work: PartWork, faces: FaceSet, reporter: Reporter) -> None:
-    """Reopen a complete part if its faces are no longer those that its shard saw.
+    """Reopen a complete part if the files of its faces have changed since.
 
     Args:
         work: The part.

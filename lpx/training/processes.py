@@ -52,7 +52,7 @@ _TOLD = (
 )
 # Time between looks at who has come, s.
 _LOOK_S = 0.1
-# Time after which the user is told what is waited for, s.
+# Time after which a message says what the process is waiting for, s.
 _TELL_S = 20.0
 # Time for the first process to be connected to, once it listens, s.
 _CONNECT_S = 10.0
@@ -231,7 +231,7 @@ class Meeting(NamedTuple):
     Attributes:
         member: What this process trains.
         wait_s: Longest time that one waits for another, seconds.
-        reporter: Is told what is waited for.
+        reporter: Receives a note on what the process is waiting for.
     """
 
     member: Member

@@ -244,7 +244,7 @@ class _Mail(NamedTuple):
 @contextmanager
 def _mailbox(cluster: Cluster) -> Iterator[_Mail]:
     ray = cluster.ray
-    # If its node dies, it starts anew on another, and misses no more than one round.
+    # If its node dies, Ray restarts it on another, and at most one round of states is lost.
     actor = ray.remote(num_cpus=0, max_restarts=-1)(Mailbox).remote()
     try:
         yield _Mail(ray, actor)
@@ -281,14 +281,14 @@ class _Looks:
         try:
             states = ray.get(asked)
         except ray.exceptions.RayError:
-            # It is being started anew: the next state is taken.
+            # It is being restarted: the next state is taken.
             return
         for index, files in states.items():
             self._keep(index, files)
 
 
 class _Sender(Callback):
-    """Sends the state of a training to the mailbox, at intervals, when it has been written anew.
+    """Sends the state of a training to the mailbox, at intervals, if it has been written since.
 
     Args:
         folder: Folder of the cell.
