@@ -17,8 +17,8 @@ from lpx.calibration import selection
 from lpx.calibration.methods import METHODS
 from lpx.calibration.observe import Observation, observe, scales_of
 from lpx.calibration.observe import calibrate as observed_scales
+from lpx.calibration.observed_model import face_ranges
 from lpx.calibration.on_cluster import ClusterObserver
-from lpx.calibration.ranges import face_ranges
 from lpx.calibration.scales import Scales, save_scales
 from lpx.card import METADATA_KEY, ModelCard, card_from_json
 from lpx.data.face_sets.face_set import FaceSet, ImageFile
@@ -29,7 +29,7 @@ from lpx.graph.model_io import name_nodes, parse
 from lpx.graph.qdq.prepare import prepare_model
 from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.reporter import SILENT, Reporter
-from lpx.workspace import WorkspaceFolder, read_regular, write_sealed
+from lpx.workspace import WorkspaceFolder, read_regular, write_bytes, write_sealed
 
 if TYPE_CHECKING:
     from lpx.api.workspace.opened import OpenedWorkspace
@@ -463,8 +463,6 @@ def draw_curve(points: tuple[CurvePoint, ...], method: str, path: Path) -> None:
     import io
 
     from matplotlib.figure import Figure
-
-    from lpx.workspace import write_bytes
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from lpx.calibration.extents import extents
 from lpx.calibration.ort_layout import leave_blocked, open_session
-from lpx.data.face_sets.face_set import Batch
+from lpx.data.face_sets.face_set import Batch, FaceSet, Skipped
 from lpx.errors import LpxError
 from lpx.graph.model_io import parse, serialise
 from lpx.graph.nodes import computed_values
 from lpx.graph.qdq.placement_dla import tensors_to_observe
+from lpx.reporter import Progress
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -35,6 +36,7 @@ _BATCH_ROOM = 1 << 24
 LARGEST_BATCH = 8
 
 T = TypeVar("T")
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -213,3 +215,60 @@ def _make_outputs(model: ir.Model, names: Sequence[str]) -> None:
             )
         if not values[name].is_graph_output():
             model.graph.outputs.append(values[name])
+
+
+class FaceRanges(NamedTuple):
+    """Ranges of tensors on single faces.
+
+    Attributes:
+        faces: int64 [n], indices of the faces that can be read.
+        lows: float32 [n, tensors], smallest value of each tensor on each face.
+        highs: float32 [n, tensors], largest value.
+    """
+
+    faces: NDArray[np.int64]
+    lows: Floats
+    highs: Floats
+
+
+def face_ranges(
+    model: bytes, faces: FaceSet, size: int, progress: Progress | None = None
+) -> FaceRanges:
+    """Run a model over faces, and keep the smallest and largest value per face and tensor.
+
+    Args:
+        model: ONNX, input `faces` uint8 [N, S, S, 3].
+        faces: Faces to choose from.
+        size: S, pixels.
+        progress: Called after each batch.
+    """
+    observed = ObservedModel(model)
+    indices: list[int] = []
+    lows: list[Floats] = []
+    highs: list[Floats] = []
+    skipped: list[Skipped] = []
+    # If rows of a tensor are not faces, a face's values can be identified only in a batch of one.
+    at_a_time = observed.batch_size if observed.row_per_face else 1
+    batches = faces.stream(at_a_time, size, skipped)
+    for batch, extremes in observed.run_all(batches, _extremes):
+        indices += batch.indices.tolist()
+        lows.append(extremes.lows)
+        highs.append(extremes.highs)
+        if progress is not None:
+            progress(indices[-1] + 1, len(faces.faces))
+    # Concatenation needs an array even if no face can be read.
+    none = np.empty((0, len(observed.names)), np.float32)
+    return FaceRanges(
+        np.array(indices, np.int64),
+        np.concatenate([none, *lows]),
+        np.concatenate([none, *highs]),
+    )
+
+
+def _extremes(batch: Batch, activations: list[Activation]) -> FaceRanges:
+    flat = [a.values.reshape(len(batch.indices), -1) for a in activations]
+    return FaceRanges(
+        batch.indices,
+        np.stack([v.min(axis=1) for v in flat], 1),
+        np.stack([v.max(axis=1) for v in flat], 1),
+    )

@@ -8,7 +8,7 @@ import pytest
 
 from lpx.calibration.methods import METHODS
 from lpx.calibration.observe import calibrate
-from lpx.calibration.ranges import face_ranges
+from lpx.calibration.observed_model import face_ranges
 from lpx.errors import LpxError
 from lpx.graph.model_io import parse
 from lpx.graph.qdq.placement import place
