@@ -123,6 +123,7 @@ def score_on_cluster(
         _resources(opened),
         "faces",
         _name_of,
+        ("cv2", "numpy", "onnxruntime", *(("torch",) if with_reference else ())),
     )
     assert workspace.ray is not None, "only a workspace with a cluster comes here"
     with open_cluster(workspace.ray, reporter) as cluster:

@@ -60,6 +60,7 @@ class ClusterObserver:
             Resources(_CPUS),
             "faces",
             _name_of,
+            ("cv2", "numpy", "onnxruntime"),
         )
         total = len(self.faces.faces)
         with open_cluster(self.options, self.reporter) as cluster:

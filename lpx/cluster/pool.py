@@ -13,14 +13,16 @@ import platform
 import re
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from lpx import interrupts
 from lpx.cluster.session import Cluster
 from lpx.errors import LpxError, first_line
+from lpx.extras import optional_packages
 
 # Workers that may die at one unit, or in a row before they do any, until that is an error.
 _DEATHS = 3
@@ -61,6 +63,7 @@ class WorkerPlan(Generic[Unit, Result]):
         resources: Resources of a worker, unless the options say otherwise.
         noun: What a unit is, for messages, such as "video".
         name: Returns the name of a unit, for messages.
+        modules: Modules whose versions results depend on: those of a node must be those of here.
     """
 
     make: Callable[..., Callable[[Unit], Result]]
@@ -68,6 +71,7 @@ class WorkerPlan(Generic[Unit, Result]):
     resources: Resources
     noun: str
     name: Callable[[Unit], str]
+    modules: tuple[str, ...] = ()
 
 
 class Done(NamedTuple):
@@ -97,15 +101,30 @@ class UnitWorker:
         self._work: Callable[[Any], Any] | None = None
 
     def start(
-        self, folder: str, make: Callable[..., Callable[[Any], Any]], cpus: int, *shipped: Any
+        self,
+        folder: str,
+        versions: Mapping[str, str],
+        make: Callable[..., Callable[[Any], Any]],
+        cpus: int,
+        *shipped: Any,
     ) -> Any:
-        """Make what does the units; returns the name of the machine."""
+        """Make what does the units; returns the name of the machine.
+
+        Args:
+            folder: Folder in which the run was started.
+            versions: Versions of modules there.
+            make: As in `WorkerPlan`.
+            cpus: Number of CPU cores.
+            shipped: Values that all units need.
+        """
         # Not in the constructor: Ray would turn an error there into the text of one.
         try:
             # Relative paths mean the same as where the run was started, if they mean anything.
             with suppress(OSError):
                 os.chdir(folder)
-            self._work = make(cpus, *shipped)
+            with optional_packages(f"the work on node {platform.node()}"):
+                check_modules(versions)
+                self._work = make(cpus, *shipped)
         except LpxError as error:
             return _Failed(error)
         except Exception:
@@ -122,6 +141,32 @@ class UnitWorker:
         except Exception:
             # As text: an exception may hold objects that cannot be pickled.
             return _Failed(traceback.format_exc())
+
+
+def _module_versions(modules: Iterable[str]) -> dict[str, str]:
+    """Return the versions of modules, without what names a build, such as "+cpu" of PyTorch's."""
+    versions = {}
+    for name in modules:
+        versions[name] = str(import_module(name).__version__).partition("+")[0]
+    return versions
+
+
+def check_modules(versions: Mapping[str, str]) -> None:
+    """Check that this node has the modules of the machine that started the run.
+
+    Raises:
+        LpxError: One has another version.
+        ImportError: One is missing.
+    """
+    for name, here in _module_versions(versions).items():
+        if here != versions[name]:
+            raise LpxError(
+                f"node {platform.node()} has {name} {here}, and the machine that started the run "
+                f"has {name} {versions[name]}",
+                "results of different versions must not be mixed",
+                "install the same packages on all nodes",
+                code="unsupported",
+            )
 
 
 def run_units(
@@ -190,6 +235,7 @@ class _Run:
     asked: dict[str, Any] = field(default_factory=dict)
     cpus: int = 1
     shipped: list[Any] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
     noticed_s: float = field(default_factory=time.monotonic)
     has_told: bool = False
 
@@ -214,6 +260,7 @@ class _Run:
         self.count = min(room, options.workers or room, len(self.units))
         each = "1 core" if self.cpus == 1 else f"{self.cpus} cores"
         self.cluster.reporter.say(f"Ray workers: {self.count}, with {each} each")
+        self.versions = _module_versions(self.plan.modules)
         ray = self.cluster.ray
         try:
             self.shipped = [ray.put(value) for value in self.plan.shipped]
@@ -256,7 +303,9 @@ class _Run:
 
     def _new_worker(self) -> None:
         actor = self.cluster.ray.remote(max_restarts=0, **self.asked)(UnitWorker).remote()
-        started = actor.start.remote(os.getcwd(), self.plan.make, self.cpus, *self.shipped)
+        started = actor.start.remote(
+            os.getcwd(), self.versions, self.plan.make, self.cpus, *self.shipped
+        )
         self.starting[started] = _Worker(actor)
 
     def step(self) -> Iterator[Done]:

@@ -176,9 +176,7 @@ def check_answers(options: RayOptions, *, health_seconds: float = _HEALTH_S) -> 
     except subprocess.TimeoutExpired as error:
         raise _unreachable(address, "what listens there does not speak Ray's protocol") from error
     if done.returncode:
-        raise _unreachable(
-            address, "the head of the cluster there is not healthy, or it is another program"
-        )
+        raise _unreachable(address, "its head is not healthy, or another program listens there")
 
 
 def _unreachable(address: str, why: str) -> LpxError:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from lpx import RayOptions
-from lpx.cluster.pool import run_units
+from lpx.cluster.pool import UnitWorker, check_modules, run_units
 from lpx.cluster.session import open_cluster
 from lpx.errors import LpxError
 from tests.cluster import work
@@ -83,6 +86,41 @@ def test_what_a_worker_raises_is_raised_here(cluster, kind, error, said):
         list(run_units(cluster, plan(work.make_failing, kind), [1, 2]))
     if error is LpxError:
         assert caught.value.code == "damaged"
+
+
+@pytest.mark.parametrize(
+    ("versions", "kind", "said"),
+    [
+        ({"numpy": "0.1"}, "", " and the machine that started the run has numpy 0.1"),
+        ({"torch": "0.1"}, "", " and the machine that started the run has torch 0.1"),
+        ({}, "no torch", " needs torch, which cannot be imported"),
+        ({}, "lpx", ""),
+    ],
+)
+def test_packages_of_a_node(versions, kind, said):
+    if "torch" in versions:
+        pytest.importorskip("torch")
+    started = UnitWorker().start(os.getcwd(), versions, work.make_failing, 1, kind)
+    if not said:
+        assert started == platform.node()
+        return
+    assert isinstance(started.error, LpxError)
+    assert f"node {platform.node()}" in started.error.what
+    assert said in started.error.what
+    assert started.error.code == "unsupported"
+
+
+def test_builds_of_one_version_are_alike():
+    class Torch:
+        __version__ = "2.13.0+cpu"
+
+    sys.modules["lpx_test_torch"] = Torch
+    try:
+        check_modules({"lpx_test_torch": "2.13.0"})
+        with pytest.raises(LpxError, match=r"has lpx_test_torch 2\.13\.0, and"):
+            check_modules({"lpx_test_torch": "2.13.1"})
+    finally:
+        del sys.modules["lpx_test_torch"]
 
 
 def test_results_larger_than_the_object_store(cluster):

@@ -59,6 +59,8 @@ def make_large(cpus, megabytes):
 def make_failing(cpus, kind):
     if kind == "start":
         raise LpxError("no start", "why", "fix", code="damaged")
+    if kind == "no torch":
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
     def work(unit):
         if kind == "lpx":

@@ -61,7 +61,9 @@ class ClusterCutter:
             DiskFullError: The disk of the set is full.
             LpxError: The set cannot be written, a node does not see a video, or workers died.
         """
-        plan = WorkerPlan(_make_cutter, (settings,), Resources(), "video", _name_of)
+        plan = WorkerPlan(
+            _make_cutter, (settings,), Resources(), "video", _name_of, ("cv2", "onnxruntime")
+        )
         with open_cluster(self.options, self.reporter) as cluster:
             self.reporter.say(
                 "workers read the videos under their paths on this machine, and send crops back"

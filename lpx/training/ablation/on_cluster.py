@@ -152,7 +152,12 @@ class ClusterTrainer:
                 Path(os.path.abspath(self.faces)), seen, weights, options, mailbox.actor
             )
             plan = WorkerPlan(
-                _make_trainer, (shared,), _resources(cluster, options), "training", _name_of
+                _make_trainer,
+                (shared,),
+                _resources(cluster, options),
+                "training",
+                _name_of,
+                ("cv2", "lightning", "numpy", "torch"),
             )
             finished: set[int] = set()
 
