@@ -109,9 +109,7 @@ def read_place(nodes: int) -> Place:
             "start it with one of them, or unset their variables",
             code="invalid-argument",
         ) from error
-    needed = [
-        name for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ
-    ]
+    needed = [name for name in _NEEDED if name not in os.environ]
     if nodes > 1 and needed and "GROUP_RANK" not in os.environ:
         raise LpxError(
             f"`nodes` is {nodes}, but the environment does not say which of them this is",

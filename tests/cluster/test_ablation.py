@@ -16,7 +16,6 @@ import pytest
 pytest.importorskip("ray")
 pytest.importorskip("lightning", reason="training needs lpx[train]")
 
-import torch
 
 from lpx import AblationGrid, RayOptions, ablate
 from lpx.errors import InvalidArgumentError, LpxError
@@ -25,6 +24,7 @@ from lpx.training.ablation.on_cluster import Mailbox, _check_faces, _keep_state,
 from lpx.training.fit import train
 from lpx.training.run import RunOptions
 from tests.cluster.conftest import Notes
+from tests.support.threads import on_one_thread
 from tests.training.callbacks import At, quiet
 from tests.training.small import SMALL, write_faces
 
@@ -52,11 +52,9 @@ class Stopping(Notes):
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """As the workers, which have one core each: more threads add in another order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    """As the workers, which have one core each."""
+    with on_one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ from lpx.training.fit import train
 from lpx.training.lightning_loop import check_sockets
 from tests.conftest import environment
 from tests.support.reporting import RecordingReporter
+from tests.support.threads import on_one_thread
 from tests.training.callbacks import At, Steps, quiet
 from tests.training.small import SMALL, write_faces
 
@@ -42,11 +43,9 @@ class Killed(BaseException):
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """For all trainings here, those of fixtures too: more threads add in another order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    """For all trainings here, those of fixtures too."""
+    with on_one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")
