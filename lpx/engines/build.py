@@ -41,6 +41,7 @@ from lpx.graph.qdq.insert_qdq import (
 )
 from lpx.graph.qdq.placement import MIN_CHANNELS, Placement, narrowest, place
 from lpx.graph.qdq.placement_dla import place_dla
+from lpx.graph.qdq.plan import NO_PLAN, PrecisionPlan
 from lpx.graph.qdq.prepare import prepare_model
 from lpx.graph.to_fp16 import to_fp16
 from lpx.machine.machine import Machine
@@ -202,7 +203,9 @@ def make_graph(model: bytes, request: BuildRequest, dialect: str) -> LoweredGrap
     placement = None
     # Placed in the float32 graph: casts to float16 would hide the patterns that the rules match.
     if int8:
-        placement = placement_of(graph, request.target, dialect, request.weights.min_channels)
+        placement = placement_of(
+            graph, request.target, dialect, request.weights.min_channels, request.plan
+        )
     if _is_half(dialect, request.precision):
         _check_opset(graph, dialect)
         to_fp16(graph)
@@ -242,7 +245,9 @@ def require_int8(model: bytes, request: BuildRequest, dialect: str) -> Placement
     prepared, _ = prepare_model(model, "the exported model", requantise=request.weights.requantise)
     graph = parse(prepared, "the exported model")
     name_nodes(graph)
-    placement = placement_of(graph, request.target, dialect, request.weights.min_channels)
+    placement = placement_of(
+        graph, request.target, dialect, request.weights.min_channels, request.plan
+    )
     require_quantised(graph, placement, request.weights.min_channels)
     # Some convolutions compute in float, although their weights are stored as integers.
     running = set(placement.convolutions) - placement.stored
@@ -345,11 +350,17 @@ def cache_scales(model: bytes, request: BuildRequest) -> dict[str, float]:
     )
     graph = parse(model, "the exported model")
     name_nodes(graph)
-    return activation_scales(place_dla(graph), _scales_of(model, request).ranges(request.method))
+    return activation_scales(
+        place_dla(graph, request.plan), _scales_of(model, request).ranges(request.method)
+    )
 
 
 def placement_of(
-    graph: ir.Model, target: Target, dialect: str, min_channels: int = MIN_CHANNELS
+    graph: ir.Model,
+    target: Target,
+    dialect: str,
+    min_channels: int = MIN_CHANNELS,
+    plan: PrecisionPlan = NO_PLAN,
 ) -> Placement:
     """Place the Q/DQ pairs of a dialect in a float graph.
 
@@ -358,9 +369,10 @@ def placement_of(
         target: Runtime of the engine.
         dialect: One of `DIALECTS`.
         min_channels: Convolutions with fewer channels stay in float, except for a DLA.
+        plan: Keeps further convolutions in float.
     """
     if dialect in ("dla-explicit", "calibration-cache"):
-        return place_dla(graph)
+        return place_dla(graph, plan)
     # TensorRT for RTX pads a depthwise convolution's channels fourfold in INT8 (seen in its plans).
     depthwise = not target.endswith("tensorrt-rtx")
     return place(
@@ -368,6 +380,7 @@ def placement_of(
         depthwise=depthwise,
         integer_outputs=dialect == "onnxruntime",
         min_channels=min_channels,
+        plan=plan,
     )
 
 
@@ -378,7 +391,7 @@ def _placement_in(model: bytes, request: BuildRequest, dialect: str) -> Placemen
     model, _ = prepare_model(model, "the exported model", requantise=request.weights.requantise)
     graph = parse(model, "the exported model")
     name_nodes(graph)
-    return placement_of(graph, request.target, dialect, request.weights.min_channels)
+    return placement_of(graph, request.target, dialect, request.weights.min_channels, request.plan)
 
 
 def _is_half(dialect: str, precision: Precision) -> bool:

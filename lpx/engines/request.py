@@ -9,6 +9,7 @@ from lpx.arguments import check_fields
 from lpx.calibration.scales import Scales
 from lpx.engines.manifest import Precision, Target
 from lpx.engines.tensorrt_options import DEFAULT_TENSORRT, TensorRTOptions
+from lpx.graph.qdq.plan import NO_PLAN, PrecisionPlan
 from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
 
 
@@ -23,6 +24,7 @@ class BuildRequest:
         method: Calibration method, for int8.
         weights: Quantisation of weights, for int8.
         tensorrt: Options of TensorRT's builder.
+        plan: Precision of single layers, for int8.
 
     Raises:
         InvalidArgumentError: An unknown target or precision.
@@ -34,6 +36,7 @@ class BuildRequest:
     method: str = ""
     weights: WeightOptions = DEFAULT_WEIGHTS
     tensorrt: TensorRTOptions = DEFAULT_TENSORRT
+    plan: PrecisionPlan = NO_PLAN
 
     def __post_init__(self) -> None:
         check_fields(self)

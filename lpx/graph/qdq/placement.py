@@ -29,6 +29,7 @@ from lpx.graph.nodes import (
     tensor_of,
 )
 from lpx.graph.qdq.integer_region import IN_FLOAT, AddInputs, IntegerRegion, has_kernel
+from lpx.graph.qdq.plan import NO_PLAN, PrecisionPlan
 
 # Default of `min_channels`: fewer channels do not fill an integer kernel's tile.
 MIN_CHANNELS = 16
@@ -117,6 +118,7 @@ def place(
     depthwise: bool = True,
     integer_outputs: bool = False,
     min_channels: int = MIN_CHANNELS,
+    plan: PrecisionPlan = NO_PLAN,
 ) -> Placement:
     """Decide where Q/DQ pairs go.
 
@@ -126,6 +128,7 @@ def place(
         integer_outputs: Also quantise convolution outputs and both inputs of an Add. ONNX Runtime's
             integer kernels produce integers; TensorRT's convolutions fuse what follows instead.
         min_channels: Convolutions with fewer channels on either side stay in float.
+        plan: Keeps further convolutions in float.
     """
     decisions: list[Decision] = []
     chosen: list[ir.Node] = []
@@ -133,7 +136,7 @@ def place(
     for node in model.graph:
         if node.op_type in COMPUTE:
             quantised, reason = judge_convolution(
-                node, depthwise=depthwise, min_channels=min_channels
+                node, depthwise=depthwise, min_channels=min_channels, plan=plan
             )
             decisions.append(Decision(name_of(node), node.op_type, quantised, reason))
             if quantised:
@@ -241,6 +244,7 @@ def judge_convolution(
     depthwise: bool,
     unbroken: bool = False,
     min_channels: int = MIN_CHANNELS,
+    plan: PrecisionPlan = NO_PLAN,
 ) -> Judgement:
     """Decide if a convolution or matrix product is quantised.
 
@@ -250,7 +254,16 @@ def judge_convolution(
         unbroken: Ignore rules that are only about speed: for a DLA, which runs INT8 regions as a
             whole.
         min_channels: A convolution with fewer channels on either side stays in float.
+        plan: Keeps further ones in float; what the rules keep in float, it cannot quantise.
     """
+    judgement = _by_rules(node, depthwise=depthwise, unbroken=unbroken, min_channels=min_channels)
+    kept = plan.float_reason(name_of(node))
+    if judgement.quantised and kept is not None:
+        return Judgement(False, kept)
+    return judgement
+
+
+def _by_rules(node: ir.Node, *, depthwise: bool, unbroken: bool, min_channels: int) -> Judgement:
     if not is_constant(node.inputs[1]):
         return Judgement(False, "both operands are computed: no weight to quantise")
     if node.op_type != "Conv":

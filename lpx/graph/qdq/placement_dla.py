@@ -36,22 +36,24 @@ from lpx.graph.qdq.placement import (
     place,
     pooled_alone,
 )
+from lpx.graph.qdq.plan import NO_PLAN, PrecisionPlan
 
 _KEEP_SCALE = ACTIVATIONS | {"MaxPool", "Concat"}
 _LAYERS = _KEEP_SCALE | {"AveragePool"}
 
 
-def place_dla(model: ir.Model) -> Placement:
+def place_dla(model: ir.Model, plan: PrecisionPlan = NO_PLAN) -> Placement:
     """Decide where Q/DQ pairs go for a DLA.
 
     Args:
         model: A float graph with batch norms folded and every node named.
+        plan: Keeps further convolutions in float.
     """
     decisions: dict[ir.Node, Decision] = {}
     chosen: list[ir.Node] = []
     for node in model.graph:
         if node.op_type in COMPUTE:
-            quantised, reason = judge_convolution(node, depthwise=True, unbroken=True)
+            quantised, reason = judge_convolution(node, depthwise=True, unbroken=True, plan=plan)
             decisions[node] = Decision(name_of(node), node.op_type, quantised, reason)
             if quantised:
                 chosen.append(node)
