@@ -1,6 +1,7 @@
 """What Ray costs and gains: one worker beside none, two beside one, and memory for a million faces.
 
-python benchmarks/ray_cluster.py [--turns 5] [--videos 24] [--faces 1000000] [--only prepare|calibrate|memory]
+python benchmarks/ray_cluster.py [--turns 5] [--videos 24] [--faces 1000000]
+    [--only prepare|calibrate|memory]
 
 One Ray node on this machine, started once before anything is timed. Steps are timed in turns, in
 changing order. The scores of a million faces are synthetic; each is of real size, and comes from a
@@ -23,7 +24,10 @@ import numpy as np
 from shards import exported, peak_mib, videos
 
 from lpx import RayOptions, Workspace
+from lpx.artefacts.model import read_exported
 from lpx.bench.parity.score_store import BATCH, ScoreStore, UnitScores
+from lpx.calibration.observe import observe
+from lpx.calibration.on_cluster import ClusterObserver
 from lpx.cluster.pool import Resources, WorkerPlan, run_units
 from lpx.cluster.session import open_cluster
 from lpx.data.face_sets.demo import demo_set
@@ -31,9 +35,7 @@ from lpx.data.face_sets.manifest import FaceManifest, read_face_manifest, write_
 from lpx.data.face_sets.table import FaceRow, make_table
 from lpx.engines.base import Prediction
 from lpx.machine.machine import read_machine
-from lpx.render.encode import encode_png
 from lpx.reporter import SILENT
-from lpx.workspace import write_bytes
 
 ENGINES = {"torch": "0" * 64, "int8": "1" * 64, "fp32": "2" * 64}
 GRID = 10
@@ -83,13 +85,18 @@ def prepare_step(base: Path, turns: int, count: int) -> None:
 
 
 def calibrate_step(base: Path, turns: int) -> None:
-    many = copies_of_demo(base / "faces", copies=6)
+    faces = demo_set("test")
+    model = (base / "w" / "model.onnx").read_bytes()
+    size = read_exported(Workspace(base / "w")).card.input_size
 
+    # Without the choice of faces and the comparison of methods, which no cluster does.
     def calibrate(ray: RayOptions | None) -> float:
-        # Without the comparison of the methods, which no cluster does.
-        return Workspace(base / "w", ray=ray).calibrate(many, limit=100_000).seconds
+        elsewhere = None
+        if ray is not None:
+            elsewhere = ClusterObserver(ray, SILENT, model, faces, size)
+        return observe(model, faces, size, elsewhere=elsewhere).seconds
 
-    print("calibrate, observing 6 copies of the demo's 576 faces but for those held out")
+    print("calibrate, observing the demo's 576 faces")
     in_turns(
         turns,
         {
@@ -99,18 +106,6 @@ def calibrate_step(base: Path, turns: int) -> None:
             "Ray, 2 workers of 1 core": lambda: calibrate(workers(2)),
         },
     )
-
-
-def copies_of_demo(folder: Path, copies: int) -> Path:
-    """Write the demo's test faces several times, each time with another pixel changed."""
-    for row, face in enumerate(demo_set("test").faces):
-        image = face.source.read()
-        kind = folder / ("fake" if face.label else "real")
-        kind.mkdir(parents=True, exist_ok=True)
-        for copy in range(copies):
-            image[copy, 0] ^= 1
-            write_bytes(kind / f"{row:03d}-{copy}.png", encode_png(image), durable=False)
-    return folder
 
 
 def make_scores(cpus: int, faces: Any) -> Callable[[range], UnitScores]:

@@ -36,6 +36,7 @@ from lpx.graph.qdq.insert_qdq import (
     ONNXRUNTIME,
     TENSORRT,
     Range,
+    Style,
     activation_scales,
     insert_qdq,
 )
@@ -157,6 +158,12 @@ def build_engine(
     # Last: a folder with a manifest is complete.
     write_manifest(folder, manifest)
     return manifest
+
+
+def style_of(dialect: str) -> Style:
+    """Return the form of the Q/DQ pairs in a dialect of `DIALECTS`."""
+    # A calibration cache has scales for the tensors of a DLA, and no pairs.
+    return _STYLES.get(dialect, DLA)
 
 
 class LoweredGraph(NamedTuple):

@@ -89,7 +89,7 @@ def score(
     """
     labels = faces.labels()
     # Before scoring, which may take hours: a set with one class gives no verdict.
-    _check_labels(labels, faces)
+    check_labels(labels, faces)
     tasks = _tasks(engines, pixels, needed)
     parts: dict[str, list[Stored]] = {name: [] for name in tasks}
     skipped: list[Skipped] = []
@@ -125,7 +125,7 @@ def score(
         progress(len(faces.faces), len(faces.faces))
     order = np.concatenate([indices for indices, _ in batches])
     # Again, as unreadable faces may have been all those of a class.
-    _check_labels(labels[order], faces, skipped)
+    check_labels(labels[order], faces, skipped)
     predictions: dict[str, Prediction] = {}
     for name, whole in (known or {}).items():
         predictions[name] = Prediction(whole.score[order], whole.patch_map[order])
@@ -168,7 +168,7 @@ def score_rows(
         LpxError: As for `score`.
     """
     # Of the whole set, so that all shards of one without a verdict fail at once.
-    _check_labels(faces.labels(), faces)
+    check_labels(faces.labels(), faces)
     tasks = _tasks(engines, pixels, needed)
     done = {name: store.next_row(name) for name in tasks}
     parts: dict[str, list[Stored]] = {name: [] for name in tasks}
@@ -372,9 +372,14 @@ def joined(parts: list[Prediction]) -> Prediction:
     )
 
 
-def _check_labels(
+def check_labels(
     labels: NDArray[np.int64], faces: FaceSet, skipped: Sequence[Skipped] = ()
 ) -> None:
+    """Check that faces have the labels that an AUC with an interval needs.
+
+    Raises:
+        LpxError: A face has no label, or a class has fewer than two faces.
+    """
     unread = ""
     if skipped:
         first = f"{skipped[0].name} ({skipped[0].reason})"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lpx.errors import LpxError
 from lpx.graph.model_io import tensor
-from lpx.graph.nodes import cuts_at_zero, optional_input
+from lpx.graph.nodes import cuts_at_zero, optional_input, tensor_of
 from lpx.graph.qdq.placement import Placement
 from lpx.graph.qdq.rounding import bias_shift, nearest_levels, round_levels, weight_scales
 from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions, mse_scales
@@ -96,7 +96,9 @@ def insert_qdq(
     Raises:
         LpxError: A tensor has no range.
     """
-    _Inserter(model.graph, style, weights).run(placement, shared_ranges(placement, ranges))
+    # A layer's input may stay float although its weights are rounded: its means are still needed.
+    complete = {**ranges, **shared_ranges(placement, ranges)}
+    _Inserter(model.graph, style, weights).run(placement, complete)
 
 
 def shared_ranges(placement: Placement, ranges: Mapping[str, Range]) -> dict[str, Range]:
@@ -175,6 +177,11 @@ class _Inserter:
 
     def run(self, placement: Placement, ranges: Mapping[str, Range]) -> None:
         dequantised: dict[ir.Value, ir.Value] = {}
+        # Before any pair is inserted, and by the names of the float32 graph, where there is one.
+        reads = {name: tensor_of(self.nodes[name], 0) for name in placement.convolutions}
+        for name, node_name, index in placement.uses:
+            if index == 0:
+                reads[node_name] = name
         for name, node_name, index in placement.uses:
             node = self.nodes[node_name]
             # In a half graph a Cast may stand between the tensor of that name and its reader.
@@ -190,10 +197,6 @@ class _Inserter:
                     dequantised[value] = self._pair(value, ranges[name])
             for value, replacement in dequantised.items():
                 self._redirect(value, replacement, placement.in_float)
-        reads = {}
-        for name, node_name, index in placement.uses:
-            if index == 0:
-                reads[node_name] = name
         for node_name in placement.convolutions:
             self._weight(self.nodes[node_name], ranges[reads[node_name]].means)
 

@@ -1,0 +1,152 @@
+"""What a search works on: the float graph, where the rules would quantise it, and the pieces."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import onnx_ir as ir
+
+from lpx.calibration.scales import IMPORTED
+from lpx.engines.build import placement_of, require_quantised, style_of
+from lpx.engines.request import BuildRequest
+from lpx.engines.work import multiply_accumulates
+from lpx.graph.layers import read_named
+from lpx.graph.model_io import serialise
+from lpx.graph.qdq.insert_qdq import Range, Style, insert_qdq, shared_ranges
+from lpx.graph.qdq.placement import Placement
+from lpx.graph.qdq.plan import LayerPlan, PrecisionPlan
+from lpx.graph.qdq.prepare import prepare_model
+from lpx.graph.qdq.weights import WeightOptions
+from lpx.graph.resume import behind, cut_before
+from lpx.search.groups import Group, groups_of
+from lpx.search.pieces import Piece, parts_of, pieces_of
+
+_SOURCE = "the exported model"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model whose layers may be INT8 or float, in the dialect of a target.
+
+    Attributes:
+        data: The float graph, ONNX, as it is calibrated and quantised.
+        request: Target, ranges, calibration method and weight options.
+        dialect: Dialect of the target's INT8 graphs.
+        placement: Every pair that the rules allow.
+        ranges: Range of every tensor that has a pair.
+        groups: Groups of layers, in graph order.
+        pieces: Pieces of the placement, and of what plans can make of it.
+    """
+
+    data: bytes
+    request: BuildRequest
+    dialect: str
+    placement: Placement
+    ranges: dict[str, Range]
+    groups: tuple[Group, ...]
+    pieces: tuple[Piece, ...]
+
+    @cached_property
+    def graph(self) -> ir.Model:
+        """The float graph; not to be changed."""
+        return read_named(self.data, _SOURCE)
+
+    @property
+    def style(self) -> Style:
+        """Form of the pairs, with weights that need no scale of their input."""
+        return replace(style_of(self.dialect), stored_weights=False)
+
+    def digest(self, piece: Piece) -> str:
+        """Return a SHA-256 of everything that the effect of a piece depends on, but the faces."""
+        scales = self.request.scales
+        assert scales is not None
+        parts = (
+            hashlib.sha256(self.data).hexdigest(),
+            scales.summary()["ranges_sha256"],
+            self.request.method,
+            self.dialect,
+            repr(self.request.weights),
+            repr(piece),
+        )
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def plan(self, int8: Collection[str], reasons: dict[str, str] | None = None) -> PrecisionPlan:
+        """Return the plan that quantises some groups, and keeps the others in float.
+
+        Args:
+            int8: Names of groups.
+            reasons: Why others stay in float, by the name of the group.
+        """
+        layers = {}
+        for group in self.groups:
+            layer = LayerPlan("float", (reasons or {}).get(group.name, ""))
+            if group.name in int8:
+                layer = LayerPlan("int8")
+            layers.update(dict.fromkeys(group.members, layer))
+        return PrecisionPlan(layers)
+
+    def parts(self, int8: Collection[str]) -> tuple[str, ...]:
+        """Return the names of the pieces that a plan consists of."""
+        plan, weights = self.plan(int8), self.request.weights
+        placement = placement_of(
+            self.graph, self.request.target, self.dialect, weights.min_channels, plan
+        )
+        return parts_of(placement, self.pieces, self.style)
+
+    def behind(self, piece: Piece, outputs: tuple[str, ...]) -> bytes:
+        """Return the graph of a piece and of all layers behind it, ONNX.
+
+        Its inputs are the float graph's tensors before the piece, see
+        `lpx.graph.resume.cut_before`.
+
+        Args:
+            piece: The piece, which alone is quantised.
+            outputs: Outputs of the graph.
+        """
+        graph = read_named(self.data, _SOURCE)
+        before = {node.name for node in graph.graph}
+        insert_qdq(graph, piece.placement(), self.ranges, self.style, self.request.weights)
+        changed = [node for node in graph.graph if node.name not in before]
+        return cut_before(graph, behind(graph, changed), outputs)
+
+
+def open_subject(
+    model: bytes, request: BuildRequest, dialect: str, *, blocks: bool = False
+) -> Subject:
+    """Place the pairs, and take the placement apart.
+
+    Args:
+        model: The exported model, ONNX.
+        request: INT8, with ranges of the model as `prepare_model` makes it.
+        dialect: Dialect of the target's INT8 graphs.
+        blocks: Take a residual block as one group.
+
+    Raises:
+        NotAsAskedError: The rules leave every layer in float.
+        LpxError: The model is quantised already.
+    """
+    weights = request.weights
+    data, _ = prepare_model(
+        model, _SOURCE, equalised=weights.equalise, requantise=weights.requantise
+    )
+    graph = read_named(data, _SOURCE)
+    placement = placement_of(graph, request.target, dialect, weights.min_channels)
+    require_quantised(graph, placement, weights.min_channels)
+    assert request.scales is not None, "a search needs ranges"
+    ranges = request.scales.ranges(request.method)
+    if request.scales.method == IMPORTED:
+        # As in the build: tensors without an imported range stay float.
+        known = tuple(name for name in placement.outputs if name in ranges)
+        placement = replace(placement, outputs=known)
+    complete = {**ranges, **shared_ranges(placement, ranges)}
+    groups = groups_of(graph, placement, multiply_accumulates(serialise(graph)), blocks=blocks)
+    pieces = pieces_of(graph, placement, style_of(dialect), groups)
+    return Subject(data, request, dialect, placement, complete, groups, pieces)
+
+
+def other_weights(subject: Subject, weights: WeightOptions) -> Subject:
+    """Return a subject with other options for rounding and clipping weights."""
+    return replace(subject, request=replace(subject.request, weights=weights))
