@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from lpx.graph.nodes import adds_branches, name_of, nodes_by_name, tensor_of
+from lpx.graph.nodes import adds_branches, name_of, nodes_by_name, producer_of, tensor_of
 from lpx.graph.qdq.insert_qdq import Style
 from lpx.graph.qdq.placement import Placement
 from lpx.search.groups import Group
@@ -91,13 +91,21 @@ def _per_use(graph: ir.Model, placement: Placement, groups: Sequence[Group]) -> 
         uses = tuple(use for use in placement.uses if use[1] in group.members)
         pieces.append(Piece(f"layer:{group.name}", group.members, uses))
     nodes = nodes_by_name(graph.graph)
-    for name in dict.fromkeys(use[1] for use in placement.uses):
-        if adds_branches(nodes[name]):
-            # A plan decides which of the two branches ends in a quantised layer.
-            for index in (0, 1):
-                use = (tensor_of(nodes[name], index), name, index)
-                pieces.append(Piece(f"read:{use[0]}:{name}:{index}", (), (use,)))
+    quantised = set(placement.convolutions)
+    for tensor, name, index in placement.uses:
+        if not adds_branches(nodes[name]):
+            continue
+        pieces.append(_read(tensor, name, index))
+        # The Add is fused into the layer of the other branch. If layers end both, a plan may leave
+        # that one in float, and then it is this branch's layer that fuses it.
+        makers = {getattr(producer_of(value), "name", None) for value in nodes[name].inputs}
+        if makers <= quantised:
+            pieces.append(_read(tensor_of(nodes[name], 1 - index), name, 1 - index))
     return tuple(pieces)
+
+
+def _read(tensor: str, node: str, index: int) -> Piece:
+    return Piece(f"read:{tensor}:{node}:{index}", (), ((tensor, node, index),))
 
 
 def _at_source(graph: ir.Model, placement: Placement, groups: Sequence[Group]) -> tuple[Piece, ...]:

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lpx.bench.parity.parity import difference
 from lpx.metrics import Interval, auc_difference
 from lpx.search.shifts import Shifts
 from lpx.search.subject import Subject
 
 Logits = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Anchor:
-    """A plan whose scores were measured.
-
-    Attributes:
-        parts: Its pieces.
-        logits: Logits of the scores, float64 [N].
-    """
-
-    parts: frozenset[str]
-    logits: Logits
 
 
 class Predictor:
@@ -41,9 +28,17 @@ class Predictor:
         subject: The model.
         shifts: Shifts of its pieces.
         whole: Logits of the graph with every piece, float64 [N]; None predicts by the sum alone.
+        groups: int64 [N], the same number for faces that depend on each other; None if none do.
+            Intervals are widened as much as resampling groups widens that of `whole`.
     """
 
-    def __init__(self, subject: Subject, shifts: Shifts, whole: Logits | None = None) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        shifts: Shifts,
+        whole: Logits | None = None,
+        groups: NDArray[np.int64] | None = None,
+    ) -> None:
         self.subject, self.shifts = subject, shifts
         self._parts: dict[frozenset[str], tuple[str, ...]] = {}
         names = list(shifts.by_piece)
@@ -56,6 +51,12 @@ class Predictor:
             rows = self._rows({group.name for group in subject.groups})
             self._missed = whole - shifts.logits - self._matrix[rows].sum(axis=0)
             self._all_pairs = _pairs(self._sizes[rows])
+        self._widening = 1.0
+        if whole is not None and groups is not None:
+            paired = difference(self.oriented, shifts.logits, whole, groups)
+            if paired.bootstrap is not None:
+                widths = [one.high - one.low for one in (paired.bootstrap, paired.delong)]
+                self._widening = max(1.0, widths[0] / max(widths[1], 1e-12))
 
     def logits(self, int8: Collection[str]) -> Logits:
         """Return the predicted logits of a plan, float64 [N].
@@ -70,9 +71,16 @@ class Predictor:
         total = self.shifts.logits + self._matrix[rows].sum(axis=0) + share * self._missed
         return np.asarray(total, np.float64)
 
-    def difference(self, int8: Collection[str]) -> Interval:
-        """Return the predicted AUC(plan) - AUC(float) with DeLong's 95 % interval."""
-        return auc_difference(self.oriented, self.shifts.logits, self.logits(int8))
+    def difference(self, int8: Collection[str], confidence: float = 0.95) -> Interval:
+        """Return the predicted AUC(plan) - AUC(float) with DeLong's interval.
+
+        Args:
+            int8: Names of the groups in INT8.
+            confidence: Nominal coverage of the interval, in (0, 1).
+        """
+        found = auc_difference(self.oriented, self.shifts.logits, self.logits(int8), confidence)
+        half_width = self._widening * (found.high - found.low) / 2
+        return Interval.about(found.estimate, half_width, found.method)
 
     @cached_property
     def oriented(self) -> NDArray[np.int64]:

@@ -6,10 +6,12 @@ runs with all that lies behind it, on these tensors: what lies before it is not 
 
 from __future__ import annotations
 
+import os
 import time
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,29 +19,29 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from lpx.bench.parity.score import check_finite, check_labels
-from lpx.bench.parity.score_store import ScoreStore, next_row
+from lpx.bench.parity.score_store import ScoreStore, Stored, next_row
 from lpx.data.face_sets.face_set import Batch, FaceSet, Skipped
 from lpx.engines.base import Prediction
-from lpx.engines.onnxruntime.cpu import PROVIDERS, session_options
 from lpx.engines.onnxruntime.failure import ort_errors
 from lpx.errors import LpxError
 from lpx.graph.layers import read_named, with_outputs
 from lpx.graph.resume import fed_tensor, logit_tensor
 from lpx.reporter import Progress
 from lpx.search.pieces import Piece
+from lpx.search.sessions import Sessions, open_session
 from lpx.search.subject import Subject
 
 FLOAT = "float"
 """Name of the float graph among the stored scores."""
 
-# Tensors of a chunk of faces, and graphs that stay loaded, bytes.
-_TENSOR_BYTES = 192 << 20
-_GRAPH_BYTES = 192 << 20
-BATCH = 8
+BATCH = 4
+# Tensors of a chunk of faces, bytes.
+_TENSOR_BYTES = 160 << 20
 # Scores closer to 0 or 1 than this have no logit in float32.
 _EDGE = 2.0**-24
 
-Arrays = dict[str, NDArray[Any]]
+# Tensors by name, as ONNX Runtime holds them.
+Tensors = dict[str, onnxruntime.OrtValue]
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,7 @@ class Shifts:
         by_piece: Shift of the logits by each piece, float64 [N], by name.
         map_errors: Mean |difference| of a patch's score by each piece, by name.
         skipped: Faces that could not be read.
-        forward_seconds: Time of the float graph on these faces, s; 0 if its scores were stored.
-        seconds: Time of everything else on faces that were not stored, s, without decoding.
+        seconds: Time of all graphs on faces that were not stored, s, without decoding.
     """
 
     indices: NDArray[np.int64]
@@ -63,7 +64,6 @@ class Shifts:
     by_piece: Mapping[str, NDArray[np.float64]]
     map_errors: Mapping[str, float]
     skipped: tuple[Skipped, ...]
-    forward_seconds: float
     seconds: float
 
 
@@ -86,106 +86,124 @@ def measure_shifts(
         progress: Receives the number of faces done, and their total.
 
     Raises:
-        LpxError: No face can be read, the float graph gives a NaN, or the disk is full.
+        LpxError: A face without a label, fewer than two faces of a class, no face that can be read,
+            a score that is not finite (face named), or a full disk.
     """
-    run = _Run(subject, pieces, size)
+    check_labels(faces.labels(), faces)
     names = [FLOAT, *(piece.name for piece in pieces)]
-    stored = {name: store.read(name) for name in names}
-    known = {name: next_row(parts) for name, parts in stored.items()}
+    known = {name: next_row(store.read(name)) for name in names}
     skipped = store.skipped()
-    start = min(known.values())
-    total = len(faces.faces)
-    for chunk in run.chunks(faces, start, skipped):
-        end = int(chunk[-1][0][-1]) + 1
-        run.score(chunk, known, store, faces)
-        if progress is not None:
-            progress(end, total)
-    store.skip(skipped[len(store.skipped()) :])
+    start, total = min(known.values()), len(faces.faces)
+    seconds = 0.0
+    if start < total:
+        run = _Run(subject, pieces, size)
+        noted = len(skipped)
+        for chunk in run.chunks(faces, start, skipped):
+            # Before the scores: without them, faces that cannot be read would be lost at a restart.
+            store.skip(skipped[noted:])
+            noted = len(skipped)
+            run.score(chunk, known, store, faces)
+            if progress is not None:
+                progress(int(chunk[-1].indices[-1]) + 1, total)
+        seconds = run.seconds
     if progress is not None:
         progress(total, total)
-    return _result({name: store.read(name) for name in names}, faces, skipped, run)
+    return _result({name: store.read(name) for name in names}, faces, skipped, seconds)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Indices of a batch of faces, and the float graph's tensors of it."""
+
+    indices: NDArray[np.int64]
+    tensors: Tensors
 
 
 class _Run:
-    """Sessions of the float graph and of the pieces, and the time that they take."""
+    """Sessions of the float graph and of the pieces."""
 
     def __init__(self, subject: Subject, pieces: Sequence[Piece], size: int) -> None:
         self.size = size
-        self.forward_seconds = 0.0
-        self.seconds = 0.0
-        graph = read_named(subject.data, "the exported model")
-        logit = logit_tensor(graph)
-        self.outputs = ("score" if logit is None else logit, "patch_map")
-        self._from_score = logit is None
         started = time.perf_counter()
-        self._graphs = {p.name: subject.behind(p, self.outputs) for p in pieces}
-        self._sessions = _Sessions(self._graphs)
-        self.seconds += time.perf_counter() - started
+        logit = logit_tensor(subject.graph)
+        self._from_score = logit is None
+        self.outputs = ("score" if logit is None else logit, "patch_map")
+        self._graphs = {piece.name: subject.behind(piece, self.outputs) for piece in pieces}
+        self._sessions = Sessions(self._graphs)
         fed: dict[str, None] = {}
         for data in self._graphs.values():
             for value in read_named(data, "a piece").graph.inputs:
                 fed[fed_tensor(str(value.name))] = None
-        self._exposed = [name for name in fed if name]
-        names = [*self._exposed, *self.outputs]
-        self._float = _open(with_outputs(subject.data, "the exported model", names))
+        names = [*fed, *self.outputs, "score"]
+        self._exposed = [name for name in dict.fromkeys(names) if name]
+        whole = with_outputs(subject.data, "the exported model", self._exposed)
+        self._float = open_session(whole, cores=0)
+        self.seconds = time.perf_counter() - started
 
-    def chunks(
-        self, faces: FaceSet, start: int, skipped: list[Skipped]
-    ) -> Iterator[list[tuple[NDArray[np.int64], Arrays]]]:
-        """Yield indices and tensors of batches, several at a time as memory allows."""
+    def chunks(self, faces: FaceSet, start: int, skipped: list[Skipped]) -> Iterator[list[_Held]]:
+        """Yield batches, several at a time as memory allows."""
         rest = faces if start == 0 else faces.take(np.arange(start, len(faces.faces)))
-        held: list[tuple[NDArray[np.int64], Arrays]] = []
+        held: list[_Held] = []
         size = 0
         for batch in rest.stream(BATCH, self.size, skipped):
+            started = time.perf_counter()
             tensors = self._forward(batch)
-            held.append((batch.indices + start, tensors))
-            size += sum(array.nbytes for array in tensors.values())
+            self.seconds += time.perf_counter() - started
+            indices = batch.indices + start
+            score = tensors["score"].numpy()
+            patch_map = tensors["patch_map"].numpy()
+            check_finite("the float model", Prediction(score, patch_map), faces, indices)
+            held.append(_Held(indices, tensors))
+            size += sum(_bytes(value) for value in tensors.values())
             if size >= _TENSOR_BYTES:
                 yield held
                 held, size = [], 0
         if held:
             yield held
 
-    def _forward(self, batch: Batch) -> Arrays:
-        names = [*self._exposed, *self.outputs]
-        started = time.perf_counter()
+    def _forward(self, batch: Batch) -> Tensors:
+        pixels = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(batch.pixels))
         with ort_errors("ONNX Runtime failed on the float model", "export it again"):
-            outputs = self._float.run(names, {"faces": batch.pixels})
-        self.forward_seconds += time.perf_counter() - started
-        return {"faces": batch.pixels, **dict(zip(names, outputs, strict=True))}
+            outputs = self._float.run_with_ort_values(self._exposed, {"faces": pixels})
+        return {"faces": pixels, **dict(zip(self._exposed, outputs, strict=True))}
 
     def score(
-        self,
-        chunk: Sequence[tuple[NDArray[np.int64], Arrays]],
-        known: Mapping[str, int],
-        store: ScoreStore,
-        faces: FaceSet,
+        self, chunk: Sequence[_Held], known: Mapping[str, int], store: ScoreStore, faces: FaceSet
     ) -> None:
-        """Score a chunk with all pieces that have not scored it, into the store."""
-        for indices, tensors in chunk:
-            if known[FLOAT] <= indices[0]:
-                prediction = self._prediction(tensors[self.outputs[0]], tensors["patch_map"])
-                if not np.isfinite(prediction.score).all():
-                    # Names the face; a logit may be infinite where the score is 1.
-                    check_finite("the float model", prediction, faces, indices)
-                store.add(FLOAT, indices, prediction)
-        # Pieces outside, batches inside: a graph that does not stay loaded is loaded once.
-        for name in self._graphs:
-            for indices, tensors in chunk:
-                if known[name] > indices[0]:
-                    continue
-                started = time.perf_counter()
-                session = self._sessions.get(name)
-                feeds = {}
-                for value in session.get_inputs():
-                    feeds[value.name] = tensors[fed_tensor(value.name) or value.name]
-                with ort_errors(f"ONNX Runtime failed on {name}", "report this with the model"):
-                    logit, patch_map = session.run(self.outputs, feeds)
-                self.seconds += time.perf_counter() - started
-                # The map is kept as one number per face: its mean error.
-                error = np.abs(patch_map - tensors["patch_map"]).mean(axis=(1, 2))
-                prediction = self._prediction(logit, error.reshape(-1, 1, 1))
-                store.add(name, indices, prediction)
+        """Score a chunk with the float graph and all pieces, into the store."""
+        for held in chunk:
+            if known[FLOAT] <= held.indices[0]:
+                logit = held.tensors[self.outputs[0]].numpy()
+                patch_map = held.tensors["patch_map"].numpy()
+                store.add(FLOAT, held.indices, self._prediction(logit, patch_map))
+        started = time.perf_counter()
+        # A piece is one task: many small graphs use two cores better one each than one on both.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            parts = pool.map(partial(self._score_piece, chunk, known), self._graphs)
+            for name, predictions in zip(self._graphs, parts, strict=True):
+                for indices, prediction in predictions:
+                    if not np.isfinite(prediction.score).all():
+                        raise _not_finite(name, faces, indices, prediction)
+                    store.add(name, indices, prediction)
+        self.seconds += time.perf_counter() - started
+
+    def _score_piece(
+        self, chunk: Sequence[_Held], known: Mapping[str, int], name: str
+    ) -> list[Stored]:
+        session = self._sessions.get(name)
+        inputs = [value.name for value in session.get_inputs()]
+        predictions = []
+        for held in chunk:
+            if known[name] > held.indices[0]:
+                continue
+            feeds = {one: held.tensors[fed_tensor(one) or one] for one in inputs}
+            with ort_errors(f"ONNX Runtime failed on {name}", "please report this with the model"):
+                outputs = session.run_with_ort_values(self.outputs, feeds)
+            logit, patch_map = (value.numpy() for value in outputs)
+            # Of the map one number per face is kept: its mean error.
+            error = np.abs(patch_map - held.tensors["patch_map"].numpy()).mean(axis=(1, 2))
+            predictions.append((held.indices, self._prediction(logit, error.reshape(-1, 1, 1))))
+        return predictions
 
     def _prediction(self, output: NDArray[Any], patch_map: NDArray[Any]) -> Prediction:
         flat = output.reshape(len(patch_map)).astype(np.float64)
@@ -200,42 +218,24 @@ def logit_of(score: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray(np.log(p) - np.log1p(-p))
 
 
-class _Sessions:
-    """Sessions of graphs, of which those that were used last stay loaded."""
-
-    def __init__(self, graphs: Mapping[str, bytes]) -> None:
-        self._graphs = graphs
-        self._loaded: OrderedDict[str, onnxruntime.InferenceSession] = OrderedDict()
-
-    def get(self, name: str) -> onnxruntime.InferenceSession:
-        if name in self._loaded:
-            self._loaded.move_to_end(name)
-            return self._loaded[name]
-        # Two copies of the weights: the model's, and that in the layout of the kernels.
-        size = 2 * len(self._graphs[name])
-        while self._loaded and size + self._size() > _GRAPH_BYTES:
-            self._loaded.popitem(last=False)
-        self._loaded[name] = _open(self._graphs[name])
-        return self._loaded[name]
-
-    def _size(self) -> int:
-        return sum(2 * len(self._graphs[name]) for name in self._loaded)
+def _bytes(value: onnxruntime.OrtValue) -> int:
+    return int(value.numpy().nbytes)
 
 
-def _open(data: bytes) -> onnxruntime.InferenceSession:
-    options = session_options(vnni=None)
-    # Many sessions take turns: none may keep memory or threads busy that the next one needs.
-    options.enable_cpu_mem_arena = False
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    with ort_errors("ONNX Runtime cannot load a part of the model", "report this with the model"):
-        return onnxruntime.InferenceSession(data, options, providers=PROVIDERS)
+def _not_finite(
+    name: str, faces: FaceSet, indices: NDArray[np.int64], prediction: Prediction
+) -> LpxError:
+    at = int(np.argmin(np.isfinite(prediction.score)))
+    return LpxError(
+        f"with {name} quantised, face {faces.faces[int(indices[at])].name} has the score "
+        f"{prediction.score[at]}",
+        "a range that is infinite or NaN, or weights that overflow, make such a score",
+        "calibrate again",
+    )
 
 
 def _result(
-    stored: Mapping[str, list[tuple[NDArray[np.int64], Prediction]]],
-    faces: FaceSet,
-    skipped: Sequence[Skipped],
-    run: _Run,
+    stored: Mapping[str, list[Stored]], faces: FaceSet, skipped: Sequence[Skipped], seconds: float
 ) -> Shifts:
     if not stored[FLOAT]:
         reason = f"{skipped[0].name}: {skipped[0].reason}" if skipped else "the set is empty"
@@ -253,16 +253,9 @@ def _result(
     labels = faces.labels()[indices]
     check_labels(labels, faces, skipped)
     return Shifts(
-        indices,
-        labels,
-        logits,
-        by_piece,
-        map_errors,
-        tuple(dict.fromkeys(skipped)),
-        run.forward_seconds,
-        run.seconds,
+        indices, labels, logits, by_piece, map_errors, tuple(dict.fromkeys(skipped)), seconds
     )
 
 
-def _values(parts: Sequence[tuple[NDArray[np.int64], Prediction]]) -> NDArray[np.float64]:
+def _values(parts: Sequence[Stored]) -> NDArray[np.float64]:
     return np.concatenate([prediction.score for _, prediction in parts]).astype(np.float64)

@@ -59,12 +59,17 @@ class Subject:
         """Form of the pairs, with weights that need no scale of their input."""
         return replace(style_of(self.dialect), stored_weights=False)
 
+    @cached_property
+    def float_digest(self) -> str:
+        """SHA-256 of the float graph."""
+        return hashlib.sha256(self.data).hexdigest()
+
     def digest(self, piece: Piece) -> str:
         """Return a SHA-256 of everything that the effect of a piece depends on, but the faces."""
         scales = self.request.scales
         assert scales is not None
         parts = (
-            hashlib.sha256(self.data).hexdigest(),
+            self.float_digest,
             scales.summary()["ranges_sha256"],
             self.request.method,
             self.dialect,
@@ -110,7 +115,26 @@ class Subject:
         before = {node.name for node in graph.graph}
         insert_qdq(graph, piece.placement(), self.ranges, self.style, self.request.weights)
         changed = [node for node in graph.graph if node.name not in before]
+        for node in graph.graph:
+            if node.name in piece.convolutions:
+                changed.append(node)
+                _store_rounded(node)
         return cut_before(graph, behind(graph, changed), outputs)
+
+
+def _store_rounded(node: ir.Node) -> None:
+    """Replace the pair of a layer's weights by the rounded weights, which lie on its levels.
+
+    ONNX Runtime would compute the pair again in each call, and run the layer as one whose weights
+    may change.
+    """
+    value = node.inputs[1]
+    for _ in ("DequantizeLinear", "QuantizeLinear"):
+        assert value is not None
+        producer = value.producer()
+        assert producer is not None
+        value = producer.inputs[0]
+    node.replace_input_with(1, value)
 
 
 def open_subject(

@@ -17,6 +17,7 @@ from lpx.reporter import SILENT, Reporter
 if TYPE_CHECKING:
     from lpx.api.calibrate import CalibrationResult
     from lpx.api.export import ExportResult
+    from lpx.api.search.outcome import SearchResult
     from lpx.data.prepare import PrepareResult
     from lpx.engines.manifest import EngineManifest, Precision
     from lpx.engines.tensorrt_options import TensorRTOptions
@@ -248,6 +249,74 @@ class MakingSteps(OpenedWorkspace):
             tensorrt=tensorrt or DEFAULT_TENSORRT,
         )
         return build(self, options, reporter)
+
+    @needs_extras
+    def search(
+        self,
+        search_faces: StrPath | None = None,
+        *,
+        limit: int = 2048,
+        margin: float = 0.005,
+        confidence: float = 0.95,
+        budget_minutes: float | None = None,
+        target: str = "auto",
+        faces: StrPath | None = None,
+        method: str | None = None,
+        weights: WeightOptions | None = None,
+        tensorrt: TensorRTOptions | None = None,
+        blocks: bool = False,
+        reporter: Reporter = SILENT,
+    ) -> SearchResult:
+        """Search for the fastest INT8 engine whose AUC holds, and build it.
+
+        Half of the faces measure layers; finished engines are judged on the other half, which
+        shares no video and no person with the first. What was measured is saved, so an interrupted
+        search resumes.
+
+        Args:
+            search_faces: Labelled face set; None for the demo faces.
+            limit: Maximum number of faces of both halves, sampled evenly.
+            margin: Largest accepted loss of AUC, in (0, 0.5].
+            confidence: Confidence of its interval.
+            budget_minutes: Time after which no further engine is built; None for no limit. One is
+                built in any case.
+            target: As for `build`.
+            faces: Face set to calibrate on, as for `build`.
+            method: Calibration method, as for `build`.
+            weights: Quantisation of weights; None for the defaults.
+            tensorrt: Options of TensorRT's builder; None for the defaults.
+            blocks: Take a residual block as one group.
+            reporter: Receives progress and warnings.
+
+        Returns:
+            The outcome, the engines that were built, and the plan of the one that was kept.
+
+        Raises:
+            NotAsAskedError: The rules leave every layer in float.
+            LpxError: No exported model, faces without labels or with one class, faces that the
+                ranges were calibrated on, or too few faces for the margin.
+        """
+        from lpx.api.search.options import SearchOptions
+        from lpx.api.search.search import search
+        from lpx.engines.tensorrt_options import DEFAULT_TENSORRT, TensorRTOptions
+        from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
+
+        check_instance("weights", weights, WeightOptions)
+        check_instance("tensorrt", tensorrt, TensorRTOptions)
+        options = SearchOptions(
+            search_faces=face_set("search_faces", search_faces),
+            limit=limit,
+            target=target,
+            faces=face_set("faces", faces),
+            method=method,
+            weights=weights or DEFAULT_WEIGHTS,
+            blocks=blocks,
+            margin=margin,
+            confidence=confidence,
+            budget_minutes=budget_minutes,
+            tensorrt=tensorrt or DEFAULT_TENSORRT,
+        )
+        return search(self, options, reporter)
 
     @needs_extras
     def emit(

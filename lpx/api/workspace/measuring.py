@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from lpx.api.debug import DebugResult
     from lpx.api.debug_runtime import Runtime
     from lpx.api.explain import ExplainResult
+    from lpx.api.search.sensitivity import SensitivityResult
     from lpx.artefacts.bench_reference import ReferenceKind
     from lpx.bench.performance.cost_plan import CostPlan
     from lpx.bench.report.document.report import Report
+    from lpx.graph.qdq.weights import WeightOptions
     from lpx.predict.results import PredictionResult
     from lpx.streams.capacity.plan import CapacityOptions
     from lpx.streams.capacity.result import CapacityResult
@@ -354,3 +356,60 @@ class MeasuringSteps(OpenedWorkspace):
             skip=(self.root,),
             progress=reporter.progress(f"explaining {source}"),
         )
+
+    @needs_extras
+    def sensitivity(
+        self,
+        search_faces: StrPath | None = None,
+        *,
+        limit: int = 1024,
+        target: str = "auto",
+        faces: StrPath | None = None,
+        method: str | None = None,
+        weights: WeightOptions | None = None,
+        blocks: bool = False,
+        complete: bool = False,
+        reporter: Reporter = SILENT,
+    ) -> SensitivityResult:
+        """Measure what each group of layers costs when it alone is in INT8.
+
+        A group is a convolution with what is fused into it. Its pieces of the INT8 graph run on the
+        float graph's tensors, in ONNX Runtime, whatever the target is. Finished scores are saved,
+        so an interrupted measurement resumes.
+
+        Args:
+            search_faces: Labelled face set to measure on; None for the demo faces.
+            limit: Maximum number of faces, sampled evenly, at least 4.
+            target: "auto", or one of `lpx.engines.manifest.TARGETS`, whose rules and rounding
+                apply. It need not be installed.
+            faces: Face set to calibrate on, as for `build`.
+            method: Calibration method, as for `build`.
+            weights: Quantisation of weights; None for the defaults.
+            blocks: Take a residual block as one group.
+            complete: Measure every group on every face. By default, groups with small effects are
+                measured on a fifth of them.
+            reporter: Receives progress and warnings.
+
+        Returns:
+            Effects of all groups, the largest loss of AUC first.
+
+        Raises:
+            NotAsAskedError: The rules leave every layer in float.
+            LpxError: No exported model, faces without labels or with one class, or faces that the
+                ranges were calibrated on.
+        """
+        from lpx.api.search.sensitivity import SensitivityOptions, sensitivity
+        from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
+
+        check_instance("weights", weights, WeightOptions)
+        options = SensitivityOptions(
+            search_faces=face_set("search_faces", search_faces),
+            limit=limit,
+            target=target,
+            faces=face_set("faces", faces),
+            method=method,
+            weights=weights or DEFAULT_WEIGHTS,
+            blocks=blocks,
+            complete=complete,
+        )
+        return sensitivity(self, options, reporter)

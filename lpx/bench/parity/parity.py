@@ -238,6 +238,8 @@ def compare(
     margin: float = MARGIN,
     groups: NDArray[np.int64] | None = None,
     truth: Discrimination | None = None,
+    *,
+    confidence: float = 0.95,
 ) -> ParityResult:
     """Compare two predictions of the same faces.
 
@@ -250,12 +252,14 @@ def compare(
         groups: int64 [N], as `lpx.metrics.independent_groups` numbers them; None if every face is
             a group of its own.
         truth: Discrimination by the checkpoint; None if `reference` is the checkpoint.
+        confidence: Nominal coverage of the difference's intervals.
 
     Raises:
         LpxError: One class only, or NaN scores.
     """
     truth = truth or discrimination(labels, reference.score, groups)
-    change = difference(truth.oriented(labels), reference.score, candidate.score, groups)
+    oriented = truth.oriented(labels)
+    change = difference(oriented, reference.score, candidate.score, groups, confidence)
     agreement = concordance(reference.score, candidate.score, groups)
     # Told apart from a low agreement, as the remedy is another one.
     dead = is_dead(reference.score, candidate.score)
@@ -283,6 +287,7 @@ def difference(
     reference: NDArray[np.floating[Any]],
     candidate: NDArray[np.floating[Any]],
     groups: NDArray[np.int64] | None,
+    confidence: float = 0.95,
 ) -> PairedDifference:
     """Return AUC(candidate) - AUC(reference) with each interval that applies.
 
@@ -291,16 +296,19 @@ def difference(
         reference: float [N].
         candidate: float [N].
         groups: int64 [N], or None.
+        confidence: Nominal coverage of the intervals.
 
     Raises:
         LpxError: One class only, or NaN scores.
     """
-    delong = auc_difference(labels, reference, candidate)
+    delong = auc_difference(labels, reference, candidate, confidence)
     # If every face is a group of its own, resampling them would repeat DeLong's interval at a cost.
     if groups is None or len(np.unique(groups)) == len(groups):
         return PairedDifference(delong, None)
     try:
-        bootstrap = auc_difference_bootstrap(labels, reference, candidate, groups)
+        bootstrap = auc_difference_bootstrap(
+            labels, reference, candidate, groups, confidence=confidence
+        )
         return PairedDifference(delong, bootstrap)
     # The classes may have too few groups to resample, which must not cost the other results.
     except LpxError as error:

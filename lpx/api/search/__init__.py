@@ -1,0 +1,1 @@
+"""Sensitivity of layers, and the search for the fastest plan whose AUC holds."""
