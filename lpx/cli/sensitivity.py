@@ -1,0 +1,126 @@
+"""`lpx sensitivity`: what each layer costs in INT8."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from lpx.cli.options import data_options, following, json_option, weight_options, workspace_option
+from lpx.plain import plain
+
+if TYPE_CHECKING:
+    from lpx.api.search.sensitivity import SensitivityResult
+    from lpx.api.workspace import Workspace
+    from lpx.graph.qdq.weights import WeightOptions
+
+_SHOWN = 20
+
+
+@click.command()
+@click.option(
+    "--search-faces",
+    metavar="DIR|DATASET",
+    help="Labelled faces to measure on, apart from those of the calibration and of the bench. By "
+    "default the demo faces; of a public data set, its validation split.",
+)
+@click.option(
+    "--limit",
+    default=1024,
+    show_default=True,
+    help="Maximum number of these faces, sampled evenly.",
+)
+@click.option(
+    "--target",
+    default="auto",
+    show_default=True,
+    metavar="TARGET",
+    help="Target whose rules and rounding apply; it need not be installed.",
+)
+@click.option(
+    "--faces",
+    envvar="LPX_FACES",
+    metavar="DIR|DATASET",
+    help="Faces to calibrate on, as for `lpx build`.",
+)
+@click.option("--method", metavar="METHOD", help="Calibration method, as for `lpx build`.")
+@click.option("--blocks", is_flag=True, help="Take a residual block as one group.")
+@click.option(
+    "--complete",
+    is_flag=True,
+    help="Measure every group on every face. By default, groups with small effects are measured on "
+    "a fifth of them.",
+)
+@data_options
+@weight_options
+@workspace_option
+@json_option
+def sensitivity(
+    search_faces: str | None,
+    limit: int,
+    target: str,
+    faces: str | None,
+    method: str | None,
+    blocks: bool,
+    complete: bool,
+    weights: WeightOptions,
+    workspace: Workspace,
+    as_json: bool,
+) -> None:
+    """Show what each group of layers costs when it alone is in INT8.
+
+    A group is a convolution with what is fused into it. Groups are listed by their loss of AUC,
+    with DeLong's paired 95 % interval, and by how much they move scores and maps.
+    """
+    from lpx.cli.console import ConsoleReporter
+
+    with ConsoleReporter() as reporter:
+        result = workspace.sensitivity(
+            search_faces,
+            limit=limit,
+            target=target,
+            faces=faces,
+            method=method,
+            weights=weights,
+            blocks=blocks,
+            complete=complete,
+            reporter=reporter,
+        )
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), indent=2))
+        return
+    _show(result)
+    click.echo(following("lpx build --int8 --search", workspace))
+
+
+def _show(result: SensitivityResult) -> None:
+    from rich.table import Table
+
+    from lpx.cli.console import print_table
+
+    table = Table(title=f"INT8 in one group alone, {result.count} faces of {result.faces}")
+    table.add_column("group", overflow="fold")
+    table.add_column("weights")
+    for title in ("MMAC", "AUC difference [95 %]", "logit shift", "map error"):
+        table.add_column(title, justify="right")
+    for one in result.groups[:_SHOWN]:
+        group, found = one.group, one.auc_difference
+        shape = "x".join(map(str, group.weights)) or f"{len(group.members)} layers"
+        table.add_row(
+            plain(group.name),
+            shape,
+            f"{group.multiply_accumulates / 1e6:.1f}",
+            f"{found.estimate:+.4f} [{found.low:+.4f}, {found.high:+.4f}]",
+            f"{one.logit_shift_spread:.3f}",
+            f"{one.map_error:.4f}",
+        )
+    print_table(table)
+    if len(result.groups) > _SHOWN:
+        click.echo(f"{len(result.groups) - _SHOWN} more groups are in {result.table}")
+    if result.measured < result.count:
+        click.echo(
+            f"groups with small effects were measured on {result.measured} of the faces, and "
+            "matched on the others (--complete measures all)"
+        )
+    click.echo(f"{result.table}\n{result.picture}")
