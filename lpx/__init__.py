@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lpx.api.workspace import Workspace
+    from lpx.artefacts.plan_file import read_plan, write_plan
     from lpx.bench.performance.cost_plan import CostPlan
     from lpx.bench.report.compare import compare
     from lpx.bench.report.document.report import Report, read_report
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from lpx.engines.manifest import EngineManifest
     from lpx.engines.tensorrt_options import BatchRange, TensorRTOptions
     from lpx.errors import InvalidArgumentError, LpxError, NotAsAskedError, OutOfMemoryError
+    from lpx.graph.qdq.plan import LayerPlan, PrecisionPlan
     from lpx.graph.qdq.weights import WeightOptions
     from lpx.healing.load import load
     from lpx.models.checkpoint import ForeignModel
@@ -48,12 +50,14 @@ _MODULES = {
     "EngineManifest": "lpx.engines.manifest",
     "ForeignModel": "lpx.models.checkpoint",
     "InvalidArgumentError": "lpx.errors",
+    "LayerPlan": "lpx.graph.qdq.plan",
     "LiveEvent": "lpx.streams.live.results",
     "LiveOptions": "lpx.streams.live.watch",
     "LpxError": "lpx.errors",
     "ModelCard": "lpx.card",
     "NotAsAskedError": "lpx.errors",
     "OutOfMemoryError": "lpx.errors",
+    "PrecisionPlan": "lpx.graph.qdq.plan",
     "Prediction": "lpx.engines.base",
     "Progress": "lpx.reporter",
     "RayOptions": "lpx.cluster.options",
@@ -67,9 +71,11 @@ _MODULES = {
     "ablate": "lpx.training.ablation.ablating",
     "compare": "lpx.bench.report.compare",
     "load": "lpx.healing.load",
+    "read_plan": "lpx.artefacts.plan_file",
     "read_report": "lpx.bench.report.document.report",
     "train": "lpx.training.fit",
     "unpack": "lpx.bundle.unpack",
+    "write_plan": "lpx.artefacts.plan_file",
 }
 __all__ = [
     "AblationGrid",
@@ -81,12 +87,14 @@ __all__ = [
     "EngineManifest",
     "ForeignModel",
     "InvalidArgumentError",
+    "LayerPlan",
     "LiveEvent",
     "LiveOptions",
     "LpxError",
     "ModelCard",
     "NotAsAskedError",
     "OutOfMemoryError",
+    "PrecisionPlan",
     "Prediction",
     "Progress",
     "RayOptions",
@@ -101,9 +109,11 @@ __all__ = [
     "ablate",
     "compare",
     "load",
+    "read_plan",
     "read_report",
     "train",
     "unpack",
+    "write_plan",
 ]
 
 __version__ = "0.1.0"

@@ -228,7 +228,8 @@ def read_record(
     hints = field_hints(cast(type, kind))
     unknown = sorted(str(name)[:_SHOWN] for name in values.keys() - hints.keys())
     if unknown and not others:
-        raise SchemaError(f"unknown fields: {', '.join(unknown[:_NAMED])}")
+        place = f"{where[:_PATH]}: " if where else ""
+        raise SchemaError(f"{place}unknown fields: {', '.join(unknown[:_NAMED])}")
     missing: list[str] = []
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         is_required = field.default is field.default_factory is dataclasses.MISSING

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
 from lpx.api.ranges import scales_for
-from lpx.arguments import check_at_least, check_choice, several
+from lpx.arguments import as_path, check_at_least, check_choice, several
 from lpx.artefacts.liveness import Probe, make_probe, symptom
 from lpx.artefacts.model import ExportedModel, open_faces, read_exported
+from lpx.artefacts.plan_file import read_plan
 from lpx.calibration.methods import METHODS
 from lpx.calibration.scales import IMPORTED, Scales
 from lpx.data.face_sets.demo import demo_set
@@ -23,13 +24,17 @@ from lpx.engines.tensorrt.building.make import check_for_tensorrt
 from lpx.engines.tensorrt.building.progress import outermost
 from lpx.engines.tensorrt_options import DEFAULT_TENSORRT, TensorRTOptions
 from lpx.errors import InvalidArgumentError, LpxError, NotAsAskedError, OutOfMemoryError
+from lpx.graph.layers import read_named
+from lpx.graph.qdq.apply_plan import check_plan
 from lpx.graph.qdq.placement import Placement
+from lpx.graph.qdq.plan import NO_PLAN, PrecisionPlan
 from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
 from lpx.machine.machine import Machine, read_machine
 from lpx.reporter import SILENT, Reporter
 from lpx.workspace import WorkspaceFolder
 
 if TYPE_CHECKING:
+    from lpx.api.workspace.arguments import StrPath
     from lpx.api.workspace.opened import OpenedWorkspace
 
 CALIBRATION_FACES = 512
@@ -56,6 +61,7 @@ class BuildOptions:
     method: str | None = None
     weights: WeightOptions = DEFAULT_WEIGHTS
     tensorrt: TensorRTOptions = DEFAULT_TENSORRT
+    plan: PrecisionPlan = NO_PLAN
 
     def __post_init__(self) -> None:
         # The dataclass is frozen, so the checked value has to be set around it.
@@ -63,6 +69,7 @@ class BuildOptions:
         check_at_least("limit", self.limit, 1)
         if self.method is not None:
             check_choice("method", self.method, (*METHODS, IMPORTED))
+        _check_use_of_plan(self.plan, self.precisions)
 
     def request(
         self, target: Target, precision: Precision, scales: Scales | None = None
@@ -78,7 +85,9 @@ class BuildOptions:
         # Float engines carry no method, so that their manifests do not claim a calibration.
         if scales is not None and precision == "int8":
             method = self.method or scales.method
-        return BuildRequest(target, precision, scales, method, self.weights, self.tensorrt)
+        return BuildRequest(
+            target, precision, scales, method, self.weights, self.tensorrt, self.plan
+        )
 
 
 @dataclass(frozen=True)
@@ -170,6 +179,7 @@ def build(
     check_options(options.tensorrt, target.name)
     reporter.say(f"target {target.name}: {target.reason}")
     model = read_exported(workspace)
+    check_plan_of(model, options)
     failed = _Failures(alone=len(options.precisions) == 1)
     manifests: list[EngineManifest] = []
     dead: dict[str, DeadEngine] = {}
@@ -247,6 +257,50 @@ def _scales(
     if "int8" in failed.errors:
         return None
     return scales_for(workspace, model, options.faces, options.limit, options.weights, reporter)
+
+
+def opened_plan(plan: StrPath | PrecisionPlan | None) -> PrecisionPlan:
+    """Return the plan in an argument that takes one, or the path of its file.
+
+    Raises:
+        LpxError: It is neither, or the file is not a precision plan.
+    """
+    if plan is None:
+        return NO_PLAN
+    if isinstance(plan, PrecisionPlan):
+        return plan
+    return read_plan(as_path("plan", plan))
+
+
+def _check_use_of_plan(plan: PrecisionPlan, precisions: Sequence[Precision]) -> None:
+    """Refuse a plan that would change none of the engines.
+
+    Raises:
+        LpxError: There is no INT8 engine, and no FP16 engine with layers in float32.
+    """
+    if not plan.layers or "int8" in precisions:
+        return
+    if "fp16" in precisions and plan.float32_layers:
+        return
+    why = "it says which layers of an INT8 engine stay in float"
+    if "fp16" in precisions:
+        why += '; in an FP16 engine, only layers with "fp32" differ, and it has none'
+    raise LpxError(
+        f"`plan` with {', '.join(p.upper() for p in precisions)}",
+        why,
+        "build INT8 too, or leave it out",
+        code="invalid-argument",
+    )
+
+
+def check_plan_of(model: ExportedModel, options: BuildOptions) -> None:
+    """Check that a plan is for the exported model, before any engine is built.
+
+    Raises:
+        LpxError: It was made for another model, or names layers that this one does not have.
+    """
+    if options.plan.layers:
+        check_plan(options.plan, read_named(model.data, "the exported model"), model.sha256)
 
 
 def checked_precisions(given: Precision | Iterable[Precision]) -> tuple[Precision, ...]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lpx.api.build import BuildOptions
+from lpx.api.build import BuildOptions, check_plan_of
 from lpx.api.ranges import scales_for
 from lpx.arguments import check_choice
 from lpx.artefacts.model import read_exported
+from lpx.engines.build import require_int8
 from lpx.engines.tensorrt_options import TensorRTOptions
-from lpx.engines.trtexec import check_emitted, emit_trtexec
+from lpx.engines.trtexec import check_emitted, emit_trtexec, emitted_dialects
 from lpx.errors import InvalidArgumentError
 from lpx.reporter import SILENT, Reporter
 
@@ -30,10 +31,14 @@ def emit(
     # `emit_trtexec` checks it again. Here it comes before calibration, which takes minutes.
     check_emitted(tuple(options.request("tensorrt", precision) for precision in options.precisions))
     model = read_exported(workspace)
+    check_plan_of(model, options)
     folder = out or workspace.root / "trtexec"
     with workspace.lock():
         scales = None
         if "int8" in options.precisions:
+            # As in `build`: a plan that leaves nothing in INT8 shows before faces are observed.
+            for dialect in emitted_dialects(options.request("tensorrt", "int8")):
+                require_int8(model.data, options.request("tensorrt", "int8"), dialect)
             scales = scales_for(
                 workspace, model, options.faces, options.limit, options.weights, reporter
             )

@@ -1,8 +1,10 @@
-"""Faces that engines were calibrated on, and other reasons to doubt the faces of a bench."""
+"""Faces that engines were made with, and other reasons to doubt the faces of a bench."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 from lpx.bench.parity.score import Scored
 from lpx.data.face_sets.face_set import FaceSet
@@ -15,7 +17,7 @@ FEW_FACES = 30
 
 
 def face_warnings(manifests: list[EngineManifest], faces: FaceSet, scored: Scored) -> list[str]:
-    """Return warnings about faces that could not be read, are few, or were calibrated on."""
+    """Return warnings about faces that could not be read, are few, or made an engine."""
     warnings = []
     if skipped := scored.skipped:
         names = ", ".join(f"{s.name} ({s.reason})" for s in skipped[:3])
@@ -32,37 +34,59 @@ def face_warnings(manifests: list[EngineManifest], faces: FaceSet, scored: Score
             f" and are too narrow with fewer than about {FEW_FACES} faces of each class"
         )
     return warnings + [
-        f"{name} was calibrated on {overlap}; its AUC on other faces may be lower"
-        for name, overlap in overlaps(manifests, faces).items()
+        f"{overlap}; its AUC on other faces may be lower"
+        for overlap in overlaps(manifests, faces).values()
     ]
 
 
 def check_disjoint(manifests: list[EngineManifest], faces: FaceSet) -> None:
-    """Refuse to measure an engine on the faces that it was calibrated on.
+    """Refuse to measure an engine on faces that it was calibrated on, or its plan was found with.
 
     Raises:
         LpxError: An engine was; the error says what is shared.
     """
-    for name, overlap in overlaps(manifests, faces).items():
+    for overlap in overlaps(manifests, faces).values():
         raise LpxError(
-            f"{name} was calibrated on {overlap}",
+            overlap,
             "its AUC on other faces may be lower than what would be measured",
-            "bench on another set or split, build with other `faces`, or accept it with "
-            "`allow_overlap=True`",
+            "bench on another set or split, build with other `faces` or another plan, or accept it "
+            "with `allow_overlap=True`",
         )
 
 
 def overlaps(manifests: list[EngineManifest], faces: FaceSet) -> dict[str, str]:
-    """Return what each engine was calibrated on that is measured too, by the engine's name."""
+    """Return which measured faces an engine was made with, in words, by the engine's name."""
     digest, contents = faces.digest(), frozenset(faces.short_contents())
-    overlaps = {m.name: _overlap(m.calibration or {}, faces, digest, contents) for m in manifests}
-    return {name: overlap for name, overlap in overlaps.items() if overlap}
+    overlaps = {}
+    for manifest in manifests:
+        shared = []
+        for use in _uses(manifest):
+            if overlap := _overlap(use.faces, faces, digest, contents):
+                shared.append(f"{use.words} on {overlap}")
+        if shared:
+            overlaps[manifest.name] = ", and ".join(shared)
+    return overlaps
+
+
+class _Use(NamedTuple):
+    """A use of faces in making an engine: the beginning of a sentence, and the faces."""
+
+    words: str
+    faces: dict[str, Any]
+
+
+def _uses(manifest: EngineManifest) -> Iterator[_Use]:
+    if manifest.calibration is not None:
+        yield _Use(f"{manifest.name} was calibrated", manifest.calibration)
+    for used in manifest.precision_plan.faces:
+        verb = "verified" if used.used_for == "verification" else "searched"
+        yield _Use(f"the precision plan of {manifest.name} was {verb}", asdict(used))
 
 
 def _overlap(
     calibration: dict[str, Any], faces: FaceSet, digest: str, contents: frozenset[str]
 ) -> str:
-    """Say what calibration and measurement share; "" if nothing is known to be shared."""
+    """Say what faces used before and measured ones share; "" if nothing is known to be shared."""
     if calibration.get("faces_digest") == digest:
         return "the very faces it is measured on"
     if (calibration.get("faces"), calibration.get("split")) == (faces.name, faces.split):

@@ -66,12 +66,15 @@ def score_each(engine: Engine, faces: Faces) -> Scores:
 def identity(manifest: EngineManifest) -> str:
     """Return a digest of what an engine was asked to be, which a rebuilt one keeps.
 
-    It covers the model, target, precision and calibrated ranges: an engine that was built with
-    other ranges has other scores.
+    It covers the model, target, precision, calibrated ranges and precision plan: an engine that was
+    built with other ranges has other scores.
     """
     calibration = manifest.calibration or {}
     deciding = [calibration.get(key) for key in _DECIDING]
-    asked = [manifest.model_sha256, manifest.target, manifest.precision, deciding]
+    asked: list[object] = [manifest.model_sha256, manifest.target, manifest.precision, deciding]
+    if manifest.plan is not None:
+        # Only then: engines without a plan keep the digest that earlier bundles have.
+        asked.append(manifest.plan["layers"])
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 

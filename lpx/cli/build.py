@@ -54,6 +54,13 @@ if TYPE_CHECKING:
     help="Calibration method: max, percentile-99.999, percentile-99.99, percentile-99.9, mse or "
     "entropy. By default the one that `lpx calibrate` chose, else percentile-99.99.",
 )
+@click.option(
+    "--plan",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Precision plan for INT8: which layers stay in float, and how others are quantised. In "
+    "FP16 engines, only its layers in float32 count.",
+)
 @data_options
 @tensorrt_options
 @click.option(
@@ -79,6 +86,7 @@ def build(
     faces: str | None,
     limit: int,
     method: str | None,
+    plan: Path | None,
     tensorrt: TensorRTOptions,
     emit: str | None,
     out: Path | None,
@@ -113,6 +121,7 @@ def build(
                 method=method,
                 weights=weights,
                 tensorrt=tensorrt,
+                plan=plan,
                 reporter=reporter,
             )
         _show_emitted(folder, as_json)
@@ -130,6 +139,7 @@ def build(
                 method=method,
                 weights=weights,
                 tensorrt=tensorrt,
+                plan=plan,
                 reporter=reporter,
             )
         except (NotAllBuiltError, DeadEngineError) as error:
@@ -161,6 +171,8 @@ def _show(workspace: Workspace, manifests: Sequence[EngineManifest]) -> None:
                 )
             else:
                 click.echo(plain(f"  ranges imported from {c['faces']}"))
+        if manifest.plan is not None:
+            click.echo(f"  {manifest.precision_plan.summary()}")
         if manifest.precision == "fp32" and manifest.options.get("tf32") is False:
             click.echo("  TF32 is off: float32 is multiplied with all its bits")
         _show_options(manifest)

@@ -44,6 +44,12 @@ _DIALECTS = ("onnxruntime", "strongly-typed", "weakly-typed", "calibration-cache
     "dla-explicit.  [default: strongly-typed; onnxruntime for target onnxruntime]",
 )
 @click.option("--equalise", is_flag=True, help="Equalise channels first, and list the changes.")
+@click.option(
+    "--plan",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Follow a precision plan, as `lpx build --plan` does.",
+)
 @click.option("--requantise", is_flag=True, help="Remove Q/DQ pairs that the model has.")
 @min_channels_option
 @workspace_option
@@ -53,6 +59,7 @@ def explain_graph(
     target: str,
     dialect: str | None,
     equalise: bool,
+    plan: Path | None,
     requantise: bool,
     min_channels: int,
     workspace: Workspace,
@@ -63,24 +70,32 @@ def explain_graph(
     The model is an ONNX file, or the exported model of a workspace. Nothing is calibrated or built;
     for an engine, its manifest.json has the same information under "placement".
     """
+    from lpx.artefacts.plan_file import read_plan
     from lpx.engines.build import expected_work, placement_of
     from lpx.engines.onnxruntime.gpu import check_int8
     from lpx.graph.model_io import name_nodes, parse
+    from lpx.graph.qdq.apply_plan import check_plan, tensor_methods
+    from lpx.graph.qdq.plan import NO_PLAN
     from lpx.graph.qdq.prepare import prepare_model
 
     check_int8(target)  # type: ignore[arg-type]
+    followed = NO_PLAN if plan is None else read_plan(plan)
     path = _model(source, workspace)
     data = read_regular(path)
     chosen = _dialect(target, dialect)
     prepared, pairs = prepare_model(data, str(path), equalised=equalise, requantise=requantise)
     graph = parse(prepared, str(path))
     name_nodes(graph)
-    placement = placement_of(graph, target, chosen, min_channels)  # type: ignore[arg-type]
+    digest = hashlib.sha256(data).hexdigest()
+    check_plan(followed, graph, digest)
+    placement = placement_of(graph, target, chosen, min_channels, followed)  # type: ignore[arg-type]
+    # Refuses methods that contradict each other, as a build does.
+    tensor_methods(placement, followed)
     work = expected_work(graph, placement, chosen)
     if as_json:
         values = {
             "model": str(path),
-            "model_sha256": hashlib.sha256(data).hexdigest(),
+            "model_sha256": digest,
             "target": target,
             "dialect": chosen,
             **to_values(placement, pairs),

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from lpx.api.workspace import Workspace
+from lpx.artefacts.plan_file import read_plan
 from lpx.cli.main import COMMANDS, cli
 from lpx.data.roots import DataPlaces, expanded
 from lpx.errors import LpxError
@@ -157,6 +158,11 @@ def _renamed(
         if not context.params.get("methods"):
             made.limit = context.params.get("limit")
         return _FACES_THERE
+    if parameter == "plan":
+        path = expanded(value)
+        # Here, so that a mistake is found before anything is sent.
+        read_plan(path)
+        return _placeholder(made, path)
     if parameter in ("faces", "dataset") and value != "demo":
         path = Path(os.path.expanduser(value.removeprefix("folder:")))
         if not path.exists():

@@ -31,6 +31,7 @@ from lpx.errors import LpxError, NotAsAskedError
 from lpx.graph.lower_opset import OLDEST, lower_opset
 from lpx.graph.model_io import name_nodes, parse, serialise
 from lpx.graph.nodes import COMPUTE
+from lpx.graph.qdq.apply_plan import check_float32_layers, check_plan, tensor_methods
 from lpx.graph.qdq.insert_qdq import (
     DLA,
     ONNXRUNTIME,
@@ -136,6 +137,7 @@ def build_engine(
     decisions: tuple[dict[str, Any], ...] = ()
     if placement is not None:
         decisions = tuple(map(asdict, placement.decisions))
+    plan = request.plan.to_dict() if request.follows_plan else None
     manifest = EngineManifest(
         name=request.name,
         target=request.target,
@@ -154,6 +156,7 @@ def build_engine(
         machine=asdict(machine),
         warnings=tuple(filter(None, warnings)),
         options={**noted, **built.options},
+        plan=plan,
     )
     # Last: a folder with a manifest is complete.
     write_manifest(folder, manifest)
@@ -186,15 +189,17 @@ def make_graph(model: bytes, request: BuildRequest, dialect: str) -> LoweredGrap
 
     Args:
         model: Float32 ONNX.
-        request: Precision, scales and target. The scales belong to the result of
+        request: Precision, scales, target and plan. The scales belong to the result of
             `prepare_model(model, equalised=request.weights.equalise)`.
         dialect: One of `DIALECTS`.
 
     Raises:
+        NotAsAskedError: The plan keeps every layer of an FP16 engine in float32.
         LpxError: The model is quantised already, its opset is too old for the dialect, or the
-            scales are of another model.
+            scales or the plan are of another model.
     """
     int8 = request.precision == "int8"
+    digest = hashlib.sha256(model).hexdigest()
     # In a float engine, equalisation would only change rounding errors.
     model, _ = prepare_model(
         model,
@@ -207,6 +212,8 @@ def make_graph(model: bytes, request: BuildRequest, dialect: str) -> LoweredGrap
         return LoweredGraph(model, None)
     graph = parse(model, "the exported model")
     name_nodes(graph)
+    if request.follows_plan:
+        _check_plan(graph, request, dialect, digest)
     placement = None
     # Placed in the float32 graph: casts to float16 would hide the patterns that the rules match.
     if int8:
@@ -215,17 +222,17 @@ def make_graph(model: bytes, request: BuildRequest, dialect: str) -> LoweredGrap
         )
     if _is_half(dialect, request.precision):
         _check_opset(graph, dialect)
-        to_fp16(graph)
+        to_fp16(graph, request.plan.float32_layers)
     # A calibration cache is used with the plain graph: with pairs it would be quantised twice.
     if placement is not None and dialect != "calibration-cache":
         scales = _scales_of(model, request)
-        ranges = scales.ranges(request.method)
+        ranges = _ranges(scales, request, placement)
         if scales.method == IMPORTED:
             # An imported calibration cache has scales for the tensors that TensorRT or a DLA
             # quantises. ONNX Runtime would quantise more; it computes those in float.
             known = tuple(name for name in placement.outputs if name in ranges)
             placement = replace(placement, outputs=known)
-        insert_qdq(graph, placement, ranges, _STYLES[dialect], request.weights)
+        insert_qdq(graph, placement, ranges, _STYLES[dialect], request.weights, request.plan)
     # Last, as the steps before expect the opset that lpx exports.
     if dialect in _LOWERED:
         lower_opset(graph, OLDEST)
@@ -244,41 +251,54 @@ def require_int8(model: bytes, request: BuildRequest, dialect: str) -> Placement
         Placement of the Q/DQ pairs.
 
     Raises:
-        NotAsAskedError: lpx's rules leave every convolution in float; says which rules, and which
-            option overrides them.
-        LpxError: The model is quantised already, or the target has no INT8.
+        NotAsAskedError: lpx's rules, or the plan, leave every convolution in float; says which
+            rules, and which option overrides them.
+        LpxError: The model is quantised already, the target has no INT8, or the plan does not fit
+            the model, the dialect, or its placement.
     """
     check_int8(request.target)
     prepared, _ = prepare_model(model, "the exported model", requantise=request.weights.requantise)
     graph = parse(prepared, "the exported model")
     name_nodes(graph)
+    if request.follows_plan:
+        _check_plan(graph, request, dialect, hashlib.sha256(model).hexdigest())
     placement = placement_of(
         graph, request.target, dialect, request.weights.min_channels, request.plan
     )
-    require_quantised(graph, placement, request.weights.min_channels)
+    require_quantised(graph, placement, request.weights.min_channels, request.plan)
+    # Conflicts are found here, before faces are observed.
+    tensor_methods(placement, request.plan)
     # Some convolutions compute in float, although their weights are stored as integers.
     running = set(placement.convolutions) - placement.stored
     if dialect == "onnxruntime" and not running:
         names = ", ".join(placement.convolutions[:3])
+        fix = (
+            'build FP32 for this target, or INT8 for `target="tensorrt"` or '
+            '`target="tensorrt-rtx"`: TensorRT\'s integer convolutions return floats'
+        )
+        if request.follows_plan:
+            fix = f"quantise the layers after these in the precision plan too; or {fix}"
         raise NotAsAskedError(
             f"ONNX Runtime would run none of this model's convolutions in integers: float nodes "
             f"read the results of those that lpx would quantise ({names})",
             "its integer convolutions return 8-bit integers, and lpx keeps floats before the "
             "classifier, where one logit decides, and before operators that it cannot run after "
             "such a convolution",
-            'build FP32 for this target, or INT8 for `target="tensorrt"` or '
-            '`target="tensorrt-rtx"`: TensorRT\'s integer convolutions return floats',
+            fix,
         )
     return placement
 
 
-def require_quantised(graph: ir.Model, placement: Placement, min_channels: int) -> None:
+def require_quantised(
+    graph: ir.Model, placement: Placement, min_channels: int, plan: PrecisionPlan = NO_PLAN
+) -> None:
     """Check that a placement quantises at least one convolution.
 
     Args:
         graph: The float graph that it was made from.
         placement: Placement of its Q/DQ pairs.
         min_channels: The `min_channels` of the placement.
+        plan: The plan of the placement.
 
     Raises:
         NotAsAskedError: It quantises none; says why, and which option overrides that.
@@ -286,6 +306,14 @@ def require_quantised(graph: ir.Model, placement: Placement, min_channels: int) 
     if placement.convolutions:
         return
     left = [d for d in placement.decisions if d.op_type in COMPUTE]
+    planned = sum(d.reason == plan.float_reason(d.node) for d in left)
+    if planned:
+        raise NotAsAskedError(
+            "the precision plan leaves no layer in INT8",
+            f"of {len(left)} convolutions and matrix products it keeps {planned} in float that the "
+            "target would quantise, and the target's rules keep the others there",
+            'set the "precision" of some of them to "int8" in the plan, or build without `plan`',
+        )
     reasons = Counter(d.reason for d in left)
     # Narrow layers are the only reason that an option overrides.
     narrow = []
@@ -344,11 +372,12 @@ def cache_scales(model: bytes, request: BuildRequest) -> dict[str, float]:
 
     Args:
         model: Float32 ONNX.
-        request: Scales, method and weights.
+        request: Scales, method, weights and plan.
 
     Raises:
         LpxError: As `make_graph`.
     """
+    digest = hashlib.sha256(model).hexdigest()
     model, _ = prepare_model(
         model,
         "the exported model",
@@ -357,9 +386,9 @@ def cache_scales(model: bytes, request: BuildRequest) -> dict[str, float]:
     )
     graph = parse(model, "the exported model")
     name_nodes(graph)
-    return activation_scales(
-        place_dla(graph, request.plan), _scales_of(model, request).ranges(request.method)
-    )
+    check_plan(request.plan, graph, digest)
+    placement = place_dla(graph, request.plan)
+    return activation_scales(placement, _ranges(_scales_of(model, request), request, placement))
 
 
 def placement_of(
@@ -405,6 +434,29 @@ def _is_half(dialect: str, precision: Precision) -> bool:
     """Return True if the graph has float16 tensors, False if a builder flag allows float16."""
     typed = dialect in ("strongly-typed", "dla-explicit")
     return typed or (dialect == "onnxruntime" and precision == "fp16")
+
+
+def _check_plan(graph: ir.Model, request: BuildRequest, dialect: str, model_sha256: str) -> None:
+    check_plan(request.plan, graph, model_sha256)
+    check_float32_layers(
+        request.plan, graph, typed=dialect not in _LOWERED, fp16=request.precision == "fp16"
+    )
+
+
+def _ranges(scales: Scales, request: BuildRequest, placement: Placement) -> dict[str, Range]:
+    """Return the range of each tensor by the request's method, or by that of its plan."""
+    ranges = scales.ranges(request.method)
+    for name, method in tensor_methods(placement, request.plan).items():
+        if scales.method == IMPORTED:
+            raise LpxError(
+                f"the precision plan asks for calibration method {method} for {name}",
+                "the ranges were imported, and are known by one method only",
+                'leave "method" out of the plan, or calibrate on `faces`',
+            )
+        # A tensor whose scale is derived from another's need not have been observed.
+        if name in ranges:
+            ranges[name] = scales.ranges(method)[name]
+    return ranges
 
 
 def _check_opset(graph: ir.Model, dialect: str) -> None:

@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePath
 from typing import Any, Literal, get_args
 
+from lpx.calibration.methods import METHODS
 from lpx.card import ModelCard, card_from_dict
 from lpx.engines.tensorrt_options import TensorRTOptions, read_tensorrt_options
 from lpx.errors import LpxError
 from lpx.formats import is_newer
+from lpx.graph.qdq.plan import NO_PLAN, PrecisionPlan, plan_from_dict
 from lpx.schema import SchemaError, read_record
 from lpx.workspace import read_sealed, write_sealed
 
@@ -61,6 +63,7 @@ class EngineManifest:
         options: Options and results of the build: TensorRT's options under "tensorrt", timing
             cache, layers on the GPU in addition to a DLA core, use of TF32, repeated builds,
             SHA-256 of the graph.
+        plan: Precision plan that it was built with, as in plan.json; None for none.
     """
 
     name: str
@@ -79,6 +82,12 @@ class EngineManifest:
     machine: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
+    plan: dict[str, Any] | None = None
+
+    @property
+    def precision_plan(self) -> PrecisionPlan:
+        """Precision plan that it was built with; `NO_PLAN` for none."""
+        return NO_PLAN if self.plan is None else plan_from_dict(self.plan, METHODS)
 
     @property
     def int8_share(self) -> float | None:
@@ -128,7 +137,12 @@ def percent(share: float) -> str:
 
 def write_manifest(folder: Path, manifest: EngineManifest) -> None:
     """Write the manifest atomically; it comes last, so that a folder with one is complete."""
-    write_sealed(folder / FILE, {"format": FORMAT, **asdict(manifest)})
+    values = asdict(manifest)
+    # Only if there is one: an lpx that knows no plans refuses the engine rather than rebuild it
+    # without, and reads all others.
+    if manifest.plan is None:
+        del values["plan"]
+    write_sealed(folder / FILE, {"format": FORMAT, **values})
 
 
 def read_manifest(folder: Path) -> EngineManifest:
@@ -157,7 +171,7 @@ def read_manifest(folder: Path) -> EngineManifest:
     # A field that this lpx does not know may change what the others mean.
     if unknown := values.keys() - known:
         raise LpxError(f"{path} has unknown fields: {', '.join(sorted(unknown))}", "", "update lpx")
-    if lacking := known - values.keys():
+    if lacking := known - values.keys() - {"plan"}:
         raise LpxError(
             f"{path} lacks {', '.join(sorted(lacking))}",
             "it was edited or damaged",
@@ -223,6 +237,11 @@ def _check_values(manifest: EngineManifest) -> None:
         # Fields beyond these may come from a newer lpx and do no harm, as nobody reads them.
         stated = {name: one for name, one in manifest.calibration.items() if name in known}
         read_record(_Calibration, stated, "calibration")
+    if manifest.plan is not None:
+        try:
+            plan_from_dict(manifest.plan, METHODS)
+        except SchemaError as error:
+            raise SchemaError(f"plan: {error}") from error
     if "tensorrt" in manifest.options:
         read_tensorrt_options(manifest.options["tensorrt"], "options.tensorrt")
     read_record(

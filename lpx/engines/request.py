@@ -24,7 +24,7 @@ class BuildRequest:
         method: Calibration method, for int8.
         weights: Quantisation of weights, for int8.
         tensorrt: Options of TensorRT's builder.
-        plan: Precision of single layers, for int8.
+        plan: Precision of single layers, for int8; for fp16 only its layers in float32 count.
 
     Raises:
         InvalidArgumentError: An unknown target or precision.
@@ -48,6 +48,13 @@ class BuildRequest:
         if self.tensorrt.dla_core is not None:
             name += f"-dla{self.tensorrt.dla_core}"
         return name
+
+    @property
+    def follows_plan(self) -> bool:
+        """Return whether the plan says anything about an engine of this precision."""
+        if self.precision == "int8":
+            return bool(self.plan.layers)
+        return self.precision == "fp16" and bool(self.plan.float32_layers)
 
     @property
     def calibration(self) -> dict[str, Any] | None:

@@ -350,6 +350,11 @@ def check_emitted(requests: tuple[BuildRequest, ...]) -> None:
             check_dla(options.dla_core, request.precision, options.profiles)
 
 
+def emitted_dialects(request: BuildRequest) -> tuple[str, ...]:
+    """Return the dialects of a request's graphs, over all releases of TensorRT."""
+    return tuple(dict.fromkeys(_recipe(request, major).dialect for major in MAJORS))
+
+
 def _write_script(path: Path, text: str) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -6,7 +6,7 @@ them. These must be exact: they are never observed, rounded to INT8 or converted
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TypeGuard
 
 import onnx_ir as ir
@@ -38,19 +38,28 @@ def makers(node: ir.Node) -> list[ir.Node]:
     return [producer for producer in producers if producer is not None]
 
 
-def between(nodes: Iterable[ir.Node]) -> set[ir.Node]:
-    """Return the nodes, and all others on a path of activations from one of them to another."""
+def between(nodes: Iterable[ir.Node], avoiding: Collection[ir.Node] = ()) -> set[ir.Node]:
+    """Return the nodes, and all others on a path of activations from one of them to another.
+
+    Args:
+        nodes: The nodes.
+        avoiding: Nodes that end such a path.
+    """
     ends = list(nodes)
     # On such a path is what can be reached both downstream and upstream.
-    return _reached(ends, readers) & _reached(ends, makers)
+    return _reached(ends, readers, avoiding) & _reached(ends, makers, avoiding)
 
 
-def _reached(starts: list[ir.Node], neighbours: Callable[[ir.Node], list[ir.Node]]) -> set[ir.Node]:
+def _reached(
+    starts: list[ir.Node],
+    neighbours: Callable[[ir.Node], list[ir.Node]],
+    avoiding: Collection[ir.Node],
+) -> set[ir.Node]:
     reached = set(starts)
     stack = list(starts)
     while stack:
         for node in neighbours(stack.pop()):
-            if node not in reached:
+            if node not in reached and node not in avoiding:
                 reached.add(node)
                 stack.append(node)
     return reached

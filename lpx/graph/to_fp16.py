@@ -7,7 +7,7 @@ and ConstantOfShape); a Cast is inserted where a node of the body reads one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +27,7 @@ _INNER = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
 
-def to_fp16(model: ir.Model) -> None:
+def to_fp16(model: ir.Model, in_float32: Collection[str] = ()) -> None:
     """Convert in place.
 
     Before: a float32 graph. After: every node from the first to the last convolution (or matrix
@@ -35,6 +35,10 @@ def to_fp16(model: ir.Model) -> None:
     is a Cast wherever a tensor changes between the two types. Sizes, indices and masks, and tensors
     computed from them alone, keep their types; so do inputs, outputs, and subgraphs of an If or a
     Loop. Without a convolution, nothing changes.
+
+    Args:
+        model: The graph.
+        in_float32: Names of nodes that stay in float32, with a Cast on both sides.
     """
     # Preprocessing stays in float32 because pixels minus mean lose bits in half precision, and
     # TensorRT fuses it all the same; the aggregate, because a score averages many small numbers.
@@ -44,7 +48,7 @@ def to_fp16(model: ir.Model) -> None:
     converted: set[ir.Value] = set()
     for node in list(graph):
         half = _Half(set(), set())
-        if node in body:
+        if node in body and node.name not in in_float32:
             half = _half(node, model.opset_imports)
         for reader, index, value in _reads(node):
             if reader is node and index in half.inputs:

@@ -126,7 +126,8 @@ def _plan(
     """
     options = _options(old, host.machine)
     weights, method = _quantisation(old)
-    request = BuildRequest(old.target, old.precision, None, method, weights, options)
+    plan = old.precision_plan
+    request = BuildRequest(old.target, old.precision, None, method, weights, options, plan)
     dialect = target.dialect(old.precision, options.dla_core)
     # A calibration cache is written for one release of TensorRT.
     if dialect == old.dialect and dialect != "calibration-cache":

@@ -30,6 +30,7 @@ from lpx.engines import load
 from lpx.engines.manifest import read_manifest, write_manifest
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.errors import InvalidArgumentError, LpxError
+from lpx.graph.qdq.plan import PrecisionPlan
 from lpx.healing.pick import pick_engine
 from lpx.metrics import auc
 from lpx.reporter import SILENT
@@ -150,6 +151,41 @@ def test_shared_identities_are_reported(built, measured, said):
         [replace(manifest, calibration=calibration)], faces, Scored(labels, labels, {}, ())
     )
     assert [text.split("calibrated on ")[1].split(";")[0] for text in found] == said
+
+
+@pytest.mark.parametrize(
+    ("used_for", "said"),
+    [("search", "was searched on"), ("verification", "was verified on")],
+)
+def test_faces_that_a_plan_was_found_with_are_refused(workspace, used_for, said):
+    faces = open_set("demo", "test").first(8)
+    plan = PrecisionPlan(
+        {},
+        "",
+        {
+            "faces": [
+                {
+                    "faces": "elsewhere",
+                    "split": "val",
+                    "face_count": 8,
+                    "faces_digest": "0" * 64,
+                    "set_digest": "",
+                    "identities": [],
+                    "videos": [],
+                    "contents": list(faces.short_contents())[:3],
+                    "used_for": used_for,
+                }
+            ]
+        },
+    )
+    name = "onnxruntime-fp32"
+    folder = workspace.engines / name
+    write_manifest(folder, replace(read_manifest(folder), plan=plan.to_dict()))
+    with pytest.raises(LpxError, match=f"the precision plan of {name} {said} 3 pictures that"):
+        bench(workspace, limit=8)
+    warnings = bench(workspace, limit=8, allow_overlap=True).warnings
+    assert any(f"the precision plan of {name} {said} 3 pictures" in text for text in warnings)
+    assert bench(workspace, limit=8, candidates=["onnxruntime-int8"]).candidates
 
 
 def test_few_faces_are_warned_of(workspace):

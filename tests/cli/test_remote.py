@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from lpx.artefacts.plan_file import write_plan
 from lpx.cli.main import cli
 from lpx.cli.option_names import command_of
 from lpx.cli.remote_command import remote_command
 from lpx.errors import LpxError
+from lpx.graph.qdq.plan import LayerPlan, PrecisionPlan
 
 
 def test_command_of_a_line():
@@ -64,6 +66,18 @@ def test_faces_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("LPX_FACES", str(tmp_path))
     made = remote_command("build", ["--int8"])
     assert list(made.inputs.values()) == [tmp_path]
+
+
+def test_plan_of_a_build_is_sent(monkeypatch, tmp_path):
+    monkeypatch.delenv("LPX_FACES", raising=False)
+    path = tmp_path / "plan.json"
+    with pytest.raises(LpxError, match="does not exist"):
+        remote_command("build", ["--plan", str(path)])
+    write_plan(path, PrecisionPlan({"conv": LayerPlan("float")}))
+    made = remote_command("build", ["--plan", str(path)])
+    ((placeholder, sent),) = made.inputs.items()
+    assert sent == path
+    assert made.words == ["build", f"--plan={placeholder}"]
 
 
 def test_faces_of_a_build_must_be_here():

@@ -10,6 +10,7 @@ from lpx.card import ModelCard
 from lpx.engines.manifest import FILE, EngineManifest, read_manifest, write_manifest
 from lpx.engines.tensorrt_options import TensorRTOptions
 from lpx.errors import LpxError
+from lpx.graph.qdq.plan import NO_PLAN, LayerPlan, PrecisionPlan
 from lpx.workspace import read_sealed, write_sealed
 
 CARD = ModelCard("resnet18", "layer2", "mean_prob", 64)
@@ -55,7 +56,8 @@ def test_missing(tmp_path):
     assert "`lpx build`" in caught.value.fix
 
 
-@pytest.mark.parametrize("name", sorted(vars(MANIFEST)))
+# Engines without a plan have no such field.
+@pytest.mark.parametrize("name", sorted(vars(MANIFEST).keys() - {"plan"}))
 def test_field_lost(folder, name):
     values = read_sealed(folder / FILE, "")
     del values[name]
@@ -63,6 +65,32 @@ def test_field_lost(folder, name):
     with pytest.raises(LpxError, match=f"lacks {name}") as caught:
         read_manifest(folder)
     assert "`lpx build`" in caught.value.fix
+
+
+PLAN = PrecisionPlan({"conv": LayerPlan("float", "sensitive")}, "b" * 64)
+
+
+def test_plan(folder):
+    assert read_manifest(folder).precision_plan == NO_PLAN
+    assert "plan" not in read_sealed(folder / FILE, "")
+    write_manifest(folder, replace(MANIFEST, plan=PLAN.to_dict()))
+    assert read_manifest(folder).precision_plan == PLAN
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"format": "lpx-plan/2"}, "plan: expected format lpx-plan/1"),
+        ({"layers": {"conv": {"precision": "int4"}}}, "plan: layers.conv.precision"),
+        ({"layers": {"conv": {"precision": "int8", "method": "x"}}}, "plan: layers.conv: unknown"),
+        ({"origin": {"faces": [1]}}, "plan: origin is damaged"),
+    ],
+)
+def test_damaged_plan(folder, changes, said):
+    write_manifest(folder, replace(MANIFEST, plan=PLAN.to_dict() | changes))
+    with pytest.raises(LpxError, match="is damaged") as caught:
+        read_manifest(folder)
+    assert said in caught.value.why
 
 
 def test_field_unknown(folder):

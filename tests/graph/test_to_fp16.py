@@ -286,3 +286,18 @@ def test_constants_keep_their_meaning():
     assert halved(np.array(0.0, np.float32)) == 0
     # Weights that vanish beside others are no epsilon.
     assert halved(np.array([1e-12, 1], np.float32)).tolist() == [0, 1]
+
+
+def test_named_layers_stay_in_float32_between_casts():
+    model = graph(DETECTOR, **WEIGHTS)
+    to_fp16(model, {"c"})
+    nodes = {node.name: node for node in model.graph}
+    assert nodes["c"].inputs[1].dtype == nodes["c"].outputs[0].dtype == FLOAT
+    assert nodes["a"].outputs[0].dtype == nodes["s"].outputs[0].dtype == HALF
+    # The input and the result of the layer are the only tensors that change their type there.
+    assert nodes["c"].inputs[0].producer().op_type == "Cast"
+    assert nodes["s"].inputs[0].producer().op_type == "Cast"
+    assert nodes["s"].inputs[1].producer().op_type == "Clip"
+    faces = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 16), np.uint8)
+    found, exact = run(model, faces), run(graph(DETECTOR, **WEIGHTS), faces)
+    assert np.abs(found[0] - exact[0]).max() < 0.05

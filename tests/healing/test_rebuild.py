@@ -22,6 +22,7 @@ from lpx.engines.request import BuildRequest
 from lpx.engines.targets import Installed, ResolvedTarget
 from lpx.engines.tensorrt_options import TensorRTOptions
 from lpx.errors import LpxError
+from lpx.graph.qdq.plan import NO_PLAN, LayerPlan, PrecisionPlan
 from lpx.healing.rebuild import MAX_BUILDS, STAGING, _options
 from lpx.machine.machine import Gpu
 from lpx.swap import swap
@@ -58,7 +59,7 @@ def scored_by_its_graph(folder, **options):
 def plan(workspace):
     """A function that builds a plan with a stand-in for TensorRT, and unpacks a bundle of it."""
 
-    def make(precision="int8", release="tensorrt-10.3.0", **options):
+    def make(precision="int8", release="tensorrt-10.3.0", layers=NO_PLAN, **options):
         model = read_exported(workspace)
         scales = load_scales(workspace.scales, hashlib.sha256(model.data).hexdigest())
         shop = Workshop(release, precision)
@@ -68,6 +69,7 @@ def plan(workspace):
             scales if precision == "int8" else None,
             scales.method if precision == "int8" else "",
             tensorrt=TensorRTOptions(**options),
+            plan=layers,
         )
         build_engine(
             model.data,
@@ -127,6 +129,30 @@ def test_a_plan_of_another_release_of_another_dialect_is_made_from_the_ranges(pl
     new = read_manifest(board.engines / PLAN)
     assert new.dialect == "weakly-typed"
     assert new.versions["tensorrt"].startswith("8.6")
+
+
+@pytest.mark.parametrize("by", ["graph", "ranges"])
+def test_a_rebuilt_engine_follows_the_plan_of_the_old_one(plan, healer, workspace, by):
+    placement = read_manifest(workspace.engines / "onnxruntime-int8").placement
+    chosen = next(d["node"] for d in placement if d["quantised"] and d["op_type"] == "Conv")
+    layers = PrecisionPlan({chosen: LayerPlan("float", "it is sensitive")})
+    board = plan(layers=layers)
+    folder = board.engines / "tensorrt-int8"
+    if by == "ranges":
+        (folder / GRAPH).unlink()
+    old = read_manifest(folder)
+    shop = Workshop("tensorrt-10.3.0", "int8")
+    healer(
+        board,
+        machine=with_gpu("8.6"),
+        installed=library_of(shop),
+        load=scored_by_its_graph,
+    ).open("tensorrt-int8").engine.close()
+    new = read_manifest(folder)
+    assert new.machine["gpus"][0]["compute_capability"] == "8.6"
+    assert new.precision_plan == old.precision_plan == layers
+    assert new.options["graph_sha256"] == old.options["graph_sha256"]
+    assert {d["node"]: d["quantised"] for d in new.placement}[chosen] is False
 
 
 def test_other_ranges_are_refused(plan, healer):

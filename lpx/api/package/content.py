@@ -121,7 +121,7 @@ def request_of(
     manifest: EngineManifest | None,
     tensorrt: TensorRTOptions = DEFAULT_TENSORRT,
 ) -> BuildRequest:
-    """Return the request for a TensorRT plan of an engine's precision, weights and ranges.
+    """Return the request for a TensorRT plan of an engine's precision, weights, ranges and layers.
 
     Args:
         workspace: The workspace.
@@ -139,7 +139,13 @@ def request_of(
         # Not those that `emit` would take: it may calibrate again, on other faces.
         scales = ranges_of(workspace, manifest)
         method = manifest.calibration["method"]
-    options = BuildOptions((manifest.precision,), method=method, weights=weights, tensorrt=tensorrt)
+    options = BuildOptions(
+        (manifest.precision,),
+        method=method,
+        weights=weights,
+        tensorrt=tensorrt,
+        plan=manifest.precision_plan,
+    )
     return options.request("tensorrt", manifest.precision, scales)
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lpx.data.prepare import PrepareResult
     from lpx.engines.manifest import EngineManifest, Precision
     from lpx.engines.tensorrt_options import TensorRTOptions
+    from lpx.graph.qdq.plan import PrecisionPlan
     from lpx.graph.qdq.weights import WeightOptions
     from lpx.models.checkpoint import ForeignModel
 
@@ -208,6 +209,7 @@ class MakingSteps(OpenedWorkspace):
         method: str | None = None,
         weights: WeightOptions | None = None,
         tensorrt: TensorRTOptions | None = None,
+        plan: StrPath | PrecisionPlan | None = None,
         reporter: Reporter = SILENT,
     ) -> tuple[EngineManifest, ...]:
         """Build engines of the exported model.
@@ -221,6 +223,8 @@ class MakingSteps(OpenedWorkspace):
             method: Calibration method, for int8. None for the one that `calibrate` chose.
             weights: Quantisation of weights, for int8; None for the defaults.
             tensorrt: Options of TensorRT's builder; None for the defaults.
+            plan: Precision of single layers, for int8, or its file; for fp16, only layers in
+                float32 count. None for the rules of the target.
             reporter: Receives progress and warnings.
 
         Returns:
@@ -230,10 +234,10 @@ class MakingSteps(OpenedWorkspace):
             NotAllBuiltError: Some of several precisions cannot be built; the others are.
             DeadEngineError: An engine gives every face the same score; it is kept for inspection.
             NotAsAskedError: The engine would not compute in the requested precision.
-            LpxError: No exported model, an unknown precision or target, or faces that cannot be
-                read.
+            LpxError: No exported model, an unknown precision or target, faces that cannot be read,
+                or a plan of another model.
         """
-        from lpx.api.build import BuildOptions, build, checked_precisions
+        from lpx.api.build import BuildOptions, build, checked_precisions, opened_plan
         from lpx.engines.tensorrt_options import DEFAULT_TENSORRT, TensorRTOptions
         from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
 
@@ -247,6 +251,7 @@ class MakingSteps(OpenedWorkspace):
             method=method,
             weights=weights or DEFAULT_WEIGHTS,
             tensorrt=tensorrt or DEFAULT_TENSORRT,
+            plan=opened_plan(plan),
         )
         return build(self, options, reporter)
 
@@ -329,6 +334,7 @@ class MakingSteps(OpenedWorkspace):
         method: str | None = None,
         weights: WeightOptions | None = None,
         tensorrt: TensorRTOptions | None = None,
+        plan: StrPath | PrecisionPlan | None = None,
         reporter: Reporter = SILENT,
     ) -> Path:
         """Write graphs, and scripts that build and time engines with trtexec.
@@ -341,6 +347,7 @@ class MakingSteps(OpenedWorkspace):
             method: As for `build`.
             weights: As for `build`.
             tensorrt: As for `build`.
+            plan: As for `build`.
             reporter: Receives progress and warnings.
 
         Returns:
@@ -349,7 +356,7 @@ class MakingSteps(OpenedWorkspace):
         Raises:
             LpxError: As for `build`, or a folder that cannot be written.
         """
-        from lpx.api.build import BuildOptions, checked_precisions
+        from lpx.api.build import BuildOptions, checked_precisions, opened_plan
         from lpx.api.emit import emit
         from lpx.engines.tensorrt_options import DEFAULT_TENSORRT, TensorRTOptions
         from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions
@@ -363,5 +370,6 @@ class MakingSteps(OpenedWorkspace):
             method=method,
             weights=weights or DEFAULT_WEIGHTS,
             tensorrt=tensorrt or DEFAULT_TENSORRT,
+            plan=opened_plan(plan),
         )
         return emit(self, options, optional_path("out", out), reporter)

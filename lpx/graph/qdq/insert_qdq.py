@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from lpx.errors import LpxError
 from lpx.graph.model_io import tensor
 from lpx.graph.nodes import cuts_at_zero, optional_input, tensor_of
+from lpx.graph.qdq.keep_float import keep_float
 from lpx.graph.qdq.placement import Placement
+from lpx.graph.qdq.plan import NO_PLAN, PrecisionPlan
 from lpx.graph.qdq.rounding import bias_shift, nearest_levels, round_levels, weight_scales
 from lpx.graph.qdq.weights import DEFAULT_WEIGHTS, WeightOptions, mse_scales
 
@@ -79,6 +81,7 @@ def insert_qdq(
     ranges: Mapping[str, Range],
     style: Style,
     weights: WeightOptions = DEFAULT_WEIGHTS,
+    plan: PrecisionPlan = NO_PLAN,
 ) -> None:
     """Insert Q/DQ pairs in place.
 
@@ -92,13 +95,14 @@ def insert_qdq(
         ranges: Range of each tensor of `placement.observed`.
         style: Form of the pairs.
         weights: Weight options; `equalise` must have been applied to the float model already.
+        plan: Weight options of single layers. Its calibration methods must be in `ranges` already.
 
     Raises:
         LpxError: A tensor has no range.
     """
     # A layer's input may stay float although its weights are rounded: its means are still needed.
     complete = {**ranges, **shared_ranges(placement, ranges)}
-    _Inserter(model.graph, style, weights).run(placement, complete)
+    _Inserter(model.graph, style, weights, plan).run(placement, complete)
 
 
 def shared_ranges(placement: Placement, ranges: Mapping[str, Range]) -> dict[str, Range]:
@@ -161,10 +165,13 @@ def _limits(value: ir.Value) -> _Limits:
 
 
 class _Inserter:
-    def __init__(self, graph: ir.Graph, style: Style, weights: WeightOptions) -> None:
+    def __init__(
+        self, graph: ir.Graph, style: Style, weights: WeightOptions, plan: PrecisionPlan
+    ) -> None:
         self.graph = graph
         self.style = style
         self.weights = weights
+        self.plan = plan
         self.nodes = {node.name: node for node in graph}
         self.values: dict[str | None, ir.Value] = {}
         for node in graph:
@@ -199,6 +206,8 @@ class _Inserter:
                 self._redirect(value, replacement, placement.in_float)
         for node_name in placement.convolutions:
             self._weight(self.nodes[node_name], ranges[reads[node_name]].means)
+        if self.style.unsigned:
+            keep_float(self.graph, placement.convolutions)
 
     def _redirect(self, value: ir.Value, replacement: ir.Value, in_float: Collection[str]) -> None:
         """Replace a tensor by its dequantised one, except in the pair itself and in `in_float`."""
@@ -258,19 +267,31 @@ class _Inserter:
         node.outputs[0].shape = original.shape
         return node.outputs[0]
 
+    def _weights_of(self, node: ir.Node) -> WeightOptions:
+        """Return the weight options of a layer."""
+        layer = self.plan.layers.get(str(node.name))
+        if layer is None:
+            return self.weights
+        return replace(
+            self.weights,
+            clip=layer.clip or self.weights.clip,
+            rounding=layer.rounding or self.weights.rounding,
+        )
+
     def _weight(self, node: ir.Node, means: tuple[float, ...]) -> None:
         weight = node.inputs[1]
         assert weight is not None
         assert weight.const_value is not None
         assert weight.dtype is not None
         array = weight.const_value.numpy().astype(np.float32)
-        scales_of = mse_scales if self.weights.clip == "mse" else weight_scales
+        weights = self._weights_of(node)
+        scales_of = mse_scales if weights.clip == "mse" else weight_scales
         steps = np.maximum(scales_of(array), _SMALLEST_SCALE[weight.dtype])
         if self.style.stored_weights:
             steps = np.maximum(steps, self._least_step(node))
         # Levels are computed with the scales as they are stored, in the weight's type.
         steps = steps.astype(weight.dtype.numpy()).astype(np.float32)
-        to_levels = nearest_levels if self.weights.rounding == "nearest" else round_levels
+        to_levels = nearest_levels if weights.rounding == "nearest" else round_levels
         levels = to_levels(array, steps)
         rounded = levels.astype(np.float32) * steps.reshape(-1, 1, 1, 1)
         # Named after the node, as two convolutions may share a weight.
@@ -278,7 +299,7 @@ class _Inserter:
         scale = tensor(self.graph, f"{name}.scale", steps.astype(weight.dtype.numpy()))
         zero = tensor(self.graph, f"{name}.zero_point", np.zeros(len(steps), np.int8))
         shift = np.zeros(len(steps), np.float32)
-        if self.weights.bias_correction and means:
+        if weights.bias_correction and means:
             if len(means) != array.shape[1] * node.attributes.get_int("group", 1):
                 raise LpxError(
                     f"the ranges of the input of {node.name} are of {len(means)} channels, which "

@@ -23,7 +23,7 @@ _KERNELS = frozenset({"LeakyRelu", "Sigmoid", "Mul", "Concat", "AveragePool"})
 # It computes these in integers if their input and output have the same scale...
 _ONE_SCALE = frozenset({"DepthToSpace", "Split"})
 # ... and moves a DequantizeLinear from before these to after them: they need no pair.
-_PASSES_ON = frozenset(
+PASSES_ON = frozenset(
     {
         "MaxPool",
         "Transpose",
@@ -147,7 +147,7 @@ class IntegerRegion:
             if ends or joins:
                 self._adds.add(node)
                 self._make(node, candidates, [])
-        elif node.op_type in _PASSES_ON:
+        elif node.op_type in PASSES_ON:
             if data and data[0] in self._available:
                 self._available.update(node.outputs)
                 if data[0] in self._made:
@@ -162,7 +162,7 @@ class IntegerRegion:
             # All inputs are activations: the kernels take no constants. Inputs that are floats
             # still get a pair if that is cheap.
             floats = [v for v in data if v not in self._available]
-            cheap = node.op_type == "Mul" and all(map(_gates, floats))
+            cheap = node.op_type == "Mul" and all(map(is_gate, floats))
             if len(floats) < len(data) and (cheap or not floats):
                 self._make(node, candidates, floats)
 
@@ -189,7 +189,7 @@ class IntegerRegion:
                 kept.add(node)
                 read.update(node.inputs)
             elif node in self._adds or (
-                node.op_type in _PASSES_ON and not read.isdisjoint(node.outputs)
+                node.op_type in PASSES_ON and not read.isdisjoint(node.outputs)
             ):
                 read.update(node.inputs)
         return kept
@@ -227,7 +227,7 @@ def _fails_after_integers(node: ir.Node) -> bool:
 
 def has_kernel(node: ir.Node) -> bool:
     """Return True if ONNX Runtime computes a node, or moves its values, in integers."""
-    return node.op_type in _KERNELS | _PASSES_ON or _needs_one_scale(node)
+    return node.op_type in _KERNELS | PASSES_ON or _needs_one_scale(node)
 
 
 def _needs_one_scale(node: ir.Node) -> bool:
@@ -236,8 +236,8 @@ def _needs_one_scale(node: ir.Node) -> bool:
     return node.op_type in _ONE_SCALE
 
 
-def _gates(value: ir.Value) -> bool:
-    """Return True if a value has one number per channel: quantising it costs almost nothing."""
+def is_gate(value: ir.Value) -> bool:
+    """Return True if a tensor has one number per channel: quantising it costs almost nothing."""
     sizes = list(value.shape or ())[2:]
     return len(sizes) == 2 and all(size == 1 for size in sizes)
 

@@ -260,6 +260,10 @@ def judge_convolution(
     kept = plan.float_reason(name_of(node))
     if judgement.quantised and kept is not None:
         return Judgement(False, kept)
+    if not judgement.quantised and plan.asks_int8(name_of(node)):
+        return Judgement(
+            False, f"{judgement.reason} (so the precision plan's INT8 is not followed)"
+        )
     return judgement
 
 

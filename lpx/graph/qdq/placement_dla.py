@@ -27,8 +27,8 @@ from lpx.graph.nodes import (
     only_reader,
     tensor_of,
 )
+from lpx.graph.qdq.integer_region import is_gate
 from lpx.graph.qdq.placement import (
-    MIN_CHANNELS,
     Decision,
     Placement,
     float_reason,
@@ -84,21 +84,49 @@ def place_dla(model: ir.Model, plan: PrecisionPlan = NO_PLAN) -> Placement:
 
 
 def tensors_to_observe(model: ir.Model) -> tuple[str, ...]:
-    """Return the tensors that calibration observes: those that any dialect needs."""
-    # ONNX Runtime's placement includes all tensors of TensorRT's. Narrow convolutions are included
-    # so that one calibration serves any `min_channels`.
-    wanted = set(place_dla(model).observed)
-    for least in (1, MIN_CHANNELS):
-        wanted.update(place(model, integer_outputs=True, min_channels=least).observed)
+    """Return the tensors that calibration observes: those that any dialect needs, with any plan."""
+    # Narrow convolutions are included, so that one calibration serves any `min_channels`. What a
+    # plan keeps in float, or a target, only takes pairs away, with few exceptions.
+    runtime = place(model, integer_outputs=True, min_channels=1)
+    fused = place(model, min_channels=1)
+    dla = place_dla(model)
+    # Derived scales too: a pool keeps its input's pair if the convolution behind it is in float.
+    wanted = {*runtime.tensors, *fused.tensors, *dla.observed}
+    adds = {use[1] for use in fused.uses}
+    for node in model.graph:
+        if adds_branches(node) and name_of(node) in adds:
+            # Of the two branches, the one with a quantised convolution decides which gets a pair.
+            wanted.update(tensor_of(node, index) for index in _data_inputs(node))
+        elif node.op_type == "Mul" and str(node.outputs[0].name) in runtime.outputs:
+            # A gate gets a pair of its own if what computes it is no longer in integers.
+            wanted.update(str(v.name) for v in node.inputs if is_activation(v) and is_gate(v))
+        elif _may_lose_output(node) and tensor_of(node, 0) in dla.derived:
+            wanted.add(tensor_of(node, 0))
     inputs = [str(value.name) for value in model.graph.inputs]
     names = (*inputs, *computed_values(model.graph))
     return tuple(name for name in names if name in wanted)
 
 
+def _may_lose_output(node: ir.Node) -> bool:
+    """Return True if a plan can take the pair after a layer away, but not the one before it."""
+    if node.op_type not in _KEEP_SCALE:
+        return False
+    # Such a layer is between two convolutions along a path that begins at another reader than
+    # those that need a pair.
+    value = node.outputs[0]
+    for reader, index in value.uses():
+        layer = reader.op_type in _LAYERS | COMPUTE or adds_branches(reader)
+        if not layer or index not in _data_inputs(reader):
+            return True
+    return False
+
+
 def _between(graph: ir.Graph, chosen: list[ir.Node]) -> set[ir.Node]:
     """Return the other layers that the DLA runs in INT8: those between two of the convolutions."""
     runs = {node for node in graph if node.op_type in _LAYERS or adds_branches(node)}
-    return (between(chosen) & runs) - set(chosen)
+    # A convolution in float ends a region: it reads and returns floats.
+    floats = {node for node in graph if node.op_type in COMPUTE}.difference(chosen)
+    return (between(chosen, avoiding=floats) & runs) - set(chosen)
 
 
 def _decide(node: ir.Node, *, inside: bool) -> Decision:
