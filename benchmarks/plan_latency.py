@@ -1,7 +1,8 @@
 """Predicted latency of precision plans beside measured latency, on ONNX Runtime's CPU provider.
 
 For each model, costs are measured once; then random plans are built and timed, interleaved with
-the float graph. Times are the 10th percentile of calls, which other programs hardly change.
+the float graph. Each plan takes turns with the float graph alone, and is
+compared with it within each round.
 Half of the plans choose each group by itself, half in runs of neighbours.
 
     python benchmarks/plan_latency.py
@@ -23,16 +24,14 @@ from typing import NamedTuple
 import click
 import numpy as np
 
-from lpx.bench.performance.latency import sample
 from lpx.calibration.methods import DEFAULT_METHOD
 from lpx.calibration.observe import calibrate
 from lpx.data.face_sets.demo import CHECKPOINT, demo_set, folder
-from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.engines.request import BuildRequest
 from lpx.export.to_onnx import to_onnx
 from lpx.models.checkpoint import Detector, load_checkpoint
 from lpx.models.detector import new_detector
-from lpx.search.latency import FLOAT, TimingPlan, lower, measure_costs, undisturbed_ms
+from lpx.search.measure_latency import FLOAT, TimingPlan, lower, measure_costs, paired_ms
 from lpx.search.subject import Subject, open_subject
 
 RANDOM = {"mobilenet_v2": "features.8", "resnet18": "layer2"}
@@ -101,12 +100,8 @@ def judge(named: Named, count: int, timing: TimingPlan, batch: int) -> list[Row]
             f"{known.ms:.3f} ms, fitted {known.predicted_ms:.3f} ms"
         )
     plans = random_plans(subject, count, seed=1)
-    engines = {
-        key: OnnxRuntimeEngine(lower(subject, plan), size, threads=timing.threads)
-        for key, plan in plans.items()
-    }
-    samples = sample(engines, pixels, timing.seconds, clock=timing.clock)
-    walls = {key: undisturbed_ms(one) for key, one in samples.items()}
+    graphs = {key: lower(subject, plan) for key, plan in plans.items()}
+    walls = paired_ms(graphs, pixels, timing)
     # The costs were measured earlier, perhaps at another speed of the machine: both sides are
     # compared as multiples of the float graph's time.
     speed = latency.predict(()) / (walls[FLOAT] / batch)
