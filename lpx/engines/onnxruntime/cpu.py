@@ -44,6 +44,7 @@ class OnnxRuntimeEngine(Engine):
         shares_cores: Other threads need the same cores, such as those that decode images while
             faces are scored. Predictions are the same. The default is that of ONNX Runtime, and
             the one for measuring latency.
+        threads: Threads of a call; 0 for as many as ONNX Runtime chooses.
 
     Raises:
         LpxError: ONNX Runtime cannot load the model.
@@ -57,6 +58,7 @@ class OnnxRuntimeEngine(Engine):
         card: ModelCard | None = None,
         as_written: bool = False,
         shares_cores: bool = False,
+        threads: int = 0,
     ) -> None:
         import onnxruntime
 
@@ -64,6 +66,7 @@ class OnnxRuntimeEngine(Engine):
         self._model = model
         self._fit = 0  # faces that are known to fit into memory
         options = session_options(vnni=_vnni())
+        options.intra_op_num_threads = threads
         if as_written:
             # The optimiser would fuse nodes.
             level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -230,6 +230,11 @@ def has_kernel(node: ir.Node) -> bool:
     return node.op_type in _KERNELS | PASSES_ON or _needs_one_scale(node)
 
 
+def passes_on(node: ir.Node) -> bool:
+    """Return True if ONNX Runtime moves integers through a node, which then needs no pair."""
+    return node.op_type in _PASSES_ON
+
+
 def _needs_one_scale(node: ir.Node) -> bool:
     if node.op_type == "Resize":
         return node.attributes.get_string("mode", "nearest") == "nearest"
