@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -68,6 +68,16 @@ def overlaps(manifests: list[EngineManifest], faces: FaceSet) -> dict[str, str]:
     return overlaps
 
 
+def shared_faces(record: Mapping[str, Any], faces: FaceSet) -> str:
+    """Say which of some faces were used before; "" if none are known to be.
+
+    Args:
+        record: Record of faces, as `lpx.calibration.scales.Scales.summary` returns it.
+        faces: The faces.
+    """
+    return _overlap(record, faces, faces.digest(), frozenset(faces.short_contents()))
+
+
 class _Use(NamedTuple):
     """A use of faces in making an engine: the beginning of a sentence, and the faces."""
 
@@ -84,7 +94,7 @@ def _uses(manifest: EngineManifest) -> Iterator[_Use]:
 
 
 def _overlap(
-    calibration: dict[str, Any], faces: FaceSet, digest: str, contents: frozenset[str]
+    calibration: Mapping[str, Any], faces: FaceSet, digest: str, contents: frozenset[str]
 ) -> str:
     """Say what faces used before and measured ones share; "" if nothing is known to be shared."""
     if calibration.get("faces_digest") == digest:

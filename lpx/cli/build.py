@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lpx.cli.options import data_options, following, json_option, weight_options, workspace_option
+from lpx.cli.search import SearchFlags, run_search, search_options
 from lpx.cli.tensorrt_options import tensorrt_options
 from lpx.plain import plain
 from lpx.workspace import read_sealed
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     help="Precision plan for INT8: which layers stay in float, and how others are quantised. In "
     "FP16 engines, only its layers in float32 count.",
 )
+@search_options
 @data_options
 @tensorrt_options
 @click.option(
@@ -87,6 +89,7 @@ def build(
     limit: int,
     method: str | None,
     plan: Path | None,
+    searching: SearchFlags,
     tensorrt: TensorRTOptions,
     emit: str | None,
     out: Path | None,
@@ -98,6 +101,9 @@ def build(
 
     Name one or several precisions; by default FP32 and INT8 are built, or FP16 and INT8 with --dla.
     If one of several cannot be built, the others are, and the exit code is 1.
+
+    With --int8 --search, exit code 1 means that no plan holds AUC, and 5 that what holds is no
+    faster than float.
     """
     from lpx.api.build import DeadEngineError, NotAllBuiltError
     from lpx.cli.console import ConsoleReporter
@@ -109,6 +115,10 @@ def build(
         # A DLA core has no float32.
         unnamed = ("fp16", "int8")
     precisions = tuple(p for p in PRECISIONS if asked[p]) or unnamed
+    searching.check(int8=int8, others=fp32 or fp16, plan=plan is not None, emit=bool(emit))
+    if searching.search:
+        run_search(workspace, searching, target, faces, method, weights, tensorrt, as_json=as_json)
+        return
     if emit:
         if target not in ("auto", "tensorrt"):
             raise click.UsageError("--target cannot be combined with --emit trtexec")

@@ -20,6 +20,7 @@ COMMANDS = {
     "export": "Export a checkpoint to ONNX, verified on faces.",
     "calibrate": "Choose calibration faces, and rank calibration methods.",
     "build": "Build FP32, FP16 and INT8 engines.",
+    "sensitivity": "Show what each layer costs in INT8.",
     "bench": "Check that AUC holds, and measure latency and energy.",
     "merge": "Join the parts of calibrate, bench or data prepare with --shard.",
     "debug": "Find the layer where an engine diverges from float32.",
@@ -41,7 +42,8 @@ COMMANDS = {
 KEPT = {
     "data prepare": "finished videos are saved",
     "calibrate": "observations are saved from time to time",
-    "build": "finished ranges are saved",
+    "build": "finished ranges, and what a search measured, are saved",
+    "sensitivity": "scores of finished batches are saved",
     "bench": "scores of finished batches are saved",
     "merge": "the parts are as they were",
     "predict": "scored files are saved",
@@ -83,7 +85,8 @@ def cli() -> None:
 
     Exit codes: 0 done and parity holds, 1 parity does not hold, or an engine is dead or does not
     compute in the precision asked for, 2 user error, 3 internal error, 4 parity cannot be judged
-    because the checkpoint cannot tell real from fake, 130 interrupted by SIGINT (Ctrl-C), 143 by
+    because the checkpoint cannot tell real from fake, 5 a search found that INT8 is no faster than
+    float here, 130 interrupted by SIGINT (Ctrl-C), 143 by
     SIGTERM, 129 by SIGHUP.
     """  # noqa: D301 (click reads the escape: it keeps the block's lines)
 

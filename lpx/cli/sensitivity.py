@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from lpx.cli.options import data_options, following, json_option, weight_options, workspace_option
-from lpx.plain import plain
 
 if TYPE_CHECKING:
     from lpx.api.search.sensitivity import SensitivityResult
     from lpx.api.workspace import Workspace
+    from lpx.cli.console import Output
     from lpx.graph.qdq.weights import WeightOptions
 
 _SHOWN = 20
@@ -73,7 +73,7 @@ def sensitivity(
     A group is a convolution with what is fused into it. Groups are listed by their loss of AUC,
     with DeLong's paired 95 % interval, and by how much they move scores and maps.
     """
-    from lpx.cli.console import ConsoleReporter
+    from lpx.cli.console import ConsoleReporter, Output
 
     with ConsoleReporter() as reporter:
         result = workspace.sensitivity(
@@ -90,37 +90,37 @@ def sensitivity(
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
         return
-    _show(result)
+    _show(result, Output())
     click.echo(following("lpx build --int8 --search", workspace))
 
 
-def _show(result: SensitivityResult) -> None:
+def _show(result: SensitivityResult, console: Output) -> None:
+    from rich import box
     from rich.table import Table
 
-    from lpx.cli.console import print_table
-
-    table = Table(title=f"INT8 in one group alone, {result.count} faces of {result.faces}")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("group", overflow="fold")
     table.add_column("weights")
-    for title in ("MMAC", "AUC difference [95 %]", "logit shift", "map error"):
+    for title in ("MMAC", "AUC difference [95 %]", "logit spread", "map error"):
         table.add_column(title, justify="right")
     for one in result.groups[:_SHOWN]:
         group, found = one.group, one.auc_difference
         shape = "x".join(map(str, group.weights)) or f"{len(group.members)} layers"
         table.add_row(
-            plain(group.name),
+            group.name,
             shape,
             f"{group.multiply_accumulates / 1e6:.1f}",
             f"{found.estimate:+.4f} [{found.low:+.4f}, {found.high:+.4f}]",
             f"{one.logit_shift_spread:.3f}",
             f"{one.map_error:.4f}",
         )
-    print_table(table)
+    console.print(table)
+    console.say(f"one group in INT8, the others in float: {result.count} faces of {result.faces}")
     if len(result.groups) > _SHOWN:
-        click.echo(f"{len(result.groups) - _SHOWN} more groups are in {result.table}")
+        console.say(f"{len(result.groups) - _SHOWN} more groups are in {result.table}")
     if result.measured < result.count:
-        click.echo(
+        console.say(
             f"groups with small effects were measured on {result.measured} of the faces, and "
             "matched on the others (--complete measures all)"
         )
-    click.echo(f"{result.table}\n{result.picture}")
+    console.say(f"{result.table}\n{result.picture}")

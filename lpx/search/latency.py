@@ -112,6 +112,8 @@ class LatencyModel:
         LpxError: The costs belong to another model.
     """
 
+    unit = "ms per face"
+
     def __init__(self, subject: Subject, costs: Costs) -> None:
         if costs.graph_sha256 != digest(subject):
             raise LpxError(

@@ -34,7 +34,8 @@ from lpx.graph.qdq.plan import PrecisionPlan
 from lpx.machine.machine import Machine, read_machine
 from lpx.metrics import faces_needed
 from lpx.reporter import SILENT, Reporter
-from lpx.search.latency import LatencyModel, TimingPlan, measure_costs
+from lpx.search.latency import LatencyModel
+from lpx.search.measure_latency import TimingPlan, measure_costs
 from lpx.search.predict import Predictor
 from lpx.search.propose import Candidate, Judge, propose
 from lpx.search.survey import survey

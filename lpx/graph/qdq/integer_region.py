@@ -232,7 +232,7 @@ def has_kernel(node: ir.Node) -> bool:
 
 def passes_on(node: ir.Node) -> bool:
     """Return True if ONNX Runtime moves integers through a node, which then needs no pair."""
-    return node.op_type in _PASSES_ON
+    return node.op_type in PASSES_ON
 
 
 def _needs_one_scale(node: ir.Node) -> bool:
