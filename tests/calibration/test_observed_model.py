@@ -27,8 +27,8 @@ detector (uint8[n, 9, 9, 3] faces) => (float[n] score, float[n, 9, 9] patch_map)
   d = Relu (s)
   p = GlobalAveragePool (d)
   f = Flatten (p)
-  g = MatMul (f, left)
-  h = MatMul (f, right)
+  g = Mul (f, left)
+  h = Mul (f, right)
   k = Add (g, h)
   r = Reshape (k, shape)
   m = Add (d, r)
@@ -44,8 +44,8 @@ def net(width):
     constants = {
         "first": (rng.standard_normal((width, 3, 3, 3)) / 255).astype(np.float32),
         "second": (rng.standard_normal((width, width, 3, 3)) / 9).astype(np.float32),
-        "left": rng.standard_normal((width, width)).astype(np.float32),
-        "right": rng.standard_normal((width, width)).astype(np.float32),
+        "left": rng.standard_normal((1, width)).astype(np.float32),
+        "right": rng.standard_normal((1, width)).astype(np.float32),
         "shape": np.array([-1, width, 1, 1]),
         "third": rng.standard_normal((16, width, 1, 1)).astype(np.float32),
         "channel": np.array([1], np.int64),
