@@ -19,7 +19,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from lpx.bench.parity.score import check_finite, check_labels
-from lpx.bench.parity.score_store import ScoreStore, Stored, next_row
+from lpx.bench.parity.score_store import ScoreStore, Stored
 from lpx.data.face_sets.face_set import Batch, FaceSet, Skipped
 from lpx.engines.base import Prediction
 from lpx.engines.onnxruntime.failure import ort_errors
@@ -91,7 +91,7 @@ def measure_shifts(
     """
     check_labels(faces.labels(), faces)
     names = [FLOAT, *(piece.name for piece in pieces)]
-    known = {name: next_row(store.read(name)) for name in names}
+    known = {name: _next_row(store.read(name)) for name in names}
     skipped = store.skipped()
     start, total = min(known.values()), len(faces.faces)
     seconds = 0.0
@@ -216,6 +216,12 @@ def logit_of(score: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return log(p / (1 - p)) of scores, float64; those at 0 and 1 are as close as float32 gets."""
     p = np.clip(score.astype(np.float64), _EDGE, 1 - _EDGE)
     return np.asarray(np.log(p) - np.log1p(-p))
+
+
+def _next_row(parts: Sequence[Stored]) -> int:
+    """Return the index of the face at which the batch after these begins."""
+    # Faces at the end of a batch may be unreadable, and so in none of its rows.
+    return (int(parts[-1][0][-1]) // BATCH + 1) * BATCH if parts else 0
 
 
 def _bytes(value: onnxruntime.OrtValue) -> int:
