@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -38,6 +38,7 @@ from lpx.search.latency import LatencyModel
 from lpx.search.measure_latency import TimingPlan, measure_costs
 from lpx.search.predict import Predictor
 from lpx.search.propose import Candidate, Judge, propose
+from lpx.search.subject import Subject
 from lpx.search.survey import survey
 from lpx.search.trials import FILE, Trial, TrialLog, in_order, trial_key
 from lpx.search.whole import whole_logits
@@ -57,6 +58,22 @@ _REFERENCE, _CANDIDATE = "float", "engine"
 
 
 @dataclass(frozen=True)
+class Stopwatch:
+    """How times are measured.
+
+    Attributes:
+        layers: Measures what plans cost, for target "onnxruntime".
+        engines: Times finished engines in turns.
+    """
+
+    layers: Callable[[Subject, Faces, TimingPlan], LatencyModel | WorkModel] = measure_costs
+    engines: Callable[[Mapping[str, Engine], Faces, float], Mapping[str, Samples]] = sample
+
+
+STOPWATCH = Stopwatch()
+
+
+@dataclass(frozen=True)
 class _Search:
     """What the steps of a search have in common."""
 
@@ -68,6 +85,7 @@ class _Search:
     faces: SearchFaces
     folder: Path
     reporter: Reporter
+    stopwatch: Stopwatch
     started: float
 
     @property
@@ -88,7 +106,11 @@ class _Search:
 
 
 def search(
-    workspace: OpenedWorkspace, options: SearchOptions, reporter: Reporter = SILENT
+    workspace: OpenedWorkspace,
+    options: SearchOptions,
+    reporter: Reporter = SILENT,
+    *,
+    stopwatch: Stopwatch = STOPWATCH,
 ) -> SearchResult:
     """Implement `lpx.Workspace.search`, which documents arguments and errors."""
     machine = read_machine()
@@ -110,6 +132,7 @@ def search(
             split_search_faces(pool),
             workspace.root / FOLDER,
             reporter,
+            stopwatch,
             time.monotonic(),
         )
         result = _run(run)
@@ -176,7 +199,7 @@ def _latency(run: _Search, pixels: Faces) -> LatencyModel | WorkModel:
         return WorkModel(run.prepared.subject)
     run.reporter.say("timing layers")
     timing = TimingPlan(seconds=run.options.latency_seconds)
-    return measure_costs(run.prepared.subject, pixels, timing)
+    return run.stopwatch.layers(run.prepared.subject, pixels, timing)
 
 
 def _proposals(run: _Search, judge: Judge) -> tuple[Candidate, ...]:
@@ -343,7 +366,7 @@ def _time(
                 timing_caches=run.workspace.timing_caches,
             )
             engines[name] = stack.enter_context(closing(load(folder, allow_host_code=True)))
-        samples = sample(engines, pixels, run.options.latency_seconds)
+        samples = run.stopwatch.engines(engines, pixels, run.options.latency_seconds)
     timed = []
     for trial in trials:
         if trial.key not in samples:

@@ -1,0 +1,193 @@
+"""The search for a plan, with real engines and times that are made up."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import lpx
+from lpx.api.search.options import SearchOptions
+from lpx.api.search.search import Stopwatch, search
+from lpx.artefacts.plan_file import read_plan
+from lpx.bench.performance.latency import Samples
+from lpx.engines.manifest import read_manifest
+from lpx.errors import InvalidArgumentError, LpxError
+from lpx.search.work_model import WorkModel
+from tests.support.outlier import BEFORE, BEHIND, write_outlier
+from tests.support.reporting import RecordingReporter
+
+FACES = 192
+
+
+def stopwatch(speedup):
+    """Layers take their share of the work; an engine in INT8 is `speedup` times as fast."""
+
+    def engines(named, pixels, seconds):
+        samples = {}
+        for name in named:
+            time = 10.0 if name == "float" else 10.0 / speedup
+            rounds = np.repeat(np.arange(10), 4)
+            noise = 1 + 0.001 * np.sin(np.arange(len(rounds)))
+            samples[name] = Samples(time * noise, rounds)
+        return samples
+
+    return Stopwatch(lambda subject, pixels, timing: WorkModel(subject), engines)
+
+
+@pytest.fixture(scope="module")
+def outlier(tmp_path_factory):
+    """A workspace with a detector that INT8 breaks, and its ranges."""
+    root = tmp_path_factory.mktemp("outlier")
+    work = lpx.Workspace(root / "lpx-out")
+    work.export(write_outlier(root / "ckpt.pt"))
+    work.calibrate("demo", limit=32, method="max")
+    return work
+
+
+def options(**given):
+    return SearchOptions(target="onnxruntime", search_faces="demo", limit=FACES, **given)
+
+
+@pytest.fixture(scope="module")
+def found(outlier):
+    """A finished search, and what it said."""
+    reporter = RecordingReporter()
+    return search(outlier, options(margin=0.05), reporter, stopwatch=stopwatch(2.0)), reporter
+
+
+def test_layers_that_int8_breaks_stay_in_float_and_the_engine_holds(outlier, found):
+    result, _ = found
+    assert result.outcome == "plan"
+    assert result.exit_code == 0
+    assert result.chosen.trial.verdict == "holds"
+    assert result.chosen.trial.measured.low > -0.05
+    plan = read_plan(result.plan)
+    floats = {name for name, layer in plan.layers.items() if layer.precision == "float"}
+    assert any(BEHIND in name for name in floats)
+    assert any(BEFORE in name for name in floats)
+    assert len(floats) <= len(plan.layers) // 2
+    assert all(plan.layers[name].reason for name in floats)
+    assert "2.00 times as fast" in result.sentence
+
+
+def test_the_chosen_engine_is_built_and_says_which_faces_it_was_found_with(outlier, found):
+    manifest = read_manifest(outlier.engine(found[0].engine))
+    plan = read_plan(found[0].plan)
+    assert manifest.precision_plan == plan
+    quantised = {d["node"] for d in manifest.placement if d["quantised"] and d["op_type"] == "Conv"}
+    assert quantised == {n for n, layer in plan.layers.items() if layer.precision == "int8"}
+    assert {faces.used_for for faces in plan.faces} == {"search", "verification"}
+    people = [set(faces.identities) for faces in plan.faces]
+    assert not people[0] & people[1]
+    with pytest.raises(LpxError, match="searched on"):
+        outlier.bench("demo", limit=16, candidates=found[0].engine)
+
+
+def test_files_of_a_search(outlier, found):
+    result, _ = found
+    values = json.loads((outlier.root / "search" / "search.json").read_text())
+    assert values["outcome"] == "plan"
+    page = result.report.read_text()
+    assert result.sentence.split(" (")[0] in page
+    assert "<svg" in page
+    assert len(result.log.read_text().splitlines()) == len(result.trials)
+    assert not (outlier.root / "search" / "engine").exists()
+
+
+def test_a_second_search_measures_nothing_again(outlier, found, monkeypatch):
+    def fail(*given, **named):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr("lpx.search.shifts._Run", fail)
+    monkeypatch.setattr("lpx.api.search.search._try", fail)
+    again = search(outlier, options(margin=0.05), stopwatch=stopwatch(2.0))
+    assert again.trials == found[0].trials
+
+
+def test_int8_that_is_no_faster_does_not_pay(outlier, found):
+    result = search(outlier, options(margin=0.05), stopwatch=stopwatch(1.0))
+    assert (result.outcome, result.exit_code) == ("no-gain", 5)
+    assert "does not pay" in result.sentence
+    assert result.plan is None
+
+
+def test_all_int8_is_kept_where_it_holds(workspace):
+    result = search(workspace, options(margin=0.2), stopwatch=stopwatch(2.0))
+    assert (result.outcome, result.exit_code) == ("all-int8", 0)
+    assert len(result.trials) == 1
+    plan = read_plan(result.plan)
+    assert {layer.precision for layer in plan.layers.values()} == {"int8"}
+
+
+def test_a_plan_that_does_not_hold_ends_the_search(outlier, monkeypatch):
+    real = __import__("lpx.api.search.search", fromlist=["compare"]).compare
+
+    def failing(*given, **named):
+        return replace(real(*given, **named), verdict="fails")
+
+    monkeypatch.setattr("lpx.api.search.search.compare", failing)
+    result = search(outlier, options(margin=0.051), stopwatch=stopwatch(2.0))
+    assert (result.outcome, result.exit_code) == ("no-plan", 1)
+    assert len(result.trials) == 1
+    assert result.sentence.startswith("no plan holds AUC; the best has ")
+
+
+def test_too_few_faces_for_a_margin_say_how_many_are_needed(outlier):
+    with pytest.raises(LpxError, match="margin of 1e-05 cannot be shown") as error:
+        search(outlier, options(margin=0.00001), stopwatch=stopwatch(2.0))
+    assert "faces" in error.value.fix
+
+
+def test_faces_that_were_calibrated_on_are_refused(workspace, crops):
+    workspace.calibrate(crops, limit=8)
+    with pytest.raises(LpxError, match="the ranges were calibrated on") as error:
+        workspace.sensitivity(crops, faces=crops, target="onnxruntime")
+    assert "`search_faces`" in error.value.fix
+
+
+@pytest.mark.parametrize(
+    ("wrong", "what"),
+    [
+        ({"margin": 0}, "margin must be > 0"),
+        ({"margin": 0.9}, "margin"),
+        ({"confidence": 1.0}, "confidence"),
+        ({"budget_minutes": 0}, "budget_minutes"),
+        ({"limit": 1}, "limit"),
+        ({"target": "gpu"}, "target"),
+        ({"method": "best"}, "method"),
+        ({"blocks": "yes"}, "blocks"),
+    ],
+)
+def test_options_of_a_search_are_checked(wrong, what, tmp_path):
+    with pytest.raises(InvalidArgumentError, match=what):
+        lpx.Workspace(tmp_path).search(**wrong)
+
+
+def test_one_class_is_refused(workspace, crops):
+    shutil.rmtree(crops / "fake")
+    with pytest.raises(LpxError, match="real faces only"):
+        workspace.sensitivity(crops, target="onnxruntime")
+
+
+def test_sensitivity_is_written_and_resumes(workspace, monkeypatch):
+    first = workspace.sensitivity("demo", limit=32, target="onnxruntime")
+    assert first.picture.read_bytes().startswith(b"\x89PNG")
+    table = json.loads(first.table.read_text())
+    assert len(table["groups"]) == len(first.groups) == 24
+
+    def fail(*given, **named):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr("lpx.search.shifts._Run", fail)
+    again = workspace.sensitivity("demo", limit=32, target="onnxruntime")
+    assert again.groups == first.groups
+
+
+def test_sensitivity_serves_targets_that_are_not_installed(workspace):
+    result = workspace.sensitivity("demo", limit=16, target="tensorrt", blocks=True)
+    assert result.target == "tensorrt"
+    assert any(one.group.op_type == "residual block" for one in result.groups)
