@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import os
 from typing import Any
 
+from lpx.arguments import as_path
 from lpx.calibration.methods import METHODS
 from lpx.errors import LpxError
 from lpx.formats import check_format
@@ -18,13 +19,17 @@ _MAX_BYTES = 16 << 20
 _FIX = "correct the file (docs/quantisation.md, precision plans), or make another"
 
 
-def read_plan(path: Path) -> PrecisionPlan:
+def read_plan(path: str | os.PathLike[str]) -> PrecisionPlan:
     """Read a plan.
+
+    Args:
+        path: Its file.
 
     Raises:
         LpxError: It does not exist, is not a file or too large, not JSON, of another format, or
             has unknown keys or values.
     """
+    path = as_path("path", path)
     try:
         values = parse_json(read_regular(path, limit=_MAX_BYTES))
         if not isinstance(values, dict):
@@ -46,8 +51,12 @@ def read_plan(path: Path) -> PrecisionPlan:
         raise LpxError(f"{path} is not a precision plan", str(error), _FIX) from error
 
 
-def write_plan(path: Path, plan: PrecisionPlan) -> None:
+def write_plan(path: str | os.PathLike[str], plan: PrecisionPlan) -> None:
     """Write a plan atomically, with a line for each layer.
+
+    Args:
+        path: The file to write.
+        plan: The plan.
 
     Raises:
         LpxError: The file cannot be written.
@@ -62,7 +71,7 @@ def write_plan(path: Path, plan: PrecisionPlan) -> None:
         f'  "origin": {origin}\n'
         "}\n"
     )
-    write_bytes(path, text.encode())
+    write_bytes(as_path("path", path), text.encode())
 
 
 def _lines(values: dict[str, Any]) -> str:

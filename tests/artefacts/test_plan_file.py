@@ -138,7 +138,7 @@ def test_plans_in_python_are_checked_too(wrong):
 @pytest.mark.parametrize("plan", [PLAN, PrecisionPlan()])
 def test_round_trip(path, plan):
     write_plan(path, plan)
-    read = read_plan(path)
+    read = read_plan(str(path))
     assert (read.layers, read.model_sha256, read.origin) == (
         plan.layers,
         plan.model_sha256,
