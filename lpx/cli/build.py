@@ -117,7 +117,17 @@ def build(
     precisions = tuple(p for p in PRECISIONS if asked[p]) or unnamed
     searching.check(int8=int8, others=fp32 or fp16, plan=plan is not None, emit=bool(emit))
     if searching.search:
-        run_search(workspace, searching, target, faces, method, weights, tensorrt, as_json=as_json)
+        run_search(
+            workspace,
+            searching,
+            target,
+            faces,
+            limit,
+            method,
+            weights,
+            tensorrt,
+            as_json=as_json,
+        )
         return
     if emit:
         if target not in ("auto", "tensorrt"):

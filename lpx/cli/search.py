@@ -102,7 +102,7 @@ class SearchFlags:
         """Return the arguments of `lpx.Workspace.search` that were given."""
         values = {
             "search_faces": self.search_faces,
-            "limit": self.search_limit,
+            "search_limit": self.search_limit,
             "margin": self.margin,
             "confidence": self.confidence,
             "budget_minutes": self.budget_minutes,
@@ -130,6 +130,7 @@ def run_search(
     flags: SearchFlags,
     target: str,
     faces: str | None,
+    limit: int,
     method: str | None,
     weights: WeightOptions,
     tensorrt: TensorRTOptions,
@@ -143,6 +144,7 @@ def run_search(
         result = workspace.search(
             target=target,
             faces=faces,
+            limit=limit,
             method=method,
             weights=weights,
             tensorrt=tensorrt,

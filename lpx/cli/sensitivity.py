@@ -26,7 +26,7 @@ _SHOWN = 20
     "default the demo faces; of a public data set, its validation split.",
 )
 @click.option(
-    "--limit",
+    "--search-limit",
     default=1024,
     show_default=True,
     help="Maximum number of these faces, sampled evenly.",
@@ -44,6 +44,12 @@ _SHOWN = 20
     metavar="DIR|DATASET",
     help="Faces to calibrate on, as for `lpx build`.",
 )
+@click.option(
+    "--limit",
+    default=512,
+    show_default=True,
+    help="Maximum number of calibration faces, sampled evenly.",
+)
 @click.option("--method", metavar="METHOD", help="Calibration method, as for `lpx build`.")
 @click.option("--blocks", is_flag=True, help="Take a residual block as one group.")
 @click.option(
@@ -58,9 +64,10 @@ _SHOWN = 20
 @json_option
 def sensitivity(
     search_faces: str | None,
-    limit: int,
+    search_limit: int,
     target: str,
     faces: str | None,
+    limit: int,
     method: str | None,
     blocks: bool,
     complete: bool,
@@ -78,9 +85,10 @@ def sensitivity(
     with ConsoleReporter() as reporter:
         result = workspace.sensitivity(
             search_faces,
-            limit=limit,
+            search_limit=search_limit,
             target=target,
             faces=faces,
+            limit=limit,
             method=method,
             weights=weights,
             blocks=blocks,

@@ -49,7 +49,7 @@ def outlier(tmp_path_factory):
 
 
 def options(**given):
-    return SearchOptions(target="onnxruntime", search_faces="demo", limit=FACES, **given)
+    return SearchOptions(target="onnxruntime", search_faces="demo", search_limit=FACES, **given)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,8 @@ def test_faces_that_were_calibrated_on_are_refused(workspace, crops):
         ({"margin": 0.9}, "margin"),
         ({"confidence": 1.0}, "confidence"),
         ({"budget_minutes": 0}, "budget_minutes"),
-        ({"limit": 1}, "limit"),
+        ({"search_limit": 1}, "search_limit"),
+        ({"limit": 0}, "limit"),
         ({"target": "gpu"}, "target"),
         ({"method": "best"}, "method"),
         ({"blocks": "yes"}, "blocks"),
@@ -174,7 +175,7 @@ def test_one_class_is_refused(workspace, crops):
 
 
 def test_sensitivity_is_written_and_resumes(workspace, monkeypatch):
-    first = workspace.sensitivity("demo", limit=32, target="onnxruntime")
+    first = workspace.sensitivity("demo", search_limit=32, target="onnxruntime")
     assert first.picture.read_bytes().startswith(b"\x89PNG")
     table = json.loads(first.table.read_text())
     assert len(table["groups"]) == len(first.groups) == 24
@@ -183,11 +184,11 @@ def test_sensitivity_is_written_and_resumes(workspace, monkeypatch):
         raise AssertionError("measured again")
 
     monkeypatch.setattr("lpx.search.shifts._Run", fail)
-    again = workspace.sensitivity("demo", limit=32, target="onnxruntime")
+    again = workspace.sensitivity("demo", search_limit=32, target="onnxruntime")
     assert again.groups == first.groups
 
 
 def test_sensitivity_serves_targets_that_are_not_installed(workspace):
-    result = workspace.sensitivity("demo", limit=16, target="tensorrt", blocks=True)
+    result = workspace.sensitivity("demo", search_limit=16, target="tensorrt", blocks=True)
     assert result.target == "tensorrt"
     assert any(one.group.op_type == "residual block" for one in result.groups)

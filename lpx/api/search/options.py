@@ -18,7 +18,7 @@ class SearchOptions(SensitivityOptions):
         InvalidArgumentError: A value that an argument cannot have.
     """
 
-    limit: int = 2048
+    search_limit: int = 2048
     margin: float = MARGIN
     confidence: float = 0.95
     budget_minutes: float | None = None

@@ -121,7 +121,7 @@ def search(
         scales = prepared.subject.request.scales
         assert scales is not None
         pool = open_search_faces(
-            workspace, prepared.model, scales, options.search_faces, options.limit, reporter
+            workspace, prepared.model, scales, options.search_faces, options.search_limit, reporter
         )
         run = _Search(
             workspace,
@@ -235,7 +235,7 @@ def _check_enough_faces(run: _Search, judge: Judge) -> None:
         f"a margin of {margin:g} cannot be shown to hold with {2 * count} faces",
         f"even the layer with the least effect has an interval down to {mildest.low:+.4f} on the "
         f"{count} faces of the search",
-        f"use {number} faces (`search_faces`, `limit`), or a larger `margin`",
+        f"use {number} faces (`search_faces`, `search_limit`), or a larger `margin`",
     )
 
 

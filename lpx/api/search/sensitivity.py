@@ -46,10 +46,10 @@ class SensitivityOptions:
     """
 
     search_faces: str | None = None
-    limit: int = 1024
+    search_limit: int = 1024
     target: str = "auto"
     faces: str | None = None
-    calibration_limit: int = 512
+    limit: int = 512
     method: str | None = None
     weights: WeightOptions = DEFAULT_WEIGHTS
     blocks: bool = False
@@ -57,8 +57,8 @@ class SensitivityOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_at_least("limit", self.limit, 4)
-        check_at_least("calibration_limit", self.calibration_limit, 1)
+        check_at_least("search_limit", self.search_limit, 4)
+        check_at_least("limit", self.limit, 1)
         check_choice("target", self.target, ("auto", *TARGETS))
         if self.method is not None:
             check_choice("method", self.method, (*METHODS, IMPORTED))
@@ -125,9 +125,7 @@ def prepare_subject(
     target = _target(options.target)
     check_int8(target)
     dialect = "onnxruntime" if target in _ONNXRUNTIME else "strongly-typed"
-    scales = scales_for(
-        workspace, model, options.faces, options.calibration_limit, options.weights, reporter
-    )
+    scales = scales_for(workspace, model, options.faces, options.limit, options.weights, reporter)
     request = BuildRequest(target, "int8", scales, options.method or scales.method, options.weights)
     return Prepared(model, open_subject(model.data, request, dialect, blocks=options.blocks))
 
@@ -161,7 +159,7 @@ def sensitivity(
         scales = subject.request.scales
         assert scales is not None
         faces = open_search_faces(
-            workspace, prepared.model, scales, options.search_faces, options.limit, reporter
+            workspace, prepared.model, scales, options.search_faces, options.search_limit, reporter
         )
         store = shift_store(folder / "shifts", faces, size, reporter)
         found = survey(subject, faces, size, store, reporter, complete=options.complete)

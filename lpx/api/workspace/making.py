@@ -260,12 +260,13 @@ class MakingSteps(OpenedWorkspace):
         self,
         search_faces: StrPath | None = None,
         *,
-        limit: int = 2048,
+        search_limit: int = 2048,
         margin: float = 0.005,
         confidence: float = 0.95,
         budget_minutes: float | None = None,
         target: str = "auto",
         faces: StrPath | None = None,
+        limit: int = 512,
         method: str | None = None,
         weights: WeightOptions | None = None,
         tensorrt: TensorRTOptions | None = None,
@@ -280,13 +281,14 @@ class MakingSteps(OpenedWorkspace):
 
         Args:
             search_faces: Labelled face set; None for the demo faces.
-            limit: Maximum number of faces of both halves, sampled evenly.
+            search_limit: Maximum number of faces of both halves, sampled evenly.
             margin: Largest accepted loss of AUC, in (0, 0.5].
             confidence: Confidence of its interval.
             budget_minutes: Time after which no further engine is built; None for no limit. One is
                 built in any case.
             target: As for `build`.
             faces: Face set to calibrate on, as for `build`.
+            limit: Maximum number of calibration faces, as for `build`.
             method: Calibration method, as for `build`.
             weights: Quantisation of weights; None for the defaults.
             tensorrt: Options of TensorRT's builder; None for the defaults.
@@ -310,6 +312,7 @@ class MakingSteps(OpenedWorkspace):
         check_instance("tensorrt", tensorrt, TensorRTOptions)
         options = SearchOptions(
             search_faces=face_set("search_faces", search_faces),
+            search_limit=search_limit,
             limit=limit,
             target=target,
             faces=face_set("faces", faces),

@@ -362,9 +362,10 @@ class MeasuringSteps(OpenedWorkspace):
         self,
         search_faces: StrPath | None = None,
         *,
-        limit: int = 1024,
+        search_limit: int = 1024,
         target: str = "auto",
         faces: StrPath | None = None,
+        limit: int = 512,
         method: str | None = None,
         weights: WeightOptions | None = None,
         blocks: bool = False,
@@ -379,10 +380,11 @@ class MeasuringSteps(OpenedWorkspace):
 
         Args:
             search_faces: Labelled face set to measure on; None for the demo faces.
-            limit: Maximum number of faces, sampled evenly, at least 4.
+            search_limit: Maximum number of these faces, sampled evenly, at least 4.
             target: "auto", or one of `lpx.engines.manifest.TARGETS`, whose rules and rounding
                 apply. It need not be installed.
             faces: Face set to calibrate on, as for `build`.
+            limit: Maximum number of calibration faces, as for `build`.
             method: Calibration method, as for `build`.
             weights: Quantisation of weights; None for the defaults.
             blocks: Take a residual block as one group.
@@ -404,6 +406,7 @@ class MeasuringSteps(OpenedWorkspace):
         check_instance("weights", weights, WeightOptions)
         options = SensitivityOptions(
             search_faces=face_set("search_faces", search_faces),
+            search_limit=search_limit,
             limit=limit,
             target=target,
             faces=face_set("faces", faces),
