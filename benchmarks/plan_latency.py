@@ -31,8 +31,8 @@ from lpx.engines.request import BuildRequest
 from lpx.export.to_onnx import to_onnx
 from lpx.models.checkpoint import Detector, load_checkpoint
 from lpx.models.detector import new_detector
-from lpx.search.measure_latency import FLOAT, TimingPlan, lower, measure_costs, paired_ms
 from lpx.search.subject import Subject, open_subject
+from lpx.search.timing.measure_latency import FLOAT, TimingPlan, lower, measure_costs, paired_ms
 
 RANDOM = {"mobilenet_v2": "features.8", "resnet18": "layer2"}
 

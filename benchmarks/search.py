@@ -49,8 +49,8 @@ from lpx.search.propose import Judge, propose
 from lpx.search.shifts import logit_of
 from lpx.search.subject import Subject, open_subject
 from lpx.search.survey import ShiftStore, Survey, survey
+from lpx.search.timing.work_model import WorkModel
 from lpx.search.whole import whole_logits
-from lpx.search.work_model import WorkModel
 
 CRUDE = WeightOptions(rounding="nearest", bias_correction=False)
 FACTOR = 64.0

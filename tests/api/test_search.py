@@ -16,7 +16,7 @@ from lpx.artefacts.plan_file import read_plan
 from lpx.bench.performance.latency import Samples
 from lpx.engines.manifest import read_manifest
 from lpx.errors import InvalidArgumentError, LpxError
-from lpx.search.work_model import WorkModel
+from lpx.search.timing.work_model import WorkModel
 from tests.support.outlier import BEFORE, BEHIND, write_outlier
 from tests.support.reporting import RecordingReporter
 

@@ -15,9 +15,10 @@ from lpx.data.face_sets.demo import demo_set
 from lpx.engines.build import make_graph, placement_of
 from lpx.engines.request import BuildRequest
 from lpx.errors import LpxError
-from lpx.search.as_run import Key, Network
-from lpx.search.latency import LatencyModel
-from lpx.search.measure_latency import (
+from lpx.search.subject import open_subject
+from lpx.search.timing.as_run import Key, Network
+from lpx.search.timing.latency import LatencyModel
+from lpx.search.timing.measure_latency import (
     FLOAT,
     TimingPlan,
     fit_costs,
@@ -25,8 +26,7 @@ from lpx.search.measure_latency import (
     measure_costs,
     measured_plans,
 )
-from lpx.search.profile import GraphProfile, profile_graphs
-from lpx.search.subject import open_subject
+from lpx.search.timing.profile import GraphProfile, profile_graphs
 from tests.support.search_nets import NETS, SIZE, make_model
 
 BATCH = 2

@@ -34,15 +34,15 @@ from lpx.graph.qdq.plan import PrecisionPlan
 from lpx.machine.machine import Machine, read_machine
 from lpx.metrics import faces_needed
 from lpx.reporter import SILENT, Reporter
-from lpx.search.latency import LatencyModel
-from lpx.search.measure_latency import TimingPlan, measure_costs
 from lpx.search.predict import Predictor
 from lpx.search.propose import Candidate, Judge, propose
 from lpx.search.subject import Subject
 from lpx.search.survey import survey
+from lpx.search.timing.latency import LatencyModel
+from lpx.search.timing.measure_latency import TimingPlan, measure_costs
+from lpx.search.timing.work_model import WorkModel
 from lpx.search.trials import FILE, Trial, TrialLog, in_order, trial_key
 from lpx.search.whole import whole_logits
-from lpx.search.work_model import WorkModel
 from lpx.workspace import write_json
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from lpx.graph.activations import is_activation
 from lpx.graph.nodes import ACTIVATIONS, COMPUTE, adds_branches, name_of, only_reader, producer_of
 from lpx.graph.qdq.integer_region import has_kernel, passes_on
 from lpx.graph.qdq.placement import Placement
-from lpx.search.profile import GraphProfile, NodeTime
+from lpx.search.timing.profile import GraphProfile, NodeTime
 
 # Operators that ONNX Runtime inserts between types and memory layouts. A Transpose of the model
 # itself keeps its name, and is a layer.

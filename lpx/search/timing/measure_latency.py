@@ -29,8 +29,9 @@ from lpx.errors import LpxError
 from lpx.graph.layers import read_named
 from lpx.graph.model_io import serialise
 from lpx.graph.qdq.insert_qdq import insert_qdq
-from lpx.search.as_run import AsRun, Key, Kind, Network
-from lpx.search.latency import (
+from lpx.search.subject import Subject
+from lpx.search.timing.as_run import AsRun, Key, Kind, Network
+from lpx.search.timing.latency import (
     FORMAT,
     Costs,
     LatencyModel,
@@ -41,8 +42,7 @@ from lpx.search.latency import (
     digest,
     parts,
 )
-from lpx.search.profile import UNDISTURBED, GraphProfile, profile_graphs
-from lpx.search.subject import Subject
+from lpx.search.timing.profile import UNDISTURBED, GraphProfile, profile_graphs
 
 FLOAT, INT8 = "float", "int8"
 # Pairs of groups take turns: ONNX Runtime would quantise a float layer between two INT8 ones.

@@ -2,7 +2,7 @@
 
 A plan's time is the sum of its layers' times, each in float or in INT8, and of the conversions
 wherever a tensor changes type. Which these are follows from the plan's placement (`Network`), and
-what each takes from measurements (`lpx.search.measure_latency`).
+what each takes from measurements (`lpx.search.timing.measure_latency`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import numpy as np
 from lpx.engines.build import placement_of
 from lpx.errors import LpxError
 from lpx.schema import SchemaError, in_range, read_record
-from lpx.search.as_run import AsRun, Network
 from lpx.search.subject import Subject
+from lpx.search.timing.as_run import AsRun, Network
 
 FORMAT = 1
 
@@ -43,7 +43,7 @@ class Measured:
 
     Attributes:
         int8: Names of the groups in INT8.
-        ms: Time of an undisturbed call, ms per face: see `lpx.search.profile.UNDISTURBED`.
+        ms: Time of an undisturbed call, ms per face: see `lpx.search.timing.profile.UNDISTURBED`.
         predicted_ms: Time that the model predicts, ms per face.
     """
 

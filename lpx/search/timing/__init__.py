@@ -1,0 +1,1 @@
+"""Latency of plans: profiles of a few, and predictions for all others."""
