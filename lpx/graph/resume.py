@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from lpx.graph.activations import is_activation
 from lpx.graph.model_io import is_constant, serialise
@@ -23,7 +25,19 @@ def behind(model: ir.Model, starts: Collection[ir.Node]) -> set[ir.Node]:
     return reached
 
 
-def cut_before(model: ir.Model, nodes: Collection[ir.Node], outputs: Sequence[str]) -> bytes:
+class Part(NamedTuple):
+    """A part of a model.
+
+    Attributes:
+        data: ONNX.
+        inputs: Names of its inputs.
+    """
+
+    data: bytes
+    inputs: tuple[str, ...]
+
+
+def cut_before(model: ir.Model, nodes: Collection[ir.Node], outputs: Sequence[str]) -> Part:
     """Return the part of a model that computes outputs with some of its nodes.
 
     Before: a float graph. After: activations that these nodes read from others are inputs, named
@@ -56,11 +70,11 @@ def cut_before(model: ir.Model, nodes: Collection[ir.Node], outputs: Sequence[st
     graph.outputs.clear()
     graph.outputs.extend(computed[name] for name in outputs)
     graph.inputs.extend(fed.values())
-    serialise(model)
+    common.RemoveUnusedNodesPass()(model)
     for value in tuple(graph.inputs):
         if not value.uses():
             graph.inputs.remove(value)
-    return serialise(model)
+    return Part(serialise(model), tuple(str(value.name) for value in graph.inputs))
 
 
 def fed_tensor(name: str) -> str:

@@ -24,7 +24,7 @@ from lpx.data.face_sets.face_set import Batch, FaceSet, Skipped
 from lpx.engines.base import Prediction
 from lpx.engines.onnxruntime.failure import ort_errors
 from lpx.errors import LpxError
-from lpx.graph.layers import read_named, with_outputs
+from lpx.graph.layers import with_outputs
 from lpx.graph.resume import fed_tensor, logit_tensor
 from lpx.reporter import Progress
 from lpx.search.pieces import Piece
@@ -128,12 +128,12 @@ class _Run:
         logit = logit_tensor(subject.graph)
         self._from_score = logit is None
         self.outputs = ("score" if logit is None else logit, "patch_map")
-        self._graphs = {piece.name: subject.behind(piece, self.outputs) for piece in pieces}
+        parts = {piece.name: subject.behind(piece, self.outputs) for piece in pieces}
+        self._graphs = {name: part.data for name, part in parts.items()}
         self._sessions = Sessions(self._graphs)
         fed: dict[str, None] = {}
-        for data in self._graphs.values():
-            for value in read_named(data, "a piece").graph.inputs:
-                fed[fed_tensor(str(value.name))] = None
+        for part in parts.values():
+            fed.update(dict.fromkeys(map(fed_tensor, part.inputs)))
         names = [*fed, *self.outputs, "score"]
         self._exposed = [name for name in dict.fromkeys(names) if name]
         whole = with_outputs(subject.data, "the exported model", self._exposed)

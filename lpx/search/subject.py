@@ -20,7 +20,7 @@ from lpx.graph.qdq.placement import Placement
 from lpx.graph.qdq.plan import LayerPlan, PrecisionPlan
 from lpx.graph.qdq.prepare import prepare_model
 from lpx.graph.qdq.weights import WeightOptions
-from lpx.graph.resume import behind, cut_before
+from lpx.graph.resume import Part, behind, cut_before
 from lpx.search.groups import Group, groups_of
 from lpx.search.pieces import Piece, parts_of, pieces_of
 
@@ -101,8 +101,12 @@ class Subject:
         )
         return parts_of(placement, self.pieces, self.style)
 
-    def behind(self, piece: Piece, outputs: tuple[str, ...]) -> bytes:
-        """Return the graph of a piece and of all layers behind it, ONNX.
+    @cached_property
+    def _parts(self) -> dict[tuple[Piece, tuple[str, ...]], Part]:
+        return {}
+
+    def behind(self, piece: Piece, outputs: tuple[str, ...]) -> Part:
+        """Return the graph of a piece and of all layers behind it; made once.
 
         Its inputs are the float graph's tensors before the piece, see
         `lpx.graph.resume.cut_before`.
@@ -111,6 +115,8 @@ class Subject:
             piece: The piece, which alone is quantised.
             outputs: Outputs of the graph.
         """
+        if (piece, outputs) in self._parts:
+            return self._parts[piece, outputs]
         graph = read_named(self.data, _SOURCE)
         before = {node.name for node in graph.graph}
         insert_qdq(graph, piece.placement(), self.ranges, self.style, self.request.weights)
@@ -119,7 +125,8 @@ class Subject:
             if node.name in piece.convolutions:
                 changed.append(node)
                 _store_rounded(node)
-        return cut_before(graph, behind(graph, changed), outputs)
+        self._parts[piece, outputs] = cut_before(graph, behind(graph, changed), outputs)
+        return self._parts[piece, outputs]
 
 
 def _store_rounded(node: ir.Node) -> None:
