@@ -29,7 +29,7 @@ _EVERY = 5
 # Share of the variance of all shifts that pieces measured on all faces have together.
 _SHARE = 0.9
 # Faces of a class below which every piece is measured on all faces: too few to match.
-_FEW = 100
+_FEW = 50
 # A matched face is one of this many nearest.
 _NEIGHBOURS = 5
 _SEED = 0
