@@ -20,6 +20,12 @@ settings.load_profile("lpx")
 
 MAIN = "from lpx.cli.main import main; main()"
 
+# With several processes of tests, each has about one core. Libraries that start a thread per core
+# wait for it in a loop, and two such processes cost each other more than the second thread gains.
+# Set before PyTorch is imported; commands that tests run take it over.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory):
