@@ -16,8 +16,10 @@ help: ## Show this list
 demo: $(STAMP) ## Install into .venv; export, build and bench the demo on a CPU
 	$(BIN)/lpx demo
 
+# In alphabetical order: by default, files with few tests, which are long ones, would come last, and
+# one process would wait for the other.
 test: $(STAMP) ## Run all tests (GPU tests are skipped where there is no GPU)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP) ## Check style, types and the order of packages
 	$(BIN)/ruff check .

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,12 @@ settings.register_profile("lpx", deadline=None)
 settings.load_profile("lpx")
 
 MAIN = "from lpx.cli.main import main; main()"
+
+# With several processes of tests, each has about one core. Libraries that start a thread per core
+# wait for it in a loop, and two such processes cost each other more than the second thread gains.
+# Set before PyTorch is imported; commands that tests run take it over.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -111,15 +119,54 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory):
-    """A workspace with the demo checkpoint exported, and built in FP32 and INT8; read only."""
+def made_once(tmp_path_factory):
+    """A function that returns a folder of a name, filled by the first process that needs it.
+
+    The others wait for it. What it makes is of this run of the tests alone, and read only.
+    """
+    base = tmp_path_factory.getbasetemp()
+    # With xdist, every process has a folder of its own in that of the run.
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    shared = base / "shared"
+
+    def make(name, fill):
+        shared.mkdir(exist_ok=True)
+        folder = shared / name
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                # Under another name until it is whole: an attempt that failed is not taken for it.
+                attempt = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=shared))
+                fill(attempt)
+                attempt.rename(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def exported_demo(made_once):
+    """A workspace with the demo checkpoint exported; read only."""
     from lpx import Workspace
     from lpx.data.face_sets.demo import CHECKPOINT, folder
 
-    made = Workspace(tmp_path_factory.mktemp("built") / "lpx-out")
-    made.export(folder() / CHECKPOINT)
-    made.build(("fp32", "int8"), target="onnxruntime", faces="demo", limit=16)
-    return made
+    def fill(attempt):
+        Workspace(attempt / "lpx-out").export(folder() / CHECKPOINT)
+
+    return Workspace(made_once("exported-demo", fill) / "lpx-out")
+
+
+@pytest.fixture(scope="session")
+def built(made_once, exported_demo):
+    """A workspace with the demo checkpoint exported, and built in FP32 and INT8; read only."""
+    from lpx import Workspace
+
+    def fill(attempt):
+        work = Workspace(shutil.copytree(exported_demo.root, attempt / "lpx-out"))
+        work.build(("fp32", "int8"), target="onnxruntime", faces="demo", limit=16)
+
+    return Workspace(made_once("built", fill) / "lpx-out")
 
 
 @pytest.fixture

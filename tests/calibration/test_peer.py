@@ -7,7 +7,6 @@ import pytest
 
 from lpx.calibration.observe import calibrate
 from lpx.data.face_sets.demo import CHECKPOINT, demo_set, folder
-from lpx.export.to_onnx import to_onnx
 from lpx.models.checkpoint import load_checkpoint
 
 FACES = 4
@@ -15,11 +14,10 @@ TENSORRT_BINS = 2048
 
 
 @pytest.fixture(scope="module")
-def observed():
-    detector = load_checkpoint(folder() / CHECKPOINT)
-    data = to_onnx(detector)
+def observed(exported_demo):
+    data = exported_demo.model.read_bytes()
     faces = demo_set("train").first(FACES)
-    size = detector.card.input_size
+    size = load_checkpoint(folder() / CHECKPOINT).card.input_size
     pixels = np.concatenate([batch.pixels for batch in faces.stream(FACES, size, [])])
     return data, pixels, calibrate(data, faces, size)
 

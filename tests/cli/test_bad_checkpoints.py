@@ -12,9 +12,7 @@ import torch
 
 from lpx.data.face_sets.demo import CHECKPOINT, folder
 from lpx.models.backbones import build_backbone
-from lpx.models.checkpoint import save_checkpoint
-from lpx.models.detector import new_detector
-from tests.support.networks import network
+from tests.support.networks import network, write_small_checkpoint
 
 DEMO = folder() / CHECKPOINT
 
@@ -168,7 +166,7 @@ def test_unknown_names_list_the_known_ones(refused, tmp_path, options, said):
 
 def test_a_workspace_that_is_another_file(refused):
     Path("file").write_text("in the way")
-    small_detector(Path("ckpt.pt"))
+    write_small_checkpoint(Path("ckpt.pt"))
     said = refused("export", "ckpt.pt", "-w", "file")
     assert "file is a file, and not a bundle" in said
 
@@ -176,16 +174,11 @@ def test_a_workspace_that_is_another_file(refused):
 def test_workspace_that_cannot_be_created(refused):
     # Root may write anywhere, but not below a file.
     Path("file").write_text("in the way")
-    small_detector(Path("ckpt.pt"))
+    write_small_checkpoint(Path("ckpt.pt"))
     said = refused("export", "ckpt.pt", "-w", "file/below")
     assert "file/below cannot be written" in said
     assert "there is a file where a folder is needed" in said
     assert "-w DIR" in said
-
-
-def small_detector(path):
-    module, card = new_detector("resnet18", "layer1", input_size=32)
-    save_checkpoint(path, module.eval(), card)
 
 
 # A model that computes something else when it is traced: its export cannot be right.
@@ -237,7 +230,9 @@ def test_tolerance_out_of_range_is_refused(refused, value):
 
 
 def test_eight_faces_verify_an_export_unless_more_are_asked_for(lpx, refused, tmp_path):
-    assert "--verify-faces must be >= 2 (got 1)" in refused("export", DEMO, "--verify-faces", "1")
+    write_small_checkpoint(Path("ckpt.pt"))
+    said = refused("export", "ckpt.pt", "--verify-faces", "1")
+    assert "--verify-faces must be >= 2 (got 1)" in said
     for options, faces in (((), 8), (("--verify-faces", "10"), 10)):
-        ran = lpx("export", DEMO, "-w", tmp_path / "out", "--json", *options)
+        ran = lpx("export", "ckpt.pt", "-w", tmp_path / "out", "--json", *options)
         assert json.loads(ran.out)["verification"]["faces"] == faces

@@ -19,6 +19,7 @@ from lpx.cli.failures import user_error
 from lpx.cli.main import exit_code
 from lpx.errors import LpxError, out_of_memory
 from tests.conftest import MAIN, environment
+from tests.support.networks import write_small_checkpoint
 
 
 def system_error(number, *names):
@@ -192,9 +193,9 @@ def small_files():
     ],
 )
 def test_disk_without_room(workspace, tmp_path, line):
-    from lpx.data.face_sets.demo import CHECKPOINT, folder
+    from lpx.data.face_sets.demo import folder
 
-    os.symlink(folder() / CHECKPOINT, "ckpt.pt")
+    write_small_checkpoint(Path("ckpt.pt"))
     os.symlink(folder() / "p000_00.jpg", "face.jpg")
     done = subprocess.run(
         [sys.executable, "-c", MAIN, *line],

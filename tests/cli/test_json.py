@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lpx.data.face_sets.demo import CHECKPOINT, folder
 from tests.support.costs import QuickPlan
+from tests.support.networks import write_small_checkpoint
 
 
 @pytest.fixture
@@ -25,12 +25,13 @@ def parsed(lpx):
 
 
 def test_export(parsed, workspace):
-    value, code = parsed("export", folder() / CHECKPOINT, "-w", "new")
+    write_small_checkpoint(Path("ckpt.pt"))
+    value, code = parsed("export", "ckpt.pt", "-w", "new")
     assert code == 0
     assert value.keys() == {"model", "model_sha256", "opset", "verification", "card"}
     assert value["model"] == "new/model.onnx"
     assert value["verification"]["faces"] == 8
-    assert value["card"]["architecture"] == "tf_efficientnet_lite0"
+    assert value["card"]["architecture"] == "resnet18"
 
 
 def test_build_of_several_precisions_at_once(parsed, workspace):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 
 
@@ -17,13 +19,16 @@ class Nodes:
         address: HOST:PORT.
     """
 
-    def __init__(self, nodes, **head):
+    def __init__(self, nodes):
         from ray.cluster_utils import Cluster
 
         # Without a dashboard, and with little memory: both take time to start.
         options = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
-        self._cluster = Cluster(initialize_head=True, head_node_args=options | head)
-        self.added = [self.add() for _ in range(nodes - 1)]
+        # A node that is gone refuses each look at once: it is found out after 5 s rather than 15.
+        options["_system_config"] = {"health_check_period_ms": 1000}
+        self._cluster = Cluster(initialize_head=True, head_node_args=options)
+        for _ in range(nodes - 1):
+            self.add()
         self.address = self._cluster.address
 
     def add(self, **options):
@@ -32,6 +37,19 @@ class Nodes:
 
     def remove(self, node):
         self._cluster.remove_node(node, allow_graceful=False)
+
+    @contextmanager
+    def one_more(self, **options):
+        """Add a node for the block, which may remove it itself."""
+        node = self.add(**options)
+        try:
+            yield node
+        finally:
+            # It may be gone already.
+            if node in self._cluster.worker_nodes:
+                self._cluster.remove_node(node)
+            # The head takes a while to notice, and the next test would ask a node that is gone.
+            self._cluster.wait_for_nodes()
 
     def close(self):
         self._cluster.shutdown()
@@ -53,20 +71,8 @@ class Notes:
 
 
 @pytest.fixture(scope="session")
-def new_nodes(ray_module):
-    """Starts a cluster with a number of nodes; all are ended with the tests."""
-    opened = []
-
-    def start(nodes, **head):
-        opened.append(Nodes(nodes, **head))
-        return opened[-1]
-
-    yield start
-    for nodes in opened:
-        nodes.close()
-
-
-@pytest.fixture(scope="session")
-def nodes(new_nodes):
-    """Two nodes of one core each."""
-    return new_nodes(2)
+def nodes(ray_module):
+    """Two nodes of one core each. A test that adds others removes them: starting takes seconds."""
+    started = Nodes(2)
+    yield started
+    started.close()

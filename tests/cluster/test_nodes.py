@@ -22,14 +22,14 @@ def notes():
     return Notes()
 
 
-def test_a_removed_node_costs_what_it_was_doing_alone(new_nodes, notes):
-    nodes = new_nodes(3)
-    with open_cluster(RayOptions(nodes.address), notes) as cluster:
+def test_a_removed_node_costs_what_it_was_doing_alone(nodes, notes):
+    with nodes.one_more() as third, open_cluster(RayOptions(nodes.address), notes) as cluster:
+        assert len(cluster.nodes) == 3
         found = []
         for done in run_units(cluster, plan(work.make_slow, 0.3), list(range(20))):
             found.append(done.value)
             if len(found) == 4:
-                nodes.remove(nodes.added[0])
+                nodes.remove(third)
         assert sorted(found) == list(range(20))
 
 
@@ -54,22 +54,21 @@ except LpxError as error:
         ("raise ImportError('no module named lpx')", "has no lpx"),
     ],
 )
-def test_nodes_with_another_lpx_are_refused(new_nodes, tmp_path, code, said):
+def test_nodes_with_another_lpx_are_refused(nodes, tmp_path, code, said):
     package = tmp_path / "there" / "lpx"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(code + "\n")
-    nodes = new_nodes(1)
-    nodes.add(env_vars={"PYTHONPATH": str(package.parent)})
     # Not in the folder of this lpx, which Ray's workers would look into, too.
-    done = subprocess.run(
-        [sys.executable, "-c", VERSIONS, nodes.address],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    with nodes.one_more(env_vars={"PYTHONPATH": str(package.parent)}):
+        done = subprocess.run(
+            [sys.executable, "-c", VERSIONS, nodes.address],
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
     assert done.stdout.startswith("unsupported node "), done.stderr
     assert f"{said}, and this machine has lpx {lpx.__version__}" in done.stdout
 

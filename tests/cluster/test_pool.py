@@ -124,8 +124,8 @@ def test_builds_of_one_version_are_alike():
 
 
 def test_results_larger_than_the_object_store(cluster):
-    # 12 of 30 MB each, through stores of 80 MB.
-    for done in run_units(cluster, plan(work.make_large, 30), list(range(12)), ordered=True):
+    # 8 of 30 MB each, through two stores of 80 MB.
+    for done in run_units(cluster, plan(work.make_large, 30), list(range(8)), ordered=True):
         assert done.value.nbytes == 30 << 20
         assert np.all(done.value[:: 1 << 20] == done.unit)
 

@@ -19,7 +19,7 @@ from lpx.bench.parity.score_store import FOLDER
 from lpx.calibration.observe import observe
 from lpx.cluster.files import check_same, file_states
 from lpx.data.datasets import open_videos
-from lpx.data.face_sets.demo import CHECKPOINT, demo_set, folder
+from lpx.data.face_sets.demo import demo_set
 from lpx.data.face_sets.seen import check_seen
 from lpx.data.face_sets.sets import open_set
 from lpx.data.prepare import on_cluster
@@ -68,10 +68,10 @@ def videos(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def exported(exported_demo, tmp_path_factory):
     root = tmp_path_factory.mktemp("exported") / "work"
+    shutil.copytree(exported_demo.root, root)
     made = Workspace(root)
-    made.export(folder() / CHECKPOINT)
     made.calibrate(limit=16)
     made.build("int8")
     return root
@@ -227,7 +227,7 @@ def settled(report):
     return json.loads(json.dumps(values))
 
 
-@pytest.mark.parametrize("first", ["here", "there"])
+@pytest.mark.parametrize("first", ["here", pytest.param("there", marks=pytest.mark.ray)])
 def test_a_bench_goes_on_elsewhere(work, ray, crops, benched, first):
     begun, finished = (None, ray) if first == "here" else (ray, None)
     with pytest.raises(KeyboardInterrupt):

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto
 
 from lpx.calibration.observe import calibrate
-from lpx.data.face_sets.demo import CHECKPOINT, demo_set, folder
+from lpx.data.face_sets.demo import demo_set
 from lpx.engines.build import DIALECTS, cache_scales, make_graph
 from lpx.engines.request import BuildRequest
 from lpx.errors import LpxError
@@ -20,7 +20,7 @@ from lpx.export.to_onnx import to_onnx
 from lpx.graph.qdq.prepare import prepare_model
 from lpx.graph.qdq.weights import WeightOptions
 from lpx.layerwise.compare import compare_layers
-from lpx.models.checkpoint import Detector, load_checkpoint
+from lpx.models.checkpoint import Detector
 from lpx.models.detector import new_detector
 
 PAIRS = ("QuantizeLinear", "DequantizeLinear")
@@ -28,15 +28,15 @@ FACES = 8
 
 
 @pytest.fixture(scope="module")
-def models(randomise):
+def models(randomise, exported_demo):
     """Name -> (ONNX model, request with its scales): the demo's, and one with residual blocks."""
-    demo = load_checkpoint(folder() / CHECKPOINT)
+    demo = exported_demo.model.read_bytes()
     module, card = new_detector("resnet18", "layer2", input_size=64)
-    found = {}
-    for name, detector in (("demo", demo), ("resnet18", Detector(randomise(module), card))):
-        model = to_onnx(detector)
-        found[name] = (model, request(model, detector.card.input_size))
-    return found
+    residual = to_onnx(Detector(randomise(module), card))
+    return {
+        "demo": (demo, request(demo, input_size((demo,)))),
+        "resnet18": (residual, request(residual, card.input_size)),
+    }
 
 
 def request(model, size, **options):

@@ -9,21 +9,22 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def squares(built, tmp_path_factory):
+def squares(made_once):
     """The demo's model with the crop recipe "square-1.3", in FP32, FP16 and INT8; read only."""
     import torch
 
     from lpx import Workspace
     from lpx.data.face_sets.demo import CHECKPOINT, folder
 
-    made = tmp_path_factory.mktemp("squares")
-    checkpoint = torch.load(folder() / CHECKPOINT, weights_only=True)
-    checkpoint["card"]["crop"] = "square-1.3"
-    torch.save(checkpoint, made / "ckpt.pt")
-    work = Workspace(made / "lpx-out")
-    work.export(made / "ckpt.pt", verify_faces=2)
-    work.build(("fp32", "fp16", "int8"), target="onnxruntime", faces="demo", limit=8)
-    return work
+    def fill(made):
+        checkpoint = torch.load(folder() / CHECKPOINT, weights_only=True)
+        checkpoint["card"]["crop"] = "square-1.3"
+        torch.save(checkpoint, made / "ckpt.pt")
+        work = Workspace(made / "lpx-out")
+        work.export(made / "ckpt.pt", verify_faces=2)
+        work.build(("fp32", "fp16", "int8"), target="onnxruntime", faces="demo", limit=8)
+
+    return Workspace(made_once("squares", fill) / "lpx-out")
 
 
 @pytest.fixture
