@@ -19,6 +19,8 @@ demo: $(STAMP) ## Install into .venv; export, build and bench the demo on a CPU
 # In alphabetical order: by default, files with few tests, which are long ones, would come last, and
 # one process would wait for the other.
 test: $(STAMP) ## Run all tests (GPU tests are skipped where there is no GPU)
+	@# Tests start many processes; where Python may not write bytecode, each would compile lpx again.
+	$(BIN)/python -m compileall -q lpx
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP) ## Check style, types and the order of packages

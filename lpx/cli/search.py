@@ -178,7 +178,8 @@ def _show(result: SearchResult) -> None:
             trial = one.trial
             verdict = {"undecided": "inconclusive"}.get(trial.verdict, trial.verdict)
             table.add_row(
-                f"{len(trial.int8)} of {result.groups}" + (" *" if one == result.chosen else ""),
+                f"{len(trial.int8)} of {result.groups}"
+                + (" *" if one == result.chosen and result.engine else ""),
                 _interval(trial.predicted),
                 _interval(trial.measured),
                 verdict,
@@ -186,6 +187,8 @@ def _show(result: SearchResult) -> None:
                 f"{trial.size / 2**20:.2f}",
             )
         console.print(table)
+        if result.engine is not None:
+            console.say(f"* built as {result.engine}")
     if result.float_ms is not None:
         console.say(f"{result.float_name.upper()}: {result.float_ms:.3f} ms per face")
     console.say(plain(result.sentence))

@@ -81,7 +81,10 @@ def _draw(
         if key == "latency" and result.float_ms is not None:
             axes.plot([result.float_ms], [0], "D", color=INK, markersize=6)
         axes.set(xlabel=label, ylabel="AUC less that of float")
-        axes.set_xlim(left=0)
+        furthest = [place(one) for one in shown]
+        if key == "latency" and result.float_ms is not None:
+            furthest.append(result.float_ms)
+        axes.set_xlim(0, 1.1 * max(furthest))
         svg = to_svg(figure, f"search-{key}")
     caption = "Measured on faces that the search did not see; the dashed line is the margin"
     if key == "latency":
