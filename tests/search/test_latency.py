@@ -79,7 +79,7 @@ def profiles(subject, plans, faces):
 
 def run_of(subject, network, int8):
     placement = placement_of(subject.graph, "onnxruntime", "onnxruntime", plan=subject.plan(int8))
-    return network.as_run(placement, requantises=True)
+    return network.as_run(placement)
 
 
 def test_the_graph_is_that_of_the_engine(subject, plans):

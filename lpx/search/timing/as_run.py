@@ -130,13 +130,11 @@ class Network:
             owners.append(self.owner.get(self._maker.get(str(value.name), ""), ""))
         self.owner[name] = max(owners, key=lambda owner: self._order.get(owner, -1))
 
-    def as_run(self, placement: Placement, *, requantises: bool) -> AsRun:
+    def as_run(self, placement: Placement) -> AsRun:
         """Return what ONNX Runtime makes of a placement.
 
         Args:
             placement: Placement of pairs in this graph.
-            requantises: ONNX Runtime quantises the weights of float convolutions that have a pair
-                on either side, and computes these in integers.
         """
         paired = self._quantised(placement)
         chosen = set(placement.convolutions) - placement.stored
@@ -151,8 +149,7 @@ class Network:
             reads = reads and layer.name not in placement.in_float
             ends = not paired.isdisjoint(names)
             if layer.node.op_type in COMPUTE:
-                between = requantises and layer.node.op_type == "Conv" and reads and ends
-                runs = layer.name in chosen or between
+                runs = layer.name in chosen
             elif adds_branches(layer.node):
                 runs = layer.name in adds
             else:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from lpx.engines.build import placement_of
 from lpx.errors import LpxError
+from lpx.graph.qdq.placement import Placement
 from lpx.schema import SchemaError, in_range, read_record
 from lpx.search.subject import Subject
 from lpx.search.timing.as_run import AsRun, Network
@@ -64,7 +66,6 @@ class Costs:
         layers: Time of each layer.
         into: Time to quantise each tensor, ms for a batch.
         out: Time to convert each tensor back to float, ms for a batch.
-        requantises: ONNX Runtime computes float layers between INT8 ones in INT8.
         measured: Plans that the figures come from: all float, all INT8, and mixed ones.
     """
 
@@ -75,7 +76,6 @@ class Costs:
     layers: dict[str, LayerCost]
     into: dict[str, float]
     out: dict[str, float]
-    requantises: bool
     measured: tuple[Measured, ...] = ()
 
 
@@ -141,7 +141,7 @@ class LatencyModel:
         """
         chosen = frozenset(int8)
         if chosen not in self._known:
-            run = as_run(self.subject, self._network, chosen, requantises=self.costs.requantises)
+            run = as_run(self.subject, self._network, chosen)
             total = parts(self.costs, run).total_ms
             self._known[chosen] = total / self.costs.batch
         return self._known[chosen]
@@ -162,7 +162,7 @@ class LatencyModel:
         group_of = {}
         for group in self.subject.groups:
             group_of.update(dict.fromkeys(group.members, group.name))
-        all_int8 = as_run(self.subject, self._network, names, requantises=self.costs.requantises)
+        all_int8 = as_run(self.subject, self._network, names)
         integer = set(all_int8.integer)
         floats: defaultdict[str, float] = defaultdict(float)
         int8: defaultdict[str, float] = defaultdict(float)
@@ -241,29 +241,42 @@ def _time(cost: LayerCost, *, integer: bool) -> float:
     return cost.float_ms
 
 
-def as_run(
-    subject: Subject, network: Network, int8: Collection[str], *, requantises: bool
-) -> AsRun:
+def as_run(subject: Subject, network: Network, int8: Collection[str]) -> AsRun:
     """Return what ONNX Runtime makes of a plan.
 
     Args:
         subject: The model.
         network: Layers of its float graph.
         int8: Names of the groups in INT8.
-        requantises: As in `Network.as_run`.
+
+    Raises:
+        LpxError: There is no such group.
+    """
+    return network.as_run(placement_in(subject, subject.graph, int8))
+
+
+def placement_in(subject: Subject, graph: ir.Model, int8: Collection[str]) -> Placement:
+    """Return the placement of a plan, as in the build.
+
+    Args:
+        subject: The model.
+        graph: Its float graph, or a copy.
+        int8: Names of the groups in INT8.
 
     Raises:
         LpxError: There is no such group.
     """
     check_groups(subject, int8)
     placement = placement_of(
-        subject.graph,
+        graph,
         subject.request.target,
         subject.dialect,
         subject.request.weights.min_channels,
         subject.plan(int8),
     )
-    return network.as_run(placement, requantises=requantises)
+    # Imported calibration caches lack the range of some tensors, which then stay float.
+    known = tuple(name for name in placement.outputs if name in subject.ranges)
+    return replace(placement, outputs=known)
 
 
 def check_groups(subject: Subject, names: Collection[str]) -> None:

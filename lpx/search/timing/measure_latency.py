@@ -1,9 +1,9 @@
 """Measure what plans cost on this machine: profiles of a few plans, matched with whole calls.
 
-Profiles are of the float graph, of the graph with every group in INT8, and of four plans in which
-pairs of groups take turns, so that most tensors change type in one of them. A profile slows a graph
-down, so its sums are matched with calls that are timed without one: one factor for layers in float,
-one for those in INT8, one for conversions.
+Profiles are of the float graph, of the graph with every group in INT8, and of six plans in which
+single groups or pairs take turns, so that most tensors change type in one of them. A profile slows
+a graph down, so its sums are matched with calls that are timed without one: one factor for layers
+in float, one for those in INT8, one for conversions.
 
 Only ONNX Runtime's CPU provider is profiled. For TensorRT, times of layers would come from its
 IProfiler, and `Network.attribute` would need a counterpart that reads its layer names.
@@ -23,7 +23,7 @@ import onnxruntime
 from lpx.arguments import check_at_least
 from lpx.bench.performance.latency import Clock, Samples, TimingLimits, sample
 from lpx.engines.base import Faces
-from lpx.engines.build import placement_of, style_of
+from lpx.engines.build import style_of
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.errors import LpxError
 from lpx.graph.layers import read_named
@@ -38,15 +38,16 @@ from lpx.search.timing.latency import (
     LayerCost,
     Measured,
     as_run,
-    check_groups,
     digest,
     parts,
+    placement_in,
 )
 from lpx.search.timing.profile import UNDISTURBED, GraphProfile, profile_graphs
 
 FLOAT, INT8 = "float", "int8"
-# Pairs of groups take turns: ONNX Runtime would quantise a float layer between two INT8 ones.
-_RUN = 2
+# Groups in a row with the same precision, in mixed plans. With one, every tensor changes type; with
+# two, layers have a neighbour of their own type, as in most plans.
+_RUNS = (1, 2)
 _SHORT_TURNS = TimingLimits(block_seconds=0.03)
 
 
@@ -126,15 +127,12 @@ def lower(subject: Subject, int8: Collection[str]) -> bytes:
     Raises:
         LpxError: There is no such group.
     """
-    check_groups(subject, int8)
     if not int8:
         return subject.data
     graph = read_named(subject.data, "the exported model")
-    weights = subject.request.weights
-    placement = placement_of(
-        graph, subject.request.target, subject.dialect, weights.min_channels, subject.plan(int8)
-    )
-    insert_qdq(graph, placement, subject.ranges, style_of(subject.dialect), weights)
+    placement = placement_in(subject, graph, int8)
+    style = style_of(subject.dialect)
+    insert_qdq(graph, placement, subject.ranges, style, subject.request.weights)
     return serialise(graph)
 
 
@@ -142,14 +140,15 @@ def measured_plans(subject: Subject) -> dict[str, tuple[str, ...]]:
     """Return the plans that costs are measured with: names of the groups in INT8, by plan."""
     names = tuple(group.name for group in subject.groups)
     plans: dict[str, tuple[str, ...]] = {FLOAT: (), INT8: names}
-    for phase in range(2 * _RUN):
-        chosen = []
-        for index, name in enumerate(names):
-            if (index + phase) // _RUN % 2:
-                chosen.append(name)
-        # A model of few groups has fewer different plans.
-        if tuple(chosen) not in plans.values():
-            plans[f"mixed {phase}"] = tuple(chosen)
+    for run in _RUNS:
+        for phase in range(2 * run):
+            chosen = []
+            for index, name in enumerate(names):
+                if (index + phase) // run % 2:
+                    chosen.append(name)
+            # A model of few groups has fewer different plans.
+            if tuple(chosen) not in plans.values():
+                plans[f"mixed {run}.{phase}"] = tuple(chosen)
     return plans
 
 
@@ -221,10 +220,7 @@ def fit_costs(
     """
     network = Network(subject.graph)
     times = {name: network.attribute(profile) for name, profile in profiles.items()}
-    requantises = _requantises(subject, network, plans, profiles)
-    runs = {}
-    for name, int8 in plans.items():
-        runs[name] = as_run(subject, network, int8, requantises=requantises)
+    runs = {name: as_run(subject, network, int8) for name, int8 in plans.items()}
     raw = Costs(
         format=FORMAT,
         graph_sha256=digest(subject),
@@ -233,7 +229,6 @@ def fit_costs(
         layers=_layers(network, times, runs),
         into=_conversions(network, times, runs, "into"),
         out=_conversions(network, times, runs, "out"),
-        requantises=requantises,
     )
     costs = _scaled(raw, _factors(raw, runs, walls))
     measured = []
@@ -241,20 +236,6 @@ def fit_costs(
         predicted = parts(costs, runs[name]).total_ms
         measured.append(Measured(int8, walls[name] / batch, predicted / batch))
     return LatencyModel(subject, replace(costs, measured=tuple(measured)))
-
-
-def _requantises(
-    subject: Subject,
-    network: Network,
-    plans: Mapping[str, tuple[str, ...]],
-    profiles: Mapping[str, GraphProfile],
-) -> bool:
-    """Return True if float layers between INT8 ones were run in integers."""
-    for name, int8 in plans.items():
-        own = as_run(subject, network, int8, requantises=False)
-        if network.integer_nodes(profiles[name]) - set(own.integer):
-            return True
-    return False
 
 
 def _layers(
