@@ -168,6 +168,21 @@ def test_options_of_a_search_are_checked(wrong, what, tmp_path):
         lpx.Workspace(tmp_path).search(**wrong)
 
 
+def test_options_that_the_target_ignores_are_refused(workspace):
+    options = lpx.TensorRTOptions(workspace_mib=64)
+    with pytest.raises(LpxError, match="workspace_mib"):
+        workspace.search("demo", target="onnxruntime", tensorrt=options)
+
+
+def test_infinite_ends_of_intervals_are_null_in_json(outlier, found):
+    result, _ = found
+    speed = replace(result.chosen.speed, ratio=replace(result.chosen.speed.ratio, high=np.inf))
+    chosen = replace(result.chosen, speed=speed)
+    values = replace(result, chosen=chosen).to_dict()
+    assert values["chosen"]["speed"]["ratio"]["high"] is None
+    json.dumps(values, allow_nan=False)
+
+
 def test_one_class_is_refused(workspace, crops):
     shutil.rmtree(crops / "fake")
     with pytest.raises(LpxError, match="real faces only"):

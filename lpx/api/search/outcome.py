@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -91,7 +93,19 @@ class SearchResult:
             values[name] = None if values[name] is None else str(values[name])
         for proposal in values["proposals"]:
             proposal["int8"] = sorted(proposal["int8"])
-        return values
+        plain: dict[str, Any] = _finite(values)
+        return plain
+
+
+def _finite(value: Any) -> Any:
+    """Return plain values with None for infinity, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def sentence(
@@ -122,6 +136,16 @@ def sentence(
     if best is None:
         return f"no plan is predicted to lose less than {margin:g} AUC"
     kept = f"{len(best.trial.int8)} of {groups} groups in INT8"
+    if best.trial.verdict == "uninformative":
+        return (
+            "nothing can be judged: on these faces, the float model is not shown to tell real from "
+            "fake"
+        )
+    if best.trial.verdict == "undecided":
+        return (
+            f"no plan is shown to hold AUC: the best, with {kept}, is inconclusive "
+            f"({_loss(best)}); more faces of more people may decide it"
+        )
     return f"no plan holds AUC; the best has {kept} ({_loss(best)})"
 
 

@@ -12,11 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lpx.api.build import check_options
 from lpx.api.search.faces import SearchFaces, open_search_faces, split_search_faces
 from lpx.api.search.options import SearchOptions
 from lpx.api.search.outcome import Outcome, SearchResult, TimedTrial, sentence
 from lpx.api.search.report import write_report
-from lpx.api.search.sensitivity import Prepared, prepare_subject, shift_store
+from lpx.api.search.sensitivity import (
+    Prepared,
+    prepare_subject,
+    runtime_versions,
+    shift_store,
+)
 from lpx.artefacts.plan_file import write_plan
 from lpx.bench.parity.breakdown import members_of
 from lpx.bench.parity.parity import compare, discrimination
@@ -115,6 +121,15 @@ def search(
     """Implement `lpx.Workspace.search`, which documents arguments and errors."""
     machine = read_machine()
     target = resolve_target(options.target, machine, INSTALLED)
+    check_options(options.tensorrt, target.name)
+    if options.tensorrt.dla_core is not None:
+        raise LpxError(
+            "a search for a DLA core",
+            "a DLA runs INT8 regions as a whole: layers in float move to the GPU or to FP16, and "
+            "their effect cannot be measured layer by layer",
+            "search for the GPU, or try plans with `plan` and `lpx bench`",
+            code="unsupported",
+        )
     options = replace(options, target=target.name)
     with workspace.lock():
         prepared = prepare_subject(workspace, options, reporter)
@@ -262,7 +277,7 @@ def _trials(run: _Search, candidates: Sequence[Candidate]) -> list[Trial]:
 
 def _inputs(run: _Search) -> dict[str, Any]:
     subject, faces = run.prepared.subject, run.faces.verification
-    scales = subject.request.scales
+    scales, library = subject.request.scales, run.target.library
     assert scales is not None
     return {
         "model": subject.float_digest,
@@ -275,6 +290,8 @@ def _inputs(run: _Search) -> dict[str, Any]:
         "margin": run.options.margin,
         "confidence": run.options.confidence,
         "blocks": run.options.blocks,
+        "versions": runtime_versions(),
+        "tensorrt_version": library.capabilities.version if library else None,
     }
 
 

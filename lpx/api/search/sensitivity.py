@@ -11,7 +11,7 @@ from lpx import __version__
 from lpx.api.ranges import scales_for
 from lpx.api.search.faces import open_search_faces
 from lpx.arguments import check_at_least, check_choice, check_fields
-from lpx.artefacts.model import ExportedModel, read_exported, versions
+from lpx.artefacts.model import ExportedModel, read_exported
 from lpx.calibration.methods import METHODS
 from lpx.calibration.scales import IMPORTED
 from lpx.data.face_sets.face_set import FaceSet, Skipped
@@ -138,12 +138,20 @@ def _target(asked: str) -> Target:
     return resolve_target(asked, read_machine(), INSTALLED).name
 
 
+def runtime_versions() -> dict[str, str]:
+    """Return the versions of what computes scores."""
+    import onnxruntime
+
+    # The distribution may be onnxruntime, onnxruntime-gpu or a vendor's.
+    return {"lpx": __version__, "onnxruntime": str(onnxruntime.__version__)}
+
+
 def shift_store(folder: Path, faces: FaceSet, size: int, reporter: Reporter) -> ShiftStore:
     """Return the store of shifts of these faces."""
     inputs: Mapping[str, Any] = {
         "faces": faces.digest(),
         "size": size,
-        "versions": {"lpx": __version__, **versions("onnxruntime", "numpy")},
+        "versions": runtime_versions(),
     }
     return ShiftStore(folder, inputs, reporter.say)
 
