@@ -46,11 +46,12 @@ class Named(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One plan: groups in INT8, and its times in ms per face."""
+    """One plan: number of groups in INT8, and times in ms per face, measured twice."""
 
     model: str
     int8: int
     measured_ms: float
+    again_ms: float
     predicted_ms: float
 
     @property
@@ -101,16 +102,19 @@ def judge(named: Named, count: int, timing: TimingPlan, batch: int) -> list[Row]
         )
     plans = random_plans(subject, count, seed=1)
     graphs = {key: lower(subject, plan) for key, plan in plans.items()}
-    walls = paired_ms(graphs, pixels, timing)
+    # Twice: how far the two differ bounds what any prediction can reach on this machine.
+    walls, again = paired_ms(graphs, pixels, timing), paired_ms(graphs, pixels, timing)
     # The costs were measured earlier, perhaps at another speed of the machine: both sides are
     # compared as multiples of the float graph's time.
-    speed = latency.predict(()) / (walls[FLOAT] / batch)
-    print(f"  the float graph now takes {1 / speed:.3f} times as long as for the costs")
+    change = walls[FLOAT] / batch / latency.predict(())
+    print(f"  the float graph now takes {change:.3f} times as long as for the costs")
     rows = []
     for key, plan in plans.items():
         if key != FLOAT:
             predicted = latency.predict(plan)
-            rows.append(Row(named.name, len(plan), walls[key] / batch * speed, predicted))
+            unit = latency.predict(()) / walls[FLOAT]
+            repeated = again[key] * latency.predict(()) / again[FLOAT]
+            rows.append(Row(named.name, len(plan), unit * walls[key], repeated, predicted))
     return rows
 
 
@@ -118,11 +122,15 @@ def summary(rows: list[Row]) -> str:
     misses = np.array([row.miss for row in rows])
     measured = np.array([row.measured_ms for row in rows])
     predicted = np.array([row.predicted_ms for row in rows])
+    repeated = np.array([row.again_ms for row in rows])
     correlation = float(np.corrcoef(measured, predicted)[0, 1])
+    of_repeats = float(np.corrcoef(measured, repeated)[0, 1])
     worst = misses[np.abs(misses).argmax()]
+    spread = np.abs(repeated / measured - 1)
     return (
         f"| {rows[0].model} | {len(rows)} | {measured.min():.2f} to {measured.max():.2f} | "
-        f"{correlation:.3f} | {100 * np.median(np.abs(misses)):.1f} % | {100 * worst:+.1f} % |"
+        f"{correlation:.3f} | {100 * np.median(np.abs(misses)):.1f} % | {100 * worst:+.1f} % | "
+        f"{of_repeats:.3f} | {100 * np.median(spread):.1f} % | {100 * spread.max():.1f} % |"
     )
 
 
@@ -153,8 +161,9 @@ def main(
         timing = TimingPlan(seconds=seconds, threads=1, clock=time.process_time)
     rows = []
     table = [
-        "| model | plans | ms per face | correlation | median miss | worst miss |",
-        "|---|---|---|---|---|---|",
+        "| model | plans | ms per face | correlation | median miss | worst miss | "
+        "of two measurements: correlation | median difference | worst |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for named in models(only, size):
         found = judge(named, plans, timing, batch)
