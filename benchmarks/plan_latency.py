@@ -32,7 +32,7 @@ from lpx.export.to_onnx import to_onnx
 from lpx.models.checkpoint import Detector, load_checkpoint
 from lpx.models.detector import new_detector
 from lpx.search.subject import Subject, open_subject
-from lpx.search.timing.measure_latency import FLOAT, TimingPlan, lower, measure_costs, paired_ms
+from lpx.search.timing.measure_latency import FLOAT, TimingPlan, measure_costs, paired_ms
 
 RANDOM = {"mobilenet_v2": "features.8", "resnet18": "layer2"}
 
@@ -101,7 +101,7 @@ def judge(named: Named, count: int, timing: TimingPlan, batch: int) -> list[Row]
             f"{known.ms:.3f} ms, fitted {known.predicted_ms:.3f} ms"
         )
     plans = random_plans(subject, count, seed=1)
-    graphs = {key: lower(subject, plan) for key, plan in plans.items()}
+    graphs = {key: subject.lowered(plan) for key, plan in plans.items()}
     # Twice: how far the two differ bounds what any prediction can reach on this machine.
     walls, again = paired_ms(graphs, pixels, timing), paired_ms(graphs, pixels, timing)
     # The costs were measured earlier, perhaps at another speed of the machine: both sides are

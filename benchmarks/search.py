@@ -32,25 +32,20 @@ from lpx.calibration.methods import DEFAULT_METHOD
 from lpx.calibration.observe import calibrate
 from lpx.data.face_sets.demo import CHECKPOINT, demo_set, folder
 from lpx.data.face_sets.face_set import FaceSet
-from lpx.engines.build import make_graph
-from lpx.engines.onnxruntime.cpu import PROVIDERS, OnnxRuntimeEngine, session_options
+from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.engines.request import BuildRequest
 from lpx.export.to_onnx import to_onnx
-from lpx.graph.layers import read_named, with_outputs
-from lpx.graph.model_io import serialise
 from lpx.graph.qdq.weights import WeightOptions
-from lpx.graph.resume import logit_tensor
 from lpx.machine.machine import read_machine
 from lpx.metrics import auc_difference
 from lpx.models.checkpoint import load_checkpoint
 from lpx.reporter import SILENT
+from lpx.search.plan_scorer import PlanScorer, whole_logits
 from lpx.search.predict import Predictor
 from lpx.search.propose import Judge, propose
-from lpx.search.shifts import logit_of
 from lpx.search.subject import Subject, open_subject
 from lpx.search.survey import ShiftStore, Survey, survey
 from lpx.search.timing.work_model import WorkModel
-from lpx.search.whole import whole_logits
 
 CRUDE = WeightOptions(rounding="nearest", bias_correction=False)
 FACTOR = 64.0
@@ -104,25 +99,8 @@ class Plans:
 
     def logits(self, int8: Collection[str]) -> NDArray[np.float64]:
         """Return the logits of a plan, float64 [N]."""
-        subject = self.case.subject
-        request = subject.request
-        plan = subject.plan(int8)
-        data = subject.data
-        if int8:
-            built = BuildRequest(
-                "onnxruntime", "int8", request.scales, request.method, request.weights, plan=plan
-            )
-            data = make_graph(subject.data, built, subject.dialect).data
-        logit = logit_tensor(subject.graph)
-        output = logit or "score"
-        graph = read_named(data, "the plan")
-        options = session_options(vnni=None)
-        session = onnxruntime.InferenceSession(
-            with_outputs(serialise(graph), "the plan", [output]), options, providers=PROVIDERS
-        )
-        parts = [session.run([output], {"faces": p})[0].reshape(len(p)) for p in self.pixels]
-        joined = np.concatenate(parts).astype(np.float64)
-        return logit_of(joined) if logit is None else joined
+        scorer = PlanScorer(self.case.subject, int8)
+        return np.concatenate([scorer.logits(pixels) for pixels in self.pixels])
 
 
 def measure(case: Case, faces: FaceSet, *, complete: bool = False) -> Survey:

@@ -163,15 +163,20 @@ def _renamed(
         # Here, so that a mistake is found before anything is sent.
         read_plan(path)
         return _placeholder(made, path)
-    if parameter in ("faces", "dataset") and value != "demo":
+    if parameter in ("faces", "dataset", "search_faces") and value != "demo":
         path = Path(os.path.expanduser(value.removeprefix("folder:")))
         if not path.exists():
+            fix = (
+                f"calibrate here (`lpx build --int8 --faces {value}`): the ranges travel with the "
+                "workspace"
+            )
+            if parameter == "search_faces":
+                fix = "name a folder of labelled faces"
             raise LpxError(
                 f"{value} cannot be sent",
-                "no folder of this name exists here, and data sets given by name are not sent for "
-                "calibration",
-                f"calibrate here (`lpx build --int8 --faces {value}`): the ranges travel with the "
-                "workspace",
+                "no folder of this name exists here, and data sets given by name are sent for a "
+                "bench only",
+                fix,
                 code="not-found",
             )
         return _placeholder(made, path)

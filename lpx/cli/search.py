@@ -188,11 +188,12 @@ def _show(result: SearchResult) -> None:
             )
         console.print(table)
         if result.engine is not None:
-            console.say(f"* built as {result.engine}")
-    if result.float_ms is not None:
-        console.say(f"{result.float_name.upper()}: {result.float_ms:.3f} ms per face")
+            console.say(f"* kept as {result.engine}")
+    if result.reference.ms is not None:
+        reference = result.reference
+        console.say(f"{reference.precision.upper()} engine: {reference.ms:.3f} ms per face")
     console.say(plain(result.sentence))
-    for path in (result.plan, result.report, result.log):
+    for path in (result.files.plan, result.files.report, result.files.log):
         if path is not None:
             console.say(str(path))
 

@@ -15,10 +15,12 @@ import numpy as np
 
 from lpx.metrics import Interval
 
-# Steps of predicted loss that the knapsack tells apart.
+# Resolution of predicted losses in the knapsack: the allowed loss has this many steps.
 _STEPS = 400
 # Sweeps of the local search; usually a few until no move is better.
 _SWEEPS = 20
+# Groups on either side of an exchange: their number of pairs grows with its square.
+_EXCHANGED = 20
 
 Groups = frozenset[str]
 
@@ -175,13 +177,17 @@ def _climb(
 def _best_move(
     free: Sequence[str], judged: Callable[[Iterable[str]], Candidate], now: Candidate, margin: float
 ) -> Candidate | None:
-    moves = [judged(now.int8 ^ {name}) for name in free]
-    best = min((now, *moves), key=lambda one: _rank(one, margin, now))
+    moves = {name: judged(now.int8 ^ {name}) for name in free}
+    best = min((now, *moves.values()), key=lambda one: _rank(one, margin, now))
     if best is not now:
         return best
-    # Exchanges only where no single move helps: there are many more of them.
+    # Exchanges only where no single move helps: there are many more of them. Those groups are
+    # tried whose move alone gains most AUC, or saves most time.
     inside = [name for name in free if name in now.int8]
+    inside.sort(key=lambda name: -moves[name].difference.low)
     outside = [name for name in free if name not in now.int8]
+    outside.sort(key=lambda name: moves[name].latency_ms)
+    inside, outside = inside[:_EXCHANGED], outside[:_EXCHANGED]
     exchanges = []
     for name in inside:
         for other in outside:

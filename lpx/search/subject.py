@@ -13,13 +13,13 @@ from lpx.calibration.scales import IMPORTED
 from lpx.engines.build import placement_of, require_quantised, style_of
 from lpx.engines.request import BuildRequest
 from lpx.engines.work import multiply_accumulates
+from lpx.errors import LpxError
 from lpx.graph.layers import read_named
 from lpx.graph.model_io import serialise
 from lpx.graph.qdq.insert_qdq import Range, Style, insert_qdq, shared_ranges
 from lpx.graph.qdq.placement import Placement
 from lpx.graph.qdq.plan import LayerPlan, PrecisionPlan
 from lpx.graph.qdq.prepare import prepare_model
-from lpx.graph.qdq.weights import WeightOptions
 from lpx.graph.resume import Part, behind, cut_before
 from lpx.search.groups import Group, groups_of
 from lpx.search.pieces import Piece, parts_of, pieces_of
@@ -93,16 +93,54 @@ class Subject:
             layers.update(dict.fromkeys(group.members, layer))
         return PrecisionPlan(layers)
 
-    def parts(self, int8: Collection[str]) -> tuple[str, ...]:
-        """Return the names of the pieces that a plan consists of."""
-        plan, weights = self.plan(int8), self.request.weights
+    def placement_of(self, int8: Collection[str]) -> Placement:
+        """Return the placement of a plan, as a build makes it.
+
+        Args:
+            int8: Names of groups.
+
+        Raises:
+            LpxError: A group does not exist (code "not-found").
+        """
+        self._check_groups(int8)
         placement = placement_of(
-            self.graph, self.request.target, self.dialect, weights.min_channels, plan
+            self.graph,
+            self.request.target,
+            self.dialect,
+            self.request.weights.min_channels,
+            self.plan(int8),
         )
-        return parts_of(placement, self.pieces, self.style)
+        return _within(self.ranges, placement)
+
+    def parts(self, int8: Collection[str]) -> tuple[str, ...]:
+        """Return the names of the pieces that a plan consists of; arguments as `placement_of`."""
+        return parts_of(self.placement_of(int8), self.pieces, self.style)
+
+    def lowered(self, int8: Collection[str]) -> bytes:
+        """Return the float32 graph of a plan with its pairs, ONNX; arguments as `placement_of`.
+
+        For ONNX Runtime this is the graph of the engine; without groups, the float graph.
+        """
+        if not int8:
+            return self.data
+        placement = self.placement_of(int8)
+        graph = read_named(self.data, _SOURCE)
+        insert_qdq(graph, placement, self.ranges, style_of(self.dialect), self.request.weights)
+        return serialise(graph)
+
+    def _check_groups(self, names: Collection[str]) -> None:
+        known = {group.name for group in self.groups}
+        unknown = sorted(set(names) - known)
+        if unknown:
+            raise LpxError(
+                f"the model has no group of layers called {unknown[0]}",
+                f"it has {len(known)} groups, such as {min(known)}",
+                "use the names of `Subject.groups`",
+                code="not-found",
+            )
 
     @cached_property
-    def _parts(self) -> dict[tuple[Piece, tuple[str, ...]], Part]:
+    def _behind(self) -> dict[tuple[Piece, tuple[str, ...]], Part]:
         return {}
 
     def behind(self, piece: Piece, outputs: tuple[str, ...]) -> Part:
@@ -115,8 +153,8 @@ class Subject:
             piece: The piece, which alone is quantised.
             outputs: Outputs of the graph.
         """
-        if (piece, outputs) in self._parts:
-            return self._parts[piece, outputs]
+        if (piece, outputs) in self._behind:
+            return self._behind[piece, outputs]
         graph = read_named(self.data, _SOURCE)
         before = {node.name for node in graph.graph}
         insert_qdq(graph, piece.placement(), self.ranges, self.style, self.request.weights)
@@ -125,8 +163,8 @@ class Subject:
             if node.name in piece.convolutions:
                 changed.append(node)
                 _store_rounded(node)
-        self._parts[piece, outputs] = cut_before(graph, behind(graph, changed), outputs)
-        return self._parts[piece, outputs]
+        self._behind[piece, outputs] = cut_before(graph, behind(graph, changed), outputs)
+        return self._behind[piece, outputs]
 
 
 def _store_rounded(node: ir.Node) -> None:
@@ -169,15 +207,14 @@ def open_subject(
     assert request.scales is not None, "a search needs ranges"
     ranges = request.scales.ranges(request.method)
     if request.scales.method == IMPORTED:
-        # As in the build: tensors without an imported range stay float.
-        known = tuple(name for name in placement.outputs if name in ranges)
-        placement = replace(placement, outputs=known)
+        placement = _within(ranges, placement)
     complete = {**ranges, **shared_ranges(placement, ranges)}
     groups = groups_of(graph, placement, multiply_accumulates(serialise(graph)), blocks=blocks)
     pieces = pieces_of(graph, placement, style_of(dialect), groups)
     return Subject(data, request, dialect, placement, complete, groups, pieces)
 
 
-def other_weights(subject: Subject, weights: WeightOptions) -> Subject:
-    """Return a subject with other options for rounding and clipping weights."""
-    return replace(subject, request=replace(subject.request, weights=weights))
+def _within(ranges: Collection[str], placement: Placement) -> Placement:
+    """Leave tensors without a range in float: imported calibration caches lack some."""
+    known = tuple(name for name in placement.outputs if name in ranges)
+    return replace(placement, outputs=known)

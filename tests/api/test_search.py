@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 
 import lpx
+from lpx.api.search import finalists
+from lpx.api.search.context import Stopwatch
 from lpx.api.search.options import SearchOptions
-from lpx.api.search.search import Stopwatch, search
+from lpx.api.search.search import search
 from lpx.artefacts.plan_file import read_plan
-from lpx.bench.performance.latency import Samples
+from lpx.bench.performance.latency import Samples, TimingLimits
 from lpx.engines.manifest import read_manifest
 from lpx.errors import InvalidArgumentError, LpxError
+from lpx.search.timing.measure_latency import TimingPlan, measure_costs
 from lpx.search.timing.work_model import WorkModel
+from lpx.workspace import sha256
 from tests.support.outlier import BEFORE, BEHIND, write_outlier
 from tests.support.reporting import RecordingReporter
 
@@ -65,7 +69,7 @@ def test_layers_that_int8_breaks_stay_in_float_and_the_engine_holds(outlier, fou
     assert result.exit_code == 0
     assert result.chosen.trial.verdict == "holds"
     assert result.chosen.trial.measured.low > -0.05
-    plan = read_plan(result.plan)
+    plan = read_plan(result.files.plan)
     floats = {name for name, layer in plan.layers.items() if layer.precision == "float"}
     assert any(BEHIND in name for name in floats)
     assert any(BEFORE in name for name in floats)
@@ -76,7 +80,7 @@ def test_layers_that_int8_breaks_stay_in_float_and_the_engine_holds(outlier, fou
 
 def test_the_chosen_engine_is_built_and_says_which_faces_it_was_found_with(outlier, found):
     manifest = read_manifest(outlier.engine(found[0].engine))
-    plan = read_plan(found[0].plan)
+    plan = read_plan(found[0].files.plan)
     assert manifest.precision_plan == plan
     quantised = {d["node"] for d in manifest.placement if d["quantised"] and d["op_type"] == "Conv"}
     assert quantised == {n for n, layer in plan.layers.items() if layer.precision == "int8"}
@@ -91,11 +95,13 @@ def test_files_of_a_search(outlier, found):
     result, _ = found
     values = json.loads((outlier.root / "search" / "search.json").read_text())
     assert values["outcome"] == "plan"
-    page = result.report.read_text()
+    page = result.files.report.read_text()
     assert result.sentence.split(" (")[0] in page
     assert "<svg" in page
-    assert len(result.log.read_text().splitlines()) == len(result.trials)
-    assert not (outlier.root / "search" / "engine").exists()
+    assert len(result.files.log.read_text().splitlines()) == len(result.trials)
+    engines = list((outlier.root / "search" / "engines").iterdir())
+    # Those that were judged, and the float engine.
+    assert len(engines) == len(result.trials) + 1
 
 
 def test_a_second_search_measures_nothing_again(outlier, found, monkeypatch):
@@ -103,7 +109,8 @@ def test_a_second_search_measures_nothing_again(outlier, found, monkeypatch):
         raise AssertionError("measured again")
 
     monkeypatch.setattr("lpx.search.shifts._Run", fail)
-    monkeypatch.setattr("lpx.api.search.search._try", fail)
+    monkeypatch.setattr("lpx.api.search.finalists._judge", fail)
+    monkeypatch.setattr("lpx.api.search.finalists.build_engine", fail)
     again = search(outlier, options(margin=0.05), stopwatch=stopwatch(2.0))
     assert again.trials == found[0].trials
 
@@ -111,25 +118,88 @@ def test_a_second_search_measures_nothing_again(outlier, found, monkeypatch):
 def test_int8_that_is_no_faster_does_not_pay(outlier, found):
     result = search(outlier, options(margin=0.05), stopwatch=stopwatch(1.0))
     assert (result.outcome, result.exit_code) == ("no-gain", 5)
-    assert "does not pay" in result.sentence
-    assert result.plan is None
+    assert "is not shown to be faster than the float engine" in result.sentence
+    assert result.files.plan is None
+
+
+def test_int8_that_is_slower_is_called_slower(outlier, found):
+    result = search(outlier, options(margin=0.05), stopwatch=stopwatch(0.8))
+    assert result.exit_code == 5
+    assert "is slower than the float engine (0.80 times" in result.sentence
+
+
+def test_the_engine_that_is_kept_is_the_one_that_was_judged(outlier, found):
+    """Another build may compute otherwise: TensorRT chooses kernels by timing them."""
+    kept = read_manifest(outlier.engine(found[0].engine))
+    judged = [read_manifest(p) for p in (outlier.root / "search" / "engines").glob("int8-*")]
+    same = [m for m in judged if m.engine_sha256 == kept.engine_sha256]
+    assert len(same) == 1
+    file = outlier.engine(found[0].engine) / kept.file
+    assert sha256(file) == kept.engine_sha256
+
+
+def test_an_engine_that_differs_from_the_judged_one_is_judged_again(outlier, found, monkeypatch):
+    """A trial is of an engine, not only of its plan."""
+    judged = []
+    real = finalists._judge
+
+    def judge(run, folder):
+        judged.append(folder)
+        return real(run, folder)
+
+    def other(manifest):
+        return replace(manifest, engine_sha256="0" * 64)
+
+    monkeypatch.setattr(finalists, "_judge", judge)
+    built = finalists._built
+    monkeypatch.setattr(finalists, "_built", lambda *given: other(built(*given)))
+    search(outlier, options(margin=0.05), stopwatch=stopwatch(2.0))
+    assert len(judged) == len(found[0].trials)
+
+
+def test_layers_are_timed_once(workspace):
+    """Times differ from one measurement to the next, and other times would propose other plans."""
+    calls = []
+    short = TimingPlan(
+        rounds=1,
+        calls=1,
+        seconds=0.01,
+        limits=TimingLimits(
+            warm_up_seconds=0.01, warm_up_most_seconds=0.02, min_iterations=1, block_seconds=0.01
+        ),
+    )
+
+    def layers(subject, pixels, timing):
+        calls.append(timing)
+        return measure_costs(subject, pixels, short)
+
+    watch = replace(stopwatch(2.0), layers=layers)
+    first = search(workspace, options(margin=0.2), stopwatch=watch)
+    again = search(workspace, options(margin=0.2), stopwatch=watch)
+    assert len(calls) == 1
+    assert again.latency == first.latency
+    assert len(first.latency.groups) == first.groups + 1
+    file = workspace.root / "search" / "latencies.json"
+    file.write_bytes(file.read_bytes()[:-20])
+    search(workspace, options(margin=0.2), stopwatch=watch)
+    assert len(calls) == 2
 
 
 def test_all_int8_is_kept_where_it_holds(workspace):
     result = search(workspace, options(margin=0.2), stopwatch=stopwatch(2.0))
     assert (result.outcome, result.exit_code) == ("all-int8", 0)
     assert len(result.trials) == 1
-    plan = read_plan(result.plan)
+    plan = read_plan(result.files.plan)
     assert {layer.precision for layer in plan.layers.values()} == {"int8"}
 
 
 def test_a_plan_that_does_not_hold_ends_the_search(outlier, monkeypatch):
-    real = __import__("lpx.api.search.search", fromlist=["compare"]).compare
+    from lpx.bench.parity.parity import compare as real
 
     def failing(*given, **named):
         return replace(real(*given, **named), verdict="fails")
 
-    monkeypatch.setattr("lpx.api.search.search.compare", failing)
+    monkeypatch.setattr("lpx.api.search.finalists.compare", failing)
     result = search(outlier, options(margin=0.051), stopwatch=stopwatch(2.0))
     assert (result.outcome, result.exit_code) == ("no-plan", 1)
     assert len(result.trials) == 1

@@ -87,6 +87,18 @@ def test_faces_of_a_build_must_be_here():
     assert "lpx build --int8 --faces ffpp-c23" in caught.value.fix
 
 
+def test_faces_of_a_search_are_sent(tmp_path):
+    words = ["--int8", "--search", "--search-faces", str(tmp_path), "--margin", "0.01"]
+    made = remote_command("build", words)
+    ((placeholder, sent),) = made.inputs.items()
+    assert sent == tmp_path
+    assert f"--search-faces={placeholder}" in made.words
+    assert "--margin=0.01" in made.words
+    with pytest.raises(LpxError, match="ffpp-c23 cannot be sent"):
+        remote_command("sensitivity", ["--search-faces", "ffpp-c23"])
+    assert not remote_command("sensitivity", ["--search-faces", "demo"]).inputs
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
+
+from lpx.interrupts import Interrupted
 
 
 @pytest.mark.parametrize(
@@ -56,6 +59,10 @@ def test_sensitivity_lists_groups(lpx, workspace):
 
 
 def test_an_interrupted_search_says_that_it_resumes(lpx, workspace, monkeypatch):
-    from lpx.cli.main import KEPT
+    def interrupted(*given, **named):
+        raise Interrupted(signal.SIGTERM)
 
-    assert "search" in KEPT["build"]
+    monkeypatch.setattr("lpx.api.search.search.survey", interrupted)
+    ran = lpx("build", "--int8", "--search", "--target", "onnxruntime", "--search-limit", "16")
+    assert ran.code == 143
+    assert "what a search measured, are saved; run the same command to resume" in ran.err

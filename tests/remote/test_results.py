@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lpx import LpxError
+from lpx.remote.agent import results as agent_results
 from lpx.remote.connection import LostError
 from lpx.remote.host import folder_name
 from lpx.remote.results import fetch, results_folder
@@ -249,3 +251,16 @@ def test_without_a_model(workspace):
 )
 def test_folder_names(host, name):
     assert folder_name(host) == name
+
+
+def test_a_search_comes_back_without_what_it_keeps_for_its_next_run(tmp_path, monkeypatch):
+    root = tmp_path / "work" / "w" / "lpx-out"
+    here = ("search/plan.json", "sensitivity/sensitivity.json", "engines/e/manifest.json")
+    there = ("search/engines/int8-1/manifest.json", "search/shifts/all/a", "sensitivity/shifts/b")
+    for name in (*here, *there):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"1")
+    answers = []
+    monkeypatch.setattr(agent_results, "answer", lambda request, values: answers.append(values))
+    agent_results.results(str(tmp_path), {"work": "w"}, io.BytesIO())
+    assert sorted(answers[0]["files"]) == sorted(here)

@@ -19,12 +19,12 @@ from lpx.graph.model_io import serialise
 from lpx.graph.qdq.insert_qdq import insert_qdq
 from lpx.graph.resume import logit_tensor
 from lpx.reporter import SILENT
+from lpx.search.plan_scorer import whole_logits
 from lpx.search.predict import Predictor
 from lpx.search.sensitivity import sensitivities
 from lpx.search.shifts import FLOAT, logit_of, measure_shifts
 from lpx.search.subject import open_subject
 from lpx.search.survey import ShiftStore, survey
-from lpx.search.whole import whole_logits
 from tests.support.search_nets import NETS, SIZE, make_model
 
 DIALECTS = {"onnxruntime": "onnxruntime", "strongly-typed": "tensorrt"}

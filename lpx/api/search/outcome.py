@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lpx.bench.performance.speed_test import SpeedTest
+from lpx.engines.manifest import Precision
 from lpx.metrics import Interval
 from lpx.search.propose import Candidate
+from lpx.search.timing.latency import GroupCost
 from lpx.search.trials import Trial
 
 Outcome = Literal["plan", "all-int8", "no-gain", "no-plan"]
 """Outcome of a search.
 
-"plan": a plan with some layers in float holds, and is faster than float. "all-int8": the engine
-with every layer in INT8 that the rules allow already holds. "no-gain": what holds is no faster than
-float. "no-plan": nothing that is faster holds.
+"plan": an engine with some layers in float holds, and is faster than the float engine. "all-int8":
+the engine with every layer in INT8 that the rules allow holds, and is faster. "no-gain": no engine
+that holds is shown to be faster than the float engine. "no-plan": no engine holds.
 """
 
 EXIT_CODES: dict[Outcome, int] = {"plan": 0, "all-int8": 0, "no-plan": 1, "no-gain": 5}
@@ -40,46 +42,94 @@ class TimedTrial:
 
 
 @dataclass(frozen=True)
+class SearchTest:
+    """The test that engines had to pass.
+
+    Attributes:
+        margin: AUC that an engine may lose.
+        confidence: Confidence of the intervals.
+        search_faces: Number of faces that layers were measured on.
+        verification_faces: Number of faces that engines were judged on.
+    """
+
+    margin: float
+    confidence: float
+    search_faces: int
+    verification_faces: int
+
+
+@dataclass(frozen=True)
+class FloatReference:
+    """The float engine that others are timed beside.
+
+    Attributes:
+        precision: Its precision.
+        ms: Its latency, ms per face, median; None if nothing was timed.
+    """
+
+    precision: Precision
+    ms: float | None
+
+
+@dataclass(frozen=True)
+class PredictedLatency:
+    """What latencies were predicted from.
+
+    Attributes:
+        source: Where the figures come from.
+        groups: Times of each group; empty for targets whose layers are not timed.
+    """
+
+    source: str
+    groups: tuple[GroupCost, ...]
+
+
+@dataclass(frozen=True)
+class SearchFiles:
+    """Files of a search.
+
+    Attributes:
+        plan: `plan.json`; None without an engine that was kept.
+        log: `trials.jsonl`.
+        report: `search.html`.
+    """
+
+    plan: Path | None
+    log: Path
+    report: Path
+
+
+@dataclass(frozen=True)
 class SearchResult:
     """Result of `lpx.Workspace.search`.
 
     Attributes:
         outcome: What was found.
         sentence: The same in a sentence.
-        margin: AUC that an engine may lose.
-        confidence: Confidence of the intervals.
+        test: Margin, confidence and faces.
         groups: Number of groups of layers.
-        trials: Engines that were built and judged, in the order of their test.
-        chosen: The chosen one; None if there is none.
-        float_name: Precision of the float engine that trials are timed beside.
-        float_ms: Its latency, ms per face; None if it was not timed.
         proposals: Plans that were predicted to hold.
-        latency_source: Where predicted latencies come from.
-        faces: Number of search faces, and of verification faces.
+        trials: Engines that were built and judged, in the order of their test.
+        chosen: The fastest that holds; None if none does.
+        reference: The float engine.
+        latency: What latencies were predicted from.
+        engine: Name of the chosen engine in the workspace; None if it was not kept.
+        files: Files of the search.
         minutes: Wall time of this run, minutes.
-        plan: Path of `plan.json`; None without a chosen engine.
-        engine: Name of the engine that was built; None without one.
-        log: Path of `trials.jsonl`.
-        report: Path of `search.html`.
     """
 
     outcome: Outcome
     sentence: str
-    margin: float
-    confidence: float
+    test: SearchTest
     groups: int
+    proposals: tuple[Candidate, ...]
     trials: tuple[TimedTrial, ...]
     chosen: TimedTrial | None
-    float_name: str
-    float_ms: float | None
-    proposals: tuple[Candidate, ...]
-    latency_source: str
-    faces: tuple[int, int]
-    minutes: float
-    plan: Path | None
+    reference: FloatReference
+    latency: PredictedLatency
     engine: str | None
-    log: Path
-    report: Path
+    files: SearchFiles
+    minutes: float
 
     @property
     def exit_code(self) -> int:
@@ -89,8 +139,8 @@ class SearchResult:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as `search.json` holds them."""
         values = asdict(self)
-        for name in ("plan", "log", "report"):
-            values[name] = None if values[name] is None else str(values[name])
+        for name, path in values["files"].items():
+            values["files"][name] = None if path is None else str(path)
         for proposal in values["proposals"]:
             proposal["int8"] = sorted(proposal["int8"])
         plain: dict[str, Any] = _finite(values)
@@ -122,17 +172,26 @@ def sentence(
     """
     if outcome == "all-int8":
         assert chosen is not None
-        return f"no plan is needed: INT8 in all {groups} groups holds AUC ({_loss(chosen)})"
+        return (
+            f"no layer has to stay in float: INT8 in all {groups} groups holds AUC "
+            f"({_loss(chosen)}) and is {_speed(chosen)} as fast as the float engine"
+        )
     if outcome == "plan":
         assert chosen is not None
         count = groups - len(chosen.trial.int8)
         return (
             f"with {count} of {groups} groups in float, the engine holds AUC ({_loss(chosen)}) and "
-            f"is {_speed(chosen)} as fast as float"
+            f"is {_speed(chosen)} as fast as the float engine"
         )
     if outcome == "no-gain":
         assert chosen is not None
-        return f"INT8 does not pay here: what holds AUC is no faster than float ({_speed(chosen)})"
+        assert chosen.speed is not None
+        slower = chosen.speed.verdict == "slower"
+        finding = "is slower than" if slower else "is not shown to be faster than"
+        return (
+            f"INT8 gains nothing here: the fastest engine that holds AUC {finding} the float "
+            f"engine ({_speed(chosen)} its speed)"
+        )
     if best is None:
         return f"no plan is predicted to lose less than {margin:g} AUC"
     kept = f"{len(best.trial.int8)} of {groups} groups in INT8"

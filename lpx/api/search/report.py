@@ -36,7 +36,7 @@ def write_report(result: SearchResult) -> None:
     text = page.render(
         result=result, word=_CLASSES[result.outcome], words=_WORDS, figures=_figures(result)
     )
-    write_bytes(result.report, text.encode())
+    write_bytes(result.files.report, text.encode())
 
 
 def _figures(result: SearchResult) -> list[_Figure]:
@@ -76,18 +76,18 @@ def _draw(
             x = place(one)
             axes.plot([x, x], [measured.low, measured.high], color=colour, linewidth=1.6)
             axes.plot([x], [measured.estimate], "o", color=colour, markersize=6)
-        axes.axhline(-result.margin, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+        axes.axhline(-result.test.margin, color=INK, linewidth=1, linestyle=(0, (4, 3)))
         axes.axhline(0, color=INK, linewidth=0.6)
-        if key == "latency" and result.float_ms is not None:
-            axes.plot([result.float_ms], [0], "D", color=INK, markersize=6)
+        if key == "latency" and result.reference.ms is not None:
+            axes.plot([result.reference.ms], [0], "D", color=INK, markersize=6)
         axes.set(xlabel=label, ylabel="AUC less that of float")
         furthest = [place(one) for one in shown]
-        if key == "latency" and result.float_ms is not None:
-            furthest.append(result.float_ms)
+        if key == "latency" and result.reference.ms is not None:
+            furthest.append(result.reference.ms)
         axes.set_xlim(0, 1.1 * max(furthest))
         svg = to_svg(figure, f"search-{key}")
     caption = "Measured on faces that the search did not see; the dashed line is the margin"
     if key == "latency":
-        caption += f"; the diamond is the {result.float_name.upper()} engine"
+        caption += f"; the diamond is the {result.reference.precision.upper()} engine"
     alt = f"AUC difference against {label}, {len(shown)} engines"
     return _Figure(svg, alt, caption + ".")

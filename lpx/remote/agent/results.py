@@ -9,7 +9,9 @@ from lpx.remote.agent.machine import describe
 
 # Names in a workspace that are results.
 REPORTS = ("report.json", "report.html", "report.md")
-RESULTS = ("engines", "predictions", "debug")
+RESULTS = ("engines", "predictions", "debug", "sensitivity", "search")
+# What these keep for the next run on the board.
+UNFINISHED = {"sensitivity": ("shifts",), "search": ("shifts", "engines")}
 # Files of an engine that only the GPU which made them can use.
 CACHES = ("kernels.cache", "cache")
 
@@ -20,7 +22,8 @@ def results(base: str, request: Request, stream: BinaryIO) -> None:
     names = [name for name in REPORTS if os.path.isfile(os.path.join(root, name))]
     for top in RESULTS:
         for parent, folders, files in os.walk(os.path.join(root, top)):
-            folders[:] = [name for name in folders if not skipped(name)]
+            kept = UNFINISHED.get(top, ())
+            folders[:] = [name for name in folders if not skipped(name) and name not in kept]
             below = os.path.relpath(parent, root).replace(os.sep, "/")
             names += [below + "/" + name for name in files if not skipped(name)]
     listed: Dict[str, List[Union[int, str]]] = {}

@@ -7,18 +7,14 @@ what each takes from measurements (`lpx.search.timing.measure_latency`).
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
-from lpx.engines.build import placement_of
 from lpx.errors import LpxError
-from lpx.graph.qdq.placement import Placement
 from lpx.schema import SchemaError, in_range, read_record
 from lpx.search.subject import Subject
 from lpx.search.timing.as_run import AsRun, Network
@@ -93,11 +89,6 @@ class GroupCost:
     float_ms: float
     int8_ms: float
 
-    @property
-    def saving_ms(self) -> float:
-        """Time that INT8 saves among INT8 neighbours."""
-        return self.float_ms - self.int8_ms
-
 
 class LatencyModel:
     """Predict the latency of plans.
@@ -115,7 +106,7 @@ class LatencyModel:
     unit = "ms per face"
 
     def __init__(self, subject: Subject, costs: Costs) -> None:
-        if costs.graph_sha256 != digest(subject):
+        if costs.graph_sha256 != subject.float_digest:
             raise LpxError(
                 "these latencies were measured with another model",
                 "its layers take other times",
@@ -145,16 +136,6 @@ class LatencyModel:
             total = parts(self.costs, run).total_ms
             self._known[chosen] = total / self.costs.batch
         return self._known[chosen]
-
-    def saving(self, group: str) -> float:
-        """Return what a group in INT8 saves among INT8 neighbours, ms per face.
-
-        Raises:
-            LpxError: There is no such group.
-        """
-        check_groups(self.subject, [group])
-        by_name = {cost.name: cost for cost in self.groups()}
-        return by_name[group].saving_ms
 
     def groups(self) -> tuple[GroupCost, ...]:
         """Return the times of all groups, in graph order, and last those of all other layers."""
@@ -189,7 +170,7 @@ class LatencyModel:
             if costs.format != FORMAT:
                 raise SchemaError(f"format {costs.format}, not {FORMAT}")
             in_range(costs.batch, 1, np.inf, "batch")
-            if costs.graph_sha256 == digest(subject):
+            if costs.graph_sha256 == subject.float_digest:
                 _check_complete(costs, Network(subject.graph))
         except SchemaError as error:
             raise LpxError(
@@ -252,48 +233,7 @@ def as_run(subject: Subject, network: Network, int8: Collection[str]) -> AsRun:
     Raises:
         LpxError: There is no such group.
     """
-    return network.as_run(placement_in(subject, subject.graph, int8))
-
-
-def placement_in(subject: Subject, graph: ir.Model, int8: Collection[str]) -> Placement:
-    """Return the placement of a plan, as in the build.
-
-    Args:
-        subject: The model.
-        graph: Its float graph, or a copy.
-        int8: Names of the groups in INT8.
-
-    Raises:
-        LpxError: There is no such group.
-    """
-    check_groups(subject, int8)
-    placement = placement_of(
-        graph,
-        subject.request.target,
-        subject.dialect,
-        subject.request.weights.min_channels,
-        subject.plan(int8),
-    )
-    # Imported calibration caches lack the range of some tensors, which then stay float.
-    known = tuple(name for name in placement.outputs if name in subject.ranges)
-    return replace(placement, outputs=known)
-
-
-def check_groups(subject: Subject, names: Collection[str]) -> None:
-    """Check that groups exist.
-
-    Raises:
-        LpxError: One does not.
-    """
-    known = {group.name for group in subject.groups}
-    unknown = sorted(set(names) - known)
-    if unknown:
-        raise LpxError(
-            f"no group of layers is named {unknown[0]}",
-            f"the model has {len(known)} groups, such as {min(known)}",
-            "use the names of `Subject.groups`",
-            code="not-found",
-        )
+    return network.as_run(subject.placement_of(int8))
 
 
 def _check_complete(costs: Costs, network: Network) -> None:
@@ -307,8 +247,3 @@ def _check_complete(costs: Costs, network: Network) -> None:
     for times in (costs.into, costs.out):
         if missing := network.sizes.keys() - times.keys():
             raise SchemaError(f"no time for tensor {min(missing)}")
-
-
-def digest(subject: Subject) -> str:
-    """Return the SHA-256 of the float graph."""
-    return hashlib.sha256(subject.data).hexdigest()

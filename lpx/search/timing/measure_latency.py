@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -23,12 +23,8 @@ import onnxruntime
 from lpx.arguments import check_at_least
 from lpx.bench.performance.latency import Clock, Samples, TimingLimits, sample
 from lpx.engines.base import Faces
-from lpx.engines.build import style_of
 from lpx.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from lpx.errors import LpxError
-from lpx.graph.layers import read_named
-from lpx.graph.model_io import serialise
-from lpx.graph.qdq.insert_qdq import insert_qdq
 from lpx.search.subject import Subject
 from lpx.search.timing.as_run import AsRun, Key, Kind, Network
 from lpx.search.timing.latency import (
@@ -38,9 +34,7 @@ from lpx.search.timing.latency import (
     LayerCost,
     Measured,
     as_run,
-    digest,
     parts,
-    placement_in,
 )
 from lpx.search.timing.profile import UNDISTURBED, GraphProfile, profile_graphs
 
@@ -102,7 +96,7 @@ def measure_costs(
     check_at_least("calls", timing.calls, 1)
     check_at_least("threads", timing.threads, 0)
     plans = measured_plans(subject)
-    graphs = {name: lower(subject, int8) for name, int8 in plans.items()}
+    graphs = {name: subject.lowered(int8) for name, int8 in plans.items()}
     profiles = profile_graphs(
         graphs, faces, rounds=timing.rounds, calls=timing.calls, threads=timing.threads
     )
@@ -115,25 +109,6 @@ def measure_costs(
     if timing.threads:
         source += f", {timing.threads} thread" + "s" * (timing.threads != 1)
     return fit_costs(subject, plans, profiles, walls, batch=len(faces), source=source)
-
-
-def lower(subject: Subject, int8: Collection[str]) -> bytes:
-    """Return the graph of a plan for ONNX Runtime, as `make_graph` makes it; ONNX.
-
-    Args:
-        subject: The model.
-        int8: Names of the groups in INT8; with none of them this is the float graph.
-
-    Raises:
-        LpxError: There is no such group.
-    """
-    if not int8:
-        return subject.data
-    graph = read_named(subject.data, "the exported model")
-    placement = placement_in(subject, graph, int8)
-    style = style_of(subject.dialect)
-    insert_qdq(graph, placement, subject.ranges, style, subject.request.weights)
-    return serialise(graph)
 
 
 def measured_plans(subject: Subject) -> dict[str, tuple[str, ...]]:
@@ -223,7 +198,7 @@ def fit_costs(
     runs = {name: as_run(subject, network, int8) for name, int8 in plans.items()}
     raw = Costs(
         format=FORMAT,
-        graph_sha256=digest(subject),
+        graph_sha256=subject.float_digest,
         source=source,
         batch=batch,
         layers=_layers(network, times, runs),

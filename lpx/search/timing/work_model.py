@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from lpx.search.subject import Subject
+from lpx.search.timing.latency import GroupCost
 
 # Work of a multiply-accumulate in INT8 and in float: tensor cores do twice as many in INT8 as in
 # FP16 (NVIDIA's data sheets of A100, Orin and H100).
@@ -26,6 +27,10 @@ class WorkModel:
     def __init__(self, subject: Subject) -> None:
         self._work = {group.name: group.multiply_accumulates for group in subject.groups}
         self._total = max(sum(self._work.values()), 1)
+
+    def groups(self) -> tuple[GroupCost, ...]:
+        """Return no times: none were measured."""
+        return ()
 
     def predict(self, int8: Collection[str]) -> float:
         """Return the work of a plan, relative to that of all groups in float.
